@@ -1,0 +1,197 @@
+"""Writes src/pgonce/_sync from src/pgonce/_async: one logic, two worlds, and nobody edits the second.
+
+    python tools/unasync.py            write the generated files
+    python tools/unasync.py --check    write nothing; exit 1 if a file would change, is missing or left over
+
+Where the two worlds truly differ (sleeping, locks, background tasks) a pair of modules of the same name is
+written by hand on both sides and listed in HAND_WRITTEN.
+
+In code, `async` and `await` go, and names are replaced by the table NAMES. In comments and strings the same
+names are replaced, and `async with`, `async for`, `async def` and `await f(` lose their first word, so that
+examples in docstrings stay true; any other "async" there is prose and stays. A rule that matches nothing
+anywhere, and an async word left in generated code, are errors: the table can neither rot nor have a hole.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import io
+import re
+import subprocess
+import sys
+import tokenize
+from pathlib import Path
+
+HAND_WRITTEN = frozenset({"waiting.py"})
+
+NAMES = {
+    "AbstractAsyncContextManager": "AbstractContextManager",
+    "AsyncConnection": "Connection",
+    "AsyncConnectionPool": "ConnectionPool",
+    "AsyncExitStack": "ExitStack",
+    "AsyncIterator": "Iterator",
+    "AsyncJobs": "Jobs",
+    "AsyncRun": "Run",
+    "AsyncSeeds": "Seeds",
+    "AsyncWebhooks": "Webhooks",
+    "_async": "_sync",
+    "__aenter__": "__enter__",
+    "__aexit__": "__exit__",
+    "asynccontextmanager": "contextmanager",
+    "enter_async_context": "enter_context",
+    "push_async_callback": "callback",
+}
+
+BANNER = "# Generated from ../_async/{name} by tools/unasync.py: edit that one, then `make generate`.\n"
+
+_KEYWORD = re.compile(r"\b(?:async (?=(?:with|for|def)\b)|await (?=[\w.]+\())")
+_LEFT = re.compile(r"async|await|asyncio|Async[A-Z]\w*|__a(?:enter|exit|iter|next)__")
+_TEXT = {tokenize.STRING, tokenize.COMMENT, getattr(tokenize, "FSTRING_MIDDLE", -1)}
+
+
+class Refused(Exception):
+    """The source holds something that cannot be translated; the message says where and what to do."""
+
+
+def translate(source: str, name: str, names: dict[str, str], used: set[str]) -> str:
+    """Returns the sync twin of one module's text, with the banner, not formatted; adds to `used` its rules.
+
+    Raises Refused for an `await` inside an f-string and for async words that no rule covers.
+    """
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.JoinedStr) and any(isinstance(part, ast.Await) for part in ast.walk(node)):
+            # Python 3.11 sees one string there, 3.12 sees tokens: the result would depend on who generates
+            raise Refused(f"{name}:{node.lineno}: await inside an f-string: give the value a name first")
+    rule = re.compile(r"\b(?:" + "|".join(map(re.escape, sorted(names))) + r")\b")
+
+    def rename(match: re.Match[str]) -> str:
+        used.add(match[0])
+        return names[match[0]]
+
+    lines = source.splitlines(keepends=True)
+    out: list[str] = []
+    row = column = 0
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.start[0] > len(lines):
+            break
+        start = (token.start[0] - 1, token.start[1])
+        out.append(_between(lines, (row, column), start))
+        row, column = token.end[0] - 1, token.end[1]
+        text = _between(lines, start, (row, column))
+        if token.type == tokenize.NAME and text in {"async", "await"}:
+            column += 1  # and the space behind it
+        else:
+            out.append(rule.sub(rename, _KEYWORD.sub("", text) if token.type in _TEXT else text))
+    result = "".join(out)
+    for token in tokenize.generate_tokens(io.StringIO(result).readline):
+        if token.type == tokenize.NAME and _LEFT.fullmatch(token.string):
+            raise Refused(
+                f"{name}: {token.string!r} is left in {token.line.strip()!r}: add a rule to NAMES"
+                " in tools/unasync.py, or move what differs into a hand-written pair"
+            )
+    return BANNER.format(name=name) + result
+
+
+def _between(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> str:
+    """The text from one (line, column) to another, both counted from 0."""
+    if start[0] == end[0]:
+        return lines[start[0]][start[1] : end[1]] if start[0] < len(lines) else ""
+    return (
+        lines[start[0]][start[1] :]
+        + "".join(lines[start[0] + 1 : end[0]])
+        + _between(lines, (end[0], 0), end)
+    )
+
+
+def formatted(text: str, path: Path) -> str:
+    """Sorts the imports (a new name sorts elsewhere) and formats, by the project's ruff settings."""
+    for arguments in (["check", "--quiet", "--select", "I", "--fix"], ["format", "--quiet"]):
+        command = [sys.executable, "-m", "ruff", *arguments, "--stdin-filename", str(path), "-"]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise Refused(f"{path.name}: ruff could not read what came out: {done.stderr or done.stdout}")
+        text = done.stdout
+    return text
+
+
+def generate(
+    package: Path, names: dict[str, str], hand_written: frozenset[str]
+) -> tuple[dict[str, str], set[str]]:
+    """Returns file name → text for package/_sync, and the rules of `names` that matched nothing."""
+    used: set[str] = set()
+    files: dict[str, str] = {}
+    for source in sorted((package / "_async").glob("*.py")):
+        if source.name not in hand_written:
+            text = translate(source.read_text(encoding="utf-8"), source.name, names, used)
+            files[source.name] = formatted(text, package / "_sync" / source.name)
+    return files, set(names) - used
+
+
+def problems(
+    package: Path, names: dict[str, str] = NAMES, hand_written: frozenset[str] = HAND_WRITTEN
+) -> list[str]:
+    """Everything in which package/_sync is not what package/_async makes of it, one message each."""
+    files, unused = generate(package, names, hand_written)
+    found = [f"rule {name!r} in tools/unasync.py matches nothing: remove it" for name in sorted(unused)]
+    present = {path.name: path for path in (package / "_sync").glob("*.py")}
+    for name in sorted(hand_written):
+        found += [
+            f"{side}/{name} is missing: it is written by hand"
+            for side in ("_async", "_sync")
+            if not (package / side / name).exists()
+        ]
+    for name in sorted(present.keys() - files.keys() - hand_written):
+        found.append(f"_sync/{name} has no source in _async: remove it")
+    for name, text in files.items():
+        if name not in present:
+            found.append(f"_sync/{name} is missing: make generate")
+        elif (old := present[name].read_text(encoding="utf-8")) != text:
+            lines = difflib.unified_diff(
+                old.splitlines(), text.splitlines(), f"_sync/{name}", "generated", "", "", 1, ""
+            )
+            found.append(f"_sync/{name} is stale: make generate\n" + "\n".join(lines))
+    return found
+
+
+def write(
+    package: Path, names: dict[str, str] = NAMES, hand_written: frozenset[str] = HAND_WRITTEN
+) -> list[str]:
+    """Writes what differs and removes what has no source; returns the names of the files that changed."""
+    files, _ = generate(package, names, hand_written)
+    target = package / "_sync"
+    target.mkdir(exist_ok=True)
+    changed: list[str] = []
+    for path in sorted(target.glob("*.py")):
+        if path.name not in files and path.name not in hand_written:
+            path.unlink()
+            changed.append(path.name)
+    for name, text in files.items():
+        path = target / name
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+            changed.append(name)
+    return changed
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command line; returns the exit code."""
+    package = Path(__file__).resolve().parents[1] / "src" / "pgonce"
+    try:
+        if arguments == ["--check"]:
+            found = problems(package)
+            print("\n".join(found), file=sys.stderr, end="\n" if found else "")
+            return 1 if found else 0
+        if arguments:
+            print("usage: python tools/unasync.py [--check]", file=sys.stderr)
+            return 2
+        for name in write(package):
+            print(f"wrote _sync/{name}")
+    except Refused as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

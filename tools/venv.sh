@@ -1,0 +1,49 @@
+#!/bin/sh
+# Makes or updates an environment: tools/venv.sh DIRECTORY EXTRAS, from the root of the project.
+# With uv where it is on PATH and works, else with python3 -m venv and pip; asks nothing, and where neither works
+# says in one line which package to install. PYTHON chooses the interpreter.
+set -eu
+venv=$1 extras=$2
+
+say() { echo "pgonce: $*" >&2; }
+say_installing() { say "installing pgonce[$extras] into $venv with $1 (again only when dependencies change)"; }
+new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+has() { "$1" -c "import $2" 2>/dev/null; }
+
+python=
+for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
+    # python3 first: where it is new enough, its packages are the system's
+    if new_enough "$candidate"; then python=$candidate; break; fi
+done
+
+with_uv() {
+    new_enough "$venv/bin/python" || uv venv --quiet --clear --python "${python:->=3.11}" "$venv" || return 1
+    say_installing uv
+    uv pip install --quiet --python "$venv/bin/python" --constraint requirements/lock.txt --editable ".[$extras]"
+}
+
+with_pip() {
+    # an environment may be there and useless: Python was upgraded under it, or uv made it, without pip
+    if ! new_enough "$venv/bin/python" || ! has "$venv/bin/python" pip; then
+        if [ -z "$python" ]; then
+            say "needs Python 3.11 or newer: apt install python3 python3-venv (where that is older:" \
+                "python3.11 python3.11-venv), or name one: make PYTHON=/path/to/python3.12"
+            exit 1
+        fi
+        if ! has "$python" "ensurepip, venv"; then  # Debian's python3 without python3-venv
+            case $python in */python3 | python3) package=python3-venv ;; *) package=${python##*/}-venv ;; esac
+            say "$python cannot make an environment: apt install $package"
+            exit 1
+        fi
+        "$python" -m venv --clear "$venv"
+    fi
+    say_installing pip
+    "$venv/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check --no-input \
+        --constraint requirements/lock.txt --editable ".[$extras]"
+}
+
+if command -v uv >/dev/null; then
+    if with_uv; then exit 0; fi
+    say "uv did not manage (see above): trying python3 -m venv and pip"
+fi
+with_pip || { say "could not install the dependencies (see above): is the package index reachable?"; exit 1; }
