@@ -1,0 +1,73 @@
+"""The errors of pgonce: one family, and the SQLSTATE each comes from.
+
+Every message is one line that says what happened and what to do about it. The protocol's SQL functions raise
+22023 for an argument they refuse, PT404 for a name they do not know and PT409 for a broken lease (over PostgREST
+a PTnnn is the HTTP status nnn).
+"""
+
+from __future__ import annotations
+
+import psycopg
+
+
+class PgonceError(Exception):
+    """The base of everything that pgonce raises on purpose."""
+
+
+class DatabaseUnavailable(PgonceError):
+    """The database cannot be reached: not running, wrong address, wrong password, or the connection was lost."""
+
+
+class SchemaError(PgonceError):
+    """The database has no pgonce tables or functions, or those of another version: run ``pgonce migrate``."""
+
+
+class InvalidArgument(PgonceError, ValueError):
+    """An argument that the protocol refuses: an empty name, a negative count, a window of zero (SQLSTATE class 22)."""
+
+
+class InvalidPayload(InvalidArgument):
+    """A webhook body that is not a Stripe event: not JSON, not an object, without an id or a type."""
+
+
+class PayloadTooLarge(InvalidPayload):
+    """A webhook body over the size limit."""
+
+
+class SignatureError(PgonceError):
+    """A Stripe-Signature header that does not fit the body, any of the secrets, or the time of day."""
+
+
+class NotFound(PgonceError, LookupError):
+    """A run, event, job or seed that does not exist (SQLSTATE PT404)."""
+
+
+class LeaseLost(PgonceError):
+    """The event, run or import was taken over by somebody else: what this transaction wrote is rolled back (PT409)."""
+
+
+class EventBusy(PgonceError):
+    """Another client holds this event: answer with an error, so that Stripe delivers it again."""
+
+
+class TransactionBroken(PgonceError):
+    """A handler ended the transaction that pgonce opened for it (COMMIT or ROLLBACK of its own)."""
+
+
+def translate(error: psycopg.Error) -> Exception:
+    """The error of this family that a database error stands for, or the error itself where it is somebody else's."""
+    state = error.sqlstate or ""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if state == "PT404":
+        return NotFound(reason)
+    if state == "PT409":
+        return LeaseLost(reason)
+    if state in {"42883", "42P01", "42703", "3F000"}:
+        return SchemaError(f"{reason}: run `pgonce migrate` on this database")
+    if state == "42501":
+        return PgonceError(f"{reason}: this role needs what `pgonce migrate` grants to service_role")
+    if state[:2] in {"08", "57"} or (not state and isinstance(error, psycopg.OperationalError)):
+        return DatabaseUnavailable(f"the database cannot be reached: {reason}")
+    if state.startswith("22"):
+        return InvalidArgument(reason)
+    return error

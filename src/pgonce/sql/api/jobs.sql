@@ -1,0 +1,192 @@
+-- cron_job_runs: one running run per job and key, and an audit row for every start, skip and end.
+--
+-- A run's id is its token: a takeover is a new row, so whoever holds the old id can no longer move anything.
+--   running    its last heartbeat is younger than its own run_window (or its row is locked: locked means live)
+--   stale      running, but no sign of life for a whole window
+-- A verb's "to" is the state of the run it names; for start_job_run and insert, of the new row ("none": nothing is written).
+--
+-- transitions
+-- from      | verb             | to        | because
+-- absent    | start_job_run    | running   | nobody is in the way
+-- running   | start_job_run    | skipped   | overlap: null, and a row that names the run in the way
+-- stale     | start_job_run    | running   | its holder died: closed as failed ("abandoned"), a new run begins
+-- succeeded | start_job_run    | running   | nobody is in the way
+-- failed    | start_job_run    | running   | nobody is in the way
+-- skipped   | start_job_run    | running   | nobody is in the way
+-- ticked    | start_job_run    | none      | this tick has fired, on whatever machine
+-- absent    | insert           | running   | a client that knows only the specification
+-- running   | insert           | 23505     | the partial unique index: two running runs cannot be written
+-- stale     | insert           | running   | a crashed run does not block for ever: the trigger closes it
+-- succeeded | insert           | running   | nobody is in the way
+-- failed    | insert           | running   | nobody is in the way
+-- skipped   | insert           | running   | nobody is in the way
+-- absent    | beat_job_run     | PT404     | no such run: a wrong id is a mistake, not a lost race
+-- running   | beat_job_run     | running   | still yours
+-- stale     | beat_job_run     | running   | late, but nobody took it over
+-- succeeded | beat_job_run     | false     | it has ended
+-- failed    | beat_job_run     | false     | it has ended, or was taken over
+-- skipped   | beat_job_run     | false     | it never ran
+-- absent    | complete_job_run | PT404     | no such run
+-- running   | complete_job_run | succeeded | the end
+-- stale     | complete_job_run | succeeded | late, but nobody took it over
+-- succeeded | complete_job_run | succeeded | true: repeated after a lost answer
+-- failed    | complete_job_run | false     | it was taken over or has failed
+-- skipped   | complete_job_run | false     | it never ran
+-- absent    | fail_job_run     | PT404     | no such run
+-- running   | fail_job_run     | failed    | the end
+-- stale     | fail_job_run     | failed    | late, but nobody took it over
+-- succeeded | fail_job_run     | false     | it has succeeded
+-- failed    | fail_job_run     | failed    | true when it failed with this very message: repeated after a lost answer
+-- abandoned | fail_job_run     | false     | a successor closed it: the caller is a zombie
+-- skipped   | fail_job_run     | false     | it never ran
+
+-- Closes the expired running run of a job and key, unless its row is locked: a lock is a sign of life
+-- (its holder is inside run.transaction(), or completing). Ends what the dead holder left open in the database, too:
+-- a client stopped in the middle of COPY keeps its locks, and no timeout of PostgreSQL ends a COPY. Its transactions carry
+-- the run's id as application_name, which pg_stat_activity shows at once.
+create or replace function abandon_job_run(p_job_name text, p_key text) returns boolean
+language plpgsql set search_path from current as $$
+declare
+  v_id uuid;
+begin
+  select id into v_id from cron_job_runs
+  where job_name = p_job_name and key = p_key and status = 'running' and heartbeat_at + run_window <= clock_timestamp()
+  for update skip locked;
+  if not found then return false; end if;
+  update cron_job_runs
+  set status = 'failed', completed_at = clock_timestamp(),
+      duration_ms = least(extract(epoch from clock_timestamp() - started_at) * 1000, 2147483647),
+      error_message = format('abandoned: last sign of life %s, window %s', heartbeat_at, run_window)
+  where id = v_id;
+  perform pg_terminate_backend(pid) from pg_stat_activity
+  where application_name = 'pgonce ' || v_id and usename = current_user and pid <> pg_backend_pid();
+  return true;
+end $$;
+comment on function abandon_job_run(text, text) is
+  'pgonce: closes the running run of this job and key as failed when it has shown no sign of life for its whole window. '
+  'true = closed.';
+
+create or replace function cron_job_runs_before_insert() returns trigger
+language plpgsql set search_path from current as $$
+begin
+  if new.status = 'running' then
+    perform abandon_job_run(new.job_name, new.key);
+  end if;
+  return new;
+end $$;
+comment on function cron_job_runs_before_insert() is 'pgonce: a plain INSERT of a run is not blocked for ever by a crashed one.';
+
+do $$ begin  -- not "or replace": that one locks out every writer of the table at each migrate
+  if not exists (select from pg_trigger where tgrelid = 'cron_job_runs'::regclass and tgname = 'before_insert') then
+    create trigger before_insert before insert on cron_job_runs
+      for each row execute function cron_job_runs_before_insert();
+  end if;
+end $$;
+
+create or replace function start_job_run(
+  p_job_name text, p_scope jsonb default '{}', p_window interval default '15 minutes',
+  p_key text default '', p_scheduled_for timestamptz default null)
+returns uuid
+language plpgsql set search_path from current as $$
+declare
+  v_id uuid;
+  r cron_job_runs;
+begin
+  if coalesce(p_job_name, '') = '' then
+    raise sqlstate '22023' using message = 'the job name must not be empty';
+  elsif coalesce(p_window, interval '0') <= interval '0' then
+    raise sqlstate '22023' using message = 'the window must be longer than zero';
+  elsif p_key is null then
+    raise sqlstate '22023' using message = 'the key must not be null', hint = 'leave it out, or pass an empty string';
+  end if;
+  for v_try in 1 .. 10 loop
+    if p_scheduled_for is not null and exists (
+      select from cron_job_runs where job_name = p_job_name and key = p_key and scheduled_for = p_scheduled_for) then
+      return null;
+    end if;
+
+    -- A plain read first: INSERT ... ON CONFLICT would wait for the holder's uncommitted update.
+    select * into r from cron_job_runs where job_name = p_job_name and key = p_key and status = 'running';
+    if found and r.heartbeat_at + r.run_window <= clock_timestamp() then
+      -- Takeovers queue up here, so that each loser sees the winner's committed row and names the right run
+      -- (with the row lock alone, half of 200 losers named the dead run).
+      perform pg_advisory_xact_lock(hashtextextended('pgonce ' || p_job_name || chr(10) || p_key, 0));
+      perform abandon_job_run(p_job_name, p_key);
+      select * into r from cron_job_runs where job_name = p_job_name and key = p_key and status = 'running';
+    end if;
+
+    if not found then
+      insert into cron_job_runs (job_name, scope, key, run_window, scheduled_for, started_at)
+      values (p_job_name, coalesce(p_scope, '{}'), p_key, p_window, p_scheduled_for, clock_timestamp())
+      on conflict do nothing
+      returning id into v_id;
+      if found then return v_id; end if;
+      -- Somebody was faster: look again, in a new statement, at who it was.
+    else
+      insert into cron_job_runs (job_name, status, scope, key, run_window, scheduled_for, started_at, completed_at,
+                                 duration_ms, blocked_by, error_message)
+      values (p_job_name, 'skipped', coalesce(p_scope, '{}'), p_key, p_window, p_scheduled_for, clock_timestamp(),
+              clock_timestamp(), 0, r.id, format('overlap: run %s has been running since %s', r.id, r.started_at))
+      on conflict do nothing;
+      return null;
+    end if;
+  end loop;
+  raise sqlstate '40001' using message = format('runs of job %s come and go', p_job_name), hint = 'try again';
+end $$;
+comment on function start_job_run(text, jsonb, interval, text, timestamptz) is
+  'pgonce: starts a run of the job and returns its id, which is its token. null = overlap (a skipped row names the run in the way), or '
+  'the tick p_scheduled_for has fired already (nothing is written). The window is stored with the run: without a heartbeat for that '
+  'long it counts as dead. p_key: runs with different keys may run side by side.';
+
+create or replace function beat_job_run(p_run_id uuid) returns boolean
+language plpgsql set search_path from current as $$
+begin
+  update cron_job_runs set heartbeat_at = clock_timestamp() where id = p_run_id and status = 'running';
+  if found then return true; end if;
+  if not exists (select from cron_job_runs where id = p_run_id) then
+    raise sqlstate 'PT404' using message = format('there is no job run %s', p_run_id);
+  end if;
+  return false;
+end $$;
+comment on function beat_job_run(uuid) is
+  'pgonce: a sign of life. true = the run is still yours. As the last statement of a transaction it is the fence: on false roll back, '
+  'and nothing that a zombie wrote is committed.';
+
+create or replace function end_job_run(
+  p_run_id uuid, p_status text, p_rows_processed integer, p_rows_skipped integer, p_error_message text) returns boolean
+language plpgsql set search_path from current as $$
+declare
+  r cron_job_runs;
+begin
+  if p_rows_processed < 0 or p_rows_skipped < 0 then
+    raise sqlstate '22023' using message = 'a count must not be negative';
+  end if;
+  update cron_job_runs
+  set status = p_status, completed_at = clock_timestamp(), error_message = p_error_message,
+      rows_processed = coalesce(p_rows_processed, rows_processed), rows_skipped = coalesce(p_rows_skipped, rows_skipped),
+      duration_ms = least(extract(epoch from clock_timestamp() - started_at) * 1000, 2147483647)
+  where id = p_run_id and status = 'running';
+  if found then return true; end if;
+  select * into r from cron_job_runs where id = p_run_id;
+  if not found then
+    raise sqlstate 'PT404' using message = format('there is no job run %s', p_run_id);
+  end if;
+  return r.status = p_status and r.error_message is not distinct from p_error_message;
+end $$;
+comment on function end_job_run(uuid, text, integer, integer, text) is
+  'pgonce: the common part of complete_job_run and fail_job_run. Counts of null stay as they are.';
+
+create or replace function complete_job_run(p_run_id uuid, p_rows_processed integer default 0, p_rows_skipped integer default 0)
+returns boolean
+language sql set search_path from current as $$
+  select end_job_run(p_run_id, 'succeeded', p_rows_processed, p_rows_skipped, null)
+$$;
+comment on function complete_job_run(uuid, integer, integer) is
+  'pgonce: ends the run as succeeded. true, also when repeated after a lost answer; false = it was taken over or has failed.';
+
+create or replace function fail_job_run(p_run_id uuid, p_error_message text) returns boolean
+language sql set search_path from current as $$
+  select end_job_run(p_run_id, 'failed', null, null, p_error_message)
+$$;
+comment on function fail_job_run(uuid, text) is
+  'pgonce: ends the run as failed, with the reason. true, also when repeated after a lost answer; false = it was taken over or has ended.';

@@ -1,0 +1,93 @@
+-- The three tables of the specification, then what pgonce adds to each.
+-- "if not exists" adopts tables that a team has already made from the specification by hand.
+
+create table if not exists webhook_events (
+  id              uuid primary key default gen_random_uuid(),
+  stripe_event_id text not null unique,
+  event_type      text not null,
+  status          text not null default 'processing'
+                    check (status in ('processing', 'succeeded', 'failed', 'ignored')),
+  error_message   text,
+  payload         jsonb not null default '{}',
+  received_at     timestamptz not null default now(),
+  processed_at    timestamptz,
+  constraint stripe_event_id_not_empty check (stripe_event_id <> '')
+);
+create index if not exists idx_webhook_events_received on webhook_events (received_at desc);
+create index if not exists idx_webhook_events_status on webhook_events (status)
+  where status in ('processing', 'failed');
+
+-- A plain INSERT says "I handle this one": the defaults give it a lease of five minutes and its first attempt.
+-- Our receiver inserts rows that are nobody's yet: queued, without a lease, due at once.
+alter table webhook_events
+  add column if not exists lease            uuid        default gen_random_uuid(),
+  add column if not exists lease_expires_at timestamptz default clock_timestamp() + interval '5 minutes',
+  add column if not exists attempts         integer     not null default 1 check (attempts >= 0),
+  add column if not exists queued           boolean     not null default false,
+  add column if not exists next_attempt_at  timestamptz,
+  add column if not exists ignored_reason   text,
+  -- the bytes as received, only where jsonb cannot hold them exactly
+  add column if not exists raw              bytea,
+  -- generated, so that rows of every client are searchable; left(): a btree entry ends at 2,704 bytes
+  add column if not exists object_id        text generated always as (left(coalesce(
+    payload #>> '{data,object,id}', payload #>> '{related_object,id}'), 255)) stored,
+  add column if not exists account          text generated always as (left(payload ->> 'account', 255)) stored,
+  add column if not exists api_version      text generated always as (left(payload ->> 'api_version', 255)) stored,
+  add column if not exists livemode         boolean generated always as (
+    case jsonb_typeof(payload -> 'livemode') when 'boolean' then (payload -> 'livemode')::boolean end) stored;
+
+
+create table if not exists cron_job_runs (
+  id              uuid primary key default gen_random_uuid(),
+  job_name        text not null,
+  status          text not null default 'running'
+                    check (status in ('running', 'succeeded', 'failed', 'skipped')),
+  scope           jsonb default '{}',
+  rows_processed  integer default 0,
+  rows_skipped    integer default 0,
+  error_message   text,
+  started_at      timestamptz not null default now(),
+  completed_at    timestamptz,
+  duration_ms     integer
+);
+create index if not exists idx_cron_runs_job_name on cron_job_runs (job_name, started_at desc);
+create index if not exists idx_cron_runs_status on cron_job_runs (status) where status = 'running';
+create index if not exists idx_cron_runs_started on cron_job_runs (started_at desc);
+
+-- run_window is the specification's "last N minutes", kept with the run: its holder's N decides.
+-- ("window" itself is a reserved word of PostgreSQL.)
+alter table cron_job_runs
+  add column if not exists key           text        not null default '',
+  add column if not exists run_window    interval    not null default '15 minutes'
+                                                     check (run_window > interval '0'),
+  add column if not exists heartbeat_at  timestamptz not null default clock_timestamp(),
+  add column if not exists scheduled_for timestamptz,
+  add column if not exists blocked_by    uuid;
+
+-- Two running rows of one job and key cannot be written, by any client.
+create unique index if not exists cron_job_runs_one_running on cron_job_runs (job_name, key)
+  where status = 'running';
+-- A tick fires once, whatever became of it: over all statuses.
+create unique index if not exists cron_job_runs_one_tick on cron_job_runs (job_name, key, scheduled_for)
+  where scheduled_for is not null;
+
+
+create table if not exists seed_checkpoints (
+  id              uuid primary key default gen_random_uuid(),
+  seed_name       text not null unique,
+  last_checkpoint jsonb not null default '{}',
+  rows_inserted   integer not null default 0,
+  rows_skipped    integer not null default 0,
+  status          text not null default 'in_progress'
+                    check (status in ('in_progress', 'complete', 'failed')),
+  error_message   text,
+  started_at      timestamptz not null default now(),
+  last_updated_at timestamptz not null default now(),
+  completed_at    timestamptz
+);
+create index if not exists idx_seed_checkpoints_name on seed_checkpoints (seed_name);
+
+-- batch counts the committed batches: each is a compare-and-set on it, so a delayed COMMIT
+-- and its repetition cannot both land.
+alter table seed_checkpoints
+  add column if not exists batch bigint not null default 0;
