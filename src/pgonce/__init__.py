@@ -1,0 +1,51 @@
+"""Webhooks handled exactly once, jobs that never overlap, imports that resume: three tables in PostgreSQL."""
+
+from pgonce._async.jobs import AsyncJobs, AsyncRun
+from pgonce._async.seeds import AsyncSeeds
+from pgonce._async.webhooks import AsyncWebhooks
+from pgonce._sync.jobs import Jobs, Run
+from pgonce._sync.seeds import Seeds
+from pgonce._sync.webhooks import Webhooks
+from pgonce.app import App
+from pgonce.errors import (
+    DatabaseUnavailable,
+    EventBusy,
+    InvalidArgument,
+    InvalidPayload,
+    LeaseLost,
+    NotFound,
+    PayloadTooLarge,
+    PgonceError,
+    SchemaError,
+    SignatureError,
+    TransactionBroken,
+)
+from pgonce.protocol.seeds import Checkpoint
+from pgonce.protocol.webhooks import Event
+from pgonce.schema import migrate
+
+__all__ = [
+    "App",
+    "AsyncJobs",
+    "AsyncRun",
+    "AsyncSeeds",
+    "AsyncWebhooks",
+    "Checkpoint",
+    "DatabaseUnavailable",
+    "Event",
+    "EventBusy",
+    "InvalidArgument",
+    "InvalidPayload",
+    "Jobs",
+    "LeaseLost",
+    "NotFound",
+    "PayloadTooLarge",
+    "PgonceError",
+    "Run",
+    "SchemaError",
+    "Seeds",
+    "SignatureError",
+    "TransactionBroken",
+    "Webhooks",
+    "migrate",
+]

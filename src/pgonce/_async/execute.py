@@ -1,0 +1,86 @@
+"""How a call reaches the database: one statement, or one transaction with our settings."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
+from typing import Any, TypeAlias, TypeVar
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import tuple_row
+from psycopg_pool import AsyncConnectionPool
+
+from pgonce.errors import translate
+from pgonce.protocol.call import Call
+
+T = TypeVar("T")
+Pool: TypeAlias = AsyncConnectionPool[AsyncConnection[Any]]
+
+_SETTINGS = (
+    "select set_config('application_name', %s, true), set_config('idle_in_transaction_session_timeout', %s, true)"
+)
+
+
+async def execute(conn: AsyncConnection[Any], call: Call[T], schema: str) -> T:
+    """Run ``call`` on ``conn``: a transaction of its own in autocommit, else part of the one that is open.
+
+    Raises:
+        PgonceError: what the protocol refused, translated from its SQLSTATE.
+        psycopg.Error: anything else.
+    """
+    try:
+        # a cursor of our own: the pool's connections may have the user's row factory
+        async with conn.cursor(row_factory=tuple_row) as cursor:
+            await cursor.execute(call.statement(schema), call.args)
+            return call.read(await cursor.fetchall())
+    except psycopg.Error as error:
+        raise translate(error) from error
+
+
+@asynccontextmanager
+async def _translated(context: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
+    """``context``, with its own database errors translated; those of the body are the user's and stay as they are."""
+    try:
+        entered = await context.__aenter__()
+    except psycopg.Error as error:
+        raise translate(error) from error
+    try:
+        yield entered
+    except BaseException as error:
+        if not await context.__aexit__(type(error), error, error.__traceback__):
+            raise
+    else:
+        try:
+            await context.__aexit__(None, None, None)
+        except psycopg.Error as error:
+            raise translate(error) from error
+
+
+def connection(pool: Pool) -> AbstractAsyncContextManager[AsyncConnection[Any]]:
+    """A connection of the pool; one that cannot be had is a DatabaseUnavailable."""
+    return _translated(pool.connection())
+
+
+async def call(pool: Pool, call: Call[T], schema: str) -> T:
+    """Run ``call`` on a connection of the pool, in a transaction of its own."""
+    async with connection(pool) as conn:
+        return await execute(conn, call, schema)
+
+
+@asynccontextmanager
+async def transaction(conn: AsyncConnection[Any], name: str, limit: timedelta) -> AsyncIterator[None]:
+    """A transaction that cannot outlive its client by more than ``limit``.
+
+    A client that is stopped in the middle (SIGSTOP, a cut network) keeps its locks for as long as it is connected:
+    ``idle_in_transaction_session_timeout`` ends it. ``name`` stands in pg_stat_activity as application_name for as
+    long as the transaction lasts, so that a successor can end exactly this one (a COPY is ended by no timeout).
+    """
+    milliseconds = min(max(int(limit / timedelta(milliseconds=1)), 1), 2**31 - 1)
+    async with _translated(conn.transaction()):
+        try:
+            await conn.execute(_SETTINGS, [name, str(milliseconds)])
+        except psycopg.Error as error:
+            raise translate(error) from error
+        yield

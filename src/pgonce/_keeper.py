@@ -1,0 +1,162 @@
+"""The keeper of an embedded server: a small process that stops the server once nobody uses it.
+
+Every user holds a shared lock on ``users.lock``; the keeper waits for the exclusive one. The kernel gives up
+the locks of a process that was killed with -9 as it does those of one that ended, so there is nothing to
+clean up and no list of pids that could go stale. This file is run by path, with ``-I -S`` and nothing but the
+standard library: it runs as long as the server, and must not care what becomes of the package meanwhile.
+
+``<data_dir>/`` holds ``start.lock`` (exclusive: one starter at a time), ``users.lock`` (shared: a user;
+exclusive: the keeper, stopping), ``keeper.lock`` (exclusive: there is a keeper), ``keeper.log`` and the
+cluster ``pg/``. The locks are flock(2): they belong to the open file, so a forked child is a user like its
+parent.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Postmaster(NamedTuple):
+    """What ``postmaster.pid`` says. It says the same of a server that has crashed: ask `listening`."""
+
+    pgdata: Path
+    pid: int
+    port: int
+    socket_dir: Path
+    status: str
+    """``starting``, ``ready`` or ``stopping``."""
+
+    def listening(self) -> bool:
+        """Whether a process serves the socket; unlike the pid, a socket is never taken over by a stranger."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)
+            try:
+                probe.connect(str(self.socket_dir / f".s.PGSQL.{self.port}"))
+            except BlockingIOError:  # its queue is full: somebody is there, and busy
+                return True
+            except OSError:
+                return False
+            return True
+
+    def forget_stranger(self) -> bool:
+        """Remove the lock files of a server that is gone, its pid somebody else's; true if it was so.
+
+        After a reboot, or in a container that starts anew, pids come again, and PostgreSQL takes any living
+        process of its user for the old server and refuses to start. A postmaster's working directory is its
+        cluster: that tells them apart, where there is a /proc.
+        """
+        try:
+            if Path(f"/proc/{self.pid}/cwd").samefile(self.pgdata):
+                return False
+        except OSError:  # it has ended; or there is no /proc, or we may not look
+            return False
+        (self.socket_dir / f".s.PGSQL.{self.port}.lock").unlink(missing_ok=True)
+        (self.pgdata / "postmaster.pid").unlink(missing_ok=True)
+        return True
+
+
+def postmaster(pgdata: Path) -> Postmaster | None:
+    """The server that owns the cluster in ``pgdata``, or did until a crash; none after an orderly stop."""
+    try:
+        lines = os.fsdecode((pgdata / "postmaster.pid").read_bytes()).splitlines()
+    except FileNotFoundError:
+        return None
+    # pid, data directory, start time, port, socket directory, host, shared memory, status; the last ones are
+    # added while the server starts
+    lines += [""] * (8 - len(lines))
+    return Postmaster(
+        pgdata=pgdata,
+        pid=int(lines[0] or 0),
+        port=int(lines[3] or 0),
+        socket_dir=pgdata / lines[4],
+        status=lines[7].strip() or "starting",
+    )
+
+
+def lock(path: Path, how: int, until: ExitStack) -> int:
+    """Open and lock; ``until`` closes. Nobody unlocks: a forked child shares the lock, and may need it."""
+    number = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    until.callback(os.close, number)
+    fcntl.flock(number, how)
+    return number
+
+
+def environment() -> dict[str, str]:
+    """For a process that outlives its parent: no PGPORT of the caller, and none of the caller's secrets."""
+    loader = {name: os.environ.get(name) for name in ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")}
+    given = {name: value for name, value in loader.items() if value}
+    return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", **given}
+
+
+def ensure(data_dir: Path) -> None:
+    """Start a keeper if there is none. The caller holds the shared lock, else the keeper stops at once.
+
+    Raises OSError if it cannot be started.
+    """
+    with ExitStack() as meanwhile:
+        try:
+            own = lock(data_dir / "keeper.lock", fcntl.LOCK_EX | fcntl.LOCK_NB, meanwhile)
+        except BlockingIOError:
+            return
+        log = meanwhile.enter_context((data_dir / "keeper.log").open("ab"))
+        # The keeper is born with its lock, on standard input: at no moment could a second one be started.
+        command = [sys.executable, "-I", "-S", __file__, str(data_dir)]
+        done = subprocess.run(command, stdin=own, stdout=log, stderr=log, cwd="/", env=environment(), check=False)
+        if done.returncode:
+            raise ChildProcessError(0, f"its keeper did not start, see {log.name}")
+
+
+def stop(pgdata: Path) -> None:
+    """Stop the server and return when it has ended.
+
+    First fast (SIGINT: sessions are cut off, everything is written), after a minute immediate (SIGQUIT: it
+    recovers at the next start). By signal and not by ``pg_ctl stop``: the wheel may be uninstalled by now.
+    """
+    for how, seconds in ((signal.SIGINT, 60), (signal.SIGQUIT, 10)):
+        server = postmaster(pgdata)
+        if server is None or not server.listening():
+            return
+        deadline = time.monotonic() + seconds
+        with suppress(ProcessLookupError):  # killed meanwhile; its postmaster.pid stays
+            os.kill(server.pid, how)
+            while time.monotonic() < deadline:
+                if postmaster(pgdata) is None:
+                    if server.socket_dir != pgdata:  # made for a path too long for a socket
+                        with suppress(OSError):
+                            server.socket_dir.rmdir()
+                    return
+                os.kill(server.pid, 0)
+                time.sleep(0.02)
+    sys.stderr.write(f"the server in {pgdata} does not stop\n")
+
+
+def keep(data_dir: Path) -> None:
+    """Wait until nobody uses the server, stop it, and end. Standard input is the locked ``keeper.lock``."""
+    path = data_dir / "users.lock"
+    with path.open() as users:
+        fcntl.flock(users, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            # The directory may have been deleted and made again: a server that runs there now has users of
+            # whom this lock knows nothing.
+            if os.path.samestat(os.fstat(users.fileno()), path.stat()):
+                stop(data_dir / "pg")
+        # Before `users`: the next starter waits for that one, and then must find that there is no keeper. The
+        # kernel closes in this order too (0 is the lowest number), should we be killed here.
+        os.close(0)
+
+
+if __name__ == "__main__":
+    # The parent returns at once, so that whoever ran it has no child to wait for; and in a session of its
+    # own, Ctrl-C or a closed terminal does not end the keeper.
+    if os.fork() == 0:
+        os.setsid()
+        keep(Path(sys.argv[1]))

@@ -1,0 +1,87 @@
+# Generated from ../_async/execute.py by tools/unasync.py: edit that one, then `make generate`.
+"""How a call reaches the database: one statement, or one transaction with our settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
+from typing import Any, TypeAlias, TypeVar
+
+import psycopg
+from psycopg import Connection
+from psycopg.rows import tuple_row
+from psycopg_pool import ConnectionPool
+
+from pgonce.errors import translate
+from pgonce.protocol.call import Call
+
+T = TypeVar("T")
+Pool: TypeAlias = ConnectionPool[Connection[Any]]
+
+_SETTINGS = (
+    "select set_config('application_name', %s, true), set_config('idle_in_transaction_session_timeout', %s, true)"
+)
+
+
+def execute(conn: Connection[Any], call: Call[T], schema: str) -> T:
+    """Run ``call`` on ``conn``: a transaction of its own in autocommit, else part of the one that is open.
+
+    Raises:
+        PgonceError: what the protocol refused, translated from its SQLSTATE.
+        psycopg.Error: anything else.
+    """
+    try:
+        # a cursor of our own: the pool's connections may have the user's row factory
+        with conn.cursor(row_factory=tuple_row) as cursor:
+            cursor.execute(call.statement(schema), call.args)
+            return call.read(cursor.fetchall())
+    except psycopg.Error as error:
+        raise translate(error) from error
+
+
+@contextmanager
+def _translated(context: AbstractContextManager[T]) -> Iterator[T]:
+    """``context``, with its own database errors translated; those of the body are the user's and stay as they are."""
+    try:
+        entered = context.__enter__()
+    except psycopg.Error as error:
+        raise translate(error) from error
+    try:
+        yield entered
+    except BaseException as error:
+        if not context.__exit__(type(error), error, error.__traceback__):
+            raise
+    else:
+        try:
+            context.__exit__(None, None, None)
+        except psycopg.Error as error:
+            raise translate(error) from error
+
+
+def connection(pool: Pool) -> AbstractContextManager[Connection[Any]]:
+    """A connection of the pool; one that cannot be had is a DatabaseUnavailable."""
+    return _translated(pool.connection())
+
+
+def call(pool: Pool, call: Call[T], schema: str) -> T:
+    """Run ``call`` on a connection of the pool, in a transaction of its own."""
+    with connection(pool) as conn:
+        return execute(conn, call, schema)
+
+
+@contextmanager
+def transaction(conn: Connection[Any], name: str, limit: timedelta) -> Iterator[None]:
+    """A transaction that cannot outlive its client by more than ``limit``.
+
+    A client that is stopped in the middle (SIGSTOP, a cut network) keeps its locks for as long as it is connected:
+    ``idle_in_transaction_session_timeout`` ends it. ``name`` stands in pg_stat_activity as application_name for as
+    long as the transaction lasts, so that a successor can end exactly this one (a COPY is ended by no timeout).
+    """
+    milliseconds = min(max(int(limit / timedelta(milliseconds=1)), 1), 2**31 - 1)
+    with _translated(conn.transaction()):
+        try:
+            conn.execute(_SETTINGS, [name, str(milliseconds)])
+        except psycopg.Error as error:
+            raise translate(error) from error
+        yield

@@ -1,0 +1,119 @@
+# Generated from ../_async/webhooks.py by tools/unasync.py: edit that one, then `make generate`.
+"""Handling one delivery where it arrives: verify, claim, handle and mark in one transaction."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, Literal, TypeAlias
+
+import psycopg
+from psycopg import Connection
+
+from pgonce._sync.execute import Pool, call, connection, execute, transaction
+from pgonce._sync.waiting import Result
+from pgonce.errors import DatabaseUnavailable, EventBusy, LeaseLost, PgonceError, TransactionBroken
+from pgonce.protocol import stripe
+from pgonce.protocol import webhooks as protocol
+from pgonce.protocol.interval import interval
+from pgonce.protocol.webhooks import Claim, Event, Ignored
+
+Handler: TypeAlias = Callable[[Event, Connection[Any]], Result[object]]
+Outcome: TypeAlias = Literal["succeeded", "ignored", "done", "queued"]
+
+
+class Webhooks:
+    """The inbox, for a handler that runs where the delivery arrives.
+
+    Args:
+        pool: a psycopg pool. In autocommit it saves a round trip; any setting is correct.
+        secrets: the endpoint's secrets (``whsec_...``); several while one is being rolled.
+        schema: where ``pgonce migrate`` put the tables.
+        tolerance: seconds that a signature's timestamp may differ from now, in both directions.
+        lease: how long a crashed handler's event is respected before a redelivery takes it over.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        secrets: Sequence[str] = (),
+        schema: str = "public",
+        tolerance: float = stripe.TOLERANCE,
+        lease: timedelta | str = protocol.LEASE,
+    ) -> None:
+        self._pool = pool
+        self._secrets = (secrets,) if isinstance(secrets, str) else tuple(secrets)
+        self._schema = schema
+        self._tolerance = tolerance
+        self._lease = interval(lease, "the lease")
+
+    def receive(self, body: bytes, signature: str | None, handler: Handler) -> Outcome:
+        """Verify, record and handle one delivery; when this returns, answer 200.
+
+        Args:
+            body: the request body exactly as received.
+            signature: the value of the ``Stripe-Signature`` header.
+            handler: called with the event and the connection inside the transaction. What it writes through that
+                connection happens exactly once.
+
+        Returns:
+            ``succeeded`` or ``ignored`` by the handler now; ``done`` when that happened before; ``queued`` when a
+            worker will do it.
+
+        Raises:
+            SignatureError, InvalidPayload: not a delivery from Stripe; nothing is stored. Answer 400.
+            EventBusy: another client is handling it at this moment. Answer with an error: Stripe delivers again.
+            DatabaseUnavailable, SchemaError: answer 503: Stripe delivers again.
+            Exception: the handler's own; the event is marked ``failed``, and the next delivery is its retry.
+        """
+        stripe.verify(body, signature, self._secrets, tolerance=self._tolerance)
+        return self.handle(stripe.read(body), handler)
+
+    def handle(self, body: stripe.Body, handler: Handler) -> Outcome:
+        """``receive`` for an event that is already verified and read; the same results and errors."""
+        claim = call(self._pool, protocol.claim_webhook(body, self._lease), self._schema)
+        if claim.outcome == "busy":
+            raise EventBusy(f"event {body.id} is being handled by another client: answer with an error, Stripe retries")
+        if claim.outcome != "claimed":
+            return claim.outcome
+        event = Event(body.id, body.type, body.payload, claim.attempts)
+        try:
+            return self._attempt(claim, event, handler)
+        except (LeaseLost, DatabaseUnavailable):
+            raise  # nothing of ours left to mark, or nowhere to
+        except BaseException as error:
+            # also CancelledError and KeyboardInterrupt: an attempt that has ended is better than a lease to wait for
+            self._fail(claim, error)
+            raise
+
+    def _attempt(self, claim: Claim, event: Event, handler: Handler) -> Outcome:
+        """Mark, then handle, then commit both.
+
+        The mark comes first: its row lock says "live" for as long as the transaction is open, however long the
+        handler takes. Both stand in a savepoint of ours, whose RELEASE fails if the handler has ended the
+        transaction, and whose rollback undoes mark and effect of a handler that ignores the event.
+        """
+        with connection(self._pool) as conn, transaction(conn, f"pgonce {claim.id}", self._lease):
+            try:
+                with conn.transaction("pgonce_handler"):
+                    if not execute(conn, protocol.complete_webhook(claim), self._schema):
+                        raise LeaseLost(f"event {event.id} was taken over by another client: nothing was written")
+                    handler(event, conn)
+            except Ignored as decision:
+                execute(conn, protocol.ignore_webhook(claim, str(decision)), self._schema)
+                return "ignored"
+            except psycopg.Error as error:
+                if error.sqlstate not in {"25P01", "3B001"}:  # no active transaction, no such savepoint
+                    raise
+                raise TransactionBroken(
+                    f"a handler of {event.type} ended the transaction: leave COMMIT and ROLLBACK to pgonce"
+                ) from error
+            return "succeeded"
+
+    def _fail(self, claim: Claim, error: BaseException) -> None:
+        reason = "".join(traceback.format_exception(error))
+        with suppress(PgonceError, psycopg.Error):  # the handler's error matters more; the lease runs out by itself
+            call(self._pool, protocol.fail_webhook(claim, reason), self._schema)

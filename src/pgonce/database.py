@@ -1,0 +1,75 @@
+"""How a program finds its database, and the pools on it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection, Connection
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
+
+from pgonce import embedded
+from pgonce.errors import translate
+
+# Behind a transaction pooler a prepared statement of one transaction is unknown to the next one's server.
+# Keepalives end a connection whose peer is gone after 30 + 3 * 10 s; the kernel's default is two hours.
+CONNECTION = {
+    "autocommit": True,
+    "prepare_threshold": None,
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "application_name": "pgonce",
+}
+
+
+def find(given: str | None = None) -> str:
+    """The database's URL: ``given``, else PGONCE_DATABASE_URL, else DATABASE_URL, else that of the embedded server.
+
+    Raises:
+        DatabaseUnavailable: there is no URL and the embedded server is not installed or does not start.
+    """
+    url = given or os.environ.get("PGONCE_DATABASE_URL") or os.environ.get("DATABASE_URL")
+    return url or embedded.start().url
+
+
+def check(url: str) -> None:
+    """Connect once.
+
+    Raises:
+        DatabaseUnavailable: with the server's reason, which a pool's timeout would hide.
+    """
+    try:
+        psycopg.connect(url, **_options()).close()
+    except psycopg.Error as error:
+        raise translate(error) from error
+
+
+def open_pool(url: str, size: int = 10) -> ConnectionPool[Connection[Any]]:
+    """An open pool of up to ``size`` connections with the settings that pgonce wants.
+
+    Raises:
+        DatabaseUnavailable: the database cannot be reached.
+    """
+    check(url)
+    return ConnectionPool(url, kwargs=_options(), min_size=1, max_size=size, open=True, name="pgonce")
+
+
+async def open_async_pool(url: str, size: int = 10) -> AsyncConnectionPool[AsyncConnection[Any]]:
+    """``open_pool`` for the asynchronous bindings.
+
+    Raises:
+        DatabaseUnavailable: the database cannot be reached.
+    """
+    check(url)
+    pool = AsyncConnectionPool[AsyncConnection[Any]](
+        url, kwargs=_options(), min_size=1, max_size=size, open=False, name="pgonce"
+    )
+    await pool.open()
+    return pool
+
+
+def _options() -> dict[str, Any]:
+    return dict(CONNECTION)

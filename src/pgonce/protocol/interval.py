@@ -1,0 +1,35 @@
+"""Lengths of time as people write them: "30 minutes", "90s", "1 hour 30 min", or a timedelta."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+from pgonce.errors import InvalidArgument
+
+_UNITS = {"ms": 0.001, "s": 1, "sec": 1, "second": 1, "m": 60, "min": 60, "minute": 60, "h": 3600, "hour": 3600}
+_UNITS |= {"d": 86400, "day": 86400, "w": 604800, "week": 604800}
+_PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*")
+
+
+def interval(text: timedelta | str, name: str = "the interval") -> timedelta:
+    """``text`` as a timedelta of more than zero.
+
+    Raises:
+        InvalidArgument: it cannot be read, or is zero or less; the message calls it ``name``.
+    """
+    if isinstance(text, timedelta):
+        found = text
+    else:
+        seconds, end = 0.0, 0
+        for part in _PART.finditer(text.lower()):
+            unit = part[2] if part[2] in _UNITS else part[2].removesuffix("s")
+            if part.start() != end or unit not in _UNITS:
+                break
+            seconds, end = seconds + float(part[1]) * _UNITS[unit], part.end()
+        if end == 0 or end != len(text):
+            raise InvalidArgument(f'{name} "{text}" is not a length of time: write "30 minutes", "90s" or "1 hour"')
+        found = timedelta(seconds=seconds)
+    if found <= timedelta():
+        raise InvalidArgument(f"{name} must be longer than zero")
+    return found

@@ -1,0 +1,145 @@
+"""The calls of ``sql/api/seeds.sql``, their results, and where a batch of rows ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TypeAlias
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from pgonce.errors import InvalidArgument
+from pgonce.protocol.call import Call, Row, clean
+
+SeedRow: TypeAlias = Mapping[str, Any] | Sequence[Any]
+Cursor: TypeAlias = Any
+"""Any JSON value but null, usually an object such as {"last_book": "PSA", "last_chapter": 119}."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A row of seed_checkpoints."""
+
+    id: UUID
+    seed_name: str
+    last_checkpoint: Any
+    rows_inserted: int
+    rows_skipped: int
+    status: str
+    error_message: str | None
+    started_at: datetime
+    last_updated_at: datetime
+    completed_at: datetime | None
+    batch: int
+
+    @property
+    def cursor(self) -> Cursor | None:
+        """Where to resume; None at the start (the table's default ``{}`` says "nothing yet")."""
+        return None if self.last_checkpoint == {} else self.last_checkpoint
+
+
+def _checkpoint(rows: Sequence[Row]) -> Checkpoint:
+    return Checkpoint(*rows[0])
+
+
+def _checkpoint_or_none(rows: Sequence[Row]) -> Checkpoint | None:
+    return Checkpoint(*rows[0]) if rows else None
+
+
+def cursor_json(cursor: Cursor) -> Jsonb:
+    """``cursor`` as a jsonb argument.
+
+    Raises:
+        InvalidArgument: it is None, or not JSON.
+    """
+    if cursor is None:
+        raise InvalidArgument(
+            "a row has no cursor: yield (row, cursor), the cursor being where to resume behind this row"
+        )
+    try:
+        json.dumps(cursor, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(f"the checkpoint is not JSON: {error}") from None
+    return Jsonb(cursor)
+
+
+def get_checkpoint(seed_name: str) -> Call[Checkpoint | None]:
+    """The seed's row, or None when it has never run."""
+    return Call("get_checkpoint", {"p_seed_name": seed_name}, _checkpoint_or_none)
+
+
+def update_checkpoint(
+    seed_name: str, last_checkpoint: Cursor, rows_inserted: int = 0, rows_skipped: int = 0
+) -> Call[Checkpoint]:
+    """Move the cursor and add to the counters; the row after the change."""
+    args = {
+        "p_seed_name": seed_name,
+        "p_last_checkpoint": cursor_json(last_checkpoint),
+        "p_rows_inserted": rows_inserted,
+        "p_rows_skipped": rows_skipped,
+    }
+    return Call("update_checkpoint", args, _checkpoint)
+
+
+def advance_seed(
+    seed_name: str, run_id: UUID, batch: int, last_checkpoint: Cursor, rows_inserted: int, rows_skipped: int
+) -> Call[Checkpoint | None]:
+    """update_checkpoint for the runner that holds ``run_id``; None: batch ``batch`` has landed already."""
+    args = {
+        "p_seed_name": seed_name,
+        "p_run_id": run_id,
+        "p_batch": batch,
+        "p_last_checkpoint": cursor_json(last_checkpoint),
+        "p_rows_inserted": rows_inserted,
+        "p_rows_skipped": rows_skipped,
+    }
+    return Call("advance_seed", args, _checkpoint_or_none)
+
+
+def complete_seed(seed_name: str) -> Call[Checkpoint]:
+    """Mark the import as complete."""
+    return Call("complete_seed", {"p_seed_name": seed_name}, _checkpoint)
+
+
+def fail_seed(seed_name: str, error_message: str) -> Call[Checkpoint]:
+    """Mark the import as failed; a complete one stays complete."""
+    return Call("fail_seed", {"p_seed_name": seed_name, "p_error_message": clean(error_message)}, _checkpoint)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows that are committed together, and the cursor behind the last of them."""
+
+    rows: list[SeedRow]
+    cursor: Cursor
+
+
+@dataclass(slots=True)
+class Batcher:
+    """Cuts a stream of (row, cursor) into batches of at least ``size`` rows.
+
+    A cut is made only where the cursor changes: rows of one cursor (the verses of a chapter) are one unit, or a
+    resume behind that cursor would lose the rest of them.
+    """
+
+    size: Callable[[], int]
+    rows: list[SeedRow] = field(default_factory=list)
+    cursor: Cursor | None = None
+
+    def add(self, row: SeedRow, cursor: Cursor) -> Batch | None:
+        """Take one row; the finished batch before it, where this row begins a new one."""
+        done = None
+        if self.rows and cursor != self.cursor and len(self.rows) >= self.size():
+            done = self.finish()
+        self.rows.append(row)
+        self.cursor = cursor
+        return done
+
+    def finish(self) -> Batch | None:
+        """What is left, if anything."""
+        done = Batch(self.rows, self.cursor) if self.rows else None
+        self.rows = []
+        return done
