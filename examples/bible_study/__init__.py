@@ -1,0 +1,1 @@
+"""The application of the specification: a small Bible study service."""

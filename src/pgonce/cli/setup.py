@@ -1,0 +1,24 @@
+"""``pgonce migrate`` and ``pgonce sql``."""
+
+from __future__ import annotations
+
+import click
+
+from pgonce import schema as installation
+from pgonce.cli.options import with_database
+
+
+@click.command()
+@with_database
+def migrate(url: str, schema: str) -> None:
+    """Install or upgrade the tables and functions. Repeatable; two at once are safe."""
+    done = installation.migrate(url, schema)
+    what = f"applied {', '.join(done)}; " if done else "tables are up to date; "
+    click.echo(f"schema {schema}: {what}functions and grants are rebuilt")
+
+
+@click.command()
+@click.option("--schema", default="public", show_default=True, help="Where the tables and functions go.")
+def sql(schema: str) -> None:
+    """Print what migrate does as one SQL script, for Supabase's or Alembic's migrations."""
+    click.echo(installation.script(schema))
