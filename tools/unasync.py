@@ -32,6 +32,7 @@ NAMES = {
     "AsyncExitStack": "ExitStack",
     "AsyncIterator": "Iterator",
     "AsyncJobs": "Jobs",
+    "AsyncLane": "Lane",
     "AsyncRun": "Run",
     "AsyncSeeds": "Seeds",
     "AsyncWebhooks": "Webhooks",
@@ -97,11 +98,7 @@ def _between(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> 
     """The text from one (line, column) to another, both counted from 0."""
     if start[0] == end[0]:
         return lines[start[0]][start[1] : end[1]] if start[0] < len(lines) else ""
-    return (
-        lines[start[0]][start[1] :]
-        + "".join(lines[start[0] + 1 : end[0]])
-        + _between(lines, (end[0], 0), end)
-    )
+    return lines[start[0]][start[1] :] + "".join(lines[start[0] + 1 : end[0]]) + _between(lines, (end[0], 0), end)
 
 
 def formatted(text: str, path: Path) -> str:
@@ -115,9 +112,7 @@ def formatted(text: str, path: Path) -> str:
     return text
 
 
-def generate(
-    package: Path, names: dict[str, str], hand_written: frozenset[str]
-) -> tuple[dict[str, str], set[str]]:
+def generate(package: Path, names: dict[str, str], hand_written: frozenset[str]) -> tuple[dict[str, str], set[str]]:
     """Returns file name → text for package/_sync, and the rules of `names` that matched nothing."""
     used: set[str] = set()
     files: dict[str, str] = {}
@@ -128,9 +123,7 @@ def generate(
     return files, set(names) - used
 
 
-def problems(
-    package: Path, names: dict[str, str] = NAMES, hand_written: frozenset[str] = HAND_WRITTEN
-) -> list[str]:
+def problems(package: Path, names: dict[str, str] = NAMES, hand_written: frozenset[str] = HAND_WRITTEN) -> list[str]:
     """Everything in which package/_sync is not what package/_async makes of it, one message each."""
     files, unused = generate(package, names, hand_written)
     found = [f"rule {name!r} in tools/unasync.py matches nothing: remove it" for name in sorted(unused)]
@@ -154,9 +147,7 @@ def problems(
     return found
 
 
-def write(
-    package: Path, names: dict[str, str] = NAMES, hand_written: frozenset[str] = HAND_WRITTEN
-) -> list[str]:
+def write(package: Path, names: dict[str, str] = NAMES, hand_written: frozenset[str] = HAND_WRITTEN) -> list[str]:
     """Writes what differs and removes what has no source; returns the names of the files that changed."""
     files, _ = generate(package, names, hand_written)
     target = package / "_sync"

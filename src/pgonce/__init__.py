@@ -7,6 +7,7 @@ from pgonce._sync.jobs import Jobs, Run
 from pgonce._sync.seeds import Seeds
 from pgonce._sync.webhooks import Webhooks
 from pgonce.app import App
+from pgonce.endpoint import Endpoint
 from pgonce.errors import (
     DatabaseUnavailable,
     EventBusy,
@@ -22,6 +23,7 @@ from pgonce.errors import (
 )
 from pgonce.protocol.seeds import Checkpoint
 from pgonce.protocol.webhooks import Event
+from pgonce.receiver import Receiver, receiver
 from pgonce.schema import migrate
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "AsyncWebhooks",
     "Checkpoint",
     "DatabaseUnavailable",
+    "Endpoint",
     "Event",
     "EventBusy",
     "InvalidArgument",
@@ -41,6 +44,7 @@ __all__ = [
     "NotFound",
     "PayloadTooLarge",
     "PgonceError",
+    "Receiver",
     "Run",
     "SchemaError",
     "Seeds",
@@ -48,4 +52,5 @@ __all__ = [
     "TransactionBroken",
     "Webhooks",
     "migrate",
+    "receiver",
 ]

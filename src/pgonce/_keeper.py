@@ -48,14 +48,16 @@ class Postmaster(NamedTuple):
             return True
 
     def forget_stranger(self) -> bool:
-        """Remove the lock files of a server that is gone, its pid somebody else's; true if it was so.
+        """Remove the lock files of a server that is gone while its pid is not; true if it was so.
 
-        After a reboot, or in a container that starts anew, pids come again, and PostgreSQL takes any living
-        process of its user for the old server and refuses to start. A postmaster's working directory is its
-        cluster: that tells them apart, where there is a /proc.
+        After a reboot, or in a container that starts anew, pids come again; and in a container whose first process
+        fetches no orphans, a killed server stays a zombie. PostgreSQL takes any such process for the old server and
+        refuses to start. What a postmaster has and they have not is a command line and its cluster as the working
+        directory; for this we need a /proc.
         """
+        process = Path(f"/proc/{self.pid}")
         try:
-            if Path(f"/proc/{self.pid}/cwd").samefile(self.pgdata):
+            if (process / "cmdline").read_bytes() and (process / "cwd").samefile(self.pgdata):
                 return False
         except OSError:  # it has ended; or there is no /proc, or we may not look
             return False
@@ -109,10 +111,11 @@ def ensure(data_dir: Path) -> None:
             return
         log = meanwhile.enter_context((data_dir / "keeper.log").open("ab"))
         # The keeper is born with its lock, on standard input: at no moment could a second one be started.
-        command = [sys.executable, "-I", "-S", __file__, str(data_dir)]
-        done = subprocess.run(command, stdin=own, stdout=log, stderr=log, cwd="/", env=environment(), check=False)
-        if done.returncode:
-            raise ChildProcessError(0, f"its keeper did not start, see {log.name}")
+        command = [sys.executable, "-I", "-S", str(Path(__file__).absolute()), str(data_dir)]  # named for `ps` only
+        try:
+            subprocess.run(command, stdin=own, stdout=log, stderr=log, cwd=data_dir, env=environment(), check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise ChildProcessError(0, f"its keeper does not start: {error}") from error
 
 
 def stop(pgdata: Path) -> None:
@@ -136,19 +139,24 @@ def stop(pgdata: Path) -> None:
                     return
                 os.kill(server.pid, 0)
                 time.sleep(0.02)
-    sys.stderr.write(f"the server in {pgdata} does not stop\n")
+    sys.stderr.write(f"the server in {pgdata.absolute()} does not stop\n")
 
 
-def keep(data_dir: Path) -> None:
-    """Wait until nobody uses the server, stop it, and end. Standard input is the locked ``keeper.lock``."""
-    path = data_dir / "users.lock"
-    with path.open() as users:
+def keep() -> None:
+    """Wait until nobody uses the server, stop it, and end.
+
+    Standard input is the locked ``keeper.lock``, the working directory the data directory. So it is this one,
+    even if it is moved or deleted: another server at its path may have users of whom this lock knows nothing.
+    """
+    with Path("users.lock").open() as users:
         fcntl.flock(users, fcntl.LOCK_EX)
         with suppress(FileNotFoundError):
-            # The directory may have been deleted and made again: a server that runs there now has users of
-            # whom this lock knows nothing.
-            if os.path.samestat(os.fstat(users.fileno()), path.stat()):
-                stop(data_dir / "pg")
+            there = Path("pg").stat()
+            if os.geteuid() == 0:  # what the server's user wrote into postmaster.pid is not for root to obey
+                os.setgroups([])
+                os.setgid(there.st_gid)
+                os.setuid(there.st_uid)
+            stop(Path("pg"))
         # Before `users`: the next starter waits for that one, and then must find that there is no keeper. The
         # kernel closes in this order too (0 is the lowest number), should we be killed here.
         os.close(0)
@@ -159,4 +167,4 @@ if __name__ == "__main__":
     # own, Ctrl-C or a closed terminal does not end the keeper.
     if os.fork() == 0:
         os.setsid()
-        keep(Path(sys.argv[1]))
+        keep()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import Any
 
@@ -23,6 +24,9 @@ CONNECTION = {
     "keepalives_count": 3,
     "application_name": "pgonce",
 }
+
+TIMEOUT = 10
+"""Seconds to wait for a free connection. Stripe gives up on an answer after some 10 to 20 s."""
 
 
 def find(given: str | None = None) -> str:
@@ -54,7 +58,7 @@ def open_pool(url: str, size: int = 10) -> ConnectionPool[Connection[Any]]:
         DatabaseUnavailable: the database cannot be reached.
     """
     check(url)
-    return ConnectionPool(url, kwargs=_options(), min_size=1, max_size=size, open=True, name="pgonce")
+    return ConnectionPool(url, kwargs=_options(), min_size=1, max_size=size, open=True, timeout=TIMEOUT, name="pgonce")
 
 
 async def open_async_pool(url: str, size: int = 10) -> AsyncConnectionPool[AsyncConnection[Any]]:
@@ -63,9 +67,9 @@ async def open_async_pool(url: str, size: int = 10) -> AsyncConnectionPool[Async
     Raises:
         DatabaseUnavailable: the database cannot be reached.
     """
-    check(url)
+    await asyncio.to_thread(check, url)
     pool = AsyncConnectionPool[AsyncConnection[Any]](
-        url, kwargs=_options(), min_size=1, max_size=size, open=False, name="pgonce"
+        url, kwargs=_options(), min_size=1, max_size=size, open=False, timeout=TIMEOUT, name="pgonce"
     )
     await pool.open()
     return pool

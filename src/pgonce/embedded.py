@@ -191,8 +191,7 @@ def _initialise(home: Path, bins: Path, owner: _Owner | None) -> None:
     failed = _run([bins / "initdb", *auth, *settings], new, owner, subprocess.DEVNULL)
     if failed:
         raise DatabaseUnavailable(
-            f"the embedded database could not be made in {home} ({failed}): set PGONCE_DATA_DIR to another "
-            "directory, or set DATABASE_URL"
+            f"the embedded database cannot be made in {home} ({failed}): set PGONCE_DATA_DIR or DATABASE_URL"
         )
     new.rename(home / "pg")
     directory = os.open(home, os.O_RDONLY)
@@ -237,13 +236,12 @@ def _run(command: list[str | Path], pgdata: Path, owner: _Owner | None, stdout: 
     except OSError as error:
         who = f"system user {owner.uid}" if owner else "you"
         raise DatabaseUnavailable(
-            f"{who} cannot run {command[0]} ({error.strerror}): install pgonce[embedded] where {who} can "
-            "read it, or set DATABASE_URL"
+            f"{who} cannot run {command[0]} ({error.strerror}): install it where {who} can, or set DATABASE_URL"
         ) from error
     if not done.returncode:
         return ""
-    said = done.stderr.decode(errors="replace").strip() or f"exit status {done.returncode}"
-    return next((line for line in said.splitlines() if "rror: " in line or "FATAL: " in line), said[-200:])
+    said = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"]
+    return next((line for line in said if "error: " in line or "FATAL: " in line), said[-1])
 
 
 def _owner(pgdata: Path) -> _Owner | None:

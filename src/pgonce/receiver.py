@@ -1,115 +1,189 @@
-"""The HTTP side of the inbox: POST /webhooks/stripe, as an ASGI app."""
+"""The HTTP side of the inbox: an ASGI app that verifies, records and answers; a worker handles what it recorded.
+
+An ASGI app by hand, because it has one hot route: routing and request objects of a framework cost half of what an
+empty request costs (docs/decisions/receiver.md). In FastAPI or Starlette it is mounted like any other:
+``api.mount("/webhooks/stripe", pgonce.receiver(registry, secrets=[...]))``.
+"""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any, TypeAlias
 
-from psycopg import Connection
-from psycopg_pool import ConnectionPool
-from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool
 
 from pgonce import database
-from pgonce._sync.webhooks import Webhooks
+from pgonce._async.execute import call
 from pgonce.app import App
-from pgonce.errors import (
-    DatabaseUnavailable,
-    EventBusy,
-    InvalidPayload,
-    PayloadTooLarge,
-    SchemaError,
-    SignatureError,
-)
-from pgonce.protocol import stripe
+from pgonce.errors import DatabaseUnavailable, EventBusy, PayloadTooLarge, PgonceError
+from pgonce.http import MAX_BODY, Response, answer, failure
+from pgonce.protocol import seeds, stripe
+from pgonce.protocol.webhooks import Event
+from pgonce.recorder import Recorder
+from pgonce.worker import Worker
 
-MAX_BODY = 1_000_000
-"""Bytes. Real events over 52 kB have been seen; nothing that Stripe documents comes near a megabyte."""
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-log = logging.getLogger("pgonce")
+PATH = "/webhooks/stripe"
 
 
-def status_of(error: Exception) -> int:
-    """The HTTP status that makes Stripe do the right thing: 4xx what will never fit, 409 and 5xx what a retry mends."""
-    if isinstance(error, PayloadTooLarge):
-        return 413
-    if isinstance(error, SignatureError | InvalidPayload):
-        return 400
-    if isinstance(error, EventBusy):
-        return 409
-    if isinstance(error, DatabaseUnavailable | SchemaError):
-        return 503
-    return 500
+class Receiver:
+    """The ASGI app; made by ``receiver``."""
 
+    def __init__(
+        self,
+        app: App,
+        *,
+        secrets: Sequence[str],
+        url: str | None = None,
+        schema: str = "public",
+        max_body: int = MAX_BODY,
+        live_only: bool = False,
+        worker: bool = True,
+        concurrency: int = 4,
+    ) -> None:
+        self._app = app
+        self._secrets = (secrets,) if isinstance(secrets, str) else tuple(secrets)
+        self._url = url
+        self._schema = schema
+        self._max_body = max_body
+        self._live_only = live_only
+        self._with_worker = worker
+        self._concurrency = concurrency
+        self._starting = asyncio.Lock()
+        self._pool: AsyncConnectionPool[AsyncConnection[Any]] | None = None
+        self._recorder: Recorder | None = None
+        self._worker: Worker | None = None
 
-async def read_limited(request: Request, limit: int) -> bytes:
-    """The body, given up on as soon as it is larger than ``limit`` bytes.
+    def __repr__(self) -> str:
+        return f"<pgonce.receiver for {len(self._app.handlers)} handlers>"
 
-    Raises:
-        PayloadTooLarge: it is; by its Content-Length, or while it streams in.
-    """
-    too_large = PayloadTooLarge(f"the body is over the limit of {limit:,} bytes")
-    if (
-        request.headers.get("content-length", "0").strip().isdecimal()
-        and int(request.headers.get("content-length", "0")) > limit
-    ):
-        raise too_large
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > limit:
-            raise too_large
-        parts.append(part)
-    return b"".join(parts)
+    async def start(self) -> None:
+        """Open the pool and start the worker. A server's lifespan does it, else the first request.
 
+        Raises:
+            DatabaseUnavailable: the database cannot be reached.
+        """
+        async with self._starting:
+            if self._recorder is not None:
+                return
+            url = await asyncio.to_thread(database.find, self._url)
+            self._pool = await database.open_async_pool(url, 4)
+            if self._with_worker:
+                worker = Worker(self._app, url, schema=self._schema, concurrency=self._concurrency)
+                try:
+                    self._worker = await asyncio.to_thread(worker.start)
+                except PgonceError:
+                    await self._pool.close()
+                    raise
+            self._recorder = Recorder(self._pool, schema=self._schema)
 
-def receiver(
-    app: App, *, url: str, secrets: Sequence[str], schema: str = "public", max_body: int = MAX_BODY, threads: int = 16
-) -> Starlette:
-    """An ASGI app that handles each delivery before it answers.
+    async def stop(self) -> None:
+        """Let the worker finish what it has in hand, and close the pool."""
+        if self._worker is not None:
+            await asyncio.to_thread(self._worker.stop)
+        if self._pool is not None:
+            await self._pool.close()
+        self._pool = self._recorder = self._worker = None
 
-    Args:
-        app: the handlers.
-        url: the database.
-        secrets: the endpoint's secrets (``whsec_...``).
-        schema: where ``pgonce migrate`` put the tables.
-        max_body: bytes; a larger body gets 413.
-        threads: how many handlers run at once, each on its own connection.
-    """
-    pool: ConnectionPool[Connection[Any]] | None = None
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or follow the server's lifespan."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            raise RuntimeError(f"the receiver speaks http, not {scope['type']}")
+        response = await self._respond(scope, receive)
+        headers = [(name.encode(), value.encode()) for name, value in response.headers.items()]
+        if response.status == 413:
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await send({"type": "http.response.body", "body": response.body})
 
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        nonlocal pool
-        pool = database.open_pool(url, threads)
-        with pool:
-            yield
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                try:
+                    await self.start()
+                except PgonceError as error:
+                    await send({"type": "lifespan.startup.failed", "message": str(error)})
+                    return
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self.stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
 
-    async def stripe_webhook(request: Request) -> Response:
-        assert pool is not None  # noqa: S101 -- the lifespan has opened it
-        webhooks = Webhooks(pool, schema=schema)
+    async def _respond(self, scope: Scope, receive: Receive) -> Response:
+        root = scope.get("root_path", "")
+        path = scope["path"].removeprefix(root).rstrip("/")
+        if path == "/healthz":
+            return answer(200, status="ok")
         try:
-            body = await read_limited(request, max_body)
-            stripe.verify(body, request.headers.get("stripe-signature"), secrets)
-            event = stripe.read(body)
-            outcome = await run_in_threadpool(webhooks.handle, event, app.handle)
+            if path == "/readyz":
+                return await self._ready()
+            if path != PATH and (path or not root):
+                return answer(404, error=f"there is nothing here: Stripe's endpoint is POST {PATH}")
+            if scope["method"] != "POST":
+                return answer(405, error="Stripe sends POST")
+            return await self._receive(scope, receive)
         except Exception as error:  # noqa: BLE001 -- every failure becomes an answer
-            status = status_of(error)
-            expected = status != 500
-            log.warning("%s %s", status, error if expected else f"a handler raised {type(error).__name__}")
-            reason = str(error) if expected else "a handler failed; its traceback is in webhook_events.error_message"
-            return JSONResponse({"error": reason}, status)
-        return JSONResponse({"event": event.id, "outcome": outcome})
+            return failure(error)
 
-    async def healthz(_: Request) -> Response:
-        return JSONResponse({"status": "ok"})
+    async def _receive(self, scope: Scope, receive: Receive) -> Response:
+        """Size, signature, then the database: what anybody can send costs as little as possible."""
+        headers = {name: value for name, value in scope["headers"] if name in _HEADERS}
+        body = await _read(headers.get(b"content-length", b""), receive, self._max_body)
+        stripe.verify(body, headers.get(b"stripe-signature", b"").decode("latin-1"), self._secrets)
+        event = stripe.read(body)
+        if self._live_only and event.payload.get("livemode") is False:
+            return answer(200, event=event.id, outcome="refused: a test event at a live endpoint")
+        if self._recorder is None:
+            await self.start()
+        assert self._recorder is not None  # noqa: S101 -- start has made it, or raised
+        key = self._app.order_key(Event(event.id, event.type, event.payload))
+        outcome = await self._recorder.record(event, key)
+        if outcome == "busy":
+            raise EventBusy(f"event {event.id} is being handled by another client: Stripe delivers it again")
+        if outcome == "queued" and self._worker is not None:
+            self._worker.wake()
+        return answer(200, event=event.id, outcome=outcome)
 
-    return Starlette(
-        routes=[Route("/webhooks/stripe", stripe_webhook, methods=["POST"]), Route("/healthz", healthz)],
-        lifespan=lifespan,
-    )
+    async def _ready(self) -> Response:
+        await self.start()
+        assert self._pool is not None  # noqa: S101 -- start has made it, or raised
+        try:
+            async with asyncio.timeout(5):
+                await call(self._pool, seeds.get_checkpoint("readyz"), self._schema)
+        except TimeoutError:
+            raise DatabaseUnavailable("the database did not answer within 5 s") from None
+        return answer(200, status="ready")
+
+
+_HEADERS = {b"content-length", b"stripe-signature"}
+
+
+async def _read(content_length: bytes, receive: Receive, limit: int) -> bytes:
+    """The body, given up on as soon as it is, or says it will be, larger than ``limit`` bytes."""
+    too_large = PayloadTooLarge(f"the body is over the limit of {limit:,} bytes")
+    if content_length.isdigit() and int(content_length) > limit:
+        raise too_large
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise PayloadTooLarge("the client went away in the middle of the body")
+        part: bytes = message.get("body", b"")
+        body += part
+        if len(body) > limit:
+            raise too_large
+        if not message.get("more_body"):
+            return body
+
+
+receiver = Receiver

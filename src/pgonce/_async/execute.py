@@ -23,8 +23,10 @@ _SETTINGS = (
 )
 
 
-async def execute(conn: AsyncConnection[Any], call: Call[T], schema: str) -> T:
+async def execute(conn: AsyncConnection[Any], call: Call[T], schema: str, *, synced: bool = True) -> T:
     """Run ``call`` on ``conn``: a transaction of its own in autocommit, else part of the one that is open.
+
+    ``synced=False``: its commit does not wait for the disk; a crash of the server may forget it.
 
     Raises:
         PgonceError: what the protocol refused, translated from its SQLSTATE.
@@ -33,7 +35,7 @@ async def execute(conn: AsyncConnection[Any], call: Call[T], schema: str) -> T:
     try:
         # a cursor of our own: the pool's connections may have the user's row factory
         async with conn.cursor(row_factory=tuple_row) as cursor:
-            await cursor.execute(call.statement(schema), call.args)
+            await cursor.execute(call.statement(schema, synced=synced), call.args)
             return call.read(await cursor.fetchall())
     except psycopg.Error as error:
         raise translate(error) from error
@@ -67,6 +69,12 @@ async def call(pool: Pool, call: Call[T], schema: str) -> T:
     """Run ``call`` on a connection of the pool, in a transaction of its own."""
     async with connection(pool) as conn:
         return await execute(conn, call, schema)
+
+
+async def call_unsynced(pool: Pool, call: Call[T], schema: str) -> T:
+    """``call``, whose commit does not wait for the disk."""
+    async with connection(pool) as conn:
+        return await execute(conn, call, schema, synced=False)
 
 
 @asynccontextmanager

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
+
+from psycopg import AsyncConnection
 
 T = TypeVar("T")
 Result: TypeAlias = Awaitable[T]
@@ -59,3 +61,18 @@ async def iterate(source: Stream[T]) -> AsyncIterator[T]:
 async def sleep(seconds: float) -> None:
     """Wait for ``seconds``."""
     await asyncio.sleep(seconds)
+
+
+@asynccontextmanager
+async def time_limit(
+    _conn: AsyncConnection[Any] | None, seconds: float | None, _expired: Callable[[BaseException], Awaitable[None]]
+) -> AsyncIterator[None]:
+    """Cancel the body after ``seconds``: it ends with a TimeoutError, and the connection stays usable."""
+    async with asyncio.timeout(seconds):
+        yield
+
+
+def asked_to_stop(error: BaseException) -> bool:
+    """Whether somebody cancelled this task; a CancelledError that nobody asked for is the handler's own failure."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0

@@ -24,8 +24,10 @@ _SETTINGS = (
 )
 
 
-def execute(conn: Connection[Any], call: Call[T], schema: str) -> T:
+def execute(conn: Connection[Any], call: Call[T], schema: str, *, synced: bool = True) -> T:
     """Run ``call`` on ``conn``: a transaction of its own in autocommit, else part of the one that is open.
+
+    ``synced=False``: its commit does not wait for the disk; a crash of the server may forget it.
 
     Raises:
         PgonceError: what the protocol refused, translated from its SQLSTATE.
@@ -34,7 +36,7 @@ def execute(conn: Connection[Any], call: Call[T], schema: str) -> T:
     try:
         # a cursor of our own: the pool's connections may have the user's row factory
         with conn.cursor(row_factory=tuple_row) as cursor:
-            cursor.execute(call.statement(schema), call.args)
+            cursor.execute(call.statement(schema, synced=synced), call.args)
             return call.read(cursor.fetchall())
     except psycopg.Error as error:
         raise translate(error) from error
@@ -68,6 +70,12 @@ def call(pool: Pool, call: Call[T], schema: str) -> T:
     """Run ``call`` on a connection of the pool, in a transaction of its own."""
     with connection(pool) as conn:
         return execute(conn, call, schema)
+
+
+def call_unsynced(pool: Pool, call: Call[T], schema: str) -> T:
+    """``call``, whose commit does not wait for the disk."""
+    with connection(pool) as conn:
+        return execute(conn, call, schema, synced=False)
 
 
 @contextmanager

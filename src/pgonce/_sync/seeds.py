@@ -88,8 +88,8 @@ class Seeds:
 
         Args:
             name: the seed's name.
-            source: called with the last checkpoint's cursor (None at the start); yields ``(row, cursor)``. A row is a
-                mapping of columns, or a sequence in the order of ``columns``; its cursor: where to resume behind it.
+            source: called with the last checkpoint's cursor (None at the start); yields ``(row, cursor)``. A row is
+                a mapping of columns, or a sequence in the order of ``columns``; its cursor, where to resume behind it.
                 Rows with equal cursors are never cut apart.
             into: the table, with or without its schema.
             key: the columns of a unique index that tell which rows are there already: those are skipped, and counted.

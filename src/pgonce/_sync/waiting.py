@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
+
+from psycopg import Connection
 
 T = TypeVar("T")
 Result: TypeAlias = Annotated[T, "returned as it is"]
@@ -45,3 +49,52 @@ def iterate(source: Stream[T]) -> Iterator[T]:
 def sleep(seconds: float) -> None:
     """Wait for ``seconds``."""
     time.sleep(seconds)
+
+
+@contextmanager
+def time_limit(
+    conn: Connection[Any] | None, seconds: float | None, expired: Callable[[BaseException], None]
+) -> Iterator[None]:
+    """After ``seconds`` cut the connection and call ``expired``; the body ends with a TimeoutError when it ends.
+
+    A thread cannot be interrupted. But its transaction can be ended from outside: the server sees the connection
+    close, rolls back and frees the rows, and nothing that the body still does is written.
+    """
+    if seconds is None:
+        yield
+        return
+    error = TimeoutError(f"the handler took longer than {seconds:g} s")
+    over = threading.Event()
+
+    def cut() -> None:
+        over.set()
+        if conn is not None and not conn.closed:
+            with socket.socket(fileno=os.dup(conn.fileno())) as wire:
+                wire.shutdown(socket.SHUT_RDWR)
+        expired(error)
+
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except BaseException as cause:
+        if not over.is_set():
+            raise
+        _close(conn)
+        raise error from cause
+    finally:
+        timer.cancel()
+    if over.is_set():
+        _close(conn)
+        raise error
+
+
+def _close(conn: Connection[Any] | None) -> None:
+    if conn is not None:
+        conn.close()
+
+
+def asked_to_stop(_: BaseException) -> bool:
+    """Whether somebody cancelled this thread; nobody can."""
+    return False

@@ -49,6 +49,7 @@ def main() -> None:
 main.add_command(setup.migrate)
 main.add_command(setup.sql)
 main.add_command(serve.serve)
+main.add_command(serve.worker)
 main.add_command(job.job)
 main.add_command(seed.seed)
 main.add_command(demo.demo)

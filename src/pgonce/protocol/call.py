@@ -21,17 +21,25 @@ class Call(Generic[T]):
     args: Mapping[str, Any]
     read: Callable[[Sequence[Row]], T]
 
-    def statement(self, schema: str) -> bytes:
-        """The SELECT, qualified with ``schema``: the session's search_path belongs to the user."""
-        return _statement(schema, self.function, tuple(self.args))
+    def statement(self, schema: str, *, synced: bool = True) -> bytes:
+        """The SELECT, qualified with ``schema``: the session's search_path belongs to the user.
+
+        ``synced=False`` makes the commit of its transaction asynchronous. It is set beside the call, not by a SET
+        in front of it: one round trip, and behind a transaction pooler one server.
+        """
+        return _statement(schema, self.function, tuple(self.args), synced)
 
 
 @cache
-def _statement(schema: str, function: str, names: tuple[str, ...]) -> bytes:
+def _statement(schema: str, function: str, names: tuple[str, ...], synced: bool) -> bytes:
     arguments = sql.SQL(", ").join(
         sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in names
     )
-    return sql.SQL("select * from {}({})").format(sql.Identifier(schema, function), arguments).as_bytes()
+    called = sql.SQL("{}({})").format(sql.Identifier(schema, function), arguments)
+    if synced:
+        return sql.SQL("select * from {}").format(called).as_bytes()
+    unsynced = sql.SQL("select called.* from set_config('synchronous_commit', 'off', true), {} as called")
+    return unsynced.format(called).as_bytes()
 
 
 def value(rows: Sequence[Row]) -> Any:

@@ -9,7 +9,7 @@ from pgonce.errors import InvalidArgument
 
 _UNITS = {"ms": 0.001, "s": 1, "sec": 1, "second": 1, "m": 60, "min": 60, "minute": 60, "h": 3600, "hour": 3600}
 _UNITS |= {"d": 86400, "day": 86400, "w": 604800, "week": 604800}
-_PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*")
+_PART = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]+)\s*")
 
 
 def interval(text: timedelta | str, name: str = "the interval") -> timedelta:
@@ -29,7 +29,10 @@ def interval(text: timedelta | str, name: str = "the interval") -> timedelta:
             seconds, end = seconds + float(part[1]) * _UNITS[unit], part.end()
         if end == 0 or end != len(text):
             raise InvalidArgument(f'{name} "{text}" is not a length of time: write "30 minutes", "90s" or "1 hour"')
-        found = timedelta(seconds=seconds)
+        try:
+            found = timedelta(seconds=seconds)
+        except OverflowError:
+            raise InvalidArgument(f"{name} is too long: a timedelta ends at 999,999,999 days") from None
     if found <= timedelta():
         raise InvalidArgument(f"{name} must be longer than zero")
     return found

@@ -14,12 +14,32 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
 from pgonce.errors import InvalidArgument, InvalidPayload, SignatureError
 
-_fast_loads: Callable[[bytes], Any] = json.loads
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")  # the standard library takes NaN and Infinity, jsonb does not
+
+
+def _integer(digits: str) -> int | float:
+    try:
+        return int(digits)
+    except ValueError:  # over 4,300 digits; jsonb takes 131,072
+        return float(digits)
+
+
+def _loads(text: str) -> Any:
+    return json.loads(text, parse_constant=_refuse, parse_int=_integer)
+
+
+def _decode_and_load(body: bytes) -> Any:
+    return _loads(body.decode())  # decoded here: given bytes, the standard library would take UTF-16 too
+
+
+_fast_loads: Callable[[bytes], Any] = _decode_and_load
 with suppress(ImportError):  # the extra "serve" brings it: 10 us instead of 30 us for an event of 3.4 kB
     from orjson import loads
 
@@ -60,7 +80,7 @@ def verify(
         SignatureError: no header, an unreadable one, no fitting signature, or a timestamp out of tolerance.
         InvalidArgument: there are no secrets: refusing everything beats accepting everything.
     """
-    secrets = [secret for secret in secrets if secret]
+    secrets = [secret for secret in secrets if secret.strip()]  # a blank one anybody can guess
     if not secrets:
         raise InvalidArgument("no webhook secret is configured: set PGONCE_WEBHOOK_SECRET to the endpoint's whsec_...")
     if not header:
@@ -100,9 +120,9 @@ class Body:
 
     id: str
     type: str
-    payload: dict[str, Any]
-    text: str
-    raw: bytes | None
+    payload: dict[str, Any] = field(repr=False)
+    text: str = field(repr=False)
+    raw: bytes | None = field(repr=False)
     """The bytes, where ``text`` is not exactly them (they are not UTF-8)."""
 
 
@@ -136,9 +156,7 @@ def parse(body: bytes) -> dict[str, Any]:
         # orjson refuses lone surrogates and more than 1,024 levels; the standard library takes the former
         text = body.decode("utf-8", "replace")
         try:
-            payload = json.loads(text)
-        except RecursionError:
-            payload = _top_level_strings(text)
+            payload = _loads_or_skim(text)
         except ValueError:
             raise InvalidPayload("the body is not JSON") from None
     if not isinstance(payload, dict):
@@ -146,21 +164,31 @@ def parse(body: bytes) -> dict[str, Any]:
     return payload
 
 
+def _loads_or_skim(text: str) -> Any:
+    try:
+        return _loads(text)
+    except RecursionError:
+        return _top_level_strings(text)
+
+
 _TOKEN = re.compile(r'("(?:[^"\\]|\\.)*")|([\[{])|([\]}])')
 
 
 def _top_level_strings(text: str) -> dict[str, Any] | None:
+    if "\0" in text:  # nowhere in JSON, and PostgreSQL's text cannot hold it
+        raise ValueError("NUL is not JSON")
     found: dict[str, Any] = {}
-    depth, key, end = 0, None, 0
+    depth, key, end = 0, "", 0
     for match in _TOKEN.finditer(text):
         string, opening, closing = match.groups()
         if opening and depth == 0 and opening != "{":
             return None
         depth += bool(opening) - bool(closing)
         if string and depth == 1:
-            if ":" in text[end : match.start()]:
-                found[str(key)] = json.loads(string, strict=False)
+            if text[end : match.start()].strip() == ":":
+                found[key] = json.loads(string, strict=False)
             else:
                 key = json.loads(string, strict=False)
+                found.pop(key, None)  # of two equal keys the last counts, in Python and in jsonb
         end = match.end()
     return found if depth == 0 else None

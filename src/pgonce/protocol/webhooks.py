@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn, TypeAlias
 from uuid import UUID
 
+from pgonce.errors import InvalidArgument
+from pgonce.protocol import own
 from pgonce.protocol.call import Call, Row, clean, value
 from pgonce.protocol.stripe import Body
 
+Payload: TypeAlias = dict[str, Any]
 LEASE = timedelta(minutes=5)
 """How long a claim is respected without an outcome. A handler whose transaction is open keeps it beyond that."""
 
@@ -36,24 +39,53 @@ class Event:
     id: str
     """Stripe's id, ``evt_...``."""
     type: str
-    payload: dict[str, Any] = field(repr=False)
+    payload: Payload = field(repr=False)
     """The whole event, as Stripe sent it."""
     attempts: int = 1
     """1 for the first attempt."""
+    claim: Claim | None = field(default=None, repr=False)
+    schema: str = field(default="public", repr=False)
+    after_commit_calls: list[Callable[[], Any]] = field(default_factory=list, repr=False)
 
     @property
-    def object(self) -> dict[str, Any]:
+    def object(self) -> Payload:
         """``data.object`` of the event; empty when it has none."""
         data = self.payload.get("data")
         found = data.get("object") if isinstance(data, dict) else None
         return found if isinstance(found, dict) else {}
 
     @property
+    def object_id(self) -> str | None:
+        """``data.object.id``, or ``related_object.id`` of a thin event."""
+        related = self.payload.get("related_object")
+        found = self.object.get("id") or (related.get("id") if isinstance(related, dict) else None)
+        return found if isinstance(found, str) else None
+
+    @property
     def idempotency_key(self) -> str:
         """The same for every attempt: pass it to what is outside the database, where a retry happens at least once."""
         return f"pgonce-{self.id}"
 
-    def ignore(self, reason: str) -> None:
+    def after_commit(self, function: Callable[[], Any]) -> None:
+        """Call ``function`` when mark and effect are committed: to start a task elsewhere, say.
+
+        At most once: a crash between the commit and the call loses it. What must happen is written in the transaction.
+        """
+        self.after_commit_calls.append(function)
+
+    def complete(self, session: Any) -> Awaitable[None] | None:
+        """Mark the event as handled inside the open transaction of ``session`` (``transaction="own"``).
+
+        See ``pgonce.protocol.own.complete`` for the kinds of sessions; with an asynchronous one, await it.
+
+        Raises:
+            LeaseLost: somebody else has the event now; let it out of the transaction, so that it rolls back.
+        """
+        if self.claim is None:
+            raise InvalidArgument('this event is marked by pgonce itself; event.complete is for transaction="own"')
+        return own.complete(session, self.claim, self.schema)
+
+    def ignore(self, reason: str) -> NoReturn:
         """End the event as ``ignored`` with this reason; what this handler wrote is rolled back."""
         raise Ignored(reason)
 
@@ -75,13 +107,14 @@ def _claim(rows: Sequence[Row]) -> Claim:
     return Claim(outcome, row_id, lease, attempts)
 
 
-def queue_webhooks(bodies: Sequence[Body]) -> Call[dict[str, str]]:
+def queue_webhooks(bodies: Sequence[Body], order_keys: Sequence[str | None] | None = None) -> Call[dict[str, str]]:
     """Record a batch for the workers: for each event id its outcome, ``queued``, ``done`` or ``busy``."""
     args = {
         "p_stripe_event_ids": [body.id for body in bodies],
         "p_event_types": [body.type for body in bodies],
         "p_bodies": [body.text for body in bodies],
         "p_raws": [body.raw for body in bodies],
+        "p_order_keys": list(order_keys) if order_keys else None,
     }
     return Call("queue_webhooks", args, _outcomes)
 
@@ -95,9 +128,14 @@ def complete_webhook(claim: Claim) -> Call[bool]:
     return Call("complete_webhook", {"p_id": claim.id, "p_lease": claim.lease}, value)
 
 
-def fail_webhook(claim: Claim, error_message: str) -> Call[bool]:
-    """End the attempt as failed; the next delivery is its retry. False: no longer yours."""
-    args = {"p_id": claim.id, "p_lease": claim.lease, "p_error_message": clean(error_message)}
+def fail_webhook(claim: Claim, error_message: str, max_attempts: int = 12) -> Call[bool]:
+    """End the attempt as failed: a worker, or the next delivery, tries again. False: no longer yours."""
+    args = {
+        "p_id": claim.id,
+        "p_lease": claim.lease,
+        "p_error_message": clean(error_message),
+        "p_max_attempts": max_attempts,
+    }
     return Call("fail_webhook", args, value)
 
 

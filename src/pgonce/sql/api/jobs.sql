@@ -94,8 +94,9 @@ declare
 begin
   if coalesce(p_job_name, '') = '' then
     raise sqlstate '22023' using message = 'the job name must not be empty';
-  elsif coalesce(p_window, interval '0') <= interval '0' then
-    raise sqlstate '22023' using message = 'the window must be longer than zero';
+  elsif coalesce(p_window, interval '0') <= interval '0' or p_window > interval '100 years' then
+    -- the upper bound: where heartbeat + window leaves the range of timestamps, every later start would fail
+    raise sqlstate '22023' using message = 'the window must be longer than zero and at most 100 years';
   elsif p_key is null then
     raise sqlstate '22023' using message = 'the key must not be null', hint = 'leave it out, or pass an empty string';
   end if;

@@ -14,12 +14,14 @@ comment on function check_retention_arguments(interval, integer) is 'pgonce: rai
 create or replace function purge_webhook_events(p_older_than interval default '90 days', p_limit integer default 10000) returns integer
 language plpgsql set search_path from current as $$
 declare
+  v_before timestamptz;  -- a variable: a volatile function would not bound the index scan
   v_deleted integer;
 begin
   perform check_retention_arguments(p_older_than, p_limit);
+  v_before := clock_timestamp() - p_older_than;
   delete from webhook_events where id = any (array(
     select id from webhook_events
-    where received_at < clock_timestamp() - p_older_than
+    where received_at < v_before
       and case when queued then status in ('succeeded', 'ignored') or status = 'failed' and next_attempt_at is null
                else status <> 'processing' or lease_expires_at <= clock_timestamp() end
     order by received_at limit p_limit for update skip locked));
@@ -33,16 +35,19 @@ comment on function purge_webhook_events(interval, integer) is
 create or replace function purge_job_runs(p_older_than interval default '180 days', p_limit integer default 10000) returns integer
 language plpgsql set search_path from current as $$
 declare
+  v_before timestamptz;
   v_deleted integer;
 begin
   perform check_retention_arguments(p_older_than, p_limit);
+  v_before := clock_timestamp() - p_older_than;
   delete from cron_job_runs where id = any (array(
     select r.id from cron_job_runs r
-    where r.started_at < clock_timestamp() - p_older_than and r.status <> 'running'
-      and exists (select from cron_job_runs later
-                  where later.job_name = r.job_name and later.status <> 'skipped'
-                    and (later.started_at, later.id) > (r.started_at, r.id))
-    order by r.started_at limit p_limit for update skip locked));
+    -- the job's last run, looked up once per job ("exists a later one" became a join of every run with every later one)
+    cross join lateral (
+      select l.started_at, l.id from cron_job_runs l where l.job_name = r.job_name and l.status <> 'skipped'
+      order by l.started_at desc, l.id desc limit 1) as last
+    where r.started_at < v_before and r.status <> 'running' and (r.started_at, r.id) < (last.started_at, last.id)
+    order by r.started_at limit p_limit for update of r skip locked));
   get diagnostics v_deleted = row_count;
   return v_deleted;
 end $$;

@@ -77,6 +77,10 @@ language plpgsql set search_path from current as $$
 declare
   v_batch bigint;
 begin
+  perform check_seed_arguments(p_seed_name, p_rows_inserted, p_rows_skipped);
+  if p_batch is null or p_batch < 0 then
+    raise sqlstate '22023' using message = 'the batch number must not be negative or null';
+  end if;
   if p_batch = 0 then
     insert into seed_checkpoints (seed_name) values (p_seed_name) on conflict (seed_name) do nothing;
   end if;

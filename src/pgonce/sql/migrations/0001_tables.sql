@@ -26,6 +26,8 @@ alter table webhook_events
   add column if not exists queued           boolean     not null default false,
   add column if not exists next_attempt_at  timestamptz,
   add column if not exists ignored_reason   text,
+  -- events with equal keys are handled one at a time, by received_at (Stripe's "created" has ticks of a second)
+  add column if not exists order_key        text,
   -- the bytes as received, only where jsonb cannot hold them exactly
   add column if not exists raw              bytea,
   -- generated, so that rows of every client are searchable; left(): a btree entry ends at 2,704 bytes
@@ -35,6 +37,13 @@ alter table webhook_events
   add column if not exists api_version      text generated always as (left(payload ->> 'api_version', 255)) stored,
   add column if not exists livemode         boolean generated always as (
     case jsonb_typeof(payload -> 'livemode') when 'boolean' then (payload -> 'livemode')::boolean end) stored;
+
+-- What a worker may have to do, by due time, and by object. Finished rows are in neither: both stay small.
+create index if not exists webhook_events_due on webhook_events (next_attempt_at) where next_attempt_at is not null;
+create index if not exists webhook_events_order on webhook_events (order_key, received_at, id)
+  where order_key is not null and next_attempt_at is not null;
+create index if not exists webhook_events_object on webhook_events (object_id, received_at desc)
+  where object_id is not null;
 
 
 create table if not exists cron_job_runs (

@@ -1,0 +1,61 @@
+"""Recording deliveries: those that arrive while an INSERT is under way share the next one."""
+
+from __future__ import annotations
+
+import asyncio
+
+from pgonce._async.execute import Pool, call
+from pgonce.protocol import webhooks as protocol
+from pgonce.protocol.stripe import Body
+
+INSERTS = 2
+"""Under way at once: while one waits for its commit's fsync, the other fills the database's processor."""
+MOST = 100
+"""Events in one INSERT, at most."""
+
+
+class Recorder:
+    """Queues events for the workers, one INSERT for as many as have come together. For one event loop.
+
+    Args:
+        pool: of at least ``INSERTS`` connections.
+        schema: where ``pgonce migrate`` put the tables.
+    """
+
+    def __init__(self, pool: Pool, *, schema: str = "public") -> None:
+        self._pool = pool
+        self._schema = schema
+        self._waiting: list[tuple[Body, str | None, asyncio.Future[str]]] = []
+        self._inserting: set[asyncio.Task[None]] = set()
+
+    async def record(self, body: Body, order_key: str | None) -> str:
+        """Record one event; when this returns, it is committed.
+
+        Returns:
+            ``queued``, ``done``, or ``busy`` when a direct client is in the middle of it.
+
+        Raises:
+            PgonceError: it could not be recorded.
+        """
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._waiting.append((body, order_key, future))
+        if len(self._inserting) < INSERTS:
+            task = asyncio.create_task(self._insert())
+            self._inserting.add(task)
+            task.add_done_callback(self._inserting.discard)
+        return await future
+
+    async def _insert(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
+            bodies, keys, futures = zip(*batch, strict=True)
+            try:
+                outcomes = await call(self._pool, protocol.queue_webhooks(bodies, keys), self._schema)
+            except Exception as error:  # noqa: BLE001 -- each request answers it
+                for future in futures:
+                    if not future.done():  # its client may have gone away
+                        future.set_exception(error)
+            else:
+                for body, future in zip(bodies, futures, strict=True):
+                    if not future.done():
+                        future.set_result(outcomes[body.id])

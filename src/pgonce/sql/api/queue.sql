@@ -1,0 +1,236 @@
+-- The queue side of webhook_events: workers claim what receivers have recorded.
+--
+-- States as in webhooks.sql, where queue_webhooks and the end of an attempt are. Here "failed" is due again, "dead" has no
+-- next attempt, and "unheard" is ignored for lack of a handler.
+--
+-- transitions
+-- from      | verb                | to        | because
+-- waiting   | claim_webhooks      | heldq     | it is due
+-- heldq     | claim_webhooks      | heldq     | another worker has it
+-- expiredq  | claim_webhooks      | heldq     | its worker died: claimed alone, it may be what killed that worker
+-- worn      | claim_webhooks      | dead      | its worker died for the last time that is allowed
+-- failed    | claim_webhooks      | heldq     | the backoff is over
+-- dead      | claim_webhooks      | dead      | it waits for a person
+-- held      | claim_webhooks      | held      | a direct client's
+-- expired   | claim_webhooks      | expired   | a direct client's: only adopt_webhooks takes it
+-- succeeded | claim_webhooks      | succeeded | done
+-- unheard   | claim_webhooks      | unheard   | done, until a handler appears
+-- heldq     | release_webhooks    | waiting   | given back untouched: no attempt is counted
+-- waiting   | release_webhooks    | waiting   | nobody holds it
+-- succeeded | release_webhooks    | succeeded | done
+-- expired   | adopt_webhooks      | waiting   | its client died: a worker handles it
+-- held      | adopt_webhooks      | held      | its client lives
+-- waiting   | adopt_webhooks      | waiting   | queued already
+-- failed    | adopt_webhooks      | failed    | it has an outcome
+-- unheard   | take_back_webhooks  | waiting   | a worker has a handler for it now
+-- ignored   | take_back_webhooks  | ignored   | a handler has decided
+-- succeeded | take_back_webhooks  | succeeded | done
+-- waiting   | replay_webhook      | waiting   | it will be handled anyway
+-- held      | replay_webhook      | held      | false: it is being handled
+-- heldq     | replay_webhook      | heldq     | false: it is being handled
+-- expired   | replay_webhook      | waiting   | somebody wants it handled
+-- failed    | replay_webhook      | waiting   | at once, with all its attempts anew
+-- dead      | replay_webhook      | waiting   | at once, with all its attempts anew
+-- ignored   | replay_webhook      | waiting   | a person overrides the handler
+-- succeeded | replay_webhook      | waiting   | a person wants its effect again
+-- absent    | replay_webhook      | PT404     | no such event: a wrong id is a mistake
+
+create or replace function claim_webhooks(
+  p_limit integer default 100, p_lease_for interval default '30 seconds', p_max_attempts integer default 12,
+  p_types text default null, p_other_types text default null, p_since timestamptz default null)
+returns table (id uuid, stripe_event_id text, event_type text, payload text, raw bytea, lease uuid, attempts integer,
+               order_key text, due timestamptz)
+language plpgsql set search_path from current as $$
+#variable_conflict use_column
+declare
+  v_now timestamptz := clock_timestamp();  -- a variable: a volatile function would not bound the index scan
+  v_ids uuid[] := '{}';
+  r record;
+begin
+  if p_limit < 1 or p_lease_for <= interval '0' then
+    raise sqlstate '22023' using message = 'the limit and the lease must be more than zero';
+  end if;
+  for r in
+    select e.id, e.order_key, e.received_at, e.attempts, e.status = 'processing' and e.lease is not null as suspect
+    from webhook_events e
+    where e.next_attempt_at <= v_now and e.next_attempt_at >= coalesce(p_since, '-infinity')
+      and (e.status = 'failed' or e.status = 'processing' and coalesce(e.lease_expires_at, '-infinity') <= v_now)
+      and (p_types is null or e.event_type ~ p_types) and (p_other_types is null or e.event_type !~ p_other_types)
+    order by e.next_attempt_at
+    limit p_limit for update skip locked
+  loop
+    -- A suspect's last claim ended without an outcome: the process died. It is claimed alone, or a poisonous event
+    -- would use up the attempts of its neighbours.
+    exit when r.suspect and cardinality(v_ids) > 0;
+    if r.suspect and r.attempts >= p_max_attempts then
+      update webhook_events e
+      set status = 'failed', processed_at = v_now, next_attempt_at = null,
+          error_message = format('the process died %s times while it handled this event', e.attempts)
+      where e.id = r.id;
+      perform pull_next_webhook(r.order_key);
+      continue;
+    elsif r.order_key is not null and is_webhook_blocked(r.id, r.order_key, r.received_at) then
+      -- Parked, not skipped: 100,000 events of one object would be looked at again and again. The end of the event
+      -- before it pulls it forward.
+      update webhook_events e set next_attempt_at = v_now + interval '30 seconds' where e.id = r.id;
+      continue;
+    end if;
+    v_ids := v_ids || r.id;
+    exit when r.suspect;
+  end loop;
+  return query
+    -- due times stay as they are, and no other indexed column changes: the update is HOT
+    update webhook_events e
+    set status = 'processing', lease = gen_random_uuid(), lease_expires_at = clock_timestamp() + p_lease_for,
+        attempts = e.attempts + 1, processed_at = null
+    where e.id = any (v_ids)
+    returning e.id, e.stripe_event_id, e.event_type, e.payload::text, e.raw, e.lease, e.attempts, e.order_key,
+              e.next_attempt_at;
+end $$;
+comment on function claim_webhooks(integer, interval, integer, text, text, timestamptz) is
+  'pgonce: claims up to p_limit due events for a worker; each comes with its lease. p_types, p_other_types: regular expressions that '
+  'the type must and must not match. p_since: look only at events due since then, cheap under an old snapshot; look without it now '
+  'and then. An event whose process has died p_max_attempts times becomes a dead letter.';
+
+-- Whether an event must wait: another one of its object is in somebody's hands, or an earlier one is not finished. An
+-- earlier one that keeps failing holds its successors back for an hour.
+create or replace function is_webhook_blocked(p_id uuid, p_order_key text, p_received_at timestamptz) returns boolean
+language plpgsql set search_path from current as $$
+begin
+  -- Held from the claim's check to its commit, and again while a handler works (complete_webhook): so of two claims at
+  -- once, one sees the other. Tried, not waited for: a claim never waits.
+  return not pg_try_advisory_xact_lock(hashtextextended('pgonce order ' || p_order_key, 0))
+    or exists (
+      select from webhook_events e
+      where e.order_key = p_order_key and e.next_attempt_at is not null and e.id <> p_id
+        and ((e.received_at, e.id) < (p_received_at, p_id) and (e.status = 'processing' or e.received_at > clock_timestamp() - interval '1 hour')
+             or e.status = 'processing' and e.lease_expires_at > clock_timestamp()));
+end $$;
+comment on function is_webhook_blocked(uuid, text, timestamptz) is 'pgonce: whether an ordered event must wait for another one of its object.';
+
+create or replace function pull_next_webhook(p_order_key text) returns void
+language sql set search_path from current as $$
+  update webhook_events e set next_attempt_at = clock_timestamp()
+  where p_order_key is not null and e.next_attempt_at > clock_timestamp() and e.status = 'processing' and e.id = (
+    select n.id from webhook_events n
+    where n.order_key = p_order_key and n.next_attempt_at is not null and n.status = 'processing' and n.lease is null
+    order by n.received_at, n.id limit 1)
+$$;
+comment on function pull_next_webhook(text) is 'pgonce: makes the next waiting event of an object due now; null does nothing.';
+
+create or replace function release_webhooks(p_ids uuid[], p_leases uuid[]) returns integer
+language plpgsql set search_path from current as $$
+declare
+  v_released integer;
+begin
+  update webhook_events e
+  set lease = null, lease_expires_at = null, attempts = e.attempts - 1
+  from unnest(p_ids, p_leases) as mine (id, lease)
+  where e.id = mine.id and e.lease = mine.lease and e.status = 'processing' and e.queued;
+  get diagnostics v_released = row_count;
+  return v_released;
+end $$;
+comment on function release_webhooks(uuid[], uuid[]) is 'pgonce: gives claimed events back untouched; no attempt is counted. Returns how many.';
+
+create or replace function order_webhook(p_id uuid, p_lease uuid, p_order_key text) returns boolean
+language sql set search_path from current as $$
+  with ordered as (
+    update webhook_events set order_key = p_order_key, lease = null, lease_expires_at = null, attempts = attempts - 1
+    where id = p_id and lease = p_lease and status = 'processing' and order_key is null returning id)
+  select exists (select from ordered)
+$$;
+comment on function order_webhook(uuid, uuid, text) is
+  'pgonce: gives a claimed event back with the key of its object, where its receiver did not know that its handlers want order.';
+
+create or replace function coalesce_webhooks(p_id uuid, p_order_key text, p_types text) returns integer
+language plpgsql set search_path from current as $$
+declare
+  v_ignored integer;
+begin
+  update webhook_events e
+  set status = 'ignored', processed_at = clock_timestamp(), next_attempt_at = null, error_message = null,
+      ignored_reason = format('coalesced into %s', (select stripe_event_id from webhook_events where id = p_id))
+  where e.id in (
+    select o.id from webhook_events o
+    where o.order_key = p_order_key and o.next_attempt_at is not null and o.id <> p_id and o.event_type ~ p_types
+      and (o.status = 'failed' or o.lease is null)
+    for update skip locked);
+  get diagnostics v_ignored = row_count;
+  return v_ignored;
+end $$;
+comment on function coalesce_webhooks(uuid, text, text) is
+  'pgonce: ends the other waiting events of this object as ignored: the handler of this one is about to fetch the present state.';
+
+create or replace function adopt_webhooks(p_limit integer default 1000) returns integer
+language plpgsql set search_path from current as $$
+declare
+  v_adopted integer;
+begin
+  update webhook_events e set queued = true, lease = null, lease_expires_at = null, next_attempt_at = clock_timestamp()
+  where e.id in (
+    select o.id from webhook_events o
+    where o.status = 'processing' and not o.queued and o.lease_expires_at <= clock_timestamp()
+    limit p_limit for update skip locked);
+  get diagnostics v_adopted = row_count;
+  return v_adopted;
+end $$;
+comment on function adopt_webhooks(integer) is
+  'pgonce: queues events of direct clients whose lease has run out, so that a worker handles them. Returns how many.';
+
+create or replace function take_back_webhooks(p_types text) returns integer
+language plpgsql set search_path from current as $$
+declare
+  v_taken integer;
+begin
+  update webhook_events
+  set status = 'processing', lease = null, lease_expires_at = null, attempts = 0, ignored_reason = null,
+      processed_at = null, next_attempt_at = clock_timestamp()
+  where status = 'ignored' and queued and ignored_reason like 'no handler%' and event_type ~ p_types
+    and received_at > clock_timestamp() - interval '1 day';
+  get diagnostics v_taken = row_count;
+  return v_taken;
+end $$;
+comment on function take_back_webhooks(text) is
+  'pgonce: queues the last day''s events that were ignored for lack of a handler and whose type matches (a regular expression): a '
+  'worker of an older release may have met them first. Returns how many.';
+
+create or replace function replay_webhook(p_stripe_event_id text) returns boolean
+language plpgsql set search_path from current as $$
+begin
+  update webhook_events
+  set status = 'processing', queued = true, lease = null, lease_expires_at = null, attempts = 0, ignored_reason = null,
+      processed_at = null, next_attempt_at = clock_timestamp()
+  where stripe_event_id = p_stripe_event_id
+    and (status <> 'processing' or coalesce(lease_expires_at, '-infinity') <= clock_timestamp());
+  if found then return true; end if;
+  if not exists (select from webhook_events where stripe_event_id = p_stripe_event_id) then
+    raise sqlstate 'PT404' using message = format('there is no event %s', p_stripe_event_id);
+  end if;
+  return false;
+end $$;
+comment on function replay_webhook(text) is
+  'pgonce: queues an event again, whatever became of it, with all its attempts anew. false = it is being handled at this moment.';
+
+create or replace function complete_webhooks(p_ids uuid[], p_leases uuid[]) returns setof uuid
+language plpgsql set search_path from current as $$
+begin
+  return query
+    with marked as (
+      update webhook_events e
+      set status = 'succeeded', processed_at = clock_timestamp(), error_message = null, next_attempt_at = null
+      from unnest(p_ids, p_leases) as mine (id, lease)
+      where e.id = mine.id and e.lease = mine.lease and e.status = 'processing'
+      returning e.id, e.order_key
+    ), pulled as (
+      select pull_next_webhook(m.order_key) from marked m where m.order_key is not null
+    )
+    select m.id from marked m left join pulled on false;
+end $$;
+comment on function complete_webhooks(uuid[], uuid[]) is
+  'pgonce: complete_webhook for a batch, in one statement. Returns the ids that are still yours: handle only those.';
+
+create or replace function is_webhook_held(p_id uuid, p_lease uuid) returns boolean
+language sql stable set search_path from current as $$
+  select exists (select from webhook_events where id = p_id and lease = p_lease and status = 'processing')
+$$;
+comment on function is_webhook_held(uuid, uuid) is 'pgonce: whether the claim with this lease has not ended yet.';

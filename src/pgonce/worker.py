@@ -1,0 +1,184 @@
+"""The worker: lanes that claim and handle events, side by side, until they are told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+import psycopg
+
+from pgonce import database
+from pgonce._async.lane import AsyncLane
+from pgonce._sync.execute import call
+from pgonce._sync.lane import Lane
+from pgonce.app import App, any_of
+from pgonce.errors import PgonceError
+from pgonce.protocol import queue
+
+POLL = 1.0
+"""Seconds between two looks when nothing was due; a receiver in the same process wakes the lanes at once."""
+ADOPT_EVERY = 30.0
+"""Seconds between two looks for expired events of direct clients."""
+
+log = logging.getLogger("pgonce")
+
+
+class Worker:
+    """Handles queued events in threads (synchronous handlers) and in an event loop of its own (asynchronous ones).
+
+    Args:
+        app: the handlers.
+        url: the database.
+        schema: where ``pgonce migrate`` put the tables.
+        concurrency: how many transactions at once, for each kind of handler.
+        adopt: also take over what clients without a worker have left behind.
+        max_attempts: after so many an event is a dead letter.
+        poll: seconds between two looks when nothing was due.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        url: str,
+        *,
+        schema: str = "public",
+        concurrency: int = 4,
+        adopt: bool = False,
+        max_attempts: int = queue.MAX_ATTEMPTS,
+        poll: float = POLL,
+    ) -> None:
+        self._app = app
+        self._url = url
+        self._schema = schema
+        self._concurrency = concurrency
+        self._adopt = adopt
+        self._max_attempts = max_attempts
+        self._poll = poll
+        self._stop = threading.Event()
+        self._work = threading.Event()
+        self._work_async: Callable[[], None] = lambda: None
+        self._threads: list[threading.Thread] = []
+        self._async_types = app.types(asynchronous=True)
+
+    def start(self) -> Self:
+        """Start the lanes.
+
+        Raises:
+            DatabaseUnavailable, SchemaError: now, rather than in a lane.
+        """
+        self._pool = database.open_pool(self._url, self._concurrency + 2)
+        types = any_of([handler.pattern for handler in self._app.handlers])
+        if self._app.handlers and (taken := call(self._pool, queue.take_back_webhooks(types), self._schema)):
+            log.info("%s events of the last day have a handler now and are queued again", taken)
+        targets: list[Callable[[], None]] = [self._lane] * self._concurrency
+        if self._async_types:
+            targets.append(self._run_loop)
+        if self._adopt:
+            targets.append(self._adopting)
+        for number, target in enumerate(targets):
+            thread = threading.Thread(target=target, name=f"pgonce worker {number}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        return self
+
+    def wake(self) -> None:
+        """Something was queued in this process: look at once."""
+        self._work.set()
+        self._work_async()
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """Finish the batches that are being handled, and end.
+
+        Args:
+            timeout: seconds to wait for them; None is for ever.
+
+        Returns:
+            Whether all have ended. What has not is taken up by another worker when this process is gone.
+        """
+        self._stop.set()
+        self.wake()
+        for thread in self._threads:
+            thread.join(timeout)
+        ended = not any(thread.is_alive() for thread in self._threads)
+        if ended:
+            self._pool.close()
+        return ended
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _lane(self) -> None:
+        lane = Lane(
+            self._pool,
+            self._app,
+            other_types=self._async_types,
+            schema=self._schema,
+            max_attempts=self._max_attempts,
+        )
+        while not self._stop.is_set():
+            self._work.clear()
+            try:
+                busy = lane.step()
+            except (PgonceError, psycopg.Error) as error:
+                log.warning("%s", str(error).splitlines()[0])
+                self._stop.wait(self._pause())
+            except Exception:
+                log.exception("a lane of the worker stumbled")
+                self._stop.wait(self._pause())
+            else:
+                if not busy and not self._stop.is_set():
+                    self._work.wait(self._pause())
+
+    def _pause(self) -> float:
+        return self._poll * random.uniform(0.5, 1.0)  # noqa: S311 -- so that idle workers do not look in step
+
+    def _adopting(self) -> None:
+        while not self._stop.wait(ADOPT_EVERY * random.uniform(0.5, 1.0)):  # noqa: S311
+            with suppress(PgonceError, psycopg.Error):
+                if adopted := call(self._pool, queue.adopt_webhooks(), self._schema):
+                    log.info("%s events of direct clients had no live lease: queued", adopted)
+                    self.wake()
+
+    def _run_loop(self) -> None:
+        asyncio.run(self._lanes_async())
+
+    async def _lanes_async(self) -> None:
+        work, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def wake() -> None:
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(work.set)
+
+        self._work_async = wake
+        pool = await database.open_async_pool(self._url, self._concurrency + 2)
+        async with pool, asyncio.TaskGroup() as group:
+            for _ in range(self._concurrency):
+                lane = AsyncLane(
+                    pool, self._app, types=self._async_types, schema=self._schema, max_attempts=self._max_attempts
+                )
+                group.create_task(self._lane_async(lane, work))
+
+    async def _lane_async(self, lane: AsyncLane, work: asyncio.Event) -> None:
+        while not self._stop.is_set():
+            work.clear()
+            busy = 0
+            try:
+                busy = await lane.step()
+            except (PgonceError, psycopg.Error) as error:
+                log.warning("%s", str(error).splitlines()[0])
+            except Exception:
+                log.exception("a lane of the worker stumbled")
+            if not busy and not self._stop.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(work.wait(), self._pause())

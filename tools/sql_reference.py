@@ -1,0 +1,131 @@
+"""Writes docs/sql.md from the SQL files: what each function takes and returns, and its `comment on function`.
+
+    python tools/sql_reference.py            write the page
+    python tools/sql_reference.py --check    write nothing; exit 1 if the page would change
+
+A function without a comment is an error: the comment is its reference, here, in psql and in PostgREST's
+OpenAPI text.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+API = ROOT / "src" / "pgonce" / "sql" / "api"
+PAGE = ROOT / "docs" / "sql.md"
+FIRST = ("webhooks", "queue", "jobs", "seeds", "retention")  # then whatever else there is
+
+HEAD = """\
+<!-- Generated from src/pgonce/sql/api by tools/sql_reference.py: edit the SQL, then `make generate`. -->
+# The SQL functions
+
+The protocol itself: Python, supabase-js, psql and pg_cron all call these. Argument names are API: call by name
+(`select start_job_run(p_job_name => 'stats_cache')`); over PostgREST they are the JSON keys. A normal "somebody was
+faster" is a value (null, false, no row). An error has one of these SQLSTATEs:
+
+| SQLSTATE | means | over PostgREST |
+|---|---|---|
+| `22023` | an argument was refused; nothing was written | 400 |
+| `PT404` | there is no such run or event | 404 |
+| `PT409` | somebody else holds it, or has taken it over: roll back, or let the sender try again | 409 |
+| `40001` | others kept getting in between: try again | 400 |
+
+They run with the caller's rights. `PUBLIC`, `anon` and `authenticated` may not call them; `service_role` may.
+The states that they move are drawn in [webhooks](webhooks.md), [jobs](jobs.md) and [seeds](seeds.md); every cell of
+the tables stands at the head of its SQL file, and is tested.
+"""
+
+_FUNCTION = re.compile(
+    r"^create or replace (?:function|procedure) (?P<name>\w+)(?P<arguments>\(.*?\))\s*"
+    r"(?:returns (?P<returns>.*?))?\s*^language ",
+    re.DOTALL | re.MULTILINE,
+)
+_COMMENT = re.compile(
+    r"^comment on (?:function|procedure) (?P<name>\w+)\([^)]*\) is\s+(?P<text>'.*?');$", re.DOTALL | re.MULTILINE
+)
+
+
+def described(sql: str) -> list[tuple[str, str, str, str]]:
+    """(name, arguments, what it returns, comment) of every function in ``sql``, in its order.
+
+    Raises:
+        ValueError: a function has no comment, or one that does not begin with "pgonce: ".
+    """
+    comments = {match["name"]: _text(match["text"]) for match in _COMMENT.finditer(sql)}
+    found = []
+    for match in _FUNCTION.finditer(sql):
+        name, returns = match["name"], _one_line(match["returns"] or "")
+        comment = comments.get(name, "")
+        if not comment.startswith("pgonce: "):
+            raise ValueError(f"{name} needs: comment on function {name}(...) is 'pgonce: ...';")
+        if returns != "trigger":
+            found.append(
+                (name, _one_line(match["arguments"]).replace("( ", "("), returns, comment.removeprefix("pgonce: "))
+            )
+    return found
+
+
+def _text(literals: str) -> str:
+    # adjacent string literals, as SQL joins them
+    parts: list[str] = re.findall(r"'((?:[^']|'')*)'", literals)
+    return "".join(parts).replace("''", "'")
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def page() -> str:
+    """The text of docs/sql.md."""
+    parts = [HEAD]
+    for path in sorted(API.glob("*.sql"), key=_order):
+        functions = described(path.read_text(encoding="utf-8"))
+        if functions:
+            parts.append(f"\n## {path.name}\n")
+        for name, arguments, returns, comment in functions:
+            call = arguments if len(arguments) < 60 else _one_per_line(arguments)
+            signature = f"{name}{call} returns {returns}" if returns else f"{name}{call}"
+            parts.append(f"\n### {name}\n\n```text\n{signature}\n```\n\n{_sentence(comment)}\n")
+    return "".join(parts)
+
+
+def _order(path: Path) -> tuple[int, str]:
+    return (FIRST.index(path.stem) if path.stem in FIRST else len(FIRST), path.name)
+
+
+def _one_per_line(arguments: str) -> str:
+    # no comma stands inside a default
+    return arguments.replace("(", "(\n  ", 1).replace(", ", ",\n  ")
+
+
+def _sentence(comment: str) -> str:
+    # not where it begins with the name of a function
+    first = comment.split(maxsplit=1)[0]
+    return comment if "_" in first else comment[0].upper() + comment[1:]
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command line; returns the exit code."""
+    if arguments not in ([], ["--check"]):
+        print("usage: python tools/sql_reference.py [--check]", file=sys.stderr)
+        return 2
+    try:
+        text = page()
+    except ValueError as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    fresh = PAGE.exists() and PAGE.read_text(encoding="utf-8") == text
+    if arguments and not fresh:
+        print("docs/sql.md is not what the SQL files say: make generate", file=sys.stderr)
+        return 1
+    if not fresh:
+        PAGE.write_text(text, encoding="utf-8")
+        print("wrote docs/sql.md")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
