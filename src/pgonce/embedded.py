@@ -156,6 +156,8 @@ def _ensure_running(home: Path, bins: Path, users: int) -> _keeper.Postmaster:
     if owner := _owner(pgdata):
         _let_through(owner, pgdata)
         _let_through(owner, bins / "postgres")
+    for left in home.glob("new-*"):  # by a starter that failed or was killed; if its initdb lives on, the next time
+        shutil.rmtree(left, ignore_errors=True)
     if not pgdata.exists():
         _initialise(home, bins, owner)
     deadline = time.monotonic() + _PATIENCE
@@ -180,9 +182,7 @@ def _ensure_running(home: Path, bins: Path, users: int) -> _keeper.Postmaster:
 
 
 def _initialise(home: Path, bins: Path, owner: _Owner | None) -> None:
-    # Under another name, so that a `pg` is always whole; what a failed or killed starter left goes.
-    for left in home.glob("new-*"):
-        shutil.rmtree(left, ignore_errors=True)
+    # under another name, so that a `pg` is always whole
     new = Path(tempfile.mkdtemp(prefix="new-", dir=home))
     if owner:
         os.chown(new, owner.uid, owner.gid)
@@ -254,7 +254,7 @@ def _owner(pgdata: Path) -> _Owner | None:
     # no home, no shell, no password: a number that owns the cluster
     useradd = "useradd --system --no-create-home --home-dir=/nonexistent --shell=/usr/sbin/nologin pgonce"
     for name in ("postgres", "pgonce", None, "pgonce"):
-        with suppress(KeyError, FileNotFoundError):
+        with suppress(KeyError, OSError):
             if name:
                 return _Owner(*pwd.getpwnam(name)[2:4])
             subprocess.run(useradd.split(), env=_keeper.environment(), check=False, capture_output=True)

@@ -15,7 +15,7 @@ from psycopg import sql
 
 from pgonce.errors import InvalidArgument, SchemaError
 
-API = ("stale", "webhooks", "queue", "jobs", "seeds", "retention", "grants")
+API = ("stale", "webhooks", "queue", "jobs", "seeds", "retention", "lists", "grants")
 
 # One migrate at a time: the second waits here, finds the work done, and succeeds. Released by COMMIT, so it works
 # behind a transaction pooler.

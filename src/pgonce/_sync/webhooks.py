@@ -103,7 +103,9 @@ class Webhooks:
                         raise LeaseLost(f"event {event.id} was taken over by another client: nothing was written")
                     handler(event, conn)
             except Ignored as decision:
-                execute(conn, protocol.ignore_webhook(claim, str(decision)), self._schema)
+                # the rollback to the savepoint has let go of the row: a successor may have it now
+                if not execute(conn, protocol.ignore_webhook(claim, str(decision)), self._schema):
+                    raise LeaseLost(f"event {event.id} was taken over by another client: nothing was written") from None
                 return "ignored"
             except psycopg.Error as error:
                 if error.sqlstate not in {"25P01", "3B001"}:  # no active transaction, no such savepoint

@@ -7,7 +7,7 @@ import sys
 import click
 import psycopg
 
-from pgonce.cli import demo, job, seed, serve, setup
+from pgonce.cli import demo, job, reconcile, seed, serve, setup, webhook
 from pgonce.errors import PgonceError
 
 
@@ -50,6 +50,8 @@ main.add_command(setup.migrate)
 main.add_command(setup.sql)
 main.add_command(serve.serve)
 main.add_command(serve.worker)
+main.add_command(webhook.webhook)
+main.add_command(reconcile.reconcile)
 main.add_command(job.job)
 main.add_command(seed.seed)
 main.add_command(demo.demo)

@@ -36,18 +36,24 @@ create or replace function purge_job_runs(p_older_than interval default '180 day
 language plpgsql set search_path from current as $$
 declare
   v_before timestamptz;
+  v_last uuid[];
   v_deleted integer;
 begin
   perform check_retention_arguments(p_older_than, p_limit);
   v_before := clock_timestamp() - p_older_than;
+  -- The last run of each job, found by one step per job in idx_cron_runs_job_name: asking of each old run whether there is
+  -- a later one became a join of every run with every later one (1.7 s for 50,000 runs, and it grows with the square).
+  with recursive last (job_name, id) as (
+    (select job_name, id from cron_job_runs where status <> 'skipped' order by job_name, started_at desc limit 1)
+    union all
+    select next.job_name, next.id from last cross join lateral (
+      select r.job_name, r.id from cron_job_runs r where r.job_name > last.job_name and r.status <> 'skipped'
+      order by r.job_name, r.started_at desc limit 1) as next)
+  select array_agg(id) into v_last from last;
   delete from cron_job_runs where id = any (array(
-    select r.id from cron_job_runs r
-    -- the job's last run, looked up once per job ("exists a later one" became a join of every run with every later one)
-    cross join lateral (
-      select l.started_at, l.id from cron_job_runs l where l.job_name = r.job_name and l.status <> 'skipped'
-      order by l.started_at desc, l.id desc limit 1) as last
-    where r.started_at < v_before and r.status <> 'running' and (r.started_at, r.id) < (last.started_at, last.id)
-    order by r.started_at limit p_limit for update of r skip locked));
+    select id from cron_job_runs
+    where started_at < v_before and status <> 'running' and id <> all (coalesce(v_last, '{}'))
+    order by started_at limit p_limit for update skip locked));
   get diagnostics v_deleted = row_count;
   return v_deleted;
 end $$;

@@ -1,0 +1,45 @@
+"""``pgonce reconcile``: recover what was never delivered."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import datetime
+
+import click
+
+from pgonce import database
+from pgonce import reconcile as reconciliation
+from pgonce._sync.jobs import Jobs
+from pgonce.app import App
+from pgonce.cli.options import OVERLAP, as_json, with_app, with_database
+from pgonce.cli.show import Moment, print_json
+from pgonce.errors import InvalidArgument
+
+
+@click.command()
+@click.option("--since", type=Moment(), help="Compare since then, instead of since the last time; 30 days at most.")
+@click.option("--api-base", metavar="URL", help="Another address of Stripe's API, for a stand-in.")
+@as_json
+@with_app
+@with_database
+def reconcile(since: datetime | None, api_base: str | None, json_: bool, app: App, url: str, schema: str) -> None:
+    """Compare the inbox with Stripe's Events API, and queue what is missing. A run of the job stripe_sync.
+
+    The key comes from STRIPE_API_KEY; a restricted one that may read events is enough.
+    """
+    key = os.environ.get("STRIPE_API_KEY", "")
+    if not key:
+        raise InvalidArgument("no Stripe key: set STRIPE_API_KEY to one that may read events")
+    get = reconciliation.client(key, api_base)
+    start = int(since.timestamp()) if since else None
+    with database.open_pool(url) as pool, Jobs(pool, schema=schema).run(reconciliation.NAME) as run:
+        if run is None:
+            click.echo(f"{reconciliation.NAME}: skipped, another run is at work", err=True)
+            sys.exit(OVERLAP)
+        found = reconciliation.reconcile(app, pool, get, schema=schema, since=start, run=run)
+    if json_:
+        print_json(found)
+    else:
+        click.echo(f"{found.seen:,} seen, {found.recovered:,} recovered, {found.missing:,} missing")
+    sys.exit(1 if found.missing else 0)

@@ -1,0 +1,188 @@
+"""``pgonce webhook``: look at events, handle them again, and send one for development."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+import click
+
+from pgonce import database
+from pgonce._sync.execute import call
+from pgonce.app import any_of
+from pgonce.cli.options import as_json, with_database
+from pgonce.cli.show import Moment, print_json, print_table, when
+from pgonce.errors import InvalidArgument, NotFound, PgonceError
+from pgonce.protocol import lists, queue, stripe
+
+STATES = ["processing", "succeeded", "failed", "dead", "ignored"]
+
+
+@click.group()
+def webhook() -> None:
+    """Stripe's events: list, show, replay, send."""
+
+
+@webhook.command("ls")
+@click.option("--status", type=click.Choice(STATES), help="dead: failed, with no attempt left.")
+@click.option("--type", "type_", metavar="TYPE", help="An event type, or a glob such as 'customer.*'.")
+@click.option("--object", "object_id", metavar="ID", help="Events of this object, such as sub_1OxABC.")
+@click.option("--since", type=Moment(), help="Received since: '2 hours', 2026-11-23.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(min=1))
+@as_json
+@with_database
+def list_(
+    status: str | None,
+    type_: str | None,
+    object_id: str | None,
+    since: datetime | None,
+    limit: int,
+    json_: bool,
+    url: str,
+    schema: str,
+) -> None:
+    """List events, newest first.
+
+    Example: pgonce webhook ls --status dead --since '2 days'
+    """
+    lines = _list(url, schema, status, type_, since, object_id=object_id, limit=limit)
+    if json_:
+        print_json(lines)
+        return
+    print_table(
+        ["event", "type", "state", "attempts", "object", "received (UTC)", "next attempt", "reason"],
+        [(e.stripe_event_id, e.event_type, e.state, e.attempts, e.object_id, *moments(e), e.reason) for e in lines],
+        "no such events",
+    )
+
+
+def moments(event: lists.WebhookLine) -> tuple[str, str]:
+    """When it was received, and when it is tried next."""
+    return when(event.received_at), when(event.next_attempt_at)
+
+
+def _list(
+    url: str, schema: str, status: str | None, type_: str | None, since: datetime | None, **more: Any
+) -> list[lists.WebhookLine]:
+    wanted = lists.list_webhooks(
+        status="failed" if status == "dead" else status,
+        types=any_of([type_]) if type_ else None,
+        since=since,
+        dead=status == "dead",
+        **more,
+    )
+    with database.open_pool(url, 1) as pool:
+        return call(pool, wanted, schema)
+
+
+@webhook.command()
+@click.argument("event_id", metavar="ID")
+@as_json
+@with_database
+def show(event_id: str, json_: bool, url: str, schema: str) -> None:
+    """Everything about one event: payload, attempts, traceback."""
+    with database.open_pool(url, 1) as pool:
+        found = call(pool, lists.get_webhook(event_id), schema)
+    if found is None:
+        raise NotFound(f"there is no event {event_id}")
+    if json_:
+        print_json(found)
+        return
+    payload, traceback = found.pop("payload"), found.pop("error_message")
+    for name, value in found.items():
+        if value is not None and name not in {"raw", "lease"}:
+            click.echo(f"{name:17} {value}")
+    click.echo(f"\npayload\n{json.dumps(payload, indent=2, ensure_ascii=False)}")
+    if traceback:
+        click.echo(f"\nlast error\n{traceback}")
+
+
+@webhook.command()
+@click.argument("event_ids", nargs=-1, metavar="[ID]...")
+@click.option("--failed", is_flag=True, help="All that have failed, dead letters included.")
+@click.option("--type", "type_", metavar="TYPE", help="With --failed: of this type, or glob.")
+@click.option("--since", type=Moment(), help="With --failed: received since.")
+@click.option("--limit", default=1000, show_default=True, type=click.IntRange(min=1), help="With --failed: at most.")
+@click.option("--dry-run", is_flag=True, help="Only say which.")
+@with_database
+def replay(
+    event_ids: tuple[str, ...],
+    failed: bool,
+    type_: str | None,
+    since: datetime | None,
+    limit: int,
+    dry_run: bool,
+    url: str,
+    schema: str,
+) -> None:
+    """Queue events again, whatever became of them; a worker handles them.
+
+    Example: pgonce webhook replay --failed --since '1 day' --dry-run
+    """
+    if bool(event_ids) == failed:
+        raise click.UsageError("name the events, or pass --failed")
+    ids = list(event_ids)
+    if failed:
+        ids = [line.stripe_event_id for line in _list(url, schema, "failed", type_, since, limit=limit)]
+    if dry_run:
+        click.echo("\n".join([*ids, f"{len(ids)} would be queued again"]))
+        return
+    queued = 0
+    with database.open_pool(url, 1) as pool:
+        for event_id in ids:
+            if call(pool, queue.replay_webhook(event_id), schema):
+                queued += 1
+            else:
+                click.echo(f"{event_id}: is being handled at this moment", err=True)
+    click.echo(f"{queued} of {len(ids)} queued again")
+
+
+@webhook.command()
+@click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--type", "type_", metavar="TYPE", help="The event's type; without FILE, of an empty one.")
+@click.option("--to", "target", default="http://127.0.0.1:8000/webhooks/stripe", show_default=True, metavar="URL")
+@click.option("--keep-id", is_flag=True, help="Send the id that is in FILE: a duplicate, if it was sent before.")
+def send(file: Path | None, type_: str | None, target: str, keep_id: bool) -> None:
+    """Sign an event with PGONCE_WEBHOOK_SECRET and post it to a local receiver, as Stripe would.
+
+    FILE holds an event, or an object such as a subscription, which is put into one.
+
+    Example: pgonce webhook send --type checkout.session.completed
+    """
+    secret = os.environ.get("PGONCE_WEBHOOK_SECRET", "").split(",")[0].strip()
+    if not secret:
+        raise InvalidArgument("no webhook secret: set PGONCE_WEBHOOK_SECRET to the one the receiver has")
+    content = stripe.parse(file.read_bytes()) if file else {}
+    given = content if content.get("object") == "event" or not content else {"data": {"object": content}}
+    event: dict[str, Any] = {
+        "object": "event",
+        "created": int(time.time()),
+        "livemode": False,
+        "data": {"object": {}},
+        **given,
+    }
+    event["type"] = type_ or event.get("type")
+    if not event["type"]:
+        raise click.UsageError("this is an object, not an event: say with --type what happened to it")
+    if not (keep_id and event.get("id")):
+        event["id"] = f"evt_{secrets.token_hex(12)}"
+    body = json.dumps(event).encode()
+    headers = {"Stripe-Signature": stripe.sign(body, secret), "Content-Type": "application/json"}
+    if not target.startswith(("http://", "https://")):
+        raise InvalidArgument(f"{target} is no http address")
+    try:
+        with urlopen(Request(target, body, headers), timeout=30) as response:  # noqa: S310 -- checked above
+            click.echo(f"{response.status} {response.read().decode()}")
+    except HTTPError as error:
+        click.echo(f"{error.code} {error.read().decode()}", err=True)
+        sys.exit(1)
+    except URLError as error:
+        raise PgonceError(f"no receiver at {target} ({error.reason}): start `pgonce serve`") from error

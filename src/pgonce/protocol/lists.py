@@ -1,0 +1,64 @@
+"""The calls of ``sql/api/lists.sql`` and their results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pgonce.protocol.call import Call, value
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookLine:
+    """An event in a list."""
+
+    stripe_event_id: str
+    event_type: str
+    status: str
+    attempts: int
+    object_id: str | None
+    account: str | None
+    livemode: bool | None
+    received_at: datetime
+    processed_at: datetime | None
+    next_attempt_at: datetime | None
+    reason: str | None
+    """Why it was ignored, or the last line of its traceback."""
+
+    @property
+    def state(self) -> str:
+        """The status as people say it: a failed event without a next attempt is dead."""
+        return "dead" if self.status == "failed" and self.next_attempt_at is None else self.status
+
+
+def list_webhooks(
+    *,
+    status: str | None = None,
+    types: str | None = None,
+    object_id: str | None = None,
+    since: datetime | None = None,
+    dead: bool = False,
+    limit: int = 50,
+) -> Call[list[WebhookLine]]:
+    """Events, newest first; ``types`` is a regular expression."""
+    args = {
+        "p_status": status,
+        "p_types": types,
+        "p_object_id": object_id,
+        "p_since": since,
+        "p_dead": dead,
+        "p_limit": limit,
+    }
+    return Call("list_webhooks", args, lambda rows: [WebhookLine(*row) for row in rows])
+
+
+def get_webhook(event_id: str) -> Call[dict[str, Any] | None]:
+    """Everything about one event, by column; None when there is none."""
+    return Call("get_webhook", {"p_stripe_event_id": event_id}, value)
+
+
+def missing_webhooks(event_ids: Sequence[str]) -> Call[list[str]]:
+    """Which of these events were never recorded."""
+    return Call("missing_webhooks", {"p_stripe_event_ids": list(event_ids)}, lambda rows: [row[0] for row in rows])
