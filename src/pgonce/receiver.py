@@ -1,8 +1,9 @@
 """The HTTP side of the inbox: an ASGI app that verifies, records and answers; a worker handles what it recorded.
 
 An ASGI app by hand, because it has one hot route: routing and request objects of a framework cost half of what an
-empty request costs (docs/decisions/receiver.md). In FastAPI or Starlette it is mounted like any other:
-``api.mount("/webhooks/stripe", pgonce.receiver(registry, secrets=[...]))``.
+empty request costs (docs/decisions/receiver.md). In FastAPI or Starlette it is mounted like any other, at a parent of
+its path: ``api.mount("/webhooks", pgonce.receiver(registry, secrets=[...]))``. (Mounted at the path itself, Starlette
+redirects to it with a slash behind, and to Stripe a redirect is a failure.)
 """
 
 from __future__ import annotations
@@ -120,14 +121,14 @@ class Receiver:
                 return
 
     async def _respond(self, scope: Scope, receive: Receive) -> Response:
-        root = scope.get("root_path", "")
-        path = scope["path"].removeprefix(root).rstrip("/")
+        whole = scope["path"]
+        path = whole.removeprefix(scope.get("root_path", ""))
         if path == "/healthz":
             return answer(200, status="ok")
         try:
             if path == "/readyz":
                 return await self._ready()
-            if path != PATH and (path or not root):
+            if PATH not in {path, whole}:
                 return answer(404, error=f"there is nothing here: Stripe's endpoint is POST {PATH}")
             if scope["method"] != "POST":
                 return answer(405, error="Stripe sends POST")

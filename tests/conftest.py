@@ -1,0 +1,133 @@
+"""The real PostgreSQL of the suite: one embedded server per test process, one database per test.
+
+PGONCE_TEST_DATABASE_URL names another server to test against (a superuser's URL, PostgreSQL 14 or newer).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from pgonce import embedded, schema
+
+ROLES = ("anon", "authenticated", "service_role")  # Supabase's
+
+
+def with_database(url: str, name: str) -> str:
+    """The same server's URL for another of its databases."""
+    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """The URL of a superuser on a real PostgreSQL with Supabase's roles, for the whole session."""
+    url = os.environ.get("PGONCE_TEST_DATABASE_URL")
+    # not pytest's folder: as root the server runs as another user, and every new session closes that folder to it
+    running = None if url else embedded.start(Path(tempfile.mkdtemp(prefix="pgonce-tests-")))
+    url = url or (running.url if running else "")
+    with psycopg.connect(url, autocommit=True) as conn:
+        for role in ROLES:
+            if not conn.execute("select from pg_roles where rolname = %s", [role]).fetchone():
+                conn.execute(sql.SQL("create role {} nologin").format(sql.Identifier(role)))
+    yield url
+    if running:
+        running.close()
+        _remove(running.data_dir)
+
+
+def _remove(data_dir: Path) -> None:
+    """Remove the folder once the keeper has stopped the server."""
+    pid_file = data_dir / "pg" / "postmaster.pid"
+    wait_until(lambda: not pid_file.exists(), "the embedded server to stop")
+    shutil.rmtree(data_dir, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def template(server: str) -> Iterator[str]:
+    """The name of a migrated database that each test's database is copied from (30 ms instead of 300)."""
+    name = f"template_{uuid4().hex[:12]}"
+    with psycopg.connect(server, autocommit=True) as conn:
+        conn.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+        schema.migrate(with_database(server, name))
+        yield name
+        conn.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
+@contextmanager
+def _new_database(server: str, template: str | None) -> Iterator[str]:
+    name = f"test_{uuid4().hex[:12]}"
+    create = sql.SQL("create database {}").format(sql.Identifier(name))
+    if template:
+        create += sql.SQL(" template {}").format(sql.Identifier(template))
+    with psycopg.connect(server, autocommit=True) as conn:
+        conn.execute(create)
+        try:
+            yield with_database(server, name)
+        finally:
+            conn.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def empty_database(server: str) -> Iterator[str]:
+    """The URL of a new database without pgonce."""
+    with _new_database(server, None) as url:
+        yield url
+
+
+@pytest.fixture
+def database(server: str, template: str) -> Iterator[str]:
+    """The URL of a new, migrated database."""
+    with _new_database(server, template) as url:
+        yield url
+
+
+@pytest.fixture
+def conn(database: str) -> Iterator[psycopg.Connection[Any]]:
+    """A session on ``database``, in autocommit: every statement is a transaction of its own."""
+    with psycopg.connect(database, autocommit=True) as conn:
+        yield conn
+
+
+@pytest.fixture
+def session(database: str) -> Iterator[Callable[..., psycopg.Connection[Any]]]:
+    """Opens further sessions on ``database``; closed after the test."""
+    opened: list[psycopg.Connection[Any]] = []
+
+    def open_session(**options: Any) -> psycopg.Connection[Any]:
+        opened.append(psycopg.connect(database, **{"autocommit": True, **options}))
+        return opened[-1]
+
+    yield open_session
+    for each in opened:
+        each.close()
+
+
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 20) -> Any:
+    """Poll ``condition`` until it holds and return its value; fail the test with ``what`` after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {seconds} s in vain: {what}")
+        threading.Event().wait(0.005)
+    return value
+
+
+def is_waiting_for_lock(observer: psycopg.Connection[Any], waiter: psycopg.Connection[Any]) -> bool:
+    """Whether ``waiter``'s statement is at this moment waiting for a lock."""
+    row = observer.execute(
+        "select wait_event_type = 'Lock' from pg_stat_activity where pid = %s", [waiter.info.backend_pid]
+    ).fetchone()
+    return bool(row and row[0])

@@ -1,0 +1,196 @@
+"""Handlers that own their transaction: effect and mark commit together in SQLAlchemy, Django, asyncpg and psycopg."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from psycopg import Connection
+
+from pgonce import database as databases
+from pgonce._sync.execute import call
+from pgonce.protocol import stripe, webhooks
+from tests.conftest import wait_until
+
+PRELUDE = """
+import asyncio, sys, threading, time
+import pgonce
+from pgonce.worker import Worker
+url, pause = sys.argv[1], sys.argv[2] == "pause"
+app = pgonce.App()
+def here():
+    if pause:
+        print("between effect and commit", flush=True)
+        sys.stdin.read()
+"""
+HANDLERS = {
+    "sqlalchemy": """
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import Session
+engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+@app.webhook("pay", transaction="own")
+def pay(event):
+    with Session(engine) as session, session.begin():
+        session.execute(text("insert into effects values (:id)"), {"id": event.id})
+        event.complete(session)
+        here()
+""",
+    "sqlalchemy async": """
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+engine = create_async_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+@app.webhook("pay", transaction="own")
+async def pay(event):
+    async with AsyncSession(engine) as session, session.begin():
+        await session.execute(text("insert into effects values (:id)"), {"id": event.id})
+        await event.complete(session)
+        here()
+""",
+    "django": """
+from urllib.parse import parse_qs, urlsplit
+import django
+from django.conf import settings
+parts = urlsplit(url)
+host = parts.hostname or parse_qs(parts.query)["host"][0]
+settings.configure(DATABASES={"default": {"ENGINE": "django.db.backends.postgresql", "NAME": parts.path[1:],
+                                          "USER": parts.username or "", "HOST": host}})
+django.setup()
+from django.db import connection, transaction
+@app.webhook("pay", transaction="own")
+def pay(event):
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("insert into effects values (%s)", [event.id])
+        event.complete(connection)
+        here()
+""",
+    "asyncpg": """
+import asyncpg
+@app.webhook("pay", transaction="own")
+async def pay(event):
+    conn = await asyncpg.connect(url)
+    async with conn.transaction():
+        await conn.execute("insert into effects values ($1)", event.id)
+        await event.complete(conn)
+        here()
+    await conn.close()
+""",
+    "psycopg": """
+import psycopg
+@app.webhook("pay", transaction="own")
+def pay(event):
+    with psycopg.connect(url) as conn:
+        conn.execute("insert into effects values (%s)", [event.id])
+        event.complete(conn)
+        here()
+""",
+}
+WORK = """
+with Worker(app, url, poll=0.05, concurrency=1):
+    print("working", flush=True)
+    sys.stdin.read() if not pause else threading.Event().wait(60)
+"""
+NEEDS = {"sqlalchemy": "sqlalchemy", "sqlalchemy async": "sqlalchemy", "django": "django", "asyncpg": "asyncpg"}
+
+
+@pytest.fixture(params=HANDLERS)
+def program(request: pytest.FixtureRequest) -> str:
+    if request.param in NEEDS:
+        pytest.importorskip(NEEDS[request.param], reason=f"{NEEDS[request.param]} is not installed: make test does")
+    return PRELUDE + HANDLERS[request.param] + WORK
+
+
+@pytest.fixture
+def queued(database: str, conn: Connection[Any]) -> None:
+    conn.execute("create table effects (event text)")
+    body = stripe.read(json.dumps({"id": "evt_1", "type": "pay", "object": "event"}).encode())
+    with databases.open_pool(database, 1) as pool:
+        call(pool, webhooks.queue_webhooks([body]), "public")
+
+
+@pytest.fixture
+def worker(program: str, database: str) -> Iterator[Any]:
+    """Starts a worker process; ends it by pid after the test."""
+    running: list[subprocess.Popen[str]] = []
+
+    def start(mode: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", program, database, mode]
+        running.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        return running[-1]
+
+    yield start
+    for process in running:
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def test_a_kill_between_effect_and_commit_leaves_exactly_one_effect(
+    worker: Any, queued: None, conn: Connection[Any]
+) -> None:
+    first = worker("pause")
+    assert first.stdout.readline() == "working\n"
+    assert first.stdout.readline() == "between effect and commit\n"
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait(20)
+    assert conn.execute("select count(*) from effects").fetchone() == (0,)
+    conn.execute("update webhook_events set lease_expires_at = now()")  # instead of waiting for it
+    second = worker("work")
+    wait_until(
+        lambda: conn.execute("select status = 'succeeded' from webhook_events").fetchone() == (True,), "the second worker"
+    )
+    second.communicate("", timeout=20)
+    assert second.returncode == 0
+    assert conn.execute("select event from effects").fetchall() == [("evt_1",)]
+
+
+def test_a_handler_that_forgets_to_complete_has_failed(database: str, queued: None, conn: Connection[Any]) -> None:
+    import pgonce
+    from pgonce.worker import Worker
+
+    app = pgonce.App()
+    app.webhook("pay", transaction="own")(lambda event: None)
+    with Worker(app, database, poll=0.05):
+        wait_until(
+            lambda: conn.execute("select status = 'failed' from webhook_events").fetchone() == (True,), "the failure"
+        )
+    row = conn.execute("select error_message from webhook_events").fetchone()
+    assert row is not None
+    assert "event.complete(session)" in row[0]
+
+
+def test_a_lost_lease_is_said_inside_the_handlers_transaction(
+    database: str, queued: None, conn: Connection[Any]
+) -> None:
+    import psycopg
+
+    import pgonce
+    from pgonce.worker import Worker
+
+    app = pgonce.App()
+    lost: list[str] = []
+
+    @app.webhook("pay", transaction="own")
+    def pay(event: pgonce.Event) -> None:
+        with psycopg.connect(database) as own:
+            own.execute("insert into effects values (%s)", [event.id])
+            if not lost:
+                conn.execute("update webhook_events set lease = gen_random_uuid(), lease_expires_at = now()")
+            try:
+                event.complete(own)
+            except pgonce.LeaseLost as error:
+                lost.append(str(error))
+                raise
+
+    with Worker(app, database, poll=0.05, concurrency=1):
+        wait_until(
+            lambda: conn.execute("select status = 'succeeded' from webhook_events").fetchone() == (True,), "the takeover"
+        )
+    assert len(lost) == 1
+    assert conn.execute("select event from effects").fetchall() == [("evt_1",)]
