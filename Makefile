@@ -26,6 +26,7 @@ test: check ## the checks, then the whole suite (WORKERS=2, PYTEST_ARGS=...)
 
 check: $(DEV) ## lint, format, types, generated files fresh
 	@$(BIN)/python tools/unasync.py --check  # first: a stale file fails the others with riddles
+	@$(BIN)/python tools/sql_reference.py --check
 	@$(BIN)/ruff check --quiet $(CODE)
 	@$(BIN)/ruff format --quiet --check $(CODE) || { echo "not formatted: make fix" >&2; exit 1; }
 	@$(BIN)/mypy $(CODE)
@@ -34,8 +35,9 @@ fix: $(DEV) ## let ruff repair what it can
 	@$(BIN)/ruff check --quiet --fix $(CODE)
 	@$(BIN)/ruff format --quiet $(CODE)
 
-generate: $(DEV) ## src/pgonce/_sync from src/pgonce/_async
+generate: $(DEV) ## src/pgonce/_sync from src/pgonce/_async, docs/sql.md from the SQL
 	@$(BIN)/python tools/unasync.py
+	@$(BIN)/python tools/sql_reference.py
 
 bench: $(DEV) ## the benchmarks, with their peers beside them
 	@$(BIN)/python -m bench
@@ -45,7 +47,7 @@ lock: ## requirements/lock.txt anew from pyproject.toml (needs uv)
 		--no-emit-index-url --no-emit-find-links --output-file requirements/lock.txt pyproject.toml
 
 clean: ## remove the environment and what the tools left behind
-	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	@rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 
 $(DEV): pyproject.toml requirements/lock.txt tools/venv.sh
 	@tools/venv.sh $(VENV) all,examples,dev

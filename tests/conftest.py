@@ -40,7 +40,7 @@ def server() -> Iterator[str]:
     url = url or (running.url if running else "")
     with psycopg.connect(url, autocommit=True) as conn:
         for role in ROLES:
-            if not conn.execute("select from pg_roles where rolname = %s", [role]).fetchone():
+            if not conn.execute("select 1 from pg_roles where rolname = %s", [role]).fetchone():
                 conn.execute(sql.SQL("create role {} nologin").format(sql.Identifier(role)))
     yield url
     if running:

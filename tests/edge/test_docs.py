@@ -1,0 +1,138 @@
+"""What the documentation shows is run, and what it draws is compared with the SQL.
+
+In order, with one database and folder per page: `python` blocks (one that begins with `# name.py` is written to that
+file, for others to import), `sql` blocks, and `console` blocks: behind `$ ` is a command, the other lines are what it
+prints (`...` stands for anything). `<!-- skip: next -->` keeps what needs a network, a Stripe or an hour.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from sybil import Document, Example
+from sybil.evaluators.python import PythonEvaluator
+from sybil.parsers.markdown import CodeBlockParser, SkipParser
+
+from pgonce import embedded
+from tests.sql import transitions
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
+SPECIFICATION = Path(__file__).with_name("typescript") / "specification.md"
+evaluate = PythonEvaluator()
+
+
+def run_python(example: Example) -> None:
+    if name := re.match(r"# (\w+\.py)\n", example.parsed):
+        Path(name[1]).write_text(example.parsed, "utf-8")
+    else:
+        evaluate(example)
+
+
+def run_sql(example: Example) -> None:
+    with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as conn:
+        conn.execute(example.parsed.encode())
+
+
+def run_console(example: Example) -> None:
+    for command, expected in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", example.parsed, re.MULTILINE):
+        done = subprocess.run(
+            ["bash", "-c", f"exec 2>&1; {command}"], stdout=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+        pattern = ".*".join(map(re.escape, expected.split("...")))
+        assert re.fullmatch(pattern, done.stdout, re.DOTALL), f"$ {command}\nprinted:\n{done.stdout}not:\n{expected}"
+        assert expected or done.returncode == 0, f"$ {command}\nended with {done.returncode}"
+
+
+@pytest.fixture
+def reader(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Who follows the page: a migrated database, an empty folder, the commands on PATH."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in os.environ if name.startswith("PGONCE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("DATABASE_URL", database)
+    path = (str(Path(sys.executable).parent), str(embedded.bin_dir()), os.environ["PATH"])
+    monkeypatch.setenv("PATH", os.pathsep.join(path))
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.usefixtures("reader")
+def test_every_example_runs_as_the_page_says(page: Path) -> None:
+    parsers = (
+        SkipParser(),
+        CodeBlockParser("python", run_python),
+        CodeBlockParser("sql", run_sql),
+        CodeBlockParser("console", run_console),
+    )
+    for example in Document.parse(str(page), *parsers).examples():
+        example.evaluate()
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The text of every block in this language."""
+    found: list[str] = re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    return found
+
+
+def test_the_readme_shows_the_specification_s_three_patterns_unchanged() -> None:
+    wanted = [re.sub(r"^// In.*\n", "", block) for block in blocks(SPECIFICATION, "typescript")]
+    assert len(wanted) == 3
+    assert blocks(ROOT / "README.md", "typescript")[-3:] == wanted
+
+
+def test_the_page_on_supabase_shows_the_function_that_is_tested() -> None:
+    function = (ROOT / "examples" / "typescript" / "handle_checkout.sql").read_text("utf-8")
+    code = re.sub(r"\A(--.*\n)+", "", function)
+    assert code in blocks(ROOT / "docs" / "supabase.md", "sql")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "mermaid")], ids=lambda page: page.name)
+def test_a_diagram_draws_only_moves_that_the_sql_files_have(page: Path) -> None:
+    cells = [cell for noun in ("webhooks", "queue", "jobs", "seeds") for cell in transitions.read(noun)]
+    # the q of a queued row is the other diagram's business
+    known = {(cell.state.removesuffix("q"), cell.to.removesuffix("q"), cell.verb) for cell in cells}
+    drawn = re.findall(r"^ +(\w+) --> (\w+): (\w+)$", "".join(blocks(page, "mermaid")), re.MULTILINE)
+    moves = {(start.removesuffix("q"), end.removesuffix("q"), verb) for start, end, verb in drawn if verb != "time"}
+    assert len(moves) > 3
+    assert moves - known == set()
+
+
+def test_the_reference_has_every_function_of_the_database_with_its_comment(conn: psycopg.Connection) -> None:
+    reference = (ROOT / "docs" / "sql.md").read_text("utf-8")
+    functions = conn.execute(
+        "select proname, obj_description(oid, 'pg_proc') from pg_proc"
+        " where pronamespace = 'public'::regnamespace and prorettype <> 'trigger'::regtype"
+    ).fetchall()
+    assert len(functions) > 20
+    for name, comment in functions:
+        text = re.escape(comment.removeprefix("pgonce: "))
+        described = re.compile(rf"### {name}\n\n```text\n{name}\(.*?```\n\n{text}\n", re.DOTALL | re.IGNORECASE)
+        assert described.search(reference), f"docs/sql.md does not say what {name} says: make generate"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/decisions/*.md")],
+    ids=lambda page: page.name,
+)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)]*)\)", page.read_text("utf-8")):
+        path = page.parent / target if target else page
+        assert path.exists(), f"{page.name} links to {target}"
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", path.read_text("utf-8"), re.MULTILINE)
+            anchors = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+            assert anchor in anchors, f"{page.name} links to {target}#{anchor}"

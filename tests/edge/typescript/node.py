@@ -1,0 +1,54 @@
+"""The packages and programs on node: installed once, compiled for each test session."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+EXAMPLES = ROOT / "examples" / "typescript"
+
+
+def install() -> Path:
+    """The folder with the packages of the lock, in .cache; installed on first use, by one process at a time.
+
+    Skips the test where there is no node, or npm cannot install them (no network, or no PostgREST for this machine).
+    """
+    npm = shutil.which("npm")
+    if not npm or not shutil.which("node"):
+        pytest.skip("node and npm are not installed: apt install nodejs npm")
+    lock = (HERE / "package-lock.json").read_bytes()
+    home = ROOT / ".cache" / f"typescript-{hashlib.sha256(lock).hexdigest()[:12]}"
+    home.mkdir(parents=True, exist_ok=True)
+    (home.parent / ".gitignore").write_text("*\n")
+    with (home / "install.lock").open("w") as lock_file:
+        fcntl.flock(lock_file, fcntl.LOCK_EX)
+        if not (home / "installed").exists():
+            for name in ("package.json", "package-lock.json", ".npmrc"):
+                shutil.copy(HERE / name, home)
+            # without a network it gives up in seconds, not in minutes
+            patience = ["--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--fetch-timeout=60000"]
+            command = [npm, "ci", "--no-audit", "--no-fund", "--loglevel=error", *patience]
+            done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
+            if done.returncode:
+                reason = (done.stderr.strip() or "no reason given").splitlines()[0]
+                pytest.skip(f"npm cannot install PostgREST and supabase-js here ({reason})")
+            (home / "installed").touch()
+    return home / "node_modules"
+
+
+def compiled(node_modules: Path, folder: Path) -> Path:
+    """The examples and scenarios as JavaScript, below ``folder``; a type error fails the test."""
+    for path in (*EXAMPLES.glob("*.ts"), *HERE.glob("*.ts"), *HERE.glob("*.json")):
+        shutil.copy(path, folder)
+    (folder / "node_modules").symlink_to(node_modules)
+    compiler = node_modules / "typescript" / "bin" / "tsc"
+    done = subprocess.run(["node", compiler, "-p", "."], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "out"
