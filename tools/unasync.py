@@ -27,6 +27,7 @@ HAND_WRITTEN = frozenset({"waiting.py"})
 
 NAMES = {
     "AbstractAsyncContextManager": "AbstractContextManager",
+    "AsyncAttempts": "Attempts",
     "AsyncConnection": "Connection",
     "AsyncConnectionPool": "ConnectionPool",
     "AsyncExitStack": "ExitStack",

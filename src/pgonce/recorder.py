@@ -26,7 +26,7 @@ class Recorder:
         self._pool = pool
         self._schema = schema
         self._waiting: list[tuple[Body, str | None, asyncio.Future[str]]] = []
-        self._inserting: set[asyncio.Task[None]] = set()
+        self._inserting: set[asyncio.Task[None] | None] = set()
 
     async def record(self, body: Body, order_key: str | None) -> str:
         """Record one event; when this returns, it is committed.
@@ -40,12 +40,18 @@ class Recorder:
         future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._waiting.append((body, order_key, future))
         if len(self._inserting) < INSERTS:
-            task = asyncio.create_task(self._insert())
-            self._inserting.add(task)
-            task.add_done_callback(self._inserting.discard)
+            self._inserting.add(asyncio.create_task(self._insert()))
         return await future
 
     async def _insert(self) -> None:
+        try:
+            await self._insert_all()
+        finally:
+            # Here, in the step that has found nothing waiting. A done callback comes later: whoever was answered in
+            # this step and records its next event before it would count this task as under way and wait for ever.
+            self._inserting.discard(asyncio.current_task())
+
+    async def _insert_all(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
             bodies, keys, futures = zip(*batch, strict=True)

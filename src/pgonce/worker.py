@@ -62,6 +62,7 @@ class Worker:
         self._poll = poll
         self._stop = threading.Event()
         self._work = threading.Event()
+        self._next = threading.Lock()
         self._work_async: Callable[[], None] = lambda: None
         self._threads: list[threading.Thread] = []
         self._async_types = app.types(asynchronous=True)
@@ -127,7 +128,6 @@ class Worker:
             max_attempts=self._max_attempts,
         )
         while not self._stop.is_set():
-            self._work.clear()
             try:
                 busy = lane.step()
             except (PgonceError, psycopg.Error) as error:
@@ -137,8 +137,25 @@ class Worker:
                 log.exception("a lane of the worker stumbled")
                 self._stop.wait(self._pause())
             else:
-                if not busy and not self._stop.is_set():
-                    self._work.wait(self._pause())
+                if busy:
+                    self._work.set()  # there may be more than one lane can do
+                else:
+                    self._wait()
+
+    def _wait(self) -> None:
+        """Until this lane is the next to be woken, and is.
+
+        One call of ``wake`` wakes one lane: when each of four looked after every delivery, looking in vain cost more
+        than the recording (900 instead of 1,500 events/s).
+        """
+        pause = self._pause()
+        if not self._next.acquire(timeout=pause):
+            return
+        try:
+            if self._work.wait(pause) and not self._stop.is_set():
+                self._work.clear()
+        finally:
+            self._next.release()
 
     def _pause(self) -> float:
         return self._poll * random.uniform(0.5, 1.0)  # noqa: S311 -- so that idle workers do not look in step

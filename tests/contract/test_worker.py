@@ -452,3 +452,33 @@ def test_a_handler_for_sync_and_one_for_async_of_one_type_is_said_clearly(app, d
 
     with pytest.raises(pgonce.InvalidArgument, match="sync and async"):
         app.matching("pay")
+
+
+def test_a_deadlock_between_two_batches_costs_no_attempt_and_no_backoff(app, database, conn, put, effects) -> None:
+    conn.execute("create table accounts (id int primary key, paid int not null default 0)")
+    conn.execute("insert into accounts select generate_series(1, 2)")
+    meet = threading.Barrier(2)
+
+    @app.webhook("pay")
+    def pay(event: pgonce.Event, tx: Connection[Any]) -> None:
+        accounts = event.payload["accounts"]
+        tx.execute("update accounts set paid = paid + 1 where id = %s", [accounts[0]])
+        if not conn_has_met():
+            meet.wait(20)
+        tx.execute("update accounts set paid = paid + 1 where id = %s", [accounts[1]])
+        write(tx, event)
+
+    calls: list[int] = []
+
+    def conn_has_met() -> bool:
+        calls.append(1)
+        return len(calls) > 2
+
+    put("pay", "evt_1", accounts=[1, 2])
+    with Worker(app, database, poll=0.05, concurrency=2):
+        wait_until(lambda: len(calls) == 1, "the first to hold its first account")
+        put("pay", "evt_2", accounts=[2, 1])
+        wait_until(lambda: len(effects()) == 2 and settled(conn), "both, one of them at its second go", 25)
+    assert sorted(effects()) == ["evt_1", "evt_2"]
+    assert [status(conn, each)["attempts"] for each in ("evt_1", "evt_2")] == [1, 1]
+    assert conn.execute("select paid from accounts").fetchall() == [(2,), (2,)]

@@ -1,29 +1,17 @@
 # Generated from ../_async/lane.py by tools/unasync.py: edit that one, then `make generate`.
-"""One pair of a worker's hands: claim a batch of events, handle it in one transaction, and again."""
+"""One pair of a worker's hands: claim a batch of events, have it handled, and again."""
 
 from __future__ import annotations
 
-import logging
 import time
-import traceback
-from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias
 
-import psycopg
-from psycopg import Connection, sql
-from psycopg.pq import TransactionStatus
-from psycopg.rows import tuple_row
-
-from pgonce._sync.execute import Pool, call, call_unsynced, connection, execute, transaction
-from pgonce._sync.waiting import asked_to_stop, time_limit
-from pgonce.app import App, Handler, any_of
-from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken, translate
+from pgonce._sync.attempt import Attempts, Work
+from pgonce._sync.execute import Pool, call, call_unsynced
+from pgonce.app import App, Handler
 from pgonce.protocol import queue as protocol
 from pgonce.protocol import webhooks
-from pgonce.protocol.call import Call
 from pgonce.protocol.queue import Claimed
-from pgonce.protocol.webhooks import Event, Ignored
 
 MOST = 100
 """Events in a batch, at most. At 100 the commit costs each of them a hundredth of an fsync; more gains nothing."""
@@ -33,18 +21,6 @@ FULL_LOOK = 5.0
 """Seconds between two claims without the low-water mark, for retries and for what was committed late."""
 MARGIN = timedelta(seconds=2)
 """How far behind the newest due time a late commit may be and still be found at once."""
-LIMIT = timedelta(minutes=5)
-"""A stopped worker's transaction is ended after this long without a statement."""
-
-log = logging.getLogger("pgonce")
-
-Work: TypeAlias = tuple[Claimed, list[Handler]]
-
-_RELEASE = "release savepoint pgonce_event"
-_NO_SAVEPOINT = {"25P01", "3B001"}
-_ENDED = "a handler ended the transaction: leave COMMIT and ROLLBACK to pgonce"
-_SWALLOWED = "a handler caught a database error and went on: wrap what may fail in `with tx.transaction()`"
-_NOT_COMPLETED = "the handler returned without event.complete(session) in its transaction"
 
 
 class Lane:
@@ -53,10 +29,8 @@ class Lane:
     Args:
         pool: needs one connection for each lane, and one more for timeouts.
         app: the handlers; this world's kind of them must match the types claimed here.
-        types: claim only types that match this regular expression.
-        other_types: claim only types that do not match this one.
-        schema: where ``pgonce migrate`` put the tables.
-        max_attempts: after so many an event is a dead letter.
+        types, other_types: claim only types that match, and do not match, these regular expressions.
+        schema, max_attempts: as of the worker.
     """
 
     def __init__(
@@ -69,12 +43,11 @@ class Lane:
         schema: str = "public",
         max_attempts: int = protocol.MAX_ATTEMPTS,
     ) -> None:
-        self._pool = pool
-        self._app = app
-        self._types = types
-        self._other_types = other_types
+        self._pool, self._app = pool, app
+        self._types, self._other_types = types, other_types
         self._schema = schema
         self._max_attempts = max_attempts
+        self._attempts = Attempts(pool, schema, max_attempts)
         self._size = 10
         self._since: datetime | None = None
         self._looked = 0.0
@@ -97,22 +70,32 @@ class Lane:
                 handlers = self._app.matching(item.event.type)
                 key = None if item.order_key else self._app.order_key(item.event)
             except Exception as error:  # noqa: BLE001 -- a wrong registration, or the user's key function
-                self._failed(item, error)
+                self._attempts.failed(item, error)
+                continue
+            if handlers and self._is_twin(item):
                 continue
             if key is not None:  # recorded by a client that did not know that this type wants order
                 call(self._pool, protocol.order_webhook(item, key), self._schema)
             elif handlers and handlers[0].kind == "own":
-                self._own(item, handlers[0])
+                self._attempts.own(item, handlers[0])
             elif handlers and handlers[0].kind == "batch":
                 batches.setdefault(handlers[0], []).append(item)
             else:
                 shared.append((item, handlers))
         if shared:
-            self._in_savepoints(shared)
+            self._attempts.in_savepoints(shared)
         for handler, group in batches.items():
-            self._set_wise(handler, group)
+            self._attempts.set_wise(handler, group)
         self._adapt(len(items), time.monotonic() - started)
         return len(items)
+
+    def _is_twin(self, item: Claimed) -> bool:
+        """Ignore an event whose twin, thin or snapshot, is handled by this app instead."""
+        if not self._app.matching(protocol.twin_type(item.event.type)):
+            return False
+        twin = call(self._pool, protocol.twin_of_webhook(item.claim), self._schema)
+        ignore = webhooks.ignore_webhook(item.claim, f"twin of {twin}")
+        return twin is not None and call(self._pool, ignore, self._schema)
 
     def _adapt(self, done: int, seconds: float) -> None:
         if seconds > BRISK:
@@ -121,7 +104,7 @@ class Lane:
             self._size = min(MOST, self._size * 2)
 
     def _claim(self) -> list[Claimed]:
-        """The next batch, above the low-water mark; with a full look every few seconds, and before giving up.
+        """The next batch, above the low-water mark; with a full look every few seconds, and now and then when idle.
 
         Its commit need not reach the disk: losing it loses the count of one attempt.
         """
@@ -139,167 +122,7 @@ class Lane:
             self._looked = time.monotonic()
         if items:
             self._since = min(item.due for item in items) - MARGIN
-        elif not full:
+        elif not full and time.monotonic() - self._looked > BRISK:
             self._since = None
             return self._claim()
         return items
-
-    def _in_savepoints(self, work: Sequence[Work]) -> None:
-        """Several events in one commit, each in a savepoint of its own: mark, then handle."""
-        done: list[Claimed] = []
-        current: Claimed | None = None
-        items = [item for item, _ in work]
-        try:
-            with connection(self._pool) as conn, transaction(conn, "pgonce worker", LIMIT):
-                for item, handlers in work:
-                    mine = self._mark(conn, item, handlers, previous=current)
-                    current = item
-                    if mine and handlers and self._handled(conn, item, handlers, items):
-                        done.append(item)
-                self._run(conn, _RELEASE)
-        except psycopg.Error as error:
-            if error.sqlstate in _NO_SAVEPOINT:
-                self._given_back(items, current, TransactionBroken(_ENDED))
-            elif isinstance(unavailable := translate(error), DatabaseUnavailable):
-                raise unavailable from error
-            elif len(work) == 1:
-                self._failed(items[0], error)
-            else:  # refused by the COMMIT, for a deferred constraint say: who it was shows when each is alone
-                for each in work:
-                    self._in_savepoints([each])
-        except (TransactionBroken, TimeoutError) as error:
-            self._given_back(items, current, error)
-        else:
-            for item in done:
-                _after_commit(item.event)
-
-    def _mark(
-        self, conn: Connection[Any], item: Claimed, handlers: Sequence[Handler], previous: Claimed | None
-    ) -> bool:
-        """Open the savepoint and mark the event; False when it is no longer ours.
-
-        In the same round trip the savepoint of the event before it is released: an error there says that its handler
-        has ended the transaction.
-        """
-        if handlers:
-            ending = sql.SQL("complete_webhook({}, {})").format(item.claim.id, item.claim.lease)
-        else:
-            reason = f"no handler for {item.event.type}"
-            ending = sql.SQL("ignore_webhook({}, {}, {})").format(item.claim.id, item.claim.lease, reason)
-        mark = sql.SQL("savepoint pgonce_event; select {}.{}").format(sql.Identifier(self._schema), ending)
-        return bool(self._run(conn, sql.SQL(_RELEASE + "; ") + mark if previous else mark))
-
-    def _run(self, conn: Connection[Any], statements: str | sql.Composed) -> Any:
-        """Several statements in one round trip; the value of the last."""
-        with conn.cursor(row_factory=tuple_row) as cursor:
-            text = statements if isinstance(statements, str) else statements.as_string(conn)
-            cursor.execute(text.encode())
-            while cursor.nextset():
-                pass
-            row = cursor.fetchone() if cursor.description else None
-        return row[0] if row else None
-
-    def _handled(
-        self, conn: Connection[Any], item: Claimed, handlers: Sequence[Handler], batch: Sequence[Claimed]
-    ) -> bool:
-        """Run the handlers of one event inside its savepoint; False when the event ended otherwise."""
-        limits = [handler.timeout for handler in handlers if handler.timeout]
-        limit = min(limits) if limits else None
-
-        def expired(error: BaseException) -> None:
-            self._given_back(batch, item, error)
-
-        try:
-            if any(handler.order == "coalesce" for handler in handlers) and item.order_key:
-                types = any_of([handler.pattern for handler in handlers])
-                execute(conn, protocol.coalesce_webhooks(item, types), self._schema)
-            with time_limit(conn, limit, expired):
-                for handler in handlers:
-                    handler.function(item.event, conn)
-            _check(conn)
-        except BaseException as error:
-            if conn.closed or isinstance(error, TransactionBroken) or asked_to_stop(error):
-                raise
-            conn.execute("rollback to savepoint pgonce_event")
-            execute(conn, self._outcome(item, error), self._schema)
-            return False
-        return True
-
-    def _outcome(self, item: Claimed, error: BaseException) -> Call[bool]:
-        if isinstance(error, Ignored):
-            return webhooks.ignore_webhook(item.claim, str(error))
-        log.warning("event %s failed: %s", item.event.id, type(error).__name__)
-        reason = "".join(traceback.format_exception(error))
-        return webhooks.fail_webhook(item.claim, reason, self._max_attempts)
-
-    def _failed(self, item: Claimed, error: BaseException) -> None:
-        call(self._pool, self._outcome(item, error), self._schema)
-
-    def _given_back(self, items: Sequence[Claimed], culprit: Claimed | None, error: BaseException) -> None:
-        """The batch is rolled back, or a handler has committed part of it: fail the culprit, release the rest."""
-        if culprit:
-            self._failed(culprit, error)
-        call(self._pool, protocol.release_webhooks([i for i in items if i is not culprit]), self._schema)
-
-    def _set_wise(self, handler: Handler, items: Sequence[Claimed]) -> None:
-        """A batch for one function, marked in one statement; when it fails, one by one."""
-        events = []
-
-        def expired(error: BaseException) -> None:
-            if len(items) == 1:
-                self._failed(items[0], error)
-
-        try:
-            with connection(self._pool) as conn, transaction(conn, "pgonce worker", LIMIT):
-                mine = execute(conn, protocol.complete_webhooks(items), self._schema)
-                events = [item.event for item in items if item.claim.id in mine]
-                with time_limit(conn, handler.timeout, expired):
-                    if events:
-                        handler.function(events, conn)
-                _check(conn)
-        except BaseException as error:
-            if asked_to_stop(error) or isinstance(error, DatabaseUnavailable):
-                raise
-            if len(items) == 1:
-                self._failed(items[0], error)
-                return
-            for item in items:
-                self._set_wise(handler, [item])
-        else:
-            for event in events:
-                _after_commit(event)
-
-    def _own(self, item: Claimed, handler: Handler) -> None:
-        """A handler with a transaction of its own, in which it calls event.complete(session)."""
-
-        def expired(error: BaseException) -> None:
-            self._failed(item, error)
-
-        try:
-            with time_limit(None, handler.timeout, expired):
-                handler.function(item.event)
-            if call(self._pool, protocol.is_webhook_held(item.claim), self._schema):
-                raise TransactionBroken(_NOT_COMPLETED)
-        except BaseException as error:
-            if asked_to_stop(error) or isinstance(error, DatabaseUnavailable):
-                raise
-            self._failed(item, error)
-        else:
-            _after_commit(item.event)
-
-
-def _check(conn: Connection[Any]) -> None:
-    """What the connection itself knows of the transaction, without a round trip."""
-    status = conn.info.transaction_status
-    if status == TransactionStatus.IDLE:
-        raise TransactionBroken(_ENDED)
-    if status == TransactionStatus.INERROR:
-        raise PgonceError(_SWALLOWED)
-
-
-def _after_commit(event: Event) -> None:
-    for function in event.after_commit_calls:
-        try:
-            function()
-        except Exception:  # the event is handled, whatever becomes of this
-            log.exception("after_commit of event %s failed", event.id)

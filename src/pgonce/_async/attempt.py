@@ -1,0 +1,231 @@
+"""Attempts at claimed events: mark, handle and commit, in whichever way their handlers want it."""
+
+from __future__ import annotations
+
+import logging
+import random
+import traceback
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, TypeAlias
+
+import psycopg
+from psycopg import AsyncConnection, sql
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
+
+from pgonce._async.execute import Pool, call, connection, execute, transaction
+from pgonce._async.waiting import asked_to_stop, sleep, time_limit
+from pgonce.app import Handler, any_of
+from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken, translate
+from pgonce.protocol import queue as protocol
+from pgonce.protocol import webhooks
+from pgonce.protocol.call import Call
+from pgonce.protocol.queue import Claimed
+from pgonce.protocol.webhooks import Ignored
+
+LIMIT = timedelta(minutes=5)
+"""A stopped worker's transaction is ended after this long without a statement."""
+
+log = logging.getLogger("pgonce")
+
+Work: TypeAlias = tuple[Claimed, list[Handler]]
+
+_RELEASE = "release savepoint pgonce_event"
+_NO_SAVEPOINT = {"25P01", "3B001"}
+_CONTENTION = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+_ENDED = "a handler ended the transaction: leave COMMIT and ROLLBACK to pgonce"
+_SWALLOWED = "a handler caught a database error and went on: wrap what may fail in `with tx.transaction()`"
+_NOT_COMPLETED = "the handler returned without event.complete(session) in its transaction"
+
+
+class AsyncAttempts:
+    """The three ways of handling what a lane has claimed; ``pool``, ``schema`` and ``max_attempts`` as of the lane."""
+
+    def __init__(self, pool: Pool, schema: str, max_attempts: int) -> None:
+        self._pool = pool
+        self._schema = schema
+        self._qualifier = sql.Identifier(schema).as_string()
+        self._max_attempts = max_attempts
+
+    async def in_savepoints(self, work: Sequence[Work]) -> None:
+        """Several events in one commit, each in a savepoint of its own: mark, then handle."""
+        done: list[Claimed] = []
+        again: list[Claimed] = []
+        current: Claimed | None = None
+        items = [item for item, _ in work]
+        try:
+            async with connection(self._pool) as conn, transaction(conn, "pgonce worker", LIMIT):
+                for number, (item, handlers) in enumerate(work):
+                    mine = await self._mark(conn, item, handlers, previous=current)
+                    current = item
+                    try:
+                        if mine and handlers and await self._handled(conn, item, handlers, items):
+                            done.append(item)
+                    except _CONTENTION:  # with another lane's batch: commit what is done, which frees its locks
+                        await conn.execute("rollback to savepoint pgonce_event")
+                        again = items[number:]
+                        break
+                await self._run(conn, _RELEASE)
+            if again:
+                await self._again(again)
+        except psycopg.Error as error:
+            await self._refused(work, current, error)
+        except (TransactionBroken, TimeoutError) as error:
+            await self._given_back(items, current, error)
+        else:
+            for item in done:
+                item.event.committed()
+
+    async def _refused(self, work: Sequence[Work], current: Claimed | None, error: psycopg.Error) -> None:
+        """The database refused the batch as a whole."""
+        items = [item for item, _ in work]
+        if error.sqlstate in _NO_SAVEPOINT:
+            await self._given_back(items, current, TransactionBroken(_ENDED))
+        elif isinstance(error, _CONTENTION):
+            await self._again(items)
+        elif isinstance(unavailable := translate(error), DatabaseUnavailable):
+            raise unavailable from error
+        elif len(work) == 1:
+            await self.failed(items[0], error)
+        else:  # at the COMMIT, for a deferred constraint say: who it was shows when each is alone
+            for each in work:
+                await self.in_savepoints([each])
+
+    async def _mark(
+        self, conn: AsyncConnection[Any], item: Claimed, handlers: Sequence[Handler], previous: Claimed | None
+    ) -> bool:
+        """Open the savepoint and mark the event; False when it is no longer ours.
+
+        In the same round trip the savepoint of the event before is released: an error there says that its handler has
+        ended the transaction.
+        """
+        # Put together by hand: composing it with psycopg.sql took a tenth of the worker's time. UUIDs need no quoting.
+        claim = f"'{item.claim.id}', '{item.claim.lease}'"
+        if handlers:
+            ending = f"complete_webhook({claim})"
+        else:
+            ending = f"ignore_webhook({claim}, {sql.Literal(f'no handler for {item.event.type}').as_string(conn)})"
+        mark = f"savepoint pgonce_event; select {self._qualifier}.{ending}"
+        return bool(await self._run(conn, f"{_RELEASE}; {mark}" if previous else mark))
+
+    async def _run(self, conn: AsyncConnection[Any], statements: str) -> Any:
+        """Several statements in one round trip; the value of the last."""
+        async with conn.cursor(row_factory=tuple_row) as cursor:
+            await cursor.execute(statements.encode())
+            while cursor.nextset():
+                pass
+            row = await cursor.fetchone() if cursor.description else None
+        return row[0] if row else None
+
+    async def _handled(
+        self, conn: AsyncConnection[Any], item: Claimed, handlers: Sequence[Handler], batch: Sequence[Claimed]
+    ) -> bool:
+        """Run the handlers of one event inside its savepoint; False when the event ended otherwise."""
+        limits = [handler.timeout for handler in handlers if handler.timeout]
+        limit = min(limits) if limits else None
+
+        async def expired(error: BaseException) -> None:
+            await self._given_back(batch, item, error)
+
+        try:
+            if any(handler.order == "coalesce" for handler in handlers) and item.order_key:
+                types = any_of([handler.pattern for handler in handlers])
+                await execute(conn, protocol.coalesce_webhooks(item, types), self._schema)
+            async with time_limit(conn, limit, expired):
+                for handler in handlers:
+                    await handler.function(item.event, conn)
+            _check(conn)
+        except BaseException as error:
+            if conn.closed or isinstance(error, (TransactionBroken, *_CONTENTION)) or asked_to_stop(error):
+                raise
+            await conn.execute("rollback to savepoint pgonce_event")
+            await execute(conn, self._outcome(item, error), self._schema)
+            return False
+        return True
+
+    def _outcome(self, item: Claimed, error: BaseException) -> Call[bool]:
+        if isinstance(error, Ignored):
+            return webhooks.ignore_webhook(item.claim, str(error))
+        log.warning("event %s failed: %s", item.event.id, type(error).__name__)
+        reason = "".join(traceback.format_exception(error))
+        return webhooks.fail_webhook(item.claim, reason, self._max_attempts)
+
+    async def failed(self, item: Claimed, error: BaseException) -> None:
+        await call(self._pool, self._outcome(item, error), self._schema)
+
+    async def _given_back(self, items: Sequence[Claimed], culprit: Claimed | None, error: BaseException) -> None:
+        """The batch is rolled back, or a handler has committed part of it: fail the culprit, release the rest."""
+        if culprit:
+            await self.failed(culprit, error)
+        await call(self._pool, protocol.release_webhooks([i for i in items if i is not culprit]), self._schema)
+
+    async def _again(self, items: Sequence[Claimed]) -> None:
+        """Give events back that got into each other's way with another transaction: no attempt is counted.
+
+        Two batches that write the same rows in another order deadlock, and the database ends one of them. That is the
+        price of several events in one commit, and no fault of a handler's.
+        """
+        await call(self._pool, protocol.release_webhooks(items), self._schema)
+        await sleep(random.uniform(0.005, 0.05))  # noqa: S311 -- so that the same two do not meet again
+
+    async def set_wise(self, handler: Handler, items: Sequence[Claimed]) -> None:
+        """A batch for one function, marked in one statement; when it fails, one by one."""
+        events = []
+
+        async def expired(error: BaseException) -> None:
+            if len(items) == 1:
+                await self.failed(items[0], error)
+
+        try:
+            async with connection(self._pool) as conn, transaction(conn, "pgonce worker", LIMIT):
+                mine = await execute(conn, protocol.complete_webhooks(items), self._schema)
+                events = [item.event for item in items if item.claim.id in mine]
+                async with time_limit(conn, handler.timeout, expired):
+                    if events:
+                        await handler.function(events, conn)
+                _check(conn)
+        except BaseException as error:
+            if asked_to_stop(error) or isinstance(error, DatabaseUnavailable):
+                raise
+            if isinstance(error, _CONTENTION):
+                await self._again(items)
+                return
+            if len(items) == 1:
+                await self.failed(items[0], error)
+                return
+            for item in items:
+                await self.set_wise(handler, [item])
+        else:
+            for event in events:
+                event.committed()
+
+    async def own(self, item: Claimed, handler: Handler) -> None:
+        """A handler with a transaction of its own, in which it calls event.complete(session)."""
+
+        async def expired(error: BaseException) -> None:
+            await self.failed(item, error)
+
+        try:
+            async with time_limit(None, handler.timeout, expired):
+                await handler.function(item.event)
+            if await call(self._pool, protocol.is_webhook_held(item.claim), self._schema):
+                raise TransactionBroken(_NOT_COMPLETED)
+        except BaseException as error:
+            if asked_to_stop(error) or isinstance(error, DatabaseUnavailable):
+                raise
+            if isinstance(error, _CONTENTION):
+                await self._again([item])
+                return
+            await self.failed(item, error)
+        else:
+            item.event.committed()
+
+
+def _check(conn: AsyncConnection[Any]) -> None:
+    """What the connection itself knows of the transaction, without a round trip."""
+    status = conn.info.transaction_status
+    if status == TransactionStatus.IDLE:
+        raise TransactionBroken(_ENDED)
+    if status == TransactionStatus.INERROR:
+        raise PgonceError(_SWALLOWED)
