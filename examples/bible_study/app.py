@@ -3,19 +3,19 @@
 pgonce migrate
 python -m examples.bible_study          makes the tables of schema.sql
 pgonce seed run web_kjv_chapters --app examples.bible_study.app
+python -m examples.bible_study.seed_all  runs that and the other seeds
 pgonce serve --app examples.bible_study.app
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
 import pgonce
-from examples.bible_study import texts
+from examples.bible_study import jobs, seeds
 
 app = pgonce.App()
 
@@ -35,7 +35,7 @@ def grant_access(event: pgonce.Event, tx: Connection[Any]) -> None:
     )
 
 
-@app.job("stats_cache", window="5 minutes")
+@app.job("stats_cache", cron="*/15 * * * *", window="5 minutes")
 def stats_cache(run: pgonce.Run) -> None:
     """Count the verses of each version for the front page."""
     with run.transaction() as tx:
@@ -48,13 +48,5 @@ def stats_cache(run: pgonce.Run) -> None:
     run.processed(len(counts))
 
 
-@app.seed(
-    "web_kjv_chapters",
-    into="bible_verses",
-    key=("version", "book", "chapter", "verse"),
-    total=texts.TOTAL_VERSES,
-)
-def web_kjv_chapters(cursor: dict[str, Any] | None) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Both texts, chapter by chapter: the verses of a chapter share its cursor."""
-    for verse in texts.verses(cursor):
-        yield verse._asdict(), verse.cursor
+seeds.register(app)
+jobs.register(app)

@@ -1,9 +1,11 @@
 """Webhooks handled exactly once, jobs that never overlap, imports that resume: three tables in PostgreSQL."""
 
-from pgonce._async.jobs import AsyncJobs, AsyncRun
+from pgonce._async.jobs import AsyncJobs
+from pgonce._async.run import AsyncRun
 from pgonce._async.seeds import AsyncSeeds
 from pgonce._async.webhooks import AsyncWebhooks
-from pgonce._sync.jobs import Jobs, Run
+from pgonce._sync.jobs import Jobs
+from pgonce._sync.run import Run
 from pgonce._sync.seeds import Seeds
 from pgonce._sync.webhooks import Webhooks
 from pgonce.app import App
@@ -17,8 +19,11 @@ from pgonce.errors import (
     NotFound,
     PayloadTooLarge,
     PgonceError,
+    RowRejected,
+    RunStopped,
     SchemaError,
     SignatureError,
+    SourceChanged,
     TransactionBroken,
 )
 from pgonce.protocol.seeds import Checkpoint
@@ -45,10 +50,13 @@ __all__ = [
     "PayloadTooLarge",
     "PgonceError",
     "Receiver",
+    "RowRejected",
     "Run",
+    "RunStopped",
     "SchemaError",
     "Seeds",
     "SignatureError",
+    "SourceChanged",
     "TransactionBroken",
     "Webhooks",
     "migrate",

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pgonce.errors import InvalidArgument, NotFound
 from pgonce.protocol import jobs as jobs_protocol
+from pgonce.protocol.cron import CatchUp, Cron, Plan, read_plan
 from pgonce.protocol.interval import interval
+from pgonce.protocol.seed_definition import Seed
 from pgonce.protocol.webhooks import Event
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -51,19 +50,15 @@ class Job:
     function: Callable[..., Any]
     key: str
     window: timedelta
+    plan: Plan | None = None
+    retries: int = 0
+    backoff: timedelta = timedelta(minutes=1)
+    timeout: timedelta | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class Seed:
-    """A generator of rows for the table ``into``."""
-
-    name: str
-    function: Callable[..., Any]
-    into: str
-    key: Sequence[str]
-    columns: Sequence[str] | None
-    batch_size: int
-    total: int | None
+    @property
+    def is_async(self) -> bool:
+        """Whether it is a coroutine function."""
+        return inspect.iscoroutinefunction(self.function)
 
 
 @dataclass(slots=True)
@@ -124,20 +119,56 @@ class App:
 
         return register
 
-    def job(self, name: str, *, key: str = "", window: timedelta | str = jobs_protocol.WINDOW) -> Callable[[F], F]:
+    def job(
+        self,
+        name: str,
+        *,
+        key: str = "",
+        window: timedelta | str = jobs_protocol.WINDOW,
+        cron: str | None = None,
+        timezone: str = "UTC",
+        catch_up: CatchUp = "none",
+        catch_up_window: timedelta | str = "1 day",
+        jitter: timedelta | str | None = None,
+        grace: timedelta | str = "5 minutes",
+        retries: int = 0,
+        backoff: timedelta | str = "1 minute",
+        timeout: timedelta | str | None = None,
+    ) -> Callable[[F], F]:
         """Register ``function(run)`` as job ``name``.
 
         Args:
             name: the job's name.
             key: runs with different keys may run side by side.
             window: without a heartbeat for this long a run counts as dead.
+            cron: when a worker runs it: five fields, "0 6 * * *". None: only when it is called.
+            timezone: where those hours are, "America/New_York".
+            catch_up: of the ticks that passed while no worker ran: none (but one younger than ``grace`` is run), the
+                last, or all.
+            catch_up_window: ticks older than this are given up.
+            jitter: each tick is delayed by up to this, so that not everything begins at the full hour.
+            grace: a tick that has not started after this long was missed.
+            retries: how often a failure is retried, each time by a new run.
+            backoff: the time before the first retry; it doubles with each, up to a day.
+            timeout: after this long the run has failed. An asynchronous job is cancelled; a synchronous one sees
+                ``run.stop_requested`` and its transactions are refused.
+
+        Raises:
+            InvalidArgument: an argument cannot be read.
         """
-        length = interval(window, f"the window of job {name}")
+        of = f"of job {name}"
+        if retries < 0:
+            raise InvalidArgument(f"the number of retries {of} must not be negative")
+        plan = None
+        if cron is not None:
+            plan = read_plan(of, Cron(cron, timezone), catch_up, catch_up_window, jitter, grace)
+        length, pause = interval(window, f"the window {of}"), interval(backoff, f"the backoff {of}")
+        limit = None if timeout is None else interval(timeout, f"the timeout {of}")
 
         def register(function: F) -> F:
             if name in self.jobs or not name:
                 raise InvalidArgument(f"there is a job {name!r} already" if name else "the job name must not be empty")
-            self.jobs[name] = Job(name, function, key, length)
+            self.jobs[name] = Job(name, function, key, length, plan, retries, pause, limit)
             return function
 
         return register
@@ -149,8 +180,12 @@ class App:
         into: str,
         key: Sequence[str],
         columns: Sequence[str] | None = None,
-        batch_size: int = 5000,
+        batch_size: int | None = None,
         total: int | None = None,
+        on_conflict: Literal["skip", "update", "fail"] = "skip",
+        max_rejects: int = 0,
+        fingerprint: Callable[[Any], Mapping[str, Any] | None] | None = None,
+        partitions: Sequence[Any] | Callable[[], Sequence[Any]] | None = None,
     ) -> Callable[[F], F]:
         """Register ``function(cursor)``, which yields ``(row, cursor)``, as seed ``name``.
 
@@ -159,10 +194,16 @@ class App:
             into: the table, with or without its schema.
             key: the columns of a unique index that tell which rows are there already.
             columns: their names, where rows are sequences and not mappings.
-            batch_size: rows per transaction, at least.
+            batch_size: rows per transaction, at least. None: as many as take about a second.
             total: how many rows there are in all, where that is known: for the progress bar.
+            on_conflict: what becomes of rows that are there already: ``skip``, ``update`` or ``fail``.
+            max_rejects: so many rows that the table refuses are kept in seed_rejects and left out.
+            fingerprint: called with a cursor; what the source looks like up to there, as a JSON object. A resume whose
+                fingerprint at the checkpoint is another one stops with a choice.
+            partitions: the parts of the import, each a JSON value, or a function that lists them: then the function is
+                called as ``function(cursor, partition=part)``, and each part has a checkpoint of its own.
         """
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise InvalidArgument("the batch size must be at least 1")
 
         def register(function: F) -> F:
@@ -170,7 +211,10 @@ class App:
                 raise InvalidArgument(
                     f"there is a seed {name!r} already" if name else "the seed name must not be empty"
                 )
-            self.seeds[name] = Seed(name, function, into, tuple(key), columns, batch_size, total)
+            self.seeds[name] = Seed(
+                name, function, into, tuple(key), columns, batch_size, total, on_conflict, max_rejects, fingerprint,
+                partitions,
+            )  # fmt: skip
             return function
 
         return register
@@ -250,24 +294,3 @@ def _named(found: dict[str, V], name: str, kind: str) -> V:
     if name not in found:
         raise NotFound(f"there is no {kind} {name!r} in this app; it has: {', '.join(sorted(found)) or 'none'}")
     return found[name]
-
-
-def load(reference: str) -> App:
-    """The App that ``module:attribute`` names, looked for in the current folder too.
-
-    Raises:
-        InvalidArgument: there is no such module or attribute, or it is not an App.
-    """
-    module_name, _, attribute = reference.partition(":")
-    if (folder := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (module_name + ".").startswith(error.name + "."):
-            raise  # a module that the user's own code imports
-        raise InvalidArgument(f"there is no module {module_name!r} here: pass --app module:app") from error
-    app = getattr(module, attribute or "app", None)
-    if not isinstance(app, App):
-        raise InvalidArgument(f"{module_name} has no pgonce.App called {attribute or 'app'!r}: pass --app module:app")
-    return app

@@ -11,7 +11,7 @@ from psycopg import AsyncConnection, Connection
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from pgonce import embedded
-from pgonce.errors import translate
+from pgonce.errors import DatabaseUnavailable, InvalidArgument, translate
 
 # Behind a transaction pooler a prepared statement of one transaction is unknown to the next one's server.
 # Keepalives end a connection whose peer is gone after 30 + 3 * 10 s; the kernel's default is two hours.
@@ -44,11 +44,15 @@ def check(url: str) -> None:
 
     Raises:
         DatabaseUnavailable: with the server's reason, which a pool's timeout would hide.
+        InvalidArgument: ``url`` is none. It is not quoted: it may hold a password.
     """
     try:
         psycopg.connect(url, **_options()).close()
-    except psycopg.Error as error:
-        raise translate(error) from error
+    except psycopg.ProgrammingError:
+        raise InvalidArgument("the database URL is none: write postgresql://user:password@host:5432/name") from None
+    except psycopg.OperationalError as error:
+        reason = str(translate(error)).splitlines()[0]
+        raise DatabaseUnavailable(f"{reason}; check DATABASE_URL, and that the server runs") from error
 
 
 def open_pool(url: str, size: int = 10) -> ConnectionPool[Connection[Any]]:

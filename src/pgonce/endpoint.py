@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
@@ -12,11 +12,19 @@ from pgonce import database
 from pgonce._sync.execute import call
 from pgonce._sync.webhooks import Webhooks
 from pgonce.app import App
-from pgonce.errors import EventBusy, PayloadTooLarge
+from pgonce.errors import PayloadTooLarge
 from pgonce.http import MAX_BODY, Response, answer, failure
 from pgonce.protocol import stripe
 from pgonce.protocol import webhooks as protocol
 from pgonce.protocol.webhooks import Event
+
+
+class Headers(Protocol):
+    """A dict of headers, or a framework's class for them."""
+
+    def items(self) -> Iterable[tuple[str, str]]:
+        """Names, in any case, and values."""
+        ...
 
 
 class Endpoint:
@@ -53,7 +61,7 @@ class Endpoint:
     def __repr__(self) -> str:
         return f"<pgonce.endpoint for {len(self._app.handlers)} handlers>"
 
-    def handle(self, body: bytes, headers: Mapping[str, str]) -> Response:
+    def handle(self, body: bytes, headers: Headers) -> Response:
         """Verify, record and handle one delivery; never raises.
 
         Args:
@@ -75,10 +83,8 @@ class Endpoint:
 
     def _record(self, event: stripe.Body) -> str:
         key = self._app.order_key(Event(event.id, event.type, event.payload))
-        outcome = call(self._pool(), protocol.queue_webhooks([event], [key]), self._schema)[event.id]
-        if outcome == "busy":
-            raise EventBusy(f"event {event.id} is being handled by another client: Stripe delivers it again")
-        return outcome
+        outcomes = call(self._pool(), protocol.queue_webhooks([event], [key]), self._schema)
+        return protocol.accepted(outcomes[event.id], event.id)
 
     def _pool(self) -> ConnectionPool[Connection[Any]]:
         # at the first delivery, in the process that serves it: a pool does not survive a fork
@@ -87,7 +93,7 @@ class Endpoint:
         return self._opened
 
 
-def _signature(headers: Mapping[str, str]) -> str | None:
+def _signature(headers: Headers) -> str | None:
     for name, value in headers.items():
         if name.lower().replace("_", "-") in {"stripe-signature", "http-stripe-signature"}:
             return value

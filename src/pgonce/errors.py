@@ -46,12 +46,24 @@ class LeaseLost(PgonceError):
     """The event, run or import was taken over by somebody else: what this transaction wrote is rolled back (PT409)."""
 
 
+class RunStopped(PgonceError):
+    """The run was stopped on request (``pgonce job stop``)."""
+
+
 class EventBusy(PgonceError):
     """Another client holds this event: answer with an error, so that Stripe delivers it again."""
 
 
 class TransactionBroken(PgonceError):
     """A handler ended the transaction that pgonce opened for it (COMMIT or ROLLBACK of its own)."""
+
+
+class RowRejected(PgonceError):
+    """A row that its table refuses, and the import's limit of such rows is used up; names its number and cursor."""
+
+
+class SourceChanged(PgonceError):
+    """The source is no longer what the checkpoint was made from: begin at the start, or accept the change."""
 
 
 def translate(error: psycopg.Error) -> Exception:
@@ -71,3 +83,16 @@ def translate(error: psycopg.Error) -> Exception:
     if state.startswith("22"):
         return InvalidArgument(reason)
     return error
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same work may succeed a little later: the database restarts, fails over, or broke a deadlock."""
+    if isinstance(error, DatabaseUnavailable):
+        return True
+    if not isinstance(error, psycopg.Error):
+        return False
+    state = error.sqlstate or ""
+    if not state:
+        return isinstance(error, psycopg.OperationalError)
+    # deadlock, serialization, lock timeout, connection, shutdown, too many connections, a primary that became a standby
+    return state in {"40001", "40P01", "55P03", "53300", "25006"} or state.startswith(("08", "57P0"))

@@ -18,10 +18,10 @@ from psycopg_pool import AsyncConnectionPool
 from pgonce import database
 from pgonce._async.execute import call
 from pgonce.app import App
-from pgonce.errors import DatabaseUnavailable, EventBusy, PayloadTooLarge, PgonceError
+from pgonce.errors import DatabaseUnavailable, PayloadTooLarge, PgonceError
 from pgonce.http import MAX_BODY, Response, answer, failure
 from pgonce.protocol import seeds, stripe
-from pgonce.protocol.webhooks import Event
+from pgonce.protocol.webhooks import Event, accepted
 from pgonce.recorder import Recorder
 from pgonce.worker import Worker
 
@@ -148,9 +148,7 @@ class Receiver:
             await self.start()
         assert self._recorder is not None  # noqa: S101 -- start has made it, or raised
         key = self._app.order_key(Event(event.id, event.type, event.payload))
-        outcome = await self._recorder.record(event, key)
-        if outcome == "busy":
-            raise EventBusy(f"event {event.id} is being handled by another client: Stripe delivers it again")
+        outcome = accepted(await self._recorder.record(event, key), event.id)
         if outcome == "queued" and self._worker is not None:
             self._worker.wake()
         return answer(200, event=event.id, outcome=outcome)

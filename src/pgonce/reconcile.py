@@ -19,7 +19,7 @@ from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
 from pgonce._sync.execute import call
-from pgonce._sync.jobs import Run
+from pgonce._sync.run import Run
 from pgonce.app import App
 from pgonce.errors import PgonceError
 from pgonce.protocol import lists, seeds, stripe

@@ -15,12 +15,30 @@ from psycopg import sql
 
 from pgonce.errors import InvalidArgument, SchemaError
 
-API = ("stale", "webhooks", "queue", "jobs", "seeds", "retention", "lists", "grants")
+API = (
+    "stale",
+    "payloads",
+    "claims",
+    "webhooks",
+    "queue",
+    "jobs",
+    "upkeep",
+    "run_job",
+    "stats",
+    "seeds",
+    "seed_control",
+    "partitions",
+    "retention",
+    "lists",
+    "grants",
+)
 
 # One migrate at a time: the second waits here, finds the work done, and succeeds. Released by COMMIT, so it works
 # behind a transaction pooler.
-_PROLOGUE = """\
-select pg_advisory_xact_lock(hashtextextended('pgonce migrate', 0));
+_LOCK = "select pg_advisory_xact_lock(hashtextextended('pgonce migrate', 0));\n"
+_PROLOGUE = (
+    _LOCK
+    + """\
 create schema if not exists {schema};
 select set_config('pgonce.search_path', current_setting('search_path'), false);
 select set_config('search_path', {search_path}, false);
@@ -30,6 +48,7 @@ create table if not exists pgonce_migrations (
   applied_at timestamptz not null default clock_timestamp()
 );
 """
+)
 _MIGRATION = """\
 do $migrate$ begin
   if not exists (select from pgonce_migrations where version = {version}) then
@@ -80,7 +99,8 @@ def _steps(schema: str) -> list[str]:
 
 def script(schema: str = "public") -> str:
     """Everything that ``migrate`` does as one SQL script, to paste into Supabase's or Alembic's migrations."""
-    return "\n".join([_HEADER.format(schema=schema), *_steps(schema)])
+    name = " ".join(schema.split())  # a line break would end the comment
+    return "\n".join([_HEADER.format(schema=name), *_steps(schema)])
 
 
 def migrate(url: str, schema: str = "public") -> list[str]:
@@ -98,7 +118,7 @@ def migrate(url: str, schema: str = "public") -> list[str]:
         psycopg.Error: what the database refused otherwise (no connection, no privileges).
     """
     with psycopg.connect(url, autocommit=True, prepare_threshold=None) as conn:
-        if conn.info.encoding != "utf-8" and conn.info.parameter_status("server_encoding") != "UTF8":
+        if conn.info.parameter_status("server_encoding") != "UTF8":
             raise SchemaError("the database's encoding is not UTF8: Stripe's events need a database with UTF8")
         before = applied(conn, schema)
         known = [version for version, _, _ in migrations()]
@@ -107,18 +127,23 @@ def migrate(url: str, schema: str = "public") -> list[str]:
                 f"schema {schema} was migrated by a newer pgonce (version {max(before)}, this one knows {max(known)}): "
                 "upgrade pgonce on this machine"
             )
+        done: set[int] = set()
         for step in _steps(schema):
             with conn.transaction():
                 conn.execute("set local client_min_messages = warning")
+                conn.execute(_LOCK.encode())  # also in the step; here, so that what another migrate did is not ours
+                before = applied(conn, schema)
                 conn.execute(step.encode())
-        return [name for version, name, _ in migrations() if version not in before]
+                done |= applied(conn, schema) - before
+        return [name for version, name, _ in migrations() if version in done]
 
 
 def applied(conn: psycopg.Connection[tuple[object, ...]], schema: str = "public") -> set[int]:
     """The versions of the migrations that ``schema`` has; empty when pgonce is not installed there."""
     table = sql.Identifier(schema, "pgonce_migrations")
-    exists = conn.execute("select to_regclass(%s) is not null", [table.as_string(conn)]).fetchone()
-    if not exists or not exists[0]:
+    # not to_regclass: right after waiting for a lock its cache may not know yet what another session has made
+    exists = "select 1 from pg_tables where schemaname = %s and tablename = 'pgonce_migrations'"
+    if not conn.execute(exists, [schema]).fetchone():
         return set()
     rows = conn.execute(sql.SQL("select version from {}").format(table)).fetchall()
     return {int(str(row[0])) for row in rows}

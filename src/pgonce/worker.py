@@ -146,7 +146,7 @@ class Worker:
         """Until this lane is the next to be woken, and is.
 
         One call of ``wake`` wakes one lane: when each of four looked after every delivery, looking in vain cost more
-        than the recording (900 instead of 1,500 events/s).
+        than the recording itself.
         """
         pause = self._pause()
         if not self._next.acquire(timeout=pause):

@@ -20,8 +20,8 @@ def serve_asgi(app: Any, on_stop: Callable[[], Awaitable[None]] | None = None) -
 
     async def run() -> None:
         task = asyncio.create_task(server.serve())
-        while not server.started and not task.done():
-            await asyncio.sleep(0.005)
+        while not server.started and not task.done():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)  # uvicorn has no event for it
         started.set()
         await task
         if on_stop:

@@ -57,9 +57,7 @@ def python(code: str, *options: str) -> str:
 
 @needs_texts
 @pytest.mark.parametrize("version", texts.VERSIONS)
-def test_each_version_has_66_books_1189_chapters_and_31102_verses(
-    version: str, all_verses: list[Verse]
-) -> None:
+def test_each_version_has_66_books_1189_chapters_and_31102_verses(version: str, all_verses: list[Verse]) -> None:
     mine = [v for v in all_verses if v.version == version]
     assert [book for book, _ in groupby(v.book for v in mine)] == list(texts.BOOKS)
     assert len(texts.BOOKS) == 66
@@ -77,9 +75,7 @@ def test_the_totals_that_progress_is_measured_by_are_what_is_yielded(all_verses:
 def test_the_order_is_strictly_increasing_by_version_canonical_book_chapter_and_verse(
     all_verses: list[Verse],
 ) -> None:
-    places = [
-        (texts.VERSIONS.index(v.version), texts.BOOKS.index(v.book), v.chapter, v.verse) for v in all_verses
-    ]
+    places = [(texts.VERSIONS.index(v.version), texts.BOOKS.index(v.book), v.chapter, v.verse) for v in all_verses]
     assert all(earlier < later for earlier, later in pairwise(places))
 
 

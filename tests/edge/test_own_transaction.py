@@ -143,7 +143,8 @@ def test_a_kill_between_effect_and_commit_leaves_exactly_one_effect(
     conn.execute("update webhook_events set lease_expires_at = now()")  # instead of waiting for it
     second = worker("work")
     wait_until(
-        lambda: conn.execute("select status = 'succeeded' from webhook_events").fetchone() == (True,), "the second worker"
+        lambda: conn.execute("select status = 'succeeded' from webhook_events").fetchone() == (True,),
+        "the second worker",
     )
     second.communicate("", timeout=20)
     assert second.returncode == 0
@@ -155,7 +156,7 @@ def test_a_handler_that_forgets_to_complete_has_failed(database: str, queued: No
     from pgonce.worker import Worker
 
     app = pgonce.App()
-    app.webhook("pay", transaction="own")(lambda event: None)
+    app.webhook("pay", transaction="own")(lambda _: None)
     with Worker(app, database, poll=0.05):
         wait_until(
             lambda: conn.execute("select status = 'failed' from webhook_events").fetchone() == (True,), "the failure"
@@ -190,7 +191,8 @@ def test_a_lost_lease_is_said_inside_the_handlers_transaction(
 
     with Worker(app, database, poll=0.05, concurrency=1):
         wait_until(
-            lambda: conn.execute("select status = 'succeeded' from webhook_events").fetchone() == (True,), "the takeover"
+            lambda: conn.execute("select status = 'succeeded' from webhook_events").fetchone() == (True,),
+            "the takeover",
         )
     assert len(lost) == 1
     assert conn.execute("select event from effects").fetchall() == [("evt_1",)]

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import psycopg
 from psycopg import AsyncConnection, sql
 from psycopg.rows import tuple_row
-from psycopg.types.json import Jsonb
 
-from pgonce.errors import InvalidArgument, PgonceError, SchemaError
-from pgonce.protocol.seeds import SeedRow
+from pgonce.errors import PgonceError, SchemaError
+from pgonce.protocol.pack import Packed
+from pgonce.protocol.seeds import Counts
+
+OnConflict: TypeAlias = Literal["skip", "update", "fail"]
 
 # A key that ON CONFLICT can use and that makes a row findable: unique, not partial, not on expressions, not
 # deferrable, over exactly these columns, none of them nullable (two NULLs never conflict: rows would double).
 _KEY_CHECK = """
-select exists (
+select to_regclass(%(table)s) is not null, exists (
   select from pg_index i
   where i.indrelid = to_regclass(%(table)s) and i.indisunique and i.indimmediate and i.indisvalid
     and i.indpred is null and i.indexprs is null
@@ -25,8 +27,13 @@ select exists (
          where a.attrelid = i.indrelid and a.attnum = any (i.indkey[0:i.indnkeyatts - 1]) and a.attnotnull)
         = (select array_agg(k order by k) from unnest(%(key)s::text[]) k)
     and i.indnkeyatts = cardinality(%(key)s::text[])),
-  to_regclass(%(table)s) is not null
+  -- COPY FROM refuses where policies apply to this role
+  coalesce(row_security_active(to_regclass(%(table)s)), false),
+  exists (select from pg_constraint where conrelid = to_regclass(%(table)s) and condeferred),
+  array(select a.attname::text from pg_attribute a join pg_type t on t.oid = a.atttypid
+        where a.attrelid = to_regclass(%(table)s) and a.attnum > 0 and t.typcategory = 'A')
 """
+_STAGING = sql.Identifier("pg_temp", "pgonce_batch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,7 @@ class Table:
     name: str
     key: Sequence[str]
     columns: Sequence[str] | None = None
+    on_conflict: OnConflict = "skip"
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -43,7 +51,16 @@ class Table:
         return sql.Identifier(*self.name.split("."))
 
 
-async def check(conn: AsyncConnection[Any], table: Table) -> None:
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the catalog says of the table."""
+
+    has_policies: bool
+    has_deferred: bool
+    arrays: frozenset[str]
+
+
+async def check(conn: AsyncConnection[Any], table: Table) -> Facts:
     """Refuse a table or key that could double rows, before the first row.
 
     Raises:
@@ -52,77 +69,129 @@ async def check(conn: AsyncConnection[Any], table: Table) -> None:
     async with conn.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(_KEY_CHECK, {"table": table.identifier.as_string(conn), "key": list(table.key)})
         found = await cursor.fetchone()
-    if not found or not found[1]:
+    if not found or not found[0]:
         raise SchemaError(f"there is no table {table.name}: create it before the import")
-    if not found[0]:
+    if not found[1]:
         raise SchemaError(
             f"table {table.name} has no plain unique index over ({', '.join(table.key)}) with every column NOT NULL: "
             "the key must tell which rows are there already"
         )
+    return Facts(found[2], found[3], frozenset(found[4]))
 
 
-async def insert(conn: AsyncConnection[Any], table: Table, rows: Sequence[SeedRow]) -> int:
-    """Insert ``rows`` in the open transaction, leaving out those whose key is there; return how many were inserted.
+class Loader:
+    """Writes batches into one table.
 
     COPY goes straight into the table first: in a first load nothing is there yet, and staging costs a third more.
-    Only when a key is there already the batch is done again through a staging table.
+    Only when a key is there already the batch is done again through a staging table; and so is the next one at once,
+    as long as keys are found (a run over rows that are all there would try, and fail, every batch twice).
     """
-    columns = _columns(table, rows[0])
-    values = [_values(row, columns) for row in rows]
-    names = sql.SQL(", ").join(map(sql.Identifier, columns))
-    try:
-        async with conn.transaction():
-            await _copy(conn, table.identifier, names, values)
-        return len(values)
-    except psycopg.errors.UniqueViolation:
-        pass
-    except psycopg.errors.DataError as error:
-        raise PgonceError(f"a row does not fit into {table.name}: {_reason(error)}") from error
-    staging = sql.Identifier("pgonce_batch")
-    await conn.execute(
-        sql.SQL("create temp table {} on commit drop as select {} from {} with no data").format(
-            staging, names, table.identifier
-        )
-    )
-    await _copy(conn, staging, names, values)
-    inserted = await conn.execute(
-        # by position: of two rows with one key the first wins, as it would in two batches
-        sql.SQL(
-            "insert into {} ({}) overriding system value select {} from {} order by ctid on conflict ({}) do nothing"
-        ).format(table.identifier, names, names, staging, sql.SQL(", ").join(map(sql.Identifier, table.key)))
-    )
-    return inserted.rowcount
 
+    def __init__(self, table: Table, facts: Facts) -> None:
+        self.table = table
+        self.facts = facts
+        self._found = False
+        self._staging: Literal["none", "empty", "full"] = "none"
 
-async def _copy(
-    conn: AsyncConnection[Any], target: sql.Identifier, names: sql.Composed, values: Sequence[Sequence[Any]]
-) -> None:
-    async with conn.cursor() as cursor, cursor.copy(sql.SQL("copy {} ({}) from stdin").format(target, names)) as copy:
-        for row in values:
-            await copy.write_row(row)
+    async def begin(self, conn: AsyncConnection[Any]) -> None:
+        """Call at the start of each transaction."""
+        self._staging = "none"
+        if self.facts.has_deferred:  # else a bad row shows at COMMIT only, and nobody knows which
+            await conn.execute("set constraints all immediate")
 
+    @property
+    def goes_straight(self) -> bool:
+        """Whether the next batch is tried by COPY straight into the table."""
+        return not (self._found or self.facts.has_policies)
 
-def _columns(table: Table, row: SeedRow) -> list[str]:
-    columns = list(row) if isinstance(row, Mapping) else list(table.columns or ())
-    if not columns:
-        raise InvalidArgument(f"rows for {table.name} are sequences, so the seed must name their columns=")
-    return columns
+    async def write_straight(self, conn: AsyncConnection[Any], batch: Packed) -> Counts:
+        """``write`` without a savepoint, two round trips less: when it raises, the transaction is lost."""
+        inserted = await self._copy(conn, self.table.identifier, batch, batch.parts)
+        return _counted(batch.rows, inserted=inserted)
 
+    async def write(self, conn: AsyncConnection[Any], batch: Packed, parts: Sequence[bytes], rows: int) -> Counts:
+        """Insert ``parts``, ``rows`` rows of ``batch``, in the open transaction, behind a savepoint.
 
-def _values(row: SeedRow, columns: Sequence[str]) -> list[Any]:
-    if isinstance(row, Mapping):
-        if row.keys() != set(columns):
-            raise InvalidArgument(
-                f"a row has the columns {sorted(row)}, the first had {sorted(columns)}: yield equal rows"
+        Raises:
+            psycopg.Error: the table refuses a row; nothing of the parts is written.
+        """
+        fails = self.table.on_conflict == "fail"
+        if self.goes_straight:
+            try:
+                async with conn.transaction():
+                    return _counted(rows, inserted=await self._copy(conn, self.table.identifier, batch, parts))
+            except psycopg.errors.UniqueViolation:
+                if fails:
+                    raise
+        names = _names(batch.columns)
+        if self._staging == "none":
+            await conn.execute(
+                sql.SQL("create temp table {} on commit drop as select {} from {} with no data").format(
+                    _STAGING, names, self.table.identifier
+                )
             )
-        row = [row[column] for column in columns]
-    elif len(row) != len(columns):
-        raise InvalidArgument(f"a row has {len(row)} values for {len(columns)} columns")
-    return [Jsonb(value) if isinstance(value, dict) else value for value in row]
+            self._staging = "empty"
+        async with conn.transaction():
+            if self._staging == "full":
+                await conn.execute(sql.SQL("truncate {}").format(_STAGING))
+            if await self._copy(conn, _STAGING, batch, parts) != rows:
+                _counted(rows, inserted=-1)
+            counts = await self._merge(conn, batch, names, rows)
+        self._staging = "full"
+        self._found = counts.inserted < rows
+        return counts
+
+    async def _copy(
+        self, conn: AsyncConnection[Any], target: sql.Identifier, batch: Packed, parts: Sequence[bytes]
+    ) -> int:
+        statement = sql.SQL("copy {} ({}) from stdin with ({})").format(
+            target,
+            _names(batch.columns),
+            sql.SQL(batch.format.options),  # a reader's own words, never a user's
+        )
+        async with conn.cursor() as cursor:
+            async with cursor.copy(statement) as copy:
+                for part in parts:
+                    await copy.write(part)
+            return cursor.rowcount
+
+    async def _merge(self, conn: AsyncConnection[Any], batch: Packed, names: sql.Composed, rows: int) -> Counts:
+        others = [column for column in batch.columns if column not in self.table.key]
+        values = {"table": self.table.identifier, "names": names, "key": _names(self.table.key), "batch": _STAGING}
+        if self.table.on_conflict == "update" and others:
+            changes = sql.SQL(", ").join(
+                sql.SQL("{0} = excluded.{0}").format(sql.Identifier(column)) for column in others
+            )
+            # of two rows with one key the last stands, as it would in two batches; one statement may not do both
+            statement = sql.SQL(
+                "with written as (insert into {table} ({names}) overriding system value"
+                " select distinct on ({key}) {names} from {batch} order by {key}, ctid desc"
+                " on conflict ({key}) do update set {changes} returning xmax = 0 as is_new)"
+                " select count(*) filter (where is_new) from written"
+            ).format(changes=changes, **values)
+            async with conn.cursor(row_factory=tuple_row) as cursor:
+                found = await (await cursor.execute(statement)).fetchone()
+            inserted = int(found[0]) if found else 0
+            return Counts(inserted=inserted, updated=rows - inserted)
+        # A scan of the staging table is in the order of the lines: of two rows with one key the first wins.
+        # No ORDER BY for it: sorting wide rows costs more than finding their keys.
+        text = "insert into {table} ({names}) overriding system value select {names} from {batch} s"
+        if self.table.on_conflict != "fail":
+            # Those that are there are sorted out first, by one look into the index each: a quarter faster than to let
+            # every row run into the conflict. A scalar subquery, because an anti-join may be planned as a scan of the
+            # whole index. The conflict clause stays, for doubles in the batch and for other writers.
+            text += " where (select true from {table} t where {same}) is null on conflict ({key}) do nothing"
+        same = (sql.SQL("t.{0} = s.{0}").format(sql.Identifier(column)) for column in self.table.key)
+        statement = sql.SQL(text).format(same=sql.SQL(" and ").join(same), **values)
+        done = await conn.execute(statement)
+        return _counted(rows, inserted=done.rowcount)
 
 
-def _reason(error: psycopg.Error) -> str:
-    # the primary message only: details would print the row
-    return (
-        f"{error.diag.message_primary} ({error.diag.context})" if error.diag.message_primary else type(error).__name__
-    )
+def _counted(rows: int, *, inserted: int) -> Counts:
+    if not 0 <= inserted <= rows:
+        raise PgonceError(f"the source says {rows} rows, and COPY counts others: its blocks must hold whole rows")
+    return Counts(inserted=inserted, skipped=rows - inserted)
+
+
+def _names(columns: Sequence[str]) -> sql.Composed:
+    return sql.SQL(", ").join(map(sql.Identifier, columns))

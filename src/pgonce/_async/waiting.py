@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeAlias, TypeVar
 
 from psycopg import AsyncConnection
+
+from pgonce.protocol.ahead import Ahead
+from pgonce.protocol.pack import Packed, Packer, pack
+from pgonce.protocol.source import Cursor, SeedRow
 
 T = TypeVar("T")
 Result: TypeAlias = Awaitable[T]
 """What a function of the user's returns in this world."""
 Stream: TypeAlias = AsyncIterable[T] | Iterable[T]
 """What a source of rows may be in this world."""
+CANCELS = True
+"""Whether `repeating` cancels the body; a thread can only be told."""
 
 
 @asynccontextmanager
@@ -47,15 +53,94 @@ async def repeating(action: Callable[[], Awaitable[bool]], seconds: float) -> As
             raise
 
 
-async def iterate(source: Stream[T]) -> AsyncIterator[T]:
-    """Both kinds of iterables; a synchronous one is advanced in a thread, so that it may block."""
-    if isinstance(source, AsyncIterable):
-        async for item in source:
-            yield item
+def packed(stream: Stream[tuple[SeedRow, Cursor]], packer: Packer) -> Stream[Packed]:
+    """The batches that ``packer`` makes of ``stream``."""
+    return _packed(stream, packer) if isinstance(stream, AsyncIterable) else pack(stream, packer)
+
+
+async def _packed(rows: AsyncIterable[tuple[SeedRow, Cursor]], packer: Packer) -> AsyncIterator[Packed]:
+    async for row, cursor in rows:
+        if done := packer.add(row, cursor):
+            yield done
+    if done := packer.finish():
+        yield done
+
+
+@asynccontextmanager
+async def ahead(items: Stream[T], *, lockstep: bool) -> AsyncIterator[AsyncIterator[T]]:
+    """``items``, made one ahead: synchronous ones in a thread, so that they may block, asynchronous ones in a task.
+
+    ``lockstep``: the next one is made only when it is asked for.
+    """
+    if isinstance(items, AsyncIterable):
+        if lockstep:
+            yield aiter(items)
+            return
+        made: asyncio.Queue[T | _End] = asyncio.Queue(1)
+
+        async def make() -> None:
+            last = _End(None)
+            try:
+                async for item in items:
+                    await made.put(item)
+                    await made.join()  # one ahead, not two
+            except BaseException as error:
+                if asked_to_stop(error):
+                    raise
+                last = _End(error)  # raised where the items are taken
+            await made.put(last)
+
+        async def take() -> T | _End:
+            item = await made.get()
+            made.task_done()
+            return item
+
+        task = asyncio.create_task(make())
+        try:
+            yield _taken(take)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
         return
-    iterator, end = iter(source), object()
-    while (item := await asyncio.to_thread(next, iterator, end)) is not end:  # type: ignore[arg-type]
+    thread = Ahead(lambda: iter(items), lockstep=lockstep)
+    try:
+        yield _taken(lambda: asyncio.to_thread(_take, thread))
+    finally:
+        await asyncio.to_thread(thread.close)
+
+
+class _End:
+    """No more items, because of an error or not."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+
+def _take(thread: Ahead[T]) -> T | _End:
+    item = thread.take()
+    return item[0] if item else _End(None)
+
+
+async def _taken(take: Callable[[], Awaitable[T | _End]]) -> AsyncIterator[T]:
+    while True:
+        item = await take()
+        if isinstance(item, _End):
+            if item.error is not None:
+                raise item.error
+            return
         yield item
+
+
+async def shielded(work: Coroutine[Any, Any, T]) -> T:
+    """The result of ``work``, which a cancellation of this task does not stop.
+
+    anyio, and with it FastAPI, cancels every await of a cancelled scope anew: also those that record the failure.
+    """
+    task = asyncio.create_task(work)
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
+    return task.result()
 
 
 async def sleep(seconds: float) -> None:

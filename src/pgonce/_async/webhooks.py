@@ -11,8 +11,8 @@ from typing import Any, Literal, TypeAlias
 import psycopg
 from psycopg import AsyncConnection
 
-from pgonce._async.execute import Pool, call, connection, execute, transaction
-from pgonce._async.waiting import Result
+from pgonce._async.execute import Pool, call, call_unsynced, connection, execute, transaction
+from pgonce._async.waiting import Result, shielded
 from pgonce.errors import DatabaseUnavailable, EventBusy, LeaseLost, PgonceError, TransactionBroken
 from pgonce.protocol import stripe
 from pgonce.protocol import webhooks as protocol
@@ -73,7 +73,8 @@ class AsyncWebhooks:
 
     async def handle(self, body: stripe.Body, handler: Handler) -> Outcome:
         """``receive`` for an event that is already verified and read; the same results and errors."""
-        claim = await call(self._pool, protocol.claim_webhook(body, self._lease), self._schema)
+        # Its commit need not reach the disk: nobody has answered 200, and the commit of the effect takes it along.
+        claim = await call_unsynced(self._pool, protocol.claim_webhook(body, self._lease), self._schema)
         if claim.outcome == "busy":
             raise EventBusy(f"event {body.id} is being handled by another client: answer with an error, Stripe retries")
         if claim.outcome != "claimed":
@@ -117,4 +118,4 @@ class AsyncWebhooks:
     async def _fail(self, claim: Claim, error: BaseException) -> None:
         reason = "".join(traceback.format_exception(error))
         with suppress(PgonceError, psycopg.Error):  # the handler's error matters more; the lease runs out by itself
-            await call(self._pool, protocol.fail_webhook(claim, reason), self._schema)
+            await shielded(call(self._pool, protocol.fail_webhook(claim, reason), self._schema))

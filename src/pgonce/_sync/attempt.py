@@ -101,7 +101,7 @@ class Attempts:
         In the same round trip the savepoint of the event before is released: an error there says that its handler has
         ended the transaction.
         """
-        # Put together by hand: composing it with psycopg.sql took a tenth of the worker's time. UUIDs need no quoting.
+        # Put together by hand: composing it with psycopg.sql took 8 % of the worker's samples. UUIDs need no quoting.
         claim = f"'{item.claim.id}', '{item.claim.lease}'"
         if handlers:
             ending = f"complete_webhook({claim})"

@@ -1,145 +1,41 @@
 # Generated from ../_async/jobs.py by tools/unasync.py: edit that one, then `make generate`.
-"""A job's run: the guard, the heartbeat beside the work, and the fence in front of every commit."""
+"""Jobs: the guard in front of a run."""
 
 from __future__ import annotations
 
 import functools
-import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
-import psycopg
-from psycopg import Connection
-
-from pgonce._sync.execute import Pool, call, connection, execute, transaction
-from pgonce._sync.waiting import Result, repeating
-from pgonce.errors import DatabaseUnavailable, InvalidArgument, LeaseLost, PgonceError
+from pgonce._sync.execute import Pool, call
+from pgonce._sync.run import Run, address
+from pgonce._sync.waiting import Result
+from pgonce.app import Job
 from pgonce.protocol import jobs as protocol
 from pgonce.protocol.interval import interval
 
+__all__ = ["Jobs", "Run"]
+
 T = TypeVar("T")
-
-
-class Run:
-    """A run that is ours until it ends or is taken over. Made by ``jobs.run``."""
-
-    def __init__(self, pool: Pool, schema: str, run_id: UUID, start: protocol.Start) -> None:
-        self.id = run_id
-        self.name = start.name
-        self.scope = dict(start.scope)
-        self.key = start.key
-        self.window = start.window
-        self.rows_processed = 0
-        self.rows_skipped = 0
-        self._pool = pool
-        self._schema = schema
-        self._lost = False
-        self._last_beat = time.monotonic()
-        self._beating: Connection[Any] | None = None
-
-    @property
-    def lost(self) -> bool:
-        """Whether the run was taken over, or must be assumed so: no heartbeat got through for a whole window.
-
-        A synchronous job looks here in its loop and stops; an asynchronous one is cancelled.
-        """
-        return self._lost or time.monotonic() - self._last_beat > self.window.total_seconds()
-
-    def processed(self, rows: int = 1) -> None:
-        """Count ``rows`` as processed; written when the run ends."""
-        self.rows_processed += rows
-
-    def skipped(self, rows: int = 1) -> None:
-        """Count ``rows`` as skipped; written when the run ends."""
-        self.rows_skipped += rows
-
-    def connection(self) -> AbstractContextManager[Connection[Any]]:
-        """A connection of the pool, for reading beside the transactions; what it writes is not fenced."""
-        return connection(self._pool)
-
-    @contextmanager
-    def transaction(self) -> Iterator[Connection[Any]]:
-        """A transaction that commits only while the run is still ours.
-
-        Its last statement is a heartbeat: if a successor has closed the run, there is no row to beat, and all is
-        rolled back. If not, the row is locked until the commit, and a successor sees the lock as a sign of life.
-
-        Raises:
-            LeaseLost: the run was taken over; nothing of this transaction is written.
-        """
-        with connection(self._pool) as conn, transaction(conn, f"pgonce {self.id}", self.window):
-            yield conn
-            if not self._beat(conn):
-                raise LeaseLost(f"run {self.id} of job {self.name} was taken over: this transaction is rolled back")
-
-    def _beat(self, conn: Connection[Any]) -> bool:
-        # timed from before the statement is sent: the database reads its clock no earlier than that
-        started = time.monotonic()
-        alive = execute(conn, protocol.beat_job_run(self.id), self._schema)
-        self._lost = self._lost or not alive
-        self._last_beat = started
-        return alive
-
-    def _heartbeat(self) -> bool:
-        """One beat beside the work; False when the run is lost.
-
-        On a connection of its own, because the pool's may all be at work; opened at the first beat, a third of the
-        window after the start, so that short runs never open one.
-        """
-        try:
-            if self._beating is None or self._beating.closed:
-                self._beating = _connect(self._pool)
-            self._beat(self._beating)
-        except (psycopg.Error, PgonceError):
-            self._close()  # the next beat tries anew, until the window is over
-        self._lost = self.lost
-        return not self._lost
-
-    @contextmanager
-    def beating(self) -> Iterator[None]:
-        """A heartbeat every third of the window beside the body."""
-        with ExitStack() as stack:
-            stack.callback(self._close)
-            stack.enter_context(repeating(self._heartbeat, self.window.total_seconds() / 3))
-            yield
-
-    def _close(self) -> None:
-        if self._beating is not None:
-            self._beating.close()
-            self._beating = None
-
-    def complete(self) -> bool:
-        """End the run as succeeded, with its counts; False when it was taken over."""
-        end = protocol.complete_job_run(self.id, self.rows_processed, self.rows_skipped)
-        return not self._lost and call(self._pool, end, self._schema)
-
-    def fail(self, error: BaseException) -> None:
-        """End the run as failed, with the traceback of ``error``."""
-        reason = "".join(traceback.format_exception(error))
-        with suppress(PgonceError, psycopg.Error):  # the job's error matters more; a successor closes the run
-            call(self._pool, protocol.fail_job_run(self.id, reason), self._schema)
-
-
-def _connect(pool: Pool) -> Connection[Any]:
-    if callable(pool.conninfo) or callable(pool.kwargs):
-        raise InvalidArgument("the pool's conninfo and kwargs are functions: pgonce needs them as values")
-    options = {"connect_timeout": 5, **(pool.kwargs or {}), "autocommit": True}
-    return Connection.connect(pool.conninfo, **options)
 
 
 class Jobs:
     """Runs that never overlap.
 
     Args:
-        pool: a psycopg pool. In autocommit it saves a round trip; any setting is correct.
+        pool: a psycopg pool. In autocommit it saves a round trip; any setting is correct. Its ``conninfo`` and
+            ``kwargs`` must be values, not functions: heartbeats open a connection of their own with them.
         schema: where ``pgonce migrate`` put the tables.
+
+    Raises:
+        InvalidArgument: the pool's ``conninfo`` or ``kwargs`` is a function.
     """
 
     def __init__(self, pool: Pool, *, schema: str = "public") -> None:
+        address(pool)  # refused now, and not at the first heartbeat
         self._pool = pool
         self._schema = schema
 
@@ -152,6 +48,9 @@ class Jobs:
         key: str = "",
         window: timedelta | str = protocol.WINDOW,
         scheduled_for: datetime | None = None,
+        retries: int = 0,
+        backoff: timedelta | str = protocol.BACKOFF,
+        timeout: timedelta | str | None = None,
     ) -> Iterator[Run | None]:
         """One run of job ``name``, from start to its recorded end; None on overlap.
 
@@ -166,29 +65,84 @@ class Jobs:
             name: the job's name.
             scope: what this run works on, such as ``{"user_id": ..., "batch_number": 3}``; for people to read.
             key: runs with different keys may run side by side.
-            window: without a heartbeat for this long the run counts as dead. Beats are sent every third of it.
+            window: without a heartbeat for this long the run counts as dead. Beats are sent every third of it, and at
+                least every 15 s.
             scheduled_for: the tick this run is for; it fires once over all machines.
+            retries: how often a failure is retried, by a worker whose app has the job.
+            backoff: the time before the first retry; it doubles with each.
+            timeout: after this long the run has failed; see ``run.stop_requested``.
 
         Raises:
             LeaseLost: at the end, when the run was taken over meanwhile.
+            RunStopped: at the end, when somebody asked for it.
+            TimeoutError: its time was over.
             Exception: the body's own; the run is recorded as ``failed`` with its traceback.
         """
-        start = protocol.Start(name, interval(window, "the window"), key, scope or {}, scheduled_for)
+        length, pause = interval(window, "the window"), interval(backoff, "the backoff")
+        start = protocol.Start(name, length, key, scope or {}, scheduled_for, retries, pause)
+        limit = None if timeout is None else interval(timeout, "the timeout")
         run_id = call(self._pool, protocol.start_job_run(start), self._schema)
+        with self._body(run_id, start, limit) as run:
+            yield run
+
+    @contextmanager
+    def retry(self, failed: protocol.Retry, *, timeout: timedelta | None = None) -> Iterator[Run | None]:
+        """The next attempt of a failed run; None when somebody else has it, or it is not to be retried now."""
+        start = protocol.Start(failed.name, failed.window, failed.key, failed.scope)
+        run_id = call(self._pool, protocol.retry_job_run(failed.run_id), self._schema)
+        with self._body(run_id, start, timeout) as run:
+            yield run
+
+    @contextmanager
+    def _body(self, run_id: UUID | None, start: protocol.Start, timeout: timedelta | None) -> Iterator[Run | None]:
         if run_id is None:
             yield None
             return
-        run = Run(self._pool, self._schema, run_id, start)
+        run = Run(self._pool, self._schema, run_id, start, timeout)
         try:
             with run.beating():
                 yield run
-            if not run.complete():
-                raise LeaseLost(f"run {run.id} of job {name} was taken over: another run goes on with its work")
-        except (LeaseLost, DatabaseUnavailable):
-            raise  # it is not ours to end, or there is nowhere to write: the successor closes it
+            run.end()
         except BaseException as error:
-            run.fail(error)
+            # of an error that says "lost" or "unavailable", too: it may come from elsewhere than this run, and a run
+            # that is left open blocks its successors for a whole window
+            if not run.lost:
+                run.fail(error)
             raise
+
+    def perform(
+        self,
+        job: Job,
+        *,
+        scope: Mapping[str, Any] | None = None,
+        key: str | None = None,
+        scheduled_for: datetime | None = None,
+        retry: protocol.Retry | None = None,
+        on_start: Callable[[], None] | None = None,
+    ) -> Run | None:
+        """Run a registered job, or the retry of one, as its registration says; None on overlap. Raises as ``run``.
+
+        ``on_start`` is called as soon as the database has decided whether it runs.
+        """
+        if retry is not None:
+            started = self.retry(retry, timeout=job.timeout)
+        else:
+            started = self.run(
+                job.name,
+                scope=scope,
+                key=job.key if key is None else key,
+                window=job.window,
+                scheduled_for=scheduled_for,
+                retries=job.retries,
+                backoff=job.backoff,
+                timeout=job.timeout,
+            )
+        with started as run:
+            if on_start:
+                on_start()
+            if run is not None:
+                job.function(run)
+            return run
 
     def job(
         self, name: str, *, key: str = "", window: timedelta | str = protocol.WINDOW

@@ -1,27 +1,27 @@
 # Generated from ../_async/seeds.py by tools/unasync.py: edit that one, then `make generate`.
-"""An import that resumes where it died: rows and checkpoint in one transaction, batch by batch."""
+"""Imports that resume where they died: rows and checkpoint in one transaction, batch by batch."""
 
 from __future__ import annotations
 
-import time
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal, TypeAlias
+from typing import Any
 
-import psycopg
-
-from pgonce._sync import load
-from pgonce._sync.execute import Pool, call, connection, execute
-from pgonce._sync.jobs import Jobs, Run
-from pgonce._sync.waiting import Stream, iterate, sleep
-from pgonce.errors import DatabaseUnavailable, LeaseLost, PgonceError
+from pgonce._sync import proof
+from pgonce._sync.execute import Pool, call, connection
+from pgonce._sync.importing import Import, Options, Outcome, Progress, Source, formatter
+from pgonce._sync.jobs import Jobs
+from pgonce._sync.load import Loader, OnConflict, Table, check
+from pgonce._sync.rejects import retry
+from pgonce._sync.waiting import sleep
+from pgonce.errors import DatabaseUnavailable, InvalidArgument, LeaseLost
+from pgonce.protocol import process, seed_control
 from pgonce.protocol import seeds as protocol
-from pgonce.protocol.seeds import Batch, Batcher, Checkpoint, Cursor, SeedRow
+from pgonce.protocol.seeds import Checkpoint, Counts, Cursor, Reject
 
-Source: TypeAlias = Callable[[Cursor | None], Stream[tuple[SeedRow, Cursor]]]
+__all__ = ["RUNNER", "WINDOW", "Seeds", "Progress", "SeedResult", "Source"]
 
 RUNNER = "seed_runner"
 """The job that every import is a run of, with the seed's name as its key: one runner per seed."""
@@ -29,27 +29,15 @@ WINDOW = timedelta(minutes=2)
 """Sign of life that an import must show: short, so that a killed one can be resumed soon."""
 
 
-RETRIES = (0.1, 0.5, 2.0, 5.0, None)
-"""Seconds between the attempts at a batch while the database is away or refuses it (a restart, a deadlock)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where an import stands after a batch."""
-
-    checkpoint: Checkpoint
-    """With the counts over all resumes."""
-    rows: int
-    """Done by this resume."""
-    seconds: float
-    """Since this resume began."""
+RETRIES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, *[5.0] * 16, None)
+"""Seconds between the attempts at a batch while the database is away or refuses it: a failover takes about a minute."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeedResult:
     """How a run of an import ended."""
 
-    outcome: Literal["complete", "stopped", "overlap"]
+    outcome: Outcome
     checkpoint: Checkpoint | None
 
 
@@ -66,8 +54,10 @@ class Seeds:
         self._schema = schema
         self._jobs = Jobs(pool, schema=schema)
 
-    def checkpoint(self, name: str) -> Checkpoint | None:
-        """Where seed ``name`` stands; None when it has never run."""
+    def checkpoint(self, name: str, partition: str | None = None) -> Checkpoint | None:
+        """Where seed ``name``, or a part of it, stands; None when it has never run."""
+        if partition is not None:
+            return call(self._pool, seed_control.get_partition(name, partition), self._schema)
         return call(self._pool, protocol.get_checkpoint(name), self._schema)
 
     def run(
@@ -78,126 +68,193 @@ class Seeds:
         into: str,
         key: Sequence[str],
         columns: Sequence[str] | None = None,
-        batch_size: int = 5000,
+        on_conflict: OnConflict = "skip",
+        batch_size: int | None = None,
+        max_rejects: int = 0,
+        max_rows_per_second: float | None = None,
         window: timedelta | str = WINDOW,
         restart: bool = False,
+        accept_change: bool = False,
+        fingerprint: Callable[[Cursor | None], Mapping[str, Any] | None] | None = None,
+        partition: str | None = None,
         on_progress: Callable[[Progress], object] | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> SeedResult:
         """Import what ``source`` yields, from the last checkpoint on.
 
+        The source is advanced one batch ahead of the database; a synchronous one in a thread of its own.
+
         Args:
             name: the seed's name.
             source: called with the last checkpoint's cursor (None at the start); yields ``(row, cursor)``. A row is
                 a mapping of columns, or a sequence in the order of ``columns``; its cursor, where to resume behind it.
-                Rows with equal cursors are never cut apart.
+                Rows with equal cursors are never cut apart. More that it may offer: ``pgonce.protocol.source``.
             into: the table, with or without its schema.
-            key: the columns of a unique index that tell which rows are there already: those are skipped, and counted.
-            batch_size: rows per transaction, at least; a batch ends only where the cursor changes.
-            window: without a sign of life for this long a runner counts as dead.
+            key: the columns of a unique index that tell which rows are there already.
+            on_conflict: what becomes of those: ``skip`` them (and count), ``update`` them with the row's other
+                columns, or ``fail``, which makes each a bad row.
+            batch_size: rows per transaction, at least; a batch ends only where the cursor changes. None: as many as
+                take about a second, from 100 to 50,000. Either way a batch of 4 MB ends.
+            max_rejects: so many rows that the table refuses are kept in seed_rejects and left out, over all resumes;
+                the next one ends the import.
+            max_rows_per_second: not faster than that.
+            window: without a sign of life for this long a runner counts as dead; on its own machine a killed one is
+                known at once.
             restart: begin at the start; what is there already is skipped.
+            accept_change: go on at the checkpoint although the source's fingerprint is another one.
+            fingerprint: what the source looks like up to a cursor, as a JSON object; kept with each checkpoint and
+                compared before a resume. None: the source's own, if it has one.
+            partition: import this part of the seed only, with a checkpoint of its own; ``begin_partitions`` first.
             on_progress: called after every batch.
             stop: asked after every batch; True ends the run there, and the next one resumes.
 
         Returns:
-            ``complete``, ``stopped``, or ``overlap`` when another runner is at work on this seed.
+            ``complete``; ``stopped``; ``paused`` when ``pause`` was called; or ``overlap`` when another runner is at
+            work on this seed.
 
         Raises:
             SchemaError: no such table, or the key is not unique.
+            RowRejected: one row more than ``max_rejects`` was refused.
+            SourceChanged: the source is not what it was.
             LeaseLost: another runner took over; its batch and ours did not mix.
             Exception: the source's own, or the database's; the seed is ``failed`` and resumes at its checkpoint.
         """
-        table = load.Table(into, tuple(key), columns)
+        if (batch_size is not None and batch_size < 1) or (
+            max_rows_per_second is not None and max_rows_per_second <= 0
+        ):
+            raise InvalidArgument("the batch size and the rows per second must be at least 1")
+        table = Table(into, tuple(key), columns or getattr(source, "columns", None), on_conflict)
         with connection(self._pool) as conn:
-            load.check(conn, table)
-        with self._jobs.run(RUNNER, key=name, scope={"seed_name": name}, window=window) as run:
+            loader = Loader(table, check(conn, table))
+            make = formatter(loader, conn)
+        options = Options(
+            RETRIES,
+            batch_size,
+            max_rejects,
+            max_rows_per_second,
+            restart,
+            accept_change,
+            fingerprint,
+            on_progress,
+            stop,
+        )
+        whose = name if partition is None else f"{name}/{partition}"
+        self._release_dead(name, whose)
+        scope = {"seed_name": name, "process": process.identity()}
+        with self._jobs.run(RUNNER, key=whose, scope=scope, window=window) as run:
             if run is None:
-                return SeedResult("overlap", self.checkpoint(name))
+                return SeedResult("overlap", self.checkpoint(name, partition))
+            importing = Import(run, name, loader, self._pool, self._schema, options, partition)
             try:
-                importing = _Import(run, name, table, self._pool, self._schema)
-                importing.begin(restart=restart)
-                return importing.go(source, batch_size, on_progress, stop)
+                return SeedResult(*importing.go(source, make))
             except (LeaseLost, DatabaseUnavailable):
                 raise
             except Exception as error:
-                reason = "".join(traceback.format_exception(error))
-                with suppress(PgonceError, psycopg.Error):
-                    with run.transaction() as tx:
-                        execute(tx, protocol.fail_seed(name, reason), self._schema)
+                importing.fail("".join(traceback.format_exception(error)))
                 raise
 
+    def _release_dead(self, name: str, whose: str) -> None:
+        """Let go of a runner whose process was killed on this machine: no need to wait for its window to pass."""
+        for runner in call(self._pool, seed_control.get_runners(name), self._schema):
+            if runner.key == whose and process.is_gone(runner.scope.get("process") or {}):
+                for _ in range(20):  # its last transaction may still be at work in the server
+                    if call(self._pool, seed_control.release_runner(runner.run_id), self._schema):
+                        break
+                    sleep(0.1)
 
-class _Import:
-    """One resume of a seed, from its checkpoint to wherever it gets."""
+    def pause(self, name: str) -> None:
+        """Ask the runner to stop behind its batch; the seed does not run until ``resume``."""
+        call(self._pool, seed_control.pause_seed(name), self._schema)
 
-    def __init__(self, run: Run, name: str, table: load.Table, pool: Pool, schema: str) -> None:
-        self._run = run
-        self._name = name
-        self._table = table
-        self._pool = pool
-        self._schema = schema
-        self._checkpoint: Checkpoint | None = None
-        self._cursor: Cursor | None = None
-        self._started = time.monotonic()
+    def resume(self, name: str) -> None:
+        """Take ``pause`` back. NotFound when the seed has never run."""
+        call(self._pool, seed_control.resume_seed(name), self._schema)
 
-    def begin(self, *, restart: bool) -> None:
-        self._checkpoint = call(self._pool, protocol.get_checkpoint(self._name), self._schema)
-        if self._checkpoint and not restart:
-            self._cursor = self._checkpoint.cursor
+    def reset(self, name: str) -> bool:
+        """Forget checkpoint, partitions and rejects; its rows stay. False: it has never run.
 
-    def go(
-        self,
-        source: Source,
-        batch_size: int,
-        on_progress: Callable[[Progress], object] | None,
-        stop: Callable[[], bool],
-    ) -> SeedResult:
-        batcher = Batcher(lambda: batch_size)
-        for row, cursor in iterate(source(self._cursor)):
-            batch = batcher.add(row, cursor)
-            if batch:
-                self._commit(batch, on_progress)
-                if stop():
-                    return SeedResult("stopped", self._checkpoint)
-        if last := batcher.finish():
-            self._commit(last, on_progress)
-        with self._run.transaction() as tx:
-            done = execute(tx, protocol.complete_seed(self._name), self._schema)
-        return SeedResult("complete", done)
-
-    def _commit(self, batch: Batch, on_progress: Callable[[Progress], object] | None) -> None:
-        before = self._checkpoint.rows_inserted if self._checkpoint else 0
-        self._checkpoint = self._written(batch)
-        inserted = self._checkpoint.rows_inserted - before
-        self._run.processed(inserted)
-        self._run.skipped(len(batch.rows) - inserted)
-        if on_progress:
-            done = self._run.rows_processed + self._run.rows_skipped
-            on_progress(Progress(self._checkpoint, done, time.monotonic() - self._started))
-
-    def _written(self, batch: Batch) -> Checkpoint:
-        """Commit ``batch`` once and return the checkpoint behind it.
-
-        When the connection is lost during COMMIT nobody knows whether it happened. So the batch is written again as
-        it is, and the compare-and-set on its number tells: no row means that it has landed.
+        Raises:
+            LeaseLost: a runner is at work on it.
         """
-        number = self._checkpoint.batch if self._checkpoint else 0
-        for pause in RETRIES:
-            try:
-                with self._run.transaction() as tx:
-                    inserted = load.insert(tx, self._table, batch.rows)
-                    counts = (inserted, len(batch.rows) - inserted)
-                    step = protocol.advance_seed(self._name, self._run.id, number, batch.cursor, *counts)
-                    landed = execute(tx, step, self._schema)
-                    if landed is not None:
-                        return landed
-            except (DatabaseUnavailable, psycopg.OperationalError):
-                if pause is None:
-                    raise
-                sleep(pause)
-                continue
-            landed = call(self._pool, protocol.get_checkpoint(self._name), self._schema)
-            if landed and landed.batch == number + 1:
-                return landed
-            break
-        raise LeaseLost(f"the checkpoint of {self._name} was moved by somebody else: this batch is rolled back")
+        return call(self._pool, seed_control.reset_seed(name), self._schema)
+
+    def rejects(self, name: str, after: int = 0, limit: int = 1000) -> list[Reject]:
+        """Rows that the table refused, behind id ``after``, oldest first."""
+        return call(self._pool, seed_control.get_rejects(name, after, limit), self._schema)
+
+    def begin_partitions(self, name: str, partitions: Sequence[str]) -> list[Checkpoint]:
+        """Make checkpoints for the parts that are new; where all of them stand."""
+        return call(self._pool, seed_control.begin_partitions(name, partitions), self._schema)
+
+    def alive(self, name: str) -> set[str]:
+        """Whose runners show signs of life: the seed's name, or name/partition; not those whose process is gone."""
+        runners = call(self._pool, seed_control.get_runners(name), self._schema)
+        return {each.key for each in runners if each.alive and not process.is_gone(each.scope.get("process") or {})}
+
+    def all(self) -> list[Checkpoint]:
+        """Where all seeds stand, the newest first."""
+        return call(self._pool, seed_control.get_seeds(), self._schema)
+
+    def partitions(self, name: str) -> list[Checkpoint]:
+        """Where the parts of a seed stand; empty for one that has none."""
+        return call(self._pool, seed_control.get_partitions(name), self._schema)
+
+    def rehearse(
+        self,
+        name: str,
+        source: Source,
+        *,
+        into: str,
+        key: Sequence[str],
+        columns: Sequence[str] | None = None,
+        on_conflict: OnConflict = "skip",
+        max_rejects: int = 0,
+        restart: bool = False,
+    ) -> Counts:
+        """A dry run: everything that ``run`` would do, in one transaction that is rolled back; what it would count."""
+        table = Table(into, tuple(key), columns or getattr(source, "columns", None), on_conflict)
+        at = None if restart else self.checkpoint(name)
+        return proof.rehearse(self._pool, source, table, at.cursor if at else None, max_rejects)
+
+    def verify(
+        self,
+        name: str,
+        source: Source,
+        *,
+        into: str,
+        key: Sequence[str],
+        columns: Sequence[str] | None = None,
+        on_conflict: OnConflict = "skip",
+    ) -> dict[str, Any]:
+        """Compare the table with the whole source, and keep the proof with the checkpoint; ``ok`` says how it went."""
+        table = Table(into, tuple(key), columns or getattr(source, "columns", None), on_conflict)
+        stored = call(self._pool, seed_control.reject_seed_rows(name, [], None), self._schema)
+        found = proof.compare(self._pool, source, table, stored)
+        call(self._pool, seed_control.set_seed_proof(name, found), self._schema)
+        return found
+
+    def retry_rejects(
+        self, name: str, *, into: str, key: Sequence[str], on_conflict: OnConflict = "skip"
+    ) -> tuple[int, int] | None:
+        """Try the rejected rows again, now that the table, or what it refers to, is another; (accepted, refused).
+
+        Each row in a transaction of its own. None: another runner is at work on the seed.
+        """
+        table = Table(into, tuple(key), (), on_conflict)
+        with connection(self._pool) as conn:
+            loader = Loader(table, check(conn, table))
+        self._release_dead(name, name)
+        with self._jobs.run(RUNNER, key=name, scope={"seed_name": name, "retries": "rejects"}) as run:
+            if run is None:
+                return None
+            accepted = refused = last = 0
+            while page := self.rejects(name, last):
+                for reject in page:
+                    last = reject.id
+                    if retry(run, loader, reject, self._schema):
+                        accepted += 1
+                    else:
+                        refused += 1
+            run.processed(accepted)
+            run.skipped(refused)
+            return accepted, refused

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 import socket
 import threading
@@ -12,38 +13,114 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 
 from psycopg import Connection
 
+from pgonce.protocol.ahead import Ahead
+from pgonce.protocol.pack import Packed, Packer, pack
+from pgonce.protocol.source import Cursor, SeedRow
+
 T = TypeVar("T")
 Result: TypeAlias = Annotated[T, "returned as it is"]
 """What a function of the user's returns in this world."""
 Stream: TypeAlias = Iterable[T]
 """What a source of rows may be in this world."""
+CANCELS = False
+"""Whether `repeating` cancels the body; a thread can only be told."""
+
+
+class _Alarm:
+    """Calls functions when their time has come, in one thread for the whole process; each must return at once."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._heap: list[tuple[float, int]] = []
+        self._calls: dict[int, Callable[[], None]] = {}
+        self._last = 0
+        self._thread: threading.Thread | None = None
+
+    def set(self, seconds: float, call: Callable[[], None]) -> int:
+        """Call after ``seconds``; the number is for ``cancel``."""
+        with self._changed:
+            self._last += 1
+            self._calls[self._last] = call
+            heapq.heappush(self._heap, (time.monotonic() + seconds, self._last))
+            if self._thread is None or not self._thread.is_alive():  # the first one, or this is a forked child
+                self._thread = threading.Thread(target=self._run, name="pgonce alarm", daemon=True)
+                self._thread.start()
+            elif self._heap[0][1] == self._last:
+                self._changed.notify()
+            return self._last
+
+    def cancel(self, number: int) -> None:
+        """It is not called any more; if it is being called, wait for its end."""
+        with self._changed:
+            self._calls.pop(number, None)
+
+    def _run(self) -> None:
+        with self._changed:
+            while True:
+                if not self._heap:
+                    self._changed.wait()
+                elif (left := self._heap[0][0] - time.monotonic()) > 0:
+                    self._changed.wait(left)
+                else:
+                    _, number = heapq.heappop(self._heap)
+                    if call := self._calls.pop(number, None):
+                        call()
+
+
+_alarm = _Alarm()
 
 
 @contextmanager
 def repeating(action: Callable[[], bool], seconds: float) -> Iterator[None]:
     """Run ``action`` every ``seconds`` beside the body, in a thread, until it returns False.
 
-    A thread cannot be cancelled: the body looks at ``run.lost``, and its transactions refuse to commit.
+    A thread cannot be cancelled: the body looks at ``run.lost``, and its transactions refuse to commit. The thread is
+    started when the first call is due: starting one for each short run cost more than the run.
     """
     ended = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def begin() -> None:
+        threads.append(threading.Thread(target=repeat, name="pgonce heartbeat", daemon=True))
+        threads[0].start()
 
     def repeat() -> None:
-        while not ended.wait(seconds):
-            if not action():
-                return
+        while not ended.is_set() and action():
+            ended.wait(seconds)
 
-    beating = threading.Thread(target=repeat, name="pgonce heartbeat", daemon=True)
-    beating.start()
+    number = _alarm.set(seconds, begin)
     try:
         yield
     finally:
         ended.set()
-        beating.join()
+        _alarm.cancel(number)
+        for thread in threads:
+            thread.join()
 
 
-def iterate(source: Stream[T]) -> Iterator[T]:
-    """The source itself; the other world has two kinds."""
-    return iter(source)
+def packed(stream: Stream[tuple[SeedRow, Cursor]], packer: Packer) -> Stream[Packed]:
+    """The batches that ``packer`` makes of ``stream``."""
+    return pack(stream, packer)
+
+
+@contextmanager
+def ahead(items: Stream[T], *, lockstep: bool) -> Iterator[Iterator[T]]:
+    """``items``, made one ahead in a thread; ``lockstep``: the next one is made only when it is asked for."""
+    thread = Ahead(lambda: iter(items), lockstep=lockstep)
+    try:
+        yield _taken(thread)
+    finally:
+        thread.close()
+
+
+def _taken(thread: Ahead[T]) -> Iterator[T]:
+    while item := thread.take():
+        yield item[0]
+
+
+def shielded(done: T) -> T:
+    """What is done cannot be stopped; the other world has cancellations."""
+    return done
 
 
 def sleep(seconds: float) -> None:

@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeAlias
 import psycopg
 from psycopg import Connection
 
-from pgonce._sync.execute import Pool, call, connection, execute, transaction
-from pgonce._sync.waiting import Result
+from pgonce._sync.execute import Pool, call, call_unsynced, connection, execute, transaction
+from pgonce._sync.waiting import Result, shielded
 from pgonce.errors import DatabaseUnavailable, EventBusy, LeaseLost, PgonceError, TransactionBroken
 from pgonce.protocol import stripe
 from pgonce.protocol import webhooks as protocol
@@ -74,7 +74,8 @@ class Webhooks:
 
     def handle(self, body: stripe.Body, handler: Handler) -> Outcome:
         """``receive`` for an event that is already verified and read; the same results and errors."""
-        claim = call(self._pool, protocol.claim_webhook(body, self._lease), self._schema)
+        # Its commit need not reach the disk: nobody has answered 200, and the commit of the effect takes it along.
+        claim = call_unsynced(self._pool, protocol.claim_webhook(body, self._lease), self._schema)
         if claim.outcome == "busy":
             raise EventBusy(f"event {body.id} is being handled by another client: answer with an error, Stripe retries")
         if claim.outcome != "claimed":
@@ -118,4 +119,4 @@ class Webhooks:
     def _fail(self, claim: Claim, error: BaseException) -> None:
         reason = "".join(traceback.format_exception(error))
         with suppress(PgonceError, psycopg.Error):  # the handler's error matters more; the lease runs out by itself
-            call(self._pool, protocol.fail_webhook(claim, reason), self._schema)
+            shielded(call(self._pool, protocol.fail_webhook(claim, reason), self._schema))

@@ -3,24 +3,52 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import click
 import psycopg
 
-from pgonce.cli import demo, job, reconcile, seed, serve, setup, webhook
+from pgonce.cli import cleanup, demo, job, reconcile, seed, seed_control, seed_load, serve, setup, webhook
+from pgonce.cli.exec import exec_
 from pgonce.errors import PgonceError
 
 
+class _Usage(click.UsageError):
+    """A usage error in one line; click's own has four. The exit code stays 2."""
+
+    def show(self, file: Any = None) -> None:
+        where = self.ctx.command_path if self.ctx else "pgonce"
+        click.echo(f"pgonce: {self.format_message().rstrip('.')}: see {where} --help", file=file, err=True)
+
+
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except click.UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # it shows the help; by name, because click 8.1 lacks it
+            raise
+        raise _Usage(error.format_message(), error.ctx) from error
+
+
 class _Cli(click.Group):
-    """Turns what went wrong into one line and exit code 1; a usage error is 2 (click's own)."""
+    """Turns what went wrong into one line and exit code 1; a usage error is 2."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _in_one_line():
+            return super().make_context(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            return super().invoke(ctx)
+            with _in_one_line():
+                return super().invoke(ctx)
         except PgonceError as error:
             click.echo(f"pgonce: {error}", err=True)
         except psycopg.Error as error:
-            click.echo(f"pgonce: the database refused: {str(error).splitlines()[0]}", err=True)
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            click.echo(f"pgonce: the database refused: {reason}", err=True)
         sys.exit(1)
 
 
@@ -52,6 +80,11 @@ main.add_command(serve.serve)
 main.add_command(serve.worker)
 main.add_command(webhook.webhook)
 main.add_command(reconcile.reconcile)
+main.add_command(cleanup.cleanup)
 main.add_command(job.job)
+main.add_command(exec_)
 main.add_command(seed.seed)
+seed.seed.add_command(seed_load.load)
+for command in seed_control.COMMANDS:
+    seed.seed.add_command(command)
 main.add_command(demo.demo)

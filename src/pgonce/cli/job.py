@@ -1,20 +1,53 @@
-"""``pgonce job``: run a job by hand or from cron."""
+"""``pgonce job``: run a job by hand or from cron, and look at what has run."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import sys
+import time
+from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import click
 
 from pgonce import database
 from pgonce._async.jobs import AsyncJobs
-from pgonce._sync.jobs import Jobs, Run
+from pgonce._sync.execute import call
+from pgonce._sync.jobs import Jobs
 from pgonce.app import App, Job
-from pgonce.cli.options import OVERLAP, with_app, with_database
+from pgonce.cli.options import OVERLAP, as_json, with_app, with_database
+from pgonce.cli.show import Moment, print_json, print_table, when
+from pgonce.errors import InvalidArgument, NotFound, RunStopped
+from pgonce.protocol import jobs as protocol
+from pgonce.protocol import stats
+from pgonce.protocol.interval import interval
+
+STATES = ["running", "succeeded", "failed", "skipped"]
+
+
+class Scope(click.ParamType):  # type: ignore[type-arg] # generic only in newer releases of click
+    """A JSON object."""
+
+    name = "json"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        """The object."""
+        if isinstance(value, dict):
+            return value
+        try:
+            parsed = json.loads(value)
+        except ValueError as error:
+            self.fail(f"this is not JSON: {error}", param, ctx)
+        if not isinstance(parsed, dict):
+            self.fail("it must be an object, such as '{\"batch_number\": 3}'", param, ctx)
+        return parsed
+
+
+with_scope = click.option(
+    "--scope", type=Scope(), default={}, metavar="JSON", help="What the run works on, such as '{\"batch_number\": 3}'."
+)
 
 
 @click.group()
@@ -24,43 +57,168 @@ def job() -> None:
 
 @job.command()
 @click.argument("name")
-@click.option("--scope", default="{}", metavar="JSON", help="What the run works on, such as '{\"batch_number\": 3}'.")
+@with_scope
+@click.option("--key", help="Runs with different keys may run side by side. [default: the job's]")
 @with_app
 @with_database
-def run(name: str, scope: str, app: App, url: str, schema: str) -> None:
-    """Run the job NAME now, unless it is running: then exit with 75."""
+def run(name: str, scope: dict[str, Any], key: str | None, app: App, url: str, schema: str) -> None:
+    """Run the job NAME now, unless it is running: then exit with 75.
+
+    A failure is retried as the job's registration says, here or by a worker, whichever comes first.
+    """
     found = app.get_job(name)
-    try:
-        parsed = json.loads(scope)
-    except ValueError as error:
-        raise click.BadParameter(f"this is not JSON: {error}", param_hint="--scope") from None
-    if not isinstance(parsed, dict):
-        raise click.BadParameter("it must be an object, such as '{\"batch_number\": 3}'", param_hint="--scope")
-    if inspect.iscoroutinefunction(found.function):
-        ended = asyncio.run(_run_async(found, parsed, url, schema))
-    else:
-        ended = _run(found, parsed, url, schema)
+    pause = found.backoff
+    retry: protocol.Retry | None = None
+    ended = None
+    for left in range(found.retries, -1, -1):
+        try:
+            ended = _perform(found, scope, key, retry, url, schema)
+            break
+        except RunStopped:
+            raise
+        except Exception as error:
+            if left == 0:
+                raise
+            click.echo(f"{name}: failed ({_line(error)}), next attempt in {pause}", err=True)
+            time.sleep(pause.total_seconds())
+            retry = _due(found, key, url, schema)
+            if retry is None:  # a worker has been faster
+                raise
+            pause *= 2
     if ended is None:
         click.echo(f"{name}: skipped, another run is at work", err=True)
         sys.exit(OVERLAP)
     click.echo(f"{name}: succeeded, {ended.rows_processed:,} processed, {ended.rows_skipped:,} skipped")
 
 
-def _run(job: Job, scope: dict[str, Any], url: str, schema: str) -> Run | None:
-    with (
-        database.open_pool(url) as pool,
-        Jobs(pool, schema=schema).run(job.name, scope=scope, key=job.key, window=job.window) as run,
-    ):
-        if run is not None:
-            job.function(run)
-        return run
+def _perform(
+    job: Job, scope: dict[str, Any], key: str | None, retry: protocol.Retry | None, url: str, schema: str
+) -> Any:
+    if job.is_async:
+        return asyncio.run(_perform_async(job, scope, key, retry, url, schema))
+    with database.open_pool(url) as pool:
+        return Jobs(pool, schema=schema).perform(job, scope=scope, key=key, retry=retry)
 
 
-async def _run_async(job: Job, scope: dict[str, Any], url: str, schema: str) -> Any:
-    async with (
-        await database.open_async_pool(url) as pool,
-        AsyncJobs(pool, schema=schema).run(job.name, scope=scope, key=job.key, window=job.window) as run,
-    ):
-        if run is not None:
-            await job.function(run)
-        return run
+async def _perform_async(
+    job: Job, scope: dict[str, Any], key: str | None, retry: protocol.Retry | None, url: str, schema: str
+) -> Any:
+    async with await database.open_async_pool(url) as pool:
+        return await AsyncJobs(pool, schema=schema).perform(job, scope=scope, key=key, retry=retry)
+
+
+def _due(job: Job, key: str | None, url: str, schema: str) -> protocol.Retry | None:
+    with database.open_pool(url, 1) as pool:
+        due = call(pool, protocol.due_job_retries([job.name]), schema)
+    return next((each for each in due if each.key == (job.key if key is None else key)), None)
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+@job.command("ls")
+@click.option("--job", "name", metavar="NAME", help="Runs of this job.")
+@click.option("--status", type=click.Choice(STATES))
+@click.option("--since", type=Moment(), help="Started since: '2 hours', 2026-11-23.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(min=1))
+@as_json
+@with_database
+def list_(
+    name: str | None, status: str | None, since: datetime | None, limit: int, json_: bool, url: str, schema: str
+) -> None:
+    """List runs, newest first.
+
+    Example: pgonce job ls --job birthday_letters --status failed --since '2 days'
+    """
+    wanted = stats.list_job_runs(name=name, status=status, since=since, limit=limit)
+    with database.open_pool(url, 1) as pool:
+        lines = call(pool, wanted, schema)
+    if json_:
+        print_json(lines)
+        return
+    print_table(
+        ["run", "job", "key", "state", "started (UTC)", "took", "processed", "skipped", "progress", "reason"],
+        [
+            (r.id, r.job_name, r.key, r.state, when(r.started_at), took(r.duration_ms), r.rows_processed,
+             r.rows_skipped, r.progress, r.reason)
+            for r in lines
+        ],
+        "no such runs",
+    )  # fmt: skip
+
+
+def took(milliseconds: int | None) -> str:
+    """A length of time as people read it."""
+    if milliseconds is None:
+        return ""
+    if milliseconds < 10_000:
+        return f"{milliseconds / 1000:.3g} s"
+    return str(timedelta(seconds=milliseconds // 1000))
+
+
+@job.command()
+@click.argument("run_id", metavar="RUN", type=click.UUID)
+@as_json
+@with_database
+def show(run_id: UUID, json_: bool, url: str, schema: str) -> None:
+    """Everything about one run: scope, counts, progress, what blocked it, traceback."""
+    with database.open_pool(url, 1) as pool:
+        found = call(pool, stats.get_job_run(run_id), schema)
+    if found is None:
+        raise NotFound(f"there is no job run {run_id}")
+    if json_:
+        print_json(found)
+        return
+    traceback = found.pop("error_message")
+    for name, value in found.items():
+        if value not in (None, {}, ""):
+            click.echo(f"{name:17} {json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value}")
+    if traceback:
+        click.echo(f"\nreason\n{traceback}")
+
+
+@job.command()
+@click.argument("run_id", metavar="RUN", type=click.UUID)
+@with_database
+def stop(run_id: UUID, url: str, schema: str) -> None:
+    """Ask a run to end; it learns it at its next heartbeat. Its retries are called off."""
+    with database.open_pool(url, 1) as pool:
+        asked = call(pool, protocol.stop_job_run(run_id), schema)
+    if not asked:
+        raise InvalidArgument(f"run {run_id} has ended")
+    click.echo(f"{run_id}: asked to stop")
+
+
+@job.command("stats")
+@click.argument("name", required=False)
+@click.option("--since", default="7 days", show_default=True, metavar="INTERVAL", help="Over this long, until now.")
+@as_json
+@with_database
+def stats_(name: str | None, since: str, json_: bool, url: str, schema: str) -> None:
+    """Runs, success rate and durations of the jobs, and the trend against as long a time before.
+
+    Example: pgonce job stats birthday_letters --since '30 days'
+    """
+    with database.open_pool(url, 1) as pool:
+        lines = call(pool, stats.job_timing(name, interval(since, "--since")), schema)
+    if json_:
+        print_json(lines)
+        return
+    print_table(
+        ["job", "runs", "skipped", "success", "p50", "p95", "p99", "max", "trend", "rows/s", "last failure (UTC)"],
+        [
+            (t.job_name, t.runs, t.skipped, _percent(t.success_rate), took(t.p50_ms), took(t.p95_ms), took(t.p99_ms),
+             took(t.max_ms), _percent(t.trend, "+"), t.rows_per_second, _failure(t))
+            for t in lines
+        ],
+        "no runs in that time",
+    )  # fmt: skip
+
+
+def _percent(share: float | None, sign: str = "") -> str:
+    return "" if share is None else f"{share:{sign}.1%}"
+
+
+def _failure(timing: stats.Timing) -> str:
+    return f"{when(timing.last_failed_at)} {timing.last_failure or ''}".strip()

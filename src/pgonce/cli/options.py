@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from pgonce import database
-from pgonce.app import App, load
+from pgonce.app import App
+from pgonce.errors import InvalidArgument
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 OVERLAP = 75
 """The exit code of a run that was skipped: EX_TEMPFAIL of sysexits.h, "try again later"."""
+
+
+APP = "pgonce.app"
+"""Where the click context keeps what --app said, for commands that start processes with the same app."""
 
 
 def with_database(function: F) -> F:
@@ -35,15 +43,40 @@ def with_app(function: F) -> F:
     return click.option(
         "--app",
         envvar="PGONCE_APP",
+        show_envvar=True,  # in the error about a missing one, too
         required=True,
         metavar="MODULE:APP",
         callback=_load,
-        help="Your pgonce.App; modules of the current folder are found. [env: PGONCE_APP]",
+        help="Your pgonce.App; modules of the current folder are found.",
     )(function)
 
 
 def _load(ctx: click.Context, _: click.Parameter, given: str) -> App | None:
+    ctx.meta[APP] = given
     return None if ctx.resilient_parsing else load(given)
 
 
 as_json = click.option("--json", "json_", is_flag=True, help="Print JSON.")
+
+
+def load(reference: str) -> App:
+    """The App that ``module:attribute`` names, looked for in the current folder too.
+
+    Raises:
+        InvalidArgument: there is no such module or attribute, or it is not an App.
+    """
+    module_name, _, attribute = reference.partition(":")
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise InvalidArgument(f"{reference!r} names no module: pass --app module:app")
+    if (folder := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name + ".").startswith(error.name + "."):
+            raise  # a module that the user's own code imports
+        raise InvalidArgument(f"there is no module {module_name!r} here: pass --app module:app") from error
+    app = getattr(module, attribute or "app", None)
+    if not isinstance(app, App):
+        raise InvalidArgument(f"{module_name} has no pgonce.App called {attribute or 'app'!r}: pass --app module:app")
+    return app

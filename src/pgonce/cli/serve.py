@@ -6,12 +6,14 @@ import logging
 import os
 import signal
 import threading
+from contextlib import ExitStack
 
 import click
 
 from pgonce.app import App
 from pgonce.cli.options import with_app, with_database
 from pgonce.errors import InvalidArgument, PgonceError
+from pgonce.scheduler import Scheduler
 from pgonce.worker import Worker
 
 concurrency = click.option(
@@ -69,18 +71,34 @@ def serve(
 @click.command()
 @adopt
 @concurrency
+@click.option("--jobs", default=16, show_default=True, type=click.IntRange(min=1), help="Runs of jobs at once.")
+@click.option("--no-schedule", is_flag=True, help="Handle events only; start no jobs.")
 @with_app
 @with_database
-def worker(adopt: bool, concurrency: int, app: App, url: str, schema: str) -> None:
-    """Handle the events that receivers have queued. Any number of workers, on any number of machines.
+def worker(adopt: bool, concurrency: int, jobs: int, no_schedule: bool, app: App, url: str, schema: str) -> None:
+    """Handle queued events, and run the jobs at their times. Any number of workers, on any number of machines.
 
-    SIGTERM and Ctrl-C finish the batches in hand, then end.
+    SIGTERM and Ctrl-C finish the batches and runs in hand, then end; a second one ends at once.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
-    with Worker(app, url, schema=schema, concurrency=concurrency, adopt=adopt):
-        click.echo(f"worker started: {concurrency} transactions at once", err=True)
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(*_: object) -> None:
+        stopping.set()
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+
+    for number in usual:
+        signal.signal(number, stop)
+    with ExitStack() as running:
+        started = []
+        if app.handlers or adopt or no_schedule:
+            running.enter_context(Worker(app, url, schema=schema, concurrency=concurrency, adopt=adopt))
+            started.append(f"{concurrency} transactions at once")
+        if not no_schedule:
+            running.enter_context(Scheduler(app, url, schema=schema, concurrency=jobs))
+            started.append(f"{sum(job.plan is not None for job in app.jobs.values())} jobs scheduled")
+        click.echo(f"worker started: {', '.join(started)}", err=True)
         stopping.wait()
-        click.echo("stopping when the batches in hand are done", err=True)
+        click.echo("stopping when the batches and runs in hand are done", err=True)

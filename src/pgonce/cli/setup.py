@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from pgonce import database
 from pgonce import schema as installation
 from pgonce.cli.options import with_database
 
@@ -12,6 +13,7 @@ from pgonce.cli.options import with_database
 @with_database
 def migrate(url: str, schema: str) -> None:
     """Install or upgrade the tables and functions. Repeatable; two at once are safe."""
+    database.check(url)
     done = installation.migrate(url, schema)
     what = f"applied {', '.join(done)}; " if done else "tables are up to date; "
     click.echo(f"schema {schema}: {what}functions and grants are rebuilt")

@@ -101,3 +101,16 @@ def take_back_webhooks(types: str) -> Call[int]:
 def replay_webhook(event_id: str) -> Call[bool]:
     """Queue an event again, whatever became of it. False: it is being handled."""
     return Call("replay_webhook", {"p_stripe_event_id": event_id}, value)
+
+
+def twin_type(event_type: str) -> str:
+    """The type under which the same fact comes a second time, if both kinds of endpoint exist.
+
+    The thin event of ``customer.created`` is ``v1.customer.created`` (docs.stripe.com/changelog, 2026-09-30).
+    """
+    return event_type.removeprefix("v1.") if event_type.startswith("v1.") else f"v1.{event_type}"
+
+
+def twin_of_webhook(claim: Claim) -> Call[str | None]:
+    """The event that is handled instead of this one; None: handle it."""
+    return Call("twin_of_webhook", {"p_id": claim.id}, value)

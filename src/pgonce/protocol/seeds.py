@@ -6,22 +6,21 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
 from pgonce.errors import InvalidArgument
 from pgonce.protocol.call import Call, Row, clean
+from pgonce.protocol.source import Cursor, SeedRow
 
-SeedRow: TypeAlias = Mapping[str, Any] | Sequence[Any]
-Cursor: TypeAlias = Any
-"""Any JSON value but null, usually an object such as {"last_book": "PSA", "last_chapter": 119}."""
+__all__ = ["Batch", "Batcher", "Checkpoint", "Counts", "Cursor", "Reject", "SeedRow"]
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A row of seed_checkpoints."""
+    """A row of seed_checkpoints, or of seed_partitions."""
 
     id: UUID
     seed_name: str
@@ -34,11 +33,62 @@ class Checkpoint:
     last_updated_at: datetime
     completed_at: datetime | None
     batch: int
+    rows_updated: int = 0
+    rows_rejected: int = 0
+    rows_seen: int = 0
+    """inserted + updated + skipped + rejected, over all resumes."""
+    fingerprint: Any = None
+    verified: Any = None
+    """The last comparison of table and source; null since the next batch."""
+    paused_at: datetime | None = None
+    partition: str | None = None
+    """None for the seed itself."""
 
     @property
     def cursor(self) -> Cursor | None:
         """Where to resume; None at the start (the table's default ``{}`` says "nothing yet")."""
         return None if self.last_checkpoint == {} else self.last_checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What became of the rows of a batch."""
+
+    inserted: int = 0
+    skipped: int = 0
+    updated: int = 0
+    rejected: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.inserted + other.inserted,
+            self.skipped + other.skipped,
+            self.updated + other.updated,
+            self.rejected + other.rejected,
+        )
+
+    @property
+    def seen(self) -> int:
+        """All of them."""
+        return self.inserted + self.skipped + self.updated + self.rejected
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A row of seed_rejects."""
+
+    id: int
+    seed_name: str
+    partition: str
+    row_number: int
+    """Its place among the rows that were seen, from 1."""
+    cursor: Any
+    row: Any
+    """Column → value as text, or null where jsonb cannot hold it."""
+    line: bytes | None
+    sqlstate: str | None
+    error: str
+    rejected_at: datetime
 
 
 def _checkpoint(rows: Sequence[Row]) -> Checkpoint:
@@ -85,7 +135,13 @@ def update_checkpoint(
 
 
 def advance_seed(
-    seed_name: str, run_id: UUID, batch: int, last_checkpoint: Cursor, rows_inserted: int, rows_skipped: int
+    seed_name: str,
+    run_id: UUID,
+    batch: int,
+    last_checkpoint: Cursor,
+    counts: Counts,
+    fingerprint: Mapping[str, Any] | None = None,
+    partition: str | None = None,
 ) -> Call[Checkpoint | None]:
     """update_checkpoint for the runner that holds ``run_id``; None: batch ``batch`` has landed already."""
     args = {
@@ -93,10 +149,15 @@ def advance_seed(
         "p_run_id": run_id,
         "p_batch": batch,
         "p_last_checkpoint": cursor_json(last_checkpoint),
-        "p_rows_inserted": rows_inserted,
-        "p_rows_skipped": rows_skipped,
+        "p_rows_inserted": counts.inserted,
+        "p_rows_skipped": counts.skipped,
+        "p_rows_updated": counts.updated,
+        "p_rows_rejected": counts.rejected,
+        "p_fingerprint": None if fingerprint is None else Jsonb(fingerprint),
     }
-    return Call("advance_seed", args, _checkpoint_or_none)
+    if partition is None:
+        return Call("advance_seed", args, _checkpoint_or_none)
+    return Call("advance_partition", {**args, "p_partition": partition}, _checkpoint_or_none)
 
 
 def complete_seed(seed_name: str) -> Call[Checkpoint]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal, NoReturn, TypeAlias
 from uuid import UUID
 
-from pgonce.errors import InvalidArgument
+from pgonce.errors import EventBusy, InvalidArgument, InvalidPayload
 from pgonce.protocol import own
 from pgonce.protocol.call import Call, Row, clean, value
 from pgonce.protocol.stripe import Body
@@ -26,6 +27,9 @@ class Claim:
     id: UUID
     lease: UUID | None
     attempts: int
+
+
+log = logging.getLogger("pgonce")
 
 
 class Ignored(Exception):  # a decision of the handler, not an error
@@ -73,6 +77,14 @@ class Event:
         """
         self.after_commit_calls.append(function)
 
+    def committed(self) -> None:
+        """Run what ``after_commit`` has collected; a failure there is logged, for the event is handled all the same."""
+        for function in self.after_commit_calls:
+            try:
+                function()
+            except Exception:
+                log.exception("after_commit of event %s failed", self.id)
+
     def complete(self, session: Any) -> Awaitable[None] | None:
         """Mark the event as handled inside the open transaction of ``session`` (``transaction="own"``).
 
@@ -108,7 +120,7 @@ def _claim(rows: Sequence[Row]) -> Claim:
 
 
 def queue_webhooks(bodies: Sequence[Body], order_keys: Sequence[str | None] | None = None) -> Call[dict[str, str]]:
-    """Record a batch for the workers: for each event id its outcome, ``queued``, ``done`` or ``busy``."""
+    """Record a batch for the workers: for each event id its outcome, ``queued``, ``done``, ``busy`` or ``refused``."""
     args = {
         "p_stripe_event_ids": [body.id for body in bodies],
         "p_event_types": [body.type for body in bodies],
@@ -117,6 +129,20 @@ def queue_webhooks(bodies: Sequence[Body], order_keys: Sequence[str | None] | No
         "p_order_keys": list(order_keys) if order_keys else None,
     }
     return Call("queue_webhooks", args, _outcomes)
+
+
+def accepted(outcome: str, event_id: str) -> str:
+    """The outcome of queue_webhooks, where it can be answered with 200.
+
+    Raises:
+        EventBusy: a direct client is in the middle of it.
+        InvalidPayload: the database refuses to hold it as an event.
+    """
+    if outcome == "busy":
+        raise EventBusy(f"event {event_id} is being handled by another client: Stripe delivers it again")
+    if outcome == "refused":
+        raise InvalidPayload("the database cannot hold this as an event: its id, type or body is none of Stripe's")
+    return outcome
 
 
 def _outcomes(rows: Sequence[Row]) -> dict[str, str]:

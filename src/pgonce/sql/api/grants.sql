@@ -6,7 +6,8 @@
 do $$
 declare
   r record;
-  v_tables text := 'webhook_events, cron_job_runs, seed_checkpoints, pgonce_migrations';
+  v_tables text := 'webhook_events, cron_job_runs, seed_checkpoints, pgonce_migrations, '
+    'job_retries, job_schedules, job_stats, job_overlaps, job_missed, seed_rejects, seed_partitions';
   v_shut text;
 begin
   for r in
@@ -18,6 +19,12 @@ begin
   select string_agg(quote_ident(rolname), ', ') into v_shut from pg_roles where rolname in ('anon', 'authenticated');
   v_shut := concat_ws(', ', 'public', v_shut);
   execute format('revoke all on %s from %s', v_tables, v_shut);
+  for r in  -- an identity column's sequence is a relation of its own: the default privileges open it, too
+    select s.oid::regclass as name from pg_class s join pg_depend d on d.objid = s.oid and d.deptype in ('a', 'i')
+    where s.relkind = 'S' and d.refclassid = 'pg_class'::regclass
+      and d.refobjid = any (string_to_array(v_tables, ', ')::regclass[]) loop
+    execute format('revoke all on sequence %s from %s', r.name, v_shut);
+  end loop;
   if exists (select from pg_roles where rolname = 'service_role') then
     execute format('grant usage on schema %I to service_role', current_schema());
     execute format('grant select, insert, update, delete on %s to service_role', v_tables);

@@ -40,6 +40,18 @@
 -- abandoned | fail_job_run     | false     | a successor closed it: the caller is a zombie
 -- skipped   | fail_job_run     | false     | it never ran
 
+-- A run that failed is to be retried: after the backoff, doubled with every attempt, at most a day. In a statement of its own
+-- in job_retries, so that runs without retries pay nothing for it.
+create or replace function plan_job_retry(p_run_id uuid) returns void
+language sql set search_path from current as $$
+  insert into job_retries (run_id, job_name, due_at)
+  select id, job_name, clock_timestamp() + least(backoff * power(2, least(attempt, 30) - 1), interval '1 day') from cron_job_runs
+  where id = p_run_id and status = 'failed' and attempt <= retries and stop_requested_at is null
+  on conflict do nothing
+$$;
+comment on function plan_job_retry(uuid) is
+  'pgonce: makes a failed run due for its next attempt, if it has one left and nobody asked it to stop.';
+
 -- Closes the expired running run of a job and key, unless its row is locked: a lock is a sign of life
 -- (its holder is inside run.transaction(), or completing). Ends what the dead holder left open in the database, too:
 -- a client stopped in the middle of COPY keeps its locks, and no timeout of PostgreSQL ends a COPY. Its transactions carry
@@ -48,6 +60,7 @@ create or replace function abandon_job_run(p_job_name text, p_key text) returns 
 language plpgsql set search_path from current as $$
 declare
   v_id uuid;
+  v_retries integer;
 begin
   select id into v_id from cron_job_runs
   where job_name = p_job_name and key = p_key and status = 'running' and heartbeat_at + run_window <= clock_timestamp()
@@ -57,7 +70,9 @@ begin
   set status = 'failed', completed_at = clock_timestamp(),
       duration_ms = least(extract(epoch from clock_timestamp() - started_at) * 1000, 2147483647),
       error_message = format('abandoned: last sign of life %s, window %s', heartbeat_at, run_window)
-  where id = v_id;
+  where id = v_id
+  returning retries into v_retries;
+  if v_retries > 0 then perform plan_job_retry(v_id); end if;
   perform pg_terminate_backend(pid) from pg_stat_activity
   where application_name = 'pgonce ' || v_id and usename = current_user and pid <> pg_backend_pid();
   return true;
@@ -69,8 +84,10 @@ comment on function abandon_job_run(text, text) is
 create or replace function cron_job_runs_before_insert() returns trigger
 language plpgsql set search_path from current as $$
 begin
-  if new.status = 'running' then
-    perform abandon_job_run(new.job_name, new.key);
+  -- Where it had to close one, this run starts after that moment: now() is the transaction's start, and the two would
+  -- overlap by microseconds in job_overlaps.
+  if abandon_job_run(new.job_name, new.key) and new.started_at = now() then
+    new.started_at := clock_timestamp();
   end if;
   return new;
 end $$;
@@ -79,18 +96,24 @@ comment on function cron_job_runs_before_insert() is 'pgonce: a plain INSERT of 
 do $$ begin  -- not "or replace": that one locks out every writer of the table at each migrate
   if not exists (select from pg_trigger where tgrelid = 'cron_job_runs'::regclass and tgname = 'before_insert') then
     create trigger before_insert before insert on cron_job_runs
-      for each row execute function cron_job_runs_before_insert();
+      -- start_job_run has looked already, and begins with a heartbeat; the trigger would take a fifth of its time
+      for each row when (new.status = 'running' and new.started_at <> new.heartbeat_at)
+      execute function cron_job_runs_before_insert();
   end if;
 end $$;
 
 create or replace function start_job_run(
   p_job_name text, p_scope jsonb default '{}', p_window interval default '15 minutes',
-  p_key text default '', p_scheduled_for timestamptz default null)
+  p_key text default '', p_scheduled_for timestamptz default null, p_retries integer default 0,
+  p_backoff interval default '1 minute')
 returns uuid
 language plpgsql set search_path from current as $$
 declare
   v_id uuid;
-  r cron_job_runs;
+  v_now timestamptz;
+  v_holder uuid;
+  v_since timestamptz;
+  v_expired boolean;
 begin
   if coalesce(p_job_name, '') = '' then
     raise sqlstate '22023' using message = 'the job name must not be empty';
@@ -99,6 +122,10 @@ begin
     raise sqlstate '22023' using message = 'the window must be longer than zero and at most 100 years';
   elsif p_key is null then
     raise sqlstate '22023' using message = 'the key must not be null', hint = 'leave it out, or pass an empty string';
+  elsif coalesce(p_retries, -1) < 0 then
+    raise sqlstate '22023' using message = 'the number of retries must not be negative';
+  elsif coalesce(p_backoff, interval '0') <= interval '0' or p_backoff > interval '1 year' then
+    raise sqlstate '22023' using message = 'the backoff must be longer than zero and at most a year';
   end if;
   for v_try in 1 .. 10 loop
     if p_scheduled_for is not null and exists (
@@ -107,18 +134,22 @@ begin
     end if;
 
     -- A plain read first: INSERT ... ON CONFLICT would wait for the holder's uncommitted update.
-    select * into r from cron_job_runs where job_name = p_job_name and key = p_key and status = 'running';
-    if found and r.heartbeat_at + r.run_window <= clock_timestamp() then
+    select id, started_at, heartbeat_at + run_window <= clock_timestamp() into v_holder, v_since, v_expired
+    from cron_job_runs where job_name = p_job_name and key = p_key and status = 'running';
+    if found and v_expired then
       -- Takeovers queue up here, so that each loser sees the winner's committed row and names the right run
       -- (with the row lock alone, half of 200 losers named the dead run).
       perform pg_advisory_xact_lock(hashtextextended('pgonce ' || p_job_name || chr(10) || p_key, 0));
       perform abandon_job_run(p_job_name, p_key);
-      select * into r from cron_job_runs where job_name = p_job_name and key = p_key and status = 'running';
+      select id, started_at into v_holder, v_since
+      from cron_job_runs where job_name = p_job_name and key = p_key and status = 'running';
     end if;
 
+    v_now := clock_timestamp();
     if not found then
-      insert into cron_job_runs (job_name, scope, key, run_window, scheduled_for, started_at)
-      values (p_job_name, coalesce(p_scope, '{}'), p_key, p_window, p_scheduled_for, clock_timestamp())
+      insert into cron_job_runs (job_name, scope, key, run_window, scheduled_for, started_at, heartbeat_at, retries, backoff)
+      values (p_job_name, coalesce(p_scope, '{}'), p_key, p_window, p_scheduled_for, v_now, v_now,
+              nullif(p_retries, 0), case when p_retries > 0 then p_backoff end)
       on conflict do nothing
       returning id into v_id;
       if found then return v_id; end if;
@@ -126,18 +157,19 @@ begin
     else
       insert into cron_job_runs (job_name, status, scope, key, run_window, scheduled_for, started_at, completed_at,
                                  duration_ms, blocked_by, error_message)
-      values (p_job_name, 'skipped', coalesce(p_scope, '{}'), p_key, p_window, p_scheduled_for, clock_timestamp(),
-              clock_timestamp(), 0, r.id, format('overlap: run %s has been running since %s', r.id, r.started_at))
+      values (p_job_name, 'skipped', coalesce(p_scope, '{}'), p_key, p_window, p_scheduled_for, v_now, v_now, 0, v_holder,
+              format('overlap: run %s has been running since %s', v_holder, v_since))
       on conflict do nothing;
       return null;
     end if;
   end loop;
   raise sqlstate '40001' using message = format('runs of job %s come and go', p_job_name), hint = 'try again';
 end $$;
-comment on function start_job_run(text, jsonb, interval, text, timestamptz) is
+comment on function start_job_run(text, jsonb, interval, text, timestamptz, integer, interval) is
   'pgonce: starts a run of the job and returns its id, which is its token. null = overlap (a skipped row names the run in the way), or '
   'the tick p_scheduled_for has fired already (nothing is written). The window is stored with the run: without a heartbeat for that '
-  'long it counts as dead. p_key: runs with different keys may run side by side.';
+  'long it counts as dead. p_key: runs with different keys may run side by side. p_retries: how often a failure of it is retried, by '
+  'a worker that has the job; p_backoff: how long after the first failure, doubled with every further one.';
 
 create or replace function beat_job_run(p_run_id uuid) returns boolean
 language plpgsql set search_path from current as $$
@@ -153,41 +185,56 @@ comment on function beat_job_run(uuid) is
   'pgonce: a sign of life. true = the run is still yours. As the last statement of a transaction it is the fence: on false roll back, '
   'and nothing that a zombie wrote is committed.';
 
-create or replace function end_job_run(
-  p_run_id uuid, p_status text, p_rows_processed integer, p_rows_skipped integer, p_error_message text) returns boolean
-language plpgsql set search_path from current as $$
+-- The slow path of the two verbs below: why no running run was found, and whether the answer is still yes.
+create or replace function has_job_run_ended(p_run_id uuid, p_status text, p_error_message text) returns boolean
+language plpgsql stable set search_path from current as $$
 declare
   r cron_job_runs;
 begin
-  if p_rows_processed < 0 or p_rows_skipped < 0 then
-    raise sqlstate '22023' using message = 'a count must not be negative';
-  end if;
-  update cron_job_runs
-  set status = p_status, completed_at = clock_timestamp(), error_message = p_error_message,
-      rows_processed = coalesce(p_rows_processed, rows_processed), rows_skipped = coalesce(p_rows_skipped, rows_skipped),
-      duration_ms = least(extract(epoch from clock_timestamp() - started_at) * 1000, 2147483647)
-  where id = p_run_id and status = 'running';
-  if found then return true; end if;
   select * into r from cron_job_runs where id = p_run_id;
   if not found then
     raise sqlstate 'PT404' using message = format('there is no job run %s', p_run_id);
   end if;
   return r.status = p_status and r.error_message is not distinct from p_error_message;
 end $$;
-comment on function end_job_run(uuid, text, integer, integer, text) is
-  'pgonce: the common part of complete_job_run and fail_job_run. Counts of null stay as they are.';
+comment on function has_job_run_ended(uuid, text, text) is
+  'pgonce: whether a run has ended just so: a repeated call gets the answer of the first. PT404 for an unknown one.';
 
+-- In plpgsql, though it is one statement: an SQL function would be planned anew at every call.
 create or replace function complete_job_run(p_run_id uuid, p_rows_processed integer default 0, p_rows_skipped integer default 0)
 returns boolean
-language sql set search_path from current as $$
-  select end_job_run(p_run_id, 'succeeded', p_rows_processed, p_rows_skipped, null)
-$$;
+language plpgsql set search_path from current as $$
+declare
+  v_now timestamptz := clock_timestamp();
+begin
+  if p_rows_processed < 0 or p_rows_skipped < 0 then
+    raise sqlstate '22023' using message = 'a count must not be negative';
+  end if;
+  update cron_job_runs
+  set status = 'succeeded', completed_at = v_now, error_message = null,
+      rows_processed = coalesce(p_rows_processed, rows_processed), rows_skipped = coalesce(p_rows_skipped, rows_skipped),
+      duration_ms = least(extract(epoch from v_now - started_at) * 1000, 2147483647)
+  where id = p_run_id and status = 'running';
+  return found or has_job_run_ended(p_run_id, 'succeeded', null);
+end $$;
 comment on function complete_job_run(uuid, integer, integer) is
-  'pgonce: ends the run as succeeded. true, also when repeated after a lost answer; false = it was taken over or has failed.';
+  'pgonce: ends the run as succeeded. true, also when repeated after a lost answer; false = it was taken over or has failed. Counts '
+  'of null stay as they are.';
 
 create or replace function fail_job_run(p_run_id uuid, p_error_message text) returns boolean
-language sql set search_path from current as $$
-  select end_job_run(p_run_id, 'failed', null, null, p_error_message)
-$$;
+language plpgsql set search_path from current as $$
+declare
+  v_now timestamptz := clock_timestamp();
+  v_retries integer;
+begin
+  update cron_job_runs
+  set status = 'failed', completed_at = v_now, error_message = p_error_message,
+      duration_ms = least(extract(epoch from v_now - started_at) * 1000, 2147483647)
+  where id = p_run_id and status = 'running'
+  returning retries into v_retries;
+  if not found then return has_job_run_ended(p_run_id, 'failed', p_error_message); end if;
+  if v_retries > 0 then perform plan_job_retry(p_run_id); end if;
+  return true;
+end $$;
 comment on function fail_job_run(uuid, text) is
   'pgonce: ends the run as failed, with the reason. true, also when repeated after a lost answer; false = it was taken over or has ended.';

@@ -32,3 +32,12 @@ language sql stable set search_path from current as $$
   where not exists (select from webhook_events e where e.stripe_event_id = wanted.id)
 $$;
 comment on function missing_webhooks(text[]) is 'pgonce: which of these events were never recorded.';
+
+create or replace function expiring_dead_letters(p_older_than interval default '90 days')
+returns table (stripe_event_id text, event_type text, status text, attempts integer, object_id text, account text,
+               livemode boolean, received_at timestamptz, processed_at timestamptz, next_attempt_at timestamptz, reason text)
+language sql stable set search_path from current as $$
+  select * from list_webhooks(p_dead => true, p_limit => null) as l where l.received_at < clock_timestamp() - p_older_than
+$$;
+comment on function expiring_dead_letters(interval) is
+  'pgonce: the dead letters that purge_webhook_events with this age would delete: report them before they go.';

@@ -45,6 +45,7 @@ language plpgsql set search_path from current as $$
 declare
   v_now timestamptz := clock_timestamp();  -- a variable: a volatile function would not bound the index scan
   v_ids uuid[] := '{}';
+  v_wait interval;
   r record;
 begin
   if p_limit < 1 or p_lease_for <= interval '0' then
@@ -66,13 +67,13 @@ begin
       update webhook_events e
       set status = 'failed', processed_at = v_now, next_attempt_at = null,
           error_message = format('the process died %s times while it handled this event', e.attempts)
-      where e.id = r.id;
-      perform pull_next_webhook(r.order_key);
+      where e.id = r.id;  -- its successors are parked, if at all, and come by themselves: a claim pulls nobody
       continue;
-    elsif r.order_key is not null and is_webhook_blocked(r.id, r.order_key, r.received_at) then
-      -- Parked, not skipped: 100,000 events of one object would be looked at again and again. The end of the event
-      -- before it pulls it forward.
-      update webhook_events e set next_attempt_at = v_now + interval '30 seconds' where e.id = r.id;
+    end if;
+    v_wait := webhook_must_wait(r.id, r.order_key, r.received_at);
+    if v_wait is not null then
+      -- Parked, not skipped: 100,000 events of one object would be looked at again and again.
+      update webhook_events e set next_attempt_at = v_now + v_wait where e.id = r.id;
       continue;
     end if;
     v_ids := v_ids || r.id;
@@ -92,30 +93,44 @@ comment on function claim_webhooks(integer, interval, integer, text, text, times
   'the type must and must not match. p_since: look only at events due since then, cheap under an old snapshot; look without it now '
   'and then. An event whose process has died p_max_attempts times becomes a dead letter.';
 
--- Whether an event must wait: another one of its object is in somebody's hands, or an earlier one is not finished. An
--- earlier one that keeps failing holds its successors back for an hour.
-create or replace function is_webhook_blocked(p_id uuid, p_order_key text, p_received_at timestamptz) returns boolean
+-- How long an event must wait for another one of its object; null = not at all. It waits while an earlier one is not finished
+-- (one that keeps failing holds its successors back for an hour), and while any other one is in somebody's hands.
+--
+-- The lock of the object is held from this check to the commit of the claim, and again while a handler works and while the
+-- next one is pulled forward. So of two claims at once one sees the other; and an end that pulls waits until a claim has
+-- committed its parking, or the pull would miss it. A claim itself only tries the lock: it never waits. What it finds locked
+-- it parks for a second, because that pull may be over already.
+create or replace function webhook_must_wait(p_id uuid, p_order_key text, p_received_at timestamptz) returns interval
 language plpgsql set search_path from current as $$
 begin
-  -- Held from the claim's check to its commit, and again while a handler works (complete_webhook): so of two claims at
-  -- once, one sees the other. Tried, not waited for: a claim never waits.
-  return not pg_try_advisory_xact_lock(hashtextextended('pgonce order ' || p_order_key, 0))
-    or exists (
+  if p_order_key is null then
+    return null;
+  elsif not pg_try_advisory_xact_lock(hashtextextended('pgonce order ' || p_order_key, 0)) then
+    return interval '1 second';
+  elsif exists (
       select from webhook_events e
       where e.order_key = p_order_key and e.next_attempt_at is not null and e.id <> p_id
-        and ((e.received_at, e.id) < (p_received_at, p_id) and (e.status = 'processing' or e.received_at > clock_timestamp() - interval '1 hour')
-             or e.status = 'processing' and e.lease_expires_at > clock_timestamp()));
+        and ((e.received_at, e.id) < (p_received_at, p_id)
+               and (e.status = 'processing' or e.received_at > clock_timestamp() - interval '1 hour')
+             or e.status = 'processing' and e.lease_expires_at > clock_timestamp())) then
+    return interval '30 seconds';
+  end if;
+  return null;
 end $$;
-comment on function is_webhook_blocked(uuid, text, timestamptz) is 'pgonce: whether an ordered event must wait for another one of its object.';
+comment on function webhook_must_wait(uuid, text, timestamptz) is
+  'pgonce: how long an ordered event must wait for another one of its object; null = not at all.';
 
 create or replace function pull_next_webhook(p_order_key text) returns void
-language sql set search_path from current as $$
+language plpgsql set search_path from current as $$
+begin
+  if p_order_key is null then return; end if;
+  perform pg_advisory_xact_lock(hashtextextended('pgonce order ' || p_order_key, 0));
   update webhook_events e set next_attempt_at = clock_timestamp()
-  where p_order_key is not null and e.next_attempt_at > clock_timestamp() and e.status = 'processing' and e.id = (
+  where e.next_attempt_at > clock_timestamp() and e.status = 'processing' and e.id = (
     select n.id from webhook_events n
     where n.order_key = p_order_key and n.next_attempt_at is not null and n.status = 'processing' and n.lease is null
-    order by n.received_at, n.id limit 1)
-$$;
+    order by n.received_at, n.id limit 1);
+end $$;
 comment on function pull_next_webhook(text) is 'pgonce: makes the next waiting event of an object due now; null does nothing.';
 
 create or replace function release_webhooks(p_ids uuid[], p_leases uuid[]) returns integer
@@ -126,7 +141,7 @@ begin
   update webhook_events e
   set lease = null, lease_expires_at = null, attempts = e.attempts - 1
   from unnest(p_ids, p_leases) as mine (id, lease)
-  where e.id = mine.id and e.lease = mine.lease and e.status = 'processing' and e.queued;
+  where e.id = mine.id and e.lease = mine.lease and e.status not in ('succeeded', 'failed', 'ignored') and e.queued;
   get diagnostics v_released = row_count;
   return v_released;
 end $$;
@@ -136,7 +151,7 @@ create or replace function order_webhook(p_id uuid, p_lease uuid, p_order_key te
 language sql set search_path from current as $$
   with ordered as (
     update webhook_events set order_key = p_order_key, lease = null, lease_expires_at = null, attempts = attempts - 1
-    where id = p_id and lease = p_lease and status = 'processing' and order_key is null returning id)
+    where id = p_id and lease = p_lease and status not in ('succeeded', 'failed', 'ignored') and order_key is null returning id)
   select exists (select from ordered)
 $$;
 comment on function order_webhook(uuid, uuid, text) is
@@ -219,7 +234,7 @@ begin
       update webhook_events e
       set status = 'succeeded', processed_at = clock_timestamp(), error_message = null, next_attempt_at = null
       from unnest(p_ids, p_leases) as mine (id, lease)
-      where e.id = mine.id and e.lease = mine.lease and e.status = 'processing'
+      where e.id = mine.id and e.lease = mine.lease and e.status not in ('succeeded', 'failed', 'ignored')
       returning e.id, e.order_key
     ), pulled as (
       select pull_next_webhook(m.order_key) from marked m where m.order_key is not null
@@ -234,3 +249,22 @@ language sql stable set search_path from current as $$
   select exists (select from webhook_events where id = p_id and lease = p_lease and status = 'processing')
 $$;
 comment on function is_webhook_held(uuid, uuid) is 'pgonce: whether the claim with this lease has not ended yet.';
+
+-- Of a snapshot event and its thin twin (same fact, two ids) the one received later is in vain, and the earlier one, too, if
+-- the later has been handled already: it was claimed before the earlier one's receipt was committed. Never both: an
+-- ignored event keeps nobody from being handled.
+create or replace function twin_of_webhook(p_id uuid) returns text
+language sql stable set search_path from current as $$
+  select twin.stripe_event_id
+  from webhook_events e join lateral (
+    select * from webhook_events t where t.stripe_event_id = e.payload ->> 'snapshot_event'
+    union all
+    select * from webhook_events t
+    where t.payload ? 'snapshot_event' and t.payload ->> 'snapshot_event' = e.stripe_event_id) as twin
+    on (twin.received_at, twin.id) < (e.received_at, e.id) and twin.status <> 'ignored' or twin.status = 'succeeded'
+  where e.id = p_id and twin.id <> e.id
+  limit 1
+$$;
+comment on function twin_of_webhook(uuid) is
+  'pgonce: the id of the event that tells the same as this one and is, or will be, handled instead: a thin event names its snapshot twin in '
+  'snapshot_event. null = handle this one.';

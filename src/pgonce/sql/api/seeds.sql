@@ -53,13 +53,15 @@ begin
     raise sqlstate '22023' using message = 'the checkpoint must not be null', hint = 'pass the cursor of the last row that is done';
   end if;
   return query
-    insert into seed_checkpoints as s (seed_name, last_checkpoint, rows_inserted, rows_skipped, batch)
-    values (p_seed_name, p_last_checkpoint, p_rows_inserted, p_rows_skipped, 1)
+    insert into seed_checkpoints as s (seed_name, last_checkpoint, rows_inserted, rows_skipped, rows_seen, batch)
+    values (p_seed_name, p_last_checkpoint, p_rows_inserted, p_rows_skipped, p_rows_inserted::bigint + p_rows_skipped, 1)
     on conflict (seed_name) do update
     set last_checkpoint = excluded.last_checkpoint,
         rows_inserted   = s.rows_inserted + excluded.rows_inserted,
         rows_skipped    = s.rows_skipped + excluded.rows_skipped,
+        rows_seen       = s.rows_seen + excluded.rows_seen,
         batch           = s.batch + 1,
+        verified        = null,
         started_at      = case when s.status = 'complete' then clock_timestamp() else s.started_at end,
         last_updated_at = clock_timestamp(),
         status = 'in_progress', error_message = null, completed_at = null
@@ -71,13 +73,15 @@ comment on function update_checkpoint(text, jsonb, integer, integer) is
 
 create or replace function advance_seed(
   p_seed_name text, p_run_id uuid, p_batch bigint, p_last_checkpoint jsonb,
-  p_rows_inserted integer default 0, p_rows_skipped integer default 0)
+  p_rows_inserted integer default 0, p_rows_skipped integer default 0, p_rows_updated integer default 0,
+  p_rows_rejected integer default 0, p_fingerprint jsonb default null)
 returns setof seed_checkpoints
 language plpgsql set search_path from current as $$
 declare
   v_batch bigint;
 begin
   perform check_seed_arguments(p_seed_name, p_rows_inserted, p_rows_skipped);
+  perform check_seed_arguments(p_seed_name, p_rows_updated, p_rows_rejected);
   if p_batch is null or p_batch < 0 then
     raise sqlstate '22023' using message = 'the batch number must not be negative or null';
   end if;
@@ -89,15 +93,24 @@ begin
   if v_batch is distinct from p_batch then
     return;
   end if;
-  return query select * from update_checkpoint(p_seed_name, p_last_checkpoint, p_rows_inserted, p_rows_skipped);
+  perform update_checkpoint(p_seed_name, p_last_checkpoint, p_rows_inserted, p_rows_skipped);
+  return query
+    update seed_checkpoints
+    set rows_updated  = rows_updated + p_rows_updated,
+        rows_rejected = rows_rejected + p_rows_rejected,
+        rows_seen     = rows_seen + p_rows_updated + p_rows_rejected,
+        fingerprint   = p_fingerprint
+    where seed_name = p_seed_name
+    returning *;
   if not beat_job_run(p_run_id) then  -- the fence, last of all
     raise sqlstate 'PT409' using message = format('the import %s was taken over by another runner', p_seed_name),
       hint = 'this batch is rolled back; the other runner goes on from the last checkpoint';
   end if;
 end $$;
-comment on function advance_seed(text, uuid, bigint, jsonb, integer, integer) is
-  'pgonce: update_checkpoint for the holder of run p_run_id, only if p_batch batches have been committed so far. No row = this batch '
-  'has landed already: roll back and read the checkpoint. PT409 = the run was taken over: roll back.';
+comment on function advance_seed(text, uuid, bigint, jsonb, integer, integer, integer, integer, jsonb) is
+  'pgonce: update_checkpoint for the holder of run p_run_id, only if p_batch batches have been committed so far; it counts updated and '
+  'rejected rows as well, and keeps the source''s fingerprint. No row = this batch has landed already: roll back and read the '
+  'checkpoint. PT409 = the run was taken over: roll back.';
 
 create or replace function complete_seed(p_seed_name text) returns setof seed_checkpoints
 language plpgsql set search_path from current as $$

@@ -60,188 +60,6 @@
 -- succeeded | ignore_webhook        | false     | its effect is committed
 -- ignored   | ignore_webhook        | ignored   | true: the same lease repeats a call whose answer was lost
 
--- jsonb refuses \u0000, lone surrogates, numbers such as 1e400000 and nesting deeper than the stack. An insert that fails
--- makes Stripe retry for three days, then the event is lost: so what jsonb cannot hold gets a readable version beside raw.
-create or replace function readable_webhook_payload(p_stripe_event_id text, p_event_type text, p_body text) returns jsonb
-language plpgsql immutable set search_path from current as $$
-declare
-  -- a backslash that begins an escape: not itself escaped, behind any number of escaped pairs
-  c_escape constant text := '(?<!\\)((?:\\\\)*)';
-  c_high   constant text := '\\u[dD][89abAB][0-9a-fA-F]{2}';
-  c_low    constant text := '\\u[dD][c-fC-F][0-9a-fA-F]{2}';
-  v_body text := p_body;
-  v_event json;
-  v_id text := p_stripe_event_id;
-  v_type text := p_event_type;
-begin
-  begin
-    perform p_body::json;  -- looks at the syntax only: what fails here is not JSON at all
-  exception
-    when invalid_text_representation then
-      raise sqlstate '22023' using message = 'the body is not JSON', hint = 'pass the request body exactly as it was received';
-    when statement_too_complex then null;
-  end;
-  v_body := regexp_replace(v_body, c_escape || '\\u0000', '\1\\ufffd', 'g');
-  v_body := regexp_replace(v_body, c_escape || c_high || '(?!' || c_low || ')', '\1\\ufffd', 'g');
-  v_body := regexp_replace(v_body, c_escape || '(?<!' || c_high || ')' || c_low, '\1\\ufffd', 'g');
-  return v_body::jsonb;
-exception when numeric_value_out_of_range or statement_too_complex or program_limit_exceeded
-            or untranslatable_character or invalid_text_representation then
-  begin
-    v_event := v_body::json;  -- as json a number may have any size; what is nested too deeply fails here, too
-    v_id := coalesce(p_stripe_event_id, v_event ->> 'id');
-    v_type := coalesce(p_event_type, v_event ->> 'type');
-  exception when others then null;
-  end;
-  return jsonb_build_object('id', v_id, 'type', v_type, 'object', 'event',
-                            'unreadable', 'jsonb cannot hold this body: it stands in the column raw');
-end $$;
-comment on function readable_webhook_payload(text, text, text) is
-  'pgonce: a jsonb version of a body that the cast to jsonb refuses: characters that it cannot hold become U+FFFD, and where that '
-  'does not help only id and type remain. Raises 22023 when the body is not JSON.';
-
-create or replace function check_webhook_arguments(p_stripe_event_id text, p_event_type text, p_payload jsonb) returns void
-language plpgsql immutable set search_path from current as $$
-begin
-  if coalesce(p_stripe_event_id, '') = '' or coalesce(p_event_type, '') = '' then
-    raise sqlstate '22023' using message = 'the event id and the event type must not be empty';
-  elsif length(p_stripe_event_id) > 255 then  -- Stripe's limit; an index entry over 2,704 bytes fails with a riddle
-    raise sqlstate '22023' using message = 'the event id must not be longer than 255 characters';
-  elsif jsonb_typeof(p_payload) is distinct from 'object' then
-    raise sqlstate '22023' using message = 'the payload must be a JSON object: the whole Stripe event';
-  end if;
-end $$;
-comment on function check_webhook_arguments(text, text, jsonb) is
-  'pgonce: raises 22023 for an event id that is empty or longer than 255 characters, an empty type, a payload that is no object.';
-
-create or replace function storable_webhook(
-  p_stripe_event_id text, p_event_type text, p_body text, out payload jsonb, out raw bytea)
-language plpgsql set search_path from current as $$
-begin
-  begin
-    payload := p_body::jsonb;
-  exception when others then
-    payload := readable_webhook_payload(p_stripe_event_id, p_event_type, p_body);
-    raw := convert_to(p_body, 'UTF8');
-  end;
-  perform check_webhook_arguments(p_stripe_event_id, p_event_type, payload);
-end $$;
-comment on function storable_webhook(text, text, text) is
-  'pgonce: a body as jsonb, and as bytes, too, where jsonb cannot hold it exactly. Raises 22023 when it is not an event.';
-
-create or replace function claim_webhook_payload(
-  p_stripe_event_id text, p_event_type text, p_payload jsonb, p_raw bytea, p_lease_for interval)
-returns table (outcome text, id uuid, lease uuid, attempts integer)
-language plpgsql set search_path from current as $$
-#variable_conflict use_column
-declare
-  v webhook_events;
-begin
-  perform check_webhook_arguments(p_stripe_event_id, p_event_type, p_payload);
-  if coalesce(p_lease_for, interval '0') <= interval '0' or p_lease_for > interval '100 years' then
-    raise sqlstate '22023' using message = 'the lease must be longer than zero and at most 100 years';
-  end if;
-  for v_try in 1 .. 10 loop
-    -- A plain read first: INSERT ... ON CONFLICT, also with DO NOTHING, waits for an uncommitted update of the row, and a
-    -- handler that has marked its event keeps one open for as long as it works.
-    select * into v from webhook_events e where e.stripe_event_id = p_stripe_event_id;
-    if not found then
-      return query
-        insert into webhook_events as e (stripe_event_id, event_type, payload, raw, lease_expires_at)
-        values (p_stripe_event_id, p_event_type, p_payload, p_raw, clock_timestamp() + p_lease_for)
-        on conflict (stripe_event_id) do nothing
-        returning 'claimed', e.id, e.lease, e.attempts;
-      if found then return; end if;
-      continue;  -- somebody was faster: look again, in a new statement
-    elsif v.status = 'failed' or v.status = 'processing' and v.lease_expires_at <= clock_timestamp() then
-      return query
-        update webhook_events e
-        set status = 'processing', lease = gen_random_uuid(), lease_expires_at = clock_timestamp() + p_lease_for,
-            attempts = e.attempts + 1, processed_at = null,
-            next_attempt_at = case when e.queued then coalesce(e.next_attempt_at, clock_timestamp()) end
-        where e.id = (
-          select c.id from webhook_events c
-          where c.id = v.id and (c.status = 'failed' or c.status = 'processing' and c.lease_expires_at <= clock_timestamp())
-          for update skip locked)
-        returning 'claimed', e.id, e.lease, e.attempts;
-      if found then return; end if;
-      -- locked, so live; or taken over, ended, purged meanwhile
-      select * into v from webhook_events e where e.stripe_event_id = p_stripe_event_id;
-      continue when not found;
-    end if;
-    return query select
-      case when v.status in ('succeeded', 'ignored') then 'done' when v.queued then 'queued' else 'busy' end,
-      v.id, null::uuid, v.attempts;
-    return;
-  end loop;
-  raise sqlstate '40001' using message = format('event %s comes and goes', p_stripe_event_id), hint = 'try again';
-end $$;
-comment on function claim_webhook_payload(text, text, jsonb, bytea, interval) is
-  'pgonce: claim_webhook for a payload that is jsonb already.';
-
-create or replace function claim_webhook(
-  p_stripe_event_id text, p_event_type text, p_body text,
-  p_raw bytea default null, p_lease_for interval default '5 minutes')
-returns table (outcome text, id uuid, lease uuid, attempts integer)
-language plpgsql set search_path from current as $$
-declare
-  v record;
-begin
-  select * into v from storable_webhook(p_stripe_event_id, p_event_type, p_body);
-  return query select * from claim_webhook_payload(
-    p_stripe_event_id, p_event_type, v.payload, coalesce(p_raw, v.raw), p_lease_for);
-end $$;
-comment on function claim_webhook(text, text, text, bytea, interval) is
-  'pgonce: claims an event for the caller, from the body as received. outcome: claimed (yours: finish with complete_webhook, '
-  'fail_webhook or ignore_webhook and this lease), done (handled before), queued (a worker will do it), busy (another client '
-  'holds it: let Stripe retry). p_raw: the bytes as received, where p_body is not exactly them.';
-
-create or replace function insert_webhook_if_new(p_stripe_event_id text, p_event_type text, p_payload jsonb)
-returns table (id uuid)
-language plpgsql set search_path from current as $$
-declare
-  v record;
-begin
-  select * into v from claim_webhook_payload(p_stripe_event_id, p_event_type, p_payload, null, interval '5 minutes');
-  if v.outcome = 'busy' then
-    raise sqlstate 'PT409' using message = format('event %s is being handled by another client', p_stripe_event_id),
-      hint = 'answer with an error, so that Stripe delivers it again';
-  elsif v.outcome = 'claimed' then
-    return query select v.id;
-  end if;
-end $$;
-comment on function insert_webhook_if_new(text, text, jsonb) is
-  'pgonce: one row when the caller now owns the event (it is new, has failed, or its lease has run out); no row when it is done or '
-  'queued for a worker: answer 200. PT409 (HTTP 409) while another client holds it: answer with an error, so that Stripe retries.';
-
-create or replace function receive_webhook(p_body text, p_stripe_event_id text default null, p_event_type text default null)
-returns table (id uuid)
-language plpgsql set search_path from current as $$
-declare
-  v record;
-  v_payload jsonb;
-begin
-  if p_stripe_event_id is null or p_event_type is null then
-    begin
-      v_payload := p_body::jsonb;
-    exception when others then
-      v_payload := readable_webhook_payload(p_stripe_event_id, p_event_type, p_body);
-    end;
-  end if;
-  select * into v from claim_webhook(coalesce(p_stripe_event_id, v_payload ->> 'id'),
-                                     coalesce(p_event_type, v_payload ->> 'type'), p_body);
-  if v.outcome = 'busy' then
-    raise sqlstate 'PT409' using message = 'this event is being handled by another client',
-      hint = 'answer with an error, so that Stripe delivers it again';
-  elsif v.outcome = 'claimed' then
-    return query select v.id;
-  end if;
-end $$;
-comment on function receive_webhook(text, text, text) is
-  'pgonce: insert_webhook_if_new for the raw request body, also for one that jsonb cannot hold (over PostgREST such a JSON '
-  'argument fails before any function is entered). Verify the signature first. The id and the type are read from the body '
-  'unless they are given.';
-
 create or replace function queue_webhooks(
   p_stripe_event_ids text[], p_event_types text[], p_bodies text[], p_raws bytea[] default null, p_order_keys text[] default null)
 returns table (stripe_event_id text, outcome text)
@@ -324,8 +142,9 @@ begin
 end $$;
 comment on function queue_webhooks(text[], text[], text[], bytea[], text[]) is
   'pgonce: records a batch of events for the workers. A row per distinct event: queued or done (answer 200), busy (a direct client '
-  'is in the middle of it: answer with an error, so that Stripe delivers it again), refused (not an event: answer 400). p_bodies: as received; p_raws: the bytes, where '
-  'the text is not exactly them; p_order_keys: events with equal keys are handled one at a time, in the order of arrival.';
+  'is in the middle of it: answer with an error, so that Stripe delivers it again), refused (not an event: answer 400). '
+  'p_bodies: as received; p_raws: the bytes, where the text is not exactly them; p_order_keys: events with '
+  'equal keys are handled one at a time, in the order of arrival.';
 
 -- In these three the row is looked up by its id, and "processing" is written as "not in" the other states: with "=" a plan
 -- made while the queue was empty takes idx_webhook_events_status, and every end in a burst of 100,000 reads all of that
@@ -342,8 +161,8 @@ begin
   if not found then
     return exists (select from webhook_events where id = p_id and lease = p_lease and status = 'succeeded');
   elsif v_order_key is not null then
-    -- held until the commit of the effect: no other event of this object is claimed meanwhile, even if the lease runs out
-    perform pg_advisory_xact_lock(hashtextextended('pgonce order ' || v_order_key, 0));
+    -- its lock is held until the commit of the effect: no other event of this object is claimed meanwhile, even if the
+    -- lease runs out
     perform pull_next_webhook(v_order_key);
   end if;
   return true;

@@ -1,0 +1,77 @@
+"""The PostgreSQL that is measured: embedded, durable commits, a database of its own for every contender."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import psycopg
+
+from pgonce import embedded, schema
+
+
+@cache
+def start() -> embedded.Server:
+    """The server of this run; it ends, and its folder goes, when the run ends."""
+    server = embedded.start(Path(tempfile.mkdtemp(prefix="pgonce-bench-")))
+
+    def stop() -> None:
+        server.close()
+        shutil.rmtree(server.data_dir, ignore_errors=True)
+
+    atexit.register(stop)
+    with psycopg.connect(server.url, autocommit=True) as conn:
+        # a checkpoint in the middle of a round would hit whoever happens to be measured
+        conn.execute("alter system set max_wal_size = '4GB'")
+        conn.execute("alter system set checkpoint_timeout = '1h'")
+        conn.execute("select pg_reload_conf()")
+        settings = conn.execute(
+            "select string_agg(name || '=' || setting, ' ') from pg_settings"
+            " where name in ('fsync', 'synchronous_commit', 'full_page_writes')"
+        ).fetchone()
+        assert settings == ("fsync=on full_page_writes=on synchronous_commit=on",)
+    return server
+
+
+@contextmanager
+def new_database(*, migrated: bool = True) -> Iterator[str]:
+    """The URL of a new database; with pgonce in it unless told otherwise."""
+    name = f"bench_{uuid4().hex[:12]}"
+    with psycopg.connect(start().url, autocommit=True) as conn:
+        conn.execute(f"create database {name}".encode())
+        url = urlunsplit(urlsplit(start().url)._replace(path=f"/{name}"))
+        try:
+            if migrated:
+                schema.migrate(url)
+            yield url
+        finally:
+            conn.execute(f"drop database {name} with (force)".encode())
+            conn.execute("checkpoint")  # so that its dirty pages are written now, and not in the next round
+
+
+def pgbench(url: str, script: str, *, clients: int, seconds: float, **variables: str) -> float:
+    """Transactions per second of a pgbench script; its variables go over as parameters, as a driver's do."""
+    with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
+        file.write(script)
+        file.flush()
+        defines = [word for name, value in variables.items() for word in ("-D", f"{name}={value}")]
+        done = subprocess.run(
+            [
+                start().bin_dir / "pgbench", "-n", "-M", "prepared", "-c", str(clients), "-j", str(min(clients, 2)),
+                "-T", str(max(1, round(seconds))), "-f", file.name, *defines, url,
+            ],
+            capture_output=True, text=True, check=False, env=os.environ | {"LC_ALL": "C"},
+        )  # fmt: skip
+    for line in done.stdout.splitlines():
+        if line.startswith("tps = "):
+            return float(line.split()[2])
+    raise RuntimeError(f"pgbench: {done.stderr.strip()}")

@@ -1,0 +1,252 @@
+"""Events handled per second: recorded, handled by a Python function with one SQL effect, marked; durable commits.
+
+Everybody gets the same deliveries, eight in flight, one in ten a duplicate, and is counted in deliveries per second.
+pgbench gets the specification's own table; its handler is SQL, so what it shows is PostgreSQL without any client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+
+import pgonce
+from bench.load import deliveries, event
+from bench.result import Result
+from bench.server import new_database, pgbench
+from pgonce import database
+from pgonce._sync.execute import call
+from pgonce.protocol import stripe
+from pgonce.protocol.webhooks import queue_webhooks
+from pgonce.recorder import Recorder
+from pgonce.worker import Worker
+
+CLIENTS = 8
+EFFECTS = "create table effects (event text primary key, at timestamptz not null default now())"
+SPECIFIED = """
+create table webhook_events (
+  id uuid primary key default gen_random_uuid(), stripe_event_id text not null unique, event_type text not null,
+  status text not null default 'processing' check (status in ('processing', 'succeeded', 'failed', 'ignored')),
+  error_message text, payload jsonb not null default '{}', received_at timestamptz not null default now(),
+  processed_at timestamptz, constraint stripe_event_id_not_empty check (stripe_event_id <> ''));
+create index idx_webhook_events_received on webhook_events (received_at desc);
+create index idx_webhook_events_status on webhook_events (status) where status in ('processing', 'failed');
+"""
+_ID = """
+\\set i :i + 1
+\\set n :i - case when random(1, 10) = 1 then 1 else 0 end
+"""
+THREE = (
+    _ID
+    + """begin;
+insert into webhook_events (stripe_event_id, event_type, payload)
+  values ('evt_' || :client_id || '_' || :n, 'customer.subscription.updated', :payload) on conflict do nothing;
+insert into effects (event) values ('evt_' || :client_id || '_' || :n) on conflict do nothing;
+update webhook_events set status = 'succeeded', processed_at = now()
+  where stripe_event_id = 'evt_' || :client_id || '_' || :n and status = 'processing';
+commit;
+"""
+)
+ONE = (
+    _ID
+    + """with inserted as (
+  insert into webhook_events (stripe_event_id, event_type, payload, status, processed_at)
+  values ('evt_' || :client_id || '_' || :n, 'customer.subscription.updated', :payload, 'succeeded', now())
+  on conflict do nothing returning stripe_event_id)
+insert into effects (event) select stripe_event_id from inserted;
+"""
+)
+
+
+def with_pgbench(script: str, seconds: float) -> float:
+    with new_database(migrated=False) as url:
+        with psycopg.connect(url, autocommit=True) as conn:
+            conn.execute(SPECIFIED.encode())
+            conn.execute(EFFECTS)
+        return pgbench(url, script, clients=CLIENTS, seconds=seconds, i="0", payload=_payload())
+
+
+def _payload() -> str:
+    return deliveries(1)[0].decode()
+
+
+def one_by_one() -> pgonce.App:
+    app = pgonce.App()
+
+    @app.webhook("customer.subscription.*")
+    def handle(event: pgonce.Event, tx: psycopg.Connection[Any]) -> None:
+        tx.execute("insert into effects (event) values (%s)", [event.id])
+
+    return app
+
+
+def set_wise() -> pgonce.App:
+    app = pgonce.App()
+
+    @app.webhook_batch("customer.subscription.*")
+    def handle(events: Sequence[pgonce.Event], tx: psycopg.Connection[Any]) -> None:
+        tx.execute("insert into effects (event) select unnest(%s::text[])", [[event.id for event in events]])
+
+    return app
+
+
+@contextmanager
+def _fresh() -> Any:
+    with new_database() as url, psycopg.connect(url, autocommit=True) as conn:
+        conn.execute(EFFECTS)
+        yield url, conn
+
+
+def end_to_end(make: Callable[[], pgonce.App], bodies: Sequence[bytes]) -> float:
+    """Recorder and worker in one process, as in ``pgonce serve``; from the first delivery to the last effect."""
+    with _fresh() as (url, conn):
+        distinct = len(set(bodies))
+        with Worker(make(), url, concurrency=4, poll=0.2) as worker:
+            started = time.perf_counter()
+            asyncio.run(_record(url, bodies, worker))
+            _until_effects(conn, distinct)
+            return len(bodies) / (time.perf_counter() - started)
+
+
+async def _record(url: str, bodies: Sequence[bytes], worker: Worker) -> None:
+    waiting = iter(bodies)
+    async with await database.open_async_pool(url, 4) as pool:
+        recorder = Recorder(pool)
+
+        async def client() -> None:
+            for body in waiting:
+                if await recorder.record(stripe.read(body), None) == "queued":
+                    worker.wake()
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(CLIENTS):
+                group.create_task(client())
+
+
+def _until_effects(conn: psycopg.Connection[Any], wanted: int) -> None:
+    # by the statistics of the queue's index, not by counting effects: looking must not cost what is measured
+    open_events = "select exists (select from webhook_events where next_attempt_at is not null)"
+    while conn.execute(open_events).fetchone() == (True,):
+        time.sleep(0.01)
+    found = conn.execute("select count(*) from effects").fetchone()
+    assert found == (wanted,), f"{found} effects of {wanted} events"
+
+
+def drain(make: Callable[[], pgonce.App], count: int) -> float:
+    """Only the worker, on events that are all recorded."""
+    with _fresh() as (url, conn):
+        fill(url, count)
+        conn.execute("vacuum analyze webhook_events")
+        started = time.perf_counter()
+        with Worker(make(), url, concurrency=4, poll=0.2):
+            _until_effects(conn, count)
+            return count / (time.perf_counter() - started)
+
+
+def fill(url: str, count: int, start: int = 0) -> None:
+    """Queue ``count`` distinct events."""
+    import json
+
+    with database.open_pool(url, 1) as pool:
+        for first in range(start, start + count, 500):
+            some = range(first, min(first + 500, start + count))
+            bodies = [stripe.read(json.dumps(event(f"evt_{nr:010}", nr)).encode()) for nr in some]
+            call(pool, queue_webhooks(bodies), "public")
+
+
+def with_pgqueuer(bodies: Sequence[bytes]) -> float:
+    """PgQueuer: enqueue with the event's id as its dedupe key, then a handler with the same effect."""
+    with new_database(migrated=False) as url:
+        with psycopg.connect(url, autocommit=True) as conn:
+            conn.execute(EFFECTS)
+        return asyncio.run(_pgqueuer(url, bodies))
+
+
+async def _pgqueuer(url: str, bodies: Sequence[bytes]) -> float:
+    import asyncpg  # type: ignore[import-untyped]
+    from pgqueuer import PgQueuer
+    from pgqueuer.db import AsyncpgPoolDriver
+    from pgqueuer.queries import Queries
+
+    async with asyncpg.create_pool(url, min_size=CLIENTS, max_size=CLIENTS + 2) as pool:
+        driver = AsyncpgPoolDriver(pool)
+        queries = Queries(driver)
+        await queries.install()
+        queue = PgQueuer(driver)
+        left = len(set(bodies))
+        done = asyncio.Event()
+
+        @queue.entrypoint("webhook")
+        async def handle(job: Any) -> None:
+            nonlocal left
+            found = stripe.parse(job.payload)
+            await pool.execute("insert into effects (event) values ($1) on conflict do nothing", found["id"])
+            left -= 1
+            if left <= 0:
+                done.set()
+
+        started = time.perf_counter()
+        waiting = iter(bodies)
+
+        async def client() -> None:
+            for body in waiting:
+                await queries.enqueue("webhook", body, dedupe_key=stripe.read(body).id, on_conflict="skip")
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(CLIENTS):
+                group.create_task(client())
+        running = asyncio.create_task(queue.run(batch_size=100, dequeue_timeout=timedelta(seconds=1)))
+        await done.wait()
+        seconds = time.perf_counter() - started
+        queue.shutdown.set()
+        await asyncio.wait([running], timeout=10)
+        return len(bodies) / seconds
+
+
+def run(quick: bool) -> list[Result]:
+    count, seconds, rounds = (3000, 2.0, 1) if quick else (15000, 5.0, 5)
+    bodies = deliveries(count)
+    contenders: dict[str, Callable[[], float]] = {
+        "pgbench, one statement": lambda: with_pgbench(ONE, seconds),
+        "pgbench, three statements": lambda: with_pgbench(THREE, seconds),
+        "one by one": lambda: end_to_end(one_by_one, bodies),
+        "set-wise": lambda: end_to_end(set_wise, bodies),
+        "draining": lambda: drain(one_by_one, count),
+        "draining set-wise": lambda: drain(set_wise, count),
+    }
+    if importlib.util.find_spec("pgqueuer"):
+        contenders["PgQueuer"] = lambda: with_pgqueuer(bodies[: max(500, count // 10)])
+    figures: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):  # in turns: a neighbour's noise on the machine hits all of them
+        for name, measure in contenders.items():
+            figures[name].append(measure())
+    return list(_table({name: statistics.median(values) for name, values in figures.items()}))
+
+
+def _table(median: dict[str, float]) -> list[Result]:
+    def line(name: str, figure: str, least: float, peer: str) -> Result:
+        if peer not in median:
+            return Result(name, median[figure], "deliveries/s", None, f"{peer} is not installed", None)
+        ratio = median[figure] / median[peer]
+        return Result(name, median[figure], "deliveries/s", ratio, f">= {least:g} x {peer}", ratio >= least)
+
+    peers = [
+        Result(name, median[name], "deliveries/s")
+        for name in ("pgbench, one statement", "pgbench, three statements", "PgQueuer")
+        if name in median
+    ]
+    return [
+        *peers,
+        line("record + handler + mark", "one by one", 1.0, "pgbench, three statements"),
+        line("record + handler + mark", "one by one", 4.0, "PgQueuer"),
+        line("record + webhook_batch + mark", "set-wise", 1.0, "pgbench, one statement"),
+        Result("draining, one by one", median["draining"], "events/s"),
+        line("draining, webhook_batch", "draining set-wise", 2.5, "pgbench, three statements"),
+    ]

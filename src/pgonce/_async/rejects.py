@@ -1,0 +1,166 @@
+"""A batch with bad rows: they are found, and the others are written."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+
+from pgonce._async.execute import execute
+from pgonce._async.load import Loader
+from pgonce._async.run import AsyncRun
+from pgonce.errors import RowRejected
+from pgonce.protocol import seed_control
+from pgonce.protocol.copy_text import RowFormatter
+from pgonce.protocol.pack import Packed
+from pgonce.protocol.seeds import Counts, Reject
+
+_ROW_S_FAULT = ("22", "23", "44", "54", "P0")
+"""Classes of SQLSTATE that a row is to blame for: data, constraints, check option, size limits, RAISE in a trigger."""
+_LINE = re.compile(r"^COPY .*, line (\d+)", re.MULTILINE)
+_SPLITS = 8
+"""So often a batch is split at the line that COPY names, which sends the rest again; then it is halved."""
+
+
+async def write(
+    conn: AsyncConnection[Any], loader: Loader, batch: Packed, *, seen: int, room: int
+) -> tuple[Counts, list[dict[str, Any]]]:
+    """Write ``batch`` in the open transaction (``loader.begin`` was called), without its bad rows.
+
+    Returns what became of its rows, and the bad ones as reject_seed_rows wants them.
+
+    Args:
+        seen: rows that came before the batch: a row's number is counted from there.
+        room: so many bad rows are allowed.
+
+    Raises:
+        RowRejected: there are more. Its message has the row's number, cursor and reason, never its values.
+    """
+    found = _Rejects(batch, loader.table.name, seen, room)
+    for bad in batch.refused:
+        values = bad.row if isinstance(bad.row, Mapping) else dict(zip(batch.columns, bad.row, strict=False))
+        shown = json.dumps({str(column): ascii(value) for column, value in values.items()})
+        found.add(bad.index, None, shown.encode(), bad.reason, None, bad.reason)
+    rows = batch.rows - len(batch.refused)
+    if not rows:
+        return found.counts, found.rows
+    try:
+        return found.counts + await loader.write(conn, batch, batch.parts, rows), found.rows
+    except psycopg.Error as error:
+        if not is_row_s_fault(error):
+            raise
+    lines = batch.format.lines(b"".join(batch.parts))
+    refused = {bad.index for bad in batch.refused}
+    numbers = [index for index in range(batch.rows) if index not in refused]
+    counts, splits = Counts(), 0
+    pieces = [(0, len(lines))]
+    while pieces:
+        start, stop = pieces.pop()
+        if start == stop:
+            continue
+        part = lines[start:stop]
+        try:
+            counts += await loader.write(conn, batch, [b"".join(part)], stop - start)
+        except psycopg.Error as error:
+            if not is_row_s_fault(error):
+                raise
+            if stop - start == 1:
+                found.add_line(numbers[start], part[0], error)
+                continue
+            named = _named(part, error) if splits < _SPLITS else None
+            splits += 1
+            if named is None:
+                middle = (start + stop) // 2
+                pieces += [(middle, stop), (start, middle)]
+            else:
+                at = start + named
+                pieces += [(at + 1, stop), (at, at + 1), (start, at)]
+    return found.counts + counts, found.rows
+
+
+async def retry(run: AsyncRun, loader: Loader, reject: Reject, schema: str) -> bool:
+    """Write a rejected row after all and strike it off the list, in one transaction; False: it still does not fit."""
+    if reject.row is None:  # PostgreSQL has no form for it: no retry helps
+        return False
+    columns = list(reject.row)
+    data, _ = RowFormatter(columns, ()).format([tuple(reject.row.values())])
+    batch = Packed(columns, parts=[data], rows=1)
+    try:
+        async with run.transaction() as tx:
+            await loader.begin(tx)
+            counts = await loader.write(tx, batch, batch.parts, 1)
+            await execute(tx, seed_control.resolve_reject(reject.id, counts), schema)
+    except psycopg.Error as error:
+        if not is_row_s_fault(error):
+            raise
+        return False
+    return True
+
+
+class _Rejects:
+    def __init__(self, batch: Packed, table: str, seen: int, room: int) -> None:
+        self._batch = batch
+        self._table = table
+        self._seen = seen
+        self._room = room
+        self.rows: list[dict[str, Any]] = []
+
+    @property
+    def counts(self) -> Counts:
+        return Counts(rejected=len(self.rows))
+
+    def add_line(self, index: int, line: bytes, error: psycopg.Error) -> None:
+        values = self._batch.format.values(line)
+        row = dict(zip(self._batch.columns, values, strict=False)) if len(values) == len(self._batch.columns) else None
+        if row is not None and any("\0" in value or "\ufffd" in value for value in values if value):
+            row = None  # not what jsonb can hold, or not UTF-8: the line is kept as it is
+        full = " ".join(filter(None, (error.diag.message_primary or str(error), error.diag.message_detail)))
+        self.add(index, row, None if row is not None else line, full, error.sqlstate, _reason(error))
+
+    def add(
+        self, index: int, row: dict[str, Any] | None, line: bytes | None, full: str, sqlstate: str | None, reason: str
+    ) -> None:
+        number, cursor = self._seen + index + 1, self._batch.cursor_of(index)
+        if len(self.rows) >= self._room:
+            at = f"row {number:,}, cursor {json.dumps(cursor, default=str)[:200]}"
+            raise RowRejected(
+                f"a row does not fit into {self._table}: {at}: {reason}"
+                + (f" ({self._room} more rejects were allowed)" if self._room else "")
+            ) from None
+        self.rows.append({
+            "row_number": number,
+            "cursor": cursor,
+            "row": row,
+            "line": None if line is None else line.hex(),
+            "sqlstate": sqlstate,
+            "error": full.replace("\0", "\ufffd")[:2000],
+        })  # fmt: skip
+
+
+def is_row_s_fault(error: psycopg.Error) -> bool:
+    """Whether the same batch without one of its rows would be accepted."""
+    return (error.sqlstate or "").startswith(_ROW_S_FAULT)
+
+
+def _named(lines: Sequence[bytes], error: psycopg.Error) -> int | None:
+    """The line that COPY stumbled over, from 0; COPY counts line ends, those inside of quotes too."""
+    match = _LINE.search(error.diag.context or "")
+    if not match:
+        return None
+    wanted, ends = int(match[1]), 0
+    for index, line in enumerate(lines):
+        ends += max(line.count(b"\n"), 1)
+        if ends >= wanted:
+            return index
+    return None
+
+
+def _reason(error: psycopg.Error) -> str:
+    """What was wrong, without the value: messages such as 'invalid input syntax for type integer: "…"' quote it."""
+    message = re.sub(r': ".*"', "", error.diag.message_primary or type(error).__name__, flags=re.DOTALL)
+    column = re.search(r", column ([^:]+)", error.diag.context or "")
+    return f"{message} (column {column[1]})" if column else message

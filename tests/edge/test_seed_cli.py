@@ -1,0 +1,117 @@
+"""``pgonce seed``, as operators type it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.edge.seed_app import PART
+
+ROOT = Path(__file__).parents[2]
+Conn = psycopg.Connection[Any]
+
+
+class Cli:
+    def __init__(self, url: str) -> None:
+        self.environment = {**os.environ, "PGONCE_DATABASE_URL": url, "PGONCE_APP": "tests.edge.seed_app:app"}
+
+    def __call__(self, *words: str, code: int = 0, **environment: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", "from pgonce.cli import main; main()", "seed", *words],
+            cwd=ROOT, env={**self.environment, **environment},
+            capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+
+@pytest.fixture
+def cli(database: str, conn: Conn) -> Cli:
+    conn.execute("create table things (id int primary key, note text check (note <> 'bad'), twin text)")
+    return Cli(database)
+
+
+def count(conn: Conn) -> int:
+    found = conn.execute("select count(*) from things").fetchone()
+    assert found
+    return int(found[0])
+
+
+def test_run_show_verify_pause_resume_and_reset(cli: Cli, conn: Conn) -> None:
+    assert "nothing was written; it would be 59 inserted, 0 skipped, 1 rejected" in cli("run", "whole", "--dry-run")
+    assert count(conn) == 0
+    assert "row 8" in cli("run", "whole", "--max-rejects", "0", code=1)
+    assert "verified: 60 keys" in cli("run", "whole", "--verify")
+    assert "complete, 59 inserted, 0 skipped, 1 rejected" in cli("run", "whole")
+    shown = json.loads(cli("show", "whole", "--json"))
+    assert (shown["seed"]["rows_seen"], shown["rejects"][0]["row_number"]) == (60, 8)
+    assert "whole" in cli("ls")
+    assert "note_check" in cli("show", "whole")
+    conn.execute("alter table things drop constraint things_note_check")
+    assert "1 accepted, 0 still rejected" in cli("retry-rejects", "whole")
+    assert count(conn) == 60
+    cli("pause", "whole")
+    assert "paused" in cli("run", "whole", code=75)
+    cli("resume", "whole")
+    cli("reset", "whole")
+    assert "never run" in cli("show", "whole", code=1)
+    assert "complete, 0 inserted, 60 skipped" in cli("run", "whole")
+
+
+def test_an_async_seed_runs_alike(cli: Cli, conn: Conn) -> None:
+    assert "it would be 60 inserted" in cli("run", "async", "--dry-run")
+    assert "verified: 60 keys" in cli("run", "async", "--verify")
+    assert count(conn) == 60
+
+
+def test_two_workers_import_all_partitions_and_a_killed_one_is_resumed(cli: Cli, conn: Conn, tmp_path: Path) -> None:
+    told = cli("run", "parts", "--workers", "2", code=1, KILL_ONCE=str(tmp_path / "killed"))
+    assert "1 of 2 workers ended with an error" in told
+    assert f"complete, {4 * PART:,} inserted, 0 skipped" in cli("run", "parts", "--workers", "2")
+    assert count(conn) == 4 * PART
+    shown = json.loads(cli("show", "parts", "--json"))
+    assert [part["rows_inserted"] for part in shown["partitions"]] == [PART] * 4
+    assert f"complete, {4 * PART:,} inserted" in cli("run", "parts")
+
+
+def test_workers_without_partitions_are_a_usage_error(cli: Cli) -> None:
+    assert "has no partitions" in cli("run", "whole", "--workers", "2", code=2)
+
+
+def test_a_dask_cluster_imports_all_partitions_although_a_worker_is_killed(
+    cli: Cli, conn: Conn, tmp_path: Path
+) -> None:
+    pytest.importorskip("distributed")
+    code = """
+import sys
+from distributed import LocalCluster
+if __name__ == "__main__":
+    options = dict(n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None)
+    with LocalCluster(**options) as cluster:
+        print(cluster.scheduler_address, flush=True)
+        sys.stdin.read()
+"""
+    environment = {**cli.environment, "KILL_ONCE": str(tmp_path / "killed"), "PYTHONPATH": str(ROOT)}
+    script = tmp_path / "cluster.py"
+    script.write_text(code)
+    with subprocess.Popen(
+        [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        text=True, env=environment, cwd=ROOT,
+    ) as cluster:  # fmt: skip
+        assert cluster.stdout
+        assert cluster.stdin
+        try:
+            address = cluster.stdout.readline().strip()
+            told = cli("run", "parts", "--cluster", address)
+        finally:
+            cluster.stdin.close()
+    assert (tmp_path / "killed").exists()
+    assert f"complete, {4 * PART:,} inserted, 0 skipped" in told
+    assert count(conn) == 4 * PART

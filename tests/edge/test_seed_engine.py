@@ -1,0 +1,403 @@
+"""Imports under conditions: rejects, policies, updates, proofs, changed sources, pauses, partitions."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg_pool import ConnectionPool
+
+from pgonce import database as pools
+from pgonce._sync.seeds import Progress, Seeds
+from pgonce.errors import LeaseLost, PgonceError, RowRejected, SourceChanged
+from pgonce.protocol import process
+from pgonce.protocol.seeds import Checkpoint
+
+Conn = psycopg.Connection[Any]
+TABLE = "create table {} (id int primary key, note text check (note <> 'bad'), twin text unique)"
+
+
+@pytest.fixture
+def pool(database: str) -> Iterator[ConnectionPool[Any]]:
+    with pools.open_pool(database, 4) as pool:
+        yield pool
+
+
+@pytest.fixture
+def seeds(pool: ConnectionPool[Any]) -> Seeds:
+    return Seeds(pool)
+
+
+@pytest.fixture
+def table(conn: Conn) -> str:
+    conn.execute(sql.SQL(TABLE).format(sql.Identifier("things")))
+    return "things"
+
+
+class Rows:
+    """Rows as a source: it resumes behind its cursor, the place of a row."""
+
+    def __init__(self, *rows: tuple[Any, Any, Any]) -> None:
+        self.rows = list(rows)
+        self.asked: list[Any] = []
+
+    def __call__(self, cursor: int | None) -> Iterator[tuple[Any, int]]:
+        self.asked.append(cursor)
+        for place in range(0 if cursor is None else cursor + 1, len(self.rows)):
+            yield self.rows[place], place
+
+
+def numbers(count: int, **special: Any) -> Rows:
+    """``count`` rows; special: n7="bad" makes the note of row 7 bad."""
+    return Rows(*((n, special.get(f"n{n}", "x"), f"t{n}") for n in range(count)))
+
+
+OPTIONS: dict[str, Any] = {"into": "things", "key": ("id",), "columns": ("id", "note", "twin")}
+
+
+def run(seeds: Seeds, source: Any, name: str = "s", **options: Any) -> Checkpoint:
+    result = seeds.run(name, source, **{**OPTIONS, "batch_size": 5, **options})
+    assert result.outcome == "complete"
+    assert result.checkpoint is not None
+    return result.checkpoint
+
+
+def counts(at: Checkpoint | None) -> tuple[int, int, int, int]:
+    assert at is not None
+    found = (at.rows_inserted, at.rows_updated, at.rows_skipped, at.rows_rejected)
+    assert sum(found) == at.rows_seen
+    return found
+
+
+def ids(conn: Conn) -> list[int]:
+    return [row[0] for row in conn.execute("select id from things order by id")]
+
+
+# Rejects -------------------------------------------------------------------------------------------------------------
+
+
+def test_bad_rows_are_put_aside_with_number_cursor_row_and_reason(seeds: Seeds, table: str, conn: Conn) -> None:
+    source = numbers(23, n3="bad", n11="bad")
+    source.rows[17] = ("seventeen", "x", "t17")
+    assert counts(run(seeds, source, max_rejects=3)) == (20, 0, 0, 3)
+    assert ids(conn) == [n for n in range(23) if n not in {3, 11, 17}]
+    found = seeds.rejects("s")
+    assert [(each.row_number, each.cursor) for each in found] == [(4, 3), (12, 11), (18, 17)]
+    assert found[0].row == {"id": "3", "note": "bad", "twin": "t3"}
+    assert "note_check" in found[0].error
+    assert (found[2].sqlstate, found[2].row["id"]) == ("22P02", "seventeen")
+
+
+def test_the_first_bad_row_ends_the_import_with_its_number_and_cursor_but_not_its_values(
+    seeds: Seeds, table: str, conn: Conn
+) -> None:
+    source = numbers(9)
+    source.rows[7] = ("geheim", "x", "t7")
+    with pytest.raises(RowRejected, match=r"row 8, cursor 7.*integer.*column id") as caught:
+        run(seeds, source)
+    assert ids(conn) == [0, 1, 2, 3, 4]
+    at = seeds.checkpoint("s")
+    assert at is not None
+    assert at.status == "failed"
+    assert "geheim" not in str(caught.value) + str(at.error_message)
+    assert conn.execute("select count(*) from cron_job_runs where error_message like '%geheim%'").fetchone() == (0,)
+
+
+def test_the_limit_counts_over_all_resumes(seeds: Seeds, table: str, conn: Conn) -> None:
+    source = numbers(30, n2="bad", n12="bad", n22="bad")
+    with pytest.raises(RowRejected):
+        run(seeds, source, max_rejects=2)
+    with pytest.raises(RowRejected):
+        run(seeds, source, max_rejects=2)
+    assert counts(seeds.checkpoint("s")) == (18, 0, 0, 2)
+    assert counts(run(seeds, source, max_rejects=3)) == (27, 0, 0, 3)
+
+
+def test_a_row_that_violates_another_unique_constraint_is_a_reject_and_no_duplicate(
+    seeds: Seeds, table: str, conn: Conn
+) -> None:
+    source = numbers(12)
+    source.rows[8] = (8, "x", "t1")
+    source.rows[9] = (1, "x", "t1")
+    assert counts(run(seeds, source, max_rejects=1)) == (10, 0, 1, 1)
+    assert [each.cursor for each in seeds.rejects("s")] == [8]
+
+
+@pytest.mark.parametrize("deferred", ["", "deferrable initially deferred"])
+def test_a_missing_parent_is_a_reject_and_fits_when_it_is_there(
+    seeds: Seeds, table: str, conn: Conn, deferred: str
+) -> None:
+    conn.execute("create table parents (name text primary key)")
+    conn.execute("insert into parents values ('x')")
+    conn.execute(f"alter table things add foreign key (note) references parents {deferred}".encode())
+    assert counts(run(seeds, numbers(20, n4="orphan", n15="orphan"), max_rejects=5)) == (18, 0, 0, 2)
+    assert seeds.retry_rejects("s", into=table, key=("id",)) == (0, 2)
+    conn.execute("insert into parents values ('orphan')")
+    assert seeds.retry_rejects("s", into=table, key=("id",)) == (2, 0)
+    assert counts(seeds.checkpoint("s")) == (20, 0, 0, 0)
+    assert (ids(conn), seeds.rejects("s")) == ([*range(20)], [])
+
+
+def test_rows_that_no_text_can_hold_are_rejects_too(seeds: Seeds, table: str, conn: Conn) -> None:
+    source = numbers(8, n2="nul\0", n5="\ud800")
+    assert counts(run(seeds, source, max_rejects=9)) == (6, 0, 0, 2)
+    assert [each.cursor for each in sorted(seeds.rejects("s"), key=lambda each: each.row_number)] == [2, 5]
+    assert all(each.row is None and each.line for each in seeds.rejects("s"))
+
+
+def test_when_half_of_the_rows_are_bad_the_other_half_is_written(seeds: Seeds, table: str, conn: Conn) -> None:
+    source = numbers(60, **{f"n{n}": "bad" for n in range(0, 60, 2)})
+    assert counts(run(seeds, source, max_rejects=30, batch_size=40)) == (30, 0, 0, 30)
+    assert ids(conn) == [*range(1, 60, 2)]
+
+
+# Conflicts, policies, columns ----------------------------------------------------------------------------------------
+
+
+def test_update_overwrites_what_is_there_and_counts_it(seeds: Seeds, table: str, conn: Conn) -> None:
+    run(seeds, numbers(6))
+    changed = Rows(*((n, f"new {n}", f"t{n}") for n in range(4, 9)), (8, "newest", "t8"))
+    assert counts(run(seeds, changed, "t", on_conflict="update", batch_size=9)) == (3, 3, 0, 0)
+    notes = conn.execute("select note from things where id >= 3 order by id").fetchall()
+    assert [note for (note,) in notes] == ["x", "new 4", "new 5", "new 6", "new 7", "newest"]
+
+
+def test_fail_makes_a_duplicate_a_bad_row(seeds: Seeds, table: str, conn: Conn) -> None:
+    run(seeds, numbers(3))
+    with pytest.raises(RowRejected, match="row 1, cursor 0"):
+        run(seeds, numbers(5), "t", on_conflict="fail")
+    assert counts(run(seeds, numbers(5), "t", on_conflict="fail", max_rejects=3)) == (2, 0, 0, 3)
+
+
+@pytest.mark.parametrize("on_conflict", ["skip", "update"])
+def test_a_table_with_policies_takes_rows_from_a_role_that_is_subject_to_them(
+    database: str, conn: Conn, table: str, on_conflict: Any
+) -> None:
+    role = f"importer_{uuid4().hex[:8]}"
+    conn.execute(f"create role {role} in role service_role".encode())
+    try:
+        conn.execute("alter table things enable row level security")
+        conn.execute(f"create policy all_of_it on things to {role} using (true) with check (true)".encode())
+        conn.execute(f"grant select, insert, update on things to {role}".encode())
+        kwargs = {"autocommit": True, "options": f"-c role={role}"}
+        with ConnectionPool(database, kwargs=kwargs, min_size=1, max_size=3, open=True) as pool:
+            seeds = Seeds(pool)
+            assert counts(run(seeds, numbers(12, n3="bad"), max_rejects=1)) == (11, 0, 0, 1)
+            again = counts(run(seeds, numbers(13, n3="bad"), "t", on_conflict=on_conflict, max_rejects=1))
+        assert again == ((1, 11, 0, 1) if on_conflict == "update" else (1, 0, 11, 1))
+    finally:
+        conn.execute(f"drop owned by {role}".encode())
+        conn.execute(f"drop role {role}".encode())
+
+
+def test_generated_and_identity_columns_are_served(seeds: Seeds, conn: Conn) -> None:
+    conn.execute(
+        "create table things (id int generated always as identity primary key, note text,"
+        " twin text, length int generated always as (length(note)) stored)"
+    )
+    run(seeds, numbers(7))
+    run(seeds, numbers(9), "t")
+    assert conn.execute("select count(*), sum(length) from things").fetchone() == (9, 9)
+
+
+# Proof and rehearsal -------------------------------------------------------------------------------------------------
+
+
+def test_a_proof_holds_for_what_was_imported_and_fails_for_what_was_changed_later(
+    seeds: Seeds, table: str, conn: Conn
+) -> None:
+    source = numbers(20, n3="bad")
+    source.rows[9] = (5, "a double", "t5b")
+    run(seeds, source, max_rejects=1)
+    proof = seeds.verify("s", source, **OPTIONS)
+    assert (proof["ok"], proof["rows"], proof["keys"], proof["found"], proof["equal"]) == (True, 20, 19, 18, 18)
+    assert seeds.checkpoint("s").verified == proof  # type: ignore[union-attr]
+    conn.execute("update things set note = 'other' where id = 7")
+    assert not seeds.verify("s", source, **OPTIONS)["ok"]
+    conn.execute("update things set note = 'x' where id = 7")
+    conn.execute("delete from things where id = 8")
+    assert not seeds.verify("s", source, **OPTIONS)["ok"]
+
+
+def test_a_rehearsal_counts_as_the_run_would_and_writes_nothing(seeds: Seeds, table: str, conn: Conn) -> None:
+    conn.execute("insert into things values (2, 'x', 't2')")
+    source = numbers(30, n12="bad")
+    source.rows[29] = (0, "a double of another batch", "t29")
+    would = seeds.rehearse("s", source, **OPTIONS, max_rejects=1)
+    assert (ids(conn), seeds.checkpoint("s"), seeds.rejects("s")) == ([2], None, [])
+    did = counts(run(seeds, source, max_rejects=1))
+    assert did == (would.inserted, would.updated, would.skipped, would.rejected) == (27, 0, 2, 1)
+    with pytest.raises(RowRejected):
+        seeds.rehearse("t", source, **OPTIONS)
+
+
+# Changed sources -----------------------------------------------------------------------------------------------------
+
+
+class File(Rows):
+    """A source that knows itself: what it was up to a cursor."""
+
+    def fingerprint(self, cursor: int | None) -> dict[str, Any]:
+        end = 0 if cursor is None else cursor + 1
+        return {"rows": end, "prefix": repr(self.rows[:end])}
+
+    def same(self, stored: dict[str, Any]) -> str:
+        if repr(self.rows[: stored["rows"]]) != stored["prefix"]:
+            return "changed"
+        return "same" if len(self.rows) == stored["rows"] else "grown"
+
+
+def test_a_changed_source_stops_with_a_choice_and_a_grown_one_goes_on(seeds: Seeds, table: str, conn: Conn) -> None:
+    source = File(*numbers(10).rows)
+    run(seeds, source)
+    source.rows += [(n, "x", f"t{n}") for n in range(10, 13)]
+    assert counts(run(seeds, source)) == (13, 0, 0, 0)
+    source.rows[0] = (99, "x", "t99")
+    with pytest.raises(SourceChanged, match=r"--restart.*--accept-change"):
+        run(seeds, source)
+    assert source.asked == [None, 9]
+    source.rows.append((13, "x", "t13"))
+    assert counts(run(seeds, source, accept_change=True)) == (14, 0, 0, 0)
+    assert counts(run(seeds, source, restart=True)) == (15, 0, 13, 0)
+
+
+def test_a_generator_may_bring_a_fingerprint_of_its_own(seeds: Seeds, table: str) -> None:
+    editions = ["1611"]
+
+    def edition(_: Any) -> dict[str, str]:
+        return {"edition": editions[-1]}
+
+    run(seeds, numbers(7), fingerprint=edition)
+    run(seeds, numbers(8), fingerprint=edition)
+    editions.append("1769")
+    with pytest.raises(SourceChanged):
+        run(seeds, numbers(9), fingerprint=edition)
+
+
+# Pause, throttle, reset ----------------------------------------------------------------------------------------------
+
+
+def test_a_pause_is_obeyed_behind_the_batch_and_holds_until_it_is_taken_back(
+    seeds: Seeds, table: str, conn: Conn
+) -> None:
+    def pause(at: Progress) -> None:
+        if at.rows == 10:
+            seeds.pause("s")
+
+    result = seeds.run("s", numbers(20), **OPTIONS, batch_size=5, on_progress=pause)
+    assert (result.outcome, len(ids(conn))) in {("paused", 10), ("paused", 15)}
+    before = ids(conn)
+    source = numbers(20)
+    assert seeds.run("s", source, **OPTIONS).outcome == "paused"
+    assert (source.asked, ids(conn)) == ([], before)
+    seeds.resume("s")
+    assert counts(run(seeds, source)) == (20, 0, 0, 0)
+
+
+def test_a_limit_of_rows_per_second_bounds_the_batches(seeds: Seeds, table: str) -> None:
+    sizes = list[int]()
+    run(seeds, numbers(40), batch_size=30, max_rows_per_second=10_000, on_progress=lambda at: sizes.append(at.rows))
+    assert sizes == [30, 40]
+    sizes.clear()
+    run(seeds, numbers(3), "t", batch_size=30, max_rows_per_second=1, on_progress=lambda at: sizes.append(at.rows))
+    assert sizes == [1, 2, 3]
+
+
+def test_a_reset_forgets_everything_but_the_rows_and_is_refused_while_a_runner_is_at_work(
+    seeds: Seeds, table: str, conn: Conn
+) -> None:
+    refused = list[str]()
+
+    def reset(_: Progress) -> None:
+        with pytest.raises(LeaseLost, match="at work"):
+            seeds.reset("s")
+        refused.append("yes")
+
+    run(seeds, numbers(10, n3="bad"), max_rejects=1, on_progress=reset)
+    assert refused
+    assert seeds.reset("s") is True
+    assert (seeds.checkpoint("s"), seeds.rejects("s"), len(ids(conn))) == (None, [], 9)
+    assert seeds.reset("s") is False
+
+
+# A killed runner of this machine -------------------------------------------------------------------------------------
+
+
+def test_a_runner_whose_process_was_killed_here_is_taken_over_at_once(seeds: Seeds, table: str, database: str) -> None:
+    code = f"""
+import os, signal
+from pgonce import Seeds, database
+def source(cursor):
+    for n in range(100):
+        if n == 50:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield (n, "x", str(n)), n
+with database.open_pool({database!r}, 2) as pool:
+    options = dict(into="things", key=("id",), columns=("id", "note", "twin"), batch_size=5, window="1 hour")
+    Seeds(pool).run("s", source, **options)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    assert seeds.alive("s") == set()
+    done = run(seeds, Rows(*((n, "x", str(n)) for n in range(100))))
+    assert counts(done) == (100, 0, 0, 0)
+
+
+def test_a_process_that_runs_is_not_gone_and_one_of_another_machine_is_not_known_to_be() -> None:
+    here = process.identity()
+    assert not process.is_gone(here)
+    assert process.is_gone({**here, "pid": 2**22 + 1})
+    assert process.is_gone({**here, "started": here["started"] - 1})
+    assert not process.is_gone({**here, "boot": "another", "pid": 2**22 + 1})
+    assert not process.is_gone({})
+
+
+# Partitions ----------------------------------------------------------------------------------------------------------
+
+
+def part(first: int, last: int) -> Rows:
+    return Rows(*((n, "x", f"t{n}") for n in range(first, last)))
+
+
+def test_each_partition_has_its_checkpoint_and_the_seed_is_complete_when_all_are(
+    seeds: Seeds, table: str, conn: Conn
+) -> None:
+    assert [at.partition for at in seeds.begin_partitions("s", ["a", "b"])] == ["a", "b"]
+    run(seeds, part(0, 12), partition="a")
+    half = seeds.run("s", part(12, 30), **OPTIONS, batch_size=5, partition="b", stop=lambda: True)
+    assert half.outcome == "stopped"
+    at = seeds.checkpoint("s")
+    assert at is not None
+    assert (at.status, counts(at)) == ("in_progress", (17, 0, 0, 0))
+    assert [(each.partition, each.status, each.rows_seen) for each in seeds.partitions("s")] == [
+        ("a", "complete", 12), ("b", "in_progress", 5),
+    ]  # fmt: skip
+    source = part(12, 30)
+    run(seeds, source, partition="b")
+    assert source.asked == [4]
+    at = seeds.checkpoint("s")
+    assert at is not None
+    assert (at.status, counts(at), ids(conn)) == ("complete", (30, 0, 0, 0), [*range(30)])
+
+
+def test_a_partition_that_is_run_twice_at_once_commits_once(seeds: Seeds, table: str, conn: Conn) -> None:
+    seeds.begin_partitions("s", ["a", "b"])
+    outcomes = list[str]()
+
+    def again(_: Progress) -> None:
+        outcomes.append(seeds.run("s", part(0, 9), **OPTIONS, partition="a").outcome)
+        outcomes.append(seeds.run("s", part(9, 12), **OPTIONS, partition="b").outcome)
+
+    run(seeds, part(0, 9), partition="a", batch_size=9, on_progress=again)
+    assert outcomes == ["overlap", "complete"]
+    assert counts(seeds.checkpoint("s")) == (12, 0, 0, 0)
+
+
+def test_a_partition_that_was_not_begun_is_refused(seeds: Seeds, table: str) -> None:
+    with pytest.raises(PgonceError):
+        run(seeds, part(0, 3), partition="a")

@@ -1,0 +1,309 @@
+"""``pgonce seed load``: real files into real tables, by the real command, killed and gone on with."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.conftest import wait_until
+
+Conn = psycopg.Connection[Any]
+ROWS = 120_000
+
+
+class Command:
+    """The command line on one database."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.environment = {**os.environ, "PGONCE_DATABASE_URL": url}
+        self.folder = folder
+
+    def start(self, *arguments: object) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [Path(sys.executable).with_name("pgonce"), "seed", "load", *map(str, arguments)],
+            cwd=self.folder, env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def __call__(self, *arguments: object) -> tuple[int, str]:
+        with self.start(*arguments) as process:
+            out, err = process.communicate(timeout=120)
+        assert "Traceback" not in err
+        return process.returncode, err + out
+
+
+@pytest.fixture
+def load(database: str, tmp_path: Path) -> Command:
+    return Command(database, tmp_path)
+
+
+@pytest.fixture
+def people(conn: Conn) -> str:
+    conn.execute("create table people (id int primary key, name text, born date)")
+    return "people"
+
+
+def write(path: Path, rows: int, first: int = 0) -> None:
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if not first:
+            writer.writerow(["id", "name", "born"])
+        for number in range(first, first + rows):
+            name = f'line\none, "{number}"' if number % 10 == 0 else f"name {number}"
+            writer.writerow([number, name, "1970-01-01"])
+
+
+def checkpoint(conn: Conn, name: str) -> dict[str, Any]:
+    row = conn.execute("select to_jsonb(s) from seed_checkpoints s where seed_name = %s", [name]).fetchone()
+    return dict(row[0]) if row else {}
+
+
+def seen(conn: Conn, name: str) -> int:
+    return int(checkpoint(conn, name).get("rows_seen", 0))
+
+
+def test_the_table_holds_what_copy_would_make_of_the_file(load: Command, conn: Conn, tmp_path: Path) -> None:
+    body = '1,"a ""b""\nc",\n2,"",x\n3,ä;é,"1,5"\n'
+    conn.execute("create table by_copy (id int primary key, a text, b text)")
+    conn.execute("create table by_load (like by_copy including all)")
+    with conn.cursor().copy("copy by_copy from stdin (format csv)") as copy:
+        copy.write(body)
+    (tmp_path / "f.csv").write_bytes(b"\xef\xbb\xbfid,a,b\r\n" + body.replace("\n2", "\r\n\r\n2").encode()[:-1])
+    code, said = load("f.csv", "--into", "by_load", "--key", "id")
+    assert (code, said.strip()) == (0, "by_load:f.csv: complete, 3 inserted, 0 skipped")
+    assert conn.execute("table by_load").fetchall() == conn.execute("table by_copy").fetchall()
+
+
+@pytest.mark.parametrize("suffix", [".tsv.gz", ".jsonl", ".ndjson.gz", ".parquet"])
+def test_every_kind_of_file_is_loaded(load: Command, conn: Conn, people: str, tmp_path: Path, suffix: str) -> None:
+    rows = [{"id": n, "name": None if n == 7 else f"nämé\t{n}", "born": "2000-02-29"} for n in range(1000)]
+    path = tmp_path / f"f{suffix}"
+    if suffix == ".parquet":
+        arrow = pytest.importorskip("pyarrow", reason="pyarrow missing: pip install 'pgonce[parquet]'")
+        from pyarrow import parquet
+
+        parquet.write_table(arrow.Table.from_pylist(rows), path, row_group_size=300)
+    else:
+        if "tsv" in suffix:
+            lines = ["id\tname\tborn", *(f'{r["id"]}\t"{r["name"] or ""}"\t{r["born"]}' for r in rows)]
+            lines[8] = "7\t\t2000-02-29"
+        else:
+            lines = [json.dumps(row) for row in rows]
+        data = "\n".join(lines).encode()
+        path.write_bytes(gzip.compress(data) if suffix.endswith(".gz") else data)
+    code, said = load(path, "--into", people, "--key", "id", "--name", "mine")
+    assert (code, said.strip()) == (0, "mine: complete, 1,000 inserted, 0 skipped")
+    assert conn.execute("select id, name, born::text from people order by id").fetchall() == [
+        tuple(row.values()) for row in rows
+    ]
+
+
+def kill_in_the_middle(process: subprocess.Popen[str], conn: Conn, name: str, after: int) -> int:
+    wait_until(lambda: seen(conn, name) > after, "the import to get on", 60)
+    process.kill()
+    process.communicate()
+    done = seen(conn, name)
+    assert after < done < ROWS
+    return done
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".jsonl"])
+def test_a_load_that_is_killed_goes_on_and_does_no_row_twice(
+    load: Command, conn: Conn, people: str, tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"f{suffix}"
+    if suffix == ".jsonl":
+        lines = (json.dumps({"id": n, "name": f"name {n}", "born": "1970-01-01"}) for n in range(ROWS))
+        path.write_text("\n".join(lines))
+    else:
+        write(tmp_path / "f.csv", ROWS)
+        if suffix.endswith(".gz"):
+            path.write_bytes(gzip.compress((tmp_path / "f.csv").read_bytes(), 1))
+    name = f"people:f{suffix}"
+    arguments = [path, "--into", people, "--key", "id", "--batch-size", "3000"]
+    slowly = ["--max-rows-per-second", "30000"]
+    first = kill_in_the_middle(load.start(*arguments, *slowly), conn, name, 0)
+    kill_in_the_middle(load.start(*arguments, *slowly), conn, name, first)
+    code, said = load(*arguments)
+    # skipped rows would be rows that were done twice
+    assert (code, said.strip().splitlines()[-1]) == (0, f"{name}: complete, {ROWS:,} inserted, 0 skipped")
+    assert conn.execute("select count(*), sum(id) from people").fetchone() == (ROWS, ROWS * (ROWS - 1) // 2)
+    assert seen(conn, name) == ROWS
+
+
+def test_sigterm_finishes_the_batch_and_says_how_to_go_on(
+    load: Command, conn: Conn, people: str, tmp_path: Path
+) -> None:
+    write(tmp_path / "f.csv", ROWS)
+    arguments = ["f.csv", "--into", people, "--key", "id", "--batch-size", "2000"]
+    with load.start(*arguments, "--max-rows-per-second", "20000") as process:
+        wait_until(lambda: seen(conn, "people:f.csv"), "the first batch")
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped after a whole batch" in err
+    assert "go on with the same command" in err
+    assert conn.execute("select count(*) from people").fetchone() == (seen(conn, "people:f.csv"),)
+    assert load(*arguments)[0] == 0
+    assert conn.execute("select count(*) from people").fetchone() == (ROWS,)
+
+
+def test_of_two_loads_at_once_the_second_is_skipped(load: Command, conn: Conn, people: str, tmp_path: Path) -> None:
+    write(tmp_path / "f.csv", ROWS)
+    arguments = ["f.csv", "--into", people, "--key", "id", "--batch-size", "1000", "--max-rows-per-second", "5000"]
+    with load.start(*arguments) as process:
+        wait_until(lambda: seen(conn, "people:f.csv"), "the first batch")
+        code, said = load(*arguments)
+        process.kill()
+    assert code == 75
+    assert "skipped, another runner is at work on it" in said
+
+
+def test_what_was_appended_to_a_file_is_taken_in_and_nothing_else_is_read_again(
+    load: Command, conn: Conn, people: str, tmp_path: Path
+) -> None:
+    arguments = ["f.csv", "--into", people, "--key", "id"]
+    write(tmp_path / "f.csv", 1000)
+    assert load(*arguments)[0] == 0
+    assert load(*arguments) == (0, "people:f.csv: complete, 1,000 inserted, 0 skipped\n")
+    write(tmp_path / "f.csv", 500, first=1000)
+    assert load(*arguments) == (0, "people:f.csv: complete, 1,500 inserted, 0 skipped\n")
+    assert seen(conn, "people:f.csv") == 1500
+
+
+def test_a_file_that_has_changed_stops_with_a_choice(load: Command, conn: Conn, people: str, tmp_path: Path) -> None:
+    arguments = ["f.csv", "--into", people, "--key", "id"]
+    (tmp_path / "f.csv").write_text("id,name,born\n1,Ann,1970-01-01\n2,Bob,1970-01-01\n")
+    assert load(*arguments)[0] == 0
+    (tmp_path / "f.csv").write_text("id,name,born\n1,Ann,1970-01-01\n3,Cid,1970-01-01\n4,Dan,1970-01-01\n")
+    code, said = load(*arguments)
+    assert code == 1
+    assert said.count("\n") == 1
+    assert "--restart" in said
+    assert "--accept-change" in said
+    assert load(*arguments, "--restart")[0] == 0
+    assert conn.execute("select array_agg(id order by id) from people").fetchone() == ([1, 2, 3, 4],)
+
+
+def test_a_resume_behind_2_gb_reads_nothing_of_them(load: Command, conn: Conn, people: str, tmp_path: Path) -> None:
+    size = 2_000_000_000
+    with (tmp_path / "big.csv").open("wb") as sparse:  # a hole takes no room on the disk
+        sparse.write(b"id,name,born\n")
+        sparse.seek(size)
+        sparse.write(b"1,Ann,1970-01-01\n2,Bob,1970-01-01\n")
+    (tmp_path / "small.csv").write_bytes(b"id,name,born\n3,Ann,1970-01-01\n4,Bob,1970-01-01\n")
+    conn.execute("select update_checkpoint('people:big.csv', %s::jsonb)", [json.dumps({"offset": size, "row": 9})])
+
+    def bytes_read(file: str) -> int:
+        code = (
+            "import sys\nfrom pgonce.cli import main\n"
+            "try: main(sys.argv[1:])\n"
+            "finally: print(open('/proc/self/io').read())"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, "seed", "load", file, "--into", people, "--key", "id"],
+            cwd=tmp_path, env=load.environment, text=True, capture_output=True, check=True, timeout=60,
+        )  # fmt: skip
+        assert "complete, 2 inserted" in done.stdout
+        return int(done.stdout.partition("rchar:")[2].split()[0])
+
+    small = bytes_read("small.csv")
+    assert bytes_read("big.csv") - small < 1_000_000
+
+
+def test_a_missing_table_is_answered_with_a_statement_that_makes_it(load: Command, conn: Conn, tmp_path: Path) -> None:
+    (tmp_path / "f.csv").write_text('id,"Full ""Name""",select\n1,Ann,x\n')
+    arguments = ["f.csv", "--into", "public.new", "--key", "id,select"]
+    code, said = load(*arguments)
+    assert code == 1
+    error, hint = said.splitlines()
+    assert error == "pgonce: there is no table public.new: create it before the import, for instance with"
+    conn.execute(hint)
+    assert load(*arguments)[0] == 0
+    assert conn.execute("select * from new").fetchall() == [("1", "Ann", "x")]
+
+
+@pytest.mark.parametrize(
+    ("data", "arguments", "code", "said"),
+    [
+        (b"id,name\n1,Ann\n", ["--key", "no"], 1, "f.csv has no column no: it has id, name"),
+        (b"id,nmae\n1,Ann\n", [], 1, "table people has no column nmae, which f.csv has; the table has id, name, born"),
+        (b"id,name\n1,Ann\n", ["--key", "name"], 1, "no plain unique index over (name)"),
+        (b"", [], 1, "f.csv is empty"),
+        (b"id;name\n1;Ann\n", [], 1, "f.csv has no column id: it has id;name"),
+        (b'id,name\n1,"Ann\n', [], 1, "a quote is never closed"),
+        (b"id,name\n1,Ann\n2,Bob,3\n", [], 1, "extra data after last expected column"),
+        (b"id,name\n1,Ann\nx,Bob\n", [], 1, "invalid input syntax for type integer"),
+        (b"id,name\n1,K\xf6ln\n", [], 1, "invalid byte sequence"),
+        (b"id,name\n1,Ann\n", ["--delimiter", ";;"], 1, "the delimiter must be one ASCII sign"),
+        (b"id,name\n1,Ann\n", ["--key", "id,"], 2, "has an empty name"),
+        (b"id,name\n1,Ann\n", ["--batch-size", "0"], 2, "--batch-size"),
+    ],
+)
+def test_bad_input_is_one_clear_line(
+    load: Command, people: str, tmp_path: Path, data: bytes, arguments: list[str], code: int, said: str
+) -> None:
+    (tmp_path / "f.csv").write_bytes(data)
+    key = [] if "--key" in arguments else ["--key", "id"]
+    ended, lines = load("f.csv", "--into", people, *key, *arguments)
+    assert ended == code
+    assert said in lines
+    if code == 1:
+        assert lines.startswith("pgonce: ")
+        assert lines.count("\n") == 1
+
+
+def test_a_file_that_is_not_there_or_of_no_known_kind_is_said(load: Command, people: str, tmp_path: Path) -> None:
+    assert load("no.csv", "--into", people, "--key", "id")[0] == 2
+    (tmp_path / "f.xlsx").write_bytes(b"PK")
+    code, said = load("f.xlsx", "--into", people, "--key", "id")
+    assert code == 1
+    assert "nothing here reads .xlsx" in said
+
+
+def test_delimiter_and_columns_read_a_file_without_a_header(
+    load: Command, conn: Conn, people: str, tmp_path: Path
+) -> None:
+    (tmp_path / "f.csv").write_text("Ann\t1\nBob\t2\n")
+    for delimiter in ("tab", "\\t", "\t"):
+        arguments = ["--key", "id", "--columns", "name,id", "--delimiter", delimiter, "--restart"]
+        assert load("f.csv", "--into", people, *arguments)[0] == 0
+    assert conn.execute("select id, name from people order by id").fetchall() == [(1, "Ann"), (2, "Bob")]
+
+
+def test_bad_rows_are_put_aside_up_to_a_limit(load: Command, conn: Conn, people: str, tmp_path: Path) -> None:
+    lines = [f"{n},name,1970-01-01" if n % 100 else f'{n},"na\nme",1970-99-99' for n in range(1, 1001)]
+    (tmp_path / "f.csv").write_text("id,name,born\n" + "\n".join(lines))
+    arguments = ["f.csv", "--into", people, "--key", "id"]
+    code, said = load(*arguments, "--max-rejects", "9")
+    assert code == 1
+    code, said = load(*arguments, "--max-rejects", "10")
+    assert (code, said.strip()) == (0, "people:f.csv: complete, 990 inserted, 0 skipped, 10 rejected")
+
+
+def test_a_dry_run_writes_nothing_and_verify_compares_the_table_with_the_file(
+    load: Command, conn: Conn, people: str, tmp_path: Path
+) -> None:
+    write(tmp_path / "f.csv", 500)
+    arguments = ["f.csv", "--into", people, "--key", "id"]
+    assert load(*arguments, "--dry-run") == (
+        0, "people:f.csv: nothing was written; it would be 500 inserted, 0 skipped\n",
+    )  # fmt: skip
+    assert conn.execute("select count(*) from people").fetchone() == (0,)
+    code, said = load(*arguments, "--verify")
+    assert code == 0
+    assert "people:f.csv: verified: 500 keys in the source, 500 in the table, 500 equal" in said
+    conn.execute("update people set name = 'else' where id = 77")
+    code, said = load(*arguments, "--verify")
+    assert code == 1
+    assert "NOT verified" in said
+    assert "499 equal" in said

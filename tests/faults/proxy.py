@@ -1,0 +1,207 @@
+"""A TCP proxy in front of the server that stops the traffic at an exact message: the way to force an interleaving.
+
+A client that is killed while the proxy holds its COMMIT was killed before the commit; one that is killed while the
+proxy holds the answer, after it. No change in the code under test and no timing is needed for either.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+READY = re.compile(rb"Z\0\0\0\x05.\Z", re.DOTALL)  # ReadyForQuery, the last message of every answer
+
+
+@dataclass
+class Hold:
+    """A client's message that is to be held up: itself, or (``answer``) what the server answers to it."""
+
+    text: bytes
+    answer: bool
+    _reached: threading.Event = field(default_factory=threading.Event)
+    _released: threading.Event = field(default_factory=threading.Event)
+
+    def wait(self, seconds: float = 20) -> None:
+        """Until the message has come and is being held."""
+        if not self._reached.wait(seconds):
+            pytest.fail(f"waited {seconds} s in vain for a message with {self.text!r}")
+
+    def release(self) -> None:
+        """Let it pass."""
+        self._released.set()
+
+    def stop_here(self) -> None:
+        """Called by the pump: announce it, and stay until it is released."""
+        self._reached.set()
+        self._released.wait()
+
+
+class Proxy:
+    """Listens on a free port of the loopback; ``url`` is the server's URL through it."""
+
+    def __init__(self, upstream: str) -> None:
+        self._server = {key: str(value) for key, value in conninfo_to_dict(upstream).items()}
+        self._lock = threading.Lock()
+        self._awaited: list[Hold] = []
+        self._matched: list[Hold] = []
+        self._open: list[socket.socket] = []
+        self._clients: list[socket.socket] = []
+        self._left: int | None = None
+        self._call: Callable[[], object] = bool
+        self._down = False
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        port = self._listener.getsockname()[1]
+        user, name = quote(self._server.get("user", "")), quote(self._server["dbname"])
+        self.url = f"postgresql://{user}@127.0.0.1:{port}/{name}?sslmode=disable&gssencmode=disable"
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    def hold(self, text: bytes, *, answer: bool = False) -> Hold:
+        """Hold the next message of any client that has ``text`` in it; or let it pass and hold its answer."""
+        hold = Hold(text, answer)
+        with self._lock:
+            self._awaited.append(hold)
+        return hold
+
+    def after(self, size: int, call: Callable[[], object]) -> None:
+        """Call ``call`` once, just before the message in which the clients have sent ``size`` more bytes."""
+        with self._lock:
+            self._left, self._call = size, call
+
+    def cut(self) -> None:
+        """End every connection, as a dead network does; what is held is lost."""
+        with self._lock:
+            for each in self._open:
+                with suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+            for hold in (*self._awaited, *self._matched):
+                hold.release()
+            self._awaited.clear()
+
+    def cut_clients(self) -> None:
+        """End every connection for its client only: the server waits on, and still gets what is held, once released."""
+        with self._lock:
+            for each in self._clients:
+                with suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+
+    def down(self) -> None:
+        """``cut``, and no new connections: the database is away."""
+        self._down = True
+        self.cut()
+
+    def up(self) -> None:
+        """The database is back."""
+        self._down = False
+
+    def close(self) -> None:
+        """The end."""
+        self._down = True
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+        for thread in self._threads:
+            thread.join(20)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            if self._down:
+                client.close()
+                continue
+            thread = threading.Thread(target=self._serve, args=(client,), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, client: socket.socket) -> None:
+        answers: list[Hold] = []
+        with client, self._connect() as upstream:
+            with self._lock:
+                self._open += [client, upstream]
+                self._clients.append(client)
+            back = threading.Thread(target=self._pump, args=(self._back, client, upstream, answers), daemon=True)
+            back.start()
+            self._pump(self._forth, client, upstream, answers)
+            back.join()
+            with self._lock:
+                self._open = [each for each in self._open if each not in (client, upstream)]
+                self._clients.remove(client)
+
+    def _connect(self) -> socket.socket:
+        host, port = self._server.get("host", "localhost"), self._server.get("port", "5432")
+        if not host.startswith("/"):
+            return socket.create_connection((host, int(port)))
+        upstream = socket.socket(socket.AF_UNIX)
+        upstream.connect(f"{host}/.s.PGSQL.{port}")
+        return upstream
+
+    @staticmethod
+    def _pump(way: Callable[..., None], client: socket.socket, upstream: socket.socket, answers: list[Hold]) -> None:
+        with suppress(OSError):
+            way(client, upstream, answers)
+        for each in (client, upstream):  # one side is gone: so is the other
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def _forth(self, client: socket.socket, upstream: socket.socket, answers: list[Hold]) -> None:
+        while sent := client.recv(65536):
+            hold = self._match(sent)
+            if hold and hold.answer:
+                answers.append(hold)
+            elif hold:
+                hold.stop_here()
+            self._spend(len(sent))
+            upstream.sendall(sent)
+
+    @staticmethod
+    def _back(client: socket.socket, upstream: socket.socket, answers: list[Hold]) -> None:
+        held = b""
+        while answer := upstream.recv(65536):
+            held += answer
+            if answers and not READY.search(held):
+                continue
+            if answers:
+                answers.pop().stop_here()
+            client.sendall(held)
+            held = b""
+
+    def _match(self, sent: bytes) -> Hold | None:
+        with self._lock:
+            for hold in self._awaited:
+                if hold.text in sent:
+                    self._awaited.remove(hold)
+                    self._matched.append(hold)
+                    return hold
+        return None
+
+    def _spend(self, size: int) -> None:
+        with self._lock:
+            if self._left is None:
+                return
+            self._left -= size
+            if self._left > 0:
+                return
+            self._left = None
+        self._call()
+
+
+@contextmanager
+def proxy(upstream: str) -> Iterator[Proxy]:
+    """A proxy for the length of a block."""
+    opened = Proxy(upstream)
+    try:
+        yield opened
+    finally:
+        opened.close()

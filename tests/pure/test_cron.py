@@ -1,0 +1,137 @@
+"""Cron expressions in time zones, and what becomes of ticks that are late: pure, by explicit moments."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import pgonce
+from pgonce.errors import InvalidArgument
+from pgonce.protocol.agenda import Agenda
+from pgonce.protocol.cron import CatchUp, Cron, Plan
+
+NEW_YORK, LONDON = "America/New_York", "Europe/London"
+
+
+def utc(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("expression", "zone", "after", "expected"),
+    [
+        # fixed hours: in the hour that comes twice once, in the skipped one when it is over
+        ("30 1 * * *", NEW_YORK, "2026-10-31 12:00", ["2026-11-01 05:30", "2026-11-02 06:30"]),
+        ("30 2 * * *", NEW_YORK, "2026-03-07 12:00", ["2026-03-08 07:00", "2026-03-09 06:30"]),
+        ("0,30 2 * * *", NEW_YORK, "2026-03-07 12:00", ["2026-03-08 07:00", "2026-03-09 06:00"]),
+        ("30 1 * * *", LONDON, "2026-10-24 12:00", ["2026-10-25 00:30", "2026-10-26 01:30"]),
+        ("30 1 * * *", LONDON, "2026-03-28 12:00", ["2026-03-29 01:00", "2026-03-30 00:30"]),
+        # from inside the second of the two hours there is no way back into the first
+        ("30 1 * * *", NEW_YORK, "2026-11-01 06:10", ["2026-11-02 06:30"]),
+        # a star goes by elapsed time
+        ("*/30 * * * *", NEW_YORK, "2026-11-01 05:00", ["2026-11-01 05:30", "2026-11-01 06:00", "2026-11-01 06:30"]),
+        ("0 6 * * *", "UTC", "2026-11-01 06:00", ["2026-11-02 06:00"]),
+        ("0 0 29 2 *", "UTC", "2026-01-01 00:00", ["2028-02-29 00:00"]),
+    ],
+)
+def test_a_tick_comes_when_debians_cron_would_run(expression: str, zone: str, after: str, expected: list[str]) -> None:
+    found = list(islice(Cron(expression, zone).ticks(utc(after)), len(expected)))
+    assert found == [utc(each) for each in expected]
+
+
+@given(
+    st.integers(0, 366 * 86400),
+    st.sampled_from(["30 1 * * *", "*/7 1,2 * * *", "0 2 * * *"]),
+)
+def test_ticks_only_go_forward_wherever_one_begins(seconds: int, expression: str) -> None:
+    start = utc("2026-01-01") + timedelta(seconds=seconds)
+    for zone in (NEW_YORK, LONDON):
+        cron = Cron(expression, zone)
+        found = list(islice(cron.ticks(start), 5))
+        assert all(earlier < later for earlier, later in zip([start, *found], found, strict=False))
+        step = start
+        for tick in found:
+            assert (step := cron.after(step) or step) == tick
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"cron": "* * * *"}, "has not five fields"),
+        ({"cron": "0 * * * * *"}, "has not five fields"),
+        ({"cron": "61 * * * *"}, "cannot be read: bad minute"),
+        ({"cron": "0 0 31 2 *"}, "cannot be read"),
+        ({"cron": "0 6 * * *", "timezone": "New York"}, 'no time zone "New York"'),
+        ({"cron": "0 6 * * *", "timezone": "../etc/passwd"}, "no time zone"),
+        ({"cron": "0 6 * * *", "catch_up": "some"}, '"none", "last" or "all"'),
+        ({"cron": "0 6 * * *", "grace": "soon"}, "the grace of job j"),
+        ({"cron": "0 6 * * *", "jitter": "-1s"}, "the jitter of job j"),
+        ({"retries": -1}, "must not be negative"),
+        ({"timeout": "0s"}, "the timeout of job j"),
+    ],
+)
+def test_a_job_that_cannot_be_scheduled_is_refused_where_it_is_registered(options: dict, says: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        pgonce.App().job("j", **options)
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+# a job of every minute whose schedulers were away from 00:00 to 00:30:10; ten minutes of catch-up, two of grace
+@pytest.mark.parametrize(
+    ("catch_up", "run", "given_up"),
+    [
+        ("none", ["00:30"], "00:29"),
+        ("last", ["00:30"], "00:29"),
+        ("all", [f"00:{minute}" for minute in range(21, 31)], "00:20"),
+    ],
+)
+def test_what_is_owed_after_a_gap_is_what_the_policy_says(catch_up: CatchUp, run: list[str], given_up: str) -> None:
+    plan = Plan(Cron("* * * * *"), catch_up, window=timedelta(minutes=10), grace=timedelta(minutes=2))
+    day = "2026-01-01 "
+    owed = plan.owed(utc(day + "00:00"), utc(day + "00:30:10"))
+    assert owed == ([utc(day + each) for each in run], utc(day + given_up))
+
+
+@pytest.mark.parametrize(("catch_up", "runs"), [("none", False), ("last", True), ("all", True)])
+def test_a_daily_tick_of_an_hour_ago_runs_only_where_it_is_to_be_caught_up(catch_up: CatchUp, runs: bool) -> None:
+    plan = Plan(Cron("0 6 * * *"), catch_up)
+    tick = utc("2026-01-02 06:00")
+    run, given_up = plan.owed(utc("2026-01-01 06:00"), utc("2026-01-02 07:00"))
+    assert (run, given_up) == (([tick], None) if runs else ([], tick))
+
+
+def test_a_year_without_schedulers_is_looked_through_in_no_time() -> None:
+    plan = Plan(Cron("* * * * *"), "last")
+    run, given_up = plan.owed(utc("2020-01-01"), utc("2026-01-01"))
+    assert run == [utc("2026-01-01")]
+    assert given_up == utc("2025-12-31 23:59")
+
+
+def test_the_agenda_gives_each_tick_once_and_says_when_the_next_one_is_due() -> None:
+    plans = {(f"job_{n}", ""): Plan(Cron("*/2 * * * *" if n % 2 else "* * * * *")) for n in range(10)}
+    now = utc("2026-01-01 00:00:30")
+    agenda = Agenda(plans, {}, now)
+    seen = []
+    for _ in range(4):
+        assert agenda.next_at is not None
+        assert agenda.due(agenda.next_at - timedelta(microseconds=1)) == []
+        now = agenda.next_at
+        seen += [(due.name[0], tick) for due in agenda.due(now) for tick in due.run]
+    assert len(seen) == len(set(seen)) == 5 * 4 + 5 * 2
+    assert agenda.next_at == utc("2026-01-01 00:05")
+
+
+def test_jitter_delays_a_tick_by_the_same_on_every_machine_and_spreads_the_jobs() -> None:
+    plans = {(f"job_{n}", ""): Plan(Cron("0 * * * *"), jitter=timedelta(minutes=10)) for n in range(100)}
+    start = utc("2026-01-01 00:30")
+    one, other = Agenda(plans, {}, start), Agenda(plans, {}, start)
+    assert one.next_at == other.next_at
+    early = one.due(utc("2026-01-01 01:05"))
+    assert 20 < len(early) < 80
+    assert {tick for due in early for tick in due.run} == {utc("2026-01-01 01:00")}
+    assert len(early) + len(one.due(utc("2026-01-01 01:10"))) == 100

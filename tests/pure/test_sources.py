@@ -1,0 +1,430 @@
+"""The readers of files: what was written is read back, from every cursor on, by rows and by blocks for COPY."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from itertools import count, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pgonce.errors import InvalidArgument
+from pgonce.protocol.source import BlockSource, Fingerprinted
+from pgonce.sources import csv as csv_module
+from pgonce.sources import jsonl as jsonl_module
+from pgonce.sources import read
+from pgonce.sources.csv import CsvFile, record_end, records, tidy, values
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
+    ["", '"', '""', "\n", "\r\n", "\r", ",", '",\n"', "\\.", "a\n\\.\nb", "﻿", "NULL", " "]
+)
+
+
+@contextmanager
+def file(data: bytes, name: str = "file.csv") -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, name)
+        path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+        yield path
+
+
+@contextmanager
+def reading(block: int) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(csv_module, "BLOCK", block)
+        patch.setattr(jsonl_module, "BLOCK", block)
+        yield
+
+
+def in_blocks(source: CsvFile, cursor: Any = None) -> list[list[str | None]]:
+    """What COPY is sent, taken apart again."""
+    found = []
+    for data, rows, _ in source.copy_blocks(cursor):
+        lines = source.copy_format.lines(data)
+        assert len(lines) == rows
+        found += [source.copy_format.values(line) for line in lines]
+    return found
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    table=st.integers(1, 4).flatmap(lambda width: st.lists(st.lists(text, min_size=width, max_size=width), max_size=8)),
+    delimiter=st.sampled_from(",;\t|"),
+    terminator=st.sampled_from(["\n", "\r\n"]),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+    bom=st.booleans(),
+    last_line_ends=st.booleans(),
+    block=st.sampled_from([1, 2, 3, 7, 64, csv_module.BLOCK]),
+    suffix=st.sampled_from([".csv", ".csv.gz"]),
+)
+def test_whatever_the_csv_module_writes_is_read_back_from_every_cursor_on(
+    table: list[list[str]],
+    delimiter: str,
+    terminator: str,
+    quoting: Any,
+    bom: bool,
+    last_line_ends: bool,
+    block: int,
+    suffix: str,
+) -> None:
+    if terminator == "\n" and quoting == csv.QUOTE_MINIMAL:
+        # the csv module before Python 3.13 leaves a CR without quotes there, which COPY refuses
+        table = [[value.replace("\r", "") for value in row] for row in table]
+    columns = [f"c{number}" for number in range(len(table[0]) if table else 1)]
+    written = io.StringIO()
+    writer = csv.writer(written, delimiter=delimiter, lineterminator=terminator, quoting=quoting)
+    writer.writerows([columns, *table])
+    data = written.getvalue()
+    data = data if last_line_ends else data.removesuffix(terminator)
+    # without quotes an empty value is NULL, as in COPY; the module quotes it where it is a row's only one
+    quoted = quoting == csv.QUOTE_ALL or len(columns) == 1
+    expected = [[value if value or quoted else None for value in row] for row in table]
+
+    with file((b"\xef\xbb\xbf" if bom else b"") + data.encode(), f"x{suffix}") as path, reading(block):
+        source = read(path, delimiter=delimiter)
+        assert isinstance(source, CsvFile)
+        assert list(source.columns) == columns
+        found = list(source(None))
+        assert [row for row, _ in found] == expected
+        assert in_blocks(source) == expected
+        for index, (_, cursor) in enumerate(found, 1):
+            assert [row for row, _ in source(cursor)] == expected[index:]
+            assert in_blocks(source, cursor) == expected[index:]
+        # a run may end by blocks and go on by rows: the cursors are the same ones
+        cursors = [cursor for _, cursor in found]
+        assert all(cursor in cursors for _, _, cursor in source.copy_blocks(None))
+
+
+json_value = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | text
+json_any = st.recursive(
+    json_value, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3)
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    table=st.sets(text, min_size=1, max_size=3).flatmap(
+        lambda keys: st.lists(st.fixed_dictionaries(dict.fromkeys(sorted(keys), json_any)), min_size=1, max_size=6)
+    ),
+    ascii_only=st.booleans(),
+    terminator=st.sampled_from(["\n", "\r\n", "\n\n"]),
+    last_line_ends=st.booleans(),
+    block=st.sampled_from([1, 2, 5, 64, jsonl_module.BLOCK]),
+    suffix=st.sampled_from([".jsonl", ".ndjson.gz"]),
+)
+def test_whatever_the_json_module_writes_is_read_back_from_every_cursor_on(
+    table: list[dict[str, Any]], ascii_only: bool, terminator: str, last_line_ends: bool, block: int, suffix: str
+) -> None:
+    data = terminator.join(json.dumps(row, ensure_ascii=ascii_only) for row in table)
+    with file((data + terminator * last_line_ends).encode(), f"x{suffix}") as path, reading(block):
+        source = read(path)
+        found = list(source(None))
+        assert list(source.columns or ()) == list(table[0])
+        for (row, _), expected in zip(found, table, strict=True):
+            for value, wanted in zip(row, map(expected.get, table[0]), strict=True):
+                if isinstance(wanted, dict | list):
+                    assert json.loads(value) == wanted  # as text, for jsonb
+                elif isinstance(wanted, float):
+                    assert isinstance(value, Decimal | int)
+                    assert float(value) == wanted
+                else:
+                    assert value == wanted
+                    assert type(value) is type(wanted)
+        rows = [row for row, _ in found]
+        for index, (_, cursor) in enumerate(found, 1):
+            assert [row for row, _ in source(cursor)] == rows[index:]
+
+
+@given(st.lists(st.sampled_from([b'"', b"\n", b"a", b","]), max_size=40).map(b"".join))
+def test_records_end_at_line_ends_outside_of_quotes(data: bytes) -> None:
+    quotes, ends = 0, [0]
+    for position, byte in enumerate(data):
+        quotes += byte == ord('"')
+        if byte == ord("\n") and quotes % 2 == 0:
+            ends.append(position + 1)
+    assert record_end(data) == ends[-1]
+    whole = data[: ends[-1]]
+    assert list(records(whole)) == [whole[a:b] for a, b in pairwise(ends)]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("a,b", ["a", "b"]),
+        (",", [None, None]),
+        ('"",x', ["", "x"]),
+        ('"a ""b"" c",""""', ['a "b" c', '"']),
+        ('a"b,c"d,e', ["ab,cd", "e"]),  # as COPY has it: a quote may stand anywhere
+        ('"a\nb"', ["a\nb"]),
+        ("", [None]),
+    ],
+)
+def test_values_are_what_copy_makes_of_them(line: str, expected: list[str | None]) -> None:
+    assert values(line, ",") == expected
+
+
+def test_blocks_end_every_line_alike_leave_out_empty_ones_and_quote_what_ends_the_data() -> None:
+    data = b'a,1\r\n\r\nb,"2\r\n3"\n\n\\.\n"x""y",\\.\nlast,4'
+    assert tidy(data) == (b'a,1\nb,"2\r\n3"\n"\\."\n"x""y",\\.\nlast,4\n', 5)
+
+
+def test_a_record_far_longer_than_a_block_is_read_whole() -> None:
+    long = "x\n" * 700_000 + '"'
+    with file(('a,b\n1,"' + long.replace('"', '""') + '"\n2,y\n').encode()) as path:
+        source = read(path)
+        assert [row for row, _ in source(None)] == [["1", long], ["2", "y"]]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "is empty: not even a header line"),
+        (b"\xef\xbb\xbf", "is empty"),
+        (b"a,b\n1,2\n3\n", r"row 2 of file.csv \(byte 8\) has 1 values for 2 columns"),
+        (b"a,b\n1,2\n1,2,3", r"row 2 of file.csv \(byte 8\) has 3 values for 2 columns"),
+        (b"a,b\n1,2\nK\xf6ln,3\n", r"row 2 of file.csv \(byte 9\) is not UTF-8.*iconv"),
+        (b"K\xf6ln\n", r"the header line of file.csv \(byte 1\) is not UTF-8"),
+        (b'a,b\n1,"2\n3,4\n', "a quote is never closed: in the row at byte 4"),
+        (b"a,b\r1,2\r", "has a CR without LF"),
+        (b"a,,b\n", "a column has no name"),
+        (b"a,b,a\n", "two columns have the same name in the header of file.csv: a"),
+    ],
+)
+def test_a_file_that_is_no_such_csv_is_refused_with_its_place(data: bytes, said: str) -> None:
+    with file(data) as path, pytest.raises(InvalidArgument, match=said):
+        list(read(path)(None))
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b'{"a":1}\n{"a":', "line 2 of file.jsonl .* is not JSON"),
+        (b'{"a":1}\n[1]\n', "line 2 of file.jsonl .* is no JSON object"),
+        (b'{"a":1}\n{"b":1}\n', r"line 2 of file.jsonl has a key that the first line lacks \(b\)"),
+        (b'{"a":"\xff"}\n', "line 1 of file.jsonl .* is not UTF-8"),
+        (b"[" * 100_000 + b"\n", "is not JSON"),
+        (b"", "is empty"),
+    ],
+)
+def test_a_file_that_is_no_such_json_is_refused_with_its_place(data: bytes, said: str) -> None:
+    with file(data, "file.jsonl") as path, pytest.raises(InvalidArgument, match=said):
+        list(read(path)(None))
+
+
+def test_a_header_alone_is_an_import_without_rows() -> None:
+    for data in (b"a,b", b"a,b\r\n"):
+        with file(data) as path:
+            source = read(path)
+            assert list(source.columns or ()) == ["a", "b"]
+            assert list(source(None)) == []
+
+
+def test_columns_that_are_named_mean_that_there_is_no_header() -> None:
+    with file(b"\xef\xbb\xbf1,2\n") as path:
+        assert [row for row, _ in read(path, columns=["x", "y"])(None)] == [["1", "2"]]
+
+
+def test_keys_that_a_line_lacks_are_null_and_columns_choose_among_them() -> None:
+    with file(b'\xef\xbb\xbf{"a":1,"b":1.10}\n{"b":2}\n', "x.jsonl") as path:
+        assert [row for row, _ in read(path)(None)] == [[1, Decimal("1.10")], [None, 2]]
+        assert [row for row, _ in read(path, columns=["c", "b"])(None)] == [[None, Decimal("1.10")], [None, 2]]
+
+
+def test_the_reader_is_chosen_by_the_name() -> None:
+    suffixes = (".CSV", ".tsv.gz", ".ndjson", ".jsonl.gz", ".parquet")
+    assert [type(read(f"x{suffix}")).__name__ for suffix in suffixes] == [
+        "CsvFile", "CsvFile", "JsonLinesFile", "JsonLinesFile", "ParquetFile",
+    ]  # fmt: skip
+    for name in ("x.xlsx", "x", "x.gz", "x.parquet.gz"):
+        with pytest.raises(InvalidArgument, match="nothing here reads"):
+            read(name)
+    with pytest.raises(InvalidArgument, match="no CSV file: it has no delimiter"):
+        read("x.jsonl", delimiter=";")
+    for delimiter in ("", ";;", "ä", '"', "\n", "a"):
+        with pytest.raises(InvalidArgument, match="the delimiter must be one ASCII sign"):
+            CsvFile("x.csv", delimiter=delimiter)
+
+
+def test_a_file_that_is_not_there_is_said_in_one_line(tmp_path: Path) -> None:
+    for name in ("no.csv", "no.jsonl", "no.csv.gz", "no.parquet"):
+        with pytest.raises(InvalidArgument, match=f"cannot read .*{name}: No such file"):
+            list(read(tmp_path / name)(None))
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(InvalidArgument, match="Is a directory"):
+        list(read(tmp_path / "folder.csv")(None))
+
+
+def test_a_gz_file_that_ends_in_the_middle_is_damaged(tmp_path: Path) -> None:
+    packed = gzip.compress(b"a\n" + os.urandom(100_000).hex().encode())
+    for name, data in {"half.csv.gz": packed[:50_000], "none.csv.gz": b"a\n1\n"}.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(InvalidArgument, match=f"{name} is damaged"):
+            list(read(tmp_path / name)(None))
+
+
+@pytest.mark.parametrize("cursor", [{"last_row_id": 3}, {"offset": 0, "row": 1}, {"offset": "9", "row": 1}, [4], "x"])
+def test_the_cursor_of_another_source_is_refused(cursor: Any) -> None:
+    with file(b"a\n1\n") as path, pytest.raises(InvalidArgument, match=r"is no place in file\.csv"):
+        list(read(path)(cursor))
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.csv.gz", "x.jsonl"])
+def test_a_file_is_the_same_grown_or_changed(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    clock = count(1_700_000_000)  # gzip stores when it packed
+
+    def write(lines: list[str]) -> None:
+        # what is appended to a .gz is another member
+        parts = ["".join(lines[:30_000]), *lines[30_000:]]
+        data = [part.encode() for part in parts]
+        if name.endswith(".gz"):
+            data = [gzip.compress(part, mtime=next(clock)) for part in data]
+        path.write_bytes(b"".join(data))
+
+    lines = [f'{{"a": {number}}}\n' if "json" in name else f"{number}\n" for number in range(30_000)]
+    write(lines)
+    source = read(path)
+    assert isinstance(source, Fingerprinted)
+    cursor = next(cursor for row, cursor in source(None) if next(iter(row)) in {20_000, "20000"})
+    stored = json.loads(json.dumps(source.fingerprint(cursor)))
+    assert source.same(stored) == "same"
+    os.utime(path, (0, 0))
+    assert source.same(stored) == "same"
+
+    write([*lines, lines[0]])
+    assert read(path).same(stored) == "grown"
+    write(lines[:-1])
+    assert read(path).same(stored) == "changed"
+    for place in (1, 19_998):  # in the head; before the cursor
+        other = [*lines]
+        other[place] = other[place].replace("1", "7")
+        write(other)
+        assert read(path).same(stored) == "changed"
+    write(lines)
+    assert read(path).same(stored) == "same"
+    assert read(path, columns=["a"] if "csv" in name else ["a", "b"]).same(stored) == "changed"
+
+
+def test_a_last_line_that_has_become_longer_is_a_change_and_one_that_was_ended_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes(b"a\n1\n23")
+    source = read(path)
+    [*_, (row, cursor)] = source(None)
+    assert row == ["23"]
+    stored = source.fingerprint(cursor)
+    path.write_bytes(b"a\n1\n234\n")
+    assert source.same(stored or {}) == "changed"
+    for ended in (b"a\n1\n23\n4\n", b"a\n1\n23\r\n4\n"):
+        path.write_bytes(ended)
+        assert source.same(stored or {}) == "grown"
+        assert [row for row, _ in source(cursor)] == [["4"]]
+
+
+def bytes_read() -> int:
+    return int(Path("/proc/self/io").read_text().partition("rchar:")[2].split()[0])
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.jsonl"])
+def test_a_resume_reads_nothing_of_what_lies_before_its_cursor(tmp_path: Path, name: str) -> None:
+    path, size = tmp_path / name, 2_000_000_000
+    line = b"1,x\n" if "csv" in name else b'{"a": 1, "b": "x"}\n'
+    with path.open("wb") as sparse:  # a hole takes no room on the disk
+        sparse.write(b"a,b\n" + line if "csv" in name else line)
+        sparse.seek(size)
+        sparse.write(line * 3)
+    source = read(path)
+    cursor = {"offset": size, "row": 7}
+    before = bytes_read()
+    assert len(list(source(cursor))) == 3
+    assert source.same(source.fingerprint(cursor) or {}) == "same"
+    if isinstance(source, CsvFile):
+        assert [rows for _, rows, _ in source.copy_blocks(cursor)] == [3]
+    assert bytes_read() - before < 1_000_000 + 2 * csv_module.BLOCK
+
+
+def test_blocks_are_64_kb_to_1_mb_so_that_a_batch_can_have_any_size(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("a,b\n" + "1,abcdefgh\n" * 300_000)
+    source = read(path)
+    assert isinstance(source, BlockSource)
+    sizes = [len(data) for data, _, _ in source.copy_blocks(None)]
+    assert all(64_000 <= size <= 1_000_000 for size in sizes[:-1])
+    assert sum(rows for _, rows, _ in source.copy_blocks(None)) == 300_000
+
+
+class TestParquet:
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        arrow = pytest.importorskip("pyarrow", reason="pyarrow missing: pip install 'pgonce[parquet]'")
+        from pyarrow import parquet
+
+        table = arrow.table(
+            {
+                "id": list(range(1000)),
+                "name": [None if n % 7 == 0 else "" if n % 5 == 0 else f'q"{n}\n,' for n in range(1000)],
+                "tags": [[n, n + 1] for n in range(1000)],
+                "raw": [bytes([n % 256]) for n in range(1000)],
+                "at": arrow.array(range(1000), arrow.timestamp("ns", "UTC")),
+            }
+        )
+        parquet.write_table(table, tmp_path / "x.parquet", row_group_size=300)
+        return tmp_path / "x.parquet"
+
+    def test_rows_are_read_back_from_every_cursor_on(self, path: Path) -> None:
+        source = read(path)
+        found = list(source(None))
+        assert source.total == len(found) == 1000
+        assert list(source.columns or ()) == ["id", "name", "tags", "raw", "at"]
+        assert tuple(found[1][0])[:4] == (1, 'q"1\n,', "[1, 2]", "\\x01")
+        for index in (0, 1, 298, 299, 300, 301, 599, 998, 999):
+            assert list(source(found[index][1])) == found[index + 1 :]
+
+    def test_blocks_hold_the_same_rows_under_the_same_cursors(self, path: Path) -> None:
+        source = read(path, columns=["name", "id", "tags"])
+        assert isinstance(source, BlockSource)
+        rows = list(source(None))
+        blocks = [block for cursor in (None, rows[400][1]) for block in source.copy_blocks(cursor)]
+        lines = [
+            values for data, _, _ in blocks for values in map(source.copy_format.values, source.copy_format.lines(data))
+        ]
+        expected = [[name, str(id_), tags] for (name, id_, tags), _ in rows]
+        assert lines == expected + expected[401:]
+        assert {str(cursor) for _, _, cursor in blocks} <= {str(cursor) for _, cursor in rows}
+
+    def test_only_the_row_group_of_the_cursor_and_those_behind_it_are_read(self, tmp_path: Path) -> None:
+        pa = pytest.importorskip("pyarrow", reason="pyarrow missing: pip install 'pgonce[parquet]'")
+        from pyarrow import parquet
+
+        big = tmp_path / "big.parquet"
+        noise = [os.urandom(1000) for _ in range(20_000)]
+        parquet.write_table(pa.table({"a": noise}), big, row_group_size=1000)
+        before = bytes_read()
+        assert len(list(read(big)({"row_group": 18, "row": 500}))) == 1500
+        assert bytes_read() - before < 20_000_000 / 5
+
+    def test_a_file_is_the_same_or_changed_but_never_grown(self, path: Path) -> None:
+        source = read(path)
+        stored = source.fingerprint({"row_group": 1, "row": 3}) or {}
+        assert source.same(stored) == "same"
+        path.write_bytes(path.read_bytes() + b"x")
+        assert source.same(stored) == "changed"
+
+    def test_what_is_no_parquet_file_or_lacks_a_column_is_refused(self, path: Path, tmp_path: Path) -> None:
+        with pytest.raises(InvalidArgument, match="has no column nmae: it has id, name"):
+            list(read(path, columns=["nmae"])(None))
+        (tmp_path / "y.parquet").write_bytes(b"a,b\n")
+        with pytest.raises(InvalidArgument, match=r"y\.parquet cannot be read as Parquet"):
+            list(read(tmp_path / "y.parquet")(None))
+        with pytest.raises(InvalidArgument, match=r"is no place in x\.parquet"):
+            list(read(path)({"offset": 4, "row": 1}))

@@ -1,0 +1,125 @@
+"""The functions stay index lookups in a table of 50,000 finished rows.
+
+Not EXPLAIN of a copy of their queries, which would drift: PostgreSQL counts the scans of the current transaction, so
+the functions themselves are called and must not have read the table from end to end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.sql.race import value
+
+Connection = psycopg.Connection[Any]
+
+ROWS = 50_000
+
+# by id or among the few that run: the planner may take either
+RUNNING = ("cron_job_runs_pkey", "cron_job_runs_one_running", "idx_cron_runs_status")
+
+# call: the index, or one of those, that must have found the rows
+LOOKUPS = {
+    "insert_webhook_if_new('evt_25000', 'x', '{}')": "webhook_events_stripe_event_id_key",
+    "insert_webhook_if_new('evt_new', 'x', '{}')": "webhook_events_stripe_event_id_key",
+    "receive_webhook('{\"id\": \"evt_25000\", \"type\": \"x\"}')": "webhook_events_stripe_event_id_key",
+    "queue_webhooks('{evt_25000,evt_new,evt_25001}', '{x,x,x}', array['{}', '{}', '{}'])":
+        "webhook_events_stripe_event_id_key",
+    "complete_webhook(EVENT)": "webhook_events_pkey",
+    "fail_webhook(EVENT, 'why')": "webhook_events_pkey",
+    "ignore_webhook(EVENT, 'why')": "webhook_events_pkey",
+    "purge_webhook_events()": "idx_webhook_events_received",
+    "purge_webhook_events(p_limit => 100)": "idx_webhook_events_received",
+    "start_job_run('job_1')": RUNNING,
+    "start_job_run('new')": RUNNING,
+    "start_job_run('running')": RUNNING,
+    "start_job_run('dead')": RUNNING,
+    "start_job_run('job_1', p_scheduled_for => '2026-01-01')": "cron_job_runs_one_tick",
+    "beat_job_run(RUN)": RUNNING,
+    "complete_job_run(RUN)": RUNNING,
+    "fail_job_run(RUN, 'why')": RUNNING,
+    "purge_job_runs()": "idx_cron_runs_started",
+    "purge_job_runs(p_limit => 100)": "idx_cron_runs_started",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def full(shared: Connection) -> Connection:
+    """50,000 finished events and runs over 400 days, one of each alive, and the statistics up to date."""
+    shared.execute(
+        "insert into webhook_events (stripe_event_id, event_type, status, received_at, lease)"
+        " select 'evt_' || n, 'x', 'succeeded', now() - n * interval '400 days' / %(rows)s, null"
+        " from generate_series(1, %(rows)s) n",
+        {"rows": ROWS},
+    )
+    shared.execute(
+        "insert into cron_job_runs (job_name, status, started_at, scheduled_for)"
+        " select 'job_' || n %% 50, 'succeeded', now() - n * interval '400 days' / %(rows)s,"
+        " now() - n * interval '1 hour' from generate_series(1, %(rows)s) n",
+        {"rows": ROWS},
+    )
+    shared.execute(
+        "select start_job_run('running'), start_job_run('dead'), insert_webhook_if_new('evt_mine', 'x', '{}')"
+    )
+    shared.execute("update cron_job_runs set heartbeat_at = now() - interval '1 hour' where job_name = 'dead'")
+    shared.execute("vacuum analyze webhook_events, cron_job_runs")
+    # the inbox was idle when the plan was made: one page, cheaper than the primary key, and in a burst read in full
+    shared.execute("reindex index idx_webhook_events_status")
+    return shared
+
+
+@pytest.fixture(params=["auto", "force_generic_plan"])
+def planned(full: Connection, request: pytest.FixtureRequest) -> Iterator[Connection]:
+    """A transaction that is rolled back; plpgsql goes over to the generic plan after five calls."""
+    with full.transaction(force_rollback=True):
+        full.execute(f"set local plan_cache_mode = {request.param}".encode())
+        full.execute("discard plans")
+        yield full
+
+
+def scans(conn: Connection, call: str) -> tuple[set[str], set[str]]:
+    """Call the function: the tables that were read from end to end for it, and the indexes that were used."""
+    # counted since the last flush, which may be some transactions ago: only differences mean something
+    tables = "select relname, seq_scan from pg_stat_xact_user_tables where schemaname = 'public'"
+    indexes = """select relname, pg_stat_get_xact_numscans(oid) from pg_class
+      where relkind = 'i' and relnamespace = 'public'::regnamespace"""
+    before = [dict(conn.execute(query.encode()).fetchall()) for query in (tables, indexes)]
+    conn.execute(f"select * from {call}".encode())
+    after = [dict(conn.execute(query.encode()).fetchall()) for query in (tables, indexes)]
+    read, used = (
+        {name for name in now if now[name] > was.get(name, 0)} for was, now in zip(before, after, strict=True)
+    )
+    return read, used
+
+
+@pytest.mark.parametrize("call, index", LOOKUPS.items())
+def test_a_call_is_an_index_lookup(planned: Connection, call: str, index: str | tuple[str, ...]) -> None:
+    event = value(planned, "select format('%L, %L', id, lease) from webhook_events where stripe_event_id = 'evt_mine'")
+    run = value(planned, "select format('%L', id) from cron_job_runs where job_name = 'running'")
+    tables, indexes = scans(planned, call.replace("EVENT", event).replace("RUN", run))
+    assert tables == set()
+    assert indexes & ({index} if isinstance(index, str) else set(index))
+
+
+@pytest.mark.parametrize(
+    "call, index",
+    [
+        ("purge_webhook_events('500 days')", "idx_webhook_events_received"),
+        ("purge_job_runs('500 days')", "idx_cron_runs_started"),
+    ],
+)
+def test_a_purge_that_finds_nothing_reads_nothing(planned: Connection, call: str, index: str) -> None:
+    read = f"select pg_stat_get_xact_tuples_returned('{index}'::regclass)"
+    before = value(planned, read)
+    assert value(planned, f"select {call}") == 0
+    assert value(planned, read) - before < 10
+
+
+def test_the_lookups_of_this_test_would_see_a_table_read_from_end_to_end(full: Connection) -> None:
+    with full.transaction(force_rollback=True):
+        full.execute("drop index cron_job_runs_one_running, idx_cron_runs_job_name, idx_cron_runs_status")
+        full.execute("drop index cron_job_runs_one_tick")
+        assert scans(full, "start_job_run('job_1')")[0] == {"cron_job_runs"}
