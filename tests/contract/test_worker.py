@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -135,12 +136,14 @@ def test_after_its_last_attempt_an_event_is_a_dead_letter_until_it_is_replayed(
             raise ValueError("broken")
         write(tx, event)
 
+    def attempted(times: int) -> bool:
+        return status(conn, "evt_1")["attempts"] == times and settled(conn)
+
     put("pay", "evt_1")
     for attempt in (1, 2, 3):
         conn.execute("update webhook_events set next_attempt_at = now() where next_attempt_at is not null")
         with Worker(app, database, poll=0.05, max_attempts=3):
-            wait_until(lambda: settled(conn), "an attempt")
-        assert status(conn, "evt_1")["attempts"] == attempt
+            wait_until(partial(attempted, attempt), "an attempt")
     dead = status(conn, "evt_1")
     assert (dead["status"], dead["next_attempt_at"]) == ("failed", None)
     broken = False

@@ -259,12 +259,12 @@ def test_anon_and_authenticated_reach_no_table_and_no_function(
     schema.migrate(database)
     functions = query(
         "select proname, proargnames[1 : pronargs] from pg_proc"
-        " where pronamespace = 'public'::regnamespace and prorettype <> 'trigger'::regtype"
+        " where pronamespace = 'public'::regnamespace and prorettype <> 'trigger'::regtype and prokind = 'f'"
     )
     assert len(functions) > 15
     refused = {"anon": 401, "authenticated": 403}
     for function, arguments in functions:
-        nulls = dict.fromkeys(arguments)
+        nulls = dict.fromkeys(arguments or [])
         served = postgrest.call(function, nulls)
         assert served.is_success or served.json()["code"] in {"22023", "PT404", "23502"}, (function, served.text)
         for role, status in refused.items():
