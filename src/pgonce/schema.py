@@ -30,6 +30,7 @@ API = (
     "partitions",
     "retention",
     "lists",
+    "alerts",
     "grants",
 )
 

@@ -74,9 +74,11 @@ class Worker:
             DatabaseUnavailable, SchemaError: now, rather than in a lane.
         """
         self._pool = database.open_pool(self._url, self._concurrency + 2)
-        types = any_of([handler.pattern for handler in self._app.handlers])
-        if self._app.handlers and (taken := call(self._pool, queue.take_back_webhooks(types), self._schema)):
-            log.info("%s events of the last day have a handler now and are queued again", taken)
+        try:
+            self._take_back()
+        except BaseException:
+            self._pool.close()  # left to the garbage collector it would complain about its threads
+            raise
         targets: list[Callable[[], None]] = [self._lane] * self._concurrency
         if self._async_types:
             targets.append(self._run_loop)
@@ -87,6 +89,11 @@ class Worker:
             thread.start()
             self._threads.append(thread)
         return self
+
+    def _take_back(self) -> None:
+        types = any_of([handler.pattern for handler in self._app.handlers])
+        if self._app.handlers and (taken := call(self._pool, queue.take_back_webhooks(types), self._schema)):
+            log.info("%s events of the last day have a handler now and are queued again", taken)
 
     def wake(self) -> None:
         """Something was queued in this process: look at once."""

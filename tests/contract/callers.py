@@ -23,7 +23,6 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from pgonce import AsyncJobs, AsyncSeeds, AsyncWebhooks, Jobs, Seeds, Webhooks
 from pgonce.errors import EventBusy, LeaseLost, translate
 from pgonce.protocol import stripe
-from pgonce.protocol.seeds import Batcher
 from pgonce.protocol.webhooks import Event, Ignored
 
 T = TypeVar("T")
@@ -126,11 +125,10 @@ class PlainSql:
                 return "overlap"
             found = conn.execute("select last_checkpoint, batch from get_checkpoint(%s)", [name]).fetchone()
             cursor, number = found or ({}, 0)
-            batcher = Batcher(lambda: batch_size)
             try:
-                for row, at in source(cursor or None):
-                    number += self._land(conn, batcher.add(row, at), name, run.id, number, into, key)
-                self._land(conn, batcher.finish(), name, run.id, number, into, key)
+                for rows, at in in_batches(source(cursor or None), batch_size):
+                    self._land(conn, rows, (name, run.id, number, Jsonb(at)), into, key)
+                    number += 1
                 one(conn, "select from complete_seed(%s)", name)
             except LeaseLost:
                 raise
@@ -140,24 +138,35 @@ class PlainSql:
             return "complete"
 
     @staticmethod
-    def _land(conn: Connection[Any], batch: Any, name: str, run: UUID, number: int, into: str, key: Any) -> int:
-        if batch is None:
-            return 0
-        columns = sql.SQL(", ").join(map(sql.Identifier, batch.rows[0]))
+    def _land(conn: Connection[Any], rows: list[Any], step: tuple[Any, ...], into: str, key: Any) -> None:
+        columns = sql.SQL(", ").join(map(sql.Identifier, rows[0]))
         keys = sql.SQL(", ").join(map(sql.Identifier, key))
         insert = sql.SQL("insert into {} ({}) values ({}) on conflict ({}) do nothing")
         try:
             with conn.transaction():
                 inserted = 0
-                for row in batch.rows:
+                for row in rows:
                     values = sql.SQL(", ").join(map(sql.Literal, row.values()))
                     inserted += conn.execute(insert.format(sql.Identifier(into), columns, values, keys)).rowcount
-                step = (name, run, number, Jsonb(batch.cursor), inserted, len(batch.rows) - inserted)
-                if not conn.execute("select from advance_seed(%s, %s, %s, %s, %s, %s)", step).rowcount:
+                counts = (inserted, len(rows) - inserted)
+                if not conn.execute("select from advance_seed(%s, %s, %s, %s, %s, %s)", step + counts).rowcount:
                     raise LeaseLost("moved by somebody else")
         except psycopg.Error as error:
             raise translate(error) from error
-        return 1
+
+
+def in_batches(source: Iterable[tuple[Any, Any]], size: int) -> Iterator[tuple[list[Any], Any]]:
+    """At least ``size`` rows at a time, and the last one's cursor; cut only where the cursor changes."""
+    rows: list[Any] = []
+    at: Any = None
+    for row, cursor in source:
+        if len(rows) >= size and cursor != at:
+            yield rows, at
+            rows = []
+        rows.append(row)
+        at = cursor
+    if rows:
+        yield rows, at
 
 
 class SqlRun:

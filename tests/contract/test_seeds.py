@@ -101,20 +101,21 @@ def test_of_two_rows_with_one_key_the_first_stays_in_one_batch_as_in_two(
         assert db.execute(f"select note from {table}".encode()).fetchall() == [("first",)]
 
 
-def test_rows_and_checkpoint_become_visible_at_the_same_moment(caller: Caller, db: Db, table: str, name: str) -> None:
-    looks = []
+@pytest.mark.parametrize("kind", CALLERS)
+def test_rows_and_checkpoint_become_visible_at_the_same_moment(
+    network: Proxy, open_caller: Open, db: Db, table: str, name: str, kind: str
+) -> None:
+    looks: list[tuple[int, Any]] = []
 
-    def watched(cursor: Any) -> Iterator[tuple[Any, Any]]:
-        for row, at in numbers(*range(9))(cursor):
-            there, seen = found(db, table), checkpoint(db, name)
-            looks.append(len(there))
-            assert len(there) == (seen["rows_inserted"] if seen else 0)
-            assert not there or seen["last_checkpoint"] == {"place": there[-1]}
-            yield row, at
+    def look() -> None:  # behind every commit, before the import knows of it
+        both = f"select (select count(*) from {table}), (select last_checkpoint from get_checkpoint(%s))"
+        looks.extend(db.execute(both.encode(), [name]).fetchall())
 
-    caller.seed(name, watched, into=table, key=("id",))
-    assert sorted(looks) == looks
-    assert len(set(looks)) > 2
+    network.watch(b"COMMIT", look)
+    assert open_caller(kind, network.url).seed(name, numbers(*range(9)), into=table, key=("id",)) == "complete"
+    moments = {(rows, at["place"] + 1 if at else 0) for rows, at in looks}
+    assert {(n, n) for n in (2, 4, 6, 8, 9)} <= moments
+    assert all(there == counted for there, counted in moments)
 
 
 def test_an_empty_source_is_complete(caller: Caller, db: Db, table: str, name: str) -> None:
@@ -355,8 +356,9 @@ def test_a_delayed_commit_and_its_repetition_do_not_both_land(
 
 
 def test_a_restart_of_the_database_that_kills_a_whole_pool_does_not_end_an_import(
-    module_database: str, db: Db, table: str, name: str
+    module_database: str, db: Db, table: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("pgonce._sync.seeds.RETRIES", (0.05, 0.1, None))  # fewer attempts than dead connections
     kwargs = {"autocommit": True, "application_name": name}
     with ConnectionPool(module_database, kwargs=kwargs, min_size=8, max_size=8, open=True) as pool:
         pool.wait()

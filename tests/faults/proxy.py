@@ -25,7 +25,7 @@ class Hold:
     """A client's message that is to be held up: itself, or (``answer``) what the server answers to it."""
 
     text: bytes
-    answer: bool
+    answer: bool = False
     _reached: threading.Event = field(default_factory=threading.Event)
     _released: threading.Event = field(default_factory=threading.Event)
 
@@ -42,6 +42,18 @@ class Hold:
         """Called by the pump: announce it, and stay until it is released."""
         self._reached.set()
         self._released.wait()
+
+
+@dataclass
+class Watch(Hold):
+    """Every message with a text, once the server has answered it and before the client knows."""
+
+    answer: bool = True
+    call: Callable[[], object] = bool
+
+    def stop_here(self) -> None:
+        """Look, and go on."""
+        self.call()
 
 
 class Proxy:
@@ -70,6 +82,11 @@ class Proxy:
         with self._lock:
             self._awaited.append(hold)
         return hold
+
+    def watch(self, text: bytes, call: Callable[[], object]) -> None:
+        """Call ``call`` whenever the server has answered a message that has ``text`` in it."""
+        with self._lock:
+            self._awaited.append(Watch(text, call=call))
 
     def after(self, size: int, call: Callable[[], object]) -> None:
         """Call ``call`` once, just before the message in which the clients have sent ``size`` more bytes."""
@@ -181,8 +198,9 @@ class Proxy:
         with self._lock:
             for hold in self._awaited:
                 if hold.text in sent:
-                    self._awaited.remove(hold)
-                    self._matched.append(hold)
+                    if not isinstance(hold, Watch):
+                        self._awaited.remove(hold)
+                        self._matched.append(hold)
                     return hold
         return None
 

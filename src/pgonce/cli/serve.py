@@ -10,6 +10,7 @@ from contextlib import ExitStack
 
 import click
 
+from pgonce.alerts import Alerts
 from pgonce.app import App
 from pgonce.cli.options import with_app, with_database
 from pgonce.errors import InvalidArgument, PgonceError
@@ -73,9 +74,28 @@ def serve(
 @concurrency
 @click.option("--jobs", default=16, show_default=True, type=click.IntRange(min=1), help="Runs of jobs at once.")
 @click.option("--no-schedule", is_flag=True, help="Handle events only; start no jobs.")
+@click.option(
+    "--alert",
+    "alerts",
+    multiple=True,
+    envvar="PGONCE_ALERTS",
+    metavar="URL",
+    help="Where to tell what went wrong: https://... for JSON, or any of apprise's. Repeatable. [env: PGONCE_ALERTS]",
+)
+@click.option("--ping", metavar="URL", help="Requested about every 15 s, for a dead man's switch outside.")
 @with_app
 @with_database
-def worker(adopt: bool, concurrency: int, jobs: int, no_schedule: bool, app: App, url: str, schema: str) -> None:
+def worker(
+    adopt: bool,
+    concurrency: int,
+    jobs: int,
+    no_schedule: bool,
+    alerts: tuple[str, ...],
+    ping: str | None,
+    app: App,
+    url: str,
+    schema: str,
+) -> None:
     """Handle queued events, and run the jobs at their times. Any number of workers, on any number of machines.
 
     SIGTERM and Ctrl-C finish the batches and runs in hand, then end; a second one ends at once.
@@ -99,6 +119,9 @@ def worker(adopt: bool, concurrency: int, jobs: int, no_schedule: bool, app: App
         if not no_schedule:
             running.enter_context(Scheduler(app, url, schema=schema, concurrency=jobs))
             started.append(f"{sum(job.plan is not None for job in app.jobs.values())} jobs scheduled")
+        if alerts or ping:
+            running.enter_context(Alerts(url, alerts, schema=schema, ping=ping))
+            started.append(f"{len(alerts)} alert channels")
         click.echo(f"worker started: {', '.join(started)}", err=True)
         stopping.wait()
         click.echo("stopping when the batches and runs in hand are done", err=True)

@@ -1,10 +1,10 @@
-"""The calls of ``sql/api/seeds.sql``, their results, and where a batch of rows ends."""
+"""The calls of ``sql/api/seeds.sql`` and their results."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -15,7 +15,7 @@ from pgonce.errors import InvalidArgument
 from pgonce.protocol.call import Call, Row, clean
 from pgonce.protocol.source import Cursor, SeedRow
 
-__all__ = ["Batch", "Batcher", "Checkpoint", "Counts", "Cursor", "Reject", "SeedRow"]
+__all__ = ["Checkpoint", "Counts", "Cursor", "Reject", "SeedRow"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,39 +168,3 @@ def complete_seed(seed_name: str) -> Call[Checkpoint]:
 def fail_seed(seed_name: str, error_message: str) -> Call[Checkpoint]:
     """Mark the import as failed; a complete one stays complete."""
     return Call("fail_seed", {"p_seed_name": seed_name, "p_error_message": clean(error_message)}, _checkpoint)
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Rows that are committed together, and the cursor behind the last of them."""
-
-    rows: list[SeedRow]
-    cursor: Cursor
-
-
-@dataclass(slots=True)
-class Batcher:
-    """Cuts a stream of (row, cursor) into batches of at least ``size`` rows.
-
-    A cut is made only where the cursor changes: rows of one cursor (the verses of a chapter) are one unit, or a
-    resume behind that cursor would lose the rest of them.
-    """
-
-    size: Callable[[], int]
-    rows: list[SeedRow] = field(default_factory=list)
-    cursor: Cursor | None = None
-
-    def add(self, row: SeedRow, cursor: Cursor) -> Batch | None:
-        """Take one row; the finished batch before it, where this row begins a new one."""
-        done = None
-        if self.rows and cursor != self.cursor and len(self.rows) >= self.size():
-            done = self.finish()
-        self.rows.append(row)
-        self.cursor = cursor
-        return done
-
-    def finish(self) -> Batch | None:
-        """What is left, if anything."""
-        done = Batch(self.rows, self.cursor) if self.rows else None
-        self.rows = []
-        return done

@@ -7,7 +7,7 @@ do $$
 declare
   r record;
   v_tables text := 'webhook_events, cron_job_runs, seed_checkpoints, pgonce_migrations, '
-    'job_retries, job_schedules, job_stats, job_overlaps, job_missed, seed_rejects, seed_partitions';
+    'job_retries, job_schedules, job_stats, job_overlaps, job_missed, seed_rejects, seed_partitions, alerts, alert_channels';
   v_shut text;
 begin
   for r in

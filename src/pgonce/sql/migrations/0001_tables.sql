@@ -178,3 +178,29 @@ create table if not exists seed_partitions (
   partition text not null,
   primary key (seed_name, partition)
 );
+
+-- What is to be told, once for each channel. A channel is the hash of its URL: the URL holds a secret.
+create table if not exists alerts (
+  id              uuid primary key default gen_random_uuid(),
+  channel         text not null,
+  kind            text not null,
+  subject         text not null,
+  dedupe_key      text not null,
+  message         text not null,
+  detail          jsonb not null default '{}',
+  created_at      timestamptz not null default clock_timestamp(),
+  delivered_at    timestamptz,
+  attempts        integer not null default 0,
+  next_attempt_at timestamptz not null default clock_timestamp(),
+  last_error      text,
+  constraint alerts_once unique (channel, dedupe_key)
+);
+create index if not exists alerts_due on alerts (channel, next_attempt_at) where delivered_at is null;
+create index if not exists alerts_created on alerts (created_at);
+
+-- How far each channel has looked. watched: the runs that were running then; their ends are found by id, however long they take.
+create table if not exists alert_channels (
+  channel   text primary key,
+  looked_at timestamptz,
+  watched   uuid[] not null default '{}'
+);

@@ -1,0 +1,229 @@
+"""Alerts: what went wrong is told to people's channels, from a table, by any number of workers, each until it is taken.
+
+URLs hold secrets: no message of this module quotes one, or what a library says about one.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import os
+import random
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from http.client import HTTPException
+from types import TracebackType
+from typing import Self, TypeAlias
+from urllib.parse import unquote, urlsplit
+
+import psycopg
+
+from pgonce import database
+from pgonce._sync.execute import call
+from pgonce.errors import InvalidArgument, PgonceError
+from pgonce.protocol import alerts as protocol
+from pgonce.protocol.alerts import Alert
+
+EVERY = 15.0
+"""Seconds between two looks."""
+TIMEOUT = 10
+"""Seconds that a channel may be silent. A claim holds for a minute."""
+
+Send: TypeAlias = Callable[[Alert], None]
+
+log = logging.getLogger("pgonce")
+
+
+class Undelivered(PgonceError):
+    """A channel has not taken an alert; the message names no URL."""
+
+
+class Alerts:
+    """Looks for what is worth telling and delivers it, in a thread.
+
+    At least once for each alert and channel; a repetition, after a crash between delivery and mark, has the same id.
+
+    Args:
+        url: the database.
+        channels: URLs: http(s):// and json+http(s):// are sent JSON, any other scheme is apprise's.
+        schema: where ``pgonce migrate`` put the tables.
+        ping: a URL that is requested after every look that succeeded: an outside dead man's switch.
+        every: seconds between two looks.
+
+    Raises:
+        InvalidArgument: a URL cannot be read; it is named by its number.
+        PgonceError: a channel needs apprise, and that is not installed.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        channels: Sequence[str] = (),
+        *,
+        schema: str = "public",
+        ping: str | None = None,
+        every: float = EVERY,
+    ) -> None:
+        self._url = url
+        self._schema = schema
+        self._channels = {
+            protocol.channel_name(channel): _sender(channel, f"alert URL {number}")
+            for number, channel in enumerate(channels, 1)
+        }
+        self._ping = None if ping is None else _request(ping, "the ping URL")
+        self._ping_failed = False
+        self._every = every
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="pgonce alerts", daemon=True)
+
+    def start(self) -> Self:
+        """Begin.
+
+        Raises:
+            DatabaseUnavailable: now, rather than in the thread.
+        """
+        self._pool = database.open_pool(self._url, 1)
+        self._thread.start()
+        return self
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """End behind the delivery in hand; whether it has ended after ``timeout`` seconds (None: for ever)."""
+        self._stop.set()
+        self._thread.join(timeout)
+        ended = not self._thread.is_alive()
+        if ended:
+            self._pool.close()
+        return ended
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._round()
+            except (PgonceError, psycopg.Error) as error:
+                log.warning("%s", str(error).splitlines()[0])
+            except Exception as error:  # noqa: BLE001 -- without its text, which may quote a URL
+                log.warning("the alerts stumbled: %s", type(error).__name__)
+            self._stop.wait(self._every * random.uniform(0.5, 1.0))  # noqa: S311 -- so that workers do not look in step
+
+    def _round(self) -> None:
+        # any number of workers cost the database about one look per 15 s
+        every = timedelta(seconds=self._every / 2)
+        call(self._pool, protocol.collect_alerts(list(self._channels), every), self._schema)
+        self._ping_outside()  # before the deliveries: slow channels are not the death of everything
+        for channel, send in self._channels.items():
+            # One at a time, and no second one to a channel that has just failed: it would cost another timeout, and
+            # the channels behind it would wait for that.
+            while not self._stop.is_set() and self._deliver(channel, send):
+                pass
+
+    def _deliver(self, channel: str, send: Send) -> bool:
+        """The channel's next alert; False when there is none, or it was not taken."""
+        for alert in call(self._pool, protocol.claim_alerts(channel), self._schema):
+            try:
+                send(alert)
+            except Exception as error:  # noqa: BLE001 -- a channel is somebody else's code; its text may quote the URL
+                reason = str(error) if isinstance(error, Undelivered) else type(error).__name__
+                log.warning("alert channel %s has not taken %s of %s: %s", channel, alert.kind, alert.subject, reason)
+                call(self._pool, protocol.alert_failed(alert, reason), self._schema)
+                return False
+            call(self._pool, protocol.alert_delivered(alert), self._schema)
+            return True
+        return False
+
+    def _ping_outside(self) -> None:
+        if self._ping is None:
+            return
+        try:
+            _open(self._ping)
+        except Undelivered as error:
+            if not self._ping_failed:
+                log.warning("the ping fails: %s", error)
+            self._ping_failed = True
+        else:
+            self._ping_failed = False
+
+
+def _sender(url: str, name: str) -> Send:
+    if url.startswith(("http://", "https://", "json+http://", "json+https://")):
+        endpoint = url.removeprefix("json+")
+        _request(endpoint, name)  # now, rather than at the first alert
+        return lambda alert: _open(_request(endpoint, name, alert))
+    return _apprise_sender(url, name)
+
+
+def _apprise_sender(url: str, name: str) -> Send:
+    try:
+        import apprise
+    except ImportError as error:
+        raise PgonceError(f"{name} needs apprise, which is not installed: pip install 'pgonce[alerts]'") from error
+    logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)  # its warnings and errors quote URLs
+    service = apprise.Apprise.instantiate(url, suppress_exceptions=True)
+    if service is None:
+        raise InvalidArgument(f"{name} is none of apprise's: see its list of services")
+
+    def send(alert: Alert) -> None:
+        if not service.notify(body=f"{alert.message}\n{alert.id}", title=f"pgonce: {alert.kind} {alert.subject}"):
+            raise Undelivered("apprise could not deliver it")
+
+    return send
+
+
+def _request(url: str, name: str, alert: Alert | None = None) -> urllib.request.Request:
+    """A POST of ``alert`` as JSON, or a GET; a user and password in the URL become a header."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        raise InvalidArgument(f"{name} cannot be read: write https://host/path") from None
+    if not host or parts.scheme not in {"http", "https"} or not url.isprintable() or " " in url:
+        raise InvalidArgument(f"{name} cannot be read: write https://host/path")
+    address = f"[{host}]" if ":" in host else host
+    if port is not None:
+        address += f":{port}"
+    request = urllib.request.Request(parts._replace(netloc=address, fragment="").geturl())  # noqa: S310 -- checked above
+    request.add_header("User-Agent", "pgonce")
+    if parts.username is not None:
+        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        request.add_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
+    if alert is not None:
+        request.data = json.dumps(alert.as_json()).encode()
+        request.add_header("Content-Type", "application/json")
+    return request
+
+
+# Without a handler for redirects: a redirected POST arrives as a GET without its body, and would count as delivered.
+_opener = urllib.request.OpenerDirector()
+for _handler in (
+    urllib.request.ProxyHandler,
+    urllib.request.HTTPHandler,
+    urllib.request.HTTPSHandler,
+    urllib.request.HTTPErrorProcessor,
+    urllib.request.HTTPDefaultErrorHandler,
+):
+    _opener.add_handler(_handler())
+
+
+def _open(request: urllib.request.Request) -> None:
+    """Send it; anything but a 2xx is Undelivered. What the libraries say is not repeated: it may quote the URL."""
+    try:
+        _opener.open(request, timeout=TIMEOUT).close()
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise Undelivered(f"HTTP {error.code}") from None
+    except (OSError, HTTPException) as error:
+        cause = error.reason if isinstance(error, urllib.error.URLError) else error
+        number = cause.errno if isinstance(cause, OSError) else None
+        reason = os.strerror(number) if number is not None and number > 0 else type(cause).__name__
+        raise Undelivered(reason) from None

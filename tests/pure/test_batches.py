@@ -1,0 +1,59 @@
+"""Batches and resumes: whatever batch was the last, the rows behind its cursor are exactly those that are left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgonce.protocol.copy_format import TEXT
+from pgonce.protocol.copy_text import RowFormatter
+from pgonce.protocol.pack import Pace, Packed, Packer, pack
+
+# a chapter's verses share its cursor; as many chapters as there are counts
+chapters = st.lists(st.integers(1, 6), min_size=1, max_size=12)
+
+
+def cut(rows: Iterable[tuple[Any, Any]], pace: Pace) -> list[Packed]:
+    return list(pack(rows, Packer(pace, lambda _: RowFormatter(["chapter", "verse"], ()))))
+
+
+def read(batches: Iterable[Packed]) -> list[tuple[int, ...]]:
+    """The rows that COPY would write."""
+    lines = [line for batch in batches for line in TEXT.lines(b"".join(batch.parts))]
+    return [tuple(int(value or "") for value in TEXT.values(line)) for line in lines]
+
+
+@given(chapters, st.integers(1, 8), st.data())
+def test_resuming_behind_any_batch_gives_exactly_the_rows_that_are_left(
+    verses: list[int], size: int, data: st.DataObject
+) -> None:
+    rows = [((chapter, verse), chapter) for chapter, count in enumerate(verses) for verse in range(count)]
+    done = cut(rows, Pace(size))
+    done = done[: data.draw(st.integers(1, len(done)))]
+    rest = cut([(row, chapter) for row, chapter in rows if chapter > done[-1].cursor], Pace(size))
+    assert read([*done, *rest]) == [row for row, _ in rows]
+
+
+@given(chapters, st.lists(st.integers(1, 8), min_size=1))
+def test_a_size_that_changes_from_batch_to_batch_cuts_no_chapter_apart(verses: list[int], sizes: list[int]) -> None:
+    rows = [((chapter, verse), chapter) for chapter, count in enumerate(verses) for verse in range(count)]
+    pace = Pace(sizes[0])
+    packer = Packer(pace, lambda _: RowFormatter(["chapter", "verse"], ()))
+    batches: list[Packed] = []
+    for row, chapter in rows:
+        if batch := packer.add(row, chapter):
+            batches.append(batch)
+            pace.fixed = sizes[len(batches) % len(sizes)]
+    if last := packer.finish():
+        batches.append(last)
+    assert read(batches) == [row for row, _ in rows]
+    assert sum(batch.rows for batch in batches) == len(rows)
+    per_batch = [{chapter for chapter, _ in read([batch])} for batch in batches]
+    assert sum(map(len, per_batch)) == len(verses)
+
+
+def test_nothing_in_nothing_out() -> None:
+    assert cut([], Pace(1)) == []
