@@ -30,7 +30,6 @@ def rows(cursor):
         yield {"id": n, "note": f"row {n}"}, n
 
 with open_pool(find()) as pool:
-    print("begins", flush=True)
     options = {"into": "numbers", "key": ("id",), "batch_size": 15_000, "window": "1 second"}
     print("ended:", Seeds(pool).run("short", rows, **options).outcome, flush=True)
 """
@@ -93,8 +92,8 @@ def test_killed_15_times_at_random_bytes_of_its_traffic_every_row_is_there_once(
 
 @pytest.mark.parametrize("answer", [False, True], ids=["before the commit", "after the commit"])
 def test_killed_around_a_commit_the_batch_is_there_once(network: Proxy, start: Start, db: Db, answer: bool) -> None:
-    child = start(*PGONCE, "seed", "run", "numbers", database=network.url)
     advance = network.hold(b"advance_seed")
+    child = start(*PGONCE, "seed", "run", "numbers", database=network.url)
     advance.wait()
     commit = network.hold(b"COMMIT", answer=answer)
     advance.release()
@@ -151,9 +150,8 @@ def test_a_second_signal_ends_it_at_once_and_nothing_is_lost(
 
 def test_stopped_in_the_middle_of_a_copy_it_is_ended_by_its_successor(network: Proxy, start: Start, db: Db) -> None:
     # no timeout of PostgreSQL ends a COPY whose client stands still, and its locks stay: the successor must do it
-    zombie = start(sys.executable, "-c", SHORT, database=network.url)
-    zombie.until("begins")
     rows = network.hold(b"row 14000\n")
+    zombie = start(sys.executable, "-c", SHORT, database=network.url)
     rows.wait()
     zombie.stop()
     # PostgreSQL writes a thousand rows at a time: the keys of the first thousands are taken, and not committed

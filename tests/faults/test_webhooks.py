@@ -31,7 +31,6 @@ from tests.faults.shop import app
 body, lease = sys.argv[1].encode(), sys.argv[2]
 with open_pool(find()) as pool:
     webhooks = Webhooks(pool, secrets=["whsec_test"], lease=lease)
-    print("begins", flush=True)
     print("outcome:", webhooks.receive(body, stripe.sign(body, "whsec_test"), app.handle), flush=True)
 """
 
@@ -48,7 +47,6 @@ async def main():
     body, lease = sys.argv[1].encode(), sys.argv[2]
     async with await open_async_pool(find()) as pool:
         webhooks = AsyncWebhooks(pool, secrets=["whsec_test"], lease=lease)
-        print("begins", flush=True)
         print("outcome:", await webhooks.receive(body, stripe.sign(body, "whsec_test"), handler), flush=True)
 
 asyncio.run(main())
@@ -113,9 +111,8 @@ def test_killed_at_any_point_the_redelivery_makes_the_effect_exactly_once(
     network: Proxy, start: Start, database: str, db: Db, point: str, code: str
 ) -> None:
     message, answer, then = POINTS[point]
-    child = start(sys.executable, "-c", code, BODY.decode(), "5 minutes", database=network.url)
-    child.until("begins")
     held = network.hold(message, answer=answer)
+    child = start(sys.executable, "-c", code, BODY.decode(), "5 minutes", database=network.url)
     held.wait()
     child.kill()
     network.cut()
