@@ -1,7 +1,7 @@
 """The HTTP side of the inbox: an ASGI app that verifies, records and answers; a worker handles what it recorded.
 
-An ASGI app by hand, because it has one hot route: routing and request objects of a framework cost half of what an
-empty request costs (docs/decisions/receiver.md). In FastAPI or Starlette it is mounted like any other, at a parent of
+An ASGI app by hand, because it has one hot route, and needs none of a framework's routing and request objects there
+(docs/decisions/receiver.md). In FastAPI or Starlette it is mounted like any other, at a parent of
 its path: ``api.mount("/webhooks", pgonce.receiver(registry, secrets=[...]))``. (Mounted at the path itself, Starlette
 redirects to it with a slash behind, and to Stripe a redirect is a failure.)
 """
