@@ -13,7 +13,8 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from pgonce import embedded
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, translate
 
-# Behind a transaction pooler a prepared statement of one transaction is unknown to the next one's server.
+# Behind a transaction pooler a prepared statement of one transaction is unknown to the next one's server: none, until
+# `_is_direct` says that there is no pooler.
 # Keepalives end a connection whose peer is gone after 30 + 3 * 10 s; the kernel's default is two hours.
 CONNECTION = {
     "autocommit": True,
@@ -62,7 +63,10 @@ def open_pool(url: str, size: int = 10) -> ConnectionPool[Connection[Any]]:
         DatabaseUnavailable: the database cannot be reached.
     """
     check(url)
-    return ConnectionPool(url, kwargs=_options(), min_size=1, max_size=size, open=True, timeout=TIMEOUT, name="pgonce")
+    return ConnectionPool(
+        url, kwargs=_options(), configure=_configure, min_size=1, max_size=size, open=True, timeout=TIMEOUT,
+        name="pgonce",
+    )  # fmt: skip
 
 
 async def open_async_pool(url: str, size: int = 10) -> AsyncConnectionPool[AsyncConnection[Any]]:
@@ -73,11 +77,32 @@ async def open_async_pool(url: str, size: int = 10) -> AsyncConnectionPool[Async
     """
     await asyncio.to_thread(check, url)
     pool = AsyncConnectionPool[AsyncConnection[Any]](
-        url, kwargs=_options(), min_size=1, max_size=size, open=False, timeout=TIMEOUT, name="pgonce"
-    )
+        url, kwargs=_options(), configure=_configure_async, min_size=1, max_size=size, open=False, timeout=TIMEOUT,
+        name="pgonce",
+    )  # fmt: skip
     await pool.open()
     return pool
 
 
 def _options() -> dict[str, Any]:
     return dict(CONNECTION)
+
+
+PREPARE_AFTER = 3
+"""Uses of a statement until it is prepared, on a direct connection: the server then plans it no more."""
+_PID = "select pg_backend_pid()"
+
+
+def _configure(conn: Connection[Any]) -> None:
+    if _is_direct(conn, conn.execute(_PID).fetchone()):
+        conn.prepare_threshold = PREPARE_AFTER
+
+
+async def _configure_async(conn: AsyncConnection[Any]) -> None:
+    if _is_direct(conn, await (await conn.execute(_PID)).fetchone()):
+        conn.prepare_threshold = PREPARE_AFTER
+
+
+def _is_direct(conn: Connection[Any] | AsyncConnection[Any], served_by: tuple[int] | None) -> bool:
+    """Whether no pooler stands in between: a pooler has to make up the process id that the client may cancel with."""
+    return served_by == (conn.info.backend_pid,)

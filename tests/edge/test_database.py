@@ -72,13 +72,13 @@ def environment() -> dict[str, str]:
 def test_a_pool_has_the_settings_that_the_protocol_wants(database: str) -> None:
     with databases.open_pool(database, 2) as pool, pool.connection() as conn:
         assert conn.autocommit
-        assert conn.prepare_threshold is None
+        assert conn.prepare_threshold == databases.PREPARE_AFTER  # a direct connection
         assert conn.execute("show application_name").fetchone() == ("pgonce",)
 
     async def main() -> None:
         async with await databases.open_async_pool(database, 2) as pool, pool.connection() as conn:
             assert conn.autocommit
-            assert conn.prepare_threshold is None
+            assert conn.prepare_threshold == databases.PREPARE_AFTER
 
     asyncio.run(main())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from pgonce import database as databases
 from pgonce.errors import EventBusy, LeaseLost
 from tests.conftest import wait_until
 from tests.contract.callers import Async, Caller, Sync, spawn
@@ -69,6 +71,17 @@ def caller(request: pytest.FixtureRequest, pooled: str) -> Iterator[Caller]:
     opened = request.param(pooled, size=6, prepare_threshold=None)
     yield opened
     opened.close()
+
+
+def test_a_pool_sees_the_pooler_and_prepares_nothing(pooled: str) -> None:
+    with databases.open_pool(pooled, 2) as pool, pool.connection() as conn:
+        assert conn.prepare_threshold is None
+
+    async def main() -> None:
+        async with await databases.open_async_pool(pooled, 2) as pool, pool.connection() as conn:
+            assert conn.prepare_threshold is None
+
+    asyncio.run(main())
 
 
 def sessions(db: Db) -> list[Any]:
