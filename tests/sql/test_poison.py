@@ -65,7 +65,7 @@ def storable(text: str) -> str:
 
 def test_a_batch_with_poison_in_it_records_all(shared: Connection, event: str, poison: tuple[str, bool]) -> None:
     batch = [f"{event}z", event, f"{event[:-1]}"]
-    query = "select * from queue_webhooks(%s, '{x,x,x}', %s)"
+    query = "select stripe_event_id, outcome from queue_webhooks(%s, '{x,x,x}', %s)"
     outcomes = shared.execute(query, [batch, [GOOD, poison[0], GOOD]]).fetchall()
     assert dict(outcomes) == dict.fromkeys(batch, "queued")
     check_kept(shared, event, poison)
@@ -119,7 +119,7 @@ def test_a_batch_with_nonsense_in_it_records_its_neighbours(
     shared: Connection, event: str, bad: str | None, kind: str | None, body: str | None
 ) -> None:
     first, last = event, f"{event}z"
-    query = "select * from queue_webhooks(%s, %s, %s)"
+    query = "select stripe_event_id, outcome from queue_webhooks(%s, %s, %s)"
     batch = shared.execute(query, [[last, bad, first], ["x", kind, "x"], ["{}", body, "{}"]])
     assert dict(batch.fetchall()) == {first: "queued", bad: "refused", last: "queued"}
     alone = shared.execute(query, [[bad], [kind], [body]])
@@ -137,6 +137,6 @@ def test_a_batch_with_poison_keeps_the_order_of_arrival(shared: Connection, even
 
 def test_an_error_that_no_event_is_to_blame_for_is_an_error(shared: Connection, event: str) -> None:
     endless = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz", k=9000))  # no index takes this key
-    query = "select * from queue_webhooks(array[%s], '{x}', '{\"{}\"}', p_order_keys => array[%s])"
+    query = "select outcome from queue_webhooks(array[%s], '{x}', '{\"{}\"}', p_order_keys => array[%s])"
     with pytest.raises(psycopg.errors.ProgramLimitExceeded):
         shared.execute(query, [event, endless])

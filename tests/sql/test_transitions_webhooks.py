@@ -86,6 +86,13 @@ class Event:
         query = "select outcome from queue_webhooks(array[%s], '{x}', '{\"{}\"}')"
         return str(value(self.conn, query, self.event))
 
+    def queue_and_claim(self) -> UUID:
+        query = "select id, lease from queue_webhooks(array[%s], '{x}', '{\"{}\"}', p_lease_for => '30 seconds')"
+        found = self.conn.execute(query.encode(), [self.event]).fetchone()
+        assert found
+        self.id, self.lease = found
+        return self.lease
+
     def complete_webhook(self) -> bool:
         return bool(value(self.conn, "select complete_webhook(%s, %s)", self.id, self.lease))
 
@@ -113,6 +120,10 @@ def test_a_verb_moves_an_event_as_the_table_says(shared: Connection, cell: Cell)
         assert answer == (after["id"] if before is None or after["lease"] != before["lease"] else None)
     elif cell.verb == "queue_webhooks":
         assert answer == ("done" if cell.to in {"succeeded", "ignored"} else "queued")
+    elif cell.verb == "queue_and_claim":
+        assert answer == after["lease"] is not None
+        assert after["attempts"] == 1
+        assert event.complete_webhook() is True
     else:
         assert answer is True
     if cell.to == cell.state:
@@ -140,6 +151,19 @@ def test_the_other_ways_to_claim_an_event_move_it_alike(shared: Connection, cell
     assert other.state() == (cell.state if cell.to == "PT409" else cell.to)
 
 
+def test_what_is_there_or_waits_for_its_object_is_not_claimed_where_it_is_queued(shared: Connection) -> None:
+    event, new = Event(shared, "waiting"), uuid4().hex
+    query = (
+        "select stripe_event_id, outcome, lease from queue_webhooks(%s, '{x,x,x,x}', array_fill('{}'::text, '{4}'),"
+        " p_order_keys => %s, p_lease_for => '30 seconds')"
+    )
+    ids, keys = [event.event, f"{new}_1", f"{new}_2", f"{new}_1"], [None, None, "sub_1", None]
+    found = {row[0]: row[1:] for row in shared.execute(query.encode(), [ids, keys]).fetchall()}
+    assert {event_id: outcome for event_id, (outcome, _) in found.items()} == dict.fromkeys(ids, "queued")
+    assert [event_id for event_id, (_, lease) in found.items() if lease] == [f"{new}_1"]
+    assert event.state() == "waiting"
+
+
 @pytest.mark.parametrize("verb", ["complete_webhook", "fail_webhook", "ignore_webhook"])
 @pytest.mark.parametrize("state", sorted(STATES))
 def test_a_lease_that_does_not_fit_moves_nothing(shared: Connection, state: str, verb: str) -> None:
@@ -152,4 +176,4 @@ def test_a_lease_that_does_not_fit_moves_nothing(shared: Connection, state: str,
 
 
 def test_every_state_stands_exactly_once_under_every_verb() -> None:
-    transitions.check_complete(CELLS, STATES, VERBS, set())
+    transitions.check_complete(CELLS, STATES, VERBS, {("absent", "queue_and_claim")})

@@ -257,10 +257,9 @@ create or replace function twin_of_webhook(p_id uuid) returns text
 language sql stable set search_path from current as $$
   select twin.stripe_event_id
   from webhook_events e join lateral (
-    select * from webhook_events t where t.stripe_event_id = e.payload ->> 'snapshot_event'
+    select * from webhook_events t where t.stripe_event_id = e.snapshot_event
     union all
-    select * from webhook_events t
-    where t.payload ? 'snapshot_event' and t.payload ->> 'snapshot_event' = e.stripe_event_id) as twin
+    select * from webhook_events t where t.snapshot_event = e.stripe_event_id) as twin
     on (twin.received_at, twin.id) < (e.received_at, e.id) and twin.status <> 'ignored' or twin.status = 'succeeded'
   where e.id = p_id and twin.id <> e.id
   limit 1

@@ -20,6 +20,7 @@
 -- succeeded | insert_webhook_if_new | succeeded | no row: done
 -- ignored   | insert_webhook_if_new | ignored   | no row: done
 -- absent    | queue_webhooks        | waiting   | first receipt, free at once
+-- absent    | queue_and_claim       | heldq     | first receipt, for the worker beside the receiver: p_lease_for is given
 -- waiting   | queue_webhooks        | waiting   | a duplicate changes nothing
 -- held      | queue_webhooks        | heldq     | its client may die after our 200: from now on a worker watches over it
 -- heldq     | queue_webhooks        | heldq     | a duplicate changes nothing
@@ -61,13 +62,17 @@
 -- ignored   | ignore_webhook        | ignored   | true: the same lease repeats a call whose answer was lost
 
 create or replace function queue_webhooks(
-  p_stripe_event_ids text[], p_event_types text[], p_bodies text[], p_raws bytea[] default null, p_order_keys text[] default null)
-returns table (stripe_event_id text, outcome text)
-language plpgsql set search_path from current as $$
+  p_stripe_event_ids text[], p_event_types text[], p_bodies text[], p_raws bytea[] default null, p_order_keys text[] default null,
+  p_lease_for interval default null)
+returns table (stripe_event_id text, outcome text, id uuid, lease uuid)
+-- A plan for all calls: made anew for each it took a third of a single INSERT's time.
+language plpgsql set search_path from current set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
   v_now timestamptz := clock_timestamp();
   v_new text[];
+  v_rows uuid[];
+  v_leases uuid[];
   v_ids text[] := '{}';
   v_types text[] := '{}';
   v_bodies text[] := '{}';
@@ -77,27 +82,32 @@ declare
   s record;
   v webhook_events;
 begin
+  if p_lease_for <= interval '0' or p_lease_for > interval '100 years' then
+    raise sqlstate '22023' using message = 'the lease must be longer than zero and at most 100 years';
+  end if;
   begin
-    -- Sorted by id: two batches that share events in another order deadlock otherwise.
     with inserted as (
       insert into webhook_events as e
         (stripe_event_id, event_type, payload, raw, order_key, received_at, lease, lease_expires_at, attempts, queued,
          next_attempt_at)
-      -- received_at keeps the order of arrival within the batch
-      select distinct on (b.id) b.id, b.type,
+      select b.id, b.type,
              -- what is not an event has no payload here, so the insert fails, and below each is looked at alone
              case when b.type <> '' and length(b.id) <= 255 and left(ltrim(b.body, E' \t\r\n'), 1) = '{' then b.body::jsonb end,
-             b.raw, b.key, v_now + b.nr * interval '1 microsecond',
-             null, null, 0, true, v_now
+             b.raw, b.key, v_now + b.nr * interval '1 microsecond',  -- keeps the order of arrival within the batch
+             case when own then gen_random_uuid() end, case when own then v_now + p_lease_for end, own::integer, true, v_now
       from unnest(p_stripe_event_ids, p_event_types, p_bodies, p_raws, p_order_keys)
-           with ordinality as b (id, type, body, raw, key, nr)
-      -- what is there already is not tried: DO NOTHING waits for an uncommitted update, that is for a handler
-      where not exists (select from webhook_events e where e.stripe_event_id = b.id)
+             with ordinality as b (id, type, body, raw, key, nr)
+           -- an event that waits for others of its object is claimed by a worker, which looks at them
+           cross join lateral (values (p_lease_for is not null and b.key is null)) as l (own)
+      -- What is there already is not tried: DO NOTHING waits for an uncommitted update, that is for a handler. A subquery
+      -- and not an anti-join: planned for a small table that one hashes all of it, also when it has grown.
+      where (select true from webhook_events e where e.stripe_event_id = b.id) is null
+      -- Sorted by id: two batches that share events in another order deadlock otherwise. Of two alike in the batch the first.
       order by b.id, b.nr
       on conflict (stripe_event_id) do nothing
-      returning e.stripe_event_id
+      returning e.stripe_event_id, e.id, e.lease
     )
-    select array_agg(stripe_event_id) into v_new from inserted;
+    select array_agg(i.stripe_event_id), array_agg(i.id), array_agg(i.lease) into v_new, v_rows, v_leases from inserted i;
   exception when data_exception or program_limit_exceeded or statement_too_complex or not_null_violation or check_violation then
     -- A bad event does not stop its neighbours: each is looked at alone, then what is left is queued, in the same order.
     for r in select * from unnest(p_stripe_event_ids, p_event_types, p_bodies, p_raws, p_order_keys)
@@ -110,14 +120,15 @@ begin
         v_raws   := v_raws   || array[coalesce(r.raw, s.raw)];
         v_keys   := v_keys   || array[r.key];
       exception when invalid_parameter_value then
-        return query select r.id, 'refused';
+        return query select r.id, 'refused', null::uuid, null::uuid;
       end;
     end loop;
     if v_ids = p_stripe_event_ids and v_bodies = p_bodies then raise; end if;  -- it was none of the events' fault
-    return query select * from queue_webhooks(v_ids, v_types, v_bodies, v_raws, v_keys);
+    return query select * from queue_webhooks(v_ids, v_types, v_bodies, v_raws, v_keys, p_lease_for);
     return;
   end;
-  return query select unnest(v_new), 'queued';
+  return query select n.event, 'queued', n.id, n.lease from unnest(v_new, v_rows, v_leases) as n (event, id, lease);
+  if cardinality(v_new) = cardinality(p_stripe_event_ids) then return; end if;
 
   for r in select distinct b.id from unnest(p_stripe_event_ids) as b (id)
            where b.id <> all (coalesce(v_new, '{}')) loop
@@ -130,21 +141,22 @@ begin
           lease_expires_at = case when v.lease_expires_at > clock_timestamp() and v.status = 'processing' then e.lease_expires_at end,
           next_attempt_at  = clock_timestamp()
       where e.id = v.id;
-      return query select r.id, 'queued';
+      return query select r.id, 'queued', null::uuid, null::uuid;
     elsif found then
-      return query select r.id, case when v.status in ('succeeded', 'ignored') then 'done' else 'queued' end;
+      return query select r.id, case when v.status in ('succeeded', 'ignored') then 'done' else 'queued' end, null::uuid, null::uuid;
     else  -- locked, so live: of a direct client we cannot promise anything
       select * into v from webhook_events e where e.stripe_event_id = r.id;
       return query select r.id,
-        case when v.status in ('succeeded', 'ignored') then 'done' when v.queued then 'queued' else 'busy' end;
+        case when v.status in ('succeeded', 'ignored') then 'done' when v.queued then 'queued' else 'busy' end, null::uuid, null::uuid;
     end if;
   end loop;
 end $$;
-comment on function queue_webhooks(text[], text[], text[], bytea[], text[]) is
+comment on function queue_webhooks(text[], text[], text[], bytea[], text[], interval) is
   'pgonce: records a batch of events for the workers. A row per distinct event: queued or done (answer 200), busy (a direct client '
   'is in the middle of it: answer with an error, so that Stripe delivers it again), refused (not an event: answer 400). '
   'p_bodies: as received; p_raws: the bytes, where the text is not exactly them; p_order_keys: events with '
-  'equal keys are handled one at a time, in the order of arrival.';
+  'equal keys are handled one at a time, in the order of arrival. p_lease_for: new events without a key are the caller''s at once, '
+  'as if it had claimed them for so long, and come with id and lease: for a receiver with a worker beside it.';
 
 -- In these three the row is looked up by its id, and "processing" is written as "not in" the other states: with "=" a plan
 -- made while the queue was empty takes idx_webhook_events_status, and every end in a burst of 100,000 reads all of that
