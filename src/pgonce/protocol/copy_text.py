@@ -1,7 +1,8 @@
 """Python values as lines of COPY's text format, many rows at a time.
 
-Measured against psycopg's write_row on rows of five columns: one % per row and one look for special characters per
-chunk cost a third of one call per value.
+A chunk of rows is looked at column by column, in loops that run in C: one type in a column is one conversion, and one
+look for special characters. A row at a time, by templates, took twice as long; a call per value takes longer still
+(write_row in `python -m bench.imports`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from operator import itemgetter
@@ -21,12 +22,14 @@ from psycopg.adapt import AdaptersMap, PyFormat, Transformer
 from pgonce.errors import InvalidArgument
 from pgonce.protocol.source import SeedRow
 
-# "%.0s" prints nothing of None. T and F, because "%.1s" can print them: boolean reads both.
+_NULL = r"\N"
+# T and F, because "%.1s" can print them: boolean reads both.
 _PLAIN: dict[type, str] = {
-    str: "%s", int: "%s", Decimal: "%s", uuid.UUID: "%s", float: "%r", bool: "%.1s", type(None): r"%.0s\N",
+    str: "%s", int: "%s", Decimal: "%s", uuid.UUID: "%s", float: "%r", bool: "%.1s",
     dt.datetime: "%s", dt.date: "%s", dt.time: "%s",
 }  # fmt: skip
-_SPECIAL = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
+_SPECIAL = {"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"}  # the backslash first: the others bring new ones
+_ERRORS = (psycopg.Error, UnicodeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,6 @@ class RowFormatter:
         self.columns = tuple(columns)
         self._is_array = [column in arrays for column in columns]
         self._transformer = Transformer(_Adapters(adapters) if adapters else None)
-        self._templates: dict[tuple[type, ...], tuple[str, int] | None] = {}
         self._of_mapping: Callable[[Any], tuple[Any, ...]] = (
             itemgetter(*self.columns) if len(self.columns) > 1 else lambda row: (row[self.columns[0]],)
         )
@@ -70,19 +72,18 @@ class RowFormatter:
             InvalidArgument: a row has other columns than the first, or another number of values.
         """
         tuples = self._tuples(rows)
-        text = self._quickly(tuples)
-        if text is not None:
-            try:
-                return text.encode(), []
-            except UnicodeEncodeError:
-                pass
+        try:
+            return self._chunk(tuples).encode(), []
+        except _ERRORS:  # which row it is
+            pass
         lines, refused = [], []
         for index, values in enumerate(tuples):
             try:
-                lines.append(b"\t".join(self._value(*pair) for pair in zip(values, self._is_array, strict=True)))
-            except (psycopg.Error, UnicodeError, TypeError, ValueError) as error:
+                texts = (self._value(*pair) for pair in zip(values, self._is_array, strict=True))
+                lines.append(("\t".join(texts) + "\n").encode())
+            except _ERRORS as error:
                 refused.append(Refused(index, rows[index], f"{type(error).__name__}: {_without_value(error)}"))
-        return b"".join(line + b"\n" for line in lines), refused
+        return b"".join(lines), refused
 
     def _tuples(self, rows: Sequence[SeedRow]) -> list[tuple[Any, ...]]:
         width = len(self.columns)
@@ -107,49 +108,63 @@ class RowFormatter:
             f"a row has the columns {sorted(row)}, the first had {sorted(self.columns)}: yield equal rows"
         )
 
-    def _quickly(self, rows: Iterable[tuple[Any, ...]]) -> str | None:
-        """All rows by templates; None where a value needs more: an escape, or a type that has no template."""
-        lines: list[str] = []
-        nulls, templates = 0, self._templates
-        for row in rows:
-            kinds = tuple(map(type, row))
-            try:
-                found = templates[kinds]
-            except KeyError:
-                found = templates[kinds] = _template(kinds)
-            if found is None:
-                return None
-            nulls += found[1]
-            lines.append(found[0] % row)
-        text = "".join(lines)
-        # as many special characters as the templates have themselves, or one of them belongs to a value
-        width = len(self.columns) - 1
-        if text.count("\t") != width * len(lines) or text.count("\n") != len(lines):
-            return None
-        return None if text.count("\\") != nulls or "\r" in text else text
+    def _chunk(self, rows: Sequence[tuple[Any, ...]]) -> str:
+        columns = list(zip(*rows, strict=True))
+        printed = [self._column(*pair) for pair in zip(columns, self._is_array, strict=True)]
+        line = "\t".join(template for template, _ in printed) + "\n"
+        if any(texts is not values for (_, texts), values in zip(printed, columns, strict=True)):
+            rows = list(zip(*(texts for _, texts in printed), strict=True))
+        return "".join([line % row for row in rows])
 
-    def _value(self, value: Any, is_array: bool) -> bytes:
+    def _column(self, values: tuple[Any, ...], is_array: bool) -> tuple[str, Sequence[Any]]:
+        """How each of ``values`` is printed: a template for the values themselves, or for texts in their place."""
+        kinds = set(map(type, values))
+        has_nulls = type(None) in kinds
+        kinds.discard(type(None))
+        kind = kinds.pop() if len(kinds) == 1 else None
+        texts: Sequence[str]
+        if kind is str:
+            texts = escaped(["" if value is None else value for value in values] if has_nulls else values)
+        elif kind in _PLAIN and not has_nulls:
+            return _PLAIN[kind], values
+        else:
+            texts = [self._value(value, is_array) for value in values]
+        if has_nulls:
+            texts = [_NULL if value is None else text for value, text in zip(values, texts, strict=True)]
+        return "%s", texts
+
+    def _value(self, value: Any, is_array: bool) -> str:
         template = _PLAIN.get(type(value))
         if value is None:
-            return rb"\N"
+            return _NULL
         if template:
             text = template % (value,)
         elif isinstance(value, bytes | bytearray | memoryview):
-            return rb"\\x" + bytes(value).hex().encode()
+            return r"\\x" + bytes(value).hex()
         elif isinstance(value, dict) or (isinstance(value, list) and not is_array):
             text = json.dumps(value, allow_nan=False)
         else:
             dumped = self._transformer.get_dumper(value, PyFormat.TEXT).dump(value)
             if dumped is None:
-                return rb"\N"
+                return _NULL
             text = bytes(dumped).decode()
-        return text.translate(_SPECIAL).encode()
+        return _escape(text)
 
 
-def _template(kinds: tuple[type, ...]) -> tuple[str, int] | None:
-    if not all(kind in _PLAIN for kind in kinds):
-        return None
-    return "\t".join(_PLAIN[kind] for kind in kinds) + "\n", kinds.count(type(None))
+def escaped(values: Sequence[str]) -> Sequence[str]:
+    """``values`` for COPY's text format, all at once; they themselves where none has a special character."""
+    joined = "\0".join(values)
+    if not any(special in joined for special in _SPECIAL):
+        return values
+    if joined.count("\0") >= len(values):  # no text in PostgreSQL has a NUL: the table will refuse that row
+        return list(map(_escape, values))
+    return _escape(joined).split("\0")
+
+
+def _escape(text: str) -> str:
+    for special, escape in _SPECIAL.items():
+        text = text.replace(special, escape)
+    return text
 
 
 def _without_value(error: Exception) -> str:
