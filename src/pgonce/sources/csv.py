@@ -190,18 +190,19 @@ def tidy(data: bytes) -> tuple[bytes, int]:
     if not data.endswith(b"\n"):
         data += b"\n"
     # Quotes and line ends alone; two quotes in a row change nothing. What is then left of quotes has line ends inside.
-    rest = data.translate(None, _OTHERS).replace(b'""', b"")
-    rows = rest.count(b"\n")
+    # A look for one byte costs a twentieth of one for two, and of translate: it goes first.
+    rest = data.translate(None, _OTHERS).replace(b'""', b"") if b'"' in data else b""
+    rows = rest.count(b"\n") if rest else data.count(b"\n")
     if b'"' in rest:
         rows -= sum(part.count(b"\n") for part in rest.split(b'"')[1::2])
-    if b"\r\n" in data:
+    if b"\r" in data and b"\r\n" in data:
         if b'"' in rest:
             parts = data.split(b'"')  # the even ones are outside of quotes
             parts[::2] = [part.replace(b"\r\n", b"\n") for part in parts[::2]]
             data = b'"'.join(parts)
         else:
             data = data.replace(b"\r\n", b"\n")
-    if b"\n\n" in data or data.startswith(b"\n") or b"\\.\n" in data:
+    if b"\n\n" in data or data.startswith(b"\n") or (b"\\" in data and b"\\.\n" in data):
         kept = [line if line != b"\\.\n" else b'"\\."\n' for line in records(data) if line != b"\n"]
         return b"".join(kept), len(kept)
     return data, rows

@@ -77,31 +77,39 @@ create or replace function advance_seed(
   p_rows_rejected integer default 0, p_fingerprint jsonb default null)
 returns setof seed_checkpoints
 language plpgsql set search_path from current as $$
-declare
-  v_batch bigint;
 begin
   perform check_seed_arguments(p_seed_name, p_rows_inserted, p_rows_skipped);
   perform check_seed_arguments(p_seed_name, p_rows_updated, p_rows_rejected);
+  if p_last_checkpoint is null or p_last_checkpoint = 'null' then
+    raise sqlstate '22023' using message = 'the checkpoint must not be null', hint = 'pass the cursor of the last row that is done';
+  end if;
   if p_batch is null or p_batch < 0 then
     raise sqlstate '22023' using message = 'the batch number must not be negative or null';
   end if;
   if p_batch = 0 then
     insert into seed_checkpoints (seed_name) values (p_seed_name) on conflict (seed_name) do nothing;
   end if;
-  -- "for update" waits for a COMMIT of this batch that is still in flight; a plain read would see the old number
-  select batch into v_batch from seed_checkpoints where seed_name = p_seed_name for update;
-  if v_batch is distinct from p_batch then
-    return;
-  end if;
-  perform update_checkpoint(p_seed_name, p_last_checkpoint, p_rows_inserted, p_rows_skipped);
+  -- Compare and set in one statement: a COMMIT of this very batch that is still in flight is waited for, and the number is
+  -- looked at again in the row that it leaves; a plain read before would see the old number.
   return query
     update seed_checkpoints
-    set rows_updated  = rows_updated + p_rows_updated,
-        rows_rejected = rows_rejected + p_rows_rejected,
-        rows_seen     = rows_seen + p_rows_updated + p_rows_rejected,
-        fingerprint   = p_fingerprint
-    where seed_name = p_seed_name
+    set last_checkpoint = p_last_checkpoint,
+        rows_inserted   = rows_inserted + p_rows_inserted,
+        rows_skipped    = rows_skipped + p_rows_skipped,
+        rows_updated    = rows_updated + p_rows_updated,
+        rows_rejected   = rows_rejected + p_rows_rejected,
+        rows_seen       = rows_seen + p_rows_inserted::bigint + p_rows_skipped + p_rows_updated + p_rows_rejected,
+        batch           = batch + 1,
+        fingerprint     = p_fingerprint,
+        verified        = null,
+        started_at      = case when status = 'complete' then clock_timestamp() else started_at end,
+        last_updated_at = clock_timestamp(),
+        status = 'in_progress', error_message = null, completed_at = null
+    where seed_name = p_seed_name and batch = p_batch
     returning *;
+  if not found then
+    return;
+  end if;
   if not beat_job_run(p_run_id) then  -- the fence, last of all
     raise sqlstate 'PT409' using message = format('the import %s was taken over by another runner', p_seed_name),
       hint = 'this batch is rolled back; the other runner goes on from the last checkpoint';
