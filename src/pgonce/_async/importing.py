@@ -130,9 +130,11 @@ class Import:
         last = time.monotonic()
         # Few rows per batch are somebody's who watches each: threads would gain nothing, and a source that looks at the
         # database would see its rows later than it may expect.
-        lockstep = self._pace.size < SMALLEST
-        async with ahead(batches(source, cursor, self._pace, make), lockstep=lockstep) as taken:
+        in_step = self._pace.size < SMALLEST
+        async with ahead(batches(source, cursor, self._pace, make)) as (taken, want):
             async for batch in taken:
+                if not in_step:
+                    batch.under_way = want
                 if fingerprint:
                     batch.fingerprint = fingerprint(batch.cursor)
                 at = await self._commit(batch)
@@ -213,7 +215,7 @@ class Import:
         before = self._checkpoint
         number = before.batch if before else 0
         try:
-            async with self._run.transaction() as tx:
+            async with self._run.unfenced() as tx:  # advance_seed is the fence
                 room = max(0, self._options.max_rejects - self._rejected)
                 await self._loader.begin(tx)
                 if straight:

@@ -153,6 +153,7 @@ class Loader:
             async with cursor.copy(statement) as copy:
                 for part in parts:
                     await copy.write(part)
+                    batch.under_way()
             return cursor.rowcount
 
     async def _merge(self, conn: AsyncConnection[Any], batch: Packed, names: sql.Composed, rows: int) -> Counts:

@@ -45,10 +45,11 @@ async def rehearse(pool: Pool, source: Source, table: Table, cursor: Cursor | No
         total, last = Counts(), time.monotonic()
         async with (
             conn.transaction(force_rollback=True),
-            ahead(batches(source, cursor, pace, make), lockstep=False) as taken,
+            ahead(batches(source, cursor, pace, make)) as (taken, want),
         ):
             await loader.begin(conn)
             async for batch in taken:
+                batch.under_way = want
                 room = max_rejects - total.rejected
                 counts, _ = await rejects.write(conn, loader, batch, seen=total.seen, room=room)
                 total += counts
@@ -71,9 +72,10 @@ async def compare(pool: Pool, source: Source, table: Table, stored_rejects: int)
         columns: tuple[str, ...] = ()
         async with (
             conn.transaction(force_rollback=True),
-            ahead(batches(source, None, pace, make), lockstep=False) as taken,
+            ahead(batches(source, None, pace, make)) as (taken, want),
         ):
             async for batch in taken:
+                batch.under_way = want
                 if not columns:
                     columns = tuple(batch.columns)
                     await conn.execute(

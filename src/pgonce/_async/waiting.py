@@ -67,23 +67,23 @@ async def _packed(rows: AsyncIterable[tuple[SeedRow, Cursor]], packer: Packer) -
 
 
 @asynccontextmanager
-async def ahead(items: Stream[T], *, lockstep: bool) -> AsyncIterator[AsyncIterator[T]]:
-    """``items``, made one ahead: synchronous ones in a thread, so that they may block, asynchronous ones in a task.
+async def ahead(items: Stream[T]) -> AsyncIterator[tuple[AsyncIterator[T], Callable[[], None]]]:
+    """``items``: synchronous ones made in a thread, so that they may block, asynchronous ones in a task.
 
-    ``lockstep``: the next one is made only when it is asked for.
+    Each is made when it is asked for, or one ahead, from the call of the second function on.
     """
     if isinstance(items, AsyncIterable):
-        if lockstep:
-            yield aiter(items)
-            return
         made: asyncio.Queue[T | _End] = asyncio.Queue(1)
+        wanted = asyncio.Event()
 
         async def make() -> None:
             last = _End(None)
             try:
                 async for item in items:
+                    wanted.clear()
                     await made.put(item)
                     await made.join()  # one ahead, not two
+                    await wanted.wait()
             except BaseException as error:
                 if asked_to_stop(error):
                     raise
@@ -91,20 +91,22 @@ async def ahead(items: Stream[T], *, lockstep: bool) -> AsyncIterator[AsyncItera
             await made.put(last)
 
         async def take() -> T | _End:
+            if made.empty():
+                wanted.set()
             item = await made.get()
             made.task_done()
             return item
 
         task = asyncio.create_task(make())
         try:
-            yield _taken(take)
+            yield _taken(take), wanted.set
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         return
-    thread = Ahead(lambda: iter(items), lockstep=lockstep)
+    thread = Ahead(lambda: iter(items))
     try:
-        yield _taken(lambda: asyncio.to_thread(_take, thread))
+        yield _taken(lambda: asyncio.to_thread(_take, thread)), thread.want
     finally:
         await asyncio.to_thread(thread.close)
 

@@ -131,9 +131,11 @@ class Import:
         last = time.monotonic()
         # Few rows per batch are somebody's who watches each: threads would gain nothing, and a source that looks at the
         # database would see its rows later than it may expect.
-        lockstep = self._pace.size < SMALLEST
-        with ahead(batches(source, cursor, self._pace, make), lockstep=lockstep) as taken:
+        in_step = self._pace.size < SMALLEST
+        with ahead(batches(source, cursor, self._pace, make)) as (taken, want):
             for batch in taken:
+                if not in_step:
+                    batch.under_way = want
                 if fingerprint:
                     batch.fingerprint = fingerprint(batch.cursor)
                 at = self._commit(batch)
@@ -214,7 +216,7 @@ class Import:
         before = self._checkpoint
         number = before.batch if before else 0
         try:
-            with self._run.transaction() as tx:
+            with self._run.unfenced() as tx:  # advance_seed is the fence
                 room = max(0, self._options.max_rejects - self._rejected)
                 self._loader.begin(tx)
                 if straight:

@@ -152,6 +152,7 @@ class Loader:
             with cursor.copy(statement) as copy:
                 for part in parts:
                     copy.write(part)
+                    batch.under_way()
             return cursor.rowcount
 
     def _merge(self, conn: Connection[Any], batch: Packed, names: sql.Composed, rows: int) -> Counts:

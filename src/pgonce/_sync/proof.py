@@ -46,10 +46,11 @@ def rehearse(pool: Pool, source: Source, table: Table, cursor: Cursor | None, ma
         total, last = Counts(), time.monotonic()
         with (
             conn.transaction(force_rollback=True),
-            ahead(batches(source, cursor, pace, make), lockstep=False) as taken,
+            ahead(batches(source, cursor, pace, make)) as (taken, want),
         ):
             loader.begin(conn)
             for batch in taken:
+                batch.under_way = want
                 room = max_rejects - total.rejected
                 counts, _ = rejects.write(conn, loader, batch, seen=total.seen, room=room)
                 total += counts
@@ -72,9 +73,10 @@ def compare(pool: Pool, source: Source, table: Table, stored_rejects: int) -> di
         columns: tuple[str, ...] = ()
         with (
             conn.transaction(force_rollback=True),
-            ahead(batches(source, None, pace, make), lockstep=False) as taken,
+            ahead(batches(source, None, pace, make)) as (taken, want),
         ):
             for batch in taken:
+                batch.under_way = want
                 if not columns:
                     columns = tuple(batch.columns)
                     conn.execute(

@@ -95,12 +95,18 @@ class Run:
             LeaseLost: the run was taken over; nothing of this transaction is written.
             TransactionBroken: the body said COMMIT or ROLLBACK itself; a COMMIT of its own was not fenced.
         """
-        with connection(self._pool) as conn, transaction(conn, f"pgonce {self.id}", self.window):
+        with self.unfenced() as conn:
             yield conn
             if conn.info.transaction_status == TransactionStatus.IDLE:  # the client knows: no round trip
                 raise TransactionBroken("a job ended run.transaction() inside: leave COMMIT and ROLLBACK to pgonce")
             if not self._beat(conn):
                 raise LeaseLost(f"run {self.id} of job {self.name} {self._why()}: this transaction is rolled back")
+
+    @contextmanager
+    def unfenced(self) -> Iterator[Connection[Any]]:
+        """The same for a body that calls a function with the fence in it, such as advance_seed: one beat is enough."""
+        with connection(self._pool) as conn, transaction(conn, f"pgonce {self.id}", self.window):
+            yield conn
 
     def _beat(self, conn: Connection[Any]) -> bool:
         # timed from before the statement is sent: the database reads its clock no earlier than that

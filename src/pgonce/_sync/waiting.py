@@ -104,11 +104,11 @@ def packed(stream: Stream[tuple[SeedRow, Cursor]], packer: Packer) -> Stream[Pac
 
 
 @contextmanager
-def ahead(items: Stream[T], *, lockstep: bool) -> Iterator[Iterator[T]]:
-    """``items``, made one ahead in a thread; ``lockstep``: the next one is made only when it is asked for."""
-    thread = Ahead(lambda: iter(items), lockstep=lockstep)
+def ahead(items: Stream[T]) -> Iterator[tuple[Iterator[T], Callable[[], None]]]:
+    """``items``, made in a thread when they are asked for, or one ahead, from the call of the second function on."""
+    thread = Ahead(lambda: iter(items))
     try:
-        yield _taken(thread)
+        yield _taken(thread), thread.want
     finally:
         thread.close()
 

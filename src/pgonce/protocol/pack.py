@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pgonce.protocol.ahead import give_way
 from pgonce.protocol.copy_format import TEXT
 from pgonce.protocol.copy_text import Refused, RowFormatter
 from pgonce.protocol.source import BlockSource, CopyFormat, Cursor, SeedRow
@@ -65,6 +66,8 @@ class Packed:
     """Rows that are not in ``parts``, because they have no text; their index counts all rows of the batch."""
     format: CopyFormat = TEXT
     fingerprint: Mapping[str, Any] | None = None
+    under_way: Callable[[], None] = lambda: None
+    """Called when its first bytes have gone: the server is busy, and the next batch may be made."""
 
     def cursor_of(self, index: int) -> Cursor:
         """Of one row, or of the batch where that is all that is known."""
@@ -86,7 +89,7 @@ class Packer:
         self._pace = pace
         self._make = formatter
         self._formatter: RowFormatter | None = None
-        self._rows: list[SeedRow] = []
+        self.unformatted: list[SeedRow] = []
         self._cursors: list[Cursor] = []
         self._parts: list[bytes] = []
         self._refused: list[Refused] = []
@@ -100,29 +103,29 @@ class Packer:
         done = None
         if len(self._cursors) >= self._size and cursor != self._cursor:
             done = self.finish()
-        self._rows.append(row)
+        self.unformatted.append(row)
         self._cursors.append(cursor)
         self._cursor = cursor
-        if len(self._rows) >= self._chunk:
+        if len(self.unformatted) >= self._chunk:
             self._format()
         return done
 
     def _format(self) -> None:
         if self._formatter is None:
-            self._formatter = self._make(self._rows[0])
-        before = len(self._cursors) - len(self._rows)
-        data, refused = self._formatter.format(self._rows)
+            self._formatter = self._make(self.unformatted[0])
+        before = len(self._cursors) - len(self.unformatted)
+        data, refused = self._formatter.format(self.unformatted)
         self._parts.append(data)
         self._refused += [Refused(before + bad.index, bad.row, bad.reason) for bad in refused]
         self._bytes += len(data)
-        self._chunk = max(1, min(self._chunk * 2, CHUNK_ROWS, CHUNK_BYTES * len(self._rows) // max(len(data), 1)))
-        self._rows = []
+        self._chunk = max(1, min(self._chunk * 2, CHUNK_ROWS, CHUNK_BYTES * len(self.unformatted) // max(len(data), 1)))
+        self.unformatted = []
         if self._bytes >= BYTES:
             self._size = 1
 
     def finish(self) -> Packed | None:
         """What is left, if anything."""
-        if self._rows:
+        if self.unformatted:
             self._format()
         done = None
         if self._cursors and self._formatter:
@@ -140,6 +143,7 @@ def join_blocks(source: BlockSource, cursor: Cursor | None, pace: Pace) -> Itera
     rows = size = 0
     last: Cursor = None
     for data, count, last in source.copy_blocks(cursor):
+        give_way()
         parts.append(data)
         rows += count
         size += len(data)
@@ -155,5 +159,7 @@ def pack(rows: Iterable[tuple[SeedRow, Cursor]], packer: Packer) -> Iterator[Pac
     for row, cursor in rows:
         if done := packer.add(row, cursor):
             yield done
+        if not packer.unformatted:
+            give_way()
     if done := packer.finish():
         yield done
