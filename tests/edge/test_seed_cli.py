@@ -81,6 +81,15 @@ def test_two_workers_import_all_partitions_and_a_killed_one_is_resumed(cli: Cli,
     assert f"complete, {4 * PART:,} inserted" in cli("run", "parts")
 
 
+def test_partitions_are_rehearsed_and_verified_as_one(cli: Cli, conn: Conn) -> None:
+    assert f"nothing was written; it would be {4 * PART:,} inserted" in cli("run", "parts", "--dry-run")
+    assert count(conn) == 0
+    assert cli("ls").startswith("no import has run yet")
+    assert f"verified: {4 * PART:,} keys" in cli("run", "parts", "--workers", "2", "--verify")
+    conn.execute("delete from things where id = 1")
+    assert f"NOT verified: {4 * PART:,} keys" in cli("run", "parts", "--verify", code=1)
+
+
 def test_workers_without_partitions_are_a_usage_error(cli: Cli) -> None:
     assert "has no partitions" in cli("run", "whole", "--workers", "2", code=2)
 

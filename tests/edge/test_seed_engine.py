@@ -401,3 +401,34 @@ def test_a_partition_that_is_run_twice_at_once_commits_once(seeds: Seeds, table:
 def test_a_partition_that_was_not_begun_is_refused(seeds: Seeds, table: str) -> None:
     with pytest.raises(PgonceError):
         run(seeds, part(0, 3), partition="a")
+
+
+def test_a_rehearsal_of_partitions_counts_what_is_left_of_all_and_a_key_of_two_once(
+    seeds: Seeds, table: str, conn: Conn
+) -> None:
+    seeds.begin_partitions("s", ["a", "b", "c"])
+    run(seeds, part(0, 5), partition="a")
+    seeds.run("s", part(5, 15), **OPTIONS, batch_size=4, partition="b", stop=lambda: True)
+    sources = {"a": part(0, 5), "b": part(5, 15), "c": part(13, 20)}
+    sources["c"].rows.append((99, "bad", "t99"))
+    found = seeds.rehearse("s", sources, **OPTIONS, max_rejects=1)
+    assert (found.inserted, found.skipped, found.rejected) == (11, 2, 1)
+    assert [source.asked for source in sources.values()] == [[], [3], [None]]
+    assert ids(conn) == [*range(9)]
+    with pytest.raises(RowRejected, match="row 8,"):  # of its partition
+        seeds.rehearse("s", sources, **OPTIONS)
+    assert seeds.rehearse("s", sources, **OPTIONS, max_rejects=1, restart=True).skipped == 9 + 2
+
+
+def test_a_proof_of_partitions_is_that_of_all_their_rows(seeds: Seeds, table: str, conn: Conn) -> None:
+    sources = {"a": part(0, 12), "b": part(12, 30)}
+    seeds.begin_partitions("s", list(sources))
+    run(seeds, sources["a"], partition="a")
+    proof = seeds.verify("s", sources, **OPTIONS)
+    assert (proof["ok"], proof["keys"], proof["found"]) == (False, 30, 12)
+    run(seeds, sources["b"], partition="b")
+    proof = seeds.verify("s", sources, **OPTIONS)
+    assert (proof["ok"], proof["rows"], proof["equal"]) == (True, 30, 30)
+    assert seeds.checkpoint("s").verified == proof  # type: ignore[union-attr]
+    conn.execute("update things set note = 'other' where id = 20")
+    assert not seeds.verify("s", sources, **OPTIONS)["ok"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,8 +34,12 @@ from pairs
 """
 
 
-async def rehearse(pool: Pool, source: Source, table: Table, cursor: Cursor | None, max_rejects: int) -> Counts:
-    """Import everything behind ``cursor`` in one transaction, constraints and all, and roll it back.
+async def rehearse(
+    pool: Pool, sources: Iterable[tuple[Source, Cursor | None]], table: Table, max_rejects: int
+) -> Counts:
+    """Import everything behind the cursors in one transaction, constraints and all, and roll it back.
+
+    All partitions in the one: a key that two of them have is there already for the second, as it would be.
 
     Raises:
         RowRejected: more than ``max_rejects`` rows were refused.
@@ -43,26 +48,26 @@ async def rehearse(pool: Pool, source: Source, table: Table, cursor: Cursor | No
         loader = Loader(table, await check(conn, table))
         make, pace = formatter(loader, conn), Pace()
         total, last = Counts(), time.monotonic()
-        async with (
-            conn.transaction(force_rollback=True),
-            ahead(batches(source, cursor, pace, make)) as (taken, want),
-        ):
+        async with conn.transaction(force_rollback=True):
             await loader.begin(conn)
-            async for batch in taken:
-                batch.under_way = want
-                room = max_rejects - total.rejected
-                counts, _ = await rejects.write(conn, loader, batch, seen=total.seen, room=room)
-                total += counts
-                pace.took(batch.rows, time.monotonic() - last)
-                last = time.monotonic()
+            for source, cursor in sources:
+                before = total.seen
+                async with ahead(batches(source, cursor, pace, make)) as (taken, want):
+                    async for batch in taken:
+                        batch.under_way = want
+                        room = max_rejects - total.rejected
+                        counts, _ = await rejects.write(conn, loader, batch, seen=total.seen - before, room=room)
+                        total += counts
+                        pace.took(batch.rows, time.monotonic() - last)
+                        last = time.monotonic()
         return total
 
 
-async def compare(pool: Pool, source: Source, table: Table, stored_rejects: int) -> dict[str, Any]:
-    """Read all of ``source`` again and compare it with the table, in the database, where values have one form.
+async def compare(pool: Pool, sources: Sequence[Source], table: Table, stored_rejects: int) -> dict[str, Any]:
+    """Read all of ``sources`` again and compare them with the table, in the database, where values have one form.
 
     Returns:
-        The proof, as JSON: ``rows`` of the source, ``keys`` among them, ``found`` in the table, ``equal`` ones, the
+        The proof, as JSON: ``rows`` of the sources, ``keys`` among them, ``found`` in the table, ``equal`` ones, the
         two checksums over those that were found, and ``ok``: all is equal, and no more is missing than was rejected.
     """
     async with connection(pool) as conn:
@@ -70,21 +75,16 @@ async def compare(pool: Pool, source: Source, table: Table, stored_rejects: int)
         copied = Loader(Table(_SOURCE, (), table.columns, "fail"), Facts(False, False, facts.arrays))
         make, pace, total = formatter(copied, conn), Pace(), Counts()
         columns: tuple[str, ...] = ()
-        async with (
-            conn.transaction(force_rollback=True),
-            ahead(batches(source, None, pace, make)) as (taken, want),
-        ):
-            async for batch in taken:
-                batch.under_way = want
-                if not columns:
-                    columns = tuple(batch.columns)
-                    await conn.execute(
-                        sql.SQL("create temp table pgonce_source as select {} from {} with no data").format(
-                            _names(columns), table.identifier
-                        )
-                    )
-                counts, _ = await rejects.write(conn, copied, batch, seen=total.seen, room=batch.rows)
-                total += counts
+        async with conn.transaction(force_rollback=True):
+            for source in sources:
+                async with ahead(batches(source, None, pace, make)) as (taken, want):
+                    async for batch in taken:
+                        batch.under_way = want
+                        if not columns:
+                            columns = tuple(batch.columns)
+                            await conn.execute(_like(table, columns))
+                        counts, _ = await rejects.write(conn, copied, batch, seen=total.seen, room=batch.rows)
+                        total += counts
             found: Any = (0, 0, 0, None, None)
             if columns:
                 async with conn.cursor(row_factory=tuple_row) as cursor:
@@ -103,6 +103,11 @@ async def compare(pool: Pool, source: Source, table: Table, stored_rejects: int)
         "ok": equal == there and wanted == have and missing <= stored_rejects,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _like(table: Table, columns: tuple[str, ...]) -> sql.Composed:
+    text = "create temp table pgonce_source as select {} from {} with no data"
+    return sql.SQL(text).format(_names(columns), table.identifier)
 
 
 def _names(columns: tuple[str, ...], alias: str = "") -> sql.Composed:

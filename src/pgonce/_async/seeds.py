@@ -201,7 +201,7 @@ class AsyncSeeds:
     async def rehearse(
         self,
         name: str,
-        source: Source,
+        source: Source | Mapping[str, Source],
         *,
         into: str,
         key: Sequence[str],
@@ -210,25 +210,37 @@ class AsyncSeeds:
         max_rejects: int = 0,
         restart: bool = False,
     ) -> Counts:
-        """A dry run: everything that ``run`` would do, in one transaction that is rolled back; what it would count."""
+        """A dry run: everything that ``run`` would do, in one transaction that is rolled back; what it would count.
+
+        ``source``: of a seed with partitions a mapping, with the source of each; those that are complete are left out.
+        """
+        sources = dict(source) if isinstance(source, Mapping) else {None: source}
         table = Table(into, tuple(key), columns or getattr(source, "columns", None), on_conflict)
-        at = None if restart else await self.checkpoint(name)
-        return await proof.rehearse(self._pool, source, table, at.cursor if at else None, max_rejects)
+        left = list[tuple[Source, Cursor | None]]()
+        for part, each in sources.items():
+            at = None if restart else await self.checkpoint(name, part)
+            if part is None or at is None or at.status != "complete":
+                left.append((each, at.cursor if at else None))
+        return await proof.rehearse(self._pool, left, table, max_rejects)
 
     async def verify(
         self,
         name: str,
-        source: Source,
+        source: Source | Mapping[str, Source],
         *,
         into: str,
         key: Sequence[str],
         columns: Sequence[str] | None = None,
         on_conflict: OnConflict = "skip",
     ) -> dict[str, Any]:
-        """Compare the table with the whole source, and keep the proof with the checkpoint; ``ok`` says how it went."""
+        """Compare the table with the whole source, and keep the proof with the checkpoint; ``ok`` says how it went.
+
+        ``source``: of a seed with partitions a mapping, with the source of each; what they hold together is compared.
+        """
+        sources = list(source.values()) if isinstance(source, Mapping) else [source]
         table = Table(into, tuple(key), columns or getattr(source, "columns", None), on_conflict)
         stored = await call(self._pool, seed_control.reject_seed_rows(name, [], None), self._schema)
-        found = await proof.compare(self._pool, source, table, stored)
+        found = await proof.compare(self._pool, sources, table, stored)
         await call(self._pool, seed_control.set_seed_proof(name, found), self._schema)
         return found
 

@@ -71,8 +71,6 @@ def run(
     }
     if found.partitions is None and (workers > 1 or cluster):
         raise click.UsageError(f"the seed {name} has no partitions: --workers and --cluster need them")
-    if found.partitions is not None and (dry_run or verify):
-        raise click.UsageError("--dry-run and --verify are for seeds without partitions")
     if dry_run:
         limit = {"max_rejects": options["max_rejects"], "restart": restart}
         counts: Counts = _each_kind(found, url, schema, "rehearse", limit)
@@ -100,12 +98,12 @@ def _each_kind(seed: Seed, url: str, schema: str, verb: str, options: dict[str, 
     if inspect.isasyncgenfunction(seed.function):
         return asyncio.run(_async_kind(seed, url, schema, verb, options))
     with database.open_pool(url) as pool:
-        return getattr(Seeds(pool, schema=schema), verb)(seed.name, seed.function, **options)
+        return getattr(Seeds(pool, schema=schema), verb)(seed.name, seed.whole(), **options)
 
 
 async def _async_kind(seed: Seed, url: str, schema: str, verb: str, options: dict[str, Any]) -> Any:
     async with await database.open_async_pool(url) as pool:
-        return await getattr(AsyncSeeds(pool, schema=schema), verb)(seed.name, seed.function, **options)
+        return await getattr(AsyncSeeds(pool, schema=schema), verb)(seed.name, seed.whole(), **options)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,12 @@ class Seed:
         found = self.partitions() if callable(self.partitions) else self.partitions
         return {part if isinstance(part, str) else json.dumps(part): part for part in found or ()}
 
+    def whole(self) -> Callable[[Any], Any] | dict[str, Callable[[Any], Any]]:
+        """The function of the cursor; of a seed with partitions one for each of them."""
+        if self.partitions is None:
+            return self.function
+        return {name: self.source(part) for name, part in self.parts().items()}
+
     def source(self, part: Any = None) -> Callable[[Any], Any]:
         """The function of the cursor alone: of the whole seed, or of one of its partitions."""
         return self.function if self.partitions is None else functools.partial(self.function, partition=part)
