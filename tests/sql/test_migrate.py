@@ -73,6 +73,21 @@ def test_migrating_again_waits_for_no_writer(database: str, conn: Connection) ->
         assert schema.migrate(impatient) == []
 
 
+def test_the_trigger_of_an_older_release_is_replaced_and_closes_an_expired_run_as_before(
+    database: str, conn: Connection
+) -> None:
+    conn.execute("drop trigger before_insert on cron_job_runs")
+    conn.execute(
+        "create trigger before_insert before insert on cron_job_runs for each row when (new.status = 'running'"
+        " and new.started_at <> new.heartbeat_at) execute function cron_job_runs_before_insert()"
+    )
+    schema.migrate(database)
+    conn.execute("insert into cron_job_runs (job_name, heartbeat_at) values ('job', now() - interval '1 hour')")
+    conn.execute("insert into cron_job_runs (job_name) values ('job')")
+    assert value(conn, "select array_agg(status order by status) from cron_job_runs") == ["failed", "running"]
+    assert "status" not in value(conn, "select pg_get_triggerdef(oid) from pg_trigger where tgname = 'before_insert'")
+
+
 def test_a_migrate_that_waited_does_not_claim_the_work_of_the_other(empty_database: str, empty: Connection) -> None:
     with psycopg.connect(empty_database) as first:
         first.execute(schema.script().encode())

@@ -18,8 +18,8 @@ Connection = psycopg.Connection[Any]
 
 ROWS = 50_000
 
-# by id or among the few that run: the planner may take either
-RUNNING = ("cron_job_runs_pkey", "cron_job_runs_one_running", "idx_cron_runs_status")
+# among the few that run: the planner may take either
+RUNNING = ("cron_job_runs_one_running", "idx_cron_runs_status")
 
 # call: the index, or one of those, that must have found the rows
 LOOKUPS = {
@@ -38,9 +38,9 @@ LOOKUPS = {
     "start_job_run('running')": RUNNING,
     "start_job_run('dead')": RUNNING,
     "start_job_run('job_1', p_scheduled_for => '2026-01-01')": "cron_job_runs_one_tick",
-    "beat_job_run(RUN)": RUNNING,
-    "complete_job_run(RUN)": RUNNING,
-    "fail_job_run(RUN, 'why')": RUNNING,
+    "beat_job_run(RUN)": "cron_job_runs_pkey",
+    "complete_job_run(RUN)": "cron_job_runs_pkey",
+    "fail_job_run(RUN, 'why')": "cron_job_runs_pkey",
     "purge_job_runs()": "idx_cron_runs_started",
     "purge_job_runs(p_limit => 100)": "idx_cron_runs_started",
 }  # fmt: skip
@@ -102,6 +102,19 @@ def test_a_call_is_an_index_lookup(planned: Connection, call: str, index: str | 
     tables, indexes = scans(planned, call.replace("EVENT", event).replace("RUN", run))
     assert tables == set()
     assert indexes & ({index} if isinstance(index, str) else set(index))
+
+
+@pytest.mark.parametrize("plan", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize("call", ["beat_job_run", "report_job_run", "complete_job_run"])
+def test_a_run_is_found_by_its_id_and_not_among_the_dead_entries_of_those_that_have_ended(
+    conn: Connection, call: str, plan: str
+) -> None:
+    conn.execute(f"set plan_cache_mode = {plan}".encode())
+    for _ in range(50):
+        conn.execute("select complete_job_run(start_job_run('job'))")
+    with conn.transaction():
+        run = value(conn, "select format('%L', start_job_run('job'))")
+        assert scans(conn, f"{call}({run})")[1] == {"cron_job_runs_pkey"}
 
 
 @pytest.mark.parametrize(

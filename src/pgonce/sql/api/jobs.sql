@@ -84,6 +84,7 @@ comment on function abandon_job_run(text, text) is
 create or replace function cron_job_runs_before_insert() returns trigger
 language plpgsql set search_path from current as $$
 begin
+  if new.status <> 'running' then return new; end if;
   -- Where it had to close one, this run starts after that moment: now() is the transaction's start, and the two would
   -- overlap by microseconds in job_overlaps.
   if abandon_job_run(new.job_name, new.key) and new.started_at = now() then
@@ -93,12 +94,18 @@ begin
 end $$;
 comment on function cron_job_runs_before_insert() is 'pgonce: a plain INSERT of a run is not blocked for ever by a crashed one.';
 
-do $$ begin  -- not "or replace": that one locks out every writer of the table at each migrate
-  if not exists (select from pg_trigger where tgrelid = 'cron_job_runs'::regclass and tgname = 'before_insert') then
-    create trigger before_insert before insert on cron_job_runs
-      -- start_job_run has looked already, and begins with a heartbeat; the trigger would take a fifth of its time
-      for each row when (new.status = 'running' and new.started_at <> new.heartbeat_at)
-      execute function cron_job_runs_before_insert();
+do $$
+declare
+  -- start_job_run has looked already, and begins with a heartbeat. PostgreSQL parses this condition anew for every INSERT, the
+  -- more of it the longer: so nothing about the status here.
+  v_trigger text := 'create trigger before_insert before insert on cron_job_runs for each row '
+    'when (new.started_at <> new.heartbeat_at) execute function cron_job_runs_before_insert()';
+begin
+  -- Not "or replace": that one locks out every writer of the table, at each migrate; this only where it is another one.
+  if not exists (select from pg_trigger where tgrelid = 'cron_job_runs'::regclass and tgname = 'before_insert'
+                   and pg_get_triggerdef(oid) not like '%status%') then
+    drop trigger if exists before_insert on cron_job_runs;
+    execute v_trigger;
   end if;
 end $$;
 
@@ -110,30 +117,42 @@ returns uuid
 language plpgsql set search_path from current as $$
 declare
   v_id uuid;
-  v_now timestamptz;
   v_holder uuid;
   v_since timestamptz;
   v_expired boolean;
-begin
-  if coalesce(p_job_name, '') = '' then
-    raise sqlstate '22023' using message = 'the job name must not be empty';
-  elsif coalesce(p_window, interval '0') <= interval '0' or p_window > interval '100 years' then
+  -- in one expression: each is set up anew in every transaction
+  v_wrong text := case
+    when coalesce(p_job_name, '') = '' then 'the job name must not be empty'
     -- the upper bound: where heartbeat + window leaves the range of timestamps, every later start would fail
-    raise sqlstate '22023' using message = 'the window must be longer than zero and at most 100 years';
-  elsif p_key is null then
-    raise sqlstate '22023' using message = 'the key must not be null', hint = 'leave it out, or pass an empty string';
-  elsif coalesce(p_retries, -1) < 0 then
-    raise sqlstate '22023' using message = 'the number of retries must not be negative';
-  elsif coalesce(p_backoff, interval '0') <= interval '0' or p_backoff > interval '1 year' then
-    raise sqlstate '22023' using message = 'the backoff must be longer than zero and at most a year';
+    when coalesce(p_window, '0') <= '0' or p_window > '100 years' then 'the window must be longer than zero and at most 100 years'
+    when p_key is null then 'the key must not be null: leave it out, or pass an empty string'
+    when coalesce(p_retries, -1) < 0 then 'the number of retries must not be negative'
+    when coalesce(p_backoff, '0') <= '0' or p_backoff > '1 year' then 'the backoff must be longer than zero and at most a year'
+  end;
+begin
+  if v_wrong is not null then
+    raise sqlstate '22023' using message = v_wrong;
   end if;
   for v_try in 1 .. 10 loop
-    if p_scheduled_for is not null and exists (
-      select from cron_job_runs where job_name = p_job_name and key = p_key and scheduled_for = p_scheduled_for) then
-      return null;
+    if p_scheduled_for is not null then
+      if exists (
+        select from cron_job_runs where job_name = p_job_name and key = p_key and scheduled_for = p_scheduled_for) then
+        return null;
+      end if;
     end if;
 
-    -- A plain read first: INSERT ... ON CONFLICT would wait for the holder's uncommitted update.
+    -- NOT EXISTS, because ON CONFLICT alone would wait for the holder's uncommitted update. The clock is read within the
+    -- statement: a reading from before its snapshot may lie before the end of a run that the snapshot sees ended.
+    insert into cron_job_runs (job_name, scope, key, run_window, scheduled_for, started_at, heartbeat_at, retries, backoff)
+    select p_job_name, coalesce(p_scope, '{}'), p_key, p_window, p_scheduled_for, clock.now, clock.now,
+           nullif(p_retries, 0), case when p_retries > 0 then p_backoff end
+    from (select clock_timestamp() as now) clock
+    where not exists (select from cron_job_runs where job_name = p_job_name and key = p_key and status = 'running')
+    on conflict do nothing
+    returning id into v_id;
+    if found then return v_id; end if;
+
+    -- Who is in the way? In a new statement, which sees what has been committed since.
     select id, started_at, heartbeat_at + run_window <= clock_timestamp() into v_holder, v_since, v_expired
     from cron_job_runs where job_name = p_job_name and key = p_key and status = 'running';
     if found and v_expired then
@@ -144,24 +163,16 @@ begin
       select id, started_at into v_holder, v_since
       from cron_job_runs where job_name = p_job_name and key = p_key and status = 'running';
     end if;
-
-    v_now := clock_timestamp();
-    if not found then
-      insert into cron_job_runs (job_name, scope, key, run_window, scheduled_for, started_at, heartbeat_at, retries, backoff)
-      values (p_job_name, coalesce(p_scope, '{}'), p_key, p_window, p_scheduled_for, v_now, v_now,
-              nullif(p_retries, 0), case when p_retries > 0 then p_backoff end)
-      on conflict do nothing
-      returning id into v_id;
-      if found then return v_id; end if;
-      -- Somebody was faster: look again, in a new statement, at who it was.
-    else
-      insert into cron_job_runs (job_name, status, scope, key, run_window, scheduled_for, started_at, completed_at,
+    if found then
+      insert into cron_job_runs (job_name, status, scope, key, run_window, scheduled_for, started_at, heartbeat_at, completed_at,
                                  duration_ms, blocked_by, error_message)
-      values (p_job_name, 'skipped', coalesce(p_scope, '{}'), p_key, p_window, p_scheduled_for, v_now, v_now, 0, v_holder,
-              format('overlap: run %s has been running since %s', v_holder, v_since))
+      select p_job_name, 'skipped', coalesce(p_scope, '{}'), p_key, p_window, p_scheduled_for, clock.now, clock.now, clock.now,
+             0, v_holder, format('overlap: run %s has been running since %s', v_holder, v_since)
+      from (select clock_timestamp() as now) clock
       on conflict do nothing;
       return null;
     end if;
+    -- Closed just now, or its tick is another's: try again.
   end loop;
   raise sqlstate '40001' using message = format('runs of job %s come and go', p_job_name), hint = 'try again';
 end $$;
@@ -171,10 +182,13 @@ comment on function start_job_run(text, jsonb, interval, text, timestamptz, inte
   'long it counts as dead. p_key: runs with different keys may run side by side. p_retries: how often a failure of it is retried, by '
   'a worker that has the job; p_backoff: how long after the first failure, doubled with every further one.';
 
+-- In the verbs of a run's holder below, "status || ''" keeps the planner off the indexes of running runs: it takes them for the
+-- smallest, but every end leaves a dead entry in them, and under a long snapshot these pile up. By its id a run is one lookup.
+
 create or replace function beat_job_run(p_run_id uuid) returns boolean
 language plpgsql set search_path from current as $$
 begin
-  update cron_job_runs set heartbeat_at = clock_timestamp() where id = p_run_id and status = 'running';
+  update cron_job_runs set heartbeat_at = clock_timestamp() where id = p_run_id and status || '' = 'running';
   if found then return true; end if;
   if not exists (select from cron_job_runs where id = p_run_id) then
     raise sqlstate 'PT404' using message = format('there is no job run %s', p_run_id);
@@ -214,8 +228,9 @@ begin
   set status = 'succeeded', completed_at = v_now, error_message = null,
       rows_processed = coalesce(p_rows_processed, rows_processed), rows_skipped = coalesce(p_rows_skipped, rows_skipped),
       duration_ms = least(extract(epoch from v_now - started_at) * 1000, 2147483647)
-  where id = p_run_id and status = 'running';
-  return found or has_job_run_ended(p_run_id, 'succeeded', null);
+  where id = p_run_id and status || '' = 'running';
+  if found then return true; end if;
+  return has_job_run_ended(p_run_id, 'succeeded', null);
 end $$;
 comment on function complete_job_run(uuid, integer, integer) is
   'pgonce: ends the run as succeeded. true, also when repeated after a lost answer; false = it was taken over or has failed. Counts '
@@ -230,7 +245,7 @@ begin
   update cron_job_runs
   set status = 'failed', completed_at = v_now, error_message = p_error_message,
       duration_ms = least(extract(epoch from v_now - started_at) * 1000, 2147483647)
-  where id = p_run_id and status = 'running'
+  where id = p_run_id and status || '' = 'running'
   returning retries into v_retries;
   if not found then return has_job_run_ended(p_run_id, 'failed', p_error_message); end if;
   if v_retries > 0 then perform plan_job_retry(p_run_id); end if;

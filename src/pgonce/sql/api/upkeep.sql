@@ -41,7 +41,7 @@ begin
   update cron_job_runs
   set heartbeat_at = clock_timestamp(), rows_processed = p_rows_processed, rows_skipped = p_rows_skipped,
       progress_done = p_progress_done, progress_total = p_progress_total
-  where id = p_run_id and status = 'running'
+  where id = p_run_id and status || '' = 'running'
   returning stop_requested_at into v_stop;
   if found then return case when v_stop is null then 'running' else 'stopping' end; end if;
   if not exists (select from cron_job_runs where id = p_run_id) then
@@ -57,7 +57,7 @@ create or replace function stop_job_run(p_run_id uuid) returns boolean
 language plpgsql set search_path from current as $$
 begin
   update cron_job_runs set stop_requested_at = coalesce(stop_requested_at, clock_timestamp())
-  where id = p_run_id and status = 'running';
+  where id = p_run_id and status || '' = 'running';
   if found then return true; end if;
   delete from job_retries where run_id = p_run_id;
   if found then return true; end if;
