@@ -118,12 +118,11 @@ def end_to_end(make: Callable[[], pgonce.App], bodies: Sequence[bytes]) -> float
 async def _record(url: str, bodies: Sequence[bytes], worker: Worker) -> None:
     waiting = iter(bodies)
     async with await database.open_async_pool(url, 4) as pool:
-        recorder = Recorder(pool)
+        recorder = Recorder(pool, worker=worker)
 
         async def client() -> None:
             for body in waiting:
-                if await recorder.record(stripe.read(body), None) == "queued":
-                    worker.wake()
+                await recorder.record(stripe.read(body), None)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(CLIENTS):

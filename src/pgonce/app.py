@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -13,6 +12,7 @@ from typing import Any, Literal, TypeVar
 from pgonce.errors import InvalidArgument, NotFound
 from pgonce.protocol import jobs as jobs_protocol
 from pgonce.protocol.cron import CatchUp, Cron, Plan, read_plan
+from pgonce.protocol.glob import any_of
 from pgonce.protocol.interval import interval
 from pgonce.protocol.seed_definition import Seed
 from pgonce.protocol.webhooks import Event
@@ -68,6 +68,7 @@ class App:
     handlers: list[Handler] = field(default_factory=list)
     jobs: dict[str, Job] = field(default_factory=dict)
     seeds: dict[str, Seed] = field(default_factory=dict)
+    _matching: dict[tuple[str, int], list[Handler]] = field(default_factory=dict, repr=False, compare=False)
 
     def webhook(
         self,
@@ -225,11 +226,15 @@ class App:
         Raises:
             InvalidArgument: they cannot: some are coroutines and some are not, or one wants it all for itself.
         """
+        asked = event_type, len(self.handlers)  # for each event three times, and Stripe has some 250 types
+        if (found := self._matching.get(asked)) is not None:
+            return found
         found = [handler for handler in self.handlers if handler.matches(event_type)]
         if len({handler.is_async for handler in found}) > 1:
             raise InvalidArgument(f"{event_type} has sync and async handlers: make them all one kind")
         if len(found) > 1 and any(handler.kind != "shared" for handler in found):
             raise InvalidArgument(f"{event_type} has several handlers, so none may be a batch or own its transaction")
+        self._matching[asked] = found
         return found
 
     def order_key(self, event: Event) -> str | None:
@@ -270,21 +275,6 @@ class App:
     def get_seed(self, name: str) -> Seed:
         """The seed of this name; NotFound names those there are."""
         return _named(self.seeds, name, "seed")
-
-
-_GLOB = re.compile(r"\*|\?|\[[^\]]+\]|[^*?\[]+|\[")
-
-
-def any_of(patterns: Sequence[str]) -> str:
-    """A regular expression that PostgreSQL and Python read alike, for what any of these globs matches."""
-
-    def part(match: re.Match[str]) -> str:
-        text = match[0]
-        if len(text) > 1 and text.startswith("["):
-            return text.replace("[!", "[^", 1)
-        return {"*": ".*", "?": "."}.get(text) or re.escape(text)
-
-    return "^(" + "|".join(_GLOB.sub(part, pattern) for pattern in patterns) + ")$"
 
 
 V = TypeVar("V")

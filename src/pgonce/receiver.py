@@ -81,7 +81,7 @@ class Receiver:
                 except PgonceError:
                     await self._pool.close()
                     raise
-            self._recorder = Recorder(self._pool, schema=self._schema)
+            self._recorder = Recorder(self._pool, schema=self._schema, worker=self._worker)
 
     async def stop(self) -> None:
         """Let the worker finish what it has in hand, and close the pool."""
@@ -149,8 +149,6 @@ class Receiver:
         assert self._recorder is not None  # noqa: S101 -- start has made it, or raised
         key = self._app.order_key(Event(event.id, event.type, event.payload))
         outcome = accepted(await self._recorder.record(event, key), event.id)
-        if outcome == "queued" and self._worker is not None:
-            self._worker.wake()
         return answer(200, event=event.id, outcome=outcome)
 
     async def _ready(self) -> Response:

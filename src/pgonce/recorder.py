@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from typing import Protocol
 
 from pgonce._async.execute import Pool, call
-from pgonce.protocol import webhooks as protocol
+from pgonce.protocol import queue, webhooks
+from pgonce.protocol.queue import Claimed
 from pgonce.protocol.stripe import Body
 
 INSERTS = 2
@@ -14,17 +17,33 @@ MOST = 100
 """Events in one INSERT, at most."""
 
 
+class Hands(Protocol):
+    """What a recorder asks of the worker in its process."""
+
+    def room(self) -> int:
+        """How many events it would begin soon."""
+
+    def hand_over(self, claimed: Sequence[Claimed]) -> None:
+        """Handle these."""
+
+    def wake(self) -> None:
+        """Look at the table."""
+
+
 class Recorder:
     """Queues events for the workers, one INSERT for as many as have come together. For one event loop.
 
     Args:
         pool: of at least ``INSERTS`` connections.
         schema: where ``pgonce migrate`` put the tables.
+        worker: the one in this process. While it keeps up, events are claimed for it with their INSERT and handed over:
+            that saves the claim, and reading the payload back.
     """
 
-    def __init__(self, pool: Pool, *, schema: str = "public") -> None:
+    def __init__(self, pool: Pool, *, schema: str = "public", worker: Hands | None = None) -> None:
         self._pool = pool
         self._schema = schema
+        self._worker = worker
         self._waiting: list[tuple[Body, str | None, asyncio.Future[str]]] = []
         self._inserting: set[asyncio.Task[None] | None] = set()
 
@@ -56,7 +75,7 @@ class Recorder:
             batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
             bodies, keys, futures = zip(*batch, strict=True)
             try:
-                outcomes = await call(self._pool, protocol.queue_webhooks(bodies, keys), self._schema)
+                outcomes = await self._queue(bodies, keys)
             except Exception as error:  # noqa: BLE001 -- each request answers it
                 for future in futures:
                     if not future.done():  # its client may have gone away
@@ -65,3 +84,15 @@ class Recorder:
                 for body, future in zip(bodies, futures, strict=True):
                     if not future.done():
                         future.set_result(outcomes[body.id])
+
+    async def _queue(self, bodies: Sequence[Body], keys: Sequence[str | None]) -> dict[str, str]:
+        if self._worker is None:
+            return await call(self._pool, webhooks.queue_webhooks(bodies, keys), self._schema)
+        if self._worker.room() < len(bodies):
+            outcomes = await call(self._pool, webhooks.queue_webhooks(bodies, keys), self._schema)
+            self._worker.wake()
+        else:
+            claim = queue.queue_and_claim(bodies, keys, self._schema)
+            outcomes, claimed = await call(self._pool, claim, self._schema)
+            self._worker.hand_over(claimed)
+        return outcomes

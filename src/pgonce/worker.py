@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -17,9 +19,11 @@ from pgonce import database
 from pgonce._async.lane import AsyncLane
 from pgonce._sync.execute import call
 from pgonce._sync.lane import Lane
-from pgonce.app import App, any_of
+from pgonce.app import App
 from pgonce.errors import PgonceError
 from pgonce.protocol import queue
+from pgonce.protocol.glob import any_of
+from pgonce.protocol.queue import Claimed
 
 POLL = 1.0
 """Seconds between two looks when nothing was due; a receiver in the same process wakes the lanes at once."""
@@ -66,6 +70,9 @@ class Worker:
         self._work_async: Callable[[], None] = lambda: None
         self._threads: list[threading.Thread] = []
         self._async_types = app.types(asynchronous=True)
+        self._lanes: list[Lane | AsyncLane] = []
+        self._handed: deque[Claimed] = deque()
+        self._handed_async: deque[Claimed] = deque()
 
     def start(self) -> Self:
         """Start the lanes.
@@ -95,6 +102,20 @@ class Worker:
         if self._app.handlers and (taken := call(self._pool, queue.take_back_webhooks(types), self._schema)):
             log.info("%s events of the last day have a handler now and are queued again", taken)
 
+    def room(self) -> int:
+        """How many more events may be handed over: those that begin soon, none while older ones wait in the table."""
+        if self._stop.is_set() or any(lane.backlog for lane in self._lanes):
+            return 0
+        waiting = len(self._handed) + len(self._handed_async)
+        return sum(lane.size for lane in self._lanes) - waiting
+
+    def hand_over(self, claimed: Sequence[Claimed]) -> None:
+        """Handle these: recorded and claimed in this process. Should it end before, another one takes them up."""
+        for item in claimed:
+            is_async = self._async_types and re.match(self._async_types, item.event.type)
+            (self._handed_async if is_async else self._handed).append(item)
+        self.wake()
+
     def wake(self) -> None:
         """Something was queued in this process: look at once."""
         self._work.set()
@@ -115,8 +136,14 @@ class Worker:
             thread.join(timeout)
         ended = not any(thread.is_alive() for thread in self._threads)
         if ended:
+            self._give_back()
             self._pool.close()
         return ended
+
+    def _give_back(self) -> None:
+        if left := [*self._handed, *self._handed_async]:
+            with suppress(PgonceError, psycopg.Error):  # else they come back when their leases run out
+                call(self._pool, queue.release_webhooks(left), self._schema)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -130,10 +157,12 @@ class Worker:
         lane = Lane(
             self._pool,
             self._app,
+            handed=self._handed,
             other_types=self._async_types,
             schema=self._schema,
             max_attempts=self._max_attempts,
         )
+        self._lanes.append(lane)
         while not self._stop.is_set():
             try:
                 busy = lane.step()
@@ -144,9 +173,9 @@ class Worker:
                 log.exception("a lane of the worker stumbled")
                 self._stop.wait(self._pause())
             else:
-                if busy:
-                    self._work.set()  # there may be more than one lane can do
-                else:
+                if lane.full:
+                    self._work.set()  # for another lane, too; half as many lanes with twice the batch do it for less
+                elif not busy:
                     self._wait()
 
     def _wait(self) -> None:
@@ -189,8 +218,14 @@ class Worker:
         async with pool, asyncio.TaskGroup() as group:
             for _ in range(self._concurrency):
                 lane = AsyncLane(
-                    pool, self._app, types=self._async_types, schema=self._schema, max_attempts=self._max_attempts
+                    pool,
+                    self._app,
+                    handed=self._handed_async,
+                    types=self._async_types,
+                    schema=self._schema,
+                    max_attempts=self._max_attempts,
                 )
+                self._lanes.append(lane)
                 group.create_task(self._lane_async(lane, work))
 
     async def _lane_async(self, lane: AsyncLane, work: asyncio.Event) -> None:

@@ -12,15 +12,15 @@ from typing import Any, TypeAlias
 import psycopg
 from psycopg import AsyncConnection, sql
 from psycopg.pq import TransactionStatus
-from psycopg.rows import tuple_row
 
-from pgonce._async.execute import Pool, call, connection, execute, transaction
+from pgonce._async.execute import Pool, call, connection, execute, run, transaction
 from pgonce._async.waiting import asked_to_stop, sleep, time_limit
-from pgonce.app import Handler, any_of
+from pgonce.app import Handler
 from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken, translate
 from pgonce.protocol import queue as protocol
 from pgonce.protocol import webhooks
 from pgonce.protocol.call import Call
+from pgonce.protocol.glob import any_of
 from pgonce.protocol.queue import Claimed
 from pgonce.protocol.webhooks import Ignored
 
@@ -47,6 +47,8 @@ class AsyncAttempts:
         self._schema = schema
         self._qualifier = sql.Identifier(schema).as_string()
         self._max_attempts = max_attempts
+        self.begun = False
+        """Whether a handler has been called since this was set to False."""
 
     async def in_savepoints(self, work: Sequence[Work]) -> None:
         """Several events in one commit, each in a savepoint of its own: mark, then handle."""
@@ -66,7 +68,7 @@ class AsyncAttempts:
                         await conn.execute("rollback to savepoint pgonce_event")
                         again = items[number:]
                         break
-                await self._run(conn, _RELEASE)
+                await run(conn, _RELEASE)
             if again:
                 await self._again(again)
         except psycopg.Error as error:
@@ -107,16 +109,7 @@ class AsyncAttempts:
         else:
             ending = f"ignore_webhook({claim}, {sql.Literal(f'no handler for {item.event.type}').as_string(conn)})"
         mark = f"savepoint pgonce_event; select {self._qualifier}.{ending}"
-        return bool(await self._run(conn, f"{_RELEASE}; {mark}" if previous else mark))
-
-    async def _run(self, conn: AsyncConnection[Any], statements: str) -> Any:
-        """Several statements in one round trip; the value of the last."""
-        async with conn.cursor(row_factory=tuple_row) as cursor:
-            await cursor.execute(statements.encode())
-            while cursor.nextset():
-                pass
-            row = await cursor.fetchone() if cursor.description else None
-        return row[0] if row else None
+        return await run(conn, f"{_RELEASE}; {mark}" if previous else mark) == b"t"
 
     async def _handled(
         self, conn: AsyncConnection[Any], item: Claimed, handlers: Sequence[Handler], batch: Sequence[Claimed]
@@ -132,6 +125,7 @@ class AsyncAttempts:
             if any(handler.order == "coalesce" for handler in handlers) and item.order_key:
                 types = any_of([handler.pattern for handler in handlers])
                 await execute(conn, protocol.coalesce_webhooks(item, types), self._schema)
+            self.begun = True
             async with time_limit(conn, limit, expired):
                 for handler in handlers:
                     await handler.function(item.event, conn)
@@ -181,6 +175,7 @@ class AsyncAttempts:
             async with connection(self._pool) as conn, transaction(conn, "pgonce worker", LIMIT):
                 mine = await execute(conn, protocol.complete_webhooks(items), self._schema)
                 events = [item.event for item in items if item.claim.id in mine]
+                self.begun = True
                 async with time_limit(conn, handler.timeout, expired):
                     if events:
                         await handler.function(events, conn)
@@ -206,6 +201,7 @@ class AsyncAttempts:
         async def expired(error: BaseException) -> None:
             await self.failed(item, error)
 
+        self.begun = True
         try:
             async with time_limit(None, handler.timeout, expired):
                 await handler.function(item.event)

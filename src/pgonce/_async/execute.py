@@ -8,7 +8,9 @@ from datetime import timedelta
 from typing import Any, TypeAlias, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, generators
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus
 from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool
 
@@ -39,6 +41,24 @@ async def execute(conn: AsyncConnection[Any], call: Call[T], schema: str, *, syn
             return call.read(await cursor.fetchall())
     except psycopg.Error as error:
         raise translate(error) from error
+
+
+async def run(conn: AsyncConnection[Any], statements: str) -> bytes | None:
+    """Several statements in one round trip; the last one's value, as PostgreSQL writes it.
+
+    Below the cursor, which would look for placeholders, adapt no arguments, and wrap results that nobody reads: of a
+    worker's time for an event that was a fifth.
+
+    Raises:
+        psycopg.Error: the first error; what follows it was not run.
+    """
+    async with conn.lock:
+        conn.pgconn.send_query(statements.encode())
+        results = await conn.wait(generators.execute(conn.pgconn))
+    for result in results:
+        if result.status == ExecStatus.FATAL_ERROR:
+            raise error_from_result(result, encoding=conn.info.encoding)
+    return results[-1].get_value(0, 0) if results[-1].ntuples else None
 
 
 @asynccontextmanager

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import deque
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from pgonce._async.attempt import AsyncAttempts, Work
 from pgonce._async.execute import Pool, call, call_unsynced
 from pgonce.app import App, Handler
+from pgonce.errors import DatabaseUnavailable
 from pgonce.protocol import queue as protocol
 from pgonce.protocol import webhooks
 from pgonce.protocol.queue import Claimed
@@ -16,6 +19,8 @@ MOST = 100
 """Events in a batch, at most. At 100 the commit costs each of them a hundredth of an fsync; more gains nothing."""
 BRISK = 0.2
 """Seconds: a full batch that was done faster may grow, a slower one shrinks, so that other lanes get work too."""
+LOOK = 0.2
+"""Seconds for which a lane lives on what is handed to it without a look at the table."""
 FULL_LOOK = 5.0
 """Seconds between two claims without the low-water mark, for retries and for what was committed late."""
 MARGIN = timedelta(seconds=2)
@@ -28,6 +33,7 @@ class AsyncLane:
     Args:
         pool: needs one connection for each lane, and one more for timeouts.
         app: the handlers; this world's kind of them must match the types claimed here.
+        handed: what a receiver in the same process has claimed for this lane and others.
         types, other_types: claim only types that match, and do not match, these regular expressions.
         schema, max_attempts: as of the worker.
     """
@@ -37,6 +43,7 @@ class AsyncLane:
         pool: Pool,
         app: App,
         *,
+        handed: deque[Claimed] | None = None,
         types: str | None = None,
         other_types: str | None = None,
         schema: str = "public",
@@ -47,9 +54,15 @@ class AsyncLane:
         self._schema = schema
         self._max_attempts = max_attempts
         self._attempts = AsyncAttempts(pool, schema, max_attempts)
-        self._size = 10
+        self._handed: deque[Claimed] = deque() if handed is None else handed
+        self.size = 10
+        """Events in the next batch, at most."""
+        self.full = False
+        """Whether the last one had as many: there is probably more to do than this lane can."""
+        self.backlog = False
+        """Whether the last look at the table found as many."""
         self._since: datetime | None = None
-        self._looked = 0.0
+        self._looked = self._asked = 0.0
 
     async def step(self) -> int:
         """Claim and handle one batch.
@@ -60,8 +73,22 @@ class AsyncLane:
         Raises:
             DatabaseUnavailable, SchemaError: nothing was claimed, or what was claimed comes back by itself.
         """
-        items = await self._claim()
+        items = self._take() or await self._claim() or self._take()
+        self.full = len(items) == self.size
         started = time.monotonic()
+        self._attempts.begun = False
+        try:
+            await self._handle(items)
+        except DatabaseUnavailable:
+            # They are still ours. But a handler that has been called may be the cause: then their leases run out, and
+            # the attempt counts. An event that always ends its connection would be tried for ever.
+            if not self._attempts.begun:
+                self._handed.extendleft(reversed(items))
+            raise
+        self._adapt(len(items), time.monotonic() - started)
+        return len(items)
+
+    async def _handle(self, items: Sequence[Claimed]) -> None:
         shared: list[Work] = []
         batches: dict[Handler, list[Claimed]] = {}
         for item in items:
@@ -85,8 +112,6 @@ class AsyncLane:
             await self._attempts.in_savepoints(shared)
         for handler, group in batches.items():
             await self._attempts.set_wise(handler, group)
-        self._adapt(len(items), time.monotonic() - started)
-        return len(items)
 
     async def _is_twin(self, item: Claimed) -> bool:
         """Ignore an event whose twin, thin or snapshot, is handled by this app instead."""
@@ -98,9 +123,21 @@ class AsyncLane:
 
     def _adapt(self, done: int, seconds: float) -> None:
         if seconds > BRISK:
-            self._size = max(1, self._size // 2)
-        elif done == self._size:
-            self._size = min(MOST, self._size * 2)
+            self.size = max(1, self.size // 2)
+        elif done == self.size:
+            self.size = min(MOST, self.size * 2)
+
+    def _take(self) -> list[Claimed]:
+        """The next batch of what was handed over; none when the table has not been looked at for a while."""
+        if time.monotonic() - self._asked > LOOK:
+            return []
+        items: list[Claimed] = []
+        while self._handed and len(items) < self.size:
+            try:
+                items.append(self._handed.popleft())
+            except IndexError:  # another lane was faster
+                break
+        return items
 
     async def _claim(self) -> list[Claimed]:
         """The next batch, above the low-water mark; with a full look every few seconds, and now and then when idle.
@@ -109,18 +146,20 @@ class AsyncLane:
         """
         full = self._since is None or time.monotonic() - self._looked > FULL_LOOK
         claim = protocol.claim_webhooks(
-            self._size,
+            self.size,
             types=self._types,
             other_types=self._other_types,
             since=None if full else self._since,
             max_attempts=self._max_attempts,
             schema=self._schema,
         )
+        self._asked = time.monotonic()
         items = await call_unsynced(self._pool, claim, self._schema)
+        self.backlog = len(items) == self.size
         if full:
             self._looked = time.monotonic()
         if items:
-            self._since = min(item.due for item in items) - MARGIN
+            self._since = min(item.due for item in items if item.due) - MARGIN
         elif not full and time.monotonic() - self._looked > BRISK:
             self._since = None
             return await self._claim()

@@ -13,15 +13,15 @@ from typing import Any, TypeAlias
 import psycopg
 from psycopg import Connection, sql
 from psycopg.pq import TransactionStatus
-from psycopg.rows import tuple_row
 
-from pgonce._sync.execute import Pool, call, connection, execute, transaction
+from pgonce._sync.execute import Pool, call, connection, execute, run, transaction
 from pgonce._sync.waiting import asked_to_stop, sleep, time_limit
-from pgonce.app import Handler, any_of
+from pgonce.app import Handler
 from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken, translate
 from pgonce.protocol import queue as protocol
 from pgonce.protocol import webhooks
 from pgonce.protocol.call import Call
+from pgonce.protocol.glob import any_of
 from pgonce.protocol.queue import Claimed
 from pgonce.protocol.webhooks import Ignored
 
@@ -48,6 +48,8 @@ class Attempts:
         self._schema = schema
         self._qualifier = sql.Identifier(schema).as_string()
         self._max_attempts = max_attempts
+        self.begun = False
+        """Whether a handler has been called since this was set to False."""
 
     def in_savepoints(self, work: Sequence[Work]) -> None:
         """Several events in one commit, each in a savepoint of its own: mark, then handle."""
@@ -67,7 +69,7 @@ class Attempts:
                         conn.execute("rollback to savepoint pgonce_event")
                         again = items[number:]
                         break
-                self._run(conn, _RELEASE)
+                run(conn, _RELEASE)
             if again:
                 self._again(again)
         except psycopg.Error as error:
@@ -108,16 +110,7 @@ class Attempts:
         else:
             ending = f"ignore_webhook({claim}, {sql.Literal(f'no handler for {item.event.type}').as_string(conn)})"
         mark = f"savepoint pgonce_event; select {self._qualifier}.{ending}"
-        return bool(self._run(conn, f"{_RELEASE}; {mark}" if previous else mark))
-
-    def _run(self, conn: Connection[Any], statements: str) -> Any:
-        """Several statements in one round trip; the value of the last."""
-        with conn.cursor(row_factory=tuple_row) as cursor:
-            cursor.execute(statements.encode())
-            while cursor.nextset():
-                pass
-            row = cursor.fetchone() if cursor.description else None
-        return row[0] if row else None
+        return run(conn, f"{_RELEASE}; {mark}" if previous else mark) == b"t"
 
     def _handled(
         self, conn: Connection[Any], item: Claimed, handlers: Sequence[Handler], batch: Sequence[Claimed]
@@ -133,6 +126,7 @@ class Attempts:
             if any(handler.order == "coalesce" for handler in handlers) and item.order_key:
                 types = any_of([handler.pattern for handler in handlers])
                 execute(conn, protocol.coalesce_webhooks(item, types), self._schema)
+            self.begun = True
             with time_limit(conn, limit, expired):
                 for handler in handlers:
                     handler.function(item.event, conn)
@@ -182,6 +176,7 @@ class Attempts:
             with connection(self._pool) as conn, transaction(conn, "pgonce worker", LIMIT):
                 mine = execute(conn, protocol.complete_webhooks(items), self._schema)
                 events = [item.event for item in items if item.claim.id in mine]
+                self.begun = True
                 with time_limit(conn, handler.timeout, expired):
                     if events:
                         handler.function(events, conn)
@@ -207,6 +202,7 @@ class Attempts:
         def expired(error: BaseException) -> None:
             self.failed(item, error)
 
+        self.begun = True
         try:
             with time_limit(None, handler.timeout, expired):
                 handler.function(item.event)

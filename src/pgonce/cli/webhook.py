@@ -17,11 +17,11 @@ import click
 
 from pgonce import database
 from pgonce._sync.execute import call
-from pgonce.app import any_of
 from pgonce.cli.options import as_json, with_database
 from pgonce.cli.show import Moment, print_json, print_table, when
 from pgonce.errors import InvalidArgument, NotFound, PgonceError
 from pgonce.protocol import lists, queue, stripe
+from pgonce.protocol.glob import any_of
 
 STATES = ["processing", "succeeded", "failed", "dead", "ignored"]
 

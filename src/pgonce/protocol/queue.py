@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from pgonce.protocol import stripe
+from pgonce.protocol import stripe, webhooks
 from pgonce.protocol.call import Call, Row, value
 from pgonce.protocol.webhooks import Claim, Event
 
@@ -23,8 +23,9 @@ class Claimed:
 
     claim: Claim
     event: Event
-    order_key: str | None
-    due: datetime
+    order_key: str | None = None
+    due: datetime | None = None
+    """None where the receiver in the same process has claimed it with its INSERT."""
 
 
 def claim_webhooks(
@@ -57,6 +58,22 @@ def _claimed(row: Row, schema: str) -> Claimed:
     # what jsonb could not hold is read from the bytes
     event = Event(event_id, event_type, stripe.parse(raw or payload.encode()), attempts, claim, schema)
     return Claimed(claim, event, order_key, due)
+
+
+def queue_and_claim(
+    bodies: Sequence[stripe.Body], order_keys: Sequence[str | None], schema: str = "public"
+) -> Call[tuple[dict[str, str], list[Claimed]]]:
+    """Record a batch, and claim what is new and waits for nobody: the outcomes as of queue_webhooks, and the claims."""
+    queue = webhooks.queue_webhooks(bodies, order_keys)
+    known = {body.id: body for body in reversed(bodies)}  # of two alike the first is stored
+
+    def read(rows: Sequence[Row]) -> tuple[dict[str, str], list[Claimed]]:
+        claims = ((known[row[0]], Claim("claimed", row[2], row[3], 1)) for row in rows if row[3])
+        return queue.read(rows), [
+            Claimed(claim, Event(body.id, body.type, body.payload, 1, claim, schema)) for body, claim in claims
+        ]
+
+    return Call(queue.function, {**queue.args, "p_lease_for": LEASE}, read)
 
 
 def _ids(items: Sequence[Claimed]) -> dict[str, list[UUID | None]]:
