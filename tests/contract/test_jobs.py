@@ -394,6 +394,9 @@ def test_a_run_without_a_way_to_the_database_counts_as_lost_after_a_window(
         network.down()
         wait_until(lambda: run.lost, "a whole window without a heartbeat")
         network.up()
+    over = "select heartbeat_at + run_window <= clock_timestamp() from cron_job_runs where job_name = %s"
+    # the database heard the last beat later than the run sent it
+    wait_until(lambda: db.execute(over.encode(), [name]).fetchone() == (True,), "the database's window is over, too")
     assert last(db, name)["status"] == "running"  # nobody has told the database: the successor closes it
     with started(open_caller("sync", module_database), name):
         assert [row["status"] for row in rows(db, name)] == ["failed", "running"]

@@ -20,10 +20,6 @@ from pgonce.protocol.call import Call
 T = TypeVar("T")
 Pool: TypeAlias = AsyncConnectionPool[AsyncConnection[Any]]
 
-_SETTINGS = (
-    "select set_config('application_name', %s, true), set_config('idle_in_transaction_session_timeout', %s, true)"
-)
-
 
 async def execute(conn: AsyncConnection[Any], call: Call[T], schema: str, *, synced: bool = True) -> T:
     """Run ``call`` on ``conn``: a transaction of its own in autocommit, else part of the one that is open.
@@ -105,10 +101,18 @@ async def transaction(conn: AsyncConnection[Any], name: str, limit: timedelta) -
     ``idle_in_transaction_session_timeout`` ends it. ``name`` stands in pg_stat_activity as application_name for as
     long as the transaction lasts, so that a successor can end exactly this one (a COPY is ended by no timeout).
     """
-    milliseconds = min(max(int(limit / timedelta(milliseconds=1)), 1), 2**31 - 1)
     async with _translated(conn.transaction()):
         try:
-            await conn.execute(_SETTINGS, [name, str(milliseconds)])
+            await run(conn, settings(name, limit))
         except psycopg.Error as error:
             raise translate(error) from error
         yield
+
+
+def settings(name: str, limit: timedelta) -> str:
+    """The statement that makes a transaction what ``transaction`` says; ``name`` holds no quotes."""
+    milliseconds = min(max(int(limit / timedelta(milliseconds=1)), 1), 2**31 - 1)
+    return (
+        f"select set_config('application_name', '{name}', true),"
+        f" set_config('idle_in_transaction_session_timeout', '{milliseconds}', true)"
+    )

@@ -21,10 +21,6 @@ from pgonce.protocol.call import Call
 T = TypeVar("T")
 Pool: TypeAlias = ConnectionPool[Connection[Any]]
 
-_SETTINGS = (
-    "select set_config('application_name', %s, true), set_config('idle_in_transaction_session_timeout', %s, true)"
-)
-
 
 def execute(conn: Connection[Any], call: Call[T], schema: str, *, synced: bool = True) -> T:
     """Run ``call`` on ``conn``: a transaction of its own in autocommit, else part of the one that is open.
@@ -106,10 +102,18 @@ def transaction(conn: Connection[Any], name: str, limit: timedelta) -> Iterator[
     ``idle_in_transaction_session_timeout`` ends it. ``name`` stands in pg_stat_activity as application_name for as
     long as the transaction lasts, so that a successor can end exactly this one (a COPY is ended by no timeout).
     """
-    milliseconds = min(max(int(limit / timedelta(milliseconds=1)), 1), 2**31 - 1)
     with _translated(conn.transaction()):
         try:
-            conn.execute(_SETTINGS, [name, str(milliseconds)])
+            run(conn, settings(name, limit))
         except psycopg.Error as error:
             raise translate(error) from error
         yield
+
+
+def settings(name: str, limit: timedelta) -> str:
+    """The statement that makes a transaction what ``transaction`` says; ``name`` holds no quotes."""
+    milliseconds = min(max(int(limit / timedelta(milliseconds=1)), 1), 2**31 - 1)
+    return (
+        f"select set_config('application_name', '{name}', true),"
+        f" set_config('idle_in_transaction_session_timeout', '{milliseconds}', true)"
+    )

@@ -44,6 +44,7 @@ language plpgsql set search_path from current as $$
 #variable_conflict use_column
 declare
   v_now timestamptz := clock_timestamp();  -- a variable: a volatile function would not bound the index scan
+  v_lease uuid := gen_random_uuid();  -- one for the batch: a claim is told by id and lease
   v_ids uuid[] := '{}';
   v_wait interval;
   r record;
@@ -82,7 +83,7 @@ begin
   return query
     -- due times stay as they are, and no other indexed column changes: the update is HOT
     update webhook_events e
-    set status = 'processing', lease = gen_random_uuid(), lease_expires_at = clock_timestamp() + p_lease_for,
+    set status = 'processing', lease = v_lease, lease_expires_at = clock_timestamp() + p_lease_for,
         attempts = e.attempts + 1, processed_at = null
     where e.id = any (v_ids)
     returning e.id, e.stripe_event_id, e.event_type, e.payload::text, e.raw, e.lease, e.attempts, e.order_key,

@@ -70,6 +70,7 @@ language plpgsql set search_path from current set plan_cache_mode = force_generi
 #variable_conflict use_column
 declare
   v_now timestamptz := clock_timestamp();
+  v_lease uuid := gen_random_uuid();  -- one for the batch: a claim is told by id and lease
   v_new text[];
   v_rows uuid[];
   v_leases uuid[];
@@ -92,9 +93,9 @@ begin
          next_attempt_at)
       select b.id, b.type,
              -- what is not an event has no payload here, so the insert fails, and below each is looked at alone
-             case when b.type <> '' and length(b.id) <= 255 and left(ltrim(b.body, E' \t\r\n'), 1) = '{' then b.body::jsonb end,
+             case when b.type <> '' and length(b.id) <= 255 and left(ltrim(left(b.body, 99), E' \t\r\n'), 1) = '{' then b.body::jsonb end,
              b.raw, b.key, v_now + b.nr * interval '1 microsecond',  -- keeps the order of arrival within the batch
-             case when own then gen_random_uuid() end, case when own then v_now + p_lease_for end, own::integer, true, v_now
+             case when own then v_lease end, case when own then v_now + p_lease_for end, own::integer, true, v_now
       from unnest(p_stripe_event_ids, p_event_types, p_bodies, p_raws, p_order_keys)
              with ordinality as b (id, type, body, raw, key, nr)
            -- an event that waits for others of its object is claimed by a worker, which looks at them
