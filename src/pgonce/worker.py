@@ -24,6 +24,7 @@ from pgonce.errors import PgonceError
 from pgonce.protocol import queue
 from pgonce.protocol.glob import any_of
 from pgonce.protocol.queue import Claimed
+from pgonce.roster import Roster
 
 POLL = 1.0
 """Seconds between two looks when nothing was due; a receiver in the same process wakes the lanes at once."""
@@ -65,8 +66,7 @@ class Worker:
         self._max_attempts = max_attempts
         self._poll = poll
         self._stop = threading.Event()
-        self._work = threading.Event()
-        self._next = threading.Lock()
+        self._roster = Roster()
         self._work_async: Callable[[], None] = lambda: None
         self._threads: list[threading.Thread] = []
         self._async_types = app.types(asynchronous=True)
@@ -118,7 +118,7 @@ class Worker:
 
     def wake(self) -> None:
         """Something was queued in this process: look at once."""
-        self._work.set()
+        self._roster.wake()
         self._work_async()
 
     def stop(self, timeout: float | None = None) -> bool:
@@ -131,6 +131,7 @@ class Worker:
             Whether all have ended. What has not is taken up by another worker when this process is gone.
         """
         self._stop.set()
+        self._roster.end()
         self.wake()
         for thread in self._threads:
             thread.join(timeout)
@@ -163,7 +164,9 @@ class Worker:
             max_attempts=self._max_attempts,
         )
         self._lanes.append(lane)
+        number = threading.get_ident()
         while not self._stop.is_set():
+            self._roster.begin(number)
             try:
                 busy = lane.step()
             except (PgonceError, psycopg.Error) as error:
@@ -173,25 +176,10 @@ class Worker:
                 log.exception("a lane of the worker stumbled")
                 self._stop.wait(self._pause())
             else:
-                if lane.full:
-                    self._work.set()  # for another lane, too; half as many lanes with twice the batch do it for less
+                if lane.full:  # one may run Python while the other waits for the database
+                    self._roster.wake(lanes=2)
                 elif not busy:
-                    self._wait()
-
-    def _wait(self) -> None:
-        """Until this lane is the next to be woken, and is.
-
-        One call of ``wake`` wakes one lane: when each of four looked after every delivery, looking in vain cost more
-        than the recording itself.
-        """
-        pause = self._pause()
-        if not self._next.acquire(timeout=pause):
-            return
-        try:
-            if self._work.wait(pause) and not self._stop.is_set():
-                self._work.clear()
-        finally:
-            self._next.release()
+                    self._roster.rest(number, self._pause())
 
     def _pause(self) -> float:
         return self._poll * random.uniform(0.5, 1.0)  # noqa: S311 -- so that idle workers do not look in step
