@@ -40,7 +40,9 @@ def claim_time(pool: Pool) -> float:
         times.append((time.perf_counter() - started) * 1000)
         assert len(items) == 10
         since = min(item.due for item in items if item.due) - MARGIN
-        call_unsynced(pool, queue.complete_webhooks(items), "public")
+        with pool.connection() as conn:
+            claims = [item.claim.id for item in items], [item.claim.lease for item in items]
+            conn.execute("select complete_webhooks(%s, %s)", claims)
     return statistics.median(times)
 
 

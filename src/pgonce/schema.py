@@ -21,6 +21,7 @@ API = (
     "claims",
     "webhooks",
     "queue",
+    "batches",
     "jobs",
     "upkeep",
     "run_job",

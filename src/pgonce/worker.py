@@ -107,7 +107,7 @@ class Worker:
         if self._stop.is_set() or any(lane.backlog for lane in self._lanes):
             return 0
         waiting = len(self._handed) + len(self._handed_async)
-        return sum(lane.size for lane in self._lanes) - waiting
+        return sum(lane.room for lane in self._lanes) - waiting
 
     def hand_over(self, claimed: Sequence[Claimed]) -> None:
         """Handle these: recorded and claimed in this process. Should it end before, another one takes them up."""

@@ -171,6 +171,24 @@ def test_a_handler_that_ends_the_transaction_fails_alone(
     assert sorted(effects()) == ["evt_1", "evt_2", "evt_3", "evt_4", "evt_bad"]
 
 
+def test_a_handlers_commit_commits_nothing_and_the_error_names_its_line(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects
+) -> None:
+    @app.webhook("pay")
+    def pay(event: pgonce.Event, tx: Connection[Any]) -> None:
+        write(tx, event)
+        if event.id == "evt_bad":
+            tx.execute("commit")
+
+    put("pay", "evt_bad", "evt_1", "evt_2")  # without the seal its COMMIT would mark the two that are not handled yet
+    work(app, database, conn)
+    assert sorted(effects()) == ["evt_1", "evt_2"]
+    failed = status(conn, "evt_bad")
+    assert failed["status"] == "failed"
+    assert 'tx.execute("commit")' in failed["error_message"]
+    assert "leave COMMIT" in failed["error_message"]
+
+
 def test_a_handler_that_swallows_a_database_error_has_failed(
     app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects
 ) -> None:

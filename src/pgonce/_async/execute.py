@@ -40,7 +40,7 @@ async def execute(conn: AsyncConnection[Any], call: Call[T], schema: str, *, syn
 
 
 async def run(conn: AsyncConnection[Any], statements: str) -> bytes | None:
-    """Several statements in one round trip; the last one's value, as PostgreSQL writes it.
+    """Several statements in one round trip; the value of the last one that has rows, as PostgreSQL writes it.
 
     Below the cursor, which would look for placeholders, adapt no arguments, and wrap results that nobody reads: of a
     worker's time for an event that was a fifth.
@@ -54,11 +54,11 @@ async def run(conn: AsyncConnection[Any], statements: str) -> bytes | None:
     for result in results:
         if result.status == ExecStatus.FATAL_ERROR:
             raise error_from_result(result, encoding=conn.info.encoding)
-    return results[-1].get_value(0, 0) if results[-1].ntuples else None
+    return next((result.get_value(0, 0) for result in reversed(results) if result.ntuples), None)
 
 
 @asynccontextmanager
-async def _translated(context: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
+async def translated(context: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
     """``context``, with its own database errors translated; those of the body are the user's and stay as they are."""
     try:
         entered = await context.__aenter__()
@@ -78,7 +78,7 @@ async def _translated(context: AbstractAsyncContextManager[T]) -> AsyncIterator[
 
 def connection(pool: Pool) -> AbstractAsyncContextManager[AsyncConnection[Any]]:
     """A connection of the pool; one that cannot be had is a DatabaseUnavailable."""
-    return _translated(pool.connection())
+    return translated(pool.connection())
 
 
 async def call(pool: Pool, call: Call[T], schema: str) -> T:
@@ -101,7 +101,7 @@ async def transaction(conn: AsyncConnection[Any], name: str, limit: timedelta) -
     ``idle_in_transaction_session_timeout`` ends it. ``name`` stands in pg_stat_activity as application_name for as
     long as the transaction lasts, so that a successor can end exactly this one (a COPY is ended by no timeout).
     """
-    async with _translated(conn.transaction()):
+    async with translated(conn.transaction()):
         try:
             await run(conn, settings(name, limit))
         except psycopg.Error as error:

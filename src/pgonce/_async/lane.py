@@ -19,6 +19,8 @@ MOST = 100
 """Events in a batch, at most. At 100 the commit costs each of them a hundredth of an fsync; more gains nothing."""
 BRISK = 0.2
 """Seconds: a full batch that was done faster may grow, a slower one shrinks, so that other lanes get work too."""
+AHEAD = 4
+"""Full batches that may wait for a lane that has handled such in BRISK seconds."""
 LOOK = 0.2
 """Seconds for which a lane lives on what is handed to it without a look at the table."""
 FULL_LOOK = 5.0
@@ -63,6 +65,11 @@ class AsyncLane:
         """Whether the last look at the table found as many."""
         self._since: datetime | None = None
         self._looked = self._asked = 0.0
+
+    @property
+    def room(self) -> int:
+        """How many events it would begin within a second or so: one batch, several where full ones have been brisk."""
+        return self.size * (AHEAD if self.size == MOST else 1)
 
     async def step(self) -> int:
         """Claim and handle one batch.

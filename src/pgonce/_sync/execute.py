@@ -41,7 +41,7 @@ def execute(conn: Connection[Any], call: Call[T], schema: str, *, synced: bool =
 
 
 def run(conn: Connection[Any], statements: str) -> bytes | None:
-    """Several statements in one round trip; the last one's value, as PostgreSQL writes it.
+    """Several statements in one round trip; the value of the last one that has rows, as PostgreSQL writes it.
 
     Below the cursor, which would look for placeholders, adapt no arguments, and wrap results that nobody reads: of a
     worker's time for an event that was a fifth.
@@ -55,11 +55,11 @@ def run(conn: Connection[Any], statements: str) -> bytes | None:
     for result in results:
         if result.status == ExecStatus.FATAL_ERROR:
             raise error_from_result(result, encoding=conn.info.encoding)
-    return results[-1].get_value(0, 0) if results[-1].ntuples else None
+    return next((result.get_value(0, 0) for result in reversed(results) if result.ntuples), None)
 
 
 @contextmanager
-def _translated(context: AbstractContextManager[T]) -> Iterator[T]:
+def translated(context: AbstractContextManager[T]) -> Iterator[T]:
     """``context``, with its own database errors translated; those of the body are the user's and stay as they are."""
     try:
         entered = context.__enter__()
@@ -79,7 +79,7 @@ def _translated(context: AbstractContextManager[T]) -> Iterator[T]:
 
 def connection(pool: Pool) -> AbstractContextManager[Connection[Any]]:
     """A connection of the pool; one that cannot be had is a DatabaseUnavailable."""
-    return _translated(pool.connection())
+    return translated(pool.connection())
 
 
 def call(pool: Pool, call: Call[T], schema: str) -> T:
@@ -102,7 +102,7 @@ def transaction(conn: Connection[Any], name: str, limit: timedelta) -> Iterator[
     ``idle_in_transaction_session_timeout`` ends it. ``name`` stands in pg_stat_activity as application_name for as
     long as the transaction lasts, so that a successor can end exactly this one (a COPY is ended by no timeout).
     """
-    with _translated(conn.transaction()):
+    with translated(conn.transaction()):
         try:
             run(conn, settings(name, limit))
         except psycopg.Error as error:

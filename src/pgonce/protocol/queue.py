@@ -80,11 +80,6 @@ def _ids(items: Sequence[Claimed]) -> dict[str, list[UUID | None]]:
     return {"p_ids": [item.claim.id for item in items], "p_leases": [item.claim.lease for item in items]}
 
 
-def complete_webhooks(items: Sequence[Claimed]) -> Call[set[UUID]]:
-    """complete_webhook for a batch; the ids of those that are still ours."""
-    return Call("complete_webhooks", _ids(items), lambda rows: {row[0] for row in rows})
-
-
 def release_webhooks(items: Sequence[Claimed]) -> Call[int]:
     """Give events back untouched."""
     return Call("release_webhooks", _ids(items), value)

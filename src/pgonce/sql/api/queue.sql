@@ -227,24 +227,6 @@ end $$;
 comment on function replay_webhook(text) is
   'pgonce: queues an event again, whatever became of it, with all its attempts anew. false = it is being handled at this moment.';
 
-create or replace function complete_webhooks(p_ids uuid[], p_leases uuid[]) returns setof uuid
-language plpgsql set search_path from current as $$
-begin
-  return query
-    with marked as (
-      update webhook_events e
-      set status = 'succeeded', processed_at = clock_timestamp(), error_message = null, next_attempt_at = null
-      from unnest(p_ids, p_leases) as mine (id, lease)
-      where e.id = mine.id and e.lease = mine.lease and e.status not in ('succeeded', 'failed', 'ignored')
-      returning e.id, e.order_key
-    ), pulled as (
-      select pull_next_webhook(m.order_key) from marked m where m.order_key is not null
-    )
-    select m.id from marked m left join pulled on false;
-end $$;
-comment on function complete_webhooks(uuid[], uuid[]) is
-  'pgonce: complete_webhook for a batch, in one statement. Returns the ids that are still yours: handle only those.';
-
 create or replace function is_webhook_held(p_id uuid, p_lease uuid) returns boolean
 language sql stable set search_path from current as $$
   select exists (select from webhook_events where id = p_id and lease = p_lease and status = 'processing')
