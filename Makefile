@@ -7,9 +7,10 @@ export PYTHON
 
 BIN   = $(VENV)/bin
 CODE  = $(wildcard src tools tests examples bench)
-# Two stamps: the demo needs no type checker. tools/venv.sh makes the environment, with uv or without.
+# Three stamps: the demo needs no type checker, the tests need no peers. tools/venv.sh makes the environment, with uv or without.
 RUN   = $(VENV)/.installed-run
 DEV   = $(VENV)/.installed-dev
+BENCH = $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check fix generate bench lock clean
@@ -39,7 +40,7 @@ generate: $(DEV) ## src/pgonce/_sync from src/pgonce/_async, docs/sql.md from th
 	@$(BIN)/python tools/unasync.py
 	@$(BIN)/python tools/sql_reference.py
 
-bench: $(DEV) ## the benchmarks, with their peers beside them
+bench: $(BENCH) ## the benchmarks, with their peers beside them
 	@$(BIN)/python -m bench
 
 lock: ## requirements/lock.txt anew from pyproject.toml (needs uv)
@@ -52,6 +53,10 @@ clean: ## remove the environment and what the tools left behind
 $(DEV): pyproject.toml requirements/lock.txt tools/venv.sh
 	@tools/venv.sh $(VENV) all,examples,dev
 	@touch $(DEV) $(RUN)
+
+$(BENCH): pyproject.toml requirements/lock.txt tools/venv.sh
+	@tools/venv.sh $(VENV) all,examples,dev,bench
+	@touch $(BENCH) $(DEV) $(RUN)
 
 $(RUN): pyproject.toml requirements/lock.txt tools/venv.sh
 	@tools/venv.sh $(VENV) embedded,serve,examples

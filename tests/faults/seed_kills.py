@@ -1,6 +1,10 @@
 """Imports killed at random moments, until each is complete; then rows, counters and rejects must be exact.
 
     python -m tests.faults.seed_kills [--kills 500] [--rows 200000] [--seed 1] [--url URL]
+    python -m tests.faults.seed_kills --crashes 20 [--rows 200000] [--seed 1]
+
+With --crashes PostgreSQL is what is killed, with kill -9 and at random moments, too: one importer goes on through all
+of them by itself, or, where its connections cannot be had again, is started anew.
 
 Every import has a random batch size, doubles, rows that the table refuses, and cursors that several rows share. The
 importer is forked from this process, so that a kill costs milliseconds; the moment is random, from before its first
@@ -10,6 +14,7 @@ statement to behind its last. Without --url on a throw-away server.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import random
 import signal
@@ -73,14 +78,21 @@ def fork(work: Callable[[], None]) -> int:
     return pid
 
 
-def survives(pid: int, seconds: float) -> int | None:
-    """Its exit code when it ends within ``seconds``; else it is killed: None."""
+def ended(pid: int, seconds: float) -> int | None:
+    """Its exit code when it ends within ``seconds``; else None."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.001)
+    return None
+
+
+def survives(pid: int, seconds: float) -> int | None:
+    """Its exit code when it ends within ``seconds``; else it is killed: None."""
+    if (code := ended(pid, seconds)) is not None:
+        return code
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     return None
@@ -137,17 +149,60 @@ def kill(url: str, kills: int, rows: int, seed: int) -> None:
             sys.stdout.flush()
 
 
+def crash(server: embedded.Server) -> embedded.Server:
+    """Kill the postmaster; its children see that and end. Then start it: recovery from the log."""
+    postmaster = int((server.data_dir / "pg" / "postmaster.pid").read_text().splitlines()[0])
+    os.kill(postmaster, signal.SIGKILL)
+    return embedded.start(server.data_dir)
+
+
+def crashes(folder: Path, most: int, rows: int, seed: int) -> None:
+    """Imports whose database is killed ``most`` times in all."""
+    chance, done, imports = random.Random(seed), 0, 0
+    servers = [embedded.start(folder)]
+    url = servers[0].url
+    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # that the server is away is what is tested
+    try:
+        schema.migrate(url)
+        while done < most:
+            name, size = f"crashed_{imports}", chance.randint(500, 5000)
+            with psycopg.connect(url, autocommit=True) as conn:
+                conn.execute(f"create table {name} (id int primary key, note text check (note <> 'bad'))".encode())
+            code, started = None, 0
+            while code != 0:
+                pid = fork(lambda name=name, size=size: importer(url, name, rows, size))  # type: ignore[misc]
+                started += 1
+                while (code := ended(pid, chance.uniform(0.2, 1.5) if done < most else 300)) is None:
+                    servers.append(crash(servers[-1]))
+                    done += 1
+            imports += 1
+            with psycopg.connect(url, autocommit=True) as conn:
+                check(conn, name, rows)
+            sys.stdout.write(
+                f"{done} crashes of PostgreSQL in {imports} imports of {rows:,} rows (the last one started {started} "
+                "times): every row once, every counter exact\n"
+            )
+            sys.stdout.flush()
+    finally:
+        for server in servers:
+            server.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--url", help="a migrated database")
+    parser.add_argument("--crashes", type=int, default=0, help="kill PostgreSQL so often instead of importers")
     options = parser.parse_args()
     if options.url:
         kill(options.url, options.kills, options.rows, options.seed)
         return
     with tempfile.TemporaryDirectory(prefix="pgonce-kills-") as folder:
+        if options.crashes:
+            crashes(Path(folder) / "data", options.crashes, options.rows, options.seed)
+            return
         server = embedded.start(Path(folder) / "data")
         try:
             schema.migrate(server.url)
