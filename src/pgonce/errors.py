@@ -94,5 +94,6 @@ def is_transient(error: BaseException) -> bool:
     state = error.sqlstate or ""
     if not state:
         return isinstance(error, psycopg.OperationalError)
-    # deadlock, serialization, lock timeout, connection, shutdown, too many connections, a primary that became a standby
-    return state in {"40001", "40P01", "55P03", "53300", "25006"} or state.startswith(("08", "57P0"))
+    # deadlock, serialization, lock timeout, connection, shutdown, too many connections, a primary turned standby,
+    # a transaction that the server has ended because its client was suspended (idle, or as a whole)
+    return state in {"40001", "40P01", "55P03", "53300", "25006", "25P03", "25P04"} or state.startswith(("08", "57P0"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from psycopg_pool import PoolTimeout
 
 from pgonce import database as databases
-from pgonce.errors import DatabaseUnavailable, InvalidArgument
+from pgonce.errors import DatabaseUnavailable, InvalidArgument, is_transient
 from tests.conftest import wait_until, with_database
 from tests.faults.proxy import proxy
 
@@ -121,3 +122,23 @@ def test_a_pool_comes_back_when_the_database_does(database: str) -> None:
                 return False
 
         wait_until(works, "the pool has connected again", 60)
+
+
+@pytest.mark.parametrize(
+    ("setting", "error"),
+    [
+        ("idle_in_transaction_session_timeout", psycopg.errors.IdleInTransactionSessionTimeout),
+        ("transaction_timeout", psycopg.errors.TransactionTimeout),
+    ],
+)
+def test_what_the_server_ended_because_its_client_slept_is_tried_again(
+    database: str, setting: str, error: type[psycopg.Error]
+) -> None:
+    with psycopg.connect(database) as conn:  # as an import that was suspended in the middle of a batch
+        if conn.info.server_version < 170000 and setting == "transaction_timeout":
+            pytest.skip("PostgreSQL has it from 17 on")
+        conn.execute(f"set local {setting} = '20ms'".encode())
+        assert select.select([conn.fileno()], [], [], 20)[0], "the server must have ended the connection"
+        with pytest.raises(error) as caught:
+            conn.execute("select 1")
+    assert is_transient(caught.value)
