@@ -30,7 +30,6 @@ NAMES = {
     "AsyncAttempts": "Attempts",
     "AsyncConnection": "Connection",
     "AsyncConnectionPool": "ConnectionPool",
-    "AsyncExitStack": "ExitStack",
     "AsyncIterator": "Iterator",
     "AsyncJobs": "Jobs",
     "AsyncLane": "Lane",
@@ -41,8 +40,6 @@ NAMES = {
     "__aenter__": "__enter__",
     "__aexit__": "__exit__",
     "asynccontextmanager": "contextmanager",
-    "enter_async_context": "enter_context",
-    "push_async_callback": "callback",
 }
 
 BANNER = "# Generated from ../_async/{name} by tools/unasync.py: edit that one, then `make generate`.\n"

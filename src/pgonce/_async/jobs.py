@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
-from pgonce._async.execute import Pool, call
+from pgonce._async.execute import Pool
 from pgonce._async.run import AsyncRun, address
+from pgonce._async.value import call_value
 from pgonce._async.waiting import Result
 from pgonce.app import Job
 from pgonce.protocol import jobs as protocol
+from pgonce.protocol.call import Call
 from pgonce.protocol.interval import interval
 
 __all__ = ["AsyncJobs", "AsyncRun"]
@@ -38,8 +40,7 @@ class AsyncJobs:
         self._pool = pool
         self._schema = schema
 
-    @asynccontextmanager
-    async def run(
+    def run(
         self,
         name: str,
         *,
@@ -50,7 +51,7 @@ class AsyncJobs:
         retries: int = 0,
         backoff: timedelta | str = protocol.BACKOFF,
         timeout: timedelta | str | None = None,
-    ) -> AsyncIterator[AsyncRun | None]:
+    ) -> AbstractAsyncContextManager[AsyncRun | None]:
         """One run of job ``name``, from start to its recorded end; None on overlap.
 
         ::
@@ -80,31 +81,30 @@ class AsyncJobs:
         length, pause = interval(window, "the window"), interval(backoff, "the backoff")
         start = protocol.Start(name, length, key, scope or {}, scheduled_for, retries, pause)
         limit = None if timeout is None else interval(timeout, "the timeout")
-        run_id = await call(self._pool, protocol.start_job_run(start), self._schema)
-        async with self._body(run_id, start, limit) as run:
-            yield run
+        return self._started(protocol.start_job_run(start), start, limit)
 
-    @asynccontextmanager
-    async def retry(
+    def retry(
         self, failed: protocol.Retry, *, timeout: timedelta | None = None
-    ) -> AsyncIterator[AsyncRun | None]:
+    ) -> AbstractAsyncContextManager[AsyncRun | None]:
         """The next attempt of a failed run; None when somebody else has it, or it is not to be retried now."""
         start = protocol.Start(failed.name, failed.window, failed.key, failed.scope)
-        run_id = await call(self._pool, protocol.retry_job_run(failed.run_id), self._schema)
-        async with self._body(run_id, start, timeout) as run:
-            yield run
+        return self._started(protocol.retry_job_run(failed.run_id), start, timeout)
 
     @asynccontextmanager
-    async def _body(
-        self, run_id: UUID | None, start: protocol.Start, timeout: timedelta | None
+    async def _started(
+        self, by: Call[UUID | None], start: protocol.Start, timeout: timedelta | None
     ) -> AsyncIterator[AsyncRun | None]:
+        run_id = await call_value(self._pool, by, self._schema)
         if run_id is None:
             yield None
             return
         run = AsyncRun(self._pool, self._schema, run_id, start, timeout)
         try:
-            async with run.beating():
-                yield run
+            try:
+                async with run.beating():
+                    yield run
+            finally:
+                await run.hush()
             await run.end()
         except BaseException as error:
             # of an error that says "lost" or "unavailable", too: it may come from elsewhere than this run, and a run

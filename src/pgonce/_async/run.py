@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -15,6 +15,7 @@ from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
 
 from pgonce._async.execute import Pool, call, connection, execute, transaction
+from pgonce._async.value import call_value
 from pgonce._async.waiting import CANCELS, repeating, shielded, time_limit
 from pgonce.errors import InvalidArgument, LeaseLost, PgonceError, RunStopped, TransactionBroken
 from pgonce.protocol import jobs as protocol
@@ -131,22 +132,22 @@ class AsyncRun:
             self._stopping = self._stopping or said == "stopping"
             self._last_beat = started
         except (psycopg.Error, PgonceError):
-            await self._close()  # the next beat tries anew, until the window is over
+            await self.hush()  # the next beat tries anew, until the window is over
         self._lost = self.lost
         return not self._lost and not (CANCELS and self._stopping)
 
-    @asynccontextmanager
-    async def beating(self) -> AsyncIterator[None]:
+    def beating(self) -> AbstractAsyncContextManager[None]:
         """A heartbeat every third of the window beside the body, and the end of its time."""
-        limit = self._timeout.total_seconds() if self._timeout else None
-        async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._close)
-            pause = min(self.window.total_seconds() / 3, BEAT)
-            await stack.enter_async_context(repeating(self._heartbeat, pause))
-            await stack.enter_async_context(time_limit(None, limit, self.fail))
+        beats = repeating(self._heartbeat, min(self.window.total_seconds() / 3, BEAT))
+        return beats if self._timeout is None else self._limited(beats, self._timeout.total_seconds())
+
+    @asynccontextmanager
+    async def _limited(self, beats: AbstractAsyncContextManager[None], seconds: float) -> AsyncIterator[None]:
+        async with beats, time_limit(None, seconds, self.fail):
             yield
 
-    async def _close(self) -> None:
+    async def hush(self) -> None:
+        """Close the heartbeats' connection, if there is one."""
         if self._beating is not None:
             await self._beating.close()
             self._beating = None
@@ -164,7 +165,7 @@ class AsyncRun:
             await self.fail("stopped on request")
             raise RunStopped(f"run {self.id} of job {self.name} was stopped on request")
         complete = protocol.complete_job_run(self.id, self.rows_processed, self.rows_skipped)
-        if self.lost or not await call(self._pool, complete, self.schema):
+        if self.lost or not await call_value(self._pool, complete, self.schema):
             raise LeaseLost(f"run {self.id} of job {self.name} {self._why()}: its work is not counted")
         self._ended = True
 

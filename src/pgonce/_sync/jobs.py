@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
-from pgonce._sync.execute import Pool, call
+from pgonce._sync.execute import Pool
 from pgonce._sync.run import Run, address
+from pgonce._sync.value import call_value
 from pgonce._sync.waiting import Result
 from pgonce.app import Job
 from pgonce.protocol import jobs as protocol
+from pgonce.protocol.call import Call
 from pgonce.protocol.interval import interval
 
 __all__ = ["Jobs", "Run"]
@@ -39,7 +41,6 @@ class Jobs:
         self._pool = pool
         self._schema = schema
 
-    @contextmanager
     def run(
         self,
         name: str,
@@ -51,7 +52,7 @@ class Jobs:
         retries: int = 0,
         backoff: timedelta | str = protocol.BACKOFF,
         timeout: timedelta | str | None = None,
-    ) -> Iterator[Run | None]:
+    ) -> AbstractContextManager[Run | None]:
         """One run of job ``name``, from start to its recorded end; None on overlap.
 
         ::
@@ -81,27 +82,26 @@ class Jobs:
         length, pause = interval(window, "the window"), interval(backoff, "the backoff")
         start = protocol.Start(name, length, key, scope or {}, scheduled_for, retries, pause)
         limit = None if timeout is None else interval(timeout, "the timeout")
-        run_id = call(self._pool, protocol.start_job_run(start), self._schema)
-        with self._body(run_id, start, limit) as run:
-            yield run
+        return self._started(protocol.start_job_run(start), start, limit)
 
-    @contextmanager
-    def retry(self, failed: protocol.Retry, *, timeout: timedelta | None = None) -> Iterator[Run | None]:
+    def retry(self, failed: protocol.Retry, *, timeout: timedelta | None = None) -> AbstractContextManager[Run | None]:
         """The next attempt of a failed run; None when somebody else has it, or it is not to be retried now."""
         start = protocol.Start(failed.name, failed.window, failed.key, failed.scope)
-        run_id = call(self._pool, protocol.retry_job_run(failed.run_id), self._schema)
-        with self._body(run_id, start, timeout) as run:
-            yield run
+        return self._started(protocol.retry_job_run(failed.run_id), start, timeout)
 
     @contextmanager
-    def _body(self, run_id: UUID | None, start: protocol.Start, timeout: timedelta | None) -> Iterator[Run | None]:
+    def _started(self, by: Call[UUID | None], start: protocol.Start, timeout: timedelta | None) -> Iterator[Run | None]:
+        run_id = call_value(self._pool, by, self._schema)
         if run_id is None:
             yield None
             return
         run = Run(self._pool, self._schema, run_id, start, timeout)
         try:
-            with run.beating():
-                yield run
+            try:
+                with run.beating():
+                    yield run
+            finally:
+                run.hush()
             run.end()
         except BaseException as error:
             # of an error that says "lost" or "unavailable", too: it may come from elsewhere than this run, and a run

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -16,6 +16,7 @@ from psycopg import Connection
 from psycopg.pq import TransactionStatus
 
 from pgonce._sync.execute import Pool, call, connection, execute, transaction
+from pgonce._sync.value import call_value
 from pgonce._sync.waiting import CANCELS, repeating, shielded, time_limit
 from pgonce.errors import InvalidArgument, LeaseLost, PgonceError, RunStopped, TransactionBroken
 from pgonce.protocol import jobs as protocol
@@ -132,22 +133,22 @@ class Run:
             self._stopping = self._stopping or said == "stopping"
             self._last_beat = started
         except (psycopg.Error, PgonceError):
-            self._close()  # the next beat tries anew, until the window is over
+            self.hush()  # the next beat tries anew, until the window is over
         self._lost = self.lost
         return not self._lost and not (CANCELS and self._stopping)
 
-    @contextmanager
-    def beating(self) -> Iterator[None]:
+    def beating(self) -> AbstractContextManager[None]:
         """A heartbeat every third of the window beside the body, and the end of its time."""
-        limit = self._timeout.total_seconds() if self._timeout else None
-        with ExitStack() as stack:
-            stack.callback(self._close)
-            pause = min(self.window.total_seconds() / 3, BEAT)
-            stack.enter_context(repeating(self._heartbeat, pause))
-            stack.enter_context(time_limit(None, limit, self.fail))
+        beats = repeating(self._heartbeat, min(self.window.total_seconds() / 3, BEAT))
+        return beats if self._timeout is None else self._limited(beats, self._timeout.total_seconds())
+
+    @contextmanager
+    def _limited(self, beats: AbstractContextManager[None], seconds: float) -> Iterator[None]:
+        with beats, time_limit(None, seconds, self.fail):
             yield
 
-    def _close(self) -> None:
+    def hush(self) -> None:
+        """Close the heartbeats' connection, if there is one."""
         if self._beating is not None:
             self._beating.close()
             self._beating = None
@@ -165,7 +166,7 @@ class Run:
             self.fail("stopped on request")
             raise RunStopped(f"run {self.id} of job {self.name} was stopped on request")
         complete = protocol.complete_job_run(self.id, self.rows_processed, self.rows_skipped)
-        if self.lost or not call(self._pool, complete, self.schema):
+        if self.lost or not call_value(self._pool, complete, self.schema):
             raise LeaseLost(f"run {self.id} of job {self.name} {self._why()}: its work is not counted")
         self._ended = True
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
+import itertools
+import math
 import os
 import socket
 import threading
@@ -27,75 +28,97 @@ CANCELS = False
 
 
 class _Alarm:
-    """Calls functions when their time has come, in one thread for the whole process; each must return at once."""
+    """Calls functions when their time has come, in one thread for the whole process; each must return at once.
+
+    Most are cancelled long before: the thread wakes for the earliest one it knows, looks at those that are left, and
+    sleeps until the next. A heap kept every short run of the last 15 s, and woke once for each.
+    """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._heap: list[tuple[float, int]] = []
-        self._calls: dict[int, Callable[[], None]] = {}
-        self._last = 0
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, as a forked child must: it has no thread, and somebody may have held the lock."""
+        self._calling = threading.Condition(threading.Lock())
+        self._calls: dict[int, tuple[float, Callable[[], None]]] = {}
+        self._numbers = itertools.count()
+        self._wakes_at = math.inf
         self._thread: threading.Thread | None = None
+
+    # No lock on the way of a short run: eight threads met at it three times per run. Whoever pops a call has it.
 
     def set(self, seconds: float, call: Callable[[], None]) -> int:
         """Call after ``seconds``; the number is for ``cancel``."""
-        with self._changed:
-            self._last += 1
-            self._calls[self._last] = call
-            heapq.heappush(self._heap, (time.monotonic() + seconds, self._last))
-            if self._thread is None or not self._thread.is_alive():  # the first one, or this is a forked child
-                self._thread = threading.Thread(target=self._run, name="pgonce alarm", daemon=True)
-                self._thread.start()
-            elif self._heap[0][1] == self._last:
-                self._changed.notify()
-            return self._last
+        number, due = next(self._numbers), time.monotonic() + seconds
+        self._calls[number] = due, call
+        if due < self._wakes_at:  # read after the call is there: the thread sets it to infinity before it looks
+            with self._calling:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="pgonce alarm", daemon=True)
+                    self._thread.start()
+                self._calling.notify()
+        return number
 
     def cancel(self, number: int) -> None:
         """It is not called any more; if it is being called, wait for its end."""
-        with self._changed:
-            self._calls.pop(number, None)
+        if self._calls.pop(number, None) is None:
+            with self._calling:
+                self._calls.pop(number, None)  # it could not be called and was put off
 
     def _run(self) -> None:
-        with self._changed:
+        with self._calling:
             while True:
-                if not self._heap:
-                    self._changed.wait()
-                elif (left := self._heap[0][0] - time.monotonic()) > 0:
-                    self._changed.wait(left)
-                else:
-                    _, number = heapq.heappop(self._heap)
-                    if call := self._calls.pop(number, None):
-                        call()
+                self._wakes_at = math.inf
+                now = time.monotonic()
+                for number, (due, _) in self._calls.copy().items():
+                    if due <= now and (found := self._calls.pop(number, None)):
+                        self._call(number, found[1])
+                self._wakes_at = min((due for due, _ in self._calls.copy().values()), default=math.inf)
+                # a wait of more than threading.TIMEOUT_MAX is refused
+                self._calling.wait(min(self._wakes_at - now, 3600.0))
+
+    def _call(self, number: int, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except RuntimeError:  # no thread can be started now: a run without heartbeats would be taken over
+            self._calls[number] = (time.monotonic() + 1, call)
 
 
 _alarm = _Alarm()
+os.register_at_fork(after_in_child=_alarm.forget)
 
 
-@contextmanager
-def repeating(action: Callable[[], bool], seconds: float) -> Iterator[None]:
+class repeating:  # noqa: N801 -- its twin is a function
     """Run ``action`` every ``seconds`` beside the body, in a thread, until it returns False.
 
     A thread cannot be cancelled: the body looks at ``run.lost``, and its transactions refuse to commit. The thread is
     started when the first call is due: starting one for each short run cost more than the run.
     """
-    ended = threading.Event()
-    threads: list[threading.Thread] = []
 
-    def begin() -> None:
-        threads.append(threading.Thread(target=repeat, name="pgonce heartbeat", daemon=True))
-        threads[0].start()
+    def __init__(self, action: Callable[[], bool], seconds: float) -> None:
+        self._action = action
+        self._seconds = seconds
+        self._repeats: tuple[threading.Thread, threading.Event] | None = None
 
-    def repeat() -> None:
-        while not ended.is_set() and action():
-            ended.wait(seconds)
+    def __enter__(self) -> None:
+        self._number = _alarm.set(self._seconds, self._begin)
 
-    number = _alarm.set(seconds, begin)
-    try:
-        yield
-    finally:
-        ended.set()
-        _alarm.cancel(number)
-        for thread in threads:
+    def __exit__(self, *_: object) -> None:
+        _alarm.cancel(self._number)
+        if self._repeats:  # after the cancel: it is begun, or never will be
+            thread, ended = self._repeats
+            ended.set()
             thread.join()
+
+    def _begin(self) -> None:
+        ended = threading.Event()
+        thread = threading.Thread(target=self._repeat, args=[ended], name="pgonce heartbeat", daemon=True)
+        thread.start()
+        self._repeats = thread, ended
+
+    def _repeat(self, ended: threading.Event) -> None:
+        while not ended.is_set() and self._action():
+            ended.wait(self._seconds)
 
 
 def packed(stream: Stream[tuple[SeedRow, Cursor]], packer: Packer) -> Stream[Packed]:

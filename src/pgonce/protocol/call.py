@@ -33,6 +33,10 @@ class Call(Generic[T]):
         arguments = tuple((name, isinstance(value, list)) for name, value in self.args.items())
         return _statement(schema, self.function, arguments, synced, self.null_unsynced)
 
+    def numbered(self, schema: str) -> bytes:
+        """The same SELECT with $1, $2 for the arguments, as libpq wants it."""
+        return _numbered(schema, self.function, tuple(self.args), self.null_unsynced)
+
 
 @cache
 def _statement(
@@ -46,7 +50,18 @@ def _statement(
         )
         for name, is_list in names
     )
-    called = sql.SQL("{}({})").format(sql.Identifier(schema, function), arguments)
+    return _select(sql.SQL("{}({})").format(sql.Identifier(schema, function), arguments), synced, null_unsynced)
+
+
+@cache
+def _numbered(schema: str, function: str, names: tuple[str, ...], null_unsynced: bool) -> bytes:
+    arguments = sql.SQL(", ").join(
+        sql.SQL("{} => {}").format(sql.Identifier(name), sql.SQL(f"${number}")) for number, name in enumerate(names, 1)
+    )
+    return _select(sql.SQL("{}({})").format(sql.Identifier(schema, function), arguments), True, null_unsynced)
+
+
+def _select(called: sql.Composed, synced: bool, null_unsynced: bool) -> bytes:
     if null_unsynced:  # beside the call, not inside the function: it would hold for the caller's whole transaction
         maybe = "case when said is null then set_config('synchronous_commit', 'off', true) end"
         return sql.SQL("select said, " + maybe + " from {} as said").format(called).as_bytes()

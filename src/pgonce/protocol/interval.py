@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from datetime import timedelta
 
@@ -12,6 +13,7 @@ _UNITS |= {"d": 86400, "day": 86400, "w": 604800, "week": 604800}
 _PART = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]+)\s*")
 
 
+@functools.lru_cache(256)  # a program has few, and reads them at every run
 def interval(text: timedelta | str, name: str = "the interval") -> timedelta:
     """``text`` as a timedelta of more than zero.
 
