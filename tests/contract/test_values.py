@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import subprocess
 import sys
@@ -130,6 +131,16 @@ def test_short_runs_leave_nothing_with_the_alarm(module_database: str, name: str
     with open_pool(module_database, 1) as pool:
         run_often(pool, name)
     assert len(_alarm._calls) == before
+
+
+def test_the_alarm_sleeps_while_short_calls_come_and_go() -> None:
+    alarm = _Alarm()
+    alarm.cancel(alarm.set(3600, lambda: None))
+    wait_until(lambda: alarm._wakes_at != math.inf, "the thread has looked, and sleeps")
+    asleep_until = alarm._wakes_at
+    for _ in range(1000):
+        alarm.cancel(alarm.set(3600, lambda: None))
+        assert alarm._wakes_at == asleep_until, "none of them woke it"
 
 
 def test_an_earlier_call_is_not_late_for_a_later_one_that_was_set_before() -> None:

@@ -56,6 +56,7 @@ class _Alarm:
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._run, name="pgonce alarm", daemon=True)
                     self._thread.start()
+                self._wakes_at = min(self._wakes_at, due)
                 self._calling.notify()
         return number
 
@@ -68,12 +69,14 @@ class _Alarm:
     def _run(self) -> None:
         with self._calling:
             while True:
-                self._wakes_at = math.inf
+                asked, self._wakes_at = self._wakes_at, math.inf
                 now = time.monotonic()
                 for number, (due, _) in self._calls.copy().items():
                     if due <= now and (found := self._calls.pop(number, None)):
                         self._call(number, found[1])
-                self._wakes_at = min((due for due, _ in self._calls.copy().values()), default=math.inf)
+                earliest = min((due for due, _ in self._calls.copy().values()), default=math.inf)
+                # who asked for this may have ended; sleep until then all the same, or every short run would wake us
+                self._wakes_at = min(earliest, asked if asked > now else math.inf)
                 # a wait of more than threading.TIMEOUT_MAX is refused
                 self._calling.wait(min(self._wakes_at - now, 3600.0))
 
