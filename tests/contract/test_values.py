@@ -75,6 +75,25 @@ def test_a_nul_is_refused_and_nothing_is_cut_off_behind_it(module_database: str,
     assert statuses(db, name) == []
 
 
+@pytest.mark.parametrize(
+    ("processed", "done", "written"),
+    [(2**31, 5, (2**31 - 1, 5)), (1, 2**70, (1, 2**63 - 1)), (3.0, 0.5, (3, 0))],
+    ids=["count", "progress", "floats"],
+)
+def test_no_count_ends_the_heartbeats(
+    module_database: str, db: Db, name: str, processed: Any, done: Any, written: tuple[int, int]
+) -> None:
+    with open_pool(module_database, 1) as pool, Jobs(pool).run(name, window="1 second") as run:
+        assert run is not None
+        run.processed(processed)
+        run.progress(done)
+        beyond = "select heartbeat_at > started_at + run_window from cron_job_runs where job_name = %s"
+        wait_until(lambda: db.execute(beyond, [name]).fetchone() == (True,) or run.lost, "it beats beyond its window")
+    found = db.execute("select rows_processed, progress_done from cron_job_runs where job_name = %s", [name])
+    assert found.fetchone() == written
+    assert statuses(db, name) == ["succeeded"]
+
+
 def discard(conn: psycopg.Connection[Any]) -> None:
     conn.autocommit = True
     conn.execute("discard all")
@@ -195,6 +214,25 @@ def test_a_body_that_has_ended_hears_no_more_beats() -> None:
     count = len(beats)
     assert not [thread for thread in threading.enumerate() if thread.name == "pgonce heartbeat"]
     assert len(beats) == count
+
+
+LEFT = """
+import os, sys, threading
+from pgonce._sync.waiting import repeating
+
+inherited, beaten = repeating(lambda: True, 3600), threading.Event()
+inherited.__enter__()
+child = os.fork()
+if child == 0:
+    with repeating(lambda: bool(beaten.set()), 0.01):
+        inherited.__exit__()
+        os._exit(not beaten.wait(20))
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_child_that_leaves_its_parent_s_block_does_not_end_its_own_heartbeats() -> None:
+    subprocess.run([sys.executable, "-c", LEFT], check=True, timeout=60)
 
 
 FORKED = """

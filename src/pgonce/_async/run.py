@@ -70,15 +70,15 @@ class AsyncRun:
 
     def processed(self, rows: int = 1) -> None:
         """Count ``rows`` as processed; written when the run ends."""
-        self.rows_processed += rows
+        self.rows_processed += int(rows)  # numpy's, too: what the database refuses would end the heartbeats
 
     def skipped(self, rows: int = 1) -> None:
         """Count ``rows`` as skipped; written when the run ends."""
-        self.rows_skipped += rows
+        self.rows_skipped += int(rows)
 
     def progress(self, done: int, total: int | None = None) -> None:
         """How far the run is, for ``pgonce job ls``; written with the next heartbeat."""
-        self._progress = (done, total)
+        self._progress = (int(done), None if total is None else int(total))
 
     def connection(self) -> AbstractAsyncContextManager[AsyncConnection[Any]]:
         """A connection of the pool, for reading beside the transactions; what it writes is not fenced."""

@@ -35,13 +35,13 @@ class _Alarm:
     """
 
     def __init__(self) -> None:
+        self._numbers = itertools.count()  # goes on in a child: it may yet cancel what its parent had set
         self.forget()
 
     def forget(self) -> None:
         """Begin anew, as a forked child must: it has no thread, and somebody may have held the lock."""
         self._calling = threading.Condition(threading.Lock())
         self._calls: dict[int, tuple[float, Callable[[], None]]] = {}
-        self._numbers = itertools.count()
         self._wakes_at = math.inf
         self._thread: threading.Thread | None = None
 

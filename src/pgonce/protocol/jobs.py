@@ -100,17 +100,17 @@ def report_job_run(
     """A sign of life that also writes the counts and the progress."""
     args = {
         "p_run_id": run_id,
-        "p_rows_processed": rows_processed,
-        "p_rows_skipped": rows_skipped,
-        "p_progress_done": done,
-        "p_progress_total": total,
+        "p_rows_processed": _held(rows_processed),
+        "p_rows_skipped": _held(rows_skipped),
+        "p_progress_done": None if done is None else _held(done, 63),
+        "p_progress_total": None if total is None else _held(total, 63),
     }
     return Call("report_job_run", args, value)
 
 
 def complete_job_run(run_id: UUID, rows_processed: int = 0, rows_skipped: int = 0) -> Call[bool]:
     """End the run as succeeded. True also when repeated; False: it was taken over or has failed."""
-    args = {"p_run_id": run_id, "p_rows_processed": rows_processed, "p_rows_skipped": rows_skipped}
+    args = {"p_run_id": run_id, "p_rows_processed": _held(rows_processed), "p_rows_skipped": _held(rows_skipped)}
     return Call("complete_job_run", args, value)
 
 
@@ -164,6 +164,11 @@ def plan_job_ticks(ticks: Sequence[NextTick]) -> Call[int]:
         "p_graces": [each.grace for each in ticks],
     }
     return Call("plan_job_ticks", args, value)
+
+
+def _held(count: int, bits: int = 31) -> int:
+    """``count``, or the largest that its column holds: a heartbeat that is refused for it would lose the run."""
+    return min(count, (1 << bits) - 1)
 
 
 def _names(jobs: Sequence[tuple[str, str]]) -> dict[str, Any]:
