@@ -1,0 +1,136 @@
+"""One contender's import in a process of its own, so that the one's memory is not the other's.
+
+    python -m bench.importer CONTENDER URL [ARGUMENT]...
+
+The last line that it prints: its seconds, from the open connection to the last commit, and its peak memory in MB.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import psycopg
+
+from bench.verses import COLUMNS, KEY, row, source
+from pgonce import database
+from pgonce._sync.seeds import Seeds
+from pgonce.sources import read
+
+HERE = Path(__file__).parents[1]
+
+
+def started(contender: str, url: str, *arguments: object) -> subprocess.Popen[str]:
+    """Such a process."""
+    command = [sys.executable, "-m", "bench.importer", contender, url, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HERE)
+
+
+def measured(contender: str, url: str, *arguments: object) -> tuple[float, float]:
+    """(seconds, peak MB) of such a process."""
+    process = started(contender, url, *arguments)
+    said, _ = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"the contender {contender!r} ended with {process.returncode}")
+    seconds, megabytes = said.split()[-2:]
+    return float(seconds), float(megabytes)
+
+
+def generator(url: str, rows: str, size: str) -> float:
+    """``Seeds.run`` of tuples; a ``size`` of 0 is an adaptive one."""
+    with database.open_pool(url, 3) as pool:
+        began = time.perf_counter()
+        result = Seeds(pool).run(
+            f"bench {time.time_ns()}", source(0, int(rows)),
+            into="verses", key=KEY, columns=COLUMNS, batch_size=int(size) or None,
+        )  # fmt: skip
+        assert result.outcome == "complete"
+        return time.perf_counter() - began
+
+
+def path(url: str, file: str, name: str = "") -> float:
+    """``Seeds.run`` of a file, as ``pgonce seed load`` does it."""
+    with database.open_pool(url, 3) as pool:
+        began = time.perf_counter()
+        result = Seeds(pool).run(name or f"bench {time.time_ns()}", read(file), into="verses", key=KEY)
+        assert result.outcome == "complete"
+        return time.perf_counter() - began
+
+
+def resumable(url: str, rows: str) -> float:
+    """The one that is killed."""
+    with database.open_pool(url, 3) as pool:
+        began = time.perf_counter()
+        Seeds(pool).run("resumable", source(0, int(rows)), into="verses", key=KEY, columns=COLUMNS, batch_size=5000)
+        return time.perf_counter() - began
+
+
+def partition(url: str, *parts: str) -> float:
+    """One process of those that import a seed's parts: ``FIRST-STOP`` each."""
+    with database.open_pool(url, 3) as pool:
+        began = time.perf_counter()
+        for part in parts:
+            first, stop = map(int, part.split("-"))
+            Seeds(pool).run(
+                "parts", source(first, stop), into="verses", key=KEY, columns=COLUMNS, partition=part,
+                window=timedelta(seconds=30),
+            )  # fmt: skip
+        return time.perf_counter() - began
+
+
+def one_by_one(url: str, rows: str) -> float:
+    """A commit per row."""
+    with psycopg.connect(url, autocommit=True) as conn:
+        began = time.perf_counter()
+        for number in range(int(rows)):
+            conn.execute(
+                "insert into verses values (%s, %s, %s, %s, %s) on conflict do nothing", row(number), prepare=True
+            )
+        return time.perf_counter() - began
+
+
+def write_row(url: str, rows: str) -> float:
+    """psycopg alone."""
+    with psycopg.connect(url) as conn, conn.cursor() as cursor, cursor.copy("copy verses from stdin") as copy:
+        began = time.perf_counter()
+        for number in range(int(rows)):
+            copy.write_row(row(number))
+    return time.perf_counter() - began
+
+
+def dlt(url: str, rows: str) -> float:
+    """dlt, which does a row once by staging and merging."""
+    os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"
+    from dlt import destinations, pipeline
+
+    # It insists on a host and a password; libpq takes the host that stands in the query, the socket's folder.
+    address = url.replace("postgres@/", "postgres:none@localhost/", 1)
+    with tempfile.TemporaryDirectory(prefix="pgonce-dlt-") as folder:
+        began = time.perf_counter()
+        data = ({"n": number, **dict(zip(COLUMNS, row(number), strict=True))} for number in range(int(rows)))
+        pipeline(
+            "bench", pipelines_dir=folder, destination=destinations.postgres(address), dataset_name="dlt_bench"
+        ).run(data, table_name="verses", primary_key=KEY, write_disposition="merge")
+        return time.perf_counter() - began
+
+
+CONTENDERS: dict[str, Callable[..., float]] = {
+    "generator": generator, "path": path, "resumable": resumable, "partition": partition,
+    "one by one": one_by_one, "write_row": write_row, "dlt": dlt,
+}  # fmt: skip
+
+
+def main() -> None:
+    contender, url, *arguments = sys.argv[1:]
+    print(CONTENDERS[contender](url, *arguments), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+if __name__ == "__main__":
+    main()
