@@ -328,6 +328,21 @@ def test_a_sync_run_is_told_that_it_is_lost(
         wait_until(lambda: run.lost, "the next heartbeat finds out")
 
 
+def test_a_transaction_that_outlives_the_run_s_time_is_refused_even_before_the_run_is_closed(
+    module_database: str, db: Db, name: str
+) -> None:
+    caller = Sync(module_database, size=1)
+    with pytest.raises(TimeoutError), started(caller, name, timeout="200 ms") as run:
+        with pytest.raises(LeaseLost, match="timed out after"), run.transaction() as tx:
+            tx.execute("insert into effects (name) values (%s)", [name])
+            assert isinstance(run, SyncRun)
+            # who closes the run waits for the pool's only connection, which is at work here: a beat finds it running
+            wait_until(lambda: [tx.execute("select 1")] and run.timed_out, "its time is over")
+        wait_until(lambda: last(db, name)["status"] == "failed", "the run is closed")
+    caller.close()
+    assert (effects(db, name), last(db, name)["error_message"]) == (0, "timed out after 0:00:00.200000")
+
+
 @pytest.mark.parametrize("kind", ["async", "async-odd-pool"])
 def test_an_async_run_is_cancelled_when_it_is_lost(module_database: str, db: Db, name: str, kind: str) -> None:
     ended: list[str] = []

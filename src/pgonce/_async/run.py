@@ -92,7 +92,7 @@ class AsyncRun:
         rolled back. If not, the row is locked until the commit, and a successor sees the lock as a sign of life.
 
         Raises:
-            LeaseLost: the run was taken over; nothing of this transaction is written.
+            LeaseLost: the run was taken over, or its time is over; nothing of this transaction is written.
             TransactionBroken: the body said COMMIT or ROLLBACK itself; a COMMIT of its own was not fenced.
         """
         async with self.unfenced() as conn:
@@ -107,6 +107,8 @@ class AsyncRun:
         """The same for a body that calls a function with the fence in it, such as advance_seed: one beat is enough."""
         async with connection(self._pool) as conn, transaction(conn, f"pgonce {self.id}", self.window):
             yield conn
+            if self.timed_out:  # by our own clock: the row is closed a moment later, and until then a beat finds it
+                raise LeaseLost(f"run {self.id} of job {self.name} {self._why()}: this transaction is rolled back")
 
     async def _beat(self, conn: AsyncConnection[Any]) -> bool:
         # timed from before the statement is sent: the database reads its clock no earlier than that

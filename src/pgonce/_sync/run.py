@@ -93,7 +93,7 @@ class Run:
         rolled back. If not, the row is locked until the commit, and a successor sees the lock as a sign of life.
 
         Raises:
-            LeaseLost: the run was taken over; nothing of this transaction is written.
+            LeaseLost: the run was taken over, or its time is over; nothing of this transaction is written.
             TransactionBroken: the body said COMMIT or ROLLBACK itself; a COMMIT of its own was not fenced.
         """
         with self.unfenced() as conn:
@@ -108,6 +108,8 @@ class Run:
         """The same for a body that calls a function with the fence in it, such as advance_seed: one beat is enough."""
         with connection(self._pool) as conn, transaction(conn, f"pgonce {self.id}", self.window):
             yield conn
+            if self.timed_out:  # by our own clock: the row is closed a moment later, and until then a beat finds it
+                raise LeaseLost(f"run {self.id} of job {self.name} {self._why()}: this transaction is rolled back")
 
     def _beat(self, conn: Connection[Any]) -> bool:
         # timed from before the statement is sent: the database reads its clock no earlier than that
