@@ -35,12 +35,17 @@ async def asynchronous(cursor: int | None) -> AsyncIterator[tuple[Any, int]]:
     partitions=lambda: [{"first": first} for first in range(0, 4 * PART, PART)],
 )  # fmt: skip
 def parts(cursor: int | None, partition: dict[str, int]) -> Iterator[tuple[Any, int]]:
-    """Four ranges. Where KILL_ONCE names a file that is not there yet, the process dies in the middle of a range."""
+    """Four ranges. Where KILL_ONCE names a file that is not there yet, the process dies in the middle of a range.
+
+    With KILL_ALWAYS it dies in the middle of each.
+    """
     first = partition["first"]
     for n in range(first if cursor is None else cursor + 1, first + PART):
         flag = os.environ.get("KILL_ONCE")
         if flag and n == first + PART // 2:
             _die_once(Path(flag))
+        if n == first + PART // 2 and "KILL_ALWAYS" in os.environ:
+            _die()
         yield (n, "x", f"t{n}"), n
 
 
@@ -49,5 +54,9 @@ def _die_once(flag: Path) -> None:
         flag.touch(exist_ok=False)
     except FileExistsError:
         return
+    _die()
+
+
+def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(60)

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from tests.edge.seed_app import PART
+from tests.faults.dask_kills import cluster
 
 ROOT = Path(__file__).parents[2]
 Conn = psycopg.Connection[Any]
@@ -98,29 +99,18 @@ def test_a_dask_cluster_imports_all_partitions_although_a_worker_is_killed(
     cli: Cli, conn: Conn, tmp_path: Path
 ) -> None:
     pytest.importorskip("distributed")
-    code = """
-import sys
-from distributed import LocalCluster
-if __name__ == "__main__":
-    options = dict(n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None)
-    with LocalCluster(**options) as cluster:
-        print(cluster.scheduler_address, flush=True)
-        sys.stdin.read()
-"""
-    environment = {**cli.environment, "KILL_ONCE": str(tmp_path / "killed"), "PYTHONPATH": str(ROOT)}
-    script = tmp_path / "cluster.py"
-    script.write_text(code)
-    with subprocess.Popen(
-        [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        text=True, env=environment, cwd=ROOT,
-    ) as cluster:  # fmt: skip
-        assert cluster.stdout
-        assert cluster.stdin
-        try:
-            address = cluster.stdout.readline().strip()
-            told = cli("run", "parts", "--cluster", address)
-        finally:
-            cluster.stdin.close()
+    with cluster(2, {**cli.environment, "KILL_ONCE": str(tmp_path / "killed")}) as address:
+        told = cli("run", "parts", "--cluster", address)
     assert (tmp_path / "killed").exists()
     assert f"complete, {4 * PART:,} inserted, 0 skipped" in told
+    assert count(conn) == 4 * PART
+
+
+def test_a_partition_that_dask_gives_up_is_said_in_one_line_and_resumes(cli: Cli, conn: Conn) -> None:
+    pytest.importorskip("distributed")
+    with cluster(1, {**cli.environment, "KILL_ALWAYS": "in the middle of every partition"}) as address:
+        told = cli("run", "parts", "--cluster", address, code=1)
+    assert "Traceback" not in told
+    assert f"pgonce seed run parts --cluster {address}" in told.splitlines()[-1]
+    assert f"complete, {4 * PART:,} inserted, 0 skipped" in cli("run", "parts")
     assert count(conn) == 4 * PART

@@ -119,11 +119,12 @@ def run_on_cluster(
     partition make every batch land once.
 
     Raises:
-        PgonceError: distributed is not installed.
+        PgonceError: distributed is not installed; or the workers of one partition died so often that Dask gave it up.
         Exception: a partition's own.
     """
     try:
         from distributed import Client
+        from distributed.scheduler import KilledWorker
     except ModuleNotFoundError:
         raise PgonceError("a cluster needs Dask: pip install 'pgonce[cluster]'") from None
     connect: Any = Client
@@ -138,7 +139,13 @@ def run_on_cluster(
             if stop():
                 client.cancel(futures)
                 return
-        client.gather(futures)
+        try:
+            client.gather(futures)
+        except KilledWorker:
+            raise PgonceError(
+                "workers of the cluster died again and again with the same partition (killed, or out of memory: see "
+                f"their logs); all partitions resume where they are: pgonce seed run {name} --cluster {address}"
+            ) from None
 
 
 def watcher(seeds: Seeds, name: str, on_progress: Callable[[Progress], object]) -> Callable[[], None]:
