@@ -135,6 +135,7 @@ def run(quick: bool, rows: int | None = None, rounds: int | None = None, only: s
             verses.write(folder / f"verses{suffix}", rounded.rows)
         with psycopg.connect(url, autocommit=True) as conn:
             conn.execute(verses.TABLE)
+            psql_copy(url, folder / "verses.copy")  # who comes first writes the log into files that are new, and slower
             for _ in range(rounds or (1 if quick else 3)):
                 one_round(conn, url, folder, rounded, only)
             if only:

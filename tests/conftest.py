@@ -45,10 +45,10 @@ def server() -> Iterator[str]:
     yield url
     if running:
         running.close()
-        _remove(running.data_dir)
+        remove(running.data_dir)
 
 
-def _remove(data_dir: Path) -> None:
+def remove(data_dir: Path) -> None:
     """Remove the folder once the keeper has stopped the server."""
     pid_file = data_dir / "pg" / "postmaster.pid"
     wait_until(lambda: not pid_file.exists(), "the embedded server to stop")

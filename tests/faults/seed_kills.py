@@ -3,8 +3,8 @@
     python -m tests.faults.seed_kills [--kills 500] [--rows 200000] [--seed 1] [--url URL]
     python -m tests.faults.seed_kills --crashes 20 [--rows 200000] [--seed 1]
 
-With --crashes PostgreSQL is what is killed, with kill -9 and at random moments, too: one importer goes on through all
-of them by itself, or, where its connections cannot be had again, is started anew.
+With --crashes it is PostgreSQL that is killed, with kill -9 and at random moments, too: an importer goes on through all
+of them by itself, or, where it cannot (it asks for its first connection just then), is started anew.
 
 Every import has a random batch size, doubles, rows that the table refuses, and cursors that several rows share. The
 importer is forked from this process, so that a kill costs milliseconds; the moment is random, from before its first
@@ -29,6 +29,7 @@ import psycopg
 
 from pgonce import database, embedded, schema
 from pgonce._sync.seeds import Seeds
+from tests.conftest import remove
 
 BODY = "x" * 60
 
@@ -149,29 +150,40 @@ def kill(url: str, kills: int, rows: int, seed: int) -> None:
             sys.stdout.flush()
 
 
-def crash(server: embedded.Server) -> embedded.Server:
-    """Kill the postmaster; its children see that and end. Then start it: recovery from the log."""
+def crash(server: embedded.Server, how: signal.Signals = signal.SIGKILL) -> embedded.Server:
+    """End the postmaster; its children see that and end, too. Then start it: recovery from the log."""
     postmaster = int((server.data_dir / "pg" / "postmaster.pid").read_text().splitlines()[0])
-    os.kill(postmaster, signal.SIGKILL)
+    os.kill(postmaster, how)
+    while _runs(postmaster):  # for a moment it still listens
+        pass
     return embedded.start(server.data_dir)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{pid}/stat")
+    return not state.exists() or state.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def crashes(folder: Path, most: int, rows: int, seed: int) -> None:
     """Imports whose database is killed ``most`` times in all."""
-    chance, done, imports = random.Random(seed), 0, 0
+    chance, done, imports, starts = random.Random(seed), 0, 0, 0
+    logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # its pool reports every connection that it lost
     servers = [embedded.start(folder)]
     url = servers[0].url
-    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # that the server is away is what is tested
     try:
         schema.migrate(url)
         while done < most:
             name, size = f"crashed_{imports}", chance.randint(500, 5000)
             with psycopg.connect(url, autocommit=True) as conn:
                 conn.execute(f"create table {name} (id int primary key, note text check (note <> 'bad'))".encode())
-            code, started = None, 0
+            code = None
             while code != 0:
                 pid = fork(lambda name=name, size=size: importer(url, name, rows, size))  # type: ignore[misc]
-                started += 1
+                starts += 1
                 while (code := ended(pid, chance.uniform(0.2, 1.5) if done < most else 300)) is None:
                     servers.append(crash(servers[-1]))
                     done += 1
@@ -179,8 +191,8 @@ def crashes(folder: Path, most: int, rows: int, seed: int) -> None:
             with psycopg.connect(url, autocommit=True) as conn:
                 check(conn, name, rows)
             sys.stdout.write(
-                f"{done} crashes of PostgreSQL in {imports} imports of {rows:,} rows (the last one started {started} "
-                "times): every row once, every counter exact\n"
+                f"{done} kills of PostgreSQL, {imports} imports of {rows:,} rows, {starts} starts of an importer: "
+                "every row once, every counter exact\n"
             )
             sys.stdout.flush()
     finally:
@@ -199,16 +211,16 @@ def main() -> None:
     if options.url:
         kill(options.url, options.kills, options.rows, options.seed)
         return
-    with tempfile.TemporaryDirectory(prefix="pgonce-kills-") as folder:
+    folder = Path(tempfile.mkdtemp(prefix="pgonce-kills-"))
+    try:
         if options.crashes:
-            crashes(Path(folder) / "data", options.crashes, options.rows, options.seed)
+            crashes(folder, options.crashes, options.rows, options.seed)
             return
-        server = embedded.start(Path(folder) / "data")
-        try:
+        with embedded.start(folder) as server:
             schema.migrate(server.url)
             kill(server.url, options.kills, options.rows, options.seed)
-        finally:
-            server.close()
+    finally:
+        remove(folder)
 
 
 if __name__ == "__main__":

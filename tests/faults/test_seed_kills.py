@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -22,31 +21,22 @@ from tests.faults import seed_kills
 ROOT = Path(__file__).parents[2]
 
 
-def test_after_fifteen_kills_at_random_moments_every_row_is_there_once_and_every_counter_exact(database: str) -> None:
+def told(*arguments: str) -> str:
+    """The last line that ``seed_kills`` prints."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.seed_kills", "--kills", "15", "--rows", "20000", "--url", database],
+        [sys.executable, "-m", "tests.faults.seed_kills", "--rows", "20000", *arguments],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.splitlines()[-1].startswith("15 kills")
+    return done.stdout.splitlines()[-1]
 
 
-def crash(server: embedded.Server) -> embedded.Server:
-    """What `pg_ctl -m immediate restart` does: no checkpoint, every client cut off, recovery from the log."""
-    postmaster = int((server.data_dir / "pg" / "postmaster.pid").read_text().splitlines()[0])
-    os.kill(postmaster, signal.SIGQUIT)
-    while _runs(postmaster):
-        pass
-    return embedded.start(server.data_dir)
+def test_after_fifteen_kills_at_random_moments_every_row_is_there_once_and_every_counter_exact(database: str) -> None:
+    assert told("--kills", "15", "--url", database).startswith("15 kills")
 
 
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    state = Path(f"/proc/{pid}/stat")
-    return not state.exists() or state.read_text().rpartition(")")[2].split()[0] != "Z"
+def test_after_three_kills_of_the_database_at_random_moments_too() -> None:
+    assert told("--crashes", "3").startswith("3 kills of PostgreSQL")
 
 
 def test_an_import_goes_on_when_its_database_crashes_three_times(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -59,7 +49,8 @@ def test_an_import_goes_on_when_its_database_crashes_three_times(tmp_path_factor
             # in the source's thread, while the batch before is on its way: before, during or behind its COMMIT
             for number, item in enumerate(generate(cursor), 1):
                 if number % 1700 == 0 and len(servers) <= crashes:
-                    servers.append(crash(servers[-1]))
+                    # as `pg_ctl restart -m immediate` does it: no checkpoint, every client is cut off
+                    servers.append(seed_kills.crash(servers[-1], signal.SIGQUIT))
                 yield item
 
         return source

@@ -184,3 +184,23 @@ def test_a_second_import_of_the_same_name_is_an_overlap_with_its_own_exit_code(
     gate.touch()
     assert first.end() == 0
     is_exact(db)
+
+
+def test_stopped_in_a_transaction_that_the_server_ends_it_repeats_the_batch_by_itself(
+    network: Proxy, start: Start, db: Db
+) -> None:
+    advance = network.hold(b"advance_seed")
+    child = start(sys.executable, "-c", SHORT, database=network.url)
+    advance.wait()
+    child.stop()
+    written = "select count(*) from pg_stat_activity where backend_xid is not null and application_name ~ '^pgonce .'"
+    assert db.execute(written).fetchall() == [(1,)]
+    wait_until(lambda: db.execute(written).fetchall() == [(0,)], "the server has ended the idle transaction")
+    advance.release()
+    child.signal(signal.SIGCONT)
+    assert child.end() == 0, child.said
+    assert "ended: complete" in child.said
+    assert db.execute("select count(*), max(id) from numbers").fetchall() == [(20_000, 19_999)]
+    at = "select status, rows_inserted, rows_skipped from seed_checkpoints"
+    assert db.execute(at).fetchall() == [("complete", 20_000, 0)]
+    assert db.execute("select status from cron_job_runs").fetchall() == [("succeeded",)]
