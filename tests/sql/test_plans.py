@@ -117,6 +117,52 @@ def test_a_run_is_found_by_its_id_and_not_among_the_dead_entries_of_those_that_h
         assert scans(conn, f"{call}({run})")[1] == {"cron_job_runs_pkey"}
 
 
+GROWN = [
+    "queue_webhooks(array['evt_25000', format('evt_%s', clock_timestamp())], '{x,x}', array['{}', '{}'])",
+    "claim_webhook('evt_25000', 'x', '{}')",
+    "claim_webhooks()",
+    "complete_webhooks(IDS, LEASES)",
+    "complete_webhooks(IDS, LEASES, true)",
+    "complete_webhooks(IDS, LEASES), unmark_webhooks(IDS, LEASES)",
+    "release_webhooks(IDS, LEASES)",
+    "complete_webhook(IDS[1], LEASES[1])",
+    "fail_webhook(IDS[1], LEASES[1], 'why')",
+    "ignore_webhook(IDS[1], LEASES[1], 'why')",
+    "is_webhook_held(IDS[1], LEASES[1])",
+    "twin_of_webhook(IDS[1])",
+    "order_webhook(IDS[1], LEASES[1], 'key')",
+    "coalesce_webhooks(IDS[1], 'key', 'x')",
+    "pull_next_webhook('key')",
+    "replay_webhook('evt_1')",
+]
+
+
+@pytest.mark.parametrize("call", GROWN)
+def test_a_plan_that_was_made_while_the_table_was_empty_is_good_for_a_full_one(
+    conn: Connection, database: str, call: str
+) -> None:
+    insert = (
+        "insert into webhook_events"
+        " (stripe_event_id, event_type, queued, lease_expires_at, next_attempt_at, lease, status)"
+        " select 'evt_' || n, 'x', true, null, case when n < 100 then now() end, null,"
+        " case when n < 100 then 'processing' else 'succeeded' end from generate_series(%s::int, %s) n"
+    )
+    mine = "select array_agg(id)::text, array_agg(lease)::text from claim_webhooks(3)"
+
+    def called() -> set[str]:
+        [(ids, leases)] = conn.execute(mine.encode()).fetchall()
+        return scans(conn, call.replace("IDS", f"('{ids}'::uuid[])").replace("LEASES", f"('{leases}'::uuid[])"))[0]
+
+    conn.execute(insert.encode(), [1, 40])
+    for _ in range(8):  # from the sixth call on PL/pgSQL may keep its plan
+        with conn.transaction(force_rollback=True):
+            called()
+    with psycopg.connect(database, autocommit=True) as other:
+        other.execute(insert.encode(), [100, ROWS])
+    with conn.transaction(force_rollback=True):
+        assert called() == set()
+
+
 @pytest.mark.parametrize(
     "call, index",
     [

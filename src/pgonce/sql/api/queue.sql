@@ -40,7 +40,8 @@ create or replace function claim_webhooks(
   p_types text default null, p_other_types text default null, p_since timestamptz default null)
 returns table (id uuid, stripe_event_id text, event_type text, payload text, raw bytea, lease uuid, attempts integer,
                order_key text, due timestamptz)
-language plpgsql set search_path from current as $$
+language plpgsql set search_path from current
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
 #variable_conflict use_column
 declare
   v_now timestamptz := clock_timestamp();  -- a variable: a volatile function would not bound the index scan
@@ -135,7 +136,8 @@ end $$;
 comment on function pull_next_webhook(text) is 'pgonce: makes the next waiting event of an object due now; null does nothing.';
 
 create or replace function release_webhooks(p_ids uuid[], p_leases uuid[]) returns integer
-language plpgsql set search_path from current as $$
+language plpgsql set search_path from current
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
 declare
   v_released integer;
 begin
