@@ -16,7 +16,6 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from http.client import HTTPException
-from types import TracebackType
 from typing import Self, TypeAlias
 from urllib.parse import unquote, urlsplit
 
@@ -27,6 +26,7 @@ from pgonce._sync.execute import call
 from pgonce.errors import InvalidArgument, PgonceError
 from pgonce.protocol import alerts as protocol
 from pgonce.protocol.alerts import Alert
+from pgonce.service import Service
 
 EVERY = 15.0
 """Seconds between two looks."""
@@ -42,7 +42,7 @@ class Undelivered(PgonceError):
     """A channel has not taken an alert; the message names no URL."""
 
 
-class Alerts:
+class Alerts(Service):
     """Looks for what is worth telling and delivers it, in a thread.
 
     At least once for each alert and channel; a repetition, after a crash between delivery and mark, has the same id.
@@ -98,14 +98,6 @@ class Alerts:
         if ended:
             self._pool.close()
         return ended
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def _run(self) -> None:
         while not self._stop.is_set():

@@ -11,9 +11,6 @@ from pgonce.errors import InvalidArgument
 from pgonce.protocol import retention as protocol
 from pgonce.protocol.interval import interval
 
-BATCH = 10_000
-"""Rows in one transaction: short enough that vacuum and replicas keep up."""
-
 log = logging.getLogger("pgonce")
 
 
@@ -56,7 +53,7 @@ def _purge(run: Run, purge: protocol.Purge, age: timedelta) -> int:
     # until a batch is empty, not until one is short: of the oldest ones some may be locked at this moment
     while not run.stop_requested:
         with run.transaction() as tx:
-            deleted = execute(tx, purge(age, BATCH), run.schema)
+            deleted = execute(tx, purge(age, protocol.BATCH), run.schema)
         if not deleted:
             break
         run.processed(deleted)

@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
-from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
@@ -33,6 +32,7 @@ from pgonce.protocol import stats
 from pgonce.protocol.agenda import Agenda, Due, Name
 from pgonce.protocol.call import Call, value
 from pgonce.protocol.cron import Plan
+from pgonce.service import Service
 
 UPKEEP_EVERY = timedelta(seconds=15)
 """Between two sweeps, looks for retries and comparisons of the clocks; also how long a suspended machine oversleeps."""
@@ -43,7 +43,7 @@ _INSTANT = timedelta(microseconds=1)
 log = logging.getLogger("pgonce")
 
 
-class Scheduler:
+class Scheduler(Service):
     """Runs the jobs of an app at their ticks, in threads; asynchronous ones in an event loop of their own.
 
     Args:
@@ -124,14 +124,6 @@ class Scheduler:
         if ended:
             self._pool.close()
         return ended
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def _run(self) -> None:
         upkeep = replan = self._clock.now()

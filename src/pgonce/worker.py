@@ -10,7 +10,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from types import TracebackType
 from typing import Self
 
 import psycopg
@@ -25,6 +24,7 @@ from pgonce.protocol import queue
 from pgonce.protocol.glob import any_of
 from pgonce.protocol.queue import Claimed
 from pgonce.roster import Roster
+from pgonce.service import Service
 
 POLL = 1.0
 """Seconds between two looks when nothing was due; a receiver in the same process wakes the lanes at once."""
@@ -34,7 +34,7 @@ ADOPT_EVERY = 30.0
 log = logging.getLogger("pgonce")
 
 
-class Worker:
+class Worker(Service):
     """Handles queued events in threads (synchronous handlers) and in an event loop of its own (asynchronous ones).
 
     Args:
@@ -145,14 +145,6 @@ class Worker:
         if left := [*self._handed, *self._handed_async]:
             with suppress(PgonceError, psycopg.Error):  # else they come back when their leases run out
                 call(self._pool, queue.release_webhooks(left), self._schema)
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def _lane(self) -> None:
         lane = Lane(

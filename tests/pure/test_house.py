@@ -23,7 +23,7 @@ FLOORS = (
     ("protocol", "_keeper"),
     ("app", "embedded", "sources"),
     ("_async", "_sync"),
-    ("database", "schema", "http", "clock", "roster"),
+    ("database", "schema", "http", "clock", "roster", "service"),
     ("recorder", "worker"),
     ("endpoint", "receiver", "scheduler", "reconcile", "retention", "alerts", "metrics", "demo"),
     ("console",),

@@ -16,9 +16,6 @@ from pgonce.errors import InvalidArgument
 from pgonce.protocol import retention
 from pgonce.protocol.interval import interval
 
-BATCH = 10_000
-"""Rows in one transaction: short enough that vacuum and replicas keep up."""
-
 
 def _age(_: click.Context, option: click.Parameter, given: str) -> timedelta:
     try:
@@ -56,6 +53,6 @@ def cleanup(webhooks: timedelta, runs: timedelta, override_31_days: bool, url: s
 def _purge(pool: ConnectionPool[Connection], schema: str, purge: retention.Purge, age: timedelta) -> int:
     total = 0
     # until a batch is empty, not until one is short: of the oldest ones some may be locked at this moment
-    while deleted := call(pool, purge(age, BATCH), schema):
+    while deleted := call(pool, purge(age, retention.BATCH), schema):
         total += deleted
     return total

@@ -11,6 +11,8 @@ from pgonce.protocol.lists import WebhookLine
 
 LEAST = timedelta(days=31)
 """Stripe can send an event again for 30 days (docs.stripe.com/webhooks, "Manual retries"): forgotten, it is new."""
+BATCH = 10_000
+"""Rows in one transaction: short enough that vacuum and replicas keep up."""
 
 Purge: TypeAlias = Callable[[timedelta, int], Call[int]]
 
