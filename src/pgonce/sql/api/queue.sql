@@ -41,7 +41,7 @@ create or replace function claim_webhooks(
 returns table (id uuid, stripe_event_id text, event_type text, payload text, raw bytea, lease uuid, attempts integer,
                order_key text, due timestamptz)
 language plpgsql set search_path from current
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
 #variable_conflict use_column
 declare
   v_now timestamptz := clock_timestamp();  -- a variable: a volatile function would not bound the index scan
@@ -137,7 +137,7 @@ comment on function pull_next_webhook(text) is 'pgonce: makes the next waiting e
 
 create or replace function release_webhooks(p_ids uuid[], p_leases uuid[]) returns integer
 language plpgsql set search_path from current
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
 declare
   v_released integer;
 begin
