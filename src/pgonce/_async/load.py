@@ -31,8 +31,27 @@ select to_regclass(%(table)s) is not null, exists (
   coalesce(row_security_active(to_regclass(%(table)s)), false),
   exists (select from pg_constraint where conrelid = to_regclass(%(table)s) and condeferred),
   array(select a.attname::text from pg_attribute a join pg_type t on t.oid = a.atttypid
-        where a.attrelid = to_regclass(%(table)s) and a.attnum > 0 and t.typcategory = 'A')
+        where a.attrelid = to_regclass(%(table)s) and a.attnum > 0 and t.typcategory = 'A'),
+  -- the key in an order in which ORDER BY and row comparisons go through its index; a rule forbids WITH (INSERT)
+  array(select a.attname::text from pg_index i join pg_class c on c.oid = i.indrelid and not c.relhasrules
+        cross join unnest(i.indkey[0:i.indnkeyatts - 1]::int2[]) with ordinality k(attnum, n)
+        join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+        where i.indexrelid = (
+          select x.indexrelid from pg_index x
+          where x.indrelid = to_regclass(%(table)s) and x.indisunique and x.indisvalid and x.indpred is null
+            and x.indexprs is null and x.indnkeyatts = cardinality(%(key)s::text[]) and 0 = all (x.indoption::int2[])
+            and not exists (select from unnest(x.indclass::oid[]) o(id) join pg_opclass p on p.oid = o.id
+                            where not p.opcdefault)
+            and not exists (
+              select from unnest(x.indkey[0:x.indnkeyatts - 1]::int2[], x.indcollation::oid[]) e(attnum, coll)
+              left join pg_attribute a on a.attrelid = x.indrelid and a.attnum = e.attnum
+                and a.attcollation = e.coll and a.attname = any (%(key)s::text[])
+              where a.attnum is null)
+          limit 1)
+        order by k.n)
 """
+_RANGE = 1000
+"""Rows of a batch from which on a range is worth its statement; below, as when bad rows are searched for, a look is."""
 _STAGING = sql.Identifier("pg_temp", "pgonce_batch")
 
 
@@ -58,6 +77,8 @@ class Facts:
     has_policies: bool
     has_deferred: bool
     arrays: frozenset[str]
+    order: tuple[str, ...] = ()
+    """The key in the order of an index whose ranges hold its rows; empty: there is none."""
 
 
 async def check(conn: AsyncConnection[Any], table: Table) -> Facts:
@@ -76,7 +97,7 @@ async def check(conn: AsyncConnection[Any], table: Table) -> Facts:
             f"table {table.name} has no plain unique index over ({', '.join(table.key)}) with every column NOT NULL: "
             "the key must tell which rows are there already"
         )
-    return Facts(found[2], found[3], frozenset(found[4]))
+    return Facts(found[2], found[3], frozenset(found[4]), tuple(found[5]))
 
 
 class Loader:
@@ -91,6 +112,7 @@ class Loader:
         self.table = table
         self.facts = facts
         self._found = False
+        self._ranges = bool(facts.order)
         self._staging: Literal["none", "empty", "full"] = "none"
 
     async def begin(self, conn: AsyncConnection[Any]) -> None:
@@ -131,6 +153,8 @@ class Loader:
                 )
             )
             self._staging = "empty"
+            # else the rows may be sorted with all they hold, on the disk, only to be compared with a range of keys
+            await conn.execute("set local enable_mergejoin = off")
         async with conn.transaction():
             if self._staging == "full":
                 await conn.execute(sql.SQL("truncate {}").format(_STAGING))
@@ -176,16 +200,47 @@ class Loader:
             return Counts(inserted=inserted, updated=rows - inserted)
         # A scan of the staging table is in the order of the lines: of two rows with one key the first wins.
         # No ORDER BY for it: sorting wide rows costs more than finding their keys.
+        if self.table.on_conflict == "skip" and self._ranges and rows >= _RANGE:
+            return await self._merge_range(conn, values, rows)
         text = "insert into {table} ({names}) overriding system value select {names} from {batch} s"
         if self.table.on_conflict != "fail":
             # Those that are there are sorted out first, by one look into the index each: a quarter faster than to let
             # every row run into the conflict. A scalar subquery, because an anti-join may be planned as a scan of the
             # whole index. The conflict clause stays, for doubles in the batch and for other writers.
             text += " where (select true from {table} t where {same}) is null on conflict ({key}) do nothing"
-        same = (sql.SQL("t.{0} = s.{0}").format(sql.Identifier(column)) for column in self.table.key)
-        statement = sql.SQL(text).format(same=sql.SQL(" and ").join(same), **values)
-        done = await conn.execute(statement)
+        done = await conn.execute(sql.SQL(text).format(same=self._same, **values))
         return _counted(rows, inserted=done.rowcount)
+
+    async def _merge_range(self, conn: AsyncConnection[Any], values: dict[str, sql.Composable], rows: int) -> Counts:
+        """Sort out those that are there by one pass over the index, from the least key to the greatest: 0.6 us a row.
+
+        A look for each takes 1.4 us. Between the keys of a batch in no order may lie the whole table: of at most twice
+        the batch is read, the conflict clause does the rest, and the next batches are looked up one by one.
+        """
+        backwards = (sql.SQL("{} desc").format(sql.Identifier(column)) for column in self.facts.order)
+        statement = sql.SQL(
+            "with there as materialized (select {order} from {table}"
+            " where ({order}) >= (select {order} from {batch} order by {order} limit 1)"
+            " and ({order}) <= (select {order} from {batch} order by {backwards} limit 1)"
+            " order by {order} limit {most}),"
+            " written as (insert into {table} ({names}) overriding system value select {names} from {batch} s"
+            # by ctid again, because a join may lose the order of the lines; only the new ones are left to be sorted
+            " where not exists (select from there t where {same}) order by s.ctid"
+            " on conflict ({key}) do nothing returning true)"
+            " select (select count(*) from there), (select count(*) from written)"
+        ).format(
+            order=_names(self.facts.order), backwards=sql.SQL(", ").join(backwards), most=sql.Literal(2 * rows),
+            same=self._same, **values,
+        )  # fmt: skip
+        async with conn.cursor(row_factory=tuple_row) as cursor:
+            there, inserted = await (await cursor.execute(statement)).fetchone() or (0, -1)
+        self._ranges = there < 2 * rows
+        return _counted(rows, inserted=inserted)
+
+    @property
+    def _same(self) -> sql.Composed:
+        same = (sql.SQL("t.{0} = s.{0}").format(sql.Identifier(column)) for column in self.table.key)
+        return sql.SQL(" and ").join(same)
 
 
 def _counted(rows: int, *, inserted: int) -> Counts:
