@@ -84,6 +84,23 @@ def test_a_pool_has_the_settings_that_the_protocol_wants(database: str) -> None:
     asyncio.run(main())
 
 
+def test_a_pool_that_serves_one_at_a_time_stays_at_one_connection(database: str) -> None:
+    with databases.open_pool(database, 3) as pool:
+        for _ in range(5):
+            with pool.connection() as conn:
+                conn.execute("select pg_sleep(0.01)")
+        assert pool.get_stats()["pool_size"] == 1
+
+    async def main() -> None:
+        async with await databases.open_async_pool(database, 3) as pool:
+            for _ in range(5):
+                async with pool.connection() as conn:
+                    await conn.execute("select pg_sleep(0.01)")
+            assert pool.get_stats()["pool_size"] == 1
+
+    asyncio.run(main())
+
+
 def test_a_database_that_cannot_be_reached_is_said_at_once_with_the_server_s_reason(server: str) -> None:
     for url, reason in ((NOWHERE, "refused"), (with_database(server, "nowhere"), '"nowhere" does not exist')):
         for attempt in (databases.check, databases.open_pool, lambda at: asyncio.run(databases.open_async_pool(at))):
