@@ -17,8 +17,8 @@ from pgonce.protocol.copy_format import Csv
 from pgonce.protocol.source import Cursor, SeedRow, Verdict
 from pgonce.sources.file import File, at, offset_of
 
-BLOCK = 256 * 1024
-"""Bytes per read: smaller ones cost calls, larger ones fall out of the processor's cache."""
+BLOCK = 128 * 1024
+"""Bytes per read: smaller ones cost calls; while one of 256 kB was counted, 0.4 ms, the server ran out of rows."""
 LONGEST = 256 * 1024 * 1024
 """Bytes of one record. A quote that is never closed makes one of the whole rest of the file."""
 BOM = b"\xef\xbb\xbf"
