@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgonce.errors import InvalidArgument
-from pgonce.protocol.copy_format import TEXT, Csv
+from pgonce.protocol.copy_format import TEXT
 from pgonce.protocol.copy_text import RowFormatter
 from pgonce.protocol.pack import BYTES, LARGEST, SMALLEST, Pace, Packed, Packer, join_blocks, pack
 from pgonce.protocol.source import CopyFormat
@@ -64,17 +64,6 @@ def test_a_row_without_a_text_is_refused_alone_and_its_value_is_not_in_the_reaso
 def test_a_row_of_other_columns_is_an_error_of_the_source(row: Any) -> None:
     with pytest.raises(InvalidArgument):
         formatter().format([{"a": 1, "b": 2} if isinstance(row, dict) else ("a", "b"), row])
-
-
-@given(st.lists(st.tuples(st.none() | st.text("a\",\n;'"), st.text('b",\n ')), min_size=1))
-def test_csv_falls_into_the_rows_and_values_it_was_made_of(rows: list[tuple[str | None, str]]) -> None:
-    def written(value: str | None) -> str:
-        return "" if value is None else '"' + value.replace('"', '""') + '"'
-
-    data = "".join(",".join(map(written, row)) + "\n" for row in rows).encode()
-    lines = Csv().lines(data)
-    assert b"".join(lines) == data
-    assert [tuple(Csv().values(line)) for line in lines] == rows
 
 
 # Batches -------------------------------------------------------------------------------------------------------------

@@ -16,15 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pgonce.errors import InvalidArgument
+from pgonce.protocol.copy_format import TEXT
 from pgonce.protocol.source import BlockSource, Fingerprinted
 from pgonce.sources import csv as csv_module
 from pgonce.sources import jsonl as jsonl_module
 from pgonce.sources import read
-from pgonce.sources.csv import CsvFile, record_end, records, tidy, values
+from pgonce.sources.csv import CsvFile, record_end
+from pgonce.sources.csv_text import as_text, records, values
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
     ["", '"', '""', "\n", "\r\n", "\r", ",", '",\n"', "\\.", "a\n\\.\nb", "﻿", "NULL", " "]
@@ -174,9 +176,22 @@ def test_values_are_what_copy_makes_of_them(line: str, expected: list[str | None
     assert values(line, ",") == expected
 
 
-def test_blocks_end_every_line_alike_leave_out_empty_ones_and_quote_what_ends_the_data() -> None:
+def test_blocks_end_every_line_alike_and_leave_out_empty_ones() -> None:
     data = b'a,1\r\n\r\nb,"2\r\n3"\n\n\\.\n"x""y",\\.\nlast,4'
-    assert tidy(data) == (b'a,1\nb,"2\r\n3"\n"\\."\n"x""y",\\.\nlast,4\n', 5)
+    assert as_text(data, ",") == (b'a\t1\nb\t2\\r\\n3\n\\\\.\nx"y\t\\\\.\nlast\t4\n', 5)
+
+
+@given(
+    st.lists(st.sampled_from(['"', '""', ",", "\n", "\r\n", "a", "\\", "\t", "\\N", "\x01", "é"]), max_size=14),
+    st.sampled_from(",\t"),
+)
+def test_a_block_as_text_has_the_values_of_its_records_wherever_quotes_stand(parts: list[str], delimiter: str) -> None:
+    data = "".join(parts).replace(",", delimiter).encode()
+    assume(data.count(b'"') % 2 == 0)
+    text, rows = as_text(data, delimiter)
+    lines = [record.decode().removesuffix("\n").removesuffix("\r") for record in records(data)]
+    assert [TEXT.values(line) for line in TEXT.lines(text)] == [values(line, delimiter) for line in lines if line]
+    assert rows == len(TEXT.lines(text))
 
 
 def test_a_record_far_longer_than_a_block_is_read_whole() -> None:
@@ -401,6 +416,20 @@ class TestParquet:
         expected = [[name, str(id_), tags] for (name, id_, tags), _ in rows]
         assert lines == expected + expected[401:]
         assert {str(cursor) for _, _, cursor in blocks} <= {str(cursor) for _, cursor in rows}
+
+    def test_nulls_and_empty_texts_stay_apart_in_blocks_also_of_one_column(self, tmp_path: Path) -> None:
+        pa = pytest.importorskip("pyarrow", reason="pyarrow missing: pip install 'pgonce[parquet]'")
+        from pyarrow import parquet
+
+        names = [None, "", '"', '""', '"a"', "a\nb", None, "\\N", "\t"]
+        for columns in (["name"], ["name", "other"]):
+            table = pa.table({column: pa.array(names, pa.string()) for column in columns})
+            parquet.write_table(table, tmp_path / "z.parquet")
+            source = read(tmp_path / "z.parquet")
+            assert isinstance(source, BlockSource)
+            [(data, rows, _)] = source.copy_blocks(None)
+            assert rows == len(names)
+            assert [TEXT.values(line) for line in TEXT.lines(data)] == [[name] * len(columns) for name in names]
 
     def test_only_the_row_group_of_the_cursor_and_those_behind_it_are_read(self, tmp_path: Path) -> None:
         pa = pytest.importorskip("pyarrow", reason="pyarrow missing: pip install 'pgonce[parquet]'")

@@ -1,4 +1,4 @@
-"""The two formats of COPY, as far as a batch with a bad row needs them: where rows end, and what a row holds."""
+"""COPY's text format, as far as a batch with a bad row needs it: where rows end, and what a row holds."""
 
 from __future__ import annotations
 
@@ -28,59 +28,6 @@ def _plain(part: str) -> str | None:
     if part == r"\N":
         return None
     return _ESCAPED.sub(lambda found: _ESCAPES.get(found[1], found[1]), part)
-
-
-@dataclass(frozen=True, slots=True)
-class Csv:
-    """COPY's CSV format. A quote inside of a quoted value is doubled; an unquoted ``null`` is NULL."""
-
-    delimiter: str = ","
-    quote: str = '"'
-    null: str = ""
-
-    @property
-    def options(self) -> str:
-        """The options of the COPY statement."""
-        pairs = {"delimiter": self.delimiter, "quote": self.quote, "null": self.null}
-        return "format csv, " + ", ".join(
-            f"{name} '{value.replace(chr(39), chr(39) * 2)}'" for name, value in pairs.items()
-        )
-
-    def lines(self, data: bytes) -> list[bytes]:
-        """``data`` row by row: a line that leaves a quote open goes on in the next one."""
-        quote, rows, begun = self.quote.encode(), [], b""
-        for line in data.splitlines(keepends=True):
-            begun += line
-            if begun.count(quote) % 2 == 0:
-                rows.append(begun)
-                begun = b""
-        return [*rows, begun] if begun else rows
-
-    def values(self, line: bytes) -> list[str | None]:
-        """The row's values, None for NULL."""
-        text = line.decode("utf-8", "replace").rstrip("\r\n")
-        quote, found = re.escape(self.quote), list[str | None]()
-        value = re.compile(
-            f"(?:{quote}((?:[^{quote}]|{quote}{quote})*){quote}|([^{re.escape(self.delimiter)}]*))"
-            f"({re.escape(self.delimiter)}|$)",
-            re.DOTALL,
-        )
-        position = 0
-        while match := value.match(text, position):
-            quoted, bare, end = match.groups()
-            found.append(
-                quoted.replace(self.quote * 2, self.quote)
-                if quoted is not None
-                else None
-                if bare == self.null
-                else bare
-            )
-            position = match.end()
-            if not end:
-                break
-        else:
-            return [text]  # an open quote: the line as it is
-        return found
 
 
 TEXT = Text()

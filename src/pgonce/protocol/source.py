@@ -52,7 +52,7 @@ class Fingerprinted(Protocol):
 
 
 class CopyFormat(Protocol):
-    """How bytes of a COPY fall into rows; ``pgonce.protocol.copy_format`` has TEXT and Csv(...)."""
+    """How bytes of a COPY fall into rows; ``pgonce.protocol.copy_format`` has TEXT."""
 
     @property
     def options(self) -> str:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from pgonce.errors import InvalidArgument
-from pgonce.protocol.copy_format import Csv
+from pgonce.protocol.copy_format import TEXT
 from pgonce.protocol.source import Cursor, SeedRow, Verdict
+from pgonce.sources.csv_text import as_text, records, values
 from pgonce.sources.file import File, at, offset_of
 
 BLOCK = 128 * 1024
@@ -22,7 +23,6 @@ BLOCK = 128 * 1024
 LONGEST = 256 * 1024 * 1024
 """Bytes of one record. A quote that is never closed makes one of the whole rest of the file."""
 BOM = b"\xef\xbb\xbf"
-_OTHERS = bytes(byte for byte in range(256) if byte not in b'"\n')
 
 
 class CsvFile:
@@ -38,12 +38,12 @@ class CsvFile:
     """
 
     total = None
+    copy_format = TEXT
 
     def __init__(self, path: str | Path, *, columns: Sequence[str] | None = None, delimiter: str = ",") -> None:
         if len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n\\.' or delimiter.isalnum():
             raise InvalidArgument(f"the delimiter must be one ASCII sign, such as , ; | or a tab: not {delimiter!r}")
         self.file = File(Path(path))
-        self.copy_format = Csv(delimiter=delimiter)
         self._delimiter = delimiter
         self._named = tuple(columns) if columns else None
 
@@ -93,11 +93,11 @@ class CsvFile:
                 yield values, at(end, row)
 
     def copy_blocks(self, cursor: Cursor | None) -> Iterator[tuple[bytes, int, Cursor]]:
-        """The rows behind ``cursor`` as they stand in the file, some thousands at a time, for COPY."""
+        """The rows behind ``cursor``, some hundreds at a time, for COPY."""
         _, first = self._header
         offset, row = offset_of(cursor, self.file.path.name)
         for block, end in self._blocks(max(offset, first)):
-            data, rows = tidy(block)
+            data, rows = as_text(block, self._delimiter)
             if rows:
                 row += rows
                 yield data, rows, at(end, row)
@@ -165,67 +165,6 @@ def record_end(data: bytes) -> int:
         quotes -= data.count(b'"', earlier, cut)
         cut = earlier
     return cut
-
-
-def records(data: bytes) -> Iterator[bytes]:
-    """Whole records one by one, each with its line end."""
-    start = position = quotes = 0
-    # find() and not splitlines(), which would end a line at a lone CR, too
-    while end := data.find(b"\n", position) + 1:
-        quotes += data.count(b'"', position, end)
-        position = end
-        if quotes % 2 == 0:
-            yield data[start:end]
-            start = end
-    if start < len(data):
-        yield data[start:]
-
-
-def tidy(data: bytes) -> tuple[bytes, int]:
-    r"""Whole records as every COPY takes them, and how many.
-
-    Every line ends with LF (COPY wants them all alike), the last one too; empty lines are left out; and the value
-    ``\.`` alone in its line, which servers before 18 take for the end of the data, is quoted.
-    """
-    if not data.endswith(b"\n"):
-        data += b"\n"
-    # Quotes and line ends alone; two quotes in a row change nothing. What is then left of quotes has line ends inside.
-    # A look for one byte costs a twentieth of one for two, and of translate: it goes first.
-    rest = data.translate(None, _OTHERS).replace(b'""', b"") if b'"' in data else b""
-    rows = rest.count(b"\n") if rest else data.count(b"\n")
-    if b'"' in rest:
-        rows -= sum(part.count(b"\n") for part in rest.split(b'"')[1::2])
-    if b"\r" in data and b"\r\n" in data:
-        if b'"' in rest:
-            parts = data.split(b'"')  # the even ones are outside of quotes
-            parts[::2] = [part.replace(b"\r\n", b"\n") for part in parts[::2]]
-            data = b'"'.join(parts)
-        else:
-            data = data.replace(b"\r\n", b"\n")
-    if b"\n\n" in data or data.startswith(b"\n") or (b"\\" in data and b"\\.\n" in data):
-        kept = [line if line != b"\\.\n" else b'"\\."\n' for line in records(data) if line != b"\n"]
-        return b"".join(kept), len(kept)
-    return data, rows
-
-
-def values(text: str, delimiter: str) -> list[str | None]:
-    """The values of one record without its line end."""
-    found: list[str | None] = []
-    value, quoted = "", False
-    parts = text.split('"')
-    for index, part in enumerate(parts):
-        if index % 2:  # inside of quotes
-            value, quoted = value + part, True
-        elif not part and 0 < index < len(parts) - 1:
-            value += '"'  # two quotes in a row
-        else:
-            head, *tail = part.split(delimiter)
-            value += head
-            for each in tail:
-                found.append(value if value or quoted else None)
-                value, quoted = each, False
-    found.append(value if value or quoted else None)
-    return found
 
 
 def _distinct(names: Sequence[str], where: str) -> tuple[str, ...]:

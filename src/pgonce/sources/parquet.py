@@ -12,8 +12,9 @@ from types import ModuleType
 from typing import Any
 
 from pgonce.errors import InvalidArgument
-from pgonce.protocol.copy_format import Csv
+from pgonce.protocol.copy_format import TEXT
 from pgonce.protocol.source import Cursor, SeedRow, Verdict
+from pgonce.sources.csv_text import as_text
 from pgonce.sources.file import File
 
 BLOCK = 512 * 1024
@@ -35,7 +36,7 @@ class ParquetFile:
         InvalidArgument: while reading: there is no pyarrow, or the file is no Parquet, or lacks a column.
     """
 
-    copy_format = Csv()
+    copy_format = TEXT
 
     def __init__(self, path: str | Path, *, columns: Sequence[str] | None = None) -> None:
         self.file = File(Path(path))
@@ -70,7 +71,7 @@ class ParquetFile:
                 yield values, {"row_group": group, "row": number}
 
     def copy_blocks(self, cursor: Cursor | None) -> Iterator[tuple[bytes, int, Cursor]]:
-        """The rows behind ``cursor`` as CSV, which pyarrow writes, for COPY."""
+        """The rows behind ``cursor`` for COPY, by way of the CSV that pyarrow writes."""
         csv = _pyarrow("csv")
         options = csv.WriteOptions(include_header=False)
         for batch, group, row in self._batches(cursor):
@@ -80,7 +81,8 @@ class ParquetFile:
                 block, part = BytesIO(), batch.slice(start, step)
                 csv.write_csv(part, block, options)
                 done = row + start + part.num_rows
-                yield block.getvalue(), part.num_rows, {"row_group": group, "row": done}
+                data, rows = as_text(block.getvalue(), ",", blank_is_null=True)
+                yield data, rows, {"row_group": group, "row": done}
 
     def fingerprint(self, cursor: Cursor | None) -> Mapping[str, Any]:  # noqa: ARG002 -- the file is one whole
         """The file's size, and hashes of its first and last 64 kB: the last has the footer, and so the row groups."""

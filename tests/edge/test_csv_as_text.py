@@ -1,0 +1,46 @@
+"""What goes to COPY as text is what PostgreSQL itself reads out of the CSV, wherever quotes stand."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgonce.sources.csv_text import as_text
+
+Conn = psycopg.Connection[Any]
+PIECES = ['"', '""', "a", "b c", "\\", "\t", "\\N", "\\.", "\x01", "é", '"x"', '"a,b"', '"""q"""', '""""', '"\n"']
+
+
+def copied(conn: Conn, options: str, data: bytes) -> list[Any] | str:
+    """The rows that COPY makes of ``data``; ``refused`` when it makes none."""
+    conn.execute("truncate lines restart identity")
+    try:
+        with conn.cursor().copy(f"copy lines (a, b) from stdin (format {options})".encode()) as copy:
+            copy.write(data)
+    except psycopg.Error:
+        return "refused"
+    return conn.execute("select a, b from lines order by number").fetchall()
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_block_as_text_is_what_copy_reads_in_the_csv(conn: Conn, end: str) -> None:
+    conn.execute("create table lines (number serial, a text, b text)")
+    chance, compared = random.Random(7), 0
+    while compared < 400:
+        rows = [
+            ",".join("".join(chance.choices(PIECES, k=chance.randint(0, 3))) for _ in range(2))
+            for _ in range(chance.randint(1, 3))
+        ]
+        data = "".join(row + end for row in rows).encode()
+        if data.count(b'"') % 2 == 0:
+            expected = copied(conn, "csv", data)
+            if expected == "refused" and end == "\r\n":  # COPY wants all line ends alike, those inside of quotes, too
+                continue
+            text, count = as_text(data, ",")
+            assert copied(conn, "text", text) == expected, data
+            if expected != "refused":
+                assert count == len(expected)
+                compared += 1
