@@ -163,6 +163,25 @@ def test_a_plan_that_was_made_while_the_table_was_empty_is_good_for_a_full_one(
         assert called() == set()
 
 
+def test_a_claim_reads_what_it_claims_and_not_all_that_wait(conn: Connection) -> None:
+    conn.execute(
+        "insert into webhook_events"
+        " (stripe_event_id, event_type, queued, lease_expires_at, next_attempt_at, lease, status)"
+        " select 'evt_' || n, 'x', true, null, case when n < 4000 then now() - random() * interval '1 hour' end, null,"
+        " case when n < 4000 then 'processing' else 'succeeded' end from generate_series(1, %s) n",
+        [ROWS],
+    )
+    conn.execute("vacuum analyze webhook_events")
+    due, status = (
+        f"select pg_stat_get_xact_tuples_returned('{index}'::regclass)"
+        for index in ("webhook_events_due", "idx_webhook_events_status")
+    )
+    with conn.transaction():
+        before = value(conn, due), value(conn, status)
+        assert scans(conn, "claim_webhooks(10)")[0] == set()
+        assert (value(conn, due) - before[0], value(conn, status) - before[1]) == (10, 0)
+
+
 @pytest.mark.parametrize(
     "call, index",
     [

@@ -40,7 +40,9 @@ create or replace function claim_webhooks(
   p_types text default null, p_other_types text default null, p_since timestamptz default null)
 returns table (id uuid, stripe_event_id text, event_type text, payload text, raw bytea, lease uuid, attempts integer,
                order_key text, due timestamptz)
-language plpgsql set search_path from current
+-- Without a sort only the index of due times is left to find them. By its estimate (one row of 4,000 that wait, behind 5,000,000)
+-- it is as cheap to sort all that wait, at each claim: 1.5 ms of 2.
+language plpgsql set search_path from current set enable_sort = off
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
 #variable_conflict use_column
 declare
