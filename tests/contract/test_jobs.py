@@ -343,6 +343,22 @@ def test_a_transaction_that_outlives_the_run_s_time_is_refused_even_before_the_r
     assert (effects(db, name), last(db, name)["error_message"]) == (0, "timed out after 0:00:00.200000")
 
 
+def test_a_run_that_sees_the_end_of_its_time_before_its_timer_does_has_timed_out(
+    module_database: str, db: Db, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading.Timer, "start", lambda _: None)  # its thread comes late: here, never
+    caller = Sync(module_database, size=1)
+    with (
+        pytest.raises(LeaseLost, match="timed out after"),
+        started(caller, name, timeout="50 ms") as run,
+        run.transaction() as tx,
+    ):
+        assert isinstance(run, SyncRun)
+        wait_until(lambda: [tx.execute("select 1")] and run.timed_out, "its time is over")
+    caller.close()
+    assert last(db, name)["error_message"] == "timed out after 0:00:00.050000"
+
+
 @pytest.mark.parametrize("kind", ["async", "async-odd-pool"])
 def test_an_async_run_is_cancelled_when_it_is_lost(module_database: str, db: Db, name: str, kind: str) -> None:
     ended: list[str] = []

@@ -180,7 +180,8 @@ class AsyncRun:
             return
         self._ended = True
         if isinstance(reason, BaseException):
-            late = isinstance(reason, TimeoutError) and self.timed_out
+            # LeaseLost, too: a transaction may see the end of the time before the timer's thread has woken
+            late = isinstance(reason, (TimeoutError, LeaseLost)) and self.timed_out
             reason = self._why() if late else "".join(traceback.format_exception(reason))
         with suppress(PgonceError, psycopg.Error):
             await shielded(call(self._pool, protocol.fail_job_run(self.id, reason), self.schema))
