@@ -12,6 +12,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from pgonce.cli import partitions
+from pgonce.errors import PgonceError
 from tests.edge.seed_app import PART
 from tests.faults.dask_kills import cluster
 
@@ -114,3 +116,12 @@ def test_a_partition_that_dask_gives_up_is_said_in_one_line_and_resumes(cli: Cli
     assert f"pgonce seed run parts --cluster {address}" in told.splitlines()[-1]
     assert f"complete, {4 * PART:,} inserted, 0 skipped" in cli("run", "parts")
     assert count(conn) == 4 * PART
+
+
+def test_a_cluster_without_workers_is_said_instead_of_waited_for(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.setattr(partitions, "WORKERLESS", 1.0)
+    with cluster(0, cli.environment) as address:
+        where = (address, "tests.edge.seed_app:app", cli.environment["PGONCE_DATABASE_URL"], "public", "parts")
+        with pytest.raises(PgonceError, match=f"no worker for 1 s.* pgonce seed run parts --cluster {address}"):
+            partitions.run_on_cluster(*where, ["a", "b"], {}, lambda: None, lambda: False)

@@ -56,8 +56,11 @@ def killed_parts(cursor: int | None, partition: dict[str, int]) -> Iterator[tupl
 
 _CLUSTER = """
 import sys
+import dask
 from distributed import LocalCluster
 if __name__ == "__main__":
+    # A worker that is dead 15 s after a death is dropped for good, though it came back and died again in between.
+    dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"})
     options = dict(threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None)
     with LocalCluster(n_workers=int(sys.argv[1]), **options) as cluster:
         print(cluster.scheduler_address, flush=True)

@@ -19,6 +19,9 @@ from pgonce.errors import NotFound, PgonceError
 LOOK = 0.5
 """Seconds between two looks at the sum of all partitions, for the progress bar."""
 
+WORKERLESS = 300.0
+"""Seconds that a cluster may be without any worker: one that grows from nothing on rented machines takes minutes."""
+
 
 def run_part(
     reference: str, url: str, schema: str, name: str, part: str, options: Mapping[str, Any], stop: Callable[[], bool]
@@ -119,7 +122,9 @@ def run_on_cluster(
     partition make every batch land once.
 
     Raises:
-        PgonceError: distributed is not installed; or the workers of one partition died so often that Dask gave it up.
+        PgonceError: distributed is not installed; or the workers of one partition died so often that Dask gave it up;
+            or there was no worker for WORKERLESS seconds. A cluster's manager may give workers up, too: LocalCluster
+            drops one for good that is dead 15 s after a death, though it came back in between; Dask would wait on.
         Exception: a partition's own.
     """
     try:
@@ -133,12 +138,21 @@ def run_on_cluster(
             client.submit(run_part, reference, url, schema, name, part, dict(options), never, pure=False, retries=2)
             for part in parts
         ]
+        manned = time.monotonic()
         while not all(future.done() for future in futures):
             time.sleep(LOOK)
             show()
             if stop():
                 client.cancel(futures)
                 return
+            if client.nthreads():
+                manned = time.monotonic()
+            elif time.monotonic() - manned > WORKERLESS:
+                client.cancel(futures)
+                raise PgonceError(
+                    f"the cluster has had no worker for {WORKERLESS:.0f} s: start some; all partitions resume where "
+                    f"they are: pgonce seed run {name} --cluster {address}"
+                )
         try:
             client.gather(futures)
         except KilledWorker:
