@@ -93,7 +93,7 @@ class AsyncSeeds:
             on_conflict: what becomes of those: ``skip`` them (and count), ``update`` them with the row's other
                 columns, or ``fail``, which makes each a bad row.
             batch_size: rows per transaction, at least; a batch ends only where the cursor changes. None: as many as
-                take about a second, from 100 to 50,000. Either way a batch of 4 MB ends.
+                take about a second, from 100 to 50,000. Either way a batch of 8 MB ends.
             max_rejects: so many rows that the table refuses are kept in seed_rejects and left out, over all resumes;
                 the next one ends the import.
             max_rows_per_second: not faster than that.

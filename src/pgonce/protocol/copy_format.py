@@ -1,9 +1,11 @@
-"""COPY's text format, as far as a batch with a bad row needs it: where rows end, and what a row holds."""
+"""COPY's text format: what is escaped in it, where rows end, and what a row holds."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+
+SPECIAL = {"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"}  # the backslash first: the others bring new ones
 
 _ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)

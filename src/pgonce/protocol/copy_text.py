@@ -20,6 +20,7 @@ import psycopg
 from psycopg.adapt import AdaptersMap, PyFormat, Transformer
 
 from pgonce.errors import InvalidArgument
+from pgonce.protocol.copy_format import SPECIAL
 from pgonce.protocol.source import SeedRow
 
 _NULL = r"\N"
@@ -28,7 +29,6 @@ _PLAIN: dict[type, str] = {
     str: "%s", int: "%s", Decimal: "%s", uuid.UUID: "%s", float: "%r", bool: "%.1s",
     dt.datetime: "%s", dt.date: "%s", dt.time: "%s",
 }  # fmt: skip
-_SPECIAL = {"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"}  # the backslash first: the others bring new ones
 _ERRORS = (psycopg.Error, UnicodeError, TypeError, ValueError)
 
 
@@ -154,7 +154,7 @@ class RowFormatter:
 def escaped(values: Sequence[str]) -> Sequence[str]:
     """``values`` for COPY's text format, all at once; they themselves where none has a special character."""
     joined = "\0".join(values)
-    if not any(special in joined for special in _SPECIAL):
+    if not any(special in joined for special in SPECIAL):
         return values
     if joined.count("\0") >= len(values):  # no text in PostgreSQL has a NUL: the table will refuse that row
         return list(map(_escape, values))
@@ -162,7 +162,7 @@ def escaped(values: Sequence[str]) -> Sequence[str]:
 
 
 def _escape(text: str) -> str:
-    for special, escape in _SPECIAL.items():
+    for special, escape in SPECIAL.items():
         text = text.replace(special, escape)
     return text
 

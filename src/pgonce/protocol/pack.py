@@ -13,7 +13,7 @@ from pgonce.protocol.source import BlockSource, CopyFormat, Cursor, SeedRow
 
 SMALLEST, LARGEST = 100, 50_000
 """Rows per batch, unless the seed says how many."""
-BYTES = 4_000_000
+BYTES = 8_000_000
 """A batch that holds so much ends, however few rows it has: three are in memory at a time."""
 SECONDS = 1.0
 """What a batch should take."""

@@ -9,19 +9,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from pgonce.protocol.copy_format import SPECIAL
+
+_SPECIAL = [(special.encode(), escape.encode()) for special, escape in SPECIAL.items()]
 _QUOTE = b"\x01"
 """Stands for a doubled quote, so that all others open or close."""
 _WHOLE = re.compile(rb"\x01(?=[\t\n\r])")
 """The first of the doubled quotes that are all of a value: they are that value's own quotes."""
 
 
-def as_text(data: bytes, delimiter: str, *, blank_is_null: bool = False) -> tuple[bytes, int]:
+def as_text(data: bytes, delimiter: str) -> tuple[bytes, int]:
     """Whole records as COPY's text format has them, and how many.
 
     Args:
         data: with LF or CRLF; the last line end may be missing.
         delimiter: one ASCII character.
-        blank_is_null: an empty line is a record, of one value that is NULL; else it is left out.
     """
     if not data.endswith(b"\n"):
         data += b"\n"
@@ -29,8 +31,8 @@ def as_text(data: bytes, delimiter: str, *, blank_is_null: bool = False) -> tupl
     parts = doubled.split(b'"')  # the even ones are outside of quotes
     outside = b'"'.join(parts[::2])
     if doubled is not data and (_QUOTE in data or (_QUOTE in outside and not _begin_values(outside, delimiter))):
-        return _row_by_row(data, delimiter, blank_is_null=blank_is_null)
-    outside = _outside(outside, delimiter.encode(), blank_is_null=blank_is_null)
+        return _row_by_row(data, delimiter)
+    outside = _outside(outside, delimiter.encode())
     if doubled is not data and _QUOTE in outside:
         outside = _WHOLE.sub(b"", outside)
     if len(parts) == 1:
@@ -55,7 +57,7 @@ def _begin_values(outside: bytes, delimiter: str) -> bool:
     return not re.search(rb"(?<![\n\x01%b])\x01|\x01(?![\r\n\x01\"%b])" % (mark, mark), b"\n" + outside)
 
 
-def _outside(text: bytes, delimiter: bytes, *, blank_is_null: bool) -> bytes:
+def _outside(text: bytes, delimiter: bytes) -> bytes:
     r"""What stands outside of quotes: line ends, values, ``\N`` where there is none, and tabs between them."""
     if b"\r" in text:
         text = text.replace(b"\r\n", b"\n")
@@ -63,14 +65,10 @@ def _outside(text: bytes, delimiter: bytes, *, blank_is_null: bool) -> bytes:
         text = text.replace(b"\\", rb"\\")
     if delimiter != b"\t" and b"\t" in text:
         text = text.replace(b"\t", rb"\t")
-    nulls = [(delimiter, delimiter), (b"\n", delimiter), (delimiter, b"\n")]
-    if blank_is_null:
-        nulls.append((b"\n", b"\n"))
-    else:
-        while b"\n\n" in text:
-            text = text.replace(b"\n\n", b"\n")
-        text = text.removeprefix(b"\n")
-    for before, behind in nulls:
+    while b"\n\n" in text:
+        text = text.replace(b"\n\n", b"\n")
+    text = text.removeprefix(b"\n")
+    for before, behind in [(delimiter, delimiter), (b"\n", delimiter), (delimiter, b"\n")]:
         while before + behind in text:  # twice for equal ones: in a row of them each serves two
             text = text.replace(before + behind, before + rb"\N" + behind)
     if text.startswith((delimiter, b"\n")):
@@ -82,17 +80,17 @@ def _outside(text: bytes, delimiter: bytes, *, blank_is_null: bool) -> bytes:
 
 def _escaped(text: bytes) -> bytes:
     """The same object where nothing is to be escaped."""
-    for special, escape in ((b"\\", rb"\\"), (b"\t", rb"\t"), (b"\n", rb"\n"), (b"\r", rb"\r")):
+    for special, escape in _SPECIAL:
         if special in text:
             text = text.replace(special, escape)
     return text
 
 
-def _row_by_row(data: bytes, delimiter: str, *, blank_is_null: bool) -> tuple[bytes, int]:
+def _row_by_row(data: bytes, delimiter: str) -> tuple[bytes, int]:
     lines = []
     for record in records(data):
         line = record.removesuffix(b"\n").removesuffix(b"\r")
-        if line or blank_is_null:
+        if line:
             found = values(line.decode("utf-8", "surrogateescape"), delimiter)
             texts = (rb"\N" if each is None else _escaped(each.encode("utf-8", "surrogateescape")) for each in found)
             lines.append(b"\t".join(texts) + b"\n")
