@@ -13,12 +13,14 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import psycopg
 
 import pgonce
+from bench.procrastinate_lock import with_procrastinate
 from bench.result import Result
 from bench.server import new_database, pgbench
 from pgonce import database
@@ -44,6 +46,22 @@ FUNCTIONS = """
 select start_job_run('job_' || :client_id) as id \\gset
 select complete_job_run(:id, 1, 0);
 """
+UNGUARDED = """
+create function start_job_run(p_job_name text) returns uuid language plpgsql as $$
+declare
+  v_id uuid;
+begin
+  insert into cron_job_runs (job_name) values (p_job_name) returning id into v_id;
+  return v_id;
+end $$;
+create function complete_job_run(p_run_id uuid, p_rows_processed integer, p_rows_skipped integer) returns boolean
+language plpgsql as $$
+begin
+  update cron_job_runs set status = 'succeeded', completed_at = now(), rows_processed = p_rows_processed,
+    rows_skipped = p_rows_skipped, duration_ms = extract(epoch from now() - started_at) * 1000 where id = p_run_id;
+  return found;
+end $$;
+"""
 REFUSED = """
 select r, case when r is null then set_config('synchronous_commit', 'off', true) end from start_job_run('busy') as r;
 """
@@ -59,6 +77,33 @@ def bare(seconds: float) -> float:
 def functions(seconds: float) -> float:
     with new_database() as url:
         return pgbench(url, FUNCTIONS, clients=CLIENTS, seconds=seconds)
+
+
+def unguarded(seconds: float) -> float:
+    """What two calls of functions cost: the bare statements alone in them."""
+    with new_database(migrated=False) as url:
+        with psycopg.connect(url, autocommit=True) as conn:
+            conn.execute(SPECIFIED.encode())
+            conn.execute(UNGUARDED.encode())
+        return pgbench(url, FUNCTIONS, clients=CLIENTS, seconds=seconds)
+
+
+def by_hand(seconds: float) -> float:
+    """What Python costs: psycopg in a thread for each connection, the bare statements."""
+    insert = "insert into cron_job_runs (job_name) values (%s) returning id"
+    update = """
+    update cron_job_runs set status = 'succeeded', completed_at = now(), rows_processed = 1, rows_skipped = 0,
+      duration_ms = extract(epoch from now() - started_at) * 1000 where id = %s
+    """
+    with new_database(migrated=False) as url, ExitStack() as stack:
+        conns = [stack.enter_context(psycopg.connect(url, autocommit=True)) for _ in range(CLIENTS)]
+        conns[0].execute(SPECIFIED.encode())
+
+        def one(number: int) -> None:
+            found = conns[number].execute(insert, [f"job_{number}"], prepare=True).fetchone()
+            conns[number].execute(update, found, prepare=True)
+
+        return _threads(seconds, one)
 
 
 def refused(seconds: float) -> float:
@@ -121,56 +166,6 @@ def refused_from_python(seconds: float) -> float:
             return _threads(seconds, one)
 
 
-def with_procrastinate(seconds: float) -> float:
-    """Its lock: a job deferred under a lock of its own, fetched by a worker's query, finished."""
-    import asyncio
-
-    return asyncio.run(_procrastinate(seconds))
-
-
-async def _procrastinate(seconds: float) -> float:
-    import asyncio
-
-    import procrastinate
-
-    with new_database(migrated=False) as url:
-        app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=url, min_size=CLIENTS, max_size=10))
-        done = 0
-        ended = asyncio.Event()
-
-        begun = asyncio.Event()
-
-        @app.task(name="task", queue="q")
-        async def task() -> None:
-            nonlocal done
-            done += 1
-            begun.set()
-
-        async with app.open_async():
-            await app.schema_manager.apply_schema_async()
-
-            async def client(number: int) -> None:
-                while not ended.is_set():
-                    await task.configure(lock=f"lock_{number}").defer_async()
-
-            worker = asyncio.create_task(
-                app.run_worker_async(concurrency=CLIENTS, install_signal_handlers=False, listen_notify=True)
-            )
-            await task.configure(lock="first").defer_async()
-            await begun.wait()
-            first, started = done, time.perf_counter()
-            # as many open jobs as keep the worker busy, no more: a long queue slows its own fetch down
-            clients = [asyncio.create_task(client(number)) for number in range(CLIENTS)]
-            await asyncio.sleep(seconds)
-            rate = (done - first) / (time.perf_counter() - started)
-            ended.set()
-            await asyncio.gather(*clients)
-            worker.cancel()
-            with suppress(asyncio.CancelledError):
-                await worker
-            return rate
-
-
 def nothing(_: pgonce.Run) -> None:
     """A job."""
 
@@ -210,11 +205,11 @@ def run(quick: bool) -> list[Result]:
     """Everything, in turns; ratios of medians."""
     seconds, rounds = (4.0, 1) if quick else (6.0, 5)
     contenders: dict[str, Callable[[float], float]] = {
-        "bare": bare, "functions": functions, "refused": refused, "python": from_python, "refused python":
-        refused_from_python,
+        "bare": bare, "unguarded": unguarded, "by hand": by_hand, "functions": functions, "refused": refused,
+        "python": from_python, "refused python": refused_from_python,
     }  # fmt: skip
     if importlib.util.find_spec("procrastinate"):
-        contenders["procrastinate"] = with_procrastinate
+        contenders["procrastinate"] = partial(with_procrastinate, CLIENTS)
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, contender in contenders.items():
@@ -227,8 +222,13 @@ def run(quick: bool) -> list[Result]:
         limit = f">= {floor} x {base}"
         return Result(name, median[key], "per second", ratio, limit, ratio >= floor)
 
+    def base(name: str, key: str) -> Result:
+        return Result(name, median[key], "per second", median[key] / median["bare"], "of bare")
+
     results = [
         Result("bare: pgbench, insert and update without a guard", median["bare"], "per second"),
+        base("unguarded: the same in two functions", "unguarded"),
+        base("by hand: the same by psycopg in 8 threads", "by hand"),
         line("functions: pgbench, start_job_run and complete_job_run", "functions", "bare", 0.9),
         line("python: Jobs.run in 8 threads", "python", "bare", 0.7),
         line("refused start with its row, pgbench", "refused", "functions", 3),
