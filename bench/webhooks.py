@@ -10,14 +10,12 @@ PostgreSQL without any client; "by hand" is the same three statements sent by Py
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.util
-import queue
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from datetime import timedelta
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -26,72 +24,19 @@ import psycopg
 import pgonce
 from bench.load import deliveries, event
 from bench.result import Result
-from bench.server import new_database, pgbench
+from bench.server import new_database
+from bench.webhook_peers import EFFECTS, ONE, THREE, by_hand, with_pgbench, with_pgqueuer
 from pgonce import database
 from pgonce._sync.execute import call
+from pgonce.cli.serve import settle
 from pgonce.protocol import stripe
 from pgonce.protocol.webhooks import queue_webhooks
 from pgonce.recorder import Recorder
 from pgonce.worker import Worker
 
-CLIENTS = 8
 ONE_STATEMENT, THREE_STATEMENTS = "pgbench, one statement", "pgbench, three statements"
 BY_HAND = "psycopg by hand"
 IN_FLIGHT = (8, 32, 64)
-EFFECTS = "create table effects (event text primary key, at timestamptz not null default now())"
-SPECIFIED = """
-create table webhook_events (
-  id uuid primary key default gen_random_uuid(), stripe_event_id text not null unique, event_type text not null,
-  status text not null default 'processing' check (status in ('processing', 'succeeded', 'failed', 'ignored')),
-  error_message text, payload jsonb not null default '{}', received_at timestamptz not null default now(),
-  processed_at timestamptz, constraint stripe_event_id_not_empty check (stripe_event_id <> ''));
-create index idx_webhook_events_received on webhook_events (received_at desc);
-create index idx_webhook_events_status on webhook_events (status) where status in ('processing', 'failed');
-"""
-_ID = """
-\\set i :i + 1
-\\set n :i - case when random(1, 10) = 1 then 1 else 0 end
-"""
-THREE = (
-    _ID
-    + """begin;
-insert into webhook_events (stripe_event_id, event_type, payload)
-  values ('evt_' || :client_id || '_' || :n, 'customer.subscription.updated', :payload) on conflict do nothing;
-insert into effects (event) values ('evt_' || :client_id || '_' || :n) on conflict do nothing;
-update webhook_events set status = 'succeeded', processed_at = now()
-  where stripe_event_id = 'evt_' || :client_id || '_' || :n and status = 'processing';
-commit;
-"""
-)
-RECORD = """
-insert into webhook_events (stripe_event_id, event_type, payload) values (%s, %s, %s) on conflict do nothing
-"""
-EFFECT = "insert into effects (event) values (%s) on conflict do nothing"
-MARK = """
-update webhook_events set status = 'succeeded', processed_at = now()
-where stripe_event_id = %s and status = 'processing'
-"""
-ONE = (
-    _ID
-    + """with inserted as (
-  insert into webhook_events (stripe_event_id, event_type, payload, status, processed_at)
-  values ('evt_' || :client_id || '_' || :n, 'customer.subscription.updated', :payload, 'succeeded', now())
-  on conflict do nothing returning stripe_event_id)
-insert into effects (event) select stripe_event_id from inserted;
-"""
-)
-
-
-def with_pgbench(script: str, seconds: float) -> float:
-    with new_database(migrated=False) as url:
-        with psycopg.connect(url, autocommit=True) as conn:
-            conn.execute(SPECIFIED.encode())
-            conn.execute(EFFECTS)
-        return pgbench(url, script, clients=CLIENTS, seconds=seconds, i="0", payload=_payload())
-
-
-def _payload() -> str:
-    return deliveries(1)[0].decode()
 
 
 def one_by_one() -> pgonce.App:
@@ -121,9 +66,21 @@ def _fresh() -> Any:
         yield url, conn
 
 
+@contextmanager
+def _settled() -> Iterator[None]:
+    """As the commands leave the garbage collector; behind it as it was, for the others."""
+    usual = gc.get_threshold()
+    settle()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*usual)
+
+
 def end_to_end(make: Callable[[], pgonce.App], bodies: Sequence[bytes], in_flight: int) -> float:
     """Recorder and worker in one process, as in ``pgonce serve``; from the first delivery to the last effect."""
-    with _fresh() as (url, conn):
+    with _fresh() as (url, conn), _settled():
         distinct = len(set(bodies))
         with Worker(make(), url, concurrency=4, poll=0.2) as worker:
             started = time.perf_counter()
@@ -157,7 +114,7 @@ def _until_effects(conn: psycopg.Connection[Any], wanted: int) -> None:
 
 def drain(make: Callable[[], pgonce.App], count: int) -> float:
     """Only the worker, on events that are all recorded."""
-    with _fresh() as (url, conn):
+    with _fresh() as (url, conn), _settled():
         fill(url, count)
         conn.execute("vacuum analyze webhook_events")
         started = time.perf_counter()
@@ -175,82 +132,6 @@ def fill(url: str, count: int, start: int = 0) -> None:
             some = range(first, min(first + 500, start + count))
             bodies = [stripe.read(json.dumps(event(f"evt_{nr:010}", nr)).encode()) for nr in some]
             call(pool, queue_webhooks(bodies), "public")
-
-
-def by_hand(bodies: Sequence[bytes]) -> float:
-    """What a team writes by hand: psycopg in a thread for each connection, the three statements in a transaction."""
-    with new_database(migrated=False) as url, database.open_pool(url, CLIENTS) as pool:
-        with pool.connection() as conn:
-            conn.execute(SPECIFIED.encode())
-            conn.execute(EFFECTS)
-        waiting: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        for body in bodies:
-            waiting.put(body)
-
-        def client() -> None:
-            with pool.connection() as conn, suppress(queue.Empty):
-                while True:
-                    body = waiting.get_nowait()
-                    found = stripe.parse(body)
-                    with conn.transaction():
-                        conn.execute(RECORD, [found["id"], found["type"], body.decode()], prepare=True)
-                        conn.execute(EFFECT, [found["id"]], prepare=True)
-                        conn.execute(MARK, [found["id"]], prepare=True)
-
-        started = time.perf_counter()
-        with ThreadPoolExecutor(CLIENTS) as threads:
-            for each in [threads.submit(client) for _ in range(CLIENTS)]:
-                each.result()
-        return len(bodies) / (time.perf_counter() - started)
-
-
-def with_pgqueuer(bodies: Sequence[bytes], in_flight: int) -> float:
-    """PgQueuer: enqueue with the event's id as its dedupe key, then a handler with the same effect."""
-    with new_database(migrated=False) as url:
-        with psycopg.connect(url, autocommit=True) as conn:
-            conn.execute(EFFECTS)
-        return asyncio.run(_pgqueuer(url, bodies, in_flight))
-
-
-async def _pgqueuer(url: str, bodies: Sequence[bytes], in_flight: int) -> float:
-    import asyncpg  # type: ignore[import-untyped]
-    from pgqueuer import PgQueuer
-    from pgqueuer.db import AsyncpgPoolDriver
-    from pgqueuer.queries import Queries
-
-    async with asyncpg.create_pool(url, min_size=CLIENTS, max_size=CLIENTS + 2) as pool:
-        driver = AsyncpgPoolDriver(pool)
-        queries = Queries(driver)
-        await queries.install()
-        worker = PgQueuer(driver)
-        left = len(set(bodies))
-        done = asyncio.Event()
-
-        @worker.entrypoint("webhook")
-        async def handle(job: Any) -> None:
-            nonlocal left
-            found = stripe.parse(job.payload)
-            await pool.execute("insert into effects (event) values ($1) on conflict do nothing", found["id"])
-            left -= 1
-            if left <= 0:
-                done.set()
-
-        started = time.perf_counter()
-        waiting = iter(bodies)
-
-        async def client() -> None:
-            for body in waiting:
-                await queries.enqueue("webhook", body, dedupe_key=stripe.read(body).id, on_conflict="skip")
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(in_flight):
-                group.create_task(client())
-        running = asyncio.create_task(worker.run(batch_size=100, dequeue_timeout=timedelta(seconds=1)))
-        await done.wait()
-        seconds = time.perf_counter() - started
-        worker.shutdown.set()
-        await asyncio.wait([running], timeout=10)
-        return len(bodies) / seconds
 
 
 def run(quick: bool) -> list[Result]:

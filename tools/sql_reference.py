@@ -57,7 +57,7 @@ def described(sql: str) -> list[tuple[str, str, str, str]]:
     comments = {match["name"]: _text(match["text"]) for match in _COMMENT.finditer(sql)}
     found = []
     for match in _FUNCTION.finditer(sql):
-        name, returns = match["name"], _one_line(match["returns"] or "")
+        name, returns = match["name"], _one_line(re.sub(r"--.*", "", match["returns"] or ""))  # why it is set as it is
         comment = comments.get(name, "")
         if not comment.startswith("pgonce: "):
             raise ValueError(f"{name} needs: comment on function {name}(...) is 'pgonce: ...';")
@@ -86,7 +86,7 @@ def page() -> str:
         if functions:
             parts.append(f"\n## {path.name}\n")
         for name, arguments, returns, comment in functions:
-            call = arguments if len(arguments) < 60 else _one_per_line(arguments)
+            call, returns = (_one_per_line(part) if len(part) >= 60 else part for part in (arguments, returns))
             signature = f"{name}{call} returns {returns}" if returns else f"{name}{call}"
             parts.append(f"\n### {name}\n\n```text\n{signature}\n```\n\n{_sentence(comment)}\n")
     return "".join(parts)
@@ -96,9 +96,9 @@ def _order(path: Path) -> tuple[int, str]:
     return (FIRST.index(path.stem) if path.stem in FIRST else len(FIRST), path.name)
 
 
-def _one_per_line(arguments: str) -> str:
+def _one_per_line(names: str) -> str:
     # no comma stands inside a default
-    return arguments.replace("(", "(\n  ", 1).replace(", ", ",\n  ")
+    return names.replace("(", "(\n  ", 1).replace(", ", ",\n  ").removesuffix(")") + "\n)"
 
 
 def _sentence(comment: str) -> str:
