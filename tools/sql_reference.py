@@ -86,8 +86,8 @@ def page() -> str:
         if functions:
             parts.append(f"\n## {path.name}\n")
         for name, arguments, returns, comment in functions:
-            call, returns = (_one_per_line(part) if len(part) >= 60 else part for part in (arguments, returns))
-            signature = f"{name}{call} returns {returns}" if returns else f"{name}{call}"
+            takes, gives = (_one_per_line(part) if len(part) >= 60 else part for part in (arguments, returns))
+            signature = f"{name}{takes} returns {gives}" if returns else f"{name}{takes}"
             parts.append(f"\n### {name}\n\n```text\n{signature}\n```\n\n{_sentence(comment)}\n")
     return "".join(parts)
 

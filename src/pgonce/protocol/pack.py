@@ -43,8 +43,8 @@ class Pace:
     def took(self, rows: int, seconds: float) -> None:
         """A batch of ``rows`` took so long, from the one before it to its commit."""
         wanted = rows * SECONDS / max(seconds, 1e-6)
-        # at most twice and at least a quarter: one hiccup of the disk is no reason to crawl
-        self.rows = int(min(max(wanted, self.rows / 4, SMALLEST), self.rows * 2, LARGEST))
+        # at most four times and at least a quarter: one hiccup of the disk is no reason to crawl
+        self.rows = int(min(max(wanted, self.rows / 4, SMALLEST), self.rows * 4, LARGEST))
 
     def pause(self, rows: int, seconds: float) -> float:
         """How long to wait, in seconds, when ``rows`` have been done in ``seconds``."""
