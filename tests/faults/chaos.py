@@ -117,7 +117,8 @@ class Chaos:
                 outcome.refused += refused
 
         def is_next(nr: int) -> bool:
-            return delivered >= len(bodies) * nr / (self.crashes + 1)
+            # behind a kill, too: on a busy machine all was delivered while the second worker was still starting
+            return delivered >= len(bodies) * nr / (self.crashes + 1) and outcome.kills >= nr - 1
 
         def crash() -> None:
             for nr in range(1, self.crashes + 1):

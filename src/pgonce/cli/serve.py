@@ -125,6 +125,7 @@ def worker(
 
     for number in usual:
         signal.signal(number, stop)
+    settle()
     with ExitStack() as running:
         started = []
         if app.handlers or adopt or no_schedule:
@@ -136,7 +137,6 @@ def worker(
         if alerts or ping:
             running.enter_context(Alerts(url, alerts, schema=schema, ping=ping))
             started.append(f"{len(alerts)} alert channels")
-        settle()
         click.echo(f"worker started: {', '.join(started)}", err=True)
         stopping.wait()
         click.echo("stopping when the batches and runs in hand are done", err=True)
