@@ -44,14 +44,6 @@ update webhook_events set status = 'succeeded', processed_at = now()
 commit;
 """
 )
-RECORD = """
-insert into webhook_events (stripe_event_id, event_type, payload) values (%s, %s, %s) on conflict do nothing
-"""
-EFFECT = "insert into effects (event) values (%s) on conflict do nothing"
-MARK = """
-update webhook_events set status = 'succeeded', processed_at = now()
-where stripe_event_id = %s and status = 'processing'
-"""
 ONE = (
     _ID
     + """with inserted as (
@@ -61,6 +53,14 @@ ONE = (
 insert into effects (event) select stripe_event_id from inserted;
 """
 )
+RECORD = """
+insert into webhook_events (stripe_event_id, event_type, payload) values (%s, %s, %s) on conflict do nothing
+"""
+EFFECT = "insert into effects (event) values (%s) on conflict do nothing"
+MARK = """
+update webhook_events set status = 'succeeded', processed_at = now()
+where stripe_event_id = %s and status = 'processing'
+"""
 
 
 def with_pgbench(script: str, seconds: float) -> float:

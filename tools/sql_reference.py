@@ -57,7 +57,7 @@ def described(sql: str) -> list[tuple[str, str, str, str]]:
     comments = {match["name"]: _text(match["text"]) for match in _COMMENT.finditer(sql)}
     found = []
     for match in _FUNCTION.finditer(sql):
-        name, returns = match["name"], _one_line(re.sub(r"--.*", "", match["returns"] or ""))  # why it is set as it is
+        name, returns = match["name"], _one_line(re.sub(r"--.*", "", match["returns"] or ""))  # on its settings
         comment = comments.get(name, "")
         if not comment.startswith("pgonce: "):
             raise ValueError(f"{name} needs: comment on function {name}(...) is 'pgonce: ...';")

@@ -17,6 +17,7 @@ from pgonce.errors import PgonceError
 from tests.edge.seed_app import PART
 from tests.faults.dask_kills import cluster
 
+NO_DASK = "Dask missing: pip install 'pgonce[cluster]'"
 ROOT = Path(__file__).parents[2]
 Conn = psycopg.Connection[Any]
 
@@ -100,7 +101,7 @@ def test_workers_without_partitions_are_a_usage_error(cli: Cli) -> None:
 def test_a_dask_cluster_imports_all_partitions_although_a_worker_is_killed(
     cli: Cli, conn: Conn, tmp_path: Path
 ) -> None:
-    pytest.importorskip("distributed")
+    pytest.importorskip("distributed", reason=NO_DASK)
     with cluster(2, {**cli.environment, "KILL_ONCE": str(tmp_path / "killed")}) as address:
         told = cli("run", "parts", "--cluster", address)
     assert (tmp_path / "killed").exists()
@@ -109,7 +110,7 @@ def test_a_dask_cluster_imports_all_partitions_although_a_worker_is_killed(
 
 
 def test_a_partition_that_dask_gives_up_is_said_in_one_line_and_resumes(cli: Cli, conn: Conn) -> None:
-    pytest.importorskip("distributed")
+    pytest.importorskip("distributed", reason=NO_DASK)
     with cluster(1, {**cli.environment, "KILL_ALWAYS": "in the middle of every partition"}) as address:
         told = cli("run", "parts", "--cluster", address, code=1)
     assert "Traceback" not in told
@@ -119,7 +120,7 @@ def test_a_partition_that_dask_gives_up_is_said_in_one_line_and_resumes(cli: Cli
 
 
 def test_a_cluster_without_workers_is_said_instead_of_waited_for(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("distributed")
+    pytest.importorskip("distributed", reason=NO_DASK)
     monkeypatch.setattr(partitions, "WORKERLESS", 1.0)
     with cluster(0, cli.environment) as address:
         where = (address, "tests.edge.seed_app:app", cli.environment["PGONCE_DATABASE_URL"], "public", "parts")

@@ -12,7 +12,7 @@ from tests.faults.child import ROOT
 
 
 def test_after_five_kills_of_workers_at_random_moments_every_partition_is_exact(database: str) -> None:
-    pytest.importorskip("distributed")
+    pytest.importorskip("distributed", reason="Dask missing: pip install 'pgonce[cluster]'")
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults.dask_kills", "--kills", "5", "--url", database],
         cwd=ROOT, env={**os.environ, "DASK_ROWS": "20000"}, capture_output=True, text=True, check=False, timeout=300,

@@ -19,7 +19,7 @@ from pgonce.sources.csv_text import as_text, records, values
 from pgonce.sources.file import File, at, offset_of
 
 BLOCK = 64 * 1024
-"""Bytes per read. While a longer one is made ready, the server runs out of rows: 64 kB 0.95 of psql, 128 kB 0.92."""
+"""Bytes per read. While a longer one is made ready, the server runs out of rows (bench.imports --only CSV)."""
 LONGEST = 256 * 1024 * 1024
 """Bytes of one record. A quote that is never closed makes one of the whole rest of the file."""
 BOM = b"\xef\xbb\xbf"

@@ -16,7 +16,7 @@ from pgonce.protocol.source import Cursor, SeedRow, Verdict
 from pgonce.sources.file import File
 
 BLOCK = 64 * 1024
-"""Bytes of a block, about. As in CSV: at 128 kB the server runs out of rows."""
+"""Bytes of a block, about. While a longer one is made ready, the server runs out of rows, as in CSV."""
 ROWS = 4096
 """Rows that are unpacked at a time, at most."""
 
@@ -82,8 +82,7 @@ class ParquetFile:
                 )  # fmt: skip
                 rows = len(lines)
                 [block] = compute.binary_join(arrow.ListArray.from_arrays([0, rows], lines), "\n")
-                cursor = {"row_group": group, "row": row + start + rows}
-                yield b"".join((block.as_buffer(), b"\n")), rows, cursor
+                yield b"".join((block.as_buffer(), b"\n")), rows, {"row_group": group, "row": row + start + rows}
 
     def fingerprint(self, cursor: Cursor | None) -> Mapping[str, Any]:  # noqa: ARG002 -- the file is one whole
         """The file's size, and hashes of its first and last 64 kB: the last has the footer, and so the row groups."""
@@ -123,7 +122,7 @@ class ParquetFile:
 
 
 def _as_text(batch: Any) -> Any:
-    """The batch with its columns of types that CSV has no form for as text that PostgreSQL reads."""
+    """The batch, with text in its columns of types whose text by Arrow is none that PostgreSQL reads."""
     arrow, types = _pyarrow("lib"), _pyarrow("types")
     for index, field in enumerate(batch.schema):
         column, kind = batch.column(index), field.type
