@@ -1,20 +1,21 @@
-"""The guard: runs acquired and completed per second over eight connections, durable commits, and what a tick costs.
+"""The guard: runs acquired and completed per second over eight connections, durable commits.
 
 The yardstick is pgbench doing the two bare statements on the specification's own table: an insert and an update, no
-guard. Each connection has a job of its own, so that only the calls are measured; refused starts all meet one run.
+guard; once with prepared statements, which is the harder one, and once as pgbench comes, with none, as behind a pooler.
+Each connection has a job of its own, so that only the calls are measured; refused starts all meet one run.
 """
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
-import resource
+import re
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import psycopg
@@ -22,9 +23,9 @@ import psycopg
 import pgonce
 from bench.procrastinate_lock import with_procrastinate
 from bench.result import Result
+from bench.scheduler import idle_load, tick_delay
 from bench.server import new_database, pgbench
 from pgonce import database
-from pgonce.scheduler import Scheduler
 
 CLIENTS = 8
 SPECIFIED = """
@@ -67,16 +68,22 @@ select r, case when r is null then set_config('synchronous_commit', 'off', true)
 """
 
 
-def bare(seconds: float) -> float:
+def _runs(url: str, script: str, mode: str, seconds: float) -> float:
+    if mode == "simple":
+        script = re.sub(r":id\b", "':id'", script)  # a variable is then a piece of the text
+    return pgbench(url, script, clients=CLIENTS, seconds=seconds, mode=mode)
+
+
+def bare(mode: str, seconds: float) -> float:
     with new_database(migrated=False) as url:
         with psycopg.connect(url, autocommit=True) as conn:
             conn.execute(SPECIFIED.encode())
-        return pgbench(url, BARE, clients=CLIENTS, seconds=seconds)
+        return _runs(url, BARE, mode, seconds)
 
 
-def functions(seconds: float) -> float:
+def functions(mode: str, seconds: float) -> float:
     with new_database() as url:
-        return pgbench(url, FUNCTIONS, clients=CLIENTS, seconds=seconds)
+        return _runs(url, FUNCTIONS, mode, seconds)
 
 
 def unguarded(seconds: float) -> float:
@@ -142,7 +149,7 @@ def _threads(seconds: float, action: Callable[[int], None]) -> float:
     return sum(counts) / elapsed
 
 
-def from_python(seconds: float) -> float:
+def from_threads(seconds: float) -> float:
     with new_database() as url, database.open_pool(url, CLIENTS) as pool:
         jobs = pgonce.Jobs(pool)
 
@@ -154,7 +161,7 @@ def from_python(seconds: float) -> float:
         return _threads(seconds, one)
 
 
-def refused_from_python(seconds: float) -> float:
+def refused_from_threads(seconds: float) -> float:
     with new_database() as url, database.open_pool(url, CLIENTS + 1) as pool:
         jobs = pgonce.Jobs(pool)
 
@@ -166,47 +173,69 @@ def refused_from_python(seconds: float) -> float:
             return _threads(seconds, one)
 
 
-def nothing(_: pgonce.Run) -> None:
-    """A job."""
+def from_asyncio(tasks: int, seconds: float) -> float:
+    """Runs of ``tasks`` tasks over at most eight connections: those that come at the same time share their commits."""
+
+    async def one(jobs: pgonce.AsyncJobs, number: int) -> None:
+        async with jobs.run(f"job_{number}") as run:
+            assert run is not None
+            run.processed()
+
+    async def main(url: str) -> float:
+        async with await database.open_async_pool(url, CLIENTS) as pool:
+            return await _tasks(tasks, seconds, partial(one, pgonce.AsyncJobs(pool)))
+
+    with new_database() as url:
+        return asyncio.run(main(url))
 
 
-def tick_delay(count: int) -> float:
-    """Seconds from a tick to the start of its last run, of ``count`` jobs that are all due in the same minute."""
-    app = pgonce.App()
-    for number in range(count):
-        app.job(f"job_{number}", cron="* * * * *")(nothing)
-    with new_database() as url, psycopg.connect(url, autocommit=True) as conn:
-        with Scheduler(app, url):
-            while conn.execute("select count(*) from cron_job_runs").fetchone() != (count,):
-                time.sleep(0.2)
-        row = conn.execute(
-            "select extract(epoch from max(started_at - scheduled_for))::float from cron_job_runs"
-        ).fetchone()
-        assert row is not None
-        return float(row[0])
+def refused_from_asyncio(seconds: float) -> float:
+    async def one(jobs: pgonce.AsyncJobs, _: int) -> None:
+        async with jobs.run("busy") as run:
+            assert run is None
+
+    async def main(url: str) -> float:
+        async with await database.open_async_pool(url, CLIENTS) as pool:
+            jobs = pgonce.AsyncJobs(pool)
+            async with jobs.run("busy", window="1 hour"):
+                return await _tasks(CLIENTS, seconds, partial(one, jobs))
+
+    with new_database() as url:
+        return asyncio.run(main(url))
 
 
-def idle_load(count: int, seconds: float) -> float:
-    """Percent of a core that a scheduler with ``count`` jobs uses while none is due."""
-    app = pgonce.App()
-    later = datetime.now(UTC) + timedelta(hours=6)
-    for number in range(count):
-        app.job(f"job_{number}", cron=f"{number % 60} {later.hour} * * *")(nothing)
-    with new_database() as url, Scheduler(app, url):
-        time.sleep(1)
-        before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-        time.sleep(seconds)
-        after, elapsed = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter() - started
-        used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        return used / elapsed * 100
+async def _tasks(count: int, seconds: float, action: Callable[[int], Awaitable[None]]) -> float:
+    """Calls of ``action(number of the task)`` per second, from ``count`` tasks."""
+    done = 0
+    ended = False
+
+    async def client(number: int) -> None:
+        nonlocal done
+        while not ended:
+            await action(number)
+            done += 1
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(count):
+            group.create_task(client(number))
+        await asyncio.sleep(0.5)  # connections are open and statements known
+        before, started = done, time.perf_counter()
+        await asyncio.sleep(seconds)
+        rate = (done - before) / (time.perf_counter() - started)
+        ended = True
+    return rate
 
 
 def run(quick: bool) -> list[Result]:
     """Everything, in turns; ratios of medians."""
     seconds, rounds = (4.0, 1) if quick else (6.0, 5)
     contenders: dict[str, Callable[[float], float]] = {
-        "bare": bare, "unguarded": unguarded, "by hand": by_hand, "functions": functions, "refused": refused,
-        "python": from_python, "refused python": refused_from_python,
+        "bare": partial(bare, "prepared"), "unguarded": unguarded, "by hand": by_hand,
+        "functions": partial(functions, "prepared"), "refused": refused,
+        "bare, as pgbench comes": partial(bare, "simple"), "functions, as pgbench comes": partial(functions, "simple"),
+        "threads": from_threads, "refused threads": refused_from_threads,
+        "asyncio": partial(from_asyncio, CLIENTS), "asyncio 32": partial(from_asyncio, 32),
+        "refused asyncio": refused_from_asyncio,
     }  # fmt: skip
     if importlib.util.find_spec("procrastinate"):
         contenders["procrastinate"] = partial(with_procrastinate, CLIENTS)
@@ -225,14 +254,20 @@ def run(quick: bool) -> list[Result]:
     def base(name: str, key: str) -> Result:
         return Result(name, median[key], "per second", median[key] / median["bare"], "of bare")
 
+    simple = "bare, as pgbench comes"
     results = [
         Result("bare: pgbench, insert and update without a guard", median["bare"], "per second"),
         base("unguarded: the same in two functions", "unguarded"),
         base("by hand: the same by psycopg in 8 threads", "by hand"),
         line("functions: pgbench, start_job_run and complete_job_run", "functions", "bare", 0.9),
-        line("python: Jobs.run in 8 threads", "python", "bare", 0.7),
+        Result("bare, as pgbench comes: nothing prepared", median[simple], "per second"),
+        line("functions, as pgbench comes", "functions, as pgbench comes", simple, 0.9),
+        line("asyncio: AsyncJobs.run, 8 at once", "asyncio", "bare", 0.7),
+        line("asyncio: AsyncJobs.run, 32 at once", "asyncio 32", "bare", 0.7),
+        line("threads: Jobs.run in 8 threads", "threads", "bare", 0.7),
         line("refused start with its row, pgbench", "refused", "functions", 3),
-        line("refused start with its row, Jobs.run", "refused python", "python", 3),
+        line("refused start with its row, AsyncJobs.run, 8 at once", "refused asyncio", "asyncio", 3),
+        line("refused start with its row, Jobs.run in 8 threads", "refused threads", "threads", 3),
     ]
     if procrastinate:
         results.append(Result("Procrastinate: defer with a lock, fetch, finish", procrastinate, "per second"))

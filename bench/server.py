@@ -58,15 +58,18 @@ def new_database(*, migrated: bool = True) -> Iterator[str]:
             conn.execute("checkpoint")  # so that its dirty pages are written now, and not in the next round
 
 
-def pgbench(url: str, script: str, *, clients: int, seconds: float, **variables: str) -> float:
-    """Transactions per second of a pgbench script; its variables go over as parameters, as a driver's do."""
+def pgbench(url: str, script: str, *, clients: int, seconds: float, mode: str = "prepared", **variables: str) -> float:
+    """Transactions per second of a pgbench script; its variables go over as parameters, as a driver's do.
+
+    ``mode="simple"`` is pgbench as it comes: nothing is prepared, and the variables are written into the statements.
+    """
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
         file.write(script)
         file.flush()
         defines = [word for name, value in variables.items() for word in ("-D", f"{name}={value}")]
         done = subprocess.run(
             [
-                start().bin_dir / "pgbench", "-n", "-M", "prepared", "-c", str(clients), "-j", str(min(clients, 2)),
+                start().bin_dir / "pgbench", "-n", "-M", mode, "-c", str(clients), "-j", str(min(clients, 2)),
                 "-T", str(max(1, round(seconds))), "-f", file.name, *defines, url,
             ],
             capture_output=True, text=True, check=False, env=os.environ | {"LC_ALL": "C"},

@@ -23,7 +23,7 @@ import sys
 import tokenize
 from pathlib import Path
 
-HAND_WRITTEN = frozenset({"waiting.py"})
+HAND_WRITTEN = frozenset({"together.py", "waiting.py"})
 
 NAMES = {
     "AbstractAsyncContextManager": "AbstractContextManager",
@@ -35,6 +35,7 @@ NAMES = {
     "AsyncLane": "Lane",
     "AsyncRun": "Run",
     "AsyncSeeds": "Seeds",
+    "AsyncTogether": "Together",
     "AsyncWebhooks": "Webhooks",
     "_async": "_sync",
     "__aenter__": "__enter__",

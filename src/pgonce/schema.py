@@ -23,6 +23,7 @@ API = (
     "queue",
     "batches",
     "jobs",
+    "job_batches",
     "upkeep",
     "run_job",
     "stats",

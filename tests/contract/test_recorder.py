@@ -12,7 +12,7 @@ from psycopg import Connection
 
 import pgonce
 from pgonce import database as databases
-from pgonce import recorder as module
+from pgonce import gathering
 from pgonce.protocol import stripe
 from pgonce.recorder import Recorder
 from pgonce.worker import Worker
@@ -23,11 +23,11 @@ def body(nr: int) -> stripe.Body:
     return stripe.read(json.dumps({"id": f"evt_{nr}", "type": "pay", "quoted": 'a "b" \\ {c}, NULL'}).encode())
 
 
-@pytest.mark.parametrize("inserts", [1, 2])
+@pytest.mark.parametrize("at_once", [1, 2])
 def test_clients_that_send_the_next_event_as_soon_as_they_are_answered_all_get_through(
-    database: str, conn: Connection[Any], monkeypatch: pytest.MonkeyPatch, inserts: int
+    database: str, conn: Connection[Any], monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    monkeypatch.setattr(module, "INSERTS", inserts)
+    monkeypatch.setattr(gathering, "AT_ONCE", at_once)
     waiting = iter(range(200))
 
     async def record() -> None:
@@ -38,7 +38,7 @@ def test_clients_that_send_the_next_event_as_soon_as_they_are_answered_all_get_t
                 for nr in waiting:
                     assert await recorder.record(body(nr), None) == "queued"
 
-            # with a done callback instead of `finally` in the recorder's task this hangs at the first batch
+            # with a done callback instead of `finally` in the gathering's task this hangs at the first batch
             async with asyncio.timeout(30), asyncio.TaskGroup() as group:
                 for _ in range(8):
                     group.create_task(client())

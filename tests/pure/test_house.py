@@ -21,7 +21,7 @@ PACKAGE = ROOT / "src" / "pgonce"
 FLOORS = (
     ("errors", "sql"),
     ("protocol", "_keeper"),
-    ("app", "embedded", "sources"),
+    ("app", "embedded", "gathering", "sources"),
     ("_async", "_sync"),
     ("database", "schema", "http", "clock", "roster", "service"),
     ("recorder", "worker"),

@@ -38,6 +38,9 @@ LOOKUPS = {
     "start_job_run('running')": RUNNING,
     "start_job_run('dead')": RUNNING,
     "start_job_run('job_1', p_scheduled_for => '2026-01-01')": "cron_job_runs_one_tick",
+    "start_job_runs('{job_1,new,running,dead}', '{null,null,null,null}', '{1h,1h,1h,1h}', array['', '', '', ''],"
+    " '{null,2026-01-01,null,null}')": RUNNING,
+    "complete_job_runs(array[RUN, RUN]::uuid[], '{1,2}', '{3,4}')": "cron_job_runs_pkey",
     "beat_job_run(RUN)": "cron_job_runs_pkey",
     "complete_job_run(RUN)": "cron_job_runs_pkey",
     "fail_job_run(RUN, 'why')": "cron_job_runs_pkey",
@@ -161,6 +164,45 @@ def test_a_plan_that_was_made_while_the_table_was_empty_is_good_for_a_full_one(
         other.execute(insert.encode(), [100, ROWS])
     with conn.transaction(force_rollback=True):
         assert called() == set()
+
+
+def test_many_runs_are_found_one_by_one_with_plans_that_were_made_while_the_table_was_empty(
+    conn: Connection, database: str
+) -> None:
+    def both() -> tuple[set[str], set[str], int]:
+        """Tables read from end to end, indexes used, and how much was read of those of the running runs."""
+        began = value(conn, "select max(started_at) from cron_job_runs")
+        tables: set[str] = set()
+        indexes: set[str] = set()
+        entries = 0
+        for call in (
+            "start_job_runs('{a,busy}', '{null,null}', '{1h,1h}', array['', ''], '{null,null}')",
+            "complete_job_runs(ID, '{1}', '{1}')",
+        ):
+            run = value(
+                conn, "select format('{%%s}', id) from cron_job_runs where started_at > %s and job_name = 'a'", began
+            )
+            before = [value(conn, query) for query in returned]
+            read, used = scans(conn, call.replace("ID", f"'{run}'"))
+            entries += sum(value(conn, query) for query in returned) - sum(before)
+            tables, indexes = tables | read, indexes | used
+        return tables, indexes, entries
+
+    returned = [f"select pg_stat_get_xact_tuples_returned('{index}'::regclass)" for index in RUNNING]
+    conn.execute("select start_job_run('busy', p_window => '1 hour')")
+    for _ in range(8):
+        with conn.transaction(force_rollback=True):
+            both()
+    with psycopg.connect(database, autocommit=True) as other:
+        other.execute(
+            "insert into cron_job_runs (job_name, status)"
+            " select 'job_' || n, case when n > 1000 then 'succeeded' else 'running' end"
+            f" from generate_series(1, {ROWS}) n"
+        )
+    with conn.transaction(force_rollback=True):
+        tables, indexes, entries = both()
+    assert (tables, indexes) == (set(), {"cron_job_runs_pkey", "cron_job_runs_one_running"})
+    assert entries < 10
 
 
 def test_a_claim_reads_what_it_claims_and_not_all_that_wait(conn: Connection) -> None:

@@ -1,4 +1,4 @@
-"""Every cell of the transition table at the head of jobs.sql, run against the database.
+"""Every cell of the transition tables at the heads of jobs.sql and job_batches.sql, run against the database.
 
 A builder for each state (``from``), a caller for each verb; the rule for ``to`` stands in transitions.py.
 """
@@ -18,10 +18,13 @@ from tests.sql.transitions import Cell, attempt, rows
 Connection = psycopg.Connection[Any]
 
 STATES = {"absent", "running", "stale", "succeeded", "failed", "skipped"}
-VERBS = {"start_job_run", "insert", "beat_job_run", "complete_job_run", "fail_job_run"}
+VERBS = {
+    "start_job_run", "start_job_runs", "insert", "beat_job_run", "complete_job_run", "complete_job_runs",
+    "fail_job_run",
+}  # fmt: skip
 # the same row seen with other eyes: listed only under the verb that can tell
-SPECIAL = {("ticked", "start_job_run"), ("abandoned", "fail_job_run")}
-CELLS = transitions.read("jobs")
+SPECIAL = {("ticked", "start_job_run"), ("ticked", "start_job_runs"), ("abandoned", "fail_job_run")}
+CELLS = transitions.read("jobs") + transitions.read("job_batches")
 TICK = "2026-01-01 06:00+00"
 
 
@@ -55,6 +58,22 @@ class Run:
     def start_job_run(self) -> Any:
         return value(self.conn, "select start_job_run(%s, p_scheduled_for => %s)", self.job, self.tick)
 
+    def start_job_runs(self) -> Any:
+        before, answer, after = value(
+            self.conn,
+            "select start_job_runs(%s, array_fill(null::jsonb, '{3}'), array_fill('1 hour'::interval, '{3}'),"
+            " '{a,\"\",b}', %s)",
+            [self.job] * 3, [None, self.tick, None],
+        )  # fmt: skip
+        found = value(
+            self.conn,
+            "with companions as (delete from cron_job_runs where id in (%s, %s) and status = 'running' returning key)"
+            " select array_agg(key order by key) from companions",
+            before, after,
+        )  # fmt: skip
+        assert found == ["a", "b"]
+        return answer
+
     def insert(self) -> Any:
         return value(self.conn, "insert into cron_job_runs (job_name) values (%s) returning id", self.job)
 
@@ -63,6 +82,17 @@ class Run:
 
     def complete_job_run(self) -> Any:
         return value(self.conn, "select complete_job_run(%s)", self.id)
+
+    def complete_job_runs(self) -> Any:
+        other = value(self.conn, "select start_job_run(%s)", uuid4().hex)
+        answer, also = value(
+            self.conn, "select complete_job_runs(array[%s, %s], '{null,1}', '{null,2}')", self.id, other
+        )
+        assert also is True
+        assert rows(self.conn, "select rows_processed, rows_skipped from cron_job_runs where id = %s", other) == [
+            {"rows_processed": 1, "rows_skipped": 2}
+        ]
+        return answer
 
     def fail_job_run(self) -> Any:
         return value(self.conn, "select fail_job_run(%s, 'why')", self.id)
@@ -79,7 +109,7 @@ def test_a_verb_moves_a_run_as_the_table_says(shared: Connection, cell: Cell) ->
         assert after == before
         return
     new = [after[id_] for id_ in after.keys() - before.keys()]
-    if cell.verb in {"start_job_run", "insert"}:
+    if cell.verb in {"start_job_run", "start_job_runs", "insert"}:
         assert [row["status"] for row in new] == [cell.to]
         assert answer == (new[0]["id"] if cell.to == "running" else None)
         assert new[0]["blocked_by"] == (run.id if cell.to == "skipped" else None)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
-from pgonce._async.execute import Pool
+import psycopg
+
+from pgonce._async.execute import Pool, call
 from pgonce._async.run import AsyncRun, address
-from pgonce._async.value import call_value
+from pgonce._async.together import AsyncTogether
 from pgonce._async.waiting import Result
 from pgonce.app import Job
+from pgonce.errors import PgonceError
 from pgonce.protocol import jobs as protocol
 from pgonce.protocol.call import Call
 from pgonce.protocol.interval import interval
@@ -39,6 +42,13 @@ class AsyncJobs:
         address(pool)  # refused now, and not at the first heartbeat
         self._pool = pool
         self._schema = schema
+        self._together = AsyncTogether(pool, schema, self._unclaimed)
+
+    async def _unclaimed(self, started: Any) -> None:
+        if isinstance(started, UUID):  # nobody holds it: it would block its successors for a whole window
+            fail = protocol.fail_job_run(started, "cancelled before it had begun")
+            with suppress(PgonceError, psycopg.Error):
+                await call(self._pool, fail, self._schema)
 
     def run(
         self,
@@ -94,11 +104,11 @@ class AsyncJobs:
     async def _started(
         self, by: Call[UUID | None], start: protocol.Start, timeout: timedelta | None
     ) -> AsyncIterator[AsyncRun | None]:
-        run_id = await call_value(self._pool, by, self._schema)
+        run_id = await self._together.value(by)
         if run_id is None:
             yield None
             return
-        run = AsyncRun(self._pool, self._schema, run_id, start, timeout)
+        run = AsyncRun(self._pool, self._schema, self._together, run_id, start, timeout)
         try:
             try:
                 async with run.beating():

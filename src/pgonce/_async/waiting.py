@@ -29,25 +29,34 @@ async def repeating(action: Callable[[], Awaitable[bool]], seconds: float) -> As
     Then the body is cancelled; the CancelledError ends here, and the caller looks at why.
     """
     body = asyncio.current_task()
+    loop = asyncio.get_running_loop()
     lost = False
+    beating: asyncio.Task[None] | None = None
 
     async def repeat() -> None:
         nonlocal lost
         while True:
-            await asyncio.sleep(seconds)
             if not await action():
-                lost = True
-                if body:
-                    body.cancel()
-                return
+                break
+            await asyncio.sleep(seconds)
+        lost = True
+        if body:
+            body.cancel()
 
-    beating = asyncio.create_task(repeat())
+    def begin() -> None:
+        nonlocal beating
+        beating = loop.create_task(repeat())
+
+    # the task is made when the first call is due: making one for each short run was a third of what Python did for it
+    timer = loop.call_later(seconds, begin)
     try:
         try:
             yield
         finally:
-            beating.cancel()
-            await asyncio.gather(beating, return_exceptions=True)
+            timer.cancel()
+            if beating:
+                beating.cancel()
+                await asyncio.gather(beating, return_exceptions=True)
     except asyncio.CancelledError:
         if not lost or (body and body.uncancel() > 0):  # somebody else's cancellation goes on
             raise

@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
-from pgonce._sync.execute import Pool
+import psycopg
+
+from pgonce._sync.execute import Pool, call
 from pgonce._sync.run import Run, address
-from pgonce._sync.value import call_value
+from pgonce._sync.together import Together
 from pgonce._sync.waiting import Result
 from pgonce.app import Job
+from pgonce.errors import PgonceError
 from pgonce.protocol import jobs as protocol
 from pgonce.protocol.call import Call
 from pgonce.protocol.interval import interval
@@ -40,6 +43,13 @@ class Jobs:
         address(pool)  # refused now, and not at the first heartbeat
         self._pool = pool
         self._schema = schema
+        self._together = Together(pool, schema, self._unclaimed)
+
+    def _unclaimed(self, started: Any) -> None:
+        if isinstance(started, UUID):  # nobody holds it: it would block its successors for a whole window
+            fail = protocol.fail_job_run(started, "cancelled before it had begun")
+            with suppress(PgonceError, psycopg.Error):
+                call(self._pool, fail, self._schema)
 
     def run(
         self,
@@ -91,11 +101,11 @@ class Jobs:
 
     @contextmanager
     def _started(self, by: Call[UUID | None], start: protocol.Start, timeout: timedelta | None) -> Iterator[Run | None]:
-        run_id = call_value(self._pool, by, self._schema)
+        run_id = self._together.value(by)
         if run_id is None:
             yield None
             return
-        run = Run(self._pool, self._schema, run_id, start, timeout)
+        run = Run(self._pool, self._schema, self._together, run_id, start, timeout)
         try:
             try:
                 with run.beating():

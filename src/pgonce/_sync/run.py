@@ -16,7 +16,7 @@ from psycopg import Connection
 from psycopg.pq import TransactionStatus
 
 from pgonce._sync.execute import Pool, call, connection, execute, transaction
-from pgonce._sync.value import call_value
+from pgonce._sync.together import Together
 from pgonce._sync.waiting import CANCELS, repeating, shielded, time_limit
 from pgonce.errors import InvalidArgument, LeaseLost, PgonceError, RunStopped, TransactionBroken
 from pgonce.protocol import jobs as protocol
@@ -29,7 +29,13 @@ class Run:
     """A run that is ours until it ends or is taken over. Made by ``jobs.run``."""
 
     def __init__(
-        self, pool: Pool, schema: str, run_id: UUID, start: protocol.Start, timeout: timedelta | None = None
+        self,
+        pool: Pool,
+        schema: str,
+        together: Together,
+        run_id: UUID,
+        start: protocol.Start,
+        timeout: timedelta | None = None,
     ) -> None:
         self.id = run_id
         self.name = start.name
@@ -39,6 +45,7 @@ class Run:
         self.rows_processed = 0
         self.rows_skipped = 0
         self._pool = pool
+        self._together = together
         self.schema = schema
         self._timeout = timeout
         self._progress: tuple[int | None, int | None] = (None, None)
@@ -168,7 +175,7 @@ class Run:
             self.fail("stopped on request")
             raise RunStopped(f"run {self.id} of job {self.name} was stopped on request")
         complete = protocol.complete_job_run(self.id, self.rows_processed, self.rows_skipped)
-        if self.lost or not call_value(self._pool, complete, self.schema):
+        if self.lost or not self._together.value(complete):
             raise LeaseLost(f"run {self.id} of job {self.name} {self._why()}: its work is not counted")
         self._ended = True
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
@@ -22,18 +22,34 @@ from pgonce.protocol.call import Call
 
 T = TypeVar("T")
 
+
+def _no_scope(jsonb: Jsonb) -> str:
+    if jsonb.obj == {}:
+        return "{}"
+    raise KeyError  # its dumps is the user's to choose
+
+
 _TEXT: dict[type, Callable[[Any], str | None]] = {
     str: str,
     int: str,
     UUID: str,
+    Jsonb: _no_scope,
     datetime: str,
     timedelta: lambda length: f"{length.days} days {length.seconds} s {length.microseconds} us",
     type(None): lambda _: None,
 }
 """How an argument is written, where every setting of the session reads it alike."""
-_BOOL, _UUID = 16, 2950  # the types' numbers are fixed in PostgreSQL's catalogue
+BOOL_TYPE, UUID_TYPE = 16, 2950  # the types' numbers are fixed in PostgreSQL's catalogue
 _uses: WeakKeyDictionary[Connection[Any], dict[bytes, int]] = WeakKeyDictionary()
 """How often a connection has used a statement."""
+
+
+def written(wanted: Call[Any]) -> list[str | None] | None:
+    """The arguments of ``wanted`` as text; None where one is of a type that only psycopg knows how to write."""
+    try:
+        return [_TEXT[type(argument)](argument) for argument in wanted.args.values()]
+    except KeyError:
+        return None
 
 
 def call_value(pool: Pool, wanted: Call[T], schema: str) -> T:
@@ -46,24 +62,18 @@ def call_value(pool: Pool, wanted: Call[T], schema: str) -> T:
         PgonceError: what the protocol refused, translated from its SQLSTATE.
         psycopg.Error: anything else.
     """
-    texts: list[str | None] = []
-    for argument in wanted.args.values():
-        if write := _TEXT.get(type(argument)):
-            texts.append(write(argument))
-        elif isinstance(argument, Jsonb) and argument.obj == {}:  # another's dumps is the user's to choose
-            texts.append("{}")
-        else:
-            return call(pool, wanted, schema)
+    texts = written(wanted)
+    if texts is None:
+        return call(pool, wanted, schema)
     try:
         conn = pool.getconn()
         try:
-            values = [text if text is None else _encoded(conn, text) for text in texts]
-            result = _sent(conn, wanted.numbered(schema), values)
+            result = sent(conn, wanted.numbered(schema), texts)
         finally:
             pool.putconn(conn)
     except psycopg.Error as error:
         raise translate(error) from error
-    return wanted.read([(_loaded(result),)])
+    return wanted.read([(loaded(result.ftype(0), result.get_value(0, 0)),)])
 
 
 def _encoded(conn: Connection[Any], text: str) -> bytes:
@@ -74,18 +84,22 @@ def _encoded(conn: Connection[Any], text: str) -> bytes:
     return text.encode(encoding)
 
 
-def _loaded(result: PGresult) -> Any:
-    found = result.get_value(0, 0)
+def loaded(kind: int, found: bytes | None) -> Any:
+    """A value of the type with the number ``kind`` as PostgreSQL writes it."""
     if found is None:
         return None
-    kind = result.ftype(0)
-    if kind == _UUID:
+    if kind == UUID_TYPE:
         return UUID(int=int(found.replace(b"-", b""), 16))
-    return found == b"t" if kind == _BOOL else found.decode()
+    return found == b"t" if kind == BOOL_TYPE else found.decode()
 
 
-def _sent(conn: Connection[Any], statement: bytes, values: list[bytes | None]) -> PGresult:
-    # prepared as psycopg would: after so many uses, and never where the pool says that there is a pooler
+def sent(conn: Connection[Any], statement: bytes, texts: Sequence[str | None]) -> PGresult:
+    """What the server answers to ``statement``; prepared as psycopg would, after so many uses, and never for a pooler.
+
+    Raises:
+        psycopg.Error: what the server refused, or that it cannot be reached.
+    """
+    values = [text if text is None else _encoded(conn, text) for text in texts]
     uses = _uses.setdefault(conn, {})
     count = uses[statement] = uses.get(statement, 0) + 1
     threshold = conn.prepare_threshold
@@ -101,7 +115,7 @@ def _sent(conn: Connection[Any], statement: bytes, values: list[bytes | None]) -
         return _answer(conn)
     except InvalidSqlStatementName:  # a DISCARD ALL of the user's; nothing was run
         uses[statement] = 0
-        return _sent(conn, statement, values)
+        return sent(conn, statement, texts)
 
 
 def _answer(conn: Connection[Any]) -> PGresult:

@@ -13,6 +13,9 @@ from psycopg.adapt import PyFormat
 T = TypeVar("T")
 Row = Sequence[Any]
 
+PATIENCE = "100ms"
+"""For a lock, where several calls share a statement: one must not keep the others for as long as it likes to wait."""
+
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
@@ -23,6 +26,8 @@ class Call(Generic[T]):
     read: Callable[[Sequence[Row]], T]
     null_unsynced: bool = False
     """The commit does not wait for the disk where the answer is null: losing that one costs nothing."""
+    many: str | None = None
+    """The function that takes many such calls: an array for each argument, in the order of ``args``."""
 
     def statement(self, schema: str, *, synced: bool = True) -> bytes:
         """The SELECT, qualified with ``schema``: the session's search_path belongs to the user.
@@ -36,6 +41,10 @@ class Call(Generic[T]):
     def numbered(self, schema: str) -> bytes:
         """The same SELECT with $1, $2 for the arguments, as libpq wants it."""
         return _numbered(schema, self.function, tuple(self.args), self.null_unsynced)
+
+    def together(self, schema: str) -> bytes:
+        """The SELECT of ``many``, one array for each argument; it waits for a lock no longer than `PATIENCE`."""
+        return _together(schema, self.many or "", len(self.args), self.null_unsynced, PATIENCE)
 
 
 @cache
@@ -59,6 +68,26 @@ def _numbered(schema: str, function: str, names: tuple[str, ...], null_unsynced:
         sql.SQL("{} => {}").format(sql.Identifier(name), sql.SQL(f"${number}")) for number, name in enumerate(names, 1)
     )
     return _select(sql.SQL("{}({})").format(sql.Identifier(schema, function), arguments), True, null_unsynced)
+
+
+@cache
+def _together(schema: str, function: str, count: int, null_unsynced: bool, patience: str) -> bytes:
+    # the setting stands before the call: PostgreSQL evaluates the values of a SELECT from left to right
+    statement = "select said{} from (select set_config('lock_timeout', {}, true), {}({}) as said) calls"
+    unsynced = (
+        ", case when cardinality(array_remove(said, null)) = 0 then set_config('synchronous_commit', 'off', true) end"
+    )
+    arguments = sql.SQL(", ").join(sql.SQL(f"${number}") for number in range(1, count + 1))
+    return (
+        sql.SQL(statement)
+        .format(
+            sql.SQL(unsynced if null_unsynced else ""),
+            sql.Literal(patience),
+            sql.Identifier(schema, function),
+            arguments,
+        )
+        .as_bytes()
+    )
 
 
 def _select(called: sql.Composed, synced: bool, null_unsynced: bool) -> bytes:

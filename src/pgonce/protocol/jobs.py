@@ -86,7 +86,7 @@ def start_job_run(start: Start) -> Call[UUID | None]:
     }
     if start.retries:
         args |= {"p_retries": start.retries, "p_backoff": start.backoff}
-    return Call("start_job_run", args, value, null_unsynced=True)
+    return Call("start_job_run", args, value, null_unsynced=True, many=None if start.retries else "start_job_runs")
 
 
 def beat_job_run(run_id: UUID) -> Call[bool]:
@@ -111,7 +111,7 @@ def report_job_run(
 def complete_job_run(run_id: UUID, rows_processed: int = 0, rows_skipped: int = 0) -> Call[bool]:
     """End the run as succeeded. True also when repeated; False: it was taken over or has failed."""
     args = {"p_run_id": run_id, "p_rows_processed": _held(rows_processed), "p_rows_skipped": _held(rows_skipped)}
-    return Call("complete_job_run", args, value)
+    return Call("complete_job_run", args, value, many="complete_job_runs")
 
 
 def fail_job_run(run_id: UUID, error_message: str) -> Call[bool]:

@@ -1,0 +1,106 @@
+-- Many starts in one statement, and many ends: a program that has several at once pays for one statement and one commit. Most
+-- of what a start costs alone is for setting the statement up. What is not plainly free or plainly ours goes through the verbs
+-- of jobs.sql, one by one: so the transitions are theirs, and what one of them refuses is refused for all.
+--
+-- transitions
+-- from      | verb              | to        | because
+-- absent    | start_job_runs    | running   | nobody is in the way
+-- running   | start_job_runs    | skipped   | overlap
+-- stale     | start_job_runs    | running   | its holder died: closed as failed ("abandoned"), a new run begins
+-- succeeded | start_job_runs    | running   | nobody is in the way
+-- failed    | start_job_runs    | running   | nobody is in the way
+-- skipped   | start_job_runs    | running   | nobody is in the way
+-- ticked    | start_job_runs    | none      | this tick has fired, on whatever machine
+-- absent    | complete_job_runs | PT404     | no such run
+-- running   | complete_job_runs | succeeded | the end
+-- stale     | complete_job_runs | succeeded | late, but nobody took it over
+-- succeeded | complete_job_runs | succeeded | true: repeated after a lost answer
+-- failed    | complete_job_runs | false     | it was taken over or has failed
+-- skipped   | complete_job_runs | false     | it never ran
+
+-- Planned as in batches.sql: once, and for each run its index.
+create or replace function start_job_runs(
+  p_job_names text[], p_scopes jsonb[], p_windows interval[], p_keys text[], p_scheduled_for timestamptz[])
+returns uuid[]
+language plpgsql set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+declare
+  v_ids uuid[];
+  v_refused boolean[];
+begin
+  with given as (
+    select gen_random_uuid() as id, clock_timestamp() as now, g.*
+    from unnest(p_job_names, p_scopes, p_windows, p_keys, p_scheduled_for) with ordinality
+      as g (job_name, scope, run_window, key, scheduled_for, place)
+  ), started as (
+    insert into cron_job_runs (id, job_name, scope, key, run_window, scheduled_for, started_at, heartbeat_at)
+    select g.id, g.job_name, coalesce(g.scope, '{}'), g.key, g.run_window, g.scheduled_for, g.now, g.now from given g
+    where g.job_name > '' and g.run_window between '1 us' and '100 years' and g.key is not null
+      -- not a NOT EXISTS, which might become a join that reads all that run
+      and (select r.id from cron_job_runs r where r.job_name = g.job_name and r.key = g.key and r.status = 'running') is null
+    on conflict do nothing
+    returning id
+  )
+  select coalesce(array_agg(s.id order by g.place), '{}') into v_ids from given g left join started s using (id);
+  if array_position(v_ids, null) is null then return v_ids; end if;
+
+  -- The overlaps, in a new statement, which sees what has been committed since.
+  with given as (
+    select gen_random_uuid() as id, clock_timestamp() as now, g.*
+    from unnest(p_job_names, p_scopes, p_windows, p_keys, p_scheduled_for, v_ids) with ordinality
+      as g (job_name, scope, run_window, key, scheduled_for, started, place)
+  ), refused as (
+    insert into cron_job_runs (id, job_name, status, scope, key, run_window, scheduled_for, started_at, heartbeat_at, completed_at,
+                               duration_ms, blocked_by, error_message)
+    select g.id, g.job_name, 'skipped', coalesce(g.scope, '{}'), g.key, g.run_window, g.scheduled_for, g.now, g.now, g.now,
+           0, r.id, format('overlap: run %s has been running since %s', r.id, r.started_at)
+    from given g, lateral (
+      select * from cron_job_runs r where r.job_name = g.job_name and r.key = g.key and r.status = 'running' limit 1) r
+    where g.started is null and g.run_window between '1 us' and '100 years' and r.heartbeat_at + r.run_window > g.now
+    on conflict do nothing
+    returning id
+  )
+  select array_agg(s.id is not null order by g.place) into v_refused from given g left join refused s using (id);
+  for i in 1 .. cardinality(v_ids) loop
+    if v_ids[i] is null and not v_refused[i] then
+      v_ids[i] := start_job_run(p_job_names[i], p_scopes[i], p_windows[i], p_keys[i], p_scheduled_for[i]);
+    end if;
+  end loop;
+  return v_ids;
+end $$;
+comment on function start_job_runs(text[], jsonb[], interval[], text[], timestamptz[]) is
+  'pgonce: start_job_run for many runs without retries, in one statement: their ids, null where it says null. The arrays are read side '
+  'by side. Give them in one order everywhere, by job and key: two sessions with the same ones then wait for each other.';
+
+create or replace function complete_job_runs(p_run_ids uuid[], p_rows_processed integer[], p_rows_skipped integer[])
+returns boolean[]
+language plpgsql set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+declare
+  v_now timestamptz := clock_timestamp();
+  v_ended uuid[];
+  v_answers boolean[] := '{}';
+begin
+  if 0 > any (p_rows_processed || p_rows_skipped) then
+    raise sqlstate '22023' using message = 'a count must not be negative';
+  end if;
+  with ended as (
+    update cron_job_runs r
+    set status = 'succeeded', completed_at = v_now, error_message = null,
+        rows_processed = coalesce(g.rows_processed, r.rows_processed), rows_skipped = coalesce(g.rows_skipped, r.rows_skipped),
+        duration_ms = least(extract(epoch from v_now - r.started_at) * 1000, 2147483647)
+    from unnest(p_run_ids, p_rows_processed, p_rows_skipped) as g (id, rows_processed, rows_skipped)
+    where r.id = g.id and r.status || '' = 'running'
+    returning r.id
+  )
+  select array_agg(id) into v_ended from ended;
+  for i in 1 .. coalesce(cardinality(p_run_ids), 0) loop
+    v_answers[i] := p_run_ids[i] = any (v_ended);
+    if v_answers[i] is not true then
+      v_answers[i] := has_job_run_ended(p_run_ids[i], 'succeeded', null);
+    end if;
+  end loop;
+  return v_answers;
+end $$;
+comment on function complete_job_runs(uuid[], integer[], integer[]) is
+  'pgonce: complete_job_run for many runs, in one statement: its answers. The arrays are read side by side.';

@@ -1,0 +1,138 @@
+"""What comes while something is under way goes together; whoever is cancelled leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from pgonce.gathering import AT_ONCE, Gathering
+
+
+def in_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    @functools.wraps(test)
+    def run() -> None:
+        asyncio.run(test())
+
+    vars(run).pop("__wrapped__")  # or pytest takes it for a coroutine function
+    return run
+
+
+class Wire:
+    """Where everything goes: it answers when it is told to."""
+
+    def __init__(self, most: int = 4) -> None:
+        self.sent: list[list[int]] = []
+        self.answers: list[asyncio.Future[None]] = []
+        self.unclaimed: list[str] = []
+        self.behind: Callable[[], object] = int
+        """Called behind the step in which the outcomes are handed out."""
+        self.gathering = Gathering(self._send, most=most, unclaimed=self._unclaimed)
+
+    async def _send(self, items: Sequence[int]) -> list[str]:
+        self.sent.append(list(items))
+        self.answers.append(asyncio.get_running_loop().create_future())
+        await self.answers[-1]
+        asyncio.get_running_loop().call_soon(self.behind)
+        return [f"outcome of {item}" for item in items]
+
+    async def _unclaimed(self, outcome: str) -> None:
+        self.unclaimed.append(outcome)
+
+    def call(self, item: int) -> asyncio.Task[str]:
+        return asyncio.create_task(self.gathering.sent(item))
+
+
+async def settled() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def full() -> tuple[Wire, list[asyncio.Task[str]]]:
+    """As many sendings under way as there may be, of the items below `AT_ONCE`."""
+    wire = Wire()
+    tasks = []
+    for item in range(AT_ONCE):
+        tasks.append(wire.call(item))
+        await settled()
+    assert wire.sent == [[item] for item in range(AT_ONCE)]
+    return wire, tasks
+
+
+@in_loop
+async def test_what_comes_meanwhile_goes_together_and_no_more_than_allowed() -> None:
+    wire, tasks = await full()
+    tasks += [wire.call(item) for item in range(10, 16)]
+    await settled()
+    assert len(wire.sent) == AT_ONCE
+    wire.answers[0].set_result(None)
+    await settled()
+    assert wire.sent[AT_ONCE:] == [[10, 11, 12, 13]]
+    wire.answers[1].set_result(None)
+    await settled()
+    assert wire.sent[AT_ONCE:] == [[10, 11, 12, 13], [14, 15]]
+    for answer in wire.answers[AT_ONCE:]:
+        answer.set_result(None)
+    items = [*range(AT_ONCE), *range(10, 16)]
+    assert await asyncio.gather(*tasks) == [f"outcome of {item}" for item in items]
+    assert wire.unclaimed == []
+
+
+@in_loop
+async def test_an_error_is_everybodys_and_the_next_are_sent() -> None:
+    wire, tasks = await full()
+    tasks += [wire.call(10), wire.call(11)]
+    await settled()
+    wire.answers[0].set_exception(ValueError("refused"))
+    await settled()
+    wire.answers[AT_ONCE].set_exception(ValueError("refused too"))
+    await settled()
+    last = wire.call(12)
+    await settled()
+    wire.answers[-1].set_result(None)
+    assert await last == "outcome of 12"
+    wire.answers[1].set_result(None)
+    assert [str(each) for each in await asyncio.gather(*tasks, return_exceptions=True)] == [
+        "refused", "outcome of 1", "refused too", "refused too",
+    ]  # fmt: skip
+
+
+@in_loop
+async def test_who_is_cancelled_before_it_is_sent_is_not_sent() -> None:
+    wire, tasks = await full()
+    tasks += [wire.call(10), wire.call(11), wire.call(12)]
+    await settled()
+    tasks[-2].cancel()
+    wire.answers[0].set_result(None)
+    await settled()
+    assert wire.sent[AT_ONCE:] == [[10, 12]]
+    tasks[-1].cancel()
+    tasks[-3].cancel()
+    wire.answers[1].set_result(None)
+    wire.answers[2].set_result(None)
+    await settled()
+    assert wire.unclaimed == ["outcome of 10", "outcome of 12"]
+    assert len(wire.sent) == AT_ONCE + 1
+
+
+@in_loop
+async def test_the_outcome_of_one_that_is_cancelled_meanwhile_is_handed_back() -> None:
+    wire, tasks = await full()
+    tasks[0].cancel()
+    await settled()
+    assert tasks[0].cancelled()  # at once, and not when the outcome is there
+    wire.answers[0].set_result(None)
+    await settled()
+    assert wire.unclaimed == ["outcome of 0"]
+
+
+@in_loop
+async def test_the_outcome_of_one_that_is_cancelled_between_the_answer_and_its_next_step_is_handed_back() -> None:
+    wire, tasks = await full()
+    wire.behind = tasks[0].cancel
+    wire.answers[0].set_result(None)
+    await settled()
+    assert tasks[0].cancelled()
+    assert wire.unclaimed == ["outcome of 0"]
+    assert wire.gathering._waiting == []
