@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, Generic, TypeVar
 
+Turn = TypeVar("Turn")
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
@@ -18,10 +19,11 @@ async def _forget(_: object) -> None:
     """What becomes of an outcome that nobody claims, unless told otherwise."""
 
 
-class Gathering(Generic[Item, Outcome]):
+class Gathering(Generic[Turn, Item, Outcome]):
     """Sends what comes: the first at once, and with the next one all that has come meanwhile. For one event loop.
 
     Args:
+        turn: what a sending needs, such as a connection; what goes along is decided when it is there.
         send: sends some items and returns their outcomes; what it raises, each of their callers gets.
         most: items in one sending.
         unclaimed: is given the outcome of an item whose caller was cancelled meanwhile; raises nothing.
@@ -29,11 +31,13 @@ class Gathering(Generic[Item, Outcome]):
 
     def __init__(
         self,
-        send: Callable[[Sequence[Item]], Awaitable[Sequence[Outcome]]],
+        turn: Callable[[], AbstractAsyncContextManager[Turn]],
+        send: Callable[[Turn, Sequence[Item]], Awaitable[Sequence[Outcome]]],
         *,
         most: int,
         unclaimed: Callable[[Outcome], Coroutine[Any, Any, None]] = _forget,
     ) -> None:
+        self._turn = turn
         self._send = send
         self._most = most
         self._unclaimed = unclaimed
@@ -42,11 +46,13 @@ class Gathering(Generic[Item, Outcome]):
         self._leaving: set[asyncio.Task[None]] = set()
 
     async def sent(self, item: Item) -> Outcome:
-        """The outcome of ``item``, when it is there. Raises what ``send`` raised."""
+        """The outcome of ``item``, when it is there. Raises what ``turn`` or ``send`` raised."""
         answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, answer))
         if len(self._sending) < AT_ONCE:
-            self._sending.add(asyncio.create_task(self._send_all()))
+            task = asyncio.create_task(self._send_all())
+            self._sending.add(task)
+            task.add_done_callback(self._sending.discard)  # for one that is cancelled before its first step
         try:
             return await answer
         except asyncio.CancelledError:
@@ -58,30 +64,41 @@ class Gathering(Generic[Item, Outcome]):
     async def _send_all(self) -> None:
         try:
             while self._waiting:
-                batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
-                # whoever was cancelled is not sent any more
-                await self._send_some([place for place in batch if not place[1].done()])
+                await self._send_some()
                 await asyncio.sleep(0)  # whoever has an answer may have something new, which goes along
         finally:
-            # Here, in the step that has found nothing waiting. A done callback comes later: whoever was answered in
+            # Here, in the step that has found nothing waiting. The done callback comes later: whoever was answered in
             # this step and comes again before it would count this task as under way and wait for ever.
             self._sending.discard(asyncio.current_task())
 
-    async def _send_some(self, batch: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
-        if not batch:
-            return
+    async def _send_some(self) -> None:
+        batch: list[tuple[Item, asyncio.Future[Outcome]]] = []
+        outcomes: Sequence[Outcome] = []
         try:
-            outcomes = await self._send([item for item, _ in batch])
-        except Exception as error:  # noqa: BLE001 -- each caller answers it
-            for _, answer in batch:
-                if not answer.done():
+            async with self._turn() as turn:
+                batch = self._taken()
+                if batch:
+                    outcomes = await self._send(turn, [item for item, _ in batch])
+        except BaseException as error:
+            for _, answer in batch or self._taken():
+                if not isinstance(error, Exception):  # the event loop ends
+                    answer.cancel()
+                elif not answer.done():
                     answer.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
             return
         for (_, answer), outcome in zip(batch, outcomes, strict=True):
             if answer.done():
                 self._leave(outcome)
             else:
                 answer.set_result(outcome)
+
+    def _taken(self) -> list[tuple[Item, asyncio.Future[Outcome]]]:
+        """The next to go: whoever was cancelled is not sent any more."""
+        self._waiting = [place for place in self._waiting if not place[1].done()]
+        batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+        return batch
 
     def _leave(self, outcome: Outcome) -> asyncio.Future[None]:
         task = asyncio.create_task(self._unclaimed(outcome))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
-from pgonce._async.execute import Pool, call
+from psycopg import AsyncConnection
+
+from pgonce._async.execute import Pool, connection, execute
 from pgonce.gathering import Gathering
 from pgonce.protocol import queue, webhooks
 from pgonce.protocol.queue import Claimed
@@ -32,17 +35,16 @@ class Recorder:
     """Queues events for the workers, one INSERT for as many as have come together. For one event loop.
 
     Args:
-        pool: of at least ``gathering.AT_ONCE`` connections.
+        pool: of at least ``gathering.AT_ONCE`` connections, in autocommit.
         schema: where ``pgonce migrate`` put the tables.
         worker: the one in this process. While it keeps up, events are claimed for it with their INSERT and handed over:
             that saves the claim, and reading the payload back.
     """
 
     def __init__(self, pool: Pool, *, schema: str = "public", worker: Hands | None = None) -> None:
-        self._pool = pool
         self._schema = schema
         self._worker = worker
-        self._gathering = Gathering(self._queue, most=MOST)
+        self._gathering = Gathering(partial(connection, pool), self._queue, most=MOST)
 
     async def record(self, body: Body, order_key: str | None) -> str:
         """Record one event; when this returns, it is committed.
@@ -55,15 +57,15 @@ class Recorder:
         """
         return await self._gathering.sent((body, order_key))
 
-    async def _queue(self, events: Sequence[tuple[Body, str | None]]) -> list[str]:
+    async def _queue(self, conn: AsyncConnection[Any], events: Sequence[tuple[Body, str | None]]) -> list[str]:
         bodies, keys = [body for body, _ in events], [key for _, key in events]
         if self._worker is None:
-            outcomes = await call(self._pool, webhooks.queue_webhooks(bodies, keys), self._schema)
+            outcomes = await execute(conn, webhooks.queue_webhooks(bodies, keys), self._schema)
         elif self._worker.room() < len(bodies):
-            outcomes = await call(self._pool, webhooks.queue_webhooks(bodies, keys), self._schema)
+            outcomes = await execute(conn, webhooks.queue_webhooks(bodies, keys), self._schema)
             self._worker.wake()
         else:
             claim = queue.queue_and_claim(bodies, keys, self._schema)
-            outcomes, claimed = await call(self._pool, claim, self._schema)
+            outcomes, claimed = await execute(conn, claim, self._schema)
             self._worker.hand_over(claimed)
         return [outcomes[body.id] for body in bodies]

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
 from psycopg_pool import AsyncConnectionPool
 
 from pgonce import AsyncJobs, AsyncRun
+from pgonce._sync.value import sent
 from pgonce.database import open_async_pool
 from pgonce.errors import DatabaseUnavailable, InvalidArgument
 from pgonce.protocol import call
+from pgonce.protocol.jobs import Start, start_job_run
 from tests.conftest import wait_until
 
 Db = psycopg.Connection[Any]
@@ -82,6 +86,40 @@ def test_each_has_its_own_outcome(module_database: str, db: Db, name: str) -> No
     assert runs[f"{name} dead"] == ["failed", "succeeded"]
     for kind, answers in (("twice", found[3:5]), ("free", [found[0], again])):
         assert runs[f"{name} {kind}"] == sorted("succeeded" if answer else "skipped" for answer in answers)
+
+
+def test_each_gets_its_own_run(module_database: str, db: Db, name: str) -> None:
+    async def started(jobs: AsyncJobs, number: int) -> tuple[str, UUID, int]:
+        async with jobs.run(f"{name}_{number}") as run:
+            assert isinstance(run, AsyncRun)
+            run.processed(number)
+            return run.name, run.id, number
+
+    async def main() -> list[tuple[str, UUID, int]]:
+        async with opened(module_database) as jobs:
+            return await asyncio.gather(*(started(jobs, choose) for choose in random.Random(1).sample(range(50), 50)))
+
+    runs = asyncio.run(main())
+    found = db.execute("select job_name, id, rows_processed from cron_job_runs where job_name like %s", [name + "%"])
+    assert sorted(found.fetchall()) == sorted(runs)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "setting"), [("free, free", "on"), ("free, busy", "on"), ("busy, free", "on"), ("busy, busy", "off")]
+)
+def test_only_a_commit_that_has_refused_all_does_not_wait_for_the_disk(
+    module_database: str, db: Db, name: str, wanted: str, setting: str
+) -> None:
+    db.execute("select start_job_run(%s)", [f"{name}_busy"])
+    names = [
+        f"{name}_{each}_{place}" if each == "free" else f"{name}_busy" for place, each in enumerate(wanted.split(", "))
+    ]
+    statement = start_job_run(Start(name, timedelta(hours=1))).together("public")
+    with db.transaction():
+        arrays = ["{%s,%s}" % tuple(names), "{null,null}", "{1h,1h}", '{"",""}', "{null,null}"]  # noqa: UP031
+        sent(db, statement, arrays)
+        said = db.execute("select current_setting('synchronous_commit'), current_setting('lock_timeout')").fetchone()
+        assert said == (setting, "100ms")
 
 
 def test_an_overlap_within_one_statement_is_one(module_database: str, db: Db, name: str) -> None:
@@ -164,9 +202,13 @@ def test_names_and_keys_arrive_as_they_are(module_database: str, db: Db, name: s
     async def main(pool: AsyncConnectionPool[Any]) -> None:
         async with pool:
             jobs = AsyncJobs(pool)
-            for _ in range(8):  # beyond the threshold for preparing
-                runs = (once(jobs, name + each, key=each, window="40 days 1 s") for each in odd)
-                assert await asyncio.gather(*runs) == [True] * len(odd)
+
+            def run(each: str) -> Coroutine[Any, Any, bool]:
+                return once(jobs, name + each, key=each, window="40 days 1 s")
+
+            for _ in range(4):  # beyond the threshold for preparing
+                assert await asyncio.gather(*map(run, odd)) == [True] * len(odd)
+                assert [await run(each) for each in odd] == [True] * len(odd)
 
     async def with_pool() -> None:
         await main(AsyncConnectionPool(module_database, kwargs={"client_encoding": encoding}, open=False))

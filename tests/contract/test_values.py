@@ -17,6 +17,7 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from pgonce import AsyncJobs, Jobs
+from pgonce._async.waiting import repeating as async_repeating
 from pgonce._sync.waiting import _Alarm, _alarm, repeating
 from pgonce.database import open_pool
 from pgonce.errors import DatabaseUnavailable, InvalidArgument
@@ -214,6 +215,27 @@ def test_a_body_that_has_ended_hears_no_more_beats() -> None:
     count = len(beats)
     assert not [thread for thread in threading.enumerate() if thread.name == "pgonce heartbeat"]
     assert len(beats) == count
+
+
+def test_a_task_of_heartbeats_ends_with_its_block_or_never_begins() -> None:
+    async def main() -> None:
+        beats: asyncio.Queue[None] = asyncio.Queue()
+
+        async def beat() -> bool:
+            beats.put_nowait(None)
+            return True
+
+        async with async_repeating(beat, 0.001):
+            for _ in range(3):
+                await beats.get()
+        async with async_repeating(beat, 0.001):
+            pass
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        count = beats.qsize()
+        await asyncio.sleep(0.05)  # for what must not come, there is nothing to wait for
+        assert beats.qsize() == count
+
+    asyncio.run(main())
 
 
 LEFT = """

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from pgonce.gathering import AT_ONCE, Gathering
@@ -28,9 +29,16 @@ class Wire:
         self.unclaimed: list[str] = []
         self.behind: Callable[[], object] = int
         """Called behind the step in which the outcomes are handed out."""
-        self.gathering = Gathering(self._send, most=most, unclaimed=self._unclaimed)
+        self.free = asyncio.Event()
+        self.free.set()
+        self.gathering = Gathering(self._turn, self._send, most=most, unclaimed=self._unclaimed)
 
-    async def _send(self, items: Sequence[int]) -> list[str]:
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        await self.free.wait()
+        yield
+
+    async def _send(self, _: None, items: Sequence[int]) -> list[str]:
         self.sent.append(list(items))
         self.answers.append(asyncio.get_running_loop().create_future())
         await self.answers[-1]
@@ -136,3 +144,43 @@ async def test_the_outcome_of_one_that_is_cancelled_between_the_answer_and_its_n
     assert tasks[0].cancelled()
     assert wire.unclaimed == ["outcome of 0"]
     assert wire.gathering._waiting == []
+
+
+@in_loop
+async def test_who_gives_up_while_no_turn_can_be_had_is_not_sent_and_who_comes_meanwhile_goes_along() -> None:
+    wire = Wire()
+    wire.free.clear()
+    tasks = [wire.call(10), wire.call(11)]
+    await settled()
+    tasks[0].cancel()
+    tasks.append(wire.call(12))
+    await settled()
+    wire.free.set()
+    await settled()
+    assert wire.sent == [[11, 12]]
+    wire.answers[0].set_result(None)
+    assert await asyncio.gather(*tasks[1:]) == ["outcome of 11", "outcome of 12"]
+    assert wire.unclaimed == []
+
+
+@in_loop
+async def test_a_sending_that_is_cancelled_tells_its_callers_and_is_not_counted_any_more() -> None:
+    wire, tasks = await full()
+    for sending in list(wire.gathering._sending):
+        assert sending
+        sending.cancel()
+    await asyncio.wait(tasks)
+    assert all(task.cancelled() for task in tasks)
+    for item in range(AT_ONCE):  # before their first step
+        tasks.append(wire.call(item))
+        await asyncio.sleep(0)
+        for sending in list(wire.gathering._sending):
+            assert sending
+            sending.cancel()
+            tasks[-1].cancel()
+    await settled()
+    last = wire.call(20)
+    await settled()
+    assert wire.sent[-1] == [20]
+    wire.answers[-1].set_result(None)
+    assert await last == "outcome of 20"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 import psycopg
+from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
 
-from pgonce._async.execute import Pool
+from pgonce._async.execute import Pool, connection
 from pgonce._async.value import BOOL_TYPE, UUID_TYPE, call_value, loaded, sent, written
 from pgonce.errors import translate
 from pgonce.gathering import Gathering
@@ -42,7 +44,7 @@ class AsyncTogether:
         self._pool = pool
         self._schema = schema
         self._unclaimed = unclaimed
-        self._kinds: dict[str, Gathering[tuple[_Texts, Call[Any]], Any]] = {}
+        self._kinds: dict[str, Gathering[AsyncConnection[Any], tuple[_Texts, Call[Any]], Any]] = {}
 
     async def value(self, wanted: Call[T]) -> T:
         """The value of ``wanted``, committed.
@@ -56,7 +58,8 @@ class AsyncTogether:
             return await call_value(self._pool, wanted, self._schema)
         gathering = self._kinds.get(wanted.function)
         if gathering is None:
-            gathering = self._kinds[wanted.function] = Gathering(self._send, most=MOST, unclaimed=self._leave)
+            turn = partial(connection, self._pool)
+            gathering = self._kinds[wanted.function] = Gathering(turn, self._send, most=MOST, unclaimed=self._leave)
         try:
             outcome = await gathering.sent((texts, wanted))
         except psycopg.Error as error:
@@ -65,18 +68,15 @@ class AsyncTogether:
             return await call_value(self._pool, wanted, self._schema)
         return wanted.read([(outcome,)])
 
-    async def _send(self, calls: Sequence[tuple[_Texts, Call[Any]]]) -> list[Any]:
+    async def _send(self, conn: AsyncConnection[Any], calls: Sequence[tuple[_Texts, Call[Any]]]) -> list[Any]:
         order = sorted(range(len(calls)), key=lambda number: [text or "" for text in calls[number][0]])
         arrays = [_array(texts) for texts in zip(*(calls[number][0] for number in order), strict=True)]
-        conn = await self._pool.getconn()
         try:
             result = await sent(conn, calls[0][1].together(self._schema), arrays)
         except (psycopg.Error, UnicodeError):
             if conn.info.transaction_status == TransactionStatus.IDLE:
                 return [_ALONE] * len(calls)
             raise
-        finally:
-            await self._pool.putconn(conn)
         outcomes = [_ALONE] * len(calls)
         found = (result.get_value(0, 0) or b"")[1:-1].split(b",")
         for number, each in zip(order, found, strict=True):
