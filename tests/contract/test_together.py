@@ -122,6 +122,22 @@ def test_only_a_commit_that_has_refused_all_does_not_wait_for_the_disk(
         assert said == (setting, "100ms")
 
 
+def test_a_run_with_retries_keeps_them_beside_others(module_database: str, db: Db, name: str) -> None:
+    async def main() -> None:
+        async with opened(module_database) as jobs:
+            plain = (once(jobs, f"{name}_{number}", scope={"n": number} if number else None) for number in range(5))
+            assert await asyncio.gather(once(jobs, name, retries=2, backoff="90 s"), *plain) == [True] * 6
+
+    asyncio.run(main())
+    found = db.execute(
+        "select job_name, retries, backoff, scope from cron_job_runs where job_name like %s order by job_name",
+        [name + "%"],
+    ).fetchall()
+    scopes = [{}, *({"n": number} for number in range(1, 5))]
+    assert found[0] == (name, 2, timedelta(seconds=90), {})
+    assert found[1:] == [(f"{name}_{number}", None, None, scope) for number, scope in enumerate(scopes)]
+
+
 def test_an_overlap_within_one_statement_is_one(module_database: str, db: Db, name: str) -> None:
     started = asyncio.Event()
 
