@@ -13,6 +13,8 @@ Outcome = TypeVar("Outcome")
 
 AT_ONCE = 2
 """Sendings under way: while one waits for its commit's fsync, the other fills the database's processor."""
+PATIENCE = 5.0
+"""Seconds that a cancelled caller waits for an outcome that is under way, as psycopg waits for what it cancels."""
 
 
 async def _forget(_: object) -> None:
@@ -46,20 +48,37 @@ class Gathering(Generic[Turn, Item, Outcome]):
         self._leaving: set[asyncio.Task[None]] = set()
 
     async def sent(self, item: Item) -> Outcome:
-        """The outcome of ``item``, when it is there. Raises what ``turn`` or ``send`` raised."""
+        """The outcome of ``item``, when it is there. Raises what ``turn`` or ``send`` raised.
+
+        Cancelled before it goes, it does not go; while it is under way, its outcome is waited for, and handed back.
+        """
         answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, answer))
+        place = item, answer
+        self._waiting.append(place)
         if len(self._sending) < AT_ONCE:
-            task = asyncio.create_task(self._send_all())
-            self._sending.add(task)
-            task.add_done_callback(self._sending.discard)  # for one that is cancelled before its first step
+            self._begin()
         try:
-            return await answer
+            return await asyncio.shield(answer)
         except asyncio.CancelledError:
-            if not answer.cancelled() and answer.exception() is None:  # between its answer and this step
+            if place not in self._waiting:
+                with suppress(asyncio.CancelledError):  # a second one lets it go: then whoever sends it hands it back
+                    await asyncio.wait([answer], timeout=PATIENCE)
+            if answer.done() and not answer.cancelled() and answer.exception() is None:
                 with suppress(asyncio.CancelledError):
                     await self._leave(answer.result())
+            answer.cancel()
             raise
+
+    def _begin(self) -> None:
+        task = asyncio.create_task(self._send_all())
+        self._sending.add(task)
+        task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        """Behind a sending. One that is cancelled, as all tasks are when the event loop ends, leaves others waiting."""
+        self._sending.discard(task)
+        if len(self._sending) < AT_ONCE and not all(answer.done() for _, answer in self._waiting):
+            self._begin()
 
     async def _send_all(self) -> None:
         try:
@@ -72,7 +91,7 @@ class Gathering(Generic[Turn, Item, Outcome]):
             self._sending.discard(asyncio.current_task())
 
     async def _send_some(self) -> None:
-        batch: list[tuple[Item, asyncio.Future[Outcome]]] = []
+        batch = list(self._waiting)  # what a turn that cannot be had is an error for
         outcomes: Sequence[Outcome] = []
         try:
             async with self._turn() as turn:
@@ -80,7 +99,7 @@ class Gathering(Generic[Turn, Item, Outcome]):
                 if batch:
                     outcomes = await self._send(turn, [item for item, _ in batch])
         except BaseException as error:
-            for _, answer in batch or self._taken():
+            for _, answer in batch:
                 if not isinstance(error, Exception):  # the event loop ends
                     answer.cancel()
                 elif not answer.done():

@@ -74,9 +74,10 @@ def test_each_has_its_own_outcome(module_database: str, db: Db, name: str) -> No
     async def main() -> list[bool | BaseException]:
         async with opened(module_database) as jobs:
             names = [f"{name} {kind}" for kind in ("free", "busy", "dead", "twice", "twice")]
-            return await all_at_once(jobs, [*names, "", f"{name}\0", *names[:1]])
+            return await all_at_once(jobs, [*names, "", f"{name}\0", f"{name}\ud800", *names[:1]])
 
-    *found, empty, nul, again = asyncio.run(main())
+    *found, empty, nul, surrogate, again = asyncio.run(main())
+    assert isinstance(surrogate, UnicodeEncodeError)
     assert isinstance(empty, InvalidArgument)
     assert isinstance(nul, psycopg.DataError)
     assert found[:3] == [True, False, True]

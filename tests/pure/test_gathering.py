@@ -29,13 +29,17 @@ class Wire:
         self.unclaimed: list[str] = []
         self.behind: Callable[[], object] = int
         """Called behind the step in which the outcomes are handed out."""
+        self.refusing = False
         self.free = asyncio.Event()
         self.free.set()
         self.gathering = Gathering(self._turn, self._send, most=most, unclaimed=self._unclaimed)
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
+        refused = self.refusing
         await self.free.wait()
+        if refused:
+            raise ValueError("no turn")
         yield
 
     async def _send(self, _: None, items: Sequence[int]) -> list[str]:
@@ -47,6 +51,11 @@ class Wire:
 
     async def _unclaimed(self, outcome: str) -> None:
         self.unclaimed.append(outcome)
+
+    def answer_all(self) -> None:
+        for answer in self.answers:
+            if not answer.done():
+                answer.set_result(None)
 
     def call(self, item: int) -> asyncio.Task[str]:
         return asyncio.create_task(self.gathering.sent(item))
@@ -115,21 +124,34 @@ async def test_who_is_cancelled_before_it_is_sent_is_not_sent() -> None:
     wire.answers[0].set_result(None)
     await settled()
     assert wire.sent[AT_ONCE:] == [[10, 12]]
-    tasks[-1].cancel()
-    tasks[-3].cancel()
     wire.answers[1].set_result(None)
     wire.answers[2].set_result(None)
-    await settled()
-    assert wire.unclaimed == ["outcome of 10", "outcome of 12"]
+    ends = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [isinstance(each, asyncio.CancelledError) for each in ends] == [False, False, False, True, False]
     assert len(wire.sent) == AT_ONCE + 1
+    assert wire.unclaimed == []
 
 
 @in_loop
-async def test_the_outcome_of_one_that_is_cancelled_meanwhile_is_handed_back() -> None:
+async def test_who_is_cancelled_meanwhile_goes_when_its_outcome_is_handed_back() -> None:
     wire, tasks = await full()
     tasks[0].cancel()
     await settled()
-    assert tasks[0].cancelled()  # at once, and not when the outcome is there
+    assert not tasks[0].done()
+    wire.answers[0].set_result(None)
+    await settled()
+    assert tasks[0].cancelled()
+    assert wire.unclaimed == ["outcome of 0"]
+
+
+@in_loop
+async def test_who_is_cancelled_twice_goes_at_once_and_its_outcome_is_handed_back_later() -> None:
+    wire, tasks = await full()
+    for _ in range(2):
+        tasks[0].cancel()
+        await settled()
+    assert tasks[0].cancelled()
+    assert wire.unclaimed == []
     wire.answers[0].set_result(None)
     await settled()
     assert wire.unclaimed == ["outcome of 0"]
@@ -164,23 +186,78 @@ async def test_who_gives_up_while_no_turn_can_be_had_is_not_sent_and_who_comes_m
 
 
 @in_loop
-async def test_a_sending_that_is_cancelled_tells_its_callers_and_is_not_counted_any_more() -> None:
+async def test_who_is_cancelled_again_in_the_moment_of_its_answer_leaves_nothing_behind() -> None:
     wire, tasks = await full()
-    for sending in list(wire.gathering._sending):
-        assert sending
-        sending.cancel()
-    await asyncio.wait(tasks)
-    assert all(task.cancelled() for task in tasks)
-    for item in range(AT_ONCE):  # before their first step
-        tasks.append(wire.call(item))
-        await asyncio.sleep(0)
+    tasks[0].cancel()
+    await settled()
+    wire.behind = tasks[0].cancel
+    wire.answers[0].set_result(None)
+    await settled()
+    assert tasks[0].cancelled()
+    assert wire.unclaimed == ["outcome of 0"]
+
+
+@in_loop
+async def test_a_turn_that_cannot_be_had_is_an_error_for_those_who_have_waited_for_it() -> None:
+    wire = Wire()
+    wire.free.clear()
+    wire.refusing = True
+    early = [wire.call(10), wire.call(11)]
+    await settled()
+    wire.refusing = False
+    late = wire.call(12)
+    await asyncio.sleep(0)  # it waits, and the turn was asked for before
+    wire.free.set()
+    await asyncio.wait(early)
+    assert [str(task.exception()) for task in early] == ["no turn"] * 2
+    await settled()
+    assert wire.sent == [[12]]
+    wire.answers[0].set_result(None)
+    assert await late == "outcome of 12"
+
+
+@in_loop
+async def test_sendings_that_are_cancelled_tell_their_callers_and_those_who_wait_are_sent_after_them() -> None:
+    wire, tasks = await full()
+    late = [wire.call(10), wire.call(11)]
+    await settled()
+
+    def cancel_all() -> None:
         for sending in list(wire.gathering._sending):
             assert sending
             sending.cancel()
-            tasks[-1].cancel()
+
+    cancel_all()
+    await asyncio.wait(tasks)
+    assert all(task.cancelled() for task in tasks)
     await settled()
-    last = wire.call(20)
-    await settled()
-    assert wire.sent[-1] == [20]
+    assert wire.sent[AT_ONCE:] == [[10, 11]]
     wire.answers[-1].set_result(None)
-    assert await last == "outcome of 20"
+    assert await asyncio.gather(*late) == ["outcome of 10", "outcome of 11"]
+    late = [wire.call(12)]
+    await asyncio.sleep(0)
+    cancel_all()  # before the first step
+    await settled()
+    assert wire.sent[-1] == [12]
+    wire.answers[-1].set_result(None)
+    assert await late[0] == "outcome of 12"
+
+
+@in_loop
+async def test_an_event_loop_that_ends_lets_those_finish_who_want_to() -> None:
+    wire, tasks = await full()
+
+    async def stubborn(item: int) -> str:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            asyncio.get_running_loop().call_later(0.01, wire.answer_all)
+        return await wire.gathering.sent(item)
+
+    last = [asyncio.create_task(stubborn(item)) for item in (10, 11)]
+    await settled()
+    for each in asyncio.all_tasks() - {asyncio.current_task()}:  # as asyncio.run does at its end
+        each.cancel()
+    async with asyncio.timeout(10):
+        assert await asyncio.gather(*last) == ["outcome of 10", "outcome of 11"]
+    await asyncio.gather(*tasks, return_exceptions=True)

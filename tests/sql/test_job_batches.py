@@ -130,5 +130,5 @@ def test_a_run_starts_when_it_is_inserted_and_not_with_its_transaction(conn: Con
 
 @pytest.mark.parametrize("window", ["0", "-1 hour"])
 def test_a_plain_insert_has_a_window_too(conn: Connection, window: str) -> None:
-    with pytest.raises(psycopg.errors.CheckViolation, match="run_window must be longer than zero"):
+    with pytest.raises(psycopg.errors.CheckViolation):
         conn.execute("insert into cron_job_runs (job_name, run_window) values ('j', %s)", [window])

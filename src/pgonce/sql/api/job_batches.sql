@@ -28,6 +28,10 @@ declare
   v_ids uuid[];
   v_refused boolean[];
 begin
+  if 1 <> any (array[array_lower(p_job_names, 1), array_lower(p_scopes, 1), array_lower(p_windows, 1), array_lower(p_keys, 1),
+                     array_lower(p_scheduled_for, 1)]) then
+    raise sqlstate '22023' using message = 'the arrays must begin at 1';
+  end if;
   with given as (
     select gen_random_uuid() as id, clock_timestamp() as now, g.*
     from unnest(p_job_names, p_scopes, p_windows, p_keys, p_scheduled_for) with ordinality
@@ -56,7 +60,7 @@ begin
            0, r.id, format('overlap: run %s has been running since %s', r.id, r.started_at)
     from given g, lateral (
       select * from cron_job_runs r where r.job_name = g.job_name and r.key = g.key and r.status = 'running' limit 1) r
-    where g.started is null and g.run_window between '1 us' and '100 years' and r.heartbeat_at + r.run_window > g.now
+    where g.started is null and g.job_name > '' and g.run_window between '1 us' and '100 years' and r.heartbeat_at + r.run_window > g.now
     on conflict do nothing
     returning id
   )
@@ -81,7 +85,9 @@ declare
   v_ended uuid[];
   v_answers boolean[] := '{}';
 begin
-  if 0 > any (p_rows_processed || p_rows_skipped) then
+  if array_lower(p_run_ids, 1) <> 1 then
+    raise sqlstate '22023' using message = 'the arrays must begin at 1';
+  elsif 0 > any (p_rows_processed || p_rows_skipped) then
     raise sqlstate '22023' using message = 'a count must not be negative';
   end if;
   with ended as (

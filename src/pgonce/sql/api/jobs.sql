@@ -84,9 +84,6 @@ comment on function abandon_job_run(text, text) is
 create or replace function cron_job_runs_before_insert() returns trigger
 language plpgsql set search_path from current as $$
 begin
-  if new.run_window <= '0' then
-    raise check_violation using message = 'run_window must be longer than zero';
-  end if;
   if new.status <> 'running' then return new; end if;
   -- Where it had to close one, this run starts after that moment: now() is the transaction's start, and the two would
   -- overlap by microseconds in job_overlaps.
