@@ -21,6 +21,16 @@ async def _forget(_: object) -> None:
     """What becomes of an outcome that nobody claims, unless told otherwise."""
 
 
+class _Place(Generic[Item, Outcome]):
+    __slots__ = ("answer", "goes", "item")
+
+    def __init__(self, item: Item) -> None:
+        self.item = item
+        self.answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.goes = False
+        """Whether it is under way, or has been."""
+
+
 class Gathering(Generic[Turn, Item, Outcome]):
     """Sends what comes: the first at once, and with the next one all that has come meanwhile. For one event loop.
 
@@ -43,7 +53,7 @@ class Gathering(Generic[Turn, Item, Outcome]):
         self._send = send
         self._most = most
         self._unclaimed = unclaimed
-        self._waiting: list[tuple[Item, asyncio.Future[Outcome]]] = []
+        self._waiting: list[_Place[Item, Outcome]] = []
         self._sending: set[asyncio.Task[None] | None] = set()
         self._leaving: set[asyncio.Task[None]] = set()
 
@@ -52,21 +62,21 @@ class Gathering(Generic[Turn, Item, Outcome]):
 
         Cancelled before it goes, it does not go; while it is under way, its outcome is waited for, and handed back.
         """
-        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        place = item, answer
+        place = _Place[Item, Outcome](item)
         self._waiting.append(place)
         if len(self._sending) < AT_ONCE:
             self._begin()
         try:
-            return await asyncio.shield(answer)
+            return await place.answer
         except asyncio.CancelledError:
-            if place not in self._waiting:
+            if place.goes and place.answer.cancelled():
+                place.answer = asyncio.get_running_loop().create_future()
                 with suppress(asyncio.CancelledError):  # a second one lets it go: then whoever sends it hands it back
-                    await asyncio.wait([answer], timeout=PATIENCE)
-            if answer.done() and not answer.cancelled() and answer.exception() is None:
+                    await asyncio.wait([place.answer], timeout=PATIENCE)
+            if place.answer.done() and not place.answer.cancelled() and place.answer.exception() is None:
                 with suppress(asyncio.CancelledError):
-                    await self._leave(answer.result())
-            answer.cancel()
+                    await self._leave(place.answer.result())
+            place.answer.cancel()
             raise
 
     def _begin(self) -> None:
@@ -77,7 +87,7 @@ class Gathering(Generic[Turn, Item, Outcome]):
     def _end(self, task: asyncio.Task[None]) -> None:
         """Behind a sending. One that is cancelled, as all tasks are when the event loop ends, leaves others waiting."""
         self._sending.discard(task)
-        if len(self._sending) < AT_ONCE and not all(answer.done() for _, answer in self._waiting):
+        if len(self._sending) < AT_ONCE and not all(place.answer.done() for place in self._waiting):
             self._begin()
 
     async def _send_all(self) -> None:
@@ -97,26 +107,30 @@ class Gathering(Generic[Turn, Item, Outcome]):
             async with self._turn() as turn:
                 batch = self._taken()
                 if batch:
-                    outcomes = await self._send(turn, [item for item, _ in batch])
+                    outcomes = await self._send(turn, [place.item for place in batch])
         except BaseException as error:
-            for _, answer in batch:
+            for place in batch:
                 if not isinstance(error, Exception):  # the event loop ends
-                    answer.cancel()
-                elif not answer.done():
-                    answer.set_exception(error)
+                    place.answer.cancel()
+                elif not place.answer.done():
+                    place.answer.set_exception(error)
             if not isinstance(error, Exception):
                 raise
             return
-        for (_, answer), outcome in zip(batch, outcomes, strict=True):
-            if answer.done():
+        for place, outcome in zip(batch, outcomes, strict=True):
+            if place.answer.done():
                 self._leave(outcome)
             else:
-                answer.set_result(outcome)
+                place.answer.set_result(outcome)
 
-    def _taken(self) -> list[tuple[Item, asyncio.Future[Outcome]]]:
+    def _taken(self) -> list[_Place[Item, Outcome]]:
         """The next to go: whoever was cancelled is not sent any more."""
-        self._waiting = [place for place in self._waiting if not place[1].done()]
-        batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+        batch = []
+        for place in self._waiting[: self._most]:
+            if not place.answer.done():
+                place.goes = True
+                batch.append(place)
+        del self._waiting[: self._most]
         return batch
 
     def _leave(self, outcome: Outcome) -> asyncio.Future[None]:
