@@ -152,10 +152,13 @@ class AsyncSeeds:
                 await importing.fail("".join(traceback.format_exception(error)))
                 raise
 
-    async def _release_dead(self, name: str, whose: str) -> None:
-        """Let go of a runner whose process was killed on this machine: no need to wait for its window to pass."""
+    async def _release_dead(self, name: str, whose: str | None = None) -> None:
+        """Let go of runners whose process was killed on this machine: no need to wait for a window to pass.
+
+        ``whose``: the seed's name, or name/partition; None: all of the seed's.
+        """
         for runner in await call(self._pool, seed_control.get_runners(name), self._schema):
-            if runner.key == whose and process.is_gone(runner.scope.get("process") or {}):
+            if whose in {None, runner.key} and process.is_gone(runner.scope.get("process") or {}):
                 for _ in range(20):  # its last transaction may still be at work in the server
                     if await call(self._pool, seed_control.release_runner(runner.run_id), self._schema):
                         break
@@ -175,6 +178,8 @@ class AsyncSeeds:
         Raises:
             LeaseLost: a runner is at work on it.
         """
+        # one that was killed behind its last batch: nobody starts it again, who would take over from it
+        await self._release_dead(name)
         return await call(self._pool, seed_control.reset_seed(name), self._schema)
 
     async def rejects(self, name: str, after: int = 0, limit: int = 1000) -> list[Reject]:

@@ -35,7 +35,7 @@ class AsyncTogether:
     alone and has its own error, or its own wait for a lock.
 
     Args:
-        pool: one connection of it for each kind of call.
+        pool: ``gathering.AT_ONCE`` connections of it for each function.
         schema: where ``pgonce migrate`` put the tables.
         unclaimed: is given the value of a call whose caller was cancelled meanwhile.
     """

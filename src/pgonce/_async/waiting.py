@@ -47,7 +47,7 @@ async def repeating(action: Callable[[], Awaitable[bool]], seconds: float) -> As
         nonlocal beating
         beating = loop.create_task(repeat())
 
-    # the task is made when the first call is due: making one for each short run was a third of what Python did for it
+    # the task is made when the first call is due: a short run never needs it
     timer = loop.call_later(seconds, begin)
     try:
         try:

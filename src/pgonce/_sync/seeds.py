@@ -153,10 +153,13 @@ class Seeds:
                 importing.fail("".join(traceback.format_exception(error)))
                 raise
 
-    def _release_dead(self, name: str, whose: str) -> None:
-        """Let go of a runner whose process was killed on this machine: no need to wait for its window to pass."""
+    def _release_dead(self, name: str, whose: str | None = None) -> None:
+        """Let go of runners whose process was killed on this machine: no need to wait for a window to pass.
+
+        ``whose``: the seed's name, or name/partition; None: all of the seed's.
+        """
         for runner in call(self._pool, seed_control.get_runners(name), self._schema):
-            if runner.key == whose and process.is_gone(runner.scope.get("process") or {}):
+            if whose in {None, runner.key} and process.is_gone(runner.scope.get("process") or {}):
                 for _ in range(20):  # its last transaction may still be at work in the server
                     if call(self._pool, seed_control.release_runner(runner.run_id), self._schema):
                         break
@@ -176,6 +179,8 @@ class Seeds:
         Raises:
             LeaseLost: a runner is at work on it.
         """
+        # one that was killed behind its last batch: nobody starts it again, who would take over from it
+        self._release_dead(name)
         return call(self._pool, seed_control.reset_seed(name), self._schema)
 
     def rejects(self, name: str, after: int = 0, limit: int = 1000) -> list[Reject]:

@@ -109,22 +109,6 @@ begin
   end if;
 end $$;
 
-create or replace function refuse_job_run(
-  p_job_name text, p_window interval, p_key text, p_retries integer, p_backoff interval) returns void
-language plpgsql immutable set search_path from current as $$
-begin
-  raise sqlstate '22023' using message = case
-    when coalesce(p_job_name, '') = '' then 'the job name must not be empty'
-    -- the upper bound: where heartbeat + window leaves the range of timestamps, every later start would fail
-    when coalesce(p_window, '0') <= '0' or p_window > '100 years' then 'the window must be longer than zero and at most 100 years'
-    when p_key is null then 'the key must not be null: leave it out, or pass an empty string'
-    when coalesce(p_retries, -1) < 0 then 'the number of retries must not be negative'
-    else 'the backoff must be longer than zero and at most a year'
-  end;
-end $$;
-comment on function refuse_job_run(text, interval, text, integer, interval) is
-  'pgonce: raises 22023 and says what is wrong with the arguments of a start.';
-
 create or replace function start_job_run(
   p_job_name text, p_scope jsonb default '{}', p_window interval default '15 minutes',
   p_key text default '', p_scheduled_for timestamptz default null, p_retries integer default 0,
@@ -140,7 +124,14 @@ begin
   -- In one expression, and a short one: it is set up anew in every transaction. What is wrong is looked for where something is.
   if (p_job_name > '' and p_window between '1 us' and '100 years' and p_key is not null and p_retries >= 0
       and p_backoff between '1 us' and '1 year') is not true then
-    perform refuse_job_run(p_job_name, p_window, p_key, p_retries, p_backoff);
+    raise sqlstate '22023' using message = case
+      when coalesce(p_job_name, '') = '' then 'the job name must not be empty'
+      -- the upper bound: where heartbeat + window leaves the range of timestamps, every later start would fail
+      when coalesce(p_window, '0') <= '0' or p_window > '100 years' then 'the window must be longer than zero and at most 100 years'
+      when p_key is null then 'the key must not be null: leave it out, or pass an empty string'
+      when coalesce(p_retries, -1) < 0 then 'the number of retries must not be negative'
+      else 'the backoff must be longer than zero and at most a year'
+    end;
   end if;
   for v_try in 1 .. 10 loop
     if p_scheduled_for is not null then
