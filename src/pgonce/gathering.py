@@ -38,6 +38,7 @@ class Gathering(Generic[Turn, Item, Outcome]):
         turn: what a sending needs, such as a connection; what goes along is decided when it is there.
         send: sends some items and returns their outcomes; what it raises, each of their callers gets.
         most: items in one sending.
+        at_once: sendings under way.
         unclaimed: is given the outcome of an item whose caller was cancelled meanwhile; raises nothing.
     """
 
@@ -47,11 +48,13 @@ class Gathering(Generic[Turn, Item, Outcome]):
         send: Callable[[Turn, Sequence[Item]], Awaitable[Sequence[Outcome]]],
         *,
         most: int,
+        at_once: float = AT_ONCE,
         unclaimed: Callable[[Outcome], Coroutine[Any, Any, None]] = _forget,
     ) -> None:
         self._turn = turn
         self._send = send
         self._most = most
+        self._at_once = at_once
         self._unclaimed = unclaimed
         self._waiting: list[_Place[Item, Outcome]] = []
         self._sending: set[asyncio.Task[None] | None] = set()
@@ -64,7 +67,7 @@ class Gathering(Generic[Turn, Item, Outcome]):
         """
         place = _Place[Item, Outcome](item)
         self._waiting.append(place)
-        if len(self._sending) < AT_ONCE:
+        if len(self._sending) < self._at_once:
             self._begin()
         try:
             return await place.answer
@@ -87,7 +90,7 @@ class Gathering(Generic[Turn, Item, Outcome]):
     def _end(self, task: asyncio.Task[None]) -> None:
         """Behind a sending. One that is cancelled, as all tasks are when the event loop ends, leaves others waiting."""
         self._sending.discard(task)
-        if len(self._sending) < AT_ONCE and not all(place.answer.done() for place in self._waiting):
+        if len(self._sending) < self._at_once and not all(place.answer.done() for place in self._waiting):
             self._begin()
 
     async def _send_all(self) -> None:

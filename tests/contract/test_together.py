@@ -266,11 +266,14 @@ def test_two_processes_that_start_the_same_jobs_in_opposite_orders(module_databa
     assert statuses(db, name) == {each: ["skipped", "succeeded"] for each in names}
 
 
-def test_whoever_is_cancelled_while_it_starts_leaves_no_run_behind(module_database: str, db: Db, name: str) -> None:
+@pytest.mark.parametrize("scope", [{}, {"user_id": 7}], ids=["together", "alone"])
+def test_whoever_is_cancelled_while_it_starts_leaves_no_run_behind(
+    module_database: str, db: Db, name: str, scope: dict[str, int]
+) -> None:
     choose = random.Random(7)
 
     async def work(jobs: AsyncJobs, job: str) -> None:
-        async with jobs.run(job) as run:
+        async with jobs.run(job, scope=scope) as run:
             assert isinstance(run, AsyncRun)
             await asyncio.sleep(0)
 

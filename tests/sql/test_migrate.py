@@ -88,6 +88,16 @@ def test_the_trigger_of_an_older_release_is_replaced_and_closes_an_expired_run_a
     assert "status" not in value(conn, "select pg_get_triggerdef(oid) from pg_trigger where tgname = 'before_insert'")
 
 
+def test_the_windows_check_of_an_older_release_goes_and_the_trigger_refuses_in_its_place(
+    database: str, conn: Connection
+) -> None:
+    conn.execute("alter table cron_job_runs add constraint cron_job_runs_run_window_check check (run_window > '0')")
+    schema.migrate(database)
+    assert value(conn, "select count(*) from pg_constraint where conname = 'cron_job_runs_run_window_check'") == 0
+    with pytest.raises(psycopg.errors.CheckViolation, match="window must be longer than zero"):
+        conn.execute("insert into cron_job_runs (job_name, run_window) values ('job', '0')")
+
+
 def test_a_migrate_that_waited_does_not_claim_the_work_of_the_other(empty_database: str, empty: Connection) -> None:
     with psycopg.connect(empty_database) as first:
         first.execute(schema.script().encode())

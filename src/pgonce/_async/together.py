@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
+from math import inf
 from typing import Any, TypeAlias, TypeVar
 
 import psycopg
@@ -11,7 +12,7 @@ from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
 
 from pgonce._async.execute import Pool, connection
-from pgonce._async.value import BOOL_TYPE, UUID_TYPE, call_value, loaded, sent, written
+from pgonce._async.value import BOOL_TYPE, UUID_TYPE, execute_value, loaded, sent, written
 from pgonce.errors import translate
 from pgonce.gathering import Gathering
 from pgonce.protocol.call import Call
@@ -35,15 +36,16 @@ class AsyncTogether:
     alone and has its own error, or its own wait for a lock.
 
     Args:
-        pool: ``gathering.AT_ONCE`` connections of it for each function.
+        pool: ``gathering.AT_ONCE`` connections of it for each function, and one for each call that goes alone.
         schema: where ``pgonce migrate`` put the tables.
         unclaimed: is given the value of a call whose caller was cancelled meanwhile.
     """
 
     def __init__(self, pool: Pool, schema: str, unclaimed: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
-        self._pool = pool
         self._schema = schema
         self._unclaimed = unclaimed
+        self._turn = partial(connection, pool)
+        self._alone = Gathering(self._turn, self._send_one, most=1, at_once=inf, unclaimed=unclaimed)
         self._kinds: dict[str, Gathering[AsyncConnection[Any], tuple[_Texts, Call[Any]], Any]] = {}
 
     async def value(self, wanted: Call[T]) -> T:
@@ -54,19 +56,25 @@ class AsyncTogether:
             psycopg.Error: anything else.
         """
         texts = written(wanted) if wanted.many else None
-        if texts is None:
-            return await call_value(self._pool, wanted, self._schema)
+        if texts is not None:
+            outcome = await self._shared(texts, wanted)
+            if outcome is not _ALONE:
+                return wanted.read([(outcome,)])
+        said: T = await self._alone.sent(wanted)
+        return said
+
+    async def _shared(self, texts: _Texts, wanted: Call[Any]) -> Any:
         gathering = self._kinds.get(wanted.function)
         if gathering is None:
-            turn = partial(connection, self._pool)
-            gathering = self._kinds[wanted.function] = Gathering(turn, self._send, most=MOST, unclaimed=self._leave)
+            gathering = Gathering(self._turn, self._send, most=MOST, unclaimed=self._leave)
+            self._kinds[wanted.function] = gathering
         try:
-            outcome = await gathering.sent((texts, wanted))
+            return await gathering.sent((texts, wanted))
         except psycopg.Error as error:
             raise translate(error) from error
-        if outcome is _ALONE:
-            return await call_value(self._pool, wanted, self._schema)
-        return wanted.read([(outcome,)])
+
+    async def _send_one(self, conn: AsyncConnection[Any], calls: Sequence[Call[Any]]) -> list[Any]:
+        return [await execute_value(conn, each, self._schema) for each in calls]
 
     async def _send(self, conn: AsyncConnection[Any], calls: Sequence[tuple[_Texts, Call[Any]]]) -> list[Any]:
         order = sorted(range(len(calls)), key=lambda number: [text or "" for text in calls[number][0]])

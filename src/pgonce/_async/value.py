@@ -15,7 +15,7 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 from psycopg.types.json import Jsonb
 
-from pgonce._async.execute import Pool, call
+from pgonce._async.execute import execute
 from pgonce.errors import translate
 from pgonce.protocol.call import Call
 
@@ -51,8 +51,8 @@ def written(wanted: Call[Any]) -> list[str | None] | None:
         return None
 
 
-async def call_value(pool: Pool, wanted: Call[T], schema: str) -> T:
-    """``call`` for a function that returns one value, in a transaction of its own whatever the pool's setting.
+async def execute_value(conn: AsyncConnection[Any], wanted: Call[T], schema: str) -> T:
+    """``execute`` for a function that returns one value, in a transaction of its own whatever the pool's setting.
 
     A run is two such calls and nothing else: with cursor, adapters and the pool's context managers they were 177 us of
     the client's processor time, and so 70. An argument of a type that is not in the table goes the long way.
@@ -62,14 +62,12 @@ async def call_value(pool: Pool, wanted: Call[T], schema: str) -> T:
         psycopg.Error: anything else.
     """
     texts = written(wanted)
-    if texts is None:
-        return await call(pool, wanted, schema)
     try:
-        conn = await pool.getconn()
-        try:
-            result = await sent(conn, wanted.numbered(schema), texts)
-        finally:
-            await pool.putconn(conn)
+        if texts is None:
+            said = await execute(conn, wanted, schema)
+            await conn.commit()  # no round trip in autocommit
+            return said
+        result = await sent(conn, wanted.numbered(schema), texts)
     except psycopg.Error as error:
         raise translate(error) from error
     return wanted.read([(loaded(result.ftype(0), result.get_value(0, 0)),)])

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import psycopg
+
 from pgonce._sync.execute import Pool
-from pgonce._sync.value import call_value
+from pgonce._sync.value import execute_value
+from pgonce.errors import translate
 from pgonce.protocol.call import Call
 
 T = TypeVar("T")
@@ -23,5 +26,12 @@ class Together:
         self._schema = schema
 
     def value(self, wanted: Call[T]) -> T:
-        """The value of ``wanted``, committed. Raises as ``call_value``."""
-        return call_value(self._pool, wanted, self._schema)
+        """The value of ``wanted``, committed. Raises as ``execute_value``."""
+        try:
+            conn = self._pool.getconn()
+        except psycopg.Error as error:
+            raise translate(error) from error
+        try:
+            return execute_value(conn, wanted, self._schema)
+        finally:
+            self._pool.putconn(conn)

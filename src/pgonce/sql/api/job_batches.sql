@@ -26,51 +26,41 @@ language plpgsql set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
 declare
   v_ids uuid[];
-  v_refused boolean[];
+  v_answered boolean[];
 begin
   if 1 <> any (array[array_lower(p_job_names, 1), array_lower(p_scopes, 1), array_lower(p_windows, 1), array_lower(p_keys, 1),
                      array_lower(p_scheduled_for, 1)]) then
     raise sqlstate '22023' using message = 'the arrays must begin at 1';
   end if;
+  -- One INSERT for those that begin and those that overlap. What it cannot write has been written by another since, or is the
+  -- second of its kind in here.
   with given as (
-    select gen_random_uuid() as id, clock_timestamp() as now, g.*
+    select gen_random_uuid() as id, clock_timestamp() as now, g.*, r.id as holder, r.started_at as since, r.expires
     from unnest(p_job_names, p_scopes, p_windows, p_keys, p_scheduled_for) with ordinality
       as g (job_name, scope, run_window, key, scheduled_for, place)
-  ), started as (
-    insert into cron_job_runs (id, job_name, scope, key, run_window, scheduled_for, started_at, heartbeat_at)
-    select g.id, g.job_name, coalesce(g.scope, '{}'), g.key, g.run_window, g.scheduled_for, g.now, g.now from given g
-    where g.job_name > '' and g.run_window between '1 us' and '100 years' and g.key is not null
-      -- not a NOT EXISTS, which might become a join that reads all that run
-      and (select r.id from cron_job_runs r where r.job_name = g.job_name and r.key = g.key and r.status = 'running') is null
-    on conflict do nothing
-    returning id
-  )
-  select coalesce(array_agg(s.id order by g.place), '{}') into v_ids from given g left join started s using (id);
-  if array_position(v_ids, null) is null then return v_ids; end if;
-
-  -- The overlaps, in a new statement, which sees what has been committed since.
-  with given as (
-    select gen_random_uuid() as id, clock_timestamp() as now, g.*
-    from unnest(p_job_names, p_scopes, p_windows, p_keys, p_scheduled_for, v_ids) with ordinality
-      as g (job_name, scope, run_window, key, scheduled_for, started, place)
-  ), refused as (
+    -- limited: otherwise it might become a join that reads all that run
+    left join lateral (
+      select r.id, r.started_at, r.heartbeat_at + r.run_window as expires from cron_job_runs r
+      where r.job_name = g.job_name and r.key = g.key and r.status = 'running' limit 1) r on true
+  ), written as (
     insert into cron_job_runs (id, job_name, status, scope, key, run_window, scheduled_for, started_at, heartbeat_at, completed_at,
                                duration_ms, blocked_by, error_message)
-    select g.id, g.job_name, 'skipped', coalesce(g.scope, '{}'), g.key, g.run_window, g.scheduled_for, g.now, g.now, g.now,
-           0, r.id, format('overlap: run %s has been running since %s', r.id, r.started_at)
-    from given g, lateral (
-      select * from cron_job_runs r where r.job_name = g.job_name and r.key = g.key and r.status = 'running' limit 1) r
-    where g.started is null and g.job_name > '' and g.run_window between '1 us' and '100 years' and r.heartbeat_at + r.run_window > g.now
+    select id, job_name, case when holder is null then 'running' else 'skipped' end, coalesce(scope, '{}'), key, run_window,
+           scheduled_for, now, now, case when holder is not null then now end, case when holder is not null then 0 end, holder,
+           case when holder is not null then format('overlap: run %s has been running since %s', holder, since) end
+    from given
+    where job_name > '' and run_window between '1 us' and '100 years' and key is not null and (holder is null or expires > now)
     on conflict do nothing
-    returning id
+    returning id, status
   )
-  select array_agg(s.id is not null order by g.place) into v_refused from given g left join refused s using (id);
-  for i in 1 .. cardinality(v_ids) loop
-    if v_ids[i] is null and not v_refused[i] then
+  select array_agg(case when w.status = 'running' then w.id end order by g.place), array_agg(w.id is not null order by g.place)
+  into v_ids, v_answered from given g left join written w using (id);
+  for i in 1 .. coalesce(cardinality(v_ids), 0) loop
+    if not v_answered[i] then
       v_ids[i] := start_job_run(p_job_names[i], p_scopes[i], p_windows[i], p_keys[i], p_scheduled_for[i]);
     end if;
   end loop;
-  return v_ids;
+  return coalesce(v_ids, '{}');
 end $$;
 comment on function start_job_runs(text[], jsonb[], interval[], text[], timestamptz[]) is
   'pgonce: start_job_run for many runs without retries, in one statement: their ids, null where it says null. The arrays are read side '

@@ -84,6 +84,10 @@ comment on function abandon_job_run(text, text) is
 create or replace function cron_job_runs_before_insert() returns trigger
 language plpgsql set search_path from current as $$
 begin
+  -- Not a CHECK: PostgreSQL would parse that anew for every start, heartbeat and end.
+  if new.run_window <= '0' then
+    raise sqlstate '23514' using message = 'the window must be longer than zero';
+  end if;
   if new.status <> 'running' then return new; end if;
   -- Where it had to close one, this run starts after that moment: now() is the transaction's start, and the two would
   -- overlap by microseconds in job_overlaps.
@@ -106,6 +110,9 @@ begin
                    and pg_get_triggerdef(oid) not like '%status%') then
     drop trigger if exists before_insert on cron_job_runs;
     execute v_trigger;
+  end if;
+  if exists (select from pg_constraint where conrelid = 'cron_job_runs'::regclass and conname = 'cron_job_runs_run_window_check') then
+    alter table cron_job_runs drop constraint cron_job_runs_run_window_check;  -- it is the trigger's now
   end if;
 end $$;
 

@@ -74,8 +74,7 @@ create index if not exists idx_cron_runs_started on cron_job_runs (started_at de
 -- ("window" itself is a reserved word of PostgreSQL.)
 alter table cron_job_runs
   add column if not exists key           text        not null default '',
-  add column if not exists run_window    interval    not null default '15 minutes'
-                                                     check (run_window > interval '0'),
+  add column if not exists run_window    interval    not null default '15 minutes',
   add column if not exists heartbeat_at  timestamptz not null default clock_timestamp(),
   add column if not exists scheduled_for timestamptz,
   add column if not exists blocked_by    uuid;
