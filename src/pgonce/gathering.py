@@ -65,7 +65,7 @@ class Gathering(Generic[Turn, Item, Outcome]):
 
         Cancelled before it goes, it does not go; while it is under way, its outcome is waited for, and handed back.
         """
-        place = _Place[Item, Outcome](item)
+        place: _Place[Item, Outcome] = _Place(item)
         self._waiting.append(place)
         if len(self._sending) < self._at_once:
             self._begin()
