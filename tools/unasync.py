@@ -41,6 +41,7 @@ NAMES = {
     "__aenter__": "__enter__",
     "__aexit__": "__exit__",
     "asynccontextmanager": "contextmanager",
+    "awaited": "finished",
 }
 
 BANNER = "# Generated from ../_async/{name} by tools/unasync.py: edit that one, then `make generate`.\n"

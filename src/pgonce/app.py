@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -11,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from pgonce.errors import InvalidArgument, NotFound
 from pgonce.protocol import jobs as jobs_protocol
+from pgonce.protocol.called import awaited, finished, is_async
 from pgonce.protocol.cron import CatchUp, Cron, Plan, read_plan
 from pgonce.protocol.glob import any_of
 from pgonce.protocol.interval import interval
@@ -35,7 +35,7 @@ class Handler:
     @property
     def is_async(self) -> bool:
         """Whether it is a coroutine function."""
-        return inspect.iscoroutinefunction(self.function)
+        return is_async(self.function)
 
     def matches(self, event_type: str) -> bool:
         """Whether it is for events of this type."""
@@ -58,7 +58,7 @@ class Job:
     @property
     def is_async(self) -> bool:
         """Whether it is a coroutine function."""
-        return inspect.iscoroutinefunction(self.function)
+        return is_async(self.function)
 
 
 @dataclass(slots=True)
@@ -253,12 +253,12 @@ class App:
     def handle(self, event: Event, tx: Any) -> None:
         """Run every synchronous handler of the event on one transaction; for a delivery handled where it arrives."""
         for handler in self._shared(event):
-            handler.function(event, tx)
+            finished(handler.function(event, tx))
 
     async def handle_async(self, event: Event, tx: Any) -> None:
         """``handle`` for asynchronous handlers."""
         for handler in self._shared(event):
-            await handler.function(event, tx)
+            await awaited(handler.function(event, tx))
 
     def _shared(self, event: Event) -> list[Handler]:
         found = self.matching(event.type)

@@ -8,13 +8,13 @@ in the list a little late.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-import orjson
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
@@ -64,7 +64,7 @@ def client(key: str, base: str | None = None) -> Callable[[str], dict[str, Any]]
 
     def get(path: str) -> dict[str, Any]:
         try:
-            page: dict[str, Any] = orjson.loads(connection.raw_request("get", path).body)
+            page: dict[str, Any] = json.loads(connection.raw_request("get", path).body)
         except library.StripeError as error:
             raise PgonceError(f"Stripe refused to list events: {error.user_message or type(error).__name__}") from error
         return page
@@ -122,7 +122,7 @@ def reconcile(
             raise PgonceError(f"the run {run.id} was taken over: its successor compares anew")
         wanted = {event["id"]: event for event in page if app.matching(event["type"])}
         missing = call(pool, lists.missing_webhooks(list(wanted)), schema)
-        bodies += [(wanted[event_id]["created"], orjson.dumps(wanted[event_id])) for event_id in missing]
+        bodies += [(wanted[event_id]["created"], json.dumps(wanted[event_id]).encode()) for event_id in missing]
         ids += wanted
         seen += len(page)
         if run is not None:

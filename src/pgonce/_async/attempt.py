@@ -21,6 +21,7 @@ from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken, t
 from pgonce.protocol import queue as protocol
 from pgonce.protocol import webhooks
 from pgonce.protocol.call import Call
+from pgonce.protocol.called import awaited
 from pgonce.protocol.glob import any_of
 from pgonce.protocol.queue import Claimed
 from pgonce.protocol.webhooks import Ignored
@@ -147,7 +148,7 @@ class AsyncAttempts:
             self.begun = True
             async with time_limit(conn, limit, expired):
                 for handler in handlers:
-                    await handler.function(item.event, conn)
+                    await awaited(handler.function(item.event, conn))
             _check(conn)
         except BaseException as error:
             if conn.closed or isinstance(error, (TransactionBroken, *_CONTENTION)) or asked_to_stop(error):
@@ -200,7 +201,7 @@ class AsyncAttempts:
                 self.begun = True
                 async with time_limit(conn, handler.timeout, expired):
                     if events:
-                        await handler.function(events, conn)
+                        await awaited(handler.function(events, conn))
                 _check(conn)
                 await run(conn, _UNSEAL)
         except BaseException as error:
@@ -227,7 +228,7 @@ class AsyncAttempts:
         self.begun = True
         try:
             async with time_limit(None, handler.timeout, expired):
-                await handler.function(item.event)
+                await awaited(handler.function(item.event))
             if await call(self._pool, protocol.is_webhook_held(item.claim), self._schema):
                 raise TransactionBroken(_NOT_COMPLETED)
         except BaseException as error:

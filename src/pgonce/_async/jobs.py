@@ -19,6 +19,7 @@ from pgonce.app import Job
 from pgonce.errors import PgonceError
 from pgonce.protocol import jobs as protocol
 from pgonce.protocol.call import Call
+from pgonce.protocol.called import awaited
 from pgonce.protocol.interval import interval
 
 __all__ = ["AsyncJobs", "AsyncRun"]
@@ -154,7 +155,7 @@ class AsyncJobs:
             if on_start:
                 on_start()
             if run is not None:
-                await job.function(run)
+                await awaited(job.function(run))
             return run
 
     def job(
@@ -166,7 +167,7 @@ class AsyncJobs:
             @functools.wraps(function)
             async def guarded() -> T | None:
                 async with self.run(name, key=key, window=window) as run:
-                    return None if run is None else await function(run)
+                    return None if run is None else await awaited(function(run))
 
             return guarded
 

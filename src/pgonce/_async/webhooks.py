@@ -16,6 +16,7 @@ from pgonce._async.waiting import Result, shielded
 from pgonce.errors import DatabaseUnavailable, EventBusy, LeaseLost, PgonceError, TransactionBroken
 from pgonce.protocol import stripe
 from pgonce.protocol import webhooks as protocol
+from pgonce.protocol.called import awaited
 from pgonce.protocol.interval import interval
 from pgonce.protocol.webhooks import Claim, Event, Ignored
 
@@ -101,7 +102,7 @@ class AsyncWebhooks:
                 async with conn.transaction("pgonce_handler"):
                     if not await execute(conn, protocol.complete_webhook(claim), self._schema):
                         raise LeaseLost(f"event {event.id} was taken over by another client: nothing was written")
-                    await handler(event, conn)
+                    await awaited(handler(event, conn))
             except Ignored as decision:
                 # the rollback to the savepoint has let go of the row: a successor may have it now
                 if not await execute(conn, protocol.ignore_webhook(claim, str(decision)), self._schema):

@@ -22,6 +22,7 @@ from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken, t
 from pgonce.protocol import queue as protocol
 from pgonce.protocol import webhooks
 from pgonce.protocol.call import Call
+from pgonce.protocol.called import finished
 from pgonce.protocol.glob import any_of
 from pgonce.protocol.queue import Claimed
 from pgonce.protocol.webhooks import Ignored
@@ -148,7 +149,7 @@ class Attempts:
             self.begun = True
             with time_limit(conn, limit, expired):
                 for handler in handlers:
-                    handler.function(item.event, conn)
+                    finished(handler.function(item.event, conn))
             _check(conn)
         except BaseException as error:
             if conn.closed or isinstance(error, (TransactionBroken, *_CONTENTION)) or asked_to_stop(error):
@@ -201,7 +202,7 @@ class Attempts:
                 self.begun = True
                 with time_limit(conn, handler.timeout, expired):
                     if events:
-                        handler.function(events, conn)
+                        finished(handler.function(events, conn))
                 _check(conn)
                 run(conn, _UNSEAL)
         except BaseException as error:
@@ -228,7 +229,7 @@ class Attempts:
         self.begun = True
         try:
             with time_limit(None, handler.timeout, expired):
-                handler.function(item.event)
+                finished(handler.function(item.event))
             if call(self._pool, protocol.is_webhook_held(item.claim), self._schema):
                 raise TransactionBroken(_NOT_COMPLETED)
         except BaseException as error:

@@ -20,6 +20,7 @@ from pgonce.app import Job
 from pgonce.errors import PgonceError
 from pgonce.protocol import jobs as protocol
 from pgonce.protocol.call import Call
+from pgonce.protocol.called import finished
 from pgonce.protocol.interval import interval
 
 __all__ = ["Jobs", "Run"]
@@ -151,7 +152,7 @@ class Jobs:
             if on_start:
                 on_start()
             if run is not None:
-                job.function(run)
+                finished(job.function(run))
             return run
 
     def job(
@@ -163,7 +164,7 @@ class Jobs:
             @functools.wraps(function)
             def guarded() -> T | None:
                 with self.run(name, key=key, window=window) as run:
-                    return None if run is None else function(run)
+                    return None if run is None else finished(function(run))
 
             return guarded
 

@@ -17,6 +17,7 @@ from pgonce._sync.waiting import Result, shielded
 from pgonce.errors import DatabaseUnavailable, EventBusy, LeaseLost, PgonceError, TransactionBroken
 from pgonce.protocol import stripe
 from pgonce.protocol import webhooks as protocol
+from pgonce.protocol.called import finished
 from pgonce.protocol.interval import interval
 from pgonce.protocol.webhooks import Claim, Event, Ignored
 
@@ -102,7 +103,7 @@ class Webhooks:
                 with conn.transaction("pgonce_handler"):
                     if not execute(conn, protocol.complete_webhook(claim), self._schema):
                         raise LeaseLost(f"event {event.id} was taken over by another client: nothing was written")
-                    handler(event, conn)
+                    finished(handler(event, conn))
             except Ignored as decision:
                 # the rollback to the savepoint has let go of the row: a successor may have it now
                 if not execute(conn, protocol.ignore_webhook(claim, str(decision)), self._schema):

@@ -12,6 +12,7 @@ from uuid import UUID
 from pgonce.errors import EventBusy, InvalidArgument, InvalidPayload
 from pgonce.protocol import own
 from pgonce.protocol.call import Call, Row, clean, value
+from pgonce.protocol.called import finished
 from pgonce.protocol.stripe import Body
 
 Payload: TypeAlias = dict[str, Any]
@@ -81,7 +82,7 @@ class Event:
         """Run what ``after_commit`` has collected; a failure there is logged, for the event is handled all the same."""
         for function in self.after_commit_calls:
             try:
-                function()
+                finished(function())
             except Exception:
                 log.exception("after_commit of event %s failed", self.id)
 

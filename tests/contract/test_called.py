@@ -1,0 +1,171 @@
+"""A function of the wrong kind has done nothing: it is never taken for a success, wherever it is called."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import Connection
+
+import pgonce
+from pgonce import database as databases
+from pgonce._sync.execute import call
+from pgonce.errors import InvalidArgument
+from pgonce.protocol import stripe, webhooks
+from pgonce.worker import Worker
+from tests.conftest import wait_until
+
+PLAIN = "called as a plain one"
+COROUTINE = "called as an asynchronous one"
+
+
+async def promise(*_: Any) -> None:
+    pytest.fail("it must not run")
+
+
+def generator(*_: Any) -> Iterator[None]:
+    yield pytest.fail("it must not run")
+
+
+async def stream(*_: Any) -> Any:
+    yield pytest.fail("it must not run")
+
+
+def plain(_event: Any, tx: Any) -> None:
+    assert tx is not None
+
+
+def hidden(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What a decorator makes of an asynchronous function that does not know them."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any) -> Any:
+        return function(*args)
+
+    return wrapper
+
+
+def body(name: str, event_type: str = "pay") -> bytes:
+    return json.dumps({"id": name, "type": event_type, "object": "event"}).encode()
+
+
+def event(db: Connection[Any], name: str) -> tuple[str, str | None]:
+    found = db.execute("select status, error_message from webhook_events where stripe_event_id = %s", [name]).fetchone()
+    assert found
+    return found[0], found[1]
+
+
+def runs(db: Connection[Any], name: str) -> list[tuple[Any, ...]]:
+    return db.execute("select status, error_message from cron_job_runs where job_name = %s", [name]).fetchall()
+
+
+@pytest.mark.parametrize("wrong", [promise, generator, stream])
+def test_a_delivery_whose_plain_handler_is_none_has_failed(
+    module_database: str, db: Connection[Any], name: str, wrong: Callable[..., Any]
+) -> None:
+    app = pgonce.App()
+    app.webhook("pay")(wrong)
+    with databases.open_pool(module_database, 1) as pool:
+        for handler in wrong, app.handle:
+            with pytest.raises(InvalidArgument, match=PLAIN):
+                pgonce.Webhooks(pool).handle(stripe.read(body(name)), handler)
+    status, reason = event(db, name)
+    assert status == "failed"
+    assert reason
+    assert PLAIN in reason
+
+
+def test_a_delivery_whose_asynchronous_handler_is_none_has_failed(
+    module_database: str, db: Connection[Any], name: str
+) -> None:
+    app = pgonce.App()
+    app.webhook("pay")(plain)
+
+    async def main() -> None:
+        async with await databases.open_async_pool(module_database, 1) as pool:
+            for handler in plain, app.handle_async:
+                with pytest.raises(InvalidArgument, match=COROUTINE):
+                    await pgonce.AsyncWebhooks(pool).handle(stripe.read(body(name)), handler)  # type: ignore[arg-type]
+
+    asyncio.run(main())
+    assert event(db, name)[0] == "failed"
+
+
+def test_an_endpoint_answers_500_where_a_handler_is_asynchronous(
+    module_database: str, db: Connection[Any], name: str
+) -> None:
+    app = pgonce.App()
+    app.webhook("pay")(promise)
+    endpoint = pgonce.Endpoint(app, secrets=["whsec_x"], url=module_database)
+    response = endpoint.handle(body(name), {"Stripe-Signature": stripe.sign(body(name), "whsec_x")})
+    assert response.status == 500
+    assert PLAIN in json.loads(response.body)["error"]
+    assert event(db, name)[0] == "failed"
+
+
+def test_a_job_that_has_only_promised_has_failed(module_database: str, db: Connection[Any], name: str) -> None:
+    app = pgonce.App()
+    app.job(name)(hidden(promise))
+    with databases.open_pool(module_database, 1) as pool:
+        jobs = pgonce.Jobs(pool)
+        with pytest.raises(InvalidArgument, match=PLAIN):
+            jobs.job(name)(promise)()
+        with pytest.raises(InvalidArgument, match=PLAIN):
+            jobs.perform(app.get_job(name))
+
+    async def main() -> None:
+        async with await databases.open_async_pool(module_database, 1) as pool:
+            jobs = pgonce.AsyncJobs(pool)
+            with pytest.raises(InvalidArgument, match=COROUTINE):
+                await jobs.job(name)(lambda _: None)()  # type: ignore[arg-type, return-value]
+
+    asyncio.run(main())
+    assert [status for status, _ in runs(db, name)] == ["failed"] * 3
+
+
+@pytest.mark.parametrize("kind", ["shared", "own", "batch"])
+def test_a_worker_does_not_count_a_hidden_coroutine_as_a_success(
+    database: str, conn: Connection[Any], kind: str
+) -> None:
+    app = pgonce.App()
+    if kind == "batch":
+        app.webhook_batch("pay")(hidden(promise))
+    else:
+        app.webhook("pay", transaction="own" if kind == "own" else "shared")(hidden(promise))
+    with databases.open_pool(database, 1) as pool:
+        call(pool, webhooks.queue_webhooks([stripe.read(body("evt_1"))], [None]), "public")
+    with Worker(app, database, poll=0.05):
+        wait_until(lambda: event(conn, "evt_1")[0] == "failed", "the event fails")
+    reason = event(conn, "evt_1")[1]
+    assert reason
+    assert PLAIN in reason
+
+
+def test_a_worker_runs_an_object_whose_call_is_asynchronous(database: str, conn: Connection[Any]) -> None:
+    conn.execute("create table effects (event text)")
+
+    class Pay:
+        async def __call__(self, event: pgonce.Event, tx: psycopg.AsyncConnection[Any]) -> None:
+            await tx.execute("insert into effects (event) values (%s)", [event.id])
+
+    app = pgonce.App()
+    app.webhook("pay")(Pay())
+    with databases.open_pool(database, 1) as pool:
+        call(pool, webhooks.queue_webhooks([stripe.read(body("evt_1"))], [None]), "public")
+    with Worker(app, database, poll=0.05):
+        wait_until(lambda: event(conn, "evt_1")[0] == "succeeded", "the event is handled")
+    assert conn.execute("select event from effects").fetchall() == [("evt_1",)]
+
+
+def test_what_is_to_be_called_after_the_commit_and_is_asynchronous_is_logged(
+    module_database: str, db: Connection[Any], name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    of = pgonce.Event(name, "pay", {})
+    of.after_commit(promise)
+    of.committed()
+    assert PLAIN in caplog.text
