@@ -345,7 +345,9 @@ def test_a_reset_is_not_kept_waiting_by_a_runner_that_was_killed_here_behind_its
 # A killed runner of this machine -------------------------------------------------------------------------------------
 
 
-def test_a_runner_whose_process_was_killed_here_is_taken_over_at_once(seeds: Seeds, table: str, database: str) -> None:
+def test_a_runner_whose_process_was_killed_here_is_taken_over_at_once(
+    seeds: Seeds, table: str, database: str, conn: Conn
+) -> None:
     code = f"""
 import os, signal
 from pgonce import Seeds, database
@@ -362,6 +364,10 @@ with database.open_pool({database!r}, 2) as pool:
     assert seeds.alive("s") == set()
     done = run(seeds, Rows(*((n, "x", str(n)) for n in range(100))))
     assert counts(done) == (100, 0, 0, 0)
+    killed = "select error_message, heartbeat_at::text, started_at <= heartbeat_at from cron_job_runs"
+    ((reason, beat, in_order),) = conn.execute(f"{killed} where status = 'failed'".encode()).fetchall()
+    assert reason == f"abandoned: last sign of life {beat}, its process has ended"
+    assert in_order
 
 
 def test_a_process_that_runs_is_not_gone_and_one_of_another_machine_is_not_known_to_be() -> None:

@@ -52,29 +52,40 @@ $$;
 comment on function plan_job_retry(uuid) is
   'pgonce: makes a failed run due for its next attempt, if it has one left and nobody asked it to stop.';
 
--- Closes the expired running run of a job and key, unless its row is locked: a lock is a sign of life
--- (its holder is inside run.transaction(), or completing). Ends what the dead holder left open in the database, too:
+-- For a caller who has locked the row and knows that its holder is dead. Ends what that one left open in the database, too:
 -- a client stopped in the middle of COPY keeps its locks, and no timeout of PostgreSQL ends a COPY. Its transactions carry
 -- the run's id as application_name, which pg_stat_activity shows at once.
+create or replace function close_dead_run(p_run_id uuid, p_because text) returns void
+language plpgsql set search_path from current as $$
+declare
+  v_retries integer;
+begin
+  update cron_job_runs
+  set status = 'failed', completed_at = clock_timestamp(),
+      duration_ms = least(extract(epoch from clock_timestamp() - started_at) * 1000, 2147483647),
+      error_message = format('abandoned: last sign of life %s, %s', heartbeat_at, p_because)
+  where id = p_run_id
+  returning retries into v_retries;
+  if v_retries > 0 then perform plan_job_retry(p_run_id); end if;
+  perform pg_terminate_backend(pid) from pg_stat_activity
+  where application_name = 'pgonce ' || p_run_id and usename = current_user and pid <> pg_backend_pid();
+end $$;
+comment on function close_dead_run(uuid, text) is
+  'pgonce: closes a run as failed ("abandoned: last sign of life …") whose row the caller has locked.';
+
+-- Closes the expired running run of a job and key, unless its row is locked: a lock is a sign of life
+-- (its holder is inside run.transaction(), or completing).
 create or replace function abandon_job_run(p_job_name text, p_key text) returns boolean
 language plpgsql set search_path from current as $$
 declare
   v_id uuid;
-  v_retries integer;
+  v_window interval;
 begin
-  select id into v_id from cron_job_runs
+  select id, run_window into v_id, v_window from cron_job_runs
   where job_name = p_job_name and key = p_key and status = 'running' and heartbeat_at + run_window <= clock_timestamp()
   for update skip locked;
   if not found then return false; end if;
-  update cron_job_runs
-  set status = 'failed', completed_at = clock_timestamp(),
-      duration_ms = least(extract(epoch from clock_timestamp() - started_at) * 1000, 2147483647),
-      error_message = format('abandoned: last sign of life %s, window %s', heartbeat_at, run_window)
-  where id = v_id
-  returning retries into v_retries;
-  if v_retries > 0 then perform plan_job_retry(v_id); end if;
-  perform pg_terminate_backend(pid) from pg_stat_activity
-  where application_name = 'pgonce ' || v_id and usename = current_user and pid <> pg_backend_pid();
+  perform close_dead_run(v_id, format('window %s', v_window));
   return true;
 end $$;
 comment on function abandon_job_run(text, text) is

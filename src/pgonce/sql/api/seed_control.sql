@@ -123,11 +123,11 @@ begin
   -- a locked row is a transaction that the dead client left behind and the server still works on: not yet
   perform from cron_job_runs where id = p_run_id and status = 'running' for update skip locked;
   if not found then return false; end if;
-  update cron_job_runs set heartbeat_at = heartbeat_at - run_window where id = p_run_id;
+  perform close_dead_run(p_run_id, 'its process has ended');
   return true;
 end $$;
 comment on function release_runner(uuid) is
-  'pgonce: for a caller who knows that the run''s process has ended: the next start takes it over at once and not after its window. '
+  'pgonce: for a caller who knows that the run''s process has ended: closes it as failed at once, and not after its window. '
   'false = it is not running, or a transaction of it is still at work.';
 
 create or replace function get_seeds() returns setof seed_checkpoints
