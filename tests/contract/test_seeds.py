@@ -605,8 +605,12 @@ def test_a_value_of_the_wrong_type_fails_the_import_with_its_column(
         ([({"id": 1, "note": "x"}, float("nan"))], "not JSON"),
         ([({"id": 1, "note": "x"}, 1), ({"id": 2}, 2)], "equal rows"),
         ([((1, "x"), 1)], "columns="),
+        ([{"id": 1}], "no cursor"),
+        ([{"id": 1, "note": "x"}], "no cursor"),
+        ([(1, "x", 7)], "no cursor"),
+        ([7], "no cursor"),
     ],
-    ids=["no cursor", "not JSON", "NaN", "other columns", "no columns"],
+    ids=["no cursor", "not JSON", "NaN", "other columns", "no columns", "one", "two", "three", "none"],
 )
 def test_rows_and_cursors_that_make_no_sense_are_an_invalid_argument(
     open_caller: Open, module_database: str, db: Db, table: str, name: str, kind: str, rows: list[Any], says: str

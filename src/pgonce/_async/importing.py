@@ -24,7 +24,7 @@ from pgonce.protocol.call import Call
 from pgonce.protocol.copy_text import RowFormatter
 from pgonce.protocol.pack import SMALLEST, Pace, Packed, Packer, join_blocks
 from pgonce.protocol.seeds import Checkpoint, Cursor, SeedRow
-from pgonce.protocol.source import BlockSource, Fingerprinted
+from pgonce.protocol.source import NO_CURSOR, BlockSource, Fingerprinted
 
 T = TypeVar("T")
 Source: TypeAlias = Callable[[Cursor | None], Stream[tuple[SeedRow, Cursor]]]
@@ -85,6 +85,8 @@ def formatter(loader: Loader, conn: AsyncConnection[Any]) -> Callable[[SeedRow],
     adapters, table, arrays = conn.adapters, loader.table, loader.facts.arrays
 
     def make(first: SeedRow) -> RowFormatter:
+        if isinstance(first, str):  # a mapping of two columns, unpacked into their names
+            raise InvalidArgument(NO_CURSOR)
         columns = list(first) if isinstance(first, Mapping) else list(table.columns or ())
         if not columns:
             raise InvalidArgument(f"rows for {table.name} are sequences, so the seed must name their columns=")

@@ -9,9 +9,10 @@ from typing import Any, TypeAlias, TypeVar
 
 from psycopg import AsyncConnection
 
+from pgonce.errors import InvalidArgument
 from pgonce.protocol.ahead import Ahead
-from pgonce.protocol.pack import Packed, Packer, pack
-from pgonce.protocol.source import Cursor, SeedRow
+from pgonce.protocol.pack import Packed, Packer, is_unpacking, pack
+from pgonce.protocol.source import NO_CURSOR, Cursor, SeedRow
 
 T = TypeVar("T")
 Result: TypeAlias = Awaitable[T]
@@ -68,9 +69,14 @@ def packed(stream: Stream[tuple[SeedRow, Cursor]], packer: Packer) -> Stream[Pac
 
 
 async def _packed(rows: AsyncIterable[tuple[SeedRow, Cursor]], packer: Packer) -> AsyncIterator[Packed]:
-    async for row, cursor in rows:
-        if done := packer.add(row, cursor):
-            yield done
+    try:
+        async for row, cursor in rows:
+            if done := packer.add(row, cursor):
+                yield done
+    except (TypeError, ValueError) as error:
+        if is_unpacking(error):
+            raise InvalidArgument(f"{NO_CURSOR} ({error})") from error
+        raise
     if done := packer.finish():
         yield done
 

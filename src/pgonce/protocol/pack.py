@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pgonce.errors import InvalidArgument
 from pgonce.protocol.ahead import give_way
 from pgonce.protocol.copy_format import TEXT
 from pgonce.protocol.copy_text import Refused, RowFormatter
-from pgonce.protocol.source import BlockSource, CopyFormat, Cursor, SeedRow
+from pgonce.protocol.source import NO_CURSOR, BlockSource, CopyFormat, Cursor, SeedRow
 
 SMALLEST, LARGEST = 100, 50_000
 """Rows per batch, unless the seed says how many."""
@@ -156,10 +157,20 @@ def join_blocks(source: BlockSource, cursor: Cursor | None, pace: Pace) -> Itera
 
 def pack(rows: Iterable[tuple[SeedRow, Cursor]], packer: Packer) -> Iterator[Packed]:
     """The batches that ``packer`` makes of ``rows``."""
-    for row, cursor in rows:
-        if done := packer.add(row, cursor):
-            yield done
-        if not packer.unformatted:
-            give_way()
+    try:
+        for row, cursor in rows:
+            if done := packer.add(row, cursor):
+                yield done
+            if not packer.unformatted:
+                give_way()
+    except (TypeError, ValueError) as error:
+        if is_unpacking(error):
+            raise InvalidArgument(f"{NO_CURSOR} ({error})") from error
+        raise
     if done := packer.finish():
         yield done
+
+
+def is_unpacking(error: Exception) -> bool:
+    """Whether ``error`` is of ``for row, cursor in …`` itself: it has been in no other frame."""
+    return error.__traceback__ is not None and error.__traceback__.tb_next is None

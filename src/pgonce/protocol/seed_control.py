@@ -118,5 +118,5 @@ def fail_partition(seed_name: str, partition: str, error_message: str) -> Call[C
 
 
 def release_runner(run_id: UUID) -> Call[bool]:
-    """Its process has ended: it is closed now, and not after its window. False: a transaction of it is still at work."""
+    """Its process has ended: it is closed now, not after its window. False: a transaction of it is still at work."""
     return Call("release_runner", {"p_run_id": run_id}, value)

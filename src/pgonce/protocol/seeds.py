@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 from pgonce.errors import InvalidArgument
 from pgonce.protocol.call import Call, Row, clean
-from pgonce.protocol.source import Cursor, SeedRow
+from pgonce.protocol.source import NO_CURSOR, Cursor, SeedRow
 
 __all__ = ["Checkpoint", "Counts", "Cursor", "Reject", "SeedRow"]
 
@@ -106,9 +106,7 @@ def cursor_json(cursor: Cursor) -> Jsonb:
         InvalidArgument: it is None, or not JSON.
     """
     if cursor is None:
-        raise InvalidArgument(
-            "a row has no cursor: yield (row, cursor), the cursor being where to resume behind this row"
-        )
+        raise InvalidArgument(NO_CURSOR)
     try:
         json.dumps(cursor, allow_nan=False)
     except (TypeError, ValueError) as error:

@@ -14,6 +14,7 @@ SeedRow: TypeAlias = Mapping[str, Any] | Sequence[Any]
 """A mapping of columns, or a sequence in the order of the seed's ``columns``."""
 Cursor: TypeAlias = Any
 """Any JSON value but null, usually an object such as {"last_book": "PSA", "last_chapter": 119}."""
+NO_CURSOR = "a row has no cursor: yield (row, cursor), the cursor being where to resume behind this row"
 Verdict: TypeAlias = Literal["same", "grown", "changed"]
 
 
