@@ -210,7 +210,7 @@ def test_a_body_that_has_ended_hears_no_more_beats() -> None:
         beats.append(1)
         return True
 
-    with repeating(beat, 0.001):
+    with repeating(beat, 0.001, 20):
         wait_until(lambda: len(beats) > 3, "it beats")
     count = len(beats)
     assert not [thread for thread in threading.enumerate() if thread.name == "pgonce heartbeat"]
@@ -225,10 +225,10 @@ def test_a_task_of_heartbeats_ends_with_its_block_or_never_begins() -> None:
             beats.put_nowait(None)
             return True
 
-        async with async_repeating(beat, 0.001):
+        async with async_repeating(beat, 0.001, 20):
             for _ in range(3):
                 await beats.get()
-        async with async_repeating(beat, 0.001):
+        async with async_repeating(beat, 0.001, 20):
             pass
         assert asyncio.all_tasks() == {asyncio.current_task()}
         count = beats.qsize()
@@ -242,11 +242,11 @@ LEFT = """
 import os, sys, threading
 from pgonce._sync.waiting import repeating
 
-inherited, beaten = repeating(lambda: True, 3600), threading.Event()
+inherited, beaten = repeating(lambda: True, 3600, 20), threading.Event()
 inherited.__enter__()
 child = os.fork()
 if child == 0:
-    with repeating(lambda: bool(beaten.set()), 0.01):
+    with repeating(lambda: bool(beaten.set()), 0.01, 20):
         inherited.__exit__()
         os._exit(not beaten.wait(20))
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))

@@ -57,7 +57,10 @@ class Watch(Hold):
 
 
 class Proxy:
-    """Listens on a free port of the loopback; ``url`` is the server's URL through it."""
+    """Listens on a free port of the loopback; ``url`` is the server's URL through it.
+
+    ``refused`` counts the connections that were tried while it was down.
+    """
 
     def __init__(self, upstream: str) -> None:
         self._server = {key: str(value) for key, value in conninfo_to_dict(upstream).items()}
@@ -69,6 +72,7 @@ class Proxy:
         self._left: int | None = None
         self._call: Callable[[], object] = bool
         self._down = False
+        self.refused = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         port = self._listener.getsockname()[1]
         user, name = quote(self._server.get("user", "")), quote(self._server["dbname"])
@@ -136,6 +140,7 @@ class Proxy:
             except OSError:
                 return
             if self._down:
+                self.refused += 1
                 client.close()
                 continue
             thread = threading.Thread(target=self._serve, args=(client,), daemon=True)

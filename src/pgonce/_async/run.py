@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from copy import copy
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -16,12 +17,24 @@ from psycopg.pq import TransactionStatus
 
 from pgonce._async.execute import Pool, call, connection, execute, transaction
 from pgonce._async.together import AsyncTogether
-from pgonce._async.waiting import CANCELS, repeating, shielded, time_limit
-from pgonce.errors import InvalidArgument, LeaseLost, PgonceError, RunStopped, TransactionBroken
+from pgonce._async.waiting import CANCELS, repeating, shielded, sleep, time_limit
+from pgonce.errors import (
+    DatabaseUnavailable,
+    InvalidArgument,
+    LeaseLost,
+    PgonceError,
+    RunStopped,
+    TransactionBroken,
+    is_transient,
+    translate,
+)
 from pgonce.protocol import jobs as protocol
+from pgonce.protocol.call import Call
 
 BEAT = 15.0
 """Seconds between two heartbeats at most: how long a stop or the progress may go unseen in a run with a wide window."""
+PAUSES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+"""Seconds between attempts to write a run's end: a restart or a failover is over by then."""
 
 
 class AsyncRun:
@@ -38,7 +51,7 @@ class AsyncRun:
     ) -> None:
         self.id = run_id
         self.name = start.name
-        self.scope = dict(start.scope)
+        self.scope = copy(start.scope)
         self.key = start.key
         self.window = start.window
         self.rows_processed = 0
@@ -131,6 +144,9 @@ class AsyncRun:
         On a connection of its own, because the pool's may all be at work; opened at the first beat, a third of the
         window after the start, so that short runs never open one.
         """
+        if self.timed_out and not CANCELS:  # the thread goes on; with its beats the run would, too
+            await self.fail(self._why())
+            return not self._ended
         try:
             if self._beating is None or self._beating.closed:
                 self._beating = await _connect(self._pool)
@@ -147,7 +163,9 @@ class AsyncRun:
 
     def beating(self) -> AbstractAsyncContextManager[None]:
         """A heartbeat every third of the window beside the body, and the end of its time."""
-        beats = repeating(self._heartbeat, min(self.window.total_seconds() / 3, BEAT))
+        window = self.window.total_seconds()
+        every = min(window / 3, BEAT)
+        beats = repeating(self._heartbeat, every, window - every)
         return beats if self._timeout is None else self._limited(beats, self._timeout.total_seconds())
 
     @asynccontextmanager
@@ -167,6 +185,8 @@ class AsyncRun:
         Raises:
             RunStopped: it was.
             LeaseLost: it was taken over.
+            DatabaseUnavailable: it could not be written for a minute. The run is left to its window: it has not failed,
+                and may be recorded already.
         """
         if self._ended:
             return
@@ -174,7 +194,14 @@ class AsyncRun:
             await self.fail("stopped on request")
             raise RunStopped(f"run {self.id} of job {self.name} was stopped on request")
         complete = protocol.complete_job_run(self.id, self.rows_processed, self.rows_skipped)
-        if self.lost or not await self._together.value(complete):
+        if self.lost:
+            raise LeaseLost(f"run {self.id} of job {self.name} {self._why()}: its work is not counted")
+        try:
+            completed = await self._asked(complete)
+        except DatabaseUnavailable:
+            self._ended = True
+            raise
+        if not completed:
             raise LeaseLost(f"run {self.id} of job {self.name} {self._why()}: its work is not counted")
         self._ended = True
 
@@ -190,8 +217,42 @@ class AsyncRun:
             # LeaseLost, too: a transaction may see the end of the time before the timer's thread has woken
             late = isinstance(reason, (TimeoutError, LeaseLost)) and self.timed_out
             reason = self._why() if late else "".join(traceback.format_exception(reason))
-        with suppress(PgonceError, psycopg.Error):
-            await shielded(call(self._pool, protocol.fail_job_run(self.id, reason), self.schema))
+        try:
+            await shielded(self._asked(protocol.fail_job_run(self.id, reason)))
+        except (PgonceError, psycopg.Error):
+            self._ended = False  # whoever ends it next tries again
+
+    async def _asked(self, wanted: Call[bool]) -> bool:
+        """What the database says to ``wanted``, which ends the run: again while it is away, for the answer is the same.
+
+        Once on a connection of the pool: after a restart those are all dead, and a job that hangs may hold them.
+        """
+        beside = self.timed_out
+        pauses = iter(PAUSES)
+        while True:
+            try:
+                if beside:
+                    return await self._beside(wanted)
+                if wanted.many:
+                    return await self._together.value(wanted)
+                return await call(self._pool, wanted, self.schema)
+            except (PgonceError, psycopg.Error) as error:
+                pause = next(pauses, None)
+                if pause is None or not is_transient(error):
+                    raise
+            beside = True
+            await sleep(pause)
+
+    async def _beside(self, wanted: Call[bool]) -> bool:
+        """``wanted`` on a connection of its own."""
+        try:
+            conn = await _connect(self._pool)
+        except psycopg.Error as error:
+            raise translate(error) from error
+        try:
+            return await execute(conn, wanted, self.schema)
+        finally:
+            await conn.close()
 
     def _why(self) -> str:
         return f"timed out after {self._timeout}" if self._timeout and self.timed_out else "was taken over"
@@ -201,7 +262,9 @@ def address(pool: Pool) -> tuple[str, dict[str, Any]]:
     """What the pool connects with, for a connection beside it."""
     if callable(pool.conninfo) or callable(pool.kwargs):
         raise InvalidArgument("the pool's conninfo and kwargs are functions: pgonce needs them as values")
-    return pool.conninfo, {"connect_timeout": 5, **(pool.kwargs or {}), "autocommit": True}
+    # where a network swallows packets, TCP would send a heartbeat again for a quarter of an hour, while another connection
+    # may get through
+    return pool.conninfo, {"connect_timeout": 5, "tcp_user_timeout": 10_000, **(pool.kwargs or {}), "autocommit": True}
 
 
 async def _connect(pool: Pool) -> AsyncConnection[Any]:

@@ -21,32 +21,40 @@ Stream: TypeAlias = AsyncIterable[T] | Iterable[T]
 """What a source of rows may be in this world."""
 CANCELS = True
 """Whether `repeating` cancels the body; a thread can only be told."""
+LEAVE = 5.0
+"""Seconds that the end of a run waits for a heartbeat that hangs."""
 
 
 @asynccontextmanager
-async def repeating(action: Callable[[], Awaitable[bool]], seconds: float) -> AsyncIterator[None]:
-    """Run ``action`` every ``seconds`` beside the body, until it returns False.
+async def repeating(
+    action: Callable[[], Coroutine[Any, Any, bool]], seconds: float, patience: float
+) -> AsyncIterator[None]:
+    """Run ``action`` every ``seconds`` beside the body.
 
-    Then the body is cancelled; the CancelledError ends here, and the caller looks at why.
+    When it returns False, or nothing within ``patience`` seconds, the body is cancelled, once, and the action goes on
+    while the body cleans up; the CancelledError ends here, and the caller looks at why.
     """
     body = asyncio.current_task()
     loop = asyncio.get_running_loop()
-    lost = False
-    beating: asyncio.Task[None] | None = None
+    told = False
+    tasks: list[asyncio.Task[Any]] = []
 
     async def repeat() -> None:
-        nonlocal lost
+        nonlocal told
         while True:
-            if not await action():
-                break
+            # in a task of its own: where the server hangs, psycopg waits for its answer even when it is cancelled
+            task = loop.create_task(action())
+            tasks[1:] = [task]
+            while not task.done():
+                await asyncio.wait({task}, timeout=patience)
+                if not told and not (task.done() and task.result()):
+                    told = True
+                    if body:
+                        body.cancel()
             await asyncio.sleep(seconds)
-        lost = True
-        if body:
-            body.cancel()
 
     def begin() -> None:
-        nonlocal beating
-        beating = loop.create_task(repeat())
+        tasks[:] = [loop.create_task(repeat())]
 
     # the task is made when the first call is due: a short run never needs it
     timer = loop.call_later(seconds, begin)
@@ -55,11 +63,12 @@ async def repeating(action: Callable[[], Awaitable[bool]], seconds: float) -> As
             yield
         finally:
             timer.cancel()
-            if beating:
-                beating.cancel()
-                await asyncio.gather(beating, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks, timeout=LEAVE)
     except asyncio.CancelledError:
-        if not lost or (body and body.uncancel() > 0):  # somebody else's cancellation goes on
+        if not told or (body and body.uncancel() > 0):  # somebody else's cancellation goes on
             raise
 
 

@@ -25,6 +25,8 @@ Stream: TypeAlias = Iterable[T]
 """What a source of rows may be in this world."""
 CANCELS = False
 """Whether `repeating` cancels the body; a thread can only be told."""
+LEAVE = 5.0
+"""Seconds that the end of a run waits for a heartbeat that hangs."""
 
 
 class _Alarm:
@@ -98,7 +100,7 @@ class repeating:  # noqa: N801 -- its twin is a function
     started when the first call is due: starting one for each short run cost more than the run.
     """
 
-    def __init__(self, action: Callable[[], bool], seconds: float) -> None:
+    def __init__(self, action: Callable[[], bool], seconds: float, _patience: float) -> None:
         self._action = action
         self._seconds = seconds
         self._repeats: tuple[threading.Thread, threading.Event] | None = None
@@ -111,7 +113,7 @@ class repeating:  # noqa: N801 -- its twin is a function
         if self._repeats:  # after the cancel: it is begun, or never will be
             thread, ended = self._repeats
             ended.set()
-            thread.join()
+            thread.join(LEAVE)  # whoever hangs in there ends when its connection is closed
 
     def _begin(self) -> None:
         ended = threading.Event()
