@@ -2,16 +2,20 @@
 
 In order, with one database and folder per page: `python` blocks (one that begins with `# name.py` is written to that
 file, for others to import), `sql` blocks, and `console` blocks: behind `$ ` is a command, the other lines are what it
-prints (`...` stands for anything). `<!-- skip: next -->` keeps what needs a network, a Stripe or an hour.
+prints (`...` stands for anything). `pgonce serve` runs on to the end of its page, on a free port instead of the default
+one. `<!-- skip: next -->` keeps what needs a network, a Stripe or an hour.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -21,10 +25,13 @@ from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
 
 from pgonce import embedded
+from tests.conftest import wait_until
 from tests.sql import transitions
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
+DECISIONS = sorted(ROOT.glob("docs/decisions/*.md"))
+PAGES = sorted({ROOT / "README.md", *ROOT.glob("docs/**/*.md")} - set(DECISIONS))
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)#?([^)]*)\)")
 SPECIFICATION = Path(__file__).with_name("typescript") / "specification.md"
 evaluate = PythonEvaluator()
 
@@ -41,14 +48,61 @@ def run_sql(example: Example) -> None:
         conn.execute(example.parsed.encode())
 
 
-def run_console(example: Example) -> None:
-    for command, expected in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", example.parsed, re.MULTILINE):
-        done = subprocess.run(
-            ["bash", "-c", f"exec 2>&1; {command}"], stdout=subprocess.PIPE, text=True, timeout=60, check=False
-        )
-        pattern = ".*".join(map(re.escape, expected.split("...")))
-        assert re.fullmatch(pattern, done.stdout, re.DOTALL), f"$ {command}\nprinted:\n{done.stdout}not:\n{expected}"
-        assert expected or done.returncode == 0, f"$ {command}\nended with {done.returncode}"
+class Console:
+    """Runs the commands of a page, each in a shell of its own; a server runs on until the page is over."""
+
+    def __init__(self) -> None:
+        self.servers: list[subprocess.Popen[bytes]] = []
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+
+    def run(self, example: Example) -> None:
+        for command, expected in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", example.parsed, re.MULTILINE):
+            if " pgonce serve " in command:
+                self._serve(f"{command} --port {self.port}")
+            elif " pgonce webhook send " in command:
+                _check(f"{command} --to http://127.0.0.1:{self.port}/webhooks/stripe", expected)
+            elif command.startswith("pgonce webhook ls"):  # a worker may still be at it
+                wait_until(partial(_prints, command, expected), f"$ {command}\nto print\n{expected}")
+            else:
+                _check(command, expected)
+
+    def _serve(self, command: str) -> None:
+        with Path("serve.log").open("wb") as log:
+            started = subprocess.Popen(["bash", "-c", command], stdout=log, stderr=log, start_new_session=True)
+        self.servers.append(started)
+        wait_until(self._answers, f"$ {command}")
+
+    def _answers(self) -> bool:
+        with socket.socket() as trial:
+            return trial.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def close(self) -> None:
+        for server in self.servers:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait(30)
+
+
+def _run(command: str) -> tuple[int, str]:
+    done = subprocess.run(
+        ["bash", "-c", f"exec 2>&1; {command}"], stdout=subprocess.PIPE, text=True, timeout=60, check=False
+    )
+    return done.returncode, done.stdout
+
+
+def _fits(printed: str, expected: str) -> bool:
+    return re.fullmatch(".*".join(map(re.escape, expected.split("..."))), printed, re.DOTALL) is not None
+
+
+def _prints(command: str, expected: str) -> bool:
+    return _fits(_run(command)[1], expected)
+
+
+def _check(command: str, expected: str) -> None:
+    code, printed = _run(command)
+    assert _fits(printed, expected), f"$ {command}\nprinted:\n{printed}not:\n{expected}"
+    assert expected or code == 0, f"$ {command}\nended with {code}"
 
 
 @pytest.fixture
@@ -68,17 +122,25 @@ def reader(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
             del sys.modules[name]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
 @pytest.mark.usefixtures("reader")
 def test_every_example_runs_as_the_page_says(page: Path) -> None:
+    console = Console()
     parsers = (
         SkipParser(),
         CodeBlockParser("python", run_python),
         CodeBlockParser("sql", run_sql),
-        CodeBlockParser("console", run_console),
+        CodeBlockParser("console", console.run),
     )
-    for example in Document.parse(str(page), *parsers).examples():
-        example.evaluate()
+    try:
+        for example in Document.parse(str(page), *parsers).examples():
+            example.evaluate()
+    finally:
+        console.close()
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -99,7 +161,7 @@ def test_the_page_on_supabase_shows_the_function_that_is_tested() -> None:
     assert code in blocks(ROOT / "docs" / "supabase.md", "sql")
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "mermaid")], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "mermaid")], ids=name)
 def test_a_diagram_draws_only_moves_that_the_sql_files_have(page: Path) -> None:
     cells = [cell for noun in ("webhooks", "queue", "jobs", "seeds") for cell in transitions.read(noun)]
     # the q of a queued row is the other diagram's business
@@ -123,16 +185,23 @@ def test_the_reference_has_every_function_of_the_database_with_its_comment(conn:
         assert described.search(reference), f"docs/sql.md does not say what {name} says: make generate"
 
 
-@pytest.mark.parametrize(
-    "page",
-    [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/decisions/*.md")],
-    ids=lambda page: page.name,
-)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DECISIONS], ids=name)
 def test_every_link_leads_somewhere(page: Path) -> None:
-    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)]*)\)", page.read_text("utf-8")):
+    for target, anchor in LINK.findall(page.read_text("utf-8")):
         path = page.parent / target if target else page
-        assert path.exists(), f"{page.name} links to {target}"
+        assert path.exists(), f"{name(page)} links to {target}"
         if anchor:
             titles = re.findall(r"^#+ (.*)$", path.read_text("utf-8"), re.MULTILINE)
             anchors = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
-            assert anchor in anchors, f"{page.name} links to {target}#{anchor}"
+            assert anchor in anchors, f"{name(page)} links to {target}#{anchor}"
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    reached: set[Path] = set()
+    ahead = {ROOT / "README.md"}
+    while ahead:
+        page = ahead.pop()
+        reached.add(page)
+        targets = {(page.parent / target).resolve() for target, _ in LINK.findall(page.read_text("utf-8"))}
+        ahead |= {target for target in targets if target.suffix == ".md"} - reached
+    assert sorted(map(name, {*PAGES, *DECISIONS} - reached)) == []
