@@ -1,4 +1,4 @@
-// The specification's overlap guard, unchanged.
+// The specification's overlap guard, unchanged. It wants "useUnknownInCatchVariables": false, or `catch (e: any)`.
 import type { Pgonce } from './pgonce.ts';
 
 export function portraitRegen(

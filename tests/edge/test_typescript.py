@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,28 @@ def test_an_example_is_the_specification_s_pattern_word_for_word(number: int, na
     missing = [line for line in pattern if line not in lines]  # each is looked for behind the one before it
     assert len(pattern) > 3
     assert missing == []
+
+
+NEXT = {  # what create-next-app writes, as far as the compiler checks by it
+    "target": "ES2017", "lib": ["dom", "dom.iterable", "esnext"], "module": "esnext", "moduleResolution": "bundler",
+    "strict": True, "isolatedModules": True, "esModuleInterop": True, "skipLibCheck": True, "noEmit": True,
+    "types": ["node"],
+}  # fmt: skip
+
+
+def test_the_examples_and_the_readme_s_import_pass_next_js_s_compiler_with_what_the_readme_says(
+    node_modules: Path, tmp_path: Path
+) -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert "write `catch (e: any)`" in readme
+    for path in node.EXAMPLES.glob("*.ts"):
+        (tmp_path / path.name).write_text(path.read_text("utf-8").replace("catch (e)", "catch (e: any)"))
+    (tmp_path / "readme.ts").write_text(re.findall(r"```typescript\n(.*?)```", readme, re.DOTALL)[0])
+    (tmp_path / "tsconfig.json").write_text(json.dumps({"compilerOptions": NEXT, "include": ["*.ts"]}))
+    (tmp_path / "node_modules").symlink_to(node_modules)
+    compiler = node_modules / "typescript" / "bin" / "tsc"
+    done = subprocess.run(["node", compiler, "-p", "."], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_webhook_pattern_handles_an_event_once_however_often_it_is_delivered(
