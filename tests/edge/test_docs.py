@@ -17,14 +17,17 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from uuid import uuid4
 
 import psycopg
 import pytest
+from psycopg import errors
 from sybil import Document, Example
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
 
 from pgonce import embedded
+from pgonce.alerts import Alerts
 from tests.conftest import wait_until
 from tests.sql import transitions
 
@@ -183,6 +186,47 @@ def test_the_reference_has_every_function_of_the_database_with_its_comment(conn:
         text = re.escape(comment.removeprefix("pgonce: "))
         described = re.compile(rf"### {name}\n\n```text\n{name}\(.*?```\n\n{text}\n", re.DOTALL | re.IGNORECASE)
         assert described.search(reference), f"docs/sql.md does not say what {name} says: make generate"
+
+
+def test_the_readme_s_grant_lets_a_role_that_is_not_the_owner_at_the_functions(conn: psycopg.Connection) -> None:
+    [block] = [block for block in blocks(ROOT / "README.md", "sql") if "grant service_role" in block]
+    role, grant = f"shop_{uuid4().hex[:8]}", block.splitlines()[1]
+    begin = b"select start_job_run('j') is not null"
+    conn.execute(f"create role {role}".encode())
+    try:
+        with conn.transaction(force_rollback=True):
+            conn.execute(f"set local role {role}".encode())
+            with pytest.raises(errors.InsufficientPrivilege), conn.transaction():
+                conn.execute(begin)
+            conn.execute("reset role")
+            conn.execute(grant.replace("to shop;", f"to {role};").encode())
+            conn.execute(f"set local role {role}".encode())
+            assert conn.execute(begin).fetchone() == (True,)
+    finally:
+        conn.execute(f"drop role {role}".encode())
+
+
+def test_the_retention_in_sql_deletes_what_is_old_however_many_rows(conn: psycopg.Connection) -> None:
+    at_once, scheduled = [block for block in blocks(ROOT / "docs" / "jobs.md", "sql") if "purge_" in block]
+    assert " ".join(at_once.rstrip(";\n").split()) in " ".join(scheduled.split())
+    conn.execute(
+        "insert into webhook_events (stripe_event_id, event_type, payload, status, received_at)"
+        " select 'evt_' || n, 'a', '{}', 'succeeded', now() - interval '91 days' from generate_series(1, 10001) as n"
+    )
+    conn.execute(
+        "insert into cron_job_runs (job_name, status, started_at, completed_at)"
+        " select 'j', 'succeeded', now() - interval '181 days', now() from generate_series(1, 10002) as n"
+    )
+    conn.execute(at_once.encode())
+    assert conn.execute("select count(*) from webhook_events").fetchone() == (0,)
+    assert conn.execute("select count(*) from cron_job_runs").fetchone() == (1,)  # a job's last run stays
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # what apprise imports
+def test_the_alert_addresses_are_of_a_shape_that_is_accepted(database: str) -> None:
+    channels = re.findall(r"--alert (\S+:\S+)", (ROOT / "docs" / "alerts.md").read_text("utf-8"))
+    assert len(channels) > 1
+    Alerts(database, channels)
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DECISIONS], ids=name)
