@@ -62,9 +62,9 @@ class Console:
 
     def run(self, example: Example) -> None:
         for command, expected in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", example.parsed, re.MULTILINE):
-            if " pgonce serve " in command:
+            if "pgonce serve" in command:
                 self._serve(f"{command} --port {self.port}")
-            elif " pgonce webhook send " in command:
+            elif "pgonce webhook send" in command:
                 _check(f"{command} --to http://127.0.0.1:{self.port}/webhooks/stripe", expected)
             elif command.startswith("pgonce webhook ls"):  # a worker may still be at it
                 wait_until(partial(_prints, command, expected), f"$ {command}\nto print\n{expected}")
