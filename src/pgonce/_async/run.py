@@ -262,9 +262,9 @@ def address(pool: Pool) -> tuple[str, dict[str, Any]]:
     """What the pool connects with, for a connection beside it."""
     if callable(pool.conninfo) or callable(pool.kwargs):
         raise InvalidArgument("the pool's conninfo and kwargs are functions: pgonce needs them as values")
-    # where a network swallows packets, TCP would send a heartbeat again for a quarter of an hour, while another connection
-    # may get through
-    return pool.conninfo, {"connect_timeout": 5, "tcp_user_timeout": 10_000, **(pool.kwargs or {}), "autocommit": True}
+    # a network that swallows packets: TCP would send a heartbeat again for a quarter of an hour
+    limits = {"connect_timeout": 5, "tcp_user_timeout": 10_000}
+    return pool.conninfo, {**limits, **(pool.kwargs or {}), "autocommit": True}
 
 
 async def _connect(pool: Pool) -> AsyncConnection[Any]:
