@@ -169,6 +169,7 @@ def test_a_synchronous_run_whose_heartbeat_hangs_ends_with_its_body(
 
     def work() -> None:
         with caller.run(name, window="1 second") as run:
+            assert run
             beat.wait()
             wait_until(lambda: run.lost, "it says that it is lost")
 
