@@ -161,14 +161,13 @@ def test_an_asynchronous_run_whose_heartbeat_hangs_is_cancelled_before_its_windo
 
 
 def test_a_synchronous_run_whose_heartbeat_hangs_ends_with_its_body(
-    network: Proxy, name: str, open_caller: Open, monkeypatch: pytest.MonkeyPatch
+    network: Proxy, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waiting, "LEAVE", 0.1)
-    caller = open_caller("sync", network.url)
     beat = network.hold(b"report_job_run")
 
     def work() -> None:
-        with caller.run(name, window="1 second") as run:
+        with databases.open_pool(network.url, 2) as pool, pgonce.Jobs(pool).run(name, window="1 second") as run:
             assert run
             beat.wait()
             wait_until(lambda: run.lost, "it says that it is lost")
