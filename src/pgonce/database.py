@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -42,20 +43,54 @@ def find(given: str | None = None) -> str:
     return url or embedded.start().url
 
 
-def check(url: str) -> None:
-    """Connect once.
+def check(url: str) -> str:
+    """Connect once; where that led, as "database on host", without user and password.
 
     Raises:
         DatabaseUnavailable: with the server's reason, which a pool's timeout would hide.
-        InvalidArgument: ``url`` is none. It is not quoted: it may hold a password.
+        InvalidArgument: ``url`` cannot be read. It is not quoted: it may hold a password.
     """
+    authority, path, _ = _parts(url)
+    if "@" in authority:  # what libpq takes for a host begins with the rest of the password: not even DNS is to see it
+        raise InvalidArgument(UNENCODED)
     try:
-        psycopg.connect(url, **_options()).close()
-    except psycopg.ProgrammingError:
-        raise InvalidArgument("the database URL is none: write postgresql://user:password@host:5432/name") from None
+        with psycopg.connect(url, **_options()) as conn:
+            return f"{conn.info.dbname} on {conn.info.host or 'this machine'}"
+    except psycopg.ProgrammingError as error:
+        raise InvalidArgument(_unreadable(url, str(error))) from None
     except psycopg.OperationalError as error:
+        if "@" in path:  # may be a database's name, but not one that could be reached
+            raise InvalidArgument(UNENCODED) from None
         reason = str(translate(error)).splitlines()[0]
         raise DatabaseUnavailable(f"{reason}; check DATABASE_URL, and that the server runs") from error
+
+
+ENCODE = "in the password write @ : / # ? and % as %40 %3A %2F %23 %3F and %25"
+UNENCODED = f"the database URL has an @ where none belongs: {ENCODE}"
+
+
+def _parts(url: str) -> tuple[str, str, str]:
+    """Host and port, path, and parameters of a URL, as libpq takes it apart; empty where it is none."""
+    authority, _, path = url.partition("://")[2].partition("/")
+    user, at, host = authority.partition("@")
+    host, _, early = (host if at else user).partition("?")
+    path, _, parameters = path.partition("?")
+    return host, path, early or parameters
+
+
+def _unreadable(url: str, said: str) -> str:
+    """What is wrong with a URL that libpq cannot read, without any other part of it."""
+    scheme, is_url, _ = url.partition("://")
+    driver = re.fullmatch(r"(postgres(?:ql)?)(\+\w+)", scheme)
+    if is_url and driver:
+        return f"the database URL's scheme is SQLAlchemy's: drop {driver[2]}, write {driver[1]}://"
+    if is_url and "@" in "".join(_parts(url)):
+        return UNENCODED
+    if is_url and (parameter := re.search(r'URI query parameter: "(\w+)"$', said.strip())):
+        return f"the database URL: PostgreSQL knows no parameter {parameter[1]}: take it out"
+    if is_url and "percent-encoded" in said:
+        return f"the database URL has a % that encodes nothing: {ENCODE}"
+    return "the database URL cannot be read: write postgresql://user:password@host:5432/name"
 
 
 def open_pool(url: str, size: int = 10) -> ConnectionPool[Connection[Any]]:

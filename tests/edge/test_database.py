@@ -122,6 +122,33 @@ def test_a_url_that_is_none_is_an_invalid_argument_that_does_not_quote_it(url: s
     assert caught.value.__suppress_context__
 
 
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("postgresql://me:s3cret@host/db?pgbouncer=true&connection_limit=1", "no parameter pgbouncer: take it out"),
+        ("postgresql://me:s3cret@host/db?schema=public", "no parameter schema: take it out"),
+        ("postgresql+asyncpg://me:s3cret@host/db", "drop +asyncpg, write postgresql://"),
+        ("postgres+psycopg://me:s3cret@host/db", "drop +psycopg, write postgres://"),
+        ("postgresql://me:s3%cret@host/db", "a % that encodes nothing"),
+        ("postgresql://me:x@s3cret@127.0.0.1:1/db", "%40"),
+        ("postgresql://me:x@s3cret:y@127.0.0.1:1/db", "%40"),
+        ("postgresql://me:x@s3cret/y@127.0.0.1:1/db", "%40"),
+        ("postgresql://me:1/s3cret@127.0.0.1:1/db", "%40"),
+        ("postgresql://me:x@y?s3cret=y@127.0.0.1:1/db", "%40"),
+    ],
+)
+def test_a_url_of_another_library_or_with_a_bare_password_says_what_is_wrong_with_it(url: str, says: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        databases.check(url)
+    assert says in str(caught.value)
+    for part in ("s3", "cret", "host/", "127.0.0.1", "db"):
+        assert part not in str(caught.value)
+
+
+def test_a_check_says_which_database_it_has_reached(server: str) -> None:
+    assert databases.check(with_database(server, "template1")).startswith("template1 on ")
+
+
 def test_a_pool_comes_back_when_the_database_does(database: str) -> None:
     with proxy(database) as network, databases.open_pool(network.url, 1) as pool:
         with pool.connection() as conn:
