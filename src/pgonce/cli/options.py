@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,9 @@ APP = "pgonce.app"
 """Where the click context keeps what --app said, for commands that start processes with the same app."""
 
 
+VARIABLES = ("PGONCE_DATABASE_URL", "DATABASE_URL")
+
+
 def with_database(function: F) -> F:
     """``--database-url`` and ``--schema``; the function gets ``url`` (found, or embedded) and ``schema``."""
     function = click.option(
@@ -33,9 +37,27 @@ def with_database(function: F) -> F:
         "--database-url",
         "url",
         metavar="URL",
-        callback=lambda ctx, _, given: None if ctx.resilient_parsing else database.find(given),
+        callback=lambda ctx, _, given: None if ctx.resilient_parsing else _find(given),
         help="The database. [default: PGONCE_DATABASE_URL, DATABASE_URL, or an embedded server]",
     )(function)
+
+
+def _find(given: str | None) -> str:
+    """The database's URL; never the embedded server without a word, and not at all for an ``$X`` that is not set.
+
+    Raises:
+        InvalidArgument: the option, or the variable, is there and empty.
+    """
+    named = {"--database-url": given} if given is not None else {name: os.environ.get(name) for name in VARIABLES}
+    empty = [name for name, value in named.items() if value is not None and not value.strip()]
+    known = any(value and value.strip() for value in named.values())
+    if empty and not known:
+        raise InvalidArgument(f"{empty[0]} is empty: give it the database's URL, or leave it out")
+    url = database.find(given)
+    if not known:
+        folder = os.environ.get("PGONCE_DATA_DIR") or "./.pgonce"
+        click.echo(f"embedded PostgreSQL in {folder}: no DATABASE_URL is set", err=True)
+    return url
 
 
 def with_app(function: F) -> F:

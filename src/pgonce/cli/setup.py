@@ -13,10 +13,10 @@ from pgonce.cli.options import with_database
 @with_database
 def migrate(url: str, schema: str) -> None:
     """Install or upgrade the tables and functions. Repeatable; two at once are safe."""
-    database.check(url)
+    where = database.check(url)
     done = installation.migrate(url, schema)
     what = f"applied {', '.join(done)}; " if done else "tables are up to date; "
-    click.echo(f"schema {schema}: {what}functions and grants are rebuilt")
+    click.echo(f"{where}, schema {schema}: {what}functions and grants are rebuilt")
 
 
 @click.command()
