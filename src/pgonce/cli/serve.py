@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import os
 import signal
+import socket
+import sys
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import click
 
+from pgonce import database
+from pgonce._sync.execute import call
 from pgonce.alerts import Alerts
 from pgonce.app import App
 from pgonce.cli.options import with_app, with_database
 from pgonce.errors import InvalidArgument, PgonceError
+from pgonce.protocol import seeds
 from pgonce.scheduler import Scheduler
 from pgonce.worker import Worker
 
@@ -79,8 +85,41 @@ def serve(
         worker=not no_worker,
         concurrency=concurrency,
     )
+    with database.open_pool(url, 1) as pool:
+        call(pool, seeds.get_checkpoint("readyz"), schema)  # what /readyz will ask: it needs the tables and the right
+    listening = _listen(host, port)
     settle()
-    uvicorn.run(receiver, host=host, port=port, log_level="info", access_log=False, server_header=False)
+    config = uvicorn.Config(receiver, host=host, port=port, log_level="info", access_log=False, server_header=False)
+    server = uvicorn.Server(config)
+    address = f"[{host}]" if ":" in host else host
+    # uvicorn says so itself only of a socket of its own; and as it does, in front of its start with several workers
+    logging.getLogger("uvicorn.error").info(
+        "Uvicorn running on http://%s:%d (Press CTRL+C to quit)", address, listening.getsockname()[1]
+    )
+    with suppress(KeyboardInterrupt):  # behind a graceful end, uvicorn raises the signal again
+        server.run(sockets=[listening])
+    if not server.started:
+        sys.exit(1)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """The socket, before there is a worker or a line of log: a port is taken more often than not by an earlier self.
+
+    Raises:
+        PgonceError: the port is in use, or the address is not this machine's.
+    """
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen(2048)  # uvicorn's backlog; not only bound: two may be bound at once, and then one fails later
+    except OSError as error:
+        listening.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PgonceError(f"port {port} is in use: choose another with --port") from error
+        reason = error.strerror or error
+        raise PgonceError(f"cannot listen on {host}, port {port} ({reason}): see --host and --port") from error
+    return listening
 
 
 @click.command()
