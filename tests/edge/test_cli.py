@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -88,6 +89,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (made / "negative.py").write_text(
         "import pgonce\napp = pgonce.App()\napp.seed('x', into='t', key=('id',), batch_size=-1)(print)\n"
     )
+    (made / "slip.py").write_text("def x(:\n")
+    (made / "early.py").write_text("1 / 0\n")
     (made / "broken.py").write_text("import pgonce\nimport no_such_library\n")
     return made
 
@@ -136,7 +139,7 @@ def here(shared: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Pgonce:
             patch.chdir(folder)
             patch.setattr(sys, "path", [*sys.path])
             done = CliRunner().invoke(main, arguments, prog_name="pgonce", env=settings | env)
-        for name in ("shop", "zero", "negative", "broken"):
+        for name in ("shop", "zero", "negative", "broken", "slip", "early"):
             sys.modules.pop(name, None)
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exc_info
         return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
@@ -175,7 +178,9 @@ def test_a_job_that_is_running_is_skipped_with_exit_code_75(pgonce: Pgonce, db: 
 def test_a_job_that_fails_has_exit_code_1_and_its_traceback_in_its_row(pgonce: Pgonce, db: Db) -> None:
     done = pgonce("job", "run", "fails")
     assert done.returncode == 1
-    assert "RuntimeError: of no use" in done.stderr
+    assert re.fullmatch(
+        r"Traceback .*\n  File .*shop\.py.*, in fails\n .*raise .*\nRuntimeError: of no use\n", done.stderr
+    ), "the user's own frames, and no others"
     [(status, message)] = db.execute("select status, error_message from cron_job_runs").fetchall()
     assert status == "failed"
     assert 'in fails\n    raise RuntimeError("of no use")' in message
@@ -363,11 +368,25 @@ def test_an_app_that_is_none_says_what_to_pass(here: Pgonce, app: str, says: str
     refused(here("job", "run", "works", "--app", app), says)
 
 
-def test_a_library_that_the_app_itself_lacks_is_shown_where_it_is_imported(pgonce: Pgonce) -> None:
-    done = pgonce("job", "run", "works", "--app", "broken")
+def test_an_app_that_cannot_be_imported_says_where(here: Pgonce) -> None:
+    line = refused(here("job", "run", "works", "--app", "broken"), "broken cannot be imported")
+    assert line.endswith("No module named 'no_such_library' (broken.py, line 2)")
+    line = refused(here("job", "run", "works", "--app", "slip"), "slip cannot be imported")
+    assert line.endswith("SyntaxError: invalid syntax (slip.py, line 1)")
+
+
+def test_what_an_app_raises_when_it_is_imported_is_shown_where_it_stands(here: Pgonce) -> None:
+    done = here("job", "run", "works", "--app", "early")
     assert done.returncode == 1
-    assert "no_such_library" in done.stderr
-    assert "broken.py" in done.stderr
+    assert re.fullmatch(r"Traceback .*\n  File .*early\.py.*\n .*1 / 0\n(.*\n)?ZeroDivisionError: .*\n", done.stderr)
+
+
+def test_a_mistake_of_our_own_is_shown_as_a_whole(here: Pgonce, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgonce.cli.webhook.print_json", None)
+    done = here("webhook", "ls", "--json")
+    assert done.returncode == 1
+    assert "webhook.py" in done.stderr
+    assert done.stderr.endswith("TypeError: 'NoneType' object is not callable\n")
 
 
 # Usage --------------------------------------------------------------------------------------------------------------
@@ -465,8 +484,11 @@ def test_every_command_has_help_that_teaches(path: tuple[str, ...], command: cli
 def test_the_help_of_the_program_names_the_first_steps_and_the_exit_codes(pgonce: Pgonce) -> None:
     shown = pgonce("--help", DATABASE_URL="postgresql://127.0.0.1:1/none", PGONCE_APP="nowhere")
     assert (shown.returncode, shown.stderr) == (0, "")
-    for word in ("pgonce demo", "pgonce migrate", "DATABASE_URL", "75", "--app"):
+    for word in ("pgonce demo", "pgonce migrate", "DATABASE_URL", "75", "124", "--app"):
         assert word in shown.stdout
+    first, demo = (shown.stdout.index(f"\n    pgonce {name} ") for name in ("migrate", "demo"))
+    assert first < demo, "an installed copy has no demo"
+    assert "in a checkout" in shown.stdout[demo:].splitlines()[1]
     assert pgonce("job", "run", "--help", PGONCE_APP="nowhere").returncode == 0
 
 

@@ -182,8 +182,8 @@ def test_a_command_that_is_asked_to_stop_or_takes_too_long_is_stopped(start: Exe
     assert child.returncode == 1
     assert last_run(conn)[1:] == ("failed", "stopped on request")
     slow = start("while :; do sleep 0.1; done", "--timeout", "200ms")
-    slow.communicate(timeout=30)
-    assert slow.returncode == 124
+    _, err = slow.communicate(timeout=30)
+    assert (slow.returncode, err.splitlines()[-1]) == (124, "pgonce: the job job took longer than 200ms")
     assert last_run(conn)[2].startswith("timed out after ")
 
 

@@ -54,6 +54,10 @@ async def hopeless(run):
 async def endless(run):
     await asyncio.Event().wait()
 
+@app.job("unlucky", timeout="1 hour")
+def unlucky(run):
+    raise TimeoutError("of a socket")
+
 @app.job("deaf", timeout="100 ms")
 def deaf(run):
     while not run.timed_out:
@@ -143,9 +147,15 @@ def test_stop_ends_a_run_within_a_heartbeat_and_ls_and_show_say_how_it_stands(
 
 @pytest.mark.parametrize("name", ["endless", "deaf"])
 def test_a_run_whose_time_is_over_has_failed_and_writes_no_more(cli: Cli, conn: Connection, name: str) -> None:
-    assert result(cli("run", name))[0] == 1
+    assert result(cli("run", name)) == (124, "", f"pgonce: the job {name} took longer than 0:00:00.100000\n")
     row = conn.execute("select status, error_message, to_regclass('written_too_late') from cron_job_runs").fetchone()
     assert row == ("failed", "timed out after 0:00:00.100000", None)
+
+
+def test_a_timeout_of_something_that_the_job_waited_for_is_an_error_as_any_other(cli: Cli) -> None:
+    code, _, err = result(cli("run", "unlucky"))
+    assert code == 1
+    assert err.endswith("TimeoutError: of a socket\n")
 
 
 def test_ls_filters_and_show_knows_no_other_run(cli: Cli, conn: Connection) -> None:

@@ -85,6 +85,14 @@ def test_two_workers_import_all_partitions_and_a_killed_one_is_resumed(cli: Cli,
     assert f"complete, {4 * PART:,} inserted" in cli("run", "parts")
 
 
+def test_a_worker_whose_row_is_refused_says_so_in_one_line(cli: Cli, conn: Conn) -> None:
+    conn.execute(f"alter table things add constraint few check (id < {PART})")
+    told = cli("run", "parts", "--workers", "2", code=1)
+    assert "Traceback" not in told
+    assert "pgonce: a row does not fit into things" in told
+    assert "workers ended with an error" in told.splitlines()[-1]
+
+
 def test_partitions_are_rehearsed_and_verified_as_one(cli: Cli, conn: Conn) -> None:
     assert f"nothing was written; it would be {4 * PART:,} inserted" in cli("run", "parts", "--dry-run")
     assert count(conn) == 0

@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import click
-import psycopg
 
 from pgonce.cli import cleanup, demo, job, reconcile, seed, seed_control, seed_load, serve, setup, webhook
 from pgonce.cli.exec import exec_
-from pgonce.errors import PgonceError
+from pgonce.cli.failing import report
 
 
 class _Usage(click.UsageError):
@@ -34,7 +33,7 @@ def _in_one_line() -> Iterator[None]:
 
 
 class _Cli(click.Group):
-    """Turns what went wrong into one line and exit code 1; a usage error is 2."""
+    """Turns what went wrong into one line and exit code 1 (124 where time was over); a usage error is 2."""
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         with _in_one_line():
@@ -44,12 +43,10 @@ class _Cli(click.Group):
         try:
             with _in_one_line():
                 return super().invoke(ctx)
-        except PgonceError as error:
-            click.echo(f"pgonce: {error}", err=True)
-        except psycopg.Error as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            click.echo(f"pgonce: the database refused: {reason}", err=True)
-        sys.exit(1)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click's own to end with
+        except Exception as error:  # noqa: BLE001 -- whatever the user's code raises
+            sys.exit(report(error))
 
 
 @click.group(cls=_Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -64,13 +61,13 @@ def main() -> None:
 
     \b
     First steps:
-      pgonce demo                          everything once, for real
       pgonce migrate                       install the tables and functions
       pgonce serve --app shop:app          receive Stripe's webhooks
       pgonce job run NAME --app shop:app   run a job, unless it is running
       pgonce seed run NAME --app shop:app  run or resume an import
+      pgonce demo                          everything once, for real; in a checkout of pgonce
 
-    Exit codes: 0 done, 1 failed, 2 usage, 75 skipped because of overlap.
+    Exit codes: 0 done, 1 failed, 2 usage, 75 skipped because of overlap, 124 took too long.
     """  # noqa: D301 -- click's own escape: the paragraph behind it is not wrapped
 
 

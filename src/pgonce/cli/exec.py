@@ -19,6 +19,7 @@ import click
 from pgonce import database
 from pgonce._sync.jobs import Jobs
 from pgonce._sync.run import Run
+from pgonce.cli.failing import TookTooLong
 from pgonce.cli.job import with_scope
 from pgonce.cli.options import OVERLAP, with_database
 from pgonce.cli.show import Moment
@@ -91,9 +92,8 @@ def exec_(
                     click.echo(f"{name}: skipped, another run is at work or this tick has fired", err=True)
                     sys.exit(OVERLAP)
                 code = _run(run, command, received, patience, _key(run, scheduled_for))
-        except TimeoutError:
-            click.echo(f"{name}: stopped, it took longer than {timeout}", err=True)
-            sys.exit(124)  # as timeout(1) does
+        except TimeoutError as error:
+            raise TookTooLong(f"the job {name} took longer than {timeout}") from error
     sys.exit(code)
 
 

@@ -17,6 +17,7 @@ from pgonce._async.jobs import AsyncJobs
 from pgonce._sync.execute import call
 from pgonce._sync.jobs import Jobs
 from pgonce.app import App, Job
+from pgonce.cli.failing import TookTooLong
 from pgonce.cli.options import OVERLAP, as_json, with_app, with_database
 from pgonce.cli.show import Moment, print_json, print_table, when
 from pgonce.errors import InvalidArgument, NotFound, RunStopped
@@ -72,7 +73,7 @@ def run(name: str, scope: dict[str, Any], key: str | None, app: App, url: str, s
     ended = None
     for left in range(found.retries, -1, -1):
         try:
-            ended = _perform(found, scope, key, retry, url, schema)
+            ended = _in_time(found, scope, key, retry, url, schema)
             break
         except RunStopped:
             raise
@@ -89,6 +90,18 @@ def run(name: str, scope: dict[str, Any], key: str | None, app: App, url: str, s
         click.echo(f"{name}: skipped, another run is at work", err=True)
         sys.exit(OVERLAP)
     click.echo(f"{name}: succeeded, {ended.rows_processed:,} processed, {ended.rows_skipped:,} skipped")
+
+
+def _in_time(
+    job: Job, scope: dict[str, Any], key: str | None, retry: protocol.Retry | None, url: str, schema: str
+) -> Any:
+    began = time.monotonic()
+    try:
+        return _perform(job, scope, key, retry, url, schema)
+    except TimeoutError as error:
+        if job.timeout is None or time.monotonic() - began < job.timeout.total_seconds():
+            raise  # of something that the job has waited for
+        raise TookTooLong(f"the job {job.name} took longer than {job.timeout}") from error
 
 
 def _perform(

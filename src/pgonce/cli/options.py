@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -95,10 +96,21 @@ def load(reference: str) -> App:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name is None or not (module_name + ".").startswith(error.name + "."):
-            raise  # a module that the user's own code imports
+        if error.name is None or not (module_name + ".").startswith(error.name + "."):  # one that the app imports
+            raise InvalidArgument(f"{module_name} cannot be imported: {_reason(error)}") from error
         raise InvalidArgument(f"there is no module {module_name!r} here: pass --app module:app") from error
+    except (ImportError, SyntaxError) as error:
+        raise InvalidArgument(f"{module_name} cannot be imported: {_reason(error)}") from error
     app = getattr(module, attribute or "app", None)
     if not isinstance(app, App):
         raise InvalidArgument(f"{module_name} has no pgonce.App called {attribute or 'app'!r}: pass --app module:app")
     return app
+
+
+def _reason(error: ImportError | SyntaxError) -> str:
+    """What is wrong, and where; of a SyntaxError its text says where."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, ImportError) and frames:
+        here = [frame for frame in frames if not frame.filename.startswith("<frozen")][-1]
+        return f"{error} ({Path(here.filename).name}, line {here.lineno})"
+    return f"{type(error).__name__}: {error}"

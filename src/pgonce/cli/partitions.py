@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import multiprocessing
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from pgonce import database
 from pgonce._async.seeds import AsyncSeeds
 from pgonce._sync.seeds import Progress, Seeds
+from pgonce.cli.failing import report
 from pgonce.cli.options import load
 from pgonce.errors import NotFound, PgonceError
 
@@ -71,8 +73,11 @@ def _lane(reference: str, url: str, schema: str, name: str, parts: Any, options:
     asked: list[int] = []
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all: the parent passes on SIGTERM
     signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
-    while (part := parts.get()) is not None and not asked:
-        run_part(reference, url, schema, name, part, options, lambda: bool(asked))
+    try:
+        while (part := parts.get()) is not None and not asked:
+            run_part(reference, url, schema, name, part, options, lambda: bool(asked))
+    except Exception as error:  # noqa: BLE001 -- what the command itself would print of it
+        sys.exit(report(error))
 
 
 def run_here(

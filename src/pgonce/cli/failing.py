@@ -1,0 +1,60 @@
+"""What a command that failed prints: one line for what was foreseen, the user's own frames for what was not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import traceback
+from pathlib import Path
+
+import click
+import psycopg
+
+from pgonce.errors import PgonceError
+
+TIMEOUT = 124
+"""The exit code of timeout(1)."""
+
+_HERE = str(Path(__file__).parents[1])
+_BETWEEN = (
+    _HERE,
+    *(str(Path(str(each.__file__)).parent) for each in (click, asyncio, importlib)),
+    contextlib.__file__,
+    "<frozen importlib",
+)
+"""Whose frames stand between ours and the user's, and say nothing about the user's code."""
+
+
+class TookTooLong(PgonceError):
+    """The time that a run was given is over."""
+
+
+def report(error: Exception) -> int:
+    """Print ``error`` on standard error; the exit code it stands for."""
+    if isinstance(error, PgonceError):
+        click.echo(f"pgonce: {error}", err=True)
+    elif isinstance(error, psycopg.Error):
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        click.echo(f"pgonce: the database refused: {reason}", err=True)
+    else:
+        click.echo(_traceback(error).rstrip(), err=True)
+    return TIMEOUT if isinstance(error, TookTooLong) else 1
+
+
+def _traceback(error: Exception) -> str:
+    told = traceback.TracebackException.from_exception(error)
+    whole = "".join(told.format())
+    _reduce(told)
+    # where nothing is left it was our own mistake: whoever reports it needs all of it
+    return "".join(told.format()) if told.stack or isinstance(error, SyntaxError) else whole
+
+
+def _reduce(told: traceback.TracebackException) -> None:
+    frames = list(told.stack)
+    # in front of ours is what has started the program
+    first = next((number for number, frame in enumerate(frames) if frame.filename.startswith(_HERE)), 0)
+    told.stack[:] = [frame for frame in frames[first:] if not frame.filename.startswith(_BETWEEN)]
+    for other in (told.__cause__, told.__context__, *(getattr(told, "exceptions", None) or ())):
+        if other is not None:
+            _reduce(other)
