@@ -163,7 +163,7 @@ def _apprise_sender(url: str, name: str) -> Send:
     logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)  # its warnings and errors quote URLs
     service = apprise.Apprise.instantiate(url, suppress_exceptions=True)
     if service is None:
-        raise InvalidArgument(f"{name} is none of apprise's: see its list of services")
+        raise InvalidArgument(f"apprise does not accept {name}: see its page on that service for the form")
 
     def send(alert: Alert) -> None:
         if not service.notify(body=f"{alert.message}\n{alert.id}", title=f"pgonce: {alert.kind} {alert.subject}"):
