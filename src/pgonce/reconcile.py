@@ -65,11 +65,21 @@ def client(key: str, base: str | None = None) -> Callable[[str], dict[str, Any]]
     def get(path: str) -> dict[str, Any]:
         try:
             page: dict[str, Any] = json.loads(connection.raw_request("get", path).body)
+        except library.APIConnectionError as error:
+            raise PgonceError(f"Stripe cannot be reached: {_cause(error)}") from error
         except library.StripeError as error:
-            raise PgonceError(f"Stripe refused to list events: {error.user_message or type(error).__name__}") from error
+            said = (error.user_message or type(error).__name__).splitlines()[0]
+            raise PgonceError(f"Stripe refused to list events: {said}") from error
         return page
 
     return get
+
+
+def _cause(error: BaseException) -> str:
+    """What the innermost error says: the outer ones' text is advice, and the names of libraries' classes."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def pages(get: Callable[[str], dict[str, Any]], since: int) -> Iterator[list[dict[str, Any]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -159,6 +160,16 @@ def test_a_refused_key_is_one_line_without_the_key(reconcile: Any, stripe: Strip
     assert "rk_test_wrong_key" not in err
     run = conn.execute("select status from cron_job_runs where job_name = 'stripe_sync'").fetchone()
     assert run == ("failed",)
+
+
+def test_a_stripe_that_cannot_be_reached_has_not_refused(reconcile: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        base = f"http://127.0.0.1:{free.getsockname()[1]}"
+    code, out, err = reconcile("--api-base", base)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("pgonce: Stripe cannot be reached: ")
+    assert "refused to list" not in err
+    assert "@" not in err
 
 
 def test_without_a_key_it_says_which_to_set(reconcile: Any) -> None:
