@@ -69,6 +69,15 @@ def test_run_show_verify_pause_resume_and_reset(cli: Cli, conn: Conn) -> None:
     assert "complete, 0 inserted, 60 skipped" in cli("run", "whole")
 
 
+def test_a_name_that_has_never_run_is_neither_paused_nor_resumed(cli: Cli, conn: Conn) -> None:
+    for verb in ("pause", "resume", "reset", "show"):
+        assert cli(verb, "typo", code=1) == "pgonce: the seed 'typo' has never run here\n"
+    assert conn.execute("select count(*) from seed_checkpoints").fetchone() == (0,)
+    conn.execute("select start_job_run('seed_runner', p_key => 'whole')")
+    assert "whole: paused" in cli("pause", "whole"), "its first batch has not ended yet"
+    assert "whole: may run again" in cli("resume", "whole")
+
+
 def test_an_async_seed_runs_alike(cli: Cli, conn: Conn) -> None:
     assert "it would be 60 inserted" in cli("run", "async", "--dry-run")
     assert "verified: 60 keys" in cli("run", "async", "--verify")

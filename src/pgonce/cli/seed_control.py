@@ -25,6 +25,10 @@ def _seeds(url: str, schema: str) -> Iterator[Seeds]:
         yield Seeds(pool, schema=schema)
 
 
+def _unknown(name: str) -> NotFound:
+    return NotFound(f"the seed {name!r} has never run here")
+
+
 def _line(at: Checkpoint) -> tuple[object, ...]:
     status = "paused" if at.paused_at else at.status
     counts = (at.rows_inserted, at.rows_updated, at.rows_skipped, at.rows_rejected)
@@ -54,7 +58,7 @@ def show(name: str, json_: bool, url: str, schema: str) -> None:
     with _seeds(url, schema) as seeds:
         at = seeds.checkpoint(name)
         if at is None:
-            raise NotFound(f"the seed {name!r} has never run here")
+            raise _unknown(name)
         parts, rejected = seeds.partitions(name), seeds.rejects(name, limit=20)
     if json_:
         print_json({"seed": at, "partitions": parts, "rejects": rejected})
@@ -79,6 +83,9 @@ def show(name: str, json_: bool, url: str, schema: str) -> None:
 def pause(name: str, url: str, schema: str) -> None:
     """Let the runner of the seed NAME stop behind its batch; it does not run until it is resumed."""
     with _seeds(url, schema) as seeds:
+        # the first run has a runner before it has a checkpoint
+        if seeds.checkpoint(name) is None and not seeds.alive(name):
+            raise _unknown(name)
         seeds.pause(name)
     click.echo(f"{name}: paused; go on with: pgonce seed resume {name}")
 
@@ -89,6 +96,8 @@ def pause(name: str, url: str, schema: str) -> None:
 def resume(name: str, url: str, schema: str) -> None:
     """Take a pause back: the next run of the seed NAME goes on at its checkpoint."""
     with _seeds(url, schema) as seeds:
+        if seeds.checkpoint(name) is None:
+            raise _unknown(name)
         seeds.resume(name)
     click.echo(f"{name}: may run again: pgonce seed run {name}")
 
@@ -101,7 +110,7 @@ def reset(name: str, url: str, schema: str) -> None:
     with _seeds(url, schema) as seeds:
         known = seeds.reset(name)
     if not known:
-        raise NotFound(f"the seed {name!r} has never run here")
+        raise _unknown(name)
     click.echo(f"{name}: begins at the start at its next run")
 
 
