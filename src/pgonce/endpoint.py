@@ -38,6 +38,9 @@ class Endpoint:
         queue: record only, and let a ``pgonce worker`` elsewhere handle; the default handles before it answers,
             because a serverless platform may freeze the process once the answer is out.
         max_body: bytes; a larger body gets 413.
+
+    Raises:
+        InvalidArgument: there is no secret, or one is None, or an API key.
     """
 
     def __init__(
@@ -51,7 +54,7 @@ class Endpoint:
         max_body: int = MAX_BODY,
     ) -> None:
         self._app = app
-        self._secrets = (secrets,) if isinstance(secrets, str) else tuple(secrets)
+        self._secrets = stripe.signing_secrets(secrets)
         self._url = url
         self._schema = schema
         self._queue = queue

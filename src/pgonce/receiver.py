@@ -33,7 +33,11 @@ PATH = "/webhooks/stripe"
 
 
 class Receiver:
-    """The ASGI app; made by ``receiver``."""
+    """The ASGI app; made by ``receiver``.
+
+    Raises:
+        InvalidArgument: there is no secret, or one is None, or an API key.
+    """
 
     def __init__(
         self,
@@ -48,7 +52,7 @@ class Receiver:
         concurrency: int = 4,
     ) -> None:
         self._app = app
-        self._secrets = (secrets,) if isinstance(secrets, str) else tuple(secrets)
+        self._secrets = stripe.signing_secrets(secrets)
         self._url = url
         self._schema = schema
         self._max_body = max_body

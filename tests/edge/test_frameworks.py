@@ -11,6 +11,7 @@ import pytest
 from psycopg import Connection
 
 import pgonce
+from pgonce.errors import InvalidArgument
 from pgonce.protocol import stripe
 from tests.conftest import wait_until
 from tests.edge.serving import Served, serve_asgi, serve_wsgi
@@ -169,6 +170,28 @@ def test_a_database_that_is_away_is_answered_with_503(app: pgonce.App) -> None:
     body = event("evt_1")
     response = endpoint.handle(body, {"HTTP_STRIPE_SIGNATURE": stripe.sign(body, SECRET)})
     assert response.status == 503
+
+
+@pytest.mark.parametrize("make", [pgonce.Endpoint, pgonce.receiver])
+@pytest.mark.parametrize(
+    ("secrets", "says"),
+    [
+        ([None], "webhook secret 1 is None: is its variable set"),
+        ([SECRET, None], "webhook secret 2 is None"),
+        ([], "no webhook secret"),
+        ([" "], "no webhook secret"),
+        ("", "no webhook secret"),
+        ([SECRET, "sk_live_s3cret"], "webhook secret 2 is an API key .*whsec_"),
+        ("rk_test_s3cret", "webhook secret 1 is an API key .*whsec_"),
+        ([" pk_test_s3cret"], "webhook secret 1 is an API key .*whsec_"),
+    ],
+)
+def test_a_secret_that_can_sign_nothing_is_refused_at_once(
+    app: pgonce.App, make: Callable[..., object], secrets: Any, says: str
+) -> None:
+    with pytest.raises(InvalidArgument, match=says) as caught:
+        make(app, secrets=secrets, url="postgresql://127.0.0.1:1/none")
+    assert "s3cret" not in str(caught.value)
 
 
 def test_no_representation_shows_a_secret(app: pgonce.App, database: str) -> None:

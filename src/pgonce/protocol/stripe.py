@@ -48,6 +48,9 @@ with suppress(ImportError):  # the extra "serve" brings it: 10 us instead of 30 
 TOLERANCE = 300
 """Seconds that a signature's timestamp may differ from now, in both directions (Stripe's default)."""
 
+_API_KEYS = ("sk_", "rk_", "pk_")
+_UNSIGNED = "no webhook secret is configured: set PGONCE_WEBHOOK_SECRET to the endpoint's whsec_..."
+
 
 def sign(body: bytes, secret: str, timestamp: int | None = None) -> str:
     """The Stripe-Signature header for ``body``, as Stripe would send it at ``timestamp`` (unix seconds; now)."""
@@ -57,6 +60,26 @@ def sign(body: bytes, secret: str, timestamp: int | None = None) -> str:
 
 def _signature(body: bytes, secret: str, timestamp: str) -> bytes:
     return hmac.digest(secret.encode(), timestamp.encode() + b"." + body, "sha256")
+
+
+def signing_secrets(secrets: str | Iterable[str]) -> tuple[str, ...]:
+    """``secrets``, or the only one, as `verify` takes them: looked at now rather than at the first delivery.
+
+    Raises:
+        InvalidArgument: there is none, or one is not set (None), or an API key; it is not quoted.
+    """
+    found = (secrets,) if isinstance(secrets, str) else tuple(secrets)
+    for number, secret in enumerate(found, 1):
+        if not isinstance(secret, str):
+            raise InvalidArgument(f"webhook secret {number} is {secret!r}: is its variable set?")
+        if secret.strip().startswith(_API_KEYS):
+            raise InvalidArgument(
+                f"webhook secret {number} is an API key ({secret.strip()[:3]}...): what signs is the endpoint's own "
+                "secret, whsec_..., which stands beside it in Stripe's dashboard"
+            )
+    if not any(secret.strip() for secret in found):
+        raise InvalidArgument(_UNSIGNED)
+    return found
 
 
 def verify(
@@ -82,7 +105,7 @@ def verify(
     """
     secrets = [secret for secret in secrets if secret.strip()]  # a blank one anybody can guess
     if not secrets:
-        raise InvalidArgument("no webhook secret is configured: set PGONCE_WEBHOOK_SECRET to the endpoint's whsec_...")
+        raise InvalidArgument(_UNSIGNED)
     if not header:
         raise SignatureError("the request has no Stripe-Signature header")
     timestamp, signatures = _read(header)
