@@ -104,7 +104,7 @@ def test_however_a_command_ends_its_shell_exit_code_is_passed_on(
 def test_a_command_that_is_not_there_is_127(database: str, conn: Connection) -> None:
     command: list[str | Path] = [PGONCE, "exec", "job", "--database-url", database, "--", "no-such-command"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (127, "no-such-command: not found\n")
+    assert (done.returncode, done.stderr) == (127, "pgonce: no-such-command: not found\n")
     assert last_run(conn)[1:] == ("failed", "no-such-command: not found")
 
 
@@ -183,7 +183,7 @@ def test_a_command_that_is_asked_to_stop_or_takes_too_long_is_stopped(start: Exe
     assert last_run(conn)[1:] == ("failed", "stopped on request")
     slow = start("while :; do sleep 0.1; done", "--timeout", "200ms")
     _, err = slow.communicate(timeout=30)
-    assert (slow.returncode, err.splitlines()[-1]) == (124, "pgonce: the job job took longer than 200ms")
+    assert (slow.returncode, err.splitlines()[-1]) == (124, "pgonce: the job job took longer than 0.2 s")
     assert last_run(conn)[2].startswith("timed out after ")
 
 

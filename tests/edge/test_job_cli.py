@@ -147,7 +147,7 @@ def test_stop_ends_a_run_within_a_heartbeat_and_ls_and_show_say_how_it_stands(
 
 @pytest.mark.parametrize("name", ["endless", "deaf"])
 def test_a_run_whose_time_is_over_has_failed_and_writes_no_more(cli: Cli, conn: Connection, name: str) -> None:
-    assert result(cli("run", name)) == (124, "", f"pgonce: the job {name} took longer than 0:00:00.100000\n")
+    assert result(cli("run", name)) == (124, "", f"pgonce: the job {name} took longer than 0.1 s\n")
     row = conn.execute("select status, error_message, to_regclass('written_too_late') from cron_job_runs").fetchone()
     assert row == ("failed", "timed out after 0:00:00.100000", None)
 

@@ -11,22 +11,14 @@ from psycopg_pool import ConnectionPool
 from pgonce import database
 from pgonce._sync.execute import call
 from pgonce.cli.options import with_database
-from pgonce.cli.show import when
+from pgonce.cli.show import Length, when
 from pgonce.errors import InvalidArgument
 from pgonce.protocol import retention
-from pgonce.protocol.interval import interval
-
-
-def _age(_: click.Context, option: click.Parameter, given: str) -> timedelta:
-    try:
-        return interval(given, "the age")
-    except InvalidArgument as error:
-        raise click.BadParameter(str(error), param=option) from None
 
 
 @click.command()
-@click.option("--webhooks-older-than", "webhooks", default="90 days", show_default=True, metavar="AGE", callback=_age)
-@click.option("--runs-older-than", "runs", default="180 days", show_default=True, metavar="AGE", callback=_age)
+@click.option("--webhooks-older-than", "webhooks", default="90 days", show_default=True, metavar="AGE", type=Length())
+@click.option("--runs-older-than", "runs", default="180 days", show_default=True, metavar="AGE", type=Length())
 @click.option("--override-31-days", is_flag=True, help="Permit to forget events that Stripe may still send again.")
 @with_database
 def cleanup(webhooks: timedelta, runs: timedelta, override_31_days: bool, url: str, schema: str) -> None:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, BinaryIO
 
 import click
@@ -20,11 +20,10 @@ from pgonce import database
 from pgonce._sync.jobs import Jobs
 from pgonce._sync.run import Run
 from pgonce.cli.failing import TookTooLong
-from pgonce.cli.job import with_scope
+from pgonce.cli.job import took, with_scope
 from pgonce.cli.options import OVERLAP, with_database
-from pgonce.cli.show import Moment
+from pgonce.cli.show import Length, Moment
 from pgonce.protocol import jobs as protocol
-from pgonce.protocol.interval import interval
 
 TAIL = 4000
 """Bytes of the command's last stderr that stand in the run's row."""
@@ -43,7 +42,7 @@ if os.getppid() != parent:
 try:
     os.execvp(command[0], command)
 except OSError as error:
-    print(f"{command[0]}: {error.strerror}", file=sys.stderr)
+    print(f"pgonce: {command[0]}: {error.strerror}", file=sys.stderr)
     sys.exit(126)
 """
 
@@ -56,11 +55,14 @@ except OSError as error:
     "--window",
     default=protocol.WINDOW,
     show_default=True,
+    type=Length(),
     metavar="INTERVAL",
     help="Without a heartbeat for this long the run counts as dead.",
 )
-@click.option("--timeout", metavar="INTERVAL", help="Stop the command after this long.")
-@click.option("--grace", default="10s", show_default=True, metavar="INTERVAL", help="Between SIGTERM and SIGKILL.")
+@click.option("--timeout", type=Length(), metavar="INTERVAL", help="Stop the command after this long.")
+@click.option(
+    "--grace", default="10s", show_default=True, type=Length(), metavar="INTERVAL", help="Between SIGTERM and SIGKILL."
+)
 @click.option("--scheduled-for", type=Moment(), metavar="TIME", help="The tick this run is for: it fires once.")
 @with_scope
 @with_database
@@ -68,9 +70,9 @@ def exec_(
     name: str,
     command: tuple[str, ...],
     key: str,
-    window: str,
-    timeout: str | None,
-    grace: str,
+    window: timedelta,
+    timeout: timedelta | None,
+    grace: timedelta,
     scheduled_for: datetime | None,
     scope: dict[str, Any],
     url: str,
@@ -83,7 +85,6 @@ def exec_(
 
     Example: pgonce exec nightly_backup --window 30m -- pg_dump --file /backup/shop.sql shop
     """
-    patience = interval(grace, "--grace").total_seconds()
     options: dict[str, Any] = {"key": key, "window": window, "timeout": timeout}
     with database.open_pool(url, 2) as pool, _signals() as received:
         try:
@@ -91,9 +92,9 @@ def exec_(
                 if run is None:
                     click.echo(f"{name}: skipped, another run is at work or this tick has fired", err=True)
                     sys.exit(OVERLAP)
-                code = _run(run, command, received, patience, _key(run, scheduled_for))
+                code = _run(run, command, received, grace.total_seconds(), _key(run, scheduled_for))
         except TimeoutError as error:
-            raise TookTooLong(f"the job {name} took longer than {timeout}") from error
+            raise TookTooLong(f"the job {name} took longer than {took(timeout)}") from error
     sys.exit(code)
 
 
@@ -104,7 +105,7 @@ def _key(run: Run, scheduled_for: datetime | None) -> str:
 
 def _run(run: Run, command: tuple[str, ...], received: list[int], patience: float, key: str) -> int:
     if shutil.which(command[0]) is None:
-        click.echo(f"{command[0]}: not found", err=True)
+        click.echo(f"pgonce: {command[0]}: not found", err=True)
         run.fail(f"{command[0]}: not found")
         return 127
     tied = [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid())] if sys.platform == "linux" else []

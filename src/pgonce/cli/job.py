@@ -19,11 +19,10 @@ from pgonce._sync.jobs import Jobs
 from pgonce.app import App, Job
 from pgonce.cli.failing import TookTooLong
 from pgonce.cli.options import OVERLAP, as_json, with_app, with_database
-from pgonce.cli.show import Moment, print_json, print_table, when
+from pgonce.cli.show import Length, Moment, print_json, print_table, when
 from pgonce.errors import InvalidArgument, NotFound, RunStopped
 from pgonce.protocol import jobs as protocol
 from pgonce.protocol import stats
-from pgonce.protocol.interval import interval
 
 STATES = ["running", "succeeded", "failed", "skipped"]
 
@@ -101,7 +100,7 @@ def _in_time(
     except TimeoutError as error:
         if job.timeout is None or time.monotonic() - began < job.timeout.total_seconds():
             raise  # of something that the job has waited for
-        raise TookTooLong(f"the job {job.name} took longer than {job.timeout}") from error
+        raise TookTooLong(f"the job {job.name} took longer than {took(job.timeout)}") from error
 
 
 def _perform(
@@ -161,10 +160,11 @@ def list_(
     )  # fmt: skip
 
 
-def took(milliseconds: int | None) -> str:
-    """A length of time as people read it."""
-    if milliseconds is None:
+def took(length: timedelta | int | None) -> str:
+    """A length of time (an int: milliseconds) as people read it."""
+    if length is None:
         return ""
+    milliseconds = length if isinstance(length, int) else length // timedelta(milliseconds=1)
     if milliseconds < 10_000:
         return f"{milliseconds / 1000:.3g} s"
     return str(timedelta(seconds=milliseconds // 1000))
@@ -205,16 +205,18 @@ def stop(run_id: UUID, url: str, schema: str) -> None:
 
 @job.command("stats")
 @click.argument("name", required=False)
-@click.option("--since", default="7 days", show_default=True, metavar="INTERVAL", help="Over this long, until now.")
+@click.option(
+    "--since", default="7 days", show_default=True, type=Length(), metavar="INTERVAL", help="Over this long, until now."
+)
 @as_json
 @with_database
-def stats_(name: str | None, since: str, json_: bool, url: str, schema: str) -> None:
+def stats_(name: str | None, since: timedelta, json_: bool, url: str, schema: str) -> None:
     """Runs, success rate and durations of the jobs, and the trend against as long a time before.
 
     Example: pgonce job stats birthday_letters --since '30 days'
     """
     with database.open_pool(url, 1) as pool:
-        lines = call(pool, stats.job_timing(name, interval(since, "--since")), schema)
+        lines = call(pool, stats.job_timing(name, since), schema)
     if json_:
         print_json(lines)
         return

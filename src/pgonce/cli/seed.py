@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import click
@@ -22,6 +23,7 @@ from pgonce._sync.seeds import Progress as Step
 from pgonce.app import App
 from pgonce.cli import partitions
 from pgonce.cli.options import APP, OVERLAP, with_app, with_database
+from pgonce.cli.show import Length
 from pgonce.cli.stopping import stopping
 from pgonce.protocol.seed_definition import Seed
 from pgonce.protocol.seeds import Checkpoint, Counts
@@ -39,9 +41,7 @@ def seed() -> None:
 @click.argument("name")
 @click.option("--restart", is_flag=True, help="Begin at the start; rows that are there are skipped.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Rows per transaction, at least. [default: the seed's]")
-@click.option(
-    "--window", metavar="TIME", help="A runner is dead without a sign of life for this long. [default: 2 min]"
-)
+@click.option("--window", type=Length(), help="A runner is dead without a sign of life for this long. [default: 2 min]")
 @click.option("--max-rejects", type=click.IntRange(min=0), help="Bad rows to put aside. [default: the seed's, or 0]")
 @click.option("--max-rows-per-second", type=click.FloatRange(min=1), help="Not faster than that.")
 @click.option("--accept-change", is_flag=True, help="Go on although the source is not what it was.")
@@ -53,9 +53,9 @@ def seed() -> None:
 @with_database
 @click.pass_context
 def run(
-    ctx: click.Context, name: str, restart: bool, batch_size: int | None, window: str | None, max_rejects: int | None,
-    max_rows_per_second: float | None, accept_change: bool, dry_run: bool, verify: bool, workers: int,
-    cluster: str | None, app: App, url: str, schema: str,
+    ctx: click.Context, name: str, restart: bool, batch_size: int | None, window: timedelta | None,
+    max_rejects: int | None, max_rows_per_second: float | None, accept_change: bool, dry_run: bool, verify: bool,
+    workers: int, cluster: str | None, app: App, url: str, schema: str,
 ) -> None:  # fmt: skip
     """Run the seed NAME, from its last checkpoint on.
 

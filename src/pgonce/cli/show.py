@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, is_dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -35,6 +35,19 @@ class Moment(click.ParamType):  # type: ignore[type-arg] # generic only in newer
         except ValueError:
             self.fail(f'"{value}" is no moment: write "2 hours", 2026-11-23 or 2026-11-23T06:00', param, ctx)
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+class Length(click.ParamType):  # type: ignore[type-arg] # generic only in newer releases of click
+    """A length of time, as "30 minutes"."""
+
+    name = "interval"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        """The length as a timedelta."""
+        try:
+            return interval(value)
+        except InvalidArgument as error:
+            self.fail(str(error), param, ctx)
 
 
 def when(moment: datetime | None) -> str:
