@@ -7,6 +7,9 @@ a PTnnn is the HTTP status nnn).
 
 from __future__ import annotations
 
+import re
+import shlex
+
 import psycopg
 
 
@@ -75,7 +78,7 @@ def translate(error: psycopg.Error) -> Exception:
     if state == "PT409":
         return LeaseLost(reason)
     if state in {"42883", "42P01", "42703", "3F000"}:
-        return SchemaError(f"{reason}: run `pgonce migrate` on this database")
+        return SchemaError(_not_migrated(state, reason, error.diag.context))
     if state == "42501":
         return PgonceError(f"{reason}: this role needs what `pgonce migrate` grants to service_role")
     if state[:2] in {"08", "57"} or (not state and isinstance(error, psycopg.OperationalError)):
@@ -83,6 +86,21 @@ def translate(error: psycopg.Error) -> Exception:
     if state.startswith("22"):
         return InvalidArgument(reason)
     return error
+
+
+def _not_migrated(state: str, reason: str, context: str | None) -> str:
+    """Where we are missing; the server's own words say it with all of a call's arguments, or of the schema alone."""
+    # in a function (the context) it is something else that is missing: say what
+    named = None if context else _CALLED.search(reason) if state == "42883" else _SCHEMA.search(reason)
+    if named is None or state not in {"42883", "3F000"}:
+        return f"{reason}: run `pgonce migrate` on this database"
+    schema = named[1].strip('"')
+    option = "" if schema == "public" else f" --schema {shlex.quote(schema)}"
+    return f"schema {schema} lacks pgonce's functions, or has those of another version: run `pgonce migrate{option}`"
+
+
+_CALLED = re.compile(r"""("[^"]+"|[^\s"(]+)\.\w+\(""")
+_SCHEMA = re.compile(r'"(.+)"')
 
 
 def is_transient(error: BaseException) -> bool:

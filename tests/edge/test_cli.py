@@ -307,7 +307,8 @@ def test_a_refusal_of_a_process_is_one_line_too(pgonce: Pgonce, locked_server: s
 def test_a_database_that_was_never_migrated_says_so(
     here: Pgonce, empty_database: str, command: tuple[str, ...]
 ) -> None:
-    refused(here(*command, DATABASE_URL=empty_database), "run `pgonce migrate`")
+    line = refused(here(*command, DATABASE_URL=empty_database), "run `pgonce migrate`")
+    assert "=>" not in line, "the arguments of a call say nothing to whoever typed the command"
 
 
 def test_an_old_schema_says_so(here: Pgonce, db: Db, database: str) -> None:
@@ -322,7 +323,10 @@ def test_a_schema_of_a_newer_pgonce_says_so(here: Pgonce, conn: Db, database: st
 
 
 def test_another_schema_than_the_migrated_one_says_so(here: Pgonce) -> None:
-    refused(here("job", "run", "works", "--schema", "elsewhere"), "run `pgonce migrate`")
+    refused(here("job", "run", "works", "--schema", "elsewhere"), "run `pgonce migrate --schema elsewhere`")
+    refused(here("webhook", "ls", "--schema", "else where"), "run `pgonce migrate --schema 'else where'`")
+    line = refused(here("webhook", "ls", "--schema", "pg_catalog"), "run `pgonce migrate --schema pg_catalog`")
+    assert line.startswith("pgonce: schema pg_catalog lacks pgonce's functions")
     refused(here("migrate", "--schema", ""), "schema name must not be empty")
 
 
@@ -403,6 +407,12 @@ def test_a_mistake_of_our_own_is_shown_as_a_whole(here: Pgonce, monkeypatch: pyt
         (("job", "run", "works", "--scope", "[1]"), "it must be an object"),
         (("seed", "run", "rows", "--batch-size", "-5"), "-5"),
         (("seed", "run", "rows", "--batch-size", "many"), "many"),
+        (("seed", "run", "rows", "--window", "banana"), "is not a length of time"),
+        (("exec", "x", "--window", "banana", "--", "true"), "is not a length of time"),
+        (("exec", "x", "--timeout", "banana", "--", "true"), "is not a length of time"),
+        (("exec", "x", "--grace", "0 s", "--", "true"), "must be longer than zero"),
+        (("job", "stats", "--since", "banana"), "is not a length of time"),
+        (("cleanup", "--runs-older-than", "banana"), "is not a length of time"),
         (("serve", "--port", "70000"), "70000"),
     ],
     ids=lambda each: " ".join(each) if isinstance(each, tuple) else "",
@@ -422,6 +432,11 @@ def test_without_an_app_it_says_how_to_name_one(here: Pgonce) -> None:
 @pytest.mark.parametrize("secret", ["", "  ", " , "])
 def test_serve_without_a_secret_does_not_start(here: Pgonce, secret: str) -> None:
     refused(here("serve", "--port", "0", PGONCE_WEBHOOK_SECRET=secret), "set PGONCE_WEBHOOK_SECRET")
+
+
+def test_serve_with_an_api_key_for_a_secret_does_not_start(here: Pgonce) -> None:
+    line = refused(here("serve", "--port", "0", PGONCE_WEBHOOK_SECRET="whsec_a,sk_live_s3cret"), "is an API key")
+    assert "s3cret" not in line
 
 
 def test_serve_without_a_database_does_not_start(pgonce: Pgonce, empty_database: str) -> None:
