@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -35,6 +36,21 @@ def pgonce(url: str, *arguments: str, cwd: Path | None = None, **more: str) -> t
         check=False,
     )
     return done.returncode, done.stdout, done.stderr
+
+
+def on_a_terminal(columns: int, url: str, *arguments: str) -> list[str]:
+    """The lines that the command prints on a terminal this wide, without colours."""
+    ours, its = pty.openpty()
+    more = {"COLUMNS": str(columns), "TERM": "xterm", "NO_COLOR": "1"}
+    process = subprocess.Popen([*COMMAND, *arguments], env=environment(url, **more), stdin=its, stdout=its, stderr=its)
+    os.close(its)
+    said = b""
+    with suppress(OSError):  # so Linux says that nobody holds the other end any more
+        while chunk := os.read(ours, 65536):
+            said += chunk
+    os.close(ours)
+    assert process.wait(60) == 0, said
+    return re.sub(r"\x1b\[[\d;]*m", "", said.decode()).splitlines()
 
 
 @dataclass(frozen=True)

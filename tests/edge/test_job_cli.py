@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import psycopg
 import pytest
 
 from tests.conftest import wait_until
+from tests.edge.command import on_a_terminal
 
 Connection = psycopg.Connection[Any]
 PGONCE = Path(sys.executable).with_name("pgonce")
@@ -171,6 +173,37 @@ def test_ls_filters_and_show_knows_no_other_run(cli: Cli, conn: Connection) -> N
     assert result(cli("show", missing)) == (1, "", f"pgonce: there is no job run {missing}\n")
     assert result(cli("stop", missing)) == (1, "", f"pgonce: there is no job run {missing}\n")
     assert result(cli("show", "x"))[0] == 2
+
+
+RUN = "0190a1b2-c3d4-4e5f-8a9b-0c1d2e3f4a5b"
+
+
+def test_on_a_terminal_an_id_stays_whole_and_only_the_reason_is_folded(database: str, conn: Connection) -> None:
+    conn.execute(
+        "insert into cron_job_runs (id, job_name, status, error_message) values (%s, 'birthday_letters', 'failed', %s)",
+        [RUN, "ValueError: " + "seven " * 20],
+    )
+    lines = on_a_terminal(80, database, "job", "ls")
+    assert lines[0] == RUN, "it is there to be pasted"
+    assert re.fullmatch(r"  job: birthday_letters  state: failed  started \(UTC\): [\d-]+ [\d:]+", lines[1])
+    assert lines[-1].strip() == "reason: ValueError: " + "seven " * 19 + "seven", "the terminal's to wrap"
+    assert "key" not in "".join(lines), "without what is empty"
+    lines = on_a_terminal(140, database, "job", "ls")
+    assert lines[0].split() == ["run", "job", "state", "started", "(UTC)", "took", "reason"]
+    assert lines[1].startswith(f"{RUN}  birthday_letters  failed  ")
+    assert len(lines) > 2
+    assert all(line.startswith(" " * len(RUN)) and set(line.split()) == {"seven"} for line in lines[2:])
+
+
+def test_on_a_narrow_terminal_the_statistics_are_a_few_lines_for_each_job(database: str, conn: Connection) -> None:
+    conn.execute(
+        "insert into cron_job_runs (job_name, status, started_at, completed_at, duration_ms, rows_processed)"
+        " select 'birthday_letters', 'succeeded', now(), now(), 12345, 7 from generate_series(1, 3)"
+    )
+    lines = on_a_terminal(60, database, "job", "stats")
+    assert lines[:2] == ["birthday_letters", "  runs: 3  success: 100.0%  p50: 0:00:12  p95: 0:00:12"]
+    assert all(len(line) <= 60 for line in lines)
+    assert len(on_a_terminal(120, database, "job", "stats")) == 2
 
 
 def test_stats_are_those_of_the_runs_and_the_trend_is_against_the_period_before(cli: Cli, conn: Connection) -> None:

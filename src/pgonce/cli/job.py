@@ -19,7 +19,7 @@ from pgonce._sync.jobs import Jobs
 from pgonce.app import App, Job
 from pgonce.cli.failing import TookTooLong
 from pgonce.cli.options import OVERLAP, as_json, with_app, with_database
-from pgonce.cli.show import Length, Moment, print_json, print_table, when
+from pgonce.cli.show import Length, Moment, in_line, print_json, print_table, when
 from pgonce.errors import InvalidArgument, NotFound, RunStopped
 from pgonce.protocol import jobs as protocol
 from pgonce.protocol import stats
@@ -152,11 +152,12 @@ def list_(
     print_table(
         ["run", "job", "key", "state", "started (UTC)", "took", "processed", "skipped", "progress", "reason"],
         [
-            (r.id, r.job_name, r.key, r.state, when(r.started_at), took(r.duration_ms), r.rows_processed,
-             r.rows_skipped, r.progress, r.reason)
+            (r.id, r.job_name, r.key, r.state, when(r.started_at), took(r.duration_ms),
+             r.rows_processed or "", r.rows_skipped or "", r.progress, r.reason)
             for r in lines
         ],
         "no such runs",
+        "reason",
     )  # fmt: skip
 
 
@@ -186,7 +187,7 @@ def show(run_id: UUID, json_: bool, url: str, schema: str) -> None:
     traceback = found.pop("error_message")
     for name, value in found.items():
         if value not in (None, {}, ""):
-            click.echo(f"{name:17} {json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value}")
+            click.echo(f"{name:17} {in_line(value) if isinstance(value, dict) else value}")
     if traceback:
         click.echo(f"\nreason\n{traceback}")
 
@@ -223,11 +224,12 @@ def stats_(name: str | None, since: timedelta, json_: bool, url: str, schema: st
     print_table(
         ["job", "runs", "skipped", "success", "p50", "p95", "p99", "max", "trend", "rows/s", "last failure (UTC)"],
         [
-            (t.job_name, t.runs, t.skipped, _percent(t.success_rate), took(t.p50_ms), took(t.p95_ms), took(t.p99_ms),
-             took(t.max_ms), _percent(t.trend, "+"), t.rows_per_second, _failure(t))
+            (t.job_name, t.runs, t.skipped or "", _percent(t.success_rate), took(t.p50_ms), took(t.p95_ms),
+             took(t.p99_ms), took(t.max_ms), _percent(t.trend, "+"), t.rows_per_second, _failure(t))
             for t in lines
         ],
         "no runs in that time",
+        "last failure (UTC)",
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from pgonce import database
 from pgonce._sync.seeds import Seeds
 from pgonce.app import App
 from pgonce.cli.options import OVERLAP, as_json, with_app, with_database
-from pgonce.cli.show import print_json, print_table, when
+from pgonce.cli.show import in_line, print_json, print_table, when
 from pgonce.errors import NotFound
 from pgonce.protocol.seeds import Checkpoint
 
@@ -31,9 +31,10 @@ def _unknown(name: str) -> NotFound:
 
 def _line(at: Checkpoint) -> tuple[object, ...]:
     status = "paused" if at.paused_at else at.status
-    counts = (at.rows_inserted, at.rows_updated, at.rows_skipped, at.rows_rejected)
-    numbers = tuple(f"{count:,}" for count in counts)
-    return (at.partition or at.seed_name, status, *numbers, str(at.last_checkpoint)[:80], when(at.last_updated_at))
+    others = (at.rows_updated, at.rows_skipped, at.rows_rejected)
+    numbers = (f"{at.rows_inserted:,}", *(f"{count:,}" if count else "" for count in others))
+    cursor = in_line(at.last_checkpoint)[:80] if at.last_checkpoint else ""
+    return (at.partition or at.seed_name, status, *numbers, cursor, when(at.last_updated_at))
 
 
 @click.command("ls")
@@ -46,7 +47,7 @@ def list_(json_: bool, url: str, schema: str) -> None:
     if json_:
         print_json(found)
     else:
-        print_table(HEADINGS, map(_line, found), "no import has run yet")
+        print_table(HEADINGS, map(_line, found), "no import has run yet", "at")
 
 
 @click.command()
@@ -63,18 +64,18 @@ def show(name: str, json_: bool, url: str, schema: str) -> None:
     if json_:
         print_json({"seed": at, "partitions": parts, "rejects": rejected})
         return
-    print_table(HEADINGS, map(_line, [at, *parts]), "")
+    print_table(HEADINGS, map(_line, [at, *parts]), "", "at")
     if at.verified:
-        click.echo(f"\nverified: {at.verified}")
+        click.echo(f"\nverified: {in_line(at.verified)}")
     if at.error_message:
         click.echo(f"\n{at.error_message}")
     if rejected:
         click.echo("")
         lines = (
-            (each.row_number, each.partition, str(each.cursor), each.error.split(" Failing row")[0])
+            (each.row_number, each.partition, in_line(each.cursor), each.error.split(" Failing row")[0])
             for each in rejected
         )
-        print_table(("row", "partition", "cursor", "rejected because"), lines, "")
+        print_table(("row", "partition", "cursor", "rejected because"), lines, "", "rejected because")
 
 
 @click.command()

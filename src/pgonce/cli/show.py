@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import click
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
@@ -60,6 +61,11 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(_plain(value), default=str, ensure_ascii=False, indent=2))
 
 
+def in_line(value: Any) -> str:
+    """``value`` as JSON in one line."""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return _plain(asdict(value))
@@ -72,17 +78,48 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, UUID) else value
 
 
-def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
-    """A table, or the sentence ``empty``. Piped elsewhere it is as wide as it needs to be."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
-    if not table.row_count:
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], empty: str, folding: str) -> None:
+    """A table, or the sentence ``empty``. Columns without any value are left out.
+
+    Where the terminal is too narrow, the text in the column ``folding`` is folded, and no other: half an id cannot be
+    pasted. Where that does not do, each row becomes a few lines. Piped elsewhere it is as wide as it needs to be.
+    """
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    if not cells:
         click.echo(empty, err=True)
         return
+    kept = [number for number in range(len(headings)) if any(row[number] for row in cells)]
+    widths = [max(cell_len(text) for text in (headings[number], *(row[number] for row in cells))) for number in kept]
+    whole = sum(widths) + GAP * (len(kept) - 1)
+    spared = sum(max(0, widths[place] - FOLDED) for place, number in enumerate(kept) if headings[number] == folding)
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
-        console.width = 400  # whoever reads a pipe wants whole lines
+        console.width = whole
+    elif whole - spared > console.width:
+        for row in cells:
+            _print_stacked([(headings[number], row[number]) for number in kept], console.width)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number in kept:
+        table.add_column(headings[number], overflow="fold", no_wrap=headings[number] != folding)
+    for row in cells:
+        table.add_row(*(row[number] for number in kept))
     console.print(table)
+
+
+GAP = 2
+"""Spaces between two columns."""
+FOLDED = 24
+"""Characters that a folded column has at least; narrower than that it is no text any more."""
+
+
+def _print_stacked(row: Sequence[tuple[str, str]], width: int) -> None:
+    """The first value, by which the row is known, and below it the others by name, as many in a line as fit."""
+    line = ""
+    click.echo(row[0][1])
+    for item in (f"{heading}: {value}" for heading, value in row[1:] if value):
+        if line and cell_len(f"{line}  {item}") > width:
+            click.echo(line)
+            line = ""
+        line += f"  {item}"
+    click.echo(line)

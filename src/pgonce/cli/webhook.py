@@ -59,8 +59,12 @@ def list_(
         return
     print_table(
         ["event", "type", "state", "attempts", "object", "received (UTC)", "next attempt", "reason"],
-        [(e.stripe_event_id, e.event_type, e.state, e.attempts, e.object_id, *moments(e), e.reason) for e in lines],
+        [
+            (e.stripe_event_id, e.event_type, e.state, e.attempts or "", e.object_id, *moments(e), e.reason)
+            for e in lines
+        ],
         "no such events",
+        "reason",
     )
 
 
