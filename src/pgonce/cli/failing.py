@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import os
+import sysconfig
 import traceback
 from pathlib import Path
 
@@ -16,14 +18,15 @@ from pgonce.errors import PgonceError
 TIMEOUT = 124
 """The exit code of timeout(1)."""
 
-_HERE = str(Path(__file__).parents[1])
+_HERE = str(Path(__file__).parents[1]) + os.sep
 _BETWEEN = (
     _HERE,
-    *(str(Path(str(each.__file__)).parent) for each in (click, asyncio, importlib)),
+    *(str(Path(str(each.__file__)).parent) + os.sep for each in (click, asyncio, importlib)),
     contextlib.__file__,
     "<frozen importlib",
 )
 """Whose frames stand between ours and the user's, and say nothing about the user's code."""
+_LIBRARIES = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
 class TookTooLong(PgonceError):
@@ -46,8 +49,9 @@ def _traceback(error: Exception) -> str:
     told = traceback.TracebackException.from_exception(error)
     whole = "".join(told.format())
     _reduce(told)
-    # where nothing is left it was our own mistake: whoever reports it needs all of it
-    return "".join(told.format()) if told.stack or isinstance(error, SyntaxError) else whole
+    if all(frame.filename.startswith(_LIBRARIES) for frame in told.stack):
+        return whole  # a mistake of our own, maybe in what we handed to a library: whoever reports it needs all of it
+    return "".join(told.format())
 
 
 def _reduce(told: traceback.TracebackException) -> None:
