@@ -433,8 +433,8 @@ def test_serve_without_a_secret_does_not_start(here: Pgonce, secret: str) -> Non
     refused(here("serve", "--port", "0", PGONCE_WEBHOOK_SECRET=secret), "set PGONCE_WEBHOOK_SECRET")
 
 
-def test_serve_with_an_api_key_for_a_secret_does_not_start(here: Pgonce) -> None:
-    line = refused(here("serve", "--port", "0", PGONCE_WEBHOOK_SECRET="whsec_a,sk_live_s3cret"), "is an API key")
+def test_serve_with_an_api_key_for_a_secret_does_not_start(pgonce: Pgonce) -> None:
+    line = refused(pgonce("serve", "--port", "0", PGONCE_WEBHOOK_SECRET="whsec_a,sk_live_s3cret"), "is an API key")
     assert "s3cret" not in line
 
 
