@@ -194,6 +194,13 @@ def test_a_secret_that_can_sign_nothing_is_refused_at_once(
     assert "s3cret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("make", [pgonce.Webhooks, pgonce.AsyncWebhooks])
+@pytest.mark.parametrize("secrets", [[None], [" "], ["sk_live_s3cret"]])
+def test_a_route_of_ones_own_is_told_at_once_too(make: Callable[..., object], secrets: Any) -> None:
+    with pytest.raises(InvalidArgument, match="webhook secret"):
+        make(None, secrets=secrets)
+
+
 def test_no_representation_shows_a_secret(app: pgonce.App, database: str) -> None:
     made = [pgonce.Endpoint(app, secrets=[SECRET], url=database), pgonce.receiver(app, secrets=[SECRET], url=database)]
     assert all(SECRET not in repr(each) and urlsplit(database).path not in repr(each) for each in made)

@@ -34,6 +34,9 @@ class Webhooks:
         schema: where ``pgonce migrate`` put the tables.
         tolerance: seconds that a signature's timestamp may differ from now, in both directions.
         lease: how long a crashed handler's event is respected before a redelivery takes it over.
+
+    Raises:
+        InvalidArgument: a secret is not set (None, blank), or is an API key.
     """
 
     def __init__(
@@ -46,7 +49,7 @@ class Webhooks:
         lease: timedelta | str = protocol.LEASE,
     ) -> None:
         self._pool = pool
-        self._secrets = (secrets,) if isinstance(secrets, str) else tuple(secrets)
+        self._secrets = stripe.signing_secrets(secrets) if secrets else ()  # none: for `handle` alone
         self._schema = schema
         self._tolerance = tolerance
         self._lease = interval(lease, "the lease")
