@@ -26,7 +26,7 @@ begin
     execute p_command;
     get diagnostics v_rows = row_count;
     perform THIS.complete_job_run(v_run, least(v_rows, 2147483647)::integer);
-  exception when others or query_canceled then
+  exception when others or query_canceled or assert_failure then  -- the two that others leaves out
     v_error := sqlerrm;
   end;
   if v_error is not null then

@@ -1,0 +1,29 @@
+"""run_job: whatever ends its command, the audit row says so, and the next run may start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+
+Connection = psycopg.Connection[Any]
+
+
+@pytest.mark.parametrize(
+    ("timeout", "command", "reason"),
+    [
+        ("0", "select 1/0", "division by zero"),
+        ("0", "do $x$ begin assert 1 = 2, 'figures do not add up'; end $x$", "figures do not add up"),
+        ("20ms", "select pg_sleep(60)", "canceling statement due to statement timeout"),
+    ],
+)
+def test_a_command_that_ends_with_an_error_of_any_kind_leaves_a_failed_row(
+    conn: Connection, timeout: str, command: str, reason: str
+) -> None:
+    conn.execute("select set_config('statement_timeout', %s, false)", [timeout])
+    with pytest.raises(psycopg.errors.RaiseException, match=reason):
+        conn.execute("call run_job('nightly', %s)", [command])
+    conn.execute("reset statement_timeout")
+    assert conn.execute("select status, error_message from cron_job_runs").fetchall() == [("failed", reason)]
+    assert conn.execute("select start_job_run('nightly') is not null").fetchone() == (True,)
