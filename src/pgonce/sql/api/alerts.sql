@@ -42,7 +42,7 @@ begin
     select r.job_name, 0 from cron_job_runs r where r.id = any (p_watched) and r.started_at < p_since),
   -- An import that fails is told as one, not as a run of its runner. Streaks are looked for in a job's new runs and
   -- the 25 before: one bounded index scan per job, and not one per key, of which there may be one for each run.
-  history as (
+  newest as (
     select h.* from (
       select c.job_name, sum(c.runs)::bigint as runs from recent c where c.job_name <> 'seed_runner' group by c.job_name) j
     cross join lateral (
@@ -50,6 +50,14 @@ begin
              r.attempt, r.retries, r.stop_requested_at
       from cron_job_runs r where r.job_name = j.job_name and r.status <> 'skipped'
       order by r.started_at desc limit j.runs + 25) h),
+  -- The runs of other keys may have pushed a watched one out of these.
+  history as (
+    select n.* from newest n
+    union all
+    select r.id, r.job_name, r.key, r.status, r.started_at, r.completed_at, r.duration_ms, r.scheduled_for, r.error_message,
+           r.attempt, r.retries, r.stop_requested_at
+    from cron_job_runs r
+    where r.id = any (p_watched) and r.job_name <> 'seed_runner' and r.id not in (select n.id from newest n)),
   -- A failure that is going to be retried is none yet, unless nobody is there to retry it; one that was asked for is none.
   ends as (
     select h.*, lag(h.status) over w as previous, count(*) filter (where h.status = 'succeeded') over w as successes
