@@ -32,3 +32,71 @@ def test_a_long_run_is_told_however_many_of_other_keys_ran_meanwhile(conn: Conne
     look(conn)
     look(conn)
     assert told(conn) == [("run_failed", "per_tenant/big")]
+
+
+def fail_tick(conn: Connection, minute: int, backoff: str = "1 minute") -> Any:
+    """The run of a tick that fails and has three retries."""
+    tick = "date_trunc('hour', now()) + %s * interval '1 minute'"
+    run = value(conn, f"select start_job_run('j', '{{}}', '1 h', '', {tick}, 3, %s)", minute, backoff)
+    assert value(conn, "select fail_job_run(%s, 'broken')", run)
+    return run
+
+
+def retry(conn: Connection, run: Any) -> Any:
+    conn.execute("update job_retries set due_at = now() where run_id = %s", [run])
+    return value(conn, "select retry_job_run(%s)", run)
+
+
+def test_a_job_whose_retries_give_way_to_newer_ticks_is_told_like_one_without_retries(conn: Connection) -> None:
+    before = None
+    for minute in range(5):
+        run = fail_tick(conn, minute)
+        look(conn)
+        if before:
+            assert retry(conn, before) is None
+        again = retry(conn, run)
+        look(conn)
+        conn.execute("select fail_job_run(%s, 'broken')", [again])
+        look(conn)
+        before = again
+    look(conn)
+    failures = [("run_failed", "j"), ("run_failed", "j"), ("failed_in_a_row", "j")]
+    assert told(conn) == failures, "four are over, the fifth waits for its retry"
+
+
+def test_a_failure_is_none_while_its_retry_waits_or_runs_or_when_it_has_succeeded(conn: Connection) -> None:
+    run = fail_tick(conn, 0)
+    look(conn)
+    again = retry(conn, run)
+    look(conn)
+    conn.execute("select complete_job_run(%s)", [again])
+    look(conn)
+    assert told(conn) == []
+    conn.execute("update cron_job_runs set started_at = started_at - interval '200 days'")
+    conn.execute("select complete_job_run(start_job_run('j'))")
+    everything = "select kind from find_alerts('-infinity', '{}')"
+    assert value(conn, "select purge_job_runs(p_limit => 1)") == 1
+    assert conn.execute(everything).fetchall() == [], "the failure goes before its retry does"
+
+
+def test_a_failure_that_becomes_final_hours_after_it_is_told(conn: Connection) -> None:
+    hours_ago = (
+        "update cron_job_runs set started_at = started_at - interval '5 hours',"
+        " completed_at = now() - interval '5 hours' where id = %s"
+    )
+    replaced = fail_tick(conn, 0, "5 hours")
+    conn.execute(hours_ago, [replaced])
+    look(conn)
+    conn.execute("select complete_job_run(start_job_run('j', p_scheduled_for => now() - interval '4 hours'))")
+    assert retry(conn, replaced) is None
+    look(conn)
+    assert told(conn) == [("run_failed", "j"), ("recovered", "j")]
+
+    conn.execute("truncate alerts, cron_job_runs")
+    forgotten = fail_tick(conn, 0, "5 hours")
+    conn.execute(hours_ago, [forgotten])
+    look(conn)
+    assert told(conn) == []
+    conn.execute("update job_retries set due_at = now() - interval '1 hour'")
+    look(conn)
+    assert told(conn) == [("run_failed", "j")]

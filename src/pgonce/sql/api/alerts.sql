@@ -47,7 +47,7 @@ begin
       select c.job_name, sum(c.runs)::bigint as runs from recent c where c.job_name <> 'seed_runner' group by c.job_name) j
     cross join lateral (
       select r.id, r.job_name, r.key, r.status, r.started_at, r.completed_at, r.duration_ms, r.scheduled_for, r.error_message,
-             r.attempt, r.retries, r.stop_requested_at
+             r.attempt, r.retries, r.retry_of, r.stop_requested_at
       from cron_job_runs r where r.job_name = j.job_name and r.status <> 'skipped'
       order by r.started_at desc limit j.runs + 25) h),
   -- The runs of other keys may have pushed a watched one out of these.
@@ -55,17 +55,22 @@ begin
     select n.* from newest n
     union all
     select r.id, r.job_name, r.key, r.status, r.started_at, r.completed_at, r.duration_ms, r.scheduled_for, r.error_message,
-           r.attempt, r.retries, r.stop_requested_at
+           r.attempt, r.retries, r.retry_of, r.stop_requested_at
     from cron_job_runs r
-    where r.id = any (p_watched) and r.job_name <> 'seed_runner' and r.id not in (select n.id from newest n)),
-  -- A failure that is going to be retried is none yet, unless nobody is there to retry it; one that was asked for is none.
+    where r.id = any (p_watched) and r.job_name <> 'seed_runner'
+      and not exists (select from newest n where n.id = r.id)),
+  -- A failure that was retried, or is going to be, is none yet, unless nobody is there to retry it; one that was asked for is
+  -- none. A newer tick takes the place of a retry: then there is neither retry nor next attempt. The next attempt started after
+  -- the run, so it is in history too, and needs no index on retry_of.
   ends as (
     select h.*, lag(h.status) over w as previous, count(*) filter (where h.status = 'succeeded') over w as successes
     from history h
+    left join job_retries d on d.run_id = h.id
+    left join (select distinct n.retry_of from history n) retried on retried.retry_of = h.id
     where h.status = 'succeeded'
        or h.status = 'failed' and h.stop_requested_at is null
           and (h.retries is null or h.attempt > h.retries
-               or exists (select from job_retries d where d.run_id = h.id and d.due_at < v_now - interval '15 minutes'))
+               or retried.retry_of is null and (d.due_at >= v_now - interval '15 minutes') is not true)
     window w as (partition by h.job_name, h.key order by h.started_at, h.id)),
   streaks as (
     select e.*, count(*) filter (where e.status = 'failed') over (
@@ -87,7 +92,9 @@ begin
                 then coalesce(left(substring(rtrim(e.error_message, E'\n') from '[^\n]*$'), 500), 'no reason given')
                 else '' end as message
     from streaks e
-    where coalesce(e.completed_at, e.started_at) >= p_since
+    -- for one that was waiting for a retry the news is that it is over; a backoff is a day at most
+    where coalesce(e.completed_at, e.started_at)
+            >= p_since - case when e.attempt <= e.retries and e.id = any (p_watched) then interval '2 days' else '0' end
       and (e.status = 'failed' and (e.failures <= v_in_a_row or e.started_at >= e.since + interval '1 day')
            or e.status = 'succeeded' and e.previous = 'failed')
     union all
@@ -156,7 +163,8 @@ begin
 end $$;
 comment on function find_alerts(timestamptz, uuid[]) is
   'pgonce: what is worth telling of what happened since then: failed, late, skipped and missing runs, dead webhook events, '
-  'imports that failed or stalled. p_watched: runs that started before, and were running. dedupe_key is the same at every look.';
+  'imports that failed or stalled. p_watched: runs that started before, and were running or waited for a retry. dedupe_key is the '
+  'same at every look.';
 
 create or replace function collect_alerts(p_channels text[], p_every interval default '0') returns integer
 language plpgsql set search_path from current as $$
@@ -164,7 +172,7 @@ declare
   v_channels text[];
   v_since timestamptz;
   v_watched uuid[];
-  v_running uuid[];
+  v_unfinished uuid[];
   v_now timestamptz := clock_timestamp();
   v_written integer;
 begin
@@ -178,15 +186,17 @@ begin
   if v_channels is null then return 0; end if;
   select array_agg(distinct w.id) into v_watched from alert_channels c, unnest(c.watched) as w (id)
   where c.channel = any (v_channels);
-  -- Before the look: a run that ends between the two is found by this look, and again by the next.
-  select array_agg(id) into v_running from cron_job_runs where status = 'running';
+  -- Before the look: a run that ends between the two is found by this look, and again by the next. One that waits for its
+  -- retry may get none, hours after it failed.
+  select array_agg(id) into v_unfinished
+  from (select id from cron_job_runs where status = 'running' union all select run_id from job_retries) r;
   insert into alerts (channel, kind, subject, dedupe_key, message, detail)
   select c, f.kind, f.subject, f.dedupe_key, f.message, f.detail
   -- The hour is for transactions that took long to commit; a look after a long silence goes no further back than a week.
-  from find_alerts(greatest(v_since, v_now - interval '7 days'), v_watched || v_running) f, unnest(v_channels) c
+  from find_alerts(greatest(v_since, v_now - interval '7 days'), v_watched || v_unfinished) f, unnest(v_channels) c
   on conflict do nothing;
   get diagnostics v_written = row_count;
-  update alert_channels set looked_at = v_now, watched = coalesce(v_running, '{}') where channel = any (v_channels);
+  update alert_channels set looked_at = v_now, watched = coalesce(v_unfinished, '{}') where channel = any (v_channels);
   delete from alerts where created_at < v_now - interval '30 days';
   return v_written;
 end $$;
