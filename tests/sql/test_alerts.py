@@ -100,3 +100,25 @@ def test_a_failure_that_becomes_final_hours_after_it_is_told(conn: Connection) -
     conn.execute("update job_retries set due_at = now() - interval '1 hour'")
     look(conn)
     assert told(conn) == [("run_failed", "j")]
+
+
+def test_a_look_reads_no_more_than_the_runs_that_it_is_about(conn: Connection) -> None:
+    """Not the whole table by its time, for a job of which there are few runs: statistics know nothing of those."""
+    conn.execute(
+        "insert into cron_job_runs (job_name, key, status, started_at)"
+        " select 'job_' || n % 50, n, 'succeeded', now() - interval '1 day' - n * interval '1 second'"
+        " from generate_series(1, 20000) n"
+    )
+    conn.execute("vacuum analyze cron_job_runs")
+    conn.execute("select start_job_run('rare', p_key => n::text) from generate_series(1, 20) n")
+    conn.execute("update cron_job_runs set started_at = now() - interval '2 minutes' where job_name = 'rare'")
+    read = (
+        "select sum(pg_stat_get_xact_tuples_returned(oid)) from pg_class"
+        " where relkind in ('r', 'i') and relname ~ 'cron_(job_)?runs'"
+    )
+    for plan in ("force_custom_plan", "force_generic_plan"):
+        conn.execute(f"set plan_cache_mode = {plan}".encode())
+        with conn.transaction():
+            before = value(conn, read)
+            conn.execute("select from find_alerts(now() - interval '1 hour', '{}')")
+            assert value(conn, read) - before < 1000

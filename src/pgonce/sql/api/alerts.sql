@@ -42,14 +42,16 @@ begin
     select r.job_name, 0 from cron_job_runs r where r.id = any (p_watched) and r.started_at < p_since),
   -- An import that fails is told as one, not as a run of its runner. Streaks are looked for in a job's new runs and
   -- the 25 before: one bounded index scan per job, and not one per key, of which there may be one for each run.
+  -- "any (array[…])" and job_name in the order: with "=" the planner may walk idx_cron_runs_started, and of a job with few runs
+  -- to the end of the table.
   newest as (
     select h.* from (
       select c.job_name, sum(c.runs)::bigint as runs from recent c where c.job_name <> 'seed_runner' group by c.job_name) j
     cross join lateral (
       select r.id, r.job_name, r.key, r.status, r.started_at, r.completed_at, r.duration_ms, r.scheduled_for, r.error_message,
              r.attempt, r.retries, r.retry_of, r.stop_requested_at
-      from cron_job_runs r where r.job_name = j.job_name and r.status <> 'skipped'
-      order by r.started_at desc limit j.runs + 25) h),
+      from cron_job_runs r where r.job_name = any (array[j.job_name]) and r.status <> 'skipped'
+      order by r.job_name, r.started_at desc limit j.runs + 25) h),
   -- The runs of other keys may have pushed a watched one out of these.
   history as (
     select n.* from newest n
@@ -108,7 +110,8 @@ begin
       select count(*) as runs, percentile_disc(0.95) within group (order by u.duration_ms) as p95
       from (select b.duration_ms from (
               select r.duration_ms, r.key, r.status from cron_job_runs r
-              where r.job_name = h.job_name and r.started_at < h.started_at order by r.started_at desc limit 200) b
+              where r.job_name = any (array[h.job_name]) and r.started_at < h.started_at
+              order by r.job_name, r.started_at desc limit 200) b
             where b.key = h.key and b.status = 'succeeded' limit 20) u) usual
     where spent.ms > 60000 and (h.status = 'running' or h.completed_at >= p_since)
       and usual.runs >= 5 and spent.ms > 3 * usual.p95  -- of fewer than five runs none is usual
