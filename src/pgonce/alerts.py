@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import random
+import string
 import threading
 import urllib.error
 import urllib.request
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from http.client import HTTPException
 from typing import Self, TypeAlias
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import psycopg
 
@@ -70,10 +71,8 @@ class Alerts(Service):
     ) -> None:
         self._url = url
         self._schema = schema
-        self._channels = {
-            protocol.channel_name(channel): _sender(channel, f"alert URL {number}")
-            for number, channel in enumerate(channels, 1)
-        }
+        senders = [_sender(channel, f"alert URL {number}") for number, channel in enumerate(channels, 1)]
+        self._channels = dict(zip(map(protocol.channel_name, channels), senders, strict=True))
         self._ping = None if ping is None else _request(ping, "the ping URL")
         self._ping_failed = False
         self._every = every
@@ -126,7 +125,7 @@ class Alerts(Service):
             try:
                 send(alert)
             except Exception as error:  # noqa: BLE001 -- a channel is somebody else's code; its text may quote the URL
-                reason = str(error) if isinstance(error, Undelivered) else type(error).__name__
+                reason = _reason(error)
                 log.warning("alert channel %s has not taken %s of %s: %s", channel, alert.kind, alert.subject, reason)
                 call(self._pool, protocol.alert_failed(alert, reason), self._schema)
                 return False
@@ -139,12 +138,16 @@ class Alerts(Service):
             return
         try:
             _open(self._ping)
-        except Undelivered as error:
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the alerts are told
             if not self._ping_failed:
-                log.warning("the ping fails: %s", error)
+                log.warning("the ping fails: %s", _reason(error))
             self._ping_failed = True
         else:
             self._ping_failed = False
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, Undelivered) else type(error).__name__
 
 
 def _sender(url: str, name: str) -> Send:
@@ -176,7 +179,8 @@ def _request(url: str, name: str, alert: Alert | None = None) -> urllib.request.
     """A POST of ``alert`` as JSON, or a GET; a user and password in the URL become a header."""
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
+        # now, rather than at the first alert: an empty label, or one of over 63 bytes, is an error
+        host, port = (parts.hostname or "").encode("idna").decode(), parts.port
     except ValueError:
         raise InvalidArgument(f"{name} cannot be read: write https://host/path") from None
     if not host or parts.scheme not in {"http", "https"} or not url.isprintable() or " " in url:
@@ -184,7 +188,9 @@ def _request(url: str, name: str, alert: Alert | None = None) -> urllib.request.
     address = f"[{host}]" if ":" in host else host
     if port is not None:
         address += f":{port}"
-    request = urllib.request.Request(parts._replace(netloc=address, fragment="").geturl())  # noqa: S310 -- checked above
+    # what is not ASCII is percent-encoded, as browsers do: http.client knows no other letters
+    target = quote(parts._replace(netloc=address, fragment="").geturl(), safe=string.punctuation)
+    request = urllib.request.Request(target)  # noqa: S310 -- checked above
     request.add_header("User-Agent", "pgonce")
     if parts.username is not None:
         login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"

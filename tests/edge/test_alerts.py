@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -299,8 +300,23 @@ def test_a_url_of_another_scheme_goes_through_apprise(
     assert channel.told()[-1]["message"].startswith("job j failed: boom")
 
 
+def test_what_is_not_ascii_in_a_url_is_percent_encoded(
+    conn: Connection, channel: Channel, look: Callable[..., None]
+) -> None:
+    runs(conn, "j", "f")
+    look(channel.url + "/büro?für=é%20", ping=channel.url + "/büro")
+    encoded = f"/hook/{SECRET}/b%C3%BCro"
+    assert Counter((method, path) for method, path, *_ in channel.asked) == {
+        ("GET", encoded): 1,
+        ("POST", encoded + "?f%C3%BCr=%C3%A9%20"): 1,
+    }
+
+
+NO_HOST = [f"http:///{SECRET}", f"http://h:{SECRET}/", f"https://h..example/{SECRET}", f"http://h/{SECRET}\udcfc"]
+
+
 @apprise
-@pytest.mark.parametrize("url", [f"http:///{SECRET}", f"http://h:{SECRET}/", f"nothing://{SECRET}", SECRET])
+@pytest.mark.parametrize("url", [*NO_HOST, f"http://{'h' * 64}.example/{SECRET}", f"nothing://{SECRET}", SECRET])
 def test_a_url_that_cannot_be_read_is_refused_without_being_quoted(
     database: str, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -309,6 +325,13 @@ def test_a_url_that_cannot_be_read_is_refused_without_being_quoted(
         Alerts(database, ["http://localhost/", url])
     assert "alert URL 2" in str(refused.value)
     assert SECRET not in str(refused.value) + caplog.text
+
+
+@pytest.mark.parametrize("url", NO_HOST)
+def test_a_ping_url_that_cannot_be_read_is_refused_without_being_quoted(database: str, url: str) -> None:
+    with pytest.raises(InvalidArgument, match="the ping URL") as refused:
+        Alerts(database, ping=url)
+    assert SECRET not in str(refused.value)
 
 
 def test_without_apprise_one_line_says_what_to_install(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,6 +357,25 @@ def test_a_worker_tells_and_pings_and_no_output_of_it_holds_a_url(
     assert printed.splitlines()[0] == "worker started: 0 jobs scheduled, 1 alert channels"
     assert SECRET not in printed
     assert ("GET", f"/ping/{SECRET}", {}, None) in channel.asked
+
+
+def test_a_ping_that_fails_in_an_unforeseen_way_stops_no_alert(
+    database: str, conn: Connection, channel: Channel, tmp_path: Path
+) -> None:
+    (tmp_path / "only_jobs.py").write_text("import pgonce\napp = pgonce.App()\n")
+    runs(conn, "j", "f")
+    command: list[str | Path] = [PGONCE, "worker", "--app", "only_jobs", "--database-url", database]
+    command += ["--ping", f"http://ping.example/{SECRET}", "--alert", channel.url]
+    # a proxy's name goes to the resolver as it is, and Python's refuses this one with a UnicodeError
+    env = os.environ | {"http_proxy": "http://proxy..example:1", "no_proxy": "127.0.0.1"}
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True) as worker:
+        try:
+            wait_until(channel.told, "the alert")
+        finally:
+            worker.send_signal(signal.SIGTERM)
+        _, printed = worker.communicate(timeout=30)
+    assert "the ping fails: UnicodeError" in printed
+    assert SECRET not in printed
 
 
 def test_no_ping_goes_out_when_the_database_cannot_be_asked(
