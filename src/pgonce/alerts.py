@@ -12,10 +12,12 @@ import os
 import random
 import string
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from http.client import HTTPException
 from typing import Self, TypeAlias
 from urllib.parse import quote, unquote, urlsplit
@@ -44,7 +46,7 @@ class Undelivered(PgonceError):
 
 
 class Alerts(Service):
-    """Looks for what is worth telling and delivers it, in a thread.
+    """Looks for what is worth telling, in a thread, and tells it, in one for each channel.
 
     At least once for each alert and channel; a repetition, after a crash between delivery and mark, has the same id.
 
@@ -77,7 +79,8 @@ class Alerts(Service):
         self._ping_failed = False
         self._every = every
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="pgonce alerts", daemon=True)
+        self._looking = threading.Thread(target=self._run, name="pgonce alerts", daemon=True)
+        self._telling: dict[str, threading.Thread] = {}
 
     def start(self) -> Self:
         """Begin.
@@ -85,39 +88,57 @@ class Alerts(Service):
         Raises:
             DatabaseUnavailable: now, rather than in the thread.
         """
-        self._pool = database.open_pool(self._url, 1)
-        self._thread.start()
+        self._pool = database.open_pool(self._url, 2)  # a long look holds up no delivery
+        self._looking.start()
         return self
 
     def stop(self, timeout: float | None = None) -> bool:
-        """End behind the delivery in hand; whether it has ended after ``timeout`` seconds (None: for ever)."""
+        """End behind the deliveries in hand; whether it has ended after ``timeout`` seconds (None: for ever)."""
         self._stop.set()
-        self._thread.join(timeout)
-        ended = not self._thread.is_alive()
+        until = None if timeout is None else time.monotonic() + timeout
+        self._looking.join(timeout)
+        threads = [self._looking, *self._telling.values()]
+        for thread in threads:
+            thread.join(None if until is None else max(until - time.monotonic(), 0))
+        ended = not any(thread.is_alive() for thread in threads)
         if ended:
             self._pool.close()
         return ended
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            try:
-                self._round()
-            except (PgonceError, psycopg.Error) as error:
-                log.warning("%s", str(error).splitlines()[0])
-            except Exception as error:  # noqa: BLE001 -- without its text, which may quote a URL
-                log.warning("the alerts stumbled: %s", type(error).__name__)
+            self._guarded(self._round)
             self._stop.wait(self._every * random.uniform(0.5, 1.0))  # noqa: S311 -- so that workers do not look in step
 
     def _round(self) -> None:
         # any number of workers cost the database about one look per 15 s
         every = timedelta(seconds=self._every / 2)
         call(self._pool, protocol.collect_alerts(list(self._channels), every), self._schema)
-        self._ping_outside()  # before the deliveries: slow channels are not the death of everything
+        if self._ping is not None:
+            self._beside("ping", partial(self._ping_outside, self._ping))
         for channel, send in self._channels.items():
-            # One at a time, and no second one to a channel that has just failed: it would cost another timeout, and
-            # the channels behind it would wait for that.
-            while not self._stop.is_set() and self._deliver(channel, send):
-                pass
+            self._beside(channel, partial(self._tell, channel, send))
+
+    def _beside(self, name: str, work: Callable[[], None]) -> None:
+        """``work`` in a thread of its own, so that it holds up nobody; not while an earlier round's is still at it."""
+        if name not in self._telling or not self._telling[name].is_alive():
+            thread = threading.Thread(target=self._guarded, args=[work], name=f"pgonce alerts {name}", daemon=True)
+            self._telling[name] = thread
+            thread.start()
+
+    @staticmethod
+    def _guarded(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except (PgonceError, psycopg.Error) as error:
+            log.warning("%s", str(error).splitlines()[0])
+        except Exception as error:  # noqa: BLE001 -- without its text, which may quote a URL
+            log.warning("the alerts stumbled: %s", type(error).__name__)
+
+    def _tell(self, channel: str, send: Send) -> None:
+        # no second one to a channel that has just failed: it would cost another timeout
+        while not self._stop.is_set() and self._deliver(channel, send):
+            pass
 
     def _deliver(self, channel: str, send: Send) -> bool:
         """The channel's next alert; False when there is none, or it was not taken."""
@@ -133,11 +154,9 @@ class Alerts(Service):
             return True
         return False
 
-    def _ping_outside(self) -> None:
-        if self._ping is None:
-            return
+    def _ping_outside(self, ping: urllib.request.Request) -> None:
         try:
-            _open(self._ping)
+            _open(ping)
         except Exception as error:  # noqa: BLE001 -- whatever it is, the alerts are told
             if not self._ping_failed:
                 log.warning("the ping fails: %s", _reason(error))

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,12 @@ apprise = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationW
 
 
 class Channel:
-    """A server that takes alerts, or answers as told; what it was asked, in order."""
+    """A server that takes alerts, or answers as told, and when; what it was asked, in order."""
 
     def __init__(self) -> None:
         self.status = 200
+        self.answers = threading.Event()
+        self.answers.set()
         self.asked: list[tuple[str, str, dict[str, Any], str | None]] = []
         asked = self.asked
         channel = self
@@ -47,6 +50,7 @@ class Channel:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 asked.append((self.command, self.path, json.loads(body or b"{}"), self.headers.get("Authorization")))
+                channel.answers.wait()
                 self.send_response(channel.status)
                 self.send_header("Location", "/elsewhere")
                 self.send_header("Content-Length", "0")
@@ -69,13 +73,22 @@ class Channel:
 
 @pytest.fixture
 def channel() -> Iterator[Channel]:
+    with listening() as made:
+        yield made
+
+
+@contextmanager
+def listening() -> Iterator[Channel]:
     made = Channel()
     thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield made
-    made.server.shutdown()
-    thread.join()
-    made.server.server_close()
+    try:
+        yield made
+    finally:
+        made.answers.set()
+        made.server.shutdown()
+        thread.join()
+        made.server.server_close()
 
 
 @pytest.fixture
@@ -86,6 +99,8 @@ def look(database: str) -> Callable[..., None]:
         alerts = Alerts(database, channels, ping=ping, every=0)
         with open_pool(database, 1) as alerts._pool:
             alerts._round()
+            for thread in alerts._telling.values():
+                thread.join()
 
     return once
 
@@ -272,6 +287,26 @@ def test_a_broken_channel_is_tried_again_later_and_stops_no_other(
     assert len(channel.told()) == 1
     rows = conn.execute("select a::text from alerts a union all select c::text from alert_channels c").fetchall()
     assert SECRET not in str(rows)
+
+
+def test_neither_a_slow_channel_nor_a_slow_ping_holds_up_another_channel_or_the_next_look(
+    database: str, conn: Connection, channel: Channel, caplog: pytest.LogCaptureFixture
+) -> None:
+    for job in "abc":
+        runs(conn, job, "f")
+    with listening() as slow, listening() as pinged:
+        slow.answers.clear()
+        pinged.answers.clear()
+        with Alerts(database, [slow.url, channel.url], ping=pinged.url, every=0.02):
+            wait_until(lambda: len(slow.asked) == len(pinged.asked) == 1, "both to be asked")
+            wait_until(lambda: len(channel.told()) == 3, "the alerts of the channel behind the slow one")
+            pinged.answers.set()
+            wait_until(lambda: len(pinged.asked) == 3, "pings of later looks")
+            assert len(slow.asked) == 1, "one at a time"
+            assert caplog.text == "", "nobody has waited until the slow ones were given up"
+            slow.answers.set()
+            wait_until(lambda: len(slow.told()) == 3, "the alerts of the slow channel")
+    assert slow.kinds() == channel.kinds() == {("run_failed", job): 1 for job in "abc"}
 
 
 def test_a_user_and_password_in_the_url_go_into_a_header(
