@@ -26,6 +26,7 @@ from pgonce.database import open_pool
 from pgonce.errors import InvalidArgument, PgonceError
 from pgonce.protocol.alerts import channel_name
 from tests.conftest import wait_until
+from tests.faults.proxy import proxy
 from tests.sql import transitions
 
 Connection = psycopg.Connection[Any]
@@ -421,6 +422,19 @@ def test_no_ping_goes_out_when_the_database_cannot_be_asked(
     with pytest.raises(PgonceError, match="pgonce migrate"):
         look(ping=channel.url)
     assert [method for method, *_ in channel.asked] == ["GET"]
+
+
+def test_the_first_look_after_an_outage_connects_and_waits_for_no_back_off(
+    database: str, conn: Connection, channel: Channel, caplog: pytest.LogCaptureFixture
+) -> None:
+    with proxy(database) as network, Alerts(network.url, [channel.url], every=0.02):
+        wait_until(lambda: conn.execute("select looked_at from alert_channels").fetchone(), "the first look")
+        network.down()
+        # 5 minutes is the default
+        wait_until(lambda: "reconnection attempt in pool 'pgonce' failed" in caplog.text, "the pool has given up", 60)
+        runs(conn, "j", "f", first="5 minutes")
+        network.up()
+        wait_until(channel.told, "the alert", 60)
 
 
 STATES = {"absent", "due", "claimed", "waiting", "delivered"}
