@@ -89,9 +89,6 @@ class Alerts(Service):
             DatabaseUnavailable: now, rather than in the thread.
         """
         self._pool = database.open_pool(self._url, 2)  # a long look holds up no delivery
-        # A pool that has lost its connection tries after 1, 2, 4 … seconds, for 5 minutes, and whoever waits does not
-        # hasten it: 135 s without a database were 250 s without alerts. One that has given up tries for the next look.
-        self._pool.reconnect_timeout = database.TIMEOUT
         self._looking.start()
         return self
 
