@@ -147,8 +147,9 @@ class App:
             catch_up: of the ticks that passed while no worker ran: none (but one younger than ``grace`` is run), the
                 last, or all.
             catch_up_window: ticks older than this are given up.
-            jitter: each tick is delayed by up to this, so that not everything begins at the full hour.
-            grace: a tick that has not started after this long was missed.
+            jitter: each tick is delayed by up to this, though not to the next one, so that not everything begins at the
+                full hour.
+            grace: a tick that has not started this long after its jitter was missed.
             retries: how often a failure is retried, each time by a new run.
             backoff: the time before the first retry; it doubles with each, up to a day.
             timeout: after this long the run has failed. An asynchronous job is cancelled; a synchronous one sees

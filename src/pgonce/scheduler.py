@@ -265,4 +265,4 @@ class Scheduler(Service):
 
 def _next(name: Name, plan: Plan, tick: datetime) -> protocol.NextTick:
     # with its jitter a tick may start later and is not missed yet
-    return protocol.NextTick(*name, plan.cron.expression, plan.cron.timezone, tick, plan.grace + plan.jitter)
+    return protocol.NextTick(*name, plan.cron.expression, plan.cron.timezone, tick, plan.patience)

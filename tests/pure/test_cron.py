@@ -13,6 +13,7 @@ import pgonce
 from pgonce.errors import InvalidArgument
 from pgonce.protocol.agenda import Agenda
 from pgonce.protocol.cron import CatchUp, Cron, Plan
+from pgonce.protocol.interval import interval
 
 NEW_YORK, LONDON = "America/New_York", "Europe/London"
 
@@ -135,3 +136,33 @@ def test_jitter_delays_a_tick_by_the_same_on_every_machine_and_spreads_the_jobs(
     assert 20 < len(early) < 80
     assert {tick for due in early for tick in due.run} == {utc("2026-01-01 01:00")}
     assert len(early) + len(one.due(utc("2026-01-01 01:10"))) == 100
+
+
+@pytest.mark.parametrize(
+    ("expression", "jitter", "grace"),
+    [("0 * * * *", "30 minutes", "5 minutes"), ("* * * * *", "40 seconds", "5 seconds"), ("* * * * *", "1 hour", "1 s")],
+)
+def test_a_jitter_longer_than_the_grace_or_the_time_between_two_ticks_loses_none(
+    expression: str, jitter: str, grace: str
+) -> None:
+    cron = Cron(expression)
+    plan = Plan(cron, jitter=interval(jitter), grace=interval(grace))
+    start = utc("2026-01-01 00:00:30")
+    agenda, run = Agenda({("j", ""): plan}, {}, start), []
+    while len(run) < 100:
+        assert agenda.next_at is not None
+        [due] = agenda.due(agenda.next_at)
+        assert due.given_up is None
+        run += due.run
+    assert run == list(islice(cron.ticks(start), 100))
+
+
+def test_after_a_gap_a_tick_whose_jitter_is_not_over_is_not_run_before_its_time() -> None:
+    plan = Plan(Cron("0 * * * *"), "last", jitter=timedelta(minutes=50))
+    last, tick = utc("2026-01-01 05:00"), utc("2026-01-01 06:00")
+    due_at = tick + plan.delay("j", "", tick)
+    assert due_at - tick > timedelta(minutes=1)
+    agenda = Agenda({("j", ""): plan}, {("j", ""): utc("2026-01-01 00:00")}, due_at - timedelta(seconds=1))
+    assert [due.run for due in agenda.due(due_at - timedelta(seconds=1))] == [[last]]
+    assert agenda.next_at == due_at
+    assert [due.run for due in agenda.due(due_at)] == [[tick]]

@@ -57,11 +57,20 @@ class Agenda:
             _, name, tick = heapq.heappop(self._heap)
             plan = self._plans[name]
             following = plan.cron.after(tick)
-            if now - tick <= plan.grace and (following is None or following > now):  # on time, as nearly always
+            if now - tick <= plan.patience and (following is None or following > now):  # on time, as nearly always
                 found.append(Due(name, [tick], None))
             else:
-                run, given_up = plan.owed(tick - _INSTANT, now)
+                run, given_up = plan.owed(tick - _INSTANT, self._passed(name, now))
                 found.append(Due(name, run, given_up))
                 following = plan.cron.after(max([tick, *run, *([given_up] if given_up else [])]))
             self._push(name, following)
         return found
+
+    def _passed(self, name: Name, now: datetime) -> datetime:
+        """The moment up to which the job's ticks are due: ``now``, unless the last one waits for the end of its jitter."""
+        plan = self._plans[name]
+        if plan.jitter:
+            last = plan.cron.last(now - plan.jitter, now)
+            if last is not None and last + plan.delay(*name, last) > now:
+                return last - _INSTANT
+        return now

@@ -93,12 +93,17 @@ class Plan:
     """With ``last`` and ``all``: ticks older than this are given up."""
     jitter: timedelta = timedelta()
     grace: timedelta = timedelta(minutes=5)
-    """A tick may start this late; then it was missed."""
+    """A tick may start this long after its jitter; then it was missed."""
+
+    @property
+    def patience(self) -> timedelta:
+        """How late a tick may be and is not missed: one that its jitter has put off is not late yet."""
+        return self.grace + self.jitter
 
     @property
     def reach(self) -> timedelta:
         """How late a tick may be and still be run."""
-        return self.grace if self.catch_up == "none" else max(self.window, self.grace)
+        return self.patience if self.catch_up == "none" else max(self.window, self.grace) + self.jitter
 
     def owed(self, after: datetime, now: datetime) -> tuple[list[datetime], datetime | None]:
         """The ticks in (after, now] that are to be run now, and the last one that is given up.
@@ -115,8 +120,15 @@ class Plan:
         return run, self.cron.last(after, run[0] - _INSTANT if run else now)
 
     def delay(self, name: str, key: str, tick: datetime) -> timedelta:
-        """The jitter of a tick: the same on every machine, else the smallest of many would win."""
-        return self.jitter * (zlib.crc32(f"{name}\n{key}\n{tick.timestamp()}".encode()) / 2**32)
+        """The jitter of a tick: the same on every machine, else the smallest of many would win.
+
+        It ends before the next tick: of two that wait at once only the last would run.
+        """
+        if not self.jitter:
+            return self.jitter
+        following = self.cron.after(tick)
+        longest = self.jitter if following is None else min(self.jitter, following - tick)
+        return longest * (zlib.crc32(f"{name}\n{key}\n{tick.timestamp()}".encode()) / 2**32)
 
 
 def read_plan(
