@@ -146,7 +146,7 @@ class App:
             timezone: where those hours are, "America/New_York".
             catch_up: of the ticks that passed while no worker ran: none (but one younger than ``grace`` is run), the
                 last, or all.
-            catch_up_window: ticks older than this are given up.
+            catch_up_window: ticks older than this are given up; more than a century is for ever.
             jitter: each tick is delayed by up to this, though not to the next one, so that not everything begins at the
                 full hour.
             grace: a tick that has not started this long after its jitter was missed.

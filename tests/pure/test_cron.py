@@ -166,3 +166,17 @@ def test_after_a_gap_a_tick_whose_jitter_is_not_over_is_not_run_before_its_time(
     assert [due.run for due in agenda.due(due_at - timedelta(seconds=1))] == [[last]]
     assert agenda.next_at == due_at
     assert [due.run for due in agenda.due(due_at)] == [[tick]]
+
+
+@pytest.mark.parametrize("length", ["999999 days", "999999999 days"])
+@pytest.mark.parametrize("catch_up", ["none", "last", "all"])
+def test_a_length_of_time_beyond_the_calendar_means_for_ever(catch_up: CatchUp, length: str) -> None:
+    app = pgonce.App()
+    options = {"catch_up_window": length, "jitter": length, "grace": length}
+    app.job("j", cron="0 * * * *", catch_up=catch_up, **options)(lambda run: None)
+    plan = app.jobs["j"].plan
+    assert plan is not None
+    run, given_up = plan.owed(utc("2026-01-01 00:00"), utc("2026-01-01 03:00"))
+    assert (len(run), given_up) == ((3, None) if catch_up == "all" else (1, utc("2026-01-01 02:00")))
+    agenda = Agenda({("j", ""): plan}, {("j", ""): utc("2026-01-01 00:00")}, utc("2026-01-01 00:00"))
+    assert len(agenda.due(utc("2026-01-01 03:00"))) == 1

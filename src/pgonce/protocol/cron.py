@@ -81,6 +81,8 @@ class Cron:
 
 
 _INSTANT = timedelta(microseconds=1)
+_FOR_EVER = timedelta(days=36_500)
+"""A longer length of time ends here: Python's dates, and PostgreSQL's, end before "999999 days" ago or ahead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,7 @@ def read_plan(
     return Plan(
         cron,
         catch_up,
-        interval(window, f"the catch-up window {of}"),
-        timedelta() if jitter is None else interval(jitter, f"the jitter {of}"),
-        interval(grace, f"the grace {of}"),
+        min(interval(window, f"the catch-up window {of}"), _FOR_EVER),
+        timedelta() if jitter is None else min(interval(jitter, f"the jitter {of}"), _FOR_EVER),
+        min(interval(grace, f"the grace {of}"), _FOR_EVER),
     )
