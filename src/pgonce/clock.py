@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
+
+_BOOTTIME = getattr(time, "CLOCK_BOOTTIME", None)
+"""Linux's steady clock, which goes on while the machine is suspended."""
 
 
 class Clock(Protocol):
@@ -21,14 +25,20 @@ class Clock(Protocol):
 
 
 class DatabaseClock:
-    """The database's time of day: this machine's, and how far that is off."""
+    """The database's time of day: what it said last, and the time since then by a clock that nobody sets.
+
+    Not by this machine's time of day: a step of that (NTP, a virtual machine that is resumed) would start ticks
+    before their time, or stop all of them, until the next comparison. Where the steady clock stands still while the
+    machine is suspended, that is how long its ticks oversleep.
+    """
 
     def __init__(self) -> None:
-        self._offset = timedelta()
+        self.set(datetime.now(UTC))
 
     def now(self) -> datetime:
-        """By the wall clock and not the monotonic one, which stands still while a machine is suspended."""
-        return datetime.now(UTC) + self._offset
+        """The time of day."""
+        said, when = self._said
+        return said + timedelta(seconds=_steady() - when)
 
     def wait(self, until: datetime, stop: threading.Event) -> None:
         """Until then, or until ``stop``."""
@@ -36,4 +46,8 @@ class DatabaseClock:
 
     def set(self, database_time: datetime) -> None:
         """What the database says it is."""
-        self._offset = database_time - datetime.now(UTC)
+        self._said = database_time, _steady()
+
+
+def _steady() -> float:
+    return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
