@@ -11,14 +11,10 @@ import asyncio
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any, Self
 from uuid import UUID
-
-import psycopg
 
 from pgonce import database
 from pgonce._async.jobs import AsyncJobs
@@ -26,10 +22,11 @@ from pgonce._sync.execute import call
 from pgonce._sync.jobs import Jobs
 from pgonce.app import App, Job
 from pgonce.clock import Clock, DatabaseClock
-from pgonce.errors import DatabaseUnavailable, PgonceError
+from pgonce.errors import PgonceError
+from pgonce.hands import Hands, guarded
 from pgonce.protocol import jobs as protocol
 from pgonce.protocol import stats
-from pgonce.protocol.agenda import Agenda, Due, Name
+from pgonce.protocol.agenda import Agenda, Name
 from pgonce.protocol.call import Call, value
 from pgonce.protocol.cron import Plan
 from pgonce.service import Service
@@ -65,18 +62,18 @@ class Scheduler(Service):
         self._clock = clock or DatabaseClock()
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._unfinished = 0
-        self._moved: dict[Name, datetime] = {}
-        self._again: list[tuple[Name, datetime]] = []
-        self._backlog: dict[Name, deque[datetime]] = {}
+        self._since: dict[Name, datetime] = {}
+        self._moved: set[Name] = set()
+        self._owing: dict[Name, datetime] = {}
+        self._at_hand: set[Name] = set()
         self._retrying: set[UUID] = set()
-        self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="pgonce job")
+        self._hands = Hands(concurrency, "pgonce job")
         self._loop = threading.Thread(target=self._run, name="pgonce scheduler", daemon=True)
 
     @property
     def unfinished(self) -> int:
         """Runs that are at work or wait for a thread."""
-        return self._unfinished
+        return self._hands.unfinished
 
     def start(self) -> Self:
         """Begin, with the ticks that have passed since each job's last one.
@@ -93,14 +90,15 @@ class Scheduler(Service):
         now = self._clock.now()
         # planned, and not only fired: a tick that came while everybody was down is owed, though the job never ran.
         # No later than now: what is planned may be the tick of a cron expression that was changed since.
-        self._since = {
+        self._since = dict.fromkeys(names, now) | {
             (each.name, each.key): min(max(each.fired or each.planned, each.planned - _INSTANT), now)
             for each in last
             if each.planned
         }
         self._agenda = Agenda(self._plans, self._since, now)
-        self._moved = {name: self._since.get(name, now) for name in names}
+        self._moved = set(names)
         self._write_plan()
+        self._hands.start()
         self._loop.start()
         return self
 
@@ -115,9 +113,8 @@ class Scheduler(Service):
         """
         self._stop.set()
         until = None if timeout is None else time.monotonic() + timeout
-        self._loop.join(timeout)
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        threads = [self._loop, *self._threads._threads]  # noqa: SLF001 -- shutdown() itself knows no timeout
+        self._hands.stop()
+        threads = [self._loop, *self._hands.threads]
         for thread in threads:
             thread.join(None if until is None else max(until - time.monotonic(), 0))
         ended = not any(thread.is_alive() for thread in threads)
@@ -129,112 +126,111 @@ class Scheduler(Service):
         upkeep = replan = self._clock.now()
         while not self._stop.is_set():
             now = self._clock.now()
-            for due in self._agenda.due(now):
-                self._deal_with(due)
+            guarded(self._look, now)
             if now >= upkeep:
                 upkeep = now + UPKEEP_EVERY
-                self._guarded(self._upkeep)
+                guarded(self._upkeep)
             if now >= replan:
                 replan = now + REPLAN_EVERY
                 with self._lock:
-                    self._moved = {name: self._since[name] for name in self._plans if name in self._since} | self._moved
+                    self._moved.update(self._plans)
             self._clock.wait(min(upkeep, self._agenda.next_at or upkeep), self._stop)
+
+    def _look(self, now: datetime) -> None:
+        for name, _ in self._agenda.due(now):
+            with self._lock:
+                self._owing[name] = now
+            self._see_to_soon(name)
 
     def _upkeep(self) -> None:
         self._clock.set(call(self._pool, Call("clock_timestamp", {}, value), "pg_catalog"))
         if closed := call(self._pool, protocol.abandon_job_runs(), self._schema):
             log.warning("%s runs had shown no sign of life for their window: closed as failed", closed)
-        again, self._again = self._again, []
-        for name, tick in again:
-            if self._clock.now() - tick <= self._plans[name].reach:
-                self._submit(self._tick, name, tick)
+        for name in list(self._owing):
+            self._see_to_soon(name)
         for retry in call(self._pool, protocol.due_job_retries(list(self._app.jobs)), self._schema):
             if retry.run_id not in self._retrying:
                 self._retrying.add(retry.run_id)
-                self._submit(self._retry, retry)
+                self._hands.give(self._retry, retry)
         self._write_plan()
 
     def _write_plan(self) -> None:
         with self._lock:
-            moved, self._moved = self._moved, {}
+            moved, self._moved = self._moved, set()
         ticks = []
-        for name, since in moved.items():
-            self._since[name] = since
+        for name in moved:
             plan = self._plans[name]
-            if following := plan.cron.after(since):
+            if following := plan.cron.after(self._since[name]):
                 ticks.append(_next(name, plan, following))
         if ticks:
             call(self._pool, protocol.plan_job_ticks(ticks), self._schema)
 
-    def _deal_with(self, due: Due) -> None:
-        if due.given_up:
-            self._submit(self._give_up, due.name, due.given_up)
-        if self._plans[due.name].catch_up != "all":
-            for tick in due.run:
-                self._submit(self._tick, due.name, tick)
-            return
-        with self._lock:  # every tick in its turn: side by side, all but the first would be skipped as overlaps
-            waiting = self._backlog.get(due.name)
-            self._backlog.setdefault(due.name, deque()).extend(due.run)
-        if waiting is None:
-            self._submit(self._work_off, due.name)
+    # A tick is not handed to a thread: the job is, and the thread asks, when it has time, what the job owes by then.
+    # What was put off, by threads that were busy or a database that was away, is so held to the job's own rule, and
+    # what could not be done is simply still owed.
 
-    def _submit(self, action: Callable[..., None], *arguments: Any) -> None:
+    def _see_to_soon(self, name: Name) -> None:
         with self._lock:
-            self._unfinished += 1
+            if name in self._at_hand or name not in self._owing:
+                return  # whoever has it looks again before it lets go
+            self._at_hand.add(name)
+        self._hands.give(self._see_to, name)
 
-        def act() -> None:
-            try:
-                self._guarded(action, *arguments)
-            finally:
-                with self._lock:
-                    self._unfinished -= 1
+    def _see_to(self, name: Name) -> None:
+        plan = self._plans[name]
+        in_turn = plan.catch_up == "all"  # side by side, all but the first tick would be skipped as overlaps
+        has_it, run = True, list[datetime]()
 
-        self._threads.submit(act)
+        def begun() -> None:
+            nonlocal has_it
+            self._dealt_with(name, run.pop(0))
+            if not in_turn:
+                has_it = False
+                self._let_go(name, asked)
 
-    @staticmethod
-    def _guarded(action: Callable[..., None], *arguments: Any) -> None:
         try:
-            action(*arguments)
-        except (PgonceError, psycopg.Error) as error:
-            log.warning("%s", str(error).splitlines()[0])
-        except Exception:
-            log.exception("the scheduler stumbled")
+            while has_it and not self._stop.is_set():
+                asked = self._owing[name]
+                # no earlier than it was asked: a comparison of the clocks may have turned ours back by a little since
+                now = max(asked, self._clock.now())
+                if not run or now - run[0] > plan.reach:
+                    run, given_up = self._agenda.owed(name, self._since[name], now)
+                    if given_up:
+                        self._give_up(name, given_up)
+                if not run:
+                    has_it = False
+                    self._let_go(name, asked)
+                elif in_turn and self._is_at_work(name):
+                    self._stop.wait(0.2)
+                else:
+                    self._perform(self._app.jobs[name[0]], begun, scheduled_for=run[0])
+        finally:
+            if has_it:  # it still owes what it owed: the next upkeep sees to it
+                with self._lock:
+                    self._at_hand.discard(name)
+
+    def _let_go(self, name: Name, asked: datetime) -> None:
+        with self._lock:
+            self._at_hand.discard(name)
+            if self._owing[name] == asked:
+                del self._owing[name]
+                return
+        self._see_to_soon(name)
+
+    def _is_at_work(self, name: Name) -> bool:
+        # Another scheduler may be at the same backlog: this tick would be skipped as an overlap of its run.
+        running = call(self._pool, stats.list_job_runs(name=name[0], status="running", limit=1000), self._schema)
+        return any(run.key == name[1] for run in running)
 
     def _dealt_with(self, name: Name, tick: datetime) -> None:
         with self._lock:
-            self._moved[name] = max(tick, self._moved.get(name, tick))
+            self._since[name] = max(tick, self._since[name])
+            self._moved.add(name)
 
-    def _tick(self, name: Name, tick: datetime) -> None:
-        started = False
-
-        def on_start() -> None:
-            nonlocal started
-            started = True
-            self._dealt_with(name, tick)
-
-        try:
-            self._perform(self._app.jobs[name[0]], on_start, scheduled_for=tick)
-        except (DatabaseUnavailable, psycopg.OperationalError):
-            if started:
-                raise
-            self._again.append((name, tick))  # the database was away: the tick has no row yet
-
-    def _work_off(self, name: Name) -> None:
-        while not self._stop.is_set():
-            with self._lock:
-                if not self._backlog[name]:
-                    del self._backlog[name]
-                    return
-                tick = self._backlog[name][0]
-            # Another scheduler may be at the same backlog: wait for its run to end, else this tick would be skipped.
-            running = call(self._pool, stats.list_job_runs(name=name[0], status="running", limit=1000), self._schema)
-            if any(run.key == name[1] for run in running):
-                self._stop.wait(0.2)
-                continue
-            self._guarded(self._tick, name, tick)
-            with self._lock:
-                self._backlog[name].popleft()
+    def _give_up(self, name: Name, tick: datetime) -> None:
+        late = "missed: no scheduler has started it, and it is too late for it now"
+        call(self._pool, protocol.skip_job_tick(*name, tick, late), self._schema)
+        self._dealt_with(name, tick)
 
     def _retry(self, retry: protocol.Retry) -> None:
         try:
@@ -242,21 +238,24 @@ class Scheduler(Service):
         finally:
             self._retrying.discard(retry.run_id)
 
-    def _give_up(self, name: Name, tick: datetime) -> None:
-        late = "missed: no scheduler was there, and it is too late for it now"
-        call(self._pool, protocol.skip_job_tick(*name, tick, late), self._schema)
-        self._dealt_with(name, tick)
-
     def _perform(self, job: Job, on_start: Callable[[], None], **options: Any) -> None:
+        started = False
+
+        def begun() -> None:
+            nonlocal started
+            started = True
+            on_start()
+
         try:
             if job.is_async:
-                asyncio.run(self._perform_async(job, on_start, options))
+                asyncio.run(self._perform_async(job, begun, options))
             else:
-                Jobs(self._pool, schema=self._schema).perform(job, on_start=on_start, **options)
-        except (DatabaseUnavailable, psycopg.OperationalError):
-            raise
-        except Exception as error:  # noqa: BLE001 -- the run's row has the traceback; the scheduler goes on
-            log.warning("job %s failed: %s", job.name, f"{type(error).__name__}: {error}".splitlines()[0])
+                Jobs(self._pool, schema=self._schema).perform(job, on_start=begun, **options)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            if not started:  # whatever it was: there is no row of it, so it is still to be done
+                raise PgonceError(f"job {job.name} could not be started: {reason}") from error
+            log.warning("job %s failed: %s", job.name, reason)
 
     async def _perform_async(self, job: Job, on_start: Callable[[], None], options: dict[str, Any]) -> None:
         async with await database.open_async_pool(self._url, 4) as pool:

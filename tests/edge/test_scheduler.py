@@ -39,9 +39,9 @@ class Simulation:
         self._open = ExitStack()
         self.schedulers: list[Scheduler] = []
 
-    def start(self, app: pgonce.App, url: str, count: int = 1) -> None:
+    def start(self, app: pgonce.App, url: str, count: int = 1, *, concurrency: int = 4) -> None:
         for _ in range(count):
-            scheduler = Scheduler(app, url, concurrency=4, clock=_Clock(self, len(self.schedulers)))
+            scheduler = Scheduler(app, url, concurrency=concurrency, clock=_Clock(self, len(self.schedulers)))
             self.schedulers.append(self._open.enter_context(scheduler))
 
     def stop(self) -> None:
@@ -49,13 +49,14 @@ class Simulation:
         self.schedulers.clear()
         self._waiting.clear()
 
-    def rest(self) -> None:
-        """Until everything that is due has been done."""
+    def rest(self, *, busy: bool = False) -> None:
+        """Until everything that is due has been done; ``busy``: or waits for a thread."""
 
         def resting() -> bool:
             with self._changed:
                 waiting = [until for until in self._waiting.values() if until > self.now]
-                return len(waiting) == len(self.schedulers) and not any(each.unfinished for each in self.schedulers)
+                done = busy or not any(each.unfinished for each in self.schedulers)
+                return len(waiting) == len(self.schedulers) and done
 
         wait_until(resting, "the schedulers come to rest", 60)
 
@@ -315,6 +316,128 @@ def test_a_tick_that_comes_while_the_database_is_away_runs_when_it_is_back(
         simulation.run_until("2026-01-01 00:06:00")
         assert ticks(conn) == [("j", "succeeded", utc("2026-01-01 00:05"))]
         simulation.stop()
+
+
+@pytest.mark.parametrize(
+    ("catch_up", "run", "given_up"),
+    [("none", ["00:03"], ["00:02"]), ("last", ["00:03"], ["00:02"]), ("all", ["00:01", "00:02", "00:03"], [])],
+)
+def test_ticks_of_an_outage_are_caught_up_as_the_job_says_and_later_ones_run(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation], monkeypatch: pytest.MonkeyPatch,
+    catch_up: Any, run: list[str], given_up: list[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("pgonce.database.TIMEOUT", 1)  # seconds until a connection that is not to be had is given up
+    app = pgonce.App()
+    app.job("j", cron="* * * * *", catch_up=catch_up)(nothing)
+    with proxy(database) as network:
+        simulation = simulate("2026-01-01 00:00:30")
+        simulation.start(app, network.url)
+        simulation.rest()
+        network.down()
+        simulation.run_until("2026-01-01 00:03:10")
+        assert ticks(conn) == []
+        network.up()
+        connected = "select from pg_stat_activity where datname = current_database() and application_name = 'pgonce'"
+        wait_until(lambda: conn.execute(connected).fetchall(), "the pool is connected again", 60)
+        simulation.run_until("2026-01-01 00:03:40")
+        found = ticks(conn)
+        assert [f"{tick:%H:%M}" for _, status, tick in found if status == "succeeded"] == run
+        assert [f"{tick:%H:%M}" for _, status, tick in found if status == "skipped"] == given_up
+        simulation.run_until("2026-01-01 00:04:10")
+        assert ticks(conn)[len(found) :] == [("j", "succeeded", utc("2026-01-01 00:04"))]
+        simulation.stop()
+
+
+def test_ticks_that_wait_for_a_thread_are_caught_up_as_the_job_says_when_one_is_free(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation]
+) -> None:
+    app = pgonce.App()
+    begun, end = threading.Event(), threading.Event()
+
+    @app.job("long", cron="1 0 * * *")
+    def long(run: pgonce.Run) -> None:
+        begun.set()
+        assert end.wait(60)
+
+    app.job("patient", cron="2-9 0 * * *", grace="30 s")(nothing)
+    app.job("late", cron="2 0 * * *", grace="30 s")(nothing)
+    app.job("every", cron="2-9 0 * * *", grace="30 s", catch_up="all")(nothing)
+    simulation = simulate("2026-01-01 00:00:30")
+    simulation.start(app, database, concurrency=1)
+    simulation.rest()
+    simulation.jump_to("2026-01-01 00:01:00")
+    assert begun.wait(20)
+    for minute in (2, 3, 4):
+        simulation.rest(busy=True)
+        simulation.jump_to(f"2026-01-01 00:0{minute}:10")
+    simulation.rest(busy=True)
+    end.set()
+    simulation.rest()
+    found = [(name, status, f"{tick:%H:%M}") for name, status, tick in ticks(conn, "job_name <> 'long'")]
+    assert sorted(found) == [
+        ("every", "succeeded", "00:02"), ("every", "succeeded", "00:03"), ("every", "succeeded", "00:04"),
+        ("late", "skipped", "00:02"),
+        ("patient", "skipped", "00:03"), ("patient", "succeeded", "00:04"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fault", "repair"),
+    [
+        ("alter database {} set default_transaction_read_only = on", "alter database {} reset all"),
+        ("alter table cron_job_runs rename to away", "alter table away rename to cron_job_runs"),
+    ],
+    ids=["the database is read-only", "the schema is another one"],
+)
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_tick_that_cannot_be_started_is_tried_again_whatever_is_wrong(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation], caplog: pytest.LogCaptureFixture,
+    asynchronous: bool, fault: str, repair: str,
+) -> None:  # fmt: skip
+    app = pgonce.App()
+
+    async def nothing_async(run: pgonce.AsyncRun) -> None:
+        pass
+
+    app.job("j", cron="5 0 * * *")(nothing_async if asynchronous else nothing)
+
+    def alter(statement: str) -> None:
+        conn.execute(statement.format(conn.info.dbname).encode())
+        # what the database's settings say holds for new connections
+        conn.execute(
+            "select pg_terminate_backend(pid, 10000) from pg_stat_activity"
+            " where datname = current_database() and pid <> pg_backend_pid()"
+        )
+
+    simulation = simulate("2026-01-01 00:04:50")
+    simulation.start(app, database)
+    simulation.rest()
+    alter(fault)
+    simulation.run_until("2026-01-01 00:05:20")
+    assert "job j could not be started" in caplog.text
+    alter(repair)
+    assert ticks(conn) == []
+    simulation.run_until("2026-01-01 00:06:30")
+    assert ticks(conn) == [("j", "succeeded", utc("2026-01-01 00:05"))]
+
+
+def test_a_tick_is_run_though_no_thread_can_be_started_in_its_time(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = pgonce.App()
+    app.job("j", cron="* * * * *")(nothing)
+    simulation = simulate("2026-01-01 00:00:30")
+    simulation.start(app, database)
+    simulation.rest()
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as refusing:
+        refusing.setattr(threading.Thread, "start", refuse)
+        simulation.run_until("2026-01-01 00:01:10")
+    simulation.run_until("2026-01-01 00:02:10")
+    assert [status for _, status, _ in ticks(conn)] == ["succeeded"] * 2
 
 
 def test_a_worker_without_handlers_sweeps_and_ends_on_sigterm(database: str, conn: Connection, tmp_path: Path) -> None:

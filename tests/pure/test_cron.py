@@ -120,9 +120,9 @@ def test_the_agenda_gives_each_tick_once_and_says_when_the_next_one_is_due() -> 
     seen = []
     for _ in range(4):
         assert agenda.next_at is not None
-        assert agenda.due(agenda.next_at - timedelta(microseconds=1)) == []
+        assert list(agenda.due(agenda.next_at - timedelta(microseconds=1))) == []
         now = agenda.next_at
-        seen += [(due.name[0], tick) for due in agenda.due(now) for tick in due.run]
+        seen += [(name[0], tick) for name, tick in agenda.due(now)]
     assert len(seen) == len(set(seen)) == 5 * 4 + 5 * 2
     assert agenda.next_at == utc("2026-01-01 00:05")
 
@@ -132,29 +132,36 @@ def test_jitter_delays_a_tick_by_the_same_on_every_machine_and_spreads_the_jobs(
     start = utc("2026-01-01 00:30")
     one, other = Agenda(plans, {}, start), Agenda(plans, {}, start)
     assert one.next_at == other.next_at
-    early = one.due(utc("2026-01-01 01:05"))
+    early = list(one.due(utc("2026-01-01 01:05")))
     assert 20 < len(early) < 80
-    assert {tick for due in early for tick in due.run} == {utc("2026-01-01 01:00")}
-    assert len(early) + len(one.due(utc("2026-01-01 01:10"))) == 100
+    assert {tick for _, tick in early} == {utc("2026-01-01 01:00")}
+    assert len(early) + len(list(one.due(utc("2026-01-01 01:10")))) == 100
 
 
 @pytest.mark.parametrize(
     ("expression", "jitter", "grace"),
-    [("0 * * * *", "30 minutes", "5 minutes"), ("* * * * *", "40 seconds", "5 seconds"), ("* * * * *", "1 hour", "1 s")],
+    [
+        ("0 * * * *", "30 minutes", "5 minutes"),
+        ("* * * * *", "40 seconds", "5 seconds"),
+        ("* * * * *", "1 hour", "1 s"),
+    ],
 )
 def test_a_jitter_longer_than_the_grace_or_the_time_between_two_ticks_loses_none(
     expression: str, jitter: str, grace: str
 ) -> None:
     cron = Cron(expression)
     plan = Plan(cron, jitter=interval(jitter), grace=interval(grace))
-    start = utc("2026-01-01 00:00:30")
-    agenda, run = Agenda({("j", ""): plan}, {}, start), []
-    while len(run) < 100:
-        assert agenda.next_at is not None
-        [due] = agenda.due(agenda.next_at)
-        assert due.given_up is None
-        run += due.run
-    assert run == list(islice(cron.ticks(start), 100))
+    start = since = utc("2026-01-01 00:00:30")
+    name = ("j", "")
+    agenda, found = Agenda({name: plan}, {}, start), []
+    while len(found) < 100:
+        now = agenda.next_at
+        assert now is not None
+        [_] = agenda.due(now)
+        [since], given_up = agenda.owed(name, since, now)
+        assert given_up is None
+        found.append(since)
+    assert found == list(islice(cron.ticks(start), 100))
 
 
 def test_after_a_gap_a_tick_whose_jitter_is_not_over_is_not_run_before_its_time() -> None:
@@ -162,10 +169,13 @@ def test_after_a_gap_a_tick_whose_jitter_is_not_over_is_not_run_before_its_time(
     last, tick = utc("2026-01-01 05:00"), utc("2026-01-01 06:00")
     due_at = tick + plan.delay("j", "", tick)
     assert due_at - tick > timedelta(minutes=1)
-    agenda = Agenda({("j", ""): plan}, {("j", ""): utc("2026-01-01 00:00")}, due_at - timedelta(seconds=1))
-    assert [due.run for due in agenda.due(due_at - timedelta(seconds=1))] == [[last]]
+    name, since, early = ("j", ""), utc("2026-01-01 00:00"), due_at - timedelta(seconds=1)
+    agenda = Agenda({name: plan}, {name: since}, early)
+    assert [each for each, _ in agenda.due(early)] == [name]
+    assert agenda.owed(name, since, early) == ([last], last - timedelta(hours=1))
     assert agenda.next_at == due_at
-    assert [due.run for due in agenda.due(due_at)] == [[tick]]
+    assert list(agenda.due(due_at)) == [(name, tick)]
+    assert agenda.owed(name, last, due_at) == ([tick], None)
 
 
 @pytest.mark.parametrize("length", ["999999 days", "999999999 days"])
@@ -173,10 +183,31 @@ def test_after_a_gap_a_tick_whose_jitter_is_not_over_is_not_run_before_its_time(
 def test_a_length_of_time_beyond_the_calendar_means_for_ever(catch_up: CatchUp, length: str) -> None:
     app = pgonce.App()
     options = {"catch_up_window": length, "jitter": length, "grace": length}
-    app.job("j", cron="0 * * * *", catch_up=catch_up, **options)(lambda run: None)
+    app.job("j", cron="0 * * * *", catch_up=catch_up, **options)(lambda _: None)
     plan = app.jobs["j"].plan
     assert plan is not None
     run, given_up = plan.owed(utc("2026-01-01 00:00"), utc("2026-01-01 03:00"))
     assert (len(run), given_up) == ((3, None) if catch_up == "all" else (1, utc("2026-01-01 02:00")))
     agenda = Agenda({("j", ""): plan}, {("j", ""): utc("2026-01-01 00:00")}, utc("2026-01-01 00:00"))
-    assert len(agenda.due(utc("2026-01-01 03:00"))) == 1
+    assert len(list(agenda.due(utc("2026-01-01 03:00")))) == 1
+
+
+def test_a_job_whose_next_tick_cannot_be_found_is_looked_at_again_and_keeps_no_other_from_its_own() -> None:
+    class Faulty(Cron):
+        failing = False
+
+        def after(self, moment: datetime) -> datetime | None:
+            if Faulty.failing:
+                raise MemoryError
+            return super().after(moment)
+
+    plans = {("faulty", ""): Plan(Faulty("* * * * *")), ("other", ""): Plan(Cron("* * * * *"))}
+    agenda = Agenda(plans, {}, utc("2026-01-01 00:00:30"))
+    seen, now = [], utc("2026-01-01 00:01")
+    Faulty.failing = True
+    with pytest.raises(MemoryError):
+        seen += [name for name, _ in agenda.due(now)]
+    Faulty.failing = False
+    seen += [name for name, _ in agenda.due(now)]
+    assert seen == [("other", "")]
+    assert [name for name, _ in agenda.due(now + timedelta(minutes=1))] == [("faulty", ""), ("other", "")]

@@ -23,7 +23,7 @@ FLOORS = (
     ("protocol", "_keeper"),
     ("app", "embedded", "gathering", "sources"),
     ("_async", "_sync"),
-    ("database", "schema", "http", "clock", "roster", "service"),
+    ("database", "schema", "http", "clock", "roster", "service", "hands"),
     ("recorder", "worker"),
     ("endpoint", "receiver", "scheduler", "reconcile", "retention", "alerts", "metrics", "demo"),
     ("console",),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
@@ -13,17 +12,8 @@ from pgonce.protocol.cron import Plan
 Name: TypeAlias = tuple[str, str]
 """A job's name and key."""
 _INSTANT = timedelta(microseconds=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Due:
-    """What to do about a job's ticks."""
-
-    name: Name
-    run: list[datetime]
-    """To be run, in this order; more than one only where all are caught up."""
-    given_up: datetime | None
-    """The last one that is not going to run; it is only written down."""
+_AGAIN = timedelta(minutes=1)
+"""Until a job whose next tick could not be found is looked at again."""
 
 
 class Agenda:
@@ -50,24 +40,26 @@ class Agenda:
         """When something is due next."""
         return self._heap[0][0] if self._heap else None
 
-    def due(self, now: datetime) -> list[Due]:
-        """Everything that is due by ``now``, the earliest first; it is not returned again."""
-        found = []
+    def due(self, now: datetime) -> Iterator[tuple[Name, datetime]]:
+        """The jobs with a tick that is due by ``now``, each once and with its first one; none comes again."""
         while self._heap and self._heap[0][0] <= now:
             _, name, tick = heapq.heappop(self._heap)
-            plan = self._plans[name]
-            following = plan.cron.after(tick)
-            if now - tick <= plan.patience and (following is None or following > now):  # on time, as nearly always
-                found.append(Due(name, [tick], None))
-            else:
-                run, given_up = plan.owed(tick - _INSTANT, self._passed(name, now))
-                found.append(Due(name, run, given_up))
-                following = plan.cron.after(max([tick, *run, *([given_up] if given_up else [])]))
-            self._push(name, following)
-        return found
+            yield name, tick
+            try:
+                following = self._plans[name].cron.after(tick)
+                if following is not None and following <= now:  # nobody looked for a while
+                    following = self._plans[name].cron.after(self._passed(name, now))
+                self._push(name, following)
+            except Exception:  # else the job would be on the agenda no more
+                heapq.heappush(self._heap, (now + _AGAIN, name, tick))
+                raise
+
+    def owed(self, name: Name, since: datetime, now: datetime) -> tuple[list[datetime], datetime | None]:
+        """What the job's plan says about its due ticks after ``since``: those to run, and the last one given up."""
+        return self._plans[name].owed(since, self._passed(name, now))
 
     def _passed(self, name: Name, now: datetime) -> datetime:
-        """The moment up to which the job's ticks are due: ``now``, unless the last one waits for the end of its jitter."""
+        """The moment up to which a job's ticks are due: ``now``, unless the last one's jitter is not over."""
         plan = self._plans[name]
         if plan.jitter:
             last = plan.cron.last(now - plan.jitter, now)

@@ -112,6 +112,12 @@ class Plan:
 
         Ticks older than ``reach`` are given up; of the others the last one runs, or with ``all`` each of them.
         """
+        first = self.cron.after(after)
+        if first is None or first > now:
+            return [], None
+        following = self.cron.after(first)
+        if now - first <= self.reach and (following is None or following > now):  # on time, as nearly always
+            return [first], None
         since = max(after, now - self.reach)
         if self.catch_up == "all":
             run = self.cron.between(since, now)
