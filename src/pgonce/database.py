@@ -7,14 +7,19 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection, Connection
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
 from pgonce import embedded
+from pgonce._sync.execute import Pool, connection, execute, run, translated
+from pgonce._sync.waiting import time_limit
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, translate
+from pgonce.protocol.call import Call
+
+T = TypeVar("T")
 
 # Behind a transaction pooler a prepared statement of one transaction is unknown to the next one's server: none, until
 # `_is_direct` says that there is no pooler.
@@ -166,3 +171,32 @@ async def _configure_async(conn: AsyncConnection[Any]) -> None:
 def _is_direct(conn: Connection[Any] | AsyncConnection[Any], served_by: tuple[int] | None) -> bool:
     """Whether no pooler stands in between: a pooler has to make up the process id that the client may cancel with."""
     return served_by == (conn.info.backend_pid,)
+
+
+PATIENCE = "5s"
+"""For a lock that somebody's psql may hold until the evening."""
+_TIMEOUTS = "select set_config('lock_timeout', '{}', true), set_config('statement_timeout', '60s', true)"
+ANSWER_WITHIN = 75.0
+"""Seconds until a server that should have ended the statement by itself is taken for one that hangs."""
+
+
+def patiently(pool: Pool, call: Call[T], schema: str) -> T:
+    """Run ``call`` in a transaction of its own, for a thread that must come back: it waits for no lock and no server.
+
+    The timeouts are set in the transaction: behind a transaction pooler a session's would be somebody else's.
+
+    Raises:
+        DatabaseUnavailable: the database cannot be reached, or does not answer.
+        PgonceError: what the protocol refused, translated from its SQLSTATE.
+        psycopg.Error: anything else; LockNotAvailable after `PATIENCE`.
+    """
+    try:
+        with (
+            connection(pool) as conn,
+            time_limit(conn, ANSWER_WITHIN, lambda _: None),
+            translated(conn.transaction()),
+        ):
+            run(conn, _TIMEOUTS.format(PATIENCE))
+            return execute(conn, call, schema)
+    except TimeoutError as error:
+        raise DatabaseUnavailable(f"the database has not answered {call.function} for {ANSWER_WITHIN:g} s") from error

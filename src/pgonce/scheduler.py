@@ -8,34 +8,41 @@ neither double a tick nor hold one back.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Self
 from uuid import UUID
 
+import psycopg
+
 from pgonce import database
 from pgonce._async.jobs import AsyncJobs
-from pgonce._sync.execute import call
 from pgonce._sync.jobs import Jobs
 from pgonce.app import App, Job
 from pgonce.clock import Clock, DatabaseClock
+from pgonce.database import patiently
 from pgonce.errors import PgonceError
 from pgonce.hands import Hands, guarded
 from pgonce.protocol import jobs as protocol
 from pgonce.protocol import stats
 from pgonce.protocol.agenda import Agenda, Name
 from pgonce.protocol.call import Call, value
-from pgonce.protocol.cron import Plan
+from pgonce.schedules import Schedules
 from pgonce.service import Service
 
 UPKEEP_EVERY = timedelta(seconds=15)
 """Between two sweeps, looks for retries and comparisons of the clocks; also how long a suspended machine oversleeps."""
-REPLAN_EVERY = timedelta(minutes=10)
-"""Between two writings of all that is planned, should somebody have deleted it."""
-_INSTANT = timedelta(microseconds=1)
+REVIEW_EVERY = 40
+"""Rounds of upkeep, some ten minutes, between two writings of all that is planned."""
+_STEP = timedelta(seconds=1)
+"""By so much the clock may go back in a comparison, and nobody has set the database's."""
 
 log = logging.getLogger("pgonce")
 
@@ -61,14 +68,18 @@ class Scheduler(Service):
         self._concurrency = concurrency
         self._clock = clock or DatabaseClock()
         self._stop = threading.Event()
+        self._died: BaseException | None = None
         self._lock = threading.Lock()
-        self._since: dict[Name, datetime] = {}
-        self._moved: set[Name] = set()
+        self._schedules = Schedules(self._plans, schema)
         self._owing: dict[Name, datetime] = {}
         self._at_hand: set[Name] = set()
         self._retrying: set[UUID] = set()
         self._hands = Hands(concurrency, "pgonce job")
-        self._loop = threading.Thread(target=self._run, name="pgonce scheduler", daemon=True)
+        # The upkeep asks the database, which may hang; what starts the ticks asks nobody.
+        self._own = [
+            threading.Thread(target=self._to_the_end, args=[work], name=f"pgonce {name}", daemon=True)
+            for name, work in {"scheduler": self._run, "upkeep": self._keep_up}.items()
+        ]
 
     @property
     def unfinished(self) -> int:
@@ -82,24 +93,17 @@ class Scheduler(Service):
             DatabaseUnavailable, SchemaError: now, rather than at the first tick.
         """
         self._pool = database.open_pool(self._url, self._concurrency + 2)
-        names = list(self._plans)
-        last = call(self._pool, protocol.last_job_ticks(names), self._schema)
-        if names:
-            self._clock.set(last[0].clock)
-            call(self._pool, protocol.forget_job_schedules(names), self._schema)
-        now = self._clock.now()
-        # planned, and not only fired: a tick that came while everybody was down is owed, though the job never ran.
-        # No later than now: what is planned may be the tick of a cron expression that was changed since.
-        self._since = dict.fromkeys(names, now) | {
-            (each.name, each.key): min(max(each.fired or each.planned, each.planned - _INSTANT), now)
-            for each in last
-            if each.planned
-        }
-        self._agenda = Agenda(self._plans, self._since, now)
-        self._moved = set(names)
-        self._write_plan()
+        try:
+            self._schedules.read(self._pool, self._clock)
+            self._agenda = Agenda(self._plans, self._schedules.since, self._clock.now())
+            with suppress(psycopg.errors.LockNotAvailable):  # somebody's psql has it: the upkeep will try again
+                self._schedules.write(self._pool)
+        except BaseException:
+            self._pool.close()  # left to the garbage collector it would complain about its threads
+            raise
         self._hands.start()
-        self._loop.start()
+        for thread in self._own:
+            thread.start()
         return self
 
     def stop(self, timeout: float | None = None) -> bool:
@@ -110,31 +114,49 @@ class Scheduler(Service):
 
         Returns:
             Whether all has ended. What has not is closed by another scheduler's sweep when this process is gone.
+
+        Raises:
+            PgonceError: all has ended, and the scheduler's own thread before it was asked to.
         """
         self._stop.set()
         until = None if timeout is None else time.monotonic() + timeout
         self._hands.stop()
-        threads = [self._loop, *self._hands.threads]
+        threads = [*self._own, *self._hands.threads]
         for thread in threads:
             thread.join(None if until is None else max(until - time.monotonic(), 0))
         ended = not any(thread.is_alive() for thread in threads)
         if ended:
             self._pool.close()
+            if self._died:
+                raise PgonceError(f"the scheduler has died: {self._died!r}") from self._died
         return ended
 
+    def _to_the_end(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            # A process without its scheduler looks alive, and no job runs: it has to end, so that it is started anew.
+            log.critical("the scheduler has died: this process ends", exc_info=error)
+            self._died = self._died or error
+            os.kill(os.getpid(), signal.SIGTERM)
+
     def _run(self) -> None:
-        upkeep = replan = self._clock.now()
+        before = self._clock.now()
         while not self._stop.is_set():
             now = self._clock.now()
+            if now < before - _STEP:
+                guarded(self._go_back, now)
+            before = now
             guarded(self._look, now)
-            if now >= upkeep:
-                upkeep = now + UPKEEP_EVERY
-                guarded(self._upkeep)
-            if now >= replan:
-                replan = now + REPLAN_EVERY
-                with self._lock:
-                    self._moved.update(self._plans)
-            self._clock.wait(min(upkeep, self._agenda.next_at or upkeep), self._stop)
+            soon = now + UPKEEP_EVERY
+            self._clock.wait(min(soon, self._agenda.next_at or soon), self._stop)
+
+    def _go_back(self, now: datetime) -> None:
+        log.warning("the database's clock was set back to %s", now)
+        self._schedules.go_back(now)
+        with self._lock:
+            self._owing = {name: min(asked, now) for name, asked in self._owing.items()}
+        self._agenda = Agenda(self._plans, self._schedules.since, now)
 
     def _look(self, now: datetime) -> None:
         for name, _ in self._agenda.due(now):
@@ -142,28 +164,35 @@ class Scheduler(Service):
                 self._owing[name] = now
             self._see_to_soon(name)
 
+    def _keep_up(self) -> None:
+        for number in itertools.count(1):
+            guarded(self._upkeep)
+            if number % REVIEW_EVERY == 0:
+                self._schedules.review()
+            self._clock.wait(self._clock.now() + UPKEEP_EVERY, self._stop)
+            if self._stop.is_set():
+                return
+
     def _upkeep(self) -> None:
-        self._clock.set(call(self._pool, Call("clock_timestamp", {}, value), "pg_catalog"))
-        if closed := call(self._pool, protocol.abandon_job_runs(), self._schema):
+        # by itself, and the rest only if it succeeds: without a database each would wait for one
+        self._clock.set(patiently(self._pool, Call("clock_timestamp", {}, value), "pg_catalog"))
+        for duty in (self._sweep, self._see_to_the_rest, self._look_for_retries):
+            guarded(duty)
+        self._schedules.write(self._pool)
+
+    def _sweep(self) -> None:
+        if closed := patiently(self._pool, protocol.abandon_job_runs(), self._schema):
             log.warning("%s runs had shown no sign of life for their window: closed as failed", closed)
+
+    def _see_to_the_rest(self) -> None:
         for name in list(self._owing):
             self._see_to_soon(name)
-        for retry in call(self._pool, protocol.due_job_retries(list(self._app.jobs)), self._schema):
+
+    def _look_for_retries(self) -> None:
+        for retry in patiently(self._pool, protocol.due_job_retries(list(self._app.jobs)), self._schema):
             if retry.run_id not in self._retrying:
                 self._retrying.add(retry.run_id)
                 self._hands.give(self._retry, retry)
-        self._write_plan()
-
-    def _write_plan(self) -> None:
-        with self._lock:
-            moved, self._moved = self._moved, set()
-        ticks = []
-        for name in moved:
-            plan = self._plans[name]
-            if following := plan.cron.after(self._since[name]):
-                ticks.append(_next(name, plan, following))
-        if ticks:
-            call(self._pool, protocol.plan_job_ticks(ticks), self._schema)
 
     # A tick is not handed to a thread: the job is, and the thread asks, when it has time, what the job owes by then.
     # What was put off, by threads that were busy or a database that was away, is so held to the job's own rule, and
@@ -183,7 +212,7 @@ class Scheduler(Service):
 
         def begun() -> None:
             nonlocal has_it
-            self._dealt_with(name, run.pop(0))
+            self._schedules.dealt_with(name, run.pop(0))
             if not in_turn:
                 has_it = False
                 self._let_go(name, asked)
@@ -194,7 +223,7 @@ class Scheduler(Service):
                 # no earlier than it was asked: a comparison of the clocks may have turned ours back by a little since
                 now = max(asked, self._clock.now())
                 if not run or now - run[0] > plan.reach:
-                    run, given_up = self._agenda.owed(name, self._since[name], now)
+                    run, given_up = self._agenda.owed(name, self._schedules.since[name], now)
                     if given_up:
                         self._give_up(name, given_up)
                 if not run:
@@ -219,18 +248,13 @@ class Scheduler(Service):
 
     def _is_at_work(self, name: Name) -> bool:
         # Another scheduler may be at the same backlog: this tick would be skipped as an overlap of its run.
-        running = call(self._pool, stats.list_job_runs(name=name[0], status="running", limit=1000), self._schema)
+        running = patiently(self._pool, stats.list_job_runs(name=name[0], status="running", limit=1000), self._schema)
         return any(run.key == name[1] for run in running)
-
-    def _dealt_with(self, name: Name, tick: datetime) -> None:
-        with self._lock:
-            self._since[name] = max(tick, self._since[name])
-            self._moved.add(name)
 
     def _give_up(self, name: Name, tick: datetime) -> None:
         late = "missed: no scheduler has started it, and it is too late for it now"
-        call(self._pool, protocol.skip_job_tick(*name, tick, late), self._schema)
-        self._dealt_with(name, tick)
+        patiently(self._pool, protocol.skip_job_tick(*name, tick, late), self._schema)
+        self._schedules.dealt_with(name, tick)
 
     def _retry(self, retry: protocol.Retry) -> None:
         try:
@@ -260,8 +284,3 @@ class Scheduler(Service):
     async def _perform_async(self, job: Job, on_start: Callable[[], None], options: dict[str, Any]) -> None:
         async with await database.open_async_pool(self._url, 4) as pool:
             await AsyncJobs(pool, schema=self._schema).perform(job, on_start=on_start, **options)
-
-
-def _next(name: Name, plan: Plan, tick: datetime) -> protocol.NextTick:
-    # with its jitter a tick may start later and is not missed yet
-    return protocol.NextTick(*name, plan.cron.expression, plan.cron.timezone, tick, plan.patience)

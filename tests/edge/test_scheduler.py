@@ -17,6 +17,7 @@ import psycopg
 import pytest
 
 import pgonce
+from pgonce.protocol.cron import Cron
 from pgonce.scheduler import Scheduler
 from tests.conftest import wait_until
 from tests.faults.proxy import proxy
@@ -41,7 +42,7 @@ class Simulation:
 
     def start(self, app: pgonce.App, url: str, count: int = 1, *, concurrency: int = 4) -> None:
         for _ in range(count):
-            scheduler = Scheduler(app, url, concurrency=concurrency, clock=_Clock(self, len(self.schedulers)))
+            scheduler = Scheduler(app, url, concurrency=concurrency, clock=_Clock(self))
             self.schedulers.append(self._open.enter_context(scheduler))
 
     def stop(self) -> None:
@@ -56,7 +57,7 @@ class Simulation:
             with self._changed:
                 waiting = [until for until in self._waiting.values() if until > self.now]
                 done = busy or not any(each.unfinished for each in self.schedulers)
-                return len(waiting) == len(self.schedulers) and done
+                return len(waiting) == 2 * len(self.schedulers) and done  # for ticks, and for the upkeep
 
         wait_until(resting, "the schedulers come to rest", 60)
 
@@ -70,31 +71,32 @@ class Simulation:
                 self._changed.notify_all()
 
     def jump_to(self, moment: str) -> None:
-        """A machine that wakes up: nobody saw the time in between."""
+        """A machine that wakes up: nobody saw the time in between. Or one whose clock is set, back or ahead."""
         with self._changed:
             self.now = utc(moment)
+            self._waiting.clear()
             self._changed.notify_all()
 
-    def wait(self, number: int, until: datetime, stop: threading.Event) -> None:
+    def wait(self, until: datetime, stop: threading.Event) -> None:
+        thread = threading.get_ident()
         with self._changed:
-            self._waiting[number] = until
-            while self.now < until and not stop.is_set():
+            self._waiting[thread] = until
+            while self.now < until and thread in self._waiting and not stop.is_set():
                 self._changed.wait(0.05)
-            self._waiting.pop(number, None)
+            self._waiting.pop(thread, None)
 
 
 class _Clock:
     """What one scheduler sees of the simulation."""
 
-    def __init__(self, simulation: Simulation, number: int) -> None:
+    def __init__(self, simulation: Simulation) -> None:
         self._simulation = simulation
-        self._number = number
 
     def now(self) -> datetime:
         return self._simulation.now
 
     def wait(self, until: datetime, stop: threading.Event) -> None:
-        self._simulation.wait(self._number, until, stop)
+        self._simulation.wait(until, stop)
 
     def set(self, database_time: datetime) -> None:
         pass  # the database's clock is not the simulation's
@@ -438,6 +440,107 @@ def test_a_tick_is_run_though_no_thread_can_be_started_in_its_time(
         simulation.run_until("2026-01-01 00:01:10")
     simulation.run_until("2026-01-01 00:02:10")
     assert [status for _, status, _ in ticks(conn)] == ["succeeded"] * 2
+
+
+def test_a_psql_that_holds_the_schedules_stops_no_tick_and_no_worker_that_starts(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation], session: Callable[..., Connection],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("pgonce.database.PATIENCE", "100ms")
+    app = pgonce.App()
+    app.job("j", cron="* * * * *")(nothing)
+    simulation = simulate("2026-01-01 00:00:30")
+    simulation.start(app, database)
+    simulation.rest()
+    planned = "select to_char(next_tick at time zone 'UTC', 'HH24:MI') from job_schedules"
+    with session() as psql, psql.transaction():
+        psql.execute("select from job_schedules for update")
+        simulation.start(app, database)
+        simulation.run_until("2026-01-01 00:02:10")
+        assert ticks(conn) == [("j", "succeeded", utc(f"2026-01-01 00:0{minute}")) for minute in (1, 2)]
+        assert conn.execute(planned).fetchall() == [("00:01",)]
+    simulation.run_until("2026-01-01 00:02:40")
+    assert conn.execute(planned).fetchall() == [("00:03",)], "what could not be written was not forgotten"
+
+
+def test_a_server_that_hangs_in_the_upkeep_stops_no_tick_and_the_upkeep_only_for_a_while(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation], monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    app = pgonce.App()
+    app.job("j", cron="* * * * *")(nothing)
+    with proxy(database) as network:
+        simulation = simulate("2026-01-01 00:00:30")
+        simulation.start(app, network.url)
+        simulation.rest()
+        first, second = network.hold(b"abandon_job_runs"), network.hold(b"due_job_retries")
+        simulation.jump_to("2026-01-01 00:00:50")
+        first.wait()
+        simulation.jump_to("2026-01-01 00:01:00")
+        wait_until(lambda: len(ticks(conn, "status = 'succeeded'")) == 1, "the tick")
+        monkeypatch.setattr("pgonce.database.ANSWER_WITHIN", 0.1)
+        first.release()
+        second.wait()
+        simulation.rest()
+        assert "the database has not answered due_job_retries" in caplog.text
+        second.release()
+        monkeypatch.undo()
+        simulation.run_until("2026-01-01 00:02:20")
+        assert ticks(conn) == [("j", "succeeded", utc(f"2026-01-01 00:0{minute}")) for minute in (1, 2)]
+        simulation.stop()
+
+
+def test_when_the_database_s_clock_is_set_ahead_and_back_every_tick_of_the_time_that_comes_again_runs_once(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation]
+) -> None:
+    app = pgonce.App()
+    app.job("j", cron="* * * * *")(nothing)
+    app.job("daily", cron="0 12 * * *")(nothing)
+    simulation = simulate("2026-01-01 00:00:30")
+    simulation.start(app, database)
+    simulation.rest()
+    for moment in ("2026-01-01 12:00:10", "2026-01-01 11:59:10"):
+        simulation.jump_to(moment)
+        simulation.rest()
+    simulation.run_until("2026-01-01 12:01:10")
+    found = [(name, f"{tick:%H:%M}") for name, status, tick in ticks(conn, "status = 'succeeded'")]
+    assert sorted(found) == [("daily", "12:00"), ("j", "12:00"), ("j", "12:01")]
+    simulation.jump_to("2026-01-01 06:00:10")
+    simulation.rest()
+    simulation.run_until("2026-01-01 06:02:10")
+    again = [f"{tick:%H:%M}" for _, _, tick in ticks(conn, "scheduled_for < '2026-01-01 07:00+00'")]
+    assert again == ["06:01", "06:02"]
+
+
+def test_a_look_that_fails_stops_no_other_one(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation], monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    app = pgonce.App()
+    app.job("j", cron="* * * * *")(nothing)
+    simulation = simulate("2026-01-01 00:00:30")
+    simulation.start(app, database)
+    simulation.rest()
+    with monkeypatch.context() as failing:
+        failing.setattr(Cron, "after", lambda *_: 1 / 0)
+        simulation.run_until("2026-01-01 00:01:10")
+    assert "ZeroDivisionError" in caplog.text
+    simulation.run_until("2026-01-01 00:03:10")
+    assert [f"{tick:%H:%M}" for _, _, tick in ticks(conn, "status = 'succeeded'")][-2:] == ["00:02", "00:03"]
+
+
+def test_a_worker_whose_scheduler_dies_ends_with_an_error(database: str, tmp_path: Path) -> None:
+    (tmp_path / "dying.py").write_text(
+        "import pgonce\n"
+        "from pgonce.protocol.agenda import Agenda\n"
+        "def die(*_):\n    raise SystemExit('no more')\n"
+        "Agenda.due = die\n"
+        "app = pgonce.App()\n"
+    )
+    command: list[str | Path] = [PGONCE, "worker", "--app", "dying", "--database-url", database]
+    worker = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert worker.returncode == 1
+    assert "the scheduler has died: SystemExit('no more')" in worker.stderr
 
 
 def test_a_worker_without_handlers_sweeps_and_ends_on_sigterm(database: str, conn: Connection, tmp_path: Path) -> None:

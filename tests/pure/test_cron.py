@@ -153,7 +153,8 @@ def test_a_jitter_longer_than_the_grace_or_the_time_between_two_ticks_loses_none
     plan = Plan(cron, jitter=interval(jitter), grace=interval(grace))
     start = since = utc("2026-01-01 00:00:30")
     name = ("j", "")
-    agenda, found = Agenda({name: plan}, {}, start), []
+    agenda = Agenda({name: plan}, {}, start)
+    found: list[datetime] = []
     while len(found) < 100:
         now = agenda.next_at
         assert now is not None
@@ -182,8 +183,8 @@ def test_after_a_gap_a_tick_whose_jitter_is_not_over_is_not_run_before_its_time(
 @pytest.mark.parametrize("catch_up", ["none", "last", "all"])
 def test_a_length_of_time_beyond_the_calendar_means_for_ever(catch_up: CatchUp, length: str) -> None:
     app = pgonce.App()
-    options = {"catch_up_window": length, "jitter": length, "grace": length}
-    app.job("j", cron="0 * * * *", catch_up=catch_up, **options)(lambda _: None)
+    given = app.job("j", cron="0 * * * *", catch_up=catch_up, catch_up_window=length, jitter=length, grace=length)
+    given(lambda _: None)
     plan = app.jobs["j"].plan
     assert plan is not None
     run, given_up = plan.owed(utc("2026-01-01 00:00"), utc("2026-01-01 03:00"))
