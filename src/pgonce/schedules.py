@@ -43,7 +43,7 @@ class Schedules:
         # planned, and not only fired: a tick that came while everybody was down is owed, though the job never ran.
         # No later than now: what is planned may be the tick of a cron expression that was changed since.
         self.since = dict.fromkeys(names, now) | {
-            (each.name, each.key): min(max(each.fired or each.planned, each.planned - _INSTANT), now)
+            (each.name, each.key): min(max(filter(None, [each.fired, each.planned - _INSTANT])), now)
             for each in last
             if each.planned
         }

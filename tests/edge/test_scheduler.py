@@ -254,6 +254,20 @@ def test_a_job_that_the_app_no_longer_has_is_not_missed(
     assert conn.execute("select job_name from job_missed").fetchall() == [("kept",)]
 
 
+def test_the_first_tick_that_a_job_ever_has_is_caught_up_too(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation]
+) -> None:
+    app = pgonce.App()
+    app.job("j", cron="0 3 * * *", catch_up="last")(nothing)
+    simulation = simulate("2026-01-01 02:00")
+    simulation.start(app, database)
+    simulation.stop()
+    simulation.now = utc("2026-01-01 04:00")
+    simulation.start(app, database)
+    simulation.rest()
+    assert ticks(conn) == [("j", "succeeded", utc("2026-01-01 03:00"))]
+
+
 def test_a_run_whose_process_died_is_closed_by_the_sweep_and_retried_with_its_scope_until_it_succeeds(
     database: str, conn: Connection, simulate: Callable[[str], Simulation]
 ) -> None:
