@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -30,6 +31,7 @@ class Schedules:
         self._lock = threading.Lock()
         self._moved: set[Name] = set()
         self._forgotten = False
+        self._app = hashlib.md5(repr(sorted(plans)).encode(), usedforsecurity=False).hexdigest()
         self.since: dict[Name, datetime] = {}
         """What is owed came after this; a job that is new owes nothing."""
 
@@ -67,14 +69,14 @@ class Schedules:
 
     def write(self, pool: Pool) -> None:
         """Tell the database what has changed."""
-        if not self._forgotten and self._plans:
+        if not self._forgotten and self._plans:  # before the first of these is written: it says whose it was
             patiently(pool, protocol.forget_job_schedules(list(self._plans)), self._schema)
             self._forgotten = True
         with self._lock:
             moved, self._moved = self._moved, set()
         try:
             if ticks := [tick for name in moved if (tick := self._next(name))]:
-                patiently(pool, protocol.plan_job_ticks(ticks), self._schema)
+                patiently(pool, protocol.plan_job_ticks(ticks, self._app), self._schema)
         except BaseException:
             with self._lock:
                 self._moved |= moved

@@ -30,6 +30,10 @@ def utc(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
+def two_days_ago(time: str) -> str:
+    return f"{datetime.now(UTC) - timedelta(days=2):%Y-%m-%d} {time}"
+
+
 class Simulation:
     """The time of day of several schedulers: when all are at rest, it moves to what the first of them waits for."""
 
@@ -245,13 +249,35 @@ def test_a_job_that_the_app_no_longer_has_is_not_missed(
 ) -> None:
     old, new = pgonce.App(), pgonce.App()
     old.job("gone", cron="0 3 * * *")(nothing)
-    new.job("kept", cron="0 3 * * *")(nothing)
-    simulation = simulate("2026-01-01 04:00")
+    for app in (old, new):
+        app.job("kept", cron="0 3 * * *")(nothing)
+    simulation = simulate(two_days_ago("04:00"))
     for app in (old, new):
         simulation.start(app, database)
         simulation.rest()
         simulation.stop()
     assert conn.execute("select job_name from job_missed").fetchall() == [("kept",)]
+
+
+def test_a_service_that_is_down_is_missed_though_another_one_on_its_database_starts_and_catches_up(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation]
+) -> None:
+    billing, reports, letters = pgonce.App(), pgonce.App(), pgonce.App()
+    billing.job("billing", cron="0 3 * * *", catch_up="last")(nothing)
+    reports.job("report", cron="0 3 * * *")(nothing)
+    for name in ("letters", "report"):
+        letters.job(name, cron="0 3 * * *")(nothing)
+    simulation = simulate(two_days_ago("04:00"))
+    for app in (billing, reports, letters, reports):
+        simulation.start(app, database)
+        simulation.rest()
+        simulation.stop()
+    assert conn.execute("select job_name from job_missed order by 1").fetchall() == [("billing",), ("report",)]
+    [(tick,)] = conn.execute("select next_tick from job_schedules where job_name = 'billing'").fetchall()
+    simulation.now = tick.astimezone(UTC) + timedelta(hours=10)
+    simulation.start(billing, database)
+    simulation.rest()
+    assert ticks(conn) == [("billing", "succeeded", tick)]
 
 
 def test_the_first_tick_that_a_job_ever_has_is_caught_up_too(
@@ -266,6 +292,15 @@ def test_the_first_tick_that_a_job_ever_has_is_caught_up_too(
     simulation.start(app, database)
     simulation.rest()
     assert ticks(conn) == [("j", "succeeded", utc("2026-01-01 03:00"))]
+
+
+def test_a_missed_tick_is_said_for_a_month(conn: Connection) -> None:
+    conn.execute(
+        "insert into job_schedules (job_name, cron, timezone, next_tick, grace)"
+        " select days::text, '0 3 * * *', 'UTC', now() - days * interval '1 day', '1 minute'"
+        " from unnest(array[1, 29, 31]) days"
+    )
+    assert conn.execute("select job_name from job_missed order by 1").fetchall() == [("1",), ("29",)]
 
 
 def test_a_run_whose_process_died_is_closed_by_the_sweep_and_retried_with_its_scope_until_it_succeeds(

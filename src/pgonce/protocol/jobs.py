@@ -151,17 +151,18 @@ def last_job_ticks(jobs: Sequence[tuple[str, str]]) -> Call[list[LastTick]]:
 
 
 def forget_job_schedules(jobs: Sequence[tuple[str, str]]) -> Call[int]:
-    """Delete the schedules of all jobs but these, by name and key."""
+    """Delete the schedules that were planned together with these jobs', by name and key, and are none of theirs."""
     return Call("forget_job_schedules", _names(jobs), value)
 
 
-def plan_job_ticks(ticks: Sequence[NextTick]) -> Call[int]:
-    """Write what is next for each job. How many rows changed."""
+def plan_job_ticks(ticks: Sequence[NextTick], app: str) -> Call[int]:
+    """Write what is next for each job of ``app``. How many rows changed."""
     args = _names([(each.name, each.key) for each in ticks]) | {
         "p_crons": [each.cron for each in ticks],
         "p_timezones": [each.timezone for each in ticks],
         "p_next_ticks": [each.tick for each in ticks],
         "p_graces": [each.grace for each in ticks],
+        "p_app": app,
     }
     return Call("plan_job_ticks", args, value)
 

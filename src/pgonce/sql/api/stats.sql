@@ -78,11 +78,12 @@ comment on view job_overlaps is 'Runs that started while another run of their jo
 create or replace view job_missed as
 select s.job_name, s.key, s.next_tick as scheduled_for, s.next_tick + s.grace as missed_at, 'no scheduler has started it' as reason
 from job_schedules s
-where s.next_tick + s.grace < clock_timestamp()
+-- a month: whoever had the only job, and has it no more, leaves nobody behind who could say so
+where s.next_tick + s.grace between clock_timestamp() - interval '30 days' and clock_timestamp()
   and not exists (select from cron_job_runs r
                   where r.job_name = s.job_name and r.key = s.key and r.scheduled_for >= s.next_tick)
 union all
 select r.job_name, r.key, r.scheduled_for, r.started_at, r.error_message from cron_job_runs r
 where r.status = 'skipped' and r.blocked_by is null and r.scheduled_for is not null and r.started_at > clock_timestamp() - interval '1 day';
 comment on view job_missed is
-  'Ticks that did not run within their grace: those that are waiting now, and those that a scheduler gave up in the last day.';
+  'Ticks that did not run within their grace: those that have been waiting, for up to 30 days, and those that a scheduler gave up in the last day.';

@@ -140,27 +140,29 @@ comment on function skip_job_tick(text, text, timestamptz, text) is
   'pgonce: records that a tick is not going to run, and why. false = it has fired.';
 
 create or replace function plan_job_ticks(
-  p_job_names text[], p_keys text[], p_crons text[], p_timezones text[], p_next_ticks timestamptz[], p_graces interval[])
+  p_job_names text[], p_keys text[], p_crons text[], p_timezones text[], p_next_ticks timestamptz[], p_graces interval[],
+  p_app text default null)
 returns integer
 language plpgsql set search_path from current as $$
 declare
   v_written integer;
 begin
-  insert into job_schedules as s (job_name, key, cron, timezone, next_tick, grace)
-  select * from unnest(p_job_names, p_keys, p_crons, p_timezones, p_next_ticks, p_graces) as given (job_name, key, cron, timezone, tick, grace)
+  insert into job_schedules as s (job_name, key, cron, timezone, next_tick, grace, app)
+  select given.*, p_app from unnest(p_job_names, p_keys, p_crons, p_timezones, p_next_ticks, p_graces) as given (job_name, key, cron, timezone, tick, grace)
   order by job_name, key  -- two schedulers at once lock in one order
   on conflict (job_name, key) do update
-  set cron = excluded.cron, timezone = excluded.timezone, next_tick = excluded.next_tick, grace = excluded.grace,
-      updated_at = clock_timestamp()
-  -- a slower scheduler does not turn a tick back; a changed plan may
+  set cron = excluded.cron, timezone = excluded.timezone, grace = excluded.grace, app = excluded.app, updated_at = clock_timestamp(),
+      -- a slower scheduler does not turn a tick back; a changed plan may
+      next_tick = case when (s.cron, s.timezone, s.grace) is distinct from (excluded.cron, excluded.timezone, excluded.grace)
+                       then excluded.next_tick else greatest(s.next_tick, excluded.next_tick) end
   where s.next_tick < excluded.next_tick
-     or (s.cron, s.timezone, s.grace) is distinct from (excluded.cron, excluded.timezone, excluded.grace);
+     or (s.cron, s.timezone, s.grace, s.app) is distinct from (excluded.cron, excluded.timezone, excluded.grace, excluded.app);
   get diagnostics v_written = row_count;
   return v_written;
 end $$;
-comment on function plan_job_ticks(text[], text[], text[], text[], timestamptz[], interval[]) is
-  'pgonce: what schedulers say about their jobs: the earliest tick of each that none has dealt with. One array element per job. '
-  'Returns how many rows changed.';
+comment on function plan_job_ticks(text[], text[], text[], text[], timestamptz[], interval[], text) is
+  'pgonce: what schedulers say about their jobs: the earliest tick of each that none has dealt with. One array element per job; '
+  'p_app tells one app''s jobs from another''s. Returns how many rows changed.';
 
 create or replace function last_job_ticks(p_job_names text[], p_keys text[])
 returns table (job_name text, key text, fired timestamptz, planned timestamptz, clock timestamptz)
@@ -179,11 +181,14 @@ language plpgsql set search_path from current as $$
 declare
   v_deleted integer;
 begin
+  -- Not all others: another app on this database, down for a day, would lose what it owes and what job_missed has to say.
+  -- What was written together with one of these was this app's: its last release's.
   delete from job_schedules s
-  where not exists (select from unnest(p_job_names, p_keys) as kept (job_name, key)
-                    where kept.job_name = s.job_name and kept.key = s.key);
+  where s.app in (select k.app from job_schedules k where (k.job_name, k.key) in (select * from unnest(p_job_names, p_keys)))
+    and (s.job_name, s.key) not in (select * from unnest(p_job_names, p_keys));
   get diagnostics v_deleted = row_count;
   return v_deleted;
 end $$;
 comment on function forget_job_schedules(text[], text[]) is
-  'pgonce: deletes the schedules of all jobs but these: those that an app no longer has do not count as missed.';
+  'pgonce: deletes the schedules of the jobs that were once planned together with these and no longer are: those that an app no '
+  'longer has do not count as missed. Other apps'' schedules stay.';
