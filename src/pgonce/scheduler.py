@@ -21,6 +21,7 @@ from typing import Any, Self
 from uuid import UUID
 
 import psycopg
+from psycopg_pool import PoolTimeout
 
 from pgonce import database
 from pgonce._async.jobs import AsyncJobs
@@ -28,7 +29,7 @@ from pgonce._sync.jobs import Jobs
 from pgonce.app import App, Job
 from pgonce.clock import Clock, DatabaseClock
 from pgonce.database import patiently
-from pgonce.errors import PgonceError
+from pgonce.errors import DatabaseUnavailable, PgonceError
 from pgonce.hands import Hands, guarded
 from pgonce.protocol import jobs as protocol
 from pgonce.protocol import stats
@@ -174,11 +175,21 @@ class Scheduler(Service):
                 return
 
     def _upkeep(self) -> None:
-        # by itself, and the rest only if it succeeds: without a database each would wait for one
-        self._clock.set(patiently(self._pool, Call("clock_timestamp", {}, value), "pg_catalog"))
+        self._compare_clocks()  # the rest only if it succeeds: without a database each would wait for one
         for duty in (self._sweep, self._see_to_the_rest, self._look_for_retries):
             guarded(duty)
         self._schedules.write(self._pool)
+
+    def _compare_clocks(self) -> None:
+        # A failover cuts every connection, and the pool's say so at their next use, one by one: were each to cost a
+        # round, what is owed would wait for minutes.
+        for left in reversed(range(self._concurrency + 2)):
+            try:
+                self._clock.set(patiently(self._pool, Call("clock_timestamp", {}, value), "pg_catalog"))
+                return
+            except DatabaseUnavailable as error:
+                if not left or isinstance(error.__cause__, PoolTimeout | TimeoutError):
+                    raise
 
     def _sweep(self) -> None:
         if closed := patiently(self._pool, protocol.abandon_job_runs(), self._schema):

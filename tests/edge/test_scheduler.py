@@ -468,8 +468,33 @@ def test_a_tick_that_cannot_be_started_is_tried_again_whatever_is_wrong(
     assert "job j could not be started" in caplog.text
     alter(repair)
     assert ticks(conn) == []
-    simulation.run_until("2026-01-01 00:06:30")
+    simulation.run_until("2026-01-01 00:05:40")
     assert ticks(conn) == [("j", "succeeded", utc("2026-01-01 00:05"))]
+
+
+def test_after_a_failover_one_round_of_upkeep_finds_all_connections_that_it_has_cut(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation]
+) -> None:
+    app = pgonce.App()
+    together = threading.Barrier(4)
+
+    def meet(run: pgonce.Run) -> None:
+        with run.connection():
+            together.wait(20)
+
+    for number in range(4):
+        app.job(f"job_{number}", cron="0 0 * * *")(meet)
+    app.job("later", cron="1 0 * * *")(nothing)
+    simulation = simulate("2025-12-31 23:59:50")
+    simulation.start(app, database)
+    simulation.run_until("2026-01-01 00:00:50")
+    cut = conn.execute(
+        "select pg_terminate_backend(pid, 10000) from pg_stat_activity"
+        " where datname = current_database() and pid <> pg_backend_pid()"
+    ).fetchall()
+    assert len(cut) >= 4
+    simulation.run_until("2026-01-01 00:01:20")
+    assert ticks(conn, "job_name = 'later'") == [("later", "succeeded", utc("2026-01-01 00:01"))]
 
 
 def test_a_tick_is_run_though_no_thread_can_be_started_in_its_time(
