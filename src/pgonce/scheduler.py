@@ -7,7 +7,6 @@ neither double a tick nor hold one back.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import logging
 import os
@@ -17,20 +16,19 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Any, Self
+from typing import Self
 from uuid import UUID
 
 import psycopg
 from psycopg_pool import PoolTimeout
 
 from pgonce import database
-from pgonce._async.jobs import AsyncJobs
-from pgonce._sync.jobs import Jobs
-from pgonce.app import App, Job
+from pgonce.app import App
 from pgonce.clock import Clock, DatabaseClock
 from pgonce.database import patiently
 from pgonce.errors import DatabaseUnavailable, PgonceError
 from pgonce.hands import Hands, guarded
+from pgonce.performing import Performing
 from pgonce.protocol import jobs as protocol
 from pgonce.protocol import stats
 from pgonce.protocol.agenda import Agenda, Name
@@ -75,6 +73,7 @@ class Scheduler(Service):
         self._owing: dict[Name, datetime] = {}
         self._at_hand: set[Name] = set()
         self._retrying: set[UUID] = set()
+        self._runs = Performing(url, schema)
         self._hands = Hands(concurrency, "pgonce job")
         # The upkeep asks the database, which may hang; what starts the ticks asks nobody.
         self._own = [
@@ -243,7 +242,7 @@ class Scheduler(Service):
                 elif in_turn and self._is_at_work(name):
                     self._stop.wait(0.2)
                 else:
-                    self._perform(self._app.jobs[name[0]], begun, scheduled_for=run[0])
+                    self._runs.perform(self._pool, self._app.jobs[name[0]], begun, scheduled_for=run[0])
         finally:
             if has_it:  # it still owes what it owed: the next upkeep sees to it
                 with self._lock:
@@ -269,29 +268,6 @@ class Scheduler(Service):
 
     def _retry(self, retry: protocol.Retry) -> None:
         try:
-            self._perform(self._app.jobs[retry.name], lambda: None, retry=retry)
+            self._runs.perform(self._pool, self._app.jobs[retry.name], lambda: None, retry=retry)
         finally:
             self._retrying.discard(retry.run_id)
-
-    def _perform(self, job: Job, on_start: Callable[[], None], **options: Any) -> None:
-        started = False
-
-        def begun() -> None:
-            nonlocal started
-            started = True
-            on_start()
-
-        try:
-            if job.is_async:
-                asyncio.run(self._perform_async(job, begun, options))
-            else:
-                Jobs(self._pool, schema=self._schema).perform(job, on_start=begun, **options)
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            if not started:  # whatever it was: there is no row of it, so it is still to be done
-                raise PgonceError(f"job {job.name} could not be started: {reason}") from error
-            log.warning("job %s failed: %s", job.name, reason)
-
-    async def _perform_async(self, job: Job, on_start: Callable[[], None], options: dict[str, Any]) -> None:
-        async with await database.open_async_pool(self._url, 4) as pool:
-            await AsyncJobs(pool, schema=self._schema).perform(job, on_start=on_start, **options)

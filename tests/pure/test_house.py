@@ -24,7 +24,7 @@ FLOORS = (
     ("app", "embedded", "gathering", "sources"),
     ("_async", "_sync"),
     ("database", "schema", "http", "clock", "roster", "service", "hands"),
-    ("recorder", "worker", "schedules"),
+    ("recorder", "worker", "schedules", "performing"),
     ("endpoint", "receiver", "scheduler", "reconcile", "retention", "alerts", "metrics", "demo"),
     ("console",),
     ("cli",),
