@@ -91,6 +91,7 @@ class Scheduler(Service):
 
         Raises:
             DatabaseUnavailable, SchemaError: now, rather than at the first tick.
+            RuntimeError: so many threads cannot be had.
         """
         self._pool = database.open_pool(self._url, self._concurrency + 2)
         try:
@@ -98,10 +99,11 @@ class Scheduler(Service):
             self._agenda = Agenda(self._plans, self._schedules.since, self._clock.now())
             with suppress(psycopg.errors.LockNotAvailable):  # somebody's psql has it: the upkeep will try again
                 self._schedules.write(self._pool)
+            self._hands.start()
         except BaseException:
+            self._hands.stop()
             self._pool.close()  # left to the garbage collector it would complain about its threads
             raise
-        self._hands.start()
         for thread in self._own:
             thread.start()
         return self
@@ -175,9 +177,9 @@ class Scheduler(Service):
 
     def _upkeep(self) -> None:
         self._compare_clocks()  # the rest only if it succeeds: without a database each would wait for one
-        for duty in (self._sweep, self._see_to_the_rest, self._look_for_retries):
-            guarded(duty)
-        self._schedules.write(self._pool)
+        for duty in (self._sweep, self._see_to_the_rest, self._look_for_retries, self._write):
+            if not self._stop.is_set():  # each may hang for a while
+                guarded(duty)
 
     def _compare_clocks(self) -> None:
         # A failover cuts every connection, and the pool's say so at their next use, one by one: were each to cost a
@@ -203,6 +205,9 @@ class Scheduler(Service):
             if retry.run_id not in self._retrying:
                 self._retrying.add(retry.run_id)
                 self._hands.give(self._retry, retry)
+
+    def _write(self) -> None:
+        self._schedules.write(self._pool)
 
     # A tick is not handed to a thread: the job is, and the thread asks, when it has time, what the job owes by then.
     # What was put off, by threads that were busy or a database that was away, is so held to the job's own rule, and
