@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from tests.conftest import wait_until
 from tests.edge.command import on_a_terminal
@@ -51,6 +53,10 @@ def flaky(run):
 @app.job("hopeless", retries=1, backoff="1 ms")
 async def hopeless(run):
     raise ValueError("never")
+
+@app.job("hardy", retries=9, backoff="100 ms")
+def hardy(run):
+    pass
 
 @app.job("endless", timeout="100 ms")
 async def endless(run):
@@ -127,6 +133,19 @@ def test_run_retries_as_the_job_says_and_the_exit_code_is_the_last_ones(cli: Cli
     ]  # fmt: skip
 
 
+def test_run_tries_again_when_there_was_no_database(cli: Cli, conn: Connection, server: str) -> None:
+    allow = sql.SQL("alter database {} allow_connections {}")
+    with psycopg.connect(server, autocommit=True) as beside:
+        beside.execute(allow.format(sql.Identifier(conn.info.dbname), sql.SQL("false")))
+        running = cli("run", "hardy")
+        assert running.stderr is not None
+        assert running.stderr.readline().endswith("next attempt in 0:00:00.100000\n")
+        beside.execute(allow.format(sql.Identifier(conn.info.dbname), sql.SQL("true")))
+    code, out, _ = result(running)
+    assert (code, out) == (0, "hardy: succeeded, 0 processed, 0 skipped\n")
+    assert conn.execute("select attempt, status from cron_job_runs").fetchall() == [(1, "succeeded")]
+
+
 @pytest.mark.parametrize("name", ["patient", "cancelled"])
 def test_stop_ends_a_run_within_a_heartbeat_and_ls_and_show_say_how_it_stands(
     cli: Cli, conn: Connection, name: str
@@ -145,6 +164,26 @@ def test_stop_ends_a_run_within_a_heartbeat_and_ls_and_show_say_how_it_stands(
     assert (shown["status"], shown["error_message"]) == ("failed", "stopped on request")
     assert "stopped on request" in result(cli("show", line["id"]))[1]
     assert result(cli("stop", line["id"])) == (1, "", f"pgonce: run {line['id']} has ended\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("name", ["patient", "cancelled"])
+def test_a_signal_ends_the_run_and_blocks_no_successor(
+    cli: Cli, conn: Connection, name: str, number: signal.Signals
+) -> None:
+    # a shell that has put the tests into the background ignores SIGINT, nohup SIGHUP, and so would what they start
+    usual = {each: signal.signal(each, signal.default_int_handler) for each in (signal.SIGINT, signal.SIGHUP)}
+    running = cli("run", name)
+    for each, handler in usual.items():
+        signal.signal(each, handler)
+    assert running.stdout is not None
+    assert running.stdout.readline() == "begun\n"
+    running.send_signal(number)
+    assert result(running) == (128 + number, "", f"{name}: stopped by {number.name}\n")
+    row = conn.execute("select status, error_message from cron_job_runs").fetchone()
+    assert row is not None
+    assert row[0] == "failed"
+    assert row[1].rstrip().endswith(f": stopped by {number.name}")
 
 
 @pytest.mark.parametrize("name", ["endless", "deaf"])

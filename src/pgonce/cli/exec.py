@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
+import select
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, BinaryIO
 
 import click
@@ -19,7 +20,8 @@ import click
 from pgonce import database
 from pgonce._sync.jobs import Jobs
 from pgonce._sync.run import Run
-from pgonce.cli.failing import TookTooLong
+from pgonce.cli.failing import TIMEOUT
+from pgonce.cli.group import Group
 from pgonce.cli.job import took, with_scope
 from pgonce.cli.options import OVERLAP, with_database
 from pgonce.cli.show import Length, Moment
@@ -29,28 +31,34 @@ TAIL = 4000
 """Bytes of the command's last stderr that stand in the run's row."""
 LOOK = 0.2
 """Seconds between two looks whether the run is still ours."""
+LATE = "its time is over"
 
-# Should this process be killed, nobody would stop the command any more, and once the window is over it would run beside
-# its successor: on Linux the kernel ends it then (prctl PR_SET_PDEATHSIG). In a small Python in between, and not by
-# preexec_fn, which may deadlock where there are threads.
-_TIED = """
-import ctypes, os, sys
-parent, command = int(sys.argv[1]), sys.argv[2:]
-ctypes.CDLL(None).prctl(1, 15)
-if os.getppid() != parent:
-    sys.exit(143)
-try:
-    os.execvp(command[0], command)
-except OSError as error:
-    print(f"pgonce: {command[0]}: {error.strerror}", file=sys.stderr)
-    sys.exit(126)
-"""
+
+class _Tick(Moment):
+    """A moment that the database's driver can read in any time zone: no day outside of the years 1 to 9999."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        day = timedelta(days=1)
+        try:
+            tick = super().convert(value, param, ctx)
+            tick.astimezone(UTC) - day, tick.astimezone(UTC) + day
+        except OverflowError:
+            self.fail(f'"{value}" is no moment of the years 1 to 9999', param, ctx)
+        return tick
+
+
+def _text(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise click.BadParameter("it is not UTF-8") from None
+    return value
 
 
 @click.command("exec")
-@click.argument("name")
+@click.argument("name", callback=_text)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-@click.option("--key", default="", help="Runs with different keys may run side by side.")
+@click.option("--key", default="", callback=_text, help="Runs with different keys may run side by side.")
 @click.option(
     "--window",
     default=protocol.WINDOW,
@@ -63,7 +71,7 @@ except OSError as error:
 @click.option(
     "--grace", default="10s", show_default=True, type=Length(), metavar="INTERVAL", help="Between SIGTERM and SIGKILL."
 )
-@click.option("--scheduled-for", type=Moment(), metavar="TIME", help="The tick this run is for: it fires once.")
+@click.option("--scheduled-for", type=_Tick(), metavar="TIME", help="The tick this run is for: it fires once.")
 @with_scope
 @with_database
 def exec_(
@@ -85,16 +93,17 @@ def exec_(
 
     Example: pgonce exec nightly_backup --window 30m -- pg_dump --file /backup/shop.sql shop
     """
-    options: dict[str, Any] = {"key": key, "window": window, "timeout": timeout}
     with database.open_pool(url, 2) as pool, _signals() as received:
+        options: dict[str, Any] = {"key": key, "window": window}  # its own timeout would end it before the command
         try:
             with Jobs(pool, schema=schema).run(name, scope=scope, scheduled_for=scheduled_for, **options) as run:
                 if run is None:
-                    click.echo(f"{name}: skipped, another run is at work or this tick has fired", err=True)
+                    _say(f"{name}: skipped, another run is at work or this tick has fired")
                     sys.exit(OVERLAP)
-                code = _run(run, command, received, grace.total_seconds(), _key(run, scheduled_for))
-        except TimeoutError as error:
-            raise TookTooLong(f"the job {name} took longer than {took(timeout)}") from error
+                code = _run(run, command, received, grace.total_seconds(), timeout, _key(run, scheduled_for))
+        except TimeoutError:
+            _say(f"pgonce: the job {name} took longer than {took(timeout)}")
+            sys.exit(TIMEOUT)
     sys.exit(code)
 
 
@@ -103,70 +112,95 @@ def _key(run: Run, scheduled_for: datetime | None) -> str:
     return f"{run.name}:{run.key}:{scheduled_for.isoformat()}" if scheduled_for else str(run.id)
 
 
-def _run(run: Run, command: tuple[str, ...], received: list[int], patience: float, key: str) -> int:
+def _run(
+    run: Run, command: tuple[str, ...], received: list[int], patience: float, limit: timedelta | None, key: str
+) -> int:
     if shutil.which(command[0]) is None:
-        click.echo(f"pgonce: {command[0]}: not found", err=True)
+        _say(f"pgonce: {command[0]}: not found")
         run.fail(f"{command[0]}: not found")
         return 127
-    tied = [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid())] if sys.platform == "linux" else []
-    # a session of its own: its whole group is stopped, and a Ctrl-C of the terminal reaches it once, from here
-    child = subprocess.Popen(
-        [*tied, *command],
-        env=os.environ | {"PGONCE_RUN_ID": str(run.id), "PGONCE_IDEMPOTENCY_KEY": key},
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
+    # a successor may begin a window after the last heartbeat, which is a third of one old at most
+    alone = min(patience, run.window.total_seconds() / 2)
+    group = Group(command, os.environ | {"PGONCE_RUN_ID": str(run.id), "PGONCE_IDEMPOTENCY_KEY": key}, alone)
     tail = bytearray()
-    reader = threading.Thread(target=_pass_on, args=(child.stderr, tail), daemon=True)
+    reader = threading.Thread(target=_pass_on, args=(group.leader.stderr, tail), daemon=True)
     reader.start()
-    asked = _watch(run, child, received, patience)
+    why = _watch(run, group, received, patience, limit)
+    group.release()
     # what the command left behind may hold stderr open for ever
     reader.join(1)
-    code = child.returncode if child.returncode >= 0 else 128 - child.returncode
-    if code and not (asked and run.stop_requested):
+    if why == LATE:
+        run.fail(f"timed out after {limit}")
+        raise TimeoutError
+    status = group.leader.returncode
+    code = status if status >= 0 else 128 - status
+    if code and not (why and run.stop_requested):
         said = tail.decode(errors="replace").strip()
-        ended = f"ended by signal {-child.returncode}" if child.returncode < 0 else f"exit code {code}"
+        ended = f"ended by signal {-status}" if status < 0 else f"exit code {code}"
         run.fail(f"{said}\n{ended}" if said else ended)
     return code
 
 
-def _watch(run: Run, child: subprocess.Popen[bytes], received: list[int], patience: float) -> bool:
-    """Wait for the end of the command; stop it, group and all, where that is called for. Whether it was."""
-    kill_at: float | None = None
-    while True:
-        with suppress(subprocess.TimeoutExpired):
-            child.wait(LOOK)
-            return kill_at is not None
-        while received:
-            _signal(child, received.pop(0))
-            kill_at = kill_at or time.monotonic() + patience
-        if kill_at is None and run.stop_requested:
-            why = "its time is over" if run.timed_out else "the run was lost" if run.lost else "asked to stop"
-            click.echo(f"{run.name}: {why}", err=True)
-            _signal(child, signal.SIGTERM)
+def _watch(run: Run, group: Group, received: list[int], patience: float, limit: timedelta | None) -> str | None:
+    """Wait for the end of the command; stop it, group and all, where that is called for. Why it was, if it was.
+
+    A command that was stopped has ended when its children have: a successor would run beside them.
+    """
+    late_at = math.inf if limit is None else time.monotonic() + limit.total_seconds()
+    kill_at = math.inf
+    why: str | None = None
+    ours = True
+    while not group.has_ended(LOOK) or (why and not group.is_empty(LOOK)):
+        signals = [received.pop(0) for _ in received[:]]
+        if signals and why is None:
+            why = "a signal"
             kill_at = time.monotonic() + patience
-        if kill_at is not None and time.monotonic() > kill_at:
-            _signal(child, signal.SIGKILL)
+        if why is None and (why := LATE if time.monotonic() > late_at else _stopped(run)):
+            _say(f"{run.name}: {why}")
+            signals = [signal.SIGTERM]
+            kill_at = time.monotonic() + patience
+        if time.monotonic() > kill_at:
+            signals.append(signal.SIGKILL)
+        sent = [group.signal(each) for each in signals]
+        if ours and not all(sent):
+            ours = False
+            _say(f"{run.name}: it runs as another user and cannot be stopped from here: waiting for its end")
+    return why
 
 
-def _signal(child: subprocess.Popen[bytes], number: int) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(child.pid, number)
+def _stopped(run: Run) -> str | None:
+    if not run.stop_requested:
+        return None
+    return "the run was lost" if run.lost else "asked to stop"
 
 
 def _pass_on(source: BinaryIO, tail: bytearray) -> None:
+    """Read to the end, whatever becomes of our stderr: the command would stand still at a pipe that nobody empties."""
     while chunk := os.read(source.fileno(), 65536):
-        sys.stderr.buffer.write(chunk)
-        sys.stderr.buffer.flush()
         tail += chunk
         del tail[:-TAIL]
+        _show(chunk)
+
+
+def _show(said: bytes) -> None:
+    with suppress(OSError):  # a full disk, a reader that has left: it is in the tail
+        while sys.stderr and said:  # none when it was closed from the start
+            said = said[os.write(sys.stderr.fileno(), said) :]
+
+
+def _say(line: str) -> None:
+    """A line on stderr; none when that stays full, because the command is to be stopped all the same."""
+    with suppress(OSError):
+        if sys.stderr and select.select([], [sys.stderr], [], 1)[1]:
+            _show(f"{line}\n".encode(errors="backslashreplace"))
 
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collects SIGINT, SIGTERM and SIGHUP, to be passed on."""
+    """Collects SIGINT, SIGTERM and SIGHUP, to be passed on; what nohup or a shell's & ignores stays ignored."""
     received: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    asked = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    numbers = [number for number in asked if signal.getsignal(number) is not signal.SIG_IGN]
     usual = {number: signal.signal(number, lambda number, _: received.append(number)) for number in numbers}
     try:
         yield received

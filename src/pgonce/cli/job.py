@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 import time
@@ -18,9 +17,10 @@ from pgonce._sync.execute import call
 from pgonce._sync.jobs import Jobs
 from pgonce.app import App, Job
 from pgonce.cli.failing import TookTooLong
+from pgonce.cli.interrupts import Interrupts
 from pgonce.cli.options import OVERLAP, as_json, with_app, with_database
 from pgonce.cli.show import Length, Moment, in_line, print_json, print_table, when
-from pgonce.errors import InvalidArgument, NotFound, RunStopped
+from pgonce.errors import DatabaseUnavailable, InvalidArgument, NotFound, RunStopped
 from pgonce.protocol import jobs as protocol
 from pgonce.protocol import stats
 
@@ -65,58 +65,59 @@ def run(name: str, scope: dict[str, Any], key: str | None, app: App, url: str, s
     """Run the job NAME now, unless it is running: then exit with 75.
 
     A failure is retried as the job's registration says, here or by a worker, whichever comes first.
+    SIGTERM, SIGHUP and Ctrl-C end the run as failed.
     """
-    found = app.get_job(name)
-    pause = found.backoff
-    retry: protocol.Retry | None = None
-    ended = None
-    for left in range(found.retries, -1, -1):
-        try:
-            ended = _in_time(found, scope, key, retry, url, schema)
-            break
-        except RunStopped:
-            raise
-        except Exception as error:
-            if left == 0:
-                raise
-            click.echo(f"{name}: failed ({_line(error)}), next attempt in {pause}", err=True)
-            time.sleep(pause.total_seconds())
-            retry = _due(found, key, url, schema)
-            if retry is None:  # a worker has been faster
-                raise
-            pause *= 2
+    with Interrupts(name) as interrupts:
+        ended = _attempts(app.get_job(name), {"scope": scope, "key": key}, url, schema, interrupts)
     if ended is None:
         click.echo(f"{name}: skipped, another run is at work", err=True)
         sys.exit(OVERLAP)
     click.echo(f"{name}: succeeded, {ended.rows_processed:,} processed, {ended.rows_skipped:,} skipped")
 
 
-def _in_time(
-    job: Job, scope: dict[str, Any], key: str | None, retry: protocol.Retry | None, url: str, schema: str
-) -> Any:
+def _attempts(job: Job, what: dict[str, Any], url: str, schema: str, interrupts: Interrupts) -> Any:
+    left, pause = job.retries, job.backoff
+    failed: Exception | None = None  # of a run: what comes next is its retry; as long as none has begun, a start
+    while True:
+        begun: list[bool] = []
+        retry: protocol.Retry | None = None
+        try:
+            if failed is not None and (retry := _due(job, what["key"], url, schema)) is None:
+                left = 0  # a worker has been faster
+                raise failed
+            start = {**what, "retry": retry, "on_start": lambda: begun.append(True)}  # noqa: B023 -- called in here
+            return _in_time(job, start, url, schema, interrupts)
+        except RunStopped:
+            raise
+        except Exception as error:
+            failed = error if begun else failed
+            if left == 0 or not (failed or isinstance(error, DatabaseUnavailable)):
+                raise
+            click.echo(f"{job.name}: failed ({_line(error)}), next attempt in {pause}", err=True)
+            time.sleep(pause.total_seconds())
+            left, pause = left - 1, pause * 2
+
+
+def _in_time(job: Job, start: dict[str, Any], url: str, schema: str, interrupts: Interrupts) -> Any:
     began = time.monotonic()
     try:
-        return _perform(job, scope, key, retry, url, schema)
+        return _perform(job, start, url, schema, interrupts)
     except TimeoutError as error:
         if job.timeout is None or time.monotonic() - began < job.timeout.total_seconds():
             raise  # of something that the job has waited for
         raise TookTooLong(f"the job {job.name} took longer than {took(job.timeout)}") from error
 
 
-def _perform(
-    job: Job, scope: dict[str, Any], key: str | None, retry: protocol.Retry | None, url: str, schema: str
-) -> Any:
+def _perform(job: Job, start: dict[str, Any], url: str, schema: str, interrupts: Interrupts) -> Any:
     if job.is_async:
-        return asyncio.run(_perform_async(job, scope, key, retry, url, schema))
+        return interrupts.run(_perform_async(job, start, url, schema))
     with database.open_pool(url) as pool:
-        return Jobs(pool, schema=schema).perform(job, scope=scope, key=key, retry=retry)
+        return Jobs(pool, schema=schema).perform(job, **start)
 
 
-async def _perform_async(
-    job: Job, scope: dict[str, Any], key: str | None, retry: protocol.Retry | None, url: str, schema: str
-) -> Any:
+async def _perform_async(job: Job, start: dict[str, Any], url: str, schema: str) -> Any:
     async with await database.open_async_pool(url) as pool:
-        return await AsyncJobs(pool, schema=schema).perform(job, scope=scope, key=key, retry=retry)
+        return await AsyncJobs(pool, schema=schema).perform(job, **start)
 
 
 def _due(job: Job, key: str | None, url: str, schema: str) -> protocol.Retry | None:

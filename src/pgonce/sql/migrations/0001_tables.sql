@@ -121,8 +121,6 @@ create table if not exists job_schedules (
   updated_at timestamptz not null default clock_timestamp(),
   primary key (job_name, key)
 );
--- Which jobs it was written together with, as a digest of their names. Several apps may share a database.
-alter table job_schedules add column if not exists app text;
 
 create table if not exists seed_checkpoints (
   id              uuid primary key default gen_random_uuid(),

@@ -1,0 +1,140 @@
+"""A command and all that it starts: their process group, and the guard that ends it should this process be gone."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+# Should this process be killed, nobody would stop the command any more, and once the window is over it would run beside
+# its successor. So the small Python that becomes the command leaves a guard behind first. It reads from a pipe that
+# only this process holds open: a byte sends it home, the end of the pipe is the end of this process. Not the kernel's
+# PR_SET_PDEATHSIG, which reaches the command and none of its children; and not preexec_fn, which may deadlock where
+# there are threads. The guard is no child of the command, which may wait for all of its children.
+_GUARDED = """
+import os, signal, sys, time
+alive, grace, command = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
+group = os.getpid()
+
+def guard():
+    os.setsid()
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    null = os.open(os.devnull, os.O_RDWR)
+    for each in range(3):
+        os.dup2(null, each)
+    if os.read(alive, 1):
+        return
+    os.killpg(group, signal.SIGTERM)
+    over = time.monotonic() + grace
+    while time.monotonic() < over:
+        os.killpg(group, 0)
+        time.sleep(0.05)
+    os.killpg(group, signal.SIGKILL)
+
+def leave_guard():
+    if os.fork():
+        try:
+            failed = os.wait()[1]
+        except ChildProcessError:  # SIGCHLD is ignored
+            failed = 0
+        if failed:
+            raise BlockingIOError(11, "there is no process left for its guard")
+        return
+    code = 1
+    try:
+        if os.fork() == 0:
+            guard()
+        code = 0
+    finally:
+        os._exit(code)
+
+try:
+    leave_guard()
+    os.close(alive)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and the command would, too
+        signal.signal(number, signal.SIG_DFL)
+    os.execvp(command[0], command)
+except OSError as error:
+    print(f"pgonce: {command[0]}: {error.strerror}", file=sys.stderr)
+    sys.exit(126)
+"""
+
+
+class Group:
+    """A command that runs, and its children, but for those that left for a group of their own.
+
+    Args:
+        command: it and its arguments.
+        env: its environment.
+        grace: seconds between SIGTERM and SIGKILL, should this process be gone.
+    """
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], grace: float) -> None:
+        reading, self._alive = os.pipe()
+        # three and up: where this process was started without a stderr, 2 would be taken, and be the command's stderr
+        guarding = fcntl.fcntl(reading, fcntl.F_DUPFD_CLOEXEC, 3)
+        # a session of its own: the whole group is stopped, and a Ctrl-C of the terminal reaches it once, from here
+        self.leader = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _GUARDED, str(guarding), str(grace), *command],
+            env=env,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            pass_fds=[guarding],
+        )
+        os.close(reading)
+        os.close(guarding)
+
+    def has_ended(self, seconds: float) -> bool:
+        """Whether the command has ended, or does so within ``seconds``; its children may be at work."""
+        with suppress(subprocess.TimeoutExpired):
+            self.leader.wait(seconds)
+        return self.leader.returncode is not None
+
+    def is_empty(self, seconds: float) -> bool:
+        """Whether all of it has ended; if not, ``seconds`` later."""
+        if not self._is_at_work():
+            return True
+        time.sleep(seconds)
+        return False
+
+    def _is_at_work(self) -> bool:
+        try:
+            self._kill(0)
+        except ProcessLookupError:
+            return False
+        # it finds zombies, too: for ever, in a container whose first process reaps no orphans
+        states = [state for state, group in _processes() if group == self.leader.pid]
+        return not states or any(state not in "ZX" for state in states)
+
+    def signal(self, number: int) -> bool:
+        """Send a signal to all of it; False when what is left is another user's (sudo), and not ours to signal."""
+        with suppress(ProcessLookupError):
+            return self._kill(number)
+        return True
+
+    def _kill(self, number: int) -> bool:
+        try:
+            os.killpg(self.leader.pid, number)
+        except PermissionError:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Send the guard home: what the command has left behind may stay."""
+        with suppress(OSError):  # somebody killed it
+            os.write(self._alive, b".")
+        os.close(self._alive)
+
+
+def _processes() -> Iterator[tuple[str, int]]:
+    """State and group of every process; none where there is no /proc."""
+    for each in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            state, _parent, group, *_ = each.read_text(errors="replace").rpartition(")")[2].split()
+            yield state, int(group)
