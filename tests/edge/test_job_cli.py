@@ -186,6 +186,13 @@ def test_a_signal_ends_the_run_and_blocks_no_successor(
     assert row[1].rstrip().endswith(f": stopped by {number.name}")
 
 
+@pytest.mark.parametrize("since", ["999999 days", "0001-01-01T00:00+14:00", "9999-12-31T23:00"])
+def test_a_moment_beyond_the_calendar_is_a_usage_error(cli: Cli, since: str) -> None:
+    code, _, said = result(cli("ls", "--since", since))
+    assert code == 2
+    assert "is no moment of the years 1 to 9999" in said
+
+
 @pytest.mark.parametrize("name", ["endless", "deaf"])
 def test_a_run_whose_time_is_over_has_failed_and_writes_no_more(cli: Cli, conn: Connection, name: str) -> None:
     assert result(cli("run", name)) == (124, "", f"pgonce: the job {name} took longer than 0.1 s\n")

@@ -194,10 +194,8 @@ class AsyncRun:
             await self.fail("stopped on request")
             raise RunStopped(f"run {self.id} of job {self.name} was stopped on request")
         complete = protocol.complete_job_run(self.id, self.rows_processed, self.rows_skipped)
-        if self.lost:
-            raise LeaseLost(f"run {self.id} of job {self.name} {self._why()}: its work is not counted")
         try:
-            completed = await self._asked(complete)
+            completed = not self.lost and await self._asked(complete)
         except DatabaseUnavailable:
             self._ended = True
             raise

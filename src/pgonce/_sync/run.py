@@ -195,10 +195,8 @@ class Run:
             self.fail("stopped on request")
             raise RunStopped(f"run {self.id} of job {self.name} was stopped on request")
         complete = protocol.complete_job_run(self.id, self.rows_processed, self.rows_skipped)
-        if self.lost:
-            raise LeaseLost(f"run {self.id} of job {self.name} {self._why()}: its work is not counted")
         try:
-            completed = self._asked(complete)
+            completed = not self.lost and self._asked(complete)
         except DatabaseUnavailable:
             self._ended = True
             raise

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, BinaryIO
 
 import click
@@ -32,19 +32,6 @@ TAIL = 4000
 LOOK = 0.2
 """Seconds between two looks whether the run is still ours."""
 LATE = "its time is over"
-
-
-class _Tick(Moment):
-    """A moment that the database's driver can read in any time zone: no day outside of the years 1 to 9999."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        day = timedelta(days=1)
-        try:
-            tick = super().convert(value, param, ctx)
-            tick.astimezone(UTC) - day, tick.astimezone(UTC) + day
-        except OverflowError:
-            self.fail(f'"{value}" is no moment of the years 1 to 9999', param, ctx)
-        return tick
 
 
 def _text(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
@@ -71,7 +58,7 @@ def _text(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
 @click.option(
     "--grace", default="10s", show_default=True, type=Length(), metavar="INTERVAL", help="Between SIGTERM and SIGKILL."
 )
-@click.option("--scheduled-for", type=_Tick(), metavar="TIME", help="The tick this run is for: it fires once.")
+@click.option("--scheduled-for", type=Moment(), metavar="TIME", help="The tick this run is for: it fires once.")
 @with_scope
 @with_database
 def exec_(

@@ -19,7 +19,10 @@ from pgonce.protocol.interval import interval
 
 
 class Moment(click.ParamType):  # type: ignore[type-arg] # generic only in newer releases of click
-    """A moment: "2 hours" (ago), a date, or a date and time (UTC where it names no zone)."""
+    """A moment: "2 hours" (ago), a date, or a date and time (UTC where it names no zone).
+
+    One that the database's driver can read again in any time zone: not within a day of the years 1 and 9999's ends.
+    """
 
     name = "when"
 
@@ -27,6 +30,15 @@ class Moment(click.ParamType):  # type: ignore[type-arg] # generic only in newer
         """The moment as a datetime with a zone."""
         if isinstance(value, datetime):
             return value
+        day = timedelta(days=1)
+        try:
+            moment = self._read(value, param, ctx)
+            moment.astimezone(UTC) - day, moment.astimezone(UTC) + day
+        except OverflowError:
+            self.fail(f'"{value}" is no moment of the years 1 to 9999', param, ctx)
+        return moment
+
+    def _read(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         try:
             return datetime.now(UTC) - interval(value.removesuffix("ago").strip())
         except InvalidArgument:
