@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 from psycopg import AsyncConnection
@@ -107,7 +108,11 @@ class Receiver:
         if response.status == 413:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
-        await send({"type": "http.response.body", "body": response.body})
+        closes = response.status == 413
+        await send({"type": "http.response.body", "body": response.body, "more_body": closes})
+        if closes:
+            await _take_leave(receive)
+            await send({"type": "http.response.body", "body": b""})
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
@@ -185,6 +190,22 @@ async def _read(content_length: bytes, receive: Receive, limit: int) -> bytes:
             raise too_large
         if not message.get("more_body"):
             return body
+
+
+async def _take_leave(receive: Receive) -> None:
+    """Read on for a moment behind an answer that closes the connection.
+
+    Where bytes are left unread, the kernel resets the connection instead of closing it, and the client may lose the
+    answer that it has not read yet.
+    """
+    left = MAX_BODY
+    with suppress(TimeoutError):
+        async with asyncio.timeout(1):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if not message.get("more_body"):
+                    return
 
 
 receiver = Receiver

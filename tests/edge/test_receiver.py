@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import select
 import socket
 import time
 from collections.abc import Iterator
@@ -263,6 +264,20 @@ def test_a_20_mb_body_is_refused_before_it_is_there_and_the_connection_is_closed
             answer += chunk
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"limit" in answer
+
+
+@pytest.mark.usefixtures("_nothing_is_stored")
+def test_a_client_that_sends_on_behind_a_413_does_not_lose_it(served: tuple[Child, str]) -> None:
+    at = urlsplit(served[1])
+    with socket.create_connection((str(at.hostname), at.port or 80), timeout=30) as sock:
+        sock.sendall(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000001\r\n\r\n".encode())
+        assert select.select([sock], [], [], 30)[0]  # the answer is here, and not read yet
+        for _ in range(2):  # to a closed connection: a reset, at which the kernel forgets the answer
+            sock.sendall(b"x" * 500_000)
+        answer = b""
+        while chunk := sock.recv(65536):
+            answer += chunk
+    assert answer.startswith(b"HTTP/1.1 413 ")
 
 
 @pytest.mark.usefixtures("_nothing_is_stored")
