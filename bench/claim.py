@@ -11,9 +11,9 @@ import psycopg
 from bench.result import Result
 from bench.server import new_database
 from bench.webhooks import fill, set_wise
-from pgonce._sync.execute import Pool, call_unsynced
 from pgonce._sync.lane import MARGIN
-from pgonce.database import open_pool
+from pgonce.core.database import open_pool
+from pgonce.core.execute import Pool, call_unsynced
 from pgonce.protocol import queue
 from pgonce.worker import Worker
 

@@ -20,8 +20,8 @@ from pathlib import Path
 import psycopg
 
 from bench.verses import COLUMNS, KEY, row, source
-from pgonce import database
 from pgonce._sync.seeds import Seeds
+from pgonce.core import database
 from pgonce.sources import read
 
 HERE = Path(__file__).parents[1]

@@ -25,7 +25,7 @@ from bench.procrastinate_lock import with_procrastinate
 from bench.result import Result
 from bench.scheduler import idle_load, tick_delay
 from bench.server import new_database, pgbench
-from pgonce import database
+from pgonce.core import database
 
 CLIENTS = 8
 SPECIFIED = """

@@ -16,7 +16,8 @@ from uuid import uuid4
 
 import psycopg
 
-from pgonce import embedded, schema
+from pgonce.core import embedded
+from pgonce.core import migrate as schema
 
 
 @cache

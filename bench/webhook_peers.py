@@ -15,7 +15,7 @@ import psycopg
 
 from bench.load import deliveries
 from bench.server import new_database, pgbench
-from pgonce import database
+from pgonce.core import database
 from pgonce.protocol import stripe
 
 CLIENTS = 8

@@ -26,9 +26,9 @@ from bench.load import deliveries, event
 from bench.result import Result
 from bench.server import new_database
 from bench.webhook_peers import EFFECTS, ONE, THREE, by_hand, with_pgbench, with_pgqueuer
-from pgonce import database
-from pgonce._sync.execute import call
 from pgonce.cli.serve import settle
+from pgonce.core import database
+from pgonce.core.execute import call
 from pgonce.protocol import stripe
 from pgonce.protocol.webhooks import queue_webhooks
 from pgonce.recorder import Recorder

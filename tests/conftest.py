@@ -21,7 +21,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from pgonce import embedded, schema
+from pgonce.core import embedded
+from pgonce.core import migrate as schema
 
 ROLES = ("anon", "authenticated", "service_role")  # Supabase's
 

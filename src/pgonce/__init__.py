@@ -9,6 +9,7 @@ from pgonce._sync.run import Run
 from pgonce._sync.seeds import Seeds
 from pgonce._sync.webhooks import Webhooks
 from pgonce.app import App
+from pgonce.core.migrate import migrate
 from pgonce.endpoint import Endpoint
 from pgonce.errors import (
     DatabaseUnavailable,
@@ -29,7 +30,6 @@ from pgonce.errors import (
 from pgonce.protocol.seeds import Checkpoint
 from pgonce.protocol.webhooks import Event
 from pgonce.receiver import Receiver, receiver
-from pgonce.schema import migrate
 
 __all__ = [
     "App",

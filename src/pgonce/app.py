@@ -8,12 +8,12 @@ from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import Any, Literal, TypeVar
 
+from pgonce.core.callables import awaited, finished, is_async
+from pgonce.core.interval import interval
 from pgonce.errors import InvalidArgument, NotFound
 from pgonce.protocol import jobs as jobs_protocol
-from pgonce.protocol.called import awaited, finished, is_async
 from pgonce.protocol.cron import CatchUp, Cron, Plan, read_plan
 from pgonce.protocol.glob import any_of
-from pgonce.protocol.interval import interval
 from pgonce.protocol.seed_definition import Seed
 from pgonce.protocol.webhooks import Event
 

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
-from pgonce import database
-from pgonce._sync.execute import call
 from pgonce._sync.webhooks import Webhooks
 from pgonce.app import App
+from pgonce.core import database
+from pgonce.core.execute import call
 from pgonce.errors import PayloadTooLarge
 from pgonce.http import MAX_BODY, Response, answer, failure
 from pgonce.protocol import stripe

@@ -7,11 +7,11 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from pgonce import database
 from pgonce._async.jobs import AsyncJobs
-from pgonce._sync.execute import Pool
 from pgonce._sync.jobs import Jobs
 from pgonce.app import Job
+from pgonce.core import database
+from pgonce.core.execute import Pool
 from pgonce.errors import PgonceError
 
 log = logging.getLogger("pgonce")

@@ -16,9 +16,9 @@ from typing import Any, TypeAlias
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from pgonce import database
-from pgonce._async.execute import call
 from pgonce.app import App
+from pgonce.core import database
+from pgonce.core.execute_async import call
 from pgonce.errors import DatabaseUnavailable, PayloadTooLarge, PgonceError
 from pgonce.http import MAX_BODY, Response, answer, failure
 from pgonce.protocol import seeds, stripe

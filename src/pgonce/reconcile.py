@@ -18,9 +18,9 @@ from urllib.parse import urlencode
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
-from pgonce._sync.execute import call
 from pgonce._sync.run import Run
 from pgonce.app import App
+from pgonce.core.execute import call
 from pgonce.errors import PgonceError
 from pgonce.protocol import lists, seeds, stripe
 from pgonce.protocol import webhooks as protocol

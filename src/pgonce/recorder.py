@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from psycopg import AsyncConnection
 
-from pgonce._async.execute import Pool, connection, execute
-from pgonce.gathering import Gathering
+from pgonce.core.batcher import Gathering
+from pgonce.core.execute_async import Pool, connection, execute
 from pgonce.protocol import queue, webhooks
 from pgonce.protocol.queue import Claimed
 from pgonce.protocol.stripe import Body

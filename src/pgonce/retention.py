@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from datetime import timedelta
 
-from pgonce._sync.execute import execute
 from pgonce._sync.run import Run
+from pgonce.core.execute import execute
+from pgonce.core.interval import interval
 from pgonce.errors import InvalidArgument
 from pgonce.protocol import retention as protocol
-from pgonce.protocol.interval import interval
 
 log = logging.getLogger("pgonce")
 

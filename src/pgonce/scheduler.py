@@ -22,19 +22,19 @@ from uuid import UUID
 import psycopg
 from psycopg_pool import PoolTimeout
 
-from pgonce import database
 from pgonce.app import App
 from pgonce.clock import Clock, DatabaseClock
-from pgonce.database import patiently
+from pgonce.core import database
+from pgonce.core.call import Call, value
+from pgonce.core.database import patiently
+from pgonce.core.service import Service
 from pgonce.errors import DatabaseUnavailable, PgonceError
 from pgonce.hands import Hands, guarded
 from pgonce.performing import Performing
 from pgonce.protocol import jobs as protocol
 from pgonce.protocol import stats
 from pgonce.protocol.agenda import Agenda, Name
-from pgonce.protocol.call import Call, value
 from pgonce.schedules import Schedules
-from pgonce.service import Service
 
 UPKEEP_EVERY = timedelta(seconds=15)
 """Between two sweeps, looks for retries and comparisons of the clocks; also how long a suspended machine oversleeps."""

@@ -7,9 +7,9 @@ import threading
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
-from pgonce._sync.execute import Pool
 from pgonce.clock import Clock
-from pgonce.database import patiently
+from pgonce.core.database import patiently
+from pgonce.core.execute import Pool
 from pgonce.protocol import jobs as protocol
 from pgonce.protocol.agenda import Name
 from pgonce.protocol.cron import Plan

@@ -13,8 +13,8 @@ import pytest
 from psycopg import Connection
 
 import pgonce
-from pgonce import database as databases
-from pgonce._sync.execute import call
+from pgonce.core import database as databases
+from pgonce.core.execute import call
 from pgonce.errors import InvalidArgument
 from pgonce.protocol import stripe, webhooks
 from pgonce.worker import Worker

@@ -19,7 +19,7 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from pgonce import AsyncJobs, AsyncRun, Jobs
 from pgonce import Run as SyncRun
-from pgonce.database import open_async_pool
+from pgonce.core.database import open_async_pool
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, LeaseLost, PgonceError, TransactionBroken
 from tests.conftest import wait_until
 from tests.contract.callers import Async, Caller, Run, Sync, spawn

@@ -11,8 +11,8 @@ import pytest
 from psycopg import Connection
 
 import pgonce
-from pgonce import database as databases
-from pgonce import gathering
+from pgonce.core import batcher as gathering
+from pgonce.core import database as databases
 from pgonce.protocol import stripe
 from pgonce.recorder import Recorder
 from pgonce.worker import Worker

@@ -10,11 +10,11 @@ import psycopg
 import pytest
 
 import pgonce
-from pgonce import database as databases
 from pgonce._async import run as async_run
 from pgonce._sync import run as sync_run
-from pgonce._sync import waiting
-from pgonce._sync.execute import call
+from pgonce.core import concurrency as waiting
+from pgonce.core import database as databases
+from pgonce.core.execute import call
 from pgonce.errors import DatabaseUnavailable, LeaseLost, RunStopped
 from pgonce.protocol import jobs as protocol
 from tests.conftest import wait_until

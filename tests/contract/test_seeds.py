@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool
 
 from pgonce import AsyncSeeds, Seeds
-from pgonce.database import open_async_pool
+from pgonce.core.database import open_async_pool
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, LeaseLost, PgonceError, SchemaError
 from tests.conftest import wait_until
 from tests.contract.callers import Caller, PlainSql, Sync, spawn

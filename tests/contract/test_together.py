@@ -15,10 +15,10 @@ import pytest
 from psycopg_pool import AsyncConnectionPool
 
 from pgonce import AsyncJobs, AsyncRun
-from pgonce._sync.value import sent
-from pgonce.database import open_async_pool
+from pgonce.core import call
+from pgonce.core.database import open_async_pool
+from pgonce.core.fast_call import sent
 from pgonce.errors import DatabaseUnavailable, InvalidArgument
-from pgonce.protocol import call
 from pgonce.protocol.jobs import Start, start_job_run
 from tests.conftest import wait_until
 

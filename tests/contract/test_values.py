@@ -17,9 +17,9 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from pgonce import AsyncJobs, Jobs
-from pgonce._async.waiting import repeating as async_repeating
-from pgonce._sync.waiting import _Alarm, _alarm, repeating
-from pgonce.database import open_pool
+from pgonce.core.concurrency import _Alarm, _alarm, repeating
+from pgonce.core.concurrency_async import repeating as async_repeating
+from pgonce.core.database import open_pool
 from pgonce.errors import DatabaseUnavailable, InvalidArgument
 from tests.conftest import wait_until
 
@@ -240,7 +240,7 @@ def test_a_task_of_heartbeats_ends_with_its_block_or_never_begins() -> None:
 
 LEFT = """
 import os, sys, threading
-from pgonce._sync.waiting import repeating
+from pgonce.core.concurrency import repeating
 
 inherited, beaten = repeating(lambda: True, 3600, 20), threading.Event()
 inherited.__enter__()
@@ -259,7 +259,8 @@ def test_a_child_that_leaves_its_parent_s_block_does_not_end_its_own_heartbeats(
 
 FORKED = """
 import os, sys
-from pgonce import Jobs, database
+from pgonce import Jobs
+from pgonce.core import database
 url, name = sys.argv[1:]
 with database.open_pool(url, 1) as pool, Jobs(pool).run("parent " + name, window="1 minute"):
     child = os.fork()

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pgonce import App, AsyncWebhooks, Webhooks
-from pgonce.database import open_async_pool
+from pgonce.core.database import open_async_pool
 from pgonce.errors import (
     DatabaseUnavailable,
     EventBusy,

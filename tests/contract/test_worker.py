@@ -14,8 +14,8 @@ import pytest
 from psycopg import Connection
 
 import pgonce
-from pgonce import database as databases
-from pgonce._sync.execute import call
+from pgonce.core import database as databases
+from pgonce.core.execute import call
 from pgonce.protocol import queue, stripe, webhooks
 from pgonce.worker import Worker
 from tests.conftest import wait_until

@@ -22,7 +22,7 @@ import psycopg
 import pytest
 
 from pgonce.alerts import Alerts
-from pgonce.database import open_pool
+from pgonce.core.database import open_pool
 from pgonce.errors import InvalidArgument, PgonceError
 from pgonce.protocol.alerts import channel_name
 from tests.conftest import wait_until

@@ -18,8 +18,8 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 
-from pgonce import embedded
 from pgonce.cli import main
+from pgonce.core import embedded
 from tests.conftest import _new_database, with_database
 from tests.faults.child import PGONCE, SETTINGS, Start, children
 

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg_pool import PoolTimeout
 
-from pgonce import database as databases
+from pgonce.core import database as databases
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, is_transient
 from tests.conftest import wait_until, with_database
 from tests.faults.proxy import proxy

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 
-from pgonce import embedded
+from pgonce.core import embedded
 from pgonce.demo.report import Act, Imports, Jobs, Webhooks
 
 ROOT = Path(__file__).resolve().parents[2]

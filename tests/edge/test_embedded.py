@@ -19,7 +19,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pgonce import _keeper, embedded
+from pgonce.core import _reaper as _keeper
+from pgonce.core import embedded
 from pgonce.errors import DatabaseUnavailable
 
 AS_ROOT = os.geteuid() == 0
@@ -27,7 +28,7 @@ AS_ROOT = os.geteuid() == 0
 USER = """
 import sys
 from pathlib import Path
-from pgonce import embedded
+from pgonce.core import embedded
 
 print(embedded.start(Path(sys.argv[1])).url, flush=True)
 sys.stdin.read()
@@ -38,7 +39,8 @@ ROUNDS = """
 import fcntl, sys, time
 from pathlib import Path
 import psycopg
-from pgonce import _keeper, embedded
+from pgonce.core import _reaper as _keeper
+from pgonce.core import embedded
 
 def stopping(home):
     with (home / "users.lock").open() as lock:
@@ -60,7 +62,8 @@ for _ in range(10):
 ZOMBIE = """
 import ctypes, os, signal, sys, time
 from pathlib import Path
-from pgonce import _keeper, embedded
+from pgonce.core import _reaper as _keeper
+from pgonce.core import embedded
 
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
 home = Path(sys.argv[1])
@@ -77,7 +80,7 @@ os._exit(0)
 FORKS = """
 import os, sys
 from pathlib import Path
-from pgonce import embedded
+from pgonce.core import embedded
 
 server = embedded.start(Path(sys.argv[1]))
 if os.fork() == 0:
@@ -92,7 +95,7 @@ if os.fork() == 0:
 STRANGER = """
 import subprocess, sys
 from pathlib import Path
-from pgonce import embedded
+from pgonce.core import embedded
 
 with embedded.start(Path(sys.argv[1])) as server:
     psql = [server.bin_dir / "psql", "-X", "-A", "-t", "-c", "select 1", server.url]
@@ -501,7 +504,7 @@ def test_an_unprivileged_user_has_a_server_of_its_own() -> None:
 
     def reachable(python: str) -> bool:
         try:
-            return as_nobody(python, "import pgonce.embedded").returncode == 0
+            return as_nobody(python, "import pgonce.core.embedded").returncode == 0
         except OSError:
             return False
 

@@ -16,7 +16,8 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from pgonce import embedded, schema
+from pgonce.core import embedded
+from pgonce.core import migrate as schema
 from tests.conftest import wait_until
 
 Connection = psycopg.Connection[Any]

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from psycopg import Connection
 
-from pgonce import database as databases
-from pgonce._sync.execute import call
+from pgonce.core import database as databases
+from pgonce.core.execute import call
 from pgonce.protocol import stripe, webhooks
 from tests.conftest import wait_until
 

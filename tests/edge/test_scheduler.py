@@ -377,7 +377,9 @@ def test_ticks_of_an_outage_are_caught_up_as_the_job_says_and_later_ones_run(
     database: str, conn: Connection, simulate: Callable[[str], Simulation], monkeypatch: pytest.MonkeyPatch,
     catch_up: Any, run: list[str], given_up: list[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("pgonce.database.TIMEOUT", 1)  # seconds until a connection that is not to be had is given up
+    monkeypatch.setattr(
+        "pgonce.core.database.TIMEOUT", 1
+    )  # seconds until a connection that is not to be had is given up
     app = pgonce.App()
     app.job("j", cron="* * * * *", catch_up=catch_up)(nothing)
     with proxy(database) as network:
@@ -518,7 +520,7 @@ def test_a_psql_that_holds_the_schedules_stops_no_tick_and_no_worker_that_starts
     database: str, conn: Connection, simulate: Callable[[str], Simulation], session: Callable[..., Connection],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("pgonce.database.PATIENCE", "100ms")
+    monkeypatch.setattr("pgonce.core.database.PATIENCE", "100ms")
     app = pgonce.App()
     app.job("j", cron="* * * * *")(nothing)
     simulation = simulate("2026-01-01 00:00:30")
@@ -550,7 +552,7 @@ def test_a_server_that_hangs_in_the_upkeep_stops_no_tick_and_the_upkeep_only_for
         first.wait()
         simulation.jump_to("2026-01-01 00:01:00")
         wait_until(lambda: len(ticks(conn, "status = 'succeeded'")) == 1, "the tick")
-        monkeypatch.setattr("pgonce.database.ANSWER_WITHIN", 0.1)
+        monkeypatch.setattr("pgonce.core.database.ANSWER_WITHIN", 0.1)
         first.release()
         second.wait()
         simulation.rest()

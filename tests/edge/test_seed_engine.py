@@ -13,10 +13,10 @@ import pytest
 from psycopg import sql
 from psycopg_pool import ConnectionPool
 
-from pgonce import database as pools
 from pgonce._sync.seeds import Progress, Seeds
+from pgonce.core import database as pools
+from pgonce.core import process
 from pgonce.errors import LeaseLost, PgonceError, RowRejected, SourceChanged
-from pgonce.protocol import process
 from pgonce.protocol.seeds import Checkpoint
 
 Conn = psycopg.Connection[Any]
@@ -350,7 +350,8 @@ def test_a_runner_whose_process_was_killed_here_is_taken_over_at_once(
 ) -> None:
     code = f"""
 import os, signal
-from pgonce import Seeds, database
+from pgonce import Seeds
+from pgonce.core import database
 def source(cursor):
     for n in range(100):
         if n == 50:

@@ -17,7 +17,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from pgonce import schema
+from pgonce.core import migrate as schema
 from tests.conftest import wait_until
 from tests.edge.typescript import node
 from tests.edge.typescript.postgrest import PostgREST, serve

@@ -27,7 +27,8 @@ from typing import Any
 import httpx
 import psycopg
 
-from pgonce import embedded, schema
+from pgonce.core import embedded
+from pgonce.core import migrate as schema
 from pgonce.protocol import stripe
 from tests.edge.command import SECRET, Running, running
 

@@ -26,7 +26,8 @@ from typing import Any
 import psycopg
 
 import pgonce
-from pgonce import database, embedded, schema
+from pgonce.core import database, embedded
+from pgonce.core import migrate as schema
 from tests.conftest import remove
 from tests.faults import seed_kills
 from tests.faults.child import PGONCE, ROOT

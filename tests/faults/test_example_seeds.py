@@ -29,7 +29,8 @@ COMMENTARIES = {"comments/zcom/mhcc": "sword-comm-mhcc", "comments/zcom/scofield
 CHILD = """
 import json, sys
 from examples.bible_study.app import app
-from pgonce import Seeds, database
+from pgonce import Seeds
+from pgonce.core import database
 
 url, name, size = sys.argv[1:]
 seed = app.seeds[name]

@@ -19,7 +19,7 @@ Db = psycopg.Connection[Any]
 HOLDER = """
 import sys
 from pgonce import Jobs
-from pgonce.database import find, open_pool
+from pgonce.core.database import find, open_pool
 
 with open_pool(find()) as pool, Jobs(pool).run("work", window="1 second") as run:
     print("started", run.id, flush=True)

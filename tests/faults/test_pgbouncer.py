@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from pgonce import database as databases
+from pgonce.core import database as databases
 from pgonce.errors import EventBusy, LeaseLost
 from tests.conftest import wait_until
 from tests.contract.callers import Async, Caller, Sync, spawn

@@ -23,7 +23,7 @@ KILLS = 15
 # an import without duplicates, so that COPY goes straight into the table; with a window of one second
 SHORT = """
 from pgonce import Seeds
-from pgonce.database import find, open_pool
+from pgonce.core.database import find, open_pool
 
 def rows(cursor):
     for n in range(0 if cursor is None else cursor + 1, 20_000):

@@ -24,7 +24,7 @@ BODY = json.dumps({"id": "evt_1", "type": "effect"}).encode()
 SYNC = """
 import sys
 from pgonce import Webhooks
-from pgonce.database import find, open_pool
+from pgonce.core.database import find, open_pool
 from pgonce.protocol import stripe
 from tests.faults.shop import app
 
@@ -37,7 +37,7 @@ with open_pool(find()) as pool:
 ASYNC = """
 import asyncio, sys
 from pgonce import AsyncWebhooks
-from pgonce.database import find, open_async_pool
+from pgonce.core.database import find, open_async_pool
 from pgonce.protocol import stripe
 
 async def handler(event, tx):
@@ -56,7 +56,7 @@ asyncio.run(main())
 SLOW = """
 import sys
 from pgonce import Webhooks
-from pgonce.database import find, open_pool
+from pgonce.core.database import find, open_pool
 from pgonce.protocol import stripe
 
 def handler(event, tx):

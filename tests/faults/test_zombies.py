@@ -26,7 +26,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgonce import Jobs, database, embedded, schema
+from pgonce import Jobs
+from pgonce.core import database, embedded
+from pgonce.core import migrate as schema
 from tests.conftest import wait_until, with_database
 from tests.faults.proxy import proxy
 
@@ -38,7 +40,8 @@ WINDOW = "300 ms"
 WORKER = """
 import sys
 import psycopg
-from pgonce import Jobs, database
+from pgonce import Jobs
+from pgonce.core import database
 from pgonce.errors import PgonceError
 
 url, window = sys.argv[1:]

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import psycopg
 
-from pgonce import embedded
+from pgonce.core import embedded
 from tests.conftest import with_database
 from tests.faults.test_zombies import ROOT, number
 

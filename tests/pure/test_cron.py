@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pgonce
+from pgonce.core.interval import interval
 from pgonce.errors import InvalidArgument
 from pgonce.protocol.agenda import Agenda
 from pgonce.protocol.cron import CatchUp, Cron, Plan
-from pgonce.protocol.interval import interval
 
 NEW_YORK, LONDON = "America/New_York", "Europe/London"
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pgonce.core.interval import interval
 from pgonce.errors import InvalidArgument
-from pgonce.protocol.interval import interval
 
 second, minute, hour, day = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 

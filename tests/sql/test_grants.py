@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg import errors, sql
 
-from pgonce import schema
+from pgonce.core import migrate as schema
 from tests.conftest import _new_database
 from tests.sql import catalog
 from tests.sql.race import value

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from pgonce import schema
+from pgonce.core import migrate as schema
 from pgonce.errors import SchemaError
 from tests.conftest import wait_until
 from tests.sql import catalog

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from pgonce import schema
+from pgonce.core import migrate as schema
 from pgonce.errors import InvalidArgument
 from tests.conftest import _new_database
 from tests.sql import catalog

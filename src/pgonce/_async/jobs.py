@@ -11,16 +11,16 @@ from uuid import UUID
 
 import psycopg
 
-from pgonce._async.execute import Pool, call
 from pgonce._async.run import AsyncRun, address
-from pgonce._async.together import AsyncTogether
-from pgonce._async.waiting import Result
 from pgonce.app import Job
+from pgonce.core.call import Call
+from pgonce.core.call_batcher_async import AsyncTogether
+from pgonce.core.callables import awaited
+from pgonce.core.concurrency_async import Result
+from pgonce.core.execute_async import Pool, call
+from pgonce.core.interval import interval
 from pgonce.errors import PgonceError
 from pgonce.protocol import jobs as protocol
-from pgonce.protocol.call import Call
-from pgonce.protocol.called import awaited
-from pgonce.protocol.interval import interval
 
 __all__ = ["AsyncJobs", "AsyncRun"]
 

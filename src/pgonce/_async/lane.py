@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from pgonce._async.attempt import AsyncAttempts, Work
-from pgonce._async.execute import Pool, call, call_unsynced
 from pgonce.app import App, Handler
+from pgonce.core.execute_async import Pool, call, call_unsynced
 from pgonce.errors import DatabaseUnavailable
 from pgonce.protocol import queue as protocol
 from pgonce.protocol import webhooks

@@ -11,10 +11,10 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 
 from pgonce._async import rejects
-from pgonce._async.execute import Pool, connection
 from pgonce._async.importing import Source, batches, formatter
 from pgonce._async.load import Facts, Loader, Table, check
-from pgonce._async.waiting import ahead
+from pgonce.core.concurrency_async import ahead
+from pgonce.core.execute_async import Pool, connection
 from pgonce.protocol.pack import Pace
 from pgonce.protocol.seeds import Counts, Cursor
 

@@ -10,9 +10,9 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection
 
-from pgonce._async.execute import execute
 from pgonce._async.load import Loader
 from pgonce._async.run import AsyncRun
+from pgonce.core.execute_async import execute
 from pgonce.errors import RowRejected
 from pgonce.protocol import seed_control
 from pgonce.protocol.copy_text import RowFormatter

@@ -15,9 +15,10 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
 
-from pgonce._async.execute import Pool, call, connection, execute, transaction
-from pgonce._async.together import AsyncTogether
-from pgonce._async.waiting import CANCELS, repeating, shielded, sleep, time_limit
+from pgonce.core.call import Call
+from pgonce.core.call_batcher_async import AsyncTogether
+from pgonce.core.concurrency_async import CANCELS, repeating, shielded, sleep, time_limit
+from pgonce.core.execute_async import Pool, call, connection, execute, transaction
 from pgonce.errors import (
     DatabaseUnavailable,
     InvalidArgument,
@@ -29,7 +30,6 @@ from pgonce.errors import (
     translate,
 )
 from pgonce.protocol import jobs as protocol
-from pgonce.protocol.call import Call
 
 BEAT = 15.0
 """Seconds between two heartbeats at most: how long a stop or the progress may go unseen in a run with a wide window."""

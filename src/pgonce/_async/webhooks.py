@@ -11,13 +11,13 @@ from typing import Any, Literal, TypeAlias
 import psycopg
 from psycopg import AsyncConnection
 
-from pgonce._async.execute import Pool, call, call_unsynced, connection, execute, transaction
-from pgonce._async.waiting import Result, shielded
+from pgonce.core.callables import awaited
+from pgonce.core.concurrency_async import Result, shielded
+from pgonce.core.execute_async import Pool, call, call_unsynced, connection, execute, transaction
+from pgonce.core.interval import interval
 from pgonce.errors import DatabaseUnavailable, EventBusy, LeaseLost, PgonceError, TransactionBroken
 from pgonce.protocol import stripe
 from pgonce.protocol import webhooks as protocol
-from pgonce.protocol.called import awaited
-from pgonce.protocol.interval import interval
 from pgonce.protocol.webhooks import Claim, Event, Ignored
 
 Handler: TypeAlias = Callable[[Event, AsyncConnection[Any]], Result[object]]

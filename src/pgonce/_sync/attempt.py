@@ -15,14 +15,14 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.pq import TransactionStatus
 
-from pgonce._sync.execute import Pool, call, connection, execute, run, settings, translated
-from pgonce._sync.waiting import asked_to_stop, sleep, time_limit
 from pgonce.app import Handler
+from pgonce.core.call import Call
+from pgonce.core.callables import finished
+from pgonce.core.concurrency import asked_to_stop, sleep, time_limit
+from pgonce.core.execute import Pool, call, connection, execute, run, settings, translated
 from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken, translate
 from pgonce.protocol import queue as protocol
 from pgonce.protocol import webhooks
-from pgonce.protocol.call import Call
-from pgonce.protocol.called import finished
 from pgonce.protocol.glob import any_of
 from pgonce.protocol.queue import Claimed
 from pgonce.protocol.webhooks import Ignored

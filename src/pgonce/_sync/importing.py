@@ -14,14 +14,14 @@ import psycopg
 from psycopg import Connection
 
 from pgonce._sync import rejects
-from pgonce._sync.execute import Pool, call, execute
 from pgonce._sync.load import Loader
 from pgonce._sync.run import Run
-from pgonce._sync.waiting import Result, Stream, ahead, packed, sleep
+from pgonce.core.call import Call
+from pgonce.core.concurrency import Result, Stream, ahead, packed, sleep
+from pgonce.core.execute import Pool, call, execute
 from pgonce.errors import InvalidArgument, LeaseLost, PgonceError, SourceChanged, is_transient
 from pgonce.protocol import seed_control
 from pgonce.protocol import seeds as protocol
-from pgonce.protocol.call import Call
 from pgonce.protocol.copy_text import RowFormatter
 from pgonce.protocol.pack import SMALLEST, Pace, Packed, Packer, join_blocks
 from pgonce.protocol.seeds import Checkpoint, Cursor, SeedRow

@@ -12,16 +12,16 @@ from uuid import UUID
 
 import psycopg
 
-from pgonce._sync.execute import Pool, call
 from pgonce._sync.run import Run, address
-from pgonce._sync.together import Together
-from pgonce._sync.waiting import Result
 from pgonce.app import Job
+from pgonce.core.call import Call
+from pgonce.core.call_batcher import Together
+from pgonce.core.callables import finished
+from pgonce.core.concurrency import Result
+from pgonce.core.execute import Pool, call
+from pgonce.core.interval import interval
 from pgonce.errors import PgonceError
 from pgonce.protocol import jobs as protocol
-from pgonce.protocol.call import Call
-from pgonce.protocol.called import finished
-from pgonce.protocol.interval import interval
 
 __all__ = ["Jobs", "Run"]
 

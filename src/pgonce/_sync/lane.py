@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from pgonce._sync.attempt import Attempts, Work
-from pgonce._sync.execute import Pool, call, call_unsynced
 from pgonce.app import App, Handler
+from pgonce.core.execute import Pool, call, call_unsynced
 from pgonce.errors import DatabaseUnavailable
 from pgonce.protocol import queue as protocol
 from pgonce.protocol import webhooks

@@ -12,10 +12,10 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 
 from pgonce._sync import rejects
-from pgonce._sync.execute import Pool, connection
 from pgonce._sync.importing import Source, batches, formatter
 from pgonce._sync.load import Facts, Loader, Table, check
-from pgonce._sync.waiting import ahead
+from pgonce.core.concurrency import ahead
+from pgonce.core.execute import Pool, connection
 from pgonce.protocol.pack import Pace
 from pgonce.protocol.seeds import Counts, Cursor
 

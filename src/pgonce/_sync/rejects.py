@@ -11,9 +11,9 @@ from typing import Any
 import psycopg
 from psycopg import Connection
 
-from pgonce._sync.execute import execute
 from pgonce._sync.load import Loader
 from pgonce._sync.run import Run
+from pgonce.core.execute import execute
 from pgonce.errors import RowRejected
 from pgonce.protocol import seed_control
 from pgonce.protocol.copy_text import RowFormatter

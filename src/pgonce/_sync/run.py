@@ -16,9 +16,10 @@ import psycopg
 from psycopg import Connection
 from psycopg.pq import TransactionStatus
 
-from pgonce._sync.execute import Pool, call, connection, execute, transaction
-from pgonce._sync.together import Together
-from pgonce._sync.waiting import CANCELS, repeating, shielded, sleep, time_limit
+from pgonce.core.call import Call
+from pgonce.core.call_batcher import Together
+from pgonce.core.concurrency import CANCELS, repeating, shielded, sleep, time_limit
+from pgonce.core.execute import Pool, call, connection, execute, transaction
 from pgonce.errors import (
     DatabaseUnavailable,
     InvalidArgument,
@@ -30,7 +31,6 @@ from pgonce.errors import (
     translate,
 )
 from pgonce.protocol import jobs as protocol
-from pgonce.protocol.call import Call
 
 BEAT = 15.0
 """Seconds between two heartbeats at most: how long a stop or the progress may go unseen in a run with a wide window."""

@@ -12,13 +12,13 @@ from typing import Any, Literal, TypeAlias
 import psycopg
 from psycopg import Connection
 
-from pgonce._sync.execute import Pool, call, call_unsynced, connection, execute, transaction
-from pgonce._sync.waiting import Result, shielded
+from pgonce.core.callables import finished
+from pgonce.core.concurrency import Result, shielded
+from pgonce.core.execute import Pool, call, call_unsynced, connection, execute, transaction
+from pgonce.core.interval import interval
 from pgonce.errors import DatabaseUnavailable, EventBusy, LeaseLost, PgonceError, TransactionBroken
 from pgonce.protocol import stripe
 from pgonce.protocol import webhooks as protocol
-from pgonce.protocol.called import finished
-from pgonce.protocol.interval import interval
 from pgonce.protocol.webhooks import Claim, Event, Ignored
 
 Handler: TypeAlias = Callable[[Event, Connection[Any]], Result[object]]

@@ -8,10 +8,10 @@ import click
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
-from pgonce import database
-from pgonce._sync.execute import call
 from pgonce.cli.options import with_database
 from pgonce.cli.show import Length, when
+from pgonce.core import database
+from pgonce.core.execute import call
 from pgonce.errors import InvalidArgument
 from pgonce.protocol import retention
 

@@ -17,7 +17,6 @@ from typing import Any, BinaryIO
 
 import click
 
-from pgonce import database
 from pgonce._sync.jobs import Jobs
 from pgonce._sync.run import Run
 from pgonce.cli.failing import TIMEOUT
@@ -25,6 +24,7 @@ from pgonce.cli.group import Group
 from pgonce.cli.job import took, with_scope
 from pgonce.cli.options import OVERLAP, with_database
 from pgonce.cli.show import Length, Moment
+from pgonce.core import database
 from pgonce.protocol import jobs as protocol
 
 TAIL = 4000

@@ -11,15 +11,15 @@ from uuid import UUID
 
 import click
 
-from pgonce import database
 from pgonce._async.jobs import AsyncJobs
-from pgonce._sync.execute import call
 from pgonce._sync.jobs import Jobs
 from pgonce.app import App, Job
 from pgonce.cli.failing import TookTooLong
 from pgonce.cli.interrupts import Interrupts
 from pgonce.cli.options import OVERLAP, as_json, with_app, with_database
 from pgonce.cli.show import Length, Moment, in_line, print_json, print_table, when
+from pgonce.core import database
+from pgonce.core.execute import call
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, NotFound, RunStopped
 from pgonce.protocol import jobs as protocol
 from pgonce.protocol import stats

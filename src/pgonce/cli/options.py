@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 import click
 
-from pgonce import database
 from pgonce.app import App
+from pgonce.core import database
 from pgonce.errors import InvalidArgument
 
 F = TypeVar("F", bound=Callable[..., Any])

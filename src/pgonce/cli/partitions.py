@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pgonce import database
 from pgonce._async.seeds import AsyncSeeds
 from pgonce._sync.seeds import Progress, Seeds
 from pgonce.cli.failing import report
 from pgonce.cli.options import load
+from pgonce.core import database
 from pgonce.errors import NotFound, PgonceError
 
 LOOK = 0.5

@@ -16,7 +16,6 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from pgonce import database
 from pgonce._async.seeds import AsyncSeeds
 from pgonce._sync.seeds import WINDOW, SeedResult, Seeds
 from pgonce._sync.seeds import Progress as Step
@@ -25,6 +24,7 @@ from pgonce.cli import partitions
 from pgonce.cli.options import APP, OVERLAP, with_app, with_database
 from pgonce.cli.show import Length
 from pgonce.cli.stopping import stopping
+from pgonce.core import database
 from pgonce.protocol.seed_definition import Seed
 from pgonce.protocol.seeds import Checkpoint, Counts
 

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 import click
 
-from pgonce import database
 from pgonce._sync.seeds import Seeds
 from pgonce.app import App
 from pgonce.cli.options import OVERLAP, as_json, with_app, with_database
 from pgonce.cli.show import in_line, print_json, print_table, when
+from pgonce.core import database
 from pgonce.errors import NotFound
 from pgonce.protocol.seeds import Checkpoint
 

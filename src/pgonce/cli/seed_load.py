@@ -14,7 +14,6 @@ from psycopg import Connection, sql
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from pgonce import database
 from pgonce._sync.seeds import Progress as Step
 from pgonce._sync.seeds import SeedResult, Seeds
 from pgonce.cli.options import OVERLAP, with_database
@@ -23,6 +22,7 @@ from pgonce.cli.seed import _prove as prove
 from pgonce.cli.seed import _rate as rate
 from pgonce.cli.seed import _say as say
 from pgonce.cli.stopping import stopping
+from pgonce.core import database
 from pgonce.errors import InvalidArgument, SchemaError
 from pgonce.sources import read
 from pgonce.sources.csv import CsvFile

@@ -14,11 +14,11 @@ from contextlib import ExitStack, suppress
 
 import click
 
-from pgonce import database
-from pgonce._sync.execute import call
 from pgonce.alerts import Alerts
 from pgonce.app import App
 from pgonce.cli.options import with_app, with_database
+from pgonce.core import database
+from pgonce.core.execute import call
 from pgonce.errors import InvalidArgument, PgonceError
 from pgonce.protocol import seeds
 from pgonce.scheduler import Scheduler

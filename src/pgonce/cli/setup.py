@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from pgonce import database
-from pgonce import schema as installation
 from pgonce.cli.options import with_database
+from pgonce.core import database
+from pgonce.core import migrate as installation
 
 
 @click.command()

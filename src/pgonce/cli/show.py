@@ -14,8 +14,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
+from pgonce.core.interval import interval
 from pgonce.errors import InvalidArgument
-from pgonce.protocol.interval import interval
 
 
 class Moment(click.ParamType):  # type: ignore[type-arg] # generic only in newer releases of click

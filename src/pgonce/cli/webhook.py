@@ -15,10 +15,10 @@ from urllib.request import Request, urlopen
 
 import click
 
-from pgonce import database
-from pgonce._sync.execute import call
 from pgonce.cli.options import as_json, with_database
 from pgonce.cli.show import Moment, print_json, print_table, when
+from pgonce.core import database
+from pgonce.core.execute import call
 from pgonce.errors import InvalidArgument, NotFound, PgonceError
 from pgonce.protocol import lists, queue, stripe
 from pgonce.protocol.glob import any_of

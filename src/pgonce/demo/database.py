@@ -13,7 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 
-from pgonce import embedded
+from pgonce.core import embedded
 from pgonce.demo.children import DemoFailed
 
 NAME = "pgonce_demo"

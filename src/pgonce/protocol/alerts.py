@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from pgonce.protocol.call import Call, clean, value
+from pgonce.core.call import Call, clean, value
 
 
 @dataclass(frozen=True, slots=True)

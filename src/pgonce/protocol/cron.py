@@ -12,8 +12,8 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
+from pgonce.core.interval import interval
 from pgonce.errors import InvalidArgument
-from pgonce.protocol.interval import interval
 
 CatchUp = Literal["none", "last", "all"]
 

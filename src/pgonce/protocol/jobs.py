@@ -10,8 +10,8 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
+from pgonce.core.call import Call, clean, value
 from pgonce.errors import InvalidArgument
-from pgonce.protocol.call import Call, clean, value
 
 WINDOW = "15 minutes"
 """Without a heartbeat for this long a run counts as dead (the specification's "last N minutes")."""

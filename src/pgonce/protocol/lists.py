@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from pgonce.protocol.call import Call, value
+from pgonce.core.call import Call, value
 
 
 @dataclass(frozen=True, slots=True)

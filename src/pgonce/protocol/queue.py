@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from pgonce.core.call import Call, Row, value
 from pgonce.protocol import stripe, webhooks
-from pgonce.protocol.call import Call, Row, value
 from pgonce.protocol.webhooks import Claim, Event
 
 LEASE = timedelta(seconds=30)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TypeAlias
 
-from pgonce.protocol.call import Call, value
+from pgonce.core.call import Call, value
 from pgonce.protocol.lists import WebhookLine
 
 LEAST = timedelta(days=31)

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from pgonce.protocol.call import Call, Row, clean, value
+from pgonce.core.call import Call, Row, clean, value
 from pgonce.protocol.seeds import Checkpoint, Counts, Reject
 
 

@@ -11,8 +11,8 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
+from pgonce.core.call import Call, Row, clean
 from pgonce.errors import InvalidArgument
-from pgonce.protocol.call import Call, Row, clean
 from pgonce.protocol.source import NO_CURSOR, Cursor, SeedRow
 
 __all__ = ["Checkpoint", "Counts", "Cursor", "Reject", "SeedRow"]

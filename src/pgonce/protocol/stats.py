@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from pgonce.protocol.call import Call, value
+from pgonce.core.call import Call, value
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ from datetime import timedelta
 from typing import Any, Literal, NoReturn, TypeAlias
 from uuid import UUID
 
+from pgonce.core.call import Call, Row, clean, value
+from pgonce.core.callables import finished
 from pgonce.errors import EventBusy, InvalidArgument, InvalidPayload
 from pgonce.protocol import own
-from pgonce.protocol.call import Call, Row, clean, value
-from pgonce.protocol.called import finished
 from pgonce.protocol.stripe import Body
 
 Payload: TypeAlias = dict[str, Any]

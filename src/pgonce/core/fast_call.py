@@ -16,9 +16,9 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 from psycopg.types.json import Jsonb
 
-from pgonce._sync.execute import execute
+from pgonce.core.call import Call
+from pgonce.core.execute import execute
 from pgonce.errors import translate
-from pgonce.protocol.call import Call
 
 T = TypeVar("T")
 

@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from pgonce._sync.execute import Pool
-from pgonce._sync.value import execute_value
+from pgonce.core.call import Call
+from pgonce.core.execute import Pool
+from pgonce.core.fast_call import execute_value
 from pgonce.errors import translate
-from pgonce.protocol.call import Call
 
 T = TypeVar("T")
 

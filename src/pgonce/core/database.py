@@ -13,11 +13,11 @@ import psycopg
 from psycopg import AsyncConnection, Connection
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
-from pgonce import embedded
-from pgonce._sync.execute import Pool, connection, execute, run, translated
-from pgonce._sync.waiting import time_limit
+from pgonce.core import embedded
+from pgonce.core.call import Call
+from pgonce.core.concurrency import time_limit
+from pgonce.core.execute import Pool, connection, execute, run, translated
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, translate
-from pgonce.protocol.call import Call
 
 T = TypeVar("T")
 

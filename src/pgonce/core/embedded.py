@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 from urllib.parse import quote
 
-from pgonce import _keeper
+from pgonce.core import _reaper as _keeper
 from pgonce.errors import DatabaseUnavailable
 
 _SETTINGS = {

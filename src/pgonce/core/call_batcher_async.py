@@ -11,11 +11,11 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
 
-from pgonce._async.execute import Pool, connection
-from pgonce._async.value import BOOL_TYPE, UUID_TYPE, execute_value, loaded, sent, written
+from pgonce.core.batcher import Gathering
+from pgonce.core.call import Call
+from pgonce.core.execute_async import Pool, connection
+from pgonce.core.fast_call_async import BOOL_TYPE, UUID_TYPE, execute_value, loaded, sent, written
 from pgonce.errors import translate
-from pgonce.gathering import Gathering
-from pgonce.protocol.call import Call
 
 T = TypeVar("T")
 _Texts: TypeAlias = list[str | None]

@@ -15,8 +15,8 @@ from psycopg.pq import ExecStatus
 from psycopg.rows import tuple_row
 from psycopg_pool import ConnectionPool
 
+from pgonce.core.call import Call
 from pgonce.errors import translate
-from pgonce.protocol.call import Call
 
 T = TypeVar("T")
 Pool: TypeAlias = ConnectionPool[Connection[Any]]

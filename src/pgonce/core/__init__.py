@@ -1,0 +1,1 @@
+"""What every noun stands on: calls of SQL functions, pools, migrations, the embedded server."""
