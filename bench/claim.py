@@ -11,11 +11,11 @@ import psycopg
 from bench.result import Result
 from bench.server import new_database
 from bench.webhooks import fill, set_wise
-from pgonce._sync.lane import MARGIN
 from pgonce.core.database import open_pool
 from pgonce.core.execute import Pool, call_unsynced
-from pgonce.protocol import queue
-from pgonce.worker import Worker
+from pgonce.webhooks import calls_queue as queue
+from pgonce.webhooks.consumer import MARGIN
+from pgonce.webhooks.worker import Worker
 
 Connection = psycopg.Connection[Any]
 

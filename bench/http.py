@@ -24,7 +24,7 @@ from urllib.request import urlopen
 from bench.load import event
 from bench.result import Result
 from bench.server import new_database
-from pgonce.protocol import stripe
+from pgonce.webhooks import stripe
 
 SECRET = "whsec_bench"
 CLIENTS = 32
@@ -46,7 +46,7 @@ app = pgonce.receiver(pgonce.App(), secrets=[SECRET], url=URL, worker=False)
     # the same bytes through the same verify and read, and the same answer: only nothing is recorded
     "receiver without a database": """
 import pgonce
-from pgonce.receiver import Receiver
+from pgonce.webhooks.asgi import Receiver
 class Recorder:
     async def record(self, body, key): return "queued"
 app = pgonce.receiver(pgonce.App(), secrets=[SECRET], url=URL, worker=False)

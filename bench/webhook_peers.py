@@ -16,7 +16,7 @@ import psycopg
 from bench.load import deliveries
 from bench.server import new_database, pgbench
 from pgonce.core import database
-from pgonce.protocol import stripe
+from pgonce.webhooks import stripe
 
 CLIENTS = 8
 EFFECTS = "create table effects (event text primary key, at timestamptz not null default now())"

@@ -29,10 +29,10 @@ from bench.webhook_peers import EFFECTS, ONE, THREE, by_hand, with_pgbench, with
 from pgonce.cli.serve import settle
 from pgonce.core import database
 from pgonce.core.execute import call
-from pgonce.protocol import stripe
-from pgonce.protocol.webhooks import queue_webhooks
-from pgonce.recorder import Recorder
-from pgonce.worker import Worker
+from pgonce.webhooks import stripe
+from pgonce.webhooks.calls import queue_webhooks
+from pgonce.webhooks.inbox_writer import Recorder
+from pgonce.webhooks.worker import Worker
 
 ONE_STATEMENT, THREE_STATEMENTS = "pgbench, one statement", "pgbench, three statements"
 BY_HAND = "psycopg by hand"

@@ -3,14 +3,11 @@
 from pgonce._async.jobs import AsyncJobs
 from pgonce._async.run import AsyncRun
 from pgonce._async.seeds import AsyncSeeds
-from pgonce._async.webhooks import AsyncWebhooks
 from pgonce._sync.jobs import Jobs
 from pgonce._sync.run import Run
 from pgonce._sync.seeds import Seeds
-from pgonce._sync.webhooks import Webhooks
 from pgonce.app import App
 from pgonce.core.migrate import migrate
-from pgonce.endpoint import Endpoint
 from pgonce.errors import (
     DatabaseUnavailable,
     EventBusy,
@@ -28,8 +25,11 @@ from pgonce.errors import (
     TransactionBroken,
 )
 from pgonce.protocol.seeds import Checkpoint
-from pgonce.protocol.webhooks import Event
-from pgonce.receiver import Receiver, receiver
+from pgonce.webhooks.asgi import Receiver, receiver
+from pgonce.webhooks.calls import Event
+from pgonce.webhooks.endpoint import Endpoint
+from pgonce.webhooks.inline import Webhooks
+from pgonce.webhooks.inline_async import AsyncWebhooks
 
 __all__ = [
     "App",

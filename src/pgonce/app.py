@@ -13,9 +13,9 @@ from pgonce.core.interval import interval
 from pgonce.errors import InvalidArgument, NotFound
 from pgonce.protocol import jobs as jobs_protocol
 from pgonce.protocol.cron import CatchUp, Cron, Plan, read_plan
-from pgonce.protocol.glob import any_of
 from pgonce.protocol.seed_definition import Seed
-from pgonce.protocol.webhooks import Event
+from pgonce.webhooks.calls import Event
+from pgonce.webhooks.glob import any_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 

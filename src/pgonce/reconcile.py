@@ -22,9 +22,11 @@ from pgonce._sync.run import Run
 from pgonce.app import App
 from pgonce.core.execute import call
 from pgonce.errors import PgonceError
-from pgonce.protocol import lists, seeds, stripe
-from pgonce.protocol import webhooks as protocol
-from pgonce.protocol.webhooks import Event
+from pgonce.protocol import seeds
+from pgonce.webhooks import calls as protocol
+from pgonce.webhooks import calls_list as lists
+from pgonce.webhooks import stripe
+from pgonce.webhooks.calls import Event
 
 NAME = "stripe_sync"
 DAYS = 30

@@ -22,8 +22,8 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from pgonce import AsyncJobs, AsyncSeeds, AsyncWebhooks, Jobs, Seeds, Webhooks
 from pgonce.errors import EventBusy, LeaseLost, translate
-from pgonce.protocol import stripe
-from pgonce.protocol.webhooks import Event, Ignored
+from pgonce.webhooks import stripe
+from pgonce.webhooks.calls import Event, Ignored
 
 T = TypeVar("T")
 SECRET = "whsec_test"

@@ -16,8 +16,9 @@ import pgonce
 from pgonce.core import database as databases
 from pgonce.core.execute import call
 from pgonce.errors import InvalidArgument
-from pgonce.protocol import stripe, webhooks
-from pgonce.worker import Worker
+from pgonce.webhooks import calls as webhooks
+from pgonce.webhooks import stripe
+from pgonce.webhooks.worker import Worker
 from tests.conftest import wait_until
 
 PLAIN = "called as a plain one"

@@ -13,9 +13,9 @@ from psycopg import Connection
 import pgonce
 from pgonce.core import batcher as gathering
 from pgonce.core import database as databases
-from pgonce.protocol import stripe
-from pgonce.recorder import Recorder
-from pgonce.worker import Worker
+from pgonce.webhooks import stripe
+from pgonce.webhooks.inbox_writer import Recorder
+from pgonce.webhooks.worker import Worker
 from tests.conftest import wait_until
 
 

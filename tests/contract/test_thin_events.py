@@ -12,8 +12,9 @@ from psycopg import Connection
 import pgonce
 from pgonce.core import database as databases
 from pgonce.core.execute import call
-from pgonce.protocol import stripe, webhooks
-from pgonce.worker import Worker
+from pgonce.webhooks import calls as webhooks
+from pgonce.webhooks import stripe
+from pgonce.webhooks.worker import Worker
 from tests.conftest import wait_until
 
 SNAPSHOT = {"id": "evt_s", "object": "event", "type": "customer.created", "data": {"object": {"id": "cus_1"}}}

@@ -28,8 +28,8 @@ from pgonce.errors import (
     SignatureError,
     TransactionBroken,
 )
-from pgonce.protocol import stripe
-from pgonce.protocol.webhooks import Event
+from pgonce.webhooks import stripe
+from pgonce.webhooks.calls import Event
 from tests.conftest import wait_until
 from tests.contract.callers import SECRET, Async, Caller, PlainSql, Sync, Tx, spawn
 from tests.contract.conftest import CALLERS

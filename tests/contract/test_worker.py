@@ -16,8 +16,10 @@ from psycopg import Connection
 import pgonce
 from pgonce.core import database as databases
 from pgonce.core.execute import call
-from pgonce.protocol import queue, stripe, webhooks
-from pgonce.worker import Worker
+from pgonce.webhooks import calls as webhooks
+from pgonce.webhooks import calls_queue as queue
+from pgonce.webhooks import stripe
+from pgonce.webhooks.worker import Worker
 from tests.conftest import wait_until
 
 Queue = Callable[..., None]

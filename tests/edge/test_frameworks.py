@@ -12,7 +12,7 @@ from psycopg import Connection
 
 import pgonce
 from pgonce.errors import InvalidArgument
-from pgonce.protocol import stripe
+from pgonce.webhooks import stripe
 from tests.conftest import wait_until
 from tests.edge.serving import Served, serve_asgi, serve_wsgi
 

@@ -15,13 +15,14 @@ from psycopg import Connection
 
 from pgonce.core import database as databases
 from pgonce.core.execute import call
-from pgonce.protocol import stripe, webhooks
+from pgonce.webhooks import calls as webhooks
+from pgonce.webhooks import stripe
 from tests.conftest import wait_until
 
 PRELUDE = """
 import asyncio, sys, threading, time
 import pgonce
-from pgonce.worker import Worker
+from pgonce.webhooks.worker import Worker
 url, pause = sys.argv[1], sys.argv[2] == "pause"
 app = pgonce.App()
 def here():
@@ -153,7 +154,7 @@ def test_a_kill_between_effect_and_commit_leaves_exactly_one_effect(
 
 def test_a_handler_that_forgets_to_complete_has_failed(database: str, queued: None, conn: Connection[Any]) -> None:
     import pgonce
-    from pgonce.worker import Worker
+    from pgonce.webhooks.worker import Worker
 
     app = pgonce.App()
     app.webhook("pay", transaction="own")(lambda _: None)
@@ -172,7 +173,7 @@ def test_a_lost_lease_is_said_inside_the_handlers_transaction(
     import psycopg
 
     import pgonce
-    from pgonce.worker import Worker
+    from pgonce.webhooks.worker import Worker
 
     app = pgonce.App()
     lost: list[str] = []

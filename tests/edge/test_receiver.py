@@ -19,7 +19,7 @@ import httpx
 import psycopg
 import pytest
 
-from pgonce.protocol import stripe
+from pgonce.webhooks import stripe
 from tests.conftest import _new_database, wait_until
 from tests.faults import shop
 from tests.faults.child import PGONCE, Child, Start, children

@@ -29,7 +29,7 @@ import psycopg
 
 from pgonce.core import embedded
 from pgonce.core import migrate as schema
-from pgonce.protocol import stripe
+from pgonce.webhooks import stripe
 from tests.edge.command import SECRET, Running, running
 
 APP = """

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import psycopg
 
-from pgonce.protocol import stripe
+from pgonce.webhooks import stripe
 from tests.conftest import wait_until
 from tests.contract.callers import spawn
 from tests.faults.child import PGONCE, Child, Start

@@ -12,7 +12,7 @@ import pytest
 from psycopg_pool import ConnectionPool
 
 from pgonce import EventBusy, Webhooks
-from pgonce.protocol import stripe
+from pgonce.webhooks import stripe
 from tests.conftest import wait_until
 from tests.faults.child import Start
 from tests.faults.proxy import Proxy
@@ -25,7 +25,7 @@ SYNC = """
 import sys
 from pgonce import Webhooks
 from pgonce.core.database import find, open_pool
-from pgonce.protocol import stripe
+from pgonce.webhooks import stripe
 from tests.faults.shop import app
 
 body, lease = sys.argv[1].encode(), sys.argv[2]
@@ -38,7 +38,7 @@ ASYNC = """
 import asyncio, sys
 from pgonce import AsyncWebhooks
 from pgonce.core.database import find, open_async_pool
-from pgonce.protocol import stripe
+from pgonce.webhooks import stripe
 
 async def handler(event, tx):
     await tx.execute("insert into effects (name) values (%s)", [event.id])
@@ -57,7 +57,7 @@ SLOW = """
 import sys
 from pgonce import Webhooks
 from pgonce.core.database import find, open_pool
-from pgonce.protocol import stripe
+from pgonce.webhooks import stripe
 
 def handler(event, tx):
     tx.execute("insert into effects (name) values (%s)", [event.id])

@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pgonce.errors import InvalidArgument, InvalidPayload, SignatureError
-from pgonce.protocol import stripe
+from pgonce.webhooks import stripe
 
 BODY = b'{"id":"evt_1","type":"a.b"}'
 SECRET = "whsec_test"

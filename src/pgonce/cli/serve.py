@@ -22,7 +22,7 @@ from pgonce.core.execute import call
 from pgonce.errors import InvalidArgument, PgonceError
 from pgonce.protocol import seeds
 from pgonce.scheduler import Scheduler
-from pgonce.worker import Worker
+from pgonce.webhooks.worker import Worker
 
 concurrency = click.option(
     "--concurrency", default=4, show_default=True, type=click.IntRange(min=1), help="Transactions at once."
@@ -69,7 +69,7 @@ def serve(
     try:
         import uvicorn
 
-        from pgonce.receiver import Receiver
+        from pgonce.webhooks.asgi import Receiver
     except ImportError as error:
         raise PgonceError(f"{error.name} is not installed: pip install 'pgonce[serve]'") from error
     secrets = [secret.strip() for secret in os.environ.get("PGONCE_WEBHOOK_SECRET", "").split(",") if secret.strip()]

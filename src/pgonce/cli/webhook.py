@@ -20,8 +20,10 @@ from pgonce.cli.show import Moment, print_json, print_table, when
 from pgonce.core import database
 from pgonce.core.execute import call
 from pgonce.errors import InvalidArgument, NotFound, PgonceError
-from pgonce.protocol import lists, queue, stripe
-from pgonce.protocol.glob import any_of
+from pgonce.webhooks import calls_list as lists
+from pgonce.webhooks import calls_queue as queue
+from pgonce.webhooks import stripe
+from pgonce.webhooks.glob import any_of
 
 STATES = ["processing", "succeeded", "failed", "dead", "ignored"]
 

@@ -17,7 +17,7 @@ from pgonce.demo.events import Event
 from pgonce.demo.report import Webhooks
 from pgonce.demo.screen import Screen
 from pgonce.demo.server import HOST, PATH, SECRET, Server, end_leases, unsettled
-from pgonce.protocol import stripe
+from pgonce.webhooks import stripe
 
 CONNECTIONS = 16
 ATTEMPTS = 8

@@ -11,7 +11,7 @@ import click
 
 from pgonce.demo import events
 from pgonce.demo.server import SECRET
-from pgonce.protocol import stripe
+from pgonce.webhooks import stripe
 
 
 @click.command()

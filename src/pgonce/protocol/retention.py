@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TypeAlias
 
 from pgonce.core.call import Call, value
-from pgonce.protocol.lists import WebhookLine
+from pgonce.webhooks.calls_list import WebhookLine
 
 LEAST = timedelta(days=31)
 """Stripe can send an event again for 30 days (docs.stripe.com/webhooks, "Manual retries"): forgotten, it is new."""

@@ -8,15 +8,15 @@ from typing import Any, Protocol
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
-from pgonce._sync.webhooks import Webhooks
 from pgonce.app import App
 from pgonce.core import database
 from pgonce.core.execute import call
 from pgonce.errors import PayloadTooLarge
-from pgonce.http import MAX_BODY, Response, answer, failure
-from pgonce.protocol import stripe
-from pgonce.protocol import webhooks as protocol
-from pgonce.protocol.webhooks import Event
+from pgonce.webhooks import calls as protocol
+from pgonce.webhooks import stripe
+from pgonce.webhooks.calls import Event
+from pgonce.webhooks.inline import Webhooks
+from pgonce.webhooks.responses import MAX_BODY, Response, answer, failure
 
 
 class Headers(Protocol):
@@ -62,7 +62,7 @@ class Endpoint:
         self._opened: ConnectionPool[Connection[Any]] | None = None
 
     def __repr__(self) -> str:
-        return f"<pgonce.endpoint for {len(self._app.handlers)} handlers>"
+        return f"<pgonce.webhooks.endpoint for {len(self._app.handlers)} handlers>"
 
     def handle(self, body: bytes, headers: Headers) -> Response:
         """Verify, record and handle one delivery; never raises.

@@ -1,4 +1,3 @@
-# Generated from ../_async/webhooks.py by tools/unasync.py: edit that one, then `make generate`.
 """Handling one delivery where it arrives: verify, claim, handle and mark in one transaction."""
 
 from __future__ import annotations
@@ -10,22 +9,22 @@ from datetime import timedelta
 from typing import Any, Literal, TypeAlias
 
 import psycopg
-from psycopg import Connection
+from psycopg import AsyncConnection
 
-from pgonce.core.callables import finished
-from pgonce.core.concurrency import Result, shielded
-from pgonce.core.execute import Pool, call, call_unsynced, connection, execute, transaction
+from pgonce.core.callables import awaited
+from pgonce.core.concurrency_async import Result, shielded
+from pgonce.core.execute_async import Pool, call, call_unsynced, connection, execute, transaction
 from pgonce.core.interval import interval
 from pgonce.errors import DatabaseUnavailable, EventBusy, LeaseLost, PgonceError, TransactionBroken
-from pgonce.protocol import stripe
-from pgonce.protocol import webhooks as protocol
-from pgonce.protocol.webhooks import Claim, Event, Ignored
+from pgonce.webhooks import calls as protocol
+from pgonce.webhooks import stripe
+from pgonce.webhooks.calls import Claim, Event, Ignored
 
-Handler: TypeAlias = Callable[[Event, Connection[Any]], Result[object]]
+Handler: TypeAlias = Callable[[Event, AsyncConnection[Any]], Result[object]]
 Outcome: TypeAlias = Literal["succeeded", "ignored", "done", "queued"]
 
 
-class Webhooks:
+class AsyncWebhooks:
     """The inbox, for a handler that runs where the delivery arrives.
 
     Args:
@@ -54,7 +53,7 @@ class Webhooks:
         self._tolerance = tolerance
         self._lease = interval(lease, "the lease")
 
-    def receive(self, body: bytes, signature: str | None, handler: Handler) -> Outcome:
+    async def receive(self, body: bytes, signature: str | None, handler: Handler) -> Outcome:
         """Verify, record and handle one delivery; when this returns, answer 200.
 
         Args:
@@ -74,42 +73,42 @@ class Webhooks:
             Exception: the handler's own; the event is marked ``failed``, and the next delivery is its retry.
         """
         stripe.verify(body, signature, self._secrets, tolerance=self._tolerance)
-        return self.handle(stripe.read(body), handler)
+        return await self.handle(stripe.read(body), handler)
 
-    def handle(self, body: stripe.Body, handler: Handler) -> Outcome:
+    async def handle(self, body: stripe.Body, handler: Handler) -> Outcome:
         """``receive`` for an event that is already verified and read; the same results and errors."""
         # Its commit need not reach the disk: nobody has answered 200, and the commit of the effect takes it along.
-        claim = call_unsynced(self._pool, protocol.claim_webhook(body, self._lease), self._schema)
+        claim = await call_unsynced(self._pool, protocol.claim_webhook(body, self._lease), self._schema)
         if claim.outcome == "busy":
             raise EventBusy(f"event {body.id} is being handled by another client: answer with an error, Stripe retries")
         if claim.outcome != "claimed":
             return claim.outcome
         event = Event(body.id, body.type, body.payload, claim.attempts)
         try:
-            return self._attempt(claim, event, handler)
+            return await self._attempt(claim, event, handler)
         except (LeaseLost, DatabaseUnavailable):
             raise  # nothing of ours left to mark, or nowhere to
         except BaseException as error:
             # also CancelledError and KeyboardInterrupt: an attempt that has ended is better than a lease to wait for
-            self._fail(claim, error)
+            await self._fail(claim, error)
             raise
 
-    def _attempt(self, claim: Claim, event: Event, handler: Handler) -> Outcome:
+    async def _attempt(self, claim: Claim, event: Event, handler: Handler) -> Outcome:
         """Mark, then handle, then commit both.
 
         The mark comes first: its row lock says "live" for as long as the transaction is open, however long the
         handler takes. Both stand in a savepoint of ours, whose RELEASE fails if the handler has ended the
         transaction, and whose rollback undoes mark and effect of a handler that ignores the event.
         """
-        with connection(self._pool) as conn, transaction(conn, f"pgonce {claim.id}", self._lease):
+        async with connection(self._pool) as conn, transaction(conn, f"pgonce {claim.id}", self._lease):
             try:
-                with conn.transaction("pgonce_handler"):
-                    if not execute(conn, protocol.complete_webhook(claim), self._schema):
+                async with conn.transaction("pgonce_handler"):
+                    if not await execute(conn, protocol.complete_webhook(claim), self._schema):
                         raise LeaseLost(f"event {event.id} was taken over by another client: nothing was written")
-                    finished(handler(event, conn))
+                    await awaited(handler(event, conn))
             except Ignored as decision:
                 # the rollback to the savepoint has let go of the row: a successor may have it now
-                if not execute(conn, protocol.ignore_webhook(claim, str(decision)), self._schema):
+                if not await execute(conn, protocol.ignore_webhook(claim, str(decision)), self._schema):
                     raise LeaseLost(f"event {event.id} was taken over by another client: nothing was written") from None
                 return "ignored"
             except psycopg.Error as error:
@@ -120,7 +119,7 @@ class Webhooks:
                 ) from error
             return "succeeded"
 
-    def _fail(self, claim: Claim, error: BaseException) -> None:
+    async def _fail(self, claim: Claim, error: BaseException) -> None:
         reason = "".join(traceback.format_exception(error))
         with suppress(PgonceError, psycopg.Error):  # the handler's error matters more; the lease runs out by itself
-            shielded(call(self._pool, protocol.fail_webhook(claim, reason), self._schema))
+            await shielded(call(self._pool, protocol.fail_webhook(claim, reason), self._schema))

@@ -14,17 +14,17 @@ from typing import Self
 
 import psycopg
 
-from pgonce._async.lane import AsyncLane
-from pgonce._sync.lane import Lane
 from pgonce.app import App
 from pgonce.core import database
 from pgonce.core.execute import call
 from pgonce.core.service import Service
 from pgonce.errors import PgonceError
-from pgonce.protocol import queue
-from pgonce.protocol.glob import any_of
-from pgonce.protocol.queue import Claimed
-from pgonce.roster import Roster
+from pgonce.webhooks import calls_queue as queue
+from pgonce.webhooks.calls_queue import Claimed
+from pgonce.webhooks.consumer import Lane
+from pgonce.webhooks.consumer_async import AsyncLane
+from pgonce.webhooks.glob import any_of
+from pgonce.webhooks.wakeups import Roster
 
 POLL = 1.0
 """Seconds between two looks when nothing was due; a receiver in the same process wakes the lanes at once."""

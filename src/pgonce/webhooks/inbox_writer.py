@@ -10,9 +10,10 @@ from psycopg import AsyncConnection
 
 from pgonce.core.batcher import Gathering
 from pgonce.core.execute_async import Pool, connection, execute
-from pgonce.protocol import queue, webhooks
-from pgonce.protocol.queue import Claimed
-from pgonce.protocol.stripe import Body
+from pgonce.webhooks import calls as webhooks
+from pgonce.webhooks import calls_queue as queue
+from pgonce.webhooks.calls_queue import Claimed
+from pgonce.webhooks.stripe import Body
 
 MOST = 100
 """Events in one INSERT, at most."""

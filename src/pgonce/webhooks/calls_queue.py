@@ -8,8 +8,9 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from pgonce.core.call import Call, Row, value
-from pgonce.protocol import stripe, webhooks
-from pgonce.protocol.webhooks import Claim, Event
+from pgonce.webhooks import calls as webhooks
+from pgonce.webhooks import stripe
+from pgonce.webhooks.calls import Claim, Event
 
 LEASE = timedelta(seconds=30)
 """From a worker's claim to its transaction are milliseconds, and from then on its row locks hold the events: so a

@@ -20,11 +20,11 @@ from pgonce.core.callables import awaited
 from pgonce.core.concurrency_async import asked_to_stop, sleep, time_limit
 from pgonce.core.execute_async import Pool, call, connection, execute, run, settings, translated
 from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken, translate
-from pgonce.protocol import queue as protocol
-from pgonce.protocol import webhooks
-from pgonce.protocol.glob import any_of
-from pgonce.protocol.queue import Claimed
-from pgonce.protocol.webhooks import Ignored
+from pgonce.webhooks import calls as webhooks
+from pgonce.webhooks import calls_queue as protocol
+from pgonce.webhooks.calls import Ignored
+from pgonce.webhooks.calls_queue import Claimed
+from pgonce.webhooks.glob import any_of
 
 LIMIT = timedelta(minutes=5)
 """A stopped worker's transaction is ended after this long without a statement."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pgonce.errors import InvalidArgument, LeaseLost
 
 if TYPE_CHECKING:
-    from pgonce.protocol.webhooks import Claim
+    from pgonce.webhooks.calls import Claim
 
 _LOST = "the event was taken over by another worker: roll back"
 

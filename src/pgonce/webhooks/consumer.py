@@ -8,13 +8,13 @@ from collections import deque
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from pgonce._sync.attempt import Attempts, Work
 from pgonce.app import App, Handler
 from pgonce.core.execute import Pool, call, call_unsynced
 from pgonce.errors import DatabaseUnavailable
-from pgonce.protocol import queue as protocol
-from pgonce.protocol import webhooks
-from pgonce.protocol.queue import Claimed
+from pgonce.webhooks import calls as webhooks
+from pgonce.webhooks import calls_queue as protocol
+from pgonce.webhooks.calls_queue import Claimed
+from pgonce.webhooks.executor import Attempts, Work
 
 MOST = 100
 """Events in a batch, at most. At 100 the commit costs each of them a hundredth of an fsync; more gains nothing."""

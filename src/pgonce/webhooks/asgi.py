@@ -20,11 +20,12 @@ from pgonce.app import App
 from pgonce.core import database
 from pgonce.core.execute_async import call
 from pgonce.errors import DatabaseUnavailable, PayloadTooLarge, PgonceError
-from pgonce.http import MAX_BODY, Response, answer, failure
-from pgonce.protocol import seeds, stripe
-from pgonce.protocol.webhooks import Event, accepted
-from pgonce.recorder import Recorder
-from pgonce.worker import Worker
+from pgonce.protocol import seeds
+from pgonce.webhooks import stripe
+from pgonce.webhooks.calls import Event, accepted
+from pgonce.webhooks.inbox_writer import Recorder
+from pgonce.webhooks.responses import MAX_BODY, Response, answer, failure
+from pgonce.webhooks.worker import Worker
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]

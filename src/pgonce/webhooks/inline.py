@@ -1,3 +1,4 @@
+# Generated from ../_async/webhooks.py by tools/unasync.py: edit that one, then `make generate`.
 """Handling one delivery where it arrives: verify, claim, handle and mark in one transaction."""
 
 from __future__ import annotations
@@ -9,22 +10,22 @@ from datetime import timedelta
 from typing import Any, Literal, TypeAlias
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import Connection
 
-from pgonce.core.callables import awaited
-from pgonce.core.concurrency_async import Result, shielded
-from pgonce.core.execute_async import Pool, call, call_unsynced, connection, execute, transaction
+from pgonce.core.callables import finished
+from pgonce.core.concurrency import Result, shielded
+from pgonce.core.execute import Pool, call, call_unsynced, connection, execute, transaction
 from pgonce.core.interval import interval
 from pgonce.errors import DatabaseUnavailable, EventBusy, LeaseLost, PgonceError, TransactionBroken
-from pgonce.protocol import stripe
-from pgonce.protocol import webhooks as protocol
-from pgonce.protocol.webhooks import Claim, Event, Ignored
+from pgonce.webhooks import calls as protocol
+from pgonce.webhooks import stripe
+from pgonce.webhooks.calls import Claim, Event, Ignored
 
-Handler: TypeAlias = Callable[[Event, AsyncConnection[Any]], Result[object]]
+Handler: TypeAlias = Callable[[Event, Connection[Any]], Result[object]]
 Outcome: TypeAlias = Literal["succeeded", "ignored", "done", "queued"]
 
 
-class AsyncWebhooks:
+class Webhooks:
     """The inbox, for a handler that runs where the delivery arrives.
 
     Args:
@@ -53,7 +54,7 @@ class AsyncWebhooks:
         self._tolerance = tolerance
         self._lease = interval(lease, "the lease")
 
-    async def receive(self, body: bytes, signature: str | None, handler: Handler) -> Outcome:
+    def receive(self, body: bytes, signature: str | None, handler: Handler) -> Outcome:
         """Verify, record and handle one delivery; when this returns, answer 200.
 
         Args:
@@ -73,42 +74,42 @@ class AsyncWebhooks:
             Exception: the handler's own; the event is marked ``failed``, and the next delivery is its retry.
         """
         stripe.verify(body, signature, self._secrets, tolerance=self._tolerance)
-        return await self.handle(stripe.read(body), handler)
+        return self.handle(stripe.read(body), handler)
 
-    async def handle(self, body: stripe.Body, handler: Handler) -> Outcome:
+    def handle(self, body: stripe.Body, handler: Handler) -> Outcome:
         """``receive`` for an event that is already verified and read; the same results and errors."""
         # Its commit need not reach the disk: nobody has answered 200, and the commit of the effect takes it along.
-        claim = await call_unsynced(self._pool, protocol.claim_webhook(body, self._lease), self._schema)
+        claim = call_unsynced(self._pool, protocol.claim_webhook(body, self._lease), self._schema)
         if claim.outcome == "busy":
             raise EventBusy(f"event {body.id} is being handled by another client: answer with an error, Stripe retries")
         if claim.outcome != "claimed":
             return claim.outcome
         event = Event(body.id, body.type, body.payload, claim.attempts)
         try:
-            return await self._attempt(claim, event, handler)
+            return self._attempt(claim, event, handler)
         except (LeaseLost, DatabaseUnavailable):
             raise  # nothing of ours left to mark, or nowhere to
         except BaseException as error:
             # also CancelledError and KeyboardInterrupt: an attempt that has ended is better than a lease to wait for
-            await self._fail(claim, error)
+            self._fail(claim, error)
             raise
 
-    async def _attempt(self, claim: Claim, event: Event, handler: Handler) -> Outcome:
+    def _attempt(self, claim: Claim, event: Event, handler: Handler) -> Outcome:
         """Mark, then handle, then commit both.
 
         The mark comes first: its row lock says "live" for as long as the transaction is open, however long the
         handler takes. Both stand in a savepoint of ours, whose RELEASE fails if the handler has ended the
         transaction, and whose rollback undoes mark and effect of a handler that ignores the event.
         """
-        async with connection(self._pool) as conn, transaction(conn, f"pgonce {claim.id}", self._lease):
+        with connection(self._pool) as conn, transaction(conn, f"pgonce {claim.id}", self._lease):
             try:
-                async with conn.transaction("pgonce_handler"):
-                    if not await execute(conn, protocol.complete_webhook(claim), self._schema):
+                with conn.transaction("pgonce_handler"):
+                    if not execute(conn, protocol.complete_webhook(claim), self._schema):
                         raise LeaseLost(f"event {event.id} was taken over by another client: nothing was written")
-                    await awaited(handler(event, conn))
+                    finished(handler(event, conn))
             except Ignored as decision:
                 # the rollback to the savepoint has let go of the row: a successor may have it now
-                if not await execute(conn, protocol.ignore_webhook(claim, str(decision)), self._schema):
+                if not execute(conn, protocol.ignore_webhook(claim, str(decision)), self._schema):
                     raise LeaseLost(f"event {event.id} was taken over by another client: nothing was written") from None
                 return "ignored"
             except psycopg.Error as error:
@@ -119,7 +120,7 @@ class AsyncWebhooks:
                 ) from error
             return "succeeded"
 
-    async def _fail(self, claim: Claim, error: BaseException) -> None:
+    def _fail(self, claim: Claim, error: BaseException) -> None:
         reason = "".join(traceback.format_exception(error))
         with suppress(PgonceError, psycopg.Error):  # the handler's error matters more; the lease runs out by itself
-            await shielded(call(self._pool, protocol.fail_webhook(claim, reason), self._schema))
+            shielded(call(self._pool, protocol.fail_webhook(claim, reason), self._schema))

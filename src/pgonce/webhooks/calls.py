@@ -12,8 +12,8 @@ from uuid import UUID
 from pgonce.core.call import Call, Row, clean, value
 from pgonce.core.callables import finished
 from pgonce.errors import EventBusy, InvalidArgument, InvalidPayload
-from pgonce.protocol import own
-from pgonce.protocol.stripe import Body
+from pgonce.webhooks import complete_in_session as own
+from pgonce.webhooks.stripe import Body
 
 Payload: TypeAlias = dict[str, Any]
 LEASE = timedelta(minutes=5)
@@ -89,7 +89,7 @@ class Event:
     def complete(self, session: Any) -> Awaitable[None] | None:
         """Mark the event as handled inside the open transaction of ``session`` (``transaction="own"``).
 
-        See ``pgonce.protocol.own.complete`` for the kinds of sessions; with an asynchronous one, await it.
+        See ``pgonce.webhooks.complete_in_session.complete`` for the kinds of sessions; with an asynchronous one, await it.
 
         Raises:
             LeaseLost: somebody else has the event now; let it out of the transaction, so that it rolls back.

@@ -1,0 +1,1 @@
+"""Webhooks: Stripe's events recorded once and handled exactly once."""
