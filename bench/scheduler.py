@@ -10,7 +10,7 @@ import psycopg
 
 import pgonce
 from bench.server import new_database
-from pgonce.scheduler import Scheduler
+from pgonce.jobs.scheduler import Scheduler
 
 
 def nothing(_: pgonce.Run) -> None:

@@ -1,10 +1,6 @@
 """Webhooks handled exactly once, jobs that never overlap, imports that resume: three tables in PostgreSQL."""
 
-from pgonce._async.jobs import AsyncJobs
-from pgonce._async.run import AsyncRun
 from pgonce._async.seeds import AsyncSeeds
-from pgonce._sync.jobs import Jobs
-from pgonce._sync.run import Run
 from pgonce._sync.seeds import Seeds
 from pgonce.app import App
 from pgonce.core.migrate import migrate
@@ -24,6 +20,10 @@ from pgonce.errors import (
     SourceChanged,
     TransactionBroken,
 )
+from pgonce.jobs.guard import Jobs
+from pgonce.jobs.guard_async import AsyncJobs
+from pgonce.jobs.run import Run
+from pgonce.jobs.run_async import AsyncRun
 from pgonce.protocol.seeds import Checkpoint
 from pgonce.webhooks.asgi import Receiver, receiver
 from pgonce.webhooks.calls import Event

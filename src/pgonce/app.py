@@ -11,8 +11,8 @@ from typing import Any, Literal, TypeVar
 from pgonce.core.callables import awaited, finished, is_async
 from pgonce.core.interval import interval
 from pgonce.errors import InvalidArgument, NotFound
-from pgonce.protocol import jobs as jobs_protocol
-from pgonce.protocol.cron import CatchUp, Cron, Plan, read_plan
+from pgonce.jobs import calls as jobs_protocol
+from pgonce.jobs.cron import CatchUp, Cron, Plan, read_plan
 from pgonce.protocol.seed_definition import Seed
 from pgonce.webhooks.calls import Event
 from pgonce.webhooks.glob import any_of

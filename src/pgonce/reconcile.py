@@ -18,10 +18,10 @@ from urllib.parse import urlencode
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
-from pgonce._sync.run import Run
 from pgonce.app import App
 from pgonce.core.execute import call
 from pgonce.errors import PgonceError
+from pgonce.jobs.run import Run
 from pgonce.protocol import seeds
 from pgonce.webhooks import calls as protocol
 from pgonce.webhooks import calls_list as lists

@@ -10,13 +10,13 @@ import psycopg
 import pytest
 
 import pgonce
-from pgonce._async import run as async_run
-from pgonce._sync import run as sync_run
 from pgonce.core import concurrency as waiting
 from pgonce.core import database as databases
 from pgonce.core.execute import call
 from pgonce.errors import DatabaseUnavailable, LeaseLost, RunStopped
-from pgonce.protocol import jobs as protocol
+from pgonce.jobs import calls as protocol
+from pgonce.jobs import run as sync_run
+from pgonce.jobs import run_async as async_run
 from tests.conftest import wait_until
 from tests.contract.callers import Caller, spawn
 from tests.faults.proxy import Proxy

@@ -19,7 +19,7 @@ from pgonce.core import call
 from pgonce.core.database import open_async_pool
 from pgonce.core.fast_call import sent
 from pgonce.errors import DatabaseUnavailable, InvalidArgument
-from pgonce.protocol.jobs import Start, start_job_run
+from pgonce.jobs.calls import Start, start_job_run
 from tests.conftest import wait_until
 
 Db = psycopg.Connection[Any]

@@ -17,8 +17,8 @@ import psycopg
 import pytest
 
 import pgonce
-from pgonce.protocol.cron import Cron
-from pgonce.scheduler import Scheduler
+from pgonce.jobs.cron import Cron
+from pgonce.jobs.scheduler import Scheduler
 from tests.conftest import wait_until
 from tests.faults.proxy import proxy
 
@@ -606,7 +606,7 @@ def test_a_look_that_fails_stops_no_other_one(
 def test_a_worker_whose_scheduler_dies_ends_with_an_error(database: str, tmp_path: Path) -> None:
     (tmp_path / "dying.py").write_text(
         "import pgonce\n"
-        "from pgonce.protocol.agenda import Agenda\n"
+        "from pgonce.jobs.tick_queue import Agenda\n"
         "def die(*_):\n    raise SystemExit('no more')\n"
         "Agenda.due = die\n"
         "app = pgonce.App()\n"

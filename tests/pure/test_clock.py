@@ -7,7 +7,7 @@ from typing import Self
 
 import pytest
 
-from pgonce import clock
+from pgonce.jobs import clock
 
 
 @pytest.mark.parametrize("step", [timedelta(hours=1), timedelta(hours=-1)])

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 import pgonce
 from pgonce.core.interval import interval
 from pgonce.errors import InvalidArgument
-from pgonce.protocol.agenda import Agenda
-from pgonce.protocol.cron import CatchUp, Cron, Plan
+from pgonce.jobs.cron import CatchUp, Cron, Plan
+from pgonce.jobs.tick_queue import Agenda
 
 NEW_YORK, LONDON = "America/New_York", "Europe/London"
 

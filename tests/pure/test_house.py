@@ -107,7 +107,7 @@ def test_imports_go_down_only(path: Path) -> None:
         ("errors.py", "from pgonce.protocol import jobs", "imports 'protocol', which stands above 'errors'"),
         ("protocol/jobs.py", "from ..app import App", "imports 'app', which stands above 'protocol'"),
         ("app.py", "from . import worker", "imports 'worker', which stands above 'app'"),
-        ("receiver.py", "import pgonce.scheduler", "imports 'scheduler', its neighbour on the same floor"),
+        ("receiver.py", "import pgonce.jobs.scheduler", "imports 'scheduler', its neighbour on the same floor"),
         (
             "_async/jobs.py",
             "from pgonce._sync import jobs",

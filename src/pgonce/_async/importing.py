@@ -14,11 +14,11 @@ from psycopg import AsyncConnection
 
 from pgonce._async import rejects
 from pgonce._async.load import Loader
-from pgonce._async.run import AsyncRun
 from pgonce.core.call import Call
 from pgonce.core.concurrency_async import Result, Stream, ahead, packed, sleep
 from pgonce.core.execute_async import Pool, call, execute
 from pgonce.errors import InvalidArgument, LeaseLost, PgonceError, SourceChanged, is_transient
+from pgonce.jobs.run_async import AsyncRun
 from pgonce.protocol import seed_control
 from pgonce.protocol import seeds as protocol
 from pgonce.protocol.copy_text import RowFormatter

@@ -11,9 +11,9 @@ import psycopg
 from psycopg import AsyncConnection
 
 from pgonce._async.load import Loader
-from pgonce._async.run import AsyncRun
 from pgonce.core.execute_async import execute
 from pgonce.errors import RowRejected
+from pgonce.jobs.run_async import AsyncRun
 from pgonce.protocol import seed_control
 from pgonce.protocol.copy_text import RowFormatter
 from pgonce.protocol.pack import Packed

@@ -10,13 +10,13 @@ from typing import Any
 
 from pgonce._async import proof
 from pgonce._async.importing import Import, Options, Outcome, Progress, Source, formatter
-from pgonce._async.jobs import AsyncJobs
 from pgonce._async.load import Loader, OnConflict, Table, check
 from pgonce._async.rejects import retry
 from pgonce.core import process
 from pgonce.core.concurrency_async import sleep
 from pgonce.core.execute_async import Pool, call, connection
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, LeaseLost
+from pgonce.jobs.guard_async import AsyncJobs
 from pgonce.protocol import seed_control
 from pgonce.protocol import seeds as protocol
 from pgonce.protocol.seeds import Checkpoint, Counts, Cursor, Reject

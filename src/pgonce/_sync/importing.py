@@ -15,11 +15,11 @@ from psycopg import Connection
 
 from pgonce._sync import rejects
 from pgonce._sync.load import Loader
-from pgonce._sync.run import Run
 from pgonce.core.call import Call
 from pgonce.core.concurrency import Result, Stream, ahead, packed, sleep
 from pgonce.core.execute import Pool, call, execute
 from pgonce.errors import InvalidArgument, LeaseLost, PgonceError, SourceChanged, is_transient
+from pgonce.jobs.run import Run
 from pgonce.protocol import seed_control
 from pgonce.protocol import seeds as protocol
 from pgonce.protocol.copy_text import RowFormatter

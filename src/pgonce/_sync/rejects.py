@@ -12,9 +12,9 @@ import psycopg
 from psycopg import Connection
 
 from pgonce._sync.load import Loader
-from pgonce._sync.run import Run
 from pgonce.core.execute import execute
 from pgonce.errors import RowRejected
+from pgonce.jobs.run import Run
 from pgonce.protocol import seed_control
 from pgonce.protocol.copy_text import RowFormatter
 from pgonce.protocol.pack import Packed

@@ -11,13 +11,13 @@ from typing import Any
 
 from pgonce._sync import proof
 from pgonce._sync.importing import Import, Options, Outcome, Progress, Source, formatter
-from pgonce._sync.jobs import Jobs
 from pgonce._sync.load import Loader, OnConflict, Table, check
 from pgonce._sync.rejects import retry
 from pgonce.core import process
 from pgonce.core.concurrency import sleep
 from pgonce.core.execute import Pool, call, connection
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, LeaseLost
+from pgonce.jobs.guard import Jobs
 from pgonce.protocol import seed_control
 from pgonce.protocol import seeds as protocol
 from pgonce.protocol.seeds import Checkpoint, Counts, Cursor, Reject

@@ -17,15 +17,15 @@ from typing import Any, BinaryIO
 
 import click
 
-from pgonce._sync.jobs import Jobs
-from pgonce._sync.run import Run
 from pgonce.cli.failing import TIMEOUT
 from pgonce.cli.group import Group
 from pgonce.cli.job import took, with_scope
 from pgonce.cli.options import OVERLAP, with_database
 from pgonce.cli.show import Length, Moment
 from pgonce.core import database
-from pgonce.protocol import jobs as protocol
+from pgonce.jobs import calls as protocol
+from pgonce.jobs.guard import Jobs
+from pgonce.jobs.run import Run
 
 TAIL = 4000
 """Bytes of the command's last stderr that stand in the run's row."""

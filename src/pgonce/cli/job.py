@@ -11,8 +11,6 @@ from uuid import UUID
 
 import click
 
-from pgonce._async.jobs import AsyncJobs
-from pgonce._sync.jobs import Jobs
 from pgonce.app import App, Job
 from pgonce.cli.failing import TookTooLong
 from pgonce.cli.interrupts import Interrupts
@@ -21,8 +19,10 @@ from pgonce.cli.show import Length, Moment, in_line, print_json, print_table, wh
 from pgonce.core import database
 from pgonce.core.execute import call
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, NotFound, RunStopped
-from pgonce.protocol import jobs as protocol
-from pgonce.protocol import stats
+from pgonce.jobs import calls as protocol
+from pgonce.jobs import calls_stats as stats
+from pgonce.jobs.guard import Jobs
+from pgonce.jobs.guard_async import AsyncJobs
 
 STATES = ["running", "succeeded", "failed", "skipped"]
 

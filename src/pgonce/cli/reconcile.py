@@ -9,12 +9,12 @@ from datetime import datetime
 import click
 
 from pgonce import reconcile as reconciliation
-from pgonce._sync.jobs import Jobs
 from pgonce.app import App
 from pgonce.cli.options import OVERLAP, as_json, with_app, with_database
 from pgonce.cli.show import Moment, print_json
 from pgonce.core import database
 from pgonce.errors import InvalidArgument
+from pgonce.jobs.guard import Jobs
 
 
 @click.command()

@@ -20,8 +20,8 @@ from pgonce.cli.options import with_app, with_database
 from pgonce.core import database
 from pgonce.core.execute import call
 from pgonce.errors import InvalidArgument, PgonceError
+from pgonce.jobs.scheduler import Scheduler
 from pgonce.protocol import seeds
-from pgonce.scheduler import Scheduler
 from pgonce.webhooks.worker import Worker
 
 concurrency = click.option(

@@ -1,34 +1,33 @@
-# Generated from ../_async/jobs.py by tools/unasync.py: edit that one, then `make generate`.
 """Jobs: the guard in front of a run."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
 import psycopg
 
-from pgonce._sync.run import Run, address
 from pgonce.app import Job
 from pgonce.core.call import Call
-from pgonce.core.call_batcher import Together
-from pgonce.core.callables import finished
-from pgonce.core.concurrency import Result
-from pgonce.core.execute import Pool, call
+from pgonce.core.call_batcher_async import AsyncTogether
+from pgonce.core.callables import awaited
+from pgonce.core.concurrency_async import Result
+from pgonce.core.execute_async import Pool, call
 from pgonce.core.interval import interval
 from pgonce.errors import PgonceError
-from pgonce.protocol import jobs as protocol
+from pgonce.jobs import calls as protocol
+from pgonce.jobs.run_async import AsyncRun, address
 
-__all__ = ["Jobs", "Run"]
+__all__ = ["AsyncJobs", "AsyncRun"]
 
 T = TypeVar("T")
 
 
-class Jobs:
+class AsyncJobs:
     """Runs that never overlap.
 
     Args:
@@ -44,13 +43,13 @@ class Jobs:
         address(pool)  # refused now, and not at the first heartbeat
         self._pool = pool
         self._schema = schema
-        self._together = Together(pool, schema, self._unclaimed)
+        self._together = AsyncTogether(pool, schema, self._unclaimed)
 
-    def _unclaimed(self, started: Any) -> None:
+    async def _unclaimed(self, started: Any) -> None:
         if isinstance(started, UUID):  # nobody holds it: it would block its successors for a whole window
             fail = protocol.fail_job_run(started, "cancelled before it had begun")
             with suppress(PgonceError, psycopg.Error):
-                call(self._pool, fail, self._schema)
+                await call(self._pool, fail, self._schema)
 
     def run(
         self,
@@ -63,12 +62,12 @@ class Jobs:
         retries: int = 0,
         backoff: timedelta | str = protocol.BACKOFF,
         timeout: timedelta | str | None = None,
-    ) -> AbstractContextManager[Run | None]:
+    ) -> AbstractAsyncContextManager[AsyncRun | None]:
         """One run of job ``name``, from start to its recorded end; None on overlap.
 
         ::
 
-            with jobs.run("stats_cache") as run:
+            async with jobs.run("stats_cache") as run:
                 if run is None:
                     return  # another run is at work; a "skipped" row says which
                 ...
@@ -95,33 +94,37 @@ class Jobs:
         limit = None if timeout is None else interval(timeout, "the timeout")
         return self._started(protocol.start_job_run(start), start, limit)
 
-    def retry(self, failed: protocol.Retry, *, timeout: timedelta | None = None) -> AbstractContextManager[Run | None]:
+    def retry(
+        self, failed: protocol.Retry, *, timeout: timedelta | None = None
+    ) -> AbstractAsyncContextManager[AsyncRun | None]:
         """The next attempt of a failed run; None when somebody else has it, or it is not to be retried now."""
         start = protocol.Start(failed.name, failed.window, failed.key, failed.scope)
         return self._started(protocol.retry_job_run(failed.run_id), start, timeout)
 
-    @contextmanager
-    def _started(self, by: Call[UUID | None], start: protocol.Start, timeout: timedelta | None) -> Iterator[Run | None]:
-        run_id = self._together.value(by)
+    @asynccontextmanager
+    async def _started(
+        self, by: Call[UUID | None], start: protocol.Start, timeout: timedelta | None
+    ) -> AsyncIterator[AsyncRun | None]:
+        run_id = await self._together.value(by)
         if run_id is None:
             yield None
             return
-        run = Run(self._pool, self._schema, self._together, run_id, start, timeout)
+        run = AsyncRun(self._pool, self._schema, self._together, run_id, start, timeout)
         try:
             try:
-                with run.beating():
+                async with run.beating():
                     yield run
             finally:
-                run.hush()
-            run.end()
+                await run.hush()
+            await run.end()
         except BaseException as error:
             # of an error that says "lost" or "unavailable", too: it may come from elsewhere than this run, and a run
             # that is left open blocks its successors for a whole window
             if not run.lost:
-                run.fail(error)
+                await run.fail(error)
             raise
 
-    def perform(
+    async def perform(
         self,
         job: Job,
         *,
@@ -130,7 +133,7 @@ class Jobs:
         scheduled_for: datetime | None = None,
         retry: protocol.Retry | None = None,
         on_start: Callable[[], None] | None = None,
-    ) -> Run | None:
+    ) -> AsyncRun | None:
         """Run a registered job, or the retry of one, as its registration says; None on overlap. Raises as ``run``.
 
         ``on_start`` is called as soon as the database has decided whether it runs.
@@ -148,23 +151,23 @@ class Jobs:
                 backoff=job.backoff,
                 timeout=job.timeout,
             )
-        with started as run:
+        async with started as run:
             if on_start:
                 on_start()
             if run is not None:
-                finished(job.function(run))
+                await awaited(job.function(run))
             return run
 
     def job(
         self, name: str, *, key: str = "", window: timedelta | str = protocol.WINDOW
-    ) -> Callable[[Callable[[Run], Result[T]]], Callable[[], Result[T | None]]]:
+    ) -> Callable[[Callable[[AsyncRun], Result[T]]], Callable[[], Result[T | None]]]:
         """A decorator: calling the function runs it as job ``name``; on overlap it returns None at once."""
 
-        def decorate(function: Callable[[Run], Result[T]]) -> Callable[[], Result[T | None]]:
+        def decorate(function: Callable[[AsyncRun], Result[T]]) -> Callable[[], Result[T | None]]:
             @functools.wraps(function)
-            def guarded() -> T | None:
-                with self.run(name, key=key, window=window) as run:
-                    return None if run is None else finished(function(run))
+            async def guarded() -> T | None:
+                async with self.run(name, key=key, window=window) as run:
+                    return None if run is None else await awaited(function(run))
 
             return guarded
 

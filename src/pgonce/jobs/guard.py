@@ -1,33 +1,34 @@
+# Generated from ../_async/jobs.py by tools/unasync.py: edit that one, then `make generate`.
 """Jobs: the guard in front of a run."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
 import psycopg
 
-from pgonce._async.run import AsyncRun, address
 from pgonce.app import Job
 from pgonce.core.call import Call
-from pgonce.core.call_batcher_async import AsyncTogether
-from pgonce.core.callables import awaited
-from pgonce.core.concurrency_async import Result
-from pgonce.core.execute_async import Pool, call
+from pgonce.core.call_batcher import Together
+from pgonce.core.callables import finished
+from pgonce.core.concurrency import Result
+from pgonce.core.execute import Pool, call
 from pgonce.core.interval import interval
 from pgonce.errors import PgonceError
-from pgonce.protocol import jobs as protocol
+from pgonce.jobs import calls as protocol
+from pgonce.jobs.run import Run, address
 
-__all__ = ["AsyncJobs", "AsyncRun"]
+__all__ = ["Jobs", "Run"]
 
 T = TypeVar("T")
 
 
-class AsyncJobs:
+class Jobs:
     """Runs that never overlap.
 
     Args:
@@ -43,13 +44,13 @@ class AsyncJobs:
         address(pool)  # refused now, and not at the first heartbeat
         self._pool = pool
         self._schema = schema
-        self._together = AsyncTogether(pool, schema, self._unclaimed)
+        self._together = Together(pool, schema, self._unclaimed)
 
-    async def _unclaimed(self, started: Any) -> None:
+    def _unclaimed(self, started: Any) -> None:
         if isinstance(started, UUID):  # nobody holds it: it would block its successors for a whole window
             fail = protocol.fail_job_run(started, "cancelled before it had begun")
             with suppress(PgonceError, psycopg.Error):
-                await call(self._pool, fail, self._schema)
+                call(self._pool, fail, self._schema)
 
     def run(
         self,
@@ -62,12 +63,12 @@ class AsyncJobs:
         retries: int = 0,
         backoff: timedelta | str = protocol.BACKOFF,
         timeout: timedelta | str | None = None,
-    ) -> AbstractAsyncContextManager[AsyncRun | None]:
+    ) -> AbstractContextManager[Run | None]:
         """One run of job ``name``, from start to its recorded end; None on overlap.
 
         ::
 
-            async with jobs.run("stats_cache") as run:
+            with jobs.run("stats_cache") as run:
                 if run is None:
                     return  # another run is at work; a "skipped" row says which
                 ...
@@ -94,37 +95,33 @@ class AsyncJobs:
         limit = None if timeout is None else interval(timeout, "the timeout")
         return self._started(protocol.start_job_run(start), start, limit)
 
-    def retry(
-        self, failed: protocol.Retry, *, timeout: timedelta | None = None
-    ) -> AbstractAsyncContextManager[AsyncRun | None]:
+    def retry(self, failed: protocol.Retry, *, timeout: timedelta | None = None) -> AbstractContextManager[Run | None]:
         """The next attempt of a failed run; None when somebody else has it, or it is not to be retried now."""
         start = protocol.Start(failed.name, failed.window, failed.key, failed.scope)
         return self._started(protocol.retry_job_run(failed.run_id), start, timeout)
 
-    @asynccontextmanager
-    async def _started(
-        self, by: Call[UUID | None], start: protocol.Start, timeout: timedelta | None
-    ) -> AsyncIterator[AsyncRun | None]:
-        run_id = await self._together.value(by)
+    @contextmanager
+    def _started(self, by: Call[UUID | None], start: protocol.Start, timeout: timedelta | None) -> Iterator[Run | None]:
+        run_id = self._together.value(by)
         if run_id is None:
             yield None
             return
-        run = AsyncRun(self._pool, self._schema, self._together, run_id, start, timeout)
+        run = Run(self._pool, self._schema, self._together, run_id, start, timeout)
         try:
             try:
-                async with run.beating():
+                with run.beating():
                     yield run
             finally:
-                await run.hush()
-            await run.end()
+                run.hush()
+            run.end()
         except BaseException as error:
             # of an error that says "lost" or "unavailable", too: it may come from elsewhere than this run, and a run
             # that is left open blocks its successors for a whole window
             if not run.lost:
-                await run.fail(error)
+                run.fail(error)
             raise
 
-    async def perform(
+    def perform(
         self,
         job: Job,
         *,
@@ -133,7 +130,7 @@ class AsyncJobs:
         scheduled_for: datetime | None = None,
         retry: protocol.Retry | None = None,
         on_start: Callable[[], None] | None = None,
-    ) -> AsyncRun | None:
+    ) -> Run | None:
         """Run a registered job, or the retry of one, as its registration says; None on overlap. Raises as ``run``.
 
         ``on_start`` is called as soon as the database has decided whether it runs.
@@ -151,23 +148,23 @@ class AsyncJobs:
                 backoff=job.backoff,
                 timeout=job.timeout,
             )
-        async with started as run:
+        with started as run:
             if on_start:
                 on_start()
             if run is not None:
-                await awaited(job.function(run))
+                finished(job.function(run))
             return run
 
     def job(
         self, name: str, *, key: str = "", window: timedelta | str = protocol.WINDOW
-    ) -> Callable[[Callable[[AsyncRun], Result[T]]], Callable[[], Result[T | None]]]:
+    ) -> Callable[[Callable[[Run], Result[T]]], Callable[[], Result[T | None]]]:
         """A decorator: calling the function runs it as job ``name``; on overlap it returns None at once."""
 
-        def decorate(function: Callable[[AsyncRun], Result[T]]) -> Callable[[], Result[T | None]]:
+        def decorate(function: Callable[[Run], Result[T]]) -> Callable[[], Result[T | None]]:
             @functools.wraps(function)
-            async def guarded() -> T | None:
-                async with self.run(name, key=key, window=window) as run:
-                    return None if run is None else await awaited(function(run))
+            def guarded() -> T | None:
+                with self.run(name, key=key, window=window) as run:
+                    return None if run is None else finished(function(run))
 
             return guarded
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
-from pgonce.protocol.cron import Plan
+from pgonce.jobs.cron import Plan
 
 Name: TypeAlias = tuple[str, str]
 """A job's name and key."""

@@ -29,7 +29,7 @@ from pgonce.errors import (
     is_transient,
     translate,
 )
-from pgonce.protocol import jobs as protocol
+from pgonce.jobs import calls as protocol
 
 BEAT = 15.0
 """Seconds between two heartbeats at most: how long a stop or the progress may go unseen in a run with a wide window."""

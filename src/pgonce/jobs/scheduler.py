@@ -23,18 +23,18 @@ import psycopg
 from psycopg_pool import PoolTimeout
 
 from pgonce.app import App
-from pgonce.clock import Clock, DatabaseClock
 from pgonce.core import database
 from pgonce.core.call import Call, value
 from pgonce.core.database import patiently
 from pgonce.core.service import Service
 from pgonce.errors import DatabaseUnavailable, PgonceError
-from pgonce.hands import Hands, guarded
-from pgonce.performing import Performing
-from pgonce.protocol import jobs as protocol
-from pgonce.protocol import stats
-from pgonce.protocol.agenda import Agenda, Name
-from pgonce.schedules import Schedules
+from pgonce.jobs import calls as protocol
+from pgonce.jobs import calls_stats as stats
+from pgonce.jobs.clock import Clock, DatabaseClock
+from pgonce.jobs.executor import Performing
+from pgonce.jobs.schedule_store import Schedules
+from pgonce.jobs.thread_pool import Hands, guarded
+from pgonce.jobs.tick_queue import Agenda, Name
 
 UPKEEP_EVERY = timedelta(seconds=15)
 """Between two sweeps, looks for retries and comparisons of the clocks; also how long a suspended machine oversleeps."""

@@ -7,12 +7,12 @@ import threading
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
-from pgonce.clock import Clock
 from pgonce.core.database import patiently
 from pgonce.core.execute import Pool
-from pgonce.protocol import jobs as protocol
-from pgonce.protocol.agenda import Name
-from pgonce.protocol.cron import Plan
+from pgonce.jobs import calls as protocol
+from pgonce.jobs.clock import Clock
+from pgonce.jobs.cron import Plan
+from pgonce.jobs.tick_queue import Name
 
 _INSTANT = timedelta(microseconds=1)
 
