@@ -20,9 +20,9 @@ from pathlib import Path
 import psycopg
 
 from bench.verses import COLUMNS, KEY, row, source
-from pgonce._sync.seeds import Seeds
 from pgonce.core import database
-from pgonce.sources import read
+from pgonce.seeds.readers import read
+from pgonce.seeds.seeds import Seeds
 
 HERE = Path(__file__).parents[1]
 

@@ -25,8 +25,8 @@ from psycopg.types.json import Jsonb
 from bench import server, verses
 from bench.importer import measured, started
 from bench.result import Result
-from pgonce._sync.seeds import Seeds
 from pgonce.core import database
+from pgonce.seeds.seeds import Seeds
 
 LIMIT = "psql \\copy"
 FIRST = {

@@ -1,7 +1,5 @@
 """Webhooks handled exactly once, jobs that never overlap, imports that resume: three tables in PostgreSQL."""
 
-from pgonce._async.seeds import AsyncSeeds
-from pgonce._sync.seeds import Seeds
 from pgonce.app import App
 from pgonce.core.migrate import migrate
 from pgonce.errors import (
@@ -24,7 +22,9 @@ from pgonce.jobs.guard import Jobs
 from pgonce.jobs.guard_async import AsyncJobs
 from pgonce.jobs.run import Run
 from pgonce.jobs.run_async import AsyncRun
-from pgonce.protocol.seeds import Checkpoint
+from pgonce.seeds.calls import Checkpoint
+from pgonce.seeds.seeds import Seeds
+from pgonce.seeds.seeds_async import AsyncSeeds
 from pgonce.webhooks.asgi import Receiver, receiver
 from pgonce.webhooks.calls import Event
 from pgonce.webhooks.endpoint import Endpoint

@@ -13,7 +13,7 @@ from pgonce.core.interval import interval
 from pgonce.errors import InvalidArgument, NotFound
 from pgonce.jobs import calls as jobs_protocol
 from pgonce.jobs.cron import CatchUp, Cron, Plan, read_plan
-from pgonce.protocol.seed_definition import Seed
+from pgonce.seeds.seed import Seed
 from pgonce.webhooks.calls import Event
 from pgonce.webhooks.glob import any_of
 

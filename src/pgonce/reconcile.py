@@ -22,7 +22,7 @@ from pgonce.app import App
 from pgonce.core.execute import call
 from pgonce.errors import PgonceError
 from pgonce.jobs.run import Run
-from pgonce.protocol import seeds
+from pgonce.seeds import calls as seeds
 from pgonce.webhooks import calls as protocol
 from pgonce.webhooks import calls_list as lists
 from pgonce.webhooks import stripe

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgonce.sources.csv_text import as_text
+from pgonce.seeds.readers.csv_text import as_text
 
 Conn = psycopg.Connection[Any]
 PIECES = ['"', '""', "a", "b c", "\\", "\t", "\\N", "\\.", "\x01", "é", '"x"', '"a,b"', '"""q"""', '""""', '"\n"']

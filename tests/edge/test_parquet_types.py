@@ -10,8 +10,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgonce.protocol.source import BlockSource
-from pgonce.sources import read
+from pgonce.seeds.readers import read
+from pgonce.seeds.source import BlockSource
 
 arrow = pytest.importorskip("pyarrow", reason="pyarrow missing: pip install 'pgonce[parquet]'")
 Conn = psycopg.Connection[Any]

@@ -10,8 +10,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgonce._sync.seeds import Seeds
 from pgonce.core import database as pools
+from pgonce.seeds.seeds import Seeds
 
 Conn = psycopg.Connection[Any]
 BATCH = 2000

@@ -13,11 +13,11 @@ import pytest
 from psycopg import sql
 from psycopg_pool import ConnectionPool
 
-from pgonce._sync.seeds import Progress, Seeds
 from pgonce.core import database as pools
 from pgonce.core import process
 from pgonce.errors import LeaseLost, PgonceError, RowRejected, SourceChanged
-from pgonce.protocol.seeds import Checkpoint
+from pgonce.seeds.calls import Checkpoint
+from pgonce.seeds.seeds import Progress, Seeds
 
 Conn = psycopg.Connection[Any]
 TABLE = "create table {} (id int primary key, note text check (note <> 'bad'), twin text unique)"

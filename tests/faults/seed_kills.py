@@ -27,9 +27,9 @@ from typing import Any
 
 import psycopg
 
-from pgonce._sync.seeds import Seeds
 from pgonce.core import database, embedded
 from pgonce.core import migrate as schema
+from pgonce.seeds.seeds import Seeds
 from tests.conftest import remove
 
 BODY = "x" * 60

@@ -13,10 +13,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgonce._sync.seeds import Seeds
 from pgonce.core import database as pools
 from pgonce.core import embedded
 from pgonce.core import migrate as schema
+from pgonce.seeds.seeds import Seeds
 from tests.faults import seed_kills
 
 ROOT = Path(__file__).parents[2]

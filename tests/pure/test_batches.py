@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgonce.protocol.copy_format import TEXT
-from pgonce.protocol.copy_text import RowFormatter
-from pgonce.protocol.pack import Pace, Packed, Packer, pack
+from pgonce.seeds.batch import Pace, Packed, Packer, pack
+from pgonce.seeds.copy_format import TEXT
+from pgonce.seeds.copy_text import RowFormatter
 
 # a chapter's verses share its cursor; as many chapters as there are counts
 chapters = st.lists(st.integers(1, 6), min_size=1, max_size=12)

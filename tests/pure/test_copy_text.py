@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgonce.errors import InvalidArgument
-from pgonce.protocol.copy_format import TEXT
-from pgonce.protocol.copy_text import RowFormatter
-from pgonce.protocol.pack import BYTES, LARGEST, SMALLEST, Pace, Packed, Packer, join_blocks, pack
-from pgonce.protocol.source import CopyFormat
+from pgonce.seeds.batch import BYTES, LARGEST, SMALLEST, Pace, Packed, Packer, join_blocks, pack
+from pgonce.seeds.copy_format import TEXT
+from pgonce.seeds.copy_text import RowFormatter
+from pgonce.seeds.source import CopyFormat
 
 texts = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\\\t\n\r\b\fN."), max_size=12)
 values = st.none() | st.integers() | texts

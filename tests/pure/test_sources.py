@@ -20,13 +20,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pgonce.errors import InvalidArgument
-from pgonce.protocol.copy_format import TEXT
-from pgonce.protocol.source import BlockSource, Fingerprinted
-from pgonce.sources import csv as csv_module
-from pgonce.sources import jsonl as jsonl_module
-from pgonce.sources import read
-from pgonce.sources.csv import CsvFile, record_end
-from pgonce.sources.csv_text import as_text, records, values
+from pgonce.seeds.copy_format import TEXT
+from pgonce.seeds.readers import csv as csv_module
+from pgonce.seeds.readers import jsonl as jsonl_module
+from pgonce.seeds.readers import read
+from pgonce.seeds.readers.csv import CsvFile, record_end
+from pgonce.seeds.readers.csv_text import as_text, records, values
+from pgonce.seeds.source import BlockSource, Fingerprinted
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
     ["", '"', '""', "\n", "\r\n", "\r", ",", '",\n"', "\\.", "a\n\\.\nb", "﻿", "NULL", " "]

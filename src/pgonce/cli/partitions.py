@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pgonce._async.seeds import AsyncSeeds
-from pgonce._sync.seeds import Progress, Seeds
 from pgonce.cli.failing import report
 from pgonce.cli.options import load
 from pgonce.core import database
 from pgonce.errors import NotFound, PgonceError
+from pgonce.seeds.seeds import Progress, Seeds
+from pgonce.seeds.seeds_async import AsyncSeeds
 
 LOOK = 0.5
 """Seconds between two looks at the sum of all partitions, for the progress bar."""

@@ -16,17 +16,17 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from pgonce._async.seeds import AsyncSeeds
-from pgonce._sync.seeds import WINDOW, SeedResult, Seeds
-from pgonce._sync.seeds import Progress as Step
 from pgonce.app import App
 from pgonce.cli import partitions
 from pgonce.cli.options import APP, OVERLAP, with_app, with_database
 from pgonce.cli.show import Length
 from pgonce.cli.stopping import stopping
 from pgonce.core import database
-from pgonce.protocol.seed_definition import Seed
-from pgonce.protocol.seeds import Checkpoint, Counts
+from pgonce.seeds.calls import Checkpoint, Counts
+from pgonce.seeds.seed import Seed
+from pgonce.seeds.seeds import WINDOW, SeedResult, Seeds
+from pgonce.seeds.seeds import Progress as Step
+from pgonce.seeds.seeds_async import AsyncSeeds
 
 PLAIN_EVERY = 2.0
 """Seconds between two lines where the output is not a terminal."""

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 
 import click
 
-from pgonce._sync.seeds import Seeds
 from pgonce.app import App
 from pgonce.cli.options import OVERLAP, as_json, with_app, with_database
 from pgonce.cli.show import in_line, print_json, print_table, when
 from pgonce.core import database
 from pgonce.errors import NotFound
-from pgonce.protocol.seeds import Checkpoint
+from pgonce.seeds.calls import Checkpoint
+from pgonce.seeds.seeds import Seeds
 
 HEADINGS = ("seed", "status", "inserted", "updated", "skipped", "rejected", "at", "last batch (UTC)")
 

@@ -14,8 +14,6 @@ from psycopg import Connection, sql
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from pgonce._sync.seeds import Progress as Step
-from pgonce._sync.seeds import SeedResult, Seeds
 from pgonce.cli.options import OVERLAP, with_database
 from pgonce.cli.seed import PLAIN_EVERY
 from pgonce.cli.seed import _prove as prove
@@ -24,10 +22,12 @@ from pgonce.cli.seed import _say as say
 from pgonce.cli.stopping import stopping
 from pgonce.core import database
 from pgonce.errors import InvalidArgument, SchemaError
-from pgonce.sources import read
-from pgonce.sources.csv import CsvFile
-from pgonce.sources.jsonl import JsonLinesFile
-from pgonce.sources.parquet import ParquetFile
+from pgonce.seeds.readers import read
+from pgonce.seeds.readers.csv import CsvFile
+from pgonce.seeds.readers.jsonl import JsonLinesFile
+from pgonce.seeds.readers.parquet import ParquetFile
+from pgonce.seeds.seeds import Progress as Step
+from pgonce.seeds.seeds import SeedResult, Seeds
 
 Source = CsvFile | JsonLinesFile | ParquetFile
 

@@ -21,7 +21,7 @@ from pgonce.core import database
 from pgonce.core.execute import call
 from pgonce.errors import InvalidArgument, PgonceError
 from pgonce.jobs.scheduler import Scheduler
-from pgonce.protocol import seeds
+from pgonce.seeds import calls as seeds
 from pgonce.webhooks.worker import Worker
 
 concurrency = click.option(

@@ -14,9 +14,9 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 
 from psycopg import Connection
 
-from pgonce.protocol.ahead import Ahead
-from pgonce.protocol.pack import Packed, Packer, pack
-from pgonce.protocol.source import Cursor, SeedRow
+from pgonce.seeds.batch import Packed, Packer, pack
+from pgonce.seeds.prefetch import Ahead
+from pgonce.seeds.source import Cursor, SeedRow
 
 T = TypeVar("T")
 Result: TypeAlias = Annotated[T, "returned as it is"]

@@ -10,9 +10,9 @@ from typing import Any, TypeAlias, TypeVar
 from psycopg import AsyncConnection
 
 from pgonce.errors import InvalidArgument
-from pgonce.protocol.ahead import Ahead
-from pgonce.protocol.pack import Packed, Packer, is_unpacking, pack
-from pgonce.protocol.source import NO_CURSOR, Cursor, SeedRow
+from pgonce.seeds.batch import Packed, Packer, is_unpacking, pack
+from pgonce.seeds.prefetch import Ahead
+from pgonce.seeds.source import NO_CURSOR, Cursor, SeedRow
 
 T = TypeVar("T")
 Result: TypeAlias = Awaitable[T]

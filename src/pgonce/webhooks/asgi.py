@@ -20,7 +20,7 @@ from pgonce.app import App
 from pgonce.core import database
 from pgonce.core.execute_async import call
 from pgonce.errors import DatabaseUnavailable, PayloadTooLarge, PgonceError
-from pgonce.protocol import seeds
+from pgonce.seeds import calls as seeds
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls import Event, accepted
 from pgonce.webhooks.inbox_writer import Recorder

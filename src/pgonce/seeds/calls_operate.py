@@ -10,7 +10,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from pgonce.core.call import Call, Row, clean, value
-from pgonce.protocol.seeds import Checkpoint, Counts, Reject
+from pgonce.seeds.calls import Checkpoint, Counts, Reject
 
 
 def _checkpoint(rows: Sequence[Row]) -> Checkpoint | None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pgonce.errors import InvalidArgument
-from pgonce.protocol.ahead import give_way
-from pgonce.protocol.copy_format import TEXT
-from pgonce.protocol.copy_text import Refused, RowFormatter
-from pgonce.protocol.source import NO_CURSOR, BlockSource, CopyFormat, Cursor, SeedRow
+from pgonce.seeds.copy_format import TEXT
+from pgonce.seeds.copy_text import Refused, RowFormatter
+from pgonce.seeds.prefetch import give_way
+from pgonce.seeds.source import NO_CURSOR, BlockSource, CopyFormat, Cursor, SeedRow
 
 SMALLEST, LARGEST = 100, 50_000
 """Rows per batch, unless the seed says how many."""

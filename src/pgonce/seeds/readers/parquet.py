@@ -11,9 +11,9 @@ from types import ModuleType
 from typing import Any
 
 from pgonce.errors import InvalidArgument
-from pgonce.protocol.copy_format import SPECIAL, TEXT
-from pgonce.protocol.source import Cursor, SeedRow, Verdict
-from pgonce.sources.file import File
+from pgonce.seeds.copy_format import SPECIAL, TEXT
+from pgonce.seeds.readers.file import File
+from pgonce.seeds.source import Cursor, SeedRow, Verdict
 
 BLOCK = 64 * 1024
 """Bytes of a block, about. While a longer one is made ready, the server runs out of rows, as in CSV."""

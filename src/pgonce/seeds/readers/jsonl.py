@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pgonce.errors import InvalidArgument
-from pgonce.protocol.source import Cursor, SeedRow, Verdict
-from pgonce.sources.file import File, at, offset_of
+from pgonce.seeds.readers.file import File, at, offset_of
+from pgonce.seeds.source import Cursor, SeedRow, Verdict
 
 BLOCK = 256 * 1024
 LONGEST = 256 * 1024 * 1024

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pgonce.protocol.copy_format import SPECIAL
+from pgonce.seeds.copy_format import SPECIAL
 
 _SPECIAL = [(special.encode(), escape.encode()) for special, escape in SPECIAL.items()]
 _QUOTE = b"\x01"

@@ -1,4 +1,3 @@
-# Generated from ../_async/importing.py by tools/unasync.py: edit that one, then `make generate`.
 """One resume of an import, from its checkpoint to wherever it gets: batch after batch, each in one transaction."""
 
 from __future__ import annotations
@@ -11,21 +10,21 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import psycopg
-from psycopg import Connection
+from psycopg import AsyncConnection
 
-from pgonce._sync import rejects
-from pgonce._sync.load import Loader
 from pgonce.core.call import Call
-from pgonce.core.concurrency import Result, Stream, ahead, packed, sleep
-from pgonce.core.execute import Pool, call, execute
+from pgonce.core.concurrency_async import Result, Stream, ahead, packed, sleep
+from pgonce.core.execute_async import Pool, call, execute
 from pgonce.errors import InvalidArgument, LeaseLost, PgonceError, SourceChanged, is_transient
-from pgonce.jobs.run import Run
-from pgonce.protocol import seed_control
-from pgonce.protocol import seeds as protocol
-from pgonce.protocol.copy_text import RowFormatter
-from pgonce.protocol.pack import SMALLEST, Pace, Packed, Packer, join_blocks
-from pgonce.protocol.seeds import Checkpoint, Cursor, SeedRow
-from pgonce.protocol.source import NO_CURSOR, BlockSource, Fingerprinted
+from pgonce.jobs.run_async import AsyncRun
+from pgonce.seeds import calls as protocol
+from pgonce.seeds import calls_operate as seed_control
+from pgonce.seeds import rejects_async as rejects
+from pgonce.seeds.batch import SMALLEST, Pace, Packed, Packer, join_blocks
+from pgonce.seeds.calls import Checkpoint, Cursor, SeedRow
+from pgonce.seeds.copy_text import RowFormatter
+from pgonce.seeds.source import NO_CURSOR, BlockSource, Fingerprinted
+from pgonce.seeds.table_loader_async import Loader
 
 T = TypeVar("T")
 Source: TypeAlias = Callable[[Cursor | None], Stream[tuple[SeedRow, Cursor]]]
@@ -46,7 +45,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How an import is done; ``Seeds.run`` explains each."""
+    """How an import is done; ``AsyncSeeds.run`` explains each."""
 
     retries: Sequence[float | None]
     batch_size: int | None = None
@@ -68,20 +67,20 @@ class _Moved(Exception):
     """The checkpoint is not where this batch begins: whoever moved it has counted these rows, so roll back."""
 
 
-def steady(pool: Pool, pauses: Sequence[float | None], action: Callable[[], Result[T]]) -> T:
+async def steady(pool: Pool, pauses: Sequence[float | None], action: Callable[[], Result[T]]) -> T:
     """``action``, again and again while the database is away or breaks a deadlock; ``pauses`` ends with None."""
     for pause in pauses:
         try:
-            return action()
+            return await action()
         except (PgonceError, psycopg.Error) as error:
             if pause is None or not is_transient(error):
                 raise
-        sleep(pause or 0)
-        pool.check()  # after a restart all idle connections are dead, not only the one just used
+        await sleep(pause or 0)
+        await pool.check()  # after a restart all idle connections are dead, not only the one just used
     raise AssertionError("the pauses end with None")
 
 
-def formatter(loader: Loader, conn: Connection[Any]) -> Callable[[SeedRow], RowFormatter]:
+def formatter(loader: Loader, conn: AsyncConnection[Any]) -> Callable[[SeedRow], RowFormatter]:
     """Makes the formatter of a stream from its first row."""
     adapters, table, arrays = conn.adapters, loader.table, loader.facts.arrays
 
@@ -110,7 +109,7 @@ class Import:
     """One resume. ``partition``: of a part of the seed, with a checkpoint of its own."""
 
     def __init__(
-        self, run: Run, name: str, loader: Loader, pool: Pool, schema: str, options: Options, partition: str | None
+        self, run: AsyncRun, name: str, loader: Loader, pool: Pool, schema: str, options: Options, partition: str | None
     ) -> None:
         self._run = run
         self._name = name
@@ -124,9 +123,9 @@ class Import:
         self._seen = self._done = self._rejected = 0
         self._started = time.monotonic()
 
-    def go(self, source: Source, make: Callable[[SeedRow], RowFormatter]) -> tuple[Outcome, Checkpoint | None]:
+    async def go(self, source: Source, make: Callable[[SeedRow], RowFormatter]) -> tuple[Outcome, Checkpoint | None]:
         """Import until the end, a pause, or a stop."""
-        cursor = steady(self._pool, self._options.retries, self._begin)
+        cursor = await steady(self._pool, self._options.retries, self._begin)
         fingerprint = self._check_source(source)
         if self._checkpoint and self._checkpoint.paused_at:
             return "paused", self._checkpoint
@@ -134,13 +133,13 @@ class Import:
         # Few rows per batch are somebody's who watches each: threads would gain nothing, and a source that looks at the
         # database would see its rows later than it may expect.
         in_step = self._pace.size < SMALLEST
-        with ahead(batches(source, cursor, self._pace, make)) as (taken, want):
-            for batch in taken:
+        async with ahead(batches(source, cursor, self._pace, make)) as (taken, want):
+            async for batch in taken:
                 if not in_step:
                     batch.under_way = want
                 if fingerprint:
                     batch.fingerprint = fingerprint(batch.cursor)
-                at = self._commit(batch)
+                at = await self._commit(batch)
                 now = time.monotonic()
                 self._pace.took(batch.rows, now - last)
                 last = now
@@ -149,26 +148,26 @@ class Import:
                 if self._options.stop():
                     return "stopped", at
                 if pause := self._pace.pause(self._done, now - self._started):
-                    sleep(pause)
+                    await sleep(pause)
                     last = time.monotonic()
-        return "complete", steady(self._pool, self._options.retries, self._complete)
+        return "complete", await steady(self._pool, self._options.retries, self._complete)
 
-    def _begin(self) -> Cursor | None:
-        self._checkpoint = self._current()
-        with self._run.transaction() as tx:
+    async def _begin(self) -> Cursor | None:
+        self._checkpoint = await self._current()
+        async with self._run.transaction() as tx:
             if self._options.restart and self._partition is None:
-                execute(tx, seed_control.forget_rejects(self._name), self._schema)
+                await execute(tx, seed_control.forget_rejects(self._name), self._schema)
             none_new = seed_control.reject_seed_rows(self._name, [], self._partition)
-            self._rejected = execute(tx, none_new, self._schema)
+            self._rejected = await execute(tx, none_new, self._schema)
         if self._checkpoint is None or self._options.restart:
             return None
         self._seen = self._checkpoint.rows_seen
         return self._checkpoint.cursor
 
-    def _current(self) -> Checkpoint | None:
+    async def _current(self) -> Checkpoint | None:
         if self._partition is None:
-            return call(self._pool, protocol.get_checkpoint(self._name), self._schema)
-        return call(self._pool, seed_control.get_partition(self._name, self._partition), self._schema)
+            return await call(self._pool, protocol.get_checkpoint(self._name), self._schema)
+        return await call(self._pool, seed_control.get_partition(self._name, self._partition), self._schema)
 
     def _check_source(self, source: Source) -> Callable[[Cursor | None], Mapping[str, Any] | None] | None:
         """The function that takes fingerprints, when the source is what it was."""
@@ -191,25 +190,25 @@ class Import:
             )
         return take
 
-    def _commit(self, batch: Packed) -> Checkpoint:
-        self._checkpoint = at = steady(self._pool, self._options.retries, lambda: self._written(batch))
+    async def _commit(self, batch: Packed) -> Checkpoint:
+        self._checkpoint = at = await steady(self._pool, self._options.retries, lambda: self._written(batch))
         self._seen += batch.rows
         self._done += batch.rows
         if self._options.on_progress:
             self._options.on_progress(Progress(at, self._done, time.monotonic() - self._started))
         return at
 
-    def _written(self, batch: Packed) -> Checkpoint:
+    async def _written(self, batch: Packed) -> Checkpoint:
         """Commit ``batch`` once, by the short way if it can be gone, and return the checkpoint behind it."""
         if self._loader.goes_straight and not batch.refused:
             try:
-                return self._attempt(batch, straight=True)
+                return await self._attempt(batch, straight=True)
             except psycopg.Error as error:
                 if not rejects.is_row_s_fault(error):
                     raise
-        return self._attempt(batch, straight=False)
+        return await self._attempt(batch, straight=False)
 
-    def _attempt(self, batch: Packed, *, straight: bool) -> Checkpoint:
+    async def _attempt(self, batch: Packed, *, straight: bool) -> Checkpoint:
         """One transaction.
 
         When the connection is lost during COMMIT nobody knows whether it happened. So the batch is written again as
@@ -218,13 +217,13 @@ class Import:
         before = self._checkpoint
         number = before.batch if before else 0
         try:
-            with self._run.unfenced() as tx:  # advance_seed is the fence
+            async with self._run.unfenced() as tx:  # advance_seed is the fence
                 room = max(0, self._options.max_rejects - self._rejected)
-                self._loader.begin(tx)
+                await self._loader.begin(tx)
                 if straight:
-                    counts, refused = self._loader.write_straight(tx, batch), list[dict[str, Any]]()
+                    counts, refused = await self._loader.write_straight(tx, batch), list[dict[str, Any]]()
                 else:
-                    counts, refused = rejects.write(tx, self._loader, batch, seen=self._seen, room=room)
+                    counts, refused = await rejects.write(tx, self._loader, batch, seen=self._seen, room=room)
                 if counts.seen != batch.rows:
                     raise PgonceError(
                         f"{batch.rows} rows were read and {counts.seen} counted: this batch is rolled back"
@@ -232,16 +231,16 @@ class Import:
                 step = protocol.advance_seed(
                     self._name, self._run.id, number, batch.cursor, counts, batch.fingerprint, self._partition
                 )
-                landed = execute(tx, step, self._schema)
+                landed = await execute(tx, step, self._schema)
                 if landed is None:
                     raise _Moved
                 rejected = self._rejected
                 if refused:
                     stored = seed_control.reject_seed_rows(self._name, refused, self._partition)
-                    rejected = execute(tx, stored, self._schema)
+                    rejected = await execute(tx, stored, self._schema)
             self._rejected = rejected
         except _Moved:
-            found = self._current()
+            found = await self._current()
             if not found or found.batch != number + 1 or found.last_checkpoint != as_json(batch.cursor):
                 raise LeaseLost(
                     f"the checkpoint of {self._name} was moved by somebody else: this batch is rolled back"
@@ -254,12 +253,12 @@ class Import:
         self._run.skipped(batch.rows - inserted - updated)
         return landed
 
-    def _complete(self) -> Checkpoint | None:
-        with self._run.transaction() as tx:
+    async def _complete(self) -> Checkpoint | None:
+        async with self._run.transaction() as tx:
             if self._partition is None:
-                done: Checkpoint | None = execute(tx, protocol.complete_seed(self._name), self._schema)
+                done: Checkpoint | None = await execute(tx, protocol.complete_seed(self._name), self._schema)
             else:
-                done = execute(tx, seed_control.complete_partition(self._name, self._partition), self._schema)
+                done = await execute(tx, seed_control.complete_partition(self._name, self._partition), self._schema)
             if done and done.rows_seen != self._seen and not self._options.restart:
                 raise PgonceError(
                     f"{self._name}: {self._seen:,} rows were seen and {done.rows_seen:,} are counted: somebody else "
@@ -267,11 +266,11 @@ class Import:
                 )
         return done
 
-    def fail(self, reason: str) -> None:
+    async def fail(self, reason: str) -> None:
         """Record why it ended."""
         end: Call[Any] = protocol.fail_seed(self._name, reason)
         if self._partition is not None:
             end = seed_control.fail_partition(self._name, self._partition, reason)
         with suppress(PgonceError, psycopg.Error):
-            with self._run.transaction() as tx:
-                execute(tx, end, self._schema)
+            async with self._run.transaction() as tx:
+                await execute(tx, end, self._schema)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from pgonce.errors import InvalidArgument
-from pgonce.protocol.copy_format import TEXT
-from pgonce.protocol.source import Cursor, SeedRow, Verdict
-from pgonce.sources.csv_text import as_text, records, values
-from pgonce.sources.file import File, at, offset_of
+from pgonce.seeds.copy_format import TEXT
+from pgonce.seeds.readers.csv_text import as_text, records, values
+from pgonce.seeds.readers.file import File, at, offset_of
+from pgonce.seeds.source import Cursor, SeedRow, Verdict
 
 BLOCK = 64 * 1024
 """Bytes per read. While a longer one is made ready, the server runs out of rows (bench.imports --only CSV)."""

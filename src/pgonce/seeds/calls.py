@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 from pgonce.core.call import Call, Row, clean
 from pgonce.errors import InvalidArgument
-from pgonce.protocol.source import NO_CURSOR, Cursor, SeedRow
+from pgonce.seeds.source import NO_CURSOR, Cursor, SeedRow
 
 __all__ = ["Checkpoint", "Counts", "Cursor", "Reject", "SeedRow"]
 

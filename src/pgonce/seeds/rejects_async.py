@@ -10,14 +10,14 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection
 
-from pgonce._async.load import Loader
 from pgonce.core.execute_async import execute
 from pgonce.errors import RowRejected
 from pgonce.jobs.run_async import AsyncRun
-from pgonce.protocol import seed_control
-from pgonce.protocol.copy_text import RowFormatter
-from pgonce.protocol.pack import Packed
-from pgonce.protocol.seeds import Counts, Reject
+from pgonce.seeds import calls_operate as seed_control
+from pgonce.seeds.batch import Packed
+from pgonce.seeds.calls import Counts, Reject
+from pgonce.seeds.copy_text import RowFormatter
+from pgonce.seeds.table_loader_async import Loader
 
 _ROW_S_FAULT = ("22", "23", "44", "54", "P0")
 """Classes of SQLSTATE that a row is to blame for: data, constraints, check option, size limits, RAISE in a trigger."""

@@ -1,4 +1,3 @@
-# Generated from ../_async/seeds.py by tools/unasync.py: edit that one, then `make generate`.
 """Imports that resume where they died: rows and checkpoint in one transaction, batch by batch."""
 
 from __future__ import annotations
@@ -9,20 +8,20 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from pgonce._sync import proof
-from pgonce._sync.importing import Import, Options, Outcome, Progress, Source, formatter
-from pgonce._sync.load import Loader, OnConflict, Table, check
-from pgonce._sync.rejects import retry
 from pgonce.core import process
-from pgonce.core.concurrency import sleep
-from pgonce.core.execute import Pool, call, connection
+from pgonce.core.concurrency_async import sleep
+from pgonce.core.execute_async import Pool, call, connection
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, LeaseLost
-from pgonce.jobs.guard import Jobs
-from pgonce.protocol import seed_control
-from pgonce.protocol import seeds as protocol
-from pgonce.protocol.seeds import Checkpoint, Counts, Cursor, Reject
+from pgonce.jobs.guard_async import AsyncJobs
+from pgonce.seeds import calls as protocol
+from pgonce.seeds import calls_operate as seed_control
+from pgonce.seeds import verify_async as proof
+from pgonce.seeds.calls import Checkpoint, Counts, Cursor, Reject
+from pgonce.seeds.importer_async import Import, Options, Outcome, Progress, Source, formatter
+from pgonce.seeds.rejects_async import retry
+from pgonce.seeds.table_loader_async import Loader, OnConflict, Table, check
 
-__all__ = ["RUNNER", "WINDOW", "Seeds", "Progress", "SeedResult", "Source"]
+__all__ = ["RUNNER", "WINDOW", "AsyncSeeds", "Progress", "SeedResult", "Source"]
 
 RUNNER = "seed_runner"
 """The job that every import is a run of, with the seed's name as its key: one runner per seed."""
@@ -42,7 +41,7 @@ class SeedResult:
     checkpoint: Checkpoint | None
 
 
-class Seeds:
+class AsyncSeeds:
     """Imports with a checkpoint.
 
     Args:
@@ -53,15 +52,15 @@ class Seeds:
     def __init__(self, pool: Pool, *, schema: str = "public") -> None:
         self._pool = pool
         self._schema = schema
-        self._jobs = Jobs(pool, schema=schema)
+        self._jobs = AsyncJobs(pool, schema=schema)
 
-    def checkpoint(self, name: str, partition: str | None = None) -> Checkpoint | None:
+    async def checkpoint(self, name: str, partition: str | None = None) -> Checkpoint | None:
         """Where seed ``name``, or a part of it, stands; None when it has never run."""
         if partition is not None:
-            return call(self._pool, seed_control.get_partition(name, partition), self._schema)
-        return call(self._pool, protocol.get_checkpoint(name), self._schema)
+            return await call(self._pool, seed_control.get_partition(name, partition), self._schema)
+        return await call(self._pool, protocol.get_checkpoint(name), self._schema)
 
-    def run(
+    async def run(
         self,
         name: str,
         source: Source,
@@ -125,8 +124,8 @@ class Seeds:
         ):
             raise InvalidArgument("the batch size and the rows per second must be at least 1")
         table = Table(into, tuple(key), columns or getattr(source, "columns", None), on_conflict)
-        with connection(self._pool) as conn:
-            loader = Loader(table, check(conn, table))
+        async with connection(self._pool) as conn:
+            loader = Loader(table, await check(conn, table))
             make = formatter(loader, conn)
         options = Options(
             RETRIES,
@@ -140,72 +139,72 @@ class Seeds:
             stop,
         )
         whose = name if partition is None else f"{name}/{partition}"
-        self._release_dead(name, whose)
+        await self._release_dead(name, whose)
         scope = {"seed_name": name, "process": process.identity()}
-        with self._jobs.run(RUNNER, key=whose, scope=scope, window=window) as run:
+        async with self._jobs.run(RUNNER, key=whose, scope=scope, window=window) as run:
             if run is None:
-                return SeedResult("overlap", self.checkpoint(name, partition))
+                return SeedResult("overlap", await self.checkpoint(name, partition))
             importing = Import(run, name, loader, self._pool, self._schema, options, partition)
             try:
-                return SeedResult(*importing.go(source, make))
+                return SeedResult(*await importing.go(source, make))
             except (LeaseLost, DatabaseUnavailable):
                 raise
             except Exception as error:
-                importing.fail("".join(traceback.format_exception(error)))
+                await importing.fail("".join(traceback.format_exception(error)))
                 raise
 
-    def _release_dead(self, name: str, whose: str | None = None) -> None:
+    async def _release_dead(self, name: str, whose: str | None = None) -> None:
         """Let go of runners whose process was killed on this machine: no need to wait for a window to pass.
 
         ``whose``: the seed's name, or name/partition; None: all of the seed's.
         """
-        for runner in call(self._pool, seed_control.get_runners(name), self._schema):
+        for runner in await call(self._pool, seed_control.get_runners(name), self._schema):
             if whose in {None, runner.key} and process.is_gone(runner.scope.get("process") or {}):
                 for _ in range(20):  # its last transaction may still be at work in the server
-                    if call(self._pool, seed_control.release_runner(runner.run_id), self._schema):
+                    if await call(self._pool, seed_control.release_runner(runner.run_id), self._schema):
                         break
-                    sleep(0.1)
+                    await sleep(0.1)
 
-    def pause(self, name: str) -> None:
+    async def pause(self, name: str) -> None:
         """Ask the runner to stop behind its batch; the seed does not run until ``resume``."""
-        call(self._pool, seed_control.pause_seed(name), self._schema)
+        await call(self._pool, seed_control.pause_seed(name), self._schema)
 
-    def resume(self, name: str) -> None:
+    async def resume(self, name: str) -> None:
         """Take ``pause`` back. NotFound when the seed has never run."""
-        call(self._pool, seed_control.resume_seed(name), self._schema)
+        await call(self._pool, seed_control.resume_seed(name), self._schema)
 
-    def reset(self, name: str) -> bool:
+    async def reset(self, name: str) -> bool:
         """Forget checkpoint, partitions and rejects; its rows stay. False: it has never run.
 
         Raises:
             LeaseLost: a runner is at work on it.
         """
         # one that was killed behind its last batch: nobody starts it again, who would take over from it
-        self._release_dead(name)
-        return call(self._pool, seed_control.reset_seed(name), self._schema)
+        await self._release_dead(name)
+        return await call(self._pool, seed_control.reset_seed(name), self._schema)
 
-    def rejects(self, name: str, after: int = 0, limit: int = 1000) -> list[Reject]:
+    async def rejects(self, name: str, after: int = 0, limit: int = 1000) -> list[Reject]:
         """Rows that the table refused, behind id ``after``, oldest first."""
-        return call(self._pool, seed_control.get_rejects(name, after, limit), self._schema)
+        return await call(self._pool, seed_control.get_rejects(name, after, limit), self._schema)
 
-    def begin_partitions(self, name: str, partitions: Sequence[str]) -> list[Checkpoint]:
+    async def begin_partitions(self, name: str, partitions: Sequence[str]) -> list[Checkpoint]:
         """Make checkpoints for the parts that are new; where all of them stand."""
-        return call(self._pool, seed_control.begin_partitions(name, partitions), self._schema)
+        return await call(self._pool, seed_control.begin_partitions(name, partitions), self._schema)
 
-    def alive(self, name: str) -> set[str]:
+    async def alive(self, name: str) -> set[str]:
         """Whose runners show signs of life: the seed's name, or name/partition; not those whose process is gone."""
-        runners = call(self._pool, seed_control.get_runners(name), self._schema)
+        runners = await call(self._pool, seed_control.get_runners(name), self._schema)
         return {each.key for each in runners if each.alive and not process.is_gone(each.scope.get("process") or {})}
 
-    def all(self) -> list[Checkpoint]:
+    async def all(self) -> list[Checkpoint]:
         """Where all seeds stand, the newest first."""
-        return call(self._pool, seed_control.get_seeds(), self._schema)
+        return await call(self._pool, seed_control.get_seeds(), self._schema)
 
-    def partitions(self, name: str) -> list[Checkpoint]:
+    async def partitions(self, name: str) -> list[Checkpoint]:
         """Where the parts of a seed stand; empty for one that has none."""
-        return call(self._pool, seed_control.get_partitions(name), self._schema)
+        return await call(self._pool, seed_control.get_partitions(name), self._schema)
 
-    def rehearse(
+    async def rehearse(
         self,
         name: str,
         source: Source | Mapping[str, Source],
@@ -225,12 +224,12 @@ class Seeds:
         table = Table(into, tuple(key), columns or getattr(source, "columns", None), on_conflict)
         left = list[tuple[Source, Cursor | None]]()
         for part, each in sources.items():
-            at = None if restart else self.checkpoint(name, part)
+            at = None if restart else await self.checkpoint(name, part)
             if part is None or at is None or at.status != "complete":
                 left.append((each, at.cursor if at else None))
-        return proof.rehearse(self._pool, left, table, max_rejects)
+        return await proof.rehearse(self._pool, left, table, max_rejects)
 
-    def verify(
+    async def verify(
         self,
         name: str,
         source: Source | Mapping[str, Source],
@@ -246,12 +245,12 @@ class Seeds:
         """
         sources = list(source.values()) if isinstance(source, Mapping) else [source]
         table = Table(into, tuple(key), columns or getattr(source, "columns", None), on_conflict)
-        stored = call(self._pool, seed_control.reject_seed_rows(name, [], None), self._schema)
-        found = proof.compare(self._pool, sources, table, stored)
-        call(self._pool, seed_control.set_seed_proof(name, found), self._schema)
+        stored = await call(self._pool, seed_control.reject_seed_rows(name, [], None), self._schema)
+        found = await proof.compare(self._pool, sources, table, stored)
+        await call(self._pool, seed_control.set_seed_proof(name, found), self._schema)
         return found
 
-    def retry_rejects(
+    async def retry_rejects(
         self, name: str, *, into: str, key: Sequence[str], on_conflict: OnConflict = "skip"
     ) -> tuple[int, int] | None:
         """Try the rejected rows again, now that the table, or what it refers to, is another; (accepted, refused).
@@ -259,17 +258,17 @@ class Seeds:
         Each row in a transaction of its own. None: another runner is at work on the seed.
         """
         table = Table(into, tuple(key), (), on_conflict)
-        with connection(self._pool) as conn:
-            loader = Loader(table, check(conn, table))
-        self._release_dead(name, name)
-        with self._jobs.run(RUNNER, key=name, scope={"seed_name": name, "retries": "rejects"}) as run:
+        async with connection(self._pool) as conn:
+            loader = Loader(table, await check(conn, table))
+        await self._release_dead(name, name)
+        async with self._jobs.run(RUNNER, key=name, scope={"seed_name": name, "retries": "rejects"}) as run:
             if run is None:
                 return None
             accepted = refused = last = 0
-            while page := self.rejects(name, last):
+            while page := await self.rejects(name, last):
                 for reject in page:
                     last = reject.id
-                    if retry(run, loader, reject, self._schema):
+                    if await retry(run, loader, reject, self._schema):
                         accepted += 1
                     else:
                         refused += 1

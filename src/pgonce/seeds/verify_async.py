@@ -1,4 +1,3 @@
-# Generated from ../_async/proof.py by tools/unasync.py: edit that one, then `make generate`.
 """An import tried without writing, and a table compared with its source."""
 
 from __future__ import annotations
@@ -11,13 +10,13 @@ from typing import Any
 from psycopg import sql
 from psycopg.rows import tuple_row
 
-from pgonce._sync import rejects
-from pgonce._sync.importing import Source, batches, formatter
-from pgonce._sync.load import Facts, Loader, Table, check
-from pgonce.core.concurrency import ahead
-from pgonce.core.execute import Pool, connection
-from pgonce.protocol.pack import Pace
-from pgonce.protocol.seeds import Counts, Cursor
+from pgonce.core.concurrency_async import ahead
+from pgonce.core.execute_async import Pool, connection
+from pgonce.seeds import rejects_async as rejects
+from pgonce.seeds.batch import Pace
+from pgonce.seeds.calls import Counts, Cursor
+from pgonce.seeds.importer_async import Source, batches, formatter
+from pgonce.seeds.table_loader_async import Facts, Loader, Table, check
 
 _SOURCE = "pg_temp.pgonce_source"
 # Row by row over the keys, then as sums over all of them: no order is needed, and a sum does not lose doubles as an XOR
@@ -35,7 +34,9 @@ from pairs
 """
 
 
-def rehearse(pool: Pool, sources: Iterable[tuple[Source, Cursor | None]], table: Table, max_rejects: int) -> Counts:
+async def rehearse(
+    pool: Pool, sources: Iterable[tuple[Source, Cursor | None]], table: Table, max_rejects: int
+) -> Counts:
     """Import everything behind the cursors in one transaction, constraints and all, and roll it back.
 
     All partitions in the one: a key that two of them have is there already for the second, as it would be.
@@ -43,52 +44,52 @@ def rehearse(pool: Pool, sources: Iterable[tuple[Source, Cursor | None]], table:
     Raises:
         RowRejected: more than ``max_rejects`` rows were refused.
     """
-    with connection(pool) as conn:
-        loader = Loader(table, check(conn, table))
+    async with connection(pool) as conn:
+        loader = Loader(table, await check(conn, table))
         make, pace = formatter(loader, conn), Pace()
         total, last = Counts(), time.monotonic()
-        with conn.transaction(force_rollback=True):
-            loader.begin(conn)
+        async with conn.transaction(force_rollback=True):
+            await loader.begin(conn)
             for source, cursor in sources:
                 before = total.seen
-                with ahead(batches(source, cursor, pace, make)) as (taken, want):
-                    for batch in taken:
+                async with ahead(batches(source, cursor, pace, make)) as (taken, want):
+                    async for batch in taken:
                         batch.under_way = want
                         room = max_rejects - total.rejected
-                        counts, _ = rejects.write(conn, loader, batch, seen=total.seen - before, room=room)
+                        counts, _ = await rejects.write(conn, loader, batch, seen=total.seen - before, room=room)
                         total += counts
                         pace.took(batch.rows, time.monotonic() - last)
                         last = time.monotonic()
         return total
 
 
-def compare(pool: Pool, sources: Sequence[Source], table: Table, stored_rejects: int) -> dict[str, Any]:
+async def compare(pool: Pool, sources: Sequence[Source], table: Table, stored_rejects: int) -> dict[str, Any]:
     """Read all of ``sources`` again and compare them with the table, in the database, where values have one form.
 
     Returns:
         The proof, as JSON: ``rows`` of the sources, ``keys`` among them, ``found`` in the table, ``equal`` ones, the
         two checksums over those that were found, and ``ok``: all is equal, and no more is missing than was rejected.
     """
-    with connection(pool) as conn:
-        facts = check(conn, table)
+    async with connection(pool) as conn:
+        facts = await check(conn, table)
         copied = Loader(Table(_SOURCE, (), table.columns, "fail"), Facts(False, False, facts.arrays))
         make, pace, total = formatter(copied, conn), Pace(), Counts()
         columns: tuple[str, ...] = ()
-        with conn.transaction(force_rollback=True):
+        async with conn.transaction(force_rollback=True):
             for source in sources:
-                with ahead(batches(source, None, pace, make)) as (taken, want):
-                    for batch in taken:
+                async with ahead(batches(source, None, pace, make)) as (taken, want):
+                    async for batch in taken:
                         batch.under_way = want
                         if not columns:
                             columns = tuple(batch.columns)
-                            conn.execute(_like(table, columns))
-                        counts, _ = rejects.write(conn, copied, batch, seen=total.seen, room=batch.rows)
+                            await conn.execute(_like(table, columns))
+                        counts, _ = await rejects.write(conn, copied, batch, seen=total.seen, room=batch.rows)
                         total += counts
             found: Any = (0, 0, 0, None, None)
             if columns:
-                with conn.cursor(row_factory=tuple_row) as cursor:
-                    cursor.execute(_statement(table, columns))
-                    found = cursor.fetchone()
+                async with conn.cursor(row_factory=tuple_row) as cursor:
+                    await cursor.execute(_statement(table, columns))
+                    found = await cursor.fetchone()
     keys, there, equal, wanted, have = found
     missing = keys - there + total.rejected
     return {

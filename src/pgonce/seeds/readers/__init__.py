@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pgonce.errors import InvalidArgument
-from pgonce.sources.csv import CsvFile
-from pgonce.sources.jsonl import JsonLinesFile
-from pgonce.sources.parquet import ParquetFile
+from pgonce.seeds.readers.csv import CsvFile
+from pgonce.seeds.readers.jsonl import JsonLinesFile
+from pgonce.seeds.readers.parquet import ParquetFile
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 

@@ -1,3 +1,4 @@
+# Generated from ../_async/seeds.py by tools/unasync.py: edit that one, then `make generate`.
 """Imports that resume where they died: rows and checkpoint in one transaction, batch by batch."""
 
 from __future__ import annotations
@@ -8,20 +9,20 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from pgonce._async import proof
-from pgonce._async.importing import Import, Options, Outcome, Progress, Source, formatter
-from pgonce._async.load import Loader, OnConflict, Table, check
-from pgonce._async.rejects import retry
 from pgonce.core import process
-from pgonce.core.concurrency_async import sleep
-from pgonce.core.execute_async import Pool, call, connection
+from pgonce.core.concurrency import sleep
+from pgonce.core.execute import Pool, call, connection
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, LeaseLost
-from pgonce.jobs.guard_async import AsyncJobs
-from pgonce.protocol import seed_control
-from pgonce.protocol import seeds as protocol
-from pgonce.protocol.seeds import Checkpoint, Counts, Cursor, Reject
+from pgonce.jobs.guard import Jobs
+from pgonce.seeds import calls as protocol
+from pgonce.seeds import calls_operate as seed_control
+from pgonce.seeds import verify as proof
+from pgonce.seeds.calls import Checkpoint, Counts, Cursor, Reject
+from pgonce.seeds.importer import Import, Options, Outcome, Progress, Source, formatter
+from pgonce.seeds.rejects import retry
+from pgonce.seeds.table_loader import Loader, OnConflict, Table, check
 
-__all__ = ["RUNNER", "WINDOW", "AsyncSeeds", "Progress", "SeedResult", "Source"]
+__all__ = ["RUNNER", "WINDOW", "Seeds", "Progress", "SeedResult", "Source"]
 
 RUNNER = "seed_runner"
 """The job that every import is a run of, with the seed's name as its key: one runner per seed."""
@@ -41,7 +42,7 @@ class SeedResult:
     checkpoint: Checkpoint | None
 
 
-class AsyncSeeds:
+class Seeds:
     """Imports with a checkpoint.
 
     Args:
@@ -52,15 +53,15 @@ class AsyncSeeds:
     def __init__(self, pool: Pool, *, schema: str = "public") -> None:
         self._pool = pool
         self._schema = schema
-        self._jobs = AsyncJobs(pool, schema=schema)
+        self._jobs = Jobs(pool, schema=schema)
 
-    async def checkpoint(self, name: str, partition: str | None = None) -> Checkpoint | None:
+    def checkpoint(self, name: str, partition: str | None = None) -> Checkpoint | None:
         """Where seed ``name``, or a part of it, stands; None when it has never run."""
         if partition is not None:
-            return await call(self._pool, seed_control.get_partition(name, partition), self._schema)
-        return await call(self._pool, protocol.get_checkpoint(name), self._schema)
+            return call(self._pool, seed_control.get_partition(name, partition), self._schema)
+        return call(self._pool, protocol.get_checkpoint(name), self._schema)
 
-    async def run(
+    def run(
         self,
         name: str,
         source: Source,
@@ -124,8 +125,8 @@ class AsyncSeeds:
         ):
             raise InvalidArgument("the batch size and the rows per second must be at least 1")
         table = Table(into, tuple(key), columns or getattr(source, "columns", None), on_conflict)
-        async with connection(self._pool) as conn:
-            loader = Loader(table, await check(conn, table))
+        with connection(self._pool) as conn:
+            loader = Loader(table, check(conn, table))
             make = formatter(loader, conn)
         options = Options(
             RETRIES,
@@ -139,72 +140,72 @@ class AsyncSeeds:
             stop,
         )
         whose = name if partition is None else f"{name}/{partition}"
-        await self._release_dead(name, whose)
+        self._release_dead(name, whose)
         scope = {"seed_name": name, "process": process.identity()}
-        async with self._jobs.run(RUNNER, key=whose, scope=scope, window=window) as run:
+        with self._jobs.run(RUNNER, key=whose, scope=scope, window=window) as run:
             if run is None:
-                return SeedResult("overlap", await self.checkpoint(name, partition))
+                return SeedResult("overlap", self.checkpoint(name, partition))
             importing = Import(run, name, loader, self._pool, self._schema, options, partition)
             try:
-                return SeedResult(*await importing.go(source, make))
+                return SeedResult(*importing.go(source, make))
             except (LeaseLost, DatabaseUnavailable):
                 raise
             except Exception as error:
-                await importing.fail("".join(traceback.format_exception(error)))
+                importing.fail("".join(traceback.format_exception(error)))
                 raise
 
-    async def _release_dead(self, name: str, whose: str | None = None) -> None:
+    def _release_dead(self, name: str, whose: str | None = None) -> None:
         """Let go of runners whose process was killed on this machine: no need to wait for a window to pass.
 
         ``whose``: the seed's name, or name/partition; None: all of the seed's.
         """
-        for runner in await call(self._pool, seed_control.get_runners(name), self._schema):
+        for runner in call(self._pool, seed_control.get_runners(name), self._schema):
             if whose in {None, runner.key} and process.is_gone(runner.scope.get("process") or {}):
                 for _ in range(20):  # its last transaction may still be at work in the server
-                    if await call(self._pool, seed_control.release_runner(runner.run_id), self._schema):
+                    if call(self._pool, seed_control.release_runner(runner.run_id), self._schema):
                         break
-                    await sleep(0.1)
+                    sleep(0.1)
 
-    async def pause(self, name: str) -> None:
+    def pause(self, name: str) -> None:
         """Ask the runner to stop behind its batch; the seed does not run until ``resume``."""
-        await call(self._pool, seed_control.pause_seed(name), self._schema)
+        call(self._pool, seed_control.pause_seed(name), self._schema)
 
-    async def resume(self, name: str) -> None:
+    def resume(self, name: str) -> None:
         """Take ``pause`` back. NotFound when the seed has never run."""
-        await call(self._pool, seed_control.resume_seed(name), self._schema)
+        call(self._pool, seed_control.resume_seed(name), self._schema)
 
-    async def reset(self, name: str) -> bool:
+    def reset(self, name: str) -> bool:
         """Forget checkpoint, partitions and rejects; its rows stay. False: it has never run.
 
         Raises:
             LeaseLost: a runner is at work on it.
         """
         # one that was killed behind its last batch: nobody starts it again, who would take over from it
-        await self._release_dead(name)
-        return await call(self._pool, seed_control.reset_seed(name), self._schema)
+        self._release_dead(name)
+        return call(self._pool, seed_control.reset_seed(name), self._schema)
 
-    async def rejects(self, name: str, after: int = 0, limit: int = 1000) -> list[Reject]:
+    def rejects(self, name: str, after: int = 0, limit: int = 1000) -> list[Reject]:
         """Rows that the table refused, behind id ``after``, oldest first."""
-        return await call(self._pool, seed_control.get_rejects(name, after, limit), self._schema)
+        return call(self._pool, seed_control.get_rejects(name, after, limit), self._schema)
 
-    async def begin_partitions(self, name: str, partitions: Sequence[str]) -> list[Checkpoint]:
+    def begin_partitions(self, name: str, partitions: Sequence[str]) -> list[Checkpoint]:
         """Make checkpoints for the parts that are new; where all of them stand."""
-        return await call(self._pool, seed_control.begin_partitions(name, partitions), self._schema)
+        return call(self._pool, seed_control.begin_partitions(name, partitions), self._schema)
 
-    async def alive(self, name: str) -> set[str]:
+    def alive(self, name: str) -> set[str]:
         """Whose runners show signs of life: the seed's name, or name/partition; not those whose process is gone."""
-        runners = await call(self._pool, seed_control.get_runners(name), self._schema)
+        runners = call(self._pool, seed_control.get_runners(name), self._schema)
         return {each.key for each in runners if each.alive and not process.is_gone(each.scope.get("process") or {})}
 
-    async def all(self) -> list[Checkpoint]:
+    def all(self) -> list[Checkpoint]:
         """Where all seeds stand, the newest first."""
-        return await call(self._pool, seed_control.get_seeds(), self._schema)
+        return call(self._pool, seed_control.get_seeds(), self._schema)
 
-    async def partitions(self, name: str) -> list[Checkpoint]:
+    def partitions(self, name: str) -> list[Checkpoint]:
         """Where the parts of a seed stand; empty for one that has none."""
-        return await call(self._pool, seed_control.get_partitions(name), self._schema)
+        return call(self._pool, seed_control.get_partitions(name), self._schema)
 
-    async def rehearse(
+    def rehearse(
         self,
         name: str,
         source: Source | Mapping[str, Source],
@@ -224,12 +225,12 @@ class AsyncSeeds:
         table = Table(into, tuple(key), columns or getattr(source, "columns", None), on_conflict)
         left = list[tuple[Source, Cursor | None]]()
         for part, each in sources.items():
-            at = None if restart else await self.checkpoint(name, part)
+            at = None if restart else self.checkpoint(name, part)
             if part is None or at is None or at.status != "complete":
                 left.append((each, at.cursor if at else None))
-        return await proof.rehearse(self._pool, left, table, max_rejects)
+        return proof.rehearse(self._pool, left, table, max_rejects)
 
-    async def verify(
+    def verify(
         self,
         name: str,
         source: Source | Mapping[str, Source],
@@ -245,12 +246,12 @@ class AsyncSeeds:
         """
         sources = list(source.values()) if isinstance(source, Mapping) else [source]
         table = Table(into, tuple(key), columns or getattr(source, "columns", None), on_conflict)
-        stored = await call(self._pool, seed_control.reject_seed_rows(name, [], None), self._schema)
-        found = await proof.compare(self._pool, sources, table, stored)
-        await call(self._pool, seed_control.set_seed_proof(name, found), self._schema)
+        stored = call(self._pool, seed_control.reject_seed_rows(name, [], None), self._schema)
+        found = proof.compare(self._pool, sources, table, stored)
+        call(self._pool, seed_control.set_seed_proof(name, found), self._schema)
         return found
 
-    async def retry_rejects(
+    def retry_rejects(
         self, name: str, *, into: str, key: Sequence[str], on_conflict: OnConflict = "skip"
     ) -> tuple[int, int] | None:
         """Try the rejected rows again, now that the table, or what it refers to, is another; (accepted, refused).
@@ -258,17 +259,17 @@ class AsyncSeeds:
         Each row in a transaction of its own. None: another runner is at work on the seed.
         """
         table = Table(into, tuple(key), (), on_conflict)
-        async with connection(self._pool) as conn:
-            loader = Loader(table, await check(conn, table))
-        await self._release_dead(name, name)
-        async with self._jobs.run(RUNNER, key=name, scope={"seed_name": name, "retries": "rejects"}) as run:
+        with connection(self._pool) as conn:
+            loader = Loader(table, check(conn, table))
+        self._release_dead(name, name)
+        with self._jobs.run(RUNNER, key=name, scope={"seed_name": name, "retries": "rejects"}) as run:
             if run is None:
                 return None
             accepted = refused = last = 0
-            while page := await self.rejects(name, last):
+            while page := self.rejects(name, last):
                 for reject in page:
                     last = reject.id
-                    if await retry(run, loader, reject, self._schema):
+                    if retry(run, loader, reject, self._schema):
                         accepted += 1
                     else:
                         refused += 1

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pgonce.errors import InvalidArgument
-from pgonce.protocol.source import Cursor, Verdict
+from pgonce.seeds.source import Cursor, Verdict
 
 EDGE = 64 * 1024
 """Bytes that are hashed at either end of what was read."""

@@ -20,8 +20,8 @@ import psycopg
 from psycopg.adapt import AdaptersMap, PyFormat, Transformer
 
 from pgonce.errors import InvalidArgument
-from pgonce.protocol.copy_format import SPECIAL
-from pgonce.protocol.source import SeedRow
+from pgonce.seeds.copy_format import SPECIAL
+from pgonce.seeds.source import SeedRow
 
 _NULL = r"\N"
 # T and F, because "%.1s" can print them: boolean reads both.

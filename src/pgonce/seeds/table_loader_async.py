@@ -11,8 +11,8 @@ from psycopg import AsyncConnection, sql
 from psycopg.rows import tuple_row
 
 from pgonce.errors import PgonceError, SchemaError
-from pgonce.protocol.pack import Packed
-from pgonce.protocol.seeds import Counts
+from pgonce.seeds.batch import Packed
+from pgonce.seeds.calls import Counts
 
 OnConflict: TypeAlias = Literal["skip", "update", "fail"]
 

@@ -1,0 +1,1 @@
+"""Seeds: imports that resume at their last checkpoint."""
