@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from datetime import timedelta
 
+from pgonce import calls_retention as protocol
 from pgonce.core.execute import execute
 from pgonce.core.interval import interval
 from pgonce.errors import InvalidArgument
 from pgonce.jobs.run import Run
-from pgonce.protocol import retention as protocol
 
 log = logging.getLogger("pgonce")
 

@@ -21,10 +21,10 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from pgonce.alerts import Alerts
+from pgonce.alerts.alerts import Alerts
+from pgonce.alerts.calls import channel_name
 from pgonce.core.database import open_pool
 from pgonce.errors import InvalidArgument, PgonceError
-from pgonce.protocol.alerts import channel_name
 from tests.conftest import wait_until
 from tests.faults.proxy import proxy
 from tests.sql import transitions

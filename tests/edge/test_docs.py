@@ -26,7 +26,7 @@ from sybil import Document, Example
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
 
-from pgonce.alerts import Alerts
+from pgonce.alerts.alerts import Alerts
 from pgonce.core import embedded
 from tests.conftest import wait_until
 from tests.sql import transitions

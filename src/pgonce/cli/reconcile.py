@@ -8,7 +8,7 @@ from datetime import datetime
 
 import click
 
-from pgonce import reconcile as reconciliation
+from pgonce import stripe_sync as reconciliation
 from pgonce.app import App
 from pgonce.cli.options import OVERLAP, as_json, with_app, with_database
 from pgonce.cli.show import Moment, print_json

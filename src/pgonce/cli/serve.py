@@ -14,7 +14,7 @@ from contextlib import ExitStack, suppress
 
 import click
 
-from pgonce.alerts import Alerts
+from pgonce.alerts.alerts import Alerts
 from pgonce.app import App
 from pgonce.cli.options import with_app, with_database
 from pgonce.core import database

@@ -24,12 +24,12 @@ from urllib.parse import quote, unquote, urlsplit
 
 import psycopg
 
+from pgonce.alerts import calls as protocol
+from pgonce.alerts.calls import Alert
 from pgonce.core import database
 from pgonce.core.execute import call
 from pgonce.core.service import Service
 from pgonce.errors import InvalidArgument, PgonceError
-from pgonce.protocol import alerts as protocol
-from pgonce.protocol.alerts import Alert
 
 EVERY = 15.0
 """Seconds between two looks."""
