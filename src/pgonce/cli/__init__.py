@@ -9,9 +9,11 @@ from typing import Any
 
 import click
 
-from pgonce.cli import cleanup, demo, job, reconcile, seed, seed_control, seed_load, serve, setup, webhook
+from pgonce.cli import cleanup, demo, job, reconcile, seed, seed_load, serve, webhook
+from pgonce.cli import migrate as setup
+from pgonce.cli import seed_operate as seed_control
+from pgonce.cli.errors import report
 from pgonce.cli.exec import exec_
-from pgonce.cli.failing import report
 
 
 class _Usage(click.UsageError):

@@ -10,7 +10,7 @@ from psycopg_pool import ConnectionPool
 
 from pgonce import calls_retention as retention
 from pgonce.cli.options import with_database
-from pgonce.cli.show import Length, when
+from pgonce.cli.output import Length, when
 from pgonce.core import database
 from pgonce.core.execute import call
 from pgonce.errors import InvalidArgument

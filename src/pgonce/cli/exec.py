@@ -17,11 +17,11 @@ from typing import Any, BinaryIO
 
 import click
 
-from pgonce.cli.failing import TIMEOUT
-from pgonce.cli.group import Group
+from pgonce.cli.errors import TIMEOUT
 from pgonce.cli.job import took, with_scope
 from pgonce.cli.options import OVERLAP, with_database
-from pgonce.cli.show import Length, Moment
+from pgonce.cli.output import Length, Moment
+from pgonce.cli.process_group import Group
 from pgonce.core import database
 from pgonce.jobs import calls as protocol
 from pgonce.jobs.guard import Jobs

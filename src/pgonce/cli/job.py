@@ -12,10 +12,10 @@ from uuid import UUID
 import click
 
 from pgonce.app import App, Job
-from pgonce.cli.failing import TookTooLong
-from pgonce.cli.interrupts import Interrupts
+from pgonce.cli.errors import TookTooLong
 from pgonce.cli.options import OVERLAP, as_json, with_app, with_database
-from pgonce.cli.show import Length, Moment, in_line, print_json, print_table, when
+from pgonce.cli.output import Length, Moment, in_line, print_json, print_table, when
+from pgonce.cli.signals import Interrupts
 from pgonce.core import database
 from pgonce.core.execute import call
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, NotFound, RunStopped

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pgonce.cli.failing import report
+from pgonce.cli.errors import report
 from pgonce.cli.options import load
 from pgonce.core import database
 from pgonce.errors import NotFound, PgonceError

@@ -11,7 +11,7 @@ import click
 from pgonce import stripe_sync as reconciliation
 from pgonce.app import App
 from pgonce.cli.options import OVERLAP, as_json, with_app, with_database
-from pgonce.cli.show import Moment, print_json
+from pgonce.cli.output import Moment, print_json
 from pgonce.core import database
 from pgonce.errors import InvalidArgument
 from pgonce.jobs.guard import Jobs

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from pgonce.app import App
 from pgonce.cli import partitions
 from pgonce.cli.options import APP, OVERLAP, with_app, with_database
-from pgonce.cli.show import Length
+from pgonce.cli.output import Length
 from pgonce.cli.stopping import stopping
 from pgonce.core import database
 from pgonce.seeds.calls import Checkpoint, Counts

@@ -16,7 +16,7 @@ from urllib.request import Request, urlopen
 import click
 
 from pgonce.cli.options import as_json, with_database
-from pgonce.cli.show import Moment, print_json, print_table, when
+from pgonce.cli.output import Moment, print_json, print_table, when
 from pgonce.core import database
 from pgonce.core.execute import call
 from pgonce.errors import InvalidArgument, NotFound, PgonceError

@@ -10,7 +10,7 @@ import click
 
 from pgonce.app import App
 from pgonce.cli.options import OVERLAP, as_json, with_app, with_database
-from pgonce.cli.show import in_line, print_json, print_table, when
+from pgonce.cli.output import in_line, print_json, print_table, when
 from pgonce.core import database
 from pgonce.errors import NotFound
 from pgonce.seeds.calls import Checkpoint
