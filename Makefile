@@ -20,7 +20,7 @@ help: ## this list
 		printf 'make %-9s %s\n' "$$name" "$$text"; done
 
 demo: $(RUN) ## everything once, for real, with kill -9 (KEEP=1 leaves the server up)
-	@$(BIN)/pgonce demo $(if $(KEEP),--keep)
+	@$(BIN)/python -m tools.demo $(if $(KEEP),--keep)
 
 test: check ## the checks, then the whole suite (WORKERS=2, PYTEST_ARGS=...)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
@@ -36,7 +36,7 @@ fix: $(DEV) ## let ruff repair what it can
 	@$(BIN)/ruff check --quiet --fix $(CODE)
 	@$(BIN)/ruff format --quiet $(CODE)
 
-generate: $(DEV) ## src/pgonce/_sync from src/pgonce/_async, docs/sql.md from the SQL
+generate: $(DEV) ## x.py from every x_async.py, docs/sql.md from the SQL
 	@$(BIN)/python tools/unasync.py
 	@$(BIN)/python tools/sql_reference.py
 

@@ -498,11 +498,8 @@ def test_every_command_has_help_that_teaches(path: tuple[str, ...], command: cli
 def test_the_help_of_the_program_names_the_first_steps_and_the_exit_codes(pgonce: Pgonce) -> None:
     shown = pgonce("--help", DATABASE_URL="postgresql://127.0.0.1:1/none", PGONCE_APP="nowhere")
     assert (shown.returncode, shown.stderr) == (0, "")
-    for word in ("pgonce demo", "pgonce migrate", "DATABASE_URL", "75", "124", "--app"):
+    for word in ("pgonce migrate", "DATABASE_URL", "75", "124", "--app"):
         assert word in shown.stdout
-    first, demo = (shown.stdout.index(f"\n    pgonce {name} ") for name in ("migrate", "demo"))
-    assert first < demo, "an installed copy has no demo"
-    assert "in a checkout" in shown.stdout[demo:].splitlines()[1]
     assert pgonce("job", "run", "--help", PGONCE_APP="nowhere").returncode == 0
 
 

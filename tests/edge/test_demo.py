@@ -1,4 +1,4 @@
-"""`pgonce demo` as a real process, with small numbers; and that it does not praise a promise that broke."""
+"""`make demo` as a real process, with small numbers; and that it does not praise a promise that broke."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ import psycopg
 import pytest
 
 from pgonce.core import embedded
-from pgonce.demo.report import Act, Imports, Jobs, Webhooks
+from tools.demo.report import Act, Imports, Jobs, Webhooks
 
 ROOT = Path(__file__).resolve().parents[2]
-PGONCE = (sys.executable, "-c", "from pgonce.cli import main; main(prog_name='pgonce')")
 SMALL = ("--deliveries", "150", "--starts", "4")
 
 # a business table that doubles what is written to it, like a handler outside the transaction of its mark
@@ -41,7 +40,7 @@ create trigger double_it after insert on access_grants
 class Demo:
     """A running demo and what it has said so far."""
 
-    def __init__(self, home: Path, *options: str, cwd: Path = ROOT) -> None:
+    def __init__(self, home: Path, *options: str) -> None:
         self.home = home / "data"
         self._out, self._err = home / "out", home / "err"
         # a database that the environment names must be left alone: this one cannot even be reached
@@ -49,7 +48,12 @@ class Demo:
         environment.pop("PGONCE_DATABASE_URL", None)
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
-                [*PGONCE, "demo", *options], cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err
+                [sys.executable, "-m", "tools.demo", *options],
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
             )
 
     @property
@@ -98,7 +102,7 @@ def listens(url: str) -> bool:
 
 
 def send(url: str, event_id: str) -> str:
-    command = [sys.executable, "-m", "pgonce.demo.send", url, event_id]
+    command = [sys.executable, "-m", "tools.demo.send", url, event_id]
     return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
@@ -106,8 +110,8 @@ def send(url: str, event_id: str) -> str:
 def demo(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
     with ExitStack() as stack:
 
-        def start(*options: str, **further: Path) -> Demo:
-            started = Demo(tmp_path, *options, **further)
+        def start(*options: str) -> Demo:
+            started = Demo(tmp_path, *options)
             stack.callback(started.process.wait, 60)
             stack.callback(started.process.terminate)
             return started
@@ -136,7 +140,7 @@ def test_the_demo_keeps_its_promises_and_with_keep_leaves_a_server_that_answers(
         assert conn.execute(effects).fetchone() == (1,)
 
     second = subprocess.run(
-        [*PGONCE, "demo"],
+        [sys.executable, "-m", "tools.demo"],
         cwd=ROOT,
         env={**os.environ, "PGONCE_DATA_DIR": str(kept.home)},
         capture_output=True,
@@ -181,18 +185,6 @@ def test_ctrl_c_ends_the_demo_and_every_process_it_has_started(demo: Callable[..
     assert interrupted.complained.endswith("\nstopped: all that the demo had started is gone\n")
     assert "Traceback" not in interrupted.complained
     assert not listens(f"http://{address}")
-
-
-def test_outside_a_checkout_the_demo_says_in_one_line_where_to_run_it(
-    demo: Callable[..., Demo], tmp_path: Path
-) -> None:
-    lost = demo(cwd=tmp_path)
-
-    assert lost.ended() == 1
-    assert lost.complained == (
-        "pgonce: the demo runs examples.bible_study.app, which is not here: "
-        "run it in a checkout of pgonce, best by `make demo`\n"
-    )
 
 
 WEBHOOKS = Webhooks(

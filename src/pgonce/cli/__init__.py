@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from pgonce.cli import cleanup, demo, job, reconcile, seed, seed_load, serve, webhook
+from pgonce.cli import cleanup, job, reconcile, seed, seed_load, serve, webhook
 from pgonce.cli import migrate as setup
 from pgonce.cli import seed_operate as seed_control
 from pgonce.cli.errors import report
@@ -67,7 +67,6 @@ def main() -> None:
       pgonce serve --app shop:app          receive Stripe's webhooks
       pgonce job run NAME --app shop:app   run a job, unless it is running
       pgonce seed run NAME --app shop:app  run or resume an import
-      pgonce demo                          everything once, for real; in a checkout of pgonce
 
     Exit codes: 0 done, 1 failed, 2 usage, 75 skipped because of overlap, 124 took too long.
     """  # noqa: D301 -- click's own escape: the paragraph behind it is not wrapped
@@ -86,4 +85,3 @@ main.add_command(seed.seed)
 seed.seed.add_command(seed_load.load)
 for command in seed_control.COMMANDS:
     seed.seed.add_command(command)
-main.add_command(demo.demo)

@@ -1,4 +1,4 @@
-"""``python -m pgonce.demo.send URL [EVENT_ID]``: one signed checkout event for the server that the demo left up."""
+"""``python -m tools.demo.send URL [EVENT_ID]``: one signed checkout event for the server that the demo left up."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 import click
 
-from pgonce.demo import events
-from pgonce.demo.server import SECRET
 from pgonce.webhooks import stripe
+from tools.demo import events
+from tools.demo.server import SECRET
 
 
 @click.command()
@@ -26,7 +26,7 @@ def main(url: str, event_id: str) -> None:
         connection.request("POST", address.path, event.body, {"Stripe-Signature": stripe.sign(event.body, SECRET)})
         response = connection.getresponse()
     except (OSError, HTTPException) as error:
-        raise click.ClickException(f"no answer from {url} ({error}): is `pgonce demo --keep` up?") from error
+        raise click.ClickException(f"no answer from {url} ({error}): is `make demo KEEP=1` up?") from error
     click.echo(f"{response.status} {response.read().decode()}")
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import psycopg
 
-from pgonce.demo.children import Child, Children, until
-from pgonce.demo.database import connect, value
-from pgonce.demo.report import Jobs
-from pgonce.demo.screen import Screen
+from tools.demo.children import Child, Children, until
+from tools.demo.database import connect, value
+from tools.demo.report import Jobs
+from tools.demo.screen import Screen
 
 JOB = "stats_cache"
 SKIPPED = 75

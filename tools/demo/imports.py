@@ -10,11 +10,11 @@ from typing import Any
 
 import psycopg
 
-from pgonce.demo.children import Child, Children, until
-from pgonce.demo.database import connect, value
-from pgonce.demo.job import OVERLAPS
-from pgonce.demo.report import Imports
-from pgonce.demo.screen import Screen
+from tools.demo.children import Child, Children, until
+from tools.demo.database import connect, value
+from tools.demo.job import OVERLAPS
+from tools.demo.report import Imports
+from tools.demo.screen import Screen
 
 SEED = "web_kjv_chapters"
 KILLS = 2

@@ -1,4 +1,4 @@
-"""``pgonce demo``: the three promises against crashes, for real."""
+"""``python -m tools.demo``: the three promises against crashes, for real."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from random import Random
 
 import click
 
-from pgonce.demo import deliveries as webhooks
-from pgonce.demo import imports, job, needs, report
-from pgonce.demo.children import Children
-from pgonce.demo.database import Database, fresh
-from pgonce.demo.screen import Screen
-from pgonce.demo.server import SECRET, Server
+from pgonce.cli.errors import report as report_error
+from pgonce.errors import PgonceError
+from tools.demo import deliveries as webhooks
+from tools.demo import imports, job, needs, report
+from tools.demo.children import Children
+from tools.demo.database import Database, fresh
+from tools.demo.screen import Screen
+from tools.demo.server import SECRET, Server
 
 
 @click.command()
@@ -43,7 +45,7 @@ def demo(keep: bool, seed: int | None, deliveries: int, starts: int) -> None:
 def _run(keep: bool, seed: int, deliveries: int, starts: int) -> bool:
     random = Random(seed)  # noqa: S311 -- it must be repeatable
     screen = Screen()
-    screen.plain(f"pgonce demo --seed {seed}: three promises, real processes, kill -9\n")
+    screen.plain(f"make demo, --seed {seed}: three promises, real processes, kill -9\n")
     with fresh() as database:
         screen.say(f"PostgreSQL {database.version}, embedded, in {database.data_dir}; a new database in it")
         environment = {
@@ -71,7 +73,7 @@ def _run(keep: bool, seed: int, deliveries: int, starts: int) -> bool:
 def _keep(server: Server, database: Database, screen: Screen) -> None:
     screen.plain("\nThe server is up.")
     screen.plain(f"  receives at     {server.url}")
-    screen.plain(f"  send an event   {_short(sys.executable)} -m pgonce.demo.send {server.url}")
+    screen.plain(f"  send an event   {_short(sys.executable)} -m tools.demo.send {server.url}")
     screen.plain(f"  the database    export PGONCE_DATABASE_URL='{database.url}'")
     screen.plain(f'  look inside     {_short(database.psql)} "$PGONCE_DATABASE_URL"')
     screen.plain("  stop it         Ctrl-C here")
@@ -86,3 +88,10 @@ def _keep(server: Server, database: Database, screen: Screen) -> None:
 def _short(path: str | Path) -> str:
     here = Path.cwd()
     return str(Path(path).relative_to(here) if Path(path).is_relative_to(here) else path)
+
+
+if __name__ == "__main__":
+    try:
+        demo(prog_name="python -m tools.demo")
+    except PgonceError as error:
+        sys.exit(report_error(error))

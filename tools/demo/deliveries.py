@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from http.client import HTTPConnection, HTTPException
 from random import Random
 
-from pgonce.demo import events
-from pgonce.demo.children import PATIENCE, DemoFailed, until
-from pgonce.demo.database import connect, value
-from pgonce.demo.events import Event
-from pgonce.demo.report import Webhooks
-from pgonce.demo.screen import Screen
-from pgonce.demo.server import HOST, PATH, SECRET, Server, end_leases, unsettled
 from pgonce.webhooks import stripe
+from tools.demo import events
+from tools.demo.children import PATIENCE, DemoFailed, until
+from tools.demo.database import connect, value
+from tools.demo.events import Event
+from tools.demo.report import Webhooks
+from tools.demo.screen import Screen
+from tools.demo.server import HOST, PATH, SECRET, Server, end_leases, unsettled
 
 CONNECTIONS = 16
 ATTEMPTS = 8

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 
 from pgonce.core import embedded
-from pgonce.demo.children import DemoFailed
+from tools.demo.children import DemoFailed
 
 NAME = "pgonce_demo"
 DATA_DIR = Path(".pgonce/demo")

@@ -8,8 +8,8 @@ from typing import Any
 
 import psycopg
 
-from pgonce.demo.children import Child, Children, until
-from pgonce.demo.database import connect, value
+from tools.demo.children import Child, Children, until
+from tools.demo.database import connect, value
 
 SECRET = "whsec_demo"  # noqa: S105 -- of an endpoint that only this machine reaches
 HOST = "127.0.0.1"

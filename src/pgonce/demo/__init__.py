@@ -1,1 +1,0 @@
-"""The parts of ``pgonce demo``: each promise against crashes, with the command line as separate processes."""
