@@ -1,15 +1,16 @@
-"""Writes src/pgonce/_sync from src/pgonce/_async: one logic, two worlds, and nobody edits the second.
+"""Writes the synchronous twin of every ``x_async.py``: ``x.py`` beside it. One logic, and nobody edits the second.
 
     python tools/unasync.py            write the generated files
     python tools/unasync.py --check    write nothing; exit 1 if a file would change, is missing or left over
 
-Where the two worlds truly differ (sleeping, locks, background tasks) a pair of modules of the same name is
-written by hand on both sides and listed in HAND_WRITTEN.
+Where synchronous and asynchronous code truly differ (sleeping, locks, background tasks) both files of a pair are
+written by hand and listed in HAND_WRITTEN.
 
-In code, `async` and `await` go, and names are replaced by the table NAMES. In comments and strings the same
-names are replaced, and `async with`, `async for`, `async def` and `await f(` lose their first word, so that
-examples in docstrings stay true; any other "async" there is prose and stays. A rule that matches nothing
-anywhere, and an async word left in generated code, are errors: the table can neither rot nor have a hole.
+In code, `async` and `await` are removed, names are replaced by the table NAMES, and the name of a module that has a
+twin loses its `_async`. In comments and strings the same names are replaced, and `async with`, `async for`,
+`async def` and `await f(` lose their first word, so that examples in docstrings stay true; any other "async" there is
+prose and stays. A rule that matches nothing anywhere, and an async word left in generated code, are errors: the table
+can neither grow stale nor have a gap.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ import sys
 import tokenize
 from pathlib import Path
 
-HAND_WRITTEN = frozenset({"together.py", "waiting.py"})
+HAND_WRITTEN = frozenset({"core/call_batcher", "core/concurrency", "seeds/stream"})
+"""Pairs of which both files are written by hand, without the ending."""
 
 NAMES = {
     "AbstractAsyncContextManager": "AbstractContextManager",
@@ -37,14 +39,13 @@ NAMES = {
     "AsyncSeeds": "Seeds",
     "AsyncTogether": "Together",
     "AsyncWebhooks": "Webhooks",
-    "_async": "_sync",
     "__aenter__": "__enter__",
     "__aexit__": "__exit__",
     "asynccontextmanager": "contextmanager",
     "awaited": "finished",
 }
 
-BANNER = "# Generated from ../_async/{name} by tools/unasync.py: edit that one, then `make generate`.\n"
+BANNER = "# Generated from {name} by tools/unasync.py: edit that one, then `make generate`.\n"
 
 _KEYWORD = re.compile(r"\b(?:async (?=(?:with|for|def)\b)|await (?=[\w.]+\())")
 _LEFT = re.compile(r"async|await|asyncio|Async[A-Z]\w*|__a(?:enter|exit|iter|next)__")
@@ -91,6 +92,7 @@ def translate(source: str, name: str, names: dict[str, str], used: set[str]) -> 
                 f"{name}: {token.string!r} is left in {token.line.strip()!r}: add a rule to NAMES"
                 " in tools/unasync.py, or move what differs into a hand-written pair"
             )
+    result = re.sub(r"\bimport (\w+) as \1\b", r"import \1", result)  # from `import x_async as x`
     return BANNER.format(name=name) + result
 
 
@@ -112,56 +114,70 @@ def formatted(text: str, path: Path) -> str:
     return text
 
 
-def generate(package: Path, names: dict[str, str], hand_written: frozenset[str]) -> tuple[dict[str, str], set[str]]:
-    """Returns file name → text for package/_sync, and the rules of `names` that matched nothing."""
+def pairs(package: Path) -> dict[str, tuple[Path, Path]]:
+    """Every pair of the package, as "folder/x": the path of x_async.py and that of x.py."""
+    found = {}
+    for source in sorted(package.rglob("*_async.py")):
+        twin = source.with_name(source.name.removesuffix("_async.py") + ".py")
+        found[str(twin.relative_to(package).with_suffix(""))] = source, twin
+    return found
+
+
+def generate(package: Path, names: dict[str, str], hand_written: frozenset[str]) -> tuple[dict[Path, str], set[str]]:
+    """Returns the path and text of every generated file, and the rules of `names` that matched nothing."""
     used: set[str] = set()
-    files: dict[str, str] = {}
-    for source in sorted((package / "_async").glob("*.py")):
-        if source.name not in hand_written:
-            text = translate(source.read_text(encoding="utf-8"), source.name, names, used)
-            files[source.name] = formatted(text, package / "_sync" / source.name)
+    files: dict[Path, str] = {}
+    found = pairs(package)
+    modules = {f"{Path(pair).name}_async": Path(pair).name for pair in found}
+    for pair, (source, twin) in found.items():
+        if pair not in hand_written:
+            text = translate(source.read_text(encoding="utf-8"), source.name, {**modules, **names}, used)
+            files[twin] = formatted(text, twin)
     return files, set(names) - used
 
 
+def _left_over(package: Path, files: dict[Path, str]) -> list[Path]:
+    banner = BANNER.partition("{")[0]
+    return [
+        path
+        for path in sorted(package.rglob("*.py"))
+        if path not in files and path.read_text(encoding="utf-8").startswith(banner)
+    ]
+
+
 def problems(package: Path, names: dict[str, str] = NAMES, hand_written: frozenset[str] = HAND_WRITTEN) -> list[str]:
-    """Everything in which package/_sync is not what package/_async makes of it, one message each."""
+    """Everything in which the generated files are not what their sources make of them, one message each."""
     files, unused = generate(package, names, hand_written)
     found = [f"rule {name!r} in tools/unasync.py matches nothing: remove it" for name in sorted(unused)]
-    present = {path.name: path for path in (package / "_sync").glob("*.py")}
-    for name in sorted(hand_written):
+    for pair in sorted(hand_written):
         found += [
-            f"{side}/{name} is missing: it is written by hand"
-            for side in ("_async", "_sync")
-            if not (package / side / name).exists()
+            f"{pair}{ending} is missing: it is written by hand"
+            for ending in ("_async.py", ".py")
+            if not (package / f"{pair}{ending}").exists()
         ]
-    for name in sorted(present.keys() - files.keys() - hand_written):
-        found.append(f"_sync/{name} has no source in _async: remove it")
-    for name, text in files.items():
-        if name not in present:
-            found.append(f"_sync/{name} is missing: make generate")
-        elif (old := present[name].read_text(encoding="utf-8")) != text:
-            lines = difflib.unified_diff(
-                old.splitlines(), text.splitlines(), f"_sync/{name}", "generated", "", "", 1, ""
-            )
-            found.append(f"_sync/{name} is stale: make generate\n" + "\n".join(lines))
+    for path in _left_over(package, files):
+        found.append(f"{path.relative_to(package)} has no source: remove it")
+    for path, text in files.items():
+        name = path.relative_to(package)
+        if not path.exists():
+            found.append(f"{name} is missing: make generate")
+        elif (old := path.read_text(encoding="utf-8")) != text:
+            lines = difflib.unified_diff(old.splitlines(), text.splitlines(), str(name), "generated", "", "", 1, "")
+            found.append(f"{name} is stale: make generate\n" + "\n".join(lines))
     return found
 
 
 def write(package: Path, names: dict[str, str] = NAMES, hand_written: frozenset[str] = HAND_WRITTEN) -> list[str]:
     """Writes what differs and removes what has no source; returns the names of the files that changed."""
     files, _ = generate(package, names, hand_written)
-    target = package / "_sync"
-    target.mkdir(exist_ok=True)
     changed: list[str] = []
-    for path in sorted(target.glob("*.py")):
-        if path.name not in files and path.name not in hand_written:
-            path.unlink()
-            changed.append(path.name)
-    for name, text in files.items():
-        path = target / name
+    for path in _left_over(package, files):
+        path.unlink()
+        changed.append(str(path.relative_to(package)))
+    for path, text in files.items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
-            changed.append(name)
+            changed.append(str(path.relative_to(package)))
     return changed
 
 
@@ -177,7 +193,7 @@ def main(arguments: list[str]) -> int:
             print("usage: python tools/unasync.py [--check]", file=sys.stderr)
             return 2
         for name in write(package):
-            print(f"wrote _sync/{name}")
+            print(f"wrote {name}")
     except Refused as problem:
         print(problem, file=sys.stderr)
         return 1

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import psycopg
 
-from pgonce import database
+from pgonce.core import database
 
 
 def main() -> None:

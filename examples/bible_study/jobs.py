@@ -14,8 +14,9 @@ from datetime import date, timedelta
 from typing import Any
 
 import pgonce
-from pgonce import database, retention
-from pgonce import reconcile as reconciliation
+from pgonce import retention
+from pgonce import stripe_sync as reconciliation
+from pgonce.core import database
 
 BATCHES = 8
 """Of readers, in portrait_regen; each may also be run by itself, beside the others."""

@@ -1,6 +1,7 @@
 """Webhooks handled exactly once, jobs that never overlap, imports that resume: three tables in PostgreSQL."""
 
 from pgonce.app import App
+from pgonce.core import database
 from pgonce.core.migrate import migrate
 from pgonce.errors import (
     DatabaseUnavailable,
@@ -22,6 +23,7 @@ from pgonce.jobs.guard import Jobs
 from pgonce.jobs.guard_async import AsyncJobs
 from pgonce.jobs.run import Run
 from pgonce.jobs.run_async import AsyncRun
+from pgonce.seeds import readers as sources
 from pgonce.seeds.calls import Checkpoint
 from pgonce.seeds.seeds import Seeds
 from pgonce.seeds.seeds_async import AsyncSeeds
@@ -59,6 +61,8 @@ __all__ = [
     "SourceChanged",
     "TransactionBroken",
     "Webhooks",
+    "database",
     "migrate",
     "receiver",
+    "sources",
 ]

@@ -18,7 +18,6 @@ from urllib.parse import urlencode
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
-from pgonce.app import App
 from pgonce.core.execute import call
 from pgonce.errors import PgonceError
 from pgonce.jobs.run import Run
@@ -27,6 +26,7 @@ from pgonce.webhooks import calls as protocol
 from pgonce.webhooks import calls_list as lists
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls import Event
+from pgonce.webhooks.registry import WebhookRegistry
 
 NAME = "stripe_sync"
 DAYS = 30
@@ -103,7 +103,7 @@ def pages(get: Callable[[str], dict[str, Any]], since: int) -> Iterator[list[dic
 
 
 def reconcile(
-    app: App,
+    app: WebhookRegistry,
     pool: ConnectionPool[Connection[Any]],
     get: Callable[[str], dict[str, Any]],
     *,
@@ -150,7 +150,9 @@ def reconcile(
     return Reconciled(seen, recovered, missing_still)
 
 
-def _queue(app: App, pool: ConnectionPool[Connection[Any]], schema: str, bodies: list[tuple[int, bytes]]) -> None:
+def _queue(
+    app: WebhookRegistry, pool: ConnectionPool[Connection[Any]], schema: str, bodies: list[tuple[int, bytes]]
+) -> None:
     # The oldest first, whatever the pages' order: ordered handlers go by the order of arrival. "created" has ticks of
     # a second, but for what was never delivered there is nothing better.
     bodies.sort(key=lambda each: each[0])

@@ -9,7 +9,7 @@ import pytest
 
 from tools import unasync
 
-NAMES = {"AsyncJobs": "Jobs", "AsyncConnection": "Connection", "__aenter__": "__enter__", "_async": "_sync"}
+NAMES = {"AsyncJobs": "Jobs", "AsyncConnection": "Connection", "__aenter__": "__enter__", "lease_async": "lease"}
 
 
 def sync(source: str, names: dict[str, str] = NAMES) -> str:
@@ -18,9 +18,8 @@ def sync(source: str, names: dict[str, str] = NAMES) -> str:
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    for side in ("_async", "_sync"):
-        (tmp_path / side).mkdir()
-    (tmp_path / "_async" / "jobs.py").write_text("class AsyncJobs:\n    async def start(self) -> None: ...\n")
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "guard_async.py").write_text("class AsyncJobs:\n    async def start(self) -> None: ...\n")
     return tmp_path
 
 
@@ -43,7 +42,7 @@ def write(package: Path, hand_written: frozenset[str] = frozenset()) -> list[str
         ),
         ("async def f(): return [x async for x in y]\n", "def f(): return [x for x in y]\n"),
         ("def f(db: AsyncConnection) -> AsyncJobs: ...\n", "def f(db: Connection) -> Jobs: ...\n"),
-        ("from pgonce._async.lease import Lease\n", "from pgonce._sync.lease import Lease\n"),
+        ("from pgonce.jobs.lease_async import Lease\n", "from pgonce.jobs.lease import Lease\n"),
         ("async def __aenter__(self): ...\n", "def __enter__(self): ...\n"),
         ("f'{AsyncJobs} {{AsyncJobs}}'\n", "f'{Jobs} {{Jobs}}'\n"),
         ("x = 1  # see AsyncJobs", "x = 1  # see Jobs"),
@@ -92,12 +91,12 @@ def test_await_inside_an_f_string_is_refused_with_its_line() -> None:
 
 
 def test_a_written_package_is_fresh_formatted_and_carries_the_banner(package: Path) -> None:
-    (package / "_async" / "jobs.py").write_text(
+    (package / "jobs" / "guard_async.py").write_text(
         "from b import AsyncJobs\nfrom a import  c\n\nasync def f(): await  c\n"
     )
-    assert write(package) == ["jobs.py"]
-    assert (package / "_sync" / "jobs.py").read_text() == (
-        "# Generated from ../_async/jobs.py by tools/unasync.py: edit that one, then `make generate`.\n"
+    assert write(package) == ["jobs/guard.py"]
+    assert (package / "jobs" / "guard.py").read_text() == (
+        "# Generated from guard_async.py by tools/unasync.py: edit that one, then `make generate`.\n"
         "from a import c\nfrom b import Jobs\n\n\ndef f():\n    c\n"
     )
     assert problems(package) == []
@@ -105,7 +104,7 @@ def test_a_written_package_is_fresh_formatted_and_carries_the_banner(package: Pa
 
 
 def test_a_missing_file_is_found(package: Path) -> None:
-    assert problems(package) == ["_sync/jobs.py is missing: make generate"]
+    assert problems(package) == ["jobs/guard.py is missing: make generate"]
 
 
 @pytest.mark.parametrize(
@@ -115,17 +114,17 @@ def test_an_edited_shortened_or_lengthened_file_is_found_with_its_difference(
     package: Path, edit: Callable[[str], str]
 ) -> None:
     write(package)
-    generated = package / "_sync" / "jobs.py"
+    generated = package / "jobs" / "guard.py"
     generated.write_text(edit(generated.read_text()))
     [problem] = problems(package)
-    assert problem.startswith("_sync/jobs.py is stale: make generate\n--- _sync/jobs.py\n+++ generated\n")
+    assert problem.startswith("jobs/guard.py is stale: make generate\n--- jobs/guard.py\n+++ generated\n")
 
 
 def test_a_file_without_a_source_is_found_and_removed_by_writing(package: Path) -> None:
     write(package)
-    (package / "_sync" / "old.py").touch()
-    assert problems(package) == ["_sync/old.py has no source in _async: remove it"]
-    assert write(package) == ["old.py"]
+    (package / "jobs" / "old.py").write_text(unasync.BANNER.format(name="old_async.py"))
+    assert problems(package) == ["jobs/old.py has no source: remove it"]
+    assert write(package) == ["jobs/old.py"]
     assert problems(package) == []
 
 
@@ -137,14 +136,14 @@ def test_a_rule_that_matches_nothing_is_found(package: Path) -> None:
 
 
 def test_a_hand_written_pair_is_left_alone_and_must_be_whole(package: Path) -> None:
-    pair = frozenset({"waiting.py"})
-    (package / "_async" / "waiting.py").write_text("import asyncio\n")
-    assert write(package, pair) == ["jobs.py"]
-    assert problems(package, pair) == ["_sync/waiting.py is missing: it is written by hand"]
-    (package / "_sync" / "waiting.py").write_text("import time\n")
+    pair = frozenset({"jobs/waiting"})
+    (package / "jobs" / "waiting_async.py").write_text("import asyncio\n")
+    assert write(package, pair) == ["jobs/guard.py"]
+    assert problems(package, pair) == ["jobs/waiting.py is missing: it is written by hand"]
+    (package / "jobs" / "waiting.py").write_text("import time\n")
     assert problems(package, pair) == []
     assert write(package, pair) == []
-    assert (package / "_sync" / "waiting.py").read_text() == "import time\n"
+    assert (package / "jobs" / "waiting.py").read_text() == "import time\n"
 
 
 def test_the_command_line_answers_a_wrong_option_with_its_usage() -> None:

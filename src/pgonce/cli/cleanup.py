@@ -8,7 +8,7 @@ import click
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
-from pgonce import calls_retention as retention
+from pgonce import retention
 from pgonce.cli.options import with_database
 from pgonce.cli.output import Length, when
 from pgonce.core import database

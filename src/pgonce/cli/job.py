@@ -11,7 +11,7 @@ from uuid import UUID
 
 import click
 
-from pgonce.app import App, Job
+from pgonce.app import App
 from pgonce.cli.errors import TookTooLong
 from pgonce.cli.options import OVERLAP, as_json, with_app, with_database
 from pgonce.cli.output import Length, Moment, in_line, print_json, print_table, when
@@ -23,6 +23,7 @@ from pgonce.jobs import calls as protocol
 from pgonce.jobs import calls_stats as stats
 from pgonce.jobs.guard import Jobs
 from pgonce.jobs.guard_async import AsyncJobs
+from pgonce.jobs.registry import Job
 
 STATES = ["running", "succeeded", "failed", "skipped"]
 

@@ -21,7 +21,7 @@ from pgonce.core import database
 from pgonce.core.execute import call
 from pgonce.errors import InvalidArgument, PgonceError
 from pgonce.jobs.scheduler import Scheduler
-from pgonce.seeds import calls as seeds
+from pgonce.webhooks import calls_list
 from pgonce.webhooks.worker import Worker
 
 concurrency = click.option(
@@ -86,7 +86,7 @@ def serve(
         concurrency=concurrency,
     )
     with database.open_pool(url, 1) as pool:
-        call(pool, seeds.get_checkpoint("readyz"), schema)  # what /readyz will ask: it needs the tables and the right
+        call(pool, calls_list.missing_webhooks([]), schema)  # what /readyz will ask: it needs the tables and the right
     listening = _listen(host, port)
     settle()
     config = uvicorn.Config(receiver, host=host, port=port, log_level="info", access_log=False, server_header=False)

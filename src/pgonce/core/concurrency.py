@@ -8,21 +8,15 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 from psycopg import Connection
 
-from pgonce.seeds.batch import Packed, Packer, pack
-from pgonce.seeds.prefetch import Ahead
-from pgonce.seeds.source import Cursor, SeedRow
-
 T = TypeVar("T")
 Result: TypeAlias = Annotated[T, "returned as it is"]
 """What a function of the user's returns in this world."""
-Stream: TypeAlias = Iterable[T]
-"""What a source of rows may be in this world."""
 CANCELS = False
 """Whether `repeating` cancels the body; a thread can only be told."""
 LEAVE = 5.0
@@ -124,26 +118,6 @@ class repeating:  # noqa: N801 -- its twin is a function
     def _repeat(self, ended: threading.Event) -> None:
         while not ended.is_set() and self._action():
             ended.wait(self._seconds)
-
-
-def packed(stream: Stream[tuple[SeedRow, Cursor]], packer: Packer) -> Stream[Packed]:
-    """The batches that ``packer`` makes of ``stream``."""
-    return pack(stream, packer)
-
-
-@contextmanager
-def ahead(items: Stream[T]) -> Iterator[tuple[Iterator[T], Callable[[], None]]]:
-    """``items``, made in a thread when they are asked for, or one ahead, from the call of the second function on."""
-    thread = Ahead(lambda: iter(items))
-    try:
-        yield _taken(thread), thread.want
-    finally:
-        thread.close()
-
-
-def _taken(thread: Ahead[T]) -> Iterator[T]:
-    while item := thread.take():
-        yield item[0]
 
 
 def shielded(done: T) -> T:

@@ -1,4 +1,4 @@
-# Generated from ../_async/execute.py by tools/unasync.py: edit that one, then `make generate`.
+# Generated from execute_async.py by tools/unasync.py: edit that one, then `make generate`.
 """How a call reaches the database: one statement, or one transaction with our settings."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-# Generated from ../_async/value.py by tools/unasync.py: edit that one, then `make generate`.
+# Generated from fast_call_async.py by tools/unasync.py: edit that one, then `make generate`.
 """One value of one SQL function, below the cursor."""
 
 from __future__ import annotations

@@ -7,12 +7,12 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from pgonce.app import Job
 from pgonce.core import database
 from pgonce.core.execute import Pool
 from pgonce.errors import PgonceError
 from pgonce.jobs.guard import Jobs
 from pgonce.jobs.guard_async import AsyncJobs
+from pgonce.jobs.registry import Job
 
 log = logging.getLogger("pgonce")
 

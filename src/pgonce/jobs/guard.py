@@ -1,4 +1,4 @@
-# Generated from ../_async/jobs.py by tools/unasync.py: edit that one, then `make generate`.
+# Generated from guard_async.py by tools/unasync.py: edit that one, then `make generate`.
 """Jobs: the guard in front of a run."""
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from uuid import UUID
 
 import psycopg
 
-from pgonce.app import Job
 from pgonce.core.call import Call
 from pgonce.core.call_batcher import Together
 from pgonce.core.callables import finished
@@ -21,6 +20,7 @@ from pgonce.core.execute import Pool, call
 from pgonce.core.interval import interval
 from pgonce.errors import PgonceError
 from pgonce.jobs import calls as protocol
+from pgonce.jobs.registry import Job
 from pgonce.jobs.run import Run, address
 
 __all__ = ["Jobs", "Run"]

@@ -11,7 +11,6 @@ from uuid import UUID
 
 import psycopg
 
-from pgonce.app import Job
 from pgonce.core.call import Call
 from pgonce.core.call_batcher_async import AsyncTogether
 from pgonce.core.callables import awaited
@@ -20,6 +19,7 @@ from pgonce.core.execute_async import Pool, call
 from pgonce.core.interval import interval
 from pgonce.errors import PgonceError
 from pgonce.jobs import calls as protocol
+from pgonce.jobs.registry import Job
 from pgonce.jobs.run_async import AsyncRun, address
 
 __all__ = ["AsyncJobs", "AsyncRun"]

@@ -1,4 +1,4 @@
-# Generated from ../_async/run.py by tools/unasync.py: edit that one, then `make generate`.
+# Generated from run_async.py by tools/unasync.py: edit that one, then `make generate`.
 """A job's run: the heartbeat beside the work, the fence in front of every commit, and its end."""
 
 from __future__ import annotations

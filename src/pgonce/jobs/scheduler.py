@@ -22,7 +22,6 @@ from uuid import UUID
 import psycopg
 from psycopg_pool import PoolTimeout
 
-from pgonce.app import App
 from pgonce.core import database
 from pgonce.core.call import Call, value
 from pgonce.core.database import patiently
@@ -32,6 +31,7 @@ from pgonce.jobs import calls as protocol
 from pgonce.jobs import calls_stats as stats
 from pgonce.jobs.clock import Clock, DatabaseClock
 from pgonce.jobs.executor import Performing
+from pgonce.jobs.registry import JobRegistry
 from pgonce.jobs.schedule_store import Schedules
 from pgonce.jobs.thread_pool import Hands, guarded
 from pgonce.jobs.tick_queue import Agenda, Name
@@ -58,7 +58,7 @@ class Scheduler(Service):
     """
 
     def __init__(
-        self, app: App, url: str, *, schema: str = "public", concurrency: int = 16, clock: Clock | None = None
+        self, app: JobRegistry, url: str, *, schema: str = "public", concurrency: int = 16, clock: Clock | None = None
     ) -> None:
         self._app = app
         self._plans = {(job.name, job.key): job.plan for job in app.jobs.values() if job.plan}

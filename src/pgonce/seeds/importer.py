@@ -1,4 +1,4 @@
-# Generated from ../_async/importing.py by tools/unasync.py: edit that one, then `make generate`.
+# Generated from importer_async.py by tools/unasync.py: edit that one, then `make generate`.
 """One resume of an import, from its checkpoint to wherever it gets: batch after batch, each in one transaction."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import psycopg
 from psycopg import Connection
 
 from pgonce.core.call import Call
-from pgonce.core.concurrency import Result, Stream, ahead, packed, sleep
+from pgonce.core.concurrency import Result, sleep
 from pgonce.core.execute import Pool, call, execute
 from pgonce.errors import InvalidArgument, LeaseLost, PgonceError, SourceChanged, is_transient
 from pgonce.jobs.run import Run
@@ -25,6 +25,7 @@ from pgonce.seeds.batch import SMALLEST, Pace, Packed, Packer, join_blocks
 from pgonce.seeds.calls import Checkpoint, Cursor, SeedRow
 from pgonce.seeds.copy_text import RowFormatter
 from pgonce.seeds.source import NO_CURSOR, BlockSource, Fingerprinted
+from pgonce.seeds.stream import Stream, ahead, packed
 from pgonce.seeds.table_loader import Loader
 
 T = TypeVar("T")

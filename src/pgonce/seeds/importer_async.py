@@ -13,7 +13,7 @@ import psycopg
 from psycopg import AsyncConnection
 
 from pgonce.core.call import Call
-from pgonce.core.concurrency_async import Result, Stream, ahead, packed, sleep
+from pgonce.core.concurrency_async import Result, sleep
 from pgonce.core.execute_async import Pool, call, execute
 from pgonce.errors import InvalidArgument, LeaseLost, PgonceError, SourceChanged, is_transient
 from pgonce.jobs.run_async import AsyncRun
@@ -24,6 +24,7 @@ from pgonce.seeds.batch import SMALLEST, Pace, Packed, Packer, join_blocks
 from pgonce.seeds.calls import Checkpoint, Cursor, SeedRow
 from pgonce.seeds.copy_text import RowFormatter
 from pgonce.seeds.source import NO_CURSOR, BlockSource, Fingerprinted
+from pgonce.seeds.stream_async import Stream, ahead, packed
 from pgonce.seeds.table_loader_async import Loader
 
 T = TypeVar("T")

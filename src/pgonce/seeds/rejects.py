@@ -1,4 +1,4 @@
-# Generated from ../_async/rejects.py by tools/unasync.py: edit that one, then `make generate`.
+# Generated from rejects_async.py by tools/unasync.py: edit that one, then `make generate`.
 """A batch with bad rows: they are found, and the others are written."""
 
 from __future__ import annotations

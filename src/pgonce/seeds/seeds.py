@@ -1,4 +1,4 @@
-# Generated from ../_async/seeds.py by tools/unasync.py: edit that one, then `make generate`.
+# Generated from seeds_async.py by tools/unasync.py: edit that one, then `make generate`.
 """Imports that resume where they died: rows and checkpoint in one transaction, batch by batch."""
 
 from __future__ import annotations

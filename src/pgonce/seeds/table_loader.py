@@ -1,4 +1,4 @@
-# Generated from ../_async/load.py by tools/unasync.py: edit that one, then `make generate`.
+# Generated from table_loader_async.py by tools/unasync.py: edit that one, then `make generate`.
 """The rows of one batch into their table: each exactly once, however often the batch is repeated."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-# Generated from ../_async/proof.py by tools/unasync.py: edit that one, then `make generate`.
+# Generated from verify_async.py by tools/unasync.py: edit that one, then `make generate`.
 """An import tried without writing, and a table compared with its source."""
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any
 from psycopg import sql
 from psycopg.rows import tuple_row
 
-from pgonce.core.concurrency import ahead
 from pgonce.core.execute import Pool, connection
 from pgonce.seeds import rejects
 from pgonce.seeds.batch import Pace
 from pgonce.seeds.calls import Counts, Cursor
 from pgonce.seeds.importer import Source, batches, formatter
+from pgonce.seeds.stream import ahead
 from pgonce.seeds.table_loader import Facts, Loader, Table, check
 
 _SOURCE = "pg_temp.pgonce_source"

@@ -10,12 +10,12 @@ from typing import Any
 from psycopg import sql
 from psycopg.rows import tuple_row
 
-from pgonce.core.concurrency_async import ahead
 from pgonce.core.execute_async import Pool, connection
 from pgonce.seeds import rejects_async as rejects
 from pgonce.seeds.batch import Pace
 from pgonce.seeds.calls import Counts, Cursor
 from pgonce.seeds.importer_async import Source, batches, formatter
+from pgonce.seeds.stream_async import ahead
 from pgonce.seeds.table_loader_async import Facts, Loader, Table, check
 
 _SOURCE = "pg_temp.pgonce_source"

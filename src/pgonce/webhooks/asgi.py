@@ -16,14 +16,13 @@ from typing import Any, TypeAlias
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from pgonce.app import App
 from pgonce.core import database
 from pgonce.core.execute_async import call
 from pgonce.errors import DatabaseUnavailable, PayloadTooLarge, PgonceError
-from pgonce.seeds import calls as seeds
-from pgonce.webhooks import stripe
+from pgonce.webhooks import calls_list, stripe
 from pgonce.webhooks.calls import Event, accepted
 from pgonce.webhooks.inbox_writer import Recorder
+from pgonce.webhooks.registry import WebhookRegistry
 from pgonce.webhooks.responses import MAX_BODY, Response, answer, failure
 from pgonce.webhooks.worker import Worker
 
@@ -43,7 +42,7 @@ class Receiver:
 
     def __init__(
         self,
-        app: App,
+        app: WebhookRegistry,
         *,
         secrets: Sequence[str],
         url: str | None = None,
@@ -166,7 +165,7 @@ class Receiver:
         assert self._pool is not None  # noqa: S101 -- start has made it, or raised
         try:
             async with asyncio.timeout(5):
-                await call(self._pool, seeds.get_checkpoint("readyz"), self._schema)
+                await call(self._pool, calls_list.missing_webhooks([]), self._schema)
         except TimeoutError:
             raise DatabaseUnavailable("the database did not answer within 5 s") from None
         return answer(200, status="ready")

@@ -89,7 +89,7 @@ class Event:
     def complete(self, session: Any) -> Awaitable[None] | None:
         """Mark the event as handled inside the open transaction of ``session`` (``transaction="own"``).
 
-        See ``pgonce.webhooks.complete_in_session.complete`` for the kinds of sessions; with an asynchronous one, await it.
+        See ``pgonce.webhooks.complete_in_session`` for the kinds of sessions; await it with an asynchronous one.
 
         Raises:
             LeaseLost: somebody else has the event now; let it out of the transaction, so that it rolls back.

@@ -1,4 +1,4 @@
-# Generated from ../_async/lane.py by tools/unasync.py: edit that one, then `make generate`.
+# Generated from consumer_async.py by tools/unasync.py: edit that one, then `make generate`.
 """One pair of a worker's hands: claim a batch of events, have it handled, and again."""
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from collections import deque
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from pgonce.app import App, Handler
 from pgonce.core.execute import Pool, call, call_unsynced
 from pgonce.errors import DatabaseUnavailable
 from pgonce.webhooks import calls as webhooks
 from pgonce.webhooks import calls_queue as protocol
 from pgonce.webhooks.calls_queue import Claimed
 from pgonce.webhooks.executor import Attempts, Work
+from pgonce.webhooks.registry import Handler, WebhookRegistry
 
 MOST = 100
 """Events in a batch, at most. At 100 the commit costs each of them a hundredth of an fsync; more gains nothing."""
@@ -44,7 +44,7 @@ class Lane:
     def __init__(
         self,
         pool: Pool,
-        app: App,
+        app: WebhookRegistry,
         *,
         handed: deque[Claimed] | None = None,
         types: str | None = None,

@@ -7,13 +7,13 @@ from collections import deque
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from pgonce.app import App, Handler
 from pgonce.core.execute_async import Pool, call, call_unsynced
 from pgonce.errors import DatabaseUnavailable
 from pgonce.webhooks import calls as webhooks
 from pgonce.webhooks import calls_queue as protocol
 from pgonce.webhooks.calls_queue import Claimed
 from pgonce.webhooks.executor_async import AsyncAttempts, Work
+from pgonce.webhooks.registry import Handler, WebhookRegistry
 
 MOST = 100
 """Events in a batch, at most. At 100 the commit costs each of them a hundredth of an fsync; more gains nothing."""
@@ -43,7 +43,7 @@ class AsyncLane:
     def __init__(
         self,
         pool: Pool,
-        app: App,
+        app: WebhookRegistry,
         *,
         handed: deque[Claimed] | None = None,
         types: str | None = None,

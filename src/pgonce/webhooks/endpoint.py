@@ -8,7 +8,6 @@ from typing import Any, Protocol
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
-from pgonce.app import App
 from pgonce.core import database
 from pgonce.core.execute import call
 from pgonce.errors import PayloadTooLarge
@@ -16,6 +15,7 @@ from pgonce.webhooks import calls as protocol
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls import Event
 from pgonce.webhooks.inline import Webhooks
+from pgonce.webhooks.registry import WebhookRegistry
 from pgonce.webhooks.responses import MAX_BODY, Response, answer, failure
 
 
@@ -45,7 +45,7 @@ class Endpoint:
 
     def __init__(
         self,
-        app: App,
+        app: WebhookRegistry,
         *,
         secrets: Sequence[str],
         url: str | None = None,

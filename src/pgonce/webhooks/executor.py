@@ -1,4 +1,4 @@
-# Generated from ../_async/attempt.py by tools/unasync.py: edit that one, then `make generate`.
+# Generated from executor_async.py by tools/unasync.py: edit that one, then `make generate`.
 """Attempts at claimed events: mark, handle and commit, in whichever way their handlers want it."""
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.pq import TransactionStatus
 
-from pgonce.app import Handler
 from pgonce.core.call import Call
 from pgonce.core.callables import finished
 from pgonce.core.concurrency import asked_to_stop, sleep, time_limit
@@ -26,6 +25,7 @@ from pgonce.webhooks import calls_queue as protocol
 from pgonce.webhooks.calls import Ignored
 from pgonce.webhooks.calls_queue import Claimed
 from pgonce.webhooks.glob import any_of
+from pgonce.webhooks.registry import Handler
 
 LIMIT = timedelta(minutes=5)
 """A stopped worker's transaction is ended after this long without a statement."""
@@ -167,6 +167,7 @@ class Attempts:
         return webhooks.fail_webhook(item.claim, reason, self._max_attempts)
 
     def failed(self, item: Claimed, error: BaseException) -> None:
+        """Record that handling the event failed with this error."""
         call(self._pool, self._outcome(item, error), self._schema)
 
     def _given_back(self, items: Sequence[Claimed], culprit: Claimed | None, error: BaseException) -> None:

@@ -14,7 +14,6 @@ import psycopg
 from psycopg import AsyncConnection, sql
 from psycopg.pq import TransactionStatus
 
-from pgonce.app import Handler
 from pgonce.core.call import Call
 from pgonce.core.callables import awaited
 from pgonce.core.concurrency_async import asked_to_stop, sleep, time_limit
@@ -25,6 +24,7 @@ from pgonce.webhooks import calls_queue as protocol
 from pgonce.webhooks.calls import Ignored
 from pgonce.webhooks.calls_queue import Claimed
 from pgonce.webhooks.glob import any_of
+from pgonce.webhooks.registry import Handler
 
 LIMIT = timedelta(minutes=5)
 """A stopped worker's transaction is ended after this long without a statement."""
@@ -166,6 +166,7 @@ class AsyncAttempts:
         return webhooks.fail_webhook(item.claim, reason, self._max_attempts)
 
     async def failed(self, item: Claimed, error: BaseException) -> None:
+        """Record that handling the event failed with this error."""
         await call(self._pool, self._outcome(item, error), self._schema)
 
     async def _given_back(self, items: Sequence[Claimed], culprit: Claimed | None, error: BaseException) -> None:

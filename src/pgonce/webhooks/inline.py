@@ -1,4 +1,4 @@
-# Generated from ../_async/webhooks.py by tools/unasync.py: edit that one, then `make generate`.
+# Generated from inline_async.py by tools/unasync.py: edit that one, then `make generate`.
 """Handling one delivery where it arrives: verify, claim, handle and mark in one transaction."""
 
 from __future__ import annotations

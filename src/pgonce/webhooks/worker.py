@@ -14,7 +14,6 @@ from typing import Self
 
 import psycopg
 
-from pgonce.app import App
 from pgonce.core import database
 from pgonce.core.execute import call
 from pgonce.core.service import Service
@@ -24,6 +23,7 @@ from pgonce.webhooks.calls_queue import Claimed
 from pgonce.webhooks.consumer import Lane
 from pgonce.webhooks.consumer_async import AsyncLane
 from pgonce.webhooks.glob import any_of
+from pgonce.webhooks.registry import WebhookRegistry
 from pgonce.webhooks.wakeups import Roster
 
 POLL = 1.0
@@ -49,7 +49,7 @@ class Worker(Service):
 
     def __init__(
         self,
-        app: App,
+        app: WebhookRegistry,
         url: str,
         *,
         schema: str = "public",

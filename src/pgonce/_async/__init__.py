@@ -1,1 +1,0 @@
-"""The bindings, written once: ``_sync`` is generated from this folder by ``tools/unasync.py``."""

@@ -1,0 +1,145 @@
+"""Which function handles which event type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from fnmatch import fnmatchcase
+from typing import Any, Literal, TypeVar
+
+from pgonce.core.callables import awaited, finished, is_async
+from pgonce.core.interval import interval
+from pgonce.errors import InvalidArgument
+from pgonce.webhooks.calls import Event
+from pgonce.webhooks.glob import any_of
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """A function for the events whose type matches ``pattern``."""
+
+    pattern: str
+    function: Callable[..., Any]
+    order: Literal["any", "ordered", "coalesce"] = "any"
+    key: Callable[[Event], str | None] | None = None
+    timeout: float | None = None
+    kind: Literal["shared", "own", "batch"] = "shared"
+    """On pgonce's transaction, on one of its own, or with a list of events on pgonce's transaction."""
+
+    @property
+    def is_async(self) -> bool:
+        """Whether it is a coroutine function."""
+        return is_async(self.function)
+
+    def matches(self, event_type: str) -> bool:
+        """Whether it is for events of this type."""
+        return fnmatchcase(event_type, self.pattern)
+
+
+@dataclass
+class WebhookRegistry:
+    """The handlers of an app, in order of registration."""
+
+    handlers: list[Handler] = field(default_factory=list)
+    _matching: dict[tuple[str, int], list[Handler]] = field(default_factory=dict, repr=False, compare=False)
+
+    def webhook(
+        self,
+        pattern: str,
+        *,
+        ordered: bool = False,
+        coalesce: bool = False,
+        key: Callable[[Event], str | None] | None = None,
+        timeout: timedelta | str | None = None,
+        transaction: Literal["shared", "own"] = "shared",
+    ) -> Callable[[F], F]:
+        """Register ``function(event, tx)`` for the event types that match ``pattern``.
+
+        Args:
+            pattern: an exact type (``checkout.session.completed``) or a glob (``customer.subscription.*``).
+            ordered: a worker handles events of one object one at a time, in the order they were received; one that
+                fails holds back its successors for up to an hour.
+            coalesce: of several waiting events of one object the function is called for one, to fetch the present
+                state; the others are ignored. Also one at a time.
+            key: what "one object" is; the default is ``data.object.id``.
+            timeout: after this long the attempt has failed. A synchronous function cannot be interrupted: its
+                connection is closed.
+            transaction: ``own`` calls ``function(event)`` without a transaction: it opens one of its own (SQLAlchemy,
+                Django, asyncpg) and calls ``event.complete(session)`` in it.
+        """
+        if not pattern:
+            raise InvalidArgument("the event type must not be empty")
+        if transaction not in {"shared", "own"}:
+            raise InvalidArgument('transaction is "shared" or "own"')
+        order: Literal["any", "ordered", "coalesce"] = "coalesce" if coalesce else "ordered" if ordered else "any"
+        limit = None if timeout is None else interval(timeout, f"the timeout for {pattern}").total_seconds()
+
+        def register(function: F) -> F:
+            self.handlers.append(Handler(pattern, function, order, key, limit, transaction))
+            return function
+
+        return register
+
+    def webhook_batch(self, pattern: str, *, timeout: timedelta | str | None = None) -> Callable[[F], F]:
+        """Register ``function(events, tx)``: a list of events, whose effects it writes set-wise in one transaction.
+
+        When it fails, its events are handled one by one, so that a bad one does not stop the others.
+        """
+        limit = None if timeout is None else interval(timeout, f"the timeout for {pattern}").total_seconds()
+
+        def register(function: F) -> F:
+            self.handlers.append(Handler(pattern, function, timeout=limit, kind="batch"))
+            return function
+
+        return register
+
+    def matching(self, event_type: str) -> list[Handler]:
+        """The handlers of this type, in order of registration; they share one transaction.
+
+        Raises:
+            InvalidArgument: they cannot: some are coroutines and some are not, or one wants it all for itself.
+        """
+        asked = event_type, len(self.handlers)  # for each event three times, and Stripe has some 250 types
+        if (found := self._matching.get(asked)) is not None:
+            return found
+        found = [handler for handler in self.handlers if handler.matches(event_type)]
+        if len({handler.is_async for handler in found}) > 1:
+            raise InvalidArgument(f"{event_type} has sync and async handlers: make them all one kind")
+        if len(found) > 1 and any(handler.kind != "shared" for handler in found):
+            raise InvalidArgument(f"{event_type} has several handlers, so none may be a batch or own its transaction")
+        self._matching[asked] = found
+        return found
+
+    def order_key(self, event: Event) -> str | None:
+        """What the event waits in line for; None when its handlers want no order."""
+        for handler in self.matching(event.type):
+            if handler.order != "any":
+                key = handler.key(event) if handler.key else event.object_id
+                return key if key is None else str(key)[:255]
+        return None
+
+    def types(self, *, asynchronous: bool) -> str | None:
+        """A regular expression, as PostgreSQL understands it, for the types that have handlers of this kind."""
+        patterns = [handler.pattern for handler in self.handlers if handler.is_async == asynchronous]
+        return any_of(patterns) if patterns else None
+
+    def handle(self, event: Event, tx: Any) -> None:
+        """Run every synchronous handler of the event on one transaction; for a delivery handled where it arrives."""
+        for handler in self._shared(event):
+            finished(handler.function(event, tx))
+
+    async def handle_async(self, event: Event, tx: Any) -> None:
+        """``handle`` for asynchronous handlers."""
+        for handler in self._shared(event):
+            await awaited(handler.function(event, tx))
+
+    def _shared(self, event: Event) -> list[Handler]:
+        found = self.matching(event.type)
+        if not found:
+            event.ignore(f"no handler for {event.type}")
+        if found[0].kind != "shared":
+            raise InvalidArgument(f"the handler of {event.type} is a batch or owns its transaction: it needs a worker")
+        return found
