@@ -42,7 +42,7 @@ def claim_time(pool: Pool) -> float:
         since = min(item.due for item in items if item.due) - MARGIN
         with pool.connection() as conn:
             claims = [item.claim.id for item in items], [item.claim.lease for item in items]
-            conn.execute("select complete_webhooks(%s, %s)", claims)
+            conn.execute("select pgonce_complete_webhooks(%s, %s)", claims)
     return statistics.median(times)
 
 

@@ -98,7 +98,7 @@ def partitions(conn: psycopg.Connection[Any], url: str, rows: int, workers: int)
     """Four parts of the table by ``workers`` processes."""
     quarter = rows // 4
     parts = [f"{first}-{first + quarter}" for first in range(0, quarter * 4, quarter)]
-    conn.execute("select reset_seed('parts')")
+    conn.execute("select pgonce_reset_seed('parts')")
     with database.open_pool(url, 2) as pool:
         Seeds(pool).begin_partitions("parts", parts)
     began = time.perf_counter()

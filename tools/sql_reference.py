@@ -16,7 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 API = ROOT / "src" / "pgonce" / "sql" / "api"
 PAGE = ROOT / "docs" / "sql.md"
-FIRST = ("webhooks", "queue", "jobs", "seeds", "retention")  # then whatever else there is
+# the pages that are read first; then whatever else there is
+FIRST = ("webhooks_inbox", "webhooks_claim", "jobs_guard", "seeds_checkpoint", "retention_purge")
 
 HEAD = """\
 <!-- Generated from src/pgonce/sql/api by tools/sql_reference.py: edit the SQL, then `make generate`. -->

@@ -37,7 +37,7 @@ def purge_job_runs(older_than: timedelta, limit: int) -> Call[int]:
 def expiring_dead_letters(older_than: timedelta) -> Call[list[WebhookLine]]:
     """The dead letters that a purge with this age would delete."""
     args = {"p_older_than": older_than}
-    return Call("expiring_dead_letters", args, lambda rows: [WebhookLine(*row) for row in rows])
+    return Call("pgonce_expiring_dead_letters", args, lambda rows: [WebhookLine(*row) for row in rows])
 
 
 def webhook_retention(run: Run, older_than: timedelta | str = "90 days", *, override_31_days: bool = False) -> int:

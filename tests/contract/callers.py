@@ -149,7 +149,7 @@ class PlainSql:
                     values = sql.SQL(", ").join(map(sql.Literal, row.values()))
                     inserted += conn.execute(insert.format(sql.Identifier(into), columns, values, keys)).rowcount
                 counts = (inserted, len(rows) - inserted)
-                if not conn.execute("select from advance_seed(%s, %s, %s, %s, %s, %s)", step + counts).rowcount:
+                if not conn.execute("select from pgonce_advance_seed(%s, %s, %s, %s, %s, %s)", step + counts).rowcount:
                     raise LeaseLost("moved by somebody else")
         except psycopg.Error as error:
             raise translate(error) from error

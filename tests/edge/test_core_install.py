@@ -72,8 +72,8 @@ def test_a_command_needs_no_extra(database: str, bare: str, arguments: str) -> N
 @pytest.mark.parametrize(
     ("arguments", "extra"),
     [
-        (["serve", "--app", "tests.edge.seed_app:app"], "pgonce[serve]"),
-        (["reconcile", "--app", "tests.edge.seed_app:app"], "pgonce[stripe]"),
+        (["serve", "--app", "tests.edge.seeds.seed_app:app"], "pgonce[serve]"),
+        (["reconcile", "--app", "tests.edge.seeds.seed_app:app"], "pgonce[stripe]"),
     ],
 )
 def test_what_needs_one_says_which(database: str, bare: str, arguments: list[str], extra: str) -> None:

@@ -165,7 +165,7 @@ def test_a_done_event_and_a_queued_one_give_no_row(postgrest: PostgREST, query: 
     body = {"p_stripe_event_id": done["id"], "p_event_type": done["type"], "p_payload": done}
     assert len(postgrest.call("insert_webhook_if_new", body).json()) == 1
     query("update webhook_events set status = 'ignored'")
-    query("select queue_webhooks(array[%s], array['a'], array['{}'])", queued["id"])
+    query("select pgonce_queue_webhooks(array[%s], array['a'], array['{}'])", queued["id"])
     assert postgrest.call("insert_webhook_if_new", body).json() == []
     body |= {"p_stripe_event_id": queued["id"]}
     assert postgrest.call("insert_webhook_if_new", body).json() == []

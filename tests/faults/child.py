@@ -98,7 +98,7 @@ def children(url: str) -> Iterator[Start]:
     started: list[Child] = []
 
     def start(*command: str, database: str = url, cwd: Path = ROOT, **env: str) -> Child:
-        env = {"DATABASE_URL": database, "PGONCE_APP": "tests.faults.shop", **env}
+        env = {"DATABASE_URL": database, "PGONCE_APP": "tests.faults.webhooks.shop", **env}
         started.append(Child(command, env, cwd))
         return started[-1]
 

@@ -8,9 +8,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.faults import shop
 from tests.faults.child import Start, children
 from tests.faults.proxy import Proxy, proxy
+from tests.faults.webhooks import shop
 
 
 @pytest.fixture

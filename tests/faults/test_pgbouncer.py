@@ -20,8 +20,8 @@ from pgonce.core import database as databases
 from pgonce.errors import EventBusy, LeaseLost
 from tests.conftest import wait_until
 from tests.contract.callers import Async, Caller, Sync, spawn
-from tests.contract.test_jobs import beats, started, take_over
-from tests.contract.test_seeds import numbers
+from tests.contract.jobs.test_guard import beats, started, take_over
+from tests.contract.seeds.test_checkpoints import numbers
 from tests.faults.child import Start
 
 Db = psycopg.Connection[Any]

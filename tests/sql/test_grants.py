@@ -121,7 +121,7 @@ def test_the_service_role_can_live_all_three_lives(granted: Connection) -> None:
         assert value(granted, 'select receive_webhook(\'{"id": "evt_2", "type": "x"}\')')
         assert value(granted, "select complete_webhook(id, lease) from webhook_events where stripe_event_id = 'evt_2'")
         queued = granted.execute(
-            "select outcome from queue_webhooks('{e,f}', '{x,x}', array['{}', '{\"a\": \"\\u0000\"}'])"
+            "select outcome from pgonce_queue_webhooks('{e,f}', '{x,x}', array['{}', '{\"a\": \"\\u0000\"}'])"
         )
         assert queued.fetchall() == [("queued",), ("queued",)]
 
@@ -135,7 +135,7 @@ def test_the_service_role_can_live_all_three_lives(granted: Connection) -> None:
         assert value(granted, "select complete_job_run(%s)", successor) is False
 
         importer = value(granted, "select start_job_run('seed_runner', p_key => 's')")
-        assert value(granted, "select advance_seed('s', %s, 0, '{\"n\": 1}')", importer)
+        assert value(granted, "select pgonce_advance_seed('s', %s, 0, '{\"n\": 1}')", importer)
         assert value(granted, "select complete_seed('s')")
         for table in ("webhook_events", "cron_job_runs", "seed_checkpoints"):
             granted.execute(sql.SQL("delete from {}").format(sql.Identifier(table)))

@@ -73,31 +73,6 @@ def test_migrating_again_waits_for_no_writer(database: str, conn: Connection) ->
         assert schema.migrate(impatient) == []
 
 
-def test_the_trigger_of_an_older_release_is_replaced_and_closes_an_expired_run_as_before(
-    database: str, conn: Connection
-) -> None:
-    conn.execute("drop trigger before_insert on cron_job_runs")
-    conn.execute(
-        "create trigger before_insert before insert on cron_job_runs for each row when (new.status = 'running'"
-        " and new.started_at <> new.heartbeat_at) execute function cron_job_runs_before_insert()"
-    )
-    schema.migrate(database)
-    conn.execute("insert into cron_job_runs (job_name, heartbeat_at) values ('job', now() - interval '1 hour')")
-    conn.execute("insert into cron_job_runs (job_name) values ('job')")
-    assert value(conn, "select array_agg(status order by status) from cron_job_runs") == ["failed", "running"]
-    assert "status" not in value(conn, "select pg_get_triggerdef(oid) from pg_trigger where tgname = 'before_insert'")
-
-
-def test_the_windows_check_of_an_older_release_goes_and_the_trigger_refuses_in_its_place(
-    database: str, conn: Connection
-) -> None:
-    conn.execute("alter table cron_job_runs add constraint cron_job_runs_run_window_check check (run_window > '0')")
-    schema.migrate(database)
-    assert value(conn, "select count(*) from pg_constraint where conname = 'cron_job_runs_run_window_check'") == 0
-    with pytest.raises(psycopg.errors.CheckViolation, match="window must be longer than zero"):
-        conn.execute("insert into cron_job_runs (job_name, run_window) values ('job', '0')")
-
-
 def test_a_migrate_that_waited_does_not_claim_the_work_of_the_other(empty_database: str, empty: Connection) -> None:
     with psycopg.connect(empty_database) as first:
         first.execute(schema.script().encode())
@@ -168,7 +143,7 @@ def test_functions_that_this_release_no_longer_has_are_dropped(database: str, co
 
 
 @pytest.mark.parametrize(
-    "name", ["start_job_run", "complete_webhook", "queue_webhooks", "purge_job_runs", "advance_seed"]
+    "name", ["start_job_run", "complete_webhook", "pgonce_queue_webhooks", "purge_job_runs", "pgonce_advance_seed"]
 )
 def test_an_older_signature_of_a_function_is_dropped(database: str, conn: Connection, name: str) -> None:
     before = catalog.read(conn)

@@ -19,14 +19,14 @@ Connection = psycopg.Connection[Any]
 ROWS = 50_000
 
 # among the few that run: the planner may take either
-RUNNING = ("cron_job_runs_one_running", "idx_cron_runs_status")
+RUNNING = ("pgonce_cron_job_runs_one_running", "idx_cron_runs_status")
 
 # call: the index, or one of those, that must have found the rows
 LOOKUPS = {
     "insert_webhook_if_new('evt_25000', 'x', '{}')": "webhook_events_stripe_event_id_key",
     "insert_webhook_if_new('evt_new', 'x', '{}')": "webhook_events_stripe_event_id_key",
     "receive_webhook('{\"id\": \"evt_25000\", \"type\": \"x\"}')": "webhook_events_stripe_event_id_key",
-    "queue_webhooks('{evt_25000,evt_new,evt_25001}', '{x,x,x}', array['{}', '{}', '{}'])":
+    "pgonce_queue_webhooks('{evt_25000,evt_new,evt_25001}', '{x,x,x}', array['{}', '{}', '{}'])":
         "webhook_events_stripe_event_id_key",
     "complete_webhook(EVENT)": "webhook_events_pkey",
     "fail_webhook(EVENT, 'why')": "webhook_events_pkey",
@@ -37,10 +37,10 @@ LOOKUPS = {
     "start_job_run('new')": RUNNING,
     "start_job_run('running')": RUNNING,
     "start_job_run('dead')": RUNNING,
-    "start_job_run('job_1', p_scheduled_for => '2026-01-01')": "cron_job_runs_one_tick",
-    "start_job_runs('{job_1,new,running,dead}', '{null,null,null,null}', '{1h,1h,1h,1h}', array['', '', '', ''],"
+    "start_job_run('job_1', p_scheduled_for => '2026-01-01')": "pgonce_cron_job_runs_one_tick",
+    "pgonce_start_job_runs('{job_1,new,running,dead}', '{null,null,null,null}', '{1h,1h,1h,1h}', array['', '', '', ''],"
     " '{null,2026-01-01,null,null}')": RUNNING,
-    "complete_job_runs(array[RUN, RUN]::uuid[], '{1,2}', '{3,4}')": "cron_job_runs_pkey",
+    "pgonce_complete_job_runs(array[RUN, RUN]::uuid[], '{1,2}', '{3,4}')": "cron_job_runs_pkey",
     "beat_job_run(RUN)": "cron_job_runs_pkey",
     "complete_job_run(RUN)": "cron_job_runs_pkey",
     "fail_job_run(RUN, 'why')": "cron_job_runs_pkey",
@@ -108,7 +108,7 @@ def test_a_call_is_an_index_lookup(planned: Connection, call: str, index: str | 
 
 
 @pytest.mark.parametrize("plan", ["force_custom_plan", "force_generic_plan"])
-@pytest.mark.parametrize("call", ["beat_job_run", "report_job_run", "complete_job_run"])
+@pytest.mark.parametrize("call", ["beat_job_run", "pgonce_report_job_run", "complete_job_run"])
 def test_a_run_is_found_by_its_id_and_not_among_the_dead_entries_of_those_that_have_ended(
     conn: Connection, call: str, plan: str
 ) -> None:
@@ -121,22 +121,22 @@ def test_a_run_is_found_by_its_id_and_not_among_the_dead_entries_of_those_that_h
 
 
 GROWN = [
-    "queue_webhooks(array['evt_25000', format('evt_%s', clock_timestamp())], '{x,x}', array['{}', '{}'])",
+    "pgonce_queue_webhooks(array['evt_25000', format('evt_%s', clock_timestamp())], '{x,x}', array['{}', '{}'])",
     "claim_webhook('evt_25000', 'x', '{}')",
-    "claim_webhooks()",
-    "complete_webhooks(IDS, LEASES)",
-    "complete_webhooks(IDS, LEASES, true)",
-    "complete_webhooks(IDS, LEASES), unmark_webhooks(IDS, LEASES)",
-    "release_webhooks(IDS, LEASES)",
+    "pgonce_claim_webhooks()",
+    "pgonce_complete_webhooks(IDS, LEASES)",
+    "pgonce_complete_webhooks(IDS, LEASES, true)",
+    "pgonce_complete_webhooks(IDS, LEASES), pgonce_unmark_webhooks(IDS, LEASES)",
+    "pgonce_release_webhooks(IDS, LEASES)",
     "complete_webhook(IDS[1], LEASES[1])",
     "fail_webhook(IDS[1], LEASES[1], 'why')",
     "ignore_webhook(IDS[1], LEASES[1], 'why')",
-    "is_webhook_held(IDS[1], LEASES[1])",
-    "twin_of_webhook(IDS[1])",
-    "order_webhook(IDS[1], LEASES[1], 'key')",
-    "coalesce_webhooks(IDS[1], 'key', 'x')",
-    "pull_next_webhook('key')",
-    "replay_webhook('evt_1')",
+    "pgonce_is_webhook_held(IDS[1], LEASES[1])",
+    "pgonce_twin_of_webhook(IDS[1])",
+    "pgonce_order_webhook(IDS[1], LEASES[1], 'key')",
+    "pgonce_coalesce_webhooks(IDS[1], 'key', 'x')",
+    "pgonce_pull_next_webhook('key')",
+    "pgonce_replay_webhook('evt_1')",
 ]
 
 
@@ -150,7 +150,7 @@ def test_a_plan_that_was_made_while_the_table_was_empty_is_good_for_a_full_one(
         " select 'evt_' || n, 'x', true, null, case when n < 100 then now() end, null,"
         " case when n < 100 then 'processing' else 'succeeded' end from generate_series(%s::int, %s) n"
     )
-    mine = "select array_agg(id)::text, array_agg(lease)::text from claim_webhooks(3)"
+    mine = "select array_agg(id)::text, array_agg(lease)::text from pgonce_claim_webhooks(3)"
 
     def called() -> set[str]:
         [(ids, leases)] = conn.execute(mine.encode()).fetchall()
@@ -176,8 +176,8 @@ def test_many_runs_are_found_one_by_one_with_plans_that_were_made_while_the_tabl
         indexes: set[str] = set()
         entries = 0
         for call in (
-            "start_job_runs('{a,busy}', '{null,null}', '{1h,1h}', array['', ''], '{null,null}')",
-            "complete_job_runs(ID, '{1}', '{1}')",
+            "pgonce_start_job_runs('{a,busy}', '{null,null}', '{1h,1h}', array['', ''], '{null,null}')",
+            "pgonce_complete_job_runs(ID, '{1}', '{1}')",
         ):
             run = value(
                 conn, "select format('{%%s}', id) from cron_job_runs where started_at > %s and job_name = 'a'", began
@@ -201,7 +201,7 @@ def test_many_runs_are_found_one_by_one_with_plans_that_were_made_while_the_tabl
         )
     with conn.transaction(force_rollback=True):
         tables, indexes, entries = both()
-    assert (tables, indexes) == (set(), {"cron_job_runs_pkey", "cron_job_runs_one_running"})
+    assert (tables, indexes) == (set(), {"cron_job_runs_pkey", "pgonce_cron_job_runs_one_running"})
     assert entries < 10
 
 
@@ -216,11 +216,11 @@ def test_a_claim_reads_what_it_claims_and_not_all_that_wait(conn: Connection) ->
     conn.execute("vacuum analyze webhook_events")
     due, status = (
         f"select pg_stat_get_xact_tuples_returned('{index}'::regclass)"
-        for index in ("webhook_events_due", "idx_webhook_events_status")
+        for index in ("pgonce_webhook_events_due", "idx_webhook_events_status")
     )
     with conn.transaction():
         before = value(conn, due), value(conn, status)
-        assert scans(conn, "claim_webhooks(10)")[0] == set()
+        assert scans(conn, "pgonce_claim_webhooks(10)")[0] == set()
         assert (value(conn, due) - before[0], value(conn, status) - before[1]) == (10, 0)
 
 
@@ -240,6 +240,6 @@ def test_a_purge_that_finds_nothing_reads_nothing(planned: Connection, call: str
 
 def test_the_lookups_of_this_test_would_see_a_table_read_from_end_to_end(full: Connection) -> None:
     with full.transaction(force_rollback=True):
-        full.execute("drop index cron_job_runs_one_running, idx_cron_runs_job_name, idx_cron_runs_status")
-        full.execute("drop index cron_job_runs_one_tick")
+        full.execute("drop index pgonce_cron_job_runs_one_running, idx_cron_runs_job_name, idx_cron_runs_status")
+        full.execute("drop index pgonce_cron_job_runs_one_tick")
         assert scans(full, "start_job_run('job_1')")[0] == {"cron_job_runs"}

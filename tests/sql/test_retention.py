@@ -28,7 +28,7 @@ def inbox(conn: Connection) -> Connection:
     for event in ("held", "expired", "failed", "succeeded", "ignored"):
         conn.execute("select claim_webhook(%s, 'x', '{}')", [event])
     states = ["waiting", "heldq", "expiredq", "failedq", "dead", "succeededq", "ignoredq"]
-    conn.execute("select queue_webhooks(%s, %s, %s)", [states, ["x"] * 7, ["{}"] * 7])
+    conn.execute("select pgonce_queue_webhooks(%s, %s, %s)", [states, ["x"] * 7, ["{}"] * 7])
     conn.execute(
         "update webhook_events set lease = gen_random_uuid(), lease_expires_at = clock_timestamp() + interval '1 hour'"
         " where queued and stripe_event_id <> 'waiting'"

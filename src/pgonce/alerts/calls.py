@@ -1,4 +1,4 @@
-"""The calls of ``sql/api/alerts.sql`` and their results. The transition table stands there."""
+"""The calls of ``sql/api/alerts_find.sql`` and their results. The transition table stands there."""
 
 from __future__ import annotations
 
@@ -47,20 +47,22 @@ def channel_name(url: str) -> str:
 
 def collect_alerts(channels: Sequence[str], every: timedelta) -> Call[int]:
     """Store what is worth telling since the last look, if that was ``every`` ago; how many alerts are new."""
-    return Call("collect_alerts", {"p_channels": list(channels), "p_every": every}, value)
+    return Call("pgonce_collect_alerts", {"p_channels": list(channels), "p_every": every}, value)
 
 
 def claim_alerts(channel: str, limit: int = 1) -> Call[list[Alert]]:
     """Alerts of the channel that are due, for a minute each."""
-    return Call("claim_alerts", {"p_channel": channel, "p_limit": limit}, lambda rows: [Alert(*row) for row in rows])
+    return Call(
+        "pgonce_claim_alerts", {"p_channel": channel, "p_limit": limit}, lambda rows: [Alert(*row) for row in rows]
+    )
 
 
 def alert_delivered(alert: Alert) -> Call[bool]:
     """The channel has taken it."""
-    return Call("alert_delivered", {"p_id": alert.id}, value)
+    return Call("pgonce_alert_delivered", {"p_id": alert.id}, value)
 
 
 def alert_failed(alert: Alert, error: str) -> Call[bool]:
     """It has not; False when somebody else is at it, or has delivered it."""
     args = {"p_id": alert.id, "p_attempt": alert.attempt, "p_error": clean(error, 500)}
-    return Call("alert_failed", args, value)
+    return Call("pgonce_alert_failed", args, value)

@@ -1,4 +1,4 @@
-"""The calls of ``sql/api/jobs.sql`` and ``upkeep.sql`` and their results. The transition tables stand there."""
+"""The calls of ``sql/api/jobs_guard.sql`` and ``jobs_schedule.sql``, where the transition tables are."""
 
 from __future__ import annotations
 
@@ -86,7 +86,9 @@ def start_job_run(start: Start) -> Call[UUID | None]:
     }
     if start.retries:
         args |= {"p_retries": start.retries, "p_backoff": start.backoff}
-    return Call("start_job_run", args, value, null_unsynced=True, many=None if start.retries else "start_job_runs")
+    return Call(
+        "start_job_run", args, value, null_unsynced=True, many=None if start.retries else "pgonce_start_job_runs"
+    )
 
 
 def beat_job_run(run_id: UUID) -> Call[bool]:
@@ -105,13 +107,13 @@ def report_job_run(
         "p_progress_done": None if done is None else _held(done, 63),
         "p_progress_total": None if total is None else _held(total, 63),
     }
-    return Call("report_job_run", args, value)
+    return Call("pgonce_report_job_run", args, value)
 
 
 def complete_job_run(run_id: UUID, rows_processed: int = 0, rows_skipped: int = 0) -> Call[bool]:
     """End the run as succeeded. True also when repeated; False: it was taken over or has failed."""
     args = {"p_run_id": run_id, "p_rows_processed": _held(rows_processed), "p_rows_skipped": _held(rows_skipped)}
-    return Call("complete_job_run", args, value, many="complete_job_runs")
+    return Call("complete_job_run", args, value, many="pgonce_complete_job_runs")
 
 
 def fail_job_run(run_id: UUID, error_message: str) -> Call[bool]:
@@ -121,38 +123,38 @@ def fail_job_run(run_id: UUID, error_message: str) -> Call[bool]:
 
 def stop_job_run(run_id: UUID) -> Call[bool]:
     """Ask a run to end, and call off its retries. False: it has ended."""
-    return Call("stop_job_run", {"p_run_id": run_id}, value)
+    return Call("pgonce_stop_job_run", {"p_run_id": run_id}, value)
 
 
 def abandon_job_runs() -> Call[int]:
     """The sweep: close every run that shows no sign of life. How many."""
-    return Call("abandon_job_runs", {}, value)
+    return Call("pgonce_abandon_job_runs", {}, value)
 
 
 def due_job_retries(names: Sequence[str]) -> Call[list[Retry]]:
     """The failed runs of these jobs whose retry is due."""
-    return Call("due_job_retries", {"p_job_names": list(names)}, lambda rows: [Retry(*row) for row in rows])
+    return Call("pgonce_due_job_retries", {"p_job_names": list(names)}, lambda rows: [Retry(*row) for row in rows])
 
 
 def retry_job_run(run_id: UUID) -> Call[UUID | None]:
     """Start the next attempt of a failed run; None: there is nothing to retry, or not now."""
-    return Call("retry_job_run", {"p_run_id": run_id}, value)
+    return Call("pgonce_retry_job_run", {"p_run_id": run_id}, value)
 
 
 def skip_job_tick(name: str, key: str, tick: datetime, reason: str) -> Call[bool]:
     """Record that a tick is not going to run. False: it has fired."""
     args = {"p_job_name": name, "p_key": key, "p_scheduled_for": tick, "p_reason": reason}
-    return Call("skip_job_tick", args, value)
+    return Call("pgonce_skip_job_tick", args, value)
 
 
 def last_job_ticks(jobs: Sequence[tuple[str, str]]) -> Call[list[LastTick]]:
     """What the database knows about the ticks of these jobs, by name and key."""
-    return Call("last_job_ticks", _names(jobs), lambda rows: [LastTick(*row) for row in rows])
+    return Call("pgonce_last_job_ticks", _names(jobs), lambda rows: [LastTick(*row) for row in rows])
 
 
 def forget_job_schedules(jobs: Sequence[tuple[str, str]]) -> Call[int]:
     """Delete the schedules that were planned together with these jobs', by name and key, and are none of theirs."""
-    return Call("forget_job_schedules", _names(jobs), value)
+    return Call("pgonce_forget_job_schedules", _names(jobs), value)
 
 
 def plan_job_ticks(ticks: Sequence[NextTick], app: str) -> Call[int]:
@@ -164,7 +166,7 @@ def plan_job_ticks(ticks: Sequence[NextTick], app: str) -> Call[int]:
         "p_graces": [each.grace for each in ticks],
         "p_app": app,
     }
-    return Call("plan_job_ticks", args, value)
+    return Call("pgonce_plan_job_ticks", args, value)
 
 
 def _held(count: int, bits: int = 31) -> int:

@@ -1,4 +1,4 @@
-"""The calls of ``sql/api/stats.sql`` and their results."""
+"""The calls of ``sql/api/jobs_stats.sql`` and their results."""
 
 from __future__ import annotations
 
@@ -82,14 +82,16 @@ def list_job_runs(
 ) -> Call[list[RunLine]]:
     """Runs, newest first."""
     args = {"p_job_name": name, "p_status": status, "p_since": since, "p_limit": limit}
-    return Call("list_job_runs", args, lambda rows: [RunLine(*row) for row in rows])
+    return Call("pgonce_list_job_runs", args, lambda rows: [RunLine(*row) for row in rows])
 
 
 def get_job_run(run_id: UUID) -> Call[dict[str, Any] | None]:
     """Everything about one run, by column; None when there is none."""
-    return Call("get_job_run", {"p_run_id": run_id}, value)
+    return Call("pgonce_get_job_run", {"p_run_id": run_id}, value)
 
 
 def job_timing(name: str | None, period: timedelta) -> Call[list[Timing]]:
     """How each job, or one of them, has done in the last ``period``."""
-    return Call("job_timing", {"p_job_name": name, "p_period": period}, lambda rows: [Timing(*row) for row in rows])
+    return Call(
+        "pgonce_job_timing", {"p_job_name": name, "p_period": period}, lambda rows: [Timing(*row) for row in rows]
+    )

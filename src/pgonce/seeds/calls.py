@@ -1,4 +1,4 @@
-"""The calls of ``sql/api/seeds.sql`` and their results."""
+"""The calls of ``sql/api/seeds_checkpoint.sql`` and their results."""
 
 from __future__ import annotations
 
@@ -154,8 +154,8 @@ def advance_seed(
         "p_fingerprint": None if fingerprint is None else Jsonb(fingerprint),
     }
     if partition is None:
-        return Call("advance_seed", args, _checkpoint_or_none)
-    return Call("advance_partition", {**args, "p_partition": partition}, _checkpoint_or_none)
+        return Call("pgonce_advance_seed", args, _checkpoint_or_none)
+    return Call("pgonce_advance_partition", {**args, "p_partition": partition}, _checkpoint_or_none)
 
 
 def complete_seed(seed_name: str) -> Call[Checkpoint]:

@@ -1,4 +1,4 @@
-"""The calls of ``sql/api/seed_control.sql`` and ``sql/api/partitions.sql``."""
+"""The calls of ``sql/api/seeds_operate.sql`` and ``sql/api/seeds_partition.sql``."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def _checkpoints(rows: Sequence[Row]) -> list[Checkpoint]:
 def reject_seed_rows(seed_name: str, rejects: Sequence[Mapping[str, Any]], partition: str | None) -> Call[int]:
     """Keep rows that the table refused; how many the seed has now."""
     args = {"p_seed_name": seed_name, "p_rejects": Jsonb(list(rejects)), "p_partition": partition or ""}
-    return Call("reject_seed_rows", args, value)
+    return Call("pgonce_reject_seed_rows", args, value)
 
 
 def get_rejects(seed_name: str, after: int = 0, limit: int = 1000) -> Call[list[Reject]]:
     """The rejected rows behind id ``after``, oldest first."""
     args = {"p_seed_name": seed_name, "p_after": after, "p_limit": limit}
-    return Call("get_rejects", args, lambda rows: [Reject(*row) for row in rows])
+    return Call("pgonce_get_rejects", args, lambda rows: [Reject(*row) for row in rows])
 
 
 def resolve_reject(reject_id: int, counts: Counts) -> Call[bool]:
@@ -41,12 +41,12 @@ def resolve_reject(reject_id: int, counts: Counts) -> Call[bool]:
         "p_rows_skipped": counts.skipped,
         "p_rows_updated": counts.updated,
     }
-    return Call("resolve_reject", args, value)
+    return Call("pgonce_resolve_reject", args, value)
 
 
 def forget_rejects(seed_name: str) -> Call[int]:
     """Drop them, because the import begins at the start."""
-    return Call("forget_rejects", {"p_seed_name": seed_name}, value)
+    return Call("pgonce_forget_rejects", {"p_seed_name": seed_name}, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,60 +63,60 @@ class Runner:
 
 def get_runners(seed_name: str) -> Call[list[Runner]]:
     """Everyone at work on the seed and its partitions."""
-    return Call("get_runners", {"p_seed_name": seed_name}, lambda rows: [Runner(*row) for row in rows])
+    return Call("pgonce_get_runners", {"p_seed_name": seed_name}, lambda rows: [Runner(*row) for row in rows])
 
 
 def get_seeds() -> Call[list[Checkpoint]]:
     """All seeds, the newest first."""
-    return Call("get_seeds", {}, _checkpoints)
+    return Call("pgonce_get_seeds", {}, _checkpoints)
 
 
 def pause_seed(seed_name: str) -> Call[Checkpoint | None]:
     """Ask the runner to stop behind its batch."""
-    return Call("pause_seed", {"p_seed_name": seed_name}, _checkpoint)
+    return Call("pgonce_pause_seed", {"p_seed_name": seed_name}, _checkpoint)
 
 
 def resume_seed(seed_name: str) -> Call[Checkpoint | None]:
     """Take it back."""
-    return Call("resume_seed", {"p_seed_name": seed_name}, _checkpoint)
+    return Call("pgonce_resume_seed", {"p_seed_name": seed_name}, _checkpoint)
 
 
 def reset_seed(seed_name: str) -> Call[bool]:
     """Forget everything but the rows; False: it has never run."""
-    return Call("reset_seed", {"p_seed_name": seed_name}, value)
+    return Call("pgonce_reset_seed", {"p_seed_name": seed_name}, value)
 
 
 def set_seed_proof(seed_name: str, proof: Mapping[str, Any]) -> Call[Checkpoint | None]:
     """Keep a comparison of table and source with the checkpoint."""
-    return Call("set_seed_proof", {"p_seed_name": seed_name, "p_verified": Jsonb(proof)}, _checkpoint)
+    return Call("pgonce_set_seed_proof", {"p_seed_name": seed_name, "p_verified": Jsonb(proof)}, _checkpoint)
 
 
 def begin_partitions(seed_name: str, partitions: Sequence[str]) -> Call[list[Checkpoint]]:
     """Make rows for the parts that are new; all that are named, done or not."""
-    return Call("begin_partitions", {"p_seed_name": seed_name, "p_partitions": list(partitions)}, _checkpoints)
+    return Call("pgonce_begin_partitions", {"p_seed_name": seed_name, "p_partitions": list(partitions)}, _checkpoints)
 
 
 def get_partition(seed_name: str, partition: str) -> Call[Checkpoint | None]:
     """Where a part stands."""
-    return Call("get_partition", {"p_seed_name": seed_name, "p_partition": partition}, _checkpoint)
+    return Call("pgonce_get_partition", {"p_seed_name": seed_name, "p_partition": partition}, _checkpoint)
 
 
 def get_partitions(seed_name: str) -> Call[list[Checkpoint]]:
     """Where all parts stand."""
-    return Call("get_partitions", {"p_seed_name": seed_name}, _checkpoints)
+    return Call("pgonce_get_partitions", {"p_seed_name": seed_name}, _checkpoints)
 
 
 def complete_partition(seed_name: str, partition: str) -> Call[Checkpoint | None]:
     """The part is done; the last one completes the seed."""
-    return Call("complete_partition", {"p_seed_name": seed_name, "p_partition": partition}, _checkpoint)
+    return Call("pgonce_complete_partition", {"p_seed_name": seed_name, "p_partition": partition}, _checkpoint)
 
 
 def fail_partition(seed_name: str, partition: str, error_message: str) -> Call[Checkpoint | None]:
     """The part has failed, and the seed with it."""
     args = {"p_seed_name": seed_name, "p_partition": partition, "p_error_message": clean(error_message)}
-    return Call("fail_partition", args, _checkpoint)
+    return Call("pgonce_fail_partition", args, _checkpoint)
 
 
 def release_runner(run_id: UUID) -> Call[bool]:
     """Its process has ended: it is closed now, not after its window. False: a transaction of it is still at work."""
-    return Call("release_runner", {"p_run_id": run_id}, value)
+    return Call("pgonce_release_runner", {"p_run_id": run_id}, value)

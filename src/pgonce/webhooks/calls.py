@@ -1,4 +1,4 @@
-"""The calls of ``sql/api/webhooks.sql`` and their results. The transition table stands at the head of that file."""
+"""The calls of ``sql/api/webhooks_inbox.sql``, where the transition table is, and their results."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def queue_webhooks(bodies: Sequence[Body], order_keys: Sequence[str | None] | No
         "p_raws": [body.raw for body in bodies],
         "p_order_keys": list(order_keys) if order_keys else None,
     }
-    return Call("queue_webhooks", args, _outcomes)
+    return Call("pgonce_queue_webhooks", args, _outcomes)
 
 
 def accepted(outcome: str, event_id: str) -> str:

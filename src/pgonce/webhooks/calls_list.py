@@ -1,4 +1,4 @@
-"""The calls of ``sql/api/lists.sql`` and their results."""
+"""The calls of ``sql/api/webhooks_list.sql`` and their results."""
 
 from __future__ import annotations
 
@@ -51,14 +51,16 @@ def list_webhooks(
         "p_dead": dead,
         "p_limit": limit,
     }
-    return Call("list_webhooks", args, lambda rows: [WebhookLine(*row) for row in rows])
+    return Call("pgonce_list_webhooks", args, lambda rows: [WebhookLine(*row) for row in rows])
 
 
 def get_webhook(event_id: str) -> Call[dict[str, Any] | None]:
     """Everything about one event, by column; None when there is none."""
-    return Call("get_webhook", {"p_stripe_event_id": event_id}, value)
+    return Call("pgonce_get_webhook", {"p_stripe_event_id": event_id}, value)
 
 
 def missing_webhooks(event_ids: Sequence[str]) -> Call[list[str]]:
     """Which of these events were never recorded."""
-    return Call("missing_webhooks", {"p_stripe_event_ids": list(event_ids)}, lambda rows: [row[0] for row in rows])
+    return Call(
+        "pgonce_missing_webhooks", {"p_stripe_event_ids": list(event_ids)}, lambda rows: [row[0] for row in rows]
+    )

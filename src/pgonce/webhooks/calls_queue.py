@@ -1,4 +1,4 @@
-"""The calls of ``sql/api/queue.sql`` and their results. The transition table stands at the head of that file."""
+"""The calls of ``sql/api/webhooks_claim.sql``, where the transition table is, and their results."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def claim_webhooks(
         "p_other_types": other_types,
         "p_since": since,
     }
-    return Call("claim_webhooks", args, lambda rows: [_claimed(row, schema) for row in rows])
+    return Call("pgonce_claim_webhooks", args, lambda rows: [_claimed(row, schema) for row in rows])
 
 
 def _claimed(row: Row, schema: str) -> Claimed:
@@ -83,37 +83,41 @@ def _ids(items: Sequence[Claimed]) -> dict[str, list[UUID | None]]:
 
 def release_webhooks(items: Sequence[Claimed]) -> Call[int]:
     """Give events back untouched."""
-    return Call("release_webhooks", _ids(items), value)
+    return Call("pgonce_release_webhooks", _ids(items), value)
 
 
 def order_webhook(item: Claimed, order_key: str) -> Call[bool]:
     """Give an event back with the key of its object."""
-    return Call("order_webhook", {"p_id": item.claim.id, "p_lease": item.claim.lease, "p_order_key": order_key}, value)
+    return Call(
+        "pgonce_order_webhook", {"p_id": item.claim.id, "p_lease": item.claim.lease, "p_order_key": order_key}, value
+    )
 
 
 def coalesce_webhooks(item: Claimed, types: str) -> Call[int]:
     """Ignore the other waiting events of this one's object whose type matches ``types`` (a regular expression)."""
-    return Call("coalesce_webhooks", {"p_id": item.claim.id, "p_order_key": item.order_key, "p_types": types}, value)
+    return Call(
+        "pgonce_coalesce_webhooks", {"p_id": item.claim.id, "p_order_key": item.order_key, "p_types": types}, value
+    )
 
 
 def is_webhook_held(claim: Claim) -> Call[bool]:
     """Whether this claim has not ended yet."""
-    return Call("is_webhook_held", {"p_id": claim.id, "p_lease": claim.lease}, value)
+    return Call("pgonce_is_webhook_held", {"p_id": claim.id, "p_lease": claim.lease}, value)
 
 
 def adopt_webhooks() -> Call[int]:
     """Queue the expired events of direct clients."""
-    return Call("adopt_webhooks", {}, value)
+    return Call("pgonce_adopt_webhooks", {}, value)
 
 
 def take_back_webhooks(types: str) -> Call[int]:
     """Queue the last day's events that were ignored for lack of a handler."""
-    return Call("take_back_webhooks", {"p_types": types}, value)
+    return Call("pgonce_take_back_webhooks", {"p_types": types}, value)
 
 
 def replay_webhook(event_id: str) -> Call[bool]:
     """Queue an event again, whatever became of it. False: it is being handled."""
-    return Call("replay_webhook", {"p_stripe_event_id": event_id}, value)
+    return Call("pgonce_replay_webhook", {"p_stripe_event_id": event_id}, value)
 
 
 def twin_type(event_type: str) -> str:
@@ -126,4 +130,4 @@ def twin_type(event_type: str) -> str:
 
 def twin_of_webhook(claim: Claim) -> Call[str | None]:
     """The event that is handled instead of this one; None: handle it."""
-    return Call("twin_of_webhook", {"p_id": claim.id}, value)
+    return Call("pgonce_twin_of_webhook", {"p_id": claim.id}, value)

@@ -117,7 +117,7 @@ class AsyncAttempts:
                 reason = sql.Literal(f"no handler for {item.event.type}").as_string(conn)
                 ignore = f"ignore_webhook('{item.claim.id}', '{item.claim.lease}', {reason})"
                 statements.append(f"select {self._qualifier}.{ignore}")
-        complete = self._call("complete_webhooks", [item for item, handlers in work if handlers], "true")
+        complete = self._call("pgonce_complete_webhooks", [item for item, handlers in work if handlers], "true")
         statements.append(f"select string_agg(id::text, ',') from {complete} as id")
         found = await run(conn, "; ".join(statements))
         return {UUID(id_) for id_ in found.decode().split(",")} if found else set()
@@ -130,7 +130,7 @@ class AsyncAttempts:
 
     async def _unmark(self, conn: AsyncConnection[Any], items: Sequence[Claimed]) -> None:
         """Undo what has happened since the savepoint, and take back the marks of these events."""
-        await run(conn, f"rollback to {_SAVEPOINT}; select {self._call('unmark_webhooks', items)}")
+        await run(conn, f"rollback to {_SAVEPOINT}; select {self._call('pgonce_unmark_webhooks', items)}")
 
     async def _handled(
         self, conn: AsyncConnection[Any], item: Claimed, handlers: Sequence[Handler], batch: Sequence[Claimed]

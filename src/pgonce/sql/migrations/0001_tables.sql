@@ -45,11 +45,11 @@ alter table webhook_events
 alter table webhook_events alter column payload set storage external, set (fillfactor = 50);
 
 -- What a worker may have to do, by due time, and by object. Finished rows are in neither: both stay small.
-create index if not exists webhook_events_due on webhook_events (next_attempt_at) where next_attempt_at is not null;
-create index if not exists webhook_events_order on webhook_events (order_key, received_at, id)
+create index if not exists pgonce_webhook_events_due on webhook_events (next_attempt_at) where next_attempt_at is not null;
+create index if not exists pgonce_webhook_events_order on webhook_events (order_key, received_at, id)
   where order_key is not null and next_attempt_at is not null;
-create index if not exists webhook_events_snapshot on webhook_events (snapshot_event) where snapshot_event is not null;
-create index if not exists webhook_events_object on webhook_events (object_id, received_at desc)
+create index if not exists pgonce_webhook_events_snapshot on webhook_events (snapshot_event) where snapshot_event is not null;
+create index if not exists pgonce_webhook_events_object on webhook_events (object_id, received_at desc)
   where object_id is not null;
 
 
@@ -97,26 +97,27 @@ where status = 'running' and exists (
   select from cron_job_runs n where n.job_name = r.job_name and n.key = r.key and n.status = 'running'
     and (n.started_at, n.id) > (r.started_at, r.id));
 -- Two running rows of one job and key cannot be written, by any client.
-create unique index if not exists cron_job_runs_one_running on cron_job_runs (job_name, key)
+create unique index if not exists pgonce_cron_job_runs_one_running on cron_job_runs (job_name, key)
   where status = 'running';
 -- A tick fires once, whatever became of it: over all statuses.
-create unique index if not exists cron_job_runs_one_tick on cron_job_runs (job_name, key, scheduled_for)
+create unique index if not exists pgonce_cron_job_runs_one_tick on cron_job_runs (job_name, key, scheduled_for)
   where scheduled_for is not null;
 -- The failed runs that are to be retried. A table of its own, nearly always empty: each partial index on cron_job_runs costs
 -- every start and every end some 10 us, used or not.
-create table if not exists job_retries (
+create table if not exists pgonce_job_retries (
   run_id   uuid primary key,
   job_name text not null,
   due_at   timestamptz not null
 );
 
 -- What the schedulers know, so that "did not run" can be said in SQL when all of them are dead.
-create table if not exists job_schedules (
+create table if not exists pgonce_job_schedules (
   job_name   text        not null,
   key        text        not null default '',
   cron       text        not null,
   timezone   text        not null,
   next_tick  timestamptz not null,             -- the earliest tick that no scheduler has dealt with yet
+  app        text,                             -- which jobs were written together, as a digest of their names
   grace      interval    not null default '5 minutes',
   updated_at timestamptz not null default clock_timestamp(),
   primary key (job_name, key)
@@ -154,7 +155,7 @@ alter table seed_checkpoints
 update seed_checkpoints set rows_seen = rows_inserted + rows_skipped where rows_seen = 0;
 
 -- A row that the table refused: its columns as text, where jsonb can hold them; line, as COPY would read it, where not.
-create table if not exists seed_rejects (
+create table if not exists pgonce_seed_rejects (
   id          bigint generated always as identity primary key,
   seed_name   text not null,
   partition   text not null default '',
@@ -166,17 +167,17 @@ create table if not exists seed_rejects (
   error       text not null,
   rejected_at timestamptz not null default clock_timestamp()
 );
-create index if not exists seed_rejects_seed on seed_rejects (seed_name, id);
+create index if not exists pgonce_seed_rejects_seed on pgonce_seed_rejects (seed_name, id);
 
 -- A part of a seed with a checkpoint of its own, in the columns of seed_checkpoints, which keeps the sums.
-create table if not exists seed_partitions (
+create table if not exists pgonce_seed_partitions (
   like seed_checkpoints including defaults,
   partition text not null,
   primary key (seed_name, partition)
 );
 
 -- What is to be told, once for each channel. A channel is the hash of its URL: the URL holds a secret.
-create table if not exists alerts (
+create table if not exists pgonce_alerts (
   id              uuid primary key default gen_random_uuid(),
   channel         text not null,
   kind            text not null,
@@ -189,13 +190,13 @@ create table if not exists alerts (
   attempts        integer not null default 0,
   next_attempt_at timestamptz not null default clock_timestamp(),
   last_error      text,
-  constraint alerts_once unique (channel, dedupe_key)
+  constraint pgonce_alerts_once unique (channel, dedupe_key)
 );
-create index if not exists alerts_due on alerts (channel, next_attempt_at) where delivered_at is null;
-create index if not exists alerts_created on alerts (created_at);
+create index if not exists pgonce_alerts_due on pgonce_alerts (channel, next_attempt_at) where delivered_at is null;
+create index if not exists pgonce_alerts_created on pgonce_alerts (created_at);
 
 -- How far each channel has looked. watched: the runs that were running then; their ends are found by id, however long they take.
-create table if not exists alert_channels (
+create table if not exists pgonce_alert_channels (
   channel   text primary key,
   looked_at timestamptz,
   watched   uuid[] not null default '{}'

@@ -1,0 +1,102 @@
+-- Many starts in one statement, and many ends: a program that has several at once pays for one statement and one commit. Most
+-- of what a start costs alone is for setting the statement up. What is not plainly free or plainly ours goes through the verbs
+-- of jobs_guard.sql, one by one: so the transitions are theirs, and what one of them refuses is refused for all.
+--
+-- transitions
+-- from      | verb              | to        | because
+-- absent    | pgonce_start_job_runs    | running   | nobody is in the way
+-- running   | pgonce_start_job_runs    | skipped   | overlap
+-- stale     | pgonce_start_job_runs    | running   | its holder died: closed as failed ("abandoned"), a new run begins
+-- succeeded | pgonce_start_job_runs    | running   | nobody is in the way
+-- failed    | pgonce_start_job_runs    | running   | nobody is in the way
+-- skipped   | pgonce_start_job_runs    | running   | nobody is in the way
+-- ticked    | pgonce_start_job_runs    | none      | this tick has fired, on whatever machine
+-- absent    | pgonce_complete_job_runs | PT404     | no such run
+-- running   | pgonce_complete_job_runs | succeeded | the end
+-- stale     | pgonce_complete_job_runs | succeeded | late, but nobody took it over
+-- succeeded | pgonce_complete_job_runs | succeeded | true: repeated after a lost answer
+-- failed    | pgonce_complete_job_runs | false     | it was taken over or has failed
+-- skipped   | pgonce_complete_job_runs | false     | it never ran
+
+-- Planned as in webhooks_batch.sql: once, and for each run its index.
+create or replace function pgonce_start_job_runs(
+  p_job_names text[], p_scopes jsonb[], p_windows interval[], p_keys text[], p_scheduled_for timestamptz[])
+returns uuid[]
+language plpgsql set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+declare
+  v_ids uuid[];
+  v_answered boolean[];
+begin
+  if 1 <> any (array[array_lower(p_job_names, 1), array_lower(p_scopes, 1), array_lower(p_windows, 1), array_lower(p_keys, 1),
+                     array_lower(p_scheduled_for, 1)]) then
+    raise sqlstate '22023' using message = 'the arrays must begin at 1';
+  end if;
+  -- One INSERT for those that begin and those that overlap. What it cannot write has been written by another since, or is the
+  -- second of its kind in here.
+  with given as (
+    select gen_random_uuid() as id, clock_timestamp() as now, g.*, r.id as holder, r.started_at as since, r.expires
+    from unnest(p_job_names, p_scopes, p_windows, p_keys, p_scheduled_for) with ordinality
+      as g (job_name, scope, run_window, key, scheduled_for, place)
+    -- limited: otherwise it might become a join that reads all that run
+    left join lateral (
+      select r.id, r.started_at, r.heartbeat_at + r.run_window as expires from cron_job_runs r
+      where r.job_name = g.job_name and r.key = g.key and r.status = 'running' limit 1) r on true
+  ), written as (
+    insert into cron_job_runs (id, job_name, status, scope, key, run_window, scheduled_for, started_at, heartbeat_at, completed_at,
+                               duration_ms, blocked_by, error_message)
+    select id, job_name, case when holder is null then 'running' else 'skipped' end, coalesce(scope, '{}'), key, run_window,
+           scheduled_for, now, now, case when holder is not null then now end, case when holder is not null then 0 end, holder,
+           case when holder is not null then format('overlap: run %s has been running since %s', holder, since) end
+    from given
+    where job_name > '' and run_window between '1 us' and '100 years' and key is not null and (holder is null or expires > now)
+    on conflict do nothing
+    returning id, status
+  )
+  select array_agg(case when w.status = 'running' then w.id end order by g.place), array_agg(w.id is not null order by g.place)
+  into v_ids, v_answered from given g left join written w using (id);
+  for i in 1 .. coalesce(cardinality(v_ids), 0) loop
+    if not v_answered[i] then
+      v_ids[i] := start_job_run(p_job_names[i], p_scopes[i], p_windows[i], p_keys[i], p_scheduled_for[i]);
+    end if;
+  end loop;
+  return coalesce(v_ids, '{}');
+end $$;
+comment on function pgonce_start_job_runs(text[], jsonb[], interval[], text[], timestamptz[]) is
+  'pgonce: start_job_run for many runs without retries, in one statement: their ids, null where it says null. The arrays are read side '
+  'by side. Give them in one order everywhere, by job and key: two sessions with the same ones then wait for each other.';
+
+create or replace function pgonce_complete_job_runs(p_run_ids uuid[], p_rows_processed integer[], p_rows_skipped integer[])
+returns boolean[]
+language plpgsql set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+declare
+  v_now timestamptz := clock_timestamp();
+  v_ended uuid[];
+  v_answers boolean[] := '{}';
+begin
+  if array_lower(p_run_ids, 1) <> 1 then
+    raise sqlstate '22023' using message = 'the arrays must begin at 1';
+  elsif 0 > any (p_rows_processed || p_rows_skipped) then
+    raise sqlstate '22023' using message = 'a count must not be negative';
+  end if;
+  with ended as (
+    update cron_job_runs r
+    set status = 'succeeded', completed_at = v_now, error_message = null,
+        rows_processed = coalesce(g.rows_processed, r.rows_processed), rows_skipped = coalesce(g.rows_skipped, r.rows_skipped),
+        duration_ms = least(extract(epoch from v_now - r.started_at) * 1000, 2147483647)
+    from unnest(p_run_ids, p_rows_processed, p_rows_skipped) as g (id, rows_processed, rows_skipped)
+    where r.id = g.id and r.status || '' = 'running'
+    returning r.id
+  )
+  select array_agg(id) into v_ended from ended;
+  for i in 1 .. coalesce(cardinality(p_run_ids), 0) loop
+    v_answers[i] := p_run_ids[i] = any (v_ended);
+    if v_answers[i] is not true then
+      v_answers[i] := pgonce_has_job_run_ended(p_run_ids[i], 'succeeded', null);
+    end if;
+  end loop;
+  return v_answers;
+end $$;
+comment on function pgonce_complete_job_runs(uuid[], integer[], integer[]) is
+  'pgonce: complete_job_run for many runs, in one statement: its answers. The arrays are read side by side.';

@@ -1,0 +1,270 @@
+-- cron_job_runs: one running run per job and key, and an audit row for every start, skip and end.
+--
+-- A run's id is its token: a takeover is a new row, so whoever holds the old id can no longer move anything.
+--   running    its last heartbeat is younger than its own run_window (or its row is locked: locked means live)
+--   stale      running, but no sign of life for a whole window
+-- A verb's "to" is the state of the run it names; for start_job_run and insert, of the new row ("none": nothing is written).
+--
+-- transitions
+-- from      | verb             | to        | because
+-- absent    | start_job_run    | running   | nobody is in the way
+-- running   | start_job_run    | skipped   | overlap: null, and a row that names the run in the way
+-- stale     | start_job_run    | running   | its holder died: closed as failed ("abandoned"), a new run begins
+-- succeeded | start_job_run    | running   | nobody is in the way
+-- failed    | start_job_run    | running   | nobody is in the way
+-- skipped   | start_job_run    | running   | nobody is in the way
+-- ticked    | start_job_run    | none      | this tick has fired, on whatever machine
+-- absent    | insert           | running   | a client that knows only the specification
+-- running   | insert           | 23505     | the partial unique index: two running runs cannot be written
+-- stale     | insert           | running   | a crashed run does not block for ever: the trigger closes it
+-- succeeded | insert           | running   | nobody is in the way
+-- failed    | insert           | running   | nobody is in the way
+-- skipped   | insert           | running   | nobody is in the way
+-- absent    | beat_job_run     | PT404     | no such run: a wrong id is a mistake, not a lost race
+-- running   | beat_job_run     | running   | still yours
+-- stale     | beat_job_run     | running   | late, but nobody took it over
+-- succeeded | beat_job_run     | false     | it has ended
+-- failed    | beat_job_run     | false     | it has ended, or was taken over
+-- skipped   | beat_job_run     | false     | it never ran
+-- absent    | complete_job_run | PT404     | no such run
+-- running   | complete_job_run | succeeded | the end
+-- stale     | complete_job_run | succeeded | late, but nobody took it over
+-- succeeded | complete_job_run | succeeded | true: repeated after a lost answer
+-- failed    | complete_job_run | false     | it was taken over or has failed
+-- skipped   | complete_job_run | false     | it never ran
+-- absent    | fail_job_run     | PT404     | no such run
+-- running   | fail_job_run     | failed    | the end
+-- stale     | fail_job_run     | failed    | late, but nobody took it over
+-- succeeded | fail_job_run     | false     | it has succeeded
+-- failed    | fail_job_run     | failed    | true when it failed with this very message: repeated after a lost answer
+-- abandoned | fail_job_run     | false     | a successor closed it: the caller is a zombie
+-- skipped   | fail_job_run     | false     | it never ran
+
+-- A run that failed is to be retried: after the backoff, doubled with every attempt, at most a day. In a statement of its own
+-- in pgonce_job_retries, so that runs without retries pay nothing for it.
+create or replace function pgonce_plan_job_retry(p_run_id uuid) returns void
+language sql set search_path from current as $$
+  insert into pgonce_job_retries (run_id, job_name, due_at)
+  select id, job_name, clock_timestamp() + least(backoff * power(2, least(attempt, 30) - 1), interval '1 day') from cron_job_runs
+  where id = p_run_id and status = 'failed' and attempt <= retries and stop_requested_at is null
+  on conflict do nothing
+$$;
+comment on function pgonce_plan_job_retry(uuid) is
+  'pgonce: makes a failed run due for its next attempt, if it has one left and nobody asked it to stop.';
+
+-- For a caller who has locked the row and knows that its holder is dead. Ends what that one left open in the database, too:
+-- a client stopped in the middle of COPY keeps its locks, and no timeout of PostgreSQL ends a COPY. Its transactions carry
+-- the run's id as application_name, which pg_stat_activity shows at once.
+create or replace function pgonce_close_dead_run(p_run_id uuid, p_because text) returns void
+language plpgsql set search_path from current as $$
+declare
+  v_retries integer;
+begin
+  update cron_job_runs
+  set status = 'failed', completed_at = clock_timestamp(),
+      duration_ms = least(extract(epoch from clock_timestamp() - started_at) * 1000, 2147483647),
+      error_message = format('abandoned: last sign of life %s, %s', heartbeat_at, p_because)
+  where id = p_run_id
+  returning retries into v_retries;
+  if v_retries > 0 then perform pgonce_plan_job_retry(p_run_id); end if;
+  perform pg_terminate_backend(pid) from pg_stat_activity
+  where application_name = 'pgonce ' || p_run_id and usename = current_user and pid <> pg_backend_pid();
+end $$;
+comment on function pgonce_close_dead_run(uuid, text) is
+  'pgonce: closes a run as failed ("abandoned: last sign of life …") whose row the caller has locked.';
+
+-- Closes the expired running run of a job and key, unless its row is locked: a lock is a sign of life
+-- (its holder is inside run.transaction(), or completing).
+create or replace function pgonce_abandon_job_run(p_job_name text, p_key text) returns boolean
+language plpgsql set search_path from current as $$
+declare
+  v_id uuid;
+  v_window interval;
+begin
+  select id, run_window into v_id, v_window from cron_job_runs
+  where job_name = p_job_name and key = p_key and status = 'running' and heartbeat_at + run_window <= clock_timestamp()
+  for update skip locked;
+  if not found then return false; end if;
+  perform pgonce_close_dead_run(v_id, format('window %s', v_window));
+  return true;
+end $$;
+comment on function pgonce_abandon_job_run(text, text) is
+  'pgonce: closes the running run of this job and key as failed when it has shown no sign of life for its whole window. '
+  'true = closed.';
+
+create or replace function pgonce_cron_job_runs_before_insert() returns trigger
+language plpgsql set search_path from current as $$
+begin
+  -- Not a CHECK: PostgreSQL would parse that anew for every start, heartbeat and end.
+  if new.run_window <= '0' then
+    raise sqlstate '23514' using message = 'the window must be longer than zero';
+  end if;
+  if new.status <> 'running' then return new; end if;
+  -- Where it had to close one, this run starts after that moment: now() is the transaction's start, and the two would
+  -- overlap by microseconds in pgonce_job_overlaps.
+  if pgonce_abandon_job_run(new.job_name, new.key) and new.started_at = now() then
+    new.started_at := clock_timestamp();
+  end if;
+  return new;
+end $$;
+comment on function pgonce_cron_job_runs_before_insert() is 'pgonce: a plain INSERT of a run is not blocked for ever by a crashed one.';
+
+do $$
+declare
+  -- start_job_run has looked already, and begins with a heartbeat. PostgreSQL parses this condition anew for every INSERT, the
+  -- more of it the longer: so nothing about the status here.
+  v_trigger text := 'create trigger pgonce_before_insert before insert on cron_job_runs for each row '
+    'when (new.started_at <> new.heartbeat_at) execute function pgonce_cron_job_runs_before_insert()';
+begin
+  -- Not "or replace": that one locks out every writer of the table, at each migrate; this only where it is another one.
+  if not exists (select from pg_trigger where tgrelid = 'cron_job_runs'::regclass and tgname = 'pgonce_before_insert'
+                   and pg_get_triggerdef(oid) not like '%status%') then
+    drop trigger if exists pgonce_before_insert on cron_job_runs;
+    execute v_trigger;
+  end if;
+end $$;
+
+create or replace function start_job_run(
+  p_job_name text, p_scope jsonb default '{}', p_window interval default '15 minutes',
+  p_key text default '', p_scheduled_for timestamptz default null, p_retries integer default 0,
+  p_backoff interval default '1 minute')
+returns uuid
+language plpgsql set search_path from current as $$
+declare
+  v_id uuid;
+  v_holder uuid;
+  v_since timestamptz;
+  v_expired boolean;
+begin
+  -- In one expression, and a short one: it is set up anew in every transaction. What is wrong is looked for where something is.
+  if (p_job_name > '' and p_window between '1 us' and '100 years' and p_key is not null and p_retries >= 0
+      and p_backoff between '1 us' and '1 year') is not true then
+    raise sqlstate '22023' using message = case
+      when coalesce(p_job_name, '') = '' then 'the job name must not be empty'
+      -- the upper bound: where heartbeat + window leaves the range of timestamps, every later start would fail
+      when coalesce(p_window, '0') <= '0' or p_window > '100 years' then 'the window must be longer than zero and at most 100 years'
+      when p_key is null then 'the key must not be null: leave it out, or pass an empty string'
+      when coalesce(p_retries, -1) < 0 then 'the number of retries must not be negative'
+      else 'the backoff must be longer than zero and at most a year'
+    end;
+  end if;
+  for v_try in 1 .. 10 loop
+    if p_scheduled_for is not null then
+      if exists (
+        select from cron_job_runs where job_name = p_job_name and key = p_key and scheduled_for = p_scheduled_for) then
+        return null;
+      end if;
+    end if;
+
+    -- NOT EXISTS, because ON CONFLICT alone would wait for the holder's uncommitted update. The clock is read within the
+    -- statement: a reading from before its snapshot may lie before the end of a run that the snapshot sees ended.
+    insert into cron_job_runs (job_name, scope, key, run_window, scheduled_for, started_at, heartbeat_at, retries, backoff)
+    select p_job_name, coalesce(p_scope, '{}'), p_key, p_window, p_scheduled_for, clock.now, clock.now,
+           nullif(p_retries, 0), case when p_retries > 0 then p_backoff end
+    from (select clock_timestamp() as now) clock
+    where not exists (select from cron_job_runs where job_name = p_job_name and key = p_key and status = 'running')
+    on conflict do nothing
+    returning id into v_id;
+    if found then return v_id; end if;
+
+    -- Who is in the way? In a new statement, which sees what has been committed since.
+    select id, started_at, heartbeat_at + run_window <= clock_timestamp() into v_holder, v_since, v_expired
+    from cron_job_runs where job_name = p_job_name and key = p_key and status = 'running';
+    if found and v_expired then
+      -- Takeovers queue up here, so that each loser sees the winner's committed row and names the right run
+      -- (with the row lock alone, half of 200 losers named the dead run).
+      perform pg_advisory_xact_lock(hashtextextended('pgonce ' || p_job_name || chr(10) || p_key, 0));
+      perform pgonce_abandon_job_run(p_job_name, p_key);
+      select id, started_at into v_holder, v_since
+      from cron_job_runs where job_name = p_job_name and key = p_key and status = 'running';
+    end if;
+    if found then
+      insert into cron_job_runs (job_name, status, scope, key, run_window, scheduled_for, started_at, heartbeat_at, completed_at,
+                                 duration_ms, blocked_by, error_message)
+      select p_job_name, 'skipped', coalesce(p_scope, '{}'), p_key, p_window, p_scheduled_for, clock.now, clock.now, clock.now,
+             0, v_holder, format('overlap: run %s has been running since %s', v_holder, v_since)
+      from (select clock_timestamp() as now) clock
+      on conflict do nothing;
+      return null;
+    end if;
+    -- Closed just now, or its tick is another's: try again.
+  end loop;
+  raise sqlstate '40001' using message = format('runs of job %s come and go', p_job_name), hint = 'try again';
+end $$;
+comment on function start_job_run(text, jsonb, interval, text, timestamptz, integer, interval) is
+  'pgonce: starts a run of the job and returns its id, which is its token. null = overlap (a skipped row names the run in the way), or '
+  'the tick p_scheduled_for has fired already (nothing is written). The window is stored with the run: without a heartbeat for that '
+  'long it counts as dead. p_key: runs with different keys may run side by side. p_retries: how often a failure of it is retried, by '
+  'a worker that has the job; p_backoff: how long after the first failure, doubled with every further one.';
+
+-- In the verbs of a run's holder below, "status || ''" keeps the planner off the indexes of running runs: it takes them for the
+-- smallest, but every end leaves a dead entry in them, and under a long snapshot these pile up. By its id a run is one lookup.
+
+create or replace function beat_job_run(p_run_id uuid) returns boolean
+language plpgsql set search_path from current as $$
+begin
+  update cron_job_runs set heartbeat_at = clock_timestamp() where id = p_run_id and status || '' = 'running';
+  if found then return true; end if;
+  if not exists (select from cron_job_runs where id = p_run_id) then
+    raise sqlstate 'PT404' using message = format('there is no job run %s', p_run_id);
+  end if;
+  return false;
+end $$;
+comment on function beat_job_run(uuid) is
+  'pgonce: a sign of life. true = the run is still yours. As the last statement of a transaction it is the fence: on false roll back, '
+  'and nothing that a zombie wrote is committed.';
+
+-- The slow path of the two verbs below: why no running run was found, and whether the answer is still yes.
+create or replace function pgonce_has_job_run_ended(p_run_id uuid, p_status text, p_error_message text) returns boolean
+language plpgsql stable set search_path from current as $$
+declare
+  r cron_job_runs;
+begin
+  select * into r from cron_job_runs where id = p_run_id;
+  if not found then
+    raise sqlstate 'PT404' using message = format('there is no job run %s', p_run_id);
+  end if;
+  return r.status = p_status and r.error_message is not distinct from p_error_message;
+end $$;
+comment on function pgonce_has_job_run_ended(uuid, text, text) is
+  'pgonce: whether a run has ended just so: a repeated call gets the answer of the first. PT404 for an unknown one.';
+
+-- In plpgsql, though it is one statement: an SQL function would be planned anew at every call.
+create or replace function complete_job_run(p_run_id uuid, p_rows_processed integer default 0, p_rows_skipped integer default 0)
+returns boolean
+language plpgsql set search_path from current as $$
+declare
+  v_now timestamptz := clock_timestamp();
+begin
+  if p_rows_processed < 0 or p_rows_skipped < 0 then
+    raise sqlstate '22023' using message = 'a count must not be negative';
+  end if;
+  update cron_job_runs
+  set status = 'succeeded', completed_at = v_now, error_message = null,
+      rows_processed = coalesce(p_rows_processed, rows_processed), rows_skipped = coalesce(p_rows_skipped, rows_skipped),
+      duration_ms = least(extract(epoch from v_now - started_at) * 1000, 2147483647)
+  where id = p_run_id and status || '' = 'running';
+  if found then return true; end if;
+  return pgonce_has_job_run_ended(p_run_id, 'succeeded', null);
+end $$;
+comment on function complete_job_run(uuid, integer, integer) is
+  'pgonce: ends the run as succeeded. true, also when repeated after a lost answer; false = it was taken over or has failed. Counts '
+  'of null stay as they are.';
+
+create or replace function fail_job_run(p_run_id uuid, p_error_message text) returns boolean
+language plpgsql set search_path from current as $$
+declare
+  v_now timestamptz := clock_timestamp();
+  v_retries integer;
+begin
+  update cron_job_runs
+  set status = 'failed', completed_at = v_now, error_message = p_error_message,
+      duration_ms = least(extract(epoch from v_now - started_at) * 1000, 2147483647)
+  where id = p_run_id and status || '' = 'running'
+  returning retries into v_retries;
+  if not found then return pgonce_has_job_run_ended(p_run_id, 'failed', p_error_message); end if;
+  if v_retries > 0 then perform pgonce_plan_job_retry(p_run_id); end if;
+  return true;
+end $$;
+comment on function fail_job_run(uuid, text) is
+  'pgonce: ends the run as failed, with the reason. true, also when repeated after a lost answer; false = it was taken over or has ended.';

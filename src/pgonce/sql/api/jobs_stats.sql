@@ -1,0 +1,89 @@
+-- What the audit rows tell: lists, timing, overlaps (there must be none), and ticks that did not run.
+
+create or replace function pgonce_list_job_runs(
+  p_job_name text default null, p_status text default null, p_since timestamptz default null, p_limit integer default 50)
+returns table (id uuid, job_name text, key text, status text, scope jsonb, attempt integer, scheduled_for timestamptz,
+               started_at timestamptz, heartbeat_at timestamptz, duration_ms integer, rows_processed integer, rows_skipped integer,
+               progress_done bigint, progress_total bigint, stopping boolean, next_retry_at timestamptz, reason text)
+language sql stable set search_path from current as $$
+  select r.id, r.job_name, r.key, r.status, r.scope, r.attempt, r.scheduled_for, r.started_at, r.heartbeat_at,
+         coalesce(r.duration_ms, least(extract(epoch from clock_timestamp() - r.started_at) * 1000, 2147483647)::integer),
+         r.rows_processed, r.rows_skipped, r.progress_done, r.progress_total,
+         r.status = 'running' and r.stop_requested_at is not null,
+         (select d.due_at from pgonce_job_retries d where d.run_id = r.id),
+         substring(rtrim(r.error_message, E'\n') from '[^\n]*$')
+  from cron_job_runs r
+  where (p_job_name is null or r.job_name = p_job_name) and (p_status is null or r.status = p_status)
+    and (p_since is null or r.started_at >= p_since)
+  order by r.started_at desc
+  limit p_limit
+$$;
+comment on function pgonce_list_job_runs(text, text, timestamptz, integer) is
+  'pgonce: runs, newest first; reason is the last line of the error message, and duration_ms of a running one is so far.';
+
+create or replace function pgonce_get_job_run(p_run_id uuid) returns jsonb
+language sql stable set search_path from current as $$
+  select to_jsonb(r) from cron_job_runs r where r.id = p_run_id
+$$;
+comment on function pgonce_get_job_run(uuid) is 'pgonce: one run with everything about it; null when there is none.';
+
+create or replace function pgonce_job_timing(p_job_name text default null, p_period interval default '7 days')
+returns table (job_name text, runs bigint, succeeded bigint, failed bigint, skipped bigint, running bigint, success_rate double precision,
+               p50_ms integer, p95_ms integer, p99_ms integer, max_ms integer, previous_p50_ms integer, trend double precision,
+               rows_per_second double precision, last_started_at timestamptz, last_failed_at timestamptz, last_failure text)
+language sql stable set search_path from current as $$
+  with at as (select clock_timestamp() - p_period as this, clock_timestamp() - p_period * 2 as previous),
+  found as (
+    select r.*, r.started_at >= at.this as current from cron_job_runs r, at
+    where r.started_at >= at.previous and (p_job_name is null or r.job_name = p_job_name)),
+  measured as (
+    select f.job_name, count(*) filter (where current and status <> 'skipped') as runs,
+           count(*) filter (where current and status = 'succeeded') as succeeded,
+           count(*) filter (where current and status = 'failed') as failed,
+           count(*) filter (where current and status = 'skipped') as skipped,
+           count(*) filter (where current and status = 'running') as running,
+           percentile_disc(array[0.5, 0.95, 0.99, 1]) within group (order by duration_ms)
+             filter (where current and status = 'succeeded') as ms,
+           percentile_disc(0.5) within group (order by duration_ms) filter (where not current and status = 'succeeded') as before,
+           sum(rows_processed) filter (where current and status = 'succeeded') as rows,
+           sum(duration_ms) filter (where current and status = 'succeeded') as spent,
+           max(started_at) filter (where current) as last_started_at,
+           max(completed_at) filter (where current and status = 'failed') as last_failed_at
+    from found f group by f.job_name)
+  select m.job_name, m.runs, m.succeeded, m.failed, m.skipped, m.running,
+         round(m.succeeded::numeric / nullif(m.succeeded + m.failed, 0), 4),
+         m.ms[1], m.ms[2], m.ms[3], m.ms[4], m.before, round(m.ms[1]::numeric / nullif(m.before, 0) - 1, 4),
+         round(m.rows * 1000.0 / nullif(m.spent, 0), 1), m.last_started_at, m.last_failed_at,
+         (select substring(rtrim(f.error_message, E'\n') from '[^\n]*$') from found f
+          where f.job_name = m.job_name and f.status = 'failed' and f.completed_at = m.last_failed_at limit 1)
+  from measured m where m.runs + m.skipped > 0 order by m.job_name
+$$;
+comment on function pgonce_job_timing(text, interval) is
+  'pgonce: per job over the last p_period: runs and their ends, success rate (0 to 1), durations of the successful ones, their median '
+  'in the period before and the change since (0.1 = ten percent slower), rows per second, and the last failure.';
+
+create or replace view pgonce_job_stats as select * from pgonce_job_timing();
+comment on view pgonce_job_stats is 'pgonce_job_timing of the last seven days.';
+
+-- A window and not a self-join, which grows with the square of a job's runs. clock_timestamp() stands for the end of a running one.
+create or replace view pgonce_job_overlaps as
+with ends as (
+  select job_name, key, id, started_at, coalesce(completed_at, 'infinity') as ended_at,
+         max(coalesce(completed_at, 'infinity')) over (
+           partition by job_name, key order by started_at, id rows between unbounded preceding and 1 preceding) as busy_until
+  from cron_job_runs where status <> 'skipped')
+select job_name, key, id as run_id, started_at, busy_until as other_ended_at from ends where started_at < busy_until;
+comment on view pgonce_job_overlaps is 'Runs that started while another run of their job and key was at work. Must be empty.';
+
+create or replace view pgonce_job_missed as
+select s.job_name, s.key, s.next_tick as scheduled_for, s.next_tick + s.grace as missed_at, 'no scheduler has started it' as reason
+from pgonce_job_schedules s
+-- a month: whoever had the only job, and has it no more, leaves nobody behind who could say so
+where s.next_tick + s.grace between clock_timestamp() - interval '30 days' and clock_timestamp()
+  and not exists (select from cron_job_runs r
+                  where r.job_name = s.job_name and r.key = s.key and r.scheduled_for >= s.next_tick)
+union all
+select r.job_name, r.key, r.scheduled_for, r.started_at, r.error_message from cron_job_runs r
+where r.status = 'skipped' and r.blocked_by is null and r.scheduled_for is not null and r.started_at > clock_timestamp() - interval '1 day';
+comment on view pgonce_job_missed is
+  'Ticks that did not run within their grace: those that have been waiting, for up to 30 days, and those that a scheduler gave up in the last day.';

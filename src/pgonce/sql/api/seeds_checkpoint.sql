@@ -1,0 +1,149 @@
+-- seed_checkpoints: where an import stands. Rows and checkpoint are written in one transaction.
+--
+-- transitions
+-- from        | verb              | to          | because
+-- absent      | get_checkpoint    | absent      | no row: begin at the start
+-- in_progress | get_checkpoint    | in_progress | resume behind last_checkpoint
+-- complete    | get_checkpoint    | complete    | a look changes nothing
+-- failed      | get_checkpoint    | failed      | resume behind last_checkpoint
+-- absent      | update_checkpoint | in_progress | the first batch makes the row
+-- in_progress | update_checkpoint | in_progress | counters add up
+-- complete    | update_checkpoint | in_progress | it starts again
+-- failed      | update_checkpoint | in_progress | the resume got on
+-- absent      | pgonce_advance_seed      | in_progress | the first batch (number 0) makes the row
+-- in_progress | pgonce_advance_seed      | in_progress | the expected batch
+-- complete    | pgonce_advance_seed      | in_progress | it starts again
+-- failed      | pgonce_advance_seed      | in_progress | the resume got on
+-- repeated    | pgonce_advance_seed      | none        | this batch has landed already: no row, nothing changes
+-- lost        | pgonce_advance_seed      | PT409       | the runner was taken over: roll back
+-- absent      | complete_seed     | complete    | an import without a row
+-- in_progress | complete_seed     | complete    | the end
+-- complete    | complete_seed     | complete    | repeated after a lost answer
+-- failed      | complete_seed     | complete    | the resume found nothing left to do
+-- absent      | fail_seed         | failed      | it failed before its first batch
+-- in_progress | fail_seed         | failed      | the checkpoint stays: the next run resumes there
+-- complete    | fail_seed         | complete    | a late failure does not unmake a finished import
+-- failed      | fail_seed         | failed      | the newest reason stands
+
+create or replace function pgonce_check_seed_arguments(p_seed_name text, p_rows_inserted integer, p_rows_skipped integer) returns void
+language plpgsql immutable set search_path from current as $$
+begin
+  if coalesce(p_seed_name, '') = '' then
+    raise sqlstate '22023' using message = 'the seed name must not be empty';
+  elsif p_rows_inserted is null or p_rows_skipped is null or p_rows_inserted < 0 or p_rows_skipped < 0 then
+    raise sqlstate '22023' using message = 'a count must not be negative or null';
+  end if;
+end $$;
+comment on function pgonce_check_seed_arguments(text, integer, integer) is
+  'pgonce: raises 22023 for an empty seed name and for negative counts.';
+
+create or replace function get_checkpoint(p_seed_name text) returns setof seed_checkpoints
+language sql stable set search_path from current as $$
+  select * from seed_checkpoints where seed_name = p_seed_name
+$$;
+comment on function get_checkpoint(text) is 'pgonce: the seed''s row, or none when it has never run.';
+
+create or replace function update_checkpoint(
+  p_seed_name text, p_last_checkpoint jsonb, p_rows_inserted integer default 0, p_rows_skipped integer default 0)
+returns setof seed_checkpoints
+language plpgsql set search_path from current as $$
+begin
+  perform pgonce_check_seed_arguments(p_seed_name, p_rows_inserted, p_rows_skipped);
+  if p_last_checkpoint is null or p_last_checkpoint = 'null' then
+    raise sqlstate '22023' using message = 'the checkpoint must not be null', hint = 'pass the cursor of the last row that is done';
+  end if;
+  return query
+    insert into seed_checkpoints as s (seed_name, last_checkpoint, rows_inserted, rows_skipped, rows_seen, batch)
+    values (p_seed_name, p_last_checkpoint, p_rows_inserted, p_rows_skipped, p_rows_inserted::bigint + p_rows_skipped, 1)
+    on conflict (seed_name) do update
+    set last_checkpoint = excluded.last_checkpoint,
+        rows_inserted   = s.rows_inserted + excluded.rows_inserted,
+        rows_skipped    = s.rows_skipped + excluded.rows_skipped,
+        rows_seen       = s.rows_seen + excluded.rows_seen,
+        batch           = s.batch + 1,
+        verified        = null,
+        started_at      = case when s.status = 'complete' then clock_timestamp() else s.started_at end,
+        last_updated_at = clock_timestamp(),
+        status = 'in_progress', error_message = null, completed_at = null
+    returning s.*;
+end $$;
+comment on function update_checkpoint(text, jsonb, integer, integer) is
+  'pgonce: moves the cursor and adds to the counters; makes the row if it is new; starts a complete seed again. Returns the row after '
+  'the change. Call it in the transaction that writes the rows.';
+
+create or replace function pgonce_advance_seed(
+  p_seed_name text, p_run_id uuid, p_batch bigint, p_last_checkpoint jsonb,
+  p_rows_inserted integer default 0, p_rows_skipped integer default 0, p_rows_updated integer default 0,
+  p_rows_rejected integer default 0, p_fingerprint jsonb default null)
+returns setof seed_checkpoints
+language plpgsql set search_path from current as $$
+begin
+  perform pgonce_check_seed_arguments(p_seed_name, p_rows_inserted, p_rows_skipped);
+  perform pgonce_check_seed_arguments(p_seed_name, p_rows_updated, p_rows_rejected);
+  if p_last_checkpoint is null or p_last_checkpoint = 'null' then
+    raise sqlstate '22023' using message = 'the checkpoint must not be null', hint = 'pass the cursor of the last row that is done';
+  end if;
+  if p_batch is null or p_batch < 0 then
+    raise sqlstate '22023' using message = 'the batch number must not be negative or null';
+  end if;
+  if p_batch = 0 then
+    insert into seed_checkpoints (seed_name) values (p_seed_name) on conflict (seed_name) do nothing;
+  end if;
+  -- Compare and set in one statement: a COMMIT of this very batch that is still in flight is waited for, and the number is
+  -- looked at again in the row that it leaves; a plain read before would see the old number.
+  return query
+    update seed_checkpoints
+    set last_checkpoint = p_last_checkpoint,
+        rows_inserted   = rows_inserted + p_rows_inserted,
+        rows_skipped    = rows_skipped + p_rows_skipped,
+        rows_updated    = rows_updated + p_rows_updated,
+        rows_rejected   = rows_rejected + p_rows_rejected,
+        rows_seen       = rows_seen + p_rows_inserted::bigint + p_rows_skipped + p_rows_updated + p_rows_rejected,
+        batch           = batch + 1,
+        fingerprint     = p_fingerprint,
+        verified        = null,
+        started_at      = case when status = 'complete' then clock_timestamp() else started_at end,
+        last_updated_at = clock_timestamp(),
+        status = 'in_progress', error_message = null, completed_at = null
+    where seed_name = p_seed_name and batch = p_batch
+    returning *;
+  if not found then
+    return;
+  end if;
+  if not beat_job_run(p_run_id) then  -- the fence, last of all
+    raise sqlstate 'PT409' using message = format('the import %s was taken over by another runner', p_seed_name),
+      hint = 'this batch is rolled back; the other runner goes on from the last checkpoint';
+  end if;
+end $$;
+comment on function pgonce_advance_seed(text, uuid, bigint, jsonb, integer, integer, integer, integer, jsonb) is
+  'pgonce: update_checkpoint for the holder of run p_run_id, only if p_batch batches have been committed so far; it counts updated and '
+  'rejected rows as well, and keeps the source''s fingerprint. No row = this batch has landed already: roll back and read the '
+  'checkpoint. PT409 = the run was taken over: roll back.';
+
+create or replace function complete_seed(p_seed_name text) returns setof seed_checkpoints
+language plpgsql set search_path from current as $$
+begin
+  perform pgonce_check_seed_arguments(p_seed_name, 0, 0);
+  return query
+    insert into seed_checkpoints as s (seed_name, status, completed_at)
+    values (p_seed_name, 'complete', clock_timestamp())
+    on conflict (seed_name) do update
+    set status = 'complete', error_message = null, last_updated_at = clock_timestamp(),
+        completed_at = coalesce(s.completed_at, excluded.completed_at)
+    returning s.*;
+end $$;
+comment on function complete_seed(text) is 'pgonce: marks the import as complete and returns its row.';
+
+create or replace function fail_seed(p_seed_name text, p_error_message text) returns setof seed_checkpoints
+language plpgsql set search_path from current as $$
+begin
+  perform pgonce_check_seed_arguments(p_seed_name, 0, 0);
+  insert into seed_checkpoints as s (seed_name, status, error_message) values (p_seed_name, 'failed', p_error_message)
+  on conflict (seed_name) do update
+  set status = 'failed', error_message = excluded.error_message, last_updated_at = clock_timestamp()
+  where s.status <> 'complete';
+  return query select * from seed_checkpoints where seed_name = p_seed_name;
+end $$;
+comment on function fail_seed(text, text) is
+  'pgonce: marks the import as failed, with the reason, and returns its row; the next run resumes at its checkpoint. A complete '
+  'import stays complete.';

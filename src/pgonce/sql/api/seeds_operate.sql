@@ -1,0 +1,137 @@
+-- pgonce_seed_rejects: rows that the table refused, kept in the transaction of their batch; and what an operator does to a seed.
+-- A seed is "running" while a run of job seed_runner with its name as key (or "name/partition") shows signs of life.
+--
+-- transitions
+-- from    | verb              | to      | because
+-- absent  | pgonce_reject_seed_rows  | stored  | with its cursor, row and reason
+-- stored  | pgonce_resolve_reject    | absent  | it fits now: its count moves from rejected to inserted, updated or skipped
+-- absent  | pgonce_resolve_reject    | false   | somebody has resolved it already
+-- running | pgonce_pause_seed        | paused  | the runner stops behind its batch
+-- idle    | pgonce_pause_seed        | paused  | the next run does not begin
+-- paused  | pgonce_resume_seed       | idle    | the next run goes on at the checkpoint
+-- idle    | pgonce_reset_seed        | absent  | checkpoint, partitions and rejects go; the rows in the table stay
+-- running | pgonce_reset_seed        | PT409   | it is at work
+
+create or replace function pgonce_reject_seed_rows(p_seed_name text, p_rejects jsonb, p_partition text default '') returns bigint
+language plpgsql set search_path from current as $$
+begin
+  perform pgonce_check_seed_arguments(p_seed_name, 0, 0);
+  insert into pgonce_seed_rejects (seed_name, partition, row_number, cursor, row, line, sqlstate, error)
+  select p_seed_name, p_partition, r.row_number, r.cursor, r.row, decode(r.line, 'hex'), r.sqlstate, r.error
+  from jsonb_to_recordset(p_rejects) as r(row_number bigint, cursor jsonb, row jsonb, line text, sqlstate text, error text);
+  return (select count(*) from pgonce_seed_rejects where seed_name = p_seed_name);
+end $$;
+comment on function pgonce_reject_seed_rows(text, jsonb, text) is
+  'pgonce: keeps rows that the table refused; p_rejects is an array of {row_number, cursor, row, line, sqlstate, error}. Returns how many '
+  'the seed has now. Call it in the transaction that writes the good rows.';
+
+create or replace function pgonce_get_rejects(p_seed_name text, p_after bigint default 0, p_limit integer default 1000)
+returns setof pgonce_seed_rejects
+language sql stable set search_path from current as $$
+  select * from pgonce_seed_rejects where seed_name = p_seed_name and id > p_after order by id limit p_limit
+$$;
+comment on function pgonce_get_rejects(text, bigint, integer) is 'pgonce: the seed''s rejected rows behind id p_after, oldest first.';
+
+create or replace function pgonce_resolve_reject(
+  p_id bigint, p_rows_inserted integer default 0, p_rows_skipped integer default 0, p_rows_updated integer default 0)
+returns boolean
+language plpgsql set search_path from current as $$
+declare
+  r pgonce_seed_rejects;
+begin
+  delete from pgonce_seed_rejects where id = p_id returning * into r;
+  if not found then return false; end if;
+  update seed_checkpoints
+  set rows_rejected = rows_rejected - 1, rows_inserted = rows_inserted + p_rows_inserted,
+      rows_skipped = rows_skipped + p_rows_skipped, rows_updated = rows_updated + p_rows_updated, last_updated_at = clock_timestamp()
+  where seed_name = r.seed_name;
+  update pgonce_seed_partitions
+  set rows_rejected = rows_rejected - 1, rows_inserted = rows_inserted + p_rows_inserted,
+      rows_skipped = rows_skipped + p_rows_skipped, rows_updated = rows_updated + p_rows_updated, last_updated_at = clock_timestamp()
+  where seed_name = r.seed_name and partition = r.partition;
+  return true;
+end $$;
+comment on function pgonce_resolve_reject(bigint, integer, integer, integer) is
+  'pgonce: a rejected row has found its way into the table: it is no longer one, and the seed''s counts say so. false = resolved already. '
+  'Call it in the transaction that writes the row.';
+
+create or replace function pgonce_get_runners(p_seed_name text) returns table (run_id uuid, key text, scope jsonb, alive boolean)
+language sql stable set search_path from current as $$
+  select id, key, scope, heartbeat_at + run_window > clock_timestamp() from cron_job_runs
+  where job_name = 'seed_runner' and status = 'running'
+    and (key = p_seed_name or left(key, length(p_seed_name) + 1) = p_seed_name || '/')
+$$;
+comment on function pgonce_get_runners(text) is 'pgonce: who is at work on the seed, its partitions included.';
+
+create or replace function pgonce_pause_seed(p_seed_name text) returns setof seed_checkpoints
+language plpgsql set search_path from current as $$
+begin
+  perform pgonce_check_seed_arguments(p_seed_name, 0, 0);
+  return query
+    insert into seed_checkpoints as s (seed_name, paused_at) values (p_seed_name, clock_timestamp())
+    on conflict (seed_name) do update set paused_at = coalesce(s.paused_at, excluded.paused_at)
+    returning s.*;
+end $$;
+comment on function pgonce_pause_seed(text) is
+  'pgonce: asks the seed''s runner to stop behind its batch, and keeps it from running until pgonce_resume_seed. Returns the seed''s row.';
+
+create or replace function pgonce_resume_seed(p_seed_name text) returns setof seed_checkpoints
+language plpgsql set search_path from current as $$
+begin
+  return query update seed_checkpoints set paused_at = null where seed_name = p_seed_name returning *;
+  if not found then
+    raise sqlstate 'PT404' using message = format('there is no seed %s', p_seed_name), hint = 'it has never run';
+  end if;
+end $$;
+comment on function pgonce_resume_seed(text) is 'pgonce: takes pgonce_pause_seed back; the next run goes on at the checkpoint. Returns the seed''s row.';
+
+create or replace function pgonce_forget_rejects(p_seed_name text) returns bigint
+language sql set search_path from current as $$
+  with gone as (delete from pgonce_seed_rejects where seed_name = p_seed_name returning 1) select count(*) from gone
+$$;
+comment on function pgonce_forget_rejects(text) is 'pgonce: drops the seed''s rejected rows, because it begins at the start and will meet them again.';
+
+create or replace function pgonce_reset_seed(p_seed_name text) returns boolean
+language plpgsql set search_path from current as $$
+declare
+  v_run uuid;
+begin
+  perform pgonce_check_seed_arguments(p_seed_name, 0, 0);
+  select run_id into v_run from pgonce_get_runners(p_seed_name) where alive;
+  if found then
+    raise sqlstate 'PT409' using message = format('run %s is at work on the seed %s', v_run, p_seed_name),
+      hint = 'pause it first, or wait until it has ended';
+  end if;
+  perform pgonce_forget_rejects(p_seed_name);
+  delete from pgonce_seed_partitions where seed_name = p_seed_name;
+  delete from seed_checkpoints where seed_name = p_seed_name;
+  return found;
+end $$;
+comment on function pgonce_reset_seed(text) is
+  'pgonce: forgets the seed''s checkpoint, partitions and rejects, so that it begins at the start; its rows stay in their table. false = it '
+  'has never run. PT409 = it is at work.';
+
+create or replace function pgonce_set_seed_proof(p_seed_name text, p_verified jsonb) returns setof seed_checkpoints
+language sql set search_path from current as $$
+  update seed_checkpoints set verified = p_verified where seed_name = p_seed_name returning *
+$$;
+comment on function pgonce_set_seed_proof(text, jsonb) is 'pgonce: keeps the outcome of a comparison of table and source with the checkpoint.';
+
+create or replace function pgonce_release_runner(p_run_id uuid) returns boolean
+language plpgsql set search_path from current as $$
+begin
+  -- a locked row is a transaction that the dead client left behind and the server still works on: not yet
+  perform from cron_job_runs where id = p_run_id and status = 'running' for update skip locked;
+  if not found then return false; end if;
+  perform pgonce_close_dead_run(p_run_id, 'its process has ended');
+  return true;
+end $$;
+comment on function pgonce_release_runner(uuid) is
+  'pgonce: for a caller who knows that the run''s process has ended: closes it as failed at once, and not after its window. '
+  'false = it is not running, or a transaction of it is still at work.';
+
+create or replace function pgonce_get_seeds() returns setof seed_checkpoints
+language sql stable set search_path from current as $$
+  select * from seed_checkpoints order by last_updated_at desc, seed_name
+$$;
+comment on function pgonce_get_seeds() is 'pgonce: where all seeds stand, the newest first.';

@@ -1,0 +1,256 @@
+-- The queue side of webhook_events: workers claim what receivers have recorded.
+--
+-- States as in webhooks_inbox.sql, where pgonce_queue_webhooks and the end of an attempt are. Here "failed" is due again, "dead" has no
+-- next attempt, and "unheard" is ignored for lack of a handler.
+--
+-- transitions
+-- from      | verb                | to        | because
+-- waiting   | pgonce_claim_webhooks      | heldq     | it is due
+-- heldq     | pgonce_claim_webhooks      | heldq     | another worker has it
+-- expiredq  | pgonce_claim_webhooks      | heldq     | its worker died: claimed alone, it may be what killed that worker
+-- worn      | pgonce_claim_webhooks      | dead      | its worker died for the last time that is allowed
+-- failed    | pgonce_claim_webhooks      | heldq     | the backoff is over
+-- dead      | pgonce_claim_webhooks      | dead      | it waits for a person
+-- held      | pgonce_claim_webhooks      | held      | a direct client's
+-- expired   | pgonce_claim_webhooks      | expired   | a direct client's: only pgonce_adopt_webhooks takes it
+-- succeeded | pgonce_claim_webhooks      | succeeded | done
+-- unheard   | pgonce_claim_webhooks      | unheard   | done, until a handler appears
+-- heldq     | pgonce_release_webhooks    | waiting   | given back untouched: no attempt is counted
+-- waiting   | pgonce_release_webhooks    | waiting   | nobody holds it
+-- succeeded | pgonce_release_webhooks    | succeeded | done
+-- expired   | pgonce_adopt_webhooks      | waiting   | its client died: a worker handles it
+-- held      | pgonce_adopt_webhooks      | held      | its client lives
+-- waiting   | pgonce_adopt_webhooks      | waiting   | queued already
+-- failed    | pgonce_adopt_webhooks      | failed    | it has an outcome
+-- unheard   | pgonce_take_back_webhooks  | waiting   | a worker has a handler for it now
+-- ignored   | pgonce_take_back_webhooks  | ignored   | a handler has decided
+-- succeeded | pgonce_take_back_webhooks  | succeeded | done
+-- waiting   | pgonce_replay_webhook      | waiting   | it will be handled anyway
+-- held      | pgonce_replay_webhook      | held      | false: it is being handled
+-- heldq     | pgonce_replay_webhook      | heldq     | false: it is being handled
+-- expired   | pgonce_replay_webhook      | waiting   | somebody wants it handled
+-- failed    | pgonce_replay_webhook      | waiting   | at once, with all its attempts anew
+-- dead      | pgonce_replay_webhook      | waiting   | at once, with all its attempts anew
+-- ignored   | pgonce_replay_webhook      | waiting   | a person overrides the handler
+-- succeeded | pgonce_replay_webhook      | waiting   | a person wants its effect again
+-- absent    | pgonce_replay_webhook      | PT404     | no such event: a wrong id is a mistake
+
+create or replace function pgonce_claim_webhooks(
+  p_limit integer default 100, p_lease_for interval default '30 seconds', p_max_attempts integer default 12,
+  p_types text default null, p_other_types text default null, p_since timestamptz default null)
+returns table (id uuid, stripe_event_id text, event_type text, payload text, raw bytea, lease uuid, attempts integer,
+               order_key text, due timestamptz)
+-- Without a sort only the index of due times is left to find them. By its estimate (one row of 4,000 that wait, behind 5,000,000)
+-- it is as cheap to sort all that wait, at each claim: 1.5 ms of 2.
+language plpgsql set search_path from current set enable_sort = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+#variable_conflict use_column
+declare
+  v_now timestamptz := clock_timestamp();  -- a variable: a volatile function would not bound the index scan
+  v_lease uuid := gen_random_uuid();  -- one for the batch: a claim is told by id and lease
+  v_ids uuid[] := '{}';
+  v_wait interval;
+  r record;
+begin
+  if p_limit < 1 or p_lease_for <= interval '0' then
+    raise sqlstate '22023' using message = 'the limit and the lease must be more than zero';
+  end if;
+  for r in
+    select e.id, e.order_key, e.received_at, e.attempts, e.status = 'processing' and e.lease is not null as suspect
+    from webhook_events e
+    where e.next_attempt_at <= v_now and e.next_attempt_at >= coalesce(p_since, '-infinity')
+      and (e.status = 'failed' or e.status = 'processing' and coalesce(e.lease_expires_at, '-infinity') <= v_now)
+      and (p_types is null or e.event_type ~ p_types) and (p_other_types is null or e.event_type !~ p_other_types)
+    order by e.next_attempt_at
+    limit p_limit for update skip locked
+  loop
+    -- A suspect's last claim ended without an outcome: the process died. It is claimed alone, or a poisonous event
+    -- would use up the attempts of its neighbours.
+    exit when r.suspect and cardinality(v_ids) > 0;
+    if r.suspect and r.attempts >= p_max_attempts then
+      update webhook_events e
+      set status = 'failed', processed_at = v_now, next_attempt_at = null,
+          error_message = format('the process died %s times while it handled this event', e.attempts)
+      where e.id = r.id;  -- its successors are parked, if at all, and come by themselves: a claim pulls nobody
+      continue;
+    end if;
+    v_wait := pgonce_webhook_must_wait(r.id, r.order_key, r.received_at);
+    if v_wait is not null then
+      -- Parked, not skipped: 100,000 events of one object would be looked at again and again.
+      update webhook_events e set next_attempt_at = v_now + v_wait where e.id = r.id;
+      continue;
+    end if;
+    v_ids := v_ids || r.id;
+    exit when r.suspect;
+  end loop;
+  return query
+    -- due times stay as they are, and no other indexed column changes: the update is HOT
+    update webhook_events e
+    set status = 'processing', lease = v_lease, lease_expires_at = clock_timestamp() + p_lease_for,
+        attempts = e.attempts + 1, processed_at = null
+    where e.id = any (v_ids)
+    returning e.id, e.stripe_event_id, e.event_type, e.payload::text, e.raw, e.lease, e.attempts, e.order_key,
+              e.next_attempt_at;
+end $$;
+comment on function pgonce_claim_webhooks(integer, interval, integer, text, text, timestamptz) is
+  'pgonce: claims up to p_limit due events for a worker; each comes with its lease. p_types, p_other_types: regular expressions that '
+  'the type must and must not match. p_since: look only at events due since then, cheap under an old snapshot; look without it now '
+  'and then. An event whose process has died p_max_attempts times becomes a dead letter.';
+
+-- How long an event must wait for another one of its object; null = not at all. It waits while an earlier one is not finished
+-- (one that keeps failing holds its successors back for an hour), and while any other one is in somebody's hands.
+--
+-- The lock of the object is held from this check to the commit of the claim, and again while a handler works and while the
+-- next one is pulled forward. So of two claims at once one sees the other; and an end that pulls waits until a claim has
+-- committed its parking, or the pull would miss it. A claim itself only tries the lock: it never waits. What it finds locked
+-- it parks for a second, because that pull may be over already.
+create or replace function pgonce_webhook_must_wait(p_id uuid, p_order_key text, p_received_at timestamptz) returns interval
+language plpgsql set search_path from current as $$
+begin
+  if p_order_key is null then
+    return null;
+  elsif not pg_try_advisory_xact_lock(hashtextextended('pgonce order ' || p_order_key, 0)) then
+    return interval '1 second';
+  elsif exists (
+      select from webhook_events e
+      where e.order_key = p_order_key and e.next_attempt_at is not null and e.id <> p_id
+        and ((e.received_at, e.id) < (p_received_at, p_id)
+               and (e.status = 'processing' or e.received_at > clock_timestamp() - interval '1 hour')
+             or e.status = 'processing' and e.lease_expires_at > clock_timestamp())) then
+    return interval '30 seconds';
+  end if;
+  return null;
+end $$;
+comment on function pgonce_webhook_must_wait(uuid, text, timestamptz) is
+  'pgonce: how long an ordered event must wait for another one of its object; null = not at all.';
+
+create or replace function pgonce_pull_next_webhook(p_order_key text) returns void
+language plpgsql set search_path from current as $$
+begin
+  if p_order_key is null then return; end if;
+  perform pg_advisory_xact_lock(hashtextextended('pgonce order ' || p_order_key, 0));
+  update webhook_events e set next_attempt_at = clock_timestamp()
+  where e.next_attempt_at > clock_timestamp() and e.status = 'processing' and e.id = (
+    select n.id from webhook_events n
+    where n.order_key = p_order_key and n.next_attempt_at is not null and n.status = 'processing' and n.lease is null
+    order by n.received_at, n.id limit 1);
+end $$;
+comment on function pgonce_pull_next_webhook(text) is 'pgonce: makes the next waiting event of an object due now; null does nothing.';
+
+create or replace function pgonce_release_webhooks(p_ids uuid[], p_leases uuid[]) returns integer
+language plpgsql set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+declare
+  v_released integer;
+begin
+  update webhook_events e
+  set lease = null, lease_expires_at = null, attempts = e.attempts - 1
+  from unnest(p_ids, p_leases) as mine (id, lease)
+  where e.id = mine.id and e.lease = mine.lease and e.status not in ('succeeded', 'failed', 'ignored') and e.queued;
+  get diagnostics v_released = row_count;
+  return v_released;
+end $$;
+comment on function pgonce_release_webhooks(uuid[], uuid[]) is 'pgonce: gives claimed events back untouched; no attempt is counted. Returns how many.';
+
+create or replace function pgonce_order_webhook(p_id uuid, p_lease uuid, p_order_key text) returns boolean
+language sql set search_path from current as $$
+  with ordered as (
+    update webhook_events set order_key = p_order_key, lease = null, lease_expires_at = null, attempts = attempts - 1
+    where id = p_id and lease = p_lease and status not in ('succeeded', 'failed', 'ignored') and order_key is null returning id)
+  select exists (select from ordered)
+$$;
+comment on function pgonce_order_webhook(uuid, uuid, text) is
+  'pgonce: gives a claimed event back with the key of its object, where its receiver did not know that its handlers want order.';
+
+create or replace function pgonce_coalesce_webhooks(p_id uuid, p_order_key text, p_types text) returns integer
+language plpgsql set search_path from current as $$
+declare
+  v_ignored integer;
+begin
+  update webhook_events e
+  set status = 'ignored', processed_at = clock_timestamp(), next_attempt_at = null, error_message = null,
+      ignored_reason = format('coalesced into %s', (select stripe_event_id from webhook_events where id = p_id))
+  where e.id in (
+    select o.id from webhook_events o
+    where o.order_key = p_order_key and o.next_attempt_at is not null and o.id <> p_id and o.event_type ~ p_types
+      and (o.status = 'failed' or o.lease is null)
+    for update skip locked);
+  get diagnostics v_ignored = row_count;
+  return v_ignored;
+end $$;
+comment on function pgonce_coalesce_webhooks(uuid, text, text) is
+  'pgonce: ends the other waiting events of this object as ignored: the handler of this one is about to fetch the present state.';
+
+create or replace function pgonce_adopt_webhooks(p_limit integer default 1000) returns integer
+language plpgsql set search_path from current as $$
+declare
+  v_adopted integer;
+begin
+  update webhook_events e set queued = true, lease = null, lease_expires_at = null, next_attempt_at = clock_timestamp()
+  where e.id in (
+    select o.id from webhook_events o
+    where o.status = 'processing' and not o.queued and o.lease_expires_at <= clock_timestamp()
+    limit p_limit for update skip locked);
+  get diagnostics v_adopted = row_count;
+  return v_adopted;
+end $$;
+comment on function pgonce_adopt_webhooks(integer) is
+  'pgonce: queues events of direct clients whose lease has run out, so that a worker handles them. Returns how many.';
+
+create or replace function pgonce_take_back_webhooks(p_types text) returns integer
+language plpgsql set search_path from current as $$
+declare
+  v_taken integer;
+begin
+  update webhook_events
+  set status = 'processing', lease = null, lease_expires_at = null, attempts = 0, ignored_reason = null,
+      processed_at = null, next_attempt_at = clock_timestamp()
+  where status = 'ignored' and queued and ignored_reason like 'no handler%' and event_type ~ p_types
+    and received_at > clock_timestamp() - interval '1 day';
+  get diagnostics v_taken = row_count;
+  return v_taken;
+end $$;
+comment on function pgonce_take_back_webhooks(text) is
+  'pgonce: queues the last day''s events that were ignored for lack of a handler and whose type matches (a regular expression): a '
+  'worker of an older release may have met them first. Returns how many.';
+
+create or replace function pgonce_replay_webhook(p_stripe_event_id text) returns boolean
+language plpgsql set search_path from current as $$
+begin
+  update webhook_events
+  set status = 'processing', queued = true, lease = null, lease_expires_at = null, attempts = 0, ignored_reason = null,
+      processed_at = null, next_attempt_at = clock_timestamp()
+  where stripe_event_id = p_stripe_event_id
+    and (status <> 'processing' or coalesce(lease_expires_at, '-infinity') <= clock_timestamp());
+  if found then return true; end if;
+  if not exists (select from webhook_events where stripe_event_id = p_stripe_event_id) then
+    raise sqlstate 'PT404' using message = format('there is no event %s', p_stripe_event_id);
+  end if;
+  return false;
+end $$;
+comment on function pgonce_replay_webhook(text) is
+  'pgonce: queues an event again, whatever became of it, with all its attempts anew. false = it is being handled at this moment.';
+
+create or replace function pgonce_is_webhook_held(p_id uuid, p_lease uuid) returns boolean
+language sql stable set search_path from current as $$
+  select exists (select from webhook_events where id = p_id and lease = p_lease and status = 'processing')
+$$;
+comment on function pgonce_is_webhook_held(uuid, uuid) is 'pgonce: whether the claim with this lease has not ended yet.';
+
+-- Of a snapshot event and its thin twin (same fact, two ids) the one received later is in vain, and the earlier one, too, if
+-- the later has been handled already: it was claimed before the earlier one's receipt was committed. Never both: an
+-- ignored event keeps nobody from being handled.
+create or replace function pgonce_twin_of_webhook(p_id uuid) returns text
+language sql stable set search_path from current as $$
+  select twin.stripe_event_id
+  from webhook_events e join lateral (
+    select * from webhook_events t where t.stripe_event_id = e.snapshot_event
+    union all
+    select * from webhook_events t where t.snapshot_event = e.stripe_event_id) as twin
+    on (twin.received_at, twin.id) < (e.received_at, e.id) and twin.status <> 'ignored' or twin.status = 'succeeded'
+  where e.id = p_id and twin.id <> e.id
+  limit 1
+$$;
+comment on function pgonce_twin_of_webhook(uuid) is
+  'pgonce: the id of the event that tells the same as this one and is, or will be, handled instead: a thin event names its snapshot twin in '
+  'snapshot_event. null = handle this one.';

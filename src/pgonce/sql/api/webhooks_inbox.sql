@@ -1,0 +1,229 @@
+-- webhook_events: an inbox in which every event is handled exactly once.
+--
+-- A row's state is read from its columns:
+--   waiting    processing, no lease: queued by a receiver, a worker will take it
+--   held       processing, a lease that has not run out (or its row is locked: locked means live)
+--   expired    processing, a lease that has run out
+--   failed     the handler raised; succeeded and ignored are final
+-- "held", "expired" and "failed" belong to a direct client here; the same states of a queued row carry a "q".
+--
+-- transitions
+-- from      | verb                  | to        | because
+-- absent    | insert_webhook_if_new | held      | first receipt: the caller owns it
+-- waiting   | insert_webhook_if_new | waiting   | no row: a worker will surely do it, answer 200
+-- held      | insert_webhook_if_new | PT409     | a 200 here loses the event if that client dies; Stripe retries
+-- heldq     | insert_webhook_if_new | heldq     | no row: if that worker dies another takes it
+-- expired   | insert_webhook_if_new | held      | its client died: takeover under a new lease
+-- expiredq  | insert_webhook_if_new | heldq     | its worker died: whoever comes first may take it
+-- failed    | insert_webhook_if_new | held      | a redelivery is the retry
+-- failedq   | insert_webhook_if_new | heldq     | a redelivery is the retry, also of a dead letter; a worker watches over it
+-- succeeded | insert_webhook_if_new | succeeded | no row: done
+-- ignored   | insert_webhook_if_new | ignored   | no row: done
+-- absent    | pgonce_queue_webhooks        | waiting   | first receipt, free at once
+-- absent    | queue_and_claim       | heldq     | first receipt, for the worker beside the receiver: p_lease_for is given
+-- waiting   | pgonce_queue_webhooks        | waiting   | a duplicate changes nothing
+-- held      | pgonce_queue_webhooks        | heldq     | its client may die after our 200: from now on a worker watches over it
+-- heldq     | pgonce_queue_webhooks        | heldq     | a duplicate changes nothing
+-- expired   | pgonce_queue_webhooks        | waiting   | its client died: a worker takes it
+-- expiredq  | pgonce_queue_webhooks        | expiredq  | a worker takes expired leases anyway
+-- failed    | pgonce_queue_webhooks        | waiting   | a redelivery is the retry
+-- failedq   | pgonce_queue_webhooks        | waiting   | a redelivery is the retry at once, also of a dead letter
+-- succeeded | pgonce_queue_webhooks        | succeeded | done
+-- ignored   | pgonce_queue_webhooks        | ignored   | done
+-- absent    | complete_webhook      | false     | nothing to complete
+-- waiting   | complete_webhook      | false     | nobody holds it, so no lease fits
+-- held      | complete_webhook      | succeeded | the lease fits: commits with the effect
+-- heldq     | complete_webhook      | succeeded | the lease fits
+-- expired   | complete_webhook      | succeeded | late, but nobody took it over
+-- expiredq  | complete_webhook      | succeeded | late, but nobody took it over
+-- failed    | complete_webhook      | false     | an attempt that has failed cannot succeed afterwards
+-- failedq   | complete_webhook      | false     | an attempt that has failed cannot succeed afterwards
+-- succeeded | complete_webhook      | succeeded | true: the same lease repeats a call whose answer was lost
+-- ignored   | complete_webhook      | false     | it was decided otherwise
+-- absent    | fail_webhook          | false     | nothing to fail
+-- waiting   | fail_webhook          | false     | nobody holds it
+-- held      | fail_webhook          | failed    | the lease fits
+-- heldq     | fail_webhook          | failedq   | the lease fits
+-- expired   | fail_webhook          | failed    | late, but nobody took it over
+-- expiredq  | fail_webhook          | failedq   | late, but nobody took it over
+-- failed    | fail_webhook          | failed    | true: the same lease repeats a call whose answer was lost
+-- failedq   | fail_webhook          | failedq   | true: the same lease repeats a call whose answer was lost
+-- succeeded | fail_webhook          | false     | its effect is committed
+-- ignored   | fail_webhook          | false     | it was decided otherwise
+-- absent    | ignore_webhook        | false     | nothing to ignore
+-- waiting   | ignore_webhook        | false     | nobody holds it
+-- held      | ignore_webhook        | ignored   | the lease fits
+-- heldq     | ignore_webhook        | ignored   | the lease fits
+-- expired   | ignore_webhook        | ignored   | late, but nobody took it over
+-- expiredq  | ignore_webhook        | ignored   | late, but nobody took it over
+-- failed    | ignore_webhook        | false     | an attempt that has failed has ended
+-- failedq   | ignore_webhook        | false     | an attempt that has failed has ended
+-- succeeded | ignore_webhook        | false     | its effect is committed
+-- ignored   | ignore_webhook        | ignored   | true: the same lease repeats a call whose answer was lost
+
+create or replace function pgonce_queue_webhooks(
+  p_stripe_event_ids text[], p_event_types text[], p_bodies text[], p_raws bytea[] default null, p_order_keys text[] default null,
+  p_lease_for interval default null)
+returns table (stripe_event_id text, outcome text, id uuid, lease uuid)
+-- A plan for all calls: made anew for each it took a third of a single INSERT's time.
+language plpgsql set search_path from current set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+declare
+  v_now timestamptz := clock_timestamp();
+  v_lease uuid := gen_random_uuid();  -- one for the batch: a claim is told by id and lease
+  v_new text[];
+  v_rows uuid[];
+  v_leases uuid[];
+  v_ids text[] := '{}';
+  v_types text[] := '{}';
+  v_bodies text[] := '{}';
+  v_raws bytea[] := '{}';
+  v_keys text[] := '{}';
+  r record;
+  s record;
+  v webhook_events;
+begin
+  if p_lease_for <= interval '0' or p_lease_for > interval '100 years' then
+    raise sqlstate '22023' using message = 'the lease must be longer than zero and at most 100 years';
+  end if;
+  begin
+    with inserted as (
+      insert into webhook_events as e
+        (stripe_event_id, event_type, payload, raw, order_key, received_at, lease, lease_expires_at, attempts, queued,
+         next_attempt_at)
+      select b.id, b.type,
+             -- what is not an event has no payload here, so the insert fails, and below each is looked at alone
+             case when b.type <> '' and length(b.id) <= 255 and left(ltrim(left(b.body, 99), E' \t\r\n'), 1) = '{' then b.body::jsonb end,
+             b.raw, b.key, v_now + b.nr * interval '1 microsecond',  -- keeps the order of arrival within the batch
+             case when own then v_lease end, case when own then v_now + p_lease_for end, own::integer, true, v_now
+      from unnest(p_stripe_event_ids, p_event_types, p_bodies, p_raws, p_order_keys)
+             with ordinality as b (id, type, body, raw, key, nr)
+           -- an event that waits for others of its object is claimed by a worker, which looks at them
+           cross join lateral (values (p_lease_for is not null and b.key is null)) as l (own)
+      -- What is there already is not tried: DO NOTHING waits for an uncommitted update, that is for a handler. A subquery
+      -- and not an anti-join: planned for a small table that one hashes all of it, also when it has grown.
+      where (select true from webhook_events e where e.stripe_event_id = b.id) is null
+      -- Sorted by id: two batches that share events in another order deadlock otherwise. Of two alike in the batch the first.
+      order by b.id, b.nr
+      on conflict (stripe_event_id) do nothing
+      returning e.stripe_event_id, e.id, e.lease
+    )
+    select array_agg(i.stripe_event_id), array_agg(i.id), array_agg(i.lease) into v_new, v_rows, v_leases from inserted i;
+  exception when data_exception or program_limit_exceeded or statement_too_complex or not_null_violation or check_violation then
+    -- A bad event does not stop its neighbours: each is looked at alone, then what is left is queued, in the same order.
+    for r in select * from unnest(p_stripe_event_ids, p_event_types, p_bodies, p_raws, p_order_keys)
+                           with ordinality as b (id, type, body, raw, key, nr) order by b.nr loop
+      begin
+        select * into s from pgonce_storable_webhook(r.id, r.type, r.body);
+        v_ids    := v_ids    || r.id;
+        v_types  := v_types  || r.type;
+        v_bodies := v_bodies || case when s.raw is null then r.body else s.payload::text end;
+        v_raws   := v_raws   || array[coalesce(r.raw, s.raw)];
+        v_keys   := v_keys   || array[r.key];
+      exception when invalid_parameter_value then
+        return query select r.id, 'refused', null::uuid, null::uuid;
+      end;
+    end loop;
+    if v_ids = p_stripe_event_ids and v_bodies = p_bodies then raise; end if;  -- it was none of the events' fault
+    return query select * from pgonce_queue_webhooks(v_ids, v_types, v_bodies, v_raws, v_keys, p_lease_for);
+    return;
+  end;
+  return query select n.event, 'queued', n.id, n.lease from unnest(v_new, v_rows, v_leases) as n (event, id, lease);
+  if cardinality(v_new) = cardinality(p_stripe_event_ids) then return; end if;
+
+  for r in select distinct b.id from unnest(p_stripe_event_ids) as b (id)
+           where b.id <> all (coalesce(v_new, '{}')) loop
+    select * into v from webhook_events e where e.stripe_event_id = r.id for update skip locked;
+    if found and v.status in ('processing', 'failed') and (v.status = 'failed' or not v.queued) then
+      -- failed, or a direct client's: from now on a worker watches over it, at once where nobody holds it
+      update webhook_events e
+      set status = 'processing', queued = true, processed_at = null,
+          lease            = case when v.lease_expires_at > clock_timestamp() and v.status = 'processing' then e.lease end,
+          lease_expires_at = case when v.lease_expires_at > clock_timestamp() and v.status = 'processing' then e.lease_expires_at end,
+          next_attempt_at  = clock_timestamp()
+      where e.id = v.id;
+      return query select r.id, 'queued', null::uuid, null::uuid;
+    elsif found then
+      return query select r.id, case when v.status in ('succeeded', 'ignored') then 'done' else 'queued' end, null::uuid, null::uuid;
+    else  -- locked, so live: of a direct client we cannot promise anything
+      select * into v from webhook_events e where e.stripe_event_id = r.id;
+      return query select r.id,
+        case when v.status in ('succeeded', 'ignored') then 'done' when v.queued then 'queued' else 'busy' end, null::uuid, null::uuid;
+    end if;
+  end loop;
+end $$;
+comment on function pgonce_queue_webhooks(text[], text[], text[], bytea[], text[], interval) is
+  'pgonce: records a batch of events for the workers. A row per distinct event: queued or done (answer 200), busy (a direct client '
+  'is in the middle of it: answer with an error, so that Stripe delivers it again), refused (not an event: answer 400). '
+  'p_bodies: as received; p_raws: the bytes, where the text is not exactly them; p_order_keys: events with '
+  'equal keys are handled one at a time, in the order of arrival. p_lease_for: new events without a key are the caller''s at once, '
+  'as if it had claimed them for so long, and come with id and lease: for a receiver with a worker beside it.';
+
+-- In these three the row is looked up by its id, and "processing" is written as "not in" the other states: with "=" a plan
+-- made while the queue was empty takes idx_webhook_events_status, and every end in a burst of 100,000 reads all of that
+-- (11 ms against 0.1 ms) until the next ANALYZE.
+create or replace function complete_webhook(p_id uuid, p_lease uuid) returns boolean
+language plpgsql set search_path from current as $$
+declare
+  v_order_key text;
+begin
+  update webhook_events
+  set status = 'succeeded', processed_at = clock_timestamp(), error_message = null, next_attempt_at = null
+  where id = p_id and lease = p_lease and status not in ('succeeded', 'failed', 'ignored')
+  returning order_key into v_order_key;
+  if not found then
+    return exists (select from webhook_events where id = p_id and lease = p_lease and status = 'succeeded');
+  elsif v_order_key is not null then
+    -- its lock is held until the commit of the effect: no other event of this object is claimed meanwhile, even if the
+    -- lease runs out
+    perform pgonce_pull_next_webhook(v_order_key);
+  end if;
+  return true;
+end $$;
+comment on function complete_webhook(uuid, uuid) is
+  'pgonce: marks the event as handled. Call it inside the transaction that holds the effect: they commit together. '
+  'false = no longer yours: roll back. true also when repeated after a lost answer.';
+
+create or replace function fail_webhook(p_id uuid, p_lease uuid, p_error_message text, p_max_attempts integer default 12)
+returns boolean
+language plpgsql set search_path from current as $$
+declare
+  v webhook_events;
+begin
+  update webhook_events
+  set status = 'failed', processed_at = clock_timestamp(), error_message = p_error_message,
+      -- A receiver has answered 200 for a queued event, so Stripe will not send it again: a worker retries it, after
+      -- 10 s, 20 s, 40 s ... at most 6 h, a fifth more or less so that a thousand failures do not come back at once.
+      next_attempt_at = case when queued and attempts < p_max_attempts then
+        clock_timestamp() + least(interval '10 seconds' * 2 ^ least(attempts - 1, 20), interval '6 hours') * (0.8 + random() * 0.4) end
+  where id = p_id and lease = p_lease and status not in ('succeeded', 'failed', 'ignored')
+  returning * into v;
+  if not found then
+    return exists (select from webhook_events where id = p_id and lease = p_lease and status = 'failed');
+  elsif v.next_attempt_at is null then  -- a dead letter no longer holds back its successors
+    perform pgonce_pull_next_webhook(v.order_key);
+  end if;
+  return true;
+end $$;
+comment on function fail_webhook(uuid, uuid, text, integer) is
+  'pgonce: ends the attempt as failed. A queued event is tried again with backoff until p_max_attempts, then it is a dead letter; of '
+  'any other the next delivery is the retry. false = no longer yours.';
+
+create or replace function ignore_webhook(p_id uuid, p_lease uuid, p_reason text) returns boolean
+language plpgsql set search_path from current as $$
+declare
+  v_order_key text;
+begin
+  update webhook_events
+  set status = 'ignored', processed_at = clock_timestamp(), error_message = null, ignored_reason = p_reason,
+      next_attempt_at = null
+  where id = p_id and lease = p_lease and status not in ('succeeded', 'failed', 'ignored')
+  returning order_key into v_order_key;
+  if not found then
+    return exists (select from webhook_events where id = p_id and lease = p_lease and status = 'ignored');
+  end if;
+  perform pgonce_pull_next_webhook(v_order_key);
+  return true;
+end $$;
+comment on function ignore_webhook(uuid, uuid, text) is
+  'pgonce: ends the event as ignored, with the reason. false = no longer yours.';

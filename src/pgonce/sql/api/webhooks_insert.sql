@@ -1,0 +1,114 @@
+-- Claiming an event where it arrives. The transitions stand at the head of webhooks_inbox.sql.
+
+create or replace function pgonce_claim_webhook_payload(
+  p_stripe_event_id text, p_event_type text, p_payload jsonb, p_raw bytea, p_lease_for interval)
+returns table (outcome text, id uuid, lease uuid, attempts integer)
+language plpgsql set search_path from current as $$
+#variable_conflict use_column
+declare
+  v webhook_events;
+begin
+  perform pgonce_check_webhook_arguments(p_stripe_event_id, p_event_type, p_payload);
+  if coalesce(p_lease_for, interval '0') <= interval '0' or p_lease_for > interval '100 years' then
+    raise sqlstate '22023' using message = 'the lease must be longer than zero and at most 100 years';
+  end if;
+  for v_try in 1 .. 10 loop
+    -- A plain read first: INSERT ... ON CONFLICT, also with DO NOTHING, waits for an uncommitted update of the row, and a
+    -- handler that has marked its event keeps one open for as long as it works.
+    select * into v from webhook_events e where e.stripe_event_id = p_stripe_event_id;
+    if not found then
+      return query
+        insert into webhook_events as e (stripe_event_id, event_type, payload, raw, lease_expires_at)
+        values (p_stripe_event_id, p_event_type, p_payload, p_raw, clock_timestamp() + p_lease_for)
+        on conflict (stripe_event_id) do nothing
+        returning 'claimed', e.id, e.lease, e.attempts;
+      if found then return; end if;
+      continue;  -- somebody was faster: look again, in a new statement
+    elsif v.status = 'failed' or v.status = 'processing' and v.lease_expires_at <= clock_timestamp() then
+      return query
+        update webhook_events e
+        set status = 'processing', lease = gen_random_uuid(), lease_expires_at = clock_timestamp() + p_lease_for,
+            attempts = e.attempts + 1, processed_at = null,
+            next_attempt_at = case when e.queued then coalesce(e.next_attempt_at, clock_timestamp()) end
+        where e.id = (
+          select c.id from webhook_events c
+          where c.id = v.id and (c.status = 'failed' or c.status = 'processing' and c.lease_expires_at <= clock_timestamp())
+          for update skip locked)
+        returning 'claimed', e.id, e.lease, e.attempts;
+      if found then return; end if;
+      -- locked, so live; or taken over, ended, purged meanwhile
+      select * into v from webhook_events e where e.stripe_event_id = p_stripe_event_id;
+      continue when not found;
+    end if;
+    return query select
+      case when v.status in ('succeeded', 'ignored') then 'done' when v.queued then 'queued' else 'busy' end,
+      v.id, null::uuid, v.attempts;
+    return;
+  end loop;
+  raise sqlstate '40001' using message = format('event %s comes and goes', p_stripe_event_id), hint = 'try again';
+end $$;
+comment on function pgonce_claim_webhook_payload(text, text, jsonb, bytea, interval) is
+  'pgonce: claim_webhook for a payload that is jsonb already.';
+
+create or replace function claim_webhook(
+  p_stripe_event_id text, p_event_type text, p_body text,
+  p_raw bytea default null, p_lease_for interval default '5 minutes')
+returns table (outcome text, id uuid, lease uuid, attempts integer)
+language plpgsql set search_path from current as $$
+declare
+  v record;
+begin
+  select * into v from pgonce_storable_webhook(p_stripe_event_id, p_event_type, p_body);
+  return query select * from pgonce_claim_webhook_payload(
+    p_stripe_event_id, p_event_type, v.payload, coalesce(p_raw, v.raw), p_lease_for);
+end $$;
+comment on function claim_webhook(text, text, text, bytea, interval) is
+  'pgonce: claims an event for the caller, from the body as received. outcome: claimed (yours: finish with complete_webhook, '
+  'fail_webhook or ignore_webhook and this lease), done (handled before), queued (a worker will do it), busy (another client '
+  'holds it: let Stripe retry). p_raw: the bytes as received, where p_body is not exactly them.';
+
+create or replace function insert_webhook_if_new(p_stripe_event_id text, p_event_type text, p_payload jsonb)
+returns table (id uuid)
+language plpgsql set search_path from current as $$
+declare
+  v record;
+begin
+  select * into v from pgonce_claim_webhook_payload(p_stripe_event_id, p_event_type, p_payload, null, interval '5 minutes');
+  if v.outcome = 'busy' then
+    raise sqlstate 'PT409' using message = format('event %s is being handled by another client', p_stripe_event_id),
+      hint = 'answer with an error, so that Stripe delivers it again';
+  elsif v.outcome = 'claimed' then
+    return query select v.id;
+  end if;
+end $$;
+comment on function insert_webhook_if_new(text, text, jsonb) is
+  'pgonce: one row when the caller now owns the event (it is new, has failed, or its lease has run out); no row when it is done or '
+  'queued for a worker: answer 200. PT409 (HTTP 409) while another client holds it: answer with an error, so that Stripe retries.';
+
+create or replace function receive_webhook(p_body text, p_stripe_event_id text default null, p_event_type text default null)
+returns table (id uuid)
+language plpgsql set search_path from current as $$
+declare
+  v record;
+  v_payload jsonb;
+begin
+  if p_stripe_event_id is null or p_event_type is null then
+    begin
+      v_payload := p_body::jsonb;
+    exception when others then
+      v_payload := pgonce_readable_webhook_payload(p_stripe_event_id, p_event_type, p_body);
+    end;
+  end if;
+  select * into v from claim_webhook(coalesce(p_stripe_event_id, v_payload ->> 'id'),
+                                     coalesce(p_event_type, v_payload ->> 'type'), p_body);
+  if v.outcome = 'busy' then
+    raise sqlstate 'PT409' using message = 'this event is being handled by another client',
+      hint = 'answer with an error, so that Stripe delivers it again';
+  elsif v.outcome = 'claimed' then
+    return query select v.id;
+  end if;
+end $$;
+comment on function receive_webhook(text, text, text) is
+  'pgonce: insert_webhook_if_new for the raw request body, also for one that jsonb cannot hold (over PostgREST such a JSON '
+  'argument fails before any function is entered). Verify the signature first. The id and the type are read from the body '
+  'unless they are given.';

@@ -1,0 +1,43 @@
+-- What people look at: the command line and the console ask here, newest first.
+
+create or replace function pgonce_list_webhooks(
+  p_status text default null, p_types text default null, p_object_id text default null, p_since timestamptz default null,
+  p_dead boolean default false, p_limit integer default 50)
+returns table (stripe_event_id text, event_type text, status text, attempts integer, object_id text, account text,
+               livemode boolean, received_at timestamptz, processed_at timestamptz, next_attempt_at timestamptz, reason text)
+language sql stable set search_path from current as $$
+  select e.stripe_event_id, e.event_type, e.status, e.attempts, e.object_id, e.account, e.livemode, e.received_at,
+         e.processed_at, e.next_attempt_at,
+         -- a traceback's last line is the one that says what happened
+         coalesce(e.ignored_reason, substring(rtrim(e.error_message, E'\n') from '[^\n]*$'))
+  from webhook_events e
+  where (p_status is null or e.status = p_status) and (p_types is null or e.event_type ~ p_types)
+    and (p_object_id is null or e.object_id = p_object_id) and (p_since is null or e.received_at >= p_since)
+    and (not p_dead or e.status = 'failed' and e.next_attempt_at is null)
+  order by e.received_at desc
+  limit p_limit
+$$;
+comment on function pgonce_list_webhooks(text, text, text, timestamptz, boolean, integer) is
+  'pgonce: events, newest first. p_types is a regular expression; p_dead: dead letters only.';
+
+create or replace function pgonce_get_webhook(p_stripe_event_id text) returns jsonb
+language sql stable set search_path from current as $$
+  select to_jsonb(e) from webhook_events e where e.stripe_event_id = p_stripe_event_id
+$$;
+comment on function pgonce_get_webhook(text) is 'pgonce: one event with everything about it; null when there is none.';
+
+create or replace function pgonce_missing_webhooks(p_stripe_event_ids text[]) returns setof text
+language sql stable set search_path from current as $$
+  select wanted.id from unnest(p_stripe_event_ids) as wanted (id)
+  where not exists (select from webhook_events e where e.stripe_event_id = wanted.id)
+$$;
+comment on function pgonce_missing_webhooks(text[]) is 'pgonce: which of these events were never recorded.';
+
+create or replace function pgonce_expiring_dead_letters(p_older_than interval default '90 days')
+returns table (stripe_event_id text, event_type text, status text, attempts integer, object_id text, account text,
+               livemode boolean, received_at timestamptz, processed_at timestamptz, next_attempt_at timestamptz, reason text)
+language sql stable set search_path from current as $$
+  select * from pgonce_list_webhooks(p_dead => true, p_limit => null) as l where l.received_at < clock_timestamp() - p_older_than
+$$;
+comment on function pgonce_expiring_dead_letters(interval) is
+  'pgonce: the dead letters that purge_webhook_events with this age would delete: report them before they go.';

@@ -1,0 +1,91 @@
+-- What a webhook body becomes in the table.
+--
+-- jsonb refuses \u0000, lone surrogates, numbers such as 1e400000 and nesting deeper than the stack. An insert that fails
+-- makes Stripe retry for three days, then the event is lost: so what jsonb cannot hold gets a readable version beside raw.
+create or replace function pgonce_readable_webhook_payload(p_stripe_event_id text, p_event_type text, p_body text) returns jsonb
+language plpgsql immutable set search_path from current as $$
+declare
+  -- a backslash that begins an escape: not itself escaped, behind any number of escaped pairs
+  c_escape constant text := '(?<!\\)((?:\\\\)*)';
+  c_high   constant text := '\\u[dD][89abAB][0-9a-fA-F]{2}';
+  c_low    constant text := '\\u[dD][c-fC-F][0-9a-fA-F]{2}';
+  v_body text := p_body;
+  v_event json;
+  v_id text := p_stripe_event_id;
+  v_type text := p_event_type;
+begin
+  begin
+    perform p_body::json;  -- looks at the syntax only: what fails here is not JSON at all
+  exception
+    when invalid_text_representation then
+      raise sqlstate '22023' using message = 'the body is not JSON', hint = 'pass the request body exactly as it was received';
+    when statement_too_complex then null;
+  end;
+  v_body := regexp_replace(v_body, c_escape || '\\u0000', '\1\\ufffd', 'g');
+  v_body := regexp_replace(v_body, c_escape || c_high || '(?!' || c_low || ')', '\1\\ufffd', 'g');
+  v_body := regexp_replace(v_body, c_escape || '(?<!' || c_high || ')' || c_low, '\1\\ufffd', 'g');
+  return v_body::jsonb;
+exception when numeric_value_out_of_range or statement_too_complex or program_limit_exceeded
+            or untranslatable_character or invalid_text_representation then
+  begin
+    v_event := v_body::json;  -- as json a number may have any size; what is nested too deeply fails here, too
+    v_id := coalesce(p_stripe_event_id, v_event ->> 'id');
+    v_type := coalesce(p_event_type, v_event ->> 'type');
+  exception when others then null;
+  end;
+  return jsonb_build_object('id', v_id, 'type', v_type, 'object', 'event',
+                            'unreadable', 'jsonb cannot hold this body: it stands in the column raw');
+end $$;
+comment on function pgonce_readable_webhook_payload(text, text, text) is
+  'pgonce: a jsonb version of a body that the cast to jsonb refuses: characters that it cannot hold become U+FFFD, and where that '
+  'does not help only id and type remain. Raises 22023 when the body is not JSON.';
+
+create or replace function pgonce_check_webhook_arguments(p_stripe_event_id text, p_event_type text, p_payload jsonb) returns void
+language plpgsql immutable set search_path from current as $$
+begin
+  if coalesce(p_stripe_event_id, '') = '' or coalesce(p_event_type, '') = '' then
+    raise sqlstate '22023' using message = 'the event id and the event type must not be empty';
+  elsif length(p_stripe_event_id) > 255 then  -- Stripe's limit; an index entry over 2,704 bytes fails with a riddle
+    raise sqlstate '22023' using message = 'the event id must not be longer than 255 characters';
+  elsif jsonb_typeof(p_payload) is distinct from 'object' then
+    raise sqlstate '22023' using message = 'the payload must be a JSON object: the whole Stripe event';
+  end if;
+end $$;
+comment on function pgonce_check_webhook_arguments(text, text, jsonb) is
+  'pgonce: raises 22023 for an event id that is empty or longer than 255 characters, an empty type, a payload that is no object.';
+
+create or replace function pgonce_storable_webhook(
+  p_stripe_event_id text, p_event_type text, p_body text, out payload jsonb, out raw bytea)
+language plpgsql set search_path from current as $$
+begin
+  begin
+    payload := p_body::jsonb;
+  exception when others then
+    payload := pgonce_readable_webhook_payload(p_stripe_event_id, p_event_type, p_body);
+    raw := convert_to(p_body, 'UTF8');
+  end;
+  perform pgonce_check_webhook_arguments(p_stripe_event_id, p_event_type, payload);
+end $$;
+comment on function pgonce_storable_webhook(text, text, text) is
+  'pgonce: a body as jsonb, and as bytes, too, where jsonb cannot hold it exactly. Raises 22023 when it is not an event.';
+
+-- left(): a btree entry ends at 2,704 bytes.
+create or replace function pgonce_webhook_events_before_write() returns trigger
+language plpgsql set search_path from current as $$
+begin
+  new.object_id := left(coalesce(new.payload #>> '{data,object,id}', new.payload #>> '{related_object,id}'), 255);
+  new.account := left(new.payload ->> 'account', 255);
+  new.api_version := left(new.payload ->> 'api_version', 255);
+  new.livemode := case jsonb_typeof(new.payload -> 'livemode') when 'boolean' then (new.payload -> 'livemode')::boolean end;
+  new.snapshot_event := left(new.payload ->> 'snapshot_event', 255);
+  return new;
+end $$;
+comment on function pgonce_webhook_events_before_write() is 'pgonce: keeps what is searched for in a payload in columns of its row.';
+
+do $$ begin  -- not "or replace": that one locks out every writer of the table at each migrate
+  if not exists (select from pg_trigger where tgrelid = 'webhook_events'::regclass and tgname = 'pgonce_before_write') then
+    create trigger pgonce_before_write before insert or update of payload on webhook_events
+      for each row execute function pgonce_webhook_events_before_write();
+    update webhook_events set payload = payload where payload <> '{}';  -- the rows of an adopted table
+  end if;
+end $$;

@@ -1,0 +1,299 @@
+"""`pgonce job`: runs, lists, shows, stops and measures; each command against real runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from tests.conftest import wait_until
+from tests.edge.command import on_a_terminal
+
+Connection = psycopg.Connection[Any]
+PGONCE = Path(sys.executable).with_name("pgonce")
+Cli = Callable[..., "subprocess.Popen[str]"]
+APP = """
+import asyncio, threading
+import pgonce
+app = pgonce.App()
+
+@app.job("counts", key="k")
+def counts(run):
+    run.processed(run.scope.get("rows", 1))
+    run.skipped(2)
+
+@app.job("patient", window="300 ms")
+def patient(run):
+    run.progress(3, 4)
+    print("begun", flush=True)
+    while not run.stop_requested:
+        threading.Event().wait(0.01)
+
+@app.job("cancelled", window="300 ms")
+async def cancelled(run):
+    print("begun", flush=True)
+    await asyncio.Event().wait()
+
+@app.job("flaky", retries=2, backoff="1 ms")
+def flaky(run):
+    with run.transaction() as tx:
+        tries = tx.execute("select count(*) from cron_job_runs where job_name = 'flaky'").fetchone()[0]
+    if tries < 3:
+        raise ValueError(f"try {tries}")
+
+@app.job("hopeless", retries=1, backoff="1 ms")
+async def hopeless(run):
+    raise ValueError("never")
+
+@app.job("hardy", retries=9, backoff="100 ms")
+def hardy(run):
+    pass
+
+@app.job("endless", timeout="100 ms")
+async def endless(run):
+    await asyncio.Event().wait()
+
+@app.job("unlucky", timeout="1 hour")
+def unlucky(run):
+    raise TimeoutError("of a socket")
+
+@app.job("deaf", timeout="100 ms")
+def deaf(run):
+    while not run.timed_out:
+        threading.Event().wait(0.01)
+    with run.transaction() as tx:
+        tx.execute("create table written_too_late ()")
+"""
+
+
+@pytest.fixture
+def cli(database: str, tmp_path: Path) -> Cli:
+    """Starts ``pgonce job ...`` beside the app above."""
+    (tmp_path / "clockwork.py").write_text(APP)
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        command: list[str | Path] = [PGONCE, "job", *arguments, "--database-url", database]
+        if arguments[0] == "run":
+            command += ["--app", "clockwork"]
+        return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    return start
+
+
+def result(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+def data(process: subprocess.Popen[str]) -> Any:
+    code, out, err = result(process)
+    assert (code, err) == (0, "")
+    return json.loads(out)
+
+
+def test_run_takes_scope_and_key_and_says_what_it_did(cli: Cli, conn: Connection) -> None:
+    assert result(cli("run", "counts", "--scope", '{"rows": 1200}', "--key", "b")) == (
+        0, "counts: succeeded, 1,200 processed, 2 skipped\n", "",
+    )  # fmt: skip
+    assert result(cli("run", "counts"))[0] == 0
+    rows = conn.execute("select key, scope, rows_processed, rows_skipped from cron_job_runs order by key").fetchall()
+    assert rows == [("b", {"rows": 1200}, 1200, 2), ("k", {}, 1, 2)]
+
+
+def test_run_while_one_is_at_work_exits_with_75(cli: Cli, conn: Connection) -> None:
+    conn.execute("select start_job_run('counts', p_key => 'k')")
+    assert result(cli("run", "counts")) == (75, "", "counts: skipped, another run is at work\n")
+
+
+@pytest.mark.parametrize("scope", ["{", "[1]", "3"])
+def test_a_scope_that_is_no_object_is_a_usage_error(cli: Cli, scope: str) -> None:
+    code, _, err = result(cli("run", "counts", "--scope", scope))
+    assert code == 2
+    assert "--scope" in err
+
+
+def test_run_retries_as_the_job_says_and_the_exit_code_is_the_last_ones(cli: Cli, conn: Connection) -> None:
+    assert result(cli("run", "flaky"))[0] == 0
+    code, _, err = result(cli("run", "hopeless"))
+    assert code == 1
+    assert err.rstrip().endswith("ValueError: never")
+    found = "select job_name, attempt, status from cron_job_runs order by started_at"
+    assert conn.execute(found.encode()).fetchall() == [
+        ("flaky", 1, "failed"), ("flaky", 2, "failed"), ("flaky", 3, "succeeded"),
+        ("hopeless", 1, "failed"), ("hopeless", 2, "failed"),
+    ]  # fmt: skip
+
+
+def test_run_tries_again_when_there_was_no_database(cli: Cli, conn: Connection, server: str) -> None:
+    allow = sql.SQL("alter database {} allow_connections {}")
+    with psycopg.connect(server, autocommit=True) as beside:
+        beside.execute(allow.format(sql.Identifier(conn.info.dbname), sql.SQL("false")))
+        running = cli("run", "hardy")
+        assert running.stderr is not None
+        assert running.stderr.readline().endswith("next attempt in 0:00:00.100000\n")
+        beside.execute(allow.format(sql.Identifier(conn.info.dbname), sql.SQL("true")))
+    code, out, _ = result(running)
+    assert (code, out) == (0, "hardy: succeeded, 0 processed, 0 skipped\n")
+    assert conn.execute("select attempt, status from cron_job_runs").fetchall() == [(1, "succeeded")]
+
+
+@pytest.mark.parametrize("name", ["patient", "cancelled"])
+def test_stop_ends_a_run_within_a_heartbeat_and_ls_and_show_say_how_it_stands(
+    cli: Cli, conn: Connection, name: str
+) -> None:
+    running = cli("run", name)
+    assert running.stdout is not None
+    assert running.stdout.readline() == "begun\n"
+    [line] = data(cli("ls", "--job", name, "--status", "running", "--json"))
+    if name == "patient":
+        wait_until(lambda: conn.execute("select progress_total from cron_job_runs").fetchone() == (4,), "a heartbeat")
+        assert "3 of 4 (75%)" in result(cli("ls"))[1]
+    assert result(cli("stop", line["id"])) == (0, f"{line['id']}: asked to stop\n", "")
+    code, _, err = result(running)
+    assert (code, err) == (1, f"pgonce: run {line['id']} of job {name} was stopped on request\n")
+    shown = data(cli("show", line["id"], "--json"))
+    assert (shown["status"], shown["error_message"]) == ("failed", "stopped on request")
+    assert "stopped on request" in result(cli("show", line["id"]))[1]
+    assert result(cli("stop", line["id"])) == (1, "", f"pgonce: run {line['id']} has ended\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("name", ["patient", "cancelled"])
+def test_a_signal_ends_the_run_and_blocks_no_successor(
+    cli: Cli, conn: Connection, name: str, number: signal.Signals
+) -> None:
+    # a shell that has put the tests into the background ignores SIGINT, nohup SIGHUP, and so would what they start
+    usual = {each: signal.signal(each, signal.default_int_handler) for each in (signal.SIGINT, signal.SIGHUP)}
+    running = cli("run", name)
+    for each, handler in usual.items():
+        signal.signal(each, handler)
+    assert running.stdout is not None
+    assert running.stdout.readline() == "begun\n"
+    running.send_signal(number)
+    assert result(running) == (128 + number, "", f"{name}: stopped by {number.name}\n")
+    row = conn.execute("select status, error_message from cron_job_runs").fetchone()
+    assert row is not None
+    assert row[0] == "failed"
+    assert row[1].rstrip().endswith(f": stopped by {number.name}")
+
+
+@pytest.mark.parametrize("since", ["999999 days", "0001-01-01T00:00+14:00", "9999-12-31T23:00"])
+def test_a_moment_beyond_the_calendar_is_a_usage_error(cli: Cli, since: str) -> None:
+    code, _, said = result(cli("ls", "--since", since))
+    assert code == 2
+    assert "is no moment of the years 1 to 9999" in said
+
+
+@pytest.mark.parametrize("name", ["endless", "deaf"])
+def test_a_run_whose_time_is_over_has_failed_and_writes_no_more(cli: Cli, conn: Connection, name: str) -> None:
+    assert result(cli("run", name)) == (124, "", f"pgonce: the job {name} took longer than 0.1 s\n")
+    row = conn.execute("select status, error_message, to_regclass('written_too_late') from cron_job_runs").fetchone()
+    assert row == ("failed", "timed out after 0:00:00.100000", None)
+
+
+def test_a_timeout_of_something_that_the_job_waited_for_is_an_error_as_any_other(cli: Cli) -> None:
+    code, _, err = result(cli("run", "unlucky"))
+    assert code == 1
+    assert err.endswith("TimeoutError: of a socket\n")
+
+
+def test_ls_filters_and_show_knows_no_other_run(cli: Cli, conn: Connection) -> None:
+    conn.execute(
+        "insert into cron_job_runs (job_name, status, started_at) values ('a', 'succeeded', now() - interval '3 days'),"
+        " ('a', 'failed', now() - interval '1 minute'), ('b', 'succeeded', now())"
+    )
+    assert [run["job_name"] for run in data(cli("ls", "--since", "1 day", "--json"))] == ["b", "a"]
+    assert len(data(cli("ls", "--job", "a", "--json"))) == 2
+    assert len(data(cli("ls", "--limit", "1", "--json"))) == 1
+    assert result(cli("ls", "--status", "running")) == (0, "", "no such runs\n")
+    missing = "00000000-0000-0000-0000-000000000000"
+    assert result(cli("show", missing)) == (1, "", f"pgonce: there is no job run {missing}\n")
+    assert result(cli("stop", missing)) == (1, "", f"pgonce: there is no job run {missing}\n")
+    assert result(cli("show", "x"))[0] == 2
+
+
+RUN = "0190a1b2-c3d4-4e5f-8a9b-0c1d2e3f4a5b"
+
+
+def test_on_a_terminal_an_id_stays_whole_and_only_the_reason_is_folded(database: str, conn: Connection) -> None:
+    conn.execute(
+        "insert into cron_job_runs (id, job_name, status, error_message) values (%s, 'birthday_letters', 'failed', %s)",
+        [RUN, "ValueError: " + "seven " * 20],
+    )
+    lines = on_a_terminal(80, database, "job", "ls")
+    assert lines[0] == RUN, "it is there to be pasted"
+    assert re.fullmatch(r"  job: birthday_letters  state: failed  started \(UTC\): [\d-]+ [\d:]+", lines[1])
+    assert lines[-1].strip() == "reason: ValueError: " + "seven " * 19 + "seven", "the terminal's to wrap"
+    assert "key" not in "".join(lines), "without what is empty"
+    lines = on_a_terminal(140, database, "job", "ls")
+    assert lines[0].split() == ["run", "job", "state", "started", "(UTC)", "took", "reason"]
+    assert lines[1].startswith(f"{RUN}  birthday_letters  failed  ")
+    assert len(lines) > 2
+    assert all(line.startswith(" " * len(RUN)) and set(line.split()) == {"seven"} for line in lines[2:])
+
+
+def test_on_a_narrow_terminal_the_statistics_are_a_few_lines_for_each_job(database: str, conn: Connection) -> None:
+    conn.execute(
+        "insert into cron_job_runs (job_name, status, started_at, completed_at, duration_ms, rows_processed)"
+        " select 'birthday_letters', 'succeeded', now(), now(), 12345, 7 from generate_series(1, 3)"
+    )
+    lines = on_a_terminal(60, database, "job", "stats")
+    assert lines[:2] == ["birthday_letters", "  runs: 3  success: 100.0%  p50: 0:00:12  p95: 0:00:12"]
+    assert all(len(line) <= 60 for line in lines)
+    assert len(on_a_terminal(120, database, "job", "stats")) == 2
+
+
+def test_stats_are_those_of_the_runs_and_the_trend_is_against_the_period_before(cli: Cli, conn: Connection) -> None:
+    insert = (
+        "insert into cron_job_runs"
+        " (job_name, status, started_at, completed_at, duration_ms, rows_processed, error_message)"
+        " select 'j', %s, now() - %s::interval, now() - %s::interval, n * 10, 100, %s from generate_series(1, %s) n"
+    )
+    conn.execute(insert, ["succeeded", "8 days", "8 days", None, 50])
+    conn.execute(insert, ["succeeded", "1 day", "1 day", None, 100])
+    conn.execute(insert, ["failed", "2 days", "1 hour", "Traceback\nValueError: no", 25])
+    conn.execute(insert, ["skipped", "1 day", "1 day", "overlap", 5])
+    [stats] = data(cli("stats", "j", "--json"))
+    expected = {
+        "runs": 125,
+        "succeeded": 100,
+        "failed": 25,
+        "skipped": 5,
+        "success_rate": 0.8,
+        "rows_per_second": 198.0,
+    }
+    assert {name: stats[name] for name in expected} == expected
+    durations = [stats[name] for name in ("p50_ms", "p95_ms", "p99_ms", "max_ms", "previous_p50_ms", "trend")]
+    assert durations == [500, 950, 990, 1000, 250, 1.0]
+    assert stats["last_failure"] == "ValueError: no"
+    assert "+100.0%" in result(cli("stats"))[1]
+    assert conn.execute("select runs, p50_ms from pgonce_job_stats").fetchall() == [(125, 500)]
+    assert result(cli("stats", "j", "--since", "1 hour")) == (0, "", "no runs in that time\n")
+
+
+def test_an_overlap_made_by_hand_is_in_the_view_and_none_else_is(conn: Connection) -> None:
+    for job, key, status, started, ended in (
+        ("a", "", "succeeded", "10:00", "11:00"),
+        ("a", "", "failed", "11:00", "12:00"),
+        ("a", "k", "succeeded", "10:30", "10:40"),
+        ("a", "", "skipped", "10:30", "10:30"),
+        ("b", "", "succeeded", "10:00", "11:00"),
+        ("b", "", "succeeded", "10:59", "11:30"),
+    ):
+        conn.execute(
+            "insert into cron_job_runs (job_name, key, status, started_at, completed_at) values (%s, %s, %s, %s, %s)",
+            [job, key, status, f"2026-01-01 {started}+00", f"2026-01-01 {ended}+00"],
+        )
+    found = conn.execute(
+        "select job_name, to_char(started_at at time zone 'UTC', 'HH24:MI') from pgonce_job_overlaps"
+    ).fetchall()
+    assert found == [("b", "10:59")]

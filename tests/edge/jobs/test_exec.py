@@ -1,0 +1,385 @@
+"""`pgonce exec`: any command as a run. Real processes; what they do is waited for, not slept for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.conftest import wait_until
+
+Connection = psycopg.Connection[Any]
+PGONCE = Path(sys.executable).with_name("pgonce")
+Exec = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(database: str) -> Iterator[Exec]:
+    """Starts ``pgonce exec job ... -- sh -c script``; killed after the test."""
+    opened: list[subprocess.Popen[str]] = []
+    # a shell that has put the tests into the background ignores it, and so would what they start
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def popen(script: str, *options: str, name: str = "job") -> subprocess.Popen[str]:
+        command: list[str | Path] = [
+            PGONCE,
+            "exec",
+            name,
+            *options,
+            "--database-url",
+            database,
+            "--",
+            "sh",
+            "-c",
+            script,
+        ]
+        opened.append(
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+        return opened[-1]
+
+    yield popen
+    signal.signal(signal.SIGINT, usual)
+    for each in opened:
+        each.kill()
+        each.communicate()
+
+
+def last_run(conn: Connection) -> tuple[Any, ...]:
+    row = conn.execute(
+        "select id::text, status, error_message from cron_job_runs order by started_at desc limit 1"
+    ).fetchone()
+    assert row is not None
+    return row
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def processes_of(run_id: str) -> list[int]:
+    found = []
+    for each in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it has ended meanwhile
+            if f"PGONCE_RUN_ID={run_id}".encode() in each.read_bytes():
+                found.append(int(each.parent.name))
+    return found
+
+
+def test_a_command_that_succeeds_is_a_run_that_succeeded_and_finds_its_ids(start: Exec, conn: Connection) -> None:
+    child = start('echo "$PGONCE_RUN_ID $PGONCE_IDEMPOTENCY_KEY"; cat', "--scope", '{"batch": 3}')
+    out, err = child.communicate("", timeout=30)
+    assert (child.returncode, err) == (0, "")
+    run_id, status, message = last_run(conn)
+    assert (out.split(), status, message) == ([run_id, run_id], "succeeded", None)
+    assert conn.execute("select scope, rows_processed from cron_job_runs").fetchone() == ({"batch": 3}, 0)
+
+
+def test_a_command_that_fails_leaves_its_exit_code_and_its_last_lines(start: Exec, conn: Connection) -> None:
+    child = start("i=0; while [ $i -lt 2000 ]; do echo line $i >&2; i=$((i+1)); done; exit 42")
+    _, err = child.communicate(timeout=30)
+    assert child.returncode == 42
+    assert len(err.splitlines()) == 2000, "it is still shown, all of it"
+    _, status, message = last_run(conn)
+    assert status == "failed"
+    assert message.endswith("line 1999\nexit code 42")
+    assert len(message) < 4100
+
+
+LOUD = "i=0; while [ $i -lt 3000 ]; do echo a line of which two thousand fill a pipe $i >&2; i=$((i+1)); done"
+
+
+@pytest.mark.parametrize("where", ["2>/dev/full", "2>&-", "2>&1 | true"])
+def test_a_command_runs_on_when_what_it_says_can_be_written_nowhere(
+    database: str, conn: Connection, where: str
+) -> None:
+    command = [str(PGONCE), "exec", "job", "--database-url", database, "--", "sh", "-c", f"{LOUD}; exit 3"]
+    child = subprocess.Popen(["sh", "-c", f'"$@" {where}', "sh", *command], start_new_session=True)
+    try:
+        code = child.wait(30)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+    assert code == (0 if "|" in where else 3)
+    _, status, message = last_run(conn)
+    assert status == "failed"
+    assert message.endswith("fill a pipe 2999\nexit code 3")
+
+
+def test_a_command_is_stopped_when_nobody_reads_what_it_says(start: Exec, conn: Connection) -> None:
+    assert start("while :; do echo a line >&2; done", "--timeout", "1s").wait(30) == 124
+    assert last_run(conn)[2].startswith("timed out after ")
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "says"),
+    [
+        ("kill -9 $$", 137, "ended by signal 9"),
+        ("exec /nonexistent", 127, "exit code 127"),
+        ("exit 75", 75, "exit code 75"),
+    ],
+)
+def test_however_a_command_ends_its_shell_exit_code_is_passed_on(
+    start: Exec, conn: Connection, script: str, code: int, says: str
+) -> None:
+    child = start(script)
+    child.communicate(timeout=30)
+    assert child.returncode == code
+    assert last_run(conn)[2].endswith(says)
+
+
+@pytest.mark.parametrize("number", [signal.SIGPIPE, signal.SIGXFSZ])
+def test_what_python_ignores_ends_a_command_as_it_would_without_us(start: Exec, number: signal.Signals) -> None:
+    child = start(f"kill -{int(number)} $$; exit 0")
+    child.communicate(timeout=30)
+    assert child.returncode == 128 + number
+
+
+def test_a_command_under_nohup_outlives_its_terminal(database: str) -> None:
+    command: list[str | Path] = ["nohup", PGONCE, "exec", "job", "--database-url", database, "--"]
+    done = subprocess.run([*command, "sh", "-c", "kill -HUP $$; exit 7"], stdin=subprocess.DEVNULL, check=False)
+    assert done.returncode == 7
+
+
+def test_a_command_that_is_not_there_is_127(database: str, conn: Connection) -> None:
+    command: list[str | Path] = [PGONCE, "exec", "job", "--database-url", database, "--", "no-such-command"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (127, "pgonce: no-such-command: not found\n")
+    assert last_run(conn)[1:] == ("failed", "no-such-command: not found")
+
+
+def test_a_second_one_exits_with_75_and_leaves_a_row_and_another_key_runs_beside_it(
+    start: Exec, conn: Connection
+) -> None:
+    first = start("echo begun; read line")
+    # communicate() closes the second one's stdin, and this one's stays open
+    assert first.stdout is not None
+    assert first.stdout.readline() == "begun\n"
+    second, other = start("echo never"), start("echo beside", "--key", "b")
+    out, err = second.communicate(timeout=30)
+    assert (second.returncode, out, err) == (75, "", "job: skipped, another run is at work or this tick has fired\n")
+    assert other.communicate(timeout=30)[0] == "beside\n"
+    assert conn.execute(
+        "select count(*) from cron_job_runs where status = 'skipped' and blocked_by is not null"
+    ).fetchone() == (1,)
+
+
+def test_a_tick_fires_once(start: Exec, conn: Connection) -> None:
+    codes = []
+    for _ in range(2):
+        child = start("true", "--scheduled-for", "2026-01-01T06:00")
+        child.communicate(timeout=30)
+        codes.append(child.returncode)
+    assert codes == [0, 75]
+    assert conn.execute("select count(*) from cron_job_runs").fetchone() == (1,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([b"bad\xff"], "'NAME': it is not UTF-8"),
+        ([b"job", b"--key", b"bad\xff"], "'--key': it is not UTF-8"),
+        ([b"job", b"--scheduled-for", b"0001-01-01T00:00+14:00"], "is no moment of the years 1 to 9999"),
+        ([b"job", b"--scheduled-for", b"9999-12-31T23:00"], "is no moment of the years 1 to 9999"),
+        ([b"job", b"--scheduled-for", b"999999 days"], "is no moment of the years 1 to 9999"),
+    ],
+)
+def test_what_could_not_be_written_or_read_again_is_a_usage_error(
+    database: str, conn: Connection, arguments: list[bytes], says: str
+) -> None:
+    command: list[str | bytes | Path] = [PGONCE, "exec", *arguments, "--database-url", database, "--", "true"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert says in done.stderr
+    assert conn.execute("select count(*) from cron_job_runs").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_passed_on_and_a_command_that_cleans_up_is_waited_for(
+    start: Exec, conn: Connection, number: signal.Signals
+) -> None:
+    child = start("trap 'echo cleaned; exit 3' TERM INT; echo begun; while :; do sleep 0.1; done")
+    assert child.stdout is not None
+    assert child.stdout.readline() == "begun\n"
+    child.send_signal(number)
+    out, _ = child.communicate(timeout=30)
+    assert (out, child.returncode) == ("cleaned\n", 3)
+    _, status, message = last_run(conn)
+    assert status == "failed"
+    assert message.endswith("exit code 3")
+
+
+def test_a_command_that_ignores_the_signal_is_killed_with_its_children_after_the_grace(
+    start: Exec, conn: Connection
+) -> None:
+    child = start("trap '' TERM; sh -c 'trap \"\" TERM; echo $$; while :; do sleep 0.1; done'", "--grace", "200ms")
+    assert child.stdout is not None
+    pid = int(child.stdout.readline())
+    child.send_signal(signal.SIGTERM)
+    child.communicate(timeout=30)
+    assert child.returncode == 137
+    wait_until(lambda: not alive(pid), "its child is gone, too")
+    assert last_run(conn)[1] == "failed"
+
+
+def test_a_command_whose_run_was_taken_over_is_stopped(start: Exec, conn: Connection) -> None:
+    child = start("echo begun; while :; do sleep 0.1; done", "--window", "300ms")
+    assert child.stdout is not None
+    assert child.stdout.readline() == "begun\n"
+    conn.execute("select fail_job_run(id, 'taken') from cron_job_runs")
+    _, err = child.communicate(timeout=30)
+    assert child.returncode == 1
+    assert "the run was lost" in err
+    assert last_run(conn)[1:] == ("failed", "taken")
+
+
+def test_a_command_that_is_asked_to_stop_or_takes_too_long_is_stopped(start: Exec, conn: Connection) -> None:
+    child = start("echo begun; while :; do sleep 0.1; done", "--window", "300ms")
+    assert child.stdout is not None
+    assert child.stdout.readline() == "begun\n"
+    conn.execute("select pgonce_stop_job_run(id) from cron_job_runs")
+    child.communicate(timeout=30)
+    assert child.returncode == 1
+    assert last_run(conn)[1:] == ("failed", "stopped on request")
+    slow = start("while :; do sleep 0.1; done", "--timeout", "200ms")
+    _, err = slow.communicate(timeout=30)
+    assert (slow.returncode, err.splitlines()[-1]) == (124, "pgonce: the job job took longer than 0.2 s")
+    assert last_run(conn)[2].startswith("timed out after ")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
+def test_a_command_ends_with_a_killed_pgonce(start: Exec) -> None:
+    child = start("echo $$; while :; do sleep 0.1; done")
+    assert child.stdout is not None
+    pid = int(child.stdout.readline())
+    os.kill(child.pid, signal.SIGKILL)
+    wait_until(lambda: not alive(pid), "the command ends when nobody watches it any more")
+
+
+def test_a_long_command_beats_and_is_not_overlapped_however_small_its_window(start: Exec, conn: Connection) -> None:
+    child = start("echo begun; read line", "--window", "300ms")
+    assert child.stdout is not None
+    assert child.stdout.readline() == "begun\n"
+    old = "select heartbeat_at > started_at + 3 * run_window from cron_job_runs where status = 'running'"
+    wait_until(lambda: conn.execute(old.encode()).fetchone() == (True,), "it lives on past its window")
+    assert conn.execute("select start_job_run('job')").fetchone() == (None,)
+
+
+# its shell ends at SIGTERM; the child ends with the test, when its stdin is closed
+STUBBORN = "sh -c 'trap \"\" TERM; echo $$; read line'; echo never"
+
+
+def test_a_run_that_is_stopped_ends_after_all_that_the_command_has_started(start: Exec, conn: Connection) -> None:
+    child = start(STUBBORN, "--grace", "500ms")
+    assert child.stdout is not None
+    pid = int(child.stdout.readline())
+    child.send_signal(signal.SIGTERM)
+    child.wait(30)
+    assert not alive(pid), "the shell has ended at once, its child has to be killed"
+    assert child.returncode == 143
+    assert last_run(conn)[1:] == ("failed", "ended by signal 15")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the first process reaps")
+def test_an_orphan_that_nobody_reaps_has_ended(database: str) -> None:
+    # as in a container whose first process has other things to do
+    first = "import ctypes, subprocess, sys; ctypes.CDLL(None).prctl(36, 1); sys.exit(subprocess.call(sys.argv[1:]))"
+    ours = [sys.executable, "-c", first, str(PGONCE), "exec", "job", "--grace", "1h", "--database-url", database, "--"]
+    command = [*ours, "sh", "-c", "sleep 1000 & echo $PPID; wait"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    pid = int(child.stdout.readline())
+    try:
+        os.kill(pid, signal.SIGTERM)
+        child.communicate(timeout=30)
+        assert child.returncode == 143
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_run_whose_time_is_over_ends_after_all_that_the_command_has_started(start: Exec, conn: Connection) -> None:
+    child = start(STUBBORN, "--grace", "30s", "--timeout", "2s")
+    assert child.stdout is not None
+    assert child.stdin is not None
+    assert child.stderr is not None
+    pid = int(child.stdout.readline())
+    assert child.stderr.readline() == "job: its time is over\n"
+    assert conn.execute("select start_job_run('job')").fetchone() == (None,), "its child is at work yet"
+    conn.execute("delete from cron_job_runs where status = 'skipped'")
+    child.stdin.write("\n")
+    child.stdin.flush()
+    assert (child.wait(30), alive(pid)) == (124, False)
+    assert last_run(conn)[1:] == ("failed", "timed out after 0:00:02")
+
+
+def test_a_timeout_may_be_as_long_as_a_length_of_time(start: Exec) -> None:
+    child = start("true", "--timeout", "200000 days")
+    _, err = child.communicate(timeout=30)
+    assert (child.returncode, err) == (0, "")
+
+
+def test_the_children_of_a_command_end_with_a_killed_pgonce_however_stubborn(start: Exec) -> None:
+    child = start(STUBBORN, "--window", "1s")
+    assert child.stdout is not None
+    pid = int(child.stdout.readline())
+    os.kill(child.pid, signal.SIGKILL)
+    wait_until(lambda: not alive(pid), "a window later a successor would run beside it")
+
+
+def test_a_killed_pgonce_asks_the_command_before_it_is_killed(start: Exec) -> None:
+    child = start("exec 2>/dev/null; trap 'echo cleaned; exit' TERM; echo begun; while :; do sleep 0.1; done")
+    assert child.stdout is not None
+    assert child.stdout.readline() == "begun\n"
+    os.kill(child.pid, signal.SIGKILL)
+    assert child.stdout.readline() == "cleaned\n"
+
+
+def test_what_a_command_leaves_behind_when_it_ends_by_itself_may_stay(start: Exec, conn: Connection) -> None:
+    child = start("sleep 60 >/dev/null 2>&1 & echo $!")
+    assert child.stdout is not None
+    pid = int(child.stdout.readline())
+    try:
+        assert child.wait(30) == 0
+        run_id, status, _ = last_run(conn)
+        assert status == "succeeded"
+        wait_until(lambda: processes_of(run_id) == [pid], "only that is left, and no guard")
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_a_command_of_another_user_is_waited_for_and_not_overlapped(database: str, conn: Connection) -> None:
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    powerless = ["setpriv", "--bounding-set=-kill", "--inh-caps=-kill"]
+    may = os.getuid() == 0 and shutil.which("setpriv")
+    if not may or subprocess.run([*powerless, *nobody, "true"], check=False).returncode:
+        pytest.skip("only root on Linux can start a command as another user and be refused to stop it")
+    ours: list[str | Path] = [*powerless, PGONCE, "exec", "job", "--grace", "100ms", "--database-url", database, "--"]
+    command = [*ours, *nobody, "sh", "-c", "echo begun; read line"]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        assert child.stdout.readline() == "begun\n"
+        child.send_signal(signal.SIGTERM)
+        assert child.stderr.readline() == (
+            "job: it runs as another user and cannot be stopped from here: waiting for its end\n"
+        )
+        assert conn.execute("select start_job_run('job')").fetchone() == (None,)
+    finally:
+        _, err = child.communicate("\n", timeout=30)
+    assert (child.returncode, err) == (0, "")
+    assert last_run(conn)[1] == "skipped"
+    assert conn.execute("select count(*) from cron_job_runs where status = 'succeeded'").fetchone() == (1,)

@@ -1,0 +1,148 @@
+"""``pgonce seed``, as operators type it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgonce.cli import partitions
+from pgonce.errors import PgonceError
+from tests.edge.seeds.seed_app import PART
+from tests.faults.seeds.dask_kills import cluster
+
+NO_DASK = "Dask missing: pip install 'pgonce[cluster]'"
+ROOT = Path(__file__).parents[3]
+Conn = psycopg.Connection[Any]
+
+
+class Cli:
+    def __init__(self, url: str) -> None:
+        self.environment = {**os.environ, "PGONCE_DATABASE_URL": url, "PGONCE_APP": "tests.edge.seeds.seed_app:app"}
+
+    def __call__(self, *words: str, code: int = 0, **environment: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", "from pgonce.cli import main; main()", "seed", *words],
+            cwd=ROOT, env={**self.environment, **environment},
+            capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+
+@pytest.fixture
+def cli(database: str, conn: Conn) -> Cli:
+    conn.execute("create table things (id int primary key, note text check (note <> 'bad'), twin text)")
+    return Cli(database)
+
+
+def count(conn: Conn) -> int:
+    found = conn.execute("select count(*) from things").fetchone()
+    assert found
+    return int(found[0])
+
+
+def test_run_show_verify_pause_resume_and_reset(cli: Cli, conn: Conn) -> None:
+    assert "nothing was written; it would be 59 inserted, 0 skipped, 1 rejected" in cli("run", "whole", "--dry-run")
+    assert count(conn) == 0
+    assert "row 8" in cli("run", "whole", "--max-rejects", "0", code=1)
+    assert "verified: 60 keys" in cli("run", "whole", "--verify")
+    assert "complete, 59 inserted, 0 skipped, 1 rejected" in cli("run", "whole")
+    shown = json.loads(cli("show", "whole", "--json"))
+    assert (shown["seed"]["rows_seen"], shown["rejects"][0]["row_number"]) == (60, 8)
+    conn.execute("""insert into seed_checkpoints (seed_name, last_checkpoint) values ('other', '{"id": 40}')""")
+    assert re.search(r'^other +in_progress +0 .*\{"id": 40\}', cli("ls"), re.MULTILINE)
+    assert re.search(r'^verified: \{.*"ok": true', cli("show", "whole"), re.MULTILINE)
+    assert "note_check" in cli("show", "whole")
+    conn.execute("alter table things drop constraint things_note_check")
+    assert "1 accepted, 0 still rejected" in cli("retry-rejects", "whole")
+    assert count(conn) == 60
+    cli("pause", "whole")
+    assert "paused" in cli("run", "whole", code=75)
+    cli("resume", "whole")
+    cli("reset", "whole")
+    assert "never run" in cli("show", "whole", code=1)
+    assert "complete, 0 inserted, 60 skipped" in cli("run", "whole")
+
+
+def test_a_name_that_has_never_run_is_neither_paused_nor_resumed(cli: Cli, conn: Conn) -> None:
+    for verb in ("pause", "resume", "reset", "show"):
+        assert cli(verb, "typo", code=1) == "pgonce: the seed 'typo' has never run here\n"
+    assert conn.execute("select count(*) from seed_checkpoints").fetchone() == (0,)
+    conn.execute("select start_job_run('seed_runner', p_key => 'whole')")
+    assert "whole: paused" in cli("pause", "whole"), "its first batch has not ended yet"
+    assert "whole: may run again" in cli("resume", "whole")
+
+
+def test_an_async_seed_runs_alike(cli: Cli, conn: Conn) -> None:
+    assert "it would be 60 inserted" in cli("run", "async", "--dry-run")
+    assert "verified: 60 keys" in cli("run", "async", "--verify")
+    assert count(conn) == 60
+
+
+def test_two_workers_import_all_partitions_and_a_killed_one_is_resumed(cli: Cli, conn: Conn, tmp_path: Path) -> None:
+    told = cli("run", "parts", "--workers", "2", code=1, KILL_ONCE=str(tmp_path / "killed"))
+    assert "1 of 2 workers ended with an error" in told
+    assert f"complete, {4 * PART:,} inserted, 0 skipped" in cli("run", "parts", "--workers", "2")
+    assert count(conn) == 4 * PART
+    shown = json.loads(cli("show", "parts", "--json"))
+    assert [part["rows_inserted"] for part in shown["partitions"]] == [PART] * 4
+    assert f"complete, {4 * PART:,} inserted" in cli("run", "parts")
+
+
+def test_a_worker_whose_row_is_refused_says_so_in_one_line(cli: Cli, conn: Conn) -> None:
+    conn.execute(f"alter table things add constraint few check (id < {PART})")
+    told = cli("run", "parts", "--workers", "2", code=1)
+    assert "Traceback" not in told
+    assert "pgonce: a row does not fit into things" in told
+    assert "workers ended with an error" in told.splitlines()[-1]
+
+
+def test_partitions_are_rehearsed_and_verified_as_one(cli: Cli, conn: Conn) -> None:
+    assert f"nothing was written; it would be {4 * PART:,} inserted" in cli("run", "parts", "--dry-run")
+    assert count(conn) == 0
+    assert cli("ls").startswith("no import has run yet")
+    assert f"verified: {4 * PART:,} keys" in cli("run", "parts", "--workers", "2", "--verify")
+    conn.execute("delete from things where id = 1")
+    assert f"NOT verified: {4 * PART:,} keys" in cli("run", "parts", "--verify", code=1)
+
+
+def test_workers_without_partitions_are_a_usage_error(cli: Cli) -> None:
+    assert "has no partitions" in cli("run", "whole", "--workers", "2", code=2)
+
+
+def test_a_dask_cluster_imports_all_partitions_although_a_worker_is_killed(
+    cli: Cli, conn: Conn, tmp_path: Path
+) -> None:
+    pytest.importorskip("distributed", reason=NO_DASK)
+    with cluster(2, {**cli.environment, "KILL_ONCE": str(tmp_path / "killed")}) as address:
+        told = cli("run", "parts", "--cluster", address)
+    assert (tmp_path / "killed").exists()
+    assert f"complete, {4 * PART:,} inserted, 0 skipped" in told
+    assert count(conn) == 4 * PART
+
+
+def test_a_partition_that_dask_gives_up_is_said_in_one_line_and_resumes(cli: Cli, conn: Conn) -> None:
+    pytest.importorskip("distributed", reason=NO_DASK)
+    with cluster(1, {**cli.environment, "KILL_ALWAYS": "in the middle of every partition"}) as address:
+        told = cli("run", "parts", "--cluster", address, code=1)
+    assert "Traceback" not in told
+    assert f"pgonce seed run parts --cluster {address}" in told.splitlines()[-1]
+    assert f"complete, {4 * PART:,} inserted, 0 skipped" in cli("run", "parts")
+    assert count(conn) == 4 * PART
+
+
+def test_a_cluster_without_workers_is_said_instead_of_waited_for(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed", reason=NO_DASK)
+    monkeypatch.setattr(partitions, "WORKERLESS", 1.0)
+    with cluster(0, cli.environment) as address:
+        where = (address, "tests.edge.seeds.seed_app:app", cli.environment["PGONCE_DATABASE_URL"], "public", "parts")
+        with pytest.raises(PgonceError, match=f"no worker for 1 s.* pgonce seed run parts --cluster {address}"):
+            partitions.run_on_cluster(*where, ["a", "b"], {}, lambda: None, lambda: False)

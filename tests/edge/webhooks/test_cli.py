@@ -1,0 +1,217 @@
+"""``pgonce webhook`` and ``pgonce cleanup``, run as commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg import Connection
+
+from tests.conftest import wait_until
+from tests.edge.command import SECRET, pgonce, running
+
+APP = """
+import pgonce
+app = pgonce.App()
+@app.webhook("customer.*")
+def customer(event, tx):
+    tx.execute("insert into effects values (%s)", [event.id])
+"""
+
+
+@pytest.fixture
+def inbox(conn: Connection[Any]) -> Connection[Any]:
+    """One event in every state."""
+    ids = ["evt_wait", "evt_done", "evt_failed", "evt_dead", "evt_ignored"]
+    payload = json.dumps({"object": "event", "livemode": False, "data": {"object": {"id": "cus_1"}}})
+    types = ["customer.created", "customer.updated", "customer.updated", "invoice.paid", "invoice.paid"]
+    conn.execute("select pgonce_queue_webhooks(%s, %s, %s)", [ids, types, [payload] * 5])
+    conn.execute(
+        "update webhook_events set lease = gen_random_uuid(), attempts = 1 where stripe_event_id <> 'evt_wait'"
+    )
+    for end, event in (
+        ("complete_webhook(id, lease)", "evt_done"),
+        ("fail_webhook(id, lease, E'Traceback\\n  line 1\\nValueError: no plan')", "evt_failed"),
+        ("fail_webhook(id, lease, E'Traceback\\nKeyError: 7', 1)", "evt_dead"),
+        ("ignore_webhook(id, lease, 'a test account')", "evt_ignored"),
+    ):
+        conn.execute(f"select {end} from webhook_events where stripe_event_id = %s".encode(), [event])
+    return conn
+
+
+def listed(database: str, *options: str) -> set[str]:
+    code, out, err = pgonce(database, "webhook", "ls", "--json", *options)
+    assert (code, err) == (0, "")
+    return {line["stripe_event_id"] for line in json.loads(out)}
+
+
+def test_ls_shows_a_table_with_states_and_reasons(database: str, inbox: Connection[Any]) -> None:
+    code, out, _ = pgonce(database, "webhook", "ls")
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert code == 0
+    assert "ValueError: no plan" in lines["evt_failed"]
+    assert " dead " in lines["evt_dead"]
+    assert "a test account" in lines["evt_ignored"]
+    assert "processing" in lines["evt_wait"]
+
+
+@pytest.mark.parametrize(
+    "options, wanted",
+    [
+        ([], "wait done failed dead ignored"),
+        (["--status", "failed"], "failed dead"),
+        (["--status", "dead"], "dead"),
+        (["--status", "processing"], "wait"),
+        (["--type", "customer.*"], "wait done failed"),
+        (["--type", "customer.created"], "wait"),
+        (["--object", "cus_1", "--status", "succeeded"], "done"),
+        (["--object", "cus_2"], ""),
+        (["--since", "1 hour"], "wait done failed dead ignored"),
+        (["--since", "2100-01-01"], ""),
+    ],
+    ids=" ".join,
+)
+def test_ls_lists_what_its_options_say(database: str, inbox: Connection[Any], options: list[str], wanted: str) -> None:
+    assert listed(database, *options) == {f"evt_{name}" for name in wanted.split()}
+
+
+def test_ls_lists_no_more_than_the_limit_newest_first(database: str, inbox: Connection[Any]) -> None:
+    assert listed(database, "--limit", "2") == {"evt_dead", "evt_ignored"}
+
+
+def test_show_prints_payload_attempts_and_traceback(database: str, inbox: Connection[Any]) -> None:
+    code, out, _ = pgonce(database, "webhook", "show", "evt_failed")
+    assert code == 0
+    for part in ('"id": "cus_1"', "Traceback\n  line 1\nValueError: no plan", "attempts          1"):
+        assert part in out
+    found = json.loads(pgonce(database, "webhook", "show", "evt_failed", "--json")[1])
+    assert found["payload"]["data"]["object"] == {"id": "cus_1"}
+
+
+@pytest.mark.parametrize("command", ["show", "replay"])
+def test_an_unknown_event_is_one_line_and_exit_code_1(database: str, command: str) -> None:
+    code, out, err = pgonce(database, "webhook", command, "evt_nobody")
+    assert (code, out) == (1, "")
+    assert err == "pgonce: there is no event evt_nobody\n"
+
+
+def test_replay_queues_the_events_that_are_named(database: str, inbox: Connection[Any]) -> None:
+    code, out, _ = pgonce(database, "webhook", "replay", "evt_done", "evt_dead")
+    assert (code, out) == (0, "2 of 2 queued again\n")
+    assert listed(database, "--status", "processing") == {"evt_wait", "evt_done", "evt_dead"}
+
+
+def test_a_dry_run_says_which_and_changes_nothing(database: str, inbox: Connection[Any]) -> None:
+    code, out, _ = pgonce(database, "webhook", "replay", "--failed", "--dry-run")
+    assert (code, out) == (0, "evt_dead\nevt_failed\n2 would be queued again\n")
+    assert listed(database, "--status", "failed") == {"evt_failed", "evt_dead"}
+
+
+@pytest.mark.parametrize(
+    "options, queued",
+    [
+        ([], "failed dead"),
+        (["--type", "invoice.*"], "dead"),
+        (["--since", "2100-01-01"], ""),
+        (["--limit", "1"], "dead"),
+    ],
+    ids=" ".join,
+)
+def test_replay_failed_queues_what_its_options_say(
+    database: str, inbox: Connection[Any], options: list[str], queued: str
+) -> None:
+    assert pgonce(database, "webhook", "replay", "--failed", *options)[0] == 0
+    assert listed(database, "--status", "processing") == {"evt_wait", *(f"evt_{name}" for name in queued.split())}
+
+
+@pytest.mark.parametrize("arguments", [[], ["evt_1", "--failed"]], ids=["neither", "both"])
+def test_replay_wants_either_events_or_failed(database: str, arguments: list[str]) -> None:
+    code, _, err = pgonce(database, "webhook", "replay", *arguments)
+    assert code == 2
+    assert "name the events, or pass --failed" in err
+
+
+@pytest.mark.parametrize("status", ["nonsense"])
+def test_a_state_that_there_is_not_is_a_usage_error(database: str, status: str) -> None:
+    assert pgonce(database, "webhook", "ls", "--status", status)[0] == 2
+    assert pgonce(database, "webhook", "ls", "--since", "yesterdayish")[0] == 2
+
+
+def test_send_posts_signed_events_that_a_real_receiver_handles_once(
+    database: str, conn: Connection[Any], tmp_path: Path
+) -> None:
+    conn.execute("create table effects (event text)")
+    (tmp_path / "shop.py").write_text(APP)
+    (tmp_path / "event.json").write_text(json.dumps({"id": "evt_file", "type": "customer.created", "object": "event"}))
+    (tmp_path / "object.json").write_text(json.dumps({"id": "cus_9", "object": "customer"}))
+    with running(database, "serve", "--port", "0", "--app", "shop", cwd=tmp_path) as server:
+        to = ["--to", f"http://127.0.0.1:{server.port}/webhooks/stripe"]
+
+        def send(*arguments: str, **more: str) -> tuple[int, str, str]:
+            return pgonce(database, "webhook", "send", *arguments, *to, cwd=tmp_path, **more)
+
+        assert send("--type", "customer.updated")[0] == 0
+        assert send("event.json", "--keep-id")[1].startswith("200 ")
+        wait_until(lambda: _effects(conn) == 2, "the effects")
+        assert '"done"' in send("event.json", "--keep-id")[1]
+        assert send("object.json", "--type", "customer.deleted")[0] == 0
+        wait_until(lambda: _effects(conn) == 3, "the effect of the object's event")
+        refused = send("event.json", PGONCE_WEBHOOK_SECRET="whsec_other")
+        assert refused[0] == 1
+        assert refused[2].startswith("400 ")
+        assert SECRET not in refused[1] + refused[2]
+        assert send("object.json")[0] == 2
+    assert listed(database, "--object", "cus_9", "--type", "customer.deleted") != set()
+    assert _effects(conn) == 3
+
+
+def _effects(conn: Connection[Any]) -> int:
+    row = conn.execute("select count(*) from effects").fetchone()
+    assert row
+    return int(row[0])
+
+
+def test_send_to_nobody_says_what_to_start(database: str) -> None:
+    code, _, err = pgonce(database, "webhook", "send", "--type", "x", "--to", "http://127.0.0.1:9/webhooks/stripe")
+    assert code == 1
+    assert err.startswith("pgonce: no receiver at http://127.0.0.1:9/")
+    assert err.endswith("start `pgonce serve`\n")
+    assert pgonce(database, "webhook", "send", "--type", "x", "--to", "file:///etc/hosts")[0] == 1
+
+
+def test_send_without_a_secret_says_which_to_set(database: str) -> None:
+    code, _, err = pgonce(database, "webhook", "send", "--type", "x", PGONCE_WEBHOOK_SECRET="")
+    assert (code, "PGONCE_WEBHOOK_SECRET" in err, err.count("\n")) == (1, True, 1)
+
+
+def test_cleanup_lists_dead_letters_and_deletes_what_is_old_and_ended(database: str, inbox: Connection[Any]) -> None:
+    inbox.execute("update webhook_events set received_at = now() - interval '91 days'")
+    inbox.execute("select start_job_run('nightly')")
+    code, out, _ = pgonce(database, "cleanup")
+    assert code == 0
+    letter, total = out.splitlines()
+    assert letter.startswith("dead letter: evt_dead invoice.paid, received ")
+    assert letter.endswith("1 attempts: KeyError: 7")
+    assert total == "deleted 3 events and 0 job runs"
+    assert listed(database) == {"evt_wait", "evt_failed"}
+
+
+def test_cleanup_keeps_events_for_31_days_unless_it_is_overridden(database: str, inbox: Connection[Any]) -> None:
+    inbox.execute("update webhook_events set received_at = now() - interval '20 days'")
+    code, _, err = pgonce(database, "cleanup", "--webhooks-older-than", "10 days")
+    assert (code, "--override-31-days" in err, err.count("\n")) == (1, True, 1)
+    assert len(listed(database)) == 5
+    code, out, _ = pgonce(database, "cleanup", "--webhooks-older-than", "10 days", "--override-31-days")
+    assert out.splitlines()[-1] == "deleted 3 events and 0 job runs"
+    assert pgonce(database, "cleanup", "--runs-older-than", "soon")[0] == 2
+
+
+def test_cleanup_passes_over_what_somebody_has_locked(database: str, inbox: Connection[Any], session: Any) -> None:
+    inbox.execute("update webhook_events set received_at = now() - interval '91 days'")
+    other = session(autocommit=False)
+    other.execute("select from webhook_events where stripe_event_id = 'evt_done' for update")
+    assert pgonce(database, "cleanup")[1].splitlines()[-1] == "deleted 2 events and 0 job runs"
+    other.rollback()
+    assert "evt_done" in listed(database)

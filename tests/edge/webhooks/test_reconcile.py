@@ -1,0 +1,186 @@
+"""``pgonce reconcile`` against a list with Stripe's semantics, over real HTTP, by the stripe package."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from psycopg import Connection
+
+from tests.edge.command import pgonce
+
+KEY = "rk_test_reconcile"
+DAY = 86400
+
+
+class Stripe(ThreadingHTTPServer):
+    """GET /v1/events as docs.stripe.com/api/events/list describes it: newest first, at most 100, 30 days."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.events: list[dict[str, Any]] = []
+        self.pages = 0
+
+    def happen(self, count: int, event_type: str = "customer.updated", days_ago: float = 0) -> list[str]:
+        """``count`` events, the last of them ``days_ago``."""
+        start = len(self.events)
+        created = int(time.time() - days_ago * DAY)
+        self.events += [
+            {
+                "id": f"evt_{start + nr:06}", "object": "event", "type": event_type,
+                "created": created - (count - nr) // 50, "livemode": False,
+                "data": {"object": {"id": f"cus_{nr % 7}", "object": "customer"}},
+            }
+            for nr in range(count)
+        ]  # fmt: skip
+        return [event["id"] for event in self.events[start:]]
+
+    def list_events(self, query: dict[str, list[str]]) -> tuple[int, dict[str, Any]]:
+        limit = int(query.get("limit", ["10"])[0])
+        since = max(int(query.get("created[gte]", ["0"])[0]), time.time() - 30 * DAY)
+        found = sorted((e for e in self.events if e["created"] >= since), key=lambda e: e["created"], reverse=True)
+        if after := query.get("starting_after"):
+            places = [place for place, event in enumerate(found) if event["id"] == after[0]]
+            if not places:
+                return 400, {"error": {"type": "invalid_request_error", "message": f"No such event: '{after[0]}'"}}
+            found = found[places[0] + 1 :]
+        self.pages += 1
+        return 200, {
+            "object": "list",
+            "url": "/v1/events",
+            "has_more": len(found) > limit,
+            "data": found[: min(limit, 100)],
+        }
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        stripe = cast("Stripe", self.server)
+        if self.headers.get("Authorization") != f"Bearer {KEY}":
+            status, answer = 401, {"error": {"type": "invalid_request_error", "message": "Invalid API Key provided"}}
+        else:
+            status, answer = stripe.list_events(parse_qs(urlsplit(self.path).query))
+        body = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def stripe() -> Iterator[Stripe]:
+    with Stripe() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join(20)
+
+
+@pytest.fixture
+def reconcile(stripe: Stripe, database: str, tmp_path: Path) -> Any:
+    (tmp_path / "shop.py").write_text(
+        "import pgonce\napp = pgonce.App()\n@app.webhook('customer.*', ordered=True)\ndef customer(event, tx): pass\n"
+    )
+
+    def reconcile(*options: str, key: str = KEY) -> tuple[int, str, str]:
+        base = f"http://127.0.0.1:{stripe.server_port}"
+        arguments = ["reconcile", "--app", "shop", "--api-base", base, *options]
+        return pgonce(database, *arguments, cwd=tmp_path, STRIPE_API_KEY=key)
+
+    return reconcile
+
+
+def inbox(conn: Connection[Any]) -> list[str]:
+    rows = conn.execute("select stripe_event_id from webhook_events order by received_at, id").fetchall()
+    return [row[0] for row in rows]
+
+
+def test_what_was_missed_is_recovered_over_many_pages_in_the_order_it_happened(
+    reconcile: Any, stripe: Stripe, conn: Connection[Any]
+) -> None:
+    happened = stripe.happen(345)
+    conn.execute("select pgonce_queue_webhooks(%s, array['customer.updated'], array['{}'])", [[happened[100]]])
+    assert reconcile() == (0, "345 seen, 344 recovered, 0 missing\n", "")
+    assert stripe.pages == 4
+    assert sorted(inbox(conn)) == happened
+    created = {event["id"]: event["created"] for event in stripe.events}
+    recovered = [event for event in inbox(conn) if event != happened[100]]
+    assert [created[event] for event in recovered] == sorted(created[event] for event in recovered)
+    keys = conn.execute("select count(*) from webhook_events where order_key is null").fetchone()
+    assert keys == (1,)  # only the one that was queued without
+
+
+def test_a_second_comparison_recovers_nothing(reconcile: Any, stripe: Stripe, conn: Connection[Any]) -> None:
+    stripe.happen(120)
+    assert reconcile()[1] == "120 seen, 120 recovered, 0 missing\n"
+    assert json.loads(reconcile("--json")[1]) == {"seen": 120, "recovered": 0, "missing": 0}
+
+
+def test_the_watermark_moves_on_and_keeps_an_overlap(reconcile: Any, stripe: Stripe, conn: Connection[Any]) -> None:
+    stripe.happen(50, days_ago=2)
+    assert reconcile()[1] == "50 seen, 50 recovered, 0 missing\n"
+    stripe.happen(5, days_ago=0.02)  # half an hour ago: late in the list
+    assert reconcile()[1] == "5 seen, 5 recovered, 0 missing\n"
+    assert reconcile("--since", "3 days")[1] == "55 seen, 0 recovered, 0 missing\n"
+
+
+def test_events_older_than_30_days_are_not_asked_for(reconcile: Any, stripe: Stripe, conn: Connection[Any]) -> None:
+    stripe.happen(3, days_ago=31)
+    kept = stripe.happen(2, days_ago=29)
+    assert reconcile("--since", "60 days")[1] == "2 seen, 2 recovered, 0 missing\n"
+    assert sorted(inbox(conn)) == kept
+
+
+def test_events_without_a_handler_are_seen_but_not_recovered(
+    reconcile: Any, stripe: Stripe, conn: Connection[Any]
+) -> None:
+    stripe.happen(3, event_type="invoice.paid")
+    assert reconcile()[1] == "3 seen, 0 recovered, 0 missing\n"
+    assert inbox(conn) == []
+
+
+def test_a_refused_key_is_one_line_without_the_key(reconcile: Any, stripe: Stripe, conn: Connection[Any]) -> None:
+    code, out, err = reconcile(key="rk_test_wrong_key")
+    assert (code, out) == (1, "")
+    assert err.startswith("pgonce: Stripe refused")
+    assert err.count("\n") == 1
+    assert "rk_test_wrong_key" not in err
+    run = conn.execute("select status from cron_job_runs where job_name = 'stripe_sync'").fetchone()
+    assert run == ("failed",)
+
+
+def test_a_stripe_that_cannot_be_reached_has_not_refused(reconcile: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        base = f"http://127.0.0.1:{free.getsockname()[1]}"
+    code, out, err = reconcile("--api-base", base)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("pgonce: Stripe cannot be reached: ")
+    assert "refused to list" not in err
+    assert "@" not in err
+
+
+def test_without_a_key_it_says_which_to_set(reconcile: Any) -> None:
+    code, _, err = reconcile(key="")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "STRIPE_API_KEY" in err
+
+
+def test_a_comparison_that_runs_already_is_not_run_again(reconcile: Any, stripe: Stripe, conn: Connection[Any]) -> None:
+    conn.execute("select start_job_run('stripe_sync')")
+    stripe.happen(1)
+    code, _, err = reconcile()
+    assert (code, "another run" in err) == (75, True)
+    assert inbox(conn) == []

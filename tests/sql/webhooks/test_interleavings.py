@@ -1,0 +1,155 @@
+"""The interleavings of webhook_events, each forced with real sessions: duplicates, batches, takeover."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+from psycopg import errors
+
+from tests.sql.race import IMPATIENT, Connection, Open, together, value, waiting
+
+
+@pytest.fixture
+def database(swept_database: str) -> str:
+    """One database for the module, swept after each test."""
+    return swept_database
+
+
+def deliver(conn: Connection, event: str = "evt") -> UUID | str | None:
+    """One delivery through insert_webhook_if_new: the id, None, or PT409."""
+    try:
+        return value(conn, "select id from insert_webhook_if_new(%s, 'x', '{}')", event)
+    except errors.Error as error:
+        return error.sqlstate
+
+
+def queue(conn: Connection, *events: str) -> dict[str, str]:
+    batch = [list(events), ["x"] * len(events), ["{}"] * len(events)]
+    return dict(
+        conn.execute("select stripe_event_id, outcome from pgonce_queue_webhooks(%s, %s, %s)", batch).fetchall()
+    )
+
+
+def expire(conn: Connection) -> None:
+    conn.execute("update webhook_events set lease_expires_at = clock_timestamp() - interval '1 hour'")
+
+
+def lease(conn: Connection, event: str = "evt") -> tuple[UUID, UUID]:
+    row = conn.execute("select id, lease from webhook_events where stripe_event_id = %s", [event]).fetchone()
+    assert row
+    return row
+
+
+def test_of_200_deliveries_of_one_new_event_exactly_one_handles_it(conn: Connection, session: Open) -> None:
+    answers = together([session() for _ in range(200)], deliver)
+    claims = [answer for answer in answers if isinstance(answer, UUID)]
+    assert len(claims) == 1
+    assert sorted(map(str, answers)) == sorted([str(claims[0]), *["PT409"] * 199])
+    assert conn.execute("select id, attempts from webhook_events").fetchall() == [(claims[0], 1)]
+
+
+@pytest.mark.parametrize("ended", ["expired", "failed"])
+def test_of_24_deliveries_exactly_one_takes_over_what_the_last_client_left(
+    conn: Connection, session: Open, ended: str
+) -> None:
+    sessions = [session() for _ in range(24)]
+    deliver(conn)
+    for attempt in range(2, 7):
+        dead = lease(conn)
+        if ended == "expired":
+            expire(conn)
+        else:
+            assert value(conn, "select fail_webhook(%s, %s, 'why')", *dead)
+        answers = together(sessions, deliver)
+        assert sorted(map(str, answers)) == sorted([str(dead[0]), *["PT409"] * 23])
+        assert value(conn, "select attempts from webhook_events") == attempt
+        for verb in ("complete_webhook(%s, %s)", "fail_webhook(%s, %s, 'late')", "ignore_webhook(%s, %s, 'late')"):
+            assert value(conn, f"select {verb}", *dead) is False, "the zombie is told"
+
+
+@pytest.mark.parametrize(
+    "verb", ["complete_webhook(%s, %s)", "fail_webhook(%s, %s, 'a')", "ignore_webhook(%s, %s, 'a')"]
+)
+def test_an_end_that_is_repeated_after_a_lost_answer_is_true_again(conn: Connection, verb: str) -> None:
+    deliver(conn)
+    mine = lease(conn)
+    for _ in range(2):
+        assert value(conn, f"select {verb}", *mine) is True
+
+
+@pytest.mark.parametrize("expired", [False, True])
+def test_a_duplicate_does_not_wait_while_a_handler_holds_the_row(
+    conn: Connection, session: Open, expired: bool
+) -> None:
+    deliver(conn, "direct")
+    queue(conn, "queued")
+    conn.execute("update webhook_events set lease = gen_random_uuid() where stripe_event_id = 'queued'")
+    if expired:
+        expire(conn)
+    handler, duplicate = session(autocommit=False), session(options=IMPATIENT)
+    for event in ("direct", "queued"):  # the effect is written, the transaction not yet committed
+        assert value(handler, "select complete_webhook(%s, %s)", *lease(conn, event))
+    assert deliver(duplicate, "direct") == "PT409"
+    assert deliver(duplicate, "queued") is None
+    assert queue(duplicate, "direct", "queued") == {"direct": "busy", "queued": "queued"}
+    handler.commit()
+    assert queue(duplicate, "direct", "queued") == {"direct": "done", "queued": "done"}
+    assert deliver(duplicate, "direct") is None
+
+
+@pytest.mark.parametrize("commits", [True, False])
+def test_a_zombies_end_waits_for_a_takeover_in_progress_and_obeys_it(
+    conn: Connection, session: Open, commits: bool
+) -> None:
+    zombie, successor = session(autocommit=False), session(autocommit=False)
+    deliver(conn)
+    mine = lease(conn)
+    expire(conn)
+    assert deliver(successor) == mine[0]
+    with waiting(conn, zombie, lambda: value(zombie, "select complete_webhook(%s, %s)", *mine)) as end:
+        successor.commit() if commits else successor.rollback()
+    assert end.result() is not commits
+
+
+@pytest.mark.parametrize("commits", [True, False])
+def test_a_delivery_waits_for_an_uncommitted_first_receipt(conn: Connection, session: Open, commits: bool) -> None:
+    first, second = session(autocommit=False), session()
+    deliver(first)
+    with waiting(conn, second, lambda: deliver(second)) as answer:
+        first.commit() if commits else first.rollback()
+    assert answer.result() == ("PT409" if commits else lease(conn)[0])
+
+
+def test_two_batches_with_the_same_events_in_opposite_order_do_not_deadlock(conn: Connection, session: Open) -> None:
+    sessions = [session(), session()]
+    backwards = sessions[0].info.backend_pid
+    for batch in range(30):
+        events = [f"evt_{batch}_{number:03}" for number in range(60)]
+
+        def record(other: Connection, events: list[str] = events) -> dict[str, str]:
+            return queue(other, *(reversed(events) if other.info.backend_pid == backwards else events))
+
+        assert together(sessions, record) == [dict.fromkeys(events, "queued")] * 2
+    assert value(conn, "select count(*) from webhook_events") == 30 * 60
+
+
+def test_a_batch_takes_its_events_in_the_order_of_their_ids(conn: Connection, session: Open) -> None:
+    first, second = session(autocommit=False), session()
+    queue(first, "evt_m")
+    with waiting(conn, second, lambda: queue(second, "evt_z", "evt_m", "evt_a")) as batch:
+        # it waits for evt_m: it holds what sorts before that, and nothing of what comes after
+        other = session(autocommit=False, options=IMPATIENT)
+        assert queue(other, "evt_z") == {"evt_z": "queued"}
+        other.rollback()
+        with waiting(conn, other, lambda: queue(other, "evt_a")) as third:
+            first.commit()
+        assert third.result() == {"evt_a": "queued"}
+        other.rollback()
+    assert batch.result() == {"evt_a": "queued", "evt_m": "queued", "evt_z": "queued"}
+
+
+def test_a_duplicate_inside_a_batch_is_recorded_once(conn: Connection) -> None:
+    query = "select stripe_event_id, outcome from pgonce_queue_webhooks('{e,f,e}', '{x,x,x}', '{\"{}\",\"{}\",\"{}\"}')"
+    for _ in range(2):
+        assert sorted(conn.execute(query.encode()).fetchall()) == [("e", "queued"), ("f", "queued")]

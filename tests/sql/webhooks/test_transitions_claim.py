@@ -1,0 +1,102 @@
+"""Every cell of the transition table at the head of webhooks_claim.sql, run against the database.
+
+Its table lists, for each verb, the states that it can meet there; what is not listed is webhooks_inbox.sql's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.sql import transitions
+from tests.sql.race import value
+from tests.sql.transitions import Cell, attempt
+from tests.sql.webhooks.test_transitions import Event
+
+Connection = psycopg.Connection[Any]
+
+VERBS = {
+    "pgonce_claim_webhooks",
+    "pgonce_release_webhooks",
+    "pgonce_adopt_webhooks",
+    "pgonce_take_back_webhooks",
+    "pgonce_replay_webhook",
+}
+CELLS = transitions.read("webhooks_claim")
+# a state of this table, the state of webhooks_inbox.sql that it is made from, and the assignment that makes it
+DERIVED = {
+    "failed": ("failedq", "next_attempt_at = clock_timestamp()"),
+    "dead": ("failedq", "next_attempt_at = null"),
+    "worn": ("expiredq", "attempts = 12"),
+    "unheard": ("ignored", "queued = true, ignored_reason = 'no handler for x'"),
+}
+MAX_ATTEMPTS = 12
+
+
+class Queued(Event):
+    """An event in a state of webhooks_claim.sql."""
+
+    def __init__(self, conn: Connection, state: str) -> None:
+        origin, assignment = DERIVED.get(state, (state, ""))
+        super().__init__(conn, origin)
+        if assignment:
+            self.set(assignment)
+
+    def state_in_queue(self) -> str:
+        row = self.row()
+        found = self.state()
+        if row and found == "failedq":
+            return "dead" if row["next_attempt_at"] is None else "failed"
+        if row and found == "ignored" and row["ignored_reason"] == "no handler for x":
+            return "unheard"
+        return found
+
+    def claim_webhooks(self) -> Any:
+        # this one alone is due: the database is shared with the other cells
+        query = "select count(*) from pgonce_claim_webhooks(100, p_types => %s)"
+        self.set(f"event_type = '{self.event}'") if self.row() else None
+        return value(self.conn, query, f"^{self.event}$")
+
+    def release_webhooks(self) -> Any:
+        return value(self.conn, "select pgonce_release_webhooks(array[%s], array[%s])", self.id, self.lease)
+
+    def adopt_webhooks(self) -> Any:
+        return value(self.conn, "select pgonce_adopt_webhooks()")
+
+    def take_back_webhooks(self) -> Any:
+        self.set(f"event_type = '{self.event}'") if self.row() else None
+        return value(self.conn, "select pgonce_take_back_webhooks(%s)", f"^{self.event}$")
+
+    def replay_webhook(self) -> Any:
+        return value(self.conn, "select pgonce_replay_webhook(%s)", self.event)
+
+
+def test_the_table_lists_every_verb_and_no_cell_twice() -> None:
+    listed = [(cell.state, cell.verb) for cell in CELLS]
+    assert len(listed) == len(set(listed))
+    assert {cell.verb for cell in CELLS} == VERBS
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+def test_a_verb_moves_a_queued_event_as_the_table_says(shared: Connection, cell: Cell) -> None:
+    event = Queued(shared, cell.state)
+    state = "expiredq" if cell.state == "worn" else cell.state
+    assert event.state_in_queue() == state
+    lease = (event.row() or {}).get("lease")
+    answer = attempt(getattr(event, cell.verb))
+    if cell.to == "PT404":
+        assert answer == "PT404"
+        return
+    after = event.row()
+    assert after is not None
+    assert event.state_in_queue() == cell.to
+    if cell.verb == "pgonce_claim_webhooks":
+        assert answer == (1 if cell.to == "heldq" and cell.state != "heldq" else 0)
+        assert (after["lease"] != lease) == (answer == 1)
+    elif cell.verb == "pgonce_replay_webhook":
+        assert answer is (cell.to == "waiting")
+        assert cell.to != "waiting" or after["attempts"] == 0
+    elif cell.to == cell.state:
+        assert after["lease"] == lease
