@@ -102,7 +102,7 @@ def run_killed(
 ) -> tuple[int, int]:
     """Import all partitions, and kill up to ``kills`` processes that are at work; (how many it were, starts)."""
     environment = {
-        **os.environ, "PGONCE_DATABASE_URL": url, 
+        **os.environ, "PGONCE_DATABASE_URL": url,
         "PGONCE_APP": "tests.faults.seeds.dask_kills:app", "DASK_ROWS": str(ROWS),
     }  # fmt: skip
     killed, starts = set[int](), 0
