@@ -389,7 +389,7 @@ def test_a_mistake_of_our_own_is_shown_as_a_whole(here: Pgonce, monkeypatch: pyt
     monkeypatch.setattr("pgonce.cli.output._plain", lambda _: {(): "no key of JSON"})
     done = here("webhook", "ls", "--json")
     assert done.returncode == 1
-    assert re.search(r"webhook\.py.*show\.py.*json.*TypeError: keys must be", done.stderr, re.DOTALL)
+    assert re.search(r"webhook\.py.*output\.py.*json.*TypeError: keys must be", done.stderr, re.DOTALL)
 
 
 # Usage --------------------------------------------------------------------------------------------------------------

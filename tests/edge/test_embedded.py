@@ -129,7 +129,7 @@ def kill_server(home: Path) -> _keeper.Postmaster:
 
 def keepers(home: Path) -> list[int]:
     listed = subprocess.run(["ps", "-ww", "-eo", "pid=,args="], check=True, capture_output=True, text=True)
-    ours = [line.split() for line in listed.stdout.splitlines() if line.endswith(f"_keeper.py {home}")]
+    ours = [line.split() for line in listed.stdout.splitlines() if line.endswith(f"_reaper.py {home}")]
     return [int(words[0]) for words in ours]
 
 

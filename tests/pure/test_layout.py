@@ -81,7 +81,7 @@ def wrong_imports(path: Path, source: str) -> list[str]:
         there = parts[0] if parts else ""
         if there == here:
             continue
-        if there not in ROW and not _exists(there):
+        if not there or (there not in ROW and not _exists(there)):
             found.append(f"{where} imports pgonce itself: import from the module that defines it")
         elif there not in ROW:
             found.append(f"{where}: {UNKNOWN.format(there)}")

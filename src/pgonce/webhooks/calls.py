@@ -96,7 +96,7 @@ class Event:
         """
         if self.claim is None:
             raise InvalidArgument('this event is marked by pgonce itself; event.complete is for transaction="own"')
-        return own.complete(session, self.claim, self.schema)
+        return own.complete(session, self.claim.id, self.claim.lease, self.schema)
 
     def ignore(self, reason: str) -> NoReturn:
         """End the event as ``ignored`` with this reason; what this handler wrote is rolled back."""

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from uuid import UUID
 
 from pgonce.errors import InvalidArgument, LeaseLost
-
-if TYPE_CHECKING:
-    from pgonce.webhooks.calls import Claim
 
 _LOST = "the event was taken over by another worker: roll back"
 
 
-def complete(session: Any, claim: Claim, schema: str) -> Awaitable[None] | None:
+def complete(session: Any, row_id: UUID | None, lease: UUID | None, schema: str) -> Awaitable[None] | None:
     """Mark the claimed event as handled in the open transaction of ``session``; they commit together.
 
     Args:
         session: an asyncpg connection, a SQLAlchemy Session, AsyncSession or Connection, or anything with the DB-API's
             ``cursor()``: a psycopg connection, Django's ``connection``.
-        claim: of the event.
+        row_id: the event's id in ``webhook_events``.
+        lease: of the claim.
         schema: where ``pgonce migrate`` put the tables.
 
     Returns:
@@ -31,11 +30,11 @@ def complete(session: Any, claim: Claim, schema: str) -> Awaitable[None] | None:
     """
     function = '"' + schema.replace('"', '""') + '".complete_webhook'
     if hasattr(session, "fetchval"):
-        return _awaited(session.fetchval(f"select {function}($1, $2)", claim.id, claim.lease))
+        return _awaited(session.fetchval(f"select {function}($1, $2)", row_id, lease))
     if type(session).__module__.startswith("sqlalchemy."):
         from sqlalchemy import text
 
-        arguments = {"id": claim.id, "lease": claim.lease}
+        arguments = {"id": row_id, "lease": lease}
         result = session.execute(text(f"select {function}(cast(:id as uuid), cast(:lease as uuid))"), arguments)
         if inspect.isawaitable(result):
             return _awaited(result)
@@ -44,7 +43,7 @@ def complete(session: Any, claim: Claim, schema: str) -> Awaitable[None] | None:
     if not hasattr(session, "cursor"):
         raise InvalidArgument(f"event.complete cannot use a {type(session).__name__}: pass a connection or session")
     with session.cursor() as cursor:
-        cursor.execute(f"select {function}(%s::uuid, %s::uuid)", [str(claim.id), str(claim.lease)])
+        cursor.execute(f"select {function}(%s::uuid, %s::uuid)", [str(row_id), str(lease)])
         _check(cursor.fetchone()[0])
     return None
 

@@ -329,7 +329,7 @@ def test_a_reset_forgets_everything_but_the_rows_and_is_refused_while_a_runner_i
 def test_a_reset_is_not_kept_waiting_by_a_runner_that_was_killed_here_behind_its_last_batch(
     seeds: Seeds, table: str, conn: Conn
 ) -> None:
-    identity = "import json; from pgonce.protocol import process; print(json.dumps(process.identity()))"
+    identity = "import json; from pgonce.core import process; print(json.dumps(process.identity()))"
     gone = subprocess.run([sys.executable, "-c", identity], check=True, capture_output=True, text=True).stdout
     run(seeds, numbers(3))
     start = "select start_job_run('seed_runner', jsonb_build_object('process', %s::jsonb), p_key => %s)"

@@ -92,7 +92,7 @@ def test_a_failure_that_becomes_final_hours_after_it_is_told(conn: Connection) -
     look(conn)
     assert told(conn) == [("run_failed", "j"), ("recovered", "j")]
 
-    conn.execute("truncate alerts, cron_job_runs")
+    conn.execute("truncate pgonce_alerts, cron_job_runs")
     forgotten = fail_tick(conn, 0, "5 hours")
     conn.execute(hours_ago, [forgotten])
     look(conn)
