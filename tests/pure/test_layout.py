@@ -1,4 +1,4 @@
-"""The project is laid out as CONTRIBUTING.md says: imports go one way, files have one noun, nothing is stale."""
+"""The project is laid out as CONTRIBUTING.md says: imports follow one rule, files are short, nothing is out of date."""
 
 import ast
 import re
@@ -70,7 +70,7 @@ def imported(path: Path, source: str) -> Iterator[tuple[int, tuple[str, ...]]]:
 
 
 def _exists(name: str) -> bool:
-    return (PACKAGE / f"{name}.py").exists() or (PACKAGE / name).is_dir()
+    return name != "" and ((PACKAGE / f"{name}.py").exists() or (PACKAGE / name).is_dir())
 
 
 def wrong_imports(path: Path, source: str) -> list[str]:
@@ -146,6 +146,39 @@ def test_the_tests_and_pages_of_a_noun_are_where_its_name_says() -> None:
             assert list((ROOT / place / each).glob("test_*.py")), f"{place}/{each} has no tests"
         assert (ROOT / "docs" / f"{each}.md").exists()
         assert list((PACKAGE / "sql" / "api").glob(f"{each}_*.sql"))
+
+
+# Where the columns of the first table of CONTRIBUTING.md begin; the tests' column names folders of the noun's.
+COLUMNS = ("", "src/pgonce/", "src/pgonce/sql/api/", "src/pgonce/cli/", "", "")
+
+
+def paths_named(text: str) -> Iterator[str]:
+    """Every path in CONTRIBUTING.md: the first table by its columns, then whatever else looks like a path."""
+    rows = re.findall(r"^\| (\w[\w ]*) \|(.*)\|(.*)\|(.*)\|(.*)\|(.*)\|$", text, re.MULTILINE)
+    for place, *cells in rows[1:]:
+        for cell, start in zip(cells, COLUMNS[1:], strict=True):
+            for found in re.findall(r"`([^`]+)`", cell):
+                yield f"{found}/{place.replace('imports', 'seeds')}" if found.startswith("tests/") else start + found
+    rest = re.sub(r"^\| \w[\w ]* (?:\|[^|\n]*){5}\|$", "", text, flags=re.MULTILINE)
+    for found in re.findall(r"`([\w./*-]+)`", rest):
+        if re.search(r"\w/|\.(?:py|sql|md|toml|ts)$", found) and not found.startswith(("*", "x", "calls.py")):
+            yield found
+
+
+def test_every_path_that_contributing_names_exists() -> None:
+    named = list(paths_named((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")))
+    assert {"src/pgonce/webhooks/", "src/pgonce/sql/api/jobs_*.sql", "tests/faults/seeds", "docs/alerts.md"} <= {*named}
+    assert [path for path in named if not list(ROOT.glob(path))] == []
+
+
+def test_contributing_lists_every_noun_of_the_source() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert f"**{' ← '.join(_row(nouns) for nouns in ROWS)}**" in " ".join(text.split())
+
+
+def _row(nouns: tuple[str, ...]) -> str:
+    names = [noun for noun in nouns if noun != "sql"]
+    return names[0] if len(names) == 1 else f"{{{', '.join(names)}}}"
 
 
 def test_the_package_itself_only_re_exports() -> None:
