@@ -1,65 +1,47 @@
-"""Alerts: what went wrong is told to people's channels, from a table, by any number of workers, each until it is taken.
-
-URLs hold secrets: no message of this module quotes one, or what a library says about one.
-"""
+"""Alerts: what went wrong is stored in a table and delivered to people's channels by any number of workers."""
 
 from __future__ import annotations
 
-import base64
-import json
 import logging
-import os
 import random
-import string
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
-from http.client import HTTPException
-from typing import Self, TypeAlias
-from urllib.parse import quote, unquote, urlsplit
+from typing import Self
 
 import psycopg
 
-from pgonce.alerts import calls as protocol
-from pgonce.alerts.calls import Alert
+from pgonce.alerts import calls
+from pgonce.alerts.delivery import Send, failure_reason, ping_sender, sender
 from pgonce.core import database
 from pgonce.core.execute import call
 from pgonce.core.service import Service
-from pgonce.errors import InvalidArgument, PgonceError
+from pgonce.errors import PgonceError
 
 EVERY = 15.0
 """Seconds between two looks."""
-TIMEOUT = 10
-"""Seconds that a channel may be silent. A claim holds for a minute."""
-
-Send: TypeAlias = Callable[[Alert], None]
 
 log = logging.getLogger("pgonce")
 
 
-class Undelivered(PgonceError):
-    """A channel has not taken an alert; the message names no URL."""
-
-
 class Alerts(Service):
-    """Looks for what is worth telling, in a thread, and tells it, in one for each channel.
+    """Looks in one thread for what people should know of, and delivers it in one further thread per channel.
 
-    At least once for each alert and channel; a repetition, after a crash between delivery and mark, has the same id.
+    Every alert is delivered to every channel at least once. A repetition, which follows a crash between delivery and
+    mark, has the same id.
 
     Args:
         url: the database.
-        channels: URLs: http(s):// and json+http(s):// are sent JSON, any other scheme is apprise's.
+        channels: URLs: http(s):// and json+http(s):// are sent JSON; any other scheme is apprise's.
         schema: where ``pgonce migrate`` put the tables.
-        ping: a URL that is requested after every look that succeeded: an outside dead man's switch.
+        ping: a URL that is requested after every look that succeeded, for a dead man's switch outside.
         every: seconds between two looks.
 
     Raises:
-        InvalidArgument: a URL cannot be read; it is named by its number.
-        PgonceError: a channel needs apprise, and that is not installed.
+        InvalidArgument: a URL cannot be read; the message gives its number, not its text.
+        PgonceError: a channel needs apprise, which is not installed.
     """
 
     def __init__(
@@ -73,31 +55,38 @@ class Alerts(Service):
     ) -> None:
         self._url = url
         self._schema = schema
-        senders = [_sender(channel, f"alert URL {number}") for number, channel in enumerate(channels, 1)]
-        self._channels = dict(zip(map(protocol.channel_name, channels), senders, strict=True))
-        self._ping = None if ping is None else _request(ping, "the ping URL")
+        senders = [sender(channel, f"alert URL {number}") for number, channel in enumerate(channels, 1)]
+        self._channels = dict(zip(map(calls.channel_name, channels), senders, strict=True))
+        self._ping = None if ping is None else ping_sender(ping)
         self._ping_failed = False
         self._every = every
         self._stop = threading.Event()
         self._looking = threading.Thread(target=self._run, name="pgonce alerts", daemon=True)
-        self._telling: dict[str, threading.Thread] = {}
+        self._threads: dict[str, threading.Thread] = {}
 
     def start(self) -> Self:
-        """Begin.
+        """Start looking.
 
         Raises:
-            DatabaseUnavailable: now, rather than in the thread.
+            DatabaseUnavailable: here, rather than later in the thread.
         """
-        self._pool = database.open_pool(self._url, 2)  # a long look holds up no delivery
+        self._pool = database.open_pool(self._url, 2)  # two: a long look must not delay a delivery
         self._looking.start()
         return self
 
     def stop(self, timeout: float | None = None) -> bool:
-        """End behind the deliveries in hand; whether it has ended after ``timeout`` seconds (None: for ever)."""
+        """Stop after the deliveries that have begun.
+
+        Args:
+            timeout: seconds to wait for them; None waits until they have ended.
+
+        Returns:
+            Whether everything has ended.
+        """
         self._stop.set()
         until = None if timeout is None else time.monotonic() + timeout
         self._looking.join(timeout)
-        threads = [self._looking, *self._telling.values()]
+        threads = [self._looking, *self._threads.values()]
         for thread in threads:
             thread.join(None if until is None else max(until - time.monotonic(), 0))
         ended = not any(thread.is_alive() for thread in threads)
@@ -107,140 +96,61 @@ class Alerts(Service):
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            self._guarded(self._round)
+            self._logging_errors(self._look)
             self._stop.wait(self._every * random.uniform(0.5, 1.0))  # noqa: S311 -- so that workers do not look in step
 
-    def _round(self) -> None:
-        # any number of workers cost the database about one look per 15 s
+    def _look(self) -> None:
+        # However many workers there are, the database answers about one look per 15 s.
         every = timedelta(seconds=self._every / 2)
-        call(self._pool, protocol.collect_alerts(list(self._channels), every), self._schema)
+        call(self._pool, calls.collect_alerts(list(self._channels), every), self._schema)
         if self._ping is not None:
-            self._beside("ping", partial(self._ping_outside, self._ping))
+            self._start_thread("ping", partial(self._send_ping, self._ping))
         for channel, send in self._channels.items():
-            self._beside(channel, partial(self._tell, channel, send))
+            self._start_thread(channel, partial(self._deliver_all, channel, send))
 
-    def _beside(self, name: str, work: Callable[[], None]) -> None:
-        """``work`` in a thread of its own, so that it holds up nobody; not while an earlier round's is still at it."""
-        if name not in self._telling or not self._telling[name].is_alive():
-            thread = threading.Thread(target=self._guarded, args=[work], name=f"pgonce alerts {name}", daemon=True)
-            self._telling[name] = thread
+    def _start_thread(self, name: str, work: Callable[[], None]) -> None:
+        """Run ``work`` in a thread of its own, so that it delays nothing else, unless its last thread still runs."""
+        if name not in self._threads or not self._threads[name].is_alive():
+            thread = threading.Thread(
+                target=self._logging_errors, args=[work], name=f"pgonce alerts {name}", daemon=True
+            )
+            self._threads[name] = thread
             thread.start()
 
     @staticmethod
-    def _guarded(work: Callable[[], None]) -> None:
+    def _logging_errors(work: Callable[[], None]) -> None:
         try:
             work()
         except (PgonceError, psycopg.Error) as error:
             log.warning("%s", str(error).splitlines()[0])
         except Exception as error:  # noqa: BLE001 -- without its text, which may quote a URL
-            log.warning("the alerts stumbled: %s", type(error).__name__)
+            log.warning("unexpected error in the alerts, which go on: %s", type(error).__name__)
 
-    def _tell(self, channel: str, send: Send) -> None:
-        # no second one to a channel that has just failed: it would cost another timeout
-        while not self._stop.is_set() and self._deliver(channel, send):
+    def _deliver_all(self, channel: str, send: Send) -> None:
+        # The first failure ends it: every further attempt at this channel would cost another timeout.
+        while not self._stop.is_set() and self._deliver_next(channel, send):
             pass
 
-    def _deliver(self, channel: str, send: Send) -> bool:
-        """The channel's next alert; False when there is none, or it was not taken."""
-        for alert in call(self._pool, protocol.claim_alerts(channel), self._schema):
+    def _deliver_next(self, channel: str, send: Send) -> bool:
+        """Deliver the channel's next alert; False when there is none, or the delivery failed."""
+        for alert in call(self._pool, calls.claim_alerts(channel), self._schema):
             try:
                 send(alert)
-            except Exception as error:  # noqa: BLE001 -- a channel is somebody else's code; its text may quote the URL
-                reason = _reason(error)
-                log.warning("alert channel %s has not taken %s of %s: %s", channel, alert.kind, alert.subject, reason)
-                call(self._pool, protocol.alert_failed(alert, reason), self._schema)
+            except Exception as error:  # noqa: BLE001 -- apprise's plugins raise anything; its text may quote the URL
+                reason = failure_reason(error)
+                log.warning("alert channel %s did not accept %s of %s: %s", channel, alert.kind, alert.subject, reason)
+                call(self._pool, calls.alert_failed(alert, reason), self._schema)
                 return False
-            call(self._pool, protocol.alert_delivered(alert), self._schema)
+            call(self._pool, calls.alert_delivered(alert), self._schema)
             return True
         return False
 
-    def _ping_outside(self, ping: urllib.request.Request) -> None:
+    def _send_ping(self, ping: Callable[[], None]) -> None:
         try:
-            _open(ping)
-        except Exception as error:  # noqa: BLE001 -- whatever it is, the alerts are told
+            ping()
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the alerts are delivered
             if not self._ping_failed:
-                log.warning("the ping fails: %s", _reason(error))
+                log.warning("the ping fails: %s", failure_reason(error))
             self._ping_failed = True
         else:
             self._ping_failed = False
-
-
-def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, Undelivered) else type(error).__name__
-
-
-def _sender(url: str, name: str) -> Send:
-    if url.startswith(("http://", "https://", "json+http://", "json+https://")):
-        endpoint = url.removeprefix("json+")
-        _request(endpoint, name)  # now, rather than at the first alert
-        return lambda alert: _open(_request(endpoint, name, alert))
-    return _apprise_sender(url, name)
-
-
-def _apprise_sender(url: str, name: str) -> Send:
-    try:
-        import apprise
-    except ImportError as error:
-        raise PgonceError(f"{name} needs apprise, which is not installed: pip install 'pgonce[alerts]'") from error
-    logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)  # its warnings and errors quote URLs
-    service = apprise.Apprise.instantiate(url, suppress_exceptions=True)
-    if service is None:
-        raise InvalidArgument(f"apprise does not accept {name}: see its page on that service for the form")
-
-    def send(alert: Alert) -> None:
-        if not service.notify(body=f"{alert.message}\n{alert.id}", title=f"pgonce: {alert.kind} {alert.subject}"):
-            raise Undelivered("apprise could not deliver it")
-
-    return send
-
-
-def _request(url: str, name: str, alert: Alert | None = None) -> urllib.request.Request:
-    """A POST of ``alert`` as JSON, or a GET; a user and password in the URL become a header."""
-    try:
-        parts = urlsplit(url)
-        # now, rather than at the first alert: an empty label, or one of over 63 bytes, is an error
-        host, port = (parts.hostname or "").encode("idna").decode(), parts.port
-    except ValueError:
-        raise InvalidArgument(f"{name} cannot be read: write https://host/path") from None
-    if not host or parts.scheme not in {"http", "https"} or not url.isprintable() or " " in url:
-        raise InvalidArgument(f"{name} cannot be read: write https://host/path")
-    address = f"[{host}]" if ":" in host else host
-    if port is not None:
-        address += f":{port}"
-    # what is not ASCII is percent-encoded, as browsers do: http.client knows no other letters
-    target = quote(parts._replace(netloc=address, fragment="").geturl(), safe=string.punctuation)
-    request = urllib.request.Request(target)  # noqa: S310 -- checked above
-    request.add_header("User-Agent", "pgonce")
-    if parts.username is not None:
-        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        request.add_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
-    if alert is not None:
-        request.data = json.dumps(alert.as_json()).encode()
-        request.add_header("Content-Type", "application/json")
-    return request
-
-
-# Without a handler for redirects: a redirected POST arrives as a GET without its body, and would count as delivered.
-_opener = urllib.request.OpenerDirector()
-for _handler in (
-    urllib.request.ProxyHandler,
-    urllib.request.HTTPHandler,
-    urllib.request.HTTPSHandler,
-    urllib.request.HTTPErrorProcessor,
-    urllib.request.HTTPDefaultErrorHandler,
-):
-    _opener.add_handler(_handler())
-
-
-def _open(request: urllib.request.Request) -> None:
-    """Send it; anything but a 2xx is Undelivered. What the libraries say is not repeated: it may quote the URL."""
-    try:
-        _opener.open(request, timeout=TIMEOUT).close()
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise Undelivered(f"HTTP {error.code}") from None
-    except (OSError, HTTPException) as error:
-        cause = error.reason if isinstance(error, urllib.error.URLError) else error
-        number = cause.errno if isinstance(cause, OSError) else None
-        reason = os.strerror(number) if number is not None and number > 0 else type(cause).__name__
-        raise Undelivered(reason) from None

@@ -1,4 +1,4 @@
-"""The calls of ``sql/api/alerts_find.sql`` and their results. The transition table stands there."""
+"""The calls of ``sql/api/alerts_collect.sql`` and ``alerts_deliver.sql``, and their results."""
 
 from __future__ import annotations
 

@@ -33,6 +33,8 @@ API = (
     "retention_purge",
     "webhooks_list",
     "alerts_find",
+    "alerts_collect",
+    "alerts_deliver",
     "install_grants",
 )
 

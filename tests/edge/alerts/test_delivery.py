@@ -99,8 +99,8 @@ def look(database: str) -> Callable[..., None]:
     def once(*channels: str, ping: str | None = None) -> None:
         alerts = Alerts(database, channels, ping=ping, every=0)
         with open_pool(database, 1) as alerts._pool:
-            alerts._round()
-            for thread in alerts._telling.values():
+            alerts._look()
+            for thread in alerts._threads.values():
                 thread.join()
 
     return once
@@ -277,7 +277,7 @@ def test_a_broken_channel_is_tried_again_later_and_stops_no_other(
             conn.execute(back)
             look(url, channel.url)
             assert conn.execute(waiting).fetchall() == [(2, reason, True)]
-            assert f"alert channel {channel_name(url)} has not taken run_failed of j: {reason}" in caplog.text
+            assert f"alert channel {channel_name(url)} did not accept run_failed of j: {reason}" in caplog.text
             assert SECRET not in caplog.text
             if status is not None:
                 broken.status = 200
@@ -445,7 +445,7 @@ def test_the_first_look_after_an_outage_connects_and_waits_for_no_back_off(
 
 STATES = {"absent", "due", "claimed", "waiting", "delivered"}
 VERBS = {"pgonce_claim_alerts", "pgonce_alert_delivered", "pgonce_alert_failed"}
-CELLS = transitions.read("alerts_find")
+CELLS = transitions.read("alerts_deliver")
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)

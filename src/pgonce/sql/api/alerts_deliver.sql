@@ -1,0 +1,67 @@
+-- Delivering alerts: each row of pgonce_alerts waits until its channel has accepted it.
+--
+-- The attempt number is the token of a delivery: a claim adds one, and a late report of an older attempt changes nothing.
+--   due        not delivered, and its time has come: it is new, its backoff is over, or the worker that claimed it is gone
+--   claimed    a worker is delivering it; the claim holds for a minute
+--   waiting    the delivery failed; the backoff is not over
+--   overtaken  claimed again by another worker than the caller
+--
+-- transitions
+-- from      | verb                   | to        | because
+-- absent    | pgonce_claim_alerts    | none      | there is nothing to deliver
+-- due       | pgonce_claim_alerts    | claimed   | one of any number of workers gets it
+-- claimed   | pgonce_claim_alerts    | none      | another worker is delivering it
+-- waiting   | pgonce_claim_alerts    | none      | its backoff is not over
+-- delivered | pgonce_claim_alerts    | none      | it was delivered
+-- absent    | pgonce_alert_delivered | PT404     | there is no such alert
+-- due       | pgonce_alert_delivered | delivered | the report is late, but the channel has accepted it
+-- claimed   | pgonce_alert_delivered | delivered | the usual end
+-- waiting   | pgonce_alert_delivered | delivered | the report is late, but the channel has accepted it
+-- delivered | pgonce_alert_delivered | delivered | true: repeated after a lost answer
+-- overtaken | pgonce_alert_delivered | delivered | the channel has accepted it, whoever else is delivering it
+-- absent    | pgonce_alert_failed    | PT404     | there is no such alert
+-- due       | pgonce_alert_failed    | waiting   | the report is late, but no other worker has claimed it since
+-- claimed   | pgonce_alert_failed    | waiting   | the backoff begins
+-- waiting   | pgonce_alert_failed    | waiting   | repeated after a lost answer
+-- delivered | pgonce_alert_failed    | false     | another worker has delivered it
+-- overtaken | pgonce_alert_failed    | false     | another worker is delivering it
+
+create or replace function pgonce_claim_alerts(p_channel text, p_limit integer default 1)
+returns table (id uuid, attempt integer, kind text, subject text, message text, detail jsonb, created_at timestamptz)
+language sql set search_path from current as $$
+  update pgonce_alerts a set attempts = a.attempts + 1, next_attempt_at = clock_timestamp() + interval '1 minute'
+  where a.id in (select d.id from pgonce_alerts d
+                 where d.channel = p_channel and d.delivered_at is null and d.next_attempt_at <= clock_timestamp()
+                 order by d.next_attempt_at limit p_limit for update skip locked)
+  returning a.id, a.attempts, a.kind, a.subject, a.message, a.detail, a.created_at
+$$;
+comment on function pgonce_claim_alerts(text, integer) is
+  'pgonce: takes alerts of the channel that are due, for a minute each; then say pgonce_alert_delivered or pgonce_alert_failed.';
+
+create or replace function pgonce_alert_delivered(p_id uuid) returns boolean
+language plpgsql set search_path from current as $$
+begin
+  update pgonce_alerts set delivered_at = clock_timestamp(), last_error = null where id = p_id and delivered_at is null;
+  if not found and not exists (select from pgonce_alerts where id = p_id) then
+    raise sqlstate 'PT404' using message = format('there is no alert %s', p_id);
+  end if;
+  return true;
+end $$;
+comment on function pgonce_alert_delivered(uuid) is 'pgonce: the channel has taken the alert. true, also when repeated.';
+
+create or replace function pgonce_alert_failed(p_id uuid, p_attempt integer, p_error text) returns boolean
+language plpgsql set search_path from current as $$
+begin
+  update pgonce_alerts
+  set last_error = p_error,
+      next_attempt_at = clock_timestamp() + least(interval '30 seconds' * 2 ^ least(attempts - 1, 20), interval '1 hour')
+  where id = p_id and attempts = p_attempt and delivered_at is null;
+  if found then return true; end if;
+  if not exists (select from pgonce_alerts where id = p_id) then
+    raise sqlstate 'PT404' using message = format('there is no alert %s', p_id);
+  end if;
+  return false;
+end $$;
+comment on function pgonce_alert_failed(uuid, integer, text) is
+  'pgonce: this attempt failed: it is due again after 30 seconds, doubled with each attempt, at most an hour. '
+  'p_attempt: as claimed. false = somebody else is at it, or has delivered it.';
