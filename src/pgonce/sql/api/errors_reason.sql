@@ -1,0 +1,53 @@
+-- What an error message says in one line, and where in the user's own code it was raised. An error message is a Python
+-- traceback, the text of a database error, the last lines that a command wrote to stderr, or whatever a client has written.
+
+create or replace function pgonce_error_line(p_error text) returns text
+language plpgsql immutable parallel safe set search_path from current as $$
+declare
+  v_text text := replace(p_error, E'\r', '');
+  v_end text;
+  v_line text;
+begin
+  -- Only the last error of a chain was raised to us; the earlier ones are its causes.
+  v_text := regexp_replace(v_text,
+    '^.*(?:The above exception was the direct cause of the following exception|During handling of the above exception, another exception occurred):\n+', '');
+  v_end := substring(v_text from '(?:^|\n)(exit code \d+|ended by signal \d+)\s*$');
+  if v_end is not null then
+    -- pgonce exec wrote this. What the command wrote last is its reason, a traceback in its log is not.
+    v_text := regexp_replace(v_text, '(?:^|\n)(?:exit code \d+|ended by signal \d+)\s*$', '');
+  elsif v_text ~ 'Exception Group Traceback' then
+    v_line := substring(v_text from '(?n)^[ ]*\| ([A-Za-z_][\w.]*: .*)$');
+  elsif v_text ~ '(?n)^ +File ".*", line \d' then
+    -- Behind the last frame stand lines of code, which are indented, and then the error. Its own first line is the one: what
+    -- follows are PostgreSQL's DETAIL, HINT and CONTEXT, a statement with its parameters, or notes.
+    v_line := substring(regexp_replace(v_text, '^.*\n? +File "[^\n]*", line \d[^\n]*\n', '') from '(?n)^[^\s].*$');
+  end if;
+  if v_line is null then
+    v_text := regexp_replace(v_text, '\n\[SQL: .*$', '');
+    -- The last line that is not indented, and is not what PostgreSQL adds to an error: a row, a position, a hint.
+    select l.line into v_line from regexp_split_to_table(v_text, '\n') with ordinality l (line, number)
+    where l.line ~ '^\S' and l.line !~ '^(?:DETAIL|HINT|CONTEXT|QUERY|STATEMENT|LOCATION|LINE \d+) *:'
+    order by l.number desc limit 1;
+    v_line := concat_ws(' ', v_line, case when v_line is null then v_end else '(' || v_end || ')' end);
+  end if;
+  if v_line ~ '(?:^|[(])(?:psycopg|psycopg2|asyncpg|ERROR|sqlalchemy)[.:]?' or v_line ~ '^(?:invalid|date/time|value "|malformed) ?' then
+    -- PostgreSQL's errors of class 22 quote the value, for example: invalid input syntax for type integer: "12,90"
+    v_line := regexp_replace(v_line, ': "[^\n]*"$', '');
+    v_line := regexp_replace(v_line, '\mvalue "[^\n]*"', 'value …');
+  end if;
+  return left(nullif(v_line, ''), 500);
+end $$;
+comment on function pgonce_error_line(text) is
+  'pgonce: the error''s own line, for lists and alerts: the exception of a traceback without what PostgreSQL adds (the row, the position, '
+  'the hint), or the last line of a command''s output. Values that a database error quotes are left out. null for an empty message.';
+
+create or replace function pgonce_error_place(p_error text) returns text
+language sql immutable parallel safe set search_path from current as $$
+  -- The innermost frame that is in neither a library nor pgonce; the last two parts of its path tell people which file it is.
+  select format('%s:%s in %s', substring(f.part[1] from '(?:[^/\\]+[/\\])?[^/\\]+$'), f.part[2], f.part[3])
+  from regexp_matches(replace(p_error, E'\r', ''), '(?n)File "([^"]+)", line (\d+), in (.+)$', 'g') with ordinality f (part, number)
+  where f.part[1] !~ '(?:site-packages|dist-packages|[/\\]lib(?:64)?[/\\]python\d|[/\\]pgonce[/\\](?:core|webhooks|jobs|seeds|cli|alerts)[/\\]|^<)'
+  order by f.number desc limit 1
+$$;
+comment on function pgonce_error_place(text) is
+  'pgonce: where in the user''s code a traceback''s error was raised, as "shop/billing.py:88 in sync_invoice"; null where no frame is the user''s.';
