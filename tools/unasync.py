@@ -32,6 +32,7 @@ NAMES = {
     "AsyncAttempts": "Attempts",
     "AsyncConnection": "Connection",
     "AsyncConnectionPool": "ConnectionPool",
+    "AsyncCursor": "Cursor",
     "AsyncIterator": "Iterator",
     "AsyncJobs": "Jobs",
     "AsyncLane": "Lane",

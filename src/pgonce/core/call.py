@@ -17,6 +17,9 @@ PATIENCE = "100ms"
 """For a lock, where several calls share a statement: one must not keep the others for as long as it likes to wait."""
 
 
+_UNSYNCED = "pg_catalog.set_config('synchronous_commit', 'off', true)"
+
+
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
     """A call of ``function`` with ``args`` (by the SQL names); ``read`` turns its rows into the result."""
@@ -73,10 +76,9 @@ def _numbered(schema: str, function: str, names: tuple[str, ...], null_unsynced:
 @cache
 def _together(schema: str, function: str, count: int, null_unsynced: bool, patience: str) -> bytes:
     # the setting stands before the call: PostgreSQL evaluates the values of a SELECT from left to right
-    statement = "select said{} from (select set_config('lock_timeout', {}, true), {}({}) as said) calls"
-    unsynced = (
-        ", case when cardinality(array_remove(said, null)) = 0 then set_config('synchronous_commit', 'off', true) end"
-    )
+    statement = "select said{} from (select pg_catalog.set_config('lock_timeout', {}, true), {}({}) as said) calls"
+    nothing = "pg_catalog.cardinality(pg_catalog.array_remove(said, null)) = 0"
+    unsynced = f", case when {nothing} then {_UNSYNCED} end"
     arguments = sql.SQL(", ").join(sql.SQL(f"${number}") for number in range(1, count + 1))
     return (
         sql.SQL(statement)
@@ -92,12 +94,11 @@ def _together(schema: str, function: str, count: int, null_unsynced: bool, patie
 
 def _select(called: sql.Composed, synced: bool, null_unsynced: bool) -> bytes:
     if null_unsynced:  # beside the call, not inside the function: it would hold for the caller's whole transaction
-        maybe = "case when said is null then set_config('synchronous_commit', 'off', true) end"
+        maybe = f"case when said is null then {_UNSYNCED} end"
         return sql.SQL("select said, " + maybe + " from {} as said").format(called).as_bytes()
     if synced:
         return sql.SQL("select * from {}").format(called).as_bytes()
-    unsynced = sql.SQL("select called.* from set_config('synchronous_commit', 'off', true), {} as called")
-    return unsynced.format(called).as_bytes()
+    return sql.SQL(f"select called.* from {_UNSYNCED}, {{}} as called").format(called).as_bytes()
 
 
 def value(rows: Sequence[Row]) -> Any:

@@ -13,7 +13,7 @@ from psycopg.pq import TransactionStatus
 
 from pgonce.core.batcher import Gathering
 from pgonce.core.call import Call
-from pgonce.core.execute_async import Pool, connection
+from pgonce.core.execute_async import Pool, connection, is_usual
 from pgonce.core.fast_call_async import BOOL_TYPE, UUID_TYPE, execute_value, loaded, sent, written
 from pgonce.errors import translate
 
@@ -77,6 +77,8 @@ class AsyncTogether:
         return [await execute_value(conn, each, self._schema) for each in calls]
 
     async def _send(self, conn: AsyncConnection[Any], calls: Sequence[tuple[_Texts, Call[Any]]]) -> list[Any]:
+        if not await is_usual(conn):
+            return [_ALONE] * len(calls)
         order = sorted(range(len(calls)), key=lambda number: [text or "" for text in calls[number][0]])
         arrays = [_array(texts) for texts in zip(*(calls[number][0] for number in order), strict=True)]
         try:

@@ -13,10 +13,10 @@ import psycopg
 from psycopg import AsyncConnection, Connection
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
-from pgonce.core import embedded
+from pgonce.core import embedded, execute_async
 from pgonce.core.call import Call
 from pgonce.core.concurrency import time_limit
-from pgonce.core.execute import Pool, connection, execute, run, translated
+from pgonce.core.execute import Pool, connection, execute, own_transaction, run
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, translate
 
 T = TypeVar("T")
@@ -32,6 +32,7 @@ CONNECTION = {
     "keepalives_interval": 10,
     "keepalives_count": 3,
     "application_name": "pgonce",
+    "client_encoding": "UTF8",
 }
 
 TIMEOUT = 10
@@ -159,23 +160,25 @@ _PID = "select pg_backend_pid()"
 
 
 def _configure(conn: Connection[Any]) -> None:
-    if _is_direct(conn, conn.execute(_PID).fetchone()):
+    if _is_direct(conn, run(conn, _PID)):
         conn.prepare_threshold = PREPARE_AFTER
 
 
 async def _configure_async(conn: AsyncConnection[Any]) -> None:
-    if _is_direct(conn, await (await conn.execute(_PID)).fetchone()):
+    if _is_direct(conn, await execute_async.run(conn, _PID)):
         conn.prepare_threshold = PREPARE_AFTER
 
 
-def _is_direct(conn: Connection[Any] | AsyncConnection[Any], served_by: tuple[int] | None) -> bool:
+def _is_direct(conn: Connection[Any] | AsyncConnection[Any], served_by: bytes | None) -> bool:
     """Whether no pooler stands in between: a pooler has to make up the process id that the client may cancel with."""
-    return served_by == (conn.info.backend_pid,)
+    return served_by == str(conn.info.backend_pid).encode()
 
 
 PATIENCE = "5s"
 """For a lock that somebody's psql may hold until the evening."""
-_TIMEOUTS = "select set_config('lock_timeout', '{}', true), set_config('statement_timeout', '60s', true)"
+_TIMEOUTS = (
+    "select pg_catalog.set_config('lock_timeout', '{}', true), pg_catalog.set_config('statement_timeout', '60s', true)"
+)
 ANSWER_WITHIN = 75.0
 """Seconds until a server that should have ended the statement by itself is taken for one that hangs."""
 
@@ -194,9 +197,11 @@ def patiently(pool: Pool, call: Call[T], schema: str) -> T:
         with (
             connection(pool) as conn,
             time_limit(conn, ANSWER_WITHIN, lambda _: None),
-            translated(conn.transaction()),
+            own_transaction(conn),
         ):
             run(conn, _TIMEOUTS.format(PATIENCE))
             return execute(conn, call, schema)
+    except psycopg.Error as error:
+        raise translate(error) from error
     except TimeoutError as error:
         raise DatabaseUnavailable(f"the database has not answered {call.function} for {ANSWER_WITHIN:g} s") from error

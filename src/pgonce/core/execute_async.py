@@ -1,19 +1,26 @@
-"""How a call reaches the database: one statement, or one transaction with our settings."""
+"""How a call reaches the database: one statement, or one transaction with our settings.
+
+The user's settings are not ours. Whatever adapters, row factories, DateStyle, encoding, isolation level or timeouts a
+connection, a role or a database has, own statements are sent and read the same way; this module is the place for it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
 
 import psycopg
-from psycopg import AsyncConnection, generators
+from psycopg import AsyncConnection, AsyncCursor, generators
+from psycopg.adapt import AdaptersMap
 from psycopg.errors import error_from_result
-from psycopg.pq import ExecStatus
+from psycopg.pq import ExecStatus, Format, TransactionStatus
 from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool
 
+from pgonce.core.adapters import ADAPTERS
 from pgonce.core.call import Call
 from pgonce.errors import translate
 
@@ -21,9 +28,73 @@ T = TypeVar("T")
 Pool: TypeAlias = AsyncConnectionPool[AsyncConnection[Any]]
 
 
+class OwnCursor(AsyncCursor[tuple[Any, ...]]):
+    """A cursor for own statements: psycopg's adapters as shipped, binary results, tuples.
+
+    An application may register loaders for all connections (``psycopg.adapters``) or for one. With a text loader for
+    uuid every event was marked and none was handled. Results in binary do not depend on DateStyle and IntervalStyle.
+    """
+
+    def __init__(self, conn: AsyncConnection[Any]) -> None:
+        super().__init__(conn, row_factory=tuple_row)  # not conn.cursor(): the user chooses that one's class
+        self.format = Format.BINARY
+
+    @property
+    def adapters(self) -> AdaptersMap:
+        """Those of this package."""
+        return ADAPTERS
+
+
+# ``begin`` decides the isolation level. Under REPEATABLE READ the functions would not see who was faster, and would
+# raise 40001 where the answer is a row. A user's short timeouts are for the user's statements.
+_PINNED = {
+    "statement_timeout": "60s",
+    "lock_timeout": "30s",
+    "idle_in_transaction_session_timeout": "60s",
+    "client_encoding": "UTF8",
+    "standard_conforming_strings": "on",
+    "array_nulls": "on",
+    "transform_null_equals": "off",
+    "plan_cache_mode": "auto",
+}
+_BEGIN = "begin isolation level read committed read write; select " + ", ".join(
+    f"pg_catalog.set_config('{name}', '{value}', true)" for name, value in _PINNED.items()
+)
+_SHIPPED = {
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    **{name: value for name, value in _PINNED.items() if not name.endswith("_timeout")},
+}
+_IS_USUAL = "select " + " and ".join(
+    [f"pg_catalog.current_setting('{name}') = '{value}'" for name, value in _SHIPPED.items()]
+    + [
+        f"pg_catalog.current_setting('{name}')::pg_catalog.interval not between '00:00:00.000001' and '00:00:09'"
+        for name in ("statement_timeout", "lock_timeout")
+    ]
+)
+_usual: WeakKeyDictionary[AsyncConnection[Any], bool] = WeakKeyDictionary()
+
+
+async def is_usual(conn: AsyncConnection[Any]) -> bool:
+    """Whether one statement by itself runs under the settings it needs on ``conn``, which is in no transaction.
+
+    The first use of a connection costs a round trip. It is asked for at every use whether the encoding is still
+    UTF-8, which libpq knows without one.
+    """
+    usual = _usual.get(conn)
+    if usual is None:
+        usual = _usual[conn] = await run(conn, _IS_USUAL) == b"t"
+    return usual and _is_utf8(conn)
+
+
+def _is_utf8(conn: AsyncConnection[Any]) -> bool:
+    return conn.pgconn.parameter_status(b"client_encoding") == b"UTF8"
+
+
 async def execute(conn: AsyncConnection[Any], call: Call[T], schema: str, *, synced: bool = True) -> T:
     """Run ``call`` on ``conn``: a transaction of its own in autocommit, else part of the one that is open.
 
+    A transaction that begins here is READ COMMITTED, whatever the default of the session, role or database is.
     ``synced=False``: its commit does not wait for the disk; a crash of the server may forget it.
 
     Raises:
@@ -31,12 +102,42 @@ async def execute(conn: AsyncConnection[Any], call: Call[T], schema: str, *, syn
         psycopg.Error: anything else.
     """
     try:
-        # a cursor of our own: the pool's connections may have the user's row factory
-        async with conn.cursor(row_factory=tuple_row) as cursor:
-            await cursor.execute(call.statement(schema, synced=synced), call.args)
-            return call.read(await cursor.fetchall())
+        if conn.pgconn.transaction_status == TransactionStatus.IDLE:
+            if conn.autocommit and await is_usual(conn):
+                return await _execute(conn, call, schema, synced)
+            if conn.autocommit:
+                async with own_transaction(conn):
+                    return await _execute(conn, call, schema, synced)
+            await run(conn, _BEGIN)  # whoever has the connection commits
+        if _is_utf8(conn):
+            return await _execute(conn, call, schema, synced)
+        encoding = (conn.pgconn.parameter_status(b"client_encoding") or b"").decode()
+        await run(conn, "set local client_encoding to UTF8")
+        found = await _execute(conn, call, schema, synced)
+        await run(conn, f"set local client_encoding to '{encoding}'")
+        return found
     except psycopg.Error as error:
         raise translate(error) from error
+
+
+async def _execute(conn: AsyncConnection[Any], call: Call[T], schema: str, synced: bool) -> T:
+    async with OwnCursor(conn) as cursor:
+        await cursor.execute(call.statement(schema, synced=synced), call.args)
+        return call.read(await cursor.fetchall())
+
+
+@asynccontextmanager
+async def own_transaction(conn: AsyncConnection[Any]) -> AsyncIterator[None]:
+    """A transaction that holds nothing of the user's: READ COMMITTED, with settings of its own."""
+    await run(conn, _BEGIN)
+    try:
+        yield
+    except BaseException:
+        if not conn.closed:
+            with suppress(psycopg.Error):
+                await run(conn, "rollback")
+        raise
+    await run(conn, "commit")
 
 
 async def run(conn: AsyncConnection[Any], statements: str) -> bytes | None:
@@ -113,6 +214,6 @@ def settings(name: str, limit: timedelta) -> str:
     """The statement that makes a transaction what ``transaction`` says; ``name`` holds no quotes."""
     milliseconds = min(max(int(limit / timedelta(milliseconds=1)), 1), 2**31 - 1)
     return (
-        f"select set_config('application_name', '{name}', true),"
-        f" set_config('idle_in_transaction_session_timeout', '{milliseconds}', true)"
+        f"select pg_catalog.set_config('application_name', '{name}', true),"
+        f" pg_catalog.set_config('idle_in_transaction_session_timeout', '{milliseconds}', true)"
     )

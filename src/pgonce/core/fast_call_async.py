@@ -16,7 +16,7 @@ from psycopg.pq.abc import PGresult
 from psycopg.types.json import Jsonb
 
 from pgonce.core.call import Call
-from pgonce.core.execute_async import execute
+from pgonce.core.execute_async import execute, is_usual
 from pgonce.errors import translate
 
 T = TypeVar("T")
@@ -54,8 +54,8 @@ def written(wanted: Call[Any]) -> list[str | None] | None:
 async def execute_value(conn: AsyncConnection[Any], wanted: Call[T], schema: str) -> T:
     """``execute`` for a function that returns one value, in a transaction of its own whatever the pool's setting.
 
-    A run is two such calls and nothing else, so neither cursor nor adapters are in between. An argument of a type that
-    is not in the table goes the long way.
+    A run is two such calls and nothing else, so neither cursor nor adapters are in between. ``execute`` is used where
+    an argument's type is not in the table, and where the session's settings are not the usual ones.
 
     Raises:
         PgonceError: what the protocol refused, translated from its SQLSTATE.
@@ -63,7 +63,7 @@ async def execute_value(conn: AsyncConnection[Any], wanted: Call[T], schema: str
     """
     texts = written(wanted)
     try:
-        if texts is None:
+        if texts is None or not await is_usual(conn):
             said = await execute(conn, wanted, schema)
             await conn.commit()  # no round trip in autocommit
             return said

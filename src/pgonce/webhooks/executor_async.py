@@ -35,7 +35,7 @@ Work: TypeAlias = tuple[Claimed, list[Handler]]
 
 _SAVEPOINT = "savepoint pgonce_event"
 _RELEASE = f"release {_SAVEPOINT}"
-_UNSEAL = "select set_config('pgonce.sealed', 'off', true)"
+_UNSEAL = "select pg_catalog.set_config('pgonce.sealed', 'off', true)"
 _NO_SAVEPOINT = {"25P01", "3B001"}
 _CONTENTION = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 _ENDED = "a handler ended the transaction: leave COMMIT and ROLLBACK to pgonce"
@@ -118,7 +118,7 @@ class AsyncAttempts:
                 ignore = f"ignore_webhook('{item.claim.id}', '{item.claim.lease}', {reason})"
                 statements.append(f"select {self._qualifier}.{ignore}")
         complete = self._call("pgonce_complete_webhooks", [item for item, handlers in work if handlers], "true")
-        statements.append(f"select string_agg(id::text, ',') from {complete} as id")
+        statements.append(f"select pg_catalog.string_agg(id::pg_catalog.text, ',') from {complete} as id")
         found = await run(conn, "; ".join(statements))
         return {UUID(id_) for id_ in found.decode().split(",")} if found else set()
 

@@ -42,6 +42,19 @@ def pay(event):
         event.complete(session)
         here()
 """,
+    "a derived sqlalchemy session": """
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+class TenantSession(Session):
+    pass
+engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+@app.webhook("pay", transaction="own")
+def pay(event):
+    with TenantSession(engine) as session, session.begin():
+        session.execute(text("insert into effects values (:id)"), {"id": event.id})
+        event.complete(session)
+        here()
+""",
     "sqlalchemy async": """
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -92,12 +105,37 @@ def pay(event):
         here()
 """,
 }
+HANDLERS["psycopg async"] = """
+import psycopg
+class TenantConnection(psycopg.AsyncConnection):
+    pass
+@app.webhook("pay", transaction="own")
+async def pay(event):
+    async with await TenantConnection.connect(url) as conn:
+        await conn.execute("insert into effects values (%s)", [event.id])
+        await event.complete(conn)
+        here()
+"""
+HANDLERS["psycopg under the application's own adapters"] = """
+import psycopg
+from psycopg.rows import dict_row
+from psycopg.types.string import TextLoader
+for name in ("bool", "int4", "int8", "uuid"):
+    psycopg.adapters.register_loader(name, TextLoader)
+@app.webhook("pay", transaction="own")
+def pay(event):
+    with psycopg.connect(url, row_factory=dict_row) as conn:
+        conn.execute("insert into effects values (%s)", [event.id])
+        event.complete(conn)
+        here()
+"""
 WORK = """
 with Worker(app, url, poll=0.05, concurrency=1):
     print("working", flush=True)
     sys.stdin.read() if not pause else threading.Event().wait(60)
 """
-NEEDS = {"sqlalchemy": "sqlalchemy", "sqlalchemy async": "sqlalchemy", "django": "django", "asyncpg": "asyncpg"}
+NEEDS = {name: name.split()[0] for name in ("sqlalchemy", "sqlalchemy async", "django", "asyncpg")}
+NEEDS["a derived sqlalchemy session"] = "sqlalchemy"
 
 
 @pytest.fixture(params=HANDLERS)

@@ -1,0 +1,25 @@
+"""How own statements write their arguments and read their results: as psycopg does when nobody has changed it."""
+
+from __future__ import annotations
+
+import json
+
+from psycopg.adapt import AdaptersMap
+from psycopg.postgres import register_default_adapters, register_default_types
+from psycopg.types import TypesRegistry
+from psycopg.types.json import set_json_dumps, set_json_loads
+
+
+def _shipped() -> AdaptersMap:
+    types = TypesRegistry()
+    register_default_types(types)
+    adapters = AdaptersMap(types=types)
+    register_default_adapters(adapters)
+    # set_json_loads without a context changes the default loader itself, which this map would share
+    set_json_loads(json.loads, adapters)
+    set_json_dumps(json.dumps, adapters)
+    return adapters
+
+
+ADAPTERS = _shipped()
+"""Independent of ``psycopg.adapters``, where an application may register loaders and dumpers for all connections."""
