@@ -5,10 +5,11 @@
 create or replace function pgonce_readable_webhook_payload(p_stripe_event_id text, p_event_type text, p_body text) returns jsonb
 language plpgsql immutable set search_path from current as $$
 declare
-  -- a backslash that begins an escape: not itself escaped, behind any number of escaped pairs
-  c_escape constant text := '(?<!\\)((?:\\\\)*)';
-  c_high   constant text := '\\u[dD][89abAB][0-9a-fA-F]{2}';
-  c_low    constant text := '\\u[dD][c-fC-F][0-9a-fA-F]{2}';
+  -- E'': the same under any standard_conforming_strings.
+  -- A backslash that begins an escape: not itself escaped, after any number of escaped pairs.
+  c_escape constant text := E'(?<!\\\\)((?:\\\\\\\\)*)';
+  c_high   constant text := E'\\\\u[dD][89abAB][0-9a-fA-F]{2}';
+  c_low    constant text := E'\\\\u[dD][c-fC-F][0-9a-fA-F]{2}';
   v_body text := p_body;
   v_event json;
   v_id text := p_stripe_event_id;
@@ -21,9 +22,9 @@ begin
       raise sqlstate '22023' using message = 'the body is not JSON', hint = 'pass the request body exactly as it was received';
     when statement_too_complex then null;
   end;
-  v_body := regexp_replace(v_body, c_escape || '\\u0000', '\1\\ufffd', 'g');
-  v_body := regexp_replace(v_body, c_escape || c_high || '(?!' || c_low || ')', '\1\\ufffd', 'g');
-  v_body := regexp_replace(v_body, c_escape || '(?<!' || c_high || ')' || c_low, '\1\\ufffd', 'g');
+  v_body := regexp_replace(v_body, c_escape || E'\\\\u0000', E'\\1\\\\ufffd', 'g');
+  v_body := regexp_replace(v_body, c_escape || c_high || '(?!' || c_low || ')', E'\\1\\\\ufffd', 'g');
+  v_body := regexp_replace(v_body, c_escape || '(?<!' || c_high || ')' || c_low, E'\\1\\\\ufffd', 'g');
   return v_body::jsonb;
 exception when numeric_value_out_of_range or statement_too_complex or program_limit_exceeded
             or untranslatable_character or invalid_text_representation then
