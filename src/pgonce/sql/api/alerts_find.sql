@@ -58,7 +58,7 @@ begin
                 when e.failures < v_in_a_row then 'run_failed' else 'failed_in_a_row' end as what,
            e.job_name, e.key, e.id, e.scheduled_for,
            -- once a day, and by the day: of a long streak the beginning is not seen
-           case when e.failures > v_in_a_row then concat_ws('/', e.job_name, e.key, (e.started_at at time zone 'UTC')::date)
+           case when e.failures > v_in_a_row then concat_ws('/', e.job_name, e.key, to_char(e.started_at at time zone 'UTC', 'YYYY-MM-DD'))
                 else e.id::text end as once,
            case when e.status = 'succeeded' then 'has succeeded again'
                 when e.failures < v_in_a_row then 'failed: '
