@@ -38,12 +38,12 @@ NAMES = {
     "AsyncLane": "Lane",
     "AsyncRun": "Run",
     "AsyncSeeds": "Seeds",
-    "AsyncTogether": "Together",
+    "AsyncCallBatcher": "CallBatcher",
     "AsyncWebhooks": "Webhooks",
     "__aenter__": "__enter__",
     "__aexit__": "__exit__",
     "asynccontextmanager": "contextmanager",
-    "awaited": "finished",
+    "ensure_awaitable": "ensure_result",
 }
 
 BANNER = "# Generated from {name} by tools/unasync.py: edit that one, then `make generate`.\n"

@@ -1,4 +1,4 @@
-"""What comes while something is under way goes together, in one round trip and one commit."""
+"""A micro-batcher: calls that arrive while a batch is in flight are sent together in the next one (group commit)."""
 
 from __future__ import annotations
 
@@ -7,137 +7,141 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, Generic, TypeVar
 
-Turn = TypeVar("Turn")
+Resource = TypeVar("Resource")
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 AT_ONCE = 2
-"""Sendings under way: while one waits for its commit's fsync, the other fills the database's processor."""
+"""Batches in flight: while one waits for its commit's fsync, the other keeps the database's processor busy."""
 PATIENCE = 5.0
-"""Seconds that a cancelled caller waits for an outcome that is under way, as psycopg waits for what it cancels."""
+"""Seconds that a cancelled caller waits for the outcome of a batch in flight, as psycopg waits when it cancels."""
 
 
-async def _forget(_: object) -> None:
-    """What becomes of an outcome that nobody claims, unless told otherwise."""
+async def _ignore(_: object) -> None:
+    """The default for ``unclaimed``: drop the outcome."""
 
 
-class _Place(Generic[Item, Outcome]):
-    __slots__ = ("answer", "goes", "item")
+class _Submission(Generic[Item, Outcome]):
+    __slots__ = ("answer", "item", "was_sent")
 
     def __init__(self, item: Item) -> None:
         self.item = item
         self.answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self.goes = False
-        """Whether it is under way, or has been."""
+        self.was_sent = False
 
 
-class Gathering(Generic[Turn, Item, Outcome]):
-    """Sends what comes: the first at once, and with the next one all that has come meanwhile. For one event loop.
+class Batcher(Generic[Resource, Item, Outcome]):
+    """Sends the first item at once, and all items that arrive meanwhile with the next batch. For one event loop.
 
     Args:
-        turn: what a sending needs, such as a connection; what goes along is decided when it is there.
-        send: sends some items and returns their outcomes; what it raises, each of their callers gets.
-        most: items in one sending.
-        at_once: sendings under way.
-        unclaimed: is given the outcome of an item whose caller was cancelled meanwhile; raises nothing.
+        acquire: opens what a batch needs, such as a connection. The items of a batch are chosen after it is open.
+        send: sends some items and returns their outcomes. An error it raises is raised to each of their callers.
+        most: items in one batch.
+        at_once: batches in flight.
+        unclaimed: gets the outcome of an item whose caller was cancelled meanwhile; must not raise.
     """
 
     def __init__(
         self,
-        turn: Callable[[], AbstractAsyncContextManager[Turn]],
-        send: Callable[[Turn, Sequence[Item]], Awaitable[Sequence[Outcome]]],
+        acquire: Callable[[], AbstractAsyncContextManager[Resource]],
+        send: Callable[[Resource, Sequence[Item]], Awaitable[Sequence[Outcome]]],
         *,
         most: int,
         at_once: float = AT_ONCE,
-        unclaimed: Callable[[Outcome], Coroutine[Any, Any, None]] = _forget,
+        unclaimed: Callable[[Outcome], Coroutine[Any, Any, None]] = _ignore,
     ) -> None:
-        self._turn = turn
+        self._acquire = acquire
         self._send = send
         self._most = most
         self._at_once = at_once
         self._unclaimed = unclaimed
-        self._waiting: list[_Place[Item, Outcome]] = []
-        self._sending: set[asyncio.Task[None] | None] = set()
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._waiting: list[_Submission[Item, Outcome]] = []
+        self._in_flight: set[asyncio.Task[None] | None] = set()
+        self._handing_back: set[asyncio.Task[None]] = set()
 
-    async def sent(self, item: Item) -> Outcome:
-        """The outcome of ``item``, when it is there. Raises what ``turn`` or ``send`` raised.
+    async def submit(self, item: Item) -> Outcome:
+        """Send ``item`` with the next batch and return its outcome.
 
-        Cancelled before it goes, it does not go; while it is under way, its outcome is waited for, and handed back.
+        A caller that is cancelled before its item was sent takes the item back. A caller that is cancelled later waits
+        for the outcome, which then goes to ``unclaimed``.
+
+        Raises:
+            Exception: what ``acquire`` or ``send`` raised.
         """
-        place: _Place[Item, Outcome] = _Place(item)
-        self._waiting.append(place)
-        if len(self._sending) < self._at_once:
-            self._begin()
+        submission: _Submission[Item, Outcome] = _Submission(item)
+        self._waiting.append(submission)
+        if len(self._in_flight) < self._at_once:
+            self._start()
         try:
-            return await place.answer
+            return await submission.answer
         except asyncio.CancelledError:
-            if place.goes and place.answer.cancelled():
-                place.answer = asyncio.get_running_loop().create_future()
-                with suppress(asyncio.CancelledError):  # a second one lets it go: then whoever sends it hands it back
-                    await asyncio.wait([place.answer], timeout=PATIENCE)
-            if place.answer.done() and not place.answer.cancelled() and place.answer.exception() is None:
+            if submission.was_sent and submission.answer.cancelled():
+                submission.answer = asyncio.get_running_loop().create_future()
+                with suppress(asyncio.CancelledError):  # after a second cancellation the sending task hands it back
+                    await asyncio.wait([submission.answer], timeout=PATIENCE)
+            answer = submission.answer
+            if answer.done() and not answer.cancelled() and answer.exception() is None:
                 with suppress(asyncio.CancelledError):
-                    await self._leave(place.answer.result())
-            place.answer.cancel()
+                    await self._hand_back(answer.result())
+            submission.answer.cancel()
             raise
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         task = asyncio.create_task(self._send_all())
-        self._sending.add(task)
-        task.add_done_callback(self._end)
+        self._in_flight.add(task)
+        task.add_done_callback(self._on_done)
 
-    def _end(self, task: asyncio.Task[None]) -> None:
-        """Behind a sending. One that is cancelled, as all tasks are when the event loop ends, leaves others waiting."""
-        self._sending.discard(task)
-        if len(self._sending) < self._at_once and not all(place.answer.done() for place in self._waiting):
-            self._begin()
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        """Start a new task where one was cancelled, as at the end of the event loop, and items still wait."""
+        self._in_flight.discard(task)
+        if len(self._in_flight) < self._at_once and not all(each.answer.done() for each in self._waiting):
+            self._start()
 
     async def _send_all(self) -> None:
         try:
             while self._waiting:
-                await self._send_some()
-                await asyncio.sleep(0)  # whoever has an answer may have something new, which goes along
+                await self._send_batch()
+                await asyncio.sleep(0)  # a caller that has its answer may submit a new item for the next batch
         finally:
-            # Here, in the step that has found nothing waiting. The done callback comes later: whoever was answered in
-            # this step and comes again before it would count this task as under way and wait for ever.
-            self._sending.discard(asyncio.current_task())
+            # In the same step that found nothing waiting. In the done callback it would be too late: a caller that
+            # submits in between would count this task as in flight and wait for ever.
+            self._in_flight.discard(asyncio.current_task())
 
-    async def _send_some(self) -> None:
-        batch = list(self._waiting)  # what a turn that cannot be had is an error for
+    async def _send_batch(self) -> None:
+        batch = list(self._waiting)  # if there is no connection, the error is for all of them
         outcomes: Sequence[Outcome] = []
         try:
-            async with self._turn() as turn:
-                batch = self._taken()
+            async with self._acquire() as resource:
+                batch = self._next_batch()
                 if batch:
-                    outcomes = await self._send(turn, [place.item for place in batch])
+                    outcomes = await self._send(resource, [each.item for each in batch])
         except BaseException as error:
-            for place in batch:
+            for each in batch:
                 if not isinstance(error, Exception):  # the event loop ends
-                    place.answer.cancel()
-                elif not place.answer.done():
-                    place.answer.set_exception(error)
+                    each.answer.cancel()
+                elif not each.answer.done():
+                    each.answer.set_exception(error)
             if not isinstance(error, Exception):
                 raise
             return
-        for place, outcome in zip(batch, outcomes, strict=True):
-            if place.answer.done():
-                self._leave(outcome)
+        for each, outcome in zip(batch, outcomes, strict=True):
+            if each.answer.done():
+                self._hand_back(outcome)
             else:
-                place.answer.set_result(outcome)
+                each.answer.set_result(outcome)
 
-    def _taken(self) -> list[_Place[Item, Outcome]]:
-        """The next to go: whoever was cancelled is not sent any more."""
+    def _next_batch(self) -> list[_Submission[Item, Outcome]]:
+        """Take the next items, without those whose callers were cancelled."""
         batch = []
-        for place in self._waiting[: self._most]:
-            if not place.answer.done():
-                place.goes = True
-                batch.append(place)
+        for each in self._waiting[: self._most]:
+            if not each.answer.done():
+                each.was_sent = True
+                batch.append(each)
         del self._waiting[: self._most]
         return batch
 
-    def _leave(self, outcome: Outcome) -> asyncio.Future[None]:
+    def _hand_back(self, outcome: Outcome) -> asyncio.Future[None]:
         task = asyncio.create_task(self._unclaimed(outcome))
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
+        self._handing_back.add(task)
+        task.add_done_callback(self._handing_back.discard)
         return asyncio.shield(task)

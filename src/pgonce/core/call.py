@@ -1,4 +1,4 @@
-"""One call of one SQL function: its name, its arguments by name, and how to read the row that comes back."""
+"""One call of one SQL function: its name, its arguments by name, and how to read the rows of the answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 Row = Sequence[Any]
 
 PATIENCE = "100ms"
-"""For a lock, where several calls share a statement: one must not keep the others for as long as it likes to wait."""
+"""Lock timeout of a statement that several calls share: one call must not delay the others by its own wait."""
 
 
 _UNSYNCED = "pg_catalog.set_config('synchronous_commit', 'off', true)"
@@ -28,15 +28,15 @@ class Call(Generic[T]):
     args: Mapping[str, Any]
     read: Callable[[Sequence[Row]], T]
     null_unsynced: bool = False
-    """The commit does not wait for the disk where the answer is null: losing that one costs nothing."""
+    """Commit asynchronously where the answer is null: losing such a commit costs nothing."""
     many: str | None = None
-    """The function that takes many such calls: an array for each argument, in the order of ``args``."""
+    """The SQL function for many such calls: it takes an array for each argument, in the order of ``args``."""
 
     def statement(self, schema: str, *, synced: bool = True) -> bytes:
         """The SELECT, qualified with ``schema``: the session's search_path belongs to the user.
 
         ``synced=False`` makes the commit of its transaction asynchronous. It is set beside the call, not by a SET
-        in front of it: one round trip, and behind a transaction pooler one server.
+        before it: that makes one round trip, which reaches one server also through a transaction pooler.
         """
         arguments = tuple((name, isinstance(value, list)) for name, value in self.args.items())
         return _statement(schema, self.function, arguments, synced, self.null_unsynced)
@@ -45,17 +45,17 @@ class Call(Generic[T]):
         """The same SELECT with $1, $2 for the arguments, as libpq wants it."""
         return _numbered(schema, self.function, tuple(self.args), self.null_unsynced)
 
-    def together(self, schema: str) -> bytes:
+    def batch_statement(self, schema: str) -> bytes:
         """The SELECT of ``many``, one array for each argument; it waits for a lock no longer than `PATIENCE`."""
-        return _together(schema, self.many or "", len(self.args), self.null_unsynced, PATIENCE)
+        return _batch_statement(schema, self.many or "", len(self.args), self.null_unsynced, PATIENCE)
 
 
 @cache
 def _statement(
     schema: str, function: str, names: tuple[tuple[str, bool], ...], synced: bool, null_unsynced: bool
 ) -> bytes:
-    # Arrays go over in binary: as text psycopg escapes their quotes with a regular expression in Python, and a JSON
-    # body is full of them: 60 % of what a receiver spent on recording an event of 3.4 kB.
+    # Arrays are sent in binary. As text, psycopg escapes quotes with a regular expression in Python, and a JSON body is
+    # full of quotes: that was 60 % of a receiver's time to record an event of 3.4 kB.
     arguments = sql.SQL(", ").join(
         sql.SQL("{} => {}").format(
             sql.Identifier(name), sql.Placeholder(name, PyFormat.BINARY if is_list else PyFormat.AUTO)
@@ -74,7 +74,7 @@ def _numbered(schema: str, function: str, names: tuple[str, ...], null_unsynced:
 
 
 @cache
-def _together(schema: str, function: str, count: int, null_unsynced: bool, patience: str) -> bytes:
+def _batch_statement(schema: str, function: str, count: int, null_unsynced: bool, patience: str) -> bytes:
     # the setting stands before the call: PostgreSQL evaluates the values of a SELECT from left to right
     statement = "select said{} from (select pg_catalog.set_config('lock_timeout', {}, true), {}({}) as said) calls"
     nothing = "pg_catalog.cardinality(pg_catalog.array_remove(said, null)) = 0"
@@ -93,7 +93,7 @@ def _together(schema: str, function: str, count: int, null_unsynced: bool, patie
 
 
 def _select(called: sql.Composed, synced: bool, null_unsynced: bool) -> bytes:
-    if null_unsynced:  # beside the call, not inside the function: it would hold for the caller's whole transaction
+    if null_unsynced:  # not inside the function: there it would hold for the caller's whole transaction
         maybe = f"case when said is null then {_UNSYNCED} end"
         return sql.SQL("select said, " + maybe + " from {} as said").format(called).as_bytes()
     if synced:

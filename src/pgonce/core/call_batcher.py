@@ -1,4 +1,4 @@
-"""Calls of one function that come at the same time; its twin is written by hand, too."""
+"""Concurrent calls of one SQL function; ``call_batcher_async.py`` is written by hand, too."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from pgonce.errors import translate
 T = TypeVar("T")
 
 
-class Together:
-    """Calls of functions that return one value: each thread sends its own.
+class CallBatcher:
+    """Calls of functions that return one value. Each thread sends its own call.
 
-    Sharing was tried, and gave little: each has to be woken by another. docs/decisions/runs-together.md
+    Sharing statements between threads was tried and gained little, because each thread has to be woken by another one:
+    docs/decisions/runs-together.md.
     """
 
     def __init__(self, pool: Pool, schema: str, _unclaimed: Callable[[Any], None]) -> None:

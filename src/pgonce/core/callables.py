@@ -1,4 +1,4 @@
-"""What a function of the user's has returned: whether it has done its work, or has only promised to."""
+"""Checks that a plain function has done its work, and that an asynchronous one returned something to await."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pgonce.errors import InvalidArgument
 
 T = TypeVar("T")
-_PROMISES = (CoroutineType, GeneratorType, AsyncGeneratorType)
+_UNFINISHED = (CoroutineType, GeneratorType, AsyncGeneratorType)
 
 
 def is_async(function: Any) -> bool:
@@ -18,31 +18,31 @@ def is_async(function: Any) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
-def finished(returned: T) -> T:
-    """What a plain function has returned.
+def ensure_result(returned: T) -> T:
+    """Return ``returned``, the result of a plain function.
 
     Raises:
-        InvalidArgument: a coroutine or a generator: nothing has been done. Taken for a success, it would mark an event
-            as handled whose handler never ran.
+        InvalidArgument: it is a coroutine or a generator, so nothing was done. Counted as a success, it would mark an
+            event as handled whose handler never ran.
     """
-    if isinstance(returned, _PROMISES):
+    if isinstance(returned, _UNFINISHED):
         if isinstance(returned, CoroutineType | GeneratorType):
             returned.close()  # or Python warns that it was never awaited
         raise InvalidArgument(
-            "the function is asynchronous or a generator, and was called as a plain one, so nothing was done: "
+            "the function is asynchronous or a generator and was called as a plain one, so nothing was done: "
             "make it plain, or `async def` with AsyncWebhooks, AsyncJobs, app.handle_async or a worker"
         )
     return returned
 
 
-async def awaited(returned: Awaitable[T]) -> T:
-    """What an asynchronous function has returned, in the end.
+async def ensure_awaitable(returned: Awaitable[T]) -> T:
+    """Await ``returned``, the result of an asynchronous function.
 
     Raises:
-        InvalidArgument: it is none; what it wrote is rolled back with the error.
+        InvalidArgument: it is not awaitable. What the function wrote is rolled back with this error.
     """
     anything: object = returned
     if not inspect.isawaitable(anything):
-        finished(anything)
-        raise InvalidArgument("the function is a plain one, and was called as an asynchronous one: make it `async def`")
+        ensure_result(anything)
+        raise InvalidArgument("the function is plain and was called as an asynchronous one: make it `async def`")
     return await returned

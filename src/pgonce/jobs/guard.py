@@ -13,8 +13,8 @@ from uuid import UUID
 import psycopg
 
 from pgonce.core.call import Call
-from pgonce.core.call_batcher import Together
-from pgonce.core.callables import finished
+from pgonce.core.call_batcher import CallBatcher
+from pgonce.core.callables import ensure_result
 from pgonce.core.concurrency import Result
 from pgonce.core.execute import Pool, call
 from pgonce.core.interval import interval
@@ -44,7 +44,7 @@ class Jobs:
         address(pool)  # refused now, and not at the first heartbeat
         self._pool = pool
         self._schema = schema
-        self._together = Together(pool, schema, self._unclaimed)
+        self._call_batcher = CallBatcher(pool, schema, self._unclaimed)
 
     def _unclaimed(self, started: Any) -> None:
         if isinstance(started, UUID):  # nobody holds it: it would block its successors for a whole window
@@ -102,11 +102,11 @@ class Jobs:
 
     @contextmanager
     def _started(self, by: Call[UUID | None], start: protocol.Start, timeout: timedelta | None) -> Iterator[Run | None]:
-        run_id = self._together.value(by)
+        run_id = self._call_batcher.value(by)
         if run_id is None:
             yield None
             return
-        run = Run(self._pool, self._schema, self._together, run_id, start, timeout)
+        run = Run(self._pool, self._schema, self._call_batcher, run_id, start, timeout)
         try:
             try:
                 with run.beating():
@@ -152,7 +152,7 @@ class Jobs:
             if on_start:
                 on_start()
             if run is not None:
-                finished(job.function(run))
+                ensure_result(job.function(run))
             return run
 
     def job(
@@ -164,7 +164,7 @@ class Jobs:
             @functools.wraps(function)
             def guarded() -> T | None:
                 with self.run(name, key=key, window=window) as run:
-                    return None if run is None else finished(function(run))
+                    return None if run is None else ensure_result(function(run))
 
             return guarded
 

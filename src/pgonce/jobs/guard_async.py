@@ -12,8 +12,8 @@ from uuid import UUID
 import psycopg
 
 from pgonce.core.call import Call
-from pgonce.core.call_batcher_async import AsyncTogether
-from pgonce.core.callables import awaited
+from pgonce.core.call_batcher_async import AsyncCallBatcher
+from pgonce.core.callables import ensure_awaitable
 from pgonce.core.concurrency_async import Result
 from pgonce.core.execute_async import Pool, call
 from pgonce.core.interval import interval
@@ -43,7 +43,7 @@ class AsyncJobs:
         address(pool)  # refused now, and not at the first heartbeat
         self._pool = pool
         self._schema = schema
-        self._together = AsyncTogether(pool, schema, self._unclaimed)
+        self._call_batcher = AsyncCallBatcher(pool, schema, self._unclaimed)
 
     async def _unclaimed(self, started: Any) -> None:
         if isinstance(started, UUID):  # nobody holds it: it would block its successors for a whole window
@@ -105,11 +105,11 @@ class AsyncJobs:
     async def _started(
         self, by: Call[UUID | None], start: protocol.Start, timeout: timedelta | None
     ) -> AsyncIterator[AsyncRun | None]:
-        run_id = await self._together.value(by)
+        run_id = await self._call_batcher.value(by)
         if run_id is None:
             yield None
             return
-        run = AsyncRun(self._pool, self._schema, self._together, run_id, start, timeout)
+        run = AsyncRun(self._pool, self._schema, self._call_batcher, run_id, start, timeout)
         try:
             try:
                 async with run.beating():
@@ -155,7 +155,7 @@ class AsyncJobs:
             if on_start:
                 on_start()
             if run is not None:
-                await awaited(job.function(run))
+                await ensure_awaitable(job.function(run))
             return run
 
     def job(
@@ -167,7 +167,7 @@ class AsyncJobs:
             @functools.wraps(function)
             async def guarded() -> T | None:
                 async with self.run(name, key=key, window=window) as run:
-                    return None if run is None else await awaited(function(run))
+                    return None if run is None else await ensure_awaitable(function(run))
 
             return guarded
 

@@ -17,7 +17,7 @@ from psycopg import Connection
 from psycopg.pq import TransactionStatus
 
 from pgonce.core.call import Call
-from pgonce.core.call_batcher import Together
+from pgonce.core.call_batcher import CallBatcher
 from pgonce.core.concurrency import CANCELS, repeating, shielded, sleep, time_limit
 from pgonce.core.execute import Pool, call, connection, execute, transaction
 from pgonce.errors import (
@@ -45,7 +45,7 @@ class Run:
         self,
         pool: Pool,
         schema: str,
-        together: Together,
+        call_batcher: CallBatcher,
         run_id: UUID,
         start: protocol.Start,
         timeout: timedelta | None = None,
@@ -58,7 +58,7 @@ class Run:
         self.rows_processed = 0
         self.rows_skipped = 0
         self._pool = pool
-        self._together = together
+        self._call_batcher = call_batcher
         self.schema = schema
         self._timeout = timeout
         self._progress: tuple[int | None, int | None] = (None, None)
@@ -233,7 +233,7 @@ class Run:
                 if beside:
                     return self._beside(wanted)
                 if wanted.many:
-                    return self._together.value(wanted)
+                    return self._call_batcher.value(wanted)
                 return call(self._pool, wanted, self.schema)
             except (PgonceError, psycopg.Error) as error:
                 pause = next(pauses, None)

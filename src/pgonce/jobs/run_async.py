@@ -16,7 +16,7 @@ from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
 
 from pgonce.core.call import Call
-from pgonce.core.call_batcher_async import AsyncTogether
+from pgonce.core.call_batcher_async import AsyncCallBatcher
 from pgonce.core.concurrency_async import CANCELS, repeating, shielded, sleep, time_limit
 from pgonce.core.execute_async import Pool, call, connection, execute, transaction
 from pgonce.errors import (
@@ -44,7 +44,7 @@ class AsyncRun:
         self,
         pool: Pool,
         schema: str,
-        together: AsyncTogether,
+        call_batcher: AsyncCallBatcher,
         run_id: UUID,
         start: protocol.Start,
         timeout: timedelta | None = None,
@@ -57,7 +57,7 @@ class AsyncRun:
         self.rows_processed = 0
         self.rows_skipped = 0
         self._pool = pool
-        self._together = together
+        self._call_batcher = call_batcher
         self.schema = schema
         self._timeout = timeout
         self._progress: tuple[int | None, int | None] = (None, None)
@@ -232,7 +232,7 @@ class AsyncRun:
                 if beside:
                     return await self._beside(wanted)
                 if wanted.many:
-                    return await self._together.value(wanted)
+                    return await self._call_batcher.value(wanted)
                 return await call(self._pool, wanted, self.schema)
             except (PgonceError, psycopg.Error) as error:
                 pause = next(pauses, None)

@@ -10,7 +10,7 @@ from typing import Any, Literal, NoReturn, TypeAlias
 from uuid import UUID
 
 from pgonce.core.call import Call, Row, clean, value
-from pgonce.core.callables import finished
+from pgonce.core.callables import ensure_result
 from pgonce.errors import EventBusy, InvalidArgument, InvalidPayload
 from pgonce.webhooks import complete_in_session as own
 from pgonce.webhooks.stripe import Body
@@ -82,7 +82,7 @@ class Event:
         """Run what ``after_commit`` has collected; a failure there is logged, for the event is handled all the same."""
         for function in self.after_commit_calls:
             try:
-                finished(function())
+                ensure_result(function())
             except Exception:
                 log.exception("after_commit of event %s failed", self.id)
 

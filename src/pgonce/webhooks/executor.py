@@ -16,7 +16,7 @@ from psycopg import Connection, sql
 from psycopg.pq import TransactionStatus
 
 from pgonce.core.call import Call
-from pgonce.core.callables import finished
+from pgonce.core.callables import ensure_result
 from pgonce.core.concurrency import asked_to_stop, sleep, time_limit
 from pgonce.core.execute import Pool, call, connection, execute, run, settings, translated
 from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken, translate
@@ -149,7 +149,7 @@ class Attempts:
             self.begun = True
             with time_limit(conn, limit, expired):
                 for handler in handlers:
-                    finished(handler.function(item.event, conn))
+                    ensure_result(handler.function(item.event, conn))
             _check(conn)
         except BaseException as error:
             if conn.closed or isinstance(error, (TransactionBroken, *_CONTENTION)) or asked_to_stop(error):
@@ -203,7 +203,7 @@ class Attempts:
                 self.begun = True
                 with time_limit(conn, handler.timeout, expired):
                     if events:
-                        finished(handler.function(events, conn))
+                        ensure_result(handler.function(events, conn))
                 _check(conn)
                 run(conn, _UNSEAL)
         except BaseException as error:
@@ -230,7 +230,7 @@ class Attempts:
         self.begun = True
         try:
             with time_limit(None, handler.timeout, expired):
-                finished(handler.function(item.event))
+                ensure_result(handler.function(item.event))
             if call(self._pool, protocol.is_webhook_held(item.claim), self._schema):
                 raise TransactionBroken(_NOT_COMPLETED)
         except BaseException as error:

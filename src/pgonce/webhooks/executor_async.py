@@ -15,7 +15,7 @@ from psycopg import AsyncConnection, sql
 from psycopg.pq import TransactionStatus
 
 from pgonce.core.call import Call
-from pgonce.core.callables import awaited
+from pgonce.core.callables import ensure_awaitable
 from pgonce.core.concurrency_async import asked_to_stop, sleep, time_limit
 from pgonce.core.execute_async import Pool, call, connection, execute, run, settings, translated
 from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken, translate
@@ -148,7 +148,7 @@ class AsyncAttempts:
             self.begun = True
             async with time_limit(conn, limit, expired):
                 for handler in handlers:
-                    await awaited(handler.function(item.event, conn))
+                    await ensure_awaitable(handler.function(item.event, conn))
             _check(conn)
         except BaseException as error:
             if conn.closed or isinstance(error, (TransactionBroken, *_CONTENTION)) or asked_to_stop(error):
@@ -202,7 +202,7 @@ class AsyncAttempts:
                 self.begun = True
                 async with time_limit(conn, handler.timeout, expired):
                     if events:
-                        await awaited(handler.function(events, conn))
+                        await ensure_awaitable(handler.function(events, conn))
                 _check(conn)
                 await run(conn, _UNSEAL)
         except BaseException as error:
@@ -229,7 +229,7 @@ class AsyncAttempts:
         self.begun = True
         try:
             async with time_limit(None, handler.timeout, expired):
-                await awaited(handler.function(item.event))
+                await ensure_awaitable(handler.function(item.event))
             if await call(self._pool, protocol.is_webhook_held(item.claim), self._schema):
                 raise TransactionBroken(_NOT_COMPLETED)
         except BaseException as error:

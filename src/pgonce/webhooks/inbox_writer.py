@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from psycopg import AsyncConnection
 
-from pgonce.core.batcher import Gathering
+from pgonce.core.batcher import Batcher
 from pgonce.core.execute_async import Pool, connection, execute
 from pgonce.webhooks import calls as webhooks
 from pgonce.webhooks import calls_queue as queue
@@ -36,7 +36,7 @@ class Recorder:
     """Queues events for the workers, one INSERT for as many as have come together. For one event loop.
 
     Args:
-        pool: of at least ``gathering.AT_ONCE`` connections, in autocommit.
+        pool: of at least ``batcher.AT_ONCE`` connections, in autocommit.
         schema: where ``pgonce migrate`` put the tables.
         worker: the one in this process. While it keeps up, events are claimed for it with their INSERT and handed over:
             that saves the claim, and reading the payload back.
@@ -45,7 +45,7 @@ class Recorder:
     def __init__(self, pool: Pool, *, schema: str = "public", worker: Hands | None = None) -> None:
         self._schema = schema
         self._worker = worker
-        self._gathering = Gathering(partial(connection, pool), self._queue, most=MOST)
+        self._batcher = Batcher(partial(connection, pool), self._queue, most=MOST)
 
     async def record(self, body: Body, order_key: str | None) -> str:
         """Record one event; when this returns, it is committed.
@@ -56,7 +56,7 @@ class Recorder:
         Raises:
             PgonceError: it could not be recorded.
         """
-        return await self._gathering.sent((body, order_key))
+        return await self._batcher.submit((body, order_key))
 
     async def _queue(self, conn: AsyncConnection[Any], events: Sequence[tuple[Body, str | None]]) -> list[str]:
         bodies, keys = [body for body, _ in events], [key for _, key in events]

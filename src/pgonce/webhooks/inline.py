@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import psycopg
 from psycopg import Connection
 
-from pgonce.core.callables import finished
+from pgonce.core.callables import ensure_result
 from pgonce.core.concurrency import Result, shielded
 from pgonce.core.execute import Pool, call, call_unsynced, connection, execute, transaction
 from pgonce.core.interval import interval
@@ -106,7 +106,7 @@ class Webhooks:
                 with conn.transaction("pgonce_handler"):
                     if not execute(conn, protocol.complete_webhook(claim), self._schema):
                         raise LeaseLost(f"event {event.id} was taken over by another client: nothing was written")
-                    finished(handler(event, conn))
+                    ensure_result(handler(event, conn))
             except Ignored as decision:
                 # the rollback to the savepoint has let go of the row: a successor may have it now
                 if not execute(conn, protocol.ignore_webhook(claim, str(decision)), self._schema):

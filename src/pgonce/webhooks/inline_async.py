@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 import psycopg
 from psycopg import AsyncConnection
 
-from pgonce.core.callables import awaited
+from pgonce.core.callables import ensure_awaitable
 from pgonce.core.concurrency_async import Result, shielded
 from pgonce.core.execute_async import Pool, call, call_unsynced, connection, execute, transaction
 from pgonce.core.interval import interval
@@ -105,7 +105,7 @@ class AsyncWebhooks:
                 async with conn.transaction("pgonce_handler"):
                     if not await execute(conn, protocol.complete_webhook(claim), self._schema):
                         raise LeaseLost(f"event {event.id} was taken over by another client: nothing was written")
-                    await awaited(handler(event, conn))
+                    await ensure_awaitable(handler(event, conn))
             except Ignored as decision:
                 # the rollback to the savepoint has let go of the row: a successor may have it now
                 if not await execute(conn, protocol.ignore_webhook(claim, str(decision)), self._schema):

@@ -8,7 +8,7 @@ from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import Any, Literal, TypeVar
 
-from pgonce.core.callables import awaited, finished, is_async
+from pgonce.core.callables import ensure_awaitable, ensure_result, is_async
 from pgonce.core.interval import interval
 from pgonce.errors import InvalidArgument
 from pgonce.webhooks.calls import Event
@@ -129,12 +129,12 @@ class WebhookRegistry:
     def handle(self, event: Event, tx: Any) -> None:
         """Run every synchronous handler of the event on one transaction; for a delivery handled where it arrives."""
         for handler in self._shared(event):
-            finished(handler.function(event, tx))
+            ensure_result(handler.function(event, tx))
 
     async def handle_async(self, event: Event, tx: Any) -> None:
         """``handle`` for asynchronous handlers."""
         for handler in self._shared(event):
-            await awaited(handler.function(event, tx))
+            await ensure_awaitable(handler.function(event, tx))
 
     def _shared(self, event: Event) -> list[Handler]:
         found = self.matching(event.type)

@@ -115,7 +115,7 @@ def test_only_a_commit_that_has_refused_all_does_not_wait_for_the_disk(
     names = [
         f"{name}_{each}_{place}" if each == "free" else f"{name}_busy" for place, each in enumerate(wanted.split(", "))
     ]
-    statement = start_job_run(Start(name, timedelta(hours=1))).together("public")
+    statement = start_job_run(Start(name, timedelta(hours=1))).batch_statement("public")
     with db.transaction():
         arrays = ["{%s,%s}" % tuple(names), "{null,null}", "{1h,1h}", '{"",""}', "{null,null}"]  # noqa: UP031
         sent(db, statement, arrays)

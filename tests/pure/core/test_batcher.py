@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from pgonce.core.batcher import AT_ONCE, Gathering
+from pgonce.core.batcher import AT_ONCE, Batcher
 
 
 def in_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
@@ -32,14 +32,14 @@ class Wire:
         self.refusing = False
         self.free = asyncio.Event()
         self.free.set()
-        self.gathering = Gathering(self._turn, self._send, most=most, unclaimed=self._unclaimed)
+        self.batcher = Batcher(self._acquire, self._send, most=most, unclaimed=self._unclaimed)
 
     @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
+    async def _acquire(self) -> AsyncIterator[None]:
         refused = self.refusing
         await self.free.wait()
         if refused:
-            raise ValueError("no turn")
+            raise ValueError("no connection")
         yield
 
     async def _send(self, _: None, items: Sequence[int]) -> list[str]:
@@ -58,7 +58,7 @@ class Wire:
                 answer.set_result(None)
 
     def call(self, item: int) -> asyncio.Task[str]:
-        return asyncio.create_task(self.gathering.sent(item))
+        return asyncio.create_task(self.batcher.submit(item))
 
 
 async def settled() -> None:
@@ -165,7 +165,7 @@ async def test_the_outcome_of_one_that_is_cancelled_between_the_answer_and_its_n
     await settled()
     assert tasks[0].cancelled()
     assert wire.unclaimed == ["outcome of 0"]
-    assert wire.gathering._waiting == []
+    assert wire.batcher._waiting == []
 
 
 @in_loop
@@ -209,7 +209,7 @@ async def test_a_turn_that_cannot_be_had_is_an_error_for_those_who_have_waited_f
     await asyncio.sleep(0)  # it waits, and the turn was asked for before
     wire.free.set()
     await asyncio.wait(early)
-    assert [str(task.exception()) for task in early] == ["no turn"] * 2
+    assert [str(task.exception()) for task in early] == ["no connection"] * 2
     await settled()
     assert wire.sent == [[12]]
     wire.answers[0].set_result(None)
@@ -223,7 +223,7 @@ async def test_sendings_that_are_cancelled_tell_their_callers_and_those_who_wait
     await settled()
 
     def cancel_all() -> None:
-        for sending in list(wire.gathering._sending):
+        for sending in list(wire.batcher._in_flight):
             assert sending
             sending.cancel()
 
@@ -252,7 +252,7 @@ async def test_an_event_loop_that_ends_lets_those_finish_who_want_to() -> None:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             asyncio.get_running_loop().call_later(0.01, wire.answer_all)
-        return await wire.gathering.sent(item)
+        return await wire.batcher.submit(item)
 
     last = [asyncio.create_task(stubborn(item)) for item in (10, 11)]
     await settled()
