@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
 
-from pgonce.core import database
+from pgonce.core import database, event_loop
 from pgonce.core.execute import Pool
 from pgonce.errors import PgonceError
 from pgonce.jobs.guard import Jobs
@@ -21,7 +20,7 @@ class Performing:
     """Runs jobs; their failures are in the audit trail and in the log, and end nothing here.
 
     Args:
-        url: the database; an asynchronous run has an event loop and connections of its own.
+        url: the database; an asynchronous run has connections of its own, in the process's event loop.
         schema: where ``pgonce migrate`` put the tables.
     """
 
@@ -44,7 +43,7 @@ class Performing:
 
         try:
             if job.is_async:
-                asyncio.run(self._perform_async(job, begun, options))
+                event_loop.background().run(self._perform_async(job, begun, options))
             else:
                 Jobs(pool, schema=self._schema).perform(job, on_start=begun, **options)
         except Exception as error:

@@ -7,14 +7,17 @@ import logging
 import random
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from typing import Self
 
 import psycopg
 
-from pgonce.core import database
+from pgonce.core import database, event_loop
+from pgonce.core.event_loop import EventLoop
 from pgonce.core.execute import call
 from pgonce.core.service import Service
 from pgonce.errors import PgonceError
@@ -35,7 +38,7 @@ log = logging.getLogger("pgonce")
 
 
 class Worker(Service):
-    """Handles queued events in threads (synchronous handlers) and in an event loop of its own (asynchronous ones).
+    """Handles queued events: in threads with synchronous handlers, in an event loop with asynchronous ones.
 
     Args:
         app: the handlers.
@@ -45,6 +48,7 @@ class Worker(Service):
         adopt: also take over what clients without a worker have left behind.
         max_attempts: after so many an event is a dead letter.
         poll: seconds between two looks when nothing was due.
+        loop: where asynchronous handlers run; the default is the one of the process.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class Worker(Service):
         adopt: bool = False,
         max_attempts: int = queue.MAX_ATTEMPTS,
         poll: float = POLL,
+        loop: EventLoop | None = None,
     ) -> None:
         self._app = app
         self._url = url
@@ -65,6 +70,8 @@ class Worker(Service):
         self._adopt = adopt
         self._max_attempts = max_attempts
         self._poll = poll
+        self._loop = loop
+        self._async_lanes: Future[None] | None = None
         self._stop = threading.Event()
         self._roster = Roster()
         self._work_async: Callable[[], None] = lambda: None
@@ -88,7 +95,8 @@ class Worker(Service):
             raise
         targets: list[Callable[[], None]] = [self._lane] * self._concurrency
         if self._async_types:
-            targets.append(self._run_loop)
+            self._async_lanes = (self._loop or event_loop.background()).submit(self._lanes_async())
+            self._async_lanes.add_done_callback(_log_failure)
         if self._adopt:
             targets.append(self._adopting)
         for number, target in enumerate(targets):
@@ -133,9 +141,13 @@ class Worker(Service):
         self._stop.set()
         self._roster.end()
         self.wake()
+        until = None if timeout is None else time.monotonic() + timeout
         for thread in self._threads:
-            thread.join(timeout)
+            thread.join(None if until is None else max(until - time.monotonic(), 0))
+        if self._async_lanes is not None:
+            wait([self._async_lanes], None if until is None else max(until - time.monotonic(), 0))
         ended = not any(thread.is_alive() for thread in self._threads)
+        ended = ended and (self._async_lanes is None or self._async_lanes.done())
         if ended:
             self._give_back()
             self._pool.close()
@@ -183,9 +195,6 @@ class Worker(Service):
                     log.info("%s events of direct clients had no live lease: queued", adopted)
                     self.wake()
 
-    def _run_loop(self) -> None:
-        asyncio.run(self._lanes_async())
-
     async def _lanes_async(self) -> None:
         work, loop = asyncio.Event(), asyncio.get_running_loop()
 
@@ -221,3 +230,8 @@ class Worker(Service):
             if not busy and not self._stop.is_set():
                 with suppress(TimeoutError):
                     await asyncio.wait_for(work.wait(), self._pause())
+
+
+def _log_failure(lanes: Future[None]) -> None:
+    if not lanes.cancelled() and (error := lanes.exception()) is not None:
+        log.error("the asynchronous handlers of the worker have stopped", exc_info=error)

@@ -1,0 +1,151 @@
+"""The event loop that runs every async handler and async job of a process, and a watch on what blocks it.
+
+An async engine, a pool or an HTTP client that a module makes once belongs to the loop that used it first. With a loop
+for each job run its second run failed, and with another loop than the web application's a shared engine crashed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+BLOCKED = 1.0
+"""Seconds without a turn of the loop until what blocks it is named in a warning."""
+_WARN_EVERY = 60.0
+"""Seconds between two warnings about the same function."""
+_OURS = str(Path(__file__).parents[1]) + os.sep
+_LIBRARIES = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+
+log = logging.getLogger("pgonce")
+
+
+class EventLoop:
+    """A loop that other threads give work to.
+
+    Args:
+        loop: a loop that runs already.
+        thread: the identity of its thread.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, thread: int) -> None:
+        self.loop = loop
+        self._thread = thread
+        self._closed = threading.Event()
+        self._warned: dict[str, float] = {}
+
+    @classmethod
+    def running(cls) -> EventLoop:
+        """The loop of the caller, which is a coroutine or a callback."""
+        return cls(asyncio.get_running_loop(), threading.get_ident())
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Start ``work`` as a task of the loop; called in any thread."""
+        return asyncio.run_coroutine_threadsafe(_contained(work), self.loop)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of ``work``; called in any thread but the loop's own."""
+        return self.submit(work).result()
+
+    def watch(self) -> None:
+        """From now on name in a warning what blocks the loop, until ``close``."""
+        threading.Thread(target=self._watch, name="pgonce event loop watch", daemon=True).start()
+
+    def close(self) -> None:
+        """End the watch."""
+        self._closed.set()
+
+    def _watch(self) -> None:
+        while not self._closed.wait(BLOCKED):
+            turned = threading.Event()
+            try:
+                self.loop.call_soon_threadsafe(turned.set)
+            except RuntimeError:  # the loop is closed
+                return
+            if not turned.wait(BLOCKED):
+                self._warn(_blocking(sys._current_frames().get(self._thread)))  # noqa: SLF001 -- documented
+                while not (turned.wait(BLOCKED) or self._closed.is_set() or self.loop.is_closed()):
+                    pass
+
+    def _warn(self, found: str | None) -> None:
+        if found is None or time.monotonic() - self._warned.get(found, -_WARN_EVERY) < _WARN_EVERY:
+            return
+        self._warned[found] = time.monotonic()
+        log.warning(
+            "%s blocks the event loop: for over %g s no other async handler or job could go on; "
+            "make it a plain function, or await what it waits for",
+            found,
+            BLOCKED,
+        )
+
+
+async def _contained(work: Coroutine[Any, Any, T]) -> T:
+    try:
+        return await work
+    except (SystemExit, KeyboardInterrupt) as error:  # asyncio would end the loop with it, and all other work
+        raise RuntimeError(f"an async handler or job raised {type(error).__name__}") from error
+
+
+def _blocking(frame: FrameType | None) -> str | None:
+    """The function of the application that runs below a frame of pgonce, and the line it is at; None without one."""
+    stack: list[FrameType] = []
+    while frame is not None:
+        stack.append(frame)
+        frame = frame.f_back
+    files = [each.f_code.co_filename for each in stack]
+    if not any(file.startswith(_OURS) and file != __file__ for file in files):
+        return None  # the web application's own code: not ours to report
+    theirs = [each for each in stack if not each.f_code.co_filename.startswith((_OURS, *_LIBRARIES, "<"))]
+    if not theirs:
+        return None
+    handler, line = theirs[-1], theirs[0]
+    name = f"{handler.f_globals.get('__name__', '?')}.{handler.f_code.co_qualname}"
+    return f"{name} ({Path(line.f_code.co_filename).name}:{line.f_lineno})"
+
+
+_lock = threading.Lock()
+_background: EventLoop | None = None
+
+
+def background() -> EventLoop:
+    """The loop of this process, in a thread of its own, which lives as long as the process."""
+    global _background  # noqa: PLW0603 -- one for each process is the point
+    with _lock:
+        if _background is None:
+            loop = asyncio.new_event_loop()
+            thread = threading.Thread(target=_run_forever, args=[loop], name="pgonce event loop", daemon=True)
+            thread.start()
+            _background = EventLoop(loop, thread.ident or 0)
+            _background.watch()
+        return _background
+
+
+def _run_forever(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    while not loop.is_closed():
+        try:
+            loop.run_forever()
+        except BaseException:  # sys.exit() in a task that a handler started
+            log.exception("an async handler or job tried to end the event loop; the loop goes on")
+
+
+def _forget() -> None:
+    """In a forked child: the thread of the parent's loop does not exist there."""
+    global _background, _lock  # noqa: PLW0603
+    _lock = threading.Lock()
+    _background = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
