@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hmac
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from pgonce.errors import InvalidArgument, InvalidPayload, SignatureError
 
@@ -31,12 +32,21 @@ def _integer(digits: str) -> int | float:
         return float(digits)
 
 
+def _finite(number: str) -> float:
+    found = float(number)
+    if math.isinf(found):
+        raise ValueError(f"{number[:20]} is out of range")
+    return found
+
+
 def _loads(text: str) -> Any:
     return json.loads(text, parse_constant=_refuse, parse_int=_integer)
 
 
 def _decode_and_load(body: bytes) -> Any:
-    return _loads(body.decode())  # decoded here: given bytes, the standard library would take UTF-16 too
+    # Decoded here: given bytes, the standard library would take UTF-16 too. A number out of range is an error, as it is
+    # one for orjson: `parse` then looks at the body more closely.
+    return json.loads(body.decode(), parse_constant=_refuse, parse_int=_integer, parse_float=_finite)
 
 
 _fast_loads: Callable[[bytes], Any] = _decode_and_load
@@ -47,6 +57,14 @@ with suppress(ImportError):  # the extra "serve" brings it: 10 us instead of 30 
 
 TOLERANCE = 300
 """Seconds that a signature's timestamp may differ from now, in both directions (Stripe's default)."""
+
+MAX_SIGNATURES = 16
+"""v1 entries in a header, at most. Stripe sends one for each secret, and at most two secrets are valid at a time."""
+MAX_HEADER = 4096
+"""Characters in a header, at most: 16 entries take about 1,100."""
+
+Secrets: TypeAlias = str | Iterable[str] | Callable[[], str | Iterable[str]]
+"""The endpoint's secrets, the only one, or a function that returns them: it is called for every delivery."""
 
 _API_KEYS = ("sk_", "rk_", "pk_")
 _UNSIGNED = "no webhook secret is configured: set PGONCE_WEBHOOK_SECRET to the endpoint's whsec_..."
@@ -63,29 +81,53 @@ def _signature(body: bytes, secret: str, timestamp: str) -> bytes:
 
 
 def signing_secrets(secrets: str | Iterable[str]) -> tuple[str, ...]:
-    """``secrets``, or the only one, as `verify` takes them: looked at now rather than at the first delivery.
+    """Check the secrets when the program starts rather than at the first delivery, and strip white space around them.
 
     Raises:
-        InvalidArgument: there is none, or one is not set (None), or an API key; it is not quoted.
+        InvalidArgument: there is no secret, or one is not set (None), is an API key, or holds a character that no
+            secret has. The secret is not quoted.
     """
     found = (secrets,) if isinstance(secrets, str) else tuple(secrets)
-    for number, secret in enumerate(found, 1):
-        if not isinstance(secret, str):
-            raise InvalidArgument(f"webhook secret {number} is {secret!r}: is its variable set?")
-        if secret.strip().startswith(_API_KEYS):
-            raise InvalidArgument(
-                f"webhook secret {number} is an API key ({secret.strip()[:3]}...): what signs is the endpoint's own "
-                "secret, whsec_..., which stands beside it in Stripe's dashboard"
-            )
-    if not any(secret.strip() for secret in found):
+    usable = tuple(checked for number, secret in enumerate(found, 1) if (checked := _check_secret(secret, number)))
+    if not usable:
         raise InvalidArgument(_UNSIGNED)
-    return found
+    return usable
+
+
+def _check_secret(secret: object, number: int) -> str:
+    """The secret without white space around it; empty where it is blank."""
+    if not isinstance(secret, str):
+        raise InvalidArgument(f"webhook secret {number} is {secret!r}: is its variable set?")
+    secret = secret.strip()
+    if secret.startswith(_API_KEYS):
+        raise InvalidArgument(
+            f"webhook secret {number} is an API key ({secret[:3]}...): what signs is the endpoint's own "
+            "secret, whsec_..., which stands beside it in Stripe's dashboard"
+        )
+    for wrong, name in (("\"'`", "a quotation mark"), (",;", "a comma or semicolon"), ("$", "a dollar sign")):
+        if any(character in secret for character in wrong):
+            raise InvalidArgument(f"webhook secret {number} holds {name}: {_WRITTEN}")
+    if not secret.isprintable() or any(map(str.isspace, secret)):
+        raise InvalidArgument(f"webhook secret {number} holds a space or a line break: {_WRITTEN}")
+    return secret
+
+
+_WRITTEN = "write whsec_ and the letters and digits after it, nothing else; several secrets are a list"
+
+
+def current_secrets(secrets: Secrets) -> tuple[str, ...]:
+    """The secrets that are valid now: what the function returns, where ``secrets`` is one.
+
+    Raises:
+        InvalidArgument: as `signing_secrets`.
+    """
+    return signing_secrets(secrets() if callable(secrets) else secrets)
 
 
 def verify(
     body: bytes,
     header: str | None,
-    secrets: Iterable[str],
+    secrets: Secrets,
     *,
     tolerance: float = TOLERANCE,
     now: float | None = None,
@@ -94,7 +136,7 @@ def verify(
 
     Args:
         body: the request body exactly as received. Parsed and dumped again it no longer fits.
-        header: the value of ``Stripe-Signature``; None when the request had none.
+        header: the value of ``Stripe-Signature``; None when the request had none. Two headers are joined by a comma.
         secrets: the endpoint's secrets; while one is being rolled (up to 24 h) both are valid.
         tolerance: seconds between the timestamp and now, in both directions.
         now: unix seconds; the default is the clock.
@@ -103,19 +145,30 @@ def verify(
         SignatureError: no header, an unreadable one, no fitting signature, or a timestamp out of tolerance.
         InvalidArgument: there are no secrets: refusing everything beats accepting everything.
     """
-    secrets = [secret for secret in secrets if secret.strip()]  # a blank one anybody can guess
-    if not secrets:
-        raise InvalidArgument(_UNSIGNED)
-    if not header:
-        raise SignatureError("the request has no Stripe-Signature header")
-    timestamp, signatures = _read(header)
-    age = (time.time() if now is None else now) - int(timestamp)
-    # every pair is compared, in constant time: the time taken does not tell which of them fitted
-    fits = [hmac.compare_digest(_signature(body, s, timestamp), given) for s in secrets for given in signatures]
+    usable = current_secrets(secrets)
+    timestamp, signatures = read_header(header)
+    # One HMAC for each secret, however many signatures the header has: the body is as long as the sender likes.
+    # Every pair is compared, in constant time: the time taken does not tell which of them fitted.
+    expected = [_signature(body, secret, timestamp) for secret in usable]
+    fits = [hmac.compare_digest(each, given) for each in expected for given in signatures]
     if not any(fits):
         raise SignatureError(
             "the signature does not fit: check the endpoint's secret, and that the body is passed on as raw bytes"
         )
+    _check_age(timestamp, tolerance, now)
+
+
+def check_header(header: str | None, *, tolerance: float = TOLERANCE, now: float | None = None) -> None:
+    """Check what can be checked before the body has been read: the header's form and its time.
+
+    Raises:
+        SignatureError: no header, an unreadable one, or a timestamp out of tolerance.
+    """
+    _check_age(read_header(header)[0], tolerance, now)
+
+
+def _check_age(timestamp: str, tolerance: float, now: float | None) -> None:
+    age = (time.time() if now is None else now) - int(timestamp)
     if abs(age) > tolerance:
         when = "old" if age > 0 else "ahead"
         raise SignatureError(
@@ -124,17 +177,30 @@ def verify(
         )
 
 
-def _read(header: str) -> tuple[str, list[bytes]]:
-    timestamp, signatures = "", []
+def read_header(header: str | None) -> tuple[str, list[bytes]]:
+    """The timestamp and the v1 signatures of a ``Stripe-Signature`` header.
+
+    Raises:
+        SignatureError: no header, or not one of Stripe's.
+    """
+    if not header:
+        raise SignatureError("the request has no Stripe-Signature header")
+    timestamps, signatures = set[str](), list[bytes]()
+    if len(header) > MAX_HEADER:
+        raise SignatureError(f"the Stripe-Signature header is longer than {MAX_HEADER:,} characters")
     for item in header.split(","):
         name, _, content = item.strip().partition("=")
         if name == "t" and re.fullmatch(r"[0-9]{1,15}", content):
-            timestamp = content
+            timestamps.add(content)
         elif name == "v1" and re.fullmatch(r"[0-9a-fA-F]{64}", content):
             signatures.append(bytes.fromhex(content))
-    if not timestamp or not signatures:
+    if not timestamps or not signatures:
         raise SignatureError("the Stripe-Signature header has no t= and v1=: this is not a request from Stripe")
-    return timestamp, signatures
+    if len(timestamps) > 1:
+        raise SignatureError("the Stripe-Signature header has two different timestamps")
+    if len(signatures) > MAX_SIGNATURES:
+        raise SignatureError(f"the Stripe-Signature header has more than {MAX_SIGNATURES} v1 signatures")
+    return timestamps.pop(), signatures
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,16 +212,18 @@ class Body:
     payload: dict[str, Any] = field(repr=False)
     text: str = field(repr=False)
     raw: bytes | None = field(repr=False)
-    """The bytes, where ``text`` is not exactly them (they are not UTF-8)."""
+    """The bytes, where ``text`` is not exactly them: they are not UTF-8, or a number has hundreds of digits."""
 
 
 def read(body: bytes) -> Body:
     """Read the event's id and type out of ``body``, also where jsonb will not be able to hold it.
 
+    What else stands in the body never makes it fail: a delivery that Stripe signed is recorded, whatever it holds.
+
     Raises:
         InvalidPayload: it is not JSON, not an object, or has no usable ``id`` and ``type``.
     """
-    payload = parse(body)
+    payload, is_odd = _parse(body)
     event_id, event_type = payload.get("id"), payload.get("type")
     for name, found in (("id", event_id), ("type", event_type)):
         if not isinstance(found, str) or not found or len(found) > 255 or not found.isprintable():
@@ -164,7 +232,15 @@ def read(body: bytes) -> Body:
         text, raw = body.decode(), None
     except UnicodeDecodeError:
         text, raw = body.decode("utf-8", "replace"), body
+    if is_odd and (readable := _HUGE.sub("null", text)) != text:
+        text, raw = readable, body
     return Body(str(event_id), str(event_type), payload, text, raw)
+
+
+# jsonb takes a number up to 1e131072 and writes it with all of its zeros: a body of 1 MB can become 14 GB of text, and
+# no worker can read that back. A float's range ends at 1.8e308. What looks alike inside a string is replaced too, but
+# only in the readable version: the handler gets the bytes.
+_HUGE = re.compile(r"(?<![0-9.])-?[0-9]+(?:\.[0-9]+)?[eE]\+?[0-9]{3,}(?=\s*[,\]}])")
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -173,10 +249,18 @@ def parse(body: bytes) -> dict[str, Any]:
     Raises:
         InvalidPayload: it is not a JSON object.
     """
+    return _parse(body)[0]
+
+
+def _parse(body: bytes) -> tuple[dict[str, Any], bool]:
+    """The JSON object in ``body``, and whether the fast parser refused it."""
+    is_odd = False
     try:
         payload = _fast_loads(body)
     except (ValueError, RecursionError):
-        # orjson refuses lone surrogates and more than 1,024 levels; the standard library takes the former
+        # orjson refuses lone surrogates, numbers out of range and more than 1,024 levels; the standard library takes
+        # the first two
+        is_odd = True
         text = body.decode("utf-8", "replace")
         try:
             payload = _loads_or_skim(text)
@@ -184,7 +268,7 @@ def parse(body: bytes) -> dict[str, Any]:
             raise InvalidPayload("the body is not JSON") from None
     if not isinstance(payload, dict):
         raise InvalidPayload("the body is JSON, but not an object: Stripe sends one event at a time")
-    return payload
+    return payload, is_odd
 
 
 def _loads_or_skim(text: str) -> Any:

@@ -368,7 +368,7 @@ def test_every_recorded_delivery_is_read_and_its_header_understood() -> None:
         header, body = delivery["headers"]["Stripe-Signature"], delivery["body"].encode()
         assert len(body) == int(delivery["headers"]["Content-Length"])
         assert stripe.read(body).payload == json.loads(body)
-        timestamp, signatures = stripe._read(header)
+        timestamp, signatures = stripe.read_header(header)
         assert header == f"t={timestamp},v1={signatures[0].hex()}"
         verify(stripe.sign(body, SECRET, int(timestamp)), body, now=int(timestamp))
 
