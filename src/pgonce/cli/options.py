@@ -104,6 +104,7 @@ def load(reference: str) -> App:
     app = getattr(module, attribute or "app", None)
     if not isinstance(app, App):
         raise InvalidArgument(f"{module_name} has no pgonce.App called {attribute or 'app'!r}: pass --app module:app")
+    app.name = app.name or f"{module_name}:{attribute or 'app'}"
     return app
 
 

@@ -17,6 +17,7 @@ from pgonce.errors import InvalidArgument, SchemaError
 
 API = (
     "install_stale",
+    "core_processes",
     "errors_reason",
     "webhooks_payload",
     "webhooks_insert",

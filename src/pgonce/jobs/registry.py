@@ -41,6 +41,8 @@ class JobRegistry:
     """The jobs of an app, by name."""
 
     jobs: dict[str, Job] = field(default_factory=dict)
+    name: str = field(default="", kw_only=True)
+    """The application's, as ``--app`` has it: what tells its processes and schedules from another's."""
 
     def job(
         self,

@@ -25,6 +25,7 @@ from psycopg_pool import PoolTimeout
 from pgonce.core import database
 from pgonce.core.call import Call, value
 from pgonce.core.database import patiently
+from pgonce.core.processes import Registration
 from pgonce.core.service import Service
 from pgonce.errors import DatabaseUnavailable, PgonceError
 from pgonce.jobs import calls as protocol
@@ -75,6 +76,14 @@ class Scheduler(Service):
         self._retrying: set[UUID] = set()
         self._runs = Performing(url, schema)
         self._hands = Hands(concurrency, "pgonce job")
+        self._process = Registration(
+            "jobs",
+            schema,
+            app.name,
+            jobs=list(app.jobs),
+            content=[f"{job.name} {job.key} {job.plan and job.plan.cron}" for job in app.jobs.values()],
+            capacity=concurrency,
+        )
         # The upkeep asks the database, which may hang; what starts the ticks asks nobody.
         self._own = [
             threading.Thread(target=self._to_the_end, args=[work], name=f"pgonce {name}", daemon=True)
@@ -95,6 +104,7 @@ class Scheduler(Service):
         """
         self._pool = database.open_pool(self._url, self._concurrency + 2)
         try:
+            self._process.register(self._pool)
             self._schedules.read(self._pool, self._clock)
             self._agenda = Agenda(self._plans, self._schedules.since, self._clock.now())
             with suppress(psycopg.errors.LockNotAvailable):  # somebody's psql has it: the upkeep will try again
@@ -128,6 +138,8 @@ class Scheduler(Service):
             thread.join(None if until is None else max(until - time.monotonic(), 0))
         ended = not any(thread.is_alive() for thread in threads)
         if ended:
+            with suppress(PgonceError, psycopg.Error):  # the row goes after a day of silence
+                self._process.end(self._pool)
             self._pool.close()
             if self._died:
                 raise PgonceError(f"the scheduler has died: {self._died!r}") from self._died
@@ -177,7 +189,7 @@ class Scheduler(Service):
 
     def _upkeep(self) -> None:
         self._compare_clocks()  # the rest only if it succeeds: without a database each would wait for one
-        for duty in (self._sweep, self._see_to_the_rest, self._look_for_retries, self._write):
+        for duty in (self._beat, self._sweep, self._see_to_the_rest, self._look_for_retries, self._write):
             if not self._stop.is_set():  # each may hang for a while
                 guarded(duty)
 
@@ -191,6 +203,9 @@ class Scheduler(Service):
             except DatabaseUnavailable as error:
                 if not left or isinstance(error.__cause__, PoolTimeout | TimeoutError):
                     raise
+
+    def _beat(self) -> None:
+        self._process.beat(self._pool, self._hands.unfinished)
 
     def _sweep(self) -> None:
         if closed := patiently(self._pool, protocol.abandon_job_runs(), self._schema):

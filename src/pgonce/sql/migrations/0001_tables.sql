@@ -201,3 +201,22 @@ create table if not exists pgonce_alert_channels (
   looked_at timestamptz,
   watched   uuid[] not null default '{}'
 );
+
+-- The services that run: one row for each service of a process.
+create table if not exists pgonce_processes (
+  id           uuid primary key,
+  does         text        not null,              -- events, receives, jobs or alerts
+  host         text        not null,
+  pid          integer     not null,
+  version      text        not null,              -- pgonce's
+  app          text        not null default '',   -- as --app names it
+  release      text        not null default '',   -- PGONCE_RELEASE of the process
+  digest       text        not null default '',   -- of its handlers, or of its jobs and their schedules
+  handlers     text[]      not null default '{}', -- patterns of event types
+  jobs         text[]      not null default '{}',
+  capacity     integer,                           -- how much it does at once
+  busy         integer     not null default 0,
+  busy_with    text[]      not null default '{}',
+  started_at   timestamptz not null default clock_timestamp(),
+  last_seen_at timestamptz not null default clock_timestamp()
+);

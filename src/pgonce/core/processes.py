@@ -1,0 +1,132 @@
+"""The row of a running service in ``pgonce_processes``: written at its start, kept alive, deleted at a clean stop."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from importlib.metadata import version
+from typing import Literal
+from uuid import UUID, uuid4
+
+from pgonce.core.call import Call, clean, value
+from pgonce.core.database import patiently
+from pgonce.core.execute import Pool
+
+Does = Literal["events", "receives", "jobs", "alerts"]
+
+BEAT_EVERY = 15.0
+"""Seconds between two signs of life at least; after a minute without one a service counts as dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessLine:
+    """A process in a list."""
+
+    host: str
+    pid: int
+    does: Sequence[str]
+    version: str
+    app: str
+    release: str
+    outdated: bool
+    """Another release than the newest start of its app."""
+    live: bool
+    """A sign of life within the last minute."""
+    handlers: Sequence[str]
+    jobs: Sequence[str]
+    busy: int
+    capacity: int | None
+    busy_with: Sequence[str]
+    started_at: datetime
+    last_seen_at: datetime
+    seen_ago: timedelta
+
+
+@dataclass(slots=True)
+class Registration:
+    """One service of this process.
+
+    Args:
+        does: what it does.
+        schema: where ``pgonce migrate`` put the tables.
+        app: the name of the application, as ``--app`` has it.
+        handlers: the patterns of event types it has handlers for.
+        jobs: the names of its jobs.
+        content: what tells one release of the app from another, beside handlers and jobs.
+        capacity: how much it does at once.
+    """
+
+    does: Does
+    schema: str
+    app: str = ""
+    handlers: Sequence[str] = ()
+    jobs: Sequence[str] = ()
+    content: Iterable[str] = ()
+    capacity: int | None = None
+    id: UUID = field(default_factory=uuid4)
+    started_at: datetime | None = None
+    _next: float = 0.0
+
+    def register(self, pool: Pool) -> None:
+        """Write the row.
+
+        Raises:
+            DatabaseUnavailable, SchemaError: as for every call.
+        """
+        self.started_at = patiently(pool, self._register(), self.schema)
+        self._next = time.monotonic() + BEAT_EVERY
+
+    def beat(self, pool: Pool, busy: int = 0, busy_with: Sequence[str] = ()) -> None:
+        """A sign of life, if the last one is `BEAT_EVERY` seconds old; to be called more often than that."""
+        if time.monotonic() < self._next:
+            return
+        if not patiently(pool, beat_process(self.id, busy, busy_with), self.schema):
+            patiently(pool, self._register(), self.schema)  # deleted after a day of silence: a suspended machine
+        self._next = time.monotonic() + BEAT_EVERY - 1  # the caller's rounds are not exact
+
+    def end(self, pool: Pool) -> None:
+        """Delete the row: a clean stop."""
+        patiently(pool, end_process(self.id), self.schema)
+
+    def _register(self) -> Call[datetime]:
+        content = repr((sorted(self.handlers), sorted(self.jobs), sorted(self.content)))
+        args = {
+            "p_id": self.id,
+            "p_does": self.does,
+            "p_host": clean(host()),
+            "p_pid": os.getpid(),
+            "p_version": version("pgonce"),
+            "p_app": clean(self.app),
+            "p_release": clean(os.environ.get("PGONCE_RELEASE", "")),
+            "p_digest": hashlib.md5(content.encode("utf-8", "replace"), usedforsecurity=False).hexdigest(),
+            "p_handlers": list(self.handlers),
+            "p_jobs": list(self.jobs),
+            "p_capacity": self.capacity,
+        }
+        return Call("pgonce_register_process", args, value)
+
+
+def host() -> str:
+    """The name of this machine; in a container, of the container."""
+    return platform.node() or "unknown"
+
+
+def beat_process(process_id: UUID, busy: int, busy_with: Sequence[str]) -> Call[bool]:
+    """A sign of life. False: there is no such row."""
+    args = {"p_id": process_id, "p_busy": busy, "p_busy_with": list(busy_with)}
+    return Call("pgonce_beat_process", args, value)
+
+
+def end_process(process_id: UUID) -> Call[bool]:
+    """Delete the row of a service. False: there is none."""
+    return Call("pgonce_end_process", {"p_id": process_id}, value)
+
+
+def list_processes() -> Call[list[ProcessLine]]:
+    """The processes of the last day, in the order of their starts."""
+    return Call("pgonce_list_processes", {}, lambda rows: [ProcessLine(*row) for row in rows])

@@ -1,0 +1,83 @@
+-- Which processes run pgonce: one row for each service of a process (handling events, receiving, running jobs, alerting).
+--
+--   live  its last sign of life is younger than a minute; a service sends one every 15 s
+--   dead  older: it was killed, hangs, or cannot reach the database. The row stays for a day, so that it can be seen
+--
+-- transitions
+-- from   | verb                    | to     | because
+-- absent | pgonce_register_process | live   | a start
+-- live   | pgonce_register_process | live   | repeated after a lost answer: the row is written anew, started_at stays
+-- dead   | pgonce_register_process | live   | a machine that was suspended: it is back, and it started when it started
+-- absent | pgonce_beat_process     | false  | it was deleted after a day of silence: register again
+-- live   | pgonce_beat_process     | live   | a sign of life
+-- dead   | pgonce_beat_process     | live   | late, but there
+-- absent | pgonce_end_process      | false  | it has ended already
+-- live   | pgonce_end_process      | absent | a clean stop
+-- dead   | pgonce_end_process      | absent | a clean stop, late
+
+create or replace function pgonce_register_process(
+  p_id uuid, p_does text, p_host text, p_pid integer, p_version text, p_app text default '', p_release text default '',
+  p_digest text default '', p_handlers text[] default '{}', p_jobs text[] default '{}', p_capacity integer default null)
+returns timestamptz
+language plpgsql set search_path from current as $$
+declare
+  v_started_at timestamptz;
+begin
+  -- skip locked: two processes that start at once both clean up, and neither waits for the other
+  delete from pgonce_processes where id in (
+    select id from pgonce_processes where last_seen_at < clock_timestamp() - interval '1 day' and id <> p_id for update skip locked);
+  insert into pgonce_processes as p (id, does, host, pid, version, app, release, digest, handlers, jobs, capacity)
+  values (p_id, p_does, p_host, p_pid, p_version, p_app, p_release, p_digest, p_handlers, p_jobs, p_capacity)
+  on conflict (id) do update
+  set last_seen_at = clock_timestamp(), handlers = excluded.handlers, jobs = excluded.jobs, digest = excluded.digest
+  returning started_at into v_started_at;
+  return v_started_at;
+end $$;
+comment on function pgonce_register_process(uuid, text, text, integer, text, text, text, text, text[], text[], integer) is
+  'pgonce: records that a service of a process has started, and returns when. p_does: events, receives, jobs or alerts. Rows without a '
+  'sign of life for a day are deleted.';
+
+create or replace function pgonce_beat_process(p_id uuid, p_busy integer default 0, p_busy_with text[] default '{}') returns boolean
+language plpgsql set search_path from current as $$
+begin
+  update pgonce_processes set last_seen_at = clock_timestamp(), busy = p_busy, busy_with = p_busy_with where id = p_id;
+  return found;
+end $$;
+comment on function pgonce_beat_process(uuid, integer, text[]) is
+  'pgonce: a sign of life of a registered service, with how much it does at the moment and what. false = there is no such row: register again.';
+
+create or replace function pgonce_end_process(p_id uuid) returns boolean
+language plpgsql set search_path from current as $$
+begin
+  delete from pgonce_processes where id = p_id;
+  return found;
+end $$;
+comment on function pgonce_end_process(uuid) is 'pgonce: a clean stop of a registered service: its row is deleted.';
+
+create or replace view pgonce_live_processes as
+select * from pgonce_processes where last_seen_at > clock_timestamp() - interval '1 minute';
+comment on view pgonce_live_processes is 'The services of processes that have shown a sign of life within the last minute.';
+
+create or replace function pgonce_list_processes()
+returns table (host text, pid integer, does text[], version text, app text, release text, outdated boolean, live boolean,
+               handlers text[], jobs text[], busy integer, capacity integer, busy_with text[],
+               started_at timestamptz, last_seen_at timestamptz, seen_ago interval)
+language sql stable set search_path from current as $$
+  with newest as (
+    select distinct on (p.app) p.app, p.release, p.digest, p.does from pgonce_live_processes p
+    where p.app <> '' order by p.app, p.started_at desc),
+  marked as (
+    -- with a release from PGONCE_RELEASE that is compared; without, what the same kind of service registered
+    select p.*, coalesce(p.release <> n.release or n.release = '' and p.does = n.does and p.digest <> n.digest, false) as outdated
+    from pgonce_processes p left join newest n on n.app = p.app)
+  select m.host, m.pid, array_agg(distinct m.does), max(m.version), max(m.app), max(coalesce(nullif(m.release, ''), left(m.digest, 7))),
+         bool_or(m.outdated), max(m.last_seen_at) > clock_timestamp() - interval '1 minute',
+         array(select distinct h from pgonce_processes o, unnest(o.handlers) h where o.host = m.host and o.pid = m.pid order by h),
+         array(select distinct j from pgonce_processes o, unnest(o.jobs) j where o.host = m.host and o.pid = m.pid order by j),
+         sum(m.busy)::integer, sum(m.capacity)::integer,
+         array(select distinct b from pgonce_processes o, unnest(o.busy_with) b where o.host = m.host and o.pid = m.pid order by b),
+         min(m.started_at), max(m.last_seen_at), greatest(clock_timestamp() - max(m.last_seen_at), '0')
+  from marked m group by m.host, m.pid order by min(m.started_at), m.host, m.pid
+$$;
+comment on function pgonce_list_processes() is
+  'pgonce: the processes of the last day, each with all that it does. outdated: another release than the newest start of its app.';
