@@ -15,7 +15,7 @@ Connection = psycopg.Connection[Any]
     [
         ("0", "select 1/0", "division by zero"),
         ("0", "do $x$ begin assert 1 = 2, 'figures do not add up'; end $x$", "figures do not add up"),
-        ("20ms", "select pg_sleep(60)", "canceling statement due to statement timeout"),
+        ("1s", "select pg_sleep(60)", "canceling statement due to statement timeout"),
     ],
 )
 def test_a_command_that_ends_with_an_error_of_any_kind_leaves_a_failed_row(
