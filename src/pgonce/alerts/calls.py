@@ -14,22 +14,22 @@ from pgonce.core.call import Call, clean, value
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """Something worth telling, claimed for one channel."""
+    """Something that people should know, claimed for one channel."""
 
     id: UUID
-    """The same at every attempt: a receiver knows a repetition by it."""
+    """The same at every attempt: a receiver recognises a repetition by it."""
     attempt: int
     kind: str
-    """run_failed, failed_in_a_row, recovered, skipped_in_a_row, did_not_run, ran_long, dead_webhook, import_failed or
-    import_stalled."""
+    """run_failed, failed_in_a_row, recovered, skipped_in_a_row, did_not_run, ran_long, dead_webhook, webhook_failed,
+    import_failed or import_stalled."""
     subject: str
-    """The job (with its key), the event's type, or the import."""
+    """The job (with its key), the event's type, the import, or "imports" for many."""
     message: str
     detail: Mapping[str, Any]
     created_at: datetime
 
     def as_json(self) -> dict[str, Any]:
-        """What a webhook is sent."""
+        """The body that an HTTP channel receives."""
         return {
             "id": str(self.id),
             "kind": self.kind,
@@ -41,28 +41,28 @@ class Alert:
 
 
 def channel_name(url: str) -> str:
-    """What tables and logs call the channel: a hash, for the URL holds a secret."""
+    """The channel's name in tables and logs: a hash, because the URL holds a secret."""
     return hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
 def collect_alerts(channels: Sequence[str], every: timedelta) -> Call[int]:
-    """Store what is worth telling since the last look, if that was ``every`` ago; how many alerts are new."""
+    """Store what happened since the last look, if that was ``every`` ago; returns how many alerts are new."""
     return Call("pgonce_collect_alerts", {"p_channels": list(channels), "p_every": every}, value)
 
 
 def claim_alerts(channel: str, limit: int = 1) -> Call[list[Alert]]:
-    """Alerts of the channel that are due, for a minute each."""
+    """Claim alerts of the channel that are due, for a minute each."""
     return Call(
         "pgonce_claim_alerts", {"p_channel": channel, "p_limit": limit}, lambda rows: [Alert(*row) for row in rows]
     )
 
 
 def alert_delivered(alert: Alert) -> Call[bool]:
-    """The channel has taken it."""
+    """The channel has accepted it."""
     return Call("pgonce_alert_delivered", {"p_id": alert.id}, value)
 
 
 def alert_failed(alert: Alert, error: str) -> Call[bool]:
-    """It has not; False when somebody else is at it, or has delivered it."""
+    """The delivery failed; False when another worker is delivering it, or has delivered it."""
     args = {"p_id": alert.id, "p_attempt": alert.attempt, "p_error": clean(error, 500)}
     return Call("pgonce_alert_failed", args, value)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -24,8 +26,10 @@ import pytest
 from pgonce.alerts.alerts import Alerts
 from pgonce.alerts.calls import channel_name
 from pgonce.core.database import open_pool
+from pgonce.core.migrate import migrate
 from pgonce.errors import InvalidArgument, PgonceError
 from tests.conftest import wait_until
+from tests.edge.command import pgonce
 from tests.faults.proxy import proxy
 from tests.sql import transitions
 
@@ -154,11 +158,17 @@ def everything_at_once(conn: Connection) -> set[tuple[str, str]]:
         " ('evt_1', 'invoice.paid', null), ('evt_2', 'invoice.paid', null),"
         " ('evt_3', 'charge.failed', now())) e (id, type, due)"
     )
+    conn.execute(  # a direct client's: Stripe's next delivery retries the first one, and no longer the second
+        "insert into webhook_events (stripe_event_id, event_type, status, received_at, processed_at, error_message)"
+        " values ('evt_4', 'plan.created', 'failed', now(), now(), 'no such plan'),"
+        " ('evt_5', 'plan.deleted', 'failed', now() - interval '73 hours', now() - interval '30 hours', 'no such plan')"
+    )
     conn.execute("select fail_seed('broken', 'disk full')")
     conn.execute(
         "insert into seed_checkpoints (seed_name, last_updated_at, paused_at) values"
         " ('stuck', now() - interval '20 minutes', null), ('paused', now() - interval '20 minutes', now()),"
-        " ('at_work', now() - interval '20 minutes', null), ('young', now(), null)"
+        " ('at_work', now() - interval '20 minutes', null), ('young', now(), null),"
+        " ('stripe_sync', now() - interval '20 minutes', null), ('stripe_sync/acct_1', now() - interval '1 hour', null)"
     )
     conn.execute("select start_job_run('seed_runner', p_key => 'at_work')")
     runs(conn, "seed_runner", "f", key="broken")
@@ -167,7 +177,7 @@ def everything_at_once(conn: Connection) -> set[tuple[str, str]]:
         ("run_failed", "once"), ("run_failed", "often"), ("failed_in_a_row", "often"), ("run_failed", "mended"),
         ("recovered", "mended"), ("run_failed", "keyed/a"), ("skipped_in_a_row", "blocked"), ("ran_long", "slow"),
         ("did_not_run", "late"), ("dead_webhook", "invoice.paid"), ("import_failed", "broken"),
-        ("import_stalled", "stuck"),
+        ("import_stalled", "stuck"), ("webhook_failed", "plan.created"), ("dead_webhook", "plan.deleted"),
     }  # fmt: skip
 
 
@@ -195,12 +205,57 @@ def test_each_kind_is_told_to_each_channel_once_by_two_loops_at_once(
         # the first two failures of a streak one by one, the third as a streak, and then silence
         assert {each: n for each, n in told.items() if n > 1} == {("run_failed", "often"): 2}
         assert len({body["id"] for body in bodies}) == len(bodies)
-        messages = {body["kind"] + " " + body["subject"]: body["message"] for body in bodies}
-        assert messages["run_failed once"] == "job once failed: ValueError: boom"
-        assert messages["run_failed silent"] == "job silent failed: no reason given"
-        assert messages["import_failed broken"] == "import broken failed: disk full"
-        [dead] = [body["detail"] for body in bodies if body["kind"] == "dead_webhook"]
-        assert (dead["stripe_event_id"], dead["events"]) == ("evt_1", 2)
+        messages = {
+            body["kind"] + " " + body["subject"]: body["message"].replace(str(body["detail"].get("run_id")), "ID")
+            for body in bodies
+        }
+        assert messages["run_failed once"] == "job once failed: ValueError: boom. Next: `pgonce job show ID`"
+        assert messages["run_failed silent"] == "job silent failed: no reason given. Next: `pgonce job show ID`"
+        assert messages["import_failed broken"] == "import broken failed: disk full. Next: `pgonce seed show broken`"
+        assert messages["webhook_failed plan.created"] == (
+            "event evt_4 of type plan.created failed, and Stripe's next delivery retries it: no such plan."
+            " Next: `pgonce webhook show evt_4`"
+        )
+        assert messages["dead_webhook plan.deleted"].startswith(
+            "event evt_5 of type plan.deleted is a dead letter: nothing retries it: no such plan."
+        )
+        [dead] = [body for body in bodies if body["subject"] == "invoice.paid"]
+        assert (dead["detail"]["events"], dead["detail"]["examples"][0]["stripe_event_id"]) == (2, "evt_1")
+        assert dead["message"].startswith("2 events of type invoice.paid are dead letters: nothing retries them since ")
+        assert dead["message"].endswith(" Next: `pgonce webhook ls --status dead --type invoice.paid`")
+
+
+def test_every_command_that_an_alert_names_runs(database: str, conn: Connection) -> None:
+    everything_at_once(conn)
+    runs(conn, "it's a job; echo", "f" * 9, first="55 minutes")
+    conn.execute("select fail_seed('of ' || n, 'x') from generate_series(1, 9) n")
+    conn.execute("insert into webhook_events (stripe_event_id, event_type, status) values ('e v', 'it''s', 'failed')")
+    found = conn.execute("select kind, message, detail from pgonce_find_alerts(now() - interval '1 day', '{}')")
+    kinds = set()
+    for kind, message, detail in found.fetchall():
+        named = re.findall(r"`(.*?)`", message)
+        assert named == [detail["command"]], "one command, the same for programs"
+        command = shlex.split(named[0])
+        assert command[0] == "pgonce"
+        assert pgonce(database, *command[1:])[0] == 0, named[0]
+        kinds.add(kind)
+    assert kinds == KINDS
+
+
+def test_the_documentation_lists_every_kind_of_alert() -> None:
+    page = Path(__file__).parents[3] / "docs" / "alerts.md"
+    assert set(re.findall(r"^\| `(\w+)` \|", page.read_text("utf-8"), re.MULTILINE)) == KINDS
+
+
+def test_a_command_names_the_schema_where_it_is_not_public(empty_database: str) -> None:
+    migrate(empty_database, "ops team")
+    with psycopg.connect(empty_database, autocommit=True) as conn:
+        conn.execute("""select "ops team".fail_seed('broken', 'disk full')""")
+        row = conn.execute("""select detail from "ops team".pgonce_find_alerts(now(), '{}')""").fetchone()
+    assert row is not None
+    command = shlex.split(row[0]["command"])
+    assert command[-2:] == ["--schema", "ops team"]
+    assert pgonce(empty_database, *command[1:])[0] == 0
 
 
 def test_a_run_that_outlives_several_looks_is_told_when_it_fails(
@@ -220,7 +275,9 @@ def test_a_streak_that_lasts_is_told_once_a_day(conn: Connection, channel: Chann
     runs(conn, "j", "f", first="10 minutes")
     look(channel.url)
     assert channel.kinds() == {("failed_in_a_row", "j"): 1}
-    assert channel.told()[0]["message"] == "job j is still failing: boom"
+    assert channel.told()[0]["message"] == (
+        f"job j is still failing: boom. Next: `pgonce job show {channel.told()[0]['detail']['run_id']}`"
+    )
 
 
 def test_a_look_of_another_worker_a_moment_ago_is_enough(
@@ -443,6 +500,10 @@ def test_the_first_look_after_an_outage_connects_and_waits_for_no_back_off(
         wait_until(channel.told, "the alert", 60)
 
 
+KINDS = {
+    "run_failed", "failed_in_a_row", "recovered", "skipped_in_a_row", "did_not_run", "ran_long", "dead_webhook",
+    "webhook_failed", "import_failed", "import_stalled",
+}  # fmt: skip
 STATES = {"absent", "due", "claimed", "waiting", "delivered"}
 VERBS = {"pgonce_claim_alerts", "pgonce_alert_delivered", "pgonce_alert_failed"}
 CELLS = transitions.read("alerts_deliver")

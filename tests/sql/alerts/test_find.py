@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import psycopg
+import pytest
 
 from tests.sql.race import value
 
@@ -122,3 +123,177 @@ def test_a_look_reads_no_more_than_the_runs_that_it_is_about(conn: Connection) -
             before = value(conn, read)
             conn.execute("select from pgonce_find_alerts(now() - interval '1 hour', '{}')")
             assert value(conn, read) - before < 1000
+
+
+def failing_keys(conn: Connection, job: str, keys: int, *, first: int = 1, error: str = "boom") -> None:
+    """A run for each of these keys, failed a moment ago; all within one hour."""
+    conn.execute(
+        "insert into cron_job_runs (job_name, key, status, started_at, completed_at, error_message)"
+        " select %s, 'key ' || n, 'failed', at, at, %s from generate_series(%s::int, %s::int) n,"
+        " lateral (select date_bin('1 hour', now(), '2000-01-01Z') + n * interval '1 ms' as at) t",
+        [job, error, first, first + keys - 1],
+    )
+
+
+def test_three_thousand_failing_keys_of_one_job_are_one_alert_with_the_count_and_the_newest(conn: Connection) -> None:
+    failing_keys(conn, "per_tenant", 3000, error="Traceback\nValueError: boom")
+    look(conn)
+    [(kind, subject, message, detail)] = conn.execute(
+        "select kind, subject, message, detail from pgonce_alerts"
+    ).fetchall()
+    assert (kind, subject) == ("run_failed", "per_tenant")
+    assert message.startswith("3,000 runs of job per_tenant failed since ")
+    assert message.endswith(
+        "; the newest: per_tenant/key 3000: ValueError: boom. Next: `pgonce job ls --job per_tenant --status failed`"
+    )
+    assert detail["events"] == 3000
+    assert [example["subject"] for example in detail["examples"]] == [f"per_tenant/key {n}" for n in (3000, 2999, 2998)]
+
+
+def test_keys_that_fail_one_after_another_are_told_singly_and_then_once_for_each_digit_of_their_count(
+    conn: Connection,
+) -> None:
+    for number in range(1, 13):
+        failing_keys(conn, "j", 1, first=number)
+        look(conn)
+        conn.execute("select pgonce_alert_delivered(id) from pgonce_alerts where delivered_at is null")
+    look(conn)
+    heads = [message.partition(" since")[0].partition(":")[0] for (message,) in messages(conn)]
+    assert heads == ["job j/key 1 failed", "job j/key 2 failed", "job j/key 3 failed", "4 runs of job j failed",
+                     "10 runs of job j failed"]  # fmt: skip
+
+
+def test_an_alert_with_a_count_that_nobody_has_claimed_is_kept_up_to_date_and_replaced(conn: Connection) -> None:
+    failing_keys(conn, "j", 5)
+    look(conn)
+    failing_keys(conn, "j", 2, first=6)
+    look(conn)
+    [(message,)] = messages(conn)
+    assert message.startswith("7 runs")
+    failing_keys(conn, "j", 90, first=8)
+    look(conn)
+    [(message,)] = messages(conn)
+    assert message.startswith("97 runs")
+    conn.execute("select pgonce_claim_alerts('channel')")
+    failing_keys(conn, "j", 1, first=98)
+    look(conn)
+    assert messages(conn) == [(message,)], "what a worker is delivering stays as it is"
+    conn.execute("delete from cron_job_runs where key ~ '[0-9][0-9]'")
+    look(conn)
+    assert messages(conn) == [(message,)], "a count that shrinks is no news"
+    conn.execute("delete from cron_job_runs where key ~ '[4-9]'")
+    look(conn)
+    assert messages(conn) == [(message,)]
+
+
+def messages(conn: Connection) -> list[tuple[str]]:
+    return conn.execute("select message from pgonce_alerts order by created_at").fetchall()
+
+
+@pytest.mark.parametrize(
+    ("what", "kind", "subject"),
+    [
+        ("insert into seed_checkpoints (seed_name, status) select 's' || n, 'failed' from generate_series(1, 40) n",
+         "import_failed", "imports"),
+        (("insert into seed_checkpoints (seed_name, last_updated_at)"
+         " select 's' || n, now() - interval '20 minutes' from generate_series(1, 40) n"), "import_stalled", "imports"),
+        (("insert into webhook_events (stripe_event_id, event_type, status, queued)"
+         " select 'evt_' || n, 'a.b', 'failed', true from generate_series(1, 40) n"), "dead_webhook", "a.b"),
+        (("insert into webhook_events (stripe_event_id, event_type, status)"
+         " select 'evt_' || n, 'a.b', 'failed' from generate_series(1, 40) n"), "webhook_failed", "a.b"),
+        (("insert into pgonce_job_schedules (job_name, key, cron, timezone, next_tick)"
+         " select 'j', n::text, '0 3 * * *', 'UTC', now() - interval '6 minutes' from generate_series(1, 40) n"),
+         "did_not_run", "j"),
+    ],
+)  # fmt: skip
+def test_of_every_kind_many_within_an_hour_are_one_alert(conn: Connection, what: str, kind: str, subject: str) -> None:
+    conn.execute(what.encode())
+    look(conn)
+    assert told(conn) == [(kind, subject)]
+    assert messages(conn)[0][0].startswith("40 ")
+
+
+def test_a_flapping_job_makes_a_few_alerts_an_hour_and_not_one_for_each_run(conn: Connection) -> None:
+    conn.execute(
+        "insert into cron_job_runs (job_name, status, started_at, completed_at)"
+        " select 'flaps', case n % 2 when 0 then 'failed' else 'succeeded' end, at, at from generate_series(1, 60) n,"
+        " lateral (select date_bin('1 hour', now(), '2000-01-01Z') - n * interval '59 seconds' as at) t"
+    )
+    look(conn)
+    assert sorted(told(conn)) == [("recovered", "flaps"), ("run_failed", "flaps")]
+
+
+def test_a_job_that_fails_every_minute_for_days_is_told_once_a_day(conn: Connection) -> None:
+    conn.execute(
+        "insert into cron_job_runs (job_name, status, started_at, completed_at, error_message)"
+        " select 'minutely', 'failed', at, at, 'boom' from generate_series(1, 5000) n,"
+        " lateral (select now() - n * interval '1 minute' as at) t"
+    )
+    conn.execute(
+        "insert into pgonce_alert_channels (channel, looked_at)"
+        " select 'channel', date_trunc('day', now() at time zone 'UTC') at time zone 'UTC'"
+    )
+    look(conn)
+    look(conn)
+    [(message,)] = messages(conn)
+    assert message.startswith("job minutely is still failing: boom")
+
+
+def test_the_hours_of_a_count_are_the_same_in_every_time_zone(conn: Connection) -> None:
+    failing_keys(conn, "j", 9)
+    keys = set()
+    for zone in ("UTC", "Asia/Kolkata", "Australia/Eucla"):
+        conn.execute(f"set timezone = '{zone}'".encode())
+        keys |= set(conn.execute("select dedupe_key, message from pgonce_find_alerts(now(), '{}')").fetchall())
+    assert len(keys) == 1
+
+
+def test_the_subject_with_the_newest_alert_is_delivered_first_and_its_own_alerts_in_order(conn: Connection) -> None:
+    for number, subject in enumerate(["a", "a", "b", "a", "b", "c"]):
+        conn.execute(
+            "insert into pgonce_alerts (channel, kind, subject, dedupe_key, message, created_at)"
+            " values ('channel', 'k', %s, %s, '', now() - %s * interval '1 minute')",
+            [subject, str(number), 60 - number],
+        )
+    conn.execute(
+        "insert into pgonce_alerts (channel, kind, subject, dedupe_key, message) values ('other', 'k', 'a', '0', '')"
+    )
+    claimed = [
+        value(conn, "select subject || created_at::text from pgonce_claim_alerts('channel')")[0] for _ in range(6)
+    ]
+    assert claimed == ["c", "b", "b", "a", "a", "a"]
+    order = conn.execute(
+        "select array_agg(dedupe_key order by created_at) = array_agg(dedupe_key order by next_attempt_at)"
+        " from pgonce_alerts where channel = 'channel' group by subject"
+    ).fetchall()
+    assert order == [(True,)] * 3
+
+
+def test_no_value_of_a_row_is_in_an_alert(conn: Connection) -> None:
+    errors = [
+        (
+            'psycopg.errors.UniqueViolation: duplicate key value violates unique constraint "t_pkey"\n'
+            "DETAIL:  Key (email)=(secret) already exists."
+        ),
+        (
+            'psycopg.errors.InvalidTextRepresentation: invalid input syntax for type integer: "secret"\n'
+            'CONTEXT:  COPY t, line 3, column n: "secret"'
+        ),
+    ]
+    for number, error in enumerate(errors):
+        text = (
+            f'Traceback (most recent call last):\n  File "/srv/shop/app.py", line 3, in load\n    secret()\n{error}\n'
+        )
+        conn.execute("select fail_job_run(start_job_run(%s), %s)", [f"job {number}", text])
+        conn.execute("select update_checkpoint(%s, %s)", [f"seed {number}", '{"email": "secret"}'])
+        conn.execute("select fail_seed(%s, %s)", [f"seed {number}", text])
+        conn.execute(
+            "insert into webhook_events (stripe_event_id, event_type, status, error_message, payload)"
+            " values (%s, %s, 'failed', %s, '{\"id\": \"secret\"}')",
+            [f"evt_{number}", f"type.{number}", text],
+        )
+    look(conn)
+    stored = conn.execute("select a::text from pgonce_alerts a").fetchall()
+    assert len(stored) == 6
+    assert "secret" not in str(stored)
+    assert str(stored).count("(shop/app.py:3 in load)") == 6

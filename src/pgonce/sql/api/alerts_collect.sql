@@ -1,4 +1,4 @@
--- Storing what alerts_find.sql finds, one row for each channel.
+-- Storing what alerts_find.sql finds: one row for each channel, once, however many workers look.
 
 create or replace function pgonce_collect_alerts(p_channels text[], p_every interval default '0') returns integer
 language plpgsql set search_path from current as $$
@@ -8,11 +8,11 @@ declare
   v_watched uuid[];
   v_unfinished uuid[];
   v_now timestamptz := clock_timestamp();
-  v_written integer;
+  v_new integer;
 begin
   insert into pgonce_alert_channels (channel) select distinct c from unnest(p_channels) c
   where not exists (select from pgonce_alert_channels a where a.channel = c) order by c on conflict do nothing;
-  -- skip locked: whoever holds it is looking right now
+  -- skip locked: the worker that has the row locked is looking right now.
   select array_agg(c.channel), min(coalesce(c.looked_at - interval '1 hour', v_now - interval '1 day'))
   into v_channels, v_since
   from (select * from pgonce_alert_channels where channel = any (p_channels) and (looked_at is null or looked_at <= v_now - p_every)
@@ -20,21 +20,34 @@ begin
   if v_channels is null then return 0; end if;
   select array_agg(distinct w.id) into v_watched from pgonce_alert_channels c, unnest(c.watched) as w (id)
   where c.channel = any (v_channels);
-  -- Before the look: a run that ends between the two is found by this look, and again by the next. One that waits for its
+  -- Before the look: a run that ends between the two is found by this look, and again by the next. A run that waits for its
   -- retry may get none, hours after it failed.
   select array_agg(id) into v_unfinished
   from (select id from cron_job_runs where status = 'running' union all select run_id from pgonce_job_retries) r;
-  insert into pgonce_alerts (channel, kind, subject, dedupe_key, message, detail)
-  select c, f.kind, f.subject, f.dedupe_key, f.message, f.detail
-  -- The hour is for transactions that took long to commit; a look after a long silence goes no further back than a week.
-  from pgonce_find_alerts(greatest(v_since, v_now - interval '7 days'), v_watched || v_unfinished) f, unnest(v_channels) c
-  on conflict do nothing;
-  get diagnostics v_written = row_count;
+  -- An alert with a count replaces those of its series with a smaller count that no worker has claimed; it is not stored when one with
+  -- a larger count was. One that no worker has claimed is kept up to date.
+  with found as materialized (
+    -- The hour is for transactions that took long to commit; a look after a long silence goes no further back than a week.
+    select * from pgonce_find_alerts(greatest(v_since, v_now - interval '7 days'), v_watched || v_unfinished)),
+  replaced as (
+    delete from pgonce_alerts a using found f, generate_series(1, f.digits - 1) d
+    where a.channel = any (v_channels) and a.dedupe_key = f.series || '/' || d and a.delivered_at is null and a.attempts = 0),
+  stored as (
+    insert into pgonce_alerts as a (channel, kind, subject, dedupe_key, message, detail)
+    select c, f.kind, f.subject, f.dedupe_key, f.message, f.detail
+    from found f cross join unnest(v_channels) c
+    where not exists (select from pgonce_alerts a, generate_series(f.digits + 1, 9) d
+                      where a.channel = c and a.dedupe_key = f.series || '/' || d)
+    order by f.happened_at, f.dedupe_key, c
+    on conflict (channel, dedupe_key) do update set message = excluded.message, detail = excluded.detail
+      where a.delivered_at is null and a.attempts = 0 and a.message is distinct from excluded.message
+    returning a.xmax = 0 as is_new)
+  select count(*) filter (where is_new) into v_new from stored;
   update pgonce_alert_channels set looked_at = v_now, watched = coalesce(v_unfinished, '{}') where channel = any (v_channels);
   delete from pgonce_alerts where created_at < v_now - interval '30 days';
-  return v_written;
+  return v_new;
 end $$;
 comment on function pgonce_collect_alerts(text[], interval) is
-  'pgonce: stores what is worth telling since the last look, once for each of these channels, however many workers call it. A new '
-  'channel is told of the last day. A channel that was looked at less than p_every ago is left out. '
-  'Alerts older than 30 days are deleted. Returns how many are new.';
+  'pgonce: stores what pgonce_find_alerts finds since the last look, once for each of these channels, however many workers call it. A '
+  'new channel gets the last day''s. A channel that was looked at less than p_every ago is left out. Alerts older than 30 days are '
+  'deleted. Returns how many are new.';

@@ -30,13 +30,19 @@ create or replace function pgonce_claim_alerts(p_channel text, p_limit integer d
 returns table (id uuid, attempt integer, kind text, subject text, message text, detail jsonb, created_at timestamptz)
 language sql set search_path from current as $$
   update pgonce_alerts a set attempts = a.attempts + 1, next_attempt_at = clock_timestamp() + interval '1 minute'
-  where a.id in (select d.id from pgonce_alerts d
-                 where d.channel = p_channel and d.delivered_at is null and d.next_attempt_at <= clock_timestamp()
-                 order by d.next_attempt_at limit p_limit for update skip locked)
+  -- The subject with the newest alert first: behind a thousand alerts of one job the first of another would be late. Of one subject
+  -- the oldest first, or "recovered" would come before "failed".
+  where a.id in (
+    select d.id from pgonce_alerts d
+    join (select n.subject, max(n.created_at) as newest from pgonce_alerts n
+          where n.channel = p_channel and n.delivered_at is null group by n.subject) s on s.subject = d.subject
+    where d.channel = p_channel and d.delivered_at is null and d.next_attempt_at <= clock_timestamp()
+    order by s.newest desc, d.subject, d.created_at limit p_limit for update of d skip locked)
   returning a.id, a.attempts, a.kind, a.subject, a.message, a.detail, a.created_at
 $$;
 comment on function pgonce_claim_alerts(text, integer) is
-  'pgonce: takes alerts of the channel that are due, for a minute each; then say pgonce_alert_delivered or pgonce_alert_failed.';
+  'pgonce: claims alerts of the channel that are due, for a minute each, the subject with the newest alert first; then call '
+  'pgonce_alert_delivered or pgonce_alert_failed.';
 
 create or replace function pgonce_alert_delivered(p_id uuid) returns boolean
 language plpgsql set search_path from current as $$
@@ -47,7 +53,7 @@ begin
   end if;
   return true;
 end $$;
-comment on function pgonce_alert_delivered(uuid) is 'pgonce: the channel has taken the alert. true, also when repeated.';
+comment on function pgonce_alert_delivered(uuid) is 'pgonce: the channel has accepted the alert. true, also when repeated.';
 
 create or replace function pgonce_alert_failed(p_id uuid, p_attempt integer, p_error text) returns boolean
 language plpgsql set search_path from current as $$
@@ -64,4 +70,4 @@ begin
 end $$;
 comment on function pgonce_alert_failed(uuid, integer, text) is
   'pgonce: this attempt failed: it is due again after 30 seconds, doubled with each attempt, at most an hour. '
-  'p_attempt: as claimed. false = somebody else is at it, or has delivered it.';
+  'p_attempt: as claimed. false = another worker is delivering it, or has delivered it.';

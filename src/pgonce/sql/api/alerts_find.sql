@@ -1,20 +1,54 @@
--- What people should know of, read from the tables; nothing is written here.
+-- What people should know of, read from the tables. Nothing is written here.
+--
+-- Of one kind, job and hour at most three alerts are about single runs: from the fourth on they become one alert with the count and
+-- the newest examples. While the count grows, it is a new alert each time that the count has one more digit: 3,000 failing keys of
+-- a job make one alert if they fail together, and seven (three of single runs) if they fail one after another.
 
--- In plpgsql: an SQL function is planned without its arguments, and "started_at >= p_since" would read the whole table.
+create or replace function pgonce_shell_word(p_text text) returns text
+language sql immutable parallel safe set search_path from current as $$
+  select case when p_text ~ '^[A-Za-z0-9_@%+=:,./][A-Za-z0-9_@%+=:,./-]*$' then p_text
+              else '''' || replace(p_text, '''', '''"''"''') || '''' end
+$$;
+comment on function pgonce_shell_word(text) is 'pgonce: the text as one word of a shell command: quoted where it has to be.';
+
+create or replace function pgonce_duration_text(p_duration interval) returns text
+language sql immutable parallel safe set search_path from current as $$
+  select case when s.n < 10 then round(s.n, 1) || ' s' when s.n < 60 then round(s.n) || ' s'
+              when s.n < 3600 then floor(s.n / 60) || ' min'
+              when s.n < 86400 then floor(s.n / 3600) || ' h ' || floor(s.n / 60)::int % 60 || ' min'
+              else floor(s.n / 86400) || ' d ' || floor(s.n / 3600)::int % 24 || ' h' end
+  from (select extract(epoch from p_duration)::numeric as n) s
+$$;
+comment on function pgonce_duration_text(interval) is 'pgonce: a length of time for people, such as 42 s or 3 h 10 min.';
+
+create or replace function pgonce_alert_reason(p_error text) returns text
+language sql immutable parallel safe set search_path from current as $$
+  select coalesce(pgonce_error_line(p_error), 'no reason given') || coalesce(' (' || pgonce_error_place(p_error) || ')', '')
+$$;
+comment on function pgonce_alert_reason(text) is 'pgonce: an error in one line, with the place in the user''s code where there is one.';
+
 create or replace function pgonce_find_alerts(p_since timestamptz, p_watched uuid[])
-returns table (kind text, subject text, dedupe_key text, message text, detail jsonb)
+returns table (kind text, subject text, dedupe_key text, message text, detail jsonb, happened_at timestamptz,
+               series text, digits integer)
 language plpgsql stable set search_path from current as $$
 declare
   v_in_a_row constant integer := 3;
+  v_alone constant integer := 3;
+  v_utc constant text := 'YYYY-MM-DD HH24:MI "UTC"';
+  v_epoch constant timestamptz := '2000-01-01 00:00:00Z';
   v_now timestamptz := clock_timestamp();
+  -- Whole hours, or a count would be of a part of its hour, and differ from look to look. Not date_trunc, whose hours are those
+  -- of the session's time zone, which may begin at half past.
+  v_from timestamptz := date_bin('1 hour', p_since, v_epoch);
+  v_schema text := case when current_schema() = 'public' then '' else ' --schema ' || pgonce_shell_word(current_schema()) end;
 begin
   return query
   with recent as (
     select r.job_name, count(*) as runs from cron_job_runs r
-    where r.started_at >= p_since and r.status <> 'skipped' group by r.job_name
+    where r.started_at >= v_from and r.status <> 'skipped' group by r.job_name
     union all
-    select r.job_name, 0 from cron_job_runs r where r.id = any (p_watched) and r.started_at < p_since),
-  -- An import that fails is told as one, not as a run of its runner. Streaks are looked for in a job's new runs and
+    select r.job_name, 0 from cron_job_runs r where r.id = any (p_watched) and r.started_at < v_from),
+  -- A failed import is found as an import, below, not as a run of its runner. Streaks are looked for in a job's new runs and
   -- the 25 before: one bounded index scan per job, and not one per key, of which there may be one for each run.
   -- "any (array[…])" and job_name in the order: with "=" the planner may walk idx_cron_runs_started, and of a job with few runs
   -- to the end of the table.
@@ -35,9 +69,9 @@ begin
     from cron_job_runs r
     where r.id = any (p_watched) and r.job_name <> 'seed_runner'
       and not exists (select from newest n where n.id = r.id)),
-  -- A failure that was retried, or is going to be, is none yet, unless nobody is there to retry it; one that was asked for is
-  -- none. A newer tick takes the place of a retry: then there is neither retry nor next attempt. The next attempt started after
-  -- the run, so it is in history too, and needs no index on retry_of.
+  -- A failure that was or will be retried does not count yet, unless no worker retries it within 15 minutes. A run that was
+  -- stopped on request does not count at all. A newer tick replaces a retry: then there is neither a retry nor a next attempt. The
+  -- next attempt started after the run, so it is in history, too, and needs no index on retry_of.
   ends as (
     select h.*, lag(h.status) over w as previous, count(*) filter (where h.status = 'succeeded') over w as successes
     from history h
@@ -51,32 +85,37 @@ begin
   streaks as (
     select e.*, count(*) filter (where e.status = 'failed') over (
              partition by e.job_name, e.key, e.successes order by e.started_at, e.id) as failures,
-           min(e.started_at) filter (where e.status = 'failed') over (partition by e.job_name, e.key, e.successes) as since
+           min(e.started_at) filter (where e.status = 'failed') over (partition by e.job_name, e.key, e.successes) as since,
+           (e.started_at at time zone 'UTC')::date is distinct from
+             (lag(e.started_at) over (partition by e.job_name, e.key order by e.started_at, e.id) at time zone 'UTC')::date as first_of_day
     from ends e),
-  told as (
+  job_events as (
     select case when e.status = 'succeeded' then 'recovered'
-                when e.failures < v_in_a_row then 'run_failed' else 'failed_in_a_row' end as what,
-           e.job_name, e.key, e.id, e.scheduled_for,
-           -- once a day, and by the day: of a long streak the beginning is not seen
-           case when e.failures > v_in_a_row then concat_ws('/', e.job_name, e.key, to_char(e.started_at at time zone 'UTC', 'YYYY-MM-DD'))
+                when e.failures < v_in_a_row then 'run_failed' else 'failed_in_a_row' end as kind,
+           e.job_name, e.key, e.id, e.scheduled_for, coalesce(e.completed_at, e.started_at) as happened_at,
+           -- Once a day, named by the date: of a long streak the beginning is not read.
+           case when e.failures > v_in_a_row
+                then concat_ws('/', e.job_name, e.key, to_char(e.started_at at time zone 'UTC', 'YYYY-MM-DD'))
                 else e.id::text end as once,
            case when e.status = 'succeeded' then 'has succeeded again'
-                when e.failures < v_in_a_row then 'failed: '
-                when e.failures = v_in_a_row then format('failed %s times in a row: ', v_in_a_row)
-                else 'is still failing: ' end
-             || case when e.status = 'failed'
-                then coalesce(left(substring(rtrim(e.error_message, E'\n') from '[^\n]*$'), 500), 'no reason given')
-                else '' end as message
+                when e.failures < v_in_a_row then 'failed'
+                when e.failures = v_in_a_row then format('failed %s times in a row', v_in_a_row)
+                else 'is still failing' end as says,
+           e.status = 'failed' as has_reason, e.error_message
     from streaks e
-    -- for one that was waiting for a retry the news is that it is over; a backoff is a day at most
+    -- A run that waited for a retry is news when the retry is off; a backoff is a day at most.
     where coalesce(e.completed_at, e.started_at)
-            >= p_since - case when e.attempt <= e.retries and e.id = any (p_watched) then interval '2 days' else '0' end
-      and (e.status = 'failed' and (e.failures <= v_in_a_row or e.started_at >= e.since + interval '1 day')
+            >= v_from - case when e.attempt <= e.retries and e.id = any (p_watched) then interval '2 days' else '0' end
+      -- Of a streak of more than 25 failures the beginning may not have been read.
+      and (e.status = 'failed' and (e.failures <= v_in_a_row
+                                    or e.first_of_day and (e.started_at >= e.since + interval '1 day' or e.failures > 25))
            or e.status = 'succeeded' and e.previous = 'failed')
     union all
-    select 'ran_long', h.job_name, h.key, h.id, h.scheduled_for, h.id::text,
-           format('takes far longer than usual: %s; of its last runs 95 %% took no more than %s',
-                  date_trunc('second', spent.ms * interval '1 ms'), date_trunc('milliseconds', usual.p95 * interval '1 ms'))
+    select 'ran_long', h.job_name, h.key, h.id, h.scheduled_for,
+           h.started_at + greatest(60000, 3 * usual.p95) * interval '1 ms', h.id::text,
+           format('takes far longer than usual: %s; 95 %% of its last runs took no more than %s',
+                  pgonce_duration_text(spent.ms * interval '1 ms'), pgonce_duration_text(usual.p95 * interval '1 ms')),
+           false, null
     from history h
     cross join lateral (
       select coalesce(h.duration_ms, extract(epoch from v_now - h.started_at) * 1000)::double precision as ms) spent
@@ -87,58 +126,111 @@ begin
               where r.job_name = any (array[h.job_name]) and r.started_at < h.started_at
               order by r.job_name, r.started_at desc limit 200) b
             where b.key = h.key and b.status = 'succeeded' limit 20) u) usual
-    where spent.ms > 60000 and (h.status = 'running' or h.completed_at >= p_since)
-      and usual.runs >= 5 and spent.ms > 3 * usual.p95  -- of fewer than five runs none is usual
+    where spent.ms > 60000 and (h.status = 'running' or h.completed_at >= v_from)
+      and usual.runs >= 5 and spent.ms > 3 * usual.p95  -- fewer than five runs do not show what is usual
     union all
-    -- all the skips between two starts name the same run
-    select 'skipped_in_a_row', b.job_name, b.key, b.id, null::timestamptz, b.id::text,
-           format('was skipped %s times in a row: run %s has been in the way since %s', v_in_a_row, b.id, b.started_at)
-    from (select distinct r.blocked_by from cron_job_runs r
-          where r.started_at >= p_since and r.status = 'skipped' and r.blocked_by is not null and r.job_name <> 'seed_runner') s
+    -- All the skips between two starts name the same run.
+    select 'skipped_in_a_row', b.job_name, b.key, b.id, null::timestamptz, s.at, b.id::text,
+           format('was skipped %s times in a row: run %s has blocked it since %s',
+                  v_in_a_row, b.id, to_char(b.started_at at time zone 'UTC', v_utc)), false, null
+    from (select r.blocked_by, max(r.started_at) as at from cron_job_runs r
+          where r.started_at >= v_from and r.status = 'skipped' and r.blocked_by is not null and r.job_name <> 'seed_runner'
+          group by r.blocked_by) s
     join cron_job_runs b on b.id = s.blocked_by
     where v_in_a_row = (
       select count(*) from (
         select from cron_job_runs r
-        where r.job_name = b.job_name and r.started_at >= b.started_at and r.blocked_by = b.id limit v_in_a_row) skips))
-  select t.what, t.job_name || coalesce('/' || nullif(t.key, ''), ''), t.what || '/' || t.once,
-         format('job %s %s', t.job_name || coalesce('/' || nullif(t.key, ''), ''), t.message),
-         jsonb_build_object('job_name', t.job_name, 'key', t.key, 'run_id', t.id, 'scheduled_for', t.scheduled_for)
-  from told t
+        where r.job_name = b.job_name and r.started_at >= b.started_at and r.blocked_by = b.id limit v_in_a_row) skips)
+    union all
+    select 'did_not_run', m.job_name, m.key, null::uuid, m.scheduled_for, m.missed_at,
+           concat_ws('/', m.job_name, m.key, extract(epoch from m.scheduled_for)),
+           format('did not run at %s', to_char(m.scheduled_for at time zone 'UTC', v_utc)), true, m.reason
+    from pgonce_job_missed m where m.missed_at >= v_from),
+  events as (
+    select j.kind, j.job_name as parent, n.subject, j.happened_at, j.once, format('job %s %s', n.subject, j.says) as says,
+           case j.kind when 'run_failed' then 'runs of job %s failed' when 'failed_in_a_row' then 'failures in a row of job %s'
+                       when 'recovered' then 'times job %s has succeeded after a failure'
+                       when 'ran_long' then 'runs of job %s took far longer than usual'
+                       when 'skipped_in_a_row' then 'runs of job %s blocked the starts after them'
+                       else 'ticks of job %s did not run' end as many,
+           j.has_reason, j.error_message, jsonb_build_object('subject', n.subject, 'run_id', j.id) as example,
+           case when j.id is null or j.kind = 'recovered' then 'pgonce job ls --job ' || pgonce_shell_word(j.job_name)
+                else 'pgonce job show ' || j.id end as command,
+           'pgonce job ls --job ' || pgonce_shell_word(j.job_name)
+             || case when j.kind in ('run_failed', 'failed_in_a_row') then ' --status failed' else '' end as command_for_many,
+           jsonb_build_object('job_name', j.job_name, 'key', j.key, 'run_id', j.id, 'scheduled_for', j.scheduled_for) as detail,
+           jsonb_build_object('job_name', j.job_name) as detail_of_many
+    from job_events j cross join lateral (select j.job_name || coalesce('/' || nullif(j.key, ''), '') as subject) n
+    union all
+    select i.kind, 'imports', i.seed_name, i.happened_at, i.seed_name || '/' || extract(epoch from i.last_updated_at),
+           format('import %s %s', i.seed_name, i.says), i.many, i.kind = 'import_failed', i.error_message,
+           jsonb_build_object('subject', i.seed_name), 'pgonce seed show ' || pgonce_shell_word(i.seed_name), 'pgonce seed ls',
+           jsonb_build_object('seed_name', i.seed_name), '{}'
+    from (
+      select 'import_failed' as kind, s.seed_name, s.last_updated_at as happened_at, 'failed' as says, '%s failed' as many,
+             s.error_message, s.last_updated_at
+      from seed_checkpoints s where s.status = 'failed' and s.last_updated_at >= v_from
+      union all
+      -- A day, whatever p_since: its runner may have been alive without a batch for hours, and died now.
+      select 'import_stalled', s.seed_name, s.last_updated_at + interval '15 minutes',
+             format('has stalled: no batch since %s, and no process is working on it; run it again, and it resumes',
+                    to_char(s.last_updated_at at time zone 'UTC', v_utc)), '%s have stalled', null, s.last_updated_at
+      from seed_checkpoints s
+      where s.status = 'in_progress' and s.paused_at is null and s.last_updated_at < v_now - interval '15 minutes'
+        and s.last_updated_at >= least(v_from, v_now - interval '1 day')
+        -- These hold how far `pgonce reconcile` has compared: a watermark is never complete.
+        and s.seed_name <> 'stripe_sync' and s.seed_name not like 'stripe\_sync/%'
+        and not exists (select from pgonce_get_runners(s.seed_name) w where w.alive)) i
+    union all
+    select w.kind, w.event_type, w.event_type, w.happened_at, w.stripe_event_id,
+           format('event %s of type %s %s', w.stripe_event_id, w.event_type, k.says), 'events of type %s ' || k.says_of_many, true,
+           w.error_message, jsonb_build_object('stripe_event_id', w.stripe_event_id),
+           'pgonce webhook show ' || pgonce_shell_word(w.stripe_event_id),
+           format('pgonce webhook ls --status %s --type %s', k.status, pgonce_shell_word(w.event_type)),
+           jsonb_build_object('stripe_event_id', w.stripe_event_id, 'event_type', w.event_type, 'events', 1),
+           jsonb_build_object('event_type', w.event_type)
+    from (
+      select case when e.queued or e.received_at <= v_now - interval '3 days' then 'dead_webhook' else 'webhook_failed' end as kind,
+             e.event_type, e.stripe_event_id, e.error_message, t.at as happened_at
+      from webhook_events e
+      -- Stripe delivers an event for three days. Until then its next delivery retries what failed in a direct client.
+      cross join lateral (
+        select case when e.queued or e.received_at > v_now - interval '3 days' then coalesce(e.processed_at, e.received_at)
+                    else greatest(e.processed_at, e.received_at + interval '3 days') end as at) t
+      where e.status = 'failed' and e.next_attempt_at is null and t.at >= v_from) w
+    join (values ('dead_webhook', 'dead', 'is a dead letter: nothing retries it', 'are dead letters: nothing retries them'),
+                 ('webhook_failed', 'failed', 'failed, and Stripe''s next delivery retries it',
+                  'failed, and Stripe''s next deliveries retry them')) k (kind, status, says, says_of_many) on k.kind = w.kind),
+  hours as (
+    select e.*, format('%s/%s/%s', e.kind, e.parent, extract(epoch from h.hour)::bigint) as series, h.hour,
+           -- Of events of one type the second one is news of the same kind already.
+           case when e.kind in ('dead_webhook', 'webhook_failed') then 1 else 3 end as alone
+    from events e cross join lateral (select date_bin('1 hour', e.happened_at, v_epoch) as hour) h),
+  counted as (
+    select h.*, count(*) over (partition by h.series) as events,
+           row_number() over (partition by h.series order by h.happened_at desc, h.once) as place
+    from hours h)
+  select c.kind, c.subject, c.kind || '/' || c.once, 
+         format('%s%s. Next: `%s%s`', c.says, case when c.has_reason then ': ' || pgonce_alert_reason(c.error_message) else '' end,
+                c.command, v_schema),
+         c.detail || jsonb_build_object('command', c.command || v_schema), c.happened_at, c.series, 0
+  from counted c where c.events <= c.alone
   union all
-  select 'did_not_run', m.job_name || coalesce('/' || nullif(m.key, ''), ''),
-         concat_ws('/', 'did_not_run', m.job_name, m.key, extract(epoch from m.scheduled_for)),
-         format('job %s did not run at %s: %s', m.job_name || coalesce('/' || nullif(m.key, ''), ''), m.scheduled_for, m.reason),
-         jsonb_build_object('job_name', m.job_name, 'key', m.key, 'scheduled_for', m.scheduled_for)
-  from pgonce_job_missed m where m.missed_at >= p_since
-  union all
-  -- one for each type and hour: when what a handler calls is down, ten thousand events die of one cause
-  select 'dead_webhook', d.event_type, concat_ws('/', 'dead_webhook', d.event_type, extract(epoch from d.hour)),
-         format('%s of type %s failed for good: %s; see `pgonce webhook ls --dead`', d.stripe_event_id, d.event_type, d.reason),
-         jsonb_build_object('stripe_event_id', d.stripe_event_id, 'event_type', d.event_type, 'events', d.events)
-  from (select e.event_type, date_trunc('hour', coalesce(e.processed_at, e.received_at)) as hour, count(*) as events,
-               min(e.stripe_event_id) as stripe_event_id,
-               (array_agg(left(substring(rtrim(e.error_message, E'\n') from '[^\n]*$'), 500)
-                          order by e.stripe_event_id))[1] as reason
-        from webhook_events e
-        where e.status = 'failed' and e.next_attempt_at is null and coalesce(e.processed_at, e.received_at) >= p_since
-        group by 1, 2) d
-  union all
-  select 'import_failed', s.seed_name, concat_ws('/', 'import_failed', s.seed_name, extract(epoch from s.last_updated_at)),
-         format('import %s failed: %s', s.seed_name, left(substring(rtrim(s.error_message, E'\n') from '[^\n]*$'), 500)),
-         jsonb_build_object('seed_name', s.seed_name, 'last_checkpoint', s.last_checkpoint)
-  from seed_checkpoints s where s.status = 'failed' and s.last_updated_at >= p_since
-  union all
-  -- a day, whatever p_since: its runner may have been alive without a batch for hours, and died now
-  select 'import_stalled', s.seed_name, concat_ws('/', 'import_stalled', s.seed_name, extract(epoch from s.last_updated_at)),
-         format('import %s has stalled: nothing since %s, and nobody is at work on it; `pgonce seed run` resumes it',
-                s.seed_name, s.last_updated_at),
-         jsonb_build_object('seed_name', s.seed_name, 'last_checkpoint', s.last_checkpoint)
-  from seed_checkpoints s
-  where s.status = 'in_progress' and s.paused_at is null and s.last_updated_at < v_now - interval '15 minutes'
-    and s.last_updated_at >= least(p_since, v_now - interval '1 day')
-    and not exists (select from pgonce_get_runners(s.seed_name) w where w.alive);
+  select c.kind, c.parent, format('%s/%s', c.series, length(c.events::text)),
+         format('%s %s since %s; the newest: %s%s. Next: `%s%s`',
+                ltrim(to_char(c.events, '999,999,999')), format(c.many, c.parent), to_char(c.hour at time zone 'UTC', v_utc),
+                case when c.subject = c.parent then c.example ->> 'stripe_event_id' else c.subject end,
+                case when c.has_reason then ': ' || pgonce_alert_reason(c.error_message) else '' end, c.command_for_many, v_schema),
+         c.detail_of_many || jsonb_build_object(
+           'events', c.events, 'since', c.hour, 'command', c.command_for_many || v_schema,
+           'examples', (select jsonb_agg(n.example || jsonb_build_object('reason', pgonce_error_line(n.error_message)) order by n.place)
+                        from counted n where n.series = c.series and n.place <= 3)),
+         c.happened_at, c.series, length(c.events::text)
+  from counted c where c.events > c.alone and c.place = 1
+  order by 6;
 end $$;
 comment on function pgonce_find_alerts(timestamptz, uuid[]) is
-  'pgonce: what is worth telling of what happened since then: failed, late, skipped and missing runs, dead webhook events, '
-  'imports that failed or stalled. p_watched: runs that started before, and were running or waited for a retry. dedupe_key is the '
-  'same at every look.';
+  'pgonce: what people should know of what happened since the beginning of that hour: failed, late, skipped and missing runs, failed '
+  'webhook events, imports that failed or stalled. p_watched: runs that started before, and were running or waited for a retry. '
+  'dedupe_key is the same at every look. Of one series (kind, subject, hour) more than three are one alert, and digits is how many '
+  'digits their count has; of a single one it is 0.';

@@ -30,7 +30,7 @@ begin
     order by l.number desc limit 1;
     v_line := concat_ws(' ', v_line, case when v_line is null then v_end else '(' || v_end || ')' end);
   end if;
-  if v_line ~ '(?:^|[(])(?:psycopg|psycopg2|asyncpg|ERROR|sqlalchemy)[.:]?' or v_line ~ '^(?:invalid|date/time|value "|malformed) ?' then
+  if v_line ~ '(?:invalid (?:input|value|byte|regular)|out of range|malformed)' then
     -- PostgreSQL's errors of class 22 quote the value, for example: invalid input syntax for type integer: "12,90"
     v_line := regexp_replace(v_line, ': "[^\n]*"$', '');
     v_line := regexp_replace(v_line, '\mvalue "[^\n]*"', 'value …');
