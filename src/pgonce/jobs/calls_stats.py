@@ -33,7 +33,7 @@ class RunLine:
     stopping: bool
     next_retry_at: datetime | None
     reason: str | None
-    """The last line of its error message."""
+    """The error's own line: of a traceback the exception, of a command its last line on stderr."""
 
     @property
     def state(self) -> str:

@@ -25,7 +25,7 @@ class WebhookLine:
     processed_at: datetime | None
     next_attempt_at: datetime | None
     reason: str | None
-    """Why it was ignored, or the last line of its traceback."""
+    """Why it was ignored, or the error's own line."""
 
     @property
     def state(self) -> str:

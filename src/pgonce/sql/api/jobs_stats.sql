@@ -11,7 +11,7 @@ language sql stable set search_path from current as $$
          r.rows_processed, r.rows_skipped, r.progress_done, r.progress_total,
          r.status = 'running' and r.stop_requested_at is not null,
          (select d.due_at from pgonce_job_retries d where d.run_id = r.id),
-         substring(rtrim(r.error_message, E'\n') from '[^\n]*$')
+         pgonce_error_line(r.error_message)
   from cron_job_runs r
   where (p_job_name is null or r.job_name = p_job_name) and (p_status is null or r.status = p_status)
     and (p_since is null or r.started_at >= p_since)
@@ -19,7 +19,7 @@ language sql stable set search_path from current as $$
   limit p_limit
 $$;
 comment on function pgonce_list_job_runs(text, text, timestamptz, integer) is
-  'pgonce: runs, newest first; reason is the last line of the error message, and duration_ms of a running one is so far.';
+  'pgonce: runs, newest first; reason is the error''s own line, and duration_ms of a running one is so far.';
 
 create or replace function pgonce_get_job_run(p_run_id uuid) returns jsonb
 language sql stable set search_path from current as $$
@@ -54,7 +54,7 @@ language sql stable set search_path from current as $$
          round(m.succeeded::numeric / nullif(m.succeeded + m.failed, 0), 4),
          m.ms[1], m.ms[2], m.ms[3], m.ms[4], m.before, round(m.ms[1]::numeric / nullif(m.before, 0) - 1, 4),
          round(m.rows * 1000.0 / nullif(m.spent, 0), 1), m.last_started_at, m.last_failed_at,
-         (select substring(rtrim(f.error_message, E'\n') from '[^\n]*$') from found f
+         (select pgonce_error_line(f.error_message) from found f
           where f.job_name = m.job_name and f.status = 'failed' and f.completed_at = m.last_failed_at limit 1)
   from measured m where m.runs + m.skipped > 0 order by m.job_name
 $$;

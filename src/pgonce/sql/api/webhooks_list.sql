@@ -8,8 +8,7 @@ returns table (stripe_event_id text, event_type text, status text, attempts inte
 language sql stable set search_path from current as $$
   select e.stripe_event_id, e.event_type, e.status, e.attempts, e.object_id, e.account, e.livemode, e.received_at,
          e.processed_at, e.next_attempt_at,
-         -- a traceback's last line is the one that says what happened
-         coalesce(e.ignored_reason, substring(rtrim(e.error_message, E'\n') from '[^\n]*$'))
+         coalesce(e.ignored_reason, pgonce_error_line(e.error_message))
   from webhook_events e
   where (p_status is null or e.status = p_status) and (p_types is null or e.event_type ~ p_types)
     and (p_object_id is null or e.object_id = p_object_id) and (p_since is null or e.received_at >= p_since)

@@ -1,0 +1,105 @@
+"""A command or option that a message, a comment on a function or a page names exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from pgonce.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "src" / "pgonce"
+COMMAND = re.compile(r"`+pgonce ([a-z][^`]*)`+")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
+# options of other programs that our own texts name
+OTHERS = {
+    "--single-transaction",
+    "--file",
+    "--init",
+    "--system",
+    "--shell",
+    "--home-dir",
+    "--no-create-home",
+}  # useradd's
+OTHERS |= {"--only"}  # bench's
+
+
+def texts_of(path: Path) -> Iterator[str]:
+    """The strings of a Python file, with " X" for what an f-string fills in, or all of any other file."""
+    text = path.read_text("utf-8")
+    if path.suffix != ".py":
+        yield text
+        return
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else " X" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def wrong(command: str) -> str | None:
+    """What does not exist of ``pgonce command``; None when all of it does."""
+    found: click.Command = main
+    words = shlex.split(command.replace("…", "X").replace("'", " "))
+    while isinstance(found, click.Group) and words and not words[0].startswith("-"):
+        name = words.pop(0)
+        if name not in found.commands:
+            return f"there is no command {name}"
+        found = found.commands[name]
+    known = {option for each in found.params for option in (*each.opts, *each.secondary_opts)} | {"--help"}
+    given = words[: words.index("--")] if "--" in words else words
+    return next((f"there is no option {word}" for word in given if word.startswith("--") and word not in known), None)
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    for path in [*sorted(PACKAGE.rglob("*.py")), *sorted(PACKAGE.rglob("*.sql")), *pages]:
+        for text in texts_of(path):
+            for command in COMMAND.findall(text):
+                yield str(path.relative_to(ROOT)), " ".join(command.split())
+
+
+@pytest.mark.parametrize(("path", "command"), sorted(set(commands())))
+def test_a_command_that_is_named_exists_with_its_options(path: str, command: str) -> None:
+    assert wrong(command) is None
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("webhook ls --dead", "there is no option --dead"),
+        ("webhook list", "there is no command list"),
+        ("frobnicate", "there is no command frobnicate"),
+        ("exec NAME -- pg_dump --anything", None),
+        ("job show ID", None),
+    ],
+)
+def test_a_command_that_does_not_exist_is_found(command: str, says: str | None) -> None:
+    assert wrong(command) == says
+
+
+def options(command: click.Command) -> Iterator[str]:
+    for each in command.params:
+        yield from (*each.opts, *each.secondary_opts)
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            yield from options(inner)
+
+
+def test_an_option_that_a_message_names_exists() -> None:
+    known = {*options(main), *OTHERS, "--help"}
+    named = {
+        (str(path.relative_to(ROOT)), option)
+        for path in PACKAGE.rglob("*.py")
+        for text in texts_of(path)
+        if " " in text.strip()  # a word alone is an argument of a process that we start
+        for option in OPTION.findall(text)
+    }
+    assert len(named) > 10
+    assert {each for each in named if each[1] not in known} == set()
