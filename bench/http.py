@@ -50,7 +50,7 @@ from pgonce.webhooks.asgi import Receiver
 class Recorder:
     async def record(self, body, key): return "queued"
 app = pgonce.receiver(pgonce.App(), secrets=[SECRET], url=URL, worker=False)
-app._recorder = Recorder()
+app._writer = Recorder()
 """,
     "FastAPI + construct_event + psycopg": """
 import psycopg, stripe

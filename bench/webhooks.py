@@ -31,7 +31,7 @@ from pgonce.core import database
 from pgonce.core.execute import call
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls import queue_webhooks
-from pgonce.webhooks.inbox_writer import Recorder
+from pgonce.webhooks.inbox_writer import InboxWriter
 from pgonce.webhooks.worker import Worker
 
 ONE_STATEMENT, THREE_STATEMENTS = "pgbench, one statement", "pgbench, three statements"
@@ -79,7 +79,7 @@ def _settled() -> Iterator[None]:
 
 
 def end_to_end(make: Callable[[], pgonce.App], bodies: Sequence[bytes], in_flight: int) -> float:
-    """Recorder and worker in one process, as in ``pgonce serve``; from the first delivery to the last effect."""
+    """Writer and worker in one process, as in ``pgonce serve``; from the first delivery to the last effect."""
     with _fresh() as (url, conn), _settled():
         distinct = len(set(bodies))
         with Worker(make(), url, concurrency=4, poll=0.2) as worker:
@@ -92,11 +92,11 @@ def end_to_end(make: Callable[[], pgonce.App], bodies: Sequence[bytes], in_fligh
 async def _record(url: str, bodies: Sequence[bytes], worker: Worker, in_flight: int) -> None:
     waiting = iter(bodies)
     async with await database.open_async_pool(url, 2) as pool:  # and six of the worker's
-        recorder = Recorder(pool, worker=worker)
+        writer = InboxWriter(pool, worker=worker)
 
         async def client() -> None:
             for body in waiting:
-                await recorder.record(stripe.read(body), None)
+                await writer.record(stripe.read(body), None)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(in_flight):

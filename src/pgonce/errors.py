@@ -22,7 +22,7 @@ class DatabaseUnavailable(PgonceError):
 
 
 class SchemaError(PgonceError):
-    """The database has no pgonce tables or functions, or those of another version: run ``pgonce migrate``."""
+    """The database has no pgonce tables or functions, those of another version, or this role may not use them."""
 
 
 class InvalidArgument(PgonceError, ValueError):
@@ -80,7 +80,9 @@ def translate(error: psycopg.Error) -> Exception:
     if state in {"42883", "42P01", "42703", "3F000"}:
         return SchemaError(_not_migrated(state, reason, error.diag.context))
     if state == "42501":
-        return PgonceError(f"{reason}: this role needs what `pgonce migrate` grants to service_role")
+        return SchemaError(f"{reason}: this role needs what `pgonce migrate` grants to service_role")
+    if state == "25006":
+        return DatabaseUnavailable(f"the server is read-only, a standby or a primary that was demoted: {reason}")
     if state[:2] in {"08", "57"} or (not state and isinstance(error, psycopg.OperationalError)):
         return DatabaseUnavailable(f"the database cannot be reached: {reason}")
     if state.startswith("22"):

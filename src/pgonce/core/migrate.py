@@ -24,6 +24,7 @@ API = (
     "webhooks_inbox",
     "webhooks_claim",
     "webhooks_batch",
+    "webhooks_receive",
     "jobs_guard",
     "jobs_batch",
     "jobs_schedule",

@@ -1,29 +1,30 @@
 """The HTTP side of the inbox: an ASGI app that verifies, records and answers; a worker handles what it recorded.
 
-An ASGI app by hand, because it has one hot route, and needs none of a framework's routing and request objects there
-(docs/decisions/receiver.md). In FastAPI or Starlette it is mounted like any other, at a parent of
-its path: ``api.mount("/webhooks", pgonce.receiver(registry, secrets=[...]))``. (Mounted at the path itself, Starlette
-redirects to it with a slash behind, and to Stripe a redirect is a failure.)
+It uses no framework, because it has one hot route (docs/decisions/receiver.md). In FastAPI or Starlette it is mounted
+like any other app, at a parent of its path: ``api.mount("/webhooks", pgonce.receiver(app, secrets=[...]))``. Mounted at
+the path itself, Starlette redirects to the path with a slash after it, and Stripe counts a redirect as a failure.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from contextlib import suppress
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeAlias
 
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from pgonce.core import database
+from pgonce.core.event_loop import EventLoop
 from pgonce.core.execute_async import call
-from pgonce.errors import DatabaseUnavailable, PayloadTooLarge, PgonceError
-from pgonce.webhooks import calls_list, stripe
-from pgonce.webhooks.calls import Event, accepted
-from pgonce.webhooks.inbox_writer import Recorder
+from pgonce.errors import DatabaseUnavailable, InvalidArgument, PayloadTooLarge, PgonceError
+from pgonce.webhooks import stripe
+from pgonce.webhooks.calls_receive import check_inbox
+from pgonce.webhooks.inbox_writer import InboxWriter, order_key
 from pgonce.webhooks.registry import WebhookRegistry
-from pgonce.webhooks.responses import MAX_BODY, Response, answer, failure
+from pgonce.webhooks.responses import MAX_BODY, Response, SlowRequest, answer, failure
 from pgonce.webhooks.worker import Worker
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -31,90 +32,155 @@ Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 PATH = "/webhooks/stripe"
+BODY_SECONDS = 10.0
+"""Seconds that a client may take to send a body. Stripe sends it at once."""
+SMALL_BODY = 65_536
+"""Bytes. A body that is larger counts against ``LARGE_BODIES`` while it is received."""
+LARGE_BODIES = 64 * MAX_BODY
+"""Bytes of large bodies that are received at the same time; the sender of one more gets 503."""
+STOP_SECONDS = 20.0
+"""Seconds that ``stop`` waits for handlers. Kubernetes and systemd kill a process after 30 and 90 s."""
 
 
 class Receiver:
     """The ASGI app; made by ``receiver``.
 
+    Args:
+        app: the handlers.
+        secrets: the endpoint's secrets (``whsec_...``), several while one is being rolled; or a function, plain or
+            async, that returns them and is called for every delivery.
+        url: the database; the default is what ``database.find`` finds.
+        schema: where ``pgonce migrate`` put the tables.
+        path: where deliveries are received, below the prefix under which the receiver is mounted. A slash after it is
+            accepted.
+        max_body: bytes; a larger body gets 413.
+        live_only: answer test events with 200 and do not record them.
+        worker: handle the events in this process, too. Async handlers run in the event loop of the server.
+        concurrency: transactions at once, for each kind of handler.
+
     Raises:
-        InvalidArgument: there is no secret, or one is None, or an API key.
+        InvalidArgument: there is no secret, or one cannot be a signing secret; or the path does not begin with a slash.
     """
 
     def __init__(
         self,
         app: WebhookRegistry,
         *,
-        secrets: Sequence[str],
+        secrets: stripe.Secrets | Callable[[], Awaitable[Any]],
         url: str | None = None,
         schema: str = "public",
+        path: str = PATH,
         max_body: int = MAX_BODY,
         live_only: bool = False,
         worker: bool = True,
         concurrency: int = 4,
     ) -> None:
+        if not path.startswith("/"):
+            raise InvalidArgument(f"the path {path!r} must begin with a slash, as {PATH}")
         self._app = app
-        self._secrets = stripe.signing_secrets(secrets)
+        self._secrets = secrets if callable(secrets) else stripe.signing_secrets(secrets)
         self._url = url
         self._schema = schema
+        self._path = path.rstrip("/")
         self._max_body = max_body
         self._live_only = live_only
         self._with_worker = worker
         self._concurrency = concurrency
-        self._starting = asyncio.Lock()
+        self._large_bodies = 0
+        self._starting: asyncio.Task[None] | None = None
         self._pool: AsyncConnectionPool[AsyncConnection[Any]] | None = None
-        self._recorder: Recorder | None = None
+        self._writer: InboxWriter | None = None
         self._worker: Worker | None = None
+        self._watched: EventLoop | None = None
+        self.event_loop: EventLoop | None = None
+        """Where async handlers run; None: in the loop that runs the receiver."""
 
     def __repr__(self) -> str:
         return f"<pgonce.receiver for {len(self._app.handlers)} handlers>"
 
     async def start(self) -> None:
-        """Open the pool and start the worker. A server's lifespan does it, else the first request.
+        """Open the pool and start the worker; without a lifespan the first request does it.
 
         Raises:
             DatabaseUnavailable: the database cannot be reached.
         """
-        async with self._starting:
-            if self._recorder is not None:
-                return
-            url = await asyncio.to_thread(database.find, self._url)
-            self._pool = await database.open_async_pool(url, 4)
-            if self._with_worker:
-                worker = Worker(self._app, url, schema=self._schema, concurrency=self._concurrency)
-                try:
-                    self._worker = await asyncio.to_thread(worker.start)
-                except PgonceError:
-                    await self._pool.close()
-                    raise
-            self._recorder = Recorder(self._pool, schema=self._schema, worker=self._worker)
+        if self._writer is not None:
+            return
+        if self._starting is None:  # all requests that arrive meanwhile wait for one attempt
+            self._starting = asyncio.create_task(self._start())
+        starting = self._starting
+        try:
+            await asyncio.shield(starting)
+        finally:
+            if starting.done():
+                self._starting = None
 
-    async def stop(self) -> None:
-        """Let the worker finish what it has in hand, and close the pool."""
-        if self._worker is not None:
-            await asyncio.to_thread(self._worker.stop)
-        if self._pool is not None:
-            await self._pool.close()
-        self._pool = self._recorder = self._worker = None
+    async def _start(self) -> None:
+        url = await asyncio.to_thread(database.find, self._url)
+        pool = await database.open_async_pool(url, 4)
+        try:
+            if self._with_worker:
+                loop = self.event_loop or EventLoop.running()
+                worker = Worker(self._app, url, schema=self._schema, concurrency=self._concurrency, loop=loop)
+                self._worker = await asyncio.to_thread(worker.start)
+                if self.event_loop is None and any(handler.is_async for handler in self._app.handlers):
+                    loop.watch()
+                    self._watched = loop
+        except BaseException:
+            await pool.close()
+            raise
+        self._pool = pool
+        self._writer = InboxWriter(pool, schema=self._schema, worker=self._worker)
+
+    async def stop(self, timeout: float = STOP_SECONDS) -> None:
+        """Let the worker finish the events it has begun, and close the pool.
+
+        Args:
+            timeout: seconds to wait for handlers. What has not ended by then is handled again elsewhere.
+        """
+        worker, pool = self._worker, self._pool
+        self._worker = self._writer = self._pool = None
+        if self._watched is not None:
+            self._watched.close()
+        if worker is not None:
+            await asyncio.to_thread(worker.stop, timeout)
+        if pool is not None:
+            await pool.close()
+
+    @asynccontextmanager
+    async def lifespan(self, _app: Any = None) -> AsyncIterator[None]:
+        """Start and stop with the application that mounts the receiver: ``FastAPI(lifespan=receiver.lifespan)``.
+
+        A mounted app gets no lifespan events of its own: without this, the worker starts with the first request, and
+        events that were queued before it wait until then.
+        """
+        await self.start()
+        try:
+            yield
+        finally:
+            await self.stop()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or follow the server's lifespan."""
         if scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
+            await self._follow_lifespan(receive, send)
             return
         if scope["type"] != "http":
             raise RuntimeError(f"the receiver speaks http, not {scope['type']}")
-        response = await self._respond(scope, receive)
+        request = _Request(receive)
+        response = await self._respond(scope, request)
         headers = [(name.encode(), value.encode()) for name, value in response.headers.items()]
-        if response.status == 413:
+        # An answer that is sent before the body was read must close the connection: what follows on it is the body.
+        closes = request.begun and not request.complete
+        if closes:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
-        closes = response.status == 413
         await send({"type": "http.response.body", "body": response.body, "more_body": closes})
         if closes:
-            await _take_leave(receive)
+            await request.discard_rest()
             await send({"type": "http.response.body", "body": b""})
 
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
+    async def _follow_lifespan(self, receive: Receive, send: Send) -> None:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
@@ -129,83 +195,125 @@ class Receiver:
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
-    async def _respond(self, scope: Scope, receive: Receive) -> Response:
-        whole = scope["path"]
-        path = whole.removeprefix(scope.get("root_path", ""))
-        if path == "/healthz":
-            return answer(200, status="ok")
+    async def _respond(self, scope: Scope, request: _Request) -> Response:
         try:
-            if path == "/readyz":
-                return await self._ready()
-            if PATH not in {path, whole}:
-                return answer(404, error=f"there is nothing here: Stripe's endpoint is POST {PATH}")
-            if scope["method"] != "POST":
-                return answer(405, error="Stripe sends POST")
-            return await self._receive(scope, receive)
+            if _is_at(scope, self._path):
+                if scope["method"] != "POST":
+                    return answer(405, error="Stripe sends POST")
+                return await self._receive(scope, request)
+            if _is_at(scope, "/healthz"):
+                return answer(200, status="ok")
+            if _is_at(scope, "/readyz"):
+                return await self._check_ready()
+            return answer(404, error=f"there is nothing here: Stripe's endpoint is POST {self._path}")
         except Exception as error:  # noqa: BLE001 -- every failure becomes an answer
-            return failure(error)
+            return failure(error, by="the receiver")
 
-    async def _receive(self, scope: Scope, receive: Receive) -> Response:
-        """Size, signature, then the database: what anybody can send costs as little as possible."""
-        headers = {name: value for name, value in scope["headers"] if name in _HEADERS}
-        body = await _read(headers.get(b"content-length", b""), receive, self._max_body)
-        stripe.verify(body, headers.get(b"stripe-signature", b"").decode("latin-1"), self._secrets)
+    async def _receive(self, scope: Scope, request: _Request) -> Response:
+        """Size, header, body, signature, then the database: what anybody can send costs as little as possible."""
+        request.begun = True
+        header = b",".join(value for name, value in scope["headers"] if name == b"stripe-signature").decode("latin-1")
+        length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+        if length.isdigit() and int(length[:20]) > self._max_body:
+            raise _too_large(self._max_body)
+        stripe.check_header(header)
+        body = await self._read(request)
+        stripe.verify(body, header, await self._current_secrets())
         event = stripe.read(body)
         if self._live_only and event.payload.get("livemode") is False:
             return answer(200, event=event.id, outcome="refused: a test event at a live endpoint")
-        if self._recorder is None:
-            await self.start()
-        assert self._recorder is not None  # noqa: S101 -- start has made it, or raised
-        key = self._app.order_key(Event(event.id, event.type, event.payload))
-        outcome = accepted(await self._recorder.record(event, key), event.id)
+        await self.start()
+        assert self._writer is not None  # noqa: S101 -- start has made it, or raised
+        outcome = await self._writer.record(event, order_key(self._app, event))
         return answer(200, event=event.id, outcome=outcome)
 
-    async def _ready(self) -> Response:
-        await self.start()
-        assert self._pool is not None  # noqa: S101 -- start has made it, or raised
+    async def _read(self, request: _Request) -> bytes:
+        """The body, refused as soon as it is larger than ``max_body``, or slower than ``BODY_SECONDS``."""
+        size, counted = 0, 0
+        chunks: list[bytes] = []
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                while not request.complete:
+                    chunk = await request.read()
+                    chunks.append(chunk)
+                    size += len(chunk)
+                    if size > self._max_body:
+                        raise _too_large(self._max_body)
+                    if size > SMALL_BODY:
+                        self._large_bodies += size - counted
+                        counted = size
+                        if self._large_bodies > LARGE_BODIES:
+                            raise DatabaseUnavailable("too many large bodies are being received at the same time")
+        except TimeoutError:
+            raise SlowRequest(f"the body was not received within {BODY_SECONDS:g} s") from None
+        finally:
+            self._large_bodies -= counted
+        return b"".join(chunks)
+
+    async def _current_secrets(self) -> tuple[str, ...]:
+        secrets: Any = self._secrets
+        if callable(secrets):
+            # a plain function may read a file or ask a service: in a thread it holds up nobody else's delivery
+            secrets = await (secrets() if inspect.iscoroutinefunction(secrets) else asyncio.to_thread(secrets))
+        return stripe.signing_secrets(secrets)
+
+    async def _check_ready(self) -> Response:
         try:
             async with asyncio.timeout(5):
-                await call(self._pool, calls_list.missing_webhooks([]), self._schema)
+                await self.start()
+                assert self._pool is not None  # noqa: S101 -- start has made it, or raised
+                await call(self._pool, check_inbox(), self._schema)
         except TimeoutError:
             raise DatabaseUnavailable("the database did not answer within 5 s") from None
         return answer(200, status="ready")
 
 
-_HEADERS = {b"content-length", b"stripe-signature"}
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the body is over the limit of {limit:,} bytes")
 
 
-async def _read(content_length: bytes, receive: Receive, limit: int) -> bytes:
-    """The body, given up on as soon as it is, or says it will be, larger than ``limit`` bytes."""
-    too_large = PayloadTooLarge(f"the body is over the limit of {limit:,} bytes")
-    if content_length.isdigit() and int(content_length) > limit:
-        raise too_large
-    body = b""
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise PayloadTooLarge("the client went away in the middle of the body")
-        part: bytes = message.get("body", b"")
-        body += part
-        if len(body) > limit:
-            raise too_large
-        if not message.get("more_body"):
-            return body
+def _is_at(scope: Scope, path: str) -> bool:
+    """Whether the request is for ``path`` below the prefix under which the app is mounted, or below a part of it.
 
-
-async def _take_leave(receive: Receive) -> None:
-    """Read on for a moment behind an answer that closes the connection.
-
-    Where bytes are left unread, the kernel resets the connection instead of closing it, and the client may lose the
-    answer that it has not read yet.
+    Servers and frameworks differ in whether ``path`` still contains ``root_path``.
     """
-    left = MAX_BODY
-    with suppress(TimeoutError):
-        async with asyncio.timeout(1):
-            while left > 0:
-                message = await receive()
-                left -= len(message.get("body", b""))
-                if not message.get("more_body"):
-                    return
+    prefix = scope.get("root_path", "").rstrip("/")
+    asked = scope["path"].rstrip("/")
+    return any(
+        full.endswith(path) and f"{prefix}/".startswith(full.removesuffix(path) + "/")
+        for full in (asked, prefix + asked)
+    )
+
+
+class _Request:
+    """The body of a request, as it arrives."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.begun = False
+        """Whether the body matters: to other paths nothing is read."""
+        self.complete = False
+
+    async def read(self) -> bytes:
+        """The next part of the body."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self.complete = True
+            raise SlowRequest("the client closed the connection before the end of the body")
+        self.complete = not message.get("more_body", False)
+        return bytes(message.get("body", b""))
+
+    async def discard_rest(self) -> None:
+        """Read on for a moment after an answer that closes the connection.
+
+        If bytes are left unread, the kernel resets the connection instead of closing it, and the client may lose the
+        answer that it has not read yet.
+        """
+        left = MAX_BODY
+        with suppress(TimeoutError, SlowRequest):
+            async with asyncio.timeout(1):
+                while left > 0 and not self.complete:
+                    left -= len(await self.read())
 
 
 receiver = Receiver

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Protocol
 
+import psycopg
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
 from pgonce.core import database
 from pgonce.core.execute import call
-from pgonce.errors import PayloadTooLarge
+from pgonce.errors import DatabaseUnavailable, InvalidArgument, PayloadTooLarge
 from pgonce.webhooks import calls as protocol
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls import Event
+from pgonce.webhooks.inbox_writer import order_key
 from pgonce.webhooks.inline import Webhooks
 from pgonce.webhooks.registry import WebhookRegistry
 from pgonce.webhooks.responses import MAX_BODY, Response, answer, failure
@@ -32,7 +34,8 @@ class Endpoint:
 
     Args:
         app: the handlers; synchronous ones.
-        secrets: the endpoint's secrets (``whsec_...``); several while one is being rolled.
+        secrets: the endpoint's secrets (``whsec_...``), several while one is being rolled; or a function that returns
+            them and is called for every delivery.
         url: the database; the default is what ``database.find`` finds.
         schema: where ``pgonce migrate`` put the tables.
         queue: record only, and let a ``pgonce worker`` elsewhere handle; the default handles before it answers,
@@ -40,21 +43,21 @@ class Endpoint:
         max_body: bytes; a larger body gets 413.
 
     Raises:
-        InvalidArgument: there is no secret, or one is None, or an API key.
+        InvalidArgument: there is no secret, or one cannot be a signing secret.
     """
 
     def __init__(
         self,
         app: WebhookRegistry,
         *,
-        secrets: Sequence[str],
+        secrets: stripe.Secrets,
         url: str | None = None,
         schema: str = "public",
         queue: bool = False,
         max_body: int = MAX_BODY,
     ) -> None:
         self._app = app
-        self._secrets = stripe.signing_secrets(secrets)
+        self._secrets = secrets if callable(secrets) else stripe.signing_secrets(secrets)
         self._url = url
         self._schema = schema
         self._queue = queue
@@ -69,24 +72,35 @@ class Endpoint:
 
         Args:
             body: the request body exactly as received.
-            headers: the request's headers, in any case; Django's ``request.headers`` and ``request.META`` both do.
+            headers: the request's headers, names in any case; Django's ``request.headers`` and ``request.META`` both
+                do. A header's value may be a list, as in AWS's multiValueHeaders.
         """
+        by = "the endpoint"
+
+        def handle(event: Event, tx: Any) -> None:
+            nonlocal by
+            by = "a handler"
+            self._app.handle(event, tx)
+            by = "the endpoint"
+
         try:
-            if len(body) > self._max_body:
+            if len(raw := _bytes(body)) > self._max_body:
                 raise PayloadTooLarge(f"the body is over the limit of {self._max_body:,} bytes")
-            stripe.verify(body, _signature(headers), self._secrets)
-            event = stripe.read(body)
-            outcome = self._record(event) if self._queue else self._handle(event)
+            stripe.verify(raw, _signature(headers), self._secrets)
+            event = stripe.read(raw)
+            if self._queue:
+                outcome = self._record(event)
+            else:
+                outcome = Webhooks(self._pool(), schema=self._schema).handle(event, handle)
         except Exception as error:  # noqa: BLE001 -- every failure becomes an answer
-            return failure(error)
+            return failure(error, by=by)
         return answer(200, event=event.id, outcome=outcome)
 
-    def _handle(self, event: stripe.Body) -> str:
-        return Webhooks(self._pool(), schema=self._schema).handle(event, self._app.handle)
-
     def _record(self, event: stripe.Body) -> str:
-        key = self._app.order_key(Event(event.id, event.type, event.payload))
-        outcomes = call(self._pool(), protocol.queue_webhooks([event], [key]), self._schema)
+        try:
+            outcomes = call(self._pool(), protocol.queue_webhooks([event], [order_key(self._app, event)]), self._schema)
+        except psycopg.Error as error:  # no handler runs here: whatever it is, the database could not record it
+            raise DatabaseUnavailable(str(error)) from error
         return protocol.accepted(outcomes[event.id], event.id)
 
     def _pool(self) -> ConnectionPool[Connection[Any]]:
@@ -96,8 +110,39 @@ class Endpoint:
         return self._opened
 
 
+def _bytes(body: object) -> bytes:
+    """The body, if it is bytes.
+
+    Raises:
+        InvalidArgument: it has been decoded or parsed already; the signature is over the bytes.
+    """
+    if isinstance(body, bytes | bytearray | memoryview):
+        return bytes(body)
+    hint = "body.encode()" if isinstance(body, str) else "the framework's raw body"
+    raise InvalidArgument(f"Endpoint.handle needs the raw body as bytes, not {type(body).__name__}: pass {hint}")
+
+
 def _signature(headers: Headers) -> str | None:
-    for name, value in headers.items():
-        if name.lower().replace("_", "-") in {"stripe-signature", "http-stripe-signature"}:
-            return value
-    return None
+    """The value of the signature header; several are joined by a comma.
+
+    Raises:
+        InvalidArgument: ``headers`` is not a mapping of names to values.
+    """
+    try:
+        found: list[Any] = [value for name, value in _pairs(headers) if _is_signature(name)]
+    except (TypeError, ValueError):
+        raise InvalidArgument(
+            f"Endpoint.handle needs the headers as a mapping of names to values, not {type(headers).__name__}"
+        ) from None
+    values = [part for value in found for part in (value if isinstance(value, list | tuple) else [value])]
+    return ",".join(part.decode("latin-1") if isinstance(part, bytes) else str(part) for part in values) or None
+
+
+def _pairs(headers: Any) -> Iterable[tuple[Any, Any]]:
+    pairs: Iterable[tuple[Any, Any]] = headers.items() if hasattr(headers, "items") else headers
+    return pairs
+
+
+def _is_signature(name: str | bytes) -> bool:
+    text = name.decode("latin-1") if isinstance(name, bytes) else name
+    return text.lower().replace("_", "-") in {"stripe-signature", "http-stripe-signature"}

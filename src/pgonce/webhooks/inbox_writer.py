@@ -1,26 +1,43 @@
-"""Recording deliveries: those that arrive while an INSERT is under way share the next one."""
+"""Recording deliveries: those that arrive while an INSERT is in flight share the next one, and no other's outcome."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, TypeVar
 
+import psycopg
 from psycopg import AsyncConnection
+from psycopg.rows import tuple_row
 
 from pgonce.core.batcher import Batcher
-from pgonce.core.execute_async import Pool, connection, execute
+from pgonce.core.call import Call, clean
+from pgonce.core.execute_async import Pool, connection
+from pgonce.errors import DatabaseUnavailable, EventBusy, translate
 from pgonce.webhooks import calls as webhooks
 from pgonce.webhooks import calls_queue as queue
+from pgonce.webhooks.calls import Event, accepted
 from pgonce.webhooks.calls_queue import Claimed
+from pgonce.webhooks.calls_receive import check_inbox
+from pgonce.webhooks.registry import WebhookRegistry
 from pgonce.webhooks.stripe import Body
+
+T = TypeVar("T")
+Delivery: TypeAlias = tuple[Body, str | None]
 
 MOST = 100
 """Events in one INSERT, at most."""
+# How long an INSERT waits for a lock. It waits for another client's open transaction that inserted the same event, and
+# for LOCK TABLE. One transaction that stayed open, and two deliveries of its event, once held up all others.
+ALONE = "3s"
+TOGETHER = "500ms"
+"""Shorter: the deliveries that share the INSERT wait for a lock that only one of them needs."""
+AGAIN = "100ms"
+"""For each delivery of an INSERT that failed: a hundred of them take 10 s at most. Stripe waits for about 20 s."""
 
 
-class Hands(Protocol):
-    """What a recorder asks of the worker in its process."""
+class LocalWorker(Protocol):
+    """What the writer calls on the worker in its process."""
 
     def room(self) -> int:
         """How many events it would begin soon."""
@@ -32,41 +49,115 @@ class Hands(Protocol):
         """Look at the table."""
 
 
-class Recorder:
-    """Queues events for the workers, one INSERT for as many as have come together. For one event loop.
+def order_key(app: WebhookRegistry, body: Body) -> str | None:
+    """The event's order key, as a text column holds it; None where the application cannot compute it.
+
+    A key function that raises must not keep a verified delivery out of the inbox. The consumer computes a key that is
+    missing once more, and fails the event with the traceback.
+    """
+    try:
+        key = app.order_key(Event(body.id, body.type, body.payload))
+    except Exception:  # noqa: BLE001 -- whatever the user's function raises
+        return None
+    return None if key is None else clean(key, 255)
+
+
+class InboxWriter:
+    """Queues events for the workers, one INSERT for all that arrived during the last one. For one event loop.
 
     Args:
         pool: of at least ``batcher.AT_ONCE`` connections, in autocommit.
         schema: where ``pgonce migrate`` put the tables.
-        worker: the one in this process. While it keeps up, events are claimed for it with their INSERT and handed over:
+        worker: the one in this process. While it keeps up, events are claimed for it in their INSERT and handed over:
             that saves the claim, and reading the payload back.
     """
 
-    def __init__(self, pool: Pool, *, schema: str = "public", worker: Hands | None = None) -> None:
+    def __init__(self, pool: Pool, *, schema: str = "public", worker: LocalWorker | None = None) -> None:
         self._schema = schema
         self._worker = worker
-        self._batcher = Batcher(partial(connection, pool), self._queue, most=MOST)
+        self._batcher = Batcher(partial(connection, pool), self._write, most=MOST)
 
-    async def record(self, body: Body, order_key: str | None) -> str:
+    async def record(self, body: Body, key: str | None) -> str:
         """Record one event; when this returns, it is committed.
 
+        Args:
+            body: the event.
+            key: its order key; see ``order_key``.
+
         Returns:
-            ``queued``, ``done``, or ``busy`` when a direct client is in the middle of it.
+            ``queued`` or ``done``.
 
         Raises:
-            PgonceError: it could not be recorded.
+            EventBusy: another client is in the middle of it.
+            DatabaseUnavailable: the database could not record it now.
+            PgonceError, psycopg.Error: it cannot be recorded.
         """
-        return await self._batcher.submit((body, order_key))
+        outcome = await self._batcher.submit((body, key))
+        if isinstance(outcome, Exception):
+            raise outcome
+        return accepted(outcome, body.id)
 
-    async def _queue(self, conn: AsyncConnection[Any], events: Sequence[tuple[Body, str | None]]) -> list[str]:
-        bodies, keys = [body for body, _ in events], [key for _, key in events]
-        if self._worker is None:
-            outcomes = await execute(conn, webhooks.queue_webhooks(bodies, keys), self._schema)
-        elif self._worker.room() < len(bodies):
-            outcomes = await execute(conn, webhooks.queue_webhooks(bodies, keys), self._schema)
-            self._worker.wake()
+    async def _write(self, conn: AsyncConnection[Any], deliveries: Sequence[Delivery]) -> Sequence[str | Exception]:
+        """The outcome of each delivery: a word, or the exception that its own caller gets."""
+        try:
+            return await self._insert(conn, deliveries, ALONE if len(deliveries) == 1 else TOGETHER)
+        except Exception as error:  # noqa: BLE001 -- also of the driver, which cannot encode everything
+            if isinstance(error, DatabaseUnavailable) or conn.closed:
+                return [error] * len(deliveries)
+            if len(deliveries) == 1:
+                return [await self._explain(conn, deliveries[0], error)]
+        return await self._write_one_by_one(conn, deliveries)
+
+    async def _write_one_by_one(
+        self, conn: AsyncConnection[Any], deliveries: Sequence[Delivery]
+    ) -> Sequence[str | Exception]:
+        outcomes: list[str | Exception] = []
+        for delivery in deliveries:
+            try:
+                outcomes += await self._insert(conn, [delivery], AGAIN)
+            except Exception as error:  # noqa: BLE001 -- as above
+                outcomes.append(await self._explain(conn, delivery, error))
+                if isinstance(outcomes[-1], DatabaseUnavailable):  # nobody's INSERT can succeed now
+                    return outcomes + [outcomes[-1]] * (len(deliveries) - len(outcomes))
+        return outcomes
+
+    async def _explain(self, conn: AsyncConnection[Any], delivery: Delivery, error: Exception) -> Exception:
+        """After a lock timeout: whether another client holds this one event, or the whole table is locked."""
+        if not isinstance(error, psycopg.errors.LockNotAvailable):
+            return error
+        try:
+            await _execute(conn, check_inbox(AGAIN), self._schema, AGAIN)
+        except Exception:  # noqa: BLE001 -- whatever it is, the inbox cannot be written
+            return DatabaseUnavailable("the table webhook_events is locked: no delivery can be recorded now")
+        return EventBusy(f"event {delivery[0].id} is in another client's open transaction: Stripe delivers it again")
+
+    async def _insert(self, conn: AsyncConnection[Any], deliveries: Sequence[Delivery], lock_timeout: str) -> list[str]:
+        bodies, keys = [body for body, _ in deliveries], [key for _, key in deliveries]
+        if self._worker is None or self._worker.room() < len(bodies):
+            outcomes = await _execute(conn, webhooks.queue_webhooks(bodies, keys), self._schema, lock_timeout)
+            if self._worker is not None:
+                self._worker.wake()
         else:
             claim = queue.queue_and_claim(bodies, keys, self._schema)
-            outcomes, claimed = await execute(conn, claim, self._schema)
+            outcomes, claimed = await _execute(conn, claim, self._schema, lock_timeout)
             self._worker.hand_over(claimed)
         return [outcomes[body.id] for body in bodies]
+
+
+async def _execute(conn: AsyncConnection[Any], call: Call[T], schema: str, lock_timeout: str) -> T:
+    """``execute`` with a lock_timeout for this statement's transaction, in one round trip.
+
+    The setting is the outer side of a left join, which a nested loop evaluates before the function on its inner side.
+    """
+    statement = (
+        b"select called.* from (select pg_catalog.set_config('lock_timeout', '%b', true) offset 0) as waiting"
+        b" left join (%b) as called on true" % (lock_timeout.encode(), call.statement(schema))
+    )
+    try:
+        async with conn.cursor(row_factory=tuple_row) as cursor:
+            await cursor.execute(statement, call.args)
+            return call.read(await cursor.fetchall())
+    except psycopg.Error as error:
+        if error.sqlstate == "25006":  # read-only: the pool discards a closed connection and connects to the primary
+            await conn.close()
+        raise translate(error) from error

@@ -7,6 +7,8 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg
+
 from pgonce.errors import (
     DatabaseUnavailable,
     EventBusy,
@@ -15,12 +17,21 @@ from pgonce.errors import (
     PgonceError,
     SchemaError,
     SignatureError,
+    is_transient,
 )
 
 MAX_BODY = 1_000_000
 """Bytes. Real events over 52 kB have been seen; nothing that Stripe documents comes near a megabyte."""
 
+UNAVAILABLE = (
+    "the database could not record this delivery: Stripe delivers it again, and the log of this service says why"
+)
+
 log = logging.getLogger("pgonce")
+
+
+class SlowRequest(PgonceError):
+    """The body was not received within its time limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +52,56 @@ def answer(code: int, **content: Any) -> Response:
     return Response(code, json.dumps(content).encode())
 
 
-def failure(error: BaseException) -> Response:
-    """The answer that makes Stripe do the right thing: 4xx what will never fit, 409 and 5xx what a retry mends.
+def failure(error: BaseException, *, by: str = "a handler") -> Response:
+    """The answer that makes Stripe do the right thing: 4xx for what will never fit, 409 and 5xx for what a retry mends.
 
-    The reason is in it and in the log; of a handler's own error only the kind is, because it may hold the payload.
+    An answer goes to anybody who sends a request. It says nothing about the inside: what the database said, or an
+    exception holds, is in the log.
+
+    Args:
+        error: what was raised.
+        by: where, for an error that is none of pgonce's and not the database's fault.
     """
-    if isinstance(error, PayloadTooLarge):
-        status = 413
-    elif isinstance(error, SignatureError | InvalidPayload):
-        status = 400
-    elif isinstance(error, EventBusy):
-        status = 409
-    elif isinstance(error, DatabaseUnavailable | SchemaError):
-        status = 503
+    status = status_of(error)
+    if status == 503:
+        said = UNAVAILABLE
+    elif status == 500:
+        said = f"{by} raised {type(error).__name__}: the log of this service says more"
     else:
-        status = 500
-    reason = str(error) if isinstance(error, PgonceError) else f"a handler raised {type(error).__name__}"
-    log.warning("answered %s: %s", status, reason)
-    return answer(status, error=reason)
+        said = str(error)
+    log_failure(status, error, by)
+    return answer(status, error=said)
+
+
+def status_of(error: BaseException) -> int:
+    """The HTTP status for an error."""
+    if isinstance(error, PayloadTooLarge):
+        return 413
+    if isinstance(error, SlowRequest):
+        return 408
+    if isinstance(error, SignatureError | InvalidPayload):
+        return 400
+    if isinstance(error, EventBusy):
+        return 409
+    if isinstance(error, DatabaseUnavailable | SchemaError) or is_database_fault(error):
+        return 503
+    return 500
+
+
+def is_database_fault(error: BaseException) -> bool:
+    """Whether the database is the cause, whatever was asked of it: it is down, full, read-only, locked or broken."""
+    state = (error.sqlstate or "") if isinstance(error, psycopg.Error) else ""
+    # 53: disk full, out of memory, too many connections; 58: I/O error; XX: internal error, data corrupted
+    return is_transient(error) or state.startswith(("53", "58", "XX"))
+
+
+def log_failure(status: int, error: BaseException, by: str) -> None:
+    """One line in the log; of a handler's own exception only its kind, because its text may hold the payload."""
+    own = isinstance(error, PgonceError) or (status == 503 and isinstance(error, psycopg.Error))
+    reason = (
+        (str(error).strip() or type(error).__name__).splitlines()[0] if own else f"{by} raised {type(error).__name__}"
+    )
+    if status >= 500:
+        log.error("answered %s: %s", status, reason)
+    else:
+        log.warning("answered %s: %s", status, reason)

@@ -14,7 +14,7 @@ import pgonce
 from pgonce.core import batcher as gathering
 from pgonce.core import database as databases
 from pgonce.webhooks import stripe
-from pgonce.webhooks.inbox_writer import Recorder
+from pgonce.webhooks.inbox_writer import InboxWriter
 from pgonce.webhooks.worker import Worker
 from tests.conftest import wait_until
 
@@ -32,11 +32,11 @@ def test_clients_that_send_the_next_event_as_soon_as_they_are_answered_all_get_t
 
     async def record() -> None:
         async with await databases.open_async_pool(database, 4) as pool:
-            recorder = Recorder(pool)
+            writer = InboxWriter(pool)
 
             async def client() -> None:
                 for nr in waiting:
-                    assert await recorder.record(body(nr), None) == "queued"
+                    assert await writer.record(body(nr), None) == "queued"
 
             # with a done callback instead of `finally` in the gathering's task this hangs at the first batch
             async with asyncio.timeout(30), asyncio.TaskGroup() as group:
@@ -53,8 +53,8 @@ def test_clients_that_send_the_next_event_as_soon_as_they_are_answered_all_get_t
 def record_beside(url: str, worker: Worker, bodies: list[stripe.Body], key: str | None = None) -> list[str]:
     async def main() -> list[str]:
         async with await databases.open_async_pool(url, 4) as pool:
-            recorder = Recorder(pool, worker=worker)
-            return list(await asyncio.gather(*(recorder.record(each, key) for each in bodies)))
+            writer = InboxWriter(pool, worker=worker)
+            return list(await asyncio.gather(*(writer.record(each, key) for each in bodies)))
 
     return asyncio.run(main())
 
@@ -132,5 +132,5 @@ def test_nothing_is_handed_over_while_older_ones_wait_in_the_table(database: str
 
 async def _record(url: str, bodies: list[stripe.Body]) -> None:
     async with await databases.open_async_pool(url, 4) as pool:
-        recorder = Recorder(pool)
-        await asyncio.gather(*(recorder.record(each, None) for each in bodies))
+        writer = InboxWriter(pool)
+        await asyncio.gather(*(writer.record(each, None) for each in bodies))

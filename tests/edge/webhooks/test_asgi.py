@@ -287,7 +287,7 @@ def test_a_client_that_sends_on_behind_a_413_does_not_lose_it(served: tuple[Chil
 )  # fmt: skip
 def test_a_20_mb_body_that_is_sent_all_the_same_is_cut_off(served: tuple[Child, str], head: str, chunked: bool) -> None:
     code, sent = speak(served[1], head, chunked)
-    assert code in {413, 0}  # 0: the reset came before the answer was read
+    assert code in {413, 400, 0}  # 400: it is not signed; 0: the reset came before the answer was read
     assert sent < LARGE
 
 

@@ -1,0 +1,233 @@
+"""A verified delivery is recorded, whatever it holds, and whoever shares its INSERT."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import Connection
+
+import pgonce
+from pgonce.core import database as databases
+from pgonce.errors import DatabaseUnavailable, EventBusy
+from pgonce.webhooks import inbox_writer, stripe
+from pgonce.webhooks.inbox_writer import InboxWriter, order_key
+from pgonce.webhooks.worker import Worker
+from tests.conftest import wait_until
+from tests.faults.webhooks.odd_bodies import odd_bodies
+
+Session = Callable[..., Connection[Any]]
+
+
+def with_writer(url: str, work: Callable[[InboxWriter], Coroutine[Any, Any, Any]]) -> Any:
+    async def main() -> Any:
+        async with await databases.open_async_pool(url, 4) as pool:
+            return await work(InboxWriter(pool))
+
+    return asyncio.run(main())
+
+
+def record_all(url: str, bodies: list[stripe.Body], keys: list[str | None]) -> list[Any]:
+    """The outcomes of deliveries that arrive in the same moment, an exception where one was raised."""
+
+    async def work(writer: InboxWriter) -> Any:
+        pairs = zip(bodies, keys, strict=True)
+        return await asyncio.gather(*(writer.record(*pair) for pair in pairs), return_exceptions=True)
+
+    return list(with_writer(url, work))
+
+
+def body(nr: object, **more: Any) -> stripe.Body:
+    return stripe.read(json.dumps({"id": f"evt_{nr}", "type": "pay", **more}).encode())
+
+
+def recorded(conn: Connection[Any]) -> set[str]:
+    return {row[0] for row in conn.execute("select stripe_event_id from webhook_events").fetchall()}
+
+
+ORDERED = pgonce.App()
+
+
+@ORDERED.webhook("pay", ordered=True)
+def in_order(event: pgonce.Event, tx: Any) -> None:
+    pass
+
+
+@pytest.mark.parametrize("odd", ["a\0b", "\ud800", "x" * 5000, "\0" * 300], ids=ascii)
+@pytest.mark.parametrize("place", ["object", "account", "api_version", "related", "snapshot", "kind"])
+def test_what_an_id_holds_stops_neither_its_event_nor_those_beside_it(
+    database: str, conn: Connection[Any], odd: str, place: str
+) -> None:
+    places: dict[str, dict[str, Any]] = {
+        "object": {"data": {"object": {"id": odd}}},
+        "account": {"account": odd, "data": {"object": {"id": "sub_1"}}},
+        "api_version": {"api_version": odd},
+        "related": {"related_object": {"id": odd}},
+        "snapshot": {"snapshot_event": odd},
+        "kind": {"data": {"object": {"id": "sub_1", "object": odd}}},
+    }
+    bodies = [body(1), body(2, **places[place]), body(3)]
+    assert record_all(database, bodies, [order_key(ORDERED, each) for each in bodies]) == ["queued"] * 3
+    assert recorded(conn) == {"evt_1", "evt_2", "evt_3"}
+
+
+def test_a_key_that_the_database_refuses_fails_its_own_delivery_alone(database: str, conn: Connection[Any]) -> None:
+    keys = [None, "a\0b", "\ud800", None]  # not cleaned, as `order_key` would have done
+    outcomes = record_all(database, [body(nr) for nr in range(4)], keys)
+    assert outcomes[0] == outcomes[3] == "queued"
+    assert all(isinstance(outcome, Exception) for outcome in outcomes[1:3])
+    assert recorded(conn) == {"evt_0", "evt_3"}
+
+
+def test_a_key_function_that_raises_fails_the_event_with_its_traceback_and_not_the_delivery(
+    database: str, conn: Connection[Any]
+) -> None:
+    app = pgonce.App()
+
+    @app.webhook("pay", ordered=True, key=lambda event: event.object["metadata"]["tenant"])
+    def pay(event: pgonce.Event, tx: Any) -> None:
+        raise AssertionError("not called")
+
+    assert record_all(database, [body(1)], [order_key(app, body(1))]) == ["queued"]
+    failed = "select error_message from webhook_events where status = 'failed'"
+    with Worker(app, database):
+        [(message,)] = wait_until(lambda: conn.execute(failed.encode()).fetchall(), "the event has failed")
+    assert "KeyError: 'metadata'" in message
+    assert "test_recorded_whatever.py" in message
+
+
+def test_handlers_that_do_not_fit_together_do_not_stop_a_delivery(database: str, conn: Connection[Any]) -> None:
+    app = pgonce.App()
+
+    @app.webhook("pay", ordered=True)
+    def plain(event: pgonce.Event, tx: Any) -> None:
+        pass
+
+    @app.webhook("*")
+    async def asynchronous(event: pgonce.Event, tx: Any) -> None:
+        pass
+
+    assert record_all(database, [body(1)], [order_key(app, body(1))]) == ["queued"]
+
+
+def test_numbers_that_jsonb_would_write_with_all_their_zeros_can_be_read_back(
+    database: str, conn: Connection[Any]
+) -> None:
+    app = pgonce.App()
+    seen: list[Any] = []
+
+    @app.webhook("pay")
+    def pay(event: pgonce.Event, tx: Any) -> None:
+        seen.append(event.payload["x"])
+
+    huge = stripe.read(b'{"id":"evt_1","type":"pay","x":[%s 0]}' % (b"1e131071," * 5_000))
+    assert record_all(database, [huge, body(2, x=1)], [None, None]) == ["queued", "queued"]
+    with Worker(app, database):
+        wait_until(lambda: len(seen) == 2, "both are handled")
+    size = conn.execute("select max(length(payload::text)) from webhook_events").fetchone()
+    assert size is not None
+    assert size[0] < 100_000
+
+
+def test_odd_bodies_are_recorded_and_handled(database: str, conn: Connection[Any]) -> None:
+    app = pgonce.App()
+    handled: list[str] = []
+
+    @app.webhook("*")
+    def anything(event: pgonce.Event, tx: Any) -> None:
+        handled.append(event.id)
+
+    bodies = [stripe.read(raw) for raw in odd_bodies(300, seed=7)]
+    half = len(bodies) // 2
+    assert set(record_all(database, bodies[:half], [None] * half)) == {"queued"}
+    everything = pgonce.App()
+    everything.webhook("*", ordered=True)(anything)
+    assert set(record_all(database, bodies[half:], [order_key(everything, each) for each in bodies[half:]])) == {
+        "queued"
+    }
+    assert recorded(conn) == {each.id for each in bodies}
+    conn.execute("update webhook_events set order_key = null")  # events of one object wait for each other
+    with Worker(app, database, concurrency=2):
+        wait_until(lambda: len(set(handled)) == len(bodies), "all are handled", 60)
+
+
+# Locks --------------------------------------------------------------------------------------------------------------
+
+
+def test_an_event_in_another_client_s_open_transaction_costs_one_delivery(
+    database: str, conn: Connection[Any], session: Session
+) -> None:
+    other = session(autocommit=False)
+    other.execute("insert into webhook_events (stripe_event_id, event_type) values ('evt_0', 'pay')")
+    outcomes = record_all(database, [body(0), body(0), *map(body, range(1, 9))], [None] * 10)
+    assert [type(each) for each in outcomes[:2]] == [EventBusy, EventBusy]
+    assert outcomes[2:] == ["queued"] * 8
+    other.rollback()
+    assert record_all(database, [body(0)], [None]) == ["queued"]
+
+
+def test_a_table_that_is_locked_is_a_database_that_is_away(
+    database: str, conn: Connection[Any], session: Session
+) -> None:
+    other = session(autocommit=False)
+    other.execute("lock table webhook_events in access exclusive mode")
+    outcomes = record_all(database, [body(nr) for nr in range(20)], [None] * 20)
+    assert {type(each) for each in outcomes} == {DatabaseUnavailable}
+    other.rollback()
+    assert record_all(database, [body(1)], [None]) == ["queued"]
+
+
+def test_a_read_only_server_is_a_database_that_is_away_and_its_connections_are_left(
+    database: str, conn: Connection[Any]
+) -> None:
+    name = f'alter database "{conn.info.dbname}"'
+    conn.execute(f"{name} set default_transaction_read_only = on".encode())  # for sessions that begin now
+    url = f"{database}{'&' if '?' in database else '?'}target_session_attrs=any"
+
+    async def main() -> None:
+        async with await databases.open_async_pool(url, 1) as pool:
+            writer = InboxWriter(pool)
+            with pytest.raises(DatabaseUnavailable, match="read-only"):
+                await writer.record(body(1), None)
+            await asyncio.to_thread(conn.execute, f"{name} reset default_transaction_read_only".encode())
+            async with asyncio.timeout(20):
+                while not await recorded_now(writer):
+                    pass
+
+    async def recorded_now(writer: InboxWriter) -> bool:
+        try:
+            return await writer.record(body(1), None) == "queued"
+        except DatabaseUnavailable:  # the pool had connected again before the reset
+            return False
+
+    asyncio.run(main())
+    assert recorded(conn) == {"evt_1"}
+
+
+@pytest.mark.parametrize("fault", ["disk full", "deadlock", "too many connections"])
+def test_what_is_the_database_s_fault_is_answered_with_503_and_names_nothing(fault: str) -> None:
+    from pgonce.webhooks.responses import failure
+
+    errors = {
+        "disk full": psycopg.errors.DiskFull('could not extend file "base/16384": No space left on device'),
+        "deadlock": psycopg.errors.DeadlockDetected("deadlock detected: relation 16384 of host db.internal"),
+        "too many connections": psycopg.errors.TooManyConnections("too many connections for role app at db.internal"),
+    }
+    answer = failure(errors[fault])
+    assert answer.status == 503
+    for inside in (b"16384", b"db.internal", b"role", b"device"):
+        assert inside not in answer.body
+
+
+def test_waiting_for_locks_stays_below_what_stripe_waits_for_an_answer() -> None:
+    seconds = {"ms": 0.001, "s": 1.0}
+
+    def length(text: str) -> float:
+        return float(text.rstrip("ms")) * seconds[text.lstrip("0123456789")]
+
+    together = length(inbox_writer.TOGETHER) + inbox_writer.MOST * length(inbox_writer.AGAIN)
+    assert max(together, length(inbox_writer.ALONE)) < 15
