@@ -26,7 +26,7 @@ from bench.load import deliveries, event
 from bench.result import Result
 from bench.server import new_database
 from bench.webhook_peers import EFFECTS, ONE, THREE, by_hand, with_pgbench, with_pgqueuer
-from pgonce.cli.serve import settle
+from pgonce.cli.serve import freeze_garbage
 from pgonce.core import database
 from pgonce.core.execute import call
 from pgonce.webhooks import stripe
@@ -70,7 +70,7 @@ def _fresh() -> Any:
 def _settled() -> Iterator[None]:
     """As the commands leave the garbage collector; behind it as it was, for the others."""
     usual = gc.get_threshold()
-    settle()
+    freeze_garbage()
     try:
         yield
     finally:

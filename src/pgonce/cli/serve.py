@@ -1,4 +1,4 @@
-"""``pgonce serve`` and ``pgonce worker``: what runs all the time."""
+"""``pgonce serve`` and ``pgonce worker``: the processes that run all the time."""
 
 from __future__ import annotations
 
@@ -7,35 +7,69 @@ import gc
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
+import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from typing import Any, TypeVar
 
 import click
 
 from pgonce.alerts.alerts import Alerts
 from pgonce.app import App
 from pgonce.cli.options import with_app, with_database
-from pgonce.core import database
+from pgonce.cli.startup import describe_alerts, describe_database, describe_handlers, describe_jobs
+from pgonce.core import database, event_loop
 from pgonce.core.execute import call
+from pgonce.core.service import Service
 from pgonce.errors import InvalidArgument, PgonceError
 from pgonce.jobs.scheduler import Scheduler
-from pgonce.webhooks import calls_list
+from pgonce.webhooks import stripe
+from pgonce.webhooks.calls_receive import check_inbox
+from pgonce.webhooks.responses import MAX_BODY
 from pgonce.webhooks.worker import Worker
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+STOP_SECONDS = 20.0
+"""Seconds for handlers and jobs after SIGTERM, beside 5 s for answers. Kubernetes kills a process after 30 s."""
 
 concurrency = click.option(
     "--concurrency", default=4, show_default=True, type=click.IntRange(min=1), help="Transactions at once."
 )
-adopt = click.option("--adopt", is_flag=True, help="Also handle what direct clients have left behind when they died.")
+adopt = click.option(
+    "--adopt", is_flag=True, help="Also take over events whose lease expired in clients that do not use a worker."
+)
 
 
-def settle() -> None:
-    """What is loaded by now stays: spare the garbage collector looking at it, again and again.
+def with_services(function: F) -> F:
+    """The options for what runs beside the webhooks: jobs and alerts."""
+    for option in (
+        click.option("--ping", metavar="URL", help="Requested about every 15 s, for a dead man's switch outside."),
+        click.option(
+            "--alert",
+            "alerts",
+            multiple=True,
+            envvar="PGONCE_ALERTS",
+            metavar="URL",
+            help="Where alerts are sent: https://... for JSON, or any of apprise's URLs. Repeatable. "
+            "[env: PGONCE_ALERTS]",
+        ),
+        click.option("--no-alerts", is_flag=True, help="Look for nothing to alert about, and send nothing."),
+        click.option("--no-schedule", is_flag=True, help="Start no jobs."),
+        click.option("--jobs", default=16, show_default=True, type=click.IntRange(min=1), help="Runs of jobs at once."),
+    ):
+        function = option(function)
+    return function
 
-    An event is a tree of a hundred dicts and lists, and goes when its last reference goes; looking for cycles at every
-    700 new ones finds none. Leave this out, and ``python -m bench webhooks`` prints fewer events per second. Here and
-    not in the library: the process is ours.
+
+def freeze_garbage() -> None:
+    """Keep the garbage collector from looking at all modules again and again.
+
+    An event is a tree of a hundred dicts and lists, and is freed with its last reference; a search for cycles after
+    every 700 new ones finds none. Without this, ``python -m bench webhooks`` prints fewer events per second. It is done
+    here and not in the library, because this process is pgonce's own.
     """
     gc.collect()
     gc.freeze()
@@ -45,97 +79,149 @@ def settle() -> None:
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 picks a free one.")
-@click.option("--no-worker", is_flag=True, help="Record only; `pgonce worker` elsewhere handles.")
+@click.option("--path", default="/webhooks/stripe", show_default=True, help="Where deliveries are received.")
+@click.option("--no-worker", is_flag=True, help="Record only and start no jobs; `pgonce worker` elsewhere does both.")
 @click.option("--live-only", is_flag=True, help="Refuse test events: for a live Connect endpoint, which gets both.")
-@click.option("--max-body", default=1_000_000, show_default=True, type=click.IntRange(min=1), metavar="BYTES")
+@click.option("--max-body", default=MAX_BODY, show_default=True, type=click.IntRange(min=1), metavar="BYTES")
+@click.option(
+    "--max-connections",
+    default=1000,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="When there are more, the one that has been silent longest is closed.",
+)
+@with_services
 @concurrency
 @with_app
 @with_database
 def serve(
     host: str,
     port: int,
+    path: str,
     no_worker: bool,
     live_only: bool,
     max_body: int,
+    max_connections: int,
     concurrency: int,
+    jobs: int,
+    no_schedule: bool,
+    no_alerts: bool,
+    alerts: tuple[str, ...],
+    ping: str | None,
     app: App,
     url: str,
     schema: str,
 ) -> None:
-    """Receive Stripe's webhooks at POST /webhooks/stripe, and handle them.
+    """Receive Stripe's webhooks at POST /webhooks/stripe and handle them, run the jobs at their times, send alerts.
 
     The endpoint's secret comes from PGONCE_WEBHOOK_SECRET; several, separated by commas, while one is being rolled.
+
+    SIGTERM and Ctrl-C finish the answers, events and runs that have begun, for up to 25 s.
     """
     try:
-        import uvicorn
-
+        from pgonce.webhooks import http_server
         from pgonce.webhooks.asgi import Receiver
     except ImportError as error:
         raise PgonceError(f"{error.name} is not installed: pip install 'pgonce[serve]'") from error
-    secrets = [secret.strip() for secret in os.environ.get("PGONCE_WEBHOOK_SECRET", "").split(",") if secret.strip()]
-    if not secrets:
-        raise InvalidArgument("no webhook secret: set PGONCE_WEBHOOK_SECRET to the endpoint's whsec_...")
+    secrets = _secrets()
     receiver = Receiver(
         app,
         secrets=secrets,
         url=url,
         schema=schema,
+        path=path,
         max_body=max_body,
         live_only=live_only,
         worker=not no_worker,
         concurrency=concurrency,
     )
+    receiver.event_loop = event_loop.background()  # not the server's: an async handler that blocks delays no answer
     with database.open_pool(url, 1) as pool:
-        call(pool, calls_list.missing_webhooks([]), schema)  # what /readyz will ask: it needs the tables and the right
-    listening = _listen(host, port)
-    settle()
-    config = uvicorn.Config(receiver, host=host, port=port, log_level="info", access_log=False, server_header=False)
-    server = uvicorn.Server(config)
-    address = f"[{host}]" if ":" in host else host
-    # uvicorn says so itself only of a socket of its own; and as it does, in front of its start with several workers
-    logging.getLogger("uvicorn.error").info(
-        "Uvicorn running on http://%s:%d (Press CTRL+C to quit)", address, listening.getsockname()[1]
+        call(pool, check_inbox(), schema)  # needs the table and the right to write to it
+    services = _services(
+        app, url, schema, jobs, no_schedule or no_worker, () if no_alerts else alerts, None if no_alerts else ping
     )
-    with suppress(KeyboardInterrupt):  # behind a graceful end, uvicorn raises the signal again
-        server.run(sockets=[listening])
+    try:
+        listening = http_server.listen(host, port)
+    except OSError as error:
+        raise _cannot_listen(host, port, error) from error
+    address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+    click.echo(describe_database(url, schema), err=True)
+    events = "test events refused" if live_only else "live and test"
+    number = "1 secret" if len(secrets) == 1 else f"{len(secrets)} secrets"
+    click.echo(f"receives  {address}{path}   {number}, up to {max_body:,} bytes, {events}", err=True)
+    click.echo(describe_handlers(app, None if no_worker else concurrency), err=True)
+    click.echo(describe_jobs(app, "--no-worker" if no_worker else "--no-schedule" if no_schedule else None), err=True)
+    click.echo(describe_alerts(None if no_alerts else alerts), err=True)
+    freeze_garbage()
+    with ExitStack() as running:
+        for service in services:
+            service.start()
+        stop = _once(lambda: _stop(services, STOP_SECONDS))
+        running.callback(stop)
+        server = http_server.Server(receiver, max_connections=max_connections, stop=stop)
+        # uvicorn says so itself only of a socket of its own, and then before its start
+        logging.getLogger("uvicorn.error").info("Uvicorn running on %s (Press CTRL+C to quit)", address)
+        with suppress(KeyboardInterrupt):  # after a graceful end, uvicorn raises the signal again
+            server.run(sockets=[listening])
     if not server.started:
         sys.exit(1)
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """The socket, before there is a worker or a line of log: a port is taken more often than not by an earlier self.
+def _secrets() -> tuple[str, ...]:
+    given = [secret for secret in os.environ.get("PGONCE_WEBHOOK_SECRET", "").split(",") if secret.strip()]
+    if not given:
+        raise InvalidArgument("no webhook secret: set PGONCE_WEBHOOK_SECRET to the endpoint's whsec_...")
+    return stripe.signing_secrets(given)
 
-    Raises:
-        PgonceError: the port is in use, or the address is not this machine's.
-    """
-    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-        listening.listen(2048)  # uvicorn's backlog; not only bound: two may be bound at once, and then one fails later
-    except OSError as error:
-        listening.close()
-        if error.errno == errno.EADDRINUSE:
-            raise PgonceError(f"port {port} is in use: choose another with --port") from error
-        reason = error.strerror or error
-        raise PgonceError(f"cannot listen on {host}, port {port} ({reason}): see --host and --port") from error
-    return listening
+
+def _cannot_listen(host: str, port: int, error: OSError) -> PgonceError:
+    if error.errno == errno.EADDRINUSE:
+        return PgonceError(f"port {port} is in use: choose another with --port")
+    return PgonceError(f"cannot listen on {host}, port {port} ({error.strerror or error}): see --host and --port")
+
+
+def _services(
+    app: App, url: str, schema: str, jobs: int, no_schedule: bool, alerts: Sequence[str], ping: str | None
+) -> list[Service]:
+    services: list[Service] = []
+    if not no_schedule:
+        services.append(Scheduler(app, url, schema=schema, concurrency=jobs))
+    if alerts or ping:
+        services.append(Alerts(url, alerts, schema=schema, ping=ping))
+    return services
+
+
+def _stop(services: Sequence[Service], seconds: float) -> None:
+    """Stop them; together they have so many seconds."""
+    until = time.monotonic() + seconds
+    for service in services:
+        with suppress(PgonceError):  # the scheduler has logged why it died
+            service.stop(0)  # all begin to stop now, and are waited for below
+    for service in services:
+        try:
+            service.stop(max(until - time.monotonic(), 0))
+        except PgonceError as error:
+            logging.getLogger("pgonce").error("%s", error)  # noqa: TRY400 -- one line
+
+
+def _once(action: Callable[[], None]) -> Callable[[], None]:
+    lock, done = threading.Lock(), False
+
+    def act() -> None:
+        nonlocal done
+        with lock:
+            if not done:
+                done = True
+                action()
+
+    return act
 
 
 @click.command()
 @adopt
+@with_services
 @concurrency
-@click.option("--jobs", default=16, show_default=True, type=click.IntRange(min=1), help="Runs of jobs at once.")
-@click.option("--no-schedule", is_flag=True, help="Handle events only; start no jobs.")
-@click.option(
-    "--alert",
-    "alerts",
-    multiple=True,
-    envvar="PGONCE_ALERTS",
-    metavar="URL",
-    help="Where to tell what went wrong: https://... for JSON, or any of apprise's. Repeatable. [env: PGONCE_ALERTS]",
-)
-@click.option("--ping", metavar="URL", help="Requested about every 15 s, for a dead man's switch outside.")
 @with_app
 @with_database
 def worker(
@@ -143,6 +229,7 @@ def worker(
     concurrency: int,
     jobs: int,
     no_schedule: bool,
+    no_alerts: bool,
     alerts: tuple[str, ...],
     ping: str | None,
     app: App,
@@ -151,7 +238,7 @@ def worker(
 ) -> None:
     """Handle queued events, and run the jobs at their times. Any number of workers, on any number of machines.
 
-    SIGTERM and Ctrl-C finish the batches and runs in hand, then end; a second one ends at once.
+    SIGTERM and Ctrl-C finish the events and runs that have begun, then end; a second one ends at once.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     stopping = threading.Event()
@@ -164,18 +251,23 @@ def worker(
 
     for number in usual:
         signal.signal(number, stop)
-    settle()
+    freeze_garbage()
+    services = _services(app, url, schema, jobs, no_schedule, () if no_alerts else alerts, None if no_alerts else ping)
+    started = []
+    if app.handlers or adopt or no_schedule:
+        services.insert(0, Worker(app, url, schema=schema, concurrency=concurrency, adopt=adopt))
+        started.append(f"{concurrency} transactions at once")
+    if not no_schedule:
+        started.append(f"{sum(job.plan is not None for job in app.jobs.values())} jobs scheduled")
+    if (alerts or ping) and not no_alerts:
+        started.append(f"{len(alerts)} alert channels")
     with ExitStack() as running:
-        started = []
-        if app.handlers or adopt or no_schedule:
-            running.enter_context(Worker(app, url, schema=schema, concurrency=concurrency, adopt=adopt))
-            started.append(f"{concurrency} transactions at once")
-        if not no_schedule:
-            running.enter_context(Scheduler(app, url, schema=schema, concurrency=jobs))
-            started.append(f"{sum(job.plan is not None for job in app.jobs.values())} jobs scheduled")
-        if alerts or ping:
-            running.enter_context(Alerts(url, alerts, schema=schema, ping=ping))
-            started.append(f"{len(alerts)} alert channels")
+        for service in services:
+            running.enter_context(service)
         click.echo(f"worker started: {', '.join(started)}", err=True)
+        click.echo(describe_database(url, schema), err=True)
+        click.echo(describe_handlers(app, concurrency), err=True)
+        click.echo(describe_jobs(app, "--no-schedule" if no_schedule else None), err=True)
+        click.echo(describe_alerts(None if no_alerts else alerts), err=True)
         stopping.wait()
-        click.echo("stopping when the batches and runs in hand are done", err=True)
+        click.echo("stopping when the events and runs that have begun are done", err=True)

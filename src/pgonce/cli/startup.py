@@ -1,0 +1,85 @@
+"""What a process says at its start: what it does, and what it does not do."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+from pgonce.app import App
+from pgonce.core import database
+from pgonce.jobs.cron import Plan
+from pgonce.webhooks.event_types import unknown_patterns
+
+INDENT = " " * 10
+WIDTH = 100
+
+
+def describe_database(url: str, schema: str) -> str:
+    """The release, the database without user and password, and the schema."""
+    return f"pgonce {version('pgonce')} on {database.check(url)}, schema {schema}"
+
+
+def describe_handlers(app: App, concurrency: int | None) -> str:
+    """The patterns of the handlers; ``concurrency`` None: this process handles nothing."""
+    if concurrency is None:
+        return "handles   nothing here: --no-worker; `pgonce worker` does"
+    patterns = list(dict.fromkeys(handler.pattern for handler in app.handlers))
+    if not patterns:
+        return "handles   nothing: the app has no handlers"
+    lines = [_line("handles", [*patterns[:-1], f"{patterns[-1]}   {concurrency} at a time"], ", ")]
+    for pattern, alike in unknown_patterns(patterns).items():
+        hint = f": did you mean {alike}?" if alike else ""
+        lines.append(f'warning   Stripe sends no type "{pattern}"{hint}')
+    return "\n".join(lines)
+
+
+def describe_jobs(app: App, option: str | None) -> str:
+    """The scheduled jobs with their next tick; ``option``: what keeps this process from starting jobs."""
+    planned = [(job.name, job.plan) for job in app.jobs.values() if job.plan]
+    if option is not None:
+        return f"jobs      none here: {option}"
+    if not planned:
+        return "jobs      none is scheduled"
+    now = datetime.now(UTC)
+    return _line("jobs", [f"{name} next {_next_tick(plan, now)}" for name, plan in planned], " · ")
+
+
+def _next_tick(plan: Plan, now: datetime) -> str:
+    tick = plan.cron.after(now)
+    if tick is None:
+        return "never"
+    zone = ZoneInfo(plan.cron.timezone)
+    local, today = tick.astimezone(zone), now.astimezone(zone).date()
+    days = {today: "", today + timedelta(days=1): "tomorrow "}
+    named = "" if plan.cron.timezone == "UTC" else f" {plan.cron.timezone}"
+    return f"{days.get(local.date(), f'{local:%Y-%m-%d} ')}{local:%H:%M}{named}"
+
+
+def describe_alerts(channels: Sequence[str] | None) -> str:
+    """Where alerts are sent: of a URL only the host or the service, because the rest is a secret."""
+    if channels is None:
+        return "alerts    none here: --no-alerts"
+    if not channels:
+        return "alerts    none: name a channel with --alert or PGONCE_ALERTS"
+    return _line("alerts", [_channel(channel) for channel in channels], ", ")
+
+
+def _channel(url: str) -> str:
+    parts = urlsplit(url)
+    return parts.hostname or "https" if parts.scheme in {"http", "https"} else parts.scheme.removeprefix("json+")
+
+
+def _line(name: str, items: Iterable[str], separator: str) -> str:
+    text = separator.join(items)
+    return textwrap.fill(
+        text,
+        WIDTH,
+        initial_indent=f"{name:10}",
+        subsequent_indent=INDENT,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

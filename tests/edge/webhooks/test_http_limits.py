@@ -1,0 +1,285 @@
+"""No client can hold up `pgonce serve` by being slow, silent, numerous or wasteful; good deliveries go on meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from psycopg import Connection
+
+import pgonce
+from pgonce.webhooks import asgi, http_server, stripe
+from tests.conftest import wait_until
+
+SECRET = "whsec_test"
+PATH = "/webhooks/stripe"
+HEAD = f"POST {PATH} HTTP/1.1\r\nHost: x\r\n"
+
+
+class Served:
+    """The server of ``pgonce serve`` in a thread of this process."""
+
+    def __init__(self, url: str, connections: int = 1000) -> None:
+        self.receiver = pgonce.receiver(pgonce.App(), secrets=[SECRET], url=url, worker=False)
+        self.listening = http_server.listen("127.0.0.1", 0)
+        self.address = self.listening.getsockname()
+        self.stopped = threading.Event()
+        self._sockets: list[socket.socket] = []
+        self.server = http_server.Server(self.receiver, max_connections=connections, stop=self.stopped.set)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self.server.serve(sockets=[self.listening])))
+        self._thread.start()
+        wait_until(lambda: self.server.started or not self._thread.is_alive(), "the server has started")
+
+    def connect(self, sent: bytes | str = b"") -> socket.socket:
+        sock = socket.create_connection(self.address, timeout=30)
+        self._sockets.append(sock)
+        sock.sendall(sent if isinstance(sent, bytes) else sent.encode())
+        return sock
+
+    def deliver(self, event_id: str) -> int:
+        body = json.dumps({"id": event_id, "type": "pay"}).encode()
+        headers = {"Stripe-Signature": stripe.sign(body, SECRET)}
+        return httpx.post(f"http://127.0.0.1:{self.address[1]}{PATH}", content=body, headers=headers).status_code
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self._thread.join(40)
+        for sock in self._sockets:
+            sock.close()
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def serve(database: str) -> Iterator[Callable[..., Served]]:
+    started: list[Served] = []
+
+    def serve(**options: int) -> Served:
+        started.append(Served(database, **options))
+        return started[-1]
+
+    yield serve
+    for each in started:
+        each.stop()
+
+
+def closed(sock: socket.socket, seconds: float = 20) -> bytes:
+    """What the server sends until it closes the connection."""
+    received = b""
+    sock.settimeout(seconds)
+    try:
+        while chunk := sock.recv(65536):
+            received += chunk
+    except ConnectionResetError:
+        pass
+    return received
+
+
+def send_until_closed(sock: socket.socket, parts: Iterable[bytes], pause: float = 0) -> int:
+    """Send the parts until the server has closed the connection; fails when it takes them all. The bytes sent."""
+    sent = 0
+    try:
+        for part in parts:
+            sock.sendall(part)
+            sent += len(part)
+            select.select([], [], [], pause)
+    except (BrokenPipeError, ConnectionResetError):
+        return sent
+    pytest.fail("the connection is still open")
+
+
+def signed(body: bytes) -> str:
+    return f"Stripe-Signature: {stripe.sign(body, SECRET)}\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"P", HEAD.encode(), HEAD.encode() + b"X-Long: " + b"x" * 5000],
+    ids=["nothing", "a byte", "a head", "a long head"],
+)
+def test_a_connection_without_a_whole_head_is_closed(
+    serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(http_server, "HEAD_SECONDS", 0.3)
+    served = serve()
+    assert closed(served.connect(sent)) == b""
+
+
+def test_bytes_now_and_then_do_not_keep_a_connection_open(
+    serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_server, "HEAD_SECONDS", 0.3)
+    sock = serve().connect(HEAD)
+    send_until_closed(sock, itertools.repeat(b"X: y\r\n"), pause=0.02)
+
+
+def test_a_connection_that_is_silent_after_an_answer_is_closed(
+    serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_server, "HEAD_SECONDS", 0.3)
+    sock = serve().connect("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert sock.recv(65536).startswith(b"HTTP/1.1 200")
+    sock.sendall(b"G")  # uvicorn's own timer ends with the first byte
+    assert closed(sock) == b""
+
+
+def test_a_body_that_does_not_come_is_answered_408(
+    serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asgi, "BODY_SECONDS", 0.3)
+    body = b'{"id":"evt_1","type":"pay"}'
+    sock = serve().connect(f"{HEAD}{signed(body)}Content-Length: {len(body)}\r\n\r\n".encode() + body[:5])
+    assert closed(sock).startswith(b"HTTP/1.1 408")
+
+
+@pytest.mark.parametrize(
+    "header", ["", "Stripe-Signature: nonsense\r\n", "Stripe-Signature: t=1,v1=" + "0" * 64 + "\r\n"]
+)
+def test_the_header_and_its_time_are_checked_before_the_body_is_there(
+    serve: Callable[..., Served], header: str
+) -> None:
+    sock = serve().connect(f"{HEAD}{header}Content-Length: 900000\r\n\r\n")
+    assert closed(sock).startswith(b"HTTP/1.1 400")  # not one byte of the body was sent
+
+
+def test_large_bodies_that_are_not_finished_take_a_bounded_amount_of_memory(
+    serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asgi, "LARGE_BODIES", 1_000_000)
+    served = serve()
+    head = f"{HEAD}{signed(b'x')}Content-Length: 1000000\r\n\r\n".encode()
+    socks = [served.connect(head + b"x" * 400_000) for _ in range(4)]
+    refused = [sock for sock in socks if select.select([sock], [], [], 2)[0]]
+    assert len(refused) in {1, 2}
+    assert closed(refused[0]).startswith(b"HTTP/1.1 503")
+    assert served.deliver("evt_1") == 200
+    for sock in socks:
+        sock.close()
+    wait_until(lambda: served.receiver._large_bodies == 0, "the bodies are forgotten")
+
+
+def test_a_body_in_chunks_of_one_byte_is_cut_off(serve: Callable[..., Served]) -> None:
+    served = serve()
+    sock = served.connect(f"{HEAD}{signed(b'x')}Transfer-Encoding: chunked\r\n\r\n")
+    assert send_until_closed(sock, itertools.repeat(b"1\r\nx\r\n" * 1000, 1000)) < 3_000_000
+    assert served.deliver("evt_1") == 200
+
+
+def test_a_body_in_ordinary_chunks_is_received(serve: Callable[..., Served]) -> None:
+    body = json.dumps({"id": "evt_1", "type": "pay", "x": ["line\r\n"] * 5000}).encode()
+    served = serve()
+    parts = (body[start : start + 50] for start in range(0, len(body), 50))
+    headers = {"Stripe-Signature": stripe.sign(body, SECRET)}
+    url = f"http://127.0.0.1:{served.address[1]}{PATH}"
+    assert httpx.post(url, content=parts, headers=headers).status_code == 200
+
+
+def test_a_head_without_an_end_is_cut_off(serve: Callable[..., Served]) -> None:
+    sock = serve().connect(HEAD)
+    send_until_closed(sock, itertools.repeat(b"X-Long: " + b"x" * 2000 + b"\r\n", 10_000))
+
+
+def test_idle_connections_do_not_keep_out_a_delivery(serve: Callable[..., Served]) -> None:
+    served = serve(connections=20)
+    idle = [served.connect() for _ in range(60)]
+    half = [served.connect(HEAD) for _ in range(60)]
+    for number in range(5):
+        assert served.deliver(f"evt_{number}") == 200
+    assert len(served.server.server_state.connections) <= 21
+    for sock in (*idle, *half):
+        sock.close()
+
+
+def test_half_sent_requests_and_silent_connections_do_not_delay_the_end(serve: Callable[..., Served]) -> None:
+    served = serve()
+    body = b'{"id":"evt_1","type":"pay"}'
+    socks = [served.connect(), served.connect(HEAD)]
+    socks.append(served.connect(f"{HEAD}{signed(body)}Content-Length: {len(body)}\r\n\r\n".encode() + body[:5]))
+    wait_until(lambda: len(served.server.server_state.tasks) == 1, "the third one has begun")
+    served.stop()  # fails after 40 s
+    assert served.stopped.is_set()
+
+
+def test_850_signatures_and_a_megabyte_cost_no_hmac(
+    serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[int] = []
+    usual = stripe._signature
+
+    def count(body: bytes, secret: str, timestamp: str) -> bytes:
+        computed.append(len(body))
+        return usual(body, secret, timestamp)
+
+    monkeypatch.setattr(stripe, "_signature", count)
+    body = b"x" * 1_000_000
+    many = ",".join([f"t={int(time.time())}", *(f"v1={'0' * 64}" for _ in range(850))])
+    some = ",".join([f"t={int(time.time())}", *(f"v1={'0' * 64}" for _ in range(16))])
+    url = f"http://127.0.0.1:{serve().address[1]}{PATH}"
+    assert httpx.post(url, content=body, headers={"Stripe-Signature": many}).status_code == 400
+    assert computed == []
+    assert httpx.post(url, content=body, headers={"Stripe-Signature": some}).status_code == 400
+    assert computed == [len(body)]  # one secret, one HMAC
+
+
+def test_two_signature_headers_are_joined(serve: Callable[..., Served]) -> None:
+    body = b'{"id":"evt_1","type":"pay"}'
+    good = stripe.sign(body, SECRET)
+    timestamp, _, signature = good.partition(",")
+    url = f"http://127.0.0.1:{serve().address[1]}{PATH}"
+    for first, second in (
+        (timestamp, signature),
+        (signature, timestamp),
+        (good, good),
+        (f"{timestamp},v1={'0' * 64}", good),
+    ):
+        headers = [("Stripe-Signature", first), ("Stripe-Signature", second)]
+        assert httpx.post(url, content=body, headers=headers).status_code == 200
+    headers = [("Stripe-Signature", good), ("Stripe-Signature", stripe.sign(body, SECRET, int(time.time()) - 999))]
+    assert httpx.post(url, content=body, headers=headers).status_code == 400
+
+
+def test_accepted_connections_do_not_wait_for_acknowledgements() -> None:
+    with http_server.listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.proto == socket.IPPROTO_TCP  # what asyncio looks at before it sets TCP_NODELAY
+
+    async def option() -> int:
+        found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def connected(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            found.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        listening = http_server.listen("127.0.0.1", 0)
+        async with await asyncio.start_server(connected, sock=listening):
+            _, writer = await asyncio.open_connection(*listening.getsockname())
+            result = await found
+            writer.close()
+            return result
+
+    assert asyncio.run(option()) == 1
+
+
+def test_a_locked_table_is_not_ready_and_the_process_is_alive(
+    serve: Callable[..., Served], conn: Connection[Any], database: str
+) -> None:
+    url = f"http://127.0.0.1:{serve().address[1]}"
+    assert httpx.get(f"{url}/readyz", timeout=20).status_code == 200
+    assert conn.execute("select count(*) from webhook_events").fetchone() == (0,)
+    with conn.transaction():
+        conn.execute("lock table webhook_events in share mode")
+        assert httpx.get(f"{url}/readyz", timeout=20).status_code == 503
+        assert httpx.get(f"{url}/healthz").status_code == 200
+    conn.execute(f'alter database "{conn.info.dbname}" set default_transaction_read_only = on'.encode())
+    others = "from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+    conn.execute(f"select pg_terminate_backend(pid) {others}".encode())
+    assert httpx.get(f"{url}/readyz", timeout=20).status_code == 503
