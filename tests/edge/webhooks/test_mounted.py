@@ -1,0 +1,230 @@
+"""A receiver that is mounted in an application: at any prefix, with its lifespan, in the application's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import httpx
+import pytest
+from psycopg import Connection
+
+import pgonce
+from pgonce.errors import InvalidArgument
+from pgonce.webhooks import stripe
+from tests.conftest import wait_until
+from tests.edge.serving import Served, serve_asgi
+
+pytest.importorskip("fastapi", reason="fastapi is not installed: make test does")
+
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+SECRET = "whsec_test"
+
+
+@contextmanager
+def served(app: Any, **options: Any) -> Iterator[Served]:
+    running = serve_asgi(app, **options)
+    try:
+        yield next(running)
+    finally:
+        assert next(running, None) is None
+
+
+def post(client: httpx.Client, path: str, event_id: str = "evt_1") -> int:
+    body = json.dumps({"id": event_id, "type": "pay"}).encode()
+    return client.post(path, content=body, headers={"Stripe-Signature": stripe.sign(body, SECRET)}).status_code
+
+
+@pytest.fixture
+def receiver(database: str) -> Any:
+    return pgonce.receiver(pgonce.App(), secrets=[SECRET], url=database, worker=False)
+
+
+def stripped(app: Any, prefix: str, root_path: str | None = None) -> Any:
+    """What a proxy or an older framework does: the prefix is taken off the path."""
+
+    async def without_prefix(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            path = scope["path"].removeprefix(prefix)
+            scope = {**scope, "path": path, "root_path": prefix if root_path is None else root_path}
+        await app(scope, receive, send)
+
+    return without_prefix
+
+
+def in_fastapi(receiver: Any, mount: str = "/webhooks", **options: Any) -> FastAPI:
+    api = FastAPI(**options)
+    api.mount(mount, receiver)
+    return api
+
+
+def outer(inner: Any, prefix: str = "/v1") -> FastAPI:
+    api = FastAPI()
+    api.mount(prefix, inner)
+    return api
+
+
+def deeply(receiver: Any) -> FastAPI:
+    return outer(outer(in_fastapi(receiver), "/api"))
+
+
+PLACES: dict[str, tuple[Any, str]] = {
+    "alone": (lambda receiver: receiver, "/webhooks/stripe"),
+    "alone with a slash": (lambda receiver: receiver, "/webhooks/stripe/"),
+    "FastAPI": (in_fastapi, "/webhooks/stripe"),
+    "FastAPI in FastAPI": (lambda receiver: outer(in_fastapi(receiver), "/v1"), "/v1/webhooks/stripe"),
+    "three levels": (deeply, "/v1/api/webhooks/stripe"),
+    "mounted at /v1": (outer, "/v1/webhooks/stripe"),
+    "mounted at /v1, with a slash": (outer, "/v1/webhooks/stripe/"),
+    "Starlette at the root": (lambda receiver: Starlette(routes=[Mount("/", receiver)]), "/webhooks/stripe"),
+    "a proxy that strips, told": (lambda receiver: stripped(in_fastapi(receiver), "/v1"), "/v1/webhooks/stripe"),
+    "a proxy that strips, not told": (lambda app: stripped(in_fastapi(app), "/v1", ""), "/v1/webhooks/stripe"),
+    "a stripped prefix": (lambda receiver: stripped(receiver, "/webhooks"), "/webhooks/stripe"),
+    "a stripped outer prefix": (lambda receiver: stripped(receiver, "/v1"), "/v1/webhooks/stripe"),
+}
+
+
+@pytest.mark.parametrize("place", list(PLACES))
+def test_the_receiver_answers_under_whatever_prefix_it_is_mounted(receiver: Any, place: str) -> None:
+    make, path = PLACES[place]
+    with served(make(receiver), on_stop=receiver.stop) as client:
+        assert post(client, path) == 200
+        for wrong in (path.replace("stripe", "strip"), path.rstrip("/") + "x", "/x" + path, "/"):
+            assert post(client, wrong) == 404
+        if place in {"alone", "mounted at /v1", "Starlette at the root"}:
+            assert client.get(path.replace("webhooks/stripe", "readyz")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "mount", "asked"),
+    [
+        ("/api/stripe/webhook", "", "/api/stripe/webhook"),
+        ("/api/stripe/webhook/", "", "/api/stripe/webhook"),
+        ("/api/stripe/webhook", "/api", "/api/stripe/webhook"),
+        ("/hook", "/api", "/api/hook"),
+        ("/hook", "/api/v1", "/api/v1/hook/"),
+    ],
+)
+def test_the_path_is_the_user_s_choice(database: str, path: str, mount: str, asked: str) -> None:
+    receiver = pgonce.receiver(pgonce.App(), secrets=[SECRET], url=database, worker=False, path=path)
+    with served(outer(receiver, mount) if mount else receiver, on_stop=receiver.stop) as client:
+        assert post(client, asked) == 200
+        assert post(client, "/webhooks/stripe") == 404
+
+
+def test_a_path_without_a_slash_is_refused(database: str) -> None:
+    with pytest.raises(InvalidArgument, match="must begin with a slash"):
+        pgonce.receiver(pgonce.App(), secrets=[SECRET], url=database, path="hook")
+
+
+def test_with_its_lifespan_the_worker_starts_before_the_first_request(database: str, conn: Connection[Any]) -> None:
+    app = pgonce.App()
+
+    @app.webhook("pay")
+    def pay(event: pgonce.Event, tx: Any) -> None:
+        pass
+
+    conn.execute("""select pgonce_queue_webhooks('{evt_1}', '{pay}', '{"{}"}')""")
+    receiver = pgonce.receiver(app, secrets=[SECRET], url=database)
+    with served(in_fastapi(receiver, lifespan=receiver.lifespan)):
+        done = "select status = 'succeeded' from webhook_events"
+        wait_until(
+            lambda: conn.execute(done.encode()).fetchone() == (True,), "the event of before the deploy is handled"
+        )
+    assert receiver._worker is None
+
+
+def test_a_secret_may_come_from_a_function_that_is_asked_for_each_delivery(database: str) -> None:
+    valid = ["whsec_old"]
+
+    async def secrets() -> list[str]:
+        return valid
+
+    for function in (lambda: valid, secrets):
+        receiver = pgonce.receiver(pgonce.App(), secrets=function, url=database, worker=False)
+        with served(receiver) as client:
+            valid[:] = ["whsec_old"]
+            assert post(client, "/webhooks/stripe") == 400
+            valid[:] = ["whsec_old", SECRET]
+            assert post(client, "/webhooks/stripe") == 200
+    endpoint = pgonce.Endpoint(pgonce.App(), secrets=lambda: valid, url=database, queue=True)
+    body = b'{"id": "evt_2", "type": "pay"}'
+    assert endpoint.handle(body, {"Stripe-Signature": stripe.sign(body, SECRET)}).status == 200
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+def test_async_handlers_share_an_engine_and_a_client_with_the_routes_under_load(
+    database: str, conn: Connection[Any], driver: str
+) -> None:
+    sqlalchemy = pytest.importorskip("sqlalchemy.ext.asyncio", reason="SQLAlchemy is not installed: make test does")
+    pytest.importorskip(driver)
+    from sqlalchemy import text
+
+    engine = sqlalchemy.create_async_engine(_url_for(driver, conn), pool_size=5)  # as at module level: before any loop
+    web = httpx.AsyncClient()
+    app = pgonce.App()
+    conn.execute("create table effects (event text primary key)")
+
+    @app.webhook("pay", transaction="own")
+    async def pay(event: pgonce.Event) -> None:
+        async with sqlalchemy.AsyncSession(engine) as session, session.begin():
+            await session.execute(text("insert into effects values (:id)"), {"id": event.id})
+            await event.complete(session)  # type: ignore[misc] # it is awaitable for an async session
+
+    @app.webhook("call")
+    async def call(event: pgonce.Event, tx: Any) -> None:
+        (await web.get(event.payload["url"])).raise_for_status()
+
+    receiver = pgonce.receiver(app, secrets=[SECRET], url=database, concurrency=2)
+
+    @asynccontextmanager
+    async def lifespan(api: FastAPI) -> AsyncIterator[None]:
+        async with receiver.lifespan(api):
+            yield
+        await engine.dispose()
+        await web.aclose()
+
+    api = FastAPI(lifespan=lifespan)
+    api.mount("/webhooks", receiver)
+
+    @api.get("/effects")
+    async def effects() -> int:
+        async with engine.connect() as connection:
+            return int((await connection.execute(text("select count(*) from effects"))).scalar_one())
+
+    with served(api) as client:
+        codes = asyncio.run(_load(str(client.base_url), 300))
+        assert codes == {200}
+        open_ = "select count(*) from webhook_events where status <> 'succeeded'"
+        wait_until(lambda: conn.execute(open_.encode()).fetchone() == (0,), "all are handled", 60)
+        assert client.get("/effects").json() == 300
+    assert conn.execute("select max(attempts) from webhook_events").fetchone() == (1,)
+
+
+def _url_for(driver: str, conn: Connection[Any]) -> str:
+    return f"postgresql+{driver}://postgres@/{conn.info.dbname}?host={conn.info.host}&port={conn.info.port}"
+
+
+async def _load(base: str, count: int) -> set[int]:
+    """``count`` deliveries, 20 that call a route, and that route, eight requests at a time."""
+    limits = httpx.Limits(max_connections=8)
+    async with httpx.AsyncClient(base_url=base, limits=limits, timeout=60) as client:
+
+        async def deliver(event_id: str, **more: str) -> int:
+            body = json.dumps({"id": event_id, "type": "pay", **more}).encode()
+            headers = {"Stripe-Signature": stripe.sign(body, SECRET)}
+            return (await client.post("/webhooks/stripe", content=body, headers=headers)).status_code
+
+        async def ask() -> int:
+            return (await client.get("/effects")).status_code
+
+        work = [deliver(f"evt_{number}") for number in range(count)]
+        work += [deliver(f"evt_call_{number}", type="call", url=f"{base}/effects") for number in range(20)]
+        work += [ask() for _ in range(50)]
+        return set(await asyncio.gather(*work))
