@@ -21,7 +21,7 @@ from pgonce.cli.errors import TIMEOUT
 from pgonce.cli.job import took, with_scope
 from pgonce.cli.options import OVERLAP, with_database
 from pgonce.cli.output import Length, Moment
-from pgonce.cli.process_group import Group
+from pgonce.cli.process_group import STATUS_UNKNOWN, Group
 from pgonce.core import database
 from pgonce.jobs import calls as protocol
 from pgonce.jobs.guard import Jobs
@@ -80,6 +80,8 @@ def exec_(
 
     Example: pgonce exec nightly_backup --window 30m -- pg_dump --file /backup/shop.sql shop
     """
+    # A parent may have set SIGCHLD to be ignored ("trap '' CHLD"); the kernel then keeps no exit status.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with database.open_pool(url, 2) as pool, _signals() as received:
         options: dict[str, Any] = {"key": key, "window": window}  # its own timeout would end it before the command
         try:
@@ -120,10 +122,12 @@ def _run(
         run.fail(f"timed out after {limit}")
         raise TimeoutError
     status = group.leader.returncode
-    code = status if status >= 0 else 128 - status
+    code = 1 if status == STATUS_UNKNOWN else status if status >= 0 else 128 - status
     if code and not (why and run.stop_requested):
         said = tail.decode(errors="replace").strip()
-        ended = f"ended by signal {-status}" if status < 0 else f"exit code {code}"
+        ended = f"ended by signal {-status}" if status < 0 else f"exit code {status}"
+        if status == STATUS_UNKNOWN:
+            ended = "it ended, and its exit status could not be read"
         run.fail(f"{said}\n{ended}" if said else ended)
     return code
 

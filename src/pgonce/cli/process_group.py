@@ -41,8 +41,8 @@ def leave_guard():
     if os.fork():
         try:
             failed = os.wait()[1]
-        except ChildProcessError:  # SIGCHLD is ignored
-            failed = 0
+        except ChildProcessError:  # its status is unknown, so whether there is a guard is, too
+            failed = 1
         if failed:
             raise BlockingIOError(11, "there is no process left for its guard")
         return
@@ -64,6 +64,9 @@ except OSError as error:
     print(f"pgonce: {command[0]}: {error.strerror}", file=sys.stderr)
     sys.exit(126)
 """
+
+STATUS_UNKNOWN = 256
+"""Instead of an exit status: the command has ended, but somebody else has read its status. Not a success."""
 
 
 class Group:
@@ -92,8 +95,25 @@ class Group:
 
     def has_ended(self, seconds: float) -> bool:
         """Whether the command has ended, or does so within ``seconds``; its children may be at work."""
-        with suppress(subprocess.TimeoutExpired):
-            self.leader.wait(seconds)
+        deadline = time.monotonic() + seconds
+        pause = 0.0005
+        while not self._reap():
+            if (left := deadline - time.monotonic()) <= 0:
+                return False
+            pause = min(pause * 2, left, 0.05)
+            time.sleep(pause)
+        return True
+
+    def _reap(self) -> bool:
+        # Not Popen.wait: where another part of the process has reaped the command, it reports exit status 0.
+        if self.leader.returncode is None:
+            try:
+                pid, status = os.waitpid(self.leader.pid, os.WNOHANG)
+            except ChildProcessError:
+                self.leader.returncode = STATUS_UNKNOWN
+            else:
+                if pid:
+                    self.leader.returncode = os.waitstatus_to_exitcode(status)
         return self.leader.returncode is not None
 
     def is_empty(self, seconds: float) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from pgonce.cli.process_group import STATUS_UNKNOWN, Group
 from tests.conftest import wait_until
 
 Connection = psycopg.Connection[Any]
@@ -138,6 +139,26 @@ def test_however_a_command_ends_its_shell_exit_code_is_passed_on(
     child.communicate(timeout=30)
     assert child.returncode == code
     assert last_run(conn)[2].endswith(says)
+
+
+@pytest.mark.parametrize(("script", "code"), [("exit 5", 5), ("exit 0", 0), ("kill -9 $$", 137)])
+def test_an_exit_status_is_known_where_the_parent_ignores_sigchld(
+    database: str, conn: Connection, script: str, code: int
+) -> None:
+    command = [str(PGONCE), "exec", "job", "--database-url", database, "--", "sh", "-c", script]
+    done = subprocess.run(["bash", "-c", "trap '' CHLD; \"$@\"; exit $?", "bash", *command], check=False)
+    assert done.returncode == code
+    assert last_run(conn)[1] == ("failed" if code else "succeeded")
+
+
+def test_an_exit_status_that_another_has_read_is_not_a_success() -> None:
+    group = Group(["sh", "-c", "exit 0"], os.environ, 1)
+    os.waitpid(group.leader.pid, 0)
+    assert group.has_ended(10)
+    group.release()
+    assert group.leader.stderr is not None
+    group.leader.stderr.close()
+    assert group.leader.returncode == STATUS_UNKNOWN
 
 
 @pytest.mark.parametrize("number", [signal.SIGPIPE, signal.SIGXFSZ])
