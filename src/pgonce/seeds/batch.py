@@ -1,21 +1,27 @@
-"""Where a batch ends, how large the next one is, and how long to wait behind it: all without a clock of their own."""
+"""Where a batch ends, how large the next one is, and how long to wait after it: all without a clock of their own."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from pgonce.errors import InvalidArgument
 from pgonce.seeds.copy_format import TEXT
-from pgonce.seeds.copy_text import Refused, RowFormatter
-from pgonce.seeds.prefetch import give_way
+from pgonce.seeds.copy_text import RowFormatter, Unwritable
+from pgonce.seeds.prefetch import yield_to_sender
 from pgonce.seeds.source import NO_CURSOR, BlockSource, CopyFormat, Cursor, SeedRow
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 SMALLEST, LARGEST = 100, 50_000
 """Rows per batch, unless the seed says how many."""
 BYTES = 8_000_000
 """A batch that holds so much ends, however few rows it has: three are in memory at a time."""
+UNIT_BYTES = 64_000_000
+"""Of the rows that share one cursor, at most: they are held in memory and committed together."""
 SECONDS = 1.0
 """What a batch should take."""
 CHUNK_ROWS, CHUNK_BYTES = 256, 64_000
@@ -23,7 +29,7 @@ CHUNK_ROWS, CHUNK_BYTES = 256, 64_000
 
 
 @dataclass(slots=True)
-class Pace:
+class BatchSizer:
     """How many rows the next batch has.
 
     Args:
@@ -41,10 +47,10 @@ class Pace:
         wanted = self.fixed or self.rows
         return max(1, min(wanted, int(self.limit))) if self.limit else wanted
 
-    def took(self, rows: int, seconds: float) -> None:
-        """A batch of ``rows`` took so long, from the one before it to its commit."""
+    def record(self, rows: int, seconds: float) -> None:
+        """A batch of ``rows`` took ``seconds``, from the commit of the one before to its own."""
         wanted = rows * SECONDS / max(seconds, 1e-6)
-        # at most four times and at least a quarter: one hiccup of the disk is no reason to crawl
+        # at most four times and at least a quarter: one slow write of the disk must not make all batches small
         self.rows = int(min(max(wanted, self.rows / 4, SMALLEST), self.rows * 4, LARGEST))
 
     def pause(self, rows: int, seconds: float) -> float:
@@ -52,9 +58,20 @@ class Pace:
         return max(0.0, rows / self.limit - seconds) if self.limit else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A row that has no text in COPY."""
+
+    index: int
+    """Its place in the batch."""
+    shown: str
+    """Its values in ASCII, as a JSON object."""
+    reason: str
+
+
 @dataclass(slots=True)
-class Packed:
-    """Rows that are committed together, ready for COPY, and the cursor behind the last of them."""
+class Batch:
+    """Rows that are committed together, ready for COPY, and the cursor after the last of them."""
 
     columns: Sequence[str]
     cursor: Cursor = None
@@ -64,47 +81,81 @@ class Packed:
     cursors: list[Cursor] | None = None
     """Of each row; None where only the batch's is known."""
     refused: list[Refused] = field(default_factory=list)
-    """Rows that are not in ``parts``, because they have no text; their index counts all rows of the batch."""
+    """Rows that are not in ``parts``; their index counts all rows of the batch."""
     format: CopyFormat = TEXT
     fingerprint: Mapping[str, Any] | None = None
-    under_way: Callable[[], None] = lambda: None
-    """Called when its first bytes have gone: the server is busy, and the next batch may be made."""
+    on_first_bytes_sent: Callable[[], None] = lambda: None
+    """Called when the server is busy with it, so that the next batch may be made."""
 
     def cursor_of(self, index: int) -> Cursor:
         """Of one row, or of the batch where that is all that is known."""
         return self.cursors[index] if self.cursors else self.cursor
 
 
-class Packer:
-    """Cuts a stream of (row, cursor) into batches of at least ``pace.size`` rows, or of BYTES, formatted as it goes.
+class Builder(Protocol[T_co]):
+    """Makes larger things of rows: batches to write, or lists to compare."""
+
+    @property
+    def unformatted(self) -> Sequence[object]:
+        """Rows of which nothing was made yet."""
+        ...
+
+    def add(self, row: SeedRow, cursor: Cursor, /) -> T_co | None:
+        """Take one row; what is finished, if anything."""
+        ...
+
+    def finish(self) -> T_co | None:
+        """What is left, if anything."""
+        ...
+
+
+class BatchBuilder:
+    """Cuts a stream of (row, cursor) into batches of at least ``sizer.size`` rows, or of BYTES, formatted as it goes.
 
     A cut is made only where the cursor changes: rows of one cursor (the verses of a chapter) are one unit, or a
-    resume behind that cursor would lose the rest of them.
+    resume after that cursor would lose the rest of them.
+
+    Nothing that the source yields is kept by reference: its rows and cursors may be objects that it uses again.
 
     Args:
-        pace: says how many rows; asked anew for every batch.
-        formatter: makes the formatter from the first row.
+        sizer: says how many rows; asked anew for every batch.
+        make_formatter: makes the formatter from the first row.
     """
 
-    def __init__(self, pace: Pace, formatter: Callable[[SeedRow], RowFormatter]) -> None:
-        self._pace = pace
-        self._make = formatter
+    def __init__(self, sizer: BatchSizer, make_formatter: Callable[[SeedRow], RowFormatter]) -> None:
+        self._sizer = sizer
+        self._make = make_formatter
         self._formatter: RowFormatter | None = None
-        self.unformatted: list[SeedRow] = []
+        self.unformatted: list[tuple[Any, ...]] = []
         self._cursors: list[Cursor] = []
         self._parts: list[bytes] = []
         self._refused: list[Refused] = []
         self._bytes = 0
         self._cursor: Cursor = None
         self._chunk = 1
-        self._size = pace.size
+        self._size = sizer.size
 
-    def add(self, row: SeedRow, cursor: Cursor) -> Packed | None:
+    def add(self, row: SeedRow, cursor: Cursor) -> Batch | None:
         """Take one row; the finished batch before it, where this row begins a new one."""
         done = None
-        if len(self._cursors) >= self._size and cursor != self._cursor:
-            done = self.finish()
-        self.unformatted.append(row)
+        if type(cursor) not in _SCALARS:
+            cursor = self._cursor if cursor == self._cursor else frozen_cursor(cursor)
+        if len(self._cursors) >= self._size:
+            if cursor != self._cursor:
+                done = self.finish()
+            elif self._bytes >= UNIT_BYTES:
+                raise InvalidArgument(
+                    f"{len(self._cursors):,} rows ({self._bytes // 1_000_000} MB) have the cursor "
+                    f"{json.dumps(cursor)[:200]}: rows with equal cursors are one transaction, so yield a cursor that "
+                    "changes more often"
+                )
+        if self._formatter is None:
+            self._formatter = self._make(row)
+        try:
+            self.unformatted.append(self._formatter.take(row))
+        except Unwritable as error:
+            self._format()
+            self._refuse(len(self._cursors), error)
         self._cursors.append(cursor)
         self._cursor = cursor
         if len(self.unformatted) >= self._chunk:
@@ -112,62 +163,88 @@ class Packer:
         return done
 
     def _format(self) -> None:
-        if self._formatter is None:
-            self._formatter = self._make(self.unformatted[0])
+        if not self.unformatted or self._formatter is None:
+            return
         before = len(self._cursors) - len(self.unformatted)
-        data, refused = self._formatter.format(self.unformatted)
+        data, unwritable = self._formatter.format(self.unformatted)
+        for index, error in unwritable.items():
+            self._refuse(before + index, error)
         self._parts.append(data)
-        self._refused += [Refused(before + bad.index, bad.row, bad.reason) for bad in refused]
         self._bytes += len(data)
         self._chunk = max(1, min(self._chunk * 2, CHUNK_ROWS, CHUNK_BYTES * len(self.unformatted) // max(len(data), 1)))
         self.unformatted = []
         if self._bytes >= BYTES:
             self._size = 1
 
-    def finish(self) -> Packed | None:
+    def _refuse(self, index: int, error: Unwritable) -> None:
+        columns = self._formatter.columns if self._formatter else ()
+        shown = json.dumps(dict(zip(columns, map(ascii, error.values), strict=False)))
+        self._refused.append(Refused(index, shown, str(error)))
+        self._bytes += len(shown)
+
+    def finish(self) -> Batch | None:
         """What is left, if anything."""
-        if self.unformatted:
-            self._format()
+        self._format()
         done = None
         if self._cursors and self._formatter:
-            done = Packed(
+            done = Batch(
                 self._formatter.columns, self._cursor, self._parts, len(self._cursors), self._cursors, self._refused
             )
         self._parts, self._cursors, self._refused, self._bytes = [], [], [], 0
-        self._size = self._pace.size
+        self._size = self._sizer.size
         return done
 
 
-def join_blocks(source: BlockSource, cursor: Cursor | None, pace: Pace) -> Iterator[Packed]:
-    """Batches of at least ``pace.size`` rows, or of BYTES, from the ready blocks of ``source`` behind ``cursor``."""
+_SCALARS = frozenset({str, int, float, bool})
+_UNCHANGING = _SCALARS | {type(None)}
+
+
+def frozen_cursor(cursor: Cursor) -> Cursor:
+    """A copy that stays as it is when the source changes its object.
+
+    Raises:
+        InvalidArgument: it is None, or not JSON.
+    """
+    if type(cursor) is dict and _UNCHANGING.issuperset(map(type, (*cursor.values(), *cursor))):
+        return cursor.copy()
+    if cursor is None:
+        raise InvalidArgument(NO_CURSOR)
+    try:
+        return json.loads(json.dumps(cursor, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(f"the checkpoint is not JSON: {error}") from None
+
+
+def join_blocks(source: BlockSource, cursor: Cursor | None, sizer: BatchSizer) -> Iterator[Batch]:
+    """Batches of at least ``sizer.size`` rows, or of BYTES, from the ready blocks of ``source`` after ``cursor``."""
     parts: list[bytes] = []
     rows = size = 0
     last: Cursor = None
     for data, count, last in source.copy_blocks(cursor):
-        give_way()
+        yield_to_sender()
         parts.append(data)
         rows += count
         size += len(data)
-        if rows >= pace.size or size >= BYTES:
-            yield Packed(source.copy_columns, last, parts, rows, format=source.copy_format)
+        if rows >= sizer.size or size >= BYTES:
+            yield Batch(source.copy_columns, last, parts, rows, format=source.copy_format)
             parts, rows, size = [], 0, 0
     if rows:
-        yield Packed(source.copy_columns, last, parts, rows, format=source.copy_format)
+        yield Batch(source.copy_columns, last, parts, rows, format=source.copy_format)
 
 
-def pack(rows: Iterable[tuple[SeedRow, Cursor]], packer: Packer) -> Iterator[Packed]:
-    """The batches that ``packer`` makes of ``rows``."""
+def build_batches(rows: Iterable[tuple[SeedRow, Cursor]], builder: Builder[T]) -> Iterator[T]:
+    """What ``builder`` makes of ``rows``."""
     try:
         for row, cursor in rows:
-            if done := packer.add(row, cursor):
+            if done := builder.add(row, cursor):
                 yield done
-            if not packer.unformatted:
-                give_way()
+            if not builder.unformatted:
+                yield_to_sender()
     except (TypeError, ValueError) as error:
         if is_unpacking(error):
             raise InvalidArgument(f"{NO_CURSOR} ({error})") from error
         raise
-    if done := packer.finish():
+    if done := builder.finish():
         yield done
 
 

@@ -36,11 +36,20 @@ class Checkpoint:
     rows_updated: int = 0
     rows_rejected: int = 0
     rows_seen: int = 0
-    """inserted + updated + skipped + rejected, over all resumes."""
+    """inserted + updated + skipped + rejected, since the import last began at the start."""
     fingerprint: Any = None
     verified: Any = None
-    """The last comparison of table and source; null since the next batch."""
+    """The last comparison of table and source; the next batch sets it to null."""
     paused_at: datetime | None = None
+    target: Any = None
+    """The table, and keys of the last batch: by them a resume recognizes the table."""
+    rows_total: int | None = None
+    """How many rows the source says it holds."""
+    total_inserted: int = 0
+    """Of all time; the counters above begin anew at a restart."""
+    total_updated: int = 0
+    total_skipped: int = 0
+    total_rejected: int = 0
     partition: str | None = None
     """None for the seed itself."""
 
@@ -75,7 +84,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A row of seed_rejects."""
+    """A row of pgonce_seed_rejects."""
 
     id: int
     seed_name: str
@@ -139,9 +148,10 @@ def advance_seed(
     last_checkpoint: Cursor,
     counts: Counts,
     fingerprint: Mapping[str, Any] | None = None,
+    target: Mapping[str, Any] | None = None,
     partition: str | None = None,
 ) -> Call[Checkpoint | None]:
-    """update_checkpoint for the runner that holds ``run_id``; None: batch ``batch`` has landed already."""
+    """update_checkpoint for the runner that holds ``run_id``; None: batch ``batch`` was committed already."""
     args = {
         "p_seed_name": seed_name,
         "p_run_id": run_id,
@@ -152,10 +162,19 @@ def advance_seed(
         "p_rows_updated": counts.updated,
         "p_rows_rejected": counts.rejected,
         "p_fingerprint": None if fingerprint is None else Jsonb(fingerprint),
+        "p_target": None if target is None else Jsonb(target),
     }
     if partition is None:
         return Call("pgonce_advance_seed", args, _checkpoint_or_none)
     return Call("pgonce_advance_partition", {**args, "p_partition": partition}, _checkpoint_or_none)
+
+
+def restart_seed(seed_name: str, run_id: UUID, partition: str | None = None) -> Call[Checkpoint]:
+    """Cursor, counters and rejects begin anew, for the runner that holds ``run_id``."""
+    args = {"p_seed_name": seed_name, "p_run_id": run_id}
+    if partition is None:
+        return Call("pgonce_restart_seed", args, _checkpoint)
+    return Call("pgonce_restart_partition", {**args, "p_partition": partition}, _checkpoint)
 
 
 def complete_seed(seed_name: str) -> Call[Checkpoint]:

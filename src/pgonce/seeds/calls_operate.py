@@ -28,13 +28,13 @@ def reject_seed_rows(seed_name: str, rejects: Sequence[Mapping[str, Any]], parti
 
 
 def get_rejects(seed_name: str, after: int = 0, limit: int = 1000) -> Call[list[Reject]]:
-    """The rejected rows behind id ``after``, oldest first."""
+    """The rejected rows after id ``after``, oldest first."""
     args = {"p_seed_name": seed_name, "p_after": after, "p_limit": limit}
     return Call("pgonce_get_rejects", args, lambda rows: [Reject(*row) for row in rows])
 
 
 def resolve_reject(reject_id: int, counts: Counts) -> Call[bool]:
-    """The row fits now; False: somebody has resolved it already."""
+    """The row fits now, or its key is there by now; False: it was resolved already."""
     args = {
         "p_id": reject_id,
         "p_rows_inserted": counts.inserted,
@@ -44,14 +44,14 @@ def resolve_reject(reject_id: int, counts: Counts) -> Call[bool]:
     return Call("pgonce_resolve_reject", args, value)
 
 
-def forget_rejects(seed_name: str) -> Call[int]:
-    """Drop them, because the import begins at the start."""
-    return Call("pgonce_forget_rejects", {"p_seed_name": seed_name}, value)
+def count_rejects(seed_name: str) -> Call[int]:
+    """How many rejected rows the seed has, those of its partitions included."""
+    return Call("pgonce_count_rejects", {"p_seed_name": seed_name}, value)
 
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """A run that is at work on a seed, or was when its process died."""
+    """A run that is at work on a seed, or was at work when its process died."""
 
     run_id: UUID
     key: str
@@ -62,7 +62,7 @@ class Runner:
 
 
 def get_runners(seed_name: str) -> Call[list[Runner]]:
-    """Everyone at work on the seed and its partitions."""
+    """The runs at work on the seed and its partitions."""
     return Call("pgonce_get_runners", {"p_seed_name": seed_name}, lambda rows: [Runner(*row) for row in rows])
 
 
@@ -72,12 +72,12 @@ def get_seeds() -> Call[list[Checkpoint]]:
 
 
 def pause_seed(seed_name: str) -> Call[Checkpoint | None]:
-    """Ask the runner to stop behind its batch."""
+    """Request the runner to stop after its batch."""
     return Call("pgonce_pause_seed", {"p_seed_name": seed_name}, _checkpoint)
 
 
 def resume_seed(seed_name: str) -> Call[Checkpoint | None]:
-    """Take it back."""
+    """Undo the pause."""
     return Call("pgonce_resume_seed", {"p_seed_name": seed_name}, _checkpoint)
 
 
@@ -89,6 +89,11 @@ def reset_seed(seed_name: str) -> Call[bool]:
 def set_seed_proof(seed_name: str, proof: Mapping[str, Any]) -> Call[Checkpoint | None]:
     """Keep a comparison of table and source with the checkpoint."""
     return Call("pgonce_set_seed_proof", {"p_seed_name": seed_name, "p_verified": Jsonb(proof)}, _checkpoint)
+
+
+def set_seed_total(seed_name: str, rows_total: int | None) -> Call[None]:
+    """Keep how many rows the source says it holds."""
+    return Call("pgonce_set_seed_total", {"p_seed_name": seed_name, "p_rows_total": rows_total}, value)
 
 
 def begin_partitions(seed_name: str, partitions: Sequence[str]) -> Call[list[Checkpoint]]:
@@ -107,7 +112,7 @@ def get_partitions(seed_name: str) -> Call[list[Checkpoint]]:
 
 
 def complete_partition(seed_name: str, partition: str) -> Call[Checkpoint | None]:
-    """The part is done; the last one completes the seed."""
+    """The part is done; the last one completes the seed. NotFound: it was not begun."""
     return Call("pgonce_complete_partition", {"p_seed_name": seed_name, "p_partition": partition}, _checkpoint)
 
 

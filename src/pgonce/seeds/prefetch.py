@@ -1,4 +1,4 @@
-"""An iterator that is advanced in a thread of its own, one item ahead of whoever takes them."""
+"""An iterator that is advanced in a thread of its own, one item before it is needed."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-GIVE_WAY = 0.000001
-"""Seconds; the kernel makes about 0.05 ms of it, behind some hundred rows that took 0.1 ms to format."""
+YIELD_SECONDS = 0.000001
+"""The kernel makes about 0.05 ms of it, after some hundred rows that took 0.1 ms to format."""
 
 
-def give_way() -> None:
-    """Let the thread that feeds the database go first; called by the one that makes the next batch, chunk by chunk.
+def yield_to_sender() -> None:
+    """Let the thread that feeds the database run first; called chunk by chunk by the one that makes the next batch.
 
-    A socket's buffer holds what PostgreSQL eats in a millisecond or two, but a thread that wants the interpreter back
+    A socket's buffer holds what PostgreSQL reads in a millisecond or two, but a thread that wants the interpreter back
     from one that computes waits for 5 ms (``sys.getswitchinterval``): the server idled for a third of the time. A
     sleep of 0 does not do: the interpreter is taken back before the other thread has woken up.
     """
-    time.sleep(GIVE_WAY)
+    time.sleep(YIELD_SECONDS)
 
 
-class Ahead(Generic[T]):
+class Prefetcher(Generic[T]):
     """Advances an iterator while its items are worked on, so that parsing overlaps with the database.
 
-    The next item is made when it is taken, or from ``want`` on, while the one before is worked on, and no further: two
+    The next item is made when it is taken, or from ``want`` on while the one before is worked on, and no further: two
     are in memory. ``make`` is called, advanced and closed in the one thread: what it opens (a file, an SQLite
-    connection) never meets another one.
+    connection) is never used by another one.
 
     Args:
         make: makes the iterator.
@@ -91,7 +91,7 @@ class Ahead(Generic[T]):
             return taken
 
     def close(self) -> None:
-        """Let the thread end, and wait for it a little: one that blocks in the user's code is left behind."""
+        """Let the thread end, and wait for it for a second: one that blocks in the user's code is abandoned."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -13,21 +13,21 @@ from psycopg import AsyncConnection
 from pgonce.core.execute_async import execute
 from pgonce.errors import RowRejected
 from pgonce.jobs.run_async import AsyncRun
-from pgonce.seeds import calls_operate as seed_control
-from pgonce.seeds.batch import Packed
+from pgonce.seeds import calls_operate
+from pgonce.seeds.batch import Batch
 from pgonce.seeds.calls import Counts, Reject
 from pgonce.seeds.copy_text import RowFormatter
-from pgonce.seeds.table_loader_async import Loader
+from pgonce.seeds.table_loader_async import TableLoader
 
-_ROW_S_FAULT = ("22", "23", "44", "54", "P0")
-"""Classes of SQLSTATE that a row is to blame for: data, constraints, check option, size limits, RAISE in a trigger."""
+_ROW_FAULT = ("22", "23", "44", "54", "P0")
+"""Classes of SQLSTATE that one row causes: data, constraints, check option, size limits, RAISE in a trigger."""
 _LINE = re.compile(r"^COPY .*, line (\d+)", re.MULTILINE)
 _SPLITS = 8
-"""So often a batch is split at the line that COPY names, which sends the rest again; then it is halved."""
+"""How often a batch is split at the line that COPY names, which sends the rest again; then it is halved."""
 
 
 async def write(
-    conn: AsyncConnection[Any], loader: Loader, batch: Packed, *, seen: int, room: int
+    conn: AsyncConnection[Any], loader: TableLoader, batch: Batch, *, seen: int, room: int
 ) -> tuple[Counts, list[dict[str, Any]]]:
     """Write ``batch`` in the open transaction (``loader.begin`` was called), without its bad rows.
 
@@ -40,18 +40,16 @@ async def write(
     Raises:
         RowRejected: there are more. Its message has the row's number, cursor and reason, never its values.
     """
-    found = _Rejects(batch, loader.table.name, seen, room)
+    found = _Rejects(batch, loader.seed.into, seen, room)
     for bad in batch.refused:
-        values = bad.row if isinstance(bad.row, Mapping) else dict(zip(batch.columns, bad.row, strict=False))
-        shown = json.dumps({str(column): ascii(value) for column, value in values.items()})
-        found.add(bad.index, None, shown.encode(), bad.reason, None, bad.reason)
+        found.add(bad.index, None, bad.shown.encode(), bad.reason, None, bad.reason)
     rows = batch.rows - len(batch.refused)
     if not rows:
         return found.counts, found.rows
     try:
         return found.counts + await loader.write(conn, batch, batch.parts, rows), found.rows
     except psycopg.Error as error:
-        if not is_row_s_fault(error):
+        if not is_row_fault(error):
             raise
     lines = batch.format.lines(b"".join(batch.parts))
     refused = {bad.index for bad in batch.refused}
@@ -66,7 +64,7 @@ async def write(
         try:
             counts += await loader.write(conn, batch, [b"".join(part)], stop - start)
         except psycopg.Error as error:
-            if not is_row_s_fault(error):
+            if not is_row_fault(error):
                 raise
             if stop - start == 1:
                 found.add_line(numbers[start], part[0], error)
@@ -82,27 +80,27 @@ async def write(
     return found.counts + counts, found.rows
 
 
-async def retry(run: AsyncRun, loader: Loader, reject: Reject, schema: str) -> bool:
-    """Write a rejected row after all and strike it off the list, in one transaction; False: it still does not fit."""
-    if reject.row is None:  # PostgreSQL has no form for it: no retry helps
+async def retry(run: AsyncRun, loader: TableLoader, reject: Reject, schema: str) -> bool:
+    """Write a rejected row after all and delete the reject, in one transaction; False: it still does not fit."""
+    if reject.row is None:  # it has no text: no retry helps
         return False
-    columns = list(reject.row)
-    data, _ = RowFormatter(columns, ()).format([tuple(reject.row.values())])
-    batch = Packed(columns, parts=[data], rows=1)
+    formatter = RowFormatter(loader.facts.find(list(reject.row), loader.seed.into))
+    data, _ = formatter.format([formatter.take(reject.row)])
+    batch = Batch(formatter.columns, parts=[data], rows=1)
     try:
         async with run.transaction() as tx:
             await loader.begin(tx)
             counts = await loader.write(tx, batch, batch.parts, 1)
-            await execute(tx, seed_control.resolve_reject(reject.id, counts), schema)
+            await execute(tx, calls_operate.resolve_reject(reject.id, counts), schema)
     except psycopg.Error as error:
-        if not is_row_s_fault(error):
+        if not is_row_fault(error):
             raise
         return False
     return True
 
 
 class _Rejects:
-    def __init__(self, batch: Packed, table: str, seen: int, room: int) -> None:
+    def __init__(self, batch: Batch, table: str, seen: int, room: int) -> None:
         self._batch = batch
         self._table = table
         self._seen = seen
@@ -141,13 +139,13 @@ class _Rejects:
         })  # fmt: skip
 
 
-def is_row_s_fault(error: psycopg.Error) -> bool:
+def is_row_fault(error: psycopg.Error) -> bool:
     """Whether the same batch without one of its rows would be accepted."""
-    return (error.sqlstate or "").startswith(_ROW_S_FAULT)
+    return (error.sqlstate or "").startswith(_ROW_FAULT)
 
 
 def _named(lines: Sequence[bytes], error: psycopg.Error) -> int | None:
-    """The line that COPY stumbled over, from 0; COPY counts line ends, those inside of quotes too."""
+    """The line that COPY names, from 0; COPY counts line ends, those inside of quotes too."""
     match = _LINE.search(error.diag.context or "")
     if not match:
         return None

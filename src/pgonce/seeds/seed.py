@@ -1,4 +1,4 @@
-"""What an App knows of a seed."""
+"""What is imported, from where, and into which table: one value for the registry, the engine and the command line."""
 
 from __future__ import annotations
 
@@ -6,12 +6,58 @@ import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Required, TypeAlias, TypedDict
+
+from psycopg import sql
+
+from pgonce.errors import InvalidArgument
+
+OnConflict: TypeAlias = Literal["skip", "update", "fail"]
+Fingerprint: TypeAlias = Callable[[Any], Mapping[str, Any] | None]
+
+
+class SeedOptions(TypedDict, total=False):
+    """The fields of a `Seed` as keyword arguments; `Seed` explains each."""
+
+    into: Required[str]
+    key: Required[Sequence[str]]
+    columns: Sequence[str] | None
+    batch_size: int | None
+    total: int | None
+    on_conflict: OnConflict
+    max_rejects: int
+    fingerprint: Fingerprint | None
+    partitions: Sequence[Any] | Callable[[], Sequence[Any]] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Seed:
-    """A generator of rows for the table ``into``."""
+    """An import: a source of rows and the table they are written to.
+
+    Args:
+        name: the seed's name.
+        function: the source: called with the last checkpoint's cursor (None at the start), it yields ``(row, cursor)``.
+            A row is a mapping of columns, or a sequence in the order of ``columns``; its cursor says where to resume
+            after it. Rows with equal cursors are committed together. ``pgonce.seeds.source`` lists what else a source
+            may offer.
+        into: the table, with or without its schema.
+        key: the columns of a unique index that identify a row.
+        columns: the names of the columns, where rows are sequences and not mappings.
+        batch_size: rows per transaction, at least; a batch ends only where the cursor changes. None: as many as take
+            about a second, from 100 to 50,000. A batch of 8 MB ends in any case.
+        total: how many rows there are in all, where that is known: for the progress bar.
+        on_conflict: what happens to a row whose key is in the table already: ``skip`` counts it and leaves the table
+            alone, ``update`` overwrites the other columns, ``fail`` makes it a bad row.
+        max_rejects: the number of rows, over all resumes, that may be refused by the table. They are kept in
+            pgonce_seed_rejects and left out; one more ends the import.
+        fingerprint: called with a cursor; returns what the source looks like up to there, as a JSON object. It is
+            stored with each checkpoint and compared before a resume. None: the source's own, if it has one.
+        partitions: the parts of the import, each a JSON value, or a function that lists them. The source is then called
+            as ``function(cursor, partition=part)``, and each part has a checkpoint of its own.
+
+    Raises:
+        InvalidArgument: a name is empty, or the batch size is less than 1.
+    """
 
     name: str
     function: Callable[..., Any]
@@ -20,15 +66,38 @@ class Seed:
     columns: Sequence[str] | None = None
     batch_size: int | None = None
     total: int | None = None
-    on_conflict: Literal["skip", "update", "fail"] = "skip"
+    on_conflict: OnConflict = "skip"
     max_rejects: int = 0
-    fingerprint: Callable[[Any], Mapping[str, Any] | None] | None = None
+    fingerprint: Fingerprint | None = None
     partitions: Sequence[Any] | Callable[[], Sequence[Any]] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", tuple(self.key))
+        if not self.name:
+            raise InvalidArgument("the seed name must not be empty")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise InvalidArgument("the batch size must be at least 1")
+
+    @property
+    def table(self) -> sql.Identifier:
+        """The table's name, quoted part by part."""
+        return sql.Identifier(*self.into.split("."))
+
+    @property
+    def named_columns(self) -> Sequence[str] | None:
+        """The columns of rows that are sequences: the seed's own, or those that the source offers."""
+        return self.columns or getattr(self.function, "columns", None)
 
     def parts(self) -> dict[str, Any]:
         """Its partitions by name: a text stands for itself, anything else for its JSON; empty where it has none."""
         found = self.partitions() if callable(self.partitions) else self.partitions
         return {part if isinstance(part, str) else json.dumps(part): part for part in found or ()}
+
+    def sources(self) -> dict[str | None, Callable[..., Any]]:
+        """The functions of a cursor alone: one for each partition, or that of the whole seed under None."""
+        if self.partitions is None:
+            return {None: self.function}
+        return {name: self.source(part) for name, part in self.parts().items()}
 
     def whole(self) -> Callable[[Any], Any] | dict[str, Callable[[Any], Any]]:
         """The function of the cursor; of a seed with partitions one for each of them."""

@@ -4,33 +4,30 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, Unpack
 
 from pgonce.core import process
 from pgonce.core.concurrency_async import sleep
 from pgonce.core.execute_async import Pool, call, connection
-from pgonce.errors import DatabaseUnavailable, InvalidArgument, LeaseLost
+from pgonce.errors import DatabaseUnavailable, LeaseLost
 from pgonce.jobs.guard_async import AsyncJobs
-from pgonce.seeds import calls as protocol
-from pgonce.seeds import calls_operate as seed_control
-from pgonce.seeds import verify_async as proof
+from pgonce.seeds import calls, calls_operate
+from pgonce.seeds import verify_async as verify
 from pgonce.seeds.calls import Checkpoint, Counts, Cursor, Reject
-from pgonce.seeds.importer_async import Import, Options, Outcome, Progress, Source, formatter
+from pgonce.seeds.importer_async import Import, Outcome, Progress, RunOptions, Source
 from pgonce.seeds.rejects_async import retry
-from pgonce.seeds.table_loader_async import Loader, OnConflict, Table, check
+from pgonce.seeds.seed import Seed, SeedOptions
+from pgonce.seeds.table_async import check_table
+from pgonce.seeds.table_loader_async import TableLoader
 
 __all__ = ["RUNNER", "WINDOW", "AsyncSeeds", "Progress", "SeedResult", "Source"]
 
 RUNNER = "seed_runner"
 """The job that every import is a run of, with the seed's name as its key: one runner per seed."""
 WINDOW = timedelta(minutes=2)
-"""Sign of life that an import must show: short, so that a killed one can be resumed soon."""
-
-
-RETRIES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, *[5.0] * 16, None)
-"""Seconds between the attempts at a batch while the database is away or refuses it: a failover takes about a minute."""
+"""How long an import may go without a sign of life: short, so that a killed one can be resumed soon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +36,15 @@ class SeedResult:
 
     outcome: Outcome
     checkpoint: Checkpoint | None
+    new_rows: int = 0
+    """Rows that this run took from the source."""
 
 
 class AsyncSeeds:
     """Imports with a checkpoint.
+
+    Each method that needs to know the import takes a `Seed`, or in its place the seed's name, its source and the fields
+    of `Seed` as keyword arguments.
 
     Args:
         pool: a psycopg pool. In autocommit it saves a round trip; any setting is correct.
@@ -57,56 +59,40 @@ class AsyncSeeds:
     async def checkpoint(self, name: str, partition: str | None = None) -> Checkpoint | None:
         """Where seed ``name``, or a part of it, stands; None when it has never run."""
         if partition is not None:
-            return await call(self._pool, seed_control.get_partition(name, partition), self._schema)
-        return await call(self._pool, protocol.get_checkpoint(name), self._schema)
+            return await call(self._pool, calls_operate.get_partition(name, partition), self._schema)
+        return await call(self._pool, calls.get_checkpoint(name), self._schema)
 
     async def run(
         self,
-        name: str,
-        source: Source,
+        seed: Seed | str,
+        source: Source | None = None,
         *,
-        into: str,
-        key: Sequence[str],
-        columns: Sequence[str] | None = None,
-        on_conflict: OnConflict = "skip",
-        batch_size: int | None = None,
-        max_rejects: int = 0,
         max_rows_per_second: float | None = None,
         window: timedelta | str = WINDOW,
         restart: bool = False,
         accept_change: bool = False,
-        fingerprint: Callable[[Cursor | None], Mapping[str, Any] | None] | None = None,
         partition: str | None = None,
         on_progress: Callable[[Progress], object] | None = None,
         stop: Callable[[], bool] = lambda: False,
+        **options: Unpack[SeedOptions],
     ) -> SeedResult:
-        """Import what ``source`` yields, from the last checkpoint on.
+        """Import what the source yields, from the last checkpoint on.
 
-        The source is advanced one batch ahead of the database; a synchronous one in a thread of its own.
+        The next batch is taken from the source while the database writes this one; from a synchronous source in a
+        thread of its own. Rows and cursors are copied when they are yielded: the source may use its objects again.
 
         Args:
-            name: the seed's name.
-            source: called with the last checkpoint's cursor (None at the start); yields ``(row, cursor)``. A row is
-                a mapping of columns, or a sequence in the order of ``columns``; its cursor, where to resume behind it.
-                Rows with equal cursors are never cut apart. More that it may offer: ``pgonce.protocol.source``.
-            into: the table, with or without its schema.
-            key: the columns of a unique index that tell which rows are there already.
-            on_conflict: what becomes of those: ``skip`` them (and count), ``update`` them with the row's other
-                columns, or ``fail``, which makes each a bad row.
-            batch_size: rows per transaction, at least; a batch ends only where the cursor changes. None: as many as
-                take about a second, from 100 to 50,000. Either way a batch of 8 MB ends.
-            max_rejects: so many rows that the table refuses are kept in seed_rejects and left out, over all resumes;
-                the next one ends the import.
-            max_rows_per_second: not faster than that.
+            seed: the seed, or its name.
+            source: the source, where ``seed`` is a name; see `Seed`.
+            max_rows_per_second: the most rows to write per second.
             window: without a sign of life for this long a runner counts as dead; on its own machine a killed one is
                 known at once.
-            restart: begin at the start; what is there already is skipped.
-            accept_change: go on at the checkpoint although the source's fingerprint is another one.
-            fingerprint: what the source looks like up to a cursor, as a JSON object; kept with each checkpoint and
-                compared before a resume. None: the source's own, if it has one.
+            restart: begin at the start; what is there already is skipped, and the counters begin anew.
+            accept_change: resume at the checkpoint although the source's fingerprint has changed.
             partition: import this part of the seed only, with a checkpoint of its own; ``begin_partitions`` first.
             on_progress: called after every batch.
-            stop: asked after every batch; True ends the run there, and the next one resumes.
+            stop: called after every batch; when it returns True the run ends there, and the next one resumes.
+            options: the fields of `Seed`, where ``seed`` is a name.
 
         Returns:
             ``complete``; ``stopped``; ``paused`` when ``pause`` was called; or ``overlap`` when another runner is at
@@ -119,59 +105,49 @@ class AsyncSeeds:
             LeaseLost: another runner took over; its batch and ours did not mix.
             Exception: the source's own, or the database's; the seed is ``failed`` and resumes at its checkpoint.
         """
-        if (batch_size is not None and batch_size < 1) or (
-            max_rows_per_second is not None and max_rows_per_second <= 0
-        ):
-            raise InvalidArgument("the batch size and the rows per second must be at least 1")
-        table = Table(into, tuple(key), columns or getattr(source, "columns", None), on_conflict)
+        found = _seed(seed, source, options)
+        run_options = RunOptions(restart, accept_change, partition, max_rows_per_second, on_progress, stop)
+        name, key = found.name, found.name if partition is None else f"{found.name}/{partition}"
         async with connection(self._pool) as conn:
-            loader = Loader(table, await check(conn, table))
-            make = formatter(loader, conn)
-        options = Options(
-            RETRIES,
-            batch_size,
-            max_rejects,
-            max_rows_per_second,
-            restart,
-            accept_change,
-            fingerprint,
-            on_progress,
-            stop,
-        )
-        whose = name if partition is None else f"{name}/{partition}"
-        await self._release_dead(name, whose)
+            loader = TableLoader(found, await check_table(conn, found))
+        await self._release_dead(name, key)
         scope = {"seed_name": name, "process": process.identity()}
-        async with self._jobs.run(RUNNER, key=whose, scope=scope, window=window) as run:
+        async with self._jobs.run(RUNNER, key=key, scope=scope, window=window) as run:
             if run is None:
                 return SeedResult("overlap", await self.checkpoint(name, partition))
-            importing = Import(run, name, loader, self._pool, self._schema, options, partition)
+            importing = Import(run, found.function, loader, self._pool, self._schema, run_options, conn.adapters)
             try:
-                return SeedResult(*await importing.go(source, make))
+                outcome, checkpoint = await importing.run()
             except (LeaseLost, DatabaseUnavailable):
                 raise
             except Exception as error:
                 await importing.fail("".join(traceback.format_exception(error)))
                 raise
+            return SeedResult(outcome, checkpoint, importing.rows)
 
-    async def _release_dead(self, name: str, whose: str | None = None) -> None:
-        """Let go of runners whose process was killed on this machine: no need to wait for a window to pass.
+    async def _release_dead(self, name: str, key: str | None = None) -> None:
+        """Close runs whose process was killed on this machine: no need to wait for a window to pass.
 
-        ``whose``: the seed's name, or name/partition; None: all of the seed's.
+        ``key``: the seed's name, or name/partition; None: all of the seed's.
         """
-        for runner in await call(self._pool, seed_control.get_runners(name), self._schema):
-            if whose in {None, runner.key} and process.is_gone(runner.scope.get("process") or {}):
+        for runner in await call(self._pool, calls_operate.get_runners(name), self._schema):
+            if key in {None, runner.key} and process.is_gone(runner.scope.get("process") or {}):
                 for _ in range(20):  # its last transaction may still be at work in the server
-                    if await call(self._pool, seed_control.release_runner(runner.run_id), self._schema):
+                    if await call(self._pool, calls_operate.release_runner(runner.run_id), self._schema):
                         break
                     await sleep(0.1)
 
     async def pause(self, name: str) -> None:
-        """Ask the runner to stop behind its batch; the seed does not run until ``resume``."""
-        await call(self._pool, seed_control.pause_seed(name), self._schema)
+        """Request the runner to stop after its batch; the seed does not run until ``resume``.
+
+        Raises:
+            NotFound: the seed has never run.
+        """
+        await call(self._pool, calls_operate.pause_seed(name), self._schema)
 
     async def resume(self, name: str) -> None:
-        """Take ``pause`` back. NotFound when the seed has never run."""
-        await call(self._pool, seed_control.resume_seed(name), self._schema)
+        """Undo ``pause``. NotFound when the seed has never run."""
+        await call(self._pool, calls_operate.resume_seed(name), self._schema)
 
     async def reset(self, name: str) -> bool:
         """Forget checkpoint, partitions and rejects; its rows stay. False: it has never run.
@@ -179,87 +155,89 @@ class AsyncSeeds:
         Raises:
             LeaseLost: a runner is at work on it.
         """
-        # one that was killed behind its last batch: nobody starts it again, who would take over from it
+        # a runner that was killed after its last batch: no successor would close its run
         await self._release_dead(name)
-        return await call(self._pool, seed_control.reset_seed(name), self._schema)
+        return await call(self._pool, calls_operate.reset_seed(name), self._schema)
 
     async def rejects(self, name: str, after: int = 0, limit: int = 1000) -> list[Reject]:
-        """Rows that the table refused, behind id ``after``, oldest first."""
-        return await call(self._pool, seed_control.get_rejects(name, after, limit), self._schema)
+        """Rows that the table refused, after id ``after``, oldest first."""
+        return await call(self._pool, calls_operate.get_rejects(name, after, limit), self._schema)
 
     async def begin_partitions(self, name: str, partitions: Sequence[str]) -> list[Checkpoint]:
         """Make checkpoints for the parts that are new; where all of them stand."""
-        return await call(self._pool, seed_control.begin_partitions(name, partitions), self._schema)
+        return await call(self._pool, calls_operate.begin_partitions(name, partitions), self._schema)
 
     async def alive(self, name: str) -> set[str]:
-        """Whose runners show signs of life: the seed's name, or name/partition; not those whose process is gone."""
-        runners = await call(self._pool, seed_control.get_runners(name), self._schema)
+        """The keys of runners that show signs of life: the seed's name, or name/partition."""
+        runners = await call(self._pool, calls_operate.get_runners(name), self._schema)
         return {each.key for each in runners if each.alive and not process.is_gone(each.scope.get("process") or {})}
 
     async def all(self) -> list[Checkpoint]:
         """Where all seeds stand, the newest first."""
-        return await call(self._pool, seed_control.get_seeds(), self._schema)
+        return await call(self._pool, calls_operate.get_seeds(), self._schema)
 
     async def partitions(self, name: str) -> list[Checkpoint]:
         """Where the parts of a seed stand; empty for one that has none."""
-        return await call(self._pool, seed_control.get_partitions(name), self._schema)
+        return await call(self._pool, calls_operate.get_partitions(name), self._schema)
 
     async def rehearse(
         self,
-        name: str,
-        source: Source | Mapping[str, Source],
+        seed: Seed | str,
+        source: Source | Mapping[str, Source] | None = None,
         *,
-        into: str,
-        key: Sequence[str],
-        columns: Sequence[str] | None = None,
-        on_conflict: OnConflict = "skip",
-        max_rejects: int = 0,
         restart: bool = False,
+        **options: Unpack[SeedOptions],
     ) -> Counts:
         """A dry run: everything that ``run`` would do, in one transaction that is rolled back; what it would count.
 
         ``source``: of a seed with partitions a mapping, with the source of each; those that are complete are left out.
         """
-        sources = dict(source) if isinstance(source, Mapping) else {None: source}
-        table = Table(into, tuple(key), columns or getattr(source, "columns", None), on_conflict)
+        found, sources = _sources(seed, source, options)
         left = list[tuple[Source, Cursor | None]]()
         for part, each in sources.items():
-            at = None if restart else await self.checkpoint(name, part)
+            at = None if restart else await self.checkpoint(found.name, part)
             if part is None or at is None or at.status != "complete":
                 left.append((each, at.cursor if at else None))
-        return await proof.rehearse(self._pool, left, table, max_rejects)
+        return await verify.rehearse(self._pool, left, found)
 
     async def verify(
-        self,
-        name: str,
-        source: Source | Mapping[str, Source],
-        *,
-        into: str,
-        key: Sequence[str],
-        columns: Sequence[str] | None = None,
-        on_conflict: OnConflict = "skip",
+        self, seed: Seed | str, source: Source | Mapping[str, Source] | None = None, **options: Unpack[SeedOptions]
     ) -> dict[str, Any]:
-        """Compare the table with the whole source, and keep the proof with the checkpoint; ``ok`` says how it went.
+        """Compare the table with the whole source, and keep the result with the checkpoint; ``ok`` says how it went.
+
+        The source is read again from its start, through the library of its format, and compared value by value; only
+        the rows that are rejects are left out.
 
         ``source``: of a seed with partitions a mapping, with the source of each; what they hold together is compared.
-        """
-        sources = list(source.values()) if isinstance(source, Mapping) else [source]
-        table = Table(into, tuple(key), columns or getattr(source, "columns", None), on_conflict)
-        stored = await call(self._pool, seed_control.reject_seed_rows(name, [], None), self._schema)
-        found = await proof.compare(self._pool, sources, table, stored)
-        await call(self._pool, seed_control.set_seed_proof(name, found), self._schema)
-        return found
 
-    async def retry_rejects(
-        self, name: str, *, into: str, key: Sequence[str], on_conflict: OnConflict = "skip"
-    ) -> tuple[int, int] | None:
-        """Try the rejected rows again, now that the table, or what it refers to, is another; (accepted, refused).
-
-        Each row in a transaction of its own. None: another runner is at work on the seed.
+        Returns:
+            ``rows`` of the source, ``rejected`` among them, ``keys`` of the others, of which ``found`` in the table,
+            ``equal``, ``different`` and ``missing``; ``extra`` rows of the table that the source does not have, which
+            other sources may have brought; ``examples`` of keys that are different or missing; and ``ok``: none is.
         """
-        table = Table(into, tuple(key), (), on_conflict)
+        found, sources = _sources(seed, source, options)
+        rejected = dict[str | None, set[int]]()
+        last = 0
+        while page := await self.rejects(found.name, last):
+            last = page[-1].id
+            for reject in page:
+                rejected.setdefault(reject.partition or None, set()).add(reject.row_number)
+        result = await verify.compare(self._pool, sources, found, rejected)
+        await call(self._pool, calls_operate.set_seed_proof(found.name, result), self._schema)
+        return result
+
+    async def retry_rejects(self, seed: Seed | str, **options: Unpack[SeedOptions]) -> tuple[int, int] | None:
+        """Try the rejected rows again, after the table, or what it refers to, was changed; (accepted, refused).
+
+        Each row in a transaction of its own. A row whose key is in the table by now is accepted and counted as skipped:
+        what is there is newer. None: another runner is at work on the seed.
+        """
+        found = _seed(seed, None, options)
+        if found.on_conflict == "update":
+            found = replace(found, on_conflict="skip")
         async with connection(self._pool) as conn:
-            loader = Loader(table, await check(conn, table))
+            loader = TableLoader(found, await check_table(conn, found))
+        name = found.name
         await self._release_dead(name, name)
         async with self._jobs.run(RUNNER, key=name, scope={"seed_name": name, "retries": "rejects"}) as run:
             if run is None:
@@ -275,3 +253,16 @@ class AsyncSeeds:
             run.processed(accepted)
             run.skipped(refused)
             return accepted, refused
+
+
+def _seed(seed: Seed | str, source: Any, options: SeedOptions) -> Seed:
+    if isinstance(seed, Seed):
+        return replace(seed, **({"function": source} if source else {}), **options)
+    return Seed(seed, source, **options)
+
+
+def _sources(seed: Seed | str, source: Any, options: SeedOptions) -> tuple[Seed, dict[str | None, Source]]:
+    found = _seed(seed, source, options)
+    if isinstance(source, Mapping):
+        return found, dict(source)
+    return found, found.sources()

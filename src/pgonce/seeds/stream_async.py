@@ -1,4 +1,4 @@
-"""Batches made from a source of rows, one ahead of the database; its twin is written by hand, too."""
+"""Batches made from a source of rows, one before the database needs it; its twin is written by hand, too."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from typing import TypeAlias, TypeVar
 
 from pgonce.core.concurrency_async import asked_to_stop
 from pgonce.errors import InvalidArgument
-from pgonce.seeds.batch import Packed, Packer, is_unpacking, pack
-from pgonce.seeds.prefetch import Ahead
+from pgonce.seeds.batch import Builder, build_batches, is_unpacking
+from pgonce.seeds.prefetch import Prefetcher
 from pgonce.seeds.source import NO_CURSOR, Cursor, SeedRow
 
 T = TypeVar("T")
 Stream: TypeAlias = AsyncIterable[T] | Iterable[T]
-"""What a source of rows may be in this world."""
+"""What a source of rows may be here."""
 
 
-def packed(stream: Stream[tuple[SeedRow, Cursor]], packer: Packer) -> Stream[Packed]:
-    """The batches that ``packer`` makes of ``stream``."""
-    return _packed(stream, packer) if isinstance(stream, AsyncIterable) else pack(stream, packer)
+def batches_of(stream: Stream[tuple[SeedRow, Cursor]], builder: Builder[T]) -> Stream[T]:
+    """What ``builder`` makes of ``stream``: batches, say."""
+    return _batches_of(stream, builder) if isinstance(stream, AsyncIterable) else build_batches(stream, builder)
 
 
-async def _packed(rows: AsyncIterable[tuple[SeedRow, Cursor]], packer: Packer) -> AsyncIterator[Packed]:
+async def _batches_of(rows: AsyncIterable[tuple[SeedRow, Cursor]], builder: Builder[T]) -> AsyncIterator[T]:
     try:
         async for row, cursor in rows:
-            if done := packer.add(row, cursor):
+            if done := builder.add(row, cursor):
                 yield done
     except (TypeError, ValueError) as error:
         if is_unpacking(error):
             raise InvalidArgument(f"{NO_CURSOR} ({error})") from error
         raise
-    if done := packer.finish():
+    if done := builder.finish():
         yield done
 
 
 @asynccontextmanager
-async def ahead(items: Stream[T]) -> AsyncIterator[tuple[AsyncIterator[T], Callable[[], None]]]:
+async def prefetched(items: Stream[T]) -> AsyncIterator[tuple[AsyncIterator[T], Callable[[], None]]]:
     """``items``: synchronous ones made in a thread, so that they may block, asynchronous ones in a task.
 
-    Each is made when it is asked for, or one ahead, from the call of the second function on.
+    Each is made when it is needed, or one earlier after a call of the second function.
     """
     if isinstance(items, AsyncIterable):
         made: asyncio.Queue[T | _End] = asyncio.Queue(1)
@@ -52,7 +52,7 @@ async def ahead(items: Stream[T]) -> AsyncIterator[tuple[AsyncIterator[T], Calla
                 async for item in items:
                     wanted.clear()
                     await made.put(item)
-                    await made.join()  # one ahead, not two
+                    await made.join()  # one early, not two
                     await wanted.wait()
             except BaseException as error:
                 if asked_to_stop(error):
@@ -69,14 +69,14 @@ async def ahead(items: Stream[T]) -> AsyncIterator[tuple[AsyncIterator[T], Calla
 
         task = asyncio.create_task(make())
         try:
-            yield _taken(take), wanted.set
+            yield _iterate(take), wanted.set
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         return
-    thread = Ahead(lambda: iter(items))
+    thread = Prefetcher(lambda: iter(items))
     try:
-        yield _taken(lambda: asyncio.to_thread(_take, thread)), thread.want
+        yield _iterate(lambda: asyncio.to_thread(_take, thread)), thread.want
     finally:
         await asyncio.to_thread(thread.close)
 
@@ -88,12 +88,12 @@ class _End:
         self.error = error
 
 
-def _take(thread: Ahead[T]) -> T | _End:
+def _take(thread: Prefetcher[T]) -> T | _End:
     item = thread.take()
     return item[0] if item else _End(None)
 
 
-async def _taken(take: Callable[[], Awaitable[T | _End]]) -> AsyncIterator[T]:
+async def _iterate(take: Callable[[], Awaitable[T | _End]]) -> AsyncIterator[T]:
     while True:
         item = await take()
         if isinstance(item, _End):

@@ -2,105 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import psycopg
 from psycopg import AsyncConnection, sql
 from psycopg.rows import tuple_row
 
-from pgonce.errors import PgonceError, SchemaError
-from pgonce.seeds.batch import Packed
+from pgonce.errors import PgonceError
+from pgonce.seeds.batch import Batch
 from pgonce.seeds.calls import Counts
+from pgonce.seeds.columns import Kind, TableFacts
+from pgonce.seeds.seed import Seed
 
-OnConflict: TypeAlias = Literal["skip", "update", "fail"]
-
-# A key that ON CONFLICT can use and that makes a row findable: unique, not partial, not on expressions, not
-# deferrable, over exactly these columns, none of them nullable (two NULLs never conflict: rows would double).
-_KEY_CHECK = """
-select to_regclass(%(table)s) is not null, exists (
-  select from pg_index i
-  where i.indrelid = to_regclass(%(table)s) and i.indisunique and i.indimmediate and i.indisvalid
-    and i.indpred is null and i.indexprs is null
-    and (select array_agg(a.attname::text order by a.attname) from pg_attribute a
-         where a.attrelid = i.indrelid and a.attnum = any (i.indkey[0:i.indnkeyatts - 1]) and a.attnotnull)
-        = (select array_agg(k order by k) from unnest(%(key)s::text[]) k)
-    and i.indnkeyatts = cardinality(%(key)s::text[])),
-  -- COPY FROM refuses where policies apply to this role
-  coalesce(row_security_active(to_regclass(%(table)s)), false),
-  exists (select from pg_constraint where conrelid = to_regclass(%(table)s) and condeferred),
-  array(select a.attname::text from pg_attribute a join pg_type t on t.oid = a.atttypid
-        where a.attrelid = to_regclass(%(table)s) and a.attnum > 0 and t.typcategory = 'A'),
-  -- the key in an order in which ORDER BY and row comparisons go through its index; a rule forbids WITH (INSERT)
-  array(select a.attname::text from pg_index i join pg_class c on c.oid = i.indrelid and not c.relhasrules
-        cross join unnest(i.indkey[0:i.indnkeyatts - 1]::int2[]) with ordinality k(attnum, n)
-        join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
-        where i.indexrelid = (
-          select x.indexrelid from pg_index x
-          where x.indrelid = to_regclass(%(table)s) and x.indisunique and x.indisvalid and x.indpred is null
-            and x.indexprs is null and x.indnkeyatts = cardinality(%(key)s::text[]) and 0 = all (x.indoption::int2[])
-            and not exists (select from unnest(x.indclass::oid[]) o(id) join pg_opclass p on p.oid = o.id
-                            where not p.opcdefault)
-            and not exists (
-              select from unnest(x.indkey[0:x.indnkeyatts - 1]::int2[], x.indcollation::oid[]) e(attnum, coll)
-              left join pg_attribute a on a.attrelid = x.indrelid and a.attnum = e.attnum
-                and a.attcollation = e.coll and a.attname = any (%(key)s::text[])
-              where a.attnum is null)
-          limit 1)
-        order by k.n)
-"""
 _RANGE = 1000
 """Rows of a batch from which on a range is worth its statement; below, as when bad rows are searched for, a look is."""
 _STAGING = sql.Identifier("pg_temp", "pgonce_batch")
+_EXACT: frozenset[Kind] = frozenset({"boolean", "integer", "uuid", "timestamp"})
+"""Kinds of columns whose equal values look alike. 1.0 and 1.00 are equal, too; so are texts under some collations."""
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Where the rows go. ``name`` as in SQL, with or without its schema; ``columns`` for rows that are sequences."""
-
-    name: str
-    key: Sequence[str]
-    columns: Sequence[str] | None = None
-    on_conflict: OnConflict = "skip"
-
-    @property
-    def identifier(self) -> sql.Identifier:
-        """The name, quoted part by part."""
-        return sql.Identifier(*self.name.split("."))
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What the catalog says of the table."""
-
-    has_policies: bool
-    has_deferred: bool
-    arrays: frozenset[str]
-    order: tuple[str, ...] = ()
-    """The key in the order of an index whose ranges hold its rows; empty: there is none."""
-
-
-async def check(conn: AsyncConnection[Any], table: Table) -> Facts:
-    """Refuse a table or key that could double rows, before the first row.
-
-    Raises:
-        SchemaError: there is no such table, or no unique index over exactly the key's columns, all NOT NULL.
-    """
-    async with conn.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute(_KEY_CHECK, {"table": table.identifier.as_string(conn), "key": list(table.key)})
-        found = await cursor.fetchone()
-    if not found or not found[0]:
-        raise SchemaError(f"there is no table {table.name}: create it before the import")
-    if not found[1]:
-        raise SchemaError(
-            f"table {table.name} has no plain unique index over ({', '.join(table.key)}) with every column NOT NULL: "
-            "the key must tell which rows are there already"
-        )
-    return Facts(found[2], found[3], frozenset(found[4]), tuple(found[5]))
-
-
-class Loader:
+class TableLoader:
     """Writes batches into one table.
 
     COPY goes straight into the table first: in a first load nothing is there yet, and staging costs a third more.
@@ -108,40 +30,42 @@ class Loader:
     as long as keys are found (a run over rows that are all there would try, and fail, every batch twice).
     """
 
-    def __init__(self, table: Table, facts: Facts) -> None:
-        self.table = table
+    def __init__(self, seed: Seed, facts: TableFacts) -> None:
+        self.seed = seed
         self.facts = facts
-        self._found = False
+        self._keys_found = False
         self._ranges = bool(facts.order)
         self._staging: Literal["none", "empty", "full"] = "none"
 
     async def begin(self, conn: AsyncConnection[Any]) -> None:
         """Call at the start of each transaction."""
         self._staging = "none"
+        if conn.info.encoding != "utf-8":  # of a user's pool, or PGCLIENTENCODING: cursors and rejects are Unicode
+            await conn.execute("set local client_encoding = 'UTF8'")
         if self.facts.has_deferred:  # else a bad row shows at COMMIT only, and nobody knows which
             await conn.execute("set constraints all immediate")
 
     @property
-    def goes_straight(self) -> bool:
+    def copies_straight(self) -> bool:
         """Whether the next batch is tried by COPY straight into the table."""
-        return not (self._found or self.facts.has_policies)
+        return not (self._keys_found or self.facts.has_policies)
 
-    async def write_straight(self, conn: AsyncConnection[Any], batch: Packed) -> Counts:
+    async def write_straight(self, conn: AsyncConnection[Any], batch: Batch) -> Counts:
         """``write`` without a savepoint, two round trips less: when it raises, the transaction is lost."""
-        inserted = await self._copy(conn, self.table.identifier, batch, batch.parts)
+        inserted = await self._copy(conn, self.facts.table, batch, batch.parts)
         return _counted(batch.rows, inserted=inserted)
 
-    async def write(self, conn: AsyncConnection[Any], batch: Packed, parts: Sequence[bytes], rows: int) -> Counts:
-        """Insert ``parts``, ``rows`` rows of ``batch``, in the open transaction, behind a savepoint.
+    async def write(self, conn: AsyncConnection[Any], batch: Batch, parts: Sequence[bytes], rows: int) -> Counts:
+        """Insert ``parts``, ``rows`` rows of ``batch``, in the open transaction, after a savepoint.
 
         Raises:
             psycopg.Error: the table refuses a row; nothing of the parts is written.
         """
-        fails = self.table.on_conflict == "fail"
-        if self.goes_straight:
+        fails = self.seed.on_conflict == "fail"
+        if self.copies_straight:
             try:
                 async with conn.transaction():
-                    return _counted(rows, inserted=await self._copy(conn, self.table.identifier, batch, parts))
+                    return _counted(rows, inserted=await self._copy(conn, self.facts.table, batch, parts))
             except psycopg.errors.UniqueViolation:
                 if fails:
                     raise
@@ -149,7 +73,7 @@ class Loader:
         if self._staging == "none":
             await conn.execute(
                 sql.SQL("create temp table {} on commit drop as select {} from {} with no data").format(
-                    _STAGING, names, self.table.identifier
+                    _STAGING, names, self.facts.table
                 )
             )
             self._staging = "empty"
@@ -160,15 +84,15 @@ class Loader:
                 await conn.execute(sql.SQL("truncate {}").format(_STAGING))
             if await self._copy(conn, _STAGING, batch, parts) != rows:
                 _counted(rows, inserted=-1)
-            counts = await self._merge(conn, batch, names, rows)
+            counts = await self._merge(conn, batch, rows)
         self._staging = "full"
-        self._found = counts.inserted < rows
+        self._keys_found = counts.inserted < rows
         return counts
 
     async def _copy(
-        self, conn: AsyncConnection[Any], target: sql.Identifier, batch: Packed, parts: Sequence[bytes]
+        self, conn: AsyncConnection[Any], target: sql.Identifier, batch: Batch, parts: Sequence[bytes]
     ) -> int:
-        statement = sql.SQL("copy {} ({}) from stdin with ({})").format(
+        statement = sql.SQL("copy {} ({}) from stdin with ({}, encoding 'UTF8')").format(
             target,
             _names(batch.columns),
             sql.SQL(batch.format.options),  # a reader's own words, never a user's
@@ -177,39 +101,67 @@ class Loader:
             async with cursor.copy(statement) as copy:
                 for part in parts:
                     await copy.write(part)
-                    batch.under_way()
+                    batch.on_first_bytes_sent()
             return cursor.rowcount
 
-    async def _merge(self, conn: AsyncConnection[Any], batch: Packed, names: sql.Composed, rows: int) -> Counts:
-        others = [column for column in batch.columns if column not in self.table.key]
-        values = {"table": self.table.identifier, "names": names, "key": _names(self.table.key), "batch": _STAGING}
-        if self.table.on_conflict == "update" and others:
-            changes = sql.SQL(", ").join(
-                sql.SQL("{0} = excluded.{0}").format(sql.Identifier(column)) for column in others
-            )
-            # of two rows with one key the last stands, as it would in two batches; one statement may not do both
-            statement = sql.SQL(
-                "with written as (insert into {table} ({names}) overriding system value"
-                " select distinct on ({key}) {names} from {batch} order by {key}, ctid desc"
-                " on conflict ({key}) do update set {changes} returning xmax = 0 as is_new)"
-                " select count(*) filter (where is_new) from written"
-            ).format(changes=changes, **values)
-            async with conn.cursor(row_factory=tuple_row) as cursor:
-                found = await (await cursor.execute(statement)).fetchone()
-            inserted = int(found[0]) if found else 0
-            return Counts(inserted=inserted, updated=rows - inserted)
+    async def _merge(self, conn: AsyncConnection[Any], batch: Batch, rows: int) -> Counts:
+        values = {
+            "table": self.facts.table, "names": _names(batch.columns), "key": _names(self.seed.key), "batch": _STAGING,
+            "same": self._same,
+        }  # fmt: skip
+        changing = [
+            column for column in batch.columns
+            if column not in self.seed.key and not self.facts.columns[column].written_by_server
+        ]  # fmt: skip
+        if self.seed.on_conflict == "update" and changing:
+            return await self._update(conn, values, changing, rows)
         # A scan of the staging table is in the order of the lines: of two rows with one key the first wins.
         # No ORDER BY for it: sorting wide rows costs more than finding their keys.
-        if self.table.on_conflict == "skip" and self._ranges and rows >= _RANGE:
+        if self.seed.on_conflict != "fail" and self._ranges and rows >= _RANGE:
             return await self._merge_range(conn, values, rows)
         text = "insert into {table} ({names}) overriding system value select {names} from {batch} s"
-        if self.table.on_conflict != "fail":
+        if self.seed.on_conflict != "fail":
             # Those that are there are sorted out first, by one look into the index each: a quarter faster than to let
             # every row run into the conflict. A scalar subquery, because an anti-join may be planned as a scan of the
             # whole index. The conflict clause stays, for doubles in the batch and for other writers.
             text += " where (select true from {table} t where {same}) is null on conflict ({key}) do nothing"
-        done = await conn.execute(sql.SQL(text).format(same=self._same, **values))
+        done = await conn.execute(sql.SQL(text).format(**values))
         return _counted(rows, inserted=done.rowcount)
+
+    async def _update(
+        self, conn: AsyncConnection[Any], values: dict[str, sql.Composable], changing: Iterable[str], rows: int
+    ) -> Counts:
+        """Insert what is new, update what differs, and leave equal rows untouched: no dead rows, no triggers.
+
+        What is new is counted by a look before the insert, because a partitioned table has no xmax to return.
+        """
+        changes = (sql.SQL("{0} = excluded.{0}").format(sql.Identifier(column)) for column in changing)
+        statement = sql.SQL(
+            # of two rows with one key the last stands, as it would in two batches; one statement may not do both
+            "with last as materialized (select distinct on ({key}) {names} from {batch} order by {key}, ctid desc),"
+            " there as materialized (select count(*) as rows from last s"
+            " where (select true from {table} t where {same})),"
+            " written as (insert into {table} as t ({names}) overriding system value select {names} from last"
+            " on conflict ({key}) do update set {changes} where {differs} returning true)"
+            " select keys, keys - there.rows, (select count(*) from written)"
+            " from there, (select count(*) as keys from last) counted"
+        ).format(
+            changes=sql.SQL(", ").join(changes),
+            differs=sql.SQL(" or ").join(map(self._differs, changing)),
+            **values,
+        )
+        async with conn.cursor(row_factory=tuple_row) as cursor:
+            keys, inserted, written = await (await cursor.execute(statement)).fetchone() or (0, 0, 0)
+        # somebody else may insert or delete a key between the look and the insert: then one counts as the other
+        inserted = min(inserted, written)
+        return Counts(inserted=inserted, updated=rows - keys + written - inserted, skipped=keys - written)
+
+    def _differs(self, column: str) -> sql.Composed:
+        exact = self.facts.columns[column].kind in _EXACT
+        text = "t.{0} is distinct from excluded.{0}"
+        if not exact:  # also for types without equality, such as json and point
+            text = '(t.{0})::text collate "C" is distinct from (excluded.{0})::text collate "C"'
+        return sql.SQL(text).format(sql.Identifier(column))
 
     async def _merge_range(self, conn: AsyncConnection[Any], values: dict[str, sql.Composable], rows: int) -> Counts:
         """Sort out those that are there by one pass over the index, from the least key to the greatest: 0.6 us a row.
@@ -230,7 +182,7 @@ class Loader:
             " select (select count(*) from there), (select count(*) from written)"
         ).format(
             order=_names(self.facts.order), backwards=sql.SQL(", ").join(backwards), most=sql.Literal(2 * rows),
-            same=self._same, **values,
+            **values,
         )  # fmt: skip
         async with conn.cursor(row_factory=tuple_row) as cursor:
             there, inserted = await (await cursor.execute(statement)).fetchone() or (0, -1)
@@ -239,7 +191,7 @@ class Loader:
 
     @property
     def _same(self) -> sql.Composed:
-        same = (sql.SQL("t.{0} = s.{0}").format(sql.Identifier(column)) for column in self.table.key)
+        same = (sql.SQL("t.{0} = s.{0}").format(sql.Identifier(column)) for column in self.seed.key)
         return sql.SQL(" and ").join(same)
 
 
@@ -249,5 +201,5 @@ def _counted(rows: int, *, inserted: int) -> Counts:
     return Counts(inserted=inserted, skipped=rows - inserted)
 
 
-def _names(columns: Sequence[str]) -> sql.Composed:
+def _names(columns: Iterable[str]) -> sql.Composed:
     return sql.SQL(", ").join(map(sql.Identifier, columns))

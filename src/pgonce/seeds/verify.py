@@ -4,124 +4,169 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
-from psycopg import sql
-from psycopg.rows import tuple_row
+import psycopg
+from psycopg import Connection, postgres, sql
+from psycopg.rows import dict_row
 
 from pgonce.core.execute import Pool, connection
 from pgonce.seeds import rejects
-from pgonce.seeds.batch import Pace
+from pgonce.seeds.batch import BatchSizer
 from pgonce.seeds.calls import Counts, Cursor
-from pgonce.seeds.importer import Source, batches, formatter
-from pgonce.seeds.stream import ahead
-from pgonce.seeds.table_loader import Facts, Loader, Table, check
+from pgonce.seeds.columns import Column, Kind, TableFacts
+from pgonce.seeds.expected import RowReader
+from pgonce.seeds.importer import Source, batches
+from pgonce.seeds.seed import Seed
+from pgonce.seeds.stream import batches_of, prefetched
+from pgonce.seeds.table import check_table
+from pgonce.seeds.table_loader import TableLoader
 
-_SOURCE = "pg_temp.pgonce_source"
-# Row by row over the keys, then as sums over all of them: no order is needed, and a sum does not lose doubles as an XOR
-# would. Only rows with the key of a source's row count: the table may hold more.
+Sources: TypeAlias = Mapping[str | None, Source]
+_EXPECTED = sql.SQL("pg_temp.pgonce_expected")
+_COPY = sql.SQL("copy {} from stdin with (encoding 'UTF8')").format(_EXPECTED)
+_EXACT: frozenset[Kind] = frozenset({"boolean", "integer", "uuid"})
+# Every name is an alias or a number of ours: a table called "source" or a column called "n" cannot be taken for one.
+# Only rows with the key of a source's row are compared: other sources may have brought others.
 _COMPARE = """
-with source as (
-  select distinct on ({key}) {names} from pg_temp.pgonce_source order by {key}, ctid {order}
-), pairs as (
-  select row({wanted})::text as wanted, case when t.{first} is not null then row({found})::text end as found
-  from source s left join {table} t on {same}
+with pgonce_one as (
+  select distinct on ({key}) * from {expected} order by {key}, pgonce_number {order}
+), pgonce_pair as (
+  select e.*, t.{first} is not null as pgonce_found, {equal} as pgonce_equal
+  from pgonce_one e left join {table} t on {same}
 )
-select count(*), count(found), count(*) filter (where wanted = found),
-  sum(hashtextextended(wanted, 0)) filter (where found is not null)::text, sum(hashtextextended(found, 0))::text
-from pairs
+select count(*) as keys, count(*) filter (where pgonce_found) as found,
+  count(*) filter (where pgonce_found and pgonce_equal) as equal,
+  (select count(*) from {table}) - count(*) filter (where pgonce_found) as extra,
+  (array_agg(jsonb_build_array({key})) filter (where not (pgonce_found and pgonce_equal)))[1:5] as examples
+from pgonce_pair
 """
 
 
-def rehearse(pool: Pool, sources: Iterable[tuple[Source, Cursor | None]], table: Table, max_rejects: int) -> Counts:
-    """Import everything behind the cursors in one transaction, constraints and all, and roll it back.
+def rehearse(pool: Pool, sources: Iterable[tuple[Source, Cursor | None]], seed: Seed) -> Counts:
+    """Import everything after the cursors in one transaction, constraints and all, and roll it back.
 
     All partitions in the one: a key that two of them have is there already for the second, as it would be.
 
     Raises:
-        RowRejected: more than ``max_rejects`` rows were refused.
+        RowRejected: more than the seed's ``max_rejects`` rows were refused.
     """
     with connection(pool) as conn:
-        loader = Loader(table, check(conn, table))
-        make, pace = formatter(loader, conn), Pace()
-        total, last = Counts(), time.monotonic()
+        loader = TableLoader(seed, check_table(conn, seed))
+        sizer, total, last = BatchSizer(), Counts(), time.monotonic()
         with conn.transaction(force_rollback=True):
             loader.begin(conn)
             for source, cursor in sources:
                 before = total.seen
-                with ahead(batches(source, cursor, pace, make)) as (taken, want):
+                with prefetched(batches(loader, source, cursor, sizer, conn.adapters)) as (taken, want):
                     for batch in taken:
-                        batch.under_way = want
-                        room = max_rejects - total.rejected
+                        batch.on_first_bytes_sent = want
+                        room = seed.max_rejects - total.rejected
                         counts, _ = rejects.write(conn, loader, batch, seen=total.seen - before, room=room)
                         total += counts
-                        pace.took(batch.rows, time.monotonic() - last)
+                        sizer.record(batch.rows, time.monotonic() - last)
                         last = time.monotonic()
         return total
 
 
-def compare(pool: Pool, sources: Sequence[Source], table: Table, stored_rejects: int) -> dict[str, Any]:
-    """Read all of ``sources`` again and compare them with the table, in the database, where values have one form.
+def compare(pool: Pool, sources: Sources, seed: Seed, rejected: Mapping[str | None, set[int]]) -> dict[str, Any]:
+    """Read all of ``sources`` again and compare their values with the table's, in the database.
 
-    Returns:
-        The proof, as JSON: ``rows`` of the sources, ``keys`` among them, ``found`` in the table, ``equal`` ones, the
-        two checksums over those that were found, and ``ok``: all is equal, and no more is missing than was rejected.
+    Nothing is shared with the writer: a source that offers ``reread`` is read through the library of its format, and
+    psycopg writes the values, by its own dumpers, into a temporary table of the columns' types.
+
+    Args:
+        rejected: by partition the numbers, from 1, of the rows that are rejects: exactly these are left out.
     """
+    result: dict[str, Any] = {"rows": 0, "rejected": 0, "keys": 0, "found": 0, "equal": 0, "extra": 0, "examples": None}
     with connection(pool) as conn:
-        facts = check(conn, table)
-        copied = Loader(Table(_SOURCE, (), table.columns, "fail"), Facts(False, False, facts.arrays))
-        make, pace, total = formatter(copied, conn), Pace(), Counts()
-        columns: tuple[str, ...] = ()
+        facts = check_table(conn, seed)
         with conn.transaction(force_rollback=True):
-            for source in sources:
-                with ahead(batches(source, None, pace, make)) as (taken, want):
-                    for batch in taken:
-                        batch.under_way = want
-                        if not columns:
-                            columns = tuple(batch.columns)
-                            conn.execute(_like(table, columns))
-                        counts, _ = rejects.write(conn, copied, batch, seen=total.seen, room=batch.rows)
-                        total += counts
-            found: Any = (0, 0, 0, None, None)
-            if columns:
-                with conn.cursor(row_factory=tuple_row) as cursor:
-                    cursor.execute(_statement(table, columns))
-                    found = cursor.fetchone()
-    keys, there, equal, wanted, have = found
-    missing = keys - there + total.rejected
+            conn.execute("set local client_encoding = 'UTF8'")
+            reader: RowReader | None = None
+            try:
+                for partition, source in sources.items():
+                    reader = RowReader(seed, facts, source, rejected.get(partition, set()), reader)
+                    _copy(conn, facts.table, reader, source)
+                if reader and reader.columns:
+                    result |= _compared(conn, seed, facts, reader.columns)
+            except (psycopg.errors.DataError, psycopg.errors.IntegrityError, ValueError) as error:
+                # the source has a row now that is no reject and that the column cannot hold
+                result["error"] = f"{type(error).__name__} at or after row {reader.rows if reader else 0:,}"
+            if reader:
+                result |= {"rows": reader.rows, "rejected": reader.rejected}
+    different, missing = result["found"] - result["equal"], result["keys"] - result["found"]
     return {
-        "rows": total.seen,
-        "keys": keys,
-        "found": there,
-        "equal": equal,
-        "rejected": stored_rejects,
-        "checksum_source": wanted,
-        "checksum_table": have,
-        "ok": equal == there and wanted == have and missing <= stored_rejects,
+        **result,
+        "different": different,
+        "missing": missing,
+        "ok": not (different or missing or "error" in result),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
-def _like(table: Table, columns: tuple[str, ...]) -> sql.Composed:
-    text = "create temp table pgonce_source as select {} from {} with no data"
-    return sql.SQL(text).format(_names(columns), table.identifier)
+def _copy(conn: Connection[Any], table: sql.Identifier, reader: RowReader, source: Source) -> None:
+    """The rows of one source into the temporary table."""
+    reread = getattr(source, "reread", None)
+    stream = ((row, None) for row in reread()) if reread else source(None)
+    with prefetched(batches_of(stream, reader)) as (taken, want):
+        for rows in taken:
+            want()
+            if not reader.is_begun:
+                conn.execute(_like(table, reader.columns))
+                reader.is_begun = True
+            cursor = conn.cursor()
+            # psycopg's own dumpers, whatever the application has registered in their place
+            postgres.register_default_adapters(cursor.adapters)
+            with cursor, cursor.copy(_COPY) as copy:
+                for row in rows:
+                    copy.write_row(row)
 
 
-def _names(columns: tuple[str, ...], alias: str = "") -> sql.Composed:
-    return sql.SQL(", ").join(sql.Identifier(*filter(None, (alias, column))) for column in columns)
-
-
-def _statement(table: Table, columns: tuple[str, ...]) -> sql.Composed:
-    same = (sql.SQL("t.{0} = s.{0}").format(sql.Identifier(column)) for column in table.key)
-    return sql.SQL(_COMPARE).format(
-        table=table.identifier,
-        key=_names(tuple(table.key)),
-        first=sql.Identifier(table.key[0]),
-        names=_names(columns),
-        wanted=_names(columns, "s"),
-        found=_names(columns, "t"),
+def _compared(conn: Connection[Any], seed: Seed, facts: TableFacts, columns: tuple[str, ...]) -> dict[str, Any]:
+    conn.execute(sql.SQL("analyze {}").format(_EXPECTED))
+    places = _places(columns)
+    compared = [
+        column for column in map(facts.columns.__getitem__, columns)
+        # of a row that was there, an identity column is never updated
+        if column.name not in seed.key and not (column.written_by_server and seed.on_conflict == "update")
+    ]  # fmt: skip
+    same = (sql.SQL("t.{} = e.{}").format(sql.Identifier(column), places[column]) for column in seed.key)
+    equal = [_equal(column, places[column.name]) for column in compared]
+    statement = sql.SQL(_COMPARE).format(
+        expected=_EXPECTED,
+        table=facts.table,
+        key=sql.SQL(", ").join(places[column] for column in seed.key),
+        first=sql.Identifier(seed.key[0]),
         same=sql.SQL(" and ").join(same),
-        order=sql.SQL("desc" if table.on_conflict == "update" else "asc"),
+        equal=sql.SQL(" and ").join(equal) if equal else sql.SQL("true"),
+        order=sql.SQL("desc" if seed.on_conflict == "update" else "asc"),
     )
+    with conn.cursor(row_factory=dict_row) as cursor:
+        cursor.execute(statement)
+        return (cursor.fetchone()) or {}
+
+
+def _equal(column: Column, expected: sql.SQL) -> sql.Composed:
+    """Equal as texts: 1.0 and 1.00 are one number, and two texts may be equal under the column's collation."""
+    values = {"found": sql.Identifier(column.name), "expected": expected}
+    if column.kind in _EXACT:
+        return sql.SQL("t.{found} is not distinct from e.{expected}").format(**values)
+    text = 't.{found}::text collate "C" is not distinct from e.{expected}::text collate "C"'
+    if column.kind == "json" and column.type == "json":  # which keeps blanks and the order of keys
+        text = f"(case when {text} then true else t.{{found}}::jsonb is not distinct from e.{{expected}}::jsonb end)"
+    return sql.SQL(text).format(**values)
+
+
+def _places(columns: tuple[str, ...]) -> dict[str, sql.SQL]:
+    """The names of the columns in the temporary table."""
+    return {column: sql.SQL(f"c{number}") for number, column in enumerate(columns)}
+
+
+def _like(table: sql.Identifier, columns: tuple[str, ...]) -> sql.Composed:
+    """The temporary table: types, lengths and collations of the columns, under names of our own."""
+    names = [sql.SQL("{} as {}").format(sql.Identifier(name), place) for name, place in _places(columns).items()]
+    text = "create temp table pgonce_expected on commit drop as select {}, 0::bigint as pgonce_number from {} limit 0"
+    return sql.SQL(text).format(sql.SQL(", ").join(names), table)

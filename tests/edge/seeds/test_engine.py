@@ -190,7 +190,7 @@ def test_a_table_with_policies_takes_rows_from_a_role_that_is_subject_to_them(
             seeds = Seeds(pool)
             assert counts(run(seeds, numbers(12, n3="bad"), max_rejects=1)) == (11, 0, 0, 1)
             again = counts(run(seeds, numbers(13, n3="bad"), "t", on_conflict=on_conflict, max_rejects=1))
-        assert again == ((1, 11, 0, 1) if on_conflict == "update" else (1, 0, 11, 1))
+        assert again == (1, 0, 11, 1), "equal rows are not updated"
     finally:
         conn.execute(f"drop owned by {role}".encode())
         conn.execute(f"drop role {role}".encode())
@@ -216,7 +216,7 @@ def test_a_proof_holds_for_what_was_imported_and_fails_for_what_was_changed_late
     source.rows[9] = (5, "a double", "t5b")
     run(seeds, source, max_rejects=1)
     proof = seeds.verify("s", source, **OPTIONS)
-    assert (proof["ok"], proof["rows"], proof["keys"], proof["found"], proof["equal"]) == (True, 20, 19, 18, 18)
+    assert (proof["ok"], proof["rows"], proof["keys"], proof["found"], proof["equal"]) == (True, 20, 18, 18, 18)
     assert seeds.checkpoint("s").verified == proof  # type: ignore[union-attr]
     conn.execute("update things set note = 'other' where id = 7")
     assert not seeds.verify("s", source, **OPTIONS)["ok"]
@@ -264,7 +264,7 @@ def test_a_changed_source_stops_with_a_choice_and_a_grown_one_goes_on(seeds: See
     assert source.asked == [None, 9]
     source.rows.append((13, "x", "t13"))
     assert counts(run(seeds, source, accept_change=True)) == (14, 0, 0, 0)
-    assert counts(run(seeds, source, restart=True)) == (15, 0, 13, 0)
+    assert counts(run(seeds, source, restart=True)) == (1, 0, 13, 0)
 
 
 def test_a_generator_may_bring_a_fingerprint_of_its_own(seeds: Seeds, table: str) -> None:

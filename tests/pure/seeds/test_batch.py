@@ -8,19 +8,20 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgonce.seeds.batch import Pace, Packed, Packer, pack
+from pgonce.seeds.batch import Batch, BatchBuilder, BatchSizer, build_batches
 from pgonce.seeds.copy_format import TEXT
 from pgonce.seeds.copy_text import RowFormatter
+from tests.pure.seeds.columns import columns
 
 # a chapter's verses share its cursor; as many chapters as there are counts
 chapters = st.lists(st.integers(1, 6), min_size=1, max_size=12)
 
 
-def cut(rows: Iterable[tuple[Any, Any]], pace: Pace) -> list[Packed]:
-    return list(pack(rows, Packer(pace, lambda _: RowFormatter(["chapter", "verse"], ()))))
+def cut(rows: Iterable[tuple[Any, Any]], sizer: BatchSizer) -> list[Batch]:
+    return list(build_batches(rows, BatchBuilder(sizer, lambda _: RowFormatter(columns("chapter", "verse")))))
 
 
-def read(batches: Iterable[Packed]) -> list[tuple[int, ...]]:
+def read(batches: Iterable[Batch]) -> list[tuple[int, ...]]:
     """The rows that COPY would write."""
     lines = [line for batch in batches for line in TEXT.lines(b"".join(batch.parts))]
     return [tuple(int(value or "") for value in TEXT.values(line)) for line in lines]
@@ -31,23 +32,23 @@ def test_resuming_behind_any_batch_gives_exactly_the_rows_that_are_left(
     verses: list[int], size: int, data: st.DataObject
 ) -> None:
     rows = [((chapter, verse), chapter) for chapter, count in enumerate(verses) for verse in range(count)]
-    done = cut(rows, Pace(size))
+    done = cut(rows, BatchSizer(size))
     done = done[: data.draw(st.integers(1, len(done)))]
-    rest = cut([(row, chapter) for row, chapter in rows if chapter > done[-1].cursor], Pace(size))
+    rest = cut([(row, chapter) for row, chapter in rows if chapter > done[-1].cursor], BatchSizer(size))
     assert read([*done, *rest]) == [row for row, _ in rows]
 
 
 @given(chapters, st.lists(st.integers(1, 8), min_size=1))
 def test_a_size_that_changes_from_batch_to_batch_cuts_no_chapter_apart(verses: list[int], sizes: list[int]) -> None:
     rows = [((chapter, verse), chapter) for chapter, count in enumerate(verses) for verse in range(count)]
-    pace = Pace(sizes[0])
-    packer = Packer(pace, lambda _: RowFormatter(["chapter", "verse"], ()))
-    batches: list[Packed] = []
+    sizer = BatchSizer(sizes[0])
+    builder = BatchBuilder(sizer, lambda _: RowFormatter(columns("chapter", "verse")))
+    batches: list[Batch] = []
     for row, chapter in rows:
-        if batch := packer.add(row, chapter):
+        if batch := builder.add(row, chapter):
             batches.append(batch)
-            pace.fixed = sizes[len(batches) % len(sizes)]
-    if last := packer.finish():
+            sizer.fixed = sizes[len(batches) % len(sizes)]
+    if last := builder.finish():
         batches.append(last)
     assert read(batches) == [row for row, _ in rows]
     assert sum(batch.rows for batch in batches) == len(rows)
@@ -56,4 +57,4 @@ def test_a_size_that_changes_from_batch_to_batch_cuts_no_chapter_apart(verses: l
 
 
 def test_nothing_in_nothing_out() -> None:
-    assert cut([], Pace(1)) == []
+    assert cut([], BatchSizer(1)) == []

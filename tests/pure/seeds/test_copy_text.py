@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -13,65 +14,85 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgonce.errors import InvalidArgument
-from pgonce.seeds.batch import BYTES, LARGEST, SMALLEST, Pace, Packed, Packer, join_blocks, pack
+from pgonce.seeds.batch import BYTES, LARGEST, SMALLEST, Batch, BatchBuilder, BatchSizer, build_batches, join_blocks
+from pgonce.seeds.columns import Kind
 from pgonce.seeds.copy_format import TEXT
-from pgonce.seeds.copy_text import RowFormatter
+from pgonce.seeds.copy_text import RowFormatter, Unwritable
 from pgonce.seeds.source import CopyFormat
+from pgonce.seeds.value_text import JsonNumber
+from tests.pure.seeds.columns import column, columns, lines
 
 texts = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\\\t\n\r\b\fN."), max_size=12)
 values = st.none() | st.integers() | texts
 
 
-def formatter(*columns: str) -> RowFormatter:
-    return RowFormatter(columns or ("a", "b"), ())
+def formatter(*names: str) -> RowFormatter:
+    return RowFormatter(columns(*(names or ("a", "b"))))
 
 
 @given(st.lists(st.tuples(values, values), min_size=1, max_size=20))
 def test_what_is_written_is_read_back_value_by_value(rows: list[tuple[Any, Any]]) -> None:
-    data, refused = formatter().format(rows)
+    data, refused = lines(formatter(), rows)
     assert refused == []
     read = [tuple(TEXT.values(line)) for line in TEXT.lines(data)]
     assert read == [tuple(None if value is None else str(value) for value in row) for row in rows]
 
 
 @pytest.mark.parametrize(
-    ("value", "text"),
+    ("value", "kind", "text"),
     [
-        (None, b"\\N"), ("\\N", b"\\\\N"), ("a\rb", b"a\\rb"), (True, b"T"), (False, b"F"),
-        (1.5, b"1.5"), (float("inf"), b"inf"),
-        (Decimal("1.10"), b"1.10"), (b"\0\\", b"\\\\x005c"), ({"a": "\t"}, b'{"a": "\\\\t"}'), ([1, "x"], b'[1, "x"]'),
-        (dt.date(2026, 1, 2), b"2026-01-02"), (dt.time(1, 2), b"01:02:00"),
-        (dt.datetime(2026, 1, 2, 3, 4, tzinfo=dt.UTC), b"2026-01-02 03:04:00+00:00"),
-        (uuid.UUID(int=1), b"00000000-0000-0000-0000-000000000001"),
+        (None, "text", b"\\N"), ("\\N", "text", b"\\\\N"), ("a\rb", "text", b"a\\rb"),
+        (True, "boolean", b"T"), (False, "boolean", b"F"), (True, "text", b"true"), (False, "json", b"false"),
+        (1.5, "number", b"1.5"), (float("inf"), "number", b"inf"), (float("inf"), "text", b"Infinity"),
+        (2.0, "integer", b"2"), (2.5, "integer", b"2.5"), (Decimal("3.00"), "integer", b"3"),
+        (Decimal("1.10"), "number", b"1.10"), (Decimal("1.10"), "json", b"1.10"),
+        (b"\0\\", "bytea", b"\\\\x005c"), (b"\xc3\xa4", "text", "ä".encode()),
+        (uuid.UUID(int=1).bytes, "uuid", b"00000000-0000-0000-0000-000000000001"),
+        ({"a": "\t"}, "json", b'{"a": "\\\\t"}'), ([1, "x"], "text", b'[1, "x"]'),
+        ({"a": [Decimal("1.50"), dt.date(2026, 1, 2)]}, "json", b'{"a": [1.50, "2026-01-02"]}'),
+        (dt.date(2026, 1, 2), "other", b"2026-01-02"), (dt.time(1, 2), "other", b"01:02:00"),
+        (dt.date(2026, 1, 2), "json", b'"2026-01-02"'),
+        (dt.datetime(2026, 1, 2, 3, 4, tzinfo=dt.UTC), "other", b"2026-01-02 03:04:00+00:00"),
+        (dt.timedelta(days=-1, seconds=5), "interval", b"P-0DT-86395.000000S"),
+        (uuid.UUID(int=1), "uuid", b"00000000-0000-0000-0000-000000000001"),
+        (JsonNumber("1.10"), "number", b"1.10"), ({"a": JsonNumber("1.10")}, "json", b'{"a": 1.10}'),
     ],
 )  # fmt: skip
-def test_a_value_is_written_alike_beside_plain_and_beside_special_neighbours(value: Any, text: bytes) -> None:
-    assert formatter().format([(value, "x")]) == (text + b"\tx\n", [])
-    assert formatter().format([(value, "\t")]) == (text + b"\t\\t\n", [])
+def test_a_value_is_written_alike_beside_plain_and_beside_special_neighbours(
+    value: Any, kind: Kind, text: bytes
+) -> None:
+    made = RowFormatter([column("a", kind), column("b")])
+    assert lines(made, [(value, "x")]) == (text + b"\tx\n", [])
+    assert lines(made, [(value, "\t")]) == (text + b"\t\\t\n", [])
+    assert lines(made, [(None, "x"), (value, "x"), ("\ud800", "x")]) == (b"\\N\tx\n" + text + b"\tx\n", [2])
 
 
 def test_a_list_is_an_array_only_in_a_column_of_arrays() -> None:
-    assert RowFormatter(("a", "b"), {"a"}).format([([1, 2], [1, 2])])[0] == b"{1,2}\t[1, 2]\n"
+    array = column("a", "array", element=column("a", "integer"))
+    made = RowFormatter([array, column("b", "json")])
+    assert lines(made, [([1, None], [1, 2])])[0] == b'{"1",NULL}\t[1, 2]\n'
 
 
 def test_a_row_without_a_text_is_refused_alone_and_its_value_is_not_in_the_reason() -> None:
-    data, refused = formatter().format([("a", 1), ("\ud800", 2), ("c", object()), ("d", 4)])
+    data, refused = lines(formatter(), [("a", 1), ("\ud800", 2), ("c", object()), ("d", 4)])
     assert data == b"a\t1\nd\t4\n"
-    assert [bad.index for bad in refused] == [1, 2]
+    assert refused == [1, 2]
+    with pytest.raises(Unwritable, match=r"^list has no form in column a \(integer\)$"):
+        RowFormatter([column("a", "integer")]).take((["secret"],))
 
 
 @pytest.mark.parametrize("row", [("a",), ("a", "b", "c"), {"a": 1}, {"a": 1, "c": 2}])
 def test_a_row_of_other_columns_is_an_error_of_the_source(row: Any) -> None:
     with pytest.raises(InvalidArgument):
-        formatter().format([{"a": 1, "b": 2} if isinstance(row, dict) else ("a", "b"), row])
+        lines(formatter(), [{"a": 1, "b": 2} if isinstance(row, dict) else ("a", "b"), row])
 
 
 # Batches -------------------------------------------------------------------------------------------------------------
 
 
-def packed(cursors: list[Any], size: int) -> list[Packed]:
+def packed(cursors: list[Any], size: int) -> list[Batch]:
     rows = (((number, "x"), cursor) for number, cursor in enumerate(cursors))
-    return list(pack(rows, Packer(Pace(size), lambda _: formatter())))
+    return list(build_batches(rows, BatchBuilder(BatchSizer(size), lambda _: formatter())))
 
 
 @given(st.lists(st.sampled_from([0, 1, "a", {"chapter": 1}, ["x"]]), max_size=60), st.integers(1, 9))
@@ -92,9 +113,53 @@ def test_batches_hold_every_row_once_in_order_and_end_only_where_the_cursor_chan
 
 
 def test_rows_of_a_megabyte_end_a_batch_after_a_few() -> None:
-    batches = list(pack(((("x" * 1_000_000, 1), n) for n in range(12)), Packer(Pace(50_000), lambda _: formatter())))
+    batches = list(
+        build_batches(
+            ((("x" * 1_000_000, 1), n) for n in range(12)), BatchBuilder(BatchSizer(50_000), lambda _: formatter())
+        )
+    )
     assert max(sum(map(len, batch.parts)) for batch in batches) <= BYTES + 2_000_000
     assert sum(batch.rows for batch in batches) == 12
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), values, st.lists(st.integers(), max_size=3)), max_size=40))
+def test_a_source_may_use_its_row_its_values_and_its_cursor_again(rows: list[tuple[int, Any, list[int]]]) -> None:
+    def anew() -> Iterator[tuple[Any, Any]]:
+        for cursor, first, second in rows:
+            yield {"a": first, "b": list(second)}, {"at": cursor, "deep": [cursor]}
+
+    def again() -> Iterator[tuple[Any, Any]]:
+        row: dict[str, Any] = {"b": []}
+        cursor: dict[str, Any] = {"deep": [None]}
+        for at, first, second in rows:
+            row["a"] = first
+            row["b"][:] = second
+            cursor["at"] = cursor["deep"][0] = at
+            yield row, cursor
+
+    def batches(source: Iterator[Any]) -> list[Batch]:
+        return list(build_batches(source, BatchBuilder(BatchSizer(3), lambda _: formatter())))
+
+    assert batches(again()) == batches(anew())
+
+
+@pytest.mark.parametrize("make", [list, bytearray, lambda values: array("b", values)])
+def test_a_sequence_that_is_used_again_is_copied_too(make: Any) -> None:
+    def again() -> Iterator[tuple[Any, int]]:
+        row = make([0, 0])
+        for number in range(100):
+            row[0] = row[1] = number
+            yield row, number
+
+    batches = build_batches(again(), BatchBuilder(BatchSizer(7), lambda _: formatter()))
+    data = b"".join(part for batch in batches for part in batch.parts)
+    assert data == b"".join(b"%d\t%d\n" % (number, number) for number in range(100))
+
+
+def test_rows_that_share_one_cursor_for_ever_are_refused_before_they_fill_the_memory() -> None:
+    rows = ((("x" * 1_000_000, 1), {"the": "same"}) for _ in range(1000))
+    with pytest.raises(InvalidArgument, match=r'cursor \{"the": "same"\}.*changes more often'):
+        list(build_batches(rows, BatchBuilder(BatchSizer(), lambda _: formatter())))
 
 
 def test_ready_blocks_are_joined_to_batches_and_never_cut() -> None:
@@ -105,31 +170,31 @@ def test_ready_blocks_are_joined_to_batches_and_never_cut() -> None:
         def copy_blocks(self, cursor: Any) -> Any:
             yield from ((b"1\n" * 4, 4, number) for number in range(cursor, 5))
 
-    batches = list(join_blocks(Blocks(), 0, Pace(7)))
+    batches = list(join_blocks(Blocks(), 0, BatchSizer(7)))
     assert [(batch.rows, batch.cursor) for batch in batches] == [(8, 1), (8, 3), (4, 4)]
 
 
 def test_a_batch_grows_while_it_is_quick_and_shrinks_when_it_is_slow() -> None:
-    pace = Pace()
+    sizer = BatchSizer()
     for _ in range(20):
-        pace.took(pace.size, 0.01)
-    assert pace.size == LARGEST
-    pace.took(pace.size, 2.0)
-    assert pace.size == LARGEST // 2
+        sizer.record(sizer.size, 0.01)
+    assert sizer.size == LARGEST
+    sizer.record(sizer.size, 2.0)
+    assert sizer.size == LARGEST // 2
     for _ in range(20):
-        pace.took(pace.size, 60.0)
-    assert pace.size == SMALLEST
+        sizer.record(sizer.size, 60.0)
+    assert sizer.size == SMALLEST
 
 
 def test_a_batch_of_a_given_size_keeps_it() -> None:
-    pace = Pace(7)
-    pace.took(7, 0.001)
-    assert pace.size == 7
+    sizer = BatchSizer(7)
+    sizer.record(7, 0.001)
+    assert sizer.size == 7
 
 
 def test_a_limit_bounds_the_batch_and_asks_for_the_time_that_is_missing() -> None:
-    pace = Pace(5000, limit=100)
-    assert pace.size == 100
-    assert pace.pause(300, 1.0) == 2.0
-    assert pace.pause(300, 9.0) == 0.0
-    assert Pace(5000).pause(10**9, 0.1) == 0.0
+    sizer = BatchSizer(5000, limit=100)
+    assert sizer.size == 100
+    assert sizer.pause(300, 1.0) == 2.0
+    assert sizer.pause(300, 9.0) == 0.0
+    assert BatchSizer(5000).pause(10**9, 0.1) == 0.0

@@ -7,7 +7,7 @@ do $$
 declare
   r record;
   v_tables text := 'webhook_events, cron_job_runs, seed_checkpoints, pgonce_migrations, '
-    'pgonce_job_retries, pgonce_job_schedules, pgonce_job_stats, pgonce_job_overlaps, pgonce_job_missed, pgonce_seed_rejects, pgonce_seed_partitions, pgonce_alerts, pgonce_alert_channels, '
+    'pgonce_job_retries, pgonce_job_schedules, pgonce_job_stats, pgonce_job_overlaps, pgonce_job_missed, pgonce_seed_rejects, pgonce_seed_partitions, pgonce_seed_batches, pgonce_alerts, pgonce_alert_channels, '
     'pgonce_processes, pgonce_live_processes';
   v_shut text;
 begin

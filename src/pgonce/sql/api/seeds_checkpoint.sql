@@ -1,29 +1,34 @@
 -- seed_checkpoints: where an import stands. Rows and checkpoint are written in one transaction.
 --
 -- transitions
--- from        | verb              | to          | because
--- absent      | get_checkpoint    | absent      | no row: begin at the start
--- in_progress | get_checkpoint    | in_progress | resume behind last_checkpoint
--- complete    | get_checkpoint    | complete    | a look changes nothing
--- failed      | get_checkpoint    | failed      | resume behind last_checkpoint
--- absent      | update_checkpoint | in_progress | the first batch makes the row
--- in_progress | update_checkpoint | in_progress | counters add up
--- complete    | update_checkpoint | in_progress | it starts again
--- failed      | update_checkpoint | in_progress | the resume got on
--- absent      | pgonce_advance_seed      | in_progress | the first batch (number 0) makes the row
--- in_progress | pgonce_advance_seed      | in_progress | the expected batch
--- complete    | pgonce_advance_seed      | in_progress | it starts again
--- failed      | pgonce_advance_seed      | in_progress | the resume got on
--- repeated    | pgonce_advance_seed      | none        | this batch has landed already: no row, nothing changes
--- lost        | pgonce_advance_seed      | PT409       | the runner was taken over: roll back
--- absent      | complete_seed     | complete    | an import without a row
--- in_progress | complete_seed     | complete    | the end
--- complete    | complete_seed     | complete    | repeated after a lost answer
--- failed      | complete_seed     | complete    | the resume found nothing left to do
--- absent      | fail_seed         | failed      | it failed before its first batch
--- in_progress | fail_seed         | failed      | the checkpoint stays: the next run resumes there
--- complete    | fail_seed         | complete    | a late failure does not unmake a finished import
--- failed      | fail_seed         | failed      | the newest reason stands
+-- from        | verb                | to          | because
+-- absent      | get_checkpoint      | absent      | no row: begin at the start
+-- in_progress | get_checkpoint      | in_progress | resume after last_checkpoint
+-- complete    | get_checkpoint      | complete    | reading changes nothing
+-- failed      | get_checkpoint      | failed      | resume after last_checkpoint
+-- absent      | update_checkpoint   | in_progress | the first batch makes the row
+-- in_progress | update_checkpoint   | in_progress | counters add up
+-- complete    | update_checkpoint   | in_progress | it starts again
+-- failed      | update_checkpoint   | in_progress | the resume made progress
+-- absent      | pgonce_advance_seed | in_progress | the first batch (number 0) makes the row
+-- in_progress | pgonce_advance_seed | in_progress | the expected batch
+-- complete    | pgonce_advance_seed | in_progress | it starts again
+-- failed      | pgonce_advance_seed | in_progress | the resume made progress
+-- repeated    | pgonce_advance_seed | none        | this batch was committed already: no row, nothing changes
+-- lost        | pgonce_advance_seed | PT409       | the runner was replaced: roll back
+-- absent      | pgonce_restart_seed | in_progress | the row is made, so that a resume finds this start
+-- in_progress | pgonce_restart_seed | in_progress | cursor, counters and rejects begin anew
+-- complete    | pgonce_restart_seed | in_progress | cursor, counters and rejects begin anew
+-- failed      | pgonce_restart_seed | in_progress | cursor, counters and rejects begin anew
+-- lost        | pgonce_restart_seed | PT409       | the runner was replaced: roll back
+-- absent      | complete_seed       | complete    | an import without a row
+-- in_progress | complete_seed       | complete    | the end
+-- complete    | complete_seed       | complete    | repeated after a lost answer
+-- failed      | complete_seed       | complete    | the resume found nothing left to do
+-- absent      | fail_seed           | failed      | it failed before its first batch
+-- in_progress | fail_seed           | failed      | the checkpoint stays: the next run resumes there
+-- complete    | fail_seed           | complete    | a late failure does not undo a finished import
+-- failed      | fail_seed           | failed      | the newest reason is kept
 
 create or replace function pgonce_check_seed_arguments(p_seed_name text, p_rows_inserted integer, p_rows_skipped integer) returns void
 language plpgsql immutable set search_path from current as $$
@@ -37,6 +42,34 @@ end $$;
 comment on function pgonce_check_seed_arguments(text, integer, integer) is
   'pgonce: raises 22023 for an empty seed name and for negative counts.';
 
+create or replace function pgonce_check_seed_batch(p_batch bigint, p_last_checkpoint jsonb) returns void
+language plpgsql immutable set search_path from current as $$
+begin
+  if p_last_checkpoint is null or p_last_checkpoint = 'null' then
+    raise sqlstate '22023' using message = 'the checkpoint must not be null', hint = 'pass the cursor of the last row that is done';
+  elsif p_batch is null or p_batch < 0 then
+    raise sqlstate '22023' using message = 'the batch number must not be negative or null';
+  end if;
+end $$;
+comment on function pgonce_check_seed_batch(bigint, jsonb) is
+  'pgonce: raises 22023 for a checkpoint that is null and for a batch number that is negative or null.';
+
+create or replace function pgonce_add_count(p_count integer, p_more integer) returns integer
+language sql immutable set search_path from current as $$
+  select least(p_count::bigint + p_more, 2147483647)::integer
+$$;
+comment on function pgonce_add_count(integer, integer) is
+  'pgonce: the sum, or 2147483647 where it is larger than an integer; the total_ columns are exact.';
+
+create or replace function pgonce_note_batch(p_seed_name text, p_partition text, p_batch bigint, p_rows bigint) returns void
+language sql set search_path from current as $$
+  insert into pgonce_seed_batches (seed_name, partition, slot, batch, rows) values (p_seed_name, p_partition, p_batch % 60, p_batch, p_rows)
+  on conflict (seed_name, partition, slot) do update
+  set batch = excluded.batch, rows = excluded.rows, committed_at = excluded.committed_at
+$$;
+comment on function pgonce_note_batch(text, text, bigint, bigint) is
+  'pgonce: notes when a batch was committed; the last 60 of each seed and partition are kept.';
+
 create or replace function get_checkpoint(p_seed_name text) returns setof seed_checkpoints
 language sql stable set search_path from current as $$
   select * from seed_checkpoints where seed_name = p_seed_name
@@ -49,19 +82,22 @@ returns setof seed_checkpoints
 language plpgsql set search_path from current as $$
 begin
   perform pgonce_check_seed_arguments(p_seed_name, p_rows_inserted, p_rows_skipped);
-  if p_last_checkpoint is null or p_last_checkpoint = 'null' then
-    raise sqlstate '22023' using message = 'the checkpoint must not be null', hint = 'pass the cursor of the last row that is done';
-  end if;
+  perform pgonce_check_seed_batch(0, p_last_checkpoint);
   return query
-    insert into seed_checkpoints as s (seed_name, last_checkpoint, rows_inserted, rows_skipped, rows_seen, batch)
-    values (p_seed_name, p_last_checkpoint, p_rows_inserted, p_rows_skipped, p_rows_inserted::bigint + p_rows_skipped, 1)
+    insert into seed_checkpoints as s (
+      seed_name, last_checkpoint, rows_inserted, rows_skipped, rows_seen, total_inserted, total_skipped, batch)
+    values (p_seed_name, p_last_checkpoint, p_rows_inserted, p_rows_skipped, p_rows_inserted::bigint + p_rows_skipped,
+      p_rows_inserted, p_rows_skipped, 1)
     on conflict (seed_name) do update
     set last_checkpoint = excluded.last_checkpoint,
-        rows_inserted   = s.rows_inserted + excluded.rows_inserted,
-        rows_skipped    = s.rows_skipped + excluded.rows_skipped,
+        rows_inserted   = pgonce_add_count(s.rows_inserted, excluded.rows_inserted),
+        rows_skipped    = pgonce_add_count(s.rows_skipped, excluded.rows_skipped),
         rows_seen       = s.rows_seen + excluded.rows_seen,
+        total_inserted  = s.total_inserted + excluded.rows_inserted,
+        total_skipped   = s.total_skipped + excluded.rows_skipped,
         batch           = s.batch + 1,
         verified        = null,
+        target          = null,
         started_at      = case when s.status = 'complete' then clock_timestamp() else s.started_at end,
         last_updated_at = clock_timestamp(),
         status = 'in_progress', error_message = null, completed_at = null
@@ -74,18 +110,15 @@ comment on function update_checkpoint(text, jsonb, integer, integer) is
 create or replace function pgonce_advance_seed(
   p_seed_name text, p_run_id uuid, p_batch bigint, p_last_checkpoint jsonb,
   p_rows_inserted integer default 0, p_rows_skipped integer default 0, p_rows_updated integer default 0,
-  p_rows_rejected integer default 0, p_fingerprint jsonb default null)
+  p_rows_rejected integer default 0, p_fingerprint jsonb default null, p_target jsonb default null)
 returns setof seed_checkpoints
 language plpgsql set search_path from current as $$
+declare
+  v_rows bigint := p_rows_inserted::bigint + p_rows_skipped + p_rows_updated + p_rows_rejected;
 begin
   perform pgonce_check_seed_arguments(p_seed_name, p_rows_inserted, p_rows_skipped);
   perform pgonce_check_seed_arguments(p_seed_name, p_rows_updated, p_rows_rejected);
-  if p_last_checkpoint is null or p_last_checkpoint = 'null' then
-    raise sqlstate '22023' using message = 'the checkpoint must not be null', hint = 'pass the cursor of the last row that is done';
-  end if;
-  if p_batch is null or p_batch < 0 then
-    raise sqlstate '22023' using message = 'the batch number must not be negative or null';
-  end if;
+  perform pgonce_check_seed_batch(p_batch, p_last_checkpoint);
   if p_batch = 0 then
     insert into seed_checkpoints (seed_name) values (p_seed_name) on conflict (seed_name) do nothing;
   end if;
@@ -94,13 +127,18 @@ begin
   return query
     update seed_checkpoints
     set last_checkpoint = p_last_checkpoint,
-        rows_inserted   = rows_inserted + p_rows_inserted,
-        rows_skipped    = rows_skipped + p_rows_skipped,
+        rows_inserted   = pgonce_add_count(rows_inserted, p_rows_inserted),
+        rows_skipped    = pgonce_add_count(rows_skipped, p_rows_skipped),
         rows_updated    = rows_updated + p_rows_updated,
         rows_rejected   = rows_rejected + p_rows_rejected,
-        rows_seen       = rows_seen + p_rows_inserted::bigint + p_rows_skipped + p_rows_updated + p_rows_rejected,
+        rows_seen       = rows_seen + v_rows,
+        total_inserted  = total_inserted + p_rows_inserted,
+        total_skipped   = total_skipped + p_rows_skipped,
+        total_updated   = total_updated + p_rows_updated,
+        total_rejected  = total_rejected + p_rows_rejected,
         batch           = batch + 1,
         fingerprint     = p_fingerprint,
+        target          = p_target,
         verified        = null,
         started_at      = case when status = 'complete' then clock_timestamp() else started_at end,
         last_updated_at = clock_timestamp(),
@@ -110,15 +148,37 @@ begin
   if not found then
     return;
   end if;
+  perform pgonce_note_batch(p_seed_name, '', p_batch, v_rows);
   if not beat_job_run(p_run_id) then  -- the fence, last of all
     raise sqlstate 'PT409' using message = format('the import %s was taken over by another runner', p_seed_name),
       hint = 'this batch is rolled back; the other runner goes on from the last checkpoint';
   end if;
 end $$;
-comment on function pgonce_advance_seed(text, uuid, bigint, jsonb, integer, integer, integer, integer, jsonb) is
+comment on function pgonce_advance_seed(text, uuid, bigint, jsonb, integer, integer, integer, integer, jsonb, jsonb) is
   'pgonce: update_checkpoint for the holder of run p_run_id, only if p_batch batches have been committed so far; it counts updated and '
-  'rejected rows as well, and keeps the source''s fingerprint. No row = this batch has landed already: roll back and read the '
-  'checkpoint. PT409 = the run was taken over: roll back.';
+  'rejected rows as well, and keeps the source''s fingerprint and what identifies the table. No row = this batch was committed already: '
+  'roll back and read the checkpoint. PT409 = the run was taken over: roll back.';
+
+create or replace function pgonce_restart_seed(p_seed_name text, p_run_id uuid) returns setof seed_checkpoints
+language plpgsql set search_path from current as $$
+begin
+  perform pgonce_check_seed_arguments(p_seed_name, 0, 0);
+  delete from pgonce_seed_rejects where seed_name = p_seed_name;
+  return query
+    insert into seed_checkpoints as s (seed_name) values (p_seed_name)
+    on conflict (seed_name) do update
+    set last_checkpoint = '{}', rows_inserted = 0, rows_skipped = 0, rows_updated = 0, rows_rejected = 0, rows_seen = 0,
+        batch = s.batch + 1, fingerprint = null, target = null, verified = null,
+        started_at = clock_timestamp(), last_updated_at = clock_timestamp(),
+        status = 'in_progress', error_message = null, completed_at = null
+    returning s.*;
+  if not beat_job_run(p_run_id) then  -- the fence, last of all
+    raise sqlstate 'PT409' using message = format('the import %s was taken over by another runner', p_seed_name);
+  end if;
+end $$;
+comment on function pgonce_restart_seed(text, uuid) is
+  'pgonce: lets the import begin at the start, for the holder of run p_run_id: cursor, counters and rejects begin anew, the total_ '
+  'columns go on, the rows in the table stay. Returns the row. PT409 = the run was taken over: roll back.';
 
 create or replace function complete_seed(p_seed_name text) returns setof seed_checkpoints
 language plpgsql set search_path from current as $$

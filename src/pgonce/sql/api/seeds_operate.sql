@@ -2,15 +2,23 @@
 -- A seed is "running" while a run of job seed_runner with its name as key (or "name/partition") shows signs of life.
 --
 -- transitions
--- from    | verb              | to      | because
--- absent  | pgonce_reject_seed_rows  | stored  | with its cursor, row and reason
--- stored  | pgonce_resolve_reject    | absent  | it fits now: its count moves from rejected to inserted, updated or skipped
--- absent  | pgonce_resolve_reject    | false   | somebody has resolved it already
--- running | pgonce_pause_seed        | paused  | the runner stops behind its batch
--- idle    | pgonce_pause_seed        | paused  | the next run does not begin
--- paused  | pgonce_resume_seed       | idle    | the next run goes on at the checkpoint
--- idle    | pgonce_reset_seed        | absent  | checkpoint, partitions and rejects go; the rows in the table stay
--- running | pgonce_reset_seed        | PT409   | it is at work
+-- from    | verb                    | to      | because
+-- absent  | pgonce_reject_seed_rows | stored  | with its cursor, row and reason
+-- stored  | pgonce_reject_seed_rows | stored  | the same row of another batch is a reject of its own
+-- stored  | pgonce_resolve_reject   | absent  | it fits now: its count moves from rejected to inserted, updated or skipped
+-- absent  | pgonce_resolve_reject   | false   | it was resolved already
+-- unknown | pgonce_pause_seed       | PT404   | it has never run, and no runner is at work on it
+-- running | pgonce_pause_seed       | paused  | the runner stops after its batch
+-- idle    | pgonce_pause_seed       | paused  | the next run does not begin
+-- paused  | pgonce_pause_seed       | paused  | since the first time
+-- unknown | pgonce_resume_seed      | PT404   | it has never run
+-- running | pgonce_resume_seed      | running | it was not paused: nothing changes
+-- idle    | pgonce_resume_seed      | idle    | it was not paused: nothing changes
+-- paused  | pgonce_resume_seed      | idle    | the next run resumes at the checkpoint
+-- unknown | pgonce_reset_seed       | false   | there is nothing to forget
+-- running | pgonce_reset_seed       | PT409   | it is at work
+-- idle    | pgonce_reset_seed       | unknown | checkpoint, partitions and rejects go; the rows in the table stay
+-- paused  | pgonce_reset_seed       | unknown | the pause goes with the checkpoint
 
 create or replace function pgonce_reject_seed_rows(p_seed_name text, p_rejects jsonb, p_partition text default '') returns bigint
 language plpgsql set search_path from current as $$
@@ -25,12 +33,18 @@ comment on function pgonce_reject_seed_rows(text, jsonb, text) is
   'pgonce: keeps rows that the table refused; p_rejects is an array of {row_number, cursor, row, line, sqlstate, error}. Returns how many '
   'the seed has now. Call it in the transaction that writes the good rows.';
 
+create or replace function pgonce_count_rejects(p_seed_name text) returns bigint
+language sql stable set search_path from current as $$
+  select count(*) from pgonce_seed_rejects where seed_name = p_seed_name
+$$;
+comment on function pgonce_count_rejects(text) is 'pgonce: how many rejected rows the seed has, those of its partitions included.';
+
 create or replace function pgonce_get_rejects(p_seed_name text, p_after bigint default 0, p_limit integer default 1000)
 returns setof pgonce_seed_rejects
 language sql stable set search_path from current as $$
   select * from pgonce_seed_rejects where seed_name = p_seed_name and id > p_after order by id limit p_limit
 $$;
-comment on function pgonce_get_rejects(text, bigint, integer) is 'pgonce: the seed''s rejected rows behind id p_after, oldest first.';
+comment on function pgonce_get_rejects(text, bigint, integer) is 'pgonce: the seed''s rejected rows after id p_after, oldest first.';
 
 create or replace function pgonce_resolve_reject(
   p_id bigint, p_rows_inserted integer default 0, p_rows_skipped integer default 0, p_rows_updated integer default 0)
@@ -42,17 +56,21 @@ begin
   delete from pgonce_seed_rejects where id = p_id returning * into r;
   if not found then return false; end if;
   update seed_checkpoints
-  set rows_rejected = rows_rejected - 1, rows_inserted = rows_inserted + p_rows_inserted,
-      rows_skipped = rows_skipped + p_rows_skipped, rows_updated = rows_updated + p_rows_updated, last_updated_at = clock_timestamp()
+  set rows_rejected = rows_rejected - 1, rows_inserted = pgonce_add_count(rows_inserted, p_rows_inserted),
+      rows_skipped = pgonce_add_count(rows_skipped, p_rows_skipped), rows_updated = rows_updated + p_rows_updated,
+      total_rejected = total_rejected - 1, total_inserted = total_inserted + p_rows_inserted,
+      total_skipped = total_skipped + p_rows_skipped, total_updated = total_updated + p_rows_updated, last_updated_at = clock_timestamp()
   where seed_name = r.seed_name;
   update pgonce_seed_partitions
-  set rows_rejected = rows_rejected - 1, rows_inserted = rows_inserted + p_rows_inserted,
-      rows_skipped = rows_skipped + p_rows_skipped, rows_updated = rows_updated + p_rows_updated, last_updated_at = clock_timestamp()
+  set rows_rejected = rows_rejected - 1, rows_inserted = pgonce_add_count(rows_inserted, p_rows_inserted),
+      rows_skipped = pgonce_add_count(rows_skipped, p_rows_skipped), rows_updated = rows_updated + p_rows_updated,
+      total_rejected = total_rejected - 1, total_inserted = total_inserted + p_rows_inserted,
+      total_skipped = total_skipped + p_rows_skipped, total_updated = total_updated + p_rows_updated, last_updated_at = clock_timestamp()
   where seed_name = r.seed_name and partition = r.partition;
   return true;
 end $$;
 comment on function pgonce_resolve_reject(bigint, integer, integer, integer) is
-  'pgonce: a rejected row has found its way into the table: it is no longer one, and the seed''s counts say so. false = resolved already. '
+  'pgonce: a rejected row was written to the table after all, or its key is there by now: it is no longer one, and the seed''s counts say so. false = resolved already. '
   'Call it in the transaction that writes the row.';
 
 create or replace function pgonce_get_runners(p_seed_name text) returns table (run_id uuid, key text, scope jsonb, alive boolean)
@@ -67,13 +85,18 @@ create or replace function pgonce_pause_seed(p_seed_name text) returns setof see
 language plpgsql set search_path from current as $$
 begin
   perform pgonce_check_seed_arguments(p_seed_name, 0, 0);
+  -- the first run has a runner before it has a checkpoint
+  insert into seed_checkpoints (seed_name) select p_seed_name where exists (select from pgonce_get_runners(p_seed_name) where alive)
+  on conflict (seed_name) do nothing;
   return query
-    insert into seed_checkpoints as s (seed_name, paused_at) values (p_seed_name, clock_timestamp())
-    on conflict (seed_name) do update set paused_at = coalesce(s.paused_at, excluded.paused_at)
-    returning s.*;
+    update seed_checkpoints set paused_at = coalesce(paused_at, clock_timestamp()) where seed_name = p_seed_name returning *;
+  if not found then
+    raise sqlstate 'PT404' using message = format('there is no seed %s', p_seed_name), hint = 'it has never run';
+  end if;
 end $$;
 comment on function pgonce_pause_seed(text) is
-  'pgonce: asks the seed''s runner to stop behind its batch, and keeps it from running until pgonce_resume_seed. Returns the seed''s row.';
+  'pgonce: asks the seed''s runner to stop after its batch, and keeps it from running until pgonce_resume_seed. Returns the seed''s row. '
+  'PT404 = it has never run.';
 
 create or replace function pgonce_resume_seed(p_seed_name text) returns setof seed_checkpoints
 language plpgsql set search_path from current as $$
@@ -84,12 +107,6 @@ begin
   end if;
 end $$;
 comment on function pgonce_resume_seed(text) is 'pgonce: takes pgonce_pause_seed back; the next run goes on at the checkpoint. Returns the seed''s row.';
-
-create or replace function pgonce_forget_rejects(p_seed_name text) returns bigint
-language sql set search_path from current as $$
-  with gone as (delete from pgonce_seed_rejects where seed_name = p_seed_name returning 1) select count(*) from gone
-$$;
-comment on function pgonce_forget_rejects(text) is 'pgonce: drops the seed''s rejected rows, because it begins at the start and will meet them again.';
 
 create or replace function pgonce_reset_seed(p_seed_name text) returns boolean
 language plpgsql set search_path from current as $$
@@ -102,7 +119,8 @@ begin
     raise sqlstate 'PT409' using message = format('run %s is at work on the seed %s', v_run, p_seed_name),
       hint = 'pause it first, or wait until it has ended';
   end if;
-  perform pgonce_forget_rejects(p_seed_name);
+  delete from pgonce_seed_rejects where seed_name = p_seed_name;
+  delete from pgonce_seed_batches where seed_name = p_seed_name;
   delete from pgonce_seed_partitions where seed_name = p_seed_name;
   delete from seed_checkpoints where seed_name = p_seed_name;
   return found;
@@ -127,8 +145,14 @@ begin
   return true;
 end $$;
 comment on function pgonce_release_runner(uuid) is
-  'pgonce: for a caller who knows that the run''s process has ended: closes it as failed at once, and not after its window. '
+  'pgonce: for a caller that knows that the run''s process has ended: closes it as failed at once, and not after its window. '
   'false = it is not running, or a transaction of it is still at work.';
+
+create or replace function pgonce_set_seed_total(p_seed_name text, p_rows_total bigint) returns void
+language sql set search_path from current as $$
+  update seed_checkpoints set rows_total = p_rows_total where seed_name = p_seed_name and rows_total is distinct from p_rows_total
+$$;
+comment on function pgonce_set_seed_total(text, bigint) is 'pgonce: how many rows the seed''s source says it holds; null where it does not know.';
 
 create or replace function pgonce_get_seeds() returns setof seed_checkpoints
 language sql stable set search_path from current as $$

@@ -3,22 +3,46 @@
 -- that two parts wait for each other only as long as a commit takes.
 --
 -- transitions
--- from        | verb               | to          | because
+-- from        | verb                      | to          | because
 -- absent      | pgonce_begin_partitions   | in_progress | a part that is new
 -- in_progress | pgonce_begin_partitions   | in_progress | it stays where it is
 -- complete    | pgonce_begin_partitions   | complete    | it is done
+-- failed      | pgonce_begin_partitions   | failed      | it resumes at its next batch
+-- absent      | pgonce_advance_partition  | PT404       | it was not begun
 -- in_progress | pgonce_advance_partition  | in_progress | the expected batch
--- repeated    | pgonce_advance_partition  | none        | this batch has landed already
--- lost        | pgonce_advance_partition  | PT409       | the runner was taken over: roll back
+-- complete    | pgonce_advance_partition  | in_progress | it starts again, and the seed with it
+-- failed      | pgonce_advance_partition  | in_progress | the resume made progress
+-- repeated    | pgonce_advance_partition  | none        | this batch was committed already
+-- lost        | pgonce_advance_partition  | PT409       | the runner was replaced: roll back
+-- absent      | pgonce_restart_partition  | PT404       | it was not begun
+-- in_progress | pgonce_restart_partition  | in_progress | cursor, counters and rejects begin anew; the sums are without them
+-- complete    | pgonce_restart_partition  | in_progress | cursor, counters and rejects begin anew; the sums are without them
+-- failed      | pgonce_restart_partition  | in_progress | cursor, counters and rejects begin anew; the sums are without them
+-- lost        | pgonce_restart_partition  | PT409       | the runner was replaced: roll back
+-- absent      | pgonce_complete_partition | PT404       | it was not begun
 -- in_progress | pgonce_complete_partition | complete    | the last one completes the seed
 -- complete    | pgonce_complete_partition | complete    | repeated after a lost answer
+-- failed      | pgonce_complete_partition | complete    | the resume found nothing left to do
+-- absent      | pgonce_fail_partition     | PT404       | it was not begun
 -- in_progress | pgonce_fail_partition     | failed      | the next run resumes there; the seed has failed, too
+-- complete    | pgonce_fail_partition     | complete    | a late failure does not undo it, nor fail the seed
+-- failed      | pgonce_fail_partition     | failed      | the newest reason is kept
+
+create or replace function pgonce_check_partition(p_seed_name text, p_partition text, p_found boolean) returns void
+language plpgsql immutable set search_path from current as $$
+begin
+  if not coalesce(p_found, false) then
+    raise sqlstate 'PT404' using message = format('the seed %s has no partition %s', p_seed_name, p_partition),
+      hint = 'pgonce_begin_partitions makes it';
+  end if;
+end $$;
+comment on function pgonce_check_partition(text, text, boolean) is 'pgonce: raises PT404 for a partition that was not begun.';
 
 create or replace function pgonce_begin_partitions(p_seed_name text, p_partitions text[]) returns setof pgonce_seed_partitions
 language plpgsql set search_path from current as $$
 begin
   perform pgonce_check_seed_arguments(p_seed_name, 0, 0);
-  if array_position(p_partitions, null) is not null or '' = any (p_partitions) or cardinality(p_partitions) = 0 then
+  if p_partitions is null or array_position(p_partitions, null) is not null or '' = any (p_partitions) or cardinality(p_partitions) = 0 then
     raise sqlstate '22023' using message = format('the seed %s needs at least one partition, and none may be empty', p_seed_name);
   end if;
   insert into seed_checkpoints (seed_name) values (p_seed_name) on conflict (seed_name) do nothing;
@@ -48,47 +72,82 @@ comment on function pgonce_get_partitions(text) is 'pgonce: the parts of a seed.
 create or replace function pgonce_advance_partition(
   p_seed_name text, p_partition text, p_run_id uuid, p_batch bigint, p_last_checkpoint jsonb,
   p_rows_inserted integer default 0, p_rows_skipped integer default 0, p_rows_updated integer default 0,
-  p_rows_rejected integer default 0, p_fingerprint jsonb default null)
+  p_rows_rejected integer default 0, p_fingerprint jsonb default null, p_target jsonb default null)
 returns setof pgonce_seed_partitions
 language plpgsql set search_path from current as $$
 declare
   v_batch bigint;
-  v_seen bigint := p_rows_inserted::bigint + p_rows_skipped + p_rows_updated + p_rows_rejected;
+  v_rows bigint := p_rows_inserted::bigint + p_rows_skipped + p_rows_updated + p_rows_rejected;
 begin
   perform pgonce_check_seed_arguments(p_seed_name, p_rows_inserted, p_rows_skipped);
   perform pgonce_check_seed_arguments(p_seed_name, p_rows_updated, p_rows_rejected);
-  if p_last_checkpoint is null or p_last_checkpoint = 'null' then
-    raise sqlstate '22023' using message = 'the checkpoint must not be null', hint = 'pass the cursor of the last row that is done';
-  end if;
+  perform pgonce_check_seed_batch(p_batch, p_last_checkpoint);
   -- "for update", as in pgonce_advance_seed: it waits for a COMMIT that is still in flight
   select batch into v_batch from pgonce_seed_partitions where seed_name = p_seed_name and partition = p_partition for update;
-  if v_batch is distinct from p_batch then
+  perform pgonce_check_partition(p_seed_name, p_partition, found);
+  if v_batch <> p_batch then
     return;
   end if;
-  return query
-    update pgonce_seed_partitions
-    set last_checkpoint = p_last_checkpoint, batch = batch + 1, fingerprint = p_fingerprint, last_updated_at = clock_timestamp(),
-        rows_inserted = rows_inserted + p_rows_inserted, rows_skipped = rows_skipped + p_rows_skipped,
-        rows_updated = rows_updated + p_rows_updated, rows_rejected = rows_rejected + p_rows_rejected,
-        rows_seen = rows_seen + v_seen, status = 'in_progress', error_message = null, completed_at = null
-    where seed_name = p_seed_name and partition = p_partition
-    returning id, seed_name, last_checkpoint, rows_inserted, rows_skipped, status, error_message, started_at, last_updated_at,
-      completed_at, batch, rows_updated, rows_rejected, rows_seen, fingerprint, verified,
-      (select s.paused_at from seed_checkpoints s where s.seed_name = p_seed_name), partition;
+  update pgonce_seed_partitions
+  set last_checkpoint = p_last_checkpoint, batch = batch + 1, fingerprint = p_fingerprint, target = p_target,
+      last_updated_at = clock_timestamp(),
+      rows_inserted = pgonce_add_count(rows_inserted, p_rows_inserted), rows_skipped = pgonce_add_count(rows_skipped, p_rows_skipped),
+      rows_updated = rows_updated + p_rows_updated, rows_rejected = rows_rejected + p_rows_rejected, rows_seen = rows_seen + v_rows,
+      total_inserted = total_inserted + p_rows_inserted, total_skipped = total_skipped + p_rows_skipped,
+      total_updated = total_updated + p_rows_updated, total_rejected = total_rejected + p_rows_rejected,
+      status = 'in_progress', error_message = null, completed_at = null
+  where seed_name = p_seed_name and partition = p_partition;
   update seed_checkpoints
   set batch = batch + 1, verified = null, last_updated_at = clock_timestamp(),
-      rows_inserted = rows_inserted + p_rows_inserted, rows_skipped = rows_skipped + p_rows_skipped,
-      rows_updated = rows_updated + p_rows_updated, rows_rejected = rows_rejected + p_rows_rejected,
-      rows_seen = rows_seen + v_seen, status = 'in_progress', error_message = null, completed_at = null
+      rows_inserted = pgonce_add_count(rows_inserted, p_rows_inserted), rows_skipped = pgonce_add_count(rows_skipped, p_rows_skipped),
+      rows_updated = rows_updated + p_rows_updated, rows_rejected = rows_rejected + p_rows_rejected, rows_seen = rows_seen + v_rows,
+      total_inserted = total_inserted + p_rows_inserted, total_skipped = total_skipped + p_rows_skipped,
+      total_updated = total_updated + p_rows_updated, total_rejected = total_rejected + p_rows_rejected,
+      status = 'in_progress', error_message = null, completed_at = null
   where seed_name = p_seed_name;
+  perform pgonce_note_batch(p_seed_name, p_partition, p_batch, v_rows);
+  -- a pause is the seed's, and stops every part
+  return query
+    select (jsonb_populate_record(q, jsonb_build_object('paused_at', s.paused_at))).*
+    from pgonce_seed_partitions q join seed_checkpoints s using (seed_name)
+    where q.seed_name = p_seed_name and q.partition = p_partition;
   if not beat_job_run(p_run_id) then  -- the fence, last of all
     raise sqlstate 'PT409' using
       message = format('partition %s of the import %s was taken over by another runner', p_partition, p_seed_name),
       hint = 'this batch is rolled back; the other runner goes on from the last checkpoint';
   end if;
 end $$;
-comment on function pgonce_advance_partition(text, text, uuid, bigint, jsonb, integer, integer, integer, integer, jsonb) is
+comment on function pgonce_advance_partition(text, text, uuid, bigint, jsonb, integer, integer, integer, integer, jsonb, jsonb) is
   'pgonce: pgonce_advance_seed for a part: moves its cursor, and adds to its counters and to the seed''s.';
+
+create or replace function pgonce_restart_partition(p_seed_name text, p_partition text, p_run_id uuid) returns setof pgonce_seed_partitions
+language plpgsql set search_path from current as $$
+declare
+  v_part pgonce_seed_partitions;
+begin
+  select * into v_part from pgonce_seed_partitions where seed_name = p_seed_name and partition = p_partition for update;
+  perform pgonce_check_partition(p_seed_name, p_partition, found);
+  delete from pgonce_seed_rejects where seed_name = p_seed_name and partition = p_partition;
+  return query
+    update pgonce_seed_partitions
+    set last_checkpoint = '{}', rows_inserted = 0, rows_skipped = 0, rows_updated = 0, rows_rejected = 0, rows_seen = 0,
+        batch = batch + 1, fingerprint = null, target = null, started_at = clock_timestamp(), last_updated_at = clock_timestamp(),
+        status = 'in_progress', error_message = null, completed_at = null
+    where seed_name = p_seed_name and partition = p_partition
+    returning *;
+  update seed_checkpoints
+  set batch = batch + 1, verified = null, last_updated_at = clock_timestamp(),
+      rows_inserted = greatest(rows_inserted - v_part.rows_inserted, 0), rows_skipped = greatest(rows_skipped - v_part.rows_skipped, 0),
+      rows_updated = rows_updated - v_part.rows_updated, rows_rejected = rows_rejected - v_part.rows_rejected,
+      rows_seen = rows_seen - v_part.rows_seen, status = 'in_progress', error_message = null, completed_at = null
+  where seed_name = p_seed_name;
+  if not beat_job_run(p_run_id) then  -- the fence, last of all
+    raise sqlstate 'PT409' using
+      message = format('partition %s of the import %s was taken over by another runner', p_partition, p_seed_name);
+  end if;
+end $$;
+comment on function pgonce_restart_partition(text, text, uuid) is
+  'pgonce: pgonce_restart_seed for a part; the seed''s counters are without what the part had counted.';
 
 create or replace function pgonce_complete_partition(p_seed_name text, p_partition text) returns setof pgonce_seed_partitions
 language plpgsql set search_path from current as $$
@@ -99,20 +158,25 @@ begin
   set status = 'complete', error_message = null, completed_at = coalesce(completed_at, clock_timestamp()),
       last_updated_at = clock_timestamp()
   where seed_name = p_seed_name and partition = p_partition;
+  perform pgonce_check_partition(p_seed_name, p_partition, found);
   if not exists (select from pgonce_seed_partitions where seed_name = p_seed_name and status <> 'complete') then
     perform complete_seed(p_seed_name);
   end if;
   return query select * from pgonce_get_partition(p_seed_name, p_partition);
 end $$;
-comment on function pgonce_complete_partition(text, text) is 'pgonce: the part is done; the last one completes the seed.';
+comment on function pgonce_complete_partition(text, text) is
+  'pgonce: the part is done; the last one completes the seed. PT404 = it was not begun.';
 
 create or replace function pgonce_fail_partition(p_seed_name text, p_partition text, p_error_message text) returns setof pgonce_seed_partitions
 language plpgsql set search_path from current as $$
 begin
-  perform fail_seed(p_seed_name, format('partition %s: %s', p_partition, p_error_message));
-  return query
-    update pgonce_seed_partitions set status = 'failed', error_message = p_error_message, last_updated_at = clock_timestamp()
-    where seed_name = p_seed_name and partition = p_partition and status <> 'complete'
-    returning *;
+  update pgonce_seed_partitions set status = 'failed', error_message = p_error_message, last_updated_at = clock_timestamp()
+  where seed_name = p_seed_name and partition = p_partition and status <> 'complete';
+  if found then
+    perform fail_seed(p_seed_name, format('partition %s: %s', p_partition, p_error_message));
+  end if;
+  return query select * from pgonce_get_partition(p_seed_name, p_partition);
+  perform pgonce_check_partition(p_seed_name, p_partition, found);
 end $$;
-comment on function pgonce_fail_partition(text, text, text) is 'pgonce: the part has failed, and the seed with it; the next run resumes both.';
+comment on function pgonce_fail_partition(text, text, text) is
+  'pgonce: the part has failed, and the seed with it; the next run resumes both. A complete part stays complete. PT404 = it was not begun.';

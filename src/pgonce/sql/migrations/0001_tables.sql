@@ -143,16 +143,26 @@ create index if not exists idx_seed_checkpoints_name on seed_checkpoints (seed_n
 alter table seed_checkpoints
   add column if not exists batch bigint not null default 0;
 
--- seen = inserted + updated + skipped + rejected, over all resumes. fingerprint: what the source looked like up to
--- last_checkpoint; verified: the last comparison of table and source; paused_at: the runner stops behind its batch.
+-- rows_seen = inserted + updated + skipped + rejected since the import last began at the start, over all resumes; the
+-- total_ columns have the sums of all time, and rows_total what the source says it holds. fingerprint: what the source looked
+-- like up to last_checkpoint. target: the table, and keys of the last batch, by which a resume recognizes it. verified: the
+-- last comparison of table and source. paused_at: the runner stops after its batch.
 alter table seed_checkpoints
   add column if not exists rows_updated  bigint not null default 0,
   add column if not exists rows_rejected bigint not null default 0,
   add column if not exists rows_seen     bigint not null default 0,
   add column if not exists fingerprint   jsonb,
   add column if not exists verified      jsonb,
-  add column if not exists paused_at     timestamptz;
-update seed_checkpoints set rows_seen = rows_inserted + rows_skipped where rows_seen = 0;
+  add column if not exists paused_at     timestamptz,
+  add column if not exists target        jsonb,
+  add column if not exists rows_total     bigint,
+  add column if not exists total_inserted bigint not null default 0,
+  add column if not exists total_updated  bigint not null default 0,
+  add column if not exists total_skipped  bigint not null default 0,
+  add column if not exists total_rejected bigint not null default 0;
+update seed_checkpoints
+set rows_seen = rows_inserted::bigint + rows_skipped, total_inserted = rows_inserted, total_skipped = rows_skipped
+where rows_seen = 0;
 
 -- A row that the table refused: its columns as text, where jsonb can hold them; line, as COPY would read it, where not.
 create table if not exists pgonce_seed_rejects (
@@ -174,6 +184,17 @@ create table if not exists pgonce_seed_partitions (
   like seed_checkpoints including defaults,
   partition text not null,
   primary key (seed_name, partition)
+);
+
+-- When each of the last 60 batches was committed: a ring, slot = batch % 60.
+create table if not exists pgonce_seed_batches (
+  seed_name    text not null,
+  partition    text not null default '',
+  slot         smallint not null,
+  batch        bigint not null,
+  rows         bigint not null,
+  committed_at timestamptz not null default clock_timestamp(),
+  primary key (seed_name, partition, slot)
 );
 
 -- What is to be told, once for each channel. A channel is the hash of its URL: the URL holds a secret.

@@ -1,0 +1,71 @@
+"""What the catalog says of a table: its columns, by the kind of value they hold, and what an import must know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from psycopg import sql
+
+from pgonce.errors import SchemaError
+
+Kind: TypeAlias = Literal[
+    "array", "boolean", "bytea", "composite", "integer", "interval", "json", "number", "text", "timestamp", "uuid",
+    "other",
+]  # fmt: skip
+KINDS: dict[str, Kind] = {
+    "json": "json", "jsonb": "json", "bytea": "bytea", "uuid": "uuid", "interval": "interval", "bool": "boolean",
+    "int2": "integer", "int4": "integer", "int8": "integer", "oid": "integer", "numeric": "number", "float4": "number",
+    "float8": "number", "timestamp": "timestamp",
+}  # fmt: skip
+"""By the name in pg_type; other types are arrays, composites or texts by their category, or "other"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table, a field of a composite type, or the element of an array."""
+
+    name: str
+    type: str
+    """As it stands in a cast: ``character varying(20)``."""
+    kind: Kind
+    """Of the type under all its domains."""
+    element: Column | None = None
+    """Of an array."""
+    fields: tuple[Column, ...] = ()
+    """Of a composite type."""
+    delimiter: str = ","
+    """Between the elements of an array of this type: ``;`` for box."""
+    written_by_server: Literal["", "generated", "identity"] = ""
+    """``generated``: a value for it is refused. ``identity``: GENERATED ALWAYS, so it can be inserted, not updated."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableFacts:
+    """A table, as it was when the import began."""
+
+    oid: int
+    table: sql.Identifier
+    """With its schema: such a name is never taken for that of a CTE."""
+    columns: Mapping[str, Column]
+    has_policies: bool = False
+    """Row-level security applies to this role: COPY FROM is refused."""
+    has_deferred: bool = False
+    has_triggers: bool = False
+    """A trigger or rule may change a row before it is written, its key too."""
+    order: Sequence[str] = ()
+    """The key in the order of an index whose ranges hold its rows; empty: there is none."""
+
+    def find(self, names: Sequence[str], table: str) -> list[Column]:
+        """The columns of these names.
+
+        Raises:
+            SchemaError: the table has no such column, or it is generated and takes no values.
+        """
+        for name in names:
+            if name not in self.columns:
+                raise SchemaError(f"table {table} has no column {name}: it has {', '.join(self.columns)}")
+            if self.columns[name].written_by_server == "generated":
+                raise SchemaError(f"column {name} of table {table} is generated: leave it out of the rows")
+        return [self.columns[name] for name in names]

@@ -1,0 +1,198 @@
+"""What a source's values should have become in the table, for psycopg to write: the other side of ``--verify``.
+
+This module knows the rules of the docs' table of types a second time, and shares no code with ``value_text``.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+import re
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+
+from psycopg.types.json import Json, Jsonb
+
+from pgonce.errors import InvalidArgument
+from pgonce.seeds.columns import Column, TableFacts
+from pgonce.seeds.seed import Seed
+from pgonce.seeds.source import Cursor, SeedRow
+
+ROWS = 500
+"""Handed over at a time."""
+_NUMBER = re.compile('"\\\\u0000number:([^"]*)"')
+_AS_THEY_ARE = frozenset({type(None), str, int})
+
+
+class RowReader:
+    """Collects the rows of a source that should be in the table, numbered, with their values as psycopg takes them.
+
+    Args:
+        rejected: the numbers, from 1, of rows that are left out.
+        before: the reader of the partition before this one.
+    """
+
+    def __init__(
+        self, seed: Seed, facts: TableFacts, source: object, rejected: set[int], before: RowReader | None
+    ) -> None:
+        self.columns: tuple[str, ...] = before.columns if before else ()
+        self.rows: int = before.rows if before else 0
+        self.rejected: int = before.rejected if before else 0
+        self.is_begun: bool = before.is_begun if before else False
+        self.unformatted: list[tuple[Any, ...]] = []
+        self._seed = seed
+        self._facts = facts
+        self._json_strings = bool(getattr(source, "json_strings", False))
+        self._rejected = rejected
+        self._number = 0
+        self._columns: list[Column] = []
+        self._changes: dict[tuple[type, ...], list[int]] = {}
+
+    def add(self, row: SeedRow, _: Cursor) -> list[tuple[Any, ...]] | None:
+        """Take one row; a full list of rows, when there is one."""
+        if not self._columns:
+            names = list(row) if isinstance(row, Mapping) else list(self._seed.named_columns or ())
+            self.columns = self.columns or tuple(names)
+            if set(self.columns) != set(names):
+                raise InvalidArgument("the partitions of a seed have rows of different columns")
+            self._columns = self._facts.find(list(self.columns), self._seed.into)
+        self._number += 1
+        self.rows += 1
+        if self._number in self._rejected:
+            self.rejected += 1
+            return None
+        values = [row[name] for name in self.columns] if isinstance(row, Mapping) else list(row)
+        shape = tuple(map(type, values))
+        changes = self._changes.get(shape)
+        if changes is None:
+            changes = self._changes[shape] = [
+                place for place, (kind, column) in enumerate(zip(shape, self._columns, strict=True))
+                if kind not in _AS_THEY_ARE or column.kind in {"json", "array", "composite"}
+            ]  # fmt: skip
+        for place in changes:
+            values[place] = self._expected(values[place], self._columns[place])
+        self.unformatted.append((*values, self.rows))
+        return self.finish() if len(self.unformatted) >= ROWS else None
+
+    def finish(self) -> list[tuple[Any, ...]] | None:
+        """The rows that are left, if any."""
+        done, self.unformatted = self.unformatted, []
+        return done or None
+
+    def _expected(self, value: Any, column: Column) -> Any:
+        if callable(plain := getattr(value, "tolist", None)):
+            value = plain()
+        if isinstance(value, Enum):
+            value = value.value if isinstance(value, str | int) else value.name
+        if value is None or isinstance(value, Json | Jsonb):
+            return value
+        if column.kind == "json":
+            if isinstance(value, bytes | bytearray | memoryview):
+                return bytes(value).decode()
+            return value if isinstance(value, str) and not self._json_strings else _json(value)
+        if isinstance(value, list | tuple):
+            return self._expected_of_many(value, column)
+        if isinstance(value, Mapping):
+            if column.kind == "composite":
+                return self._expected_of_many([value.get(field.name) for field in column.fields], column)
+            return _json(value)
+        convert = _CONVERSIONS.get(column.kind, _as_it_is)
+        return convert(value)
+
+    def _expected_of_many(self, values: Sequence[Any], column: Column) -> Any:
+        if column.kind == "array" and column.element:
+            element = column.element
+            nested = element.kind not in {"json", "composite"}
+            return [
+                self._expected_of_many(each, column)
+                if nested and isinstance(each, list | tuple)
+                else _for_list(self._expected(each, element))
+                for each in values
+            ]
+        if column.kind == "composite":
+            fields = zip(values, column.fields, strict=True)
+            return tuple(_for_list(self._expected(each, field)) for each, field in fields)
+        return _json(values)
+
+
+def _for_list(value: Any) -> Any:
+    """psycopg wants the elements of a list to be of one type: as texts they are."""
+    if value is None or isinstance(value, tuple):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, bytes):
+        return "\\x" + value.hex()
+    return str(value)
+
+
+def _as_it_is(value: Any) -> Any:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value).decode()
+    if isinstance(value, dt.timedelta):
+        return _interval(value)
+    return value if isinstance(value, str | int | float | Decimal | dt.date | dt.time | uuid.UUID) else _foreign(value)
+
+
+def _foreign(value: Any) -> Any:
+    return str(value) if type(value).__module__.startswith("pgonce.") else value
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}.get(str(value), str(value))
+    if isinstance(value, dt.date | dt.time | uuid.UUID):
+        return str(value)
+    return _as_it_is(value)
+
+
+def _interval(value: dt.timedelta) -> str:
+    microseconds = value // dt.timedelta(microseconds=1)
+    days, rest = divmod(abs(microseconds), 86_400_000_000)
+    sign = "-" if microseconds < 0 else ""
+    return f"P{sign}{days}DT{sign}{rest // 1_000_000}.{rest % 1_000_000:06d}S"
+
+
+def _integer(value: Any) -> Any:
+    if isinstance(value, float | Decimal) and math.isfinite(value) and value % 1 == 0:
+        return int(value)
+    return _as_it_is(value)
+
+
+def _uuid(value: Any) -> Any:
+    if isinstance(value, bytes) and len(value) == 16:
+        return uuid.UUID(bytes=value)
+    return _as_it_is(value)
+
+
+def _timestamp(value: Any) -> Any:
+    return value.replace(tzinfo=None) if isinstance(value, dt.datetime) else _as_it_is(value)
+
+
+_CONVERSIONS: dict[str, Callable[[Any], Any]] = {
+    "text": _text, "integer": _integer, "uuid": _uuid, "timestamp": _timestamp,
+    "bytea": lambda value: bytes(value) if isinstance(value, bytearray | memoryview) else value,
+}  # fmt: skip
+
+
+def _json(value: Any) -> str:
+    """json.dumps, with the numbers that it does not know put in afterwards."""
+
+    def default(each: Any) -> Any:
+        if isinstance(each, dt.date | dt.time):
+            return each.isoformat()
+        if isinstance(each, uuid.UUID):
+            return str(each)
+        if isinstance(each, Enum):
+            return each.name
+        if callable(plain := getattr(each, "tolist", None)):
+            return plain()
+        return f"\0number:{each}"  # Decimal, and the digits of a file
+
+    return _NUMBER.sub(r"\1", json.dumps(value, default=default))

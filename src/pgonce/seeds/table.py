@@ -1,0 +1,141 @@
+# Generated from table_async.py by tools/unasync.py: edit that one, then `make generate`.
+"""The checks of a table before the first row of an import, and what the catalog says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from psycopg import Connection, sql
+from psycopg.rows import dict_row
+
+from pgonce.errors import SchemaError
+from pgonce.seeds.columns import KINDS, Column, TableFacts
+from pgonce.seeds.seed import Seed
+
+# A key that ON CONFLICT can use and that identifies a row: unique, not partial, not on expressions, not deferrable,
+# over exactly these columns, none of them nullable (two NULLs never conflict: rows would double).
+_TABLE = """
+select c.oid, n.nspname::text as schema, c.relname::text as name, c.relpersistence, c.relkind,
+  exists (
+    select from pg_index i
+    where i.indrelid = c.oid and i.indisunique and i.indimmediate and i.indisvalid
+      and i.indpred is null and i.indexprs is null
+      and (select array_agg(a.attname::text order by a.attname) from pg_attribute a
+           where a.attrelid = i.indrelid and a.attnum = any (i.indkey[0:i.indnkeyatts - 1]) and a.attnotnull)
+          = (select array_agg(k order by k) from unnest(%(key)s::text[]) k)
+      and i.indnkeyatts = cardinality(%(key)s::text[])) as has_key,
+  coalesce(row_security_active(c.oid), false) as has_policies,
+  exists (select from pg_constraint where conrelid = c.oid and condeferred) as has_deferred,
+  -- tgtype: 1 = for each row, 2 = before, 4 = insert; 64 = instead of
+  c.relhasrules or exists (
+    select from pg_trigger t where t.tgrelid = c.oid and not t.tgisinternal and t.tgtype & 5 = 5 and t.tgtype & 66 <> 0
+  ) as has_triggers,
+  exists (select from pg_partition_tree(c.oid) p join pg_class leaf on leaf.oid = p.relid and p.isleaf
+          where leaf.relpersistence = 'u') as has_unlogged,
+  -- the key in an order in which ORDER BY and row comparisons go through its index; a rule forbids WITH (INSERT)
+  array(select a.attname::text from pg_index i
+        cross join unnest(i.indkey[0:i.indnkeyatts - 1]::int2[]) with ordinality k(attnum, n)
+        join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+        where not c.relhasrules and i.indexrelid = (
+          select x.indexrelid from pg_index x
+          where x.indrelid = c.oid and x.indisunique and x.indisvalid and x.indpred is null
+            and x.indexprs is null and x.indnkeyatts = cardinality(%(key)s::text[]) and 0 = all (x.indoption::int2[])
+            and not exists (select from unnest(x.indclass::oid[]) o(id) join pg_opclass p on p.oid = o.id
+                            where not p.opcdefault)
+            and not exists (
+              select from unnest(x.indkey[0:x.indnkeyatts - 1]::int2[], x.indcollation::oid[]) e(attnum, coll)
+              left join pg_attribute a on a.attrelid = x.indrelid and a.attnum = e.attnum
+                and a.attcollation = e.coll and a.attname = any (%(key)s::text[])
+              where a.attnum is null)
+          limit 1)
+        order by k.n) as key_order
+from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = to_regclass(%(table)s)
+"""
+_TYPES = """
+with recursive used(oid) as (
+  select a.atttypid from pg_attribute a where a.attrelid = %(table)s and a.attnum > 0 and not a.attisdropped
+  union
+  select next.oid from used join pg_type t on t.oid = used.oid cross join lateral (
+    select t.typbasetype where t.typtype = 'd'
+    union all select t.typelem where t.typcategory = 'A'
+    union all select a.atttypid from pg_attribute a
+      where t.typtype = 'c' and a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped
+  ) next(oid) where next.oid <> 0
+)
+select t.oid, t.typname::text as name, t.typtype::text as form, t.typcategory::text as category,
+  t.typdelim::text as delimiter, t.typbasetype as base, t.typelem as element, t.typrelid as relation,
+  format_type(t.oid, null) as type
+from used join pg_type t using (oid)
+"""
+_ATTRIBUTES = """
+select a.attrelid as relation, a.attname::text as name, a.atttypid as oid,
+  format_type(a.atttypid, a.atttypmod) as type,
+  case when a.attgenerated <> '' then 'generated' when a.attidentity = 'a' then 'identity' else '' end as written_by
+from pg_attribute a where a.attrelid = any (%(relations)s::oid[]) and a.attnum > 0 and not a.attisdropped
+order by a.attrelid, a.attnum
+"""
+
+
+def check_table(conn: Connection[Any], seed: Seed) -> TableFacts:
+    """Refuse a table or key that could double rows or lose them, before the first row.
+
+    Raises:
+        SchemaError: there is no such table; or no unique index over exactly the key's columns, all NOT NULL.
+    """
+    found = _rows(conn, _TABLE, {"table": seed.table.as_string(conn), "key": list(seed.key)})
+    if not found:
+        raise SchemaError(f"there is no table {seed.into}: create it before the import")
+    table = found[0]
+    if not table["has_key"]:
+        raise SchemaError(
+            f"table {seed.into} has no plain unique index over ({', '.join(seed.key)}) with every column NOT NULL: "
+            "the key must identify the rows that are there already"
+        )
+    types = {row["oid"]: row for row in _rows(conn, _TYPES, {"table": table["oid"]})}
+    relations = [table["oid"], *(row["relation"] for row in types.values() if row["form"] == "c")]
+    attributes = _rows(conn, _ATTRIBUTES, {"relations": relations})
+    return TableFacts(
+        table["oid"],
+        sql.Identifier(table["schema"], table["name"]),
+        {column.name: column for column in _columns(table["oid"], types, attributes)},
+        table["has_policies"],
+        table["has_deferred"],
+        table["has_triggers"],
+        tuple(table["key_order"]),
+    )
+
+
+def _rows(conn: Connection[Any], query: str, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+    with conn.cursor(row_factory=dict_row) as cursor:
+        cursor.execute(query, arguments)
+        return cursor.fetchall()
+
+
+def _columns(
+    relation: int, types: Mapping[int, dict[str, Any]], attributes: Sequence[dict[str, Any]]
+) -> Iterable[Column]:
+    """The columns of a table, or the fields of a composite type."""
+    for row in attributes:
+        if row["relation"] == relation:
+            yield _column(row["name"], row["oid"], row["type"], types, attributes, row["written_by"])
+
+
+def _column(
+    name: str, oid: int, type_: str, types: Mapping[int, dict[str, Any]], attributes: Sequence[dict[str, Any]],
+    written_by_server: Any = "",
+) -> Column:  # fmt: skip
+    base = types[oid]
+    while base["form"] == "d":
+        base = types[base["base"]]
+    element: Column | None = None
+    fields: tuple[Column, ...] = ()
+    kind = KINDS.get(base["name"], "other")
+    if base["category"] == "A" and base["element"]:
+        item = types[base["element"]]
+        kind, element = "array", _column(name, item["oid"], item["type"], types, attributes)
+    elif base["form"] == "c":
+        kind, fields = "composite", tuple(_columns(base["relation"], types, attributes))
+    elif base["category"] == "S":
+        kind = "text"
+    return Column(name, type_, kind, element, fields, base["delimiter"], written_by_server)

@@ -1,0 +1,261 @@
+"""One value as the text that a column's type reads: the type of the column decides, not only that of the value.
+
+A value that has no faithful form in the column's type raises `NoForm`, and its row becomes a reject: it is never stored
+as another value. The table of all pairs is in docs/seeds.md.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+import uuid
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+
+import psycopg
+from psycopg import postgres
+from psycopg.adapt import AdaptersMap, PyFormat, Transformer
+from psycopg.types import TypesRegistry
+from psycopg.types.json import Json, Jsonb
+
+from pgonce.seeds.columns import Column
+
+_MIXED_IN: Any = (str, int)
+_TEXTS = (str, bytes, bytearray, memoryview)
+_DIGITS = 4000
+"""Digits of an integer at most: numeric holds more, but Python refuses to print more than 4,300."""
+
+
+class NoForm(ValueError):
+    """The value cannot be stored in the column without becoming another one. The message holds no value."""
+
+    def __init__(self, value: object, column: Column, why: str = "") -> None:
+        what = f"{type(value).__name__} has no form in column {column.name} ({column.type})"
+        super().__init__(f"{what}: {why}" if why else what)
+
+
+class Text(str):
+    """A value's text in its column, ready to be escaped."""
+
+    __slots__ = ()
+
+
+class JsonNumber:
+    """The digits of a JSON number as they stand in a file: written as they are, also inside of nested JSON.
+
+    Not a str, which json.dumps would write in quotes.
+    """
+
+    __slots__ = ("digits",)
+
+    def __init__(self, digits: str) -> None:
+        self.digits = digits
+
+    def __str__(self) -> str:
+        return self.digits
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, JsonNumber) and self.digits == other.digits
+
+    def __hash__(self) -> int:
+        return hash(self.digits)
+
+
+class _Pristine:
+    """psycopg's adapters as the library ships them, whatever an application has registered globally."""
+
+    def __init__(self) -> None:
+        types = TypesRegistry()
+        postgres.register_default_types(types)
+        self.adapters = AdaptersMap(types=types)
+        postgres.register_default_adapters(self.adapters)
+        self.connection = None
+
+
+_PRISTINE = _Pristine()
+
+
+class ValueWriter:
+    r"""Writes values that are not covered by a template of ``copy_text``.
+
+    Args:
+        json_strings: a str is a JSON string, as in a JSON file. Else it is JSON text in a json column, as in \copy.
+        adapters: the connection's, for classes that psycopg itself does not know (an application's Money, say).
+    """
+
+    def __init__(self, *, json_strings: bool = False, adapters: AdaptersMap | None = None) -> None:
+        self._json_strings = json_strings
+        self._known = Transformer(_PRISTINE)
+        self._adapters = adapters
+
+    def text(self, value: Any, column: Column) -> str | None:
+        """``value`` as ``column``'s type reads it; None for NULL.
+
+        Raises:
+            NoForm: it has no faithful form there.
+            psycopg.Error, TypeError, ValueError, RecursionError: nobody can write it.
+        """
+        if value is None:
+            return None
+        if type(value) is Text:
+            return value
+        if isinstance(value, Json | Jsonb):
+            return _json(value.obj, column)
+        if column.kind == "json" and (self._json_strings or not isinstance(value, _TEXTS)):
+            return _json(value, column)
+        if column.kind == "array" and column.element and isinstance(value, list | tuple):
+            return self._array(value, column, column.element)
+        if column.kind == "composite" and isinstance(value, tuple | list | Mapping):
+            return self._composite(value, column)
+        for kind, write in _BY_TYPE.items():
+            if isinstance(value, kind):
+                return write(value, column)
+        if callable(plain := getattr(value, "tolist", None)):  # numpy's scalars and arrays, array.array
+            return self.text(plain(), column)
+        return self._by_psycopg(value)
+
+    def _array(self, values: Any, column: Column, element: Column, depth: int = 0) -> str:
+        if not values and depth:
+            raise NoForm(values, column, "PostgreSQL has no empty array inside of an array")
+        texts = []
+        for value in values:
+            if isinstance(value, list | tuple) and element.kind not in {"json", "composite"}:
+                texts.append(self._array(value, column, element, depth + 1))
+            else:
+                text = self.text(value, element)
+                texts.append("NULL" if text is None else _quoted(text, '\\"'))
+        return "{" + element.delimiter.join(texts) + "}"
+
+    def _composite(self, value: Any, column: Column) -> str:
+        if isinstance(value, Mapping):
+            names = [field.name for field in column.fields]
+            if unknown := set(value) - set(names):
+                raise NoForm(value, column, f"there is no field {min(map(str, unknown))!r}")
+            value = [value.get(name) for name in names]
+        if len(value) != len(column.fields):
+            raise NoForm(value, column, f"{len(value)} values for {len(column.fields)} fields")
+        texts = [self.text(each, field) for each, field in zip(value, column.fields, strict=True)]
+        return "(" + ",".join("" if text is None else _quoted(text, '""') for text in texts) + ")"
+
+    def _by_psycopg(self, value: Any) -> str | None:
+        try:
+            dumper = self._known.get_dumper(value, PyFormat.TEXT)
+        except psycopg.ProgrammingError:
+            if self._adapters is None:
+                raise
+            dumper = self._adapters.get_dumper(type(value), PyFormat.TEXT)(type(value))
+        dumped = dumper.dump(value)
+        return None if dumped is None else bytes(dumped).decode()
+
+
+def _quoted(text: str, quote: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', quote) + '"'
+
+
+def _string(value: Any, _: Column) -> str:
+    return str.__str__(value)
+
+
+def _str(value: Any, _: Column) -> str:
+    return str(value)
+
+
+def _bool(value: Any, column: Column) -> str:
+    text = "true" if value else "false"
+    return text[0].upper() if column.kind == "boolean" else text
+
+
+def _int(value: Any, _: Column) -> str:
+    return int.__repr__(value)
+
+
+def _float(value: Any, column: Column) -> str:
+    if not math.isfinite(value) and column.kind != "number":
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if column.kind == "integer" and value.is_integer():
+        return str(int(value))
+    return float.__repr__(value)
+
+
+def _decimal(value: Any, column: Column) -> str:
+    if column.kind == "integer" and value.is_finite() and value.adjusted() < _DIGITS and value % 1 == 0:
+        return str(int(value))
+    return str(value)
+
+
+def _bytes(value: Any, column: Column) -> str:
+    raw = bytes(value)
+    if column.kind == "bytea":
+        return "\\x" + raw.hex()
+    if column.kind == "uuid" and len(raw) == 16:
+        return str(uuid.UUID(bytes=raw))
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise NoForm(value, column, "these bytes are not UTF-8") from None
+
+
+def _datetime(value: Any, column: Column) -> str:
+    if column.kind == "timestamp" and value.utcoffset():
+        raise NoForm(value, column, "it would lose its offset from UTC: use timestamptz, or convert it to UTC")
+    return str(value)
+
+
+def _timedelta(value: Any, _: Column) -> str:
+    # ISO 8601 reads the same under every intervalstyle; "-1 days 5 seconds" is -5 seconds under sql_standard
+    sign = "-" if value < dt.timedelta(0) else ""
+    whole = abs(value)
+    return f"P{sign}{whole.days}DT{sign}{whole.seconds}.{whole.microseconds:06}S"
+
+
+def _enum(value: Any, _: Column) -> str:
+    return str(value.value if isinstance(value, _MIXED_IN) else value.name)
+
+
+def _container(value: Any, column: Column) -> str:
+    if column.kind != "text":
+        raise NoForm(value, column)
+    return _json(value, column)
+
+
+_BY_TYPE: dict[Any, Callable[[Any, Column], str]] = {
+    Enum: _enum, str: _string, bool: _bool, int: _int, float: _float, Decimal: _decimal,
+    (bytes, bytearray, memoryview): _bytes, dt.datetime: _datetime, (dt.date, dt.time, uuid.UUID, JsonNumber): _str,
+    dt.timedelta: _timedelta, (dict, list, tuple): _container,
+}  # fmt: skip
+"""In this order: bool is an int, datetime is a date, and an Enum may be a str or an int."""
+
+
+def _json(value: Any, column: Column) -> str:
+    """``value`` as JSON. Decimals and `JsonNumber` keep their digits, which json.dumps cannot write."""
+    try:
+        return json.dumps(value, allow_nan=False, ensure_ascii=False)
+    except TypeError:  # it, or something inside of it, is not JSON's own
+        pass
+    except ValueError:
+        raise NoForm(value, column, "JSON has no NaN and no Infinity") from None
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise NoForm(value, column, "the keys of a JSON object are texts")
+        items = (f"{json.dumps(key, ensure_ascii=False)}: {_json(each, column)}" for key, each in value.items())
+        return "{" + ", ".join(items) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_json(each, column) for each in value) + "]"
+    if callable(plain := getattr(value, "tolist", None)):
+        return _json(plain(), column)
+    return _json_scalar(value, column)
+
+
+def _json_scalar(value: Any, column: Column) -> str:
+    if isinstance(value, JsonNumber) or (isinstance(value, Decimal) and value.is_finite()):
+        return str(value)
+    if isinstance(value, dt.date | dt.time):
+        return json.dumps(value.isoformat())
+    if isinstance(value, uuid.UUID):
+        return json.dumps(str(value))
+    if isinstance(value, Enum):
+        return json.dumps(value.name)
+    raise NoForm(value, column, "JSON has no such value")
