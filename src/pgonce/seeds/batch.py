@@ -11,7 +11,7 @@ from pgonce.errors import InvalidArgument
 from pgonce.seeds.copy_format import TEXT
 from pgonce.seeds.copy_text import RowFormatter, Unwritable
 from pgonce.seeds.prefetch import yield_to_sender
-from pgonce.seeds.source import NO_CURSOR, BlockSource, CopyFormat, Cursor, SeedRow
+from pgonce.seeds.source import NO_CURSOR, BadRow, BlockSource, CopyFormat, Cursor, SeedRow
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -60,12 +60,12 @@ class BatchSizer:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A row that has no text in COPY."""
+    """A record that cannot be cut into values, or a row that has no text in COPY."""
 
     index: int
     """Its place in the batch."""
     shown: str
-    """Its values in ASCII, as a JSON object."""
+    """The record as it was read, or its values in ASCII, as a JSON object."""
     reason: str
 
 
@@ -100,13 +100,17 @@ class Builder(Protocol[T_co]):
         """Rows of which nothing was made yet."""
         ...
 
-    def add(self, row: SeedRow, cursor: Cursor, /) -> T_co | None:
+    def add(self, row: SeedRow | BadRow, cursor: Cursor, /) -> T_co | None:
         """Take one row; what is finished, if anything."""
         ...
 
     def finish(self) -> T_co | None:
         """What is left, if anything."""
         ...
+
+
+def _unwritable(index: int, columns: Sequence[str], error: Unwritable) -> Refused:
+    return Refused(index, json.dumps(dict(zip(columns, map(ascii, error.values), strict=False))), str(error))
 
 
 class BatchBuilder:
@@ -135,7 +139,7 @@ class BatchBuilder:
         self._chunk = 1
         self._size = sizer.size
 
-    def add(self, row: SeedRow, cursor: Cursor) -> Batch | None:
+    def add(self, row: SeedRow | BadRow, cursor: Cursor) -> Batch | None:
         """Take one row; the finished batch before it, where this row begins a new one."""
         done = None
         if type(cursor) not in _SCALARS:
@@ -149,13 +153,17 @@ class BatchBuilder:
                     f"{json.dumps(cursor)[:200]}: rows with equal cursors are one transaction, so yield a cursor that "
                     "changes more often"
                 )
-        if self._formatter is None:
-            self._formatter = self._make(row)
-        try:
-            self.unformatted.append(self._formatter.take(row))
-        except Unwritable as error:
+        if isinstance(row, BadRow):
             self._format()
-            self._refuse(len(self._cursors), error)
+            self._refuse(Refused(len(self._cursors), row.text, row.reason))
+        else:
+            if self._formatter is None:
+                self._formatter = self._make(row)
+            try:
+                self.unformatted.append(self._formatter.take(row))
+            except Unwritable as error:
+                self._format()
+                self._refuse(_unwritable(len(self._cursors), self._formatter.columns, error))
         self._cursors.append(cursor)
         self._cursor = cursor
         if len(self.unformatted) >= self._chunk:
@@ -168,7 +176,7 @@ class BatchBuilder:
         before = len(self._cursors) - len(self.unformatted)
         data, unwritable = self._formatter.format(self.unformatted)
         for index, error in unwritable.items():
-            self._refuse(before + index, error)
+            self._refuse(_unwritable(before + index, self._formatter.columns, error))
         self._parts.append(data)
         self._bytes += len(data)
         self._chunk = max(1, min(self._chunk * 2, CHUNK_ROWS, CHUNK_BYTES * len(self.unformatted) // max(len(data), 1)))
@@ -176,20 +184,17 @@ class BatchBuilder:
         if self._bytes >= BYTES:
             self._size = 1
 
-    def _refuse(self, index: int, error: Unwritable) -> None:
-        columns = self._formatter.columns if self._formatter else ()
-        shown = json.dumps(dict(zip(columns, map(ascii, error.values), strict=False)))
-        self._refused.append(Refused(index, shown, str(error)))
-        self._bytes += len(shown)
+    def _refuse(self, refused: Refused) -> None:
+        self._refused.append(refused)
+        self._bytes += len(refused.shown)
 
     def finish(self) -> Batch | None:
         """What is left, if anything."""
         self._format()
         done = None
-        if self._cursors and self._formatter:
-            done = Batch(
-                self._formatter.columns, self._cursor, self._parts, len(self._cursors), self._cursors, self._refused
-            )
+        if self._cursors:
+            columns = self._formatter.columns if self._formatter else ()
+            done = Batch(columns, self._cursor, self._parts, len(self._cursors), self._cursors, self._refused)
         self._parts, self._cursors, self._refused, self._bytes = [], [], [], 0
         self._size = self._sizer.size
         return done
@@ -217,19 +222,25 @@ def frozen_cursor(cursor: Cursor) -> Cursor:
 
 def join_blocks(source: BlockSource, cursor: Cursor | None, sizer: BatchSizer) -> Iterator[Batch]:
     """Batches of at least ``sizer.size`` rows, or of BYTES, from the ready blocks of ``source`` after ``cursor``."""
-    parts: list[bytes] = []
-    rows = size = 0
-    last: Cursor = None
-    for data, count, last in source.copy_blocks(cursor):
+
+    def new_batch() -> Batch:
+        return Batch(source.copy_columns, format=source.copy_format)
+
+    batch, size = new_batch(), 0
+    for data, count, batch.cursor in source.copy_blocks(cursor):
         yield_to_sender()
-        parts.append(data)
-        rows += count
-        size += len(data)
-        if rows >= sizer.size or size >= BYTES:
-            yield Batch(source.copy_columns, last, parts, rows, format=source.copy_format)
-            parts, rows, size = [], 0, 0
-    if rows:
-        yield Batch(source.copy_columns, last, parts, rows, format=source.copy_format)
+        if isinstance(data, BadRow):
+            batch.refused.append(Refused(batch.rows, data.text, data.reason))
+            size += len(data.text)
+        else:
+            batch.parts.append(data)
+            size += len(data)
+        batch.rows += count
+        if batch.rows >= sizer.size or size >= BYTES:
+            yield batch
+            batch, size = new_batch(), 0
+    if batch.rows:
+        yield batch
 
 
 def build_batches(rows: Iterable[tuple[SeedRow, Cursor]], builder: Builder[T]) -> Iterator[T]:

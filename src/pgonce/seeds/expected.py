@@ -20,7 +20,7 @@ from psycopg.types.json import Json, Jsonb
 from pgonce.errors import InvalidArgument
 from pgonce.seeds.columns import Column, TableFacts
 from pgonce.seeds.seed import Seed
-from pgonce.seeds.source import Cursor, SeedRow
+from pgonce.seeds.source import BadRow, Cursor, SeedRow
 
 ROWS = 500
 """Handed over at a time."""
@@ -52,19 +52,21 @@ class RowReader:
         self._columns: list[Column] = []
         self._changes: dict[tuple[type, ...], list[int]] = {}
 
-    def add(self, row: SeedRow, _: Cursor) -> list[tuple[Any, ...]] | None:
+    def add(self, row: SeedRow | BadRow, _: Cursor) -> list[tuple[Any, ...]] | None:
         """Take one row; a full list of rows, when there is one."""
+        self._number += 1
+        self.rows += 1
+        if self._number in self._rejected:
+            self.rejected += 1
+            return None
+        if isinstance(row, BadRow):
+            raise InvalidArgument(row.reason)
         if not self._columns:
             names = list(row) if isinstance(row, Mapping) else list(self._seed.named_columns or ())
             self.columns = self.columns or tuple(names)
             if set(self.columns) != set(names):
                 raise InvalidArgument("the partitions of a seed have rows of different columns")
             self._columns = self._facts.find(list(self.columns), self._seed.into)
-        self._number += 1
-        self.rows += 1
-        if self._number in self._rejected:
-            self.rejected += 1
-            return None
         values = [row[name] for name in self.columns] if isinstance(row, Mapping) else list(row)
         shape = tuple(map(type, values))
         changes = self._changes.get(shape)

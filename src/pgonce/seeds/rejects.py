@@ -43,7 +43,7 @@ def write(
     """
     found = _Rejects(batch, loader.seed.into, seen, room)
     for bad in batch.refused:
-        found.add(bad.index, None, bad.shown.encode(), bad.reason, None, bad.reason)
+        found.add(bad.index, None, bad.shown.encode(errors="backslashreplace"), bad.reason, None, bad.reason)
     rows = batch.rows - len(batch.refused)
     if not rows:
         return found.counts, found.rows

@@ -8,6 +8,7 @@ one; everything else in this file is optional, attribute by attribute, and looke
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 SeedRow: TypeAlias = Mapping[str, Any] | Sequence[Any]
@@ -16,6 +17,16 @@ Cursor: TypeAlias = Any
 """Any JSON value but null, usually an object such as {"last_book": "PSA", "last_chapter": 119}."""
 NO_CURSOR = "a row has no cursor: yield (row, cursor), the cursor being where to resume behind this row"
 Verdict: TypeAlias = Literal["same", "grown", "changed"]
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A record that cannot be cut into values. A source yields it in the place of a row, and it becomes a reject."""
+
+    reason: str
+    """One line, with the place: ``people.csv, line 52: text after a closing quote``."""
+    text: str
+    """The record as it was read."""
 
 
 class RowSource(Protocol):
@@ -80,7 +91,7 @@ class BlockSource(Protocol):
     """The columns of the table that a line holds, in order."""
     copy_format: CopyFormat
 
-    def copy_blocks(self, cursor: Cursor | None, /) -> Iterator[tuple[bytes, int, Cursor]]:
+    def copy_blocks(self, cursor: Cursor | None, /) -> Iterator[tuple[Any, int, Cursor]]:
         """``(data, rows, cursor)``: whole rows, how many, and the cursor behind the last of them.
 
         The rows of one cursor stand in one block. A block is 64 kB to 1 MB (more only for a single row that is

@@ -14,11 +14,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgonce.errors import InvalidArgument
-from pgonce.seeds.batch import BYTES, LARGEST, SMALLEST, Batch, BatchBuilder, BatchSizer, build_batches, join_blocks
+from pgonce.seeds.batch import (
+    BYTES,
+    LARGEST,
+    SMALLEST,
+    Batch,
+    BatchBuilder,
+    BatchSizer,
+    Refused,
+    build_batches,
+    join_blocks,
+)
 from pgonce.seeds.columns import Kind
 from pgonce.seeds.copy_format import TEXT
 from pgonce.seeds.copy_text import RowFormatter, Unwritable
-from pgonce.seeds.source import CopyFormat
+from pgonce.seeds.source import BadRow, CopyFormat
 from pgonce.seeds.value_text import JsonNumber
 from tests.pure.seeds.columns import column, columns, lines
 
@@ -198,3 +208,13 @@ def test_a_limit_bounds_the_batch_and_asks_for_the_time_that_is_missing() -> Non
     assert sizer.pause(300, 1.0) == 2.0
     assert sizer.pause(300, 9.0) == 0.0
     assert BatchSizer(5000).pause(10**9, 0.1) == 0.0
+
+
+def test_a_record_that_cannot_be_cut_is_refused_at_its_place() -> None:
+    bad = BadRow("f.csv, line 2: a quote", 'a"b')
+    rows = [(("a", 1), 1), (bad, 2), (("c", 3), 3)]
+    [batch] = build_batches(rows, BatchBuilder(BatchSizer(), lambda _: formatter()))
+    assert (batch.rows, batch.refused) == (3, [Refused(1, 'a"b', "f.csv, line 2: a quote")])
+    assert b"".join(batch.parts) == b"a\t1\nc\t3\n"
+    [batch] = build_batches([(bad, 2)], BatchBuilder(BatchSizer(), lambda _: formatter()))
+    assert (batch.rows, batch.parts, batch.cursor) == (1, [], 2)
