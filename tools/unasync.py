@@ -29,13 +29,13 @@ HAND_WRITTEN = frozenset({"core/call_batcher", "core/concurrency", "seeds/stream
 
 NAMES = {
     "AbstractAsyncContextManager": "AbstractContextManager",
-    "AsyncAttempts": "Attempts",
+    "AsyncExecutor": "Executor",
     "AsyncConnection": "Connection",
     "AsyncConnectionPool": "ConnectionPool",
     "AsyncCursor": "Cursor",
     "AsyncIterator": "Iterator",
     "AsyncJobs": "Jobs",
-    "AsyncLane": "Lane",
+    "AsyncConsumer": "Consumer",
     "AsyncRun": "Run",
     "AsyncSeeds": "Seeds",
     "AsyncCallBatcher": "CallBatcher",

@@ -17,7 +17,7 @@ from pgonce.core import database as databases
 from pgonce.core.execute import call
 from pgonce.errors import InvalidArgument
 from pgonce.webhooks import calls as webhooks
-from pgonce.webhooks import stripe
+from pgonce.webhooks import executor, executor_async, stripe
 from pgonce.webhooks.worker import Worker
 from tests.conftest import wait_until
 
@@ -163,10 +163,19 @@ def test_a_worker_runs_an_object_whose_call_is_asynchronous(database: str, conn:
     assert conn.execute("select event from effects").fetchall() == [("evt_1",)]
 
 
-def test_what_is_to_be_called_after_the_commit_and_is_asynchronous_is_logged(
-    module_database: str, db: Connection[Any], name: str, caplog: pytest.LogCaptureFixture
+def test_an_asynchronous_callback_runs_after_the_commit_and_its_error_is_logged(
+    name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    ran: list[str] = []
+
+    async def callback() -> None:
+        await asyncio.sleep(0)
+        ran.append(name)
+        raise ValueError(f"{name} went wrong")
+
     of = pgonce.Event(name, "pay", {})
-    of.after_commit(promise)
-    of.committed()
-    assert PLAIN in caplog.text
+    of.after_commit(callback)
+    executor.call_back(of)
+    asyncio.run(executor_async.call_back(of))
+    assert ran == [name, name]
+    assert caplog.text.count(f"ValueError: {name} went wrong") == 2

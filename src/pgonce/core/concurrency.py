@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import itertools
 import math
 import os
@@ -118,6 +120,19 @@ class repeating:  # noqa: N801 -- its twin is a function
     def _repeat(self, ended: threading.Event) -> None:
         while not ended.is_set() and self._action():
             ended.wait(self._seconds)
+
+
+class meanwhile(repeating):  # noqa: N801 -- its twin is a function
+    """Run ``action`` every ``seconds`` during the body, in a thread, until it returns False."""
+
+    def __init__(self, action: Callable[[], bool], seconds: float) -> None:
+        super().__init__(action, seconds, seconds)
+
+
+def finish(result: object) -> None:
+    """Run ``result``, what a callback returned, to its end where it is a coroutine."""
+    if inspect.iscoroutine(result):
+        asyncio.run(result)
 
 
 def shielded(done: T) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeAlias, TypeVar
@@ -63,6 +64,41 @@ async def repeating(
     except asyncio.CancelledError:
         if not told or (body and body.uncancel() > 0):  # somebody else's cancellation goes on
             raise
+
+
+@asynccontextmanager
+async def meanwhile(action: Callable[[], Coroutine[Any, Any, bool]], seconds: float) -> AsyncIterator[None]:
+    """Run ``action`` every ``seconds`` during the body, until it returns False. The body is not cancelled.
+
+    At the end of the body an action that has begun is waited for, at most `LEAVE` seconds.
+    """
+    loop = asyncio.get_running_loop()
+    tasks: list[asyncio.Task[None]] = []
+
+    async def repeat() -> None:
+        while not ended and await action():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), seconds)
+
+    def begin() -> None:
+        tasks.append(loop.create_task(repeat()))
+
+    ended, over = False, asyncio.Event()
+    timer = loop.call_later(seconds, begin)  # no task for a body that is shorter
+    try:
+        yield
+    finally:
+        ended = True
+        over.set()
+        timer.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=LEAVE)
+
+
+async def finish(result: object) -> None:
+    """Await ``result``, what a callback returned, where it can be awaited."""
+    if inspect.isawaitable(result):
+        await result
 
 
 async def shielded(work: Coroutine[Any, Any, T]) -> T:

@@ -6,7 +6,7 @@ connection, a role or a database has, own statements are sent and read the same 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeAlias, TypeVar
@@ -17,6 +17,7 @@ from psycopg import AsyncConnection, AsyncCursor, generators
 from psycopg.adapt import AdaptersMap
 from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus, Format, TransactionStatus
+from psycopg.pq.abc import PGresult
 from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool
 
@@ -47,6 +48,7 @@ class OwnCursor(AsyncCursor[tuple[Any, ...]]):
 
 # ``begin`` decides the isolation level. Under REPEATABLE READ the functions would not see who was faster, and would
 # raise 40001 where the answer is a row. A user's short timeouts are for the user's statements.
+# A default of read-only is respected: hosts set it when a disk is full.
 _PINNED = {
     "statement_timeout": "60s",
     "lock_timeout": "30s",
@@ -57,12 +59,11 @@ _PINNED = {
     "transform_null_equals": "off",
     "plan_cache_mode": "auto",
 }
-_BEGIN = "begin isolation level read committed read write; select " + ", ".join(
+_BEGIN = "begin isolation level read committed; select " + ", ".join(
     f"pg_catalog.set_config('{name}', '{value}', true)" for name, value in _PINNED.items()
 )
 _SHIPPED = {
     "default_transaction_isolation": "read committed",
-    "default_transaction_read_only": "off",
     **{name: value for name, value in _PINNED.items() if not name.endswith("_timeout")},
 }
 _IS_USUAL = "select " + " and ".join(
@@ -140,21 +141,37 @@ async def own_transaction(conn: AsyncConnection[Any]) -> AsyncIterator[None]:
     await run(conn, "commit")
 
 
-async def run(conn: AsyncConnection[Any], statements: str) -> bytes | None:
-    """Several statements in one round trip; the value of the last one that has rows, as PostgreSQL writes it.
+async def send(conn: AsyncConnection[Any], statements: str) -> tuple[list[PGresult], psycopg.Error | None]:
+    """Several statements in one message: their results, and the error that ended it.
 
-    Below the cursor, which would look for placeholders, adapt no arguments, and wrap results that nobody reads: of a
-    worker's time for an event that was a fifth.
+    Not through a cursor, which would look for placeholders, adapt no arguments and wrap results that nobody reads: that
+    was a fifth of a worker's time for an event.
 
     Raises:
-        psycopg.Error: the first error; what follows it was not run.
+        psycopg.OperationalError: the connection is lost, and it is unknown how far the server came.
     """
     async with conn.lock:
         conn.pgconn.send_query(statements.encode())
         results = await conn.wait(generators.execute(conn.pgconn))
-    for result in results:
-        if result.status == ExecStatus.FATAL_ERROR:
-            raise error_from_result(result, encoding=conn.info.encoding)
+    if results and results[-1].status == ExecStatus.FATAL_ERROR:
+        return results[:-1], error_from_result(results[-1], encoding=conn.info.encoding)
+    return results, None
+
+
+async def run(conn: AsyncConnection[Any], statements: str) -> bytes | None:
+    """Several statements in one message; the value of the last one that has rows, as PostgreSQL writes it.
+
+    Raises:
+        psycopg.Error: the first error; the statements after it were not run.
+    """
+    results, error = await send(conn, statements)
+    if error is not None:
+        raise error
+    return last_value(results)
+
+
+def last_value(results: Sequence[PGresult]) -> bytes | None:
+    """The first value of the last result that has rows."""
     return next((result.get_value(0, 0) for result in reversed(results) if result.ntuples), None)
 
 

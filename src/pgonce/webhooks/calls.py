@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Any, Literal, NoReturn, TypeAlias
 from uuid import UUID
 
 from pgonce.core.call import Call, Row, clean, value
-from pgonce.core.callables import ensure_result
+from pgonce.core.interval import interval
 from pgonce.errors import EventBusy, InvalidArgument, InvalidPayload
 from pgonce.webhooks import complete_in_session as own
-from pgonce.webhooks.stripe import Body
+from pgonce.webhooks.stripe import Body, parse
 
 Payload: TypeAlias = dict[str, Any]
 LEASE = timedelta(minutes=5)
-"""How long a claim is respected without an outcome. A handler whose transaction is open keeps it beyond that."""
+"""How long a claim without an outcome is respected. An open transaction that holds the event's row keeps it longer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The answer to a claim; ``lease`` is there only when the event is the caller's."""
+    """The answer to a claim; ``lease`` is set only if the event is the caller's."""
 
     outcome: Literal["claimed", "done", "queued", "busy"]
     id: UUID
@@ -30,11 +29,16 @@ class Claim:
     attempts: int
 
 
-log = logging.getLogger("pgonce")
-
-
-class Ignored(Exception):  # a decision of the handler, not an error
+class Ignored(BaseException):  # a decision, not an error: the handler's own `except Exception` must not catch it
     """Raised by ``event.ignore``: the event ends as ``ignored``, what the handler wrote is rolled back."""
+
+
+class Postponed(BaseException):
+    """Raised by ``event.retry``: the event is handled again later, what the handler wrote is rolled back."""
+
+    def __init__(self, delay: timedelta) -> None:
+        super().__init__(f"again in {delay}")
+        self.delay = delay
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,18 @@ class Event:
     """1 for the first attempt."""
     claim: Claim | None = field(default=None, repr=False)
     schema: str = field(default="public", repr=False)
+    order_key: str | None = field(default=None, repr=False)
+    """Events with equal keys are handled one at a time."""
+    due: datetime | None = field(default=None, repr=False)
+    """None if the receiver in the same process claimed the event with its INSERT."""
+    body: bytes | None = field(default=None, repr=False)
+    """What ``payload`` was read from."""
     after_commit_calls: list[Callable[[], Any]] = field(default_factory=list, repr=False)
+
+    def fresh(self) -> Event:
+        """The event as it was before an attempt: handlers may change ``payload`` and add callbacks."""
+        payload = self.payload if self.body is None else parse(self.body)
+        return replace(self, payload=payload, after_commit_calls=[])
 
     @property
     def object(self) -> Payload:
@@ -72,19 +87,12 @@ class Event:
         return f"pgonce-{self.id}"
 
     def after_commit(self, function: Callable[[], Any]) -> None:
-        """Call ``function`` when mark and effect are committed: to start a task elsewhere, say.
+        """Call ``function``, plain or async, after mark and effect are committed: to start a task elsewhere, say.
 
-        At most once: a crash between the commit and the call loses it. What must happen is written in the transaction.
+        The commit is on disk by then. The call is made at most once: a crash between the commit and the call loses it.
+        What must happen belongs in the transaction. An error in it is logged; the event is handled all the same.
         """
         self.after_commit_calls.append(function)
-
-    def committed(self) -> None:
-        """Run what ``after_commit`` has collected; a failure there is logged, for the event is handled all the same."""
-        for function in self.after_commit_calls:
-            try:
-                ensure_result(function())
-            except Exception:
-                log.exception("after_commit of event %s failed", self.id)
 
     def complete(self, session: Any) -> Awaitable[None] | None:
         """Mark the event as handled inside the open transaction of ``session`` (``transaction="own"``).
@@ -99,8 +107,24 @@ class Event:
         return own.complete(session, self.claim.id, self.claim.lease, self.schema)
 
     def ignore(self, reason: str) -> NoReturn:
-        """End the event as ``ignored`` with this reason; what this handler wrote is rolled back."""
+        """End the event as ``ignored`` with this reason; what this handler wrote is rolled back.
+
+        It raises a BaseException, so that the handler's own ``except Exception`` does not catch it.
+        """
         raise Ignored(reason)
+
+    def retry(self, in_: timedelta | str) -> NoReturn:
+        """Handle the event again after ``in_`` ("30 seconds"); what this handler wrote is rolled back.
+
+        No attempt is counted, so an event may be postponed any number of times. Raises a BaseException, as ``ignore``.
+
+        Raises:
+            InvalidArgument: ``in_`` cannot be read, or is longer than 31 days.
+        """
+        delay = interval(in_, "the delay of event.retry")
+        if delay > timedelta(days=31):
+            raise InvalidArgument("the delay of event.retry must not be longer than 31 days")
+        raise Postponed(delay)
 
 
 def claim_webhook(body: Body, lease: timedelta | str = LEASE) -> Call[Claim]:

@@ -1,32 +1,20 @@
-"""The calls of ``sql/api/webhooks_claim.sql``, where the transition table is, and their results."""
+"""The calls of ``sql/api/webhooks_claim.sql`` and ``webhooks_batch.sql``, and their results."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from pgonce.core.call import Call, Row, value
+from pgonce.core.call import Call, Row, clean, value
 from pgonce.webhooks import calls as webhooks
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls import Claim, Event
 
 LEASE = timedelta(seconds=30)
-"""From a worker's claim to its transaction are milliseconds, and from then on its row locks hold the events: so a
-short lease is enough, and what a killed worker held is taken up soon."""
+"""From a worker's claim to the event's transaction milliseconds pass, and then its row lock holds the event. So a short
+lease is enough, and what a killed worker held is soon claimed by another one."""
 MAX_ATTEMPTS = 12
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """An event in a worker's hands."""
-
-    claim: Claim
-    event: Event
-    order_key: str | None = None
-    due: datetime | None = None
-    """None where the receiver in the same process has claimed it with its INSERT."""
 
 
 def claim_webhooks(
@@ -37,7 +25,7 @@ def claim_webhooks(
     since: datetime | None = None,
     max_attempts: int = MAX_ATTEMPTS,
     schema: str = "public",
-) -> Call[list[Claimed]]:
+) -> Call[list[Event]]:
     """Claim up to ``limit`` due events; ``types`` and ``other_types`` are regular expressions.
 
     ``schema`` is for ``event.complete``.
@@ -53,56 +41,83 @@ def claim_webhooks(
     return Call("pgonce_claim_webhooks", args, lambda rows: [_claimed(row, schema) for row in rows])
 
 
-def _claimed(row: Row, schema: str) -> Claimed:
+def _claimed(row: Row, schema: str) -> Event:
     row_id, event_id, event_type, payload, raw, lease, attempts, order_key, due = row
     claim = Claim("claimed", row_id, lease, attempts)
-    # what jsonb could not hold is read from the bytes
-    event = Event(event_id, event_type, stripe.parse(raw or payload.encode()), attempts, claim, schema)
-    return Claimed(claim, event, order_key, due)
+    body = raw or payload.encode()  # raw: what jsonb could not hold
+    return Event(
+        event_id, event_type, stripe.parse(body), attempts, claim, schema, order_key=order_key, due=due, body=body
+    )
 
 
 def queue_and_claim(
     bodies: Sequence[stripe.Body], order_keys: Sequence[str | None], schema: str = "public"
-) -> Call[tuple[dict[str, str], list[Claimed]]]:
-    """Record a batch, and claim what is new and waits for nobody: the outcomes as of queue_webhooks, and the claims."""
+) -> Call[tuple[dict[str, str], list[Event]]]:
+    """Record a batch, and claim what is new and has no order key: the outcomes as of queue_webhooks, and the events."""
     queue = webhooks.queue_webhooks(bodies, order_keys)
     known = {body.id: body for body in reversed(bodies)}  # of two alike the first is stored
 
-    def read(rows: Sequence[Row]) -> tuple[dict[str, str], list[Claimed]]:
+    def read(rows: Sequence[Row]) -> tuple[dict[str, str], list[Event]]:
         claims = ((known[row[0]], Claim("claimed", row[2], row[3], 1)) for row in rows if row[3])
         return queue.read(rows), [
-            Claimed(claim, Event(body.id, body.type, body.payload, 1, claim, schema)) for body, claim in claims
+            Event(body.id, body.type, body.payload, 1, claim, schema, body=body.raw or body.text.encode())
+            for body, claim in claims
         ]
 
     return Call(queue.function, {**queue.args, "p_lease_for": LEASE}, read)
 
 
-def _ids(items: Sequence[Claimed]) -> dict[str, list[UUID | None]]:
-    return {"p_ids": [item.claim.id for item in items], "p_leases": [item.claim.lease for item in items]}
+def claim_of(event: Event) -> Claim:
+    """The claim of an event that a worker holds."""
+    assert event.claim is not None, "the event was claimed"  # noqa: S101
+    return event.claim
 
 
-def release_webhooks(items: Sequence[Claimed]) -> Call[int]:
-    """Give events back untouched."""
-    return Call("pgonce_release_webhooks", _ids(items), value)
+def keys(events: Sequence[Event]) -> dict[str, list[UUID | None]]:
+    """The ids and leases of claimed events, as arguments."""
+    claims = [claim_of(event) for event in events]
+    return {"p_ids": [claim.id for claim in claims], "p_leases": [claim.lease for claim in claims]}
 
 
-def order_webhook(item: Claimed, order_key: str) -> Call[bool]:
+def _key(event: Event) -> dict[str, UUID | None]:
+    claim = claim_of(event)
+    return {"p_id": claim.id, "p_lease": claim.lease}
+
+
+def release_webhooks(events: Sequence[Event]) -> Call[int]:
+    """Give events back untouched; no attempt is counted."""
+    return Call("pgonce_release_webhooks", keys(events), value)
+
+
+def ignore_unhandled_webhooks(events: Sequence[Event]) -> Call[int]:
+    """End events as ignored because no function handles their type."""
+    return Call("pgonce_ignore_unhandled_webhooks", keys(events), value)
+
+
+def postpone_webhook(claim: Claim, delay: timedelta) -> Call[bool]:
+    """Give an event back, to be handled after ``delay``; no attempt is counted."""
+    return Call("pgonce_postpone_webhook", {"p_id": claim.id, "p_lease": claim.lease, "p_delay": delay}, value)
+
+
+def fail_committed_webhook(event: Event, error_message: str) -> Call[bool]:
+    """Make a dead letter of an event whose handler committed the mark itself and did not end well."""
+    return Call("pgonce_fail_committed_webhook", {**_key(event), "p_error_message": clean(error_message)}, value)
+
+
+def order_webhook(event: Event, order_key: str) -> Call[bool]:
     """Give an event back with the key of its object."""
-    return Call(
-        "pgonce_order_webhook", {"p_id": item.claim.id, "p_lease": item.claim.lease, "p_order_key": order_key}, value
-    )
+    return Call("pgonce_order_webhook", {**_key(event), "p_order_key": order_key}, value)
 
 
-def coalesce_webhooks(item: Claimed, types: str) -> Call[int]:
+def coalesce_webhooks(event: Event, types: str) -> Call[int]:
     """Ignore the other waiting events of this one's object whose type matches ``types`` (a regular expression)."""
-    return Call(
-        "pgonce_coalesce_webhooks", {"p_id": item.claim.id, "p_order_key": item.order_key, "p_types": types}, value
-    )
+    args = {"p_id": claim_of(event).id, "p_order_key": event.order_key, "p_types": types}
+    return Call("pgonce_coalesce_webhooks", args, value)
 
 
-def is_webhook_held(claim: Claim) -> Call[bool]:
+def is_webhook_held(event: Event) -> Call[bool]:
     """Whether this claim has not ended yet."""
-    return Call("pgonce_is_webhook_held", {"p_id": claim.id, "p_lease": claim.lease}, value)
+    return Call("pgonce_is_webhook_held", _key(event), value)
 
 
 def adopt_webhooks() -> Call[int]:
@@ -121,13 +136,13 @@ def replay_webhook(event_id: str) -> Call[bool]:
 
 
 def twin_type(event_type: str) -> str:
-    """The type under which the same fact comes a second time, if both kinds of endpoint exist.
+    """The type under which the same fact arrives a second time, if both kinds of endpoint exist.
 
     The thin event of ``customer.created`` is ``v1.customer.created`` (docs.stripe.com/changelog, 2026-09-30).
     """
     return event_type.removeprefix("v1.") if event_type.startswith("v1.") else f"v1.{event_type}"
 
 
-def twin_of_webhook(claim: Claim) -> Call[str | None]:
+def twin_of_webhook(event: Event) -> Call[str | None]:
     """The event that is handled instead of this one; None: handle it."""
-    return Call("pgonce_twin_of_webhook", {"p_id": claim.id}, value)
+    return Call("pgonce_twin_of_webhook", {"p_id": claim_of(event).id}, value)

@@ -1,4 +1,4 @@
-"""One pair of a worker's hands: claim a batch of events, have it handled, and again."""
+"""Claims a batch of events and has it handled, again and again."""
 
 from __future__ import annotations
 
@@ -8,34 +8,32 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from pgonce.core.execute_async import Pool, call, call_unsynced
-from pgonce.errors import DatabaseUnavailable
 from pgonce.webhooks import calls as webhooks
 from pgonce.webhooks import calls_queue as protocol
-from pgonce.webhooks.calls_queue import Claimed
-from pgonce.webhooks.executor_async import AsyncAttempts, Work
+from pgonce.webhooks.calls import Event
+from pgonce.webhooks.calls_queue import claim_of
+from pgonce.webhooks.executor_async import CHAIN, AsyncExecutor, Work
 from pgonce.webhooks.registry import Handler, WebhookRegistry
 
 MOST = 100
-"""Events in a batch, at most. At 100 the commit costs each of them a hundredth of an fsync; more gains nothing."""
-BRISK = 0.2
-"""Seconds: a full batch that was done faster may grow, a slower one shrinks, so that other lanes get work too."""
+"""Events in a batch, at most. At 100 an fsync costs each of them a hundredth; more gains nothing."""
 AHEAD = 4
-"""Full batches that may wait for a lane that has handled such in BRISK seconds."""
+"""Full batches that may wait for a consumer that has handled such in `CHAIN` seconds."""
 LOOK = 0.2
-"""Seconds for which a lane lives on what is handed to it without a look at the table."""
+"""Seconds for which a consumer takes what is handed to it without a look at the table."""
 FULL_LOOK = 5.0
 """Seconds between two claims without the low-water mark, for retries and for what was committed late."""
 MARGIN = timedelta(seconds=2)
 """How far behind the newest due time a late commit may be and still be found at once."""
 
 
-class AsyncLane:
+class AsyncConsumer:
     """Claims and handles events, batch after batch.
 
     Args:
-        pool: needs one connection for each lane, and one more for timeouts.
+        pool: needs one connection for each consumer, and one more for timeouts and for giving events back.
         app: the handlers; this world's kind of them must match the types claimed here.
-        handed: what a receiver in the same process has claimed for this lane and others.
+        handed: what a receiver in the same process has claimed for this consumer and others.
         types, other_types: claim only types that match, and do not match, these regular expressions.
         schema, max_attempts: as of the worker.
     """
@@ -45,7 +43,7 @@ class AsyncLane:
         pool: Pool,
         app: WebhookRegistry,
         *,
-        handed: deque[Claimed] | None = None,
+        handed: deque[Event] | None = None,
         types: str | None = None,
         other_types: str | None = None,
         schema: str = "public",
@@ -55,12 +53,12 @@ class AsyncLane:
         self._types, self._other_types = types, other_types
         self._schema = schema
         self._max_attempts = max_attempts
-        self._attempts = AsyncAttempts(pool, schema, max_attempts)
-        self._handed: deque[Claimed] = deque() if handed is None else handed
+        self._executor = AsyncExecutor(pool, schema, max_attempts)
+        self._handed: deque[Event] = deque() if handed is None else handed
         self.size = 10
         """Events in the next batch, at most."""
         self.full = False
-        """Whether the last one had as many: there is probably more to do than this lane can."""
+        """Whether the last batch had as many: there is probably more to do than this consumer can."""
         self.backlog = False
         """Whether the last look at the table found as many."""
         self._since: datetime | None = None
@@ -68,85 +66,95 @@ class AsyncLane:
 
     @property
     def room(self) -> int:
-        """How many events it would begin within a second or so: one batch, several where full ones have been brisk."""
+        """How many events it would begin within a second or so."""
         return self.size * (AHEAD if self.size == MOST else 1)
 
-    async def step(self) -> int:
+    async def run_once(self) -> int:
         """Claim and handle one batch.
 
         Returns:
             The number of events in it; 0 when nothing was due.
 
         Raises:
-            DatabaseUnavailable, SchemaError: nothing was claimed, or what was claimed comes back by itself.
+            DatabaseUnavailable, SchemaError: nothing was claimed, or what was claimed is claimed again later.
         """
-        items = self._take() or await self._claim() or self._take()
-        self.full = len(items) == self.size
+        events = self._take() or await self._claim() or self._take()
+        self.full = len(events) == self.size
         started = time.monotonic()
-        self._attempts.begun = False
+        if events:
+            await self._handle(events)
+        self._adapt(len(events), time.monotonic() - started)
+        return len(events)
+
+    async def _handle(self, events: Sequence[Event]) -> None:
+        each: deque[Work] = deque()
+        batches: dict[Handler, list[Event]] = {}
+        own: list[Work] = []
+        unhandled: list[Event] = []
         try:
-            await self._handle(items)
-        except DatabaseUnavailable:
-            # They are still ours. But a handler that has been called may be the cause: then their leases run out, and
-            # the attempt counts. An event that always ends its connection would be tried for ever.
-            if not self._attempts.begun:
-                self._handed.extendleft(reversed(items))
-            raise
-        self._adapt(len(items), time.monotonic() - started)
-        return len(items)
-
-    async def _handle(self, items: Sequence[Claimed]) -> None:
-        shared: list[Work] = []
-        batches: dict[Handler, list[Claimed]] = {}
-        for item in items:
-            try:
-                handlers = self._app.matching(item.event.type)
-                key = None if item.order_key else self._app.order_key(item.event)
-            except Exception as error:  # noqa: BLE001 -- a wrong registration, or the user's key function
-                await self._attempts.failed(item, error)
-                continue
-            if handlers and await self._is_twin(item):
-                continue
-            if key is not None:  # recorded by a client that did not know that this type wants order
-                await call(self._pool, protocol.order_webhook(item, key), self._schema)
-            elif handlers and handlers[0].kind == "own":
-                await self._attempts.own(item, handlers[0])
-            elif handlers and handlers[0].kind == "batch":
-                batches.setdefault(handlers[0], []).append(item)
-            else:
-                shared.append((item, handlers))
-        if shared:
-            await self._attempts.in_savepoints(shared)
+            for event in events:
+                if handlers := await self._handlers_of(event):
+                    kind = handlers[0].kind
+                    if kind == "batch":
+                        batches.setdefault(handlers[0], []).append(event)
+                    else:
+                        (own if kind == "own" else each).append((event, handlers))
+                elif handlers is not None:
+                    unhandled.append(event)
+            if unhandled:
+                await call(self._pool, protocol.ignore_unhandled_webhooks(unhandled), self._schema)
+            if each:
+                await self._executor.handle_each(each)
+        finally:  # still ours: they were not begun
+            self._handed.extendleft(event for event, _ in reversed(each))
         for handler, group in batches.items():
-            await self._attempts.set_wise(handler, group)
+            await self._executor.handle_together(handler, group)
+        for event, handlers in own:
+            await self._executor.handle_in_own_transaction(event, handlers[0])
 
-    async def _is_twin(self, item: Claimed) -> bool:
+    async def _handlers_of(self, event: Event) -> list[Handler] | None:
+        """The event's handlers; empty: nobody has one; None: the event has ended here, or was given back."""
+        try:
+            handlers = self._app.matching(event.type)
+            key = None if event.order_key else self._app.order_key(event)
+        except Exception as error:  # noqa: BLE001 -- a wrong registration, or the user's key function
+            await self._executor.failed(event, error)
+            return None
+        if handlers and await self._is_twin(event):
+            return None
+        if key is not None:  # recorded by a client that did not know that this type wants order
+            await call(self._pool, protocol.order_webhook(event, key), self._schema)
+            return None
+        return handlers
+
+    async def _is_twin(self, event: Event) -> bool:
         """Ignore an event whose twin, thin or snapshot, is handled by this app instead."""
-        if not self._app.matching(protocol.twin_type(item.event.type)):
+        if not self._app.matching(protocol.twin_type(event.type)):
             return False
-        twin = await call(self._pool, protocol.twin_of_webhook(item.claim), self._schema)
-        ignore = webhooks.ignore_webhook(item.claim, f"twin of {twin}")
+        twin = await call(self._pool, protocol.twin_of_webhook(event), self._schema)
+        ignore = webhooks.ignore_webhook(claim_of(event), f"twin of {twin}")
         return twin is not None and await call(self._pool, ignore, self._schema)
 
     def _adapt(self, done: int, seconds: float) -> None:
-        if seconds > BRISK:
+        """A full batch that was done within `CHAIN` seconds may grow. One that was not had to give events back."""
+        if seconds > CHAIN:
             self.size = max(1, self.size // 2)
         elif done == self.size:
             self.size = min(MOST, self.size * 2)
 
-    def _take(self) -> list[Claimed]:
+    def _take(self) -> list[Event]:
         """The next batch of what was handed over; none when the table has not been looked at for a while."""
         if time.monotonic() - self._asked > LOOK:
             return []
-        items: list[Claimed] = []
-        while self._handed and len(items) < self.size:
+        events: list[Event] = []
+        while self._handed and len(events) < self.size:
             try:
-                items.append(self._handed.popleft())
-            except IndexError:  # another lane was faster
+                events.append(self._handed.popleft())
+            except IndexError:  # another consumer was faster
                 break
-        return items
+        return events
 
-    async def _claim(self) -> list[Claimed]:
+    async def _claim(self) -> list[Event]:
         """The next batch, above the low-water mark; with a full look every few seconds, and now and then when idle.
 
         Its commit need not reach the disk: losing it loses the count of one attempt.
@@ -161,13 +169,13 @@ class AsyncLane:
             schema=self._schema,
         )
         self._asked = time.monotonic()
-        items = await call_unsynced(self._pool, claim, self._schema)
-        self.backlog = len(items) == self.size
+        events = await call_unsynced(self._pool, claim, self._schema)
+        self.backlog = len(events) == self.size
         if full:
             self._looked = time.monotonic()
-        if items:
-            self._since = min(item.due for item in items if item.due) - MARGIN
-        elif not full and time.monotonic() - self._looked > BRISK:
+        if events:
+            self._since = min(event.due for event in events if event.due) - MARGIN
+        elif not full and time.monotonic() - self._looked > LOOK:
             self._since = None
             return await self._claim()
-        return items
+        return events

@@ -1,258 +1,415 @@
 # Generated from executor_async.py by tools/unasync.py: edit that one, then `make generate`.
-"""Attempts at claimed events: mark, handle and commit, in whichever way their handlers want it."""
+"""Runs the handlers of claimed events and records the outcome."""
 
 from __future__ import annotations
 
 import logging
 import random
+import time
 import traceback
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeAlias
-from uuid import UUID
 
 import psycopg
 from psycopg import Connection, sql
 from psycopg.pq import TransactionStatus
+from psycopg.pq.abc import PGresult
 
 from pgonce.core.call import Call
 from pgonce.core.callables import ensure_result
-from pgonce.core.concurrency import asked_to_stop, sleep, time_limit
-from pgonce.core.execute import Pool, call, connection, execute, run, settings, translated
+from pgonce.core.concurrency import asked_to_stop, finish, meanwhile, sleep, time_limit
+from pgonce.core.execute import Pool, call, connection, execute, last_value, run, send, settings
+from pgonce.core.handler_session import RESET, HandlerSession
 from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken, translate
 from pgonce.webhooks import calls as webhooks
 from pgonce.webhooks import calls_queue as protocol
-from pgonce.webhooks.calls import Ignored
-from pgonce.webhooks.calls_queue import Claimed
+from pgonce.webhooks.calls import Event, Ignored, Postponed
+from pgonce.webhooks.calls_queue import claim_of
 from pgonce.webhooks.glob import any_of
 from pgonce.webhooks.registry import Handler
 
 LIMIT = timedelta(minutes=5)
-"""A stopped worker's transaction is ended after this long without a statement."""
+"""After this long without a statement the server ends a worker's transaction: its process or host is gone."""
+CHAIN = 0.2
+"""Seconds after which a chain of transactions ends, and the events it has not begun are given back."""
+
+MARKS = 10
+"""Times to try a mark that a concurrent transaction refuses, under the user's isolation level."""
 
 log = logging.getLogger("pgonce")
 
-Work: TypeAlias = tuple[Claimed, list[Handler]]
+Work: TypeAlias = tuple[Event, list[Handler]]
 
-_SAVEPOINT = "savepoint pgonce_event"
-_RELEASE = f"release {_SAVEPOINT}"
-_UNSEAL = "select pg_catalog.set_config('pgonce.sealed', 'off', true)"
-_NO_SAVEPOINT = {"25P01", "3B001"}
 _CONTENTION = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+_UNSYNCED = "set local synchronous_commit to off"
+# A commit is on disk when it has written something and waited: this writes a record that nobody reads.
+_FLUSH = "begin; select pg_catalog.pg_logical_emit_message(true, 'pgonce', ''); commit"
 _ENDED = "a handler ended the transaction: leave COMMIT and ROLLBACK to pgonce"
+_OTHER_TRANSACTION = "2D000"
 _SWALLOWED = "a handler caught a database error and went on: wrap what may fail in `with tx.transaction()`"
 _NOT_COMPLETED = "the handler returned without event.complete(session) in its transaction"
 
 
-class Attempts:
-    """The three ways of handling what a lane has claimed; ``pool``, ``schema`` and ``max_attempts`` as of the lane."""
+@dataclass
+class _Chain:
+    """What became of a chain of transactions."""
+
+    committed: list[Event] = field(default_factory=list)
+    is_durable: bool = True
+    """Whether the last commit is on disk, and with it those before."""
+
+
+class Executor:
+    """The three ways of handling claimed events; ``pool``, ``schema`` and ``max_attempts`` as of the consumer."""
 
     def __init__(self, pool: Pool, schema: str, max_attempts: int) -> None:
         self._pool = pool
         self._schema = schema
         self._qualifier = sql.Identifier(schema).as_string()
         self._max_attempts = max_attempts
-        self.begun = False
-        """Whether a handler has been called since this was set to False."""
 
-    def in_savepoints(self, work: Sequence[Work]) -> None:
-        """Several events in one commit: all are marked, then each is handled in a savepoint of its own."""
-        done: list[Claimed] = []
-        again: list[Claimed] = []
-        current: Claimed | None = None
-        items = [item for item, _ in work]
-        try:
-            with connection(self._pool) as conn, conn.transaction():
-                mine = self._mark(conn, work)
-                for number, (item, handlers) in enumerate(work):
-                    if item.claim.id not in mine:
-                        continue
-                    # an error says that the handler before has ended the transaction
-                    run(conn, f"{_RELEASE}; {_SAVEPOINT}" if current else _SAVEPOINT)
-                    current = item
-                    try:
-                        if self._handled(conn, item, handlers, items):
-                            done.append(item)
-                    except _CONTENTION:  # with another lane's batch: commit what is done, which frees its locks
-                        again = [item for item in items[number:] if item.claim.id in mine]
-                        self._unmark(conn, again)
-                        execute(conn, protocol.release_webhooks(again), self._schema)
-                        break
-                run(conn, f"{_RELEASE}; {_UNSEAL}" if current else _UNSEAL)
-            if again:
-                _step_aside()
-        except psycopg.Error as error:
-            self._refused(work, current, error)
-        except (TransactionBroken, TimeoutError) as error:
-            self._given_back(items, current, error)
-        else:
-            for item in done:
-                item.event.committed()
+    # One event, one transaction -------------------------------------------------------------------------------------
 
-    def _refused(self, work: Sequence[Work], current: Claimed | None, error: psycopg.Error) -> None:
-        """The database refused the batch as a whole."""
-        items = [item for item, _ in work]
-        if error.sqlstate in _NO_SAVEPOINT:
-            broken = TransactionBroken(_ENDED)
-            broken.__cause__ = error  # with the handler's line that did it
-            self._given_back(items, current, broken)
-        elif isinstance(error, _CONTENTION):
-            self._again(items)
-        elif isinstance(unavailable := translate(error), DatabaseUnavailable):
-            raise unavailable from error
-        elif len(work) == 1:
-            self.failed(items[0], error)
-        else:  # at the COMMIT, for a deferred constraint say: who it was shows when each is alone
-            for each in work:
-                self.in_savepoints([each])
+    def handle_each(self, work: deque[Work]) -> None:
+        """Handle events one after the other, each in a transaction of its own.
 
-    def _mark(self, conn: Connection[Any], work: Sequence[Work]) -> set[UUID]:
-        """Mark all events of a batch, and seal it; the ids of those that are to be handled.
+        The transactions make a chain. All but the last one commit asynchronously, and the COMMIT of one, the reset of
+        the connection, and the BEGIN and the mark of the next go in one message. A crash of the server may forget the
+        last commits of a chain, each with mark and effect: such an event is claimed again. Callbacks of
+        ``after_commit`` wait until the whole chain is on disk.
 
-        In one round trip with the transaction's settings, and with the end of those that have no handler. The text is
-        put together by hand: composing it with psycopg.sql took 8 % of the worker's samples. UUIDs need no quoting.
+        After `CHAIN` seconds the events that have not begun are given back, also while a handler is at work.
+
+        Args:
+            work: events that begin, or are given back, are taken out of it. After an error it holds those that did not
+                begin.
+
+        Raises:
+            DatabaseUnavailable: the event that began last has no outcome; it is claimed again when its lease runs out.
         """
-        statements = [settings("pgonce worker", LIMIT)]
-        for item, handlers in work:
-            if not handlers:
-                reason = sql.Literal(f"no handler for {item.event.type}").as_string(conn)
-                ignore = f"ignore_webhook('{item.claim.id}', '{item.claim.lease}', {reason})"
-                statements.append(f"select {self._qualifier}.{ignore}")
-        complete = self._call("pgonce_complete_webhooks", [item for item, handlers in work if handlers], "true")
-        statements.append(f"select pg_catalog.string_agg(id::pg_catalog.text, ',') from {complete} as id")
-        found = run(conn, "; ".join(statements))
-        return {UUID(id_) for id_ in found.decode().split(",")} if found else set()
+        chain = _Chain()
+        try:
+            with meanwhile(partial(self._give_back, work), CHAIN), _connection(self._pool) as (conn, session):
+                self._run_chain(chain, conn, session, work)
+        except psycopg.Error as error:
+            raise translate(error) from error
+        finally:
+            self._call_back(chain)
 
-    def _call(self, function: str, items: Sequence[Claimed], *more: str) -> str:
-        ids = ",".join(str(item.claim.id) for item in items)
-        leases = ",".join(str(item.claim.lease) for item in items)
-        arguments = ", ".join([f"'{{{ids}}}'", f"'{{{leases}}}'", *more])
-        return f"{self._qualifier}.{function}({arguments})"
+    def _run_chain(self, chain: _Chain, conn: Connection[Any], session: HandlerSession, work: deque[Work]) -> None:
+        until = time.monotonic() + CHAIN
+        transaction, is_durable = None, True
+        current = _take(work, until)
+        while current:
+            event, handlers = current
+            if transaction is None:
+                try:
+                    transaction = self._begin(conn, session, event)
+                except BaseException:
+                    work.appendleft(current)
+                    raise
+            current = None
+            if not transaction:  # the event is no longer ours
+                _roll_back(conn, session)
+                transaction = None
+            else:
+                error = self._call_handlers(conn, event, handlers)
+                if error is None:
+                    current = _take(work, until)
+                    is_durable = current is None or any(handler.durable == "each" for handler in handlers)
+                    try:
+                        error, transaction = self._commit(conn, session, transaction, current, is_durable)
+                    except BaseException:
+                        if current:
+                            work.appendleft(current)
+                        raise
+                if error is None:
+                    chain.committed.append(event)
+                    chain.is_durable = is_durable
+                else:
+                    if current:
+                        work.appendleft(current)
+                        current = None
+                    transaction = None
+                    self._end_attempt(conn, session, event, error)
+                    if conn.closed:
+                        return
+            current = current or _take(work, until)
 
-    def _unmark(self, conn: Connection[Any], items: Sequence[Claimed]) -> None:
-        """Undo what has happened since the savepoint, and take back the marks of these events."""
-        run(conn, f"rollback to {_SAVEPOINT}; select {self._call('pgonce_unmark_webhooks', items)}")
+    def _opening(self, event: Event) -> str:
+        # Put together by hand: composing it with psycopg.sql took 8 % of the worker's samples. UUIDs need no quoting.
+        claim = claim_of(event)
+        mark = f"{self._qualifier}.pgonce_mark_webhook('{claim.id}', '{claim.lease}')"
+        return f"begin; {settings('pgonce worker', LIMIT)}; select {mark}"
 
-    def _handled(
-        self, conn: Connection[Any], item: Claimed, handlers: Sequence[Handler], batch: Sequence[Claimed]
-    ) -> bool:
-        """Run the handlers of one event inside its savepoint; False when the event ended otherwise."""
+    def _begin(self, conn: Connection[Any], session: HandlerSession, event: Event) -> str:
+        """Open the event's transaction and mark the event; the transaction's id, or "" if the event is not ours.
+
+        The transaction has the user's isolation level. Under a strict one a concurrent transaction may refuse the mark.
+        """
+        for attempt in range(1, MARKS + 1):
+            session.is_new = False
+            results, error = send(conn, self._opening(event))
+            if error is None:
+                return _text(results)
+            _roll_back(conn, session)
+            if not isinstance(error, _CONTENTION) or attempt == MARKS:
+                raise error
+        raise AssertionError
+
+    def _commit(
+        self,
+        conn: Connection[Any],
+        session: HandlerSession,
+        transaction: str,
+        following: Work | None,
+        is_durable: bool,
+    ) -> tuple[BaseException | None, str | None]:
+        """Commit, reset the connection, and begin the next transaction, in one message.
+
+        Returns:
+            Why it was not committed, or None; and the next transaction as ``_begin`` returns it, or None.
+        """
+        ending = [f"select {self._qualifier}.pgonce_check_transaction('{transaction}')"]
+        ending += ["commit"] if is_durable else [_UNSYNCED, "commit"]
+        message = [*ending, RESET, self._opening(following[0])] if following else [*ending, RESET]
+        results, error = send(conn, "; ".join(message))
+        if len(results) < len(ending):
+            return error, None
+        session.restore()
+        if error is None and following:
+            session.is_new = False
+            return None, _text(results)
+        if error is not None:  # only the next event's mark, which ``_begin`` tries again by itself
+            _roll_back(conn, session)
+        return None, None
+
+    def _call_handlers(self, conn: Connection[Any], event: Event, handlers: Sequence[Handler]) -> BaseException | None:
+        """Run the handlers of one event in its transaction; returns what one of them raised."""
         limit = min((handler.timeout for handler in handlers if handler.timeout), default=None)
 
         def expired(error: BaseException) -> None:
-            self._given_back(batch, item, error)
+            self.failed(event, error)
 
         try:
-            if any(handler.order == "coalesce" for handler in handlers) and item.order_key:
+            if event.order_key and any(handler.order == "coalesce" for handler in handlers):
                 types = any_of([handler.pattern for handler in handlers])
-                execute(conn, protocol.coalesce_webhooks(item, types), self._schema)
-            self.begun = True
+                execute(conn, protocol.coalesce_webhooks(event, types), self._schema)
             with time_limit(conn, limit, expired):
                 for handler in handlers:
-                    ensure_result(handler.function(item.event, conn))
-            _check(conn)
+                    ensure_result(handler.function(event, conn))
+            _check_open(conn)
         except BaseException as error:
-            if conn.closed or isinstance(error, (TransactionBroken, *_CONTENTION)) or asked_to_stop(error):
+            if asked_to_stop(error):
                 raise
-            self._unmark(conn, [item])
-            execute(conn, self._outcome(item, error), self._schema)
-            return False
-        return True
+            return error
+        return None
 
-    def _outcome(self, item: Claimed, error: BaseException) -> Call[bool]:
+    def _end_attempt(self, conn: Connection[Any], session: HandlerSession, event: Event, error: BaseException) -> None:
+        """Roll back, and record why the attempt has ended."""
+        if conn.closed:
+            if isinstance(error, psycopg.Error) and isinstance(lost := translate(error), DatabaseUnavailable):
+                raise lost from error
+            if not isinstance(error, TimeoutError):  # `expired` has recorded that one
+                self.failed(event, error)
+            return
+        _roll_back(conn, session)
+        if isinstance(error, psycopg.Error) and error.sqlstate == _OTHER_TRANSACTION:
+            ended = TransactionBroken(_ENDED)
+            ended.__cause__, error = error, ended
+        recorded = execute(conn, self._outcome(event, error), self._schema)
+        if isinstance(error, TransactionBroken) and not recorded:
+            execute(conn, protocol.fail_committed_webhook(event, _trace(error)), self._schema)
+        if isinstance(error, _CONTENTION):
+            _step_aside()
+
+    def _outcome(self, event: Event, error: BaseException) -> Call[Any]:
+        claim = claim_of(event)
         if isinstance(error, Ignored):
-            return webhooks.ignore_webhook(item.claim, str(error))
-        log.warning("event %s failed: %s", item.event.id, type(error).__name__)
-        reason = "".join(traceback.format_exception(error))
-        return webhooks.fail_webhook(item.claim, reason, self._max_attempts)
+            return webhooks.ignore_webhook(claim, str(error))
+        if isinstance(error, Postponed):
+            return protocol.postpone_webhook(claim, error.delay)
+        if isinstance(error, _CONTENTION):  # two handlers that write the same rows in another order: nobody's fault
+            return protocol.release_webhooks([event])
+        log.warning("event %s failed: %s", event.id, type(error).__name__)
+        return webhooks.fail_webhook(claim, _trace(error), self._max_attempts)
 
-    def failed(self, item: Claimed, error: BaseException) -> None:
-        """Record that handling the event failed with this error."""
-        call(self._pool, self._outcome(item, error), self._schema)
+    def failed(self, event: Event, error: BaseException) -> None:
+        """Record that handling the event has ended with this error."""
+        call(self._pool, self._outcome(event, error), self._schema)
 
-    def _given_back(self, items: Sequence[Claimed], culprit: Claimed | None, error: BaseException) -> None:
-        """The batch is rolled back, or a handler has committed part of it: fail the culprit, release the rest."""
-        if culprit:
-            self.failed(culprit, error)
-        call(self._pool, protocol.release_webhooks([i for i in items if i is not culprit]), self._schema)
-
-    def _again(self, items: Sequence[Claimed]) -> None:
-        """Give events back that got into each other's way with another transaction: no attempt is counted.
-
-        Two batches that write the same rows in another order deadlock, and the database ends one of them. That is the
-        price of several events in one commit, and no fault of a handler's.
-        """
-        call(self._pool, protocol.release_webhooks(items), self._schema)
-        _step_aside()
-
-    def set_wise(self, handler: Handler, items: Sequence[Claimed]) -> None:
-        """A batch for one function, marked in one statement; when it fails, one by one."""
+    def _give_back(self, work: deque[Work]) -> bool:
+        """Release the events that have not begun; returns False, for ``meanwhile``."""
         events = []
+        with suppress(IndexError):
+            while True:
+                events.append(work.popleft()[0])
+        if events:
+            try:
+                call(self._pool, protocol.release_webhooks(events), self._schema)
+            except (PgonceError, psycopg.Error) as error:
+                log.warning("%s events come back when their leases run out: %s", len(events), error)
+        return False
+
+    def _call_back(self, chain: _Chain) -> None:
+        """Run the callbacks of ``after_commit``, after all commits of the chain are on disk."""
+        if not any(event.after_commit_calls for event in chain.committed):
+            return
+        if not chain.is_durable:
+            try:
+                with connection(self._pool) as conn:
+                    run(conn, _FLUSH)
+            except (PgonceError, psycopg.Error) as error:
+                log.warning("after_commit of %s events was not called: %s", len(chain.committed), error)
+                return
+        for event in chain.committed:
+            call_back(event)
+
+    # Many events, one transaction -----------------------------------------------------------------------------------
+
+    def handle_together(self, handler: Handler, events: Sequence[Event]) -> None:
+        """Handle a list with one call of a function, in one transaction; if that fails, one by one.
+
+        Raises:
+            DatabaseUnavailable: the events have no outcome; they are claimed again when their leases run out.
+        """
 
         def expired(error: BaseException) -> None:
-            if len(items) == 1:
-                self.failed(items[0], error)
+            if len(events) == 1:
+                self.failed(events[0], error)
 
+        marked: list[Event] = []
         try:
-            with connection(self._pool) as conn, translated(conn.transaction()):
-                try:
-                    mine = self._mark(conn, [(item, [handler]) for item in items])
-                except psycopg.Error as error:
-                    raise translate(error) from error
-                events = [item.event for item in items if item.claim.id in mine]
-                self.begun = True
+            with _connection(self._pool) as (conn, session):
+                session.is_new = False
+                found = run(conn, self._opening_of_all(events))
+                transaction, _, ids = (found or b"").decode().partition(" ")
+                mine = set(ids.split(","))
+                marked = [event for event in events if str(claim_of(event).id) in mine]
                 with time_limit(conn, handler.timeout, expired):
-                    if events:
-                        ensure_result(handler.function(events, conn))
-                _check(conn)
-                run(conn, _UNSEAL)
+                    if marked:
+                        ensure_result(handler.function(marked, conn))
+                _check_open(conn)
+                check = f"select {self._qualifier}.pgonce_check_transaction('{transaction}')"
+                run(conn, f"{check}; commit; {RESET}")
+                session.restore()
         except BaseException as error:
-            if asked_to_stop(error) or isinstance(error, DatabaseUnavailable):
+            if asked_to_stop(error):
                 raise
-            if isinstance(error, _CONTENTION):
-                self._again(items)
-                return
-            if len(items) == 1:
-                self.failed(items[0], error)
-                return
-            for item in items:
-                self.set_wise(handler, [item])
+            self._end_attempt_of_all(handler, events, error)
         else:
-            for event in events:
-                event.committed()
+            for event in marked:
+                call_back(event)
 
-    def own(self, item: Claimed, handler: Handler) -> None:
-        """A handler with a transaction of its own, in which it calls event.complete(session)."""
+    def _opening_of_all(self, events: Sequence[Event]) -> str:
+        ids = ",".join(str(claim_of(event).id) for event in events)
+        leases = ",".join(str(claim_of(event).lease) for event in events)
+        marked = f"{self._qualifier}.pgonce_complete_webhooks('{{{ids}}}', '{{{leases}}}')"
+        return (
+            f"begin; {settings('pgonce worker', LIMIT)}; select pg_catalog.concat("
+            "pg_catalog.pg_current_xact_id(), ' ', pg_catalog.string_agg(id::pg_catalog.text, ','))"
+            f" from {marked} as id"
+        )
+
+    def _end_attempt_of_all(self, handler: Handler, events: Sequence[Event], error: BaseException) -> None:
+        if isinstance(error, psycopg.Error) and isinstance(lost := translate(error), DatabaseUnavailable):
+            raise lost from error
+        if isinstance(error, DatabaseUnavailable):
+            raise error
+        if isinstance(error, _CONTENTION):
+            call(self._pool, protocol.release_webhooks(events), self._schema)
+            _step_aside()
+        elif len(events) > 1:
+            for event in events:
+                self.handle_together(handler, [event.fresh()])
+        elif not (call(self._pool, self._outcome(events[0], error), self._schema)):
+            call(self._pool, protocol.fail_committed_webhook(events[0], _trace(error)), self._schema)
+
+    # The handler's own transaction ----------------------------------------------------------------------------------
+
+    def handle_in_own_transaction(self, event: Event, handler: Handler) -> None:
+        """Run a handler that opens a transaction of its own, in which it calls event.complete(session)."""
 
         def expired(error: BaseException) -> None:
-            self.failed(item, error)
+            self.failed(event, error)
 
-        self.begun = True
         try:
             with time_limit(None, handler.timeout, expired):
-                ensure_result(handler.function(item.event))
-            if call(self._pool, protocol.is_webhook_held(item.claim), self._schema):
+                ensure_result(handler.function(event))
+            if call(self._pool, protocol.is_webhook_held(event), self._schema):
                 raise TransactionBroken(_NOT_COMPLETED)
         except BaseException as error:
             if asked_to_stop(error) or isinstance(error, DatabaseUnavailable):
                 raise
+            self.failed(event, error)
             if isinstance(error, _CONTENTION):
-                self._again([item])
-                return
-            self.failed(item, error)
+                _step_aside()
         else:
-            item.event.committed()
+            call_back(event)
+
+
+def call_back(event: Event) -> None:
+    """Run what ``after_commit`` has collected; an error there is logged, for the event is handled all the same."""
+    for function in event.after_commit_calls:
+        try:
+            finish(function())
+        except Exception:
+            log.exception("after_commit of event %s failed", event.id)
+
+
+@contextmanager
+def _connection(pool: Pool) -> Iterator[tuple[Connection[Any], HandlerSession]]:
+    """A connection for handlers; it is as new when it goes back to the pool."""
+    with connection(pool) as conn:
+        with HandlerSession(conn) as session:
+            try:
+                yield conn, session
+            finally:
+                if not session.is_new and not conn.closed:
+                    _roll_back(conn, session)
+
+
+def _roll_back(conn: Connection[Any], session: HandlerSession) -> None:
+    _, error = send(conn, f"rollback; {RESET}")
+    if error is not None:
+        raise error
+    session.restore()
+
+
+def _take(work: deque[Work], until: float) -> Work | None:
+    """The next event; None after ``until``, and when another thread has given the rest back."""
+    try:
+        return work.popleft() if time.monotonic() < until else None
+    except IndexError:
+        return None
+
+
+def _text(results: Sequence[PGresult]) -> str:
+    return (last_value(results) or b"").decode()
+
+
+def _trace(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
 
 
 def _step_aside() -> None:
-    """So that the two transactions that got into each other's way do not meet again."""
+    """Wait a little, so that two transactions that refused each other do not meet again."""
     sleep(random.uniform(0.005, 0.05))  # noqa: S311
 
 
-def _check(conn: Connection[Any]) -> None:
-    """What the connection itself knows of the transaction, without a round trip."""
+def _check_open(conn: Connection[Any]) -> None:
+    """What the connection itself knows of the transaction, without a round trip.
+
+    Raises:
+        TransactionBroken, PgonceError: it cannot be committed.
+    """
     status = conn.info.transaction_status
-    if status == TransactionStatus.IDLE:
-        raise TransactionBroken(_ENDED)
     if status == TransactionStatus.INERROR:
         raise PgonceError(_SWALLOWED)
+    if status != TransactionStatus.INTRANS:
+        raise TransactionBroken(_ENDED)

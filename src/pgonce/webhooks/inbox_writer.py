@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
-from psycopg.rows import tuple_row
 
 from pgonce.core.batcher import Batcher
 from pgonce.core.call import Call, clean
-from pgonce.core.execute_async import Pool, connection
+from pgonce.core.execute_async import OwnCursor, Pool, connection, is_usual, own_transaction
 from pgonce.errors import DatabaseUnavailable, EventBusy, translate
 from pgonce.webhooks import calls as webhooks
 from pgonce.webhooks import calls_queue as queue
 from pgonce.webhooks.calls import Event, accepted
-from pgonce.webhooks.calls_queue import Claimed
 from pgonce.webhooks.calls_receive import check_inbox
 from pgonce.webhooks.registry import WebhookRegistry
 from pgonce.webhooks.stripe import Body
@@ -42,7 +41,7 @@ class LocalWorker(Protocol):
     def room(self) -> int:
         """How many events it would begin soon."""
 
-    def hand_over(self, claimed: Sequence[Claimed]) -> None:
+    def hand_over(self, claimed: Sequence[Event]) -> None:
         """Handle these."""
 
     def wake(self) -> None:
@@ -154,7 +153,10 @@ async def _execute(conn: AsyncConnection[Any], call: Call[T], schema: str, lock_
         b" left join (%b) as called on true" % (lock_timeout.encode(), call.statement(schema))
     )
     try:
-        async with conn.cursor(row_factory=tuple_row) as cursor:
+        async with AsyncExitStack() as stack:
+            if not await is_usual(conn):
+                await stack.enter_async_context(own_transaction(conn))
+            cursor = await stack.enter_async_context(OwnCursor(conn))
             await cursor.execute(statement, call.args)
             return call.read(await cursor.fetchall())
     except psycopg.Error as error:

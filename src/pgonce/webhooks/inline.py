@@ -19,10 +19,16 @@ from pgonce.core.interval import interval
 from pgonce.errors import DatabaseUnavailable, EventBusy, LeaseLost, PgonceError, TransactionBroken
 from pgonce.webhooks import calls as protocol
 from pgonce.webhooks import stripe
-from pgonce.webhooks.calls import Claim, Event, Ignored
+from pgonce.webhooks.calls import Claim, Event, Ignored, Postponed
+from pgonce.webhooks.calls_queue import postpone_webhook
+from pgonce.webhooks.executor import MARKS, call_back
 
 Handler: TypeAlias = Callable[[Event, Connection[Any]], Result[object]]
 Outcome: TypeAlias = Literal["succeeded", "ignored", "done", "queued"]
+
+
+class _Refused(Exception):
+    """A concurrent transaction has refused the mark; no handler was called."""
 
 
 class Webhooks:
@@ -86,25 +92,46 @@ class Webhooks:
             return claim.outcome
         event = Event(body.id, body.type, body.payload, claim.attempts)
         try:
-            return self._attempt(claim, event, handler)
+            outcome = self._attempt(claim, event, handler)
+        except Postponed as decision:
+            call(self._pool, postpone_webhook(claim, decision.delay), self._schema)
+            raise EventBusy(
+                f"the handler of event {body.id} asks for a retry: answer with an error, Stripe retries"
+            ) from None
         except (LeaseLost, DatabaseUnavailable):
             raise  # nothing of ours left to mark, or nowhere to
         except BaseException as error:
             # also CancelledError and KeyboardInterrupt: an attempt that has ended is better than a lease to wait for
             self._fail(claim, error)
             raise
+        if outcome == "succeeded":
+            call_back(event)
+        return outcome
 
     def _attempt(self, claim: Claim, event: Event, handler: Handler) -> Outcome:
-        """Mark, then handle, then commit both.
+        """Mark, then handle, then commit both; under the user's isolation level the mark may have to be tried again.
 
         The mark comes first: its row lock says "live" for as long as the transaction is open, however long the
-        handler takes. Both stand in a savepoint of ours, whose RELEASE fails if the handler has ended the
-        transaction, and whose rollback undoes mark and effect of a handler that ignores the event.
+        handler takes. Both are in a savepoint, whose RELEASE fails if the handler has ended the transaction, and whose
+        rollback undoes mark and effect of a handler that ignores the event.
         """
+        for attempt in range(1, MARKS + 1):
+            try:
+                return self._try(claim, event, handler)
+            except _Refused as error:
+                if attempt == MARKS:
+                    raise error.__cause__ or error from None
+        raise AssertionError
+
+    def _try(self, claim: Claim, event: Event, handler: Handler) -> Outcome:
         with connection(self._pool) as conn, transaction(conn, f"pgonce {claim.id}", self._lease):
             try:
                 with conn.transaction("pgonce_handler"):
-                    if not execute(conn, protocol.complete_webhook(claim), self._schema):
+                    try:
+                        marked = execute(conn, protocol.complete_webhook(claim), self._schema)
+                    except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected) as error:
+                        raise _Refused from error
+                    if not marked:
                         raise LeaseLost(f"event {event.id} was taken over by another client: nothing was written")
                     ensure_result(handler(event, conn))
             except Ignored as decision:

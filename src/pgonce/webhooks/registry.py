@@ -28,6 +28,7 @@ class Handler:
     timeout: float | None = None
     kind: Literal["shared", "own", "batch"] = "shared"
     """On pgonce's transaction, on one of its own, or with a list of events on pgonce's transaction."""
+    durable: Literal["chain", "each"] = "chain"
 
     @property
     def is_async(self) -> bool:
@@ -55,6 +56,7 @@ class WebhookRegistry:
         key: Callable[[Event], str | None] | None = None,
         timeout: timedelta | str | None = None,
         transaction: Literal["shared", "own"] = "shared",
+        durable: Literal["chain", "each"] = "chain",
     ) -> Callable[[F], F]:
         """Register ``function(event, tx)`` for the event types that match ``pattern``.
 
@@ -69,16 +71,20 @@ class WebhookRegistry:
                 connection is closed.
             transaction: ``own`` calls ``function(event)`` without a transaction: it opens one of its own (SQLAlchemy,
                 Django, asyncpg) and calls ``event.complete(session)`` in it.
+            durable: ``chain``: the commits of events that a worker handles right after each other wait for the disk
+                together. ``each``: every commit waits as ``synchronous_commit`` says.
         """
         if not pattern:
             raise InvalidArgument("the event type must not be empty")
         if transaction not in {"shared", "own"}:
             raise InvalidArgument('transaction is "shared" or "own"')
+        if durable not in {"chain", "each"}:
+            raise InvalidArgument('durable is "chain" or "each"')
         order: Literal["any", "ordered", "coalesce"] = "coalesce" if coalesce else "ordered" if ordered else "any"
         limit = None if timeout is None else interval(timeout, f"the timeout for {pattern}").total_seconds()
 
         def register(function: F) -> F:
-            self.handlers.append(Handler(pattern, function, order, key, limit, transaction))
+            self.handlers.append(Handler(pattern, function, order, key, limit, transaction, durable))
             return function
 
         return register

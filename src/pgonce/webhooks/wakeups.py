@@ -9,7 +9,7 @@ LONG = 0.05
 """Seconds: whose batch has taken longer waits for something, and another lane can work meanwhile."""
 
 
-class Roster:
+class Wakeups:
     """Wakes lanes, which are threads with a number each."""
 
     def __init__(self) -> None:
@@ -18,14 +18,14 @@ class Roster:
         self._ended = False
         self._began: dict[int, float] = {}
 
-    def wake(self, lanes: int = 1) -> None:
+    def wake(self, threads: int = 1) -> None:
         """There is work, for so many lanes; more of them wake when those take long.
 
         Not for as many as there are: what comes while a lane works is its next batch, and shares a commit and four
         round trips. Four lanes with small batches handled a third fewer events per second (python -m bench webhooks).
         """
         with self._changed:
-            self._work = max(self._work, lanes)
+            self._work = max(self._work, threads)
             self._changed.notify()
 
     def end(self) -> None:
@@ -34,20 +34,20 @@ class Roster:
             self._ended = True
             self._changed.notify_all()
 
-    def begin(self, lane: int) -> None:
+    def begin(self, thread: int) -> None:
         """This lane begins a batch."""
-        self._began[lane] = time.monotonic()
+        self._began[thread] = time.monotonic()
 
-    def rest(self, lane: int, seconds: float) -> None:
+    def rest(self, thread: int, seconds: float) -> None:
         """This lane has found nothing to do: wait until it is needed, at most ``seconds``."""
         until = time.monotonic() + seconds
         with self._changed:
-            self._began.pop(lane, None)
+            self._began.pop(thread, None)
             self._changed.notify()  # its place is free
             while not self._ended and not self._wanted() and (left := until - time.monotonic()) > 0:
                 self._changed.wait(min(left, LONG) if self._work else left)
             self._work = 0  # this lane looks now, for all that was reported until now
-            self.begin(lane)
+            self.begin(thread)
 
     def _wanted(self) -> bool:
         began = list(self._began.values())

@@ -22,12 +22,12 @@ from pgonce.core.execute import call
 from pgonce.core.service import Service
 from pgonce.errors import PgonceError
 from pgonce.webhooks import calls_queue as queue
-from pgonce.webhooks.calls_queue import Claimed
-from pgonce.webhooks.consumer import Lane
-from pgonce.webhooks.consumer_async import AsyncLane
+from pgonce.webhooks.calls import Event
+from pgonce.webhooks.consumer import Consumer
+from pgonce.webhooks.consumer_async import AsyncConsumer
 from pgonce.webhooks.glob import any_of
 from pgonce.webhooks.registry import WebhookRegistry
-from pgonce.webhooks.wakeups import Roster
+from pgonce.webhooks.wakeups import Wakeups
 
 POLL = 1.0
 """Seconds between two looks when nothing was due; a receiver in the same process wakes the lanes at once."""
@@ -71,21 +71,21 @@ class Worker(Service):
         self._max_attempts = max_attempts
         self._poll = poll
         self._loop = loop
-        self._async_lanes: Future[None] | None = None
+        self._async_consumers: Future[None] | None = None
         self._stop = threading.Event()
-        self._roster = Roster()
+        self._wakeups = Wakeups()
         self._work_async: Callable[[], None] = lambda: None
         self._threads: list[threading.Thread] = []
         self._async_types = app.types(asynchronous=True)
-        self._lanes: list[Lane | AsyncLane] = []
-        self._handed: deque[Claimed] = deque()
-        self._handed_async: deque[Claimed] = deque()
+        self._consumers: list[Consumer | AsyncConsumer] = []
+        self._handed: deque[Event] = deque()
+        self._handed_async: deque[Event] = deque()
 
     def start(self) -> Self:
         """Start the lanes.
 
         Raises:
-            DatabaseUnavailable, SchemaError: now, rather than in a lane.
+            DatabaseUnavailable, SchemaError: now, rather than in a consumer.
         """
         self._pool = database.open_pool(self._url, self._concurrency + 2)
         try:
@@ -93,10 +93,10 @@ class Worker(Service):
         except BaseException:
             self._pool.close()  # left to the garbage collector it would complain about its threads
             raise
-        targets: list[Callable[[], None]] = [self._lane] * self._concurrency
+        targets: list[Callable[[], None]] = [self._consume] * self._concurrency
         if self._async_types:
-            self._async_lanes = (self._loop or event_loop.background()).submit(self._lanes_async())
-            self._async_lanes.add_done_callback(_log_failure)
+            self._async_consumers = (self._loop or event_loop.background()).submit(self._run_consumers_async())
+            self._async_consumers.add_done_callback(_log_failure)
         if self._adopt:
             targets.append(self._adopting)
         for number, target in enumerate(targets):
@@ -112,21 +112,21 @@ class Worker(Service):
 
     def room(self) -> int:
         """How many more events may be handed over: those that begin soon, none while older ones wait in the table."""
-        if self._stop.is_set() or any(lane.backlog for lane in self._lanes):
+        if self._stop.is_set() or any(consumer.backlog for consumer in self._consumers):
             return 0
         waiting = len(self._handed) + len(self._handed_async)
-        return sum(lane.room for lane in self._lanes) - waiting
+        return sum(consumer.room for consumer in self._consumers) - waiting
 
-    def hand_over(self, claimed: Sequence[Claimed]) -> None:
+    def hand_over(self, claimed: Sequence[Event]) -> None:
         """Handle these: recorded and claimed in this process. Should it end before, another one takes them up."""
         for item in claimed:
-            is_async = self._async_types and re.match(self._async_types, item.event.type)
+            is_async = self._async_types and re.match(self._async_types, item.type)
             (self._handed_async if is_async else self._handed).append(item)
         self.wake()
 
     def wake(self) -> None:
         """Something was queued in this process: look at once."""
-        self._roster.wake()
+        self._wakeups.wake()
         self._work_async()
 
     def stop(self, timeout: float | None = None) -> bool:
@@ -139,15 +139,15 @@ class Worker(Service):
             Whether all have ended. What has not is taken up by another worker when this process is gone.
         """
         self._stop.set()
-        self._roster.end()
+        self._wakeups.end()
         self.wake()
         until = None if timeout is None else time.monotonic() + timeout
         for thread in self._threads:
             thread.join(None if until is None else max(until - time.monotonic(), 0))
-        if self._async_lanes is not None:
-            wait([self._async_lanes], None if until is None else max(until - time.monotonic(), 0))
+        if self._async_consumers is not None:
+            wait([self._async_consumers], None if until is None else max(until - time.monotonic(), 0))
         ended = not any(thread.is_alive() for thread in self._threads)
-        ended = ended and (self._async_lanes is None or self._async_lanes.done())
+        ended = ended and (self._async_consumers is None or self._async_consumers.done())
         if ended:
             self._give_back()
             self._pool.close()
@@ -158,8 +158,8 @@ class Worker(Service):
             with suppress(PgonceError, psycopg.Error):  # else they come back when their leases run out
                 call(self._pool, queue.release_webhooks(left), self._schema)
 
-    def _lane(self) -> None:
-        lane = Lane(
+    def _consume(self) -> None:
+        consumer = Consumer(
             self._pool,
             self._app,
             handed=self._handed,
@@ -167,23 +167,23 @@ class Worker(Service):
             schema=self._schema,
             max_attempts=self._max_attempts,
         )
-        self._lanes.append(lane)
+        self._consumers.append(consumer)
         number = threading.get_ident()
         while not self._stop.is_set():
-            self._roster.begin(number)
+            self._wakeups.begin(number)
             try:
-                busy = lane.step()
+                busy = consumer.run_once()
             except (PgonceError, psycopg.Error) as error:
                 log.warning("%s", str(error).splitlines()[0])
                 self._stop.wait(self._pause())
             except Exception:
-                log.exception("a lane of the worker stumbled")
+                log.exception("unexpected error in a worker's consumer; the worker goes on")
                 self._stop.wait(self._pause())
             else:
-                if lane.full:  # one may run Python while the other waits for the database
-                    self._roster.wake(lanes=2)
+                if consumer.full:  # one may run Python while the other waits for the database
+                    self._wakeups.wake(threads=2)
                 elif not busy:
-                    self._roster.rest(number, self._pause())
+                    self._wakeups.rest(number, self._pause())
 
     def _pause(self) -> float:
         return self._poll * random.uniform(0.5, 1.0)  # noqa: S311 -- so that idle workers do not look in step
@@ -195,7 +195,7 @@ class Worker(Service):
                     log.info("%s events of direct clients had no live lease: queued", adopted)
                     self.wake()
 
-    async def _lanes_async(self) -> None:
+    async def _run_consumers_async(self) -> None:
         work, loop = asyncio.Event(), asyncio.get_running_loop()
 
         def wake() -> None:
@@ -206,7 +206,7 @@ class Worker(Service):
         pool = await database.open_async_pool(self._url, self._concurrency + 2)
         async with pool, asyncio.TaskGroup() as group:
             for _ in range(self._concurrency):
-                lane = AsyncLane(
+                consumer = AsyncConsumer(
                     pool,
                     self._app,
                     handed=self._handed_async,
@@ -214,19 +214,19 @@ class Worker(Service):
                     schema=self._schema,
                     max_attempts=self._max_attempts,
                 )
-                self._lanes.append(lane)
-                group.create_task(self._lane_async(lane, work))
+                self._consumers.append(consumer)
+                group.create_task(self._consume_async(consumer, work))
 
-    async def _lane_async(self, lane: AsyncLane, work: asyncio.Event) -> None:
+    async def _consume_async(self, consumer: AsyncConsumer, work: asyncio.Event) -> None:
         while not self._stop.is_set():
             work.clear()
             busy = 0
             try:
-                busy = await lane.step()
+                busy = await consumer.run_once()
             except (PgonceError, psycopg.Error) as error:
                 log.warning("%s", str(error).splitlines()[0])
             except Exception:
-                log.exception("a lane of the worker stumbled")
+                log.exception("unexpected error in a worker's consumer; the worker goes on")
             if not busy and not self._stop.is_set():
                 with suppress(TimeoutError):
                     await asyncio.wait_for(work.wait(), self._pause())

@@ -173,22 +173,39 @@ def test_a_handler_that_ends_the_transaction_fails_alone(
     assert sorted(effects()) == ["evt_1", "evt_2", "evt_3", "evt_4", "evt_bad"]
 
 
-def test_a_handlers_commit_commits_nothing_and_the_error_names_its_line(
-    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects
+@pytest.mark.parametrize("way", ["commit", "commit and begin"])
+def test_a_handler_that_commits_makes_a_dead_letter_of_its_own_event_alone(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects, way: str
 ) -> None:
     @app.webhook("pay")
     def pay(event: pgonce.Event, tx: Connection[Any]) -> None:
         write(tx, event)
         if event.id == "evt_bad":
-            tx.execute("commit")
+            for statement in way.split(" and "):
+                tx.execute(statement.encode())
 
-    put("pay", "evt_bad", "evt_1", "evt_2")  # without the seal its COMMIT would mark the two that are not handled yet
+    put("pay", "evt_1", "evt_bad", "evt_2", "evt_3")
+    work(app, database, conn, concurrency=1)
+    assert sorted(effects()) == ["evt_1", "evt_2", "evt_3", "evt_bad"]  # its effect was committed, and is not doubled
+    failed = status(conn, "evt_bad")
+    assert (failed["status"], failed["next_attempt_at"]) == ("failed", None)
+    assert "leave COMMIT" in failed["error_message"]
+
+
+@pytest.mark.parametrize("method", ["commit", "rollback"])
+def test_commit_and_rollback_of_the_connection_raise_inside_a_handler(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects, method: str
+) -> None:
+    @app.webhook("pay")
+    def pay(event: pgonce.Event, tx: Connection[Any]) -> None:
+        write(tx, event)
+        if event.id == "evt_bad":
+            getattr(tx, method)()
+
+    put("pay", "evt_1", "evt_bad", "evt_2")
     work(app, database, conn)
     assert sorted(effects()) == ["evt_1", "evt_2"]
-    failed = status(conn, "evt_bad")
-    assert failed["status"] == "failed"
-    assert 'tx.execute("commit")' in failed["error_message"]
-    assert "leave COMMIT" in failed["error_message"]
+    assert "getattr(tx, method)()" in status(conn, "evt_bad")["error_message"]
 
 
 def test_a_handler_that_swallows_a_database_error_has_failed(

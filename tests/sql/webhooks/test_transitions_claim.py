@@ -20,6 +20,8 @@ Connection = psycopg.Connection[Any]
 VERBS = {
     "pgonce_claim_webhooks",
     "pgonce_release_webhooks",
+    "pgonce_postpone_webhook",
+    "pgonce_ignore_unhandled_webhooks",
     "pgonce_adopt_webhooks",
     "pgonce_take_back_webhooks",
     "pgonce_replay_webhook",
@@ -61,6 +63,14 @@ class Queued(Event):
 
     def release_webhooks(self) -> Any:
         return value(self.conn, "select pgonce_release_webhooks(array[%s], array[%s])", self.id, self.lease)
+
+    def postpone_webhook(self) -> Any:
+        return value(self.conn, "select pgonce_postpone_webhook(%s, %s, '1 minute')", self.id, self.lease)
+
+    def ignore_unhandled_webhooks(self) -> Any:
+        self.set("event_type = 'x'")
+        query = "select pgonce_ignore_unhandled_webhooks(array[%s], array[%s])"
+        return value(self.conn, query, self.id, self.lease)
 
     def adopt_webhooks(self) -> Any:
         return value(self.conn, "select pgonce_adopt_webhooks()")

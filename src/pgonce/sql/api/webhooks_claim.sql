@@ -18,6 +18,13 @@
 -- heldq     | pgonce_release_webhooks    | waiting   | given back untouched: no attempt is counted
 -- waiting   | pgonce_release_webhooks    | waiting   | nobody holds it
 -- succeeded | pgonce_release_webhooks    | succeeded | done
+-- heldq     | pgonce_ignore_unhandled_webhooks | unheard | no function of any process handles its type
+-- waiting   | pgonce_ignore_unhandled_webhooks | waiting | nobody holds it
+-- succeeded | pgonce_ignore_unhandled_webhooks | succeeded | done
+-- heldq     | pgonce_postpone_webhook    | waiting   | its handler asks for a later time: no attempt is counted
+-- held      | pgonce_postpone_webhook    | failed    | a direct client's: the next delivery is the retry
+-- waiting   | pgonce_postpone_webhook    | waiting   | nobody holds it
+-- succeeded | pgonce_postpone_webhook    | succeeded | done
 -- expired   | pgonce_adopt_webhooks      | waiting   | its client died: a worker handles it
 -- held      | pgonce_adopt_webhooks      | held      | its client lives
 -- waiting   | pgonce_adopt_webhooks      | waiting   | queued already
@@ -151,6 +158,45 @@ begin
   return v_released;
 end $$;
 comment on function pgonce_release_webhooks(uuid[], uuid[]) is 'pgonce: gives claimed events back untouched; no attempt is counted. Returns how many.';
+
+create or replace function pgonce_postpone_webhook(p_id uuid, p_lease uuid, p_delay interval) returns boolean
+language plpgsql set search_path from current as $$
+begin
+  if p_delay < interval '0' or p_delay > interval '31 days' then
+    raise sqlstate '22023' using message = 'the delay must be from zero to 31 days';
+  end if;
+  update webhook_events
+  set status = case when queued then 'processing' else 'failed' end, lease = null, lease_expires_at = null,
+      attempts = greatest(attempts - 1, 0), next_attempt_at = case when queued then clock_timestamp() + p_delay end,
+      error_message = case when not queued then 'the handler asked for a retry' end
+  where id = p_id and lease = p_lease and status not in ('succeeded', 'failed', 'ignored');
+  return found;
+end $$;
+comment on function pgonce_postpone_webhook(uuid, uuid, interval) is
+  'pgonce: gives a claimed event back, to be handled after p_delay; no attempt is counted. Of an event that no worker watches over '
+  'the next delivery is the retry. false = no longer yours.';
+
+create or replace function pgonce_ignore_unhandled_webhooks(p_ids uuid[], p_leases uuid[]) returns integer
+language plpgsql set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+declare
+  v_keys text[];
+  v_ignored integer;
+begin
+  with ignored as (
+    update webhook_events e
+    set status = 'ignored', processed_at = clock_timestamp(), error_message = null, next_attempt_at = null,
+        ignored_reason = format('no handler for %s', e.event_type)
+    from unnest(p_ids, p_leases) as mine (id, lease)
+    where e.id = mine.id and e.lease = mine.lease and e.status not in ('succeeded', 'failed', 'ignored')
+    returning e.order_key
+  )
+  select count(*), array_agg(i.order_key) filter (where i.order_key is not null) into v_ignored, v_keys from ignored i;
+  perform pgonce_pull_next_webhook(k) from unnest(v_keys) as k;
+  return v_ignored;
+end $$;
+comment on function pgonce_ignore_unhandled_webhooks(uuid[], uuid[]) is
+  'pgonce: ends claimed events as ignored because no function handles their type. Returns how many.';
 
 create or replace function pgonce_order_webhook(p_id uuid, p_lease uuid, p_order_key text) returns boolean
 language sql set search_path from current as $$

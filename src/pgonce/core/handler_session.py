@@ -1,0 +1,58 @@
+"""Makes a pooled connection as new after code of the user's has had it."""
+
+# ruff: noqa: SLF001 -- psycopg has no public way to restore adapters, or to forget prepared statements
+from __future__ import annotations
+
+from typing import Any, Self
+
+from psycopg.adapt import AdaptersMap
+
+RESET = (
+    "begin; reset session authorization; reset role; reset all;"
+    " select pg_catalog.set_config('client_encoding', 'UTF8', false);"  # a pooler's server may have another default
+    " set local synchronous_commit to off;"  # dropping temporary tables writes to the catalog
+    " discard temp; discard sequences; close all; deallocate all; unlisten *;"
+    " select pg_catalog.pg_advisory_unlock_all(); commit"
+)
+"""What DISCARD ALL does, in a transaction of its own: DISCARD ALL is refused in a message with other statements.
+
+In the message of the COMMIT, so that it reaches the same server through a transaction pooler. Not in the transaction of
+the next event: if that one was rolled back, the settings would be, too.
+"""
+_ATTRIBUTES = ("row_factory", "cursor_factory", "server_cursor_factory", "prepare_threshold", "prepared_max")
+
+
+class HandlerSession:
+    """What a handler can change of a psycopg connection on this side of the wire.
+
+    Inside the ``with`` block ``conn.commit()`` and ``conn.rollback()`` raise, as inside ``conn.transaction()``.
+    """
+
+    def __init__(self, conn: Any) -> None:
+        self._conn = conn
+        self.is_new = True
+        """To be set to False before a handler gets the connection."""
+
+    def __enter__(self) -> Self:
+        conn = self._conn
+        self._attributes = {name: getattr(conn, name) for name in _ATTRIBUTES}
+        self._adapters = conn._adapters and AdaptersMap(conn._adapters)
+        self._handlers = list(conn._notice_handlers), list(conn._notify_handlers)
+        self._depth = conn._num_transactions
+        conn._num_transactions += 1
+        return self
+
+    def restore(self) -> None:
+        """After RESET: make everything what it was when the block began."""
+        conn = self._conn
+        conn._prepared = type(conn._prepared)()
+        for name, found in self._attributes.items():
+            setattr(conn, name, found)
+        conn._adapters = self._adapters and AdaptersMap(self._adapters)
+        conn._notice_handlers[:], conn._notify_handlers[:] = self._handlers
+        conn._num_transactions = self._depth + 1
+        self.is_new = True
+
+    def __exit__(self, *_: object) -> None:
+        self.restore()
+        self._conn._num_transactions = self._depth
