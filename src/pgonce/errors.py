@@ -69,6 +69,10 @@ class SourceChanged(PgonceError):
     """The source is no longer what the checkpoint was made from: begin at the start, or accept the change."""
 
 
+class TableChanged(SourceChanged):
+    """The table is not the one that the checkpoint was made with, or it has lost the rows of the last batch."""
+
+
 def translate(error: psycopg.Error) -> Exception:
     """The error of this family that a database error stands for, or the error itself where it is somebody else's."""
     state = error.sqlstate or ""

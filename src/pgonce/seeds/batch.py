@@ -243,7 +243,7 @@ def join_blocks(source: BlockSource, cursor: Cursor | None, sizer: BatchSizer) -
         yield batch
 
 
-def build_batches(rows: Iterable[tuple[SeedRow, Cursor]], builder: Builder[T]) -> Iterator[T]:
+def build_batches(rows: Iterable[tuple[SeedRow | BadRow, Cursor]], builder: Builder[T]) -> Iterator[T]:
     """What ``builder`` makes of ``rows``."""
     try:
         for row, cursor in rows:

@@ -66,6 +66,11 @@ def get_runners(seed_name: str) -> Call[list[Runner]]:
     return Call("pgonce_get_runners", {"p_seed_name": seed_name}, lambda rows: [Runner(*row) for row in rows])
 
 
+def run_exists(run_id: UUID) -> Call[bool]:
+    """Whether the database knows the run: after a failover to an older state it may not."""
+    return Call("pgonce_run_exists", {"p_run_id": run_id}, value)
+
+
 def get_seeds() -> Call[list[Checkpoint]]:
     """All seeds, the newest first."""
     return Call("pgonce_get_seeds", {}, _checkpoints)

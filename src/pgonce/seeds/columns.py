@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from psycopg import sql
@@ -52,6 +52,8 @@ class TableFacts:
     has_policies: bool = False
     """Row-level security applies to this role: COPY FROM is refused."""
     has_deferred: bool = False
+    sequences: Mapping[str, sql.Identifier] = field(default_factory=dict)
+    """By column: of serial and identity columns."""
     has_triggers: bool = False
     """A trigger or rule may change a row before it is written, its key too."""
     order: Sequence[str] = ()

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import psycopg
@@ -14,7 +15,7 @@ from psycopg.adapt import AdaptersMap
 
 from pgonce.core.call import Call
 from pgonce.core.concurrency_async import Result, sleep
-from pgonce.core.execute_async import Pool, call, execute
+from pgonce.core.execute_async import Pool, call, connection, execute
 from pgonce.errors import InvalidArgument, LeaseLost, PgonceError, SourceChanged, is_transient
 from pgonce.jobs.run_async import AsyncRun
 from pgonce.seeds import calls, calls_operate
@@ -69,6 +70,10 @@ def as_json(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
+class WentBack(Exception):
+    """The database is in an older state than it had confirmed, as after a failover to an asynchronous standby."""
+
+
 class _Moved(Exception):
     """The checkpoint is not where this batch begins: whoever moved it has counted these rows, so roll back."""
 
@@ -121,7 +126,6 @@ class Import:
     def __init__(
         self,
         run: AsyncRun,
-        source: Source,
         loader: TableLoader,
         pool: Pool,
         schema: str,
@@ -129,8 +133,8 @@ class Import:
         adapters: AdaptersMap,
     ) -> None:
         self._run = run
-        self._source = source
         self._seed = loader.seed
+        self._source: Source = self._seed.function
         self._loader = loader
         self._pool = pool
         self._schema = schema
@@ -141,6 +145,8 @@ class Import:
         self._seen = self._rejected = 0
         self.rows = 0
         """Rows of this resume."""
+        self.restarted_at: datetime | None = None
+        self.sequences = dict[str, int]()
         self._started = time.monotonic()
 
     async def run(self) -> tuple[Outcome, Checkpoint | None]:
@@ -171,14 +177,27 @@ class Import:
                 if pause := self._sizer.pause(self.rows, now - self._started):
                     await sleep(pause)
                     last = time.monotonic()
-        return "complete", await retry_transient(self._pool, self._complete)
+        done = await retry_transient(self._pool, self._complete)
+        with suppress(psycopg.errors.InsufficientPrivilege):
+            async with connection(self._pool) as conn, conn.transaction():
+                self.sequences = await self._loader.sequences_behind(conn)
+        return "complete", done
 
     async def _begin(self) -> Cursor | None:
-        self._checkpoint = await self._current()
-        if self._options.restart and self._checkpoint is not None and not self._checkpoint.paused_at:
-            async with self._run.unfenced() as tx:  # restart_seed is the fence
-                restart = calls.restart_seed(self._seed.name, self._run.id, self._options.partition)
-                self._checkpoint = await execute(tx, restart, self._schema)
+        self._checkpoint = at = await self._current()
+        if at is not None and not at.paused_at:
+            if self._options.restart:
+                async with self._run.unfenced() as tx:  # restart_seed is the fence
+                    await self._loader.check_restart(tx)
+                    restart = calls.restart_seed(self._seed.name, self._run.id, self._options.partition)
+                    self._checkpoint = await execute(tx, restart, self._schema)
+                self.restarted_at = self._checkpoint.started_at
+            elif not self._options.accept_change:
+                async with connection(self._pool) as conn:
+                    await self._loader.check_target(conn, at)
+        total = self._seed.total or getattr(self._source, "total", None)
+        if total is not None and self._options.partition is None:
+            await call(self._pool, calls_operate.set_seed_total(self._seed.name, total), self._schema)
         self._rejected = await call(self._pool, calls_operate.count_rejects(self._seed.name), self._schema)
         if self._checkpoint is None:
             return None
@@ -249,8 +268,9 @@ class Import:
                     raise PgonceError(
                         f"{batch.rows} rows were read and {counts.seen} counted: this batch is rolled back"
                     )
+                target = self._loader.target(batch, {each["row_number"] - self._seen - 1 for each in refused})
                 step = calls.advance_seed(
-                    name, self._run.id, number, batch.cursor, counts, batch.fingerprint, None, partition
+                    name, self._run.id, number, batch.cursor, counts, batch.fingerprint, target, partition
                 )
                 advanced = await execute(tx, step, self._schema)
                 if advanced is None:
@@ -262,6 +282,8 @@ class Import:
             self._rejected = rejected
         except _Moved:
             found = await self._current()
+            if (found.batch if found else 0) < number:
+                raise WentBack from None
             if not found or found.batch != number + 1 or found.last_checkpoint != as_json(batch.cursor):
                 raise LeaseLost(
                     f"the checkpoint of {name} was moved by somebody else: this batch is rolled back"

@@ -6,7 +6,7 @@ import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Required, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
 
 from psycopg import sql
 
@@ -19,8 +19,8 @@ Fingerprint: TypeAlias = Callable[[Any], Mapping[str, Any] | None]
 class SeedOptions(TypedDict, total=False):
     """The fields of a `Seed` as keyword arguments; `Seed` explains each."""
 
-    into: Required[str]
-    key: Required[Sequence[str]]
+    into: str
+    key: Sequence[str]
     columns: Sequence[str] | None
     batch_size: int | None
     total: int | None
@@ -28,6 +28,8 @@ class SeedOptions(TypedDict, total=False):
     max_rejects: int
     fingerprint: Fingerprint | None
     partitions: Sequence[Any] | Callable[[], Sequence[Any]] | None
+    set_sequences: bool
+    allow_unlogged: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,8 @@ class Seed:
             after it. Rows with equal cursors are committed together. ``pgonce.seeds.source`` lists what else a source
             may offer.
         into: the table, with or without its schema.
-        key: the columns of a unique index that identify a row.
+        key: the columns of a unique index that identify a row. Without a key every row is inserted: the cursor, which
+            is written in the transaction of the rows, is what keeps a row from being inserted twice.
         columns: the names of the columns, where rows are sequences and not mappings.
         batch_size: rows per transaction, at least; a batch ends only where the cursor changes. None: as many as take
             about a second, from 100 to 50,000. A batch of 8 MB ends in any case.
@@ -54,15 +57,18 @@ class Seed:
             stored with each checkpoint and compared before a resume. None: the source's own, if it has one.
         partitions: the parts of the import, each a JSON value, or a function that lists them. The source is then called
             as ``function(cursor, partition=part)``, and each part has a checkpoint of its own.
+        set_sequences: at the end set the sequences of the imported columns to their greatest value; else the next
+            insert of an application may get a number that is taken.
+        allow_unlogged: write to an unlogged table, which a crash of the server empties while the checkpoint stays.
 
     Raises:
-        InvalidArgument: a name is empty, or the batch size is less than 1.
+        InvalidArgument: a name is empty, the batch size is less than 1, or there is no key to update by.
     """
 
     name: str
     function: Callable[..., Any]
     into: str
-    key: Sequence[str]
+    key: Sequence[str] = ()
     columns: Sequence[str] | None = None
     batch_size: int | None = None
     total: int | None = None
@@ -70,6 +76,8 @@ class Seed:
     max_rejects: int = 0
     fingerprint: Fingerprint | None = None
     partitions: Sequence[Any] | Callable[[], Sequence[Any]] | None = None
+    set_sequences: bool = False
+    allow_unlogged: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", tuple(self.key))
@@ -77,6 +85,8 @@ class Seed:
             raise InvalidArgument("the seed name must not be empty")
         if self.batch_size is not None and self.batch_size < 1:
             raise InvalidArgument("the batch size must be at least 1")
+        if not self.key and self.on_conflict != "skip":
+            raise InvalidArgument(f"on_conflict={self.on_conflict!r} needs a key")
 
     @property
     def table(self) -> sql.Identifier:

@@ -3,20 +3,22 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Unpack
+from uuid import UUID
 
 from pgonce.core import process
 from pgonce.core.concurrency import sleep
 from pgonce.core.execute import Pool, call, connection
-from pgonce.errors import DatabaseUnavailable, LeaseLost
+from pgonce.errors import DatabaseUnavailable, LeaseLost, NotFound
 from pgonce.jobs.guard import Jobs
 from pgonce.seeds import calls, calls_operate, verify
 from pgonce.seeds.calls import Checkpoint, Counts, Cursor, Reject
-from pgonce.seeds.importer import Import, Outcome, Progress, RunOptions, Source
+from pgonce.seeds.importer import Import, Outcome, Progress, RunOptions, Source, WentBack
 from pgonce.seeds.rejects import retry
 from pgonce.seeds.seed import Seed, SeedOptions
 from pgonce.seeds.table import check_table
@@ -24,8 +26,11 @@ from pgonce.seeds.table_loader import TableLoader
 
 __all__ = ["RUNNER", "WINDOW", "Seeds", "Progress", "SeedResult", "Source"]
 
+logger = logging.getLogger("pgonce.seeds")
+
 RUNNER = "seed_runner"
 """The job that every import is a run of, with the seed's name as its key: one runner per seed."""
+_WENT_BACK = "seed %s: the database has lost batches that it had confirmed (a failover?): resuming after row %d"
 WINDOW = timedelta(minutes=2)
 """How long an import may go without a sign of life: short, so that a killed one can be resumed soon."""
 
@@ -38,6 +43,10 @@ class SeedResult:
     checkpoint: Checkpoint | None
     new_rows: int = 0
     """Rows that this run took from the source."""
+    sequences: Mapping[str, int] = field(default_factory=dict)
+    """Sequences whose next number was taken by an imported row, with the greatest: set to it by ``set_sequences``."""
+    resumed: int = 0
+    """How often the database went back to an older state (a failover), and the run resumed from there."""
 
 
 class Seeds:
@@ -101,7 +110,7 @@ class Seeds:
         Raises:
             SchemaError: no such table, or the key is not unique.
             RowRejected: one row more than ``max_rejects`` was refused.
-            SourceChanged: the source is not what it was.
+            SourceChanged: the source is not what it was; TableChanged: nor is the table.
             LeaseLost: another runner took over; its batch and ours did not mix.
             Exception: the source's own, or the database's; the seed is ``failed`` and resumes at its checkpoint.
         """
@@ -111,19 +120,78 @@ class Seeds:
         with connection(self._pool) as conn:
             loader = TableLoader(found, check_table(conn, found))
         self._release_dead(name, key)
-        scope = {"seed_name": name, "process": process.identity()}
-        with self._jobs.run(RUNNER, key=key, scope=scope, window=window) as run:
-            if run is None:
-                return SeedResult("overlap", self.checkpoint(name, partition))
-            importing = Import(run, found.function, loader, self._pool, self._schema, run_options, conn.adapters)
+        importing: Import | None = None
+        resumed = rows = 0
+        while True:
+            at = self.checkpoint(name, partition)
+            begin = 0 if at is None or run_options.restart else at.rows_seen
+            scope = {"seed_name": name, "process": process.identity(), "from_row": begin}
             try:
-                outcome, checkpoint = importing.run()
-            except (LeaseLost, DatabaseUnavailable):
+                with self._jobs.run(RUNNER, key=key, scope=scope, window=window) as run:
+                    if run is None:
+                        return SeedResult("overlap", at)
+                    importing = Import(run, loader, self._pool, self._schema, run_options, conn.adapters)
+                    outcome, checkpoint = self._import(importing, run.id)
+                    return SeedResult(outcome, checkpoint, rows + importing.rows, importing.sequences, resumed)
+            except WentBack:
+                now = self.checkpoint(name, partition)
+                if importing:
+                    now = self.checkpoint(name, partition)
+                if importing:
+                    resumed, rows = resumed + 1, rows + importing.rows
+                    if importing.restarted_at and now and now.started_at >= importing.restarted_at:
+                        run_options = replace(run_options, restart=False)
+                logger.warning(_WENT_BACK, key, now.rows_seen if now else 0)
+
+    def _import(self, importing: Import, run_id: UUID) -> tuple[Outcome, Checkpoint | None]:
+        try:
+            return importing.run()
+        except LeaseLost:
+            if call(self._pool, calls_operate.run_exists(run_id), self._schema):
                 raise
-            except Exception as error:
-                importing.fail("".join(traceback.format_exception(error)))
-                raise
-            return SeedResult(outcome, checkpoint, importing.rows)
+            raise WentBack from None  # its start was lost with the batches
+        except (WentBack, DatabaseUnavailable):
+            raise
+        except Exception as error:
+            importing.fail("".join(traceback.format_exception(error)))
+            raise
+
+    def run_partition(
+        self, seed: Seed, partition: str, *, poll: float = 0.5, stop: Callable[[], bool] = lambda: False, **options: Any
+    ) -> SeedResult:
+        """Import one partition of ``seed`` to its end, wherever this is called: in a task of Dask, Ray or Spark.
+
+        An engine may run a task twice, at once or one after the other: the second call waits while another runner is
+        at work on the partition, takes over when that one died, and commits no batch a second time.
+
+        Args:
+            seed: the seed, with its ``partitions``.
+            partition: the partition's name, as `Seed.parts` has it.
+            poll: seconds between two looks at a partition that another runner is at work on.
+            stop: called after every batch and every look; when it returns True the call ends.
+            options: as for ``run``.
+
+        Returns:
+            ``complete``, ``stopped`` or ``paused``.
+
+        Raises:
+            NotFound: the seed has no such partition.
+        """
+        parts = seed.parts()
+        if partition not in parts:
+            raise NotFound(f"the seed {seed.name} has no partition {partition!r} here: is the app the same everywhere?")
+        self.begin_partitions(seed.name, list(parts))
+        while not stop():
+            at = self.checkpoint(seed.name, partition)
+            if at and at.status == "complete":
+                return SeedResult("complete", at)
+            if f"{seed.name}/{partition}" not in self.alive(seed.name):
+                source = seed.source(parts[partition])
+                result = self.run(seed, source, partition=partition, stop=stop, **options)
+                if result.outcome != "overlap":
+                    return result
+            sleep(poll)
+        return SeedResult("stopped", self.checkpoint(seed.name, partition))
 
     def _release_dead(self, name: str, key: str | None = None) -> None:
         """Close runs whose process was killed on this machine: no need to wait for a window to pass.

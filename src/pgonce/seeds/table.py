@@ -17,7 +17,7 @@ from pgonce.seeds.seed import Seed
 # over exactly these columns, none of them nullable (two NULLs never conflict: rows would double).
 _TABLE = """
 select c.oid, n.nspname::text as schema, c.relname::text as name, c.relpersistence, c.relkind,
-  exists (
+  cardinality(%(key)s::text[]) = 0 or exists (
     select from pg_index i
     where i.indrelid = c.oid and i.indisunique and i.indimmediate and i.indisvalid
       and i.indpred is null and i.indexprs is null
@@ -77,11 +77,22 @@ order by a.attrelid, a.attnum
 """
 
 
+_SEQUENCES = """
+select a.attname::text as column, n.nspname::text as schema, s.relname::text as name
+from pg_depend d
+join pg_class s on s.oid = d.objid and s.relkind = 'S'
+join pg_namespace n on n.oid = s.relnamespace
+join pg_attribute a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
+where d.classid = 'pg_class'::regclass and d.refclassid = 'pg_class'::regclass and d.refobjid = %(table)s
+"""
+
+
 def check_table(conn: Connection[Any], seed: Seed) -> TableFacts:
     """Refuse a table or key that could double rows or lose them, before the first row.
 
     Raises:
-        SchemaError: there is no such table; or no unique index over exactly the key's columns, all NOT NULL.
+        SchemaError: there is no such table; or no unique index over exactly the key's columns, all NOT NULL; or it is
+            temporary or unlogged.
     """
     found = _rows(conn, _TABLE, {"table": seed.table.as_string(conn), "key": list(seed.key)})
     if not found:
@@ -92,15 +103,24 @@ def check_table(conn: Connection[Any], seed: Seed) -> TableFacts:
             f"table {seed.into} has no plain unique index over ({', '.join(seed.key)}) with every column NOT NULL: "
             "the key must identify the rows that are there already"
         )
+    if table["relpersistence"] == "t":
+        raise SchemaError(f"table {seed.into} is temporary: another connection cannot see it")
+    if (table["relpersistence"] == "u" or table["has_unlogged"]) and not seed.allow_unlogged:
+        raise SchemaError(
+            f"table {seed.into} is unlogged: a crash of the server empties it, and the checkpoint stays. Use "
+            f'"alter table {seed.into} set logged", or allow it: allow_unlogged=True, --allow-unlogged'
+        )
     types = {row["oid"]: row for row in _rows(conn, _TYPES, {"table": table["oid"]})}
     relations = [table["oid"], *(row["relation"] for row in types.values() if row["form"] == "c")]
     attributes = _rows(conn, _ATTRIBUTES, {"relations": relations})
+    sequences = _rows(conn, _SEQUENCES, {"table": table["oid"]})
     return TableFacts(
         table["oid"],
         sql.Identifier(table["schema"], table["name"]),
         {column.name: column for column in _columns(table["oid"], types, attributes)},
         table["has_policies"],
         table["has_deferred"],
+        {row["column"]: sql.Identifier(row["schema"], row["name"]) for row in sequences},
         table["has_triggers"],
         tuple(table["key_order"]),
     )

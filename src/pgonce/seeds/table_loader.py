@@ -10,9 +10,9 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.rows import tuple_row
 
-from pgonce.errors import PgonceError
+from pgonce.errors import InvalidArgument, PgonceError, TableChanged
 from pgonce.seeds.batch import Batch
-from pgonce.seeds.calls import Counts
+from pgonce.seeds.calls import Checkpoint, Counts
 from pgonce.seeds.columns import Kind, TableFacts
 from pgonce.seeds.seed import Seed
 
@@ -51,6 +51,11 @@ class TableLoader:
         """Whether the next batch is tried by COPY straight into the table."""
         return not (self._keys_found or self.facts.has_policies)
 
+    @property
+    def _inserts_all(self) -> bool:
+        """Whether no row is sorted out before the insert."""
+        return self.seed.on_conflict == "fail" or not self.seed.key
+
     def write_straight(self, conn: Connection[Any], batch: Batch) -> Counts:
         """``write`` without a savepoint, two round trips less: when it raises, the transaction is lost."""
         inserted = self._copy(conn, self.facts.table, batch, batch.parts)
@@ -62,13 +67,12 @@ class TableLoader:
         Raises:
             psycopg.Error: the table refuses a row; nothing of the parts is written.
         """
-        fails = self.seed.on_conflict == "fail"
         if self.copies_straight:
             try:
                 with conn.transaction():
                     return _counted(rows, inserted=self._copy(conn, self.facts.table, batch, parts))
             except psycopg.errors.UniqueViolation:
-                if fails:
+                if self._inserts_all:
                     raise
         names = _names(batch.columns)
         if self._staging == "none":
@@ -89,6 +93,100 @@ class TableLoader:
         self._staging = "full"
         self._keys_found = counts.inserted < rows
         return counts
+
+    def target(self, batch: Batch, bad: set[int]) -> dict[str, Any]:
+        """What identifies the table at the next resume: its name and oid, and two keys that ``batch`` has written.
+
+        Not the oid alone: a table that was restored from a dump, with its rows, is the same table. A row that a trigger
+        may change, or a policy may hide, identifies nothing.
+
+        Args:
+            bad: the places in the batch of rows that were rejected.
+        """
+        found: dict[str, Any] = {"table": self.facts.table.as_string(), "oid": self.facts.oid, "keys": []}
+        if not self.seed.key or self.facts.has_triggers or self.facts.has_policies or not batch.parts:
+            return found
+        lines = batch.format.lines(batch.parts[-1])
+        if not lines:
+            return found
+        if bad or batch.refused:
+            refused = {each.index for each in batch.refused}
+            places = [place for place in range(batch.rows) if place not in refused][-len(lines) :]
+            lines = [line for place, line in zip(places, lines, strict=True) if place not in bad]
+        for line in lines[:: max(1, len(lines) - 1)]:
+            row = dict(zip(batch.columns, batch.format.values(line), strict=True))
+            found["keys"].append([row[name] for name in self.seed.key])
+        return found
+
+    def check_target(self, conn: Connection[Any], at: Checkpoint) -> None:
+        """Refuse to resume with another table, or with one that has lost the rows of the last batch.
+
+        Raises:
+            TableChanged: with the choice.
+        """
+        if not at.target:
+            return
+        name, before = self.facts.table.as_string(), at.target
+        keys = before["keys"] if not self.facts.has_triggers and not self.facts.has_policies else []
+        if before["oid"] != self.facts.oid and before["table"] != name:
+            lost = f"the checkpoint belongs to table {before['table']}, not to {name}"
+        elif keys and not self._has_one(conn, keys):
+            lost = f"table {name} has not the rows of the last batch: was it emptied, or created anew?"
+        elif not keys and at.total_inserted and not self.facts.has_policies and self._is_empty(conn):
+            lost = f"table {name} is empty, and {at.rows_inserted:,} rows were inserted"
+        else:
+            return
+        raise TableChanged(
+            f"{at.seed_name}: {lost}: begin at the start (--restart), resume at the checkpoint (--accept-change), or "
+            "use another --name"
+        )
+
+    def _has_one(self, conn: Connection[Any], keys: Sequence[Sequence[str]]) -> bool:
+        columns = [self.facts.columns[name] for name in self.seed.key]
+        same = sql.SQL(" and ").join(
+            sql.SQL("{} = %s::{}").format(sql.Identifier(column.name), sql.SQL(column.type)) for column in columns
+        )
+        either = sql.SQL(" or ").join([sql.SQL("({})").format(same)] * len(keys))
+        statement = sql.SQL("select exists (select from {} where {})").format(self.facts.table, either)
+        with conn.cursor(row_factory=tuple_row) as cursor:
+            cursor.execute(statement, [value for key in keys for value in key])
+            return bool((cursor.fetchone() or [False])[0])
+
+    def _is_empty(self, conn: Connection[Any]) -> bool:
+        with conn.cursor(row_factory=tuple_row) as cursor:
+            cursor.execute(sql.SQL("select not exists (select from {})").format(self.facts.table))
+            return bool((cursor.fetchone() or [False])[0])
+
+    def check_restart(self, conn: Connection[Any]) -> None:
+        """Refuse to insert every row a second time.
+
+        Raises:
+            InvalidArgument: there is no key by which rows that are there could be skipped, and there are rows.
+        """
+        if not self.seed.key and not self._is_empty(conn):
+            raise InvalidArgument(
+                f"{self.seed.name} has no key, so a restart would insert every row again: empty table {self.seed.into}"
+                " first, or name a key"
+            )
+
+    def sequences_behind(self, conn: Connection[Any]) -> dict[str, int]:
+        """The sequences of the table whose next number may be taken, with the greatest value of their column.
+
+        With ``set_sequences`` they are set to it.
+        """
+        behind = dict[str, int]()
+        for column, sequence in self.facts.sequences.items():
+            statement = sql.SQL(
+                "select m.most, m.most >= s.last_value + case when s.is_called then 1 else 0 end"
+                " from {sequence} s, (select max({column}) as most from {table}) m"
+            ).format(sequence=sequence, column=sql.Identifier(column), table=self.facts.table)
+            with conn.cursor(row_factory=tuple_row) as cursor:
+                most, is_behind = (cursor.execute(statement)).fetchone() or (None, False)
+                if is_behind:
+                    behind[sequence.as_string()] = most
+                    if self.seed.set_sequences:
+                        cursor.execute("select setval(%s::regclass, %s)", [sequence.as_string(), most])
+        return behind
 
     def _copy(self, conn: Connection[Any], target: sql.Identifier, batch: Batch, parts: Sequence[bytes]) -> int:
         statement = sql.SQL("copy {} ({}) from stdin with ({}, encoding 'UTF8')").format(
@@ -116,10 +214,10 @@ class TableLoader:
             return self._update(conn, values, changing, rows)
         # A scan of the staging table is in the order of the lines: of two rows with one key the first wins.
         # No ORDER BY for it: sorting wide rows costs more than finding their keys.
-        if self.seed.on_conflict != "fail" and self._ranges and rows >= _RANGE:
+        if not self._inserts_all and self._ranges and rows >= _RANGE:
             return self._merge_range(conn, values, rows)
         text = "insert into {table} ({names}) overriding system value select {names} from {batch} s"
-        if self.seed.on_conflict != "fail":
+        if not self._inserts_all:
             # Those that are there are sorted out first, by one look into the index each: a quarter faster than to let
             # every row run into the conflict. A scalar subquery, because an anti-join may be planned as a scan of the
             # whole index. The conflict clause stays, for doubles in the batch and for other writers.

@@ -43,6 +43,18 @@ select count(*) as keys, count(*) filter (where pgonce_found) as found,
 from pgonce_pair
 """
 
+# Without a key rows are equal as a whole, each as often as the source has it; a changed row is one that is missing.
+_COMPARE_ROWS = """
+with pgonce_wanted as (select {expected_row} as pgonce_row, count(*) as pgonce_count from {expected} e group by 1),
+  pgonce_there as (select {found_row} as pgonce_row, count(*) as pgonce_count from {table} t group by 1),
+  pgonce_sums as (
+    select coalesce(sum(w.pgonce_count), 0)::bigint as keys,
+      coalesce(sum(least(w.pgonce_count, coalesce(f.pgonce_count, 0))), 0)::bigint as found
+    from pgonce_wanted w left join pgonce_there f using (pgonce_row)
+  )
+select keys, found, found as equal, (select count(*) from {table}) - found as extra, null as examples from pgonce_sums
+"""
+
 
 async def rehearse(pool: Pool, sources: Iterable[tuple[Source, Cursor | None]], seed: Seed) -> Counts:
     """Import everything after the cursors in one transaction, constraints and all, and roll it back.
@@ -129,6 +141,16 @@ async def _compared(
 ) -> dict[str, Any]:
     await conn.execute(sql.SQL("analyze {}").format(_EXPECTED))
     places = _places(columns)
+    if not seed.key:
+        statement = sql.SQL(_COMPARE_ROWS).format(
+            expected=_EXPECTED,
+            table=facts.table,
+            expected_row=_row("e", places.values()),
+            found_row=_row("t", map(sql.Identifier, columns)),
+        )
+        async with conn.cursor(row_factory=dict_row) as cursor:
+            await cursor.execute(statement)
+            return (await cursor.fetchone()) or {}
     compared = [
         column for column in map(facts.columns.__getitem__, columns)
         # of a row that was there, an identity column is never updated
@@ -159,6 +181,12 @@ def _equal(column: Column, expected: sql.SQL) -> sql.Composed:
     if column.kind == "json" and column.type == "json":  # which keeps blanks and the order of keys
         text = f"(case when {text} then true else t.{{found}}::jsonb is not distinct from e.{{expected}}::jsonb end)"
     return sql.SQL(text).format(**values)
+
+
+def _row(alias: str, columns: Iterable[sql.Composable]) -> sql.Composed:
+    """All values of a row as texts."""
+    texts = (sql.SQL('{}.{}::text collate "C"').format(sql.SQL(alias), column) for column in columns)
+    return sql.SQL("array[{}]").format(sql.SQL(", ").join(texts))
 
 
 def _places(columns: tuple[str, ...]) -> dict[str, sql.SQL]:

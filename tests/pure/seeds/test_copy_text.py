@@ -212,7 +212,7 @@ def test_a_limit_bounds_the_batch_and_asks_for_the_time_that_is_missing() -> Non
 
 def test_a_record_that_cannot_be_cut_is_refused_at_its_place() -> None:
     bad = BadRow("f.csv, line 2: a quote", 'a"b')
-    rows = [(("a", 1), 1), (bad, 2), (("c", 3), 3)]
+    rows: list[tuple[Any, int]] = [(("a", 1), 1), (bad, 2), (("c", 3), 3)]
     [batch] = build_batches(rows, BatchBuilder(BatchSizer(), lambda _: formatter()))
     assert (batch.rows, batch.refused) == (3, [Refused(1, 'a"b', "f.csv, line 2: a quote")])
     assert b"".join(batch.parts) == b"a\t1\nc\t3\n"

@@ -148,6 +148,13 @@ comment on function pgonce_release_runner(uuid) is
   'pgonce: for a caller that knows that the run''s process has ended: closes it as failed at once, and not after its window. '
   'false = it is not running, or a transaction of it is still at work.';
 
+create or replace function pgonce_run_exists(p_run_id uuid) returns boolean
+language sql stable set search_path from current as $$
+  select exists (select from cron_job_runs where id = p_run_id)
+$$;
+comment on function pgonce_run_exists(uuid) is
+  'pgonce: whether the run is known, in any state. false after a failover to a state from before its start.';
+
 create or replace function pgonce_set_seed_total(p_seed_name text, p_rows_total bigint) returns void
 language sql set search_path from current as $$
   update seed_checkpoints set rows_total = p_rows_total where seed_name = p_seed_name and rows_total is distinct from p_rows_total

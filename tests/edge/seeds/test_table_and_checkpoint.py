@@ -1,0 +1,373 @@
+"""The checkpoint and its table: a resume goes on only with the table that has the rows of the last batch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.types.json import Jsonb
+from psycopg_pool import ConnectionPool
+
+from pgonce.core import database as pools
+from pgonce.errors import InvalidArgument, RowRejected, SchemaError, TableChanged
+from pgonce.seeds.calls import Checkpoint
+from pgonce.seeds.seed import Seed
+from pgonce.seeds.seeds import Progress, SeedResult, Seeds
+
+Conn = psycopg.Connection[Any]
+
+
+@pytest.fixture
+def pool(database: str) -> Iterator[ConnectionPool[Any]]:
+    with pools.open_pool(database, 4) as pool:
+        yield pool
+
+
+@pytest.fixture
+def seeds(pool: ConnectionPool[Any]) -> Seeds:
+    return Seeds(pool)
+
+
+def numbers(stop: int, note: str = "x") -> Any:
+    def source(cursor: int | None) -> Iterator[tuple[Any, int]]:
+        for number in range(0 if cursor is None else cursor + 1, stop):
+            yield {"id": number, "note": note}, number
+
+    return source
+
+
+def seed(stop: int = 20, **options: Any) -> Seed:
+    return Seed("s", numbers(stop), **{"into": "things", "key": ("id",), "batch_size": 5, **options})
+
+
+def run(seeds: Seeds, what: Seed, **options: Any) -> SeedResult:
+    result = seeds.run(what, **options)
+    assert result.outcome == "complete"
+    return result
+
+
+def ids(conn: Conn, table: str = "things") -> list[int]:
+    return [row[0] for row in conn.execute(f"select id from {table} order by id".encode())]
+
+
+ALWAYS = "int generated always as identity"
+TABLE = "create table things (id int primary key, note text)"
+
+
+@pytest.fixture(autouse=True)
+def table(conn: Conn) -> None:
+    conn.execute(TABLE)
+
+
+RESTORE = """
+create table copy as table things; drop table things; alter table copy rename to things;
+alter table things add primary key (id)
+"""
+
+
+# Another table -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "lose",
+    ["truncate things", "delete from things", f"drop table things; {TABLE}", "delete from things where id > 14",
+     f"drop table things; {TABLE}; insert into things values (0, 'of another')"],
+)  # fmt: skip
+def test_a_table_that_lost_the_rows_of_the_last_batch_stops_the_resume_with_a_choice(
+    seeds: Seeds, conn: Conn, lose: str
+) -> None:
+    run(seeds, seed(20))
+    conn.execute(lose.encode())
+    left = ids(conn)
+    for stop in (20, 30):  # also when the source has nothing new
+        with pytest.raises(TableChanged, match=r"--restart.*--accept-change"):
+            seeds.run(seed(stop))
+    assert ids(conn) == left
+    run(seeds, seed(30), accept_change=True)
+    assert ids(conn) == [*left, *range(20, 30)]
+    conn.execute(lose.encode())
+    run(seeds, seed(30), restart=True)
+    assert set(ids(conn)) == set(range(30))
+
+
+def test_a_name_that_is_used_for_another_table_stops_even_where_the_keys_are_there(seeds: Seeds, conn: Conn) -> None:
+    conn.execute("create table others (like things including all)")
+    conn.execute("insert into others select n, 'x' from generate_series(0, 19) n")
+    run(seeds, seed(20))
+    with pytest.raises(TableChanged, match=r'belongs to table "public"."things".*another --name'):
+        seeds.run(seed(20, into="others"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["alter table things rename to others", "create schema s2; alter table things set schema s2",
+     RESTORE, "delete from things where id < 19", "update things set note = 'y'"],
+)  # fmt: skip
+def test_a_renamed_a_restored_and_a_changed_table_are_the_same_table(seeds: Seeds, conn: Conn, change: str) -> None:
+    run(seeds, seed(20))
+    conn.execute(change.encode())
+    into = {"s2": "s2.things", "others": "others"}.get(change.rsplit(maxsplit=1)[-1], "things")
+    assert run(seeds, seed(25, into=into)).new_rows == 5
+    assert ids(conn, into)[-6:] == [*range(19, 25)]
+
+
+def test_a_trigger_that_changes_keys_and_a_batch_of_rejects_accuse_nobody(seeds: Seeds, conn: Conn) -> None:
+    conn.execute("alter table things add check (id not between 15 and 19)")
+    run(seeds, seed(20, max_rejects=5))
+    assert run(seeds, seed(22, max_rejects=5)).new_rows == 2
+    conn.execute("drop table things")
+    conn.execute(TABLE)
+    conn.execute(
+        "create function move() returns trigger language plpgsql as 'begin new.id := new.id + 100; return new; end'"
+    )
+    conn.execute("create trigger move before insert on things for each row execute function move()")
+    seeds.reset("s")
+    run(seeds, seed(20))
+    assert run(seeds, seed(25)).new_rows == 5
+    conn.execute("truncate things")
+    with pytest.raises(TableChanged, match="is empty"):
+        seeds.run(seed(25))
+
+
+def test_a_run_with_nothing_new_says_so(seeds: Seeds) -> None:
+    assert run(seeds, seed(20)).new_rows == 20
+    assert run(seeds, seed(20)).new_rows == 0
+
+
+def test_an_unlogged_and_a_temporary_table_are_refused_with_the_reason(seeds: Seeds, conn: Conn) -> None:
+    conn.execute("alter table things set unlogged")
+    with pytest.raises(SchemaError, match=r"crash of the server empties it.*set logged"):
+        seeds.run(seed())
+    run(seeds, seed(allow_unlogged=True))
+    conn.execute("create table parts (id int primary key, note text) partition by range (id)")
+    conn.execute("create unlogged table part partition of parts for values from (0) to (1000)")
+    with pytest.raises(SchemaError, match="unlogged"):
+        seeds.run(seed(into="parts"))
+
+
+# Kinds of tables -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("on_conflict", ["skip", "update"])
+def test_a_partitioned_table_takes_new_old_and_changed_rows(seeds: Seeds, conn: Conn, on_conflict: Any) -> None:
+    conn.execute("create table parts (id int primary key, note text) partition by range (id)")
+    for first in (0, 10, 20):
+        conn.execute(f"create table p{first} partition of parts for values from ({first}) to ({first + 10})".encode())
+    conn.execute("insert into parts select n, case when n % 2 = 0 then 'old' else 'x' end from generate_series(0, 9) n")
+    done = run(seeds, seed(25, into="parts", on_conflict=on_conflict)).checkpoint
+    assert done
+    updated = 5 if on_conflict == "update" else 0
+    assert (done.rows_inserted, done.rows_updated, done.rows_skipped) == (15, updated, 10 - updated)
+    notes = conn.execute("select count(*) from parts where note = 'old'").fetchone()
+    assert notes == (5 - updated,)
+
+
+def test_an_identity_column_that_is_not_the_key_is_inserted_and_never_updated(seeds: Seeds, conn: Conn) -> None:
+    conn.execute("create table coded (id int generated always as identity, code text primary key, note text)")
+    conn.execute("insert into coded overriding system value values (100, 'c1', 'old')")
+
+    def source(_: Any) -> Iterator[tuple[Any, int]]:
+        yield from (({"id": n, "code": f"c{n}", "note": "new"}, n) for n in range(3))
+
+    what = Seed("s", source, into="coded", key=("code",), on_conflict="update")
+    done = run(seeds, what).checkpoint
+    assert done
+    assert (done.rows_inserted, done.rows_updated) == (2, 1)
+    assert conn.execute("select id, code, note from coded order by code").fetchall() == [
+        (0, "c0", "new"), (100, "c1", "new"), (2, "c2", "new"),
+    ]  # fmt: skip
+    assert seeds.verify(what)["ok"]
+
+
+def test_a_generated_column_among_the_rows_is_refused_before_the_first_row(seeds: Seeds, conn: Conn) -> None:
+    conn.execute("alter table things drop note, add note text generated always as ('n' || id) stored")
+    with pytest.raises(SchemaError, match="column note of table things is generated: leave it out"):
+        seeds.run(seed())
+
+
+def test_equal_rows_are_not_rewritten_by_an_update(seeds: Seeds, conn: Conn) -> None:
+    conn.execute("create table facts (id int primary key, a numeric, b json, c point, d text)")
+    conn.execute("create table log (id int)")
+    body = "begin insert into log values (new.id); return new; end"
+    conn.execute(f"create function note() returns trigger language plpgsql as '{body}'".encode())
+    conn.execute("create trigger note after update on facts for each row execute function note()")
+
+    def rows(changed: dict[int, str]) -> Any:
+        def source(_: Any) -> Iterator[tuple[Any, int]]:
+            for n in range(50):
+                yield {"id": n, "a": changed.get(n, "1.0"), "b": '{"k": 1}', "c": "(1,2)", "d": None}, n
+
+        return source
+
+    options: dict[str, Any] = {"into": "facts", "key": ("id",), "on_conflict": "update"}
+    run(seeds, Seed("s", rows({}), **options))
+    before = conn.execute("select id, xmin::text, ctid::text from facts order by id").fetchall()
+    done = run(seeds, Seed("s", rows({3: "1.00", 4: "2"}), **options), restart=True).checkpoint
+    assert done
+    assert (done.rows_updated, done.rows_skipped) == (2, 48)
+    assert conn.execute("select id from log order by 1").fetchall() == [(3,), (4,)]
+    after = conn.execute("select id, xmin::text, ctid::text from facts order by id").fetchall()
+    assert sorted(row[0] for row in set(after) - set(before)) == [3, 4]
+
+
+@pytest.mark.parametrize("name", ["last", "there", "written", "pgonce_one", "excluded", "t", "s", "source", "select"])
+def test_no_name_of_a_table_or_column_meets_one_of_ours(seeds: Seeds, conn: Conn, name: str) -> None:
+    columns = f'id int primary key, t int, s int, e int, "{name}_" int, c0 int, pgonce_number int'
+    conn.execute(f'create table "{name}" ({columns})'.encode())
+
+    def source(_: Any) -> Iterator[tuple[Any, int]]:
+        for n in range(2000):
+            yield {"pgonce_number": n, "c0": n, f"{name}_": n, "id": n, "t": n, "s": n, "e": n}, n
+
+    for on_conflict in ("skip", "update"):
+        what = Seed("s", source, into=f"{name}", key=("id",), on_conflict=on_conflict)
+        assert run(seeds, what, restart=True).new_rows == 2000
+        assert seeds.verify(what)["ok"]
+    conn.execute(f'delete from "{name}" where id < 500'.encode())
+    conn.execute(f'update "{name}" set t = 0 where id >= 1500'.encode())
+    found = seeds.verify(what)
+    assert (found["ok"], found["missing"], found["different"]) == (False, 500, 500)
+
+
+def test_a_table_without_a_key_takes_every_row_once_over_all_resumes(seeds: Seeds, conn: Conn) -> None:
+    conn.execute("create table log (id int, note text)")
+    what = seed(23, into="log", key=())
+    assert seeds.run(what, stop=lambda: True).outcome == "stopped"
+    run(seeds, what)
+    assert ids(conn, "log") == [*range(23)]
+    assert seeds.verify(what)["ok"]
+    with pytest.raises(InvalidArgument, match="insert every row again"):
+        seeds.run(what, restart=True)
+    conn.execute("update log set note = 'y' where id = 7")
+    assert (seeds.verify(what)["ok"], seeds.verify(what)["missing"]) == (False, 1)
+    conn.execute("truncate log")
+    with pytest.raises(TableChanged):
+        seeds.run(what)
+    run(seeds, what, restart=True)
+    assert ids(conn, "log") == [*range(23)]
+    with pytest.raises(InvalidArgument, match="needs a key"):
+        seed(key=(), on_conflict="update")
+
+
+@pytest.mark.parametrize("column", ["serial", "int generated by default as identity", ALWAYS])
+def test_sequences_behind_explicit_ids_are_said_and_set_on_demand(seeds: Seeds, conn: Conn, column: str) -> None:
+    conn.execute("drop table things")
+    conn.execute(f"create table things (id {column} primary key, note text)".encode())
+    said = run(seeds, seed(20)).sequences
+    assert list(said.values()) == [19]
+    assert run(seeds, seed(20, set_sequences=True)).sequences == said
+    conn.execute("insert into things (note) values ('the next')")
+    assert ids(conn)[-1] == 20
+    assert run(seeds, seed(20)).sequences == {}
+
+
+# What the application has set ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "EUC_JP"])
+def test_a_pool_of_another_encoding_writes_unicode_all_the_same(database: str, conn: Conn, encoding: str) -> None:
+    options = {"autocommit": True, "client_encoding": encoding}
+    with ConnectionPool(database, kwargs=options, min_size=1, max_size=3, open=True) as pool:
+
+        def source(_: Any) -> Iterator[tuple[Any, Any]]:
+            yield {"id": 1, "note": "Müller €"}, {"last": "Müller €"}
+            yield {"id": "x€", "note": "bad"}, {"last": "€"}
+
+        what = Seed("s", source, into="things", key=("id",), max_rejects=1)
+        run(Seeds(pool), what)
+        assert Seeds(pool).verify(what)["ok"]
+    assert conn.execute("select note from things").fetchall() == [("Müller €",)]
+    assert conn.execute("select last_checkpoint ->> 'last' from seed_checkpoints").fetchall() == [("€",)]
+    assert conn.execute("select row ->> 'id' from pgonce_seed_rejects").fetchall() == [("x€",)]
+
+
+# A failover ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("lost", ["batches", "everything"])
+def test_an_import_resumes_by_itself_when_the_database_went_back(
+    seeds: Seeds, conn: Conn, caplog: pytest.LogCaptureFixture, lost: str, restart: bool
+) -> None:
+    """As after a failover to an asynchronous standby: rows, checkpoint, and maybe the run, are of an earlier moment."""
+    run(seeds, seed(3)) if restart else None
+    kept: list[Any] = []
+    shots = 0
+
+    def fail_over(at: Progress) -> None:
+        nonlocal shots
+        if at.rows == 10:
+            kept[:] = conn.execute("select to_jsonb(s) from seed_checkpoints s").fetchall()
+        if at.rows == 20 and not shots:
+            shots = 1
+            with conn.transaction():
+                conn.execute("delete from seed_checkpoints")
+                conn.execute("truncate pgonce_seed_batches")
+                if lost == "everything":
+                    conn.execute("delete from things")
+                    conn.execute("delete from cron_job_runs where job_name = 'seed_runner'")
+                else:
+                    conn.execute("delete from things where id >= 10")
+                    restore = (
+                        "insert into seed_checkpoints select (jsonb_populate_record(null::seed_checkpoints, %s)).*"
+                    )
+                    conn.execute(restore, [Jsonb(kept[0][0])])
+
+    with caplog.at_level(logging.WARNING, "pgonce.seeds"):
+        done = run(seeds, seed(40), on_progress=fail_over, restart=restart)
+    assert ids(conn) == [*range(40)]
+    assert done.resumed == 1
+    assert isinstance(done.checkpoint, Checkpoint)
+    assert (done.checkpoint.rows_seen, done.checkpoint.status) == (40, "complete")
+    assert f"resuming after row {10 if lost == 'batches' else 0}" in caplog.text
+
+
+# Rejects -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_retried_reject_whose_key_is_there_by_now_is_skipped_and_counted(seeds: Seeds, conn: Conn) -> None:
+    conn.execute("alter table things add constraint good check (note <> 'bad')")
+
+    def source(_: Any) -> Iterator[tuple[Any, int]]:
+        yield {"id": 1, "note": "bad"}, 1
+
+    what = Seed("s", source, into="things", key=("id",), max_rejects=1, on_conflict="update")
+    run(seeds, what)
+    conn.execute("insert into things values (1, 'newer')")
+    conn.execute("alter table things drop constraint good")
+    assert seeds.retry_rejects("s", into="things", key=("id",), on_conflict="update") == (1, 0)
+    assert conn.execute("select note from things").fetchall() == [("newer",)]
+    at = seeds.checkpoint("s")
+    assert at
+    assert (at.rows_inserted, at.rows_updated, at.rows_skipped, at.rows_rejected) == (0, 0, 1, 0)
+
+
+def test_a_stopped_restart_goes_on_without_restart_where_it_stopped(seeds: Seeds, conn: Conn) -> None:
+    run(seeds, seed(20))
+    assert seeds.run(seed(20), restart=True, stop=lambda: True).new_rows == 5
+    assert run(seeds, seed(20)).new_rows == 15
+    at = seeds.checkpoint("s")
+    assert at
+    assert (at.rows_seen, at.rows_skipped, at.total_skipped, at.total_inserted) == (20, 20, 20, 20)
+
+
+def test_a_value_without_a_form_is_a_reject_with_its_reason(seeds: Seeds, conn: Conn) -> None:
+    conn.execute("alter table things add body jsonb")
+    odd = [float("nan"), {(1, 2): 3}, {"a": {1}}, b"\xff", {"a": [b"x"]}, object()]
+
+    def source(_: Any) -> Iterator[tuple[Any, int]]:
+        for n, value in enumerate(odd):
+            yield {"id": n, "note": "x", "body": value}, n
+
+    what = Seed("s", source, into="things", key=("id",), max_rejects=len(odd))
+    run(seeds, what)
+    assert ids(conn) == []
+    reasons = [reject.error for reject in seeds.rejects("s")]
+    assert ["body (jsonb)" in reason or "TypeError" in reason for reason in reasons] == [True] * len(odd)
+    assert seeds.verify(what)["ok"]
+    seeds.reset("s")
+    with pytest.raises(RowRejected, match=r"row 1, cursor 0: float has no form in column body \(jsonb\)"):
+        seeds.run("s", source, into="things", key=("id",))
