@@ -173,13 +173,18 @@ def _uuid(value: Any) -> Any:
     return _as_it_is(value)
 
 
+def _bytea(value: Any) -> Any:
+    # psycopg's own text of it depends on standard_conforming_strings
+    return "\\x" + bytes(value).hex() if isinstance(value, bytes | bytearray | memoryview) else _as_it_is(value)
+
+
 def _timestamp(value: Any) -> Any:
     return value.replace(tzinfo=None) if isinstance(value, dt.datetime) else _as_it_is(value)
 
 
 _CONVERSIONS: dict[str, Callable[[Any], Any]] = {
     "text": _text, "integer": _integer, "uuid": _uuid, "timestamp": _timestamp,
-    "bytea": lambda value: bytes(value) if isinstance(value, bytearray | memoryview) else value,
+    "bytea": _bytea,
 }  # fmt: skip
 
 

@@ -40,7 +40,8 @@ with pgonce_one as (
 select count(*) as keys, count(*) filter (where pgonce_found) as found,
   count(*) filter (where pgonce_found and pgonce_equal) as equal,
   (select count(*) from {table}) - count(*) filter (where pgonce_found) as extra,
-  (array_agg(jsonb_build_array({key})) filter (where not (pgonce_found and pgonce_equal)))[1:5] as examples
+  (array_agg(jsonb_build_array({key}) order by {key}) filter (where not (pgonce_found and pgonce_equal)))[1:5]
+    as examples
 from pgonce_pair
 """
 
