@@ -86,7 +86,7 @@ class RowReader:
         return done or None
 
     def _expected(self, value: Any, column: Column) -> Any:
-        if callable(plain := getattr(value, "tolist", None)):
+        if not isinstance(value, memoryview) and callable(plain := getattr(value, "tolist", None)):
             value = plain()
         if isinstance(value, Enum):
             value = value.value if isinstance(value, str | int) else value.name
@@ -155,10 +155,8 @@ def _text(value: Any) -> Any:
 
 
 def _interval(value: dt.timedelta) -> str:
-    microseconds = value // dt.timedelta(microseconds=1)
-    days, rest = divmod(abs(microseconds), 86_400_000_000)
-    sign = "-" if microseconds < 0 else ""
-    return f"P{sign}{days}DT{sign}{rest // 1_000_000}.{rest % 1_000_000:06d}S"
+    seconds = (value - dt.timedelta(value.days)).total_seconds()
+    return f"P{value.days}DT{seconds:.6f}S"
 
 
 def _integer(value: Any) -> Any:

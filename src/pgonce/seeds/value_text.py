@@ -206,9 +206,7 @@ def _datetime(value: Any, column: Column) -> str:
 
 def _timedelta(value: Any, _: Column) -> str:
     # ISO 8601 reads the same under every intervalstyle; "-1 days 5 seconds" is -5 seconds under sql_standard
-    sign = "-" if value < dt.timedelta(0) else ""
-    whole = abs(value)
-    return f"P{sign}{whole.days}DT{sign}{whole.seconds}.{whole.microseconds:06}S"
+    return f"P{value.days}DT{value.seconds}.{value.microseconds:06}S"
 
 
 def _enum(value: Any, _: Column) -> str:

@@ -1,0 +1,173 @@
+"""The table of types in docs/seeds.md: what each Python value becomes in each type of column.
+
+Every cell of the docs is read and executed: the stored value is compared with the cell, and where psycopg stores the
+value by itself, in an INSERT, also with what psycopg stores. What has no form is a reject, with its reason.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+import re
+from collections import OrderedDict
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.types.json import Jsonb
+from psycopg.types.range import Range
+
+from pgonce.core import database as pools
+from pgonce.seeds.seed import Seed
+from pgonce.seeds.seeds import Seeds
+from pgonce.seeds.value_text import JsonNumber
+
+Conn = psycopg.Connection[Any]
+DOC = Path(__file__).parents[3] / "docs" / "seeds.md"
+
+
+class Mood(enum.Enum):
+    glad = 1
+
+
+class Level(enum.IntEnum):
+    high = 3
+
+
+class Words(str):
+    """A str of a class of its own."""
+
+    __slots__ = ()
+
+
+NAMES = {
+    "Decimal": Decimal, "UUID": UUID, "Jsonb": Jsonb, "Mood": Mood, "Level": Level, "date": dt.date, "time": dt.time,
+    "datetime": dt.datetime, "timedelta": dt.timedelta, "UTC": dt.UTC, "timezone": dt.timezone, "Range": Range,
+    "nan": float("nan"), "inf": float("inf"), "Words": Words, "OrderedDict": OrderedDict, "JsonNumber": JsonNumber,
+}  # fmt: skip
+
+
+def cells() -> Iterator[Any]:
+    """(value, type, what is stored or None) of every line of the table."""
+    text = DOC.read_text("utf-8").partition("<!-- types -->")[2].partition("<!-- /types -->")[0]
+    for line in text.splitlines():
+        if match := re.fullmatch(r"\| `(.+)` \| `(.+)` \| (?:`(.*)`|reject.*) \|", line):
+            yield pytest.param(*match.groups(), id=f"{match[1]} in {match[2]}")
+
+
+CELLS = list(cells())
+
+
+@pytest.fixture(scope="module")
+def module(server: str, template: str) -> Iterator[tuple[Seeds, Conn]]:
+    from tests.conftest import _new_database
+
+    with _new_database(server, template) as url, psycopg.connect(url, autocommit=True, prepare_threshold=None) as conn:
+        conn.execute("create type mood as enum ('sad', 'glad')")
+        conn.execute("create type pair as (a int, b text)")
+        conn.execute("create domain positive as int check (value > 0)")
+        conn.execute("create domain positives as positive[]")
+        with pools.open_pool(url, 4) as pool:
+            yield Seeds(pool), conn
+
+
+def stored(module: tuple[Seeds, Conn], value: Any, kind: str, **attributes: Any) -> tuple[str | None, list[str]]:
+    """The value's text in the table, and the reasons of rejects."""
+    seeds, conn = module
+    conn.execute("drop table if exists facts")
+    conn.execute(sql.SQL("create table facts (id int primary key, v {})").format(sql.SQL(kind)))
+
+    def source(_: Any) -> Iterator[tuple[Any, int]]:
+        yield {"id": 1, "v": value}, 1
+        yield {"id": 2, "v": None}, 2
+
+    for name, attribute in attributes.items():
+        setattr(source, name, attribute)
+    seeds.reset("types")
+    seed = Seed("types", source, into="facts", key=("id",), max_rejects=1)
+    assert seeds.run(seed).outcome == "complete"
+    assert conn.execute("select v from facts where id = 2").fetchone() == (None,)
+    found = seeds.verify(seed)
+    assert found["ok"], found
+    rows = conn.execute("select v::text from facts where id = 1").fetchall()
+    return (rows[0][0] if rows else None), [reject.error for reject in seeds.rejects("types")]
+
+
+@pytest.mark.parametrize(("value", "kind", "text"), CELLS)
+def test_a_cell_of_the_docs_is_true(module: tuple[Seeds, Conn], value: str, kind: str, text: str | None) -> None:
+    json_strings = value.startswith("JSON ")
+    python = eval(value.removeprefix("JSON "), NAMES)
+    attributes = {"json_strings": True} if json_strings else {}
+    found, reasons = stored(module, python, kind, **attributes)
+    assert found == text
+    assert len(reasons) == (text is None)
+
+
+def test_the_table_of_the_docs_has_every_kind_of_value_and_column() -> None:
+    assert len(CELLS) > 90
+    kinds = {cell.values[1] for cell in CELLS}
+    assert kinds >= {"text", "int", "numeric", "float8", "boolean", "jsonb", "json", "bytea", "uuid", "date",
+                     "timestamp", "timestamptz", "time", "interval", "text[]", "int[]", "jsonb[]", "mood", "pair",
+                     "pair[]",
+                     "int4range", "inet", "positive", "positives"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [(1, "int"), (1.5, "float8"), (Decimal("1.50"), "numeric"), ("x", "text"), (True, "boolean"), (b"\0\xff", "bytea"),
+     (UUID(int=7), "uuid"), (dt.date(1, 2, 3), "date"), (dt.datetime(2026, 1, 2, 3, tzinfo=dt.UTC), "timestamptz"),
+     (dt.datetime(9999, 12, 31), "timestamp"), (dt.timedelta(days=-3, microseconds=1), "interval"),  # noqa: DTZ001
+     (Jsonb({"a": [1, 1.5, None, "é"]}), "jsonb"), ([["a", 'b"'], ["c", None]], "text[]"), ([1, 2], "bigint[]"),
+     (Range(1, 5), "int4range"), ([dt.date(2026, 1, 1)], "date[]"), ([b"\x01"], "bytea[]"), (Decimal("NaN"), "numeric"),
+     ([UUID(int=7)], "uuid[]"), (dt.time(1, 2, 3, 4), "time"), ([True, None], "boolean[]"), ([], "int[]")],
+)  # fmt: skip
+@pytest.mark.parametrize("style", ["postgres", "sql_standard"])
+def test_psycopg_stores_the_same(module: tuple[Seeds, Conn], value: Any, kind: str, style: str) -> None:
+    name = module[1].info.dbname
+    module[1].execute(f'alter database "{name}" set intervalstyle = {style}'.encode())
+    found, _ = stored(module, value, kind)
+    query = sql.SQL("insert into facts values (3, %s) returning v::text")
+    assert module[1].execute(query, [value]).fetchone() == (found,)
+
+
+def test_what_an_application_has_registered_for_known_types_changes_nothing(module: tuple[Seeds, Conn]) -> None:
+    class Loud(psycopg.adapt.Dumper):
+        def dump(self, obj: Any) -> bytes:  # noqa: ARG002
+            return b"LOUD"
+
+    kinds = [str, int, float, dict, list, dt.date, UUID, bytes, dt.timedelta, Decimal]
+    before = {
+        kind: psycopg.adapters.get_dumper(kind, psycopg.adapt.PyFormat.TEXT) for kind in kinds if kind is not dict
+    }
+    try:
+        for kind in kinds:
+            psycopg.adapters.register_dumper(kind, Loud)
+        assert stored(module, "x", "text")[0] == "x"
+        assert stored(module, [1], "int[]")[0] == "{1}"
+        assert stored(module, {"a": 1}, "jsonb")[0] == '{"a": 1}'
+        assert stored(module, dt.timedelta(1), "interval")[0] == "1 day"
+    finally:
+        for kind, dumper in before.items():
+            psycopg.adapters.register_dumper(kind, dumper)
+
+
+def test_a_class_that_only_the_application_knows_is_written_by_its_own_dumper(database: str, conn: Conn) -> None:
+    class Money:
+        def __init__(self, cents: int) -> None:
+            self.cents = cents
+
+    class MoneyDumper(psycopg.adapt.Dumper):
+        def dump(self, obj: Any) -> bytes:
+            return b"%.2f" % (obj.cents / 100)
+
+    conn.execute("create table facts (id int primary key, v numeric)")
+    psycopg.adapters.register_dumper(Money, MoneyDumper)
+    with pools.open_pool(database, 4) as pool:
+        what = Seed("s", lambda _: iter([({"id": 1, "v": Money(1234)}, 1)]), into="facts", key=("id",))
+        assert Seeds(pool).run(what).outcome == "complete"
+    assert conn.execute("select v from facts").fetchall() == [(Decimal("12.34"),)]
