@@ -52,6 +52,7 @@ class Names(click.ParamType):  # type: ignore[type-arg] # generic only in newer 
 @click.option("--name", help="The seed's name. [default: TABLE:FILE without folders]")
 @click.option("--columns", type=Names(), help="CSV: the file has no header, these are its columns. Else: which ones.")
 @click.option("--delimiter", help="Of a CSV file; tab for a tab. [default: a comma, a tab for .tsv]")
+@click.option("--complete", is_flag=True, help="The file is whole: take a last line without a line end.")
 @click.option("--on-conflict", type=click.Choice(["skip", "update", "fail"]), default="skip", show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), help="Rows per transaction. [default: about a second's]")
 @click.option("--max-rejects", type=click.IntRange(min=0), default=0, show_default=True, help="Bad rows to put aside.")
@@ -68,6 +69,7 @@ def load(
     name: str | None,
     columns: Sequence[str] | None,
     delimiter: str | None,
+    complete: bool,
     on_conflict: Literal["skip", "update", "fail"],
     max_rejects: int,
     restart: bool,
@@ -82,7 +84,9 @@ def load(
     The same command again goes on behind the last batch, also after a crash, and takes in what was appended. Ctrl-C
     and SIGTERM finish the batch; a second one ends at once. Nothing is lost either way.
     """
-    source = read(file, columns=columns, delimiter="\t" if delimiter in {"tab", "\\t"} else delimiter)
+    source = read(
+        file, columns=columns, delimiter="\t" if delimiter in {"tab", "\\t"} else delimiter, complete=complete
+    )
     name = name or f"{table}:{file.name}"
     with database.open_pool(url) as pool:
         with pool.connection() as conn:
@@ -96,6 +100,8 @@ def load(
         options |= where | {"max_rejects": max_rejects, "restart": restart}
         with stopping("this batch") as stopped, _progress(name, source) as on_progress:
             result = seeds.run(name, source, on_progress=on_progress, stop=lambda: bool(stopped), **options)
+        if source.unfinished and result.outcome == "complete":
+            raise InvalidArgument(source.unfinished)
         _report(name, result, stopped)
         if verify:
             prove(name, seeds.verify(name, source, **where))
@@ -110,7 +116,7 @@ def _check(conn: Connection[Any], table: str, key: Sequence[str], source: Source
     """
     columns = source.columns
     if lacking := [name for name in key if name not in columns]:
-        raise InvalidArgument(f"{source.file.path.name} has no column {lacking[0]}: it has {', '.join(columns)}")
+        raise InvalidArgument(f"{source.name} has no column {lacking[0]}: it has {', '.join(columns)}")
     identifier = sql.Identifier(*table.split("."))
     there = conn.execute(
         "select array_agg(attname::text order by attnum) from pg_attribute"
@@ -128,8 +134,7 @@ def _check(conn: Connection[Any], table: str, key: Sequence[str], source: Source
         sys.exit(1)
     if unknown := [column for column in columns if column not in there[0]]:
         raise SchemaError(
-            f"table {table} has no column {unknown[0]}, which {source.file.path.name} has; the table has "
-            f"{', '.join(there[0])}"
+            f"table {table} has no column {unknown[0]}, which {source.name} has; the table has {', '.join(there[0])}"
         )
 
 
@@ -151,7 +156,7 @@ def _report(name: str, result: SeedResult, stopped: list[int]) -> None:
 @contextmanager
 def _progress(name: str, source: Source) -> Iterator[Callable[[Step], None]]:
     """By bytes where the file has offsets; by rows in Parquet; of a .gz nobody knows how much there is to come."""
-    total = source.total if isinstance(source, ParquetFile) else None if source.file.packed else source.file.size
+    total = source.total if isinstance(source, ParquetFile) else source.size
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _plain(name, total)

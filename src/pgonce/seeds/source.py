@@ -1,8 +1,21 @@
-"""What a source of rows may offer beyond rows: a fingerprint, and ready-made blocks for COPY.
+"""What a source of rows may offer: rows, a fingerprint, and blocks that are ready for COPY.
 
-The least a source is: a callable ``source(cursor)`` that returns an iterable of ``(row, cursor)``. The argument is the
-checkpoint's cursor, None at the start; a row's own cursor says where to resume behind it. A generator function is
-one; everything else in this file is optional, attribute by attribute, and looked for at run time.
+A source is a callable ``source(cursor)`` that returns an iterable of ``(row, cursor)``. The argument is the cursor of
+the checkpoint, None at the start; the cursor of a row says where to resume after this row. A generator function is a
+source. Everything else in this file is optional; the engine looks for each attribute when an import begins:
+
+======================  =============================================================================================
+``columns``, ``total``  names for rows that are sequences; the number of all rows, for the progress bar
+``fingerprint, same``   whether the source is still what an earlier run has read: `Fingerprinted`
+``copy_blocks, …``      rows as bytes for COPY: `BlockSource`
+``needs_rows``          called with the table's columns by name; True: their types decide how values are written, so
+                        the engine takes rows and not blocks
+``json_strings``        True: a str is a JSON string, also for a json column; otherwise it is JSON text there
+``reread``              called without arguments: all rows from the start by the library of the format alone, for
+                        ``--verify``
+``progress``            called with a cursor: the share of the source that lies before it, 0 to 1, or None
+``unfinished``          after a run: a sentence about a last line that was left out, or None
+======================  =============================================================================================
 """
 
 from __future__ import annotations
@@ -15,7 +28,7 @@ SeedRow: TypeAlias = Mapping[str, Any] | Sequence[Any]
 """A mapping of columns, or a sequence in the order of the seed's ``columns``."""
 Cursor: TypeAlias = Any
 """Any JSON value but null, usually an object such as {"last_book": "PSA", "last_chapter": 119}."""
-NO_CURSOR = "a row has no cursor: yield (row, cursor), the cursor being where to resume behind this row"
+NO_CURSOR = "a row has no cursor: yield (row, cursor); the cursor says where to resume after this row"
 Verdict: TypeAlias = Literal["same", "grown", "changed"]
 
 
@@ -30,15 +43,15 @@ class BadRow:
 
 
 class RowSource(Protocol):
-    """A source with what a reader of files knows of itself. ``columns`` and ``total`` may be None, or absent."""
+    """A source that knows more than its rows. ``columns`` and ``total`` may be None, or absent."""
 
     columns: Sequence[str] | None
     """The names for rows that are sequences; the seed's own ``columns`` win."""
     total: int | None
     """How many rows there are in all, where that is known without reading them: for the progress bar."""
 
-    def __call__(self, cursor: Cursor | None, /) -> Iterable[tuple[SeedRow, Cursor]]:
-        """The rows behind ``cursor``, each with its own."""
+    def __call__(self, cursor: Cursor | None, /) -> Iterable[tuple[SeedRow | BadRow, Cursor]]:
+        """The rows after ``cursor``, each with its own."""
         ...
 
 
@@ -49,22 +62,28 @@ class Fingerprinted(Protocol):
     def fingerprint(self, cursor: Cursor | None, /) -> Mapping[str, Any] | None:
         """What the source looks like up to ``cursor``, as a JSON object: sizes, hashes; None: it cannot say.
 
-        Stored with every checkpoint, in its transaction; so it is called once per batch, and must not read the whole
-        prefix again: hash the head, the block in front of the cursor, or go on with a running hash.
+        Called once per batch before its commit, and stored with the batch's checkpoint. So it must not read everything
+        before the cursor again: hash the bytes as they are read, and go on with that hash.
+
+        Raises:
+            SourceChanged: what was read is no longer what the source holds; the batch is not committed.
         """
         ...
 
     def same(self, stored: Mapping[str, Any], /) -> Verdict:
-        """How the source of today compares with a stored fingerprint; called once, before a resume.
+        """How the source compares with a stored fingerprint; called once, before a resume.
 
-        ``same``: go on. ``grown``: what was read is unchanged and more has been appended: go on. ``changed``: the
+        ``same``: resume. ``grown``: what was read is unchanged and more has been appended: resume. ``changed``: the
         cursor means nothing any more; the import stops with a choice.
+
+        Raises:
+            SourceChanged: as ``changed``, with a sentence of the source's own.
         """
         ...
 
 
 class CopyFormat(Protocol):
-    """How bytes of a COPY fall into rows; ``pgonce.protocol.copy_format`` has TEXT."""
+    """How bytes of a COPY divide into rows; ``pgonce.seeds.copy_format`` has TEXT."""
 
     @property
     def options(self) -> str:
@@ -72,7 +91,7 @@ class CopyFormat(Protocol):
         ...
 
     def lines(self, data: bytes) -> list[bytes]:
-        """``data`` row by row, each with its line end: asked only where a batch holds a bad row."""
+        """``data`` row by row, each with its line end; called only where a batch has a bad row."""
         ...
 
     def values(self, line: bytes) -> list[str | None]:
@@ -82,7 +101,7 @@ class CopyFormat(Protocol):
 
 @runtime_checkable
 class BlockSource(Protocol):
-    """A source whose rows are (nearly) COPY's own format already, so that no row becomes Python objects.
+    """A source whose rows are nearly COPY's own format, so that no row becomes Python objects.
 
     It must be a ``RowSource`` as well, with the same cursors: a run may resume by rows where another ended by blocks.
     """
@@ -92,9 +111,9 @@ class BlockSource(Protocol):
     copy_format: CopyFormat
 
     def copy_blocks(self, cursor: Cursor | None, /) -> Iterator[tuple[Any, int, Cursor]]:
-        """``(data, rows, cursor)``: whole rows, how many, and the cursor behind the last of them.
+        """``(data, rows, cursor)``: whole rows, how many, and the cursor after the last of them; or one bad row.
 
-        The rows of one cursor stand in one block. A block is 64 kB to 1 MB (more only for a single row that is
-        longer): the engine joins blocks to a batch of the size it wants and never cuts one.
+        The rows of one cursor stand in one block. A block is 64 kB to 1 MB, more only for a single row that is longer:
+        the engine joins blocks to a batch of the size it wants, and never divides one.
         """
         ...

@@ -1,4 +1,4 @@
-"""What goes to COPY as text is what PostgreSQL itself reads out of the CSV, wherever quotes stand."""
+"""What goes to COPY as text is what PostgreSQL itself reads out of the CSV, wherever quotes may stand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgonce.seeds.readers.csv_text import as_text
+from pgonce.seeds.readers.csv_text import Dialect, as_text, cut
 
 Conn = psycopg.Connection[Any]
 PIECES = ['"', '""', "a", "b c", "\\", "\t", "\\N", "\\.", "\x01", "é", '"x"', '"a,b"', '"""q"""', '""""', '"\n"']
@@ -36,10 +36,15 @@ def test_a_block_as_text_is_what_copy_reads_in_the_csv(conn: Conn, end: str) -> 
         ]
         data = "".join(row + end for row in rows).encode()
         if data.count(b'"') % 2 == 0:
+            if any(bad for _, bad in cut(data, Dialect())):  # COPY would drop the quotes, and may join two rows
+                assert as_text(data, Dialect()) is None
+                continue
             expected = copied(conn, "csv", data)
             if expected == "refused" and end == "\r\n":  # COPY wants all line ends alike, those inside of quotes, too
                 continue
-            text, count = as_text(data, ",")
+            found = as_text(data, Dialect())
+            assert found is not None, data
+            text, count = found
             assert copied(conn, "text", text) == expected, data
             if expected != "refused":
                 assert count == len(expected)

@@ -10,23 +10,22 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from decimal import Decimal
-from itertools import count, pairwise
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgonce.errors import InvalidArgument
+from pgonce.errors import InvalidArgument, SourceChanged
 from pgonce.seeds.copy_format import TEXT
 from pgonce.seeds.readers import csv as csv_module
 from pgonce.seeds.readers import jsonl as jsonl_module
 from pgonce.seeds.readers import read
-from pgonce.seeds.readers.csv import CsvFile, record_end
-from pgonce.seeds.readers.csv_text import as_text, records, values
-from pgonce.seeds.source import BlockSource, Fingerprinted
+from pgonce.seeds.readers.csv import CsvFile
+from pgonce.seeds.readers.csv_text import Dialect, as_text, cut, record_end, values
+from pgonce.seeds.source import BadRow, BlockSource, Fingerprinted
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
     ["", '"', '""', "\n", "\r\n", "\r", ",", '",\n"', "\\.", "a\n\\.\nb", "﻿", "NULL", " "]
@@ -49,7 +48,7 @@ def reading(block: int) -> Iterator[None]:
         yield
 
 
-def in_blocks(source: CsvFile, cursor: Any = None) -> list[list[str | None]]:
+def in_blocks(source: Any, cursor: Any = None) -> list[list[str | None]]:
     """What COPY is sent, taken apart again."""
     found = []
     for data, rows, _ in source.copy_blocks(cursor):
@@ -94,7 +93,7 @@ def test_whatever_the_csv_module_writes_is_read_back_from_every_cursor_on(
     expected = [[value if value or quoted else None for value in row] for row in table]
 
     with file((b"\xef\xbb\xbf" if bom else b"") + data.encode(), f"x{suffix}") as path, reading(block):
-        source = read(path, delimiter=delimiter)
+        source = read(path, delimiter=delimiter, complete=True)
         assert isinstance(source, CsvFile)
         assert list(source.columns) == columns
         found = list(source(None))
@@ -108,6 +107,19 @@ def test_whatever_the_csv_module_writes_is_read_back_from_every_cursor_on(
         assert all(cursor in cursors for _, _, cursor in source.copy_blocks(None))
 
 
+def equal(value: Any, wanted: Any) -> bool:
+    """Whether a value is the wanted one, with numbers as they are written."""
+    if isinstance(wanted, list):
+        return isinstance(value, list) and len(value) == len(wanted) and all(map(equal, value, wanted))
+    if isinstance(wanted, dict):
+        return (
+            isinstance(value, dict) and list(value) == list(wanted) and all(map(equal, value.values(), wanted.values()))
+        )
+    if isinstance(wanted, float):
+        return float(str(value)) == wanted
+    return bool(value == wanted) and type(value) is type(wanted)
+
+
 json_value = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | text
 json_any = st.recursive(
     json_value, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3)
@@ -116,7 +128,7 @@ json_any = st.recursive(
 
 @settings(max_examples=200, deadline=None)
 @given(
-    table=st.sets(text, min_size=1, max_size=3).flatmap(
+    table=st.sets(text.filter(bool), min_size=1, max_size=3).flatmap(
         lambda keys: st.lists(st.fixed_dictionaries(dict.fromkeys(sorted(keys), json_any)), min_size=1, max_size=6)
     ),
     ascii_only=st.booleans(),
@@ -130,19 +142,12 @@ def test_whatever_the_json_module_writes_is_read_back_from_every_cursor_on(
 ) -> None:
     data = terminator.join(json.dumps(row, ensure_ascii=ascii_only) for row in table)
     with file((data + terminator * last_line_ends).encode(), f"x{suffix}") as path, reading(block):
-        source = read(path)
+        source = read(path, complete=True)
         found = list(source(None))
         assert list(source.columns or ()) == list(table[0])
         for (row, _), expected in zip(found, table, strict=True):
             for value, wanted in zip(row, map(expected.get, table[0]), strict=True):
-                if isinstance(wanted, dict | list):
-                    assert json.loads(value) == wanted  # as text, for jsonb
-                elif isinstance(wanted, float):
-                    assert isinstance(value, Decimal | int)
-                    assert float(value) == wanted
-                else:
-                    assert value == wanted
-                    assert type(value) is type(wanted)
+                assert equal(value, wanted)
         rows = [row for row, _ in found]
         for index, (_, cursor) in enumerate(found, 1):
             assert [row for row, _ in source(cursor)] == rows[index:]
@@ -156,8 +161,6 @@ def test_records_end_at_line_ends_outside_of_quotes(data: bytes) -> None:
         if byte == ord("\n") and quotes % 2 == 0:
             ends.append(position + 1)
     assert record_end(data) == ends[-1]
-    whole = data[: ends[-1]]
-    assert list(records(whole)) == [whole[a:b] for a, b in pairwise(ends)]
 
 
 @pytest.mark.parametrize(
@@ -167,31 +170,96 @@ def test_records_end_at_line_ends_outside_of_quotes(data: bytes) -> None:
         (",", [None, None]),
         ('"",x', ["", "x"]),
         ('"a ""b"" c",""""', ['a "b" c', '"']),
-        ('a"b,c"d,e', ["ab,cd", "e"]),  # as COPY has it: a quote may stand anywhere
         ('"a\nb"', ["a\nb"]),
         ("", [None]),
     ],
 )
 def test_values_are_what_copy_makes_of_them(line: str, expected: list[str | None]) -> None:
-    assert values(line, ",") == expected
+    assert values(line, Dialect()) == expected
 
 
 def test_blocks_end_every_line_alike_and_leave_out_empty_ones() -> None:
     data = b'a,1\r\n\r\nb,"2\r\n3"\n\n\\.\n"x""y",\\.\nlast,4'
-    assert as_text(data, ",") == (b'a\t1\nb\t2\\r\\n3\n\\\\.\nx"y\t\\\\.\nlast\t4\n', 5)
+    assert as_text(data, Dialect()) == (b'a\t1\nb\t2\\r\\n3\n\\\\.\nx"y\t\\\\.\nlast\t4\n', 5)
 
 
-@given(
-    st.lists(st.sampled_from(['"', '""', ",", "\n", "\r\n", "a", "\\", "\t", "\\N", "\x01", "é"]), max_size=14),
-    st.sampled_from(",\t"),
+def strictly(  # noqa: PLR0912 -- sign by sign, in one piece
+    data: str, delimiter: str, quote: str
+) -> list[list[str | None] | None]:
+    """A reader of its own, sign by sign: the values of each record, None for a bad one; an open quote is bad, too."""
+    found: list[list[str | None] | None] = []
+    row: list[str | None] = []
+    position = 0
+    while position < len(data):
+        value, bad = "", False
+        if data[position] == quote:
+            position, closed = position + 1, False
+            while position < len(data):
+                if data.startswith(quote * 2, position):
+                    value, position = value + quote, position + 2
+                elif data[position] == quote:
+                    position, closed = position + 1, True
+                    break
+                else:
+                    value, position = value + data[position], position + 1
+            row.append(value)
+            bad = not closed
+        else:
+            while position < len(data) and data[position] not in (delimiter, "\n", "\r", quote):
+                value, position = value + data[position], position + 1
+            row.append(value or None)
+        if data.startswith(delimiter, position):
+            position += 1
+            if position < len(data):
+                continue
+        end = 2 if data.startswith("\r\n", position) else 1 if data.startswith("\n", position) else 0
+        if bad or not end:
+            position = data.find("\n", position) + 1 or len(data)
+            found.append(None)
+        else:
+            position += end
+            if row != [None] or data[position - end - 1 : position - end] == delimiter:
+                found.append(row)
+        row = []
+    return found
+
+
+signs = st.lists(
+    st.sampled_from(['"', '""', ",", "\n", "\r\n", "\r", "a", "\\", "\t", "\\N", "\x01", "é"]), max_size=14
 )
-def test_a_block_as_text_has_the_values_of_its_records_wherever_quotes_stand(parts: list[str], delimiter: str) -> None:
-    data = "".join(parts).replace(",", delimiter).encode()
-    assume(data.count(b'"') % 2 == 0)
-    text, rows = as_text(data, delimiter)
-    lines = [record.decode().removesuffix("\n").removesuffix("\r") for record in records(data)]
-    assert [TEXT.values(line) for line in TEXT.lines(text)] == [values(line, delimiter) for line in lines if line]
-    assert rows == len(TEXT.lines(text))
+
+
+@settings(max_examples=500, deadline=None)
+@given(signs, st.sampled_from(",\t"), st.sampled_from([1, 5, csv_module.BLOCK]))
+def test_every_record_is_read_or_is_bad_wherever_quotes_stand(parts: list[str], delimiter: str, block: int) -> None:
+    data = "".join(parts).replace(",", delimiter) + "\n"
+    expected = strictly(data, delimiter, '"')
+    # a quote that is never closed is no record at all
+    open_quote = list(cut(data.encode(), Dialect(delimiter)))[-1:] != [(len(data.encode()), None)] and expected[
+        -1:
+    ] == [None]
+    width = max([len(row) for row in expected if row], default=1)
+    columns = [f"c{number}" for number in range(width)]
+    with file(data.encode()) as path, reading(block):
+        source = read(path, columns=columns, delimiter=delimiter, complete=True)
+        assert isinstance(source, CsvFile)
+        found: list[Any] = []
+        try:
+            found.extend(row for row, _ in source(None))
+        except InvalidArgument:
+            assert open_quote
+            expected = expected[: len(found)]
+        short = [None if row is None or len(row) != width else row for row in expected]
+        assert [None if isinstance(row, BadRow) else row for row in found] == short
+        by_block: list[Any] = []
+        try:
+            for sent, rows, _ in source.copy_blocks(None):
+                lines = [None] if isinstance(sent, BadRow) else [TEXT.values(line) for line in TEXT.lines(sent)]
+                assert len(lines) == rows
+                by_block.extend(lines)
+        except InvalidArgument:
+            assert open_quote
+        assert by_block == expected
 
 
 def test_a_record_far_longer_than_a_block_is_read_whole() -> None:
@@ -204,37 +272,114 @@ def test_a_record_far_longer_than_a_block_is_read_whole() -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"", "is empty: not even a header line"),
+        (b"", "is empty: it does not even have a header line"),
         (b"\xef\xbb\xbf", "is empty"),
-        (b"a,b\n1,2\n3\n", r"row 2 of file.csv \(byte 8\) has 1 values for 2 columns"),
-        (b"a,b\n1,2\n1,2,3", r"row 2 of file.csv \(byte 8\) has 3 values for 2 columns"),
-        (b"a,b\n1,2\nK\xf6ln,3\n", r"row 2 of file.csv \(byte 9\) is not UTF-8.*iconv"),
-        (b"K\xf6ln\n", r"the header line of file.csv \(byte 1\) is not UTF-8"),
-        (b'a,b\n1,"2\n3,4\n', "a quote is never closed: in the row at byte 4"),
-        (b"a,b\r1,2\r", "has a CR without LF"),
+        (b"K\xf6ln\n", "the header line of file.csv is not UTF-8: .*--encoding latin1"),
+        (b'a,b\n1,"2\n3,4\n', r"a quote is never closed: in the row at line 2 \(byte 4\)"),
+        (b'a,"b\n', "a quote is never closed: in the header line"),
+        (b'a,b"c\n', "the header line has a quote in the middle of a value"),
+        (b"a,b\r1,2\r", "the header line has a CR without LF"),
         (b"a,,b\n", "a column has no name"),
         (b"a,b,a\n", "two columns have the same name in the header of file.csv: a"),
     ],
 )
 def test_a_file_that_is_no_such_csv_is_refused_with_its_place(data: bytes, said: str) -> None:
     with file(data) as path, pytest.raises(InvalidArgument, match=said):
-        list(read(path)(None))
+        list(read(path, complete=True)(None))
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (b"3", "line 3: 1 values for 2 columns"),
+        (b"1,2,3", "line 3: 3 values for 2 columns"),
+        (b"K\xf6ln,3", "line 3: not UTF-8"),
+        (b'1,5" pipe', "line 3: a quote in the middle of a value (where quotes are text: --quote none)"),
+        (b'"1"x,2', "line 3: text after a closing quote"),
+        (b'"1\n1" ,2', "line 3: text after a closing quote"),
+        (b'1,"2"3"', "line 3: text after a closing quote"),
+        (b"1,2\r3", "line 3: a CR without LF"),
+    ],
+)
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_a_bad_record_is_one_row_with_its_line_and_the_rows_around_it_are_read(
+    record: bytes, reason: str, end: bytes
+) -> None:
+    with file(end.join([b"a,b", b"1,2", record, b"5,6", b'"7"",""\n",8', b""])) as path:
+        before, bad, *after = [row for row, _ in read(path)(None)]
+        assert before == ["1", "2"]
+        assert isinstance(bad, BadRow)
+        assert f"file.csv, {reason}" in bad.reason
+        assert bad.text == record.decode("utf-8", "replace")
+        assert after == [["5", "6"], ['7","\n', "8"]]
+
+
+def test_quotes_are_text_where_that_is_asked_for() -> None:
+    with file(b'a,b\n1,5" pipe\n2,3" nail\n') as path:
+        source = read(path, quote=None)
+        assert [row for row, _ in source(None)] == [["1", '5" pipe'], ["2", '3" nail']]
+        assert in_blocks(source) == [["1", '5" pipe'], ["2", '3" nail']]
+    with file(b"a,b\n1,'x''\n,y'\n") as path:
+        assert [row for row, _ in read(path, quote="'")(None)] == [["1", "x'\n,y"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [None, "", "\\N", "NULL", "NULL"]),
+        ({"nulls": [r"\N"]}, ["", "", None, "NULL", "NULL"]),
+        ({"nulls": ["", "NULL"]}, [None, "", "\\N", None, "NULL"]),
+        ({"force_null": True}, [None, None, "\\N", "NULL", "NULL"]),
+        ({"nulls": ["NULL"], "force_null": True}, ["", "", "\\N", None, None]),
+    ],
+)
+def test_null_is_spelled_as_one_says(options: Any, expected: list[str | None]) -> None:
+    for row in (b',"",\\N,NULL,"NULL"', b'"NULL",NULL,\\N,"",'):
+        with file(b"a,b,c,d,e\n" + row + b"\n" + row + b"\r\n") as path:
+            source = read(path, **options)
+            wanted = expected if row.startswith(b",") else expected[::-1]
+            assert [row for row, _ in source(None)] == [wanted] * 2
+            assert in_blocks(source) == [wanted] * 2
+            assert list(source.reread()) == [wanted] * 2
 
 
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b'{"a":1}\n{"a":', "line 2 of file.jsonl .* is not JSON"),
-        (b'{"a":1}\n[1]\n', "line 2 of file.jsonl .* is no JSON object"),
-        (b'{"a":1}\n{"b":1}\n', r"line 2 of file.jsonl has a key that the first line lacks \(b\)"),
-        (b'{"a":"\xff"}\n', "line 1 of file.jsonl .* is not UTF-8"),
-        (b"[" * 100_000 + b"\n", "is not JSON"),
+        (b'{"a":1}\n{"b":1}\n', r"line 2 has a key that the first line lacks \(b\): .* --columns a,b"),
         (b"", "is empty"),
+        (b"[1]\n", "line 1: it is a list, not a JSON object"),
     ],
 )
 def test_a_file_that_is_no_such_json_is_refused_with_its_place(data: bytes, said: str) -> None:
     with file(data, "file.jsonl") as path, pytest.raises(InvalidArgument, match=said):
-        list(read(path)(None))
+        list(read(path, complete=True)(None))
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"a":', "line 2: not JSON"),
+        (b"[1]", "line 2: it is a list, not a JSON object"),
+        (b"1.5", "line 2: it is a number, not a JSON object"),
+        (b'{"a":"\xff"}', "line 2: not UTF-8"),
+        (b'{"a":NaN}', "line 2: not JSON: NaN is not a JSON number"),
+        (b'{"a":-Infinity}', "line 2: not JSON: -Infinity is not a JSON number"),
+        (b'{"a":01}', "line 2: not JSON"),
+        (b'{"a":' + b"[" * 100_000, "line 2: not JSON that can be read: it is nested too deep"),
+        (b'{"a":1} {"a":2}', "line 2: not JSON"),
+        (b"{'a':1}", "line 2: not JSON"),
+    ],
+)
+def test_a_line_that_is_not_an_object_is_a_bad_row_with_its_number(line: bytes, reason: str) -> None:
+    with file(b'{"a":1}\n' + line + b'\n\n{"a":3}\n', "file.jsonl") as path:
+        rows = list(read(path)(None))
+        assert [row for row, _ in rows[::2]] == [[1], [3]]
+        bad, cursor = rows[1]
+        assert isinstance(bad, BadRow)
+        assert f"file.jsonl, {reason}" in bad.reason
+        assert bad.text == line.decode("utf-8", "replace")
+        assert [row for row, _ in read(path)(cursor)] == [[3]]
 
 
 def test_a_header_alone_is_an_import_without_rows() -> None:
@@ -252,8 +397,19 @@ def test_columns_that_are_named_mean_that_there_is_no_header() -> None:
 
 def test_keys_that_a_line_lacks_are_null_and_columns_choose_among_them() -> None:
     with file(b'\xef\xbb\xbf{"a":1,"b":1.10}\n{"b":2}\n', "x.jsonl") as path:
-        assert [row for row, _ in read(path)(None)] == [[1, Decimal("1.10")], [None, 2]]
-        assert [row for row, _ in read(path, columns=["c", "b"])(None)] == [[None, Decimal("1.10")], [None, 2]]
+        assert [list(map(str, row)) for row, _ in read(path)(None)] == [["1", "1.10"], ["None", "2"]]
+        assert [list(map(str, row)) for row, _ in read(path, columns=["b", "a"])(None)] == [
+            ["1.10", "1"],
+            ["2", "None"],
+        ]
+
+
+def test_a_named_key_that_is_in_no_line_stops_before_the_first_row_and_one_in_the_last_line_does_not() -> None:
+    lines = b'{"a":1}\n' * 5000 + b'{"a":1,"\\u0062":2}\n'
+    with file(lines, "x.jsonl") as path, pytest.raises(InvalidArgument, match="no line has the key 'c': leave it out"):
+        next(iter(read(path, columns=["a", "b", "c"])(None)))
+    with file(lines, "x.jsonl") as path:
+        assert [row for row, _ in read(path, columns=["a", "b"])(None)][-2:] == [[1, None], [1, 2]]
 
 
 def test_the_reader_is_chosen_by_the_name() -> None:
@@ -262,9 +418,9 @@ def test_the_reader_is_chosen_by_the_name() -> None:
         "CsvFile", "CsvFile", "JsonLinesFile", "JsonLinesFile", "ParquetFile",
     ]  # fmt: skip
     for name in ("x.xlsx", "x", "x.gz", "x.parquet.gz"):
-        with pytest.raises(InvalidArgument, match="nothing here reads"):
+        with pytest.raises(InvalidArgument, match="no reader knows"):
             read(name)
-    with pytest.raises(InvalidArgument, match="no CSV file: it has no delimiter"):
+    with pytest.raises(InvalidArgument, match="not a CSV file: it has no delimiter"):
         read("x.jsonl", delimiter=";")
     for delimiter in ("", ";;", "ä", '"', "\n", "a"):
         with pytest.raises(InvalidArgument, match="the delimiter must be one ASCII sign"):
@@ -290,7 +446,7 @@ def test_a_gz_file_that_ends_in_the_middle_is_damaged(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cursor", [{"last_row_id": 3}, {"offset": 0, "row": 1}, {"offset": "9", "row": 1}, [4], "x"])
 def test_the_cursor_of_another_source_is_refused(cursor: Any) -> None:
-    with file(b"a\n1\n") as path, pytest.raises(InvalidArgument, match=r"is no place in file\.csv"):
+    with file(b"a\n1\n") as path, pytest.raises(InvalidArgument, match=r"is not a place in file\.csv"):
         list(read(path)(cursor))
 
 
@@ -328,18 +484,24 @@ def test_a_file_is_the_same_grown_or_changed(tmp_path: Path, name: str) -> None:
         assert read(path).same(stored) == "changed"
     write(lines)
     assert read(path).same(stored) == "same"
-    assert read(path, columns=["a"] if "csv" in name else ["a", "b"]).same(stored) == "changed"
+    if "csv" in name:
+        assert read(path, columns=["a"]).same(stored) == "changed"
+    else:
+        assert read(path, columns=["a"]).same(stored) == "same", "naming the columns that it had changes nothing"
 
 
 def test_a_last_line_that_has_become_longer_is_a_change_and_one_that_was_ended_is_not(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_bytes(b"a\n1\n23")
-    source = read(path)
+    source = read(path, complete=True)
     [*_, (row, cursor)] = source(None)
     assert row == ["23"]
     stored = source.fingerprint(cursor)
     path.write_bytes(b"a\n1\n234\n")
-    assert source.same(stored or {}) == "changed"
+    with pytest.raises(SourceChanged, match=r"has become longer since.* --restart --on-conflict update"):
+        source.same(stored or {})
+    with pytest.raises(SourceChanged, match="has become longer since"):  # also where the change is accepted
+        list(source(cursor))
     for ended in (b"a\n1\n23\n4\n", b"a\n1\n23\r\n4\n"):
         path.write_bytes(ended)
         assert source.same(stored or {}) == "grown"
@@ -356,8 +518,8 @@ def test_a_resume_reads_nothing_of_what_lies_before_its_cursor(tmp_path: Path, n
     line = b"1,x\n" if "csv" in name else b'{"a": 1, "b": "x"}\n'
     with path.open("wb") as sparse:  # a hole takes no room on the disk
         sparse.write(b"a,b\n" + line if "csv" in name else line)
-        sparse.seek(size)
-        sparse.write(line * 3)
+        sparse.seek(size - 1)
+        sparse.write(b"\n" + line * 3)
     source = read(path)
     cursor = {"offset": size, "row": 7}
     before = bytes_read()
@@ -401,19 +563,19 @@ class TestParquet:
         found = list(source(None))
         assert source.total == len(found) == 1000
         assert list(source.columns or ()) == ["id", "name", "tags", "raw", "at"]
-        assert tuple(found[1][0])[:4] == (1, 'q"1\n,', "[1, 2]", "\\x01")
+        assert tuple(found[1][0])[:4] == (1, 'q"1\n,', [1, 2], b"\x01")
         for index in (0, 1, 298, 299, 300, 301, 599, 998, 999):
             assert list(source(found[index][1])) == found[index + 1 :]
 
     def test_blocks_hold_the_same_rows_under_the_same_cursors(self, path: Path) -> None:
-        source = read(path, columns=["name", "id", "tags"])
+        source = read(path, columns=["name", "id"])
         assert isinstance(source, BlockSource)
         rows = list(source(None))
         blocks = [block for cursor in (None, rows[400][1]) for block in source.copy_blocks(cursor)]
         lines = [
             values for data, _, _ in blocks for values in map(source.copy_format.values, source.copy_format.lines(data))
         ]
-        expected = [[name, str(id_), tags] for (name, id_, tags), _ in rows]
+        expected = [[name, str(id_)] for (name, id_), _ in rows]
         assert lines == expected + expected[401:]
         assert {str(cursor) for _, _, cursor in blocks} <= {str(cursor) for _, cursor in rows}
 
@@ -440,7 +602,7 @@ class TestParquet:
         parquet.write_table(pa.table({"a": noise}), big, row_group_size=1000)
         before = bytes_read()
         assert len(list(read(big)({"row_group": 18, "row": 500}))) == 1500
-        assert bytes_read() - before < 20_000_000 / 5
+        assert bytes_read() - before < 20_000_000 / 4
 
     def test_a_file_is_the_same_or_changed_but_never_grown(self, path: Path) -> None:
         source = read(path)
@@ -455,5 +617,5 @@ class TestParquet:
         (tmp_path / "y.parquet").write_bytes(b"a,b\n")
         with pytest.raises(InvalidArgument, match=r"y\.parquet cannot be read as Parquet"):
             list(read(tmp_path / "y.parquet")(None))
-        with pytest.raises(InvalidArgument, match=r"is no place in x\.parquet"):
+        with pytest.raises(InvalidArgument, match=r"is not a place in x\.parquet"):
             list(read(path)({"offset": 4, "row": 1}))

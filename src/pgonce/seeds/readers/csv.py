@@ -1,22 +1,24 @@
-"""CSV as COPY reads it, from any record on, row by row or in blocks that need no Python per row.
+"""CSV from any record on, row by row, or in blocks that need no Python per row.
 
-A quote opens or closes wherever it stands, a doubled one inside quotes is a quote, and an empty value is NULL unless
-it is quoted. So a line end belongs to a value exactly where an odd number of quotes lies before it in the record: that
-is counted and not parsed.
+The rules are those of RFC 4180 and of COPY, with one exception: a quote in the middle of a value and text after a
+closing quote are errors of that record. COPY takes ``1,5" pipe`` and ``2,3" nail`` for one row, and drops the quotes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+import csv
+import io
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
-from pgonce.errors import InvalidArgument
+from pgonce.errors import InvalidArgument, SourceChanged
 from pgonce.seeds.copy_format import TEXT
-from pgonce.seeds.readers.csv_text import as_text, records, values
-from pgonce.seeds.readers.file import File, at, offset_of
-from pgonce.seeds.source import Cursor, SeedRow, Verdict
+from pgonce.seeds.readers.csv_text import NEVER_CLOSED, Dialect, as_text, cut, record_end, records, values
+from pgonce.seeds.readers.file import OpenFile, Reading, at
+from pgonce.seeds.readers.text_file import TextFile
+from pgonce.seeds.source import BadRow, Cursor, SeedRow
 
 BLOCK = 64 * 1024
 """Bytes per read. While a longer one is made ready, the server runs out of rows (bench.imports --only CSV)."""
@@ -24,152 +26,294 @@ LONGEST = 256 * 1024 * 1024
 """Bytes of one record. A quote that is never closed makes one of the whole rest of the file."""
 BOM = b"\xef\xbb\xbf"
 
+T = TypeVar("T")
 
-class CsvFile:
-    """The source of a seed: a CSV file in UTF-8, with LF or CRLF, with or without a BOM, also as ``.gz``.
+
+class _Header(NamedTuple):
+    file: OpenFile
+    columns: tuple[str, ...]
+    bytes_: bytes
+    """What lies before the first row."""
+    lines: int
+
+    @property
+    def end(self) -> int:
+        """The offset of the first row."""
+        return len(self.bytes_)
+
+
+class _Piece(NamedTuple):
+    """Whole records, or one bad record."""
+
+    data: bytes
+    bad: str | None
+    begin: int
+    end: int
+    line: int
+    """Of the first record."""
+
+
+class CsvFile(TextFile):
+    """The source of a seed: a CSV file with LF or CRLF, with or without a byte order mark, plain or packed.
 
     Args:
-        path: the file.
+        path: the file; ``-`` is the standard input.
         columns: their names, where the file has no header line.
         delimiter: one ASCII character.
+        quote: one ASCII character; None: quotes are characters like any other.
+        nulls: how NULL is written; without quotes, unless ``force_null``.
+        force_null: NULL may be quoted, as ``""`` in files whose values are all quoted.
+        rename: the table's column for a name in the header.
+        encoding: such as latin1; None: UTF-8, or UTF-16 with a byte order mark.
+        complete: the last line is whole, also without a line end.
 
     Raises:
-        InvalidArgument: that delimiter cannot be; while reading: the file is no such CSV, with the row and byte.
+        InvalidArgument: that delimiter, quote or encoding cannot be; while reading: a quote is never closed, or the
+            file has no header line.
     """
 
-    total = None
     copy_format = TEXT
 
-    def __init__(self, path: str | Path, *, columns: Sequence[str] | None = None, delimiter: str = ",") -> None:
-        if len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n\\.' or delimiter.isalnum():
-            raise InvalidArgument(f"the delimiter must be one ASCII sign, such as , ; | or a tab: not {delimiter!r}")
-        self.file = File(Path(path))
-        self._delimiter = delimiter
-        self._named = tuple(columns) if columns else None
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        columns: Sequence[str] | None = None,
+        delimiter: str = ",",
+        quote: str | None = '"',
+        nulls: Sequence[str] = ("",),
+        force_null: bool = False,
+        rename: Mapping[str, str] | None = None,
+        encoding: str | None = None,
+        complete: bool = False,
+    ) -> None:
+        super().__init__(path, columns=columns, rename=rename, encoding=encoding, complete=complete)
+        self._dialect = Dialect(delimiter, quote, tuple(nulls), force_null)
+        self._header: _Header | None = None
 
     @property
     def columns(self) -> Sequence[str]:
-        """Those given, or those of the header line."""
-        return self._header[0]
+        """Those given, or those of the header line, by the table's names."""
+        return self._header_of(self._opened_for_columns()).columns
 
     @property
     def copy_columns(self) -> Sequence[str]:
-        """The same."""
-        return self.columns
+        """The same, of the file that is being read."""
+        return self._header_of(self._opened()).columns
 
-    @cached_property
-    def _header(self) -> tuple[tuple[str, ...], int]:
-        """The columns, and the offset of the first row."""
-        with self.file.open(0) as reader:
-            begin = len(BOM) if reader.read(len(BOM)) == BOM else 0
-        if self._named:
-            return _distinct(self._named, "columns="), begin
-        for block, _ in self._blocks(begin):
-            for line in records(block):
-                begin += len(line)
-                if not line.strip(b"\r\n"):
-                    continue
-                names = self._values(line, begin - len(line), "the header line")
-                return _distinct([name or "" for name in names], f"the header of {self.file.path.name}"), begin
-        raise InvalidArgument(f"{self.file.path.name} is empty: not even a header line (or name the columns)")
+    def __call__(self, cursor: Cursor | None) -> Iterator[tuple[Any, Cursor]]:
+        """The rows after ``cursor``: lists of str, and None for NULL."""
 
-    def __call__(self, cursor: Cursor | None) -> Iterator[tuple[SeedRow, Cursor]]:
-        """The rows behind ``cursor``: lists of str, and None for an empty value without quotes."""
-        columns, first = self._header
-        offset, row = offset_of(cursor, self.file.path.name)
-        end = max(offset, first)
-        for block, _ in self._blocks(end):
-            for line in records(block):
-                start, end = end, end + len(line)
-                if not line.strip(b"\r\n"):
+        def rows_of(data: bytes) -> list[tuple[bytes, int]] | None:
+            if as_text(data, self._dialect) is None:
+                return None
+            return [(each, each.count(b"\n")) for each in records(data, self._dialect)]
+
+        for piece, found, row in self._pieces(cursor, rows_of):
+            width = len(self.copy_columns)
+            if found is None:
+                yield self._bad(piece), at(piece.end, row, piece.line + piece.data.count(b"\n") - 1)
+                continue
+            end, line, number = piece.begin, piece.line, row
+            for record, lines in found:
+                # the last record may have no line end in the file
+                end, first, line = min(end + len(record), piece.end), line, line + lines
+                if not record.strip(b"\r\n"):
                     continue
-                row += 1
-                values = self._values(line, start, f"row {row:,}")
-                if len(values) != len(columns):
+                number += 1
+                yield self._row(record, first, width), at(end, number, line - 1)
+
+    def copy_blocks(self, cursor: Cursor | None) -> Iterator[tuple[Any, int, Cursor]]:
+        """The rows after ``cursor``, some hundreds at a time, for COPY; a bad record by itself."""
+        for piece, found, row in self._pieces(cursor, lambda data: as_text(data, self._dialect)):
+            place = piece.line + piece.data.count(b"\n") - 1
+            if found is None:
+                yield self._bad(piece), 1, at(piece.end, row, place)
+            elif found[1]:
+                yield *found, at(piece.end, row + found[1], place)
+
+    def _bad(self, piece: _Piece) -> BadRow:
+        reason = f"{self.name}, line {piece.line:,}: {piece.bad}"
+        if "quote" in (piece.bad or ""):
+            reason += " (where quotes are text: --quote none)"
+        return BadRow(reason, piece.data.decode("utf-8", "replace").rstrip("\r\n"))
+
+    def _row(self, record: bytes, line: int, width: int) -> SeedRow | BadRow:
+        try:
+            found = values(record.decode().removesuffix("\n").removesuffix("\r"), self._dialect)
+        except UnicodeDecodeError as error:
+            return self._bad(_Piece(record, f"not UTF-8 (byte {error.start} of the record): {_ENCODING}", 0, 0, line))
+        if len(found) != width:
+            return self._bad(_Piece(record, f"{len(found)} values for {width} columns", 0, 0, line))
+        return found
+
+    def _pieces(
+        self, cursor: Cursor | None, convert: Callable[[bytes], T | None]
+    ) -> Iterator[tuple[_Piece, T | None, int]]:
+        """(records, what ``convert`` makes of them, rows before them); None for one record that is bad.
+
+        Raises:
+            InvalidArgument: a quote is never closed.
+            SourceChanged: what was read is not what the file holds now.
+        """
+        reading, offset, row, line = self._begin(cursor)
+        with reading:
+            header = self._header_of(reading.file)
+            if offset < header.end:
+                self._skip_header(reading, header)
+                offset, line = header.end, header.lines
+            rest = b""
+            while True:
+                # a record longer than a block: read as much again as there is, or copying would be quadratic
+                chunk = reading.read(max(BLOCK, len(rest)))
+                rest += chunk
+                if not chunk:
+                    if self._leave_out(rest, offset, line + 1):
+                        return
+                    rest += b"\n"
+                for data, bad, found in self._divided(rest, convert):
+                    end = offset + len(data) - (not chunk)
+                    yield _Piece(data, bad, offset, end, line + 1), found, row
+                    row += 1 if found is None else self._rows(found)
+                    offset, line = end, line + data.count(b"\n")
+                    rest = rest[len(data) :]
+                if not chunk and not rest:
+                    return
+                if not chunk or len(rest) > LONGEST:
                     raise InvalidArgument(
-                        f"row {row:,} of {self.file.path.name} (byte {start:,}) has {len(values)} values "
-                        f"for {len(columns)} columns"
+                        f"{self.name}: {NEVER_CLOSED}: in the row at line {line + 1:,} (byte {offset:,}) or soon after"
                     )
-                yield values, at(end, row)
 
-    def copy_blocks(self, cursor: Cursor | None) -> Iterator[tuple[bytes, int, Cursor]]:
-        """The rows behind ``cursor``, some hundreds at a time, for COPY."""
-        _, first = self._header
-        offset, row = offset_of(cursor, self.file.path.name)
-        for block, end in self._blocks(max(offset, first)):
-            data, rows = as_text(block, self._delimiter)
-            if rows:
-                row += rows
-                yield data, rows, at(end, row)
+    def _divided(
+        self, data: bytes, convert: Callable[[bytes], T | None]
+    ) -> Iterator[tuple[bytes, str | None, T | None]]:
+        """Runs of good records, and bad ones one by one; what is left at the end is not complete."""
+        good = record_end(data, self._dialect.grammar.quote)
+        if good and (found := convert(data[:good])) is not None:
+            yield data[:good], None, found
+        else:
+            good = 0
+        if data.find(b"\n", good) < 0:
+            return
+        rest, begin, end = data[good:], 0, 0
+        for stop, bad in cut(rest, self._dialect):
+            if bad is not None:
+                if begin < end:
+                    yield rest[begin:end], None, convert(rest[begin:end])
+                yield rest[end:stop], bad, None
+                begin = stop
+            end = stop
+        if begin < end:
+            yield rest[begin:end], None, convert(rest[begin:end])
 
-    def fingerprint(self, cursor: Cursor | None) -> Mapping[str, Any]:
-        """The file's size, and hashes of its first 64 kB and of the 64 kB before the cursor."""
-        return self.file.fingerprint(offset_of(cursor, self.file.path.name)[0], self._shape)
+    @staticmethod
+    def _rows(found: Any) -> int:
+        return int(found[1]) if isinstance(found, tuple) else sum(bool(each.strip(b"\r\n")) for each, _ in found)
 
-    def same(self, stored: Mapping[str, Any]) -> Verdict:
-        """``grown`` when there is only more at the end."""
-        return self.file.same(stored, self._shape)
+    def _skip_header(self, reading: Reading, header: _Header) -> None:
+        skipped = b""
+        while len(skipped) < header.end and (data := reading.read(header.end - len(skipped))):
+            skipped += data
+        if skipped != header.bytes_:
+            raise SourceChanged(f"the header of {self.name} was changed while it was read: run the same command again")
+
+    def _header_of(self, file: OpenFile) -> _Header:
+        """The columns, and where the first row begins."""
+        if self._header is None or self._header.file is not file:
+            self._header = self._read_header(file)
+        return self._header
+
+    def _read_header(self, file: OpenFile) -> _Header:
+        data = b""
+        with file.bytes_from(0) as stream:
+            while more := file.read_from(stream, max(BLOCK, len(data))):
+                data += more
+                bom = len(BOM) if data.startswith(BOM) else 0
+                if self._named:
+                    return _Header(file, self._renamed(self._named, "the columns"), data[:bom], 0)
+                if found := self._first_record(file, data, bom):
+                    return found
+        if found := self._first_record(file, data + b"\n", len(BOM) if data.startswith(BOM) else 0):
+            return found._replace(bytes_=data)
+        if self._named:
+            return _Header(file, self._renamed(self._named, "the columns"), b"", 0)
+        raise InvalidArgument(
+            f"{self.name}: {NEVER_CLOSED}: in the header line"
+            if data.strip(BOM + b"\r\n")
+            else f"{self.name} is empty: it does not even have a header line (or name the columns: --columns)"
+        )
+
+    def _first_record(self, file: OpenFile, data: bytes, begin: int) -> _Header | None:
+        for stop, bad in cut(data[begin:], self._dialect):
+            end = begin + stop
+            line = data[:end].removeprefix(BOM).lstrip(b"\r\n")
+            if not line:
+                continue
+            if bad is not None:
+                raise InvalidArgument(f"{self.name}: the header line has {bad}")
+            try:
+                names = values(line.decode().removesuffix("\n").removesuffix("\r"), self._dialect)
+            except UnicodeDecodeError as error:
+                raise InvalidArgument(f"the header line of {self.name} is not UTF-8: {_ENCODING}") from error
+            columns = self._renamed([name or "" for name in names], f"the header of {self.name}")
+            return _Header(file, columns, data[:end], data.count(b"\n", 0, end))
+        return None
+
+    def reread(self) -> Iterator[list[str | None]]:
+        """All rows as Python's csv module reads them, for a comparison that does not share this file's code.
+
+        Only whether an empty value was quoted is asked here: the module does not tell.
+        """
+        csv.field_size_limit(sys.maxsize)
+        file = (
+            OpenFile(self.path, self._unpacker.fresh()) if self._file is None or not self._file.is_pipe else self._file
+        )
+        grammar, dialect = self._dialect.grammar, self._dialect
+        with io.TextIOWrapper(file.bytes_from(0), "utf-8-sig", errors="surrogateescape", newline="") as text:
+            lines = _Lines(text)
+            shape: dict[str, Any] = {"quotechar": dialect.quote} if dialect.quote else {"quoting": csv.QUOTE_NONE}
+            rows = csv.reader(lines, delimiter=dialect.delimiter, **shape)
+            skip_header = self._named is None
+            for row in rows:
+                raw = lines.take()
+                if not row:
+                    continue
+                if skip_header:
+                    skip_header = False
+                elif grammar.nulls.isdisjoint(row):
+                    yield list(row)
+                else:
+                    told = values(raw.removesuffix("\n").removesuffix("\r"), dialect)
+                    own = told if len(told) == len(row) else row
+                    yield [None if mine is None else value for value, mine in zip(row, own, strict=True)]
 
     @property
     def _shape(self) -> dict[str, Any]:
-        return {"delimiter": self._delimiter, "columns": list(self._named) if self._named else None}
-
-    def _blocks(self, offset: int) -> Iterator[tuple[bytes, int]]:
-        """Whole records from ``offset`` on, many at a time, and the offset behind them."""
-        rest = b""
-        with self.file.open(offset) as reader:
-            # a record longer than a block: read as much again as there is, or copying would be quadratic
-            while chunk := reader.read(max(BLOCK, len(rest))):
-                rest += chunk
-                if cut := record_end(rest):
-                    offset += cut
-                    yield rest[:cut], offset
-                    rest = rest[cut:]
-                elif len(rest) > LONGEST:
-                    raise self._open_quote(offset)
-        if rest.count(b'"') % 2:
-            raise self._open_quote(offset)
-        if rest:  # no line end at the end of the file
-            yield rest, offset + len(rest)
-
-    def _open_quote(self, offset: int) -> InvalidArgument:
-        return InvalidArgument(
-            f"{self.file.path.name}: a quote is never closed: in the row at byte {offset:,} or soon behind it"
-        )
-
-    def _values(self, line: bytes, offset: int, what: str) -> list[str | None]:
-        try:
-            text = line.decode().removesuffix("\n").removesuffix("\r")
-        except UnicodeDecodeError as error:
-            raise InvalidArgument(
-                f"{what} of {self.file.path.name} (byte {offset + error.start:,}) is not UTF-8: "
-                "convert the file with iconv -f LATIN1 -t UTF-8, or whatever it is in"
-            ) from error
-        if '"' not in text:
-            if "\r" in text:
-                raise InvalidArgument(
-                    f"{what} of {self.file.path.name} (byte {offset:,}) has a CR without LF outside of quotes: "
-                    "convert the file with tr '\\r' '\\n'"
-                )
-            return [value or None for value in text.split(self._delimiter)]
-        return values(text, self._delimiter)
+        dialect = self._dialect
+        shape: dict[str, Any] = {
+            "delimiter": dialect.delimiter,
+            "columns": list(self._named) if self._named else None,
+        }
+        if dialect != Dialect(dialect.delimiter):
+            shape |= {"quote": dialect.quote, "nulls": list(dialect.nulls), "force_null": dialect.force_null}
+        return shape
 
 
-def record_end(data: bytes) -> int:
-    """How many bytes of ``data``, which begins a record, are whole records; 0 when the first is not complete."""
-    cut = data.rfind(b"\n") + 1
-    quotes = data.count(b'"', 0, cut)
-    while quotes % 2:
-        # This line end stands inside quotes. So do all back to the last quote before it: go before that one.
-        earlier = data.rfind(b"\n", 0, data.rfind(b'"', 0, cut)) + 1
-        quotes -= data.count(b'"', earlier, cut)
-        cut = earlier
-    return cut
+class _Lines:
+    """Lines, and those that were taken since the last look."""
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._text = text
+        self._taken: list[str] = []
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._text:
+            self._taken.append(line)
+            yield line
+
+    def take(self) -> str:
+        taken, self._taken = "".join(self._taken), []
+        return taken
 
 
-def _distinct(names: Sequence[str], where: str) -> tuple[str, ...]:
-    if not all(names):
-        raise InvalidArgument(f"a column has no name in {where}")
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise InvalidArgument(f"two columns have the same name in {where}: {', '.join(sorted(twice))}")
-    return tuple(names)
+_ENCODING = "say which encoding it is in, such as --encoding latin1"

@@ -1,129 +1,318 @@
-"""The bytes of a file from an offset on, plain or gzip, and whether it is still the file it was."""
+"""The bytes of one opened file, from an offset on, and whether the file still holds what was read of it.
+
+Everything is read from one descriptor by position, and the fingerprint is a hash of the bytes that were handed out.
+So the rows of an import and its fingerprint belong together, wherever the path leads by then:
+
+    reader: reads bytes 0 to 9 MB         writer: mv new.csv people.csv
+    engine: commits with the fingerprint of bytes 0 to 8 MB of the file that was opened; `check` has compared the
+            file that stands at the path now with those bytes, and stops the import when they differ.
+"""
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from collections.abc import Mapping
-from hashlib import blake2b
-from io import FileIO
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Protocol, Self
 
-from pgonce.errors import InvalidArgument
+from pgonce.errors import InvalidArgument, SourceChanged
+from pgonce.seeds.readers.descriptor import RawFile, open_file, read_at
+from pgonce.seeds.readers.prefix import Prefix
+from pgonce.seeds.readers.unpack import Unpacker, damaged
 from pgonce.seeds.source import Cursor, Verdict
 
 EDGE = 64 * 1024
-"""Bytes that are hashed at either end of what was read."""
+"""Bytes at either end of what was read that are compared when a file has only grown."""
+KEPT = 64 * 1024 * 1024
+"""Bytes that are kept until the fingerprint of their batch is taken: three batches of 8 MB are under way at a time."""
+TICK = 0.05
+"""Seconds. A change within one tick of the kernel's clock (at most 10 ms) leaves the times of a file as they were."""
+STILL = 60.0
+"""Seconds without any change after which a last line without a line end is taken as whole."""
 
 
-class File:
-    """The file at ``path``; with ``.gz`` behind its name all offsets are those of the unpacked bytes."""
+class Read(Protocol):
+    """What was read of an opened file."""
 
-    def __init__(self, path: Path) -> None:
+    position: int
+    is_closed: bool
+
+    def is_held_by(self, file: OpenFile, /) -> bool:
+        """Whether ``file`` holds all of it."""
+        ...
+
+    def ends_are_held_by(self, file: OpenFile, /) -> bool:
+        """Whether ``file`` holds the first and the last bytes of it."""
+        ...
+
+    def prefix(self, offset: int, /) -> Prefix | None:
+        """The hash of all bytes before ``offset``, where it is known."""
+        ...
+
+
+class OpenFile:
+    """A file that was opened once; each reader of it has a position of its own.
+
+    Args:
+        path: where it is; ``-`` is the standard input. A pipe is copied to a temporary file first.
+        unpacker: how its bytes become those that are read; all offsets are of the unpacked bytes.
+
+    Raises:
+        InvalidArgument: there is no such file, or it is a directory.
+    """
+
+    def __init__(self, path: Path, unpacker: Unpacker) -> None:
         self.path = path
-        self.packed = path.suffix.lower() == ".gz"
+        self.unpacker = unpacker
+        self.reading: Read | None = None
+        self._descriptor, self.is_pipe = open_file(path)
+        self._seen = self._stat()
+        self._sure = _is_settled(self._seen)
+        self._largest = self._seen.st_size
+        self._fully_checked = 0
+        self._owes_check = False
+        self._lock = threading.RLock()
+        self.known: tuple[int, Prefix] | None = None
+        """The hash of what lies before an offset, from the check that comes before a resume."""
 
     @property
     def size(self) -> int:
-        """In bytes, as it lies on the disk.
+        """In bytes, as it lies on the disk."""
+        return self._stat().st_size
 
-        Raises:
-            InvalidArgument: there is no such file.
-        """
-        try:
-            return self.path.stat().st_size
-        except OSError as error:
-            raise _unreadable(self.path, error) from error
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Up to ``size`` of the file's own bytes."""
+        return read_at(self._descriptor.number, offset, size)
 
-    def open(self, offset: int) -> Reader:
-        """The bytes from ``offset`` on.
-
-        Raises:
-            InvalidArgument: there is no such file, or it is shorter.
-        """
-        try:
-            raw = self.path.open("rb", buffering=0)
-        except OSError as error:
-            raise _unreadable(self.path, error) from error
-        if not self.packed:
-            if offset > self.size:
-                raw.close()
-                raise InvalidArgument(f"{self.path.name} is shorter than what was read of it: {offset:,} bytes")
-            raw.seek(offset)
-            return Reader(raw, raw, self.path)
-        reader = Reader(raw, gzip.GzipFile(fileobj=raw), self.path)
-        # gzip has no index: what lies before must be unpacked again, at some 300 MB/s
+    def bytes_from(self, offset: int) -> BinaryIO:
+        """The unpacked bytes from ``offset`` on. Packed bytes before it are unpacked and thrown away."""
+        stream = self.unpacker.unpack(RawFile(self))
+        if self.unpacker.is_plain:
+            stream.seek(offset)
+            return stream
         while offset:
-            skipped = len(reader.read(min(offset, 1 << 20)))
+            skipped = len(self.read_from(stream, min(offset, 1 << 20)))
             if not skipped:
-                reader.close()
-                raise InvalidArgument(f"{self.path.name} is shorter than what was read of it")
+                raise SourceChanged(_advice(f"{self.path.name} is shorter than what was read of it"))
             offset -= skipped
-        return reader
+        return stream
+
+    def read_from(self, stream: BinaryIO, size: int) -> bytes:
+        """Up to ``size`` bytes of a stream of this file's.
+
+        Raises:
+            InvalidArgument: a packed file that is damaged or ends in the middle; text in another encoding.
+        """
+        try:
+            return stream.read(size)
+        except UnicodeError as error:
+            raise InvalidArgument(
+                f"{self.path.name} is not {self.unpacker.encoding}: pass another --encoding"
+            ) from error
+        except damaged() as error:
+            raise InvalidArgument(
+                f"{self.path.name} is damaged or not finished: {error}: when it is whole, run the same command again"
+            ) from error
+
+    def is_replaced(self) -> bool:
+        """Whether another file stands at the path by now; one that was only removed has not been replaced."""
+        if self.is_pipe:
+            return False
+        try:
+            there, ours = self.path.stat(), self._stat()
+        except OSError:
+            return False
+        return (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino)
+
+    def is_still(self, earlier_size: int | None = None) -> bool:
+        """Whether the file is no longer written, as far as one can see: a pipe has ended; nothing has changed for STILL
+        seconds (by the time that no program can set); or it is as large as an earlier run has left it.
+        """
+        now = self._stat()
+        return self.is_pipe or now.st_size == earlier_size or time.time() - now.st_ctime > STILL
+
+    def check(self, *, at_end: bool = False, quick: bool = False) -> None:
+        """Compare the file with what was read of it, if there is any sign of a change.
+
+        A file that only grows is compared at both ends of what was read, and as a whole each time that this has
+        doubled, and at the end of the reading: else a log that is written all the time would be read in squares.
+
+        Args:
+            at_end: nothing more is read after this.
+            quick: do not look again only because the last change was less than TICK ago.
+
+        Raises:
+            SourceChanged: what was read is not what the file holds now.
+        """
+        with self._lock:
+            reading = self.reading
+            if reading is None or self.is_pipe:
+                return
+            if self.is_replaced():
+                self._compare_replacement(reading)
+            before, now = self._seen, self._stat()
+            if now.st_size < self._largest:
+                raise SourceChanged(_advice(f"{self.path.name} has become shorter while it was read"))
+            same = _times(before) == _times(now)
+            if same and (self._sure or quick) and not (at_end and self._owes_check):
+                return
+            self._sure = _is_settled(now)
+            self._seen, self._largest = now, max(self._largest, now.st_size)
+            grown = now.st_size > before.st_size or (same and self._owes_check)
+            doubled = reading.position >= 2 * self._fully_checked
+            if self.unpacker.is_plain and grown and not doubled and not at_end:
+                self._owes_check = True
+                held = reading.ends_are_held_by(self)
+            else:
+                self._owes_check, self._fully_checked = False, reading.position
+                held = reading.is_held_by(self)
+            if not held:
+                raise SourceChanged(_advice(f"{self.path.name} was changed while it was read"))
+
+    def _compare_replacement(self, reading: Read) -> None:
+        """Go on with the file that stands at the path now, if it begins with what was read."""
+        try:
+            other = OpenFile(self.path, self.unpacker.fresh())
+        except InvalidArgument:
+            raise SourceChanged(_advice(f"{self.path.name} was replaced while it was read")) from None
+        held = reading.is_held_by(other) if self.unpacker.is_plain else _equal(self, other)
+        if not held:
+            raise SourceChanged(_advice(f"{self.path.name} was replaced by another file while it was read"))
+        self._descriptor = other._descriptor
+        self._seen, self._sure, self._largest = other._seen, False, other.size
 
     def fingerprint(self, offset: int, shape: Mapping[str, Any]) -> dict[str, Any]:
-        """What the file looks like, for a run that has read it up to ``offset``; 0.2 ms.
+        """What the file looks like, for a run that has read it up to ``offset`` (unpacked bytes).
 
-        The time of its last change plays no part: a copy of a file is the same file. ``shape`` is how it was read
-        (delimiter, columns); read otherwise it is another source.
+        The hash is of all bytes before ``offset``, in parts that begin at ``marks`` (0, and where runs have resumed).
+        ``stat`` spares the next run reading them again, as long as nobody touches the file. The file's name and times
+        do not count otherwise: an equal copy is the same file. ``shape`` is how it was read (delimiter, columns).
+
+        Raises:
+            SourceChanged: what was read is not what the file holds now.
         """
-        size = self.size
-        end = size if self.packed else min(offset, size)  # the unpacked offset says nothing of the packed file
-        return {"size": size, "end": end, "head": self._hash(0, end), "tail": self._hash(end - EDGE, end), **shape}
+        self.check()
+        prefix = self.reading.prefix(offset) if self.reading else None
+        if prefix is None:
+            prefix = _hash_of(self, offset)
+        now = self._stat()
+        settled = self._sure and _times(now) == _times(self._seen)
+        return {
+            "size": now.st_size,
+            "offset": offset,
+            "hash": prefix.digest(),
+            "marks": list(prefix.marks),
+            "stat": [now.st_dev, now.st_ino, *_times(now)] if settled and not self.is_pipe else None,
+            **shape,
+        }
 
     def same(self, stored: Mapping[str, Any], shape: Mapping[str, Any]) -> Verdict:
-        """How the file compares with an earlier fingerprint: what was read of it counts, and its size.
-
-        A file that was read to an end without a line end, and goes on in that very line, has changed: the row that
-        was last then was only half of one.
-        """
-        size, end = self.size, stored["end"]
-        if any(stored.get(key) != value for key, value in shape.items()) or size < stored["size"]:
+        """How the file compares with an earlier fingerprint: what was read of it counts, and how."""
+        if any(stored.get(key) != value for key, value in shape.items()) or "marks" not in stored:
             return "changed"
-        if stored["head"] != self._hash(0, end) or stored["tail"] != self._hash(end - EDGE, end):
+        offset, now = int(stored["offset"]), self._stat()
+        if now.st_size < stored["size"]:
             return "changed"
-        if size == stored["size"]:
+        if stored.get("stat") == [now.st_dev, now.st_ino, *_times(now)]:
+            self.known = offset, Prefix([*stored["marks"], offset], bytes.fromhex(stored["hash"]))
             return "same"
-        if end and end == stored["size"] and not self.packed:
-            with self.open(end - 1) as reader:
-                if b"\n" not in reader.read(2).replace(b"\r", b"\n"):
-                    return "changed"
-        return "grown"
+        try:
+            prefix = _hash_of(self, offset, stored["marks"])
+        except SourceChanged:
+            return "changed"
+        if prefix.digest() != stored["hash"]:
+            return "changed"
+        self.known = offset, prefix
+        return "same" if now.st_size == stored["size"] else "grown"
 
-    def _hash(self, start: int, end: int) -> str:
-        start = max(start, 0)
-        with self.path.open("rb", buffering=0) as file:
-            file.seek(start)
-            data = file.read(min(end - start, EDGE))
-        if self.packed and not start:
-            data = data[:4] + data[8:]  # gzip's own time of packing: the same file packed anew is the same file
-        return blake2b(data, digest_size=16).hexdigest()
+    def _stat(self) -> os.stat_result:
+        return os.fstat(self._descriptor.number)
 
 
-class Reader:
-    """An open file; close it, or use it in a ``with`` block."""
+class Reading:
+    """The unpacked bytes of an opened file from ``offset`` on, and the hash of those that were handed out."""
 
-    def __init__(self, raw: FileIO, unpacked: FileIO | gzip.GzipFile, path: Path) -> None:
-        self._raw = raw
-        self._unpacked = unpacked
-        self._path = path
+    def __init__(self, file: OpenFile, offset: int) -> None:
+        self.file = file
+        self.position = offset
+        self.is_closed = False
+        self._stream = file.bytes_from(offset)
+        known = file.known
+        if known and known[0] == offset:
+            self._prefix = known[1].copy()
+        else:
+            self._prefix = Prefix([offset])
+        self._hashed = offset
+        self._kept: deque[bytes] = deque()
+        self._kept_size = 0
+        self._head = b""
+        self._tail = b""
+        self._lock = threading.RLock()
+        file.reading = self
 
     def read(self, size: int) -> bytes:
         """Up to ``size`` bytes; none at the end.
 
         Raises:
-            InvalidArgument: a .gz that is none, is damaged or ends in the middle.
+            InvalidArgument: a packed file that is damaged or ends in the middle; text in another encoding.
+            SourceChanged: what was read is not what the file holds now.
         """
+        data = self.file.read_from(self._stream, size)
+        with self._lock:
+            if len(self._head) < EDGE and self.position == self._prefix.marks[0] + len(self._head):
+                self._head += data[: EDGE - len(self._head)]
+            self.position += len(data)
+            self._tail = (self._tail + data)[-EDGE:] if len(data) < EDGE else data[-EDGE:]
+            self._kept.append(data)
+            self._kept_size += len(data)
+            while self._kept_size > KEPT:
+                self._hash(self._hashed + len(self._kept[0]))
+        self.file.check(at_end=not data, quick=bool(data))
+        return data
+
+    def prefix(self, offset: int) -> Prefix | None:
+        """The hash of all bytes before ``offset``; None where they are no longer kept, or not yet read."""
+        with self._lock:
+            if not self._hashed <= offset <= self.position:
+                return None
+            self._hash(offset)
+            return self._prefix.copy()
+
+    def _hash(self, offset: int) -> None:
+        while self._hashed < offset:
+            data = self._kept.popleft()
+            wanted = offset - self._hashed
+            if len(data) > wanted:
+                self._kept.appendleft(data[wanted:])
+                data = data[:wanted]
+            self._prefix.update(data)
+            self._hashed += len(data)
+            self._kept_size -= len(data)
+
+    def is_held_by(self, file: OpenFile) -> bool:
+        """Whether ``file`` holds all that was read of this one."""
+        with self._lock:
+            prefix, position = self._prefix.copy(), self.position
+            for data in self._kept:
+                prefix.update(data)
         try:
-            return self._unpacked.read(size)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise InvalidArgument(f"{self._path.name} is damaged: {error}") from error
+            return _hash_of(file, position, prefix.marks).digest() == prefix.digest()
+        except (SourceChanged, InvalidArgument):
+            return False
+
+    def ends_are_held_by(self, file: OpenFile) -> bool:
+        """Whether the first and the last bytes that were read are where they were; not for packed files."""
+        with self._lock:
+            begin, head, tail, position = self._prefix.marks[0], self._head, self._tail, self.position
+        return file.read_at(begin, len(head)) == head and file.read_at(position - len(tail), len(tail)) == tail
 
     def close(self) -> None:
-        """Close it."""
-        self._unpacked.close()
-        self._raw.close()  # which GzipFile leaves open
+        """End the reading; the file keeps its descriptor for as long as somebody holds the file."""
+        self.is_closed = True
+        self._stream.close()
 
     def __enter__(self) -> Self:
         return self
@@ -132,27 +321,70 @@ class Reader:
         self.close()
 
 
-def offset_of(cursor: Cursor | None, name: str) -> tuple[int, int]:
-    """(offset, rows before it) of a reader's cursor; zeros at the start.
+def _hash_of(file: OpenFile, end: int, marks: Sequence[int] = (0,)) -> Prefix:
+    """The hash of the bytes of ``file`` from the first mark to ``end``.
+
+    Raises:
+        SourceChanged: the file is shorter.
+    """
+    prefix, position = Prefix(marks), marks[0]
+    with file.bytes_from(min(position, end)) as stream:
+        for number, stop in enumerate([*marks[1:], end]):
+            if number:
+                prefix.next_part()
+            while position < stop:
+                data = file.read_from(stream, min(stop - position, 1 << 20))
+                if not data:
+                    raise SourceChanged(_advice(f"{file.path.name} is shorter than what was read of it"))
+                prefix.update(data)
+                position += len(data)
+    return prefix
+
+
+def _equal(one: OpenFile, other: OpenFile) -> bool:
+    if one.size != other.size:
+        return False
+    offset = 0
+    while data := one.read_at(offset, 1 << 20):
+        if other.read_at(offset, len(data)) != data:
+            return False
+        offset += len(data)
+    return True
+
+
+def _is_settled(found: os.stat_result) -> bool:
+    return time.time() - max(found.st_mtime, found.st_ctime) > TICK
+
+
+def _times(found: os.stat_result) -> list[int]:
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def _advice(what: str) -> str:
+    return (
+        f"{what}: the import stopped after its last whole batch: pass --restart --on-conflict update to read the file "
+        "as it is now from its start (--restart alone skips rows that are there), or --accept-change to go on"
+    )
+
+
+def offset_of(cursor: Cursor | None, name: str) -> tuple[int, int, int]:
+    """(offset, rows before it, line ends before it) of a reader's cursor; zeros at the start.
 
     Raises:
         InvalidArgument: the cursor of another kind of source.
     """
     if cursor is None:
-        return 0, 0
+        return 0, 0, 0
     match cursor:
         case {"offset": int(offset), "row": int(row)} if offset > 0 and row >= 0:
-            return offset, row
+            line = cursor.get("line", row)
+            return offset, row, line if isinstance(line, int) else row
     raise InvalidArgument(
-        f'the checkpoint {cursor!r} is no place in {name}: it looks like {{"offset": 4096, "row": 52}}; '
+        f'the checkpoint {cursor!r} is not a place in {name}: it looks like {{"offset": 4096, "row": 52}}; '
         "another source has run under this name"
     )
 
 
-def at(offset: int, row: int) -> dict[str, int]:
-    """The cursor behind data row ``row`` (the first is 1), which ends before byte ``offset``."""
-    return {"offset": offset, "row": row}
-
-
-def _unreadable(path: Path, error: OSError) -> InvalidArgument:
-    return InvalidArgument(f"cannot read {path}: {error.strerror or error}")
+def at(offset: int, row: int, line: int) -> dict[str, int]:
+    """The cursor after data row ``row`` (the first is 1), which ends before byte ``offset`` and with line ``line``."""
+    return {"offset": offset, "row": row, "line": line}

@@ -2,103 +2,206 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from decimal import Decimal
-from functools import cached_property
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pgonce.errors import InvalidArgument
-from pgonce.seeds.readers.file import File, at, offset_of
-from pgonce.seeds.source import Cursor, SeedRow, Verdict
+from pgonce.seeds.readers.file import OpenFile, at
+from pgonce.seeds.readers.text_file import TextFile
+from pgonce.seeds.source import BadRow, Cursor, Verdict
+from pgonce.seeds.value_text import JsonNumber
 
 BLOCK = 256 * 1024
 LONGEST = 256 * 1024 * 1024
 """Bytes of one line."""
+DIGITS = 4000
+"""Digits of an integer from which on it stays text: Python refuses to make an int of more than 4,300."""
+BOM = b"\xef\xbb\xbf"
 
 
-class JsonLinesFile:
-    """The source of a seed: a file with one JSON object per line, in UTF-8, also as ``.gz``.
+class JsonLinesFile(TextFile):
+    """The source of a seed: a file with one JSON object per line, plain or packed.
 
-    A key that a line lacks is NULL. An object or a list inside is handed on as JSON text, for a json or jsonb column.
-    A number with a fraction is a Decimal, with every digit that the file has.
+    A key that a line lacks is NULL; of equal keys in one object the last counts, as in jsonb. Objects and lists are
+    handed on as dict and list. Numbers keep every digit, also inside: what is not an integer stays as it is written.
 
     Args:
-        path: the file.
+        path: the file; ``-`` is the standard input.
         columns: the keys to import; by default those of the first line, and then no line may have others.
+        rename: the table's column for a key.
+        encoding: such as utf-16; None: UTF-8, or UTF-16 with a byte order mark.
+        complete: the last line is whole, also without a line end.
 
     Raises:
-        InvalidArgument: while reading: a line is no such object, with its number and byte.
+        InvalidArgument: while reading: a line has a key that the first line lacks, or a named key is in no line.
     """
 
-    total = None
+    json_strings = True
+    """A str is a JSON string: in a json column it keeps its quotes."""
 
-    def __init__(self, path: str | Path, *, columns: Sequence[str] | None = None) -> None:
-        self.file = File(Path(path))
-        self._named = tuple(columns) if columns else None
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        columns: Sequence[str] | None = None,
+        rename: Mapping[str, str] | None = None,
+        encoding: str | None = None,
+        complete: bool = False,
+    ) -> None:
+        super().__init__(path, columns=columns, rename=rename, encoding=encoding, complete=complete)
+        self._keys: tuple[OpenFile, tuple[str, ...]] | None = None
 
-    @cached_property
+    @property
     def columns(self) -> Sequence[str]:
-        """Those given, or the keys of the first line."""
-        if self._named:
-            return self._named
-        for line, end, _ in self._lines(0, 0):
-            return tuple(self._object(line, end, 1))
-        raise InvalidArgument(f"{self.file.path.name} is empty: it has no line that names the columns")
+        """Those given, or the keys of the first line, by the table's names."""
+        return self._renamed(self._keys_of(self._opened_for_columns()), f"the first line of {self.name}")
 
-    def __call__(self, cursor: Cursor | None) -> Iterator[tuple[SeedRow, Cursor]]:
-        """The rows behind ``cursor``, in the order of ``columns``."""
-        columns = self.columns
-        known = frozenset(columns)
-        for line, end, row in self._lines(*offset_of(cursor, self.file.path.name)):
-            found = self._object(line, end, row)
-            if not self._named and not known.issuperset(found):
-                raise InvalidArgument(
-                    f"line {row:,} of {self.file.path.name} has a key that the first line lacks "
-                    f"({', '.join(sorted(found.keys() - known))}): name the columns to import"
-                )
-            yield [found.get(column) for column in columns], at(end, row)
+    def __call__(self, cursor: Cursor | None) -> Iterator[tuple[Any, Cursor]]:
+        """The rows after ``cursor``, in the order of ``columns``."""
+        for line, end, row, number, keys in self._lines(cursor):
+            found = self._object(line, number)
+            if isinstance(found, BadRow):
+                yield found, at(end, row, number)
+                continue
+            self._refuse_unknown(found, keys, number)
+            yield [found.get(key) for key in keys], at(end, row, number)
 
-    def fingerprint(self, cursor: Cursor | None) -> Mapping[str, Any]:
-        """The file's size, and hashes of its first 64 kB and of the 64 kB before the cursor."""
-        return self.file.fingerprint(offset_of(cursor, self.file.path.name)[0], {"columns": list(self.columns)})
+    def reread(self) -> Iterator[list[Any]]:
+        """All rows as Python's json module reads them, for a comparison that does not share this file's code."""
+        piped = self._file is not None and self._file.is_pipe
+        file = self._opened() if piped else OpenFile(self.path, self._unpacker.fresh())
+        keys = self._keys_of(file)
+        with io.TextIOWrapper(file.bytes_from(0), "utf-8-sig", errors="surrogateescape", newline="\n") as text:
+            for line in text:
+                if line.strip():
+                    try:
+                        found = json.loads(line, parse_float=Decimal)
+                    except (ValueError, RecursionError, InvalidOperation):
+                        found = None  # a reject: its place in the order counts
+                    yield [found.get(key) for key in keys] if isinstance(found, dict) else [None] * len(keys)
 
     def same(self, stored: Mapping[str, Any]) -> Verdict:
-        """``grown`` when there is only more at the end."""
-        return self.file.same(stored, {"columns": list(self.columns)})
+        """``grown`` when there is only more at the end. Columns may be named anew if those of before are among them.
 
-    def _lines(self, offset: int, row: int) -> Iterator[tuple[bytes, int, int]]:
-        """(line, offset behind it, its number) of every line from ``offset`` on that is not empty."""
+        So an import that has stopped at a new key goes on with ``--columns``: the lines before did not have that key.
+        """
+        earlier = stored.get("columns")
+        if self._named and stored.get("named") is False and earlier and set(earlier) <= set(self._named):
+            stored = {**stored, **self._shape}
+        return super().same(stored)
+
+    def _lines(self, cursor: Cursor | None) -> Iterator[tuple[bytes, int, int, int, tuple[str, ...]]]:
+        """(line, offset after it, its row, its number, the keys) of every line that is not empty."""
+        reading, offset, row, number = self._begin(cursor)
         rest = b""
-        with self.file.open(offset) as reader:
+        with reading:
+            keys = self._keys_of(reading.file)
             # a line longer than a block: read as much again as there is, or copying would be quadratic
-            while chunk := reader.read(max(BLOCK, len(rest))):
+            while chunk := reading.read(max(BLOCK, len(rest))):
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
-                    offset += len(line) + 1
-                    if line.strip():
+                    offset, number = offset + len(line) + 1, number + 1
+                    if line.strip() and line.strip() != BOM:
                         row += 1
-                        yield line, offset, row
+                        yield line, offset, row, number, keys
                 if len(rest) > LONGEST:
-                    raise InvalidArgument(f"{self.file.path.name}: the line at byte {offset:,} is over 256 MB long")
-        if rest.strip():  # no line end at the end of the file
-            yield rest, offset + len(rest), row + 1
+                    raise InvalidArgument(f"{self.name}, line {number + 1:,}: the line is over 256 MB long")
+        # an object that is closed is whole, with or without a line end
+        if rest.strip() and (
+            isinstance(self._object(rest, number + 1), dict) or not self._leave_out(rest, offset, number + 1)
+        ):
+            self._open_line = offset + len(rest)
+            yield rest, offset + len(rest), row + 1, number + 1, keys
 
-    def _object(self, line: bytes, end: int, row: int) -> dict[str, Any]:
-        where = f"line {row:,} of {self.file.path.name} (before byte {end:,})"
+    def _keys_of(self, file: OpenFile) -> tuple[str, ...]:
+        """The keys to import: those given, each of which must be in some line, or those of the first line."""
+        if self._keys is None or self._keys[0] is not file:
+            self._keys = file, self._named_keys(file) if self._named else self._first_keys(file)
+        return self._keys[1]
+
+    def _first_keys(self, file: OpenFile) -> tuple[str, ...]:
+        for number, line in _lines_of(file):
+            found = self._object(line, number)
+            if isinstance(found, BadRow):
+                raise InvalidArgument(f"{found.reason} (and it must name the columns: or pass --columns)")
+            return tuple(found)
+        raise InvalidArgument(f"{self.name} is empty: it has no line that names the columns")
+
+    def _named_keys(self, file: OpenFile) -> tuple[str, ...]:
+        """The given names; usually the first line has them all, and a name that no line has costs a look at each."""
+        wanted, read = set(self._named or ()), False
+        for number, line in _lines_of(file):
+            read = True
+            if any(_spelled(key, line) for key in wanted):
+                found = self._object(line, number)
+                wanted -= found.keys() if isinstance(found, dict) else set()
+                if not wanted:
+                    break
+        if wanted and read:
+            raise InvalidArgument(
+                f"{self.name}: no line has the key {min(wanted)!r}: leave it out of --columns, or correct its name"
+            )
+        return self._named or ()
+
+    def _refuse_unknown(self, found: dict[str, Any], keys: tuple[str, ...], number: int) -> None:
+        if not self._named and not found.keys() <= set(keys):
+            new = [key for key in found if key not in keys]
+            raise InvalidArgument(
+                f"{self.name}, line {number:,} has a key that the first line lacks ({', '.join(new)}): name the "
+                f"keys to import, and run the command again with: --columns {','.join([*keys, *new])}"
+            )
+
+    def _object(self, line: bytes, number: int) -> dict[str, Any] | BadRow:
         try:
-            text = line.decode("utf-8-sig" if row == 1 else "utf-8")
-            found = json.loads(text, parse_float=Decimal)
-            if isinstance(found, dict) and any(isinstance(value, dict | list) for value in found.values()):
-                plain = json.loads(text)  # without Decimals, which json cannot write again
-                for key, value in plain.items():
-                    if isinstance(value, dict | list):
-                        found[key] = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+            found = json.loads(
+                line.decode("utf-8-sig" if number == 1 else "utf-8"),
+                parse_float=JsonNumber, parse_int=_integer, parse_constant=_refuse,
+            )  # fmt: skip
+            if isinstance(found, dict):
+                return found
+            reason = f"it is {_KINDS.get(type(found), 'a number')}, not a JSON object"
         except UnicodeDecodeError as error:
-            raise InvalidArgument(f"{where} is not UTF-8: {error.reason}") from error
-        except (ValueError, RecursionError) as error:
-            raise InvalidArgument(f"{where} is not JSON: {error}") from error
-        if not isinstance(found, dict):
-            raise InvalidArgument(f"{where} is no JSON object")
-        return found
+            reason = f"not UTF-8: {error.reason} (byte {error.start} of the line): pass its --encoding"
+        except RecursionError:
+            reason = "not JSON that can be read: it is nested too deep"
+        except ValueError as error:
+            reason = f"not JSON: {error}"
+        return BadRow(f"{self.name}, line {number:,}: {reason}", line.decode("utf-8", "replace").strip())
+
+    @property
+    def _shape(self) -> dict[str, Any]:
+        return {"columns": list(self._keys_of(self._opened())), "named": self._named is not None}
+
+
+_KINDS = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+
+
+def _lines_of(file: OpenFile) -> Iterator[tuple[int, bytes]]:
+    """(number, line) of the lines that are not empty."""
+    rest, number = b"", 0
+    with file.bytes_from(0) as stream:
+        while chunk := file.read_from(stream, max(BLOCK, len(rest))):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                number += 1
+                if line.strip():
+                    yield number, line
+    if rest.strip():
+        yield number + 1, rest
+
+
+def _spelled(key: str, line: bytes) -> bool:
+    """Whether the line may have the key: as it is, or with an escape in some name."""
+    return b"\\" in line or f'"{key}"'.encode() in line
+
+
+def _integer(text: str) -> int | JsonNumber:
+    return JsonNumber(text) if len(text) > DIGITS or text == "-0" else int(text)
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")

@@ -2,79 +2,120 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from pgonce.errors import InvalidArgument
-from pgonce.seeds.copy_format import SPECIAL, TEXT
-from pgonce.seeds.readers.file import File
-from pgonce.seeds.source import Cursor, SeedRow, Verdict
+from pgonce.errors import InvalidArgument, SourceChanged
+from pgonce.seeds.copy_format import TEXT
+from pgonce.seeds.readers.descriptor import RawFile
+from pgonce.seeds.readers.file import OpenFile
+from pgonce.seeds.readers.parquet_values import (
+    Unreadable,
+    escaped,
+    is_typed,
+    plain_columns,
+    pyarrow,
+    values_of,
+)
+from pgonce.seeds.readers.unpack import Unpacker
+from pgonce.seeds.source import BadRow, Cursor, SeedRow, Verdict
 
 BLOCK = 64 * 1024
 """Bytes of a block, about. While a longer one is made ready, the server runs out of rows, as in CSV."""
 ROWS = 4096
 """Rows that are unpacked at a time, at most."""
+EDGE = 64 * 1024
+"""Bytes of the beginning that are part of the fingerprint."""
+MAGIC = 8
+"""Bytes at the end: the length of the footer, and PAR1."""
 
 
 class ParquetFile:
     """The source of a seed: a Parquet file. Needs pyarrow: ``pip install 'pgonce[parquet]'``.
 
-    Lists, structs and maps are handed on as JSON text, for a json or jsonb column; binary values as bytea.
+    Values are those of pyarrow in Python: bytes, Decimal, UUID, datetime, list, dict. A map is a dict; one with a key
+    twice is a bad row. Nanoseconds are cut to microseconds.
 
     Args:
         path: the file.
         columns: those to import; by default all.
+        rename: the table's column for a name in the file.
 
     Raises:
-        InvalidArgument: while reading: there is no pyarrow, or the file is no Parquet, or lacks a column.
+        InvalidArgument: while reading: there is no pyarrow, or the file is not Parquet, or lacks a column.
+        SourceChanged: a row group has fewer rows than the file's footer says, or the file was changed meanwhile.
     """
 
     copy_format = TEXT
 
-    def __init__(self, path: str | Path, *, columns: Sequence[str] | None = None) -> None:
-        self.file = File(Path(path))
+    def __init__(
+        self, path: str | Path, *, columns: Sequence[str] | None = None, rename: Mapping[str, str] | None = None
+    ) -> None:
+        self.path = Path(path)
+        self.unfinished: str | None = None
         self._named = tuple(columns) if columns else None
+        self._rename = dict(rename or {})
+        self._file: OpenFile | None = None
 
-    @cached_property
+    @property
+    def name(self) -> str:
+        """The file's name, for messages."""
+        return "standard input" if str(self.path) == "-" else self.path.name
+
+    @property
     def columns(self) -> Sequence[str]:
-        """Those given, or all of the file."""
-        with self._open() as file:
-            there = list(file.schema_arrow.names)
-        missing = [name for name in self._named or () if name not in there]
-        if missing:
-            raise InvalidArgument(f"{self.file.path.name} has no column {missing[0]}: it has {', '.join(there)}")
-        return self._named or tuple(there)
+        """Those given, or all of the file, by the table's names."""
+        return tuple(self._rename.get(name, name) for name in self._names(self._opened()))
 
     @property
     def copy_columns(self) -> Sequence[str]:
         """The same."""
         return self.columns
 
-    @cached_property
+    @property
     def total(self) -> int:
         """Rows in the file, as its footer has it."""
-        with self._open() as file:
+        with self._parsed(self._opened()) as file:
             return int(file.metadata.num_rows)
 
-    def __call__(self, cursor: Cursor | None) -> Iterator[tuple[SeedRow, Cursor]]:
-        """The rows behind ``cursor``, in the order of ``columns``."""
-        for batch, group, row in self._batches(cursor):
-            lists = [column.to_pylist() for column in batch.columns]
-            for number, values in enumerate(zip(*lists, strict=True), row + 1):
-                yield values, {"row_group": group, "row": number}
+    def progress(self, cursor: Cursor | None) -> float | None:
+        """Which share of the rows lies before ``cursor``."""
+        group, row = _place(cursor, self.name)
+        with self._parsed(self._opened()) as file:
+            about = file.metadata
+            done = sum(about.row_group(number).num_rows for number in range(min(group, about.num_row_groups)))
+            return (done + row) / about.num_rows if about.num_rows else None
 
-    def copy_blocks(self, cursor: Cursor | None) -> Iterator[tuple[bytes, int, Cursor]]:
-        """The rows behind ``cursor`` in COPY's text format, made by pyarrow: no Python for each row."""
-        arrow, compute = _pyarrow("lib"), _pyarrow("compute")
-        for batch, group, row in self._batches(cursor):
+    def needs_rows(self, columns: Mapping[str, Any]) -> bool:
+        """Whether some column's text depends on the table's column: binary, nested, intervals, UUID."""
+        del columns
+        with self._parsed(self._opened()) as file:
+            schema = file.schema_arrow
+            return any(is_typed(schema.field(name).type) for name in self._names(self._opened()))
+
+    def __call__(self, cursor: Cursor | None) -> Iterator[tuple[Any, Cursor]]:
+        """The rows after ``cursor``, in the order of ``columns``."""
+        for batch, group, row, before in self._batches(cursor):
+            lists = [values_of(column) for column in batch.columns]
+            for number, values in enumerate(zip(*lists, strict=True), 1):
+                found: SeedRow | BadRow = values
+                if bad := next((value for value in values if isinstance(value, Unreadable)), None):
+                    found = BadRow(f"{self.name}, row {before + number:,}: {bad.reason}", str(bad.reason))
+                yield found, {"row_group": group, "row": row + number}
+
+    def copy_blocks(self, cursor: Cursor | None) -> Iterator[tuple[Any, int, Cursor]]:
+        """The rows after ``cursor`` in COPY's text format, made by pyarrow: no Python for each row.
+
+        Not where ``needs_rows``: pyarrow has no text for lists, and none that PostgreSQL reads for bytes.
+        """
+        arrow, compute = pyarrow("lib"), pyarrow("compute")
+        for batch, group, row, _ in self._batches(cursor):
             # by its size in memory: a column of few different texts is a hundred times smaller in the file
             step = max(1, BLOCK * batch.num_rows // max(1, batch.nbytes))
-            fields = [_escaped(column.cast(arrow.string())) for column in batch.columns]
+            fields = [escaped(column.cast(arrow.string())) for column in batch.columns]
             for start in range(0, batch.num_rows, step):
                 lines = compute.binary_join_element_wise(
                     *[field.slice(start, step) for field in fields],
@@ -84,84 +125,145 @@ class ParquetFile:
                 [block] = compute.binary_join(arrow.ListArray.from_arrays([0, rows], lines), "\n")
                 yield b"".join((block.as_buffer(), b"\n")), rows, {"row_group": group, "row": row + start + rows}
 
+    def reread(self) -> Iterator[tuple[Any, ...]]:
+        """All rows as pyarrow gives them, by columns of whole batches, for a comparison with the table."""
+        with self._parsed(OpenFile(self.path, _plain(self.path)) if not self._piped else self._opened()) as file:
+            names = list(self._names(self._opened()))
+            for batch in file.iter_batches(columns=names, use_threads=False):
+                yield from zip(
+                    *(values_of(column) for column in plain_columns(batch.select(names)).columns), strict=True
+                )
+
     def fingerprint(self, cursor: Cursor | None) -> Mapping[str, Any]:  # noqa: ARG002 -- the file is one whole
-        """The file's size, and hashes of its first and last 64 kB: the last has the footer, and so the row groups."""
-        return self.file.fingerprint(self.file.size, {"columns": list(self.columns)})
+        """The file's size, and hashes of its beginning and its footer, which has the places of all row groups.
+
+        Raises:
+            SourceChanged: what was read is not what the file holds now.
+        """
+        file = self._opened()
+        file.check()
+        size = file.size
+        footer = int.from_bytes(file.read_at(max(0, size - MAGIC), 4), "little") + MAGIC
+        return {
+            "size": size,
+            "head": blake2b(file.read_at(0, EDGE), digest_size=16).hexdigest(),
+            "footer": blake2b(file.read_at(max(0, size - footer), footer), digest_size=16).hexdigest(),
+            "columns": list(self._names(file)),
+        }
 
     def same(self, stored: Mapping[str, Any]) -> Verdict:
         """``same`` or ``changed``: a Parquet file cannot grow at its end."""
-        verdict = self.file.same(stored, {"columns": list(self.columns)})
-        return "changed" if verdict == "grown" else verdict
+        self._opened_anew()
+        try:
+            return "same" if dict(self.fingerprint(None)) == dict(stored) else "changed"
+        except InvalidArgument:
+            return "changed"  # it is not even a Parquet file any more, or lacks a column
 
-    def _batches(self, cursor: Cursor | None) -> Iterator[tuple[Any, int, int]]:
-        """(record batch of texts and numbers, row group, rows of the group before it) behind ``cursor``."""
-        first, done = _place(cursor, self.file.path.name)
-        with self._open() as file:
-            for group in range(first, file.metadata.num_row_groups):
-                about = file.metadata.row_group(group)
-                size = max(1, min(ROWS, BLOCK * about.num_rows // max(1, about.total_byte_size)))
-                row = 0
-                for batch in file.iter_batches(size, row_groups=[group], columns=list(self.columns), use_threads=False):
+    @property
+    def _piped(self) -> bool:
+        return self._file is not None and self._file.is_pipe
+
+    def _opened(self) -> OpenFile:
+        if self._file is None:
+            self._file = OpenFile(self.path, _plain(self.path))
+        return self._file
+
+    def _opened_anew(self) -> OpenFile:
+        if self._file is not None and (self._file.reading is not None or self._file.is_replaced()) and not self._piped:
+            self._file = None
+        return self._opened()
+
+    def _names(self, opened: OpenFile) -> tuple[str, ...]:
+        with self._parsed(opened) as file:
+            there = list(file.schema_arrow.names)
+        wanted = [*(self._named or ()), *self._rename]
+        if missing := [name for name in wanted if name not in there]:
+            raise InvalidArgument(f"{self.name} has no column {missing[0]}: it has {', '.join(there)}")
+        return self._named or tuple(there)
+
+    def _batches(self, cursor: Cursor | None) -> Iterator[tuple[Any, int, int, int]]:
+        """(record batch of plain types, row group, rows of the group before it, rows of the file before it)."""
+        first, done = _place(cursor, self.name)
+        opened = self._opened_anew()
+        reading = opened.reading = _Reading()
+        names = list(self._names(opened))
+        with self._parsed(opened, reading) as file:
+            about = file.metadata
+            before = sum(about.row_group(group).num_rows for group in range(min(first, about.num_row_groups)))
+            for group in range(first, about.num_row_groups):
+                rows, row = about.row_group(group).num_rows, 0
+                size = max(1, min(ROWS, BLOCK * rows // max(1, about.row_group(group).total_byte_size)))
+                for batch in file.iter_batches(size, row_groups=[group], columns=names, use_threads=False):
                     skipped = min(max(done - row, 0), batch.num_rows)
                     row += batch.num_rows
+                    opened.check(quick=True)
                     if skipped < batch.num_rows:
-                        kept = batch.slice(skipped)
-                        yield _as_text(kept.select(list(self.columns))), group, row - kept.num_rows
-                done = 0
+                        kept = batch.slice(skipped).select(names)
+                        start = row - kept.num_rows
+                        yield plain_columns(kept), group, start, before + start
+                if row != rows:
+                    raise SourceChanged(
+                        f"{self.name}: row group {group} has {row:,} rows, and the file's footer says {rows:,}: "
+                        "the file is damaged: the rows before it are in; make the file anew, and pass --restart"
+                    )
+                done, before = 0, before + rows
+        opened.check(at_end=True)
 
     @contextmanager
-    def _open(self) -> Iterator[Any]:
-        parquet = _pyarrow("parquet")
-        _ = self.file.size  # its own error where there is no such file
+    def _parsed(self, opened: OpenFile, reading: _Reading | None = None) -> Iterator[Any]:
+        parquet = pyarrow("parquet")
+        source = _Watched(opened, reading) if reading else RawFile(opened)
         try:
-            with parquet.ParquetFile(self.file.path) as file:
+            # INT96 counts nanoseconds by default, which wraps outside of 1677 to 2262
+            with parquet.ParquetFile(source, coerce_int96_timestamp_unit="us") as file:
                 yield file
-        except (OSError, _pyarrow("lib").ArrowException) as error:
+        except (OSError, pyarrow("lib").ArrowException) as error:
+            opened.check(at_end=True)
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InvalidArgument(f"{self.file.path.name} cannot be read as Parquet: {reason}") from error
+            raise InvalidArgument(f"{self.name} cannot be read as Parquet: {reason}") from error
 
 
-def _as_text(batch: Any) -> Any:
-    """The batch, with text in its columns of types whose text by Arrow is none that PostgreSQL reads."""
-    arrow, types = _pyarrow("lib"), _pyarrow("types")
-    for index, field in enumerate(batch.schema):
-        column, kind = batch.column(index), field.type
-        if types.is_dictionary(kind):
-            column = column.dictionary_decode()
-            kind = kind.value_type
-        if types.is_nested(kind):
-            texts = [
-                None if value is None else json.dumps(value, ensure_ascii=False, default=str)
-                for value in column.to_pylist(maps_as_pydicts="strict")
-            ]
-        elif types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
-            texts = [None if value is None else "\\x" + value.hex() for value in column.to_pylist()]
-        elif types.is_duration(kind) or types.is_interval(kind):
-            texts = [None if value is None else _interval(value) for value in column.to_pylist()]
-        else:
-            if getattr(kind, "unit", "") == "ns":  # Python and PostgreSQL have microseconds
-                finer = arrow.timestamp("us", kind.tz) if types.is_timestamp(kind) else arrow.time64("us")
-                column, kind = column.cast(finer, safe=False), finer
-            if kind != field.type:
-                batch = batch.set_column(index, field.name, column)
-            continue
-        batch = batch.set_column(index, field.name, arrow.array(texts, arrow.string()))
-    return batch
+class _Reading:
+    """What pyarrow has read of a file: the places, and hashes of their bytes."""
+
+    def __init__(self) -> None:
+        self._ranges: dict[tuple[int, int], bytes] = {}
+        self.position = 0
+        self.is_closed = False
+
+    def add(self, offset: int, data: bytes) -> None:
+        self._ranges[offset, len(data)] = blake2b(data, digest_size=16).digest()
+        self.position += len(data)
+
+    def is_held_by(self, file: OpenFile) -> bool:
+        return all(
+            blake2b(file.read_at(*place), digest_size=16).digest() == found
+            for place, found in list(self._ranges.items())
+        )
+
+    def ends_are_held_by(self, file: OpenFile) -> bool:
+        """False: this is asked of a file that has grown, and then its footer is another one."""
+        del file
+        return False
+
+    def prefix(self, offset: int) -> None:
+        del offset
 
 
-def _escaped(texts: Any) -> Any:
-    """The texts as fields of COPY's text format, NULL still as NULL."""
-    raw = texts.buffers()[2].to_pybytes()  # all of a slice's base, too: a look more than needed at a resume
-    for special, escape in SPECIAL.items():
-        if special.encode() in raw:
-            texts = _pyarrow("compute").replace_substring(texts, special, escape)
-    return texts
+class _Watched(RawFile):
+    def __init__(self, file: OpenFile, reading: _Reading) -> None:
+        super().__init__(file)
+        self._reading = reading
+
+    def readinto(self, buffer: Any) -> int:
+        offset = self.tell()
+        size = super().readinto(buffer)
+        self._reading.add(offset, bytes(buffer[:size]))
+        return size
 
 
-def _interval(value: Any) -> str:
-    if hasattr(value, "months"):  # a MonthDayNano
-        return f"{value.months} months {value.days} days {value.nanoseconds // 1000} microseconds"
-    return f"{value.days} days {value.seconds} seconds {value.microseconds} microseconds"
+def _plain(path: Path) -> Unpacker:
+    return Unpacker(path.name, text=False)
 
 
 def _place(cursor: Cursor | None, name: str) -> tuple[int, int]:
@@ -171,13 +273,6 @@ def _place(cursor: Cursor | None, name: str) -> tuple[int, int]:
         case {"row_group": int(group), "row": int(row)} if group >= 0 and row >= 0:
             return group, row
     raise InvalidArgument(
-        f'the checkpoint {cursor!r} is no place in {name}: it looks like {{"row_group": 3, "row": 1200}}; '
+        f'the checkpoint {cursor!r} is not a place in {name}: it looks like {{"row_group": 3, "row": 1200}}; '
         "another source has run under this name"
     )
-
-
-def _pyarrow(module: str) -> ModuleType:
-    try:
-        return __import__(f"pyarrow.{module}", fromlist=["_"])
-    except ImportError as error:
-        raise InvalidArgument("Parquet needs pyarrow: run pip install 'pgonce[parquet]'") from error

@@ -1,0 +1,108 @@
+"""An open file by its descriptor, read by position: pipes are copied to a temporary file first."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import RawIOBase
+from pathlib import Path
+from typing import Any, Protocol
+
+from pgonce.errors import InvalidArgument
+
+
+class Descriptor:
+    """Closes when nobody holds it any more: a source may be dropped in the middle of a file."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        weakref.finalize(self, os.close, number)
+
+
+def open_file(path: Path) -> tuple[Descriptor, bool]:
+    """The descriptor, and whether it is of a pipe's copy."""
+    try:
+        flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+        opened = Descriptor(os.dup(0) if str(path) == "-" else os.open(path, flags))
+        kind = os.fstat(opened.number).st_mode
+        if stat.S_ISDIR(kind):
+            raise InvalidArgument(f"cannot read {path}: Is a directory")
+        if stat.S_ISREG(kind) and str(path) != "-":
+            return opened, False
+        with _spooled(opened.number) as copy:
+            return Descriptor(os.dup(copy.fileno())), True
+    except OSError as error:
+        raise InvalidArgument(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def read_at(descriptor: int, offset: int, size: int) -> bytes:
+    """Up to ``size`` bytes from ``offset`` on, wherever others read."""
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, size, offset)
+    with _SEEKING:  # Windows has one position for all
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.read(descriptor, size)
+
+
+_SEEKING = threading.Lock()
+
+
+@contextmanager
+def _spooled(descriptor: int) -> Iterator[Any]:
+    """A temporary file with all bytes of a pipe: it can be read twice, and from an offset on."""
+    with tempfile.TemporaryFile(prefix="pgonce-") as copy:
+        while data := os.read(descriptor, 1 << 20):
+            copy.write(data)
+        copy.flush()
+        yield copy
+
+
+class Positioned(Protocol):
+    """What is read by position."""
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        ...
+
+    def read_at(self, offset: int, size: int, /) -> bytes:
+        """Up to ``size`` bytes."""
+        ...
+
+
+class RawFile(RawIOBase):
+    """A descriptor as a stream with a position of its own."""
+
+    def __init__(self, file: Positioned) -> None:
+        self._file = file
+        self._position = 0
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """The next bytes."""
+        data = self._file.read_at(self._position, len(buffer))
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to ``offset``."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._file.size}[whence]
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        """The position."""
+        return self._position

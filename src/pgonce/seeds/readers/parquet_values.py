@@ -1,0 +1,135 @@
+"""The values of a Parquet column: in Python, or as text."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from pgonce.errors import InvalidArgument
+from pgonce.seeds.copy_format import SPECIAL
+
+
+class Unreadable:
+    """A value that Python or JSON has no form for."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
+def plain_columns(batch: Any) -> Any:
+    """The batch without dictionaries and with microseconds, also inside of lists, structs and maps."""
+    for index, field in enumerate(batch.schema):
+        kind = _plain_type(field.type)
+        if kind != field.type:
+            column = batch.column(index)
+            if hasattr(column, "storage"):
+                column = column.storage
+            batch = batch.set_column(index, field.name, column.cast(kind, safe=False))
+    return batch
+
+
+def _plain_type(kind: Any) -> Any:
+    arrow, types = pyarrow("lib"), pyarrow("types")
+    if types.is_dictionary(kind):
+        return _plain_type(kind.value_type)
+    if types.is_timestamp(kind) and kind.unit == "ns":
+        return arrow.timestamp("us", kind.tz)
+    if types.is_time64(kind) and kind.unit == "ns":
+        return arrow.time64("us")
+    if types.is_duration(kind) and kind.unit == "ns":
+        return arrow.duration("us")
+    if types.is_map(kind):
+        return arrow.map_(_plain_type(kind.key_type), kind.item_field.with_type(_plain_type(kind.item_type)))
+    if types.is_struct(kind):
+        return arrow.struct([each.with_type(_plain_type(each.type)) for each in kind])
+    if types.is_fixed_size_list(kind):
+        return arrow.list_(kind.value_field.with_type(_plain_type(kind.value_type)), kind.list_size)
+    if types.is_large_list(kind):
+        return arrow.large_list(kind.value_field.with_type(_plain_type(kind.value_type)))
+    if types.is_list(kind):
+        return arrow.list_(kind.value_field.with_type(_plain_type(kind.value_type)))
+    return kind
+
+
+def is_typed(kind: Any) -> bool:
+    """Whether the value's text depends on the column that it goes into."""
+    types = pyarrow("types")
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    binary = types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
+    other = types.is_duration(kind) or types.is_interval(kind) or types.is_binary_view(kind)
+    return bool(binary or other or types.is_nested(kind) or hasattr(kind, "extension_name"))
+
+
+def values_of(column: Any) -> list[Any]:
+    """The column's values in Python, in place of each that has none its reason."""
+    types = pyarrow("types")
+    if not types.is_nested(column.type):
+        try:
+            found = column.to_pylist()
+        except (ValueError, OverflowError, ArithmeticError):
+            found = [_value(each) for each in column]
+        return [_interval(each) if hasattr(each, "months") else each for each in found]
+    return [_value(each) for each in column]
+
+
+def _value(scalar: Any) -> Any:
+    try:
+        found = scalar.as_py()
+        return _with_dicts(found, scalar.type) if found is not None else None
+    except (ValueError, OverflowError, ArithmeticError) as error:
+        if not pyarrow("types").is_nested(scalar.type):
+            return str(scalar.cast(pyarrow("lib").string()))  # a year that Python does not know, PostgreSQL may
+        return Unreadable(f"a value inside of a {scalar.type} has no form: {_first_line(error)}")
+
+
+def _with_dicts(value: Any, kind: Any) -> Any:
+    """Maps, which pyarrow gives as lists of pairs, as dicts."""
+    types = pyarrow("types")
+    if value is None:
+        return None
+    if types.is_map(kind):
+        found = {}
+        for key, item in value:
+            name = key if isinstance(key, str) else str(key)
+            if name in found:
+                raise ValueError("a map has a key twice")
+            found[name] = _with_dicts(item, kind.item_type)
+        return found
+    if types.is_struct(kind):
+        return {each.name: _with_dicts(value[each.name], each.type) for each in kind}
+    if types.is_nested(kind) and hasattr(kind, "value_type"):
+        return [_with_dicts(each, kind.value_type) for each in value]
+    return _interval(value) if hasattr(value, "months") else value
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def escaped(texts: Any) -> Any:
+    """The texts as fields of COPY's text format, NULL still as NULL."""
+    raw = texts.buffers()[2].to_pybytes()  # all of a slice's base, too: a look more than needed at a resume
+    for special, escape in SPECIAL.items():
+        if special.encode() in raw:
+            texts = pyarrow("compute").replace_substring(texts, special, escape)
+    return texts
+
+
+def _interval(value: Any) -> str:
+    """ISO 8601, which reads the same under every intervalstyle."""
+    seconds, micros = divmod(abs(value.nanoseconds) // 1000, 1_000_000)
+    sign = "-" if value.nanoseconds < 0 else ""
+    return f"P{value.months}M{value.days}DT{sign}{seconds}.{micros:06}S"
+
+
+def pyarrow(module: str) -> ModuleType:
+    """A module of pyarrow.
+
+    Raises:
+        InvalidArgument: it is not installed.
+    """
+    try:
+        return __import__(f"pyarrow.{module}", fromlist=["_"])
+    except ImportError as error:
+        raise InvalidArgument("Parquet needs pyarrow: run pip install 'pgonce[parquet]'") from error

@@ -1,0 +1,170 @@
+"""What the readers of text files share: one opening per import, a fingerprint, and a last line without a line end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pgonce.errors import InvalidArgument, SourceChanged
+from pgonce.seeds.readers.file import OpenFile, Reading, offset_of
+from pgonce.seeds.readers.unpack import Unpacker
+from pgonce.seeds.source import Cursor, Verdict
+
+
+class TextFile:
+    """A source that reads one file line by line or record by record.
+
+    Args:
+        path: the file; ``-`` is the standard input.
+        columns: names, as the reader understands them.
+        rename: the table's column for a name in the file.
+        encoding: of the text; None: UTF-8, or UTF-16 with a byte order mark.
+        complete: the file is whole, so its last line is, too, also without a line end.
+    """
+
+    total = None
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        columns: Sequence[str] | None,
+        rename: Mapping[str, str] | None,
+        encoding: str | None,
+        complete: bool,
+    ) -> None:
+        self.path = Path(path)
+        self.unfinished: str | None = None
+        """After the reading: the sentence about a last line that was left out."""
+        self._named = tuple(columns) if columns else None
+        self._rename = dict(rename or {})
+        self._unpacker = Unpacker(self.path.name, encoding)
+        self._complete = complete
+        self._file: OpenFile | None = None
+        self._earlier_size: int | None = None
+        self._open_line: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's name, for messages."""
+        return "standard input" if str(self.path) == "-" else self.path.name
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether offsets are of other bytes than those on the disk."""
+        return not self._unpacker.is_plain
+
+    @property
+    def size(self) -> int | None:
+        """In bytes; None where offsets are of other bytes than those on the disk."""
+        return None if self.is_packed else self._opened().size
+
+    def progress(self, cursor: Cursor | None) -> float | None:
+        """Which share of the file lies before ``cursor``; None: unknown, because it is packed."""
+        if self.is_packed or not (size := self._opened().size):
+            return None
+        return min(1.0, offset_of(cursor, self.name)[0] / size)
+
+    def _opened(self) -> OpenFile:
+        """The file of the present import, or of the next one."""
+        if self._file is None:
+            self._file = OpenFile(self.path, self._unpacker.fresh())
+        return self._file
+
+    def _opened_for_columns(self) -> OpenFile:
+        """The file of the present import; another one after its end, for the next import of the same source."""
+        file = self._file
+        if file is not None and not file.is_pipe and file.reading is not None and file.reading.is_closed:
+            self._file = None
+        return self._opened()
+
+    def _opened_anew(self) -> OpenFile:
+        """The file for a new reading: opened again, unless that was done just now and nothing was read yet."""
+        if self._file is not None and (self._file.reading is not None or self._file.is_replaced()):
+            if self._file.is_pipe:
+                return self._file  # its bytes come only once
+            self._file = None
+        return self._opened()
+
+    def _begin(self, cursor: Cursor | None) -> tuple[Reading, int, int, int]:
+        """The reading from ``cursor`` on, and its offset, row and line.
+
+        Raises:
+            SourceChanged: the cursor stands in the middle of a line.
+        """
+        offset, row, line = offset_of(cursor, self.name)
+        file = self._opened_anew()
+        self.unfinished = self._open_line = None
+        reading = Reading(file, offset)
+        if offset and file.unpacker.is_plain:
+            before, after = file.read_at(offset - 1, 1), file.read_at(offset, 1)
+            if before != b"\n" and after not in {b"", b"\n", b"\r"}:
+                raise SourceChanged(_became_longer(self.name))
+        return reading, offset, row, line
+
+    def _leave_out(self, rest: bytes, offset: int, line: int) -> bool:
+        """Whether the last line, which has no line end, is to be left out: the file may still be written."""
+        if not rest.strip(b"\r\n"):
+            return True
+        if self._complete or self._opened().is_still(self._earlier_size):
+            self._open_line = offset + len(rest)
+            return False
+        self.unfinished = (
+            f"{self.name}, line {line:,}: the last line has no line end, and the file was written less than a minute "
+            "ago: this line was left out: pass --complete if the file is whole, or run the same command again"
+        )
+        return True
+
+    def fingerprint(self, cursor: Cursor | None) -> Mapping[str, Any]:
+        """The file's size, and a hash of all that lies before the cursor.
+
+        Raises:
+            SourceChanged: what was read is not what the file holds now.
+        """
+        offset = offset_of(cursor, self.name)[0]
+        found = self._opened().fingerprint(offset, self._shape)
+        return found | {"open_line": True} if offset and offset == self._open_line else found
+
+    def same(self, stored: Mapping[str, Any]) -> Verdict:
+        """``grown`` when there is only more at the end.
+
+        Raises:
+            SourceChanged: the last line had no line end when it was imported, and has become longer.
+        """
+        self._earlier_size = stored.get("size")
+        file = self._opened_anew()
+        verdict = file.same(stored, self._shape)
+        if verdict == "grown" and stored.get("open_line"):
+            with file.bytes_from(int(stored["offset"])) as stream:
+                begin = file.read_from(stream, 1)
+            if begin not in {b"", b"\n", b"\r"}:
+                raise SourceChanged(_became_longer(self.name))
+        return verdict
+
+    @property
+    def _shape(self) -> dict[str, Any]:
+        """How the file is read: read in another way it is another source."""
+        raise NotImplementedError
+
+    def _renamed(self, names: Sequence[str], where: str) -> tuple[str, ...]:
+        """The table's columns for the names in the file, each there once.
+
+        Raises:
+            InvalidArgument: a name is empty, or there twice, or a name to be replaced is not there.
+        """
+        if lacking := [name for name in self._rename if name not in names]:
+            raise InvalidArgument(f"{self.name} has no column {lacking[0]}: it has {', '.join(names)}")
+        if not all(names):
+            raise InvalidArgument(f"a column has no name in {where}")
+        columns = tuple(self._rename.get(name, name) for name in names)
+        if twice := {name for name in columns if columns.count(name) > 1}:
+            raise InvalidArgument(f"two columns have the same name in {where}: {', '.join(sorted(twice))}")
+        return columns
+
+
+def _became_longer(name: str) -> str:
+    return (
+        f"{name}: the last line had no line end when it was imported, and has become longer since: the row was half of "
+        "one: --restart --on-conflict update reads the file from its start and repairs it"
+    )

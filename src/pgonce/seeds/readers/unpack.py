@@ -1,0 +1,152 @@
+"""What lies between the bytes on the disk and those that are read: a compression, an encoding, a pipe."""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import gzip
+import io
+import lzma
+import sys
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from pgonce.errors import InvalidArgument
+
+PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+"""Endings of packed files, after the ending that says what is in them."""
+BLOCK = 128 * 1024
+
+
+class Unpacker:
+    """How the bytes of a file become UTF-8.
+
+    Args:
+        name: the file's, for its ending.
+        encoding: of its text; None: UTF-8, or UTF-16 where the file begins with that byte order mark.
+
+    Raises:
+        InvalidArgument: Python does not know that encoding.
+    """
+
+    def __init__(self, name: str, encoding: str | None = None, *, text: bool = True) -> None:
+        ending = Path(name).suffix.lower()
+        self.packing = ending if ending in PACKED else ""
+        self.encoding = _known(encoding) if encoding else None
+        self._name, self._wanted, self._text = name, encoding, text
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether an offset of the text is the same offset in the file."""
+        return not self.packing and self.encoding in {None, "utf-8"}
+
+    def fresh(self) -> Unpacker:
+        """The same for another file: its encoding may be another one."""
+        return Unpacker(self._name, self._wanted, text=self._text)
+
+    def unpack(self, raw: io.RawIOBase) -> BinaryIO:
+        """The text of ``raw``, in UTF-8."""
+        stream = self._unpacked(raw)
+        if self._text and self.encoding is None and (found := _utf16(stream)):
+            self.encoding = found
+        if self._text and self.encoding is None:
+            stream.seek(0)
+        if self.encoding in {None, "utf-8"}:
+            return stream
+        stream.seek(0)
+        return cast(BinaryIO, _Recoded(stream, str(self.encoding)))
+
+    def _unpacked(self, raw: io.RawIOBase) -> BinaryIO:
+        if not self.packing:
+            return cast(BinaryIO, raw)  # without a buffer: its bytes would be from before a replacement
+        stream: Any = io.BufferedReader(raw, BLOCK)
+        match self.packing:
+            case ".gz":
+                stream = gzip.GzipFile(fileobj=stream)
+            case ".bz2":
+                stream = bz2.BZ2File(stream)
+            case ".xz":
+                stream = lzma.LZMAFile(stream)  # noqa: SIM115 -- its reader closes it
+            case ".zst":
+                stream = _zstandard(stream)
+            case ".zip":
+                stream = _only_member(stream)
+        return cast(BinaryIO, stream)
+
+
+class _Recoded(io.RawIOBase):
+    """Text in another encoding as UTF-8. ``read`` gives at least one byte, or none at the end."""
+
+    def __init__(self, stream: BinaryIO, encoding: str) -> None:
+        self._text = io.TextIOWrapper(stream, encoding, errors="strict", newline="")
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        if not self._rest:
+            self._rest = self._text.read(size).encode()
+        if size < 0:
+            size = len(self._rest)
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return data
+
+    def close(self) -> None:
+        self._text.close()
+        super().close()
+
+
+def _known(encoding: str) -> str:
+    try:
+        return codecs.lookup(encoding).name
+    except LookupError:
+        raise InvalidArgument(
+            f"there is no encoding {encoding!r}: pass one that Python knows, such as latin1, cp1252 or utf-16"
+        ) from None
+
+
+def _utf16(stream: BinaryIO) -> str | None:
+    try:
+        begin = stream.read(2)
+    except damaged():
+        return None  # it is said when the bytes are read
+    return "utf-16" if begin in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE} else None
+
+
+def _zstandard(stream: BinaryIO) -> Any:
+    try:
+        from compression import zstd  # type: ignore[import-not-found] # from Python 3.14 on
+    except ImportError:
+        try:
+            from backports import zstd
+        except ImportError:
+            raise InvalidArgument(
+                ".zst needs a library: pip install 'pgonce[zstd]', or unpack the file with zstd -d"
+            ) from None
+    return zstd.ZstdFile(stream)
+
+
+def _only_member(stream: BinaryIO) -> Any:
+    try:
+        archive = zipfile.ZipFile(stream)
+    except zipfile.BadZipFile as error:
+        raise InvalidArgument(f"the .zip is damaged or not finished: {error}") from error
+    members = [each for each in archive.infolist() if not each.is_dir()]
+    if len(members) != 1:
+        raise InvalidArgument(
+            f"the .zip has {len(members)} files: unpack it, and load them by a pattern: 'folder/*.csv'"
+        )
+    try:
+        return archive.open(members[0])
+    except (RuntimeError, NotImplementedError) as error:
+        raise InvalidArgument(f"the .zip cannot be read: {error}") from error
+
+
+def damaged() -> tuple[type[Exception], ...]:
+    """What the libraries raise about bytes that they cannot unpack; bz2 has nothing better than OSError."""
+    known = (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+    loaded = (sys.modules.get(name) for name in ("compression.zstd", "backports.zstd"))
+    return (*known, *(module.ZstdError for module in loaded if module))
