@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from pgonce.core import embedded
 from pgonce.core import migrate as schema
 from pgonce.errors import SchemaError
 from tests.conftest import wait_until
@@ -156,17 +158,16 @@ def test_an_older_signature_of_a_function_is_dropped(database: str, conn: Connec
     assert catalog.read(conn) == before
 
 
-def test_a_users_own_functions_stay_as_they_are(database: str, conn: Connection) -> None:
+def test_functions_of_other_names_and_schemas_stay_as_they_are(database: str, conn: Connection) -> None:
     role = sql.Identifier(f"app_{uuid4().hex[:12]}")
     conn.execute(sql.SQL("create role {}").format(role))
     try:
-        conn.execute("create function start_job_run(point) returns text language sql as $$ select 'theirs' $$")
         conn.execute("create function my_pgonce() returns text language sql as $$ select 'theirs' $$")
         conn.execute("comment on function my_pgonce is 'uses pgonce: not one of its functions'")
         conn.execute("create schema theirs")
         conn.execute("create function theirs.start_job_run(text) returns text language sql as $$ select 'theirs' $$")
         conn.execute("comment on function theirs.start_job_run is 'pgonce: of another installation'")
-        conn.execute(sql.SQL("grant execute on function start_job_run(point) to {}").format(role))
+        conn.execute(sql.SQL("grant execute on function my_pgonce() to {}").format(role))
         before = catalog.read(conn), catalog.read(conn, "theirs")
         schema.migrate(database)
         assert (catalog.read(conn), catalog.read(conn, "theirs")) == before
@@ -184,35 +185,38 @@ def test_a_database_of_a_newer_release_is_refused_and_left_alone(database: str, 
     assert catalog.read(conn) == before
 
 
-CONFLICTS = {
-    "a view has the name of a table": "create view cron_job_runs as select 1 as id",
-    "a table of that name has other columns": "create table seed_checkpoints (id integer)",
-    "an index has the name of a table": "create table t (a integer); create index webhook_events on t (a)",
-}
-
-
-@pytest.mark.parametrize("obstacle", CONFLICTS.values(), ids=CONFLICTS.keys())
-def test_a_migration_that_fails_in_the_middle_leaves_nothing(
-    empty_database: str, empty: Connection, obstacle: str
-) -> None:
-    empty.execute(obstacle.encode())
+def test_a_migrate_that_fails_at_its_last_step_leaves_nothing(empty_database: str, empty: Connection) -> None:
+    # the migrations and nearly all functions are made by then
+    empty.execute(
+        "create function refuse() returns event_trigger language plpgsql as $$ begin"
+        " if exists (select from pg_event_trigger_ddl_commands() where object_identity like '%pgonce_schema_warnings%')"
+        " then raise 'not here'; end if; end $$"
+    )
+    empty.execute(
+        "create event trigger refuse on ddl_command_end when tag in ('CREATE FUNCTION') execute function refuse()"
+    )
     before = catalog.read(empty)
-    with pytest.raises((psycopg.Error, SchemaError)):
+    with pytest.raises(psycopg.Error, match="not here"):
         schema.migrate(empty_database)
     assert catalog.read(empty) == before
-    with psycopg.connect(empty_database) as one_transaction, pytest.raises(psycopg.Error):
-        one_transaction.execute(schema.script().encode())
+    with pytest.raises(psycopg.Error, match="not here"):  # in autocommit, as psql without --single-transaction
+        empty.execute(schema.script().encode())
     assert catalog.read(empty) == before
+    empty.execute("drop event trigger refuse")
+    empty.execute("drop function refuse")
+    assert schema.migrate(empty_database) == NAMES
 
 
-def test_functions_that_fail_to_build_leave_the_old_ones(database: str, conn: Connection) -> None:
-    # the same arguments under other names: PostgreSQL refuses to replace such a function
-    conn.execute("drop function complete_seed(text)")
-    conn.execute("create function complete_seed(other text) returns text language sql as 'select $1'")
-    before = catalog.read(conn)
-    with pytest.raises((psycopg.Error, SchemaError)):
-        schema.migrate(database)
-    assert catalog.read(conn) == before
+def test_psql_without_a_transaction_runs_the_script_as_one(server: str, empty_database: str, empty: Connection) -> None:
+    empty.execute("create view cron_job_runs as select 1 as id")
+    before = catalog.read(empty)
+    psql = [str(embedded.bin_dir() / "psql"), "-X", "-q", empty_database]  # neither -1 nor ON_ERROR_STOP
+    done = subprocess.run(psql, input=schema.script(), text=True, capture_output=True, check=False)
+    assert "view cron_job_runs in schema public is not pgonce's" in done.stderr
+    assert catalog.read(empty) == before
+    empty.execute("drop view cron_job_runs")
+    done = subprocess.run(psql, input=schema.script(), text=True, capture_output=True, check=False)
+    assert schema.applied(empty) == {version for version, _, _ in schema.migrations()}, done.stderr
 
 
 @pytest.mark.parametrize(

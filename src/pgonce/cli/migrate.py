@@ -14,7 +14,7 @@ from pgonce.core import migrate as installation
 def migrate(url: str, schema: str) -> None:
     """Install or upgrade the tables and functions. Repeatable; two at once are safe."""
     where = database.check(url)
-    done = installation.migrate(url, schema)
+    done = installation.migrate(url, schema, lambda warning: click.echo(f"warning: {warning}", err=True))
     what = f"applied {', '.join(done)}; " if done else "tables are up to date; "
     click.echo(f"{where}, schema {schema}: {what}functions and grants are rebuilt")
 

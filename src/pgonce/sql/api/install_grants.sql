@@ -1,20 +1,35 @@
 -- "Service-role only", made true. In Supabase a new table in public is readable by anon through the default privileges, and
 -- everywhere a new function is executable by PUBLIC. Run at every migrate, so that roles made later are served, or shut out, too.
--- Our functions are known by their comment, our tables by name. A function that this release no longer has was marked
--- stale before the files above ran, and still is: it goes.
+-- Our functions are known by their comment, our tables and views by their names, and by their comment from here on.
+-- A function that this release no longer has was marked stale before the files above ran, and still is: it is dropped.
 
 do $$
 declare
   r record;
-  v_tables text := 'webhook_events, cron_job_runs, seed_checkpoints, pgonce_migrations, '
-    'pgonce_job_retries, pgonce_job_schedules, pgonce_job_stats, pgonce_job_overlaps, pgonce_job_missed, pgonce_seed_rejects, pgonce_seed_partitions, pgonce_seed_batches, pgonce_alerts, pgonce_alert_channels, '
-    'pgonce_processes, pgonce_live_processes';
+  v_objects jsonb := current_setting('pgonce.objects');
+  v_tables text;
   v_shut text;
+  v_served oid := (select oid from pg_roles where rolname = 'service_role');
 begin
   for r in
     select p.oid::regprocedure as signature, p.prokind from pg_proc p
     where p.pronamespace = quote_ident(current_schema())::regnamespace and obj_description(p.oid, 'pg_proc') = 'pgonce: stale' loop
     execute format('drop routine %s', r.signature);
+  end loop;
+
+  select string_agg(name, ', ') into v_tables from jsonb_array_elements_text((v_objects -> 'table') || (v_objects -> 'view')) name;
+  for r in
+    select c.oid::regclass as name, c.relkind, obj_description(c.oid, 'pg_class') as comment, c.reloptions
+    from unnest(string_to_array(v_tables, ', ')::regclass[]) o join pg_class c on c.oid = o loop
+    if coalesce(r.comment, '') not like 'pgonce: %' then
+      execute format('comment on %s %s is %L', case r.relkind when 'v' then 'view' else 'table' end, r.name,
+                     'pgonce: ' || coalesce(r.comment, 'see docs/sql.md'));
+    end if;
+    -- with the caller's rights, as the functions are; PostgreSQL 14 has it not, and there the grants alone decide
+    if r.relkind = 'v' and current_setting('server_version_num')::integer >= 150000
+       and not coalesce(r.reloptions, '{}') && '{security_invoker=true}' then
+      execute format('alter view %s set (security_invoker = true)', r.name);
+    end if;
   end loop;
 
   select string_agg(quote_ident(rolname), ', ') into v_shut from pg_roles where rolname in ('anon', 'authenticated');
@@ -26,16 +41,35 @@ begin
       and d.refobjid = any (string_to_array(v_tables, ', ')::regclass[]) loop
     execute format('revoke all on sequence %s from %s', r.name, v_shut);
   end loop;
-  if exists (select from pg_roles where rolname = 'service_role') then
+  if v_served is not null then
     execute format('grant usage on schema %I to service_role', current_schema());
     execute format('grant select, insert, update, delete on %s to service_role', v_tables);
   end if;
+
+  -- Row-level security may be switched on at any time, in Supabase by an event trigger at every CREATE TABLE. Where service_role
+  -- lacks BYPASSRLS, a table without a policy is then empty to it. Only where it differs: a policy locks out every writer.
+  for r in
+    select c.oid::regclass as name, p.oid as policy, v_served is not null as wanted
+    from jsonb_array_elements_text(v_objects -> 'table') name
+    join pg_class c on c.oid = name::regclass
+    left join pg_policy p on p.polrelid = c.oid and p.polname = 'pgonce_service_role'
+    where case when v_served is null then p.oid is not null
+               else p.oid is null or p.polcmd <> '*' or not p.polpermissive or p.polroles <> array[v_served]
+                 or pg_get_expr(p.polqual, c.oid) is distinct from 'true'
+                 or pg_get_expr(p.polwithcheck, c.oid) is distinct from 'true' end loop
+    if r.policy is not null then
+      execute format('drop policy pgonce_service_role on %s', r.name);
+    end if;
+    if r.wanted then
+      execute format('create policy pgonce_service_role on %s to service_role using (true) with check (true)', r.name);
+    end if;
+  end loop;
 
   for r in
     select p.oid::regprocedure as signature from pg_proc p
     where p.pronamespace = quote_ident(current_schema())::regnamespace and obj_description(p.oid, 'pg_proc') like 'pgonce: %' loop
     execute format('revoke all on routine %s from %s', r.signature, v_shut);
-    if exists (select from pg_roles where rolname = 'service_role') then
+    if v_served is not null then
       execute format('grant execute on routine %s to service_role', r.signature);
     end if;
   end loop;

@@ -1,0 +1,185 @@
+"""The SQL files as one script: what `pgonce migrate` runs and `pgonce sql` prints.
+
+Migrations make tables and indexes; they are append-only and each runs once, recorded in ``pgonce_migrations``. The
+functions are rebuilt from ``sql/api`` every time. The SQL files name no schema: the script sets the search_path, and
+every function pins it (``set search_path from current``).
+
+The script is a single DO statement. It is therefore one transaction in every client: a psql without
+--single-transaction commits after each statement, and would leave half of an installation.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from importlib.resources import files
+
+from psycopg import sql
+
+from pgonce.errors import InvalidArgument
+
+API = (
+    "install_check",
+    "install_stale",
+    "core_processes",
+    "errors_reason",
+    "webhooks_payload",
+    "webhooks_insert",
+    "webhooks_inbox",
+    "webhooks_claim",
+    "webhooks_batch",
+    "webhooks_receive",
+    "jobs_guard",
+    "jobs_batch",
+    "jobs_schedule",
+    "jobs_run_job",
+    "jobs_stats",
+    "seeds_checkpoint",
+    "seeds_operate",
+    "seeds_partition",
+    "retention_purge",
+    "webhooks_list",
+    "alerts_find",
+    "alerts_collect",
+    "alerts_deliver",
+    "install_warnings",
+    "install_grants",
+)
+
+SPECIFIED = ("webhook_events", "cron_job_runs", "seed_checkpoints")
+"""The tables that a team may have made by hand from the specification: migrate adopts them."""
+
+LOCK = "pg_advisory_xact_lock(hashtextextended('pgonce migrate', 0))"
+"""One migrate at a time: the second waits here, finds the work done, and succeeds. Released by COMMIT, so it works
+behind a transaction pooler."""
+
+_SCRIPT = """\
+-- The tables and functions of pgonce, for the schema {name}. Repeatable; one statement: all of it is done, or nothing.
+do {quote}
+declare
+  v_search_path text := current_setting('search_path');
+  v_warning text;
+begin
+perform {lock};
+if not exists (select from pg_namespace where nspname = {schema}) then
+  create schema {identifier};
+end if;
+perform set_config('search_path', {search_path}, true);
+perform set_config('pgonce.objects', {objects}, true);
+perform set_config('pgonce.specification', {specification}, true);
+{steps}
+for v_warning in select pgonce_schema_warnings() loop
+  raise warning '%', v_warning;
+end loop;
+perform set_config('search_path', v_search_path, true);
+end {quote};
+"""
+_MIGRATIONS_TABLE = """\
+create table if not exists pgonce_migrations (
+  version    integer primary key,
+  name       text not null,
+  applied_at timestamptz not null default clock_timestamp()
+);"""
+_MIGRATION = """\
+if not exists (select from pgonce_migrations where version = {version}) then
+  execute {body};
+  insert into pgonce_migrations (version, name) values ({version}, {name});
+end if;"""
+
+_COMMENT = re.compile(r"--.*")
+_CREATED = re.compile(
+    r"\bcreate (?:or replace )?(?:unique |constraint )?"
+    r"(table|view|index|function|procedure|trigger|policy|sequence|type)(?: if not exists)? (\w+)"
+)
+
+
+def migrations() -> list[tuple[int, str, str]]:
+    """The migrations of this release: (version, name, SQL), in order."""
+    found = []
+    for entry in files("pgonce").joinpath("sql/migrations").iterdir():
+        if match := re.fullmatch(r"(\d{4})_(\w+)\.sql", entry.name):
+            found.append((int(match[1]), match[2], entry.read_text("utf-8")))
+    return sorted(found)
+
+
+def api(name: str) -> str:
+    """The SQL of one file of ``sql/api``."""
+    return files("pgonce").joinpath("sql/api").joinpath(f"{name}.sql").read_text("utf-8")
+
+
+@cache
+def objects() -> dict[str, list[str]]:
+    """The names of everything that the script makes, by kind; a procedure is a function."""
+    found: dict[str, set[str]] = {}
+    text = "\n".join([_MIGRATIONS_TABLE, *(body for _, _, body in migrations()), *map(api, API)])
+    for kind, name in _CREATED.findall(_COMMENT.sub("", text)):
+        if not name.startswith("pgonce_shape"):  # made and dropped by install_check.sql
+            found.setdefault("function" if kind == "procedure" else kind, set()).add(name)
+    return {kind: sorted(names) for kind, names in sorted(found.items())}
+
+
+def statements(table: str) -> list[str]:
+    """The statements of the migrations that change an adopted table, in their order: columns, rows, indexes."""
+    text = _COMMENT.sub("", "\n".join(body for _, _, body in migrations()))
+    pattern = rf"^(?:alter table|update|create (?:unique )?index if not exists \w+ on) {table}\b.*?;"
+    return re.findall(pattern, text, re.DOTALL | re.MULTILINE)
+
+
+@cache
+def _specification() -> dict[str, dict[str, object]]:
+    # What install_check.sql compares a hand-made table with: the specification's own statements, with placeholders
+    # for the names, and the columns that pgonce adds.
+    text = _COMMENT.sub("", "\n".join(body for _, _, body in migrations()))
+    found: dict[str, dict[str, object]] = {}
+    for table in SPECIFIED:
+        create = re.search(rf"^create table if not exists {table} (\(.*?^\));", text, re.DOTALL | re.MULTILINE)
+        if create is None:
+            raise ValueError(f"no migration creates {table}")
+        own = "".join(statements(table))
+        indexes = re.findall(rf"create index if not exists (idx_\w+) on {table} (.*?);", own, re.DOTALL)
+        found[table] = {
+            "columns": create[1],
+            "indexes": dict(indexes),
+            "added": re.findall(r"add column if not exists (\w+)", own),
+        }
+    return found
+
+
+def _quoted(body: str, tag: str) -> str:
+    while f"${tag}$" in body:  # a schema may be called anything
+        tag += "_"
+    return f"${tag}${body}${tag}$"
+
+
+def script(schema: str = "public") -> str:
+    """Everything that ``migrate`` does as one SQL statement, to paste into Supabase's or Alembic's migrations.
+
+    Raises:
+        InvalidArgument: ``schema`` is empty or holds a NUL.
+    """
+    if not schema or "\0" in schema:
+        raise InvalidArgument("the schema name must not be empty")
+    identifier = sql.Identifier(schema).as_string()
+
+    def literal(text: str) -> str:
+        return sql.Literal(text).as_string()
+
+    steps = [f"execute {_quoted(api(API[0]), 'sql')};", _MIGRATIONS_TABLE]
+    for version, name, body in migrations():
+        steps.append(_MIGRATION.format(version=version, body=_quoted(body, "sql"), name=literal(name)))
+    steps += [f"execute {_quoted(api(name), 'sql')};" for name in API[1:]]
+    values = {
+        "name": " ".join(schema.split()),  # a line break would end the comment
+        "lock": LOCK,
+        "schema": literal(schema),
+        "identifier": identifier,
+        "search_path": literal(f"{identifier}, pg_temp"),
+        "objects": literal(json.dumps(objects())),
+        "specification": literal(json.dumps(_specification())),
+        "steps": "\n".join(steps),
+    }
+    quote = "$pgonce$"
+    while any(quote in value for value in values.values()):
+        quote = quote[:-1] + "_$"
+    return _SCRIPT.format(quote=quote, **values)

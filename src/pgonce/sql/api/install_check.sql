@@ -1,0 +1,130 @@
+-- Before anything is written: nothing in the schema may have a name of ours and be somebody else's. Names are compared alone,
+-- whatever the arguments of a function are: PostgREST could not choose between two, and a call could reach the wrong one.
+-- Ours are known by their comment ("pgonce: ..."), indexes and triggers by their table. The three tables of the
+-- specification may have been made by hand: they are adopted if they are as specified.
+-- pgonce.objects and pgonce.specification are made from the SQL files by core/schema_sql.py.
+do $$
+declare
+  v_schema text := current_schema();
+  v_elsewhere text := format('install pgonce in a schema of its own (--schema %s; PostgREST must then expose that schema)',
+                             case when v_schema = 'pgonce' then 'pgonce_2' else 'pgonce' end);
+  v_found text[];
+  v_table record;
+  v_index record;
+  v_wrong text;
+  v_alter text;
+begin
+  with ours as (
+    select k.key as kind, n as name from jsonb_each(current_setting('pgonce.objects')::jsonb) k, jsonb_array_elements_text(k.value) n),
+  relations as (
+    select c.*, coalesce(obj_description(c.oid, 'pg_class'), '') like 'pgonce: %' as is_ours
+    from pg_class c where c.relnamespace = quote_ident(v_schema)::regnamespace),
+  tables as (
+    select r.* from relations r join ours o on o.name = r.relname and o.kind = 'table'),
+  strangers as (
+    select format('%s %s', case r.relkind when 'r' then 'table' when 'p' then 'partitioned table' when 'f' then 'foreign table'
+                             when 'v' then 'view' when 'm' then 'materialized view' when 'S' then 'sequence' when 'c' then 'type'
+                             else 'index' end, r.relname) as object
+    from ours o join relations r on r.relname = o.name
+    where o.kind in ('table', 'view', 'index', 'sequence', 'type') and not case o.kind
+      when 'table' then r.relkind = 'r' and (r.is_ours or current_setting('pgonce.specification')::jsonb ? r.relname)
+      when 'index' then r.relkind = 'i' and exists (
+        select from pg_index x join tables t on t.oid = x.indrelid
+        where x.indexrelid = r.oid and (t.is_ours or r.relname not like 'pgonce\_%'))
+      else r.relkind = 'v' and r.is_ours end
+    union
+    select format('type %s', t.typname)
+    from ours o join pg_type t on t.typname = o.name and t.typnamespace = quote_ident(v_schema)::regnamespace
+    where o.kind in ('table', 'view', 'type') and t.typrelid = 0 and t.typelem = 0
+    union
+    select format('%s %s(%s)', case p.prokind when 'p' then 'procedure' when 'a' then 'aggregate' else 'function' end,
+                  p.proname, pg_get_function_identity_arguments(p.oid))
+    from ours o join pg_proc p on p.proname = o.name and p.pronamespace = quote_ident(v_schema)::regnamespace
+    where o.kind = 'function' and coalesce(obj_description(p.oid, 'pg_proc'), '') not like 'pgonce: %'
+    union
+    select format('trigger %s on %s', g.tgname, t.relname)
+    from ours o join pg_trigger g on g.tgname = o.name join tables t on t.oid = g.tgrelid
+    where o.kind = 'trigger' and not g.tgisinternal and coalesce(obj_description(g.tgfoid, 'pg_proc'), '') not like 'pgonce: %'
+    union
+    select format('policy %s on %s', y.polname, t.relname)
+    from ours o join pg_policy y on y.polname = o.name join tables t on t.oid = y.polrelid
+    where o.kind = 'policy' and not t.is_ours)
+  select array_agg(object order by object) into v_found from strangers;
+
+  if v_found is not null then
+    raise sqlstate 'PGO01' using message = format('%s in schema %s is not pgonce''s%s: rename it, or %s', v_found[1], v_schema,
+      case when cardinality(v_found) > 1 then format(' (nor are %s more)', cardinality(v_found) - 1) end, v_elsewhere);
+  end if;
+
+  for v_table in
+    select c.oid, c.relname as name, c.relpersistence, c.relispartition or c.relhassubclass
+             or exists (select from pg_inherits i where i.inhrelid = c.oid) as inherits,
+           s.value ->> 'columns' as columns, s.value -> 'indexes' as indexes, s.value -> 'added' as added
+    from jsonb_each(current_setting('pgonce.specification')::jsonb) s
+    join pg_class c on c.relname = s.key and c.relnamespace = quote_ident(v_schema)::regnamespace
+    where coalesce(obj_description(c.oid, 'pg_class'), '') not like 'pgonce: %' order by c.relname loop
+
+    execute format('create table pgonce_shape %s', v_table.columns);
+    for v_index in select key as name, value, row_number() over () as n from jsonb_each_text(v_table.indexes) loop
+      execute format('create index pgonce_shape_%s on pgonce_shape %s', v_index.n, v_index.value);
+    end loop;
+
+    with columns as (
+      select a.attrelid, a.attname as name, format_type(a.atttypid, a.atttypmod) as type, a.attnotnull, a.attgenerated, a.attidentity,
+             pg_get_expr(d.adbin, d.adrelid) as expression
+      from pg_attribute a left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+      where a.attrelid in ('pgonce_shape'::regclass, v_table.oid) and a.attnum > 0 and not a.attisdropped),
+    pairs as (
+      select coalesce(s.name, t.name) as name, s.name is not null as specified, t.name is not null as present,
+             s.type as wanted, t.type, s.attnotnull as wanted_not_null, t.attnotnull, s.expression as wanted_default, t.expression,
+             t.attgenerated, t.attidentity
+      from (select * from columns where attrelid = 'pgonce_shape'::regclass) s
+      full join (select * from columns where attrelid = v_table.oid) t on s.name = t.name),
+    wrong as (
+      select case when not specified and v_table.added ? name then format('has a column %s, which pgonce adds', name)
+                  when not specified then format('has a column %s that is NOT NULL without a default', name)
+                  when not present then format('has no column %s', name)
+                  when attgenerated <> '' then format('column %s is generated', name)
+                  else format('column %s is %s, not %s', name, type, wanted) end as what
+      from pairs
+      where case when specified then not present or type <> wanted or attgenerated <> ''
+                 else v_table.added ? name or (attnotnull and expression is null and attidentity = '' and attgenerated = '') end
+      union all
+      select 'inherits, or is inherited from' where v_table.inherits),
+    altered as (
+      select format('alter column %I %s not null', name, case when wanted_not_null then 'set' else 'drop' end) as action
+      from pairs where wanted_not_null <> attnotnull
+      union all
+      select format('alter column %I ', name) || coalesce('set default ' || wanted_default, 'drop default')
+      from pairs where specified and wanted_default is distinct from expression and (name <> 'id' or expression is null)
+      union all
+      select 'add ' || pg_get_constraintdef(k.oid) from pg_constraint k
+      where k.conrelid = 'pgonce_shape'::regclass and k.contype in ('p', 'u', 'c') and not exists (
+        select from pg_constraint t where t.conrelid = v_table.oid and t.contype = k.contype
+          and pg_get_constraintdef(t.oid) = pg_get_constraintdef(k.oid))
+      union all
+      select 'set logged' where v_table.relpersistence <> 'p')
+    select (select string_agg(what, '; ' order by what) from wrong), (select string_agg(action, ', ' order by action) from altered)
+    into v_wrong, v_alter;
+    if v_wrong is not null then
+      raise sqlstate 'PGO01' using message = format('table %s in schema %s is not the one of the specification (%s): rename it, or %s',
+        v_table.name, v_schema, v_wrong, v_elsewhere);
+    elsif v_alter is not null then
+      raise sqlstate 'PGO01' using message = format('table %s in schema %s differs from the specification: to have it adopted, run '
+        '"alter table %I.%I %s"; or %s', v_table.name, v_schema, v_schema, v_table.name, v_alter, v_elsewhere);
+    end if;
+
+    select string_agg(format('%I.%I', v_schema, s.name), ', ' order by s.name) into v_alter
+    from (select key as name, row_number() over () as n from jsonb_each_text(v_table.indexes)) s
+    join pg_class c on c.relname = s.name and c.relnamespace = quote_ident(v_schema)::regnamespace
+    join pg_index x on x.indexrelid = c.oid
+    join pg_index w on w.indexrelid = format('pgonce_shape_%s', s.n)::regclass
+    where x.indrelid <> v_table.oid or not x.indisvalid or x.indisunique <> w.indisunique
+      or substring(pg_get_indexdef(x.indexrelid) from ' USING .*') <> substring(pg_get_indexdef(w.indexrelid) from ' USING .*');
+    if v_alter is not null then
+      raise sqlstate 'PGO01' using message = format('an index of table %s in schema %s differs from the specification: to have it made '
+        'anew, run "drop index %s"; or %s', v_table.name, v_schema, v_alter, v_elsewhere);
+    end if;
+    drop table pgonce_shape;
+  end loop;
+end $$;
