@@ -10,6 +10,7 @@ from psycopg import sql
 
 from pgonce.core import migrate as schema
 from pgonce.core import schema_sql
+from pgonce.core.schema_check import check
 from pgonce.errors import SchemaError
 from tests.sql import catalog
 from tests.sql.race import value
@@ -250,3 +251,4 @@ def test_a_table_with_more_than_the_specification_asks_for_is_adopted(
     assert value(empty, "select id from insert_webhook_if_new('evt_1', 'x', '{}')")
     assert value(empty, "select start_job_run('j')")
     assert value(empty, "select seed_name from update_checkpoint('s', '{}')") == "s"
+    assert check(empty_database) == []

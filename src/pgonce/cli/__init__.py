@@ -14,6 +14,7 @@ from pgonce.cli import migrate as setup
 from pgonce.cli import seed_operate as seed_control
 from pgonce.cli.errors import report
 from pgonce.cli.exec import exec_
+from pgonce.cli.uninstall import uninstall
 
 
 class _Usage(click.UsageError):
@@ -74,6 +75,7 @@ def main() -> None:
 
 main.add_command(setup.migrate)
 main.add_command(setup.sql)
+main.add_command(uninstall)
 main.add_command(serve.serve)
 main.add_command(serve.worker)
 main.add_command(webhook.webhook)

@@ -1,7 +1,7 @@
 -- What would undo the grants, said at every migrate; `pgonce migrate --check` asks the same function.
 
 create or replace function pgonce_schema_warnings(p_schema text default current_schema()) returns setof text
-language sql stable set search_path from current as $$
+language sql stable set search_path = pg_catalog as $$  -- so that every name is printed with its schema
   with installed as (
     select n.oid, n.nspname, n.nspowner, n.nspacl, c.relowner as owner
     from pg_namespace n join pg_class c on c.relnamespace = n.oid and c.relname = 'pgonce_migrations' where n.nspname = p_schema),
@@ -31,8 +31,8 @@ language sql stable set search_path from current as $$
                 string_agg(distinct a.privilege_type, ', '), o.kind, o.name, replace(o.kind, 'view', 'table'), o.name)
   from objects o, aclexplode(o.acl) a
   where (a.grantee = 0 or a.grantee in (select oid from pg_roles where rolname in ('anon', 'authenticated'))
-         -- a trigger runs with the rights of whoever writes
-         or (a.privilege_type = 'TRIGGER' and a.grantee not in (select oid from trusted)
+         -- a trigger runs with the rights of whoever writes to the table
+         or (a.privilege_type = 'TRIGGER' and a.grantee <> o.owner and a.grantee not in (select oid from trusted)
              and a.grantee not in (select oid from pg_roles where rolname = 'service_role')))
   group by a.grantee, o.kind, o.name
 $$;

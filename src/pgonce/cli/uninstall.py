@@ -1,0 +1,43 @@
+"""``pgonce uninstall``."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import psycopg
+
+from pgonce.cli.options import with_database
+from pgonce.core import database
+from pgonce.core import uninstall as removal
+from pgonce.errors import InvalidArgument
+
+
+@click.command()
+@with_database
+@click.option("--with-data", is_flag=True, help="Also drop webhook_events, cron_job_runs and seed_checkpoints.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def uninstall(url: str, schema: str, with_data: bool, yes: bool) -> None:
+    """Drop what migrate has made, after showing it.
+
+    webhook_events, cron_job_runs and seed_checkpoints are kept with all their columns, unless --with-data. A later
+    `pgonce migrate` takes them back.
+    """
+    where = database.check(url)
+    with psycopg.connect(url, autocommit=True, prepare_threshold=None) as conn:
+        planned = removal.statements(conn, schema, with_data)
+        if not planned:
+            click.echo(f"{where}, schema {schema}: there is nothing of pgonce to drop")
+            return
+        for statement in planned:
+            click.echo(f"{statement};")
+        if not yes:
+            _ask(f"Run these {len(planned)} statements on {where}, schema {schema}?")
+        removal.run(conn, planned)
+    click.echo(f"{where}, schema {schema}: pgonce is uninstalled")
+
+
+def _ask(question: str) -> None:
+    if not sys.stdin.isatty():
+        raise InvalidArgument("nothing was dropped: pass --yes to run these statements without a question")
+    click.confirm(question, abort=True)

@@ -1,0 +1,141 @@
+"""Whether an installation is what this release would install: ``pgonce migrate --check``."""
+
+from __future__ import annotations
+
+from typing import Any, LiteralString
+from uuid import uuid4
+
+import psycopg
+from psycopg import errors, sql
+
+from pgonce.core.migrate import applied, refuse, run_script
+from pgonce.core.schema_sql import api, migrations, script
+from pgonce.errors import PgonceError, SchemaError
+
+# Everything that the script makes in the schema that is first in the search_path, as (kind, name, definition). What
+# would name the schema is left out, so that two schemas can be compared. Rights are those of service_role alone: the
+# others have none, or are warned of.
+_DEFINITIONS: LiteralString = """
+with here as (
+    select oid, nspname, format('"%%s"', replace(nspname, '"', '""')) as quoted  -- as psycopg quotes it in the script
+    from pg_namespace where nspname = current_schema()),
+  relations as (
+    select c.* from pg_class c join here on here.oid = c.relnamespace
+    where c.relkind in ('r', 'v') and obj_description(c.oid, 'pg_class') like 'pgonce: %%'),
+  routines as (
+    select p.*, format('%%s(%%s)', p.proname, pg_get_function_identity_arguments(p.oid)) as signature
+    from pg_proc p join here on here.oid = p.pronamespace where obj_description(p.oid, 'pg_proc') like 'pgonce: %%')
+select 'table', relname::text, concat_ws(' ', relkind, relpersistence) from relations where relkind = 'r'
+union all
+select 'view', relname, concat_ws(' ', pg_get_viewdef(oid), reloptions) from relations where relkind = 'v'
+union all
+select 'column', format('%%s.%%s', r.relname, a.attname),
+       concat_ws(' ', format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity,
+                 case when a.attname <> 'id' then pg_get_expr(d.adbin, d.adrelid) end)  -- of id any default is adopted
+from relations r join pg_attribute a on a.attrelid = r.oid and a.attnum > 0 and not a.attisdropped
+left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+where r.relkind = 'r'
+union all
+select 'constraint', format('%%s %%s', r.relname, pg_get_constraintdef(k.oid)), ''
+from relations r join pg_constraint k on k.conrelid = r.oid where k.contype in ('p', 'u', 'c')
+union all
+select 'index', i.relname,
+       concat_ws(' ', r.relname, x.indisunique, x.indisvalid, substring(pg_get_indexdef(i.oid) from ' USING .*'))
+from relations r join pg_index x on x.indrelid = r.oid join pg_class i on i.oid = x.indexrelid
+where not exists (select from pg_constraint k where k.conindid = i.oid)
+union all
+select 'trigger', format('%%s on %%s', t.tgname, r.relname), concat_ws(' ', t.tgenabled, pg_get_triggerdef(t.oid, true))
+from relations r join pg_trigger t on t.tgrelid = r.oid where not t.tgisinternal
+union all
+select 'policy', format('%%s on %%s', p.polname, r.relname),
+       concat_ws(' ', p.polcmd, p.polpermissive, p.polroles,
+                 pg_get_expr(p.polqual, r.oid), pg_get_expr(p.polwithcheck, r.oid))
+from relations r join pg_policy p on p.polrelid = r.oid
+union all
+select case p.prokind when 'p' then 'procedure' else 'function' end, p.signature,
+       concat_ws(' ', pg_get_function_arguments(p.oid), pg_get_function_result(p.oid), l.lanname, p.provolatile,
+                 p.prosecdef, p.proisstrict, p.proparallel, replace(p.prosrc, quote_ident(here.nspname) || '.', ''),
+                 (select string_agg(replace(c, here.quoted, 'here'), ' ' order by c)
+                  from unnest(p.proconfig) c))
+from routines p join pg_language l on l.oid = p.prolang cross join here
+union all
+select 'grant to service_role', format('%%s on %%s', a.privilege_type, o.name), ''
+from (select relname::text as name, relacl as acl from relations union all select signature, proacl from routines) o,
+     aclexplode(o.acl) a
+where a.grantee in (select oid from pg_roles where rolname = 'service_role')
+"""
+
+Definitions = dict[tuple[str, str], str]
+
+
+def check(url: str, schema: str = "public") -> list[str]:
+    """Compare an installation with this release; nothing is written, no lock is taken that a writer waits for.
+
+    This release is installed into a new schema, in a transaction that is rolled back, and the two are compared object
+    by object. So the role must be allowed to create a schema.
+
+    Returns:
+        One line for each difference and for each thing that lets other roles change the installation; empty when the
+        installation is current, unaltered and closed.
+
+    Raises:
+        SchemaError: the database is not UTF8, or was migrated by a newer release.
+        PgonceError: the role may not create a schema in this database.
+        psycopg.Error: what the database refused otherwise.
+    """
+    scratch = f"pgonce_check_{uuid4().hex}"
+    with psycopg.connect(url, autocommit=True, prepare_threshold=None) as conn:
+        refuse(conn, schema)
+        versions = applied(conn, schema)
+        if not versions:
+            return [f"pgonce is not installed in schema {schema}"]
+        with conn.transaction(force_rollback=True):
+            conn.execute("set local client_min_messages = error")
+            try:
+                run_script(conn, script(scratch))
+            except errors.InsufficientPrivilege as error:
+                raise PgonceError(
+                    f"{error.diag.message_primary}: the check needs the right to create a schema, "
+                    "run it as the role that migrates"
+                ) from error
+            wanted = _definitions(conn, scratch)
+            found = [f"migration {name} is not applied" for version, name, _ in migrations() if version not in versions]
+            found += _strangers(conn, schema)
+            found += _differences(wanted, _definitions(conn, schema))
+            warnings = sql.SQL("select {}(%s)").format(sql.Identifier(scratch, "pgonce_schema_warnings"))
+            return found + [str(row[0]) for row in conn.execute(warnings, [schema]).fetchall()]
+
+
+def _use(conn: psycopg.Connection[Any], schema: str) -> None:
+    path = f"{sql.Identifier(schema).as_string()}, pg_temp"
+    conn.execute("select set_config('search_path', %s, true)", [path])
+
+
+def _definitions(conn: psycopg.Connection[Any], schema: str) -> Definitions:
+    _use(conn, schema)
+    return {(kind, name): definition for kind, name, definition in conn.execute(_DEFINITIONS, []).fetchall()}
+
+
+def _strangers(conn: psycopg.Connection[Any], schema: str) -> list[str]:
+    """What would stop the next migrate: an object of somebody else under a name of ours."""
+    _use(conn, schema)
+    try:
+        with conn.transaction():
+            run_script(conn, api("install_check"))
+    except SchemaError as error:
+        return [str(error)]
+    return []
+
+
+def _differences(wanted: Definitions, found: Definitions) -> list[str]:
+    lines = []
+    for (kind, name), definition in sorted(wanted.items()):
+        if (kind, name) not in found:
+            lines.append(f"{kind} {name} is missing")
+        elif found[kind, name] != definition:
+            lines.append(f"{kind} {name} is not as this release makes it")
+    # functions of an earlier release, or made under our comment; further columns and indexes are the user's own
+    gone = sorted(
+        (kind, name) for kind, name in found if kind in {"function", "procedure"} and (kind, name) not in wanted
+    )
+    return lines + [f"{kind} {name} is not of this release" for kind, name in gone]

@@ -1,0 +1,69 @@
+"""What ``pgonce uninstall`` drops: everything that migrate has made, known by its comment, table or name."""
+
+from __future__ import annotations
+
+from typing import Any, LiteralString
+
+import psycopg
+
+from pgonce.core.schema_sql import LOCK, SPECIFIED
+from pgonce.errors import SchemaError
+
+# In an order in which nothing depends on what comes before. The specification's tables keep the columns that pgonce has
+# added, and their comment: raw holds the only exact copy of some payloads, and a later migrate takes the tables back.
+_STATEMENTS: LiteralString = """
+with here as (select oid from pg_namespace where nspname = %(schema)s),
+  relations as (
+    select c.oid, c.oid::regclass as name, c.relkind, c.relname = any (%(kept)s) as kept
+    from pg_class c join here on here.oid = c.relnamespace
+    where c.relkind in ('r', 'v') and obj_description(c.oid, 'pg_class') like 'pgonce: %%')
+select statement from (
+  select 1, oid, format('drop view %%s', name) from relations where relkind = 'v'
+  union all
+  select 2, t.oid, format('drop trigger %%I on %%s', t.tgname, r.name)
+  from relations r join pg_trigger t on t.tgrelid = r.oid where t.tgname like 'pgonce\\_%%'
+  union all
+  select 3, p.oid, format('drop policy %%I on %%s', p.polname, r.name)
+  from relations r join pg_policy p on p.polrelid = r.oid where r.kept and p.polname like 'pgonce\\_%%'
+  union all
+  select 4, i.oid, format('drop index %%s', i.oid::regclass)
+  from relations r join pg_index x on x.indrelid = r.oid join pg_class i on i.oid = x.indexrelid
+  where r.kept and i.relname like 'pgonce\\_%%'
+  union all
+  select 5, p.oid, format('drop routine %%s', p.oid::regprocedure)
+  from pg_proc p join here on here.oid = p.pronamespace where obj_description(p.oid, 'pg_proc') like 'pgonce: %%'
+  union all
+  select 6, oid, format('drop table %%s', name) from relations where relkind = 'r' and not kept
+) s(step, oid, statement) order by step, oid desc
+"""
+
+
+def statements(conn: psycopg.Connection[Any], schema: str, with_data: bool) -> list[str]:
+    """The statements that take pgonce out of ``schema``, to be run in their order; they name the schema.
+
+    ``with_data``: also the three tables of the specification.
+    """
+    kept = [] if with_data else list(SPECIFIED)
+    with conn.transaction():
+        conn.execute("set local search_path = pg_catalog")  # so that every name is printed with its schema
+        rows = conn.execute(_STATEMENTS, {"schema": schema, "kept": kept}).fetchall()
+    return [str(row[0]) for row in rows]
+
+
+def run(conn: psycopg.Connection[Any], planned: list[str]) -> None:
+    """Execute ``planned`` in one transaction.
+
+    Raises:
+        SchemaError: something of the user's depends on what is to be dropped; nothing was dropped.
+    """
+    try:
+        with conn.transaction():
+            conn.execute(f"select {LOCK}".encode())
+            for statement in planned:
+                conn.execute(statement.encode())
+            conn.execute("notify pgrst, 'reload schema'")
+    except psycopg.errors.DependentObjectsStillExist as error:
+        dependent = (error.diag.message_detail or "").split("\n")[0]
+        raise SchemaError(
+            f"{error.diag.message_primary} ({dependent}): nothing was dropped, drop that first"
+        ) from error

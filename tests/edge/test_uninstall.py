@@ -1,0 +1,105 @@
+"""``pgonce migrate --check`` and ``pgonce uninstall``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgonce.core import migrate as schema
+from pgonce.core.schema_check import check
+from tests.edge.command import pgonce
+from tests.sql import catalog
+from tests.sql.race import value
+from tests.sql.test_schema import SPECIFICATION
+
+Connection = psycopg.Connection[Any]
+
+
+def test_a_check_exits_1_when_the_schema_is_behind_altered_or_open(empty_database: str) -> None:
+    code, out, _ = pgonce(empty_database, "migrate", "--check")
+    assert (code, out) == (1, "pgonce is not installed in schema public\n")
+    assert pgonce(empty_database, "migrate")[0] == 0
+    code, out, _ = pgonce(empty_database, "migrate", "--check")
+    assert code == 0
+    assert out.endswith("schema public: current, unaltered, closed to other roles\n")
+    with psycopg.connect(empty_database, autocommit=True) as conn:
+        conn.execute("grant create on schema public to public")
+    code, out, said = pgonce(empty_database, "migrate", "--check")
+    assert code == 1
+    assert out.endswith("revoke create on schema public from PUBLIC\n")
+    assert said.startswith("pgonce: ")
+    code, _, said = pgonce(empty_database, "migrate")
+    assert code == 0
+    assert said == f"warning: {out}"
+
+
+def test_uninstall_keeps_the_three_tables_with_their_rows_and_a_migrate_takes_them_back(
+    database: str, conn: Connection
+) -> None:
+    conn.execute(
+        "select insert_webhook_if_new('evt_1', 'x', '{}'), start_job_run('j'), update_checkpoint('s', '{}', 7)"
+    )
+    rows = conn.execute("select * from webhook_events").fetchall()
+    code, out, said = pgonce(database, "uninstall", "--yes")
+    assert code == 0, said
+    assert "drop routine public.start_job_run(" in out
+    found = catalog.read(conn)
+    assert {row[0] for row in found["relations"]} == {"webhook_events", "cron_job_runs", "seed_checkpoints"}
+    assert found["routines"] == found["triggers"] == set()
+    assert [row[1] for row in found["indexes"] if row[1].startswith("pgonce")] == []
+    assert value(conn, "select count(*) from pg_policy") == 0
+    # a client of the specification goes on
+    conn.execute("insert into webhook_events (stripe_event_id, event_type) values ('evt_2', 'x')")
+    conn.execute("insert into cron_job_runs (job_name) values ('j')")
+    schema.migrate(database)
+    assert check(database) == []
+    assert conn.execute("select * from webhook_events where stripe_event_id = 'evt_1'").fetchall() == rows
+    assert value(conn, "select rows_inserted from get_checkpoint('s')") == 7
+
+
+def test_uninstall_with_data_leaves_nothing_of_ours_and_all_of_theirs(empty_database: str) -> None:
+    with psycopg.connect(empty_database, autocommit=True) as conn:
+        conn.execute(
+            "create table alerts (id integer); create function my_own() returns int language sql as 'select 1'"
+        )
+        before = catalog.read(conn)
+        conn.execute(SPECIFICATION.encode())
+        schema.migrate(empty_database)
+        assert pgonce(empty_database, "uninstall", "--with-data", "--yes")[0] == 0
+        assert catalog.read(conn) == before
+    code, out, _ = pgonce(empty_database, "uninstall", "--with-data", "--yes")
+    assert code == 0
+    assert "nothing of pgonce to drop" in out
+
+
+def test_without_a_terminal_uninstall_drops_nothing_unless_told_yes(database: str, conn: Connection) -> None:
+    before = catalog.read(conn)
+    code, out, said = pgonce(database, "uninstall")
+    assert code == 1
+    assert "drop table public.pgonce_alerts;" in out
+    assert "--yes" in said
+    assert catalog.read(conn) == before
+
+
+@pytest.mark.parametrize(
+    "theirs", ["create view mine as select * from pgonce_job_stats", "create table mine (a pgonce_alerts)"]
+)
+def test_uninstall_drops_nothing_when_something_of_the_users_depends_on_it(
+    database: str, conn: Connection, theirs: str
+) -> None:
+    conn.execute(theirs.encode())
+    before = catalog.read(conn)
+    code, _, said = pgonce(database, "uninstall", "--yes")
+    assert code == 1
+    assert "mine depends on" in said
+    assert said.count("\n") == 1
+    assert catalog.read(conn) == before
+
+
+def test_the_printed_statements_do_the_same_in_psql(database: str, conn: Connection) -> None:
+    _, out, _ = pgonce(database, "uninstall", "--with-data")
+    conn.execute(out.encode())
+    assert catalog.read(conn)["relations"] == set()
+    assert catalog.read(conn)["routines"] == set()

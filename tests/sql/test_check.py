@@ -1,0 +1,232 @@
+"""``migrate --check`` finds what is behind, altered or open; each warning gives the statement that closes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from pgonce.core import migrate as schema
+from pgonce.core.schema_check import check
+from pgonce.errors import PgonceError, SchemaError
+from tests.sql import catalog
+from tests.sql.race import value
+from tests.sql.test_schema import ODD_NAMES, SPECIFICATION
+
+Connection = psycopg.Connection[Any]
+
+
+@pytest.fixture
+def role(server: str, database: str) -> Iterator[str]:
+    """A role of its own, without privileges; dropped with what it has in ``database``."""
+    name = f"role_{uuid4().hex[:8]}"
+    with psycopg.connect(server, autocommit=True) as admin:
+        admin.execute(sql.SQL("create role {} login").format(sql.Identifier(name)))
+        yield name
+        with psycopg.connect(database, autocommit=True) as conn:
+            conn.execute(sql.SQL("drop owned by {} cascade").format(sql.Identifier(name)))
+        admin.execute(sql.SQL("drop role {}").format(sql.Identifier(name)))
+
+
+def closing(line: str) -> bytes:
+    """The statement that a warning gives."""
+    return line.split("to close this: ")[1].encode()
+
+
+def test_a_fresh_installation_is_current_and_the_check_writes_nothing(database: str, conn: Connection) -> None:
+    before = catalog.read(conn)
+    assert check(database) == []
+    assert catalog.read(conn) == before
+    assert value(conn, "select count(*) from pg_namespace where nspname like 'pgonce%'") == 0
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_an_installation_in_any_schema_is_current(database: str, name: str) -> None:
+    schema.migrate(database, name)
+    assert check(database, name) == []
+
+
+def test_adopted_tables_are_current(empty_database: str) -> None:
+    with psycopg.connect(empty_database, autocommit=True) as conn:
+        conn.execute(SPECIFICATION.encode())
+        assert check(empty_database) == ["pgonce is not installed in schema public"]
+    schema.migrate(empty_database)
+    assert check(empty_database) == []
+
+
+def test_the_check_waits_for_no_writer_and_no_writer_for_it(database: str, conn: Connection) -> None:
+    impatient = psycopg.conninfo.make_conninfo(database, options="-c lock_timeout=5s")
+    with conn.transaction():
+        conn.execute("lock table webhook_events, cron_job_runs, seed_checkpoints in row exclusive mode")
+        assert check(impatient) == []
+
+
+ALTERATIONS = {
+    "create or replace function get_checkpoint(p_seed_name text) returns setof seed_checkpoints"
+    " language sql stable as 'select null::seed_checkpoints'": "function get_checkpoint(p_seed_name text) is not as",
+    "alter function get_checkpoint(text) security definer": "function get_checkpoint(p_seed_name text) is not as",
+    "alter function get_checkpoint(text) set search_path = x": "function get_checkpoint(p_seed_name text) is not as",
+    "drop function complete_seed(text)": "function complete_seed(p_seed_name text) is missing",
+    "drop index pgonce_cron_job_runs_one_running": "index pgonce_cron_job_runs_one_running is missing",
+    "update pg_index set indisvalid = false where indexrelid = 'idx_cron_runs_status'::regclass":
+        "index idx_cron_runs_status is not as",
+    "alter table webhook_events disable trigger pgonce_before_write": "trigger pgonce_before_write on webhook_events",
+    "drop trigger pgonce_sealed on webhook_events": "trigger pgonce_sealed on webhook_events is missing",
+    "alter table webhook_events alter lease drop default": "column webhook_events.lease is not as",
+    "alter table webhook_events drop constraint webhook_events_status_check": "constraint webhook_events CHECK",
+    "alter table cron_job_runs drop column progress_total": "column cron_job_runs.progress_total is missing",
+    "alter table seed_checkpoints set unlogged": "table seed_checkpoints is not as",
+    "drop table pgonce_job_retries": "table pgonce_job_retries is missing",
+    "drop policy pgonce_service_role on webhook_events": "policy pgonce_service_role on webhook_events is missing",
+    "revoke insert on webhook_events from service_role": "grant to service_role INSERT on webhook_events is missing",
+    "revoke execute on function get_checkpoint(text) from service_role":
+        "grant to service_role EXECUTE on get_checkpoint(p_seed_name text) is missing",
+    "grant select on webhook_events to anon": "role anon may SELECT table public.webhook_events; to close this:",
+    "grant execute on function get_checkpoint(text) to public": "role PUBLIC may EXECUTE function public.",
+    "grant create on schema public to public": "role PUBLIC may create objects in schema public",
+    "grant create on schema public to anon": "role anon may create objects in schema public",
+    "create function get_checkpoint(point) returns int language sql as 'select 1'": "function get_checkpoint(point) in",
+    "delete from pgonce_migrations": "pgonce is not installed",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "says"), ALTERATIONS.items())
+def test_whatever_is_altered_or_opened_is_named(database: str, conn: Connection, change: str, says: str) -> None:
+    conn.execute(change.encode())
+    assert any(line.startswith(says) for line in check(database)), check(database)
+
+
+HARMLESS = [
+    "create table theirs (id integer)",
+    "create index my_own on webhook_events (event_type)",
+    "alter table webhook_events add column tenant text",
+    "alter table webhook_events enable row level security",
+    "create view on_top as select * from pgonce_job_stats",
+]
+
+
+@pytest.mark.parametrize("change", HARMLESS)
+def test_what_the_user_adds_is_no_difference(database: str, conn: Connection, change: str) -> None:
+    conn.execute(change.encode())
+    assert check(database) == []
+
+
+def test_a_newer_release_is_refused(database: str, conn: Connection) -> None:
+    conn.execute("insert into pgonce_migrations (version, name) values (9999, 'from_the_future')")
+    with pytest.raises(SchemaError, match="newer"):
+        check(database)
+
+
+def test_a_role_that_may_not_create_schemas_is_told_what_the_check_needs(database: str, role: str) -> None:
+    with psycopg.connect(database, autocommit=True) as conn:
+        conn.execute(sql.SQL("grant select on pgonce_migrations to {}").format(sql.Identifier(role)))
+    url = database.replace("//postgres@", f"//{role}@")
+    with pytest.raises(PgonceError, match="needs the right to create a schema"):
+        check(url)
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [
+        "grant create on schema public to {}",
+        "grant all on webhook_events to {}",
+        "alter table webhook_events owner to {}",
+    ],
+)
+def test_migrate_warns_of_a_role_that_could_undo_the_grants_and_its_statement_closes_it(
+    database: str, conn: Connection, role: str, opened: str
+) -> None:
+    conn.execute(sql.SQL(opened).format(sql.Identifier(role)))
+    warnings: list[str] = []
+    assert schema.migrate(database, warn=warnings.append) == []
+    (line,) = warnings
+    assert role in line
+    assert check(database) == [line]
+    conn.execute(closing(line))
+    assert schema.migrate(database, warn=warnings.append) == []
+    assert warnings == [line]
+    assert check(database) == []
+
+
+def test_a_schema_that_everybody_may_create_in_is_warned_of(empty_database: str) -> None:
+    # as in every database made before PostgreSQL 15, upgraded ones too
+    with psycopg.connect(empty_database, autocommit=True) as conn:
+        conn.execute("grant create on schema public to public")
+        warnings: list[str] = []
+        schema.migrate(empty_database, warn=warnings.append)
+        (line,) = warnings
+        assert line.endswith("to close this: revoke create on schema public from PUBLIC")
+        conn.execute(closing(line))
+    assert check(empty_database) == []
+
+
+def test_the_owner_of_the_schema_and_superusers_are_trusted(database: str, conn: Connection, role: str) -> None:
+    conn.execute(sql.SQL("create schema theirs authorization {}").format(sql.Identifier(role)))
+    warnings: list[str] = []
+    schema.migrate(database, "theirs", warn=warnings.append)
+    assert warnings == []
+
+
+@pytest.mark.parametrize("when", ["before", "after", "at every create table"])
+def test_row_level_security_makes_no_difference_to_a_member_of_service_role(
+    empty_database: str, server: str, when: str
+) -> None:
+    name = f"api_{uuid4().hex[:8]}"
+    member = sql.Identifier(name)
+    with psycopg.connect(empty_database, autocommit=True) as conn:
+        conn.execute(sql.SQL("create role {} login in role service_role").format(member))
+        try:
+            if when == "at every create table":  # as Supabase does
+                conn.execute(
+                    "create function protect() returns event_trigger language plpgsql as $$ declare r record; begin"
+                    " for r in select * from pg_event_trigger_ddl_commands() where object_type = 'table' loop"
+                    " execute format('alter table %s enable row level security', r.object_identity); end loop; end $$"
+                )
+                conn.execute(
+                    "create event trigger protect on ddl_command_end when tag in ('CREATE TABLE')"
+                    " execute function protect()"
+                )
+            if when == "before":
+                conn.execute(SPECIFICATION.encode())
+                conn.execute("alter table webhook_events enable row level security")
+            schema.migrate(empty_database)
+            if when == "after":
+                for (table,) in conn.execute("select tablename from pg_tables where schemaname = 'public'").fetchall():
+                    conn.execute(sql.SQL("alter table {} enable row level security").format(sql.Identifier(table)))
+            with psycopg.connect(empty_database.replace("//postgres@", f"//{name}@"), autocommit=True) as api:
+                assert value(api, "select count(*) from pgonce_queue_webhooks('{e}', '{x}', array['{}'])") == 1
+                assert value(api, "select id from insert_webhook_if_new('evt_2', 'x', '{}')")
+                assert value(api, "select count(*) from webhook_events") == 2
+                assert value(api, "select start_job_run('j')")
+                assert value(api, "select count(*) from pgonce_job_stats") == 1
+                assert value(api, "select seed_name from update_checkpoint('s', '{}')") == "s"
+            assert check(empty_database) == []
+        finally:
+            conn.execute(sql.SQL("drop role {}").format(member))
+
+
+def test_a_policy_is_made_anew_only_where_it_differs(database: str, conn: Connection) -> None:
+    policies = "select oid from pg_policy order by oid"
+    before = conn.execute(policies).fetchall()
+    assert len(before) > 8
+    schema.migrate(database)
+    assert conn.execute(policies).fetchall() == before
+    conn.execute("alter policy pgonce_service_role on webhook_events using (false)")
+    assert check(database) == ["policy pgonce_service_role on webhook_events is not as this release makes it"]
+    schema.migrate(database)
+    assert check(database) == []
+
+
+def test_a_view_shows_nobody_more_than_its_tables_do(database: str, conn: Connection, role: str) -> None:
+    if conn.info.server_version < 150000:
+        pytest.skip("PostgreSQL has security_invoker from 15 on")
+    for (view,) in conn.execute("select viewname from pg_views where schemaname = 'public'").fetchall():
+        conn.execute(sql.SQL("grant select on {} to {}").format(sql.Identifier(view), sql.Identifier(role)))
+        with psycopg.connect(database, autocommit=True) as other:
+            other.execute(sql.SQL("set role {}").format(sql.Identifier(role)))
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                other.execute(sql.SQL("select * from {}").format(sql.Identifier(view)))
