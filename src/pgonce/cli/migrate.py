@@ -22,7 +22,12 @@ def migrate(url: str, schema: str, check: bool) -> None:
     if check:
         _check(url, schema, where)
         return
-    done = installation.migrate(url, schema, lambda warning: click.echo(f"warning: {warning}", err=True))
+    done = installation.migrate(
+        url,
+        schema,
+        warn=lambda line: click.echo(f"warning: {line}", err=True),
+        announce=lambda line: click.echo(line, err=True),
+    )
     what = f"applied {', '.join(done)}; " if done else "tables are up to date; "
     click.echo(f"{where}, schema {schema}: {what}functions and grants are rebuilt")
 

@@ -9,7 +9,8 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from pgonce.core.schema_sql import LOCK, migrations, script
+from pgonce.core import adopt
+from pgonce.core.schema_sql import migrations, script
 from pgonce.errors import SchemaError
 
 __all__ = ["applied", "migrate", "migrations", "script"]
@@ -20,37 +21,57 @@ _NOT_OURS = "PGO01"
 """What install_check.sql raises for an object that has a name of ours and is somebody else's."""
 
 
-def migrate(url: str, schema: str = "public", warn: Callable[[str], object] | None = None) -> list[str]:
-    """Bring the schema up to date, in one transaction; safe to repeat and to run twice at once.
+def migrate(
+    url: str,
+    schema: str = "public",
+    warn: Callable[[str], object] = _log.warning,
+    announce: Callable[[str], object] = _log.info,
+) -> list[str]:
+    """Bring the schema up to date; safe to repeat and to run twice at once.
+
+    Everything happens in one transaction, or not at all. Only where a large table made by hand is adopted, its columns
+    and indexes come before that transaction, in steps that block no writer (see core/adopt.py).
 
     Args:
         url: libpq connection URL or string of a role that may create objects in ``schema``.
         schema: where the tables and functions go; made if it does not exist.
-        warn: called with one line for each thing that lets other roles change the installation; else these lines are
-            logged as warnings.
+        warn: called with one line for each thing that lets other roles change the installation.
+        announce: called with one line before something that takes long.
 
     Returns:
         The names of the migrations that were applied now; empty when only the functions were rebuilt.
 
     Raises:
         SchemaError: the database was migrated by a newer pgonce, cannot hold the schema, or has objects of other
-            people under names that pgonce needs. Nothing was written.
+            people under names that pgonce needs (then nothing was written); or a table was locked for five minutes.
         psycopg.Error: what the database refused otherwise (no connection, no privileges).
     """
     warnings: list[str] = []
+    done: set[int] = set()
     with psycopg.connect(url, autocommit=True, prepare_threshold=None) as conn:
         conn.add_notice_handler(lambda said: _collect(said, warnings))
         refuse(conn, schema)
-        with conn.transaction():
+        large = adopt.find_large(conn, schema)
+        for table, size in large.items():
+            announce(
+                f"table {table} has {size}: its columns and indexes are made first, one by one, without blocking "
+                "its writers; if this is interrupted, run it again"
+            )
+        if large:
+            adopt.prepare(conn, schema, list(large), lambda check: run_script(conn, check))
+
+        def install() -> None:
+            nonlocal done
             conn.execute("set local client_min_messages = warning")
-            conn.execute(
-                f"select {LOCK}".encode()
-            )  # also in the script; here, so that what another migrate did is not ours
+            warnings.clear()
             before = applied(conn, schema)
             run_script(conn, script(schema))
             done = applied(conn, schema) - before
+
+        adopt.with_short_locks(conn, schema, install)
+        adopt.finish(conn, schema, list(large))
     for warning in warnings:
-        (warn or _log.warning)(warning)
+        warn(warning)
     return [name for version, name, _ in migrations() if version in done]
 
 

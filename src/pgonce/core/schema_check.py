@@ -8,8 +8,9 @@ from uuid import uuid4
 import psycopg
 from psycopg import errors, sql
 
+from pgonce.core.adopt import is_adopting
 from pgonce.core.migrate import applied, refuse, run_script
-from pgonce.core.schema_sql import api, migrations, script
+from pgonce.core.schema_sql import SPECIFIED, api, migrations, script
 from pgonce.errors import PgonceError, SchemaError
 
 # Everything that the script makes in the schema that is first in the search_path, as (kind, name, definition). What
@@ -100,6 +101,11 @@ def check(url: str, schema: str = "public") -> list[str]:
                 ) from error
             wanted = _definitions(conn, scratch)
             found = [f"migration {name} is not applied" for version, name, _ in migrations() if version not in versions]
+            found += [
+                f"table {table} is not wholly adopted: run `pgonce migrate` again"
+                for table in SPECIFIED
+                if is_adopting(conn, schema, table)
+            ]
             found += _strangers(conn, schema)
             found += _differences(wanted, _definitions(conn, schema))
             warnings = sql.SQL("select {}(%s)").format(sql.Identifier(scratch, "pgonce_schema_warnings"))

@@ -65,9 +65,7 @@ perform {lock};
 if not exists (select from pg_namespace where nspname = {schema}) then
   create schema {identifier};
 end if;
-perform set_config('search_path', {search_path}, true);
-perform set_config('pgonce.objects', {objects}, true);
-perform set_config('pgonce.specification', {specification}, true);
+{settings}
 {steps}
 for v_warning in select pgonce_schema_warnings() loop
   raise warning '%', v_warning;
@@ -146,6 +144,15 @@ def _specification() -> dict[str, dict[str, object]]:
     return found
 
 
+def settings_for(schema: str) -> dict[str, str]:
+    """The settings that the SQL files need, for one transaction."""
+    return {
+        "search_path": f"{sql.Identifier(schema).as_string()}, pg_temp",
+        "pgonce.objects": json.dumps(objects()),
+        "pgonce.specification": json.dumps(_specification()),
+    }
+
+
 def _quoted(body: str, tag: str) -> str:
     while f"${tag}$" in body:  # a schema may be called anything
         tag += "_"
@@ -165,6 +172,9 @@ def script(schema: str = "public") -> str:
     def literal(text: str) -> str:
         return sql.Literal(text).as_string()
 
+    settings = [
+        f"perform set_config({literal(name)}, {literal(value)}, true);" for name, value in settings_for(schema).items()
+    ]
     steps = [f"execute {_quoted(api(API[0]), 'sql')};", _MIGRATIONS_TABLE]
     for version, name, body in migrations():
         steps.append(_MIGRATION.format(version=version, body=_quoted(body, "sql"), name=literal(name)))
@@ -174,9 +184,7 @@ def script(schema: str = "public") -> str:
         "lock": LOCK,
         "schema": literal(schema),
         "identifier": identifier,
-        "search_path": literal(f"{identifier}, pg_temp"),
-        "objects": literal(json.dumps(objects())),
-        "specification": literal(json.dumps(_specification())),
+        "settings": "\n".join(settings),
         "steps": "\n".join(steps),
     }
     quote = "$pgonce$"

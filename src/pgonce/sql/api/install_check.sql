@@ -126,5 +126,9 @@ begin
         'anew, run "drop index %s"; or %s', v_table.name, v_schema, v_alter, v_elsewhere);
     end if;
     drop table pgonce_shape;
+    if pg_relation_size(v_table.oid) > 8388608 then
+      raise warning 'table % in schema % is large, and its writers wait until this transaction ends: "pgonce migrate" adopts it without',
+        v_table.name, v_schema;
+    end if;
   end loop;
 end $$;

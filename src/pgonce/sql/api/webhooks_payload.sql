@@ -87,6 +87,8 @@ do $$ begin  -- not "or replace": that one locks out every writer of the table a
   if not exists (select from pg_trigger where tgrelid = 'webhook_events'::regclass and tgname = 'pgonce_before_write') then
     create trigger pgonce_before_write before insert or update of payload on webhook_events
       for each row execute function pgonce_webhook_events_before_write();
-    update webhook_events set payload = payload where payload <> '{}';  -- the rows of an adopted table
+    -- the rows of an adopted table; of a big one core/adopt.py does so afterwards, in batches
+    update webhook_events set payload = payload
+    where payload <> '{}' and coalesce(obj_description('webhook_events'::regclass, 'pg_class'), '') not like 'pgonce: being adopted%';
   end if;
 end $$;

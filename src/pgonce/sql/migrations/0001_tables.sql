@@ -20,9 +20,11 @@ create index if not exists idx_webhook_events_status on webhook_events (status)
 -- A plain INSERT says "I handle this one": the defaults give it a lease of five minutes and its first attempt.
 -- Our receiver inserts rows that are nobody's yet: queued, without a lease, due at once.
 alter table webhook_events
-  add column if not exists lease            uuid        default gen_random_uuid(),
-  add column if not exists lease_expires_at timestamptz default clock_timestamp() + interval '5 minutes',
-  add column if not exists attempts         integer     not null default 1 check (attempts >= 0),
+  -- A default that is volatile would rewrite an adopted table under a lock that nobody can read or write behind (28 s for a
+  -- million rows): its rows get one value, and the default follows below. A check of these rows would read them all.
+  add column if not exists lease            uuid        default md5(now()::text)::uuid,
+  add column if not exists lease_expires_at timestamptz default now() + interval '5 minutes',
+  add column if not exists attempts         integer     not null default 1,
   add column if not exists queued           boolean     not null default false,
   add column if not exists next_attempt_at  timestamptz,
   add column if not exists ignored_reason   text,
@@ -38,6 +40,11 @@ alter table webhook_events
   add column if not exists livemode         boolean,
   -- a thin event names its snapshot twin
   add column if not exists snapshot_event   text;
+alter table webhook_events
+  alter column lease set default gen_random_uuid(),
+  alter column lease_expires_at set default clock_timestamp() + interval '5 minutes',
+  drop constraint if exists webhook_events_attempts_check,
+  add constraint webhook_events_attempts_check check (attempts >= 0) not valid;
 
 -- Beside the row, and not compressed: pglz is paid for at every recording and every claim. It costs disk.
 -- Half a page is left for an event's later states, beside the first: a claim then touches no index (HOT), and costs 25 us
@@ -75,9 +82,10 @@ create index if not exists idx_cron_runs_started on cron_job_runs (started_at de
 alter table cron_job_runs
   add column if not exists key           text        not null default '',
   add column if not exists run_window    interval    not null default '15 minutes',
-  add column if not exists heartbeat_at  timestamptz not null default clock_timestamp(),
+  add column if not exists heartbeat_at  timestamptz not null default now(),
   add column if not exists scheduled_for timestamptz,
   add column if not exists blocked_by    uuid;
+alter table cron_job_runs alter column heartbeat_at set default clock_timestamp();
 
 -- How far the run is, who asked it to stop, and what becomes of it when it fails. Like the window, the number of retries is
 -- the holder's and stands in the row: whoever closes the run of a dead process knows whether it is to be retried.

@@ -1,0 +1,178 @@
+"""Adopting a large table that was made by hand, without blocking its writers.
+
+A migrate is one transaction, and building an index in a transaction blocks every writer until it ends: 1,000,000 events
+of 1 kB and the five indexes take seconds. So a large table is prepared before that transaction, in steps that each
+block nobody for long, and finished after it:
+
+1. In a short transaction the table is checked, its columns are added (no statement reads or rewrites the rows), and its
+   comment says that it is being adopted.
+2. The indexes are built one by one with CREATE INDEX CONCURRENTLY, which waits for writers and blocks none.
+3. The one transaction of migrate finds columns and indexes, and adds triggers and functions.
+4. What the triggers read from a payload is filled in for the older rows, in batches.
+
+Every step may be repeated. After a crash the table works as before, for clients of the specification too, and the next
+migrate goes on where this one stopped.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg import errors, sql
+
+from pgonce.core.schema_sql import LOCK, SPECIFIED, api, settings_for, statements
+from pgonce.errors import SchemaError
+
+LARGE = 8 * 1024 * 1024
+"""Bytes of a table's rows; below, its indexes are built in some 50 ms. install_check.sql has the same number."""
+ADOPTING = "pgonce: being adopted"
+"""How the comment begins of a table whose adoption has not ended."""
+
+_LOCK_TIMEOUT = "200ms"
+"""A lock request that waits lets nobody pass: so it waits for this long, and all who need the table with it."""
+_PATIENCE = 300.0
+"""Seconds of such requests until migrate gives up."""
+_BATCH = 1000
+"""Rows that one step of filling in changes and locks; some 20 ms."""
+
+Connection = psycopg.Connection[Any]
+
+
+def is_adopting(conn: Connection, schema: str, table: str) -> bool:
+    """Whether the table's adoption has begun and not ended."""
+    query = "select obj_description(to_regclass(%s), 'pg_class') like %s"
+    row = conn.execute(query, [sql.Identifier(schema, table).as_string(), f"{ADOPTING}%"]).fetchone()
+    return bool(row and row[0])
+
+
+def find_large(conn: Connection, schema: str) -> dict[str, str]:
+    """The large tables that are yet to be adopted, or are not wholly so, with their size for a reader."""
+    query = """
+      select c.relname, pg_size_pretty(pg_table_size(c.oid))
+      from pg_class c join pg_namespace n on n.oid = c.relnamespace
+      where n.nspname = %s and c.relname = any (%s) and c.relkind = 'r'
+        and case when obj_description(c.oid, 'pg_class') like 'pgonce: %%'
+                 then obj_description(c.oid, 'pg_class') like %s else pg_relation_size(c.oid) > %s end
+    """
+    return dict(conn.execute(query, [schema, list(SPECIFIED), f"{ADOPTING}%", LARGE]).fetchall())
+
+
+@contextmanager
+def _transaction(conn: Connection, schema: str) -> Iterator[None]:
+    with conn.transaction():
+        conn.execute("set local client_min_messages = error")
+        conn.execute(f"select {LOCK}".encode())  # before the limit below: another migrate may take its time
+        conn.execute("select set_config('lock_timeout', %s, true)", [_LOCK_TIMEOUT])
+        for name, value in settings_for(schema).items():
+            conn.execute("select set_config(%s, %s, true)", [name, value])
+        yield
+
+
+def with_short_locks(conn: Connection, schema: str, action: Callable[[], object]) -> None:
+    """Run ``action`` in a transaction that gives up and starts again when a lock is not to be had in 0.2 s.
+
+    Raises:
+        SchemaError: the locks were not to be had for five minutes.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    pause = 0.1
+    while True:
+        try:
+            with _transaction(conn, schema):
+                action()
+                return
+        except errors.LockNotAvailable as error:
+            if time.monotonic() > deadline:
+                raise SchemaError(
+                    f"a table of schema {schema} was locked by other sessions for {_PATIENCE:g} s: end the "
+                    "transactions that pg_stat_activity shows as the oldest, and run `pgonce migrate` again"
+                ) from error
+        time.sleep(pause)
+        pause = min(pause * 2, 5.0)
+
+
+def prepare(conn: Connection, schema: str, tables: list[str], check: Callable[[str], None]) -> None:
+    """Add the columns, close what the unique indexes forbid, and build the indexes of large tables.
+
+    ``check`` runs install_check.sql, and raises SchemaError where the tables cannot be adopted.
+    """
+
+    def begin() -> None:
+        check(api("install_check"))
+        for table in tables:
+            name = sql.Identifier(schema, table)
+            comment = conn.execute("select obj_description(%s::regclass, 'pg_class')", [name.as_string()]).fetchone()
+            theirs = comment[0] if comment else None
+            if not (theirs or "").startswith(ADOPTING):
+                mark = f"{ADOPTING}; {theirs}" if theirs else ADOPTING
+                conn.execute(sql.SQL("comment on table {} is {}").format(name, sql.Literal(mark)))
+
+    with_short_locks(conn, schema, begin)
+    for table in tables:
+        changes = [each for each in statements(table) if not each.startswith("create")]
+        for change in changes:
+            with_short_locks(conn, schema, partial(conn.execute, change.encode()))
+        for statement in statements(table):
+            if statement.startswith("create"):
+                _build(conn, schema, statement, [each for each in changes if each.startswith("update")])
+
+
+def _build(conn: Connection, schema: str, statement: str, updates: list[str]) -> None:
+    """Create an index concurrently; one that an earlier attempt left half-built is dropped first.
+
+    A row that a unique index forbids may be written while the index is built: ``updates`` close such rows.
+    """
+    match = re.fullmatch(r"create (unique )?index if not exists (\w+) on (\w+) (.*);", statement, re.DOTALL)
+    if match is None:
+        raise ValueError(f"cannot be built concurrently: {statement}")
+    unique, name, table, definition = match.groups()
+    # autocommit, and no search_path: behind a pooler a session has none. So the names are qualified.
+    create = sql.SQL("create {}index concurrently if not exists {} on {} ").format(
+        sql.SQL("unique " if unique else ""), sql.Identifier(name), sql.Identifier(schema, table)
+    )
+    half_built = "select 1 from pg_index where indexrelid = to_regclass(%s) and not indisvalid"
+    for attempt in range(10):
+        if conn.execute(half_built, [sql.Identifier(schema, name).as_string()]).fetchone():
+            conn.execute(sql.SQL("drop index concurrently {}").format(sql.Identifier(schema, name)))
+        try:
+            conn.execute((create.as_string() + definition).encode())
+        except errors.UniqueViolation:
+            if attempt == 9:
+                raise
+            for update in updates:
+                with_short_locks(conn, schema, partial(conn.execute, update.encode()))
+        else:
+            return
+
+
+def finish(conn: Connection, schema: str, tables: list[str]) -> None:
+    """Fill in what the triggers read from the payloads, in batches, and end the adoption."""
+    for table in tables:
+        name = sql.Identifier(schema, table)
+        if table == "webhook_events":
+            _fill_in(conn, name)
+        comment = conn.execute("select obj_description(%s::regclass, 'pg_class')", [name.as_string()]).fetchone()
+        theirs = str(comment[0] if comment else "").removeprefix(ADOPTING).removeprefix("; ")
+        mark = f"pgonce: {theirs or 'see docs/sql.md'}"
+        conn.execute(sql.SQL("comment on table {} is {}").format(name, sql.Literal(mark)))
+
+
+def _fill_in(conn: Connection, name: sql.Identifier) -> None:
+    batch = sql.SQL("""
+      with older as (select id from {0} where id > %s order by id limit %s),
+        filled as (update {0} e set payload = e.payload from older o
+          where e.id = o.id and e.payload <> '{{}}'
+            and e.object_id is null and e.api_version is null and e.livemode is null)
+      select max(id::text) from older
+    """).format(name)
+    last: UUID | str | None = UUID(int=0)
+    while last is not None:
+        row = conn.execute(batch, [last, _BATCH]).fetchone()
+        last = row[0] if row else None
