@@ -7,6 +7,7 @@ import os
 import secrets
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ import click
 from pgonce.cli.options import as_json, with_database
 from pgonce.cli.output import Moment, print_json, print_table, when
 from pgonce.core import database
-from pgonce.core.execute import call
+from pgonce.core.execute import Pool, call
 from pgonce.errors import InvalidArgument, NotFound, PgonceError
 from pgonce.webhooks import calls_list as lists
-from pgonce.webhooks import calls_queue as queue
+from pgonce.webhooks import calls_replay as replays
 from pgonce.webhooks import stripe
 from pgonce.webhooks.glob import any_of
 
@@ -116,7 +117,7 @@ def show(event_id: str, json_: bool, url: str, schema: str) -> None:
 @click.option("--failed", is_flag=True, help="All that have failed, dead letters included.")
 @click.option("--type", "type_", metavar="TYPE", help="With --failed: of this type, or glob.")
 @click.option("--since", type=Moment(), help="With --failed: received since.")
-@click.option("--limit", default=1000, show_default=True, type=click.IntRange(min=1), help="With --failed: at most.")
+@click.option("--limit", type=click.IntRange(min=1), help="With --failed: at most so many. Default: all.")
 @click.option("--dry-run", is_flag=True, help="Only say which.")
 @with_database
 def replay(
@@ -124,31 +125,66 @@ def replay(
     failed: bool,
     type_: str | None,
     since: datetime | None,
-    limit: int,
+    limit: int | None,
     dry_run: bool,
     url: str,
     schema: str,
 ) -> None:
     """Queue events again, whatever became of them; a worker handles them.
 
+    With --failed only events that still have the failure that was seen: none that was retried meanwhile.
+
     Example: pgonce webhook replay --failed --since '1 day' --dry-run
     """
     if bool(event_ids) == failed:
         raise click.UsageError("name the events, or pass --failed")
-    ids = list(event_ids)
-    if failed:
-        ids = [line.stripe_event_id for line in _list(url, schema, "failed", type_, since, limit=limit)]
+    with database.open_pool(url, 1) as pool:
+        if not failed:
+            _replay_named(pool, schema, event_ids, dry_run=dry_run)
+            return
+        seen = queued = 0
+        for page in _failed_pages(pool, schema, any_of([type_]) if type_ else None, since, limit):
+            seen += len(page)
+            if dry_run:
+                click.echo("\n".join(event.stripe_event_id for event in page))
+            else:
+                queued += len(call(pool, replays.replay_webhooks(page), schema))
     if dry_run:
-        click.echo("\n".join([*ids, f"{len(ids)} would be queued again"]))
+        click.echo(f"{seen} would be queued again")
+        return
+    click.echo(f"{queued} of {seen} queued again")
+    if queued < seen:
+        click.echo(f"{seen - queued} were retried, replayed or handled by somebody else meanwhile", err=True)
+
+
+def _replay_named(pool: Pool, schema: str, event_ids: Sequence[str], *, dry_run: bool) -> None:
+    if dry_run:
+        click.echo("\n".join([*event_ids, f"{len(event_ids)} would be queued again"]))
         return
     queued = 0
-    with database.open_pool(url, 1) as pool:
-        for event_id in ids:
-            if call(pool, queue.replay_webhook(event_id), schema):
-                queued += 1
-            else:
-                click.echo(f"{event_id}: is being handled at this moment", err=True)
-    click.echo(f"{queued} of {len(ids)} queued again")
+    for event_id in event_ids:
+        if call(pool, replays.replay_webhook(event_id), schema):
+            queued += 1
+        else:
+            click.echo(f"{event_id}: is being handled at this moment", err=True)
+    click.echo(f"{queued} of {len(event_ids)} queued again")
+
+
+def _failed_pages(
+    pool: Pool, schema: str, types: str | None, since: datetime | None, limit: int | None
+) -> Iterator[list[replays.Ended]]:
+    """Failed events, from the newest to the oldest: each event is in one page only."""
+    left, after = limit, None
+    while left is None or left > 0:
+        size = 1000 if left is None else min(left, 1000)
+        wanted = replays.failed_webhooks(types=types, since=since, after=after, limit=size)
+        page = call(pool, wanted, schema)
+        if page:
+            yield page
+        if len(page) < size:
+            return
+        after = page[-1]
+        left = left and left - len(page)
 
 
 @webhook.command()

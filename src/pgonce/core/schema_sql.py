@@ -29,6 +29,7 @@ API = (
     "webhooks_inbox",
     "webhooks_claim",
     "webhooks_batch",
+    "webhooks_replay",
     "webhooks_receive",
     "jobs_guard",
     "jobs_batch",

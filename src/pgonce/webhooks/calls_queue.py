@@ -14,6 +14,8 @@ from pgonce.webhooks.calls import Claim, Event
 LEASE = timedelta(seconds=30)
 """From a worker's claim to the event's transaction milliseconds pass, and then its row lock holds the event. So a short
 lease is enough, and what a killed worker held is soon claimed by another one."""
+RENEW = 10.0
+"""Seconds between two renewals of a lease: two may fail."""
 MAX_ATTEMPTS = 12
 
 
@@ -120,6 +122,11 @@ def is_webhook_held(event: Event) -> Call[bool]:
     return Call("pgonce_is_webhook_held", _key(event), value)
 
 
+def renew_webhook(event: Event) -> Call[bool]:
+    """Keep the claim for another `LEASE`. False: the event has an outcome, or is no longer ours."""
+    return Call("pgonce_renew_webhook", {**_key(event), "p_lease_for": LEASE}, value)
+
+
 def adopt_webhooks() -> Call[int]:
     """Queue the expired events of direct clients."""
     return Call("pgonce_adopt_webhooks", {}, value)
@@ -128,11 +135,6 @@ def adopt_webhooks() -> Call[int]:
 def take_back_webhooks(types: str) -> Call[int]:
     """Queue the last day's events that were ignored for lack of a handler."""
     return Call("pgonce_take_back_webhooks", {"p_types": types}, value)
-
-
-def replay_webhook(event_id: str) -> Call[bool]:
-    """Queue an event again, whatever became of it. False: it is being handled."""
-    return Call("pgonce_replay_webhook", {"p_stripe_event_id": event_id}, value)
 
 
 def twin_type(event_type: str) -> str:

@@ -36,6 +36,8 @@ class Consumer:
         app: the handlers; this world's kind of them must match the types claimed here.
         handed: what a receiver in the same process has claimed for this consumer and others.
         types, other_types: claim only types that match, and do not match, these regular expressions.
+        own_types: claim events of these types one at a time: each handler has a transaction of its own, and an event
+            that waited for another's would be held without being at work.
         schema, max_attempts: as of the worker.
     """
 
@@ -47,11 +49,12 @@ class Consumer:
         handed: deque[Event] | None = None,
         types: str | None = None,
         other_types: str | None = None,
+        own_types: str | None = None,
         schema: str = "public",
         max_attempts: int = protocol.MAX_ATTEMPTS,
     ) -> None:
         self._pool, self._app = pool, app
-        self._types, self._other_types = types, other_types
+        self._types, self._other_types, self._own_types = types, other_types, own_types
         self._schema = schema
         self._max_attempts = max_attempts
         self._executor = Executor(pool, schema, max_attempts)
@@ -62,6 +65,7 @@ class Consumer:
         """Whether the last batch had as many: there is probably more to do than this consumer can."""
         self.backlog = False
         """Whether the last look at the table found as many."""
+        self._batches_first = self._own_first = False
         self._since: datetime | None = None
         self._looked = self._asked = 0.0
 
@@ -79,7 +83,11 @@ class Consumer:
         Raises:
             DatabaseUnavailable, SchemaError: nothing was claimed, or what was claimed is claimed again later.
         """
-        events = self._take() or self._claim() or self._take()
+        self._own_first = not self._own_first
+        events = self._claim_own() if self._own_first else []
+        events = events or self._take() or self._claim() or self._take()
+        if not events and not self._own_first:
+            events = self._claim_own()
         self.full = len(events) == self.size
         started = time.monotonic()
         if events:
@@ -92,24 +100,23 @@ class Consumer:
         batches: dict[Handler, list[Event]] = {}
         own: list[Work] = []
         unhandled: list[Event] = []
+        for event in events:
+            if handlers := self._handlers_of(event):
+                if handlers[0].kind == "batch":
+                    batches.setdefault(handlers[0], []).append(event)
+                else:
+                    (own if handlers[0].kind == "own" else each).append((event, handlers))
+            elif handlers is not None:
+                unhandled.append(event)
+        if unhandled:
+            call(self._pool, protocol.ignore_unhandled_webhooks(unhandled), self._schema)
+        self._batches_first = not self._batches_first
+        waiting = deque(batches.items())
         try:
-            for event in events:
-                if handlers := self._handlers_of(event):
-                    kind = handlers[0].kind
-                    if kind == "batch":
-                        batches.setdefault(handlers[0], []).append(event)
-                    else:
-                        (own if kind == "own" else each).append((event, handlers))
-                elif handlers is not None:
-                    unhandled.append(event)
-            if unhandled:
-                call(self._pool, protocol.ignore_unhandled_webhooks(unhandled), self._schema)
-            if each:
-                self._executor.handle_each(each)
-        finally:  # still ours: they were not begun
+            self._executor.handle(each, waiting, batches_first=self._batches_first)
+        finally:  # still ours, and not begun
             self._handed.extendleft(event for event, _ in reversed(each))
-        for handler, group in batches.items():
-            self._executor.handle_together(handler, group)
+            self._handed.extend(event for _, group in waiting for event in group)
         for event, handlers in own:
             self._executor.handle_in_own_transaction(event, handlers[0])
 
@@ -154,6 +161,13 @@ class Consumer:
             except IndexError:  # another consumer was faster
                 break
         return events
+
+    def _claim_own(self) -> list[Event]:
+        """One event whose handler has a transaction of its own."""
+        if self._own_types is None:
+            return []
+        claim = protocol.claim_webhooks(1, types=self._own_types, max_attempts=self._max_attempts, schema=self._schema)
+        return call_unsynced(self._pool, claim, self._schema)
 
     def _claim(self) -> list[Event]:
         """The next batch, above the low-water mark; with a full look every few seconds, and now and then when idle.

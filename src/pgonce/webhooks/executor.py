@@ -44,6 +44,7 @@ MARKS = 10
 log = logging.getLogger("pgonce")
 
 Work: TypeAlias = tuple[Event, list[Handler]]
+Batch: TypeAlias = tuple[Handler, list[Event]]
 
 _CONTENTION = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 _UNSYNCED = "set local synchronous_commit to off"
@@ -75,26 +76,39 @@ class Executor:
 
     # One event, one transaction -------------------------------------------------------------------------------------
 
-    def handle_each(self, work: deque[Work]) -> None:
+    def handle(self, work: deque[Work], batches: deque[Batch], *, batches_first: bool) -> None:
+        """Handle claimed events: some each in a transaction of its own, some in batches.
+
+        After `CHAIN` seconds the events that have not begun are given back, also while a handler is at work.
+
+        Args:
+            work, batches: events that begin, or are given back, are taken out. After an error they hold those that did
+                not begin.
+            batches_first: which of the two begins; the other one may be given back.
+
+        Raises:
+            DatabaseUnavailable: an event that began has no outcome; it is claimed again when its lease runs out.
+        """
+        with meanwhile(partial(self._give_back, work, batches), CHAIN):
+            if not batches_first:
+                self._handle_each(work)
+            with suppress(IndexError):
+                while True:
+                    self.handle_together(*batches.popleft())
+            if batches_first:
+                self._handle_each(work)
+
+    def _handle_each(self, work: deque[Work]) -> None:
         """Handle events one after the other, each in a transaction of its own.
 
         The transactions make a chain. All but the last one commit asynchronously, and the COMMIT of one, the reset of
         the connection, and the BEGIN and the mark of the next go in one message. A crash of the server may forget the
         last commits of a chain, each with mark and effect: such an event is claimed again. Callbacks of
         ``after_commit`` wait until the whole chain is on disk.
-
-        After `CHAIN` seconds the events that have not begun are given back, also while a handler is at work.
-
-        Args:
-            work: events that begin, or are given back, are taken out of it. After an error it holds those that did not
-                begin.
-
-        Raises:
-            DatabaseUnavailable: the event that began last has no outcome; it is claimed again when its lease runs out.
         """
         chain = _Chain()
         try:
-            with meanwhile(partial(self._give_back, work), CHAIN), _connection(self._pool) as (conn, session):
+            with _connection(self._pool) as (conn, session):
                 self._run_chain(chain, conn, session, work)
         except psycopg.Error as error:
             raise translate(error) from error
@@ -243,12 +257,15 @@ class Executor:
         """Record that handling the event has ended with this error."""
         call(self._pool, self._outcome(event, error), self._schema)
 
-    def _give_back(self, work: deque[Work]) -> bool:
+    def _give_back(self, work: deque[Work], batches: deque[Batch]) -> bool:
         """Release the events that have not begun; returns False, for ``meanwhile``."""
         events = []
         with suppress(IndexError):
             while True:
                 events.append(work.popleft()[0])
+        with suppress(IndexError):
+            while True:
+                events += batches.popleft()[1]
         if events:
             try:
                 call(self._pool, protocol.release_webhooks(events), self._schema)
@@ -339,7 +356,10 @@ class Executor:
             self.failed(event, error)
 
         try:
-            with time_limit(None, handler.timeout, expired):
+            with (
+                meanwhile(partial(self._renew, event), protocol.RENEW),
+                time_limit(None, handler.timeout, expired),
+            ):
                 ensure_result(handler.function(event))
             if call(self._pool, protocol.is_webhook_held(event), self._schema):
                 raise TransactionBroken(_NOT_COMPLETED)
@@ -351,6 +371,14 @@ class Executor:
                 _step_aside()
         else:
             call_back(event)
+
+    def _renew(self, event: Event) -> bool:
+        """Keep the claim of an event whose handler is at work; False when it has ended, for ``meanwhile``."""
+        try:
+            return call(self._pool, protocol.renew_webhook(event), self._schema)
+        except (PgonceError, psycopg.Error) as error:
+            log.warning("the lease of event %s is not renewed now: %s", event.id, error)
+            return True
 
 
 def call_back(event: Event) -> None:

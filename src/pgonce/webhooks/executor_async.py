@@ -43,6 +43,7 @@ MARKS = 10
 log = logging.getLogger("pgonce")
 
 Work: TypeAlias = tuple[Event, list[Handler]]
+Batch: TypeAlias = tuple[Handler, list[Event]]
 
 _CONTENTION = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 _UNSYNCED = "set local synchronous_commit to off"
@@ -74,26 +75,39 @@ class AsyncExecutor:
 
     # One event, one transaction -------------------------------------------------------------------------------------
 
-    async def handle_each(self, work: deque[Work]) -> None:
+    async def handle(self, work: deque[Work], batches: deque[Batch], *, batches_first: bool) -> None:
+        """Handle claimed events: some each in a transaction of its own, some in batches.
+
+        After `CHAIN` seconds the events that have not begun are given back, also while a handler is at work.
+
+        Args:
+            work, batches: events that begin, or are given back, are taken out. After an error they hold those that did
+                not begin.
+            batches_first: which of the two begins; the other one may be given back.
+
+        Raises:
+            DatabaseUnavailable: an event that began has no outcome; it is claimed again when its lease runs out.
+        """
+        async with meanwhile(partial(self._give_back, work, batches), CHAIN):
+            if not batches_first:
+                await self._handle_each(work)
+            with suppress(IndexError):
+                while True:
+                    await self.handle_together(*batches.popleft())
+            if batches_first:
+                await self._handle_each(work)
+
+    async def _handle_each(self, work: deque[Work]) -> None:
         """Handle events one after the other, each in a transaction of its own.
 
         The transactions make a chain. All but the last one commit asynchronously, and the COMMIT of one, the reset of
         the connection, and the BEGIN and the mark of the next go in one message. A crash of the server may forget the
         last commits of a chain, each with mark and effect: such an event is claimed again. Callbacks of
         ``after_commit`` wait until the whole chain is on disk.
-
-        After `CHAIN` seconds the events that have not begun are given back, also while a handler is at work.
-
-        Args:
-            work: events that begin, or are given back, are taken out of it. After an error it holds those that did not
-                begin.
-
-        Raises:
-            DatabaseUnavailable: the event that began last has no outcome; it is claimed again when its lease runs out.
         """
         chain = _Chain()
         try:
-            async with meanwhile(partial(self._give_back, work), CHAIN), _connection(self._pool) as (conn, session):
+            async with _connection(self._pool) as (conn, session):
                 await self._run_chain(chain, conn, session, work)
         except psycopg.Error as error:
             raise translate(error) from error
@@ -248,12 +262,15 @@ class AsyncExecutor:
         """Record that handling the event has ended with this error."""
         await call(self._pool, self._outcome(event, error), self._schema)
 
-    async def _give_back(self, work: deque[Work]) -> bool:
+    async def _give_back(self, work: deque[Work], batches: deque[Batch]) -> bool:
         """Release the events that have not begun; returns False, for ``meanwhile``."""
         events = []
         with suppress(IndexError):
             while True:
                 events.append(work.popleft()[0])
+        with suppress(IndexError):
+            while True:
+                events += batches.popleft()[1]
         if events:
             try:
                 await call(self._pool, protocol.release_webhooks(events), self._schema)
@@ -344,7 +361,10 @@ class AsyncExecutor:
             await self.failed(event, error)
 
         try:
-            async with time_limit(None, handler.timeout, expired):
+            async with (
+                meanwhile(partial(self._renew, event), protocol.RENEW),
+                time_limit(None, handler.timeout, expired),
+            ):
                 await ensure_awaitable(handler.function(event))
             if await call(self._pool, protocol.is_webhook_held(event), self._schema):
                 raise TransactionBroken(_NOT_COMPLETED)
@@ -356,6 +376,14 @@ class AsyncExecutor:
                 await _step_aside()
         else:
             await call_back(event)
+
+    async def _renew(self, event: Event) -> bool:
+        """Keep the claim of an event whose handler is at work; False when it has ended, for ``meanwhile``."""
+        try:
+            return await call(self._pool, protocol.renew_webhook(event), self._schema)
+        except (PgonceError, psycopg.Error) as error:
+            log.warning("the lease of event %s is not renewed now: %s", event.id, error)
+            return True
 
 
 async def call_back(event: Event) -> None:

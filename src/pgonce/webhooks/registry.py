@@ -127,9 +127,18 @@ class WebhookRegistry:
                 return key if key is None else str(key)[:255]
         return None
 
-    def types(self, *, asynchronous: bool) -> str | None:
-        """A regular expression, as PostgreSQL understands it, for the types that have handlers of this kind."""
-        patterns = [handler.pattern for handler in self.handlers if handler.is_async == asynchronous]
+    def types(self, *, asynchronous: bool | None = None, own: bool | None = None) -> str | None:
+        """A regular expression, as PostgreSQL understands it, for the types that have handlers of this kind.
+
+        Args:
+            asynchronous: whether they are coroutine functions; None: either.
+            own: whether they have transactions of their own; None: either.
+        """
+        patterns = [
+            handler.pattern
+            for handler in self.handlers
+            if asynchronous in {None, handler.is_async} and own in {None, handler.kind == "own"}
+        ]
         return any_of(patterns) if patterns else None
 
     def handle(self, event: Event, tx: Any) -> None:

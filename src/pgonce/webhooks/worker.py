@@ -114,6 +114,8 @@ class Worker(Service):
         """How many more events may be handed over: those that begin soon, none while older ones wait in the table."""
         if self._stop.is_set() or any(consumer.backlog for consumer in self._consumers):
             return 0
+        if self._app.types(own=True):  # such events are claimed one at a time, so none waits here under a lease
+            return 0
         waiting = len(self._handed) + len(self._handed_async)
         return sum(consumer.room for consumer in self._consumers) - waiting
 
@@ -159,11 +161,13 @@ class Worker(Service):
                 call(self._pool, queue.release_webhooks(left), self._schema)
 
     def _consume(self) -> None:
+        own = self._app.types(asynchronous=False, own=True)
         consumer = Consumer(
             self._pool,
             self._app,
             handed=self._handed,
-            other_types=self._async_types,
+            other_types="|".join(filter(None, [self._async_types, own])) or None,
+            own_types=own,
             schema=self._schema,
             max_attempts=self._max_attempts,
         )
@@ -203,6 +207,7 @@ class Worker(Service):
                 loop.call_soon_threadsafe(work.set)
 
         self._work_async = wake
+        own = self._app.types(asynchronous=True, own=True)
         pool = await database.open_async_pool(self._url, self._concurrency + 2)
         async with pool, asyncio.TaskGroup() as group:
             for _ in range(self._concurrency):
@@ -211,6 +216,8 @@ class Worker(Service):
                     self._app,
                     handed=self._handed_async,
                     types=self._async_types,
+                    other_types=own,
+                    own_types=own,
                     schema=self._schema,
                     max_attempts=self._max_attempts,
                 )

@@ -24,9 +24,11 @@ VERBS = {
     "pgonce_ignore_unhandled_webhooks",
     "pgonce_adopt_webhooks",
     "pgonce_take_back_webhooks",
+    "pgonce_renew_webhook",
     "pgonce_replay_webhook",
+    "pgonce_replay_webhooks",
 }
-CELLS = transitions.read("webhooks_claim")
+CELLS = [*transitions.read("webhooks_claim"), *transitions.read("webhooks_replay")]
 # a state of this table, the state of webhooks_inbox.sql that it is made from, and the assignment that makes it
 DERIVED = {
     "failed": ("failedq", "next_attempt_at = clock_timestamp()"),
@@ -41,10 +43,13 @@ class Queued(Event):
     """An event in a state of webhooks_claim.sql."""
 
     def __init__(self, conn: Connection, state: str) -> None:
-        origin, assignment = DERIVED.get(state, (state, ""))
+        origin, assignment = DERIVED.get("expiredq" if state == "renewed" else state, (state, ""))
+        origin = "expiredq" if state == "renewed" else origin
         super().__init__(conn, origin)
         if assignment:
             self.set(assignment)
+        if state == "renewed":
+            assert self.renew_webhook() is True
 
     def state_in_queue(self) -> str:
         row = self.row()
@@ -53,6 +58,9 @@ class Queued(Event):
             return "dead" if row["next_attempt_at"] is None else "failed"
         if row and found == "ignored" and row["ignored_reason"] == "no handler for x":
             return "unheard"
+        if row and found == "expiredq":
+            live = "select exists (select from pgonce_webhook_leases where event_id = %s and expires_at > now())"
+            return "renewed" if value(self.conn, live, row["id"]) else found
         return found
 
     def claim_webhooks(self) -> Any:
@@ -78,6 +86,15 @@ class Queued(Event):
     def take_back_webhooks(self) -> Any:
         self.set(f"event_type = '{self.event}'") if self.row() else None
         return value(self.conn, "select pgonce_take_back_webhooks(%s)", f"^{self.event}$")
+
+    def renew_webhook(self) -> Any:
+        return value(self.conn, "select pgonce_renew_webhook(%s, %s)", self.id, self.lease)
+
+    def replay_webhooks(self) -> Any:
+        row = self.row()
+        assert row
+        query = "select count(*) from pgonce_replay_webhooks(array[%s], array[%s], array[%s::uuid])"
+        return value(self.conn, query, self.event, row["status"], row["lease"])
 
     def replay_webhook(self) -> Any:
         return value(self.conn, "select pgonce_replay_webhook(%s)", self.event)
@@ -105,6 +122,9 @@ def test_a_verb_moves_a_queued_event_as_the_table_says(shared: Connection, cell:
     if cell.verb == "pgonce_claim_webhooks":
         assert answer == (1 if cell.to == "heldq" and cell.state != "heldq" else 0)
         assert (after["lease"] != lease) == (answer == 1)
+    elif cell.verb == "pgonce_renew_webhook":
+        assert answer is (cell.to in {"heldq", "renewed"})
+        assert after["lease"] == lease
     elif cell.verb == "pgonce_replay_webhook":
         assert answer is (cell.to == "waiting")
         assert cell.to != "waiting" or after["attempts"] == 0

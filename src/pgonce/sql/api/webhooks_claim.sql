@@ -1,7 +1,7 @@
 -- The queue side of webhook_events: workers claim what receivers have recorded.
 --
 -- States as in webhooks_inbox.sql, where pgonce_queue_webhooks and the end of an attempt are. Here "failed" is due again, "dead" has no
--- next attempt, and "unheard" is ignored for lack of a handler.
+-- next attempt, "unheard" is ignored for lack of a handler, and "renewed" is expiredq but for its row in pgonce_webhook_leases.
 --
 -- transitions
 -- from      | verb                | to        | because
@@ -32,15 +32,20 @@
 -- unheard   | pgonce_take_back_webhooks  | waiting   | a worker has a handler for it now
 -- ignored   | pgonce_take_back_webhooks  | ignored   | a handler has decided
 -- succeeded | pgonce_take_back_webhooks  | succeeded | done
--- waiting   | pgonce_replay_webhook      | waiting   | it will be handled anyway
--- held      | pgonce_replay_webhook      | held      | false: it is being handled
--- heldq     | pgonce_replay_webhook      | heldq     | false: it is being handled
--- expired   | pgonce_replay_webhook      | waiting   | somebody wants it handled
--- failed    | pgonce_replay_webhook      | waiting   | at once, with all its attempts anew
--- dead      | pgonce_replay_webhook      | waiting   | at once, with all its attempts anew
--- ignored   | pgonce_replay_webhook      | waiting   | a person overrides the handler
--- succeeded | pgonce_replay_webhook      | waiting   | a person wants its effect again
--- absent    | pgonce_replay_webhook      | PT404     | no such event: a wrong id is a mistake
+-- heldq     | pgonce_renew_webhook       | heldq     | true: its handler is at work
+-- expiredq  | pgonce_renew_webhook       | renewed   | true: late, but nobody took it over
+-- renewed   | pgonce_renew_webhook       | renewed   | true: its handler is still at work
+-- renewed   | pgonce_claim_webhooks      | renewed   | its holder lives
+-- waiting   | pgonce_renew_webhook       | waiting   | false: nobody holds it
+-- failed    | pgonce_renew_webhook       | failed    | false: it has an outcome
+-- succeeded | pgonce_renew_webhook       | succeeded | false: done
+
+create or replace function pgonce_is_lease_renewed(p_id uuid, p_lease uuid) returns boolean
+language sql stable set search_path from current as $$
+  select exists (select from pgonce_webhook_leases l where l.event_id = p_id and l.lease = p_lease and l.expires_at > clock_timestamp())
+$$;
+comment on function pgonce_is_lease_renewed(uuid, uuid) is
+  'pgonce: whether a claim whose lease has run out was renewed by its holder.';
 
 create or replace function pgonce_claim_webhooks(
   p_limit integer default 100, p_lease_for interval default '30 seconds', p_max_attempts integer default 12,
@@ -63,7 +68,7 @@ begin
     raise sqlstate '22023' using message = 'the limit and the lease must be more than zero';
   end if;
   for r in
-    select e.id, e.order_key, e.received_at, e.attempts, e.status = 'processing' and e.lease is not null as suspect
+    select e.id, e.lease, e.order_key, e.received_at, e.attempts, e.status = 'processing' and e.lease is not null as suspect
     from webhook_events e
     where e.next_attempt_at <= v_now and e.next_attempt_at >= coalesce(p_since, '-infinity')
       and (e.status = 'failed' or e.status = 'processing' and coalesce(e.lease_expires_at, '-infinity') <= v_now)
@@ -73,6 +78,7 @@ begin
   loop
     -- A suspect's last claim ended without an outcome: the process died. It is claimed alone, or a poisonous event
     -- would use up the attempts of its neighbours.
+    continue when r.suspect and pgonce_is_lease_renewed(r.id, r.lease);
     exit when r.suspect and cardinality(v_ids) > 0;
     if r.suspect and r.attempts >= p_max_attempts then
       update webhook_events e
@@ -123,7 +129,8 @@ begin
       where e.order_key = p_order_key and e.next_attempt_at is not null and e.id <> p_id
         and ((e.received_at, e.id) < (p_received_at, p_id)
                and (e.status = 'processing' or e.received_at > clock_timestamp() - interval '1 hour')
-             or e.status = 'processing' and e.lease_expires_at > clock_timestamp())) then
+             or e.status = 'processing' and e.lease is not null
+               and (e.lease_expires_at > clock_timestamp() or pgonce_is_lease_renewed(e.id, e.lease)))) then
     return interval '30 seconds';
   end if;
   return null;
@@ -260,22 +267,24 @@ comment on function pgonce_take_back_webhooks(text) is
   'pgonce: queues the last day''s events that were ignored for lack of a handler and whose type matches (a regular expression): a '
   'worker of an older release may have met them first. Returns how many.';
 
-create or replace function pgonce_replay_webhook(p_stripe_event_id text) returns boolean
+create or replace function pgonce_renew_webhook(p_id uuid, p_lease uuid, p_lease_for interval default '30 seconds') returns boolean
 language plpgsql set search_path from current as $$
 begin
-  update webhook_events
-  set status = 'processing', queued = true, lease = null, lease_expires_at = null, attempts = 0, ignored_reason = null,
-      processed_at = null, next_attempt_at = clock_timestamp()
-  where stripe_event_id = p_stripe_event_id
-    and (status <> 'processing' or coalesce(lease_expires_at, '-infinity') <= clock_timestamp());
-  if found then return true; end if;
-  if not exists (select from webhook_events where stripe_event_id = p_stripe_event_id) then
-    raise sqlstate 'PT404' using message = format('there is no event %s', p_stripe_event_id);
+  if p_lease_for <= interval '0' or p_lease_for > interval '100 years' then
+    raise sqlstate '22023' using message = 'the lease must be longer than zero and at most 100 years';
   end if;
-  return false;
+  delete from pgonce_webhook_leases l where l.ctid = any (array(
+    select o.ctid from pgonce_webhook_leases o where o.expires_at < clock_timestamp() - interval '1 hour' for update skip locked));
+  if not exists (select from webhook_events where id = p_id and lease = p_lease and status = 'processing') then
+    return false;
+  end if;
+  insert into pgonce_webhook_leases as l (event_id, lease, expires_at) values (p_id, p_lease, clock_timestamp() + p_lease_for)
+  on conflict (event_id, lease) do update set expires_at = excluded.expires_at;
+  return true;
 end $$;
-comment on function pgonce_replay_webhook(text) is
-  'pgonce: queues an event again, whatever became of it, with all its attempts anew. false = it is being handled at this moment.';
+comment on function pgonce_renew_webhook(uuid, uuid, interval) is
+  'pgonce: keeps a claim for p_lease_for from now on. It writes no row of webhook_events, so it does not collide with the '
+  'transaction that completes the event. false = the event has an outcome, or is no longer yours.';
 
 create or replace function pgonce_is_webhook_held(p_id uuid, p_lease uuid) returns boolean
 language sql stable set search_path from current as $$

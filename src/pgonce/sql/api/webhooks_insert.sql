@@ -24,7 +24,8 @@ begin
         returning 'claimed', e.id, e.lease, e.attempts;
       if found then return; end if;
       continue;  -- somebody was faster: look again, in a new statement
-    elsif v.status = 'failed' or v.status = 'processing' and v.lease_expires_at <= clock_timestamp() then
+    elsif v.status = 'failed' or v.status = 'processing' and v.lease_expires_at <= clock_timestamp()
+          and not pgonce_is_lease_renewed(v.id, v.lease) then
       return query
         update webhook_events e
         set status = 'processing', lease = gen_random_uuid(), lease_expires_at = clock_timestamp() + p_lease_for,
@@ -32,7 +33,8 @@ begin
             next_attempt_at = case when e.queued then coalesce(e.next_attempt_at, clock_timestamp()) end
         where e.id = (
           select c.id from webhook_events c
-          where c.id = v.id and (c.status = 'failed' or c.status = 'processing' and c.lease_expires_at <= clock_timestamp())
+          where c.id = v.id and (c.status = 'failed' or c.status = 'processing' and c.lease_expires_at <= clock_timestamp()
+                                and not pgonce_is_lease_renewed(c.id, c.lease))
           for update skip locked)
         returning 'claimed', e.id, e.lease, e.attempts;
       if found then return; end if;
@@ -45,7 +47,7 @@ begin
       v.id, null::uuid, v.attempts;
     return;
   end loop;
-  raise sqlstate '40001' using message = format('event %s comes and goes', p_stripe_event_id), hint = 'try again';
+  raise sqlstate '40001' using message = format('event %s was inserted and deleted concurrently ten times', p_stripe_event_id), hint = 'retry';
 end $$;
 comment on function pgonce_claim_webhook_payload(text, text, jsonb, bytea, interval) is
   'pgonce: claim_webhook for a payload that is jsonb already.';

@@ -59,6 +59,15 @@ create index if not exists pgonce_webhook_events_snapshot on webhook_events (sna
 create index if not exists pgonce_webhook_events_object on webhook_events (object_id, received_at desc)
   where object_id is not null;
 
+-- The renewed leases of events whose handlers have transactions of their own. Not in the event's row: under REPEATABLE READ
+-- the handler's own update of that row would fail after each renewal.
+create table if not exists pgonce_webhook_leases (
+  event_id   uuid        not null,
+  lease      uuid        not null,
+  expires_at timestamptz not null,
+  primary key (event_id, lease)
+);
+
 
 create table if not exists cron_job_runs (
   id              uuid primary key default gen_random_uuid(),

@@ -1,0 +1,89 @@
+-- Handling events again that have ended. Each is a compare-and-set on the attempt that somebody has seen.
+--
+-- States as in webhooks_claim.sql.
+--
+-- transitions
+-- from      | verb                   | to        | because
+-- waiting   | pgonce_replay_webhook  | waiting   | true: it will be handled anyway
+-- held      | pgonce_replay_webhook  | held      | false: it is being handled
+-- heldq     | pgonce_replay_webhook  | heldq     | false: it is being handled
+-- renewed   | pgonce_replay_webhook  | renewed   | false: it is being handled
+-- expired   | pgonce_replay_webhook  | waiting   | somebody wants it handled
+-- failed    | pgonce_replay_webhook  | waiting   | at once, with all its attempts anew
+-- dead      | pgonce_replay_webhook  | waiting   | at once, with all its attempts anew
+-- ignored   | pgonce_replay_webhook  | waiting   | a person overrides the handler
+-- succeeded | pgonce_replay_webhook  | waiting   | a person wants its effect again
+-- absent    | pgonce_replay_webhook  | PT404     | no such event: a wrong id is a mistake
+-- waiting   | pgonce_replay_webhooks | waiting   | not seen as ended: it will be handled anyway
+-- heldq     | pgonce_replay_webhooks | heldq     | it is being handled
+-- failed    | pgonce_replay_webhooks | waiting   | the attempt is the one that was seen
+-- dead      | pgonce_replay_webhooks | waiting   | the attempt is the one that was seen
+-- ignored   | pgonce_replay_webhooks | waiting   | the decision is the one that was seen
+-- succeeded | pgonce_replay_webhooks | waiting   | the success is the one that was seen
+
+-- An attempt is told by its lease, which is new at every claim: "failed after one attempt" may be another failure than the
+-- one that was seen, if the event was replayed and has failed again in between.
+create or replace function pgonce_replay_webhooks(p_stripe_event_ids text[], p_statuses text[], p_leases uuid[])
+returns setof text
+language plpgsql set search_path from current as $$
+begin
+  return query
+    with seen as (
+      select distinct on (s.event) s.event, s.status, s.lease
+      from unnest(p_stripe_event_ids, p_statuses, p_leases) as s (event, status, lease)),
+    free as (  -- what is locked is being handled
+      select e.id from webhook_events e join seen s on s.event = e.stripe_event_id
+      where e.status = s.status and e.status <> 'processing' and e.lease is not distinct from s.lease
+      order by e.id for update of e skip locked)
+    update webhook_events e
+    set status = 'processing', queued = true, lease = null, lease_expires_at = null, attempts = 0, ignored_reason = null,
+        processed_at = null, next_attempt_at = clock_timestamp()
+    from free where e.id = free.id
+    returning e.stripe_event_id;
+end $$;
+comment on function pgonce_replay_webhooks(text[], text[], uuid[]) is
+  'pgonce: queues ended events again, with all their attempts anew: those that still have the status and the lease that were seen. '
+  'Returns their ids. An event that was handled, retried or replayed meanwhile, and one that is locked, is left alone.';
+
+create or replace function pgonce_replay_webhook(p_stripe_event_id text) returns boolean
+language plpgsql set search_path from current as $$
+declare
+  v webhook_events;
+begin
+  select * into v from webhook_events e where e.stripe_event_id = p_stripe_event_id;
+  if not found then
+    raise sqlstate 'PT404' using message = format('there is no event %s', p_stripe_event_id);
+  elsif v.status <> 'processing' then
+    return exists (select from pgonce_replay_webhooks(array[v.stripe_event_id], array[v.status], array[v.lease]));
+  elsif v.queued and v.lease is null then
+    return true;
+  end if;
+  update webhook_events e
+  set queued = true, lease = null, lease_expires_at = null, attempts = 0, next_attempt_at = clock_timestamp()
+  where e.id = (
+    select o.id from webhook_events o
+    where o.id = v.id and o.status = 'processing' and o.lease = v.lease and o.lease_expires_at <= clock_timestamp()
+      and not pgonce_is_lease_renewed(o.id, o.lease)
+    for update skip locked);
+  return found;
+end $$;
+comment on function pgonce_replay_webhook(text) is
+  'pgonce: queues an event again, whatever became of it, with all its attempts anew. false = it is being handled at this moment.';
+
+create or replace function pgonce_failed_webhooks(
+  p_types text default null, p_since timestamptz default null, p_before timestamptz default null,
+  p_after_id uuid default null, p_limit integer default 1000)
+returns table (stripe_event_id text, status text, lease uuid, received_at timestamptz, id uuid)
+-- Of failed events the index on the status has few; a plan for all parameters would read the whole table.
+language plpgsql stable set search_path from current set plan_cache_mode = force_custom_plan as $$
+begin
+  return query
+    select e.stripe_event_id, e.status, e.lease, e.received_at, e.id from webhook_events e
+    where e.status = 'failed' and e.status in ('processing', 'failed')
+      and (p_types is null or e.event_type ~ p_types) and (p_since is null or e.received_at >= p_since)
+      and (p_before is null or (e.received_at, e.id) < (p_before, p_after_id))
+    order by e.received_at desc, e.id desc limit p_limit;
+end $$;
+comment on function pgonce_failed_webhooks(text, timestamptz, timestamptz, uuid, integer) is
+  'pgonce: failed events, dead letters included, newest first, with what pgonce_replay_webhooks compares. p_before and p_after_id: the '
+  'received_at and id of the last row of the page before.';

@@ -1,0 +1,93 @@
+"""Nobody's work is done again while they live: whoever holds an event renews its lease."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import Connection, IsolationLevel
+
+import pgonce
+from pgonce.webhooks import calls_queue
+from pgonce.webhooks.worker import Worker
+from tests.conftest import wait_until
+from tests.contract.webhooks.test_worker import Effects, Queue, app, effects, put, settled, status
+
+__all__ = ["app", "effects", "put"]
+
+RUN_OUT = (
+    "select clock_timestamp() > lease_expires_at + interval '1 second' from webhook_events where stripe_event_id = %s"
+)
+
+
+@pytest.fixture(autouse=True)
+def _short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(vars(calls_queue), "LEASE", calls_queue.LEASE / 30)
+    monkeypatch.setitem(vars(calls_queue), "RENEW", 0.2)
+
+
+def own(
+    app: pgonce.App, database: str, go: threading.Event, calls: list[str], isolation: IsolationLevel | None
+) -> None:
+    @app.webhook("pay", transaction="own")
+    def pay(event: pgonce.Event) -> None:
+        calls.append(event.id)
+        with psycopg.connect(database) as conn:
+            conn.isolation_level = isolation
+            conn.execute("insert into effects (event) values (%s)", [event.id])
+            go.wait(30)
+            event.complete(conn)
+
+
+@pytest.mark.parametrize("isolation", [None, IsolationLevel.REPEATABLE_READ, IsolationLevel.SERIALIZABLE])
+def test_a_handler_with_its_own_transaction_keeps_its_event_longer_than_the_lease(
+    app: pgonce.App,
+    database: str,
+    conn: Connection[Any],
+    put: Queue,
+    effects: Effects,
+    isolation: IsolationLevel | None,
+) -> None:
+    go, calls = threading.Event(), list[str]()
+    own(app, database, go, calls, isolation)
+    put("pay", "evt_1")
+    with Worker(app, database, poll=0.05, concurrency=2), Worker(app, database, poll=0.05, concurrency=2):
+        try:
+            wait_until(lambda: calls, "the handler to begin")
+            wait_until(
+                lambda: (conn.execute(RUN_OUT, ["evt_1"]).fetchone() or [False])[0], "the first lease to run out"
+            )
+            assert conn.execute("select pgonce_replay_webhook('evt_1')").fetchone() == (False,)
+        finally:
+            go.set()
+        wait_until(lambda: settled(conn), "the handler to end")
+    assert calls == ["evt_1"]
+    assert (effects(), status(conn, "evt_1")["status"], status(conn, "evt_1")["attempts"]) == (
+        ["evt_1"],
+        "succeeded",
+        1,
+    )
+
+
+def test_events_whose_handlers_have_their_own_transactions_are_claimed_one_at_a_time(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects
+) -> None:
+    go, calls = threading.Event(), list[str]()
+    own(app, database, go, calls, None)
+    app.webhook("other")(lambda event, tx: tx.execute("insert into effects (event) values (%s)", [event.id]) and None)
+    put("pay", *[f"evt_{nr}" for nr in range(10)])
+    put("other", *[f"evt_other_{nr}" for nr in range(10)])
+    with Worker(app, database, poll=0.05, concurrency=2):
+        try:
+            wait_until(lambda: len(calls) >= 1, "a handler to begin")
+            held = "select count(*) <= 2 from webhook_events where event_type = 'pay' and lease is not null"
+            assert conn.execute(held.encode()).fetchone() == (True,)
+        finally:
+            go.set()
+        wait_until(lambda: settled(conn), "all handlers to end")
+    assert sorted(calls) == sorted(f"evt_{nr}" for nr in range(10))
+    assert len(effects()) == 20
+    found = conn.execute("select distinct attempts, status from webhook_events").fetchall()
+    assert found == [(1, "succeeded")]
