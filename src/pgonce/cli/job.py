@@ -17,12 +17,13 @@ from pgonce.cli.options import OVERLAP, as_json, with_app, with_database
 from pgonce.cli.output import Length, Moment, in_line, print_json, print_table, when
 from pgonce.cli.signals import Interrupts
 from pgonce.core import database
+from pgonce.core.callables import ensure_awaitable, ensure_result
 from pgonce.core.execute import call
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, NotFound, RunStopped
 from pgonce.jobs import calls as protocol
 from pgonce.jobs import calls_stats as stats
-from pgonce.jobs.guard import Jobs
-from pgonce.jobs.guard_async import AsyncJobs
+from pgonce.jobs.guard import Jobs, Run
+from pgonce.jobs.guard_async import AsyncJobs, AsyncRun
 from pgonce.jobs.registry import Job
 
 STATES = ["running", "succeeded", "failed", "skipped"]
@@ -80,14 +81,13 @@ def _attempts(job: Job, what: dict[str, Any], url: str, schema: str, interrupts:
     left, pause = job.retries, job.backoff
     failed: Exception | None = None  # of a run: what comes next is its retry; as long as none has begun, a start
     while True:
-        begun: list[bool] = []
+        begun: list[bool] = []  # whether the database has decided about the start
         retry: protocol.Retry | None = None
         try:
             if failed is not None and (retry := _due(job, what["key"], url, schema)) is None:
                 left = 0  # a worker has been faster
                 raise failed
-            start = {**what, "retry": retry, "on_start": lambda: begun.append(True)}  # noqa: B023 -- called in here
-            return _in_time(job, start, url, schema, interrupts)
+            return _in_time(job, {**what, "retry": retry}, begun, url, schema, interrupts)
         except RunStopped:
             raise
         except Exception as error:
@@ -99,26 +99,35 @@ def _attempts(job: Job, what: dict[str, Any], url: str, schema: str, interrupts:
             left, pause = left - 1, pause * 2
 
 
-def _in_time(job: Job, start: dict[str, Any], url: str, schema: str, interrupts: Interrupts) -> Any:
+def _in_time(job: Job, start: dict[str, Any], begun: list[bool], url: str, schema: str, interrupts: Interrupts) -> Any:
     began = time.monotonic()
     try:
-        return _perform(job, start, url, schema, interrupts)
+        if job.is_async:
+            return interrupts.run(_perform_async(job, start, begun, url, schema))
+        return _perform(job, start, begun, url, schema)
     except TimeoutError as error:
         if job.timeout is None or time.monotonic() - began < job.timeout.total_seconds():
             raise  # of something that the job has waited for
         raise TookTooLong(f"the job {job.name} took longer than {took(job.timeout)}") from error
 
 
-def _perform(job: Job, start: dict[str, Any], url: str, schema: str, interrupts: Interrupts) -> Any:
-    if job.is_async:
-        return interrupts.run(_perform_async(job, start, url, schema))
-    with database.open_pool(url) as pool:
-        return Jobs(pool, schema=schema).perform(job, **start)
+def _perform(job: Job, start: dict[str, Any], begun: list[bool], url: str, schema: str) -> Run | None:
+    with database.open_pool(url) as pool, Jobs(pool, schema=schema).begin(job, **start) as run:
+        begun.append(True)
+        if run is not None:
+            ensure_result(job.function(run))
+        return run
 
 
-async def _perform_async(job: Job, start: dict[str, Any], url: str, schema: str) -> Any:
-    async with await database.open_async_pool(url) as pool:
-        return await AsyncJobs(pool, schema=schema).perform(job, **start)
+async def _perform_async(job: Job, start: dict[str, Any], begun: list[bool], url: str, schema: str) -> AsyncRun | None:
+    async with (
+        await database.open_async_pool(url) as pool,
+        AsyncJobs(pool, schema=schema).begin(job, **start) as run,
+    ):
+        begun.append(True)
+        if run is not None:
+            await ensure_awaitable(job.function(run))
+        return run
 
 
 def _due(job: Job, key: str | None, url: str, schema: str) -> protocol.Retry | None:

@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, TypeVar
@@ -22,7 +21,7 @@ from pgonce.cli.options import with_app, with_database
 from pgonce.cli.startup import describe_alerts, describe_database, describe_handlers, describe_jobs
 from pgonce.core import database, event_loop
 from pgonce.core.execute import call
-from pgonce.core.service import Service
+from pgonce.core.service import Service, stop_all
 from pgonce.errors import InvalidArgument, PgonceError
 from pgonce.jobs.scheduler import Scheduler
 from pgonce.webhooks import stripe
@@ -194,15 +193,10 @@ def _services(
 
 def _stop(services: Sequence[Service], seconds: float) -> None:
     """Stop them; together they have so many seconds."""
-    until = time.monotonic() + seconds
-    for service in services:
-        with suppress(PgonceError):  # the scheduler has logged why it died
-            service.stop(0)  # all begin to stop now, and are waited for below
-    for service in services:
-        try:
-            service.stop(max(until - time.monotonic(), 0))
-        except PgonceError as error:
-            logging.getLogger("pgonce").error("%s", error)  # noqa: TRY400 -- one line
+    try:
+        stop_all(services, seconds)
+    except PgonceError as error:
+        logging.getLogger("pgonce").error("%s", error)  # noqa: TRY400 -- one line
 
 
 def _once(action: Callable[[], None]) -> Callable[[], None]:
@@ -220,12 +214,21 @@ def _once(action: Callable[[], None]) -> Callable[[], None]:
 
 @click.command()
 @adopt
+@click.option(
+    "--shutdown-timeout",
+    default=25.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="How long SIGTERM waits for the events and runs that have begun. Kubernetes kills a process after 30 s.",
+)
 @with_services
 @concurrency
 @with_app
 @with_database
 def worker(
     adopt: bool,
+    shutdown_timeout: float,
     concurrency: int,
     jobs: int,
     no_schedule: bool,
@@ -238,11 +241,15 @@ def worker(
 ) -> None:
     """Handle queued events, and run the jobs at their times. Any number of workers, on any number of machines.
 
-    SIGTERM and Ctrl-C finish the events and runs that have begun, then end; a second one ends at once.
+    SIGTERM, SIGHUP and Ctrl-C ask the runs of jobs to end (run.stop_requested; an asynchronous job is cancelled) and
+    finish the events that have begun. Runs that have not ended after --shutdown-timeout are closed as failed and start
+    anew on another worker. A second signal ends the process at once.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     stopping = threading.Event()
-    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    # what nohup or a shell's & ignores stays ignored
+    usual = {number: found for number in numbers if (found := signal.getsignal(number)) is not signal.SIG_IGN}
 
     def stop(*_: object) -> None:
         stopping.set()
@@ -261,13 +268,16 @@ def worker(
         started.append(f"{sum(job.plan is not None for job in app.jobs.values())} jobs scheduled")
     if (alerts or ping) and not no_alerts:
         started.append(f"{len(alerts)} alert channels")
-    with ExitStack() as running:
+    running: list[Service] = []
+    try:
         for service in services:
-            running.enter_context(service)
+            running.append(service.start())
         click.echo(f"worker started: {', '.join(started)}", err=True)
         click.echo(describe_database(url, schema), err=True)
         click.echo(describe_handlers(app, concurrency), err=True)
         click.echo(describe_jobs(app, "--no-schedule" if no_schedule else None), err=True)
         click.echo(describe_alerts(None if no_alerts else alerts), err=True)
         stopping.wait()
-        click.echo("stopping when the events and runs that have begun are done", err=True)
+        click.echo(f"stopping: the events and runs that have begun have {shutdown_timeout:g} s to end", err=True)
+    finally:
+        stop_all(running, shutdown_timeout)

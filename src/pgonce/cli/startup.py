@@ -49,13 +49,13 @@ def describe_jobs(app: App, option: str | None) -> str:
 
 
 def _next_tick(plan: Plan, now: datetime) -> str:
-    tick = plan.cron.after(now)
+    tick = plan.schedule.after(now)
     if tick is None:
         return "never"
-    zone = ZoneInfo(plan.cron.timezone)
+    zone = ZoneInfo(plan.schedule.timezone)
     local, today = tick.astimezone(zone), now.astimezone(zone).date()
     days = {today: "", today + timedelta(days=1): "tomorrow "}
-    named = "" if plan.cron.timezone == "UTC" else f" {plan.cron.timezone}"
+    named = "" if plan.schedule.timezone == "UTC" else f" {plan.schedule.timezone}"
     return f"{days.get(local.date(), f'{local:%Y-%m-%d} ')}{local:%H:%M}{named}"
 
 

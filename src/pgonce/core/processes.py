@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cache
 from importlib.metadata import version
 from typing import Literal
 from uuid import UUID, uuid4
@@ -98,7 +99,7 @@ class Registration:
         args = {
             "p_id": self.id,
             "p_does": self.does,
-            "p_host": clean(host()),
+            "p_host": host(),
             "p_pid": os.getpid(),
             "p_version": version("pgonce"),
             "p_app": clean(self.app),
@@ -111,9 +112,15 @@ class Registration:
         return Call("pgonce_register_process", args, value)
 
 
+@cache
 def host() -> str:
     """The name of this machine; in a container, of the container."""
-    return platform.node() or "unknown"
+    return clean(platform.node() or "unknown")
+
+
+def this_process() -> str:
+    """host:pid, which a run carries: it leads to the process that hangs."""
+    return f"{host()}:{os.getpid()}"
 
 
 def beat_process(process_id: UUID, busy: int, busy_with: Sequence[str]) -> Call[bool]:

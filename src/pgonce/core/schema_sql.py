@@ -34,6 +34,8 @@ API = (
     "jobs_guard",
     "jobs_batch",
     "jobs_schedule",
+    "jobs_ticks",
+    "jobs_operate",
     "jobs_run_job",
     "jobs_stats",
     "seeds_checkpoint",

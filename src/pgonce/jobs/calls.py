@@ -11,6 +11,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from pgonce.core.call import Call, clean, value
+from pgonce.core.processes import this_process
 from pgonce.errors import InvalidArgument
 
 WINDOW = "15 minutes"
@@ -34,6 +35,8 @@ class Start:
     retries: int = 0
     """How often a failure is retried."""
     backoff: timedelta = BACKOFF
+    slots: int | None = None
+    """How many runs may be at work at once; None: one, without slots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,32 +48,8 @@ class Retry:
     key: str
     scope: Mapping[str, Any]
     window: timedelta
-
-
-@dataclass(frozen=True, slots=True)
-class LastTick:
-    """What the database knows about a job's ticks."""
-
-    name: str
-    key: str
-    fired: datetime | None
-    """The last tick with a row."""
-    planned: datetime | None
-    """The earliest one that no scheduler had dealt with."""
-    clock: datetime
-    """The database's time of day."""
-
-
-@dataclass(frozen=True, slots=True)
-class NextTick:
-    """What a scheduler says about a job."""
-
-    name: str
-    key: str
-    cron: str
-    timezone: str
-    tick: datetime
-    grace: timedelta
+    scheduled_for: datetime | None
+    """The tick of the first attempt."""
 
 
 def start_job_run(start: Start) -> Call[UUID | None]:
@@ -83,12 +62,30 @@ def start_job_run(start: Start) -> Call[UUID | None]:
         "p_window": start.window,
         "p_key": start.key,
         "p_scheduled_for": start.scheduled_for,
+        "p_process": this_process(),
     }
     if start.retries:
         args |= {"p_retries": start.retries, "p_backoff": start.backoff}
+    if start.slots is not None:
+        args = {"p_slots": start.slots} | args
+        return Call("pgonce_start_job_run_in_slot", args, value, null_unsynced=True)
     return Call(
         "start_job_run", args, value, null_unsynced=True, many=None if start.retries else "pgonce_start_job_runs"
     )
+
+
+def start_requested_job_run(request: UUID, start: Start) -> Call[UUID | None]:
+    """Start the run that a request asks for, and answer it; None: another worker has it, or nothing may start now."""
+    args = {
+        "p_request_id": request,
+        "p_key": start.key,
+        "p_window": start.window,
+        "p_retries": start.retries,
+        "p_backoff": start.backoff,
+        "p_process": this_process(),
+        "p_slots": start.slots,
+    }
+    return Call("pgonce_start_requested_job_run", args, value)
 
 
 def beat_job_run(run_id: UUID) -> Call[bool]:
@@ -121,8 +118,14 @@ def fail_job_run(run_id: UUID, error_message: str) -> Call[bool]:
     return Call("fail_job_run", {"p_run_id": run_id, "p_error_message": clean(error_message)}, value)
 
 
+def interrupt_job_run(run_id: UUID, error_message: str) -> Call[bool]:
+    """End the run as failed, due again at once: its process is stopping. False: it was taken over or has ended."""
+    args = {"p_run_id": run_id, "p_error_message": clean(error_message)}
+    return Call("pgonce_interrupt_job_run", args, value)
+
+
 def stop_job_run(run_id: UUID) -> Call[bool]:
-    """Ask a run to end, and call off its retries. False: it has ended."""
+    """Request a run to end, and cancel its retries. False: it has ended."""
     return Call("pgonce_stop_job_run", {"p_run_id": run_id}, value)
 
 
@@ -138,41 +141,9 @@ def due_job_retries(names: Sequence[str]) -> Call[list[Retry]]:
 
 def retry_job_run(run_id: UUID) -> Call[UUID | None]:
     """Start the next attempt of a failed run; None: there is nothing to retry, or not now."""
-    return Call("pgonce_retry_job_run", {"p_run_id": run_id}, value)
-
-
-def skip_job_tick(name: str, key: str, tick: datetime, reason: str) -> Call[bool]:
-    """Record that a tick is not going to run. False: it has fired."""
-    args = {"p_job_name": name, "p_key": key, "p_scheduled_for": tick, "p_reason": reason}
-    return Call("pgonce_skip_job_tick", args, value)
-
-
-def last_job_ticks(jobs: Sequence[tuple[str, str]]) -> Call[list[LastTick]]:
-    """What the database knows about the ticks of these jobs, by name and key."""
-    return Call("pgonce_last_job_ticks", _names(jobs), lambda rows: [LastTick(*row) for row in rows])
-
-
-def forget_job_schedules(jobs: Sequence[tuple[str, str]]) -> Call[int]:
-    """Delete the schedules that were planned together with these jobs', by name and key, and are none of theirs."""
-    return Call("pgonce_forget_job_schedules", _names(jobs), value)
-
-
-def plan_job_ticks(ticks: Sequence[NextTick], app: str) -> Call[int]:
-    """Write what is next for each job of ``app``. How many rows changed."""
-    args = _names([(each.name, each.key) for each in ticks]) | {
-        "p_crons": [each.cron for each in ticks],
-        "p_timezones": [each.timezone for each in ticks],
-        "p_next_ticks": [each.tick for each in ticks],
-        "p_graces": [each.grace for each in ticks],
-        "p_app": app,
-    }
-    return Call("pgonce_plan_job_ticks", args, value)
+    return Call("pgonce_retry_job_run", {"p_run_id": run_id, "p_process": this_process()}, value)
 
 
 def _held(count: int, bits: int = 31) -> int:
     """``count``, or the largest that its column holds: a heartbeat that is refused for it would lose the run."""
     return min(count, (1 << bits) - 1)
-
-
-def _names(jobs: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    return {"p_job_names": [name for name, _ in jobs], "p_keys": [key for _, key in jobs]}

@@ -1,4 +1,4 @@
-"""The time of day as the database has it, for those who wait for it."""
+"""The database's time of day, and waiting for a moment of it."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 _BOOTTIME = getattr(time, "CLOCK_BOOTTIME", None)
-"""Linux's steady clock, which goes on while the machine is suspended."""
+"""Linux's monotonic clock that also counts the time in which the machine is suspended."""
 
 
 class Clock(Protocol):
-    """The time of day, and waiting for it. Tests bring one of their own."""
+    """The time of day, and waiting for it. Tests use one of their own."""
 
     def now(self) -> datetime:
         """The time of day."""
 
     def wait(self, until: datetime, stop: threading.Event) -> None:
-        """Until then, or until ``stop``; early rather than late, the caller looks again."""
+        """Wait until then, or until ``stop``. It may return early: the caller compares the time again."""
 
     def set(self, database_time: datetime) -> None:
-        """What the database says it is."""
+        """Set it to what the database has answered."""
 
 
 class DatabaseClock:
-    """The database's time of day: what it said last, and the time since then by a clock that nobody sets.
+    """The database's last answer, plus the time since then by a monotonic clock.
 
-    Not by this machine's time of day: a step of that (NTP, a virtual machine that is resumed) would start ticks
-    before their time, or stop all of them, until the next comparison. Where the steady clock stands still while the
-    machine is suspended, that is how long its ticks oversleep.
+    This machine's time of day is not used: a step of it (NTP, a virtual machine that is resumed) would start ticks
+    before their time, or hold all of them back, until the next answer. On systems whose monotonic clock stops while the
+    machine is suspended, ticks are late by that time.
     """
 
     def __init__(self) -> None:
@@ -37,17 +37,17 @@ class DatabaseClock:
 
     def now(self) -> datetime:
         """The time of day."""
-        said, when = self._said
-        return said + timedelta(seconds=_steady() - when)
+        time_of_day, at = self._answer
+        return time_of_day + timedelta(seconds=_monotonic() - at)
 
     def wait(self, until: datetime, stop: threading.Event) -> None:
-        """Until then, or until ``stop``."""
+        """Wait until then, or until ``stop``."""
         stop.wait(max((until - self.now()).total_seconds(), 0))
 
     def set(self, database_time: datetime) -> None:
-        """What the database says it is."""
-        self._said = database_time, _steady()
+        """Set it to what the database has answered."""
+        self._answer = database_time, _monotonic()
 
 
-def _steady() -> float:
+def _monotonic() -> float:
     return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)

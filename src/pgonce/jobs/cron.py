@@ -1,8 +1,10 @@
-"""When a job runs: a cron expression in a time zone, and what becomes of ticks that nobody was there for. Pure."""
+"""When a job runs: a cron expression in a time zone, or an interval, and what happens to ticks that are late. Pure."""
 
 from __future__ import annotations
 
+import logging
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,53 +19,35 @@ from pgonce.errors import InvalidArgument
 
 CatchUp = Literal["none", "last", "all"]
 
+ALIASES = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+}
+_EVERY = "@every "
+_RANGES = {"minute": (0, 59), "hour": (0, 23), "day of month": (1, 31), "month": (1, 12), "weekday": (0, 6)}
 
-@dataclass(frozen=True, slots=True)
-class Cron:
-    """Five fields (minute, hour, day of month, month, day of week) read in a time zone, by the rules of Debian's cron.
+log = logging.getLogger("pgonce")
 
-    When summer time begins, a job at a fixed hour inside the skipped one runs when that hour is over; when it ends, it
-    runs in the first of the two. A job with a ``*`` in minute or hour goes by elapsed time (cron(8) of Debian).
 
-    Raises:
-        InvalidArgument: the expression or the zone cannot be read, or there is no such day.
-    """
+class Schedule(ABC):
+    """A series of moments, all in UTC."""
 
     expression: str
-    timezone: str = "UTC"
+    """What `read_schedule` reads again."""
+    timezone: str
 
-    def __post_init__(self) -> None:
-        if len(self.expression.split()) != 5:
-            raise InvalidArgument(
-                f'cron "{self.expression}" has not five fields: write minute hour day month weekday, like "0 6 * * *"'
-            )
-        try:
-            ZoneInfo(self.timezone)
-        except (LookupError, ValueError, OSError):
-            raise InvalidArgument(
-                f'there is no time zone "{self.timezone}": write one like "America/New_York"'
-            ) from None
-        try:
-            exists = self.after(datetime(2000, 1, 1, tzinfo=UTC))
-        except CronSimError as error:
-            raise InvalidArgument(f'cron "{self.expression}" cannot be read: {str(error).lower()}') from None
-        if exists is None:
-            raise InvalidArgument(f'cron "{self.expression}" never comes: there is no such day')
-
-    def after(self, moment: datetime) -> datetime | None:
-        """The first tick later than ``moment``, in UTC; None if there is none in 50 years."""
-        return next(self.ticks(moment), None)
-
+    @abstractmethod
     def ticks(self, after: datetime) -> Iterator[datetime]:
         """All ticks later than ``after``, in UTC, in order, none twice."""
-        last = after.astimezone(UTC)
-        for local in CronSim(self.expression, last.astimezone(ZoneInfo(self.timezone))):
-            # In UTC: two moments of one zone are compared by their wall clocks, and in the hour that comes twice
-            # the simulation steps back to the first one. Two ticks of a skipped hour fall on the same moment.
-            tick = local.astimezone(UTC)
-            if tick > last:
-                last = tick
-                yield tick
+
+    def after(self, moment: datetime) -> datetime | None:
+        """The first tick later than ``moment``; None if there is none in 50 years."""
+        return next(self.ticks(moment), None)
 
     def between(self, after: datetime, until: datetime) -> list[datetime]:
         """The ticks in (after, until]."""
@@ -80,16 +64,145 @@ class Cron:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class Cron(Schedule):
+    """Five fields (minute, hour, day of month, month, day of week) read in a time zone, by the rules of Debian's cron.
+
+    When summer time begins, a job at a fixed hour inside the skipped one runs when that hour is over; when it ends, it
+    runs in the first of the two. A job with a ``*`` in minute or hour goes by elapsed time (cron(8) of Debian).
+    @hourly, @daily, @weekly, @monthly and @yearly stand for the fields that crontab(5) gives them.
+
+    Raises:
+        InvalidArgument: the expression or the zone cannot be read, or no date matches it.
+    """
+
+    expression: str
+    timezone: str = "UTC"
+
+    def __post_init__(self) -> None:
+        if self.expression.startswith("@") and self.expression not in ALIASES:
+            raise InvalidArgument(f'cron "{self.expression}" is not known: write five fields or {", ".join(ALIASES)}')
+        if len(self.fields.split()) != 5:
+            raise InvalidArgument(
+                f'cron "{self.expression}" has not five fields: write minute hour day month weekday, like "0 6 * * *"'
+            )
+        try:
+            ZoneInfo(self.timezone)
+        except (LookupError, ValueError, OSError):
+            raise InvalidArgument(
+                f'there is no time zone "{self.timezone}": write one like "America/New_York"'
+            ) from None
+        try:
+            exists = self.after(datetime(2000, 1, 1, tzinfo=UTC))
+        except CronSimError as error:
+            raise InvalidArgument(f'cron "{self.expression}" cannot be read: {str(error).lower()}') from None
+        if exists is None:
+            raise InvalidArgument(f'cron "{self.expression}" never fires: no date matches it')
+
+    @property
+    def fields(self) -> str:
+        """The five fields."""
+        return ALIASES.get(self.expression, self.expression)
+
+    def ticks(self, after: datetime) -> Iterator[datetime]:
+        """All ticks later than ``after``, in UTC, in order, none twice."""
+        last = after.astimezone(UTC)
+        for local in CronSim(self.fields, last.astimezone(ZoneInfo(self.timezone))):
+            # In UTC: two moments of one zone are compared by their wall clocks, and in the hour that comes twice
+            # the simulation steps back to the first one. Two ticks of a skipped hour fall on the same moment.
+            tick = local.astimezone(UTC)
+            if tick > last:
+                last = tick
+                yield tick
+
+    def doubts(self) -> Iterator[str]:
+        """What the expression does that its writer may not have meant: steps that do not divide their range."""
+        for (name, (first, last)), field in zip(_RANGES.items(), self.fields.split(), strict=True):
+            for part in field.split(","):
+                reach, _, step = part.partition("/")
+                if reach != "*" or not step.isdigit() or (last - first + 1) % int(step) == 0:
+                    continue
+                size = last - first + 1
+                if int(step) >= size:
+                    yield f"*/{step} in the field {name} matches only {first}: a {name} is {first} to {last}"
+                elif name in {"minute", "hour"}:
+                    short = size % int(step)
+                    yield f"*/{step} in the field {name} begins anew at {first}: the last step is {short} {name}s long"
+
+
+@dataclass(frozen=True, slots=True)
+class Every(Schedule):
+    """A tick every so often by elapsed time: the multiples of ``length`` since Monday, 3 January 2000, 00:00 UTC.
+
+    The same on every machine and after every restart; no time zone and no summer time changes it.
+
+    Raises:
+        InvalidArgument: the length cannot be read, or is shorter than a second or longer than 50 years.
+    """
+
+    text: str
+    length: timedelta
+
+    @classmethod
+    def read(cls, length: timedelta | str, name: str = "every") -> Every:
+        """``length`` as people write it: "90 minutes", or a timedelta."""
+        found = interval(length, name)
+        if not timedelta(seconds=1) <= found <= timedelta(days=18_263):
+            raise InvalidArgument(f"{name} must be at least a second and at most 50 years")
+        return cls(" ".join(length.split()) if isinstance(length, str) else f"{found.total_seconds():g}s", found)
+
+    @property
+    def expression(self) -> str:  # type: ignore[override]
+        """As it stands in the table of schedules."""
+        return _EVERY + self.text
+
+    @property
+    def timezone(self) -> str:  # type: ignore[override]
+        """Of no effect."""
+        return "UTC"
+
+    def ticks(self, after: datetime) -> Iterator[datetime]:
+        """All ticks later than ``after``, in order."""
+        tick = self._at(after)
+        while True:
+            try:
+                tick += self.length
+            except OverflowError:
+                return
+            yield tick
+
+    def last(self, after: datetime, until: datetime) -> datetime | None:
+        """The last tick in (after, until]."""
+        tick = self._at(until)
+        return tick if tick > after.astimezone(UTC) else None
+
+    def _at(self, moment: datetime) -> datetime:
+        """The last tick that is not later than ``moment``."""
+        start = datetime(2000, 1, 3, tzinfo=UTC)
+        return start + (moment.astimezone(UTC) - start) // self.length * self.length
+
+
+def read_schedule(expression: str, timezone: str = "UTC") -> Schedule:
+    """A cron expression, or "@every 90 minutes".
+
+    Raises:
+        InvalidArgument: it cannot be read.
+    """
+    if expression.startswith(_EVERY):
+        return Every.read(expression.removeprefix(_EVERY), expression)
+    return Cron(expression, timezone)
+
+
 _INSTANT = timedelta(microseconds=1)
 _FOR_EVER = timedelta(days=36_500)
-"""A longer length of time ends here: Python's dates, and PostgreSQL's, end before "999999 days" ago or ahead."""
+"""A longer length of time is taken as this: Python's dates, and PostgreSQL's, end before "999999 days" ago or ahead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A job's cron expression and its policy for ticks that are late."""
+    """A job's schedule and its policy for ticks that are late."""
 
-    cron: Cron
+    schedule: Schedule
     catch_up: CatchUp = "none"
     window: timedelta = timedelta(days=1)
     """With ``last`` and ``all``: ticks older than this are given up."""
@@ -99,7 +212,7 @@ class Plan:
 
     @property
     def patience(self) -> timedelta:
-        """How late a tick may be and is not missed: one that its jitter has put off is not late yet."""
+        """How late a tick may be and is not missed: one that its jitter delays is not late yet."""
         return self.grace + self.jitter
 
     @property
@@ -107,25 +220,25 @@ class Plan:
         """How late a tick may be and still be run."""
         return self.patience if self.catch_up == "none" else max(self.window, self.grace) + self.jitter
 
-    def owed(self, after: datetime, now: datetime) -> tuple[list[datetime], datetime | None]:
+    def overdue(self, after: datetime, now: datetime) -> tuple[list[datetime], datetime | None]:
         """The ticks in (after, now] that are to be run now, and the last one that is given up.
 
         Ticks older than ``reach`` are given up; of the others the last one runs, or with ``all`` each of them.
         """
-        first = self.cron.after(after)
+        first = self.schedule.after(after)
         if first is None or first > now:
             return [], None
-        following = self.cron.after(first)
+        following = self.schedule.after(first)
         if now - first <= self.reach and (following is None or following > now):  # on time, as nearly always
             return [first], None
         since = max(after, now - self.reach)
         if self.catch_up == "all":
-            run = self.cron.between(since, now)
+            run = self.schedule.between(since, now)
         else:
-            last = self.cron.last(since, now)
+            last = self.schedule.last(since, now)
             run = [] if last is None else [last]
         # one row for the last one that is given up, and not one for each minute of a weekend
-        return run, self.cron.last(after, run[0] - _INSTANT if run else now)
+        return run, self.schedule.last(after, run[0] - _INSTANT if run else now)
 
     def delay(self, name: str, key: str, tick: datetime) -> timedelta:
         """The jitter of a tick: the same on every machine, else the smallest of many would win.
@@ -134,14 +247,14 @@ class Plan:
         """
         if not self.jitter:
             return self.jitter
-        following = self.cron.after(tick)
+        following = self.schedule.after(tick)
         longest = self.jitter if following is None else min(self.jitter, following - tick)
         return longest * (zlib.crc32(f"{name}\n{key}\n{tick.timestamp()}".encode()) / 2**32)
 
 
 def read_plan(
     of: str,
-    cron: Cron,
+    schedule: Schedule,
     catch_up: CatchUp,
     window: timedelta | str,
     jitter: timedelta | str | None,
@@ -154,8 +267,10 @@ def read_plan(
     """
     if catch_up not in {"none", "last", "all"}:
         raise InvalidArgument(f'catch_up {of} is "none", "last" or "all"')
+    for doubt in schedule.doubts() if isinstance(schedule, Cron) else ():
+        log.warning('cron "%s" %s: %s; every= takes any interval', schedule.expression, of, doubt)
     return Plan(
-        cron,
+        schedule,
         catch_up,
         min(interval(window, f"the catch-up window {of}"), _FOR_EVER),
         timedelta() if jitter is None else min(interval(jitter, f"the jitter {of}"), _FOR_EVER),

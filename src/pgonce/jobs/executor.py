@@ -1,57 +1,145 @@
-"""One run of a registered job, synchronous or not, in the thread that asks for it."""
+"""Runs of registered jobs in this process, synchronous or not: each in two calls, ``start`` and ``finish``."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from typing import Any
 
+import psycopg
+
 from pgonce.core import database, event_loop
+from pgonce.core.callables import ensure_awaitable, ensure_result
+from pgonce.core.database import patiently
 from pgonce.core.execute import Pool
-from pgonce.errors import PgonceError
-from pgonce.jobs.guard import Jobs
-from pgonce.jobs.guard_async import AsyncJobs
+from pgonce.errors import PgonceError, RunStopped
+from pgonce.jobs import calls
+from pgonce.jobs.guard import Jobs, Run
+from pgonce.jobs.guard_async import AsyncJobs, AsyncRun
 from pgonce.jobs.registry import Job
 
 log = logging.getLogger("pgonce")
 
 
-class Performing:
-    """Runs jobs; their failures are in the audit trail and in the log, and end nothing here.
+@dataclass(eq=False, frozen=True, slots=True)
+class Execution:
+    """A run that has started, and whose function has still to be called or to end."""
+
+    job: Job
+    run: Run | AsyncRun
+    finish: Callable[[], Any]
+    cancel: Callable[[], Any]
+
+
+class Executor:
+    """Starts and finishes runs; a run that fails is in the audit trail and in the log.
 
     Args:
+        pool: for synchronous runs, and for closing those that do not end.
         url: the database; an asynchronous run has connections of its own, in the process's event loop.
         schema: where ``pgonce migrate`` put the tables.
     """
 
-    def __init__(self, url: str, schema: str) -> None:
+    def __init__(self, pool: Pool, url: str, schema: str) -> None:
+        self._pool = pool
         self._url = url
         self._schema = schema
+        self._stop_reason: str | None = None
+        self._running: set[Execution] = set()
 
-    def perform(self, pool: Pool, job: Job, on_start: Callable[[], None], **options: Any) -> None:
-        """Run it; ``on_start`` is called as soon as the database has decided whether it runs.
+    @property
+    def running(self) -> list[str]:
+        """The runs that are at work, for people."""
+        return [f"{each.job.name} {str(each.run.id)[:8]}" for each in self._executions()]
+
+    def start(self, job: Job, **options: Any) -> Execution | None:
+        """Let the database decide whether a run starts; ``options`` are those of ``Jobs.begin``. None: it does not.
 
         Raises:
-            PgonceError: it could not be started, whatever the reason: there is no row of it, so it is still to be done.
+            PgonceError: it could not decide, whatever the reason: the run has no row, so it is still to be done.
         """
-        started = False
-
-        def begun() -> None:
-            nonlocal started
-            started = True
-            on_start()
-
         try:
-            if job.is_async:
-                event_loop.background().run(self._perform_async(job, begun, options))
-            else:
-                Jobs(pool, schema=self._schema).perform(job, on_start=begun, **options)
+            execution = self._start_async(job, options) if job.is_async else self._start_sync(job, options)
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            if not started:
-                raise PgonceError(f"job {job.name} could not be started: {reason}") from error
-            log.warning("job %s failed: %s", job.name, reason)
+            raise PgonceError(f"job {job.name} could not be started: {_first_line(error)}") from error
+        if execution is not None:
+            self._running.add(execution)
+            if self._stop_reason is not None:
+                self._request_stop(execution, self._stop_reason)
+        return execution
 
-    async def _perform_async(self, job: Job, on_start: Callable[[], None], options: dict[str, Any]) -> None:
-        async with await database.open_async_pool(self._url, 4) as pool:
-            await AsyncJobs(pool, schema=self._schema).perform(job, on_start=on_start, **options)
+    def finish(self, execution: Execution) -> None:
+        """Call the job's function, and wait for the recorded end of the run."""
+        try:
+            execution.finish()
+        except (RunStopped, asyncio.CancelledError) as error:
+            log.info("job %s: run %s was stopped: %s", execution.job.name, execution.run.id, _first_line(error))
+        except Exception as error:  # noqa: BLE001 -- whatever the job raises
+            log.warning("job %s failed: %s", execution.job.name, _first_line(error))
+        finally:
+            self._running.discard(execution)
+
+    def request_stop(self, reason: str) -> None:
+        """Ask all runs to end now, also those that start from now on: asynchronous ones are cancelled."""
+        self._stop_reason = reason
+        for execution in self._executions():
+            self._request_stop(execution, reason)
+
+    def close_runs(self, reason: str) -> None:
+        """Close the runs that have not ended, as failed and due again; what they still write is refused."""
+        for execution in self._executions():
+            with suppress(PgonceError, psycopg.Error):  # else another worker closes it after its window
+                patiently(self._pool, calls.interrupt_job_run(execution.run.id, reason), self._schema)
+                log.warning("job %s: run %s did not end in time: closed", execution.job.name, execution.run.id)
+
+    def _executions(self) -> Iterable[Execution]:
+        return self._running.copy()
+
+    @staticmethod
+    def _request_stop(execution: Execution, reason: str) -> None:
+        execution.run.request_stop(reason)
+        execution.cancel()
+
+    def _start_sync(self, job: Job, options: dict[str, Any]) -> Execution | None:
+        stack = ExitStack()
+        run = stack.enter_context(Jobs(self._pool, schema=self._schema).begin(job, **options))
+        if run is None:
+            stack.close()
+            return None
+
+        def finish() -> None:
+            with stack:
+                ensure_result(job.function(run))
+
+        return Execution(job, run, finish, lambda: None)
+
+    def _start_async(self, job: Job, options: dict[str, Any]) -> Execution | None:
+        loop = event_loop.background()
+        started: Future[tuple[AsyncRun, asyncio.Task[Any]] | None] = Future()
+        ended = loop.submit(self._run_async(job, started, options))
+        begun = started.result()
+        if begun is None:
+            return None
+        run, task = begun
+        return Execution(job, run, ended.result, lambda: loop.loop.call_soon_threadsafe(task.cancel))
+
+    async def _run_async(self, job: Job, started: Future[Any], options: dict[str, Any]) -> None:
+        # a run has to begin and end in one task: what loses it cancels that task
+        try:
+            async with await database.open_async_pool(self._url, 4) as pool:
+                async with AsyncJobs(pool, schema=self._schema).begin(job, **options) as run:
+                    started.set_result(run and (run, asyncio.current_task()))
+                    if run is not None:
+                        await ensure_awaitable(job.function(run))
+        except BaseException as error:
+            if started.done():
+                raise
+            started.set_exception(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]

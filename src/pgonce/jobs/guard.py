@@ -97,7 +97,7 @@ class Jobs:
 
     def retry(self, failed: protocol.Retry, *, timeout: timedelta | None = None) -> AbstractContextManager[Run | None]:
         """The next attempt of a failed run; None when somebody else has it, or it is not to be retried now."""
-        start = protocol.Start(failed.name, failed.window, failed.key, failed.scope)
+        start = protocol.Start(failed.name, failed.window, failed.key, failed.scope, failed.scheduled_for)
         return self._started(protocol.retry_job_run(failed.run_id), start, timeout)
 
     @contextmanager
@@ -121,7 +121,7 @@ class Jobs:
                 run.fail(error)
             raise
 
-    def perform(
+    def begin(
         self,
         job: Job,
         *,
@@ -129,28 +129,30 @@ class Jobs:
         key: str | None = None,
         scheduled_for: datetime | None = None,
         retry: protocol.Retry | None = None,
-        on_start: Callable[[], None] | None = None,
-    ) -> Run | None:
-        """Run a registered job, or the retry of one, as its registration says; None on overlap. Raises as ``run``.
+        request: UUID | None = None,
+    ) -> AbstractContextManager[Run | None]:
+        """A run of a registered job, as its registration says; None on overlap. Raises as ``run``.
 
-        ``on_start`` is called as soon as the database has decided whether it runs.
+        Args:
+            job: the job.
+            scope: what the run works on.
+            key: in place of the job's own.
+            scheduled_for: the tick this run is for.
+            retry: a failed run whose next attempt this is.
+            request: an operator's request that this run answers; its scope and key are the request's.
         """
         if retry is not None:
-            started = self.retry(retry, timeout=job.timeout)
-        else:
-            started = self.run(
-                job.name,
-                scope=scope,
-                key=job.key if key is None else key,
-                window=job.window,
-                scheduled_for=scheduled_for,
-                retries=job.retries,
-                backoff=job.backoff,
-                timeout=job.timeout,
-            )
-        with started as run:
-            if on_start:
-                on_start()
+            return self.retry(retry, timeout=job.timeout)
+        start = protocol.Start(
+            job.name, job.window, job.key if key is None else key, scope or {}, scheduled_for, job.retries, job.backoff,
+            job.slots,
+        )  # fmt: skip
+        wanted = protocol.start_job_run(start) if request is None else protocol.start_requested_job_run(request, start)
+        return self._started(wanted, start, job.timeout)
+
+    def perform(self, job: Job, **options: Any) -> Run | None:
+        """Run a registered job from start to end; ``options`` are those of ``begin``. None on overlap."""
+        with self.begin(job, **options) as run:
             if run is not None:
                 ensure_result(job.function(run))
             return run

@@ -98,7 +98,7 @@ class AsyncJobs:
         self, failed: protocol.Retry, *, timeout: timedelta | None = None
     ) -> AbstractAsyncContextManager[AsyncRun | None]:
         """The next attempt of a failed run; None when somebody else has it, or it is not to be retried now."""
-        start = protocol.Start(failed.name, failed.window, failed.key, failed.scope)
+        start = protocol.Start(failed.name, failed.window, failed.key, failed.scope, failed.scheduled_for)
         return self._started(protocol.retry_job_run(failed.run_id), start, timeout)
 
     @asynccontextmanager
@@ -124,7 +124,7 @@ class AsyncJobs:
                 await run.fail(error)
             raise
 
-    async def perform(
+    def begin(
         self,
         job: Job,
         *,
@@ -132,28 +132,30 @@ class AsyncJobs:
         key: str | None = None,
         scheduled_for: datetime | None = None,
         retry: protocol.Retry | None = None,
-        on_start: Callable[[], None] | None = None,
-    ) -> AsyncRun | None:
-        """Run a registered job, or the retry of one, as its registration says; None on overlap. Raises as ``run``.
+        request: UUID | None = None,
+    ) -> AbstractAsyncContextManager[AsyncRun | None]:
+        """A run of a registered job, as its registration says; None on overlap. Raises as ``run``.
 
-        ``on_start`` is called as soon as the database has decided whether it runs.
+        Args:
+            job: the job.
+            scope: what the run works on.
+            key: in place of the job's own.
+            scheduled_for: the tick this run is for.
+            retry: a failed run whose next attempt this is.
+            request: an operator's request that this run answers; its scope and key are the request's.
         """
         if retry is not None:
-            started = self.retry(retry, timeout=job.timeout)
-        else:
-            started = self.run(
-                job.name,
-                scope=scope,
-                key=job.key if key is None else key,
-                window=job.window,
-                scheduled_for=scheduled_for,
-                retries=job.retries,
-                backoff=job.backoff,
-                timeout=job.timeout,
-            )
-        async with started as run:
-            if on_start:
-                on_start()
+            return self.retry(retry, timeout=job.timeout)
+        start = protocol.Start(
+            job.name, job.window, job.key if key is None else key, scope or {}, scheduled_for, job.retries, job.backoff,
+            job.slots,
+        )  # fmt: skip
+        wanted = protocol.start_job_run(start) if request is None else protocol.start_requested_job_run(request, start)
+        return self._started(wanted, start, job.timeout)
+
+    async def perform(self, job: Job, **options: Any) -> AsyncRun | None:
+        """Run a registered job from start to end; ``options`` are those of ``begin``. None on overlap."""
+        async with self.begin(job, **options) as run:
             if run is not None:
                 await ensure_awaitable(job.function(run))
             return run

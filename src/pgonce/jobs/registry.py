@@ -12,7 +12,7 @@ from pgonce.core.interval import interval
 from pgonce.core.named import get_named
 from pgonce.errors import InvalidArgument
 from pgonce.jobs import calls
-from pgonce.jobs.cron import CatchUp, Cron, Plan, read_plan
+from pgonce.jobs.cron import CatchUp, Cron, Every, Plan, read_plan
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,6 +29,11 @@ class Job:
     retries: int = 0
     backoff: timedelta = timedelta(minutes=1)
     timeout: timedelta | None = None
+    slots: int | None = None
+    """How many runs may be at work at once; None: one, without slots."""
+    expect_every: timedelta | None = None
+    """It must run at least this often, whoever starts it."""
+    expect_grace: timedelta = timedelta(minutes=5)
 
     @property
     def is_async(self) -> bool:
@@ -51,6 +56,7 @@ class JobRegistry:
         key: str = "",
         window: timedelta | str = calls.WINDOW,
         cron: str | None = None,
+        every: timedelta | str | None = None,
         timezone: str = "UTC",
         catch_up: CatchUp = "none",
         catch_up_window: timedelta | str = "1 day",
@@ -59,6 +65,9 @@ class JobRegistry:
         retries: int = 0,
         backoff: timedelta | str = "1 minute",
         timeout: timedelta | str | None = None,
+        slots: int | None = None,
+        expect_every: timedelta | str | None = None,
+        expect_grace: timedelta | str = "5 minutes",
     ) -> Callable[[F], F]:
         """Register ``function(run)`` as job ``name``.
 
@@ -66,8 +75,12 @@ class JobRegistry:
             name: the job's name.
             key: runs with different keys may run side by side.
             window: without a heartbeat for this long a run counts as dead.
-            cron: when a worker runs it: five fields, "0 6 * * *". None: only when it is called.
-            timezone: where those hours are, "America/New_York".
+            cron: when a worker runs it: five fields, "0 6 * * *", or @hourly, @daily, @weekly, @monthly, @yearly. None:
+                only when it is called.
+            every: in place of ``cron``, an interval of at least a second: "90 minutes". Its ticks are the multiples of
+            the
+                interval since Monday, 3 January 2000, 00:00 UTC.
+            timezone: where the hours of ``cron`` are, "America/New_York".
             catch_up: of the ticks that passed while no worker ran: none (but one younger than ``grace`` is run), the
                 last, or all.
             catch_up_window: ticks older than this are given up; more than a century is for ever.
@@ -78,6 +91,9 @@ class JobRegistry:
             backoff: the time before the first retry; it doubles with each, up to a day.
             timeout: after this long the run has failed. An asynchronous job is cancelled; a synchronous one sees
                 ``run.stop_requested`` and its transactions are refused.
+            slots: at most this many runs at once, 1 to 1000; each takes a key of its own, key#1, key#2 and so on.
+            expect_every: the job must run at least this often, whoever starts it; otherwise it is alerted as missed.
+            expect_grace: how much later than ``expect_every`` that is said.
 
         Raises:
             InvalidArgument: an argument cannot be read.
@@ -85,16 +101,23 @@ class JobRegistry:
         of = f"of job {name}"
         if retries < 0:
             raise InvalidArgument(f"the number of retries {of} must not be negative")
+        if slots is not None and not 1 <= slots <= 1000:
+            raise InvalidArgument(f"the number of slots {of} must be from 1 to 1000")
+        if cron is not None and every is not None:
+            raise InvalidArgument(f"pass cron or every {of}, not both")
         plan = None
-        if cron is not None:
-            plan = read_plan(of, Cron(cron, timezone), catch_up, catch_up_window, jitter, grace)
+        if cron is not None or every is not None:
+            schedule = Every.read(every, f"every {of}") if every is not None else Cron(cron or "", timezone)
+            plan = read_plan(of, schedule, catch_up, catch_up_window, jitter, grace)
+        expected = None if expect_every is None else interval(expect_every, f"expect_every {of}")
+        patience = interval(expect_grace, f"expect_grace {of}")
         length, pause = interval(window, f"the window {of}"), interval(backoff, f"the backoff {of}")
         limit = None if timeout is None else interval(timeout, f"the timeout {of}")
 
         def register(function: F) -> F:
             if name in self.jobs or not name:
                 raise InvalidArgument(f"there is a job {name!r} already" if name else "the job name must not be empty")
-            self.jobs[name] = Job(name, function, key, length, plan, retries, pause, limit)
+            self.jobs[name] = Job(name, function, key, length, plan, retries, pause, limit, slots, expected, patience)
             return function
 
         return register

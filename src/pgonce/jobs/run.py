@@ -55,6 +55,8 @@ class Run:
         self.scope = copy(start.scope)
         self.key = start.key
         self.window = start.window
+        self.scheduled_for = start.scheduled_for
+        """The tick this run is for, in UTC or the zone it was given in; a retry has the tick of the first attempt."""
         self.rows_processed = 0
         self.rows_skipped = 0
         self._pool = pool
@@ -65,6 +67,7 @@ class Run:
         self._lost = False
         self._stopping = False
         self._told = False
+        self._interruption: str | None = None
         self._ended = False
         self._last_beat = self._began = time.monotonic()
         self._beating: Connection[Any] | None = None
@@ -88,6 +91,14 @@ class Run:
         """
         self._told = self._told or self._stopping
         return self._told or self.timed_out or self.lost
+
+    def request_stop(self, reason: str) -> None:
+        """Ask the job to end now because its process is stopping: the run is closed as failed, and due again.
+
+        One that does not look at ``stop_requested`` and gets to its end has succeeded.
+        """
+        self._interruption = reason
+        self._stopping = True
 
     def processed(self, rows: int = 1) -> None:
         """Count ``rows`` as processed; written when the run ends."""
@@ -212,12 +223,16 @@ class Run:
         if self._ended or self._lost:
             return
         self._ended = True
+        cancelled = CANCELS and self._stopping
         if isinstance(reason, BaseException):
             # LeaseLost, too: a transaction may see the end of the time before the timer's thread has woken
             late = isinstance(reason, (TimeoutError, LeaseLost)) and self.timed_out
             reason = self._why() if late else "".join(traceback.format_exception(reason))
+        closing = protocol.fail_job_run(self.id, reason)
+        if self._interruption and (self._told or cancelled):
+            closing = protocol.interrupt_job_run(self.id, self._interruption)
         try:
-            shielded(self._asked(protocol.fail_job_run(self.id, reason)))
+            shielded(self._asked(closing))
         except (PgonceError, psycopg.Error):
             self._ended = False  # whoever ends it next tries again
 

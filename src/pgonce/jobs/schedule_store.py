@@ -1,90 +1,158 @@
-"""How far each job is with its ticks, kept in job_schedules: a tick that nobody ran can be named in SQL."""
+"""Which schedules a scheduler goes by, and how far each is with its ticks: in memory, and in pgonce_job_schedules."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 from pgonce.core.database import patiently
 from pgonce.core.execute import Pool
-from pgonce.jobs import calls as protocol
-from pgonce.jobs.clock import Clock
-from pgonce.jobs.cron import Plan
+from pgonce.core.processes import Registration
+from pgonce.errors import InvalidArgument
+from pgonce.jobs import calls_schedule as calls
+from pgonce.jobs.calls_schedule import NextTick, ScheduleRow
+from pgonce.jobs.cron import Plan, read_schedule
+from pgonce.jobs.registry import Job
 from pgonce.jobs.tick_queue import Name
 
 _INSTANT = timedelta(microseconds=1)
+_FORGETTABLE = timedelta(days=1)
+"""A tick of the last day without a row was forgotten by a failover; an older one may have been purged."""
+
+log = logging.getLogger("pgonce")
 
 
-class Schedules:
-    """The last tick of each job that was dealt with, here and in the database.
+class ScheduleStore:
+    """The schedules of an app's jobs: those of its code, and what the database has instead or besides.
 
     Args:
-        plans: the jobs.
-        schema: where ``pgonce migrate`` put the tables.
+        jobs: the app's jobs, by name.
+        process: the process that registers them.
     """
 
-    def __init__(self, plans: Mapping[Name, Plan], schema: str) -> None:
-        self._plans = plans
-        self._schema = schema
+    def __init__(self, jobs: Mapping[str, Job], process: Registration) -> None:
+        self._names = list(jobs)
+        self._code = {(job.name, job.key): job.plan for job in jobs.values() if job.plan}
+        self._process = process
+        self._schema = process.schema
         self._lock = threading.Lock()
-        self._moved: set[Name] = set()
-        self._forgotten = False
-        self._app = hashlib.md5(repr(sorted(plans)).encode(), usedforsecurity=False).hexdigest()
+        self._done: dict[Name, datetime] = {}
+        self._changed: set[Name] = set()
+        self._registered = False
+        self._has_started = False
+        self._together = hashlib.md5(repr(sorted(self._code)).encode(), usedforsecurity=False).hexdigest()
+        self.plans: dict[Name, Plan] = dict(self._code)
+        """By name and key. Replaced as a whole, and not changed in place."""
+        self.scopes: dict[Name, Mapping[str, Any]] = {}
+        """What the runs of an operator's schedule work on."""
         self.since: dict[Name, datetime] = {}
-        """What is owed came after this; a job that is new owes nothing."""
+        """Ticks later than this are to be run; a schedule that is new begins now."""
 
-    def read(self, pool: Pool, clock: Clock) -> None:
-        """Where the jobs were left, and what time it is."""
-        names = list(self._plans)
-        last = patiently(pool, protocol.last_job_ticks(names), self._schema)
-        if last:
-            clock.set(last[0].clock)
-        now = clock.now()
-        # planned, and not only fired: a tick that came while everybody was down is owed, though the job never ran.
-        # No later than now: what is planned may be the tick of a cron expression that was changed since.
-        self.since = dict.fromkeys(names, now) | {
-            (each.name, each.key): min(max(filter(None, [each.fired, each.planned - _INSTANT])), now)
-            for each in last
-            if each.planned
-        }
-        self.review()
+    def refresh(self, pool: Pool, now: datetime) -> bool:
+        """Read the schedules that are in the database. Whether something was changed here.
 
-    def review(self) -> None:
-        """Write all of them next time, should somebody have deleted one."""
+        Raises:
+            DatabaseUnavailable, SchemaError: as for every call.
+        """
+        rows = patiently(pool, calls.read_job_schedules(self._names), self._schema) if self._names else []
+        found = {(row.name, row.key): row for row in rows}
+        plans, scopes = dict(self._code), {}
+        for name, row in found.items():
+            if plan := self._plan(name, row):
+                plans[name] = plan
+                scopes[name] = row.scope
         with self._lock:
-            self._moved.update(self._plans)
+            changed = {name for name, plan in plans.items() if self.plans.get(name) != plan or name not in self.since}
+            forgotten = {name for name in plans.keys() - changed if self._is_forgotten(name, found.get(name), now)}
+            since = {name: self._since(name, found.get(name), now) for name in changed | forgotten}
+            differs = bool(since) or plans.keys() != self.plans.keys() or scopes != self.scopes
+            self.since = {name: since.get(name) or self.since[name] for name in plans}
+            self._done = {name: tick for name, tick in self._done.items() if name in plans and name not in since}
+            self._changed = (self._changed & plans.keys()) | since.keys()
+            self.plans, self.scopes = plans, scopes
+            # what is not there, or not as the code has it, is for the newest start of the app to register
+            self._registered = self._registered and all(
+                name in found and (found[name].source != "code" or self._is_own(found[name], plan))
+                for name, plan in self._code.items()
+            )
+        for name in forgotten:
+            log.warning("job %s: the database has forgotten its last tick (a failover?): it is run again", name[0])
+        return differs
 
-    def dealt_with(self, name: Name, tick: datetime) -> None:
-        """The tick has a row, whosever."""
+    def _plan(self, name: Name, row: ScheduleRow) -> Plan | None:
+        own = self._code.get(name)
+        # a start goes by its own schedules, and registers them
+        if own is not None and row.source == "code" and (self._is_own(row, own) or not self._has_started):
+            return own
+        try:
+            schedule = read_schedule(row.expression, row.timezone)
+        except InvalidArgument as error:
+            log.warning("job %s: its schedule in pgonce_job_schedules is ignored: %s", name[0], error)
+            return own
+        return Plan(schedule, row.catch_up, grace=row.grace)
+
+    @staticmethod
+    def _is_own(row: ScheduleRow, plan: Plan) -> bool:
+        return (row.expression, row.timezone) == (plan.schedule.expression, plan.schedule.timezone)
+
+    def _is_forgotten(self, name: Name, row: ScheduleRow | None, now: datetime) -> bool:
+        # Every tick that is done has a row. A read from before that row was committed looks the same, and does no harm:
+        # the tick is tried again, and its row refuses it.
+        done = self._done.get(name)
+        return (
+            done is not None and row is not None and row.next_tick <= done and done > now - _FORGETTABLE
+            and (row.fired is None or row.fired < done)
+        )  # fmt: skip
+
+    def _since(self, name: Name, row: ScheduleRow | None, now: datetime) -> datetime:
+        if row is None:
+            return self.since.get(name, now)
+        # next_tick, and not only fired: a tick of a time when every worker was down has no row. No later than now: what
+        # is planned may be the tick of an expression that was changed since.
+        return min(max(filter(None, [row.fired, row.next_tick - _INSTANT])), now)
+
+    def mark_done(self, name: Name, tick: datetime) -> None:
+        """The tick has a row, whoever wrote it."""
         with self._lock:
-            self.since[name] = max(tick, self.since[name])
-            self._moved.add(name)
+            if name in self.since:
+                self.since[name] = max(tick, self.since[name])
+                self._done[name] = max(tick, self._done.get(name, tick))
+                self._changed.add(name)
 
     def go_back(self, now: datetime) -> None:
-        """It is earlier than it was: of what is to come a tick that was dealt with has its row, another one is owed."""
+        """The database's clock was set back: ticks of the time that comes again are due again, unless they have
+        rows."""
         with self._lock:
             self.since = {name: min(tick, now) for name, tick in self.since.items()}
+            self._done.clear()
 
     def write(self, pool: Pool) -> None:
-        """Tell the database what has changed."""
-        if not self._forgotten and self._plans:  # before the first of these is written: it says whose it was
-            patiently(pool, protocol.forget_job_schedules(list(self._plans)), self._schema)
-            self._forgotten = True
+        """Write what has changed: everything once as the newest start of the app, from then on the next ticks.
+
+        Raises:
+            DatabaseUnavailable, SchemaError, psycopg.Error: nothing was written; the next call tries again.
+        """
+        if not self._registered and self._code:
+            ticks = [tick for name, plan in self._code.items() if (tick := self._next(name, plan))]
+            register = calls.register_job_schedules(self._process.id, self._process.app, self._together, ticks)
+            self._registered = patiently(pool, register, self._schema)
+        self._has_started = True
         with self._lock:
-            moved, self._moved = self._moved, set()
+            changed, self._changed = self._changed, set()
         try:
-            if ticks := [tick for name in moved if (tick := self._next(name))]:
-                patiently(pool, protocol.plan_job_ticks(ticks, self._app), self._schema)
+            if ticks := [tick for name in changed if (tick := self._next(name, self.plans.get(name)))]:
+                patiently(pool, calls.plan_job_ticks(ticks), self._schema)
         except BaseException:
             with self._lock:
-                self._moved |= moved
+                self._changed |= changed
             raise
 
-    def _next(self, name: Name) -> protocol.NextTick | None:
-        plan = self._plans[name]
-        tick = plan.cron.after(self.since[name])
-        if tick is None:
+    def _next(self, name: Name, plan: Plan | None) -> NextTick | None:
+        since = self.since.get(name)
+        if plan is None or since is None or (tick := plan.schedule.after(since)) is None:
             return None
-        return protocol.NextTick(*name, plan.cron.expression, plan.cron.timezone, tick, plan.patience)
+        return NextTick(*name, plan.schedule, plan.patience, plan.catch_up, tick)

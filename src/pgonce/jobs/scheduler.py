@@ -1,8 +1,8 @@
-"""The scheduler: starts each job at its ticks, retries what has failed, and closes what has died.
+"""The scheduler: starts each job at its ticks, retries failed runs, and closes the runs of dead processes.
 
 Any number of schedulers may run. There is no leader: each of them tries each tick, and the tick is a unique column, so
 one start wins and the others read one row. A scheduler that is stopped, slow or wrong about the time can therefore
-neither double a tick nor hold one back.
+neither run a tick twice nor hold one back.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Self
+from typing import Any, Self
 from uuid import UUID
 
 import psycopg
@@ -28,27 +28,28 @@ from pgonce.core.database import patiently
 from pgonce.core.processes import Registration
 from pgonce.core.service import Service
 from pgonce.errors import DatabaseUnavailable, PgonceError
-from pgonce.jobs import calls as protocol
+from pgonce.jobs import calls, calls_operate, calls_schedule
 from pgonce.jobs import calls_stats as stats
 from pgonce.jobs.clock import Clock, DatabaseClock
-from pgonce.jobs.executor import Performing
-from pgonce.jobs.registry import JobRegistry
-from pgonce.jobs.schedule_store import Schedules
-from pgonce.jobs.thread_pool import Hands, guarded
-from pgonce.jobs.tick_queue import Agenda, Name
+from pgonce.jobs.executor import Executor
+from pgonce.jobs.registry import Job, JobRegistry
+from pgonce.jobs.schedule_store import ScheduleStore
+from pgonce.jobs.thread_pool import DaemonThreadPool, log_errors
+from pgonce.jobs.tick_queue import Name, TickQueue
 
 UPKEEP_EVERY = timedelta(seconds=15)
-"""Between two sweeps, looks for retries and comparisons of the clocks; also how long a suspended machine oversleeps."""
-REVIEW_EVERY = 40
-"""Rounds of upkeep, some ten minutes, between two writings of all that is planned."""
+"""Between two rounds of upkeep: sweep, retries, requests, schedules, and the comparison of the clocks. Also how long a
+suspended machine oversleeps."""
 _STEP = timedelta(seconds=1)
-"""By so much the clock may go back in a comparison, and nobody has set the database's."""
+"""Differences up to this between two comparisons are not a database clock that was set back."""
+STOPPED = "worker stopped"
+"""The reason of a run that was closed because its process was stopping."""
 
 log = logging.getLogger("pgonce")
 
 
 class Scheduler(Service):
-    """Runs the jobs of an app at their ticks, in threads; asynchronous ones in an event loop of their own.
+    """Runs the jobs of an app at their ticks: in threads, asynchronous ones in the event loop of the process.
 
     Args:
         app: the jobs.
@@ -62,7 +63,6 @@ class Scheduler(Service):
         self, app: JobRegistry, url: str, *, schema: str = "public", concurrency: int = 16, clock: Clock | None = None
     ) -> None:
         self._app = app
-        self._plans = {(job.name, job.key): job.plan for job in app.jobs.values() if job.plan}
         self._url = url
         self._schema = schema
         self._concurrency = concurrency
@@ -70,48 +70,54 @@ class Scheduler(Service):
         self._stop = threading.Event()
         self._died: BaseException | None = None
         self._lock = threading.Lock()
-        self._schedules = Schedules(self._plans, schema)
-        self._owing: dict[Name, datetime] = {}
-        self._at_hand: set[Name] = set()
-        self._retrying: set[UUID] = set()
-        self._runs = Performing(url, schema)
-        self._hands = Hands(concurrency, "pgonce job")
         self._process = Registration(
             "jobs",
             schema,
             app.name,
             jobs=list(app.jobs),
-            content=[f"{job.name} {job.key} {job.plan and job.plan.cron}" for job in app.jobs.values()],
+            content=[f"{job.name} {job.key} {job.plan and job.plan.schedule}" for job in app.jobs.values()],
             capacity=concurrency,
         )
-        # The upkeep asks the database, which may hang; what starts the ticks asks nobody.
+        self._store = ScheduleStore(app.jobs, self._process)
+        self._new_schedules = threading.Event()
+        self._due: dict[Name, datetime] = {}
+        self._in_progress: set[Name] = set()
+        self._wanted: set[UUID] = set()
+        self._threads = DaemonThreadPool(concurrency, "pgonce job")
+        # The upkeep asks the database, which may hang; the thread that starts the ticks asks nobody.
         self._own = [
-            threading.Thread(target=self._to_the_end, args=[work], name=f"pgonce {name}", daemon=True)
-            for name, work in {"scheduler": self._run, "upkeep": self._keep_up}.items()
+            threading.Thread(target=self._run_to_the_end, args=[work], name=f"pgonce {name}", daemon=True)
+            for name, work in {"scheduler": self._run_ticks, "upkeep": self._run_upkeep}.items()
         ]
 
     @property
     def unfinished(self) -> int:
         """Runs that are at work or wait for a thread."""
-        return self._hands.unfinished
+        return self._threads.unfinished
 
     def start(self) -> Self:
         """Begin, with the ticks that have passed since each job's last one.
 
         Raises:
-            DatabaseUnavailable, SchemaError: now, rather than at the first tick.
-            RuntimeError: so many threads cannot be had.
+            DatabaseUnavailable, SchemaError: now, and not at the first tick.
+            RuntimeError: the system refused a thread.
         """
         self._pool = database.open_pool(self._url, self._concurrency + 2)
         try:
             self._process.register(self._pool)
-            self._schedules.read(self._pool, self._clock)
-            self._agenda = Agenda(self._plans, self._schedules.since, self._clock.now())
-            with suppress(psycopg.errors.LockNotAvailable):  # somebody's psql has it: the upkeep will try again
-                self._schedules.write(self._pool)
-            self._hands.start()
+            self._clock.set(patiently(self._pool, _NOW, "pg_catalog"))
+            now = self._clock.now()
+            self._store.refresh(self._pool, now)
+            self._queue = TickQueue(self._store.plans, self._store.since, now)
+            self._executor = Executor(self._pool, self._url, self._schema)
+            with suppress(psycopg.errors.LockNotAvailable):  # somebody's psql holds it: the upkeep tries again
+                self._store.write(self._pool)
+                for job in self._app.jobs.values():
+                    if job.expect_every:
+                        patiently(self._pool, calls_operate.expect_registered_job(job), self._schema)
+            self._threads.start()
         except BaseException:
-            self._hands.stop()
+            self._threads.stop()
             self._pool.close()  # left to the garbage collector it would complain about its threads
             raise
         for thread in self._own:
@@ -119,175 +125,215 @@ class Scheduler(Service):
         return self
 
     def stop(self, timeout: float | None = None) -> bool:
-        """Start nothing more, and wait for what is at work.
+        """Start nothing more, ask the runs to end, and wait for them.
+
+        A synchronous run finds ``run.stop_requested``, an asynchronous one is cancelled. One that does not look and
+        gets to its end in time has succeeded. Runs that have not ended after ``timeout`` are closed as failed ("worker
+        stopped") and are due again: another worker that has the job starts them anew. What they still write through the
+        run is refused.
 
         Args:
             timeout: seconds to wait; None is for ever.
 
         Returns:
-            Whether all has ended. What has not is closed by another scheduler's sweep when this process is gone.
+            Whether all have ended by themselves.
 
         Raises:
             PgonceError: all has ended, and the scheduler's own thread before it was asked to.
         """
         self._stop.set()
         until = None if timeout is None else time.monotonic() + timeout
-        self._hands.stop()
-        threads = [*self._own, *self._hands.threads]
+        self._threads.stop()
+        self._executor.request_stop(STOPPED)
+        threads = [*self._own, *self._threads.threads]
         for thread in threads:
             thread.join(None if until is None else max(until - time.monotonic(), 0))
         ended = not any(thread.is_alive() for thread in threads)
+        if not ended:
+            self._executor.close_runs(STOPPED)
+        with suppress(PgonceError, psycopg.Error):  # the database is away: the row goes after a day of silence
+            self._store.write(self._pool)
+            patiently(self._pool, calls_schedule.end_job_schedules(self._process.id), self._schema)
         if ended:
-            with suppress(PgonceError, psycopg.Error):  # the row goes after a day of silence
-                self._process.end(self._pool)
             self._pool.close()
             if self._died:
                 raise PgonceError(f"the scheduler has died: {self._died!r}") from self._died
         return ended
 
-    def _to_the_end(self, work: Callable[[], None]) -> None:
+    def _run_to_the_end(self, work: Callable[[], None]) -> None:
         try:
             work()
         except BaseException as error:
-            # A process without its scheduler looks alive, and no job runs: it has to end, so that it is started anew.
+            # A process without its scheduler looks alive, and no job runs. It has to end, so that it is started anew.
             log.critical("the scheduler has died: this process ends", exc_info=error)
             self._died = self._died or error
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def _run(self) -> None:
+    # The thread that starts the ticks.
+
+    def _run_ticks(self) -> None:
         before = self._clock.now()
         while not self._stop.is_set():
             now = self._clock.now()
             if now < before - _STEP:
-                guarded(self._go_back, now)
+                log_errors(self._go_back, now)
+            elif self._new_schedules.is_set():
+                log_errors(self._renew_queue, now)
             before = now
-            guarded(self._look, now)
+            log_errors(self._start_due, now)
             soon = now + UPKEEP_EVERY
-            self._clock.wait(min(soon, self._agenda.next_at or soon), self._stop)
+            self._clock.wait(min(soon, self._queue.next_at or soon), self._stop)
 
     def _go_back(self, now: datetime) -> None:
         log.warning("the database's clock was set back to %s", now)
-        self._schedules.go_back(now)
+        self._store.go_back(now)
         with self._lock:
-            self._owing = {name: min(asked, now) for name, asked in self._owing.items()}
-        self._agenda = Agenda(self._plans, self._schedules.since, now)
+            self._due = {name: min(asked, now) for name, asked in self._due.items()}
+        self._renew_queue(now)
 
-    def _look(self, now: datetime) -> None:
-        for name, _ in self._agenda.due(now):
+    def _renew_queue(self, now: datetime) -> None:
+        self._new_schedules.clear()
+        self._queue = TickQueue(self._store.plans, self._store.since, now)
+
+    def _start_due(self, now: datetime) -> None:
+        for name, _ in self._queue.due(now):
             with self._lock:
-                self._owing[name] = now
-            self._see_to_soon(name)
+                self._due[name] = now
+            self._submit(name)
 
-    def _keep_up(self) -> None:
-        for number in itertools.count(1):
-            guarded(self._upkeep)
-            if number % REVIEW_EVERY == 0:
-                self._schedules.review()
+    # The upkeep.
+
+    def _run_upkeep(self) -> None:
+        for _ in itertools.count():
+            log_errors(self._upkeep)
             self._clock.wait(self._clock.now() + UPKEEP_EVERY, self._stop)
             if self._stop.is_set():
                 return
 
     def _upkeep(self) -> None:
         self._compare_clocks()  # the rest only if it succeeds: without a database each would wait for one
-        for duty in (self._beat, self._sweep, self._see_to_the_rest, self._look_for_retries, self._write):
+        for duty in (
+            self._beat, self._sweep, self._submit_due, self._start_retries, self._start_requests,
+            self._update_schedules,
+        ):  # fmt: skip
             if not self._stop.is_set():  # each may hang for a while
-                guarded(duty)
+                log_errors(duty)
 
     def _compare_clocks(self) -> None:
-        # A failover cuts every connection, and the pool's say so at their next use, one by one: were each to cost a
-        # round, what is owed would wait for minutes.
+        # A failover cuts every connection, and the pool finds out one by one, at their next use. If each cost a round,
+        # ticks that are due would wait for minutes.
         for left in reversed(range(self._concurrency + 2)):
             try:
-                self._clock.set(patiently(self._pool, Call("clock_timestamp", {}, value), "pg_catalog"))
+                self._clock.set(patiently(self._pool, _NOW, "pg_catalog"))
                 return
             except DatabaseUnavailable as error:
                 if not left or isinstance(error.__cause__, PoolTimeout | TimeoutError):
                     raise
 
     def _beat(self) -> None:
-        self._process.beat(self._pool, self._hands.unfinished)
+        running = self._executor.running
+        self._process.beat(self._pool, len(running), running)
 
     def _sweep(self) -> None:
-        if closed := patiently(self._pool, protocol.abandon_job_runs(), self._schema):
+        if closed := patiently(self._pool, calls.abandon_job_runs(), self._schema):
             log.warning("%s runs had shown no sign of life for their window: closed as failed", closed)
 
-    def _see_to_the_rest(self) -> None:
-        for name in list(self._owing):
-            self._see_to_soon(name)
+    def _submit_due(self) -> None:
+        for name in list(self._due):
+            self._submit(name)
 
-    def _look_for_retries(self) -> None:
-        for retry in patiently(self._pool, protocol.due_job_retries(list(self._app.jobs)), self._schema):
-            if retry.run_id not in self._retrying:
-                self._retrying.add(retry.run_id)
-                self._hands.give(self._retry, retry)
+    def _start_retries(self) -> None:
+        for retry in patiently(self._pool, calls.due_job_retries(list(self._app.jobs)), self._schema):
+            self._submit_once(retry.run_id, self._app.jobs[retry.name], retry=retry)
 
-    def _write(self) -> None:
-        self._schedules.write(self._pool)
+    def _start_requests(self) -> None:
+        for each in patiently(self._pool, calls_operate.open_job_requests(list(self._app.jobs)), self._schema):
+            self._submit_once(each.id, self._app.jobs[each.name], request=each.id, key=each.key, scope=each.scope)
 
-    # A tick is not handed to a thread: the job is, and the thread asks, when it has time, what the job owes by then.
-    # What was put off, by threads that were busy or a database that was away, is so held to the job's own rule, and
-    # what could not be done is simply still owed.
+    def _update_schedules(self) -> None:
+        if self._store.refresh(self._pool, self._clock.now()):
+            self._new_schedules.set()
+        self._store.write(self._pool)
 
-    def _see_to_soon(self, name: Name) -> None:
+    # The threads of the jobs. They are not given a tick but a job, and ask, when they have time, which of its ticks are
+    # due by then. A tick that was delayed by busy threads or by the database is so held to the job's own rule, and one
+    # that could not be started is simply still due.
+
+    def _submit(self, name: Name) -> None:
         with self._lock:
-            if name in self._at_hand or name not in self._owing:
-                return  # whoever has it looks again before it lets go
-            self._at_hand.add(name)
-        self._hands.give(self._see_to, name)
+            if name in self._in_progress or name not in self._due:
+                return  # the thread that has it looks again before it releases it
+            self._in_progress.add(name)
+        self._threads.submit(self._run_due, name)
 
-    def _see_to(self, name: Name) -> None:
-        plan = self._plans[name]
-        in_turn = plan.catch_up == "all"  # side by side, all but the first tick would be skipped as overlaps
-        has_it, run = True, list[datetime]()
-
-        def begun() -> None:
-            nonlocal has_it
-            self._schedules.dealt_with(name, run.pop(0))
-            if not in_turn:
-                has_it = False
-                self._let_go(name, asked)
-
+    def _run_due(self, name: Name) -> None:
+        """Run the ticks of a job that are due: the first one, or with catch_up "all" one after the other."""
+        released = False
+        ticks: list[datetime] = []
         try:
-            while has_it and not self._stop.is_set():
-                asked = self._owing[name]
-                # no earlier than it was asked: a comparison of the clocks may have turned ours back by a little since
-                now = max(asked, self._clock.now())
-                if not run or now - run[0] > plan.reach:
-                    run, given_up = self._agenda.owed(name, self._schedules.since[name], now)
-                    if given_up:
-                        self._give_up(name, given_up)
-                if not run:
-                    has_it = False
-                    self._let_go(name, asked)
-                elif in_turn and self._is_at_work(name):
-                    self._stop.wait(0.2)
+            while not (self._stop.is_set() or released):
+                asked = self._due[name]
+                plan = self._store.plans.get(name)
+                if plan is not None:
+                    ticks = self._due_ticks(name, ticks, plan.reach, asked)
+                if plan is None or not ticks:
+                    released = True
+                    self._release(name, asked)
+                elif plan.catch_up == "all" and self._is_running(name):
+                    self._stop.wait(0.2)  # at once, all but the first of its ticks would be skipped as overlaps
                 else:
-                    self._runs.perform(self._pool, self._app.jobs[name[0]], begun, scheduled_for=run[0])
+                    execution = self._executor.start(
+                        self._app.jobs[name[0]], key=name[1], scope=self._store.scopes.get(name), scheduled_for=ticks[0]
+                    )
+                    self._store.mark_done(name, ticks.pop(0))
+                    if plan.catch_up != "all":  # its next tick may come while this run is at work, and is skipped
+                        released = True
+                        self._release(name, asked)
+                    if execution is not None:
+                        self._executor.finish(execution)
         finally:
-            if has_it:  # it still owes what it owed: the next upkeep sees to it
+            if not released:  # it is still due: the next upkeep submits it
                 with self._lock:
-                    self._at_hand.discard(name)
+                    self._in_progress.discard(name)
 
-    def _let_go(self, name: Name, asked: datetime) -> None:
+    def _due_ticks(self, name: Name, ticks: list[datetime], reach: timedelta, asked: datetime) -> list[datetime]:
+        # not before it was asked: a comparison of the clocks may have turned ours back by a little since
+        now = max(asked, self._clock.now())
+        if ticks and now - ticks[0] <= reach:
+            return ticks
+        ticks, given_up = self._queue.overdue(name, self._store.since[name], now)
+        if given_up:
+            reason = "missed: no scheduler has started it, and it is too late for it now"
+            patiently(self._pool, calls_schedule.skip_job_tick(*name, given_up, reason), self._schema)
+            self._store.mark_done(name, given_up)
+        return ticks
+
+    def _release(self, name: Name, asked: datetime) -> None:
         with self._lock:
-            self._at_hand.discard(name)
-            if self._owing[name] == asked:
-                del self._owing[name]
+            self._in_progress.discard(name)
+            if self._due[name] == asked:
+                del self._due[name]
                 return
-        self._see_to_soon(name)
+        self._submit(name)
 
-    def _is_at_work(self, name: Name) -> bool:
+    def _is_running(self, name: Name) -> bool:
         # Another scheduler may be at the same backlog: this tick would be skipped as an overlap of its run.
         running = patiently(self._pool, stats.list_job_runs(name=name[0], status="running", limit=1000), self._schema)
         return any(run.key == name[1] for run in running)
 
-    def _give_up(self, name: Name, tick: datetime) -> None:
-        late = "missed: no scheduler has started it, and it is too late for it now"
-        patiently(self._pool, protocol.skip_job_tick(*name, tick, late), self._schema)
-        self._schedules.dealt_with(name, tick)
+    def _submit_once(self, wanted: UUID, job: Job, **options: Any) -> None:
+        """Start the run that ``options`` name in a thread; not twice while that thread is at it."""
+        if wanted not in self._wanted:
+            self._wanted.add(wanted)
+            self._threads.submit(self._run_wanted, wanted, job, options)
 
-    def _retry(self, retry: protocol.Retry) -> None:
+    def _run_wanted(self, wanted: UUID, job: Job, options: dict[str, Any]) -> None:
         try:
-            self._runs.perform(self._pool, self._app.jobs[retry.name], lambda: None, retry=retry)
+            execution = self._executor.start(job, **options)
+            if execution is not None:
+                self._executor.finish(execution)
         finally:
-            self._retrying.discard(retry.run_id)
+            self._wanted.discard(wanted)
+
+
+_NOW: Call[datetime] = Call("clock_timestamp", {}, value)

@@ -1,4 +1,4 @@
-"""Threads that do what they are given, in the order in which it came."""
+"""A fixed number of daemon threads and a queue of work."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from pgonce.errors import PgonceError
 log = logging.getLogger("pgonce")
 
 
-def guarded(action: Callable[..., None], *arguments: Any) -> None:
-    """Do it; what it raises is logged, and the thread lives on."""
+def log_errors(action: Callable[..., None], *arguments: Any) -> None:
+    """Call ``action``; an exception is logged, and the thread goes on."""
     try:
         action(*arguments)
     except (PgonceError, psycopg.Error) as error:
         log.warning("%s", (str(error) or type(error).__name__).splitlines()[0])
     except Exception:
-        log.exception("the scheduler stumbled")
+        log.exception("unexpected error in the scheduler; it goes on")
 
 
-class Hands:
-    """So many threads, and a queue in front of them.
+class DaemonThreadPool:
+    """``count`` threads that take work from one queue, in its order.
 
-    All are started at once, so that what is wrong is raised then: a thread pool starts each when there is work for it,
-    and in a container at its limit of processes the work is what got lost.
+    All threads are started at once, so that a failure is raised at the start. concurrent.futures starts each thread
+    when there is work for it: in a container at its limit of processes that work was lost. Its threads are not daemons:
+    a job that hangs would keep the process from ending.
     """
 
     def __init__(self, count: int, name: str) -> None:
@@ -37,37 +38,37 @@ class Hands:
         self._lock = threading.Lock()
         self._stopping = False
         self.unfinished = 0
-        """What is being done or waits for a thread."""
-        self.threads = [threading.Thread(target=self._serve, name=f"{name} {n}", daemon=True) for n in range(count)]
+        """How much work is being done or waits for a thread."""
+        self.threads = [threading.Thread(target=self._work_off, name=f"{name} {n}", daemon=True) for n in range(count)]
 
     def start(self) -> None:
-        """Start them.
+        """Start the threads.
 
         Raises:
-            RuntimeError: there cannot be so many.
+            RuntimeError: the system refused one of them.
         """
         for thread in self.threads:
             thread.start()
 
-    def give(self, action: Callable[..., None], *arguments: Any) -> None:
-        """Have it done as soon as a thread is free."""
+    def submit(self, action: Callable[..., None], *arguments: Any) -> None:
+        """Call ``action`` as soon as a thread is free."""
         with self._lock:
             self.unfinished += 1
         self._work.put((action, arguments))
 
     def stop(self) -> None:
-        """Begin nothing more, and end the threads when they have done what they are at."""
+        """Start no more work; each thread ends after what it is doing."""
         self._stopping = True
         for _ in self.threads:
             self._work.put(None)
 
-    def _serve(self) -> None:
+    def _work_off(self) -> None:
         while (work := self._work.get()) is not None:
             try:
                 if not self._stopping:
-                    guarded(work[0], *work[1])
-            except BaseException:  # a job may call sys.exit(), which is not for this thread
-                log.exception("the scheduler stumbled")
+                    log_errors(work[0], *work[1])
+            except BaseException:  # sys.exit() in a job must not end this thread
+                log.exception("unexpected error in the scheduler; it goes on")
             finally:
                 with self._lock:
                     self.unfinished -= 1

@@ -1,4 +1,4 @@
-"""What is due when, for many jobs at once. Pure: it is told the time and asked what to do next."""
+"""The next tick of many jobs. Pure: the time is an argument."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _AGAIN = timedelta(minutes=1)
 """Until a job whose next tick could not be found is looked at again."""
 
 
-class Agenda:
-    """The next tick of every job, in a heap: what to wait for is on top, with ten jobs or with ten thousand.
+class TickQueue:
+    """The next tick of every job, in a heap: the first one is found at once, with ten jobs or with ten thousand.
 
     Args:
         plans: the jobs.
-        since: the last tick of each that was dealt with; what it owes since then is due at once.
-        now: from where on, for jobs that are new.
+        since: the last tick of each that is done; ticks between it and now are due at once.
+        now: where jobs that are new begin.
     """
 
     def __init__(self, plans: Mapping[Name, Plan], since: Mapping[Name, datetime], now: datetime) -> None:
         self._plans = plans
         self._heap: list[tuple[datetime, Name, datetime]] = []
         for name, plan in plans.items():
-            self._push(name, plan.cron.after(since.get(name, now)))
+            self._push(name, plan.schedule.after(since.get(name, now)))
 
     def _push(self, name: Name, tick: datetime | None) -> None:
         if tick is not None:
@@ -41,28 +41,28 @@ class Agenda:
         return self._heap[0][0] if self._heap else None
 
     def due(self, now: datetime) -> Iterator[tuple[Name, datetime]]:
-        """The jobs with a tick that is due by ``now``, each once and with its first one; none comes again."""
+        """The jobs with a tick that is due by ``now``, each once, with its first such tick. None is given twice."""
         while self._heap and self._heap[0][0] <= now:
             _, name, tick = heapq.heappop(self._heap)
             yield name, tick
             try:
-                following = self._plans[name].cron.after(tick)
-                if following is not None and following <= now:  # nobody looked for a while
-                    following = self._plans[name].cron.after(self._passed(name, now))
+                following = self._plans[name].schedule.after(tick)
+                if following is not None and following <= now:  # the machine was suspended, or the clock was set
+                    following = self._plans[name].schedule.after(self._passed(name, now))
                 self._push(name, following)
-            except Exception:  # else the job would be on the agenda no more
+            except Exception:  # without an entry the job would never be due again
                 heapq.heappush(self._heap, (now + _AGAIN, name, tick))
                 raise
 
-    def owed(self, name: Name, since: datetime, now: datetime) -> tuple[list[datetime], datetime | None]:
+    def overdue(self, name: Name, since: datetime, now: datetime) -> tuple[list[datetime], datetime | None]:
         """What the job's plan says about its due ticks after ``since``: those to run, and the last one given up."""
-        return self._plans[name].owed(since, self._passed(name, now))
+        return self._plans[name].overdue(since, self._passed(name, now))
 
     def _passed(self, name: Name, now: datetime) -> datetime:
         """The moment up to which a job's ticks are due: ``now``, unless the last one's jitter is not over."""
         plan = self._plans[name]
         if plan.jitter:
-            last = plan.cron.last(now - plan.jitter, now)
+            last = plan.schedule.last(now - plan.jitter, now)
             if last is not None and last + plan.delay(*name, last) > now:
                 return last - _INSTANT
         return now

@@ -117,7 +117,7 @@ def test_only_a_commit_that_has_refused_all_does_not_wait_for_the_disk(
     ]
     statement = start_job_run(Start(name, timedelta(hours=1))).batch_statement("public")
     with db.transaction():
-        arrays = ["{%s,%s}" % tuple(names), "{null,null}", "{1h,1h}", '{"",""}', "{null,null}"]  # noqa: UP031
+        arrays = ["{%s,%s}" % tuple(names), "{null,null}", "{1h,1h}", '{"",""}', "{null,null}", "{a,b}"]  # noqa: UP031
         sent(db, statement, arrays)
         said = db.execute("select current_setting('synchronous_commit'), current_setting('lock_timeout')").fetchone()
         assert said == (setting, "100ms")

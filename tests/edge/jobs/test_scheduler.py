@@ -437,10 +437,10 @@ def test_ticks_that_wait_for_a_thread_are_caught_up_as_the_job_says_when_one_is_
 @pytest.mark.parametrize(
     ("fault", "repair"),
     [
-        ("alter database {} set default_transaction_read_only = on", "alter database {} reset all"),
+        ("alter table pgonce_job_pauses rename to away", "alter table away rename to pgonce_job_pauses"),
         ("alter table cron_job_runs rename to away", "alter table away rename to cron_job_runs"),
     ],
-    ids=["the database is read-only", "the schema is another one"],
+    ids=["a table is away", "the schema is another one"],
 )
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_a_tick_that_cannot_be_started_is_tried_again_whatever_is_wrong(
@@ -608,9 +608,9 @@ def test_a_look_that_fails_stops_no_other_one(
 def test_a_worker_whose_scheduler_dies_ends_with_an_error(database: str, tmp_path: Path) -> None:
     (tmp_path / "dying.py").write_text(
         "import pgonce\n"
-        "from pgonce.jobs.tick_queue import Agenda\n"
+        "from pgonce.jobs.tick_queue import TickQueue\n"
         "def die(*_):\n    raise SystemExit('no more')\n"
-        "Agenda.due = die\n"
+        "TickQueue.due = die\n"
         "app = pgonce.App()\n"
     )
     command: list[str | Path] = [PGONCE, "worker", "--app", "dying", "--database-url", database]

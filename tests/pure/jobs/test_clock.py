@@ -28,7 +28,7 @@ def test_a_step_of_the_machine_s_clock_does_not_move_the_database_s(
 
 def test_the_time_of_day_goes_on_from_what_the_database_said(monkeypatch: pytest.MonkeyPatch) -> None:
     elapsed = [100.0]
-    monkeypatch.setattr(clock, "_steady", lambda: elapsed[0])
+    monkeypatch.setattr(clock, "_monotonic", lambda: elapsed[0])
     found = clock.DatabaseClock()
     said = datetime(2026, 1, 1, tzinfo=UTC)
     found.set(said)

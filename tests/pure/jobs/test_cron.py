@@ -13,7 +13,7 @@ import pgonce
 from pgonce.core.interval import interval
 from pgonce.errors import InvalidArgument
 from pgonce.jobs.cron import CatchUp, Cron, Plan
-from pgonce.jobs.tick_queue import Agenda
+from pgonce.jobs.tick_queue import TickQueue
 
 NEW_YORK, LONDON = "America/New_York", "Europe/London"
 
@@ -94,7 +94,7 @@ def test_a_job_that_cannot_be_scheduled_is_refused_where_it_is_registered(option
 def test_what_is_owed_after_a_gap_is_what_the_policy_says(catch_up: CatchUp, run: list[str], given_up: str) -> None:
     plan = Plan(Cron("* * * * *"), catch_up, window=timedelta(minutes=10), grace=timedelta(minutes=2))
     day = "2026-01-01 "
-    owed = plan.owed(utc(day + "00:00"), utc(day + "00:30:10"))
+    owed = plan.overdue(utc(day + "00:00"), utc(day + "00:30:10"))
     assert owed == ([utc(day + each) for each in run], utc(day + given_up))
 
 
@@ -102,13 +102,13 @@ def test_what_is_owed_after_a_gap_is_what_the_policy_says(catch_up: CatchUp, run
 def test_a_daily_tick_of_an_hour_ago_runs_only_where_it_is_to_be_caught_up(catch_up: CatchUp, runs: bool) -> None:
     plan = Plan(Cron("0 6 * * *"), catch_up)
     tick = utc("2026-01-02 06:00")
-    run, given_up = plan.owed(utc("2026-01-01 06:00"), utc("2026-01-02 07:00"))
+    run, given_up = plan.overdue(utc("2026-01-01 06:00"), utc("2026-01-02 07:00"))
     assert (run, given_up) == (([tick], None) if runs else ([], tick))
 
 
 def test_a_year_without_schedulers_is_looked_through_in_no_time() -> None:
     plan = Plan(Cron("* * * * *"), "last")
-    run, given_up = plan.owed(utc("2020-01-01"), utc("2026-01-01"))
+    run, given_up = plan.overdue(utc("2020-01-01"), utc("2026-01-01"))
     assert run == [utc("2026-01-01")]
     assert given_up == utc("2025-12-31 23:59")
 
@@ -116,21 +116,21 @@ def test_a_year_without_schedulers_is_looked_through_in_no_time() -> None:
 def test_the_agenda_gives_each_tick_once_and_says_when_the_next_one_is_due() -> None:
     plans = {(f"job_{n}", ""): Plan(Cron("*/2 * * * *" if n % 2 else "* * * * *")) for n in range(10)}
     now = utc("2026-01-01 00:00:30")
-    agenda = Agenda(plans, {}, now)
+    queue = TickQueue(plans, {}, now)
     seen = []
     for _ in range(4):
-        assert agenda.next_at is not None
-        assert list(agenda.due(agenda.next_at - timedelta(microseconds=1))) == []
-        now = agenda.next_at
-        seen += [(name[0], tick) for name, tick in agenda.due(now)]
+        assert queue.next_at is not None
+        assert list(queue.due(queue.next_at - timedelta(microseconds=1))) == []
+        now = queue.next_at
+        seen += [(name[0], tick) for name, tick in queue.due(now)]
     assert len(seen) == len(set(seen)) == 5 * 4 + 5 * 2
-    assert agenda.next_at == utc("2026-01-01 00:05")
+    assert queue.next_at == utc("2026-01-01 00:05")
 
 
 def test_jitter_delays_a_tick_by_the_same_on_every_machine_and_spreads_the_jobs() -> None:
     plans = {(f"job_{n}", ""): Plan(Cron("0 * * * *"), jitter=timedelta(minutes=10)) for n in range(100)}
     start = utc("2026-01-01 00:30")
-    one, other = Agenda(plans, {}, start), Agenda(plans, {}, start)
+    one, other = TickQueue(plans, {}, start), TickQueue(plans, {}, start)
     assert one.next_at == other.next_at
     early = list(one.due(utc("2026-01-01 01:05")))
     assert 20 < len(early) < 80
@@ -153,13 +153,13 @@ def test_a_jitter_longer_than_the_grace_or_the_time_between_two_ticks_loses_none
     plan = Plan(cron, jitter=interval(jitter), grace=interval(grace))
     start = since = utc("2026-01-01 00:00:30")
     name = ("j", "")
-    agenda = Agenda({name: plan}, {}, start)
+    queue = TickQueue({name: plan}, {}, start)
     found: list[datetime] = []
     while len(found) < 100:
-        now = agenda.next_at
+        now = queue.next_at
         assert now is not None
-        [_] = agenda.due(now)
-        [since], given_up = agenda.owed(name, since, now)
+        [_] = queue.due(now)
+        [since], given_up = queue.overdue(name, since, now)
         assert given_up is None
         found.append(since)
     assert found == list(islice(cron.ticks(start), 100))
@@ -171,12 +171,12 @@ def test_after_a_gap_a_tick_whose_jitter_is_not_over_is_not_run_before_its_time(
     due_at = tick + plan.delay("j", "", tick)
     assert due_at - tick > timedelta(minutes=1)
     name, since, early = ("j", ""), utc("2026-01-01 00:00"), due_at - timedelta(seconds=1)
-    agenda = Agenda({name: plan}, {name: since}, early)
-    assert [each for each, _ in agenda.due(early)] == [name]
-    assert agenda.owed(name, since, early) == ([last], last - timedelta(hours=1))
-    assert agenda.next_at == due_at
-    assert list(agenda.due(due_at)) == [(name, tick)]
-    assert agenda.owed(name, last, due_at) == ([tick], None)
+    queue = TickQueue({name: plan}, {name: since}, early)
+    assert [each for each, _ in queue.due(early)] == [name]
+    assert queue.overdue(name, since, early) == ([last], last - timedelta(hours=1))
+    assert queue.next_at == due_at
+    assert list(queue.due(due_at)) == [(name, tick)]
+    assert queue.overdue(name, last, due_at) == ([tick], None)
 
 
 @pytest.mark.parametrize("length", ["999999 days", "999999999 days"])
@@ -187,10 +187,10 @@ def test_a_length_of_time_beyond_the_calendar_means_for_ever(catch_up: CatchUp, 
     given(lambda _: None)
     plan = app.jobs["j"].plan
     assert plan is not None
-    run, given_up = plan.owed(utc("2026-01-01 00:00"), utc("2026-01-01 03:00"))
+    run, given_up = plan.overdue(utc("2026-01-01 00:00"), utc("2026-01-01 03:00"))
     assert (len(run), given_up) == ((3, None) if catch_up == "all" else (1, utc("2026-01-01 02:00")))
-    agenda = Agenda({("j", ""): plan}, {("j", ""): utc("2026-01-01 00:00")}, utc("2026-01-01 00:00"))
-    assert len(list(agenda.due(utc("2026-01-01 03:00")))) == 1
+    queue = TickQueue({("j", ""): plan}, {("j", ""): utc("2026-01-01 00:00")}, utc("2026-01-01 00:00"))
+    assert len(list(queue.due(utc("2026-01-01 03:00")))) == 1
 
 
 def test_a_job_whose_next_tick_cannot_be_found_is_looked_at_again_and_keeps_no_other_from_its_own() -> None:
@@ -203,12 +203,12 @@ def test_a_job_whose_next_tick_cannot_be_found_is_looked_at_again_and_keeps_no_o
             return super().after(moment)
 
     plans = {("faulty", ""): Plan(Faulty("* * * * *")), ("other", ""): Plan(Cron("* * * * *"))}
-    agenda = Agenda(plans, {}, utc("2026-01-01 00:00:30"))
+    queue = TickQueue(plans, {}, utc("2026-01-01 00:00:30"))
     seen, now = [], utc("2026-01-01 00:01")
     Faulty.failing = True
     with pytest.raises(MemoryError):
-        seen += [name for name, _ in agenda.due(now)]
+        seen += [name for name, _ in queue.due(now)]
     Faulty.failing = False
-    seen += [name for name, _ in agenda.due(now)]
+    seen += [name for name, _ in queue.due(now)]
     assert seen == [("other", "")]
-    assert [name for name, _ in agenda.due(now + timedelta(minutes=1))] == [("faulty", ""), ("other", "")]
+    assert [name for name, _ in queue.due(now + timedelta(minutes=1))] == [("faulty", ""), ("other", "")]

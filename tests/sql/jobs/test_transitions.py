@@ -23,7 +23,10 @@ VERBS = {
     "fail_job_run",
 }  # fmt: skip
 # the same row seen with other eyes: listed only under the verb that can tell
-SPECIAL = {("ticked", "start_job_run"), ("ticked", "pgonce_start_job_runs"), ("abandoned", "fail_job_run")}
+SPECIAL = {
+    ("ticked", "start_job_run"), ("ticked", "pgonce_start_job_runs"), ("abandoned", "fail_job_run"),
+    ("paused", "start_job_run"), ("paused", "pgonce_start_job_runs"),
+}  # fmt: skip
 CELLS = transitions.read("jobs_guard") + transitions.read("jobs_batch")
 TICK = "2026-01-01 06:00+00"
 
@@ -35,7 +38,9 @@ class Run:
         self.conn, self.job, self.id, self.tick = conn, f"job_{uuid4().hex}", uuid4(), None
         if state == "ticked":
             self.tick = TICK
-        if state != "absent":
+        if state == "paused":
+            conn.execute("select pgonce_pause_job(%s, 'why')", [self.job])
+        elif state != "absent":
             self.id = self.start_job_run()
         if state == "skipped":
             holder = self.id
@@ -59,6 +64,9 @@ class Run:
         return value(self.conn, "select start_job_run(%s, p_scheduled_for => %s)", self.job, self.tick)
 
     def start_job_runs(self) -> Any:
+        if rows(self.conn, "select from pgonce_job_pauses where job_name = %s", self.job):
+            query = "select (pgonce_start_job_runs(array[%s], '{null}', '{1 hour}', array[''], '{null}'))[1]"
+            return value(self.conn, query, self.job)
         before, answer, after = value(
             self.conn,
             "select pgonce_start_job_runs(%s, array_fill(null::jsonb, '{3}'), array_fill('1 hour'::interval, '{3}'),"
@@ -112,7 +120,9 @@ def test_a_verb_moves_a_run_as_the_table_says(shared: Connection, cell: Cell) ->
     if cell.verb in {"start_job_run", "pgonce_start_job_runs", "insert"}:
         assert [row["status"] for row in new] == [cell.to]
         assert answer == (new[0]["id"] if cell.to == "running" else None)
-        assert new[0]["blocked_by"] == (run.id if cell.to == "skipped" else None)
+        assert new[0]["blocked_by"] == (run.id if cell.to == "skipped" and cell.state != "paused" else None)
+        if cell.state == "paused":
+            assert new[0]["error_message"] == "paused: why"
         if cell.state == "stale":
             closed = after[run.id]
             assert closed["status"] == "failed"

@@ -1,4 +1,4 @@
-"""Every cell of the transition table at the head of jobs_schedule.sql, run against the database."""
+"""Every cell of the tables at the heads of jobs_schedule.sql and jobs_operate.sql, run against the database."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from tests.sql import transitions
 from tests.sql.transitions import Cell, attempt, rows
 
 Connection = psycopg.Connection[Any]
-CELLS = transitions.read("jobs_schedule")
+CELLS = transitions.read("jobs_schedule") + transitions.read("jobs_operate")
 STATES = {"absent", "running", "stopping", "stale", "succeeded", "failed", "due", "skipped"}
-VERBS = {"pgonce_report_job_run", "pgonce_stop_job_run", "pgonce_retry_job_run"}
+VERBS = {
+    "pgonce_report_job_run", "pgonce_stop_job_run", "pgonce_interrupt_job_run", "pgonce_retry_job_run",
+    "pgonce_end_job_run",
+}  # fmt: skip
 
 
 def test_every_state_stands_exactly_once_under_every_verb() -> None:
@@ -51,9 +54,11 @@ def put(conn: Connection, state: str, job: str) -> Any:
 def test_a_verb_moves_a_run_as_the_table_says(conn: Connection, cell: Cell) -> None:
     run = put(conn, cell.state, "job")
     before = rows(conn, "select * from cron_job_runs order by started_at")
-    call = {"pgonce_report_job_run": "select pgonce_report_job_run(%s, 3, 4, 5, 6)"}.get(
-        cell.verb, f"select {cell.verb}(%s)"
-    )
+    call = {
+        "pgonce_report_job_run": "select pgonce_report_job_run(%s, 3, 4, 5, 6)",
+        "pgonce_interrupt_job_run": "select pgonce_interrupt_job_run(%s, 'worker stopped')",
+        "pgonce_end_job_run": "select pgonce_end_job_run(%s, 'hangs')",
+    }.get(cell.verb, f"select {cell.verb}(%s)")
     answer = attempt(lambda: rows(conn, call, run)[0][cell.verb])
     after = rows(conn, "select * from cron_job_runs order by started_at")
     if cell.to in {"lost", "none", "false", "PT404"}:
@@ -69,6 +74,12 @@ def test_a_verb_moves_a_run_as_the_table_says(conn: Connection, cell: Cell) -> N
         assert answer is True
         assert (row["stop_requested_at"] is not None) == (cell.to == "stopping")
         assert rows(conn, "select * from pgonce_job_retries") == []
+    elif cell.verb in {"pgonce_interrupt_job_run", "pgonce_end_job_run"}:
+        assert answer is True
+        reason = "worker stopped" if cell.verb == "pgonce_interrupt_job_run" else "ended by hand: hangs"
+        assert (row["status"], row["error_message"]) == ("failed", reason)
+        due = rows(conn, "select run_id from pgonce_job_retries where due_at <= clock_timestamp() and not counted")
+        assert due == ([{"run_id": run}] if cell.to == "due" else [])
     else:
         assert (row["status"], row["attempt"], row["retry_of"]) == ("running", 2, run)
         assert rows(conn, "select * from pgonce_job_retries") == []
@@ -84,3 +95,118 @@ def test_a_retry_waits_for_another_run_and_gives_way_to_a_newer_tick(conn: Conne
     rows(conn, "select complete_job_run(%s)", tick)
     assert rows(conn, "select pgonce_retry_job_run(%s) as id", run) == [{"id": None}]
     assert rows(conn, "select * from pgonce_job_retries") == [], "the tick has done the work"
+
+
+def test_an_interrupted_run_starts_anew_without_a_retry_of_its_own_for_the_tick_that_it_had(conn: Connection) -> None:
+    [first] = rows(
+        conn, "select start_job_run('job', '{\"batch\": 3}', p_scheduled_for => '2026-01-01 06:00+00') as id"
+    )
+    tick = rows(conn, "select scheduled_for from cron_job_runs")[0]["scheduled_for"]
+    run = first["id"]
+    for _ in range(3):
+        assert rows(conn, "select pgonce_interrupt_job_run(%s, 'worker stopped') as ok", run) == [{"ok": True}]
+        assert rows(conn, "select pgonce_interrupt_job_run(%s, 'worker stopped') as ok", run) == [{"ok": True}]
+        [due] = rows(conn, "select id, scheduled_for from pgonce_due_job_retries('{job}')")
+        assert due == {"id": run, "scheduled_for": tick}
+        run = rows(conn, "select pgonce_retry_job_run(%s, 'web-1:7') as id", run)[0]["id"]
+    [row] = rows(conn, "select attempt, scope, for_tick, scheduled_for, process from cron_job_runs where id = %s", run)
+    assert row == {
+        "attempt": 1, "scope": {"batch": 3}, "for_tick": tick, "scheduled_for": None, "process": "web-1:7",
+    }  # fmt: skip
+    assert rows(conn, "select * from pgonce_job_retries") == []
+
+
+def test_a_run_that_an_operator_has_ended_is_not_retried_and_its_transaction_is_ended(
+    conn: Connection, session: Any
+) -> None:
+    [started] = rows(conn, "select start_job_run('job', p_retries => 3) as id")
+    holder = session(autocommit=False)
+    holder.execute(f"set local application_name = 'pgonce {started['id']}'")
+    holder.execute("select 1")
+    assert rows(conn, "select pgonce_end_job_run(%s, 'hangs') as ok", started["id"]) == [{"ok": True}]
+    assert rows(conn, "select * from pgonce_job_retries") == []
+    with pytest.raises(psycopg.OperationalError):
+        holder.execute("select 1")
+
+
+def test_a_paused_job_starts_again_when_its_pause_is_over_or_is_ended(conn: Connection) -> None:
+    def starts() -> bool:
+        [run] = rows(conn, "select start_job_run('job') as id")
+        if run["id"] is not None:
+            rows(conn, "select complete_job_run(%s)", run["id"])
+        return run["id"] is not None
+
+    rows(conn, "select pgonce_pause_job('job', 'the partner is down', clock_timestamp() + interval '1 hour')")
+    assert not starts()
+    [row] = rows(conn, "select error_message from cron_job_runs")
+    assert row["error_message"].startswith("paused until ")
+    assert row["error_message"].endswith(": the partner is down")
+    conn.execute("update pgonce_job_pauses set paused_until = clock_timestamp()")
+    assert starts()
+    assert rows(conn, "select * from pgonce_job_pauses") == [], "a pause that is over is deleted"
+    rows(conn, "select pgonce_pause_job('job', 'again')")
+    assert not starts()
+    assert rows(conn, "select pgonce_resume_job('job') as ended") == [{"ended": True}]
+    assert starts()
+
+
+def test_a_paused_job_is_neither_retried_nor_missed(conn: Connection) -> None:
+    run = put(conn, "due", "job")
+    conn.execute("update pgonce_job_retries set due_at = clock_timestamp()")
+    rows(conn, "select pgonce_pause_job('job', 'why')")
+    assert rows(conn, "select pgonce_retry_job_run(%s) as id", run) == [{"id": None}]
+    assert len(rows(conn, "select * from pgonce_job_retries where due_at > clock_timestamp()")) == 1, "pushed back"
+    rows(conn, "select start_job_run('job', p_scheduled_for => now())")
+    assert rows(conn, "select * from pgonce_job_missed") == []
+
+
+def test_a_request_is_answered_in_the_transaction_that_starts_its_run_and_says_who_is_in_the_way(
+    conn: Connection, session: Any
+) -> None:
+    def ask() -> Any:
+        return rows(conn, "select pgonce_request_job_run('job', '{\"a\": 1}') as id")[0]["id"]
+
+    def open_requests() -> list[Any]:
+        return [row["id"] for row in rows(conn, "select id from pgonce_open_job_requests('{job}')")]
+
+    def answer(request: Any) -> Any:
+        return rows(conn, "select * from pgonce_get_job_request(%s)", request)[0]
+
+    start = "select pgonce_start_requested_job_run(%s, p_process => 'web-1:7') as id"
+    request = ask()
+    other = session(autocommit=False)
+    [dying] = rows(other, start, request)
+    assert dying["id"] is not None
+    assert rows(conn, start, request) == [{"id": None}], "another worker is at it"
+    other.rollback()
+    assert open_requests() == [request], "a worker that dies leaves it open"
+    [started] = rows(conn, start, request)
+    assert answer(request) == {"answered": True, "run_id": started["id"], "answer": "started by web-1:7"}
+    assert open_requests() == []
+    second = ask()
+    assert rows(conn, start, second) == [{"id": None}]
+    said = answer(second)
+    assert (said["answered"], said["run_id"]) == (True, None)
+    assert said["answer"].startswith(f"overlap: run {started['id']} has been running since ")
+    assert said["answer"].endswith(" by web-1:7")
+
+
+def test_at_most_so_many_runs_of_a_job_with_slots_are_at_work_and_a_tick_fires_in_one_slot(conn: Connection) -> None:
+    def start(tick: str | None = None) -> Any:
+        query = "select pgonce_start_job_run_in_slot(2, 'job', p_key => 'k', p_scheduled_for => %s) as id"
+        return rows(conn, query, tick)[0]["id"]
+
+    first, second = start("2026-01-01 06:00+00"), start()
+    assert first is not None
+    assert second is not None
+    assert start() is None
+    assert rows(conn, "select key, status from cron_job_runs order by started_at, key") == [
+        {"key": "k#1", "status": "running"}, {"key": "k#2", "status": "running"}, {"key": "k#1", "status": "skipped"},
+    ]  # fmt: skip
+    rows(conn, "select complete_job_run(%s)", second)
+    assert start("2026-01-01 06:00+00") is None, "it has fired, in the other slot"
+    assert len(rows(conn, "select * from cron_job_runs")) == 3, "nothing is written"
+    conn.execute("update cron_job_runs set heartbeat_at = now() - interval '1 day' where id = %s", [first])
+    assert start() is not None
+    assert start() is not None, "the slot of a dead run is taken over"
+    assert rows(conn, "select status from cron_job_runs where id = %s", first) == [{"status": "failed"}]

@@ -10,6 +10,7 @@
 -- succeeded | pgonce_start_job_runs    | running   | nobody is in the way
 -- failed    | pgonce_start_job_runs    | running   | nobody is in the way
 -- skipped   | pgonce_start_job_runs    | running   | nobody is in the way
+-- paused    | pgonce_start_job_runs    | skipped   | an operator paused the job
 -- ticked    | pgonce_start_job_runs    | none      | this tick has fired, on whatever machine
 -- absent    | pgonce_complete_job_runs | PT404     | no such run
 -- running   | pgonce_complete_job_runs | succeeded | the end
@@ -20,7 +21,8 @@
 
 -- Planned as in webhooks_batch.sql: once, and for each run its index.
 create or replace function pgonce_start_job_runs(
-  p_job_names text[], p_scopes jsonb[], p_windows interval[], p_keys text[], p_scheduled_for timestamptz[])
+  p_job_names text[], p_scopes jsonb[], p_windows interval[], p_keys text[], p_scheduled_for timestamptz[],
+  p_processes text[] default null)
 returns uuid[]
 language plpgsql set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
@@ -29,27 +31,29 @@ declare
   v_answered boolean[];
 begin
   if 1 <> any (array[array_lower(p_job_names, 1), array_lower(p_scopes, 1), array_lower(p_windows, 1), array_lower(p_keys, 1),
-                     array_lower(p_scheduled_for, 1)]) then
+                     array_lower(p_scheduled_for, 1), array_lower(p_processes, 1)]) then
     raise sqlstate '22023' using message = 'the arrays must begin at 1';
   end if;
   -- One INSERT for those that begin and those that overlap. What it cannot write has been written by another since, or is the
   -- second of its kind in here.
   with given as (
     select gen_random_uuid() as id, clock_timestamp() as now, g.*, r.id as holder, r.started_at as since, r.expires
-    from unnest(p_job_names, p_scopes, p_windows, p_keys, p_scheduled_for) with ordinality
-      as g (job_name, scope, run_window, key, scheduled_for, place)
+    from unnest(p_job_names, p_scopes, p_windows, p_keys, p_scheduled_for, p_processes) with ordinality
+      as g (job_name, scope, run_window, key, scheduled_for, process, place)
     -- limited: otherwise it might become a join that reads all that run
     left join lateral (
       select r.id, r.started_at, r.heartbeat_at + r.run_window as expires from cron_job_runs r
       where r.job_name = g.job_name and r.key = g.key and r.status = 'running' limit 1) r on true
   ), written as (
     insert into cron_job_runs (id, job_name, status, scope, key, run_window, scheduled_for, started_at, heartbeat_at, completed_at,
-                               duration_ms, blocked_by, error_message)
+                               duration_ms, blocked_by, error_message, process)
     select id, job_name, case when holder is null then 'running' else 'skipped' end, coalesce(scope, '{}'), key, run_window,
            scheduled_for, now, now, case when holder is not null then now end, case when holder is not null then 0 end, holder,
-           case when holder is not null then format('overlap: run %s has been running since %s', holder, since) end
+           case when holder is not null then format('overlap: run %s has been running since %s', holder, since) end,
+           process
     from given
     where job_name > '' and run_window between '1 us' and '100 years' and key is not null and (holder is null or expires > now)
+      and not exists (select from pgonce_job_pauses p where p.job_name = given.job_name)
     on conflict do nothing
     returning id, status
   )
@@ -57,12 +61,13 @@ begin
   into v_ids, v_answered from given g left join written w using (id);
   for i in 1 .. coalesce(cardinality(v_ids), 0) loop
     if not v_answered[i] then
-      v_ids[i] := start_job_run(p_job_names[i], p_scopes[i], p_windows[i], p_keys[i], p_scheduled_for[i]);
+      v_ids[i] := start_job_run(p_job_names[i], p_scopes[i], p_windows[i], p_keys[i], p_scheduled_for[i],
+                                 p_process => p_processes[i]);
     end if;
   end loop;
   return coalesce(v_ids, '{}');
 end $$;
-comment on function pgonce_start_job_runs(text[], jsonb[], interval[], text[], timestamptz[]) is
+comment on function pgonce_start_job_runs(text[], jsonb[], interval[], text[], timestamptz[], text[]) is
   'pgonce: start_job_run for many runs without retries, in one statement: their ids, null where it says null. The arrays are read side '
   'by side. Give them in one order everywhere, by job and key: two sessions with the same ones then wait for each other.';
 

@@ -13,6 +13,7 @@
 -- succeeded | start_job_run    | running   | nobody is in the way
 -- failed    | start_job_run    | running   | nobody is in the way
 -- skipped   | start_job_run    | running   | nobody is in the way
+-- paused    | start_job_run    | skipped   | an operator paused the job: null, and a row with the reason
 -- ticked    | start_job_run    | none      | this tick has fired, on whatever machine
 -- absent    | insert           | running   | a client that knows only the specification
 -- running   | insert           | 23505     | the partial unique index: two running runs cannot be written
@@ -127,7 +128,7 @@ end $$;
 create or replace function start_job_run(
   p_job_name text, p_scope jsonb default '{}', p_window interval default '15 minutes',
   p_key text default '', p_scheduled_for timestamptz default null, p_retries integer default 0,
-  p_backoff interval default '1 minute')
+  p_backoff interval default '1 minute', p_process text default null)
 returns uuid
 language plpgsql set search_path from current as $$
 declare
@@ -135,6 +136,8 @@ declare
   v_holder uuid;
   v_since timestamptz;
   v_expired boolean;
+  v_reason text;
+  v_until timestamptz;
 begin
   -- In one expression, and a short one: it is set up anew in every transaction. What is wrong is looked for where something is.
   if (p_job_name > '' and p_window between '1 us' and '100 years' and p_key is not null and p_retries >= 0
@@ -158,14 +161,30 @@ begin
 
     -- NOT EXISTS, because ON CONFLICT alone would wait for the holder's uncommitted update. The clock is read within the
     -- statement: a reading from before its snapshot may lie before the end of a run that the snapshot sees ended.
-    insert into cron_job_runs (job_name, scope, key, run_window, scheduled_for, started_at, heartbeat_at, retries, backoff)
+    insert into cron_job_runs (job_name, scope, key, run_window, scheduled_for, started_at, heartbeat_at, retries, backoff, process)
     select p_job_name, coalesce(p_scope, '{}'), p_key, p_window, p_scheduled_for, clock.now, clock.now,
-           nullif(p_retries, 0), case when p_retries > 0 then p_backoff end
+           nullif(p_retries, 0), case when p_retries > 0 then p_backoff end, p_process
     from (select clock_timestamp() as now) clock
     where not exists (select from cron_job_runs where job_name = p_job_name and key = p_key and status = 'running')
+      and not exists (select from pgonce_job_pauses where job_name = p_job_name)
     on conflict do nothing
     returning id into v_id;
     if found then return v_id; end if;
+
+    select reason, paused_until into v_reason, v_until from pgonce_job_pauses where job_name = p_job_name;
+    if found then
+      if v_until <= clock_timestamp() then
+        delete from pgonce_job_pauses where job_name = p_job_name and paused_until <= clock_timestamp();
+        continue;
+      end if;
+      insert into cron_job_runs (job_name, status, scope, key, run_window, scheduled_for, started_at, heartbeat_at, completed_at,
+                                 duration_ms, error_message, process)
+      select p_job_name, 'skipped', coalesce(p_scope, '{}'), p_key, p_window, p_scheduled_for, clock.now, clock.now, clock.now,
+             0, format('paused%s: %s', ' until ' || v_until, v_reason), p_process
+      from (select clock_timestamp() as now) clock
+      on conflict do nothing;
+      return null;
+    end if;
 
     -- Who is in the way? In a new statement, which sees what has been committed since.
     select id, started_at, heartbeat_at + run_window <= clock_timestamp() into v_holder, v_since, v_expired
@@ -191,11 +210,12 @@ begin
   end loop;
   raise sqlstate '40001' using message = format('runs of job %s come and go', p_job_name), hint = 'try again';
 end $$;
-comment on function start_job_run(text, jsonb, interval, text, timestamptz, integer, interval) is
+comment on function start_job_run(text, jsonb, interval, text, timestamptz, integer, interval, text) is
   'pgonce: starts a run of the job and returns its id, which is its token. null = overlap (a skipped row names the run in the way), or '
   'the tick p_scheduled_for has fired already (nothing is written). The window is stored with the run: without a heartbeat for that '
   'long it counts as dead. p_key: runs with different keys may run side by side. p_retries: how often a failure of it is retried, by '
-  'a worker that has the job; p_backoff: how long after the first failure, doubled with every further one.';
+  'a worker that has the job; p_backoff: how long after the first failure, doubled with every further one. p_process: host:pid of the '
+  'process that runs it, so that a run that hangs can be found. null also while the job is paused.';
 
 -- In the verbs of a run's holder below, "status || ''" keeps the planner off the indexes of running runs: it takes them for the
 -- smallest, but every end leaves a dead entry in them, and under a long snapshot these pile up. By its id a run is one lookup.

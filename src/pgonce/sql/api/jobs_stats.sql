@@ -65,25 +65,55 @@ comment on function pgonce_job_timing(text, interval) is
 create or replace view pgonce_job_stats as select * from pgonce_job_timing();
 comment on view pgonce_job_stats is 'pgonce_job_timing of the last seven days.';
 
--- A window and not a self-join, which grows with the square of a job's runs. clock_timestamp() stands for the end of a running one.
+-- A window and not a self-join, which grows with the square of a job's runs. It reads in the order of the index on job_name and
+-- started_at, and sorts the keys of a job alone. clock_timestamp() stands for the end of a running one. 30 days: what overlapped
+-- before has been told.
 create or replace view pgonce_job_overlaps as
 with ends as (
-  select job_name, key, id, started_at, coalesce(completed_at, 'infinity') as ended_at,
+  select job_name, key, id, started_at,
          max(coalesce(completed_at, 'infinity')) over (
            partition by job_name, key order by started_at, id rows between unbounded preceding and 1 preceding) as busy_until
-  from cron_job_runs where status <> 'skipped')
+  from cron_job_runs where status <> 'skipped' and started_at > clock_timestamp() - interval '30 days')
 select job_name, key, id as run_id, started_at, busy_until as other_ended_at from ends where started_at < busy_until;
-comment on view pgonce_job_overlaps is 'Runs that started while another run of their job and key was at work. Must be empty.';
+comment on view pgonce_job_overlaps is
+  'Runs of the last 30 days that started while another run of their job and key was at work. Must be empty.';
 
 create or replace view pgonce_job_missed as
-select s.job_name, s.key, s.next_tick as scheduled_for, s.next_tick + s.grace as missed_at, 'no scheduler has started it' as reason
+-- Ticks that have been waiting: the first one after the last that has a row, of those that schedulers wrote ahead. The last one
+-- has a row from the moment it starts, and next_tick moves some seconds later: a worker that dies in between has said enough.
+select s.job_name, s.key, t.tick as scheduled_for, t.tick + s.grace as missed_at, 'no scheduler has started it' as reason
 from pgonce_job_schedules s
--- a month: whoever had the only job, and has it no more, leaves nobody behind who could say so
-where s.next_tick + s.grace between clock_timestamp() - interval '30 days' and clock_timestamp()
-  and not exists (select from cron_job_runs r
-                  where r.job_name = s.job_name and r.key = s.key and r.scheduled_for >= s.next_tick)
+cross join lateral (
+  select max(r.scheduled_for) as tick from cron_job_runs r
+  where r.job_name = s.job_name and r.key = s.key and r.scheduled_for is not null) fired
+cross join lateral (
+  select min(u) as tick from unnest(s.next_tick || s.upcoming) u where fired.tick is null or u > fired.tick) t
+-- a month: if the only app that had the job is gone, no process is left to retire it
+where t.tick + s.grace between clock_timestamp() - interval '30 days' and clock_timestamp()
+  and not exists (select from pgonce_job_pauses p where p.job_name = s.job_name and coalesce(p.paused_until, 'infinity') > clock_timestamp())
 union all
+-- Ticks that a scheduler gave up. One of a paused job was not missed.
 select r.job_name, r.key, r.scheduled_for, r.started_at, r.error_message from cron_job_runs r
-where r.status = 'skipped' and r.blocked_by is null and r.scheduled_for is not null and r.started_at > clock_timestamp() - interval '1 day';
+where r.status = 'skipped' and r.blocked_by is null and r.scheduled_for is not null and r.started_at > clock_timestamp() - interval '1 day'
+  and r.error_message not like 'paused%'
+union all
+-- Jobs that must run every so often, whoever starts them. Said anew for each interval that passes, at most once a day.
+select e.job_name, e.key, due.at, due.at + e.grace,
+       format('it should run every %s; %s', e.every, coalesce(
+         format('its last run %s %s, on %s', case when last.status = 'running' then 'has been running since' else last.status || ' at' end,
+                date_trunc('second', coalesce(last.completed_at, last.started_at)), coalesce(last.process, 'an unnamed process')),
+         'it has never run'))
+from pgonce_job_expectations e
+left join lateral (
+  select r.status, r.started_at, r.completed_at, r.process from cron_job_runs r
+  where r.job_name = any (array[e.job_name]) and (e.key = '' or r.key = e.key) and r.status <> 'skipped'
+  order by r.job_name, r.started_at desc limit 1) last on true
+cross join lateral (select coalesce(last.started_at, e.since) + e.every as first) f
+cross join lateral (
+  select f.first + floor(greatest(extract(epoch from clock_timestamp() - e.grace - f.first), 0)
+                         / extract(epoch from greatest(e.every, interval '1 day'))) * greatest(e.every, interval '1 day') as at) due
+where due.at + e.grace <= clock_timestamp()
+  and not exists (select from pgonce_job_pauses p where p.job_name = e.job_name and coalesce(p.paused_until, 'infinity') > clock_timestamp());
 comment on view pgonce_job_missed is
-  'Ticks that did not run within their grace: those that have been waiting, for up to 30 days, and those that a scheduler gave up in the last day.';
+  'Ticks that did not run within their grace: those that have been waiting, for up to 30 days, and those that a scheduler gave up in the '
+  'last day. And jobs that did not run as often as they should (pgonce_expect_job), whoever starts them.';

@@ -105,7 +105,13 @@ alter table cron_job_runs
   add column if not exists attempt           integer not null default 1,
   add column if not exists retries           integer,
   add column if not exists backoff           interval,
-  add column if not exists retry_of          uuid;
+  add column if not exists retry_of          uuid,
+  -- the tick of the first attempt, kept over the retries: scheduled_for itself is unique, so a retry has none
+  add column if not exists for_tick          timestamptz,
+  -- host:pid of the process that runs it
+  add column if not exists process           text,
+  -- when the figures last changed: a run that hangs still sends heartbeats
+  add column if not exists progress_at       timestamptz;
 
 -- In an adopted table every crash may have left a running row: all but the newest of a job are closed, for the index below.
 update cron_job_runs r
@@ -124,21 +130,59 @@ create unique index if not exists pgonce_cron_job_runs_one_tick on cron_job_runs
 create table if not exists pgonce_job_retries (
   run_id   uuid primary key,
   job_name text not null,
-  due_at   timestamptz not null
+  due_at   timestamptz not null,
+  counted  boolean not null default true   -- false: its process was stopped, which is not an attempt
 );
 
--- What the schedulers know, so that "did not run" can be said in SQL when all of them are dead.
+-- When each job runs: what the newest start of an app registered, and what an operator has written. Every worker that has the
+-- job goes by these rows, and "did not run" can be said in SQL when all workers are dead.
 create table if not exists pgonce_job_schedules (
-  job_name   text        not null,
-  key        text        not null default '',
-  cron       text        not null,
-  timezone   text        not null,
-  next_tick  timestamptz not null,             -- the earliest tick that no scheduler has dealt with yet
-  app        text,                             -- which jobs were written together, as a digest of their names
-  grace      interval    not null default '5 minutes',
-  updated_at timestamptz not null default clock_timestamp(),
+  job_name        text        not null,
+  key             text        not null default '',
+  cron            text        not null,             -- five fields, or @every 90 minutes
+  timezone        text        not null,
+  next_tick       timestamptz not null,             -- the earliest tick that no scheduler has dealt with yet
+  upcoming        timestamptz[] not null default '{}', -- the ticks after it, should every scheduler die before it says more
+  grace           interval    not null default '5 minutes',
+  source          text        not null default 'code' check (source in ('code', 'operator')),
+  app             text        not null default '',  -- the app that registered it, as --app names it
+  registered_with text,                             -- which jobs were registered together, as a digest of their names
+  scope           jsonb       not null default '{}',
+  catch_up        text        not null default 'none',
+  updated_at      timestamptz not null default clock_timestamp(),
   primary key (job_name, key)
 );
+
+-- How often a job must run, whoever starts it: cron, Kubernetes, Celery, pg_cron.
+create table if not exists pgonce_job_expectations (
+  job_name text        not null,
+  key      text        not null default '',
+  every    interval    not null check (every > '0'),
+  grace    interval    not null default '5 minutes' check (grace >= '0'),
+  since    timestamptz not null default clock_timestamp(),
+  primary key (job_name, key)
+);
+
+-- Jobs that an operator has paused: nothing starts them until then (null: until they are resumed).
+create table if not exists pgonce_job_pauses (
+  job_name     text        primary key,
+  reason       text        not null,
+  paused_at    timestamptz not null default clock_timestamp(),
+  paused_until timestamptz
+);
+
+-- Runs that somebody has asked for: any worker that has the job starts one, in one transaction with the answer.
+create table if not exists pgonce_job_requests (
+  id           uuid        primary key default gen_random_uuid(),
+  job_name     text        not null,
+  key          text,                                 -- null: the job's own
+  scope        jsonb       not null default '{}',
+  requested_at timestamptz not null default clock_timestamp(),
+  answered_at  timestamptz,
+  run_id       uuid,                                 -- null: it was not started
+  answer       text
+);
+create index if not exists pgonce_job_requests_open on pgonce_job_requests (requested_at) where answered_at is null;
 
 create table if not exists seed_checkpoints (
   id              uuid primary key default gen_random_uuid(),

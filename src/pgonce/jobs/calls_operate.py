@@ -1,0 +1,141 @@
+"""The calls of ``sql/api/jobs_operate.sql``: what an operator does with jobs at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from pgonce.core.call import Call, clean, value
+from pgonce.jobs.calls_schedule import upcoming
+from pgonce.jobs.cron import CatchUp, Schedule
+from pgonce.jobs.registry import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A run that somebody has asked for and no worker has taken up."""
+
+    id: UUID
+    name: str
+    key: str | None
+    """None: the job's own."""
+    scope: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What has become of a request."""
+
+    answered: bool
+    run_id: UUID | None
+    """None: nothing was started."""
+    text: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleLine:
+    """A schedule in a list."""
+
+    job_name: str
+    key: str
+    cron: str
+    timezone: str
+    next_tick: datetime
+    source: str
+    """code or operator."""
+    app: str
+    scope: Mapping[str, Any]
+
+
+def end_job_run(run_id: UUID, reason: str) -> Call[bool]:
+    """Close a running run as failed, without retry. False: it has ended."""
+    return Call("pgonce_end_job_run", {"p_run_id": run_id, "p_reason": clean(reason)}, value)
+
+
+def match_job_runs(digits: str) -> Call[list[UUID]]:
+    """The first few runs whose ids begin with these hexadecimal digits."""
+    first, last = UUID(hex=digits.ljust(32, "0")), UUID(hex=digits.ljust(32, "f"))
+    args = {"p_first": first, "p_last": last}
+    return Call("pgonce_match_job_runs", args, lambda rows: [row[0] for row in rows])
+
+
+def pause_job(name: str, reason: str, until: datetime | None) -> Call[None]:
+    """Start no run of this job until then, or until it is resumed."""
+    args = {"p_job_name": name, "p_reason": clean(reason), "p_until": until}
+    return Call("pgonce_pause_job", args, value)
+
+
+def resume_job(name: str) -> Call[bool]:
+    """End the pause of a job. False: it was not paused."""
+    return Call("pgonce_resume_job", {"p_job_name": name}, value)
+
+
+def request_job_run(name: str, scope: Mapping[str, Any], key: str | None) -> Call[UUID]:
+    """Ask for a run, by any worker that has the job."""
+    args = {"p_job_name": name, "p_scope": Jsonb(dict(scope)), "p_key": key}
+    return Call("pgonce_request_job_run", args, value)
+
+
+def open_job_requests(names: Sequence[str]) -> Call[list[Request]]:
+    """The requests for runs of these jobs that nobody has taken up."""
+    return Call("pgonce_open_job_requests", {"p_job_names": list(names)}, lambda rows: [Request(*row) for row in rows])
+
+
+def get_job_request(request: UUID) -> Call[Answer]:
+    """What has become of a request."""
+    return Call("pgonce_get_job_request", {"p_request_id": request}, lambda rows: Answer(*rows[0]))
+
+
+def schedule_job(
+    name: str,
+    key: str,
+    schedule: Schedule,
+    tick: datetime,
+    grace: timedelta,
+    catch_up: CatchUp,
+    scope: Mapping[str, Any],
+) -> Call[None]:
+    """Write a schedule, which workers that have the job go by."""
+    args = {
+        "p_job_name": name,
+        "p_key": key,
+        "p_cron": schedule.expression,
+        "p_timezone": schedule.timezone,
+        "p_next_tick": tick,
+        "p_upcoming": upcoming(schedule, tick),
+        "p_grace": grace,
+        "p_catch_up": catch_up,
+        "p_scope": Jsonb(dict(scope)),
+    }
+    return Call("pgonce_schedule_job", args, value)
+
+
+def unschedule_job(name: str, key: str) -> Call[bool]:
+    """Delete a schedule. False: there is none."""
+    return Call("pgonce_unschedule_job", {"p_job_name": name, "p_key": key}, value)
+
+
+def list_job_schedules() -> Call[list[ScheduleLine]]:
+    """The schedules of all jobs, by name."""
+    return Call("pgonce_list_job_schedules", {}, lambda rows: [ScheduleLine(*row) for row in rows])
+
+
+def expect_job(name: str, every: timedelta, grace: timedelta, key: str = "") -> Call[None]:
+    """From now on the job must run at least that often, whoever starts it."""
+    args = {"p_job_name": name, "p_every": every, "p_grace": grace, "p_key": key}
+    return Call("pgonce_expect_job", args, value)
+
+
+def expect_registered_job(job: Job) -> Call[None]:
+    """What the registration of a job promises."""
+    return expect_job(job.name, job.expect_every or timedelta(), job.expect_grace, job.key)
+
+
+def forget_job_expectation(name: str, key: str) -> Call[bool]:
+    """The job need not run any more. False: it was not expected to."""
+    return Call("pgonce_forget_job_expectation", {"p_job_name": name, "p_key": key}, value)

@@ -1,0 +1,214 @@
+-- What an operator does with jobs at run time: end a run, pause a job, ask for a run, expect a job to run, limit it to N at once.
+--
+--   due       failed, with a retry planned
+--   stopping  running, and an operator has asked it to stop
+--
+-- transitions
+-- from      | verb               | to     | because
+-- absent    | pgonce_end_job_run | PT404  | no such run
+-- running   | pgonce_end_job_run | failed | closed by hand: whoever still holds it can commit nothing
+-- stopping  | pgonce_end_job_run | failed | closed by hand: it did not stop
+-- stale     | pgonce_end_job_run | failed | closed by hand: nobody has to wait for its window
+-- succeeded | pgonce_end_job_run | false  | it has ended
+-- failed    | pgonce_end_job_run | false  | it has ended
+-- due       | pgonce_end_job_run | false  | it has ended
+-- skipped   | pgonce_end_job_run | false  | it never ran
+
+create or replace function pgonce_end_job_run(p_run_id uuid, p_reason text) returns boolean
+language plpgsql set search_path from current as $$
+declare
+  v_now timestamptz := clock_timestamp();
+begin
+  update cron_job_runs
+  set status = 'failed', completed_at = v_now, error_message = 'ended by hand: ' || coalesce(nullif(p_reason, ''), 'no reason given'),
+      duration_ms = least(extract(epoch from v_now - started_at) * 1000, 2147483647)
+  where id = p_run_id and status || '' = 'running';
+  if not found then
+    if not exists (select from cron_job_runs where id = p_run_id) then
+      raise sqlstate 'PT404' using message = format('there is no job run %s', p_run_id);
+    end if;
+    return false;
+  end if;
+  -- its open transaction would keep its locks, and may be a COPY, which no timeout ends
+  perform pg_terminate_backend(pid) from pg_stat_activity
+  where application_name = 'pgonce ' || p_run_id and usename = current_user and pid <> pg_backend_pid();
+  return true;
+end $$;
+comment on function pgonce_end_job_run(uuid, text) is
+  'pgonce: closes a running run as failed, for a reason; it is not retried. Safe while its process lives: nothing that it still writes '
+  'through the run is committed. false = it has ended.';
+
+create or replace function pgonce_match_job_runs(p_first uuid, p_last uuid, p_limit integer default 5) returns setof uuid
+language sql stable set search_path from current as $$
+  select id from cron_job_runs where id between p_first and p_last order by id limit p_limit
+$$;
+comment on function pgonce_match_job_runs(uuid, uuid, integer) is 'pgonce: the runs with ids in a range: those that begin with the same digits.';
+
+create or replace function pgonce_pause_job(p_job_name text, p_reason text, p_until timestamptz default null) returns void
+language plpgsql set search_path from current as $$
+begin
+  if coalesce(p_job_name, '') = '' then raise sqlstate '22023' using message = 'the job name must not be empty'; end if;
+  if p_until <= clock_timestamp() then raise sqlstate '22023' using message = 'the end of a pause must be in the future'; end if;
+  insert into pgonce_job_pauses as p (job_name, reason, paused_until)
+  values (p_job_name, coalesce(nullif(p_reason, ''), 'no reason given'), p_until)
+  on conflict (job_name) do update set reason = excluded.reason, paused_until = excluded.paused_until;
+end $$;
+comment on function pgonce_pause_job(text, text, timestamptz) is
+  'pgonce: from now on no run of this job starts, whoever asks: each start leaves a skipped row with the reason. p_until: null = until '
+  'pgonce_resume_job. Runs that are at work go on.';
+
+create or replace function pgonce_resume_job(p_job_name text) returns boolean
+language plpgsql set search_path from current as $$
+begin
+  delete from pgonce_job_pauses where job_name = p_job_name;
+  return found;
+end $$;
+comment on function pgonce_resume_job(text) is 'pgonce: ends the pause of a job. false = it was not paused.';
+
+create or replace function pgonce_request_job_run(p_job_name text, p_scope jsonb default '{}', p_key text default null) returns uuid
+language plpgsql set search_path from current as $$
+declare
+  v_id uuid;
+begin
+  if coalesce(p_job_name, '') = '' then raise sqlstate '22023' using message = 'the job name must not be empty'; end if;
+  delete from pgonce_job_requests where requested_at < clock_timestamp() - interval '7 days';
+  insert into pgonce_job_requests (job_name, scope, key) values (p_job_name, coalesce(p_scope, '{}'), p_key) returning id into v_id;
+  return v_id;
+end $$;
+comment on function pgonce_request_job_run(text, jsonb, text) is
+  'pgonce: asks for a run of this job, by any worker that has it, within some 15 s. p_key: null = the key that the job is registered with. '
+  'A request that nobody takes up within an hour is not carried out any more.';
+
+create or replace function pgonce_open_job_requests(p_job_names text[])
+returns table (id uuid, job_name text, key text, scope jsonb)
+language sql set search_path from current as $$
+  select q.id, q.job_name, q.key, q.scope from pgonce_job_requests q
+  where q.answered_at is null and q.job_name = any (p_job_names) and q.requested_at > clock_timestamp() - interval '1 hour'
+  order by q.requested_at limit 100
+$$;
+comment on function pgonce_open_job_requests(text[]) is
+  'pgonce: for a scheduler: the requests for runs of these jobs that nobody has taken up; pgonce_start_requested_job_run starts one.';
+
+-- The answer and the run commit together: a worker that dies in between leaves the request open for another one.
+create or replace function pgonce_start_requested_job_run(
+  p_request_id uuid, p_key text default '', p_window interval default '15 minutes', p_retries integer default 0,
+  p_backoff interval default '1 minute', p_process text default null, p_slots integer default null)
+returns uuid
+language plpgsql set search_path from current as $$
+declare
+  q pgonce_job_requests;
+  v_run uuid;
+begin
+  select * into q from pgonce_job_requests where id = p_request_id and answered_at is null for update skip locked;
+  if not found then return null; end if;
+  if p_slots is null then
+    v_run := start_job_run(q.job_name, q.scope, p_window, coalesce(q.key, p_key), null, p_retries, p_backoff, p_process);
+  else
+    v_run := pgonce_start_job_run_in_slot(
+      p_slots, q.job_name, q.scope, p_window, coalesce(q.key, p_key), null, p_retries, p_backoff, p_process);
+  end if;
+  update pgonce_job_requests
+  set answered_at = clock_timestamp(), run_id = v_run, answer = case
+    when v_run is not null then format('started by %s', coalesce(p_process, 'an unnamed process'))
+    else (select r.error_message || coalesce(' by ' || b.process, '') from cron_job_runs r left join cron_job_runs b on b.id = r.blocked_by
+          where r.job_name = q.job_name and r.status = 'skipped' and r.started_at >= now() order by r.started_at desc limit 1) end
+  where id = p_request_id;
+  return v_run;
+end $$;
+comment on function pgonce_start_requested_job_run(uuid, text, interval, integer, interval, text, integer) is
+  'pgonce: starts the run that a request asks for, and answers it, in one transaction: the run''s id; null = another worker has it, or '
+  'another run is at work (the answer names it), or the job is paused.';
+
+create or replace function pgonce_get_job_request(p_request_id uuid)
+returns table (answered boolean, run_id uuid, answer text)
+language sql stable set search_path from current as $$
+  select q.answered_at is not null, q.run_id, q.answer from pgonce_job_requests q where q.id = p_request_id
+$$;
+comment on function pgonce_get_job_request(uuid) is 'pgonce: what has become of a request for a run.';
+
+create or replace function pgonce_schedule_job(
+  p_job_name text, p_key text, p_cron text, p_timezone text, p_next_tick timestamptz, p_upcoming timestamptz[], p_grace interval,
+  p_catch_up text, p_scope jsonb)
+returns void
+language plpgsql set search_path from current as $$
+begin
+  if coalesce(p_job_name, '') = '' then raise sqlstate '22023' using message = 'the job name must not be empty'; end if;
+  insert into pgonce_job_schedules as s (job_name, key, cron, timezone, next_tick, upcoming, grace, catch_up, scope, source)
+  values (p_job_name, p_key, p_cron, p_timezone, p_next_tick, p_upcoming, p_grace, p_catch_up, p_scope, 'operator')
+  on conflict (job_name, key) do update
+  set cron = excluded.cron, timezone = excluded.timezone, next_tick = excluded.next_tick, upcoming = excluded.upcoming,
+      grace = excluded.grace, catch_up = excluded.catch_up, scope = excluded.scope, source = 'operator', updated_at = clock_timestamp();
+end $$;
+comment on function pgonce_schedule_job(text, text, text, text, timestamptz, timestamptz[], interval, text, jsonb) is
+  'pgonce: writes a schedule of a job, in place of one of the same key that an app registered; workers that have the job go by it.';
+
+create or replace function pgonce_unschedule_job(p_job_name text, p_key text default '') returns boolean
+language plpgsql set search_path from current as $$
+begin
+  delete from pgonce_job_schedules where job_name = p_job_name and key = p_key;
+  return found;
+end $$;
+comment on function pgonce_unschedule_job(text, text) is
+  'pgonce: deletes a schedule. One that a live process has in its code is registered again by it. false = there is none.';
+
+create or replace function pgonce_list_job_schedules()
+returns table (job_name text, key text, cron text, timezone text, next_tick timestamptz, source text, app text, scope jsonb)
+language sql stable set search_path from current as $$
+  select s.job_name, s.key, s.cron, s.timezone, t.tick, s.source, s.app, s.scope from pgonce_job_schedules s
+  cross join lateral (
+    select coalesce((select min(u) from unnest(s.next_tick || s.upcoming) u where u > clock_timestamp()), s.next_tick) as tick) t
+  order by s.job_name, s.key
+$$;
+comment on function pgonce_list_job_schedules() is 'pgonce: the schedules of all jobs, with the next tick of each.';
+
+create or replace function pgonce_expect_job(
+  p_job_name text, p_every interval, p_grace interval default '5 minutes', p_key text default '') returns void
+language plpgsql set search_path from current as $$
+begin
+  if coalesce(p_job_name, '') = '' then raise sqlstate '22023' using message = 'the job name must not be empty'; end if;
+  if (p_every between '1 second' and '100 years' and p_grace between '0' and '100 years') is not true then
+    raise sqlstate '22023' using message = 'every must be at least a second, grace must not be negative, and both at most 100 years';
+  end if;
+  insert into pgonce_job_expectations as e (job_name, key, every, grace) values (p_job_name, p_key, p_every, p_grace)
+  on conflict (job_name, key) do update set every = excluded.every, grace = excluded.grace
+  where (e.every, e.grace) is distinct from (excluded.every, excluded.grace);
+end $$;
+comment on function pgonce_expect_job(text, interval, interval, text) is
+  'pgonce: from now on the job must run at least every p_every, whoever starts it; p_grace later it is in pgonce_job_missed, and alerted.';
+
+create or replace function pgonce_forget_job_expectation(p_job_name text, p_key text default '') returns boolean
+language plpgsql set search_path from current as $$
+begin
+  delete from pgonce_job_expectations where job_name = p_job_name and key = p_key;
+  return found;
+end $$;
+comment on function pgonce_forget_job_expectation(text, text) is
+  'pgonce: the job need not run any more. false = it was not expected to.';
+
+-- At most N at once: each slot is a key of its own, key#1 to key#N, so two running runs in one slot cannot be written. Starts of one
+-- job queue up at the lock: else two that look at once would take the same slot, and one would be skipped though another is free.
+create or replace function pgonce_start_job_run_in_slot(
+  p_slots integer, p_job_name text, p_scope jsonb default '{}', p_window interval default '15 minutes', p_key text default '',
+  p_scheduled_for timestamptz default null, p_retries integer default 0, p_backoff interval default '1 minute', p_process text default null)
+returns uuid
+language plpgsql set search_path from current as $$
+declare
+  v_keys text[] := array(select p_key || '#' || n from generate_series(1, p_slots) n);
+  v_key text;
+begin
+  if (p_slots between 1 and 1000) is not true then
+    raise sqlstate '22023' using message = 'the number of slots must be from 1 to 1000';
+  end if;
+  perform pg_advisory_xact_lock(hashtextextended('pgonce slots ' || p_job_name || chr(10) || p_key, 0));
+  if exists (select from cron_job_runs where job_name = p_job_name and key = any (v_keys) and scheduled_for = p_scheduled_for) then
+    return null;
+  end if;
+  select k.key into v_key from unnest(v_keys) with ordinality as k (key, number)
+  left join cron_job_runs r on r.job_name = p_job_name and r.key = k.key and r.status = 'running'
+  -- a free slot, else one whose run has shown no sign of life for its window, else the one that has been taken for longest
+  order by r.id is not null, r.heartbeat_at + r.run_window > clock_timestamp(), r.started_at, k.number limit 1;
+  return start_job_run(p_job_name, p_scope, p_window, v_key, p_scheduled_for, p_retries, p_backoff, p_process);
+end $$;
+comment on function pgonce_start_job_run_in_slot(integer, text, jsonb, interval, text, timestamptz, integer, interval, text) is
+  'pgonce: start_job_run for a job of which p_slots runs may be at work at once: it takes a free key of key#1, key#2 and so on. null = '
+  'all are taken, or the tick has fired.';

@@ -1,0 +1,114 @@
+-- When jobs run: the schedules that processes register, how far each is with its ticks, and ticks that will not run.
+--
+-- Who may write a schedule. "newest" means: of the live processes of the app that have one of these jobs, it started last.
+--   A start registers its schedules, and deletes those that the app's earlier start registered and it does not have.
+--   A survivor of an older release moves next_tick of rows that are there. It inserts nothing, for what a newer start retired
+--   must stay retired. When it becomes the newest (the newer process has stopped or died), it registers again.
+--   A clean stop deletes the schedules that no other live process has, if another process of the app is live. If none is, the
+--   service is down, and its schedules stay: what it misses is told.
+--   Nobody touches a row of an operator but `pgonce job schedule`.
+
+create or replace function pgonce_register_job_schedules(p_process_id uuid, p_app text, p_registered_with text, p_schedules jsonb)
+returns boolean
+language plpgsql set search_path from current as $$
+declare
+  v_names text[] := array(select g.job_name from jsonb_to_recordset(p_schedules) as g (job_name text));
+  v_started_at timestamptz;
+begin
+  -- One at a time, with the clean stops: each must see what the others have written.
+  perform pg_advisory_xact_lock(hashtextextended('pgonce job schedules', 0));
+  select started_at into v_started_at from pgonce_processes where id = p_process_id;
+  if exists (select from pgonce_live_processes p
+             where p.does = 'jobs' and p.app = p_app and p.id <> p_process_id and p.started_at > v_started_at and p.jobs && v_names) then
+    return false;
+  end if;
+  -- Not all others: another app on this database, down for a day, would lose what it has to catch up and what pgonce_job_missed has
+  -- to say. What was registered together with one of these, by an app of this name, was this app's.
+  delete from pgonce_job_schedules s
+  where s.source = 'code' and s.app = p_app
+    and s.registered_with in (
+      select k.registered_with from pgonce_job_schedules k
+      where (k.job_name, k.key) in (select g.job_name, g.key from jsonb_to_recordset(p_schedules) as g (job_name text, key text)))
+    and (s.job_name, s.key) not in (select g.job_name, g.key from jsonb_to_recordset(p_schedules) as g (job_name text, key text));
+  insert into pgonce_job_schedules as s (job_name, key, cron, timezone, grace, catch_up, next_tick, upcoming, app, registered_with)
+  select g.*, p_app, p_registered_with
+  from jsonb_to_recordset(p_schedules) as g (
+    job_name text, key text, cron text, timezone text, grace interval, catch_up text, next_tick timestamptz, upcoming timestamptz[])
+  order by g.job_name, g.key
+  on conflict (job_name, key) do update
+  set cron = excluded.cron, timezone = excluded.timezone, grace = excluded.grace, catch_up = excluded.catch_up, app = excluded.app,
+      registered_with = excluded.registered_with, updated_at = clock_timestamp(),
+      -- a slower scheduler does not turn a tick back; a changed schedule may
+      next_tick = case when (s.cron, s.timezone) = (excluded.cron, excluded.timezone) and s.next_tick > excluded.next_tick
+                       then s.next_tick else excluded.next_tick end,
+      upcoming = case when (s.cron, s.timezone) = (excluded.cron, excluded.timezone) and s.next_tick > excluded.next_tick
+                      then s.upcoming else excluded.upcoming end
+  where s.source = 'code';
+  return true;
+end $$;
+comment on function pgonce_register_job_schedules(uuid, text, text, jsonb) is
+  'pgonce: a process registers the schedules of its jobs, as an array of objects. false = a newer start of the app is live: it decides. '
+  'Schedules that the app had before and this process does not have are deleted.';
+
+create or replace function pgonce_end_job_schedules(p_process_id uuid) returns integer
+language plpgsql set search_path from current as $$
+declare
+  v_own pgonce_processes;
+  v_deleted integer := 0;
+begin
+  perform pg_advisory_xact_lock(hashtextextended('pgonce job schedules', 0));
+  delete from pgonce_processes where id = p_process_id returning * into v_own;
+  if found and exists (select from pgonce_live_processes p where p.does = 'jobs' and p.app = v_own.app and p.jobs && v_own.jobs) then
+    delete from pgonce_job_schedules s
+    where s.source = 'code' and s.app = v_own.app and s.job_name = any (v_own.jobs)
+      and not exists (select from pgonce_live_processes p where p.does = 'jobs' and s.job_name = any (p.jobs));
+    get diagnostics v_deleted = row_count;
+  end if;
+  return v_deleted;
+end $$;
+comment on function pgonce_end_job_schedules(uuid) is
+  'pgonce: a clean stop of a process that runs jobs: deletes its row, and, while another process of its app is live, the schedules that '
+  'no live process has. Returns how many.';
+
+create or replace function pgonce_read_job_schedules(p_job_names text[])
+returns table (job_name text, key text, cron text, timezone text, grace interval, catch_up text, source text, scope jsonb,
+               next_tick timestamptz, fired timestamptz)
+language sql set search_path from current as $$
+  select s.job_name, s.key, s.cron, s.timezone, s.grace, s.catch_up, s.source, s.scope, s.next_tick,
+         (select max(r.scheduled_for) from cron_job_runs r
+          where r.job_name = s.job_name and r.key = s.key and r.scheduled_for is not null)
+  from pgonce_job_schedules s where s.job_name = any (p_job_names)
+$$;
+comment on function pgonce_read_job_schedules(text[]) is
+  'pgonce: for a scheduler: the schedules of the jobs that it has, each with its next tick and the last one that has a row.';
+
+create or replace function pgonce_plan_job_ticks(p_schedules jsonb) returns integer
+language plpgsql set search_path from current as $$
+declare
+  v_written integer;
+begin
+  -- two schedulers at once lock in one order
+  perform from pgonce_job_schedules s
+  where (s.job_name, s.key) in (select g.job_name, g.key from jsonb_to_recordset(p_schedules) as g (job_name text, key text))
+  order by s.job_name, s.key for update;
+  update pgonce_job_schedules s set next_tick = g.next_tick, upcoming = g.upcoming, updated_at = clock_timestamp()
+  from jsonb_to_recordset(p_schedules) as g (
+    job_name text, key text, cron text, timezone text, next_tick timestamptz, upcoming timestamptz[])
+  where s.job_name = g.job_name and s.key = g.key and s.cron = g.cron and s.timezone = g.timezone and s.next_tick < g.next_tick;
+  get diagnostics v_written = row_count;
+  return v_written;
+end $$;
+comment on function pgonce_plan_job_ticks(jsonb) is
+  'pgonce: what a scheduler says about schedules that are there: the earliest tick of each that no scheduler has dealt with, and some '
+  'after it. An older tick, or one of another schedule, is ignored. Returns how many rows changed.';
+
+create or replace function pgonce_skip_job_tick(p_job_name text, p_key text, p_scheduled_for timestamptz, p_reason text) returns boolean
+language sql set search_path from current as $$
+  with written as (
+    insert into cron_job_runs (job_name, key, status, scheduled_for, started_at, completed_at, duration_ms, error_message)
+    values (p_job_name, p_key, 'skipped', p_scheduled_for, clock_timestamp(), clock_timestamp(), 0, p_reason)
+    on conflict do nothing returning id)
+  select exists (select from written)
+$$;
+comment on function pgonce_skip_job_tick(text, text, timestamptz, text) is
+  'pgonce: records that a tick is not going to run, and why. false = it has fired.';

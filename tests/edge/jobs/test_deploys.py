@@ -1,0 +1,202 @@
+"""Releases, stops and deaths of schedulers: what was retired stays retired, and no tick is lost without a word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+import pgonce
+from pgonce.jobs.scheduler import Scheduler
+from tests.edge.jobs.test_scheduler import Simulation, nothing, ticks, utc
+
+Connection = psycopg.Connection[Any]
+
+
+@pytest.fixture
+def simulate() -> Iterator[Callable[[str], Simulation]]:
+    opened: list[Simulation] = []
+
+    def begin(start: str) -> Simulation:
+        opened.append(Simulation(start))
+        return opened[-1]
+
+    yield begin
+    for each in opened:
+        each.stop()
+
+
+def release(*jobs: str, cron: str = "* * * * *", name: str = "shop:app") -> pgonce.App:
+    app = pgonce.App(name=name)
+    for job in jobs:
+        app.job(job, cron=cron)(nothing)
+    return app
+
+
+def start(simulation: Simulation, app: pgonce.App, database: str) -> Scheduler:
+    simulation.start(app, database)
+    simulation.rest()
+    return simulation.schedulers[-1]
+
+
+def stop(simulation: Simulation, scheduler: Scheduler) -> None:
+    """A clean stop of one of them; the others go on."""
+    simulation.schedulers.remove(scheduler)
+    scheduler.stop()
+
+
+def kill(conn: Connection, simulation: Simulation, scheduler: Scheduler) -> None:
+    """As kill -9 looks to the database: no word, and silence from then on."""
+    process = scheduler._process.id
+    silent = "update pgonce_processes set id = gen_random_uuid(), last_seen_at = now() - interval '61 s' where id = %s"
+    conn.execute(silent, [process])
+    write_nothing(scheduler)
+    stop(simulation, scheduler)
+
+
+def write_nothing(scheduler: Scheduler) -> None:
+    setattr(scheduler._store, "write", lambda _: None)  # noqa: B010
+
+
+def scheduled(conn: Connection) -> list[str]:
+    return [name for (name,) in conn.execute("select job_name from pgonce_job_schedules order by 1").fetchall()]
+
+
+def test_what_a_new_release_retired_is_not_written_back_by_an_old_process_that_still_runs(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation]
+) -> None:
+    simulation = simulate("2026-01-01 00:00:10")
+    old = start(simulation, release("kept", "removed"), database)
+    assert scheduled(conn) == ["kept", "removed"]
+    start(simulation, release("kept"), database)
+    assert scheduled(conn) == ["kept"]
+    simulation.run_until("2026-01-01 00:02:40")
+    assert scheduled(conn) == ["kept"], "the survivor has fired and written its ticks"
+    stop(simulation, old)
+    assert scheduled(conn) == ["kept"]
+    simulation.run_until("2026-01-01 00:03:10")
+    assert ("kept", "succeeded", utc("2026-01-01 00:03")) in ticks(conn)
+
+
+def test_an_old_process_that_starts_again_in_the_middle_of_a_rollout_leaves_nothing_behind_at_its_stop(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation]
+) -> None:
+    simulation = simulate("2026-01-01 00:00:10")
+    start(simulation, release("kept"), database)
+    old = start(simulation, release("kept", "removed"), database)
+    another = start(simulation, release("kept", "removed"), database)
+    assert scheduled(conn) == ["kept", "removed"], "it was the newest start"
+    stop(simulation, old)
+    assert scheduled(conn) == ["kept", "removed"], "another process has it"
+    stop(simulation, another)
+    assert scheduled(conn) == ["kept"]
+
+
+def test_a_rollback_to_a_release_that_starts_again_or_was_never_stopped_restores_its_jobs(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation]
+) -> None:
+    simulation = simulate("2026-01-01 00:00:10")
+    start(simulation, release("kept", "removed"), database)
+    new = start(simulation, release("kept"), database)
+    assert scheduled(conn) == ["kept"]
+    stop(simulation, new)
+    simulation.run_until("2026-01-01 00:00:50")
+    assert scheduled(conn) == ["kept", "removed"], "the process that was never stopped is the newest live start"
+    start(simulation, release("kept"), database)
+    assert scheduled(conn) == ["kept"]
+    start(simulation, release("kept", "removed"), database)
+    assert scheduled(conn) == ["kept", "removed"]
+
+
+def test_when_the_new_release_dies_the_old_process_takes_its_place_and_a_death_of_all_is_missed(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation]
+) -> None:
+    simulation = simulate((datetime.now(UTC) - timedelta(days=2)).replace(tzinfo=None).isoformat())
+    old = start(simulation, release("kept", "removed", cron="0 3 * * *"), database)
+    new = start(simulation, release("kept", cron="0 3 * * *"), database)
+    kill(conn, simulation, new)
+    simulation.run_until((simulation.now + timedelta(seconds=40)).replace(tzinfo=None).isoformat())
+    assert scheduled(conn) == ["kept", "removed"]
+    kill(conn, simulation, old)
+    missed = conn.execute("select job_name from pgonce_job_missed order by 1").fetchall()
+    assert missed == [("kept",), ("removed",)]
+    start(simulation, release("kept", cron="0 3 * * *"), database)
+    assert scheduled(conn) == ["kept"], "the next start of the app forgets what it does not have"
+
+
+def test_a_process_goes_by_the_schedule_of_a_newer_start_and_not_by_its_own(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation]
+) -> None:
+    simulation = simulate("2026-01-01 00:00:10")
+    start(simulation, release("j", cron="* * * * *"), database)
+    simulation.run_until("2026-01-01 00:01:10")
+    start(simulation, release("j", cron="*/5 * * * *"), database)
+    simulation.run_until("2026-01-01 00:01:40")
+    simulation.run_until("2026-01-01 00:10:10")
+    found = [f"{tick:%H:%M}" for _, _, tick in ticks(conn)]
+    assert found == ["00:01", "00:05", "00:10"]
+
+
+@pytest.mark.parametrize("name", ["reports:app", ""], ids=["another name", "no name"])
+def test_another_app_and_one_of_the_same_name_without_a_common_job_keep_their_schedules(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation], name: str
+) -> None:
+    simulation = simulate("2026-01-01 00:00:10")
+    first = start(simulation, release("common" if name else "a", "only_here"), database)
+    second = start(simulation, release("common" if name else "b", name=name), database)
+    simulation.run_until("2026-01-01 00:01:40")
+    assert "only_here" in scheduled(conn)
+    stop(simulation, first)
+    stop(simulation, second)
+    assert "only_here" in scheduled(conn), "its service is down: what it misses is told"
+
+
+def test_a_schedule_that_somebody_deleted_is_registered_again(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation]
+) -> None:
+    simulation = simulate("2026-01-01 00:00:10")
+    start(simulation, release("j"), database)
+    conn.execute("delete from pgonce_job_schedules")
+    simulation.run_until("2026-01-01 00:00:40")
+    assert scheduled(conn) == ["j"]
+
+
+@pytest.mark.parametrize("fired", [0, 1, 2, 3])
+def test_a_tick_is_missed_though_every_scheduler_dies_before_it_has_written_what_comes_next(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation], fired: int
+) -> None:
+    first = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=30)
+    simulation = simulate((first - timedelta(seconds=20)).replace(tzinfo=None).isoformat())
+    scheduler = start(simulation, release("j"), database)
+    write_nothing(scheduler)
+    end = first + timedelta(minutes=fired - 1, seconds=5)
+    simulation.run_until(end.replace(tzinfo=None).isoformat())
+    assert len(ticks(conn)) == fired
+    kill(conn, simulation, scheduler)
+    found = conn.execute("select scheduled_for, missed_at from pgonce_job_missed").fetchall()
+    assert found == [(first + timedelta(minutes=fired), first + timedelta(minutes=fired + 5))]
+
+
+def test_a_tick_whose_row_a_failover_has_forgotten_fires_again_in_a_scheduler_that_went_on(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation]
+) -> None:
+    app = pgonce.App()
+    app.job("daily", cron="1 0 * * *")(nothing)
+    app.job("late", cron="1 0 * * *", grace="20 s")(nothing)
+    simulation = simulate("2026-01-01 00:00:10")
+    start(simulation, app, database)
+    before = "create table before as select job_name, key, next_tick, upcoming from pgonce_job_schedules"
+    conn.execute(before.encode())
+    simulation.run_until("2026-01-01 00:01:20")
+    assert len(ticks(conn, "status = 'succeeded'")) == 2
+    conn.execute("delete from cron_job_runs")
+    conn.execute(
+        "update pgonce_job_schedules s set next_tick = b.next_tick, upcoming = b.upcoming from before b"
+        " where b.job_name = s.job_name"
+    )
+    simulation.run_until("2026-01-01 00:01:50")
+    tick = utc("2026-01-01 00:01")
+    assert sorted(ticks(conn)) == [("daily", "succeeded", tick), ("late", "skipped", tick)], "or it is late"

@@ -1,0 +1,135 @@
+"""`pgonce worker` that is told to stop: its runs are asked at once, end in time or are closed, and start anew."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.conftest import wait_until
+
+Connection = psycopg.Connection[Any]
+PGONCE = Path(sys.executable).with_name("pgonce")
+APP = """
+import asyncio, threading, time
+import pgonce
+app = pgonce.App()
+
+@app.job("polls", every="1 s", catch_up="last")
+def polls(run):
+    while not run.stop_requested:
+        time.sleep(0.01)
+
+@app.job("sleeps", every="1 s", catch_up="last")
+async def sleeps(run):
+    await asyncio.sleep(3600)
+
+@app.job("ends_itself", every="1 s", catch_up="last")
+def ends_itself(run):
+    while not run.stop_requested:
+        time.sleep(0.01)
+    raise ValueError("interrupted in the middle")
+
+@app.job("deaf", every="1 s", catch_up="last")
+def deaf(run):
+    threading.Event().wait()
+
+@app.job("stubborn", every="1 s", catch_up="last")
+async def stubborn(run):
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+
+@app.job("finishes", every="1 s", catch_up="last")
+def finishes(run):
+    with run.transaction() as tx:
+        while not tx.execute("select 1 from pg_class where relname = 'go_on'").fetchone():
+            time.sleep(0.01)
+"""
+
+
+@pytest.fixture
+def worker(database: str, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts ``pgonce worker`` beside the app above, with these of its jobs."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*jobs: str, timeout: str = "20") -> subprocess.Popen[str]:
+        kept = f"app.jobs = {{name: job for name, job in app.jobs.items() if name in {jobs!r}}}\n"
+        (tmp_path / "clockwork.py").write_text(APP + kept)
+        command: list[str | Path] = [
+            PGONCE, "worker", "--app", "clockwork", "--shutdown-timeout", timeout, "--database-url", database,
+        ]  # fmt: skip
+        started.append(subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True))
+        return started[-1]
+
+    # a shell that has put the tests into the background ignores SIGINT, nohup SIGHUP, and so would what they start
+    usual = {each: signal.signal(each, signal.default_int_handler) for each in (signal.SIGINT, signal.SIGHUP)}
+    yield start
+    for each, handler in usual.items():
+        signal.signal(each, handler)
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def runs(conn: Connection, where: str = "true") -> list[Any]:
+    query = (
+        f"select job_name, status, error_message from cron_job_runs where status <> 'skipped' and {where} order by 1"
+    )
+    return conn.execute(query.encode()).fetchall()
+
+
+def due(conn: Connection) -> list[str]:
+    query = "select job_name from pgonce_job_retries where due_at <= clock_timestamp() order by 1"
+    return [name for (name,) in conn.execute(query).fetchall()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_reaches_the_runs_at_once_and_leaves_them_failed_and_due_again(
+    worker: Callable[..., subprocess.Popen[str]], conn: Connection, number: signal.Signals
+) -> None:
+    process = worker("polls", "sleeps", "ends_itself", timeout="1000")
+    wait_until(lambda: len(runs(conn, "status = 'running'")) == 3, "three runs", 60)
+    process.send_signal(number)
+    assert process.wait(60) == 0, "it did not wait for its time limit"
+    names = ["ends_itself", "polls", "sleeps"]
+    assert runs(conn) == [(name, "failed", "worker stopped") for name in names]
+    assert due(conn) == names
+    assert conn.execute("select * from pgonce_processes").fetchall() == [], "a clean stop"
+
+
+def test_a_run_that_does_not_end_in_time_is_closed_and_another_worker_starts_it_anew(
+    worker: Callable[..., subprocess.Popen[str]], conn: Connection
+) -> None:
+    process = worker("deaf", "stubborn", timeout="0.5")
+    wait_until(lambda: len(runs(conn, "status = 'running'")) == 2, "two runs", 60)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    assert runs(conn) == [(name, "failed", "worker stopped") for name in ("deaf", "stubborn")]
+    assert due(conn) == ["deaf", "stubborn"]
+    worker("deaf", "stubborn", timeout="0.5")
+    wait_until(lambda: len(runs(conn, "status = 'running'")) == 2, "both run again", 60)
+
+
+def test_a_run_that_gets_to_its_end_in_time_has_succeeded(
+    worker: Callable[..., subprocess.Popen[str]], conn: Connection
+) -> None:
+    process = worker("finishes", timeout="1000")
+    looks = "select from pg_stat_activity where query like '%go_on%' and pid <> pg_backend_pid()"
+    wait_until(lambda: conn.execute(looks.encode()).fetchone() is not None, "the run", 60)
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr is not None
+    stderr = process.stderr
+    wait_until(lambda: "stopping" in stderr.readline(), "the signal", 60)
+    conn.execute("create table go_on ()")
+    assert process.wait(60) == 0
+    assert runs(conn) == [("finishes", "succeeded", None)]
+    assert due(conn) == []
