@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import psycopg
 
 from pgonce.core.call import Call
-from pgonce.core.execute import Pool
+from pgonce.core.execute import Pool, get_connection
 from pgonce.core.fast_call import execute_value
 from pgonce.errors import translate
 
@@ -29,7 +29,7 @@ class CallBatcher:
     def value(self, wanted: Call[T]) -> T:
         """The value of ``wanted``, committed. Raises as ``execute_value``."""
         try:
-            conn = self._pool.getconn()
+            conn = get_connection(self._pool)
         except psycopg.Error as error:
             raise translate(error) from error
         try:

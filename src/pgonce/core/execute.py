@@ -24,6 +24,7 @@ from psycopg_pool import ConnectionPool
 
 from pgonce.core.adapters import ADAPTERS
 from pgonce.core.call import Call
+from pgonce.core.idle_connections import has_unread_input
 from pgonce.errors import translate
 
 T = TypeVar("T")
@@ -196,8 +197,37 @@ def translated(context: AbstractContextManager[T]) -> Iterator[T]:
 
 
 def connection(pool: Pool) -> AbstractContextManager[Connection[Any]]:
-    """A connection of the pool; one that cannot be had is a DatabaseUnavailable."""
-    return translated(pool.connection())
+    """A connection of the pool that the server has not closed; one that cannot be had is a DatabaseUnavailable."""
+    return translated(_borrowed(pool))
+
+
+def _was_closed(conn: Connection[Any]) -> bool:
+    if conn.closed:
+        return True
+    try:
+        if has_unread_input(conn):  # maybe only a notification
+            run(conn, "")
+    except psycopg.Error:
+        return True
+    return False
+
+
+def get_connection(pool: Pool) -> Connection[Any]:
+    """A connection of the pool that the server has not closed; to be given back with ``putconn``."""
+    while _was_closed(conn := pool.getconn()):
+        conn.close()
+        pool.putconn(conn)  # which opens another in its place
+    return conn
+
+
+@contextmanager
+def _borrowed(pool: Pool) -> Iterator[Connection[Any]]:
+    conn = get_connection(pool)
+    try:
+        with conn:  # commits or rolls back; the pool's connections stay open
+            yield conn
+    finally:
+        pool.putconn(conn)
 
 
 def call(pool: Pool, call: Call[T], schema: str) -> T:

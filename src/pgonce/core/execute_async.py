@@ -23,6 +23,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from pgonce.core.adapters import ADAPTERS
 from pgonce.core.call import Call
+from pgonce.core.idle_connections import has_unread_input
 from pgonce.errors import translate
 
 T = TypeVar("T")
@@ -195,8 +196,37 @@ async def translated(context: AbstractAsyncContextManager[T]) -> AsyncIterator[T
 
 
 def connection(pool: Pool) -> AbstractAsyncContextManager[AsyncConnection[Any]]:
-    """A connection of the pool; one that cannot be had is a DatabaseUnavailable."""
-    return translated(pool.connection())
+    """A connection of the pool that the server has not closed; one that cannot be had is a DatabaseUnavailable."""
+    return translated(_borrowed(pool))
+
+
+async def _was_closed(conn: AsyncConnection[Any]) -> bool:
+    if conn.closed:
+        return True
+    try:
+        if has_unread_input(conn):  # maybe only a notification
+            await run(conn, "")
+    except psycopg.Error:
+        return True
+    return False
+
+
+async def get_connection(pool: Pool) -> AsyncConnection[Any]:
+    """A connection of the pool that the server has not closed; to be given back with ``putconn``."""
+    while await _was_closed(conn := await pool.getconn()):
+        await conn.close()
+        await pool.putconn(conn)  # which opens another in its place
+    return conn
+
+
+@asynccontextmanager
+async def _borrowed(pool: Pool) -> AsyncIterator[AsyncConnection[Any]]:
+    conn = await get_connection(pool)
+    try:
+        async with conn:  # commits or rolls back; the pool's connections stay open
+            yield conn
+    finally:
+        await pool.putconn(conn)
 
 
 async def call(pool: Pool, call: Call[T], schema: str) -> T:
