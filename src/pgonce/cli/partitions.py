@@ -9,12 +9,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pgonce.cli.errors import report
 from pgonce.cli.options import load
 from pgonce.core import database
-from pgonce.errors import NotFound, PgonceError
+from pgonce.errors import PgonceError
+from pgonce.seeds.seed import Seed
 from pgonce.seeds.seeds import Progress, Seeds
 from pgonce.seeds.seeds_async import AsyncSeeds
 
@@ -30,38 +32,22 @@ def run_part(
 ) -> str:
     """Import one partition to its end, on whatever machine this is; "complete", "stopped" or "paused".
 
-    A partition that somebody else is at work on is waited for: a cluster may hand out the same one twice, and either
-    finds it complete in the end, or takes it over from a worker that died.
+    A cluster may hand out the same partition twice: see ``Seeds.run_partition``.
     """
-    seed = load(reference).get_seed(name)
-    parts = seed.parts()
-    if part not in parts:
-        raise NotFound(f"the seed {name} has no partition {part!r} here: is the app the same everywhere?")
-    wanted: dict[str, Any] = {
-        "into": seed.into, "key": seed.key, "columns": seed.columns, "on_conflict": seed.on_conflict,
-        "fingerprint": seed.fingerprint, **options, "partition": part, "stop": stop,
-    }  # fmt: skip
-    source = seed.source(parts[part])
+    fields, rest = dict[str, Any](), dict[str, Any]()
+    for option, value in options.items():
+        (fields if option in Seed.__dataclass_fields__ else rest)[option] = value
+    seed = replace(load(reference).get_seed(name), **fields)
+    rest |= {"poll": LOOK, "stop": stop}
+    if inspect.isasyncgenfunction(seed.function):
+        return asyncio.run(_run_async(url, schema, seed, part, rest))
     with database.open_pool(url, 3) as pool:
-        seeds = Seeds(pool, schema=schema)
-        while not stop():
-            at = seeds.checkpoint(name, part)
-            if at and at.status == "complete":
-                return "complete"
-            if f"{name}/{part}" not in seeds.alive(name):
-                if inspect.isasyncgenfunction(seed.function):
-                    outcome = asyncio.run(_run_async(url, schema, name, source, wanted))
-                else:
-                    outcome = seeds.run(name, source, **wanted).outcome
-                if outcome != "overlap":
-                    return outcome
-            time.sleep(LOOK)
-    return "stopped"
+        return Seeds(pool, schema=schema).run_partition(seed, part, **rest).outcome
 
 
-async def _run_async(url: str, schema: str, name: str, source: Any, options: Mapping[str, Any]) -> str:
+async def _run_async(url: str, schema: str, seed: Seed, part: str, options: Mapping[str, Any]) -> str:
     async with await database.open_async_pool(url, 3) as pool:
-        return (await AsyncSeeds(pool, schema=schema).run(name, source, **options)).outcome
+        return (await AsyncSeeds(pool, schema=schema).run_partition(seed, part, **options)).outcome
 
 
 def never() -> bool:
@@ -69,13 +55,14 @@ def never() -> bool:
     return False
 
 
-def _lane(reference: str, url: str, schema: str, name: str, parts: Any, options: Mapping[str, Any]) -> None:
-    asked: list[int] = []
+def _work(reference: str, url: str, schema: str, name: str, parts: Any, options: Mapping[str, Any]) -> None:
+    """What each process does: one part after the other, until the queue says None."""
+    signals: list[int] = []
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all: the parent passes on SIGTERM
-    signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+    signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
     try:
-        while (part := parts.get()) is not None and not asked:
-            run_part(reference, url, schema, name, part, options, lambda: bool(asked))
+        while (part := parts.get()) is not None and not signals:
+            run_part(reference, url, schema, name, part, options, lambda: bool(signals))
     except Exception as error:  # noqa: BLE001 -- what the command itself would print of it
         sys.exit(report(error))
 
@@ -94,24 +81,24 @@ def run_here(
     for part in [*parts, *[None] * workers]:
         waiting.put(part)
     arguments = (reference, url, schema, name, waiting, dict(options))
-    lanes = [context.Process(target=_lane, args=arguments, name=f"pgonce {number}") for number in range(workers)]
-    for lane in lanes:
-        lane.start()
-    asked = False
+    processes = [context.Process(target=_work, args=arguments, name=f"pgonce {number}") for number in range(workers)]
+    for process in processes:
+        process.start()
+    stopping = False
     try:
-        while any(lane.is_alive() for lane in lanes):
-            lanes[0].join(LOOK) if lanes[0].is_alive() else time.sleep(LOOK)
+        while any(process.is_alive() for process in processes):
+            processes[0].join(LOOK) if processes[0].is_alive() else time.sleep(LOOK)
             show()
-            if stop() and not asked:
-                asked = True
-                for lane in lanes:
-                    lane.terminate()
+            if stop() and not stopping:
+                stopping = True
+                for process in processes:
+                    process.terminate()
     finally:
-        for lane in lanes:
-            lane.terminate()
-            lane.join()
-    failed = [lane.exitcode for lane in lanes if lane.exitcode]
-    if failed and not asked:
+        for process in processes:
+            process.terminate()
+            process.join()
+    failed = [process.exitcode for process in processes if process.exitcode]
+    if failed and not stopping:
         raise PgonceError(
             f"{len(failed)} of {workers} workers ended with an error; their partitions resume: pgonce seed run {name}"
         )
@@ -124,7 +111,7 @@ def run_on_cluster(
     """Import ``parts`` on a running Dask cluster; its workers must have the app and reach the database.
 
     Dask runs a partition again when its worker dies, and sometimes twice at once: the claim and the checkpoint of each
-    partition make every batch land once.
+    partition make every batch commit once.
 
     Raises:
         PgonceError: distributed is not installed; or the workers of one partition died so often that Dask gave it up;
@@ -143,7 +130,7 @@ def run_on_cluster(
             client.submit(run_part, reference, url, schema, name, part, dict(options), never, pure=False, retries=2)
             for part in parts
         ]
-        manned = time.monotonic()
+        had_worker = time.monotonic()
         while not all(future.done() for future in futures):
             time.sleep(LOOK)
             show()
@@ -151,8 +138,8 @@ def run_on_cluster(
                 client.cancel(futures)
                 return
             if client.nthreads():
-                manned = time.monotonic()
-            elif time.monotonic() - manned > WORKERLESS:
+                had_worker = time.monotonic()
+            elif time.monotonic() - had_worker > WORKERLESS:
                 client.cancel(futures)
                 raise PgonceError(
                     f"the cluster has had no worker for {WORKERLESS:.0f} s: start some; all partitions resume where "

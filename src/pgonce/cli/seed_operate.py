@@ -41,7 +41,7 @@ def _line(at: Checkpoint) -> tuple[object, ...]:
 @as_json
 @with_database
 def list_(json_: bool, url: str, schema: str) -> None:
-    """All imports that have ever run, and where they stand."""
+    """List all imports that have ever run, and where they stand."""
     with _seeds(url, schema) as seeds:
         found = seeds.all()
     if json_:
@@ -55,7 +55,7 @@ def list_(json_: bool, url: str, schema: str) -> None:
 @as_json
 @with_database
 def show(name: str, json_: bool, url: str, schema: str) -> None:
-    """Where the seed NAME stands: its partitions, its first rejected rows, its last error and proof."""
+    """Show where the seed NAME stands: its partitions, first rejected rows, last error and last verification."""
     with _seeds(url, schema) as seeds:
         at = seeds.checkpoint(name)
         if at is None:
@@ -82,23 +82,18 @@ def show(name: str, json_: bool, url: str, schema: str) -> None:
 @click.argument("name")
 @with_database
 def pause(name: str, url: str, schema: str) -> None:
-    """Let the runner of the seed NAME stop behind its batch; it does not run until it is resumed."""
+    """Request the runner of the seed NAME to stop after its batch. The seed does not run until it is resumed."""
     with _seeds(url, schema) as seeds:
-        # the first run has a runner before it has a checkpoint
-        if seeds.checkpoint(name) is None and not seeds.alive(name):
-            raise _unknown(name)
         seeds.pause(name)
-    click.echo(f"{name}: paused; go on with: pgonce seed resume {name}")
+    click.echo(f"{name}: paused; continue with: pgonce seed resume {name}")
 
 
 @click.command()
 @click.argument("name")
 @with_database
 def resume(name: str, url: str, schema: str) -> None:
-    """Take a pause back: the next run of the seed NAME goes on at its checkpoint."""
+    """Undo a pause: the next run of the seed NAME resumes at its checkpoint."""
     with _seeds(url, schema) as seeds:
-        if seeds.checkpoint(name) is None:
-            raise _unknown(name)
         seeds.resume(name)
     click.echo(f"{name}: may run again: pgonce seed run {name}")
 
@@ -107,7 +102,7 @@ def resume(name: str, url: str, schema: str) -> None:
 @click.argument("name")
 @with_database
 def reset(name: str, url: str, schema: str) -> None:
-    """Forget where the seed NAME stands, its counts and its rejected rows. The rows in its table stay."""
+    """Delete the checkpoint, counters and rejected rows of the seed NAME. The rows in its table stay."""
     with _seeds(url, schema) as seeds:
         known = seeds.reset(name)
     if not known:
@@ -120,10 +115,13 @@ def reset(name: str, url: str, schema: str) -> None:
 @with_app
 @with_database
 def retry_rejects(name: str, app: App, url: str, schema: str) -> None:
-    """Try the rejected rows of the seed NAME again, after the table (or what it refers to) was mended."""
+    """Try the rejected rows of the seed NAME again, after the table, or what it refers to, was repaired.
+
+    A row whose key is in the table by now is left out and counted as skipped.
+    """
     found = app.get_seed(name)
     with _seeds(url, schema) as seeds:
-        done = seeds.retry_rejects(name, into=found.into, key=found.key, on_conflict=found.on_conflict)
+        done = seeds.retry_rejects(found)
     if done is None:
         click.echo(f"{name}: skipped, another runner is at work on it", err=True)
         sys.exit(OVERLAP)

@@ -91,7 +91,7 @@ begin
   return query
     update seed_checkpoints set paused_at = coalesce(paused_at, clock_timestamp()) where seed_name = p_seed_name returning *;
   if not found then
-    raise sqlstate 'PT404' using message = format('there is no seed %s', p_seed_name), hint = 'it has never run';
+    raise sqlstate 'PT404' using message = format('the seed %L has never run here', p_seed_name);
   end if;
 end $$;
 comment on function pgonce_pause_seed(text) is
@@ -103,7 +103,7 @@ language plpgsql set search_path from current as $$
 begin
   return query update seed_checkpoints set paused_at = null where seed_name = p_seed_name returning *;
   if not found then
-    raise sqlstate 'PT404' using message = format('there is no seed %s', p_seed_name), hint = 'it has never run';
+    raise sqlstate 'PT404' using message = format('the seed %L has never run here', p_seed_name);
   end if;
 end $$;
 comment on function pgonce_resume_seed(text) is 'pgonce: takes pgonce_pause_seed back; the next run goes on at the checkpoint. Returns the seed''s row.';
