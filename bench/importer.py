@@ -18,9 +18,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import psycopg
+from psycopg import postgres
 
 from bench.verses import COLUMNS, KEY, row, source
 from pgonce.core import database
+from pgonce.seeds.batch import PART_BYTES
+from pgonce.seeds.columns import Column
+from pgonce.seeds.copy_text import RowFormatter
 from pgonce.seeds.readers import read
 from pgonce.seeds.seeds import Seeds
 
@@ -100,12 +104,50 @@ def one_by_one(url: str, rows: str) -> float:
 
 
 def write_row(url: str, rows: str) -> float:
-    """psycopg alone."""
-    with psycopg.connect(url) as conn, conn.cursor() as cursor, cursor.copy("copy verses from stdin") as copy:
+    """psycopg alone, to the end of the COPY and the COMMIT."""
+    with psycopg.connect(url) as conn:
         began = time.perf_counter()
-        for number in range(int(rows)):
-            copy.write_row(row(number))
-    return time.perf_counter() - began
+        with conn.cursor() as cursor, cursor.copy("copy verses from stdin") as copy:
+            for number in range(int(rows)):
+                copy.write_row(row(number))
+        conn.commit()
+        return time.perf_counter() - began
+
+
+def typed_write_row(url: str, rows: str) -> float:
+    """The column's type decides, by psycopg: types set, its own adapters, values frozen when taken."""
+    unchanging = {str, int, float, type(None)}
+    with psycopg.connect(url) as conn:
+        began = time.perf_counter()
+        cursor = conn.cursor()
+        postgres.register_default_adapters(cursor.adapters)
+        with cursor, cursor.copy("copy verses from stdin") as copy:
+            copy.set_types(["text", "int4", "int4", "int4", "text"])
+            for number in range(int(rows)):
+                values = row(number)
+                if not unchanging.issuperset(map(type, values)):
+                    raise AssertionError("here a value would be written by its column's dumper at once")
+                copy.write_row(values)
+        conn.commit()
+        return time.perf_counter() - began
+
+
+def formatter(url: str, rows: str) -> float:
+    """The same COPY by our formatter, in the same thread."""
+    with psycopg.connect(url) as conn:
+        began = time.perf_counter()
+        columns = [Column(name, "text", "text" if name in {"version", "body"} else "integer") for name in COLUMNS]
+        made = RowFormatter(columns)
+        with conn.cursor() as cursor, cursor.copy("copy verses from stdin") as copy:
+            data = bytearray()
+            for number in range(int(rows)):
+                made.write(row(number), data)
+                if len(data) >= PART_BYTES:
+                    copy.write(bytes(data))
+                    data.clear()
+            copy.write(bytes(data))
+        conn.commit()
+        return time.perf_counter() - began
 
 
 def dlt(url: str, rows: str) -> float:
@@ -126,7 +168,8 @@ def dlt(url: str, rows: str) -> float:
 
 CONTENDERS: dict[str, Callable[..., float]] = {
     "generator": generator, "path": path, "resumable": resumable, "partition": partition,
-    "one by one": one_by_one, "write_row": write_row, "dlt": dlt,
+    "one by one": one_by_one, "write_row": write_row,
+    "typed write_row": typed_write_row, "formatter": formatter, "dlt": dlt,
 }  # fmt: skip
 
 

@@ -37,6 +37,8 @@ FIRST = {
 FILES = {".csv": "CSV by path", ".parquet": "Parquet by path"}
 AGAIN = "again over rows that are all there"
 WRITE_ROW = "psycopg write_row, one COPY, no checkpoint"
+TYPED = "psycopg write_row, types set, values frozen"
+FORMATTER = "our formatter, one COPY, one thread"
 SINGLE = "one statement per row"
 DLT = "dlt, merge"
 WRITING = """
@@ -102,8 +104,8 @@ def partitions(conn: psycopg.Connection[Any], url: str, rows: int, workers: int)
     with database.open_pool(url, 2) as pool:
         Seeds(pool).begin_partitions("parts", parts)
     began = time.perf_counter()
-    lanes = [started("partition", url, *parts[lane::workers]) for lane in range(workers)]
-    assert [lane.wait() for lane in lanes] == [0] * workers
+    processes = [started("partition", url, *parts[worker::workers]) for worker in range(workers)]
+    assert [process.wait() for process in processes] == [0] * workers
     return time.perf_counter() - began
 
 
@@ -154,6 +156,8 @@ def run(quick: bool, rows: int | None = None, rounds: int | None = None, only: s
         *(rounded.result(name, least=0.9) for name in FILES.values()),
         rounded.result(AGAIN, least=0.65),
         rounded.result(WRITE_ROW),
+        rounded.result(TYPED),
+        rounded.result(FORMATTER),
         rounded.result(PARTS[1]),
         rounded.result(PARTS[2], PARTS[1], 1.0),
         rounded.result(FIRST[20_000], SINGLE, 100),
@@ -173,7 +177,7 @@ def one_round(conn: psycopg.Connection[Any], url: str, folder: Path, rounded: Ro
     """Every contender once, or those with ``only`` in their names."""
     rows = rounded.rows
 
-    def turn(name: str, action: Callable[[], float], count: int = rows, *, full: bool = False) -> None:
+    def measure(name: str, action: Callable[[], float], count: int = rows, *, full: bool = False) -> None:
         if only in name or name == LIMIT:
             conn.execute("checkpoint") if full else empty(conn)
             rounded.took(name, action(), count)
@@ -183,19 +187,21 @@ def one_round(conn: psycopg.Connection[Any], url: str, folder: Path, rounded: Ro
         rounded.megabytes = max(rounded.megabytes, megabytes)
         return seconds
 
-    turn(LIMIT, lambda: psql_copy(url, folder / "verses.copy"))
+    measure(LIMIT, lambda: psql_copy(url, folder / "verses.copy"))
     for suffix, name in FILES.items():
-        turn(name, lambda: ours("path", folder / f"verses{suffix}"))  # noqa: B023 -- called at once
+        measure(name, lambda: ours("path", folder / f"verses{suffix}"))  # noqa: B023 -- called at once
     for size, name in FIRST.items():
-        turn(name, lambda: ours("generator", rows, size))  # noqa: B023
-    turn(AGAIN, lambda: ours("generator", rows, 20_000), full=True)
-    turn(WRITE_ROW, lambda: measured("write_row", url, rows)[0])
+        measure(name, lambda: ours("generator", rows, size))  # noqa: B023
+    measure(AGAIN, lambda: ours("generator", rows, 20_000), full=True)
+    measure(WRITE_ROW, lambda: measured("write_row", url, rows)[0])
+    measure(TYPED, lambda: measured("typed write_row", url, rows)[0])
+    measure(FORMATTER, lambda: measured("formatter", url, rows)[0])
     few, some = min(rows, 5000), min(rows, 100_000)
-    turn(SINGLE, lambda: measured("one by one", url, few)[0], few)
+    measure(SINGLE, lambda: measured("one by one", url, few)[0], few)
     if importlib.util.find_spec("dlt"):
-        turn(DLT, lambda: measured("dlt", url, some)[0], some)
+        measure(DLT, lambda: measured("dlt", url, some)[0], some)
     for workers, name in PARTS.items():
-        turn(name, lambda: partitions(conn, url, rows, workers))  # noqa: B023
+        measure(name, lambda: partitions(conn, url, rows, workers))  # noqa: B023
 
 
 def main() -> None:

@@ -24,8 +24,10 @@ UNIT_BYTES = 64_000_000
 """Of the rows that share one cursor, at most: they are held in memory and committed together."""
 SECONDS = 1.0
 """What a batch should take."""
-CHUNK_ROWS, CHUNK_BYTES = 256, 64_000
-"""Rows that are formatted at a time: enough to spread the cost, few enough that rows of a megabyte do not pile up."""
+PART_BYTES = 64_000
+"""Of a batch that are sent at a time."""
+YIELD_ROWS = 256
+"""After so many rows the thread that feeds the database may run."""
 
 
 @dataclass(slots=True)
@@ -95,11 +97,6 @@ class Batch:
 class Builder(Protocol[T_co]):
     """Makes larger things of rows: batches to write, or lists to compare."""
 
-    @property
-    def unformatted(self) -> Sequence[object]:
-        """Rows of which nothing was made yet."""
-        ...
-
     def add(self, row: SeedRow | BadRow, cursor: Cursor, /) -> T_co | None:
         """Take one row; what is finished, if anything."""
         ...
@@ -109,12 +106,8 @@ class Builder(Protocol[T_co]):
         ...
 
 
-def _unwritable(index: int, columns: Sequence[str], error: Unwritable) -> Refused:
-    return Refused(index, json.dumps(dict(zip(columns, map(ascii, error.values), strict=False))), str(error))
-
-
 class BatchBuilder:
-    """Cuts a stream of (row, cursor) into batches of at least ``sizer.size`` rows, or of BYTES, formatted as it goes.
+    """Cuts a stream of (row, cursor) into batches of at least ``sizer.size`` rows, or of BYTES, written as it goes.
 
     A cut is made only where the cursor changes: rows of one cursor (the verses of a chapter) are one unit, or a
     resume after that cursor would lose the rest of them.
@@ -130,13 +123,12 @@ class BatchBuilder:
         self._sizer = sizer
         self._make = make_formatter
         self._formatter: RowFormatter | None = None
-        self.unformatted: list[tuple[Any, ...]] = []
         self._cursors: list[Cursor] = []
         self._parts: list[bytes] = []
+        self._part = bytearray()
         self._refused: list[Refused] = []
         self._bytes = 0
         self._cursor: Cursor = None
-        self._chunk = 1
         self._size = sizer.size
 
     def add(self, row: SeedRow | BadRow, cursor: Cursor) -> Batch | None:
@@ -154,43 +146,36 @@ class BatchBuilder:
                     "changes more often"
                 )
         if isinstance(row, BadRow):
-            self._format()
-            self._refuse(Refused(len(self._cursors), row.text, row.reason))
+            self._refuse(row.text, row.reason)
         else:
             if self._formatter is None:
                 self._formatter = self._make(row)
             try:
-                self.unformatted.append(self._formatter.take(row))
+                self._formatter.write(row, self._part)
             except Unwritable as error:
-                self._format()
-                self._refuse(_unwritable(len(self._cursors), self._formatter.columns, error))
+                shown = dict(zip(self._formatter.columns, map(ascii, error.values), strict=False))
+                self._refuse(json.dumps(shown), str(error))
         self._cursors.append(cursor)
         self._cursor = cursor
-        if len(self.unformatted) >= self._chunk:
-            self._format()
+        if len(self._part) >= PART_BYTES:
+            self._end_part()
         return done
 
-    def _format(self) -> None:
-        if not self.unformatted or self._formatter is None:
-            return
-        before = len(self._cursors) - len(self.unformatted)
-        data, unwritable = self._formatter.format(self.unformatted)
-        for index, error in unwritable.items():
-            self._refuse(_unwritable(before + index, self._formatter.columns, error))
-        self._parts.append(data)
-        self._bytes += len(data)
-        self._chunk = max(1, min(self._chunk * 2, CHUNK_ROWS, CHUNK_BYTES * len(self.unformatted) // max(len(data), 1)))
-        self.unformatted = []
+    def _end_part(self) -> None:
+        self._parts.append(bytes(self._part))
+        self._bytes += len(self._part)
+        self._part.clear()
         if self._bytes >= BYTES:
             self._size = 1
 
-    def _refuse(self, refused: Refused) -> None:
-        self._refused.append(refused)
-        self._bytes += len(refused.shown)
+    def _refuse(self, shown: str, reason: str) -> None:
+        self._refused.append(Refused(len(self._cursors), shown, reason))
+        self._bytes += len(shown)
 
     def finish(self) -> Batch | None:
         """What is left, if anything."""
-        self._format()
+        if self._part:
+            self._end_part()
         done = None
         if self._cursors:
             columns = self._formatter.columns if self._formatter else ()
@@ -246,10 +231,11 @@ def join_blocks(source: BlockSource, cursor: Cursor | None, sizer: BatchSizer) -
 def build_batches(rows: Iterable[tuple[SeedRow | BadRow, Cursor]], builder: Builder[T]) -> Iterator[T]:
     """What ``builder`` makes of ``rows``."""
     try:
-        for row, cursor in rows:
+        for number, pair in enumerate(rows, 1):
+            row, cursor = pair
             if done := builder.add(row, cursor):
                 yield done
-            if not builder.unformatted:
+            if number % YIELD_ROWS == 0:
                 yield_to_sender()
     except (TypeError, ValueError) as error:
         if is_unpacking(error):

@@ -1,46 +1,41 @@
-"""Python values as lines of COPY's text format, many rows at a time.
+"""Python values as lines of COPY's text format, each row at once: nothing of it is kept.
 
-A chunk of rows is looked at column by column, in loops that run in C: one type in a column is one conversion, and one
-look for special characters. A row at a time, by templates, took twice as long; a call per value takes longer still
-(docs/decisions/copy-writer.md).
+psycopg writes a row in C (docs/decisions/copy-writer.md). Before that a value is replaced by its text where the column's
+type reads another than psycopg would write.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from operator import itemgetter
 from typing import Any, get_args
 
 import psycopg
-from psycopg.adapt import AdaptersMap
+from psycopg._copy_base import format_row_text  # what Copy.write_row calls; there is no public name for it
+from psycopg.adapt import AdaptersMap, Transformer
 
 from pgonce.errors import InvalidArgument
 from pgonce.seeds.columns import Column, Kind
-from pgonce.seeds.copy_format import SPECIAL
 from pgonce.seeds.source import SeedRow
-from pgonce.seeds.value_text import JsonNumber, NoForm, Text, ValueWriter
+from pgonce.seeds.value_text import PRISTINE, NoForm, ValueWriter
 
-_NULL = r"\N"
-_NOT_JSON: frozenset[Kind] = frozenset({"json"})
-_TEMPLATES: dict[type, tuple[str, frozenset[Kind]]] = {
-    str: ("%s", frozenset()),
-    Text: ("%s", frozenset()),
-    JsonNumber: ("%s", frozenset()),
-    int: ("%s", frozenset()),
-    uuid.UUID: ("%s", _NOT_JSON),
-    dt.date: ("%s", _NOT_JSON),
-    dt.time: ("%s", _NOT_JSON),
-    dt.datetime: ("%s", _NOT_JSON | {"timestamp"}),
-    Decimal: ("%s", _NOT_JSON | {"integer"}),
-    float: ("%r", _NOT_JSON | {"integer", "text"}),
-    bool: ("%.1s", frozenset(get_args(Kind)) - {"boolean"}),  # T and F, which boolean reads
+_ALL: frozenset[Kind] = frozenset(get_args(Kind))
+_PLAIN: dict[type, frozenset[Kind]] = {
+    type(None): _ALL,
+    str: _ALL,
+    int: _ALL,
+    uuid.UUID: frozenset({"uuid"}),
+    dt.date: _ALL - {"json"},
+    dt.time: _ALL - {"json"},
+    dt.datetime: _ALL - {"json", "timestamp"},
+    Decimal: _ALL - {"json", "integer"},
+    float: _ALL - {"json", "integer", "text"},
+    bool: frozenset({"boolean"}),
 }
-"""How values of a type are printed, and the kinds of columns for which `ValueWriter` is asked instead."""
-_UNCHANGING = frozenset({*_TEMPLATES, type(None), bytes, dt.timedelta})
-"""Types whose values cannot change after the row was taken; a value of any other type is written at once."""
+"""The kinds of columns that read what psycopg writes of a value; for all others `ValueWriter` is called."""
 ERRORS = (psycopg.Error, UnicodeError, TypeError, ValueError, RecursionError, ArithmeticError)
 
 
@@ -53,7 +48,7 @@ class Unwritable(Exception):
 
 
 class RowFormatter:
-    """Takes rows for one table as they come, and formats them chunk by chunk.
+    """Writes rows for one table.
 
     Args:
         columns: the columns of a line, in order.
@@ -66,121 +61,60 @@ class RowFormatter:
     ) -> None:
         self._columns = tuple(columns)
         self.columns = tuple(column.name for column in columns)
-        self._json_strings = json_strings
         self._writer = ValueWriter(json_strings=json_strings, adapters=adapters)
-        self._of_mapping: Callable[[Any], tuple[Any, ...]] = (
-            itemgetter(*self.columns) if len(self.columns) > 1 else lambda row: (row[self.columns[0]],)
-        )
-        self._shapes: set[tuple[type, ...]] = set()
-        """The types of the rows of this chunk."""
+        self._transformer = Transformer(PRISTINE)
+        self._of_mapping = itemgetter(*self.columns) if len(self.columns) > 1 else None
+        self._plain = dict(_PLAIN)
+        if json_strings:
+            self._plain[str] = _ALL - {"json"}
+        self._odd: dict[tuple[type, ...], list[int]] = {}
+        """By the types of a row the places of the values that `ValueWriter` writes."""
 
-    def take(self, row: SeedRow) -> tuple[Any, ...]:
-        """The row's values, as they are now: a source may use its row object, and what is in it, again.
+    def write(self, row: SeedRow, out: bytearray) -> None:
+        """Append the line of ``row`` to ``out``.
 
         Raises:
             InvalidArgument: the row has other columns than the first, or another number of values.
-            Unwritable: a value has no text.
+            Unwritable: a value has no text; ``out`` is as it was.
         """
         values = row if type(row) is tuple else self._values(row)
         shape = tuple(map(type, values))
-        if shape not in self._shapes:
-            if len(values) != len(self.columns):
-                raise InvalidArgument(f"a row has {len(values)} values for {len(self.columns)} columns")
-            if not _UNCHANGING.issuperset(shape):
-                values = self._written(values, keep_unchanging=True)
-                shape = tuple(map(type, values))
-            self._shapes.add(shape)
-        return values
-
-    def format(self, rows: Sequence[tuple[Any, ...]]) -> tuple[bytes, dict[int, Unwritable]]:
-        """The lines of ``rows``, which were taken since the last call, and by their index the rows that have none."""
-        shapes, self._shapes = self._shapes, set()
+        odd = self._odd.get(shape)
+        if odd is None:
+            odd = self._find_odd(shape)
+        before = len(out)
         try:
-            return self._chunk(rows, shapes).encode(), {}
-        except ERRORS:  # which row it is
-            pass
-        lines, refused = [], {}
-        for index, values in enumerate(rows):
-            try:
-                texts = (_NULL if text is None else _escape(text) for text in self._written(values))
-                lines.append(("\t".join(texts) + "\n").encode())
-            except Unwritable as error:
-                refused[index] = error
-            except UnicodeError as error:
-                refused[index] = Unwritable(values, error)
-        return b"".join(lines), refused
+            if odd:
+                texts = list(values)
+                for place in odd:
+                    texts[place] = self._writer.text(texts[place], self._columns[place])
+                format_row_text(texts, self._transformer, out)
+            else:
+                format_row_text(values, self._transformer, out)
+        except ERRORS as error:
+            del out[before:]
+            raise Unwritable(values, error) from error
+
+    def _find_odd(self, shape: tuple[type, ...]) -> list[int]:
+        if len(shape) != len(self.columns):
+            raise InvalidArgument(f"a row has {len(shape)} values for {len(self.columns)} columns")
+        if len(self._odd) >= 1000:  # NULLs in many columns: each row may have types of its own
+            self._odd.clear()
+        pairs = enumerate(zip(shape, self._columns, strict=True))
+        self._odd[shape] = [place for place, (kind, column) in pairs if column.kind not in self._plain.get(kind, ())]
+        return self._odd[shape]
 
     def _values(self, row: SeedRow) -> tuple[Any, ...]:
         if not isinstance(row, Mapping):
             return tuple(row)
         if len(row) == len(self.columns):
             try:
-                return self._of_mapping(row)
+                return self._of_mapping(row) if self._of_mapping else (row[self.columns[0]],)
             except KeyError:
                 pass
         raise InvalidArgument(
             f"a row has the columns {sorted(row)}, the first had {sorted(self.columns)}: yield equal rows"
         )
-
-    def _written(self, values: Sequence[Any], *, keep_unchanging: bool = False) -> tuple[Any, ...]:
-        written = list[Any]()
-        try:
-            for value, column in zip(values, self._columns, strict=True):
-                if value is None or (keep_unchanging and type(value) in _UNCHANGING):
-                    written.append(value)
-                else:
-                    text = self._writer.text(value, column)
-                    written.append(None if text is None else Text(text))
-        except ERRORS as error:
-            raise Unwritable(values, error) from error
-        return tuple(written)
-
-    def _chunk(self, rows: Sequence[tuple[Any, ...]], shapes: set[tuple[type, ...]]) -> str:
-        columns = list(zip(*rows, strict=True))
-        kinds = map(set, zip(*shapes, strict=True))
-        printed = [self._column(*each) for each in zip(columns, self._columns, kinds, strict=True)]
-        line = "\t".join(template for template, _ in printed) + "\n"
-        if any(texts is not values for (_, texts), values in zip(printed, columns, strict=True)):
-            rows = list(zip(*(texts for _, texts in printed), strict=True))
-        return "".join([line % row for row in rows])
-
-    def _column(self, values: tuple[Any, ...], column: Column, kinds: set[type]) -> tuple[str, Sequence[Any]]:
-        """How each of ``values`` is printed: a template for the values themselves, or for texts in their place."""
-        has_nulls = type(None) in kinds
-        kinds.discard(type(None))
-        kind = kinds.pop() if len(kinds) == 1 else object
-        template, odd = _TEMPLATES.get(kind, ("", frozenset()))
-        if kind is str and column.kind in {"json", "array"} and self._json_strings:
-            template = ""
-        texts: Sequence[str]
-        if not template or column.kind in odd:
-            written = (self._writer.text(value, column) for value in values)
-            return "%s", [_NULL if text is None else _escape(text) for text in written]
-        if kind is str or kind is Text:
-            texts = escaped(["" if value is None else value for value in values] if has_nulls else values)
-        elif not has_nulls:
-            return template, values
-        else:
-            texts = [template % (value,) for value in values]
-        if has_nulls:
-            texts = [_NULL if value is None else text for value, text in zip(values, texts, strict=True)]
-        return "%s", texts
-
-
-def escaped(values: Sequence[str]) -> Sequence[str]:
-    """``values`` for COPY's text format, all at once; they themselves where none has a special character."""
-    joined = "\0".join(values)
-    if not any(special in joined for special in SPECIAL):
-        return values
-    if joined.count("\0") >= len(values):  # no text in PostgreSQL has a NUL: the table will refuse that row
-        return list(map(_escape, values))
-    return _escape(joined).split("\0")
-
-
-def _escape(text: str) -> str:
-    for special, escape in SPECIAL.items():
-        text = text.replace(special, escape)
-    return text
 
 
 def _reason(error: Exception) -> str:

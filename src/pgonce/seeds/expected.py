@@ -43,7 +43,7 @@ class RowReader:
         self.rows: int = before.rows if before else 0
         self.rejected: int = before.rejected if before else 0
         self.is_begun: bool = before.is_begun if before else False
-        self.unformatted: list[tuple[Any, ...]] = []
+        self._collected: list[tuple[Any, ...]] = []
         self._seed = seed
         self._facts = facts
         self._json_strings = bool(getattr(source, "json_strings", False))
@@ -77,12 +77,12 @@ class RowReader:
             ]  # fmt: skip
         for place in changes:
             values[place] = self._expected(values[place], self._columns[place])
-        self.unformatted.append((*values, self.rows))
-        return self.finish() if len(self.unformatted) >= ROWS else None
+        self._collected.append((*values, self.rows))
+        return self.finish() if len(self._collected) >= ROWS else None
 
     def finish(self) -> list[tuple[Any, ...]] | None:
         """The rows that are left, if any."""
-        done, self.unformatted = self.unformatted, []
+        done, self._collected = self._collected, []
         return done or None
 
     def _expected(self, value: Any, column: Column) -> Any:

@@ -86,8 +86,9 @@ def retry(run: Run, loader: TableLoader, reject: Reject, schema: str) -> bool:
     if reject.row is None:  # it has no text: no retry helps
         return False
     formatter = RowFormatter(loader.facts.find(list(reject.row), loader.seed.into))
-    data, _ = formatter.format([formatter.take(reject.row)])
-    batch = Batch(formatter.columns, parts=[data], rows=1)
+    data = bytearray()
+    formatter.write(reject.row, data)
+    batch = Batch(formatter.columns, parts=[bytes(data)], rows=1)
     try:
         with run.transaction() as tx:
             loader.begin(tx)

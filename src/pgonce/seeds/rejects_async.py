@@ -85,8 +85,9 @@ async def retry(run: AsyncRun, loader: TableLoader, reject: Reject, schema: str)
     if reject.row is None:  # it has no text: no retry helps
         return False
     formatter = RowFormatter(loader.facts.find(list(reject.row), loader.seed.into))
-    data, _ = formatter.format([formatter.take(reject.row)])
-    batch = Batch(formatter.columns, parts=[data], rows=1)
+    data = bytearray()
+    formatter.write(reject.row, data)
+    batch = Batch(formatter.columns, parts=[bytes(data)], rows=1)
     try:
         async with run.transaction() as tx:
             await loader.begin(tx)

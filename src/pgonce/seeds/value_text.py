@@ -37,12 +37,6 @@ class NoForm(ValueError):
         super().__init__(f"{what}: {why}" if why else what)
 
 
-class Text(str):
-    """A value's text in its column, ready to be escaped."""
-
-    __slots__ = ()
-
-
 class JsonNumber:
     """The digits of a JSON number as they stand in a file: written as they are, also inside of nested JSON.
 
@@ -75,11 +69,11 @@ class _Pristine:
         self.connection = None
 
 
-_PRISTINE = _Pristine()
+PRISTINE = _Pristine()
 
 
 class ValueWriter:
-    r"""Writes values that are not covered by a template of ``copy_text``.
+    r"""Writes the values that psycopg would not write as the column's type reads them.
 
     Args:
         json_strings: a str is a JSON string, as in a JSON file. Else it is JSON text in a json column, as in \copy.
@@ -88,7 +82,7 @@ class ValueWriter:
 
     def __init__(self, *, json_strings: bool = False, adapters: AdaptersMap | None = None) -> None:
         self._json_strings = json_strings
-        self._known = Transformer(_PRISTINE)
+        self._known = Transformer(PRISTINE)
         self._adapters = adapters
 
     def text(self, value: Any, column: Column) -> str | None:
@@ -100,8 +94,6 @@ class ValueWriter:
         """
         if value is None:
             return None
-        if type(value) is Text:
-            return value
         if isinstance(value, Json | Jsonb):
             return _json(value.obj, column)
         if column.kind == "json" and (self._json_strings or not isinstance(value, _TEXTS)):
@@ -163,9 +155,8 @@ def _str(value: Any, _: Column) -> str:
     return str(value)
 
 
-def _bool(value: Any, column: Column) -> str:
-    text = "true" if value else "false"
-    return text[0].upper() if column.kind == "boolean" else text
+def _bool(value: Any, _: Column) -> str:
+    return "true" if value else "false"
 
 
 def _int(value: Any, _: Column) -> str:
@@ -173,7 +164,7 @@ def _int(value: Any, _: Column) -> str:
 
 
 def _float(value: Any, column: Column) -> str:
-    if not math.isfinite(value) and column.kind != "number":
+    if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if column.kind == "integer" and value.is_integer():
         return str(int(value))

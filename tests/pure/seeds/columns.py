@@ -18,12 +18,11 @@ def columns(*names: str, kind: Kind = "text") -> list[Column]:
 
 def lines(formatter: RowFormatter, rows: list[Any]) -> tuple[bytes, list[int]]:
     """The lines of ``rows``, and the places of those that have none."""
-    taken: list[Any] = []
+    data = bytearray()
     refused = []
     for place, row in enumerate(rows):
         try:
-            taken.append((place, formatter.take(row)))
+            formatter.write(row, data)
         except Unwritable:
             refused.append(place)
-    data, unwritable = formatter.format([values for _, values in taken])
-    return data, sorted([*refused, *(taken[index][0] for index in unwritable)])
+    return bytes(data), refused

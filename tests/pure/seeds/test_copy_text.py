@@ -32,7 +32,9 @@ from pgonce.seeds.source import BadRow, CopyFormat
 from pgonce.seeds.value_text import JsonNumber
 from tests.pure.seeds.columns import column, columns, lines
 
-texts = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\\\t\n\r\b\fN."), max_size=12)
+texts = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0") | st.sampled_from("\\\t\n\r\b\fN."), max_size=12
+)
 values = st.none() | st.integers() | texts
 
 
@@ -52,7 +54,7 @@ def test_what_is_written_is_read_back_value_by_value(rows: list[tuple[Any, Any]]
     ("value", "kind", "text"),
     [
         (None, "text", b"\\N"), ("\\N", "text", b"\\\\N"), ("a\rb", "text", b"a\\rb"),
-        (True, "boolean", b"T"), (False, "boolean", b"F"), (True, "text", b"true"), (False, "json", b"false"),
+        (True, "boolean", b"t"), (False, "boolean", b"f"), (True, "text", b"true"), (False, "json", b"false"),
         (1.5, "number", b"1.5"), (float("inf"), "number", b"inf"), (float("inf"), "text", b"Infinity"),
         (2.0, "integer", b"2"), (2.5, "integer", b"2.5"), (Decimal("3.00"), "integer", b"3"),
         (Decimal("1.10"), "number", b"1.10"), (Decimal("1.10"), "json", b"1.10"),
@@ -64,7 +66,7 @@ def test_what_is_written_is_read_back_value_by_value(rows: list[tuple[Any, Any]]
         (dt.date(2026, 1, 2), "json", b'"2026-01-02"'),
         (dt.datetime(2026, 1, 2, 3, 4, tzinfo=dt.UTC), "other", b"2026-01-02 03:04:00+00:00"),
         (dt.timedelta(days=-1, seconds=5), "interval", b"P-1DT5.000000S"),
-        (uuid.UUID(int=1), "uuid", b"00000000-0000-0000-0000-000000000001"),
+        (uuid.UUID(int=1), "uuid", b"00000000000000000000000000000001"),
         (JsonNumber("1.10"), "number", b"1.10"), ({"a": JsonNumber("1.10")}, "json", b'{"a": 1.10}'),
     ],
 )  # fmt: skip
@@ -88,7 +90,7 @@ def test_a_row_without_a_text_is_refused_alone_and_its_value_is_not_in_the_reaso
     assert data == b"a\t1\nd\t4\n"
     assert refused == [1, 2]
     with pytest.raises(Unwritable, match=r"^list has no form in column a \(integer\)$"):
-        RowFormatter([column("a", "integer")]).take((["secret"],))
+        RowFormatter([column("a", "integer")]).write((["secret"],), bytearray())
 
 
 @pytest.mark.parametrize("row", [("a",), ("a", "b", "c"), {"a": 1}, {"a": 1, "c": 2}])
