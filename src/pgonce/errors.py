@@ -38,7 +38,16 @@ class PayloadTooLarge(InvalidPayload):
 
 
 class SignatureError(PgonceError):
-    """A Stripe-Signature header that does not fit the body, any of the secrets, or the time of day."""
+    """A Stripe-Signature header that does not fit the body, any of the secrets, or the time of day.
+
+    Args:
+        message: what is wrong.
+        reason: the same in one word, by which refusals are counted: header, signature or time.
+    """
+
+    def __init__(self, message: str, reason: str = "header") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class NotFound(PgonceError, LookupError):

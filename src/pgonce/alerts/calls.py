@@ -21,7 +21,7 @@ class Alert:
     attempt: int
     kind: str
     """run_failed, failed_in_a_row, recovered, skipped_in_a_row, did_not_run, ran_long, dead_webhook, webhook_failed,
-    import_failed or import_stalled."""
+    deliveries_refused, deliveries_silent, import_failed or import_stalled."""
     subject: str
     """The job (with its key), the event's type, the import, or "imports" for many."""
     message: str

@@ -8,7 +8,7 @@ import secrets
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -24,8 +24,18 @@ from pgonce.errors import InvalidArgument, NotFound, PgonceError
 from pgonce.webhooks import calls_list as lists
 from pgonce.webhooks import calls_replay as replays
 from pgonce.webhooks import stripe
+from pgonce.webhooks.calls_receive import list_refused_deliveries
 from pgonce.webhooks.glob import any_of
 
+REASONS = {
+    "header": "no Stripe-Signature header, or not one of Stripe's: not from Stripe",
+    "signature": "the signature does not fit: is the endpoint's secret the current one?",
+    "time": "the signature is too old or in the future: is the clock right?",
+    "body": "signed, but not an event",
+    "size": "the body is over the limit (--max-body)",
+    "slow": "the body was not received in time",
+    "test": "a test event at a live endpoint (--live-only)",
+}
 STATES = ["processing", "succeeded", "failed", "dead", "ignored"]
 
 
@@ -185,6 +195,27 @@ def _failed_pages(
             return
         after = page[-1]
         left = left and left - len(page)
+
+
+@webhook.command()
+@click.option("--since", type=Moment(), help="Refused since: '2 hours', 2026-11-23. [default: 1 day]")
+@as_json
+@with_database
+def refused(since: datetime | None, json_: bool, url: str, schema: str) -> None:
+    """How many deliveries were refused, and why. Receivers write the counts every 30 s, by minute.
+
+    Example: pgonce webhook refused --since '2 hours'
+    """
+    with database.open_pool(url, 1) as pool:
+        found = call(pool, list_refused_deliveries(since or datetime.now(UTC) - timedelta(days=1)), schema)
+    if json_:
+        print_json(found)
+        return
+    rows = [
+        (each.reason, f"{each.deliveries:,}", when(each.first_minute), when(each.last_minute), REASONS[each.reason])
+        for each in found
+    ]
+    print_table(["reason", "deliveries", "first (UTC)", "last (UTC)", "what it means"], rows, "none", "what it means")
 
 
 @webhook.command()

@@ -94,38 +94,45 @@ def _is_utf8(conn: Connection[Any]) -> bool:
     return conn.pgconn.parameter_status(b"client_encoding") == b"UTF8"
 
 
-def execute(conn: Connection[Any], call: Call[T], schema: str, *, synced: bool = True) -> T:
+def execute(
+    conn: Connection[Any], call: Call[T], schema: str, *, synced: bool = True, statement: bytes | None = None
+) -> T:
     """Run ``call`` on ``conn``: a transaction of its own in autocommit, else part of the one that is open.
 
     A transaction that begins here is READ COMMITTED, whatever the default of the session, role or database is.
-    ``synced=False``: its commit does not wait for the disk; a crash of the server may forget it.
+    ``synced=False``: its commit does not wait for the disk; a crash of the server may forget it. ``statement``: the
+    call's own one, in a larger statement. A connection to a server that is read-only is closed, so that its pool
+    connects to the primary.
 
     Raises:
         PgonceError: what the protocol refused, translated from its SQLSTATE.
         psycopg.Error: anything else.
     """
+    statement = statement or call.statement(schema, synced=synced)
     try:
         if conn.pgconn.transaction_status == TransactionStatus.IDLE:
             if conn.autocommit and is_usual(conn):
-                return _execute(conn, call, schema, synced)
+                return _execute(conn, call, statement)
             if conn.autocommit:
                 with own_transaction(conn):
-                    return _execute(conn, call, schema, synced)
+                    return _execute(conn, call, statement)
             run(conn, _BEGIN)  # whoever has the connection commits
         if _is_utf8(conn):
-            return _execute(conn, call, schema, synced)
+            return _execute(conn, call, statement)
         encoding = (conn.pgconn.parameter_status(b"client_encoding") or b"").decode()
         run(conn, "set local client_encoding to UTF8")
-        found = _execute(conn, call, schema, synced)
+        found = _execute(conn, call, statement)
         run(conn, f"set local client_encoding to '{encoding}'")
         return found
     except psycopg.Error as error:
+        if error.sqlstate == "25006":
+            conn.close()
         raise translate(error) from error
 
 
-def _execute(conn: Connection[Any], call: Call[T], schema: str, synced: bool) -> T:
+def _execute(conn: Connection[Any], call: Call[T], statement: bytes) -> T:
     with OwnCursor(conn) as cursor:
-        cursor.execute(call.statement(schema, synced=synced), call.args)
+        cursor.execute(statement, call.args)
         return call.read(cursor.fetchall())
 
 

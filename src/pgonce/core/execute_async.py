@@ -93,38 +93,45 @@ def _is_utf8(conn: AsyncConnection[Any]) -> bool:
     return conn.pgconn.parameter_status(b"client_encoding") == b"UTF8"
 
 
-async def execute(conn: AsyncConnection[Any], call: Call[T], schema: str, *, synced: bool = True) -> T:
+async def execute(
+    conn: AsyncConnection[Any], call: Call[T], schema: str, *, synced: bool = True, statement: bytes | None = None
+) -> T:
     """Run ``call`` on ``conn``: a transaction of its own in autocommit, else part of the one that is open.
 
     A transaction that begins here is READ COMMITTED, whatever the default of the session, role or database is.
-    ``synced=False``: its commit does not wait for the disk; a crash of the server may forget it.
+    ``synced=False``: its commit does not wait for the disk; a crash of the server may forget it. ``statement``: the
+    call's own one, in a larger statement. A connection to a server that is read-only is closed, so that its pool
+    connects to the primary.
 
     Raises:
         PgonceError: what the protocol refused, translated from its SQLSTATE.
         psycopg.Error: anything else.
     """
+    statement = statement or call.statement(schema, synced=synced)
     try:
         if conn.pgconn.transaction_status == TransactionStatus.IDLE:
             if conn.autocommit and await is_usual(conn):
-                return await _execute(conn, call, schema, synced)
+                return await _execute(conn, call, statement)
             if conn.autocommit:
                 async with own_transaction(conn):
-                    return await _execute(conn, call, schema, synced)
+                    return await _execute(conn, call, statement)
             await run(conn, _BEGIN)  # whoever has the connection commits
         if _is_utf8(conn):
-            return await _execute(conn, call, schema, synced)
+            return await _execute(conn, call, statement)
         encoding = (conn.pgconn.parameter_status(b"client_encoding") or b"").decode()
         await run(conn, "set local client_encoding to UTF8")
-        found = await _execute(conn, call, schema, synced)
+        found = await _execute(conn, call, statement)
         await run(conn, f"set local client_encoding to '{encoding}'")
         return found
     except psycopg.Error as error:
+        if error.sqlstate == "25006":
+            await conn.close()
         raise translate(error) from error
 
 
-async def _execute(conn: AsyncConnection[Any], call: Call[T], schema: str, synced: bool) -> T:
+async def _execute(conn: AsyncConnection[Any], call: Call[T], statement: bytes) -> T:
     async with OwnCursor(conn) as cursor:
-        await cursor.execute(call.statement(schema, synced=synced), call.args)
+        await cursor.execute(statement, call.args)
         return call.read(await cursor.fetchall())
 
 

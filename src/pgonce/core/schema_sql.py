@@ -31,6 +31,8 @@ API = (
     "webhooks_batch",
     "webhooks_replay",
     "webhooks_receive",
+    "webhooks_refused",
+    "webhooks_watermark",
     "jobs_guard",
     "jobs_batch",
     "jobs_schedule",

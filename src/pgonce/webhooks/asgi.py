@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeAlias
 
+import psycopg
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
@@ -21,8 +23,9 @@ from pgonce.core.event_loop import EventLoop
 from pgonce.core.execute_async import call
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, PayloadTooLarge, PgonceError
 from pgonce.webhooks import stripe
-from pgonce.webhooks.calls_receive import check_inbox
+from pgonce.webhooks.calls_receive import check_inbox, count_refused_deliveries
 from pgonce.webhooks.inbox_writer import InboxWriter, order_key
+from pgonce.webhooks.refusals import EVERY, RefusalCounter, refusal_reason
 from pgonce.webhooks.registry import WebhookRegistry
 from pgonce.webhooks.responses import MAX_BODY, Response, SlowRequest, answer, failure
 from pgonce.webhooks.worker import Worker
@@ -30,6 +33,8 @@ from pgonce.webhooks.worker import Worker
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+log = logging.getLogger("pgonce")
 
 PATH = "/webhooks/stripe"
 BODY_SECONDS = 10.0
@@ -91,6 +96,8 @@ class Receiver:
         self._pool: AsyncConnectionPool[AsyncConnection[Any]] | None = None
         self._writer: InboxWriter | None = None
         self._worker: Worker | None = None
+        self._refusals = RefusalCounter()
+        self._sweeping: asyncio.Task[None] | None = None
         self._watched: EventLoop | None = None
         self.event_loop: EventLoop | None = None
         """Where async handlers run; None: in the loop that runs the receiver."""
@@ -131,6 +138,21 @@ class Receiver:
             raise
         self._pool = pool
         self._writer = InboxWriter(pool, schema=self._schema, worker=self._worker)
+        self._sweeping = asyncio.create_task(self._sweep(pool))
+
+    async def _sweep(self, pool: AsyncConnectionPool[AsyncConnection[Any]]) -> None:
+        """Write the counts of what was refused, now and then."""
+        while True:
+            await asyncio.sleep(EVERY)
+            await self._write_refusals(pool, EVERY / 2)
+
+    async def _write_refusals(self, pool: AsyncConnectionPool[AsyncConnection[Any]], every: float) -> None:
+        if counts := self._refusals.take(every):
+            try:
+                await call(pool, count_refused_deliveries(counts), self._schema)
+            except (PgonceError, psycopg.Error) as error:
+                self._refusals.put_back(counts)
+                log.warning("the counts of refused deliveries could not be written: %s", str(error).splitlines()[0])
 
     async def stop(self, timeout: float = STOP_SECONDS) -> None:
         """Let the worker finish the events it has begun, and close the pool.
@@ -144,7 +166,13 @@ class Receiver:
             self._watched.close()
         if worker is not None:
             await asyncio.to_thread(worker.stop, timeout)
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            self._sweeping = None
         if pool is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(2):
+                    await self._write_refusals(pool, 0)
             await pool.close()
 
     @asynccontextmanager
@@ -207,6 +235,8 @@ class Receiver:
                 return await self._check_ready()
             return answer(404, error=f"there is nothing here: Stripe's endpoint is POST {self._path}")
         except Exception as error:  # noqa: BLE001 -- every failure becomes an answer
+            if request.begun:
+                self._refusals.count(refusal_reason(error))
             return failure(error, by="the receiver")
 
     async def _receive(self, scope: Scope, request: _Request) -> Response:
@@ -221,6 +251,7 @@ class Receiver:
         stripe.verify(body, header, await self._current_secrets())
         event = stripe.read(body)
         if self._live_only and event.payload.get("livemode") is False:
+            self._refusals.count("test")
             return answer(200, event=event.id, outcome="refused: a test event at a live endpoint")
         await self.start()
         assert self._writer is not None  # noqa: S101 -- start has made it, or raised

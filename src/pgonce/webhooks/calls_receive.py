@@ -1,10 +1,67 @@
-"""The calls of ``sql/api/webhooks_receive.sql``: whether a delivery could be recorded now."""
+"""The calls of ``webhooks_receive.sql``, ``webhooks_refused.sql`` and ``webhooks_watermark.sql`` in ``sql/api``."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
 from pgonce.core.call import Call, value
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Deliveries that were refused for one reason."""
+
+    reason: str
+    """header, signature, time, body, size, slow or test."""
+    deliveries: int
+    first_minute: datetime
+    last_minute: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """Up to where a comparison has been complete."""
+
+    position: datetime
+    updated_at: datetime
+    same_timeline: bool
+    """No standby was promoted since."""
 
 
 def check_inbox(lock_timeout: str = "1s") -> Call[bool]:
     """Write a row to the inbox and take it back; raises what would keep a delivery from being recorded."""
     return Call("pgonce_check_inbox", {"p_lock_timeout": lock_timeout}, value)
+
+
+def count_refused_deliveries(counts: Mapping[str, int]) -> Call[int]:
+    """Add to the counts of this minute."""
+    args = {"p_reasons": list(counts), "p_deliveries": list(counts.values())}
+    return Call("pgonce_count_refused_deliveries", args, value)
+
+
+def list_refused_deliveries(since: datetime) -> Call[list[Refused]]:
+    """What was refused since then, for each reason, the most frequent first."""
+    args = {"p_since": since}
+    return Call("pgonce_list_refused_deliveries", args, lambda rows: [Refused(*row) for row in rows])
+
+
+def get_watermark(name: str) -> Call[Watermark | None]:
+    """Up to where the comparison ``name`` has been complete."""
+    return Call("pgonce_get_watermark", {"p_name": name}, lambda rows: Watermark(*rows[0]) if rows else None)
+
+
+def set_watermark(name: str, position: datetime) -> Call[bool]:
+    """Move it forward; False: it was further already."""
+    return Call("pgonce_set_watermark", {"p_name": name, "p_position": position}, value)
+
+
+def list_webhook_accounts() -> Call[list[str]]:
+    """The connected accounts of whom an event was received in the last 30 days."""
+    return Call("pgonce_list_webhook_accounts", {}, lambda rows: [row[0] for row in rows])
+
+
+def count_webhooks(event_ids: Sequence[str]) -> Call[int]:
+    """How many of these events are in the inbox."""
+    return Call("pgonce_count_webhooks", {"p_stripe_event_ids": list(event_ids)}, value)

@@ -11,12 +11,14 @@ from psycopg_pool import ConnectionPool
 
 from pgonce.core import database
 from pgonce.core.execute import call
-from pgonce.errors import DatabaseUnavailable, InvalidArgument, PayloadTooLarge
+from pgonce.errors import DatabaseUnavailable, InvalidArgument, PayloadTooLarge, PgonceError
 from pgonce.webhooks import calls as protocol
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls import Event
+from pgonce.webhooks.calls_receive import count_refused_deliveries
 from pgonce.webhooks.inbox_writer import order_key
 from pgonce.webhooks.inline import Webhooks
+from pgonce.webhooks.refusals import RefusalCounter, refusal_reason
 from pgonce.webhooks.registry import WebhookRegistry
 from pgonce.webhooks.responses import MAX_BODY, Response, answer, failure
 
@@ -62,6 +64,7 @@ class Endpoint:
         self._schema = schema
         self._queue = queue
         self._max_body = max_body
+        self._refusals = RefusalCounter()
         self._opened: ConnectionPool[Connection[Any]] | None = None
 
     def __repr__(self) -> str:
@@ -93,7 +96,10 @@ class Endpoint:
             else:
                 outcome = Webhooks(self._pool(), schema=self._schema).handle(event, handle)
         except Exception as error:  # noqa: BLE001 -- every failure becomes an answer
+            self._refusals.count(refusal_reason(error))
+            self._write_refusals()
             return failure(error, by=by)
+        self._write_refusals()
         return answer(200, event=event.id, outcome=outcome)
 
     def _record(self, event: stripe.Body) -> str:
@@ -102,6 +108,14 @@ class Endpoint:
         except psycopg.Error as error:  # no handler runs here: whatever it is, the database could not record it
             raise DatabaseUnavailable(str(error)) from error
         return protocol.accepted(outcomes[event.id], event.id)
+
+    def _write_refusals(self) -> None:
+        """Now and then, with a delivery: a serverless platform runs nothing between two."""
+        if counts := self._refusals.take():
+            try:
+                call(self._pool(), count_refused_deliveries(counts), self._schema)
+            except (PgonceError, psycopg.Error):
+                self._refusals.put_back(counts)
 
     def _pool(self) -> ConnectionPool[Connection[Any]]:
         # at the first delivery, in the process that serves it: a pool does not survive a fork

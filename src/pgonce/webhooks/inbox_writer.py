@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -12,8 +11,8 @@ from psycopg import AsyncConnection
 
 from pgonce.core.batcher import Batcher
 from pgonce.core.call import Call, clean
-from pgonce.core.execute_async import OwnCursor, Pool, connection, is_usual, own_transaction
-from pgonce.errors import DatabaseUnavailable, EventBusy, translate
+from pgonce.core.execute_async import Pool, connection, execute
+from pgonce.errors import DatabaseUnavailable, EventBusy
 from pgonce.webhooks import calls as webhooks
 from pgonce.webhooks import calls_queue as queue
 from pgonce.webhooks.calls import Event, accepted
@@ -152,14 +151,4 @@ async def _execute(conn: AsyncConnection[Any], call: Call[T], schema: str, lock_
         b"select called.* from (select pg_catalog.set_config('lock_timeout', '%b', true) offset 0) as waiting"
         b" left join (%b) as called on true" % (lock_timeout.encode(), call.statement(schema))
     )
-    try:
-        async with AsyncExitStack() as stack:
-            if not await is_usual(conn):
-                await stack.enter_async_context(own_transaction(conn))
-            cursor = await stack.enter_async_context(OwnCursor(conn))
-            await cursor.execute(statement, call.args)
-            return call.read(await cursor.fetchall())
-    except psycopg.Error as error:
-        if error.sqlstate == "25006":  # read-only: the pool discards a closed connection and connects to the primary
-            await conn.close()
-        raise translate(error) from error
+    return await execute(conn, call, schema, statement=statement)

@@ -153,7 +153,8 @@ def verify(
     fits = [hmac.compare_digest(each, given) for each in expected for given in signatures]
     if not any(fits):
         raise SignatureError(
-            "the signature does not fit: check the endpoint's secret, and that the body is passed on as raw bytes"
+            "the signature does not fit: check the endpoint's secret, and that the body is passed on as raw bytes",
+            "signature",
         )
     _check_age(timestamp, tolerance, now)
 
@@ -173,7 +174,8 @@ def _check_age(timestamp: str, tolerance: float, now: float | None) -> None:
         when = "old" if age > 0 else "ahead"
         raise SignatureError(
             f"the signature is {abs(age):.0f} s {when}, over the tolerance of {tolerance:g} s: "
-            "an old delivery was sent again, or a clock is wrong"
+            "an old delivery was sent again, or a clock is wrong",
+            "time",
         )
 
 

@@ -269,6 +269,27 @@ def test_accepted_connections_do_not_wait_for_acknowledgements() -> None:
     assert asyncio.run(option()) == 1
 
 
+def test_what_is_refused_is_counted_by_reason_and_never_stored(
+    serve: Callable[..., Served], conn: Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asgi, "EVERY", 0.1)
+    url = f"http://127.0.0.1:{serve().address[1]}{PATH}"
+    body = b'{"id":"evt_1","type":"pay","card":"4242"}'
+    for _ in range(5):
+        assert (
+            httpx.post(url, content=body, headers={"Stripe-Signature": stripe.sign(body, "whsec_x")}).status_code == 400
+        )
+    assert httpx.post(url, content=body).status_code == 400
+    assert httpx.post(url, content=body, headers={"Stripe-Signature": stripe.sign(body, SECRET, 1)}).status_code == 400
+    assert httpx.post(url, content=b"[]", headers={"Stripe-Signature": stripe.sign(b"[]", SECRET)}).status_code == 400
+    listed = "select reason, deliveries from pgonce_list_refused_deliveries() order by 1"
+    expected = [("body", 1), ("header", 1), ("signature", 5), ("time", 1)]
+    wait_until(lambda: conn.execute(listed.encode()).fetchall() == expected, "the counts are written")
+    assert conn.execute("select count(*) from webhook_events").fetchone() == (0,)
+    columns = conn.execute("select pgonce_refused_deliveries::text from pgonce_refused_deliveries").fetchall()
+    assert all("4242" not in row[0] for row in columns)
+
+
 def test_a_locked_table_is_not_ready_and_the_process_is_alive(
     serve: Callable[..., Served], conn: Connection[Any], database: str
 ) -> None:

@@ -228,6 +228,7 @@ begin
          c.happened_at, c.series, length(c.events::text)
   from counted c where c.events > c.alone and c.place = 1
   order by 6;
+  return query select * from pgonce_find_delivery_alerts(v_from);
 end $$;
 comment on function pgonce_find_alerts(timestamptz, uuid[]) is
   'pgonce: what people should know of what happened since the beginning of that hour: failed, late, skipped and missing runs, failed '

@@ -68,6 +68,21 @@ create table if not exists pgonce_webhook_leases (
   primary key (event_id, lease)
 );
 
+-- How often a delivery was refused, by minute and reason: at most seven rows a minute, and never what was in the delivery.
+create table if not exists pgonce_refused_deliveries (
+  minute     timestamptz not null,
+  reason     text        not null,
+  deliveries bigint      not null check (deliveries > 0),
+  primary key (minute, reason)
+);
+
+-- Up to where a comparison with a source outside has been complete, and under which timeline of the server.
+create table if not exists pgonce_watermarks (
+  name       text primary key,
+  position   timestamptz not null,
+  timeline   text        not null,
+  updated_at timestamptz not null default clock_timestamp()
+);
 
 create table if not exists cron_job_runs (
   id              uuid primary key default gen_random_uuid(),

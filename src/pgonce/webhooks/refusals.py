@@ -1,0 +1,52 @@
+"""Counting the requests that a receiver refuses, so that a wrong secret is noticed before Stripe gives up."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+
+from pgonce.errors import InvalidPayload, PayloadTooLarge, SignatureError
+from pgonce.webhooks.responses import SlowRequest
+
+EVERY = 30.0
+"""Seconds between two writings of the counts: refusals cost the database nothing, however many there are."""
+
+
+def refusal_reason(error: BaseException) -> str | None:
+    """Why a request was refused, in a word; None for an error that is none of the sender's."""
+    if isinstance(error, SignatureError):
+        return error.reason
+    for kind, reason in ((PayloadTooLarge, "size"), (SlowRequest, "slow"), (InvalidPayload, "body")):
+        if isinstance(error, kind):
+            return reason
+    return None
+
+
+class RefusalCounter:
+    """How often each reason occurred since the counts were last taken; for any number of threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._taken = time.monotonic()
+
+    def count(self, reason: str | None) -> None:
+        """One more; None is not counted."""
+        if reason is not None:
+            with self._lock:
+                self._counts[reason] += 1
+
+    def take(self, every: float = EVERY) -> dict[str, int]:
+        """The counts, which begin at zero again; empty if ``every`` seconds have not passed since the last time."""
+        with self._lock:
+            if not self._counts or time.monotonic() - self._taken < every:
+                return {}
+            self._taken = time.monotonic()
+            counts, self._counts = dict(self._counts), Counter()
+            return counts
+
+    def put_back(self, counts: dict[str, int]) -> None:
+        """These could not be written."""
+        with self._lock:
+            self._counts.update(counts)
