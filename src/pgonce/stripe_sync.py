@@ -1,40 +1,49 @@
 """``stripe_sync``: put into the inbox what Stripe has and we do not.
 
-Deliveries get lost: an endpoint that was down for three days, or disabled; a 200 from a proxy. Stripe's Events API
-lists what happened in the last 30 days (docs.stripe.com/webhooks/process-undelivered-events), so the inbox can be
-compared with it. The watermark is the start of the last complete comparison, less an overlap: an event may show up
-in the list a little late.
+Deliveries get lost: an endpoint that was down for three days, or disabled; a 200 from a proxy; a failover to a standby
+that was behind. Stripe's Events API lists what happened in the last 30 days
+(docs.stripe.com/webhooks/process-undelivered-events), so the inbox can be compared with it: the platform's own events,
+and those of every connected account that the inbox has seen, which Stripe lists only when asked for that account.
+The watermark of each is the start of its last complete comparison, less an overlap: an event may show up in the list a
+little late.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
 from urllib.parse import urlencode
 
+import psycopg
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
 from pgonce.core.execute import call
 from pgonce.errors import PgonceError
 from pgonce.jobs.run import Run
-from pgonce.seeds import calls as seeds
 from pgonce.webhooks import calls as protocol
 from pgonce.webhooks import calls_list as lists
+from pgonce.webhooks import calls_receive as receive
 from pgonce.webhooks import stripe
-from pgonce.webhooks.calls import Event
+from pgonce.webhooks.inbox_writer import order_key
 from pgonce.webhooks.registry import WebhookRegistry
 
 NAME = "stripe_sync"
 DAYS = 30
 """Stripe lists no older events."""
-OVERLAP = 3600
-"""Seconds that the watermark stays behind."""
+OVERLAP = timedelta(hours=1)
+"""The watermark stays so far behind the start of a comparison."""
+OVERLAP_AFTER_FAILOVER = timedelta(days=3)
+"""The same when the server's timeline has changed since: rows that were committed before may be gone."""
 PAGE = 100
 """Events on a page; Stripe's maximum."""
+
+log = logging.getLogger("pgonce")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +53,30 @@ class Reconciled:
     seen: int
     recovered: int
     missing: int
-    """Still not in the inbox; more than 0 only if somebody deletes there meanwhile."""
+    """Of what was listed, still not in the inbox."""
+    accounts: list[str] = field(default_factory=list)
+    """The connected accounts that were compared, beside the platform itself."""
+    not_compared: dict[str, str] = field(default_factory=dict)
+    """Connected accounts that the inbox has seen and whose events could not be listed, each with the reason."""
 
 
-def client(key: str, base: str | None = None) -> Callable[[str], dict[str, Any]]:
+class Get(Protocol):
+    """Gets a path of Stripe's API, for a connected account or for the platform itself."""
+
+    def __call__(self, path: str, account: str | None = None) -> dict[str, Any]:
+        """The JSON object that Stripe answers.
+
+        Raises:
+            PgonceError: Stripe refuses, or cannot be reached.
+        """
+        ...
+
+
+def client(key: str, base: str | None = None) -> Get:
     """A function that gets a path of Stripe's API with the ``stripe`` package: its retries, its TLS, its errors.
 
     Args:
-        key: an API key that may read events (``rk_live_...``).
+        key: an API key that may read events (``rk_live_...``), of connected accounts, too, where there are any.
         base: another address, for a stand-in such as localstripe.
 
     Raises:
@@ -64,9 +89,10 @@ def client(key: str, base: str | None = None) -> Callable[[str], dict[str, Any]]
     options: dict[str, Any] = {"base_addresses": {"api": base}} if base else {}
     connection = library.StripeClient(key, max_network_retries=3, **options)
 
-    def get(path: str) -> dict[str, Any]:
+    def get(path: str, account: str | None = None) -> dict[str, Any]:
+        connected: dict[str, Any] = {"stripe_account": account} if account else {}
         try:
-            page: dict[str, Any] = json.loads(connection.raw_request("get", path).body)
+            page: dict[str, Any] = json.loads(connection.raw_request("get", path, **connected).body)
         except library.APIConnectionError as error:
             raise PgonceError(f"Stripe cannot be reached: {_cause(error)}") from error
         except library.StripeError as error:
@@ -84,7 +110,7 @@ def _cause(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def pages(get: Callable[[str], dict[str, Any]], since: int) -> Iterator[list[dict[str, Any]]]:
+def pages(get: Get, since: int, account: str | None = None) -> Iterator[list[dict[str, Any]]]:
     """The events created since ``since`` (unix seconds), page by page.
 
     By ``starting_after``, which goes through the list in its own order: newest first at Stripe, oldest first at
@@ -93,7 +119,7 @@ def pages(get: Callable[[str], dict[str, Any]], since: int) -> Iterator[list[dic
     after = None
     while True:
         query: dict[str, object] = {"limit": PAGE, "created[gte]": since}
-        page = get("/v1/events?" + urlencode(query | ({"starting_after": after} if after else {})))
+        page = get("/v1/events?" + urlencode(query | ({"starting_after": after} if after else {})), account)
         events = page.get("data", [])
         if events:
             yield [event for event in events if event.get("created", since) >= since]
@@ -105,7 +131,7 @@ def pages(get: Callable[[str], dict[str, Any]], since: int) -> Iterator[list[dic
 def reconcile(
     app: WebhookRegistry,
     pool: ConnectionPool[Connection[Any]],
-    get: Callable[[str], dict[str, Any]],
+    get: Get,
     *,
     schema: str = "public",
     since: int | None = None,
@@ -120,43 +146,97 @@ def reconcile(
         schema: where ``pgonce migrate`` put the tables.
         since: unix seconds, instead of the watermark.
         run: the job's run this is; it counts along, and must not be lost.
+
+    Raises:
+        PgonceError: the platform's own events could not be listed, or the run was taken over.
     """
-    started = int(time.time())
-    oldest = started - DAYS * 86400 + 60
-    at = call(pool, seeds.get_checkpoint(NAME), schema)
-    if since is None and at is not None and isinstance(at.cursor, dict):
-        since = int(at.cursor["created"]) - OVERLAP
-    seen = 0
-    ids: list[str] = []
-    bodies: list[tuple[int, bytes]] = []
-    for page in pages(get, max(since or 0, oldest)):
-        if run is not None and run.lost:
-            raise PgonceError(f"the run {run.id} was taken over: its successor compares anew")
-        wanted = {event["id"]: event for event in page if app.matching(event["type"])}
-        missing = call(pool, lists.missing_webhooks(list(wanted)), schema)
-        bodies += [(wanted[event_id]["created"], json.dumps(wanted[event_id]).encode()) for event_id in missing]
-        ids += wanted
-        seen += len(page)
-        if run is not None:
-            run.processed(len(missing))
-            run.skipped(len(page) - len(missing))
-    _queue(app, pool, schema, bodies)
-    recovered = len(bodies)
-    missing_still = sum(
-        len(call(pool, lists.missing_webhooks(ids[i : i + 10_000]), schema)) for i in range(0, len(ids), 10_000)
-    )
-    if missing_still == 0:
-        call(pool, seeds.update_checkpoint(NAME, {"created": started}, recovered, seen - recovered), schema)
-    return Reconciled(seen, recovered, missing_still)
+    comparison = _Comparison(app, pool, get, schema, run)
+    comparison.compare(None, since)
+    accounts, not_compared = list[str](), dict[str, str]()
+    for account in call(pool, receive.list_webhook_accounts(), schema):
+        try:
+            comparison.compare(account, since)
+        except PgonceError as error:
+            if run is not None and run.lost:
+                raise
+            not_compared[account] = str(error)
+        else:
+            accounts.append(account)
+    return Reconciled(comparison.seen, comparison.recovered, comparison.missing, accounts, not_compared)
 
 
-def _queue(
-    app: WebhookRegistry, pool: ConnectionPool[Connection[Any]], schema: str, bodies: list[tuple[int, bytes]]
-) -> None:
-    # The oldest first, whatever the pages' order: ordered handlers go by the order of arrival. "created" has ticks of
-    # a second, but for what was never delivered there is nothing better.
-    bodies.sort(key=lambda each: each[0])
-    for start in range(0, len(bodies), PAGE):
-        read = [stripe.read(body) for _, body in bodies[start : start + PAGE]]
-        keys = [app.order_key(Event(body.id, body.type, body.payload)) for body in read]
-        call(pool, protocol.queue_webhooks(read, keys), schema)
+class _Comparison:
+    """Of the platform and its connected accounts, one after the other."""
+
+    def __init__(
+        self, app: WebhookRegistry, pool: ConnectionPool[Connection[Any]], get: Get, schema: str, run: Run | None
+    ) -> None:
+        self._app, self._pool, self._get, self._schema, self._run = app, pool, get, schema, run
+        self.seen = self.recovered = self.missing = 0
+
+    def compare(self, account: str | None, since: int | None) -> None:
+        """Compare the events of one account, or the platform's own, and move its watermark."""
+        name = f"{NAME}/{account}" if account else NAME
+        started = int(time.time())
+        start = self._start(name) if since is None else since
+        ids: list[str] = []
+        bodies: list[tuple[int, bytes]] = []
+        for page in pages(self._get, max(start, started - DAYS * 86400 + 60), account):
+            if self._run is not None and self._run.lost:
+                raise PgonceError(f"the run {self._run.id} was taken over: its successor compares anew")
+            # Stripe names the account in a delivery, and not always in the list that it was asked for
+            wanted = {
+                event["id"]: event | ({"account": account} if account else {})
+                for event in page
+                if self._app.matching(event["type"])
+            }
+            missing = call(self._pool, lists.missing_webhooks(list(wanted)), self._schema)
+            bodies += [(wanted[event_id]["created"], json.dumps(wanted[event_id]).encode()) for event_id in missing]
+            ids += wanted
+            self.seen += len(page)
+            if self._run is not None:
+                self._run.processed(len(missing))
+                self._run.skipped(len(page) - len(missing))
+        self._queue(bodies)
+        still_missing = self._count_missing(ids)
+        self.recovered += len(bodies) - still_missing
+        self.missing += still_missing
+        if still_missing == 0:
+            position = datetime.fromtimestamp(started, UTC)
+            call(self._pool, receive.set_watermark(name, position), self._schema)
+
+    def _start(self, name: str) -> int:
+        watermark = call(self._pool, receive.get_watermark(name), self._schema)
+        if watermark is None:
+            return 0
+        overlap = OVERLAP if watermark.same_timeline else OVERLAP_AFTER_FAILOVER
+        return int((watermark.position - overlap).timestamp())
+
+    def _count_missing(self, ids: Sequence[str]) -> int:
+        """Counted with a statement of its own, not with the one that found what was to be queued."""
+        distinct = sorted(set(ids))
+        parts = [distinct[start : start + 10_000] for start in range(0, len(distinct), 10_000)]
+        return len(distinct) - sum(call(self._pool, receive.count_webhooks(part), self._schema) for part in parts)
+
+    def _queue(self, bodies: list[tuple[int, bytes]]) -> None:
+        # The oldest first, whatever the pages' order: ordered handlers go by the order of arrival. "created" has ticks
+        # of a second, but for what was never delivered there is nothing better.
+        bodies.sort(key=lambda each: each[0])
+        for start in range(0, len(bodies), PAGE):
+            part = [body for _, body in bodies[start : start + PAGE]]
+            try:
+                self._queue_together(part)
+            except (PgonceError, psycopg.Error):  # one of them stops none of the others
+                for body in part:
+                    self._queue_alone(body)
+
+    def _queue_together(self, bodies: Sequence[bytes]) -> None:
+        read = [stripe.read(body) for body in bodies]
+        keys = [order_key(self._app, body) for body in read]
+        call(self._pool, protocol.queue_webhooks(read, keys), self._schema)
+
+    def _queue_alone(self, body: bytes) -> None:
+        try:
+            self._queue_together([body])
+        except (PgonceError, psycopg.Error) as error:
+            log.warning("an event that Stripe lists could not be recorded: %s", type(error).__name__)

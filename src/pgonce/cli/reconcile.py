@@ -26,6 +26,9 @@ from pgonce.jobs.guard import Jobs
 def reconcile(since: datetime | None, api_base: str | None, json_: bool, app: App, url: str, schema: str) -> None:
     """Compare the inbox with Stripe's Events API, and queue what is missing. A run of the job stripe_sync.
 
+    The platform's own events are compared, and those of every connected account that the inbox has seen. Not compared
+    are accounts that it has never seen, thin events, which Stripe does not list, and types without a handler.
+
     The key comes from STRIPE_API_KEY; a restricted one that may read events is enough.
     """
     key = os.environ.get("STRIPE_API_KEY", "")
@@ -35,11 +38,14 @@ def reconcile(since: datetime | None, api_base: str | None, json_: bool, app: Ap
     start = int(since.timestamp()) if since else None
     with database.open_pool(url) as pool, Jobs(pool, schema=schema).run(reconciliation.NAME) as run:
         if run is None:
-            click.echo(f"{reconciliation.NAME}: skipped, another run is at work", err=True)
+            click.echo(f"{reconciliation.NAME}: skipped, another run is in progress", err=True)
             sys.exit(OVERLAP)
         found = reconciliation.reconcile(app, pool, get, schema=schema, since=start, run=run)
     if json_:
         print_json(found)
     else:
-        click.echo(f"{found.seen:,} seen, {found.recovered:,} recovered, {found.missing:,} missing")
-    sys.exit(1 if found.missing else 0)
+        of = f" (the platform and {len(found.accounts):,} connected accounts)" if found.accounts else ""
+        click.echo(f"{found.seen:,} seen, {found.recovered:,} recovered, {found.missing:,} missing{of}")
+        for account, reason in found.not_compared.items():
+            click.echo(f"not compared: {account}: {reason}", err=True)
+    sys.exit(1 if found.missing or found.not_compared else 0)

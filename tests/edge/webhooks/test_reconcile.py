@@ -29,7 +29,9 @@ class Stripe(ThreadingHTTPServer):
         self.events: list[dict[str, Any]] = []
         self.pages = 0
 
-    def happen(self, count: int, event_type: str = "customer.updated", days_ago: float = 0) -> list[str]:
+    def happen(
+        self, count: int, event_type: str = "customer.updated", days_ago: float = 0, account: str | None = None
+    ) -> list[str]:
         """``count`` events, the last of them ``days_ago``."""
         start = len(self.events)
         created = int(time.time() - days_ago * DAY)
@@ -37,16 +39,22 @@ class Stripe(ThreadingHTTPServer):
             {
                 "id": f"evt_{start + nr:06}", "object": "event", "type": event_type,
                 "created": created - (count - nr) // 50, "livemode": False,
-                "data": {"object": {"id": f"cus_{nr % 7}", "object": "customer"}},
+                "data": {"object": {"id": f"cus_{nr % 7}", "object": "customer"}}, "of": account,
             }
             for nr in range(count)
         ]  # fmt: skip
         return [event["id"] for event in self.events[start:]]
 
-    def list_events(self, query: dict[str, list[str]]) -> tuple[int, dict[str, Any]]:
+    def list_events(self, query: dict[str, list[str]], account: str | None) -> tuple[int, dict[str, Any]]:
+        if account == "acct_gone":
+            return 403, {"error": {"type": "invalid_request_error", "message": "No access to that account"}}
         limit = int(query.get("limit", ["10"])[0])
         since = max(int(query.get("created[gte]", ["0"])[0]), time.time() - 30 * DAY)
-        found = sorted((e for e in self.events if e["created"] >= since), key=lambda e: e["created"], reverse=True)
+        found = sorted(
+            (e for e in self.events if e["created"] >= since and e["of"] == account),
+            key=lambda e: e["created"],
+            reverse=True,
+        )
         if after := query.get("starting_after"):
             places = [place for place, event in enumerate(found) if event["id"] == after[0]]
             if not places:
@@ -67,7 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Authorization") != f"Bearer {KEY}":
             status, answer = 401, {"error": {"type": "invalid_request_error", "message": "Invalid API Key provided"}}
         else:
-            status, answer = stripe.list_events(parse_qs(urlsplit(self.path).query))
+            status, answer = stripe.list_events(parse_qs(urlsplit(self.path).query), self.headers.get("Stripe-Account"))
         body = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -126,7 +134,9 @@ def test_what_was_missed_is_recovered_over_many_pages_in_the_order_it_happened(
 def test_a_second_comparison_recovers_nothing(reconcile: Any, stripe: Stripe, conn: Connection[Any]) -> None:
     stripe.happen(120)
     assert reconcile()[1] == "120 seen, 120 recovered, 0 missing\n"
-    assert json.loads(reconcile("--json")[1]) == {"seen": 120, "recovered": 0, "missing": 0}
+    assert json.loads(reconcile("--json")[1]) == {
+        "seen": 120, "recovered": 0, "missing": 0, "accounts": [], "not_compared": {},
+    }  # fmt: skip
 
 
 def test_the_watermark_moves_on_and_keeps_an_overlap(reconcile: Any, stripe: Stripe, conn: Connection[Any]) -> None:
@@ -184,3 +194,59 @@ def test_a_comparison_that_runs_already_is_not_run_again(reconcile: Any, stripe:
     code, _, err = reconcile()
     assert (code, "another run" in err) == (75, True)
     assert inbox(conn) == []
+
+
+def test_events_of_connected_accounts_are_compared_for_each_account_that_was_seen(
+    reconcile: Any, stripe: Stripe, conn: Connection[Any]
+) -> None:
+    stripe.happen(10)
+    for account, count in (("acct_A", 120), ("acct_B", 7), ("acct_never_seen", 5)):
+        ids = stripe.happen(count, account=account)
+        if account != "acct_never_seen":
+            payload = json.dumps({"account": account})
+            conn.execute("select pgonce_queue_webhooks(%s, array['customer.updated'], %s)", [ids[:1], [payload]])
+    code, out, err = reconcile()
+    assert (code, err) == (0, "")
+    assert out == "137 seen, 135 recovered, 0 missing (the platform and 2 connected accounts)\n"
+    found = conn.execute("select account, count(*) from webhook_events group by 1 order by 1 nulls first").fetchall()
+    assert found == [(None, 10), ("acct_A", 120), ("acct_B", 7)]
+
+
+def test_an_account_that_cannot_be_listed_is_named_and_its_watermark_stays(
+    reconcile: Any, stripe: Stripe, conn: Connection[Any]
+) -> None:
+    for account in ("acct_A", "acct_gone"):
+        payload = json.dumps({"account": account})
+        conn.execute("select pgonce_queue_webhooks(%s, '{x}', %s)", [[f"evt_of_{account}"], [payload]])
+    code, out, err = reconcile()
+    assert (code, out) == (1, "0 seen, 0 recovered, 0 missing (the platform and 1 connected accounts)\n")
+    assert err == "not compared: acct_gone: Stripe refused to list events: No access to that account\n"
+    names = conn.execute("select name from pgonce_watermarks order by name").fetchall()
+    assert names == [("stripe_sync",), ("stripe_sync/acct_A",)]
+
+
+def test_the_watermark_is_not_an_import(reconcile: Any, stripe: Stripe, conn: Connection[Any]) -> None:
+    stripe.happen(1)
+    assert reconcile()[0] == 0
+    assert conn.execute("select count(*) from seed_checkpoints").fetchone() == (0,)
+    conn.execute("update pgonce_watermarks set updated_at = now() - interval '20 minutes'")
+    assert conn.execute("select kind from pgonce_find_alerts(now() - interval '1 day', '{}')").fetchall() == []
+
+
+def test_after_a_failover_the_overlap_is_wider(reconcile: Any, stripe: Stripe, conn: Connection[Any]) -> None:
+    stripe.happen(50, days_ago=2)
+    assert reconcile()[1] == "50 seen, 50 recovered, 0 missing\n"
+    conn.execute("delete from webhook_events")  # as an asynchronous standby may have lost them
+    assert reconcile()[1] == "0 seen, 0 recovered, 0 missing\n"
+    conn.execute("update pgonce_watermarks set timeline = '00000000'")
+    assert reconcile()[1] == "50 seen, 50 recovered, 0 missing\n"
+
+
+def test_an_event_that_cannot_be_recorded_is_missing_and_stops_no_other(
+    reconcile: Any, stripe: Stripe, conn: Connection[Any]
+) -> None:
+    stripe.happen(30)
+    conn.execute("alter table webhook_events add constraint no_7 check (stripe_event_id <> 'evt_000007') not valid")
+    code, out, _ = reconcile()
+    assert (code, out) == (1, "30 seen, 29 recovered, 1 missing\n")
+    assert conn.execute("select count(*) from pgonce_watermarks").fetchone() == (0,)
