@@ -20,7 +20,7 @@ from pgonce.cli.options import as_json, with_database
 from pgonce.cli.output import Moment, print_json, print_table, when
 from pgonce.core import database
 from pgonce.core.execute import Pool, call
-from pgonce.errors import InvalidArgument, NotFound, PgonceError
+from pgonce.errors import InvalidArgument, InvalidPayload, NotFound, PgonceError
 from pgonce.webhooks import calls_list as lists
 from pgonce.webhooks import calls_replay as replays
 from pgonce.webhooks import stripe
@@ -218,6 +218,37 @@ def refused(since: datetime | None, json_: bool, url: str, schema: str) -> None:
     print_table(["reason", "deliveries", "first (UTC)", "last (UTC)", "what it means"], rows, "none", "what it means")
 
 
+def _read_file(file: Path) -> dict[str, Any]:
+    """The object in the file.
+
+    Raises:
+        InvalidArgument: it holds something that is not one event or one object of Stripe's.
+    """
+    try:
+        content = stripe.parse(file.read_bytes())
+    except InvalidPayload as error:
+        raise InvalidArgument(f"{file}: {error}") from None
+    kind = content.get("object")
+    if kind == "list" or isinstance(content.get("data"), list):
+        raise InvalidArgument(f"{file} is a list, as Stripe's API answers: send one entry of its data")
+    if {"body", "headers"} <= content.keys():
+        raise InvalidArgument(f"{file} is a whole request with headers: send what is in its body")
+    if "detail-type" in content and "detail" in content:
+        raise InvalidArgument(f"{file} is an event of EventBridge: send what is in its detail")
+    if kind != "event" and "type" in content and isinstance(content.get("event"), dict):
+        raise InvalidArgument(f"{file} is an envelope: send what is in its event")
+    return content
+
+
+def _event(content: dict[str, Any]) -> dict[str, Any]:
+    """An event: ``content`` itself, snapshot or thin, or one around it."""
+    if content.get("object") == "v2.core.event":
+        return dict(content)
+    given = content if content.get("object") == "event" or not content else {"data": {"object": content}}
+    usual = {"object": "event", "created": int(time.time()), "livemode": False, "data": {"object": {}}}
+    return {**usual, **given}
+
+
 @webhook.command()
 @click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--type", "type_", metavar="TYPE", help="The event's type; without FILE, of an empty one.")
@@ -226,22 +257,14 @@ def refused(since: datetime | None, json_: bool, url: str, schema: str) -> None:
 def send(file: Path | None, type_: str | None, target: str, keep_id: bool) -> None:
     """Sign an event with PGONCE_WEBHOOK_SECRET and post it to a local receiver, as Stripe would.
 
-    FILE holds an event, or an object such as a subscription, which is put into one.
+    FILE holds an event, snapshot or thin, or an object such as a subscription, which is put into one.
 
     Example: pgonce webhook send --type checkout.session.completed
     """
     secret = os.environ.get("PGONCE_WEBHOOK_SECRET", "").split(",")[0].strip()
     if not secret:
         raise InvalidArgument("no webhook secret: set PGONCE_WEBHOOK_SECRET to the one the receiver has")
-    content = stripe.parse(file.read_bytes()) if file else {}
-    given = content if content.get("object") == "event" or not content else {"data": {"object": content}}
-    event: dict[str, Any] = {
-        "object": "event",
-        "created": int(time.time()),
-        "livemode": False,
-        "data": {"object": {}},
-        **given,
-    }
+    event = _event(_read_file(file) if file else {})
     event["type"] = type_ or event.get("type")
     if not event["type"]:
         raise click.UsageError("this is an object, not an event: say with --type what happened to it")

@@ -65,7 +65,7 @@ def check(url: str) -> str:
     if "@" in authority:  # what libpq takes for a host begins with the rest of the password: not even DNS is to see it
         raise InvalidArgument(UNENCODED)
     try:
-        with psycopg.connect(url, **_options()) as conn:
+        with psycopg.connect(url, **_options(url)) as conn:
             return f"{conn.info.dbname} on {conn.info.host or 'this machine'}"
     except psycopg.ProgrammingError as error:
         raise InvalidArgument(_unreadable(url, str(error))) from None
@@ -73,6 +73,8 @@ def check(url: str) -> str:
         if "@" in path:  # may be a database's name, but not one that could be reached
             raise InvalidArgument(UNENCODED) from None
         reason = str(translate(error)).splitlines()[0]
+        if "session is read-only" in str(error):
+            raise DatabaseUnavailable(f"{reason}; to read from a standby add target_session_attrs=any") from error
         raise DatabaseUnavailable(f"{reason}; check DATABASE_URL, and that the server runs") from error
 
 
@@ -112,7 +114,7 @@ def open_pool(url: str, size: int = 10) -> ConnectionPool[Connection[Any]]:
     """
     check(url)
     pool = ConnectionPool(
-        url, kwargs=_options(), configure=_configure, min_size=1, max_size=size, open=True, timeout=TIMEOUT,
+        url, kwargs=_options(url), configure=_configure, min_size=1, max_size=size, open=True, timeout=TIMEOUT,
         reconnect_timeout=TIMEOUT, name="pgonce",
     )  # fmt: skip
     with _arriving():
@@ -128,7 +130,7 @@ async def open_async_pool(url: str, size: int = 10) -> AsyncConnectionPool[Async
     """
     await asyncio.to_thread(check, url)
     pool = AsyncConnectionPool[AsyncConnection[Any]](
-        url, kwargs=_options(), configure=_configure_async, min_size=1, max_size=size, open=False, timeout=TIMEOUT,
+        url, kwargs=_options(url), configure=_configure_async, min_size=1, max_size=size, open=False, timeout=TIMEOUT,
         reconnect_timeout=TIMEOUT, name="pgonce",
     )  # fmt: skip
     await pool.open()
@@ -150,8 +152,16 @@ def _arriving() -> Iterator[None]:
         raise translate(error) from error
 
 
-def _options() -> dict[str, Any]:
-    return dict(CONNECTION)
+def _options(url: str) -> dict[str, Any]:
+    """The settings of a connection; where the URL does not say, one to a server that can write.
+
+    After a switchover the demoted primary still accepts connections, and every write there fails. With several hosts in
+    the URL libpq then tries the next one. ``target_session_attrs=any`` in the URL allows to read from a standby.
+    """
+    options = dict(CONNECTION)
+    if "target_session_attrs" not in url and "PGTARGETSESSIONATTRS" not in os.environ:
+        options["target_session_attrs"] = "read-write"
+    return options
 
 
 PREPARE_AFTER = 3

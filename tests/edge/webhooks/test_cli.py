@@ -215,3 +215,37 @@ def test_cleanup_passes_over_what_somebody_has_locked(database: str, inbox: Conn
     assert pgonce(database, "cleanup")[1].splitlines()[-1] == "deleted 2 events and 0 job runs"
     other.rollback()
     assert "evt_done" in listed(database)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ('{"object": "list", "data": [{"id": "evt_1"}]}', "is a list"),
+        ('{"data": [{"id": "evt_1", "object": "event"}], "has_more": false}', "is a list"),
+        ('{"headers": {}, "body": "{}"}', "is a whole request"),
+        ('{"detail-type": "a.b", "detail": {"id": "evt_1"}, "source": "aws.partner/stripe.com"}', "EventBridge"),
+        ('{"type": "x", "event": {"id": "evt_1"}}', "is an envelope"),
+        ("[1]", "not an object"),
+        ("not JSON", "not JSON"),
+    ],
+)
+def test_send_names_what_is_not_an_event(database: str, tmp_path: Path, content: str, says: str) -> None:
+    (tmp_path / "it.json").write_text(content)
+    code, _, err = pgonce(
+        database, "webhook", "send", "it.json", "--type", "x", cwd=tmp_path, PGONCE_WEBHOOK_SECRET="whsec_a"
+    )
+    assert (code, err.count("\n")) == (1, 1)
+    assert "it.json" in err
+    assert says in err
+
+
+def test_refused_lists_reasons_and_what_they_mean(database: str, conn: Connection[Any]) -> None:
+    assert pgonce(database, "webhook", "refused") == (0, "", "none\n")
+    conn.execute("select pgonce_count_refused_deliveries('{signature,time}', '{212,1}')")
+    code, out, _ = pgonce(database, "webhook", "refused")
+    assert code == 0
+    assert "signature" in out.splitlines()[1]
+    assert "212" in out.splitlines()[1]
+    assert "secret" in out.splitlines()[1]
+    listed = json.loads(pgonce(database, "webhook", "refused", "--since", "2 hours", "--json")[1])
+    assert [(each["reason"], each["deliveries"]) for each in listed] == [("signature", 212), ("time", 1)]

@@ -24,6 +24,7 @@ NUMBERS = (
     b"0", b"-0", b"-0.0", b"1e400000", b"-1e400000", b"1e131071", b"1e-400000", b"1E+400", b"0.1e-99999", b"9" * 400,
     b"9" * 5000, b"1" * 140_000, b"0." + b"3" * 17_000, b"123456789012345678901234567890.5", b"1e308", b"1e309",
 )  # fmt: skip
+SHORT_NUMBERS = tuple(number for number in NUMBERS if len(number) < 500)
 KEYS = ("id", "object", "account", "data", "related_object", "livemode", "created", "api_version", "snapshot_event",
         "customer", "metadata", "pending_webhooks", "", "\0", "\ud800", "type", "request")  # fmt: skip
 
@@ -76,11 +77,11 @@ def _value(rng: random.Random, depth: int) -> bytes:
     if kind == 0:
         return _text(rng, rng.choice(STRINGS))
     if kind == 1:
-        return rng.choice(NUMBERS)
+        return rng.choice(NUMBERS if rng.random() < 0.2 else SHORT_NUMBERS)
     if kind == 2:
         return rng.choice((b"null", b"true", b"false"))
     if kind == 3:
-        levels = rng.choice((3, 900, 1100, 7000, 60_000))
+        levels = rng.choice((3, 900, 1100, 7000, 60_000) if rng.random() < 0.2 else (1, 3, 40))
         return rng.choice((b"[" * levels + b"]" * levels, b'{"a":' * levels + b"1" + b"}" * levels))
     if kind == 4:
         return b'"' + rng.choice((b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xf4\x90\x80\x80")) + b'"'
