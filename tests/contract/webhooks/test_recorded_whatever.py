@@ -18,6 +18,7 @@ from pgonce.webhooks import inbox_writer, stripe
 from pgonce.webhooks.inbox_writer import InboxWriter, order_key
 from pgonce.webhooks.worker import Worker
 from tests.conftest import wait_until
+from tests.faults.webhooks import odd_headers
 from tests.faults.webhooks.odd_bodies import odd_bodies
 
 Session = Callable[..., Connection[Any]]
@@ -231,3 +232,20 @@ def test_waiting_for_locks_stays_below_what_stripe_waits_for_an_answer() -> None
 
     together = length(inbox_writer.TOGETHER) + inbox_writer.MOST * length(inbox_writer.AGAIN)
     assert max(together, length(inbox_writer.ALONE)) < 15
+
+
+# Headers ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_odd_signature_header_is_a_400_and_never_a_500(database: str, conn: Connection[Any]) -> None:
+    pytest.importorskip("stripe", reason="Stripe's own library is not installed: make test does")
+    receiver = pgonce.receiver(pgonce.App(), secrets=[odd_headers.SECRET], url=database, worker=False)
+
+    async def main() -> Any:
+        async with receiver.lifespan():
+            return await odd_headers.answers(receiver, odd_headers.odd_headers(3000, seed=11))
+
+    statuses = asyncio.run(main())
+    assert statuses[200] > 200
+    assert statuses[400] > 1500
+    assert recorded(conn) == {"evt_header"}
