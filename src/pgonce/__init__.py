@@ -2,6 +2,7 @@
 
 from pgonce.app import App
 from pgonce.core import database
+from pgonce.core.failures import on_error
 from pgonce.core.migrate import migrate
 from pgonce.errors import (
     DatabaseUnavailable,
@@ -63,6 +64,7 @@ __all__ = [
     "Webhooks",
     "database",
     "migrate",
+    "on_error",
     "receiver",
     "sources",
 ]

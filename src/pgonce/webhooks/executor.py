@@ -24,6 +24,7 @@ from pgonce.core.call import Call
 from pgonce.core.callables import ensure_result
 from pgonce.core.concurrency import asked_to_stop, finish, meanwhile, sleep, time_limit
 from pgonce.core.execute import Pool, call, connection, execute, last_value, run, send, settings
+from pgonce.core.failures import log_failure
 from pgonce.core.handler_session import RESET, HandlerSession
 from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken, translate
 from pgonce.webhooks import calls as webhooks
@@ -250,7 +251,7 @@ class Executor:
             return protocol.postpone_webhook(claim, error.delay)
         if isinstance(error, _CONTENTION):  # two handlers that write the same rows in another order: nobody's fault
             return protocol.release_webhooks([event])
-        log.warning("event %s failed: %s", event.id, type(error).__name__)
+        log_failure(f"event {event.id}", error)
         return webhooks.fail_webhook(claim, _trace(error), self._max_attempts)
 
     def failed(self, event: Event, error: BaseException) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 
+from pgonce.core.failures import log_failure
 from pgonce.errors import (
     DatabaseUnavailable,
     EventBusy,
@@ -69,7 +70,7 @@ def failure(error: BaseException, *, by: str = "a handler") -> Response:
         said = f"{by} raised {type(error).__name__}: the log of this service says more"
     else:
         said = str(error)
-    log_failure(status, error, by)
+    _log(status, error)
     return answer(status, error=said)
 
 
@@ -95,13 +96,10 @@ def is_database_fault(error: BaseException) -> bool:
     return is_transient(error) or state.startswith(("53", "58", "XX"))
 
 
-def log_failure(status: int, error: BaseException, by: str) -> None:
-    """One line in the log; of a handler's own exception only its kind, because its text may hold the payload."""
-    own = isinstance(error, PgonceError) or (status == 503 and isinstance(error, psycopg.Error))
-    reason = (
-        (str(error).strip() or type(error).__name__).splitlines()[0] if own else f"{by} raised {type(error).__name__}"
-    )
-    if status >= 500:
-        log.error("answered %s: %s", status, reason)
-    else:
-        log.warning("answered %s: %s", status, reason)
+def _log(status: int, error: BaseException) -> None:
+    """One line in the log; of what a handler raised only its kind and place, because its text may hold the payload."""
+    if status == 500 and not isinstance(error, PgonceError):
+        log_failure("a delivery", error)
+        return
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    log.log(logging.ERROR if status >= 500 else logging.WARNING, "answered %s: %s", status, reason)

@@ -1,0 +1,62 @@
+"""What an application's function raised, in the log and for tools that collect errors, without what the error holds.
+
+The text of an exception may be a payload, a card number or a row. A log line names its kind and its place in the code.
+The log record's ``exc_info``, from which Sentry and its like read, has the kind and the frames, and no text. The
+traceback with its text is in the database, and a function registered with ``on_error`` gets the exception itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import sysconfig
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+F = TypeVar("F", bound=Callable[[BaseException, str], object])
+
+_OURS = str(Path(__file__).parents[1])
+_LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+
+log = logging.getLogger("pgonce")
+_hooks: list[Callable[[BaseException, str], object]] = []
+
+
+def on_error(function: F) -> F:
+    """Call ``function(error, what)`` with every exception of a handler or job, in the thread where it was raised.
+
+    ``what`` names the event or job, such as "event evt_1OxABC". What ``function`` raises is logged.
+    """
+    _hooks.append(function)
+    return function
+
+
+def log_failure(what: str, error: BaseException) -> None:
+    """Log at ERROR that ``what`` failed, and call the hooks."""
+    kind, place = type(error), find_place(error)
+    hidden = type(kind.__name__, (Exception,), {"__module__": kind.__module__, "__qualname__": kind.__qualname__})
+    shown = hidden("its text is in the database").with_traceback(error.__traceback__)
+    where = f" ({place})" if place else ""
+    record = log.makeRecord(
+        log.name, logging.ERROR, __file__, 0, "%s failed: %s%s", (what, kind.__name__, where),
+        (hidden, shown, error.__traceback__), "log_failure",
+    )  # fmt: skip
+    # A formatter prints this instead of a traceback: a traceback quotes lines of code, and these may hold values.
+    record.exc_text = " "
+    if log.isEnabledFor(logging.ERROR):
+        log.handle(record)
+    for hook in _hooks:
+        try:
+            hook(error, what)
+        except Exception as broken:  # noqa: BLE001 -- without a traceback, which would show the error it was given
+            log.error("a function that on_error registered raised %s", type(broken).__name__)  # noqa: TRY400
+
+
+def find_place(error: BaseException) -> str | None:
+    """Where it was raised, as "sync_invoice, billing.py:88": the innermost line of the application's own code."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith((_OURS, *_LIBRARIES, "<", sys.prefix)):
+            return f"{frame.name}, {Path(frame.filename).name}:{frame.lineno}"
+    return None
