@@ -24,6 +24,7 @@ from pgonce.core.execute_async import call
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, PayloadTooLarge, PgonceError
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls_receive import check_inbox, count_refused_deliveries
+from pgonce.webhooks.event_types import check_handlers
 from pgonce.webhooks.inbox_writer import InboxWriter, order_key
 from pgonce.webhooks.refusals import EVERY, RefusalCounter, refusal_reason
 from pgonce.webhooks.registry import WebhookRegistry
@@ -64,7 +65,8 @@ class Receiver:
         concurrency: transactions at once, for each kind of handler.
 
     Raises:
-        InvalidArgument: there is no secret, or one cannot be a signing secret; or the path does not begin with a slash.
+        InvalidArgument: there is no secret, or one cannot be a signing secret; the path does not begin with a slash; or
+            handlers of one event type cannot run together.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Receiver:
     ) -> None:
         if not path.startswith("/"):
             raise InvalidArgument(f"the path {path!r} must begin with a slash, as {PATH}")
+        check_handlers(app)
         self._app = app
         self._secrets = secrets if callable(secrets) else stripe.signing_secrets(secrets)
         self._url = url
@@ -182,6 +185,7 @@ class Receiver:
         A mounted app gets no lifespan events of its own: without this, the worker starts with the first request, and
         events that were queued before it wait until then.
         """
+        check_handlers(self._app)
         await self.start()
         try:
             yield
@@ -213,6 +217,7 @@ class Receiver:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 try:
+                    check_handlers(self._app)  # again: some may have been registered since
                     await self.start()
                 except PgonceError as error:
                     await send({"type": "lifespan.startup.failed", "message": str(error)})

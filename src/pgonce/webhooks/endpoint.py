@@ -16,6 +16,7 @@ from pgonce.webhooks import calls as protocol
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls import Event
 from pgonce.webhooks.calls_receive import count_refused_deliveries
+from pgonce.webhooks.event_types import check_handlers
 from pgonce.webhooks.inbox_writer import order_key
 from pgonce.webhooks.inline import Webhooks
 from pgonce.webhooks.refusals import RefusalCounter, refusal_reason
@@ -45,7 +46,8 @@ class Endpoint:
         max_body: bytes; a larger body gets 413.
 
     Raises:
-        InvalidArgument: there is no secret, or one cannot be a signing secret.
+        InvalidArgument: there is no secret, one cannot be a signing secret, or handlers of one event type cannot run
+            together.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Endpoint:
         queue: bool = False,
         max_body: int = MAX_BODY,
     ) -> None:
+        check_handlers(app)
         self._app = app
         self._secrets = secrets if callable(secrets) else stripe.signing_secrets(secrets)
         self._url = url

@@ -113,6 +113,9 @@ def test_handlers_that_do_not_fit_together_do_not_stop_a_delivery(database: str,
         pass
 
     assert record_all(database, [body(1)], [order_key(app, body(1))]) == ["queued"]
+    for make in (pgonce.receiver, pgonce.Endpoint):
+        with pytest.raises(pgonce.InvalidArgument, match="sync and async handlers"):
+            make(app, secrets=["whsec_test"], url=database)
 
 
 def test_numbers_that_jsonb_would_write_with_all_their_zeros_can_be_read_back(
