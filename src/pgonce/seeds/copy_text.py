@@ -1,7 +1,7 @@
 """Python values as lines of COPY's text format, each row at once: nothing of it is kept.
 
-psycopg writes a row in C (docs/decisions/copy-writer.md). Before that a value is replaced by its text where the column's
-type reads another than psycopg would write.
+psycopg writes a row in C (docs/decisions/copy-writer.md). Before that, a value is replaced by its text where the
+column's type reads another text than psycopg writes.
 """
 
 from __future__ import annotations
