@@ -9,6 +9,12 @@ from pgonce.seeds.registry import SeedRegistry
 from pgonce.webhooks.registry import WebhookRegistry
 
 
-@dataclass
+@dataclass(init=False)
 class App(WebhookRegistry, JobRegistry, SeedRegistry):
     """Collects handlers, jobs and seeds. It names no database: the command line gets both (``--app module:app``)."""
+
+    def __init__(self) -> None:
+        # Without arguments: App("shop") would otherwise set the list of handlers.
+        WebhookRegistry.__init__(self)
+        JobRegistry.__init__(self)
+        SeedRegistry.__init__(self)

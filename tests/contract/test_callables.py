@@ -70,7 +70,7 @@ def test_a_delivery_whose_plain_handler_is_none_has_failed(
     module_database: str, db: Connection[Any], name: str, wrong: Callable[..., Any]
 ) -> None:
     app = pgonce.App()
-    app.webhook("pay")(wrong)
+    app.webhook("pay")(hidden(wrong))  # a generator that no decorator hides is refused at registration
     with databases.open_pool(module_database, 1) as pool:
         for handler in wrong, app.handle:
             with pytest.raises(InvalidArgument, match=PLAIN):

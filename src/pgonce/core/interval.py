@@ -13,13 +13,24 @@ _UNITS |= {"d": 86400, "day": 86400, "w": 604800, "week": 604800}
 _PART = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]+)\s*")
 
 
-@functools.lru_cache(256)  # a program has few, and reads them at every run
 def interval(text: timedelta | str, name: str = "the interval") -> timedelta:
     """``text`` as a timedelta of more than zero.
 
     Raises:
-        InvalidArgument: it cannot be read, or is zero or less; the message calls it ``name``.
+        InvalidArgument: it is a number or cannot be read, or is zero or less; the message calls it ``name``.
     """
+    given: object = text
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        raise InvalidArgument(
+            f'{name} is {given}, without a unit: write "{given} seconds" or timedelta(seconds={given})'
+        )
+    if not isinstance(given, str | timedelta):
+        raise InvalidArgument(f'{name} must be a length of time, not {given!r}: write "30 minutes" or a timedelta')
+    return _read(given, name)
+
+
+@functools.lru_cache(256)  # a program has few, and reads them at every run
+def _read(text: timedelta | str, name: str) -> timedelta:
     if isinstance(text, timedelta):
         found = text
     else:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import psycopg
+from psycopg_pool import ConnectionPool
 
 from pgonce.core.call import Call
 from pgonce.core.call_batcher import CallBatcher
@@ -18,6 +19,7 @@ from pgonce.core.callables import ensure_result
 from pgonce.core.concurrency import Result
 from pgonce.core.execute import Pool, call
 from pgonce.core.interval import interval
+from pgonce.core.registration import check_pool
 from pgonce.errors import PgonceError
 from pgonce.jobs import calls as protocol
 from pgonce.jobs.registry import Job
@@ -41,6 +43,7 @@ class Jobs:
     """
 
     def __init__(self, pool: Pool, *, schema: str = "public") -> None:
+        check_pool(pool, ConnectionPool, "Jobs")
         address(pool)  # refused now, and not at the first heartbeat
         self._pool = pool
         self._schema = schema

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import psycopg
+from psycopg_pool import AsyncConnectionPool
 
 from pgonce.core.call import Call
 from pgonce.core.call_batcher_async import AsyncCallBatcher
@@ -17,6 +18,7 @@ from pgonce.core.callables import ensure_awaitable
 from pgonce.core.concurrency_async import Result
 from pgonce.core.execute_async import Pool, call
 from pgonce.core.interval import interval
+from pgonce.core.registration import check_pool
 from pgonce.errors import PgonceError
 from pgonce.jobs import calls as protocol
 from pgonce.jobs.registry import Job
@@ -40,6 +42,7 @@ class AsyncJobs:
     """
 
     def __init__(self, pool: Pool, *, schema: str = "public") -> None:
+        check_pool(pool, AsyncConnectionPool, "AsyncJobs")
         address(pool)  # refused now, and not at the first heartbeat
         self._pool = pool
         self._schema = schema

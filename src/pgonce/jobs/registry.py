@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pgonce.core.callables import is_async
 from pgonce.core.interval import interval
 from pgonce.core.named import get_named
+from pgonce.core.registration import called, check_count, check_function, check_name
 from pgonce.errors import InvalidArgument
 from pgonce.jobs import calls
 from pgonce.jobs.cron import CatchUp, Cron, Every, Plan, read_plan
@@ -98,9 +99,9 @@ class JobRegistry:
         Raises:
             InvalidArgument: an argument cannot be read.
         """
+        check_name(name, "@app.job", "the job's name", "stats_cache")
         of = f"of job {name}"
-        if retries < 0:
-            raise InvalidArgument(f"the number of retries {of} must not be negative")
+        check_count(retries, f"retries {of}")
         if slots is not None and not 1 <= slots <= 1000:
             raise InvalidArgument(f"the number of slots {of} must be from 1 to 1000")
         if cron is not None and every is not None:
@@ -115,8 +116,11 @@ class JobRegistry:
         limit = None if timeout is None else interval(timeout, f"the timeout {of}")
 
         def register(function: F) -> F:
-            if name in self.jobs or not name:
-                raise InvalidArgument(f"there is a job {name!r} already" if name else "the job name must not be empty")
+            check_function(function, f"the function {of}", ("run",))
+            if name in self.jobs:
+                raise InvalidArgument(
+                    f"there is a job {name!r} already, {called(self.jobs[name].function)}: give one another name"
+                )
             self.jobs[name] = Job(name, function, key, length, plan, retries, pause, limit, slots, expected, patience)
             return function
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, Unpack
 
 from pgonce.core.named import get_named
+from pgonce.core.registration import called, check_function, check_name
 from pgonce.errors import InvalidArgument
 from pgonce.seeds.seed import Seed, SeedOptions
 
@@ -26,10 +27,15 @@ class SeedRegistry:
             name: the seed's name, unique in the app.
             options: ``into`` and ``key``, and the other fields of `pgonce.Seed`.
         """
+        check_name(name, "@app.seed", "the seed's name", "psalms")
 
         def register(function: F) -> F:
+            keywords = () if options.get("partitions") is None else ("partition",)
+            check_function(function, f"the source of seed {name}", ("cursor",), keywords=keywords, generator=True)
             if name in self.seeds:
-                raise InvalidArgument(f"there is a seed {name!r} already")
+                raise InvalidArgument(
+                    f"there is a seed {name!r} already, {called(self.seeds[name].function)}: give one another name"
+                )
             self.seeds[name] = Seed(name, function, **options)
             return function
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias, TypedDict
 
 from psycopg import sql
 
+from pgonce.core.registration import check_columns, check_count
 from pgonce.errors import InvalidArgument
 
 OnConflict: TypeAlias = Literal["skip", "update", "fail"]
@@ -62,7 +63,7 @@ class Seed:
         allow_unlogged: write to an unlogged table, which a crash of the server empties while the checkpoint stays.
 
     Raises:
-        InvalidArgument: a name is empty, the batch size is less than 1, or there is no key to update by.
+        InvalidArgument: an argument cannot be used, for example text as ``key``, or there is no key to update by.
     """
 
     name: str
@@ -80,11 +81,25 @@ class Seed:
     allow_unlogged: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "key", tuple(self.key))
+        of = f"of seed {self.name}"
         if not self.name:
             raise InvalidArgument("the seed name must not be empty")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise InvalidArgument("the batch size must be at least 1")
+        if not self.into or not isinstance(self.into, str):
+            raise InvalidArgument(f'into {of} must be the name of a table, not {self.into!r}: write into="chapters"')
+        check_columns(self.key, "key", empty=True)
+        object.__setattr__(self, "key", tuple(self.key))
+        if self.columns is not None:
+            check_columns(self.columns, "columns")
+        if self.batch_size is not None:
+            check_count(self.batch_size, f"the batch size {of}", 1)
+        check_count(self.max_rejects, f"max_rejects {of}")
+        if self.on_conflict not in {"skip", "update", "fail"}:
+            raise InvalidArgument(f'on_conflict {of} is "skip", "update" or "fail", not {self.on_conflict!r}')
+        parts = self.partitions
+        if isinstance(parts, str) or not (parts is None or callable(parts) or isinstance(parts, Sequence)):
+            raise InvalidArgument(f"partitions {of} must be a list, or a function that returns one, not {parts!r}")
+        if self.fingerprint is not None and not callable(self.fingerprint):
+            raise InvalidArgument(f"fingerprint {of} must be a function of the cursor, not {self.fingerprint!r}")
         if not self.key and self.on_conflict != "skip":
             raise InvalidArgument(f"on_conflict={self.on_conflict!r} needs a key")
 

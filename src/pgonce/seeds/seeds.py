@@ -11,9 +11,12 @@ from datetime import timedelta
 from typing import Any, Unpack
 from uuid import UUID
 
+from psycopg_pool import ConnectionPool
+
 from pgonce.core import process
 from pgonce.core.concurrency import sleep
 from pgonce.core.execute import Pool, call, connection
+from pgonce.core.registration import check_pool
 from pgonce.errors import DatabaseUnavailable, LeaseLost, NotFound
 from pgonce.jobs.guard import Jobs
 from pgonce.seeds import calls, calls_operate, verify
@@ -61,6 +64,7 @@ class Seeds:
     """
 
     def __init__(self, pool: Pool, *, schema: str = "public") -> None:
+        check_pool(pool, ConnectionPool, "Seeds")
         self._pool = pool
         self._schema = schema
         self._jobs = Jobs(pool, schema=schema)

@@ -10,9 +10,12 @@ from datetime import timedelta
 from typing import Any, Unpack
 from uuid import UUID
 
+from psycopg_pool import AsyncConnectionPool
+
 from pgonce.core import process
 from pgonce.core.concurrency_async import sleep
 from pgonce.core.execute_async import Pool, call, connection
+from pgonce.core.registration import check_pool
 from pgonce.errors import DatabaseUnavailable, LeaseLost, NotFound
 from pgonce.jobs.guard_async import AsyncJobs
 from pgonce.seeds import calls, calls_operate
@@ -61,6 +64,7 @@ class AsyncSeeds:
     """
 
     def __init__(self, pool: Pool, *, schema: str = "public") -> None:
+        check_pool(pool, AsyncConnectionPool, "AsyncSeeds")
         self._pool = pool
         self._schema = schema
         self._jobs = AsyncJobs(pool, schema=schema)

@@ -1,4 +1,4 @@
-"""Globs of event types, as regular expressions for the database."""
+"""Globs of event types: as regular expressions for the database, and whether two of them can match the same type."""
 
 from __future__ import annotations
 
@@ -18,3 +18,24 @@ def any_of(patterns: Sequence[str]) -> str:
         return {"*": ".*", "?": "."}.get(text) or re.escape(text)
 
     return "^(" + "|".join(_GLOB.sub(part, pattern) for pattern in patterns) + ")$"
+
+
+def overlap(first: str, second: str) -> bool:
+    """Whether some event type can match both globs. A set such as [abc] counts as any one character."""
+    one, two = (["?" if len(sign) > 1 else sign for sign in _SIGN.findall(glob)] for glob in (first, second))
+    # row[at]: whether the rest of `one` and two[at:] can match the same text; filled from the end of `one` backwards
+    row = [set(two[at:]) <= {"*"} for at in range(len(two) + 1)]
+    for sign in reversed(one):
+        after, row = row, [False] * (len(two) + 1)
+        for at in reversed(range(len(two) + 1)):
+            other = two[at] if at < len(two) else ""
+            if sign == "*":
+                row[at] = after[at] or (other != "" and row[at + 1])
+            elif other == "*":
+                row[at] = row[at + 1] or after[at]
+            else:
+                row[at] = other != "" and (sign == other or "?" in {sign, other}) and after[at + 1]
+    return row[0]
+
+
+_SIGN = re.compile(r"\[[^\]]+\]|.", re.DOTALL)

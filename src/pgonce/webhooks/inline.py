@@ -11,11 +11,13 @@ from typing import Any, Literal, TypeAlias
 
 import psycopg
 from psycopg import Connection
+from psycopg_pool import ConnectionPool
 
 from pgonce.core.callables import ensure_result
 from pgonce.core.concurrency import Result, shielded
 from pgonce.core.execute import Pool, call, call_unsynced, connection, execute, transaction
 from pgonce.core.interval import interval
+from pgonce.core.registration import check_pool
 from pgonce.errors import DatabaseUnavailable, EventBusy, LeaseLost, PgonceError, TransactionBroken
 from pgonce.webhooks import calls as protocol
 from pgonce.webhooks import stripe
@@ -54,8 +56,9 @@ class Webhooks:
         tolerance: float = stripe.TOLERANCE,
         lease: timedelta | str = protocol.LEASE,
     ) -> None:
-        self._pool = pool
         self._secrets = stripe.signing_secrets(secrets) if secrets else ()  # none: for `handle` alone
+        check_pool(pool, ConnectionPool, "Webhooks")
+        self._pool = pool
         self._schema = schema
         self._tolerance = tolerance
         self._lease = interval(lease, "the lease")

@@ -10,11 +10,13 @@ from typing import Any, Literal, TypeAlias
 
 import psycopg
 from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool
 
 from pgonce.core.callables import ensure_awaitable
 from pgonce.core.concurrency_async import Result, shielded
 from pgonce.core.execute_async import Pool, call, call_unsynced, connection, execute, transaction
 from pgonce.core.interval import interval
+from pgonce.core.registration import check_pool
 from pgonce.errors import DatabaseUnavailable, EventBusy, LeaseLost, PgonceError, TransactionBroken
 from pgonce.webhooks import calls as protocol
 from pgonce.webhooks import stripe
@@ -53,8 +55,9 @@ class AsyncWebhooks:
         tolerance: float = stripe.TOLERANCE,
         lease: timedelta | str = protocol.LEASE,
     ) -> None:
-        self._pool = pool
         self._secrets = stripe.signing_secrets(secrets) if secrets else ()  # none: for `handle` alone
+        check_pool(pool, AsyncConnectionPool, "AsyncWebhooks")
+        self._pool = pool
         self._schema = schema
         self._tolerance = tolerance
         self._lease = interval(lease, "the lease")

@@ -10,9 +10,10 @@ from typing import Any, Literal, TypeVar
 
 from pgonce.core.callables import ensure_awaitable, ensure_result, is_async
 from pgonce.core.interval import interval
+from pgonce.core.registration import called, check_function, check_name
 from pgonce.errors import InvalidArgument
 from pgonce.webhooks.calls import Event
-from pgonce.webhooks.glob import any_of
+from pgonce.webhooks.glob import any_of, overlap
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -74,17 +75,24 @@ class WebhookRegistry:
             durable: ``chain``: the commits of events that a worker handles right after each other wait for the disk
                 together. ``each``: every commit waits as ``synchronous_commit`` says.
         """
-        if not pattern:
-            raise InvalidArgument("the event type must not be empty")
+        check_name(pattern, "@app.webhook", "an event type", "invoice.paid")
         if transaction not in {"shared", "own"}:
-            raise InvalidArgument('transaction is "shared" or "own"')
+            raise InvalidArgument(f'transaction of {pattern} is "shared" or "own", not {transaction!r}')
+        if key is not None and not callable(key):
+            raise InvalidArgument(
+                f"key of {pattern} must be a function of the event, not {key!r}: key=lambda event: ..."
+            )
+        if key is not None and not (ordered or coalesce):
+            raise InvalidArgument(f"key of {pattern} does nothing by itself: add ordered=True or coalesce=True")
         if durable not in {"chain", "each"}:
-            raise InvalidArgument('durable is "chain" or "each"')
+            raise InvalidArgument(f'durable of {pattern} is "chain" or "each", not {durable!r}')
         order: Literal["any", "ordered", "coalesce"] = "coalesce" if coalesce else "ordered" if ordered else "any"
         limit = None if timeout is None else interval(timeout, f"the timeout for {pattern}").total_seconds()
 
         def register(function: F) -> F:
-            self.handlers.append(Handler(pattern, function, order, key, limit, transaction, durable))
+            arguments = ("event", "tx") if transaction == "shared" else ("event",)
+            check_function(function, f"the handler of {pattern}", arguments)
+            self._add(Handler(pattern, function, order, key, limit, transaction, durable))
             return function
 
         return register
@@ -94,28 +102,45 @@ class WebhookRegistry:
 
         When it fails, its events are handled one by one, so that a bad one does not stop the others.
         """
+        check_name(pattern, "@app.webhook_batch", "an event type", "invoice.paid")
         limit = None if timeout is None else interval(timeout, f"the timeout for {pattern}").total_seconds()
 
         def register(function: F) -> F:
-            self.handlers.append(Handler(pattern, function, timeout=limit, kind="batch"))
+            check_function(function, f"the handler of {pattern}", ("events", "tx"))
+            self._add(Handler(pattern, function, timeout=limit, kind="batch"))
             return function
 
         return register
 
-    def matching(self, event_type: str) -> list[Handler]:
-        """The handlers of this type, in order of registration; they share one transaction.
+    def _add(self, handler: Handler) -> None:
+        """Add the handler.
 
         Raises:
-            InvalidArgument: they cannot: some are coroutines and some are not, or one wants it all for itself.
+            InvalidArgument: it cannot share an event with an earlier one: one is a coroutine function and the other is
+                not, one takes a batch or has a transaction of its own, or both are the same function.
         """
+        for other in self.handlers:
+            if not overlap(handler.pattern, other.pattern):
+                continue
+            both = f"{called(other.function)} ({other.pattern}) and {called(handler.function)} ({handler.pattern})"
+            if handler.pattern == other.pattern and handler.function == other.function:
+                raise InvalidArgument(
+                    f"{called(handler.function)} handles {handler.pattern} already: remove one decorator"
+                )
+            if handler.is_async != other.is_async:
+                raise InvalidArgument(f"{both} may get the same event: make both `async def`, or neither")
+            if handler.kind != "shared" or other.kind != "shared":
+                raise InvalidArgument(
+                    f"{both} may get the same event, so neither may be a batch or have a transaction of its own"
+                )
+        self.handlers.append(handler)
+
+    def matching(self, event_type: str) -> list[Handler]:
+        """The handlers of this type, in order of registration; they share one transaction."""
         asked = event_type, len(self.handlers)  # for each event three times, and Stripe has some 250 types
         if (found := self._matching.get(asked)) is not None:
             return found
         found = [handler for handler in self.handlers if handler.matches(event_type)]
-        if len({handler.is_async for handler in found}) > 1:
-            raise InvalidArgument(f"{event_type} has sync and async handlers: make them all one kind")
-        if len(found) > 1 and any(handler.kind != "shared" for handler in found):
-            raise InvalidArgument(f"{event_type} has several handlers, so none may be a batch or own its transaction")
         self._matching[asked] = found
         return found
 

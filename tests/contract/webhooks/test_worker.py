@@ -527,18 +527,6 @@ def test_a_stopping_worker_finishes_what_it_has_in_hand(
     assert status(conn, "evt_1")["status"] == "succeeded"
 
 
-def test_a_handler_for_sync_and_one_for_async_of_one_type_is_said_clearly(
-    app: pgonce.App, database: str, conn: Connection[Any], put: Queue
-) -> None:
-    app.webhook("pay")(lambda _event, _tx: None)
-
-    @app.webhook("pa*")
-    async def other(event: pgonce.Event, tx: Any) -> None: ...
-
-    with pytest.raises(pgonce.InvalidArgument, match="sync and async"):
-        app.matching("pay")
-
-
 def test_a_deadlock_between_two_batches_costs_no_attempt_and_no_backoff(
     app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects
 ) -> None:

@@ -71,7 +71,7 @@ def test_ticks_only_go_forward_wherever_one_begins(seconds: int, expression: str
         ({"cron": "0 6 * * *", "catch_up": "some"}, '"none", "last" or "all"'),
         ({"cron": "0 6 * * *", "grace": "soon"}, "the grace of job j"),
         ({"cron": "0 6 * * *", "jitter": "-1s"}, "the jitter of job j"),
-        ({"retries": -1}, "must not be negative"),
+        ({"retries": -1}, "must be a whole number of at least 0"),
         ({"timeout": "0s"}, "the timeout of job j"),
     ],
 )

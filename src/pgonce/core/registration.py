@@ -1,0 +1,151 @@
+"""Checks on what a user registers or passes in, so that a mistake is an error there and not at the first event."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import psycopg
+
+from pgonce.errors import InvalidArgument
+
+
+def check_name(given: Any, decorator: str, what: str, example: str) -> None:
+    """Refuse anything but text as the first argument of a decorator.
+
+    Args:
+        given: the argument.
+        decorator: how it is written, such as "@app.job".
+        what: what the argument is, such as "the job's name".
+        example: one that would do.
+
+    Raises:
+        InvalidArgument: the decorator was written without parentheses, or ``given`` is not text, is empty, or begins or
+            ends with a space.
+    """
+    write = f'write {decorator}("{example}")'
+    if callable(given):
+        raise InvalidArgument(f"{decorator} needs {what}: {write} above {called(given)}")
+    if isinstance(given, list | tuple | set | frozenset):
+        raise InvalidArgument(f"{what} must be one text, not a {type(given).__name__}: {write} once for each")
+    if not isinstance(given, str):
+        raise InvalidArgument(f"{what} must be text, not {given!r}: {write}")
+    if not given:
+        raise InvalidArgument(f"{what} must not be empty: {write}")
+    if given != given.strip():
+        raise InvalidArgument(f"{what} {given!r} begins or ends with a space: {write}")
+
+
+def check_function(
+    function: Any, purpose: str, arguments: Sequence[str], *, keywords: Iterable[str] = (), generator: bool = False
+) -> None:
+    """Refuse a function that could not be called, or would do nothing when it is called.
+
+    Args:
+        function: what was registered.
+        purpose: what it is for, such as "the handler of invoice.paid".
+        arguments: the names of the arguments that it will be called with, by position.
+        keywords: the names of those by keyword.
+        generator: whether it may be a generator function.
+
+    Raises:
+        InvalidArgument: it is not a function, is a class, or cannot take the arguments; its first two have each other's
+            names; or it is a generator function where its body would never run.
+    """
+    name = f"{purpose}, {called(function)},"
+    if not callable(function):
+        raise InvalidArgument(f"{purpose} is {function!r}, which is not a function")
+    if inspect.isclass(function):
+        raise InvalidArgument(f"{name} is a class: register a function or the method of an object")
+    if not generator and (inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)):
+        raise InvalidArgument(f"{name} is a generator, whose body would never run: remove the `yield`")
+    try:
+        # Not the signature of what a decorator has wrapped: the wrapper may add arguments or take some away.
+        signature = inspect.signature(function, follow_wrapped=False)
+    except (TypeError, ValueError):  # a function in C says nothing about its arguments
+        return
+    call = ", ".join([*arguments, *(f"{keyword}=..." for keyword in keywords)])
+    try:
+        signature.bind(*arguments, **dict.fromkeys(keywords, ""))
+    except TypeError:
+        taken = ", ".join(str(each) for each in signature.parameters.values())
+        method = next(iter(signature.parameters), "") in {"self", "cls"}
+        cure = "register the method of an object" if method else f"write def {_bare(function)}({call})"
+        raise InvalidArgument(f"{name} takes ({taken}), but is called with ({call}): {cure}") from None
+    if list(signature.parameters)[:2] == list(arguments)[:2][::-1] != list(arguments)[:2]:
+        raise InvalidArgument(f"{name} has its arguments in the wrong order: write def {_bare(function)}({call})")
+
+
+def check_count(given: Any, name: str, least: int = 0) -> None:
+    """Refuse anything but a whole number of at least ``least``.
+
+    Raises:
+        InvalidArgument: the message calls it ``name``.
+    """
+    if not isinstance(given, int) or isinstance(given, bool) or given < least:
+        raise InvalidArgument(f"{name} must be a whole number of at least {least}, not {given!r}")
+
+
+def check_columns(given: Any, name: str, *, empty: bool = False) -> None:
+    """Refuse anything but a sequence of column names.
+
+    Args:
+        given: the argument.
+        name: what it is called, such as "key".
+        empty: whether there may be none.
+
+    Raises:
+        InvalidArgument: it is one text, of which each letter would be a column; it is not a sequence, holds something
+            else than text, or is empty.
+    """
+    if isinstance(given, str):
+        columns = ", ".join(f'"{part.strip()}"' for part in given.split(","))
+        raise InvalidArgument(f'{name}="{given}" is one text: write {name}=[{columns}]')
+    if not isinstance(given, Sequence) or not all(isinstance(column, str) for column in given):
+        raise InvalidArgument(f'{name} must be a list of column names, not {given!r}: write {name}=["id"]')
+    if not given and not empty:
+        raise InvalidArgument(f'{name} must name at least one column: write {name}=["id"]')
+
+
+def check_pool(pool: Any, wanted: type, user: str) -> None:
+    """Refuse anything but a pool of the kind that is wanted.
+
+    Args:
+        pool: the argument.
+        wanted: psycopg_pool's class.
+        user: the class it was passed to, such as "AsyncJobs".
+
+    Raises:
+        InvalidArgument: it is a URL, a single connection, or a pool of the other kind. A URL is not quoted: it may hold
+            a password.
+    """
+    asynchronous = wanted.__name__.startswith("Async")
+    cure = "await database.open_async_pool(url)" if asynchronous else "database.open_pool(url)"
+    kind = type(pool).__name__
+    if isinstance(pool, str | bytes):
+        raise InvalidArgument(f"{user} needs a pool, not a URL: {user}({cure})")
+    if isinstance(pool, psycopg.Connection | psycopg.AsyncConnection):
+        raise InvalidArgument(f"{user} needs a pool, not a single connection: {user}({cure})")
+    if isinstance(pool, wanted):
+        return
+    other = user.removeprefix("Async") if asynchronous else f"Async{user}"
+    if wanted.__name__.removeprefix("Async") in {each.__name__.removeprefix("Async") for each in type(pool).__mro__}:
+        raise InvalidArgument(f"{user} needs {_a(wanted.__name__)}, not {_a(kind)}: use {other}, or {user}({cure})")
+    if not callable(getattr(pool, "connection", None)):  # somebody's own pool may have it
+        raise InvalidArgument(f"{user} needs {_a(wanted.__name__)}, not {_a(kind)}: {user}({cure})")
+
+
+def called(function: Any) -> str:
+    """What the user knows the function by, such as ``sync_invoice``."""
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    return str(name).rpartition("<locals>.")[2]
+
+
+def _bare(function: Any) -> str:
+    name = called(function).rpartition(".")[2]
+    return name if name.isidentifier() else "function"
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind[:1] in "AEIOUaeiou" else f"a {kind}"
