@@ -21,7 +21,7 @@ from pgonce.cli.errors import TIMEOUT
 from pgonce.cli.job import took, with_scope
 from pgonce.cli.options import OVERLAP, with_database
 from pgonce.cli.output import Length, Moment
-from pgonce.cli.process_group import STATUS_UNKNOWN, Group
+from pgonce.cli.process_group import STATUS_UNKNOWN, Group, require_posix
 from pgonce.core import database
 from pgonce.jobs import calls as protocol
 from pgonce.jobs.guard import Jobs
@@ -80,6 +80,7 @@ def exec_(
 
     Example: pgonce exec nightly_backup --window 30m -- pg_dump --file /backup/shop.sql shop
     """
+    require_posix()
     # A parent may have set SIGCHLD to be ignored ("trap '' CHLD"); the kernel then keeps no exit status.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with database.open_pool(url, 2) as pool, _signals() as received:

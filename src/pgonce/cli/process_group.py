@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import subprocess
 import sys
@@ -10,6 +9,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+
+from pgonce.errors import InvalidArgument
 
 # Should this process be killed, nobody would stop the command any more, and once the window is over it would run beside
 # its successor. So the small Python that becomes the command leaves a guard behind first. It reads from a pipe that
@@ -69,6 +70,12 @@ STATUS_UNKNOWN = 256
 """Instead of an exit status: the command has ended, but somebody else has read its status. Not a success."""
 
 
+def require_posix() -> None:
+    """Raise InvalidArgument where there are no process groups, as on Windows."""
+    if not hasattr(os, "killpg"):
+        raise InvalidArgument("`pgonce exec` needs Linux or macOS: here, make it a job of your app, `pgonce job run`")
+
+
 class Group:
     """A command that runs, and its children, but for those that left for a group of their own.
 
@@ -79,6 +86,8 @@ class Group:
     """
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], grace: float) -> None:
+        import fcntl  # POSIX
+
         reading, self._alive = os.pipe()
         # three and up: where this process was started without a stderr, 2 would be taken, and be the command's stderr
         guarding = fcntl.fcntl(reading, fcntl.F_DUPFD_CLOEXEC, 3)

@@ -27,7 +27,8 @@ class Interrupts:
         self._task: asyncio.Task[Any] | None = None
 
     def __enter__(self) -> Self:
-        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+        names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+        numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
         # what nohup or a shell's & ignores stays ignored
         numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
         self._usual = {number: signal.signal(number, self._interrupt) for number in numbers}

@@ -13,7 +13,6 @@ parent.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import socket
@@ -23,6 +22,9 @@ import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
+
+SHARED, EXCLUSIVE, EXCLUSIVE_NOW = 1, 2, 2 | 4
+"""flock(2)'s LOCK_SH, LOCK_EX and LOCK_EX | LOCK_NB, the same on Linux and macOS."""
 
 
 class Postmaster(NamedTuple):
@@ -85,7 +87,12 @@ def postmaster(pgdata: Path) -> Postmaster | None:
 
 
 def lock(path: Path, how: int, until: ExitStack) -> int:
-    """Open and lock; ``until`` closes. Nobody unlocks: a forked child shares the lock, and may need it."""
+    """Open and lock; ``until`` closes. Nothing unlocks: a forked child shares the lock, and may need it.
+
+    ``how``: of `EXCLUSIVE`, `SHARED` and `EXCLUSIVE_NOW`, which raises BlockingIOError where it would wait.
+    """
+    import fcntl  # POSIX
+
     number = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     until.callback(os.close, number)
     fcntl.flock(number, how)
@@ -106,7 +113,7 @@ def ensure(data_dir: Path) -> None:
     """
     with ExitStack() as meanwhile:
         try:
-            own = lock(data_dir / "keeper.lock", fcntl.LOCK_EX | fcntl.LOCK_NB, meanwhile)
+            own = lock(data_dir / "keeper.lock", EXCLUSIVE_NOW, meanwhile)
         except BlockingIOError:
             return
         log = meanwhile.enter_context((data_dir / "keeper.log").open("ab"))
@@ -148,8 +155,10 @@ def keep() -> None:
     Standard input is the locked ``keeper.lock``, the working directory the data directory. So it is this one,
     even if it is moved or deleted: another server at its path may have users of whom this lock knows nothing.
     """
+    import fcntl
+
     with Path("users.lock").open() as users:
-        fcntl.flock(users, fcntl.LOCK_EX)
+        fcntl.flock(users, EXCLUSIVE)
         with suppress(FileNotFoundError):
             there = Path("pg").stat()
             if os.geteuid() == 0:  # what the server's user wrote into postmaster.pid is not for root to obey

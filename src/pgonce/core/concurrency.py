@@ -86,7 +86,8 @@ class _Alarm:
 
 
 _alarm = _Alarm()
-os.register_at_fork(after_in_child=_alarm.forget)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_alarm.forget)
 
 
 class repeating:  # noqa: N801 -- its twin is a function

@@ -7,11 +7,9 @@ the wheel are used, not its Python (why: docs/decisions/embedded.md). For Linux 
 
 from __future__ import annotations
 
-import fcntl
 import importlib.util
 import logging
 import os
-import pwd
 import shlex
 import shutil
 import stat
@@ -84,9 +82,11 @@ def start(data_dir: Path | None = None) -> Server:
     runs as the owner of the cluster, at first the system user ``postgres``, else ``pgonce``, made if need be.
     data_dir: else the environment's ``PGONCE_DATA_DIR``, else ``.pgonce`` in the current directory.
 
-    Raises `DatabaseUnavailable` when the wheel is not installed, the directory cannot be used, or the server
-    does not start (with the server's own reason).
+    Raises `DatabaseUnavailable` when the system is neither Linux nor macOS, the wheel is not installed, the directory
+    cannot be used, or the server does not start (with the server's own reason).
     """
+    if not hasattr(os, "fork"):
+        raise DatabaseUnavailable("no database: set DATABASE_URL (the embedded server needs Linux or macOS)")
     installs = _installs()
     home = Path(data_dir or os.environ.get("PGONCE_DATA_DIR") or ".pgonce").expanduser()
     try:
@@ -95,8 +95,8 @@ def start(data_dir: Path | None = None) -> Server:
         with ExitStack() as starting, ExitStack() as using:
             # In this order: the shared lock waits while a keeper stops the server, and from then on nobody
             # stops it; only then it is known whether the server runs and whether there is a keeper.
-            _keeper.lock(home / "start.lock", fcntl.LOCK_EX, starting)
-            users = _keeper.lock(home / "users.lock", fcntl.LOCK_SH, using)
+            _keeper.lock(home / "start.lock", _keeper.EXCLUSIVE, starting)
+            users = _keeper.lock(home / "users.lock", _keeper.SHARED, using)
             bins = _bins(home, installs)
             _keeper.ensure(home)
             server = _ensure_running(home, bins, users)
@@ -251,6 +251,8 @@ def _owner(pgdata: Path) -> _Owner | None:
     with suppress(FileNotFoundError):
         there = pgdata.stat()
         return _Owner(there.st_uid, there.st_gid)
+    import pwd  # POSIX
+
     # no home, no shell, no password: a number that owns the cluster
     useradd = "useradd --system --no-create-home --home-dir=/nonexistent --shell=/usr/sbin/nologin pgonce"
     for name in ("postgres", "pgonce", None, "pgonce"):

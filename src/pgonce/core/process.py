@@ -1,8 +1,13 @@
-"""Which process of which machine: so that the successor of a killed one on the same machine need not wait for it."""
+"""The identity of a process: the successor of a killed import on the same machine need not wait for its window.
+
+Linux answers from /proc, with nothing but the standard library. Elsewhere psutil does (docs/decisions/dependencies.md).
+"""
 
 from __future__ import annotations
 
 import os
+import sys
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,16 +16,29 @@ _PROC = Path("/proc")
 
 
 def identity() -> dict[str, Any]:
-    """This process, as JSON: boot, pid namespace, pid, and its start in ticks since boot; empty without /proc."""
+    """This process, as JSON: machine and boot, pid namespace, pid, and its start; empty where it cannot be read."""
     try:
-        return {
-            "boot": (_PROC / "sys/kernel/random/boot_id").read_text("ascii").strip(),
-            "namespace": str((_PROC / "self/ns/pid").readlink()),
-            "pid": os.getpid(),
-            "started": _started(os.getpid()),
-        }
-    except OSError:
+        return _from_proc() if sys.platform == "linux" else _from_psutil()
+    except (OSError, ImportError):
         return {}
+
+
+def _from_proc() -> dict[str, Any]:
+    return {
+        "boot": (_PROC / "sys/kernel/random/boot_id").read_text("ascii").strip(),
+        "namespace": str((_PROC / "self/ns/pid").readlink()),
+        "pid": os.getpid(),
+        "started": _started(os.getpid()),
+    }
+
+
+def _from_psutil() -> dict[str, Any]:
+    import psutil
+
+    # The machine, and not the time of its boot, which moves when the clock is set. No two processes of one machine have
+    # the same pid and the same start. Where there is no network card, getnode() is random: then nothing is gone.
+    started = round(psutil.Process().create_time() * 1000)
+    return {"boot": f"{uuid.getnode():x}", "namespace": sys.platform, "pid": os.getpid(), "started": started}
 
 
 def is_gone(process: Mapping[str, Any]) -> bool:
@@ -29,14 +47,44 @@ def is_gone(process: Mapping[str, Any]) -> bool:
     if not here or any(process.get(name) != here[name] for name in ("boot", "namespace")):
         return False
     try:
-        return _started(int(process["pid"])) != process.get("started")
-    except FileNotFoundError:
+        pid, started = int(process["pid"]), process.get("started")
+    except (KeyError, ValueError, TypeError):
+        return False
+    if pid <= 0:  # a signal to it would be one to a whole group
+        return False
+    return _is_gone_from_proc(pid, started) if sys.platform == "linux" else _is_gone_from_psutil(pid, started)
+
+
+def _is_gone_from_proc(pid: int, started: object) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
         return True
-    except (OSError, KeyError, ValueError):
+    except PermissionError:
+        pass  # another user's
+    # With hidepid=2 /proc has no entry for another user's process, as if it had ended: so the signal above is asked
+    # first, and what cannot be read is not gone.
+    try:
+        return _started(pid) != started
+    except (OSError, ValueError, IndexError):
+        return False
+
+
+def _is_gone_from_psutil(pid: int, started: object) -> bool:
+    import psutil
+
+    try:
+        there = psutil.Process(pid)
+        return bool(there.status() == psutil.STATUS_ZOMBIE or round(there.create_time() * 1000) != started)
+    except psutil.ZombieProcess:
+        return True
+    except psutil.NoSuchProcess:
+        return not bool(psutil.pid_exists(pid))
+    except (psutil.Error, OSError, OverflowError):
         return False
 
 
 def _started(pid: int) -> int:
-    # behind the name, which may hold anything: state is field 3, starttime field 22; a zombie has ended
+    # after the name, which may hold anything: state is field 3, starttime field 22; a zombie has ended
     fields = (_PROC / str(pid) / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
     return -1 if fields[0] in {"Z", "X"} else int(fields[19])
