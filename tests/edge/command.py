@@ -19,6 +19,12 @@ COMMAND = [str(Path(sys.executable).with_name("pgonce"))]
 SECRET = "whsec_command"
 
 
+def counted(inserted: int = 0, *, updated: int = 0, skipped: int = 0, rejected: int = 0) -> str:
+    """How an import prints what became of its rows."""
+    seen = inserted + updated + skipped + rejected
+    return f"{seen:,} seen = {inserted:,} inserted + {updated:,} updated + {skipped:,} skipped + {rejected:,} rejected"
+
+
 def environment(url: str, **more: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PGONCE_", "STRIPE_"))}
     return kept | {"DATABASE_URL": url, "PGONCE_WEBHOOK_SECRET": SECRET, **more}

@@ -4,49 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import sys
+import shlex
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from pgonce.app import App
 from pgonce.cli import partitions
-from pgonce.cli.options import APP, OVERLAP, with_app, with_database
+from pgonce.cli.options import APP, with_app, with_database
 from pgonce.cli.output import Length
+from pgonce.cli.progress import Import, unknown
 from pgonce.cli.stopping import stopping
 from pgonce.core import database
-from pgonce.seeds.calls import Checkpoint, Counts
+from pgonce.errors import InvalidArgument
+from pgonce.seeds.calls import Counts
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.seeds import WINDOW, SeedResult, Seeds
 from pgonce.seeds.seeds import Progress as Step
 from pgonce.seeds.seeds_async import AsyncSeeds
 
-PLAIN_EVERY = 2.0
-"""Seconds between two lines where the output is not a terminal."""
-
 
 @click.group()
 def seed() -> None:
-    """Imports that resume where they died."""
+    """Imports that resume where they ended."""
 
 
 @seed.command()
 @click.argument("name")
-@click.option("--restart", is_flag=True, help="Begin at the start; rows that are there are skipped.")
+@click.option("--restart", is_flag=True, help="Begin at the start; rows whose key is in the table are skipped.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Rows per transaction, at least. [default: the seed's]")
-@click.option("--window", type=Length(), help="A runner is dead without a sign of life for this long. [default: 2 min]")
-@click.option("--max-rejects", type=click.IntRange(min=0), help="Bad rows to put aside. [default: the seed's, or 0]")
-@click.option("--max-rows-per-second", type=click.FloatRange(min=1), help="Not faster than that.")
-@click.option("--accept-change", is_flag=True, help="Go on although the source is not what it was.")
-@click.option("--dry-run", is_flag=True, help="Do it all in one transaction, constraints too, and roll it back.")
-@click.option("--verify", is_flag=True, help="Afterwards compare the table with the source, and keep the proof.")
+@click.option("--window", type=Length(), help="Take over from a runner that is silent for so long. [default: 2 min]")
+@click.option("--max-rejects", type=click.IntRange(min=0), help="Bad rows to set aside. [default: the seed's, or 0]")
+@click.option("--max-rows-per-second", type=click.FloatRange(min=1), help="Write at most so many rows per second.")
+@click.option("--accept-change", is_flag=True, help="Resume even though the source has changed since the checkpoint.")
+@click.option("--dry-run", is_flag=True, help="Write everything in one transaction and roll it back.")
+@click.option("--verify", is_flag=True, help="Afterwards compare the table with the source, and store the result.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, help="Processes, for a seed with partitions.")
 @click.option("--cluster", metavar="TCP://…", help="A Dask cluster, for a seed with partitions.")
 @with_app
@@ -59,9 +55,14 @@ def run(
 ) -> None:  # fmt: skip
     """Run the seed NAME, from its last checkpoint on.
 
-    Ctrl-C and SIGTERM finish the batch; a second one ends at once. Nothing is lost either way.
+    Ctrl-C and SIGTERM end the run after the current batch, a second one at once. No row is lost either way: the same
+    command resumes.
+
+    Exit codes: 0 complete, 1 failed, 75 another runner is at work or the seed is paused, 128 + n stopped by signal n.
     """
     found = app.get_seed(name)
+    share = getattr(found.function, "progress", unknown)
+    shown = Import(name, f"{name} → {found.into}", f"pgonce seed run {shlex.quote(name)}", found.total, share)
     options: dict[str, Any] = {
         "batch_size": batch_size or found.batch_size,
         "window": window or WINDOW,
@@ -74,9 +75,10 @@ def run(
     if dry_run:
         limit = {"max_rejects": options["max_rejects"], "restart": restart}
         counts: Counts = _each_kind(found, url, schema, "rehearse", limit)
-        click.echo(f"{name}: nothing was written; it would be {_say(counts)}")
+        shown.report_dry_run(counts)
         return
-    with stopping("this batch") as stopped, _progress(found) as on_progress:
+    began = time.monotonic()
+    with stopping("this batch") as stopped, shown.shown() as on_progress:
         if found.partitions is not None:
             reference = ctx.meta[APP]
             work = _Parts(reference, url, schema, name, cluster, workers, restart)
@@ -85,9 +87,14 @@ def run(
             options |= {"on_progress": on_progress, "stop": lambda: bool(stopped)}
             options |= {"restart": restart, "batch_size": options["batch_size"], "fingerprint": found.fingerprint}
             result = _each_kind(found, url, schema, "run", options)
-    _report(name, result, stopped)
+    if result.outcome == "complete" and (left_out := getattr(found.function, "unfinished", None)):
+        raise InvalidArgument(left_out)
+    seconds = time.monotonic() - began
+    with database.open_pool(url, 2) as pool:
+        rejects = Seeds(pool, schema=schema).rejects(name) if result.checkpoint else []
+    shown.report(result, seconds, rejects, stopped)
     if verify:
-        _prove(name, _each_kind(found, url, schema, "verify", {}))
+        shown.report_proof(_each_kind(found, url, schema, "verify", {}))
 
 
 def _each_kind(seed: Seed, url: str, schema: str, verb: str, options: dict[str, Any]) -> Any:
@@ -140,73 +147,3 @@ class _Parts:
         if at and at.status == "complete":
             return SeedResult("complete", at)
         return SeedResult("paused" if at and at.paused_at else "stopped", at)
-
-
-def _say(at: Checkpoint | Counts) -> str:
-    if isinstance(at, Checkpoint):
-        at = Counts(at.rows_inserted, at.rows_skipped, at.rows_updated, at.rows_rejected)
-    numbers = {"inserted": at.inserted, "updated": at.updated, "skipped": at.skipped, "rejected": at.rejected}
-    return ", ".join(f"{count:,} {what}" for what, count in numbers.items() if count or what in {"inserted", "skipped"})
-
-
-def _report(name: str, result: SeedResult, stopped: list[int]) -> None:
-    counts = _say(result.checkpoint) if result.checkpoint else "no rows yet"
-    if result.outcome == "overlap":
-        click.echo(f"{name}: skipped, another runner is at work on it", err=True)
-        sys.exit(OVERLAP)
-    if result.outcome == "paused":
-        click.echo(f"{name}: paused, {counts}; go on with: pgonce seed resume {name}, and run it", err=True)
-        sys.exit(OVERLAP)
-    if result.outcome == "stopped":
-        click.echo(f"{name}: stopped after a whole batch, {counts}; go on with: pgonce seed run {name}", err=True)
-        sys.exit(128 + stopped[0] if stopped else 1)
-    click.echo(f"{name}: complete, {counts}")
-
-
-def _prove(name: str, proof: dict[str, Any]) -> None:
-    said = f"{proof['keys']:,} keys in the source, {proof['found']:,} in the table, {proof['equal']:,} equal"
-    if not proof["ok"]:
-        click.echo(f"{name}: NOT verified: {said}, {proof['rejected']:,} rejected", err=True)
-        sys.exit(1)
-    click.echo(f"{name}: verified: {said}")
-
-
-@contextmanager
-def _progress(seed: Seed) -> Iterator[Callable[[Step], None]]:
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _plain(seed)
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.completed:,.0f} rows  {task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(seed.name, total=seed.total, rate="")
-
-        def show(step: Step) -> None:
-            at = step.checkpoint
-            bar.update(task, completed=at.rows_seen, rate=_rate(step))
-
-        yield show
-
-
-def _plain(seed: Seed) -> Callable[[Step], None]:
-    shown = time.monotonic()
-
-    def show(step: Step) -> None:
-        nonlocal shown
-        if time.monotonic() - shown >= PLAIN_EVERY:
-            shown = time.monotonic()
-            done = step.checkpoint.rows_seen
-            of = f" of {seed.total:,}" if seed.total else ""
-            click.echo(f"{seed.name}: {done:,}{of} rows, {_rate(step)}", err=True)
-
-    return show
-
-
-def _rate(step: Step) -> str:
-    return f"{step.rows / step.seconds:,.0f} rows/s" if step.seconds else ""

@@ -1,35 +1,36 @@
-"""``pgonce seed load``: a file into a table, without a line of code."""
+"""``pgonce seed load``: files, or a query on another database, into a table, without a line of code."""
 
 from __future__ import annotations
 
+import glob
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import click
 from psycopg import Connection, sql
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from pgonce.cli.options import OVERLAP, with_database
-from pgonce.cli.seed import PLAIN_EVERY
-from pgonce.cli.seed import _prove as prove
-from pgonce.cli.seed import _rate as rate
-from pgonce.cli.seed import _say as say
+from pgonce.cli.options import with_database
+from pgonce.cli.output import print_table
+from pgonce.cli.progress import Import, unknown
 from pgonce.cli.stopping import stopping
 from pgonce.core import database
 from pgonce.errors import InvalidArgument, SchemaError
-from pgonce.seeds.readers import read
-from pgonce.seeds.readers.csv import CsvFile
-from pgonce.seeds.readers.jsonl import JsonLinesFile
-from pgonce.seeds.readers.parquet import ParquetFile
-from pgonce.seeds.seeds import Progress as Step
-from pgonce.seeds.seeds import SeedResult, Seeds
+from pgonce.seeds.batch import BatchSizer
+from pgonce.seeds.importer import batches
+from pgonce.seeds.readers import FileSource, read, read_files
+from pgonce.seeds.readers.query import Query
+from pgonce.seeds.readers.several import Files
+from pgonce.seeds.seed import Seed
+from pgonce.seeds.seeds import Seeds
+from pgonce.seeds.table import check_table
+from pgonce.seeds.table_loader import TableLoader
 
-Source = CsvFile | JsonLinesFile | ParquetFile
+Source: TypeAlias = FileSource | Files | Query
+PREVIEW = 3
+"""Rows that a dry run shows."""
 
 
 class Names(click.ParamType):  # type: ignore[type-arg] # generic only in newer releases of click
@@ -45,151 +46,235 @@ class Names(click.ParamType):  # type: ignore[type-arg] # generic only in newer 
         return names
 
 
+class Renames(click.ParamType):  # type: ignore[type-arg]
+    """Pairs FILE'S=TABLE'S with commas between them."""
+
+    name = "ID=id,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, str]:
+        """The table's column for each name in the file."""
+        if isinstance(value, dict):
+            return value
+        pairs = [pair.rpartition("=") for pair in value.split(",")]
+        if not all(old.strip() and new.strip() for old, _, new in pairs):
+            self.fail(f"{value!r} is not NAME=COLUMN,NAME=COLUMN", param, ctx)
+        return {old.strip(): new.strip() for old, _, new in pairs}
+
+
 @click.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("files", nargs=-1, required=True, metavar="FILE…")
 @click.option("--into", "table", required=True, metavar="TABLE", help="The table, with or without its schema.")
-@click.option("--key", required=True, type=Names(), help="Columns of a unique index: rows that are there are skipped.")
+@click.option("--key", required=True, type=Names(), help="Columns of a unique index; they identify a row.")
 @click.option("--name", help="The seed's name. [default: TABLE:FILE without folders]")
 @click.option("--columns", type=Names(), help="CSV: the file has no header, these are its columns. Else: which ones.")
+@click.option(
+    "--map", "rename", type=Renames(), metavar="NAME=COLUMN,…", help="The table's columns for names in the file."
+)
+@click.option("--format", type=click.Choice(["csv", "tsv", "jsonl", "parquet"]), help="[default: by the file's name]")
 @click.option("--delimiter", help="Of a CSV file; tab for a tab. [default: a comma, a tab for .tsv]")
+@click.option("--quote", default='"', help='Of a CSV file; none: quotes are text. [default: "]')
+@click.option("--null", "nulls", multiple=True, metavar="TEXT", help="How a CSV file writes NULL. [default: nothing]")
+@click.option("--force-null", is_flag=True, help='NULL may be quoted: "" is NULL, for files that quote all values.')
+@click.option("--encoding", help="Such as latin1. [default: UTF-8, or UTF-16 with a byte order mark]")
 @click.option("--complete", is_flag=True, help="The file is whole: take a last line without a line end.")
+@click.option("--query", help="FILE is a database's URL: import what this SELECT returns there.")
 @click.option("--on-conflict", type=click.Choice(["skip", "update", "fail"]), default="skip", show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), help="Rows per transaction. [default: about a second's]")
-@click.option("--max-rejects", type=click.IntRange(min=0), default=0, show_default=True, help="Bad rows to put aside.")
-@click.option("--max-rows-per-second", type=click.FloatRange(min=1), help="Not faster than that.")
-@click.option("--restart", is_flag=True, help="Begin at the start; rows that are there are skipped.")
-@click.option("--accept-change", is_flag=True, help="Go on although the file is not what it was.")
-@click.option("--dry-run", is_flag=True, help="Do it all in one transaction, constraints too, and roll it back.")
-@click.option("--verify", is_flag=True, help="Afterwards compare the table with the file, and keep the proof.")
+@click.option("--max-rejects", type=click.IntRange(min=0), default=0, show_default=True, help="Bad rows to set aside.")
+@click.option("--max-rows-per-second", type=click.FloatRange(min=1), help="Write at most so many rows per second.")
+@click.option("--restart", is_flag=True, help="Begin at the start; rows whose key is in the table are skipped.")
+@click.option("--accept-change", is_flag=True, help="Resume even though the file has changed since the checkpoint.")
+@click.option("--set-sequences", is_flag=True, help="At the end set the table's sequences to the greatest value.")
+@click.option("--dry-run", is_flag=True, help="Show the first rows, write everything in one transaction, roll it back.")
+@click.option("--verify", is_flag=True, help="Afterwards compare the table with the file, and store the result.")
 @with_database
 def load(
-    file: Path,
+    files: tuple[str, ...],
     table: str,
     key: Sequence[str],
     name: str | None,
-    columns: Sequence[str] | None,
-    delimiter: str | None,
-    complete: bool,
+    query: str | None,
     on_conflict: Literal["skip", "update", "fail"],
+    batch_size: int | None,
     max_rejects: int,
+    max_rows_per_second: float | None,
     restart: bool,
+    accept_change: bool,
+    set_sequences: bool,
     dry_run: bool,
     verify: bool,
     url: str,
     schema: str,
-    **options: Any,
+    **reading: Any,
 ) -> None:
-    """Import FILE (.csv, .tsv, .jsonl, .ndjson, also .gz, or .parquet) into a table, from where it stands.
+    """Import files into a table, from where the last run ended.
 
-    The same command again goes on behind the last batch, also after a crash, and takes in what was appended. Ctrl-C
-    and SIGTERM finish the batch; a second one ends at once. Nothing is lost either way.
+    FILE ends in .csv, .tsv, .jsonl or .ndjson (also with .gz .bz2 .xz .zst .zip) or in .parquet; - is the standard
+    input. Several files, or a quoted pattern, are one import. The same command again goes on after the last batch,
+    also after a crash, and takes what was appended.
+
+    \b
+    pgonce seed load people.csv --into people --key id --dry-run
+    pgonce seed load people.csv --into people --key id --max-rejects 100 --verify
+    pgonce seed load 'daily/*.csv.gz' --into visits --key id
+    pgonce seed load export.csv --into people --key id --map 'ID=id,Name=full_name' --force-null
+    pgonce seed load old.csv --into people --key id --encoding latin1 --delimiter ';' --null '\\N'
+    zcat big.csv.gz | pgonce seed load - --format csv --into people --key id
+    pgonce seed load "$OLD_URL" --query 'select id, name from users' --into people --key id
+
+    Ctrl-C and SIGTERM end the run after the current batch, a second one at once. No row is lost either way.
+
+    Exit codes: 0 complete, 1 failed, 75 another runner is at work or the seed is paused, 128 + n stopped by signal n.
     """
-    source = read(
-        file, columns=columns, delimiter="\t" if delimiter in {"tab", "\\t"} else delimiter, complete=complete
-    )
-    name = name or f"{table}:{file.name}"
+    reading["quote"] = None if reading["quote"] == "none" else reading["quote"]
+    reading["nulls"] = tuple(reading["nulls"]) or ("",)
+    reading["delimiter"] = "\t" if reading["delimiter"] in {"tab", "\\t"} else reading["delimiter"]
+    source, label = _source(files, query, key, reading, named=name is not None)
+    name = name or f"{table}:{label}"
+    shown = Import(name, f"{label} → {table}", "the same command", source.total, getattr(source, "progress", unknown))
+    options: dict[str, Any] = {"into": table, "key": key, "on_conflict": on_conflict, "max_rejects": max_rejects}
     with database.open_pool(url) as pool:
+        seeds = Seeds(pool, schema=schema)
         with pool.connection() as conn:
             _check(conn, table, key, source)
-        seeds = Seeds(pool, schema=schema)
-        where: dict[str, Any] = {"into": table, "key": key, "on_conflict": on_conflict}
+            if dry_run:
+                _preview(conn, Seed(name, source, **options), source)
         if dry_run:
-            counts = seeds.rehearse(name, source, **where, max_rejects=max_rejects, restart=restart)
-            click.echo(f"{name}: nothing was written; it would be {say(counts)}")
+            shown.report_dry_run(seeds.rehearse(name, source, restart=restart, **options))
             return
-        options |= where | {"max_rejects": max_rejects, "restart": restart}
-        with stopping("this batch") as stopped, _progress(name, source) as on_progress:
-            result = seeds.run(name, source, on_progress=on_progress, stop=lambda: bool(stopped), **options)
+        more: dict[str, Any] = {"batch_size": batch_size, **({"set_sequences": True} if set_sequences else {})}
+        began = time.monotonic()
+        with stopping("this batch") as stopped, shown.shown() as on_progress:
+            result = seeds.run(
+                name, source, restart=restart, accept_change=accept_change, max_rows_per_second=max_rows_per_second,
+                on_progress=on_progress, stop=lambda: bool(stopped), **options, **more,
+            )  # fmt: skip
         if source.unfinished and result.outcome == "complete":
             raise InvalidArgument(source.unfinished)
-        _report(name, result, stopped)
+        seconds = time.monotonic() - began
+        shown.report(result, seconds, seeds.rejects(name) if result.checkpoint else [], stopped)
         if verify:
-            prove(name, seeds.verify(name, source, **where))
+            shown.report_proof(seeds.verify(name, source, **options))
+
+
+def _source(
+    files: tuple[str, ...], query: str | None, key: Sequence[str], reading: dict[str, Any], *, named: bool
+) -> tuple[Source, str]:
+    """The source, and what it is called in the seed's name."""
+    if files[0].startswith(("postgres://", "postgresql://")) or query is not None:
+        if query is None or len(files) > 1 or "://" not in files[0]:
+            raise InvalidArgument(
+                "a database as the source needs its URL and a query: 'postgresql://…' --query 'select …'"
+            )
+        database_query = Query(files[0], query, key)
+        database_query.rename(reading["rename"] or {})
+        return database_query, "query"
+    if missing := [each for each in files if not _is_there(each)]:
+        raise click.BadParameter(f"there is no file {missing[0]}", param_hint="FILE")
+    if len(files) == 1 and not any(sign in files[0] for sign in "*?["):
+        return read(files[0], **reading), "stdin" if files[0] == "-" else Path(files[0]).name
+    if len(files) == 1:
+        label = Path(files[0]).name
+        if not Path(files[0]).exists():
+            return read_files(sorted(glob.glob(files[0], recursive=True)), files[0], **reading), label  # noqa: PTH207
+        return read(files[0], **reading), label
+    if not named:
+        raise InvalidArgument(
+            "several files are one import: give it a --name, so that the next run finds it also when there are more "
+            "files; or quote the pattern: 'daily/*.csv'"
+        )
+    return read_files(files, f"{len(files)} files", **reading), f"{len(files)} files"
+
+
+def _is_there(file: str) -> bool:
+    return file == "-" or Path(file).exists() or any(sign in file for sign in "*?[")
 
 
 def _check(conn: Connection[Any], table: str, key: Sequence[str], source: Source) -> None:
-    """Refuse what COPY would refuse later and in its own words.
+    """Compare the columns of file and table, and give the file's those of the table that differ in case only.
 
     Raises:
         InvalidArgument: the file has no such key.
         SchemaError: there is no such table, or it lacks a column; with a statement that would make it.
     """
-    columns = source.columns
-    if lacking := [name for name in key if name not in columns]:
-        raise InvalidArgument(f"{source.name} has no column {lacking[0]}: it has {', '.join(columns)}")
     identifier = sql.Identifier(*table.split("."))
     there = conn.execute(
         "select array_agg(attname::text order by attnum) from pg_attribute"
         " where attrelid = to_regclass(%s) and attnum > 0 and not attisdropped",
         [identifier.as_string(conn)],
     ).fetchone()
+    columns = source.columns
     if not there or there[0] is None:
-        create = sql.SQL("create table {} ({}, primary key ({}));").format(
-            identifier,
-            sql.SQL(", ").join(sql.SQL("{} text").format(sql.Identifier(column)) for column in columns),
-            sql.SQL(", ").join(map(sql.Identifier, key)),
-        )
-        click.echo(f"pgonce: there is no table {table}: create it before the import, for instance with", err=True)
-        click.echo(create.as_string(conn), err=True)
-        sys.exit(1)
-    if unknown := [column for column in columns if column not in there[0]]:
+        _refuse_table(conn, table, key, columns)
+    known = list(there[0]) if there else []
+    renames = {}
+    for column in columns:
+        alike = [each for each in known if each.lower() == column.lower() and each not in columns]
+        if column not in known and len(alike) == 1:
+            renames[column] = alike[0]
+    if renames and len(set(renames.values())) == len(renames):
+        source.rename(renames)
+        columns = source.columns
+    if lacking := [name for name in key if name not in columns]:
+        raise InvalidArgument(f"{source.name} has no column {lacking[0]}: it has {', '.join(columns)}")
+    if unknown := [column for column in columns if column not in known]:
         raise SchemaError(
-            f"table {table} has no column {unknown[0]}, which {source.name} has; the table has {', '.join(there[0])}"
+            f"table {table} has no column {unknown[0]}, which {source.name} has; the table has {', '.join(known)}: "
+            f"--map '{unknown[0]}=COLUMN' says which one it is"
         )
 
 
-def _report(name: str, result: SeedResult, stopped: list[int]) -> None:
-    counts = say(result.checkpoint) if result.checkpoint else "no rows yet"
-    if result.outcome == "complete":
-        click.echo(f"{name}: complete, {counts}")
-    elif result.outcome == "overlap":
-        click.echo(f"{name}: skipped, another runner is at work on it", err=True)
-        sys.exit(OVERLAP)
-    elif result.outcome == "paused":
-        click.echo(f"{name}: paused, {counts}; go on with: pgonce seed resume {name}, and the same command", err=True)
-        sys.exit(OVERLAP)
-    else:
-        click.echo(f"{name}: stopped after a whole batch, {counts}; go on with the same command", err=True)
-        sys.exit(128 + stopped[0] if stopped else 1)
-
-
-@contextmanager
-def _progress(name: str, source: Source) -> Iterator[Callable[[Step], None]]:
-    """By bytes where the file has offsets; by rows in Parquet; of a .gz nobody knows how much there is to come."""
-    total = source.total if isinstance(source, ParquetFile) else source.size
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _plain(name, total)
-        return
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[rows]:,} rows  {task.fields[rate]}"),
-        TimeRemainingColumn(),
+def _refuse_table(conn: Connection[Any], table: str, key: Sequence[str], columns: Sequence[str]) -> None:
+    """Say what to do about a table that is not there, and exit."""
+    wanted = table.split(".")
+    alike = conn.execute(
+        "select c.oid::regclass::text, n.nspname || '.' || c.relname from pg_class c join pg_namespace n"
+        " on n.oid = relnamespace where relkind in ('r', 'p') and lower(relname) = lower(%s)"
+        " and (lower(nspname) = lower(%s) or (%s = '' and pg_table_is_visible(c.oid)))",
+        [wanted[-1], *[wanted[0] if len(wanted) > 1 else ""] * 2],
+    ).fetchall()
+    if alike:
+        names = [full if len(wanted) > 1 else full.rpartition(".")[2] for _, full in alike]
+        raise SchemaError(f"there is no table {table}: did you mean --into {' or --into '.join(names)}?")
+    create = sql.SQL("create table {} ({}, primary key ({}));").format(
+        sql.Identifier(*wanted),
+        sql.SQL(", ").join(sql.SQL("{} text").format(sql.Identifier(column)) for column in columns),
+        sql.SQL(", ").join(map(sql.Identifier, key)),
     )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(name, total=total, rows=0, rate="")
-
-        def show(step: Step) -> None:
-            bar.update(task, completed=_done(step), rows=step.checkpoint.rows_seen, rate=rate(step))
-
-        yield show
+    click.echo(f"pgonce: there is no table {table}: create it before the import, for instance with", err=True)
+    click.echo(create.as_string(conn), err=True)
+    sys.exit(1)
 
 
-def _plain(name: str, total: int | None) -> Callable[[Step], None]:
-    shown = time.monotonic()
+def _preview(conn: Connection[Any], seed: Seed, source: Any) -> None:
+    """Print the first rows as the table would store them, column by column with their types."""
+    loader = TableLoader(seed, check_table(conn, seed))
+    batch = next(iter(batches(loader, source, None, BatchSizer(PREVIEW), conn.adapters)), None)
+    if batch is None or not batch.parts:
+        return
+    names = sql.SQL(", ").join(map(sql.Identifier, batch.columns))
+    shown = []
+    with conn.transaction(force_rollback=True):
+        conn.execute("set local client_encoding = 'UTF8'")
+        like = sql.SQL("create temp table pgonce_preview on commit drop as select {} from {} limit 0")
+        conn.execute(like.format(names, seed.table))
+        copy_in = sql.SQL("copy pg_temp.pgonce_preview from stdin with (" + batch.format.options + ")")
+        for line in batch.format.lines(b"".join(batch.parts))[:PREVIEW]:
+            try:
+                with conn.transaction(), conn.cursor().copy(copy_in) as copy:
+                    copy.write(line)
+            except Exception:  # noqa: BLE001, S112 -- the dry run itself says what is wrong with it
+                continue
+        texts = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(column)) for column in batch.columns)
+        shown = conn.execute(sql.SQL("select {} from pg_temp.pgonce_preview").format(texts)).fetchall()
+    columns = [loader.facts.columns[column] for column in batch.columns]
+    rows = [(column.name, column.type, *(_short(row[place]) for row in shown)) for place, column in enumerate(columns)]
+    print_table(("column", "type", *(f"row {number + 1}" for number in range(len(shown)))), rows, "", "row 1")
+    click.echo("")
 
-    def show(step: Step) -> None:
-        nonlocal shown
-        if time.monotonic() - shown >= PLAIN_EVERY:
-            shown = time.monotonic()
-            part = f" ({_done(step) / total:.0%})" if total else ""
-            click.echo(f"{name}: {step.checkpoint.rows_seen:,} rows{part}, {rate(step)}", err=True)
 
-    return show
-
-
-def _done(step: Step) -> int:
-    cursor = step.checkpoint.cursor or {}
-    return int(cursor.get("offset", step.checkpoint.rows_seen))
+def _short(value: str | None) -> str:
+    if value is None:
+        return "NULL"
+    shown = value.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t") or "''"
+    return shown if len(shown) <= 24 else shown[:23] + "…"

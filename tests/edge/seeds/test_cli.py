@@ -15,6 +15,7 @@ import pytest
 
 from pgonce.cli import partitions
 from pgonce.errors import PgonceError
+from tests.edge.command import counted
 from tests.edge.seeds.seed_app import PART
 from tests.faults.seeds.dask_kills import cluster
 
@@ -50,11 +51,11 @@ def count(conn: Conn) -> int:
 
 
 def test_run_show_verify_pause_resume_and_reset(cli: Cli, conn: Conn) -> None:
-    assert "nothing was written; it would be 59 inserted, 0 skipped, 1 rejected" in cli("run", "whole", "--dry-run")
+    assert f"nothing was written; it would be {counted(59, rejected=1)}" in cli("run", "whole", "--dry-run")
     assert count(conn) == 0
     assert "row 8" in cli("run", "whole", "--max-rejects", "0", code=1)
-    assert "verified: 59 keys" in cli("run", "whole", "--verify")
-    assert "complete, 59 inserted, 0 skipped, 1 rejected" in cli("run", "whole")
+    assert "verified   59 keys" in cli("run", "whole", "--verify")
+    assert f"complete   nothing new   {counted(59, rejected=1)}" in cli("run", "whole")
     shown = json.loads(cli("show", "whole", "--json"))
     assert (shown["seed"]["rows_seen"], shown["rejects"][0]["row_number"]) == (60, 8)
     conn.execute("""insert into seed_checkpoints (seed_name, last_checkpoint) values ('other', '{"id": 40}')""")
@@ -69,7 +70,7 @@ def test_run_show_verify_pause_resume_and_reset(cli: Cli, conn: Conn) -> None:
     cli("resume", "whole")
     cli("reset", "whole")
     assert "never run" in cli("show", "whole", code=1)
-    assert "complete, 0 inserted, 60 skipped" in cli("run", "whole")
+    assert f"complete   {counted(skipped=60)}" in cli("run", "whole")
 
 
 def test_a_name_that_has_never_run_is_neither_paused_nor_resumed(cli: Cli, conn: Conn) -> None:
@@ -82,19 +83,19 @@ def test_a_name_that_has_never_run_is_neither_paused_nor_resumed(cli: Cli, conn:
 
 
 def test_an_async_seed_runs_alike(cli: Cli, conn: Conn) -> None:
-    assert "it would be 60 inserted" in cli("run", "async", "--dry-run")
-    assert "verified: 60 keys" in cli("run", "async", "--verify")
+    assert "= 60 inserted" in cli("run", "async", "--dry-run")
+    assert "verified   60 keys" in cli("run", "async", "--verify")
     assert count(conn) == 60
 
 
 def test_two_workers_import_all_partitions_and_a_killed_one_is_resumed(cli: Cli, conn: Conn, tmp_path: Path) -> None:
     told = cli("run", "parts", "--workers", "2", code=1, KILL_ONCE=str(tmp_path / "killed"))
     assert "1 of 2 workers ended with an error" in told
-    assert f"complete, {4 * PART:,} inserted, 0 skipped" in cli("run", "parts", "--workers", "2")
+    assert counted(4 * PART) in cli("run", "parts", "--workers", "2")
     assert count(conn) == 4 * PART
     shown = json.loads(cli("show", "parts", "--json"))
     assert [part["rows_inserted"] for part in shown["partitions"]] == [PART] * 4
-    assert f"complete, {4 * PART:,} inserted" in cli("run", "parts")
+    assert counted(4 * PART) in cli("run", "parts")
 
 
 def test_a_worker_whose_row_is_refused_says_so_in_one_line(cli: Cli, conn: Conn) -> None:
@@ -106,12 +107,12 @@ def test_a_worker_whose_row_is_refused_says_so_in_one_line(cli: Cli, conn: Conn)
 
 
 def test_partitions_are_rehearsed_and_verified_as_one(cli: Cli, conn: Conn) -> None:
-    assert f"nothing was written; it would be {4 * PART:,} inserted" in cli("run", "parts", "--dry-run")
+    assert f"nothing was written; it would be {counted(4 * PART)}" in cli("run", "parts", "--dry-run")
     assert count(conn) == 0
     assert cli("ls").startswith("no import has run yet")
-    assert f"verified: {4 * PART:,} keys" in cli("run", "parts", "--workers", "2", "--verify")
+    assert f"verified   {4 * PART:,} keys" in cli("run", "parts", "--workers", "2", "--verify")
     conn.execute("delete from things where id = 1")
-    assert f"NOT verified: {4 * PART:,} keys" in cli("run", "parts", "--verify", code=1)
+    assert f"NOT verified   {4 * PART:,} keys" in cli("run", "parts", "--verify", code=1)
 
 
 def test_workers_without_partitions_are_a_usage_error(cli: Cli) -> None:
@@ -125,7 +126,7 @@ def test_a_dask_cluster_imports_all_partitions_although_a_worker_is_killed(
     with cluster(2, {**cli.environment, "KILL_ONCE": str(tmp_path / "killed")}) as address:
         told = cli("run", "parts", "--cluster", address)
     assert (tmp_path / "killed").exists()
-    assert f"complete, {4 * PART:,} inserted, 0 skipped" in told
+    assert counted(4 * PART) in told
     assert count(conn) == 4 * PART
 
 
@@ -135,7 +136,7 @@ def test_a_partition_that_dask_gives_up_is_said_in_one_line_and_resumes(cli: Cli
         told = cli("run", "parts", "--cluster", address, code=1)
     assert "Traceback" not in told
     assert f"pgonce seed run parts --cluster {address}" in told.splitlines()[-1]
-    assert f"complete, {4 * PART:,} inserted, 0 skipped" in cli("run", "parts")
+    assert counted(4 * PART) in cli("run", "parts")
     assert count(conn) == 4 * PART
 
 

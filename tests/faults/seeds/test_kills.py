@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from tests.conftest import wait_until
+from tests.edge.command import counted
 from tests.faults.child import PGONCE, Start
 from tests.faults.proxy import Proxy
 from tests.faults.webhooks.shop import DISTINCT, TOTAL, number
@@ -84,7 +85,7 @@ def test_killed_15_times_at_random_bytes_of_its_traffic_every_row_is_there_once(
             break
     last = start(*PGONCE, "seed", "run", "numbers")
     assert last.end() == 0, last.said
-    assert f"numbers: complete, {DISTINCT:,} inserted, {TOTAL - DISTINCT:,} skipped" in last.said
+    assert counted(DISTINCT, skipped=TOTAL - DISTINCT) in last.said
     is_exact(db)
     query = "select count(*) from cron_job_runs where error_message like 'abandoned%'"
     assert db.execute(query).fetchall()[0][0] >= 10
@@ -180,7 +181,7 @@ def test_a_second_import_of_the_same_name_is_an_overlap_with_its_own_exit_code(
     first.until("at the gate")
     second = start(*PGONCE, "seed", "run", "numbers")
     assert second.end() == 75
-    assert second.said == "numbers: skipped, another runner is at work on it\n"
+    assert second.said == "overlap    another runner is at work on numbers: nothing was done\n"
     gate.touch()
     assert first.end() == 0
     is_exact(db)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from pgonce.errors import InvalidArgument
 from pgonce.seeds.readers.csv import CsvFile
 from pgonce.seeds.readers.jsonl import JsonLinesFile
 from pgonce.seeds.readers.parquet import ParquetFile
+from pgonce.seeds.readers.several import BlockFiles, Files
 from pgonce.seeds.readers.unpack import PACKED
 
 FileSource: TypeAlias = CsvFile | JsonLinesFile | ParquetFile
@@ -22,6 +23,21 @@ WAYS_OUT = {
     ".json": "make one object per line of it: jq -c '.[]' x.json > x.jsonl",
     ".sql": "it is for psql",
 }
+
+
+def read_files(paths: Sequence[str | Path], name: str, **options: Any) -> Files:
+    """Several files as one source, in this order; ``options`` as of ``read``.
+
+    Args:
+        paths: the files.
+        name: for messages: the pattern, for example.
+        options: as of ``read``.
+
+    Raises:
+        InvalidArgument: there is no file, or of several kinds; or as of ``read``.
+    """
+    found = [read(path, **options) for path in paths]
+    return (Files if any(isinstance(each, JsonLinesFile) for each in found) else BlockFiles)(found, name)
 
 
 def read(

@@ -31,7 +31,8 @@ T = TypeVar("T")
 
 class _Header(NamedTuple):
     file: OpenFile
-    columns: tuple[str, ...]
+    names: tuple[str, ...]
+    """As the file has them."""
     bytes_: bytes
     """What lies before the first row."""
     lines: int
@@ -94,12 +95,16 @@ class CsvFile(TextFile):
     @property
     def columns(self) -> Sequence[str]:
         """Those given, or those of the header line, by the table's names."""
-        return self._header_of(self._opened_for_columns()).columns
+        return self._by_table(self._header_of(self._opened_for_columns()))
 
     @property
     def copy_columns(self) -> Sequence[str]:
         """The same, of the file that is being read."""
-        return self._header_of(self._opened()).columns
+        return self._by_table(self._header_of(self._opened()))
+
+    def _by_table(self, header: _Header) -> tuple[str, ...]:
+        where = "the columns that were named" if self._named else f"the header of {self.name}"
+        return self._renamed(header.names, where)
 
     def __call__(self, cursor: Cursor | None) -> Iterator[tuple[Any, Cursor]]:
         """The rows after ``cursor``: lists of str, and None for NULL."""
@@ -230,13 +235,13 @@ class CsvFile(TextFile):
                 data += more
                 bom = len(BOM) if data.startswith(BOM) else 0
                 if self._named:
-                    return _Header(file, self._renamed(self._named, "the columns"), data[:bom], 0)
+                    return _Header(file, self._named, data[:bom], 0)
                 if found := self._first_record(file, data, bom):
                     return found
         if found := self._first_record(file, data + b"\n", len(BOM) if data.startswith(BOM) else 0):
             return found._replace(bytes_=data)
         if self._named:
-            return _Header(file, self._renamed(self._named, "the columns"), b"", 0)
+            return _Header(file, self._named, b"", 0)
         raise InvalidArgument(
             f"{self.name}: {NEVER_CLOSED}: in the header line"
             if data.strip(BOM + b"\r\n")
@@ -255,8 +260,7 @@ class CsvFile(TextFile):
                 names = values(line.decode().removesuffix("\n").removesuffix("\r"), self._dialect)
             except UnicodeDecodeError as error:
                 raise InvalidArgument(f"the header line of {self.name} is not UTF-8: {_ENCODING}") from error
-            columns = self._renamed([name or "" for name in names], f"the header of {self.name}")
-            return _Header(file, columns, data[:end], data.count(b"\n", 0, end))
+            return _Header(file, tuple(name or "" for name in names), data[:end], data.count(b"\n", 0, end))
         return None
 
     def reread(self) -> Iterator[list[str | None]]:

@@ -65,6 +65,11 @@ class ParquetFile:
         """The file's name, for messages."""
         return "standard input" if str(self.path) == "-" else self.path.name
 
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Give columns other names: from those that ``columns`` shows."""
+        in_file = {column: name for name, column in self._rename.items()}
+        self._rename |= {in_file.get(old, old): new for old, new in names.items()}
+
     @property
     def columns(self) -> Sequence[str]:
         """Those given, or all of the file, by the table's names."""

@@ -1,0 +1,200 @@
+"""What ``seed run`` and ``seed load`` print: the progress, on standard error, and how the import ended."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from pgonce.cli.options import OVERLAP
+from pgonce.seeds.calls import Checkpoint, Counts, Reject
+from pgonce.seeds.seeds import Progress as Step
+from pgonce.seeds.seeds import SeedResult
+
+PLAIN_EVERY = 2.0
+"""Seconds between two lines where the output is not a terminal."""
+REASONS = 4
+"""Different reasons for rejects that are printed, the most frequent first."""
+
+
+def unknown(_: Any) -> float | None:
+    """The share of a source that cannot tell it."""
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """An import that is shown.
+
+    Args:
+        name: the seed's name.
+        title: what goes where: ``people.csv → people``.
+        again: the command that goes on with it.
+        total: how many rows there are in all, where that is known.
+        share: the share of the source before a cursor, where that is known.
+    """
+
+    name: str
+    title: str
+    again: str
+    total: int | None = None
+    share: Callable[[Any], float | None] = unknown
+
+    def texts(self, step: Step) -> tuple[float | None, str, str, str]:
+        """(share, rows, speed, time left) after a batch."""
+        seen = step.checkpoint.rows_seen
+        share = min(1.0, seen / self.total) if self.total else self.share(step.checkpoint.cursor)
+        of = f" of {self.total:,}" if self.total else ""
+        if share and not self.total:
+            of = f" of about {round(seen / share, -3):,.0f}" if share < 1 and seen >= 1000 else ""
+        speed = step.rows / step.seconds if step.seconds else 0.0
+        left = ""
+        if share and speed and 0 < share < 1:
+            left = f"{duration(seen / share * (1 - share) / speed)} left"
+        return share, f"{seen:,}{of}", f"{speed:,.0f} rows/s" if speed else "", left
+
+    @contextmanager
+    def shown(self) -> Iterator[Callable[[Step], None]]:
+        """A bar on a terminal, else a line every two seconds; the function is called after each batch."""
+        console = Console(stderr=True)
+        if not console.is_terminal:
+            yield self._lines()
+            return
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=22),
+            TextColumn("{task.fields[share]:>4}   {task.fields[rows]}   {task.fields[speed]}   {task.fields[left]}"),
+        )
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task(self.title, total=None, share="", rows="", speed="", left="")
+
+            def show(step: Step) -> None:
+                share, rows, speed, left = self.texts(step)
+                bar.update(
+                    task, total=None if share is None else 1.0, completed=share or 0.0, share=percent_of(share),
+                    rows=rows, speed=speed, left=left,
+                )  # fmt: skip
+
+            yield show
+
+    def _lines(self) -> Callable[[Step], None]:
+        shown = time.monotonic()
+
+        def show(step: Step) -> None:
+            nonlocal shown
+            if time.monotonic() - shown >= PLAIN_EVERY:
+                shown = time.monotonic()
+                share, *texts = self.texts(step)
+                click.echo("   ".join(filter(None, (self.title, percent_of(share), *texts))), err=True)
+
+        return show
+
+    def report(self, result: SeedResult, seconds: float, rejects: Iterable[Reject], stopped: list[int]) -> None:
+        """Print how a run ended, and exit unless it is complete: 75 skipped or paused, 128 + n by signal n, else 1."""
+        at = result.checkpoint
+        if result.outcome == "overlap":
+            click.echo(f"overlap    another runner is at work on {self.name}: nothing was done", err=True)
+            sys.exit(OVERLAP)
+        done = result.outcome == "complete"
+        counted = line_of(at) if at else "no rows yet"
+        if done and not result.new_rows:
+            counted = f"nothing new   {counted}"
+        click.echo(f"{result.outcome:<9}  {counted}   {duration(seconds)}", err=not done)
+        if reasons := reasons_of(rejects):
+            click.echo(f"rejected   {reasons}", err=not done)
+        for line in sequence_lines(getattr(result, "sequences", {}), was_set=bool(getattr(result, "were_set", False))):
+            click.echo(line, err=not done)
+        if result.outcome == "paused":
+            click.echo(f"next       pgonce seed resume {shlex.quote(self.name)}   then {self.again}", err=True)
+            sys.exit(OVERLAP)
+        if not done:
+            click.echo(f"next       {self.again}   goes on after the last batch", err=True)
+            sys.exit(128 + stopped[0] if stopped else 1)
+        if at and at.rows_rejected:
+            click.echo(
+                f"next       pgonce seed show {shlex.quote(self.name)}   then repair the source and run it with --restart"
+            )
+
+    def report_dry_run(self, counts: Counts) -> None:
+        """Print what an import would do."""
+        click.echo(f"dry run    nothing was written; it would be {line_of(counts)}")
+
+    def report_proof(self, proof: dict[str, Any]) -> None:
+        """Print the comparison of table and source; exits with 1 when they differ."""
+        counted = f"{proof['keys']:,} keys in the source, {proof['found']:,} in the table, {proof['equal']:,} equal"
+        if proof["ok"]:
+            more = f"; {proof['extra']:,} other rows are in the table" if proof.get("extra") else ""
+            click.echo(f"verified   {counted}{more}")
+            return
+        wrong = f", {proof.get('missing', 0):,} missing, {proof.get('different', 0):,} different"
+        click.echo(f"NOT verified   {counted}{wrong}", err=True)
+        if proof.get("error"):
+            click.echo(f"because    {proof['error']}", err=True)
+        if proof.get("examples"):
+            click.echo(f"for example the keys {proof['examples']}", err=True)
+        click.echo(f"next       {self.again} --restart --on-conflict update   writes what the source has", err=True)
+        sys.exit(1)
+
+
+def line_of(at: Checkpoint | Counts) -> str:
+    """``300,000 seen = 299,975 inserted + 0 updated + 0 skipped + 25 rejected``."""
+    if isinstance(at, Checkpoint):
+        at = Counts(at.rows_inserted, at.rows_skipped, at.rows_updated, at.rows_rejected)
+    parts = {"inserted": at.inserted, "updated": at.updated, "skipped": at.skipped, "rejected": at.rejected}
+    return f"{at.seen:,} seen = " + " + ".join(f"{count:,} {what}" for what, count in parts.items())
+
+
+def reasons_of(rejects: Iterable[Reject]) -> str:
+    """``15 × check people_price_positive · 10 × invalid input syntax for type date``."""
+    found = Counter(reason_of(each.error) for each in rejects)
+    shown = [f"{count:,} × {reason}" for reason, count in found.most_common(REASONS)]
+    if len(found) > REASONS:
+        shown.append(f"{len(found) - REASONS} other reasons")
+    return " · ".join(shown)
+
+
+def reason_of(error: str) -> str:
+    """What was wrong with a row, without its values."""
+    if named := re.search(r'violates (check|foreign key|unique|exclusion) constraint "([^"]+)"', error):
+        return " ".join(named.groups())
+    if named := re.search(r'null value in column "([^"]+)"', error):
+        return f"{named[1]} is null"
+    text = re.sub(
+        r", line [\d,]+", "", error.split(" Failing row", maxsplit=1)[0]
+    )  # the file's line: it is in each reject
+    text = re.sub(r': ".*"', "", text, flags=re.DOTALL).splitlines()[0]
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+def sequence_lines(sequences: dict[str, int], *, was_set: bool) -> Iterator[str]:
+    """A line for each sequence that was set, or that stays behind the imported keys."""
+    for name, value in sequences.items():
+        if was_set:
+            yield f"sequence   {name} was set to {value:,}"
+        else:
+            yield f"sequence   {name} is behind {value:,}: the next insert without a value may fail: --set-sequences"
+
+
+def percent_of(share: float | None) -> str:
+    """``68 %``; empty where it is unknown."""
+    return "" if share is None else f"{100 * share:.0f} %"
+
+
+def duration(seconds: float) -> str:
+    """``0.2 s``, ``42 s``, ``12 min``, ``3 h 10 min``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,133 @@
+"""A query on another PostgreSQL database as a source: what COPY writes there, COPY reads here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import psycopg
+from psycopg import Connection, sql
+from psycopg.conninfo import conninfo_to_dict
+
+from pgonce.errors import InvalidArgument
+from pgonce.seeds.copy_format import TEXT
+from pgonce.seeds.source import Cursor
+
+BLOCK = 64 * 1024
+# texts that the other server reads as the same values, whatever is set there
+_SETTINGS = (
+    "set local client_encoding = 'UTF8'; set local datestyle = 'ISO'; set local intervalstyle = 'iso_8601';"
+    " set local extra_float_digits = 3; set local bytea_output = 'hex'; set local timezone = 'UTC'"
+)
+
+
+class Query:
+    """The rows of a query, in the order of its key: the key of the last row is the cursor.
+
+    One run reads one snapshot. The next run takes the rows whose key is greater; rows that were changed in between are
+    not seen again, except with ``--restart``.
+
+    Args:
+        url: of the database that is read.
+        query: a SELECT.
+        key: columns of its result that identify a row and have an order.
+
+    Raises:
+        InvalidArgument: while reading: the database refuses the query, or it has no such key.
+    """
+
+    copy_format = TEXT
+    total = None
+    unfinished: str | None = None
+
+    def __init__(self, url: str, query: str, key: Sequence[str]) -> None:
+        self._url = url
+        self._query = sql.SQL(query.strip().rstrip(";"))
+        self._key = tuple(key)
+        self._names: dict[str, str] = {}
+        self.name = f"a query on {conninfo_to_dict(url).get('dbname') or 'another database'}"
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Those of the result, by the table's names."""
+        return tuple(self._names.get(name, name) for name in self._types)
+
+    @property
+    def copy_columns(self) -> Sequence[str]:
+        """The same."""
+        return self.columns
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Give columns other names."""
+        self._names |= names
+
+    def __call__(self, cursor: Cursor | None) -> Iterator[tuple[list[str | None], Cursor]]:
+        """The rows after ``cursor`` as texts."""
+        for line in self._lines(cursor):
+            values = TEXT.values(line)
+            yield values, self._cursor(values)
+
+    def copy_blocks(self, cursor: Cursor | None) -> Iterator[tuple[bytes, int, Cursor]]:
+        """The rows after ``cursor`` as COPY has written them."""
+        lines: list[bytes] = []
+        size = 0
+        for line in self._lines(cursor):
+            lines.append(line)
+            size += len(line)
+            if size >= BLOCK:
+                yield b"".join(lines), len(lines), self._cursor(TEXT.values(line))
+                lines, size = [], 0
+        if lines:
+            yield b"".join(lines), len(lines), self._cursor(TEXT.values(lines[-1]))
+
+    def _cursor(self, values: Sequence[str | None]) -> Cursor:
+        row = dict(zip(self._types, values, strict=True))
+        return {name: row[name] for name in self._key}
+
+    @cached_property
+    def _types(self) -> dict[str, str]:
+        """The type of each column."""
+        with self._connected() as conn:
+            found = (
+                conn.execute(sql.SQL("select * from ({}) pgonce_query limit 0").format(self._query)).description or ()
+            )
+            names = [column.name for column in found]
+            if lacking := [name for name in self._key if name not in names]:
+                raise InvalidArgument(f"{self.name} has no column {lacking[0]}: it has {', '.join(names)}")
+            types = [conn.execute("select format_type(%s, null)", [column.type_code]).fetchone() for column in found]
+        return {name: kind[0] for name, kind in zip(names, types, strict=True) if kind}
+
+    def _lines(self, cursor: Cursor | None) -> Iterator[bytes]:
+        """The rows after ``cursor`` in COPY's text format, a line each."""
+        if cursor is not None and (not isinstance(cursor, dict) or set(cursor) != set(self._key)):
+            raise InvalidArgument(f"the checkpoint {cursor!r} is not a place in {self.name}: it looks like a row's key")
+        key = sql.SQL(", ").join(map(sql.Identifier, self._key))
+        after: sql.Composable = sql.SQL("")
+        if cursor is not None:
+            values = [sql.SQL("{}::" + self._types[name]).format(sql.Literal(cursor[name])) for name in self._key]
+            after = sql.SQL("where ({}) > ({})").format(key, sql.SQL(", ").join(values))
+        columns = sql.SQL(", ").join(map(sql.Identifier, self._types))
+        statement = sql.SQL("copy (select {} from ({}) pgonce_query {} order by {}) to stdout").format(
+            columns, self._query, after, key
+        )
+        with self._connected() as conn, conn.cursor() as reader, reader.copy(statement) as copy:
+            rest = b""
+            for data in copy:
+                rest += data
+                *lines, rest = rest.split(b"\n")
+                for line in lines:
+                    yield line + b"\n"
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection[Any]]:
+        try:
+            with psycopg.connect(self._url) as conn:
+                conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+                conn.read_only = True
+                conn.execute(_SETTINGS)
+                yield conn
+        except psycopg.Error as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InvalidArgument(f"{self.name} cannot be read: {reason}") from error
