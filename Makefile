@@ -1,4 +1,4 @@
-# The two commands are `make demo` and `make test`. `make help` lists the rest.
+# The two commands are `make demo` and `make test`. `make help` lists all of them.
 VENV    ?= .venv
 WORKERS ?= 2
 KEEP    ?=
@@ -7,7 +7,8 @@ export PYTHON
 
 BIN   = $(VENV)/bin
 CODE  = $(wildcard src tools tests examples bench)
-# Three stamps: the demo needs no type checker, the tests need no peers. tools/venv.sh makes the environment, with uv or without.
+# Three stamps: the demo needs no type checker, and the tests need none of the libraries to compare with. tools/venv.sh creates the
+# environment, with uv or without.
 RUN   = $(VENV)/.installed-run
 DEV   = $(VENV)/.installed-dev
 BENCH = $(VENV)/.installed-bench
@@ -15,39 +16,39 @@ BENCH = $(VENV)/.installed-bench
 .DEFAULT_GOAL := help
 .PHONY: help demo test check fix generate bench lock clean
 
-help: ## this list
+help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
 		printf 'make %-9s %s\n' "$$name" "$$text"; done
 
-demo: $(RUN) ## everything once, for real, with kill -9 (KEEP=1 leaves the server up)
+demo: $(RUN) ## demonstrate the three guarantees while processes are killed (KEEP=1 keeps the server running)
 	@$(BIN)/python -m tools.demo $(if $(KEEP),--keep)
 
-test: check ## the checks, then the whole suite (WORKERS=2, PYTEST_ARGS=...)
+test: check ## run the checks, then the whole suite (WORKERS=2, PYTEST_ARGS=...)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
-check: $(DEV) ## lint, format, types, generated files fresh
-	@$(BIN)/python tools/unasync.py --check  # first: a stale file fails the others with riddles
+check: $(DEV) ## check lint, format, types, and that generated files are up to date
+	@$(BIN)/python tools/unasync.py --check  # first: a stale file makes the others fail with errors that do not name it
 	@$(BIN)/python tools/sql_reference.py --check
 	@$(BIN)/ruff check --quiet $(CODE)
 	@$(BIN)/ruff format --quiet --check $(CODE) || { echo "not formatted: make fix" >&2; exit 1; }
 	@$(BIN)/mypy $(CODE)
 
-fix: $(DEV) ## let ruff repair what it can
+fix: $(DEV) ## repair what ruff can repair
 	@$(BIN)/ruff check --quiet --fix $(CODE)
 	@$(BIN)/ruff format --quiet $(CODE)
 
-generate: $(DEV) ## x.py from every x_async.py, docs/sql.md from the SQL
+generate: $(DEV) ## write x.py from every x_async.py, and docs/sql.md from the SQL
 	@$(BIN)/python tools/unasync.py
 	@$(BIN)/python tools/sql_reference.py
 
-bench: $(BENCH) ## the benchmarks, with their peers beside them
+bench: $(BENCH) ## run the benchmarks, next to those of comparable libraries
 	@$(BIN)/python -m bench
 
-lock: ## requirements/lock.txt anew from pyproject.toml (needs uv)
+lock: ## write requirements/lock.txt from pyproject.toml (needs uv)
 	@uv pip compile --quiet --universal --upgrade --python-version 3.11 --all-extras --no-header --no-annotate \
 		--no-emit-index-url --no-emit-find-links --output-file requirements/lock.txt pyproject.toml
 
-clean: ## remove the environment and what the tools left behind
+clean: ## remove the environment and the caches of the tools
 	@rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 
 $(DEV): pyproject.toml requirements/lock.txt tools/venv.sh

@@ -36,7 +36,7 @@ def with_database(url: str, name: str) -> str:
 def server() -> Iterator[str]:
     """The URL of a superuser on a real PostgreSQL with Supabase's roles, for the whole session."""
     url = os.environ.get("PGONCE_TEST_DATABASE_URL")
-    # not pytest's folder: as root the server runs as another user, and every new session closes that folder to it
+    # Not pytest's folder: as root the server runs as another user, whose access each new session of pytest removes.
     running = None if url else embedded.start(Path(tempfile.mkdtemp(prefix="pgonce-tests-")))
     url = url or (running.url if running else "")
     with psycopg.connect(url, autocommit=True) as conn:
@@ -50,7 +50,7 @@ def server() -> Iterator[str]:
 
 
 def remove(data_dir: Path) -> None:
-    """Remove the folder once the keeper has stopped the server."""
+    """Remove the folder after the reaper has stopped the server."""
     pid_file = data_dir / "pg" / "postmaster.pid"
     wait_until(lambda: not pid_file.exists(), "the embedded server to stop")
     shutil.rmtree(data_dir, ignore_errors=True)
@@ -127,7 +127,7 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 20) -> 
 
 
 def is_waiting_for_lock(observer: psycopg.Connection[Any], waiter: psycopg.Connection[Any]) -> bool:
-    """Whether ``waiter``'s statement is at this moment waiting for a lock."""
+    """Whether ``waiter``'s statement is waiting for a lock at this moment."""
     row = observer.execute(
         "select wait_event_type = 'Lock' from pg_stat_activity where pid = %s", [waiter.info.backend_pid]
     ).fetchone()

@@ -1,10 +1,10 @@
-"""Writes docs/sql.md from the SQL files: what each function takes and returns, and its `comment on function`.
+"""Writes docs/sql.md from the SQL files: each function's arguments, its result and its `comment on function`.
 
     python tools/sql_reference.py            write the page
     python tools/sql_reference.py --check    write nothing; exit 1 if the page would change
 
-A function without a comment is an error: the comment is its reference, here, in psql and in PostgREST's
-OpenAPI text.
+A function without a comment is an error: the comment is its reference text, here, in psql and in PostgREST's OpenAPI
+description.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 API = ROOT / "src" / "pgonce" / "sql" / "api"
 PAGE = ROOT / "docs" / "sql.md"
-# the pages that are read first; then whatever else there is
+# These files come first in the page, then all others by name.
 FIRST = ("webhooks_inbox", "webhooks_claim", "jobs_guard", "seeds_checkpoint", "retention_purge")
 
 HEAD = """\
 <!-- Generated from src/pgonce/sql/api by tools/sql_reference.py: edit the SQL, then `make generate`. -->
 # The SQL functions
 
-The protocol itself: Python, supabase-js, psql and pg_cron all call these. Argument names are API: call by name
-(`select start_job_run(p_job_name => 'stats_cache')`); over PostgREST they are the JSON keys. A normal "somebody was
-faster" is a value (null, false, no row). An error has one of these SQLSTATEs:
+Python, supabase-js, psql and pg_cron all call these functions. Argument names are API: call by name
+(`select start_job_run(p_job_name => 'stats_cache')`); over PostgREST they are the JSON keys. If another client was
+faster, the result is a value (null, false, no row), not an error. An error has one of these SQLSTATEs:
 
 | SQLSTATE | means | over PostgREST |
 |---|---|---|
 | `22023` | an argument was refused; nothing was written | 400 |
 | `PT404` | there is no such run or event | 404 |
-| `PT409` | somebody else holds it, or has taken it over: roll back, or let the sender try again | 409 |
-| `40001` | others kept getting in between: try again | 400 |
+| `PT409` | another client holds it, or has taken it over: roll back, or let the sender retry | 409 |
+| `40001` | other clients kept changing the row: retry | 400 |
 
 They run with the caller's rights. `PUBLIC`, `anon` and `authenticated` may not call them; `service_role` may.
-The states that they move are drawn in [webhooks](webhooks.md), [jobs](jobs.md) and [seeds](seeds.md); every cell of
-the tables stands at the head of its SQL file, and is tested.
+[Webhooks](webhooks.md), [jobs](jobs.md) and [seeds](seeds.md) have diagrams of the states. The head of each SQL file
+has the table of all transitions; every cell of it is tested.
 """
 
 _FUNCTION = re.compile(
@@ -58,7 +58,10 @@ def described(sql: str) -> list[tuple[str, str, str, str]]:
     comments = {match["name"]: _text(match["text"]) for match in _COMMENT.finditer(sql)}
     found = []
     for match in _FUNCTION.finditer(sql):
-        name, returns = match["name"], _one_line(re.sub(r"--.*", "", match["returns"] or ""))  # on its settings
+        name, returns = (
+            match["name"],
+            _one_line(re.sub(r"--.*", "", match["returns"] or "")),
+        )  # a comment on the function's settings
         comment = comments.get(name, "")
         if not comment.startswith("pgonce: "):
             raise ValueError(f"{name} needs: comment on function {name}(...) is 'pgonce: ...';")
@@ -70,7 +73,7 @@ def described(sql: str) -> list[tuple[str, str, str, str]]:
 
 
 def _text(literals: str) -> str:
-    # adjacent string literals, as SQL joins them
+    # SQL joins adjacent string literals.
     parts: list[str] = re.findall(r"'((?:[^']|'')*)'", literals)
     return "".join(parts).replace("''", "'")
 
@@ -98,12 +101,12 @@ def _order(path: Path) -> tuple[int, str]:
 
 
 def _one_per_line(names: str) -> str:
-    # no comma stands inside a default
+    # No default contains a comma.
     return names.replace("(", "(\n  ", 1).replace(", ", ",\n  ").removesuffix(")") + "\n)"
 
 
 def _sentence(comment: str) -> str:
-    # not where it begins with the name of a function
+    # A comment that begins with the name of a function keeps its small letter.
     first = comment.split(maxsplit=1)[0]
     return comment if "_" in first else comment[0].upper() + comment[1:]
 
@@ -120,7 +123,7 @@ def main(arguments: list[str]) -> int:
         return 1
     fresh = PAGE.exists() and PAGE.read_text(encoding="utf-8") == text
     if arguments and not fresh:
-        print("docs/sql.md is not what the SQL files say: make generate", file=sys.stderr)
+        print("docs/sql.md is out of date: make generate", file=sys.stderr)
         return 1
     if not fresh:
         PAGE.write_text(text, encoding="utf-8")

@@ -1,16 +1,16 @@
-"""Writes the synchronous twin of every ``x_async.py``: ``x.py`` beside it. One logic, and nobody edits the second.
+"""Writes the synchronous twin of every ``x_async.py``, as ``x.py`` in the same folder. Only the first is edited.
 
     python tools/unasync.py            write the generated files
     python tools/unasync.py --check    write nothing; exit 1 if a file would change, is missing or left over
 
-Where synchronous and asynchronous code truly differ (sleeping, locks, background tasks) both files of a pair are
-written by hand and listed in HAND_WRITTEN.
+Where synchronous and asynchronous code differ (sleeping, locks, background tasks), both files of a pair are written by
+hand and listed in HAND_WRITTEN.
 
 In code, `async` and `await` are removed, names are replaced by the table NAMES, and the name of a module that has a
 twin loses its `_async`. In comments and strings the same names are replaced, and `async with`, `async for`,
-`async def` and `await f(` lose their first word, so that examples in docstrings stay true; any other "async" there is
-prose and stays. A rule that matches nothing anywhere, and an async word left in generated code, are errors: the table
-can neither grow stale nor have a gap.
+`async def` and `await f(` lose their first word, so that examples in docstrings stay right; any other "async" in a
+comment or string stays. It is an error if a rule matches nothing or an async word is left in generated code, so the
+table has no unused rule and no gap.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import tokenize
 from pathlib import Path
 
 HAND_WRITTEN = frozenset({"core/call_batcher", "core/concurrency", "seeds/stream"})
-"""Pairs of which both files are written by hand, without the ending."""
+"""Pairs of which both files are written by hand; their names without the ending."""
 
 NAMES = {
     "AbstractAsyncContextManager": "AbstractContextManager",
@@ -54,17 +54,18 @@ _TEXT = {tokenize.STRING, tokenize.COMMENT, getattr(tokenize, "FSTRING_MIDDLE", 
 
 
 class Refused(Exception):
-    """The source holds something that cannot be translated; the message says where and what to do."""
+    """The source contains something that cannot be translated; the message says where, and what to do."""
 
 
 def translate(source: str, name: str, names: dict[str, str], used: set[str]) -> str:
-    """Returns the sync twin of one module's text, with the banner, not formatted; adds to `used` its rules.
+    """Returns the synchronous twin of one module's text, with the banner, not formatted.
 
-    Raises Refused for an `await` inside an f-string and for async words that no rule covers.
+    Adds the rules that it applied to `used`. Raises Refused for an `await` inside an f-string, and for an async word
+    that no rule covers.
     """
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.JoinedStr) and any(isinstance(part, ast.Await) for part in ast.walk(node)):
-            # Python 3.11 sees one string there, 3.12 sees tokens: the result would depend on who generates
+            # Python 3.11 reads one string there, 3.12 reads tokens: the result would depend on the version
             raise Refused(f"{name}:{node.lineno}: await inside an f-string: give the value a name first")
     rule = re.compile(r"\b(?:" + "|".join(map(re.escape, sorted(names))) + r")\b")
 
@@ -83,7 +84,7 @@ def translate(source: str, name: str, names: dict[str, str], used: set[str]) -> 
         row, column = token.end[0] - 1, token.end[1]
         text = _between(lines, start, (row, column))
         if token.type == tokenize.NAME and text in {"async", "await"}:
-            column += 1  # and the space behind it
+            column += 1  # and the space after it
         else:
             out.append(rule.sub(rename, _KEYWORD.sub("", text) if token.type in _TEXT else text))
     result = "".join(out)
@@ -105,18 +106,18 @@ def _between(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> 
 
 
 def formatted(text: str, path: Path) -> str:
-    """Sorts the imports (a new name sorts elsewhere) and formats, by the project's ruff settings."""
+    """Sorts the imports, because a replaced name sorts elsewhere, and formats by the project's ruff settings."""
     for arguments in (["check", "--quiet", "--select", "I", "--fix"], ["format", "--quiet"]):
         command = [sys.executable, "-m", "ruff", *arguments, "--stdin-filename", str(path), "-"]
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise Refused(f"{path.name}: ruff could not read what came out: {done.stderr or done.stdout}")
+            raise Refused(f"{path.name}: ruff could not read the result: {done.stderr or done.stdout}")
         text = done.stdout
     return text
 
 
 def pairs(package: Path) -> dict[str, tuple[Path, Path]]:
-    """Every pair of the package, as "folder/x": the path of x_async.py and that of x.py."""
+    """Every pair of the package, by "folder/x": the paths of x_async.py and x.py."""
     found = {}
     for source in sorted(package.rglob("*_async.py")):
         twin = source.with_name(source.name.removesuffix("_async.py") + ".py")
@@ -147,7 +148,7 @@ def _left_over(package: Path, files: dict[Path, str]) -> list[Path]:
 
 
 def problems(package: Path, names: dict[str, str] = NAMES, hand_written: frozenset[str] = HAND_WRITTEN) -> list[str]:
-    """Everything in which the generated files are not what their sources make of them, one message each."""
+    """One message for each difference between the generated files and what their sources translate to."""
     files, unused = generate(package, names, hand_written)
     found = [f"rule {name!r} in tools/unasync.py matches nothing: remove it" for name in sorted(unused)]
     for pair in sorted(hand_written):
@@ -169,7 +170,7 @@ def problems(package: Path, names: dict[str, str] = NAMES, hand_written: frozens
 
 
 def write(package: Path, names: dict[str, str] = NAMES, hand_written: frozenset[str] = HAND_WRITTEN) -> list[str]:
-    """Writes what differs and removes what has no source; returns the names of the files that changed."""
+    """Writes the files that differ and removes those without a source; returns the names of the files that changed."""
     files, _ = generate(package, names, hand_written)
     changed: list[str] = []
     for path in _left_over(package, files):

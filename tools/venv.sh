@@ -1,7 +1,7 @@
 #!/bin/sh
-# Makes or updates an environment: tools/venv.sh DIRECTORY EXTRAS, from the root of the project.
-# With uv where it is on PATH and works, else with python3 -m venv and pip; asks nothing, and where neither works
-# says in one line which package to install. PYTHON chooses the interpreter.
+# Creates or updates an environment: tools/venv.sh DIRECTORY EXTRAS, from the root of the project.
+# It uses uv if that is on PATH and works, otherwise python3 -m venv and pip. It asks no questions; if neither works, one
+# line says which package to install. PYTHON names the interpreter.
 set -eu
 venv=$1 extras=$2
 
@@ -12,7 +12,7 @@ has() { "$1" -c "import $2" 2>/dev/null; }
 
 python=
 for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
-    # python3 first: where it is new enough, its packages are the system's
+    # python3 first: if it is new enough, it is the one that the system's packages belong to
     if new_enough "$candidate"; then python=$candidate; break; fi
 done
 
@@ -23,16 +23,16 @@ with_uv() {
 }
 
 with_pip() {
-    # an environment may be there and useless: Python was upgraded under it, or uv made it, without pip
+    # An environment may exist and not work: Python was upgraded since, or uv created it, without pip.
     if ! new_enough "$venv/bin/python" || ! has "$venv/bin/python" pip; then
         if [ -z "$python" ]; then
-            say "needs Python 3.11 or newer: apt install python3 python3-venv (where that is older:" \
+            say "needs Python 3.11 or newer: apt install python3 python3-venv (if that is older:" \
                 "python3.11 python3.11-venv), or name one: make PYTHON=/path/to/python3.12"
             exit 1
         fi
         if ! has "$python" "ensurepip, venv"; then  # Debian's python3 without python3-venv
             case $python in */python3 | python3) package=python3-venv ;; *) package=${python##*/}-venv ;; esac
-            say "$python cannot make an environment: apt install $package"
+            say "$python cannot create an environment: apt install $package"
             exit 1
         fi
         "$python" -m venv --clear "$venv"
@@ -44,6 +44,6 @@ with_pip() {
 
 if command -v uv >/dev/null; then
     if with_uv; then exit 0; fi
-    say "uv did not manage (see above): trying python3 -m venv and pip"
+    say "uv failed (see above): trying python3 -m venv and pip"
 fi
 with_pip || { say "could not install the dependencies (see above): is the package index reachable?"; exit 1; }

@@ -1,8 +1,7 @@
-"""The errors of pgonce: one family, and the SQLSTATE each comes from.
+"""The exceptions of pgonce, and the SQLSTATE that each stands for.
 
-Every message is one line that says what happened and what to do about it. The protocol's SQL functions raise
-22023 for an argument they refuse, PT404 for a name they do not know and PT409 for a broken lease (over PostgREST
-a PTnnn is the HTTP status nnn).
+Every message is one line that says what happened and what to do. The SQL functions raise 22023 for an argument that
+they refuse, PT404 for a name that does not exist and PT409 for a lost lease (over PostgREST PTnnn is HTTP status nnn).
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import psycopg
 
 
 class PgonceError(Exception):
-    """The base of everything that pgonce raises on purpose."""
+    """The base class of every exception that pgonce raises on purpose."""
 
 
 class DatabaseUnavailable(PgonceError):
@@ -26,7 +25,7 @@ class SchemaError(PgonceError):
 
 
 class InvalidArgument(PgonceError, ValueError):
-    """An argument that the protocol refuses: an empty name, a negative count, a window of zero (SQLSTATE class 22)."""
+    """An argument that cannot be used: an empty name, a negative count, a window of zero (SQLSTATE class 22)."""
 
 
 class InvalidPayload(InvalidArgument):
@@ -34,11 +33,11 @@ class InvalidPayload(InvalidArgument):
 
 
 class PayloadTooLarge(InvalidPayload):
-    """A webhook body over the size limit."""
+    """A webhook body that is larger than the limit."""
 
 
 class SignatureError(PgonceError):
-    """A Stripe-Signature header that does not fit the body, any of the secrets, or the time of day.
+    """A Stripe-Signature header that does not match the body and one of the secrets, or is too old.
 
     Args:
         message: what is wrong.
@@ -55,7 +54,7 @@ class NotFound(PgonceError, LookupError):
 
 
 class LeaseLost(PgonceError):
-    """The event, run or import was taken over by somebody else: what this transaction wrote is rolled back (PT409)."""
+    """Another client took over the event, run or import: what this transaction wrote is rolled back (PT409)."""
 
 
 class RunStopped(PgonceError):
@@ -63,19 +62,19 @@ class RunStopped(PgonceError):
 
 
 class EventBusy(PgonceError):
-    """Another client holds this event: answer with an error, so that Stripe delivers it again."""
+    """Another client is handling this event: answer with an error, so that Stripe delivers it again."""
 
 
 class TransactionBroken(PgonceError):
-    """A handler ended the transaction that pgonce opened for it (COMMIT or ROLLBACK of its own)."""
+    """A handler ended the transaction that pgonce opened for it, by a COMMIT or ROLLBACK of its own."""
 
 
 class RowRejected(PgonceError):
-    """A row that its table refuses, and the import's limit of such rows is used up; names its number and cursor."""
+    """The table refused a row, and the import's limit of such rows is reached; the message has number and cursor."""
 
 
 class SourceChanged(PgonceError):
-    """The source is no longer what the checkpoint was made from: begin at the start, or accept the change."""
+    """The source has changed since the checkpoint: restart the import, or accept the change."""
 
 
 class TableChanged(SourceChanged):
@@ -83,7 +82,7 @@ class TableChanged(SourceChanged):
 
 
 def translate(error: psycopg.Error) -> Exception:
-    """The error of this family that a database error stands for, or the error itself where it is somebody else's."""
+    """The exception of pgonce that a database error stands for, or the error itself if there is none."""
     state = error.sqlstate or ""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if state == "PT404":
@@ -104,8 +103,8 @@ def translate(error: psycopg.Error) -> Exception:
 
 
 def _not_migrated(state: str, reason: str, context: str | None) -> str:
-    """Where we are missing; the server's own words say it with all of a call's arguments, or of the schema alone."""
-    # in a function (the context) it is something else that is missing: say what
+    """Which schema lacks pgonce. The server's message has all of the call's arguments, or only the schema's name."""
+    # With a context the error is from inside a function, so something else is missing: the server's message names it.
     named = None if context else _CALLED.search(reason) if state == "42883" else _SCHEMA.search(reason)
     if named is None or state not in {"42883", "3F000"}:
         return f"{reason}: run `pgonce migrate` on this database"
@@ -119,7 +118,7 @@ _SCHEMA = re.compile(r'"(.+)"')
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same work may succeed a little later: the database restarts, fails over, or broke a deadlock."""
+    """Whether a retry may succeed: the database is restarting or failing over, or it ended a deadlock."""
     if isinstance(error, DatabaseUnavailable):
         return True
     if not isinstance(error, psycopg.Error):
@@ -127,6 +126,6 @@ def is_transient(error: BaseException) -> bool:
     state = error.sqlstate or ""
     if not state:
         return isinstance(error, psycopg.OperationalError)
-    # deadlock, serialization, lock timeout, connection, shutdown, too many connections, a primary turned standby,
-    # a transaction that the server has ended because its client was suspended (idle, or as a whole)
+    # Deadlock, serialization failure, lock timeout, connection, shutdown, too many connections, a primary that became
+    # a standby, a transaction that the server ended because its client was suspended (idle, or as a whole).
     return state in {"40001", "40P01", "55P03", "53300", "25006", "25P03", "25P04"} or state.startswith(("08", "57P0"))

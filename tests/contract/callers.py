@@ -1,7 +1,7 @@
-"""The callers of the protocol. One suite runs against each: where one cannot pass it, the protocol has leaked.
+"""The callers of the SQL functions. One suite runs against each: if one fails, part of the protocol is not in SQL.
 
-``PlainSql`` is what any language does with the functions alone; ``Sync`` and ``Async`` are the bindings. A test is
-written once, in blocking calls: ``Async`` runs an event loop in a thread and takes each call there.
+``PlainSql`` does what any language can do with the functions; ``Sync`` and ``Async`` are the Python classes. A test is
+ written once, with blocking calls: ``Async`` runs an event loop in a thread and executes each call there.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Tx(Protocol):
 
 
 class Run(Protocol):
-    """A job's run, as far as every caller has it."""
+    """A job's run, with what every caller offers."""
 
     @property
     def id(self) -> UUID: ...
@@ -60,7 +60,7 @@ class Caller(Protocol):
 
 
 class PlainSql:
-    """The functions, and nothing of ours but the reading of a body."""
+    """The functions, and of pgonce only the parsing of a body."""
 
     def __init__(self, url: str, **_: Any) -> None:
         self._url = url
@@ -92,7 +92,7 @@ class PlainSql:
             except LeaseLost:
                 raise
             except BaseException:
-                with self._connect() as other:  # this one may be what has failed
+                with self._connect() as other:  # this connection may be the one that failed
                     one(other, "select fail_webhook(%s, %s, %s)", row, mine, traceback.format_exc())
                 raise
             return "succeeded"
@@ -170,7 +170,7 @@ def in_batches(source: Iterable[tuple[Any, Any]], size: int) -> Iterator[tuple[l
 
 
 class SqlRun:
-    """A run that is nothing but its id."""
+    """A run of which the caller has only the id."""
 
     def __init__(self, connect: Callable[[], Connection[Any]], run_id: UUID) -> None:
         self.id = run_id
@@ -200,7 +200,7 @@ def one(conn: Connection[Any], query: str, *args: Any) -> Any:
 
 
 def spawn(work: Callable[..., T], *args: Any) -> futures.Future[T]:
-    """Start ``work`` in a thread that nobody has to wait for: a test that fails may leave it stuck."""
+    """Start ``work`` in a daemon thread: a test that fails may leave it waiting."""
     future: futures.Future[T] = futures.Future()
 
     def run() -> None:
@@ -287,7 +287,7 @@ class Loop:
 
     @contextmanager
     def entered(self, manager: AbstractAsyncContextManager[T]) -> Iterator[T]:
-        """``manager`` around a block; entered and left by one task, as its cancellation wants it."""
+        """``manager`` around a block; one task enters and leaves it, as cancellation requires."""
         ready: futures.Future[T] = futures.Future()
         leave = self.call(_future())
 
@@ -326,7 +326,7 @@ async def _future() -> asyncio.Future[None]:
 
 
 class LoopTx:
-    """A connection of the loop's, in blocking calls."""
+    """A connection of the event loop, with blocking calls."""
 
     def __init__(self, loop: Loop, conn: AsyncConnection[Any]) -> None:
         self._loop = loop
@@ -344,7 +344,7 @@ class LoopTx:
 
 
 class Rows(list[Any]):
-    """Rows that are here already, with a cursor's verbs."""
+    """Rows that were read already, with the methods of a cursor."""
 
     def fetchone(self) -> Any:
         return self[0] if self else None
@@ -354,7 +354,7 @@ class Rows(list[Any]):
 
 
 class LoopRun:
-    """A run of the loop's, in blocking calls."""
+    """A run on the event loop, with blocking calls."""
 
     def __init__(self, loop: Loop, run: Any) -> None:
         self._loop = loop

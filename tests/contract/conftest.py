@@ -27,7 +27,7 @@ BINDINGS = [name for name in CALLERS if name != "sql"]
 
 @pytest.fixture(scope="module")
 def module_database(server: str, template: str) -> Iterator[str]:
-    """The URL of a migrated database for all tests of a module, which keep to names of their own."""
+    """The URL of a migrated database for all tests of a module, which use names of their own."""
     with _new_database(server, template) as url:
         with psycopg.connect(url) as conn:
             conn.execute("create table effects (name text not null, note text)")
@@ -58,16 +58,16 @@ def open_caller() -> Iterator[Callable[[str, str], Caller]]:
 
 @pytest.fixture
 def network(module_database: str) -> Iterator[Proxy]:
-    """A network to ``module_database`` that can be held up and cut."""
+    """A connection to ``module_database`` that can be delayed and cut."""
     with proxy(module_database) as opened:
         yield opened
 
 
 @pytest.fixture
 def db(module_database: str) -> Iterator[psycopg.Connection[Any]]:
-    """A session that looks at ``module_database``, and plays the other client."""
+    """A session on ``module_database`` that observes, and acts as the other client."""
     with psycopg.connect(module_database, autocommit=True) as conn:
-        conn.execute("set statement_timeout = '30 s'")  # code that is wrong fails here, and does not hang
+        conn.execute("set statement_timeout = '30 s'")  # wrong code fails here instead of waiting for ever
         yield conn
 
 

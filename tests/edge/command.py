@@ -1,4 +1,4 @@
-"""Runs ``pgonce`` as a user does: another process, its exit code and what it prints."""
+"""Runs ``pgonce`` as a user does: as a process with an exit code and output."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def on_a_terminal(columns: int, url: str, *arguments: str) -> list[str]:
     process = subprocess.Popen([*COMMAND, *arguments], env=environment(url, **more), stdin=its, stdout=its, stderr=its)
     os.close(its)
     said = b""
-    with suppress(OSError):  # so Linux says that nobody holds the other end any more
+    with suppress(OSError):  # on Linux the error means that no process holds the other end
         while chunk := os.read(ours, 65536):
             said += chunk
     os.close(ours)
@@ -67,19 +67,19 @@ class Running:
     log: Path
 
     def printed(self, text: str) -> bool:
-        """Whether it has said so; fails the test when it has ended instead."""
+        """Whether it has printed this; fails the test if it has ended instead."""
         said = self.log.read_text("utf-8")
         assert text in said or self.process.poll() is None, said
         return text in said
 
     @property
     def ended(self) -> bool:
-        """Whether the process is gone."""
+        """Whether the process has ended."""
         return self.process.poll() is not None
 
     @property
     def started(self) -> bool:
-        """Whether ``pgonce worker`` has said that it works."""
+        """Whether ``pgonce worker`` has printed that it is running."""
         return "worker started" in self.log.read_text("utf-8")
 
     @property
@@ -93,7 +93,7 @@ class Running:
 
 @contextmanager
 def running(url: str, *arguments: str, cwd: Path, **more: str) -> Iterator[Running]:
-    """Start it; end it by its pid."""
+    """Start the command; end it by its process id."""
     log = cwd / f"{uuid4().hex}.log"
     with log.open("wb") as output:
         process = subprocess.Popen([*COMMAND, *arguments], env=environment(url, **more), cwd=cwd, stderr=output)

@@ -1,4 +1,4 @@
-"""Real processes to kill, stop and signal, and what they say line by line."""
+"""Real processes to kill, suspend and signal, and what they print, line by line."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Child:
 
     @property
     def said(self) -> str:
-        """Everything so far."""
+        """Everything that it has printed so far."""
         return "".join(self.lines)
 
     def until(self, pattern: str, seconds: float = 30) -> re.Match[str]:
-        """Wait until it has said this."""
+        """Wait until it has printed this."""
 
         def look() -> re.Match[str] | None:
             found = re.search(pattern, self.said)
@@ -54,7 +54,7 @@ class Child:
         return found
 
     def tell(self, line: str) -> None:
-        """A line for its standard input."""
+        """Write a line to its standard input."""
         assert self.process.stdin
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
@@ -64,19 +64,19 @@ class Child:
         self.process.send_signal(number)
 
     def stop(self) -> None:
-        """SIGSTOP, and wait until it stands still."""
+        """Send SIGSTOP, and wait until the process is suspended."""
         self.signal(signal.SIGSTOP)
         _, status = os.waitpid(self.process.pid, os.WUNTRACED)
         assert os.WIFSTOPPED(status)
 
     def end(self, seconds: float = 60) -> int:
-        """Wait for the end: the exit code."""
+        """Wait for the end; returns the exit code."""
         code = self.process.wait(seconds)
         self._reader.join(seconds)
         return code
 
     def kill(self) -> None:
-        """SIGKILL, and wait for the end."""
+        """Send SIGKILL, and wait for the end."""
         with suppress(ProcessLookupError):
             self.process.kill()
         self.end()
@@ -94,7 +94,7 @@ Start = Callable[..., Child]
 
 @contextmanager
 def children(url: str) -> Iterator[Start]:
-    """Starts processes on a database; what is left of them is killed at the end."""
+    """Starts processes on a database; those that still run at the end are killed."""
     started: list[Child] = []
 
     def start(*command: str, database: str = url, cwd: Path = ROOT, **env: str) -> Child:

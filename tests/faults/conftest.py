@@ -1,4 +1,4 @@
-"""A database with the tables of ``shop.py``, a network to it that can be cut, and processes to kill."""
+"""A database with the tables of ``shop.py``, a network connection to it that can be cut, and processes to kill."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tests.faults.webhooks import shop
 
 @pytest.fixture
 def db(conn: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
-    """A session that looks on, and plays the successor."""
+    """A session that observes, and acts as the next client."""
     conn.execute(shop.TABLES.encode())
-    conn.execute("set statement_timeout = '30 s'")  # code that is wrong fails here, and does not hang
+    conn.execute("set statement_timeout = '30 s'")  # wrong code fails here instead of waiting for ever
     return conn
 
 
 @pytest.fixture
 def network(database: str) -> Iterator[Proxy]:
-    """A network to ``database`` that can be held up and cut."""
+    """A connection to ``database`` that can be delayed and cut."""
     with proxy(database) as opened:
         yield opened
 

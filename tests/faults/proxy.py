@@ -1,7 +1,7 @@
-"""A TCP proxy in front of the server that stops the traffic at an exact message: the way to force an interleaving.
+"""A TCP proxy before the server, which stops the traffic at an exact message and so forces an interleaving.
 
 A client that is killed while the proxy holds its COMMIT was killed before the commit; one that is killed while the
-proxy holds the answer, after it. No change in the code under test and no timing is needed for either.
+proxy holds the answer was killed after it. Neither needs a change in the tested code, or timing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ READY = re.compile(rb"Z\0\0\0\x05.\Z", re.DOTALL)  # ReadyForQuery, the last mes
 
 @dataclass
 class Hold:
-    """A client's message that is to be held up: itself, or (``answer``) what the server answers to it."""
+    """A client's message to hold: the message itself, or, with ``answer``, the server's answer to it."""
 
     text: bytes
     answer: bool = False
@@ -30,29 +30,29 @@ class Hold:
     _released: threading.Event = field(default_factory=threading.Event)
 
     def wait(self, seconds: float = 20) -> None:
-        """Until the message has come and is being held."""
+        """Wait until the message has arrived and is held."""
         if not self._reached.wait(seconds):
             pytest.fail(f"waited {seconds} s in vain for a message with {self.text!r}")
 
     def release(self) -> None:
-        """Let it pass."""
+        """Let the message pass."""
         self._released.set()
 
     def stop_here(self) -> None:
-        """Called by the pump: announce it, and stay until it is released."""
+        """Called by the pump: report that the message is here, and wait until it is released."""
         self._reached.set()
         self._released.wait()
 
 
 @dataclass
 class Watch(Hold):
-    """Every message with a text, once the server has answered it and before the client knows."""
+    """Messages that contain a text, when the server has answered and the client has not received the answer."""
 
     answer: bool = True
     call: Callable[[], object] = bool
 
     def stop_here(self) -> None:
-        """Look, and go on."""
+        """Call the function, and let the message pass."""
         self.call()
 
 
@@ -81,24 +81,24 @@ class Proxy:
         self._threads[0].start()
 
     def hold(self, text: bytes, *, answer: bool = False) -> Hold:
-        """Hold the next message of any client that has ``text`` in it; or let it pass and hold its answer."""
+        """Hold the next message of any client that contains ``text``; or let it pass and hold the answer."""
         hold = Hold(text, answer)
         with self._lock:
             self._awaited.append(hold)
         return hold
 
     def watch(self, text: bytes, call: Callable[[], object]) -> None:
-        """Call ``call`` whenever the server has answered a message that has ``text`` in it."""
+        """Call ``call`` whenever the server has answered a message that contains ``text``."""
         with self._lock:
             self._awaited.append(Watch(text, call=call))
 
     def after(self, size: int, call: Callable[[], object]) -> None:
-        """Call ``call`` once, just before the message in which the clients have sent ``size`` more bytes."""
+        """Call ``call`` once, before the message with which the clients have sent ``size`` more bytes."""
         with self._lock:
             self._left, self._call = size, call
 
     def cut(self) -> None:
-        """End every connection, as a dead network does; what is held is lost."""
+        """Cut every connection, as a broken network does; held messages are lost."""
         with self._lock:
             for each in self._open:
                 with suppress(OSError):
@@ -108,19 +108,19 @@ class Proxy:
             self._awaited.clear()
 
     def cut_clients(self) -> None:
-        """End every connection for its client only: the server waits on, and still gets what is held, once released."""
+        """Cut every connection on the client's side only: the server waits, and gets held messages when they are released."""
         with self._lock:
             for each in self._clients:
                 with suppress(OSError):
                     each.shutdown(socket.SHUT_RDWR)
 
     def down(self) -> None:
-        """``cut``, and no new connections: the database is away."""
+        """``cut``, and refuse new connections: the database cannot be reached."""
         self._down = True
         self.cut()
 
     def up(self) -> None:
-        """The database is back."""
+        """Accept connections again."""
         self._down = False
 
     def close(self) -> None:
@@ -173,7 +173,7 @@ class Proxy:
     def _pump(way: Callable[..., None], client: socket.socket, upstream: socket.socket, answers: list[Hold]) -> None:
         with suppress(OSError):
             way(client, upstream, answers)
-        for each in (client, upstream):  # one side is gone: so is the other
+        for each in (client, upstream):  # one side has closed: close the other
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
 

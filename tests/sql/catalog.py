@@ -1,4 +1,4 @@
-"""What stands in a schema, read from PostgreSQL's catalog: the tests ask it instead of keeping lists of their own."""
+"""What a schema contains, read from PostgreSQL's catalog, so that the tests need no lists of their own."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ Objects = dict[str, set[tuple[Any, ...]]]
 
 
 def read(conn: Connection, schema: str = "public") -> Objects:
-    """Everything in ``schema`` by kind, one tuple per object; equal for two schemas that hold the same things."""
+    """Everything in ``schema`` by kind, one tuple per object; equal for two schemas with the same contents."""
     oid = conn.execute("select oid from pg_namespace where nspname = %s", [schema]).fetchone()
     if oid is None:
         return {kind: set() for kind in _ALL}
@@ -58,7 +58,7 @@ def read(conn: Connection, schema: str = "public") -> Objects:
         for kind, query in _ALL.items():
             rows = conn.execute(query, {"oid": oid[0]}).fetchall()
             found[kind] = {
-                # the definitions name the schema: cut out, so that two schemas can be compared
+                # the definitions contain the schema's name: it is removed, so that two schemas can be compared
                 tuple(v.replace(f"{schema}.", "") if isinstance(v, str) else v for v in row)
                 for row in rows
             }
@@ -66,14 +66,14 @@ def read(conn: Connection, schema: str = "public") -> Objects:
 
 
 class Routine(NamedTuple):
-    """A function or procedure of ours, with a way to call it that gives every argument as null."""
+    """A function or procedure of pgonce, with a call of it in which every argument is null."""
 
     name: str
     call: str
 
 
 def routines(conn: Connection, schema: str = "public") -> list[Routine]:
-    """Every function and procedure in ``schema``, whatever it is called."""
+    """Every function and procedure in ``schema``, whatever its name."""
     rows = conn.execute(
         "select p.proname, p.prokind,"
         " array(select format('null::%%s', format_type(t, null)) from unnest(p.proargtypes) t)"
@@ -89,7 +89,7 @@ def routines(conn: Connection, schema: str = "public") -> list[Routine]:
 
 
 class Relation(NamedTuple):
-    """A table or view of ours: its quoted, qualified name, a column that can be set, and what can be written to it."""
+    """A table or view of pgonce: its quoted, qualified name, a column that can be set, and how it can be written."""
 
     name: str
     column: str
@@ -98,7 +98,7 @@ class Relation(NamedTuple):
 
 
 def relations(conn: Connection, schema: str = "public") -> list[Relation]:
-    """Every table and view in ``schema``, whatever it is called."""
+    """Every table and view in ``schema``, whatever its name."""
     rows = conn.execute(
         "select c.relname, a.attname, c.relkind in ('r', 'p'), pg_relation_is_updatable(c.oid, true)"
         " from pg_class c cross join lateral ("

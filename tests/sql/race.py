@@ -1,4 +1,4 @@
-"""Running things at the same time, in real sessions."""
+"""Runs statements at the same time, in real sessions."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ T = TypeVar("T")
 Connection = psycopg.Connection[Any]
 Open = Callable[..., Connection]
 
-# A session that must not wait: where it would, it fails. No measure of speed, only shorter than for ever.
+# A session that must not wait for a lock: it fails instead. The limit does not measure speed; it only has to end.
 IMPATIENT = "-c lock_timeout=10s"
 
 
 def together(sessions: list[Connection], work: Callable[[Connection], T]) -> list[T]:
-    """Run ``work`` in all sessions from one starting gun; what each returned."""
+    """Run ``work`` in all sessions, started at the same moment; returns what each returned."""
     gun = threading.Barrier(len(sessions))
 
     def run(conn: Connection) -> T:
-        conn.execute("set lock_timeout = '60s'")  # also warms the session: only the work itself is in the race
+        conn.execute(
+            "set lock_timeout = '60s'"
+        )  # this also warms the session up, so that only the work itself is in the race
         gun.wait(60)
         return work(conn)
 
@@ -35,7 +37,7 @@ def together(sessions: list[Connection], work: Callable[[Connection], T]) -> lis
 
 @contextmanager
 def waiting(observer: Connection, waiter: Connection, work: Callable[[], T]) -> Iterator[Future[T]]:
-    """Start ``work`` in the session ``waiter``; the block begins when it waits for a lock, and must let it go on."""
+    """Start ``work`` in the session ``waiter``. The block begins when it waits for a lock, and must release it."""
     with background(work, waiter.cancel) as future:
         wait_until(lambda: future.done() or is_waiting_for_lock(observer, waiter), "the other session waits for a lock")
         assert not future.done(), f"it did not wait: {future}"

@@ -1,4 +1,4 @@
-"""Bad input: every function says which argument it refuses, and writes nothing."""
+"""Wrong arguments: every function names the argument that it refuses, and writes nothing."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Connection = psycopg.Connection[Any]
 
 NOBODY = "'00000000-0000-0000-0000-000000000000'"
 
-# SQLSTATE: the calls that raise it. 22023 is ours, for an argument that the protocol refuses, PT404 for a name that
-# nobody knows; 22P02, 22P05 and 22003 are PostgreSQL's, for what is no jsonb, no uuid and no integer.
+# SQLSTATE: the calls that raise it. 22023 is pgonce's, for an argument that it refuses, and PT404 for an unknown name;
+# 22P02, 22P05 and 22003 are PostgreSQL's, for text that is not jsonb, not a uuid or not an integer.
 REFUSED = {
     "22023": """
         insert_webhook_if_new('', 'x', '{}')
@@ -134,7 +134,7 @@ def everything(conn: Connection) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def run(shared: Connection) -> str:
-    """A run that is alive, as an SQL literal; and a seed whose counter is nearly full."""
+    """A live run, as an SQL literal, and a seed whose counter is close to its limit."""
     shared.execute("select update_checkpoint('full', '{}', 2147483647)")
     return f"'{value(shared, 'select start_job_run($$alive$$)')}'"
 

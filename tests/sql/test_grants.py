@@ -1,4 +1,4 @@
-"""Service-role only, made true: whatever stands in the catalog, tried by the real roles."""
+"""Only service_role has access: the real roles try everything that is in the catalog."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.sql.race import value
 
 Connection = psycopg.Connection[Any]
 
-# What Supabase sets in every project, for whatever is made in public later.
+# What Supabase sets in every project, for everything that is created in public later.
 SUPABASE = """
 alter default privileges in schema public grant all on tables to anon, authenticated, service_role;
 alter default privileges in schema public grant all on functions to anon, authenticated, service_role;
@@ -39,7 +39,7 @@ def granted(server: str, request: pytest.FixtureRequest) -> Iterator[Connection]
 
 @pytest.fixture(scope="module")
 def stranger(server: str) -> Iterator[str]:
-    """A role that nobody has granted anything: it has what PUBLIC has."""
+    """A role without any grants: it has the rights of PUBLIC."""
     name = f"stranger_{uuid4().hex[:8]}"
     with psycopg.connect(server, autocommit=True) as conn:
         conn.execute(sql.SQL("create role {}").format(sql.Identifier(name)))
@@ -49,14 +49,14 @@ def stranger(server: str) -> Iterator[str]:
 
 @contextmanager
 def acting_as(conn: Connection, role: str) -> Iterator[None]:
-    """The block runs with this role's rights, and leaves nothing behind."""
+    """The block runs with this role's rights; everything in it is rolled back."""
     with conn.transaction(force_rollback=True):
         conn.execute(sql.SQL("set local role {}").format(sql.Identifier(role)))
         yield
 
 
 def is_denied(conn: Connection, role: str, statement: str) -> bool:
-    """Whether ``role`` may not even begin this statement. Any other error means that it got in."""
+    """Whether ``role`` may not execute this statement. Any other error means that it has access."""
     with acting_as(conn, role):
         try:
             with conn.transaction():
@@ -69,7 +69,7 @@ def is_denied(conn: Connection, role: str, statement: str) -> bool:
 
 
 def statements(conn: Connection, through_views: bool = True) -> dict[str, str]:
-    """Every way to touch what stands in the schema: each table and view read and written, each function called."""
+    """Every access to the schema's contents: each table and view read and written, each function called."""
     found = {}
     for name, column, is_table, takes in catalog.relations(conn):
         found[f"select {name}"] = f"select {column} from {name}"
@@ -95,7 +95,7 @@ def test_a_client_can_neither_touch_a_table_nor_call_a_function(granted: Connect
 
 @pytest.mark.parametrize("role", ["anon", "authenticated", "stranger"])
 def test_a_client_has_no_privilege_of_any_kind(granted: Connection, stranger: str, role: str) -> None:
-    # also the kinds that no statement above tries: truncate, references, trigger, maintain, grants on a column
+    # also the rights that no statement above needs: truncate, references, trigger, maintain, grants on a column
     held = """
       select c.relname, a.privilege_type from pg_class c, aclexplode(c.relacl) a
       where c.relnamespace = 'public'::regnamespace and a.grantee in (0, %(role)s::regrole)
@@ -114,7 +114,7 @@ def test_the_service_role_can_touch_every_table_and_call_every_function(granted:
 
 
 def test_the_service_role_can_live_all_three_lives(granted: Connection) -> None:
-    # with real arguments: every function and table that the called one uses must be granted, too
+    # with real arguments: the functions and tables that the function uses must be granted, too
     with acting_as(granted, "service_role"):
         assert value(granted, "select insert_webhook_if_new('evt_1', 'x', '{}')")
         granted.execute("update webhook_events set status = 'succeeded', processed_at = now()")
@@ -143,7 +143,7 @@ def test_the_service_role_can_live_all_three_lives(granted: Connection) -> None:
 
 
 def test_a_service_role_made_later_is_served_after_the_next_migrate(server: str, empty_database: str) -> None:
-    # roles belong to the whole server: this one is renamed for a moment to play "not there yet"
+    # roles belong to the whole server: this one is renamed for a moment, as if it did not exist yet
     with psycopg.connect(server, autocommit=True) as admin, psycopg.connect(empty_database, autocommit=True) as conn:
         admin.execute("alter role service_role rename to service_role_hidden")
         try:

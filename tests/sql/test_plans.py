@@ -1,7 +1,7 @@
-"""The functions stay index lookups in a table of 50,000 finished rows.
+"""The functions use indexes in a table of 50,000 finished rows.
 
-Not EXPLAIN of a copy of their queries, which would drift: PostgreSQL counts the scans of the current transaction, so
-the functions themselves are called and must not have read the table from end to end.
+An EXPLAIN of copies of their queries could differ from the functions. PostgreSQL counts the scans of the current
+transaction, so the functions themselves are called, and must not have read the whole table.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ Connection = psycopg.Connection[Any]
 
 ROWS = 50_000
 
-# among the few that run: the planner may take either
+# of the few running rows: the planner may use either
 RUNNING = ("pgonce_cron_job_runs_one_running", "idx_cron_runs_status")
 
-# call: the index, or one of those, that must have found the rows
+# call: the index that must have found the rows, or several of which one must have
 LOOKUPS = {
     "insert_webhook_if_new('evt_25000', 'x', '{}')": "webhook_events_stripe_event_id_key",
     "insert_webhook_if_new('evt_new', 'x', '{}')": "webhook_events_stripe_event_id_key",
@@ -51,7 +51,7 @@ LOOKUPS = {
 
 @pytest.fixture(scope="module")
 def full(shared: Connection) -> Connection:
-    """50,000 finished events and runs over 400 days, one of each alive, and the statistics up to date."""
+    """50,000 finished events and runs over 400 days, one live event and run, and statistics that are up to date."""
     shared.execute(
         "insert into webhook_events (stripe_event_id, event_type, status, received_at, lease)"
         " select 'evt_' || n, 'x', 'succeeded', now() - n * interval '400 days' / %(rows)s, null"
@@ -69,14 +69,14 @@ def full(shared: Connection) -> Connection:
     )
     shared.execute("update cron_job_runs set heartbeat_at = now() - interval '1 hour' where job_name = 'dead'")
     shared.execute("vacuum analyze webhook_events, cron_job_runs")
-    # the inbox was idle when the plan was made: one page, cheaper than the primary key, and in a burst read in full
+    # the inbox was empty when the plan was made: one page, cheaper than the primary key; in a burst it is read in full
     shared.execute("reindex index idx_webhook_events_status")
     return shared
 
 
 @pytest.fixture(params=["auto", "force_generic_plan"])
 def planned(full: Connection, request: pytest.FixtureRequest) -> Iterator[Connection]:
-    """A transaction that is rolled back; plpgsql goes over to the generic plan after five calls."""
+    """A transaction that is rolled back; PL/pgSQL changes to the generic plan after five calls."""
     with full.transaction(force_rollback=True):
         full.execute(f"set local plan_cache_mode = {request.param}".encode())
         full.execute("discard plans")
@@ -84,8 +84,8 @@ def planned(full: Connection, request: pytest.FixtureRequest) -> Iterator[Connec
 
 
 def scans(conn: Connection, call: str) -> tuple[set[str], set[str]]:
-    """Call the function: the tables that were read from end to end for it, and the indexes that were used."""
-    # counted since the last flush, which may be some transactions ago: only differences mean something
+    """Call the function; returns the tables that it read in full, and the indexes that it used."""
+    # counted since the last flush, which may be several transactions ago: only differences are meaningful
     tables = "select relname, seq_scan from pg_stat_xact_user_tables where schemaname = 'public'"
     indexes = """select relname, pg_stat_get_xact_numscans(oid) from pg_class
       where relkind = 'i' and relnamespace = 'public'::regnamespace"""
@@ -170,7 +170,7 @@ def test_many_runs_are_found_one_by_one_with_plans_that_were_made_while_the_tabl
     conn: Connection, database: str
 ) -> None:
     def both() -> tuple[set[str], set[str], int]:
-        """Tables read from end to end, indexes used, and how much was read of those of the running runs."""
+        """Tables read in full, indexes used, and how many rows were read from the indexes of running runs."""
         began = value(conn, "select max(started_at) from cron_job_runs")
         tables: set[str] = set()
         indexes: set[str] = set()

@@ -1,4 +1,4 @@
-"""Deleting what is old: never what is live, queued, running or a job's last run; in batches; waiting for nobody."""
+"""Old rows are deleted in batches, without waiting; never a live or queued event, a running or a job's last run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def age(conn: Connection, table: str, column: str, days: int = 400) -> None:
 
 @pytest.fixture
 def inbox(conn: Connection) -> Connection:
-    """One old event of every state; its id says which."""
+    """One old event of every state; its id names the state."""
     for event in ("held", "expired", "failed", "succeeded", "ignored"):
         conn.execute("select claim_webhook(%s, 'x', '{}')", [event])
     states = ["waiting", "heldq", "expiredq", "failedq", "dead", "succeededq", "ignoredq"]

@@ -25,7 +25,7 @@ ODD_NAMES = ["team_a", "Mixed Case", 'a "quoted" name', "it's", "select", "per%c
 
 @pytest.fixture(scope="module")
 def specified(shared: Connection) -> catalog.Objects:
-    """The specification's own DDL, executed beside ours."""
+    """The specification's own DDL, executed in a schema next to pgonce's."""
     shared.execute("create schema specification")
     shared.execute("set search_path to specification")
     shared.execute(SPECIFICATION.encode())
@@ -97,7 +97,7 @@ def test_any_name_will_do_for_the_schema(elsewhere: str, shared: Connection, nam
         assert {kind: {row[:2] for row in there[kind]} for kind in there} == {
             kind: {row[:2] for row in here[kind]} for kind in here
         }
-        # the caller's search_path does not matter: the functions have pinned their own
+        # the caller's search_path does not matter: each function sets its own
         conn.execute("set search_path to pg_catalog")
         for function in ("start_job_run", "complete_seed"):
             conn.execute(sql.SQL("select {}('x')").format(sql.Identifier(name, function)))

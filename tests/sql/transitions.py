@@ -1,9 +1,9 @@
-"""The transition tables at the heads of the SQL files, as data, and what running a cell of them needs.
+"""Reads the transition tables at the heads of the SQL files, and helps to run a cell of them.
 
-The rule for ``to``, in all three:
-  a state      the row is in it afterwards, and the verb said yes (true, or a row)
-  false, none  the verb said no (false, or null, or no row), and not a byte has changed
-  a SQLSTATE   the verb raised it, and not a byte has changed
+The meaning of ``to``, in all of them:
+  a state      the row is in it afterwards, and the verb returned true or a row
+  false, none  the verb returned false, null or no row, and no byte has changed
+  a SQLSTATE   the verb raised it, and no byte has changed
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def read(noun: str) -> list[Cell]:
 
 
 def check_complete(cells: list[Cell], states: set[str], verbs: set[str], special: set[tuple[str, str]]) -> None:
-    """Fail unless every state stands exactly once under every verb, and besides these only ``special``."""
+    """Fail unless every state is listed exactly once under every verb, and in addition only ``special``."""
     listed = [(cell.state, cell.verb) for cell in cells]
     assert len(listed) == len(set(listed)), "a cell is listed twice"
     assert set(listed) == {(state, verb) for state in states for verb in verbs} | special
@@ -59,7 +59,7 @@ def rows(conn: psycopg.Connection[Any], query: str, *arguments: Any) -> list[dic
 
 
 def attempt(verb: Callable[[], Any]) -> Any:
-    """What the verb answers, or the SQLSTATE that it raises."""
+    """What the verb returns, or the SQLSTATE that it raises."""
     try:
         return verb()
     except psycopg.Error as error:

@@ -18,7 +18,7 @@ from pgonce.cli.uninstall import uninstall
 
 
 class _Usage(click.UsageError):
-    """A usage error in one line; click's own has four. The exit code stays 2."""
+    """A usage error in one line, where click prints four. The exit code stays 2."""
 
     def show(self, file: Any = None) -> None:
         where = self.ctx.command_path if self.ctx else "pgonce"
@@ -30,13 +30,13 @@ def _in_one_line() -> Iterator[None]:
     try:
         yield
     except click.UsageError as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # it shows the help; by name, because click 8.1 lacks it
+        if type(error).__name__ == "NoArgsIsHelpError":  # prints the help; click 8.1 lacks the class
             raise
         raise _Usage(error.format_message(), error.ctx) from error
 
 
 class _Cli(click.Group):
-    """Turns what went wrong into one line and exit code 1 (124 where time was over); a usage error is 2."""
+    """Prints an error as one line and exits with 1 (124 for a timeout, 2 for a usage error)."""
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         with _in_one_line():
@@ -47,8 +47,8 @@ class _Cli(click.Group):
             with _in_one_line():
                 return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
-            raise  # click's own to end with
-        except Exception as error:  # noqa: BLE001 -- whatever the user's code raises
+            raise  # click ends the process with these itself
+        except Exception as error:  # noqa: BLE001 -- the user's code may raise anything
             sys.exit(report(error))
 
 
@@ -69,8 +69,8 @@ def main() -> None:
       pgonce job run NAME --app shop:app   run a job, unless it is running
       pgonce seed run NAME --app shop:app  run or resume an import
 
-    Exit codes: 0 done, 1 failed, 2 usage, 75 skipped because of overlap, 124 took too long.
-    """  # noqa: D301 -- click's own escape: the paragraph behind it is not wrapped
+    Exit codes: 0 done, 1 failed, 2 usage, 75 skipped because of overlap, 124 timed out.
+    """  # noqa: D301 -- click's escape: the paragraph after it is not wrapped
 
 
 main.add_command(setup.migrate)

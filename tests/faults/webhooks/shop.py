@@ -1,4 +1,4 @@
-"""The application that the processes of these tests run: effects that can be counted, in one table each."""
+"""The application that the processes of these tests run. Its effects are rows that can be counted."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def boom(event: pgonce.Event, tx: Any) -> None:
 
 @app.job("once")
 def once(run: pgonce.Run) -> None:
-    """Works until 19 others have been turned away."""
+    """Runs until 19 others have been refused."""
     with run.transaction() as tx:
         tx.execute("insert into effects (name) values ('once')")
     deadline = time.monotonic() + 60
@@ -56,7 +56,7 @@ TOTAL = 20_000
 
 
 def number(place: int) -> int:
-    """The key of the row at ``place``: every tenth is there twice, some of them in the same unit."""
+    """The key of the row at ``place``: every tenth key occurs twice, some of them within one unit."""
     return place - place % 7 if place % 10 == 9 else place
 
 
@@ -65,7 +65,7 @@ DISTINCT = len({number(place) for place in range(TOTAL)})
 
 @app.seed("numbers", into="numbers", key=("id",), batch_size=500, total=TOTAL)
 def numbers(cursor: dict[str, int] | None) -> Iterator[tuple[Any, Any]]:
-    """Rows in units of three that share a cursor; with a GATE, it waits at row 5,000 until that file is there."""
+    """Rows in units of three that share a cursor; with a GATE, it waits at row 5,000 until that file exists."""
     gate = os.environ.get("GATE")
     for place in range((cursor["unit"] + 1) * 3 if cursor else 0, TOTAL):
         if gate and place == 5_000:

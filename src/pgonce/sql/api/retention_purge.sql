@@ -1,4 +1,4 @@
--- Deleting what is old, in batches that skip locked rows: neither a receiver nor a worker ever waits for it.
+-- Deleting old rows, in batches that skip locked rows, so that no receiver and no worker waits.
 
 create or replace function pgonce_check_retention_arguments(p_older_than interval, p_limit integer) returns void
 language plpgsql immutable set search_path from current as $$
@@ -14,7 +14,7 @@ comment on function pgonce_check_retention_arguments(interval, integer) is 'pgon
 create or replace function purge_webhook_events(p_older_than interval default '90 days', p_limit integer default 10000) returns integer
 language plpgsql set search_path from current as $$
 declare
-  v_before timestamptz;  -- a variable: a volatile function would not bound the index scan
+  v_before timestamptz;  -- a variable, because a volatile function would not limit the index scan
   v_deleted integer;
 begin
   perform pgonce_check_retention_arguments(p_older_than, p_limit);
@@ -41,8 +41,8 @@ declare
 begin
   perform pgonce_check_retention_arguments(p_older_than, p_limit);
   v_before := clock_timestamp() - p_older_than;
-  -- The last run of each job, found by one step per job in idx_cron_runs_job_name: asking of each old run whether there is
-  -- a later one became a join of every run with every later one (1.7 s for 50,000 runs, and it grows with the square).
+  -- The last run of each job, found by one step per job in idx_cron_runs_job_name. The condition "there is no later run"
+  -- became a join of every run with every later one: 1.7 s for 50,000 runs, and it grows with the square.
   with recursive last (job_name, id) as (
     (select job_name, id from cron_job_runs where status <> 'skipped' order by job_name, started_at desc limit 1)
     union all
