@@ -25,7 +25,7 @@ from pgonce.webhooks import calls_list as lists
 from pgonce.webhooks import calls_replay as replays
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls_receive import list_refused_deliveries
-from pgonce.webhooks.glob import any_of
+from pgonce.webhooks.glob import any_of, is_glob
 
 REASONS = {
     "header": "no Stripe-Signature header, or not one of Stripe's: not from Stripe",
@@ -48,6 +48,8 @@ def webhook() -> None:
 @click.option("--status", type=click.Choice(STATES), help="dead: failed, with no attempt left.")
 @click.option("--type", "type_", metavar="TYPE", help="An event type, or a glob such as 'customer.*'.")
 @click.option("--object", "object_id", metavar="ID", help="Events of this object, such as sub_1OxABC.")
+@click.option("--customer", "customer_id", metavar="ID", help="Events of this customer, such as cus_TQ4mZk.")
+@click.option("--account", metavar="ID", help="Events of this connected account, such as acct_1OxABC.")
 @click.option("--since", type=Moment(), help="Received since: '2 hours', 2026-11-23.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(min=1))
 @as_json
@@ -56,6 +58,8 @@ def list_(
     status: str | None,
     type_: str | None,
     object_id: str | None,
+    customer_id: str | None,
+    account: str | None,
     since: datetime | None,
     limit: int,
     json_: bool,
@@ -66,7 +70,8 @@ def list_(
 
     Example: pgonce webhook ls --status dead --since '2 days'
     """
-    lines = _list(url, schema, status, type_, since, object_id=object_id, limit=limit)
+    more = {"object_id": object_id, "customer_id": customer_id, "account": account, "limit": limit}
+    lines = _list(url, schema, status, type_, since, **more)
     if json_:
         print_json(lines)
         return
@@ -91,7 +96,8 @@ def _list(
 ) -> list[lists.WebhookLine]:
     wanted = lists.list_webhooks(
         status="failed" if status == "dead" else status,
-        types=any_of([type_]) if type_ else None,
+        types=any_of([type_]) if type_ and is_glob(type_) else None,
+        event_type=None if type_ and is_glob(type_) else type_,
         since=since,
         dead=status == "dead",
         **more,

@@ -82,6 +82,25 @@ class Event:
         return found if isinstance(found, str) else None
 
     @property
+    def account(self) -> str | None:
+        """The connected account the event is about; None for your own."""
+        found = self.payload.get("account") or self.payload.get("context")
+        return found if isinstance(found, str) else None
+
+    @property
+    def object_key(self) -> str | None:
+        """What tells the object from all others: account, mode, type and id. None if the event has no object.
+
+        Different accounts, test and live mode, and different types may have objects with one id: a plan "gold", say.
+        """
+        if (object_id := self.object_id) is None:
+            return None
+        related = self.payload.get("related_object")
+        kind = self.object.get("object") or (related.get("type") if isinstance(related, dict) else None)
+        mode = {True: "live", False: "test"}.get(self.payload.get("livemode"), "")  # type: ignore[arg-type]
+        return "/".join([self.account or "", mode, kind if isinstance(kind, str) else "", object_id])
+
+    @property
     def idempotency_key(self) -> str:
         """The same for every attempt: pass it to what is outside the database, where a retry happens at least once."""
         return f"pgonce-{self.id}"

@@ -37,16 +37,22 @@ def list_webhooks(
     *,
     status: str | None = None,
     types: str | None = None,
+    event_type: str | None = None,
     object_id: str | None = None,
+    customer_id: str | None = None,
+    account: str | None = None,
     since: datetime | None = None,
     dead: bool = False,
     limit: int = 50,
 ) -> Call[list[WebhookLine]]:
-    """Events, newest first; ``types`` is a regular expression."""
+    """Events, newest first; ``types`` is a regular expression, ``event_type`` one type."""
     args = {
         "p_status": status,
         "p_types": types,
+        "p_event_type": event_type,
         "p_object_id": object_id,
+        "p_customer_id": customer_id,
+        "p_account": account,
         "p_since": since,
         "p_dead": dead,
         "p_limit": limit,

@@ -8,6 +8,11 @@ from collections.abc import Sequence
 _GLOB = re.compile(r"\*|\?|\[[^\]]+\]|[^*?\[]+|\[")
 
 
+def is_glob(pattern: str) -> bool:
+    """Whether ``pattern`` is more than one type."""
+    return any(sign in pattern for sign in "*?[")
+
+
 def any_of(patterns: Sequence[str]) -> str:
     """A regular expression that PostgreSQL and Python read alike, for what any of these globs matches."""
 

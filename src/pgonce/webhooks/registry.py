@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from fnmatch import fnmatchcase
+from hashlib import sha256
 from typing import Any, Literal, TypeVar
 
 from pgonce.core.callables import ensure_awaitable, ensure_result, is_async
@@ -67,7 +68,7 @@ class WebhookRegistry:
                 fails holds back its successors for up to an hour.
             coalesce: of several waiting events of one object the function is called for one, to fetch the present
                 state; the others are ignored. Also one at a time.
-            key: what "one object" is; the default is ``data.object.id``.
+            key: what "one object" is, as a text; the default is account, mode, type and id of ``data.object``.
             timeout: after this long the attempt has failed. A synchronous function cannot be interrupted: its
                 connection is closed.
             transaction: ``own`` calls ``function(event)`` without a transaction: it opens one of its own (SQLAlchemy,
@@ -145,11 +146,11 @@ class WebhookRegistry:
         return found
 
     def order_key(self, event: Event) -> str | None:
-        """What the event waits in line for; None when its handlers want no order."""
+        """Events with equal keys are handled one at a time; None if the event's handlers want no order."""
         for handler in self.matching(event.type):
             if handler.order != "any":
-                key = handler.key(event) if handler.key else event.object_id
-                return key if key is None else str(key)[:255]
+                key = handler.key(event) if handler.key else event.object_key
+                return key if key is None else _shortened(str(key))
         return None
 
     def types(self, *, asynchronous: bool | None = None, own: bool | None = None) -> str | None:
@@ -183,3 +184,8 @@ class WebhookRegistry:
         if found[0].kind != "shared":
             raise InvalidArgument(f"the handler of {event.type} is a batch or owns its transaction: it needs a worker")
         return found
+
+
+def _shortened(key: str) -> str:
+    """A key that an index can hold; two different ones stay different."""
+    return key if len(key) <= 255 else f"{key[:190]}#{sha256(key.encode('utf-8', 'replace')).hexdigest()}"

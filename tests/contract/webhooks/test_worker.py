@@ -449,6 +449,46 @@ def test_waiting_events_of_one_object_are_coalesced_into_one_call(
     assert effects() == ["evt_0", "evt_later"]
 
 
+def test_objects_with_one_id_but_another_account_mode_or_type_are_not_coalesced(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects
+) -> None:
+    app.webhook("plan.*", coalesce=True)(lambda event, tx: write(tx, event))
+    for event_id, account, live, kind in (
+        ("evt_a", "acct_A", True, "plan"),
+        ("evt_b", "acct_B", True, "plan"),
+        ("evt_test", "acct_A", False, "plan"),
+        ("evt_ours", None, True, "plan"),
+        ("evt_kind", "acct_A", True, "product"),
+        ("evt_again", "acct_A", True, "plan"),
+    ):
+        content = {"data": {"object": {"id": "gold", "object": kind}}, "livemode": live}
+        put("plan.updated", event_id, **content, **({"account": account} if account else {}))
+    work(app, database, conn)
+    assert sorted(effects()) == ["evt_a", "evt_b", "evt_kind", "evt_ours", "evt_test"]
+    assert status(conn, "evt_again")["ignored_reason"] == "coalesced into evt_a"
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ({"data": {"object": {"object": "customer", "id": "cus_1"}}}, "cus_1"),
+        ({"data": {"object": {"object": "invoice", "id": "in_1", "customer": "cus_1"}}}, "cus_1"),
+        ({"data": {"object": {"object": "invoice", "id": "in_1", "customer": {"id": "cus_1"}}}}, "cus_1"),
+        ({"data": {"object": {"object": "invoice", "id": "in_1", "customer": None}}}, None),
+        ({"data": {"object": ["customer"]}}, None),
+        ({"data": None}, None),
+    ],
+)
+def test_the_customer_of_every_clients_event_is_kept_beside_it(
+    conn: Connection[Any], put: Queue, content: dict[str, Any], found: str | None
+) -> None:
+    put("x", "evt_queued", **content)
+    insert = "insert into webhook_events (stripe_event_id, event_type, payload) values ('evt_plain', 'x', %s)"
+    conn.execute(insert, [json.dumps(content)])
+    rows = conn.execute("select customer_id from webhook_events").fetchall()
+    assert rows == [(found,), (found,)]
+
+
 def test_an_event_whose_process_died_is_claimed_alone_and_ends_as_a_dead_letter(
     app: pgonce.App, database: str, conn: Connection[Any], put: Queue
 ) -> None:

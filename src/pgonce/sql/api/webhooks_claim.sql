@@ -268,7 +268,7 @@ comment on function pgonce_take_back_webhooks(text) is
   'worker of an older release may have met them first. Returns how many.';
 
 create or replace function pgonce_renew_webhook(p_id uuid, p_lease uuid, p_lease_for interval default '30 seconds') returns boolean
-language plpgsql set search_path from current as $$
+language plpgsql set search_path from current set enable_seqscan = off as $$
 begin
   if p_lease_for <= interval '0' or p_lease_for > interval '100 years' then
     raise sqlstate '22023' using message = 'the lease must be longer than zero and at most 100 years';

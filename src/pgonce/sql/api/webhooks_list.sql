@@ -1,23 +1,31 @@
 -- What people look at: the command line and the console ask here, newest first.
 
+-- Planned anew at each call: one plan for all filters took 6.6 s for ten events of an object among 5,000,000, where the index
+-- has them in a millisecond.
 create or replace function pgonce_list_webhooks(
   p_status text default null, p_types text default null, p_object_id text default null, p_since timestamptz default null,
-  p_dead boolean default false, p_limit integer default 50)
+  p_dead boolean default false, p_limit integer default 50, p_event_type text default null, p_customer_id text default null,
+  p_account text default null)
 returns table (stripe_event_id text, event_type text, status text, attempts integer, object_id text, account text,
                livemode boolean, received_at timestamptz, processed_at timestamptz, next_attempt_at timestamptz, reason text)
-language sql stable set search_path from current as $$
-  select e.stripe_event_id, e.event_type, e.status, e.attempts, e.object_id, e.account, e.livemode, e.received_at,
-         e.processed_at, e.next_attempt_at,
-         coalesce(e.ignored_reason, pgonce_error_line(e.error_message))
-  from webhook_events e
-  where (p_status is null or e.status = p_status) and (p_types is null or e.event_type ~ p_types)
-    and (p_object_id is null or e.object_id = p_object_id) and (p_since is null or e.received_at >= p_since)
-    and (not p_dead or e.status = 'failed' and e.next_attempt_at is null)
-  order by e.received_at desc
-  limit p_limit
-$$;
-comment on function pgonce_list_webhooks(text, text, text, timestamptz, boolean, integer) is
-  'pgonce: events, newest first. p_types is a regular expression; p_dead: dead letters only.';
+language plpgsql stable set search_path from current set plan_cache_mode = force_custom_plan as $$
+begin
+  return query
+    select e.stripe_event_id, e.event_type, e.status, e.attempts, e.object_id, e.account, e.livemode, e.received_at,
+           e.processed_at, e.next_attempt_at,
+           coalesce(e.ignored_reason, pgonce_error_line(e.error_message))
+    from webhook_events e
+    where (p_status is null or e.status = p_status) and (p_types is null or e.event_type ~ p_types)
+      and (p_event_type is null or e.event_type = p_event_type)
+      and (p_object_id is null or e.object_id = p_object_id) and (p_since is null or e.received_at >= p_since)
+      and (p_customer_id is null or e.customer_id = p_customer_id) and (p_account is null or e.account = p_account)
+      and (not p_dead or e.status = 'failed' and e.next_attempt_at is null)
+    order by e.received_at desc
+    limit p_limit;
+end $$;
+comment on function pgonce_list_webhooks(text, text, text, timestamptz, boolean, integer, text, text, text) is
+  'pgonce: events, newest first. p_types is a regular expression, p_event_type one type; p_dead: dead letters only. Ids of objects '
+  'and customers are unique within an account and mode: p_account.';
 
 create or replace function pgonce_get_webhook(p_stripe_event_id text) returns jsonb
 language sql stable set search_path from current as $$

@@ -73,9 +73,16 @@ comment on function pgonce_storable_webhook(text, text, text) is
 -- left(): a btree entry ends at 2,704 bytes.
 create or replace function pgonce_webhook_events_before_write() returns trigger
 language plpgsql set search_path from current as $$
+declare
+  v_object jsonb := new.payload #> '{data,object}';
 begin
-  new.object_id := left(coalesce(new.payload #>> '{data,object,id}', new.payload #>> '{related_object,id}'), 255);
-  new.account := left(new.payload ->> 'account', 255);
+  new.object_id := left(coalesce(v_object ->> 'id', new.payload #>> '{related_object,id}'), 255);
+  new.object_type := left(coalesce(v_object ->> 'object', new.payload #>> '{related_object,type}'), 255);
+  new.customer_id := left(case
+    when v_object ->> 'object' = 'customer' then v_object ->> 'id'
+    when jsonb_typeof(v_object -> 'customer') = 'object' then v_object #>> '{customer,id}'  -- expanded
+    else v_object ->> 'customer' end, 255);
+  new.account := left(coalesce(new.payload ->> 'account', new.payload ->> 'context'), 255);  -- context: of a thin event
   new.api_version := left(new.payload ->> 'api_version', 255);
   new.livemode := case jsonb_typeof(new.payload -> 'livemode') when 'boolean' then (new.payload -> 'livemode')::boolean end;
   new.snapshot_event := left(new.payload ->> 'snapshot_event', 255);

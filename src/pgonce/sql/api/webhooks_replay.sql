@@ -25,7 +25,8 @@
 -- one that was seen, if the event was replayed and has failed again in between.
 create or replace function pgonce_replay_webhooks(p_stripe_event_ids text[], p_statuses text[], p_leases uuid[])
 returns setof text
-language plpgsql set search_path from current as $$
+language plpgsql set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
 begin
   return query
     with seen as (
