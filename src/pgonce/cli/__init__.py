@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from pgonce.cli import cleanup, job, ps, reconcile, seed, seed_load, serve, webhook
+from pgonce.cli import cleanup, job, job_list, job_operate, ps, reconcile, seed, seed_load, serve, webhook
 from pgonce.cli import migrate as setup
 from pgonce.cli import seed_operate as seed_control
 from pgonce.cli.errors import report
@@ -82,6 +82,8 @@ main.add_command(webhook.webhook)
 main.add_command(reconcile.reconcile)
 main.add_command(cleanup.cleanup)
 main.add_command(job.job)
+for command in (*job_list.COMMANDS, *job_operate.COMMANDS):
+    job.job.add_command(command)
 main.add_command(ps.ps)
 main.add_command(exec_)
 main.add_command(seed.seed)

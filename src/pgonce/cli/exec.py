@@ -18,10 +18,11 @@ from typing import Any, BinaryIO
 import click
 
 from pgonce.cli.errors import TIMEOUT
-from pgonce.cli.job import took, with_scope
+from pgonce.cli.job import with_scope
 from pgonce.cli.options import OVERLAP, with_database
 from pgonce.cli.output import Length, Moment
 from pgonce.cli.process_group import STATUS_UNKNOWN, Group, require_posix
+from pgonce.cli.times import took
 from pgonce.core import database
 from pgonce.jobs import calls as protocol
 from pgonce.jobs.guard import Jobs

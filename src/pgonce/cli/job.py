@@ -1,32 +1,27 @@
-"""``pgonce job``: run a job by hand or from cron, and look at what has run."""
+"""``pgonce job run``: run a job by hand or from cron. The other commands are in job_list.py and job_operate.py."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID
 
 import click
 
 from pgonce.app import App
 from pgonce.cli.errors import TookTooLong
-from pgonce.cli.options import OVERLAP, as_json, with_app, with_database
-from pgonce.cli.output import Length, Moment, in_line, print_json, print_table, when
+from pgonce.cli.options import OVERLAP, with_app, with_database
 from pgonce.cli.signals import Interrupts
+from pgonce.cli.times import took
 from pgonce.core import database
 from pgonce.core.callables import ensure_awaitable, ensure_result
 from pgonce.core.execute import call
-from pgonce.errors import DatabaseUnavailable, InvalidArgument, NotFound, RunStopped
+from pgonce.errors import DatabaseUnavailable, RunStopped
 from pgonce.jobs import calls as protocol
-from pgonce.jobs import calls_stats as stats
 from pgonce.jobs.guard import Jobs, Run
 from pgonce.jobs.guard_async import AsyncJobs, AsyncRun
 from pgonce.jobs.registry import Job
-
-STATES = ["running", "succeeded", "failed", "skipped"]
 
 
 class Scope(click.ParamType):  # type: ignore[type-arg] # generic only in newer releases of click
@@ -138,115 +133,3 @@ def _due(job: Job, key: str | None, url: str, schema: str) -> protocol.Retry | N
 
 def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-@job.command("ls")
-@click.option("--job", "name", metavar="NAME", help="Runs of this job.")
-@click.option("--status", type=click.Choice(STATES))
-@click.option("--since", type=Moment(), help="Started since: '2 hours', 2026-11-23.")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(min=1))
-@as_json
-@with_database
-def list_(
-    name: str | None, status: str | None, since: datetime | None, limit: int, json_: bool, url: str, schema: str
-) -> None:
-    """List runs, newest first.
-
-    Example: pgonce job ls --job birthday_letters --status failed --since '2 days'
-    """
-    wanted = stats.list_job_runs(name=name, status=status, since=since, limit=limit)
-    with database.open_pool(url, 1) as pool:
-        lines = call(pool, wanted, schema)
-    if json_:
-        print_json(lines)
-        return
-    print_table(
-        ["run", "job", "key", "state", "started (UTC)", "took", "processed", "skipped", "progress", "reason"],
-        [
-            (r.id, r.job_name, r.key, r.state, when(r.started_at), took(r.duration_ms),
-             r.rows_processed or "", r.rows_skipped or "", r.progress, r.reason)
-            for r in lines
-        ],
-        "no such runs",
-        "reason",
-    )  # fmt: skip
-
-
-def took(length: timedelta | int | None) -> str:
-    """A length of time (an int: milliseconds) as people read it."""
-    if length is None:
-        return ""
-    milliseconds = length if isinstance(length, int) else length // timedelta(milliseconds=1)
-    if milliseconds < 10_000:
-        return f"{milliseconds / 1000:.3g} s"
-    return str(timedelta(seconds=milliseconds // 1000))
-
-
-@job.command()
-@click.argument("run_id", metavar="RUN", type=click.UUID)
-@as_json
-@with_database
-def show(run_id: UUID, json_: bool, url: str, schema: str) -> None:
-    """Everything about one run: scope, counts, progress, what blocked it, traceback."""
-    with database.open_pool(url, 1) as pool:
-        found = call(pool, stats.get_job_run(run_id), schema)
-    if found is None:
-        raise NotFound(f"there is no job run {run_id}")
-    if json_:
-        print_json(found)
-        return
-    traceback = found.pop("error_message")
-    for name, value in found.items():
-        if value not in (None, {}, ""):
-            click.echo(f"{name:17} {in_line(value) if isinstance(value, dict) else value}")
-    if traceback:
-        click.echo(f"\nreason\n{traceback}")
-
-
-@job.command()
-@click.argument("run_id", metavar="RUN", type=click.UUID)
-@with_database
-def stop(run_id: UUID, url: str, schema: str) -> None:
-    """Ask a run to end; it learns it at its next heartbeat. Its retries are called off."""
-    with database.open_pool(url, 1) as pool:
-        asked = call(pool, protocol.stop_job_run(run_id), schema)
-    if not asked:
-        raise InvalidArgument(f"run {run_id} has ended")
-    click.echo(f"{run_id}: asked to stop")
-
-
-@job.command("stats")
-@click.argument("name", required=False)
-@click.option(
-    "--since", default="7 days", show_default=True, type=Length(), metavar="INTERVAL", help="Over this long, until now."
-)
-@as_json
-@with_database
-def stats_(name: str | None, since: timedelta, json_: bool, url: str, schema: str) -> None:
-    """Runs, success rate and durations of the jobs, and the trend against as long a time before.
-
-    Example: pgonce job stats birthday_letters --since '30 days'
-    """
-    with database.open_pool(url, 1) as pool:
-        lines = call(pool, stats.job_timing(name, since), schema)
-    if json_:
-        print_json(lines)
-        return
-    print_table(
-        ["job", "runs", "skipped", "success", "p50", "p95", "p99", "max", "trend", "rows/s", "last failure (UTC)"],
-        [
-            (t.job_name, t.runs, t.skipped or "", _percent(t.success_rate), took(t.p50_ms), took(t.p95_ms),
-             took(t.p99_ms), took(t.max_ms), _percent(t.trend, "+"), t.rows_per_second, _failure(t))
-            for t in lines
-        ],
-        "no runs in that time",
-        "last failure (UTC)",
-    )  # fmt: skip
-
-
-def _percent(share: float | None, sign: str = "") -> str:
-    return "" if share is None else f"{share:{sign}.1%}"
-
-
-def _failure(timing: stats.Timing) -> str:
-    return f"{when(timing.last_failed_at)} {timing.last_failure or ''}".strip()

@@ -40,6 +40,7 @@ API = (
     "jobs_operate",
     "jobs_run_job",
     "jobs_stats",
+    "jobs_overview",
     "seeds_checkpoint",
     "seeds_operate",
     "seeds_partition",

@@ -77,6 +77,43 @@ class Timing:
     last_failure: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class JobLine:
+    """A job in a list, with its last run that was not skipped; durations in milliseconds."""
+
+    job_name: str
+    key: str
+    run_id: UUID | None
+    status: str | None
+    started_at: datetime | None
+    duration_ms: int | None
+    usual_from_ms: int | None
+    """The 10 % point of its last successful runs; None of fewer than five."""
+    usual_to_ms: int | None
+    """The 90 % point."""
+    next_tick: datetime | None
+    attempt: int | None
+    next_retry_at: datetime | None
+    stopping: bool
+    progress_done: int | None
+    progress_total: int | None
+    progress_at: datetime | None
+    process: str | None
+    blocks: int | None
+    """Starts that were skipped because of this run."""
+    paused: str | None
+    """The reason."""
+    missed: str | None
+    """The reason."""
+    reason: str | None
+    """The error's own line."""
+
+
+def list_jobs() -> Call[list[JobLine]]:
+    """The jobs, by their last start."""
+    return Call("pgonce_list_jobs", {}, lambda rows: [JobLine(*row) for row in rows])
+
+
 def list_job_runs(
     *, name: str | None = None, status: str | None = None, since: datetime | None = None, limit: int = 50
 ) -> Call[list[RunLine]]:

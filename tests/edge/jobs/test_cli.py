@@ -224,21 +224,111 @@ def test_ls_filters_and_show_knows_no_other_run(cli: Cli, conn: Connection) -> N
 RUN = "0190a1b2-c3d4-4e5f-8a9b-0c1d2e3f4a5b"
 
 
-def test_on_a_terminal_an_id_stays_whole_and_only_the_reason_is_folded(database: str, conn: Connection) -> None:
+def test_on_a_terminal_of_80_columns_the_runs_are_a_table_and_a_run_is_found_by_its_first_digits(
+    database: str, conn: Connection, cli: Cli
+) -> None:
     conn.execute(
-        "insert into cron_job_runs (id, job_name, status, error_message) values (%s, 'birthday_letters', 'failed', %s)",
+        "insert into cron_job_runs (id, job_name, status, completed_at, duration_ms, error_message)"
+        " values (%s, 'birthday_letters', 'failed', now(), 754000, %s)",
         [RUN, "ValueError: " + "seven " * 20],
     )
+    lines = on_a_terminal(80, database, "job", "ls", "--job", "birthday_letters")
+    assert lines[0].split() == ["run", "job", "state", "started", "took", "reason"]
+    assert re.match(r"0190a1b2  birthday_letters  ✗ failed  \d\S* \w+ ago +12 min  ValueError", lines[1])
+    assert all(len(line) <= 80 for line in lines)
+    for digits in ("0190a1b2", "0190", RUN.upper(), RUN.replace("-", "")):
+        assert data(cli("show", digits, "--json"))["id"] == RUN
+    conn.execute("insert into cron_job_runs (id, job_name) values ('0190ffff-c3d4-4e5f-8a9b-0c1d2e3f4a5b', 'b')")
+    code, _, said = result(cli("show", "0190"))
+    assert code == 1
+    assert said.startswith("pgonce: several runs begin with 0190: 0190a1b2-")
+    assert result(cli("show", "0191")) == (1, "", "pgonce: there is no job run 0191\n")
+
+
+def test_ls_has_a_line_for_each_job_with_what_is_usual_what_comes_next_and_what_is_wrong(
+    database: str, conn: Connection, cli: Cli
+) -> None:
+    conn.execute(
+        "insert into cron_job_runs (job_name, key, status, started_at, completed_at, duration_ms)"
+        " select 'sync', 'eu', 'succeeded', now() - n * interval '1 hour', now(), 540000 + n * 10000"
+        " from generate_series(1, 20) n"
+    )
+    conn.execute("select start_job_run('sync', p_key => 'eu'), start_job_run('sync', p_key => 'eu')")
+    conn.execute(
+        "insert into cron_job_runs (job_name, status, started_at, completed_at, error_message, duration_ms)"
+        " values ('broken', 'failed', now() - interval '4 minutes', now(), E'Traceback\\nValueError: no', 200)"
+    )
+    conn.execute(
+        "insert into cron_job_runs (job_name, status, started_at, completed_at, duration_ms)"
+        " values ('dump', 'succeeded', now() - interval '3 days', now() - interval '3 days', 42000)"
+    )
+    assert result(cli("expect", "dump", "--every", "1 day"))[0] == 0
+    assert result(cli("pause", "broken", "--reason", "the partner is down"))[0] == 0
+    assert result(cli("schedule", "new", "--cron", "0 3 1 1 *"))[0] == 0
+    code, out, _ = result(cli("ls"))
+    assert code == 0
+    found = {line.split("  ")[0]: line for line in out.splitlines()}
+    assert re.search(r"● running +\d+ s ago .*9 to 12 min .*blocks 1 starts", found["sync eu"])
+    assert re.search(r"○ paused +4 min ago +0.2 s .*the partner is down, ValueError: no", found["broken"])
+    assert re.search(r"! missed .*42 s .*it should run every 1 day; its last run succeeded at", found["dump"])
+    assert re.search(r"○ new +– +– .*20\d\d-01-01", found["new"])
+    assert out.splitlines()[-1].startswith("look: pgonce job show ")
     lines = on_a_terminal(80, database, "job", "ls")
-    assert lines[0] == RUN, "it is there to be pasted"
-    assert re.fullmatch(r"  job: birthday_letters  state: failed  started \(UTC\): [\d-]+ [\d:]+", lines[1])
-    assert lines[-1].strip() == "reason: ValueError: " + "seven " * 19 + "seven", "the terminal's to wrap"
-    assert "key" not in "".join(lines), "without what is empty"
-    lines = on_a_terminal(140, database, "job", "ls")
-    assert lines[0].split() == ["run", "job", "state", "started", "(UTC)", "took", "reason"]
-    assert lines[1].startswith(f"{RUN}  birthday_letters  failed  ")
-    assert len(lines) > 2
-    assert all(line.startswith(" " * len(RUN)) and set(line.split()) == {"seven"} for line in lines[2:])
+    assert lines[0].split()[:2] == ["job", "state"]
+    assert all(len(line) <= 80 for line in lines)
+
+
+def test_a_run_that_hangs_is_found_with_its_process_and_ended_with_a_reason(cli: Cli, conn: Connection) -> None:
+    running = cli("run", "patient")
+    assert running.stdout is not None
+    assert running.stdout.readline() == "begun\n"
+    running.send_signal(signal.SIGSTOP)
+    [line] = data(cli("ls", "--status", "running", "--json"))
+    shown = result(cli("show", line["id"][:8]))[1]
+    assert re.search(rf"process +\S+:{running.pid}\n", shown)
+    assert "progress_at" in shown or conn.execute("select progress_at from cron_job_runs").fetchone() == (None,)
+    assert result(cli("stop", line["id"][:8]))[0] == 0
+    assert result(cli("end", line["id"][:8], "--reason", "its disk is gone")) == (0, f"{line['id']}: ended\n", "")
+    assert result(cli("end", line["id"], "--reason", "again")) == (1, "", f"pgonce: run {line['id']} has ended\n")
+    row = conn.execute("select status, error_message from cron_job_runs").fetchone()
+    assert row == ("failed", "ended by hand: its disk is gone")
+    running.send_signal(signal.SIGCONT)
+    assert result(running)[0] == 1, "it has lost its run"
+
+
+def test_a_paused_job_is_skipped_by_whoever_starts_it_until_it_is_resumed(cli: Cli, conn: Connection) -> None:
+    assert result(cli("pause", "counts", "--reason", "why", "--until", "2 hours"))[1].startswith(
+        "counts: paused until "
+    )
+    assert result(cli("run", "counts"))[0] == 75
+    assert result(cli("resume", "counts")) == (0, "counts: resumed\n", "")
+    assert result(cli("resume", "counts")) == (1, "", "pgonce: job counts is not paused\n")
+    assert result(cli("run", "counts"))[0] == 0
+    code, _, said = result(cli("pause", "counts", "--reason", "why", "--until", "2020-01-01"))
+    assert (code, said) == (1, "pgonce: the end of a pause must be in the future\n")
+
+
+def test_a_request_that_no_worker_takes_up_says_so(cli: Cli) -> None:
+    code, _, said = result(cli("request", "counts", "--wait", "0"))
+    assert (code, said) == (0, "counts: requested; no worker has taken it up within 0 s: see pgonce ps\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--cron", "* * *"], "has not five fields"),
+        (["--every", "0 s"], "must be longer than zero"),
+        ([], "pass --cron or --every"),
+        (["--cron", "@daily", "--every", "1 h"], "pass --cron or --every"),
+        (["--remove"], "has no schedule"),
+        (["--cron", "@daily", "--grace", "soon"], "is not a length of time"),
+    ],
+)
+def test_a_schedule_that_cannot_be_read_is_refused_in_one_line(cli: Cli, options: list[str], says: str) -> None:
+    code, _, said = result(cli("schedule", "counts", *options))
+    assert code == 1
+    assert says in said
+    assert said.count("\n") == 1
 
 
 def test_on_a_narrow_terminal_the_statistics_are_a_few_lines_for_each_job(database: str, conn: Connection) -> None:
@@ -247,7 +337,7 @@ def test_on_a_narrow_terminal_the_statistics_are_a_few_lines_for_each_job(databa
         " select 'birthday_letters', 'succeeded', now(), now(), 12345, 7 from generate_series(1, 3)"
     )
     lines = on_a_terminal(60, database, "job", "stats")
-    assert lines[:2] == ["birthday_letters", "  runs: 3  success: 100.0%  p50: 0:00:12  p95: 0:00:12"]
+    assert lines[:2] == ["birthday_letters", "  runs: 3  success: 100.0%  p50: 12 s  p95: 12 s  p99: 12 s"]
     assert all(len(line) <= 60 for line in lines)
     assert len(on_a_terminal(120, database, "job", "stats")) == 2
 

@@ -27,37 +27,48 @@ language sql stable set search_path from current as $$
 $$;
 comment on function pgonce_get_job_run(uuid) is 'pgonce: one run with everything about it; null when there is none.';
 
+-- In plpgsql: an SQL function is planned without its arguments, and would read the whole table for any period. One pass over the
+-- runs of both periods, by the index on started_at, and one over the failures for the newest of each job.
 create or replace function pgonce_job_timing(p_job_name text default null, p_period interval default '7 days')
 returns table (job_name text, runs bigint, succeeded bigint, failed bigint, skipped bigint, running bigint, success_rate double precision,
                p50_ms integer, p95_ms integer, p99_ms integer, max_ms integer, previous_p50_ms integer, trend double precision,
                rows_per_second double precision, last_started_at timestamptz, last_failed_at timestamptz, last_failure text)
-language sql stable set search_path from current as $$
-  with at as (select clock_timestamp() - p_period as this, clock_timestamp() - p_period * 2 as previous),
-  found as (
-    select r.*, r.started_at >= at.this as current from cron_job_runs r, at
-    where r.started_at >= at.previous and (p_job_name is null or r.job_name = p_job_name)),
-  measured as (
-    select f.job_name, count(*) filter (where current and status <> 'skipped') as runs,
-           count(*) filter (where current and status = 'succeeded') as succeeded,
-           count(*) filter (where current and status = 'failed') as failed,
-           count(*) filter (where current and status = 'skipped') as skipped,
-           count(*) filter (where current and status = 'running') as running,
-           percentile_disc(array[0.5, 0.95, 0.99, 1]) within group (order by duration_ms)
-             filter (where current and status = 'succeeded') as ms,
-           percentile_disc(0.5) within group (order by duration_ms) filter (where not current and status = 'succeeded') as before,
-           sum(rows_processed) filter (where current and status = 'succeeded') as rows,
-           sum(duration_ms) filter (where current and status = 'succeeded') as spent,
-           max(started_at) filter (where current) as last_started_at,
-           max(completed_at) filter (where current and status = 'failed') as last_failed_at
-    from found f group by f.job_name)
+language plpgsql stable set search_path from current set jit = off as $$
+declare
+  v_this timestamptz := clock_timestamp() - p_period;
+  v_previous timestamptz := v_this - p_period;
+begin
+  return query
+  with measured as (
+    select r.job_name, count(*) filter (where r.status <> 'skipped') as runs,
+           count(*) filter (where r.status = 'succeeded') as succeeded,
+           count(*) filter (where r.status = 'failed') as failed,
+           count(*) filter (where r.status = 'skipped') as skipped,
+           count(*) filter (where r.status = 'running') as running,
+           percentile_disc(array[0.5, 0.95, 0.99, 1]) within group (order by r.duration_ms)
+             filter (where r.status = 'succeeded') as ms,
+           sum(r.rows_processed) filter (where r.status = 'succeeded') as rows,
+           sum(r.duration_ms) filter (where r.status = 'succeeded') as spent,
+           max(r.started_at) as last_started_at
+    from cron_job_runs r
+    where r.started_at >= v_this and (p_job_name is null or r.job_name = p_job_name) group by r.job_name),
+  before as (
+    select r.job_name, percentile_disc(0.5) within group (order by r.duration_ms) as ms
+    from cron_job_runs r
+    where r.started_at >= v_previous and r.started_at < v_this and r.status = 'succeeded'
+      and (p_job_name is null or r.job_name = p_job_name) group by r.job_name),
+  last_failure as (
+    select distinct on (r.job_name) r.job_name, r.completed_at, r.error_message from cron_job_runs r
+    where r.started_at >= v_this and r.status = 'failed' and (p_job_name is null or r.job_name = p_job_name)
+    order by r.job_name, r.completed_at desc nulls last)
   select m.job_name, m.runs, m.succeeded, m.failed, m.skipped, m.running,
-         round(m.succeeded::numeric / nullif(m.succeeded + m.failed, 0), 4),
-         m.ms[1], m.ms[2], m.ms[3], m.ms[4], m.before, round(m.ms[1]::numeric / nullif(m.before, 0) - 1, 4),
-         round(m.rows * 1000.0 / nullif(m.spent, 0), 1), m.last_started_at, m.last_failed_at,
-         (select pgonce_error_line(f.error_message) from found f
-          where f.job_name = m.job_name and f.status = 'failed' and f.completed_at = m.last_failed_at limit 1)
-  from measured m where m.runs + m.skipped > 0 order by m.job_name
-$$;
+         round(m.succeeded::numeric / nullif(m.succeeded + m.failed, 0), 4)::double precision,
+         m.ms[1], m.ms[2], m.ms[3], m.ms[4], b.ms, round(m.ms[1]::numeric / nullif(b.ms, 0) - 1, 4)::double precision,
+         round(m.rows * 1000.0 / nullif(m.spent, 0), 1)::double precision, m.last_started_at, l.completed_at,
+         pgonce_error_line(l.error_message)
+  from measured m left join before b on b.job_name = m.job_name left join last_failure l on l.job_name = m.job_name
+  order by m.job_name;
+end $$;
 comment on function pgonce_job_timing(text, interval) is
   'pgonce: per job over the last p_period: runs and their ends, success rate (0 to 1), durations of the successful ones, their median '
   'in the period before and the change since (0.1 = ten percent slower), rows per second, and the last failure.';
@@ -65,18 +76,15 @@ comment on function pgonce_job_timing(text, interval) is
 create or replace view pgonce_job_stats as select * from pgonce_job_timing();
 comment on view pgonce_job_stats is 'pgonce_job_timing of the last seven days.';
 
--- A window and not a self-join, which grows with the square of a job's runs. It reads in the order of the index on job_name and
--- started_at, and sorts the keys of a job alone. clock_timestamp() stands for the end of a running one. 30 days: what overlapped
--- before has been told.
+-- A window and not a self-join, which grows with the square of a job's runs. A running one has no end yet.
 create or replace view pgonce_job_overlaps as
 with ends as (
   select job_name, key, id, started_at,
          max(coalesce(completed_at, 'infinity')) over (
            partition by job_name, key order by started_at, id rows between unbounded preceding and 1 preceding) as busy_until
-  from cron_job_runs where status <> 'skipped' and started_at > clock_timestamp() - interval '30 days')
+  from cron_job_runs where status <> 'skipped')
 select job_name, key, id as run_id, started_at, busy_until as other_ended_at from ends where started_at < busy_until;
-comment on view pgonce_job_overlaps is
-  'Runs of the last 30 days that started while another run of their job and key was at work. Must be empty.';
+comment on view pgonce_job_overlaps is 'Runs that started while another run of their job and key was at work. Must be empty.';
 
 create or replace view pgonce_job_missed as
 -- Ticks that have been waiting: the first one after the last that has a row, of those that schedulers wrote ahead. The last one

@@ -1,0 +1,207 @@
+"""``pgonce job ls | show | stats``: how jobs and their runs stand."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import click
+
+from pgonce.cli.options import as_json, with_database
+from pgonce.cli.output import Length, Moment, in_line, print_json, print_table, when
+from pgonce.cli.times import ago, coming, span, took
+from pgonce.core import database
+from pgonce.core.execute import Pool, call
+from pgonce.errors import NotFound
+from pgonce.jobs import calls_operate
+from pgonce.jobs import calls_stats as stats
+
+STATES = ["running", "succeeded", "failed", "skipped"]
+SIGNS = {"running": "● running", "succeeded": "✔ succeeded", "failed": "✗ failed", "skipped": "○ skipped"}
+
+
+class RunId(click.ParamType):  # type: ignore[type-arg] # generic only in newer releases of click
+    """A run's id, or its first few digits."""
+
+    name = "run"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Its hexadecimal digits."""
+        digits = str(value).lower().replace("-", "")
+        if not 4 <= len(digits) <= 32 or not set(digits) <= set("0123456789abcdef"):
+            self.fail(f'"{value}" is not the id of a run, nor its first four or more digits', param, ctx)
+        return digits
+
+
+def find_run(pool: Pool, digits: str, schema: str) -> UUID:
+    """The run whose id begins with these digits.
+
+    Raises:
+        NotFound: there is none, or there are several.
+    """
+    found = call(pool, calls_operate.match_job_runs(digits), schema)
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise NotFound(f"there is no job run {UUID(digits) if len(digits) == 32 else digits}")
+    raise NotFound(f"several runs begin with {digits}: {', '.join(map(str, found))}")
+
+
+@click.command("ls")
+@click.option("--job", "name", metavar="NAME", help="Runs of this job.")
+@click.option("--status", type=click.Choice(STATES), help="Runs with this status.")
+@click.option("--since", type=Moment(), help="Runs that started since: '2 hours', 2026-11-23.")
+@click.option("--limit", type=click.IntRange(min=1), help="So many runs. [default: 50]")
+@as_json
+@with_database
+def list_(
+    name: str | None, status: str | None, since: datetime | None, limit: int | None, json_: bool, url: str, schema: str
+) -> None:
+    """List the jobs, each with its last run; with an option or --json the runs, newest first.
+
+    Example: pgonce job ls --job birthday_letters --status failed --since '2 days'
+    """
+    runs = json_ or name is not None or status is not None or since is not None or limit is not None
+    wanted = stats.list_job_runs(name=name, status=status, since=since, limit=limit or 50)
+    with database.open_pool(url, 1) as pool:
+        if not runs:
+            _print_jobs(call(pool, stats.list_jobs(), schema))
+            return
+        lines = call(pool, wanted, schema)
+    if json_:
+        print_json(lines)
+        return
+    now = datetime.now(UTC)
+    print_table(
+        ["run", "job", "state", "started", "took", "rows", "progress", "reason"],
+        [
+            (str(r.id)[:8], _named(r.job_name, r.key), _sign(r.state, r.status), ago(r.started_at, now),
+             took(r.duration_ms), r.rows_processed or "", r.progress, r.reason)
+            for r in lines
+        ],
+        "no such runs",
+        "reason",
+    )  # fmt: skip
+
+
+def _named(name: str, key: str) -> str:
+    return f"{name} {key}".rstrip()
+
+
+def _sign(state: str, status: str) -> str:
+    return SIGNS[status].replace(status, state)
+
+
+def _print_jobs(lines: list[stats.JobLine]) -> None:
+    now = datetime.now(UTC)
+    print_table(
+        ["job", "state", "started", "took", "usual", "next", "note"],
+        [
+            (_named(job.job_name, job.key), _state(job), ago(job.started_at, now), took(job.duration_ms) or "–",
+             "" if job.usual_from_ms is None or job.usual_to_ms is None else span(job.usual_from_ms, job.usual_to_ms),
+             coming(job.next_tick, now), _note(job, now))
+            for job in lines
+        ],
+        "no job has run, and none is scheduled",
+        "note",
+    )  # fmt: skip
+    failed = next((job for job in lines if job.status == "failed" and job.run_id), None)
+    if failed:
+        click.echo(f"look: pgonce job show {str(failed.run_id)[:8]}")
+
+
+def _state(job: stats.JobLine) -> str:
+    if job.paused is not None:
+        return "○ paused"
+    if job.missed is not None:
+        return "! missed"
+    return "○ new" if job.status is None else SIGNS[job.status]
+
+
+def _note(job: stats.JobLine, now: datetime) -> str:
+    notes = []
+    if job.paused is not None:
+        notes.append(job.paused)
+    if job.missed is not None:
+        notes.append(job.missed)
+    if job.stopping:
+        notes.append("asked to stop")
+    if job.blocks:
+        notes.append(f"blocks {job.blocks} starts")
+    if job.status == "running" and job.progress_done is not None:
+        progress = f"{job.progress_done:,}"
+        if job.progress_total:
+            progress += f" of {job.progress_total:,} ({job.progress_done / job.progress_total:.0%})"
+        notes.append(progress if job.progress_at is None else f"{progress}, {ago(job.progress_at, now)}")
+    if job.attempt and job.attempt > 1:
+        notes.append(f"attempt {job.attempt}")
+    if job.next_retry_at:
+        notes.append("to be retried")
+    if job.reason:
+        notes.append(job.reason)
+    return ", ".join(notes)
+
+
+@click.command()
+@click.argument("run", type=RunId())
+@as_json
+@with_database
+def show(run: str, json_: bool, url: str, schema: str) -> None:
+    """Everything about one RUN: scope, counts, progress, its process, what blocked it, traceback."""
+    with database.open_pool(url, 1) as pool:
+        found = call(pool, stats.get_job_run(find_run(pool, run, schema)), schema)
+    if found is None:
+        raise NotFound(f"there is no job run {run}")
+    if json_:
+        print_json(found)
+        return
+    traceback = found.pop("error_message")
+    for name, value in found.items():
+        if value not in (None, {}, ""):
+            click.echo(f"{name:17} {in_line(value) if isinstance(value, dict) else value}")
+    if traceback:
+        click.echo(f"\nreason\n{traceback}")
+    if found["status"] == "running":
+        short = str(found["id"])[:8]
+        click.echo(f"\nto end it   pgonce job stop {short}   then, if it does not: pgonce job end {short} --reason '…'")
+
+
+@click.command("stats")
+@click.argument("name", required=False)
+@click.option(
+    "--since", default="7 days", show_default=True, type=Length(), metavar="INTERVAL", help="Over this long, until now."
+)
+@as_json
+@with_database
+def stats_(name: str | None, since: timedelta, json_: bool, url: str, schema: str) -> None:
+    """Runs, success rate and durations of the jobs, and the trend against as long a time before.
+
+    Example: pgonce job stats birthday_letters --since '30 days'
+    """
+    with database.open_pool(url, 1) as pool:
+        lines = call(pool, stats.job_timing(name, since), schema)
+    if json_:
+        print_json(lines)
+        return
+    print_table(
+        ["job", "runs", "skipped", "success", "p50", "p95", "p99", "max", "trend", "rows/s", "last failure (UTC)"],
+        [
+            (t.job_name, t.runs, t.skipped or "", _percent(t.success_rate), took(t.p50_ms), took(t.p95_ms),
+             took(t.p99_ms), took(t.max_ms), _percent(t.trend, "+"), t.rows_per_second, _failure(t))
+            for t in lines
+        ],
+        "no runs in that time",
+        "last failure (UTC)",
+    )  # fmt: skip
+
+
+def _percent(share: float | None, sign: str = "") -> str:
+    return "" if share is None else f"{share:{sign}.1%}"
+
+
+def _failure(timing: stats.Timing) -> str:
+    return f"{when(timing.last_failed_at)} {timing.last_failure or ''}".strip()
+
+
+COMMANDS = (list_, show, stats_)

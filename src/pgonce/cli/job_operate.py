@@ -1,0 +1,212 @@
+"""``pgonce job stop | end | pause | resume | request | schedule | expect``: what an operator does at run time."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import click
+
+from pgonce.cli.job import with_scope
+from pgonce.cli.job_list import RunId, find_run
+from pgonce.cli.options import OVERLAP, as_json, with_database
+from pgonce.cli.output import Length, Moment, in_line, print_json, print_table, when
+from pgonce.core import database
+from pgonce.core.execute import Pool, call
+from pgonce.errors import InvalidArgument, NotFound
+from pgonce.jobs import calls, calls_operate
+from pgonce.jobs.calls_operate import Answer
+from pgonce.jobs.cron import CatchUp, Cron, Every, Schedule, read_plan
+
+
+@click.command()
+@click.argument("run", type=RunId())
+@with_database
+def stop(run: str, url: str, schema: str) -> None:
+    """Request a RUN to stop. It notices at its next heartbeat; pending retries are cancelled."""
+    with database.open_pool(url, 1) as pool:
+        run_id = find_run(pool, run, schema)
+        if not call(pool, calls.stop_job_run(run_id), schema):
+            raise InvalidArgument(f"run {run_id} has ended")
+    click.echo(f"{run_id}: asked to stop")
+
+
+@click.command()
+@click.argument("run", type=RunId())
+@click.option("--reason", required=True, metavar="TEXT", help="Why; it becomes part of the run's error message.")
+@with_database
+def end(run: str, reason: str, url: str, schema: str) -> None:
+    """Close a RUN that hangs or whose process is gone, as failed and without retry; the next start is a new run.
+
+    Safe while its process lives: nothing that it still writes through the run is committed.
+    """
+    with database.open_pool(url, 1) as pool:
+        run_id = find_run(pool, run, schema)
+        if not call(pool, calls_operate.end_job_run(run_id, reason), schema):
+            raise InvalidArgument(f"run {run_id} has ended")
+    click.echo(f"{run_id}: ended")
+
+
+@click.command()
+@click.argument("name")
+@click.option("--reason", required=True, metavar="TEXT", help="Why; each skipped start says it.")
+@click.option("--until", metavar="WHEN", help="When it ends by itself: '2 hours' (from now), 2026-11-23T06:00.")
+@with_database
+def pause(name: str, reason: str, until: str | None, url: str, schema: str) -> None:
+    """Start no run of the job NAME, whoever asks, until it is resumed. Runs that are at work go on."""
+    end_of_pause = None if until is None else _later(until)
+    with database.open_pool(url, 1) as pool:
+        call(pool, calls_operate.pause_job(name, reason, end_of_pause), schema)
+    click.echo(f"{name}: paused{f' until {when(end_of_pause)} UTC' if end_of_pause else ''}")
+
+
+def _later(text: str) -> datetime:
+    """A moment to come: a length of time from now, or a date."""
+    try:
+        return datetime.now(UTC) + Length().convert(text, None, None)
+    except click.BadParameter:
+        moment: datetime = Moment().convert(text, None, None)
+        return moment
+
+
+@click.command()
+@click.argument("name")
+@with_database
+def resume(name: str, url: str, schema: str) -> None:
+    """End the pause of the job NAME."""
+    with database.open_pool(url, 1) as pool:
+        if not call(pool, calls_operate.resume_job(name), schema):
+            raise InvalidArgument(f"job {name} is not paused")
+    click.echo(f"{name}: resumed")
+
+
+@click.command()
+@click.argument("name")
+@with_scope
+@click.option("--key", help="Runs with different keys may run side by side. [default: the job's]")
+@click.option(
+    "--wait", default=30, show_default=True, type=click.IntRange(min=0), metavar="SECONDS", help="For the answer."
+)
+@with_database
+def request(name: str, scope: dict[str, Any], key: str | None, wait: int, url: str, schema: str) -> None:
+    """Ask any worker that has the job NAME to run it now, unless it is running: then exit with 75.
+
+    A worker answers within some 15 s; it is not waited for the end of the run.
+    """
+    with database.open_pool(url, 1) as pool:
+        answer = _answer(pool, call(pool, calls_operate.request_job_run(name, scope, key), schema), wait, schema)
+    if not answer.answered:
+        click.echo(f"{name}: requested; no worker has taken it up within {wait} s: see pgonce ps", err=True)
+    elif answer.run_id is None:
+        click.echo(f"{name}: skipped, {answer.text}", err=True)
+        sys.exit(OVERLAP)
+    else:
+        click.echo(f"{name}: run {answer.run_id} {answer.text}")
+
+
+def _answer(pool: Pool, request_id: UUID, wait: int, schema: str) -> Answer:
+    until = time.monotonic() + wait
+    while True:
+        answer = call(pool, calls_operate.get_job_request(request_id), schema)
+        if answer.answered or time.monotonic() >= until:
+            return answer
+        time.sleep(0.5)
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--cron", metavar="FIELDS", help="Five fields, '0 6 * * *', or @hourly, @daily, @weekly, @monthly.")
+@click.option("--every", metavar="INTERVAL", help="In place of --cron: '90 minutes'.")
+@click.option("--timezone", default="UTC", show_default=True, help="Where the hours of --cron are.")
+@click.option("--key", default="", help="A job may have one schedule for each key. [default: the empty key]")
+@with_scope
+@click.option("--catch-up", type=click.Choice(["none", "last", "all"]), default="none", show_default=True)
+@click.option("--grace", default="5 minutes", show_default=True, metavar="INTERVAL", help="Later, a tick was missed.")
+@click.option("--remove", is_flag=True, help="Delete the schedule.")
+@as_json
+@with_database
+def schedule(
+    name: str | None,
+    cron: str | None,
+    every: str | None,
+    timezone: str,
+    key: str,
+    scope: dict[str, Any],
+    catch_up: CatchUp,
+    grace: str,
+    remove: bool,
+    json_: bool,
+    url: str,
+    schema: str,
+) -> None:
+    """Write a schedule of the job NAME; without NAME, list all schedules.
+
+    Workers that have the job go by it within 30 s, in place of one with the same key in their code.
+    """
+    with database.open_pool(url, 1) as pool:
+        if name is None:
+            _list_schedules(pool, json_, schema)
+        elif remove:
+            if not call(pool, calls_operate.unschedule_job(name, key), schema):
+                raise NotFound(f"job {name} has no schedule{f' with the key {key}' if key else ''}")
+            click.echo(f"{name}: schedule deleted")
+        else:
+            if (cron is None) == (every is None):
+                raise InvalidArgument("pass --cron or --every")
+            chosen: Schedule = Every.read(every) if every is not None else Cron(cron or "", timezone)
+            plan = read_plan(f"of job {name}", chosen, catch_up, "1 day", None, grace)
+            tick = chosen.after(datetime.now(UTC))
+            if tick is None:
+                raise InvalidArgument(f"{chosen.expression} has no tick in the next 50 years")
+            wanted = calls_operate.schedule_job(name, key, chosen, tick, plan.grace, catch_up, scope)
+            call(pool, wanted, schema)
+            click.echo(f"{name}: next run {when(tick)} UTC")
+
+
+def _list_schedules(pool: Pool, json_: bool, schema: str) -> None:
+    lines = call(pool, calls_operate.list_job_schedules(), schema)
+    if json_:
+        print_json(lines)
+        return
+    print_table(
+        ["job", "key", "schedule", "timezone", "next (UTC)", "from", "scope"],
+        [
+            (each.job_name, each.key, each.cron, each.timezone, when(each.next_tick),
+             each.app or each.source, in_line(each.scope) if each.scope else "")
+            for each in lines
+        ],
+        "no job is scheduled",
+        "scope",
+    )  # fmt: skip
+
+
+@click.command()
+@click.argument("name")
+@click.option("--every", type=Length(), metavar="INTERVAL", help="It must run at least this often: '1 day'.")
+@click.option(
+    "--grace", default="5 minutes", show_default=True, type=Length(), metavar="INTERVAL", help="Later, it is told."
+)
+@click.option("--key", default="", help="Only runs with this key count. [default: all of the job's]")
+@click.option("--never", is_flag=True, help="It need not run any more.")
+@with_database
+def expect(name: str, every: timedelta | None, grace: timedelta, key: str, never: bool, url: str, schema: str) -> None:
+    """Alert when the job NAME does not run as often as it should, whoever starts it: cron, Kubernetes, Celery, pg_cron.
+
+    Example: pgonce job expect nightly_backup --every '1 day' --grace '1 hour'
+    """
+    if never == (every is not None):
+        raise InvalidArgument("pass --every, or --never")
+    with database.open_pool(url, 1) as pool:
+        if every is not None:
+            call(pool, calls_operate.expect_job(name, every, grace, key), schema)
+            click.echo(f"{name}: expected every {every}, alerted {grace} later")
+        elif call(pool, calls_operate.forget_job_expectation(name, key), schema):
+            click.echo(f"{name}: no longer expected")
+        else:
+            raise NotFound(f"job {name} is not expected to run")
+
+
+COMMANDS = (stop, end, pause, resume, request, schedule, expect)
