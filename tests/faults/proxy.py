@@ -108,7 +108,7 @@ class Proxy:
             self._awaited.clear()
 
     def cut_clients(self) -> None:
-        """Cut every connection on the client's side only: the server waits, and gets held messages when they are released."""
+        """Cut every connection on the client's side only: the server gets held messages when they are released."""
         with self._lock:
             for each in self._clients:
                 with suppress(OSError):
