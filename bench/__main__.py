@@ -25,7 +25,7 @@ cores, commits are durable, contenders take turns, and what stands here are medi
 
 
 def machine() -> dict[str, object]:
-    """How large it is, not which one it is."""
+    """The machine's size, not its name."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "date": datetime.now(UTC).date(),

@@ -1,4 +1,4 @@
-"""The time of a claim: with a long history behind it, and while an old snapshot keeps vacuum from cleaning up."""
+"""The time of a claim: in a table with a long history, and while an old snapshot prevents vacuum from removing rows."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def claim_time(pool: Pool) -> float:
 
 
 def history(few: int, many: int, rounds: int) -> tuple[float, float]:
-    """The time of a claim with few finished rows, and with many; two databases, in turns."""
+    """The time of a claim with few and with many finished rows: two databases, measured alternately."""
     with new_database() as small, new_database() as large:
         for url, rows in ((small, few), (large, many)):
             with psycopg.connect(url, autocommit=True) as conn:
@@ -61,7 +61,7 @@ def history(few: int, many: int, rounds: int) -> tuple[float, float]:
 
 
 def old_snapshot(handled: int, rounds: int) -> tuple[float, float]:
-    """The time of a claim before and after ``handled`` events went through, under a snapshot from before them."""
+    """The time of a claim before and after ``handled`` events were handled, under a snapshot that is older."""
     with new_database() as url, psycopg.connect(url) as holder, psycopg.connect(url, autocommit=True) as conn:
         conn.execute("create table effects (event text)")
         with open_pool(url, 1) as pool:

@@ -1,7 +1,7 @@
-"""Requests per second and the answer's time of the receiver, with wrk on the same machine.
+"""The receiver's requests per second and response time, measured by wrk on the same machine.
 
-Every request is another event, signed beforehand. The peer is the route that tutorials show: FastAPI, Stripe's
-construct_event, an INSERT by psycopg. Without wrk there are no figures: apt install wrk.
+Every request is a different event, signed in advance. It is compared with the route that tutorials show: FastAPI,
+Stripe's construct_event, an INSERT by psycopg. Without wrk there are no figures: apt install wrk.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SERVERS = {
 import pgonce
 app = pgonce.receiver(pgonce.App(), secrets=[SECRET], url=URL, worker=False)
 """,
-    # the same bytes through the same verify and read, and the same answer: only nothing is recorded
+    # the same bytes through the same verify and read, and the same answer, but nothing is recorded
     "receiver without a database": """
 import pgonce
 from pgonce.webhooks.asgi import Receiver
@@ -107,7 +107,7 @@ def serving(name: str, url: str) -> Iterator[int]:
 def requests(count: int, folder: Path) -> Path:
     """``count`` signed deliveries, one per line."""
     file = folder / "requests"
-    ahead = int(time.time()) + 240  # tolerated are 300 s in both directions: good for nine minutes
+    ahead = int(time.time()) + 240  # a signature may be 300 s off in both directions: it is valid for nine minutes
     with file.open("w", encoding="utf-8") as out:
         for nr in range(count):
             body = json.dumps(event(f"evt_{nr:010}", nr))
@@ -136,7 +136,7 @@ def wrk(port: int, script: Path, seconds: float, clients: int = CLIENTS) -> tupl
 
 
 def measure(name: str, file: Path, seconds: float, rate: float | None = None) -> tuple[float, float]:
-    """At full speed, or, with ``rate``, with pauses that make about so many requests per second."""
+    """At full speed, or, with ``rate``, with pauses for about that many requests per second."""
     delay = f"math.random() * {2 * 1000 * CLIENTS / rate:.0f}" if rate else "0"
     script = file.with_suffix(".lua")
     script.write_text(LUA.format(file=file, delay=delay), "utf-8")

@@ -1,4 +1,4 @@
-"""One contender's import in a process of its own, so that the one's memory is not the other's.
+"""One contender's import in a process of its own, so that its memory can be measured.
 
     python -m bench.importer CONTENDER URL [ARGUMENT]...
 
@@ -61,7 +61,9 @@ def generator(url: str, rows: str, size: str) -> float:
 
 def path(url: str, file: str, name: str = "") -> float:
     """``Seeds.run`` of a file, as ``pgonce seed load`` does it."""
-    if file.endswith(".parquet"):  # before the clock starts, as psycopg and dlt are: a tenth of a second
+    if file.endswith(
+        ".parquet"
+    ):  # imported before the clock starts, like psycopg and dlt: it takes a tenth of a second
         import pyarrow.compute
         import pyarrow.parquet  # noqa: F401
     with database.open_pool(url, 3) as pool:
@@ -72,7 +74,7 @@ def path(url: str, file: str, name: str = "") -> float:
 
 
 def resumable(url: str, rows: str) -> float:
-    """The one that is killed."""
+    """The import that is killed."""
     with database.open_pool(url, 3) as pool:
         began = time.perf_counter()
         Seeds(pool).run("resumable", source(0, int(rows)), into="verses", key=KEY, columns=COLUMNS, batch_size=5000)
@@ -151,11 +153,11 @@ def formatter(url: str, rows: str) -> float:
 
 
 def dlt(url: str, rows: str) -> float:
-    """dlt, which does a row once by staging and merging."""
+    """dlt, which writes each row once by staging and merging."""
     os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"
     from dlt import destinations, pipeline
 
-    # It insists on a host and a password; libpq takes the host that stands in the query, the socket's folder.
+    # dlt requires a host and a password; libpq uses the host in the query, which is the socket's folder.
     address = url.replace("postgres@/", "postgres:none@localhost/", 1)
     with tempfile.TemporaryDirectory(prefix="pgonce-dlt-") as folder:
         began = time.perf_counter()
@@ -179,7 +181,7 @@ def main() -> None:
 
 
 def _peak() -> float:
-    """Megabytes. On Linux ru_maxrss begins with what the process had that started this one."""
+    """In megabytes. On Linux ru_maxrss starts with the memory of the parent process."""
     status = Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

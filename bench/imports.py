@@ -1,9 +1,9 @@
-r"""Imports beside their peers: 1,000,000 rows with a body of 150 bytes and a key of four columns.
+r"""Imports compared with other tools: 1,000,000 rows with a body of 150 bytes and a key of four columns.
 
     python -m bench.imports [--rows 1000000] [--rounds 1] [--only WORD]
 
-Every contender loads into the same table, truncated before; the ratios are to psql's \copy in the same round. Run it
-on a quiet machine: below 200,000 rows the start-up of psql and the first, small batches weigh too much.
+Every contender loads into the same table, truncated before. The ratios are to psql's \copy in the same round. Run it on
+a quiet machine; below 200,000 rows the start of psql and the first, small batches weigh too much.
 """
 
 from __future__ import annotations
@@ -62,13 +62,15 @@ def first_row_after_kill(url: str, rows: int) -> float:
             time.sleep(0.01)
         running.kill()
         running.wait()
-        while conn.execute(WRITING).fetchone() != (0,):  # what it had sent may still land: no row of the next one
+        while conn.execute(WRITING).fetchone() != (
+            0,
+        ):  # what it had sent may still be committed: those are not rows of the next import
             time.sleep(0.001)
         return _first_row(conn, "resumable", "resumable", url, rows)
 
 
 def first_row_behind(url: str, folder: Path, size: int) -> float:
-    """Seconds from the start to the first new row of a CSV file of which ``size`` bytes are done."""
+    """Seconds from the start to the first new row of a CSV file of which ``size`` bytes were imported before."""
     file = folder / "sparse.csv"
     with file.open("wb") as lines:  # a hole takes no room on the disk
         lines.write(",".join(verses.COLUMNS).encode() + b"\n")
@@ -110,7 +112,7 @@ def partitions(conn: psycopg.Connection[Any], url: str, rows: int, workers: int)
 
 
 class Rounds:
-    """The seconds of every contender, round by round; what is shown is the median."""
+    """The seconds of every contender, round by round; the table shows the median."""
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
@@ -121,7 +123,7 @@ class Rounds:
         self.rates[name].append(rows / seconds)
 
     def result(self, name: str, against: str = LIMIT, least: float | None = None) -> Result:
-        # the ratio is taken within each round: the machine may be quicker in another one
+        # the ratio is computed within each round, because the machine may be faster in another one
         rate = statistics.median(self.rates[name])
         if name == LIMIT:
             return Result(name, rate, "rows/s")
@@ -142,7 +144,7 @@ def run(quick: bool, rows: int | None = None, rounds: int | None = None, only: s
             verses.write(folder / f"verses{suffix}", rounded.rows)
         with psycopg.connect(url, autocommit=True) as conn:
             conn.execute(verses.TABLE)
-            psql_copy(url, folder / "verses.copy")  # who comes first writes the log into files that are new, and slower
+            psql_copy(url, folder / "verses.copy")  # the first contender writes the log into new files, which is slower
             for _ in range(rounds or (1 if quick else 3)):
                 one_round(conn, url, folder, rounded, only)
             if only:

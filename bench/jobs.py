@@ -1,9 +1,9 @@
 """The guard: runs acquired and completed per second over eight connections, durable commits.
 
-The yardstick is pgbench doing the two bare statements on the specification's own table: an insert and an update, no
-guard; once with prepared statements, which is the harder one, and once as pgbench comes, with none, as behind a pooler.
-Each connection has a job of its own, so that only the calls are measured; refused starts all meet one run.
-"""
+It is compared with pgbench running the two bare statements on the specification's own table: an insert and an update,
+without a guard; once with prepared statements, which is faster, and once as pgbench runs by default, without them, as
+behind a pooler. Each connection has a job of its own, so that only the calls are measured; refused starts are all
+blocked by one run."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ select r, case when r is null then set_config('synchronous_commit', 'off', true)
 
 def _runs(url: str, script: str, mode: str, seconds: float) -> float:
     if mode == "simple":
-        script = re.sub(r":id\b", "':id'", script)  # a variable is then a piece of the text
+        script = re.sub(r":id\b", "':id'", script)  # a variable is then part of the text
     return pgbench(url, script, clients=CLIENTS, seconds=seconds, mode=mode)
 
 
@@ -87,7 +87,7 @@ def functions(mode: str, seconds: float) -> float:
 
 
 def unguarded(seconds: float) -> float:
-    """What two calls of functions cost: the bare statements alone in them."""
+    """The cost of two function calls: they contain only the bare statements."""
     with new_database(migrated=False) as url:
         with psycopg.connect(url, autocommit=True) as conn:
             conn.execute(SPECIFIED.encode())
@@ -96,7 +96,7 @@ def unguarded(seconds: float) -> float:
 
 
 def by_hand(seconds: float) -> float:
-    """What Python costs: psycopg in a thread for each connection, the bare statements."""
+    """The cost of Python: psycopg in a thread for each connection, with the bare statements."""
     insert = "insert into cron_job_runs (job_name) values (%s) returning id"
     update = """
     update cron_job_runs set status = 'succeeded', completed_at = now(), rows_processed = 1, rows_skipped = 0,
@@ -131,7 +131,7 @@ def _threads(seconds: float, action: Callable[[int], None]) -> float:
     ended = threading.Event()
 
     def client(number: int) -> None:
-        action(number)  # connections are open and statements known
+        action(number)  # connections are open and statements prepared
         gun.wait()
         while not ended.is_set():
             action(number)
@@ -174,7 +174,7 @@ def refused_from_threads(seconds: float) -> float:
 
 
 def from_asyncio(tasks: int, seconds: float) -> float:
-    """Runs of ``tasks`` tasks over at most eight connections: those that come at the same time share their commits."""
+    """Runs of ``tasks`` tasks over at most eight connections: calls at the same time share their commits."""
 
     async def one(jobs: pgonce.AsyncJobs, number: int) -> None:
         async with jobs.run(f"job_{number}") as run:
@@ -218,7 +218,7 @@ async def _tasks(count: int, seconds: float, action: Callable[[int], Awaitable[N
     async with asyncio.TaskGroup() as group:
         for number in range(count):
             group.create_task(client(number))
-        await asyncio.sleep(0.5)  # connections are open and statements known
+        await asyncio.sleep(0.5)  # connections are open and statements prepared
         before, started = done, time.perf_counter()
         await asyncio.sleep(seconds)
         rate = (done - before) / (time.perf_counter() - started)
@@ -227,7 +227,7 @@ async def _tasks(count: int, seconds: float, action: Callable[[int], Awaitable[N
 
 
 def run(quick: bool) -> list[Result]:
-    """Everything, in turns; ratios of medians."""
+    """All contenders alternately; ratios of medians."""
     seconds, rounds = (4.0, 1) if quick else (6.0, 5)
     contenders: dict[str, Callable[[float], float]] = {
         "bare": partial(bare, "prepared"), "unguarded": unguarded, "by hand": by_hand,

@@ -1,4 +1,4 @@
-"""Deliveries to measure with: an event of 3.4 kB as Stripe sends it, one in ten of them twice."""
+"""Deliveries to measure with: events of 3.4 kB as Stripe sends them, one in ten of them twice."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def event(event_id: str, nr: int = 0) -> dict[str, Any]:
 
 
 def deliveries(count: int, prefix: str = "evt") -> list[bytes]:
-    """``count`` bodies; one in ten is the body of a moment ago again."""
+    """``count`` bodies; one in ten repeats a recent one."""
     dice = random.Random(count)
     bodies: list[bytes] = []
     for nr in range(count):

@@ -1,4 +1,4 @@
-"""Procrastinate's lock, the guard of the jobs benchmark's peer."""
+"""Procrastinate's lock, for comparison in the jobs benchmark."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def _procrastinate(connections: int, seconds: float) -> float:
             await task.configure(lock="first").defer_async()
             await begun.wait()
             first, started = done, time.perf_counter()
-            # as many open jobs as keep the worker busy, no more: a long queue slows its own fetch down
+            # only as many open jobs as keep the worker busy: a long queue makes its fetch slower
             clients = [asyncio.create_task(client(number)) for number in range(connections)]
             await asyncio.sleep(seconds)
             rate = (done - first) / (time.perf_counter() - started)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What was measured, and what it is measured against.
+    """What was measured, and what it is compared with.
 
     Every module of benchmarks has ``run(quick: bool) -> list[Result]``; quick runs less of everything.
     """

@@ -1,4 +1,4 @@
-"""What a tick costs, and what waiting for it."""
+"""The cost of a tick, and of waiting for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The PostgreSQL that is measured: embedded, durable commits, a database of its own for every contender."""
+"""The PostgreSQL of the benchmarks: embedded, with durable commits and a database for every contender."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pgonce.core import migrate as schema
 
 @cache
 def start() -> embedded.Server:
-    """The server of this run; it ends, and its folder goes, when the run ends."""
+    """The server of this run; at the end of the run it stops, and its folder is removed."""
     server = embedded.start(Path(tempfile.mkdtemp(prefix="pgonce-bench-")))
 
     def stop() -> None:
@@ -31,7 +31,7 @@ def start() -> embedded.Server:
 
     atexit.register(stop)
     with psycopg.connect(server.url, autocommit=True) as conn:
-        # a checkpoint in the middle of a round would hit whoever happens to be measured
+        # a checkpoint in the middle of a round would slow down the contender that is measured then
         conn.execute("alter system set max_wal_size = '4GB'")
         conn.execute("alter system set checkpoint_timeout = '1h'")
         conn.execute("select pg_reload_conf()")
@@ -45,7 +45,7 @@ def start() -> embedded.Server:
 
 @contextmanager
 def new_database(*, migrated: bool = True) -> Iterator[str]:
-    """The URL of a new database; with pgonce in it unless told otherwise."""
+    """The URL of a new database, by default with pgonce installed."""
     name = f"bench_{uuid4().hex[:12]}"
     with psycopg.connect(start().url, autocommit=True) as conn:
         conn.execute(f"create database {name}".encode())
@@ -56,13 +56,13 @@ def new_database(*, migrated: bool = True) -> Iterator[str]:
             yield url
         finally:
             conn.execute(f"drop database {name} with (force)".encode())
-            conn.execute("checkpoint")  # so that its dirty pages are written now, and not in the next round
+            conn.execute("checkpoint")  # so that its dirty pages are written now instead of in the next round
 
 
 def pgbench(url: str, script: str, *, clients: int, seconds: float, mode: str = "prepared", **variables: str) -> float:
-    """Transactions per second of a pgbench script; its variables go over as parameters, as a driver's do.
+    """Transactions per second of a pgbench script; its variables are sent as parameters, as a driver does.
 
-    ``mode="simple"`` is pgbench as it comes: nothing is prepared, and the variables are written into the statements.
+    ``mode="simple"`` is pgbench's default: nothing is prepared, and the variables are written into the statements.
     """
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
         file.write(script)

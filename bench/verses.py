@@ -1,4 +1,4 @@
-"""What is imported: rows with a body of 150 bytes and a key of four columns, from a generator or a file."""
+"""The rows to import, with a body of 150 bytes and a key of four columns, from a generator or a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _AT_A_TIME = 50_000
 
 
 def row(number: int) -> Row:
-    """Of ``number``, from 0."""
+    """Row ``number``, from 0."""
     return ("WEB", number // 10_000, number // 100 % 100, number % 100, BODY)
 
 
@@ -51,7 +51,7 @@ def write(path: Path, rows: int) -> Path:
 
 
 def _write_parquet(path: Path, rows: int) -> None:
-    import pyarrow as pa  # not above: it is 50 MB of every contender's memory
+    import pyarrow as pa  # not at the top: it would add 50 MB to every contender's memory
     from pyarrow import parquet
 
     kinds = pa.schema(list(zip(COLUMNS, (pa.string(), *[pa.int32()] * 3, pa.string()), strict=True)))

@@ -1,4 +1,4 @@
-"""What pgonce is measured beside: PostgreSQL without a client, the same written by hand, and PgQueuer."""
+"""What pgonce is compared with: PostgreSQL without a client, the same written by hand, and PgQueuer."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _payload() -> str:
 
 
 def by_hand(bodies: Sequence[bytes]) -> float:
-    """What a team writes by hand: psycopg in a thread for each connection, the three statements in a transaction."""
+    """Written by hand: psycopg in a thread for each connection, the three statements in a transaction."""
     with new_database(migrated=False) as url, database.open_pool(url, CLIENTS) as pool:
         with pool.connection() as conn:
             conn.execute(SPECIFIED.encode())

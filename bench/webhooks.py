@@ -1,11 +1,10 @@
 """Events handled per second: recorded, handled by a Python function with one SQL effect, marked; durable commits.
 
-Everybody has eight connections to the database and gets the same deliveries, one in ten a duplicate; it is counted in
-deliveries per second. pgbench's eight connections have eight deliveries in flight. A receiver answers more requests
-than it has connections, so pgonce and PgQueuer are measured with eight in flight, with 32, as many as the HTTP
-benchmark sends, and with 64. pgbench gets the specification's own table; its handler is SQL, so what it shows is
-PostgreSQL without any client; "by hand" is the same three statements sent by Python.
-"""
+Every contender has eight connections to the database and gets the same deliveries, one in ten a duplicate; the figure
+is deliveries per second. pgbench's eight connections have eight deliveries in flight. A receiver answers more
+requests than it has connections, so pgonce and PgQueuer are measured with eight in flight, with 32, as many as the
+HTTP benchmark sends, and with 64. pgbench uses the specification's own table, and its handler is SQL, so it shows
+PostgreSQL without any client; "by hand" is the same three statements sent by Python."""
 
 from __future__ import annotations
 
@@ -68,7 +67,7 @@ def _fresh() -> Any:
 
 @contextmanager
 def _settled() -> Iterator[None]:
-    """As the commands leave the garbage collector; behind it as it was, for the others."""
+    """Sets the garbage collector as the commands do; restores it afterwards for the others."""
     usual = gc.get_threshold()
     freeze_garbage()
     try:
@@ -91,7 +90,7 @@ def end_to_end(make: Callable[[], pgonce.App], bodies: Sequence[bytes], in_fligh
 
 async def _record(url: str, bodies: Sequence[bytes], worker: Worker, in_flight: int) -> None:
     waiting = iter(bodies)
-    async with await database.open_async_pool(url, 2) as pool:  # and six of the worker's
+    async with await database.open_async_pool(url, 2) as pool:  # and six of the worker
         writer = InboxWriter(pool, worker=worker)
 
         async def client() -> None:
@@ -104,7 +103,7 @@ async def _record(url: str, bodies: Sequence[bytes], worker: Worker, in_flight: 
 
 
 def _until_effects(conn: psycopg.Connection[Any], wanted: int) -> None:
-    # by the statistics of the queue's index, not by counting effects: looking must not cost what is measured
+    # by the statistics of the queue's index, not by counting effects, which would slow down what is measured
     open_events = "select exists (select from webhook_events where next_attempt_at is not null)"
     while conn.execute(open_events).fetchone() == (True,):
         time.sleep(0.01)
@@ -151,7 +150,7 @@ def run(quick: bool) -> list[Result]:
         if importlib.util.find_spec("pgqueuer"):
             contenders[f"PgQueuer, {number} in flight"] = partial(with_pgqueuer, some, number)
     figures: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):  # in turns: a neighbour's noise on the machine hits all of them
+    for _ in range(rounds):  # alternately, so that other load on the machine affects all of them
         for name, measure in contenders.items():
             figures[name].append(measure())
     return list(_table({name: statistics.median(values) for name, values in figures.items()}))

@@ -1,10 +1,9 @@
-"""What the documentation shows is run, and what it draws is compared with the SQL.
+"""The examples in the documentation are run, and its diagrams are compared with the SQL.
 
 In order, with one database and folder per page: `python` blocks (one that begins with `# name.py` is written to that
-file, for others to import), `sql` blocks, and `console` blocks: behind `$ ` is a command, the other lines are what it
-prints (`...` stands for anything). `pgonce serve` runs on to the end of its page, on a free port instead of the default
-one. `<!-- skip: next -->` keeps what needs a network, a Stripe or an hour.
-"""
+file, so that others can import it), `sql` blocks, and `console` blocks: after `$ ` there is a command, and the other
+lines are its output (`...` stands for anything). `pgonce serve` runs until the end of its page, on a free port
+instead of the default one. `<!-- skip: next -->` marks what needs a network, Stripe or an hour."""
 
 from __future__ import annotations
 
@@ -52,7 +51,7 @@ def run_sql(example: Example) -> None:
 
 
 class Console:
-    """Runs the commands of a page, each in a shell of its own; a server runs on until the page is over."""
+    """Runs the commands of a page, each in a shell of its own; a server runs until the end of the page."""
 
     def __init__(self) -> None:
         self.servers: list[subprocess.Popen[bytes]] = []
@@ -66,7 +65,7 @@ class Console:
                 self._serve(f"{command} --port {self.port}")
             elif "pgonce webhook send" in command:
                 _check(f"{command} --to http://127.0.0.1:{self.port}/webhooks/stripe", expected)
-            elif command.startswith("pgonce webhook ls"):  # a worker may still be at it
+            elif command.startswith("pgonce webhook ls"):  # a worker may still be handling it
                 wait_until(partial(_prints, command, expected), f"$ {command}\nto print\n{expected}")
             else:
                 _check(command, expected)
@@ -110,7 +109,7 @@ def _check(command: str, expected: str) -> None:
 
 @pytest.fixture
 def reader(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Who follows the page: a migrated database, an empty folder, the commands on PATH."""
+    """What a reader of the page has: a migrated database, an empty folder, the commands on PATH."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     for name in [name for name in os.environ if name.startswith("PGONCE_")]:
@@ -171,7 +170,7 @@ def test_a_diagram_draws_only_moves_that_the_sql_files_have(page: Path) -> None:
         for noun in ("webhooks_inbox", "webhooks_claim", "jobs_guard", "seeds_checkpoint")
         for cell in transitions.read(noun)
     ]
-    # the q of a queued row is the other diagram's business
+    # the q of a queued row belongs to the other diagram
     known = {(cell.state.removesuffix("q"), cell.to.removesuffix("q"), cell.verb) for cell in cells}
     drawn = re.findall(r"^ +(\w+) --> (\w+): (\w+)$", "".join(blocks(page, "mermaid")), re.MULTILINE)
     moves = {(start.removesuffix("q"), end.removesuffix("q"), verb) for start, end, verb in drawn if verb != "time"}

@@ -1,4 +1,4 @@
-"""Alerts on a real database, delivered to a real server: each of them once for each channel, whoever is broken."""
+"""Alerts on a real database, delivered to a real server: each once for each channel, whichever one is broken."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ apprise = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationW
 
 
 class Channel:
-    """A server that takes alerts, or answers as told, and when; what it was asked, in order."""
+    """A server that accepts alerts, or answers with a given status at a given time, and keeps the requests in order."""
 
     def __init__(self) -> None:
         self.status = 200
@@ -124,7 +124,7 @@ def runs(
 
 
 def everything_at_once(conn: Connection) -> set[tuple[str, str]]:
-    """One of each kind, and beside each something that is none; what has to be told."""
+    """Makes one of each kind, and something similar that is none; returns what has to be delivered."""
     runs(conn, "once", "sf", error="Traceback\nValueError: boom")
     runs(conn, "often", "sfffff")
     runs(conn, "mended", "sfs")
@@ -202,7 +202,7 @@ def test_each_kind_is_told_to_each_channel_once_by_two_loops_at_once(
         bodies = [body for _, path, body, _ in channel.asked if path == f"/{folder}/{SECRET}"]
         told = Counter((body["kind"], body["subject"]) for body in bodies)
         assert set(told) == expected
-        # the first two failures of a streak one by one, the third as a streak, and then silence
+        # the first two failures of a streak singly, the third as a streak, and then none
         assert {each: n for each, n in told.items() if n > 1} == {("run_failed", "often"): 2}
         assert len({body["id"] for body in bodies}) == len(bodies)
         messages = {
@@ -465,7 +465,7 @@ def test_a_ping_that_fails_in_an_unforeseen_way_stops_no_alert(
     runs(conn, "j", "f")
     command: list[str | Path] = [PGONCE, "worker", "--app", "only_jobs", "--database-url", database]
     command += ["--ping", f"http://ping.example/{SECRET}", "--alert", channel.url]
-    # a proxy's name goes to the resolver as it is, and Python's refuses this one with a UnicodeError
+    # Python's resolver refuses this name of a proxy with a UnicodeError
     env = os.environ | {"http_proxy": "http://proxy..example:1", "no_proxy": "127.0.0.1"}
     with subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True) as worker:
         try:

@@ -1,4 +1,4 @@
-"""Processes that hold a run are killed and stopped: a successor takes over, and nothing of the dead one lands later."""
+"""Processes that hold a run are killed and suspended: another takes over, and the dead one commits nothing later."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def expired(db: Db) -> bool:
 
 
 def overlaps(db: Db) -> list[Any]:
-    """Pairs of runs that were at work at the same time."""
+    """Pairs of runs that were active at the same time."""
     return db.execute(
         "select a.id, b.id from cron_job_runs a join cron_job_runs b on a.id < b.id and a.job_name = b.job_name"
         " and a.status in ('succeeded', 'failed') and b.status in ('succeeded', 'failed')"
@@ -57,7 +57,7 @@ def overlaps(db: Db) -> list[Any]:
 
 
 def succeed(start: Start) -> str:
-    """A successor's whole run: its id."""
+    """Runs the next run to its end; returns its id."""
     child = start(sys.executable, "-c", HOLDER)
     run_id = child.until(r"started (\S+)")[1]
     child.tell("write")

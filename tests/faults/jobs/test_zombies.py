@@ -1,4 +1,4 @@
-"""What a stopped, killed or cut-off process does to its successor: nothing.
+"""A suspended, killed or cut-off process does nothing to the run after its own.
 
     python -m tests.faults.jobs.test_zombies --rounds 300     says what landed
 
@@ -83,7 +83,7 @@ def start(url: str) -> subprocess.Popen[str]:
 
 
 def one_round(url: str) -> str:
-    """Returns what the zombie said last."""
+    """Returns the last line that the suspended process printed."""
     first = start(url)
     try:
         assert first.stdout is not None
@@ -199,7 +199,7 @@ def pooler(conn: Connection) -> Iterator[str]:
         ignore_startup_parameters = extra_float_digits
         """)
     )
-    # it refuses to run as root; the server's own user may pass to its socket
+    # PgBouncer refuses to run as root; the server's own user may access its socket
     user = Path(conn.info.host).stat().st_uid if os.geteuid() == 0 else None
     process = subprocess.Popen([program, folder / "pgbouncer.ini"], user=user, stderr=subprocess.DEVNULL)
     url = f"postgresql://postgres@127.0.0.1:{port}/{name}"
@@ -229,7 +229,7 @@ def test_a_crash_of_the_database_leaves_no_job_stuck_and_overlaps_none() -> None
         try:
             assert worker.stdout is not None
             assert worker.stdout.readline() == "wrote\n"
-            # sessions are cut, and it recovers from its log
+            # sessions are cut, and the server recovers from its log
             os.kill(int((Path(folder) / "pg/postmaster.pid").read_text().splitlines()[0]), signal.SIGQUIT)
             wait_until(lambda: not _answers(server.url), "it is down")
             embedded.start(Path(folder)).close()
@@ -253,7 +253,7 @@ def _answers(url: str) -> bool:
 
 
 def main() -> None:
-    """Many rounds, on a server of their own."""
+    """Runs many rounds, on a server of their own."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=300)
     rounds = parser.parse_args().rounds

@@ -1,4 +1,4 @@
-"""Partitions imported by a Dask cluster whose workers are killed -9 while they are at work; then all must be exact.
+"""Partitions are imported by a Dask cluster whose workers are killed with -9 while they import; then all must be exact.
 
     python -m tests.faults.seeds.dask_kills [--kills 20] [--workers 2] [--seed 1] [--url URL]
 
@@ -88,7 +88,7 @@ def cluster(workers: int, environment: Mapping[str, str]) -> Iterator[str]:
 
 
 def at_work(conn: psycopg.Connection[Any]) -> list[int]:
-    """The pids that hold a partition, and have committed a batch of it."""
+    """The process ids that hold a partition, and have committed a batch of it."""
     query = """
     select (r.scope -> 'process' ->> 'pid')::int from cron_job_runs r
     join pgonce_seed_partitions p on r.key = p.seed_name || '/' || p.partition

@@ -1,4 +1,4 @@
-"""Every import of the example is killed with -9 behind a committed batch, goes on, and ends with each row once."""
+"""Every import of the example is killed with -9 after a committed batch, resumes, and ends with each row once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LEXICONS = {
 }
 COMMENTARIES = {"comments/zcom/mhcc": "sword-comm-mhcc", "comments/zcom/scofield": "sword-comm-scofield"}
 
-# a process of its own that imports one seed, says where it stands behind every batch, and waits to be told to go on
+# a process that imports one seed, prints its position after every batch, and waits for a line before the next
 CHILD = """
 import json, sys
 from examples.bible_study.app import app
@@ -85,7 +85,7 @@ def test_an_import_that_is_killed_goes_on_and_has_every_row_once(
     assert seed.total == seen
 
     cursors: list[str] = []
-    for batches in (1, 4):  # kill it behind the first batch, go on, kill it again behind the fourth
+    for batches in (1, 4):  # kill it after the first batch, resume, kill it again after the fourth
         with start(database, name, size) as child:
             assert child.stdout
             assert child.stdin
@@ -93,7 +93,7 @@ def test_an_import_that_is_killed_goes_on_and_has_every_row_once(
                 cursors.append(child.stdout.readline().strip())
                 child.stdin.write("go on\n")
                 child.stdin.flush()
-            child.kill()  # somewhere in the next batch, or just behind it
+            child.kill()  # somewhere in the next batch, or just after it
             cursors += [line.strip() for line in child.stdout]
         assert "complete" not in cursors
     with start(database, name, size) as child:

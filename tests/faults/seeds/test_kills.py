@@ -1,4 +1,4 @@
-"""Imports are killed -9, stopped and signalled: at the end every row is there once and the counters are exact."""
+"""Imports are killed with -9, suspended and signalled: at the end every row is there once, the counters exact."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def is_exact(db: Db, outcome: str = "complete") -> None:
 
 
 def is_consistent(db: Db) -> int:
-    """In the middle: the rows that are there are those that the checkpoint has counted. How many."""
+    """In the middle: the rows in the table are those that the checkpoint has counted. Returns how many."""
     query = "select coalesce(sum(rows_inserted), 0), (select count(*) from numbers) from seed_checkpoints"
     [(counted, there)] = db.execute(query).fetchall()
     assert counted == there
@@ -57,7 +57,7 @@ def is_consistent(db: Db) -> int:
 
 
 def forget_the_dead(db: Db) -> None:
-    """What two minutes do: the killed runner's window is over."""
+    """Ends the killed runner's window, as two minutes would."""
     db.execute("update cron_job_runs set heartbeat_at = heartbeat_at - run_window where status = 'running'")
 
 

@@ -51,7 +51,7 @@ CLIENTS = 8
 
 @dataclass
 class Outcome:
-    """What is left when everything has come to rest."""
+    """The state after everything has ended."""
 
     deliveries: int
     distinct: int
@@ -68,7 +68,7 @@ class Outcome:
 
     @property
     def exactly_once(self) -> bool:
-        """Effects = distinct events; nothing in the middle, nothing lost, no dead letters."""
+        """Effects = distinct events; nothing unfinished, nothing lost, no dead letters."""
         counts = {self.effects, self.events_with_effect, self.succeeded, self.rows}
         return counts == {self.distinct} and not self.processing and not self.failed
 
@@ -91,7 +91,7 @@ class Chaos:
             self.server, self.home = server, home
             (home / "shop.py").write_text(APP)
             schema.migrate(server.url)
-            self._sql("create table effects (event text not null)")  # no unique key: a second effect must show
+            self._sql("create table effects (event text not null)")  # no unique key, so that a second effect is visible
             serve = stack.enter_context(self._command("serve", "--port", "0", "--no-worker"))
             self.address = f"http://127.0.0.1:{serve.port}/webhooks/stripe"
             self.client = stack.enter_context(httpx.Client(timeout=30))
@@ -154,13 +154,13 @@ class Chaos:
         return self._count(outcome)
 
     def _deliver(self, body: bytes) -> int:
-        """As Stripe does, until a 2xx; how often there was none."""
+        """Deliver as Stripe does, until a 2xx; returns how often there was none."""
         for attempt in range(1000):
             with suppress(httpx.HTTPError):
                 headers = {"Stripe-Signature": stripe.sign(body, SECRET)}
                 if self.client.post(self.address, content=body, headers=headers).is_success:
                     return attempt
-            time.sleep(min(0.05 * 2**attempt, 1))  # Stripe's backoff, only shorter
+            time.sleep(min(0.05 * 2**attempt, 1))  # Stripe's backoff, but shorter
         raise AssertionError("a delivery was refused a thousand times")
 
     def _crash(self) -> None:

@@ -52,7 +52,7 @@ async def main():
 asyncio.run(main())
 """
 
-# handles slowly: says that it is inside, and goes on when it is told
+# handles slowly: prints that it has begun, and continues when it gets a line
 SLOW = """
 import sys
 from pgonce import Webhooks
@@ -96,7 +96,7 @@ def effects(db: Db) -> int:
 
 
 def sessions(db: Db) -> int:
-    """The sessions of others than the test."""
+    """The sessions of other clients than the test."""
     others = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
     return db.execute(others).fetchall()[0][0]
 
@@ -119,7 +119,7 @@ def test_killed_at_any_point_the_redelivery_makes_the_effect_exactly_once(
     wait_until(lambda: sessions(db) == 0, "the server has noticed")
     assert effects(db) == (1 if then == "done" else 0)
     if db.execute("select 1 from webhook_events where status = 'processing'").fetchone():
-        with pytest.raises(EventBusy):  # nobody knows yet that it is dead: the 200 would lose the event
+        with pytest.raises(EventBusy):  # no client knows yet that it is dead: a 200 would lose the event
             redeliver(database)
         expire(db)
     assert redeliver(database) == then

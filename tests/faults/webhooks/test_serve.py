@@ -80,9 +80,9 @@ def test_killed_in_the_middle_of_many_deliveries_each_has_its_effect_once(start:
     assert 0 in first.values()
     answered = {event_id for event_id, code in first.items() if code == 200}
     recorded = {row[0] for row in db.execute("select stripe_event_id from webhook_events").fetchall()}
-    assert answered <= recorded  # whoever got a 200 is never asked again, so it must be there
+    assert answered <= recorded  # an event that got a 200 is never delivered again, so it must be there
     server, base = serve(start)
-    # a lease of the dead runs out by itself; here, at once
+    # the lease of a dead worker runs out by itself; here at once
     db.execute("update webhook_events set lease_expires_at = clock_timestamp() where status = 'processing'")
     wanted = sorted(set(ids) - answered)
     while wanted:

@@ -1,4 +1,4 @@
-"""What comes while something is under way goes together; whoever is cancelled leaves nothing behind."""
+"""Calls that arrive while a batch is in flight are sent together in the next one; a cancelled one leaves nothing."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def in_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]
     def run() -> None:
         asyncio.run(test())
 
-    vars(run).pop("__wrapped__")  # or pytest takes it for a coroutine function
+    vars(run).pop("__wrapped__")  # otherwise pytest treats it as a coroutine function
     return run
 
 
 class Wire:
-    """Where everything goes: it answers when it is told to."""
+    """The receiver of the batches: it answers when the test says so."""
 
     def __init__(self, most: int = 4) -> None:
         self.sent: list[list[int]] = []
@@ -67,7 +67,7 @@ async def settled() -> None:
 
 
 async def full() -> tuple[Wire, list[asyncio.Task[str]]]:
-    """As many sendings under way as there may be, of the items below `AT_ONCE`."""
+    """As many batches in flight as are allowed, of the items below `AT_ONCE`."""
     wire = Wire()
     tasks = []
     for item in range(AT_ONCE):

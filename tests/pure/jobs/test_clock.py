@@ -1,4 +1,4 @@
-"""The database's time of day, on a machine whose own is stepped."""
+"""The database's time, on a machine whose own clock is stepped."""
 
 from __future__ import annotations
 

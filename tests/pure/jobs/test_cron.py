@@ -1,4 +1,4 @@
-"""Cron expressions in time zones, and what becomes of ticks that are late: pure, by explicit moments."""
+"""Cron expressions in time zones, and what happens to late ticks, at explicit times."""
 
 from __future__ import annotations
 
