@@ -11,10 +11,15 @@ from pgonce.webhooks.registry import WebhookRegistry
 
 @dataclass(init=False)
 class App(WebhookRegistry, JobRegistry, SeedRegistry):
-    """Collects handlers, jobs and seeds. It names no database: the command line gets both (``--app module:app``)."""
+    """Collects handlers, jobs and seeds. It names no database: the command line gets both (``--app module:app``).
 
-    def __init__(self) -> None:
-        # Without arguments: App("shop") would otherwise set the list of handlers.
+    Args:
+        name: tells this app from others on one database, for schedules and ``pgonce ps``. The default is what
+            ``--app`` was given.
+    """
+
+    def __init__(self, *, name: str = "") -> None:
+        # by keyword: App("shop") would otherwise set the list of handlers
         WebhookRegistry.__init__(self)
-        JobRegistry.__init__(self)
+        JobRegistry.__init__(self, name=name)
         SeedRegistry.__init__(self)

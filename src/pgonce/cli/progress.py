@@ -122,7 +122,7 @@ class Import:
             sys.exit(128 + stopped[0] if stopped else 1)
         if at and at.rows_rejected:
             click.echo(
-                f"next       pgonce seed show {shlex.quote(self.name)}   then repair the source and run it with --restart"
+                f"next       pgonce seed show {shlex.quote(self.name)}   then repair the source, and run with --restart"
             )
 
     def report_dry_run(self, counts: Counts) -> None:

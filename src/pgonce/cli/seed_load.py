@@ -125,7 +125,7 @@ def load(
     Ctrl-C and SIGTERM end the run after the current batch, a second one at once. No row is lost either way.
 
     Exit codes: 0 complete, 1 failed, 75 another runner is at work or the seed is paused, 128 + n stopped by signal n.
-    """
+    """  # noqa: D301 -- click's escape: the paragraph after it is not wrapped
     reading["quote"] = None if reading["quote"] == "none" else reading["quote"]
     reading["nulls"] = tuple(reading["nulls"]) or ("",)
     reading["delimiter"] = "\t" if reading["delimiter"] in {"tab", "\\t"} else reading["delimiter"]

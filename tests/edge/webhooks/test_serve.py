@@ -168,7 +168,7 @@ def test_each_job_has_its_next_tick_in_its_own_time_zone() -> None:
     app = pgonce.App()
     assert describe_jobs(app, None) == "jobs      none is scheduled"
     for name, cron, zone in (("soon", "* * * * *", "UTC"), ("late", "0 6 29 2 *", "America/New_York")):
-        app.job(name, cron=cron, timezone=zone)(lambda run: None)
+        app.job(name, cron=cron, timezone=zone)(lambda run: run.processed())
     line = describe_jobs(app, None)
     assert "soon next" in line
     assert "-02-29 06:00 America/New_York" in line
@@ -178,7 +178,7 @@ def test_patterns_are_listed_once_and_a_long_list_is_wrapped() -> None:
     app = pgonce.App()
     assert describe_handlers(app, 4) == "handles   nothing: the app has no handlers"
     for pattern in ("customer.*", "customer.*", *(f"invoice.{'x' * number}" for number in range(1, 40))):
-        app.webhook(pattern)(lambda event, tx: None)
+        app.webhook(pattern)(lambda event, tx: tx.execute(event.id))
     lines = describe_handlers(app, 4).splitlines()
     assert lines[0].startswith("handles   customer.*, invoice.x, ")
     assert all(len(line) <= 100 for line in lines)
