@@ -269,12 +269,14 @@ comment on function pgonce_take_back_webhooks(text) is
 
 create or replace function pgonce_renew_webhook(p_id uuid, p_lease uuid, p_lease_for interval default '30 seconds') returns boolean
 language plpgsql set search_path from current set enable_seqscan = off as $$
+declare
+  v_before timestamptz := clock_timestamp() - interval '1 hour';  -- a variable: a volatile function would not bound the index scan
 begin
   if p_lease_for <= interval '0' or p_lease_for > interval '100 years' then
     raise sqlstate '22023' using message = 'the lease must be longer than zero and at most 100 years';
   end if;
   delete from pgonce_webhook_leases l where l.ctid = any (array(
-    select o.ctid from pgonce_webhook_leases o where o.expires_at < clock_timestamp() - interval '1 hour' for update skip locked));
+    select o.ctid from pgonce_webhook_leases o where o.expires_at < v_before for update skip locked));
   if not exists (select from webhook_events where id = p_id and lease = p_lease and status = 'processing') then
     return false;
   end if;
