@@ -127,7 +127,8 @@ GROWN = [
     "pgonce_complete_webhooks(IDS, LEASES)",
     "pgonce_mark_webhook(IDS[1], LEASES[1])",
     "pgonce_fail_committed_webhook(IDS[1], LEASES[1], 'why')",
-    "pgonce_ignore_unhandled_webhooks(IDS, LEASES)",
+    "pgonce_ignore_unhandled_webhooks()",
+    "pgonce_take_back_webhooks('^x$')",
     "pgonce_postpone_webhook(IDS[1], LEASES[1], '1 minute')",
     "pgonce_renew_webhook(IDS[1], LEASES[1])",
     "pgonce_replay_webhooks(array['evt_1'], '{processing}', LEASES[1:1])",
@@ -171,7 +172,7 @@ def test_a_plan_that_was_made_while_the_table_was_empty_is_good_for_a_full_one(
     with psycopg.connect(database, autocommit=True) as other:
         other.execute(insert.encode(), [100, ROWS])
     with conn.transaction(force_rollback=True):
-        assert called() == set()
+        assert called() - {"pgonce_processes"} == set()  # that one has a row for each process
 
 
 def test_many_runs_are_found_one_by_one_with_plans_that_were_made_while_the_table_was_empty(

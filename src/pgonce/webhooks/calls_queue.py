@@ -91,9 +91,9 @@ def release_webhooks(events: Sequence[Event]) -> Call[int]:
     return Call("pgonce_release_webhooks", keys(events), value)
 
 
-def ignore_unhandled_webhooks(events: Sequence[Event]) -> Call[int]:
-    """End events as ignored because no function handles their type."""
-    return Call("pgonce_ignore_unhandled_webhooks", keys(events), value)
+def ignore_unhandled_webhooks() -> Call[int]:
+    """End waiting events as ignored whose type no process seen lately has a handler for; how many."""
+    return Call("pgonce_ignore_unhandled_webhooks", {}, value)
 
 
 def postpone_webhook(claim: Claim, delay: timedelta) -> Call[bool]:
@@ -133,7 +133,7 @@ def adopt_webhooks() -> Call[int]:
 
 
 def take_back_webhooks(types: str) -> Call[int]:
-    """Queue the last day's events that were ignored for lack of a handler."""
+    """Queue events of the last day that were ignored for lack of a handler; how many, a thousand at most."""
     return Call("pgonce_take_back_webhooks", {"p_types": types}, value)
 
 

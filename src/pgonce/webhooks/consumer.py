@@ -108,8 +108,8 @@ class Consumer:
                     (own if handlers[0].kind == "own" else each).append((event, handlers))
             elif handlers is not None:
                 unhandled.append(event)
-        if unhandled:
-            call(self._pool, protocol.ignore_unhandled_webhooks(unhandled), self._schema)
+        if unhandled:  # handed over by the receiver; another app may have a handler
+            call(self._pool, protocol.release_webhooks(unhandled), self._schema)
         self._batches_first = not self._batches_first
         waiting = deque(batches.items())
         try:
@@ -121,7 +121,7 @@ class Consumer:
             self._executor.handle_in_own_transaction(event, handlers[0])
 
     def _handlers_of(self, event: Event) -> list[Handler] | None:
-        """The event's handlers; empty: nobody has one; None: the event has ended here, or was given back."""
+        """The event's handlers; empty: this app has none; None: the event has ended here, or was given back."""
         try:
             handlers = self._app.matching(event.type)
             key = None if event.order_key else self._app.order_key(event)

@@ -107,8 +107,8 @@ class AsyncConsumer:
                     (own if handlers[0].kind == "own" else each).append((event, handlers))
             elif handlers is not None:
                 unhandled.append(event)
-        if unhandled:
-            await call(self._pool, protocol.ignore_unhandled_webhooks(unhandled), self._schema)
+        if unhandled:  # handed over by the receiver; another app may have a handler
+            await call(self._pool, protocol.release_webhooks(unhandled), self._schema)
         self._batches_first = not self._batches_first
         waiting = deque(batches.items())
         try:
@@ -120,7 +120,7 @@ class AsyncConsumer:
             await self._executor.handle_in_own_transaction(event, handlers[0])
 
     async def _handlers_of(self, event: Event) -> list[Handler] | None:
-        """The event's handlers; empty: nobody has one; None: the event has ended here, or was given back."""
+        """The event's handlers; empty: this app has none; None: the event has ended here, or was given back."""
         try:
             handlers = self._app.matching(event.type)
             key = None if event.order_key else self._app.order_key(event)

@@ -1,4 +1,4 @@
-"""Which of a worker's threads are at work: one, a second when its batches are full, the others when these take long."""
+"""Which of a worker's threads are awake: one, a second one when its batches are full, others when batches take long."""
 
 from __future__ import annotations
 
@@ -6,49 +6,55 @@ import threading
 import time
 
 LONG = 0.05
-"""Seconds: whose batch has taken longer waits for something, and another lane can work meanwhile."""
+"""Seconds: a thread whose batch has taken longer waits for something, and another one can work meanwhile."""
 
 
 class Wakeups:
-    """Wakes lanes, which are threads with a number each."""
+    """Wakes threads, each known by a number."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._work = 0
+        self._wanted_threads = 0
         self._ended = False
         self._began: dict[int, float] = {}
 
     def wake(self, threads: int = 1) -> None:
-        """There is work, for so many lanes; more of them wake when those take long.
+        """Report work for ``threads`` threads; more of them wake if the batches of these take long.
 
-        Not for as many as there are: what comes while a lane works is its next batch, and shares a commit and four
-        round trips. Four lanes with small batches handled a third fewer events per second (python -m bench webhooks).
+        Not for all threads: what arrives while a thread works is its next batch, and shares its round trips and its
+        wait for the disk. Four threads with small batches handled a third fewer events per second (python -m bench
+        webhooks).
         """
         with self._changed:
-            self._work = max(self._work, threads)
+            self._wanted_threads = max(self._wanted_threads, threads)
             self._changed.notify()
 
     def end(self) -> None:
-        """Wake all lanes, for good."""
+        """Wake all threads, for good."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
 
     def begin(self, thread: int) -> None:
-        """This lane begins a batch."""
+        """This thread begins a batch."""
         self._began[thread] = time.monotonic()
 
     def rest(self, thread: int, seconds: float) -> None:
-        """This lane has found nothing to do: wait until it is needed, at most ``seconds``."""
+        """This thread has found nothing to do: wait until it is needed, at most ``seconds``."""
         until = time.monotonic() + seconds
         with self._changed:
             self._began.pop(thread, None)
-            self._changed.notify()  # its place is free
-            while not self._ended and not self._wanted() and (left := until - time.monotonic()) > 0:
-                self._changed.wait(min(left, LONG) if self._work else left)
-            self._work = 0  # this lane looks now, for all that was reported until now
+            self._changed.notify()  # one thread fewer is at work
+            while not self._ended and not self._is_needed() and (left := until - time.monotonic()) > 0:
+                self._changed.wait(min(left, LONG) if self._wanted_threads else left)
+            self._wanted_threads = 0  # this thread looks now, for all that was reported until now
             self.begin(thread)
 
-    def _wanted(self) -> bool:
+    def busy(self) -> int:
+        """How many threads are at work."""
+        return len(self._began)
+
+    def _is_needed(self) -> bool:
         began = list(self._began.values())
-        return self._work > 0 and (len(began) < self._work or time.monotonic() - min(began) > LONG)
+        wanted = self._wanted_threads
+        return wanted > 0 and (len(began) < wanted or time.monotonic() - min(began) > LONG)

@@ -19,6 +19,7 @@ import psycopg
 from pgonce.core import database, event_loop
 from pgonce.core.event_loop import EventLoop
 from pgonce.core.execute import call
+from pgonce.core.processes import Registration
 from pgonce.core.service import Service
 from pgonce.errors import PgonceError
 from pgonce.webhooks import calls_queue as queue
@@ -30,9 +31,11 @@ from pgonce.webhooks.registry import WebhookRegistry
 from pgonce.webhooks.wakeups import Wakeups
 
 POLL = 1.0
-"""Seconds between two looks when nothing was due; a receiver in the same process wakes the lanes at once."""
-ADOPT_EVERY = 30.0
-"""Seconds between two looks for expired events of direct clients."""
+"""Seconds between two looks when nothing was due; a receiver in the same process wakes the threads at once."""
+UPKEEP_EVERY = 5.0
+"""Seconds between two rounds of upkeep: a sign of life, and events that no process has a handler for."""
+LOOK_BACK_EVERY = 30.0
+"""Seconds between two looks for what was ignored for lack of a handler, and for expired events of direct clients."""
 
 log = logging.getLogger("pgonce")
 
@@ -80,35 +83,67 @@ class Worker(Service):
         self._consumers: list[Consumer | AsyncConsumer] = []
         self._handed: deque[Event] = deque()
         self._handed_async: deque[Event] = deque()
+        patterns = [handler.pattern for handler in app.handlers]
+        self._registration = Registration(
+            "events", schema, app=getattr(app, "name", ""), handlers=patterns, capacity=concurrency
+        )
+        self._types = any_of(patterns) if patterns else None
+        self._looked_back = 0.0
 
     def start(self) -> Self:
-        """Start the lanes.
+        """Start the threads.
 
         Raises:
-            DatabaseUnavailable, SchemaError: now, rather than in a consumer.
+            DatabaseUnavailable, SchemaError: now, rather than in a thread.
         """
         self._pool = database.open_pool(self._url, self._concurrency + 2)
         try:
-            self._take_back()
+            # before the first look back: another worker that looks for unhandled events must know of this one
+            self._registration.register(self._pool)
+            self._look_back()
         except BaseException:
             self._pool.close()  # left to the garbage collector it would complain about its threads
             raise
-        targets: list[Callable[[], None]] = [self._consume] * self._concurrency
+        targets: list[Callable[[], None]] = [self._consume] * self._concurrency if self._types else []
+        targets.append(self._run_upkeep)
         if self._async_types:
             self._async_consumers = (self._loop or event_loop.background()).submit(self._run_consumers_async())
             self._async_consumers.add_done_callback(_log_failure)
-        if self._adopt:
-            targets.append(self._adopting)
         for number, target in enumerate(targets):
             thread = threading.Thread(target=target, name=f"pgonce worker {number}", daemon=True)
             thread.start()
             self._threads.append(thread)
         return self
 
-    def _take_back(self) -> None:
-        types = any_of([handler.pattern for handler in self._app.handlers])
-        if self._app.handlers and (taken := call(self._pool, queue.take_back_webhooks(types), self._schema)):
+    def _run_upkeep(self) -> None:
+        while True:
+            try:
+                self._registration.beat(self._pool, self._wakeups.busy())
+                if call(self._pool, queue.ignore_unhandled_webhooks(), self._schema):
+                    log.info(
+                        "events of types that no process handles were ignored: see `pgonce webhook ls --status ignored`"
+                    )
+                if time.monotonic() - self._looked_back > LOOK_BACK_EVERY:
+                    self._look_back()
+            except (PgonceError, psycopg.Error) as error:
+                log.warning("%s", str(error).splitlines()[0])
+            except Exception:
+                log.exception("unexpected error in a worker's upkeep; the worker goes on")
+            if self._stop.wait(UPKEEP_EVERY * random.uniform(0.5, 1.0)):  # noqa: S311
+                return
+
+    def _look_back(self) -> None:
+        """Queue what was ignored for lack of a handler, and with ``adopt`` what direct clients have left.
+
+        Again and again: a worker that did not know of this one yet may ignore an event after the first look.
+        """
+        self._looked_back = time.monotonic()
+        while self._types and (taken := call(self._pool, queue.take_back_webhooks(self._types), self._schema)):
             log.info("%s events of the last day have a handler now and are queued again", taken)
+            self.wake()
+        if self._adopt and (adopted := call(self._pool, queue.adopt_webhooks(), self._schema)):
+            log.info("%s events of direct clients had no live lease: queued", adopted)
+            self.wake()
 
     def room(self) -> int:
         """How many more events may be handed over: those that begin soon, none while older ones wait in the table."""
@@ -152,6 +187,8 @@ class Worker(Service):
         ended = ended and (self._async_consumers is None or self._async_consumers.done())
         if ended:
             self._give_back()
+            with suppress(PgonceError, psycopg.Error):
+                self._registration.end(self._pool)
             self._pool.close()
         return ended
 
@@ -166,6 +203,7 @@ class Worker(Service):
             self._pool,
             self._app,
             handed=self._handed,
+            types=self._types,
             other_types="|".join(filter(None, [self._async_types, own])) or None,
             own_types=own,
             schema=self._schema,
@@ -191,13 +229,6 @@ class Worker(Service):
 
     def _pause(self) -> float:
         return self._poll * random.uniform(0.5, 1.0)  # noqa: S311 -- so that idle workers do not look in step
-
-    def _adopting(self) -> None:
-        while not self._stop.wait(ADOPT_EVERY * random.uniform(0.5, 1.0)):  # noqa: S311
-            with suppress(PgonceError, psycopg.Error):
-                if adopted := call(self._pool, queue.adopt_webhooks(), self._schema):
-                    log.info("%s events of direct clients had no live lease: queued", adopted)
-                    self.wake()
 
     async def _run_consumers_async(self) -> None:
         work, loop = asyncio.Event(), asyncio.get_running_loop()
@@ -239,6 +270,6 @@ class Worker(Service):
                     await asyncio.wait_for(work.wait(), self._pause())
 
 
-def _log_failure(lanes: Future[None]) -> None:
-    if not lanes.cancelled() and (error := lanes.exception()) is not None:
+def _log_failure(consumers: Future[None]) -> None:
+    if not consumers.cancelled() and (error := consumers.exception()) is not None:
         log.error("the asynchronous handlers of the worker have stopped", exc_info=error)

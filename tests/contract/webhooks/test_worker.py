@@ -267,6 +267,40 @@ def test_an_unhandled_type_is_ignored_and_taken_back_when_a_handler_appears(
         wait_until(lambda: effects() == ["evt_1"], "the event to be taken back")
 
 
+def test_several_apps_on_one_database_handle_each_the_types_they_have_handlers_for(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects
+) -> None:
+    other = pgonce.App()
+    app.webhook("a.[xy]")(lambda event, tx: write(tx, event))
+    other.webhook("b.?")(lambda event, tx: write(tx, event))
+    with Worker(app, database, poll=0.05), Worker(other, database, poll=0.05):
+        for nr in range(20):
+            put("a.x", f"evt_a{nr}")
+            put("b.x", f"evt_b{nr}")
+        put("ab.x", "evt_nobody")
+        wait_until(lambda: settled(conn), "both workers, and the event that neither handles")
+    assert sorted(effects()) == sorted(f"evt_{each}{nr}" for each in "ab" for nr in range(20))
+    ignored = conn.execute("select stripe_event_id from webhook_events where status = 'ignored'").fetchall()
+    assert ignored == [("evt_nobody",)]
+
+
+def test_events_of_an_app_whose_process_is_away_wait_for_it(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects
+) -> None:
+    conn.execute(
+        "insert into pgonce_processes (id, does, host, pid, version, handlers, last_seen_at)"
+        " values (gen_random_uuid(), 'events', 'other', 1, '1', '{b.*}', now() - interval '50 minutes')"
+    )
+    app.webhook("a.*")(lambda event, tx: write(tx, event))
+    put("b.x", "evt_theirs")
+    put("c.x", "evt_nobodys")
+    put("a.x", "evt_ours")
+    with Worker(app, database, poll=0.05):
+        wait_until(lambda: status(conn, "evt_nobodys")["status"] == "ignored", "the type that no process handles")
+        wait_until(lambda: effects() == ["evt_ours"], "the event that this app handles")
+    assert status(conn, "evt_theirs")["status"] == "processing"
+
+
 def test_what_a_handler_has_ignored_is_not_taken_back(
     app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects
 ) -> None:

@@ -77,8 +77,8 @@ class Queued(Event):
 
     def ignore_unhandled_webhooks(self) -> Any:
         self.set("event_type = 'x'")
-        query = "select pgonce_ignore_unhandled_webhooks(array[%s], array[%s])"
-        return value(self.conn, query, self.id, self.lease)
+        self.conn.execute("delete from pgonce_processes")
+        return value(self.conn, "select pgonce_ignore_unhandled_webhooks()")
 
     def adopt_webhooks(self) -> Any:
         return value(self.conn, "select pgonce_adopt_webhooks()")

@@ -18,8 +18,10 @@
 -- heldq     | pgonce_release_webhooks    | waiting   | given back untouched: no attempt is counted
 -- waiting   | pgonce_release_webhooks    | waiting   | nobody holds it
 -- succeeded | pgonce_release_webhooks    | succeeded | done
--- heldq     | pgonce_ignore_unhandled_webhooks | unheard | no function of any process handles its type
--- waiting   | pgonce_ignore_unhandled_webhooks | waiting | nobody holds it
+-- waiting   | pgonce_ignore_unhandled_webhooks | unheard   | no process seen lately handles its type
+-- heldq     | pgonce_ignore_unhandled_webhooks | heldq     | somebody has it
+-- held      | pgonce_ignore_unhandled_webhooks | held      | a direct client's
+-- failed    | pgonce_ignore_unhandled_webhooks | failed    | its handler may be back
 -- succeeded | pgonce_ignore_unhandled_webhooks | succeeded | done
 -- heldq     | pgonce_postpone_webhook    | waiting   | its handler asks for a later time: no attempt is counted
 -- held      | pgonce_postpone_webhook    | failed    | a direct client's: the next delivery is the retry
@@ -183,27 +185,47 @@ comment on function pgonce_postpone_webhook(uuid, uuid, interval) is
   'pgonce: gives a claimed event back, to be handled after p_delay; no attempt is counted. Of an event that no worker watches over '
   'the next delivery is the retry. false = no longer yours.';
 
-create or replace function pgonce_ignore_unhandled_webhooks(p_ids uuid[], p_leases uuid[]) returns integer
-language plpgsql set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+-- Several apps may share a database, each with handlers for types of its own, and a process that is being deployed will be
+-- back: so a process counts for an hour after its last sign of life.
+create or replace function pgonce_handled_types() returns text
+language sql stable set search_path from current as $$
+  -- globs, as one regular expression
+  select '^(' || string_agg(distinct replace(replace(replace(
+           regexp_replace(g.pattern, E'([.^$|()+{}\\\\])', E'\\\\\\1', 'g'), '[!', '[^'), '*', '.*'), '?', '.'), '|') || ')$'
+  from pgonce_processes p cross join unnest(p.handlers) as g (pattern)
+  where p.does = 'events' and p.last_seen_at > clock_timestamp() - interval '1 hour'
+$$;
+comment on function pgonce_handled_types() is
+  'pgonce: the types that some process seen within the last hour has a handler for, as a regular expression; null = none.';
+
+create or replace function pgonce_ignore_unhandled_webhooks(p_limit integer default 1000) returns integer
+language plpgsql set search_path from current set enable_seqscan = off as $$
 declare
+  v_now timestamptz := clock_timestamp();  -- a variable: a volatile function would not bound the index scan
+  v_handled text := pgonce_handled_types();
   v_keys text[];
   v_ignored integer;
 begin
-  with ignored as (
+  with due as (  -- no more are looked at: others may wait in their thousands for a process that is away
+    select e.id, e.event_type from webhook_events e
+    where e.next_attempt_at <= v_now and e.status = 'processing' and e.lease is null
+    order by e.next_attempt_at limit p_limit * 10),
+  unhandled as (
+    select e.id from webhook_events e join due d on d.id = e.id
+    where (v_handled is null or d.event_type !~ v_handled) and e.status = 'processing' and e.queued and e.lease is null
+    limit p_limit for update of e skip locked),
+  ignored as (
     update webhook_events e
     set status = 'ignored', processed_at = clock_timestamp(), error_message = null, next_attempt_at = null,
         ignored_reason = format('no handler for %s', e.event_type)
-    from unnest(p_ids, p_leases) as mine (id, lease)
-    where e.id = mine.id and e.lease = mine.lease and e.status not in ('succeeded', 'failed', 'ignored')
-    returning e.order_key
-  )
+    from unhandled u where e.id = u.id
+    returning e.order_key)
   select count(*), array_agg(i.order_key) filter (where i.order_key is not null) into v_ignored, v_keys from ignored i;
   perform pgonce_pull_next_webhook(k) from unnest(v_keys) as k;
   return v_ignored;
 end $$;
-comment on function pgonce_ignore_unhandled_webhooks(uuid[], uuid[]) is
-  'pgonce: ends claimed events as ignored because no function handles their type. Returns how many.';
+comment on function pgonce_ignore_unhandled_webhooks(integer) is
+  'pgonce: ends waiting events as ignored whose type no process seen within the last hour has a handler for. Returns how many.';
 
 create or replace function pgonce_order_webhook(p_id uuid, p_lease uuid, p_order_key text) returns boolean
 language sql set search_path from current as $$
@@ -250,21 +272,25 @@ end $$;
 comment on function pgonce_adopt_webhooks(integer) is
   'pgonce: queues events of direct clients whose lease has run out, so that a worker handles them. Returns how many.';
 
-create or replace function pgonce_take_back_webhooks(p_types text) returns integer
-language plpgsql set search_path from current as $$
+create or replace function pgonce_take_back_webhooks(p_types text, p_limit integer default 1000) returns integer
+language plpgsql set search_path from current set enable_seqscan = off as $$
 declare
+  v_since timestamptz := clock_timestamp() - interval '1 day';  -- a variable: see pgonce_claim_webhooks
   v_taken integer;
 begin
-  update webhook_events
+  update webhook_events e
   set status = 'processing', lease = null, lease_expires_at = null, attempts = 0, ignored_reason = null,
       processed_at = null, next_attempt_at = clock_timestamp()
-  where status = 'ignored' and queued and ignored_reason like 'no handler%' and event_type ~ p_types
-    and received_at > clock_timestamp() - interval '1 day';
+  where e.id = any (array(
+    select i.id from webhook_events i
+    where i.status = 'ignored' and i.queued and i.ignored_reason like 'no handler%' and i.received_at > v_since
+      and i.event_type ~ p_types
+    order by i.received_at limit p_limit for update skip locked));
   get diagnostics v_taken = row_count;
   return v_taken;
 end $$;
-comment on function pgonce_take_back_webhooks(text) is
-  'pgonce: queues the last day''s events that were ignored for lack of a handler and whose type matches (a regular expression): a '
+comment on function pgonce_take_back_webhooks(text, integer) is
+  'pgonce: queues up to p_limit of the last day''s events that were ignored for lack of a handler and whose type matches (a regular expression): a '
   'worker of an older release may have met them first. Returns how many.';
 
 create or replace function pgonce_renew_webhook(p_id uuid, p_lease uuid, p_lease_for interval default '30 seconds') returns boolean

@@ -62,6 +62,9 @@ create index if not exists pgonce_webhook_events_object on webhook_events (objec
   where object_id is not null;
 create index if not exists pgonce_webhook_events_customer on webhook_events (customer_id, received_at desc)
   where customer_id is not null;
+-- What a worker with a handler for the type takes back.
+create index if not exists pgonce_webhook_events_unhandled on webhook_events (received_at)
+  where status = 'ignored' and queued and ignored_reason like 'no handler%';
 -- pattern_ops: also for the beginning of a type, such as "customer."
 create index if not exists pgonce_webhook_events_type on webhook_events (event_type text_pattern_ops, received_at desc);
 
