@@ -116,6 +116,17 @@ def test_headers_may_be_a_mapping_pairs_or_lists_of_values(database: str, app: p
     assert endpoint.handle(raw, headers).status == 200
 
 
+def test_an_endpoint_that_only_records_waits_for_a_lock_for_three_seconds(
+    database: str, app: pgonce.App, conn: Connection[Any]
+) -> None:
+    endpoint = pgonce.Endpoint(app, secrets=["whsec_test"], url=database, queue=True)
+    raw = body("evt_1")
+    with conn.transaction():
+        conn.execute("lock table webhook_events in share mode")
+        answer = endpoint.handle(raw, {"stripe-signature": stripe.sign(raw, "whsec_test")})
+    assert answer.status == 503
+
+
 @pytest.mark.parametrize("headers", [None, 3, "Stripe-Signature: x", ["Stripe-Signature"]])
 def test_headers_that_are_no_headers_are_named(
     database: str, app: pgonce.App, caplog: pytest.LogCaptureFixture, headers: Any

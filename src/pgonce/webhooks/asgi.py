@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeAlias
@@ -24,7 +25,6 @@ from pgonce.core.execute_async import call
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, PayloadTooLarge, PgonceError
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls_receive import check_inbox, count_refused_deliveries
-from pgonce.webhooks.event_types import check_handlers
 from pgonce.webhooks.inbox_writer import InboxWriter, order_key
 from pgonce.webhooks.refusals import EVERY, RefusalCounter, refusal_reason
 from pgonce.webhooks.registry import WebhookRegistry
@@ -44,6 +44,8 @@ SMALL_BODY = 65_536
 """Bytes. A body that is larger counts against ``LARGE_BODIES`` while it is received."""
 LARGE_BODIES = 64 * MAX_BODY
 """Bytes of large bodies that are received at the same time; the sender of one more gets 503."""
+READY_SECONDS = 1.0
+"""Seconds for which an answer about readiness holds."""
 STOP_SECONDS = 20.0
 """Seconds that ``stop`` waits for handlers. Kubernetes and systemd kill a process after 30 and 90 s."""
 
@@ -65,8 +67,7 @@ class Receiver:
         concurrency: transactions at once, for each kind of handler.
 
     Raises:
-        InvalidArgument: there is no secret, or one cannot be a signing secret; the path does not begin with a slash; or
-            handlers of one event type cannot run together.
+        InvalidArgument: there is no secret, or one cannot be a signing secret; or the path does not begin with a slash.
     """
 
     def __init__(
@@ -84,7 +85,6 @@ class Receiver:
     ) -> None:
         if not path.startswith("/"):
             raise InvalidArgument(f"the path {path!r} must begin with a slash, as {PATH}")
-        check_handlers(app)
         self._app = app
         self._secrets = secrets if callable(secrets) else stripe.signing_secrets(secrets)
         self._url = url
@@ -100,6 +100,8 @@ class Receiver:
         self._writer: InboxWriter | None = None
         self._worker: Worker | None = None
         self._refusals = RefusalCounter()
+        self._checking: asyncio.Task[None] | None = None
+        self._checked = 0.0
         self._sweeping: asyncio.Task[None] | None = None
         self._watched: EventLoop | None = None
         self.event_loop: EventLoop | None = None
@@ -185,7 +187,6 @@ class Receiver:
         A mounted app gets no lifespan events of its own: without this, the worker starts with the first request, and
         events that were queued before it wait until then.
         """
-        check_handlers(self._app)
         await self.start()
         try:
             yield
@@ -217,7 +218,6 @@ class Receiver:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 try:
-                    check_handlers(self._app)  # again: some may have been registered since
                     await self.start()
                 except PgonceError as error:
                     await send({"type": "lifespan.startup.failed", "message": str(error)})
@@ -294,6 +294,13 @@ class Receiver:
         return stripe.signing_secrets(secrets)
 
     async def _check_ready(self) -> Response:
+        """Ask the database, at most once a second and once at a time: anybody may send this request."""
+        if self._checking is None or (self._checking.done() and time.monotonic() - self._checked > READY_SECONDS):
+            self._checking = asyncio.create_task(self._check_inbox())
+        await asyncio.shield(self._checking)
+        return answer(200, status="ready")
+
+    async def _check_inbox(self) -> None:
         try:
             async with asyncio.timeout(5):
                 await self.start()
@@ -301,7 +308,8 @@ class Receiver:
                 await call(self._pool, check_inbox(), self._schema)
         except TimeoutError:
             raise DatabaseUnavailable("the database did not answer within 5 s") from None
-        return answer(200, status="ready")
+        finally:
+            self._checked = time.monotonic()
 
 
 def _too_large(limit: int) -> PayloadTooLarge:

@@ -10,14 +10,13 @@ from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
 from pgonce.core import database
-from pgonce.core.execute import call
+from pgonce.core.execute import call, connection, execute
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, PayloadTooLarge, PgonceError
 from pgonce.webhooks import calls as protocol
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls import Event
 from pgonce.webhooks.calls_receive import count_refused_deliveries
-from pgonce.webhooks.event_types import check_handlers
-from pgonce.webhooks.inbox_writer import order_key
+from pgonce.webhooks.inbox_writer import ALONE, order_key, with_lock_timeout
 from pgonce.webhooks.inline import Webhooks
 from pgonce.webhooks.refusals import RefusalCounter, refusal_reason
 from pgonce.webhooks.registry import WebhookRegistry
@@ -46,8 +45,7 @@ class Endpoint:
         max_body: bytes; a larger body gets 413.
 
     Raises:
-        InvalidArgument: there is no secret, one cannot be a signing secret, or handlers of one event type cannot run
-            together.
+        InvalidArgument: there is no secret, or one cannot be a signing secret.
     """
 
     def __init__(
@@ -60,7 +58,6 @@ class Endpoint:
         queue: bool = False,
         max_body: int = MAX_BODY,
     ) -> None:
-        check_handlers(app)
         self._app = app
         self._secrets = secrets if callable(secrets) else stripe.signing_secrets(secrets)
         self._url = url
@@ -107,7 +104,10 @@ class Endpoint:
 
     def _record(self, event: stripe.Body) -> str:
         try:
-            outcomes = call(self._pool(), protocol.queue_webhooks([event], [order_key(self._app, event)]), self._schema)
+            queue = protocol.queue_webhooks([event], [order_key(self._app, event)])
+            with connection(self._pool()) as conn:
+                statement = with_lock_timeout(queue, self._schema, ALONE)
+                outcomes = execute(conn, queue, self._schema, statement=statement)
         except psycopg.Error as error:  # no handler runs here: whatever it is, the database could not record it
             raise DatabaseUnavailable(str(error)) from error
         return protocol.accepted(outcomes[event.id], event.id)

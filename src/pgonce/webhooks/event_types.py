@@ -6,8 +6,6 @@ import difflib
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
-from pgonce.webhooks.registry import WebhookRegistry
-
 TYPES = tuple(  # a list literal would be 580 lines long
     """
 account.application.authorized account.application.deauthorized account.external_account.created
@@ -201,13 +199,3 @@ def unknown_patterns(patterns: Iterable[str]) -> dict[str, str | None]:
             alike = difflib.get_close_matches(pattern, sorted(prefixes), 1, 0.6)
             found[pattern] = alike[0] if alike else None
     return found
-
-
-def check_handlers(app: WebhookRegistry) -> None:
-    """Look for handlers that cannot run together, before the first event of their type finds out.
-
-    Raises:
-        InvalidArgument: some handlers of one type are coroutines and some are not, or one wants it for itself.
-    """
-    for each in (*(handler.pattern for handler in app.handlers), *TYPES):
-        app.matching(each)

@@ -16,6 +16,8 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 HEAD_SECONDS = 15.0
 """Seconds until a connection must have sent the whole head of its next request; a silent one is closed then."""
+REQUEST_SECONDS = 45.0
+"""Seconds from the head of a request to the end of its answer, for a client that does not read the answer."""
 MAX_CONNECTIONS = 1000
 """Connections at the same time."""
 RESERVED_FILES = 100
@@ -32,61 +34,76 @@ _Base: Any = AutoHTTPProtocol
 
 
 def bounded_protocol(max_connections: int) -> type[asyncio.Protocol]:
-    """The class of a server's connections. When there are too many, the one that has been silent longest is closed."""
-    silent: dict[_Bounded, None] = {}  # in the order in which they became silent
+    """The class of a server's connections. When there are too many, the longest without a whole request is closed."""
+    unfinished: dict[_Bounded, None] = {}  # in the order in which they began to wait
 
     class Protocol(_Bounded):
-        silent_connections = silent
+        waiting = unfinished
         limit = max_connections
 
     return Protocol
 
 
 class _Bounded(_Base):  # type: ignore[misc] # one of uvicorn's two classes, whichever is installed
-    silent_connections: dict[_Bounded, None]
+    waiting: dict[_Bounded, None]
+    """The connections without a whole request."""
     limit: int
     _timer: asyncio.TimerHandle | None = None
+    _has_head = False
     _received = _lines = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
-        self._wait_for_head()
+        self._wait_for_request()
         if len(self.connections) > self.limit:
-            longest = next(iter(self.silent_connections))  # this one, if no other is silent
-            longest._stop_waiting()  # noqa: SLF001 -- of this class
+            longest = next(iter(self.waiting))  # this one, if all others are being answered
+            longest._end_waiting()  # noqa: SLF001 -- of this class
             longest.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
+        self._end_waiting()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         self._received += len(data)
         self._lines += data.count(b"\r\n")
         wasteful = self._received > 16_384 and self._lines * SHORTEST_LINE > self._received
-        if wasteful or (self._timer is not None and self._received > MAX_HEAD + len(data)):
+        if wasteful or (not self._has_head and self._received > MAX_HEAD + len(data)):
             self.transport.abort()
             return
         super().data_received(data)
-        if self._is_answering():
-            self._stop_waiting()
+        self._look()
 
     def on_response_complete(self) -> None:
         self._received = self._lines = 0
         super().on_response_complete()
-        if not self._is_answering() and not self.transport.is_closing():
-            self._wait_for_head()
+        if not self.transport.is_closing():
+            self._wait_for_request()
+            self._look()  # a request that was sent ahead has begun already
 
-    def _is_answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+    def _look(self) -> None:
+        """After data, or an answer: how much of a request is there?"""
+        if self.cycle is None or self.cycle.response_complete:
+            return
+        if not self._has_head:
+            self._has_head = True
+            self._set_timer(REQUEST_SECONDS)
+        if not self.cycle.more_body:
+            self.waiting.pop(self, None)
 
-    def _wait_for_head(self) -> None:
-        self._stop_waiting()
-        self.silent_connections[self] = None
-        self._timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+    def _wait_for_request(self) -> None:
+        self._has_head = False
+        self.waiting.pop(self, None)
+        self.waiting[self] = None
+        self._set_timer(HEAD_SECONDS)
 
-    def _stop_waiting(self) -> None:
-        self.silent_connections.pop(self, None)
+    def _set_timer(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_later(seconds, self.transport.abort)
+
+    def _end_waiting(self) -> None:
+        self.waiting.pop(self, None)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -143,12 +143,16 @@ class InboxWriter:
 
 
 async def _execute(conn: AsyncConnection[Any], call: Call[T], schema: str, lock_timeout: str) -> T:
-    """``execute`` with a lock_timeout for this statement's transaction, in one round trip.
+    """``execute`` with a lock_timeout."""
+    return await execute(conn, call, schema, statement=with_lock_timeout(call, schema, lock_timeout))
+
+
+def with_lock_timeout(call: Call[Any], schema: str, lock_timeout: str) -> bytes:
+    """The statement of ``call`` with a lock_timeout for its own transaction, in one round trip.
 
     The setting is the outer side of a left join, which a nested loop evaluates before the function on its inner side.
     """
-    statement = (
+    return (
         b"select called.* from (select pg_catalog.set_config('lock_timeout', '%b', true) offset 0) as waiting"
         b" left join (%b) as called on true" % (lock_timeout.encode(), call.statement(schema))
     )
-    return await execute(conn, call, schema, statement=statement)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,11 @@ UNAVAILABLE = (
     "the database could not record this delivery: Stripe delivers it again, and the log of this service says why"
 )
 
+LOG_EVERY = 1.0
+"""Seconds between two lines about requests that were refused for the same reason: anybody can send a million."""
+
 log = logging.getLogger("pgonce")
+_logged: dict[str, float] = {}
 
 
 class SlowRequest(PgonceError):
@@ -102,4 +107,7 @@ def _log(status: int, error: BaseException) -> None:
         log_failure("a delivery", error)
         return
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if status < 500 and time.monotonic() - _logged.get(reason[:40], -LOG_EVERY) < LOG_EVERY:
+        return
+    _logged[reason[:40]] = time.monotonic()
     log.log(logging.ERROR if status >= 500 else logging.WARNING, "answered %s: %s", status, reason)

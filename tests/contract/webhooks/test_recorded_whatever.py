@@ -101,23 +101,6 @@ def test_a_key_function_that_raises_fails_the_event_with_its_traceback_and_not_t
     assert "test_recorded_whatever.py" in message
 
 
-def test_handlers_that_do_not_fit_together_do_not_stop_a_delivery(database: str, conn: Connection[Any]) -> None:
-    app = pgonce.App()
-
-    @app.webhook("pay", ordered=True)
-    def plain(event: pgonce.Event, tx: Any) -> None:
-        pass
-
-    @app.webhook("*")
-    async def asynchronous(event: pgonce.Event, tx: Any) -> None:
-        pass
-
-    assert record_all(database, [body(1)], [order_key(app, body(1))]) == ["queued"]
-    for make in (pgonce.receiver, pgonce.Endpoint):
-        with pytest.raises(pgonce.InvalidArgument, match="sync and async handlers"):
-            make(app, secrets=["whsec_test"], url=database)
-
-
 def test_numbers_that_jsonb_would_write_with_all_their_zeros_can_be_read_back(
     database: str, conn: Connection[Any]
 ) -> None:

@@ -18,6 +18,7 @@ from psycopg import Connection
 
 import pgonce
 from pgonce.webhooks import asgi, http_server, stripe
+from pgonce.webhooks.calls_receive import check_inbox
 from tests.conftest import wait_until
 
 SECRET = "whsec_test"
@@ -126,7 +127,10 @@ def test_a_connection_that_is_silent_after_an_answer_is_closed(
 ) -> None:
     monkeypatch.setattr(http_server, "HEAD_SECONDS", 0.3)
     sock = serve().connect("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert sock.recv(65536).startswith(b"HTTP/1.1 200")
+    received = b""
+    while not received.endswith(b'{"status": "ok"}'):
+        received += sock.recv(65536)
+    assert received.startswith(b"HTTP/1.1 200")
     sock.sendall(b"G")  # uvicorn's own timer ends with the first byte
     assert closed(sock) == b""
 
@@ -196,6 +200,48 @@ def test_idle_connections_do_not_keep_out_a_delivery(serve: Callable[..., Served
     assert len(served.server.server_state.connections) <= 21
     for sock in (*idle, *half):
         sock.close()
+
+
+def test_half_sent_bodies_do_not_keep_out_a_delivery(serve: Callable[..., Served]) -> None:
+    served = serve(connections=20)
+    for number in range(60):
+        served.connect(f"{HEAD}{signed(b'x')}Content-Length: 100\r\n\r\nx")
+        if number % 10 == 0:
+            assert served.deliver(f"evt_{number}") == 200
+    assert len(served.server.server_state.connections) <= 21
+
+
+def test_a_client_that_reads_no_answer_is_cut_off(
+    serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_server, "REQUEST_SECONDS", 0.5)
+    served = serve()
+    sock = served.connect()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+    send_until_closed(
+        sock, itertools.repeat(b"GET /healthz HTTP/1.1\r\nHost: a-host-with-a-long-name\r\n\r\n" * 100, 10_000)
+    )
+
+
+def test_many_readiness_probes_are_one_question(
+    serve: Callable[..., Served], conn: Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def ask() -> Any:
+        asked.append("the database")
+        return check_inbox()
+
+    monkeypatch.setattr(asgi, "check_inbox", ask)
+    monkeypatch.setattr(asgi, "READY_SECONDS", 600)
+    url = f"http://127.0.0.1:{serve().address[1]}/readyz"
+
+    async def probe() -> list[int]:
+        async with httpx.AsyncClient() as client:
+            return [answer.status_code for answer in await asyncio.gather(*(client.get(url) for _ in range(30)))]
+
+    assert asyncio.run(probe()) == [200] * 30
+    assert len(asked) == 1
 
 
 def test_half_sent_requests_and_silent_connections_do_not_delay_the_end(serve: Callable[..., Served]) -> None:
@@ -291,11 +337,12 @@ def test_what_is_refused_is_counted_by_reason_and_never_stored(
 
 
 def test_a_locked_table_is_not_ready_and_the_process_is_alive(
-    serve: Callable[..., Served], conn: Connection[Any], database: str
+    serve: Callable[..., Served], conn: Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"http://127.0.0.1:{serve().address[1]}"
     assert httpx.get(f"{url}/readyz", timeout=20).status_code == 200
     assert conn.execute("select count(*) from webhook_events").fetchone() == (0,)
+    monkeypatch.setattr(asgi, "READY_SECONDS", 0)
     with conn.transaction():
         conn.execute("lock table webhook_events in share mode")
         assert httpx.get(f"{url}/readyz", timeout=20).status_code == 503
