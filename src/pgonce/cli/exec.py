@@ -60,6 +60,9 @@ def _text(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
     "--grace", default="10s", show_default=True, type=Length(), metavar="INTERVAL", help="Between SIGTERM and SIGKILL."
 )
 @click.option("--scheduled-for", type=Moment(), metavar="TIME", help="The tick this run is for: it fires once.")
+@click.option(
+    "--expect-every", type=Length(), metavar="INTERVAL", help="Alert when it does not run at least this often: '1 day'."
+)
 @with_scope
 @with_database
 def exec_(
@@ -70,6 +73,7 @@ def exec_(
     timeout: timedelta | None,
     grace: timedelta,
     scheduled_for: datetime | None,
+    expect_every: timedelta | None,
     scope: dict[str, Any],
     url: str,
     schema: str,
@@ -77,7 +81,8 @@ def exec_(
     """Run COMMAND as a run of the job NAME, unless one is at work: then exit with 75.
 
     Its exit code is passed on; its last lines on stderr become the run's error message. It is stopped when the run is
-    lost, and on SIGTERM and Ctrl-C. It finds PGONCE_RUN_ID and PGONCE_IDEMPOTENCY_KEY in its environment.
+    lost, and on SIGTERM and Ctrl-C. It finds PGONCE_RUN_ID and PGONCE_IDEMPOTENCY_KEY in its environment, and
+    PGONCE_SCHEDULED_FOR with --scheduled-for.
 
     Example: pgonce exec nightly_backup --window 30m -- pg_dump --file /backup/shop.sql shop
     """
@@ -85,7 +90,11 @@ def exec_(
     # A parent may have set SIGCHLD to be ignored ("trap '' CHLD"); the kernel then keeps no exit status.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with database.open_pool(url, 2) as pool, _signals() as received:
-        options: dict[str, Any] = {"key": key, "window": window}  # its own timeout would end it before the command
+        options: dict[str, Any] = {
+            "key": key,
+            "window": window,
+            "expect_every": expect_every,
+        }  # its own timeout would end it before the command
         try:
             with Jobs(pool, schema=schema).run(name, scope=scope, scheduled_for=scheduled_for, **options) as run:
                 if run is None:
@@ -112,7 +121,10 @@ def _run(
         return 127
     # a successor may begin a window after the last heartbeat, which is a third of one old at most
     alone = min(patience, run.window.total_seconds() / 2)
-    group = Group(command, os.environ | {"PGONCE_RUN_ID": str(run.id), "PGONCE_IDEMPOTENCY_KEY": key}, alone)
+    told = {"PGONCE_RUN_ID": str(run.id), "PGONCE_IDEMPOTENCY_KEY": key}
+    if run.scheduled_for is not None:
+        told["PGONCE_SCHEDULED_FOR"] = run.scheduled_for.isoformat()
+    group = Group(command, os.environ | told, alone)
     tail = bytearray()
     reader = threading.Thread(target=_pass_on, args=(group.leader.stderr, tail), daemon=True)
     reader.start()

@@ -15,6 +15,9 @@ from pgonce.jobs.calls_schedule import upcoming
 from pgonce.jobs.cron import CatchUp, Schedule
 from pgonce.jobs.registry import Job
 
+EXPECT_GRACE = timedelta(minutes=5)
+"""A job that should run every so often is alerted this much later."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:

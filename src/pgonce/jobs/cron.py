@@ -120,12 +120,12 @@ class Cron(Schedule):
         for (name, (first, last)), field in zip(_RANGES.items(), self.fields.split(), strict=True):
             for part in field.split(","):
                 reach, _, step = part.partition("/")
-                if reach != "*" or not step.isdigit() or (last - first + 1) % int(step) == 0:
-                    continue
                 size = last - first + 1
+                if reach != "*" or not step.isdigit():
+                    continue
                 if int(step) >= size:
                     yield f"*/{step} in the field {name} matches only {first}: a {name} is {first} to {last}"
-                elif name in {"minute", "hour"}:
+                elif name in {"minute", "hour"} and size % int(step):
                     short = size % int(step)
                     yield f"*/{step} in the field {name} begins anew at {first}: the last step is {short} {name}s long"
 
@@ -149,7 +149,8 @@ class Every(Schedule):
         found = interval(length, name)
         if not timedelta(seconds=1) <= found <= timedelta(days=18_263):
             raise InvalidArgument(f"{name} must be at least a second and at most 50 years")
-        return cls(" ".join(length.split()) if isinstance(length, str) else f"{found.total_seconds():g}s", found)
+        text = length if isinstance(length, str) else f"{found.total_seconds():.6f}".rstrip("0").rstrip(".") + "s"
+        return cls(" ".join(text.split()), found)
 
     @property
     def expression(self) -> str:  # type: ignore[override]

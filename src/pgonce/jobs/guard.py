@@ -22,6 +22,7 @@ from pgonce.core.interval import interval
 from pgonce.core.registration import check_pool
 from pgonce.errors import PgonceError
 from pgonce.jobs import calls as protocol
+from pgonce.jobs.calls_operate import EXPECT_GRACE, expect_job
 from pgonce.jobs.registry import Job
 from pgonce.jobs.run import Run, address
 
@@ -47,6 +48,7 @@ class Jobs:
         address(pool)  # refused now, and not at the first heartbeat
         self._pool = pool
         self._schema = schema
+        self._promises: set[tuple[Any, ...]] = set()
         self._call_batcher = CallBatcher(pool, schema, self._unclaimed)
 
     def _unclaimed(self, started: Any) -> None:
@@ -66,6 +68,9 @@ class Jobs:
         retries: int = 0,
         backoff: timedelta | str = protocol.BACKOFF,
         timeout: timedelta | str | None = None,
+        slots: int | None = None,
+        expect_every: timedelta | str | None = None,
+        expect_grace: timedelta | str = EXPECT_GRACE,
     ) -> AbstractContextManager[Run | None]:
         """One run of job ``name``, from start to its recorded end; None on overlap.
 
@@ -86,6 +91,10 @@ class Jobs:
             retries: how often a failure is retried, by a worker whose app has the job.
             backoff: the time before the first retry; it doubles with each.
             timeout: after this long the run has failed; see ``run.stop_requested``.
+            slots: at most this many runs of the job and key at once, 1 to 1000.
+            expect_every: from this call on the job must start at least this often, whoever starts it; otherwise it is
+                alerted as missed. Written once for each object of this class.
+            expect_grace: how much later than ``expect_every`` that is said.
 
         Raises:
             LeaseLost: at the end, when the run was taken over meanwhile.
@@ -94,9 +103,23 @@ class Jobs:
             Exception: the body's own; the run is recorded as ``failed`` with its traceback.
         """
         length, pause = interval(window, "the window"), interval(backoff, "the backoff")
-        start = protocol.Start(name, length, key, scope or {}, scheduled_for, retries, pause)
+        start = protocol.Start(name, length, key, scope or {}, scheduled_for, retries, pause, slots)
         limit = None if timeout is None else interval(timeout, "the timeout")
-        return self._started(protocol.start_job_run(start), start, limit)
+        started = self._started(protocol.start_job_run(start), start, limit)
+        if expect_every is None:
+            return started
+        every = interval(expect_every, "expect_every")
+        return self._expected(started, expect_job(name, every, interval(expect_grace, "expect_grace"), key))
+
+    @contextmanager
+    def _expected(self, started: AbstractContextManager[Run | None], expected: Call[None]) -> Iterator[Run | None]:
+        # before the start, so that it is promised also by a run that is skipped
+        promise = tuple(expected.args.values())
+        if promise not in self._promises:
+            call(self._pool, expected, self._schema)
+            self._promises.add(promise)
+        with started as run:
+            yield run
 
     def retry(self, failed: protocol.Retry, *, timeout: timedelta | None = None) -> AbstractContextManager[Run | None]:
         """The next attempt of a failed run; None when somebody else has it, or it is not to be retried now."""
@@ -161,14 +184,22 @@ class Jobs:
             return run
 
     def job(
-        self, name: str, *, key: str = "", window: timedelta | str = protocol.WINDOW
+        self,
+        name: str,
+        *,
+        key: str = "",
+        window: timedelta | str = protocol.WINDOW,
+        slots: int | None = None,
+        expect_every: timedelta | str | None = None,
+        expect_grace: timedelta | str = EXPECT_GRACE,
     ) -> Callable[[Callable[[Run], Result[T]]], Callable[[], Result[T | None]]]:
         """A decorator: calling the function runs it as job ``name``; on overlap it returns None at once."""
+        more: dict[str, Any] = {"slots": slots, "expect_every": expect_every, "expect_grace": expect_grace}
 
         def decorate(function: Callable[[Run], Result[T]]) -> Callable[[], Result[T | None]]:
             @functools.wraps(function)
             def guarded() -> T | None:
-                with self.run(name, key=key, window=window) as run:
+                with self.run(name, key=key, window=window, **more) as run:
                     return None if run is None else ensure_result(function(run))
 
             return guarded

@@ -21,6 +21,7 @@ from pgonce.core.interval import interval
 from pgonce.core.registration import check_pool
 from pgonce.errors import PgonceError
 from pgonce.jobs import calls as protocol
+from pgonce.jobs.calls_operate import EXPECT_GRACE, expect_job
 from pgonce.jobs.registry import Job
 from pgonce.jobs.run_async import AsyncRun, address
 
@@ -46,6 +47,7 @@ class AsyncJobs:
         address(pool)  # refused now, and not at the first heartbeat
         self._pool = pool
         self._schema = schema
+        self._promises: set[tuple[Any, ...]] = set()
         self._call_batcher = AsyncCallBatcher(pool, schema, self._unclaimed)
 
     async def _unclaimed(self, started: Any) -> None:
@@ -65,6 +67,9 @@ class AsyncJobs:
         retries: int = 0,
         backoff: timedelta | str = protocol.BACKOFF,
         timeout: timedelta | str | None = None,
+        slots: int | None = None,
+        expect_every: timedelta | str | None = None,
+        expect_grace: timedelta | str = EXPECT_GRACE,
     ) -> AbstractAsyncContextManager[AsyncRun | None]:
         """One run of job ``name``, from start to its recorded end; None on overlap.
 
@@ -85,6 +90,10 @@ class AsyncJobs:
             retries: how often a failure is retried, by a worker whose app has the job.
             backoff: the time before the first retry; it doubles with each.
             timeout: after this long the run has failed; see ``run.stop_requested``.
+            slots: at most this many runs of the job and key at once, 1 to 1000.
+            expect_every: from this call on the job must start at least this often, whoever starts it; otherwise it is
+                alerted as missed. Written once for each object of this class.
+            expect_grace: how much later than ``expect_every`` that is said.
 
         Raises:
             LeaseLost: at the end, when the run was taken over meanwhile.
@@ -93,9 +102,25 @@ class AsyncJobs:
             Exception: the body's own; the run is recorded as ``failed`` with its traceback.
         """
         length, pause = interval(window, "the window"), interval(backoff, "the backoff")
-        start = protocol.Start(name, length, key, scope or {}, scheduled_for, retries, pause)
+        start = protocol.Start(name, length, key, scope or {}, scheduled_for, retries, pause, slots)
         limit = None if timeout is None else interval(timeout, "the timeout")
-        return self._started(protocol.start_job_run(start), start, limit)
+        started = self._started(protocol.start_job_run(start), start, limit)
+        if expect_every is None:
+            return started
+        every = interval(expect_every, "expect_every")
+        return self._expected(started, expect_job(name, every, interval(expect_grace, "expect_grace"), key))
+
+    @asynccontextmanager
+    async def _expected(
+        self, started: AbstractAsyncContextManager[AsyncRun | None], expected: Call[None]
+    ) -> AsyncIterator[AsyncRun | None]:
+        # before the start, so that it is promised also by a run that is skipped
+        promise = tuple(expected.args.values())
+        if promise not in self._promises:
+            await call(self._pool, expected, self._schema)
+            self._promises.add(promise)
+        async with started as run:
+            yield run
 
     def retry(
         self, failed: protocol.Retry, *, timeout: timedelta | None = None
@@ -164,14 +189,22 @@ class AsyncJobs:
             return run
 
     def job(
-        self, name: str, *, key: str = "", window: timedelta | str = protocol.WINDOW
+        self,
+        name: str,
+        *,
+        key: str = "",
+        window: timedelta | str = protocol.WINDOW,
+        slots: int | None = None,
+        expect_every: timedelta | str | None = None,
+        expect_grace: timedelta | str = EXPECT_GRACE,
     ) -> Callable[[Callable[[AsyncRun], Result[T]]], Callable[[], Result[T | None]]]:
         """A decorator: calling the function runs it as job ``name``; on overlap it returns None at once."""
+        more: dict[str, Any] = {"slots": slots, "expect_every": expect_every, "expect_grace": expect_grace}
 
         def decorate(function: Callable[[AsyncRun], Result[T]]) -> Callable[[], Result[T | None]]:
             @functools.wraps(function)
             async def guarded() -> T | None:
-                async with self.run(name, key=key, window=window) as run:
+                async with self.run(name, key=key, window=window, **more) as run:
                     return None if run is None else await ensure_awaitable(function(run))
 
             return guarded

@@ -42,6 +42,7 @@ class ScheduleStore:
         self._lock = threading.Lock()
         self._done: dict[Name, datetime] = {}
         self._changed: set[Name] = set()
+        self._unreadable: dict[Name, str] = {}
         self._registered = False
         self._has_started = False
         self._together = hashlib.md5(repr(sorted(self._code)).encode(), usedforsecurity=False).hexdigest()
@@ -91,7 +92,9 @@ class ScheduleStore:
         try:
             schedule = read_schedule(row.expression, row.timezone)
         except InvalidArgument as error:
-            log.warning("job %s: its schedule in pgonce_job_schedules is ignored: %s", name[0], error)
+            if self._unreadable.get(name) != row.expression:
+                self._unreadable[name] = row.expression
+                log.warning("job %s: its schedule in pgonce_job_schedules is ignored: %s", name[0], error)
             return own
         return Plan(schedule, row.catch_up, grace=row.grace)
 

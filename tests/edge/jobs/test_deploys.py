@@ -30,7 +30,8 @@ def simulate() -> Iterator[Callable[[str], Simulation]]:
 
 
 def release(*jobs: str, cron: str = "* * * * *", name: str = "shop:app") -> pgonce.App:
-    app = pgonce.App(name=name)
+    app = pgonce.App()
+    app.name = name
     for job in jobs:
         app.job(job, cron=cron)(nothing)
     return app

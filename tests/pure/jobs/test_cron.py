@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 import pgonce
 from pgonce.core.interval import interval
 from pgonce.errors import InvalidArgument
-from pgonce.jobs.cron import CatchUp, Cron, Plan
+from pgonce.jobs.calls_schedule import upcoming
+from pgonce.jobs.cron import CatchUp, Cron, Every, Plan, read_schedule
 from pgonce.jobs.tick_queue import TickQueue
 
 NEW_YORK, LONDON = "America/New_York", "Europe/London"
@@ -212,3 +213,64 @@ def test_a_job_whose_next_tick_cannot_be_found_is_looked_at_again_and_keeps_no_o
     seen += [name for name, _ in queue.due(now)]
     assert seen == [("other", "")]
     assert [name for name, _ in queue.due(now + timedelta(minutes=1))] == [("faulty", ""), ("other", "")]
+
+
+@pytest.mark.parametrize(
+    ("alias", "fields"),
+    [
+        ("@hourly", "0 * * * *"), ("@daily", "0 0 * * *"), ("@midnight", "0 0 * * *"), ("@weekly", "0 0 * * 0"),
+        ("@monthly", "0 0 1 * *"), ("@yearly", "0 0 1 1 *"), ("@annually", "0 0 1 1 *"),
+    ],
+)  # fmt: skip
+def test_a_name_for_a_schedule_ticks_as_its_fields_do_in_every_zone(alias: str, fields: str) -> None:
+    for zone in ("UTC", NEW_YORK):
+        start = utc("2026-03-01")
+        named, written = (islice(Cron(each, zone).ticks(start), 40) for each in (alias, fields))
+        assert list(named) == list(written)
+
+
+@given(st.integers(1, 10_000_000), st.integers(-(10**9), 10**9), st.integers(1, 10**6))
+def test_an_interval_ticks_on_its_multiples_wherever_one_begins(seconds: int, offset: int, span: int) -> None:
+    every = Every.read(timedelta(seconds=seconds))
+    assert read_schedule(every.expression) == every
+    start = utc("2026-01-01") + timedelta(seconds=offset)
+    first, second = islice(every.ticks(start), 2)
+    assert timedelta() < first - start <= every.length
+    assert second - first == every.length
+    assert (first - utc("2000-01-03")) % every.length == timedelta()
+    until = start + timedelta(seconds=span)
+    if span < 1000 * seconds:
+        between = every.between(start, until)
+        assert every.last(start, until) == (between[-1] if between else None)
+    assert every.after(start) == first
+
+
+@pytest.mark.parametrize(
+    ("expression", "says"),
+    [
+        ("*/90 * * * *", "*/90 in the field minute matches only 0"),
+        ("*/60 * * * *", "*/60 in the field minute matches only 0"),
+        ("*/7 * * * *", "*/7 in the field minute begins anew at 0: the last step is 4 minutes long"),
+        ("0 */36 * * *", "*/36 in the field hour matches only 0"),
+        ("0 */5 * * *", "the last step is 4 hours long"),
+        ("0,*/90 * * * *", "*/90 in the field minute"),
+        ("0 0 1 */13 *", "*/13 in the field month matches only 1"),
+        ("*/15 */2 * * *", None),
+        ("* * * * *", None),
+        ("0-30/7 * * * *", None),
+        ("0 0 */2 * *", None),
+        ("@hourly", None),
+    ],
+)
+def test_a_step_that_does_not_divide_its_range_is_warned_of_where_the_job_is_registered(
+    expression: str, says: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    pgonce.App().job("j", cron=expression)
+    assert (says or "in the field") in caplog.text if says else "in the field" not in caplog.text
+
+
+def test_what_a_schedule_looks_ahead_is_five_minutes_and_one_tick_at_least() -> None:
+    now = utc("2026-01-01 00:00")
+    assert upcoming(Cron("0 6 * * *"), now) == [utc("2026-01-01 06:00")]
+    assert upcoming(Cron("* * * * *"), now) == [now + timedelta(minutes=n) for n in range(1, 6)]
+    assert len(upcoming(Every.read("1 s"), now)) == 40

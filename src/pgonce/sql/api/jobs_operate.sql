@@ -193,15 +193,19 @@ create or replace function pgonce_start_job_run_in_slot(
 returns uuid
 language plpgsql set search_path from current as $$
 declare
-  v_keys text[] := array(select p_key || '#' || n from generate_series(1, p_slots) n);
+  v_keys text[];
   v_key text;
 begin
   if (p_slots between 1 and 1000) is not true then
     raise sqlstate '22023' using message = 'the number of slots must be from 1 to 1000';
   end if;
+  v_keys := pgonce_slot_keys(p_key, p_slots);
   perform pg_advisory_xact_lock(hashtextextended('pgonce slots ' || p_job_name || chr(10) || p_key, 0));
   if exists (select from cron_job_runs where job_name = p_job_name and key = any (v_keys) and scheduled_for = p_scheduled_for) then
     return null;
+  end if;
+  if p_scheduled_for is not null then  -- whoever looks for the ticks that have fired must look in all slots
+    update pgonce_job_schedules set slots = p_slots where job_name = p_job_name and key = p_key and slots is distinct from p_slots;
   end if;
   select k.key into v_key from unnest(v_keys) with ordinality as k (key, number)
   left join cron_job_runs r on r.job_name = p_job_name and r.key = k.key and r.status = 'running'

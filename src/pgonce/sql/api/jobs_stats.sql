@@ -93,7 +93,7 @@ select s.job_name, s.key, t.tick as scheduled_for, t.tick + s.grace as missed_at
 from pgonce_job_schedules s
 cross join lateral (
   select max(r.scheduled_for) as tick from cron_job_runs r
-  where r.job_name = s.job_name and r.key = s.key and r.scheduled_for is not null) fired
+  where r.job_name = s.job_name and r.key = any (pgonce_slot_keys(s.key, s.slots)) and r.scheduled_for is not null) fired
 cross join lateral (
   select min(u) as tick from unnest(s.next_tick || s.upcoming) u where fired.tick is null or u > fired.tick) t
 -- a month: if the only app that had the job is gone, no process is left to retire it
@@ -107,10 +107,11 @@ where r.status = 'skipped' and r.blocked_by is null and r.scheduled_for is not n
 union all
 -- Jobs that must run every so often, whoever starts them. Said anew for each interval that passes, at most once a day.
 select e.job_name, e.key, due.at, due.at + e.grace,
-       format('it should run every %s; %s', e.every, coalesce(
-         format('its last run %s %s, on %s', case when last.status = 'running' then 'has been running since' else last.status || ' at' end,
-                date_trunc('second', coalesce(last.completed_at, last.started_at)), coalesce(last.process, 'an unnamed process')),
-         'it has never run'))
+       format('it should run every %s; ', e.every)
+         || case when last.started_at is null then 'it has never run'
+            else format('its last run %s %s, on %s', case when last.status = 'running' then 'has been running since' else last.status || ' at' end,
+                        date_trunc('second', coalesce(last.completed_at, last.started_at)), coalesce(last.process, 'an unnamed process'))
+            end
 from pgonce_job_expectations e
 left join lateral (
   select r.status, r.started_at, r.completed_at, r.process from cron_job_runs r

@@ -8,6 +8,13 @@
 --   service is down, and its schedules stay: what it misses is told.
 --   Nobody touches a row of an operator but `pgonce job schedule`.
 
+create or replace function pgonce_slot_keys(p_key text, p_slots integer) returns text[]
+language sql immutable set search_path from current as $$
+  select case when p_slots is null then array[p_key] else array(select p_key || '#' || n from generate_series(1, p_slots) n) end
+$$;
+comment on function pgonce_slot_keys(text, integer) is
+  'pgonce: the keys of the runs of a job with this key: of one without slots (null), the key; else key#1, key#2 and so on.';
+
 create or replace function pgonce_register_job_schedules(p_process_id uuid, p_app text, p_registered_with text, p_schedules jsonb)
 returns boolean
 language plpgsql set search_path from current as $$
@@ -76,7 +83,7 @@ returns table (job_name text, key text, cron text, timezone text, grace interval
 language sql set search_path from current as $$
   select s.job_name, s.key, s.cron, s.timezone, s.grace, s.catch_up, s.source, s.scope, s.next_tick,
          (select max(r.scheduled_for) from cron_job_runs r
-          where r.job_name = s.job_name and r.key = s.key and r.scheduled_for is not null)
+          where r.job_name = s.job_name and r.key = any (pgonce_slot_keys(s.key, s.slots)) and r.scheduled_for is not null)
   from pgonce_job_schedules s where s.job_name = any (p_job_names)
 $$;
 comment on function pgonce_read_job_schedules(text[]) is

@@ -174,6 +174,7 @@ create table if not exists pgonce_job_schedules (
   registered_with text,                             -- which jobs were registered together, as a digest of their names
   scope           jsonb       not null default '{}',
   catch_up        text        not null default 'none',
+  slots           integer,                          -- of a job of which so many runs may be at work at once
   updated_at      timestamptz not null default clock_timestamp(),
   primary key (job_name, key)
 );

@@ -1,0 +1,264 @@
+"""Jobs operated at run time, with a scheduler at work: requests, schedules in data, pauses, slots, expectations."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+import pgonce
+from pgonce import AsyncJobs, Jobs
+from pgonce.core import database as pools
+from pgonce.errors import InvalidArgument
+from tests.conftest import wait_until
+from tests.edge.jobs.test_scheduler import Simulation, nothing, ticks, utc
+
+Connection = psycopg.Connection[Any]
+
+
+@pytest.fixture
+def simulate() -> Iterator[Callable[[str], Simulation]]:
+    opened: list[Simulation] = []
+
+    def begin(start: str) -> Simulation:
+        opened.append(Simulation(start))
+        return opened[-1]
+
+    yield begin
+    for each in opened:
+        each.stop()
+
+
+def test_a_request_is_carried_out_by_one_of_the_workers_that_have_the_job_with_its_key_and_scope(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation]
+) -> None:
+    seen: list[Any] = []
+    app, other = pgonce.App(), pgonce.App()
+
+    @app.job("letters", key="k")
+    def letters(run: pgonce.Run) -> None:
+        seen.append((run.key, dict(run.scope), run.scheduled_for))
+
+    other.job("unrelated")(nothing)
+    simulation = simulate("2026-01-01 00:00:10")
+    simulation.start(app, database, 2)
+    simulation.start(other, database)
+    simulation.rest()
+    conn.execute("select pgonce_request_job_run('letters', '{\"user\": 1}'), pgonce_request_job_run('nobody_has_it')")
+    simulation.run_until("2026-01-01 00:00:50")
+    assert seen == [("k", {"user": 1}, None)]
+    found = "select job_name, run_id is not null, answered_at is not null from pgonce_job_requests order by 1"
+    assert conn.execute(found.encode()).fetchall() == [("letters", True, True), ("nobody_has_it", False, False)]
+
+
+def test_a_schedule_that_an_operator_writes_is_gone_by_until_it_is_deleted_and_no_start_overwrites_it(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation]
+) -> None:
+    seen: list[Any] = []
+    app = pgonce.App()
+
+    @app.job("j", cron="30 * * * *")
+    def j(run: pgonce.Run) -> None:
+        seen.append((run.key, dict(run.scope)))
+
+    write = (
+        "select pgonce_schedule_job('j', %s, %s, 'UTC', '2026-01-01 00:01+00', '{}', '5 minutes', 'none', '{\"a\": 1}')"
+    )
+    simulation = simulate("2026-01-01 00:00:10")
+    simulation.start(app, database)
+    simulation.rest()
+    conn.execute(write, ["eu", "@every 1 minute"])
+    conn.execute(write, ["", "*/2 * * * *"])
+    conn.execute(write, ["wrong", "no such thing"])
+    simulation.run_until("2026-01-01 00:01:50")
+    simulation.start(app, database)
+    simulation.run_until("2026-01-01 00:02:50")
+    found = [(name, f"{tick:%H:%M}") for name, _, tick in ticks(conn, "status = 'succeeded'")]
+    assert found == [("j", "00:01"), ("j", "00:02"), ("j", "00:02")]
+    assert sorted(seen) == [("", {"a": 1}), ("eu", {"a": 1}), ("eu", {"a": 1})]
+    conn.execute("select pgonce_unschedule_job('j', key) from pgonce_job_schedules")
+    simulation.run_until("2026-01-01 00:03:30")
+    before = ticks(conn)
+    simulation.run_until("2026-01-01 00:10:10")
+    assert ticks(conn) == before, "within half a minute"
+    simulation.run_until("2026-01-01 00:30:10")
+    assert ticks(conn)[-1] == ("j", "succeeded", utc("2026-01-01 00:30")), "its own schedule is registered again"
+
+
+def test_the_ticks_of_a_paused_job_are_skipped_with_the_reason_and_run_again_after_it(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation]
+) -> None:
+    app = pgonce.App()
+    app.job("j", cron="* * * * *")(nothing)
+    simulation = simulate("2026-01-01 00:00:10")
+    simulation.start(app, database)
+    conn.execute("select pgonce_pause_job('j', 'the partner is down')")
+    simulation.run_until("2026-01-01 00:02:10")
+    conn.execute("select pgonce_resume_job('j')")
+    simulation.run_until("2026-01-01 00:03:10")
+    assert [status for _, status, _ in ticks(conn)] == ["skipped", "skipped", "succeeded"]
+    reasons = conn.execute("select distinct error_message from cron_job_runs where status = 'skipped'").fetchall()
+    assert reasons == [("paused: the partner is down",)]
+
+
+def test_a_retry_has_the_tick_of_its_first_attempt_also_of_an_asynchronous_job(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation]
+) -> None:
+    seen: list[Any] = []
+    app = pgonce.App()
+
+    @app.job("sync", cron="1 0 * * *", retries=2, backoff="1 ms")
+    def sync(run: pgonce.Run) -> None:
+        seen.append(("sync", run.scheduled_for))
+        if [name for name, _ in seen].count("sync") < 3:
+            raise ValueError
+
+    @app.job("asynchronous", cron="1 0 * * *", retries=1, backoff="1 ms")
+    async def asynchronous(run: pgonce.AsyncRun) -> None:
+        seen.append(("asynchronous", run.scheduled_for))
+        if [name for name, _ in seen].count("asynchronous") < 2:
+            raise ValueError
+
+    simulation = simulate("2026-01-01 00:00:50")
+    simulation.start(app, database)
+    simulation.run_until("2026-01-01 00:02:00")
+    tick = utc("2026-01-01 00:01")
+    assert sorted(seen) == [("asynchronous", tick)] * 2 + [("sync", tick)] * 3
+
+
+def test_so_many_runs_of_a_job_with_slots_are_at_work_at_once_and_no_more(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation]
+) -> None:
+    app = pgonce.App()
+    end = threading.Event()
+
+    @app.job("j", cron="* * * * *", slots=2)
+    def j(run: pgonce.Run) -> None:
+        assert end.wait(60)
+
+    simulation = simulate("2026-01-01 00:00:50")
+    simulation.start(app, database, 2)
+    for minute in (1, 2, 3):
+        simulation.rest(busy=True)
+        simulation.jump_to(f"2026-01-01 00:0{minute}:00")
+        wait_until(lambda minute=minute: len(ticks(conn)) == minute, "the tick")  # type: ignore[misc]
+    assert [status for _, status, _ in ticks(conn)] == ["running", "running", "skipped"]
+    end.set()
+    simulation.rest()
+    assert [status for _, status, _ in ticks(conn)] == ["succeeded", "succeeded", "skipped"]
+
+
+def test_an_interval_of_any_length_ticks_at_the_same_moments_on_every_machine(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation]
+) -> None:
+    app = pgonce.App()
+    app.job("seconds", every="20 s", grace="5 s")(nothing)
+    app.job("long", every=timedelta(minutes=7))(nothing)
+    simulation = simulate("2026-01-01 00:00:10")
+    simulation.start(app, database)
+    simulation.run_until("2026-01-01 00:00:30")
+    simulation.start(app, database)
+    simulation.run_until("2026-01-01 00:08:05")
+    found = [tick for _, status, tick in ticks(conn, "job_name = 'seconds'") if status == "succeeded"]
+    assert found == [utc("2026-01-01 00:00:20") + n * timedelta(seconds=20) for n in range(24)]
+    [(_, _, tick)] = ticks(conn, "job_name = 'long'")
+    assert (tick - datetime(2000, 1, 3, tzinfo=UTC)) % timedelta(minutes=7) == timedelta()
+
+
+def missed(conn: Connection) -> list[Any]:
+    return conn.execute("select job_name, key, reason from pgonce_job_missed order by 1, 2").fetchall()
+
+
+def older(conn: Connection, interval: str) -> None:
+    move = "started_at = started_at - %(by)s::interval, completed_at = completed_at - %(by)s::interval"
+    conn.execute(f"update cron_job_runs set {move}".encode(), {"by": interval})
+    conn.execute("update pgonce_job_expectations set since = since - %s::interval", [interval])
+
+
+def test_a_job_that_did_not_run_as_often_as_the_guard_promised_is_missed_whoever_starts_it(
+    database: str, conn: Connection
+) -> None:
+    with pools.open_pool(database, 2) as pool:
+        jobs = Jobs(pool)
+        for _ in range(2):
+            with jobs.run("nightly", expect_every="1 day", expect_grace="1 hour") as run:
+                assert run is not None
+    older(conn, "1 day 59 minutes")
+    assert missed(conn) == []
+    older(conn, "2 minutes")
+    [(name, _, reason)] = missed(conn)
+    assert name == "nightly"
+    assert reason.startswith("it should run every 1 day; its last run succeeded at ")
+    conn.execute("select start_job_run('nightly')")  # pg_cron, supabase-js, another language
+    assert missed(conn) == []
+    older(conn, "26 hours")
+    assert "its last run has been running since" in missed(conn)[0][2]
+    conn.execute("select pgonce_forget_job_expectation('nightly')")
+    assert missed(conn) == []
+
+
+def test_the_promise_of_an_asynchronous_guard_and_of_a_registered_job_is_kept_in_the_table(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation]
+) -> None:
+    async def main() -> None:
+        async with await pools.open_async_pool(database, 2) as pool:
+
+            @AsyncJobs(pool).job("asynchronous", expect_every="2 hours")
+            async def work(run: pgonce.AsyncRun) -> None:
+                pass
+
+            await work()
+
+    asyncio.run(main())
+    app = pgonce.App()
+    app.job("registered", key="k", expect_every="3 hours", expect_grace="1 minute")(nothing)
+    simulate("2026-01-01 00:00:10").start(app, database)
+    found = conn.execute("select job_name, key, every, grace from pgonce_job_expectations order by 1").fetchall()
+    assert found == [
+        ("asynchronous", "", timedelta(hours=2), timedelta(minutes=5)),
+        ("registered", "k", timedelta(hours=3), timedelta(minutes=1)),
+    ]
+
+
+def test_a_job_that_never_ran_is_missed_and_one_that_goes_on_not_running_is_said_once_a_day(conn: Connection) -> None:
+    conn.execute("select pgonce_expect_job('hourly', '1 hour', '10 minutes')")
+    older(conn, "1 hour 5 minutes")
+    assert missed(conn) == []
+    older(conn, "6 minutes")
+    assert [reason for _, _, reason in missed(conn)] == ["it should run every 01:00:00; it has never run"]
+    when = "select scheduled_for - (select since from pgonce_job_expectations) from pgonce_job_missed"
+    assert conn.execute(when.encode()).fetchall() == [(timedelta(hours=1),)]
+    older(conn, "23 hours")
+    assert conn.execute(when.encode()).fetchall() == [(timedelta(hours=1),)], "the same alert"
+    older(conn, "2 hours")
+    assert conn.execute(when.encode()).fetchall() == [(timedelta(hours=25),)], "a day later, another one"
+
+
+def test_a_broken_promise_is_alerted(conn: Connection) -> None:
+    conn.execute("select pgonce_expect_job('hourly', '1 hour', '10 minutes')")
+    older(conn, "2 hours")
+    found = conn.execute("select kind, subject from pgonce_find_alerts(now() - interval '1 day', '{}')").fetchall()
+    assert found == [("did_not_run", "hourly")]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"cron": "@daily", "every": "1 day"}, "not both"),
+        ({"cron": "@reboot"}, 'cron "@reboot" is not known: write five fields or @hourly, @daily'),
+        ({"every": "0.5 s"}, "at least a second"),
+        ({"every": "soon"}, "not a length of time"),
+        ({"slots": 0}, "from 1 to 1000"),
+        ({"expect_every": "-1 s"}, "expect_every of job j"),
+    ],
+)
+def test_what_cannot_be_registered_is_refused_in_one_line(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        pgonce.App().job("j", **options)
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
