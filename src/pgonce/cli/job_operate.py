@@ -14,6 +14,7 @@ from pgonce.cli.job import with_scope
 from pgonce.cli.job_list import RunId, find_run
 from pgonce.cli.options import OVERLAP, as_json, with_database
 from pgonce.cli.output import Length, Moment, in_line, print_json, print_table, when
+from pgonce.cli.times import took
 from pgonce.core import database
 from pgonce.core.execute import Pool, call
 from pgonce.errors import InvalidArgument, NotFound
@@ -202,7 +203,7 @@ def expect(name: str, every: timedelta | None, grace: timedelta, key: str, never
     with database.open_pool(url, 1) as pool:
         if every is not None:
             call(pool, calls_operate.expect_job(name, every, grace, key), schema)
-            click.echo(f"{name}: expected every {every}, alerted {grace} later")
+            click.echo(f"{name}: expected every {took(every)}, alerted {took(grace)} later")
         elif call(pool, calls_operate.forget_job_expectation(name, key), schema):
             click.echo(f"{name}: no longer expected")
         else:
