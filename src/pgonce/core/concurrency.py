@@ -85,9 +85,9 @@ class _Alarm:
             self._calls[number] = (time.monotonic() + 1, call)
 
 
-_alarm = _Alarm()
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_alarm.forget)
+alarm = _Alarm()
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=alarm.forget)
 
 
 class repeating:  # noqa: N801 -- its twin is a function
@@ -103,14 +103,24 @@ class repeating:  # noqa: N801 -- its twin is a function
         self._repeats: tuple[threading.Thread, threading.Event] | None = None
 
     def __enter__(self) -> None:
-        self._number = _alarm.set(self._seconds, self._begin)
+        self.begin()
 
     def __exit__(self, *_: object) -> None:
-        _alarm.cancel(self._number)
-        if self._repeats:  # after the cancel: it is begun, or never will be
-            thread, ended = self._repeats
-            ended.set()
-            thread.join(LEAVE)  # whoever hangs in there ends when its connection is closed
+        if thread := self.stop():
+            thread.join(LEAVE)
+
+    def begin(self) -> None:
+        """Call the action for the first time in ``seconds``."""
+        self._number = alarm.set(self._seconds, self._begin)
+
+    def stop(self) -> threading.Thread | None:
+        """Call the action no more; the thread in which it may be being called for the last time, if there is one."""
+        alarm.cancel(self._number)
+        if self._repeats is None:  # after the cancel: the thread has been started, or never will be
+            return None
+        thread, ended = self._repeats
+        ended.set()
+        return thread
 
     def _begin(self) -> None:
         ended = threading.Event()
@@ -134,6 +144,16 @@ def finish(result: object) -> None:
     """Run ``result``, what a callback returned, to its end where it is a coroutine."""
     if inspect.iscoroutine(result):
         asyncio.run(result)
+
+
+def call_in_loop(_loop: None, done: T, _seconds: float) -> T:
+    """What is done needs no event loop."""
+    return done
+
+
+def running_loop() -> Any:
+    """There is no event loop in this world."""
+    return None
 
 
 def shielded(done: T) -> T:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeAlias, TypeVar
 
 from psycopg import AsyncConnection
+
+from pgonce.core import concurrency as threads
+from pgonce.core.concurrency import alarm
 
 T = TypeVar("T")
 Result: TypeAlias = Awaitable[T]
@@ -20,49 +25,46 @@ LEAVE = 5.0
 
 
 @asynccontextmanager
-async def repeating(
-    action: Callable[[], Coroutine[Any, Any, bool]], seconds: float, patience: float
-) -> AsyncIterator[None]:
-    """Run ``action`` every ``seconds`` beside the body.
+async def repeating(action: Callable[[], bool], seconds: float, patience: float) -> AsyncIterator[None]:
+    """Run ``action`` every ``seconds`` beside the body, in a thread: a body that blocks the event loop stops no thread.
 
-    When it returns False, or nothing within ``patience`` seconds, the body is cancelled, once, and the action goes on
-    while the body cleans up; the CancelledError ends here, and the caller looks at why.
+    When it returns False, or nothing within ``patience`` seconds, the body is cancelled, once, and the action is
+    repeated while the body cleans up; the CancelledError ends here, and the caller looks at why.
     """
-    body = asyncio.current_task()
-    loop = asyncio.get_running_loop()
-    told = False
-    tasks: list[asyncio.Task[Any]] = []
+    body, loop = asyncio.current_task(), asyncio.get_running_loop()
+    cancelled = ended = False
 
-    async def repeat() -> None:
-        nonlocal told
-        while True:
-            # in a task of its own: where the server hangs, psycopg waits for its answer even when it is cancelled
-            task = loop.create_task(action())
-            tasks[1:] = [task]
-            while not task.done():
-                await asyncio.wait({task}, timeout=patience)
-                if not told and not (task.done() and task.result()):
-                    told = True
-                    if body:
-                        body.cancel()
-            await asyncio.sleep(seconds)
+    def cancel() -> None:
+        nonlocal cancelled
+        if body and not cancelled and not ended:
+            cancelled = True
+            body.cancel()
 
-    def begin() -> None:
-        tasks[:] = [loop.create_task(repeat())]
+    def cancel_from_thread() -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(cancel)
 
-    # the task is made when the first call is due: a short run never needs it
-    timer = loop.call_later(seconds, begin)
+    def watched() -> bool:
+        too_late = alarm.set(patience, cancel_from_thread)
+        try:
+            if not action():
+                cancel_from_thread()
+        finally:
+            alarm.cancel(too_late)
+        return True
+
+    repetition = threads.repeating(watched, seconds, patience)
+    repetition.begin()
     try:
         try:
             yield
         finally:
-            timer.cancel()
-            for task in tasks:
-                task.cancel()
-            if tasks:
-                await asyncio.wait(tasks, timeout=LEAVE)
+            ended = True
+            thread = repetition.stop()
+            if thread:
+                await _join(thread)
     except asyncio.CancelledError:
-        if not told or (body and body.uncancel() > 0):  # somebody else's cancellation goes on
+        if not cancelled or (body and body.uncancel() > 0):  # somebody else's cancellation goes on
             raise
 
 
@@ -99,6 +101,36 @@ async def finish(result: object) -> None:
     """Await ``result``, what a callback returned, where it can be awaited."""
     if inspect.isawaitable(result):
         await result
+
+
+async def _join(thread: threading.Thread) -> None:
+    # not in the loop's executor, whose threads may all be at work for the user
+    gives_up_at = time.monotonic() + LEAVE
+    while thread.is_alive() and time.monotonic() < gives_up_at:  # noqa: ASYNC110 -- a thread sets no asyncio.Event
+        await asyncio.sleep(0.002)
+
+
+def call_in_loop(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], seconds: float) -> T:
+    """The result of ``work``, run in ``loop`` for a thread that waits at most ``seconds`` for it.
+
+    Raises:
+        TimeoutError: there is no result yet, because the loop is blocked or the work takes longer; it is cancelled.
+    """
+    try:
+        future = asyncio.run_coroutine_threadsafe(work, loop)
+    except RuntimeError as error:
+        work.close()
+        raise TimeoutError("the event loop has ended") from error
+    try:
+        return future.result(seconds)
+    except BaseException:
+        future.cancel()
+        raise
+
+
+def running_loop() -> asyncio.AbstractEventLoop:
+    """The event loop of the caller."""
+    return asyncio.get_running_loop()
 
 
 async def shielded(work: Coroutine[Any, Any, T]) -> T:

@@ -124,6 +124,11 @@ def interrupt_job_run(run_id: UUID, error_message: str) -> Call[bool]:
     return Call("pgonce_interrupt_job_run", args, value)
 
 
+def explain_job_run_end(run_id: UUID) -> Call[str | None]:
+    """Why a run is no longer running: "was taken over by run …", "was ended as failed: …"; None while it is running."""
+    return Call("pgonce_explain_job_run_end", {"p_run_id": run_id}, value)
+
+
 def stop_job_run(run_id: UUID) -> Call[bool]:
     """Request a run to end, and cancel its retries. False: it has ended."""
     return Call("pgonce_stop_job_run", {"p_run_id": run_id}, value)

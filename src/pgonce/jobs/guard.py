@@ -134,17 +134,13 @@ class Jobs:
             return
         run = Run(self._pool, self._schema, self._call_batcher, run_id, start, timeout)
         try:
-            try:
-                with run.beating():
-                    yield run
-            finally:
-                run.hush()
+            with run.beating():
+                yield run
             run.end()
         except BaseException as error:
             # of an error that says "lost" or "unavailable", too: it may come from elsewhere than this run, and a run
             # that is left open blocks its successors for a whole window
-            if not run.lost:
-                run.fail(error)
+            run.fail(error)
             raise
 
     def begin(

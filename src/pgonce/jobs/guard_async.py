@@ -139,17 +139,13 @@ class AsyncJobs:
             return
         run = AsyncRun(self._pool, self._schema, self._call_batcher, run_id, start, timeout)
         try:
-            try:
-                async with run.beating():
-                    yield run
-            finally:
-                await run.hush()
+            async with run.beating():
+                yield run
             await run.end()
         except BaseException as error:
             # of an error that says "lost" or "unavailable", too: it may come from elsewhere than this run, and a run
             # that is left open blocks its successors for a whole window
-            if not run.lost:
-                await run.fail(error)
+            await run.fail(error)
             raise
 
     def begin(

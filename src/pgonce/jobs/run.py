@@ -1,14 +1,18 @@
 # Generated from run_async.py by tools/unasync.py: edit that one, then `make generate`.
-"""A job's run: the heartbeat beside the work, the fence in front of every commit, and its end."""
+"""A run of a job: its heartbeats during the work, the fence before every commit, and its end."""
 
 from __future__ import annotations
 
+import logging
+import os
+import socket
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from copy import copy
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -18,8 +22,16 @@ from psycopg.pq import TransactionStatus
 
 from pgonce.core.call import Call
 from pgonce.core.call_batcher import CallBatcher
-from pgonce.core.concurrency import CANCELS, repeating, shielded, sleep, time_limit
-from pgonce.core.execute import Pool, call, connection, execute, transaction
+from pgonce.core.concurrency import (
+    CANCELS,
+    call_in_loop,
+    repeating,
+    running_loop,
+    shielded,
+    sleep,
+    time_limit,
+)
+from pgonce.core.execute import Pool, call, connection, execute, transaction, translated
 from pgonce.errors import (
     DatabaseUnavailable,
     InvalidArgument,
@@ -31,6 +43,9 @@ from pgonce.errors import (
     translate,
 )
 from pgonce.jobs import calls as protocol
+from pgonce.jobs.heartbeat import HeartbeatSender
+
+log = logging.getLogger("pgonce")
 
 BEAT = 15.0
 """Seconds between two heartbeats at most: how long a stop or the progress may go unseen in a run with a wide window."""
@@ -66,16 +81,31 @@ class Run:
         self._progress: tuple[int | None, int | None] = (None, None)
         self._lost = False
         self._stopping = False
-        self._told = False
         self._interruption: str | None = None
+        self._stop_seen = False
         self._ended = False
         self._last_beat = self._began = time.monotonic()
-        self._beating: Connection[Any] | None = None
+        self._loop = running_loop()
+        self._pid = os.getpid()
+        self._sender = HeartbeatSender(partial(_heartbeat_address, pool), schema, self._call_on_pool)
 
     @property
     def lost(self) -> bool:
-        """Whether the run was taken over, or must be assumed so: no heartbeat got through for a whole window."""
-        return self._lost or time.monotonic() - self._last_beat > self.window.total_seconds()
+        """Whether the run has ended without us, or may have: no heartbeat reached the database for a whole window."""
+        lost = self._lost or self._is_silent
+        self._stop_seen = self._stop_seen or lost
+        return lost
+
+    @property
+    def _is_silent(self) -> bool:
+        if self._is_inherited:  # its parent sends the heartbeats
+            return False
+        return time.monotonic() - self._last_beat > self.window.total_seconds()
+
+    @property
+    def _is_inherited(self) -> bool:
+        """Whether this is a forked child of the process that the run belongs to."""
+        return os.getpid() != self._pid
 
     @property
     def timed_out(self) -> bool:
@@ -84,13 +114,13 @@ class Run:
 
     @property
     def stop_requested(self) -> bool:
-        """Whether the job should end now: somebody asked (``pgonce job stop``), its time is over, or the run is lost.
+        """Whether the job should end now: somebody requested it (``pgonce job stop``), its time is over, or it is lost.
 
-        A synchronous job looks here in its loop and returns; an asynchronous one is cancelled. One that never looks
-        and gets to its end has succeeded.
+        A synchronous job reads this in its loop and returns; an asynchronous one is cancelled. A job that never reads
+        it and gets to its end has succeeded.
         """
-        self._told = self._told or self._stopping
-        return self._told or self.timed_out or self.lost
+        self._stop_seen = self._stop_seen or self._stopping or self.timed_out or self.lost
+        return self._stop_seen
 
     def request_stop(self, reason: str) -> None:
         """Ask the job to end now because its process is stopping: the run is closed as failed, and due again.
@@ -112,152 +142,210 @@ class Run:
         """How far the run is, for ``pgonce job ls``; written with the next heartbeat."""
         self._progress = (int(done), None if total is None else int(total))
 
-    def connection(self) -> AbstractContextManager[Connection[Any]]:
-        """A connection of the pool, for reading beside the transactions; what it writes is not fenced."""
-        return connection(self._pool)
+    @contextmanager
+    def connection(self) -> Iterator[Connection[Any]]:
+        """A connection of the pool, for reading; what it writes is not fenced.
+
+        Raises:
+            LeaseLost: this is a forked child of the process that the run belongs to.
+        """
+        self._refuse_in_child()
+        with connection(self._pool) as conn:
+            try:
+                yield conn
+            finally:
+                self._detach_in_child(conn)
 
     @contextmanager
     def transaction(self) -> Iterator[Connection[Any]]:
         """A transaction that commits only while the run is still ours.
 
-        Its last statement is a heartbeat: if a successor has closed the run, there is no row to beat, and all is
-        rolled back. If not, the row is locked until the commit, and a successor sees the lock as a sign of life.
+        Its last statement is a heartbeat: if a successor has closed the run, there is no row to update, and all is
+        rolled back. If not, the row is locked until the commit, and a successor takes the lock for a sign of life.
 
         Raises:
-            LeaseLost: the run was taken over, or its time is over; nothing of this transaction is written.
+            LeaseLost: the run was taken over, or its time is over, or this is a forked child of the process that the
+                run belongs to; nothing of this transaction is written.
             TransactionBroken: the body said COMMIT or ROLLBACK itself; a COMMIT of its own was not fenced.
         """
         with self.unfenced() as conn:
             yield conn
+            self._refuse_in_child()
             if conn.info.transaction_status == TransactionStatus.IDLE:  # the client knows: no round trip
                 raise TransactionBroken("a job ended run.transaction() inside: leave COMMIT and ROLLBACK to pgonce")
-            if not self._beat(conn):
-                raise LeaseLost(f"run {self.id} of job {self.name} {self._why()}: this transaction is rolled back")
+            started = time.monotonic()  # before the statement is sent: the database reads its clock no earlier
+            if not execute(conn, protocol.beat_job_run(self.id), self.schema):
+                self._lost = True
+                why = self._lost_because(conn)
+                raise LeaseLost(f"{why}: this transaction is rolled back")
+            self._last_beat = started
 
     @contextmanager
     def unfenced(self) -> Iterator[Connection[Any]]:
         """The same for a body that calls a function with the fence in it, such as advance_seed: one beat is enough."""
+        self._refuse_in_child()
         with connection(self._pool) as conn, transaction(conn, f"pgonce {self.id}", self.window):
-            yield conn
+            try:
+                yield conn
+            finally:
+                self._detach_in_child(conn)
             if self.timed_out:  # by our own clock: the row is closed a moment later, and until then a beat finds it
-                raise LeaseLost(f"run {self.id} of job {self.name} {self._why()}: this transaction is rolled back")
+                raise LeaseLost(f"{self._title} timed out after {self._timeout}: this transaction is rolled back")
 
-    def _beat(self, conn: Connection[Any]) -> bool:
-        # timed from before the statement is sent: the database reads its clock no earlier than that
+    def _refuse_in_child(self) -> None:
+        if self._is_inherited:
+            raise LeaseLost(
+                f"{self._title} belongs to process {self._pid}, and this is its forked child {os.getpid()}:"
+                " start a run of its own here, on a pool of its own"
+            )
+
+    def _detach_in_child(self, conn: Connection[Any]) -> None:
+        """Cut a forked child off the connection: its COMMIT or ROLLBACK would go out on its parent's socket."""
+        if self._is_inherited and not conn.closed:
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                os.dup2(ours.fileno(), conn.fileno())
+
+    def _send_heartbeat(self) -> bool:
+        """One heartbeat, in the thread that sends them; False when the body should end."""
+        if self.timed_out and not CANCELS:  # the thread of the job goes on; with its heartbeats the run would, too
+            return not call_in_loop(self._loop, self._fail_late(), self.window.total_seconds())
+        wanted = protocol.report_job_run(self.id, self.rows_processed, self.rows_skipped, *self._progress)
         started = time.monotonic()
-        alive = execute(conn, protocol.beat_job_run(self.id), self.schema)
-        self._lost = self._lost or not alive
-        self._last_beat = started
-        return alive
-
-    def _heartbeat(self) -> bool:
-        """One beat beside the work; False when the run is lost.
-
-        On a connection of its own, because the pool's may all be at work; opened at the first beat, a third of the
-        window after the start, so that short runs never open one.
-        """
-        if self.timed_out and not CANCELS:  # the thread goes on; with its beats the run would, too
-            self.fail(self._why())
-            return not self._ended
         try:
-            if self._beating is None or self._beating.closed:
-                self._beating = _connect(self._pool)
-            started = time.monotonic()
-            report = protocol.report_job_run(self.id, self.rows_processed, self.rows_skipped, *self._progress)
-            said = execute(self._beating, report, self.schema)
+            said = self._sender.send(wanted, self._every)
+        except (psycopg.Error, PgonceError) as error:
+            # the next one is sent a third of a window later, and after a window without any the run counts as lost
+            log.warning("%s: a heartbeat could not be sent: %s", self._title, str(error).splitlines()[0])
+        else:
             self._lost = self._lost or said == "lost"
             self._stopping = self._stopping or said == "stopping"
+            self._report_late_beat(time.monotonic() - self._last_beat)
             self._last_beat = started
-        except (psycopg.Error, PgonceError):
-            self.hush()  # the next beat tries anew, until the window is over
-        self._lost = self.lost
-        return not self._lost and not (CANCELS and self._stopping)
+        return not self.lost and not (CANCELS and self._stopping)
 
-    def beating(self) -> AbstractContextManager[None]:
-        """A heartbeat every third of the window beside the body, and the end of its time."""
-        window = self.window.total_seconds()
-        every = min(window / 3, BEAT)
-        beats = repeating(self._heartbeat, every, window - every)
-        return beats if self._timeout is None else self._limited(beats, self._timeout.total_seconds())
+    def _fail_late(self) -> bool:
+        """End the run because its time is over; whether it has ended."""
+        self.fail(self._timed_out_because())
+        return self._ended
+
+    def _report_late_beat(self, seconds: float) -> None:
+        if seconds > self.window.total_seconds() / 2:
+            log.warning(
+                "%s: %.1f s between two heartbeats, with a window of %s: code that keeps Python's global lock, or a"
+                " slow database, delays them; give the job a wider window",
+                self._title, seconds, self.window,
+            )  # fmt: skip
+
+    def _execute_on_pool(self, wanted: Call[Any], seconds: float) -> Any:
+        with translated(self._pool.connection(seconds)) as conn:
+            return execute(conn, wanted, self.schema)
+
+    def _call_on_pool(self, wanted: Call[Any], seconds: float) -> Any:
+        try:
+            return call_in_loop(self._loop, self._execute_on_pool(wanted, seconds), seconds)
+        except TimeoutError as error:
+            raise DatabaseUnavailable(f"there was no connection for {seconds:g} s") from error
+
+    @property
+    def _every(self) -> float:
+        """Seconds from one heartbeat to the next."""
+        return min(self.window.total_seconds() / 3, BEAT)
 
     @contextmanager
-    def _limited(self, beats: AbstractContextManager[None], seconds: float) -> Iterator[None]:
-        with beats, time_limit(None, seconds, self.fail):
-            yield
-
-    def hush(self) -> None:
-        """Close the heartbeats' connection, if there is one."""
-        if self._beating is not None:
-            self._beating.close()
-            self._beating = None
+    def beating(self) -> Iterator[None]:
+        """Send a heartbeat every third of the window during the body, and end the run when its time is over."""
+        limit = None if self._timeout is None else self._timeout.total_seconds()
+        beats = repeating(self._send_heartbeat, self._every, self.window.total_seconds() - self._every)
+        try:
+            if limit is None:
+                with beats:
+                    yield
+            else:
+                with beats, time_limit(None, limit, self.fail):
+                    yield
+        finally:
+            self._sender.close()
 
     def end(self) -> None:
-        """End the run as succeeded, with its counts; or as failed, when it was stopped on request.
+        """End the run as succeeded, with its counts; or as failed, when it was stopped.
+
+        In a forked child of the process that the run belongs to this does nothing.
 
         Raises:
-            RunStopped: it was.
-            LeaseLost: it was taken over.
+            RunStopped: somebody requested it.
+            LeaseLost: it was taken over, or its heartbeats did not get through and the body was stopped for it.
             DatabaseUnavailable: it could not be written for a minute. The run is left to its window: it has not failed,
                 and may be recorded already.
         """
-        if self._ended:
+        if self._ended or self._is_inherited:
             return
-        if self._told or (CANCELS and self._stopping):
+        was_stopped = CANCELS or self._stop_seen
+        if was_stopped and self._stopping:
             self.fail("stopped on request")
-            raise RunStopped(f"run {self.id} of job {self.name} was stopped on request")
+            raise RunStopped(f"{self._title} was stopped on request")
+        if was_stopped and self._is_silent and not self._lost:
+            silent = f"no heartbeat reached the database for {self.window}"
+            self.fail(silent)
+            raise LeaseLost(f"{self._title} was stopped: {silent}")
         complete = protocol.complete_job_run(self.id, self.rows_processed, self.rows_skipped)
         try:
-            completed = not self.lost and self._asked(complete)
+            completed = not self._lost and self._record_end(complete)
         except DatabaseUnavailable:
             self._ended = True
             raise
         if not completed:
-            raise LeaseLost(f"run {self.id} of job {self.name} {self._why()}: its work is not counted")
+            why = self._lost_because()
+            raise LeaseLost(f"{why}: its work is not counted")
         self._ended = True
 
     def fail(self, reason: BaseException | str) -> None:
         """End the run as failed, for a reason or with the traceback of an error; the counts are kept.
 
-        Nothing is raised: the job's own error matters more, and a successor closes a run that is left open.
+        Nothing is raised: the job's own error matters more, and a successor closes a run that is left open. In a forked
+        child of the process that the run belongs to this does nothing.
         """
-        if self._ended or self._lost:
+        if self._ended or self._lost or self._is_inherited:
             return
         self._ended = True
         cancelled = CANCELS and self._stopping
         if isinstance(reason, BaseException):
             # LeaseLost, too: a transaction may see the end of the time before the timer's thread has woken
             late = isinstance(reason, (TimeoutError, LeaseLost)) and self.timed_out
-            reason = self._why() if late else "".join(traceback.format_exception(reason))
+            reason = self._timed_out_because() if late else "".join(traceback.format_exception(reason))
         closing = protocol.fail_job_run(self.id, reason)
-        if self._interruption and (self._told or cancelled):
+        if self._interruption and (self._stop_seen or cancelled):
             closing = protocol.interrupt_job_run(self.id, self._interruption)
         try:
-            shielded(self._asked(closing))
+            # silent: the database has been out of reach for a window already, and whoever waits for us should go on
+            pauses = () if self._is_silent else PAUSES
+            shielded(self._record_end(closing, pauses))
         except (PgonceError, psycopg.Error):
             self._ended = False  # whoever ends it next tries again
 
-    def _asked(self, wanted: Call[bool]) -> bool:
-        """What the database says to ``wanted``, which ends the run: again while it is away, for the answer is the same.
+    def _record_end(self, wanted: Call[bool], pauses: Iterable[float] = PAUSES) -> bool:
+        """What the database answers to ``wanted``, which ends the run; repeated while the database is unavailable.
 
-        Once on a connection of the pool: after a restart those are all dead, and a job that hangs may hold them.
+        Repeating is safe: a repeated end has the answer of the first. The first time it is sent on a connection of the
+        pool, then on one of its own: after a restart the pool's are all dead, and a job that hangs may hold them.
         """
-        beside = self.timed_out
-        pauses = iter(PAUSES)
+        on_own_connection = self.timed_out or self._is_silent
+        left = iter(pauses)
         while True:
             try:
-                if beside:
-                    return self._beside(wanted)
+                if on_own_connection:
+                    return self._execute_on_own(wanted)
                 if wanted.many:
                     return self._call_batcher.value(wanted)
                 return call(self._pool, wanted, self.schema)
             except (PgonceError, psycopg.Error) as error:
-                pause = next(pauses, None)
+                pause = next(left, None)
                 if pause is None or not is_transient(error):
                     raise
-            beside = True
+            on_own_connection = True
             sleep(pause)
 
-    def _beside(self, wanted: Call[bool]) -> bool:
+    def _execute_on_own(self, wanted: Call[bool]) -> bool:
         """``wanted`` on a connection of its own."""
         try:
             conn = _connect(self._pool)
@@ -268,8 +356,23 @@ class Run:
         finally:
             conn.close()
 
-    def _why(self) -> str:
-        return f"timed out after {self._timeout}" if self._timeout and self.timed_out else "was taken over"
+    @property
+    def _title(self) -> str:
+        return f"run {self.id} of job {self.name}"
+
+    def _timed_out_because(self) -> str:
+        return f"timed out after {self._timeout}"
+
+    def _lost_because(self, conn: Connection[Any] | None = None) -> str:
+        """Who ended the run, as its row has it: a takeover is named only where there was one."""
+        if self.timed_out:
+            return f"{self._title} {self._timed_out_because()}"
+        why = protocol.explain_job_run_end(self.id)
+        try:
+            found = execute(conn, why, self.schema) if conn else call(self._pool, why, self.schema)
+        except (PgonceError, psycopg.Error):
+            found = None
+        return f"{self._title} {found or 'has been ended by somebody else'}"
 
 
 def address(pool: Pool) -> tuple[str, dict[str, Any]]:
@@ -279,6 +382,14 @@ def address(pool: Pool) -> tuple[str, dict[str, Any]]:
     # a network that swallows packets: TCP would send a heartbeat again for a quarter of an hour
     limits = {"connect_timeout": 5, "tcp_user_timeout": 10_000}
     return pool.conninfo, {**limits, **(pool.kwargs or {}), "autocommit": True}
+
+
+def _heartbeat_address(pool: Pool) -> tuple[str, dict[str, Any]]:
+    """The same for the heartbeats' connection, which is synchronous: without the pool's settings for cursors."""
+    conninfo, options = address(pool)
+    for name in ("cursor_factory", "row_factory", "context"):
+        options.pop(name, None)
+    return conninfo, {**options, "prepare_threshold": None}
 
 
 def _connect(pool: Pool) -> Connection[Any]:

@@ -234,6 +234,26 @@ comment on function beat_job_run(uuid) is
   'pgonce: a sign of life. true = the run is still yours. As the last statement of a transaction it is the fence: on false roll back, '
   'and nothing that a zombie wrote is committed.';
 
+create or replace function pgonce_explain_job_run_end(p_run_id uuid) returns text
+language plpgsql stable set search_path from current as $$
+declare
+  r cron_job_runs;
+  v_successor uuid;
+begin
+  select * into r from cron_job_runs where id = p_run_id;
+  if not found then return 'is not in the database any more: it was deleted, or the database has lost its last commits'; end if;
+  if r.status = 'running' then return null; end if;
+  if r.status = 'failed' and r.error_message like 'abandoned:%' then
+    select id into v_successor from cron_job_runs
+    where job_name = r.job_name and key = r.key and started_at >= r.started_at and id <> r.id and status <> 'skipped'
+    order by started_at limit 1;
+    return coalesce('was taken over by run ' || v_successor, 'was closed as dead') || substr(r.error_message, 10);
+  end if;
+  return format('was ended as %s', r.status) || coalesce(': ' || pgonce_error_line(r.error_message), '');
+end $$;
+comment on function pgonce_explain_job_run_end(uuid) is
+  'pgonce: why a run is no longer running, for people: who took it over, or how it was ended. null while it is running.';
+
 -- The slow path of the two verbs below: why no running run was found, and whether the answer is still yes.
 create or replace function pgonce_has_job_run_ended(p_run_id uuid, p_status text, p_error_message text) returns boolean
 language plpgsql stable set search_path from current as $$

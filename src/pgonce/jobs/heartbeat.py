@@ -1,0 +1,98 @@
+"""Sends the heartbeats of a run from a thread, over whatever connection there is."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import Connection
+
+from pgonce.core.call import Call
+from pgonce.core.execute import execute
+from pgonce.errors import PgonceError, translate
+
+T = TypeVar("T")
+
+
+class HeartbeatSender:
+    """A connection of its own, opened at the first heartbeat; where it cannot be had, one of the pool's.
+
+    The pool's connections may all be at work, so the own one comes first. A role with a connection limit, or a server
+    with no slot left, refuses it; the pool may then have an idle one.
+
+    Args:
+        address: returns what the pool connects with: a conninfo and keyword arguments for ``psycopg.connect``.
+        schema: where ``pgonce migrate`` put the tables.
+        call_on_pool: executes a call on a connection of the pool within a number of seconds.
+    """
+
+    def __init__(
+        self,
+        address: Callable[[], tuple[str, dict[str, Any]]],
+        schema: str,
+        call_on_pool: Callable[[Call[Any], float], Any],
+    ) -> None:
+        self._address = address
+        self._schema = schema
+        self._call_on_pool = call_on_pool
+        self._connection: Connection[Any] | None = None
+        self._sending = threading.Lock()
+        self._closed = False
+        self._pid = os.getpid()
+
+    def send(self, wanted: Call[T], seconds: float) -> T:
+        """The answer to ``wanted``; each way to send it takes about ``seconds`` at most.
+
+        Raises:
+            PgonceError, psycopg.Error: no way led to an answer; the error of the last one.
+        """
+        with self._sending:
+            if self._connection is not None:
+                try:
+                    return self._execute(self._connection, wanted)
+                except (psycopg.Error, PgonceError):
+                    self._disconnect()
+            try:
+                self._connection = self._connect(seconds)
+                return self._execute(self._connection, wanted)
+            except (psycopg.Error, PgonceError):
+                self._disconnect()
+            answer: T = self._call_on_pool(wanted, seconds)
+            return answer
+
+    def close(self) -> None:
+        """Close the connection. A heartbeat that is being sent, and hangs, is cut off."""
+        if os.getpid() != self._pid:  # a forked child: the connection is its parent's, and a "close" would end it
+            return
+        self._closed = True
+        if self._sending.acquire(blocking=False):
+            self._disconnect()
+            self._sending.release()
+        elif (conn := self._connection) is not None and not conn.closed:
+            with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(conn.fileno())) as wire:
+                wire.shutdown(socket.SHUT_RDWR)
+
+    def _execute(self, conn: Connection[Any], wanted: Call[T]) -> T:
+        answer = execute(conn, wanted, self._schema)
+        if self._closed:
+            self._disconnect()
+        return answer
+
+    def _connect(self, seconds: float) -> Connection[Any]:
+        # libpq takes whole seconds, and 1 for 2
+        conninfo, options = self._address()
+        options["connect_timeout"] = max(2, min(5, int(seconds)))
+        try:
+            return psycopg.connect(conninfo, **options)
+        except psycopg.Error as error:
+            raise translate(error) from error
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
