@@ -34,6 +34,7 @@ API = (
     "webhooks_refused",
     "webhooks_watermark",
     "jobs_guard",
+    "jobs_fence",
     "jobs_batch",
     "jobs_schedule",
     "jobs_ticks",

@@ -97,19 +97,34 @@ def report_job_run(
     run_id: UUID, rows_processed: int, rows_skipped: int, done: int | None, total: int | None
 ) -> Call[Literal["running", "stopping", "lost"]]:
     """A sign of life that also writes the counts and the progress."""
+    return Call("pgonce_report_job_run", _figures(run_id, rows_processed, rows_skipped, done, total), value)
+
+
+def fence_job_run(
+    run_id: UUID, transactions: int, rows_processed: int, rows_skipped: int, done: int | None, total: int | None
+) -> Call[bool]:
+    """The last statement of a run's transaction, with how many were confirmed. False: taken over or ended."""
+    return Call(
+        "pgonce_fence_job_run", _figures(run_id, rows_processed, rows_skipped, done, total, transactions), value
+    )
+
+
+def keep_heartbeats_apart(run_id: UUID) -> Call[bool]:
+    """From now on heartbeats do not update the run's row, which a transaction with one snapshot ends with updating."""
+    return Call("pgonce_keep_heartbeats_apart", {"p_run_id": run_id}, value)
+
+
+def complete_job_run(run_id: UUID, rows_processed: int = 0, rows_skipped: int = 0, transactions: int = 0) -> Call[bool]:
+    """End the run as succeeded. True also when repeated; False: it was taken over or has failed.
+
+    LeaseLost: the database has lost some of the ``transactions`` that were confirmed.
+    """
     args = {
         "p_run_id": run_id,
         "p_rows_processed": _held(rows_processed),
         "p_rows_skipped": _held(rows_skipped),
-        "p_progress_done": None if done is None else _held(done, 63),
-        "p_progress_total": None if total is None else _held(total, 63),
+        "p_transactions": transactions,
     }
-    return Call("pgonce_report_job_run", args, value)
-
-
-def complete_job_run(run_id: UUID, rows_processed: int = 0, rows_skipped: int = 0) -> Call[bool]:
-    """End the run as succeeded. True also when repeated; False: it was taken over or has failed."""
-    args = {"p_run_id": run_id, "p_rows_processed": _held(rows_processed), "p_rows_skipped": _held(rows_skipped)}
     return Call("complete_job_run", args, value, many="pgonce_complete_job_runs")
 
 
@@ -147,6 +162,19 @@ def due_job_retries(names: Sequence[str]) -> Call[list[Retry]]:
 def retry_job_run(run_id: UUID) -> Call[UUID | None]:
     """Start the next attempt of a failed run; None: there is nothing to retry, or not now."""
     return Call("pgonce_retry_job_run", {"p_run_id": run_id, "p_process": this_process()}, value)
+
+
+def _figures(
+    run_id: UUID, rows_processed: int, rows_skipped: int, done: int | None, total: int | None, number: int | None = None
+) -> dict[str, Any]:
+    return {
+        "p_run_id": run_id,
+        **({} if number is None else {"p_transactions": number}),
+        "p_rows_processed": _held(rows_processed),
+        "p_rows_skipped": _held(rows_skipped),
+        "p_progress_done": None if done is None else _held(done, 63),
+        "p_progress_total": None if total is None else _held(total, 63),
+    }
 
 
 def _held(count: int, bits: int = 31) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, IsolationLevel
 from psycopg.pq import TransactionStatus
 
 from pgonce.core.call import Call
@@ -30,11 +30,12 @@ from pgonce.core.concurrency_async import (
     sleep,
     time_limit,
 )
-from pgonce.core.execute_async import Pool, call, connection, execute, transaction, translated
+from pgonce.core.execute_async import Pool, call, connection, execute, is_usual, transaction, translated
 from pgonce.errors import (
     DatabaseUnavailable,
     InvalidArgument,
     LeaseLost,
+    NotFound,
     PgonceError,
     RunStopped,
     TransactionBroken,
@@ -84,6 +85,8 @@ class AsyncRun:
         self._stop_seen = False
         self._ended = False
         self._last_beat = self._began = time.monotonic()
+        self._confirmed = 0
+        self._beats_apart = False
         self._loop = running_loop()
         self._pid = os.getpid()
         self._sender = HeartbeatSender(partial(_heartbeat_address, pool), schema, self._call_on_pool)
@@ -161,10 +164,12 @@ class AsyncRun:
 
         Its last statement is a heartbeat: if a successor has closed the run, there is no row to update, and all is
         rolled back. If not, the row is locked until the commit, and a successor takes the lock for a sign of life.
+        The same statement numbers the transaction and writes the counts, so that they are what was committed.
 
         Raises:
             LeaseLost: the run was taken over, or its time is over, or this is a forked child of the process that the
-                run belongs to; nothing of this transaction is written.
+                run belongs to, or the database has lost transactions of the run that it had confirmed (a failover to
+                a standby that lagged); nothing of this transaction is written.
             TransactionBroken: the body said COMMIT or ROLLBACK itself; a COMMIT of its own was not fenced.
         """
         async with self.unfenced() as conn:
@@ -173,23 +178,39 @@ class AsyncRun:
             if conn.info.transaction_status == TransactionStatus.IDLE:  # the client knows: no round trip
                 raise TransactionBroken("a job ended run.transaction() inside: leave COMMIT and ROLLBACK to pgonce")
             started = time.monotonic()  # before the statement is sent: the database reads its clock no earlier
-            if not await execute(conn, protocol.beat_job_run(self.id), self.schema):
+            fence = protocol.fence_job_run(
+                self.id, self._confirmed, self.rows_processed, self.rows_skipped, *self._progress
+            )
+            if not await execute(conn, fence, self.schema):
                 self._lost = True
                 why = await self._lost_because(conn)
                 raise LeaseLost(f"{why}: this transaction is rolled back")
             self._last_beat = started
+        self._confirmed += 1
 
     @asynccontextmanager
     async def unfenced(self) -> AsyncIterator[AsyncConnection[Any]]:
         """The same for a body that calls a function with the fence in it, such as advance_seed: one beat is enough."""
         self._refuse_in_child()
-        async with connection(self._pool) as conn, transaction(conn, f"pgonce {self.id}", self.window):
-            try:
-                yield conn
-            finally:
-                self._detach_in_child(conn)
-            if self.timed_out:  # by our own clock: the row is closed a moment later, and until then a beat finds it
-                raise LeaseLost(f"{self._title} timed out after {self._timeout}: this transaction is rolled back")
+        async with connection(self._pool) as conn:
+            await self._keep_heartbeats_apart(conn)
+            async with transaction(conn, f"pgonce {self.id}", self.window):
+                try:
+                    yield conn
+                finally:
+                    self._detach_in_child(conn)
+                if self.timed_out:  # by our own clock: the row is closed a moment later, until then a beat finds it
+                    raise LeaseLost(f"{self._title} timed out after {self._timeout}: this transaction is rolled back")
+
+    async def _keep_heartbeats_apart(self, conn: AsyncConnection[Any]) -> None:
+        """Before a transaction that keeps one snapshot: see jobs_fence.sql. Elsewhere this costs no round trip."""
+        level = conn.isolation_level
+        if self._beats_apart or level in {IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED}:
+            return
+        if level is not None or not await is_usual(conn):
+            await execute(conn, protocol.keep_heartbeats_apart(self.id), self.schema)
+            await conn.commit()  # no round trip in autocommit
+            self._beats_apart = True
 
     def _refuse_in_child(self) -> None:
         if self._is_inherited:
@@ -213,6 +234,8 @@ class AsyncRun:
         started = time.monotonic()
         try:
             said = self._sender.send(wanted, self._every)
+        except NotFound:  # a failover has lost its start, or somebody has deleted its row
+            self._lost = True
         except (psycopg.Error, PgonceError) as error:
             # the next one is sent a third of a window later, and after a window without any the run counts as lost
             log.warning("%s: a heartbeat could not be sent: %s", self._title, str(error).splitlines()[0])
@@ -273,7 +296,8 @@ class AsyncRun:
 
         Raises:
             RunStopped: somebody requested it.
-            LeaseLost: it was taken over, or its heartbeats did not get through and the body was stopped for it.
+            LeaseLost: it was taken over; or its heartbeats did not get through and the body was stopped for it; or the
+                database has lost transactions of the run: then it has failed, and is retried if it has retries.
             DatabaseUnavailable: it could not be written for a minute. The run is left to its window: it has not failed,
                 and may be recorded already.
         """
@@ -287,12 +311,14 @@ class AsyncRun:
             silent = f"no heartbeat reached the database for {self.window}"
             await self.fail(silent)
             raise LeaseLost(f"{self._title} was stopped: {silent}")
-        complete = protocol.complete_job_run(self.id, self.rows_processed, self.rows_skipped)
+        complete = protocol.complete_job_run(self.id, self.rows_processed, self.rows_skipped, self._confirmed)
         try:
             completed = not self._lost and await self._record_end(complete)
         except DatabaseUnavailable:
             self._ended = True
             raise
+        except NotFound:
+            completed = False
         if not completed:
             why = await self._lost_because()
             raise LeaseLost(f"{why}: its work is not counted")

@@ -20,15 +20,16 @@ Connection = psycopg.Connection[Any]
 STATES = {"absent", "running", "stale", "succeeded", "failed", "skipped"}
 VERBS = {
     "start_job_run", "pgonce_start_job_runs", "insert", "beat_job_run", "complete_job_run", "pgonce_complete_job_runs",
-    "fail_job_run",
+    "fail_job_run", "pgonce_fence_job_run",
 }  # fmt: skip
 # the same row seen with other eyes: listed only under the verb that can tell
 SPECIAL = {
     ("ticked", "start_job_run"), ("ticked", "pgonce_start_job_runs"), ("abandoned", "fail_job_run"),
     ("paused", "start_job_run"), ("paused", "pgonce_start_job_runs"),
 }  # fmt: skip
-CELLS = transitions.read("jobs_guard") + transitions.read("jobs_batch")
+CELLS = [cell for file in ("jobs_guard", "jobs_batch", "jobs_fence") for cell in transitions.read(file)]
 TICK = "2026-01-01 06:00+00"
+MOVED = {"status", "completed_at", "duration_ms", "error_message", "heartbeat_at", "transactions", "progress_at"}
 
 
 class Run:
@@ -88,6 +89,9 @@ class Run:
     def beat_job_run(self) -> Any:
         return value(self.conn, "select beat_job_run(%s)", self.id)
 
+    def fence_job_run(self) -> Any:
+        return value(self.conn, "select pgonce_fence_job_run(%s, 0)", self.id)
+
     def complete_job_run(self) -> Any:
         return value(self.conn, "select complete_job_run(%s)", self.id)
 
@@ -134,9 +138,12 @@ def test_a_verb_moves_a_run_as_the_table_says(shared: Connection, cell: Cell) ->
         assert answer is True
         assert new == []
         assert after[run.id]["status"] == cell.to
-        if cell.state != cell.to or cell.verb == "beat_job_run":  # what it says it does, and nothing more
+        if cell.state != cell.to or cell.verb in {
+            "beat_job_run",
+            "pgonce_fence_job_run",
+        }:  # what it says it does, and nothing more
             moved = {name for name in after[run.id] if after[run.id][name] != before[run.id][name]}
-            assert moved <= {"status", "completed_at", "duration_ms", "error_message", "heartbeat_at"}
+            assert moved <= MOVED
             del before[run.id]
     assert {id_: after[id_] for id_ in before} == before
 

@@ -71,7 +71,8 @@ comment on function pgonce_start_job_runs(text[], jsonb[], interval[], text[], t
   'pgonce: start_job_run for many runs without retries, in one statement: their ids, null where it says null. The arrays are read side '
   'by side. Give them in one order everywhere, by job and key: two sessions with the same ones then wait for each other.';
 
-create or replace function pgonce_complete_job_runs(p_run_ids uuid[], p_rows_processed integer[], p_rows_skipped integer[])
+create or replace function pgonce_complete_job_runs(
+  p_run_ids uuid[], p_rows_processed integer[], p_rows_skipped integer[], p_transactions integer[] default '{}')
 returns boolean[]
 language plpgsql set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
@@ -90,18 +91,19 @@ begin
     set status = 'succeeded', completed_at = v_now, error_message = null,
         rows_processed = coalesce(g.rows_processed, r.rows_processed), rows_skipped = coalesce(g.rows_skipped, r.rows_skipped),
         duration_ms = least(extract(epoch from v_now - r.started_at) * 1000, 2147483647)
-    from unnest(p_run_ids, p_rows_processed, p_rows_skipped) as g (id, rows_processed, rows_skipped)
-    where r.id = g.id and r.status || '' = 'running'
+    from unnest(p_run_ids, p_rows_processed, p_rows_skipped, p_transactions) as g (id, rows_processed, rows_skipped, transactions)
+    where r.id = g.id and r.status || '' = 'running' and r.transactions >= coalesce(g.transactions, 0)
     returning r.id
   )
   select array_agg(id) into v_ended from ended;
   for i in 1 .. coalesce(cardinality(p_run_ids), 0) loop
     v_answers[i] := p_run_ids[i] = any (v_ended);
     if v_answers[i] is not true then
+      perform pgonce_check_job_run_transactions(p_run_ids[i], p_transactions[i]);
       v_answers[i] := pgonce_has_job_run_ended(p_run_ids[i], 'succeeded', null);
     end if;
   end loop;
   return v_answers;
 end $$;
-comment on function pgonce_complete_job_runs(uuid[], integer[], integer[]) is
+comment on function pgonce_complete_job_runs(uuid[], integer[], integer[], integer[]) is
   'pgonce: complete_job_run for many runs, in one statement: its answers. The arrays are read side by side.';

@@ -74,6 +74,13 @@ end $$;
 comment on function pgonce_close_dead_run(uuid, text) is
   'pgonce: closes a run as failed ("abandoned: last sign of life …") whose row the caller has locked.';
 
+create or replace function pgonce_has_heartbeat(p_run_id uuid, p_window interval) returns boolean
+language sql stable set search_path from current as $$
+  select exists (select from pgonce_job_heartbeats where run_id = p_run_id and heartbeat_at + p_window > clock_timestamp())
+$$;
+comment on function pgonce_has_heartbeat(uuid, interval) is
+  'pgonce: whether a run that keeps its heartbeats outside of its row has sent one within its window.';
+
 -- Closes the expired running run of a job and key, unless its row is locked: a lock is a sign of life
 -- (its holder is inside run.transaction(), or completing).
 create or replace function pgonce_abandon_job_run(p_job_name text, p_key text) returns boolean
@@ -85,7 +92,7 @@ begin
   select id, run_window into v_id, v_window from cron_job_runs
   where job_name = p_job_name and key = p_key and status = 'running' and heartbeat_at + run_window <= clock_timestamp()
   for update skip locked;
-  if not found then return false; end if;
+  if not found or pgonce_has_heartbeat(v_id, v_window) then return false; end if;
   perform pgonce_close_dead_run(v_id, format('window %s', v_window));
   return true;
 end $$;
@@ -269,8 +276,24 @@ end $$;
 comment on function pgonce_has_job_run_ended(uuid, text, text) is
   'pgonce: whether a run has ended just so: a repeated call gets the answer of the first. PT404 for an unknown one.';
 
+create or replace function pgonce_check_job_run_transactions(p_run_id uuid, p_transactions integer) returns void
+language plpgsql set search_path from current as $$
+declare
+  v_found integer;
+begin
+  select transactions into v_found from cron_job_runs where id = p_run_id and status || '' = 'running';
+  if v_found < p_transactions then
+    raise sqlstate 'PT409' using message = format(
+      'run %s: the database has only %s of its %s transactions: it has lost commits in a failover, and the run must be repeated',
+      p_run_id, v_found, p_transactions);
+  end if;
+end $$;
+comment on function pgonce_check_job_run_transactions(uuid, integer) is
+  'pgonce: PT409 where a running run has fewer transactions than were confirmed to its holder.';
+
 -- In plpgsql, though it is one statement: an SQL function would be planned anew at every call.
-create or replace function complete_job_run(p_run_id uuid, p_rows_processed integer default 0, p_rows_skipped integer default 0)
+create or replace function complete_job_run(
+  p_run_id uuid, p_rows_processed integer default 0, p_rows_skipped integer default 0, p_transactions integer default 0)
 returns boolean
 language plpgsql set search_path from current as $$
 declare
@@ -283,13 +306,15 @@ begin
   set status = 'succeeded', completed_at = v_now, error_message = null,
       rows_processed = coalesce(p_rows_processed, rows_processed), rows_skipped = coalesce(p_rows_skipped, rows_skipped),
       duration_ms = least(extract(epoch from v_now - started_at) * 1000, 2147483647)
-  where id = p_run_id and status || '' = 'running';
+  where id = p_run_id and status || '' = 'running' and transactions >= p_transactions;
   if found then return true; end if;
+  perform pgonce_check_job_run_transactions(p_run_id, p_transactions);
   return pgonce_has_job_run_ended(p_run_id, 'succeeded', null);
 end $$;
-comment on function complete_job_run(uuid, integer, integer) is
+comment on function complete_job_run(uuid, integer, integer, integer) is
   'pgonce: ends the run as succeeded. true, also when repeated after a lost answer; false = it was taken over or has failed. Counts '
-  'of null stay as they are.';
+  'of null stay as they are. PT409 = of the p_transactions that were confirmed to the caller the database has fewer: a failover has '
+  'forgotten some, and the run has not succeeded.';
 
 create or replace function fail_job_run(p_run_id uuid, p_error_message text) returns boolean
 language plpgsql set search_path from current as $$

@@ -46,14 +46,21 @@ language plpgsql set search_path from current as $$
 declare
   v_stop timestamptz;
 begin
-  update cron_job_runs
-  set heartbeat_at = clock_timestamp(), rows_processed = p_rows_processed, rows_skipped = p_rows_skipped,
-      progress_done = p_progress_done, progress_total = p_progress_total,
-      progress_at = case when (rows_processed, rows_skipped, progress_done) is distinct from
-                           (p_rows_processed, p_rows_skipped, p_progress_done) then clock_timestamp() else progress_at end
-  where id = p_run_id and status || '' = 'running'
-  returning stop_requested_at into v_stop;
-  if found then return case when v_stop is null then 'running' else 'stopping' end; end if;
+  -- Locked before looking: pgonce_keep_heartbeats_apart waits for this lock.
+  select stop_requested_at into v_stop from cron_job_runs
+  where id = p_run_id and status || '' = 'running' for no key update;
+  if found then
+    update pgonce_job_heartbeats set heartbeat_at = clock_timestamp() where run_id = p_run_id;
+    if not found then
+      update cron_job_runs
+      set heartbeat_at = clock_timestamp(), rows_processed = p_rows_processed, rows_skipped = p_rows_skipped,
+          progress_done = p_progress_done, progress_total = p_progress_total,
+          progress_at = case when (rows_processed, rows_skipped, progress_done) is distinct from
+                               (p_rows_processed, p_rows_skipped, p_progress_done) then clock_timestamp() else progress_at end
+      where id = p_run_id;
+    end if;
+    return case when v_stop is null then 'running' else 'stopping' end;
+  end if;
   if not exists (select from cron_job_runs where id = p_run_id) then
     raise sqlstate 'PT404' using message = format('there is no job run %s', p_run_id);
   end if;

@@ -75,7 +75,7 @@ comment on function pgonce_resolve_reject(bigint, integer, integer, integer) is
 
 create or replace function pgonce_get_runners(p_seed_name text) returns table (run_id uuid, key text, scope jsonb, alive boolean)
 language sql stable set search_path from current as $$
-  select id, key, scope, heartbeat_at + run_window > clock_timestamp() from cron_job_runs
+  select id, key, scope, heartbeat_at + run_window > clock_timestamp() or pgonce_has_heartbeat(id, run_window) from cron_job_runs
   where job_name = 'seed_runner' and status = 'running'
     and (key = p_seed_name or left(key, length(p_seed_name) + 1) = p_seed_name || '/')
 $$;

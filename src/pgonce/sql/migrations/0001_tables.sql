@@ -136,7 +136,9 @@ alter table cron_job_runs
   -- host:pid of the process that runs it
   add column if not exists process           text,
   -- when the figures last changed: a run that hangs still sends heartbeats
-  add column if not exists progress_at       timestamptz;
+  add column if not exists progress_at       timestamptz,
+  -- how many transactions of the run the database has committed; its holder knows how many were confirmed to it
+  add column if not exists transactions      integer not null default 0;
 
 -- In an adopted table every crash may have left a running row: all but the newest of a job are closed, for the index below.
 update cron_job_runs r
@@ -157,6 +159,13 @@ create table if not exists pgonce_job_retries (
   job_name text not null,
   due_at   timestamptz not null,
   counted  boolean not null default true   -- false: its process was stopped, which is not an attempt
+);
+
+-- The heartbeats of runs whose transactions keep one snapshot (REPEATABLE READ, SERIALIZABLE). Such a transaction cannot update a
+-- row that somebody else has updated since it began, and it ends with an update of its run's row: so nobody else may update that.
+create table if not exists pgonce_job_heartbeats (
+  run_id       uuid primary key,
+  heartbeat_at timestamptz not null default clock_timestamp()
 );
 
 -- When each job runs: what the newest start of an app registered, and what an operator has written. Every worker that has the
