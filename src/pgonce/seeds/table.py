@@ -108,7 +108,7 @@ def check_table(conn: Connection[Any], seed: Seed) -> TableFacts:
     if (table["relpersistence"] == "u" or table["has_unlogged"]) and not seed.allow_unlogged:
         raise SchemaError(
             f"table {seed.into} is unlogged: a crash of the server empties it, and the checkpoint stays. Use "
-            f'"alter table {seed.into} set logged", or allow it: allow_unlogged=True, --allow-unlogged'
+            f'"alter table {seed.into} set logged", or allow it by allow_unlogged=True'
         )
     types = {row["oid"]: row for row in _rows(conn, _TYPES, {"table": table["oid"]})}
     relations = [table["oid"], *(row["relation"] for row in types.values() if row["form"] == "c")]

@@ -226,3 +226,18 @@ def test_a_source_with_a_row_that_cannot_be_read_now_is_not_verified(seeds: Seed
     found = seeds.verify(what)
     assert not found["ok"]
     assert "secret" not in str(found)
+
+
+def test_a_table_of_a_thousand_columns_is_compared(seeds: Seeds, conn: Conn) -> None:
+    names = [f"v{n}" for n in range(1000)]
+    conn.execute(f"create table wide (id int primary key, {' text, '.join(names)} text)".encode())
+
+    def rows(_: Any) -> Iterator[tuple[Any, int]]:
+        for n in range(3):
+            yield {"id": n, **dict.fromkeys(names, f"x{n}")}, n
+
+    what = Seed("s", rows, into="wide", key=("id",))
+    seeds.run(what)
+    assert seeds.verify(what)["ok"]
+    conn.execute("update wide set v999 = 'y' where id = 2")
+    assert seeds.verify(what)["different"] == 1
