@@ -18,6 +18,7 @@ from pgonce.errors import (
     SchemaError,
     SignatureError,
     SourceChanged,
+    TableChanged,
     TransactionBroken,
 )
 from pgonce.jobs.guard import Jobs
@@ -26,6 +27,7 @@ from pgonce.jobs.run import Run
 from pgonce.jobs.run_async import AsyncRun
 from pgonce.seeds import readers as sources
 from pgonce.seeds.calls import Checkpoint
+from pgonce.seeds.seed import Seed
 from pgonce.seeds.seeds import Seeds
 from pgonce.seeds.seeds_async import AsyncSeeds
 from pgonce.webhooks.asgi import Receiver, receiver
@@ -57,9 +59,11 @@ __all__ = [
     "Run",
     "RunStopped",
     "SchemaError",
+    "Seed",
     "Seeds",
     "SignatureError",
     "SourceChanged",
+    "TableChanged",
     "TransactionBroken",
     "Webhooks",
     "database",

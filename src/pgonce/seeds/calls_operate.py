@@ -51,7 +51,7 @@ def count_rejects(seed_name: str) -> Call[int]:
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """A run that is at work on a seed, or was at work when its process died."""
+    """A run that imports a seed, or did when its process died."""
 
     run_id: UUID
     key: str
@@ -128,5 +128,5 @@ def fail_partition(seed_name: str, partition: str, error_message: str) -> Call[C
 
 
 def release_runner(run_id: UUID) -> Call[bool]:
-    """Its process has ended: it is closed now, not after its window. False: a transaction of it is still at work."""
+    """Close the run of a process that has ended now, not after its window. False: a transaction of it still runs."""
     return Call("pgonce_release_runner", {"p_run_id": run_id}, value)

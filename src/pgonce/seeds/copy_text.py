@@ -40,7 +40,7 @@ ERRORS = (psycopg.Error, UnicodeError, TypeError, ValueError, RecursionError, Ar
 
 
 class Unwritable(Exception):
-    """A row that has no text: a value without a form in its column, a lone surrogate, a type that nobody can dump."""
+    """A row that has no text: a value without a form in its column, a lone surrogate, a class without a dumper."""
 
     def __init__(self, values: Sequence[Any], error: Exception) -> None:
         super().__init__(_reason(error))

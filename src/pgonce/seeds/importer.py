@@ -1,5 +1,5 @@
 # Generated from importer_async.py by tools/unasync.py: edit that one, then `make generate`.
-"""One resume of an import, from its checkpoint to wherever it gets: batch after batch, each in one transaction."""
+"""One resume of an import, from its checkpoint on: batch after batch, each in one transaction."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class WentBack(Exception):
 
 
 class _Moved(Exception):
-    """The checkpoint is not where this batch begins: whoever moved it has counted these rows, so roll back."""
+    """The checkpoint is not where this batch begins: these rows are counted already, so roll back."""
 
 
 def retry_transient(pool: Pool, action: Callable[[], Result[T]]) -> T:
@@ -250,8 +250,8 @@ class Import:
     def _attempt(self, batch: Batch, *, straight: bool) -> Checkpoint:
         """One transaction.
 
-        When the connection is lost during COMMIT nobody knows whether it happened. So the batch is written again as
-        it is, and the compare-and-set on its number tells: no row means that it was committed.
+        When the connection is lost during COMMIT, the outcome is unknown. So the same batch is written again, and the
+        compare-and-set on its number decides: no row means that it was committed the first time.
         """
         before = self._checkpoint
         number = before.batch if before else 0
@@ -286,7 +286,7 @@ class Import:
                 raise WentBack from None
             if not found or found.batch != number + 1 or found.last_checkpoint != as_json(batch.cursor):
                 raise LeaseLost(
-                    f"the checkpoint of {name} was moved by somebody else: this batch is rolled back"
+                    f"the checkpoint of {name} was moved by another client: this batch is rolled back"
                 ) from None
             advanced = found
             self._rejected += advanced.rows_rejected - (before.rows_rejected if before else 0)
@@ -305,7 +305,7 @@ class Import:
                 done = execute(tx, calls_operate.complete_partition(name, partition), self._schema)
             if done and done.rows_seen != self._seen:
                 raise PgonceError(
-                    f"{name}: {self._seen:,} rows were seen and {done.rows_seen:,} are counted: somebody else "
+                    f"{name}: {self._seen:,} rows were seen and {done.rows_seen:,} are counted: another client "
                     "has moved its checkpoint; compare table and source with --verify"
                 )
         return done

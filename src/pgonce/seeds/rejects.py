@@ -1,5 +1,5 @@
 # Generated from rejects_async.py by tools/unasync.py: edit that one, then `make generate`.
-"""A batch with bad rows: they are found, and the others are written."""
+"""Finds the bad rows of a batch, and writes the others."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def write(
 
     Args:
         seen: rows that came before the batch: a row's number is counted from there.
-        room: so many bad rows are allowed.
+        room: the number of bad rows that are allowed.
 
     Raises:
         RowRejected: there are more. Its message has the row's number, cursor and reason, never its values.

@@ -47,7 +47,9 @@ class SeedResult:
     new_rows: int = 0
     """Rows that this run took from the source."""
     sequences: Mapping[str, int] = field(default_factory=dict)
-    """Sequences whose next number was taken by an imported row, with the greatest: set to it by ``set_sequences``."""
+    """Sequences whose next number is taken by a row, with the greatest value of their column."""
+    were_set: bool = False
+    """Whether ``set_sequences`` has set them to it."""
     resumed: int = 0
     """How often the database went back to an older state (a failover), and the run resumed from there."""
 
@@ -136,7 +138,9 @@ class AsyncSeeds:
                         return SeedResult("overlap", at)
                     importing = Import(run, loader, self._pool, self._schema, run_options, conn.adapters)
                     outcome, checkpoint = await self._import(importing, run.id)
-                    return SeedResult(outcome, checkpoint, rows + importing.rows, importing.sequences, resumed)
+                    return SeedResult(
+                        outcome, checkpoint, rows + importing.rows, importing.sequences, found.set_sequences, resumed
+                    )
             except WentBack:
                 now = await self.checkpoint(name, partition)
                 if importing:
@@ -171,8 +175,8 @@ class AsyncSeeds:
         Args:
             seed: the seed, with its ``partitions``.
             partition: the partition's name, as `Seed.parts` has it.
-            poll: seconds between two looks at a partition that another runner is at work on.
-            stop: called after every batch and every look; when it returns True the call ends.
+            poll: seconds between two checks of a partition that another runner imports.
+            stop: called after every batch and every check; when it returns True the call ends.
             options: as for ``run``.
 
         Returns:
@@ -260,7 +264,7 @@ class AsyncSeeds:
         restart: bool = False,
         **options: Unpack[SeedOptions],
     ) -> Counts:
-        """A dry run: everything that ``run`` would do, in one transaction that is rolled back; what it would count.
+        """A dry run: what ``run`` would count, by doing it in one transaction that is rolled back.
 
         ``source``: of a seed with partitions a mapping, with the source of each; those that are complete are left out.
         """
@@ -277,8 +281,8 @@ class AsyncSeeds:
     ) -> dict[str, Any]:
         """Compare the table with the whole source, and keep the result with the checkpoint; ``ok`` says how it went.
 
-        The source is read again from its start, through the library of its format, and compared value by value; only
-        the rows that are rejects are left out.
+        The source is read again from its start, through the library of its format, and compared value by value. Only
+        the rejected rows are left out.
 
         ``source``: of a seed with partitions a mapping, with the source of each; what they hold together is compared.
 

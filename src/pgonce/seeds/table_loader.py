@@ -17,18 +17,18 @@ from pgonce.seeds.columns import Kind, TableFacts
 from pgonce.seeds.seed import Seed
 
 _RANGE = 1000
-"""Rows of a batch from which on a range is worth its statement; below, as when bad rows are searched for, a look is."""
+"""Rows of a batch from which on reading a range of the index is cheaper than looking up each key."""
 _STAGING = sql.Identifier("pg_temp", "pgonce_batch")
 _EXACT: frozenset[Kind] = frozenset({"boolean", "integer", "uuid", "timestamp"})
-"""Kinds of columns whose equal values look alike. 1.0 and 1.00 are equal, too; so are texts under some collations."""
+"""Kinds of columns in which equal values have one text; 1.0 and 1.00 are equal, and texts under some collations."""
 
 
 class TableLoader:
     """Writes batches into one table.
 
-    COPY goes straight into the table first: in a first load nothing is there yet, and staging costs a third more.
-    Only when a key is there already the batch is done again through a staging table; and so is the next one at once,
-    as long as keys are found (a run over rows that are all there would try, and fail, every batch twice).
+    COPY writes straight into the table first: in a first load no key is there yet, and staging costs a third more.
+    When a key is there already, the batch is repeated through a staging table. The next batches begin there, as long
+    as keys are found: a run over rows that are all there would write every batch twice.
     """
 
     def __init__(self, seed: Seed, facts: TableFacts) -> None:
@@ -43,7 +43,7 @@ class TableLoader:
         self._staging = "none"
         if conn.info.encoding != "utf-8":  # of a user's pool, or PGCLIENTENCODING: cursors and rejects are Unicode
             conn.execute("set local client_encoding = 'UTF8'")
-        if self.facts.has_deferred:  # else a bad row shows at COMMIT only, and nobody knows which
+        if self.facts.has_deferred:  # else COMMIT reports a bad row, without naming it
             conn.execute("set constraints all immediate")
 
     @property
@@ -53,7 +53,7 @@ class TableLoader:
 
     @property
     def _inserts_all(self) -> bool:
-        """Whether no row is sorted out before the insert."""
+        """Whether no row is left out before the insert."""
         return self.seed.on_conflict == "fail" or not self.seed.key
 
     def write_straight(self, conn: Connection[Any], batch: Batch) -> Counts:
@@ -218,8 +218,8 @@ class TableLoader:
             return self._merge_range(conn, values, rows)
         text = "insert into {table} ({names}) overriding system value select {names} from {batch} s"
         if not self._inserts_all:
-            # Those that are there are sorted out first, by one look into the index each: a quarter faster than to let
-            # every row run into the conflict. A scalar subquery, because an anti-join may be planned as a scan of the
+            # Rows that are there are left out first, by one look into the index each: a quarter faster than a conflict
+            # for every row. A scalar subquery, because an anti-join may be planned as a scan of the
             # whole index. The conflict clause stays, for doubles in the batch and for other writers.
             text += " where (select true from {table} t where {same}) is null on conflict ({key}) do nothing"
         done = conn.execute(sql.SQL(text).format(**values))
@@ -230,7 +230,7 @@ class TableLoader:
     ) -> Counts:
         """Insert what is new, update what differs, and leave equal rows untouched: no dead rows, no triggers.
 
-        What is new is counted by a look before the insert, because a partitioned table has no xmax to return.
+        New keys are counted before the insert, because a partitioned table has no xmax to return.
         """
         changes = (sql.SQL("{0} = excluded.{0}").format(sql.Identifier(column)) for column in changing)
         statement = sql.SQL(
@@ -249,7 +249,7 @@ class TableLoader:
         )
         with conn.cursor(row_factory=tuple_row) as cursor:
             keys, inserted, written = (cursor.execute(statement)).fetchone() or (0, 0, 0)
-        # somebody else may insert or delete a key between the look and the insert: then one counts as the other
+        # another client may insert or delete a key in between: then an insert counts as an update, or the reverse
         inserted = min(inserted, written)
         return Counts(inserted=inserted, updated=rows - keys + written - inserted, skipped=keys - written)
 
@@ -261,10 +261,10 @@ class TableLoader:
         return sql.SQL(text).format(sql.Identifier(column))
 
     def _merge_range(self, conn: Connection[Any], values: dict[str, sql.Composable], rows: int) -> Counts:
-        """Sort out those that are there by one pass over the index, from the least key to the greatest: 0.6 us a row.
+        """Leave out rows that are there by one pass over the index, from the least key to the greatest: 0.6 us a row.
 
-        A look for each takes 1.4 us. Between the keys of a batch in no order may lie the whole table: of at most twice
-        the batch is read, the conflict clause does the rest, and the next batches are looked up one by one.
+        Looking up each key takes 1.4 us. The keys of a batch without order may span the whole table: so at most twice
+        the rows of the batch are read, the conflict clause does the rest, and the next batches look up each key.
         """
         backwards = (sql.SQL("{} desc").format(sql.Identifier(column)) for column in self.facts.order)
         statement = sql.SQL(

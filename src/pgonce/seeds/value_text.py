@@ -90,7 +90,7 @@ class ValueWriter:
 
         Raises:
             NoForm: it has no faithful form there.
-            psycopg.Error, TypeError, ValueError, RecursionError: nobody can write it.
+            psycopg.Error, TypeError, ValueError, RecursionError: it cannot be written.
         """
         if value is None:
             return None

@@ -33,7 +33,7 @@ _EXACT: frozenset[Kind] = frozenset({"boolean", "integer", "uuid"})
 _COMPARE = """
 with pgonce_one as (
   select distinct on ({key}) * from {expected} order by {key}, pgonce_number {order}
-), pgonce_pair as materialized ( -- else the join hands on all columns of both, of which 1,664 fit
+), pgonce_pair as materialized ( -- without it the join has the columns of both as its output: 1,664 at most
   select {key_of_e}, t.{first} is not null as pgonce_found, {equal} as pgonce_equal
   from pgonce_one e left join {table} t on {same}
 )

@@ -259,7 +259,8 @@ def test_sequences_behind_explicit_ids_are_said_and_set_on_demand(seeds: Seeds, 
     conn.execute(f"create table things (id {column} primary key, note text)".encode())
     said = run(seeds, seed(20)).sequences
     assert list(said.values()) == [19]
-    assert run(seeds, seed(20, set_sequences=True)).sequences == said
+    done = run(seeds, seed(20, set_sequences=True))
+    assert (done.sequences, done.were_set) == (said, True)
     conn.execute("insert into things (note) values ('the next')")
     assert ids(conn)[-1] == 20
     assert run(seeds, seed(20)).sequences == {}

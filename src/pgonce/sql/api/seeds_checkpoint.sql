@@ -151,7 +151,7 @@ begin
   perform pgonce_note_batch(p_seed_name, '', p_batch, v_rows);
   if not beat_job_run(p_run_id) then  -- the fence, last of all
     raise sqlstate 'PT409' using message = format('the import %s was taken over by another runner', p_seed_name),
-      hint = 'this batch is rolled back; the other runner goes on from the last checkpoint';
+      hint = 'this batch is rolled back; the other runner resumes at the last checkpoint';
   end if;
 end $$;
 comment on function pgonce_advance_seed(text, uuid, bigint, jsonb, integer, integer, integer, integer, jsonb, jsonb) is

@@ -79,7 +79,7 @@ language sql stable set search_path from current as $$
   where job_name = 'seed_runner' and status = 'running'
     and (key = p_seed_name or left(key, length(p_seed_name) + 1) = p_seed_name || '/')
 $$;
-comment on function pgonce_get_runners(text) is 'pgonce: who is at work on the seed, its partitions included.';
+comment on function pgonce_get_runners(text) is 'pgonce: the runs that import the seed or one of its partitions.';
 
 create or replace function pgonce_pause_seed(p_seed_name text) returns setof seed_checkpoints
 language plpgsql set search_path from current as $$
@@ -106,7 +106,7 @@ begin
     raise sqlstate 'PT404' using message = format('the seed %L has never run here', p_seed_name);
   end if;
 end $$;
-comment on function pgonce_resume_seed(text) is 'pgonce: takes pgonce_pause_seed back; the next run goes on at the checkpoint. Returns the seed''s row.';
+comment on function pgonce_resume_seed(text) is 'pgonce: undoes pgonce_pause_seed; the next run resumes at the checkpoint. Returns the seed''s row.';
 
 create or replace function pgonce_reset_seed(p_seed_name text) returns boolean
 language plpgsql set search_path from current as $$
@@ -138,7 +138,7 @@ comment on function pgonce_set_seed_proof(text, jsonb) is 'pgonce: keeps the out
 create or replace function pgonce_release_runner(p_run_id uuid) returns boolean
 language plpgsql set search_path from current as $$
 begin
-  -- a locked row is a transaction that the dead client left behind and the server still works on: not yet
+  -- a locked row: a transaction of the dead client still runs in the server
   perform from cron_job_runs where id = p_run_id and status = 'running' for update skip locked;
   if not found then return false; end if;
   perform pgonce_close_dead_run(p_run_id, 'its process has ended');

@@ -114,7 +114,7 @@ begin
   if not beat_job_run(p_run_id) then  -- the fence, last of all
     raise sqlstate 'PT409' using
       message = format('partition %s of the import %s was taken over by another runner', p_partition, p_seed_name),
-      hint = 'this batch is rolled back; the other runner goes on from the last checkpoint';
+      hint = 'this batch is rolled back; the other runner resumes at the last checkpoint';
   end if;
 end $$;
 comment on function pgonce_advance_partition(text, text, uuid, bigint, jsonb, integer, integer, integer, integer, jsonb, jsonb) is
