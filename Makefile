@@ -14,7 +14,7 @@ DEV   = $(VENV)/.installed-dev
 BENCH = $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix generate bench lock clean
+.PHONY: help demo test check fix generate bench dist lock clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -44,21 +44,23 @@ generate: $(DEV) ## write x.py from every x_async.py, and docs/sql.md from the S
 bench: $(BENCH) ## run the benchmarks, next to those of comparable libraries
 	@$(BIN)/python -m bench
 
-lock: ## write requirements/lock.txt from pyproject.toml (needs uv)
-	@uv pip compile --quiet --universal --upgrade --python-version 3.11 --all-extras --no-header --no-annotate \
-		--no-emit-index-url --no-emit-find-links --output-file requirements/lock.txt pyproject.toml
+dist: ## dist/: wheel, sdist and SBOM, checked; the README's quickstart runs with the wheel
+	@tools/dist.sh
+
+lock: ## requirements/*.txt anew from pyproject.toml (UPGRADE=1 for newer versions)
+	@tools/lock.sh $(if $(UPGRADE),--upgrade)
 
 clean: ## remove the environment and the caches of the tools
 	@rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 
-$(DEV): pyproject.toml requirements/lock.txt tools/venv.sh
-	@tools/venv.sh $(VENV) all,examples,dev
+$(DEV): pyproject.toml requirements/dev.txt tools/venv.sh
+	@tools/venv.sh $(VENV) dev
 	@touch $(DEV) $(RUN)
 
 $(BENCH): pyproject.toml requirements/lock.txt tools/venv.sh
-	@tools/venv.sh $(VENV) all,examples,dev,bench
+	@tools/venv.sh $(VENV) lock
 	@touch $(BENCH) $(DEV) $(RUN)
 
-$(RUN): pyproject.toml requirements/lock.txt tools/venv.sh
-	@tools/venv.sh $(VENV) embedded,serve,examples
+$(RUN): pyproject.toml requirements/run.txt tools/venv.sh
+	@tools/venv.sh $(VENV) run
 	@touch $(RUN)

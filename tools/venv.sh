@@ -1,12 +1,13 @@
 #!/bin/sh
-# Creates or updates an environment: tools/venv.sh DIRECTORY EXTRAS, from the root of the project.
-# It uses uv if that is on PATH and works, otherwise python3 -m venv and pip. It asks no questions; if neither works, one
-# line says which package to install. PYTHON names the interpreter.
+# Makes or updates an environment: tools/venv.sh DIRECTORY PURPOSE, from the root of the project. PURPOSE is run, dev,
+# lock (everything) or dist (without pgonce itself): what is installed is what requirements/PURPOSE.txt names, each file checked against its hash.
+# With uv where it is on PATH and works, else with python3 -m venv and pip; asks nothing, and where neither works
+# says in one line which package to install. PYTHON chooses the interpreter.
 set -eu
-venv=$1 extras=$2
+venv=$1 locked=requirements/$2.txt editable=$([ "$2" = dist ] || echo yes)
 
 say() { echo "pgonce: $*" >&2; }
-say_installing() { say "installing pgonce[$extras] into $venv with $1 (again only when dependencies change)"; }
+say_installing() { say "installing $locked into $venv with $1 (again only when dependencies change)"; }
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 has() { "$1" -c "import $2" 2>/dev/null; }
 
@@ -19,7 +20,13 @@ done
 with_uv() {
     new_enough "$venv/bin/python" || uv venv --quiet --clear --python "${python:->=3.11}" "$venv" || return 1
     say_installing uv
-    uv pip install --quiet --python "$venv/bin/python" --constraint requirements/lock.txt --editable ".[$extras]"
+    uv pip install --quiet --python "$venv/bin/python" --require-hashes --requirement "$locked" || return 1
+    [ -z "$editable" ] ||
+        uv pip install --quiet --python "$venv/bin/python" --no-deps --no-build-isolation --editable .
+}
+
+pip_install() {
+    "$venv/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check --no-input "$@"
 }
 
 with_pip() {
@@ -38,8 +45,8 @@ with_pip() {
         "$python" -m venv --clear "$venv"
     fi
     say_installing pip
-    "$venv/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check --no-input \
-        --constraint requirements/lock.txt --editable ".[$extras]"
+    pip_install --require-hashes --requirement "$locked"
+    [ -z "$editable" ] || pip_install --no-deps --no-build-isolation --editable .  # a folder has no hash: a step of its own
 }
 
 if command -v uv >/dev/null; then

@@ -36,6 +36,8 @@ from pgonce.webhooks.endpoint import Endpoint
 from pgonce.webhooks.inline import Webhooks
 from pgonce.webhooks.inline_async import AsyncWebhooks
 
+__version__ = "0.1.0"
+
 __all__ = [
     "App",
     "AsyncJobs",
@@ -66,6 +68,7 @@ __all__ = [
     "TableChanged",
     "TransactionBroken",
     "Webhooks",
+    "__version__",
     "database",
     "migrate",
     "on_error",
