@@ -1,8 +1,8 @@
 #!/bin/sh
-# Makes or updates an environment: tools/venv.sh DIRECTORY PURPOSE, from the root of the project. PURPOSE is run, dev,
-# lock (everything) or dist (without pgonce itself): what is installed is what requirements/PURPOSE.txt names, each file checked against its hash.
-# With uv where it is on PATH and works, else with python3 -m venv and pip; asks nothing, and where neither works
-# says in one line which package to install. PYTHON chooses the interpreter.
+# Creates or updates an environment: tools/venv.sh DIRECTORY PURPOSE, from the root of the project. PURPOSE is run, dev,
+# lock (everything) or dist (without pgonce itself). It installs what requirements/PURPOSE.txt names, and checks each file
+# against its hash. It uses uv if that is on PATH and works, otherwise python3 -m venv and pip. It asks no questions; if
+# neither works, one line says which package to install. PYTHON names the interpreter.
 set -eu
 venv=$1 locked=requirements/$2.txt editable=$([ "$2" = dist ] || echo yes)
 
