@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 
-from pgonce.core import _reaper as _keeper
-from pgonce.core import embedded
+from pgonce.core import _reaper, embedded
 from pgonce.errors import DatabaseUnavailable
 
 AS_ROOT = os.geteuid() == 0
@@ -34,12 +34,12 @@ print(embedded.start(Path(sys.argv[1])).url, flush=True)
 sys.stdin.read()
 """
 
-# Ten rounds, each begun while the keeper is stopping the server of the round before, or right after.
+# Ten rounds, each begun while the reaper is stopping the server of the round before, or right after.
 ROUNDS = """
 import fcntl, sys, time
 from pathlib import Path
 import psycopg
-from pgonce.core import _reaper as _keeper
+from pgonce.core import _reaper
 from pgonce.core import embedded
 
 def stopping(home):
@@ -48,7 +48,7 @@ def stopping(home):
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
-    return _keeper.postmaster(home / "pg") is None
+    return _reaper.postmaster(home / "pg") is None
 
 home = Path(sys.argv[1])
 for _ in range(10):
@@ -62,18 +62,18 @@ for _ in range(10):
 ZOMBIE = """
 import ctypes, os, signal, sys, time
 from pathlib import Path
-from pgonce.core import _reaper as _keeper
+from pgonce.core import _reaper
 from pgonce.core import embedded
 
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
 home = Path(sys.argv[1])
 with embedded.start(home):
-    first = _keeper.postmaster(home / "pg")
+    first = _reaper.postmaster(home / "pg")
     os.kill(first.pid, signal.SIGKILL)
     while ") Z " not in Path(f"/proc/{first.pid}/stat").read_text():
         time.sleep(0.005)
     with embedded.start(home):
-        print(_keeper.postmaster(home / "pg").pid != first.pid, flush=True)
+        print(_reaper.postmaster(home / "pg").pid != first.pid, flush=True)
 os._exit(0)
 """
 
@@ -114,27 +114,29 @@ def until(holds: Callable[[], object], what: str, seconds: float = 60) -> None:
         time.sleep(0.005)
 
 
-def server_of(home: Path) -> _keeper.Postmaster:
-    server = _keeper.postmaster(home / "pg")
+def server_of(home: Path) -> _reaper.Postmaster:
+    server = _reaper.postmaster(home / "pg")
     assert server, f"no server in {home}"
     return server
 
 
-def kill_server(home: Path) -> _keeper.Postmaster:
+def kill_server(home: Path) -> _reaper.Postmaster:
     server = server_of(home)
     os.kill(server.pid, signal.SIGKILL)
     until(lambda: not server.listening(), "the server is dead")
     return server
 
 
-def keepers(home: Path) -> list[int]:
-    listed = subprocess.run(["ps", "-ww", "-eo", "pid=,args="], check=True, capture_output=True, text=True)
-    ours = [line.split() for line in listed.stdout.splitlines() if line.endswith(f"_reaper.py {home}")]
-    return [int(words[0]) for words in ours]
+def reapers(home: Path) -> list[int]:
+    return [
+        each.pid
+        for each in psutil.process_iter(["cmdline"])
+        if len(words := each.info["cmdline"] or []) > 1 and words[-1] == str(home) and words[-2].endswith("_reaper.py")
+    ]
 
 
-def has_keeper(home: Path) -> bool:
-    with (home / "keeper.lock").open() as lock:
+def has_reaper(home: Path) -> bool:
+    with (home / "reaper.lock").open() as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -143,13 +145,13 @@ def has_keeper(home: Path) -> bool:
 
 
 def stopped(home: Path) -> bool:
-    return not has_keeper(home) and _keeper.postmaster(home / "pg") is None
+    return not has_reaper(home) and _reaper.postmaster(home / "pg") is None
 
 
 def until_stopped(home: Path) -> None:
     until(lambda: stopped(home), f"the server in {home} has stopped")
-    until(lambda: not keepers(home), "its keeper has ended")
-    assert (home / "keeper.log").read_text() == ""
+    until(lambda: not reapers(home), "its reaper has ended")
+    assert (home / "reaper.log").read_text() == ""
 
 
 def answer(url: str, query: str = "select 1") -> object:
@@ -190,7 +192,7 @@ def new_directory() -> Iterator[Path]:
     # not pytest's: each of root's sessions, as it begins, takes from all others what their directory permits
     directory = Path(tempfile.mkdtemp(prefix="pgonce-test-"))
     yield directory
-    until(lambda: all(stopped(lock.parent) for lock in directory.rglob("keeper.lock")), "all are stopped")
+    until(lambda: all(stopped(lock.parent) for lock in directory.rglob("reaper.lock")), "all are stopped")
     shutil.rmtree(directory)
 
 
@@ -242,12 +244,12 @@ def test_a_second_process_shares_the_server_and_keeps_it_when_the_first_ends(hom
     url = line(first)
     assert line(second) == url
     pid = server_of(home).pid
-    [keeper] = keepers(home)
-    assert os.getsid(0) not in (os.getsid(keeper), os.getsid(pid)), "a Ctrl-C would end it"
+    [reaper] = reapers(home)
+    assert os.getsid(0) not in (os.getsid(reaper), os.getsid(pid)), "a Ctrl-C would end it"
     first.communicate()
     assert answer(url) == 1
     assert server_of(home).pid == pid
-    assert has_keeper(home)
+    assert has_reaper(home)
 
 
 def test_the_server_is_stopped_in_order_when_its_last_user_ends(home: Path, run: Run) -> None:
@@ -269,7 +271,7 @@ def test_the_server_is_stopped_after_its_last_user_was_killed(home: Path, run: R
 
 def test_a_starter_killed_while_the_server_starts_leaves_nothing_behind(home: Path, run: Run) -> None:
     user = run(USER, home)
-    until(lambda: _keeper.postmaster(home / "pg"), "the server is starting", 20)
+    until(lambda: _reaper.postmaster(home / "pg"), "the server is starting", 20)
     user.kill()
     until_stopped(home)
 
@@ -280,7 +282,7 @@ def test_each_call_in_a_process_counts_until_its_own_close(home: Path) -> None:
     first.close()
     first.close()
     assert answer(second.url) == 1
-    assert has_keeper(home)
+    assert has_reaper(home)
     second.close()
     until_stopped(home)
 
@@ -290,7 +292,7 @@ def test_a_forked_child_goes_on_using_the_server(home: Path, run: Run) -> None:
     assert line(parent) == "forked"
     parent.wait()
     assert answer(f"postgresql://postgres@/postgres?host={home}/pg") == 1
-    assert has_keeper(home)
+    assert has_reaper(home)
     parent.communicate()  # closes the grandchild's standard input
     until_stopped(home)
 
@@ -306,23 +308,23 @@ def test_starts_that_race_with_stops_all_succeed(home: Path, run: Run) -> None:
     assert log.read_text().count("database system is ready") >= before + 10, "nothing was raced"
 
 
-def test_a_server_started_while_its_keeper_ends_gets_a_keeper_of_its_own(home: Path) -> None:
+def test_a_server_started_while_its_reaper_ends_gets_a_reaper_of_its_own(home: Path) -> None:
     for _ in range(5):
         with embedded.start(home):
-            [ending] = keepers(home)
-        until(lambda: _keeper.postmaster(home / "pg") is None, "the keeper has stopped the server")
+            [ending] = reapers(home)
+        until(lambda: _reaper.postmaster(home / "pg") is None, "the reaper has stopped the server")
         with embedded.start(home):
-            until(lambda: ending not in keepers(home), "the keeper has ended")  # noqa: B023 - called at once
-            assert has_keeper(home)
+            until(lambda: ending not in reapers(home), "the reaper has ended")  # noqa: B023 - called at once
+            assert has_reaper(home)
         until_stopped(home)
 
 
-def test_a_server_whose_keeper_was_killed_is_adopted_and_gets_a_new_one(home: Path, run: Run) -> None:
+def test_a_server_whose_reaper_was_killed_is_adopted_and_gets_a_new_one(home: Path, run: Run) -> None:
     user = run(USER, home)
     line(user)
-    [keeper] = keepers(home)
-    os.kill(keeper, signal.SIGKILL)
-    until(lambda: not has_keeper(home), "the keeper is gone")
+    [reaper] = reapers(home)
+    os.kill(reaper, signal.SIGKILL)
+    until(lambda: not has_reaper(home), "the reaper is gone")
     user.kill()
     user.wait()
     left = server_of(home)
@@ -330,7 +332,7 @@ def test_a_server_whose_keeper_was_killed_is_adopted_and_gets_a_new_one(home: Pa
     with embedded.start(home) as server:
         assert answer(server.url) == 1
         assert server_of(home).pid == left.pid
-        assert len(keepers(home)) == 1
+        assert len(reapers(home)) == 1
     until_stopped(home)
 
 
@@ -342,7 +344,7 @@ def test_a_killed_server_is_recovered_by_the_next_start(home: Path) -> None:
         with embedded.start(home) as again:
             assert again.url == server.url
             assert answer(again.url, "select n from kept") == 42
-            assert len(keepers(home)) == 1
+            assert len(reapers(home)) == 1
 
 
 @pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="tells processes apart by /proc")
@@ -374,19 +376,19 @@ def test_a_moved_directory_takes_its_server_along_and_another_at_its_path_is_lef
         former.kill()
         until_stopped(moved)
         assert answer(server.url) == 1
-        assert has_keeper(home)
+        assert has_reaper(home)
     with embedded.start(moved) as server:
         assert answer(server.url) == 1
 
 
-def test_a_deleted_directorys_keeper_ends_with_its_users(place: Path, run: Run) -> None:
+def test_a_deleted_directorys_reaper_ends_with_its_users(place: Path, run: Run) -> None:
     user = run(USER, place / "data")
     line(user)
     kill_server(place / "data")
     shutil.rmtree(place / "data")
-    assert len(keepers(place / "data")) == 1
+    assert len(reapers(place / "data")) == 1
     user.kill()
-    until(lambda: not keepers(place / "data"), "the keeper has ended")
+    until(lambda: not reapers(place / "data"), "the reaper has ended")
 
 
 @pytest.mark.parametrize("name", ["a b, 'c' \"d\" $HOME %2F", "long/" + "x" * 120], ids=["odd", "long"])

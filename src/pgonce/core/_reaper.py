@@ -1,12 +1,12 @@
-"""The keeper of an embedded server: a small process that stops the server once nobody uses it.
+"""The reaper of an embedded server: a small process that stops the server once nobody uses it.
 
-Every user holds a shared lock on ``users.lock``; the keeper waits for the exclusive one. The kernel gives up
+Every user holds a shared lock on ``users.lock``; the reaper waits for the exclusive one. The kernel gives up
 the locks of a process that was killed with -9 as it does those of one that ended, so there is nothing to
 clean up and no list of pids that could go stale. This file is run by path, with ``-I -S`` and nothing but the
 standard library: it runs as long as the server, and must not care what becomes of the package meanwhile.
 
 ``<data_dir>/`` holds ``start.lock`` (exclusive: one starter at a time), ``users.lock`` (shared: a user;
-exclusive: the keeper, stopping), ``keeper.lock`` (exclusive: there is a keeper), ``keeper.log`` and the
+exclusive: the reaper, stopping), ``reaper.lock`` (exclusive: there is a reaper), ``reaper.log`` and the
 cluster ``pg/``. The locks are flock(2): they belong to the open file, so a forked child is a user like its
 parent.
 """
@@ -107,22 +107,22 @@ def environment() -> dict[str, str]:
 
 
 def ensure(data_dir: Path) -> None:
-    """Start a keeper if there is none. The caller holds the shared lock, else the keeper stops at once.
+    """Start a reaper if there is none. The caller holds the shared lock, else the reaper stops at once.
 
     Raises OSError if it cannot be started.
     """
     with ExitStack() as meanwhile:
         try:
-            own = lock(data_dir / "keeper.lock", EXCLUSIVE_NOW, meanwhile)
+            own = lock(data_dir / "reaper.lock", EXCLUSIVE_NOW, meanwhile)
         except BlockingIOError:
             return
-        log = meanwhile.enter_context((data_dir / "keeper.log").open("ab"))
-        # The keeper is born with its lock, on standard input: at no moment could a second one be started.
+        log = meanwhile.enter_context((data_dir / "reaper.log").open("ab"))
+        # The reaper is born with its lock, on standard input: at no moment could a second one be started.
         command = [sys.executable, "-I", "-S", str(Path(__file__).absolute()), str(data_dir)]  # named for `ps` only
         try:
             subprocess.run(command, stdin=own, stdout=log, stderr=log, cwd=data_dir, env=environment(), check=True)
         except (OSError, subprocess.CalledProcessError) as error:
-            raise ChildProcessError(0, f"its keeper does not start: {error}") from error
+            raise ChildProcessError(0, f"its reaper does not start: {error}") from error
 
 
 def stop(pgdata: Path) -> None:
@@ -152,7 +152,7 @@ def stop(pgdata: Path) -> None:
 def keep() -> None:
     """Wait until nobody uses the server, stop it, and end.
 
-    Standard input is the locked ``keeper.lock``, the working directory the data directory. So it is this one,
+    Standard input is the locked ``reaper.lock``, the working directory the data directory. So it is this one,
     even if it is moved or deleted: another server at its path may have users of whom this lock knows nothing.
     """
     import fcntl
@@ -166,14 +166,14 @@ def keep() -> None:
                 os.setgid(there.st_gid)
                 os.setuid(there.st_uid)
             stop(Path("pg"))
-        # Before `users`: the next starter waits for that one, and then must find that there is no keeper. The
+        # Before `users`: the next starter waits for that one, and then must find that there is no reaper. The
         # kernel closes in this order too (0 is the lowest number), should we be killed here.
         os.close(0)
 
 
 if __name__ == "__main__":
     # The parent returns at once, so that whoever ran it has no child to wait for; and in a session of its
-    # own, Ctrl-C or a closed terminal does not end the keeper.
+    # own, Ctrl-C or a closed terminal does not end the reaper.
     if os.fork() == 0:
         os.setsid()
         keep()

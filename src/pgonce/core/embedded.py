@@ -1,7 +1,7 @@
 """The embedded server: a real PostgreSQL from a wheel, for when no database was named.
 
 `start` makes the cluster, starts the server and makes this process one of its users; the server is stopped
-when its last user has ended, in whatever way (see ``_keeper.py``, also for the files). Only the binaries of
+when its last user has ended, in whatever way (see ``_reaper.py``, also for the files). Only the binaries of
 the wheel are used, not its Python (why: docs/decisions/embedded.md). For Linux and macOS.
 """
 
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 from urllib.parse import quote
 
-from pgonce.core import _reaper as _keeper
+from pgonce.core import _reaper
 from pgonce.errors import DatabaseUnavailable
 
 _SETTINGS = {
@@ -93,12 +93,12 @@ def start(data_dir: Path | None = None) -> Server:
         home = home.resolve()
         _make(home)
         with ExitStack() as starting, ExitStack() as using:
-            # In this order: the shared lock waits while a keeper stops the server, and from then on nobody
-            # stops it; only then it is known whether the server runs and whether there is a keeper.
-            _keeper.lock(home / "start.lock", _keeper.EXCLUSIVE, starting)
-            users = _keeper.lock(home / "users.lock", _keeper.SHARED, using)
+            # In this order: the shared lock waits while a reaper stops the server, and from then on nobody
+            # stops it; only then it is known whether the server runs and whether there is a reaper.
+            _reaper.lock(home / "start.lock", _reaper.EXCLUSIVE, starting)
+            users = _reaper.lock(home / "users.lock", _reaper.SHARED, using)
             bins = _bins(home, installs)
-            _keeper.ensure(home)
+            _reaper.ensure(home)
             server = _ensure_running(home, bins, users)
             host = quote(os.fsencode(server.socket_dir))
             url = f"postgresql://postgres@/postgres?host={host}&port={server.port}"
@@ -151,7 +151,7 @@ def _make(home: Path) -> None:
             home.chmod(0o711)  # the server's user passes through to pg/, which is its own
 
 
-def _ensure_running(home: Path, bins: Path, users: int) -> _keeper.Postmaster:
+def _ensure_running(home: Path, bins: Path, users: int) -> _reaper.Postmaster:
     pgdata = home / "pg"
     if owner := _owner(pgdata):
         _let_through(owner, pgdata)
@@ -162,7 +162,7 @@ def _ensure_running(home: Path, bins: Path, users: int) -> _keeper.Postmaster:
         _initialise(home, bins, owner)
     deadline = time.monotonic() + _PATIENCE
     while True:
-        server = _keeper.postmaster(pgdata)
+        server = _reaper.postmaster(pgdata)
         if server and server.listening():
             if server.status == "ready":
                 return server
@@ -211,7 +211,7 @@ def _launch(pgdata: Path, bins: Path, owner: _Owner | None, users: int) -> str:
     log = pgdata / "postgres.log"
     seen = log.stat().st_size if log.exists() else 0
     # Standard output is the users' lock: if this process is killed now, pg_ctl holds it until the server is
-    # ready, so that the keeper cannot miss a server that is yet to come. Nothing is written there: -s is
+    # ready, so that the reaper cannot miss a server that is yet to come. Nothing is written there: -s is
     # silent, and the server's own output goes to the log.
     command: list[str | Path] = [bins / "pg_ctl", "start", "-s", "-w", "-t", str(_PATIENCE), "-l", log.name]
     failed = _run([*command, "-o", f"-k {shlex.quote(sockets)}"], pgdata, owner, users)
@@ -225,7 +225,7 @@ def _launch(pgdata: Path, bins: Path, owner: _Owner | None, users: int) -> str:
 
 def _run(command: list[str | Path], pgdata: Path, owner: _Owner | None, stdout: int) -> str:
     """The line of its complaint that gives the reason; nothing if it did as told."""
-    env = _keeper.environment() | {"PGDATA": str(pgdata)}
+    env = _reaper.environment() | {"PGDATA": str(pgdata)}
     uid, gid = owner or (None, None)
     groups: list[int] | None = [] if owner else None
     try:
@@ -259,7 +259,7 @@ def _owner(pgdata: Path) -> _Owner | None:
         with suppress(KeyError, OSError):
             if name:
                 return _Owner(*pwd.getpwnam(name)[2:4])
-            subprocess.run(useradd.split(), env=_keeper.environment(), check=False, capture_output=True)
+            subprocess.run(useradd.split(), env=_reaper.environment(), check=False, capture_output=True)
     raise DatabaseUnavailable(
         "PostgreSQL does not run as root, and no system user could be made for it: make a user `pgonce`, run "
         "as another user, or set DATABASE_URL"
