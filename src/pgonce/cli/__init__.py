@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import Any
 
 import click
 
-from pgonce.cli import cleanup, job, job_list, job_operate, ps, reconcile, seed, seed_load, serve, webhook
+from pgonce.cli import cleanup, doctor, job, job_list, job_operate, ps, reconcile, seed, seed_load, serve, webhook
 from pgonce.cli import migrate as setup
 from pgonce.cli import seed_operate as seed_control
 from pgonce.cli.errors import report
@@ -37,6 +38,13 @@ def _in_one_line() -> Iterator[None]:
 
 class _Cli(click.Group):
     """Prints an error as one line and exits with 1 (124 for a timeout, 2 for a usage error)."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the command. Signs that the terminal's encoding lacks are printed as "?", instead of a traceback."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")
+        return super().main(*args, **extra)
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         with _in_one_line():
@@ -81,6 +89,7 @@ main.add_command(serve.worker)
 main.add_command(webhook.webhook)
 main.add_command(reconcile.reconcile)
 main.add_command(cleanup.cleanup)
+main.add_command(doctor.doctor)
 main.add_command(job.job)
 for command in (*job_list.COMMANDS, *job_operate.COMMANDS):
     job.job.add_command(command)

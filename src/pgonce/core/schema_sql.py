@@ -50,6 +50,7 @@ API = (
     "alerts_find",
     "alerts_collect",
     "alerts_deliver",
+    "doctor_examine",
     "install_warnings",
     "install_grants",
 )

@@ -1,0 +1,181 @@
+"""``pgonce doctor`` on real databases: what is wrong is found, and every command that it names runs."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from pgonce import doctor
+from pgonce.doctor import Finding
+from tests.edge.command import pgonce
+from tests.edge.test_named_commands import wrong
+
+Connection = psycopg.Connection[Any]
+
+AREAS = [
+    "database",
+    "secrets",
+    "schema",
+    "connections",
+    "webhooks",
+    "jobs",
+    "imports",
+    "processes",
+    "alerts",
+    "retention",
+]
+
+
+@pytest.fixture(autouse=True)
+def secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGONCE_WEBHOOK_SECRET", "whsec_one,whsec_two")
+
+
+def found(url: str, area: str, schema: str = "public") -> list[Finding]:
+    return [each for each in doctor.examine(url, schema) if each.area == area]
+
+
+def test_a_healthy_installation_has_a_good_word_for_each_area_and_exit_code_0(database: str, conn: Connection) -> None:
+    conn.execute("insert into pgonce_alert_channels (channel, looked_at) values ('c', now())")
+    code, out, _ = pgonce(database, "doctor")
+    assert code == 0, out
+    lines = out.splitlines()
+    assert [line.split()[1] for line in lines[:-1]] == AREAS
+    assert {line.split()[0] for line in lines[:-1]} == {"✔"}
+    assert lines[-1] == "all is well"
+
+
+@pytest.mark.parametrize(
+    ("statement", "area", "state", "says"),
+    [
+        (("insert into webhook_events (stripe_event_id, event_type, status, queued, error_message)"
+         " select 'evt_' || n, 'a.b', 'failed', true, 'KeyError: ''x''' from generate_series(1, 14) n"),
+         "webhooks", "warning", "14 dead letters of one cause"),
+        (("insert into webhook_events (stripe_event_id, event_type, queued, next_attempt_at, lease)"
+         " values ('evt_1', 'a.b', true, now() - interval '6 minutes', null)"),
+         "webhooks", "failure", "1 events have been due for over 5 minutes"),
+        ("insert into cron_job_runs (job_name, heartbeat_at) values ('j', now() - interval '16 minutes')",
+         "jobs", "warning", "1 run has sent no heartbeat for its window"),
+        (("insert into pgonce_job_schedules (job_name, cron, timezone, next_tick)"
+         " values ('it''s late', '0 3 * * *', 'UTC', now() - interval '6 minutes')"),
+         "jobs", "failure", "1 tick did not run within 7 days, among them of job it's late"),
+        ("insert into seed_checkpoints (seed_name, status) values ('broken', 'failed')",
+         "imports", "warning", "import broken has failed or stalled"),
+        ("insert into seed_checkpoints (seed_name, last_updated_at) values ('a b', now() - interval '1 hour')",
+         "imports", "warning", "import a b has failed or stalled"),
+        (("insert into pgonce_alerts (channel, kind, subject, dedupe_key, message, created_at, last_error)"
+         " values ('c', 'k', 's', 'd', 'm', now() - interval '1 hour', 'HTTP 404')"),
+         "alerts", "failure", "HTTP 404"),
+        ("insert into pgonce_alert_channels (channel, looked_at) values ('c', now() - interval '1 hour')",
+         "alerts", "failure", "no worker has looked for 10 minutes"),
+        ("select", "alerts", "warning", "nobody is alerted when something fails"),
+        (("insert into webhook_events (stripe_event_id, event_type, status, received_at)"
+         " values ('e', 'a', 'succeeded', now() - interval '100 days')"),
+         "retention", "warning", "are overdue for deletion"),
+        ("insert into cron_job_runs (job_name, status, started_at) values ('j', 'skipped', now() - interval '200 days')",
+         "retention", "warning", "are overdue for deletion"),
+        ("grant select on webhook_events to anon", "schema", "failure", "role anon may SELECT table"),
+        ("grant create on schema public to anon", "schema", "warning", "role anon may create objects"),
+        ("drop function purge_job_runs", "schema", "failure", "purge_job_runs"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_found_and_the_command_to_run_runs(
+    database: str, conn: Connection, statement: str, area: str, state: str, says: str
+) -> None:
+    conn.execute(statement.encode())
+    one = next(each for each in found(database, area) if says in each.finding)
+    assert one.state == state
+    assert one.action
+    if one.action.startswith("pgonce "):
+        assert wrong(one.action.removeprefix("pgonce ")) is None
+        if "worker" not in one.action:  # runs until it is stopped
+            assert pgonce(database, *shlex.split(one.action)[1:])[0] == 0
+    elif area == "schema":
+        conn.execute(one.action.encode())
+        assert says not in str(found(database, area)), "the statement closes it"
+    assert pgonce(database, "doctor")[0] in ({0, 1} if area == "schema" else {1 if state == "failure" else 0})
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "insert into webhook_events (stripe_event_id, event_type, status) values ('evt_1', 'a.b', 'failed')",
+        ("insert into webhook_events (stripe_event_id, event_type, queued, next_attempt_at, lease)"
+        " values ('evt_1', 'a.b', true, now() + interval '1 hour', null)"),
+        "select start_job_run('j')",
+        "insert into seed_checkpoints (seed_name, last_updated_at) values ('stripe_sync', now() - interval '1 hour')",
+        "insert into seed_checkpoints (seed_name, last_updated_at, paused_at) values ('s', '2020-01-01', now())",
+        "insert into cron_job_runs (job_name, status, started_at) values ('j', 'succeeded', now() - interval '2 years')",
+    ],
+)
+def test_what_is_right_is_not_found(database: str, conn: Connection, statement: str) -> None:
+    conn.execute(statement.encode())
+    assert [each for each in doctor.examine(database) if each.state != "ok" and each.area != "alerts"] == []
+
+
+def test_json_has_every_finding(database: str, conn: Connection) -> None:
+    conn.execute("insert into seed_checkpoints (seed_name, status) values ('broken', 'failed')")
+    code, out, _ = pgonce(database, "doctor", "--json")
+    assert code == 0
+    [imports] = [each for each in json.loads(out) if each["area"] == "imports"]
+    assert imports == {
+        "area": "imports", "state": "warning", "finding": "import broken has failed or stalled",
+        "action": "pgonce seed show broken",
+    }  # fmt: skip
+
+
+def test_a_database_that_cannot_be_reached_is_a_failure_with_its_reason(database: str) -> None:
+    code, out, err = pgonce("postgresql://127.0.0.1:1/none", "doctor")
+    assert (code, err) == (1, "")
+    assert out.startswith("✗ database")
+    assert "onnection refused" in out
+    assert out.endswith("1 failure\n")
+
+
+def test_a_database_without_pgonce_is_a_failure_that_names_migrate(empty_database: str) -> None:
+    [schema, *more] = [each for each in doctor.examine(empty_database) if each.area == "schema"]
+    assert (schema.state, schema.action) == ("failure", "pgonce migrate")
+    assert "not installed" in schema.finding
+    assert all(each.state == "failure" for each in more)
+
+
+@pytest.mark.parametrize(("given", "state"), [("whsec_x", "ok"), ("sk_live_x", "failure"), ("", "failure")])
+def test_secrets_that_can_sign_nothing_are_a_failure_and_are_not_shown(
+    database: str, monkeypatch: pytest.MonkeyPatch, given: str, state: str
+) -> None:
+    monkeypatch.setenv("PGONCE_WEBHOOK_SECRET", given)
+    [one] = found(database, "secrets")
+    assert one.state == state
+    assert "whsec_x" not in str(one)
+
+
+@pytest.mark.parametrize(("seconds", "state"), [(1, None), (-10, "warning"), (10, "warning"), (3600, "failure")])
+def test_a_clock_that_is_off_is_found(conn: Connection, seconds: int, state: str | None) -> None:
+    clock = datetime.now(UTC) + timedelta(seconds=seconds)
+    rows = conn.execute("select state from pgonce_examine(%s) where area = 'clock'", [clock]).fetchall()
+    assert rows == ([] if state is None else [(state,)])
+
+
+def test_a_role_that_may_not_create_a_schema_still_gets_the_rest(database: str, conn: Connection) -> None:
+    role = f"reader_{uuid4().hex[:8]}"
+    conn.execute(f"create role {role} login in role service_role".encode())
+    try:
+        states = {each.area: each.state for each in doctor.examine(make_conninfo(database, user=role))}
+    finally:
+        conn.execute(f"drop role {role}".encode())
+    assert states["schema"] == "warning"
+    assert states["retention"] == "ok"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_that_has_no_ticks_gets_the_words(database: str, encoding: str) -> None:
+    code, out, err = pgonce(database, "doctor", PYTHONIOENCODING=encoding)
+    assert (code, err) == (0, "")
+    assert "PostgreSQL" in out
