@@ -26,7 +26,7 @@ class Finding:
     """What was found in one area."""
 
     area: str
-    """database, schema, secrets, clock, connections, webhooks, jobs, imports, processes, alerts or retention."""
+    """database, secrets, schema, clock, connections, webhooks, refused, jobs, imports, processes, alerts or retention."""
     state: State
     finding: str
     action: str | None = None

@@ -20,17 +20,9 @@ from tests.edge.test_named_commands import wrong
 Connection = psycopg.Connection[Any]
 
 AREAS = [
-    "database",
-    "secrets",
-    "schema",
-    "connections",
-    "webhooks",
-    "jobs",
-    "imports",
-    "processes",
-    "alerts",
+    "database", "secrets", "schema", "connections", "webhooks", "refused", "jobs", "imports", "processes", "alerts",
     "retention",
-]
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +58,10 @@ def test_a_healthy_installation_has_a_good_word_for_each_area_and_exit_code_0(da
         (("insert into pgonce_job_schedules (job_name, cron, timezone, next_tick)"
          " values ('it''s late', '0 3 * * *', 'UTC', now() - interval '6 minutes')"),
          "jobs", "failure", "1 tick did not run within 7 days, among them of job it's late"),
+        ("select pgonce_count_refused_deliveries('{signature,time}', '{200,12}')",
+         "refused", "failure", '212 deliveries in 24 hours, mostly for "signature"'),
+        ("select pgonce_count_refused_deliveries('{signature}', '{1}')",
+         "refused", "warning", '1 delivery in 24 hours, mostly for "signature"'),
         ("insert into seed_checkpoints (seed_name, status) values ('broken', 'failed')",
          "imports", "warning", "import broken has failed or stalled"),
         ("insert into seed_checkpoints (seed_name, last_updated_at) values ('a b', now() - interval '1 hour')",
@@ -79,7 +75,7 @@ def test_a_healthy_installation_has_a_good_word_for_each_area_and_exit_code_0(da
         (("insert into webhook_events (stripe_event_id, event_type, status, received_at)"
          " values ('e', 'a', 'succeeded', now() - interval '100 days')"),
          "retention", "warning", "are overdue for deletion"),
-        ("insert into cron_job_runs (job_name, status, started_at) values ('j', 'skipped', now() - interval '200 days')",
+        ("insert into cron_job_runs (job_name, status, started_at) values ('j', 'skipped', '2020-01-01')",
          "retention", "warning", "are overdue for deletion"),
         ("grant select on webhook_events to anon", "schema", "failure", "role anon may SELECT table"),
         ("grant create on schema public to anon", "schema", "warning", "role anon may create objects"),
@@ -107,12 +103,14 @@ def test_what_is_wrong_is_found_and_the_command_to_run_runs(
     "statement",
     [
         "insert into webhook_events (stripe_event_id, event_type, status) values ('evt_1', 'a.b', 'failed')",
-        ("insert into webhook_events (stripe_event_id, event_type, queued, next_attempt_at, lease)"
-        " values ('evt_1', 'a.b', true, now() + interval '1 hour', null)"),
+        (
+            "insert into webhook_events (stripe_event_id, event_type, queued, next_attempt_at, lease)"
+            " values ('evt_1', 'a.b', true, now() + interval '1 hour', null)"
+        ),
         "select start_job_run('j')",
-        "insert into seed_checkpoints (seed_name, last_updated_at) values ('stripe_sync', now() - interval '1 hour')",
         "insert into seed_checkpoints (seed_name, last_updated_at, paused_at) values ('s', '2020-01-01', now())",
-        "insert into cron_job_runs (job_name, status, started_at) values ('j', 'succeeded', now() - interval '2 years')",
+        "insert into cron_job_runs (job_name, status, started_at) values ('j', 'succeeded', '2020-01-01')",
+        "select pgonce_count_refused_deliveries('{header}', '{200}')",
     ],
 )
 def test_what_is_right_is_not_found(database: str, conn: Connection, statement: str) -> None:

@@ -178,8 +178,6 @@ begin
       from seed_checkpoints s
       where s.status = 'in_progress' and s.paused_at is null and s.last_updated_at < v_now - interval '15 minutes'
         and s.last_updated_at >= least(v_from, v_now - interval '1 day')
-        -- These hold how far `pgonce reconcile` has compared: a watermark is never complete.
-        and s.seed_name <> 'stripe_sync' and s.seed_name not like 'stripe\_sync/%'
         and not exists (select from pgonce_get_runners(s.seed_name) w where w.alive)) i
     union all
     select w.kind, w.event_type, w.event_type, w.happened_at, w.stripe_event_id,

@@ -51,6 +51,14 @@ begin
     return query select 'webhooks', 'ok', 'no event is late, and there are no dead letters', null::text;
   end if;
 
+  select sum(d.deliveries), (array_agg(d.reason order by d.deliveries desc))[1] into v_count, v_text
+  from pgonce_list_refused_deliveries(v_now - interval '1 day') d where d.reason not in ('header', 'test');
+  return query select 'refused', case when v_count >= 3 then 'failure' when v_count > 0 then 'warning' else 'ok' end,
+    case when v_count > 0 then format('%s in 24 hours, mostly for "%s"',
+                                      case v_count when 1 then '1 delivery' else v_count || ' deliveries' end, v_text)
+         else 'no delivery in 24 hours' end,
+    case when v_count > 0 then 'pgonce webhook refused' end;
+
   select count(*), min(r.id::text) into v_count, v_id from cron_job_runs r
   where r.status = 'running' and r.heartbeat_at + r.run_window < v_now;
   if v_count > 0 then
@@ -70,7 +78,6 @@ begin
 
   select count(*), min(s.seed_name) into v_count, v_text from seed_checkpoints s
   where s.status = 'failed' or s.status = 'in_progress' and s.paused_at is null and s.last_updated_at < v_now - interval '15 minutes'
-    and s.seed_name <> 'stripe_sync' and s.seed_name not like 'stripe\_sync/%'
     and not exists (select from pgonce_get_runners(s.seed_name) w where w.alive);
   return query select 'imports', case when v_count = 0 then 'ok' else 'warning' end,
     case v_count when 0 then 'none has failed or stalled' when 1 then 'import ' || v_text || ' has failed or stalled'
