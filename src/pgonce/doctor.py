@@ -26,7 +26,7 @@ class Finding:
     """What was found in one area."""
 
     area: str
-    """database, secrets, schema, clock, connections, webhooks, refused, jobs, imports, processes, alerts or retention."""
+    """Such as "database", "schema" or "webhooks"."""
     state: State
     finding: str
     action: str | None = None
