@@ -75,7 +75,7 @@ ALTERATIONS = {
     "update pg_index set indisvalid = false where indexrelid = 'idx_cron_runs_status'::regclass":
         "index idx_cron_runs_status is not as",
     "alter table webhook_events disable trigger pgonce_before_write": "trigger pgonce_before_write on webhook_events",
-    "drop trigger pgonce_sealed on webhook_events": "trigger pgonce_sealed on webhook_events is missing",
+    "drop trigger pgonce_before_write on webhook_events": "trigger pgonce_before_write on webhook_events is missing",
     "alter table webhook_events alter lease drop default": "column webhook_events.lease is not as",
     "alter table webhook_events drop constraint webhook_events_status_check": "constraint webhook_events CHECK",
     "alter table cron_job_runs drop column progress_total": "column cron_job_runs.progress_total is missing",
