@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import secrets
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from pgonce.cli.options import as_json, with_database
 from pgonce.cli.output import Moment, print_json, print_table, when
 from pgonce.core import database
 from pgonce.core.execute import Pool, call
+from pgonce.core.processes import host
 from pgonce.errors import InvalidArgument, InvalidPayload, NotFound, PgonceError
 from pgonce.webhooks import calls_list as lists
 from pgonce.webhooks import calls_replay as replays
@@ -111,7 +114,7 @@ def _list(
 @as_json
 @with_database
 def show(event_id: str, json_: bool, url: str, schema: str) -> None:
-    """Everything about one event: payload, attempts, traceback."""
+    """Everything about one event: its life, payload, traceback."""
     with database.open_pool(url, 1) as pool:
         found = call(pool, lists.get_webhook(event_id), schema)
     if found is None:
@@ -119,13 +122,68 @@ def show(event_id: str, json_: bool, url: str, schema: str) -> None:
     if json_:
         print_json(found)
         return
-    payload, traceback = found.pop("payload"), found.pop("error_message")
+    payload, traceback, history = found.pop("payload"), found.pop("error_message"), found.pop("history")
     for name, value in found.items():
         if value is not None and name not in {"raw", "lease"}:
             click.echo(f"{name:17} {value}")
+    click.echo("\nlife (UTC)")
+    for moment, what in _life(found, payload, history):
+        click.echo(f"  {when(moment)}  {what}")
     click.echo(f"\npayload\n{json.dumps(payload, indent=2, ensure_ascii=False)}")
     if traceback:
         click.echo(f"\nlast error\n{traceback}")
+
+
+def _life(event: dict[str, Any], payload: dict[str, Any], history: list[dict[str, Any]]) -> list[tuple[datetime, str]]:
+    """What happened to an event, in the order of time."""
+    life: list[tuple[datetime, str]] = []
+    if isinstance(created := payload.get("created"), int):
+        with suppress(OverflowError, ValueError, OSError):
+            life.append((datetime.fromtimestamp(created, UTC), "created at Stripe"))
+    again = event["deliveries"] - 1
+    life.append(
+        (_moment(event["received_at"]), f"delivered, recorded{f'; delivered {again} times more' * (again > 0)}")
+    )
+    for each in history:
+        by = f"  {each['worker']}" if each["worker"] else ""
+        reason = (each["error"] or "").rstrip().rpartition("\n")[2]
+        what = {"failed": f"attempt {each['attempt']} failed", "lost": f"attempt {each['attempt']} was lost"}
+        line = what.get(each["what"], each["what"])
+        if each["began_at"]:
+            line += f" after {(_moment(each['ended_at']) - _moment(each['began_at'])).total_seconds():.3g} s"
+        life.append((_moment(each["ended_at"]), f"{line}{f': {reason}' if reason else ''}{by}"))
+    if event["processed_at"] and event["status"] in {"succeeded", "ignored"}:
+        life.append((_moment(event["processed_at"]), event["status"]))
+    return life
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+@webhook.command()
+@click.option("--customer", "customer_id", required=True, metavar="ID", help="The customer, such as cus_TQ4mZk.")
+@click.option("--account", metavar="ID", help="Only events of this connected account.")
+@click.option("--yes", is_flag=True, help="Erase. Without it, only say how many events.")
+@with_database
+def erase(customer_id: str, account: str | None, yes: bool, url: str, schema: str) -> None:
+    """Erase the payloads and tracebacks of a customer's events; ids, types and times stay.
+
+    Example: pgonce webhook erase --customer cus_TQ4mZk
+    """
+    with database.open_pool(url, 1) as pool:
+        wanted = replays.erase_webhooks(customer_id, account, _who(), dry_run=not yes)
+        erased, kept = call(pool, wanted, schema)
+    click.echo(f"{erased} events {'erased' if yes else 'would be erased: pass --yes'}")
+    if kept:
+        click.echo(f"{kept} are not handled yet and keep their payloads: erase them later", err=True)
+
+
+def _who() -> str:
+    try:
+        return f"{getpass.getuser()}@{host()}"
+    except (OSError, KeyError):  # a user without a name
+        return host()
 
 
 @webhook.command()
@@ -134,6 +192,7 @@ def show(event_id: str, json_: bool, url: str, schema: str) -> None:
 @click.option("--type", "type_", metavar="TYPE", help="With --failed: of this type, or glob.")
 @click.option("--since", type=Moment(), help="With --failed: received since.")
 @click.option("--limit", type=click.IntRange(min=1), help="With --failed: at most so many. Default: all.")
+@click.option("--because", "why", metavar="TEXT", help="Why; kept with each event.")
 @click.option("--dry-run", is_flag=True, help="Only say which.")
 @with_database
 def replay(
@@ -142,6 +201,7 @@ def replay(
     type_: str | None,
     since: datetime | None,
     limit: int | None,
+    why: str | None,
     dry_run: bool,
     url: str,
     schema: str,
@@ -156,7 +216,7 @@ def replay(
         raise click.UsageError("name the events, or pass --failed")
     with database.open_pool(url, 1) as pool:
         if not failed:
-            _replay_named(pool, schema, event_ids, dry_run=dry_run)
+            _replay_named(pool, schema, event_ids, why, dry_run=dry_run)
             return
         seen = queued = 0
         for page in _failed_pages(pool, schema, any_of([type_]) if type_ else None, since, limit):
@@ -164,7 +224,7 @@ def replay(
             if dry_run:
                 click.echo("\n".join(event.stripe_event_id for event in page))
             else:
-                queued += len(call(pool, replays.replay_webhooks(page), schema))
+                queued += len(call(pool, replays.replay_webhooks(page, _who(), why), schema))
     if dry_run:
         click.echo(f"{seen} would be queued again")
         return
@@ -173,13 +233,13 @@ def replay(
         click.echo(f"{seen - queued} were retried, replayed or handled by somebody else meanwhile", err=True)
 
 
-def _replay_named(pool: Pool, schema: str, event_ids: Sequence[str], *, dry_run: bool) -> None:
+def _replay_named(pool: Pool, schema: str, event_ids: Sequence[str], why: str | None, *, dry_run: bool) -> None:
     if dry_run:
         click.echo("\n".join([*event_ids, f"{len(event_ids)} would be queued again"]))
         return
     queued = 0
     for event_id in event_ids:
-        if call(pool, replays.replay_webhook(event_id), schema):
+        if call(pool, replays.replay_webhook(event_id, _who(), why), schema):
             queued += 1
         else:
             click.echo(f"{event_id}: is being handled at this moment", err=True)

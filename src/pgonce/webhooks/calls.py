@@ -10,6 +10,7 @@ from uuid import UUID
 
 from pgonce.core.call import Call, Row, clean, value
 from pgonce.core.interval import interval
+from pgonce.core.processes import this_process
 from pgonce.errors import EventBusy, InvalidArgument, InvalidPayload
 from pgonce.webhooks import complete_in_session as own
 from pgonce.webhooks.stripe import Body, parse
@@ -198,13 +199,17 @@ def complete_webhook(claim: Claim) -> Call[bool]:
     return Call("complete_webhook", {"p_id": claim.id, "p_lease": claim.lease}, value)
 
 
-def fail_webhook(claim: Claim, error_message: str, max_attempts: int = 12) -> Call[bool]:
+def fail_webhook(
+    claim: Claim, error_message: str, max_attempts: int = 12, *, took: timedelta | None = None
+) -> Call[bool]:
     """End the attempt as failed: a worker, or the next delivery, tries again. False: no longer yours."""
     args = {
         "p_id": claim.id,
         "p_lease": claim.lease,
         "p_error_message": clean(error_message),
         "p_max_attempts": max_attempts,
+        "p_worker": this_process(),
+        "p_took": took,
     }
     return Call("fail_webhook", args, value)
 

@@ -133,6 +133,7 @@ class Executor:
                 _roll_back(conn, session)
                 transaction = None
             else:
+                began = time.monotonic()
                 error = self._call_handlers(conn, event, handlers)
                 if error is None:
                     current = _take(work, until)
@@ -151,7 +152,7 @@ class Executor:
                         work.appendleft(current)
                         current = None
                     transaction = None
-                    self._end_attempt(conn, session, event, error)
+                    self._end_attempt(conn, session, event, error, began)
                     if conn.closed:
                         return
             current = current or _take(work, until)
@@ -225,7 +226,9 @@ class Executor:
             return error
         return None
 
-    def _end_attempt(self, conn: Connection[Any], session: HandlerSession, event: Event, error: BaseException) -> None:
+    def _end_attempt(
+        self, conn: Connection[Any], session: HandlerSession, event: Event, error: BaseException, began: float
+    ) -> None:
         """Roll back, and record why the attempt has ended."""
         if conn.closed:
             if isinstance(error, psycopg.Error) and isinstance(lost := translate(error), DatabaseUnavailable):
@@ -237,13 +240,13 @@ class Executor:
         if isinstance(error, psycopg.Error) and error.sqlstate == _OTHER_TRANSACTION:
             ended = TransactionBroken(_ENDED)
             ended.__cause__, error = error, ended
-        recorded = execute(conn, self._outcome(event, error), self._schema)
+        recorded = execute(conn, self._outcome(event, error, began), self._schema)
         if isinstance(error, TransactionBroken) and not recorded:
             execute(conn, protocol.fail_committed_webhook(event, _trace(error)), self._schema)
         if isinstance(error, _CONTENTION):
             _step_aside()
 
-    def _outcome(self, event: Event, error: BaseException) -> Call[Any]:
+    def _outcome(self, event: Event, error: BaseException, began: float | None = None) -> Call[Any]:
         claim = claim_of(event)
         if isinstance(error, Ignored):
             return webhooks.ignore_webhook(claim, str(error))
@@ -252,7 +255,8 @@ class Executor:
         if isinstance(error, _CONTENTION):  # two handlers that write the same rows in another order: nobody's fault
             return protocol.release_webhooks([event])
         log_failure(f"event {event.id}", error)
-        return webhooks.fail_webhook(claim, _trace(error), self._max_attempts)
+        took = None if began is None else timedelta(seconds=time.monotonic() - began)
+        return webhooks.fail_webhook(claim, _trace(error), self._max_attempts, took=took)
 
     def failed(self, event: Event, error: BaseException) -> None:
         """Record that handling the event has ended with this error."""

@@ -134,6 +134,7 @@ class AsyncExecutor:
                 await _roll_back(conn, session)
                 transaction = None
             else:
+                began = time.monotonic()
                 error = await self._call_handlers(conn, event, handlers)
                 if error is None:
                     current = _take(work, until)
@@ -152,7 +153,7 @@ class AsyncExecutor:
                         work.appendleft(current)
                         current = None
                     transaction = None
-                    await self._end_attempt(conn, session, event, error)
+                    await self._end_attempt(conn, session, event, error, began)
                     if conn.closed:
                         return
             current = current or _take(work, until)
@@ -229,7 +230,7 @@ class AsyncExecutor:
         return None
 
     async def _end_attempt(
-        self, conn: AsyncConnection[Any], session: HandlerSession, event: Event, error: BaseException
+        self, conn: AsyncConnection[Any], session: HandlerSession, event: Event, error: BaseException, began: float
     ) -> None:
         """Roll back, and record why the attempt has ended."""
         if conn.closed:
@@ -242,13 +243,13 @@ class AsyncExecutor:
         if isinstance(error, psycopg.Error) and error.sqlstate == _OTHER_TRANSACTION:
             ended = TransactionBroken(_ENDED)
             ended.__cause__, error = error, ended
-        recorded = await execute(conn, self._outcome(event, error), self._schema)
+        recorded = await execute(conn, self._outcome(event, error, began), self._schema)
         if isinstance(error, TransactionBroken) and not recorded:
             await execute(conn, protocol.fail_committed_webhook(event, _trace(error)), self._schema)
         if isinstance(error, _CONTENTION):
             await _step_aside()
 
-    def _outcome(self, event: Event, error: BaseException) -> Call[Any]:
+    def _outcome(self, event: Event, error: BaseException, began: float | None = None) -> Call[Any]:
         claim = claim_of(event)
         if isinstance(error, Ignored):
             return webhooks.ignore_webhook(claim, str(error))
@@ -257,7 +258,8 @@ class AsyncExecutor:
         if isinstance(error, _CONTENTION):  # two handlers that write the same rows in another order: nobody's fault
             return protocol.release_webhooks([event])
         log_failure(f"event {event.id}", error)
-        return webhooks.fail_webhook(claim, _trace(error), self._max_attempts)
+        took = None if began is None else timedelta(seconds=time.monotonic() - began)
+        return webhooks.fail_webhook(claim, _trace(error), self._max_attempts, took=took)
 
     async def failed(self, event: Event, error: BaseException) -> None:
         """Record that handling the event has ended with this error."""

@@ -19,13 +19,17 @@ declare
 begin
   perform pgonce_check_retention_arguments(p_older_than, p_limit);
   v_before := clock_timestamp() - p_older_than;
-  delete from webhook_events where id = any (array(
-    select id from webhook_events
-    where received_at < v_before
-      and case when queued then status in ('succeeded', 'ignored') or status = 'failed' and next_attempt_at is null
-               else status <> 'processing' or lease_expires_at <= clock_timestamp() end
-    order by received_at limit p_limit for update skip locked));
-  get diagnostics v_deleted = row_count;
+  with gone as (
+    delete from webhook_events where id = any (array(
+      select id from webhook_events
+      where received_at < v_before
+        and case when queued then status in ('succeeded', 'ignored') or status = 'failed' and next_attempt_at is null
+                 else status <> 'processing' or lease_expires_at <= clock_timestamp() end
+      order by received_at limit p_limit for update skip locked))
+    returning id),
+  attempts as (
+    delete from pgonce_webhook_attempts a using gone where a.event_id = gone.id)
+  select count(*) into v_deleted from gone;
   return v_deleted;
 end $$;
 comment on function purge_webhook_events(interval, integer) is

@@ -79,7 +79,9 @@ create or replace function pgonce_fail_committed_webhook(p_id uuid, p_lease uuid
 language sql set search_path from current as $$
   with failed as (
     update webhook_events set status = 'failed', processed_at = clock_timestamp(), error_message = p_error_message
-    where id = p_id and lease = p_lease and status = 'succeeded' returning id)
+    where id = p_id and lease = p_lease and status = 'succeeded' returning id, attempts),
+  kept as (
+    insert into pgonce_webhook_attempts (event_id, what, attempt, error) select id, 'failed', attempts, p_error_message from failed)
   select exists (select from failed)
 $$;
 comment on function pgonce_fail_committed_webhook(uuid, uuid, text) is

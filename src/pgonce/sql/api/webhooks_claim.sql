@@ -82,6 +82,10 @@ begin
     -- would use up the attempts of its neighbours.
     continue when r.suspect and pgonce_is_lease_renewed(r.id, r.lease);
     exit when r.suspect and cardinality(v_ids) > 0;
+    if r.suspect then
+      insert into pgonce_webhook_attempts (event_id, what, attempt, error)
+      values (r.id, 'lost', r.attempts, 'no outcome: the process died, or lost its connection');
+    end if;
     if r.suspect and r.attempts >= p_max_attempts then
       update webhook_events e
       set status = 'failed', processed_at = v_now, next_attempt_at = null,

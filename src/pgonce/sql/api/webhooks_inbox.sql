@@ -137,13 +137,15 @@ begin
     if found and v.status in ('processing', 'failed') and (v.status = 'failed' or not v.queued) then
       -- failed, or a direct client's: from now on a worker watches over it, at once where nobody holds it
       update webhook_events e
-      set status = 'processing', queued = true, processed_at = null,
+      set status = 'processing', queued = true, processed_at = null, deliveries = e.deliveries + 1,
           lease            = case when v.lease_expires_at > clock_timestamp() and v.status = 'processing' then e.lease end,
           lease_expires_at = case when v.lease_expires_at > clock_timestamp() and v.status = 'processing' then e.lease_expires_at end,
           next_attempt_at  = clock_timestamp()
       where e.id = v.id;
       return query select r.id, 'queued', null::uuid, null::uuid;
     elsif found then
+      -- not of an event that somebody is at work on: under REPEATABLE READ the end of that work would fail
+      update webhook_events e set deliveries = e.deliveries + 1 where e.id = v.id and (v.status <> 'processing' or v.lease is null);
       return query select r.id, case when v.status in ('succeeded', 'ignored') then 'done' else 'queued' end, null::uuid, null::uuid;
     else  -- locked, so live: of a direct client we cannot promise anything
       select * into v from webhook_events e where e.stripe_event_id = r.id;
@@ -184,7 +186,9 @@ comment on function complete_webhook(uuid, uuid) is
   'pgonce: marks the event as handled. Call it inside the transaction that holds the effect: they commit together. '
   'false = no longer yours: roll back. true also when repeated after a lost answer.';
 
-create or replace function fail_webhook(p_id uuid, p_lease uuid, p_error_message text, p_max_attempts integer default 12)
+create or replace function fail_webhook(
+  p_id uuid, p_lease uuid, p_error_message text, p_max_attempts integer default 12, p_worker text default null,
+  p_took interval default null)
 returns boolean
 language plpgsql set search_path from current as $$
 declare
@@ -200,14 +204,17 @@ begin
   returning * into v;
   if not found then
     return exists (select from webhook_events where id = p_id and lease = p_lease and status = 'failed');
-  elsif v.next_attempt_at is null then  -- a dead letter no longer holds back its successors
+  end if;
+  insert into pgonce_webhook_attempts (event_id, what, attempt, worker, began_at, error)
+  values (v.id, 'failed', v.attempts, p_worker, clock_timestamp() - p_took, p_error_message);
+  if v.next_attempt_at is null then  -- a dead letter no longer holds back its successors
     perform pgonce_pull_next_webhook(v.order_key);
   end if;
   return true;
 end $$;
-comment on function fail_webhook(uuid, uuid, text, integer) is
+comment on function fail_webhook(uuid, uuid, text, integer, text, interval) is
   'pgonce: ends the attempt as failed. A queued event is tried again with backoff until p_max_attempts, then it is a dead letter; of '
-  'any other the next delivery is the retry. false = no longer yours.';
+  'any other the next delivery is the retry. p_worker and p_took are kept in pgonce_webhook_attempts. false = no longer yours.';
 
 create or replace function ignore_webhook(p_id uuid, p_lease uuid, p_reason text) returns boolean
 language plpgsql set search_path from current as $$

@@ -29,7 +29,7 @@ begin
       return query
         update webhook_events e
         set status = 'processing', lease = gen_random_uuid(), lease_expires_at = clock_timestamp() + p_lease_for,
-            attempts = e.attempts + 1, processed_at = null,
+            attempts = e.attempts + 1, processed_at = null, deliveries = e.deliveries + 1,
             next_attempt_at = case when e.queued then coalesce(e.next_attempt_at, clock_timestamp()) end
         where e.id = (
           select c.id from webhook_events c

@@ -29,9 +29,12 @@ comment on function pgonce_list_webhooks(text, text, text, timestamptz, boolean,
 
 create or replace function pgonce_get_webhook(p_stripe_event_id text) returns jsonb
 language sql stable set search_path from current as $$
-  select to_jsonb(e) from webhook_events e where e.stripe_event_id = p_stripe_event_id
+  select to_jsonb(e) || jsonb_build_object('history', (
+    select coalesce(jsonb_agg(to_jsonb(a) - 'event_id' - 'id' order by a.id), '[]')
+    from pgonce_webhook_attempts a where a.event_id = e.id))
+  from webhook_events e where e.stripe_event_id = p_stripe_event_id
 $$;
-comment on function pgonce_get_webhook(text) is 'pgonce: one event with everything about it; null when there is none.';
+comment on function pgonce_get_webhook(text) is 'pgonce: one event with everything about it, also its failed attempts and replays (history); null when there is none.';
 
 create or replace function pgonce_missing_webhooks(p_stripe_event_ids text[]) returns setof text
 language sql stable set search_path from current as $$

@@ -1,4 +1,5 @@
--- Handling events again that have ended. Each is a compare-and-set on the attempt that somebody has seen.
+-- What a person does to events: handle them again, and erase what they hold. A replay is a compare-and-set on the attempt
+-- that somebody has seen.
 --
 -- States as in webhooks_claim.sql.
 --
@@ -23,7 +24,8 @@
 
 -- An attempt is told by its lease, which is new at every claim: "failed after one attempt" may be another failure than the
 -- one that was seen, if the event was replayed and has failed again in between.
-create or replace function pgonce_replay_webhooks(p_stripe_event_ids text[], p_statuses text[], p_leases uuid[])
+create or replace function pgonce_replay_webhooks(
+  p_stripe_event_ids text[], p_statuses text[], p_leases uuid[], p_who text default null, p_why text default null)
 returns setof text
 language plpgsql set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
@@ -33,20 +35,25 @@ begin
       select distinct on (s.event) s.event, s.status, s.lease
       from unnest(p_stripe_event_ids, p_statuses, p_leases) as s (event, status, lease)),
     free as (  -- what is locked is being handled
-      select e.id from webhook_events e join seen s on s.event = e.stripe_event_id
+      select e.id, e.attempts from webhook_events e join seen s on s.event = e.stripe_event_id
       where e.status = s.status and e.status <> 'processing' and e.lease is not distinct from s.lease
-      order by e.id for update of e skip locked)
+      order by e.id for update of e skip locked),
+    kept as (
+      insert into pgonce_webhook_attempts (event_id, what, attempt, worker, error)
+      select f.id, 'replayed', f.attempts, p_who, p_why from free f)
     update webhook_events e
     set status = 'processing', queued = true, lease = null, lease_expires_at = null, attempts = 0, ignored_reason = null,
         processed_at = null, next_attempt_at = clock_timestamp()
     from free where e.id = free.id
     returning e.stripe_event_id;
 end $$;
-comment on function pgonce_replay_webhooks(text[], text[], uuid[]) is
+comment on function pgonce_replay_webhooks(text[], text[], uuid[], text, text) is
   'pgonce: queues ended events again, with all their attempts anew: those that still have the status and the lease that were seen. '
-  'Returns their ids. An event that was handled, retried or replayed meanwhile, and one that is locked, is left alone.';
+  'Returns their ids. An event that was handled, retried or replayed meanwhile, and one that is locked, is left alone. p_who and p_why are kept '
+  'in pgonce_webhook_attempts.';
 
-create or replace function pgonce_replay_webhook(p_stripe_event_id text) returns boolean
+create or replace function pgonce_replay_webhook(p_stripe_event_id text, p_who text default null, p_why text default null)
+returns boolean
 language plpgsql set search_path from current as $$
 declare
   v webhook_events;
@@ -55,7 +62,7 @@ begin
   if not found then
     raise sqlstate 'PT404' using message = format('there is no event %s', p_stripe_event_id);
   elsif v.status <> 'processing' then
-    return exists (select from pgonce_replay_webhooks(array[v.stripe_event_id], array[v.status], array[v.lease]));
+    return exists (select from pgonce_replay_webhooks(array[v.stripe_event_id], array[v.status], array[v.lease], p_who, p_why));
   elsif v.queued and v.lease is null then
     return true;
   end if;
@@ -68,7 +75,7 @@ begin
     for update skip locked);
   return found;
 end $$;
-comment on function pgonce_replay_webhook(text) is
+comment on function pgonce_replay_webhook(text, text, text) is
   'pgonce: queues an event again, whatever became of it, with all its attempts anew. false = it is being handled at this moment.';
 
 create or replace function pgonce_failed_webhooks(
@@ -88,3 +95,37 @@ end $$;
 comment on function pgonce_failed_webhooks(text, timestamptz, timestamptz, uuid, integer) is
   'pgonce: failed events, dead letters included, newest first, with what pgonce_replay_webhooks compares. p_before and p_after_id: the '
   'received_at and id of the last row of the page before.';
+
+create or replace function pgonce_erase_webhooks(
+  p_customer_id text, p_account text default null, p_who text default null, p_dry_run boolean default false, out erased integer,
+  out kept integer)
+language plpgsql set search_path from current as $$
+begin
+  if coalesce(p_customer_id, '') = '' then
+    raise sqlstate '22023' using message = 'the customer must not be empty';
+  end if;
+  -- what is to be handled yet needs its payload
+  select count(*) filter (where status in ('succeeded', 'ignored') or next_attempt_at is null and status = 'failed'), count(*)
+  into erased, kept
+  from webhook_events where customer_id = p_customer_id and (p_account is null or account = p_account);
+  kept := kept - erased;
+  if p_dry_run then return; end if;
+  with ended as (
+    select e.id from webhook_events e
+    where e.customer_id = p_customer_id and (p_account is null or e.account = p_account)
+      and (e.status in ('succeeded', 'ignored') or e.next_attempt_at is null and e.status = 'failed')
+    order by e.id for update skip locked),
+  gone as (
+    update webhook_events e
+    set payload = jsonb_build_object('id', e.stripe_event_id, 'type', e.event_type, 'object', 'event', 'erased', true),
+        raw = null, error_message = case when e.status = 'failed' then 'erased' end, order_key = null
+    from ended where e.id = ended.id returning e.id, e.attempts),
+  traces as (
+    update pgonce_webhook_attempts a set error = null from gone where a.event_id = gone.id),
+  kept_trace as (
+    insert into pgonce_webhook_attempts (event_id, what, attempt, worker) select g.id, 'erased', g.attempts, p_who from gone g)
+  select count(*) into erased from gone;
+end $$;
+comment on function pgonce_erase_webhooks(text, text, text, boolean) is
+  'pgonce: removes payload, raw bytes and tracebacks of a customer''s events that have ended; id, type, status and times stay, so that a '
+  'redelivery is still known. kept: events that are not handled yet, which keep their payload. p_dry_run: only count.';

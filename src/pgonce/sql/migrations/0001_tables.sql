@@ -28,6 +28,8 @@ alter table webhook_events
   add column if not exists queued           boolean     not null default false,
   add column if not exists next_attempt_at  timestamptz,
   add column if not exists ignored_reason   text,
+  -- how often Stripe has sent it; not counted while somebody is at work on it
+  add column if not exists deliveries       integer     not null default 1,
   -- events with equal keys are handled one at a time, by received_at (Stripe's "created" has ticks of a second)
   add column if not exists order_key        text,
   -- the bytes as received, only where jsonb cannot hold them exactly
@@ -67,6 +69,19 @@ create index if not exists pgonce_webhook_events_unhandled on webhook_events (re
   where status = 'ignored' and queued and ignored_reason like 'no handler%';
 -- pattern_ops: also for the beginning of a type, such as "customer."
 create index if not exists pgonce_webhook_events_type on webhook_events (event_type text_pattern_ops, received_at desc);
+
+-- What happened to an event beside its success: a row for each failed attempt, lost attempt and replay.
+create table if not exists pgonce_webhook_attempts (
+  id       bigint generated always as identity primary key,
+  event_id uuid        not null,
+  what     text        not null check (what in ('failed', 'lost', 'replayed', 'erased')),
+  attempt  integer     not null,
+  worker   text,                                  -- host:pid, or who replayed it
+  began_at timestamptz,
+  ended_at timestamptz not null default clock_timestamp(),
+  error    text                                   -- the traceback, or why it was replayed
+);
+create index if not exists pgonce_webhook_attempts_event on pgonce_webhook_attempts (event_id, id);
 
 -- The renewed leases of events whose handlers have transactions of their own. Not in the event's row: under REPEATABLE READ
 -- the handler's own update of that row would fail after each renewal.

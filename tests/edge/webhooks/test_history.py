@@ -1,0 +1,100 @@
+"""What is kept of an event's life, and how a customer's events are erased."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from psycopg import Connection
+
+import pgonce
+from pgonce.webhooks.worker import Worker
+from tests.conftest import wait_until
+from tests.contract.webhooks.test_worker import Effects, Queue, app, effects, put, status, work, write
+from tests.edge.command import pgonce as command
+
+__all__ = ["app", "effects", "put"]
+
+HISTORY = (
+    "select what, attempt, split_part(error, E'\\n', 1), worker is not null from pgonce_webhook_attempts order by id"
+)
+
+
+def test_failed_attempts_lost_ones_and_replays_are_kept_and_a_success_writes_nothing(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects
+) -> None:
+    @app.webhook("pay")
+    def pay(event: pgonce.Event, tx: Connection[Any]) -> None:
+        write(tx, event)
+        if event.id == "evt_1" and not conn.execute("select 1 from released").fetchone():
+            raise KeyError("discounts")
+
+    conn.execute("create table released (id int)")
+    put("pay", "evt_1", "evt_good")
+    conn.execute("select pgonce_claim_webhooks(1)")  # by a process that dies
+    conn.execute("update webhook_events set lease_expires_at = now() where lease is not null")
+    with Worker(app, database, poll=0.05):
+        wait_until(lambda: status(conn, "evt_1")["status"] == "failed", "an attempt")
+        wait_until(lambda: effects() == ["evt_good"], "the good one")
+    put("pay", "evt_1", "evt_good")  # Stripe sends them again: of a failed one that is the retry
+    with Worker(app, database, poll=0.05):
+        wait_until(lambda: len(conn.execute(HISTORY).fetchall()) == 3, "another attempt")
+    conn.execute("insert into released default values")
+    assert command(database, "webhook", "replay", "evt_1", "--because", "mended")[0] == 0
+    work(app, database, conn)
+    found = [row[:2] for row in conn.execute(HISTORY).fetchall()]
+    assert found == [("lost", 1), ("failed", 2), ("failed", 3), ("replayed", 3)]
+    assert status(conn, "evt_1")["deliveries"] == status(conn, "evt_good")["deliveries"] == 2
+    code, out, _ = command(database, "webhook", "show", "evt_1")
+    assert code == 0
+    life = out.partition("life (UTC)\n")[2].partition("\n\n")[0].splitlines()
+    assert [line.split("  ")[2].split(" after ")[0].split(":")[0] for line in life] == [
+        "delivered, recorded; delivered 1 times more",
+        "attempt 1 was lost",
+        "attempt 2 failed",
+        "attempt 3 failed",
+        "replayed",
+        "succeeded",
+    ]
+    assert "KeyError: 'discounts'" in life[2]
+    assert "mended" in life[4]
+    assert len(json.loads(command(database, "webhook", "show", "evt_1", "--json")[1])["history"]) == 4
+    conn.execute("update webhook_events set received_at = now() - interval '91 days'")
+    assert conn.execute("select purge_webhook_events()").fetchone() == (2,)
+    assert conn.execute(HISTORY).fetchall() == []
+
+
+def test_erasing_a_customer_removes_what_its_ended_events_hold_and_keeps_their_identity(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects
+) -> None:
+    @app.webhook("pay")
+    def pay(event: pgonce.Event, tx: Connection[Any]) -> None:
+        if event.id == "evt_dead":
+            raise ValueError("the secret of cus_1")
+        write(tx, event)
+
+    def about(customer: str) -> dict[str, Any]:
+        return {"data": {"object": {"id": "in_1", "object": "invoice", "customer": customer, "email": "secret"}}}
+
+    put("pay", "evt_done", "evt_dead", **about("cus_1"))
+    put("pay", "evt_other", **about("cus_2"))
+    work(app, database, conn, max_attempts=1)
+    put("pay", "evt_waiting", **about("cus_1"))
+    assert command(database, "webhook", "erase", "--customer", "cus_1")[:2] == (
+        0,
+        "2 events would be erased: pass --yes\n",
+    )
+    assert "secret" in str(status(conn, "evt_done")["payload"])
+    code, out, err = command(database, "webhook", "erase", "--customer", "cus_1", "--yes")
+    assert (code, out) == (0, "2 events erased\n")
+    assert err.startswith("1 are not handled yet")
+    for event_id in ("evt_done", "evt_dead"):
+        row = status(conn, event_id)
+        assert row["payload"] == {"id": event_id, "type": "pay", "object": "event", "erased": True}
+        assert "secret" not in str(row)
+        assert row["customer_id"] is None
+    assert "secret" not in str(conn.execute(HISTORY).fetchall())
+    assert "secret" in str(status(conn, "evt_other")["payload"])
+    put("pay", "evt_done", **about("cus_1"))  # a redelivery is known, and is not handled again
+    work(app, database, conn, max_attempts=1)
+    assert sorted(effects()) == ["evt_done", "evt_other", "evt_waiting"]
