@@ -134,7 +134,8 @@ def serve(
         worker=not no_worker,
         concurrency=concurrency,
     )
-    receiver.event_loop = event_loop.background()  # not the server's: an async handler that blocks delays no answer
+    if any(handler.is_async for handler in app.handlers):
+        receiver.event_loop = event_loop.background()  # not the server's: a handler that blocks it delays no answer
     with database.open_pool(url, 1) as pool:
         call(pool, check_inbox(), schema)  # needs the table and the right to write to it
     services = _services(
