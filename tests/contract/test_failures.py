@@ -12,6 +12,7 @@ from psycopg import Connection
 
 import pgonce
 from pgonce.core import failures
+from pgonce.jobs.scheduler import Scheduler
 from pgonce.webhooks import stripe
 from pgonce.webhooks.worker import Worker
 from tests.conftest import wait_until
@@ -77,6 +78,35 @@ def test_a_handler_of_a_worker(
     with Worker(app, database):
         wait_until(lambda: conn.execute(failed.encode()).fetchone() == (True,) and reported, "the handler has failed")
     check(caplog, reported, "event evt_1")
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_job(
+    database: str, conn: Connection[Any], caplog: pytest.LogCaptureFixture,
+    reported: list[tuple[BaseException, str]], asynchronous: bool,
+) -> None:  # fmt: skip
+    app = pgonce.App()
+
+    def charge(run: pgonce.Run) -> None:
+        raise LookupError(CARD)
+
+    async def charge_async(run: pgonce.AsyncRun) -> None:
+        raise LookupError(CARD)
+
+    charge_async.__code__ = charge_async.__code__.replace(co_name="charge")
+    app.job("nightly", cron="* * * * *", catch_up="last")(charge_async if asynchronous else charge)
+    conn.execute(
+        "insert into pgonce_job_schedules (job_name, cron, timezone, next_tick)"
+        " values ('nightly', '* * * * *', 'UTC', now() - interval '3 minutes')"
+    )
+    with Scheduler(app, database):
+        wait_until(lambda: reported, "the job has failed", 60)
+    check(caplog, reported[:1], "job nightly")
+
+
+def test_an_error_of_pgonce_s_own_keeps_its_text(caplog: pytest.LogCaptureFixture) -> None:
+    failures.log_failure("event evt_1", pgonce.LeaseLost("it was taken over"))
+    assert "event evt_1 failed: LeaseLost: it was taken over" in caplog.text
 
 
 def test_a_handler_of_an_endpoint(

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from pgonce.errors import PgonceError
+
 F = TypeVar("F", bound=Callable[[BaseException, str], object])
 
 _OURS = str(Path(__file__).parents[1])
@@ -38,7 +40,8 @@ def log_failure(what: str, error: BaseException) -> None:
     kind, place = type(error), find_place(error)
     hidden = type(kind.__name__, (Exception,), {"__module__": kind.__module__, "__qualname__": kind.__qualname__})
     shown = hidden("its text is in the database").with_traceback(error.__traceback__)
-    where = f" ({place})" if place else ""
+    own = f": {str(error).splitlines()[0]}" if isinstance(error, PgonceError) and str(error) else ""
+    where = f"{own} ({place})" if place else own
     record = log.makeRecord(
         log.name, logging.ERROR, __file__, 0, "%s failed: %s%s", (what, kind.__name__, where),
         (hidden, shown, error.__traceback__), "log_failure",

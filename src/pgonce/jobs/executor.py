@@ -16,6 +16,7 @@ from pgonce.core import database, event_loop
 from pgonce.core.callables import ensure_awaitable, ensure_result
 from pgonce.core.database import patiently
 from pgonce.core.execute import Pool
+from pgonce.core.failures import log_failure
 from pgonce.errors import PgonceError, RunStopped
 from pgonce.jobs import calls
 from pgonce.jobs.guard import Jobs, Run
@@ -79,7 +80,7 @@ class Executor:
         except (RunStopped, asyncio.CancelledError) as error:
             log.info("job %s: run %s was stopped: %s", execution.job.name, execution.run.id, _first_line(error))
         except Exception as error:  # noqa: BLE001 -- whatever the job raises
-            log.warning("job %s failed: %s", execution.job.name, _first_line(error))
+            log_failure(f"job {execution.job.name}", error)
         finally:
             self._running.discard(execution)
 
