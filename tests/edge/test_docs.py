@@ -167,7 +167,7 @@ def test_the_page_on_supabase_shows_the_function_that_is_tested() -> None:
 def test_a_diagram_draws_only_moves_that_the_sql_files_have(page: Path) -> None:
     cells = [
         cell
-        for noun in ("webhooks_inbox", "webhooks_claim", "jobs_guard", "seeds_checkpoint")
+        for noun in ("webhooks_inbox", "webhooks_claim", "webhooks_replay", "jobs_guard", "seeds_checkpoint")
         for cell in transitions.read(noun)
     ]
     # the q of a queued row belongs to the other diagram
