@@ -59,6 +59,8 @@ class ScheduleStore:
         Raises:
             DatabaseUnavailable, SchemaError: as for every call.
         """
+        with self._lock:
+            done = dict(self._done)  # before the read: what is done after it, the read cannot know
         rows = patiently(pool, calls.read_job_schedules(self._names), self._schema) if self._names else []
         found = {(row.name, row.key): row for row in rows}
         plans, scopes = dict(self._code), {}
@@ -68,7 +70,9 @@ class ScheduleStore:
                 scopes[name] = row.scope
         with self._lock:
             changed = {name for name, plan in plans.items() if self.plans.get(name) != plan or name not in self.since}
-            forgotten = {name for name in plans.keys() - changed if self._is_forgotten(name, found.get(name), now)}
+            forgotten = {
+                name for name in plans.keys() - changed if self._is_forgotten(done.get(name), found.get(name), now)
+            }
             since = {name: self._since(name, found.get(name), now) for name in changed | forgotten}
             differs = bool(since) or plans.keys() != self.plans.keys() or scopes != self.scopes
             self.since = {name: since.get(name) or self.since[name] for name in plans}
@@ -102,10 +106,9 @@ class ScheduleStore:
     def _is_own(row: ScheduleRow, plan: Plan) -> bool:
         return (row.expression, row.timezone) == (plan.schedule.expression, plan.schedule.timezone)
 
-    def _is_forgotten(self, name: Name, row: ScheduleRow | None, now: datetime) -> bool:
-        # Every tick that is done has a row. A read from before that row was committed looks the same, and does no harm:
-        # the tick is tried again, and its row refuses it.
-        done = self._done.get(name)
+    @staticmethod
+    def _is_forgotten(done: datetime | None, row: ScheduleRow | None, now: datetime) -> bool:
+        # every tick that is done has a row
         return (
             done is not None and row is not None and row.next_tick <= done and done > now - _FORGETTABLE
             and (row.fired is None or row.fired < done)

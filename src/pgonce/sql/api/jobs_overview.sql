@@ -16,7 +16,7 @@ language sql stable set search_path from current as $$
       select r.id, r.job_name, r.key, r.status, r.started_at, r.duration_ms, r.attempt, r.stop_requested_at, r.progress_done,
              r.progress_total, r.progress_at, r.process, r.error_message,
              row_number() over (partition by r.key order by r.started_at desc) as age
-      from (select * from cron_job_runs r where r.job_name = any (array[n.name]) order by r.job_name, r.started_at desc limit 100) r
+      from (select * from cron_job_runs r where r.job_name = any (array[n.name]) order by r.job_name, r.started_at desc limit 50) r
       where r.status <> 'skipped') h
     where n.name is not null),
   usual as (

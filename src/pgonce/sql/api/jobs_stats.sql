@@ -33,7 +33,7 @@ create or replace function pgonce_job_timing(p_job_name text default null, p_per
 returns table (job_name text, runs bigint, succeeded bigint, failed bigint, skipped bigint, running bigint, success_rate double precision,
                p50_ms integer, p95_ms integer, p99_ms integer, max_ms integer, previous_p50_ms integer, trend double precision,
                rows_per_second double precision, last_started_at timestamptz, last_failed_at timestamptz, last_failure text)
-language plpgsql stable set search_path from current set jit = off as $$
+language plpgsql stable set search_path from current set jit = off set plan_cache_mode = force_custom_plan as $$
 declare
   v_this timestamptz := clock_timestamp() - p_period;
   v_previous timestamptz := v_this - p_period;
@@ -92,17 +92,19 @@ create or replace view pgonce_job_missed as
 select s.job_name, s.key, t.tick as scheduled_for, t.tick + s.grace as missed_at, 'no scheduler has started it' as reason
 from pgonce_job_schedules s
 cross join lateral (
-  select max(r.scheduled_for) as tick from cron_job_runs r
-  where r.job_name = s.job_name and r.key = any (pgonce_slot_keys(s.key, s.slots)) and r.scheduled_for is not null) fired
+  -- key by key: the largest of each is one look into the index, that of several keys at once would read all their ticks
+  select max(l.tick) as tick from unnest(pgonce_slot_keys(s.key, s.slots)) k cross join lateral (
+    select max(r.scheduled_for) as tick from cron_job_runs r
+    where r.job_name = s.job_name and r.key = k and r.scheduled_for is not null) l) fired
 cross join lateral (
   select min(u) as tick from unnest(s.next_tick || s.upcoming) u where fired.tick is null or u > fired.tick) t
 -- a month: if the only app that had the job is gone, no process is left to retire it
 where t.tick + s.grace between clock_timestamp() - interval '30 days' and clock_timestamp()
   and not exists (select from pgonce_job_pauses p where p.job_name = s.job_name and coalesce(p.paused_until, 'infinity') > clock_timestamp())
 union all
--- Ticks that a scheduler gave up. One of a paused job was not missed.
+-- Ticks that a scheduler gave up. One of a paused job was not missed. now(), because a bound that is volatile uses no index.
 select r.job_name, r.key, r.scheduled_for, r.started_at, r.error_message from cron_job_runs r
-where r.status = 'skipped' and r.blocked_by is null and r.scheduled_for is not null and r.started_at > clock_timestamp() - interval '1 day'
+where r.status = 'skipped' and r.blocked_by is null and r.scheduled_for is not null and r.started_at > now() - interval '1 day'
   and r.error_message not like 'paused%'
 union all
 -- Jobs that must run every so often, whoever starts them. Said anew for each interval that passes, at most once a day.

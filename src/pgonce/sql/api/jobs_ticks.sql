@@ -82,8 +82,9 @@ returns table (job_name text, key text, cron text, timezone text, grace interval
                next_tick timestamptz, fired timestamptz)
 language sql set search_path from current as $$
   select s.job_name, s.key, s.cron, s.timezone, s.grace, s.catch_up, s.source, s.scope, s.next_tick,
-         (select max(r.scheduled_for) from cron_job_runs r
-          where r.job_name = s.job_name and r.key = any (pgonce_slot_keys(s.key, s.slots)) and r.scheduled_for is not null)
+         (select max(l.tick) from unnest(pgonce_slot_keys(s.key, s.slots)) k cross join lateral (
+            select max(r.scheduled_for) as tick from cron_job_runs r
+            where r.job_name = s.job_name and r.key = k and r.scheduled_for is not null) l)
   from pgonce_job_schedules s where s.job_name = any (p_job_names)
 $$;
 comment on function pgonce_read_job_schedules(text[]) is

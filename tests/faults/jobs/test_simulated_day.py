@@ -1,0 +1,10 @@
+"""A part of the simulated day: deploys, an outage, a kill and a hanging job leave no tick without a word."""
+
+from __future__ import annotations
+
+from tests.faults.jobs.simulated_day import simulate
+
+
+def test_every_tick_of_a_day_with_deploys_an_outage_and_a_kill_is_accounted_for(database: str) -> None:
+    lines, wrong = simulate(database, hours=1.5, speed=120)
+    assert not wrong, "\n".join(lines)

@@ -1,0 +1,73 @@
+"""What the figures about jobs read, with many runs of many jobs: plans, and not times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+Connection = psycopg.Connection[Any]
+
+
+@pytest.fixture(scope="module")
+def many_runs(server: str, template: str) -> Iterator[Connection]:
+    """60,000 runs of 200 jobs over half a year."""
+    from tests.conftest import _new_database
+
+    with _new_database(server, template) as url, psycopg.connect(url, autocommit=True) as conn:
+        conn.execute(
+            "insert into cron_job_runs"
+            " (job_name, status, started_at, heartbeat_at, completed_at, duration_ms, scheduled_for)"
+            " select 'job_' || n % 200,"
+            " case n / 200 % 50 when 0 then 'failed' when 1 then 'skipped' else 'succeeded' end,"
+            " at, at, at + interval '20 s', n % 60000, at"
+            " from generate_series(1, 60000) n, lateral (select now() - n * interval '4 minutes' as at) a"
+        )
+        conn.execute("vacuum analyze cron_job_runs")
+        yield conn
+
+
+def rows_read(conn: Connection, query: str) -> int:
+    """How many rows of cron_job_runs the query reads, from indexes and from the table, and not one by reading all."""
+    counters = (
+        "select t.seq_scan, t.idx_tup_fetch, (select sum(pg_stat_get_xact_tuples_returned(i.indexrelid))"
+        " from pg_index i where i.indrelid = t.relid) from pg_stat_xact_user_tables t where relname = 'cron_job_runs'"
+    )
+    with conn.transaction():
+        conn.execute("set local max_parallel_workers_per_gather = 0")  # what other processes read is counted later
+        before = conn.execute(counters.encode()).fetchone()
+        conn.execute(query.encode())
+        after = conn.execute(counters.encode()).fetchone()
+    assert before is not None
+    assert after is not None
+    assert after[0] == before[0], "it reads the whole table"
+    return int(after[1] - before[1] + after[2] - before[2])
+
+
+def test_the_figures_of_one_job_read_the_runs_of_that_job_in_the_two_periods(many_runs: Connection) -> None:
+    for _ in range(7):  # from the sixth on a plan without its arguments would be taken
+        # one run each 800 minutes; those of the period are read for the figures and again for the last failure
+        assert rows_read(many_runs, "select * from pgonce_job_timing('job_7', '30 days')") < 2 * 4 * 30 * 24 * 60 / 800
+
+
+def test_the_figures_of_all_jobs_read_the_runs_of_the_two_periods(many_runs: Connection) -> None:
+    assert rows_read(many_runs, "select * from pgonce_job_timing(null, '7 days')") < 2 * 4 * 7 * 24 * 60 / 4
+
+
+def test_what_was_missed_reads_the_last_day_and_one_run_of_each_schedule(many_runs: Connection) -> None:
+    many_runs.execute(
+        "insert into pgonce_job_schedules (job_name, cron, timezone, next_tick)"
+        " select 'job_' || n, '* * * * *', 'UTC', now() from generate_series(0, 199) n on conflict do nothing"
+    )
+    many_runs.execute("select pgonce_expect_job('job_' || n, '1 day') from generate_series(0, 199) n")
+    many_runs.execute("analyze pgonce_job_schedules, pgonce_job_expectations")
+    assert rows_read(many_runs, "select * from pgonce_job_missed") < 2 * (24 * 60 / 4 + 3 * 200)
+
+    names = "array(select 'job_' || n from generate_series(0, 199) n)"
+    assert rows_read(many_runs, f"select * from pgonce_read_job_schedules({names})") <= 200
+
+
+def test_the_list_of_jobs_reads_some_runs_of_each(many_runs: Connection) -> None:
+    assert rows_read(many_runs, "select * from pgonce_list_jobs()") < 2 * 200 * 60 + 2000
