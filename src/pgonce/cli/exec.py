@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import select
-import shutil
 import signal
 import sys
 import threading
@@ -21,7 +20,7 @@ from pgonce.cli.errors import TIMEOUT
 from pgonce.cli.job import with_scope
 from pgonce.cli.options import OVERLAP, with_database
 from pgonce.cli.output import Length, Moment
-from pgonce.cli.process_group import STATUS_UNKNOWN, Group, require_posix
+from pgonce.cli.process_group import STATUS_UNKNOWN, CannotExecute, Group, find_command, require_posix
 from pgonce.cli.times import took
 from pgonce.core import database
 from pgonce.jobs import calls as protocol
@@ -33,6 +32,10 @@ TAIL = 4000
 LOOK = 0.2
 """Seconds between two looks whether the run is still ours."""
 LATE = "its time is over"
+STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
+"""Signals that stop the command: passed on, and followed by SIGKILL when the grace is over."""
+PASSED_ON = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2", "SIGWINCH") if hasattr(signal, name)]
+"""Signals that mean something to the command alone."""
 
 
 def _text(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
@@ -43,7 +46,26 @@ def _text(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
     return value
 
 
-@click.command("exec")
+class _StopsAtCommand(click.Command):
+    """Leaves everything from COMMAND on as it is: its options are its own, whether or not ``--`` precedes it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Insert the ``--`` that was left out."""
+        flags = {name for option in self.get_params(ctx) if getattr(option, "is_flag", False) for name in option.opts}
+        names = place = 0
+        while place < len(args) and args[place] != "--":
+            if not args[place].startswith("-"):
+                names += 1
+            elif "=" not in args[place] and args[place] not in flags:
+                place += 1  # the option's value
+            if names == 2:
+                args = [*args[:place], "--", *args[place:]]
+                break
+            place += 1
+        return super().parse_args(ctx, args)
+
+
+@click.command("exec", cls=_StopsAtCommand)
 @click.argument("name", callback=_text)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option("--key", default="", callback=_text, help="Runs with different keys may run side by side.")
@@ -81,10 +103,10 @@ def exec_(
     """Run COMMAND as a run of the job NAME, unless one is at work: then exit with 75.
 
     Its exit code is passed on; its last lines on stderr become the run's error message. It is stopped when the run is
-    lost, and on SIGTERM and Ctrl-C. It finds PGONCE_RUN_ID and PGONCE_IDEMPOTENCY_KEY in its environment, and
-    PGONCE_SCHEDULED_FOR with --scheduled-for.
+    lost, and on SIGTERM and Ctrl-C. It finds PGONCE_RUN_ID, PGONCE_IDEMPOTENCY_KEY and, with --scheduled-for,
+    PGONCE_SCHEDULED_FOR in its environment. Options of pgonce stand before COMMAND; all others are COMMAND's.
 
-    Example: pgonce exec nightly_backup --window 30m -- pg_dump --file /backup/shop.sql shop
+    Example: pgonce exec nightly_backup --window 30m pg_dump --file /backup/shop.sql shop
     """
     require_posix()
     # A parent may have set SIGCHLD to be ignored ("trap '' CHLD"); the kernel then keeps no exit status.
@@ -115,16 +137,18 @@ def _key(run: Run, scheduled_for: datetime | None) -> str:
 def _run(
     run: Run, command: tuple[str, ...], received: list[int], patience: float, limit: timedelta | None, key: str
 ) -> int:
-    if shutil.which(command[0]) is None:
-        _say(f"pgonce: {command[0]}: not found")
-        run.fail(f"{command[0]}: not found")
-        return 127
+    try:
+        path = find_command(command[0])
+    except CannotExecute as error:
+        _say(f"pgonce: {command[0]}: {error}")
+        run.fail(f"{command[0]}: {error}")
+        return error.code
     # a successor may begin a window after the last heartbeat, which is a third of one old at most
     alone = min(patience, run.window.total_seconds() / 2)
-    told = {"PGONCE_RUN_ID": str(run.id), "PGONCE_IDEMPOTENCY_KEY": key}
-    if run.scheduled_for is not None:
-        told["PGONCE_SCHEDULED_FOR"] = run.scheduled_for.isoformat()
-    group = Group(command, os.environ | told, alone)
+    ids = {"PGONCE_RUN_ID": str(run.id), "PGONCE_IDEMPOTENCY_KEY": key}
+    if run.scheduled_for:
+        ids["PGONCE_SCHEDULED_FOR"] = run.scheduled_for.isoformat()
+    group = Group(path, command, os.environ | ids, alone)
     tail = bytearray()
     reader = threading.Thread(target=_pass_on, args=(group.leader.stderr, tail), daemon=True)
     reader.start()
@@ -157,7 +181,7 @@ def _watch(run: Run, group: Group, received: list[int], patience: float, limit: 
     ours = True
     while not group.has_ended(LOOK) or (why and not group.is_empty(LOOK)):
         signals = [received.pop(0) for _ in received[:]]
-        if signals and why is None:
+        if why is None and any(each in STOPS for each in signals):
             why = "a signal"
             kill_at = time.monotonic() + patience
         if why is None and (why := LATE if time.monotonic() > late_at else _stopped(run)):
@@ -202,10 +226,9 @@ def _say(line: str) -> None:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collects SIGINT, SIGTERM and SIGHUP, to be passed on; what nohup or a shell's & ignores stays ignored."""
+    """Collects the signals that are passed on; one that nohup or a shell's & ignores stays ignored."""
     received: list[int] = []
-    asked = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-    numbers = [number for number in asked if signal.getsignal(number) is not signal.SIG_IGN]
+    numbers = [number for number in (*STOPS, *PASSED_ON) if signal.getsignal(number) is not signal.SIG_IGN]
     usual = {number: signal.signal(number, lambda number, _: received.append(number)) for number in numbers}
     try:
         yield received

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -18,8 +19,8 @@ from pgonce.errors import InvalidArgument
 # PR_SET_PDEATHSIG, which reaches the command and none of its children; and not preexec_fn, which may deadlock where
 # there are threads. The guard is no child of the command, which may wait for all of its children.
 _GUARDED = """
-import os, signal, sys, time
-alive, grace, command = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
+import errno, os, signal, sys, time
+alive, grace, path, command = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3], sys.argv[4:]
 group = os.getpid()
 
 def guard():
@@ -60,7 +61,14 @@ try:
     os.close(alive)
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and the command would, too
         signal.signal(number, signal.SIG_DFL)
-    os.execvp(command[0], command)
+    try:
+        os.execv(path, command)
+    except OSError as error:
+        with open(path, "rb") as script:
+            is_binary = b"\\0" in script.read(512)
+        if error.errno != errno.ENOEXEC or is_binary:
+            raise
+        os.execv("/bin/sh", ["sh", path, *command[1:]])  # a script without a first line "#!": as shells and cron do
 except OSError as error:
     print(f"pgonce: {command[0]}: {error.strerror}", file=sys.stderr)
     sys.exit(126)
@@ -76,16 +84,43 @@ def require_posix() -> None:
         raise InvalidArgument("`pgonce exec` needs Linux or macOS: here, make it a job of your app, `pgonce job run`")
 
 
+class CannotExecute(Exception):
+    """A command that cannot be executed; ``code`` is the exit code that shells have for it."""
+
+    def __init__(self, reason: str, code: int) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+def find_command(name: str) -> str:
+    """The path of the file that a shell would execute for ``name``.
+
+    Raises:
+        CannotExecute: there is no such file (127), or it cannot be executed (126).
+    """
+    if path := shutil.which(name):
+        return path
+    is_path = os.sep in name
+    folders = [""] if is_path else os.environ.get("PATH", os.defpath).split(os.pathsep)
+    for candidate in (Path(folder, name) for folder in folders):
+        if candidate.is_dir() and is_path:
+            raise CannotExecute("is a directory", 126)
+        if candidate.is_file():
+            raise CannotExecute("permission denied", 126)
+    raise CannotExecute("not found", 127)
+
+
 class Group:
     """A command that runs, and its children, but for those that left for a group of their own.
 
     Args:
-        command: it and its arguments.
+        path: the file to execute.
+        command: the command's name, and its arguments.
         env: its environment.
         grace: seconds between SIGTERM and SIGKILL, should this process be gone.
     """
 
-    def __init__(self, command: Sequence[str], env: Mapping[str, str], grace: float) -> None:
+    def __init__(self, path: str, command: Sequence[str], env: Mapping[str, str], grace: float) -> None:
         import fcntl  # POSIX
 
         reading, self._alive = os.pipe()
@@ -93,7 +128,7 @@ class Group:
         guarding = fcntl.fcntl(reading, fcntl.F_DUPFD_CLOEXEC, 3)
         # a session of its own: the whole group is stopped, and a Ctrl-C of the terminal reaches it once, from here
         self.leader = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _GUARDED, str(guarding), str(grace), *command],
+            [sys.executable, "-I", "-S", "-c", _GUARDED, str(guarding), str(grace), path, *command],
             env=env,
             stderr=subprocess.PIPE,
             start_new_session=True,

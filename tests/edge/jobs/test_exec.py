@@ -152,7 +152,7 @@ def test_an_exit_status_is_known_where_the_parent_ignores_sigchld(
 
 
 def test_an_exit_status_that_another_has_read_is_not_a_success() -> None:
-    group = Group(["sh", "-c", "exit 0"], os.environ, 1)
+    group = Group("/bin/sh", ["sh", "-c", "exit 0"], os.environ, 1)
     os.waitpid(group.leader.pid, 0)
     assert group.has_ended(10)
     group.release()
@@ -179,6 +179,53 @@ def test_a_command_that_is_not_there_is_127(database: str, conn: Connection) -> 
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (127, "pgonce: no-such-command: not found\n")
     assert last_run(conn)[1:] == ("failed", "no-such-command: not found")
+
+
+@pytest.mark.parametrize("where", ["by path", "on PATH"])
+def test_a_file_that_is_not_executable_is_126(database: str, conn: Connection, tmp_path: Path, where: str) -> None:
+    (tmp_path / "show.sh").write_text("echo never\n")
+    command = str(tmp_path / "show.sh") if where == "by path" else "show.sh"
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "DATABASE_URL": database}
+    done = subprocess.run([PGONCE, "exec", "job", command], env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (126, "", f"pgonce: {command}: permission denied\n")
+    assert last_run(conn)[1:] == ("failed", f"{command}: permission denied")
+
+
+def test_a_script_without_a_first_line_runs_as_under_sh(database: str, conn: Connection, tmp_path: Path) -> None:
+    script = tmp_path / "show.sh"
+    script.write_text('echo "$0" "$@"; exit 4\n')
+    script.chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "DATABASE_URL": database}
+    for command in ("show.sh", str(script)):
+        done = subprocess.run(
+            [PGONCE, "exec", "job", command, "a b"], env=env, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (4, f"{script} a b\n", "")
+    script.write_bytes(b"\x7fELF\0\0\0")
+    done = subprocess.run([PGONCE, "exec", "job", script], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 126
+    assert last_run(conn)[1] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "passed"),
+    [
+        (["job", "SHOW", "--schema", "other", "--timeout", "5s"], "--schema other --timeout 5s"),
+        (["--key", "k", "job", "--window=1h", "SHOW", "-h", "--", "x"], "-h -- x"),
+        (["job", "--", "SHOW", "--", "--key", "x"], "-- --key x"),
+        (["--scope", '{"a": 1}', "--", "job", "SHOW", "--help"], "--help"),
+    ],
+)
+def test_everything_after_the_command_belongs_to_the_command(
+    database: str, tmp_path: Path, arguments: list[str], passed: str
+) -> None:
+    script = tmp_path / "show.sh"
+    script.write_text('#!/bin/sh\necho "$@"\n')
+    script.chmod(0o755)
+    given = [str(script) if each == "SHOW" else each for each in arguments]
+    env = {**os.environ, "DATABASE_URL": database}
+    done = subprocess.run([PGONCE, "exec", *given], env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, passed + "\n", "")
 
 
 def test_a_second_one_exits_with_75_and_leaves_a_row_and_another_key_runs_beside_it(
@@ -240,6 +287,21 @@ def test_a_signal_is_passed_on_and_a_command_that_cleans_up_is_waited_for(
     _, status, message = last_run(conn)
     assert status == "failed"
     assert message.endswith("exit code 3")
+
+
+def test_a_signal_of_the_command_s_own_is_passed_on_and_stops_nothing(start: Exec, conn: Connection) -> None:
+    child = start(
+        "trap 'echo reloaded' USR1; trap 'echo over; exit 0' USR2; echo begun; while :; do sleep 0.1; done",
+        "--grace", "100ms",
+    )  # fmt: skip
+    assert child.stdout is not None
+    assert child.stdout.readline() == "begun\n"
+    for _ in range(2):
+        child.send_signal(signal.SIGUSR1)
+        assert child.stdout.readline() == "reloaded\n"
+    child.send_signal(signal.SIGUSR2)
+    assert (child.communicate(timeout=30)[0], child.returncode) == ("over\n", 0)
+    assert last_run(conn)[1] == "succeeded"
 
 
 def test_a_command_that_ignores_the_signal_is_killed_with_its_children_after_the_grace(
