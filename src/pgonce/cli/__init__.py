@@ -51,6 +51,9 @@ class _Cli(click.Group):
             return super().make_context(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> object:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # PYTHONIOENCODING=ascii, or a locale that is not UTF-8
+                stream.reconfigure(errors="backslashreplace")
         try:
             with _in_one_line():
                 return super().invoke(ctx)

@@ -12,7 +12,8 @@ from psycopg.types.json import Jsonb
 
 from pgonce.core.call import Call, clean, value
 from pgonce.core.processes import this_process
-from pgonce.errors import InvalidArgument
+from pgonce.core.registration import check_count
+from pgonce.jobs.arguments import read_names, read_scope, read_tick
 
 WINDOW = "15 minutes"
 """Without a heartbeat for this long a run counts as dead (the specification's "last N minutes")."""
@@ -38,6 +39,18 @@ class Start:
     slots: int | None = None
     """How many runs may be at work at once; None: one, without slots."""
 
+    def __post_init__(self) -> None:
+        name, key = read_names(self.name, self.key)
+        check_count(self.retries, "retries")
+        found = {
+            "name": name,
+            "key": key,
+            "scope": read_scope(self.scope),
+            "scheduled_for": read_tick(self.scheduled_for),
+        }
+        for field_name, value_read in found.items():
+            object.__setattr__(self, field_name, value_read)
+
 
 @dataclass(frozen=True, slots=True)
 class Retry:
@@ -54,11 +67,9 @@ class Retry:
 
 def start_job_run(start: Start) -> Call[UUID | None]:
     """Start a run: its id, which is its token; None on overlap, or when its tick has fired."""
-    if start.scheduled_for is not None and start.scheduled_for.tzinfo is None:
-        raise InvalidArgument("scheduled_for has no time zone: a tick is a moment, not a wall clock's reading")
     args = {
         "p_job_name": start.name,
-        "p_scope": Jsonb(dict(start.scope)),
+        "p_scope": Jsonb(start.scope),
         "p_window": start.window,
         "p_key": start.key,
         "p_scheduled_for": start.scheduled_for,

@@ -23,8 +23,9 @@ from pgonce.core.registration import check_pool
 from pgonce.errors import PgonceError
 from pgonce.jobs import calls as protocol
 from pgonce.jobs.calls_operate import EXPECT_GRACE, expect_job
+from pgonce.jobs.pool_address import address
 from pgonce.jobs.registry import Job
-from pgonce.jobs.run import Run, address
+from pgonce.jobs.run import Run
 
 __all__ = ["Jobs", "Run"]
 
@@ -83,7 +84,8 @@ class Jobs:
 
         Args:
             name: the job's name.
-            scope: what this run works on, such as ``{"user_id": ..., "batch_number": 3}``; for people to read.
+            scope: what this run works on, such as ``{"user_id": ..., "batch_number": 3}``; for people to read. A UUID,
+                a date or time and a Decimal are written as text.
             key: runs with different keys may run side by side.
             window: without a heartbeat for this long the run counts as dead. Beats are sent every third of it, and at
                 least every 15 s.
@@ -97,13 +99,14 @@ class Jobs:
             expect_grace: how much later than ``expect_every`` that is said.
 
         Raises:
+            InvalidArgument: an argument that the database cannot hold; the message names it.
             LeaseLost: at the end, when the run was taken over meanwhile.
             RunStopped: at the end, when somebody asked for it.
             TimeoutError: its time was over.
             Exception: the body's own; the run is recorded as ``failed`` with its traceback.
         """
         length, pause = interval(window, "the window"), interval(backoff, "the backoff")
-        start = protocol.Start(name, length, key, scope or {}, scheduled_for, retries, pause, slots)
+        start = protocol.Start(name, length, key, {} if scope is None else scope, scheduled_for, retries, pause, slots)
         limit = None if timeout is None else interval(timeout, "the timeout")
         started = self._started(protocol.start_job_run(start), start, limit)
         if expect_every is None:

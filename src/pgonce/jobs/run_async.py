@@ -9,7 +9,6 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from copy import copy
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -33,7 +32,6 @@ from pgonce.core.concurrency_async import (
 from pgonce.core.execute_async import Pool, call, connection, execute, is_usual, transaction, translated
 from pgonce.errors import (
     DatabaseUnavailable,
-    InvalidArgument,
     LeaseLost,
     NotFound,
     PgonceError,
@@ -44,6 +42,7 @@ from pgonce.errors import (
 )
 from pgonce.jobs import calls as protocol
 from pgonce.jobs.heartbeat import HeartbeatSender
+from pgonce.jobs.pool_address import address, heartbeat_address
 
 log = logging.getLogger("pgonce")
 
@@ -67,7 +66,7 @@ class AsyncRun:
     ) -> None:
         self.id = run_id
         self.name = start.name
-        self.scope = copy(start.scope)
+        self.scope = start.scope
         self.key = start.key
         self.window = start.window
         self.scheduled_for = start.scheduled_for
@@ -89,7 +88,7 @@ class AsyncRun:
         self._beats_apart = False
         self._loop = running_loop()
         self._pid = os.getpid()
-        self._sender = HeartbeatSender(partial(_heartbeat_address, pool), schema, self._call_on_pool)
+        self._sender = HeartbeatSender(partial(heartbeat_address, pool), schema, self._call_on_pool)
 
     @property
     def lost(self) -> bool:
@@ -253,11 +252,8 @@ class AsyncRun:
 
     def _report_late_beat(self, seconds: float) -> None:
         if seconds > self.window.total_seconds() / 2:
-            log.warning(
-                "%s: %.1f s between two heartbeats, with a window of %s: code that keeps Python's global lock, or a"
-                " slow database, delays them; give the job a wider window",
-                self._title, seconds, self.window,
-            )  # fmt: skip
+            why = "code that keeps Python's global lock, or a slow database; give the job a wider window"
+            log.warning("%s: %.1f s between two heartbeats, window %s: %s", self._title, seconds, self.window, why)
 
     async def _execute_on_pool(self, wanted: Call[Any], seconds: float) -> Any:
         async with translated(self._pool.connection(seconds)) as conn:
@@ -398,23 +394,6 @@ class AsyncRun:
         except (PgonceError, psycopg.Error):
             found = None
         return f"{self._title} {found or 'has been ended by somebody else'}"
-
-
-def address(pool: Pool) -> tuple[str, dict[str, Any]]:
-    """What the pool connects with, for a connection beside it."""
-    if callable(pool.conninfo) or callable(pool.kwargs):
-        raise InvalidArgument("the pool's conninfo and kwargs are functions: pgonce needs them as values")
-    # a network that swallows packets: TCP would send a heartbeat again for a quarter of an hour
-    limits = {"connect_timeout": 5, "tcp_user_timeout": 10_000}
-    return pool.conninfo, {**limits, **(pool.kwargs or {}), "autocommit": True}
-
-
-def _heartbeat_address(pool: Pool) -> tuple[str, dict[str, Any]]:
-    """The same for the heartbeats' connection, which is synchronous: without the pool's settings for cursors."""
-    conninfo, options = address(pool)
-    for name in ("cursor_factory", "row_factory", "context"):
-        options.pop(name, None)
-    return conninfo, {**options, "prepare_threshold": None}
 
 
 async def _connect(pool: Pool) -> AsyncConnection[Any]:

@@ -22,7 +22,7 @@ from pgonce.core.concurrency import _Alarm, repeating
 from pgonce.core.concurrency import alarm as process_alarm
 from pgonce.core.concurrency_async import repeating as async_repeating
 from pgonce.core.database import open_pool
-from pgonce.errors import DatabaseUnavailable, InvalidArgument
+from pgonce.errors import InvalidArgument
 from tests.conftest import wait_until
 
 Db = psycopg.Connection[Any]
@@ -73,7 +73,7 @@ def test_every_argument_arrives_as_it_is(module_database: str, db: Db, name: str
 
 
 def test_a_nul_is_refused_and_nothing_is_cut_off_behind_it(module_database: str, db: Db, name: str) -> None:
-    with open_pool(module_database, 1) as pool, pytest.raises(psycopg.DataError), Jobs(pool).run(f"{name}\0x"):
+    with open_pool(module_database, 1) as pool, pytest.raises(InvalidArgument), Jobs(pool).run(f"{name}\0x"):
         pass
     assert statuses(db, name) == []
 
@@ -124,8 +124,6 @@ def test_a_connection_that_died_in_the_pool_is_replaced(module_database: str, db
         with pool.connection() as conn:
             pid = conn.info.backend_pid
         db.execute("select pg_terminate_backend(%s, 10000)", [pid])
-        with pytest.raises(DatabaseUnavailable), Jobs(pool).run(name):
-            pass
         run_often(pool, name)
     assert statuses(db, name) == ["succeeded"] * RUNS * 2
 

@@ -1,0 +1,109 @@
+"""What a run may be started with: one place that refuses a name, key, tick or scope that the database cannot hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import date, datetime, time
+from decimal import Decimal
+from enum import Enum
+from operator import index
+from typing import Any
+from uuid import UUID
+
+from pgonce.errors import InvalidArgument
+
+LONGEST = 2500
+"""Bytes of a job's name and key together: an entry of a PostgreSQL index holds 2,704, and a tick is in it, too."""
+_AS_TEXT = (UUID, datetime, date, time)
+
+
+def read_names(name: Any, key: Any) -> tuple[str, str]:
+    """A job's name and key as plain text.
+
+    Raises:
+        InvalidArgument: one is not text, or the database cannot hold it; the message names the argument.
+    """
+    texts = _read_text(name, "the job name"), _read_text(key, "the key")
+    if not texts[0]:
+        raise InvalidArgument("the job name must not be empty")
+    if (length := sum(len(text.encode()) for text in texts)) > LONGEST:
+        raise InvalidArgument(f"the job name and the key have {length:,} bytes, and may have {LONGEST:,} together")
+    return texts
+
+
+def read_tick(tick: Any) -> datetime | None:
+    """``scheduled_for``, a moment with a time zone, or None.
+
+    Raises:
+        InvalidArgument: it is something else.
+    """
+    if tick is None:
+        return None
+    if not isinstance(tick, datetime):
+        raise InvalidArgument(f"scheduled_for must be a datetime with a time zone, not {tick!r}")
+    if tick.utcoffset() is None:
+        raise InvalidArgument("scheduled_for has no time zone: a tick is a moment, not a wall clock's reading")
+    return tick
+
+
+def read_scope(scope: Any) -> dict[str, Any]:
+    """A scope as JSON can hold it: a UUID, a date or time and a Decimal as text, an Enum as its value.
+
+    Raises:
+        InvalidArgument: it is not a mapping, or something in it has no faithful form in JSON; the message says where.
+    """
+    if not isinstance(scope, Mapping):
+        raise InvalidArgument(f"the scope must be a mapping, such as {{'user_id': 7}}, not {scope!r}")
+    try:
+        return _read_mapping(scope, "scope")
+    except RecursionError:
+        raise InvalidArgument("the scope is nested too deeply, or contains itself") from None
+
+
+def _read_mapping(found: Mapping[Any, Any], where: str) -> dict[str, Any]:
+    for name in found:
+        if not isinstance(name, str):
+            raise InvalidArgument(f"{where} has the key {name!r}: keys of JSON are text")
+    return {
+        _read_text(name, f"a key of {where}"): _read_value(value, f"{where}[{name!r}]") for name, value in found.items()
+    }
+
+
+def _read_value(found: Any, where: str) -> Any:
+    if isinstance(found, Enum):
+        return _read_value(found.value, where)
+    if found is None or isinstance(found, bool):
+        return found
+    if isinstance(found, str):
+        return _read_text(found, where)
+    if isinstance(found, float):
+        if not math.isfinite(found):
+            raise InvalidArgument(f"{where} is {found!r}, and JSON has no number for it: pass None or text")
+        return float(found)
+    if isinstance(found, _AS_TEXT):
+        return str(found) if isinstance(found, UUID) else found.isoformat()
+    if isinstance(found, Decimal):
+        return str(found)
+    if isinstance(found, Mapping):
+        return _read_mapping(found, where)
+    if isinstance(found, list | tuple):
+        return [_read_value(value, f"{where}[{number}]") for number, value in enumerate(found)]
+    if hasattr(found, "__index__"):  # int, and those of numpy
+        return index(found)
+    raise InvalidArgument(
+        f"{where} is of type {type(found).__name__}, which JSON cannot hold: pass its text or its parts"
+    )
+
+
+def _read_text(text: Any, name: str) -> str:
+    if not isinstance(text, str):
+        raise InvalidArgument(f"{name} must be text, not {text!r}")
+    if "\0" in text:
+        raise InvalidArgument(f"{name} contains the character NUL, which PostgreSQL's text cannot hold")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InvalidArgument(f"{name} contains half a surrogate pair, which is not a character") from None
+    return str.__str__(text)

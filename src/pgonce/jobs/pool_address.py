@@ -1,0 +1,31 @@
+"""What a pool connects with, for connections that are not the pool's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
+
+from pgonce.errors import InvalidArgument
+
+_OF_CURSORS = ("cursor_factory", "row_factory", "context")
+
+
+def address(pool: ConnectionPool[Any] | AsyncConnectionPool[Any]) -> tuple[str, dict[str, Any]]:
+    """The conninfo and the keyword arguments of ``connect``.
+
+    Raises:
+        InvalidArgument: the pool computes them anew for each connection.
+    """
+    if callable(pool.conninfo) or callable(pool.kwargs):
+        raise InvalidArgument("the pool's conninfo and kwargs are functions: pgonce needs them as values")
+    # a network that swallows packets: TCP would send a heartbeat again for a quarter of an hour
+    limits = {"connect_timeout": 5, "tcp_user_timeout": 10_000}
+    return pool.conninfo, {**limits, **(pool.kwargs or {}), "autocommit": True}
+
+
+def heartbeat_address(pool: ConnectionPool[Any] | AsyncConnectionPool[Any]) -> tuple[str, dict[str, Any]]:
+    """The same for the heartbeats' connection, which is synchronous: without the pool's settings for cursors."""
+    conninfo, options = address(pool)
+    kept = {name: value for name, value in options.items() if name not in _OF_CURSORS}
+    return conninfo, {**kept, "prepare_threshold": None}
