@@ -49,7 +49,7 @@ log = logging.getLogger("pgonce")
 BEAT = 15.0
 """Seconds between two heartbeats at most: how long a stop or the progress may go unseen in a run with a wide window."""
 PAUSES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-"""Seconds between attempts to write a run's end: a restart or a failover is over by then."""
+"""Seconds between attempts to write the end: a restart or a failover is over by then."""
 
 
 class AsyncRun:
