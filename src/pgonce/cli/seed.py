@@ -133,6 +133,7 @@ class _Parts:
             at = seeds.checkpoint(self.name)
             if at and at.paused_at:
                 return SeedResult("paused", at)
+            before = 0 if at is None or self.restart else at.rows_seen
             if self.restart:
                 seeds.reset(self.name)
             begun = seeds.begin_partitions(self.name, list(seed.parts()))
@@ -145,5 +146,5 @@ class _Parts:
                 partitions.run_here(*where, min(self.workers, len(left)), options, show, stop)
             at = seeds.checkpoint(self.name)
         if at and at.status == "complete":
-            return SeedResult("complete", at)
+            return SeedResult("complete", at, at.rows_seen - before)
         return SeedResult("paused" if at and at.paused_at else "stopped", at)

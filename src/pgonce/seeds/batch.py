@@ -153,7 +153,7 @@ class BatchBuilder:
             try:
                 self._formatter.write(row, self._part)
             except Unwritable as error:
-                shown = dict(zip(self._formatter.columns, map(ascii, error.values), strict=False))
+                shown = dict(zip(self._formatter.columns, map(_shown, error.values), strict=False))
                 self._refuse(json.dumps(shown), str(error))
         self._cursors.append(cursor)
         self._cursor = cursor
@@ -183,6 +183,14 @@ class BatchBuilder:
         self._parts, self._cursors, self._refused, self._bytes = [], [], [], 0
         self._size = self._sizer.size
         return done
+
+
+def _shown(value: Any) -> str:
+    """The value in ASCII, for whoever looks at the reject; a value may refuse to be printed."""
+    try:
+        return ascii(value)
+    except Exception:  # noqa: BLE001 -- of the value's own class
+        return f"<{type(value).__name__}>"
 
 
 _SCALARS = frozenset({str, int, float, bool})

@@ -108,6 +108,8 @@ class RowReader:
     def _expected_of_many(self, values: Sequence[Any], column: Column) -> Any:
         if column.kind == "array" and column.element:
             element = column.element
+            if element.delimiter != ",":  # psycopg puts commas between texts
+                return "{" + element.delimiter.join("NULL" if each is None else str(each) for each in values) + "}"
             nested = element.kind not in {"json", "composite"}
             return [
                 self._expected_of_many(each, column)
@@ -123,7 +125,7 @@ class RowReader:
 
 def _for_list(value: Any) -> Any:
     """psycopg wants the elements of a list to be of one type: as texts they are."""
-    if value is None or isinstance(value, tuple):
+    if value is None or isinstance(value, tuple | list):
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -196,6 +198,8 @@ def _json(value: Any) -> str:
             return str(each)
         if isinstance(each, Enum):
             return each.name
+        if isinstance(each, Json | Jsonb):
+            return each.obj
         if callable(plain := getattr(each, "tolist", None)):
             return plain()
         return f"\0number:{each}"  # Decimal, and the digits of a file

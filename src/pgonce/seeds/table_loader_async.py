@@ -148,7 +148,12 @@ class TableLoader:
         either = sql.SQL(" or ").join([sql.SQL("({})").format(same)] * len(keys))
         statement = sql.SQL("select exists (select from {} where {})").format(self.facts.table, either)
         async with conn.cursor(row_factory=tuple_row) as cursor:
-            await cursor.execute(statement, [value for key in keys for value in key])
+            try:
+                await cursor.execute(statement, [value for key in keys for value in key])
+            except (
+                psycopg.DataError
+            ):  # texts that are read otherwise today, under another DateStyle: they prove nothing
+                return True
             return bool((await cursor.fetchone() or [False])[0])
 
     async def _is_empty(self, conn: AsyncConnection[Any]) -> bool:

@@ -107,7 +107,7 @@ class ValueWriter:
                 return write(value, column)
         if callable(plain := getattr(value, "tolist", None)):  # numpy's scalars and arrays, array.array
             return self.text(plain(), column)
-        return self._by_psycopg(value)
+        return self._by_psycopg(value, column)
 
     def _array(self, values: Any, column: Column, element: Column, depth: int = 0) -> str:
         if not values and depth:
@@ -132,13 +132,14 @@ class ValueWriter:
         texts = [self.text(each, field) for each, field in zip(value, column.fields, strict=True)]
         return "(" + ",".join("" if text is None else _quoted(text, '""') for text in texts) + ")"
 
-    def _by_psycopg(self, value: Any) -> str | None:
+    def _by_psycopg(self, value: Any, column: Column) -> str | None:
         try:
             dumper = self._known.get_dumper(value, PyFormat.TEXT)
         except psycopg.ProgrammingError:
-            if self._adapters is None:
-                raise
-            dumper = self._adapters.get_dumper(type(value), PyFormat.TEXT)(type(value))
+            try:
+                dumper = (self._adapters or PRISTINE.adapters).get_dumper(type(value), PyFormat.TEXT)(type(value))
+            except psycopg.ProgrammingError:
+                raise NoForm(value, column, "psycopg has no dumper for this class") from None
         dumped = dumper.dump(value)
         return None if dumped is None else bytes(dumped).decode()
 
@@ -246,4 +247,6 @@ def _json_scalar(value: Any, column: Column) -> str:
         return json.dumps(str(value))
     if isinstance(value, Enum):
         return json.dumps(value.name)
+    if isinstance(value, Json | Jsonb):
+        return _json(value.obj, column)
     raise NoForm(value, column, "JSON has no such value")

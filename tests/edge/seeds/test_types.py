@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+import ipaddress
 import re
-from collections import OrderedDict
+from array import array
+from collections import OrderedDict, namedtuple
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -20,6 +22,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.types.json import Jsonb
+from psycopg.types.multirange import Multirange
 from psycopg.types.range import Range
 
 from pgonce.core import database as pools
@@ -70,6 +73,7 @@ def module(server: str, template: str) -> Iterator[tuple[Seeds, Conn]]:
     with _new_database(server, template) as url, psycopg.connect(url, autocommit=True, prepare_threshold=None) as conn:
         conn.execute("create type mood as enum ('sad', 'glad')")
         conn.execute("create type pair as (a int, b text)")
+        conn.execute("create type nest as (p pair, q int[])")
         conn.execute("create domain positive as int check (value > 0)")
         conn.execute("create domain positives as positive[]")
         with pools.open_pool(url, 4) as pool:
@@ -171,3 +175,47 @@ def test_a_class_that_only_the_application_knows_is_written_by_its_own_dumper(da
         what = Seed("s", lambda _: iter([({"id": 1, "v": Money(1234)}, 1)]), into="facts", key=("id",))
         assert Seeds(pool).run(what).outcome == "complete"
     assert conn.execute("select v from facts").fetchall() == [(Decimal("12.34"),)]
+
+
+class Unprintable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no text at all")
+
+
+Pair = namedtuple("Pair", "a b")  # noqa: PYI024
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "text"),
+    [
+        ([Mood.glad, "sad", None], "mood[]", "{glad,sad,NULL}"), ("101", "bit(3)", "101"), (12.5, "money", "$12.50"),
+        (["((1,1),(0,0))", None], "box[]", "{(1,1),(0,0);NULL}"), ("(1,2)", "point", "(1,2)"), ("n", "name", "n"),
+        ([dt.datetime(2026, 1, 1, tzinfo=dt.UTC)], "timestamp[]", '{"2026-01-01 00:00:00"}'),
+        (Multirange([Range(1, 5)]), "int4multirange", "{[1,5)}"),
+        ([Range(1, 5), None], "int4range[]", '{"[1,5)",NULL}'),
+        (ipaddress.ip_network("10.0.0.0/8"), "cidr", "10.0.0.0/8"), (Pair(1, "x"), "pair", "(1,x)"),
+        (((1, "x"), [1, 2]), "nest", '("(1,x)","{1,2}")'), ([{"a": 1, "b": 'q"\\'}], "pair[]", None),
+        ([Jsonb({"a": 1})], "jsonb", '[{"a": 1}]'), (array("i", [1, 2]), "jsonb", "[1, 2]"),
+        (array("i", [1]), "int[]", "{1}"),
+        (["NULL", "", None, "{}", "\\"], "text[]", '{"NULL","",NULL,"{}","\\\\"}'),
+        ([[1], [2]], "jsonb[]", "{[1],[2]}"),
+        (10**400, "numeric", str(10**400)), (dt.date.max, "date", "9999-12-31"), (dt.date.min, "date", "0001-01-01"),
+    ],
+)  # fmt: skip
+def test_other_types_are_stored_and_verified(
+    module: tuple[Seeds, Conn], value: Any, kind: str, text: str | None
+) -> None:
+    found, reasons = stored(module, value, kind)
+    assert (text is None or found == text, reasons) == (True, [])
+
+
+UNWRITABLE = [10**4400, {1, 2}, range(3), complex(1), Unprintable(), float("nan"), (i for i in "x")]
+
+
+@pytest.mark.parametrize("value", UNWRITABLE, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("kind", ["jsonb", "int[]"])
+def test_a_value_that_nobody_can_write_or_even_print_is_a_reject(
+    module: tuple[Seeds, Conn], value: Any, kind: str
+) -> None:
+    found, reasons = stored(module, value, kind)
+    assert (found, len(reasons)) == (None, 1)
