@@ -18,6 +18,7 @@ def main() -> None:
 
 
 def _run(name: str) -> int:
+    click.echo(name)
     # the command itself, with its progress bar; it ends by SystemExit when something went wrong
     try:
         pgonce.main(["seed", "run", name, "--app", "examples.bible_study.app", *sys.argv[1:]], standalone_mode=False)

