@@ -121,9 +121,8 @@ class Import:
             click.echo(f"next       {self.again}   goes on after the last batch", err=True)
             sys.exit(128 + stopped[0] if stopped else 1)
         if at and at.rows_rejected:
-            click.echo(
-                f"next       pgonce seed show {shlex.quote(self.name)}   then repair the source, and run with --restart"
-            )
+            show = f"pgonce seed show {shlex.quote(self.name)}"
+            click.echo(f"next       {show}   then repair the source and run it with --restart")
 
     def report_dry_run(self, counts: Counts) -> None:
         """Print what an import would do."""

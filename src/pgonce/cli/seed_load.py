@@ -29,6 +29,7 @@ from pgonce.seeds.table import check_table
 from pgonce.seeds.table_loader import TableLoader
 
 Source: TypeAlias = FileSource | Files | Query
+FORMATS = ["csv", "tsv", "jsonl", "parquet", "copy"]
 PREVIEW = 3
 """Rows that a dry run shows."""
 
@@ -70,7 +71,9 @@ class Renames(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--map", "rename", type=Renames(), metavar="NAME=COLUMN,…", help="The table's columns for names in the file."
 )
-@click.option("--format", type=click.Choice(["csv", "tsv", "jsonl", "parquet"]), help="[default: by the file's name]")
+@click.option(
+    "--format", type=click.Choice(["csv", "tsv", "jsonl", "parquet", "copy"]), help="[default: by the file's name]"
+)
 @click.option("--delimiter", help="Of a CSV file; tab for a tab. [default: a comma, a tab for .tsv]")
 @click.option("--quote", default='"', help='Of a CSV file; none: quotes are text. [default: "]')
 @click.option("--null", "nulls", multiple=True, metavar="TEXT", help="How a CSV file writes NULL. [default: nothing]")
@@ -118,14 +121,14 @@ def load(
     pgonce seed load people.csv --into people --key id --max-rejects 100 --verify
     pgonce seed load 'daily/*.csv.gz' --into visits --key id
     pgonce seed load export.csv --into people --key id --map 'ID=id,Name=full_name' --force-null
-    pgonce seed load old.csv --into people --key id --encoding latin1 --delimiter ';' --null '\\N'
+    pgonce seed load old.csv --into people --key id --encoding latin1 --delimiter ';' --null NULL
     zcat big.csv.gz | pgonce seed load - --format csv --into people --key id
     pgonce seed load "$OLD_URL" --query 'select id, name from users' --into people --key id
 
     Ctrl-C and SIGTERM end the run after the current batch, a second one at once. No row is lost either way.
 
     Exit codes: 0 complete, 1 failed, 75 another runner is at work or the seed is paused, 128 + n stopped by signal n.
-    """  # noqa: D301 -- click's escape: the paragraph after it is not wrapped
+    """  # noqa: D301 -- click reads the backspace
     reading["quote"] = None if reading["quote"] == "none" else reading["quote"]
     reading["nulls"] = tuple(reading["nulls"]) or ("",)
     reading["delimiter"] = "\t" if reading["delimiter"] in {"tab", "\\t"} else reading["delimiter"]

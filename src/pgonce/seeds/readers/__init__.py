@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from pgonce.errors import InvalidArgument
+from pgonce.seeds.readers.copy_file import CopyTextFile
 from pgonce.seeds.readers.csv import CsvFile
 from pgonce.seeds.readers.jsonl import JsonLinesFile
 from pgonce.seeds.readers.parquet import ParquetFile
 from pgonce.seeds.readers.several import BlockFiles, Files
 from pgonce.seeds.readers.unpack import PACKED
 
-FileSource: TypeAlias = CsvFile | JsonLinesFile | ParquetFile
+FileSource: TypeAlias = CopyTextFile | CsvFile | JsonLinesFile | ParquetFile
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 LINES = {".jsonl", ".ndjson"}
 WAYS_OUT = {
@@ -67,7 +68,7 @@ def read(
         rename: the table's column for a name in the file.
         encoding: of the text, such as latin1; None: UTF-8, or UTF-16 with a byte order mark.
         complete: the last line is whole, also without a line end.
-        format: csv, tsv, jsonl or parquet, where the name does not say it.
+        format: csv, tsv, jsonl, parquet, or copy (what COPY writes without options), where the name does not say it.
 
     Raises:
         InvalidArgument: no reader knows such a file, or an option does not belong to it.
@@ -84,6 +85,8 @@ def read(
         )  # fmt: skip
     if delimiter is not None or quote != '"' or tuple(nulls) != ("",) or force_null:
         raise InvalidArgument(f"{path.name} is not a CSV file: it has no delimiter, no quotes and no spelling of NULL")
+    if suffix == ".copy":
+        return CopyTextFile(path, columns=columns, rename=rename, encoding=encoding, complete=complete)
     if suffix in LINES:
         return JsonLinesFile(path, columns=columns, rename=rename, encoding=encoding, complete=complete)
     if suffix == ".parquet" and path.suffix.lower() not in PACKED:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pgonce.errors import InvalidArgument, SourceChanged
 from pgonce.seeds.copy_format import TEXT
+from pgonce.seeds.readers.copy_file import CopyTextFile
 from pgonce.seeds.readers.csv import CsvFile
 from pgonce.seeds.readers.jsonl import JsonLinesFile
 from pgonce.seeds.readers.parquet import ParquetFile
@@ -27,7 +28,7 @@ class Files:
         InvalidArgument: there is no file, or the files are of different kinds; while reading: of different columns.
     """
 
-    def __init__(self, files: Sequence[CsvFile | JsonLinesFile | ParquetFile], name: str) -> None:
+    def __init__(self, files: Sequence[CopyTextFile | CsvFile | JsonLinesFile | ParquetFile], name: str) -> None:
         if not files:
             raise InvalidArgument(f"no file fits {name}")
         if len({type(file) for file in files}) > 1:
@@ -76,7 +77,10 @@ class Files:
     def reread(self) -> Iterator[Any]:
         """All rows by the library of their format."""
         for file in self.files:
-            yield from file.reread()
+            if isinstance(file, CopyTextFile):
+                yield from (row for row, _ in file(None))
+            else:
+                yield from file.reread()
 
     def fingerprint(self, cursor: Cursor | None) -> Mapping[str, Any]:
         """The fingerprints of all files up to the one of the cursor.

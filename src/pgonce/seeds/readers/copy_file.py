@@ -1,0 +1,113 @@
+r"""What psql's ``\copy`` and COPY write without options: their text format, line by line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pgonce.errors import InvalidArgument
+from pgonce.seeds.copy_format import TEXT
+from pgonce.seeds.readers.file import OpenFile, at
+from pgonce.seeds.readers.text_file import TextFile
+from pgonce.seeds.source import BadRow, Cursor
+
+BLOCK = 64 * 1024
+END = rb"\."
+"""A line that ends the data, in files that psql has written for its own standard input."""
+
+
+class CopyTextFile(TextFile):
+    r"""The source of a seed: tabs between values, ``\N`` for NULL, backslash escapes.
+
+    Args:
+        path: the file; ``-`` is the standard input.
+        columns: their names; without them the first line is a header, as COPY writes it with HEADER.
+        rename: the table's column for a name in the header.
+        encoding: such as latin1; None: UTF-8.
+        complete: the last line is whole, also without a line end.
+    """
+
+    copy_format = TEXT
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        columns: Sequence[str] | None = None,
+        rename: Mapping[str, str] | None = None,
+        encoding: str | None = None,
+        complete: bool = False,
+    ) -> None:
+        super().__init__(path, columns=columns, rename=rename, encoding=encoding, complete=complete)
+        self._header: tuple[OpenFile, tuple[str, ...], int] | None = None
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Those given, or those of the header line, by the table's names."""
+        return self._renamed(self._header_of(self._opened_for_columns())[1], f"the columns of {self.name}")
+
+    @property
+    def copy_columns(self) -> Sequence[str]:
+        """The same, of the file that is being read."""
+        return self._renamed(self._header_of(self._opened())[1], f"the columns of {self.name}")
+
+    def __call__(self, cursor: Cursor | None) -> Iterator[tuple[Any, Cursor]]:
+        """The rows after ``cursor`` as texts, None for NULL."""
+        for lines, end, row in self._blocks(cursor):
+            before = end - sum(map(len, lines))
+            for number, line in enumerate(lines, 1):
+                before += len(line)
+                values = TEXT.values(line)
+                found: Any = values
+                if len(values) != len(self.copy_columns):
+                    reason = f"{len(values)} values for {len(self.copy_columns)} columns"
+                    found = BadRow(f"{self.name}, row {row + number:,}: {reason}", line.decode("utf-8", "replace"))
+                yield found, at(before, row + number, row + number)
+
+    def copy_blocks(self, cursor: Cursor | None) -> Iterator[tuple[Any, int, Cursor]]:
+        """The rows after ``cursor`` as they stand in the file."""
+        for lines, end, row in self._blocks(cursor):
+            yield b"".join(lines), len(lines), at(end, row + len(lines), row + len(lines))
+
+    def _blocks(self, cursor: Cursor | None) -> Iterator[tuple[list[bytes], int, int]]:
+        """(lines, offset after them, rows before them)."""
+        reading, offset, row, _ = self._begin(cursor)
+        with reading:
+            begin = self._header_of(reading.file)[2]
+            while offset < begin and (skipped := reading.read(begin - offset)):
+                offset += len(skipped)
+            rest = b""
+            while True:
+                chunk = reading.read(max(BLOCK, len(rest)))
+                *whole, rest = (rest + chunk).split(b"\n")
+                lines = [line + b"\n" for line in whole]
+                if not chunk:
+                    if self._leave_out(rest, offset, row + 1):
+                        return
+                    lines = [rest + b"\n"]
+                if END + b"\n" in lines:
+                    lines = lines[: lines.index(END + b"\n")]
+                    chunk = b""
+                if lines:
+                    end = offset + sum(map(len, lines)) - (not chunk and lines[-1] == rest + b"\n")
+                    yield lines, end, row
+                    offset, row = end, row + len(lines)
+                if not chunk:
+                    return
+
+    def _header_of(self, file: OpenFile) -> tuple[OpenFile, tuple[str, ...], int]:
+        if self._header is None or self._header[0] is not file:
+            if self._named:
+                self._header = file, self._named, 0
+            else:
+                with file.bytes_from(0) as stream:
+                    line, end, _ = file.read_from(stream, 1 << 20).partition(b"\n")
+                if not end:
+                    raise InvalidArgument(f"{self.name} has no header line: name the columns: --columns a,b")
+                self._header = file, tuple(name or "" for name in TEXT.values(line)), len(line) + 1
+        return self._header
+
+    @property
+    def _shape(self) -> dict[str, Any]:
+        return {"columns": list(self._named) if self._named else None, "format": "copy"}
