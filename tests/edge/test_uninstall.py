@@ -19,7 +19,7 @@ Connection = psycopg.Connection[Any]
 
 def test_a_check_exits_1_when_the_schema_is_behind_altered_or_open(empty_database: str) -> None:
     code, out, _ = pgonce(empty_database, "migrate", "--check")
-    assert (code, out) == (1, "pgonce is not installed in schema public\n")
+    assert (code, out) == (1, "pgonce is not installed in schema public: run `pgonce migrate`\n")
     assert pgonce(empty_database, "migrate")[0] == 0
     code, out, _ = pgonce(empty_database, "migrate", "--check")
     assert code == 0

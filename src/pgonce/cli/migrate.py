@@ -37,7 +37,7 @@ def _check(url: str, schema: str, where: str) -> None:
     for line in found:
         click.echo(line)
     if found:
-        click.echo(f"pgonce: {where}, schema {schema}: {len(found)} found, see above; run `pgonce migrate`", err=True)
+        click.echo(f"pgonce: {where}, schema {schema}: {len(found)} found, each with what to do", err=True)
         sys.exit(1)
     click.echo(f"{where}, schema {schema}: current, unaltered, closed to other roles")
 

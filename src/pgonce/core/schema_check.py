@@ -89,7 +89,7 @@ def check(url: str, schema: str = "public") -> list[str]:
         refuse(conn, schema)
         versions = applied(conn, schema)
         if not versions:
-            return [f"pgonce is not installed in schema {schema}"]
+            return [f"pgonce is not installed in schema {schema}: run `pgonce migrate`"]
         with conn.transaction(force_rollback=True):
             conn.execute("set local client_min_messages = error")
             try:
@@ -100,7 +100,11 @@ def check(url: str, schema: str = "public") -> list[str]:
                     "run it as the role that migrates"
                 ) from error
             wanted = _definitions(conn, scratch)
-            found = [f"migration {name} is not applied" for version, name, _ in migrations() if version not in versions]
+            found = [
+                f"migration {name} is not applied: run `pgonce migrate`"
+                for version, name, _ in migrations()
+                if version not in versions
+            ]
             found += [
                 f"table {table} is not wholly adopted: run `pgonce migrate` again"
                 for table in SPECIFIED
@@ -137,11 +141,19 @@ def _differences(wanted: Definitions, found: Definitions) -> list[str]:
     lines = []
     for (kind, name), definition in sorted(wanted.items()):
         if (kind, name) not in found:
-            lines.append(f"{kind} {name} is missing")
+            lines.append(f"{kind} {name} is missing: {_remedy(kind)}")
         elif found[kind, name] != definition:
-            lines.append(f"{kind} {name} is not as this release makes it")
+            first = "drop it, then " if kind == "trigger" else ""  # migrate makes a trigger only where there is none
+            lines.append(f"{kind} {name} is not as this release makes it: {first}{_remedy(kind)}")
     # functions of an earlier release, or made under our comment; further columns and indexes are the user's own
     gone = sorted(
         (kind, name) for kind, name in found if kind in {"function", "procedure"} and (kind, name) not in wanted
     )
-    return lines + [f"{kind} {name} is not of this release" for kind, name in gone]
+    return lines + [f"{kind} {name} is not of this release: {_remedy(kind)}" for kind, name in gone]
+
+
+def _remedy(kind: str) -> str:
+    # a migration runs once, so migrate does not make these again
+    if kind in {"table", "column", "constraint", "index"}:
+        return "make it as `pgonce sql` has it"
+    return "run `pgonce migrate`"
