@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ from pgonce.seeds.calls import Checkpoint, Counts, Reject
 from pgonce.seeds.seeds import Progress as Step
 from pgonce.seeds.seeds import SeedResult
 
-PLAIN_EVERY = 2.0
+PLAIN_EVERY = 10.0
 """Seconds between two lines where the output is not a terminal."""
 REASONS = 4
 """Different reasons for rejects that are printed, the most frequent first."""
@@ -65,7 +65,7 @@ class Import:
 
     @contextmanager
     def shown(self) -> Iterator[Callable[[Step], None]]:
-        """A bar on a terminal, else a line every two seconds; the function is called after each batch."""
+        """A bar on a terminal, else a line every ten seconds; the function is called after each batch."""
         console = Console(stderr=True)
         if not console.is_terminal:
             yield self._lines()
@@ -99,7 +99,9 @@ class Import:
 
         return show
 
-    def report(self, result: SeedResult, seconds: float, rejects: Iterable[Reject], stopped: list[int]) -> None:
+    def report(
+        self, result: SeedResult, seconds: float, rejects: Iterable[Reject], stopped: list[int], *, were_set: bool
+    ) -> None:
         """Print how a run ended, and exit unless it is complete: 75 skipped or paused, 128 + n by signal n, else 1."""
         at = result.checkpoint
         if result.outcome == "overlap":
@@ -112,7 +114,11 @@ class Import:
         click.echo(f"{result.outcome:<9}  {counted}   {duration(seconds)}", err=not done)
         if reasons := reasons_of(rejects):
             click.echo(f"rejected   {reasons}", err=not done)
-        for line in sequence_lines(getattr(result, "sequences", {}), was_set=bool(getattr(result, "were_set", False))):
+        if result.resumed:
+            click.echo(
+                "resumed    the database had gone back to an older state, and the import resumed from there", err=True
+            )
+        for line in sequence_lines(result.sequences, were_set=were_set):
             click.echo(line, err=not done)
         if result.outcome == "paused":
             click.echo(f"next       pgonce seed resume {shlex.quote(self.name)}   then {self.again}", err=True)
@@ -175,10 +181,11 @@ def reason_of(error: str) -> str:
     return text if len(text) <= 80 else text[:79] + "…"
 
 
-def sequence_lines(sequences: dict[str, int], *, was_set: bool) -> Iterator[str]:
+def sequence_lines(sequences: Mapping[str, int], *, were_set: bool) -> Iterator[str]:
     """A line for each sequence that was set, or that stays behind the imported keys."""
-    for name, value in sequences.items():
-        if was_set:
+    for quoted, value in sequences.items():
+        name = quoted.replace('"', "")
+        if were_set:
             yield f"sequence   {name} was set to {value:,}"
         else:
             yield f"sequence   {name} is behind {value:,}: the next insert without a value may fail: --set-sequences"

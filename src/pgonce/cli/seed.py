@@ -7,7 +7,7 @@ import inspect
 import shlex
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -41,6 +41,8 @@ def seed() -> None:
 @click.option("--max-rejects", type=click.IntRange(min=0), help="Bad rows to set aside. [default: the seed's, or 0]")
 @click.option("--max-rows-per-second", type=click.FloatRange(min=1), help="Write at most so many rows per second.")
 @click.option("--accept-change", is_flag=True, help="Resume even though the source has changed since the checkpoint.")
+@click.option("--set-sequences", is_flag=True, help="At the end set the table's sequences to the greatest value.")
+@click.option("--allow-unlogged", is_flag=True, help="Write to a table that a crash of the server empties.")
 @click.option("--dry-run", is_flag=True, help="Write everything in one transaction and roll it back.")
 @click.option("--verify", is_flag=True, help="Afterwards compare the table with the source, and store the result.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, help="Processes, for a seed with partitions.")
@@ -50,7 +52,8 @@ def seed() -> None:
 @click.pass_context
 def run(
     ctx: click.Context, name: str, restart: bool, batch_size: int | None, window: timedelta | None,
-    max_rejects: int | None, max_rows_per_second: float | None, accept_change: bool, dry_run: bool, verify: bool,
+    max_rejects: int | None, max_rows_per_second: float | None, accept_change: bool,
+    set_sequences: bool, allow_unlogged: bool, dry_run: bool, verify: bool,
     workers: int, cluster: str | None, app: App, url: str, schema: str,
 ) -> None:  # fmt: skip
     """Run the seed NAME, from its last checkpoint on.
@@ -63,18 +66,20 @@ def run(
     found = app.get_seed(name)
     share = getattr(found.function, "progress", unknown)
     shown = Import(name, f"{name} → {found.into}", f"pgonce seed run {shlex.quote(name)}", found.total, share)
-    options: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "batch_size": batch_size or found.batch_size,
-        "window": window or WINDOW,
         "max_rejects": found.max_rejects if max_rejects is None else max_rejects,
-        "max_rows_per_second": max_rows_per_second,
-        "accept_change": accept_change,
+        "set_sequences": set_sequences or found.set_sequences,
+        "allow_unlogged": allow_unlogged or found.allow_unlogged,
     }
+    found = replace(found, **fields)
+    options: dict[str, Any] = {
+        "window": window or WINDOW, "max_rows_per_second": max_rows_per_second, "accept_change": accept_change,
+    }  # fmt: skip
     if found.partitions is None and (workers > 1 or cluster):
         raise click.UsageError(f"the seed {name} has no partitions: --workers and --cluster need them")
     if dry_run:
-        limit = {"max_rejects": options["max_rejects"], "restart": restart}
-        counts: Counts = _each_kind(found, url, schema, "rehearse", limit)
+        counts: Counts = _each_kind(found, url, schema, "rehearse", {"restart": restart})
         shown.report_dry_run(counts)
         return
     began = time.monotonic()
@@ -82,35 +87,31 @@ def run(
         if found.partitions is not None:
             reference = ctx.meta[APP]
             work = _Parts(reference, url, schema, name, cluster, workers, restart)
-            result = work.run(found, options, on_progress, lambda: bool(stopped))
+            result = work.run(found, options | fields, on_progress, lambda: bool(stopped))
         else:
-            options |= {"on_progress": on_progress, "stop": lambda: bool(stopped)}
-            options |= {"restart": restart, "batch_size": options["batch_size"], "fingerprint": found.fingerprint}
+            options |= {"restart": restart, "on_progress": on_progress, "stop": lambda: bool(stopped)}
             result = _each_kind(found, url, schema, "run", options)
     if result.outcome == "complete" and (left_out := getattr(found.function, "unfinished", None)):
         raise InvalidArgument(left_out)
     seconds = time.monotonic() - began
     with database.open_pool(url, 2) as pool:
         rejects = Seeds(pool, schema=schema).rejects(name) if result.checkpoint else []
-    shown.report(result, seconds, rejects, stopped)
+    shown.report(result, seconds, rejects, stopped, were_set=found.set_sequences)
     if verify:
         shown.report_proof(_each_kind(found, url, schema, "verify", {}))
 
 
 def _each_kind(seed: Seed, url: str, schema: str, verb: str, options: dict[str, Any]) -> Any:
     """A method of Seeds, or of AsyncSeeds for an async generator."""
-    options = {
-        "into": seed.into, "key": seed.key, "columns": seed.columns, "on_conflict": seed.on_conflict, **options,
-    }  # fmt: skip
     if inspect.isasyncgenfunction(seed.function):
         return asyncio.run(_async_kind(seed, url, schema, verb, options))
     with database.open_pool(url) as pool:
-        return getattr(Seeds(pool, schema=schema), verb)(seed.name, seed.whole(), **options)
+        return getattr(Seeds(pool, schema=schema), verb)(seed, **options)
 
 
 async def _async_kind(seed: Seed, url: str, schema: str, verb: str, options: dict[str, Any]) -> Any:
     async with await database.open_async_pool(url) as pool:
-        return await getattr(AsyncSeeds(pool, schema=schema), verb)(seed.name, seed.whole(), **options)
+        return await getattr(AsyncSeeds(pool, schema=schema), verb)(seed, **options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,9 @@ class _Parts:
                 partitions.run_on_cluster(self.cluster, *where, options, show, stop)
             elif left:
                 partitions.run_here(*where, min(self.workers, len(left)), options, show, stop)
+            before = 0 if self.restart or at is None else at.rows_seen
             at = seeds.checkpoint(self.name)
+        new_rows = at.rows_seen - before if at else 0
         if at and at.status == "complete":
-            return SeedResult("complete", at, at.rows_seen - before)
-        return SeedResult("paused" if at and at.paused_at else "stopped", at)
+            return SeedResult("complete", at, new_rows)
+        return SeedResult("paused" if at and at.paused_at else "stopped", at, new_rows)

@@ -47,6 +47,14 @@ class Names(click.ParamType):  # type: ignore[type-arg] # generic only in newer 
         return names
 
 
+class Keys(Names):
+    """The same, or none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """The names as a tuple."""
+        return () if value in {"", ()} else super().convert(value, param, ctx)
+
+
 class Renames(click.ParamType):  # type: ignore[type-arg]
     """Pairs FILE'S=TABLE'S with commas between them."""
 
@@ -65,15 +73,13 @@ class Renames(click.ParamType):  # type: ignore[type-arg]
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE…")
 @click.option("--into", "table", required=True, metavar="TABLE", help="The table, with or without its schema.")
-@click.option("--key", required=True, type=Names(), help="Columns of a unique index; they identify a row.")
+@click.option("--key", default="", type=Keys(), help="Columns of a unique index; without them rows are only appended.")
 @click.option("--name", help="The seed's name. [default: TABLE:FILE without folders]")
 @click.option("--columns", type=Names(), help="CSV: the file has no header, these are its columns. Else: which ones.")
 @click.option(
     "--map", "rename", type=Renames(), metavar="NAME=COLUMN,…", help="The table's columns for names in the file."
 )
-@click.option(
-    "--format", type=click.Choice(["csv", "tsv", "jsonl", "parquet", "copy"]), help="[default: by the file's name]"
-)
+@click.option("--format", type=click.Choice(FORMATS), help="[default: by the file's name]")
 @click.option("--delimiter", help="Of a CSV file; tab for a tab. [default: a comma, a tab for .tsv]")
 @click.option("--quote", default='"', help='Of a CSV file; none: quotes are text. [default: "]')
 @click.option("--null", "nulls", multiple=True, metavar="TEXT", help="How a CSV file writes NULL. [default: nothing]")
@@ -88,6 +94,7 @@ class Renames(click.ParamType):  # type: ignore[type-arg]
 @click.option("--restart", is_flag=True, help="Begin at the start; rows whose key is in the table are skipped.")
 @click.option("--accept-change", is_flag=True, help="Resume even though the file has changed since the checkpoint.")
 @click.option("--set-sequences", is_flag=True, help="At the end set the table's sequences to the greatest value.")
+@click.option("--allow-unlogged", is_flag=True, help="Write to a table that a crash of the server empties.")
 @click.option("--dry-run", is_flag=True, help="Show the first rows, write everything in one transaction, roll it back.")
 @click.option("--verify", is_flag=True, help="Afterwards compare the table with the file, and store the result.")
 @with_database
@@ -104,6 +111,7 @@ def load(
     restart: bool,
     accept_change: bool,
     set_sequences: bool,
+    allow_unlogged: bool,
     dry_run: bool,
     verify: bool,
     url: str,
@@ -136,6 +144,7 @@ def load(
     name = name or f"{table}:{label}"
     shown = Import(name, f"{label} → {table}", "the same command", source.total, getattr(source, "progress", unknown))
     options: dict[str, Any] = {"into": table, "key": key, "on_conflict": on_conflict, "max_rejects": max_rejects}
+    options["allow_unlogged"] = allow_unlogged
     with database.open_pool(url) as pool:
         seeds = Seeds(pool, schema=schema)
         with pool.connection() as conn:
@@ -145,17 +154,17 @@ def load(
         if dry_run:
             shown.report_dry_run(seeds.rehearse(name, source, restart=restart, **options))
             return
-        more: dict[str, Any] = {"batch_size": batch_size, **({"set_sequences": True} if set_sequences else {})}
         began = time.monotonic()
         with stopping("this batch") as stopped, shown.shown() as on_progress:
             result = seeds.run(
                 name, source, restart=restart, accept_change=accept_change, max_rows_per_second=max_rows_per_second,
-                on_progress=on_progress, stop=lambda: bool(stopped), **options, **more,
+                batch_size=batch_size, set_sequences=set_sequences, on_progress=on_progress,
+                stop=lambda: bool(stopped), **options,
             )  # fmt: skip
         if source.unfinished and result.outcome == "complete":
             raise InvalidArgument(source.unfinished)
         seconds = time.monotonic() - began
-        shown.report(result, seconds, seeds.rejects(name) if result.checkpoint else [], stopped)
+        shown.report(result, seconds, seeds.rejects(name) if result.checkpoint else [], stopped, were_set=set_sequences)
         if verify:
             shown.report_proof(seeds.verify(name, source, **options))
 
@@ -165,6 +174,8 @@ def _source(
 ) -> tuple[Source, str]:
     """The source, and what it is called in the seed's name."""
     if files[0].startswith(("postgres://", "postgresql://")) or query is not None:
+        if query is not None and not key:
+            raise InvalidArgument("a query needs a --key: its rows are read in this order, and a run resumes after it")
         if query is None or len(files) > 1 or "://" not in files[0]:
             raise InvalidArgument(
                 "a database as the source needs its URL and a query: 'postgresql://…' --query 'select …'"
@@ -239,11 +250,10 @@ def _refuse_table(conn: Connection[Any], table: str, key: Sequence[str], columns
     if alike:
         names = [full if len(wanted) > 1 else full.rpartition(".")[2] for _, full in alike]
         raise SchemaError(f"there is no table {table}: did you mean --into {' or --into '.join(names)}?")
-    create = sql.SQL("create table {} ({}, primary key ({}));").format(
-        sql.Identifier(*wanted),
-        sql.SQL(", ").join(sql.SQL("{} text").format(sql.Identifier(column)) for column in columns),
-        sql.SQL(", ").join(map(sql.Identifier, key)),
-    )
+    parts = [sql.SQL("{} text").format(sql.Identifier(column)) for column in columns]
+    if key:
+        parts.append(sql.SQL("primary key ({})").format(sql.SQL(", ").join(map(sql.Identifier, key))))
+    create = sql.SQL("create table {} ({});").format(sql.Identifier(*wanted), sql.SQL(", ").join(parts))
     click.echo(f"pgonce: there is no table {table}: create it before the import, for instance with", err=True)
     click.echo(create.as_string(conn), err=True)
     sys.exit(1)

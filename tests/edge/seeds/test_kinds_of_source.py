@@ -357,3 +357,28 @@ class TestCommand:
         assert conn.execute("select array_agg(id order by id) from people").fetchone() == ([1, 2, 3, 11, 12, 13],)
         code, _, said = command(database, "seed", "load", database, *into)
         assert (code, "needs its URL and a query" in said) == (1, True)
+
+    def test_rows_without_a_key_are_appended_once(self, database: str, conn: Conn, tmp_path: Path) -> None:
+        conn.execute("create table visits (page text, at int)")
+        arguments = ["seed", "load", "f.csv", "--into", "visits"]
+        (tmp_path / "f.csv").write_text("page,at\n/a,1\n/a,1\n")
+        assert counted(2) in command(database, *arguments, cwd=tmp_path)[1]
+        with (tmp_path / "f.csv").open("a") as file:
+            file.write("/b,2\n")
+        assert counted(3) in command(database, *arguments, cwd=tmp_path)[1]
+        assert conn.execute("select count(*) from visits").fetchone() == (3,)
+        code, _, said = command(database, "seed", "load", database, "--query", "select 1 a", "--into", "visits")
+        assert (code, "a query needs a --key" in said) == (1, True)
+
+    def test_a_sequence_that_stays_behind_is_said_and_set_where_one_asks(
+        self, database: str, conn: Conn, tmp_path: Path
+    ) -> None:
+        conn.execute("create table items (id serial primary key, name text)")
+        (tmp_path / "f.csv").write_text("id,name\n1,Ann\n500,Bob\n")
+        arguments = ["seed", "load", "f.csv", "--into", "items", "--key", "id"]
+        code, out, _ = command(database, *arguments, cwd=tmp_path)
+        assert code == 0
+        assert "items_id_seq is behind 500: the next insert without a value may fail: --set-sequences" in out
+        code, out, _ = command(database, *arguments, "--set-sequences", "--restart", cwd=tmp_path)
+        assert (code, "items_id_seq was set to 500" in out) == (0, True)
+        assert conn.execute("insert into items (name) values ('Cid') returning id").fetchone() == (501,)

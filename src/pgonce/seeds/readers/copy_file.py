@@ -65,6 +65,10 @@ class CopyTextFile(TextFile):
                     found = BadRow(f"{self.name}, row {row + number:,}: {reason}", line.decode("utf-8", "replace"))
                 yield found, at(before, row + number, row + number)
 
+    def reread(self) -> Iterator[Any]:
+        """All rows as texts; the writer's blocks are parsed by the server alone."""
+        return (row for row, _ in self(None))
+
     def copy_blocks(self, cursor: Cursor | None) -> Iterator[tuple[Any, int, Cursor]]:
         """The rows after ``cursor`` as they stand in the file."""
         for lines, end, row in self._blocks(cursor):

@@ -77,10 +77,7 @@ class Files:
     def reread(self) -> Iterator[Any]:
         """All rows by the library of their format."""
         for file in self.files:
-            if isinstance(file, CopyTextFile):
-                yield from (row for row, _ in file(None))
-            else:
-                yield from file.reread()
+            yield from file.reread()
 
     def fingerprint(self, cursor: Cursor | None) -> Mapping[str, Any]:
         """The fingerprints of all files up to the one of the cursor.
