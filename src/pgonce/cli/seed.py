@@ -145,7 +145,6 @@ class _Parts:
                 partitions.run_on_cluster(self.cluster, *where, options, show, stop)
             elif left:
                 partitions.run_here(*where, min(self.workers, len(left)), options, show, stop)
-            before = 0 if self.restart or at is None else at.rows_seen
             at = seeds.checkpoint(self.name)
         new_rows = at.rows_seen - before if at else 0
         if at and at.status == "complete":
