@@ -9,13 +9,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, BinaryIO
 
 import click
 
+from pgonce.cli import signals
 from pgonce.cli.errors import TIMEOUT
 from pgonce.cli.job import with_scope
 from pgonce.cli.options import OVERLAP, with_database
@@ -32,9 +32,9 @@ TAIL = 4000
 LOOK = 0.2
 """Seconds between two looks whether the run is still ours."""
 LATE = "its time is over"
-STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
+STOPS = (*signals.STOPS, "SIGQUIT")
 """Signals that stop the command: passed on, and followed by SIGKILL when the grace is over."""
-PASSED_ON = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2", "SIGWINCH") if hasattr(signal, name)]
+PASSED_ON = ("SIGUSR1", "SIGUSR2", "SIGWINCH")
 """Signals that mean something to the command alone."""
 
 
@@ -111,7 +111,8 @@ def exec_(
     require_posix()
     # A parent may have set SIGCHLD to be ignored ("trap '' CHLD"); the kernel then keeps no exit status.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    with database.open_pool(url, 2) as pool, _signals() as received:
+    received: list[int] = []
+    with database.open_pool(url, 2) as pool, signals.handled(received.append, STOPS + PASSED_ON):
         options: dict[str, Any] = {
             "key": key,
             "window": window,
@@ -180,17 +181,17 @@ def _watch(run: Run, group: Group, received: list[int], patience: float, limit: 
     why: str | None = None
     ours = True
     while not group.has_ended(LOOK) or (why and not group.is_empty(LOOK)):
-        signals = [received.pop(0) for _ in received[:]]
-        if why is None and any(each in STOPS for each in signals):
+        to_send = [received.pop(0) for _ in received[:]]
+        if why is None and any(signal.Signals(each).name in STOPS for each in to_send):
             why = "a signal"
             kill_at = time.monotonic() + patience
         if why is None and (why := LATE if time.monotonic() > late_at else _stopped(run)):
             _say(f"{run.name}: {why}")
-            signals = [signal.SIGTERM]
+            to_send = [signal.SIGTERM]
             kill_at = time.monotonic() + patience
         if time.monotonic() > kill_at:
-            signals.append(signal.SIGKILL)
-        sent = [group.signal(each) for each in signals]
+            to_send.append(signal.SIGKILL)
+        sent = [group.signal(each) for each in to_send]
         if ours and not all(sent):
             ours = False
             _say(f"{run.name}: it runs as another user and cannot be stopped from here: waiting for its end")
@@ -222,16 +223,3 @@ def _say(line: str) -> None:
     with suppress(OSError):
         if sys.stderr and select.select([], [sys.stderr], [], 1)[1]:
             _show(f"{line}\n".encode(errors="backslashreplace"))
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collects the signals that are passed on; one that nohup or a shell's & ignores stays ignored."""
-    received: list[int] = []
-    numbers = [number for number in (*STOPS, *PASSED_ON) if signal.getsignal(number) is not signal.SIG_IGN]
-    usual = {number: signal.signal(number, lambda number, _: received.append(number)) for number in numbers}
-    try:
-        yield received
-    finally:
-        for number, handler in usual.items():
-            signal.signal(number, handler)

@@ -18,7 +18,7 @@ from pgonce.cli import partitions
 from pgonce.cli.options import APP, with_app, with_database
 from pgonce.cli.output import Length
 from pgonce.cli.progress import Import, unknown
-from pgonce.cli.stopping import stopping
+from pgonce.cli.signals import stopping
 from pgonce.core import database
 from pgonce.errors import InvalidArgument
 from pgonce.seeds.calls import Counts

@@ -15,7 +15,7 @@ from psycopg import Connection, sql
 from pgonce.cli.options import with_database
 from pgonce.cli.output import print_table
 from pgonce.cli.progress import Import, unknown
-from pgonce.cli.stopping import stopping
+from pgonce.cli.signals import stopping
 from pgonce.core import database
 from pgonce.errors import InvalidArgument, SchemaError
 from pgonce.seeds.batch import BatchSizer

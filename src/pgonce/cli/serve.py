@@ -6,7 +6,6 @@ import errno
 import gc
 import logging
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ import click
 from pgonce.alerts.alerts import Alerts
 from pgonce.app import App
 from pgonce.cli.options import with_app, with_database
+from pgonce.cli.signals import handled
 from pgonce.cli.startup import describe_alerts, describe_database, describe_handlers, describe_jobs
 from pgonce.core import database, event_loop
 from pgonce.core.execute import call
@@ -248,17 +248,12 @@ def worker(
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     stopping = threading.Event()
-    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-    # what nohup or a shell's & ignores stays ignored
-    usual = {number: found for number in numbers if (found := signal.getsignal(number)) is not signal.SIG_IGN}
 
-    def stop(*_: object) -> None:
+    def stop(_: int) -> None:
         stopping.set()
-        for number, handler in usual.items():
-            signal.signal(number, handler)
+        restore()
 
-    for number in usual:
-        signal.signal(number, stop)
+    restore = click.get_current_context().with_resource(handled(stop))
     freeze_garbage()
     services = _services(app, url, schema, jobs, no_schedule, () if no_alerts else alerts, None if no_alerts else ping)
     started = []

@@ -1,24 +1,66 @@
-"""Ctrl-C, SIGTERM and SIGHUP raised where a job is at work: its run ends as failed now, and not a window later."""
+"""What commands do with signals: handle them during a block, finish what has begun, or end a job's run as failed."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
 import sys
-from collections.abc import Coroutine
-from contextlib import suppress
-from types import FrameType, TracebackType
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import click
 
 T = TypeVar("T")
+STOPS = ("SIGINT", "SIGTERM", "SIGHUP")
+"""The signals that ask a command to end."""
+
+
+@contextmanager
+def handled(handler: Callable[[int], object], names: tuple[str, ...] = STOPS) -> Iterator[Callable[[], None]]:
+    """Call ``handler`` with the number of each signal that comes during the block.
+
+    A signal that nohup or a shell's & ignores stays ignored; one that this system does not have is left out. What is
+    yielded gives the signals their usual effect back before the end of the block.
+    """
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    usual = {number: found for number in numbers if (found := signal.getsignal(number)) is not signal.SIG_IGN}
+
+    def restore() -> None:
+        for number, before in usual.items():
+            signal.signal(number, before)
+
+    for number in usual:
+        signal.signal(number, lambda number, _: handler(number))
+    try:
+        yield restore
+    finally:
+        restore()
+
+
+@contextmanager
+def stopping(what: str) -> Iterator[list[int]]:
+    """The signals received during the block; ``what`` is finished first, as the printed line says.
+
+    A second signal has its usual effect.
+    """
+    received: list[int] = []
+
+    def remember(number: int) -> None:
+        received.append(number)
+        click.echo(f"stopping after {what}; once more to stop at once", err=True)
+        restore()
+
+    with handled(remember, ("SIGINT", "SIGTERM")) as restore:
+        yield received
 
 
 class Interrupts:
-    """Inside of the block a signal is a KeyboardInterrupt that says which; then the exit code is 128 and its number.
+    """During the block a signal raises KeyboardInterrupt, so that a job's run ends as failed now, not a window later.
 
-    In the event loop of ``run`` it cancels the work, as asyncio does with Ctrl-C; a second one is raised there, too.
+    The exit code is then 128 and the signal's number. In the event loop of ``run`` the first one cancels the work, as
+    asyncio does with Ctrl-C; a second one is raised.
     """
 
     def __init__(self, name: str) -> None:
@@ -27,16 +69,12 @@ class Interrupts:
         self._task: asyncio.Task[Any] | None = None
 
     def __enter__(self) -> Self:
-        names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
-        numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-        # what nohup or a shell's & ignores stays ignored
-        numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-        self._usual = {number: signal.signal(number, self._interrupt) for number in numbers}
+        self._handlers = ExitStack()
+        self._handlers.enter_context(handled(self._interrupt))
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: TracebackType | None) -> None:
-        for number, handler in self._usual.items():
-            signal.signal(number, handler)
+        self._handlers.close()
         if self._received and isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
             last = self._received[-1]
             with suppress(OSError):  # after SIGHUP the terminal is gone
@@ -55,7 +93,7 @@ class Interrupts:
         finally:
             self._task = None
 
-    def _interrupt(self, number: int, _frame: FrameType | None) -> None:
+    def _interrupt(self, number: int) -> None:
         self._received.append(signal.Signals(number).name)
         why = f"stopped by {self._received[-1]}"
         if self._task is None or len(self._received) > 1:
