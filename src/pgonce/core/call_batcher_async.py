@@ -14,7 +14,14 @@ from psycopg.pq import TransactionStatus
 from pgonce.core.batcher import Batcher
 from pgonce.core.call import Call
 from pgonce.core.execute_async import Pool, connection, is_usual
-from pgonce.core.fast_call_async import BOOL_TYPE, UUID_TYPE, execute_value, loaded, sent, written
+from pgonce.core.fast_call_async import (
+    BOOL_TYPE,
+    UUID_TYPE,
+    arguments_as_text,
+    execute_value,
+    read_value,
+    send_statement,
+)
 from pgonce.errors import translate
 
 T = TypeVar("T")
@@ -55,7 +62,7 @@ class AsyncCallBatcher:
             PgonceError: what the protocol refused, translated from its SQLSTATE.
             psycopg.Error: anything else.
         """
-        texts = written(wanted) if wanted.many else None
+        texts = arguments_as_text(wanted) if wanted.many else None
         if texts is not None:
             outcome = await self._send_shared(texts, wanted)
             if outcome is not _SEND_ALONE:
@@ -82,7 +89,7 @@ class AsyncCallBatcher:
         order = sorted(range(len(calls)), key=lambda number: [text or "" for text in calls[number][0]])
         arrays = [_array(texts) for texts in zip(*(calls[number][0] for number in order), strict=True)]
         try:
-            result = await sent(conn, calls[0][1].batch_statement(self._schema), arrays)
+            result = await send_statement(conn, calls[0][1].batch_statement(self._schema), arrays)
         except (psycopg.Error, UnicodeError):
             if conn.info.transaction_status == TransactionStatus.IDLE:
                 return [_SEND_ALONE] * len(calls)
@@ -90,7 +97,7 @@ class AsyncCallBatcher:
         outcomes = [_SEND_ALONE] * len(calls)
         found = (result.get_value(0, 0) or b"")[1:-1].split(b",")
         for number, each in zip(order, found, strict=True):
-            outcomes[number] = loaded(_ELEMENTS[result.ftype(0)], None if each == b"NULL" else each)
+            outcomes[number] = read_value(_ELEMENTS[result.ftype(0)], None if each == b"NULL" else each)
         return outcomes
 
     async def _hand_back(self, outcome: Any) -> None:

@@ -1,4 +1,4 @@
-"""The few things that wait differently in the two worlds; its twin is written by hand, too."""
+"""Timers, time limits and waits: what differs from async code. ``concurrency_async.py`` is written by hand, too."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from psycopg import Connection
 
 T = TypeVar("T")
 Result: TypeAlias = Annotated[T, "returned as it is"]
-"""What a function of the user's returns in this world."""
+"""What a function of the user's returns here."""
 CANCELS = False
-"""Whether `repeating` cancels the body; a thread can only be told."""
+"""Whether `repeating` cancels the body; a thread cannot be cancelled."""
 LEAVE = 5.0
 """Seconds that the end of a run waits for a heartbeat that hangs."""
 
 
 class _Alarm:
-    """Calls functions when their time has come, in one thread for the whole process; each must return at once.
+    """Calls functions at set times, in one thread for the whole process; each must return at once.
 
-    Most are cancelled long before: the thread wakes for the earliest one it knows, looks at those that are left, and
-    sleeps until the next. A heap kept every short run of the last 15 s, and woke once for each.
+    Most calls are cancelled long before. The thread wakes for the earliest call, looks at those that are left, and
+    sleeps until the next one. A heap kept every short run of the last 15 s and woke up once for each.
     """
 
     def __init__(self) -> None:
@@ -37,13 +37,13 @@ class _Alarm:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew, as a forked child must: it has no thread, and somebody may have held the lock."""
+        """Start empty, as a forked child must: it has no thread, and the lock may have been held at the fork."""
         self._calling = threading.Condition(threading.Lock())
         self._calls: dict[int, tuple[float, Callable[[], None]]] = {}
         self._wakes_at = math.inf
         self._thread: threading.Thread | None = None
 
-    # No lock on the way of a short run: eight threads met at it three times per run. Whoever pops a call has it.
+    # A short run takes no lock: eight threads contended for it three times per run. Who pops a call runs it.
 
     def set(self, seconds: float, call: Callable[[], None]) -> int:
         """Call after ``seconds``; the number is for ``cancel``."""
@@ -59,7 +59,7 @@ class _Alarm:
         return number
 
     def cancel(self, number: int) -> None:
-        """It is not called any more; if it is being called, wait for its end."""
+        """Do not make the call; if it is being made, wait for its end."""
         if self._calls.pop(number, None) is None:
             with self._calling:
                 self._calls.pop(number, None)  # it could not be called and was put off
@@ -91,10 +91,10 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
 
 
 class repeating:  # noqa: N801 -- its twin is a function
-    """Run ``action`` every ``seconds`` beside the body, in a thread, until it returns False.
+    """Run ``action`` every ``seconds`` during the body, in a thread, until it returns False.
 
-    A thread cannot be cancelled: the body looks at ``run.lost``, and its transactions refuse to commit. The thread is
-    started when the first call is due: starting one for each short run cost more than the run.
+    The body cannot be cancelled: it reads ``run.lost``, and its transactions refuse to commit. The thread is started
+    when the first call is due: starting one for each short run cost more than the run.
     """
 
     def __init__(self, action: Callable[[], bool], seconds: float, _patience: float) -> None:
@@ -157,7 +157,7 @@ def running_loop() -> Any:
 
 
 def shielded(done: T) -> T:
-    """What is done cannot be stopped; the other world has cancellations."""
+    """Return ``done``: only asynchronous code has cancellations."""
     return done
 
 

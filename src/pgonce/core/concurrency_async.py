@@ -1,4 +1,4 @@
-"""The few things that wait differently in the two worlds; its twin is written by hand, too."""
+"""Timers, time limits and waits: what differs from sync code. ``concurrency.py`` is written by hand, too."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pgonce.core.concurrency import alarm
 
 T = TypeVar("T")
 Result: TypeAlias = Awaitable[T]
-"""What a function of the user's returns in this world."""
+"""What a function of the user's returns here."""
 CANCELS = True
-"""Whether `repeating` cancels the body; a thread can only be told."""
+"""Whether `repeating` cancels the body; a thread cannot be cancelled."""
 LEAVE = 5.0
 """Seconds that the end of a run waits for a heartbeat that hangs."""
 
@@ -64,7 +64,7 @@ async def repeating(action: Callable[[], bool], seconds: float, patience: float)
             if thread:
                 await _join(thread)
     except asyncio.CancelledError:
-        if not cancelled or (body and body.uncancel() > 0):  # somebody else's cancellation goes on
+        if not cancelled or (body and body.uncancel() > 0):  # a cancellation from elsewhere goes on
             raise
 
 

@@ -1,5 +1,5 @@
 # Generated from fast_call_async.py by tools/unasync.py: edit that one, then `make generate`.
-"""One value of one SQL function, below the cursor."""
+"""Calls of SQL functions that return one value, without psycopg's cursor."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 def _no_scope(jsonb: Jsonb) -> str:
     if jsonb.obj == {}:
         return "{}"
-    raise KeyError  # its dumps is the user's to choose
+    raise KeyError  # a Jsonb may have a dumps function of its own
 
 
 _TEXT: dict[type, Callable[[Any], str | None]] = {
@@ -38,14 +38,14 @@ _TEXT: dict[type, Callable[[Any], str | None]] = {
     timedelta: lambda length: f"{length.days} days {length.seconds} s {length.microseconds} us",
     type(None): lambda _: None,
 }
-"""How an argument is written, where every setting of the session reads it alike."""
+"""How an argument is written: in a form that every setting of the session reads alike."""
 BOOL_TYPE, UUID_TYPE = 16, 2950  # the types' numbers are fixed in PostgreSQL's catalogue
 _uses: WeakKeyDictionary[Connection[Any], dict[bytes, int]] = WeakKeyDictionary()
 """How often a connection has used a statement."""
 
 
-def written(wanted: Call[Any]) -> list[str | None] | None:
-    """The arguments of ``wanted`` as text; None where one is of a type that only psycopg knows how to write."""
+def arguments_as_text(wanted: Call[Any]) -> list[str | None] | None:
+    """The arguments of ``wanted`` as text; None if one has a type that only psycopg can write."""
     try:
         return [_TEXT[type(argument)](argument) for argument in wanted.args.values()]
     except KeyError:
@@ -62,16 +62,16 @@ def execute_value(conn: Connection[Any], wanted: Call[T], schema: str) -> T:
         PgonceError: what the protocol refused, translated from its SQLSTATE.
         psycopg.Error: anything else.
     """
-    texts = written(wanted)
+    texts = arguments_as_text(wanted)
     try:
         if texts is None or not is_usual(conn):
             said = execute(conn, wanted, schema)
             conn.commit()  # no round trip in autocommit
             return said
-        result = sent(conn, wanted.numbered(schema), texts)
+        result = send_statement(conn, wanted.numbered(schema), texts)
     except psycopg.Error as error:
         raise translate(error) from error
-    return wanted.read([(loaded(result.ftype(0), result.get_value(0, 0)),)])
+    return wanted.read([(read_value(result.ftype(0), result.get_value(0, 0)),)])
 
 
 def _encoded(conn: Connection[Any], text: str) -> bytes:
@@ -82,8 +82,8 @@ def _encoded(conn: Connection[Any], text: str) -> bytes:
     return text.encode(encoding)
 
 
-def loaded(kind: int, found: bytes | None) -> Any:
-    """A value of the type with the number ``kind`` as PostgreSQL writes it."""
+def read_value(kind: int, found: bytes | None) -> Any:
+    """The value of a text that PostgreSQL wrote for the type with the number ``kind``."""
     if found is None:
         return None
     if kind == UUID_TYPE:
@@ -91,8 +91,8 @@ def loaded(kind: int, found: bytes | None) -> Any:
     return found == b"t" if kind == BOOL_TYPE else found.decode()
 
 
-def sent(conn: Connection[Any], statement: bytes, texts: Sequence[str | None]) -> PGresult:
-    """What the server answers to ``statement``; prepared as psycopg would, after so many uses, and never for a pooler.
+def send_statement(conn: Connection[Any], statement: bytes, texts: Sequence[str | None]) -> PGresult:
+    """The server's answer to ``statement``. It is prepared after as many uses as psycopg would, never for a pooler.
 
     Raises:
         psycopg.Error: what the server refused, or that it cannot be reached.
@@ -113,7 +113,7 @@ def sent(conn: Connection[Any], statement: bytes, texts: Sequence[str | None]) -
         return _answer(conn)
     except InvalidSqlStatementName:  # a DISCARD ALL of the user's; nothing was run
         uses[statement] = 0
-        return sent(conn, statement, texts)
+        return send_statement(conn, statement, texts)
 
 
 def _answer(conn: Connection[Any]) -> PGresult:

@@ -1,4 +1,4 @@
-"""One value of one SQL function, below the cursor."""
+"""Calls of SQL functions that return one value, without psycopg's cursor."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 def _no_scope(jsonb: Jsonb) -> str:
     if jsonb.obj == {}:
         return "{}"
-    raise KeyError  # its dumps is the user's to choose
+    raise KeyError  # a Jsonb may have a dumps function of its own
 
 
 _TEXT: dict[type, Callable[[Any], str | None]] = {
@@ -37,14 +37,14 @@ _TEXT: dict[type, Callable[[Any], str | None]] = {
     timedelta: lambda length: f"{length.days} days {length.seconds} s {length.microseconds} us",
     type(None): lambda _: None,
 }
-"""How an argument is written, where every setting of the session reads it alike."""
+"""How an argument is written: in a form that every setting of the session reads alike."""
 BOOL_TYPE, UUID_TYPE = 16, 2950  # the types' numbers are fixed in PostgreSQL's catalogue
 _uses: WeakKeyDictionary[AsyncConnection[Any], dict[bytes, int]] = WeakKeyDictionary()
 """How often a connection has used a statement."""
 
 
-def written(wanted: Call[Any]) -> list[str | None] | None:
-    """The arguments of ``wanted`` as text; None where one is of a type that only psycopg knows how to write."""
+def arguments_as_text(wanted: Call[Any]) -> list[str | None] | None:
+    """The arguments of ``wanted`` as text; None if one has a type that only psycopg can write."""
     try:
         return [_TEXT[type(argument)](argument) for argument in wanted.args.values()]
     except KeyError:
@@ -61,16 +61,16 @@ async def execute_value(conn: AsyncConnection[Any], wanted: Call[T], schema: str
         PgonceError: what the protocol refused, translated from its SQLSTATE.
         psycopg.Error: anything else.
     """
-    texts = written(wanted)
+    texts = arguments_as_text(wanted)
     try:
         if texts is None or not await is_usual(conn):
             said = await execute(conn, wanted, schema)
             await conn.commit()  # no round trip in autocommit
             return said
-        result = await sent(conn, wanted.numbered(schema), texts)
+        result = await send_statement(conn, wanted.numbered(schema), texts)
     except psycopg.Error as error:
         raise translate(error) from error
-    return wanted.read([(loaded(result.ftype(0), result.get_value(0, 0)),)])
+    return wanted.read([(read_value(result.ftype(0), result.get_value(0, 0)),)])
 
 
 def _encoded(conn: AsyncConnection[Any], text: str) -> bytes:
@@ -81,8 +81,8 @@ def _encoded(conn: AsyncConnection[Any], text: str) -> bytes:
     return text.encode(encoding)
 
 
-def loaded(kind: int, found: bytes | None) -> Any:
-    """A value of the type with the number ``kind`` as PostgreSQL writes it."""
+def read_value(kind: int, found: bytes | None) -> Any:
+    """The value of a text that PostgreSQL wrote for the type with the number ``kind``."""
     if found is None:
         return None
     if kind == UUID_TYPE:
@@ -90,8 +90,8 @@ def loaded(kind: int, found: bytes | None) -> Any:
     return found == b"t" if kind == BOOL_TYPE else found.decode()
 
 
-async def sent(conn: AsyncConnection[Any], statement: bytes, texts: Sequence[str | None]) -> PGresult:
-    """What the server answers to ``statement``; prepared as psycopg would, after so many uses, and never for a pooler.
+async def send_statement(conn: AsyncConnection[Any], statement: bytes, texts: Sequence[str | None]) -> PGresult:
+    """The server's answer to ``statement``. It is prepared after as many uses as psycopg would, never for a pooler.
 
     Raises:
         psycopg.Error: what the server refused, or that it cannot be reached.
@@ -112,7 +112,7 @@ async def sent(conn: AsyncConnection[Any], statement: bytes, texts: Sequence[str
         return await _answer(conn)
     except InvalidSqlStatementName:  # a DISCARD ALL of the user's; nothing was run
         uses[statement] = 0
-        return await sent(conn, statement, texts)
+        return await send_statement(conn, statement, texts)
 
 
 async def _answer(conn: AsyncConnection[Any]) -> PGresult:

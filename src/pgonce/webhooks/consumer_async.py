@@ -64,7 +64,7 @@ class AsyncConsumer:
         """Whether the last batch had as many: there is probably more to do than this consumer can."""
         self.backlog = False
         """Whether the last look at the table found as many."""
-        self._batches_first = self._own_first = False
+        self._batches_first = self._own_first = self._claimed_last = False
         self._since: datetime | None = None
         self._looked = self._asked = 0.0
 
@@ -113,9 +113,10 @@ class AsyncConsumer:
         waiting = deque(batches.items())
         try:
             await self._executor.handle(each, waiting, batches_first=self._batches_first)
-        finally:  # still ours, and not begun
+        except BaseException:  # still ours, and not begun
             self._handed.extendleft(event for event, _ in reversed(each))
             self._handed.extend(event for _, group in waiting for event in group)
+            raise
         for event, handlers in own:
             await self._executor.handle_in_own_transaction(event, handlers[0])
 
@@ -150,9 +151,10 @@ class AsyncConsumer:
             self.size = min(MOST, self.size * 2)
 
     def _take(self) -> list[Event]:
-        """The next batch of what was handed over; none when the table has not been looked at for a while."""
-        if time.monotonic() - self._asked > LOOK:
+        """The next batch of what was handed over; none if it is the table's turn after a while without a look at it."""
+        if time.monotonic() - self._asked > LOOK and not self._claimed_last:
             return []
+        self._claimed_last = False
         events: list[Event] = []
         while self._handed and len(events) < self.size:
             try:
@@ -183,6 +185,7 @@ class AsyncConsumer:
             schema=self._schema,
         )
         self._asked = time.monotonic()
+        self._claimed_last = True
         events = await call_unsynced(self._pool, claim, self._schema)
         self.backlog = len(events) == self.size
         if full:

@@ -98,6 +98,7 @@ class Executor:
                     self.handle_together(*batches.popleft())
             if batches_first:
                 self._handle_each(work)
+        self._give_back(work, batches)  # a chain that ended by itself after its time
 
     def _handle_each(self, work: deque[Work]) -> None:
         """Handle events one after the other, each in a transaction of its own.

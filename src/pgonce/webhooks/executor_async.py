@@ -97,6 +97,7 @@ class AsyncExecutor:
                     await self.handle_together(*batches.popleft())
             if batches_first:
                 await self._handle_each(work)
+        await self._give_back(work, batches)  # a chain that ended by itself after its time
 
     async def _handle_each(self, work: deque[Work]) -> None:
         """Handle events one after the other, each in a transaction of its own.

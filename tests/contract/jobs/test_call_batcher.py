@@ -17,7 +17,7 @@ from psycopg_pool import AsyncConnectionPool
 from pgonce import AsyncJobs, AsyncRun
 from pgonce.core import call
 from pgonce.core.database import open_async_pool
-from pgonce.core.fast_call import sent
+from pgonce.core.fast_call import send_statement
 from pgonce.errors import DatabaseUnavailable, InvalidArgument
 from pgonce.jobs.calls import Start, start_job_run
 from tests.conftest import wait_until
@@ -118,7 +118,7 @@ def test_only_a_commit_that_has_refused_all_does_not_wait_for_the_disk(
     statement = start_job_run(Start(name, timedelta(hours=1))).batch_statement("public")
     with db.transaction():
         arrays = ["{%s,%s}" % tuple(names), "{null,null}", "{1h,1h}", '{"",""}', "{null,null}", "{a,b}"]  # noqa: UP031
-        sent(db, statement, arrays)
+        send_statement(db, statement, arrays)
         said = db.execute("select current_setting('synchronous_commit'), current_setting('lock_timeout')").fetchone()
         assert said == (setting, "100ms")
 

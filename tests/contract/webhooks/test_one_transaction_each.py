@@ -158,6 +158,28 @@ def test_a_slow_async_event_keeps_no_other_waiting(
     assert len(effects()) == 10
 
 
+def test_what_a_chain_has_not_begun_in_its_time_is_given_back_and_no_attempt_is_counted(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects
+) -> None:
+    @app.webhook("pay")
+    def pay(event: pgonce.Event, tx: Connection[Any]) -> None:
+        tx.execute("select pg_sleep(0.06)")
+        write(tx, event)
+
+    @app.webhook_batch("batch")
+    def batch(events: list[pgonce.Event], tx: Connection[Any]) -> None:
+        tx.execute("select pg_sleep(0.25)")
+        for event in events:
+            write(tx, event)
+
+    put("pay", *[f"evt_{nr}" for nr in range(12)])
+    put("batch", *[f"evt_b{nr}" for nr in range(6)])
+    work(app, database, conn, concurrency=1)
+    assert len(effects()) == len(set(effects())) == 18
+    assert conn.execute("select distinct attempts from webhook_events").fetchall() == [(1,)]
+    assert conn.execute("select * from pgonce_webhook_attempts").fetchall() == []
+
+
 def callbacks_and_handlers(app: pgonce.App, seen: list[str], *, is_async: bool, **options: Any) -> None:
     def note(what: str) -> Callable[[], None]:
         return lambda: seen.append(what)

@@ -33,8 +33,8 @@ CELLS = [*transitions.read("webhooks_claim"), *transitions.read("webhooks_replay
 DERIVED = {
     "failed": ("failedq", "next_attempt_at = clock_timestamp()"),
     "dead": ("failedq", "next_attempt_at = null"),
-    "worn": ("expiredq", "attempts = 12"),
-    "unheard": ("ignored", "queued = true, ignored_reason = 'no handler for x'"),
+    "exhausted": ("expiredq", "attempts = 12"),
+    "unhandled": ("ignored", "queued = true, ignored_reason = 'no handler for x'"),
 }
 MAX_ATTEMPTS = 12
 
@@ -57,7 +57,7 @@ class Queued(Event):
         if row and found == "failedq":
             return "dead" if row["next_attempt_at"] is None else "failed"
         if row and found == "ignored" and row["ignored_reason"] == "no handler for x":
-            return "unheard"
+            return "unhandled"
         if row and found == "expiredq":
             live = "select exists (select from pgonce_webhook_leases where event_id = %s and expires_at > now())"
             return "renewed" if value(self.conn, live, row["id"]) else found
@@ -109,7 +109,7 @@ def test_the_table_lists_every_verb_and_no_cell_twice() -> None:
 @pytest.mark.parametrize("cell", CELLS, ids=str)
 def test_a_verb_moves_a_queued_event_as_the_table_says(shared: Connection, cell: Cell) -> None:
     event = Queued(shared, cell.state)
-    state = "expiredq" if cell.state == "worn" else cell.state
+    state = "expiredq" if cell.state == "exhausted" else cell.state
     assert event.state_in_queue() == state
     lease = (event.row() or {}).get("lease")
     answer = attempt(getattr(event, cell.verb.removeprefix("pgonce_")))

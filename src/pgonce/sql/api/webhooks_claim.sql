@@ -1,24 +1,24 @@
 -- The queue side of webhook_events: workers claim what receivers have recorded.
 --
 -- States as in webhooks_inbox.sql, where pgonce_queue_webhooks and the end of an attempt are. Here "failed" is due again, "dead" has no
--- next attempt, "unheard" is ignored for lack of a handler, and "renewed" is expiredq but for its row in pgonce_webhook_leases.
+-- next attempt, "unhandled" is ignored for lack of a handler, and "renewed" is expiredq but for its row in pgonce_webhook_leases.
 --
 -- transitions
 -- from      | verb                | to        | because
 -- waiting   | pgonce_claim_webhooks      | heldq     | it is due
 -- heldq     | pgonce_claim_webhooks      | heldq     | another worker has it
 -- expiredq  | pgonce_claim_webhooks      | heldq     | its worker died: claimed alone, it may be what killed that worker
--- worn      | pgonce_claim_webhooks      | dead      | its worker died for the last time that is allowed
+-- exhausted | pgonce_claim_webhooks      | dead      | its worker died for the last time that is allowed
 -- failed    | pgonce_claim_webhooks      | heldq     | the backoff is over
 -- dead      | pgonce_claim_webhooks      | dead      | it waits for a person
 -- held      | pgonce_claim_webhooks      | held      | a direct client's
 -- expired   | pgonce_claim_webhooks      | expired   | a direct client's: only pgonce_adopt_webhooks takes it
 -- succeeded | pgonce_claim_webhooks      | succeeded | done
--- unheard   | pgonce_claim_webhooks      | unheard   | done, until a handler appears
+-- unhandled | pgonce_claim_webhooks      | unhandled | done, until a handler appears
 -- heldq     | pgonce_release_webhooks    | waiting   | given back untouched: no attempt is counted
 -- waiting   | pgonce_release_webhooks    | waiting   | nobody holds it
 -- succeeded | pgonce_release_webhooks    | succeeded | done
--- waiting   | pgonce_ignore_unhandled_webhooks | unheard   | no process seen lately handles its type
+-- waiting   | pgonce_ignore_unhandled_webhooks | unhandled | no process seen lately handles its type
 -- heldq     | pgonce_ignore_unhandled_webhooks | heldq     | somebody has it
 -- held      | pgonce_ignore_unhandled_webhooks | held      | a direct client's
 -- failed    | pgonce_ignore_unhandled_webhooks | failed    | its handler may be back
@@ -31,7 +31,7 @@
 -- held      | pgonce_adopt_webhooks      | held      | its client lives
 -- waiting   | pgonce_adopt_webhooks      | waiting   | queued already
 -- failed    | pgonce_adopt_webhooks      | failed    | it has an outcome
--- unheard   | pgonce_take_back_webhooks  | waiting   | a worker has a handler for it now
+-- unhandled | pgonce_take_back_webhooks  | waiting   | a worker has a handler for it now
 -- ignored   | pgonce_take_back_webhooks  | ignored   | a handler has decided
 -- succeeded | pgonce_take_back_webhooks  | succeeded | done
 -- heldq     | pgonce_renew_webhook       | heldq     | true: its handler is at work
@@ -117,7 +117,7 @@ comment on function pgonce_claim_webhooks(integer, interval, integer, text, text
   'and then. An event whose process has died p_max_attempts times becomes a dead letter.';
 
 -- How long an event must wait for another one of its object; null = not at all. It waits while an earlier one is not finished
--- (one that keeps failing holds its successors back for an hour), and while any other one is in somebody's hands.
+-- (one that keeps failing holds its successors back for an hour), and while somebody holds any other one.
 --
 -- The lock of the object is held from this check to the commit of the claim, and again while a handler works and while the
 -- next one is pulled forward. So of two claims at once one sees the other; and an end that pulls waits until a claim has
