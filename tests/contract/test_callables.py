@@ -17,7 +17,7 @@ from pgonce.core import database as databases
 from pgonce.core.execute import call
 from pgonce.errors import InvalidArgument
 from pgonce.webhooks import calls as webhooks
-from pgonce.webhooks import executor, executor_async, stripe
+from pgonce.webhooks import handler_connection, handler_connection_async, stripe
 from pgonce.webhooks.worker import Worker
 from tests.conftest import wait_until
 
@@ -176,7 +176,7 @@ def test_an_asynchronous_callback_runs_after_the_commit_and_its_error_is_logged(
 
     of = pgonce.Event(name, "pay", {})
     of.after_commit(callback)
-    executor.call_back(of)
-    asyncio.run(executor_async.call_back(of))
+    handler_connection.call_back(of)
+    asyncio.run(handler_connection_async.call_back(of))
     assert ran == [name, name]
     assert caplog.text.count(f"ValueError: {name} went wrong") == 2

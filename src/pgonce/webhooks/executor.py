@@ -8,8 +8,8 @@ import random
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -17,13 +17,12 @@ from typing import Any, TypeAlias
 
 import psycopg
 from psycopg import Connection, sql
-from psycopg.pq import TransactionStatus
 from psycopg.pq.abc import PGresult
 
 from pgonce.core.call import Call
 from pgonce.core.callables import ensure_result
-from pgonce.core.concurrency import asked_to_stop, finish, meanwhile, sleep, time_limit
-from pgonce.core.execute import Pool, call, connection, execute, last_value, run, send, settings
+from pgonce.core.concurrency import asked_to_stop, meanwhile, sleep, time_limit
+from pgonce.core.execute import Pool, call, execute, last_value, run, send, settings
 from pgonce.core.failures import log_failure
 from pgonce.core.handler_session import RESET, HandlerSession
 from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken, translate
@@ -32,6 +31,14 @@ from pgonce.webhooks import calls_queue as protocol
 from pgonce.webhooks.calls import Event, Ignored, Postponed
 from pgonce.webhooks.calls_queue import claim_of
 from pgonce.webhooks.glob import any_of
+from pgonce.webhooks.handler_connection import (
+    ENDED,
+    call_back,
+    call_back_all,
+    check_open,
+    handler_connection,
+    roll_back,
+)
 from pgonce.webhooks.registry import Handler
 
 LIMIT = timedelta(minutes=5)
@@ -49,11 +56,7 @@ Batch: TypeAlias = tuple[Handler, list[Event]]
 
 _CONTENTION = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 _UNSYNCED = "set local synchronous_commit to off"
-# A commit is on disk when it has written something and waited: this writes a record that nobody reads.
-_FLUSH = "begin; select pg_catalog.pg_logical_emit_message(true, 'pgonce', ''); commit"
-_ENDED = "a handler ended the transaction: leave COMMIT and ROLLBACK to pgonce"
 _OTHER_TRANSACTION = "2D000"
-_SWALLOWED = "a handler caught a database error and went on: wrap what may fail in `with tx.transaction()`"
 _NOT_COMPLETED = "the handler returned without event.complete(session) in its transaction"
 
 
@@ -110,12 +113,12 @@ class Executor:
         """
         chain = _Chain()
         try:
-            with _connection(self._pool) as (conn, session):
+            with handler_connection(self._pool) as (conn, session):
                 self._run_chain(chain, conn, session, work)
         except psycopg.Error as error:
             raise translate(error) from error
         finally:
-            self._call_back(chain)
+            call_back_all(self._pool, chain.committed, is_durable=chain.is_durable)
 
     def _run_chain(self, chain: _Chain, conn: Connection[Any], session: HandlerSession, work: deque[Work]) -> None:
         until = time.monotonic() + CHAIN
@@ -131,7 +134,7 @@ class Executor:
                     raise
             current = None
             if not transaction:  # the event is no longer ours
-                _roll_back(conn, session)
+                roll_back(conn, session)
                 transaction = None
             else:
                 began = time.monotonic()
@@ -174,7 +177,7 @@ class Executor:
             results, error = send(conn, self._opening(event))
             if error is None:
                 return _text(results)
-            _roll_back(conn, session)
+            roll_back(conn, session)
             if not isinstance(error, _CONTENTION) or attempt == MARKS:
                 raise error
         raise AssertionError
@@ -203,7 +206,7 @@ class Executor:
             session.is_new = False
             return None, _text(results)
         if error is not None:  # only the next event's mark, which ``_begin`` tries again by itself
-            _roll_back(conn, session)
+            roll_back(conn, session)
         return None, None
 
     def _call_handlers(self, conn: Connection[Any], event: Event, handlers: Sequence[Handler]) -> BaseException | None:
@@ -220,7 +223,7 @@ class Executor:
             with time_limit(conn, limit, expired):
                 for handler in handlers:
                     ensure_result(handler.function(event, conn))
-            _check_open(conn)
+            check_open(conn)
         except BaseException as error:
             if asked_to_stop(error):
                 raise
@@ -237,9 +240,9 @@ class Executor:
             if not isinstance(error, TimeoutError):  # `expired` has recorded that one
                 self.failed(event, error)
             return
-        _roll_back(conn, session)
+        roll_back(conn, session)
         if isinstance(error, psycopg.Error) and error.sqlstate == _OTHER_TRANSACTION:
-            ended = TransactionBroken(_ENDED)
+            ended = TransactionBroken(ENDED)
             ended.__cause__, error = error, ended
         recorded = execute(conn, self._outcome(event, error, began), self._schema)
         if isinstance(error, TransactionBroken) and not recorded:
@@ -279,20 +282,6 @@ class Executor:
                 log.warning("%s events come back when their leases run out: %s", len(events), error)
         return False
 
-    def _call_back(self, chain: _Chain) -> None:
-        """Run the callbacks of ``after_commit``, after all commits of the chain are on disk."""
-        if not any(event.after_commit_calls for event in chain.committed):
-            return
-        if not chain.is_durable:
-            try:
-                with connection(self._pool) as conn:
-                    run(conn, _FLUSH)
-            except (PgonceError, psycopg.Error) as error:
-                log.warning("after_commit of %s events was not called: %s", len(chain.committed), error)
-                return
-        for event in chain.committed:
-            call_back(event)
-
     # Many events, one transaction -----------------------------------------------------------------------------------
 
     def handle_together(self, handler: Handler, events: Sequence[Event]) -> None:
@@ -308,7 +297,7 @@ class Executor:
 
         marked: list[Event] = []
         try:
-            with _connection(self._pool) as (conn, session):
+            with handler_connection(self._pool) as (conn, session):
                 session.is_new = False
                 found = run(conn, self._opening_of_all(events))
                 transaction, _, ids = (found or b"").decode().partition(" ")
@@ -317,7 +306,7 @@ class Executor:
                 with time_limit(conn, handler.timeout, expired):
                     if marked:
                         ensure_result(handler.function(marked, conn))
-                _check_open(conn)
+                check_open(conn)
                 check = f"select {self._qualifier}.pgonce_check_transaction('{transaction}')"
                 run(conn, f"{check}; commit; {RESET}")
                 session.restore()
@@ -387,34 +376,6 @@ class Executor:
             return True
 
 
-def call_back(event: Event) -> None:
-    """Run what ``after_commit`` has collected; an error there is logged, for the event is handled all the same."""
-    for function in event.after_commit_calls:
-        try:
-            finish(function())
-        except Exception:
-            log.exception("after_commit of event %s failed", event.id)
-
-
-@contextmanager
-def _connection(pool: Pool) -> Iterator[tuple[Connection[Any], HandlerSession]]:
-    """A connection for handlers; it is as new when it goes back to the pool."""
-    with connection(pool) as conn:
-        with HandlerSession(conn) as session:
-            try:
-                yield conn, session
-            finally:
-                if not session.is_new and not conn.closed:
-                    _roll_back(conn, session)
-
-
-def _roll_back(conn: Connection[Any], session: HandlerSession) -> None:
-    _, error = send(conn, f"rollback; {RESET}")
-    if error is not None:
-        raise error
-    session.restore()
-
-
 def _take(work: deque[Work], until: float) -> Work | None:
     """The next event; None after ``until``, and when another thread has given the rest back."""
     try:
@@ -434,16 +395,3 @@ def _trace(error: BaseException) -> str:
 def _step_aside() -> None:
     """Wait a little, so that two transactions that refused each other do not meet again."""
     sleep(random.uniform(0.005, 0.05))  # noqa: S311
-
-
-def _check_open(conn: Connection[Any]) -> None:
-    """What the connection itself knows of the transaction, without a round trip.
-
-    Raises:
-        TransactionBroken, PgonceError: it cannot be committed.
-    """
-    status = conn.info.transaction_status
-    if status == TransactionStatus.INERROR:
-        raise PgonceError(_SWALLOWED)
-    if status != TransactionStatus.INTRANS:
-        raise TransactionBroken(_ENDED)

@@ -7,8 +7,8 @@ import random
 import time
 import traceback
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -16,13 +16,12 @@ from typing import Any, TypeAlias
 
 import psycopg
 from psycopg import AsyncConnection, sql
-from psycopg.pq import TransactionStatus
 from psycopg.pq.abc import PGresult
 
 from pgonce.core.call import Call
 from pgonce.core.callables import ensure_awaitable
-from pgonce.core.concurrency_async import asked_to_stop, finish, meanwhile, sleep, time_limit
-from pgonce.core.execute_async import Pool, call, connection, execute, last_value, run, send, settings
+from pgonce.core.concurrency_async import asked_to_stop, meanwhile, sleep, time_limit
+from pgonce.core.execute_async import Pool, call, execute, last_value, run, send, settings
 from pgonce.core.failures import log_failure
 from pgonce.core.handler_session import RESET, HandlerSession
 from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken, translate
@@ -31,6 +30,14 @@ from pgonce.webhooks import calls_queue as protocol
 from pgonce.webhooks.calls import Event, Ignored, Postponed
 from pgonce.webhooks.calls_queue import claim_of
 from pgonce.webhooks.glob import any_of
+from pgonce.webhooks.handler_connection_async import (
+    ENDED,
+    call_back,
+    call_back_all,
+    check_open,
+    handler_connection,
+    roll_back,
+)
 from pgonce.webhooks.registry import Handler
 
 LIMIT = timedelta(minutes=5)
@@ -48,11 +55,7 @@ Batch: TypeAlias = tuple[Handler, list[Event]]
 
 _CONTENTION = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 _UNSYNCED = "set local synchronous_commit to off"
-# A commit is on disk when it has written something and waited: this writes a record that nobody reads.
-_FLUSH = "begin; select pg_catalog.pg_logical_emit_message(true, 'pgonce', ''); commit"
-_ENDED = "a handler ended the transaction: leave COMMIT and ROLLBACK to pgonce"
 _OTHER_TRANSACTION = "2D000"
-_SWALLOWED = "a handler caught a database error and went on: wrap what may fail in `with tx.transaction()`"
 _NOT_COMPLETED = "the handler returned without event.complete(session) in its transaction"
 
 
@@ -109,12 +112,12 @@ class AsyncExecutor:
         """
         chain = _Chain()
         try:
-            async with _connection(self._pool) as (conn, session):
+            async with handler_connection(self._pool) as (conn, session):
                 await self._run_chain(chain, conn, session, work)
         except psycopg.Error as error:
             raise translate(error) from error
         finally:
-            await self._call_back(chain)
+            await call_back_all(self._pool, chain.committed, is_durable=chain.is_durable)
 
     async def _run_chain(
         self, chain: _Chain, conn: AsyncConnection[Any], session: HandlerSession, work: deque[Work]
@@ -132,7 +135,7 @@ class AsyncExecutor:
                     raise
             current = None
             if not transaction:  # the event is no longer ours
-                await _roll_back(conn, session)
+                await roll_back(conn, session)
                 transaction = None
             else:
                 began = time.monotonic()
@@ -175,7 +178,7 @@ class AsyncExecutor:
             results, error = await send(conn, self._opening(event))
             if error is None:
                 return _text(results)
-            await _roll_back(conn, session)
+            await roll_back(conn, session)
             if not isinstance(error, _CONTENTION) or attempt == MARKS:
                 raise error
         raise AssertionError
@@ -204,7 +207,7 @@ class AsyncExecutor:
             session.is_new = False
             return None, _text(results)
         if error is not None:  # only the next event's mark, which ``_begin`` tries again by itself
-            await _roll_back(conn, session)
+            await roll_back(conn, session)
         return None, None
 
     async def _call_handlers(
@@ -223,7 +226,7 @@ class AsyncExecutor:
             async with time_limit(conn, limit, expired):
                 for handler in handlers:
                     await ensure_awaitable(handler.function(event, conn))
-            _check_open(conn)
+            check_open(conn)
         except BaseException as error:
             if asked_to_stop(error):
                 raise
@@ -240,9 +243,9 @@ class AsyncExecutor:
             if not isinstance(error, TimeoutError):  # `expired` has recorded that one
                 await self.failed(event, error)
             return
-        await _roll_back(conn, session)
+        await roll_back(conn, session)
         if isinstance(error, psycopg.Error) and error.sqlstate == _OTHER_TRANSACTION:
-            ended = TransactionBroken(_ENDED)
+            ended = TransactionBroken(ENDED)
             ended.__cause__, error = error, ended
         recorded = await execute(conn, self._outcome(event, error, began), self._schema)
         if isinstance(error, TransactionBroken) and not recorded:
@@ -282,20 +285,6 @@ class AsyncExecutor:
                 log.warning("%s events come back when their leases run out: %s", len(events), error)
         return False
 
-    async def _call_back(self, chain: _Chain) -> None:
-        """Run the callbacks of ``after_commit``, after all commits of the chain are on disk."""
-        if not any(event.after_commit_calls for event in chain.committed):
-            return
-        if not chain.is_durable:
-            try:
-                async with connection(self._pool) as conn:
-                    await run(conn, _FLUSH)
-            except (PgonceError, psycopg.Error) as error:
-                log.warning("after_commit of %s events was not called: %s", len(chain.committed), error)
-                return
-        for event in chain.committed:
-            await call_back(event)
-
     # Many events, one transaction -----------------------------------------------------------------------------------
 
     async def handle_together(self, handler: Handler, events: Sequence[Event]) -> None:
@@ -311,7 +300,7 @@ class AsyncExecutor:
 
         marked: list[Event] = []
         try:
-            async with _connection(self._pool) as (conn, session):
+            async with handler_connection(self._pool) as (conn, session):
                 session.is_new = False
                 found = await run(conn, self._opening_of_all(events))
                 transaction, _, ids = (found or b"").decode().partition(" ")
@@ -320,7 +309,7 @@ class AsyncExecutor:
                 async with time_limit(conn, handler.timeout, expired):
                     if marked:
                         await ensure_awaitable(handler.function(marked, conn))
-                _check_open(conn)
+                check_open(conn)
                 check = f"select {self._qualifier}.pgonce_check_transaction('{transaction}')"
                 await run(conn, f"{check}; commit; {RESET}")
                 session.restore()
@@ -390,34 +379,6 @@ class AsyncExecutor:
             return True
 
 
-async def call_back(event: Event) -> None:
-    """Run what ``after_commit`` has collected; an error there is logged, for the event is handled all the same."""
-    for function in event.after_commit_calls:
-        try:
-            await finish(function())
-        except Exception:
-            log.exception("after_commit of event %s failed", event.id)
-
-
-@asynccontextmanager
-async def _connection(pool: Pool) -> AsyncIterator[tuple[AsyncConnection[Any], HandlerSession]]:
-    """A connection for handlers; it is as new when it goes back to the pool."""
-    async with connection(pool) as conn:
-        with HandlerSession(conn) as session:
-            try:
-                yield conn, session
-            finally:
-                if not session.is_new and not conn.closed:
-                    await _roll_back(conn, session)
-
-
-async def _roll_back(conn: AsyncConnection[Any], session: HandlerSession) -> None:
-    _, error = await send(conn, f"rollback; {RESET}")
-    if error is not None:
-        raise error
-    session.restore()
-
-
 def _take(work: deque[Work], until: float) -> Work | None:
     """The next event; None after ``until``, and when another thread has given the rest back."""
     try:
@@ -437,16 +398,3 @@ def _trace(error: BaseException) -> str:
 async def _step_aside() -> None:
     """Wait a little, so that two transactions that refused each other do not meet again."""
     await sleep(random.uniform(0.005, 0.05))  # noqa: S311
-
-
-def _check_open(conn: AsyncConnection[Any]) -> None:
-    """What the connection itself knows of the transaction, without a round trip.
-
-    Raises:
-        TransactionBroken, PgonceError: it cannot be committed.
-    """
-    status = conn.info.transaction_status
-    if status == TransactionStatus.INERROR:
-        raise PgonceError(_SWALLOWED)
-    if status != TransactionStatus.INTRANS:
-        raise TransactionBroken(_ENDED)

@@ -23,7 +23,8 @@ from pgonce.webhooks import calls as protocol
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls import Claim, Event, Ignored, Postponed
 from pgonce.webhooks.calls_queue import postpone_webhook
-from pgonce.webhooks.executor import MARKS, call_back
+from pgonce.webhooks.executor import MARKS
+from pgonce.webhooks.handler_connection import call_back
 
 Handler: TypeAlias = Callable[[Event, Connection[Any]], Result[object]]
 Outcome: TypeAlias = Literal["succeeded", "ignored", "done", "queued"]

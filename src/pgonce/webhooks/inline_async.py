@@ -22,7 +22,8 @@ from pgonce.webhooks import calls as protocol
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls import Claim, Event, Ignored, Postponed
 from pgonce.webhooks.calls_queue import postpone_webhook
-from pgonce.webhooks.executor_async import MARKS, call_back
+from pgonce.webhooks.executor_async import MARKS
+from pgonce.webhooks.handler_connection_async import call_back
 
 Handler: TypeAlias = Callable[[Event, AsyncConnection[Any]], Result[object]]
 Outcome: TypeAlias = Literal["succeeded", "ignored", "done", "queued"]

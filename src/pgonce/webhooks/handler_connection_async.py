@@ -1,0 +1,88 @@
+"""The connection that handlers get: as new before and after, with its transaction checked."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.pq import TransactionStatus
+
+from pgonce.core.concurrency_async import finish
+from pgonce.core.execute_async import Pool, connection, run, send
+from pgonce.core.handler_session import RESET, HandlerSession
+from pgonce.errors import PgonceError, TransactionBroken
+from pgonce.webhooks.calls import Event
+
+ENDED = "a handler ended the transaction: leave COMMIT and ROLLBACK to pgonce"
+_SWALLOWED = "a handler caught a database error and went on: wrap what may fail in `with tx.transaction()`"
+# A commit is on disk when it has written something and waited: this writes a record that nobody reads.
+_FLUSH = "begin; select pg_catalog.pg_logical_emit_message(true, 'pgonce', ''); commit"
+
+log = logging.getLogger("pgonce")
+
+
+@asynccontextmanager
+async def handler_connection(pool: Pool) -> AsyncIterator[tuple[AsyncConnection[Any], HandlerSession]]:
+    """A connection for handlers; it is as new when it goes back to the pool."""
+    async with connection(pool) as conn:
+        with HandlerSession(conn) as session:
+            try:
+                yield conn, session
+            finally:
+                if not session.is_new and not conn.closed:
+                    await roll_back(conn, session)
+
+
+async def roll_back(conn: AsyncConnection[Any], session: HandlerSession) -> None:
+    """End the transaction without a commit, and reset the connection."""
+    _, error = await send(conn, f"rollback; {RESET}")
+    if error is not None:
+        raise error
+    session.restore()
+
+
+def check_open(conn: AsyncConnection[Any]) -> None:
+    """What the connection itself knows of the transaction, without a round trip.
+
+    Raises:
+        TransactionBroken, PgonceError: it cannot be committed.
+    """
+    status = conn.info.transaction_status
+    if status == TransactionStatus.INERROR:
+        raise PgonceError(_SWALLOWED)
+    if status != TransactionStatus.INTRANS:
+        raise TransactionBroken(ENDED)
+
+
+async def call_back(event: Event) -> None:
+    """Run what ``after_commit`` has collected; an error there is logged, for the event is handled all the same."""
+    for function in event.after_commit_calls:
+        try:
+            await finish(function())
+        except Exception:
+            log.exception("after_commit of event %s failed", event.id)
+
+
+async def call_back_all(pool: Pool, events: Sequence[Event], *, is_durable: bool) -> None:
+    """``call_back`` for events that were committed one after the other, after the last commit is on disk.
+
+    Args:
+        pool: used to write to the disk if ``is_durable`` is False.
+        events: the committed ones.
+        is_durable: whether the last commit has waited for the disk.
+    """
+    if not any(event.after_commit_calls for event in events):
+        return
+    if not is_durable:
+        try:
+            async with connection(pool) as conn:
+                await run(conn, _FLUSH)
+        except (PgonceError, psycopg.Error) as error:
+            log.warning("after_commit of %s events was not called: %s", len(events), error)
+            return
+    for event in events:
+        await call_back(event)
