@@ -48,7 +48,7 @@ export function pgonce(client: SupabaseClient) {
     const beatOnce = () =>
       call('beat_job_run', { p_run_id: runId }).then(
         (ours: boolean) => { if (!ours) stopBeating(runId); },
-        () => {}, // no connection just now: the next beat tries anew
+        () => {}, // no connection at this moment: the next heartbeat tries again
       );
     const timer = setInterval(beatOnce, (minutes * 60_000) / 3);
     (timer as { unref?: () => void }).unref?.(); // Node: a timer alone keeps no process alive

@@ -37,7 +37,7 @@ NAME = "stripe_sync"
 DAYS = 30
 """Stripe lists no older events."""
 OVERLAP = timedelta(hours=1)
-"""The watermark stays so far behind the start of a comparison."""
+"""A comparison begins so much earlier than its watermark."""
 OVERLAP_AFTER_FAILOVER = timedelta(days=3)
 """The same when the server's timeline has changed since: rows that were committed before may be gone."""
 PAGE = 100
@@ -55,7 +55,7 @@ class Reconciled:
     missing: int
     """Of what was listed, still not in the inbox."""
     accounts: list[str] = field(default_factory=list)
-    """The connected accounts that were compared, beside the platform itself."""
+    """The connected accounts that were compared, in addition to the platform itself."""
     not_compared: dict[str, str] = field(default_factory=dict)
     """Connected accounts that the inbox has seen and whose events could not be listed, each with the reason."""
 
@@ -113,8 +113,8 @@ def _cause(error: BaseException) -> str:
 def pages(get: Get, since: int, account: str | None = None) -> Iterator[list[dict[str, Any]]]:
     """The events created since ``since`` (unix seconds), page by page.
 
-    By ``starting_after``, which goes through the list in its own order: newest first at Stripe, oldest first at
-    localstripe. What happens meanwhile is newer than the start, and the next comparison's.
+    ``starting_after`` follows the list in its own order: newest first at Stripe, oldest first at localstripe. What
+    happens meanwhile is newer than the start of this comparison; the next one sees it.
     """
     after = None
     while True:

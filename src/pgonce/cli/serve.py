@@ -32,7 +32,7 @@ from pgonce.webhooks.worker import Worker
 F = TypeVar("F", bound=Callable[..., Any])
 
 STOP_SECONDS = 20.0
-"""Seconds for handlers and jobs after SIGTERM, beside 5 s for answers. Kubernetes kills a process after 30 s."""
+"""Seconds for handlers and jobs after SIGTERM, after 5 s for answers. Kubernetes kills a process after 30 s."""
 
 concurrency = click.option(
     "--concurrency", default=4, show_default=True, type=click.IntRange(min=1), help="Transactions at once."
@@ -43,7 +43,7 @@ adopt = click.option(
 
 
 def with_services(function: F) -> F:
-    """The options for what runs beside the webhooks: jobs and alerts."""
+    """The options for jobs and alerts."""
     for option in (
         click.option("--ping", metavar="URL", help="Requested about every 15 s, for a dead man's switch outside."),
         click.option(

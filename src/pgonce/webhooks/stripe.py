@@ -102,7 +102,7 @@ def _check_secret(secret: object, number: int) -> str:
     if secret.startswith(_API_KEYS):
         raise InvalidArgument(
             f"webhook secret {number} is an API key ({secret[:3]}...): what signs is the endpoint's own "
-            "secret, whsec_..., which stands beside it in Stripe's dashboard"
+            "secret, whsec_..., which Stripe's dashboard shows on the endpoint's page"
         )
     for wrong, name in (("\"'`", "a quotation mark"), (",;", "a comma or semicolon"), ("$", "a dollar sign")):
         if any(character in secret for character in wrong):
@@ -207,7 +207,7 @@ def read_header(header: str | None) -> tuple[str, list[bytes]]:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A webhook body as it goes into the inbox."""
+    """A webhook body in the form in which it is recorded."""
 
     id: str
     type: str
