@@ -97,7 +97,8 @@ def signing_secrets(secrets: str | Iterable[str]) -> tuple[str, ...]:
 def _check_secret(secret: object, number: int) -> str:
     """The secret without white space around it; empty where it is blank."""
     if not isinstance(secret, str):
-        raise InvalidArgument(f"webhook secret {number} is {secret!r}: is its variable set?")
+        given = "None" if secret is None else f"a {type(secret).__name__}, not a str"
+        raise InvalidArgument(f"webhook secret {number} is {given}: is its variable set?")
     secret = secret.strip()
     if secret.startswith(_API_KEYS):
         raise InvalidArgument(

@@ -171,6 +171,62 @@ def test_any_bytes_can_be_signed_and_one_changed_byte_no_longer_verifies(body: b
         verify(header, body + b" ")
 
 
+@pytest.mark.parametrize("given", ["whsec_s3cret\n", " whsec_s3cret ", ["\twhsec_s3cret\r\n", ""], ("whsec_s3cret",)])
+def test_white_space_around_a_secret_is_removed(given: Any) -> None:
+    assert stripe.signing_secrets(given) == ("whsec_s3cret",)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ('"whsec_s3cret"', "a quotation mark"),
+        ("'whsec_s3cret'", "a quotation mark"),
+        ("whsec_s3cret\nwhsec_other", "a space or a line break"),
+        ("whsec_s3 cret", "a space or a line break"),
+        ("whsec_s3cret\0", "a space or a line break"),
+        ("whsec_\u200bs3cret", "a space or a line break"),
+        ("whsec_\u00a0s3cret", "a space or a line break"),
+        ("whsec_s3cret,whsec_other", "a comma"),
+        ("${STRIPE_s3cret}", "a dollar sign"),
+        (["whsec_good", "whsec_s3cret;"], "webhook secret 2 holds a comma or semicolon"),
+        ([b"whsec_s3cret"], "webhook secret 1 is a bytes, not a str"),
+    ],
+)
+def test_what_cannot_be_a_secret_is_refused_and_not_quoted(given: Any, says: str) -> None:
+    with pytest.raises(InvalidArgument, match=says) as caught:
+        stripe.signing_secrets(given)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_secrets_may_come_from_a_function() -> None:
+    valid = ["whsec_old"]
+    header = stripe.sign(BODY, SECRET, NOW)
+    with pytest.raises(SignatureError):
+        stripe.verify(BODY, header, lambda: valid, now=NOW)
+    valid.append(f" {SECRET}\n")
+    stripe.verify(BODY, header, lambda: valid, now=NOW)
+
+
+@pytest.mark.parametrize("entries", [17, 850, 20_000])
+def test_more_than_16_signatures_are_refused_before_anything_is_computed(
+    entries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = ",".join([f"t={NOW}", *[f"v1={v1()}"] * entries])
+    verify(",".join(header.split(",")[:17]))
+    monkeypatch.setattr(stripe, "_signature", lambda *_: pytest.fail("an HMAC was computed"))
+    with pytest.raises(SignatureError, match=r"more than 16|longer than"):
+        verify(header)
+
+
+@pytest.mark.parametrize(
+    "header", [None, "", "nonsense", f"t={NOW}", f"t={NOW - 301},v1={v1()}", f"t={NOW + 301},v1={v1()}"]
+)
+def test_a_header_is_checked_without_its_body(header: str | None) -> None:
+    stripe.check_header(f"t={NOW},v1={'0' * 64}", now=NOW)
+    with pytest.raises(SignatureError):
+        stripe.check_header(header, now=NOW)
+
+
 def test_errors_hold_neither_secret_nor_body() -> None:
     for header in (None, "garbage", f"t={NOW},v1={v1(secret='x')}", stripe.sign(BODY, SECRET, NOW - 999)):
         with pytest.raises(SignatureError) as caught:
