@@ -170,7 +170,9 @@ def ledger(day: Day, until: datetime) -> tuple[Counter[str], list[str]]:
             "select job_name, scheduled_for, status, blocked_by is not null, error_message from cron_job_runs"
             " where scheduled_for is not null"
         ).fetchall()
-        alerts = conn.execute("select kind, subject from pgonce_find_alerts(now() - interval '1 day', '{}')").fetchall()
+        alerts = conn.execute(
+            "select kind, subject, message from pgonce_find_alerts(now() - interval '1 day', '{}')"
+        ).fetchall()
         overlaps = conn.execute("select count(*) from pgonce_job_overlaps").fetchone()
         left = conn.execute("select count(*) from cron_job_runs where status = 'running'").fetchone()
         scheduled = {name for (name,) in conn.execute("select job_name from pgonce_job_schedules").fetchall()}
@@ -193,7 +195,8 @@ def ledger(day: Day, until: datetime) -> tuple[Counter[str], list[str]]:
             if (name, tick) not in found:
                 counts["missed with a later one"] += later
                 wrong += [] if later else [f"{name} {tick}: nothing is known of it"]
-    told = {subject for kind, subject in alerts if kind == "did_not_run"}
+    told = {subject for kind, subject, _ in alerts if kind == "did_not_run"}
+    wrong += [f"an alert of a deploy: {message}" for _, _, message in alerts if scheduling.STOPPED in message]
     wrong += [f"{name} was missed and not told" for name in given_up.keys() - told]
     wrong += [f"{name} was told and not missed" for name in told - given_up.keys() - {"job_49"}]
     wrong += [] if overlaps == (0,) else [f"{overlaps} overlaps"]

@@ -210,3 +210,22 @@ def test_at_most_so_many_runs_of_a_job_with_slots_are_at_work_and_a_tick_fires_i
     assert start() is not None
     assert start() is not None, "the slot of a dead run is taken over"
     assert rows(conn, "select status from cron_job_runs where id = %s", first) == [{"status": "failed"}]
+
+
+def test_an_interrupted_run_is_alerted_only_if_nobody_starts_it_anew_and_has_the_retries_that_it_had(
+    conn: Connection,
+) -> None:
+    def alerts() -> list[Any]:
+        return rows(conn, "select kind from pgonce_find_alerts(now() - interval '1 day', '{}')")
+
+    for retries in (0, 2):
+        [started] = rows(conn, "select start_job_run(%s, p_retries => %s) as id", f"job_{retries}", retries)
+        rows(conn, "select pgonce_interrupt_job_run(%s, 'worker stopped')", started["id"])
+    assert alerts() == []
+    conn.execute("update pgonce_job_retries set due_at = now() - interval '16 minutes'")
+    assert [alert["kind"] for alert in alerts()] == ["run_failed", "run_failed"]
+    rows(conn, "select pgonce_retry_job_run(run_id) from pgonce_job_retries")
+    assert alerts() == []
+    rows(conn, "select fail_job_run(id, 'why') from cron_job_runs where status = 'running'")
+    assert rows(conn, "select job_name from pgonce_job_retries") == [{"job_name": "job_2"}], "its first real failure"
+    assert [alert["kind"] for alert in alerts()] == ["run_failed"]

@@ -91,14 +91,17 @@ create or replace function pgonce_interrupt_job_run(p_run_id uuid, p_error_messa
 language plpgsql set search_path from current as $$
 declare
   v_now timestamptz := clock_timestamp();
+  v_retries integer := (select retries from cron_job_runs where id = p_run_id);
 begin
+  -- With one retry more than it had: a failure that is to be retried is no reason for an alert, unless nobody retries it.
   update cron_job_runs
-  set status = 'failed', completed_at = v_now, error_message = p_error_message,
+  set status = 'failed', completed_at = v_now, error_message = p_error_message, retries = greatest(retries, attempt),
+      backoff = coalesce(backoff, interval '1 minute'),
       duration_ms = least(extract(epoch from v_now - started_at) * 1000, 2147483647)
   where id = p_run_id and status || '' = 'running';
   if not found then return pgonce_has_job_run_ended(p_run_id, 'failed', p_error_message); end if;
-  insert into pgonce_job_retries (run_id, job_name, due_at, counted)
-  select id, job_name, v_now, false from cron_job_runs where id = p_run_id and stop_requested_at is null
+  insert into pgonce_job_retries (run_id, job_name, due_at, counted, retries)
+  select id, job_name, v_now, false, v_retries from cron_job_runs where id = p_run_id and stop_requested_at is null
   on conflict do nothing;
   return true;
 end $$;
@@ -140,10 +143,11 @@ language plpgsql set search_path from current as $$
 declare
   r cron_job_runs;
   v_counted boolean;
+  v_retries integer;
   v_id uuid;
 begin
   -- skip locked: whoever holds it is starting this very retry
-  select counted into v_counted from pgonce_job_retries where run_id = p_run_id for update skip locked;
+  select counted, retries into v_counted, v_retries from pgonce_job_retries where run_id = p_run_id for update skip locked;
   if not found then return null; end if;
   select * into r from cron_job_runs where id = p_run_id;
   if found and exists (select from pgonce_job_pauses where job_name = r.job_name and coalesce(paused_until, 'infinity') > clock_timestamp()) then
@@ -156,7 +160,8 @@ begin
     where n.job_name = r.job_name and n.key = r.key and n.started_at > r.started_at and n.scheduled_for is not null
       and n.status <> 'skipped' and n.scope is not distinct from r.scope) then
     insert into cron_job_runs (job_name, scope, key, run_window, started_at, retries, backoff, attempt, retry_of, for_tick, process)
-    values (r.job_name, r.scope, r.key, r.run_window, clock_timestamp(), r.retries, r.backoff, r.attempt + v_counted::integer, r.id,
+    values (r.job_name, r.scope, r.key, r.run_window, clock_timestamp(), case when v_counted then r.retries else v_retries end,
+            r.backoff, r.attempt + v_counted::integer, r.id,
             coalesce(r.scheduled_for, r.for_tick), p_process)
     on conflict do nothing
     returning id into v_id;

@@ -173,7 +173,8 @@ create table if not exists pgonce_job_retries (
   run_id   uuid primary key,
   job_name text not null,
   due_at   timestamptz not null,
-  counted  boolean not null default true   -- false: its process was stopped, which is not an attempt
+  counted  boolean not null default true,  -- false: its process was stopped, which is not an attempt
+  retries  integer                         -- of one that is not counted: how many it had
 );
 
 -- The heartbeats of runs whose transactions keep one snapshot (REPEATABLE READ, SERIALIZABLE). Such a transaction cannot update a
