@@ -7,7 +7,7 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
@@ -339,19 +339,18 @@ class AsyncRun:
             closing = protocol.interrupt_job_run(self.id, self._interruption)
         try:
             # silent: the database has been out of reach for a window already, and whoever waits for us should go on
-            pauses = () if self._is_silent else PAUSES
-            await shielded(self._record_end(closing, pauses))
+            await shielded(self._record_end(closing, once=self._is_silent))
         except (PgonceError, psycopg.Error):
             self._ended = False  # whoever ends it next tries again
 
-    async def _record_end(self, wanted: Call[bool], pauses: Iterable[float] = PAUSES) -> bool:
+    async def _record_end(self, wanted: Call[bool], *, once: bool = False) -> bool:
         """What the database answers to ``wanted``, which ends the run; repeated while the database is unavailable.
 
         Repeating is safe: a repeated end has the answer of the first. The first time it is sent on a connection of the
         pool, then on one of its own: after a restart the pool's are all dead, and a job that hangs may hold them.
         """
         on_own_connection = self.timed_out or self._is_silent
-        left = iter(pauses)
+        left = iter(() if once else PAUSES)
         while True:
             try:
                 if on_own_connection:

@@ -82,13 +82,14 @@ def test_an_end_waits_for_a_database_that_is_away(
 
 
 BROKEN = """
-create or replace function complete_job_run(p_run_id uuid, p_rows_processed integer, p_rows_skipped integer)
+create or replace function complete_job_run(
+  p_run_id uuid, p_rows_processed integer, p_rows_skipped integer, p_transactions integer)
 returns boolean language plpgsql as $$
 begin
   raise sqlstate '57P03' using message = 'the database system is starting up';
 end $$;
 create or replace function pgonce_complete_job_runs(
-  p_run_ids uuid[], p_rows_processed integer[], p_rows_skipped integer[])
+  p_run_ids uuid[], p_rows_processed integer[], p_rows_skipped integer[], p_transactions integer[])
 returns boolean[] language plpgsql as $$
 begin
   raise sqlstate '57P03' using message = 'the database system is starting up';
@@ -103,8 +104,8 @@ def test_a_success_that_cannot_be_written_is_not_written_as_a_failure(
     for module in sync_run, async_run:
         monkeypatch.setattr(module, "PAUSES", (0.0,))
     for function in (
-        "complete_job_run(uuid, integer, integer)",
-        "pgonce_complete_job_runs(uuid[], integer[], integer[])",
+        "complete_job_run(uuid, integer, integer, integer)",
+        "pgonce_complete_job_runs(uuid[], integer[], integer[], integer[])",
     ):
         conn.execute(f"drop function {function}".encode())
     conn.execute(BROKEN)
