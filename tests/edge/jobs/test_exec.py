@@ -466,3 +466,13 @@ def test_a_command_of_another_user_is_waited_for_and_not_overlapped(database: st
     assert (child.returncode, err) == (0, "")
     assert last_run(conn)[1] == "skipped"
     assert conn.execute("select count(*) from cron_job_runs where status = 'succeeded'").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("command", [["job", "ls"], ["job", "ls", "--json"], ["job", "stats"]])
+def test_what_is_printed_can_be_written_in_any_encoding(database: str, conn: Connection, command: list[str]) -> None:
+    conn.execute("select start_job_run('nächtlich ✔', '{\"für\": \"\U0001f600\"}')")
+    env = {**os.environ, "PYTHONIOENCODING": "ascii", "DATABASE_URL": database}
+    done = subprocess.run([PGONCE, *command], env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    # JSON in UTF-8, whatever the encoding; text with escapes
+    assert "nächtlich" in done.stdout or "n\\xe4chtlich" in done.stdout
