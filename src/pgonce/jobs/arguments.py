@@ -27,19 +27,18 @@ def read_names(name: Any, key: Any) -> tuple[str, str]:
     texts = _read_text(name, "the job name"), _read_text(key, "the key")
     if not texts[0]:
         raise InvalidArgument("the job name must not be empty")
-    if (length := sum(len(text.encode()) for text in texts)) > LONGEST:
+    # a character has up to four bytes
+    if 4 * sum(map(len, texts)) > LONGEST and (length := sum(len(text.encode()) for text in texts)) > LONGEST:
         raise InvalidArgument(f"the job name and the key have {length:,} bytes, and may have {LONGEST:,} together")
     return texts
 
 
-def read_tick(tick: Any) -> datetime | None:
-    """``scheduled_for``, a moment with a time zone, or None.
+def read_tick(tick: Any) -> datetime:
+    """``scheduled_for``, a moment with a time zone.
 
     Raises:
         InvalidArgument: it is something else.
     """
-    if tick is None:
-        return None
     if not isinstance(tick, datetime):
         raise InvalidArgument(f"scheduled_for must be a datetime with a time zone, not {tick!r}")
     if tick.utcoffset() is None:

@@ -40,14 +40,17 @@ class Start:
     """How many runs may be at work at once; None: one, without slots."""
 
     def __post_init__(self) -> None:
-        name, key = read_names(self.name, self.key)
-        check_count(self.retries, "retries")
-        found = {
-            "name": name,
-            "key": key,
-            "scope": read_scope(self.scope),
-            "scheduled_for": read_tick(self.scheduled_for),
-        }
+        # a program starts many short runs: what is as it should be is not written again
+        found: dict[str, Any] = {}
+        names = read_names(self.name, self.key)
+        if type(self.name) is not str or type(self.key) is not str:
+            found["name"], found["key"] = names
+        if self.retries:
+            check_count(self.retries, "retries")
+        if self.scope or type(self.scope) is not dict:
+            found["scope"] = read_scope(self.scope)
+        if self.scheduled_for is not None:
+            read_tick(self.scheduled_for)
         for field_name, value_read in found.items():
             object.__setattr__(self, field_name, value_read)
 

@@ -77,9 +77,9 @@ def test_each_has_its_own_outcome(module_database: str, db: Db, name: str) -> No
             return await all_at_once(jobs, [*names, "", f"{name}\0", f"{name}\ud800", *names[:1]])
 
     *found, empty, nul, surrogate, again = asyncio.run(main())
-    assert isinstance(surrogate, UnicodeEncodeError)
+    assert isinstance(surrogate, InvalidArgument)
     assert isinstance(empty, InvalidArgument)
-    assert isinstance(nul, psycopg.DataError)
+    assert isinstance(nul, InvalidArgument)
     assert found[:3] == [True, False, True]
     assert sorted([found[3] is True, found[4] is True]) in ([False, True], [True, True])
     runs = statuses(db, name)
