@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -182,6 +183,20 @@ def test_a_synchronous_run_whose_heartbeat_hangs_ends_with_its_body(
             spawn(work).result(30)
     finally:
         beat.release()
+
+
+def test_a_heartbeat_that_comes_after_half_the_window_is_logged(
+    network: Proxy, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    beat = network.hold(b"pgonce_report_job_run")
+    with databases.open_pool(network.url, 2) as pool, pgonce.Jobs(pool).run(name, window="10 seconds") as run:
+        assert run
+        began = time.monotonic()
+        beat.wait()
+        wait_until(lambda: time.monotonic() - began > 5.5, "more than half of the window has passed")
+        beat.release()
+        wait_until(lambda: "s between two heartbeats, window 0:00:10" in caplog.text, "it is logged")
+        assert not run.lost
 
 
 def test_a_run_that_cleans_up_after_a_stop_is_not_taken_over(module_database: str, db: Db, name: str) -> None:
