@@ -108,10 +108,11 @@ def beat_job_run(run_id: UUID) -> Call[bool]:
 
 
 def report_job_run(
-    run_id: UUID, rows_processed: int, rows_skipped: int, done: int | None, total: int | None
+    run_id: UUID, transactions: int, rows_processed: int, rows_skipped: int, done: int | None, total: int | None
 ) -> Call[Literal["running", "stopping", "lost"]]:
-    """A sign of life that also writes the counts and the progress."""
-    return Call("pgonce_report_job_run", _figures(run_id, rows_processed, rows_skipped, done, total), value)
+    """A sign of life that also writes the counts and the progress, unless the database has lost transactions."""
+    args = _figures(run_id, rows_processed, rows_skipped, done, total, transactions)
+    return Call("pgonce_report_job_run", args, value)
 
 
 def fence_job_run(
@@ -179,11 +180,11 @@ def retry_job_run(run_id: UUID) -> Call[UUID | None]:
 
 
 def _figures(
-    run_id: UUID, rows_processed: int, rows_skipped: int, done: int | None, total: int | None, number: int | None = None
+    run_id: UUID, rows_processed: int, rows_skipped: int, done: int | None, total: int | None, transactions: int
 ) -> dict[str, Any]:
     return {
         "p_run_id": run_id,
-        **({} if number is None else {"p_transactions": number}),
+        "p_transactions": transactions,
         "p_rows_processed": _held(rows_processed),
         "p_rows_skipped": _held(rows_skipped),
         "p_progress_done": None if done is None else _held(done, 63),

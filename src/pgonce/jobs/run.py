@@ -178,10 +178,7 @@ class Run:
             if conn.info.transaction_status == TransactionStatus.IDLE:  # the client knows: no round trip
                 raise TransactionBroken("a job ended run.transaction() inside: leave COMMIT and ROLLBACK to pgonce")
             started = time.monotonic()  # before the statement is sent: the database reads its clock no earlier
-            fence = protocol.fence_job_run(
-                self.id, self._confirmed, self.rows_processed, self.rows_skipped, *self._progress
-            )
-            if not execute(conn, fence, self.schema):
+            if not execute(conn, protocol.fence_job_run(self.id, *self._figures()), self.schema):
                 self._lost = True
                 why = self._lost_because(conn)
                 raise LeaseLost(f"{why}: this transaction is rolled back")
@@ -230,7 +227,7 @@ class Run:
         """One heartbeat, in the thread that sends them; False when the body should end."""
         if self.timed_out and not CANCELS:  # the thread of the job goes on; with its heartbeats the run would, too
             return not call_in_loop(self._loop, self._fail_late(), self.window.total_seconds())
-        wanted = protocol.report_job_run(self.id, self.rows_processed, self.rows_skipped, *self._progress)
+        wanted = protocol.report_job_run(self.id, *self._figures())
         started = time.monotonic()
         try:
             said = self._sender.send(wanted, self._every)
@@ -376,6 +373,9 @@ class Run:
             return execute(conn, wanted, self.schema)
         finally:
             conn.close()
+
+    def _figures(self) -> tuple[int, int, int, int | None, int | None]:
+        return self._confirmed, self.rows_processed, self.rows_skipped, *self._progress
 
     @property
     def _title(self) -> str:

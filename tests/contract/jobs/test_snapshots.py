@@ -138,6 +138,20 @@ def test_a_run_whose_commits_were_lost_fails_and_is_due_again(
     assert conn.execute("select count(*) from pgonce_job_retries").fetchall() == [(1,)]
 
 
+def test_heartbeats_do_not_write_counts_of_lost_transactions(conn: Db) -> None:
+    [[run]] = conn.execute("select start_job_run('job')").fetchall()
+    report = "select pgonce_report_job_run(%s, 8, 0, p_transactions => %s)"
+    assert conn.execute("select pgonce_fence_job_run(%s, 0, 1)", [run]).fetchall() == [(True,)]
+    before = conn.execute("select heartbeat_at from cron_job_runs").fetchall()
+    assert conn.execute(report.encode(), [run, 2]).fetchall() == [("running",)]
+    query = "select rows_processed, heartbeat_at > %s from cron_job_runs"
+    assert conn.execute(query.encode(), before[0]).fetchall() == [(1, True)], (
+        "alive, and with the counts that are there"
+    )
+    assert conn.execute(report.encode(), [run, 1]).fetchall() == [("running",)]
+    assert conn.execute(query.encode(), before[0]).fetchall() == [(8, True)]
+
+
 @pytest.mark.parametrize("world", WORLDS)
 def test_the_next_transaction_after_lost_commits_is_refused(
     of_pool: Callable[..., Caller], conn: Db, world: str

@@ -41,7 +41,7 @@
 
 create or replace function pgonce_report_job_run(
   p_run_id uuid, p_rows_processed integer default 0, p_rows_skipped integer default 0,
-  p_progress_done bigint default null, p_progress_total bigint default null) returns text
+  p_progress_done bigint default null, p_progress_total bigint default null, p_transactions integer default 0) returns text
 language plpgsql set search_path from current as $$
 declare
   v_stop timestamptz;
@@ -57,7 +57,10 @@ begin
           progress_done = p_progress_done, progress_total = p_progress_total,
           progress_at = case when (rows_processed, rows_skipped, progress_done) is distinct from
                                (p_rows_processed, p_rows_skipped, p_progress_done) then clock_timestamp() else progress_at end
-      where id = p_run_id;
+      where id = p_run_id and transactions >= p_transactions;
+      if not found then  -- a failover has lost commits: the caller's counts are not those of what is there
+        update cron_job_runs set heartbeat_at = clock_timestamp() where id = p_run_id;
+      end if;
     end if;
     return case when v_stop is null then 'running' else 'stopping' end;
   end if;
@@ -66,9 +69,9 @@ begin
   end if;
   return 'lost';
 end $$;
-comment on function pgonce_report_job_run(uuid, integer, integer, bigint, bigint) is
+comment on function pgonce_report_job_run(uuid, integer, integer, bigint, bigint, integer) is
   'pgonce: a heartbeat that also writes how far the run is. running = still yours; stopping = still yours, and somebody asked for its '
-  'end; lost = it was taken over or has ended.';
+  'end; lost = it was taken over or has ended. Where the database has fewer than p_transactions of its transactions, the counts stay.';
 
 create or replace function pgonce_stop_job_run(p_run_id uuid) returns boolean
 language plpgsql set search_path from current as $$
