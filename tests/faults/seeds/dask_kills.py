@@ -128,8 +128,8 @@ def check(conn: psycopg.Connection[Any]) -> None:
     for name, part in app.get_seed("killed_parts").parts().items():
         numbers = range(part["first"], part["stop"])
         rows = [seed_kills.row(number) for number in numbers]
-        bad = [place for place, (key, note) in enumerate(rows, 1) if note == "bad" or isinstance(key, str)]
-        keys = {key for key, note in rows if note != "bad" and not isinstance(key, str)}
+        bad = [place for place, each in enumerate(rows, 1) if not seed_kills.fits(*each)]
+        keys = {key for key, note in rows if seed_kills.fits(key, note)}
         query = "select count(*), count(distinct id) from killed_parts where id between %s and %s"
         assert conn.execute(query, [part["first"], part["stop"] - 1]).fetchone() == (len(keys), len(keys))
         counts = [len(keys), len(rows) - len(keys) - len(bad), len(bad), len(rows)]
