@@ -421,6 +421,17 @@ def test_a_partition_that_is_run_twice_at_once_commits_once(seeds: Seeds, table:
     assert counts(seeds.checkpoint("s")) == (12, 0, 0, 0)
 
 
+def test_a_pause_of_the_seed_holds_every_partition(seeds: Seeds, table: str, conn: Conn) -> None:
+    seeds.begin_partitions("s", ["a", "b"])
+    seeds.pause("s")
+    source = part(0, 9)
+    assert seeds.run("s", source, **OPTIONS, partition="a").outcome == "paused"
+    assert (source.asked, ids(conn)) == ([], [])
+    seeds.resume("s")
+    run(seeds, source, partition="a")
+    assert ids(conn) == [*range(9)]
+
+
 def test_a_partition_that_was_not_begun_is_refused(seeds: Seeds, table: str) -> None:
     with pytest.raises(PgonceError):
         run(seeds, part(0, 3), partition="a")

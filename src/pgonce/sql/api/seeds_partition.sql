@@ -59,9 +59,12 @@ comment on function pgonce_begin_partitions(text, text[]) is
 
 create or replace function pgonce_get_partition(p_seed_name text, p_partition text) returns setof pgonce_seed_partitions
 language sql stable set search_path from current as $$
-  select * from pgonce_seed_partitions where seed_name = p_seed_name and partition = p_partition
+  -- a pause is the seed's, and stops every part
+  select (jsonb_populate_record(q, jsonb_build_object('paused_at', s.paused_at))).*
+  from pgonce_seed_partitions q join seed_checkpoints s using (seed_name)
+  where q.seed_name = p_seed_name and q.partition = p_partition
 $$;
-comment on function pgonce_get_partition(text, text) is 'pgonce: the part''s row, or none.';
+comment on function pgonce_get_partition(text, text) is 'pgonce: the part''s row, with the seed''s paused_at, or none.';
 
 create or replace function pgonce_get_partitions(p_seed_name text) returns setof pgonce_seed_partitions
 language sql stable set search_path from current as $$
@@ -106,11 +109,7 @@ begin
       status = 'in_progress', error_message = null, completed_at = null
   where seed_name = p_seed_name;
   perform pgonce_note_batch(p_seed_name, p_partition, p_batch, v_rows);
-  -- a pause is the seed's, and stops every part
-  return query
-    select (jsonb_populate_record(q, jsonb_build_object('paused_at', s.paused_at))).*
-    from pgonce_seed_partitions q join seed_checkpoints s using (seed_name)
-    where q.seed_name = p_seed_name and q.partition = p_partition;
+  return query select * from pgonce_get_partition(p_seed_name, p_partition);
   if not beat_job_run(p_run_id) then  -- the fence, last of all
     raise sqlstate 'PT409' using
       message = format('partition %s of the import %s was taken over by another runner', p_partition, p_seed_name),
