@@ -200,6 +200,41 @@ def test_a_file_that_has_changed_stops_with_a_choice(load: Command, conn: Conn, 
     assert conn.execute("select array_agg(id order by id) from people").fetchone() == ([1, 2, 3, 4],)
 
 
+def person_file(path: Path, word: str) -> None:
+    path.write_text("id,name,born\n" + "".join(f"{n},{word} {n},1970-01-01\n" for n in range(ROWS)))
+
+
+@pytest.mark.parametrize("change", ["moved over", "rewritten", "truncated"])
+def test_a_file_that_is_changed_while_it_is_loaded_stops_with_a_choice_that_works(
+    load: Command, conn: Conn, people: str, tmp_path: Path, change: str
+) -> None:
+    path, other = tmp_path / "f.csv", tmp_path / "other.csv"
+    person_file(path, "old")
+    person_file(other, "new")
+    arguments = ["f.csv", "--into", people, "--key", "id"]
+    with load.start(*arguments, "--batch-size", "3000", "--max-rows-per-second", "20000") as process:
+        wait_until(lambda: seen(conn, "people:f.csv"), "the first batch", 60)
+        if change == "moved over":
+            other.replace(path)
+        elif change == "rewritten":
+            path.write_bytes(other.read_bytes())
+        else:
+            os.truncate(path, path.stat().st_size // 3)
+        out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (1, "")
+    [line] = [line for line in err.splitlines() if line.startswith("pgonce: ")]
+    assert "--restart --on-conflict update" in line
+    assert "--accept-change" in line
+    done = conn.execute("select count(*), count(*) filter (where name like 'old %') from people").fetchone()
+    assert done == (seen(conn, "people:f.csv"),) * 2, "only whole batches of the file that was opened"
+    code, said = load(*arguments)
+    assert (code, "--restart" in said) == (1, True), "it is not passed over by the next run either"
+    person_file(path, "new")
+    code, said = load(*arguments, "--restart", "--on-conflict", "update", "--verify")
+    assert code == 0
+    assert f"verified   {ROWS:,} keys in the source, {ROWS:,} in the table, {ROWS:,} equal" in said
+
+
 def test_a_resume_behind_2_gb_reads_nothing_of_them(load: Command, conn: Conn, people: str, tmp_path: Path) -> None:
     size = 2_000_000_000
     with (tmp_path / "big.csv").open("wb") as sparse:  # a hole takes no room on the disk

@@ -164,6 +164,7 @@ class CsvFile(TextFile):
         reading, offset, row, line = self._begin(cursor)
         with reading:
             header = self._header_of(reading.file)
+            self._by_table(header)  # a header that cannot be is refused before the first row
             if offset < header.end:
                 self._skip_header(reading, header)
                 offset, line = header.end, header.lines
