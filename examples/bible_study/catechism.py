@@ -33,7 +33,7 @@ class Article(NamedTuple):
 
 
 def articles(after: Mapping[str, Any] | None = None) -> Iterator[Article]:
-    """All sections and questions behind a cursor, in the documents' order; None starts at WCF 1.1.
+    """All sections and questions after a cursor, in the documents' order; None starts at WCF 1.1.
 
     Raises `NotInstalled` without the package and `ValueError` for a cursor that names none of them, both at the call.
     """

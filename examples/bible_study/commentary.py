@@ -35,7 +35,7 @@ class Note(NamedTuple):
 
 
 def notes(after: Mapping[str, Any] | None = None) -> Iterator[Note]:
-    """All texts behind a cursor, Matthew Henry's and then Scofield's; None starts at Genesis.
+    """All texts after a cursor, Matthew Henry's and then Scofield's; None starts at Genesis.
 
     A row's id is the number of its first verse in its module, plus 32,361 places for every module before: it says
     where to look, so a resume reads nothing of what lies before it.

@@ -36,7 +36,7 @@ class Location(NamedTuple):
 
 
 def places(after: Mapping[str, Any] | None = None) -> Iterator[Location]:
-    """All places behind a cursor, by number (BL10 behind BL2); None starts at the first.
+    """All places after a cursor, by number (BL10 after BL2); None starts at the first.
 
     Raises `NotInstalled` without the package and `ValueError` for a cursor that is no place's number, both at the
     call.

@@ -44,9 +44,9 @@ class Word(NamedTuple):
 
 
 def words(after: Mapping[str, Any] | None = None) -> Iterator[Word]:
-    """All entries behind a cursor, H1 to H8674 and then G1 to G5624; None starts at H1.
+    """All entries after a cursor, H1 to H8674 and then G1 to G5624; None starts at H1.
 
-    Numbers are compared as numbers: H10 comes behind H2 (as text it would come before, and a resume at H2 would
+    Numbers are compared as numbers: H10 is after H2 (as text it would be before, and a resume at H2 would
     skip H10 to H19). H2200 comes twice, so that the import counts it as skipped.
 
     Raises `NotInstalled` when a dictionary is missing and `ValueError` for a cursor that is no Strong's number, both

@@ -1,4 +1,4 @@
-"""The imports of the application, one per source. A source yields its rows in order, each with a cursor behind it."""
+"""The imports of the application, one per source. A source yields its rows in order, each with the cursor after it."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Read here and not through `mod2imp`, for two reasons. It prints a module from its first entry, so that a resume would
 read everything again; and it believes what the module's .conf says: that of Matthew Henry's commentary says `zCom4`
-(sizes of four bytes) over files with sizes of two, and out come 410 MB of shifted text.
+(sizes of four bytes) to files with sizes of two: the result is 410 MB of shifted text.
 
 Formats: all numbers little-endian. zLD (a dictionary): `.idx` holds (offset, size) into `.dat`, one pair per key in
 order; there the key, CR LF, and (block, entry); `.zdx` holds (offset, size) of each zlib block in `.zdt`, which is a
@@ -50,7 +50,7 @@ class Dictionary:
             self._places.append((int(key), *struct.unpack_from("<II", where)))
 
     def after(self, number: int) -> Iterator[tuple[int, str]]:
-        """(number, markup) of every entry behind `number`, in order; a number that stands twice comes twice."""
+        """(number, markup) of every entry after `number`, in order; a number that stands twice is yielded twice."""
         at = -1
         offsets = block = b""
         with self._base.with_suffix(".zdt").open("rb") as texts:
@@ -80,7 +80,7 @@ class Commentary:
         self._files = [folder / f"{testament}.{first.suffix[1]}z" for testament in ("ot", "nt")]
 
     def after(self, number: int) -> Iterator[Entry]:
-        """The texts that begin behind place `number`, in order: of a text that it shares, the rest does not come."""
+        """The texts that begin after place `number`, in order; not the rest of one that includes this place."""
         ends = list(accumulate(ENTRIES))
         for files, count, end in zip(self._files, ENTRIES, ends, strict=True):
             if number < end - 1:

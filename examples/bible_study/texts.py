@@ -65,7 +65,7 @@ class Chapter(NamedTuple):
 
 
 def chapters(after: Mapping[str, Any] | None = None) -> Iterator[Chapter]:
-    """All chapters of both versions behind a cursor, by version, book in canonical order, chapter.
+    """All chapters of both versions after a cursor, by version, book in canonical order, chapter.
 
     `after` is a `Verse.cursor`, as it comes back from `seed_checkpoints.last_checkpoint`; None or {} (that
     column's default) starts at KJV GEN 1, and `last_chapter` 0 at the first chapter of its book. What lies
@@ -85,7 +85,7 @@ def chapters(after: Mapping[str, Any] | None = None) -> Iterator[Chapter]:
 
 
 def verses(after: Mapping[str, Any] | None = None) -> Iterator[Verse]:
-    """All verses behind a cursor: `chapters(after)` laid flat; same argument, same errors at the call."""
+    """All verses after a cursor: `chapters(after)` verse by verse; same argument, same errors at the call."""
     return (verse for chapter in chapters(after) for verse in chapter.verses)
 
 
@@ -99,7 +99,7 @@ def _start(after: object) -> tuple[int, int]:
         book_id = (BOOKS.index(book) + 1) * 1_000_000
         ids = list(_bible(version).verse_start_indices)
         last_of_book = ids[bisect_left(ids, book_id + 1_000_000) - 1]
-        # A chapter behind the book's last would pass for the book's end and skip what was meant, unseen.
+        # A chapter after the book's last would be taken for its end, and those that were meant would be skipped.
         if book_id + chapter * 1_000 <= last_of_book:
             return VERSIONS.index(version), book_id + chapter * 1_000 + 999
     raise ValueError(

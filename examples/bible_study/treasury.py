@@ -28,7 +28,7 @@ class Text(NamedTuple):
 
 
 def texts(after: Mapping[str, Any] | None = None) -> Iterator[Text]:
-    """The texts behind a cursor; None starts at the preface, psalm 0.
+    """The texts after a cursor; None starts at the preface, psalm 0.
 
     What lies before the cursor is not unpacked. Raises `NotInstalled` without the package and `ValueError` for a
     cursor that names no psalm, both at the call.

@@ -133,7 +133,7 @@ FIRST = {
 
 
 def place(number: int) -> Place:
-    """What entry `number` (0 to TOTAL - 1, the New Testament behind the Old) is about."""
+    """What entry `number` (0 to TOTAL - 1, the New Testament after the Old) is about."""
     testament, index = (0, number) if number < ENTRIES[0] else (1, number - ENTRIES[0])
     if index < _HEADINGS:
         return Place("", 0, 0)

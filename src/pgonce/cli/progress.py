@@ -182,7 +182,7 @@ def reason_of(error: str) -> str:
 
 
 def sequence_lines(sequences: Mapping[str, int], *, were_set: bool) -> Iterator[str]:
-    """A line for each sequence that was set, or that stays behind the imported keys."""
+    """A line for each sequence that was set, or whose next number an imported row has."""
     for quoted, value in sequences.items():
         name = quoted.replace('"', "")
         if were_set:

@@ -17,7 +17,7 @@ from pgonce.errors import InvalidArgument
 
 
 class Descriptor:
-    """Closes when nobody holds it any more: a source may be dropped in the middle of a file."""
+    """A descriptor that is closed with its last reference: a source may be dropped in the middle of a file."""
 
     def __init__(self, number: int) -> None:
         self.number = number

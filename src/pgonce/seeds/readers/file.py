@@ -188,7 +188,7 @@ class OpenFile:
         """What the file looks like, for a run that has read it up to ``offset`` (unpacked bytes).
 
         The hash is of all bytes before ``offset``, in parts that begin at ``marks`` (0, and where runs have resumed).
-        ``stat`` spares the next run reading them again, as long as nobody touches the file. The file's name and times
+        ``stat`` spares the next run reading them again, as long as the file is not touched. The file's name and times
         do not count otherwise: an equal copy is the same file. ``shape`` is how it was read (delimiter, columns).
 
         Raises:
