@@ -353,7 +353,8 @@ def test_null_is_spelled_as_one_says(options: Any, expected: list[str | None]) -
     [
         (b'{"a":1}\n{"b":1}\n', r"line 2 has a key that the first line lacks \(b\): .* --columns a,b"),
         (b"", "is empty"),
-        (b"[1]\n", "line 1: it is a list, not a JSON object"),
+        (b"[1]\n", "line 1: it is a list, not a JSON object: make one object per line of it: jq"),
+        (b'[{"a":1},\n{"a":2}]\n', "line 1: not JSON: .*: make one object per line of it: jq"),
     ],
 )
 def test_a_file_that_is_no_such_json_is_refused_with_its_place(data: bytes, said: str) -> None:
@@ -619,6 +620,12 @@ class TestParquet:
     def test_what_is_no_parquet_file_or_lacks_a_column_is_refused(self, path: Path, tmp_path: Path) -> None:
         with pytest.raises(InvalidArgument, match="has no column nmae: it has id, name"):
             list(read(path, columns=["nmae"])(None))
+        arrow = pytest.importorskip("pyarrow", reason="pyarrow missing: pip install 'pgonce[parquet]'")
+        from pyarrow import parquet
+
+        parquet.write_table(arrow.table([arrow.array([1])] * 2, names=["a", "a"]), tmp_path / "twice.parquet")
+        with pytest.raises(InvalidArgument, match=r"two columns of twice\.parquet have the same name: a"):
+            list(read(tmp_path / "twice.parquet")(None))
         (tmp_path / "y.parquet").write_bytes(b"a,b\n")
         with pytest.raises(InvalidArgument, match=r"y\.parquet cannot be read as Parquet"):
             list(read(tmp_path / "y.parquet")(None))

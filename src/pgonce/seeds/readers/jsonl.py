@@ -127,7 +127,9 @@ class JsonLinesFile(TextFile):
         for number, line in _lines_of(file):
             found = self._object(line, number)
             if isinstance(found, BadRow):
-                raise InvalidArgument(f"{found.reason} (and it must name the columns: or pass --columns)")
+                raise InvalidArgument(
+                    f"{found.reason}: make one object per line of it: jq -c '.[]', or jq -c . for objects"
+                )
             return tuple(found)
         raise InvalidArgument(f"{self.name} is empty: it has no line that names the columns")
 

@@ -181,6 +181,8 @@ class ParquetFile:
     def _names(self, opened: OpenFile) -> tuple[str, ...]:
         with self._parsed(opened) as file:
             there = list(file.schema_arrow.names)
+        if twice := {name for name in there if there.count(name) > 1}:
+            raise InvalidArgument(f"two columns of {self.name} have the same name: {', '.join(sorted(twice))}")
         wanted = [*(self._named or ()), *self._rename]
         if missing := [name for name in wanted if name not in there]:
             raise InvalidArgument(f"{self.name} has no column {missing[0]}: it has {', '.join(there)}")
