@@ -118,6 +118,30 @@ def test_a_pipe_is_imported_and_the_same_bytes_again_bring_nothing_new(
     assert conn.execute("select count(*) from people").fetchone() == (2000,), "a pipe that has ended is whole"
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".jsonl"])
+def test_a_change_that_is_accepted_resumes_after_the_last_batch_and_never_past_the_end(
+    seeds: Seeds, conn: Conn, tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"f{suffix}"
+
+    def write(data: bytes) -> None:
+        path.write_bytes(gzip.compress(data) if suffix.endswith(".gz") else data)
+
+    write(content(suffix))
+    assert load(seeds, read(path), batches=1) == "stopped"
+    [(begun,)] = conn.execute("select count(*) from people").fetchall()
+    write(content(suffix).replace(b'7"', b'x"'))
+    with pytest.raises(SourceChanged, match="--accept-change"):
+        load(seeds, read(path))
+    assert load(seeds, read(path), accept_change=True) == "complete"
+    assert conn.execute("select count(*) from people").fetchone() == (ROWS,)
+    assert conn.execute("select rows_inserted from seed_checkpoints").fetchone() == (ROWS,)
+    assert 0 < begun < ROWS
+    write(content(suffix, rows=5))
+    with pytest.raises(SourceChanged, match="is shorter than what was read of it"):
+        load(seeds, read(path), accept_change=True)
+
+
 def several(folder: Path, names: list[str]) -> Any:
     return read_files([folder / name for name in names], "daily/*")
 

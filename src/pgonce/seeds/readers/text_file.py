@@ -104,6 +104,10 @@ class TextFile:
         reading = Reading(file, offset)
         if offset and file.unpacker.is_plain:
             before, after = file.read_at(offset - 1, 1), file.read_at(offset, 1)
+            if not before:
+                raise SourceChanged(
+                    f"{self.name} is shorter than what was read of it: --restart reads it from its start"
+                )
             if before != b"\n" and after not in {b"", b"\n", b"\r"}:
                 raise SourceChanged(_became_longer(self.name))
         return reading, offset, row, line
