@@ -238,3 +238,21 @@ def test_a_database_that_is_not_utf8_is_refused(server: str, encoding: str, clie
         url = psycopg.conninfo.make_conninfo(server, dbname=name, **dict([client.split("=")] if client else []))
         with pytest.raises(SchemaError, match="UTF8"):
             schema.migrate(url)
+
+
+def test_a_role_that_may_create_in_the_schema_alone_can_migrate_into_it(
+    server: str, empty_database: str, empty: Connection
+) -> None:
+    # "create schema if not exists" asks for the right to create schemas even where the schema is there
+    name = f"app_{uuid4().hex[:12]}"
+    role = sql.Identifier(name)
+    with psycopg.connect(server, autocommit=True) as admin:
+        admin.execute(sql.SQL("create role {} login").format(role))
+        try:
+            empty.execute(sql.SQL("create schema own authorization {}").format(role))
+            url = psycopg.conninfo.make_conninfo(empty_database, user=name)
+            assert schema.migrate(url, "own") == NAMES
+            assert schema.migrate(url, "own") == []
+        finally:
+            empty.execute(sql.SQL("drop owned by {} cascade").format(role))
+            admin.execute(sql.SQL("drop role {}").format(role))
