@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import click
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pgonce.core.interval import interval
 from pgonce.errors import InvalidArgument
@@ -90,48 +92,59 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, UUID) else value
 
 
-def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], empty: str, folding: str) -> None:
-    """A table, or the sentence ``empty``. Columns without any value are left out.
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], empty: str, cut: str) -> None:
+    """Print a table, or the sentence ``empty``. Columns without any value are left out.
 
-    Where the terminal is too narrow, the text in the column ``folding`` is folded, and no other: half an id cannot be
-    pasted. Where that does not do, each row becomes a few lines. Piped elsewhere it is as wide as it needs to be.
+    On a terminal that is too narrow, texts end with "…": first those in the column ``cut``, then those in the other
+    columns of text, and at last in the first column. Written to a file or pipe, the table is as wide as it needs to be.
     """
-    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    cells = [["" if cell is None else _printable(str(cell)) for cell in row] for row in rows]
     if not cells:
         click.echo(empty, err=True)
         return
     kept = [number for number in range(len(headings)) if any(row[number] for row in cells)]
-    widths = [max(cell_len(text) for text in (headings[number], *(row[number] for row in cells))) for number in kept]
-    whole = sum(widths) + GAP * (len(kept) - 1)
-    spared = sum(max(0, widths[place] - FOLDED) for place, number in enumerate(kept) if headings[number] == folding)
+    widths = {
+        headings[number]: max(cell_len(text) for text in (headings[number], *(row[number] for row in cells)))
+        for number in kept
+    }
+    numbers = {headings[at] for at in kept if all(re.fullmatch(r"[\d,.]*", row[at]) for row in cells)}
+    times = {headings[at] for at in kept if all(TIME.fullmatch(row[at]) for row in cells)}
     console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
+    whole = sum(widths.values()) + GAP * (len(widths) - 1)
+    if console.is_terminal:
+        _narrow(widths, {*numbers, *times, "state"}, cut, whole - console.width)
+    else:
         console.width = whole
-    elif whole - spared > console.width:
-        for row in cells:
-            _print_stacked([(headings[number], row[number]) for number in kept], console.width)
-        return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for number in kept:
-        table.add_column(headings[number], overflow="fold", no_wrap=headings[number] != folding)
+    for name, width in widths.items():
+        justify: Literal["left", "right"] = "right" if name in numbers else "left"
+        table.add_column(name, overflow="ellipsis", no_wrap=True, justify=justify, max_width=width, min_width=width)
     for row in cells:
-        table.add_row(*(row[number] for number in kept))
+        table.add_row(*(Text(row[number], STYLES.get(row[number][:1], "")) for number in kept))
     console.print(table)
 
 
+TIME = re.compile(r"|–|.* ago|tomorrow|\d\d:\d\d|\d{4}-\d\d-\d\d.*")
 GAP = 2
 """Spaces between two columns."""
-FOLDED = 24
-"""Characters that a folded column has at least; narrower than that it is no text any more."""
+STYLES = {"✔": "green", "✗": "red", "!": "yellow", "●": "cyan"}
+"""The colour of a cell by its sign; it repeats what the sign says."""
 
 
-def _print_stacked(row: Sequence[tuple[str, str]], width: int) -> None:
-    """The first value, by which the row is known, and below it the others by name, as many in a line as fit."""
-    line = ""
-    click.echo(row[0][1])
-    for item in (f"{heading}: {value}" for heading, value in row[1:] if value):
-        if line and cell_len(f"{line}  {item}") > width:
-            click.echo(line)
-            line = ""
-        line += f"  {item}"
-    click.echo(line)
+def _narrow(widths: dict[str, int], fixed: set[str], cut: str, excess: int) -> None:
+    """Take ``excess`` characters from the columns, always from the widest of those that may still be narrower.
+
+    Of an id in the first column 14 characters and "…" stay if possible. The columns in ``fixed`` are cut last.
+    """
+    first = next(iter(widths))
+    texts = [name for name in widths if name not in {first, cut} | fixed]
+    least_first = 15 if widths[first] > 20 else 20  # a name of a job or import is cut later than an id
+    for least, names in ((16, [cut]), (12, texts), (least_first, [first]), (8, [cut, *texts]), (1, list(widths))):
+        while excess > 0 and (wide := [name for name in names if widths.get(name, 0) > least]):
+            widths[max(wide, key=lambda name: widths[name])] -= 1
+            excess -= 1
+
+
+def _printable(text: str) -> str:
+    """``text`` in one line and without control characters, which a terminal would execute."""
+    return "".join(sign if sign.isprintable() else " " for sign in text)

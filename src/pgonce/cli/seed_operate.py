@@ -5,18 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 import click
 
 from pgonce.app import App
 from pgonce.cli.options import OVERLAP, as_json, with_app, with_database
-from pgonce.cli.output import in_line, print_json, print_table, when
+from pgonce.cli.output import in_line, print_json, print_table
+from pgonce.cli.times import ago
 from pgonce.core import database
 from pgonce.errors import NotFound
 from pgonce.seeds.calls import Checkpoint
 from pgonce.seeds.seeds import Seeds
 
-HEADINGS = ("seed", "status", "inserted", "updated", "skipped", "rejected", "at", "last batch (UTC)")
+HEADINGS = ("seed", "state", "inserted", "updated", "skipped", "rejected", "last batch", "at")
+SIGNS = {"complete": "✔ complete", "failed": "✗ failed", "in_progress": "● in progress", "paused": "○ paused"}
 
 
 @contextmanager
@@ -34,7 +37,7 @@ def _line(at: Checkpoint) -> tuple[object, ...]:
     others = (at.rows_updated, at.rows_skipped, at.rows_rejected)
     numbers = (f"{at.rows_inserted:,}", *(f"{count:,}" if count else "" for count in others))
     cursor = in_line(at.last_checkpoint)[:80] if at.last_checkpoint else ""
-    return (at.partition or at.seed_name, status, *numbers, cursor, when(at.last_updated_at))
+    return (at.partition or at.seed_name, SIGNS[status], *numbers, ago(at.last_updated_at, datetime.now(UTC)), cursor)
 
 
 @click.command("ls")

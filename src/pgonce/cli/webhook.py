@@ -20,6 +20,7 @@ import click
 
 from pgonce.cli.options import as_json, with_database
 from pgonce.cli.output import Moment, print_json, print_table, when
+from pgonce.cli.times import ago, took
 from pgonce.core import database
 from pgonce.core.execute import Pool, call
 from pgonce.core.processes import host
@@ -78,20 +79,32 @@ def list_(
     if json_:
         print_json(lines)
         return
+    now = datetime.now(UTC)
     print_table(
-        ["event", "type", "state", "attempts", "object", "received (UTC)", "next attempt", "reason"],
+        ["event", "type", "state", "tries", "received", "reason"],
         [
-            (e.stripe_event_id, e.event_type, e.state, e.attempts or "", e.object_id, *moments(e), e.reason)
+            (e.stripe_event_id, e.event_type, _state(e, now), e.attempts or "", ago(e.received_at, now), e.reason)
             for e in lines
         ],
         "no such events",
         "reason",
-    )
+    )  # fmt: skip
+    if failed := next((e for e in lines if e.status == "failed"), None):
+        click.echo(f"look: pgonce webhook show {failed.stripe_event_id}")
+        click.echo("again: pgonce webhook replay --failed --dry-run")
 
 
-def moments(event: lists.WebhookLine) -> tuple[str, str]:
-    """When it was received, and when it is tried next."""
-    return when(event.received_at), when(event.next_attempt_at)
+SIGNS = {"succeeded": "✔ succeeded", "ignored": "○ ignored", "processing": "● processing", "dead": "✗ dead"}
+
+
+def _state(event: lists.WebhookLine, now: datetime) -> str:
+    """The state in a word with its sign; of a failed event when it is tried again."""
+    if event.next_attempt_at is None or event.status not in {"failed", "processing"}:
+        return SIGNS[event.state]
+    wait = event.next_attempt_at - now
+    if event.status == "processing":
+        return "● waiting" if event.attempts == 0 else "● processing"
+    return f"● in {took(wait)}" if wait > timedelta() else "● due"
 
 
 def _list(
@@ -109,6 +122,19 @@ def _list(
         return call(pool, wanted, schema)
 
 
+def _match(pool: Pool, prefix: str, schema: str) -> str:
+    """The one event whose id begins with ``prefix``, of at least eight characters, or ``prefix`` itself.
+
+    Raises:
+        NotFound: several ids begin like this.
+    """
+    prefix = prefix.removesuffix("…")
+    found = call(pool, lists.match_webhooks(prefix), schema) if len(prefix) >= 8 else []
+    if len(found) > 1:
+        raise NotFound(f"several events begin with {prefix}: {', '.join(found)}")
+    return found[0] if found else prefix
+
+
 @webhook.command()
 @click.argument("event_id", metavar="ID")
 @as_json
@@ -117,6 +143,8 @@ def show(event_id: str, json_: bool, url: str, schema: str) -> None:
     """Everything about one event: its life, payload, traceback."""
     with database.open_pool(url, 1) as pool:
         found = call(pool, lists.get_webhook(event_id), schema)
+        if found is None:
+            found = call(pool, lists.get_webhook(_match(pool, event_id, schema)), schema)
     if found is None:
         raise NotFound(f"there is no event {event_id}")
     if json_:
@@ -216,7 +244,9 @@ def replay(
         raise click.UsageError("name the events, or pass --failed")
     with database.open_pool(url, 1) as pool:
         if not failed:
-            _replay_named(pool, schema, event_ids, why, dry_run=dry_run)
+            unknown = call(pool, lists.missing_webhooks(event_ids), schema)
+            named: Sequence[str] = [_match(pool, each, schema) if each in unknown else each for each in event_ids]
+            _replay_named(pool, schema, named, why, dry_run=dry_run)
             return
         seen = queued = 0
         for page in _failed_pages(pool, schema, any_of([type_]) if type_ else None, since, limit):

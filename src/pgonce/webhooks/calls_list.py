@@ -65,6 +65,11 @@ def get_webhook(event_id: str) -> Call[dict[str, Any] | None]:
     return Call("pgonce_get_webhook", {"p_stripe_event_id": event_id}, value)
 
 
+def match_webhooks(prefix: str) -> Call[list[str]]:
+    """Up to three of the newest 100,000 events whose id begins with ``prefix``."""
+    return Call("pgonce_match_webhooks", {"p_prefix": prefix}, lambda rows: [row[0] for row in rows])
+
+
 def missing_webhooks(event_ids: Sequence[str]) -> Call[list[str]]:
     """Which of these events were never recorded."""
     return Call(

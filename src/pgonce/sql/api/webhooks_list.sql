@@ -36,6 +36,17 @@ language sql stable set search_path from current as $$
 $$;
 comment on function pgonce_get_webhook(text) is 'pgonce: one event with everything about it, also its failed attempts and replays (history); null when there is none.';
 
+create or replace function pgonce_match_webhooks(p_prefix text) returns setof text
+language sql stable set search_path from current as $$
+  -- Of the newest 100,000: an index for prefixes would cost every INSERT, and people look for what a list has shown.
+  select n.stripe_event_id
+  from (select e.stripe_event_id from webhook_events e order by e.received_at desc limit 100000) n
+  where starts_with(n.stripe_event_id, p_prefix)
+  limit 3
+$$;
+comment on function pgonce_match_webhooks(text) is
+  'pgonce: up to three of the newest 100,000 events whose id begins like this, for ids that a list has cut.';
+
 create or replace function pgonce_missing_webhooks(p_stripe_event_ids text[]) returns setof text
 language sql stable set search_path from current as $$
   select wanted.id from unnest(p_stripe_event_ids) as wanted (id)

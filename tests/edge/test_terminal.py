@@ -1,0 +1,109 @@
+"""Lists on a terminal: one row a thing, the reason last and cut, and ids that can be pasted back."""
+
+# ruff: noqa: E501 -- rows of a table
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.edge.command import on_a_terminal, pgonce
+
+Connection = psycopg.Connection[Any]
+LONG = "evt_1SXvjASde5KgyNdHocfCBeqf"
+
+
+@pytest.fixture
+def inbox(conn: Connection) -> Connection:
+    """Five events: dead, waiting for its next attempt, succeeded, ignored, being handled."""
+    conn.execute(
+        "insert into webhook_events (stripe_event_id, event_type, status, attempts, received_at, queued, next_attempt_at,"
+        " object_id, error_message, ignored_reason) values"
+        " (%s, 'invoice.paid', 'failed', 5, now() - interval '2 min 9 s', true, null, 'in_1SXLk',"
+        "  E'Traceback (most recent call last):\\n  File \"/srv/shop/billing.py\", line 88, in sync\\n    x\\nKeyError: ''discounts''', null),"
+        " ('evt_2', 'customer.subscription.updated', 'failed', 1, now() - interval '41 min 5 s', true,"
+        "  now() + interval '40.5 s', null, repeat('timed out ', 20), null),"
+        " ('evt_3', 'a.b', 'succeeded', 1, now() - interval '2 days', true, null, null, null, null),"
+        " ('evt_4', 'a.b', 'ignored', 1, now() - interval '3 days', true, null, null, null, 'no handler for a.b'),"
+        " ('evt_5', E'a.\\x1b[31mb', 'processing', 1, now() - interval '4 days', false, null, null, null, null)",
+        [LONG],
+    )
+    return conn
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120, 200])
+def test_events_are_one_row_each_and_no_line_is_wider_than_the_terminal(
+    database: str, inbox: Connection, columns: int
+) -> None:
+    head, *rows = on_a_terminal(columns, database, "webhook", "ls")
+    assert head.split()[:4] == ["event", "type", "state", "tries"]
+    assert len(rows) == 7, "five events, where to look and what to do"
+    assert max(map(len, [head, *rows])) <= columns
+    first = rows[0].split()
+    if columns >= 120:
+        assert (first[0], "2 min ago" in rows[0]) == (LONG, True)
+    if columns >= 200:
+        assert rows[0].rstrip().endswith("KeyError: 'discounts'")
+    if columns >= 80:
+        assert first[0].rstrip("…")[:14] == LONG[:14]
+        assert "✗ dead" in rows[0]
+        assert "● in " in rows[1]
+        assert rows[1].rstrip().endswith("…")
+        assert [sign in row for sign, row in zip("✔○●", rows[2:5], strict=True)] == [True] * 3
+    assert "\x1b" not in rows[4]
+    assert rows[5] == f"look: pgonce webhook show {LONG}"
+
+
+def test_what_is_cut_on_a_terminal_is_whole_in_a_pipe_and_in_json(database: str, inbox: Connection) -> None:
+    _, out, _ = pgonce(database, "webhook", "ls")
+    assert "timed out " * 19 in out
+    assert LONG in out
+    _, out, _ = pgonce(database, "webhook", "ls", "--json")
+    assert json.loads(out)[1]["reason"].count("timed out") == 20
+
+
+def test_the_commands_below_the_list_run(database: str, inbox: Connection) -> None:
+    _, out, _ = pgonce(database, "webhook", "ls")
+    commands = [line.partition(": ")[2].split() for line in out.splitlines()[-2:]]
+    assert [pgonce(database, *command[1:])[0] for command in commands] == [0, 0]
+
+
+def test_an_event_is_found_by_what_a_narrow_list_has_left_of_its_id(database: str, inbox: Connection) -> None:
+    for given in (LONG[:14], LONG[:14] + "…", LONG):
+        code, out, _ = pgonce(database, "webhook", "show", given)
+        assert (code, LONG in out) == (0, True)
+    inbox.execute("insert into webhook_events (stripe_event_id, event_type) values (%s, 'a.b')", [LONG[:20] + "other"])
+    code, _, err = pgonce(database, "webhook", "show", LONG[:14])
+    assert code == 1
+    assert LONG in err
+    assert LONG[:20] + "other" in err
+    assert pgonce(database, "webhook", "show", "evt_none")[0] == 1
+    assert pgonce(database, "webhook", "replay", LONG[:14], "--dry-run")[0] == 1
+    code, out, _ = pgonce(database, "webhook", "replay", LONG[:24])
+    assert (code, out.splitlines()[-1]) == (0, "1 of 1 queued again")
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_imports_are_one_row_each_with_numbers_to_the_right(database: str, conn: Connection, columns: int) -> None:
+    conn.execute(
+        "insert into seed_checkpoints (seed_name, status, rows_inserted, rows_skipped, last_checkpoint, last_updated_at,"
+        " paused_at) values ('web_kjv_chapters', 'complete', 31102, 0, '{\"last_book\": \"REV\", \"last_chapter\": 22}',"
+        " now() - interval '12 min', null), ('people:people.csv', 'failed', 5, 7, '{}', now() - interval '2 days', null),"
+        " ('paused', 'in_progress', 0, 0, '{}', now(), now())"
+    )
+    head, *rows = on_a_terminal(columns, database, "seed", "ls")
+    assert len(rows) == 3
+    assert max(map(len, [head, *rows])) <= columns
+    by_name = {row.split()[0]: row for row in rows}
+    assert "✔ complete" in by_name["web_kjv_chapters"]
+    assert "○ paused" in by_name["paused"]
+    assert {row.find("31,102") + 6 for row in rows if "31,102" in row} == {
+        by_name["people:people.csv"].find("5 ") + 1
+    }, "numbers end in the same column"
+
+
+def test_colour_is_for_terminals_alone(database: str, inbox: Connection) -> None:
+    assert "\x1b" not in pgonce(database, "webhook", "ls")[1]
+    assert "\x1b" not in pgonce(database, "doctor")[1]
