@@ -54,5 +54,5 @@ class HandlerSession:
         self.is_new = True
 
     def __exit__(self, *_: object) -> None:
-        self.restore()
+        # Nothing else: without RESET the server still has its prepared statements, and psycopg must not forget them.
         self._conn._num_transactions = self._depth

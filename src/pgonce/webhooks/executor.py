@@ -94,12 +94,12 @@ class Executor:
             DatabaseUnavailable: an event that began has no outcome; it is claimed again when its lease runs out.
         """
         with meanwhile(partial(self._give_back, work, batches), CHAIN):
-            if not batches_first:
+            if work and not batches_first:
                 self._handle_each(work)
             with suppress(IndexError):
                 while True:
                     self.handle_together(*batches.popleft())
-            if batches_first:
+            if work and batches_first:
                 self._handle_each(work)
         self._give_back(work, batches)  # a chain that ended by itself after its time
 

@@ -93,12 +93,12 @@ class AsyncExecutor:
             DatabaseUnavailable: an event that began has no outcome; it is claimed again when its lease runs out.
         """
         async with meanwhile(partial(self._give_back, work, batches), CHAIN):
-            if not batches_first:
+            if work and not batches_first:
                 await self._handle_each(work)
             with suppress(IndexError):
                 while True:
                     await self.handle_together(*batches.popleft())
-            if batches_first:
+            if work and batches_first:
                 await self._handle_each(work)
         await self._give_back(work, batches)  # a chain that ended by itself after its time
 

@@ -180,6 +180,28 @@ def test_what_a_chain_has_not_begun_in_its_time_is_given_back_and_no_attempt_is_
     assert conn.execute("select * from pgonce_webhook_attempts").fetchall() == []
 
 
+def test_resetting_a_connection_never_forgets_a_statement_that_the_server_has_prepared(
+    app: pgonce.App,
+    database: str,
+    conn: Connection[Any],
+    put: Queue,
+    effects: Effects,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    @app.webhook_batch("batch")
+    def batch(events: list[pgonce.Event], tx: Connection[Any]) -> None:
+        for event in events:
+            write(tx, event)
+
+    app.webhook("pay")(lambda event, tx: write(tx, event))
+    with Worker(app, database, poll=0.02, concurrency=1):
+        for nr in range(16):  # claims, and rounds with events of one kind only
+            put("pay" if nr % 8 == 7 else "batch", f"evt_{nr}")
+            wait_until(lambda nr=nr: len(effects()) == nr + 1, "the event")  # type: ignore[misc]
+    assert "already exists" not in caplog.text
+    assert "does not exist" not in caplog.text
+
+
 def callbacks_and_handlers(app: pgonce.App, seen: list[str], *, is_async: bool, **options: Any) -> None:
     def note(what: str) -> Callable[[], None]:
         return lambda: seen.append(what)
