@@ -188,7 +188,7 @@ def _list_schedules(pool: Pool, json_: bool, schema: str) -> None:
 @click.argument("name")
 @click.option("--every", type=Length(), metavar="INTERVAL", help="It must run at least this often: '1 day'.")
 @click.option(
-    "--grace", default="5 minutes", show_default=True, type=Length(), metavar="INTERVAL", help="Later, it is told."
+    "--grace", default="5 minutes", show_default=True, type=Length(), metavar="INTERVAL", help="Alert this much later."
 )
 @click.option("--key", default="", help="Only runs with this key count. [default: all of the job's]")
 @click.option("--never", is_flag=True, help="It need not run any more.")

@@ -37,7 +37,7 @@ class RunLine:
 
     @property
     def state(self) -> str:
-        """The status as people say it."""
+        """The status, and what is known of its end: stopping, to be retried."""
         if self.stopping:
             return "stopping"
         return "failed, to be retried" if self.next_retry_at else self.status

@@ -1,4 +1,4 @@
--- What the audit rows tell: lists, timing, overlaps (there must be none), and ticks that did not run.
+-- Lists and figures over the audit rows: timing, overlaps (there must be none), and ticks that did not run.
 
 create or replace function pgonce_list_job_runs(
   p_job_name text default null, p_status text default null, p_since timestamptz default null, p_limit integer default 50)

@@ -5,7 +5,7 @@
 --   A survivor of an older release moves next_tick of rows that are there. It inserts nothing, for what a newer start retired
 --   must stay retired. When it becomes the newest (the newer process has stopped or died), it registers again.
 --   A clean stop deletes the schedules that no other live process has, if another process of the app is live. If none is, the
---   service is down, and its schedules stay: what it misses is told.
+--   service is down, and its schedules stay: what it misses is alerted.
 --   Nobody touches a row of an operator but `pgonce job schedule`.
 
 create or replace function pgonce_slot_keys(p_key text, p_slots integer) returns text[]
