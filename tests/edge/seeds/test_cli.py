@@ -59,7 +59,7 @@ def test_run_show_verify_pause_resume_and_reset(cli: Cli, conn: Conn) -> None:
     shown = json.loads(cli("show", "whole", "--json"))
     assert (shown["seed"]["rows_seen"], shown["rejects"][0]["row_number"]) == (60, 8)
     conn.execute("""insert into seed_checkpoints (seed_name, last_checkpoint) values ('other', '{"id": 40}')""")
-    assert re.search(r'^other +in_progress +0 .*\{"id": 40\}', cli("ls"), re.MULTILINE)
+    assert re.search(r'^other +● in progress +0 .*\{"id": 40\}', cli("ls"), re.MULTILINE)
     assert re.search(r'^verified: \{.*"ok": true', cli("show", "whole"), re.MULTILINE)
     assert "note_check" in cli("show", "whole")
     conn.execute("alter table things drop constraint things_note_check")
