@@ -46,7 +46,7 @@ def texts_of(path: Path) -> Iterator[str]:
 def wrong(command: str) -> str | None:
     """What does not exist of ``pgonce command``; None when all of it does."""
     found: click.Command = main
-    words = shlex.split(command.replace("…", "X").replace("'", " "))
+    words = shlex.split(command.replace("…", "X").replace("%s", " X").replace("'", " "))
     while isinstance(found, click.Group) and words and not words[0].startswith("-"):
         name = words.pop(0)
         if name not in found.commands:

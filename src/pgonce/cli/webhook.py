@@ -99,11 +99,9 @@ SIGNS = {"succeeded": "✔ succeeded", "ignored": "○ ignored", "processing": "
 
 def _state(event: lists.WebhookLine, now: datetime) -> str:
     """The state in a word with its sign; of a failed event when it is tried again."""
-    if event.next_attempt_at is None or event.status not in {"failed", "processing"}:
+    if event.next_attempt_at is None or event.status != "failed":
         return SIGNS[event.state]
     wait = event.next_attempt_at - now
-    if event.status == "processing":
-        return "● waiting" if event.attempts == 0 else "● processing"
     return f"● in {took(wait)}" if wait > timedelta() else "● due"
 
 
