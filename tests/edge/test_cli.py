@@ -360,14 +360,14 @@ def test_an_unknown_name_is_answered_with_those_there_are(here: Pgonce) -> None:
     ("app", "says"),
     [
         ("nowhere", "there is no module 'nowhere' here: pass --app module:app"),
-        ("shop.py", "there is no module 'shop.py' here: pass --app module:app"),
+        ("shop.py", "--app shop.py names no module but a file: pass --app shop"),
         ("shop:nothing", "shop has no pgonce.App called 'nothing'"),
         ("shop:other", "shop has no pgonce.App called 'other'"),
         (":app", "names no module"),
         (".shop", "names no module"),
         ("./shop.py", "names no module"),
         ("zero", "the window of job x must be longer than zero"),
-        ("negative", "the batch size must be at least 1"),
+        ("negative", "must be a whole number of at least 1"),
     ],
 )
 def test_an_app_that_is_none_says_what_to_pass(here: Pgonce, app: str, says: str) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from psycopg_pool import AsyncConnectionPool, AsyncNullConnectionPool, ConnectionPool, NullConnectionPool
 
 import pgonce
+from pgonce.cli.options import load
 from pgonce.errors import InvalidArgument
 from pgonce.webhooks.glob import overlap
 
@@ -233,6 +234,27 @@ def test_a_mistake_is_refused_with_one_line(mistake: str, make: Callable[[], obj
     assert line in str(refused.value)
     assert "\n" not in str(refused.value)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ("shop.py", "--app shop.py names no module but a file: pass --app shop"),
+        ("web/shop.py:app", "--app web/shop.py:app names no module but a file: pass --app web.shop:app"),
+        (
+            "asyncio:run",
+            "asyncio:run is a function, not a pgonce.App: write app = run() in asyncio and pass --app asyncio:app",
+        ),
+        ("pgonce:App", "pgonce has no pgonce.App called 'App': pass --app module:app"),
+        ("pgonce", "pgonce has no pgonce.App called 'app': pass --app module:app"),
+        ("no_such_module", "there is no module 'no_such_module' here: pass --app module:app"),
+        ("", "'' names no module: pass --app module:app"),
+    ],
+)
+def test_an_app_that_cannot_be_loaded_is_refused_with_one_line(given: str, line: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        load(given)
+    assert str(refused.value) == line
 
 
 def test_an_app_takes_no_arguments() -> None:

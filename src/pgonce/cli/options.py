@@ -89,6 +89,10 @@ def load(reference: str) -> App:
         InvalidArgument: there is no such module or attribute, or it is not an App.
     """
     module_name, _, attribute = reference.partition(":")
+    if module_name.endswith(".py"):
+        name = ".".join(Path(module_name).with_suffix("").parts)
+        named = f"{name}:{attribute}" if attribute else name
+        raise InvalidArgument(f"--app {reference} names no module but a file: pass --app {named}")
     if not all(part.isidentifier() for part in module_name.split(".")):
         raise InvalidArgument(f"{reference!r} names no module: pass --app module:app")
     if (folder := str(Path.cwd())) not in sys.path:
@@ -102,6 +106,11 @@ def load(reference: str) -> App:
     except (ImportError, SyntaxError) as error:
         raise InvalidArgument(f"{module_name} cannot be imported: {_reason(error)}") from error
     app = getattr(module, attribute or "app", None)
+    if callable(app) and not isinstance(app, type | App):
+        raise InvalidArgument(
+            f"{module_name}:{attribute or 'app'} is a function, not a pgonce.App: write app = {attribute or 'app'}() "
+            f"in {module_name} and pass --app {module_name}:app"
+        )
     if not isinstance(app, App):
         raise InvalidArgument(f"{module_name} has no pgonce.App called {attribute or 'app'!r}: pass --app module:app")
     app.name = app.name or f"{module_name}:{attribute or 'app'}"
