@@ -39,7 +39,12 @@ class Start:
     slots: int | None = None
     """How many runs may be at work at once; None: one, without slots."""
 
+    stored: bool = False
+    """Whether the values come from a row, as those of a retry do: a client of SQL may have written any JSON there."""
+
     def __post_init__(self) -> None:
+        if self.stored:
+            return
         # a program starts many short runs: what is as it should be is not written again
         found: dict[str, Any] = {}
         names = read_names(self.name, self.key)

@@ -129,7 +129,7 @@ class AsyncJobs:
         self, failed: protocol.Retry, *, timeout: timedelta | None = None
     ) -> AbstractAsyncContextManager[AsyncRun | None]:
         """The next attempt of a failed run; None when somebody else has it, or it is not to be retried now."""
-        start = protocol.Start(failed.name, failed.window, failed.key, failed.scope, failed.scheduled_for)
+        start = protocol.Start(failed.name, failed.window, failed.key, failed.scope, failed.scheduled_for, stored=True)
         return self._started(protocol.retry_job_run(failed.run_id), start, timeout)
 
     @asynccontextmanager

@@ -20,6 +20,8 @@
 -- succeeded | pgonce_release_webhooks    | succeeded | done
 -- waiting   | pgonce_ignore_unhandled_webhooks | unhandled | no process seen lately handles its type
 -- heldq     | pgonce_ignore_unhandled_webhooks | heldq     | somebody has it
+-- expiredq  | pgonce_ignore_unhandled_webhooks | unhandled | the process that had it died, and none seen lately handles its type
+-- renewed   | pgonce_ignore_unhandled_webhooks | renewed   | its holder lives
 -- held      | pgonce_ignore_unhandled_webhooks | held      | a direct client's
 -- failed    | pgonce_ignore_unhandled_webhooks | failed    | its handler may be back
 -- succeeded | pgonce_ignore_unhandled_webhooks | succeeded | done
@@ -212,11 +214,14 @@ declare
 begin
   with due as (  -- no more are looked at: others may wait in their thousands for a process that is away
     select e.id, e.event_type from webhook_events e
-    where e.next_attempt_at <= v_now and e.status = 'processing' and e.lease is null
+    where e.next_attempt_at <= v_now and e.status = 'processing'
+      -- a receiver hands what it records to its own worker, with a lease, before anybody knows of a handler
+      and (e.lease is null or e.lease_expires_at <= v_now and not pgonce_is_lease_renewed(e.id, e.lease))
     order by e.next_attempt_at limit p_limit * 10),
   unhandled as (
     select e.id from webhook_events e join due d on d.id = e.id
-    where (v_handled is null or d.event_type !~ v_handled) and e.status = 'processing' and e.queued and e.lease is null
+    where (v_handled is null or d.event_type !~ v_handled) and e.status = 'processing' and e.queued
+      and (e.lease is null or e.lease_expires_at <= v_now)
     limit p_limit for update of e skip locked),
   ignored as (
     update webhook_events e
