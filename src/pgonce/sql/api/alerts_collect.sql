@@ -1,4 +1,4 @@
--- Storing what alerts_find.sql finds: one row for each channel, once, however many workers look.
+-- Stores the alerts that alerts_find.sql finds: one row for each alert and channel, however many workers look.
 
 create or replace function pgonce_collect_alerts(p_channels text[], p_every interval default '0') returns integer
 language plpgsql set search_path from current as $$
@@ -12,7 +12,7 @@ declare
 begin
   insert into pgonce_alert_channels (channel) select distinct c from unnest(p_channels) c
   where not exists (select from pgonce_alert_channels a where a.channel = c) order by c on conflict do nothing;
-  -- skip locked: the worker that has the row locked is looking right now.
+  -- skip locked: the worker that has locked the row is collecting now.
   select array_agg(c.channel), min(coalesce(c.looked_at - interval '1 hour', v_now - interval '1 day'))
   into v_channels, v_since
   from (select * from pgonce_alert_channels where channel = any (p_channels) and (looked_at is null or looked_at <= v_now - p_every)
@@ -20,14 +20,14 @@ begin
   if v_channels is null then return 0; end if;
   select array_agg(distinct w.id) into v_watched from pgonce_alert_channels c, unnest(c.watched) as w (id)
   where c.channel = any (v_channels);
-  -- Before the look: a run that ends between the two is found by this look, and again by the next. A run that waits for its
-  -- retry may get none, hours after it failed.
+  -- This is read before pgonce_find_alerts is called: a run that ends between the two is found by this call, and again by the
+  -- next. A run that waits for its retry may never get one, hours after it failed.
   select array_agg(id) into v_unfinished
   from (select id from cron_job_runs where status = 'running' union all select run_id from pgonce_job_retries) r;
-  -- An alert with a count replaces those of its series with a smaller count that no worker has claimed; it is not stored when one with
-  -- a larger count was. One that no worker has claimed is kept up to date.
+  -- An alert with a count replaces those of its series with a smaller count that no worker has claimed. It is not stored if
+  -- there is one with a larger count. An alert that no worker has claimed is kept up to date.
   with found as materialized (
-    -- The hour is for transactions that took long to commit; a look after a long silence goes no further back than a week.
+    -- The hour is for transactions that took long to commit. After a long pause only the last week is searched.
     select * from pgonce_find_alerts(greatest(v_since, v_now - interval '7 days'), v_watched || v_unfinished)),
   replaced as (
     delete from pgonce_alerts a using found f, generate_series(1, f.digits - 1) d
@@ -48,6 +48,6 @@ begin
   return v_new;
 end $$;
 comment on function pgonce_collect_alerts(text[], interval) is
-  'pgonce: stores what pgonce_find_alerts finds since the last look, once for each of these channels, however many workers call it. A '
-  'new channel gets the last day''s. A channel that was looked at less than p_every ago is left out. Alerts older than 30 days are '
-  'deleted. Returns how many are new.';
+  'pgonce: stores the alerts that pgonce_find_alerts finds since the last call, once for each of these channels, however many '
+  'workers call it. A new channel gets those of the last day. A channel for which this ran less than p_every ago is left out. '
+  'Alerts older than 30 days are deleted. Returns the number of new alerts.';

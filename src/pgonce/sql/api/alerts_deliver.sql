@@ -1,7 +1,7 @@
 -- Delivering alerts: each row of pgonce_alerts waits until its channel has accepted it.
 --
 -- The attempt number is the token of a delivery: a claim adds one, and a late report of an older attempt changes nothing.
---   due        not delivered, and its time has come: it is new, its backoff is over, or the worker that claimed it is gone
+--   due        not delivered, and its time has come: it is new, its backoff is over, or the worker that claimed it has died
 --   claimed    a worker is delivering it; the claim holds for a minute
 --   waiting    the delivery failed; the backoff is not over
 --   overtaken  claimed again by another worker than the caller
@@ -18,7 +18,7 @@
 -- claimed   | pgonce_alert_delivered | delivered | the usual end
 -- waiting   | pgonce_alert_delivered | delivered | the report is late, but the channel has accepted it
 -- delivered | pgonce_alert_delivered | delivered | true: repeated after a lost answer
--- overtaken | pgonce_alert_delivered | delivered | the channel has accepted it, whoever else is delivering it
+-- overtaken | pgonce_alert_delivered | delivered | the channel has accepted it, even if another worker is delivering it
 -- absent    | pgonce_alert_failed    | PT404     | there is no such alert
 -- due       | pgonce_alert_failed    | waiting   | the report is late, but no other worker has claimed it since
 -- claimed   | pgonce_alert_failed    | waiting   | the backoff begins
@@ -30,8 +30,8 @@ create or replace function pgonce_claim_alerts(p_channel text, p_limit integer d
 returns table (id uuid, attempt integer, kind text, subject text, message text, detail jsonb, created_at timestamptz)
 language sql set search_path from current as $$
   update pgonce_alerts a set attempts = a.attempts + 1, next_attempt_at = clock_timestamp() + interval '1 minute'
-  -- The subject with the newest alert first: behind a thousand alerts of one job the first of another would be late. Of one subject
-  -- the oldest first, or "recovered" would come before "failed".
+  -- The subject with the newest alert comes first: otherwise a thousand alerts of one job would delay the first one of
+  -- another. Within a subject the oldest alert comes first, so that "recovered" is not sent before "failed".
   where a.id in (
     select d.id from pgonce_alerts d
     join (select n.subject, max(n.created_at) as newest from pgonce_alerts n

@@ -1,8 +1,8 @@
--- What people should know of, read from the tables. Nothing is written here.
+-- Finds the events that people should be alerted about, by reading the tables. Nothing is written here.
 --
--- Of one kind, job and hour at most three alerts are about single runs: from the fourth on they become one alert with the count and
--- the newest examples. While the count grows, it is a new alert each time that the count has one more digit: 3,000 failing keys of
--- a job make one alert if they fail together, and seven (three of single runs) if they fail one after another.
+-- For each kind, job and hour at most three alerts are about single runs. From the fourth run on, they become one alert with
+-- the count and the newest examples. It is a new alert each time that the count gets one more digit: 3,000 failing keys of a
+-- job cause one alert if they fail together, and seven (three of single runs) if they fail one after another.
 
 create or replace function pgonce_shell_word(p_text text) returns text
 language sql immutable parallel safe set search_path from current as $$
@@ -37,8 +37,8 @@ declare
   v_utc constant text := 'YYYY-MM-DD HH24:MI "UTC"';
   v_epoch constant timestamptz := '2000-01-01 00:00:00Z';
   v_now timestamptz := clock_timestamp();
-  -- Whole hours, or a count would be of a part of its hour, and differ from look to look. Not date_trunc, whose hours are those
-  -- of the session's time zone, which may begin at half past.
+  -- Whole hours: with a part of an hour, the count would differ between two calls. Not date_trunc: its hours are those of the
+  -- session's time zone, which may begin at half past.
   v_from timestamptz := date_bin('1 hour', p_since, v_epoch);
   v_schema text := case when current_schema() = 'public' then '' else ' --schema ' || pgonce_shell_word(current_schema()) end;
 begin
@@ -48,10 +48,10 @@ begin
     where r.started_at >= v_from and r.status <> 'skipped' group by r.job_name
     union all
     select r.job_name, 0 from cron_job_runs r where r.id = any (p_watched) and r.started_at < v_from),
-  -- A failed import is found as an import, below, not as a run of its runner. Streaks are looked for in a job's new runs and
-  -- the 25 before: one bounded index scan per job, and not one per key, of which there may be one for each run.
-  -- "any (array[…])" and job_name in the order: with "=" the planner may walk idx_cron_runs_started, and of a job with few runs
-  -- to the end of the table.
+  -- A failed import is found as an import, below, and not as a run of its runner. Streaks are searched in a job's new runs
+  -- and the 25 before: one bounded index scan per job. A scan per key could be a scan per run. "any (array[…])" and job_name
+  -- in the order: with "=" the planner may scan idx_cron_runs_started, and for a job with few runs it reads to the end of the
+  -- table.
   newest as (
     select h.* from (
       select c.job_name, sum(c.runs)::bigint as runs from recent c where c.job_name <> 'seed_runner' group by c.job_name) j
@@ -60,7 +60,7 @@ begin
              r.attempt, r.retries, r.retry_of, r.stop_requested_at
       from cron_job_runs r where r.job_name = any (array[j.job_name]) and r.status <> 'skipped'
       order by r.job_name, r.started_at desc limit j.runs + 25) h),
-  -- The runs of other keys may have pushed a watched one out of these.
+  -- A watched run may be missing from these, because other keys have had many runs since.
   history as (
     select n.* from newest n
     union all
@@ -93,7 +93,7 @@ begin
     select case when e.status = 'succeeded' then 'recovered'
                 when e.failures < v_in_a_row then 'run_failed' else 'failed_in_a_row' end as kind,
            e.job_name, e.key, e.id, e.scheduled_for, coalesce(e.completed_at, e.started_at) as happened_at,
-           -- Once a day, named by the date: of a long streak the beginning is not read.
+           -- Once a day, identified by the date: the beginning of a long streak is not read.
            case when e.failures > v_in_a_row
                 then concat_ws('/', e.job_name, e.key, to_char(e.started_at at time zone 'UTC', 'YYYY-MM-DD'))
                 else e.id::text end as once,
@@ -103,10 +103,10 @@ begin
                 else 'is still failing' end as says,
            e.status = 'failed' as has_reason, e.error_message
     from streaks e
-    -- A run that waited for a retry is news when the retry is off; a backoff is a day at most.
+    -- A run that waited for a retry is reported when the retry is cancelled. A backoff is at most a day.
     where coalesce(e.completed_at, e.started_at)
             >= v_from - case when e.attempt <= e.retries and e.id = any (p_watched) then interval '2 days' else '0' end
-      -- Of a streak of more than 25 failures the beginning may not have been read.
+      -- The beginning of a streak of more than 25 failures may not have been read.
       and (e.status = 'failed' and (e.failures <= v_in_a_row
                                     or e.first_of_day and (e.started_at >= e.since + interval '1 day' or e.failures > 25))
            or e.status = 'succeeded' and e.previous = 'failed')
@@ -127,9 +127,9 @@ begin
               order by r.job_name, r.started_at desc limit 200) b
             where b.key = h.key and b.status = 'succeeded' limit 20) u) usual
     where spent.ms > 60000 and (h.status = 'running' or h.completed_at >= v_from)
-      and usual.runs >= 5 and spent.ms > 3 * usual.p95  -- fewer than five runs do not show what is usual
+      and usual.runs >= 5 and spent.ms > 3 * usual.p95  -- fewer than five runs do not show the usual duration
     union all
-    -- All the skips between two starts name the same run.
+    -- All skipped runs between two starts name the same run.
     select 'skipped_in_a_row', b.job_name, b.key, b.id, null::timestamptz, s.at, b.id::text,
            format('was skipped %s times in a row: run %s has blocked it since %s',
                   v_in_a_row, b.id, to_char(b.started_at at time zone 'UTC', v_utc)), false, null
@@ -171,7 +171,7 @@ begin
              s.error_message, s.last_updated_at
       from seed_checkpoints s where s.status = 'failed' and s.last_updated_at >= v_from
       union all
-      -- A day, whatever p_since: its runner may have been alive without a batch for hours, and died now.
+      -- A day, whatever p_since is: its runner may have been alive without a batch for hours before it died.
       select 'import_stalled', s.seed_name, s.last_updated_at + interval '15 minutes',
              format('has stalled: no batch since %s, and no process is working on it; run it again, and it resumes',
                     to_char(s.last_updated_at at time zone 'UTC', v_utc)), '%s have stalled', null, s.last_updated_at
@@ -191,7 +191,7 @@ begin
       select case when e.queued or e.received_at <= v_now - interval '3 days' then 'dead_webhook' else 'webhook_failed' end as kind,
              e.event_type, e.stripe_event_id, e.error_message, t.at as happened_at
       from webhook_events e
-      -- Stripe delivers an event for three days. Until then its next delivery retries what failed in a direct client.
+      -- Stripe redelivers an event for three days. Until then the next delivery retries an event that failed in a direct client.
       cross join lateral (
         select case when e.queued or e.received_at > v_now - interval '3 days' then coalesce(e.processed_at, e.received_at)
                     else greatest(e.processed_at, e.received_at + interval '3 days') end as at) t
@@ -201,7 +201,7 @@ begin
                   'failed, and Stripe''s next deliveries retry them')) k (kind, status, says, says_of_many) on k.kind = w.kind),
   hours as (
     select e.*, format('%s/%s/%s', e.kind, e.parent, extract(epoch from h.hour)::bigint) as series, h.hour,
-           -- Of events of one type the second one is news of the same kind already.
+           -- events of one type are combined from the second one on
            case when e.kind in ('dead_webhook', 'webhook_failed') then 1 else 3 end as alone
     from events e cross join lateral (select date_bin('1 hour', e.happened_at, v_epoch) as hour) h),
   counted as (
@@ -229,7 +229,7 @@ begin
   return query select * from pgonce_find_delivery_alerts(v_from);
 end $$;
 comment on function pgonce_find_alerts(timestamptz, uuid[]) is
-  'pgonce: what people should know of what happened since the beginning of that hour: failed, late, skipped and missing runs, failed '
-  'webhook events, imports that failed or stalled. p_watched: runs that started before, and were running or waited for a retry. '
-  'dedupe_key is the same at every look. Of one series (kind, subject, hour) more than three are one alert, and digits is how many '
-  'digits their count has; of a single one it is 0.';
+  'pgonce: the alerts about what happened since the beginning of that hour: failed, late, skipped and missing runs, failed '
+  'webhook events, imports that failed or stalled. p_watched: runs that started before, and were running or waiting for a '
+  'retry. dedupe_key is the same at every call. More than three alerts of one series (kind, subject, hour) become one alert. '
+  'digits is the number of digits of its count; for an alert about a single run it is 0.';

@@ -6,11 +6,11 @@
 -- transitions
 -- from   | verb                    | to     | because
 -- absent | pgonce_register_process | live   | a start
--- live   | pgonce_register_process | live   | repeated after a lost answer: the row is written anew, started_at stays
--- dead   | pgonce_register_process | live   | a machine that was suspended: it is back, and it started when it started
--- absent | pgonce_beat_process     | false  | it was deleted after a day of silence: register again
+-- live   | pgonce_register_process | live   | repeated after a lost answer: the row is overwritten, started_at stays
+-- dead   | pgonce_register_process | live   | its machine was suspended and is running again; started_at stays
+-- absent | pgonce_beat_process     | false  | the row was deleted after a day without a sign of life: register again
 -- live   | pgonce_beat_process     | live   | a sign of life
--- dead   | pgonce_beat_process     | live   | late, but there
+-- dead   | pgonce_beat_process     | live   | late, but the process is alive
 -- absent | pgonce_end_process      | false  | it has ended already
 -- live   | pgonce_end_process      | absent | a clean stop
 -- dead   | pgonce_end_process      | absent | a clean stop, late
@@ -23,7 +23,7 @@ language plpgsql set search_path from current as $$
 declare
   v_started_at timestamptz;
 begin
-  -- skip locked: two processes that start at once both clean up, and neither waits for the other
+  -- skip locked: two processes that start at the same time both clean up, and neither waits
   delete from pgonce_processes where id in (
     select id from pgonce_processes where last_seen_at < clock_timestamp() - interval '1 day' and id <> p_id for update skip locked);
   insert into pgonce_processes as p (id, does, host, pid, version, app, release, digest, handlers, jobs, capacity)
@@ -34,8 +34,8 @@ begin
   return v_started_at;
 end $$;
 comment on function pgonce_register_process(uuid, text, text, integer, text, text, text, text, text[], text[], integer) is
-  'pgonce: records that a service of a process has started, and returns when. p_does: events, receives, jobs or alerts. Rows without a '
-  'sign of life for a day are deleted.';
+  'pgonce: records that a service of a process has started, and returns the time of its start. p_does: events, receives, jobs '
+  'or alerts. Rows without a sign of life for a day are deleted.';
 
 create or replace function pgonce_beat_process(p_id uuid, p_busy integer default 0, p_busy_with text[] default '{}') returns boolean
 language plpgsql set search_path from current as $$
@@ -44,7 +44,8 @@ begin
   return found;
 end $$;
 comment on function pgonce_beat_process(uuid, integer, text[]) is
-  'pgonce: a sign of life of a registered service, with how much it does at the moment and what. false = there is no such row: register again.';
+  'pgonce: records a sign of life of a registered service, with how much it is doing now and what. false = there is no such '
+  'row: register again.';
 
 create or replace function pgonce_end_process(p_id uuid) returns boolean
 language plpgsql set search_path from current as $$
@@ -52,7 +53,7 @@ begin
   delete from pgonce_processes where id = p_id;
   return found;
 end $$;
-comment on function pgonce_end_process(uuid) is 'pgonce: a clean stop of a registered service: its row is deleted.';
+comment on function pgonce_end_process(uuid) is 'pgonce: records a clean stop of a registered service: its row is deleted.';
 
 create or replace view pgonce_live_processes as
 select * from pgonce_processes where last_seen_at > clock_timestamp() - interval '1 minute';
@@ -67,7 +68,7 @@ language sql stable set search_path from current as $$
     select distinct on (p.app) p.app, p.release, p.digest, p.does from pgonce_live_processes p
     where p.app <> '' order by p.app, p.started_at desc),
   marked as (
-    -- with a release from PGONCE_RELEASE that is compared; without, what the same kind of service registered
+    -- the releases from PGONCE_RELEASE are compared; without one, the digests of the same kind of service
     select p.*, coalesce(p.release <> n.release or n.release = '' and p.does = n.does and p.digest <> n.digest, false) as outdated
     from pgonce_processes p left join newest n on n.app = p.app)
   select m.host, m.pid, array_agg(distinct m.does), max(m.version), max(m.app), max(coalesce(nullif(m.release, ''), left(m.digest, 7))),
@@ -80,4 +81,5 @@ language sql stable set search_path from current as $$
   from marked m group by m.host, m.pid order by min(m.started_at), m.host, m.pid
 $$;
 comment on function pgonce_list_processes() is
-  'pgonce: the processes of the last day, each with all that it does. outdated: another release than the newest start of its app.';
+  'pgonce: the processes of the last day, each with its services. outdated: its release differs from that of the newest start '
+  'of its app.';

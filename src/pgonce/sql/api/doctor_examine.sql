@@ -1,4 +1,4 @@
--- What `pgonce doctor` says about the rows: one line for each area, from bounded reads.
+-- What `pgonce doctor` reports about the rows: one line for each area. Every read is bounded.
 
 create or replace function pgonce_examine(p_client_clock timestamptz default null)
 returns table (area text, state text, finding text, action text)
@@ -104,7 +104,7 @@ begin
     return query select 'alerts', 'ok', 'all are delivered', null::text;
   end if;
 
-  -- A week more than the ages of weekly_cleanup.
+  -- The ages of weekly_cleanup plus a week.
   select least(
     (select min(e.received_at) from webhook_events e where e.received_at < v_now - interval '97 days'
        and (e.status in ('succeeded', 'ignored') or e.status = 'failed' and e.next_attempt_at is null)),

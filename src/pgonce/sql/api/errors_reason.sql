@@ -1,5 +1,6 @@
--- What an error message says in one line, and where in the user's own code it was raised. An error message is a Python
--- traceback, the text of a database error, the last lines that a command wrote to stderr, or whatever a client has written.
+-- Reduces an error message to one line, and finds where in the user's own code the error was raised. An error message is a
+-- Python traceback, the text of a database error, the last lines that a command wrote to stderr, or any text that a client
+-- has written.
 
 create or replace function pgonce_error_line(p_error text) returns text
 language plpgsql immutable parallel safe set search_path from current as $$
@@ -8,23 +9,23 @@ declare
   v_end text;
   v_line text;
 begin
-  -- Only the last error of a chain was raised to us; the earlier ones are its causes.
+  -- Only the last error of a chain reached pgonce; the earlier ones are its causes.
   v_text := regexp_replace(v_text,
     '^.*(?:The above exception was the direct cause of the following exception|During handling of the above exception, another exception occurred):\n+', '');
   v_end := substring(v_text from '(?:^|\n)(exit code \d+|ended by signal \d+)\s*$');
   if v_end is not null then
-    -- pgonce exec wrote this. What the command wrote last is its reason, a traceback in its log is not.
+    -- pgonce exec wrote this. The reason is the last line that the command wrote, not a traceback in its log.
     v_text := regexp_replace(v_text, '(?:^|\n)(?:exit code \d+|ended by signal \d+)\s*$', '');
   elsif v_text ~ 'Exception Group Traceback' then
     v_line := substring(v_text from '(?n)^[ ]*\| ([A-Za-z_][\w.]*: .*)$');
   elsif v_text ~ '(?n)^ +File ".*", line \d' then
-    -- Behind the last frame stand lines of code, which are indented, and then the error. Its own first line is the one: what
-    -- follows are PostgreSQL's DETAIL, HINT and CONTEXT, a statement with its parameters, or notes.
+    -- After the last frame come lines of code, which are indented, and then the error. Only its first line is used. The lines
+    -- after it are PostgreSQL's DETAIL, HINT and CONTEXT, a statement with its parameters, or notes.
     v_line := substring(regexp_replace(v_text, '^.*\n? +File "[^\n]*", line \d[^\n]*\n', '') from '(?n)^[^\s].*$');
   end if;
   if v_line is null then
     v_text := regexp_replace(v_text, '\n\[SQL: .*$', '');
-    -- The last line that is not indented, and is not what PostgreSQL adds to an error: a row, a position, a hint.
+    -- The last line that is not indented and that PostgreSQL has not added to an error, such as a row, a position or a hint.
     select l.line into v_line from regexp_split_to_table(v_text, '\n') with ordinality l (line, number)
     where l.line ~ '^\S' and l.line !~ '^(?:DETAIL|HINT|CONTEXT|QUERY|STATEMENT|LOCATION|LINE \d+) *:'
     order by l.number desc limit 1;
@@ -43,11 +44,12 @@ comment on function pgonce_error_line(text) is
 
 create or replace function pgonce_error_place(p_error text) returns text
 language sql immutable parallel safe set search_path from current as $$
-  -- The innermost frame that is in neither a library nor pgonce; the last two parts of its path tell people which file it is.
+  -- The innermost frame that is in neither a library nor pgonce. The last two parts of its path identify the file.
   select format('%s:%s in %s', substring(f.part[1] from '(?:[^/\\]+[/\\])?[^/\\]+$'), f.part[2], f.part[3])
   from regexp_matches(replace(p_error, E'\r', ''), '(?n)File "([^"]+)", line (\d+), in (.+)$', 'g') with ordinality f (part, number)
   where f.part[1] !~ '(?:site-packages|dist-packages|[/\\]lib(?:64)?[/\\]python\d|[/\\]pgonce[/\\](?:core|webhooks|jobs|seeds|cli|alerts)[/\\]|^<)'
   order by f.number desc limit 1
 $$;
 comment on function pgonce_error_place(text) is
-  'pgonce: where in the user''s code a traceback''s error was raised, as "shop/billing.py:88 in sync_invoice"; null where no frame is the user''s.';
+  'pgonce: where in the user''s code a traceback''s error was raised, as "shop/billing.py:88 in sync_invoice"; null if no '
+  'frame is in the user''s code.';

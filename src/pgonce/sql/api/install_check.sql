@@ -1,8 +1,8 @@
--- Before anything is written: nothing in the schema may have a name of ours and be somebody else's. Names are compared alone,
--- whatever the arguments of a function are: PostgREST could not choose between two, and a call could reach the wrong one.
--- Ours are known by their comment ("pgonce: ..."), indexes and triggers by their table. The three tables of the
--- specification may have been made by hand: they are adopted if they are as specified.
--- pgonce.objects and pgonce.specification are made from the SQL files by core/schema_sql.py.
+-- Checked before anything is written: no object in the schema may have one of pgonce's names and belong to somebody else.
+-- Only names are compared, not the arguments of functions: PostgREST could not choose between two functions of one name, and
+-- a call could reach the wrong one. pgonce's objects are recognized by their comment ("pgonce: ..."), indexes and triggers by
+-- their table. The three tables of the specification may have been created by hand: they are adopted if they are as
+-- specified. pgonce.objects and pgonce.specification are made from the SQL files by core/schema_sql.py.
 do $$
 declare
   v_schema text := current_schema();

@@ -1,7 +1,7 @@
--- "Service-role only", made true. In Supabase a new table in public is readable by anon through the default privileges, and
--- everywhere a new function is executable by PUBLIC. Run at every migrate, so that roles made later are served, or shut out, too.
--- Our functions are known by their comment, our tables and views by their names, and by their comment from here on.
--- A function that this release no longer has was marked stale before the files above ran, and still is: it is dropped.
+-- Enforces "service-role only". In Supabase the default privileges let anon read a new table in public, and everywhere PUBLIC
+-- may execute a new function. This runs at every migrate, so that roles created later get the right privileges, too.
+-- Functions are recognized by their comment, tables and views by their names, and from then on by their comment. A function
+-- that this release no longer has was marked as stale before the files above ran, and still is: it is dropped.
 
 do $$
 declare
@@ -25,7 +25,7 @@ begin
       execute format('comment on %s %s is %L', case r.relkind when 'v' then 'view' else 'table' end, r.name,
                      'pgonce: ' || coalesce(r.comment, 'see docs/sql.md'));
     end if;
-    -- with the caller's rights, as the functions are; PostgreSQL 14 has it not, and there the grants alone decide
+    -- Views run with the caller's rights, as the functions do. PostgreSQL 14 cannot do this: there only the grants apply.
     if r.relkind = 'v' and current_setting('server_version_num')::integer >= 150000
        and not coalesce(r.reloptions, '{}') && '{security_invoker=true}' then
       execute format('alter view %s set (security_invoker = true)', r.name);
@@ -35,7 +35,7 @@ begin
   select string_agg(quote_ident(rolname), ', ') into v_shut from pg_roles where rolname in ('anon', 'authenticated');
   v_shut := concat_ws(', ', 'public', v_shut);
   execute format('revoke all on %s from %s', v_tables, v_shut);
-  for r in  -- an identity column's sequence is a relation of its own: the default privileges open it, too
+  for r in  -- an identity column's sequence is a relation, too: the default privileges also give access to it
     select s.oid::regclass as name from pg_class s join pg_depend d on d.objid = s.oid and d.deptype in ('a', 'i')
     where s.relkind = 'S' and d.refclassid = 'pg_class'::regclass
       and d.refobjid = any (string_to_array(v_tables, ', ')::regclass[]) loop
@@ -46,8 +46,9 @@ begin
     execute format('grant select, insert, update, delete on %s to service_role', v_tables);
   end if;
 
-  -- Row-level security may be switched on at any time, in Supabase by an event trigger at every CREATE TABLE. Where service_role
-  -- lacks BYPASSRLS, a table without a policy is then empty to it. Only where it differs: a policy locks out every writer.
+  -- Row-level security may be switched on at any time, in Supabase by an event trigger at every CREATE TABLE. If service_role
+  -- lacks BYPASSRLS, a table without a policy is then empty for it. A policy is written only where it differs, because
+  -- writing it blocks every writer of the table.
   for r in
     select c.oid::regclass as name, p.oid as policy, v_served is not null as wanted
     from jsonb_array_elements_text(v_objects -> 'table') name

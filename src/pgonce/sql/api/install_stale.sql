@@ -1,4 +1,5 @@
--- Before the functions are rebuilt: mark those that are there. What the files then do not make again is dropped in install_grants.sql.
+-- Before the functions are created again, the existing ones are marked. Those that still have the mark afterwards are dropped
+-- in install_grants.sql.
 do $$
 declare
   r record;

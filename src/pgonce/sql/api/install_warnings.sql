@@ -1,11 +1,11 @@
--- What would undo the grants, said at every migrate; `pgonce migrate --check` asks the same function.
+-- Reports what would undo the grants, at every migrate. `pgonce migrate --check` calls the same function.
 
 create or replace function pgonce_schema_warnings(p_schema text default current_schema()) returns setof text
 language sql stable set search_path = pg_catalog as $$  -- so that every name is printed with its schema
   with installed as (
     select n.oid, n.nspname, n.nspowner, n.nspacl, c.relowner as owner
     from pg_namespace n join pg_class c on c.relnamespace = n.oid and c.relname = 'pgonce_migrations' where n.nspname = p_schema),
-  trusted as (  -- whoever owns the schema or is a superuser can do anything with our objects
+  trusted as (  -- the owner of the schema and superusers can change any of our objects
     select owner as oid from installed union select nspowner from installed union select oid from pg_roles where rolsuper),
   objects as (
     select case c.relkind when 'v' then 'view' when 'S' then 'sequence' else 'table' end as kind, c.oid::regclass::text as name,
@@ -31,10 +31,10 @@ language sql stable set search_path = pg_catalog as $$  -- so that every name is
                 string_agg(distinct a.privilege_type, ', '), o.kind, o.name, replace(o.kind, 'view', 'table'), o.name)
   from objects o, aclexplode(o.acl) a
   where (a.grantee = 0 or a.grantee in (select oid from pg_roles where rolname in ('anon', 'authenticated'))
-         -- a trigger runs with the rights of whoever writes to the table
+         -- a trigger runs with the rights of the role that writes to the table
          or (a.privilege_type = 'TRIGGER' and a.grantee <> o.owner and a.grantee not in (select oid from trusted)
              and a.grantee not in (select oid from pg_roles where rolname = 'service_role')))
   group by a.grantee, o.kind, o.name
 $$;
 comment on function pgonce_schema_warnings(text) is
-  'pgonce: what lets other roles change or reach an installation, one line each, with the statement that closes it.';
+  'pgonce: what lets other roles change or reach an installation. Each line has the statement that fixes it.';

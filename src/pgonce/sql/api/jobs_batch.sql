@@ -1,25 +1,26 @@
--- Many starts in one statement, and many ends: a program that has several at once pays for one statement and one commit. Most
--- of what a start costs alone is for setting the statement up. What is not plainly free or plainly ours goes through the verbs
--- of jobs_guard.sql, one by one: so the transitions are theirs, and what one of them refuses is refused for all.
+-- Starts many runs in one statement, and ends many. A program that has several at the same time pays for one statement and
+-- one commit: most of the cost of a single start is the setup of the statement. A run that is neither plainly free nor
+-- plainly the caller's goes through the functions of jobs_guard.sql, one by one. So the transitions are theirs, and if one of
+-- them raises an error, the whole call fails.
 --
 -- transitions
 -- from      | verb              | to        | because
--- absent    | pgonce_start_job_runs    | running   | nobody is in the way
+-- absent    | pgonce_start_job_runs    | running   | no other run is running
 -- running   | pgonce_start_job_runs    | skipped   | overlap
--- stale     | pgonce_start_job_runs    | running   | its holder died: closed as failed ("abandoned"), a new run begins
--- succeeded | pgonce_start_job_runs    | running   | nobody is in the way
--- failed    | pgonce_start_job_runs    | running   | nobody is in the way
--- skipped   | pgonce_start_job_runs    | running   | nobody is in the way
+-- stale     | pgonce_start_job_runs    | running   | its process died: closed as failed ("abandoned"), a new run begins
+-- succeeded | pgonce_start_job_runs    | running   | no other run is running
+-- failed    | pgonce_start_job_runs    | running   | no other run is running
+-- skipped   | pgonce_start_job_runs    | running   | no other run is running
 -- paused    | pgonce_start_job_runs    | skipped   | an operator paused the job
--- ticked    | pgonce_start_job_runs    | none      | this tick has fired, on whatever machine
+-- ticked    | pgonce_start_job_runs    | none      | this tick has fired already, on any machine
 -- absent    | pgonce_complete_job_runs | PT404     | no such run
--- running   | pgonce_complete_job_runs | succeeded | the end
+-- running   | pgonce_complete_job_runs | succeeded | the run ends
 -- stale     | pgonce_complete_job_runs | succeeded | late, but nobody took it over
--- succeeded | pgonce_complete_job_runs | succeeded | true: repeated after a lost answer
+-- succeeded | pgonce_complete_job_runs | succeeded | true: the call was repeated after a lost answer
 -- failed    | pgonce_complete_job_runs | false     | it was taken over or has failed
 -- skipped   | pgonce_complete_job_runs | false     | it never ran
 
--- Planned as in webhooks_batch.sql: once, and for each run its index.
+-- Planned as in webhooks_batch.sql: one plan for all calls, which finds each run by its index.
 create or replace function pgonce_start_job_runs(
   p_job_names text[], p_scopes jsonb[], p_windows interval[], p_keys text[], p_scheduled_for timestamptz[],
   p_processes text[] default null)
@@ -34,13 +35,13 @@ begin
                      array_lower(p_scheduled_for, 1), array_lower(p_processes, 1)]) then
     raise sqlstate '22023' using message = 'the arrays must begin at 1';
   end if;
-  -- One INSERT for those that begin and those that overlap. What it cannot write has been written by another since, or is the
-  -- second of its kind in here.
+  -- One INSERT writes the runs that begin and those that overlap. It leaves out a run if another session has written it
+  -- since, or if the same run is twice in this call.
   with given as (
     select gen_random_uuid() as id, clock_timestamp() as now, g.*, r.id as holder, r.started_at as since, r.expires
     from unnest(p_job_names, p_scopes, p_windows, p_keys, p_scheduled_for, p_processes) with ordinality
       as g (job_name, scope, run_window, key, scheduled_for, process, place)
-    -- limited: otherwise it might become a join that reads all that run
+    -- with a limit: without it the planner might choose a join that reads all running runs
     left join lateral (
       select r.id, r.started_at, r.heartbeat_at + r.run_window as expires from cron_job_runs r
       where r.job_name = g.job_name and r.key = g.key and r.status = 'running' limit 1) r on true
@@ -68,8 +69,9 @@ begin
   return coalesce(v_ids, '{}');
 end $$;
 comment on function pgonce_start_job_runs(text[], jsonb[], interval[], text[], timestamptz[], text[]) is
-  'pgonce: start_job_run for many runs without retries, in one statement: their ids, null where it says null. The arrays are read side '
-  'by side. Give them in one order everywhere, by job and key: two sessions with the same ones then wait for each other.';
+  'pgonce: start_job_run for many runs without retries, in one statement. Returns their ids, and null where start_job_run '
+  'returns null. The arrays have one element for each run. Sort them by job and key everywhere: two sessions with the same '
+  'runs then wait for each other and do not deadlock.';
 
 create or replace function pgonce_complete_job_runs(
   p_run_ids uuid[], p_rows_processed integer[], p_rows_skipped integer[], p_transactions integer[] default '{}')
@@ -106,4 +108,4 @@ begin
   return v_answers;
 end $$;
 comment on function pgonce_complete_job_runs(uuid[], integer[], integer[], integer[]) is
-  'pgonce: complete_job_run for many runs, in one statement: its answers. The arrays are read side by side.';
+  'pgonce: complete_job_run for many runs, in one statement. Returns its answers. The arrays have one element for each run.';

@@ -1,4 +1,5 @@
--- The last statement of a run's transaction: it commits only while the run is still its holder's, and it is numbered.
+-- The last statement of a run's transaction. The transaction commits only while the run still belongs to its process, and it
+-- is numbered.
 --
 -- transitions
 -- from      | verb                 | to        | because
@@ -40,12 +41,14 @@ comment on function pgonce_fence_job_run(uuid, integer, integer, integer, bigint
 create or replace function pgonce_keep_heartbeats_apart(p_run_id uuid) returns boolean
 language plpgsql set search_path from current as $$
 begin
-  -- Waits for a heartbeat that is being written to the run's row; the next one finds the row below. The transaction that
-  -- is begun after this one has returned therefore sees the last heartbeat that the run's row ever gets.
+  -- This waits for a heartbeat that is being written to the run's row. The next heartbeat finds the row below and updates
+  -- that one. So a transaction that begins after this function has returned sees the last heartbeat that is ever written to
+  -- the run's row.
   perform from cron_job_runs where id = p_run_id for update;
   insert into pgonce_job_heartbeats (run_id) values (p_run_id) on conflict do nothing;
   delete from pgonce_job_heartbeats h using cron_job_runs r where r.id = h.run_id and r.status <> 'running';
   return true;
 end $$;
 comment on function pgonce_keep_heartbeats_apart(uuid) is
-  'pgonce: from now on the run''s heartbeats do not update its row, so that its own transactions may, whatever their isolation level.';
+  'pgonce: from now on the run''s heartbeats do not update its row. So the run''s own transactions can update it, at any '
+  'isolation level.';

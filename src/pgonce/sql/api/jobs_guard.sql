@@ -1,48 +1,49 @@
 -- cron_job_runs: one running run per job and key, and an audit row for every start, skip and end.
 --
--- A run's id is its token: a takeover is a new row, so whoever holds the old id can no longer move anything.
---   running    its last heartbeat is younger than its own run_window (or its row is locked: locked means live)
---   stale      running, but no sign of life for a whole window
--- A verb's "to" is the state of the run it names; for start_job_run and insert, of the new row ("none": nothing is written).
+-- A run's id is its fencing token. A takeover is a new row, so a process with the old id can no longer change anything.
+--   running    its last heartbeat is younger than its own run_window (or its row is locked: a locked row counts as running)
+--   stale      running, but without a heartbeat for a whole window
+-- "to" is the state of the run that the verb names. For start_job_run and insert it is the state of the new row. "none": nothing
+-- is written.
 --
 -- transitions
 -- from      | verb             | to        | because
--- absent    | start_job_run    | running   | nobody is in the way
--- running   | start_job_run    | skipped   | overlap: null, and a row that names the run in the way
--- stale     | start_job_run    | running   | its holder died: closed as failed ("abandoned"), a new run begins
--- succeeded | start_job_run    | running   | nobody is in the way
--- failed    | start_job_run    | running   | nobody is in the way
--- skipped   | start_job_run    | running   | nobody is in the way
+-- absent    | start_job_run    | running   | no other run is running
+-- running   | start_job_run    | skipped   | overlap: null, and a row that names the running run
+-- stale     | start_job_run    | running   | its process died: closed as failed ("abandoned"), a new run begins
+-- succeeded | start_job_run    | running   | no other run is running
+-- failed    | start_job_run    | running   | no other run is running
+-- skipped   | start_job_run    | running   | no other run is running
 -- paused    | start_job_run    | skipped   | an operator paused the job: null, and a row with the reason
--- ticked    | start_job_run    | none      | this tick has fired, on whatever machine
--- absent    | insert           | running   | a client that knows only the specification
--- running   | insert           | 23505     | the partial unique index: two running runs cannot be written
--- stale     | insert           | running   | a crashed run does not block for ever: the trigger closes it
--- succeeded | insert           | running   | nobody is in the way
--- failed    | insert           | running   | nobody is in the way
--- skipped   | insert           | running   | nobody is in the way
--- absent    | beat_job_run     | PT404     | no such run: a wrong id is a mistake, not a lost race
+-- ticked    | start_job_run    | none      | this tick has fired already, on any machine
+-- absent    | insert           | running   | a plain INSERT by a client that uses only the specification's tables
+-- running   | insert           | 23505     | the partial unique index allows only one running run
+-- stale     | insert           | running   | a crashed run must not block the job forever: the trigger closes it
+-- succeeded | insert           | running   | no other run is running
+-- failed    | insert           | running   | no other run is running
+-- skipped   | insert           | running   | no other run is running
+-- absent    | beat_job_run     | PT404     | no such run: a wrong id is an error, unlike a lost race
 -- running   | beat_job_run     | running   | still yours
 -- stale     | beat_job_run     | running   | late, but nobody took it over
 -- succeeded | beat_job_run     | false     | it has ended
 -- failed    | beat_job_run     | false     | it has ended, or was taken over
 -- skipped   | beat_job_run     | false     | it never ran
 -- absent    | complete_job_run | PT404     | no such run
--- running   | complete_job_run | succeeded | the end
+-- running   | complete_job_run | succeeded | the run ends
 -- stale     | complete_job_run | succeeded | late, but nobody took it over
--- succeeded | complete_job_run | succeeded | true: repeated after a lost answer
+-- succeeded | complete_job_run | succeeded | true: the call was repeated after a lost answer
 -- failed    | complete_job_run | false     | it was taken over or has failed
 -- skipped   | complete_job_run | false     | it never ran
 -- absent    | fail_job_run     | PT404     | no such run
--- running   | fail_job_run     | failed    | the end
+-- running   | fail_job_run     | failed    | the run ends
 -- stale     | fail_job_run     | failed    | late, but nobody took it over
 -- succeeded | fail_job_run     | false     | it has succeeded
--- failed    | fail_job_run     | failed    | true when it failed with this very message: repeated after a lost answer
--- abandoned | fail_job_run     | false     | a successor closed it: the caller is a zombie
+-- failed    | fail_job_run     | failed    | true if it failed with the same message: the call was repeated after a lost answer
+-- abandoned | fail_job_run     | false     | a later run took over: the caller lost the run and must stop
 -- skipped   | fail_job_run     | false     | it never ran
 
--- A run that failed is to be retried: after the backoff, doubled with every attempt, at most a day. In a statement of its own
--- in pgonce_job_retries, so that runs without retries pay nothing for it.
+-- Plans the retry of a failed run: after the backoff, which doubles with every attempt, up to a day. The plan is a row in
+-- pgonce_job_retries, written by a statement of its own, so that runs without retries cost nothing extra.
 create or replace function pgonce_plan_job_retry(p_run_id uuid) returns void
 language sql set search_path from current as $$
   insert into pgonce_job_retries (run_id, job_name, due_at)
@@ -51,11 +52,11 @@ language sql set search_path from current as $$
   on conflict do nothing
 $$;
 comment on function pgonce_plan_job_retry(uuid) is
-  'pgonce: makes a failed run due for its next attempt, if it has one left and nobody asked it to stop.';
+  'pgonce: plans the next attempt of a failed run, if it has one left and nobody asked it to stop.';
 
--- For a caller who has locked the row and knows that its holder is dead. Ends what that one left open in the database, too:
--- a client stopped in the middle of COPY keeps its locks, and no timeout of PostgreSQL ends a COPY. Its transactions carry
--- the run's id as application_name, which pg_stat_activity shows at once.
+-- The caller has locked the row and knows that the run's process is dead. The function also ends the database session that
+-- this process left open: a client that is stopped in the middle of COPY keeps its locks, and no timeout of PostgreSQL ends a
+-- COPY. The run's transactions have its id in application_name, which pg_stat_activity shows at once.
 create or replace function pgonce_close_dead_run(p_run_id uuid, p_because text) returns void
 language plpgsql set search_path from current as $$
 declare
@@ -72,17 +73,17 @@ begin
   where application_name = 'pgonce ' || p_run_id and usename = current_user and pid <> pg_backend_pid();
 end $$;
 comment on function pgonce_close_dead_run(uuid, text) is
-  'pgonce: closes a run as failed ("abandoned: last sign of life …") whose row the caller has locked.';
+  'pgonce: closes a run as failed ("abandoned: last sign of life …"). The caller has locked its row.';
 
 create or replace function pgonce_has_heartbeat(p_run_id uuid, p_window interval) returns boolean
 language sql stable set search_path from current as $$
   select exists (select from pgonce_job_heartbeats where run_id = p_run_id and heartbeat_at + p_window > clock_timestamp())
 $$;
 comment on function pgonce_has_heartbeat(uuid, interval) is
-  'pgonce: whether a run that keeps its heartbeats outside of its row has sent one within its window.';
+  'pgonce: whether a run that keeps its heartbeats in pgonce_job_heartbeats has sent one within its window.';
 
--- Closes the expired running run of a job and key, unless its row is locked: a lock is a sign of life
--- (its holder is inside run.transaction(), or completing).
+-- Closes the expired running run of a job and key, unless its row is locked. A lock means that its process is alive: it is
+-- inside run.transaction(), or completing the run.
 create or replace function pgonce_abandon_job_run(p_job_name text, p_key text) returns boolean
 language plpgsql set search_path from current as $$
 declare
@@ -97,34 +98,35 @@ begin
   return true;
 end $$;
 comment on function pgonce_abandon_job_run(text, text) is
-  'pgonce: closes the running run of this job and key as failed when it has shown no sign of life for its whole window. '
-  'true = closed.';
+  'pgonce: closes the running run of this job and key as failed, if it has sent no heartbeat for its whole window. true = '
+  'closed.';
 
 create or replace function pgonce_cron_job_runs_before_insert() returns trigger
 language plpgsql set search_path from current as $$
 begin
-  -- Not a CHECK: PostgreSQL would parse that anew for every start, heartbeat and end.
+  -- Not a CHECK: PostgreSQL would parse it again for every start, heartbeat and end.
   if new.run_window <= '0' then
     raise sqlstate '23514' using message = 'the window must be longer than zero';
   end if;
   if new.status <> 'running' then return new; end if;
-  -- Where it had to close one, this run starts after that moment: now() is the transaction's start, and the two would
-  -- overlap by microseconds in pgonce_job_overlaps.
+  -- If an expired run had to be closed, this run starts after that moment. now() is the start of the transaction: with it,
+  -- the two runs would overlap by microseconds in pgonce_job_overlaps.
   if pgonce_abandon_job_run(new.job_name, new.key) and new.started_at = now() then
     new.started_at := clock_timestamp();
   end if;
   return new;
 end $$;
-comment on function pgonce_cron_job_runs_before_insert() is 'pgonce: a plain INSERT of a run is not blocked for ever by a crashed one.';
+comment on function pgonce_cron_job_runs_before_insert() is
+  'pgonce: closes a crashed run, so that it does not block a plain INSERT of the next one forever.';
 
 do $$
 declare
-  -- start_job_run has looked already, and begins with a heartbeat. PostgreSQL parses this condition anew for every INSERT, the
-  -- more of it the longer: so nothing about the status here.
+  -- start_job_run has checked already, and its rows begin with a heartbeat: the trigger skips them. PostgreSQL parses this
+  -- condition again for every INSERT, and a longer one takes longer. So the condition does not mention the status.
   v_trigger text := 'create trigger pgonce_before_insert before insert on cron_job_runs for each row '
     'when (new.started_at <> new.heartbeat_at) execute function pgonce_cron_job_runs_before_insert()';
 begin
-  -- Not "or replace": that one locks out every writer of the table, at each migrate; this only where it is another one.
+  -- Not "or replace": it would block every writer of the table at each migrate. This does so only if the trigger differs.
   if not exists (select from pg_trigger where tgrelid = 'cron_job_runs'::regclass and tgname = 'pgonce_before_insert'
                    and pg_get_triggerdef(oid) not like '%status%') then
     drop trigger if exists pgonce_before_insert on cron_job_runs;
@@ -146,12 +148,12 @@ declare
   v_reason text;
   v_until timestamptz;
 begin
-  -- In one expression, and a short one: it is set up anew in every transaction. What is wrong is looked for where something is.
+  -- One short expression, because it is set up again in every transaction. Only if it fails, the CASE finds the reason.
   if (p_job_name > '' and p_window between '1 us' and '100 years' and p_key is not null and p_retries >= 0
       and p_backoff between '1 us' and '1 year') is not true then
     raise sqlstate '22023' using message = case
       when coalesce(p_job_name, '') = '' then 'the job name must not be empty'
-      -- the upper bound: where heartbeat + window leaves the range of timestamps, every later start would fail
+      -- the upper bound: if heartbeat + window is beyond the range of timestamps, every later start fails
       when coalesce(p_window, '0') <= '0' or p_window > '100 years' then 'the window must be longer than zero and at most 100 years'
       when p_key is null then 'the key must not be null: leave it out, or pass an empty string'
       when coalesce(p_retries, -1) < 0 then 'the number of retries must not be negative'
@@ -166,8 +168,8 @@ begin
       end if;
     end if;
 
-    -- NOT EXISTS, because ON CONFLICT alone would wait for the holder's uncommitted update. The clock is read within the
-    -- statement: a reading from before its snapshot may lie before the end of a run that the snapshot sees ended.
+    -- NOT EXISTS, because ON CONFLICT alone would wait for the running run's uncommitted update. The clock is read inside the
+    -- statement: a time read before its snapshot could be earlier than the end of a run that the snapshot shows as ended.
     insert into cron_job_runs (job_name, scope, key, run_window, scheduled_for, started_at, heartbeat_at, retries, backoff, process)
     select p_job_name, coalesce(p_scope, '{}'), p_key, p_window, p_scheduled_for, clock.now, clock.now,
            nullif(p_retries, 0), case when p_retries > 0 then p_backoff end, p_process
@@ -193,12 +195,12 @@ begin
       return null;
     end if;
 
-    -- Who is in the way? In a new statement, which sees what has been committed since.
+    -- Which run is running? A new statement also sees what has been committed since the INSERT.
     select id, started_at, heartbeat_at + run_window <= clock_timestamp() into v_holder, v_since, v_expired
     from cron_job_runs where job_name = p_job_name and key = p_key and status = 'running';
     if found and v_expired then
-      -- Takeovers queue up here, so that each loser sees the winner's committed row and names the right run
-      -- (with the row lock alone, half of 200 losers named the dead run).
+      -- Concurrent takeovers wait for each other here. Each one that loses then sees the winner's committed row and names the
+      -- right run. With the row lock alone, half of 200 losers named the dead run.
       perform pg_advisory_xact_lock(hashtextextended('pgonce ' || p_job_name || chr(10) || p_key, 0));
       perform pgonce_abandon_job_run(p_job_name, p_key);
       select id, started_at into v_holder, v_since
@@ -213,19 +215,22 @@ begin
       on conflict do nothing;
       return null;
     end if;
-    -- Closed just now, or its tick is another's: try again.
+    -- The run has just been closed, or another run has fired the tick: try again.
   end loop;
-  raise sqlstate '40001' using message = format('runs of job %s come and go', p_job_name), hint = 'try again';
+  raise sqlstate '40001' using message = format('runs of job %s started and ended concurrently ten times', p_job_name),
+    hint = 'retry';
 end $$;
 comment on function start_job_run(text, jsonb, interval, text, timestamptz, integer, interval, text) is
-  'pgonce: starts a run of the job and returns its id, which is its token. null = overlap (a skipped row names the run in the way), or '
-  'the tick p_scheduled_for has fired already (nothing is written). The window is stored with the run: without a heartbeat for that '
-  'long it counts as dead. p_key: runs with different keys may run side by side. p_retries: how often a failure of it is retried, by '
-  'a worker that has the job; p_backoff: how long after the first failure, doubled with every further one. p_process: host:pid of the '
-  'process that runs it, so that a run that hangs can be found. null also while the job is paused.';
+  'pgonce: starts a run of the job and returns its id, which is its token. null = overlap (a skipped row names the running '
+  'run), or the job is paused (a skipped row has the reason), or the tick p_scheduled_for has fired already (nothing is '
+  'written). p_window: a run without a heartbeat for this long counts as dead; it is stored with the run. p_key: runs with '
+  'different keys may run at the same time. p_retries: how many times a failed run is retried, by a worker that has the job. '
+  'p_backoff: the delay before the first retry; it doubles with every further one. p_process: host:pid of the process that '
+  'runs it, so that a hanging run can be found.';
 
--- In the verbs of a run's holder below, "status || ''" keeps the planner off the indexes of running runs: it takes them for the
--- smallest, but every end leaves a dead entry in them, and under a long snapshot these pile up. By its id a run is one lookup.
+-- In the functions below that take a run's id, "status || ''" keeps the planner from using the indexes of running runs. The
+-- planner takes them for the smallest. But every end leaves a dead entry in them, and under a long snapshot these accumulate.
+-- By its id a run is one lookup.
 
 create or replace function beat_job_run(p_run_id uuid) returns boolean
 language plpgsql set search_path from current as $$
@@ -238,8 +243,8 @@ begin
   return false;
 end $$;
 comment on function beat_job_run(uuid) is
-  'pgonce: a sign of life. true = the run is still yours. As the last statement of a transaction it is the fence: on false roll back, '
-  'and nothing that a zombie wrote is committed.';
+  'pgonce: sends a heartbeat. true = the run is still yours. As the last statement of a transaction it is the fence: roll back '
+  'on false, so that a process that lost its run commits nothing.';
 
 create or replace function pgonce_explain_job_run_end(p_run_id uuid) returns text
 language plpgsql stable set search_path from current as $$
@@ -259,9 +264,11 @@ begin
   return format('was ended as %s', r.status) || coalesce(': ' || pgonce_error_line(r.error_message), '');
 end $$;
 comment on function pgonce_explain_job_run_end(uuid) is
-  'pgonce: why a run is no longer running, for people: who took it over, or how it was ended. null while it is running.';
+  'pgonce: why a run is no longer running, as a text for people: which run took over, or how it was ended. null while it is '
+  'running.';
 
--- The slow path of the two verbs below: why no running run was found, and whether the answer is still yes.
+-- The slow path of the two functions below. They found no running run; this finds out why, and whether the answer is still
+-- true.
 create or replace function pgonce_has_job_run_ended(p_run_id uuid, p_status text, p_error_message text) returns boolean
 language plpgsql stable set search_path from current as $$
 declare
@@ -274,7 +281,8 @@ begin
   return r.status = p_status and r.error_message is not distinct from p_error_message;
 end $$;
 comment on function pgonce_has_job_run_ended(uuid, text, text) is
-  'pgonce: whether a run has ended just so: a repeated call gets the answer of the first. PT404 for an unknown one.';
+  'pgonce: whether a run has ended with this status and message, so that a repeated call gets the same answer as the first. '
+  'PT404 for an unknown run.';
 
 create or replace function pgonce_check_job_run_transactions(p_run_id uuid, p_transactions integer) returns void
 language plpgsql set search_path from current as $$
@@ -289,9 +297,9 @@ begin
   end if;
 end $$;
 comment on function pgonce_check_job_run_transactions(uuid, integer) is
-  'pgonce: PT409 where a running run has fewer transactions than were confirmed to its holder.';
+  'pgonce: raises PT409 if the database has fewer transactions of a running run than were confirmed to its process.';
 
--- In plpgsql, though it is one statement: an SQL function would be planned anew at every call.
+-- In plpgsql, because an SQL function would be planned again at every call.
 create or replace function complete_job_run(
   p_run_id uuid, p_rows_processed integer default 0, p_rows_skipped integer default 0, p_transactions integer default 0)
 returns boolean
@@ -312,9 +320,9 @@ begin
   return pgonce_has_job_run_ended(p_run_id, 'succeeded', null);
 end $$;
 comment on function complete_job_run(uuid, integer, integer, integer) is
-  'pgonce: ends the run as succeeded. true, also when repeated after a lost answer; false = it was taken over or has failed. Counts '
-  'of null stay as they are. PT409 = of the p_transactions that were confirmed to the caller the database has fewer: a failover has '
-  'forgotten some, and the run has not succeeded.';
+  'pgonce: ends the run as succeeded. true, also when repeated after a lost answer; false = it was taken over or has failed. A '
+  'count of null leaves the stored one as it is. PT409 = the database has fewer than the p_transactions that were confirmed to '
+  'the caller: a failover has lost some, and the run has not succeeded.';
 
 create or replace function fail_job_run(p_run_id uuid, p_error_message text) returns boolean
 language plpgsql set search_path from current as $$

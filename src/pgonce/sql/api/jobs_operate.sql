@@ -6,7 +6,7 @@
 -- transitions
 -- from      | verb               | to     | because
 -- absent    | pgonce_end_job_run | PT404  | no such run
--- running   | pgonce_end_job_run | failed | closed by hand: whoever still holds it can commit nothing
+-- running   | pgonce_end_job_run | failed | closed by hand: a process that still runs it can commit nothing
 -- stopping  | pgonce_end_job_run | failed | closed by hand: it did not stop
 -- stale     | pgonce_end_job_run | failed | closed by hand: nobody has to wait for its window
 -- succeeded | pgonce_end_job_run | false  | it has ended
@@ -29,20 +29,21 @@ begin
     end if;
     return false;
   end if;
-  -- its open transaction would keep its locks, and may be a COPY, which no timeout ends
+  -- An open transaction of the run would keep its locks. It may be a COPY, which no timeout ends.
   perform pg_terminate_backend(pid) from pg_stat_activity
   where application_name = 'pgonce ' || p_run_id and usename = current_user and pid <> pg_backend_pid();
   return true;
 end $$;
 comment on function pgonce_end_job_run(uuid, text) is
-  'pgonce: closes a running run as failed, for a reason; it is not retried. Safe while its process lives: nothing that it still writes '
-  'through the run is committed. false = it has ended.';
+  'pgonce: closes a running run as failed, for a reason; it is not retried. This is safe while its process is alive: what the '
+  'process still writes through the run is not committed. false = it has ended.';
 
 create or replace function pgonce_match_job_runs(p_first uuid, p_last uuid, p_limit integer default 5) returns setof uuid
 language sql stable set search_path from current as $$
   select id from cron_job_runs where id between p_first and p_last order by id limit p_limit
 $$;
-comment on function pgonce_match_job_runs(uuid, uuid, integer) is 'pgonce: the runs with ids in a range: those that begin with the same digits.';
+comment on function pgonce_match_job_runs(uuid, uuid, integer) is
+  'pgonce: the runs whose ids are in a range, which means that they begin with the same digits.';
 
 create or replace function pgonce_pause_job(p_job_name text, p_reason text, p_until timestamptz default null) returns void
 language plpgsql set search_path from current as $$
@@ -54,8 +55,8 @@ begin
   on conflict (job_name) do update set reason = excluded.reason, paused_until = excluded.paused_until;
 end $$;
 comment on function pgonce_pause_job(text, text, timestamptz) is
-  'pgonce: from now on no run of this job starts, whoever asks: each start leaves a skipped row with the reason. p_until: null = until '
-  'pgonce_resume_job. Runs that are at work go on.';
+  'pgonce: from now on no run of this job starts. Each attempt to start one leaves a skipped row with the reason. p_until: '
+  'null = until pgonce_resume_job. Runs that are already running continue.';
 
 create or replace function pgonce_resume_job(p_job_name text) returns boolean
 language plpgsql set search_path from current as $$
@@ -76,8 +77,8 @@ begin
   return v_id;
 end $$;
 comment on function pgonce_request_job_run(text, jsonb, text) is
-  'pgonce: asks for a run of this job, by any worker that has it, within some 15 s. p_key: null = the key that the job is registered with. '
-  'A request that nobody takes up within an hour is not carried out any more.';
+  'pgonce: requests a run of this job. A worker that has the job starts it within some 15 s. p_key: null = the key that the '
+  'job is registered with. A request that no worker starts within an hour expires.';
 
 create or replace function pgonce_open_job_requests(p_job_names text[])
 returns table (id uuid, job_name text, key text, scope jsonb)
@@ -87,7 +88,8 @@ language sql set search_path from current as $$
   order by q.requested_at limit 100
 $$;
 comment on function pgonce_open_job_requests(text[]) is
-  'pgonce: for a scheduler: the requests for runs of these jobs that nobody has taken up; pgonce_start_requested_job_run starts one.';
+  'pgonce: the requests for runs of these jobs that no worker has started yet, for a scheduler. pgonce_start_requested_job_run '
+  'starts one.';
 
 -- The answer and the run commit together: a worker that dies in between leaves the request open for another one.
 create or replace function pgonce_start_requested_job_run(
@@ -116,15 +118,15 @@ begin
   return v_run;
 end $$;
 comment on function pgonce_start_requested_job_run(uuid, text, interval, integer, interval, text, integer) is
-  'pgonce: starts the run that a request asks for, and answers it, in one transaction: the run''s id; null = another worker has it, or '
-  'another run is at work (the answer names it), or the job is paused.';
+  'pgonce: starts the run that a request asks for, and answers the request, in one transaction. Returns the run''s id. null = '
+  'another worker has started it, or another run is running (the answer names it), or the job is paused.';
 
 create or replace function pgonce_get_job_request(p_request_id uuid)
 returns table (answered boolean, run_id uuid, answer text)
 language sql stable set search_path from current as $$
   select q.answered_at is not null, q.run_id, q.answer from pgonce_job_requests q where q.id = p_request_id
 $$;
-comment on function pgonce_get_job_request(uuid) is 'pgonce: what has become of a request for a run.';
+comment on function pgonce_get_job_request(uuid) is 'pgonce: the outcome of a request for a run.';
 
 create or replace function pgonce_schedule_job(
   p_job_name text, p_key text, p_cron text, p_timezone text, p_next_tick timestamptz, p_upcoming timestamptz[], p_grace interval,
@@ -140,7 +142,8 @@ begin
       grace = excluded.grace, catch_up = excluded.catch_up, scope = excluded.scope, source = 'operator', updated_at = clock_timestamp();
 end $$;
 comment on function pgonce_schedule_job(text, text, text, text, timestamptz, timestamptz[], interval, text, jsonb) is
-  'pgonce: writes a schedule of a job, in place of one of the same key that an app registered; workers that have the job go by it.';
+  'pgonce: writes a schedule of a job. It replaces the schedule with the same key that an app registered, and workers that '
+  'have the job follow it.';
 
 create or replace function pgonce_unschedule_job(p_job_name text, p_key text default '') returns boolean
 language plpgsql set search_path from current as $$
@@ -149,7 +152,7 @@ begin
   return found;
 end $$;
 comment on function pgonce_unschedule_job(text, text) is
-  'pgonce: deletes a schedule. One that a live process has in its code is registered again by it. false = there is none.';
+  'pgonce: deletes a schedule. A live process that has it in its code registers it again. false = there is none.';
 
 create or replace function pgonce_list_job_schedules()
 returns table (job_name text, key text, cron text, timezone text, next_tick timestamptz, source text, app text, scope jsonb)
@@ -174,7 +177,8 @@ begin
   where (e.every, e.grace) is distinct from (excluded.every, excluded.grace);
 end $$;
 comment on function pgonce_expect_job(text, interval, interval, text) is
-  'pgonce: from now on the job must run at least every p_every, whoever starts it; p_grace later it is in pgonce_job_missed, and alerted.';
+  'pgonce: from now on the job must run at least every p_every, no matter what starts it. If it has not run p_grace later, it '
+  'is in pgonce_job_missed, and an alert is sent.';
 
 create or replace function pgonce_forget_job_expectation(p_job_name text, p_key text default '') returns boolean
 language plpgsql set search_path from current as $$
@@ -183,10 +187,11 @@ begin
   return found;
 end $$;
 comment on function pgonce_forget_job_expectation(text, text) is
-  'pgonce: the job need not run any more. false = it was not expected to.';
+  'pgonce: the job no longer has to run regularly. false = it did not have to.';
 
--- At most N at once: each slot is a key of its own, key#1 to key#N, so two running runs in one slot cannot be written. Starts of one
--- job queue up at the lock: else two that look at once would take the same slot, and one would be skipped though another is free.
+-- At most N runs at the same time: each slot is a key of its own, key#1 to key#N, so a slot cannot have two running runs.
+-- Starts of one job wait for each other at the lock. Otherwise two concurrent starts would choose the same slot, and one
+-- would be skipped although another slot is free.
 create or replace function pgonce_start_job_run_in_slot(
   p_slots integer, p_job_name text, p_scope jsonb default '{}', p_window interval default '15 minutes', p_key text default '',
   p_scheduled_for timestamptz default null, p_retries integer default 0, p_backoff interval default '1 minute', p_process text default null)
@@ -204,15 +209,15 @@ begin
   if exists (select from cron_job_runs where job_name = p_job_name and key = any (v_keys) and scheduled_for = p_scheduled_for) then
     return null;
   end if;
-  if p_scheduled_for is not null then  -- whoever looks for the ticks that have fired must look in all slots
+  if p_scheduled_for is not null then  -- the tick may have fired in any slot, so all slots are checked
     update pgonce_job_schedules set slots = p_slots where job_name = p_job_name and key = p_key and slots is distinct from p_slots;
   end if;
   select k.key into v_key from unnest(v_keys) with ordinality as k (key, number)
   left join cron_job_runs r on r.job_name = p_job_name and r.key = k.key and r.status = 'running'
-  -- a free slot, else one whose run has shown no sign of life for its window, else the one that has been taken for longest
+  -- a free slot; else one whose run has sent no heartbeat for its window; else the one whose run started first
   order by r.id is not null, r.heartbeat_at + r.run_window > clock_timestamp(), r.started_at, k.number limit 1;
   return start_job_run(p_job_name, p_scope, p_window, v_key, p_scheduled_for, p_retries, p_backoff, p_process);
 end $$;
 comment on function pgonce_start_job_run_in_slot(integer, text, jsonb, interval, text, timestamptz, integer, interval, text) is
-  'pgonce: start_job_run for a job of which p_slots runs may be at work at once: it takes a free key of key#1, key#2 and so on. null = '
-  'all are taken, or the tick has fired.';
+  'pgonce: start_job_run for a job of which p_slots runs may run at the same time. It uses a free key of key#1, key#2 and so '
+  'on. null = all are taken, or the tick has fired.';

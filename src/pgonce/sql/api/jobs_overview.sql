@@ -1,4 +1,4 @@
--- One row for each job and key: its last run, what is usual, when it is due next, and what is wrong.
+-- One row for each job and key: its last run, its usual duration, its next tick, and what is wrong.
 
 create or replace function pgonce_list_jobs()
 returns table (job_name text, key text, run_id uuid, status text, started_at timestamptz, duration_ms integer, usual_from_ms integer,
@@ -7,7 +7,7 @@ returns table (job_name text, key text, run_id uuid, status text, started_at tim
                paused text, missed text, reason text)
 language sql stable set search_path from current as $$
   with recursive names as (
-    -- the distinct names, by jumps through the index: a job has many runs
+    -- the distinct names, by one index lookup per name: a job has many runs
     (select r.job_name as name from cron_job_runs r order by r.job_name limit 1)
     union all
     select (select r.job_name from cron_job_runs r where r.job_name > n.name order by r.job_name limit 1) from names n where n.name is not null),

@@ -1,9 +1,9 @@
 -- For pg_cron: select cron.schedule('nightly', '0 3 * * *', $$call run_job('nightly', 'refresh materialized view figures')$$).
 --
--- pg_cron runs a command of several statements as one transaction, so that a failure would erase its own audit row: this
--- procedure commits in between. One with "set search_path" may not, so it names the schema instead, put in here by format.
--- The run's row is locked for as long as the command runs: a lock is a sign of life, so there is no heartbeat to send,
--- and it goes with the session.
+-- pg_cron runs a command of several statements as one transaction, so a failure would roll back its own audit row. This
+-- procedure therefore commits in between. A procedure with "set search_path" may not commit, so this one names the schema
+-- instead. The run's row is locked while the command runs. A locked row counts as running, so no heartbeat
+-- is needed. The lock ends with the session.
 do $do$ begin execute replace($sql$
 create or replace procedure run_job(
   p_job_name text, p_command text, p_window interval default '15 minutes', p_key text default '')
@@ -26,16 +26,16 @@ begin
     execute p_command;
     get diagnostics v_rows = row_count;
     perform THIS.complete_job_run(v_run, least(v_rows, 2147483647)::integer);
-  exception when others or query_canceled or assert_failure then  -- the two that others leaves out
+  exception when others or query_canceled or assert_failure then  -- "others" does not include these two
     v_error := sqlerrm;
   end;
   if v_error is not null then
     perform THIS.fail_job_run(v_run, v_error);
     commit;
-    raise exception '%', v_error;  -- so that pg_cron, too, calls it failed
+    raise exception '%', v_error;  -- so that pg_cron also records it as failed
   end if;
 end $body$
 $sql$, 'THIS', quote_ident(current_schema())); end $do$;
 comment on procedure run_job(text, text, interval, text) is
-  'pgonce: runs an SQL command as a run of this job, unless one is at work, and leaves the audit row whatever happens. To be called '
-  'outside a transaction: call run_job(''nightly'', ''refresh materialized view figures''). The command may not commit.';
+  'pgonce: runs an SQL command as a run of this job, unless another run is running. The audit row is kept whatever happens. '
+  'Call it outside a transaction: call run_job(''nightly'', ''refresh materialized view figures''). The command may not commit.';

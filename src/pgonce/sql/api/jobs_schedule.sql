@@ -1,14 +1,16 @@
--- Verbs on a run beside its start and end: progress reports, stops, interruptions, the sweep of dead runs, and retries.
+-- What else happens to a run besides its start and end: progress reports, stops, interruptions, the sweep of dead runs, and
+-- retries.
 --
--- A verb's "to" is the state of the run it names; for pgonce_retry_job_run, of the new row ("none": nothing is written).
---   due       failed, with an attempt left whose time has come
---   stopping  running, and somebody has asked for its end
+-- "to" is the state of the run that the verb names. For pgonce_retry_job_run it is the state of the new row. "none":
+-- nothing is written.
+--   due       failed, with an attempt left that is due
+--   stopping  running, and somebody has asked it to stop
 --
 -- transitions
 -- from      | verb             | to        | because
 -- absent    | pgonce_report_job_run   | PT404     | no such run
 -- running   | pgonce_report_job_run   | running   | still yours; the figures are written
--- stopping  | pgonce_report_job_run   | stopping  | still yours, and it should end
+-- stopping  | pgonce_report_job_run   | stopping  | still yours, but asked to stop
 -- stale     | pgonce_report_job_run   | running   | late, but nobody took it over
 -- succeeded | pgonce_report_job_run   | lost      | it has ended
 -- failed    | pgonce_report_job_run   | lost      | it has ended, or was taken over
@@ -16,11 +18,11 @@
 -- skipped   | pgonce_report_job_run   | lost      | it never ran
 -- absent    | pgonce_stop_job_run     | PT404     | no such run
 -- running   | pgonce_stop_job_run     | stopping  | cooperative: the run reads it at its next heartbeat
--- stopping  | pgonce_stop_job_run     | stopping  | asked for already; the first time stays
--- stale     | pgonce_stop_job_run     | stopping  | if its process is still there, it ends the run
+-- stopping  | pgonce_stop_job_run     | stopping  | it was asked before; the time of the first request is kept
+-- stale     | pgonce_stop_job_run     | stopping  | if its process is still alive, it ends the run
 -- succeeded | pgonce_stop_job_run     | false     | it has ended
 -- failed    | pgonce_stop_job_run     | false     | it has ended
--- due       | pgonce_stop_job_run     | failed    | its retries are called off
+-- due       | pgonce_stop_job_run     | failed    | its retries are cancelled
 -- skipped   | pgonce_stop_job_run     | false     | it never ran
 -- absent    | pgonce_interrupt_job_run | PT404   | no such run
 -- running   | pgonce_interrupt_job_run | due     | its process is stopping: closed as failed, and due again at once
@@ -36,7 +38,7 @@
 -- stale     | pgonce_retry_job_run    | none      | it has not been closed yet
 -- succeeded | pgonce_retry_job_run    | none      | nothing to retry
 -- failed    | pgonce_retry_job_run    | none      | no attempt left, or it was retried already
--- due       | pgonce_retry_job_run    | running   | the next attempt; or none, pushed back, while another run of the job is at work
+-- due       | pgonce_retry_job_run    | running   | the next attempt; or none, and postponed, while another run is running
 -- skipped   | pgonce_retry_job_run    | none      | it never ran
 
 create or replace function pgonce_report_job_run(
@@ -46,7 +48,7 @@ language plpgsql set search_path from current as $$
 declare
   v_stop timestamptz;
 begin
-  -- Locked before looking: pgonce_keep_heartbeats_apart waits for this lock.
+  -- The row is locked first: pgonce_keep_heartbeats_apart waits for this lock.
   select stop_requested_at into v_stop from cron_job_runs
   where id = p_run_id and status || '' = 'running' for no key update;
   if found then
@@ -58,7 +60,7 @@ begin
           progress_at = case when (rows_processed, rows_skipped, progress_done) is distinct from
                                (p_rows_processed, p_rows_skipped, p_progress_done) then clock_timestamp() else progress_at end
       where id = p_run_id and transactions >= p_transactions;
-      if not found then  -- a failover has lost commits: the caller's counts are not those of what is there
+      if not found then  -- a failover has lost commits: the caller's counts include rows that are no longer in the database
         update cron_job_runs set heartbeat_at = clock_timestamp() where id = p_run_id;
       end if;
     end if;
@@ -70,8 +72,9 @@ begin
   return 'lost';
 end $$;
 comment on function pgonce_report_job_run(uuid, integer, integer, bigint, bigint, integer) is
-  'pgonce: a heartbeat that also writes how far the run is. running = still yours; stopping = still yours, and somebody asked for its '
-  'end; lost = it was taken over or has ended. Where the database has fewer than p_transactions of its transactions, the counts stay.';
+  'pgonce: a heartbeat that also records the progress of the run. running = still yours; stopping = still yours, but somebody '
+  'asked it to stop; lost = it was taken over or has ended. If the database has fewer than p_transactions transactions of the '
+  'run, the counts are not changed.';
 
 create or replace function pgonce_stop_job_run(p_run_id uuid) returns boolean
 language plpgsql set search_path from current as $$
@@ -87,7 +90,7 @@ begin
   return false;
 end $$;
 comment on function pgonce_stop_job_run(uuid) is
-  'pgonce: requests a run to end, and cancels its retries. The run reads the request at its next heartbeat and ends as failed. '
+  'pgonce: asks a run to stop, and cancels its retries. The run reads the request at its next heartbeat and ends as failed. '
   'false = it has ended.';
 
 create or replace function pgonce_interrupt_job_run(p_run_id uuid, p_error_message text) returns boolean
@@ -96,7 +99,7 @@ declare
   v_now timestamptz := clock_timestamp();
   v_retries integer := (select retries from cron_job_runs where id = p_run_id);
 begin
-  -- With one retry more than it had: a failure that is to be retried is no reason for an alert, unless nobody retries it.
+  -- The run gets one retry more than it had: a failure that will be retried causes no alert, unless nobody retries it.
   update cron_job_runs
   set status = 'failed', completed_at = v_now, error_message = p_error_message, retries = greatest(retries, attempt),
       backoff = coalesce(backoff, interval '1 minute'),
@@ -109,8 +112,8 @@ begin
   return true;
 end $$;
 comment on function pgonce_interrupt_job_run(uuid, text) is
-  'pgonce: closes a run as failed because its process is stopping, and makes it due again at once for any worker that has the job. That '
-  'does not count as an attempt. true, also when repeated; false = it was taken over or has ended.';
+  'pgonce: closes a run as failed because its process is stopping. The run is due again at once, for any worker that has the '
+  'job, and the interruption does not count as an attempt. true, also when repeated; false = it was taken over or has ended.';
 
 create or replace function pgonce_abandon_job_runs() returns integer
 language plpgsql set search_path from current as $$
@@ -118,7 +121,7 @@ declare
   r record;
   v_closed integer := 0;
 begin
-  -- in one order: two sweeps at once lock the same rows, and neither waits (skip locked) nor deadlocks
+  -- In a fixed order: two concurrent sweeps lock the same rows, and neither waits (skip locked) nor deadlocks.
   for r in
     select job_name, key from cron_job_runs
     where status = 'running' and heartbeat_at + run_window <= clock_timestamp() order by job_name, key loop
@@ -127,9 +130,10 @@ begin
   return v_closed;
 end $$;
 comment on function pgonce_abandon_job_runs() is
-  'pgonce: the sweep: closes every run without a sign of life for its whole window, as pgonce_abandon_job_run does. Returns how many.';
+  'pgonce: the sweep: closes every run that has sent no heartbeat for its whole window, as pgonce_abandon_job_run does. '
+  'Returns the number closed.';
 
--- For a scheduler: the due retries of the jobs it has.
+-- A scheduler calls this for the jobs that it has.
 create or replace function pgonce_due_job_retries(p_job_names text[], p_limit integer default 100)
 returns table (id uuid, job_name text, key text, scope jsonb, run_window interval, scheduled_for timestamptz)
 language sql set search_path from current as $$
@@ -139,7 +143,8 @@ language sql set search_path from current as $$
   order by d.due_at limit p_limit
 $$;
 comment on function pgonce_due_job_retries(text[], integer) is
-  'pgonce: the failed runs of these jobs whose retry is due, with the tick of the first attempt; pgonce_retry_job_run starts one.';
+  'pgonce: the failed runs of these jobs whose retry is due, with the tick of the first attempt. pgonce_retry_job_run starts a '
+  'retry.';
 
 create or replace function pgonce_retry_job_run(p_run_id uuid, p_process text default null) returns uuid
 language plpgsql set search_path from current as $$
@@ -149,7 +154,7 @@ declare
   v_retries integer;
   v_id uuid;
 begin
-  -- skip locked: whoever holds it is starting this very retry
+  -- skip locked: the session that holds the lock is starting this retry
   select counted, retries into v_counted, v_retries from pgonce_job_retries where run_id = p_run_id for update skip locked;
   if not found then return null; end if;
   select * into r from cron_job_runs where id = p_run_id;
@@ -157,7 +162,8 @@ begin
     update pgonce_job_retries set due_at = clock_timestamp() + interval '1 minute' where run_id = p_run_id;
     return null;
   end if;
-  -- A newer tick does the same work: with "* * * * *" and a backoff of a minute, retry and next tick would else meet for ever.
+  -- A newer tick does the same work, so the retry is dropped. Otherwise, with "* * * * *" and a backoff of a minute, each
+  -- retry would collide with the next tick forever.
   if r.id is not null and not exists (
     select from cron_job_runs n
     where n.job_name = r.job_name and n.key = r.key and n.started_at > r.started_at and n.scheduled_for is not null
@@ -177,6 +183,6 @@ begin
   return v_id;
 end $$;
 comment on function pgonce_retry_job_run(uuid, text) is
-  'pgonce: starts the next attempt of a failed run and returns its id. null = somebody else has, or there is nothing to retry, or a '
-  'newer tick of the job has done the work, or another run of the job is at work or the job is paused: then it is due again later. '
-  'p_process: host:pid of the process that runs it.';
+  'pgonce: starts the next attempt of a failed run and returns its id. null = another worker has started it; or there is '
+  'nothing to retry; or a newer tick of the job has done the work; or another run of the job is running or the job is paused, '
+  'and the retry is postponed. p_process: host:pid of the process that runs it.';

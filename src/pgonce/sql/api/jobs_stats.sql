@@ -19,7 +19,7 @@ language sql stable set search_path from current as $$
   limit p_limit
 $$;
 comment on function pgonce_list_job_runs(text, text, timestamptz, integer) is
-  'pgonce: runs, newest first; reason is the error''s own line, and duration_ms of a running one is so far.';
+  'pgonce: runs, newest first. reason is the error''s own line. duration_ms of a running run is the time so far.';
 
 create or replace function pgonce_get_job_run(p_run_id uuid) returns jsonb
 language sql stable set search_path from current as $$
@@ -27,8 +27,9 @@ language sql stable set search_path from current as $$
 $$;
 comment on function pgonce_get_job_run(uuid) is 'pgonce: one run with everything about it; null when there is none.';
 
--- In plpgsql: an SQL function is planned without its arguments, and would read the whole table for any period. One pass over the
--- runs of both periods, by the index on started_at, and one over the failures for the newest of each job.
+-- In plpgsql, because an SQL function is planned without its arguments, and would read the whole table for any period. One
+-- pass reads the runs of both periods, by the index on started_at. Another one reads the failures, for the newest of each
+-- job.
 create or replace function pgonce_job_timing(p_job_name text default null, p_period interval default '7 days')
 returns table (job_name text, runs bigint, succeeded bigint, failed bigint, skipped bigint, running bigint, success_rate double precision,
                p50_ms integer, p95_ms integer, p99_ms integer, max_ms integer, previous_p50_ms integer, trend double precision,
@@ -76,7 +77,7 @@ comment on function pgonce_job_timing(text, interval) is
 create or replace view pgonce_job_stats as select * from pgonce_job_timing();
 comment on view pgonce_job_stats is 'pgonce_job_timing of the last seven days.';
 
--- A window and not a self-join, which grows with the square of a job's runs. A running one has no end yet.
+-- A window function: the time of a self-join grows with the square of a job's runs. A running run has no end yet.
 create or replace view pgonce_job_overlaps as
 with ends as (
   select job_name, key, id, started_at,
@@ -87,27 +88,28 @@ select job_name, key, id as run_id, started_at, busy_until as other_ended_at fro
 comment on view pgonce_job_overlaps is 'Runs that started while another run of their job and key was at work. Must be empty.';
 
 create or replace view pgonce_job_missed as
--- Ticks that have been waiting: the first one after the last that has a row, of those that schedulers wrote ahead. The last one
--- has a row from the moment it starts, and next_tick moves some seconds later: a worker that dies in between has said enough.
+-- Ticks that are overdue: the first of the planned ticks after the last one that has a row. The row is written when a run
+-- starts, and next_tick is moved some seconds later. If a worker dies in between, the row shows that the tick has fired.
 select s.job_name, s.key, t.tick as scheduled_for, t.tick + s.grace as missed_at, 'no scheduler has started it' as reason
 from pgonce_job_schedules s
 cross join lateral (
-  -- key by key: the largest of each is one look into the index, that of several keys at once would read all their ticks
+  -- Key by key: the largest tick of one key is one index lookup; for several keys at once all their ticks would be read.
   select max(l.tick) as tick from unnest(pgonce_slot_keys(s.key, s.slots)) k cross join lateral (
     select max(r.scheduled_for) as tick from cron_job_runs r
     where r.job_name = s.job_name and r.key = k and r.scheduled_for is not null) l) fired
 cross join lateral (
   select min(u) as tick from unnest(s.next_tick || s.upcoming) u where fired.tick is null or u > fired.tick) t
--- a month: if the only app that had the job is gone, no process is left to retire it
+-- for a month: if the only app that had the job was removed, no process deletes its schedule
 where t.tick + s.grace between clock_timestamp() - interval '30 days' and clock_timestamp()
   and not exists (select from pgonce_job_pauses p where p.job_name = s.job_name and coalesce(p.paused_until, 'infinity') > clock_timestamp())
 union all
--- Ticks that a scheduler gave up. One of a paused job was not missed. now(), because a bound that is volatile uses no index.
+-- Ticks that a scheduler gave up. A tick of a paused job was not missed. now(), because a volatile function as the bound
+-- cannot use an index.
 select r.job_name, r.key, r.scheduled_for, r.started_at, r.error_message from cron_job_runs r
 where r.status = 'skipped' and r.blocked_by is null and r.scheduled_for is not null and r.started_at > now() - interval '1 day'
   and r.error_message not like 'paused%'
 union all
--- Jobs that must run every so often, whoever starts them. Said anew for each interval that passes, at most once a day.
+-- Jobs that must run at an interval, no matter what starts them. One row for each interval that has passed, at most one a day.
 select e.job_name, e.key, due.at, due.at + e.grace,
        format('it should run every %s; ', e.every)
          || case when last.started_at is null then 'it has never run'

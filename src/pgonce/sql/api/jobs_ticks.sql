@@ -1,19 +1,20 @@
--- When jobs run: the schedules that processes register, how far each is with its ticks, and ticks that will not run.
+-- When jobs run: the schedules that processes register, the next tick of each, and ticks that will not run.
 --
--- Who may write a schedule. "newest" means: of the live processes of the app that have one of these jobs, it started last.
+-- Which process may write a schedule. The newest process is the one that started last, of the app's live processes with one of
+-- these jobs.
 --   A start registers its schedules, and deletes those that the app's earlier start registered and it does not have.
---   A survivor of an older release moves next_tick of rows that are there. It inserts nothing, for what a newer start retired
---   must stay retired. When it becomes the newest (the newer process has stopped or died), it registers again.
+--   A process of an older release that is still running moves next_tick of existing rows. It inserts nothing, because a schedule
+--   that a newer start deleted must stay deleted. If it becomes the newest (the newer one stopped or died), it registers again.
 --   A clean stop deletes the schedules that no other live process has, if another process of the app is live. If none is, the
---   service is down, and its schedules stay: what it misses is alerted.
---   Nobody touches a row of an operator but `pgonce job schedule`.
+--   service is down, and its schedules stay, so that missed ticks cause alerts.
+--   Only `pgonce job schedule` changes a row that an operator wrote.
 
 create or replace function pgonce_slot_keys(p_key text, p_slots integer) returns text[]
 language sql immutable set search_path from current as $$
   select case when p_slots is null then array[p_key] else array(select p_key || '#' || n from generate_series(1, p_slots) n) end
 $$;
 comment on function pgonce_slot_keys(text, integer) is
-  'pgonce: the keys of the runs of a job with this key: of one without slots (null), the key; else key#1, key#2 and so on.';
+  'pgonce: the keys of the runs of a job with this key. Without slots (null) it is the key itself; else key#1, key#2 and so on.';
 
 create or replace function pgonce_register_job_schedules(p_process_id uuid, p_app text, p_registered_with text, p_schedules jsonb)
 returns boolean
@@ -22,15 +23,16 @@ declare
   v_names text[] := array(select g.job_name from jsonb_to_recordset(p_schedules) as g (job_name text));
   v_started_at timestamptz;
 begin
-  -- One at a time, with the clean stops: each must see what the others have written.
+  -- Registrations and clean stops run one at a time: each must see what the others have written.
   perform pg_advisory_xact_lock(hashtextextended('pgonce job schedules', 0));
   select started_at into v_started_at from pgonce_processes where id = p_process_id;
   if exists (select from pgonce_live_processes p
              where p.does = 'jobs' and p.app = p_app and p.id <> p_process_id and p.started_at > v_started_at and p.jobs && v_names) then
     return false;
   end if;
-  -- Not all others: another app on this database, down for a day, would lose what it has to catch up and what pgonce_job_missed has
-  -- to say. What was registered together with one of these, by an app of this name, was this app's.
+  -- Not all other schedules are deleted. Another app on this database that is down for a day would lose the ticks that it has
+  -- to catch up, and its rows in pgonce_job_missed. A schedule is this app's if it was registered together with one of these,
+  -- by an app of this name.
   delete from pgonce_job_schedules s
   where s.source = 'code' and s.app = p_app
     and s.registered_with in (
@@ -45,7 +47,7 @@ begin
   on conflict (job_name, key) do update
   set cron = excluded.cron, timezone = excluded.timezone, grace = excluded.grace, catch_up = excluded.catch_up, app = excluded.app,
       registered_with = excluded.registered_with, updated_at = clock_timestamp(),
-      -- a slower scheduler does not turn a tick back; a changed schedule may
+      -- a slower scheduler does not move a tick back; a changed schedule may
       next_tick = case when (s.cron, s.timezone) = (excluded.cron, excluded.timezone) and s.next_tick > excluded.next_tick
                        then s.next_tick else excluded.next_tick end,
       upcoming = case when (s.cron, s.timezone) = (excluded.cron, excluded.timezone) and s.next_tick > excluded.next_tick
@@ -54,8 +56,8 @@ begin
   return true;
 end $$;
 comment on function pgonce_register_job_schedules(uuid, text, text, jsonb) is
-  'pgonce: a process registers the schedules of its jobs, as an array of objects. false = a newer start of the app is live: it decides. '
-  'Schedules that the app had before and this process does not have are deleted.';
+  'pgonce: registers the schedules of a process''s jobs, as an array of objects. false = a newer start of the app is live, and '
+  'its schedules hold. Schedules that the app had before and this process does not have are deleted.';
 
 create or replace function pgonce_end_job_schedules(p_process_id uuid) returns integer
 language plpgsql set search_path from current as $$
@@ -88,14 +90,14 @@ language sql set search_path from current as $$
   from pgonce_job_schedules s where s.job_name = any (p_job_names)
 $$;
 comment on function pgonce_read_job_schedules(text[]) is
-  'pgonce: for a scheduler: the schedules of the jobs that it has, each with its next tick and the last one that has a row.';
+  'pgonce: the schedules of these jobs, for a scheduler, each with its next tick and the last one that has a row.';
 
 create or replace function pgonce_plan_job_ticks(p_schedules jsonb) returns integer
 language plpgsql set search_path from current as $$
 declare
   v_written integer;
 begin
-  -- two schedulers at once lock in one order
+  -- in a fixed order, so that two concurrent schedulers do not deadlock
   perform from pgonce_job_schedules s
   where (s.job_name, s.key) in (select g.job_name, g.key from jsonb_to_recordset(p_schedules) as g (job_name text, key text))
   order by s.job_name, s.key for update;
@@ -107,8 +109,8 @@ begin
   return v_written;
 end $$;
 comment on function pgonce_plan_job_ticks(jsonb) is
-  'pgonce: what a scheduler says about schedules that are there: the earliest tick of each that no scheduler has dealt with, and some '
-  'after it. An older tick, or one of another schedule, is ignored. Returns how many rows changed.';
+  'pgonce: records the ticks of existing schedules: for each, the earliest tick that no scheduler has dealt with, and some '
+  'after it. An older tick, or a tick of a schedule that has changed since, is ignored. Returns how many rows changed.';
 
 create or replace function pgonce_skip_job_tick(p_job_name text, p_key text, p_scheduled_for timestamptz, p_reason text) returns boolean
 language sql set search_path from current as $$
@@ -119,4 +121,4 @@ language sql set search_path from current as $$
   select exists (select from written)
 $$;
 comment on function pgonce_skip_job_tick(text, text, timestamptz, text) is
-  'pgonce: records that a tick is not going to run, and why. false = it has fired.';
+  'pgonce: records that a tick will not run, and why. false = it has fired.';

@@ -1,4 +1,4 @@
--- Deleting old rows, in batches that skip locked rows, so that no receiver and no worker waits.
+-- Deletes old rows in batches. Locked rows are skipped, so that no receiver and no worker waits.
 
 create or replace function pgonce_check_retention_arguments(p_older_than interval, p_limit integer) returns void
 language plpgsql immutable set search_path from current as $$
@@ -14,7 +14,7 @@ comment on function pgonce_check_retention_arguments(interval, integer) is 'pgon
 create or replace function purge_webhook_events(p_older_than interval default '90 days', p_limit integer default 10000) returns integer
 language plpgsql set search_path from current as $$
 declare
-  v_before timestamptz;  -- a variable, because a volatile function would not limit the index scan
+  v_before timestamptz;  -- a variable: a volatile function cannot limit the index scan
   v_deleted integer;
 begin
   perform pgonce_check_retention_arguments(p_older_than, p_limit);
@@ -33,8 +33,8 @@ begin
   return v_deleted;
 end $$;
 comment on function purge_webhook_events(interval, integer) is
-  'pgonce: deletes at most p_limit events older than p_older_than, oldest first; never one that is held or still queued. Returns the '
-  'number deleted. Stripe can resend an event for 30 days: do not go below 31.';
+  'pgonce: deletes at most p_limit events older than p_older_than, oldest first. Events that are held or still queued are '
+  'never deleted. Returns the number deleted. Stripe can resend an event for 30 days: keep p_older_than at 31 days or more.';
 
 create or replace function purge_job_runs(p_older_than interval default '180 days', p_limit integer default 10000) returns integer
 language plpgsql set search_path from current as $$
@@ -45,8 +45,8 @@ declare
 begin
   perform pgonce_check_retention_arguments(p_older_than, p_limit);
   v_before := clock_timestamp() - p_older_than;
-  -- The last run of each job, found by one step per job in idx_cron_runs_job_name. The condition "there is no later run"
-  -- became a join of every run with every later one: 1.7 s for 50,000 runs, and it grows with the square.
+  -- The last run of each job is found in idx_cron_runs_job_name, in one step per job. The condition "there is no later run"
+  -- would be a join of every run with every later one: 1.7 s for 50,000 runs, and the time grows with the square.
   with recursive last (job_name, id) as (
     (select job_name, id from cron_job_runs where status <> 'skipped' order by job_name, started_at desc limit 1)
     union all
@@ -62,5 +62,5 @@ begin
   return v_deleted;
 end $$;
 comment on function purge_job_runs(interval, integer) is
-  'pgonce: deletes at most p_limit runs older than p_older_than, oldest first; never a running one, never the last run of a job. '
-  'Returns the number deleted.';
+  'pgonce: deletes at most p_limit runs older than p_older_than, oldest first. A running run and the last run of a job are '
+  'never deleted. Returns the number deleted.';

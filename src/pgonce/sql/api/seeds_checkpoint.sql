@@ -1,28 +1,28 @@
--- seed_checkpoints: where an import stands. Rows and checkpoint are written in one transaction.
+-- seed_checkpoints: the progress of each import. Rows and checkpoint are written in one transaction.
 --
 -- transitions
 -- from        | verb                | to          | because
--- absent      | get_checkpoint      | absent      | no row: begin at the start
+-- absent      | get_checkpoint      | absent      | no row: the import begins at the start
 -- in_progress | get_checkpoint      | in_progress | resume after last_checkpoint
 -- complete    | get_checkpoint      | complete    | reading changes nothing
 -- failed      | get_checkpoint      | failed      | resume after last_checkpoint
--- absent      | update_checkpoint   | in_progress | the first batch makes the row
--- in_progress | update_checkpoint   | in_progress | counters add up
--- complete    | update_checkpoint   | in_progress | it starts again
+-- absent      | update_checkpoint   | in_progress | the first batch creates the row
+-- in_progress | update_checkpoint   | in_progress | the counts are added
+-- complete    | update_checkpoint   | in_progress | the import starts again
 -- failed      | update_checkpoint   | in_progress | the resume made progress
--- absent      | pgonce_advance_seed | in_progress | the first batch (number 0) makes the row
+-- absent      | pgonce_advance_seed | in_progress | the first batch (number 0) creates the row
 -- in_progress | pgonce_advance_seed | in_progress | the expected batch
--- complete    | pgonce_advance_seed | in_progress | it starts again
+-- complete    | pgonce_advance_seed | in_progress | the import starts again
 -- failed      | pgonce_advance_seed | in_progress | the resume made progress
 -- repeated    | pgonce_advance_seed | none        | this batch was committed already: no row, nothing changes
 -- lost        | pgonce_advance_seed | PT409       | the runner was replaced: roll back
--- absent      | pgonce_restart_seed | in_progress | the row is made, so that a resume finds this start
--- in_progress | pgonce_restart_seed | in_progress | cursor, counters and rejects begin anew
--- complete    | pgonce_restart_seed | in_progress | cursor, counters and rejects begin anew
--- failed      | pgonce_restart_seed | in_progress | cursor, counters and rejects begin anew
+-- absent      | pgonce_restart_seed | in_progress | the row is created, so that a resume finds this start
+-- in_progress | pgonce_restart_seed | in_progress | cursor, counters and rejects are reset
+-- complete    | pgonce_restart_seed | in_progress | cursor, counters and rejects are reset
+-- failed      | pgonce_restart_seed | in_progress | cursor, counters and rejects are reset
 -- lost        | pgonce_restart_seed | PT409       | the runner was replaced: roll back
--- absent      | complete_seed       | complete    | an import without a row
--- in_progress | complete_seed       | complete    | the end
+-- absent      | complete_seed       | complete    | the import had no rows: it is complete at once
+-- in_progress | complete_seed       | complete    | the import ends
 -- complete    | complete_seed       | complete    | repeated after a lost answer
 -- failed      | complete_seed       | complete    | the resume found nothing left to do
 -- absent      | fail_seed           | failed      | it failed before its first batch
@@ -40,7 +40,7 @@ begin
   end if;
 end $$;
 comment on function pgonce_check_seed_arguments(text, integer, integer) is
-  'pgonce: raises 22023 for an empty seed name and for negative counts.';
+  'pgonce: raises 22023 for an empty seed name, and for a count that is negative or null.';
 
 create or replace function pgonce_check_seed_batch(p_batch bigint, p_last_checkpoint jsonb) returns void
 language plpgsql immutable set search_path from current as $$
@@ -68,13 +68,13 @@ language sql set search_path from current as $$
   set batch = excluded.batch, rows = excluded.rows, committed_at = excluded.committed_at
 $$;
 comment on function pgonce_note_batch(text, text, bigint, bigint) is
-  'pgonce: notes when a batch was committed; the last 60 of each seed and partition are kept.';
+  'pgonce: records when a batch was committed. The last 60 of each seed and partition are kept.';
 
 create or replace function get_checkpoint(p_seed_name text) returns setof seed_checkpoints
 language sql stable set search_path from current as $$
   select * from seed_checkpoints where seed_name = p_seed_name
 $$;
-comment on function get_checkpoint(text) is 'pgonce: the seed''s row, or none when it has never run.';
+comment on function get_checkpoint(text) is 'pgonce: the seed''s row, or no row if it has never run.';
 
 create or replace function update_checkpoint(
   p_seed_name text, p_last_checkpoint jsonb, p_rows_inserted integer default 0, p_rows_skipped integer default 0)
@@ -104,8 +104,8 @@ begin
     returning s.*;
 end $$;
 comment on function update_checkpoint(text, jsonb, integer, integer) is
-  'pgonce: moves the cursor and adds to the counters; makes the row if it is new; starts a complete seed again. Returns the row after '
-  'the change. Call it in the transaction that writes the rows.';
+  'pgonce: moves the cursor and adds to the counters. It creates the row if it is new, and starts a complete seed again. '
+  'Returns the row after the change. Call it in the transaction that writes the rows.';
 
 create or replace function pgonce_advance_seed(
   p_seed_name text, p_run_id uuid, p_batch bigint, p_last_checkpoint jsonb,
@@ -122,8 +122,8 @@ begin
   if p_batch = 0 then
     insert into seed_checkpoints (seed_name) values (p_seed_name) on conflict (seed_name) do nothing;
   end if;
-  -- Compare and set in one statement: a COMMIT of this very batch that is still in flight is waited for, and the number is
-  -- looked at again in the row that it leaves; a plain read before would see the old number.
+  -- Compare and set in one statement. It waits for a COMMIT of the same batch that is still in flight, and then compares the
+  -- number again in the row that was committed. A plain read before it would see the old number.
   return query
     update seed_checkpoints
     set last_checkpoint = p_last_checkpoint,
@@ -149,15 +149,15 @@ begin
     return;
   end if;
   perform pgonce_note_batch(p_seed_name, '', p_batch, v_rows);
-  if not beat_job_run(p_run_id) then  -- the fence, last of all
+  if not beat_job_run(p_run_id) then  -- the fence is the last statement
     raise sqlstate 'PT409' using message = format('the import %s was taken over by another runner', p_seed_name),
       hint = 'this batch is rolled back; the other runner resumes at the last checkpoint';
   end if;
 end $$;
 comment on function pgonce_advance_seed(text, uuid, bigint, jsonb, integer, integer, integer, integer, jsonb, jsonb) is
-  'pgonce: update_checkpoint for the holder of run p_run_id, only if p_batch batches have been committed so far; it counts updated and '
-  'rejected rows as well, and keeps the source''s fingerprint and what identifies the table. No row = this batch was committed already: '
-  'roll back and read the checkpoint. PT409 = the run was taken over: roll back.';
+  'pgonce: update_checkpoint for the process of run p_run_id, only if p_batch batches have been committed so far. It also '
+  'counts updated and rejected rows, and stores the source''s fingerprint and p_target, which identifies the table. No row = '
+  'this batch was committed already: roll back and read the checkpoint. PT409 = the run was taken over: roll back.';
 
 create or replace function pgonce_restart_seed(p_seed_name text, p_run_id uuid) returns setof seed_checkpoints
 language plpgsql set search_path from current as $$
@@ -172,13 +172,13 @@ begin
         started_at = clock_timestamp(), last_updated_at = clock_timestamp(),
         status = 'in_progress', error_message = null, completed_at = null
     returning s.*;
-  if not beat_job_run(p_run_id) then  -- the fence, last of all
+  if not beat_job_run(p_run_id) then  -- the fence is the last statement
     raise sqlstate 'PT409' using message = format('the import %s was taken over by another runner', p_seed_name);
   end if;
 end $$;
 comment on function pgonce_restart_seed(text, uuid) is
-  'pgonce: lets the import begin at the start, for the holder of run p_run_id: cursor, counters and rejects begin anew, the total_ '
-  'columns go on, the rows in the table stay. Returns the row. PT409 = the run was taken over: roll back.';
+  'pgonce: resets the import to its start, for the process of run p_run_id. Cursor, counters and rejects are reset; the total_ '
+  'columns are kept, and so are the rows in the table. Returns the row. PT409 = the run was taken over: roll back.';
 
 create or replace function complete_seed(p_seed_name text) returns setof seed_checkpoints
 language plpgsql set search_path from current as $$

@@ -1,24 +1,25 @@
--- pgonce_seed_rejects: rows that the table refused, kept in the transaction of their batch; and what an operator does to a seed.
--- A seed is "running" while a run of job seed_runner with its name as key (or "name/partition") shows signs of life.
+-- pgonce_seed_rejects has the rows that the table refused, written in the transaction of their batch. This file also has what
+-- an operator does with a seed. A seed is "running" while a run of job seed_runner with its name as key (or "name/partition")
+-- sends heartbeats.
 --
 -- transitions
 -- from    | verb                    | to      | because
--- absent  | pgonce_reject_seed_rows | stored  | with its cursor, row and reason
--- stored  | pgonce_reject_seed_rows | stored  | the same row of another batch is a reject of its own
--- stored  | pgonce_resolve_reject   | absent  | it fits now: its count moves from rejected to inserted, updated or skipped
+-- absent  | pgonce_reject_seed_rows | stored  | the row is stored with its cursor and the reason
+-- stored  | pgonce_reject_seed_rows | stored  | the same row in another batch is stored as another reject
+-- stored  | pgonce_resolve_reject   | absent  | the table has it now: its count moves to inserted, updated or skipped
 -- absent  | pgonce_resolve_reject   | false   | it was resolved already
--- unknown | pgonce_pause_seed       | PT404   | it has never run, and no runner is at work on it
+-- unknown | pgonce_pause_seed       | PT404   | it has never run, and no runner is importing it
 -- running | pgonce_pause_seed       | paused  | the runner stops after its batch
 -- idle    | pgonce_pause_seed       | paused  | the next run does not begin
--- paused  | pgonce_pause_seed       | paused  | since the first time
+-- paused  | pgonce_pause_seed       | paused  | the time of the first pause is kept
 -- unknown | pgonce_resume_seed      | PT404   | it has never run
 -- running | pgonce_resume_seed      | running | it was not paused: nothing changes
 -- idle    | pgonce_resume_seed      | idle    | it was not paused: nothing changes
 -- paused  | pgonce_resume_seed      | idle    | the next run resumes at the checkpoint
--- unknown | pgonce_reset_seed       | false   | there is nothing to forget
--- running | pgonce_reset_seed       | PT409   | it is at work
--- idle    | pgonce_reset_seed       | unknown | checkpoint, partitions and rejects go; the rows in the table stay
--- paused  | pgonce_reset_seed       | unknown | the pause goes with the checkpoint
+-- unknown | pgonce_reset_seed       | false   | there is nothing to delete
+-- running | pgonce_reset_seed       | PT409   | a runner is importing it
+-- idle    | pgonce_reset_seed       | unknown | checkpoint, partitions and rejects are deleted; the rows in the table stay
+-- paused  | pgonce_reset_seed       | unknown | the pause is deleted with the checkpoint
 
 create or replace function pgonce_reject_seed_rows(p_seed_name text, p_rejects jsonb, p_partition text default '') returns bigint
 language plpgsql set search_path from current as $$
@@ -30,8 +31,8 @@ begin
   return (select count(*) from pgonce_seed_rejects where seed_name = p_seed_name);
 end $$;
 comment on function pgonce_reject_seed_rows(text, jsonb, text) is
-  'pgonce: keeps rows that the table refused; p_rejects is an array of {row_number, cursor, row, line, sqlstate, error}. Returns how many '
-  'the seed has now. Call it in the transaction that writes the good rows.';
+  'pgonce: stores rows that the table refused. p_rejects is an array of {row_number, cursor, row, line, sqlstate, error}. '
+  'Returns the number of rejects that the seed has now. Call it in the transaction that writes the good rows.';
 
 create or replace function pgonce_count_rejects(p_seed_name text) returns bigint
 language sql stable set search_path from current as $$
@@ -70,8 +71,8 @@ begin
   return true;
 end $$;
 comment on function pgonce_resolve_reject(bigint, integer, integer, integer) is
-  'pgonce: a rejected row was written to the table after all, or its key is there by now: it is no longer one, and the seed''s counts say so. false = resolved already. '
-  'Call it in the transaction that writes the row.';
+  'pgonce: deletes a reject whose row was written to the table later, or whose key is in the table now, and corrects the '
+  'seed''s counts. false = it was resolved already. Call it in the transaction that writes the row.';
 
 create or replace function pgonce_get_runners(p_seed_name text) returns table (run_id uuid, key text, scope jsonb, alive boolean)
 language sql stable set search_path from current as $$
@@ -85,7 +86,7 @@ create or replace function pgonce_pause_seed(p_seed_name text) returns setof see
 language plpgsql set search_path from current as $$
 begin
   perform pgonce_check_seed_arguments(p_seed_name, 0, 0);
-  -- the first run has a runner before it has a checkpoint
+  -- during its first run a seed has a runner before it has a checkpoint
   insert into seed_checkpoints (seed_name) select p_seed_name where exists (select from pgonce_get_runners(p_seed_name) where alive)
   on conflict (seed_name) do nothing;
   return query
@@ -95,8 +96,8 @@ begin
   end if;
 end $$;
 comment on function pgonce_pause_seed(text) is
-  'pgonce: asks the seed''s runner to stop after its batch, and keeps it from running until pgonce_resume_seed. Returns the seed''s row. '
-  'PT404 = it has never run.';
+  'pgonce: asks the seed''s runner to stop after its batch. No other run starts until pgonce_resume_seed. Returns the seed''s '
+  'row. PT404 = it has never run.';
 
 create or replace function pgonce_resume_seed(p_seed_name text) returns setof seed_checkpoints
 language plpgsql set search_path from current as $$
@@ -126,43 +127,45 @@ begin
   return found;
 end $$;
 comment on function pgonce_reset_seed(text) is
-  'pgonce: forgets the seed''s checkpoint, partitions and rejects, so that it begins at the start; its rows stay in their table. false = it '
-  'has never run. PT409 = it is at work.';
+  'pgonce: deletes the seed''s checkpoint, partitions and rejects, so that it begins at the start. Its rows in the table stay. '
+  'false = it has never run. PT409 = a runner is importing it.';
 
 create or replace function pgonce_set_seed_proof(p_seed_name text, p_verified jsonb) returns setof seed_checkpoints
 language sql set search_path from current as $$
   update seed_checkpoints set verified = p_verified where seed_name = p_seed_name returning *
 $$;
-comment on function pgonce_set_seed_proof(text, jsonb) is 'pgonce: keeps the outcome of a comparison of table and source with the checkpoint.';
+comment on function pgonce_set_seed_proof(text, jsonb) is
+  'pgonce: stores the result of a comparison of table and source with the checkpoint.';
 
 create or replace function pgonce_release_runner(p_run_id uuid) returns boolean
 language plpgsql set search_path from current as $$
 begin
-  -- a locked row: a transaction of the dead client still runs in the server
+  -- if the row is locked, a transaction of the dead client is still running in the server
   perform from cron_job_runs where id = p_run_id and status = 'running' for update skip locked;
   if not found then return false; end if;
   perform pgonce_close_dead_run(p_run_id, 'its process has ended');
   return true;
 end $$;
 comment on function pgonce_release_runner(uuid) is
-  'pgonce: for a caller that knows that the run''s process has ended: closes it as failed at once, and not after its window. '
-  'false = it is not running, or a transaction of it is still at work.';
+  'pgonce: closes a run as failed at once, without waiting for its window. The caller must know that the run''s process has '
+  'ended. false = it is not running, or one of its transactions is still open.';
 
 create or replace function pgonce_run_exists(p_run_id uuid) returns boolean
 language sql stable set search_path from current as $$
   select exists (select from cron_job_runs where id = p_run_id)
 $$;
 comment on function pgonce_run_exists(uuid) is
-  'pgonce: whether the run is known, in any state. false after a failover to a state from before its start.';
+  'pgonce: whether the run exists, in any state. false after a failover that lost its start.';
 
 create or replace function pgonce_set_seed_total(p_seed_name text, p_rows_total bigint) returns void
 language sql set search_path from current as $$
   update seed_checkpoints set rows_total = p_rows_total where seed_name = p_seed_name and rows_total is distinct from p_rows_total
 $$;
-comment on function pgonce_set_seed_total(text, bigint) is 'pgonce: how many rows the seed''s source says it holds; null where it does not know.';
+comment on function pgonce_set_seed_total(text, bigint) is
+  'pgonce: stores how many rows the seed''s source reports; null if the source does not know.';
 
 create or replace function pgonce_get_seeds() returns setof seed_checkpoints
 language sql stable set search_path from current as $$
   select * from seed_checkpoints order by last_updated_at desc, seed_name
 $$;
-comment on function pgonce_get_seeds() is 'pgonce: where all seeds stand, the newest first.';
+comment on function pgonce_get_seeds() is 'pgonce: the checkpoints of all seeds, newest first.';

@@ -1,31 +1,31 @@
--- pgonce_seed_partitions: parts of a seed, each with a checkpoint of its own; seed_checkpoints keeps the sums.
--- A part's runner holds the run of job seed_runner with key "name/partition". The row of the sums is locked last of all, so
--- that two parts wait for each other only as long as a commit takes.
+-- pgonce_seed_partitions: parts of a seed, each with a checkpoint of its own. seed_checkpoints has the sums.
+-- A part's runner has the run of job seed_runner with key "name/partition". The row of the sums is locked last, so that two
+-- parts wait for each other only as long as a commit takes.
 --
 -- transitions
 -- from        | verb                      | to          | because
--- absent      | pgonce_begin_partitions   | in_progress | a part that is new
--- in_progress | pgonce_begin_partitions   | in_progress | it stays where it is
+-- absent      | pgonce_begin_partitions   | in_progress | the part is new
+-- in_progress | pgonce_begin_partitions   | in_progress | its checkpoint stays
 -- complete    | pgonce_begin_partitions   | complete    | it is done
 -- failed      | pgonce_begin_partitions   | failed      | it resumes at its next batch
--- absent      | pgonce_advance_partition  | PT404       | it was not begun
+-- absent      | pgonce_advance_partition  | PT404       | the part does not exist
 -- in_progress | pgonce_advance_partition  | in_progress | the expected batch
--- complete    | pgonce_advance_partition  | in_progress | it starts again, and the seed with it
+-- complete    | pgonce_advance_partition  | in_progress | the part starts again, and so does the seed
 -- failed      | pgonce_advance_partition  | in_progress | the resume made progress
 -- repeated    | pgonce_advance_partition  | none        | this batch was committed already
 -- lost        | pgonce_advance_partition  | PT409       | the runner was replaced: roll back
--- absent      | pgonce_restart_partition  | PT404       | it was not begun
--- in_progress | pgonce_restart_partition  | in_progress | cursor, counters and rejects begin anew; the sums are without them
--- complete    | pgonce_restart_partition  | in_progress | cursor, counters and rejects begin anew; the sums are without them
--- failed      | pgonce_restart_partition  | in_progress | cursor, counters and rejects begin anew; the sums are without them
+-- absent      | pgonce_restart_partition  | PT404       | the part does not exist
+-- in_progress | pgonce_restart_partition  | in_progress | cursor, counters and rejects are reset; the sums are reduced
+-- complete    | pgonce_restart_partition  | in_progress | cursor, counters and rejects are reset; the sums are reduced
+-- failed      | pgonce_restart_partition  | in_progress | cursor, counters and rejects are reset; the sums are reduced
 -- lost        | pgonce_restart_partition  | PT409       | the runner was replaced: roll back
--- absent      | pgonce_complete_partition | PT404       | it was not begun
+-- absent      | pgonce_complete_partition | PT404       | the part does not exist
 -- in_progress | pgonce_complete_partition | complete    | the last one completes the seed
 -- complete    | pgonce_complete_partition | complete    | repeated after a lost answer
 -- failed      | pgonce_complete_partition | complete    | the resume found nothing left to do
--- absent      | pgonce_fail_partition     | PT404       | it was not begun
+-- absent      | pgonce_fail_partition     | PT404       | the part does not exist
 -- in_progress | pgonce_fail_partition     | failed      | the next run resumes there; the seed has failed, too
--- complete    | pgonce_fail_partition     | complete    | a late failure does not undo it, nor fail the seed
+-- complete    | pgonce_fail_partition     | complete    | a late failure changes neither the part nor the seed
 -- failed      | pgonce_fail_partition     | failed      | the newest reason is kept
 
 create or replace function pgonce_check_partition(p_seed_name text, p_partition text, p_found boolean) returns void
@@ -33,10 +33,10 @@ language plpgsql immutable set search_path from current as $$
 begin
   if not coalesce(p_found, false) then
     raise sqlstate 'PT404' using message = format('the seed %s has no partition %s', p_seed_name, p_partition),
-      hint = 'pgonce_begin_partitions makes it';
+      hint = 'pgonce_begin_partitions creates it';
   end if;
 end $$;
-comment on function pgonce_check_partition(text, text, boolean) is 'pgonce: raises PT404 for a partition that was not begun.';
+comment on function pgonce_check_partition(text, text, boolean) is 'pgonce: raises PT404 for a partition that does not exist.';
 
 create or replace function pgonce_begin_partitions(p_seed_name text, p_partitions text[]) returns setof pgonce_seed_partitions
 language plpgsql set search_path from current as $$
@@ -55,11 +55,11 @@ begin
   return query select * from pgonce_seed_partitions q where q.seed_name = p_seed_name and q.partition = any (p_partitions) order by q.partition;
 end $$;
 comment on function pgonce_begin_partitions(text, text[]) is
-  'pgonce: makes rows for the parts that are new, and returns all that are named, done or not.';
+  'pgonce: creates rows for the parts that are new. Returns all parts that are named, done or not.';
 
 create or replace function pgonce_get_partition(p_seed_name text, p_partition text) returns setof pgonce_seed_partitions
 language sql stable set search_path from current as $$
-  -- a pause is the seed's, and stops every part
+  -- a pause belongs to the seed, and stops every part
   select (jsonb_populate_record(q, jsonb_build_object('paused_at', s.paused_at))).*
   from pgonce_seed_partitions q join seed_checkpoints s using (seed_name)
   where q.seed_name = p_seed_name and q.partition = p_partition
@@ -110,14 +110,14 @@ begin
   where seed_name = p_seed_name;
   perform pgonce_note_batch(p_seed_name, p_partition, p_batch, v_rows);
   return query select * from pgonce_get_partition(p_seed_name, p_partition);
-  if not beat_job_run(p_run_id) then  -- the fence, last of all
+  if not beat_job_run(p_run_id) then  -- the fence is the last statement
     raise sqlstate 'PT409' using
       message = format('partition %s of the import %s was taken over by another runner', p_partition, p_seed_name),
       hint = 'this batch is rolled back; the other runner resumes at the last checkpoint';
   end if;
 end $$;
 comment on function pgonce_advance_partition(text, text, uuid, bigint, jsonb, integer, integer, integer, integer, jsonb, jsonb) is
-  'pgonce: pgonce_advance_seed for a part: moves its cursor, and adds to its counters and to the seed''s.';
+  'pgonce: pgonce_advance_seed for a part: moves its cursor, and adds to the counters of the part and of the seed.';
 
 create or replace function pgonce_restart_partition(p_seed_name text, p_partition text, p_run_id uuid) returns setof pgonce_seed_partitions
 language plpgsql set search_path from current as $$
@@ -140,18 +140,18 @@ begin
       rows_updated = rows_updated - v_part.rows_updated, rows_rejected = rows_rejected - v_part.rows_rejected,
       rows_seen = rows_seen - v_part.rows_seen, status = 'in_progress', error_message = null, completed_at = null
   where seed_name = p_seed_name;
-  if not beat_job_run(p_run_id) then  -- the fence, last of all
+  if not beat_job_run(p_run_id) then  -- the fence is the last statement
     raise sqlstate 'PT409' using
       message = format('partition %s of the import %s was taken over by another runner', p_partition, p_seed_name);
   end if;
 end $$;
 comment on function pgonce_restart_partition(text, text, uuid) is
-  'pgonce: pgonce_restart_seed for a part; the seed''s counters are without what the part had counted.';
+  'pgonce: pgonce_restart_seed for a part. The part''s counts are subtracted from the seed''s counters.';
 
 create or replace function pgonce_complete_partition(p_seed_name text, p_partition text) returns setof pgonce_seed_partitions
 language plpgsql set search_path from current as $$
 begin
-  -- the lock makes two that end at once see each other: the second finds that it is the last
+  -- because of the lock, the second of two parts that end at the same time sees that it is the last one
   perform from seed_checkpoints where seed_name = p_seed_name for update;
   update pgonce_seed_partitions
   set status = 'complete', error_message = null, completed_at = coalesce(completed_at, clock_timestamp()),
@@ -164,7 +164,7 @@ begin
   return query select * from pgonce_get_partition(p_seed_name, p_partition);
 end $$;
 comment on function pgonce_complete_partition(text, text) is
-  'pgonce: the part is done; the last one completes the seed. PT404 = it was not begun.';
+  'pgonce: marks the part as complete. The last one completes the seed. PT404 = the part does not exist.';
 
 create or replace function pgonce_fail_partition(p_seed_name text, p_partition text, p_error_message text) returns setof pgonce_seed_partitions
 language plpgsql set search_path from current as $$
@@ -178,4 +178,5 @@ begin
   perform pgonce_check_partition(p_seed_name, p_partition, found);
 end $$;
 comment on function pgonce_fail_partition(text, text, text) is
-  'pgonce: the part has failed, and the seed with it; the next run resumes both. A complete part stays complete. PT404 = it was not begun.';
+  'pgonce: marks the part and the seed as failed. The next run resumes both. A complete part stays complete. PT404 = the part '
+  'does not exist.';

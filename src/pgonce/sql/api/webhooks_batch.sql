@@ -1,4 +1,5 @@
--- The mark: the first statement of a handler's transaction. It commits with the handler's effect, or not at all.
+-- The mark is the first statement of a handler's transaction. It sets the event to succeeded, and commits with the handler's
+-- effect or not at all.
 --
 -- States as in webhooks_claim.sql.
 --
@@ -17,7 +18,7 @@
 -- failed    | pgonce_complete_webhooks        | none      | it has an outcome
 -- succeeded | pgonce_complete_webhooks        | none      | done: handle only what is returned
 -- succeeded | pgonce_fail_committed_webhook   | dead      | its handler sent COMMIT and did not end: a person decides
--- heldq     | pgonce_fail_committed_webhook   | none      | it was not committed: fail_webhook
+-- heldq     | pgonce_fail_committed_webhook   | none      | it was not committed: fail_webhook is for this case
 -- failed    | pgonce_fail_committed_webhook   | none      | it has an outcome
 
 create or replace function pgonce_mark_webhook(p_id uuid, p_lease uuid) returns text
@@ -50,10 +51,10 @@ end $$;
 comment on function pgonce_check_transaction(text) is
   'pgonce: raises 2D000 unless the transaction is still the one with this id. Call it before COMMIT.';
 
--- The planner is left one way, for each id its index, and goes it once. A plan that was made while the table was small, and kept
--- until the next ANALYZE, would read all of it for every batch when it has grown: in a burst of 45,000 events onto an empty table
--- a worker was 22 % slower. And a small batch would be planned anew each time, which costs as much as the batch: 25 % slower. The
--- same holds for pgonce_claim_webhooks and pgonce_release_webhooks.
+-- The planner may use only the index, for each id, and makes one plan for all calls. Other plans were slower. A plan made
+-- while the table was small is kept until the next ANALYZE, and reads the whole table for every batch after it has grown: in
+-- a burst of 45,000 events onto an empty table a worker was 22 % slower. And planning a small batch at each call costs as
+-- much as the batch: 25 % slower. The same holds for pgonce_claim_webhooks and pgonce_release_webhooks.
 create or replace function pgonce_complete_webhooks(p_ids uuid[], p_leases uuid[]) returns setof uuid
 language plpgsql set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
@@ -85,5 +86,5 @@ language sql set search_path from current as $$
   select exists (select from failed)
 $$;
 comment on function pgonce_fail_committed_webhook(uuid, uuid, text) is
-  'pgonce: makes a dead letter of an event whose handler sent COMMIT itself and then did not end well: the mark is committed with a '
-  'part of the effect. It is not tried again by itself. false = not marked with this lease.';
+  'pgonce: makes a dead letter of an event whose handler sent COMMIT itself and then failed: the mark is committed with a part '
+  'of the effect. It is not retried automatically. false = the event is not marked with this lease.';

@@ -1,45 +1,46 @@
 -- The queue side of webhook_events: workers claim what receivers have recorded.
 --
--- States as in webhooks_inbox.sql, where pgonce_queue_webhooks and the end of an attempt are. Here "failed" is due again, "dead" has no
--- next attempt, "unhandled" is ignored for lack of a handler, and "renewed" is expiredq but for its row in pgonce_webhook_leases.
+-- States as in webhooks_inbox.sql, which also has pgonce_queue_webhooks and the end of an attempt. Here "failed" is due
+-- again, "dead" has no next attempt, "unhandled" is ignored because no process has a handler, and "renewed" is expiredq with
+-- a valid row in pgonce_webhook_leases.
 --
 -- transitions
 -- from      | verb                | to        | because
 -- waiting   | pgonce_claim_webhooks      | heldq     | it is due
 -- heldq     | pgonce_claim_webhooks      | heldq     | another worker has it
--- expiredq  | pgonce_claim_webhooks      | heldq     | its worker died: claimed alone, it may be what killed that worker
--- exhausted | pgonce_claim_webhooks      | dead      | its worker died for the last time that is allowed
+-- expiredq  | pgonce_claim_webhooks      | heldq     | its worker died: it is claimed alone, because it may have caused the death
+-- exhausted | pgonce_claim_webhooks      | dead      | its workers died p_max_attempts times
 -- failed    | pgonce_claim_webhooks      | heldq     | the backoff is over
 -- dead      | pgonce_claim_webhooks      | dead      | it waits for a person
--- held      | pgonce_claim_webhooks      | held      | a direct client's
--- expired   | pgonce_claim_webhooks      | expired   | a direct client's: only pgonce_adopt_webhooks takes it
+-- held      | pgonce_claim_webhooks      | held      | a direct client holds it
+-- expired   | pgonce_claim_webhooks      | expired   | a direct client's: only pgonce_adopt_webhooks queues it
 -- succeeded | pgonce_claim_webhooks      | succeeded | done
--- unhandled | pgonce_claim_webhooks      | unhandled | done, until a handler appears
--- heldq     | pgonce_release_webhooks    | waiting   | given back untouched: no attempt is counted
+-- unhandled | pgonce_claim_webhooks      | unhandled | done, until a worker has a handler for it
+-- heldq     | pgonce_release_webhooks    | waiting   | released before its handler ran: no attempt is counted
 -- waiting   | pgonce_release_webhooks    | waiting   | nobody holds it
 -- succeeded | pgonce_release_webhooks    | succeeded | done
 -- waiting   | pgonce_ignore_unhandled_webhooks | unhandled | no process seen lately handles its type
--- heldq     | pgonce_ignore_unhandled_webhooks | heldq     | somebody has it
--- expiredq  | pgonce_ignore_unhandled_webhooks | unhandled | the process that had it died, and none seen lately handles its type
+-- heldq     | pgonce_ignore_unhandled_webhooks | heldq     | a worker holds it
+-- expiredq  | pgonce_ignore_unhandled_webhooks | unhandled | its holder died, and no process seen lately handles its type
 -- renewed   | pgonce_ignore_unhandled_webhooks | renewed   | its holder lives
--- held      | pgonce_ignore_unhandled_webhooks | held      | a direct client's
--- failed    | pgonce_ignore_unhandled_webhooks | failed    | its handler may be back
+-- held      | pgonce_ignore_unhandled_webhooks | held      | a direct client holds it
+-- failed    | pgonce_ignore_unhandled_webhooks | failed    | it has had a handler, which may return
 -- succeeded | pgonce_ignore_unhandled_webhooks | succeeded | done
 -- heldq     | pgonce_postpone_webhook    | waiting   | its handler asks for a later time: no attempt is counted
 -- held      | pgonce_postpone_webhook    | failed    | a direct client's: the next delivery is the retry
 -- waiting   | pgonce_postpone_webhook    | waiting   | nobody holds it
 -- succeeded | pgonce_postpone_webhook    | succeeded | done
 -- expired   | pgonce_adopt_webhooks      | waiting   | its client died: a worker handles it
--- held      | pgonce_adopt_webhooks      | held      | its client lives
+-- held      | pgonce_adopt_webhooks      | held      | its client's lease is valid
 -- waiting   | pgonce_adopt_webhooks      | waiting   | queued already
 -- failed    | pgonce_adopt_webhooks      | failed    | it has an outcome
 -- unhandled | pgonce_take_back_webhooks  | waiting   | a worker has a handler for it now
--- ignored   | pgonce_take_back_webhooks  | ignored   | a handler has decided
+-- ignored   | pgonce_take_back_webhooks  | ignored   | a handler has ignored it
 -- succeeded | pgonce_take_back_webhooks  | succeeded | done
--- heldq     | pgonce_renew_webhook       | heldq     | true: its handler is at work
+-- heldq     | pgonce_renew_webhook       | heldq     | true: its handler is running
 -- expiredq  | pgonce_renew_webhook       | renewed   | true: late, but nobody took it over
--- renewed   | pgonce_renew_webhook       | renewed   | true: its handler is still at work
--- renewed   | pgonce_claim_webhooks      | renewed   | its holder lives
+-- renewed   | pgonce_renew_webhook       | renewed   | true: its handler is still running
+-- renewed   | pgonce_claim_webhooks      | renewed   | its worker has renewed the lease
 -- waiting   | pgonce_renew_webhook       | waiting   | false: nobody holds it
 -- failed    | pgonce_renew_webhook       | failed    | false: it has an outcome
 -- succeeded | pgonce_renew_webhook       | succeeded | false: done
@@ -49,21 +50,21 @@ language sql stable set search_path from current as $$
   select exists (select from pgonce_webhook_leases l where l.event_id = p_id and l.lease = p_lease and l.expires_at > clock_timestamp())
 $$;
 comment on function pgonce_is_lease_renewed(uuid, uuid) is
-  'pgonce: whether a claim whose lease has run out was renewed by its holder.';
+  'pgonce: whether a claim with an expired lease was renewed by its holder.';
 
 create or replace function pgonce_claim_webhooks(
   p_limit integer default 100, p_lease_for interval default '30 seconds', p_max_attempts integer default 12,
   p_types text default null, p_other_types text default null, p_since timestamptz default null)
 returns table (id uuid, stripe_event_id text, event_type text, payload text, raw bytea, lease uuid, attempts integer,
                order_key text, due timestamptz)
--- Without a sort only the index of due times is left to find them. By its estimate (one row of 4,000 that wait, behind 5,000,000)
--- it is as cheap to sort all that wait, at each claim: 1.5 ms of 2.
+-- Sorting is disabled, so that the planner uses the index of due times. By its estimate (one row of the 4,000 that wait, in a
+-- table of 5,000,000) it would otherwise sort all waiting rows at each claim: 1.5 ms of 2.
 language plpgsql set search_path from current set enable_sort = off
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
 #variable_conflict use_column
 declare
-  v_now timestamptz := clock_timestamp();  -- a variable: a volatile function would not bound the index scan
-  v_lease uuid := gen_random_uuid();  -- one for the batch: a claim is told by id and lease
+  v_now timestamptz := clock_timestamp();  -- a variable: a volatile function cannot limit the index scan
+  v_lease uuid := gen_random_uuid();  -- one for the batch: id and lease together identify a claim
   v_ids uuid[] := '{}';
   v_wait interval;
   r record;
@@ -80,8 +81,8 @@ begin
     order by e.next_attempt_at
     limit p_limit for update skip locked
   loop
-    -- A suspect's last claim ended without an outcome: the process died. It is claimed alone, or a poisonous event
-    -- would use up the attempts of its neighbours.
+    -- An event is suspect if its last claim ended without an outcome: the process died. It is claimed alone. Otherwise an
+    -- event that kills its process would use up the attempts of the other events in the batch.
     continue when r.suspect and pgonce_is_lease_renewed(r.id, r.lease);
     exit when r.suspect and cardinality(v_ids) > 0;
     if r.suspect then
@@ -92,12 +93,12 @@ begin
       update webhook_events e
       set status = 'failed', processed_at = v_now, next_attempt_at = null,
           error_message = format('the process died %s times while it handled this event', e.attempts)
-      where e.id = r.id;  -- its successors are parked, if at all, and come by themselves: a claim pulls nobody
+      where e.id = r.id;  -- later events of its object are at most postponed, and become due without a pull
       continue;
     end if;
     v_wait := pgonce_webhook_must_wait(r.id, r.order_key, r.received_at);
     if v_wait is not null then
-      -- Parked, not skipped: 100,000 events of one object would be looked at again and again.
+      -- Postponed, not skipped: otherwise each claim would read 100,000 events of one object again.
       update webhook_events e set next_attempt_at = v_now + v_wait where e.id = r.id;
       continue;
     end if;
@@ -114,17 +115,19 @@ begin
               e.next_attempt_at;
 end $$;
 comment on function pgonce_claim_webhooks(integer, interval, integer, text, text, timestamptz) is
-  'pgonce: claims up to p_limit due events for a worker; each comes with its lease. p_types, p_other_types: regular expressions that '
-  'the type must and must not match. p_since: look only at events due since then, cheap under an old snapshot; look without it now '
-  'and then. An event whose process has died p_max_attempts times becomes a dead letter.';
+  'pgonce: claims up to p_limit due events for a worker; each is returned with its lease. p_types, p_other_types: regular '
+  'expressions that the type must and must not match. p_since: only events due since then, which is fast under an old '
+  'snapshot. Call it without p_since from time to time. An event whose process has died p_max_attempts times becomes a dead '
+  'letter.';
 
 -- How long an event must wait for another one of its object; null = not at all. It waits while an earlier one is not finished
--- (one that keeps failing holds its successors back for an hour), and while somebody holds any other one.
+-- (one that keeps failing blocks the later ones for an hour), and while somebody holds any other one.
 --
--- The lock of the object is held from this check to the commit of the claim, and again while a handler works and while the
--- next one is pulled forward. So of two claims at once one sees the other; and an end that pulls waits until a claim has
--- committed its parking, or the pull would miss it. A claim itself only tries the lock: it never waits. What it finds locked
--- it parks for a second, because that pull may be over already.
+-- The lock of the object is held from this check to the commit of the claim. It is also held while a handler runs, and while
+-- the next event is made due (pgonce_pull_next_webhook). So of two concurrent claims one sees the other. An end of an attempt
+-- that makes the next event due waits until a claim has committed its postponement; otherwise it would miss that event. A
+-- claim only tries the lock: it never waits. If the lock is taken, the claim postpones the event for a second, because the
+-- other session may have finished its pull already.
 create or replace function pgonce_webhook_must_wait(p_id uuid, p_order_key text, p_received_at timestamptz) returns interval
 language plpgsql set search_path from current as $$
 begin
@@ -172,7 +175,8 @@ begin
   get diagnostics v_released = row_count;
   return v_released;
 end $$;
-comment on function pgonce_release_webhooks(uuid[], uuid[]) is 'pgonce: gives claimed events back untouched; no attempt is counted. Returns how many.';
+comment on function pgonce_release_webhooks(uuid[], uuid[]) is
+  'pgonce: releases claimed events whose handler has not run; no attempt is counted. Returns the number released.';
 
 create or replace function pgonce_postpone_webhook(p_id uuid, p_lease uuid, p_delay interval) returns boolean
 language plpgsql set search_path from current as $$
@@ -188,11 +192,11 @@ begin
   return found;
 end $$;
 comment on function pgonce_postpone_webhook(uuid, uuid, interval) is
-  'pgonce: gives a claimed event back, to be handled after p_delay; no attempt is counted. Of an event that no worker watches over '
-  'the next delivery is the retry. false = no longer yours.';
+  'pgonce: releases a claimed event, to be handled after p_delay; no attempt is counted. An event that is not queued for the '
+  'workers is retried by Stripe''s next delivery. false = the event is no longer yours.';
 
--- Several apps may share a database, each with handlers for types of its own, and a process that is being deployed will be
--- back: so a process counts for an hour after its last sign of life.
+-- Several apps may share a database, each with handlers for its own types. And a process that is being deployed will start
+-- again. So a process counts for an hour after its last sign of life.
 create or replace function pgonce_handled_types() returns text
 language sql stable set search_path from current as $$
   -- globs, as one regular expression
@@ -202,17 +206,17 @@ language sql stable set search_path from current as $$
   where p.does = 'events' and p.last_seen_at > clock_timestamp() - interval '1 hour'
 $$;
 comment on function pgonce_handled_types() is
-  'pgonce: the types that some process seen within the last hour has a handler for, as a regular expression; null = none.';
+  'pgonce: the types that a process seen within the last hour has a handler for, as a regular expression; null = none.';
 
 create or replace function pgonce_ignore_unhandled_webhooks(p_limit integer default 1000) returns integer
 language plpgsql set search_path from current set enable_seqscan = off as $$
 declare
-  v_now timestamptz := clock_timestamp();  -- a variable: a volatile function would not bound the index scan
+  v_now timestamptz := clock_timestamp();  -- a variable: a volatile function cannot limit the index scan
   v_handled text := pgonce_handled_types();
   v_keys text[];
   v_ignored integer;
 begin
-  with due as (  -- no more are looked at: others may wait in their thousands for a process that is away
+  with due as (  -- with a limit: thousands of others may wait for a process that is not running
     select e.id, e.event_type from webhook_events e
     where e.next_attempt_at <= v_now and e.status = 'processing'
       -- a receiver hands what it records to its own worker, with a lease, before anybody knows of a handler
@@ -234,7 +238,8 @@ begin
   return v_ignored;
 end $$;
 comment on function pgonce_ignore_unhandled_webhooks(integer) is
-  'pgonce: ends waiting events as ignored whose type no process seen within the last hour has a handler for. Returns how many.';
+  'pgonce: ends waiting events as ignored if no process seen within the last hour has a handler for their type. Returns how '
+  'many.';
 
 create or replace function pgonce_order_webhook(p_id uuid, p_lease uuid, p_order_key text) returns boolean
 language sql set search_path from current as $$
@@ -244,7 +249,8 @@ language sql set search_path from current as $$
   select exists (select from ordered)
 $$;
 comment on function pgonce_order_webhook(uuid, uuid, text) is
-  'pgonce: gives a claimed event back with the key of its object, where its receiver did not know that its handlers want order.';
+  'pgonce: releases a claimed event with the key of its object. Used when the receiver did not set the key although the '
+  'handlers of the event need the order.';
 
 create or replace function pgonce_coalesce_webhooks(p_id uuid, p_order_key text, p_types text) returns integer
 language plpgsql set search_path from current as $$
@@ -263,7 +269,8 @@ begin
   return v_ignored;
 end $$;
 comment on function pgonce_coalesce_webhooks(uuid, text, text) is
-  'pgonce: ends the other waiting events of this object as ignored: the handler of this one is about to fetch the present state.';
+  'pgonce: ends the other waiting events of this object as ignored, because the handler of this event will fetch the current '
+  'state.';
 
 create or replace function pgonce_adopt_webhooks(p_limit integer default 1000) returns integer
 language plpgsql set search_path from current as $$
@@ -299,13 +306,13 @@ begin
   return v_taken;
 end $$;
 comment on function pgonce_take_back_webhooks(text, integer) is
-  'pgonce: queues up to p_limit of the last day''s events that were ignored for lack of a handler and whose type matches (a regular expression): a '
-  'worker of an older release may have met them first. Returns how many.';
+  'pgonce: queues up to p_limit of the last day''s events that were ignored because no process had a handler, and whose type '
+  'matches p_types (a regular expression). A worker of an older release may have claimed them first. Returns how many.';
 
 create or replace function pgonce_renew_webhook(p_id uuid, p_lease uuid, p_lease_for interval default '30 seconds') returns boolean
 language plpgsql set search_path from current set enable_seqscan = off as $$
 declare
-  v_before timestamptz := clock_timestamp() - interval '1 hour';  -- a variable: a volatile function would not bound the index scan
+  v_before timestamptz := clock_timestamp() - interval '1 hour';  -- a variable: a volatile function cannot limit the index scan
 begin
   if p_lease_for <= interval '0' or p_lease_for > interval '100 years' then
     raise sqlstate '22023' using message = 'the lease must be longer than zero and at most 100 years';
@@ -329,9 +336,9 @@ language sql stable set search_path from current as $$
 $$;
 comment on function pgonce_is_webhook_held(uuid, uuid) is 'pgonce: whether the claim with this lease has not ended yet.';
 
--- Of a snapshot event and its thin twin (same fact, two ids) the one received later is in vain, and the earlier one, too, if
--- the later has been handled already: it was claimed before the earlier one's receipt was committed. Never both: an
--- ignored event keeps nobody from being handled.
+-- A snapshot event and its thin twin report the same fact under two ids. The one received later is ignored. The earlier one
+-- is ignored, too, if the later one has been handled already: it was claimed before the receipt of the earlier one was
+-- committed. Both are never ignored: an ignored event does not keep its twin from being handled.
 create or replace function pgonce_twin_of_webhook(p_id uuid) returns text
 language sql stable set search_path from current as $$
   select twin.stripe_event_id
@@ -344,5 +351,5 @@ language sql stable set search_path from current as $$
   limit 1
 $$;
 comment on function pgonce_twin_of_webhook(uuid) is
-  'pgonce: the id of the event that tells the same as this one and is, or will be, handled instead: a thin event names its snapshot twin in '
-  'snapshot_event. null = handle this one.';
+  'pgonce: the id of the event that reports the same fact as this one and is, or will be, handled instead. A thin event has '
+  'the id of its snapshot twin in snapshot_event. null = handle this one.';

@@ -1,59 +1,59 @@
 -- webhook_events: an inbox in which every event is handled exactly once.
 --
 -- A row's state is read from its columns:
---   waiting    processing, no lease: queued by a receiver, a worker will take it
---   held       processing, a lease that has not run out (or its row is locked: locked means live)
---   expired    processing, a lease that has run out
+--   waiting    processing, no lease: queued by a receiver; a worker will claim it
+--   held       processing, a lease that has not expired (or the row is locked: a locked row counts as held)
+--   expired    processing, a lease that has expired
 --   failed     the handler raised; succeeded and ignored are final
--- "held", "expired" and "failed" belong to a direct client here; the same states of a queued row carry a "q".
+-- "held", "expired" and "failed" are states of a direct client's row here. The same states of a queued row end in "q".
 --
 -- transitions
 -- from      | verb                  | to        | because
 -- absent    | insert_webhook_if_new | held      | first receipt: the caller owns it
--- waiting   | insert_webhook_if_new | waiting   | no row: a worker will surely do it, answer 200
--- held      | insert_webhook_if_new | PT409     | a 200 here loses the event if that client dies; Stripe retries
--- heldq     | insert_webhook_if_new | heldq     | no row: if that worker dies another takes it
--- expired   | insert_webhook_if_new | held      | its client died: takeover under a new lease
--- expiredq  | insert_webhook_if_new | heldq     | its worker died: whoever comes first may take it
+-- waiting   | insert_webhook_if_new | waiting   | no row: a worker will handle it, so answer 200
+-- held      | insert_webhook_if_new | PT409     | a 200 here would lose the event if that client dies; Stripe retries
+-- heldq     | insert_webhook_if_new | heldq     | no row: if that worker dies, another one claims it
+-- expired   | insert_webhook_if_new | held      | its client died: the caller takes it over under a new lease
+-- expiredq  | insert_webhook_if_new | heldq     | its worker died: the first caller takes it over
 -- failed    | insert_webhook_if_new | held      | a redelivery is the retry
--- failedq   | insert_webhook_if_new | heldq     | a redelivery is the retry, also of a dead letter; a worker watches over it
+-- failedq   | insert_webhook_if_new | heldq     | a redelivery is the retry, also of a dead letter; a worker can take it over
 -- succeeded | insert_webhook_if_new | succeeded | no row: done
 -- ignored   | insert_webhook_if_new | ignored   | no row: done
--- absent    | pgonce_queue_webhooks        | waiting   | first receipt, free at once
--- absent    | queue_and_claim       | heldq     | first receipt, for the worker beside the receiver: p_lease_for is given
+-- absent    | pgonce_queue_webhooks        | waiting   | first receipt: a worker may claim it at once
+-- absent    | queue_and_claim       | heldq     | first receipt with p_lease_for: claimed for the receiver's worker
 -- waiting   | pgonce_queue_webhooks        | waiting   | a duplicate changes nothing
--- held      | pgonce_queue_webhooks        | heldq     | its client may die after our 200: from now on a worker watches over it
+-- held      | pgonce_queue_webhooks        | heldq     | its client may die after our 200: a worker then takes it over
 -- heldq     | pgonce_queue_webhooks        | heldq     | a duplicate changes nothing
--- expired   | pgonce_queue_webhooks        | waiting   | its client died: a worker takes it
--- expiredq  | pgonce_queue_webhooks        | expiredq  | a worker takes expired leases anyway
+-- expired   | pgonce_queue_webhooks        | waiting   | its client died: a worker will claim it
+-- expiredq  | pgonce_queue_webhooks        | expiredq  | workers claim events with an expired lease anyway
 -- failed    | pgonce_queue_webhooks        | waiting   | a redelivery is the retry
 -- failedq   | pgonce_queue_webhooks        | waiting   | a redelivery is the retry at once, also of a dead letter
 -- succeeded | pgonce_queue_webhooks        | succeeded | done
 -- ignored   | pgonce_queue_webhooks        | ignored   | done
 -- absent    | complete_webhook      | false     | nothing to complete
--- waiting   | complete_webhook      | false     | nobody holds it, so no lease fits
--- held      | complete_webhook      | succeeded | the lease fits: commits with the effect
--- heldq     | complete_webhook      | succeeded | the lease fits
+-- waiting   | complete_webhook      | false     | nobody holds it, so no lease matches
+-- held      | complete_webhook      | succeeded | the lease matches: the status commits with the effect
+-- heldq     | complete_webhook      | succeeded | the lease matches
 -- expired   | complete_webhook      | succeeded | late, but nobody took it over
 -- expiredq  | complete_webhook      | succeeded | late, but nobody took it over
 -- failed    | complete_webhook      | false     | an attempt that has failed cannot succeed afterwards
 -- failedq   | complete_webhook      | false     | an attempt that has failed cannot succeed afterwards
 -- succeeded | complete_webhook      | succeeded | true: the same lease repeats a call whose answer was lost
--- ignored   | complete_webhook      | false     | it was decided otherwise
+-- ignored   | complete_webhook      | false     | it was ignored
 -- absent    | fail_webhook          | false     | nothing to fail
 -- waiting   | fail_webhook          | false     | nobody holds it
--- held      | fail_webhook          | failed    | the lease fits
--- heldq     | fail_webhook          | failedq   | the lease fits
+-- held      | fail_webhook          | failed    | the lease matches
+-- heldq     | fail_webhook          | failedq   | the lease matches
 -- expired   | fail_webhook          | failed    | late, but nobody took it over
 -- expiredq  | fail_webhook          | failedq   | late, but nobody took it over
 -- failed    | fail_webhook          | failed    | true: the same lease repeats a call whose answer was lost
 -- failedq   | fail_webhook          | failedq   | true: the same lease repeats a call whose answer was lost
 -- succeeded | fail_webhook          | false     | its effect is committed
--- ignored   | fail_webhook          | false     | it was decided otherwise
+-- ignored   | fail_webhook          | false     | it was ignored
 -- absent    | ignore_webhook        | false     | nothing to ignore
 -- waiting   | ignore_webhook        | false     | nobody holds it
--- held      | ignore_webhook        | ignored   | the lease fits
--- heldq     | ignore_webhook        | ignored   | the lease fits
+-- held      | ignore_webhook        | ignored   | the lease matches
+-- heldq     | ignore_webhook        | ignored   | the lease matches
 -- expired   | ignore_webhook        | ignored   | late, but nobody took it over
 -- expiredq  | ignore_webhook        | ignored   | late, but nobody took it over
 -- failed    | ignore_webhook        | false     | an attempt that has failed has ended
@@ -65,12 +65,12 @@ create or replace function pgonce_queue_webhooks(
   p_stripe_event_ids text[], p_event_types text[], p_bodies text[], p_raws bytea[] default null, p_order_keys text[] default null,
   p_lease_for interval default null)
 returns table (stripe_event_id text, outcome text, id uuid, lease uuid)
--- A plan for all calls: made anew for each it took a third of a single INSERT's time.
+-- One plan for all calls. Planning each call took a third of a single INSERT's time.
 language plpgsql set search_path from current set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
   v_now timestamptz := clock_timestamp();
-  v_lease uuid := gen_random_uuid();  -- one for the batch: a claim is told by id and lease
+  v_lease uuid := gen_random_uuid();  -- one for the batch: id and lease together identify a claim
   v_new text[];
   v_rows uuid[];
   v_leases uuid[];
@@ -92,25 +92,28 @@ begin
         (stripe_event_id, event_type, payload, raw, order_key, received_at, lease, lease_expires_at, attempts, queued,
          next_attempt_at)
       select b.id, b.type,
-             -- what is not an event has no payload here, so the insert fails, and below each is looked at alone
+             -- A body that is not an event gets a null payload here. The INSERT then fails, and each body is checked alone below.
              case when b.type <> '' and length(b.id) <= 255 and left(ltrim(left(b.body, 99), E' \t\r\n'), 1) = '{' then b.body::jsonb end,
              b.raw, b.key, v_now + b.nr * interval '1 microsecond',  -- keeps the order of arrival within the batch
              case when own then v_lease end, case when own then v_now + p_lease_for end, own::integer, true, v_now
       from unnest(p_stripe_event_ids, p_event_types, p_bodies, p_raws, p_order_keys)
              with ordinality as b (id, type, body, raw, key, nr)
-           -- an event that waits for others of its object is claimed by a worker, which looks at them
+           -- An event with an order key is not claimed here: a worker claims it, after it has checked the others of its object.
            cross join lateral (values (p_lease_for is not null and b.key is null)) as l (own)
-      -- What is there already is not tried: DO NOTHING waits for an uncommitted update, that is for a handler. A subquery
-      -- and not an anti-join: planned for a small table that one hashes all of it, also when it has grown.
+      -- Events that are already recorded are left out: DO NOTHING waits for an uncommitted update of the row, which means for
+      -- a handler. This is a subquery and not an anti-join: an anti-join that was planned while the table was small hashes
+      -- the whole table, also after it has grown.
       where (select true from webhook_events e where e.stripe_event_id = b.id) is null
-      -- Sorted by id: two batches that share events in another order deadlock otherwise. Of two alike in the batch the first.
+      -- Sorted by id: two batches that insert the same events in different orders would deadlock. If an id is twice in the
+      -- batch, the first one is inserted.
       order by b.id, b.nr
       on conflict (stripe_event_id) do nothing
       returning e.stripe_event_id, e.id, e.lease
     )
     select array_agg(i.stripe_event_id), array_agg(i.id), array_agg(i.lease) into v_new, v_rows, v_leases from inserted i;
   exception when data_exception or program_limit_exceeded or statement_too_complex or not_null_violation or check_violation then
-    -- A bad event does not stop its neighbours: each is looked at alone, then what is left is queued, in the same order.
+    -- A bad event does not stop the others of the batch: each event is checked alone. The good ones are then queued in the
+    -- same order.
     for r in select * from unnest(p_stripe_event_ids, p_event_types, p_bodies, p_raws, p_order_keys)
                            with ordinality as b (id, type, body, raw, key, nr) order by b.nr loop
       begin
@@ -124,7 +127,7 @@ begin
         return query select r.id, 'refused', null::uuid, null::uuid;
       end;
     end loop;
-    if v_ids = p_stripe_event_ids and v_bodies = p_bodies then raise; end if;  -- it was none of the events' fault
+    if v_ids = p_stripe_event_ids and v_bodies = p_bodies then raise; end if;  -- no single event caused the error
     return query select * from pgonce_queue_webhooks(v_ids, v_types, v_bodies, v_raws, v_keys, p_lease_for);
     return;
   end;
@@ -135,7 +138,7 @@ begin
            where b.id <> all (coalesce(v_new, '{}')) loop
     select * into v from webhook_events e where e.stripe_event_id = r.id for update skip locked;
     if found and v.status in ('processing', 'failed') and (v.status = 'failed' or not v.queued) then
-      -- failed, or a direct client's: from now on a worker watches over it, at once where nobody holds it
+      -- failed, or a direct client's: from now on workers may claim it, at once if no lease is valid
       update webhook_events e
       set status = 'processing', queued = true, processed_at = null, deliveries = e.deliveries + 1,
           lease            = case when v.lease_expires_at > clock_timestamp() and v.status = 'processing' then e.lease end,
@@ -144,10 +147,10 @@ begin
       where e.id = v.id;
       return query select r.id, 'queued', null::uuid, null::uuid;
     elsif found then
-      -- not of an event that somebody is at work on: under REPEATABLE READ the end of that work would fail
+      -- not while somebody handles the event: under REPEATABLE READ, the UPDATE that ends the handling would then fail
       update webhook_events e set deliveries = e.deliveries + 1 where e.id = v.id and (v.status <> 'processing' or v.lease is null);
       return query select r.id, case when v.status in ('succeeded', 'ignored') then 'done' else 'queued' end, null::uuid, null::uuid;
-    else  -- locked, so live: of a direct client we cannot promise anything
+    else  -- locked, so somebody is handling it; if that is a direct client, the event may still be lost: busy
       select * into v from webhook_events e where e.stripe_event_id = r.id;
       return query select r.id,
         case when v.status in ('succeeded', 'ignored') then 'done' when v.queued then 'queued' else 'busy' end, null::uuid, null::uuid;
@@ -155,15 +158,15 @@ begin
   end loop;
 end $$;
 comment on function pgonce_queue_webhooks(text[], text[], text[], bytea[], text[], interval) is
-  'pgonce: records a batch of events for the workers. A row per distinct event: queued or done (answer 200), busy (a direct client '
-  'is in the middle of it: answer with an error, so that Stripe delivers it again), refused (not an event: answer 400). '
-  'p_bodies: as received; p_raws: the bytes, where the text is not exactly them; p_order_keys: events with '
-  'equal keys are handled one at a time, in the order of arrival. p_lease_for: new events without a key are the caller''s at once, '
-  'as if it had claimed them for so long, and come with id and lease: for a receiver with a worker beside it.';
+  'pgonce: records a batch of events for the workers. Returns one row for each distinct event. queued or done: answer 200. '
+  'busy: a direct client is handling it; answer with an error, so that Stripe delivers it again. refused: it is not an event; '
+  'answer 400. p_bodies: the bodies as received. p_raws: the bytes, if the text is not exactly the same. p_order_keys: events '
+  'with equal keys are handled one at a time, in the order of arrival. p_lease_for: new events without a key are claimed for '
+  'the caller at once, for that long, and returned with id and lease. This is for a receiver with a worker in its process.';
 
--- In these three the row is looked up by its id, and "processing" is written as "not in" the other states: with "=" a plan
--- made while the queue was empty takes idx_webhook_events_status, and every end in a burst of 100,000 reads all of that
--- (11 ms against 0.1 ms) until the next ANALYZE.
+-- The next three functions look the row up by its id. They write "processing" as "not in" the other states. With "=", a plan
+-- made while the queue was empty uses idx_webhook_events_status. In a burst of 100,000 events every call then reads that
+-- whole index (11 ms instead of 0.1 ms), until the next ANALYZE.
 create or replace function complete_webhook(p_id uuid, p_lease uuid) returns boolean
 language plpgsql set search_path from current as $$
 declare
@@ -176,15 +179,15 @@ begin
   if not found then
     return exists (select from webhook_events where id = p_id and lease = p_lease and status = 'succeeded');
   elsif v_order_key is not null then
-    -- its lock is held until the commit of the effect: no other event of this object is claimed meanwhile, even if the
-    -- lease runs out
+    -- The lock of the object is held until the effect commits. Until then no other event of this object is claimed, even if
+    -- the lease expires.
     perform pgonce_pull_next_webhook(v_order_key);
   end if;
   return true;
 end $$;
 comment on function complete_webhook(uuid, uuid) is
-  'pgonce: marks the event as handled. Call it inside the transaction that holds the effect: they commit together. '
-  'false = no longer yours: roll back. true also when repeated after a lost answer.';
+  'pgonce: marks the event as handled. Call it inside the transaction that holds the effect: they commit together. false = the '
+  'event is no longer yours: roll back. A repeated call returns true again, so a lost answer does no harm.';
 
 create or replace function fail_webhook(
   p_id uuid, p_lease uuid, p_error_message text, p_max_attempts integer default 12, p_worker text default null,
@@ -196,8 +199,9 @@ declare
 begin
   update webhook_events
   set status = 'failed', processed_at = clock_timestamp(), error_message = p_error_message,
-      -- A receiver has answered 200 for a queued event, so Stripe will not send it again: a worker retries it, after
-      -- 10 s, 20 s, 40 s ... at most 6 h, a fifth more or less so that a thousand failures do not come back at once.
+      -- A receiver has answered 200 for a queued event, so Stripe will not send it again. A worker retries it instead, after
+      -- 10 s, 20 s, 40 s ... at most 6 h. Each delay varies by a fifth, so that a thousand failures are not all retried at
+      -- once.
       next_attempt_at = case when queued and attempts < p_max_attempts then
         clock_timestamp() + least(interval '10 seconds' * 2 ^ least(attempts - 1, 20), interval '6 hours') * (0.8 + random() * 0.4) end
   where id = p_id and lease = p_lease and status not in ('succeeded', 'failed', 'ignored')
@@ -207,14 +211,15 @@ begin
   end if;
   insert into pgonce_webhook_attempts (event_id, what, attempt, worker, began_at, error)
   values (v.id, 'failed', v.attempts, p_worker, clock_timestamp() - p_took, p_error_message);
-  if v.next_attempt_at is null then  -- a dead letter no longer holds back its successors
+  if v.next_attempt_at is null then  -- a dead letter does not block the later events of its object
     perform pgonce_pull_next_webhook(v.order_key);
   end if;
   return true;
 end $$;
 comment on function fail_webhook(uuid, uuid, text, integer, text, interval) is
-  'pgonce: ends the attempt as failed. A queued event is tried again with backoff until p_max_attempts, then it is a dead letter; of '
-  'any other the next delivery is the retry. p_worker and p_took are kept in pgonce_webhook_attempts. false = no longer yours.';
+  'pgonce: ends the attempt as failed. A queued event is tried again with backoff until p_max_attempts; after that it is a '
+  'dead letter. Any other event is retried by Stripe''s next delivery. p_worker and p_took are kept in '
+  'pgonce_webhook_attempts. false = the event is no longer yours.';
 
 create or replace function ignore_webhook(p_id uuid, p_lease uuid, p_reason text) returns boolean
 language plpgsql set search_path from current as $$
@@ -233,4 +238,4 @@ begin
   return true;
 end $$;
 comment on function ignore_webhook(uuid, uuid, text) is
-  'pgonce: ends the event as ignored, with the reason. false = no longer yours.';
+  'pgonce: ends the event as ignored, with the reason. false = the event is no longer yours.';

@@ -1,4 +1,4 @@
--- Claiming an event where it arrives. The transitions stand at the head of webhooks_inbox.sql.
+-- Claiming an event when it is received. The table of transitions is at the head of webhooks_inbox.sql.
 
 create or replace function pgonce_claim_webhook_payload(
   p_stripe_event_id text, p_event_type text, p_payload jsonb, p_raw bytea, p_lease_for interval)
@@ -13,8 +13,8 @@ begin
     raise sqlstate '22023' using message = 'the lease must be longer than zero and at most 100 years';
   end if;
   for v_try in 1 .. 10 loop
-    -- A plain read first: INSERT ... ON CONFLICT, also with DO NOTHING, waits for an uncommitted update of the row, and a
-    -- handler that has marked its event keeps one open for as long as it works.
+    -- A plain read comes first. INSERT ... ON CONFLICT, also with DO NOTHING, waits for an uncommitted update of the row. A
+    -- handler that has marked its event keeps such an update open until it ends.
     select * into v from webhook_events e where e.stripe_event_id = p_stripe_event_id;
     if not found then
       return query
@@ -23,7 +23,7 @@ begin
         on conflict (stripe_event_id) do nothing
         returning 'claimed', e.id, e.lease, e.attempts;
       if found then return; end if;
-      continue;  -- somebody was faster: look again, in a new statement
+      continue;  -- another client inserted it first: read again, in a new statement
     elsif v.status = 'failed' or v.status = 'processing' and v.lease_expires_at <= clock_timestamp()
           and not pgonce_is_lease_renewed(v.id, v.lease) then
       return query
@@ -38,7 +38,7 @@ begin
           for update skip locked)
         returning 'claimed', e.id, e.lease, e.attempts;
       if found then return; end if;
-      -- locked, so live; or taken over, ended, purged meanwhile
+      -- the row is locked, so somebody is handling it; or it was taken over, ended or purged in the meantime
       select * into v from webhook_events e where e.stripe_event_id = p_stripe_event_id;
       continue when not found;
     end if;
@@ -50,7 +50,7 @@ begin
   raise sqlstate '40001' using message = format('event %s was inserted and deleted concurrently ten times', p_stripe_event_id), hint = 'retry';
 end $$;
 comment on function pgonce_claim_webhook_payload(text, text, jsonb, bytea, interval) is
-  'pgonce: claim_webhook for a payload that is jsonb already.';
+  'pgonce: claim_webhook for a payload that is already jsonb.';
 
 create or replace function claim_webhook(
   p_stripe_event_id text, p_event_type text, p_body text,
@@ -65,9 +65,9 @@ begin
     p_stripe_event_id, p_event_type, v.payload, coalesce(p_raw, v.raw), p_lease_for);
 end $$;
 comment on function claim_webhook(text, text, text, bytea, interval) is
-  'pgonce: claims an event for the caller, from the body as received. outcome: claimed (yours: finish with complete_webhook, '
-  'fail_webhook or ignore_webhook and this lease), done (handled before), queued (a worker will do it), busy (another client '
-  'holds it: let Stripe retry). p_raw: the bytes as received, where p_body is not exactly them.';
+  'pgonce: claims an event for the caller, from the body as received. outcome: claimed = yours: finish with complete_webhook, '
+  'fail_webhook or ignore_webhook and this lease. done = it was handled before. queued = a worker will handle it. busy = '
+  'another client holds it: let Stripe retry. p_raw: the bytes as received, if p_body is not exactly the same.';
 
 create or replace function insert_webhook_if_new(p_stripe_event_id text, p_event_type text, p_payload jsonb)
 returns table (id uuid)
@@ -84,8 +84,9 @@ begin
   end if;
 end $$;
 comment on function insert_webhook_if_new(text, text, jsonb) is
-  'pgonce: one row when the caller now owns the event (it is new, has failed, or its lease has run out); no row when it is done or '
-  'queued for a worker: answer 200. PT409 (HTTP 409) while another client holds it: answer with an error, so that Stripe retries.';
+  'pgonce: returns one row if the caller now owns the event: it is new, it has failed, or its lease has expired. Returns no '
+  'row if the event is done or queued for a worker: answer 200. PT409 (HTTP 409) while another client holds it: answer with an '
+  'error, so that Stripe retries.';
 
 create or replace function receive_webhook(p_body text, p_stripe_event_id text default null, p_event_type text default null)
 returns table (id uuid)
@@ -111,6 +112,6 @@ begin
   end if;
 end $$;
 comment on function receive_webhook(text, text, text) is
-  'pgonce: insert_webhook_if_new for the raw request body, also for one that jsonb cannot hold (over PostgREST such a JSON '
-  'argument fails before any function is entered). Verify the signature first. The id and the type are read from the body '
+  'pgonce: insert_webhook_if_new for the raw request body. It also accepts a body that jsonb cannot hold; over PostgREST such '
+  'a JSON argument fails before the function is called. Verify the signature first. The id and the type are read from the body '
   'unless they are given.';

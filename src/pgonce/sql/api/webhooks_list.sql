@@ -1,7 +1,7 @@
--- What people look at: the command line and the console ask here, newest first.
+-- The lists and details that the command line and the console show, newest first.
 
--- Planned anew at each call: one plan for all filters took 6.6 s for ten events of an object among 5,000,000, where the index
--- has them in a millisecond.
+-- Planned at each call. With one plan for all filters, ten events of an object among 5,000,000 took 6.6 s; by the index they
+-- take a millisecond.
 create or replace function pgonce_list_webhooks(
   p_status text default null, p_types text default null, p_object_id text default null, p_since timestamptz default null,
   p_dead boolean default false, p_limit integer default 50, p_event_type text default null, p_customer_id text default null,
@@ -34,18 +34,19 @@ language sql stable set search_path from current as $$
     from pgonce_webhook_attempts a where a.event_id = e.id))
   from webhook_events e where e.stripe_event_id = p_stripe_event_id
 $$;
-comment on function pgonce_get_webhook(text) is 'pgonce: one event with everything about it, also its failed attempts and replays (history); null when there is none.';
+comment on function pgonce_get_webhook(text) is
+  'pgonce: one event with all its columns, and its failed attempts and replays (history); null if there is none.';
 
 create or replace function pgonce_match_webhooks(p_prefix text) returns setof text
 language sql stable set search_path from current as $$
-  -- Of the newest 100,000: an index for prefixes would cost every INSERT, and people look for what a list has shown.
+  -- Only the newest 100,000: an index for prefixes would cost time at every INSERT, and people look for ids from a list.
   select n.stripe_event_id
   from (select e.stripe_event_id from webhook_events e order by e.received_at desc limit 100000) n
   where starts_with(n.stripe_event_id, p_prefix)
   limit 3
 $$;
 comment on function pgonce_match_webhooks(text) is
-  'pgonce: up to three of the newest 100,000 events whose id begins like this, for ids that a list has cut.';
+  'pgonce: up to three of the newest 100,000 events whose id begins with this text, for ids that a list shows shortened.';
 
 create or replace function pgonce_missing_webhooks(p_stripe_event_ids text[]) returns setof text
 language sql stable set search_path from current as $$
@@ -61,4 +62,4 @@ language sql stable set search_path from current as $$
   select * from pgonce_list_webhooks(p_dead => true, p_limit => null) as l where l.received_at < clock_timestamp() - p_older_than
 $$;
 comment on function pgonce_expiring_dead_letters(interval) is
-  'pgonce: the dead letters that purge_webhook_events with this age would delete: report them before they go.';
+  'pgonce: the dead letters that purge_webhook_events with this age would delete. Report them before they are deleted.';

@@ -1,12 +1,13 @@
--- What a webhook body becomes in the table.
+-- How a webhook body is stored in the table.
 --
--- jsonb refuses \u0000, lone surrogates, numbers such as 1e400000 and nesting deeper than the stack. An insert that fails
--- makes Stripe retry for three days, then the event is lost: so what jsonb cannot hold gets a readable version beside raw.
+-- jsonb refuses \u0000, lone surrogates, numbers such as 1e400000, and nesting deeper than the stack. If the INSERT fails,
+-- Stripe retries for three days, and then the event is lost. So a body that jsonb cannot hold is stored as bytes in raw, with
+-- a readable version as the payload.
 create or replace function pgonce_readable_webhook_payload(p_stripe_event_id text, p_event_type text, p_body text) returns jsonb
 language plpgsql immutable set search_path from current as $$
 declare
-  -- E'': the same under any standard_conforming_strings.
-  -- A backslash that begins an escape: not itself escaped, after any number of escaped pairs.
+  -- E'' strings mean the same under any standard_conforming_strings.
+  -- c_escape matches before a backslash that begins an escape: it is not itself escaped, after any number of escaped pairs.
   c_escape constant text := E'(?<!\\\\)((?:\\\\\\\\)*)';
   c_high   constant text := E'\\\\u[dD][89abAB][0-9a-fA-F]{2}';
   c_low    constant text := E'\\\\u[dD][c-fC-F][0-9a-fA-F]{2}';
@@ -16,7 +17,7 @@ declare
   v_type text := p_event_type;
 begin
   begin
-    perform p_body::json;  -- looks at the syntax only: what fails here is not JSON at all
+    perform p_body::json;  -- checks the syntax only: a body that fails here is not JSON
   exception
     when invalid_text_representation then
       raise sqlstate '22023' using message = 'the body is not JSON', hint = 'pass the request body exactly as it was received';
@@ -29,7 +30,7 @@ begin
 exception when numeric_value_out_of_range or statement_too_complex or program_limit_exceeded
             or untranslatable_character or invalid_text_representation then
   begin
-    v_event := v_body::json;  -- as json a number may have any size; what is nested too deeply fails here, too
+    v_event := v_body::json;  -- json allows numbers of any size; a body that is nested too deeply fails here, too
     v_id := coalesce(p_stripe_event_id, v_event ->> 'id');
     v_type := coalesce(p_event_type, v_event ->> 'type');
   exception when others then null;
@@ -38,22 +39,23 @@ exception when numeric_value_out_of_range or statement_too_complex or program_li
                             'unreadable', 'jsonb cannot hold this body: it stands in the column raw');
 end $$;
 comment on function pgonce_readable_webhook_payload(text, text, text) is
-  'pgonce: a jsonb version of a body that the cast to jsonb refuses: characters that it cannot hold become U+FFFD, and where that '
-  'does not help only id and type remain. Raises 22023 when the body is not JSON.';
+  'pgonce: a jsonb version of a body that the cast to jsonb refuses. Characters that jsonb cannot hold become U+FFFD. If that '
+  'is not enough, only id and type are kept. Raises 22023 if the body is not JSON.';
 
 create or replace function pgonce_check_webhook_arguments(p_stripe_event_id text, p_event_type text, p_payload jsonb) returns void
 language plpgsql immutable set search_path from current as $$
 begin
   if coalesce(p_stripe_event_id, '') = '' or coalesce(p_event_type, '') = '' then
     raise sqlstate '22023' using message = 'the event id and the event type must not be empty';
-  elsif length(p_stripe_event_id) > 255 then  -- Stripe's limit; an index entry over 2,704 bytes fails with a riddle
+  elsif length(p_stripe_event_id) > 255 then  -- Stripe's limit; an index entry over 2,704 bytes fails with an unclear error
     raise sqlstate '22023' using message = 'the event id must not be longer than 255 characters';
   elsif jsonb_typeof(p_payload) is distinct from 'object' then
     raise sqlstate '22023' using message = 'the payload must be a JSON object: the whole Stripe event';
   end if;
 end $$;
 comment on function pgonce_check_webhook_arguments(text, text, jsonb) is
-  'pgonce: raises 22023 for an event id that is empty or longer than 255 characters, an empty type, a payload that is no object.';
+  'pgonce: raises 22023 for an event id that is empty or longer than 255 characters, an empty type, or a payload that is not '
+  'an object.';
 
 create or replace function pgonce_storable_webhook(
   p_stripe_event_id text, p_event_type text, p_body text, out payload jsonb, out raw bytea)
@@ -68,9 +70,10 @@ begin
   perform pgonce_check_webhook_arguments(p_stripe_event_id, p_event_type, payload);
 end $$;
 comment on function pgonce_storable_webhook(text, text, text) is
-  'pgonce: a body as jsonb, and as bytes, too, where jsonb cannot hold it exactly. Raises 22023 when it is not an event.';
+  'pgonce: a body as jsonb. If jsonb cannot hold it exactly, the bytes are returned in raw, too. Raises 22023 if it is not an '
+  'event.';
 
--- left(): a btree entry ends at 2,704 bytes.
+-- left(), because a btree entry may have at most 2,704 bytes.
 create or replace function pgonce_webhook_events_before_write() returns trigger
 language plpgsql set search_path from current as $$
 declare
@@ -88,13 +91,14 @@ begin
   new.snapshot_event := left(new.payload ->> 'snapshot_event', 255);
   return new;
 end $$;
-comment on function pgonce_webhook_events_before_write() is 'pgonce: keeps what is searched for in a payload in columns of its row.';
+comment on function pgonce_webhook_events_before_write() is
+  'pgonce: copies the searchable fields of a payload into columns of its row.';
 
-do $$ begin  -- not "or replace": that one locks out every writer of the table at each migrate
+do $$ begin  -- not "or replace": it would block every writer of the table at each migrate
   if not exists (select from pg_trigger where tgrelid = 'webhook_events'::regclass and tgname = 'pgonce_before_write') then
     create trigger pgonce_before_write before insert or update of payload on webhook_events
       for each row execute function pgonce_webhook_events_before_write();
-    -- the rows of an adopted table; of a big one core/adopt.py does so afterwards, in batches
+    -- the rows of an adopted table; for a big table core/adopt.py does this afterwards, in batches
     update webhook_events set payload = payload
     where payload <> '{}' and coalesce(obj_description('webhook_events'::regclass, 'pg_class'), '') not like 'pgonce: being adopted%';
   end if;

@@ -1,5 +1,5 @@
--- Whether a delivery could be recorded now. Only a server that can write can answer; it does not use the receiver's own
--- functions, so that an error in them cannot hide itself here.
+-- Whether a delivery could be recorded now. The check writes, so it fails on a server that cannot write. It does not use the
+-- receiver's own functions: an error in them must not be caught here.
 
 create or replace function pgonce_check_inbox(p_lock_timeout interval default '1 second') returns boolean
 language plpgsql set search_path from current as $$
@@ -18,6 +18,6 @@ begin
   return true;
 end $$;
 comment on function pgonce_check_inbox(interval) is
-  'pgonce: writes a row to webhook_events and rolls it back: for a readiness probe. Raises what would keep a delivery from being '
-  'recorded: a read-only server (25006), a full disk (53100), a lock on the table that lasts longer than p_lock_timeout (55P03), '
-  'a missing table or privilege.';
+  'pgonce: writes a row to webhook_events and rolls it back, for a readiness probe. Raises the error that would prevent the '
+  'recording of a delivery: a read-only server (25006), a full disk (53100), a lock on the table that lasts longer than '
+  'p_lock_timeout (55P03), a missing table or privilege.';

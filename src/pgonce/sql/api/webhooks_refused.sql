@@ -1,5 +1,5 @@
--- What receivers refuse, counted, and the alerts about it: a signing secret that was changed at Stripe and not here is noticed within
--- the hour, and so is an endpoint that Stripe has disabled.
+-- Counts the deliveries that receivers refuse, and finds the alerts about them. So it is noticed within the hour that a
+-- signing secret was changed at Stripe but not here, or that Stripe has disabled an endpoint.
 
 create or replace function pgonce_count_refused_deliveries(p_reasons text[], p_deliveries bigint[]) returns integer
 language plpgsql set search_path from current as $$
@@ -17,7 +17,7 @@ begin
   insert into pgonce_refused_deliveries as d (minute, reason, deliveries)
   select date_trunc('minute', clock_timestamp()), r.reason, sum(r.deliveries)::bigint
   from unnest(p_reasons, p_deliveries) as r (reason, deliveries) group by r.reason
-  order by r.reason  -- two receivers that write at once would deadlock otherwise
+  order by r.reason  -- two receivers that write concurrently would deadlock otherwise
   on conflict (minute, reason) do update set deliveries = d.deliveries + excluded.deliveries;
   get diagnostics v_written = row_count;
   return v_written;
@@ -36,8 +36,9 @@ $$;
 comment on function pgonce_list_refused_deliveries(timestamptz) is
   'pgonce: how many deliveries were refused since then, for each reason, the most frequent first.';
 
--- Refused: three in an hour, so that one request of a scanner is no alert; of one reason and hour there is one alert. A header that is
--- none of Stripe's comes from scanners alone. Silent: nothing for a day, and for five times the longest gap of the four weeks before.
+-- Refused: at least three in an hour, so that a single request of a scanner causes no alert. There is one alert for each
+-- reason and hour. A header that is not Stripe's is not counted here: only scanners send it. Silent: no delivery for a day,
+-- and for five times the longest gap of the four weeks before.
 create or replace function pgonce_find_delivery_alerts(p_since timestamptz)
 returns table (kind text, subject text, dedupe_key text, message text, detail jsonb, happened_at timestamptz,
                series text, digits integer)
@@ -68,7 +69,7 @@ begin
 
   select e.received_at into v_last from webhook_events e order by e.received_at desc limit 1;
   if v_last is null or v_last > clock_timestamp() - interval '1 day' then return; end if;
-  -- Only in a silence: at most 100,000 entries of an index are read.
+  -- Only during a silence. At most 100,000 entries of an index are read.
   select max(g.gap) into v_gap from (
     select e.received_at - lag(e.received_at) over (order by e.received_at) as gap
     from (select b.received_at from webhook_events b where b.received_at >= v_last - interval '28 days'

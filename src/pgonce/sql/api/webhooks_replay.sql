@@ -1,5 +1,5 @@
--- What a person does to events: handle them again, and erase what they hold. A replay is a compare-and-set on the attempt
--- that somebody has seen.
+-- What a person does with events: replay them, and erase their content. A replay is a compare-and-set on the attempt that
+-- the person has seen.
 --
 -- States as in webhooks_claim.sql.
 --
@@ -9,21 +9,21 @@
 -- held      | pgonce_replay_webhook  | held      | false: it is being handled
 -- heldq     | pgonce_replay_webhook  | heldq     | false: it is being handled
 -- renewed   | pgonce_replay_webhook  | renewed   | false: it is being handled
--- expired   | pgonce_replay_webhook  | waiting   | somebody wants it handled
--- failed    | pgonce_replay_webhook  | waiting   | at once, with all its attempts anew
--- dead      | pgonce_replay_webhook  | waiting   | at once, with all its attempts anew
+-- expired   | pgonce_replay_webhook  | waiting   | its client died, and a person wants it handled
+-- failed    | pgonce_replay_webhook  | waiting   | due at once, with all attempts available again
+-- dead      | pgonce_replay_webhook  | waiting   | due at once, with all attempts available again
 -- ignored   | pgonce_replay_webhook  | waiting   | a person overrides the handler
 -- succeeded | pgonce_replay_webhook  | waiting   | a person wants its effect again
--- absent    | pgonce_replay_webhook  | PT404     | no such event: a wrong id is a mistake
--- waiting   | pgonce_replay_webhooks | waiting   | not seen as ended: it will be handled anyway
+-- absent    | pgonce_replay_webhook  | PT404     | no such event: a wrong id is an error
+-- waiting   | pgonce_replay_webhooks | waiting   | it has not ended: it will be handled anyway
 -- heldq     | pgonce_replay_webhooks | heldq     | it is being handled
 -- failed    | pgonce_replay_webhooks | waiting   | the attempt is the one that was seen
 -- dead      | pgonce_replay_webhooks | waiting   | the attempt is the one that was seen
 -- ignored   | pgonce_replay_webhooks | waiting   | the decision is the one that was seen
 -- succeeded | pgonce_replay_webhooks | waiting   | the success is the one that was seen
 
--- An attempt is told by its lease, which is new at every claim: "failed after one attempt" may be another failure than the
--- one that was seen, if the event was replayed and has failed again in between.
+-- An attempt is identified by its lease, which is new at every claim. "Failed after one attempt" is not enough: if the event
+-- was replayed and has failed again in between, it is another failure than the one that was seen.
 create or replace function pgonce_replay_webhooks(
   p_stripe_event_ids text[], p_statuses text[], p_leases uuid[], p_who text default null, p_why text default null)
 returns setof text
@@ -34,7 +34,7 @@ begin
     with seen as (
       select distinct on (s.event) s.event, s.status, s.lease
       from unnest(p_stripe_event_ids, p_statuses, p_leases) as s (event, status, lease)),
-    free as (  -- what is locked is being handled
+    free as (  -- a locked event is being handled
       select e.id, e.attempts from webhook_events e join seen s on s.event = e.stripe_event_id
       where e.status = s.status and e.status <> 'processing' and e.lease is not distinct from s.lease
       order by e.id for update of e skip locked),
@@ -48,9 +48,9 @@ begin
     returning e.stripe_event_id;
 end $$;
 comment on function pgonce_replay_webhooks(text[], text[], uuid[], text, text) is
-  'pgonce: queues ended events again, with all their attempts anew: those that still have the status and the lease that were seen. '
-  'Returns their ids. An event that was handled, retried or replayed meanwhile, and one that is locked, is left alone. p_who and p_why are kept '
-  'in pgonce_webhook_attempts.';
+  'pgonce: queues ended events again, with all attempts available again. Only events that still have the status and the lease '
+  'that were seen are queued. Events that were handled, retried or replayed in the meantime, and locked ones, are left as they '
+  'are. Returns the ids of the queued events. p_who and p_why are kept in pgonce_webhook_attempts.';
 
 create or replace function pgonce_replay_webhook(p_stripe_event_id text, p_who text default null, p_why text default null)
 returns boolean
@@ -76,13 +76,13 @@ begin
   return found;
 end $$;
 comment on function pgonce_replay_webhook(text, text, text) is
-  'pgonce: queues an event again, whatever became of it, with all its attempts anew. false = it is being handled at this moment.';
+  'pgonce: queues an event again, whatever its outcome, with all attempts available again. false = it is being handled now.';
 
 create or replace function pgonce_failed_webhooks(
   p_types text default null, p_since timestamptz default null, p_before timestamptz default null,
   p_after_id uuid default null, p_limit integer default 1000)
 returns table (stripe_event_id text, status text, lease uuid, received_at timestamptz, id uuid)
--- Of failed events the index on the status has few; a plan for all parameters would read the whole table.
+-- Few events have failed, so the index on the status is fast. A plan for all parameters would read the whole table.
 language plpgsql stable set search_path from current set plan_cache_mode = force_custom_plan as $$
 begin
   return query
@@ -104,7 +104,7 @@ begin
   if coalesce(p_customer_id, '') = '' then
     raise sqlstate '22023' using message = 'the customer must not be empty';
   end if;
-  -- what is to be handled yet needs its payload
+  -- an event that has not been handled yet needs its payload
   select count(*) filter (where status in ('succeeded', 'ignored') or next_attempt_at is null and status = 'failed'), count(*)
   into erased, kept
   from webhook_events where customer_id = p_customer_id and (p_account is null or account = p_account);
@@ -127,5 +127,6 @@ begin
   select count(*) into erased from gone;
 end $$;
 comment on function pgonce_erase_webhooks(text, text, text, boolean) is
-  'pgonce: removes payload, raw bytes and tracebacks of a customer''s events that have ended; id, type, status and times stay, so that a '
-  'redelivery is still known. kept: events that are not handled yet, which keep their payload. p_dry_run: only count.';
+  'pgonce: removes payload, raw bytes and tracebacks of a customer''s events that have ended. id, type, status and times stay, '
+  'so that a redelivery is still recognized. kept: the number of events that are not handled yet; they keep their payload. '
+  'p_dry_run: only count.';

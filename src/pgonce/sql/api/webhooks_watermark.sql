@@ -1,10 +1,10 @@
--- Up to where `pgonce reconcile` has compared the inbox with Stripe's list of events. It is not an import: nothing resumes it.
+-- The time up to which `pgonce reconcile` has compared the inbox with Stripe's list of events. It is not an import's checkpoint.
 
 create or replace function pgonce_timeline() returns text
 language plpgsql stable set search_path from current as $$
 begin
   return left(pg_walfile_name(pg_current_wal_lsn()), 8);
-exception when others then return 'unknown';  -- a server of a cloud that hides its WAL
+exception when others then return 'unknown';  -- a cloud provider's server may not allow access to the WAL's position
 end $$;
 comment on function pgonce_timeline() is 'pgonce: the timeline of the server''s WAL, which changes when a standby is promoted.';
 
@@ -15,8 +15,8 @@ language sql stable set search_path from current as $$
   from pgonce_watermarks w where w.name = p_name
 $$;
 comment on function pgonce_get_watermark(text) is
-  'pgonce: up to where a comparison has been complete, or no row. same_timeline: no failover has happened since; after one, committed '
-  'rows of the last moments before it may be missing.';
+  'pgonce: the time up to which a comparison is complete, or no row. same_timeline: no failover has happened since. After a '
+  'failover, rows committed just before it may be missing.';
 
 create or replace function pgonce_set_watermark(p_name text, p_position timestamptz) returns boolean
 language plpgsql set search_path from current as $$
@@ -32,13 +32,14 @@ begin
   return found;
 end $$;
 comment on function pgonce_set_watermark(text, timestamptz) is
-  'pgonce: moves the watermark forward. false = it was further already.';
+  'pgonce: moves the watermark forward. false = it was at that time already, or later.';
 
 create or replace function pgonce_list_webhook_accounts() returns setof text
 language sql stable set search_path from current as $$
   select distinct e.account from webhook_events e where e.account <> '' and e.received_at >= now() - interval '30 days' order by 1
 $$;
-comment on function pgonce_list_webhook_accounts() is 'pgonce: the connected accounts of whom an event was received in the last 30 days.';
+comment on function pgonce_list_webhook_accounts() is
+  'pgonce: the connected accounts whose events were received in the last 30 days.';
 
 create or replace function pgonce_count_webhooks(p_stripe_event_ids text[]) returns bigint
 language sql stable set search_path from current as $$

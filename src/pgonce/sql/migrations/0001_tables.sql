@@ -17,32 +17,34 @@ create index if not exists idx_webhook_events_received on webhook_events (receiv
 create index if not exists idx_webhook_events_status on webhook_events (status)
   where status in ('processing', 'failed');
 
--- A plain INSERT says "I handle this one": the defaults give it a lease of five minutes and its first attempt.
--- Our receiver inserts rows that are nobody's yet: queued, without a lease, due at once.
+-- A plain INSERT means that the client handles the event itself: the defaults give it a lease of five minutes and its first
+-- attempt. Our receiver inserts rows that nobody holds: queued, without a lease, due at once.
 alter table webhook_events
-  -- A default that is volatile would rewrite an adopted table under a lock that nobody can read or write behind (28 s for a
-  -- million rows): its rows get one value, and the default follows below. A check of these rows would read them all.
+  -- A volatile default would rewrite an adopted table under a lock that blocks all readers and writers (28 s for a million
+  -- rows). So the existing rows all get one value here, and the volatile default is set below. A check of the existing rows
+  -- would read them all.
   add column if not exists lease            uuid        default md5(now()::text)::uuid,
   add column if not exists lease_expires_at timestamptz default now() + interval '5 minutes',
   add column if not exists attempts         integer     not null default 1,
   add column if not exists queued           boolean     not null default false,
   add column if not exists next_attempt_at  timestamptz,
   add column if not exists ignored_reason   text,
-  -- how often Stripe has sent it; not counted while somebody is at work on it
+  -- how many times Stripe has sent it; deliveries during its handling are not counted
   add column if not exists deliveries       integer     not null default 1,
-  -- events with equal keys are handled one at a time, by received_at (Stripe's "created" has ticks of a second)
+  -- events with equal keys are handled one at a time, by received_at (Stripe's "created" has a resolution of a second)
   add column if not exists order_key        text,
   -- the bytes as received, only where jsonb cannot hold them exactly
   add column if not exists raw              bytea,
-  -- read from the payload by a trigger, so that rows of every client are searchable. Not generated columns: these cost
-  -- each single UPDATE 30 us of its 150, because PostgreSQL reads their expressions before it sees that none is concerned.
+  -- A trigger reads these from the payload, so that the rows of every client are searchable. They are not generated columns:
+  -- those cost each single UPDATE 30 us of its 150, because PostgreSQL reads their expressions before it finds that none has
+  -- to change.
   add column if not exists object_id        text,
   add column if not exists object_type      text,
   add column if not exists customer_id      text,
   add column if not exists account          text,
   add column if not exists api_version      text,
   add column if not exists livemode         boolean,
-  -- a thin event names its snapshot twin
+  -- the id of the snapshot event with the same content, in a thin event
   add column if not exists snapshot_event   text;
 alter table webhook_events
   alter column lease set default gen_random_uuid(),
@@ -50,12 +52,12 @@ alter table webhook_events
   drop constraint if exists webhook_events_attempts_check,
   add constraint webhook_events_attempts_check check (attempts >= 0) not valid;
 
--- Beside the row, and not compressed: pglz is paid for at every recording and every claim. It costs disk.
--- Half a page is left for an event's later states, beside the first: a claim then touches no index (HOT), and costs 25 us
--- instead of 34. It is little space, for the payload lies in the TOAST table.
+-- The payload is stored outside the row (TOAST), uncompressed: pglz would cost time at every recording and every claim. This
+-- costs disk space. Half of each page is left free for the later versions of its rows: a claim then changes no index (HOT),
+-- and costs 25 us instead of 34. That is little space, because the payload is in the TOAST table.
 alter table webhook_events alter column payload set storage external, set (fillfactor = 50);
 
--- What a worker may have to do, by due time, and by object. Finished rows are in neither: both stay small.
+-- The events that a worker may have to handle, by due time and by object. Finished rows are in neither, so both stay small.
 create index if not exists pgonce_webhook_events_due on webhook_events (next_attempt_at) where next_attempt_at is not null;
 create index if not exists pgonce_webhook_events_order on webhook_events (order_key, received_at, id)
   where order_key is not null and next_attempt_at is not null;
@@ -64,27 +66,27 @@ create index if not exists pgonce_webhook_events_object on webhook_events (objec
   where object_id is not null;
 create index if not exists pgonce_webhook_events_customer on webhook_events (customer_id, received_at desc)
   where customer_id is not null;
--- What a worker with a handler for the type takes back.
+-- The events that a worker queues again if it has a handler for their type.
 create index if not exists pgonce_webhook_events_unhandled on webhook_events (received_at)
   where status = 'ignored' and queued and ignored_reason like 'no handler%';
 -- pattern_ops: also for the beginning of a type, such as "customer."
 create index if not exists pgonce_webhook_events_type on webhook_events (event_type text_pattern_ops, received_at desc);
 
--- What happened to an event beside its success: a row for each failed attempt, lost attempt and replay.
+-- What happened to an event besides its success: a row for each failed attempt, lost attempt and replay.
 create table if not exists pgonce_webhook_attempts (
   id       bigint generated always as identity primary key,
   event_id uuid        not null,
   what     text        not null check (what in ('failed', 'lost', 'replayed', 'erased')),
   attempt  integer     not null,
-  worker   text,                                  -- host:pid, or who replayed it
+  worker   text,                                  -- host:pid, or the person who replayed it
   began_at timestamptz,
   ended_at timestamptz not null default clock_timestamp(),
   error    text                                   -- the traceback, or why it was replayed
 );
 create index if not exists pgonce_webhook_attempts_event on pgonce_webhook_attempts (event_id, id);
 
--- The renewed leases of events whose handlers have transactions of their own. Not in the event's row: under REPEATABLE READ
--- the handler's own update of that row would fail after each renewal.
+-- The renewed leases of events whose handlers have transactions of their own. They are not in the event's row: under
+-- REPEATABLE READ the handler's own update of that row would fail after each renewal.
 create table if not exists pgonce_webhook_leases (
   event_id   uuid        not null,
   lease      uuid        not null,
@@ -93,7 +95,7 @@ create table if not exists pgonce_webhook_leases (
 );
 create index if not exists pgonce_webhook_leases_expires on pgonce_webhook_leases (expires_at);
 
--- How often a delivery was refused, by minute and reason: at most seven rows a minute, and never what was in the delivery.
+-- How many deliveries were refused, by minute and reason: at most seven rows a minute. The content of a delivery is not stored.
 create table if not exists pgonce_refused_deliveries (
   minute     timestamptz not null,
   reason     text        not null,
@@ -101,7 +103,7 @@ create table if not exists pgonce_refused_deliveries (
   primary key (minute, reason)
 );
 
--- Up to where a comparison with a source outside has been complete, and under which timeline of the server.
+-- The time up to which a comparison with an outside source is complete, and the server's timeline at that moment.
 create table if not exists pgonce_watermarks (
   name       text primary key,
   position   timestamptz not null,
@@ -126,7 +128,7 @@ create index if not exists idx_cron_runs_job_name on cron_job_runs (job_name, st
 create index if not exists idx_cron_runs_status on cron_job_runs (status) where status = 'running';
 create index if not exists idx_cron_runs_started on cron_job_runs (started_at desc);
 
--- run_window is the specification's "last N minutes", kept with the run: its holder's N decides.
+-- run_window is the specification's "last N minutes". It is stored with the run: the N of the process that runs it counts.
 -- ("window" itself is a reserved word of PostgreSQL.)
 alter table cron_job_runs
   add column if not exists key           text        not null default '',
@@ -136,8 +138,9 @@ alter table cron_job_runs
   add column if not exists blocked_by    uuid;
 alter table cron_job_runs alter column heartbeat_at set default clock_timestamp();
 
--- How far the run is, who asked it to stop, and what becomes of it when it fails. Like the window, the number of retries is
--- the holder's and stands in the row: whoever closes the run of a dead process knows whether it is to be retried.
+-- The run's progress, when it was asked to stop, and its retries. Like the window, the number of retries is set by the
+-- process that starts the run, and is stored in the row: so the process that closes the run of a dead process can see whether
+-- it must be retried.
 alter table cron_job_runs
   add column if not exists progress_done     bigint,
   add column if not exists progress_total    bigint,
@@ -146,65 +149,66 @@ alter table cron_job_runs
   add column if not exists retries           integer,
   add column if not exists backoff           interval,
   add column if not exists retry_of          uuid,
-  -- the tick of the first attempt, kept over the retries: scheduled_for itself is unique, so a retry has none
+  -- the tick of the first attempt, also in its retries: scheduled_for is unique, so a retry has none
   add column if not exists for_tick          timestamptz,
   -- host:pid of the process that runs it
   add column if not exists process           text,
   -- when the figures last changed: a run that hangs still sends heartbeats
   add column if not exists progress_at       timestamptz,
-  -- how many transactions of the run the database has committed; its holder knows how many were confirmed to it
+  -- how many transactions of the run the database has committed; its process knows how many were confirmed to it
   add column if not exists transactions      integer not null default 0;
 
--- In an adopted table every crash may have left a running row: all but the newest of a job are closed, for the index below.
+-- In an adopted table every crash may have left a running row. All but the newest of each job are closed, for the index below.
 update cron_job_runs r
 set status = 'failed', completed_at = clock_timestamp(), error_message = 'abandoned: running before pgonce, and started anew since'
 where status = 'running' and exists (
   select from cron_job_runs n where n.job_name = r.job_name and n.key = r.key and n.status = 'running'
     and (n.started_at, n.id) > (r.started_at, r.id));
--- Two running rows of one job and key cannot be written, by any client.
+-- No client can write two running rows of one job and key.
 create unique index if not exists pgonce_cron_job_runs_one_running on cron_job_runs (job_name, key)
   where status = 'running';
--- A tick fires once, whatever became of it: over all statuses.
+-- A tick fires once, whatever its outcome: the index covers all statuses.
 create unique index if not exists pgonce_cron_job_runs_one_tick on cron_job_runs (job_name, key, scheduled_for)
   where scheduled_for is not null;
--- The failed runs that are to be retried. A table of its own, nearly always empty: each partial index on cron_job_runs costs
--- every start and every end some 10 us, used or not.
+-- The failed runs that will be retried. This is a table of its own, nearly always empty: each partial index on cron_job_runs
+-- adds some 10 us to every start and every end, used or not.
 create table if not exists pgonce_job_retries (
   run_id   uuid primary key,
   job_name text not null,
   due_at   timestamptz not null,
   counted  boolean not null default true,  -- false: its process was stopped, which is not an attempt
-  retries  integer                         -- of one that is not counted: how many it had
+  retries  integer                         -- if it is not counted: how many retries it had
 );
 
--- The heartbeats of runs whose transactions keep one snapshot (REPEATABLE READ, SERIALIZABLE). Such a transaction cannot update a
--- row that somebody else has updated since it began, and it ends with an update of its run's row: so nobody else may update that.
+-- The heartbeats of runs whose transactions keep one snapshot (REPEATABLE READ, SERIALIZABLE). Such a transaction cannot
+-- update a row that somebody else has updated since it began. It ends with an update of its run's row, so nobody else may
+-- update that row.
 create table if not exists pgonce_job_heartbeats (
   run_id       uuid primary key,
   heartbeat_at timestamptz not null default clock_timestamp()
 );
 
--- When each job runs: what the newest start of an app registered, and what an operator has written. Every worker that has the
--- job goes by these rows, and "did not run" can be said in SQL when all workers are dead.
+-- When each job runs: the schedules that the newest start of an app registered, and those that an operator wrote. Every
+-- worker that has the job follows these rows. They also let SQL report "did not run" when all workers are dead.
 create table if not exists pgonce_job_schedules (
   job_name        text        not null,
   key             text        not null default '',
   cron            text        not null,             -- five fields, or @every 90 minutes
   timezone        text        not null,
   next_tick       timestamptz not null,             -- the earliest tick that no scheduler has dealt with yet
-  upcoming        timestamptz[] not null default '{}', -- the ticks after it, should every scheduler die before it says more
+  upcoming        timestamptz[] not null default '{}', -- the ticks after it, in case every scheduler dies
   grace           interval    not null default '5 minutes',
   source          text        not null default 'code' check (source in ('code', 'operator')),
   app             text        not null default '',  -- the app that registered it, as --app names it
   registered_with text,                             -- which jobs were registered together, as a digest of their names
   scope           jsonb       not null default '{}',
   catch_up        text        not null default 'none',
-  slots           integer,                          -- of a job of which so many runs may be at work at once
+  slots           integer,                          -- how many runs may run at the same time; null: one
   updated_at      timestamptz not null default clock_timestamp(),
   primary key (job_name, key)
 );
 
--- How often a job must run, whoever starts it: cron, Kubernetes, Celery, pg_cron.
+-- How often a job must run, no matter what starts it: cron, Kubernetes, Celery, pg_cron.
 create table if not exists pgonce_job_expectations (
   job_name text        not null,
   key      text        not null default '',
@@ -214,7 +218,7 @@ create table if not exists pgonce_job_expectations (
   primary key (job_name, key)
 );
 
--- Jobs that an operator has paused: nothing starts them until then (null: until they are resumed).
+-- Jobs that an operator has paused: no run of them starts before paused_until (null: before they are resumed).
 create table if not exists pgonce_job_pauses (
   job_name     text        primary key,
   reason       text        not null,
@@ -222,7 +226,7 @@ create table if not exists pgonce_job_pauses (
   paused_until timestamptz
 );
 
--- Runs that somebody has asked for: any worker that has the job starts one, in one transaction with the answer.
+-- Runs that somebody has requested. A worker that has the job starts the run and writes the answer in one transaction.
 create table if not exists pgonce_job_requests (
   id           uuid        primary key default gen_random_uuid(),
   job_name     text        not null,
@@ -250,15 +254,15 @@ create table if not exists seed_checkpoints (
 );
 create index if not exists idx_seed_checkpoints_name on seed_checkpoints (seed_name);
 
--- batch counts the committed batches: each is a compare-and-set on it, so a delayed COMMIT
--- and its repetition cannot both land.
+-- batch counts the committed batches. Each batch is a compare-and-set on it, so a delayed COMMIT
+-- and its repetition cannot both take effect.
 alter table seed_checkpoints
   add column if not exists batch bigint not null default 0;
 
--- rows_seen = inserted + updated + skipped + rejected since the import last began at the start, over all resumes; the
--- total_ columns have the sums of all time, and rows_total what the source says it holds. fingerprint: what the source looked
--- like up to last_checkpoint. target: the table, and keys of the last batch, by which a resume recognizes it. verified: the
--- last comparison of table and source. paused_at: the runner stops after its batch.
+-- rows_seen = inserted + updated + skipped + rejected since the import last began at the start, including all resumes. The
+-- total_ columns have the sums of all time. rows_total is the number of rows that the source reports. fingerprint identifies
+-- the source's content up to last_checkpoint. target has the table, and keys of the last batch, by which a resume recognizes
+-- the table. verified is the last comparison of table and source. paused_at: the runner stops after its batch.
 alter table seed_checkpoints
   add column if not exists rows_updated  bigint not null default 0,
   add column if not exists rows_rejected bigint not null default 0,
@@ -276,7 +280,7 @@ update seed_checkpoints
 set rows_seen = rows_inserted::bigint + rows_skipped, total_inserted = rows_inserted, total_skipped = rows_skipped
 where rows_seen = 0;
 
--- A row that the table refused: its columns as text, where jsonb can hold them; line, as COPY would read it, where not.
+-- A row that the table refused. row has its columns as text, if jsonb can hold them; else line has it in COPY's format.
 create table if not exists pgonce_seed_rejects (
   id          bigint generated always as identity primary key,
   seed_name   text not null,
@@ -291,14 +295,14 @@ create table if not exists pgonce_seed_rejects (
 );
 create index if not exists pgonce_seed_rejects_seed on pgonce_seed_rejects (seed_name, id);
 
--- A part of a seed with a checkpoint of its own, in the columns of seed_checkpoints, which keeps the sums.
+-- A part of a seed with a checkpoint of its own, in the same columns as seed_checkpoints, which has the sums of all parts.
 create table if not exists pgonce_seed_partitions (
   like seed_checkpoints including defaults,
   partition text not null,
   primary key (seed_name, partition)
 );
 
--- When each of the last 60 batches was committed: a ring, slot = batch % 60.
+-- When each of the last 60 batches was committed. It is a ring buffer: slot = batch % 60.
 create table if not exists pgonce_seed_batches (
   seed_name    text not null,
   partition    text not null default '',
@@ -309,7 +313,7 @@ create table if not exists pgonce_seed_batches (
   primary key (seed_name, partition, slot)
 );
 
--- What is to be told, once for each channel. A channel is the hash of its URL: the URL holds a secret.
+-- The alerts to send, one row for each channel. A channel is the hash of its URL, because the URL contains a secret.
 create table if not exists pgonce_alerts (
   id              uuid primary key default gen_random_uuid(),
   channel         text not null,
@@ -328,7 +332,8 @@ create table if not exists pgonce_alerts (
 create index if not exists pgonce_alerts_due on pgonce_alerts (channel, next_attempt_at) where delivered_at is null;
 create index if not exists pgonce_alerts_created on pgonce_alerts (created_at);
 
--- How far each channel has looked. watched: the runs that were running then; their ends are found by id, however long they take.
+-- When alerts were last looked for, for each channel. watched: the runs that were running at that time. Their ends are found
+-- by id, however long they take.
 create table if not exists pgonce_alert_channels (
   channel   text primary key,
   looked_at timestamptz,
@@ -347,7 +352,7 @@ create table if not exists pgonce_processes (
   digest       text        not null default '',   -- of its handlers, or of its jobs and their schedules
   handlers     text[]      not null default '{}', -- patterns of event types
   jobs         text[]      not null default '{}',
-  capacity     integer,                           -- how much it does at once
+  capacity     integer,                           -- how much it can do at the same time
   busy         integer     not null default 0,
   busy_with    text[]      not null default '{}',
   started_at   timestamptz not null default clock_timestamp(),
