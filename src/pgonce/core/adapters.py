@@ -7,6 +7,7 @@ import json
 from psycopg.adapt import AdaptersMap
 from psycopg.postgres import register_default_adapters, register_default_types
 from psycopg.types import TypesRegistry
+from psycopg.types.array import register_all_arrays
 from psycopg.types.json import set_json_dumps, set_json_loads
 
 
@@ -15,6 +16,7 @@ def _shipped() -> AdaptersMap:
     register_default_types(types)
     adapters = AdaptersMap(types=types)
     register_default_adapters(adapters)
+    register_all_arrays(adapters)
     # set_json_loads without a context changes the default loader itself, which this map would share
     set_json_loads(json.loads, adapters)
     set_json_dumps(json.dumps, adapters)

@@ -330,7 +330,7 @@ def test_a_checkpoint_that_somebody_else_moved_rolls_the_batch_back(
                 db.execute("select update_checkpoint(%s, '{\"place\": 1}')", [name])
             yield row, at
 
-    with pytest.raises(LeaseLost, match="moved by (somebody else|another client)"):
+    with pytest.raises(LeaseLost, match=r"moved by (somebody else|another client)"):
         caller.seed(name, disturbed, into=table, key=("id",))
     assert (found(db, table), counts(db, name)[1:]) == ([0, 1], (2, 0))
     assert caller.seed(name, source, into=table, key=("id",)) == "complete"
