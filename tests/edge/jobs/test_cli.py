@@ -330,13 +330,14 @@ def test_a_schedule_that_cannot_be_read_is_refused_in_one_line(cli: Cli, options
     assert said.count("\n") == 1
 
 
-def test_on_a_narrow_terminal_the_statistics_are_a_few_lines_for_each_job(database: str, conn: Connection) -> None:
+def test_on_a_narrow_terminal_the_statistics_stay_a_table(database: str, conn: Connection) -> None:
     conn.execute(
         "insert into cron_job_runs (job_name, status, started_at, completed_at, duration_ms, rows_processed)"
         " select 'birthday_letters', 'succeeded', now(), now(), 12345, 7 from generate_series(1, 3)"
     )
     lines = on_a_terminal(60, database, "job", "stats")
-    assert lines[:2] == ["birthday_letters", "  runs: 3  success: 100.0%  p50: 12 s  p95: 12 s  p99: 12 s"]
+    assert len(lines) == 2
+    assert lines[1].startswith("birthday_lett")
     assert all(len(line) <= 60 for line in lines)
     assert len(on_a_terminal(120, database, "job", "stats")) == 2
 
