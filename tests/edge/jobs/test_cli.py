@@ -337,7 +337,7 @@ def test_on_a_narrow_terminal_the_statistics_stay_a_table(database: str, conn: C
     )
     lines = on_a_terminal(60, database, "job", "stats")
     assert len(lines) == 2
-    assert lines[1].startswith("birthday_lett")
+    assert lines[1].startswith("birthday_let")
     assert all(len(line) <= 60 for line in lines)
     assert len(on_a_terminal(120, database, "job", "stats")) == 2
 
