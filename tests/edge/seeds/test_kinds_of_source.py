@@ -11,6 +11,7 @@ import lzma
 import os
 import random
 import subprocess
+import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -371,7 +372,11 @@ class TestCommand:
         code, out, _ = command(database, "seed", "load", "*.csv", *into, cwd=tmp_path)
         assert (code, counted(skipped=2) in out) == (0, True)
         done = subprocess.run(
-            ["pgonce", "seed", "load", "-", "--format", "csv", "--columns", "id,name", *into],
+            [
+                Path(sys.executable).with_name("pgonce"),
+                *("seed", "load", "-", "--format", "csv", "--columns", "id,name"),
+                *into,
+            ],
             input=b"3,Cid", env={**os.environ, "DATABASE_URL": database}, capture_output=True, check=False, timeout=60,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
