@@ -1,4 +1,4 @@
-"""How a program finds its database, and the pools on it."""
+"""Finding the database's URL, checking it, and opening connection pools."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from pgonce.errors import DatabaseUnavailable, InvalidArgument, translate
 
 T = TypeVar("T")
 
-# Behind a transaction pooler a prepared statement of one transaction is unknown to the next one's server: none, until
-# `_is_direct` says that there is no pooler.
-# Keepalives end a connection whose peer is gone after 30 + 3 * 10 s; the kernel's default is two hours.
+# Behind a transaction pooler the next transaction may run on another server process, which does not have the prepared
+# statements of the one before. So statements are prepared only after `_is_direct` has found that there is no pooler.
+# TCP keepalives end a connection to an unreachable peer after 30 + 3 * 10 s; the kernel's default is two hours.
 CONNECTION = {
     "autocommit": True,
     "prepare_threshold": None,
@@ -36,11 +36,11 @@ CONNECTION = {
 }
 
 TIMEOUT = 10
-"""Seconds to wait for a free connection. Stripe gives up on an answer after some 10 to 20 s.
+"""Seconds to wait for a free connection. Stripe waits about 10 to 20 s for an answer.
 
-Also how long a pool tries to get a lost connection back: after 1, 2, 4 … seconds, by default for 5 minutes, and whoever
-waits does not hasten it: 135 s without a database were 250 s without alerts. One that has given up tries anew for
-whoever asks next.
+Also the pool's reconnect timeout. A pool retries a lost connection after 1, 2, 4 … seconds, by default for 5 minutes,
+and a waiting caller does not make it retry earlier: with that default, 135 s without a database became 250 s without
+alerts. After this timeout the pool stops retrying, and the next request for a connection starts a new attempt.
 """
 
 
@@ -55,14 +55,15 @@ def find(given: str | None = None) -> str:
 
 
 def check(url: str) -> str:
-    """Connect once; where that led, as "database on host", without user and password.
+    """Connect once and return "database on host", without user and password.
 
     Raises:
-        DatabaseUnavailable: with the server's reason, which a pool's timeout would hide.
-        InvalidArgument: ``url`` cannot be read. It is not quoted: it may hold a password.
+        DatabaseUnavailable: with the server's reason. A pool would report only its own timeout.
+        InvalidArgument: ``url`` cannot be read. The message does not quote it, because it may contain a password.
     """
     authority, path, _ = _parts(url)
-    if "@" in authority:  # what libpq takes for a host begins with the rest of the password: not even DNS is to see it
+    # libpq would take the rest of the password as part of the host name and send it to a DNS server
+    if "@" in authority:
         raise InvalidArgument(UNENCODED)
     try:
         with psycopg.connect(url, **_options(url)) as conn:
@@ -70,7 +71,7 @@ def check(url: str) -> str:
     except psycopg.ProgrammingError as error:
         raise InvalidArgument(_unreadable(url, str(error))) from None
     except psycopg.OperationalError as error:
-        if "@" in path:  # may be a database's name, but not one that could be reached
+        if "@" in path:  # a database's name may contain an @, but this one cannot be reached
             raise InvalidArgument(UNENCODED) from None
         reason = str(translate(error)).splitlines()[0]
         if "session is read-only" in str(error):
@@ -83,7 +84,7 @@ UNENCODED = f"the database URL has an @ where none belongs: {ENCODE}"
 
 
 def _parts(url: str) -> tuple[str, str, str]:
-    """Host and port, path, and parameters of a URL, as libpq takes it apart; empty where it is none."""
+    """Host and port, path, and parameters of a URL, split as libpq does it. All are empty if it is not a URL."""
     authority, _, path = url.partition("://")[2].partition("/")
     user, at, host = authority.partition("@")
     host, _, early = (host if at else user).partition("?")
@@ -92,7 +93,7 @@ def _parts(url: str) -> tuple[str, str, str]:
 
 
 def _unreadable(url: str, said: str) -> str:
-    """What is wrong with a URL that libpq cannot read, without any other part of it."""
+    """Describe why libpq cannot read the URL. The text quotes only the wrong part, because others may be secret."""
     scheme, is_url, _ = url.partition("://")
     driver = re.fullmatch(r"(postgres(?:ql)?)(\+\w+)", scheme)
     if is_url and driver:
@@ -107,7 +108,7 @@ def _unreadable(url: str, said: str) -> str:
 
 
 def open_pool(url: str, size: int = 10) -> ConnectionPool[Connection[Any]]:
-    """An open pool of up to ``size`` connections with the settings that pgonce wants.
+    """An open pool of up to ``size`` connections with the settings that pgonce needs.
 
     Raises:
         DatabaseUnavailable: the database cannot be reached.
@@ -117,7 +118,7 @@ def open_pool(url: str, size: int = 10) -> ConnectionPool[Connection[Any]]:
         url, kwargs=_options(url), configure=_configure, min_size=1, max_size=size, open=True, timeout=TIMEOUT,
         reconnect_timeout=TIMEOUT, name="pgonce",
     )  # fmt: skip
-    with _arriving():
+    with _translate_pool_timeout():
         pool.wait(TIMEOUT)
     return pool
 
@@ -134,17 +135,18 @@ async def open_async_pool(url: str, size: int = 10) -> AsyncConnectionPool[Async
         reconnect_timeout=TIMEOUT, name="pgonce",
     )  # fmt: skip
     await pool.open()
-    with _arriving():
+    with _translate_pool_timeout():
         await pool.wait(TIMEOUT)
     return pool
 
 
 @contextmanager
-def _arriving() -> Iterator[None]:
-    """Around the wait for a pool's first connection.
+def _translate_pool_timeout() -> Iterator[None]:
+    """Raise the timeout of a wait for a pool's first connection as DatabaseUnavailable.
 
-    Who asks before it is there gets the pool to open a second one. From then on an import took them in turns, and two
-    processes of the server had the table and its index to learn: 3 % of a load.
+    The callers wait because a pool opens a second connection if one is requested before the first is ready. An import
+    then used both in turns, and two server processes had to load the table and its index into their caches: 3 % of the
+    time of a load.
     """
     try:
         yield
@@ -153,10 +155,10 @@ def _arriving() -> Iterator[None]:
 
 
 def _options(url: str) -> dict[str, Any]:
-    """The settings of a connection; where the URL does not say, one to a server that can write.
+    """The settings of a connection. Unless the URL says otherwise, the server must accept writes.
 
     After a switchover the demoted primary still accepts connections, and every write there fails. With several hosts in
-    the URL libpq then tries the next one. ``target_session_attrs=any`` in the URL allows to read from a standby.
+    the URL libpq then tries the next one. ``target_session_attrs=any`` in the URL allows reading from a standby.
     """
     options = dict(CONNECTION)
     if "target_session_attrs" not in url and "PGTARGETSESSIONATTRS" not in os.environ:
@@ -165,7 +167,7 @@ def _options(url: str) -> dict[str, Any]:
 
 
 PREPARE_AFTER = 3
-"""Uses of a statement until it is prepared, on a direct connection: the server then plans it no more."""
+"""Uses of a statement before it is prepared, on a direct connection. The server can then reuse its plan."""
 _PID = "select pg_backend_pid()"
 
 
@@ -180,27 +182,31 @@ async def _configure_async(conn: AsyncConnection[Any]) -> None:
 
 
 def _is_direct(conn: Connection[Any] | AsyncConnection[Any], served_by: bytes | None) -> bool:
-    """Whether no pooler stands in between: a pooler has to make up the process id that the client may cancel with."""
+    """Whether the connection has no pooler in between.
+
+    The client gets a process id with which it can cancel. A pooler has to invent one, so it differs from the server's.
+    """
     return served_by == str(conn.info.backend_pid).encode()
 
 
 PATIENCE = "5s"
-"""For a lock that somebody's psql may hold until the evening."""
+"""The lock timeout. A forgotten psql session can hold a lock for hours."""
 _TIMEOUTS = (
     "select pg_catalog.set_config('lock_timeout', '{}', true), pg_catalog.set_config('statement_timeout', '60s', true)"
 )
 ANSWER_WITHIN = 75.0
-"""Seconds until a server that should have ended the statement by itself is taken for one that hangs."""
+"""Seconds to wait for an answer. The server should have ended the statement after 60 s; later it counts as hanging."""
 
 
-def patiently(pool: Pool, call: Call[T], schema: str) -> T:
-    """Run ``call`` in a transaction of its own, for a thread that must come back: it waits for no lock and no server.
+def call_with_timeouts(pool: Pool, call: Call[T], schema: str) -> T:
+    """Run ``call`` in a transaction of its own, with limits on the wait for a lock, the statement and the answer.
 
-    The timeouts are set in the transaction: behind a transaction pooler a session's would be somebody else's.
+    For threads that must not be blocked. The timeouts are set for the transaction only: behind a transaction pooler a
+    session's settings would stay and apply to another client.
 
     Raises:
         DatabaseUnavailable: the database cannot be reached, or does not answer.
-        PgonceError: what the protocol refused, translated from its SQLSTATE.
+        PgonceError: the SQL function refused the call; translated from its SQLSTATE.
         psycopg.Error: anything else; LockNotAvailable after `PATIENCE`.
     """
     try:

@@ -15,7 +15,7 @@ from typing import Literal
 from uuid import UUID, uuid4
 
 from pgonce.core.call import Call, clean, value
-from pgonce.core.database import patiently
+from pgonce.core.database import call_with_timeouts
 from pgonce.core.execute import Pool
 
 Does = Literal["events", "receives", "jobs", "alerts"]
@@ -79,20 +79,21 @@ class Registration:
         Raises:
             DatabaseUnavailable, SchemaError: as for every call.
         """
-        self.started_at = patiently(pool, self._register(), self.schema)
+        self.started_at = call_with_timeouts(pool, self._register(), self.schema)
         self._next = time.monotonic() + BEAT_EVERY
 
     def beat(self, pool: Pool, busy: int = 0, busy_with: Sequence[str] = ()) -> None:
         """A sign of life, if the last one is `BEAT_EVERY` seconds old; to be called more often than that."""
         if time.monotonic() < self._next:
             return
-        if not patiently(pool, beat_process(self.id, busy, busy_with), self.schema):
-            patiently(pool, self._register(), self.schema)  # deleted after a day of silence: a suspended machine
+        if not call_with_timeouts(pool, beat_process(self.id, busy, busy_with), self.schema):
+            # the row is deleted after a day without heartbeats, as on a suspended machine
+            call_with_timeouts(pool, self._register(), self.schema)
         self._next = time.monotonic() + BEAT_EVERY - 1  # the caller's rounds are not exact
 
     def end(self, pool: Pool) -> None:
         """Delete the row: a clean stop."""
-        patiently(pool, end_process(self.id), self.schema)
+        call_with_timeouts(pool, end_process(self.id), self.schema)
 
     def _register(self) -> Call[datetime]:
         content = repr((sorted(self.handlers), sorted(self.jobs), sorted(self.content)))

@@ -14,7 +14,7 @@ import psycopg
 
 from pgonce.core import database, event_loop
 from pgonce.core.callables import ensure_awaitable, ensure_result
-from pgonce.core.database import patiently
+from pgonce.core.database import call_with_timeouts
 from pgonce.core.execute import Pool
 from pgonce.core.failures import log_failure
 from pgonce.errors import PgonceError, RunStopped
@@ -94,7 +94,7 @@ class Executor:
         """Close the runs that have not ended, as failed and due again; what they still write is refused."""
         for execution in self._executions():
             with suppress(PgonceError, psycopg.Error):  # else another worker closes it after its window
-                patiently(self._pool, calls.interrupt_job_run(execution.run.id, reason), self._schema)
+                call_with_timeouts(self._pool, calls.interrupt_job_run(execution.run.id, reason), self._schema)
                 log.warning("job %s: run %s did not end in time: closed", execution.job.name, execution.run.id)
 
     def _executions(self) -> Iterable[Execution]:

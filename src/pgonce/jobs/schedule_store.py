@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from pgonce.core.database import patiently
+from pgonce.core.database import call_with_timeouts
 from pgonce.core.execute import Pool
 from pgonce.core.processes import Registration
 from pgonce.errors import InvalidArgument
@@ -61,7 +61,7 @@ class ScheduleStore:
         """
         with self._lock:
             done = dict(self._done)  # before the read: what is done after it, the read cannot know
-        rows = patiently(pool, calls.read_job_schedules(self._names), self._schema) if self._names else []
+        rows = call_with_timeouts(pool, calls.read_job_schedules(self._names), self._schema) if self._names else []
         found = {(row.name, row.key): row for row in rows}
         plans, scopes = dict(self._code), {}
         for name, row in found.items():
@@ -145,13 +145,13 @@ class ScheduleStore:
         if not self._registered and self._code:
             ticks = [tick for name, plan in self._code.items() if (tick := self._next(name, plan))]
             register = calls.register_job_schedules(self._process.id, self._process.app, self._together, ticks)
-            self._registered = patiently(pool, register, self._schema)
+            self._registered = call_with_timeouts(pool, register, self._schema)
         self._has_started = True
         with self._lock:
             changed, self._changed = self._changed, set()
         try:
             if ticks := [tick for name in changed if (tick := self._next(name, self.plans.get(name)))]:
-                patiently(pool, calls.plan_job_ticks(ticks), self._schema)
+                call_with_timeouts(pool, calls.plan_job_ticks(ticks), self._schema)
         except BaseException:
             with self._lock:
                 self._changed |= changed

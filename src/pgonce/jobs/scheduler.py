@@ -24,7 +24,7 @@ from psycopg_pool import PoolTimeout
 
 from pgonce.core import database
 from pgonce.core.call import Call, value
-from pgonce.core.database import patiently
+from pgonce.core.database import call_with_timeouts
 from pgonce.core.processes import Registration
 from pgonce.core.service import Service
 from pgonce.errors import DatabaseUnavailable, PgonceError
@@ -105,7 +105,7 @@ class Scheduler(Service):
         self._pool = database.open_pool(self._url, self._concurrency + 2)
         try:
             self._process.register(self._pool)
-            self._clock.set(patiently(self._pool, _NOW, "pg_catalog"))
+            self._clock.set(call_with_timeouts(self._pool, _NOW, "pg_catalog"))
             now = self._clock.now()
             self._store.refresh(self._pool, now)
             self._queue = TickQueue(self._store.plans, self._store.since, now)
@@ -114,7 +114,7 @@ class Scheduler(Service):
                 self._store.write(self._pool)
                 for job in self._app.jobs.values():
                     if job.expect_every:
-                        patiently(self._pool, calls_operate.expect_registered_job(job), self._schema)
+                        call_with_timeouts(self._pool, calls_operate.expect_registered_job(job), self._schema)
             self._threads.start()
         except BaseException:
             self._threads.stop()
@@ -153,7 +153,7 @@ class Scheduler(Service):
             self._executor.close_runs(STOPPED)
         with suppress(PgonceError, psycopg.Error):  # the database is away: the row goes after a day of silence
             self._store.write(self._pool)
-            patiently(self._pool, calls_schedule.end_job_schedules(self._process.id), self._schema)
+            call_with_timeouts(self._pool, calls_schedule.end_job_schedules(self._process.id), self._schema)
         if ended:
             self._pool.close()
             if self._died:
@@ -224,7 +224,7 @@ class Scheduler(Service):
         # ticks that are due would wait for minutes.
         for left in reversed(range(self._concurrency + 2)):
             try:
-                self._clock.set(patiently(self._pool, _NOW, "pg_catalog"))
+                self._clock.set(call_with_timeouts(self._pool, _NOW, "pg_catalog"))
                 return
             except DatabaseUnavailable as error:
                 if not left or isinstance(error.__cause__, PoolTimeout | TimeoutError):
@@ -235,7 +235,7 @@ class Scheduler(Service):
         self._process.beat(self._pool, len(running), running)
 
     def _sweep(self) -> None:
-        if closed := patiently(self._pool, calls.abandon_job_runs(), self._schema):
+        if closed := call_with_timeouts(self._pool, calls.abandon_job_runs(), self._schema):
             log.warning("%s runs had shown no sign of life for their window: closed as failed", closed)
 
     def _submit_due(self) -> None:
@@ -243,11 +243,11 @@ class Scheduler(Service):
             self._submit(name)
 
     def _start_retries(self) -> None:
-        for retry in patiently(self._pool, calls.due_job_retries(list(self._app.jobs)), self._schema):
+        for retry in call_with_timeouts(self._pool, calls.due_job_retries(list(self._app.jobs)), self._schema):
             self._submit_once(retry.run_id, self._app.jobs[retry.name], retry=retry)
 
     def _start_requests(self) -> None:
-        for each in patiently(self._pool, calls_operate.open_job_requests(list(self._app.jobs)), self._schema):
+        for each in call_with_timeouts(self._pool, calls_operate.open_job_requests(list(self._app.jobs)), self._schema):
             self._submit_once(each.id, self._app.jobs[each.name], request=each.id, key=each.key, scope=each.scope)
 
     def _update_schedules(self) -> None:
@@ -304,7 +304,7 @@ class Scheduler(Service):
         ticks, given_up = self._queue.overdue(name, self._store.since[name], now)
         if given_up:
             reason = "missed: no scheduler has started it, and it is too late for it now"
-            patiently(self._pool, calls_schedule.skip_job_tick(*name, given_up, reason), self._schema)
+            call_with_timeouts(self._pool, calls_schedule.skip_job_tick(*name, given_up, reason), self._schema)
             self._store.mark_done(name, given_up)
         return ticks
 
@@ -318,7 +318,9 @@ class Scheduler(Service):
 
     def _is_running(self, name: Name) -> bool:
         # Another scheduler may be at the same backlog: this tick would be skipped as an overlap of its run.
-        running = patiently(self._pool, stats.list_job_runs(name=name[0], status="running", limit=1000), self._schema)
+        running = call_with_timeouts(
+            self._pool, stats.list_job_runs(name=name[0], status="running", limit=1000), self._schema
+        )
         return any(run.key == name[1] for run in running)
 
     def _submit_once(self, wanted: UUID, job: Job, **options: Any) -> None:
