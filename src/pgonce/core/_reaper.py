@@ -1,14 +1,14 @@
-"""The reaper of an embedded server: a small process that stops the server once nobody uses it.
+"""The reaper of an embedded server: a small process that stops the server after its last user has ended.
 
 Every user holds a shared lock on ``users.lock``; the reaper waits for the exclusive one. The kernel releases
-the locks of a process however it ends, kill -9 included: nothing has to be cleaned up, and no list of pids can
-go stale. This file is run by path, with ``-I -S`` and nothing but the standard library: it runs as long as the
-server, and must work even if the package is upgraded or removed meanwhile.
+the locks of a process however it ends, kill -9 included. So nothing has to be cleaned up, and there is not a list of
+pids that could become outdated. This file is run by path, with ``-I -S`` and only the standard library: it runs as long
+as the server, and must work even if the package is upgraded or removed meanwhile.
 
 ``<data_dir>/`` holds ``start.lock`` (exclusive: one starter at a time), ``users.lock`` (shared: a user;
-exclusive: the reaper, stopping), ``reaper.lock`` (exclusive: there is a reaper), ``reaper.log`` and the
-cluster ``pg/``. The locks are flock(2): they belong to the open file, so a forked child is a user like its
-parent.
+exclusive: the reaper, while it stops the server), ``reaper.lock`` (exclusive: a reaper is running),
+``reaper.log`` and the cluster ``pg/``. The locks are flock(2): they belong to the open file, so a forked child
+is a user like its parent.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ class Postmaster(NamedTuple):
     """``starting``, ``ready`` or ``stopping``."""
 
     def listening(self) -> bool:
-        """Whether a process serves the socket. A pid may be reused by another process, a socket is not."""
+        """Whether a process serves the socket. Another process may reuse a pid, but not a socket."""
         with socket.socket(socket.AF_UNIX) as probe:
             probe.setblocking(False)
             try:
                 probe.connect(str(self.socket_dir / f".s.PGSQL.{self.port}"))
-            except BlockingIOError:  # its queue is full: a server is there, and busy
+            except BlockingIOError:  # its queue is full: a server is running, and busy
                 return True
             except OSError:
                 return False
             return True
 
     def remove_stale_locks(self) -> bool:
-        """Remove the lock files of a server whose pid now belongs to another process; true if that was so.
+        """Remove the lock files of a server whose pid now belongs to another process. Return whether that was so.
 
         Pids are reused after a reboot and in a restarted container, and a killed server stays a zombie in a container
         whose first process does not reap orphans. PostgreSQL takes any such process for the old server and refuses to
-        start. Unlike them a postmaster has a command line, and its cluster as working directory. Needs /proc.
+        start. A postmaster is different: it has a command line, and its working directory is the cluster. Needs /proc.
         """
         process = Path(f"/proc/{self.pid}")
         try:
@@ -68,7 +68,7 @@ class Postmaster(NamedTuple):
 
 
 def postmaster(pgdata: Path) -> Postmaster | None:
-    """The server that owns the cluster in ``pgdata``, or did until a crash; none after an orderly stop."""
+    """The server that owns the cluster in ``pgdata``, or owned it until a crash; None after an orderly stop."""
     try:
         lines = os.fsdecode((pgdata / "postmaster.pid").read_bytes()).splitlines()
     except FileNotFoundError:
@@ -86,7 +86,7 @@ def postmaster(pgdata: Path) -> Postmaster | None:
 
 
 def lock(path: Path, how: int, until: ExitStack) -> int:
-    """Open ``path`` and lock it; ``until`` closes it. There is no unlock: a forked child shares the lock.
+    """Open ``path`` and lock it; ``until`` closes it. It is never unlocked, because a forked child shares the lock.
 
     ``how``: of `EXCLUSIVE`, `SHARED` and `EXCLUSIVE_NOW`, which raises BlockingIOError where it would wait.
     """
@@ -106,7 +106,7 @@ def environment() -> dict[str, str]:
 
 
 def ensure(data_dir: Path) -> None:
-    """Start a reaper if there is none. The caller must hold the shared lock, otherwise the reaper ends at once.
+    """Start a reaper if none is running. The caller must hold the shared lock, otherwise the reaper ends at once.
 
     Raises OSError if it cannot be started.
     """
@@ -116,8 +116,9 @@ def ensure(data_dir: Path) -> None:
         except BlockingIOError:
             return
         log = meanwhile.enter_context((data_dir / "reaper.log").open("ab"))
-        # The reaper inherits its lock, as standard input: there is no moment at which a second one could start.
-        command = [sys.executable, "-I", "-S", str(Path(__file__).absolute()), str(data_dir)]  # named for `ps` only
+        # The reaper inherits its lock as standard input, so the lock is never free and a second reaper cannot start.
+        # data_dir is passed only to be shown by `ps`
+        command = [sys.executable, "-I", "-S", str(Path(__file__).absolute()), str(data_dir)]
         try:
             subprocess.run(command, stdin=own, stdout=log, stderr=log, cwd=data_dir, env=environment(), check=True)
         except (OSError, subprocess.CalledProcessError) as error:
@@ -127,8 +128,9 @@ def ensure(data_dir: Path) -> None:
 def stop(pgdata: Path) -> None:
     """Stop the server and return when it has ended.
 
-    First fast (SIGINT: sessions are cut off, everything is written), after a minute immediate (SIGQUIT: it
-    recovers at the next start). By signal and not by ``pg_ctl stop``: the wheel may be uninstalled by now.
+    First a fast shutdown (SIGINT: sessions are disconnected, everything is written); after a minute an immediate one
+    (SIGQUIT: the server recovers at its next start). Signals instead of ``pg_ctl stop``: the wheel may have been
+    uninstalled.
     """
     for how, seconds in ((signal.SIGINT, 60), (signal.SIGQUIT, 10)):
         server = postmaster(pgdata)
@@ -139,7 +141,7 @@ def stop(pgdata: Path) -> None:
             os.kill(server.pid, how)
             while time.monotonic() < deadline:
                 if postmaster(pgdata) is None:
-                    if server.socket_dir != pgdata:  # made for a path too long for a socket
+                    if server.socket_dir != pgdata:  # a temporary directory, because the path was too long for a socket
                         with suppress(OSError):
                             server.socket_dir.rmdir()
                     return
@@ -151,8 +153,8 @@ def stop(pgdata: Path) -> None:
 def wait_and_stop() -> None:
     """Wait until nobody uses the server, stop it, and end.
 
-    Standard input is the locked ``reaper.lock``. The working directory is the data directory, also after it was moved
-    or deleted: a new one at the old path has its own locks and its own reaper.
+    Standard input is the locked ``reaper.lock``. The working directory is the data directory, even after it was moved
+    or deleted. A new data directory at the old path has its own locks and its own reaper.
     """
     import fcntl
 
@@ -160,19 +162,20 @@ def wait_and_stop() -> None:
         fcntl.flock(users, EXCLUSIVE)
         with suppress(FileNotFoundError):
             there = Path("pg").stat()
-            if os.geteuid() == 0:  # postmaster.pid is the server's user's: root must not signal what it names
+            if os.geteuid() == 0:  # the server's user can write postmaster.pid: root must not signal its pid
                 os.setgroups([])
                 os.setgid(there.st_gid)
                 os.setuid(there.st_uid)
             stop(Path("pg"))
-        # Before `users` is closed: the next starter waits for that lock, and must then find no reaper. The kernel
-        # closes files in this order as well, if this process is killed here: 0 is the lowest number.
+        # reaper.lock must be released before users.lock: the next starter waits for users.lock and must then find
+        # reaper.lock free. If this process is killed here, the kernel closes the files in the same order, because 0 is
+        # the lowest number.
         os.close(0)
 
 
 if __name__ == "__main__":
-    # The parent ends at once, so that the program that started it has no child to wait for. In a session of its own
-    # the reaper is not ended by Ctrl-C or a closed terminal.
+    # The parent ends at once, so that the calling program does not have to wait for a child. The reaper has its own
+    # session, so Ctrl-C or a closed terminal does not end it.
     if os.fork() == 0:
         os.setsid()
         wait_and_stop()

@@ -31,7 +31,7 @@ class _Submission(Generic[Item, Outcome]):
 
 
 class Batcher(Generic[Resource, Item, Outcome]):
-    """Sends the first item at once, and all items that arrive meanwhile with the next batch. For one event loop.
+    """Sends the first item at once. Items that arrive while it is in flight go into the next batch. For one event loop.
 
     Args:
         acquire: opens what a batch needs, such as a connection. The items of a batch are chosen after it is open.
@@ -103,12 +103,12 @@ class Batcher(Generic[Resource, Item, Outcome]):
                 await self._send_batch()
                 await asyncio.sleep(0)  # a caller that has its answer may submit a new item for the next batch
         finally:
-            # In the same step that found nothing waiting. In the done callback it would be too late: a caller that
-            # submits in between would count this task as in flight and wait for ever.
+            # This must happen in the same step in which the list was found empty. In the done callback it would be too
+            # late: a caller that submits in between would count this task as in flight and wait for ever.
             self._in_flight.discard(asyncio.current_task())
 
     async def _send_batch(self) -> None:
-        batch = list(self._waiting)  # if there is no connection, the error is for all of them
+        batch = list(self._waiting)  # if no connection can be opened, all of them get the error
         outcomes: Sequence[Outcome] = []
         try:
             async with self._acquire() as resource:

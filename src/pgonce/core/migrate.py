@@ -18,7 +18,7 @@ __all__ = ["applied", "migrate", "migrations", "script"]
 _log = logging.getLogger(__name__)
 
 _NOT_OURS = "PGO01"
-"""What install_check.sql raises for an object that has a name of ours and is somebody else's."""
+"""The SQLSTATE that install_check.sql raises if an object with a name of pgonce's was not made by pgonce."""
 
 
 def migrate(
@@ -27,24 +27,25 @@ def migrate(
     warn: Callable[[str], object] = _log.warning,
     announce: Callable[[str], object] = _log.info,
 ) -> list[str]:
-    """Bring the schema up to date; safe to repeat and to run twice at once.
+    """Bring the schema up to date. It can be repeated, and run by several processes at the same time.
 
-    Everything happens in one transaction, or not at all. Only where a large table made by hand is adopted, its columns
-    and indexes come before that transaction, in steps that block no writer (see core/adopt.py).
+    Everything happens in one transaction, or not at all. The one exception is a large table that was made by hand: its
+    columns and indexes are added before that transaction, in steps that do not block writers (see core/adopt.py).
 
     Args:
         url: libpq connection URL or string of a role that may create objects in ``schema``.
-        schema: where the tables and functions go; made if it does not exist.
-        warn: called with one line for each thing that lets other roles change the installation.
-        announce: called with one line before something that takes long.
+        schema: the schema for the tables and functions; created if it does not exist.
+        warn: called with one line for each object or right that lets other roles change the installation.
+        announce: called with one line before a step that takes long.
 
     Returns:
         The names of the migrations that were applied now; empty when only the functions were rebuilt.
 
     Raises:
-        SchemaError: the database was migrated by a newer pgonce, cannot hold the schema, or has objects of other
-            people under names that pgonce needs (then nothing was written); or a table was locked for five minutes.
-        psycopg.Error: what the database refused otherwise (no connection, no privileges).
+        SchemaError: the database was migrated by a newer pgonce, cannot hold the schema, or has objects
+            that pgonce did not make under names that it needs (then nothing was written); or a table was locked for
+            five minutes.
+        psycopg.Error: any other error of the database (no connection, no privileges).
     """
     warnings: list[str] = []
     done: set[int] = set()
@@ -94,10 +95,10 @@ def refuse(conn: psycopg.Connection[Any], schema: str) -> None:
 
 
 def run_script(conn: psycopg.Connection[Any], text: str) -> None:
-    """Run SQL that may refuse what it finds.
+    """Run a script of pgonce's SQL, which may refuse to install.
 
     Raises:
-        SchemaError: an object of somebody else has a name of ours.
+        SchemaError: an object that pgonce did not make has a name that pgonce needs.
     """
     try:
         conn.execute(text.encode())
@@ -110,8 +111,8 @@ def run_script(conn: psycopg.Connection[Any], text: str) -> None:
 def applied(conn: psycopg.Connection[Any], schema: str = "public") -> set[int]:
     """The versions of the migrations that ``schema`` has; empty when pgonce is not installed there."""
     table = sql.Identifier(schema, "pgonce_migrations")
-    # Not to_regclass: right after waiting for a lock its cache may not have what another session has made.
-    # A table without the column is somebody else's: install_check.sql names it.
+    # Not to_regclass: right after waiting for a lock, its cache may lack a table that another session has created.
+    # A table without the column was not made by pgonce; install_check.sql reports its name.
     exists = (
         "select 1 from pg_attribute a join pg_class c on c.oid = a.attrelid"
         " join pg_namespace n on n.oid = c.relnamespace"

@@ -1,4 +1,4 @@
-"""Services: what runs in threads of its own until it is stopped."""
+"""Services: objects that run in their own threads until they are stopped."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Self
 
 
 class Service(ABC):
-    """``with`` starts it, and stops it at the end, for as long as that takes."""
+    """A ``with`` block starts it and stops it at the end; the end waits as long as the stop takes."""
 
     @abstractmethod
     def start(self) -> Self:
-        """Begin. What is wrong is raised now, and not in a thread."""
+        """Start. Errors of the configuration are raised here, not in a thread."""
 
     @abstractmethod
     def stop(self, timeout: float | None = None) -> bool:
-        """End. Whether it has ended within ``timeout`` seconds (None: wait for ever)."""
+        """Stop. Return whether it ended within ``timeout`` seconds (None: wait for ever)."""
 
     def __enter__(self) -> Self:
         return self.start()
@@ -31,17 +31,17 @@ class Service(ABC):
 
 
 def stop_all(services: Sequence[Service], timeout: float | None = None) -> bool:
-    """Stop all of them at once, within one time limit: one after the other, each would need a limit of its own.
+    """Stop all services in parallel, within one time limit. In sequence each would need a limit of its own.
 
     Args:
-        services: those that have started.
+        services: the services that have started.
         timeout: seconds for all of them; None: wait for ever.
 
     Returns:
         Whether all have ended.
 
     Raises:
-        Exception: what the first of them raised.
+        Exception: the first error that a service raised while it stopped.
     """
     ended: list[bool] = []
     errors: list[Exception] = []
@@ -55,7 +55,7 @@ def stop_all(services: Sequence[Service], timeout: float | None = None) -> bool:
     threads = [threading.Thread(target=stop, args=[service], daemon=True) for service in services]
     for thread in threads:
         thread.start()
-    # a service may need the database to say that it has stopped; that, too, has a limit
+    # a service may still have to record in the database that it has stopped; CLOSING limits that time
     until = None if timeout is None else time.monotonic() + timeout + CLOSING
     for thread in threads:
         thread.join(None if until is None else max(until - time.monotonic(), 0))
@@ -65,4 +65,4 @@ def stop_all(services: Sequence[Service], timeout: float | None = None) -> bool:
 
 
 CLOSING = 3.0
-"""Seconds beyond the time limit in which services may record their end: with 25 s below Kubernetes' 30."""
+"""Seconds after the time limit in which services may record their end. With 25 s the sum is below Kubernetes' 30 s."""
