@@ -1,4 +1,4 @@
-"""The calls of ``sql/api/jobs_guard.sql`` and ``jobs_schedule.sql``, where the transition tables are."""
+"""Calls of the functions in ``sql/api/jobs_guard.sql`` and ``jobs_schedule.sql``; the transition tables are there."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from pgonce.jobs.arguments import read_names, read_scope, read_tick
 WINDOW = "15 minutes"
 """Without a heartbeat for this long a run counts as dead (the specification's "last N minutes")."""
 BACKOFF = timedelta(minutes=1)
-"""Before the first retry; it doubles with each."""
+"""The time before the first retry; it doubles with each retry."""
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What a run is started with."""
+    """The arguments with which a run is started."""
 
     name: str
     window: timedelta
     key: str = ""
-    """Runs with different keys may run side by side."""
+    """Runs with different keys may run at the same time."""
     scope: Mapping[str, Any] = field(default_factory=dict)
     """What the run works on; for people to read."""
     scheduled_for: datetime | None = None
@@ -37,7 +37,7 @@ class Start:
     """How often a failure is retried."""
     backoff: timedelta = BACKOFF
     slots: int | None = None
-    """How many runs may be at work at once; None: one, without slots."""
+    """How many runs may run at the same time; None: one, without slots."""
 
     stored: bool = False
     """Whether the values come from a row, as those of a retry do: a client of SQL may have written any JSON there."""
@@ -45,7 +45,7 @@ class Start:
     def __post_init__(self) -> None:
         if self.stored:
             return
-        # a program starts many short runs: what is as it should be is not written again
+        # a program may start many short runs, so only values that change are assigned again
         found: dict[str, Any] = {}
         names = read_names(self.name, self.key)
         if type(self.name) is not str or type(self.key) is not str:
@@ -74,7 +74,7 @@ class Retry:
 
 
 def start_job_run(start: Start) -> Call[UUID | None]:
-    """Start a run: its id, which is its token; None on overlap, or when its tick has fired."""
+    """Start a run and return its id, which is its token. None on overlap, or if its tick has fired."""
     args = {
         "p_job_name": start.name,
         "p_scope": Jsonb(start.scope),
@@ -94,7 +94,7 @@ def start_job_run(start: Start) -> Call[UUID | None]:
 
 
 def start_requested_job_run(request: UUID, start: Start) -> Call[UUID | None]:
-    """Start the run that a request asks for, and answer it; None: another worker has it, or nothing may start now."""
+    """Start a requested run and close the request. None: another worker has started it, or it may not start now."""
     args = {
         "p_request_id": request,
         "p_key": start.key,
@@ -108,14 +108,14 @@ def start_requested_job_run(request: UUID, start: Start) -> Call[UUID | None]:
 
 
 def beat_job_run(run_id: UUID) -> Call[bool]:
-    """A sign of life; as the last statement of a transaction, the fence. False: taken over or ended."""
+    """Send a heartbeat; as the last statement of a transaction it is the fence. False: taken over or ended."""
     return Call("beat_job_run", {"p_run_id": run_id}, value)
 
 
 def report_job_run(
     run_id: UUID, transactions: int, rows_processed: int, rows_skipped: int, done: int | None, total: int | None
 ) -> Call[Literal["running", "stopping", "lost"]]:
-    """A sign of life that also writes the counts and the progress, unless the database has lost transactions."""
+    """Send a heartbeat that also writes the counts and the progress, unless the database has lost transactions."""
     args = _figures(run_id, rows_processed, rows_skipped, done, total, transactions)
     return Call("pgonce_report_job_run", args, value)
 
@@ -123,21 +123,21 @@ def report_job_run(
 def fence_job_run(
     run_id: UUID, transactions: int, rows_processed: int, rows_skipped: int, done: int | None, total: int | None
 ) -> Call[bool]:
-    """The last statement of a run's transaction, with how many were confirmed. False: taken over or ended."""
+    """The last statement of a run's transaction, with the number of confirmed ones. False: taken over or ended."""
     return Call(
         "pgonce_fence_job_run", _figures(run_id, rows_processed, rows_skipped, done, total, transactions), value
     )
 
 
 def keep_heartbeats_apart(run_id: UUID) -> Call[bool]:
-    """From now on heartbeats do not update the run's row, which a transaction with one snapshot ends with updating."""
+    """Stop heartbeats from updating the run's row: a transaction with one snapshot updates that row at its end."""
     return Call("pgonce_keep_heartbeats_apart", {"p_run_id": run_id}, value)
 
 
 def complete_job_run(run_id: UUID, rows_processed: int = 0, rows_skipped: int = 0, transactions: int = 0) -> Call[bool]:
     """End the run as succeeded. True also when repeated; False: it was taken over or has failed.
 
-    LeaseLost: the database has lost some of the ``transactions`` that were confirmed.
+    Raises LeaseLost if the database has lost some of the ``transactions`` that were confirmed.
     """
     args = {
         "p_run_id": run_id,
@@ -154,7 +154,7 @@ def fail_job_run(run_id: UUID, error_message: str) -> Call[bool]:
 
 
 def interrupt_job_run(run_id: UUID, error_message: str) -> Call[bool]:
-    """End the run as failed, due again at once: its process is stopping. False: it was taken over or has ended."""
+    """End the run as failed and due again at once: its process is stopping. False: it was taken over or has ended."""
     args = {"p_run_id": run_id, "p_error_message": clean(error_message)}
     return Call("pgonce_interrupt_job_run", args, value)
 
@@ -170,7 +170,7 @@ def stop_job_run(run_id: UUID) -> Call[bool]:
 
 
 def abandon_job_runs() -> Call[int]:
-    """The sweep: close every run that shows no sign of life. How many."""
+    """Close every run whose heartbeats have stopped. Return how many."""
     return Call("pgonce_abandon_job_runs", {}, value)
 
 
@@ -180,7 +180,7 @@ def due_job_retries(names: Sequence[str]) -> Call[list[Retry]]:
 
 
 def retry_job_run(run_id: UUID) -> Call[UUID | None]:
-    """Start the next attempt of a failed run; None: there is nothing to retry, or not now."""
+    """Start the next attempt of a failed run. None: it has nothing to retry, or its retry may not start now."""
     return Call("pgonce_retry_job_run", {"p_run_id": run_id, "p_process": this_process()}, value)
 
 
@@ -198,5 +198,5 @@ def _figures(
 
 
 def _held(count: int, bits: int = 31) -> int:
-    """``count``, or the largest that its column holds: a heartbeat that is refused for it would lose the run."""
+    """``count``, at most the largest value of its column. If a heartbeat were refused for it, the run would be lost."""
     return min(count, (1 << bits) - 1)

@@ -1,4 +1,4 @@
-"""The database's time of day, and waiting for a moment of it."""
+"""A clock that follows the database's time, and waiting until a given time."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ _BOOTTIME = getattr(time, "CLOCK_BOOTTIME", None)
 
 
 class Clock(Protocol):
-    """The time of day, and waiting for it. Tests use one of their own."""
+    """Gives the current time and waits until a given one. Tests have their own implementation."""
 
     def now(self) -> datetime:
-        """The time of day."""
+        """The current time."""
 
     def wait(self, until: datetime, stop: threading.Event) -> None:
-        """Wait until then, or until ``stop``. It may return early: the caller compares the time again."""
+        """Wait until then, or until ``stop`` is set. It may return early, so the caller checks the time again."""
 
     def set(self, database_time: datetime) -> None:
-        """Set it to what the database has answered."""
+        """Set the clock to the time that the database has returned."""
 
 
 class DatabaseClock:
-    """The database's last answer, plus the time since then by a monotonic clock.
+    """The time of the database's last answer, plus the time since then on a monotonic clock.
 
-    This machine's time of day is not used: a step of it (NTP, a virtual machine that is resumed) would start ticks
-    before their time, or hold all of them back, until the next answer. On systems whose monotonic clock stops while the
-    machine is suspended, ticks are late by that time.
+    This machine's own time is not used. If it jumped (NTP, a virtual machine that is resumed), ticks would start early
+    or late until the database's next answer. On systems whose monotonic clock stops while the machine is suspended,
+    ticks are late by that time.
     """
 
     def __init__(self) -> None:
         self.set(datetime.now(UTC))
 
     def now(self) -> datetime:
-        """The time of day."""
+        """The current time."""
         time_of_day, at = self._answer
         return time_of_day + timedelta(seconds=_monotonic() - at)
 
     def wait(self, until: datetime, stop: threading.Event) -> None:
-        """Wait until then, or until ``stop``."""
+        """Wait until then, or until ``stop`` is set."""
         stop.wait(max((until - self.now()).total_seconds(), 0))
 
     def set(self, database_time: datetime) -> None:
-        """Set it to what the database has answered."""
+        """Set the clock to the time that the database has returned."""
         self._answer = database_time, _monotonic()
 
 

@@ -1,4 +1,4 @@
-"""When a job runs: a cron expression in a time zone, or an interval, and what happens to ticks that are late. Pure."""
+"""When a job runs: a cron expression in a time zone or an interval, and what happens to late ticks. Without I/O."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ log = logging.getLogger("pgonce")
 
 
 class Schedule(ABC):
-    """A series of moments, all in UTC."""
+    """A series of points in time, all in UTC."""
 
     expression: str
-    """What `read_schedule` reads again."""
+    """The text from which `read_schedule` makes an equal schedule."""
     timezone: str
 
     @abstractmethod
@@ -54,7 +54,7 @@ class Schedule(ABC):
         return list(takewhile(lambda tick: tick <= until, self.ticks(after)))
 
     def last(self, after: datetime, until: datetime) -> datetime | None:
-        """The last tick in (after, until]. Looks back further and further: a year has half a million minutes."""
+        """The last tick in (after, until]. It searches in growing steps back: a year has half a million minutes."""
         for days in (1 / 24, 1, 32, 400, 20_000):
             start = max(after, until - timedelta(days=days))
             if found := self.between(start, until):
@@ -68,8 +68,9 @@ class Schedule(ABC):
 class Cron(Schedule):
     """Five fields (minute, hour, day of month, month, day of week) read in a time zone, by the rules of Debian's cron.
 
-    When summer time begins, a job at a fixed hour inside the skipped one runs when that hour is over; when it ends, it
-    runs in the first of the two. A job with a ``*`` in minute or hour goes by elapsed time (cron(8) of Debian).
+    When summer time begins, a job at a fixed time in the skipped hour runs when that hour is over. When summer time
+    ends, a job in the repeated hour runs in the first of the two. A job with a ``*`` in minute or hour follows elapsed
+    time (cron(8) of Debian).
     @hourly, @daily, @weekly, @monthly and @yearly stand for the fields that crontab(5) gives them.
 
     Raises:
@@ -108,15 +109,15 @@ class Cron(Schedule):
         """All ticks later than ``after``, in UTC, in order, none twice."""
         last = after.astimezone(UTC)
         for local in CronSim(self.fields, last.astimezone(ZoneInfo(self.timezone))):
-            # In UTC: two moments of one zone are compared by their wall clocks, and in the hour that comes twice
-            # the simulation steps back to the first one. Two ticks of a skipped hour fall on the same moment.
+            # Compared in UTC: Python compares two times of one zone by their wall clocks, and in the repeated hour
+            # CronSim goes back to the first of the two. Two ticks of a skipped hour become the same time in UTC.
             tick = local.astimezone(UTC)
             if tick > last:
                 last = tick
                 yield tick
 
     def doubts(self) -> Iterator[str]:
-        """What the expression does that its writer may not have meant: steps that do not divide their range."""
+        """Warnings about parts that their author may not have intended: steps that do not divide their range."""
         for (name, (first, last)), field in zip(_RANGES.items(), self.fields.split(), strict=True):
             for part in field.split(","):
                 reach, _, step = part.partition("/")
@@ -132,9 +133,9 @@ class Cron(Schedule):
 
 @dataclass(frozen=True, slots=True)
 class Every(Schedule):
-    """A tick every so often by elapsed time: the multiples of ``length`` since Monday, 3 January 2000, 00:00 UTC.
+    """A tick every ``length`` of elapsed time: the multiples of it since Monday, 3 January 2000, 00:00 UTC.
 
-    The same on every machine and after every restart; no time zone and no summer time changes it.
+    The ticks are the same on every machine and after every restart, and do not depend on time zone or summer time.
 
     Raises:
         InvalidArgument: the length cannot be read, or is shorter than a second or longer than 50 years.
@@ -145,7 +146,7 @@ class Every(Schedule):
 
     @classmethod
     def read(cls, length: timedelta | str, name: str = "every") -> Every:
-        """``length`` as people write it: "90 minutes", or a timedelta."""
+        """Read ``length``: text such as "90 minutes", or a timedelta."""
         found = interval(length, name)
         if not timedelta(seconds=1) <= found <= timedelta(days=18_263):
             raise InvalidArgument(f"{name} must be at least a second and at most 50 years")
@@ -154,12 +155,12 @@ class Every(Schedule):
 
     @property
     def expression(self) -> str:  # type: ignore[override]
-        """As it stands in the table of schedules."""
+        """The text that is stored in the table of schedules."""
         return _EVERY + self.text
 
     @property
     def timezone(self) -> str:  # type: ignore[override]
-        """Of no effect."""
+        """Always UTC; it has no effect."""
         return "UTC"
 
     def ticks(self, after: datetime) -> Iterator[datetime]:
@@ -184,7 +185,7 @@ class Every(Schedule):
 
 
 def read_schedule(expression: str, timezone: str = "UTC") -> Schedule:
-    """A cron expression, or "@every 90 minutes".
+    """Make a schedule from a cron expression or from "@every 90 minutes".
 
     Raises:
         InvalidArgument: it cannot be read.
@@ -196,7 +197,8 @@ def read_schedule(expression: str, timezone: str = "UTC") -> Schedule:
 
 _INSTANT = timedelta(microseconds=1)
 _FOR_EVER = timedelta(days=36_500)
-"""A longer length of time is taken as this: Python's dates, and PostgreSQL's, end before "999999 days" ago or ahead."""
+"""The longest duration; longer ones are shortened to it. The range of dates ends before "999999 days" ago or ahead, in
+Python and in PostgreSQL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,14 +208,14 @@ class Plan:
     schedule: Schedule
     catch_up: CatchUp = "none"
     window: timedelta = timedelta(days=1)
-    """With ``last`` and ``all``: ticks older than this are given up."""
+    """With ``last`` and ``all``: ticks older than this are not run."""
     jitter: timedelta = timedelta()
     grace: timedelta = timedelta(minutes=5)
-    """A tick may start this long after its jitter; then it was missed."""
+    """A tick may start this long after its jitter. After that it counts as missed."""
 
     @property
     def patience(self) -> timedelta:
-        """How late a tick may be and is not missed: one that its jitter delays is not late yet."""
+        """How late a tick may start before it counts as missed. The delay by its jitter does not count as late."""
         return self.grace + self.jitter
 
     @property
@@ -222,9 +224,9 @@ class Plan:
         return self.patience if self.catch_up == "none" else max(self.window, self.grace) + self.jitter
 
     def overdue(self, after: datetime, now: datetime) -> tuple[list[datetime], datetime | None]:
-        """The ticks in (after, now] that are to be run now, and the last one that is given up.
+        """The ticks in (after, now] to run now, and the last of those that are not run any more.
 
-        Ticks older than ``reach`` are given up; of the others the last one runs, or with ``all`` each of them.
+        Ticks older than ``reach`` are not run. Of the others the last one is run, or with ``all`` each of them.
         """
         first = self.schedule.after(after)
         if first is None or first > now:
@@ -238,13 +240,13 @@ class Plan:
         else:
             last = self.schedule.last(since, now)
             run = [] if last is None else [last]
-        # one row for the last one that is given up, and not one for each minute of a weekend
+        # one row for the last tick that is not run, instead of one row for each minute of a weekend
         return run, self.schedule.last(after, run[0] - _INSTANT if run else now)
 
     def delay(self, name: str, key: str, tick: datetime) -> timedelta:
-        """The jitter of a tick: the same on every machine, else the smallest of many would win.
+        """The jitter of a tick. It is the same on every machine: with random ones, the smallest would always win.
 
-        It ends before the next tick: of two that wait at once only the last would run.
+        It ends before the next tick, because of two ticks that wait at the same time only the last would run.
         """
         if not self.jitter:
             return self.jitter
@@ -261,7 +263,7 @@ def read_plan(
     jitter: timedelta | str | None,
     grace: timedelta | str,
 ) -> Plan:
-    """A plan from what people write; errors name it ``of`` ("of job letters").
+    """Make a plan from the arguments of a registration. Error messages use ``of`` ("of job letters").
 
     Raises:
         InvalidArgument: an argument cannot be read.

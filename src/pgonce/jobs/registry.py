@@ -1,4 +1,4 @@
-"""Which function runs as which job, and when."""
+"""The registry of jobs: name, function, schedule and options."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Job:
     backoff: timedelta = timedelta(minutes=1)
     timeout: timedelta | None = None
     slots: int | None = None
-    """How many runs may be at work at once; None: one, without slots."""
+    """How many runs may run at the same time; None: one, without slots."""
     expect_every: timedelta | None = None
-    """It must run at least this often, whoever starts it."""
+    """The job must run at least this often, by schedule or by hand."""
     expect_grace: timedelta = timedelta(minutes=5)
 
     @property
@@ -48,7 +48,7 @@ class JobRegistry:
 
     jobs: dict[str, Job] = field(default_factory=dict)
     name: str = field(default="", kw_only=True)
-    """The application's, as ``--app`` has it: what tells its processes and schedules from another's."""
+    """The application's name, as given by ``--app``. It separates its processes and schedules from another's."""
 
     def job(
         self,
@@ -74,27 +74,27 @@ class JobRegistry:
 
         Args:
             name: the job's name.
-            key: runs with different keys may run side by side.
+            key: runs with different keys may run at the same time.
             window: without a heartbeat for this long a run counts as dead.
             cron: when a worker runs it: five fields, "0 6 * * *", or @hourly, @daily, @weekly, @monthly, @yearly. None:
-                only when it is called.
-            every: in place of ``cron``, an interval of at least a second: "90 minutes". Its ticks are the multiples of
-            the
-                interval since Monday, 3 January 2000, 00:00 UTC.
-            timezone: where the hours of ``cron`` are, "America/New_York".
+                only when it is started by hand.
+            every: instead of ``cron``, an interval of at least a second: "90 minutes". Its ticks are the multiples of
+                the interval since Monday, 3 January 2000, 00:00 UTC.
+            timezone: the time zone of ``cron``, "America/New_York".
             catch_up: of the ticks that passed while no worker ran: none (but one younger than ``grace`` is run), the
                 last, or all.
-            catch_up_window: ticks older than this are given up; more than a century is for ever.
-            jitter: each tick is delayed by up to this, though not to the next one, so that not everything begins at the
+            catch_up_window: ticks older than this are not run; a century or more means for ever.
+            jitter: each tick is delayed by up to this, but not beyond the next one, so that not all jobs start at the
                 full hour.
-            grace: a tick that has not started this long after its jitter was missed.
+            grace: a tick that has not started this long after its jitter counts as missed.
             retries: how often a failure is retried, each time by a new run.
-            backoff: the time before the first retry; it doubles with each, up to a day.
-            timeout: after this long the run has failed. An asynchronous job is cancelled; a synchronous one sees
+            backoff: the time before the first retry; it doubles with each retry, up to a day.
+            timeout: after this long the run fails. An asynchronous job is cancelled; a synchronous one sees
                 ``run.stop_requested`` and its transactions are refused.
-            slots: at most this many runs at once, 1 to 1000; each takes a key of its own, key#1, key#2 and so on.
-            expect_every: the job must run at least this often, whoever starts it; otherwise it is alerted as missed.
-            expect_grace: how much later than ``expect_every`` that is said.
+            slots: at most this many runs at the same time, 1 to 1000. Each has its own key: key#1, key#2 and so on.
+            expect_every: the job must run at least this often, by schedule or by hand; otherwise an alert says it was
+                missed.
+            expect_grace: how long after ``expect_every`` that alert is sent.
 
         Raises:
             InvalidArgument: an argument cannot be read.
@@ -127,5 +127,5 @@ class JobRegistry:
         return register
 
     def get_job(self, name: str) -> Job:
-        """The job of this name; NotFound names those there are."""
+        """The job of this name. If it does not exist, NotFound lists the registered ones."""
         return get_named(self.jobs, name, "job")
