@@ -1,4 +1,4 @@
-"""The calls of ``sql/api/webhooks_inbox.sql``, where the transition table is, and their results."""
+"""Calls of the functions in ``sql/api/webhooks_inbox.sql``, and their results. The transition table is there."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pgonce.webhooks.stripe import Body, parse
 
 Payload: TypeAlias = dict[str, Any]
 LEASE = timedelta(minutes=5)
-"""How long a claim without an outcome is respected. An open transaction that holds the event's row keeps it longer."""
+"""How long a claim without an outcome is valid. An open transaction that locks the event's row makes it last longer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The answer to a claim; ``lease`` is set only if the event is the caller's."""
+    """The result of a claim; ``lease`` is set only if the caller has claimed the event."""
 
     outcome: Literal["claimed", "done", "queued", "busy"]
     id: UUID
@@ -31,11 +31,11 @@ class Claim:
 
 
 class Ignored(BaseException):  # a decision, not an error: the handler's own `except Exception` must not catch it
-    """Raised by ``event.ignore``: the event ends as ``ignored``, what the handler wrote is rolled back."""
+    """Raised by ``event.ignore``: the event ends as ``ignored`` and the handler's writes are rolled back."""
 
 
 class Postponed(BaseException):
-    """Raised by ``event.retry``: the event is handled again later, what the handler wrote is rolled back."""
+    """Raised by ``event.retry``: the event is handled again later and the handler's writes are rolled back."""
 
     def __init__(self, delay: timedelta) -> None:
         super().__init__(f"again in {delay}")
@@ -44,7 +44,7 @@ class Postponed(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event as a handler sees it."""
+    """An event as it is passed to a handler."""
 
     id: str
     """Stripe's id, ``evt_...``."""
@@ -60,11 +60,11 @@ class Event:
     due: datetime | None = field(default=None, repr=False)
     """None if the receiver in the same process claimed the event with its INSERT."""
     body: bytes | None = field(default=None, repr=False)
-    """What ``payload`` was read from."""
+    """The bytes from which ``payload`` was read."""
     after_commit_calls: list[Callable[[], Any]] = field(default_factory=list, repr=False)
 
     def fresh(self) -> Event:
-        """The event as it was before an attempt: handlers may change ``payload`` and add callbacks."""
+        """A copy without an attempt's changes: handlers may change ``payload`` and add callbacks."""
         payload = self.payload if self.body is None else parse(self.body)
         return replace(self, payload=payload, after_commit_calls=[])
 
@@ -90,9 +90,9 @@ class Event:
 
     @property
     def object_key(self) -> str | None:
-        """What tells the object from all others: account, mode, type and id. None if the event has no object.
+        """The identity of the object: account, mode, type and id. None if the event has no object.
 
-        Different accounts, test and live mode, and different types may have objects with one id: a plan "gold", say.
+        Different accounts, test and live mode, and different types may use one id for several objects, such as "gold".
         """
         if (object_id := self.object_id) is None:
             return None
@@ -103,14 +103,14 @@ class Event:
 
     @property
     def idempotency_key(self) -> str:
-        """The same for every attempt: pass it to what is outside the database, where a retry happens at least once."""
+        """The same for every attempt. Pass it to calls outside the database, which are made at least once."""
         return f"pgonce-{self.id}"
 
     def after_commit(self, function: Callable[[], Any]) -> None:
-        """Call ``function``, plain or async, after mark and effect are committed: to start a task elsewhere, say.
+        """Call ``function``, plain or async, after mark and effect are committed, for example to start another task.
 
         The commit is on disk by then. The call is made at most once: a crash between the commit and the call loses it.
-        What must happen belongs in the transaction. An error in it is logged; the event is handled all the same.
+        Work that must happen belongs in the transaction. An error in the call is logged; the event stays handled.
         """
         self.after_commit_calls.append(function)
 
@@ -120,23 +120,24 @@ class Event:
         See ``pgonce.webhooks.complete_in_session`` for the kinds of sessions; await it with an asynchronous one.
 
         Raises:
-            LeaseLost: somebody else has the event now; let it out of the transaction, so that it rolls back.
+            LeaseLost: another client has the event now. Do not catch it inside the transaction, so that it rolls back.
         """
         if self.claim is None:
             raise InvalidArgument('this event is marked by pgonce itself; event.complete is for transaction="own"')
         return own.complete(session, self.claim.id, self.claim.lease, self.schema)
 
     def ignore(self, reason: str) -> NoReturn:
-        """End the event as ``ignored`` with this reason; what this handler wrote is rolled back.
+        """End the event as ``ignored`` with this reason; this handler's writes are rolled back.
 
         It raises a BaseException, so that the handler's own ``except Exception`` does not catch it.
         """
         raise Ignored(reason)
 
     def retry(self, in_: timedelta | str) -> NoReturn:
-        """Handle the event again after ``in_`` ("30 seconds"); what this handler wrote is rolled back.
+        """Handle the event again after ``in_`` ("30 seconds"); this handler's writes are rolled back.
 
-        No attempt is counted, so an event may be postponed any number of times. Raises a BaseException, as ``ignore``.
+        This does not count as an attempt, so an event may be postponed any number of times. Like ``ignore``, it
+        raises a BaseException.
 
         Raises:
             InvalidArgument: ``in_`` cannot be read, or is longer than 31 days.
@@ -165,7 +166,7 @@ def _claim(rows: Sequence[Row]) -> Claim:
 
 
 def queue_webhooks(bodies: Sequence[Body], order_keys: Sequence[str | None] | None = None) -> Call[dict[str, str]]:
-    """Record a batch for the workers: for each event id its outcome, ``queued``, ``done``, ``busy`` or ``refused``."""
+    """Record a batch for the workers. Returns for each event id ``queued``, ``done``, ``busy`` or ``refused``."""
     args = {
         "p_stripe_event_ids": [body.id for body in bodies],
         "p_event_types": [body.type for body in bodies],
@@ -177,11 +178,11 @@ def queue_webhooks(bodies: Sequence[Body], order_keys: Sequence[str | None] | No
 
 
 def accepted(outcome: str, event_id: str) -> str:
-    """The outcome of queue_webhooks, where it can be answered with 200.
+    """Return the outcome of queue_webhooks if it can be answered with 200, and raise an error otherwise.
 
     Raises:
-        EventBusy: a direct client is in the middle of it.
-        InvalidPayload: the database refuses to hold it as an event.
+        EventBusy: a direct client is handling the event now.
+        InvalidPayload: the database refuses to store it as an event.
     """
     if outcome == "busy":
         raise EventBusy(f"event {event_id} is being handled by another client: Stripe delivers it again")
@@ -195,14 +196,14 @@ def _outcomes(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def complete_webhook(claim: Claim) -> Call[bool]:
-    """Mark the event as handled; call it inside the transaction of the effect. False: no longer yours, roll back."""
+    """Mark the event as handled, inside the transaction of the effect. False: the claim was lost, so roll back."""
     return Call("complete_webhook", {"p_id": claim.id, "p_lease": claim.lease}, value)
 
 
 def fail_webhook(
     claim: Claim, error_message: str, max_attempts: int = 12, *, took: timedelta | None = None
 ) -> Call[bool]:
-    """End the attempt as failed: a worker, or the next delivery, tries again. False: no longer yours."""
+    """End the attempt as failed: a worker, or the next delivery, retries. False: the claim was lost."""
     args = {
         "p_id": claim.id,
         "p_lease": claim.lease,
@@ -215,5 +216,5 @@ def fail_webhook(
 
 
 def ignore_webhook(claim: Claim, reason: str) -> Call[bool]:
-    """End the event as ignored. False: no longer yours."""
+    """End the event as ignored. False: the claim was lost."""
     return Call("ignore_webhook", {"p_id": claim.id, "p_lease": claim.lease, "p_reason": clean(reason)}, value)

@@ -1,4 +1,4 @@
-"""The calls of ``sql/api/webhooks_list.sql`` and their results."""
+"""Calls of the functions in ``sql/api/webhooks_list.sql``, and their results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pgonce.core.call import Call, value
 
 @dataclass(frozen=True, slots=True)
 class WebhookLine:
-    """An event in a list."""
+    """One event in a list of events."""
 
     stripe_event_id: str
     event_type: str
@@ -25,11 +25,11 @@ class WebhookLine:
     processed_at: datetime | None
     next_attempt_at: datetime | None
     reason: str | None
-    """Why it was ignored, or the error's own line."""
+    """Why it was ignored, or the line of the traceback that has the error."""
 
     @property
     def state(self) -> str:
-        """The status as people say it: a failed event without a next attempt is dead."""
+        """The status, except that a failed event without a next attempt is "dead"."""
         return "dead" if self.status == "failed" and self.next_attempt_at is None else self.status
 
 
@@ -45,7 +45,7 @@ def list_webhooks(
     dead: bool = False,
     limit: int = 50,
 ) -> Call[list[WebhookLine]]:
-    """Events, newest first; ``types`` is a regular expression, ``event_type`` one type."""
+    """List events, newest first; ``types`` is a regular expression, ``event_type`` is one type."""
     args = {
         "p_status": status,
         "p_types": types,
@@ -61,7 +61,7 @@ def list_webhooks(
 
 
 def get_webhook(event_id: str) -> Call[dict[str, Any] | None]:
-    """Everything about one event, by column; None when there is none."""
+    """All columns of one event; None if it does not exist."""
     return Call("pgonce_get_webhook", {"p_stripe_event_id": event_id}, value)
 
 

@@ -1,4 +1,4 @@
-"""The calls of ``sql/api/webhooks_claim.sql`` and ``webhooks_batch.sql``, and their results."""
+"""Calls of the functions in ``sql/api/webhooks_claim.sql`` and ``webhooks_batch.sql``, and their results."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pgonce.webhooks import stripe
 from pgonce.webhooks.calls import Claim, Event
 
 LEASE = timedelta(seconds=30)
-"""From a worker's claim to the event's transaction milliseconds pass, and then its row lock holds the event. So a short
-lease is enough, and what a killed worker held is soon claimed by another one."""
+"""The lease of a worker's claim. The event's transaction starts within milliseconds, and then its row lock protects the
+event. So a short lease is enough, and events of a killed worker are soon claimed by another one."""
 RENEW = 10.0
-"""Seconds between two renewals of a lease: two may fail."""
+"""Seconds between two renewals of a lease. Two in a row may fail."""
 MAX_ATTEMPTS = 12
 
 
@@ -46,7 +46,7 @@ def claim_webhooks(
 def _claimed(row: Row, schema: str) -> Event:
     row_id, event_id, event_type, payload, raw, lease, attempts, order_key, due = row
     claim = Claim("claimed", row_id, lease, attempts)
-    body = raw or payload.encode()  # raw: what jsonb could not hold
+    body = raw or payload.encode()  # raw: the bytes of a body that jsonb cannot hold
     return Event(
         event_id, event_type, stripe.parse(body), attempts, claim, schema, order_key=order_key, due=due, body=body
     )
@@ -55,9 +55,9 @@ def _claimed(row: Row, schema: str) -> Event:
 def queue_and_claim(
     bodies: Sequence[stripe.Body], order_keys: Sequence[str | None], schema: str = "public"
 ) -> Call[tuple[dict[str, str], list[Event]]]:
-    """Record a batch, and claim what is new and has no order key: the outcomes as of queue_webhooks, and the events."""
+    """Record a batch and claim new events without an order key. Returns queue_webhooks' outcomes, and those events."""
     queue = webhooks.queue_webhooks(bodies, order_keys)
-    known = {body.id: body for body in reversed(bodies)}  # of two alike the first is stored
+    known = {body.id: body for body in reversed(bodies)}  # of two bodies with one id the first is stored
 
     def read(rows: Sequence[Row]) -> tuple[dict[str, str], list[Event]]:
         claims = ((known[row[0]], Claim("claimed", row[2], row[3], 1)) for row in rows if row[3])
@@ -87,32 +87,32 @@ def _key(event: Event) -> dict[str, UUID | None]:
 
 
 def release_webhooks(events: Sequence[Event]) -> Call[int]:
-    """Give events back untouched; no attempt is counted."""
+    """Release claimed events unchanged; this does not count as an attempt."""
     return Call("pgonce_release_webhooks", keys(events), value)
 
 
 def ignore_unhandled_webhooks() -> Call[int]:
-    """End waiting events as ignored whose type no process seen lately has a handler for; how many."""
+    """Ignore waiting events for whose type no recently seen process has a handler. Returns how many."""
     return Call("pgonce_ignore_unhandled_webhooks", {}, value)
 
 
 def postpone_webhook(claim: Claim, delay: timedelta) -> Call[bool]:
-    """Give an event back, to be handled after ``delay``; no attempt is counted."""
+    """Release an event, to be handled after ``delay``; this does not count as an attempt."""
     return Call("pgonce_postpone_webhook", {"p_id": claim.id, "p_lease": claim.lease, "p_delay": delay}, value)
 
 
 def fail_committed_webhook(event: Event, error_message: str) -> Call[bool]:
-    """Make a dead letter of an event whose handler committed the mark itself and did not end well."""
+    """Mark an event as dead whose handler committed the mark itself and then raised an error."""
     return Call("pgonce_fail_committed_webhook", {**_key(event), "p_error_message": clean(error_message)}, value)
 
 
 def order_webhook(event: Event, order_key: str) -> Call[bool]:
-    """Give an event back with the key of its object."""
+    """Release an event and store the key of its object."""
     return Call("pgonce_order_webhook", {**_key(event), "p_order_key": order_key}, value)
 
 
 def coalesce_webhooks(event: Event, types: str) -> Call[int]:
-    """Ignore the other waiting events of this one's object whose type matches ``types`` (a regular expression)."""
+    """Ignore other waiting events of the same object whose type matches ``types`` (a regular expression)."""
     args = {"p_id": claim_of(event).id, "p_order_key": event.order_key, "p_types": types}
     return Call("pgonce_coalesce_webhooks", args, value)
 
@@ -123,22 +123,22 @@ def is_webhook_held(event: Event) -> Call[bool]:
 
 
 def renew_webhook(event: Event) -> Call[bool]:
-    """Keep the claim for another `LEASE`. False: the event has an outcome, or is no longer ours."""
+    """Extend the claim by another `LEASE`. False: the event has an outcome, or the claim was lost."""
     return Call("pgonce_renew_webhook", {**_key(event), "p_lease_for": LEASE}, value)
 
 
 def adopt_webhooks() -> Call[int]:
-    """Queue the expired events of direct clients."""
+    """Queue events of direct clients whose lease has expired. Returns how many."""
     return Call("pgonce_adopt_webhooks", {}, value)
 
 
 def take_back_webhooks(types: str) -> Call[int]:
-    """Queue events of the last day that were ignored for lack of a handler; how many, a thousand at most."""
+    """Queue up to a thousand events of the last day that were ignored because they had no handler. Returns how many."""
     return Call("pgonce_take_back_webhooks", {"p_types": types}, value)
 
 
 def twin_type(event_type: str) -> str:
-    """The type under which the same fact arrives a second time, if both kinds of endpoint exist.
+    """The type of the second event for the same change, if both kinds of endpoint exist.
 
     The thin event of ``customer.created`` is ``v1.customer.created`` (docs.stripe.com/changelog, 2026-09-30).
     """

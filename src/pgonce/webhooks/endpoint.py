@@ -1,4 +1,4 @@
-"""One plain function for a delivery, for Django, Flask and serverless platforms."""
+"""``Endpoint.handle``: one synchronous call per delivery, for Django, Flask and serverless platforms."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from pgonce.webhooks.responses import MAX_BODY, Response, answer, failure
 
 
 class Headers(Protocol):
-    """A dict of headers, or a framework's class for them."""
+    """A dict of headers, or a framework's headers object."""
 
     def items(self) -> Iterable[tuple[str, str]]:
-        """Names, in any case, and values."""
+        """Pairs of a name, in upper or lower case, and a value."""
         ...
 
 
@@ -38,14 +38,14 @@ class Endpoint:
         app: the handlers; synchronous ones.
         secrets: the endpoint's secrets (``whsec_...``), several while one is being rolled; or a function that returns
             them and is called for every delivery.
-        url: the database; the default is what ``database.find`` finds.
+        url: the database; the default is the URL from ``database.find``.
         schema: where ``pgonce migrate`` put the tables.
-        queue: record only, and let a ``pgonce worker`` elsewhere handle; the default handles before it answers,
-            because a serverless platform may freeze the process once the answer is out.
+        queue: only record the event; a ``pgonce worker`` elsewhere handles it. By default the event is handled before
+            the answer, because a serverless platform may freeze the process after the answer is sent.
         max_body: bytes; a larger body gets 413.
 
     Raises:
-        InvalidArgument: there is no secret, or one cannot be a signing secret.
+        InvalidArgument: no secret is given, or one of them is not a signing secret.
     """
 
     def __init__(
@@ -75,8 +75,8 @@ class Endpoint:
 
         Args:
             body: the request body exactly as received.
-            headers: the request's headers, names in any case; Django's ``request.headers`` and ``request.META`` both
-                do. A header's value may be a list, as in AWS's multiValueHeaders.
+            headers: the request's headers, with names in upper or lower case. Django's ``request.headers`` and
+                ``request.META`` both work. A header's value may be a list, as in AWS's multiValueHeaders.
         """
         by = "the endpoint"
 
@@ -108,12 +108,12 @@ class Endpoint:
             with connection(self._pool()) as conn:
                 statement = with_lock_timeout(queue, self._schema, ALONE)
                 outcomes = execute(conn, queue, self._schema, statement=statement)
-        except psycopg.Error as error:  # no handler runs here: whatever it is, the database could not record it
+        except psycopg.Error as error:  # no handler runs here: every error means "not recorded"
             raise DatabaseUnavailable(str(error)) from error
         return protocol.accepted(outcomes[event.id], event.id)
 
     def _write_refusals(self) -> None:
-        """Now and then, with a delivery: a serverless platform runs nothing between two."""
+        """Write the counts from time to time, during a delivery: between two, a serverless platform runs nothing."""
         if counts := self._refusals.take():
             try:
                 call(self._pool(), count_refused_deliveries(counts), self._schema)
@@ -121,7 +121,7 @@ class Endpoint:
                 self._refusals.put_back(counts)
 
     def _pool(self) -> ConnectionPool[Connection[Any]]:
-        # at the first delivery, in the process that serves it: a pool does not survive a fork
+        # opened at the first delivery, in the process that serves it, because a pool does not survive a fork
         if self._opened is None:
             self._opened = database.open_pool(database.find(self._url))
         return self._opened
@@ -140,7 +140,7 @@ def _bytes(body: object) -> bytes:
 
 
 def _signature(headers: Headers) -> str | None:
-    """The value of the signature header; several are joined by a comma.
+    """The value of the signature header; several values are joined by a comma.
 
     Raises:
         InvalidArgument: ``headers`` is not a mapping of names to values.

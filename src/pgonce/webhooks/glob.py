@@ -9,12 +9,12 @@ _GLOB = re.compile(r"\*|\?|\[[^\]]+\]|[^*?\[]+|\[")
 
 
 def is_glob(pattern: str) -> bool:
-    """Whether ``pattern`` is more than one type."""
+    """Whether ``pattern`` can match more than one type."""
     return any(sign in pattern for sign in "*?[")
 
 
 def any_of(patterns: Sequence[str]) -> str:
-    """A regular expression that PostgreSQL and Python read alike, for what any of these globs matches."""
+    """A regular expression for everything that any of these globs matches. PostgreSQL and Python read it alike."""
 
     def part(match: re.Match[str]) -> str:
         text = match[0]

@@ -1,4 +1,4 @@
-"""Stripe's side of a webhook: the signature over the raw bytes, and what stands in a body.
+"""Stripe's side of a webhook: the signature over the raw bytes, and reading the body.
 
 The rules are Stripe's (docs.stripe.com/webhooks, "Verify webhook signatures manually"): the header is
 ``t=<unix seconds>,v1=<hex>[,v1=<hex>...]``, the signed bytes are ``<t>.<raw body>``, a signature is HMAC-SHA256 with
@@ -22,13 +22,13 @@ from pgonce.errors import InvalidArgument, InvalidPayload, SignatureError
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")  # the standard library takes NaN and Infinity, jsonb does not
+    raise ValueError(f"{constant} is not JSON")  # the standard library accepts NaN and Infinity, jsonb does not
 
 
 def _integer(digits: str) -> int | float:
     try:
         return int(digits)
-    except ValueError:  # over 4,300 digits; jsonb takes 131,072
+    except ValueError:  # over 4,300 digits; jsonb accepts 131,072
         return float(digits)
 
 
@@ -44,13 +44,13 @@ def _loads(text: str) -> Any:
 
 
 def _decode_and_load(body: bytes) -> Any:
-    # Decoded here: given bytes, the standard library would take UTF-16 too. A number out of range is an error, as it is
-    # one for orjson: `parse` then looks at the body more closely.
+    # Decoded here, because the standard library would also accept UTF-16. A number out of range is an error, as in
+    # orjson; `_parse` then uses the slower parser.
     return json.loads(body.decode(), parse_constant=_refuse, parse_int=_integer, parse_float=_finite)
 
 
 _fast_loads: Callable[[bytes], Any] = _decode_and_load
-with suppress(ImportError):  # the extra "serve" brings it: 10 us instead of 30 us for an event of 3.4 kB
+with suppress(ImportError):  # the extra "serve" installs it: 10 us instead of 30 us for an event of 3.4 kB
     from orjson import loads
 
     _fast_loads = loads
@@ -64,7 +64,7 @@ MAX_HEADER = 4096
 """Characters in a header, at most: 16 entries take about 1,100."""
 
 Secrets: TypeAlias = str | Iterable[str] | Callable[[], str | Iterable[str]]
-"""The endpoint's secrets, the only one, or a function that returns them: it is called for every delivery."""
+"""One secret of the endpoint, several, or a function that returns them. It is called for every delivery."""
 
 _API_KEYS = ("sk_", "rk_", "pk_")
 _UNSIGNED = "no webhook secret is configured: set PGONCE_WEBHOOK_SECRET to the endpoint's whsec_..."
@@ -117,7 +117,7 @@ _WRITTEN = "write whsec_ and the letters and digits after it, nothing else; seve
 
 
 def current_secrets(secrets: Secrets) -> tuple[str, ...]:
-    """The secrets that are valid now: what the function returns, where ``secrets`` is one.
+    """The secrets that are valid now. If ``secrets`` is a function, it is called.
 
     Raises:
         InvalidArgument: as `signing_secrets`.
@@ -133,23 +133,23 @@ def verify(
     tolerance: float = TOLERANCE,
     now: float | None = None,
 ) -> None:
-    """Check that Stripe signed ``body``; return nothing when it did.
+    """Check that Stripe signed ``body``; raise an error if it did not.
 
     Args:
-        body: the request body exactly as received. Parsed and dumped again it no longer fits.
+        body: the request body exactly as received. After parsing and dumping it, the signature does not match.
         header: the value of ``Stripe-Signature``; None when the request had none. Two headers are joined by a comma.
         secrets: the endpoint's secrets; while one is being rolled (up to 24 h) both are valid.
         tolerance: seconds between the timestamp and now, in both directions.
-        now: unix seconds; the default is the clock.
+        now: unix seconds; the default is the current time.
 
     Raises:
-        SignatureError: no header, an unreadable one, no fitting signature, or a timestamp out of tolerance.
-        InvalidArgument: there are no secrets: refusing everything beats accepting everything.
+        SignatureError: no header, an unreadable one, no matching signature, or a timestamp out of tolerance.
+        InvalidArgument: there are no secrets. Without a secret, nothing can be accepted.
     """
     usable = current_secrets(secrets)
     timestamp, signatures = read_header(header)
-    # One HMAC for each secret, however many signatures the header has: the body is as long as the sender likes.
-    # Every pair is compared, in constant time: the time taken does not tell which of them fitted.
+    # One HMAC for each secret, for any number of signatures in the header, because the sender decides how long the body
+    # is. Every pair is compared in constant time, so the time taken does not show which of them matched.
     expected = [_signature(body, secret, timestamp) for secret in usable]
     fits = [hmac.compare_digest(each, given) for each in expected for given in signatures]
     if not any(fits):
@@ -161,7 +161,7 @@ def verify(
 
 
 def check_header(header: str | None, *, tolerance: float = TOLERANCE, now: float | None = None) -> None:
-    """Check what can be checked before the body has been read: the header's form and its time.
+    """Check the header's form and its timestamp. It does not need the body, so it can run before the body is read.
 
     Raises:
         SignatureError: no header, an unreadable one, or a timestamp out of tolerance.
@@ -208,20 +208,20 @@ def read_header(header: str | None) -> tuple[str, list[bytes]]:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A webhook body in the form in which it is recorded."""
+    """A webhook body as it is recorded."""
 
     id: str
     type: str
     payload: dict[str, Any] = field(repr=False)
     text: str = field(repr=False)
     raw: bytes | None = field(repr=False)
-    """The bytes, where ``text`` is not exactly them: they are not UTF-8, or a number has hundreds of digits."""
+    """The original bytes if ``text`` differs from them: they are not UTF-8, or a number has hundreds of digits."""
 
 
 def read(body: bytes) -> Body:
-    """Read the event's id and type out of ``body``, also where jsonb will not be able to hold it.
+    """Read the event's id and type from ``body``, even if jsonb cannot hold the whole of it.
 
-    What else stands in the body never makes it fail: a delivery that Stripe signed is recorded, whatever it holds.
+    The rest of the body never causes an error: a delivery that Stripe signed is recorded, whatever its contents.
 
     Raises:
         InvalidPayload: it is not JSON, not an object, or has no usable ``id`` and ``type``.
@@ -240,14 +240,14 @@ def read(body: bytes) -> Body:
     return Body(str(event_id), str(event_type), payload, text, raw)
 
 
-# jsonb takes a number up to 1e131072 and writes it with all of its zeros: a body of 1 MB can become 14 GB of text, and
-# no worker can read that back. A float's range ends at 1.8e308. What looks alike inside a string is replaced too, but
-# only in the readable version: the handler gets the bytes.
+# jsonb accepts numbers up to 1e131072 and writes them with all of their zeros. A body of 1 MB can become 14 GB of text,
+# which a worker cannot read. A float's range ends at 1.8e308. Similar text in a string is replaced, too, but only in
+# the readable version: the handler gets the original bytes.
 _HUGE = re.compile(r"(?<![0-9.])-?[0-9]+(?:\.[0-9]+)?[eE]\+?[0-9]{3,}(?=\s*[,\]}])")
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """The JSON object in ``body``. Deeper than Python's stack, only its top-level strings.
+    """The JSON object in ``body``. If it is nested deeper than Python's stack allows, only its top-level strings.
 
     Raises:
         InvalidPayload: it is not a JSON object.
@@ -261,7 +261,7 @@ def _parse(body: bytes) -> tuple[dict[str, Any], bool]:
     try:
         payload = _fast_loads(body)
     except (ValueError, RecursionError):
-        # orjson refuses lone surrogates, numbers out of range and more than 1,024 levels; the standard library takes
+        # orjson refuses lone surrogates, numbers out of range and more than 1,024 levels; the standard library accepts
         # the first two
         is_odd = True
         text = body.decode("utf-8", "replace")
@@ -285,7 +285,7 @@ _TOKEN = re.compile(r'("(?:[^"\\]|\\.)*")|([\[{])|([\]}])')
 
 
 def _top_level_strings(text: str) -> dict[str, Any] | None:
-    if "\0" in text:  # nowhere in JSON, and PostgreSQL's text cannot hold it
+    if "\0" in text:  # it is not allowed in JSON, and PostgreSQL's text cannot hold it
         raise ValueError("NUL is not JSON")
     found: dict[str, Any] = {}
     depth, key, end = 0, "", 0
