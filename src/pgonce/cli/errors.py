@@ -1,4 +1,4 @@
-"""What a command that failed prints: one line for what was foreseen, the user's own frames for what was not."""
+"""What a failed command prints: one line for an expected error, a traceback with the user's frames for any other."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _BETWEEN = (
     contextlib.__file__,
     "<frozen importlib",
 )
-"""Whose frames stand between ours and the user's, and say nothing about the user's code."""
+"""Paths of code that runs between pgonce's frames and the user's. Its frames do not help to find the error."""
 _LIBRARIES = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
 class TookTooLong(PgonceError):
-    """The time that a run was given is over."""
+    """A run took longer than its time limit."""
 
 
 def report(error: Exception) -> int:
-    """Print ``error`` on standard error; the exit code it stands for."""
+    """Print ``error`` on standard error and return the exit code for it."""
     if isinstance(error, PgonceError):
         click.echo(f"pgonce: {error}", err=True)
     elif isinstance(error, psycopg.Error):
@@ -50,13 +50,13 @@ def _traceback(error: Exception) -> str:
     whole = "".join(told.format())
     _reduce(told)
     if all(frame.filename.startswith(_LIBRARIES) for frame in told.stack):
-        return whole  # a mistake of our own, maybe in what we handed to a library: whoever reports it needs all of it
+        return whole  # an error in pgonce, maybe in its call of a library: a bug report needs the whole traceback
     return "".join(told.format())
 
 
 def _reduce(told: traceback.TracebackException) -> None:
     frames = list(told.stack)
-    # in front of ours is what has started the program
+    # the frames before pgonce's belong to the program's start
     first = next((number for number, frame in enumerate(frames) if frame.filename.startswith(_HERE)), 0)
     told.stack[:] = [frame for frame in frames[first:] if not frame.filename.startswith(_BETWEEN)]
     for other in (told.__cause__, told.__context__, *(getattr(told, "exceptions", None) or ())):

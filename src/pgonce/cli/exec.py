@@ -1,4 +1,4 @@
-"""``pgonce exec``: any command as a run of a job; for crontab, Kubernetes and every language."""
+"""``pgonce exec``: run any command as a run of a job; for crontab, Kubernetes and programs in any language."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from pgonce.jobs.guard import Jobs
 from pgonce.jobs.run import Run
 
 TAIL = 4000
-"""Bytes of the command's last stderr that stand in the run's row."""
+"""How many bytes from the end of the command's stderr are stored in the run's row."""
 LOOK = 0.2
-"""Seconds between two looks whether the run is still ours."""
+"""Seconds between two checks whether this process still holds the run."""
 LATE = "its time is over"
 STOPS = (*signals.STOPS, "SIGQUIT")
-"""Signals that stop the command: passed on, and followed by SIGKILL when the grace is over."""
+"""Signals that stop the command. They are passed on; when the grace is over, SIGKILL follows."""
 PASSED_ON = ("SIGUSR1", "SIGUSR2", "SIGWINCH")
-"""Signals that mean something to the command alone."""
+"""Signals that are only passed on to the command."""
 
 
 def _text(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
@@ -47,10 +47,10 @@ def _text(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
 
 
 class _StopsAtCommand(click.Command):
-    """Leaves everything from COMMAND on as it is: its options are its own, whether or not ``--`` precedes it."""
+    """Leaves everything from COMMAND on unchanged: options after it are its own, with or without ``--`` before it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Insert the ``--`` that was left out."""
+        """Insert a missing ``--`` before COMMAND."""
         flags = {name for option in self.get_params(ctx) if getattr(option, "is_flag", False) for name in option.opts}
         names = place = 0
         while place < len(args) and args[place] != "--":
@@ -79,7 +79,7 @@ class _StopsAtCommand(click.Command):
 )
 @click.option("--timeout", type=Length(), metavar="INTERVAL", help="Stop the command after this long.")
 @click.option(
-    "--grace", default="10s", show_default=True, type=Length(), metavar="INTERVAL", help="Between SIGTERM and SIGKILL."
+    "--grace", default="10s", show_default=True, type=Length(), metavar="INTERVAL", help="From SIGTERM to SIGKILL."
 )
 @click.option("--scheduled-for", type=Moment(), metavar="TIME", help="The tick this run is for: it fires once.")
 @click.option(
@@ -131,7 +131,7 @@ def exec_(
 
 
 def _key(run: Run, scheduled_for: datetime | None) -> str:
-    # of a tick there is one run at most, but whoever repeats it by hand wants the same key
+    # a tick starts at most one run, but a repetition by hand should have the same key
     return f"{run.name}:{run.key}:{scheduled_for.isoformat()}" if scheduled_for else str(run.id)
 
 
@@ -144,7 +144,7 @@ def _run(
         _say(f"pgonce: {command[0]}: {error}")
         run.fail(f"{command[0]}: {error}")
         return error.code
-    # a successor may begin a window after the last heartbeat, which is a third of one old at most
+    # a successor may start one window after the last heartbeat, which is at most a third of a window old
     alone = min(patience, run.window.total_seconds() / 2)
     ids = {"PGONCE_RUN_ID": str(run.id), "PGONCE_IDEMPOTENCY_KEY": key}
     if run.scheduled_for:
@@ -155,7 +155,7 @@ def _run(
     reader.start()
     why = _watch(run, group, received, patience, limit)
     group.release()
-    # what the command left behind may hold stderr open for ever
+    # a process that the command left running may hold stderr open for ever
     reader.join(1)
     if why == LATE:
         run.fail(f"timed out after {limit}")
@@ -172,9 +172,9 @@ def _run(
 
 
 def _watch(run: Run, group: Group, received: list[int], patience: float, limit: timedelta | None) -> str | None:
-    """Wait for the end of the command; stop it, group and all, where that is called for. Why it was, if it was.
+    """Wait for the end of the command, or stop its whole group if necessary. Return why it was stopped, or None.
 
-    A command that was stopped has ended when its children have: a successor would run beside them.
+    A stopped command counts as ended only when its children have ended: a successor must not run beside them.
     """
     late_at = math.inf if limit is None else time.monotonic() + limit.total_seconds()
     kill_at = math.inf
@@ -205,7 +205,7 @@ def _stopped(run: Run) -> str | None:
 
 
 def _pass_on(source: BinaryIO, tail: bytearray) -> None:
-    """Read to the end, whatever becomes of our stderr: the command would stand still at a pipe that nobody empties."""
+    """Read to the end, even if our stderr cannot be written: if nobody reads its pipe, the command blocks."""
     while chunk := os.read(source.fileno(), 65536):
         tail += chunk
         del tail[:-TAIL]
@@ -213,13 +213,13 @@ def _pass_on(source: BinaryIO, tail: bytearray) -> None:
 
 
 def _show(said: bytes) -> None:
-    with suppress(OSError):  # a full disk, a reader that has left: it is in the tail
-        while sys.stderr and said:  # none when it was closed from the start
+    with suppress(OSError):  # a full disk or a closed pipe: the text is in the tail all the same
+        while sys.stderr and said:  # sys.stderr is None if it was closed from the start
             said = said[os.write(sys.stderr.fileno(), said) :]
 
 
 def _say(line: str) -> None:
-    """A line on stderr; none when that stays full, because the command is to be stopped all the same."""
+    """Print a line on stderr. If stderr stays full for a second, the line is dropped: stopping must not wait for it."""
     with suppress(OSError):
         if sys.stderr and select.select([], [sys.stderr], [], 1)[1]:
             _show(f"{line}\n".encode(errors="backslashreplace"))

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they stand for."""
+"""Options that several commands share, and the objects that are made from them."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ OVERLAP = 75
 
 
 APP = "pgonce.app"
-"""Where the click context keeps what --app said, for commands that start processes with the same app."""
+"""The key in click's context that holds the value of --app, for commands that start processes with the same app."""
 
 
 VARIABLES = ("PGONCE_DATABASE_URL", "DATABASE_URL")
 
 
 def with_database(function: F) -> F:
-    """``--database-url`` and ``--schema``; the function gets ``url`` (found, or embedded) and ``schema``."""
+    """Add ``--database-url`` and ``--schema``; the function gets ``url`` (given, found or embedded) and ``schema``."""
     function = click.option(
-        "--schema", envvar="PGONCE_SCHEMA", default="public", show_default=True, help="Where pgonce's tables are."
+        "--schema", envvar="PGONCE_SCHEMA", default="public", show_default=True, help="The schema of pgonce's tables."
     )(function)
     return click.option(
         "--database-url",
@@ -44,10 +44,10 @@ def with_database(function: F) -> F:
 
 
 def _find(given: str | None) -> str:
-    """The database's URL; never the embedded server without a word, and not at all for an ``$X`` that is not set.
+    """The database's URL. If it is the embedded server's, one line on stderr says so.
 
     Raises:
-        InvalidArgument: the option, or the variable, is there and empty.
+        InvalidArgument: the option or the variable is given but empty, as with ``--database-url "$X"`` and X not set.
     """
     named = {"--database-url": given} if given is not None else {name: os.environ.get(name) for name in VARIABLES}
     empty = [name for name, value in named.items() if value is not None and not value.strip()]
@@ -62,15 +62,15 @@ def _find(given: str | None) -> str:
 
 
 def with_app(function: F) -> F:
-    """``--app module:app``; the function gets the App."""
+    """Add ``--app module:app``; the function gets the App."""
     return click.option(
         "--app",
         envvar="PGONCE_APP",
-        show_envvar=True,  # in the error about a missing one, too
+        show_envvar=True,  # also in the error if it is missing
         required=True,
         metavar="MODULE:APP",
         callback=_load,
-        help="Your pgonce.App; modules of the current folder are found.",
+        help="Your pgonce.App. Modules in the current folder can be named.",
     )(function)
 
 
@@ -83,10 +83,10 @@ as_json = click.option("--json", "json_", is_flag=True, help="Print JSON.")
 
 
 def load(reference: str) -> App:
-    """The App that ``module:attribute`` names, looked for in the current folder too.
+    """Load the App that ``module:attribute`` names. The current folder is searched, too.
 
     Raises:
-        InvalidArgument: there is no such module or attribute, or it is not an App.
+        InvalidArgument: the module or attribute does not exist, or it is not an App.
     """
     module_name, _, attribute = reference.partition(":")
     if module_name.endswith(".py"):
@@ -100,7 +100,7 @@ def load(reference: str) -> App:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name is None or not (module_name + ".").startswith(error.name + "."):  # one that the app imports
+        if error.name is None or not (module_name + ".").startswith(error.name + "."):  # the app imports it
             raise InvalidArgument(f"{module_name} cannot be imported: {_reason(error)}") from error
         raise InvalidArgument(f"there is no module {module_name!r} here: pass --app module:app") from error
     except (ImportError, SyntaxError) as error:
@@ -118,7 +118,7 @@ def load(reference: str) -> App:
 
 
 def _reason(error: ImportError | SyntaxError) -> str:
-    """What is wrong, and where; of a SyntaxError its text says where."""
+    """The error and its place in the code. The text of a SyntaxError already contains the place."""
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, ImportError) and frames:
         here = [frame for frame in frames if not frame.filename.startswith("<frozen")][-1]

@@ -1,4 +1,4 @@
-"""How the commands print: tables for people, JSON for machines, moments and lengths of time."""
+"""What the commands print: tables, JSON, times and durations; and the option types for times and durations."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from pgonce.errors import InvalidArgument
 
 
 class Moment(click.ParamType):  # type: ignore[type-arg] # generic only in newer releases of click
-    """A moment: "2 hours" (ago), a date, or a date and time (UTC where it names no zone).
+    """A time: "2 hours" (ago), a date, or a date and time (UTC if it does not name a zone).
 
-    One that the database's driver can read again in any time zone: not within a day of the years 1 and 9999's ends.
+    It must be more than a day after the start of the year 1 and before the end of 9999, so that the database's driver
+    can read it in any time zone.
     """
 
     name = "when"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """The moment as a datetime with a zone."""
+        """The time as a datetime with a zone."""
         if isinstance(value, datetime):
             return value
         day = timedelta(days=1)
@@ -48,17 +49,19 @@ class Moment(click.ParamType):  # type: ignore[type-arg] # generic only in newer
         try:
             moment = datetime.fromisoformat(value)
         except ValueError:
-            self.fail(f'"{value}" is no moment: write "2 hours", 2026-11-23 or 2026-11-23T06:00', param, ctx)
+            self.fail(
+                f'cannot read "{value}" as a time: use "2 hours" (ago), 2026-11-23 or 2026-11-23T06:00', param, ctx
+            )
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 class Length(click.ParamType):  # type: ignore[type-arg] # generic only in newer releases of click
-    """A length of time, as "30 minutes"."""
+    """A duration, such as "30 minutes"."""
 
     name = "interval"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        """The length as a timedelta."""
+        """The duration as a timedelta."""
         try:
             return interval(value)
         except InvalidArgument as error:
@@ -66,12 +69,12 @@ class Length(click.ParamType):  # type: ignore[type-arg] # generic only in newer
 
 
 def when(moment: datetime | None) -> str:
-    """``moment`` as people read it, in UTC; empty for None."""
+    """``moment`` formatted for people, in UTC; empty for None."""
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S") if moment else ""
 
 
 def print_json(value: Any) -> None:
-    """``value`` as JSON; dataclasses as objects, moments in ISO 8601."""
+    """Print ``value`` as JSON; dataclasses become objects, times are in ISO 8601."""
     click.echo(json.dumps(_plain(value), default=str, ensure_ascii=False, indent=2))
 
 
@@ -95,8 +98,8 @@ def _plain(value: Any) -> Any:
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], empty: str, cut: str) -> None:
     """Print a table, or the sentence ``empty``. Columns without any value are left out.
 
-    On a terminal that is too narrow, texts end with "…": first those in the column ``cut``, then those in the other
-    columns of text, and at last in the first column. Written to a file or pipe, the table is as wide as it needs to be.
+    On a terminal that is too narrow, texts are shortened and end with "…": first in the column ``cut``, then in the
+    other columns of text, and last in the first column. In a file or pipe, the table is as wide as its contents.
     """
     cells = [["" if cell is None else _printable(str(cell)) for cell in row] for row in rows]
     if not cells:
@@ -128,17 +131,17 @@ TIME = re.compile(r"|–|.* ago|tomorrow|\d\d:\d\d|\d{4}-\d\d-\d\d.*")
 GAP = 2
 """Spaces between two columns."""
 STYLES = {"✔": "green", "✗": "red", "!": "yellow", "●": "cyan"}
-"""The colour of a cell by its sign; it repeats what the sign says."""
+"""The colour of a cell, by its first character. The colour only repeats what that character means."""
 
 
 def _narrow(widths: dict[str, int], fixed: set[str], cut: str, excess: int) -> None:
-    """Take ``excess`` characters from the columns, always from the widest of those that may still be narrower.
+    """Take ``excess`` characters from the columns, each from the widest column that may still be narrowed.
 
-    Of an id in the first column 14 characters and "…" stay if possible. The columns in ``fixed`` are cut last.
+    An id in the first column keeps 14 characters and "…" if possible. The columns in ``fixed`` are cut last.
     """
     first = next(iter(widths))
     texts = [name for name in widths if name not in {first, cut} | fixed]
-    least_first = 15 if widths[first] > 20 else 20  # a name of a job or import is cut later than an id
+    least_first = 15 if widths[first] > 20 else 20  # an id may be cut shorter than the name of a job or import
     for least, names in ((16, [cut]), (12, texts), (least_first, [first]), (8, [cut, *texts]), (1, list(widths))):
         while excess > 0 and (wide := [name for name in names if widths.get(name, 0) > least]):
             widths[max(wide, key=lambda name: widths[name])] -= 1
@@ -146,5 +149,5 @@ def _narrow(widths: dict[str, int], fixed: set[str], cut: str, excess: int) -> N
 
 
 def _printable(text: str) -> str:
-    """``text`` in one line and without control characters, which a terminal would execute."""
+    """``text`` in one line, without control characters, which a terminal would interpret."""
     return "".join(sign if sign.isprintable() else " " for sign in text)

@@ -1,4 +1,4 @@
-"""The partitions of a seed, by several processes of this machine or by a Dask cluster."""
+"""Importing the partitions of a seed with several processes on this machine or with a Dask cluster."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from pgonce.seeds.seeds import Progress, Seeds
 from pgonce.seeds.seeds_async import AsyncSeeds
 
 LOOK = 0.5
-"""Seconds between two looks at the sum of all partitions, for the progress bar."""
+"""Seconds between two reads of the sum of all partitions, for the progress bar."""
 
 WORKERLESS = 300.0
-"""Seconds that a cluster may be without any worker: one that grows from nothing on rented machines takes minutes."""
+"""Seconds that a cluster may be without a worker: a cluster that first has to start machines takes minutes."""
 
 
 def run_part(
     reference: str, url: str, schema: str, name: str, part: str, options: Mapping[str, Any], stop: Callable[[], bool]
 ) -> str:
-    """Import one partition to its end, on whatever machine this is; "complete", "stopped" or "paused".
+    """Import one partition to its end, on any machine. Return "complete", "stopped" or "paused".
 
-    A cluster may hand out the same partition twice: see ``Seeds.run_partition``.
+    A cluster may run the same partition twice: see ``Seeds.run_partition``.
     """
     fields, rest = dict[str, Any](), dict[str, Any]()
     for option, value in options.items():
@@ -51,19 +51,19 @@ async def _run_async(url: str, schema: str, seed: Seed, part: str, options: Mapp
 
 
 def never() -> bool:
-    """A cluster's worker is not asked to stop: it is killed, or it ends."""
+    """The ``stop`` of a cluster's worker: such a worker is not requested to stop; it is killed, or it ends."""
     return False
 
 
 def _work(reference: str, url: str, schema: str, name: str, parts: Any, options: Mapping[str, Any]) -> None:
-    """What each process does: one part after the other, until the queue says None."""
+    """What each process does: import one partition after the other, until it takes None from the queue."""
     signals: list[int] = []
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all: the parent passes on SIGTERM
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all: the parent sends SIGTERM
     signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
     try:
         while (part := parts.get()) is not None and not signals:
             run_part(reference, url, schema, name, part, options, lambda: bool(signals))
-    except Exception as error:  # noqa: BLE001 -- what the command itself would print of it
+    except Exception as error:  # noqa: BLE001 -- printed as the command would print it
         sys.exit(report(error))
 
 
@@ -71,7 +71,7 @@ def run_here(
     reference: str, url: str, schema: str, name: str, parts: Sequence[str], workers: int, options: Mapping[str, Any],
     show: Callable[[], None], stop: Callable[[], bool],
 ) -> None:  # fmt: skip
-    """Import ``parts`` by ``workers`` processes: a generator keeps a core of its own busy, so threads would not do.
+    """Import ``parts`` with ``workers`` processes. Threads would not help: each generator keeps a whole core busy.
 
     Raises:
         PgonceError: a process ended with an error, which it has printed and recorded with its partition.
@@ -108,16 +108,17 @@ def run_on_cluster(
     address: str, reference: str, url: str, schema: str, name: str, parts: Sequence[str], options: Mapping[str, Any],
     show: Callable[[], None], stop: Callable[[], bool],
 ) -> None:  # fmt: skip
-    """Import ``parts`` on a running Dask cluster; its workers must have the app and reach the database.
+    """Import ``parts`` on a running Dask cluster. Its workers must be able to import the app and reach the database.
 
-    Dask runs a partition again when its worker dies, and sometimes twice at once: the claim and the checkpoint of each
-    partition make every batch commit once.
+    Dask runs a partition again when its worker dies, and sometimes twice at the same time. Because of each partition's
+    claim and checkpoint, every batch is still committed once.
 
     Raises:
-        PgonceError: distributed is not installed; or the workers of one partition died so often that Dask gave it up;
-            or there was no worker for WORKERLESS seconds. A cluster's manager may give workers up, too: LocalCluster
-            drops one for good that is dead 15 s after a death, though it came back in between; Dask would wait on.
-        Exception: a partition's own.
+        PgonceError: distributed is not installed; or the workers of one partition died so often that Dask gave up; or
+            the cluster had no worker for WORKERLESS seconds. Dask itself would wait for ever. A cluster's manager can
+            lose workers, too: LocalCluster drops a worker for good that is dead 15 s after a death, even if it was
+            restarted in between.
+        Exception: an error that a partition raised.
     """
     try:
         from distributed import Client
@@ -155,7 +156,7 @@ def run_on_cluster(
 
 
 def watcher(seeds: Seeds, name: str, on_progress: Callable[[Progress], object]) -> Callable[[], None]:
-    """Reports where the sum of all partitions stands."""
+    """Return a function that reports the progress of all partitions together."""
     began, before = time.monotonic(), seeds.checkpoint(name)
 
     def show() -> None:

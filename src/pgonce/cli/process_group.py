@@ -1,4 +1,4 @@
-"""A command and all that it starts: their process group, and the guard that ends it should this process be gone."""
+"""The process group of a command and its children, and a guard process that ends it if this process is killed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from pathlib import Path
 
 from pgonce.errors import InvalidArgument
 
-# Should this process be killed, nobody would stop the command any more, and once the window is over it would run beside
-# its successor. So the small Python that becomes the command leaves a guard behind first. It reads from a pipe that
-# only this process holds open: a byte sends it home, the end of the pipe is the end of this process. Not the kernel's
-# PR_SET_PDEATHSIG, which reaches the command and none of its children; and not preexec_fn, which may deadlock where
-# there are threads. The guard is no child of the command, which may wait for all of its children.
+# If this process is killed, nothing stops the command any more, and after the window it would run beside its successor.
+# So a small Python program forks a guard process and then becomes the command by exec. The guard reads from a pipe that
+# only this process holds open. A byte means that the guard may exit; the end of the pipe means that this process has
+# ended, and the guard stops the group. The alternatives do not work: the kernel's PR_SET_PDEATHSIG reaches the command
+# but not its children, and preexec_fn may deadlock where there are threads. The guard is not a child of the command,
+# because a command may wait for all of its children.
 _GUARDED = """
 import errno, os, signal, sys, time
 alive, grace, path, command = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3], sys.argv[4:]
@@ -43,7 +44,7 @@ def leave_guard():
     if os.fork():
         try:
             failed = os.wait()[1]
-        except ChildProcessError:  # its status is unknown, so whether there is a guard is, too
+        except ChildProcessError:  # its status is unknown, so a guard may be missing
             failed = 1
         if failed:
             raise BlockingIOError(11, "there is no process left for its guard")
@@ -59,7 +60,7 @@ def leave_guard():
 try:
     leave_guard()
     os.close(alive)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and the command would, too
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and the command would inherit that
         signal.signal(number, signal.SIG_DFL)
     try:
         os.execv(path, command)
@@ -68,14 +69,14 @@ try:
             is_binary = b"\\0" in script.read(512)
         if error.errno != errno.ENOEXEC or is_binary:
             raise
-        os.execv("/bin/sh", ["sh", path, *command[1:]])  # a script without a first line "#!": as shells and cron do
+        os.execv("/bin/sh", ["sh", path, *command[1:]])  # a script without "#!", run as shells and cron do
 except OSError as error:
     print(f"pgonce: {command[0]}: {error.strerror}", file=sys.stderr)
     sys.exit(126)
 """
 
 STATUS_UNKNOWN = 256
-"""Instead of an exit status: the command has ended, but somebody else has read its status. Not a success."""
+"""In place of an exit status: the command has ended, but other code in this process has read its status. A failure."""
 
 
 def require_posix() -> None:
@@ -85,7 +86,7 @@ def require_posix() -> None:
 
 
 class CannotExecute(Exception):
-    """A command that cannot be executed; ``code`` is the exit code that shells have for it."""
+    """A command that cannot be executed; ``code`` is the exit code that shells use for it."""
 
     def __init__(self, reason: str, code: int) -> None:
         super().__init__(reason)
@@ -111,22 +112,23 @@ def find_command(name: str) -> str:
 
 
 class Group:
-    """A command that runs, and its children, but for those that left for a group of their own.
+    """A running command and its children, except those that have moved to another process group.
 
     Args:
         path: the file to execute.
         command: the command's name, and its arguments.
         env: its environment.
-        grace: seconds between SIGTERM and SIGKILL, should this process be gone.
+        grace: seconds between SIGTERM and SIGKILL if this process is killed.
     """
 
     def __init__(self, path: str, command: Sequence[str], env: Mapping[str, str], grace: float) -> None:
         import fcntl  # POSIX
 
         reading, self._alive = os.pipe()
-        # three and up: where this process was started without a stderr, 2 would be taken, and be the command's stderr
+        # a descriptor of at least 3: if this process was started without a stderr, 2 is free, and the pipe would become
+        # the command's stderr
         guarding = fcntl.fcntl(reading, fcntl.F_DUPFD_CLOEXEC, 3)
-        # a session of its own: the whole group is stopped, and a Ctrl-C of the terminal reaches it once, from here
+        # a session of its own: so the whole group can be stopped, and a Ctrl-C reaches it once, sent from here
         self.leader = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _GUARDED, str(guarding), str(grace), path, *command],
             env=env,
@@ -138,7 +140,7 @@ class Group:
         os.close(guarding)
 
     def has_ended(self, seconds: float) -> bool:
-        """Whether the command has ended, or does so within ``seconds``; its children may be at work."""
+        """Whether the command has ended, or ends within ``seconds``. Its children may still be running."""
         deadline = time.monotonic() + seconds
         pause = 0.0005
         while not self._reap():
@@ -149,7 +151,7 @@ class Group:
         return True
 
     def _reap(self) -> bool:
-        # Not Popen.wait: where another part of the process has reaped the command, it reports exit status 0.
+        # Not Popen.wait: if other code in this process has reaped the command, it reports exit status 0.
         if self.leader.returncode is None:
             try:
                 pid, status = os.waitpid(self.leader.pid, os.WNOHANG)
@@ -161,7 +163,7 @@ class Group:
         return self.leader.returncode is not None
 
     def is_empty(self, seconds: float) -> bool:
-        """Whether all of it has ended; if not, ``seconds`` later."""
+        """Whether all processes of the group have ended. If not, wait ``seconds`` before returning."""
         if not self._is_at_work():
             return True
         time.sleep(seconds)
@@ -172,12 +174,12 @@ class Group:
             self._kill(0)
         except ProcessLookupError:
             return False
-        # it finds zombies, too: for ever, in a container whose first process reaps no orphans
+        # killpg also finds zombies. They stay for ever in a container whose first process does not reap orphans.
         states = [state for state, group in _processes() if group == self.leader.pid]
         return not states or any(state not in "ZX" for state in states)
 
     def signal(self, number: int) -> bool:
-        """Send a signal to all of it; False when what is left is another user's (sudo), and not ours to signal."""
+        """Send a signal to the group. False if the remaining processes belong to another user (sudo)."""
         with suppress(ProcessLookupError):
             return self._kill(number)
         return True
@@ -190,14 +192,14 @@ class Group:
         return True
 
     def release(self) -> None:
-        """Send the guard home: what the command has left behind may stay."""
-        with suppress(OSError):  # somebody killed it
+        """Let the guard exit. Processes that the command has left running may stay."""
+        with suppress(OSError):  # the guard was killed
             os.write(self._alive, b".")
         os.close(self._alive)
 
 
 def _processes() -> Iterator[tuple[str, int]]:
-    """State and group of every process; none where there is no /proc."""
+    """State and group of every process; empty on systems without /proc."""
     for each in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # it has ended meanwhile
             state, _parent, group, *_ = each.read_text(errors="replace").rpartition(")")[2].split()

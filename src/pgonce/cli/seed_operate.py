@@ -1,4 +1,4 @@
-"""``pgonce seed`` for operators: look at imports, pause, resume and reset them, and try rejected rows again."""
+"""``pgonce seed`` for operators: show, pause, resume and reset imports, and retry rejected rows."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _line(at: Checkpoint) -> tuple[object, ...]:
 @as_json
 @with_database
 def list_(json_: bool, url: str, schema: str) -> None:
-    """List all imports that have ever run, and where they stand."""
+    """List all imports that have ever run, with state and counts."""
     with _seeds(url, schema) as seeds:
         found = seeds.all()
     if json_:
@@ -58,7 +58,7 @@ def list_(json_: bool, url: str, schema: str) -> None:
 @as_json
 @with_database
 def show(name: str, json_: bool, url: str, schema: str) -> None:
-    """Show where the seed NAME stands: its partitions, first rejected rows, last error and last verification."""
+    """Show the seed NAME: its state, partitions, first rejected rows, last error and last verification."""
     with _seeds(url, schema) as seeds:
         at = seeds.checkpoint(name)
         if at is None:
@@ -110,7 +110,7 @@ def reset(name: str, url: str, schema: str) -> None:
         known = seeds.reset(name)
     if not known:
         raise _unknown(name)
-    click.echo(f"{name}: begins at the start at its next run")
+    click.echo(f"{name}: the next run starts from the beginning")
 
 
 @click.command("retry-rejects")
@@ -118,9 +118,9 @@ def reset(name: str, url: str, schema: str) -> None:
 @with_app
 @with_database
 def retry_rejects(name: str, app: App, url: str, schema: str) -> None:
-    """Try the rejected rows of the seed NAME again, after the table, or what it refers to, was repaired.
+    """Retry the rejected rows of the seed NAME, after the table, or a table that it refers to, was repaired.
 
-    A row whose key is in the table by now is left out and counted as skipped.
+    A row whose key is in the table by now is not written; it is counted as skipped.
     """
     found = app.get_seed(name)
     with _seeds(url, schema) as seeds:

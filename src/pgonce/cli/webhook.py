@@ -1,4 +1,4 @@
-"""``pgonce webhook``: look at events, handle them again, and send one for development."""
+"""``pgonce webhook``: list and show events, queue them again, erase their payloads, and send one for development."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ SIGNS = {"succeeded": "✔ succeeded", "ignored": "○ ignored", "processing": "
 
 
 def _state(event: lists.WebhookLine, now: datetime) -> str:
-    """The state in a word with its sign; of a failed event when it is tried again."""
+    """The state as a sign and a word; for a failed event, the time until its next attempt."""
     if event.next_attempt_at is None or event.status != "failed":
         return SIGNS[event.state]
     wait = event.next_attempt_at - now
@@ -124,7 +124,7 @@ def _match(pool: Pool, prefix: str, schema: str) -> str:
     """The one event whose id begins with ``prefix``, of at least eight characters, or ``prefix`` itself.
 
     Raises:
-        NotFound: several ids begin like this.
+        NotFound: several ids begin with ``prefix``.
     """
     prefix = prefix.removesuffix("…")
     found = call(pool, lists.match_webhooks(prefix), schema) if len(prefix) >= 8 else []
@@ -138,7 +138,7 @@ def _match(pool: Pool, prefix: str, schema: str) -> str:
 @as_json
 @with_database
 def show(event_id: str, json_: bool, url: str, schema: str) -> None:
-    """Everything about one event: its life, payload, traceback."""
+    """Show everything about one event: its history, payload and traceback."""
     with database.open_pool(url, 1) as pool:
         found = call(pool, lists.get_webhook(event_id), schema)
         if found is None:
@@ -161,7 +161,7 @@ def show(event_id: str, json_: bool, url: str, schema: str) -> None:
 
 
 def _life(event: dict[str, Any], payload: dict[str, Any], history: list[dict[str, Any]]) -> list[tuple[datetime, str]]:
-    """What happened to an event, in the order of time."""
+    """What happened to an event, in chronological order."""
     life: list[tuple[datetime, str]] = []
     if isinstance(created := payload.get("created"), int):
         with suppress(OverflowError, ValueError, OSError):
@@ -190,7 +190,7 @@ def _moment(text: str) -> datetime:
 @webhook.command()
 @click.option("--customer", "customer_id", required=True, metavar="ID", help="The customer, such as cus_TQ4mZk.")
 @click.option("--account", metavar="ID", help="Only events of this connected account.")
-@click.option("--yes", is_flag=True, help="Erase. Without it, only say how many events.")
+@click.option("--yes", is_flag=True, help="Erase. Without it, only print how many events.")
 @with_database
 def erase(customer_id: str, account: str | None, yes: bool, url: str, schema: str) -> None:
     """Erase the payloads and tracebacks of a customer's events; ids, types and times stay.
@@ -208,18 +208,18 @@ def erase(customer_id: str, account: str | None, yes: bool, url: str, schema: st
 def _who() -> str:
     try:
         return f"{getpass.getuser()}@{host()}"
-    except (OSError, KeyError):  # a user without a name
+    except (OSError, KeyError):  # the uid has no user name
         return host()
 
 
 @webhook.command()
 @click.argument("event_ids", nargs=-1, metavar="[ID]...")
-@click.option("--failed", is_flag=True, help="All that have failed, dead letters included.")
-@click.option("--type", "type_", metavar="TYPE", help="With --failed: of this type, or glob.")
-@click.option("--since", type=Moment(), help="With --failed: received since.")
-@click.option("--limit", type=click.IntRange(min=1), help="With --failed: at most so many. Default: all.")
-@click.option("--because", "why", metavar="TEXT", help="Why; kept with each event.")
-@click.option("--dry-run", is_flag=True, help="Only say which.")
+@click.option("--failed", is_flag=True, help="All failed events, including dead ones.")
+@click.option("--type", "type_", metavar="TYPE", help="With --failed: only this type, or glob.")
+@click.option("--since", type=Moment(), help="With --failed: only events received since then.")
+@click.option("--limit", type=click.IntRange(min=1), help="With --failed: at most this many. Default: all.")
+@click.option("--because", "why", metavar="TEXT", help="The reason; stored with each event.")
+@click.option("--dry-run", is_flag=True, help="Only print which events.")
 @with_database
 def replay(
     event_ids: tuple[str, ...],
@@ -232,9 +232,9 @@ def replay(
     url: str,
     schema: str,
 ) -> None:
-    """Queue events again, whatever became of them; a worker handles them.
+    """Queue events again, whatever their state; a worker handles them.
 
-    With --failed only events that still have the failure that was seen: none that was retried meanwhile.
+    With --failed, an event is queued only if it has not been retried since it was listed.
 
     Example: pgonce webhook replay --failed --since '1 day' --dry-run
     """
@@ -296,7 +296,7 @@ def _failed_pages(
 @as_json
 @with_database
 def refused(since: datetime | None, json_: bool, url: str, schema: str) -> None:
-    """How many deliveries were refused, and why. Receivers write the counts every 30 s, by minute.
+    """Show how many deliveries were refused, and why. Receivers write the counts per minute, every 30 s.
 
     Example: pgonce webhook refused --since '2 hours'
     """
@@ -313,10 +313,10 @@ def refused(since: datetime | None, json_: bool, url: str, schema: str) -> None:
 
 
 def _read_file(file: Path) -> dict[str, Any]:
-    """The object in the file.
+    """Read the JSON object in the file.
 
     Raises:
-        InvalidArgument: it holds something that is not one event or one object of Stripe's.
+        InvalidArgument: the file does not hold exactly one event or one object of Stripe's.
     """
     try:
         content = stripe.parse(file.read_bytes())
@@ -335,7 +335,7 @@ def _read_file(file: Path) -> dict[str, Any]:
 
 
 def _event(content: dict[str, Any]) -> dict[str, Any]:
-    """An event: ``content`` itself, snapshot or thin, or one around it."""
+    """An event: ``content`` itself, if it is one (snapshot or thin), or a new event that contains it."""
     if content.get("object") == "v2.core.event":
         return dict(content)
     given = content if content.get("object") == "event" or not content else {"data": {"object": content}}
@@ -345,13 +345,13 @@ def _event(content: dict[str, Any]) -> dict[str, Any]:
 
 @webhook.command()
 @click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--type", "type_", metavar="TYPE", help="The event's type; without FILE, of an empty one.")
+@click.option("--type", "type_", metavar="TYPE", help="The event's type. Without FILE, an empty event is sent.")
 @click.option("--to", "target", default="http://127.0.0.1:8000/webhooks/stripe", show_default=True, metavar="URL")
-@click.option("--keep-id", is_flag=True, help="Send the id that is in FILE: a duplicate, if it was sent before.")
+@click.option("--keep-id", is_flag=True, help="Keep the id in FILE. If it was sent before, this is a duplicate.")
 def send(file: Path | None, type_: str | None, target: str, keep_id: bool) -> None:
     """Sign an event with PGONCE_WEBHOOK_SECRET and post it to a local receiver, as Stripe would.
 
-    FILE holds an event, snapshot or thin, or an object such as a subscription, which is put into one.
+    FILE holds an event, snapshot or thin, or an object such as a subscription, for which an event is made.
 
     Example: pgonce webhook send --type checkout.session.completed
     """
@@ -367,7 +367,7 @@ def send(file: Path | None, type_: str | None, target: str, keep_id: bool) -> No
     body = json.dumps(event).encode()
     headers = {"Stripe-Signature": stripe.sign(body, secret), "Content-Type": "application/json"}
     if not target.startswith(("http://", "https://")):
-        raise InvalidArgument(f"{target} is no http address")
+        raise InvalidArgument(f"{target} is not an http address")
     try:
         with urlopen(Request(target, body, headers), timeout=30) as response:  # noqa: S310 -- checked above
             click.echo(f"{response.status} {response.read().decode()}")
