@@ -1,1 +1,1 @@
-"""Applications that use pgonce, to read and to run."""
+"""Example applications that use pgonce."""

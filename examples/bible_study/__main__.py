@@ -1,4 +1,4 @@
-"""``python -m examples.bible_study``: the tables of the example, in the database that pgonce finds."""
+"""``python -m examples.bible_study``: create the tables of the example in the database that pgonce finds."""
 
 from pathlib import Path
 

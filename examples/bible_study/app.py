@@ -1,7 +1,7 @@
 """The example application: a Bible study service that sells access through Stripe.
 
 pgonce migrate
-python -m examples.bible_study          makes the tables of schema.sql
+python -m examples.bible_study          creates the tables of schema.sql
 pgonce seed run web_kjv_chapters --app examples.bible_study.app
 python -m examples.bible_study.seed_all  runs that and the other seeds
 pgonce serve --app examples.bible_study.app

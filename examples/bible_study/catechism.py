@@ -35,7 +35,8 @@ class Article(NamedTuple):
 def articles(after: Mapping[str, Any] | None = None) -> Iterator[Article]:
     """All sections and questions after a cursor, in the documents' order; None starts at WCF 1.1.
 
-    Raises `NotInstalled` without the package and `ValueError` for a cursor that names none of them, both at the call.
+    Raises `NotInstalled` if the package is missing and `ValueError` if the cursor does not name one of them. Both are
+    raised by the call itself.
     """
     found = list(_read())
     if after is None or after == {}:

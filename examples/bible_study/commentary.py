@@ -37,11 +37,11 @@ class Note(NamedTuple):
 def notes(after: Mapping[str, Any] | None = None) -> Iterator[Note]:
     """All texts after a cursor, Matthew Henry's and then Scofield's; None starts at Genesis.
 
-    A row's id is the number of its first verse in its module, plus 32,361 places for every module before: it says
-    where to look, so a resume reads nothing of what lies before it.
+    A row's id is the number of its first verse in its module, plus 32,361 places for every module before it. The id
+    gives the position in the file, so a resume does not read earlier texts.
 
-    Raises `NotInstalled` when a commentary is missing and `ValueError` for a cursor that is no row id, both at the
-    call.
+    Raises `NotInstalled` if a commentary is missing and `ValueError` if the cursor is not a row id. Both are raised by
+    the call itself.
     """
     last = _start(after)
     open_ = [(number, name, Commentary(name, package)) for number, (name, package) in enumerate(MODULES)]
@@ -52,7 +52,7 @@ def _notes(modules: list[tuple[int, str, Commentary]], last: int) -> Iterator[No
     for number, name, module in modules:
         for entry in module.after(max(last - number * PLACES, -1)):
             body = plain(entry.markup)
-            if body:  # else it only opens a book or a chapter
+            if body:  # otherwise it is only the heading of a book or chapter
                 at, end = place(entry.first), place(entry.last)
                 yield Note(number * PLACES + entry.first, name, *at, end.verse, body)
 

@@ -1,7 +1,7 @@
 """The places of the Bible with their coordinates, as the seed `geography` reads them.
 
-From the PyPI package `uniquebible`, which is GPL: it is read where a user installed it, and nothing of it is part of
-this project. Its list is parsed and not imported: the package's modules configure and start an application.
+From the PyPI package `uniquebible`, which is GPL: it is read only if the user has installed it, and this project does
+not contain any of it. Its list is parsed, not imported, because importing its modules starts an application.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ID = re.compile(r"BL([1-9]\d*)")
 
 
 class Location(NamedTuple):
-    """One place; the fields are the columns of `geography`. Degrees in WGS 84, as exact as the source has them."""
+    """One place; the fields are the columns of `geography`. Degrees in WGS 84, as exact as in the source."""
 
     place_id: int
     name: str
@@ -38,8 +38,8 @@ class Location(NamedTuple):
 def places(after: Mapping[str, Any] | None = None) -> Iterator[Location]:
     """All places after a cursor, by number (BL10 after BL2); None starts at the first.
 
-    Raises `NotInstalled` without the package and `ValueError` for a cursor that is no place's number, both at the
-    call.
+    Raises `NotInstalled` if the package is missing and `ValueError` if the cursor is not a place's number. Both are
+    raised by the call itself.
     """
     last = _start(after)
     found = sorted(_read(), key=lambda location: location.place_id)

@@ -1,7 +1,7 @@
-"""The jobs of the application, at their times. ``pgonce worker --app examples.bible_study.app`` runs them.
+"""The jobs of the application and their schedules. ``pgonce worker --app examples.bible_study.app`` runs them.
 
-The letters go to an outbox, table letters, whose key is (reader, kind, period): the letter is its own mark, so there is
-no moment between "written" and "marked" at which a crash could lose or double one.
+Letters are written to an outbox, the table letters, whose key is (reader, kind, period). The row of a letter is also
+the mark that it was written, so a crash between writing and marking cannot lose or duplicate a letter.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from pgonce import stripe_sync as reconciliation
 from pgonce.core import database
 
 BATCHES = 8
-"""Of readers, in portrait_regen; each may also be run by itself, beside the others."""
+"""The number of batches of readers in portrait_regen. Each batch may also be run alone, at the same time as others."""
 ESV_DAYS = 30
 SEND = "insert into letters (reader_id, kind, period, body) values (%s, %s, %s, %s) on conflict do nothing"
 
 
 def today(run: pgonce.Run) -> date:
-    """The day of the run; another one for a run by hand: ``--scope '{"day": "2026-11-23"}'``."""
+    """The day of the run. A run by hand can set another: ``--scope '{"day": "2026-11-23"}'``."""
     return date.fromisoformat(run.scope["day"]) if "day" in run.scope else date.today()  # noqa: DTZ011
 
 
 def portrait_regen(run: pgonce.Run) -> None:
-    """What each reader's readings say, batch by batch.
+    """Summarise the readings of each reader, batch by batch.
 
     One batch alone: pgonce job run portrait_regen --key batch-3 --scope '{"batch_number": 3}'
     """
@@ -52,7 +52,7 @@ def portrait_regen(run: pgonce.Run) -> None:
 
 
 def stripe_sync(run: pgonce.Run) -> None:
-    """Recover what Stripe could not deliver. Needs STRIPE_API_KEY."""
+    """Fetch events that Stripe could not deliver. Needs STRIPE_API_KEY."""
     from examples.bible_study.app import app
 
     get = reconciliation.client(os.environ["STRIPE_API_KEY"], os.environ.get("STRIPE_API_BASE"))
@@ -61,7 +61,7 @@ def stripe_sync(run: pgonce.Run) -> None:
 
 
 def _write(run: pgonce.Run, kind: str, period: str, letters: list[tuple[int, str]]) -> None:
-    """One transaction for each letter: a crash loses none, and a second run finds those that are written."""
+    """One transaction for each letter: a crash loses none, and a second run skips those that are written."""
     for done, (reader, body) in enumerate(letters):
         if run.stop_requested:
             return
@@ -78,7 +78,7 @@ def _query(run: pgonce.Run, query: str, *arguments: Any) -> list[Any]:
 
 
 def birthday_letters(run: pgonce.Run) -> None:
-    """One each year; who was born on 29 February gets it on the 28th in a common year."""
+    """One letter each year. Readers born on 29 February get it on the 28th in a common year."""
     day = today(run)
     born = [day.strftime("%m-%d")]
     if born == ["02-28"] and (day + timedelta(days=1)).month == 3:
@@ -88,7 +88,7 @@ def birthday_letters(run: pgonce.Run) -> None:
 
 
 def weekly_letters(run: pgonce.Run) -> None:
-    """What everybody has read in the last seven days."""
+    """A letter about each reader's readings in the last seven days."""
     day = today(run)
     year, week, _ = day.isocalendar()
     readers = _query(
@@ -103,7 +103,7 @@ def weekly_letters(run: pgonce.Run) -> None:
 
 
 def year_in_review(run: pgonce.Run) -> None:
-    """In January, about the year that has ended."""
+    """A letter in January about the year that has ended."""
     year = today(run).year - 1
     readers = _query(
         run,
@@ -118,14 +118,14 @@ def year_in_review(run: pgonce.Run) -> None:
 
 
 def esv_cache_expiry(run: pgonce.Run) -> None:
-    """The ESV's terms do not allow a cache without an end."""
+    """Delete old texts: the ESV's terms do not allow caching them without a time limit."""
     with run.transaction() as tx:
         old = tx.execute("delete from esv_cache where fetched_at < now() - make_interval(days => %s)", [ESV_DAYS])
     run.processed(old.rowcount)
 
 
 def seed_runner(run: pgonce.Run) -> None:
-    """Every import from where it stands, in a process of its own: they have progress bars and signals."""
+    """Resume every import, in a process of its own, because imports have progress bars and signal handlers."""
     with subprocess.Popen([sys.executable, "-m", "examples.bible_study.seed_all"]) as child:
         while child.poll() is None:
             if run.stop_requested:
@@ -136,7 +136,7 @@ def seed_runner(run: pgonce.Run) -> None:
 
 
 def register(app: pgonce.App) -> None:
-    """Add the jobs to the application, in the time of its home."""
+    """Add the jobs to the application, with schedules in its own time zone."""
     home = "America/New_York"
     app.job("portrait_regen", cron="0 3 * * *", timezone=home, retries=2, timeout="2 hours")(portrait_regen)
     app.job("stripe_sync", cron="*/30 * * * *", jitter="2 minutes", retries=3)(stripe_sync)
@@ -148,7 +148,7 @@ def register(app: pgonce.App) -> None:
         year_in_review
     )
     app.job("esv_cache_expiry", cron="15 * * * *")(esv_cache_expiry)
-    app.job("seed_runner")(seed_runner)  # when it is called: pgonce job run seed_runner
+    app.job("seed_runner")(seed_runner)  # without a schedule: pgonce job run seed_runner
     app.job("webhook_retention", cron="30 4 * * *", timezone=home)(_webhook_retention)
     app.job("weekly_cleanup", cron="0 4 * * sun", timezone=home, catch_up="last")(retention.weekly_cleanup)
 

@@ -1,6 +1,6 @@
 """Strong's Hebrew and Greek dictionaries, as the seed `strongs_lexicon` reads them.
 
-From Debian's `sword-dict-strongs-hebrew` (H1 to H8674; H2200 stands twice, word for word) and
+From Debian's `sword-dict-strongs-hebrew` (H1 to H8674; H2200 occurs twice with the same text) and
 `sword-dict-strongs-greek` (G1 to G5624, of which 101 are "Not Used": G2717 and G3203 to G3302).
 """
 
@@ -47,10 +47,10 @@ def words(after: Mapping[str, Any] | None = None) -> Iterator[Word]:
     """All entries after a cursor, H1 to H8674 and then G1 to G5624; None starts at H1.
 
     Numbers are compared as numbers: H10 is after H2 (as text it would be before, and a resume at H2 would
-    skip H10 to H19). H2200 comes twice, so that the import counts it as skipped.
+    skip H10 to H19). H2200 is yielded twice, and the import counts the second one as skipped.
 
-    Raises `NotInstalled` when a dictionary is missing and `ValueError` for a cursor that is no Strong's number, both
-    at the call.
+    Raises `NotInstalled` if a dictionary is missing and `ValueError` if the cursor is not a Strong's number. Both are
+    raised by the call itself.
     """
     letter, number = _start(after)
     first = [module[0] for module in MODULES].index(letter)
@@ -61,7 +61,7 @@ def words(after: Mapping[str, Any] | None = None) -> Iterator[Word]:
 def _words(modules: list[tuple[tuple[str, str, str, str, int], Dictionary]], after: int) -> Iterator[Word]:
     for (letter, language, *_), dictionary in modules:
         for number, markup in dictionary.after(after):
-            if "<orth" in markup:  # without a word it is "Not Used"
+            if "<orth" in markup:  # an entry without a word is "Not Used"
                 parts = (_part(part, markup) for part in (_WORD, _TRANSLITERATION, _PRONUNCIATION, _DEFINITION))
                 yield Word(f"{letter}{number}", language, number, *parts)
         after = 0

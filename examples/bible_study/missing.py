@@ -1,7 +1,7 @@
-"""The error of a source that this machine does not have."""
+"""The error for a source that is not installed on this machine."""
 
 from __future__ import annotations
 
 
 class NotInstalled(ImportError):
-    """The package that holds a source is missing; the message is one line that says what to install."""
+    """The package with the source is missing; the message is one line that says what to install."""

@@ -1,4 +1,4 @@
-"""``python -m examples.bible_study.seed_all``: every import of the application, in order, each from where it stands."""
+"""``python -m examples.bible_study.seed_all``: every import of the application, in order, each from its checkpoint."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pgonce.cli import main as pgonce
 
 
 def main() -> None:
-    """Run ``pgonce seed run`` for every seed; one that fails does not hold up the others, but decides the exit code."""
+    """Run ``pgonce seed run`` for every seed, even if one fails. The exit code is that of the first failure."""
     codes = [_run(name) for name in app.seeds]
     sys.exit(next((code for code in codes if code), 0))
 
 
 def _run(name: str) -> int:
     click.echo(name)
-    # the command itself, with its progress bar; it ends by SystemExit when something went wrong
+    # the command itself, with its progress bar; it raises SystemExit after an error
     try:
         pgonce.main(["seed", "run", name, "--app", "examples.bible_study.app", *sys.argv[1:]], standalone_mode=False)
     except SystemExit as ended:

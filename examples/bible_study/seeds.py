@@ -20,7 +20,7 @@ def web_kjv_chapters(cursor: Cursor | None) -> Rows:
 
 
 def strongs_lexicon(cursor: Cursor | None) -> Rows:
-    """The words of the Hebrew and Greek Bible by Strong's number. H2200 stands twice: one row is skipped."""
+    """The words of the Hebrew and Greek Bible by Strong's number. H2200 occurs twice, so one row is skipped."""
     return _rows(lexicon.words, cursor)
 
 
@@ -45,7 +45,7 @@ def catechism(cursor: Cursor | None) -> Rows:
 
 
 def register(app: pgonce.App) -> None:
-    """All seeds, in the order in which they are to run."""
+    """Register all seeds, in the order in which they are to run."""
     for function, into, key, total in (
         (web_kjv_chapters, "bible_verses", ("version", "book", "chapter", "verse"), texts.TOTAL_VERSES),
         (strongs_lexicon, "strongs_lexicon", ("strongs_number",), lexicon.TOTAL),
@@ -58,7 +58,7 @@ def register(app: pgonce.App) -> None:
 
 
 def _rows(source: Callable[[Cursor | None], Iterable[Any]], cursor: Cursor | None) -> Rows:
-    """The rows of a source as mappings. A source that is not there, or a cursor of another one, is said in one line."""
+    """The rows of a source as mappings. A missing source or a wrong cursor is reported in one line."""
     try:
         found = source(cursor)
     except (ImportError, ValueError) as error:

@@ -1,13 +1,13 @@
-"""SWORD modules, the free libraries of Debian's `sword-*` packages, read from any entry on.
+"""Reads SWORD modules, the free texts in Debian's `sword-*` packages, starting at any entry.
 
-Read here and not through `mod2imp`, for two reasons. It prints a module from its first entry, so that a resume would
-read everything again; and it believes what the module's .conf says: that of Matthew Henry's commentary says `zCom4`
-(sizes of four bytes) to files with sizes of two: the result is 410 MB of shifted text.
+`mod2imp` is not used, for two reasons. It prints a module from its first entry, so a resume would read everything
+again. And it relies on the module's .conf: that of Matthew Henry's commentary says `zCom4` (sizes of four bytes), but
+the files have sizes of two bytes. The result is 410 MB of shifted text.
 
 Formats: all numbers little-endian. zLD (a dictionary): `.idx` holds (offset, size) into `.dat`, one pair per key in
-order; there the key, CR LF, and (block, entry); `.zdx` holds (offset, size) of each zlib block in `.zdt`, which is a
-count, that many (offset, size), and the texts. zCom (a commentary): `.?zv` holds (block, start, size) for every
-place, `.?zs` (offset, packed size, size) of each zlib block in `.?zz`. Verses that share a text point to the same
+order; `.dat` holds the key, CR LF, and (block, entry); `.zdx` holds (offset, size) of each zlib block in `.zdt`,
+which is a count, that many (offset, size), and the texts. zCom (a commentary): `.?zv` holds (block, start, size) for
+every place, `.?zs` (offset, packed size, size) of each zlib block in `.?zz`. Verses that share a text point to the same
 bytes.
 """
 
@@ -38,7 +38,7 @@ class Entry(NamedTuple):
 class Dictionary:
     """A zLD module whose keys are numbers, such as Strong's; open it in a `with` block or let it be collected.
 
-    Raises `NotInstalled` when its files are not there; `package` is the Debian package that brings them.
+    Raises `NotInstalled` if its files are missing; `package` is the Debian package that contains them.
     """
 
     def __init__(self, module: str, package: str) -> None:
@@ -50,7 +50,7 @@ class Dictionary:
             self._places.append((int(key), *struct.unpack_from("<II", where)))
 
     def after(self, number: int) -> Iterator[tuple[int, str]]:
-        """(number, markup) of every entry after `number`, in order; a number that stands twice is yielded twice."""
+        """(number, markup) of every entry after `number`, in order; a number that occurs twice is yielded twice."""
         at = -1
         offsets = block = b""
         with self._base.with_suffix(".zdt").open("rb") as texts:
@@ -70,17 +70,17 @@ class Dictionary:
 class Commentary:
     """A zCom module in the King James numbering.
 
-    Raises `NotInstalled` when its files are not there; `package` is the Debian package that brings them.
+    Raises `NotInstalled` if its files are missing; `package` is the Debian package that contains them.
     """
 
     def __init__(self, module: str, package: str) -> None:
         folder = _folder(f"comments/zcom/{module}", "ot.?zs", package)
         [first] = folder.glob("ot.?zs")
-        # the letter says how texts were gathered into blocks: by book or by chapter
+        # the letter says how the texts were grouped into blocks: by book or by chapter
         self._files = [folder / f"{testament}.{first.suffix[1]}z" for testament in ("ot", "nt")]
 
     def after(self, number: int) -> Iterator[Entry]:
-        """The texts that begin after place `number`, in order; not the rest of one that includes this place."""
+        """The texts that begin after place `number`, in order; not the rest of a text that includes this place."""
         ends = list(accumulate(ENTRIES))
         for files, count, end in zip(self._files, ENTRIES, ends, strict=True):
             if number < end - 1:
@@ -93,7 +93,7 @@ class Commentary:
 def _texts(files: Path, count: int, first: int, number: int) -> Iterator[Entry]:
     places = files.with_suffix(files.suffix + "v").read_bytes()
     offsets = files.with_suffix(files.suffix + "s").read_bytes()
-    width = len(places) // count  # 10 or 12: what the .conf says of it is not always true
+    width = len(places) // count  # 10 or 12; computed, because the .conf is not always right
     format_ = "<IIH" if width == 10 else "<III"
     at, block = -1, b""
     here = max(number - first, -1)
@@ -118,7 +118,7 @@ def _block(file: int, offset: int, size: int) -> bytes:
 
 
 def _folder(path: str, pattern: str, package: str) -> Path:
-    """Where the module lies: under SWORD_PATH, as SWORD's own tools have it, or where Debian puts it."""
+    """The module's folder: under SWORD_PATH, as in SWORD's own tools, or in Debian's default folder."""
     folder = Path(os.environ.get("SWORD_PATH") or "/usr/share/sword") / "modules" / path
     if not list(folder.glob(pattern)):
         raise NotInstalled(f"{path.rpartition('/')[2]} is not installed: run apt install {package}")
@@ -130,6 +130,6 @@ _TAG = re.compile(r"<[^>]*>")
 
 
 def plain(markup: str) -> str:
-    """The text of OSIS or TEI markup: one line per paragraph, tags gone, blanks single; '' when it is all markup."""
+    """The text of OSIS or TEI markup: one line per paragraph, single spaces, no tags; '' if it is only markup."""
     lines = _TAG.sub("", _BREAK.sub("\v", " ".join(markup.split()))).split("\v")
     return "\n".join(filter(None, (" ".join(html.unescape(line).split()) for line in lines)))

@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-VERSIONS = ("KJV", "WEB")  # in the order in which they are read; also the end of the package's name
+VERSIONS = ("KJV", "WEB")  # in reading order; a package's name ends with its version
 # USFM codes in canonical order; the position, from 1, is the book's number in the packages' verse ids.
 BOOKS = (
     "GEN", "EXO", "LEV", "NUM", "DEU", "JOS", "JDG", "RUT", "1SA", "2SA", "1KI", "2KI", "1CH",
@@ -33,7 +33,7 @@ _SPEAKER = re.compile(r"\b(Lover|Beloved|Friends)\b")
 
 
 class TextsNotInstalled(ImportError):
-    """The packages that hold the two texts are missing; the message names what to install."""
+    """The packages with the two texts are missing; the message says what to install."""
 
 
 class Verse(NamedTuple):
@@ -47,7 +47,7 @@ class Verse(NamedTuple):
 
     @property
     def cursor(self) -> dict[str, str | int]:
-        """The checkpoint "this chapter is done": the specification's two keys, and the version of the two.
+        """The checkpoint "this chapter is done": the specification's two keys, and the version.
 
         All verses of a chapter share it, and a batch is cut only where the cursor changes: whole chapters are
         committed.
@@ -68,12 +68,12 @@ def chapters(after: Mapping[str, Any] | None = None) -> Iterator[Chapter]:
     """All chapters of both versions after a cursor, by version, book in canonical order, chapter.
 
     `after` is a `Verse.cursor`, as it comes back from `seed_checkpoints.last_checkpoint`; None or {} (that
-    column's default) starts at KJV GEN 1, and `last_chapter` 0 at the first chapter of its book. What lies
-    before the cursor is not read: a version that is done is not even imported (0.6 s and 140 MB where no
-    bytecode is cached, else 0.2 s).
+    column's default) starts at KJV GEN 1, and `last_chapter` 0 at the first chapter of its book. Texts
+    before the cursor are not read, and the package of a finished version is not imported (0.6 s and 140 MB if
+    its bytecode is not cached, otherwise 0.2 s).
 
-    Raises `TextsNotInstalled` when a package is missing and `ValueError` for a cursor that names no place in
-    the texts, both at the call, before the first chapter.
+    Raises `TextsNotInstalled` if a package is missing and `ValueError` if the cursor does not name a place in
+    the texts. Both are raised by the call itself, before the first chapter.
     """
     missing = [name for name in ("pythonbible", *map(_package, VERSIONS)) if find_spec(name) is None]
     if missing:
@@ -93,13 +93,13 @@ def _start(after: object) -> tuple[int, int]:
     """A cursor as (index of its version, last verse id that may lie in its chapter)."""
     if after is None or after == {}:
         return 0, 0
-    place = after if isinstance(after, Mapping) else {}  # jsonb may hold a list or a number just as well
+    place = after if isinstance(after, Mapping) else {}  # jsonb may also hold a list or a number
     version, book, chapter = (place.get(key) for key in ("last_version", "last_book", "last_chapter"))
     if version in VERSIONS and book in BOOKS and type(chapter) is int and chapter >= 0:
         book_id = (BOOKS.index(book) + 1) * 1_000_000
         ids = list(_bible(version).verse_start_indices)
         last_of_book = ids[bisect_left(ids, book_id + 1_000_000) - 1]
-        # A chapter after the book's last would be taken for its end, and those that were meant would be skipped.
+        # A chapter number after the book's last would count as its end, and the intended chapters would be skipped.
         if book_id + chapter * 1_000 <= last_of_book:
             return VERSIONS.index(version), book_id + chapter * 1_000 + 999
     raise ValueError(
@@ -126,28 +126,28 @@ def _chapters(first_version: int, last_id: int) -> Iterator[Chapter]:
 
 
 def _clean(version: str, book: str, raw: str) -> str:
-    """The verse alone, in one line, from a slice of the package's running text.
+    """The text of one verse, in one line, from a slice of the package's continuous text.
 
-    57,314 of the 62,204 slices carry the space or line end that joins them to a neighbour. Runs of spaces
-    inside are slips of the typist in KJV (41 verses) and the indents of poetry and dialogue in WEB (5,222).
+    57,314 of the 62,204 slices include the space or line end before or after the verse. Several spaces inside
+    a verse are typing errors in KJV (41 verses) and the indents of poetry and dialogue in WEB (5,222).
     """
     if version == "WEB":
-        # LUK 17:36, ACT 8:37 and ACT 15:34 are not in WEB's source; the package fills their place with this.
+        # LUK 17:36, ACT 8:37 and ACT 15:34 are not in WEB's source; the package has this text in their place.
         if raw.strip() == _PLACEHOLDER:
             return ""
-        # WEB's headings stand at the end of the verse *before* the unit that they head; KJV has none of them.
+        # WEB's headings are at the end of the verse *before* the part that they belong to; KJV does not have them.
         # "Psalm 4  For the Chief Musician …" ends PSA 3:8, "BOOK I  Psalm 1" ends JOB 42:17: 150 in all. The
-        # numeral tells them from text: WEB's verses contain no digits.
+        # number distinguishes them from text: WEB's verses do not contain digits.
         if book in ("JOB", "PSA"):
             raw = _PSALM_HEADING.sub("", raw)
-        # So do the 21 letters inside Psalm 119: "BEIT" ends verse 8. (ALEPH is part of the psalm's heading.)
+        # The same holds for the 21 letters in Psalm 119: "BEIT" ends verse 8. (ALEPH is part of the psalm's heading.)
         if book == "PSA":
             raw = _ACROSTIC_LETTER.sub("", raw)
-        # The Song's speakers, between verses and inside them: "… than wine!  Beloved They are …". In the
+        # The speakers' names in the Song, between verses and inside them: "… than wine!  Beloved They are …". In the
         # text itself these words are never capitalised.
         if book == "SNG":
             raw = _SPEAKER.sub("", raw)
-        # A grave accent stands for every apostrophe and inner quotation mark: "don`t", "God`s".
+        # WEB writes a grave accent for every apostrophe and inner quotation mark: "don`t", "God`s".
         raw = raw.replace("`", "'")
     return " ".join(raw.split())
 

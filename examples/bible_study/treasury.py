@@ -15,7 +15,7 @@ TOTAL = 151
 
 
 class Text(NamedTuple):
-    """What Spurgeon has on one psalm; the fields are the columns of `spurgeon_index`."""
+    """Spurgeon's text on one psalm; the fields are the columns of `spurgeon_index`."""
 
     psalm: int
     characters: int
@@ -30,8 +30,8 @@ class Text(NamedTuple):
 def texts(after: Mapping[str, Any] | None = None) -> Iterator[Text]:
     """The texts after a cursor; None starts at the preface, psalm 0.
 
-    What lies before the cursor is not unpacked. Raises `NotInstalled` without the package and `ValueError` for a
-    cursor that names no psalm, both at the call.
+    Texts before the cursor are not unpacked. Raises `NotInstalled` if the package is missing and `ValueError` if the
+    cursor does not name a psalm. Both are raised by the call itself, before the first text.
     """
     return _texts(Commentary("tdavid", "sword-comm-tdavid"), _start(after))
 
@@ -41,7 +41,7 @@ def _texts(module: Commentary, last: int) -> Iterator[Text]:
     for entry in module.after(FIRST["PSA", 0] - 1 if last < 0 else number):
         psalm = place(entry.first).chapter
         body = plain(entry.markup)
-        if body:  # else it only opens a chapter
+        if body:  # otherwise it is only the heading of a chapter
             yield Text(psalm, len(body), body)
 
 

@@ -96,7 +96,7 @@ _HEADINGS = 2  # of the module, and of the testament
 
 
 class Place(NamedTuple):
-    """What an entry is about; verse 0 is the chapter as a whole, chapter 0 the book, book '' the whole testament."""
+    """The place of an entry; verse 0 is the chapter as a whole, chapter 0 the book, book '' the whole testament."""
 
     book: str
     chapter: int
@@ -104,7 +104,7 @@ class Place(NamedTuple):
 
 
 def _testaments() -> tuple[list[tuple[int, str, int]], ...]:
-    """For either testament (index of its heading, book, chapter) of every chapter and book, ascending; and its end."""
+    """For each testament: (index of its heading, book, chapter) of every chapter and book, ascending; then its end."""
     found: tuple[list[tuple[int, str, int]], ...] = ([], [])
     ends = [_HEADINGS, _HEADINGS]
     for number, (book, verses) in enumerate(_VERSES.items()):
@@ -133,7 +133,7 @@ FIRST = {
 
 
 def place(number: int) -> Place:
-    """What entry `number` (0 to TOTAL - 1, the New Testament after the Old) is about."""
+    """The place of entry `number` (0 to TOTAL - 1, the New Testament after the Old)."""
     testament, index = (0, number) if number < ENTRIES[0] else (1, number - ENTRIES[0])
     if index < _HEADINGS:
         return Place("", 0, 0)
