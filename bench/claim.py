@@ -20,7 +20,7 @@ from pgonce.webhooks.worker import Worker
 Connection = psycopg.Connection[Any]
 
 CLAIMS = 40
-"""Claims of ten that are timed in a round, each of events that nobody has touched."""
+"""Claims of ten events that are timed in a round. Each claims events that were not claimed before."""
 FINISHED = """
 insert into webhook_events
   (stripe_event_id, event_type, status, payload, received_at, processed_at, lease, lease_expires_at, queued)
@@ -31,7 +31,7 @@ from generate_series(%s::int, %s::int) n
 
 
 def claim_time(pool: Pool) -> float:
-    """Milliseconds of a claim of ten as a lane makes it, above its low-water mark; what it claims is done then."""
+    """Milliseconds of a claim of ten events, as a worker makes it, above its low-water mark. Then they are done."""
     times: list[float] = []
     since = None
     for _ in range(CLAIMS):
@@ -61,7 +61,7 @@ def history(few: int, many: int, rounds: int) -> tuple[float, float]:
 
 
 def old_snapshot(handled: int, rounds: int) -> tuple[float, float]:
-    """The time of a claim before and after ``handled`` events were handled, under a snapshot that is older."""
+    """The time of a claim before and after ``handled`` events were handled, while an older snapshot is open."""
     with new_database() as url, psycopg.connect(url) as holder, psycopg.connect(url, autocommit=True) as conn:
         conn.execute("create table effects (event text)")
         with open_pool(url, 1) as pool:

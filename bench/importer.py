@@ -32,7 +32,7 @@ HERE = Path(__file__).parents[1]
 
 
 def started(contender: str, url: str, *arguments: object) -> subprocess.Popen[str]:
-    """Such a process."""
+    """Start such a process."""
     command = [sys.executable, "-m", "bench.importer", contender, url, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HERE)
 
@@ -74,7 +74,7 @@ def path(url: str, file: str, name: str = "") -> float:
 
 
 def resumable(url: str, rows: str) -> float:
-    """The import that is killed."""
+    """The import that the benchmark kills."""
     with database.open_pool(url, 3) as pool:
         began = time.perf_counter()
         Seeds(pool).run("resumable", source(0, int(rows)), into="verses", key=KEY, columns=COLUMNS, batch_size=5000)
@@ -82,7 +82,7 @@ def resumable(url: str, rows: str) -> float:
 
 
 def partition(url: str, *parts: str) -> float:
-    """One process of those that import a seed's parts: ``FIRST-STOP`` each."""
+    """One of the processes that import a seed's parts; each part is ``FIRST-STOP``."""
     with database.open_pool(url, 3) as pool:
         began = time.perf_counter()
         for part in parts:

@@ -64,7 +64,7 @@ def first_row_after_kill(url: str, rows: int) -> float:
         running.wait()
         while conn.execute(WRITING).fetchone() != (
             0,
-        ):  # what it had sent may still be committed: those are not rows of the next import
+        ):  # rows that it had sent may still be committed: they do not count
             time.sleep(0.001)
         return _first_row(conn, "resumable", "resumable", url, rows)
 
@@ -72,7 +72,7 @@ def first_row_after_kill(url: str, rows: int) -> float:
 def first_row_after(url: str, folder: Path, size: int) -> float:
     """Seconds from the start to the first new row of a CSV file of which ``size`` bytes were imported before."""
     file = folder / "sparse.csv"
-    with file.open("wb") as lines:  # a hole takes no room on the disk
+    with file.open("wb") as lines:  # a hole in a file does not use disk space
         lines.write(",".join(verses.COLUMNS).encode() + b"\n")
         lines.seek(size)
         lines.writelines(b"KJV,%d,1,1,x\n" % number for number in range(1000))
@@ -99,7 +99,7 @@ def _inserted(conn: psycopg.Connection[Any], seed: str) -> int:
 
 
 def partitions(conn: psycopg.Connection[Any], url: str, rows: int, workers: int) -> float:
-    """Four parts of the table by ``workers`` processes."""
+    """Import four parts of the table with ``workers`` processes."""
     quarter = rows // 4
     parts = [f"{first}-{first + quarter}" for first in range(0, quarter * 4, quarter)]
     conn.execute("select pgonce_reset_seed('parts')")

@@ -1,9 +1,9 @@
 """The guard: runs acquired and completed per second over eight connections, durable commits.
 
-It is compared with pgbench running the two bare statements on the specification's own table: an insert and an update,
-without a guard; once with prepared statements, which is faster, and once as pgbench runs by default, without them, as
-behind a pooler. Each connection has a job of its own, so that only the calls are measured; refused starts are all
-blocked by one run."""
+It is compared with pgbench, which runs the two statements without a guard on the specification's own table: an insert
+and an update. pgbench runs once with prepared statements, which is faster, and once without them: that is its default,
+and the case behind a pooler. Each connection has a job of its own, so that only the calls are measured;
+refused starts are all blocked by one run."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def functions(mode: str, seconds: float) -> float:
 
 
 def unguarded(seconds: float) -> float:
-    """The cost of two function calls: they contain only the bare statements."""
+    """The cost of two function calls that contain only the two statements."""
     with new_database(migrated=False) as url:
         with psycopg.connect(url, autocommit=True) as conn:
             conn.execute(SPECIFIED.encode())
@@ -96,7 +96,7 @@ def unguarded(seconds: float) -> float:
 
 
 def by_hand(seconds: float) -> float:
-    """The cost of Python: psycopg in a thread for each connection, with the bare statements."""
+    """The cost of Python: psycopg in a thread for each connection, with only the two statements."""
     insert = "insert into cron_job_runs (job_name) values (%s) returning id"
     update = """
     update cron_job_runs set status = 'succeeded', completed_at = now(), rows_processed = 1, rows_skipped = 0,

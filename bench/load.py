@@ -1,4 +1,4 @@
-"""Deliveries to measure with: events of 3.4 kB as Stripe sends them, one in ten of them twice."""
+"""Deliveries for the benchmarks: events of 3.4 kB as Stripe sends them, one in ten of them twice."""
 
 from __future__ import annotations
 

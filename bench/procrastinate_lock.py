@@ -10,7 +10,7 @@ from bench.server import new_database
 
 
 def with_procrastinate(clients: int, seconds: float) -> float:
-    """Its lock: a job deferred under a lock of its own, fetched by a worker's query, finished."""
+    """Jobs per second: each is deferred with a lock of its own, fetched by a worker's query, and finished."""
     return asyncio.run(_procrastinate(clients, seconds))
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What was measured, and what it is compared with.
+    """A measured value, and the value that it is compared with.
 
-    Every module of benchmarks has ``run(quick: bool) -> list[Result]``; quick runs less of everything.
+    Every module of benchmarks has ``run(quick: bool) -> list[Result]``; a quick run measures less of everything.
     """
 
     name: str
@@ -17,8 +17,8 @@ class Result:
     """The median of the rounds."""
     unit: str
     ratio: float | None = None
-    """To what ``limit`` names; None for the peers themselves."""
+    """The ratio to the peer that ``limit`` names; None for the peers themselves."""
     limit: str = ""
-    """What was asked of the ratio or the value, and against whom: ">= 1.0 x pgbench, three statements"."""
+    """The required ratio or value, and the peer: ">= 1.0 x pgbench, three statements"."""
     ok: bool | None = None
-    """Whether it was met; None where nothing was asked."""
+    """Whether the requirement was met; None if nothing is required."""

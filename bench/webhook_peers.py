@@ -1,4 +1,4 @@
-"""What pgonce is compared with: PostgreSQL without a client, the same written by hand, and PgQueuer."""
+"""The peers of the comparison: PostgreSQL without a client, the same statements written by hand, and PgQueuer."""
 
 from __future__ import annotations
 

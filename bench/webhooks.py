@@ -90,7 +90,7 @@ def end_to_end(make: Callable[[], pgonce.App], bodies: Sequence[bytes], in_fligh
 
 async def _record(url: str, bodies: Sequence[bytes], worker: Worker, in_flight: int) -> None:
     waiting = iter(bodies)
-    async with await database.open_async_pool(url, 2) as pool:  # and six of the worker
+    async with await database.open_async_pool(url, 2) as pool:  # the worker has six more
         writer = InboxWriter(pool, worker=worker)
 
         async def client() -> None:
@@ -103,7 +103,7 @@ async def _record(url: str, bodies: Sequence[bytes], worker: Worker, in_flight: 
 
 
 def _until_effects(conn: psycopg.Connection[Any], wanted: int) -> None:
-    # by the statistics of the queue's index, not by counting effects, which would slow down what is measured
+    # read from the statistics of the queue's index: counting effects would slow down the measured worker
     open_events = "select exists (select from webhook_events where next_attempt_at is not null)"
     while conn.execute(open_events).fetchone() == (True,):
         time.sleep(0.01)
