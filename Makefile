@@ -1,6 +1,6 @@
 # The two commands are `make demo` and `make test`. `make help` lists all of them.
 VENV    ?= .venv
-WORKERS ?= 2
+WORKERS ?= 3
 KEEP    ?=
 PYTEST_ARGS ?=
 export PYTHON
@@ -23,7 +23,7 @@ help: ## print this list
 demo: $(RUN) ## demonstrate the three guarantees while processes are killed (KEEP=1 keeps the server running)
 	@$(BIN)/python -m tools.demo $(if $(KEEP),--keep)
 
-test: check ## run the checks, then the whole suite (WORKERS=2, PYTEST_ARGS=...)
+test: check ## run the checks, then the whole suite (WORKERS=3, PYTEST_ARGS=...)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 check: $(DEV) ## check lint, format, types, and that generated files are up to date
