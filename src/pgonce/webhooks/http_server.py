@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -100,7 +101,12 @@ class _Bounded(_Base):  # type: ignore[misc] # one of uvicorn's two classes, whi
     def _set_timer(self, seconds: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self.loop.call_later(seconds, self.transport.abort)
+        self._timer = self.loop.call_later(seconds, self._cut_off)
+
+    def _cut_off(self) -> None:
+        # Without lingering: the kernel would keep what the client does not read, and the client would see no end.
+        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
 
     def _end_waiting(self) -> None:
         self.waiting.pop(self, None)
