@@ -180,21 +180,6 @@ begin
     returning id into v_id;
     if found then return v_id; end if;
 
-    select reason, paused_until into v_reason, v_until from pgonce_job_pauses where job_name = p_job_name;
-    if found then
-      if v_until <= clock_timestamp() then
-        delete from pgonce_job_pauses where job_name = p_job_name and paused_until <= clock_timestamp();
-        continue;
-      end if;
-      insert into cron_job_runs (job_name, status, scope, key, run_window, scheduled_for, started_at, heartbeat_at, completed_at,
-                                 duration_ms, error_message, process)
-      select p_job_name, 'skipped', coalesce(p_scope, '{}'), p_key, p_window, p_scheduled_for, clock.now, clock.now, clock.now,
-             0, format('paused%s: %s', ' until ' || v_until, v_reason), p_process
-      from (select clock_timestamp() as now) clock
-      on conflict do nothing;
-      return null;
-    end if;
-
     -- Which run is running? A new statement also sees what has been committed since the INSERT.
     select id, started_at, heartbeat_at + run_window <= clock_timestamp() into v_holder, v_since, v_expired
     from cron_job_runs where job_name = p_job_name and key = p_key and status = 'running';
@@ -211,6 +196,22 @@ begin
                                  duration_ms, blocked_by, error_message)
       select p_job_name, 'skipped', coalesce(p_scope, '{}'), p_key, p_window, p_scheduled_for, clock.now, clock.now, clock.now,
              0, v_holder, format('overlap: run %s has been running since %s', v_holder, v_since)
+      from (select clock_timestamp() as now) clock
+      on conflict do nothing;
+      return null;
+    end if;
+
+    -- After the running run: a refused start is frequent, and a pause is not.
+    select reason, paused_until into v_reason, v_until from pgonce_job_pauses where job_name = p_job_name;
+    if found then
+      if v_until <= clock_timestamp() then
+        delete from pgonce_job_pauses where job_name = p_job_name and paused_until <= clock_timestamp();
+        continue;
+      end if;
+      insert into cron_job_runs (job_name, status, scope, key, run_window, scheduled_for, started_at, heartbeat_at, completed_at,
+                                 duration_ms, error_message, process)
+      select p_job_name, 'skipped', coalesce(p_scope, '{}'), p_key, p_window, p_scheduled_for, clock.now, clock.now, clock.now,
+             0, format('paused%s: %s', ' until ' || v_until, v_reason), p_process
       from (select clock_timestamp() as now) clock
       on conflict do nothing;
       return null;
