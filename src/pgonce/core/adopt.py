@@ -37,7 +37,7 @@ ADOPTING = "pgonce: being adopted"
 
 _LOCK_TIMEOUT = "200ms"
 """A lock request that waits lets nobody pass: so it waits for this long, and all who need the table with it."""
-_PATIENCE = 300.0
+_GIVE_UP_AFTER = 300.0
 """Seconds of such requests until migrate gives up."""
 _BATCH = 1000
 """Rows that one step of filling in changes and locks; some 20 ms."""
@@ -81,7 +81,7 @@ def with_short_locks(conn: Connection, schema: str, action: Callable[[], object]
     Raises:
         SchemaError: the locks were not to be had for five minutes.
     """
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _GIVE_UP_AFTER
     pause = 0.1
     while True:
         try:
@@ -91,7 +91,7 @@ def with_short_locks(conn: Connection, schema: str, action: Callable[[], object]
         except errors.LockNotAvailable as error:
             if time.monotonic() > deadline:
                 raise SchemaError(
-                    f"a table of schema {schema} was locked by other sessions for {_PATIENCE:g} s: end the "
+                    f"a table of schema {schema} was locked by other sessions for {_GIVE_UP_AFTER:g} s: end the "
                     "transactions that pg_stat_activity shows as the oldest, and run `pgonce migrate` again"
                 ) from error
         time.sleep(pause)

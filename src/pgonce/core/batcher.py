@@ -13,7 +13,7 @@ Outcome = TypeVar("Outcome")
 
 AT_ONCE = 2
 """Batches in flight: while one waits for its commit's fsync, the other keeps the database's processor busy."""
-PATIENCE = 5.0
+CANCELLED_WAIT = 5.0
 """Seconds that a cancelled caller waits for the outcome of a batch in flight, as psycopg waits when it cancels."""
 
 
@@ -78,7 +78,7 @@ class Batcher(Generic[Resource, Item, Outcome]):
             if submission.was_sent and submission.answer.cancelled():
                 submission.answer = asyncio.get_running_loop().create_future()
                 with suppress(asyncio.CancelledError):  # after a second cancellation the sending task hands it back
-                    await asyncio.wait([submission.answer], timeout=PATIENCE)
+                    await asyncio.wait([submission.answer], timeout=CANCELLED_WAIT)
             answer = submission.answer
             if answer.done() and not answer.cancelled() and answer.exception() is None:
                 with suppress(asyncio.CancelledError):

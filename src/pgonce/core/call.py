@@ -13,9 +13,8 @@ from psycopg.adapt import PyFormat
 T = TypeVar("T")
 Row = Sequence[Any]
 
-PATIENCE = "100ms"
-"""Lock timeout of a statement that several calls share: one call must not delay the others by its own wait."""
-
+BATCH_LOCK_TIMEOUT = "100ms"
+"""How long a statement that several calls share waits for a lock: one call must not delay the others."""
 
 _UNSYNCED = "pg_catalog.set_config('synchronous_commit', 'off', true)"
 
@@ -46,8 +45,8 @@ class Call(Generic[T]):
         return _numbered(schema, self.function, tuple(self.args), self.null_unsynced)
 
     def batch_statement(self, schema: str) -> bytes:
-        """The SELECT of ``many``, one array for each argument; it waits for a lock no longer than `PATIENCE`."""
-        return _batch_statement(schema, self.many or "", len(self.args), self.null_unsynced, PATIENCE)
+        """The SELECT of ``many``, one array for each argument; its lock timeout is `BATCH_LOCK_TIMEOUT`."""
+        return _batch_statement(schema, self.many or "", len(self.args), self.null_unsynced, BATCH_LOCK_TIMEOUT)
 
 
 @cache
@@ -74,7 +73,7 @@ def _numbered(schema: str, function: str, names: tuple[str, ...], null_unsynced:
 
 
 @cache
-def _batch_statement(schema: str, function: str, count: int, null_unsynced: bool, patience: str) -> bytes:
+def _batch_statement(schema: str, function: str, count: int, null_unsynced: bool, lock_timeout: str) -> bytes:
     # the setting stands before the call: PostgreSQL evaluates the values of a SELECT from left to right
     statement = "select said{} from (select pg_catalog.set_config('lock_timeout', {}, true), {}({}) as said) calls"
     nothing = "pg_catalog.cardinality(pg_catalog.array_remove(said, null)) = 0"
@@ -84,7 +83,7 @@ def _batch_statement(schema: str, function: str, count: int, null_unsynced: bool
         sql.SQL(statement)
         .format(
             sql.SQL(unsynced if null_unsynced else ""),
-            sql.Literal(patience),
+            sql.Literal(lock_timeout),
             sql.Identifier(schema, function),
             arguments,
         )

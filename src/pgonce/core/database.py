@@ -189,8 +189,8 @@ def _is_direct(conn: Connection[Any] | AsyncConnection[Any], served_by: bytes | 
     return served_by == str(conn.info.backend_pid).encode()
 
 
-PATIENCE = "5s"
-"""The lock timeout. A forgotten psql session can hold a lock for hours."""
+LOCK_TIMEOUT = "5s"
+"""How long a call waits for a lock. A forgotten psql session can hold one for hours."""
 _TIMEOUTS = (
     "select pg_catalog.set_config('lock_timeout', '{}', true), pg_catalog.set_config('statement_timeout', '60s', true)"
 )
@@ -207,7 +207,7 @@ def call_with_timeouts(pool: Pool, call: Call[T], schema: str) -> T:
     Raises:
         DatabaseUnavailable: the database cannot be reached, or does not answer.
         PgonceError: the SQL function refused the call; translated from its SQLSTATE.
-        psycopg.Error: anything else; LockNotAvailable after `PATIENCE`.
+        psycopg.Error: anything else; LockNotAvailable after `LOCK_TIMEOUT`.
     """
     try:
         with (
@@ -215,7 +215,7 @@ def call_with_timeouts(pool: Pool, call: Call[T], schema: str) -> T:
             time_limit(conn, ANSWER_WITHIN, lambda _: None),
             own_transaction(conn),
         ):
-            run(conn, _TIMEOUTS.format(PATIENCE))
+            run(conn, _TIMEOUTS.format(LOCK_TIMEOUT))
             return execute(conn, call, schema)
     except psycopg.Error as error:
         raise translate(error) from error

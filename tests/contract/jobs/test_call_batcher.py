@@ -189,7 +189,7 @@ def test_who_waits_for_a_lock_does_not_keep_the_others(module_database: str, db:
 def test_a_connection_that_is_lost_is_everybodys_error_and_leaves_nothing(
     module_database: str, db: Db, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(call, "PATIENCE", "60s")
+    monkeypatch.setattr(call, "BATCH_LOCK_TIMEOUT", "60s")
     names = [f"{name}_{number}" for number in range(10)]
     waiting = (
         "select pg_terminate_backend(pid) from pg_stat_activity"

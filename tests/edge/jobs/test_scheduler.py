@@ -522,7 +522,7 @@ def test_a_psql_that_holds_the_schedules_stops_no_tick_and_no_worker_that_starts
     database: str, conn: Connection, simulate: Callable[[str], Simulation], session: Callable[..., Connection],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("pgonce.core.database.PATIENCE", "100ms")
+    monkeypatch.setattr("pgonce.core.database.LOCK_TIMEOUT", "100ms")
     app = pgonce.App()
     app.job("j", cron="* * * * *")(nothing)
     simulation = simulate("2026-01-01 00:00:30")
