@@ -195,7 +195,8 @@ def read_schedule(expression: str, timezone: str = "UTC") -> Schedule:
     return Cron(expression, timezone)
 
 
-_INSTANT = timedelta(microseconds=1)
+INSTANT = timedelta(microseconds=1)
+"""The smallest difference between two times, in Python and in PostgreSQL."""
 _FOR_EVER = timedelta(days=36_500)
 """The longest duration; longer ones are shortened to it. The range of dates ends before "999999 days" ago or ahead, in
 Python and in PostgreSQL."""
@@ -241,7 +242,7 @@ class Plan:
             last = self.schedule.last(since, now)
             run = [] if last is None else [last]
         # one row for the last tick that is not run, instead of one row for each minute of a weekend
-        return run, self.schedule.last(after, run[0] - _INSTANT if run else now)
+        return run, self.schedule.last(after, run[0] - INSTANT if run else now)
 
     def delay(self, name: str, key: str, tick: datetime) -> timedelta:
         """The jitter of a tick. It is the same on every machine: with random ones, the smallest would always win.

@@ -15,11 +15,10 @@ from pgonce.core.processes import Registration
 from pgonce.errors import InvalidArgument
 from pgonce.jobs import calls_schedule as calls
 from pgonce.jobs.calls_schedule import NextTick, ScheduleRow
-from pgonce.jobs.cron import Plan, read_schedule
+from pgonce.jobs.cron import INSTANT, Plan, read_schedule
 from pgonce.jobs.registry import Job
 from pgonce.jobs.tick_queue import Name
 
-_INSTANT = timedelta(microseconds=1)
 _FORGETTABLE = timedelta(days=1)
 """A tick of the last day without a row was forgotten by a failover; an older one may have been purged."""
 
@@ -119,7 +118,7 @@ class ScheduleStore:
             return self.since.get(name, now)
         # next_tick, and not only fired: a tick of a time when every worker was down has no row. No later than now: what
         # is planned may be the tick of an expression that was changed since.
-        return min(max(filter(None, [row.fired, row.next_tick - _INSTANT])), now)
+        return min(max(filter(None, [row.fired, row.next_tick - INSTANT])), now)
 
     def mark_done(self, name: Name, tick: datetime) -> None:
         """The tick has a row, whoever wrote it."""

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
-from pgonce.jobs.cron import Plan
+from pgonce.jobs.cron import INSTANT, Plan
 
 Name: TypeAlias = tuple[str, str]
 """A job's name and key."""
-_INSTANT = timedelta(microseconds=1)
 _AGAIN = timedelta(minutes=1)
 """Until a job whose next tick could not be found is looked at again."""
 
@@ -64,5 +63,5 @@ class TickQueue:
         if plan.jitter:
             last = plan.schedule.last(now - plan.jitter, now)
             if last is not None and last + plan.delay(*name, last) > now:
-                return last - _INSTANT
+                return last - INSTANT
         return now
