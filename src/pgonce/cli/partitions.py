@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import multiprocessing
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 
 from pgonce.cli.errors import report
 from pgonce.cli.options import load
+from pgonce.cli.signals import handled
 from pgonce.core import database
 from pgonce.errors import PgonceError
 from pgonce.seeds.seed import Seed
@@ -57,12 +57,12 @@ def never() -> bool:
 
 def _work(reference: str, url: str, schema: str, name: str, parts: Any, options: Mapping[str, Any]) -> None:
     """What each process does: import one partition after the other, until it takes None from the queue."""
-    signals: list[int] = []
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all: the parent sends SIGTERM
-    signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
+    received: list[int] = []
     try:
-        while (part := parts.get()) is not None and not signals:
-            run_part(reference, url, schema, name, part, options, lambda: bool(signals))
+        # The terminal sends SIGINT to every process; only SIGTERM, which the parent sends, ends this one.
+        with handled(lambda _: None, ("SIGINT",)), handled(received.append, ("SIGTERM",)):
+            while (part := parts.get()) is not None and not received:
+                run_part(reference, url, schema, name, part, options, lambda: bool(received))
     except Exception as error:  # noqa: BLE001 -- printed as the command would print it
         sys.exit(report(error))
 
