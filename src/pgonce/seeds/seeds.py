@@ -144,8 +144,6 @@ class Seeds:
             except WentBack:
                 now = self.checkpoint(name, partition)
                 if importing:
-                    now = self.checkpoint(name, partition)
-                if importing:
                     resumed, rows = resumed + 1, rows + importing.rows
                     if importing.restarted_at and now and now.started_at >= importing.restarted_at:
                         run_options = replace(run_options, restart=False)

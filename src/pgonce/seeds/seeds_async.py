@@ -144,8 +144,6 @@ class AsyncSeeds:
             except WentBack:
                 now = await self.checkpoint(name, partition)
                 if importing:
-                    now = await self.checkpoint(name, partition)
-                if importing:
                     resumed, rows = resumed + 1, rows + importing.rows
                     if importing.restarted_at and now and now.started_at >= importing.restarted_at:
                         run_options = replace(run_options, restart=False)
