@@ -107,11 +107,6 @@ def start_requested_job_run(request: UUID, start: Start) -> Call[UUID | None]:
     return Call("pgonce_start_requested_job_run", args, value)
 
 
-def beat_job_run(run_id: UUID) -> Call[bool]:
-    """Send a heartbeat; as the last statement of a transaction it is the fence. False: taken over or ended."""
-    return Call("beat_job_run", {"p_run_id": run_id}, value)
-
-
 def report_job_run(
     run_id: UUID, transactions: int, rows_processed: int, rows_skipped: int, done: int | None, total: int | None
 ) -> Call[Literal["running", "stopping", "lost"]]:

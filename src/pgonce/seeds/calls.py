@@ -128,19 +128,6 @@ def get_checkpoint(seed_name: str) -> Call[Checkpoint | None]:
     return Call("get_checkpoint", {"p_seed_name": seed_name}, _checkpoint_or_none)
 
 
-def update_checkpoint(
-    seed_name: str, last_checkpoint: Cursor, rows_inserted: int = 0, rows_skipped: int = 0
-) -> Call[Checkpoint]:
-    """Move the cursor and add to the counters; the row after the change."""
-    args = {
-        "p_seed_name": seed_name,
-        "p_last_checkpoint": cursor_json(last_checkpoint),
-        "p_rows_inserted": rows_inserted,
-        "p_rows_skipped": rows_skipped,
-    }
-    return Call("update_checkpoint", args, _checkpoint)
-
-
 def advance_seed(
     seed_name: str,
     run_id: UUID,

@@ -124,12 +124,6 @@ class Seed:
             return {None: self.function}
         return {name: self.source(part) for name, part in self.parts().items()}
 
-    def whole(self) -> Callable[[Any], Any] | dict[str, Callable[[Any], Any]]:
-        """The function of the cursor; of a seed with partitions one for each of them."""
-        if self.partitions is None:
-            return self.function
-        return {name: self.source(part) for name, part in self.parts().items()}
-
     def source(self, part: Any = None) -> Callable[[Any], Any]:
         """The function of the cursor alone: of the whole seed, or of one of its partitions."""
         return self.function if self.partitions is None else functools.partial(self.function, partition=part)

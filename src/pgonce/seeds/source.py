@@ -5,7 +5,7 @@ the checkpoint, None at the start; the cursor of a row says where to resume afte
 source. Everything else in this file is optional; the engine looks for each attribute when an import begins:
 
 ======================  =============================================================================================
-``columns``, ``total``  names for rows that are sequences; the number of all rows, for the progress bar
+``columns``, ``total``  names for rows that are sequences (the seed's own win); the number of all rows, or None
 ``fingerprint, same``   whether the source is still what an earlier run has read: `Fingerprinted`
 ``copy_blocks, …``      rows as bytes for COPY: `BlockSource`
 ``needs_rows``          called with the table's columns by name; True: their types decide how values are written, so
@@ -20,7 +20,7 @@ source. Everything else in this file is optional; the engine looks for each attr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -40,19 +40,6 @@ class BadRow:
     """One line, with the place: ``people.csv, line 52: text after a closing quote``."""
     text: str
     """The record as it was read."""
-
-
-class RowSource(Protocol):
-    """A source that knows more than its rows. ``columns`` and ``total`` may be None, or absent."""
-
-    columns: Sequence[str] | None
-    """The names for rows that are sequences; the seed's own ``columns`` win."""
-    total: int | None
-    """How many rows there are in all, where that is known without reading them: for the progress bar."""
-
-    def __call__(self, cursor: Cursor | None, /) -> Iterable[tuple[SeedRow | BadRow, Cursor]]:
-        """The rows after ``cursor``, each with its own."""
-        ...
 
 
 @runtime_checkable
@@ -103,7 +90,7 @@ class CopyFormat(Protocol):
 class BlockSource(Protocol):
     """A source whose rows are nearly COPY's own format, so that no row becomes Python objects.
 
-    It must be a ``RowSource`` as well, with the same cursors: a run may resume by rows where another ended by blocks.
+    It must also be callable for rows, with the same cursors: a run may resume by rows where another ended by blocks.
     """
 
     copy_columns: Sequence[str]
