@@ -29,6 +29,7 @@ test: check ## run the checks, then the whole suite (WORKERS=3, PYTEST_ARGS=...)
 check: $(DEV) ## check lint, format, types, and that generated files are up to date
 	@$(BIN)/python tools/unasync.py --check  # first: a stale file makes the others fail with errors that do not name it
 	@$(BIN)/python tools/sql_reference.py --check
+	@$(BIN)/python tools/diagnoses.py --check
 	@$(BIN)/ruff check --quiet $(CODE)
 	@$(BIN)/ruff format --quiet --check $(CODE) || { echo "not formatted: make fix" >&2; exit 1; }
 	@$(BIN)/mypy $(CODE)
@@ -37,9 +38,10 @@ fix: $(DEV) ## repair what ruff can repair
 	@$(BIN)/ruff check --quiet --fix $(CODE)
 	@$(BIN)/ruff format --quiet $(CODE)
 
-generate: $(DEV) ## write x.py from every x_async.py, and docs/sql.md from the SQL
+generate: $(DEV) ## write x.py from every x_async.py, and docs/sql.md and the tables of causes from the SQL
 	@$(BIN)/python tools/unasync.py
 	@$(BIN)/python tools/sql_reference.py
+	@$(BIN)/python tools/diagnoses.py
 
 bench: $(BENCH) ## run the benchmarks, next to those of comparable libraries
 	@$(BIN)/python -m bench

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pgonce.core.diagnosis import Diagnosis
 from pgonce.core.interval import interval
 from pgonce.errors import InvalidArgument
 
@@ -125,6 +126,15 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], empty
     for row in cells:
         table.add_row(*(Text(row[number], STYLES.get(row[number][:1], "")) for number in kept))
     console.print(table)
+
+
+def print_diagnosis(found: Iterable[Diagnosis]) -> None:
+    """Print what is the matter with a row, and what to do; nothing for a row that is final."""
+    for each in found:
+        click.echo(f"\nwhat it is        {each.cause}\nhow we know       {_printable(each.evidence)}")
+        click.echo(f"what to do        {each.action}")
+        if each.command:
+            click.echo(f"                  {each.command}")
 
 
 TIME = re.compile(r"|–|.* ago|tomorrow|\d\d:\d\d|\d{4}-\d\d-\d\d.*")

@@ -19,7 +19,7 @@ from urllib.request import Request, urlopen
 import click
 
 from pgonce.cli.options import as_json, with_database
-from pgonce.cli.output import Moment, print_json, print_table, when
+from pgonce.cli.output import Moment, print_diagnosis, print_json, print_table, when
 from pgonce.cli.times import ago, took
 from pgonce.core import database
 from pgonce.core.execute import Pool, call
@@ -28,6 +28,7 @@ from pgonce.errors import InvalidArgument, InvalidPayload, NotFound, PgonceError
 from pgonce.webhooks import calls_list as lists
 from pgonce.webhooks import calls_replay as replays
 from pgonce.webhooks import stripe
+from pgonce.webhooks.calls_diagnose import diagnose_webhook
 from pgonce.webhooks.calls_receive import list_refused_deliveries
 from pgonce.webhooks.glob import any_of, is_glob
 
@@ -143,15 +144,17 @@ def show(event_id: str, json_: bool, url: str, schema: str) -> None:
         found = call(pool, lists.get_webhook(event_id), schema)
         if found is None:
             found = call(pool, lists.get_webhook(_match(pool, event_id, schema)), schema)
-    if found is None:
-        raise NotFound(f"there is no event {event_id}")
+        if found is None:
+            raise NotFound(f"there is no event {event_id}")
+        diagnosis = call(pool, diagnose_webhook(found["stripe_event_id"]), schema)
     if json_:
-        print_json(found)
+        print_json({**found, "diagnosis": diagnosis})
         return
     payload, traceback, history = found.pop("payload"), found.pop("error_message"), found.pop("history")
     for name, value in found.items():
         if value is not None and name not in {"raw", "lease"}:
             click.echo(f"{name:17} {value}")
+    print_diagnosis(diagnosis)
     click.echo("\nlife (UTC)")
     for moment, what in _life(found, payload, history):
         click.echo(f"  {when(moment)}  {what}")

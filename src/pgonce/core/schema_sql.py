@@ -48,6 +48,7 @@ API = (
     "retention_purge",
     "webhooks_list",
     "alerts_find",
+    "webhooks_diagnose",
     "alerts_collect",
     "alerts_deliver",
     "doctor_examine",

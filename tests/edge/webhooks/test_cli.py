@@ -86,7 +86,12 @@ def test_show_prints_payload_attempts_and_traceback(database: str, inbox: Connec
     assert code == 0
     for part in ('"id": "cus_1"', "Traceback\n  line 1\nValueError: no plan", "attempts          1"):
         assert part in out
+    assert "what it is        Its last attempt failed, and a worker will try it again by itself.\n" in out
+    assert "how we know       ValueError: no plan, attempt 1. The next one is at " in out
+    assert "\n                  pgonce webhook replay evt_failed\n" in out
     found = json.loads(pgonce(database, "webhook", "show", "evt_failed", "--json")[1])
+    assert found["diagnosis"][0]["kind"] == "retrying"
+    assert "what it is" not in pgonce(database, "webhook", "show", "evt_done")[1]
     assert found["payload"]["data"]["object"] == {"id": "cus_1"}
 
 

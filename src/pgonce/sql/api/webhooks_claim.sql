@@ -197,11 +197,16 @@ comment on function pgonce_postpone_webhook(uuid, uuid, interval) is
 
 -- Several apps may share a database, each with handlers for its own types. And a process that is being deployed will start
 -- again. So a process counts for an hour after its last sign of life.
+create or replace function pgonce_glob_expression(p_pattern text) returns text
+language sql immutable parallel safe set search_path from current as $$
+  select '^' || replace(replace(replace(
+           regexp_replace(p_pattern, E'([.^$|()+{}\\\\])', E'\\\\\\1', 'g'), '[!', '[^'), '*', '.*'), '?', '.') || '$'
+$$;
+comment on function pgonce_glob_expression(text) is 'pgonce: a glob of event types, as an app registers it, as a regular expression.';
+
 create or replace function pgonce_handled_types() returns text
 language sql stable set search_path from current as $$
-  -- globs, as one regular expression
-  select '^(' || string_agg(distinct replace(replace(replace(
-           regexp_replace(g.pattern, E'([.^$|()+{}\\\\])', E'\\\\\\1', 'g'), '[!', '[^'), '*', '.*'), '?', '.'), '|') || ')$'
+  select string_agg(distinct pgonce_glob_expression(g.pattern), '|')
   from pgonce_processes p cross join unnest(p.handlers) as g (pattern)
   where p.does = 'events' and p.last_seen_at > clock_timestamp() - interval '1 hour'
 $$;

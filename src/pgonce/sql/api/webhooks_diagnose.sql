@@ -1,0 +1,178 @@
+-- What is the matter with an event that is not final, how we know, and what to do. The sentences are also the table in
+-- docs/webhooks.md (tools/diagnoses.py), and the console, `webhook show` and `--json` print them.
+
+create or replace function pgonce_webhook_causes()
+returns table (kind text, needs_person boolean, row_says text, cause text, action text, command text)
+language sql immutable parallel safe set search_path from current as $$
+  values
+    ('handled', false, '`processing`, `lease_expires_at` ahead, or its row is locked',
+     'A process is handling it, or has died within its lease.',
+     'Wait. If the process has died, the next delivery or a worker takes the event over.', 'pgonce ps'),
+    ('orphaned', false, '`processing`, `lease_expires_at` past, not `queued`',
+     'The client that handled it itself has died, and Stripe has not delivered it again yet.',
+     'Wait for Stripe''s next delivery, or let a worker handle it now.', 'pgonce webhook replay %s'),
+    ('died', false, '`processing`, `queued`, `lease_expires_at` past',
+     'The worker that handled it has died, and another one is running.',
+     'Wait: the other worker claims it.', 'pgonce ps'),
+    ('no_worker', true, '`processing` and `queued`, or `failed`, and `next_attempt_at` past',
+     'No worker is running that has a handler for its type.',
+     'Start a worker with the app that handles it.', 'pgonce worker --app MODULE:APP'),
+    ('late', true, 'the same for over five minutes, and a worker is running',
+     'Workers that handle its type are running, but none is free.',
+     'See what they are doing. Start more of them, or raise --concurrency.', 'pgonce ps'),
+    ('due', false, 'the same for less',
+     'It is due, and a worker will claim it.',
+     'Wait.', 'pgonce ps'),
+    ('behind', false, '`processing`, no lease, an earlier event has the same `order_key`',
+     'It waits for an earlier event of the same object.',
+     'See why the earlier one has not ended.', 'pgonce webhook show %s'),
+    ('postponed', false, '`processing`, no lease, `next_attempt_at` ahead',
+     'It waits for the time that its handler asked for, or until its object is free.',
+     'Wait, or have it handled now.', 'pgonce webhook replay %s'),
+    ('retrying', false, '`failed`, `next_attempt_at` ahead',
+     'Its last attempt failed, and a worker will try it again by itself.',
+     'Read the error. If it stays, mend the handler; a release that mends it needs no replay.', 'pgonce webhook replay %s'),
+    ('dead', true, '`failed`, `queued`, no `next_attempt_at`',
+     'A dead letter: its attempts are used up, and nobody tries it again by itself.',
+     'Mend the handler and release it. Then replay the event.', 'pgonce webhook replay %s'),
+    ('redelivered', false, '`failed`, not `queued`, received within three days',
+     'The client that handled it itself has failed. Stripe''s next delivery is the retry.',
+     'Mend the handler. Then wait for Stripe, or let a worker handle it now.', 'pgonce webhook replay %s'),
+    ('abandoned', true, '`failed`, not `queued`, received earlier',
+     'The client that handled it itself has failed, and Stripe has stopped delivering it.',
+     'Mend the handler. Then replay the event; a worker handles it.', 'pgonce webhook replay %s'),
+    ('no_handler', true, '`ignored`, `ignored_reason` "no handler for …"',
+     'No process had a handler for its type.',
+     'Register one: a worker that starts with it takes back the events of the last day. Replay older ones.',
+     'pgonce webhook replay %s'),
+    ('absent', true, 'no row',
+     'It never came, or it was refused with a 4xx.',
+     'Stripe''s dashboard shows the answer that it got. Check the secret, and what was refused here.',
+     'pgonce webhook refused')
+$$;
+comment on function pgonce_webhook_causes() is
+  'pgonce: everything that can be the matter with an event: what its row says, what it is, what to do and which command does '
+  'it. %s is an event. needs_person: nothing happens by itself.';
+
+create or replace function pgonce_has_live_handler(p_event_type text) returns boolean
+language sql stable set search_path from current as $$
+  select exists (
+    select from pgonce_live_processes p cross join unnest(p.handlers) as g (pattern)
+    where p.does = 'events' and p_event_type ~ pgonce_glob_expression(g.pattern))
+$$;
+comment on function pgonce_has_live_handler(text) is
+  'pgonce: whether a process that was seen within the last minute has a handler for this type of event.';
+
+-- Whether the row is locked is read from pg_locks: a row lock cannot be tried in a read-only transaction. The transaction
+-- that has changed or locked a row is its xmax, and holds a lock on its own id until it ends. This counts: a handler may run
+-- longer than the lease of its claim, because its transaction holds the row.
+create or replace function pgonce_diagnose_webhooks(p_stripe_event_ids text[])
+returns table (stripe_event_id text, kind text, needs_person boolean, cause text, evidence text, action text, command text)
+language plpgsql stable set search_path from current set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
+#variable_conflict use_column
+declare
+  v_now timestamptz := clock_timestamp();
+  v_utc constant text := 'YYYY-MM-DD HH24:MI:SS "UTC"';
+  v_schema text := case when current_schema() = 'public' then '' else ' --schema ' || pgonce_shell_word(current_schema()) end;
+  v_open xid[];
+  v record;
+  v_kind text;
+  v_evidence text;
+  v_earlier_id text;
+  v_earlier text;
+begin
+  for v in
+    select w.event, e.* from unnest(p_stripe_event_ids) with ordinality as w (event, nr)
+    left join lateral (
+      select o.id, o.event_type, o.status, o.queued, o.lease, o.lease_expires_at, o.next_attempt_at, o.attempts, o.order_key,
+             o.received_at, o.ignored_reason, o.error_message, o.xmax as changed_by
+      from webhook_events o where o.stripe_event_id = w.event) e on true
+    order by w.nr
+  loop
+    v_kind := null;
+    v_earlier_id := null;
+    continue when v.status = 'succeeded' or v.status = 'ignored' and coalesce(v.ignored_reason, '') not like 'no handler%';
+    if v_open is null then
+      v_open := array(select l.transactionid from pg_locks l where l.locktype = 'transactionid' and l.mode = 'ExclusiveLock');
+    end if;
+    if v.id is null then
+      v_kind := 'absent';
+      v_evidence := format('There is no event %s.', v.event);
+    elsif v.changed_by = any (v_open) then
+      v_kind := 'handled';
+      v_evidence := 'A transaction has locked its row.';
+    elsif v.status = 'processing' and v.lease is not null
+          and (v.lease_expires_at > v_now or pgonce_is_lease_renewed(v.id, v.lease)) then
+      v_kind := 'handled';
+      v_evidence := format('Attempt %s is under a lease%s.', v.attempts,
+        case when v.lease_expires_at > v_now then ' until ' || to_char(v.lease_expires_at at time zone 'UTC', v_utc)
+             else ' that its holder renews' end);
+    elsif v.status = 'processing' and not v.queued then
+      v_kind := 'orphaned';
+      v_evidence := coalesce('Its lease ended at ' || to_char(v.lease_expires_at at time zone 'UTC', v_utc) || '.',
+                             'Nobody has a lease of it.');
+    elsif v.status = 'ignored' then
+      v_kind := 'no_handler';
+      v_evidence := format('"%s". %s.', v.ignored_reason, case when pgonce_has_live_handler(v.event_type)
+        then 'A process that is running has one now' else 'No process that is running has one now, either' end);
+    elsif v.status = 'failed' and v.next_attempt_at is null then
+      v_kind := case when v.queued then 'dead' when v.received_at > v_now - interval '3 days' then 'redelivered' else 'abandoned' end;
+    elsif v.status = 'failed' and v.next_attempt_at > v_now then
+      v_kind := 'retrying';
+    else
+      if v.order_key is not null then
+        select o.stripe_event_id, format('%s, %s, is %s.', o.stripe_event_id, o.event_type,
+          case when o.status = 'failed' then 'tried again at ' || to_char(o.next_attempt_at at time zone 'UTC', v_utc)
+               else 'not finished' end)
+        into v_earlier_id, v_earlier from webhook_events o
+        where o.order_key = v.order_key and o.next_attempt_at is not null
+          and (o.received_at, o.id) < (v.received_at, v.id)
+          and (o.status = 'processing' or o.received_at > v_now - interval '1 hour')
+        order by o.received_at, o.id limit 1;
+      end if;
+      if not pgonce_has_live_handler(v.event_type) then
+        v_kind := 'no_worker';
+      elsif v_earlier_id is not null then
+        v_kind := 'behind';
+      elsif v.next_attempt_at > v_now then
+        v_kind := 'postponed';
+      elsif v.lease is not null then
+        v_kind := 'died';
+      elsif v.next_attempt_at < v_now - interval '5 minutes' then
+        v_kind := 'late';
+      else
+        v_kind := 'due';
+      end if;
+      v_evidence := case v_kind
+        when 'behind' then v_earlier
+        when 'postponed' then format('Its next attempt is at %s.', to_char(v.next_attempt_at at time zone 'UTC', v_utc))
+        when 'died' then format('The lease of attempt %s ended at %s.', v.attempts, to_char(v.lease_expires_at at time zone 'UTC', v_utc))
+        else format('It has been due since %s. %s', to_char(v.next_attempt_at at time zone 'UTC', v_utc), (
+          select case when count(*) = 0 then format('No process seen within the last minute handles %s.', v.event_type)
+                      else format('%s of %s are busy in the processes that handle events.', sum(p.busy), sum(p.capacity)) end
+          from pgonce_live_processes p where p.does = 'events' and (v_kind <> 'no_worker')))
+        end;
+    end if;
+    if v.status = 'failed' and v_kind in ('dead', 'redelivered', 'abandoned', 'retrying') then
+      v_evidence := format('%s%s, attempt %s.%s', coalesce(pgonce_error_line(v.error_message), 'No reason was given'),
+        ' at ' || pgonce_error_place(v.error_message), v.attempts,
+        case when v_kind = 'retrying' then ' The next one is at ' || to_char(v.next_attempt_at at time zone 'UTC', v_utc) || '.' end);
+    end if;
+    return query
+      select v.event, c.kind, c.needs_person, c.cause, v_evidence, c.action,
+             format(c.command, pgonce_shell_word(coalesce(v_earlier_id, v.event))) || v_schema
+      from pgonce_webhook_causes() c where c.kind = v_kind;
+  end loop;
+end $$;
+comment on function pgonce_diagnose_webhooks(text[]) is
+  'pgonce: what is the matter with each of these events that is not final: what it is, how we know, what to do, and the command '
+  'that does it. needs_person: nothing happens by itself. No row for an event that has succeeded, or that a handler has ignored.';
+
+create or replace function pgonce_diagnose_webhook(p_stripe_event_id text)
+returns table (kind text, needs_person boolean, cause text, evidence text, action text, command text)
+language sql stable set search_path from current as $$
+  select d.kind, d.needs_person, d.cause, d.evidence, d.action, d.command
+  from pgonce_diagnose_webhooks(array[p_stripe_event_id]) d
+$$;
+comment on function pgonce_diagnose_webhook(text) is
+  'pgonce: pgonce_diagnose_webhooks for one event. A row also for an event that does not exist.';
