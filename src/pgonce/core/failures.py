@@ -11,7 +11,8 @@ import logging
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,6 +36,16 @@ def on_error(function: F) -> F:
     return function
 
 
+@contextmanager
+def hooked(function: Callable[[BaseException, str], object]) -> Iterator[None]:
+    """``on_error`` for the time of a block."""
+    _hooks.append(function)
+    try:
+        yield
+    finally:
+        _hooks.remove(function)
+
+
 def log_failure(what: str, error: BaseException) -> None:
     """Log at ERROR that ``what`` failed, and call the hooks."""
     kind, place = type(error), find_place(error)
@@ -50,7 +61,7 @@ def log_failure(what: str, error: BaseException) -> None:
     record.exc_text = " "
     if log.isEnabledFor(logging.ERROR):
         log.handle(record)
-    for hook in _hooks:
+    for hook in [*_hooks]:
         try:
             hook(error, what)
         except Exception as broken:  # noqa: BLE001 -- without a traceback, which would show the error it was given
