@@ -9,13 +9,14 @@ from uuid import UUID
 import click
 
 from pgonce.cli.options import as_json, with_database
-from pgonce.cli.output import Length, Moment, in_line, print_json, print_table, when
+from pgonce.cli.output import Length, Moment, in_line, print_diagnosis, print_json, print_table, when
 from pgonce.cli.times import ago, coming, span, took
 from pgonce.core import database
 from pgonce.core.execute import Pool, call
 from pgonce.errors import NotFound
 from pgonce.jobs import calls_operate
 from pgonce.jobs import calls_stats as stats
+from pgonce.jobs.calls_diagnose import diagnose_run
 
 STATES = ["running", "succeeded", "failed", "skipped"]
 SIGNS = {"running": "● running", "succeeded": "✔ succeeded", "failed": "✗ failed", "skipped": "○ skipped"}
@@ -150,21 +151,21 @@ def _note(job: stats.JobLine, now: datetime) -> str:
 def show(run: str, json_: bool, url: str, schema: str) -> None:
     """Everything about one RUN: scope, counts, progress, its process, what blocked it, traceback."""
     with database.open_pool(url, 1) as pool:
-        found = call(pool, stats.get_job_run(find_run(pool, run, schema)), schema)
-    if found is None:
-        raise NotFound(f"there is no job run {run}")
+        run_id = find_run(pool, run, schema)
+        found = call(pool, stats.get_job_run(run_id), schema)
+        if found is None:
+            raise NotFound(f"there is no job run {run}")
+        diagnosis = call(pool, diagnose_run(run_id), schema)
     if json_:
-        print_json(found)
+        print_json({**found, "diagnosis": diagnosis})
         return
     traceback = found.pop("error_message")
     for name, value in found.items():
         if value not in (None, {}, ""):
             click.echo(f"{name:17} {in_line(value) if isinstance(value, dict) else value}")
+    print_diagnosis(diagnosis)
     if traceback:
         click.echo(f"\nreason\n{traceback}")
-    if found["status"] == "running":
-        short = str(found["id"])[:8]
-        click.echo(f"\nto end it   pgonce job stop {short}   then, if it does not: pgonce job end {short} --reason '…'")
 
 
 @click.command("stats")

@@ -11,11 +11,13 @@ import click
 
 from pgonce.app import App
 from pgonce.cli.options import OVERLAP, as_json, with_app, with_database
-from pgonce.cli.output import in_line, print_json, print_table
+from pgonce.cli.output import in_line, print_diagnosis, print_json, print_table
 from pgonce.cli.times import ago
 from pgonce.core import database
+from pgonce.core.execute import call
 from pgonce.errors import NotFound
 from pgonce.seeds.calls import Checkpoint
+from pgonce.seeds.calls_diagnose import diagnose_seed
 from pgonce.seeds.seeds import Seeds
 
 HEADINGS = ("seed", "state", "inserted", "updated", "skipped", "rejected", "last batch", "at")
@@ -59,15 +61,18 @@ def list_(json_: bool, url: str, schema: str) -> None:
 @with_database
 def show(name: str, json_: bool, url: str, schema: str) -> None:
     """Show the seed NAME: its state, partitions, first rejected rows, last error and last verification."""
-    with _seeds(url, schema) as seeds:
+    with database.open_pool(url, 1) as pool:
+        seeds = Seeds(pool, schema=schema)
         at = seeds.checkpoint(name)
         if at is None:
             raise _unknown(name)
         parts, rejected = seeds.partitions(name), seeds.rejects(name, limit=20)
+        diagnosis = call(pool, diagnose_seed(name), schema)
     if json_:
-        print_json({"seed": at, "partitions": parts, "rejects": rejected})
+        print_json({"seed": at, "partitions": parts, "rejects": rejected, "diagnosis": diagnosis})
         return
     print_table(HEADINGS, map(_line, [at, *parts]), "", "at")
+    print_diagnosis(diagnosis)
     if at.verified:
         click.echo(f"\nverified: {in_line(at.verified)}")
     if at.error_message:

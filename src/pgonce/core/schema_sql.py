@@ -52,6 +52,10 @@ API = (
     "alerts_collect",
     "alerts_deliver",
     "doctor_examine",
+    "jobs_diagnose",
+    "console_jobs",
+    "seeds_diagnose",
+    "console_seeds",
     "install_warnings",
     "install_grants",
 )

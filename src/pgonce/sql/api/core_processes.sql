@@ -31,6 +31,14 @@ begin
   on conflict (id) do update
   set last_seen_at = clock_timestamp(), handlers = excluded.handlers, jobs = excluded.jobs, digest = excluded.digest
   returning started_at into v_started_at;
+  if p_does = 'jobs' then
+    insert into pgonce_job_releases (app, release, jobs)
+    select p_app, n.release, p_jobs from (select coalesce(nullif(p_release, ''), left(p_digest, 7)) as release) n
+    where n.release > '' and n.release is distinct from (
+      select r.release from pgonce_job_releases r where r.app = p_app order by r.started_at desc limit 1)
+    on conflict do nothing;
+    delete from pgonce_job_releases where started_at < clock_timestamp() - interval '180 days';
+  end if;
   return v_started_at;
 end $$;
 comment on function pgonce_register_process(uuid, text, text, integer, text, text, text, text, text[], text[], integer) is

@@ -239,6 +239,15 @@ create table if not exists pgonce_job_requests (
 );
 create index if not exists pgonce_job_requests_open on pgonce_job_requests (requested_at) where answered_at is null;
 
+-- When processes of each release started to run jobs: durations are compared by it.
+create table if not exists pgonce_job_releases (
+  app        text        not null,
+  started_at timestamptz not null default clock_timestamp(),
+  release    text        not null,               -- as in pgonce_list_processes
+  jobs       text[]      not null,
+  primary key (app, started_at)
+);
+
 create table if not exists seed_checkpoints (
   id              uuid primary key default gen_random_uuid(),
   seed_name       text not null unique,

@@ -1,0 +1,300 @@
+-- What the console shows of jobs and runs. Every read is bounded, and finds its rows by an index.
+
+create or replace function pgonce_console_job_names(p_after text default '', p_find text default null, p_limit integer default 100)
+returns setof text
+language plpgsql stable set search_path from current as $$
+declare
+  v_name text := coalesce(p_after, '');
+  v_found integer := 0;
+begin
+  -- One index lookup for each name, because a job has many runs.
+  for v_read in 1 .. 10000 loop
+    v_name := least(
+      (select r.job_name from cron_job_runs r where r.job_name > v_name order by r.job_name limit 1),
+      (select s.job_name from pgonce_job_schedules s where s.job_name > v_name order by s.job_name limit 1),
+      (select e.job_name from pgonce_job_expectations e where e.job_name > v_name order by e.job_name limit 1),
+      (select q.job_name from pgonce_job_pauses q where q.job_name > v_name order by q.job_name limit 1));
+    exit when v_name is null or v_found >= p_limit;
+    if p_find is null or position(lower(p_find) in lower(v_name)) > 0 then
+      return next v_name;
+      v_found := v_found + 1;
+    end if;
+  end loop;
+end $$;
+comment on function pgonce_console_job_names(text, text, integer) is
+  'pgonce: the names of the jobs that have run, are scheduled, expected or paused: in order, after p_after. p_find: only names that '
+  'contain this text; at most 10,000 names are searched.';
+
+create or replace function pgonce_console_job_lanes(
+  p_find text default null, p_name text default null, p_after_name text default null, p_after_key text default null,
+  p_limit integer default 30)
+returns table (job_name text, key text, cron text, timezone text, grace interval, next_ticks timestamptz[], slots integer,
+               paused_at timestamptz, paused_until timestamptz, paused_because text, run_id uuid, status text, started_at timestamptz,
+               duration_ms integer, process text, stopping boolean, next_retry_at timestamptz)
+language plpgsql stable set search_path from current set jit = off as $$
+declare
+  v_names text[] := case when p_name is not null then array[p_name]
+    else array(select p_after_name where p_after_name is not null)
+      || array(select n from pgonce_console_job_names(p_after_name, p_find, p_limit + 1) n) end;
+begin
+  return query
+  with keys as (
+    select n.name, r.key from unnest(v_names) n (name) cross join lateral (
+      select h.key from cron_job_runs h where h.job_name = n.name order by h.job_name, h.started_at desc limit 200) r
+    union select s.job_name, s.key from pgonce_job_schedules s where s.job_name = any (v_names)
+    union select e.job_name, e.key from pgonce_job_expectations e where e.job_name = any (v_names)
+    union select q.job_name, '' from pgonce_job_pauses q where q.job_name = any (v_names)),
+  chosen as (
+    select k.name, k.key from keys k
+    where p_after_name is null or (k.name, k.key) > (p_after_name, p_after_key) order by k.name, k.key limit p_limit)
+  select c.name, c.key, s.cron, s.timezone, s.grace, array_remove(s.next_tick || s.upcoming, null), s.slots,
+         p.paused_at, p.paused_until, p.reason, r.id, r.status, r.started_at,
+         coalesce(r.duration_ms, case when r.started_at is not null then  -- least() ignores nulls
+           least(extract(epoch from clock_timestamp() - r.started_at) * 1000, 2147483647)::integer end), r.process,
+         coalesce(r.status = 'running' and r.stop_requested_at is not null, false),
+         (select d.due_at from pgonce_job_retries d where d.run_id = r.id)
+  from chosen c
+  left join pgonce_job_schedules s on s.job_name = c.name and s.key = c.key
+  left join pgonce_job_pauses p on p.job_name = c.name and coalesce(p.paused_until, 'infinity') > clock_timestamp()
+  left join lateral (
+    select l.* from (
+      select h.* from cron_job_runs h where h.job_name = c.name order by h.job_name, h.started_at desc limit 500) l
+    where l.key = c.key and l.status <> 'skipped' order by l.started_at desc limit 1) r on true
+  order by c.name, c.key;
+end $$;
+comment on function pgonce_console_job_lanes(text, text, text, text, integer) is
+  'pgonce: a line for each job and key, in order, after (p_after_name, p_after_key): its schedule, its pause and its last run that was not '
+  'skipped. p_find: only jobs whose names contain this text. p_name: only this job. Keys without a run among the last 200 of their job '
+  'are left out.';
+
+-- A day has 86,400 seconds and a figure some 500 places, so runs that begin at the same place are one mark.
+create or replace function pgonce_console_job_marks(
+  p_names text[], p_keys text[], p_from timestamptz, p_until timestamptz, p_places integer default 480)
+returns table (job_name text, key text, kind text, began_at timestamptz, ended_at timestamptz, runs bigint, run_id uuid, blocked_by uuid)
+language plpgsql stable set search_path from current set jit = off set plan_cache_mode = force_custom_plan as $$
+declare
+  v_now timestamptz := clock_timestamp();
+  v_place interval := (p_until - p_from) / p_places;
+begin
+  return query
+  with lanes as (select l.name, l.key from unnest(p_names, p_keys) l (name, key)),
+  names as (select distinct l.name from lanes l),
+  read as (
+    select d.* from names n cross join lateral (
+      select r.* from cron_job_runs r
+      where r.job_name = n.name and r.started_at >= p_from and r.started_at < p_until order by r.started_at desc limit 20000) d
+    union all
+    select d.* from names n cross join lateral (
+      select r.* from cron_job_runs r
+      where r.job_name = n.name and r.started_at < p_from order by r.job_name, r.started_at desc limit 50) d
+    where coalesce(d.completed_at, v_now) > p_from and d.status <> 'skipped'),
+  marked as (
+    select l.name, l.key, r.id, r.blocked_by, r.started_at, r.scheduled_for, s.grace,
+           case when r.status = 'skipped' then r.started_at else coalesce(r.completed_at, v_now) end as ended_at,
+           case when r.status <> 'skipped' then r.status when r.blocked_by is not null then 'skipped'
+                when r.error_message like 'paused%' then 'paused' else 'missed' end as kind,
+           r.status <> 'skipped' as ran
+    from read r join lanes l on l.name = r.job_name and l.key = r.key
+    left join pgonce_job_schedules s on s.job_name = l.name and s.key = l.key),
+  busy as (
+    select m.*, max(case when m.ran then m.ended_at end) over (
+             partition by m.name, m.key order by m.started_at, m.id rows between unbounded preceding and 1 preceding) as busy_until
+    from marked m)
+  select b.name, b.key, b.kind, min(b.started_at), max(b.ended_at), count(*), (array_agg(b.id order by b.started_at desc))[1],
+         (array_agg(b.blocked_by order by b.started_at desc))[1]
+  from busy b where b.kind <> 'missed'
+  group by b.name, b.key, b.kind, date_bin(v_place, b.started_at, p_from)
+  union all
+  select b.name, b.key, 'overlap', b.started_at, least(b.busy_until, b.ended_at), 1::bigint, b.id, null::uuid
+  from busy b where b.ran and b.started_at < b.busy_until
+  union all  -- a tick that was given up, or whose run began after its grace
+  select b.name, b.key, case when b.ran then 'late' else 'missed' end, min(b.scheduled_for), max(b.started_at), count(*),
+         (array_agg(b.id order by b.started_at desc))[1], null::uuid
+  from busy b
+  where b.scheduled_for >= p_from and (not b.ran and b.kind = 'missed' or b.ran and b.started_at > b.scheduled_for + b.grace)
+  group by b.name, b.key, b.ran, date_bin(v_place, b.scheduled_for, p_from)
+  union all  -- a tick that is overdue
+  select m.job_name, m.key, 'missed', m.scheduled_for, m.missed_at, 1::bigint, null::uuid, null::uuid
+  from pgonce_job_missed m join lanes l on l.name = m.job_name and l.key = m.key
+  where m.reason = 'no scheduler has started it' and m.scheduled_for >= p_from and m.scheduled_for < p_until
+  order by 1, 2, 4;
+end $$;
+comment on function pgonce_console_job_marks(text[], text[], timestamptz, timestamptz, integer) is
+  'pgonce: what happened to these jobs and keys in a period: succeeded, failed, running, skipped (blocked), paused, missed, late (began '
+  'after its grace), overlap. Runs of one kind that begin within the same 480th of the period are one row, with their number and the '
+  'newest of their ids.';
+
+create or replace function pgonce_console_job_troubles(p_from timestamptz, p_limit integer default 20)
+returns table (happened_at timestamptz, job_name text, key text, kind text, run_id uuid, what text, action text, command text)
+language plpgsql stable set search_path from current set jit = off set plan_cache_mode = force_custom_plan as $$
+declare
+  v_now timestamptz := clock_timestamp();
+begin
+  return query
+  with failed as (
+    select r.id, r.job_name, r.key, r.started_at, r.completed_at from cron_job_runs r
+    where r.started_at >= p_from and r.status = 'failed' order by r.started_at desc limit 200),
+  last_failed as (  -- of each job and key the newest; not if a later run has succeeded, or is running
+    select distinct on (f.job_name, f.key) f.* from failed f order by f.job_name, f.key, f.started_at desc),
+  ran as (
+    select r.job_name, r.key, r.id, r.started_at,
+           max(coalesce(r.completed_at, v_now)) over (
+             partition by r.job_name, r.key order by r.started_at, r.id rows between unbounded preceding and 1 preceding) as busy_until
+    from cron_job_runs r where r.started_at >= p_from and r.status <> 'skipped')
+  select t.* from (
+    select r.started_at, r.job_name, r.key, 'running', r.id, d.cause || ' ' || d.evidence, d.action, d.command
+    from (select * from cron_job_runs l where l.status = 'running' order by l.started_at limit 100) r
+    cross join lateral pgonce_diagnose_run(r.id) d where d.kind <> 'at_work'
+    union all
+    select f.completed_at, f.job_name, f.key, 'failed', f.id, d.cause || ' ' || d.evidence, d.action, d.command
+    from (select * from last_failed l order by l.started_at desc limit p_limit) f
+    cross join lateral pgonce_diagnose_run(f.id) d
+    where not exists (select from cron_job_runs n where n.job_name = f.job_name and n.started_at > f.started_at and n.key = f.key
+                        and n.status in ('succeeded', 'running'))
+    union all
+    select m.scheduled_for, m.job_name, m.key, 'missed', null::uuid, c.cause || ' ' || m.reason || '.', c.action, c.command
+    from pgonce_job_missed m cross join pgonce_job_causes() c where c.kind = 'missed' and m.missed_at >= p_from
+    union all
+    select o.started_at, o.job_name, o.key, 'overlap', o.id,
+           format('It began while another run was at work, and the two overlapped for %s.', pgonce_duration_text(o.busy_until - o.started_at)),
+           'The earlier run could commit nothing through `run.transaction()`. Let its function read `run.stop_requested`.', null::text
+    from ran o where o.started_at < o.busy_until) t
+  order by 1 desc limit p_limit;
+end $$;
+comment on function pgonce_console_job_troubles(timestamptz, integer) is
+  'pgonce: what is not as it should be with jobs since p_from: runs that are slow, silent or dead, the newest failures that no success has '
+  'followed, ticks that nothing started, and overlaps.';
+
+create or replace function pgonce_console_job_runs(
+  p_job_name text, p_key text default null, p_status text default null, p_before timestamptz default null, p_before_id uuid default null,
+  p_limit integer default 50, p_ran boolean default false)
+returns table (id uuid, job_name text, key text, status text, started_at timestamptz, ended_at timestamptz, duration_ms integer,
+               rows_processed integer, rows_skipped integer, progress_done bigint, progress_total bigint, process text, attempt integer,
+               scheduled_for timestamptz, stopping boolean, blocked_by uuid, blocker_started_at timestamptz, next_retry_at timestamptz,
+               reason text)
+language plpgsql stable set search_path from current set plan_cache_mode = force_custom_plan as $$
+begin
+  return query
+  select r.id, r.job_name, r.key, r.status, r.started_at, r.completed_at,
+         coalesce(r.duration_ms, least(extract(epoch from clock_timestamp() - r.started_at) * 1000, 2147483647)::integer),
+         r.rows_processed, r.rows_skipped, r.progress_done, r.progress_total, r.process, r.attempt,
+         coalesce(r.scheduled_for, r.for_tick), r.status = 'running' and r.stop_requested_at is not null, r.blocked_by,
+         (select b.started_at from cron_job_runs b where b.id = r.blocked_by),
+         (select d.due_at from pgonce_job_retries d where d.run_id = r.id), pgonce_error_line(r.error_message)
+  from (
+    select * from (
+      select * from cron_job_runs h
+      where h.job_name = p_job_name and (p_before is null or (h.started_at, h.id) < (p_before, p_before_id))
+      -- a key or status that is rare must not read all of the job's runs
+      order by h.started_at desc, h.id desc limit case when p_key is null and p_status is null and not p_ran then p_limit else 5000 end) n
+    where (p_key is null or n.key = p_key) and (p_status is null or n.status = p_status) and (not p_ran or n.status <> 'skipped')
+    order by n.started_at desc, n.id desc limit p_limit) r
+  order by r.started_at desc, r.id desc;
+end $$;
+comment on function pgonce_console_job_runs(text, text, text, timestamptz, uuid, integer, boolean) is
+  'pgonce: the runs of a job, newest first, before (p_before, p_before_id). p_ran: without those that were skipped. With a key, a status '
+  'or p_ran the newest 5,000 runs are searched.';
+
+create or replace function pgonce_console_job_releases(p_job_name text, p_since timestamptz)
+returns table (release text, started_at timestamptz)
+language sql stable set search_path from current as $$
+  select r.release, r.started_at from pgonce_job_releases r
+  where p_job_name = any (r.jobs) and r.started_at >= coalesce((
+    select max(b.started_at) from pgonce_job_releases b where p_job_name = any (b.jobs) and b.started_at <= p_since), p_since)
+  order by r.started_at limit 100
+$$;
+comment on function pgonce_console_job_releases(text, timestamptz) is
+  'pgonce: the releases whose processes had this job: the one that was at work at p_since, and those that started after it.';
+
+create or replace function pgonce_console_job_requests(p_job_name text)
+returns table (id uuid, key text, requested_at timestamptz, answered_at timestamptz, run_id uuid, answer text, expired boolean)
+language sql stable set search_path from current as $$
+  select q.id, q.key, q.requested_at, q.answered_at, q.run_id, q.answer,
+         q.answered_at is null and q.requested_at <= clock_timestamp() - interval '1 hour'
+  from pgonce_job_requests q where q.job_name = p_job_name order by q.requested_at desc limit 5
+$$;
+comment on function pgonce_console_job_requests(text) is 'pgonce: the last five requests for runs of a job, of the last seven days.';
+
+create or replace function pgonce_console_job_expectations(p_job_name text)
+returns table (key text, every interval, grace interval, kept_until timestamptz, last_started_at timestamptz)
+language sql stable set search_path from current as $$
+  select e.key, e.every, e.grace, coalesce(l.started_at, e.since) + e.every, l.started_at
+  from pgonce_job_expectations e left join lateral (
+    select r.started_at from (
+      select h.* from cron_job_runs h where h.job_name = p_job_name order by h.job_name, h.started_at desc limit 500) r
+    where (e.key = '' or r.key = e.key) and r.status <> 'skipped' order by r.started_at desc limit 1) l on true
+  where e.job_name = p_job_name order by e.key limit 50
+$$;
+comment on function pgonce_console_job_expectations(text) is
+  'pgonce: how often a job must run, and until when that is kept.';
+
+create or replace function pgonce_console_run(p_run_id uuid)
+returns table (id uuid, job_name text, key text, status text, scope jsonb, rows_processed integer, rows_skipped integer,
+               error_message text, reason text, place text, started_at timestamptz, ended_at timestamptz, duration_ms integer,
+               run_window interval, heartbeat_at timestamptz, dead_after timestamptz, scheduled_for timestamptz, attempt integer,
+               retries integer, retry_of uuid, next_retry_at timestamptz, blocked_by uuid, process text, release text, app text,
+               progress_done bigint, progress_total bigint, progress_at timestamptz, transactions integer,
+               stop_requested_at timestamptz, stop_seen boolean, usual_from_ms integer, usual_to_ms integer, next_tick timestamptz)
+language sql stable set search_path from current as $$
+  select r.id, r.job_name, r.key, r.status, r.scope, r.rows_processed, r.rows_skipped, left(r.error_message, 65536),
+         pgonce_error_line(r.error_message), pgonce_error_place(r.error_message), r.started_at, r.completed_at,
+         coalesce(r.duration_ms, least(extract(epoch from clock_timestamp() - r.started_at) * 1000, 2147483647)::integer),
+         r.run_window, b.beat, case when r.status = 'running' then b.beat + r.run_window end, coalesce(r.scheduled_for, r.for_tick),
+         r.attempt, r.retries, r.retry_of, (select d.due_at from pgonce_job_retries d where d.run_id = r.id), r.blocked_by, r.process,
+         w.release, w.app, r.progress_done, r.progress_total, r.progress_at, r.transactions, r.stop_requested_at,
+         b.beat > r.stop_requested_at, u.from_ms, u.to_ms,
+         (select coalesce(min(t) filter (where t > clock_timestamp()), max(t)) from pgonce_job_schedules s, unnest(s.next_tick || s.upcoming) t
+          where s.job_name = r.job_name and s.key = r.key)
+  from cron_job_runs r
+  cross join lateral (
+    select greatest(r.heartbeat_at, (select h.heartbeat_at from pgonce_job_heartbeats h where h.run_id = r.id)) as beat) b
+  cross join lateral pgonce_usual_job_duration(r.job_name, r.key) u
+  left join lateral (
+    select coalesce(nullif(p.release, ''), left(p.digest, 7)) as release, p.app from pgonce_processes p
+    where p.host || ':' || p.pid = r.process and p.does = 'jobs' and p.started_at <= r.started_at order by p.started_at desc limit 1) w on true
+  where r.id = p_run_id
+$$;
+comment on function pgonce_console_run(uuid) is
+  'pgonce: one run, with its last heartbeat, its usual duration and its process. At most 65,536 characters of its error message.';
+
+create or replace function pgonce_console_run_blocks(p_run_id uuid, p_limit integer default 50)
+returns table (id uuid, started_at timestamptz, scheduled_for timestamptz, total bigint)
+language sql stable set search_path from current as $$
+  select s.id, s.started_at, s.scheduled_for, count(*) over () from (
+    select b.id, b.started_at, b.scheduled_for
+    from cron_job_runs r join lateral (
+      select n.* from cron_job_runs n
+      where n.job_name = r.job_name and n.started_at >= r.started_at and n.started_at <= coalesce(r.completed_at, 'infinity')
+      order by n.started_at desc limit 10000) b on b.blocked_by = r.id
+    where r.id = p_run_id) s
+  order by s.started_at desc, s.id desc limit p_limit
+$$;
+comment on function pgonce_console_run_blocks(uuid, integer) is
+  'pgonce: the starts that were skipped because of this run, newest first, each with their number.';
+
+create or replace function pgonce_console_run_attempts(p_run_id uuid)
+returns table (id uuid, attempt integer, status text, started_at timestamptz, duration_ms integer, reason text)
+language plpgsql stable set search_path from current as $$
+declare
+  v_ids uuid[] := array[p_run_id];
+  v_id uuid;
+begin
+  for v_step in 1 .. 50 loop  -- to the first attempt
+    select r.retry_of into v_id from cron_job_runs r where r.id = v_ids[1];
+    exit when v_id is null or v_id = any (v_ids);
+    v_ids := v_id || v_ids;
+  end loop;
+  for v_step in 1 .. 50 loop  -- to the last
+    select n.id into v_id from cron_job_runs r join lateral (
+      select h.* from cron_job_runs h
+      where h.job_name = r.job_name and h.started_at >= r.started_at order by h.started_at limit 1000) n on n.retry_of = r.id
+    where r.id = v_ids[cardinality(v_ids)] limit 1;
+    exit when v_id is null or v_id = any (v_ids);
+    v_ids := v_ids || v_id;
+  end loop;
+  return query
+    select r.id, r.attempt, r.status, r.started_at, r.duration_ms, pgonce_error_line(r.error_message)
+    from unnest(v_ids) with ordinality i (id, number) join cron_job_runs r on r.id = i.id order by i.number;
+end $$;
+comment on function pgonce_console_run_attempts(uuid) is
+  'pgonce: the attempts that this run is one of, the first one first; one row if nothing was retried.';

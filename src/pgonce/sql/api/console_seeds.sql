@@ -1,0 +1,62 @@
+-- What the console shows of imports. Every read is bounded.
+
+create or replace function pgonce_console_seeds(
+  p_before timestamptz default null, p_before_name text default null, p_find text default null, p_limit integer default 30)
+returns table (seed_name text, status text, rows_seen bigint, rows_total bigint, rows_inserted integer, rows_updated bigint,
+               rows_skipped integer, rows_rejected bigint, batch bigint, started_at timestamptz, last_updated_at timestamptz,
+               completed_at timestamptz, paused_at timestamptz, verified jsonb, reason text, target jsonb, run_id uuid,
+               run_started_at timestamptz, process text, batch_rows bigint[], batch_times timestamptz[])
+language plpgsql stable set search_path from current set plan_cache_mode = force_custom_plan as $$
+begin
+  return query
+  select s.seed_name, s.status, s.rows_seen, s.rows_total, s.rows_inserted, s.rows_updated, s.rows_skipped, s.rows_rejected, s.batch,
+         s.started_at, s.last_updated_at, s.completed_at, s.paused_at, s.verified,
+         case when s.status = 'failed' then pgonce_error_line(s.error_message) end, s.target, w.id, w.started_at, w.process,
+         b.rows, b.times
+  from (select * from seed_checkpoints c
+        where (p_before is null or (c.last_updated_at, c.seed_name) < (p_before, p_before_name))
+          and (p_find is null or position(lower(p_find) in lower(c.seed_name)) > 0)
+        order by c.last_updated_at desc, c.seed_name desc limit p_limit) s
+  left join lateral (
+    select r.id, r.started_at, r.process from pgonce_get_runners(s.seed_name) u join cron_job_runs r on r.id = u.run_id
+    where u.alive order by r.started_at limit 1) w on true
+  left join lateral (
+    select array_agg(n.rows order by n.committed_at) as rows, array_agg(n.committed_at order by n.committed_at) as times
+    from (select a.rows, a.committed_at from pgonce_seed_batches a where a.seed_name = s.seed_name order by a.committed_at desc limit 60) n) b on true
+  order by s.last_updated_at desc, s.seed_name desc;
+end $$;
+comment on function pgonce_console_seeds(timestamptz, text, text, integer) is
+  'pgonce: imports, those that changed last first, before (p_before, p_before_name): each with its live run and its last 60 batches. '
+  'p_find: those whose names contain this text.';
+
+create or replace function pgonce_console_seed_runs(p_seed_name text, p_limit integer default 20)
+returns table (id uuid, key text, status text, started_at timestamptz, ended_at timestamptz, from_row bigint, process text,
+               rows_processed integer, rows_skipped integer, retries_rejects boolean, stop_requested_at timestamptz, reason text)
+language sql stable set search_path from current as $$
+  select r.id, r.key, r.status, r.started_at, r.completed_at,
+         case when r.scope ->> 'from_row' ~ '^\d{1,18}$' then (r.scope ->> 'from_row')::bigint end, r.process,
+         r.rows_processed, r.rows_skipped, coalesce(r.scope ->> 'retries' = 'rejects', false), r.stop_requested_at,
+         pgonce_error_line(r.error_message)
+  from (select * from cron_job_runs h where h.job_name = 'seed_runner' order by h.job_name, h.started_at desc limit 5000) r
+  where (r.key = p_seed_name or left(r.key, length(p_seed_name) + 1) = p_seed_name || '/') and r.status <> 'skipped'
+  order by r.started_at desc, r.id desc limit p_limit
+$$;
+comment on function pgonce_console_seed_runs(text, integer) is
+  'pgonce: the starts and resumes of an import and its partitions, newest first, among the newest 5,000 runs of all imports.';
+
+create or replace function pgonce_console_seed_rejects(p_seed_name text)
+returns table (reason text, sqlstate text, constraint_name text, column_name text, rows bigint, last_at timestamptz, first_id bigint)
+language sql stable set search_path from current as $$
+  select g.reason, g.sqlstate, g.constraint_name, g.column_name, count(*), max(g.rejected_at), min(g.id)
+  from (
+    select j.id, j.sqlstate, j.rejected_at,
+           -- without the values: a message of class 22 quotes them, and a detail follows the sentence
+           left(regexp_replace(regexp_replace(split_part(j.error, ' Failing row', 1), ': ".*$', ''), ' (?:Key|DETAIL) .*$', ''), 300) as reason,
+           substring(j.error from 'constraint "([^"]+)"') as constraint_name,
+           coalesce(substring(j.error from 'column "([^"]+)"'), substring(j.error from '^Key \(([^)]+)\)')) as column_name
+    from (select * from pgonce_seed_rejects r where r.seed_name = p_seed_name order by r.id limit 10000) j) g
+  group by g.reason, g.sqlstate, g.constraint_name, g.column_name
+  order by count(*) desc, g.reason limit 50
+$$;
+comment on function pgonce_console_seed_rejects(text) is
+  'pgonce: the first 10,000 rejected rows of an import, grouped by reason, without their values.';
