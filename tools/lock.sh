@@ -17,7 +17,7 @@ compile() {
 }
 compile lock.txt "$@" --all-extras pyproject.toml requirements/build.in requirements/dist.in
 # the parts of it that one purpose needs: pip cannot install a part of a file with hashes
-compile run.txt --constraint requirements/lock.txt --extra embedded --extra serve --extra examples \
+compile run.txt --constraint requirements/lock.txt --extra embedded --extra serve --extra console --extra examples \
     pyproject.toml requirements/build.in
 compile dev.txt --constraint requirements/lock.txt --extra all --extra examples --extra dev \
     pyproject.toml requirements/build.in
