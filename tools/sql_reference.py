@@ -31,6 +31,7 @@ faster, the result is a value (null, false, no row), not an error. An error has 
 |---|---|---|
 | `22023` | an argument was refused; nothing was written | 400 |
 | `PT404` | there is no such run or event | 404 |
+| `PT403` | the session of the console has ended, or is a reader's; nothing was written | 403 |
 | `PT409` | another client holds it, or has taken it over: roll back, or let the sender retry | 409 |
 | `40001` | other clients kept changing the row: retry | 400 |
 

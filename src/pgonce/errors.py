@@ -1,7 +1,8 @@
 """The exceptions of pgonce, and the SQLSTATE that each stands for.
 
 Every message is one line that says what happened and what to do. The SQL functions raise 22023 for an argument that
-they refuse, PT404 for a name that does not exist and PT409 for a lost lease (over PostgREST PTnnn is HTTP status nnn).
+they refuse, PT404 for a name that does not exist, PT403 for a reader of the console who acts, and PT409 for a lost
+lease (over PostgREST PTnnn is HTTP status nnn).
 """
 
 from __future__ import annotations
@@ -53,6 +54,10 @@ class NotFound(PgonceError, LookupError):
     """A run, event, job or seed that does not exist (SQLSTATE PT404)."""
 
 
+class Forbidden(PgonceError):
+    """The role of this session of the console does not allow it, or the session has ended (SQLSTATE PT403)."""
+
+
 class LeaseLost(PgonceError):
     """Another client took over the event, run or import: what this transaction wrote is rolled back (PT409)."""
 
@@ -87,6 +92,8 @@ def translate(error: psycopg.Error) -> Exception:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if state == "PT404":
         return NotFound(reason)
+    if state == "PT403":
+        return Forbidden(reason)
     if state == "PT409":
         return LeaseLost(reason)
     if state in {"42883", "42P01", "42703", "3F000"}:

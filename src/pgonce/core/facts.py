@@ -1,0 +1,120 @@
+"""The calls of ``sql/api/console_now.sql``: what there is to say about the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from pgonce.core.call import Call, value
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What every page of the console shows. More than 10,000 are 10,001."""
+
+    now: datetime
+    """By the database's clock."""
+    dead: int
+    stuck_runs: int
+    stuck_imports: int
+    open_alerts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What there is to say of lost, late, stuck and slow. Counts are bounded: 10,001 events, 1,001 dead letters."""
+
+    now: datetime
+    last_received_at: datetime | None
+    refused: int
+    """Deliveries in 24 hours."""
+    refused_reason: str | None
+    """The most frequent one."""
+    silent: str | None
+    """Why the deliveries have stopped for too long, if they have."""
+    compared_at: datetime | None
+    """The last comparison with Stripe."""
+    compared_by: str | None
+    compared: Mapping[str, Any] | None
+    """seen, recovered, missing; or error, if it failed."""
+    waiting: int
+    """Events that are due."""
+    oldest_due_at: datetime | None
+    late_events: int
+    """Due for over a minute."""
+    ticks: int
+    """That have started in 24 hours."""
+    missed: int
+    """Ticks in 24 hours."""
+    missed_job: str | None
+    missed_tick: datetime | None
+    dead: int
+    dead_causes: int
+    dead_type: str | None
+    """Of the most frequent cause, as the following two."""
+    dead_line: str | None
+    dead_of_cause: int | None
+    stale_runs: int
+    """Without a heartbeat for their window."""
+    stale_run: UUID | None
+    stale_job: str | None
+    expired_leases: int
+    """Events of direct clients that have died."""
+    handled_p95: timedelta | None
+    """From receipt to success, of the last 1,000."""
+    handled_p95_before: timedelta | None
+    """The same a week ago."""
+    has_schedules: bool
+    has_queued: bool
+    """Whether a worker had to handle events in the last 7 days."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hour:
+    """How many events were received in an hour, by how they stand now."""
+
+    hour: datetime
+    succeeded: int
+    ignored: int
+    waiting: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class StuckImport:
+    """An import that has failed, or that no process works on."""
+
+    seed_name: str
+    status: str
+    since: datetime
+    reason: str | None
+
+
+def get_counts() -> Call[Counts]:
+    """The counts of the console's frame."""
+    return Call("pgonce_console_shell", {}, lambda rows: Counts(*rows[0]))
+
+
+def get_facts() -> Call[Facts]:
+    """What there is to say of lost, late, stuck and slow."""
+    return Call("pgonce_console_facts", {}, lambda rows: Facts(*rows[0]))
+
+
+def get_hours(hours: int = 24) -> Call[list[Hour]]:
+    """The events of the last hours, at most 168."""
+    return Call("pgonce_console_hours", {"p_hours": hours}, lambda rows: [Hour(*row) for row in rows])
+
+
+def get_stuck_imports() -> Call[list[StuckImport]]:
+    """The imports that have failed or that stand still."""
+    return Call("pgonce_console_stuck_imports", {}, lambda rows: [StuckImport(*row) for row in rows])
+
+
+def record_check(name: str, by: str, detail: Mapping[str, Any]) -> Call[None]:
+    """Record that this process has looked at something, and what it found."""
+    return Call("pgonce_record_check", {"p_name": name, "p_by": by, "p_detail": Jsonb(dict(detail))}, value)
