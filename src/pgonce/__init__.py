@@ -1,6 +1,7 @@
 """Webhooks handled exactly once, jobs that never overlap, imports that resume: three tables in PostgreSQL."""
 
 from pgonce.app import App
+from pgonce.console.app import Console
 from pgonce.core import database
 from pgonce.core.failures import on_error
 from pgonce.core.migrate import migrate
@@ -45,6 +46,7 @@ __all__ = [
     "AsyncSeeds",
     "AsyncWebhooks",
     "Checkpoint",
+    "Console",
     "DatabaseUnavailable",
     "Endpoint",
     "Event",

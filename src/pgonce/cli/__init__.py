@@ -10,7 +10,20 @@ from typing import Any
 
 import click
 
-from pgonce.cli import cleanup, doctor, job, job_list, job_operate, ps, reconcile, seed, seed_load, serve, webhook
+from pgonce.cli import (
+    cleanup,
+    console,
+    doctor,
+    job,
+    job_list,
+    job_operate,
+    ps,
+    reconcile,
+    seed,
+    seed_load,
+    serve,
+    webhook,
+)
 from pgonce.cli import migrate as setup
 from pgonce.cli import seed_operate as seed_control
 from pgonce.cli.errors import report
@@ -93,6 +106,7 @@ main.add_command(webhook.webhook)
 main.add_command(reconcile.reconcile)
 main.add_command(cleanup.cleanup)
 main.add_command(doctor.doctor)
+main.add_command(console.console)
 main.add_command(job.job)
 for command in (*job_list.COMMANDS, *job_operate.COMMANDS):
     job.job.add_command(command)

@@ -1,0 +1,95 @@
+"""``pgonce console``: serves the console alone; ``pgonce console hash`` makes a user's line."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import click
+
+from pgonce.cli.options import load, with_database
+from pgonce.cli.startup import describe_database
+from pgonce.console.app import Console
+from pgonce.console.auth import hash_password
+from pgonce.errors import InvalidArgument, PgonceError
+
+
+@click.group(invoke_without_command=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", default=8001, show_default=True, type=click.IntRange(0, 65535), help="0 picks a free one.")
+@click.option("--prefix", default="", metavar="PATH", help="The path that comes before all pages, such as /console.")
+@click.option("--app", envvar="PGONCE_APP", metavar="MODULE:APP", help="Your pgonce.App; its name is shown.")
+@click.option(
+    "--proxy", "proxies", multiple=True, envvar="PGONCE_CONSOLE_PROXIES", metavar="ADDRESS",
+    help="A proxy whose X-Forwarded headers count. Repeatable. [env: PGONCE_CONSOLE_PROXIES]",
+)  # fmt: skip
+@click.option(
+    "--user-header", envvar="PGONCE_CONSOLE_USER_HEADER", metavar="NAME",
+    help="The header in which the proxy names the user. [env: PGONCE_CONSOLE_USER_HEADER]",
+)  # fmt: skip
+@click.option(
+    "--operator", "operators", multiple=True, envvar="PGONCE_CONSOLE_OPERATORS", metavar="NAME",
+    help="A user of the proxy that may act; the others only read. Repeatable. [env: PGONCE_CONSOLE_OPERATORS]",
+)  # fmt: skip
+@with_database
+@click.pass_context
+def console(
+    ctx: click.Context,
+    host: str,
+    port: int,
+    prefix: str,
+    app: str | None,
+    proxies: tuple[str, ...],
+    user_header: str | None,
+    operators: tuple[str, ...],
+    url: str,
+    schema: str,
+) -> None:
+    """Serve the operator's console: is anything lost, late, stuck or slow, and what is to be done?
+
+    Users with passwords come from PGONCE_CONSOLE_USERS="ops:operator:HASH,support:reader:HASH"; `pgonce console hash`
+    makes a hash. Without users, and without a proxy that names them, it listens on this machine only.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    served = Console(
+        load(app) if app else None, url=url, schema=schema, proxies=proxies, user_header=user_header,
+        operators=operators, prefix=prefix,
+    )  # fmt: skip
+    try:
+        import uvicorn
+
+        from pgonce.console.routes import build
+        from pgonce.webhooks.http_server import listen
+    except ImportError as error:
+        raise PgonceError(f"{error.name} is not installed: pip install 'pgonce[console]'") from error
+    served.check_host(host)
+    build(served)  # so that an error in a template or an address is found now
+    try:
+        listening = listen(host, port)
+    except OSError as error:
+        raise PgonceError(f"cannot listen on {host}, port {port} ({error.strerror}): see --host and --port") from error
+    address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}{prefix}/"
+    click.echo(describe_database(url, schema), err=True)
+    click.echo(f"console   {address}   {served.access}", err=True)
+    # proxy_headers: the console reads them itself, and only from the proxies that it knows
+    settings = uvicorn.Config(
+        served, proxy_headers=False, server_header=False, access_log=False, ws="none", log_level="warning"
+    )
+    uvicorn.Server(settings).run(sockets=[listening])
+
+
+@console.command("hash")
+def hash_() -> None:
+    """Read a password from standard input and print the hash of it, for PGONCE_CONSOLE_USERS.
+
+    Example: pgonce console hash < password.txt
+    """
+    if sys.stdin.isatty():
+        given = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    else:
+        given = sys.stdin.read().rstrip("\r\n")
+    if "\n" in given:
+        raise InvalidArgument("the password has several lines: write one line to standard input")
+    click.echo(hash_password(given))

@@ -1,0 +1,118 @@
+"""Events per hour: handled ones up from the line, failed ones down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from pgonce.console.templating import Clock
+from pgonce.core.facts import Hour
+
+HEIGHT, BASE = 146, 97
+UP, DOWN = 79, 22
+"""Pixels for the bars above and below the line."""
+
+
+def step_of(most: int) -> int:
+    """The distance of two lines of the grid: 1, 2, 4 or 5 times a power of ten, so that at most two fit."""
+    power = 1
+    while True:
+        for factor in (1, 2, 4, 5):
+            if factor * power * 2 >= most:
+                return factor * power
+        power *= 10
+
+
+def hours(found: Sequence[Hour], clock: Clock) -> Markup:
+    """The figure of the last hours."""
+    most = max((each.succeeded + each.ignored + each.waiting for each in found), default=0)
+    step = step_of(most)
+    scale = UP / max(most, step * 2 * 0.99, 1)
+    lost = max((each.failed for each in found), default=0)
+    parts = [_describe(found, clock), *_grid(step, most, scale)]
+    width = 100 / max(len(found), 1)
+    for number, each in enumerate(found):
+        x = number * width + 0.35
+        parts += _bars(each, x, width - 0.7, scale, lost)
+    parts.append(Markup('<line class="base" x1="0" x2="100%" y1="{0}" y2="{0}"/>').format(BASE))
+    parts += _numbers(found, width, scale, most, lost) + _hours(found, width, clock)
+    head = Markup('<svg class="fig live" id="hours" height="{}" role="img" aria-labelledby="hours-t hours-d">').format(
+        HEIGHT
+    )
+    return head + Markup("").join(parts) + Markup("</svg>")
+
+
+def _describe(found: Sequence[Hour], clock: Clock) -> Markup:
+    busiest = max(found, key=lambda each: each.succeeded + each.ignored + each.waiting, default=None)
+    said = f"{len(found)} hours to {clock.text(clock.now)}. Handled events go up from the line, failed ones down."
+    if busiest is not None and busiest.succeeded + busiest.ignored + busiest.waiting:
+        total = busiest.succeeded + busiest.ignored + busiest.waiting
+        said += f" The busiest hour had {total:,} from {clock.local(busiest.hour):%H:%M}."
+    failed = sum(each.failed for each in found)
+    said += f" {failed:,} failed." if failed else " None failed."
+    return Markup('<title id="hours-t">Events per hour, by how they ended</title><desc id="hours-d">{}</desc>').format(
+        said
+    )
+
+
+def _grid(step: int, most: int, scale: float) -> list[Markup]:
+    lines = []
+    for value in (step, 2 * step):
+        y = BASE - round(value * scale)
+        if y >= 12 and most:
+            line = Markup('<line class="grid" x1="0" x2="100%" y1="{0}" y2="{0}"/>').format(y)
+            lines.append(line + Markup('<text class="end" x="-8" y="{}">{}</text>').format(y + 4, f"{value:,}"))
+    return lines
+
+
+def _bars(each: Hour, x: float, width: float, scale: float, lost: int) -> list[Markup]:
+    bars, top = [], BASE - 1
+    for value, kind in ((each.succeeded, "b"), (each.ignored, "b-off"), (each.waiting, "b-run")):
+        if value:
+            height = max(round(value * scale), 2)
+            top -= height + (1 if kind != "b" else 0)
+            bars.append(_bar(kind, x, width, top, height))
+    if each.failed:
+        bars.append(_bar("b-bad", x, width, BASE + 3, max(round(DOWN * each.failed / lost), 2)))
+    return bars
+
+
+def _bar(kind: str, x: float, width: float, y: int, height: int) -> Markup:
+    return Markup('<rect class="{}" x="{:.2f}%" width="{:.2f}%" y="{}" height="{}"/>').format(kind, x, width, y, height)
+
+
+def _numbers(found: Sequence[Hour], width: float, scale: float, most: int, lost: int) -> list[Markup]:
+    """The largest value above, and the largest below."""
+    numbers = []
+    for number, each in enumerate(found):
+        total = each.succeeded + each.ignored + each.waiting
+        middle = (number + 0.5) * width
+        if most and total == most:
+            y = max(BASE - round(total * scale) - 6, 10)
+            numbers.append(Markup('<text class="ctr ink" x="{:.2f}%" y="{}">{}</text>').format(middle, y, f"{total:,}"))
+            break
+    for number, each in enumerate(found):
+        if lost and each.failed == lost:
+            left = number * width - 0.5
+            kind, x = ("end", left) if left > 15 else ("", left + width + 1)
+            numbers.append(Markup('<text class="{} t-bad" x="{:.2f}%" y="{}">{}</text>').format(
+                kind, x, BASE + 19, f"{each.failed:,} failed"))  # fmt: skip
+            break
+    return numbers
+
+
+def _hours(found: Sequence[Hour], width: float, clock: Clock) -> list[Markup]:
+    labels = []
+    for number, each in enumerate(found):
+        there = clock.local(each.hour)
+        if number == 0 or (there.hour % 6 == 0 and number > 2):
+            named = number == 0 or there.hour == 0
+            text = f"{there:%a %H:%M}" if named else f"{there:%H:%M}"
+            kind = "" if number == 0 or there.hour % 12 == 0 else "opt"
+            labels.append(
+                Markup('<text class="{}" x="{:.2f}%" y="{}">{}</text>').format(
+                    kind, number * width + 0.35, HEIGHT - 4, text
+                )
+            )
+    return labels

@@ -1,0 +1,169 @@
+"""Middleware in front of every page: who sends the request, whether it is a form of ours, and the browser's cookie."""
+
+from __future__ import annotations
+
+import getpass
+import inspect
+import os
+import time
+from contextlib import suppress
+from typing import Any, Literal
+from uuid import UUID
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pgonce.console import respond, security, sessions
+from pgonce.console.addresses import url
+from pgonce.console.auth import Identity, form_token, new_token, read_role, token_hash
+from pgonce.console.errors import failed
+from pgonce.console.templating import Templates
+from pgonce.core.execute_async import call
+from pgonce.errors import PgonceError
+
+COOKIE = "pgonce_console"
+OPEN_PATHS = {"/login"}
+"""For whoever is not logged in yet; static files are, too."""
+CACHED_SECONDS = 60.0
+
+
+class Gate:
+    """Lets a request through to the pages, with ``request.state.user``; or answers it.
+
+    Args:
+        app: the pages.
+        console: the console.
+    """
+
+    def __init__(self, app: ASGIApp, console: Any) -> None:
+        self._app = app
+        self._console = console
+        self._known: dict[tuple[str, str, str, str], tuple[float, UUID]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        place = security.Place(scope, self._console.proxies)
+        if place.prefix:
+            path = scope["path"].removeprefix(scope["root_path"])
+            scope["root_path"] = place.prefix + scope["root_path"]
+            scope["path"] = scope["root_path"] + path
+        request = Request(scope, receive, send)
+        token = request.cookies.get(COOKIE, "")
+        fresh = not 20 <= len(token) <= 200
+        if fresh:
+            token = new_token()
+        state = request.state
+        state.place, state.address, state.token, state.form_token = place, place.address, token, form_token(token)
+        state.new_cookie = token if fresh else None
+
+        async def with_cookie(message: Message) -> None:
+            if message["type"] == "http.response.start" and state.new_cookie is not None:
+                MutableHeaders(scope=message).append("set-cookie", _cookie(scope, state.new_cookie, place.secure))
+            await send(message)
+
+        try:
+            answer = await self._admit(request, place, token)
+        except Exception as error:  # noqa: BLE001 -- every failure becomes an answer
+            answer = await failed(request, error)
+        if answer is None:
+            await self._app(scope, receive, with_cookie)
+        else:
+            await answer(scope, receive, with_cookie)
+
+    async def _admit(self, request: Request, place: security.Place, token: str) -> Response | None:
+        """None: the request may go on."""
+        path = request.scope["path"].removeprefix(request.scope["root_path"])
+        if path.startswith("/static/"):
+            return None
+        if self._console.is_open and not place.is_local:
+            return _plain(403, "This console has no users, so it answers only this machine, at localhost. "
+                               "Set PGONCE_CONSOLE_USERS, or mount it with user=.\n")  # fmt: skip
+        if request.method not in security.SAFE:
+            security.check_origin(request.headers, place.host)
+            given = (await respond.form(request)).get("csrf")
+            security.check_form_token(given, request.state.form_token)
+        request.state.user = user = await self._identify(request, place, token)
+        if user is not None or path in OPEN_PATHS:
+            return None
+        if respond.is_json(request) or request.method not in security.SAFE:
+            return _plain(401, "Log in first.\n")
+        if not self._console.users:
+            return _plain(403, "Nobody is logged in, or this user may not see the console.\n")
+        if request.headers.get("sec-fetch-site") == "cross-site" and COOKIE not in request.cookies:
+            # A link on another site: the browser withholds the cookie (SameSite=Strict). It sends it when it is asked
+            # again from here.
+            templates: Templates = request.app.state.templates
+            return templates.render(request, "login/follow.html", target=_target(request))
+        return RedirectResponse(url(request, "/login", next=_target(request)), 303)
+
+    async def _identify(self, request: Request, place: security.Place, token: str) -> Identity | None:
+        console = self._console
+        if console.user_of is not None:
+            found = console.user_of(request.scope)
+            if inspect.isawaitable(found):
+                found = await found
+            if not found:
+                return None
+            name, role = found
+            return await self._vouched("host", name, role, place.address)
+        if console.user_header is not None and place.through_proxy:
+            if name := security.header(request.scope, console.user_header):
+                role = "operator" if name in console.operators else "reader"
+                return await self._vouched("proxy", name, role, place.address)
+            return None
+        if console.users:
+            return await self._logged_in(token)
+        return await self._vouched("local", local_name(), "operator", place.address) if console.is_open else None
+
+    async def _vouched(self, source: Literal["host", "proxy", "local"], name: str, role: str, address: str) -> Identity:
+        """A user that somebody else vouches for. Their row is written once a minute."""
+        key = (source, name, read_role(role), address)
+        until, session = self._known.get(key, (0.0, None))
+        if session is None or time.monotonic() > until:
+            if len(self._known) > 1000:
+                self._known.clear()
+            pool = await self._console.pool()
+            session = await call(pool, sessions.identify(source, name, role, address), self._console.schema)
+            self._known[key] = (time.monotonic() + CACHED_SECONDS, session)
+        return Identity(name, read_role(role), source, session)
+
+    async def _logged_in(self, token: str) -> Identity | None:
+        pool, schema = await self._console.pool(), self._console.schema
+        found = await call(pool, sessions.use_session(token_hash(token)), schema)
+        if found is None:
+            return None
+        user = self._console.users.get(found.name)
+        if user is None or user.credential != found.credential:
+            with suppress(PgonceError):
+                await call(pool, sessions.end_session(token_hash(token), "the password or role was changed"), schema)
+            return None
+        return Identity(user.name, user.role, "password", found.id)
+
+
+def local_name() -> str:
+    """The name of whoever runs this process: PGONCE_ACTOR, else the user of the system."""
+    if given := os.environ.get("PGONCE_ACTOR"):
+        return given
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return f"uid {os.getuid()}" if hasattr(os, "getuid") else "local"
+
+
+def _target(request: Request) -> str:
+    path: str = request.scope["path"].removeprefix(request.scope["root_path"])
+    return f"{path}?{request.url.query}" if request.url.query else path
+
+
+def _cookie(scope: Scope, token: str, secure: bool) -> str:
+    path = scope.get("root_path") or "/"
+    return f"{COOKIE}={token}; Path={path}; HttpOnly; SameSite=Strict{'; Secure' if secure else ''}"
+
+
+def _plain(status: int, text: str) -> Response:
+    return Response(text, status, media_type="text/plain")

@@ -1,0 +1,133 @@
+"""What a page's module needs: its routes, its answer as a page or as JSON, its form, and where it sends the browser."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from datetime import date, datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qsl
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from pgonce.console.addresses import url
+from pgonce.console.auth import Identity
+from pgonce.console.reads import Endpoint, cancelled_with_client
+from pgonce.console.templating import Templates
+from pgonce.errors import InvalidArgument
+
+LONGEST_FORM = 262_144
+"""Bytes of a form."""
+MOST_FIELDS = 2000
+
+
+def page(path: str, endpoint: Endpoint, *, json_path: str | None = None) -> list[Route]:
+    """The routes of a page: ``path``, and the same with ``.json``, which answers with what the page shows."""
+    reads = cancelled_with_client(endpoint)
+    return [Route(path, reads), Route(json_path or f"{path}.json", reads)]
+
+
+def action(path: str, endpoint: Endpoint) -> list[Route]:
+    """The route of an action: a POST, which ends with ``go``."""
+    return [Route(path, endpoint, methods=["POST"])]
+
+
+async def respond(request: Request, template: str, result: Any, *, status: int = 200, **more: Any) -> Response:
+    """``result`` as JSON if the path ends with .json, else the page ``template``, in which it is called ``page``.
+
+    Args:
+        request: the request.
+        template: a file under templates/, such as "webhooks/list.html".
+        result: a dataclass, or a list or dict of them.
+        status: of HTTP.
+        more: further names for the template; they are not in the JSON.
+    """
+    if is_json(request):
+        return Response(dump(result), status, media_type="application/json")
+    templates: Templates = request.app.state.templates
+    return await templates.respond(request, template, status, page=result, **more)
+
+
+def is_json(request: Request) -> bool:
+    """Whether the request is for data, not for a page."""
+    return str(request.scope["path"]).endswith(".json")
+
+
+def dump(result: Any) -> bytes:
+    """``result`` as JSON: times in ISO 8601, lengths of time in seconds."""
+    return json.dumps(_plain(result), ensure_ascii=False, default=str).encode("utf-8", "replace")
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return value
+
+
+def who(request: Request) -> Identity:
+    """Who sends the request."""
+    user: Identity = request.state.user
+    return user
+
+
+def go(request: Request, path: str, **query: Any) -> Response:
+    """Send the browser to a page of the console, after an action (303)."""
+    return RedirectResponse(url(request, path, **query), 303)
+
+
+class Form:
+    """The fields of a form, or of a query."""
+
+    def __init__(self, pairs: list[tuple[str, str]]) -> None:
+        self._pairs = pairs
+
+    def get(self, name: str, default: str = "") -> str:
+        """The field's last value, without the space around it."""
+        found = [text for key, text in self._pairs if key == name]
+        return found[-1].strip() if found else default
+
+    def all(self, name: str) -> list[str]:
+        """All values of the field, such as those of checked boxes."""
+        return [text for key, text in self._pairs if key == name]
+
+
+async def form(request: Request) -> Form:
+    """The form that was sent.
+
+    Raises:
+        InvalidArgument: it is larger than `LONGEST_FORM`, has more than `MOST_FIELDS` fields, or is not a form.
+    """
+    known: Form | None = getattr(request.state, "form", None)
+    if known is not None:
+        return known
+    if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+        raise InvalidArgument("this is not a form: send application/x-www-form-urlencoded")
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LONGEST_FORM:
+            raise InvalidArgument(f"the form is larger than {LONGEST_FORM:,} bytes")
+    try:
+        pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS, errors="replace")
+    except ValueError:
+        raise InvalidArgument("the form cannot be read") from None
+    found = request.state.form = Form(pairs)
+    return found
+
+
+def query(request: Request) -> Form:
+    """The fields of the address."""
+    return Form(list(request.query_params.multi_items()))

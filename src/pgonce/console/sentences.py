@@ -1,0 +1,273 @@
+"""Lost, late, stuck, slow: what the first page says, made from facts. Green only if somebody has looked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from pgonce.console.templating import MOST, Clock, duration, plural, span
+from pgonce.core.facts import Facts, StuckImport
+from pgonce.core.processes import ProcessLine
+from pgonce.jobs.calls_stats import JobLine
+
+State = Literal["ok", "odd", "dead", "unknown"]
+COMPARE_WITHIN = timedelta(hours=26)
+"""A comparison with Stripe once a day is enough; after this it does not count any more."""
+REASONS = {
+    "signature": "the signature does not fit: is the endpoint's secret the current one",
+    "time": "the signature is too old: is this machine's clock right",
+    "body": "signed, but not an event",
+    "size": "the body is over the limit",
+    "slow": "the body took too long",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """When somebody last looked, and who."""
+
+    at: datetime | None
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """One of the four."""
+
+    id: Literal["lost", "late", "stuck", "slow"]
+    question: str
+    state: State
+    say: str
+    evidence: str
+    look: Look
+    button: str
+    path: str
+    """Where the button leads: a page of the console."""
+    parameters: dict[str, str]
+    command: str | None = None
+    """What to type, where the console cannot do it."""
+
+
+def look_of(processes: Sequence[ProcessLine], does: str) -> Look:
+    """The newest sign of life of a process that does ``does``."""
+    seen = [line for line in processes if does in line.does]
+    newest = max(seen, key=lambda line: line.last_seen_at, default=None)
+    return Look(None, "") if newest is None else Look(newest.last_seen_at, f"{newest.host}:{newest.pid}")
+
+
+def older(first: Look, second: Look) -> Look:
+    """The one that is longer ago: both must have looked."""
+    if first.at is None or second.at is None:
+        return first if first.at is None else second
+    return first if first.at <= second.at else second
+
+
+def looked(facts: Facts, processes: Sequence[ProcessLine]) -> Look:
+    """Who has looked at events and ticks: of the kinds of process that are needed here, the oldest look."""
+    looks = []
+    if facts.has_queued or not facts.has_schedules:
+        looks.append(look_of(processes, "events"))
+    if facts.has_schedules:
+        looks.append(look_of(processes, "jobs"))
+    found = looks[0]
+    for each in looks[1:]:
+        found = older(found, each)
+    return found
+
+
+def is_fresh(look: Look, facts: Facts) -> bool:
+    """Whether it was within the last minute, which is how long a process counts as alive."""
+    return look.at is not None and facts.now - look.at < timedelta(minutes=1)
+
+
+def four(
+    facts: Facts, jobs: Sequence[JobLine], stuck: Sequence[StuckImport], processes: Sequence[ProcessLine], clock: Clock
+) -> list[Sentence]:
+    """The four sentences."""
+    look = looked(facts, processes)
+    return [_lost(facts, clock), _late(facts, look, clock), _stuck(facts, look, stuck, clock), _slow(facts, look, jobs)]
+
+
+def _lost(facts: Facts, clock: Clock) -> Sentence:
+    compared = facts.compared or {}
+    look = Look(facts.compared_at, facts.compared_by or "")
+    said = [_refused(facts)]
+    if facts.last_received_at is not None:
+        said.insert(0, f"The last delivery came {clock.ago(facts.last_received_at)}.")
+    missing, seen = int(compared.get("missing") or 0), int(compared.get("seen") or 0)
+    state: State
+    if facts.refused >= 3 or facts.silent:
+        state, say = "dead", f"{plural(facts.refused, 'delivery was', 'deliveries were')} refused in 24 hours."
+        if facts.silent:
+            say = "Stripe has stopped delivering."
+            said.append(facts.silent.partition(" Next:")[0])
+    elif missing:
+        state, say = "dead", f"{plural(missing, 'event is', 'events are')} missing here."
+    elif facts.compared_at is None:
+        state, say = "unknown", "Not known: nobody has compared with Stripe."
+    elif "error" in compared:
+        state, say = "unknown", f"Not known since {clock.text(facts.compared_at)}."
+        said.append(f"The comparison with Stripe failed: {compared['error']}.")
+    elif facts.now - facts.compared_at > COMPARE_WITHIN:
+        state, say = "unknown", f"Not known: last compared with Stripe {clock.ago(facts.compared_at)}."
+    else:
+        state, say = ("odd" if facts.refused else "ok"), "Nothing is lost."
+    if facts.compared_at is not None and "error" not in compared:
+        recovered = int(compared.get("recovered") or 0)
+        said.append(
+            f"Of {plural(seen, 'event')} that Stripe lists, {missing:,} {'is' if missing == 1 else 'are'} missing"
+            + (f"; {recovered:,} had not arrived, and were queued." if recovered else ".")
+        )
+    return Sentence(
+        "lost", "Lost?", state, say, " ".join(said), look, "See the deliveries", "/webhooks", {}, "pgonce reconcile"
+    )
+
+
+def _refused(facts: Facts) -> str:
+    if not facts.refused:
+        return "Refused deliveries in 24 hours: 0."
+    why = REASONS.get(facts.refused_reason or "", facts.refused_reason or "")
+    return f"Refused deliveries in 24 hours: {facts.refused:,}, mostly because {why}."
+
+
+def _not_looked(look: Look, clock: Clock) -> str:
+    if look.at is None:
+        return "Not checked: no worker has been seen for a day."
+    return f"Not checked for {clock.ago(look.at).removesuffix(' ago')}."
+
+
+def _late(facts: Facts, look: Look, clock: Clock) -> Sentence:
+    said = []
+    if facts.oldest_due_at is None:
+        said.append("No event is waiting.")
+    else:
+        said.append(
+            f"{plural(facts.waiting, 'event is', 'events are')} waiting, "
+            f"the oldest for {duration(facts.now - facts.oldest_due_at)}."
+        )
+    if facts.has_schedules or facts.ticks:
+        said.append(f"{plural(facts.ticks, 'tick')} started in 24 hours, {facts.missed:,} missed.")
+    if facts.missed and facts.missed_tick is not None:
+        said.append(f"The last one was {facts.missed_job} at {clock.text(facts.missed_tick)}.")
+    late = []
+    if facts.late_events:
+        late.append(plural(facts.late_events, "event"))
+    if facts.missed:
+        late.append(plural(facts.missed, "tick"))
+    state: State
+    if late:
+        count = facts.late_events + facts.missed
+        state, say = (
+            "dead" if facts.late_events else "odd",
+            f"{' and '.join(late)} {'is' if count == 1 else 'are'} late.",
+        )
+    elif not is_fresh(look, facts):
+        state, say = "unknown", _not_looked(look, clock)
+    else:
+        state, say = "ok", "Nothing is late."
+    events_first = bool(facts.late_events)
+    return Sentence(
+        "late", "Late?", state, say, " ".join(said), look, "See the events" if events_first else "See the day",
+        "/webhooks" if events_first else "/jobs", {"status": "waiting"} if events_first else {},
+        None if is_fresh(look, facts) else "pgonce worker --app MODULE:APP",
+    )  # fmt: skip
+
+
+def _stuck(facts: Facts, look: Look, imports: Sequence[StuckImport], clock: Clock) -> Sentence:
+    what, said = [], []
+    if facts.dead:
+        what.append(plural(facts.dead, "event") if facts.dead <= 1000 else "1,000+ events")
+        causes = plural(facts.dead_causes, "cause")
+        said.append(
+            f"The events have {causes}; the most frequent, {facts.dead_of_cause or 0:,} × {facts.dead_type}: "
+            f"{facts.dead_line}."
+        )
+    if facts.stale_runs:
+        what.append(plural(facts.stale_runs, "run"))
+        said.append(f"A run of {facts.stale_job} has sent no heartbeat for its window.")
+    if imports:
+        what.append(plural(len(imports), "import"))
+        first = imports[0]
+        how = "has failed" if first.status == "failed" else f"has stood still for {duration(facts.now - first.since)}"
+        said.append(f"The import {first.seed_name} {how}.")
+    if facts.expired_leases:
+        what.append(plural(facts.expired_leases, "delivery", "deliveries"))
+        said.append(f"{plural(facts.expired_leases, 'event was', 'events were')} taken by a client that has ended.")
+    count = facts.dead + facts.stale_runs + len(imports) + facts.expired_leases
+    button, path, parameters = _where(facts, imports)
+    state: State
+    if what:
+        named = f"{', '.join(what[:-1])} and {what[-1]}" if len(what) > 1 else what[0]
+        state, say = "dead", f"{named} {'is' if count == 1 else 'are'} stuck."
+    elif not is_fresh(look, facts):
+        state, say = "unknown", _not_looked(look, clock)
+    else:
+        state, say = "ok", "Nothing is stuck."
+        said.append("No dead letter, no run without heartbeat, no import that stands still.")
+    return Sentence("stuck", "Stuck?", state, say, " ".join(said), look, button, path, parameters)
+
+
+def _where(facts: Facts, imports: Sequence[StuckImport]) -> tuple[str, str, dict[str, str]]:
+    if facts.dead:
+        button = "See the cause" if facts.dead_causes == 1 else f"See the {facts.dead_causes} causes"
+        return button, "/webhooks", {"status": "dead"}
+    if facts.stale_runs:
+        return "See the run", "/run", {"id": str(facts.stale_run)}
+    if imports:
+        return "See the import", "/import", {"name": imports[0].seed_name}
+    return "See the events", "/webhooks", {}
+
+
+def is_slow(job: JobLine) -> bool:
+    """Whether a running run takes over a minute and over half as long again as 9 of 10 runs."""
+    if job.status != "running" or job.duration_ms is None or job.usual_to_ms is None:
+        return False
+    return job.duration_ms > 60_000 and job.duration_ms > 1.5 * job.usual_to_ms
+
+
+def _slow(facts: Facts, look: Look, jobs: Sequence[JobLine]) -> Sentence:
+    slow = [job for job in jobs if is_slow(job)]
+    said = []
+    if slow:
+        job = slow[0]
+        usual = span(job.usual_from_ms or 0, job.usual_to_ms or 0)
+        said.append(f"{_named(job)} has run for {duration(job.duration_ms)}; it usually takes {usual}.")
+    p95, before = facts.handled_p95, facts.handled_p95_before
+    slower = False
+    if p95 is not None:
+        was = f" (a week ago: {duration(before)})" if before is not None else ""
+        said.append(f"Webhooks: 95 of 100 are handled within {duration(p95)}{was}.")
+        slower = before is not None and p95 > 3 * before and p95 > timedelta(seconds=5)
+    state: State
+    if slow or slower:
+        what = [plural(len(slow), "job is", "jobs are")] if slow else []
+        what += ["the webhooks are"] if slower else []
+        text = f"{' and '.join(what)} slower than usual."
+        state, say = "odd", text[:1].upper() + text[1:]
+    elif look.at is None or not (p95 or jobs):
+        state, say = (
+            "unknown",
+            "Not known: nothing has run yet."
+            if not (p95 or jobs)
+            else "Not checked: no worker has been seen for a day.",
+        )
+    elif not is_fresh(look, facts):
+        state, say = "unknown", "Not checked: no worker is alive."
+    else:
+        state, say = "ok", "Nothing is slow."
+    if slow and slow[0].run_id is not None:
+        return Sentence(
+            "slow", "Slow?", state, say, " ".join(said), look, "See the run", "/run", {"id": str(slow[0].run_id)}
+        )
+    return Sentence("slow", "Slow?", state, say, " ".join(said), look, "See the day", "/jobs", {})
+
+
+def _named(job: JobLine) -> str:
+    return f"{job.job_name} {job.key}".strip()
+
+
+def bounded(value: int) -> bool:
+    """Whether a count reached its bound."""
+    return value > MOST

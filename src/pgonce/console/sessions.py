@@ -1,0 +1,155 @@
+"""The calls of ``sql/api/console_access.sql`` and ``console_audit.sql``, and their results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from pgonce.console.auth import User
+from pgonce.core.call import Call, clean, value
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The session of a browser that has logged in."""
+
+    id: UUID
+    name: str
+    role: str
+    credential: str
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Whether an attempt to log in may be made."""
+
+    allowed: bool
+    tries_left: int
+    """After this one."""
+    wait: timedelta
+    """Until the next attempt, if this one may not be made."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditLine:
+    """Something that a person did."""
+
+    id: int
+    at: datetime
+    actor: str
+    source: str
+    address: str
+    session: UUID | None
+    action: str
+    noun: str
+    object: str
+    before: str | None
+    after: str | None
+    reason: str | None
+    refused: bool
+    detail: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditChoices:
+    """The people and actions that the audit has."""
+
+    actors: Sequence[str]
+    actions: Sequence[str]
+
+
+def begin_login(name: str, address: str) -> Call[Attempt]:
+    """Count an attempt to log in, before the password is looked at."""
+    args = {"p_name": clean(name, 200) or " ", "p_address": address}
+    return Call("pgonce_console_begin_login", args, lambda rows: Attempt(*rows[0]))
+
+
+def open_session(hashed: bytes, user: User, address: str) -> Call[UUID]:
+    """Open the session of a person who has logged in."""
+    args = {
+        "p_token_hash": hashed,
+        "p_name": user.name,
+        "p_role": user.role,
+        "p_credential": user.credential,
+        "p_address": address,
+    }
+    return Call("pgonce_console_open_session", args, value)
+
+
+def use_session(hashed: bytes) -> Call[Session | None]:
+    """The session of a browser."""
+    return Call(
+        "pgonce_console_use_session", {"p_token_hash": hashed}, lambda rows: Session(*rows[0]) if rows else None
+    )
+
+
+def end_session(hashed: bytes, reason: str | None = None) -> Call[bool]:
+    """Log a browser out."""
+    return Call("pgonce_console_end_session", {"p_token_hash": hashed, "p_reason": reason}, value)
+
+
+def identify(source: str, name: str, role: str, address: str) -> Call[UUID]:
+    """The session of a user that somebody else vouches for."""
+    args = {"p_source": source, "p_name": clean(name, 200), "p_role": role, "p_address": address}
+    return Call("pgonce_console_identify", args, value)
+
+
+def write_audit(
+    action: str,
+    noun: str,
+    object: str,  # noqa: A002 -- the column's name
+    *,
+    before: str | None = None,
+    after: str | None = None,
+    reason: str | None = None,
+    session: UUID | None = None,
+    actor: str | None = None,
+    source: str = "console",
+    address: str = "",
+    refused: bool = False,
+    detail: Mapping[str, Any] | None = None,
+) -> Call[int]:
+    """Record what a person did. An action's SQL function does it itself; this is for what has no row to change."""
+    texts = {"p_object": object, "p_before": before, "p_after": after, "p_reason": reason, "p_actor": actor}
+    args = {
+        "p_action": action,
+        "p_noun": noun,
+        **{name: None if text is None else clean(text, 1000) for name, text in texts.items()},
+        "p_session": session,
+        "p_source": source,
+        "p_address": address,
+        "p_refused": refused,
+        "p_detail": Jsonb(dict(detail or {})),
+    }
+    return Call("pgonce_audit_write", args, value)
+
+
+def list_audit(
+    *,
+    object: str | None = None,  # noqa: A002 -- the column's name
+    actor: str | None = None,
+    action: str | None = None,
+    before: tuple[datetime, int] | None = None,
+    limit: int = 50,
+) -> Call[list[AuditLine]]:
+    """What people have done, newest first; ``before``: time and id of the last line of the page before."""
+    args = {
+        "p_object": object,
+        "p_actor": actor,
+        "p_action": action,
+        "p_before": before[0] if before else None,
+        "p_before_id": before[1] if before else None,
+        "p_limit": limit,
+    }
+    return Call("pgonce_console_audit", args, lambda rows: [AuditLine(*row) for row in rows])
+
+
+def audit_choices() -> Call[AuditChoices]:
+    """The people and actions to choose from."""
+    return Call("pgonce_console_audit_choices", {}, lambda rows: AuditChoices(*rows[0]))
