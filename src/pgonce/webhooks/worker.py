@@ -24,6 +24,7 @@ from pgonce.core.service import Service
 from pgonce.errors import PgonceError
 from pgonce.webhooks import calls_queue as queue
 from pgonce.webhooks.calls import Event
+from pgonce.webhooks.calls_replays import step_replays
 from pgonce.webhooks.consumer import Consumer
 from pgonce.webhooks.consumer_async import AsyncConsumer
 from pgonce.webhooks.glob import any_of
@@ -34,6 +35,8 @@ POLL = 1.0
 """Seconds between two looks when nothing was due; a receiver in the same process wakes the threads at once."""
 UPKEEP_EVERY = 5.0
 """Seconds between two rounds of upkeep: a sign of life, and events that no process has a handler for."""
+REPLAY_EVERY = 0.5
+"""Seconds between two steps of a replay while its events are handled."""
 LOOK_BACK_EVERY = 30.0
 """Seconds between two looks for what was ignored for lack of a handler, and for expired events of direct clients."""
 
@@ -116,21 +119,29 @@ class Worker(Service):
         return self
 
     def _run_upkeep(self) -> None:
+        upkeep_at = replaying_until = 0.0
         while True:
             try:
-                self._registration.beat(self._pool, self._wakeups.busy())
-                if call(self._pool, queue.ignore_unhandled_webhooks(), self._schema):
-                    log.info(
-                        "events of types that no process handles were ignored: see `pgonce webhook ls --status ignored`"
-                    )
-                if time.monotonic() - self._looked_back > LOOK_BACK_EVERY:
-                    self._look_back()
+                if time.monotonic() >= upkeep_at:
+                    upkeep_at = time.monotonic() + UPKEEP_EVERY * random.uniform(0.5, 1.0)  # noqa: S311
+                    self._keep_up()
+                if call(self._pool, step_replays(), self._schema):
+                    replaying_until = time.monotonic() + LOOK_BACK_EVERY  # its events may take some time
+                    self.wake()
             except (PgonceError, psycopg.Error) as error:
                 log.warning("%s", str(error).splitlines()[0])
             except Exception:
                 log.exception("unexpected error in a worker's upkeep; the worker goes on")
-            if self._stop.wait(UPKEEP_EVERY * random.uniform(0.5, 1.0)):  # noqa: S311
+            wait = upkeep_at - time.monotonic()
+            if self._stop.wait(max(min(wait, REPLAY_EVERY) if time.monotonic() < replaying_until else wait, 0.01)):
                 return
+
+    def _keep_up(self) -> None:
+        self._registration.beat(self._pool, self._wakeups.busy())
+        if call(self._pool, queue.ignore_unhandled_webhooks(), self._schema):
+            log.info("events of types that no process handles were ignored: see `pgonce webhook ls --status ignored`")
+        if time.monotonic() - self._looked_back > LOOK_BACK_EVERY:
+            self._look_back()
 
     def _look_back(self) -> None:
         """Queue what was ignored for lack of a handler, and with ``adopt`` what direct clients have left.

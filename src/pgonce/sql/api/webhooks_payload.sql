@@ -103,3 +103,31 @@ do $$ begin  -- not "or replace": it would block every writer of the table at ea
     where payload <> '{}' and coalesce(obj_description('webhook_events'::regclass, 'pg_class'), '') not like 'pgonce: being adopted%';
   end if;
 end $$;
+
+-- Groups failures, so that ten thousand events of one fault are one line: the exception without its message, and the place in
+-- the user's code. Without a place the error's line, in which ids and numbers do not count.
+create or replace function pgonce_failure(p_error text) returns text
+language sql immutable parallel safe set search_path from current as $$
+  select left(case when e.place is null
+              then regexp_replace(regexp_replace(e.line, '\m[a-z]+_[A-Za-z0-9]{6,}\M', '…', 'g'), '\d+', '…', 'g')
+              else coalesce(substring(e.line from '^[A-Za-z_][A-Za-z0-9_.]*(?=:|$)'), e.line) || ' at ' || e.place end, 500)
+  from (select pgonce_error_line(p_error) as line, pgonce_error_place(p_error) as place) e
+$$;
+comment on function pgonce_failure(text) is
+  'pgonce: what failures of one fault have in common, such as "KeyError at shop/billing.py:88 in pay".';
+
+create or replace function pgonce_webhook_events_before_failure() returns trigger
+language plpgsql set search_path from current as $$
+begin
+  new.failure := pgonce_failure(new.error_message);
+  return new;
+end $$;
+comment on function pgonce_webhook_events_before_failure() is 'pgonce: sets the column failure of an event that fails.';
+
+do $$ begin
+  if not exists (select from pg_trigger where tgrelid = 'webhook_events'::regclass and tgname = 'pgonce_before_failure') then
+    create trigger pgonce_before_failure before insert or update of error_message on webhook_events
+      for each row when (new.status = 'failed') execute function pgonce_webhook_events_before_failure();
+    update webhook_events set error_message = error_message where status = 'failed' and failure is null;
+  end if;
+end $$;

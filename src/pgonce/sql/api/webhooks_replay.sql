@@ -25,7 +25,8 @@
 -- An attempt is identified by its lease, which is new at every claim. "Failed after one attempt" is not enough: if the event
 -- was replayed and has failed again in between, it is another failure than the one that was seen.
 create or replace function pgonce_replay_webhooks(
-  p_stripe_event_ids text[], p_statuses text[], p_leases uuid[], p_who text default null, p_why text default null)
+  p_stripe_event_ids text[], p_statuses text[], p_leases uuid[], p_who text default null, p_why text default null,
+  p_replay_id bigint default null)
 returns setof text
 language plpgsql set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
@@ -39,18 +40,18 @@ begin
       where e.status = s.status and e.status <> 'processing' and e.lease is not distinct from s.lease
       order by e.id for update of e skip locked),
     kept as (
-      insert into pgonce_webhook_attempts (event_id, what, attempt, worker, error)
-      select f.id, 'replayed', f.attempts, p_who, p_why from free f)
+      insert into pgonce_webhook_attempts (event_id, what, attempt, worker, error, replay_id)
+      select f.id, 'replayed', f.attempts, p_who, p_why, p_replay_id from free f)
     update webhook_events e
     set status = 'processing', queued = true, lease = null, lease_expires_at = null, attempts = 0, ignored_reason = null,
         processed_at = null, next_attempt_at = clock_timestamp()
     from free where e.id = free.id
     returning e.stripe_event_id;
 end $$;
-comment on function pgonce_replay_webhooks(text[], text[], uuid[], text, text) is
+comment on function pgonce_replay_webhooks(text[], text[], uuid[], text, text, bigint) is
   'pgonce: queues ended events again, with all attempts available again. Only events that still have the status and the lease '
   'that were seen are queued. Events that were handled, retried or replayed in the meantime, and locked ones, are left as they '
-  'are. Returns the ids of the queued events. p_who and p_why are kept in pgonce_webhook_attempts.';
+  'are. Returns the ids of the queued events. p_who, p_why and p_replay_id are kept in pgonce_webhook_attempts.';
 
 create or replace function pgonce_replay_webhook(p_stripe_event_id text, p_who text default null, p_why text default null)
 returns boolean

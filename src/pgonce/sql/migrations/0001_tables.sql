@@ -45,7 +45,9 @@ alter table webhook_events
   add column if not exists api_version      text,
   add column if not exists livemode         boolean,
   -- the id of the snapshot event with the same content, in a thin event
-  add column if not exists snapshot_event   text;
+  add column if not exists snapshot_event   text,
+  -- what failures have in common, written by a trigger: exception and place, such as "KeyError at shop/billing.py:88 in pay"
+  add column if not exists failure          text;
 alter table webhook_events
   alter column lease set default gen_random_uuid(),
   alter column lease_expires_at set default clock_timestamp() + interval '5 minutes',
@@ -71,6 +73,12 @@ create index if not exists pgonce_webhook_events_unhandled on webhook_events (re
   where status = 'ignored' and queued and ignored_reason like 'no handler%';
 -- pattern_ops: also for the beginning of a type, such as "customer."
 create index if not exists pgonce_webhook_events_type on webhook_events (event_type text_pattern_ops, received_at desc);
+-- For the console's lists. Few events are in these two; account is null except with Stripe Connect.
+create index if not exists pgonce_webhook_events_dead on webhook_events (event_type, failure, received_at)
+  where status = 'failed' and next_attempt_at is null;
+create index if not exists pgonce_webhook_events_ignored on webhook_events (received_at desc, id desc) where status = 'ignored';
+create index if not exists pgonce_webhook_events_account on webhook_events (account, received_at desc)
+  where account is not null;
 
 -- What happened to an event besides its success: a row for each failed attempt, lost attempt and replay.
 create table if not exists pgonce_webhook_attempts (
@@ -81,7 +89,8 @@ create table if not exists pgonce_webhook_attempts (
   worker   text,                                  -- host:pid, or the person who replayed it
   began_at timestamptz,
   ended_at timestamptz not null default clock_timestamp(),
-  error    text                                   -- the traceback, or why it was replayed
+  error    text,                                  -- the traceback, or why it was replayed
+  replay_id bigint                                -- the replay that it was part of
 );
 create index if not exists pgonce_webhook_attempts_event on pgonce_webhook_attempts (event_id, id);
 
@@ -94,6 +103,40 @@ create table if not exists pgonce_webhook_leases (
   primary key (event_id, lease)
 );
 create index if not exists pgonce_webhook_leases_expires on pgonce_webhook_leases (expires_at);
+
+-- Replays: which events somebody wanted to replay, as they were seen then, and what has become of each. A worker queues them
+-- in steps. seen_lease identifies the attempt that was seen.
+create table if not exists pgonce_replays (
+  id         bigint generated always as identity primary key,
+  status     text        not null default 'planned' check (status in ('planned', 'running', 'done', 'stopped')),
+  who        text        not null,
+  why        text,
+  filter     jsonb       not null,
+  plan       jsonb       not null default '{}',  -- what the dry run found
+  at_once    integer,                            -- at most this many queued and not handled yet; null: any number
+  settled_to integer     not null default 0,     -- the position up to which outcomes have been looked for in this round
+  planned_at timestamptz not null default clock_timestamp(),
+  started_at timestamptz,
+  ended_at   timestamptz,
+  stopped_by text
+);
+create index if not exists pgonce_replays_open on pgonce_replays (id) where status = 'running';
+create table if not exists pgonce_replay_items (
+  replay_id       bigint      not null references pgonce_replays on delete cascade,
+  position        integer     not null,
+  event_id        uuid        not null,
+  stripe_event_id text        not null,
+  seen_status     text        not null,
+  seen_lease      uuid,
+  state           text        not null default 'planned'
+                    check (state in ('planned', 'queued', 'changed', 'succeeded', 'failed', 'ignored')),
+  queued_at       timestamptz,
+  settled_at      timestamptz,
+  primary key (replay_id, position)
+);
+create index if not exists pgonce_replay_items_open on pgonce_replay_items (replay_id, state, position)
+  where state in ('planned', 'queued');
+create index if not exists pgonce_replay_items_event on pgonce_replay_items (event_id);
 
 -- How many deliveries were refused, by minute and reason: at most seven rows a minute. The content of a delivery is not stored.
 create table if not exists pgonce_refused_deliveries (

@@ -1,0 +1,105 @@
+"""Calls of the functions in ``sql/api/webhooks_replays.sql``, where the transition table is, and their results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from pgonce.core.call import Call, value
+from pgonce.webhooks.calls_console import Filter
+
+AT_ONCE = 200
+"""Of a replay so many events are queued and not handled yet: it can be stopped before it fails ten thousand times."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A replay, and what has become of its events."""
+
+    id: int
+    status: str
+    """planned, running, done or stopped."""
+    who: str
+    why: str | None
+    filter: Mapping[str, Any]
+    plan: Mapping[str, Any]
+    """What the dry run found."""
+    planned_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    stopped_by: str | None
+    events: int
+    counts: Mapping[str, int]
+    """How many events are planned, queued, changed, succeeded, failed or ignored."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayItem:
+    """One event of a replay."""
+
+    position: int
+    stripe_event_id: str
+    event_type: str | None
+    """None: the event has been deleted."""
+    object_id: str | None
+    seen_state: str
+    state: str
+    """planned, queued, changed, succeeded, failed or ignored."""
+    now: str | None
+    """The event's state now."""
+    reason: str | None
+    queued_at: datetime | None
+    settled_at: datetime | None
+    earlier: int
+    """How many events of its object stand before it in the replay."""
+
+
+def plan_replay(
+    wanted: Filter, who: str, why: str | None = None, *, limit: int = 10_000, at_once: int | None = AT_ONCE
+) -> Call[int | None]:
+    """Write down the events of a filter, to be replayed. Returns the number of the replay; None: no event matches."""
+    args = {
+        "p_filter": Jsonb(wanted.given()),
+        "p_who": who,
+        "p_why": why,
+        "p_limit": limit,
+        "p_at_once": at_once,
+    }
+    return Call("pgonce_plan_replay", args, value)
+
+
+def start_replay(replay_id: int) -> Call[bool]:
+    """Start a planned replay. False: it was started or stopped before."""
+    return Call("pgonce_start_replay", {"p_id": replay_id}, value)
+
+
+def stop_replay(replay_id: int, who: str) -> Call[bool]:
+    """Queue no further event of a replay. False: it has ended."""
+    return Call("pgonce_stop_replay", {"p_id": replay_id, "p_who": who}, value)
+
+
+def step_replays(replay_id: int | None = None, limit: int = 200) -> Call[int]:
+    """Take one step in each running replay, or in one. Returns how many events have moved."""
+    return Call("pgonce_step_replays", {"p_id": replay_id, "p_limit": limit}, value)
+
+
+def list_replays(limit: int = 20) -> Call[list[Replay]]:
+    """The newest replays that were started."""
+    return Call("pgonce_console_replays", {"p_limit": limit}, lambda rows: [Replay(*row) for row in rows])
+
+
+def get_replay(replay_id: int) -> Call[Replay | None]:
+    """One replay; None if there is none."""
+    return Call("pgonce_console_replays", {"p_id": replay_id}, lambda rows: Replay(*rows[0]) if rows else None)
+
+
+def list_replay_items(
+    replay_id: int, *, state: str | None = None, after: int = 0, limit: int = 50
+) -> Call[list[ReplayItem]]:
+    """The events of a replay, in their order; ``after``: the position of the last one of the page before."""
+    args = {"p_id": replay_id, "p_state": state, "p_after": after, "p_limit": limit}
+    return Call("pgonce_console_replay_items", args, lambda rows: [ReplayItem(*row) for row in rows])
