@@ -15,7 +15,7 @@ from pathlib import Path
 from bench.result import Result
 
 HERE = Path(__file__).parent
-MODULES = ("webhooks", "http", "claim", "jobs", "imports")
+MODULES = ("webhooks", "http", "claim", "disk", "jobs", "imports")
 INTRODUCTION = """\
 # Results of `make bench`
 

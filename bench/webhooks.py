@@ -66,7 +66,7 @@ def _fresh() -> Any:
 
 
 @contextmanager
-def _settled() -> Iterator[None]:
+def settled() -> Iterator[None]:
     """Sets the garbage collector as the commands do; restores it afterwards for the others."""
     usual = gc.get_threshold()
     freeze_garbage()
@@ -79,16 +79,16 @@ def _settled() -> Iterator[None]:
 
 def end_to_end(make: Callable[[], pgonce.App], bodies: Sequence[bytes], in_flight: int) -> float:
     """Writer and worker in one process, as in ``pgonce serve``; from the first delivery to the last effect."""
-    with _fresh() as (url, conn), _settled():
+    with _fresh() as (url, conn), settled():
         distinct = len(set(bodies))
         with Worker(make(), url, concurrency=4, poll=0.2) as worker:
             started = time.perf_counter()
-            asyncio.run(_record(url, bodies, worker, in_flight))
-            _until_effects(conn, distinct)
+            asyncio.run(record_all(url, bodies, worker, in_flight))
+            wait_for_effects(conn, distinct)
             return len(bodies) / (time.perf_counter() - started)
 
 
-async def _record(url: str, bodies: Sequence[bytes], worker: Worker, in_flight: int) -> None:
+async def record_all(url: str, bodies: Sequence[bytes], worker: Worker, in_flight: int) -> None:
     waiting = iter(bodies)
     async with await database.open_async_pool(url, 2) as pool:  # the worker has six more
         writer = InboxWriter(pool, worker=worker)
@@ -102,7 +102,7 @@ async def _record(url: str, bodies: Sequence[bytes], worker: Worker, in_flight: 
                 group.create_task(client())
 
 
-def _until_effects(conn: psycopg.Connection[Any], wanted: int) -> None:
+def wait_for_effects(conn: psycopg.Connection[Any], wanted: int) -> None:
     # read from the statistics of the queue's index: counting effects would slow down the measured worker
     open_events = "select exists (select from webhook_events where next_attempt_at is not null)"
     while conn.execute(open_events).fetchone() == (True,):
@@ -113,12 +113,12 @@ def _until_effects(conn: psycopg.Connection[Any], wanted: int) -> None:
 
 def drain(make: Callable[[], pgonce.App], count: int) -> float:
     """Only the worker, on events that are all recorded."""
-    with _fresh() as (url, conn), _settled():
+    with _fresh() as (url, conn), settled():
         fill(url, count)
         conn.execute("vacuum analyze webhook_events")
         started = time.perf_counter()
         with Worker(make(), url, concurrency=4, poll=0.2):
-            _until_effects(conn, count)
+            wait_for_effects(conn, count)
             return count / (time.perf_counter() - started)
 
 

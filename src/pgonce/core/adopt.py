@@ -169,7 +169,7 @@ def _fill_in(conn: Connection, name: sql.Identifier) -> None:
       with older as (select id from {0} where id > %s order by id limit %s),
         filled as (update {0} e set payload = e.payload from older o
           where e.id = o.id and e.payload <> '{{}}'
-            and e.object_id is null and e.api_version is null and e.livemode is null)
+            and e.object_id is null and e.account is null and e.livemode is null)
       select max(id::text) from older
     """).format(name)
     last: UUID | str | None = UUID(int=0)

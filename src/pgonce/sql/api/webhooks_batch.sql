@@ -28,7 +28,7 @@ declare
 begin
   -- "not in": see complete_webhook
   update webhook_events
-  set status = 'succeeded', processed_at = clock_timestamp(), error_message = null, next_attempt_at = null
+  set status = 'succeeded', processed_at = clock_timestamp(), error_message = null, next_attempt_at = null, filler = null
   where id = p_id and lease = p_lease and status not in ('succeeded', 'failed', 'ignored')
   returning order_key into v_order_key;
   if not found then return null; end if;
@@ -64,7 +64,7 @@ declare
 begin
   with marked as (
     update webhook_events e
-    set status = 'succeeded', processed_at = clock_timestamp(), error_message = null, next_attempt_at = null
+    set status = 'succeeded', processed_at = clock_timestamp(), error_message = null, next_attempt_at = null, filler = null
     from unnest(p_ids, p_leases) as mine (id, lease)
     where e.id = mine.id and e.lease = mine.lease and e.status not in ('succeeded', 'failed', 'ignored')
     returning e.id, e.order_key

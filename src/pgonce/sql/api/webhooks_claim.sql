@@ -109,7 +109,7 @@ begin
     -- due times stay as they are, and no other indexed column changes: the update is HOT
     update webhook_events e
     set status = 'processing', lease = v_lease, lease_expires_at = clock_timestamp() + p_lease_for,
-        attempts = e.attempts + 1, processed_at = null
+        attempts = e.attempts + 1, processed_at = null, filler = null
     where e.id = any (v_ids)
     returning e.id, e.stripe_event_id, e.event_type, e.payload::text, e.raw, e.lease, e.attempts, e.order_key,
               e.next_attempt_at;

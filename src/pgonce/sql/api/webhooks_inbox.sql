@@ -71,6 +71,10 @@ language plpgsql set search_path from current set plan_cache_mode = force_generi
 declare
   v_now timestamptz := clock_timestamp();
   v_lease uuid := gen_random_uuid();  -- one for the batch: id and lease together identify a claim
+  -- A UUID of version 7 begins with the time. So the index of the primary key grows at its end only: it has no half-empty
+  -- pages, and an INSERT does not read an old one.
+  v_time text := lpad(to_hex(floor(extract(epoch from clock_timestamp()) * 1000)::bigint), 12, '0');
+  v_prefix text := left(v_time, 8) || '-' || right(v_time, 4) || '-7';
   v_new text[];
   v_rows uuid[];
   v_leases uuid[];
@@ -89,9 +93,9 @@ begin
   begin
     with inserted as (
       insert into webhook_events as e
-        (stripe_event_id, event_type, payload, raw, order_key, received_at, lease, lease_expires_at, attempts, queued,
+        (id, stripe_event_id, event_type, payload, raw, order_key, received_at, lease, lease_expires_at, attempts, queued,
          next_attempt_at)
-      select b.id, b.type,
+      select overlay(gen_random_uuid()::text placing v_prefix from 1 for 15)::uuid, b.id, b.type,
              -- A body that is not an event gets a null payload here. The INSERT then fails, and each body is checked alone below.
              case when b.type <> '' and length(b.id) <= 255 and left(ltrim(left(b.body, 99), E' \t\r\n'), 1) = '{' then b.body::jsonb end,
              b.raw, b.key, v_now + b.nr * interval '1 microsecond',  -- keeps the order of arrival within the batch
@@ -173,7 +177,7 @@ declare
   v_order_key text;
 begin
   update webhook_events
-  set status = 'succeeded', processed_at = clock_timestamp(), error_message = null, next_attempt_at = null
+  set status = 'succeeded', processed_at = clock_timestamp(), error_message = null, next_attempt_at = null, filler = null
   where id = p_id and lease = p_lease and status not in ('succeeded', 'failed', 'ignored')
   returning order_key into v_order_key;
   if not found then
@@ -198,7 +202,7 @@ declare
   v webhook_events;
 begin
   update webhook_events
-  set status = 'failed', processed_at = clock_timestamp(), error_message = p_error_message,
+  set status = 'failed', processed_at = clock_timestamp(), error_message = p_error_message, filler = null,
       -- A receiver has answered 200 for a queued event, so Stripe will not send it again. A worker retries it instead, after
       -- 10 s, 20 s, 40 s ... at most 6 h. Each delay varies by a fifth, so that a thousand failures are not all retried at
       -- once.
@@ -228,7 +232,7 @@ declare
 begin
   update webhook_events
   set status = 'ignored', processed_at = clock_timestamp(), error_message = null, ignored_reason = p_reason,
-      next_attempt_at = null
+      next_attempt_at = null, filler = null
   where id = p_id and lease = p_lease and status not in ('succeeded', 'failed', 'ignored')
   returning order_key into v_order_key;
   if not found then

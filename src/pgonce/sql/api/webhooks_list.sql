@@ -29,7 +29,7 @@ comment on function pgonce_list_webhooks(text, text, text, timestamptz, boolean,
 
 create or replace function pgonce_get_webhook(p_stripe_event_id text) returns jsonb
 language sql stable set search_path from current as $$
-  select to_jsonb(e) || jsonb_build_object('history', (
+  select to_jsonb(e) - 'filler' || jsonb_build_object('history', (
     select coalesce(jsonb_agg(to_jsonb(a) - 'event_id' - 'id' order by a.id), '[]')
     from pgonce_webhook_attempts a where a.event_id = e.id))
   from webhook_events e where e.stripe_event_id = p_stripe_event_id

@@ -80,15 +80,16 @@ declare
   v_object jsonb := new.payload #> '{data,object}';
 begin
   new.object_id := left(coalesce(v_object ->> 'id', new.payload #>> '{related_object,id}'), 255);
-  new.object_type := left(coalesce(v_object ->> 'object', new.payload #>> '{related_object,type}'), 255);
   new.customer_id := left(case
     when v_object ->> 'object' = 'customer' then v_object ->> 'id'
     when jsonb_typeof(v_object -> 'customer') = 'object' then v_object #>> '{customer,id}'  -- expanded
     else v_object ->> 'customer' end, 255);
   new.account := left(coalesce(new.payload ->> 'account', new.payload ->> 'context'), 255);  -- context: of a thin event
-  new.api_version := left(new.payload ->> 'api_version', 255);
   new.livemode := case jsonb_typeof(new.payload -> 'livemode') when 'boolean' then (new.payload -> 'livemode')::boolean end;
   new.snapshot_event := left(new.payload ->> 'snapshot_event', 255);
+  if tg_op = 'INSERT' and pg_column_size(new.payload) between 150 and 2000 then
+    new.filler := repeat(' ', 2000 - pg_column_size(new.payload));  -- see 0001_tables.sql
+  end if;
   return new;
 end $$;
 comment on function pgonce_webhook_events_before_write() is

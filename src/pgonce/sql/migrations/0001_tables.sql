@@ -39,35 +39,42 @@ alter table webhook_events
   -- those cost each single UPDATE 30 us of its 150, because PostgreSQL reads their expressions before it finds that none has
   -- to change.
   add column if not exists object_id        text,
-  add column if not exists object_type      text,
   add column if not exists customer_id      text,
   add column if not exists account          text,
-  add column if not exists api_version      text,
   add column if not exists livemode         boolean,
   -- the id of the snapshot event with the same content, in a thin event
   add column if not exists snapshot_event   text,
   -- what failures have in common, written by a trigger: exception and place, such as "KeyError at shop/billing.py:88 in pay"
-  add column if not exists failure          text;
+  add column if not exists failure          text,
+  -- 2,000 spaces until the event is claimed: they make PostgreSQL store a small payload outside the row, see below
+  add column if not exists filler           text;
 alter table webhook_events
   alter column lease set default gen_random_uuid(),
   alter column lease_expires_at set default clock_timestamp() + interval '5 minutes',
   drop constraint if exists webhook_events_attempts_check,
   add constraint webhook_events_attempts_check check (attempts >= 0) not valid;
 
--- The payload is stored outside the row (TOAST), uncompressed: pglz would cost time at every recording and every claim. This
--- costs disk space. Half of each page is left free for the later versions of its rows: a claim then changes no index (HOT),
--- and costs 25 us instead of 34. That is little space, because the payload is in the TOAST table.
-alter table webhook_events alter column payload set storage external, set (fillfactor = 50);
+-- The payload is stored outside the row (TOAST), so that a claim and a mark write a new version of 250 bytes only. PostgreSQL
+-- looks for values to store there only if the row is longer than 2,000 bytes. Without the filler a payload of 1 kB would stay
+-- in the row and be written three times. Then it stores outside what makes the row longer than toast_tuple_target.
+--
+-- Half of each page is left free for the later versions of its rows: a claim then changes no index (HOT), and costs 25 us
+-- instead of 34. docs/decisions/disk-space.md has the figures.
+alter table webhook_events alter column payload set storage external, set (fillfactor = 50, toast_tuple_target = 400);
+do $$ begin  -- lz4 costs no time that could be measured; pglz costs 12 to 45 % of the recording of an event of 3.5 kB
+  if 'lz4' = any ((select enumvals from pg_settings where name = 'default_toast_compression')::text[]) then
+    alter table webhook_events alter column payload set compression lz4, alter column payload set storage extended;
+  end if;
+end $$;
 
 -- The events that a worker may have to handle, by due time and by object. Finished rows are in neither, so both stay small.
 create index if not exists pgonce_webhook_events_due on webhook_events (next_attempt_at) where next_attempt_at is not null;
 create index if not exists pgonce_webhook_events_order on webhook_events (order_key, received_at, id)
   where order_key is not null and next_attempt_at is not null;
 create index if not exists pgonce_webhook_events_snapshot on webhook_events (snapshot_event) where snapshot_event is not null;
-create index if not exists pgonce_webhook_events_object on webhook_events (object_id, received_at desc)
-  where object_id is not null;
-create index if not exists pgonce_webhook_events_customer on webhook_events (customer_id, received_at desc)
-  where customer_id is not null;
+-- Without received_at in it, such an index stores a value once for all its rows: it takes a third of the space.
+create index if not exists pgonce_webhook_events_object on webhook_events (object_id) where object_id is not null;
+create index if not exists pgonce_webhook_events_customer on webhook_events (customer_id) where customer_id is not null;
 -- The events that a worker queues again if it has a handler for their type.
 create index if not exists pgonce_webhook_events_unhandled on webhook_events (received_at)
   where status = 'ignored' and queued and ignored_reason like 'no handler%';
