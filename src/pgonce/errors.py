@@ -82,6 +82,10 @@ class SourceChanged(PgonceError):
     """The source has changed since the checkpoint: restart the import, or accept the change."""
 
 
+class SourceUnfinished(PgonceError):
+    """A source ended before its end, with half a line for example. A source raises it after its last whole row."""
+
+
 class TableChanged(SourceChanged):
     """The table is not the one that the checkpoint was made with, or it has lost the rows of the last batch."""
 

@@ -6,8 +6,7 @@ import re
 import shlex
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from pgonce.cli.options import OVERLAP
-from pgonce.seeds.calls import Checkpoint, Counts, Reject
+from pgonce.seeds.calls import Checkpoint, Counts, Rehearsed
+from pgonce.seeds.calls_operate import RejectGroup
 from pgonce.seeds.seeds import Progress as Step
 from pgonce.seeds.seeds import SeedResult
 
@@ -100,7 +100,7 @@ class Import:
         return show
 
     def report(
-        self, result: SeedResult, seconds: float, rejects: Iterable[Reject], stopped: list[int], *, were_set: bool
+        self, result: SeedResult, seconds: float, rejects: Sequence[RejectGroup], stopped: list[int], *, were_set: bool
     ) -> None:
         """Print how a run ended, and exit unless it is complete: 75 skipped or paused, 128 + n by signal n, else 1."""
         at = result.checkpoint
@@ -111,7 +111,13 @@ class Import:
         counted = line_of(at) if at else "no rows yet"
         if done and not result.new_rows:
             counted = f"nothing new   {counted}"
-        click.echo(f"{result.outcome:<9}  {counted}   {duration(seconds)}", err=not done)
+        click.echo(f"{result.outcome:<10} {counted}   {duration(seconds)}", err=not done)
+        if result.unfinished:
+            click.echo(f"because    {result.unfinished}", err=True)
+        if done and at and self.total and at.rows_seen < self.total:
+            click.echo(
+                f"fewer      {self.total:,} rows were announced, and the source has ended after {at.rows_seen:,}"
+            )
         if reasons := reasons_of(rejects):
             click.echo(f"rejected   {reasons}", err=not done)
         if result.resumed:
@@ -124,15 +130,19 @@ class Import:
             click.echo(f"next       pgonce seed resume {shlex.quote(self.name)}   then {self.again}", err=True)
             sys.exit(OVERLAP)
         if not done:
-            click.echo(f"next       {self.again}   goes on after the last batch", err=True)
+            if not result.unfinished:
+                click.echo(f"next       {self.again}   goes on after the last batch", err=True)
             sys.exit(128 + stopped[0] if stopped else 1)
         if at and at.rows_rejected:
-            show = f"pgonce seed show {shlex.quote(self.name)}"
-            click.echo(f"next       {show}   then repair the source and run it with --restart")
+            show = f"pgonce seed rejects {shlex.quote(self.name)}"
+            click.echo(f"next       {show}   then repair the source and run {self.again} with --restart")
 
-    def report_dry_run(self, counts: Counts) -> None:
-        """Print what an import would do."""
+    def report_dry_run(self, counts: Rehearsed) -> None:
+        """Print what an import would do; exits with 1 when its source ends before its end."""
         click.echo(f"dry run    nothing was written; it would be {line_of(counts)}")
+        if counts.unfinished:
+            click.echo(f"because    {counts.unfinished}", err=True)
+            sys.exit(1)
 
     def report_proof(self, proof: dict[str, Any]) -> None:
         """Print the comparison of table and source; exits with 1 when they differ."""
@@ -159,25 +169,24 @@ def line_of(at: Checkpoint | Counts) -> str:
     return f"{at.seen:,} seen = " + " + ".join(f"{count:,} {what}" for what, count in parts.items())
 
 
-def reasons_of(rejects: Iterable[Reject]) -> str:
-    """``15 × check people_price_positive · 10 × invalid input syntax for type date``."""
-    found = Counter(reason_of(each.error) for each in rejects)
-    shown = [f"{count:,} × {reason}" for reason, count in found.most_common(REASONS)]
-    if len(found) > REASONS:
-        shown.append(f"{len(found) - REASONS} other reasons")
+def reasons_of(groups: Sequence[RejectGroup]) -> str:
+    """``15 × check people_price_positive · 10 × signed_up: invalid input syntax for type date``."""
+    shown = [f"{each.rows:,} × {reason_of(each)}" for each in groups[:REASONS]]
+    if len(groups) > REASONS:
+        shown.append(f"{len(groups) - REASONS} other reasons")
     return " · ".join(shown)
 
 
-def reason_of(error: str) -> str:
-    """What was wrong with a row, without its values."""
-    if named := re.search(r'violates (check|foreign key|unique|exclusion) constraint "([^"]+)"', error):
-        return " ".join(named.groups())
-    if named := re.search(r'null value in column "([^"]+)"', error):
-        return f"{named[1]} is null"
-    text = re.sub(
-        r", line [\d,]+", "", error.split(" Failing row", maxsplit=1)[0]
-    )  # the file's line: it is in each reject
-    text = re.sub(r': ".*"', "", text, flags=re.DOTALL).splitlines()[0]
+def reason_of(group: RejectGroup) -> str:
+    """What was wrong with a row, and in which column, without its values."""
+    text = group.reason.splitlines()[0]
+    if named := re.search(r'violates (check|foreign key|unique|exclusion) constraint "([^"]+)"', text):
+        text = " ".join(named.groups())
+    elif re.search('null value in column "', text):
+        text = "null"
+    text = re.sub(r", line [\d,]+", "", text)  # the file's line: it is in each reject
+    if group.column_name and f"column {group.column_name}" not in text:
+        text = f"{group.column_name}: {text}"
     return text if len(text) <= 80 else text[:79] + "…"
 
 

@@ -20,9 +20,8 @@ from pgonce.cli.output import Length
 from pgonce.cli.progress import Import, unknown
 from pgonce.cli.signals import stopping
 from pgonce.core import database
-from pgonce.errors import InvalidArgument
-from pgonce.seeds.calls import Counts
-from pgonce.seeds.seed import Seed
+from pgonce.seeds.calls import Rehearsed
+from pgonce.seeds.seed import OnConflict, Seed
 from pgonce.seeds.seeds import WINDOW, SeedResult, Seeds
 from pgonce.seeds.seeds import Progress as Step
 from pgonce.seeds.seeds_async import AsyncSeeds
@@ -36,6 +35,7 @@ def seed() -> None:
 @seed.command()
 @click.argument("name")
 @click.option("--restart", is_flag=True, help="Begin at the start; rows whose key is in the table are skipped.")
+@click.option("--on-conflict", type=click.Choice(["skip", "update", "fail"]), help="[default: the seed's]")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Rows per transaction, at least. [default: the seed's]")
 @click.option("--window", type=Length(), help="Take over from a runner that is silent for so long. [default: 2 min]")
 @click.option("--max-rejects", type=click.IntRange(min=0), help="Bad rows to set aside. [default: the seed's, or 0]")
@@ -51,7 +51,8 @@ def seed() -> None:
 @with_database
 @click.pass_context
 def run(
-    ctx: click.Context, name: str, restart: bool, batch_size: int | None, window: timedelta | None,
+    ctx: click.Context, name: str, restart: bool, on_conflict: OnConflict | None, batch_size: int | None,
+    window: timedelta | None,
     max_rejects: int | None, max_rows_per_second: float | None, accept_change: bool,
     set_sequences: bool, allow_unlogged: bool, dry_run: bool, verify: bool,
     workers: int, cluster: str | None, app: App, url: str, schema: str,
@@ -67,6 +68,7 @@ def run(
     share = getattr(found.function, "progress", unknown)
     shown = Import(name, f"{name} → {found.into}", f"pgonce seed run {shlex.quote(name)}", found.total, share)
     fields: dict[str, Any] = {
+        "on_conflict": on_conflict or found.on_conflict,
         "batch_size": batch_size or found.batch_size,
         "max_rejects": found.max_rejects if max_rejects is None else max_rejects,
         "set_sequences": set_sequences or found.set_sequences,
@@ -79,7 +81,7 @@ def run(
     if found.partitions is None and (workers > 1 or cluster):
         raise click.UsageError(f"the seed {name} has no partitions: --workers and --cluster need them")
     if dry_run:
-        counts: Counts = _each_kind(found, url, schema, "rehearse", {"restart": restart})
+        counts: Rehearsed = _each_kind(found, url, schema, "rehearse", {"restart": restart})
         shown.report_dry_run(counts)
         return
     began = time.monotonic()
@@ -91,11 +93,9 @@ def run(
         else:
             options |= {"restart": restart, "on_progress": on_progress, "stop": lambda: bool(stopped)}
             result = _each_kind(found, url, schema, "run", options)
-    if result.outcome == "complete" and (left_out := getattr(found.function, "unfinished", None)):
-        raise InvalidArgument(left_out)
     seconds = time.monotonic() - began
     with database.open_pool(url, 2) as pool:
-        rejects = Seeds(pool, schema=schema).rejects(name) if result.checkpoint else []
+        rejects = Seeds(pool, schema=schema).reject_groups(name)
     shown.report(result, seconds, rejects, stopped, were_set=found.set_sequences)
     if verify:
         shown.report_proof(_each_kind(found, url, schema, "verify", {}))
@@ -146,7 +146,11 @@ class _Parts:
             elif left:
                 partitions.run_here(*where, min(self.workers, len(left)), options, show, stop)
             at = seeds.checkpoint(self.name)
+            failed = [part for part in seeds.partitions(self.name) if part.status == "failed"]
         new_rows = at.rows_seen - before if at else 0
         if at and at.status == "complete":
             return SeedResult("complete", at, new_rows)
+        if failed and not stop():
+            why = f"partition {failed[0].partition}: {failed[0].error_message}"
+            return SeedResult("unfinished", at, new_rows, unfinished=why)
         return SeedResult("paused" if at and at.paused_at else "stopped", at, new_rows)

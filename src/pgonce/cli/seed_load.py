@@ -161,10 +161,8 @@ def load(
                 batch_size=batch_size, set_sequences=set_sequences, on_progress=on_progress,
                 stop=lambda: bool(stopped), **options,
             )  # fmt: skip
-        if source.unfinished and result.outcome == "complete":
-            raise InvalidArgument(source.unfinished)
         seconds = time.monotonic() - began
-        shown.report(result, seconds, seeds.rejects(name) if result.checkpoint else [], stopped, were_set=set_sequences)
+        shown.report(result, seconds, seeds.reject_groups(name), stopped, were_set=set_sequences)
         if verify:
             shown.report_proof(seeds.verify(name, source, **options))
 

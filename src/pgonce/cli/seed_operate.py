@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,15 +13,21 @@ import click
 from pgonce.app import App
 from pgonce.cli.options import OVERLAP, as_json, with_app, with_database
 from pgonce.cli.output import in_line, print_diagnosis, print_json, print_table
+from pgonce.cli.seed_rejects import rejects
 from pgonce.cli.times import ago
+from pgonce.cli.times import took as took_
 from pgonce.core import database
 from pgonce.core.execute import call
 from pgonce.errors import NotFound
 from pgonce.seeds.calls import Checkpoint
 from pgonce.seeds.calls_diagnose import diagnose_seed
+from pgonce.seeds.calls_operate import Resume
 from pgonce.seeds.seeds import Seeds
 
 HEADINGS = ("seed", "state", "inserted", "updated", "skipped", "rejected", "last batch", "at")
+RUNS = ("run", "partition", "ended", "from row", "to row", "took", "process", "because")
+RESUMES = 5
+"""Runs that ``show`` prints, the newest first; all with --json."""
 SIGNS = {"complete": "✔ complete", "failed": "✗ failed", "in_progress": "● in progress", "paused": "○ paused"}
 
 
@@ -40,6 +47,15 @@ def _line(at: Checkpoint) -> tuple[object, ...]:
     numbers = (f"{at.rows_inserted:,}", *(f"{count:,}" if count else "" for count in others))
     cursor = in_line(at.last_checkpoint)[:80] if at.last_checkpoint else ""
     return (at.partition or at.seed_name, SIGNS[status], *numbers, ago(at.last_updated_at, datetime.now(UTC)), cursor)
+
+
+def _resume_line(run: Resume) -> tuple[object, ...]:
+    rows = "" if run.from_row is None else f"{run.from_row:,}"
+    to = "" if run.to_row is None else f"{run.to_row:,}"
+    because = (run.reason or "").strip().splitlines()
+    took = took_(run.ended_at - run.started_at) if run.ended_at else ""
+    at = ago(run.started_at, datetime.now(UTC))
+    return (at, run.partition or "", run.outcome, rows, to, took, run.process or "", because[-1] if because else "")
 
 
 @click.command("ls")
@@ -68,8 +84,10 @@ def show(name: str, json_: bool, url: str, schema: str) -> None:
             raise _unknown(name)
         parts, rejected = seeds.partitions(name), seeds.rejects(name, limit=20)
         diagnosis = call(pool, diagnose_seed(name), schema)
+        resumes, batches = seeds.resumes(name), seeds.batch_times(name) if json_ else []
     if json_:
-        print_json({"seed": at, "partitions": parts, "rejects": rejected, "diagnosis": diagnosis})
+        shown = {"seed": at, "partitions": parts, "rejects": rejected, "diagnosis": diagnosis}
+        print_json({**shown, "resumes": resumes, "batches": batches})
         return
     print_table(HEADINGS, map(_line, [at, *parts]), "", "at")
     print_diagnosis(diagnosis)
@@ -77,6 +95,9 @@ def show(name: str, json_: bool, url: str, schema: str) -> None:
         click.echo(f"\nverified: {in_line(at.verified)}")
     if at.error_message:
         click.echo(f"\n{at.error_message}")
+    if resumes:
+        click.echo("")
+        print_table(RUNS, map(_resume_line, resumes[:RESUMES]), "", "because")
     if rejected:
         click.echo("")
         lines = (
@@ -93,7 +114,7 @@ def pause(name: str, url: str, schema: str) -> None:
     """Request the runner of the seed NAME to stop after its batch. The seed does not run until it is resumed."""
     with _seeds(url, schema) as seeds:
         seeds.pause(name)
-    click.echo(f"{name}: paused; continue with: pgonce seed resume {name}")
+    click.echo(f"{name}: paused; continue with: pgonce seed resume {shlex.quote(name)}")
 
 
 @click.command()
@@ -103,7 +124,7 @@ def resume(name: str, url: str, schema: str) -> None:
     """Undo a pause: the next run of the seed NAME resumes at its checkpoint."""
     with _seeds(url, schema) as seeds:
         seeds.resume(name)
-    click.echo(f"{name}: may run again: pgonce seed run {name}")
+    click.echo(f"{name}: may run again, by the command that has run it before")
 
 
 @click.command()
@@ -138,4 +159,4 @@ def retry_rejects(name: str, app: App, url: str, schema: str) -> None:
     sys.exit(1 if refused else 0)
 
 
-COMMANDS = (list_, show, pause, resume, reset, retry_rejects)
+COMMANDS = (list_, show, pause, resume, reset, rejects, retry_rejects)

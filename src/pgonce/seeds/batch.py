@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from pgonce.errors import InvalidArgument
+from pgonce.errors import InvalidArgument, SourceUnfinished
 from pgonce.seeds.copy_format import TEXT
 from pgonce.seeds.copy_text import RowFormatter, Unwritable
 from pgonce.seeds.prefetch import yield_to_sender
@@ -69,6 +69,8 @@ class Refused:
     shown: str
     """The record as it was read, or its values in ASCII, as a JSON object."""
     reason: str
+    column: str | None = None
+    """The column whose value has no text."""
 
 
 @dataclass(slots=True)
@@ -154,7 +156,7 @@ class BatchBuilder:
                 self._formatter.write(row, self._part)
             except Unwritable as error:
                 shown = dict(zip(self._formatter.columns, map(_shown, error.values), strict=False))
-                self._refuse(json.dumps(shown), str(error))
+                self._refuse(json.dumps(shown), str(error), error.column)
         self._cursors.append(cursor)
         self._cursor = cursor
         if len(self._part) >= PART_BYTES:
@@ -168,8 +170,8 @@ class BatchBuilder:
         if self._bytes >= BYTES:
             self._size = 1
 
-    def _refuse(self, shown: str, reason: str) -> None:
-        self._refused.append(Refused(len(self._cursors), shown, reason))
+    def _refuse(self, shown: str, reason: str, column: str | None = None) -> None:
+        self._refused.append(Refused(len(self._cursors), shown, reason, column))
         self._bytes += len(shown)
 
     def finish(self) -> Batch | None:
@@ -220,24 +222,31 @@ def join_blocks(source: BlockSource, cursor: Cursor | None, sizer: BatchSizer) -
         return Batch(source.copy_columns, format=source.copy_format)
 
     batch, size = new_batch(), 0
-    for data, count, batch.cursor in source.copy_blocks(cursor):
-        yield_to_sender()
-        if isinstance(data, BadRow):
-            batch.refused.append(Refused(batch.rows, data.text, data.reason))
-            size += len(data.text)
-        else:
-            batch.parts.append(data)
-            size += len(data)
-        batch.rows += count
-        if batch.rows >= sizer.size or size >= BYTES:
-            yield batch
-            batch, size = new_batch(), 0
+    unfinished: SourceUnfinished | None = None
+    try:
+        for data, count, batch.cursor in source.copy_blocks(cursor):
+            yield_to_sender()
+            if isinstance(data, BadRow):
+                batch.refused.append(Refused(batch.rows, data.text, data.reason))
+                size += len(data.text)
+            else:
+                batch.parts.append(data)
+                size += len(data)
+            batch.rows += count
+            if batch.rows >= sizer.size or size >= BYTES:
+                yield batch
+                batch, size = new_batch(), 0
+    except SourceUnfinished as error:
+        unfinished = error
     if batch.rows:
         yield batch
+    if unfinished:
+        raise unfinished
 
 
 def build_batches(rows: Iterable[tuple[SeedRow | BadRow, Cursor]], builder: Builder[T]) -> Iterator[T]:
-    """What ``builder`` makes of ``rows``."""
+    """What ``builder`` makes of ``rows``. SourceUnfinished is raised after the last of it."""
+    unfinished: SourceUnfinished | None = None
     try:
         for number, pair in enumerate(rows, 1):
             row, cursor = pair
@@ -245,12 +254,16 @@ def build_batches(rows: Iterable[tuple[SeedRow | BadRow, Cursor]], builder: Buil
                 yield done
             if number % YIELD_ROWS == 0:
                 yield_to_sender()
+    except SourceUnfinished as error:
+        unfinished = error
     except (TypeError, ValueError) as error:
         if is_unpacking(error):
             raise InvalidArgument(f"{NO_CURSOR} ({error})") from error
         raise
     if done := builder.finish():
         yield done
+    if unfinished:
+        raise unfinished
 
 
 def is_unpacking(error: Exception) -> bool:

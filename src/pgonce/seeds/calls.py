@@ -50,6 +50,8 @@ class Checkpoint:
     total_updated: int = 0
     total_skipped: int = 0
     total_rejected: int = 0
+    progress: float | None = None
+    """The share of the source, 0 to 1, before the cursor; None where the source cannot tell."""
     partition: str | None = None
     """None for the seed itself."""
 
@@ -83,6 +85,14 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
+class Rehearsed(Counts):
+    """What a dry run has counted."""
+
+    unfinished: str | None = None
+    """Why the source ended before its end."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reject:
     """A row of pgonce_seed_rejects."""
 
@@ -97,6 +107,9 @@ class Reject:
     line: bytes | None
     sqlstate: str | None
     error: str
+    reason: str | None
+    """The error without values of the row."""
+    column_name: str | None
     rejected_at: datetime
 
 
@@ -137,6 +150,7 @@ def advance_seed(
     fingerprint: Mapping[str, Any] | None = None,
     target: Mapping[str, Any] | None = None,
     partition: str | None = None,
+    progress: float | None = None,
 ) -> Call[Checkpoint | None]:
     """update_checkpoint for the runner that holds ``run_id``; None: batch ``batch`` was committed already."""
     args = {
@@ -150,6 +164,7 @@ def advance_seed(
         "p_rows_rejected": counts.rejected,
         "p_fingerprint": None if fingerprint is None else Jsonb(fingerprint),
         "p_target": None if target is None else Jsonb(target),
+        "p_progress": progress,
     }
     if partition is None:
         return Call("pgonce_advance_seed", args, _checkpoint_or_none)
@@ -172,3 +187,8 @@ def complete_seed(seed_name: str) -> Call[Checkpoint]:
 def fail_seed(seed_name: str, error_message: str) -> Call[Checkpoint]:
     """Mark the import as failed; a complete one stays complete."""
     return Call("fail_seed", {"p_seed_name": seed_name, "p_error_message": clean(error_message)}, _checkpoint)
+
+
+def leave_seed(seed_name: str, reason: str) -> Call[Checkpoint]:
+    """Mark the import as failed because its source ended before its end, a complete import too."""
+    return Call("pgonce_leave_seed", {"p_seed_name": seed_name, "p_reason": clean(reason)}, _checkpoint)

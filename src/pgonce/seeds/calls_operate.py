@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -125,6 +126,82 @@ def fail_partition(seed_name: str, partition: str, error_message: str) -> Call[C
     """The part has failed, and the seed with it."""
     args = {"p_seed_name": seed_name, "p_partition": partition, "p_error_message": clean(error_message)}
     return Call("pgonce_fail_partition", args, _checkpoint)
+
+
+def leave_partition(seed_name: str, partition: str, reason: str) -> Call[Checkpoint | None]:
+    """leave_seed for a part, and for its seed."""
+    args = {"p_seed_name": seed_name, "p_partition": partition, "p_reason": clean(reason)}
+    return Call("pgonce_leave_partition", args, _checkpoint)
+
+
+def note_seed_end(run_id: UUID, outcome: str, to_row: int) -> Call[bool]:
+    """Keep with the run how it ends and the row it has reached."""
+    args = {"p_run_id": run_id, "p_outcome": outcome, "p_to_row": to_row}
+    return Call("pgonce_note_seed_end", args, value)
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """One run of a seed, or of one of its partitions."""
+
+    run_id: UUID
+    partition: str | None
+    started_at: datetime
+    from_row: int | None
+    ended_at: datetime | None
+    to_row: int | None
+    outcome: str
+    """running, complete, stopped, paused, unfinished or failed."""
+    reason: str | None
+    """Why it failed or is unfinished; the last line of a traceback says it."""
+    rows_written: int
+    rows_left_out: int
+    """Skipped and rejected."""
+    process: str | None
+    """host:pid."""
+
+
+def get_resumes(seed_name: str, limit: int = 60) -> Call[list[Resume]]:
+    """The seed's runs, the newest first."""
+    args = {"p_seed_name": seed_name, "p_limit": limit}
+    return Call("pgonce_get_seed_resumes", args, lambda rows: [Resume(*row) for row in rows])
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTime:
+    """One of the last 60 batches of a seed, or of one of its partitions."""
+
+    partition: str
+    """Empty for the seed itself."""
+    batch: int
+    rows: int
+    committed_at: datetime
+    took: timedelta | None
+    """Since the batch before."""
+
+
+def get_batches(seed_name: str, partition: str | None = None) -> Call[list[BatchTime]]:
+    """The last batches, oldest first."""
+    args = {"p_seed_name": seed_name, "p_partition": partition}
+    return Call("pgonce_get_seed_batches", args, lambda rows: [BatchTime(*row) for row in rows])
+
+
+@dataclass(frozen=True, slots=True)
+class RejectGroup:
+    """Rejects of a seed with one reason, in one column."""
+
+    reason: str
+    column_name: str | None
+    sqlstate: str | None
+    rows: int
+    first_row: int
+    first_partition: str
+
+
+def group_rejects(seed_name: str) -> Call[list[RejectGroup]]:
+    """The rejects by reason and column, the most frequent first."""
+    args = {"p_seed_name": seed_name}
+    return Call("pgonce_group_seed_rejects", args, lambda rows: [RejectGroup(*row) for row in rows])
 
 
 def release_runner(run_id: UUID) -> Call[bool]:

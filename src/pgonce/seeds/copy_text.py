@@ -45,6 +45,7 @@ class Unwritable(Exception):
     def __init__(self, values: Sequence[Any], error: Exception) -> None:
         super().__init__(_reason(error))
         self.values = values
+        self.column: str | None = getattr(error, "column", None)
 
 
 class RowFormatter:

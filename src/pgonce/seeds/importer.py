@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,7 +17,7 @@ from psycopg.adapt import AdaptersMap
 from pgonce.core.call import Call
 from pgonce.core.concurrency import Result, sleep
 from pgonce.core.execute import Pool, call, connection, execute
-from pgonce.errors import InvalidArgument, LeaseLost, PgonceError, SourceChanged, is_transient
+from pgonce.errors import InvalidArgument, LeaseLost, PgonceError, SourceChanged, SourceUnfinished, is_transient
 from pgonce.jobs.run import Run
 from pgonce.seeds import calls, calls_operate, rejects
 from pgonce.seeds.batch import SMALLEST, Batch, BatchBuilder, BatchSizer, join_blocks
@@ -30,7 +30,7 @@ from pgonce.seeds.table_loader import TableLoader
 
 T = TypeVar("T")
 Source: TypeAlias = Callable[[Cursor | None], Stream[tuple[SeedRow, Cursor]]]
-Outcome: TypeAlias = Literal["complete", "stopped", "paused", "overlap"]
+Outcome: TypeAlias = Literal["complete", "unfinished", "stopped", "paused", "overlap"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +147,8 @@ class Import:
         """Rows of this resume."""
         self.restarted_at: datetime | None = None
         self.sequences = dict[str, int]()
+        self.unfinished: str | None = None
+        """Why the source ended before its end."""
         self._started = time.monotonic()
 
     def run(self) -> tuple[Outcome, Checkpoint | None]:
@@ -154,7 +156,22 @@ class Import:
         cursor = retry_transient(self._pool, self._begin)
         fingerprint = self._check_source()
         if self._checkpoint and self._checkpoint.paused_at:
-            return "paused", self._checkpoint
+            return self._stopped("paused", self._checkpoint)
+        try:
+            if stopped := self._batches(cursor, fingerprint):
+                return stopped
+        except SourceUnfinished as error:
+            return self._unfinished(str(error))
+        done = retry_transient(self._pool, self._complete)
+        with suppress(psycopg.errors.InsufficientPrivilege):
+            with connection(self._pool) as conn, conn.transaction():
+                self.sequences = self._loader.sequences_behind(conn)
+        return "complete", done
+
+    def _batches(
+        self, cursor: Cursor | None, fingerprint: Fingerprint | None
+    ) -> tuple[Outcome, Checkpoint | None] | None:
+        """Commit what the source has after ``cursor``, batch by batch; None at its end."""
         last = time.monotonic()
         # A source with few rows per batch is watched batch by batch: threads would gain nothing, and a source that
         # looks at the database would see its rows later than it may expect.
@@ -171,17 +188,37 @@ class Import:
                 self._sizer.record(batch.rows, now - last)
                 last = now
                 if at.paused_at:
-                    return "paused", at
+                    return self._stopped("paused", at)
                 if self._options.stop():
-                    return "stopped", at
+                    return self._stopped("stopped", at)
                 if pause := self._sizer.pause(self.rows, now - self._started):
                     sleep(pause)
                     last = time.monotonic()
-        done = retry_transient(self._pool, self._complete)
-        with suppress(psycopg.errors.InsufficientPrivilege):
-            with connection(self._pool) as conn, conn.transaction():
-                self.sequences = self._loader.sequences_behind(conn)
-        return "complete", done
+        return None
+
+    def _stopped(self, outcome: Outcome, at: Checkpoint) -> tuple[Outcome, Checkpoint]:
+        """Keep with the run why it ended."""
+        with suppress(PgonceError, psycopg.Error):
+            call(self._pool, calls_operate.note_seed_end(self._run.id, outcome, at.rows_seen), self._schema)
+        return outcome, at
+
+    def _unfinished(self, reason: str) -> tuple[Outcome, Checkpoint | None]:
+        """The import has failed, and so has its run; the next one resumes after the last whole row."""
+        self.unfinished = reason
+        name, partition = self._seed.name, self._options.partition
+        leave: Call[Any] = calls.leave_seed(name, reason)
+        if partition is not None:
+            leave = calls_operate.leave_partition(name, partition, reason)
+
+        def left() -> Checkpoint | None:
+            with self._run.transaction() as tx:
+                execute(tx, calls_operate.note_seed_end(self._run.id, "unfinished", self._seen), self._schema)
+                found: Checkpoint | None = execute(tx, leave, self._schema)
+                return found
+
+        at = retry_transient(self._pool, left)
+        self._run.fail(reason)
+        return "unfinished", at
 
     def _begin(self) -> Cursor | None:
         self._checkpoint = at = self._current()
@@ -195,14 +232,27 @@ class Import:
             elif not self._options.accept_change:
                 with connection(self._pool) as conn:
                     self._loader.check_target(conn, at)
-        total = self._seed.total or getattr(self._source, "total", None)
-        if total is not None and self._options.partition is None:
+        total = self._total()
+        if total is not None:
             call(self._pool, calls_operate.set_seed_total(self._seed.name, total), self._schema)
         self._rejected = call(self._pool, calls_operate.count_rejects(self._seed.name), self._schema)
         if self._checkpoint is None:
             return None
         self._seen = self._checkpoint.rows_seen
         return self._checkpoint.cursor
+
+    def _total(self) -> int | None:
+        """How many rows the whole seed has, where it or its source says so."""
+        if self._seed.total is not None or self._options.partition is not None:
+            return self._seed.total
+        source: object = self._source
+        total: int | None = getattr(source, "total", None)
+        return len(source) if total is None and isinstance(source, Sized) else total
+
+    def _share(self, cursor: Cursor) -> float | None:
+        """The share of the source before ``cursor``, where it says so."""
+        progress: Callable[[Cursor], float | None] | None = getattr(self._source, "progress", None)
+        return progress(cursor) if progress else None
 
     def _current(self) -> Checkpoint | None:
         name, partition = self._seed.name, self._options.partition
@@ -224,10 +274,18 @@ class Import:
             changed = as_json(take(before.cursor)) != before.fingerprint
         if changed:
             raise SourceChanged(
-                f"the source of {self._seed.name} has changed since row {before.rows_seen:,}: begin at the start"
-                " (--restart; rows that are there are skipped) or resume at the checkpoint (--accept-change)"
+                f"the source of {self._seed.name} has changed since row {before.rows_seen:,}: begin at the start "
+                f"({self._restart_advice}), or resume at the checkpoint (--accept-change)"
             )
         return take
+
+    @property
+    def _restart_advice(self) -> str:
+        if not self._seed.key:
+            return f"empty {self._seed.into} first, then --restart"
+        if self._seed.on_conflict == "skip":
+            return "--restart --on-conflict update; without the second rows that are there stay as they are"
+        return "--restart"
 
     def _commit(self, batch: Batch) -> Checkpoint:
         self._checkpoint = at = retry_transient(self._pool, lambda: self._written(batch))
@@ -255,7 +313,7 @@ class Import:
         """
         before = self._checkpoint
         number = before.batch if before else 0
-        name, partition = self._seed.name, self._options.partition
+        name, partition, share = self._seed.name, self._options.partition, self._share(batch.cursor)
         try:
             with self._run.unfenced() as tx:  # advance_seed is the fence
                 room = max(0, self._seed.max_rejects - self._rejected)
@@ -270,7 +328,7 @@ class Import:
                     )
                 target = self._loader.target(batch, {each["row_number"] - self._seen - 1 for each in refused})
                 step = calls.advance_seed(
-                    name, self._run.id, number, batch.cursor, counts, batch.fingerprint, target, partition
+                    name, self._run.id, number, batch.cursor, counts, batch.fingerprint, target, partition, share
                 )
                 advanced = execute(tx, step, self._schema)
                 if advanced is None:
@@ -299,6 +357,7 @@ class Import:
     def _complete(self) -> Checkpoint | None:
         name, partition = self._seed.name, self._options.partition
         with self._run.transaction() as tx:
+            execute(tx, calls_operate.note_seed_end(self._run.id, "complete", self._seen), self._schema)
             if partition is None:
                 done: Checkpoint | None = execute(tx, calls.complete_seed(name), self._schema)
             else:
@@ -317,4 +376,5 @@ class Import:
             end = calls_operate.fail_partition(self._seed.name, self._options.partition, reason)
         with suppress(PgonceError, psycopg.Error):
             with self._run.transaction() as tx:
+                execute(tx, calls_operate.note_seed_end(self._run.id, "failed", self._seen), self._schema)
                 execute(tx, end, self._schema)

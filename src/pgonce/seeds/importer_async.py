@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +16,7 @@ from psycopg.adapt import AdaptersMap
 from pgonce.core.call import Call
 from pgonce.core.concurrency_async import Result, sleep
 from pgonce.core.execute_async import Pool, call, connection, execute
-from pgonce.errors import InvalidArgument, LeaseLost, PgonceError, SourceChanged, is_transient
+from pgonce.errors import InvalidArgument, LeaseLost, PgonceError, SourceChanged, SourceUnfinished, is_transient
 from pgonce.jobs.run_async import AsyncRun
 from pgonce.seeds import calls, calls_operate
 from pgonce.seeds import rejects_async as rejects
@@ -30,7 +30,7 @@ from pgonce.seeds.table_loader_async import TableLoader
 
 T = TypeVar("T")
 Source: TypeAlias = Callable[[Cursor | None], Stream[tuple[SeedRow, Cursor]]]
-Outcome: TypeAlias = Literal["complete", "stopped", "paused", "overlap"]
+Outcome: TypeAlias = Literal["complete", "unfinished", "stopped", "paused", "overlap"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +147,8 @@ class Import:
         """Rows of this resume."""
         self.restarted_at: datetime | None = None
         self.sequences = dict[str, int]()
+        self.unfinished: str | None = None
+        """Why the source ended before its end."""
         self._started = time.monotonic()
 
     async def run(self) -> tuple[Outcome, Checkpoint | None]:
@@ -154,7 +156,22 @@ class Import:
         cursor = await retry_transient(self._pool, self._begin)
         fingerprint = self._check_source()
         if self._checkpoint and self._checkpoint.paused_at:
-            return "paused", self._checkpoint
+            return await self._stopped("paused", self._checkpoint)
+        try:
+            if stopped := await self._batches(cursor, fingerprint):
+                return stopped
+        except SourceUnfinished as error:
+            return await self._unfinished(str(error))
+        done = await retry_transient(self._pool, self._complete)
+        with suppress(psycopg.errors.InsufficientPrivilege):
+            async with connection(self._pool) as conn, conn.transaction():
+                self.sequences = await self._loader.sequences_behind(conn)
+        return "complete", done
+
+    async def _batches(
+        self, cursor: Cursor | None, fingerprint: Fingerprint | None
+    ) -> tuple[Outcome, Checkpoint | None] | None:
+        """Commit what the source has after ``cursor``, batch by batch; None at its end."""
         last = time.monotonic()
         # A source with few rows per batch is watched batch by batch: threads would gain nothing, and a source that
         # looks at the database would see its rows later than it may expect.
@@ -171,17 +188,37 @@ class Import:
                 self._sizer.record(batch.rows, now - last)
                 last = now
                 if at.paused_at:
-                    return "paused", at
+                    return await self._stopped("paused", at)
                 if self._options.stop():
-                    return "stopped", at
+                    return await self._stopped("stopped", at)
                 if pause := self._sizer.pause(self.rows, now - self._started):
                     await sleep(pause)
                     last = time.monotonic()
-        done = await retry_transient(self._pool, self._complete)
-        with suppress(psycopg.errors.InsufficientPrivilege):
-            async with connection(self._pool) as conn, conn.transaction():
-                self.sequences = await self._loader.sequences_behind(conn)
-        return "complete", done
+        return None
+
+    async def _stopped(self, outcome: Outcome, at: Checkpoint) -> tuple[Outcome, Checkpoint]:
+        """Keep with the run why it ended."""
+        with suppress(PgonceError, psycopg.Error):
+            await call(self._pool, calls_operate.note_seed_end(self._run.id, outcome, at.rows_seen), self._schema)
+        return outcome, at
+
+    async def _unfinished(self, reason: str) -> tuple[Outcome, Checkpoint | None]:
+        """The import has failed, and so has its run; the next one resumes after the last whole row."""
+        self.unfinished = reason
+        name, partition = self._seed.name, self._options.partition
+        leave: Call[Any] = calls.leave_seed(name, reason)
+        if partition is not None:
+            leave = calls_operate.leave_partition(name, partition, reason)
+
+        async def left() -> Checkpoint | None:
+            async with self._run.transaction() as tx:
+                await execute(tx, calls_operate.note_seed_end(self._run.id, "unfinished", self._seen), self._schema)
+                found: Checkpoint | None = await execute(tx, leave, self._schema)
+                return found
+
+        at = await retry_transient(self._pool, left)
+        await self._run.fail(reason)
+        return "unfinished", at
 
     async def _begin(self) -> Cursor | None:
         self._checkpoint = at = await self._current()
@@ -195,14 +232,27 @@ class Import:
             elif not self._options.accept_change:
                 async with connection(self._pool) as conn:
                     await self._loader.check_target(conn, at)
-        total = self._seed.total or getattr(self._source, "total", None)
-        if total is not None and self._options.partition is None:
+        total = self._total()
+        if total is not None:
             await call(self._pool, calls_operate.set_seed_total(self._seed.name, total), self._schema)
         self._rejected = await call(self._pool, calls_operate.count_rejects(self._seed.name), self._schema)
         if self._checkpoint is None:
             return None
         self._seen = self._checkpoint.rows_seen
         return self._checkpoint.cursor
+
+    def _total(self) -> int | None:
+        """How many rows the whole seed has, where it or its source says so."""
+        if self._seed.total is not None or self._options.partition is not None:
+            return self._seed.total
+        source: object = self._source
+        total: int | None = getattr(source, "total", None)
+        return len(source) if total is None and isinstance(source, Sized) else total
+
+    def _share(self, cursor: Cursor) -> float | None:
+        """The share of the source before ``cursor``, where it says so."""
+        progress: Callable[[Cursor], float | None] | None = getattr(self._source, "progress", None)
+        return progress(cursor) if progress else None
 
     async def _current(self) -> Checkpoint | None:
         name, partition = self._seed.name, self._options.partition
@@ -224,10 +274,18 @@ class Import:
             changed = as_json(take(before.cursor)) != before.fingerprint
         if changed:
             raise SourceChanged(
-                f"the source of {self._seed.name} has changed since row {before.rows_seen:,}: begin at the start"
-                " (--restart; rows that are there are skipped) or resume at the checkpoint (--accept-change)"
+                f"the source of {self._seed.name} has changed since row {before.rows_seen:,}: begin at the start "
+                f"({self._restart_advice}), or resume at the checkpoint (--accept-change)"
             )
         return take
+
+    @property
+    def _restart_advice(self) -> str:
+        if not self._seed.key:
+            return f"empty {self._seed.into} first, then --restart"
+        if self._seed.on_conflict == "skip":
+            return "--restart --on-conflict update; without the second rows that are there stay as they are"
+        return "--restart"
 
     async def _commit(self, batch: Batch) -> Checkpoint:
         self._checkpoint = at = await retry_transient(self._pool, lambda: self._written(batch))
@@ -255,7 +313,7 @@ class Import:
         """
         before = self._checkpoint
         number = before.batch if before else 0
-        name, partition = self._seed.name, self._options.partition
+        name, partition, share = self._seed.name, self._options.partition, self._share(batch.cursor)
         try:
             async with self._run.unfenced() as tx:  # advance_seed is the fence
                 room = max(0, self._seed.max_rejects - self._rejected)
@@ -270,7 +328,7 @@ class Import:
                     )
                 target = self._loader.target(batch, {each["row_number"] - self._seen - 1 for each in refused})
                 step = calls.advance_seed(
-                    name, self._run.id, number, batch.cursor, counts, batch.fingerprint, target, partition
+                    name, self._run.id, number, batch.cursor, counts, batch.fingerprint, target, partition, share
                 )
                 advanced = await execute(tx, step, self._schema)
                 if advanced is None:
@@ -299,6 +357,7 @@ class Import:
     async def _complete(self) -> Checkpoint | None:
         name, partition = self._seed.name, self._options.partition
         async with self._run.transaction() as tx:
+            await execute(tx, calls_operate.note_seed_end(self._run.id, "complete", self._seen), self._schema)
             if partition is None:
                 done: Checkpoint | None = await execute(tx, calls.complete_seed(name), self._schema)
             else:
@@ -317,4 +376,5 @@ class Import:
             end = calls_operate.fail_partition(self._seed.name, self._options.partition, reason)
         with suppress(PgonceError, psycopg.Error):
             async with self._run.transaction() as tx:
+                await execute(tx, calls_operate.note_seed_end(self._run.id, "failed", self._seen), self._schema)
                 await execute(tx, end, self._schema)

@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import psycopg
@@ -22,6 +24,8 @@ from pgonce.seeds.table_loader import TableLoader
 
 _ROW_FAULT = ("22", "23", "44", "54", "P0")
 """Classes of SQLSTATE that one row causes: data, constraints, check option, size limits, RAISE in a trigger."""
+_COLUMN = re.compile(r"^COPY .*, column ([^:]+)", re.MULTILINE)
+_VALUE = re.compile(r'(?<!encoding )".*"', re.DOTALL)
 _LINE = re.compile(r"^COPY .*, line (\d+)", re.MULTILINE)
 _SPLITS = 8
 """How often a batch is split at the line that COPY names, which sends the rest again; then it is halved."""
@@ -43,12 +47,14 @@ def write(
     """
     found = _Rejects(batch, loader.seed.into, seen, room)
     for bad in batch.refused:
-        found.add(bad.index, None, bad.shown.encode(errors="backslashreplace"), bad.reason, None, bad.reason)
+        found.add(
+            bad.index, None, bad.shown.encode(errors="backslashreplace"), bad.reason, _Why(bad.reason, bad.column)
+        )
     rows = batch.rows - len(batch.refused)
     if not rows:
-        return found.counts, found.rows
+        return found.counts, found.in_order
     try:
-        return found.counts + loader.write(conn, batch, batch.parts, rows), found.rows
+        return found.counts + loader.write(conn, batch, batch.parts, rows), found.in_order
     except psycopg.Error as error:
         if not is_row_fault(error):
             raise
@@ -78,7 +84,7 @@ def write(
             else:
                 at = start + named
                 pieces += [(at + 1, stop), (at, at + 1), (start, at)]
-    return found.counts + counts, found.rows
+    return found.counts + counts, found.in_order
 
 
 def retry(run: Run, loader: TableLoader, reject: Reject, schema: str) -> bool:
@@ -113,22 +119,25 @@ class _Rejects:
     def counts(self) -> Counts:
         return Counts(rejected=len(self.rows))
 
+    @property
+    def in_order(self) -> list[dict[str, Any]]:
+        """By their numbers: the records without values were found first."""
+        return sorted(self.rows, key=itemgetter("row_number"))
+
     def add_line(self, index: int, line: bytes, error: psycopg.Error) -> None:
         values = self._batch.format.values(line)
         row = dict(zip(self._batch.columns, values, strict=False)) if len(values) == len(self._batch.columns) else None
         if row is not None and any("\0" in value or "\ufffd" in value for value in values if value):
             row = None  # not what jsonb can hold, or not UTF-8: the line is kept as it is
         full = " ".join(filter(None, (error.diag.message_primary or str(error), error.diag.message_detail)))
-        self.add(index, row, None if row is not None else line, full, error.sqlstate, _reason(error))
+        self.add(index, row, None if row is not None else line, full, _why(error))
 
-    def add(
-        self, index: int, row: dict[str, Any] | None, line: bytes | None, full: str, sqlstate: str | None, reason: str
-    ) -> None:
+    def add(self, index: int, row: dict[str, Any] | None, line: bytes | None, full: str, why: _Why) -> None:
         number, cursor = self._seen + index + 1, self._batch.cursor_of(index)
         if len(self.rows) >= self._room:
             at = f"row {number:,}, cursor {json.dumps(cursor, default=str)[:200]}"
             raise RowRejected(
-                f"a row does not fit into {self._table}: {at}: {reason}"
+                f"a row does not fit into {self._table}: {at}: {why}"
                 + (f" ({self._room} more rejects were allowed)" if self._room else "")
             ) from None
         self.rows.append({
@@ -136,8 +145,10 @@ class _Rejects:
             "cursor": cursor,
             "row": row,
             "line": None if line is None else line.hex(),
-            "sqlstate": sqlstate,
+            "sqlstate": why.sqlstate,
             "error": full.replace("\0", "\ufffd")[:2000],
+            "reason": why.reason.replace("\0", "\ufffd")[:500],
+            "column_name": why.column,
         })  # fmt: skip
 
 
@@ -159,8 +170,35 @@ def _named(lines: Sequence[bytes], error: psycopg.Error) -> int | None:
     return None
 
 
-def _reason(error: psycopg.Error) -> str:
-    """What was wrong, without the value: messages such as 'invalid input syntax for type integer: "…"' quote it."""
-    message = re.sub(r': ".*"', "", error.diag.message_primary or type(error).__name__, flags=re.DOTALL)
-    column = re.search(r", column ([^:]+)", error.diag.context or "")
-    return f"{message} (column {column[1]})" if column else message
+@dataclass(frozen=True, slots=True)
+class _Why:
+    """What was wrong with a row, without its values."""
+
+    reason: str
+    column: str | None = None
+    sqlstate: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.reason} (column {self.column})" if self.column and self.sqlstate else self.reason
+
+
+def _why(error: psycopg.Error) -> _Why:
+    context = _COLUMN.search(error.diag.context or "")
+    column = error.diag.column_name or (context[1] if context else None)
+    return _Why(reason_of(error), column, error.sqlstate)
+
+
+def reason_of(error: psycopg.Error) -> str:
+    """The server's message without the values that it quotes: 'value "2147483648" is out of range for type integer'.
+
+    Messages in another language are known by their SQLSTATE alone, because each quotes values in its own way.
+    """
+    diag, state = error.diag, error.sqlstate or ""
+    if diag.severity != diag.severity_nonlocalized:
+        return " ".join(filter(None, (type(error).__name__, diag.constraint_name)))
+    message = (diag.message_primary or type(error).__name__).splitlines()[0]
+    if state.startswith("P0"):
+        return f"a trigger or function refuses it ({state}); --max-rejects keeps its message"
+    if state.startswith("22") and state != "22P04":  # 22P04 quotes names of columns, and class 23 names of constraints
+        message = _VALUE.sub("…", re.sub(r': ".*', "", diag.message_primary or "", flags=re.DOTALL))
+    return message

@@ -20,7 +20,8 @@ from pgonce.errors import DatabaseUnavailable, LeaseLost, NotFound
 from pgonce.jobs.guard_async import AsyncJobs
 from pgonce.seeds import calls, calls_operate
 from pgonce.seeds import verify_async as verify
-from pgonce.seeds.calls import Checkpoint, Counts, Cursor, Reject
+from pgonce.seeds.calls import Checkpoint, Cursor, Rehearsed, Reject
+from pgonce.seeds.calls_operate import BatchTime, RejectGroup, Resume
 from pgonce.seeds.importer_async import Import, Outcome, Progress, RunOptions, Source, WentBack
 from pgonce.seeds.rejects_async import retry
 from pgonce.seeds.seed import Seed, SeedOptions
@@ -52,6 +53,8 @@ class SeedResult:
     """Whether ``set_sequences`` has set them to it."""
     resumed: int = 0
     """How often the database went back to an older state (a failover), and the run resumed from there."""
+    unfinished: str | None = None
+    """Why the source ended before its end, and what to do: of the outcome ``unfinished``."""
 
 
 class AsyncSeeds:
@@ -110,8 +113,9 @@ class AsyncSeeds:
             options: the fields of `Seed`, where ``seed`` is a name.
 
         Returns:
-            ``complete``; ``stopped``; ``paused`` when ``pause`` was called; or ``overlap`` when another runner is at
-            work on this seed.
+            ``complete``; ``unfinished`` when the source ended before its end, with half a line for example: what is
+            whole is in, and the next run resumes there; ``stopped``; ``paused`` when ``pause`` was called; or
+            ``overlap`` when another runner is at work on this seed.
 
         Raises:
             SchemaError: no such table, or the key is not unique.
@@ -139,8 +143,9 @@ class AsyncSeeds:
                     importing = Import(run, loader, self._pool, self._schema, run_options, conn.adapters)
                     outcome, checkpoint = await self._import(importing, run.id)
                     return SeedResult(
-                        outcome, checkpoint, rows + importing.rows, importing.sequences, found.set_sequences, resumed
-                    )
+                        outcome, checkpoint, rows + importing.rows, importing.sequences, found.set_sequences, resumed,
+                        importing.unfinished,
+                    )  # fmt: skip
             except WentBack:
                 now = await self.checkpoint(name, partition)
                 if importing:
@@ -178,7 +183,7 @@ class AsyncSeeds:
             options: as for ``run``.
 
         Returns:
-            ``complete``, ``stopped`` or ``paused``.
+            ``complete``, ``unfinished``, ``stopped`` or ``paused``.
 
         Raises:
             NotFound: the seed has no such partition.
@@ -237,6 +242,18 @@ class AsyncSeeds:
         """Rows that the table refused, after id ``after``, oldest first."""
         return await call(self._pool, calls_operate.get_rejects(name, after, limit), self._schema)
 
+    async def reject_groups(self, name: str) -> list[RejectGroup]:
+        """The rejected rows by reason and column, the most frequent first."""
+        return await call(self._pool, calls_operate.group_rejects(name), self._schema)
+
+    async def resumes(self, name: str, limit: int = 60) -> list[Resume]:
+        """The runs of the seed and its partitions, newest first: when and where each began and ended, and why."""
+        return await call(self._pool, calls_operate.get_resumes(name, limit), self._schema)
+
+    async def batch_times(self, name: str, partition: str | None = None) -> list[BatchTime]:
+        """When each of the last 60 batches was committed, oldest first."""
+        return await call(self._pool, calls_operate.get_batches(name, partition), self._schema)
+
     async def begin_partitions(self, name: str, partitions: Sequence[str]) -> list[Checkpoint]:
         """Make checkpoints for the parts that are new; where all of them stand."""
         return await call(self._pool, calls_operate.begin_partitions(name, partitions), self._schema)
@@ -261,7 +278,7 @@ class AsyncSeeds:
         *,
         restart: bool = False,
         **options: Unpack[SeedOptions],
-    ) -> Counts:
+    ) -> Rehearsed:
         """A dry run: what ``run`` would count, by doing it in one transaction that is rolled back.
 
         ``source``: of a seed with partitions a mapping, with the source of each; those that are complete are left out.

@@ -5,7 +5,7 @@ the checkpoint, None at the start; the cursor of a row says where to resume afte
 source. Everything else in this file is optional; the engine looks for each attribute when an import begins:
 
 ======================  =============================================================================================
-``columns``, ``total``  names for rows that are sequences (the seed's own win); the number of all rows, or None
+``columns``, ``total``  names for rows that are sequences (the seed's own win); the number of all rows, or ``len()``
 ``fingerprint, same``   whether the source is still what an earlier run has read: `Fingerprinted`
 ``copy_blocks, …``      rows as bytes for COPY: `BlockSource`
 ``needs_rows``          called with the table's columns by name; True: their types decide how values are written, so
@@ -14,8 +14,11 @@ source. Everything else in this file is optional; the engine looks for each attr
 ``reread``              called without arguments: all rows from the start by the library of the format alone, for
                         ``--verify``
 ``progress``            called with a cursor: the share of the source that lies before it, 0 to 1, or None
-``unfinished``          after a run: a sentence about a last line that was left out, or None
 ======================  =============================================================================================
+
+A source that ends before its end (half a last line, a pipe whose writer died) raises `pgonce.errors.SourceUnfinished`
+after its last whole row: the rows before it are committed, and the run ends as ``unfinished`` with that sentence. Also
+where another generator takes the rows of such a source.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TypeAlias, TypeVar
 
 from pgonce.core.concurrency_async import asked_to_stop
-from pgonce.errors import InvalidArgument
+from pgonce.errors import InvalidArgument, SourceUnfinished
 from pgonce.seeds.batch import Builder, build_batches, is_unpacking
 from pgonce.seeds.prefetch import Prefetcher
 from pgonce.seeds.source import NO_CURSOR, Cursor, SeedRow
@@ -24,16 +24,21 @@ def batches_of(stream: Stream[tuple[SeedRow, Cursor]], builder: Builder[T]) -> S
 
 
 async def _batches_of(rows: AsyncIterable[tuple[SeedRow, Cursor]], builder: Builder[T]) -> AsyncIterator[T]:
+    unfinished: SourceUnfinished | None = None
     try:
         async for row, cursor in rows:
             if done := builder.add(row, cursor):
                 yield done
+    except SourceUnfinished as error:
+        unfinished = error
     except (TypeError, ValueError) as error:
         if is_unpacking(error):
             raise InvalidArgument(f"{NO_CURSOR} ({error})") from error
         raise
     if done := builder.finish():
         yield done
+    if unfinished:
+        raise unfinished
 
 
 @asynccontextmanager

@@ -33,6 +33,7 @@ class NoForm(ValueError):
     """The value cannot be stored in the column without becoming another one. The message holds no value."""
 
     def __init__(self, value: object, column: Column, why: str = "") -> None:
+        self.column = column.name
         what = f"{type(value).__name__} has no form in column {column.name} ({column.type})"
         super().__init__(f"{what}: {why}" if why else what)
 

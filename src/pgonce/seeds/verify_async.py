@@ -12,9 +12,10 @@ from psycopg import AsyncConnection, postgres, sql
 from psycopg.rows import dict_row
 
 from pgonce.core.execute_async import Pool, connection
+from pgonce.errors import SourceUnfinished
 from pgonce.seeds import rejects_async as rejects
 from pgonce.seeds.batch import BatchSizer
-from pgonce.seeds.calls import Counts, Cursor
+from pgonce.seeds.calls import Counts, Cursor, Rehearsed
 from pgonce.seeds.columns import Column, Kind, TableFacts
 from pgonce.seeds.expected import RowReader
 from pgonce.seeds.importer_async import Source, batches
@@ -57,7 +58,7 @@ select keys, found, found as equal, (select count(*) from {table}) - found as ex
 """
 
 
-async def rehearse(pool: Pool, sources: Iterable[tuple[Source, Cursor | None]], seed: Seed) -> Counts:
+async def rehearse(pool: Pool, sources: Iterable[tuple[Source, Cursor | None]], seed: Seed) -> Rehearsed:
     """Import everything after the cursors in one transaction, constraints and all, and roll it back.
 
     All partitions in the one: a key that two of them have is there already for the second, as it would be.
@@ -68,19 +69,23 @@ async def rehearse(pool: Pool, sources: Iterable[tuple[Source, Cursor | None]], 
     async with connection(pool) as conn:
         loader = TableLoader(seed, await check_table(conn, seed))
         sizer, total, last = BatchSizer(), Counts(), time.monotonic()
+        unfinished: str | None = None
         async with conn.transaction(force_rollback=True):
             await loader.begin(conn)
             for source, cursor in sources:
                 before = total.seen
-                async with prefetched(batches(loader, source, cursor, sizer, conn.adapters)) as (taken, want):
-                    async for batch in taken:
-                        batch.on_first_bytes_sent = want
-                        room = seed.max_rejects - total.rejected
-                        counts, _ = await rejects.write(conn, loader, batch, seen=total.seen - before, room=room)
-                        total += counts
-                        sizer.record(batch.rows, time.monotonic() - last)
-                        last = time.monotonic()
-        return total
+                try:
+                    async with prefetched(batches(loader, source, cursor, sizer, conn.adapters)) as (taken, want):
+                        async for batch in taken:
+                            batch.on_first_bytes_sent = want
+                            room = seed.max_rejects - total.rejected
+                            counts, _ = await rejects.write(conn, loader, batch, seen=total.seen - before, room=room)
+                            total += counts
+                            sizer.record(batch.rows, time.monotonic() - last)
+                            last = time.monotonic()
+                except SourceUnfinished as error:
+                    unfinished = str(error)
+        return Rehearsed(total.inserted, total.skipped, total.updated, total.rejected, unfinished)
 
 
 async def compare(pool: Pool, sources: Sources, seed: Seed, rejected: Mapping[str | None, set[int]]) -> dict[str, Any]:
@@ -107,6 +112,8 @@ async def compare(pool: Pool, sources: Sources, seed: Seed, rejected: Mapping[st
             except (psycopg.errors.DataError, psycopg.errors.IntegrityError, ValueError) as error:
                 # the source has a row now that is no reject and that the column cannot hold
                 result["error"] = f"{type(error).__name__} at or after row {reader.rows if reader else 0:,}"
+            except SourceUnfinished as error:
+                result["error"] = str(error)
             if reader:
                 result |= {"rows": reader.rows, "rejected": reader.rejected}
     different, missing = result["found"] - result["equal"], result["keys"] - result["found"]

@@ -111,12 +111,13 @@ def test_a_pipe_is_imported_and_the_same_bytes_again_bring_nothing_new(
     path = tmp_path / "f.csv"
     os.mkfifo(path)
     data = content(".csv", rows=2000).removesuffix(b"\n")
-    for batches in (1, None):
+    for batches, outcome in ((None, "unfinished"), (None, "complete")):
         writer = threading.Thread(target=path.write_bytes, args=(data,))
         writer.start()
-        assert load(seeds, read(path), batches=batches) == ("stopped" if batches else "complete")
+        assert load(seeds, read(path), batches=batches) == outcome
         writer.join()
-    assert conn.execute("select count(*) from people").fetchone() == (2000,), "a pipe that has ended is whole"
+    # the writer may have died in the last line: it is taken when a second run ends with it, too
+    assert conn.execute("select count(*) from people").fetchone() == (2000,)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".jsonl"])
@@ -195,9 +196,9 @@ def test_a_file_that_grows_after_the_next_one_was_begun_is_not_passed_over(
 def test_a_half_line_of_an_earlier_file_holds_back_the_files_after_it(seeds: Seeds, conn: Conn, tmp_path: Path) -> None:
     (tmp_path / "0.csv").write_bytes(b"id,name\n1,Ann\n2,B")
     (tmp_path / "1.csv").write_bytes(b"id,name\n3,Cid\n")
-    source = several(tmp_path, ["0.csv", "1.csv"])
-    load(seeds, source)
-    assert "0.csv, line 3" in source.unfinished
+    found = seeds.run("f", several(tmp_path, ["0.csv", "1.csv"]), into="people", key=("id",))
+    assert found.outcome == "unfinished"
+    assert "0.csv, line 3" in (found.unfinished or "")
     (tmp_path / "0.csv").write_bytes(b"id,name\n1,Ann\n2,Bob\n")
     load(seeds, several(tmp_path, ["0.csv", "1.csv"]))
     assert conn.execute("select id, name from people order by id").fetchall() == [(1, "Ann"), (2, "Bob"), (3, "Cid")]
@@ -345,8 +346,8 @@ class TestCommand:
         code, out, _ = command(database, *arguments, "--verify", cwd=tmp_path)
         assert code == 0
         assert "1 × f.csv: a quote in the middle of a value (where quotes are text: --quote none)" in out
-        assert "1 × id is null" in out
-        assert "1 × invalid input syntax for type integer" in out
+        assert "1 × id: null" in out
+        assert "1 × id: invalid input syntax for type integer" in out
         assert "secret" not in out
         assert "verified   1 keys in the source, 1 in the table, 1 equal" in out
         code, out, _ = command(database, "seed", "show", "people:f.csv")
@@ -377,7 +378,8 @@ class TestCommand:
                 *("seed", "load", "-", "--format", "csv", "--columns", "id,name"),
                 *into,
             ],
-            input=b"3,Cid", env={**os.environ, "DATABASE_URL": database}, capture_output=True, check=False, timeout=60,
+            input=b"3,Cid\n", env={**os.environ, "DATABASE_URL": database}, capture_output=True,
+            check=False, timeout=60,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         query = "select id + 10 as id, name from people"

@@ -333,8 +333,8 @@ def test_bad_rows_are_put_aside_up_to_a_limit(load: Command, conn: Conn, people:
     code, said = load(*arguments, "--max-rejects", "10")
     assert code == 0
     assert f"complete   {counted(990, rejected=10)}" in said
-    assert "rejected   10 × date/time field value out of range" in said
-    assert "next       pgonce seed show people:f.csv   then" in said
+    assert "rejected   10 × born: date/time field value out of range" in said
+    assert "next       pgonce seed rejects people:f.csv   then" in said
 
 
 def test_a_dry_run_writes_nothing_and_verify_compares_the_table_with_the_file(

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from pgonce.errors import SourceChanged
+from pgonce.errors import SourceChanged, SourceUnfinished
 from pgonce.seeds.readers import read
 
 ROWS = 20_000
@@ -226,6 +226,14 @@ def test_the_file_that_was_opened_is_read_also_when_the_path_leads_elsewhere_bef
     assert (row, list(source.columns)) == (["1", "2"], ["other", "header"]), "nothing was read yet: it is the new file"
 
 
+def whole_rows(source: Any, because: str = "has no line end") -> list[Any]:
+    """The rows of a source that ends with half a line."""
+    found = []
+    with pytest.raises(SourceUnfinished, match=because):
+        found.extend(source(None))
+    return found
+
+
 class TestHalfLines:
     """A last line without a line end, in a file that was written just now."""
 
@@ -248,16 +256,13 @@ class TestHalfLines:
         path, (half, rest, first) = tmp_path / name, self.HALVES[name]
         self.write(path, half)
         source = read(path)
-        [(row, cursor)] = source(None)
+        [(row, cursor)] = whole_rows(source, r"has no line end.*--complete")
         assert row == first
-        assert "has no line end" in (source.unfinished or "")
-        assert "--complete" in (source.unfinished or "")
         stored = source.fingerprint(cursor)
         self.write(path, half, rest)
         source = read(path)
         assert source.same(stored) == "grown"
         assert len(list(source(cursor))) == 2
-        assert source.unfinished is None
 
     @pytest.mark.parametrize("name", [name for name in HALVES if name not in {"quoted.csv", "x.jsonl"}])
     def test_it_is_taken_when_one_says_so_and_what_it_becomes_then_is_a_change(self, tmp_path: Path, name: str) -> None:
@@ -279,7 +284,7 @@ class TestHalfLines:
         path = tmp_path / name
         self.write(path, self.HALVES[name][0])
         source = read(path)
-        [(_, cursor)] = source(None)
+        [(_, cursor)] = whole_rows(source)
         stored = source.fingerprint(cursor)
         source = read(path)
         assert source.same(stored) == "same"
@@ -291,7 +296,7 @@ class TestHalfLines:
         path = tmp_path / "x.csv"
         path.write_bytes(b"id\n1\n2")
         os.utime(path, (0, 0))  # a copy has its original's time: that is no sign
-        assert len(list(read(path)(None))) == 1
+        assert len(whole_rows(read(path))) == 1
         monkeypatch.setattr("pgonce.seeds.readers.file.STILL", -1.0)
         assert len(list(read(path)(None))) == 2
 
@@ -299,6 +304,20 @@ class TestHalfLines:
         path = tmp_path / "x.jsonl"
         path.write_bytes(b'{"id": 1}\n{"id": 2}')
         assert len(list(read(path)(None))) == 2
+
+
+def test_what_follows_the_end_of_copys_data_is_not_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "x.copy"
+    for body, rows in ((b"1\ta\n\\.\n", 1), (b"1\ta\n\\.", 1), (b"1\ta\r\n\\.\r\n", 1), (b"\\.\n", 0), (b"1\ta", 1)):
+        path.write_bytes(body)
+        assert len(list(read(path, columns=["id", "name"], complete=True)(None))) == rows
+    for rest in (b"2\tb\n", b"2", b"\n\nselect 1;\n" * 20_000):
+        path.write_bytes(b"1\ta\n\\.\n" + rest)
+        source = read(path, columns=["id", "name"])
+        [(row, cursor)] = whole_rows(source, r"the line \\\. after row 1 ends the data")
+        assert row == ["1", "a"]
+        with pytest.raises(SourceUnfinished):
+            list(source(cursor))
 
 
 def test_a_row_group_with_fewer_rows_than_its_footer_says_stops_the_import(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ Connection = psycopg.Connection[Any]
 STATES = {"absent", "in_progress", "complete", "failed"}
 VERBS = {
     "get_checkpoint", "update_checkpoint", "pgonce_advance_seed", "pgonce_restart_seed", "complete_seed", "fail_seed",
+    "pgonce_leave_seed",
 }  # fmt: skip
 # the same row seen with other eyes: listed only under the verb that can tell
 SPECIAL = {("repeated", "pgonce_advance_seed"), ("lost", "pgonce_advance_seed"), ("lost", "pgonce_restart_seed")}
@@ -77,6 +78,7 @@ class Seed:
             "pgonce_restart_seed": ("select * from pgonce_restart_seed(%s, %s)", self.run),
             "complete_seed": ("select * from complete_seed(%s)",),
             "fail_seed": ("select * from fail_seed(%s, %s)", "why"),
+            "pgonce_leave_seed": ("select * from pgonce_leave_seed(%s, %s)", "why"),
         }  # fmt: skip
         query, *arguments = calls[name]
         return self.call(query, self.name, *arguments)
@@ -112,6 +114,7 @@ class Part(Seed):
             "pgonce_restart_partition": ("select * from pgonce_restart_partition(%s, 'a', %s)", self.run),
             "pgonce_complete_partition": ("select * from pgonce_complete_partition(%s, 'a')",),
             "pgonce_fail_partition": ("select * from pgonce_fail_partition(%s, 'a', 'why')",),
+            "pgonce_leave_partition": ("select * from pgonce_leave_partition(%s, 'a', 'why')",),
         }  # fmt: skip
         query, *arguments = calls[name]
         return self.call(query, self.name, *arguments)
@@ -152,7 +155,7 @@ def check(seed: Seed, cell: Cell) -> tuple[Row, Row]:
     else:
         for column in ("last_checkpoint", "batch", "rows_inserted", "rows_skipped"):
             assert after[column] == old[column]
-    reason = "why" if "fail" in cell.verb else "an older reason"
+    reason = "why" if "fail" in cell.verb or "leave" in cell.verb else "an older reason"
     assert after["error_message"] == (reason if cell.to == "failed" else None)
     assert (after["completed_at"] is not None) == (cell.to == "complete")
     if cell.state == cell.to == "complete":
@@ -202,7 +205,7 @@ def test_a_verb_moves_a_partition_as_the_table_says(shared: Connection, cell: Ce
 
 
 def test_every_state_of_a_partition_stands_exactly_once_under_every_verb() -> None:
-    verbs = {f"pgonce_{verb}_partition" for verb in ("advance", "restart", "complete", "fail")}
+    verbs = {f"pgonce_{verb}_partition" for verb in ("advance", "restart", "complete", "fail", "leave")}
     special = {(state, f"pgonce_{verb}_partition") for state, verb in
                [("repeated", "advance"), ("lost", "advance"), ("lost", "restart")]}  # fmt: skip
     transitions.check_complete(PART_CELLS, STATES, verbs | {"pgonce_begin_partitions"}, special)

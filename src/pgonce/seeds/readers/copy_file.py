@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pgonce.errors import InvalidArgument
+from pgonce.errors import InvalidArgument, SourceUnfinished
 from pgonce.seeds.copy_format import TEXT
 from pgonce.seeds.readers.file import OpenFile, at
 from pgonce.seeds.readers.text_file import TextFile
@@ -75,30 +75,39 @@ class CopyTextFile(TextFile):
             yield b"".join(lines), len(lines), at(end, row + len(lines), row + len(lines))
 
     def _blocks(self, cursor: Cursor | None) -> Iterator[tuple[list[bytes], int, int]]:
-        """(lines, offset after them, rows before them)."""
+        """(lines, offset after them, rows before them).
+
+        Raises:
+            SourceUnfinished: more follows a line that ends the data, or the last line may be half of one.
+        """
         reading, offset, row, _ = self._begin(cursor)
         with reading:
             begin = self._header_of(reading.file)[2]
             while offset < begin and (skipped := reading.read(begin - offset)):
                 offset += len(skipped)
-            rest = b""
-            while True:
+            rest, ended = b"", False
+            while not ended:
                 chunk = reading.read(max(BLOCK, len(rest)))
                 *whole, rest = (rest + chunk).split(b"\n")
                 lines = [line + b"\n" for line in whole]
+                missing_end = 0
                 if not chunk:
-                    if self._leave_out(rest, offset, row + 1):
-                        return
-                    lines = [rest + b"\n"]
-                if END + b"\n" in lines:
-                    lines = lines[: lines.index(END + b"\n")]
-                    chunk = b""
+                    ended = True
+                    if rest.strip() != END and self._take_open_line(rest, offset, row + 1):
+                        lines, missing_end = [rest + b"\n"], 1
+                last = next((place for place, line in enumerate(lines) if line.rstrip(b"\r\n") == END), None)
+                more = last is not None and (len(lines) > last + 1 or bool(rest) or bool(reading.read(1)))
+                lines = lines[:last]
                 if lines:
-                    end = offset + sum(map(len, lines)) - (not chunk and lines[-1] == rest + b"\n")
+                    end = offset + sum(map(len, lines)) - missing_end
                     yield lines, end, row
                     offset, row = end, row + len(lines)
-                if not chunk:
-                    return
+                if more:
+                    raise SourceUnfinished(
+                        f"{self.name}: the line \\. after row {row:,} ends the data, and what follows it was left out: "
+                        "make it a file of its own"
+                    )
+                ended = ended or last is not None
 
     def _header_of(self, file: OpenFile) -> tuple[OpenFile, tuple[str, ...], int]:
         if self._header is None or self._header[0] is not file:

@@ -174,7 +174,7 @@ class CsvFile(TextFile):
                 chunk = reading.read(max(BLOCK, len(rest)))
                 rest += chunk
                 if not chunk:
-                    if self._leave_out(rest, offset, line + 1):
+                    if not self._take_open_line(rest, offset, line + 1):
                         return
                     rest += b"\n"
                 for data, bad, found in self._divided(rest, convert):

@@ -128,11 +128,13 @@ class OpenFile:
         return (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino)
 
     def is_still(self, earlier_size: int | None = None) -> bool:
-        """Whether the file is no longer written, as far as one can see: a pipe has ended; nothing has changed for STILL
-        seconds (by the time that no program can set); or it is as large as an earlier run has left it.
+        """Whether the file is no longer written, as far as one can see.
+
+        It is as large as an earlier run has left it, or nothing has changed for STILL seconds (by the time that no
+        program can set). A pipe that has ended says nothing: its writer may have died.
         """
         now = self._stat()
-        return self.is_pipe or now.st_size == earlier_size or time.time() - now.st_ctime > STILL
+        return now.st_size == earlier_size or (not self.is_pipe and time.time() - now.st_ctime > STILL)
 
     def check(self, *, at_end: bool = False, quick: bool = False) -> None:
         """Compare the file with what was read of it, if there is any sign of a change.

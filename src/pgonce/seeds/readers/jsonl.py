@@ -112,7 +112,7 @@ class JsonLinesFile(TextFile):
                     raise InvalidArgument(f"{self.name}, line {number + 1:,}: the line is over 256 MB long")
         # an object that is closed is whole, with or without a line end
         if rest.strip() and (
-            isinstance(self._object(rest, number + 1), dict) or not self._leave_out(rest, offset, number + 1)
+            isinstance(self._object(rest, number + 1), dict) or self._take_open_line(rest, offset, number + 1)
         ):
             self._open_line = offset + len(rest)
             yield rest, offset + len(rest), row + 1, number + 1, keys

@@ -55,7 +55,6 @@ class ParquetFile:
         self, path: str | Path, *, columns: Sequence[str] | None = None, rename: Mapping[str, str] | None = None
     ) -> None:
         self.path = Path(path)
-        self.unfinished: str | None = None
         self._named = tuple(columns) if columns else None
         self._rename = dict(rename or {})
         self._file: OpenFile | None = None

@@ -40,7 +40,6 @@ class Query:
 
     copy_format = TEXT
     total = None
-    unfinished: str | None = None
 
     def __init__(self, url: str, query: str, key: Sequence[str]) -> None:
         self._url = url

@@ -37,7 +37,6 @@ class Files:
             )
         self.files = files
         self.name = name
-        self.unfinished: str | None = None
         self.json_strings = isinstance(files[0], JsonLinesFile)
         short = [file.path.name for file in files]
         self._names = short if len(set(short)) == len(short) else [str(file.path) for file in files]
@@ -122,7 +121,6 @@ class Files:
 
     def _from(self, cursor: Cursor | None) -> Iterator[tuple[int, Any, Cursor | None]]:
         first, inner = self._place(cursor)
-        self.unfinished = None
         columns = tuple(self.columns)
         for number in range(first, len(self.files)):
             file = self.files[number]
@@ -134,9 +132,6 @@ class Files:
             self._ends[number] = inner
             yield number, file, inner
             inner = None
-            if file.unfinished:
-                self.unfinished = file.unfinished
-                return  # the next run begins with this line
 
     def _cursor(self, number: int, inner: Cursor) -> Cursor:
         self._ends[number] = inner

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pgonce.errors import InvalidArgument, SourceChanged
+from pgonce.errors import InvalidArgument, SourceChanged, SourceUnfinished
 from pgonce.seeds.readers.file import OpenFile, Reading, offset_of
 from pgonce.seeds.readers.unpack import Unpacker
 from pgonce.seeds.source import Cursor, Verdict
@@ -35,8 +35,6 @@ class TextFile:
         complete: bool,
     ) -> None:
         self.path = Path(path)
-        self.unfinished: str | None = None
-        """After the reading: the sentence about a last line that was left out."""
         self._named = tuple(columns) if columns else None
         self._rename = dict(rename or {})
         self._unpacker = Unpacker(self.path.name, encoding)
@@ -100,7 +98,7 @@ class TextFile:
         """
         offset, row, line = offset_of(cursor, self.name)
         file = self._opened_anew()
-        self.unfinished = self._open_line = None
+        self._open_line = None
         reading = Reading(file, offset)
         if offset and file.unpacker.is_plain:
             before, after = file.read_at(offset - 1, 1), file.read_at(offset, 1)
@@ -112,18 +110,23 @@ class TextFile:
                 raise SourceChanged(_became_longer(self.name))
         return reading, offset, row, line
 
-    def _leave_out(self, rest: bytes, offset: int, line: int) -> bool:
-        """Whether the last line, which has no line end, is to be left out: the file may still be written."""
+    def _take_open_line(self, rest: bytes, offset: int, line: int) -> bool:
+        """Whether there is a last line without a line end; it is whole.
+
+        Raises:
+            SourceUnfinished: it may be half of one, because the file is still written, or the pipe's writer has died.
+        """
         if not rest.strip(b"\r\n"):
-            return True
-        if self._complete or self._opened().is_still(self._earlier_size):
-            self._open_line = offset + len(rest)
             return False
-        self.unfinished = (
-            f"{self.name}, line {line:,}: the last line has no line end, and the file was written less than a minute "
-            "ago: this line was left out: pass --complete if the file is whole, or run the same command again"
+        file = self._opened()
+        if self._complete or file.is_still(self._earlier_size):
+            self._open_line = offset + len(rest)
+            return True
+        why = "its writer may have died" if file.is_pipe else "the file was written less than a minute ago"
+        raise SourceUnfinished(
+            f"{self.name}, line {line:,}: the last line has no line end, and {why}: this line was left out: pass "
+            f"--complete if {'it' if file.is_pipe else 'the file'} is whole, or run the same command again"
         )
-        return True
 
     def fingerprint(self, cursor: Cursor | None) -> Mapping[str, Any]:
         """The file's size, and a hash of all that lies before the cursor.

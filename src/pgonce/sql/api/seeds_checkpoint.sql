@@ -29,6 +29,10 @@
 -- in_progress | fail_seed           | failed      | the checkpoint stays: the next run resumes there
 -- complete    | fail_seed           | complete    | a late failure does not undo a finished import
 -- failed      | fail_seed           | failed      | the newest reason is kept
+-- absent      | pgonce_leave_seed   | failed      | the source ended before its first whole row
+-- in_progress | pgonce_leave_seed   | failed      | the source ended too early: the next run resumes at the checkpoint
+-- complete    | pgonce_leave_seed   | failed      | something was appended that is not whole yet
+-- failed      | pgonce_leave_seed   | failed      | the newest reason is kept
 
 create or replace function pgonce_check_seed_arguments(p_seed_name text, p_rows_inserted integer, p_rows_skipped integer) returns void
 language plpgsql immutable set search_path from current as $$
@@ -98,6 +102,7 @@ begin
         batch           = s.batch + 1,
         verified        = null,
         target          = null,
+        progress        = null,
         started_at      = case when s.status = 'complete' then clock_timestamp() else s.started_at end,
         last_updated_at = clock_timestamp(),
         status = 'in_progress', error_message = null, completed_at = null
@@ -110,7 +115,8 @@ comment on function update_checkpoint(text, jsonb, integer, integer) is
 create or replace function pgonce_advance_seed(
   p_seed_name text, p_run_id uuid, p_batch bigint, p_last_checkpoint jsonb,
   p_rows_inserted integer default 0, p_rows_skipped integer default 0, p_rows_updated integer default 0,
-  p_rows_rejected integer default 0, p_fingerprint jsonb default null, p_target jsonb default null)
+  p_rows_rejected integer default 0, p_fingerprint jsonb default null, p_target jsonb default null,
+  p_progress double precision default null)
 returns setof seed_checkpoints
 language plpgsql set search_path from current as $$
 declare
@@ -139,6 +145,7 @@ begin
         batch           = batch + 1,
         fingerprint     = p_fingerprint,
         target          = p_target,
+        progress        = p_progress,
         verified        = null,
         started_at      = case when status = 'complete' then clock_timestamp() else started_at end,
         last_updated_at = clock_timestamp(),
@@ -154,9 +161,10 @@ begin
       hint = 'this batch is rolled back; the other runner resumes at the last checkpoint';
   end if;
 end $$;
-comment on function pgonce_advance_seed(text, uuid, bigint, jsonb, integer, integer, integer, integer, jsonb, jsonb) is
+comment on function pgonce_advance_seed(text, uuid, bigint, jsonb, integer, integer, integer, integer, jsonb, jsonb, double precision) is
   'pgonce: update_checkpoint for the process of run p_run_id, only if p_batch batches have been committed so far. It also '
-  'counts updated and rejected rows, and stores the source''s fingerprint and p_target, which identifies the table. No row = '
+  'counts updated and rejected rows, and stores the source''s fingerprint, p_target, which identifies the table, and p_progress, '
+  'the share of the source that lies before the cursor. No row = '
   'this batch was committed already: roll back and read the checkpoint. PT409 = the run was taken over: roll back.';
 
 create or replace function pgonce_restart_seed(p_seed_name text, p_run_id uuid) returns setof seed_checkpoints
@@ -168,7 +176,7 @@ begin
     insert into seed_checkpoints as s (seed_name) values (p_seed_name)
     on conflict (seed_name) do update
     set last_checkpoint = '{}', rows_inserted = 0, rows_skipped = 0, rows_updated = 0, rows_rejected = 0, rows_seen = 0,
-        batch = s.batch + 1, fingerprint = null, target = null, verified = null,
+        batch = s.batch + 1, fingerprint = null, target = null, verified = null, progress = null,
         started_at = clock_timestamp(), last_updated_at = clock_timestamp(),
         status = 'in_progress', error_message = null, completed_at = null
     returning s.*;
@@ -207,3 +215,17 @@ end $$;
 comment on function fail_seed(text, text) is
   'pgonce: marks the import as failed, with the reason, and returns its row; the next run resumes at its checkpoint. A complete '
   'import stays complete.';
+
+create or replace function pgonce_leave_seed(p_seed_name text, p_reason text) returns setof seed_checkpoints
+language plpgsql set search_path from current as $$
+begin
+  perform pgonce_check_seed_arguments(p_seed_name, 0, 0);
+  return query
+    insert into seed_checkpoints as s (seed_name, status, error_message) values (p_seed_name, 'failed', p_reason)
+    on conflict (seed_name) do update
+    set status = 'failed', error_message = excluded.error_message, last_updated_at = clock_timestamp(), completed_at = null
+    returning s.*;
+end $$;
+comment on function pgonce_leave_seed(text, text) is
+  'pgonce: marks the import as failed because its source ended before its end, for example with half a line, and returns its '
+  'row. Unlike fail_seed it does so also for a complete import: the source has more by now than was imported.';

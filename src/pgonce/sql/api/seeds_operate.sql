@@ -25,13 +25,15 @@ create or replace function pgonce_reject_seed_rows(p_seed_name text, p_rejects j
 language plpgsql set search_path from current as $$
 begin
   perform pgonce_check_seed_arguments(p_seed_name, 0, 0);
-  insert into pgonce_seed_rejects (seed_name, partition, row_number, cursor, row, line, sqlstate, error)
-  select p_seed_name, p_partition, r.row_number, r.cursor, r.row, decode(r.line, 'hex'), r.sqlstate, r.error
-  from jsonb_to_recordset(p_rejects) as r(row_number bigint, cursor jsonb, row jsonb, line text, sqlstate text, error text);
+  insert into pgonce_seed_rejects (seed_name, partition, row_number, cursor, row, line, sqlstate, error, reason, column_name)
+  select p_seed_name, p_partition, r.row_number, r.cursor, r.row, decode(r.line, 'hex'), r.sqlstate, r.error, r.reason, r.column_name
+  from jsonb_to_recordset(p_rejects) as r(
+    row_number bigint, cursor jsonb, row jsonb, line text, sqlstate text, error text, reason text, column_name text);
   return (select count(*) from pgonce_seed_rejects where seed_name = p_seed_name);
 end $$;
 comment on function pgonce_reject_seed_rows(text, jsonb, text) is
-  'pgonce: stores rows that the table refused. p_rejects is an array of {row_number, cursor, row, line, sqlstate, error}. '
+  'pgonce: stores rows that the table refused. p_rejects is an array of {row_number, cursor, row, line, sqlstate, error, '
+  'reason, column_name}. '
   'Returns the number of rejects that the seed has now. Call it in the transaction that writes the good rows.';
 
 create or replace function pgonce_count_rejects(p_seed_name text) returns bigint
@@ -159,13 +161,68 @@ comment on function pgonce_run_exists(uuid) is
 
 create or replace function pgonce_set_seed_total(p_seed_name text, p_rows_total bigint) returns void
 language sql set search_path from current as $$
-  update seed_checkpoints set rows_total = p_rows_total where seed_name = p_seed_name and rows_total is distinct from p_rows_total
+  insert into seed_checkpoints as s (seed_name, rows_total) values (p_seed_name, p_rows_total)
+  on conflict (seed_name) do update set rows_total = excluded.rows_total where s.rows_total is distinct from excluded.rows_total
 $$;
 comment on function pgonce_set_seed_total(text, bigint) is
-  'pgonce: stores how many rows the seed''s source reports; null if the source does not know.';
+  'pgonce: stores how many rows the seed''s source reports; null if the source does not know. It creates the row if it is new.';
 
 create or replace function pgonce_get_seeds() returns setof seed_checkpoints
 language sql stable set search_path from current as $$
   select * from seed_checkpoints order by last_updated_at desc, seed_name
 $$;
 comment on function pgonce_get_seeds() is 'pgonce: the checkpoints of all seeds, newest first.';
+
+create or replace function pgonce_group_seed_rejects(p_seed_name text)
+returns table (reason text, column_name text, sqlstate text, rows bigint, first_row bigint, first_partition text)
+language sql stable set search_path from current as $$
+  select coalesce(r.reason, r.error), r.column_name, r.sqlstate, count(*), (array_agg(r.row_number order by r.id))[1],
+    (array_agg(r.partition order by r.id))[1]
+  from pgonce_seed_rejects r where r.seed_name = p_seed_name
+  group by 1, 2, 3 order by 4 desc, min(r.id)
+$$;
+comment on function pgonce_group_seed_rejects(text) is
+  'pgonce: the seed''s rejects by reason and column, the most frequent first, with the number of the first such row.';
+
+create or replace function pgonce_note_seed_end(p_run_id uuid, p_outcome text, p_to_row bigint) returns boolean
+language plpgsql set search_path from current as $$
+begin
+  update cron_job_runs set scope = coalesce(scope, '{}') || jsonb_build_object('outcome', p_outcome, 'to_row', p_to_row)
+  where id = p_run_id and status = 'running';
+  return found;
+end $$;
+comment on function pgonce_note_seed_end(uuid, text, bigint) is
+  'pgonce: stores in the run''s scope how it ends (complete, stopped, paused, unfinished) and the row it has reached. false = the '
+  'run is not running any more.';
+
+create or replace function pgonce_get_seed_resumes(p_seed_name text, p_limit integer default 60)
+returns table (run_id uuid, partition text, started_at timestamptz, from_row bigint, ended_at timestamptz, to_row bigint,
+  outcome text, reason text, rows_written bigint, rows_left_out bigint, process text)
+language sql stable set search_path from current as $$
+  select r.id, nullif(substr(r.key, length(p_seed_name) + 2), ''), r.started_at, (r.scope->>'from_row')::bigint, r.completed_at,
+    (r.scope->>'to_row')::bigint,
+    case when r.status = 'succeeded' then coalesce(r.scope->>'outcome', 'complete')
+      when r.status = 'failed' then coalesce(nullif(r.scope->>'outcome', 'complete'), 'failed') else r.status end,
+    r.error_message, r.rows_processed::bigint, r.rows_skipped::bigint, r.process
+  from cron_job_runs r
+  where r.job_name = 'seed_runner' and r.status <> 'skipped' and r.scope->>'seed_name' = p_seed_name and not r.scope ? 'retries'
+    and (r.key = p_seed_name or left(r.key, length(p_seed_name) + 1) = p_seed_name || '/')
+  order by r.started_at desc, r.id limit p_limit
+$$;
+comment on function pgonce_get_seed_resumes(text, integer) is
+  'pgonce: the runs of the seed and its partitions, the newest first: when and at which row each began and ended, and why. '
+  'outcome: running, complete, stopped, paused, unfinished (the source ended too early) or failed; reason has the error. Runs are '
+  'kept as long as those of any job.';
+
+create or replace function pgonce_get_seed_batches(p_seed_name text, p_partition text default null)
+returns table (partition text, batch bigint, rows bigint, committed_at timestamptz, took interval)
+language sql stable set search_path from current as $$
+  select b.partition, b.batch, b.rows, b.committed_at,
+    b.committed_at - lag(b.committed_at) over (partition by b.partition order by b.batch)
+  from pgonce_seed_batches b
+  where b.seed_name = p_seed_name and (p_partition is null or b.partition = p_partition)
+  order by b.committed_at, b.partition
+$$;
+comment on function pgonce_get_seed_batches(text, text) is
+  'pgonce: the last 60 batches of the seed and of each of its partitions, oldest first. took = since the batch before; null for '
+  'the oldest one that is kept. It includes the pause before a resume.';

@@ -27,6 +27,10 @@
 -- in_progress | pgonce_fail_partition     | failed      | the next run resumes there; the seed has failed, too
 -- complete    | pgonce_fail_partition     | complete    | a late failure changes neither the part nor the seed
 -- failed      | pgonce_fail_partition     | failed      | the newest reason is kept
+-- absent      | pgonce_leave_partition    | PT404       | the part does not exist
+-- in_progress | pgonce_leave_partition    | failed      | the source ended too early: the next run resumes at the checkpoint
+-- complete    | pgonce_leave_partition    | failed      | something was appended that is not whole yet
+-- failed      | pgonce_leave_partition    | failed      | the newest reason is kept
 
 create or replace function pgonce_check_partition(p_seed_name text, p_partition text, p_found boolean) returns void
 language plpgsql immutable set search_path from current as $$
@@ -75,7 +79,8 @@ comment on function pgonce_get_partitions(text) is 'pgonce: the parts of a seed.
 create or replace function pgonce_advance_partition(
   p_seed_name text, p_partition text, p_run_id uuid, p_batch bigint, p_last_checkpoint jsonb,
   p_rows_inserted integer default 0, p_rows_skipped integer default 0, p_rows_updated integer default 0,
-  p_rows_rejected integer default 0, p_fingerprint jsonb default null, p_target jsonb default null)
+  p_rows_rejected integer default 0, p_fingerprint jsonb default null, p_target jsonb default null,
+  p_progress double precision default null)
 returns setof pgonce_seed_partitions
 language plpgsql set search_path from current as $$
 declare
@@ -93,7 +98,7 @@ begin
   end if;
   update pgonce_seed_partitions
   set last_checkpoint = p_last_checkpoint, batch = batch + 1, fingerprint = p_fingerprint, target = p_target,
-      last_updated_at = clock_timestamp(),
+      progress = p_progress, last_updated_at = clock_timestamp(),
       rows_inserted = pgonce_add_count(rows_inserted, p_rows_inserted), rows_skipped = pgonce_add_count(rows_skipped, p_rows_skipped),
       rows_updated = rows_updated + p_rows_updated, rows_rejected = rows_rejected + p_rows_rejected, rows_seen = rows_seen + v_rows,
       total_inserted = total_inserted + p_rows_inserted, total_skipped = total_skipped + p_rows_skipped,
@@ -116,7 +121,7 @@ begin
       hint = 'this batch is rolled back; the other runner resumes at the last checkpoint';
   end if;
 end $$;
-comment on function pgonce_advance_partition(text, text, uuid, bigint, jsonb, integer, integer, integer, integer, jsonb, jsonb) is
+comment on function pgonce_advance_partition(text, text, uuid, bigint, jsonb, integer, integer, integer, integer, jsonb, jsonb, double precision) is
   'pgonce: pgonce_advance_seed for a part: moves its cursor, and adds to the counters of the part and of the seed.';
 
 create or replace function pgonce_restart_partition(p_seed_name text, p_partition text, p_run_id uuid) returns setof pgonce_seed_partitions
@@ -130,7 +135,8 @@ begin
   return query
     update pgonce_seed_partitions
     set last_checkpoint = '{}', rows_inserted = 0, rows_skipped = 0, rows_updated = 0, rows_rejected = 0, rows_seen = 0,
-        batch = batch + 1, fingerprint = null, target = null, started_at = clock_timestamp(), last_updated_at = clock_timestamp(),
+        batch = batch + 1, fingerprint = null, target = null, progress = null,
+        started_at = clock_timestamp(), last_updated_at = clock_timestamp(),
         status = 'in_progress', error_message = null, completed_at = null
     where seed_name = p_seed_name and partition = p_partition
     returning *;
@@ -180,3 +186,16 @@ end $$;
 comment on function pgonce_fail_partition(text, text, text) is
   'pgonce: marks the part and the seed as failed. The next run resumes both. A complete part stays complete. PT404 = the part '
   'does not exist.';
+
+create or replace function pgonce_leave_partition(p_seed_name text, p_partition text, p_reason text) returns setof pgonce_seed_partitions
+language plpgsql set search_path from current as $$
+begin
+  update pgonce_seed_partitions
+  set status = 'failed', error_message = p_reason, last_updated_at = clock_timestamp(), completed_at = null
+  where seed_name = p_seed_name and partition = p_partition;
+  perform pgonce_check_partition(p_seed_name, p_partition, found);
+  perform pgonce_leave_seed(p_seed_name, format('partition %s: %s', p_partition, p_reason));
+  return query select * from pgonce_get_partition(p_seed_name, p_partition);
+end $$;
+comment on function pgonce_leave_partition(text, text, text) is
+  'pgonce: pgonce_leave_seed for a part, and for its seed. PT404 = the part does not exist.';

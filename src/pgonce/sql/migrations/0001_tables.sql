@@ -321,7 +321,8 @@ alter table seed_checkpoints
 -- rows_seen = inserted + updated + skipped + rejected since the import last began at the start, including all resumes. The
 -- total_ columns have the sums of all time. rows_total is the number of rows that the source reports. fingerprint identifies
 -- the source's content up to last_checkpoint. target has the table, and keys of the last batch, by which a resume recognizes
--- the table. verified is the last comparison of table and source. paused_at: the runner stops after its batch.
+-- the table. verified is the last comparison of table and source. paused_at: the runner stops after its batch. progress is
+-- the share of the source, 0 to 1, that lies before last_checkpoint; null if the source does not know it.
 alter table seed_checkpoints
   add column if not exists rows_updated  bigint not null default 0,
   add column if not exists rows_rejected bigint not null default 0,
@@ -334,12 +335,14 @@ alter table seed_checkpoints
   add column if not exists total_inserted bigint not null default 0,
   add column if not exists total_updated  bigint not null default 0,
   add column if not exists total_skipped  bigint not null default 0,
-  add column if not exists total_rejected bigint not null default 0;
+  add column if not exists total_rejected bigint not null default 0,
+  add column if not exists progress       double precision;
 update seed_checkpoints
 set rows_seen = rows_inserted::bigint + rows_skipped, total_inserted = rows_inserted, total_skipped = rows_skipped
 where rows_seen = 0;
 
--- A row that the table refused. row has its columns as text, if jsonb can hold them; else line has it in COPY's format.
+-- A row that the table refused. row has its columns as text, if jsonb can hold them; else line has it in COPY's format. error
+-- is the server's message, which may quote values; reason is the same without values, and column_name the column it names.
 create table if not exists pgonce_seed_rejects (
   id          bigint generated always as identity primary key,
   seed_name   text not null,
@@ -350,6 +353,8 @@ create table if not exists pgonce_seed_rejects (
   line        bytea,
   sqlstate    text,
   error       text not null,
+  reason      text,
+  column_name text,
   rejected_at timestamptz not null default clock_timestamp()
 );
 create index if not exists pgonce_seed_rejects_seed on pgonce_seed_rejects (seed_name, id);
