@@ -77,6 +77,28 @@ with embedded.start(home):
 os._exit(0)
 """
 
+# Three processes that make the system user at the same time, on an /etc of their own that has none.
+FIRST_STARTS = """
+import subprocess, sys
+from pathlib import Path
+
+if len(sys.argv) == 1:
+    command = [sys.executable, "-c", Path("/proc/self/cmdline").read_text().split("\\0")[2], "one"]
+    started = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    for process in started:
+        process.stdout.readline()
+    for process in started:
+        process.stdin.write("go\\n")
+        process.stdin.flush()
+    print(len({process.communicate()[0] for process in started}), {process.returncode for process in started})
+else:
+    from pgonce.core import embedded
+
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(embedded._owner(Path("/nowhere")).uid)
+"""
+
 FORKS = """
 import os, sys
 from pathlib import Path
@@ -526,3 +548,17 @@ def test_an_unprivileged_user_has_a_server_of_its_own() -> None:
         until_stopped(own / "data")
     finally:
         shutil.rmtree(own)
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="only root's server runs as another user")
+def test_processes_that_start_at_the_same_time_run_as_one_system_user(tmp_path: Path) -> None:
+    etc = tmp_path / "etc"
+    shutil.copytree("/etc", etc, symlinks=True, ignore=lambda folder, names: names if folder != "/etc" else [])
+    for name in ("passwd", "group", "shadow", "gshadow"):
+        lines = (etc / name).read_text().splitlines(keepends=True)
+        (etc / name).write_text("".join(line for line in lines if not line.startswith(("postgres:", "pgonce:"))))
+    own_etc: list[str | Path] = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc && exec "$@"', etc]
+    if subprocess.run([*own_etc, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("the kernel permits no mount namespace here")
+    done = subprocess.run([*own_etc, sys.executable, "-c", FIRST_STARTS], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("1 {0}\n", 0), done.stderr

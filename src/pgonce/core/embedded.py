@@ -251,15 +251,22 @@ def _owner(pgdata: Path) -> _Owner | None:
     with suppress(FileNotFoundError):
         there = pgdata.stat()
         return _Owner(there.st_uid, there.st_gid)
-    import pwd  # POSIX
+    import fcntl  # POSIX
+    import pwd
 
     # no home, no shell, no password: a number that owns the cluster
     useradd = "useradd --system --no-create-home --home-dir=/nonexistent --shell=/usr/sbin/nologin pgonce"
-    for name in ("postgres", "pgonce", None, "pgonce"):
-        with suppress(KeyError, OSError):
-            if name:
-                return _Owner(*pwd.getpwnam(name)[2:4])
-            subprocess.run(useradd.split(), env=_reaper.environment(), check=False, capture_output=True)
+    with ExitStack() as alone:
+        # Of two useradd at the same time the second one replaces the user by another number, and initdb of the first
+        # process then fails, because its number belongs to nobody.
+        etc = os.open("/etc", os.O_RDONLY)
+        alone.callback(os.close, etc)
+        fcntl.flock(etc, fcntl.LOCK_EX)
+        for name in ("postgres", "pgonce", None, "pgonce"):
+            with suppress(KeyError, OSError):
+                if name:
+                    return _Owner(*pwd.getpwnam(name)[2:4])
+                subprocess.run(useradd.split(), env=_reaper.environment(), check=False, capture_output=True)
     raise DatabaseUnavailable(
         "PostgreSQL does not run as root, and no system user could be made for it: make a user `pgonce`, run "
         "as another user, or set DATABASE_URL"
