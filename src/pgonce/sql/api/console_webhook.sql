@@ -31,11 +31,12 @@ returns table (id uuid, stripe_event_id text, event_type text, state text, queue
                exact boolean, snapshot_event text, like_it integer, lease uuid)
 language sql stable set search_path from current as $$
   select e.id, e.stripe_event_id, e.event_type, pgonce_webhook_state(e.status, e.next_attempt_at, e.lease), e.queued, e.attempts,
-         e.deliveries, e.object_id, e.object_type, e.customer_id,
+         e.deliveries, e.object_id,
+         left(coalesce(o.object ->> 'object', e.payload #>> '{related_object,type}'), 255), e.customer_id,
          left(coalesce(case jsonb_typeof(o.object -> 'subscription') when 'string' then o.object ->> 'subscription'
                                                                      when 'object' then o.object #>> '{subscription,id}' end,
                        o.object #>> '{parent,subscription_details,subscription}'), 255),
-         e.account, e.livemode, e.api_version, pgonce_webhook_created(e.payload), e.received_at, e.processed_at, e.next_attempt_at,
+         e.account, e.livemode, left(e.payload ->> 'api_version', 255), pgonce_webhook_created(e.payload), e.received_at, e.processed_at, e.next_attempt_at,
          e.lease_expires_at,
          case e.status when 'ignored' then e.ignored_reason when 'succeeded' then null
                        else pgonce_error_line(right(e.error_message, 20000)) end,
