@@ -30,6 +30,7 @@ check: $(DEV) ## check lint, format, types, and that generated files are up to d
 	@$(BIN)/python tools/unasync.py --check  # first: a stale file makes the others fail with errors that do not name it
 	@$(BIN)/python tools/sql_reference.py --check
 	@$(BIN)/python tools/diagnoses.py --check
+	@$(BIN)/python tools/typescript_types.py --check
 	@$(BIN)/ruff check --quiet $(CODE)
 	@$(BIN)/ruff format --quiet --check $(CODE) || { echo "not formatted: make fix" >&2; exit 1; }
 	@$(BIN)/mypy $(CODE)
@@ -38,10 +39,11 @@ fix: $(DEV) ## repair what ruff can repair
 	@$(BIN)/ruff check --quiet --fix $(CODE)
 	@$(BIN)/ruff format --quiet $(CODE)
 
-generate: $(DEV) ## write x.py from every x_async.py, and docs/sql.md and the tables of causes from the SQL
+generate: $(DEV) ## write x.py from every x_async.py, and docs/sql.md, the tables of causes and the TypeScript types from the SQL
 	@$(BIN)/python tools/unasync.py
 	@$(BIN)/python tools/sql_reference.py
 	@$(BIN)/python tools/diagnoses.py
+	@$(BIN)/python tools/typescript_types.py
 
 bench: $(BENCH) ## run the benchmarks, next to those of comparable libraries
 	@$(BIN)/python -m bench

@@ -93,7 +93,7 @@ def page() -> str:
         for name, arguments, returns, comment in functions:
             takes, gives = (_one_per_line(part) if len(part) >= 60 else part for part in (arguments, returns))
             signature = f"{name}{takes} returns {gives}" if returns else f"{name}{takes}"
-            parts.append(f"\n### {name}\n\n```text\n{signature}\n```\n\n{_sentence(comment)}\n")
+            parts.append(f"\n### {name}\n\n```text\n{signature}\n```\n\n{sentence(comment)}\n")
     return "".join(parts)
 
 
@@ -106,8 +106,8 @@ def _one_per_line(names: str) -> str:
     return names.replace("(", "(\n  ", 1).replace(", ", ",\n  ").removesuffix(")") + "\n)"
 
 
-def _sentence(comment: str) -> str:
-    # A comment that begins with the name of a function keeps its small letter.
+def sentence(comment: str) -> str:
+    """The comment with a capital letter, unless it begins with the name of a function."""
     first = comment.split(maxsplit=1)[0]
     return comment if "_" in first else comment[0].upper() + comment[1:]
 

@@ -1,5 +1,5 @@
 // The specification's overlap guard, unchanged. It wants "useUnknownInCatchVariables": false, or `catch (e: any)`.
-import type { Pgonce } from './pgonce.ts';
+import type { Pgonce } from 'pgonce';
 
 export function portraitRegen(
   { startJobRun, completeJobRun, failJobRun }: Pgonce,

@@ -1,7 +1,7 @@
 // The specification's resumable seed, unchanged. The rows travel in a request of their own, so the checkpoint comes
 // after them and a killed run repeats the last chapter: write it with an upsert. (`pgonce seed run` needs no such care:
 // it commits rows and checkpoint together.)
-import type { Pgonce } from './pgonce.ts';
+import type { Pgonce } from 'pgonce';
 
 export interface Chapter {
   book: string;

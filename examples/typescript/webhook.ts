@@ -1,6 +1,6 @@
 // The specification's webhook pattern, unchanged, as a route of Next.js, Deno or anything that speaks Request and
-// Response. `constructEvent` is Stripe's: stripe.webhooks.constructEvent(body, signature, secret).
-import type { Pgonce } from './pgonce.ts';
+// Response. `constructEvent` is (body, signature) => stripe.webhooks.constructEventAsync(body, signature, secret).
+import type { Pgonce } from 'pgonce';
 
 interface StripeEvent {
   id: string;
@@ -9,11 +9,11 @@ interface StripeEvent {
 
 export function webhookRoute(
   { supabase }: Pgonce,
-  constructEvent: (body: string, signature: string) => StripeEvent,
+  constructEvent: (body: string, signature: string) => StripeEvent | Promise<StripeEvent>,
   handle: (event: StripeEvent) => Promise<void>,
 ) {
   return async function POST(request: Request): Promise<Response> {
-    const event = constructEvent(await request.text(), request.headers.get('stripe-signature') ?? '');
+    const event = await constructEvent(await request.text(), request.headers.get('stripe-signature') ?? '');
     const { rows } = await supabase.rpc('insert_webhook_if_new', {
       p_stripe_event_id: event.id,
       p_event_type:      event.type,

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import psycopg
 import pytest
 
 from pgonce.core import migrate as schema
+from pgonce.webhooks import stripe
 from tests.conftest import wait_until
-from tests.edge.typescript import node
+from tests.edge.typescript import node, routes
 from tests.edge.typescript.postgrest import PostgREST, serve
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,14 +98,15 @@ NEXT = {  # what create-next-app writes, as far as the compiler checks by it
 
 
 def test_the_examples_and_the_readme_s_import_pass_next_js_s_compiler_with_what_the_readme_says(
-    node_modules: Path, tmp_path: Path
+    programs: Path, tmp_path: Path
 ) -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     assert "write `catch (e: any)`" in readme
-    for path in node.EXAMPLES.glob("*.ts"):
+    for path in (*node.EXAMPLES.glob("*.ts"), node.NEXT_ROUTE):
         (tmp_path / path.name).write_text(path.read_text("utf-8").replace("catch (e)", "catch (e: any)"))
     (tmp_path / "readme.ts").write_text(re.findall(r"```typescript\n(.*?)```", readme, re.DOTALL)[0])
     (tmp_path / "tsconfig.json").write_text(json.dumps({"compilerOptions": NEXT, "include": ["*.ts"]}))
+    node_modules = programs.parent / "node_modules"
     (tmp_path / "node_modules").symlink_to(node_modules)
     compiler = node_modules / "typescript" / "bin" / "tsc"
     done = subprocess.run(["node", compiler, "-p", "."], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -150,6 +153,47 @@ def test_the_seed_pattern_resumes_behind_its_cursor(postgrest: PostgREST, query:
     assert query("select last_checkpoint, status from seed_checkpoints") == [
         ({"last_book": "GEN", "last_chapter": 10}, "in_progress")
     ]
+
+
+# ---- the whole files, in their own runtimes
+
+
+@pytest.fixture(params=["node", "deno"])
+def route(
+    request: pytest.FixtureRequest, node_modules: Path, programs: Path, postgrest: PostgREST, query: Query
+) -> Iterator[httpx.Client]:
+    """The Next.js route on node, or the Edge Function on Deno."""
+    query("create table access_grants (stripe_event_id text primary key, customer text)")
+    query("grant select, insert, update on access_grants to service_role")
+    query("notify pgrst, 'reload schema'")
+    known = {"stripe_event_id": "evt_0", "customer": "cus_0"}
+    wait_until(
+        lambda: postgrest.request("POST", "access_grants", "service_role", known).is_success, "PostgREST knows the table"
+    )
+    query("delete from access_grants")
+    with routes.serve(request.param, node_modules, programs, postgrest) as client, client:
+        yield client
+
+
+def test_a_route_refuses_what_is_not_signed_and_handles_what_is_once(route: httpx.Client, query: Query) -> None:
+    body = json.dumps(event()).encode()
+    forged = route.post("/", content=body, headers={"stripe-signature": stripe.sign(body, "whsec_of_another")})
+    assert forged.status_code == 400
+    assert query("select count(*) from webhook_events") == [(0,)]
+
+    signed = {"stripe-signature": stripe.sign(body, routes.SECRET)}
+    answers = [route.post("/", content=body, headers=signed) for _ in range(3)]
+    assert [(answer.status_code, answer.text) for answer in answers] == [(200, "succeeded"), (200, "done"), (200, "done")]
+    assert query("select customer from access_grants") == [("cus_1",)]
+
+    failing = json.dumps(event()).encode()
+    signed = {"stripe-signature": stripe.sign(failing, routes.SECRET)}
+    query("alter table access_grants add constraint broken check (customer <> 'cus_1') not valid")
+    assert route.post("/", content=failing, headers=signed).status_code == 500
+    assert query("select status from webhook_events order by received_at") == [("succeeded",), ("failed",)]
+    query("alter table access_grants drop constraint broken")
+    assert route.post("/", content=failing, headers=signed).text == "succeeded"
+    assert query("select count(*) from access_grants") == [(2,)]
 
 
 # ---- beyond the patterns
@@ -289,7 +333,7 @@ def test_anon_and_authenticated_reach_no_table_and_no_function(
     for function, arguments in functions:
         nulls = dict.fromkeys(arguments or [])
         served = postgrest.call(function, nulls)
-        assert served.is_success or served.json()["code"] in {"22023", "PT404", "23502"}, (function, served.text)
+        assert served.is_success or served.json()["code"] in {"22023", "PT403", "PT404", "23502"}, (function, served.text)
         for role, status in refused.items():
             answer = postgrest.request("POST", f"rpc/{function}", role, nulls)
             assert (answer.status_code, answer.json()["code"]) == (status, "42501"), (function, role)

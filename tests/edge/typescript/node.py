@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import shutil
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ import pytest
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 EXAMPLES = ROOT / "examples" / "typescript"
+NEXT_ROUTE = ROOT / "examples" / "nextjs" / "app" / "api" / "webhooks" / "stripe" / "route.ts"
+EDGE_FUNCTION = ROOT / "examples" / "supabase" / "functions" / "stripe-webhook" / "index.ts"
+PACKAGE = ROOT / "packages" / "typescript"
 
 
 def install() -> Path:
@@ -44,11 +48,41 @@ def install() -> Path:
 
 
 def compiled(node_modules: Path, folder: Path) -> Path:
-    """The examples and scenarios as JavaScript, below ``folder``; a type error fails the test."""
-    for path in (*EXAMPLES.glob("*.ts"), *HERE.glob("*.ts"), *HERE.glob("*.json")):
+    """The examples and scenarios as JavaScript, below ``folder``; a type error fails the test.
+
+    They import the package as a user does: built and packed by npm, then installed.
+    """
+    _link(node_modules, folder / "node_modules")
+    _install_package(node_modules, folder)
+    for path in (*EXAMPLES.glob("*.ts"), *HERE.glob("*.ts"), *HERE.glob("*.json"), NEXT_ROUTE):
         shutil.copy(path, folder)
-    (folder / "node_modules").symlink_to(node_modules)
-    compiler = node_modules / "typescript" / "bin" / "tsc"
+    _tsc(folder)
+    return folder / "out"
+
+
+def _link(node_modules: Path, into: Path) -> None:
+    into.mkdir()
+    for package in node_modules.iterdir():
+        (into / package.name).symlink_to(package)
+
+
+def _install_package(node_modules: Path, folder: Path) -> None:
+    source = folder / "package"
+    shutil.copytree(PACKAGE, source, ignore=shutil.ignore_patterns("dist", "node_modules"))
+    (source / "node_modules").symlink_to(node_modules)
+    _tsc(source)
+    (source / "node_modules").unlink()
+    npm = [shutil.which("npm") or "npm", "pack", "--ignore-scripts", "--loglevel=error", "--pack-destination", str(folder)]
+    done = subprocess.run(npm, cwd=source, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    [packed] = folder.glob("pgonce-*.tgz")
+    with tarfile.open(packed) as archive:
+        archive.extractall(folder / "unpacked", filter="data")
+    (folder / "unpacked" / "package").rename(folder / "node_modules" / "pgonce")
+    shutil.rmtree(source)
+
+
+def _tsc(folder: Path) -> None:
+    compiler = folder / "node_modules" / "typescript" / "bin" / "tsc"
     done = subprocess.run(["node", compiler, "-p", "."], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "out"

@@ -4,7 +4,7 @@ import { existsSync } from 'node:fs';
 import ws from 'ws';
 
 import { portraitRegen } from './job.ts';
-import { pgonce } from './pgonce.ts';
+import { pgonce } from 'pgonce';
 import { seedWebKjv, type Chapter } from './seed.ts';
 import { webhookRoute } from './webhook.ts';
 

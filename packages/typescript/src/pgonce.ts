@@ -1,39 +1,33 @@
-// pgonce over supabase-js: what the specification's three usage patterns need besides createClient. Copy it into your
-// project. Every function here calls the SQL function of the same name and adds nothing to its promise.
+// pgonce over supabase-js: the helpers of the specification's three usage patterns, and one for webhook routes. Every function
+// here calls a SQL function and adds nothing to its guarantee.
 import type { SupabaseClient } from '@supabase/supabase-js';
 
-export type Json = string | number | boolean | null | Json[] | { [key: string]: Json | undefined };
+import type { Checkpoint, Functions, Json } from './functions.ts';
 
-/** A row of seed_checkpoints. */
-export interface Checkpoint {
-  seed_name: string;
-  last_checkpoint: any;
-  rows_inserted: number;
-  rows_skipped: number;
-  status: 'in_progress' | 'complete' | 'failed';
-  error_message: string | null;
-}
+export type { Checkpoint, Functions, Json };
 
 export interface StartOptions {
   /** What the run works on, for people to read. */
   scope?: { [key: string]: Json };
   /** Minutes without a heartbeat after which the run counts as dead. */
   windowMinutes?: number;
-  /** Runs with different keys may run side by side. */
+  /** Runs with different keys may run at the same time. */
   key?: string;
-  /** The tick this run is for; it fires once, on whatever machine. */
+  /** The scheduled time that this run is for. Only one run starts for it, on any machine. */
   scheduledFor?: Date;
 }
 
 export function pgonce(client: SupabaseClient) {
-  // supabase-js answers with { data, error } and never throws. Here a refusal is thrown (its `code` is the SQLSTATE:
-  // PT409, 22023, ...), because a route that overlooks it would answer 200, and Stripe would never send the event again.
+  // supabase-js returns { data, error } and never throws. Here an error is thrown (its `code` is the SQLSTATE: PT409, 22023,
+  // ...), because a route that ignores it would answer 200, and Stripe would never send the event again.
   async function rpc(name: string, args: { [key: string]: unknown } = {}) {
     const { data } = await client.rpc(name, args).throwOnError();
     return { data, rows: Array.isArray(data) ? data : [data] };
   }
 
-  async function call(name: string, args: { [key: string]: unknown }): Promise<any> {
+  async function call<N extends keyof Functions>(
+    name: N, args: Functions[N]['Args'],
+  ): Promise<Functions[N]['Returns']> {
     return (await rpc(name, args)).data;
   }
 
@@ -60,12 +54,37 @@ export function pgonce(client: SupabaseClient) {
     supabase: { rpc, from: (table: string) => client.from(table) },
 
     /**
-     * The run's id, or null on overlap, or when its tick has fired. Until it is completed or failed a heartbeat is sent
-     * every third of the window: a long run is never overlapped, and one whose process died is free after a window.
+     * Handles a verified event: claim, `handle`, mark. `body` is the body as received.
+     *
+     * 'succeeded': handled now. 'done': it was handled before, or a worker will handle it; answer 200. 'busy': another
+     * request is handling it; answer with an error, so that Stripe delivers it again. If `handle` throws, the failure is
+     * recorded and the error is thrown again: the route answers 500, and Stripe's next delivery is the retry.
+     *
+     * Effect and mark are two requests, so the effect happens at least once. For exactly once, put both into a SQL function.
+     */
+    async handleWebhook(
+      event: { id: string; type: string }, body: string, handle: () => Promise<unknown>,
+    ): Promise<'succeeded' | 'done' | 'busy'> {
+      const [claim] = await call('claim_webhook', { p_stripe_event_id: event.id, p_event_type: event.type, p_body: body });
+      if (claim.outcome !== 'claimed') return claim.outcome === 'busy' ? 'busy' : 'done';
+      const mine = { p_id: claim.id, p_lease: claim.lease };
+      try {
+        await handle();
+      } catch (error) {
+        // If this fails, too, the lease expires after five minutes, and the next delivery is handled all the same.
+        await call('fail_webhook', { ...mine, p_error_message: String(error) }).catch(() => {});
+        throw error;
+      }
+      return (await call('complete_webhook', mine)) ? 'succeeded' : 'busy';
+    },
+
+    /**
+     * The run's id, or null if another run is running or one has started for `scheduledFor` already. Until the run is completed
+     * or failed, a heartbeat is sent every third of the window. A run whose process died blocks the job for one window.
      */
     async startJobRun(jobName: string, options: StartOptions = {}): Promise<string | null> {
       const minutes = options.windowMinutes ?? 15;
-      const runId: string | null = await call('start_job_run', {
+      const runId = await call('start_job_run', {
         p_job_name: jobName,
         p_scope: options.scope ?? {},
         p_window: `${minutes} minutes`,
@@ -92,22 +111,22 @@ export function pgonce(client: SupabaseClient) {
       return call('fail_job_run', { p_run_id: runId, p_error_message: message });
     },
 
-    /** Where the seed stands; null when it has never run. */
+    /** The seed's checkpoint; null if it has never run. */
     async getCheckpoint(seedName: string): Promise<Checkpoint | null> {
-      return (await rpc('get_checkpoint', { p_seed_name: seedName })).rows[0] ?? null;
+      return (await call('get_checkpoint', { p_seed_name: seedName }))[0] ?? null;
     },
 
-    /** Moves the cursor and adds to the counters. Write the rows first, with an upsert: they may come again. */
+    /** Moves the cursor and adds to the counters. Write the rows first, with an upsert: a row may be written again. */
     async updateCheckpoint(
       seedName: string, cursor: Json, counts: { rows_inserted?: number; rows_skipped?: number } = {},
     ): Promise<Checkpoint> {
-      const { rows } = await rpc('update_checkpoint', {
+      const [row] = await call('update_checkpoint', {
         p_seed_name: seedName,
         p_last_checkpoint: cursor,
         p_rows_inserted: counts.rows_inserted ?? 0,
         p_rows_skipped: counts.rows_skipped ?? 0,
       });
-      return rows[0];
+      return row;
     },
   };
 }
