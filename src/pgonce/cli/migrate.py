@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import click
 
 from pgonce.cli.options import with_database
 from pgonce.core import database, schema_check
 from pgonce.core import migrate as installation
+from pgonce.errors import InvalidArgument
+
+_VERSION = "%Y%m%d%H%M%S"
 
 
 @click.command()
@@ -44,6 +49,37 @@ def _check(url: str, schema: str, where: str) -> None:
 
 @click.command()
 @click.option("--schema", default="public", show_default=True, help="Where the tables and functions go.")
-def sql(schema: str) -> None:
+@click.option(
+    "--supabase",
+    is_flag=True,
+    help="Write it as the next file of ./supabase/migrations, unless the newest file of pgonce there is the same.",
+)
+def sql(schema: str, supabase: bool) -> None:
     """Print what migrate does as one SQL script, for Supabase's or Alembic's migrations."""
-    click.echo(installation.script(schema))
+    script = installation.script(schema)
+    if supabase:
+        click.echo(_write_migration(Path("supabase"), script + "\n"))
+    else:
+        click.echo(script)
+
+
+def _write_migration(project: Path, script: str) -> str:
+    if not project.is_dir():
+        raise InvalidArgument("there is no folder supabase here: run the command where `supabase init` has made it")
+    folder = project / "migrations"
+    folder.mkdir(exist_ok=True)
+    earlier = sorted(folder.glob("*_pgonce.sql"))
+    if earlier and earlier[-1].read_text(encoding="utf-8") == script:
+        return f"{earlier[-1]} is up to date"
+    path = folder / f"{_next_version(folder)}_pgonce.sql"
+    path.write_text(script, encoding="utf-8")
+    return f"wrote {path}"
+
+
+def _next_version(folder: Path) -> str:
+    # Supabase refuses a file whose version is not after that of the last one applied. A clock that is behind must not make one.
+    now = datetime.now(UTC).strftime(_VERSION)
+    last = max((path.name[:14] for path in folder.glob("[0-9]*_*.sql")), default="")
+    if now > last or not last.isdigit():
+        return now
+    return (datetime.strptime(last, _VERSION).replace(tzinfo=UTC) + timedelta(seconds=1)).strftime(_VERSION)
