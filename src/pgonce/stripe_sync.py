@@ -24,6 +24,8 @@ from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
 from pgonce.core.execute import call
+from pgonce.core.facts import record_check
+from pgonce.core.processes import this_process
 from pgonce.errors import PgonceError
 from pgonce.jobs.run import Run
 from pgonce.webhooks import calls as protocol
@@ -34,6 +36,8 @@ from pgonce.webhooks.inbox_writer import order_key
 from pgonce.webhooks.registry import WebhookRegistry
 
 NAME = "stripe_sync"
+CHECK = "stripe"
+"""The row in ``pgonce_checks`` that says when the inbox was last compared, and what was found."""
 DAYS = 30
 """Stripe lists no older events."""
 OVERLAP = timedelta(hours=1)
@@ -151,7 +155,12 @@ def reconcile(
         PgonceError: the platform's own events could not be listed, or the run was taken over.
     """
     comparison = _Comparison(app, pool, get, schema, run)
-    comparison.compare(None, since)
+    try:
+        comparison.compare(None, since)
+    except PgonceError as error:
+        if run is None or not run.lost:
+            call(pool, record_check(CHECK, this_process(), {"error": str(error).splitlines()[0]}), schema)
+        raise
     accounts, not_compared = list[str](), dict[str, str]()
     for account in call(pool, receive.list_webhook_accounts(), schema):
         try:
@@ -162,7 +171,10 @@ def reconcile(
             not_compared[account] = str(error)
         else:
             accounts.append(account)
-    return Reconciled(comparison.seen, comparison.recovered, comparison.missing, accounts, not_compared)
+    found = Reconciled(comparison.seen, comparison.recovered, comparison.missing, accounts, not_compared)
+    seen = {name: getattr(found, name) for name in ("seen", "recovered", "missing", "accounts", "not_compared")}
+    call(pool, record_check(CHECK, this_process(), seen), schema)
+    return found
 
 
 class _Comparison:

@@ -15,13 +15,13 @@ from starlette.routing import BaseRoute, Route
 
 from pgonce.console.errors import failed
 from pgonce.console.gate import Gate
-from pgonce.console.pages import login, now
+from pgonce.console.pages import alerts, audit, login, now
 from pgonce.console.security import Headed
 from pgonce.console.shell import ShellCache
 from pgonce.console.templating import Templates
 from pgonce.errors import PgonceError
 
-PAGES = (now, login)
+PAGES = (now, alerts, audit, login)
 """Each has ``routes``. To add a page: a module here, its templates under templates/, and a line in the navigation of
 templates/base.html."""
 

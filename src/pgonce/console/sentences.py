@@ -96,6 +96,7 @@ def _lost(facts: Facts, clock: Clock) -> Sentence:
     said = [_refused(facts)]
     if facts.last_received_at is not None:
         said.insert(0, f"The last delivery came {clock.ago(facts.last_received_at)}.")
+    not_compared = compared.get("not_compared") or {}
     missing, seen = int(compared.get("missing") or 0), int(compared.get("seen") or 0)
     state: State
     if facts.refused >= 3 or facts.silent:
@@ -112,6 +113,10 @@ def _lost(facts: Facts, clock: Clock) -> Sentence:
         said.append(f"The comparison with Stripe failed: {compared['error']}.")
     elif facts.now - facts.compared_at > COMPARE_WITHIN:
         state, say = "unknown", f"Not known: last compared with Stripe {clock.ago(facts.compared_at)}."
+    elif not_compared:
+        state, say = "unknown", f"Not known of {plural(len(not_compared), 'connected account')}."
+        account, reason = next(iter(not_compared.items()))
+        said.append(f"{account} could not be compared: {reason}.")
     else:
         state, say = ("odd" if facts.refused else "ok"), "Nothing is lost."
     if facts.compared_at is not None and "error" not in compared:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -70,6 +71,9 @@ def size(value: int | None) -> str:
 def short(identifier: object) -> Markup:
     """An id in a list: prefix, 4 signs … last 4; the whole of it in the title."""
     text = str(identifier)
+    if not isinstance(identifier, UUID):
+        with suppress(ValueError):
+            identifier = UUID(text)
     prefix, mark, rest = text.rpartition("_")
     if isinstance(identifier, UUID) or len(rest) <= 12:
         return Markup('<span class="mono" title="{}">{}</span>').format(
@@ -209,13 +213,13 @@ class Templates:
         self.statics = {each.name: each.read_bytes() for each in files("pgonce.console").joinpath("static").iterdir()}
         self._versions = {name: sha256(body).hexdigest()[:10] for name, body in self.statics.items()}
 
-    async def respond(self, request: Request, name: str, status: int = 200, **context: Any) -> Response:
+    async def respond(self, request: Request, template: str, status: int = 200, /, **context: Any) -> Response:
         """A page with the frame of the console."""
         shell = await self._console.shell(request)
         clock = Clock(zone_of(request), shell.now)
-        return self.render(request, name, status, shell=shell, clock=clock, **context)
+        return self.render(request, template, status, shell=shell, clock=clock, **context)
 
-    def render(self, request: Request, name: str, status: int = 200, **context: Any) -> Response:
+    def render(self, request: Request, template: str, status: int = 200, /, **context: Any) -> Response:
         """A page for which the database is not asked."""
 
         def url(path: str, **query: Any) -> str:
@@ -227,7 +231,7 @@ class Templates:
         def csrf() -> Markup:
             return Markup('<input type="hidden" name="csrf" value="{}">').format(request.state.form_token)
 
-        text = self._environment.get_template(name).render(
+        text = self._environment.get_template(template).render(
             request=request, url=url, static=static, csrf=csrf, user=getattr(request.state, "user", None),
             here=request.scope["path"].removeprefix(request.scope.get("root_path", "")), console=self._console,
             query=request.query_params, **context,

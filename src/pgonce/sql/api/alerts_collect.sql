@@ -33,8 +33,11 @@ begin
     delete from pgonce_alerts a using found f, generate_series(1, f.digits - 1) d
     where a.channel = any (v_channels) and a.dedupe_key = f.series || '/' || d and a.delivered_at is null and a.attempts = 0),
   stored as (
-    insert into pgonce_alerts as a (channel, kind, subject, dedupe_key, message, detail)
-    select c, f.kind, f.subject, f.dedupe_key, f.message, f.detail
+    insert into pgonce_alerts as a (channel, kind, subject, dedupe_key, message, detail, next_attempt_at)
+    select c, f.kind, f.subject, f.dedupe_key, f.message, f.detail,
+           -- a muted alert is due at the end of its mute
+           coalesce((select m.muted_until from pgonce_alert_mutes m
+                     where m.kind = f.kind and m.subject = f.subject and m.muted_until > v_now), clock_timestamp())
     from found f cross join unnest(v_channels) c
     where not exists (select from pgonce_alerts a, generate_series(f.digits + 1, 9) d
                       where a.channel = c and a.dedupe_key = f.series || '/' || d)
@@ -43,6 +46,12 @@ begin
       where a.delivered_at is null and a.attempts = 0 and a.message is distinct from excluded.message
     returning a.xmax = 0 as is_new)
   select count(*) filter (where is_new) into v_new from stored;
+  -- At the end of a mute only what is still open is delivered.
+  update pgonce_alerts a set delivered_at = clock_timestamp(), last_error = 'muted until its cause was gone'
+  from pgonce_alert_mutes m
+  where a.channel = any (v_channels) and a.delivered_at is null and a.attempts = 0 and m.kind = a.kind and m.subject = a.subject
+    and m.muted_until <= v_now and a.created_at < m.muted_until
+    and not pgonce_alert_is_open(a.kind, a.subject, a.detail, a.created_at);
   update pgonce_alert_channels set looked_at = v_now, watched = coalesce(v_unfinished, '{}') where channel = any (v_channels);
   delete from pgonce_alerts where created_at < v_now - interval '30 days';
   return v_new;

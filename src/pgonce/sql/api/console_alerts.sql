@@ -88,12 +88,15 @@ begin
   end if;
   select * into a from pgonce_alerts where id = p_id;
   if not found then raise sqlstate 'PT404' using message = format('there is no alert %s', p_id); end if;
-  delete from pgonce_alert_mutes where muted_until < clock_timestamp();
-  select muted_until into v_before from pgonce_alert_mutes where kind = a.kind and subject = a.subject for update;
+  delete from pgonce_alert_mutes where muted_until < clock_timestamp() - interval '1 day';
+  select muted_until into v_before from pgonce_alert_mutes
+  where kind = a.kind and subject = a.subject and muted_until > clock_timestamp() for update;
   insert into pgonce_alert_mutes as m (kind, subject, muted_until, muted_by, reason)
   values (a.kind, a.subject, v_until, v_actor, coalesce(p_reason, ''))
   on conflict (kind, subject) do update
-  set muted_until = excluded.muted_until, muted_by = excluded.muted_by, reason = excluded.reason;
+  set muted_at = case when v_before is null then clock_timestamp() else m.muted_at end, muted_until = excluded.muted_until,
+      muted_by = excluded.muted_by, reason = excluded.reason;
+  update pgonce_alerts set next_attempt_at = v_until where kind = a.kind and subject = a.subject and delivered_at is null;
   perform pgonce_audit_write(
     'mute', 'alert', a.kind || ' ' || a.subject, case when v_before is null then 'delivered' else 'muted' end,
     'muted until ' || to_char(v_until at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"'), p_reason, p_session,
@@ -114,7 +117,16 @@ begin
   if not found then raise sqlstate 'PT404' using message = format('there is no alert %s', p_id); end if;
   delete from pgonce_alert_mutes where kind = a.kind and subject = a.subject and muted_until > clock_timestamp();
   if not found then return false; end if;
+  update pgonce_alerts set next_attempt_at = clock_timestamp()
+  where kind = a.kind and subject = a.subject and delivered_at is null;
   perform pgonce_audit_write('unmute', 'alert', a.kind || ' ' || a.subject, 'muted', 'delivered', p_reason, p_session);
   return true;
 end $$;
 comment on function pgonce_console_unmute_alert(uuid, uuid, text) is 'pgonce: ends a mute. false = it was not muted.';
+
+create or replace function pgonce_console_channels(out channels bigint, out looked_at timestamptz)
+language sql stable set search_path from current as $$
+  select count(*), max(c.looked_at) from pgonce_alert_channels c where c.looked_at > clock_timestamp() - interval '1 day'
+$$;
+comment on function pgonce_console_channels() is
+  'pgonce: how many channels workers have looked for alerts for in the last day, and when one last looked.';

@@ -90,7 +90,9 @@ begin
 
   select min(a.created_at), count(*), (array_agg(a.last_error order by a.created_at))[1] into v_at, v_count, v_text
   from (select b.created_at, b.last_error from pgonce_alerts b
-        where b.delivered_at is null and b.created_at < v_now - interval '10 minutes' order by b.created_at limit 1000) a;
+        where b.delivered_at is null and b.created_at < v_now - interval '10 minutes'
+          and not exists (select from pgonce_alert_mutes m where m.kind = b.kind and m.subject = b.subject and m.muted_until > v_now)
+        order by b.created_at limit 1000) a;
   if v_count > 0 then
     return query select 'alerts', 'failure',
       format('%s not delivered, the first from %s: %s', case v_count when 1 then '1 is' else v_count || ' are' end,

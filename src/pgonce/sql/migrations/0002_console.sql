@@ -60,6 +60,7 @@ create table if not exists pgonce_checks (
 create table if not exists pgonce_alert_mutes (
   kind        text        not null,
   subject     text        not null,
+  muted_at    timestamptz not null default clock_timestamp(),
   muted_until timestamptz not null,
   muted_by    text        not null,
   reason      text        not null default '',

@@ -1,0 +1,143 @@
+"""Alerts: who was told what, what is still open, and what is muted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pgonce.alerts.calls_console import AlertLine, Channels, get_channels, list_alerts, mute_alert, unmute_alert
+from pgonce.console import respond
+from pgonce.console.actions import act
+from pgonce.console.reads import Read, reading
+from pgonce.errors import InvalidArgument, NotFound
+
+PAGE = 50
+LENGTHS = {
+    "1 hour": timedelta(hours=1),
+    "4 hours": timedelta(hours=4),
+    "1 day": timedelta(days=1),
+    "7 days": timedelta(days=7),
+    "31 days": timedelta(days=31),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Alerts:
+    """What the page shows."""
+
+    alerts: Sequence[AlertLine]
+    channels: Channels
+    older: datetime | None
+    """Where the next page begins."""
+
+
+async def alerts(request: Request) -> Response:
+    """The list."""
+    before = moment(respond.query(request).get("before"))
+    async with reading(request) as read:
+        found = await read(list_alerts(before, PAGE + 1))
+        channels = await read(get_channels())
+    more = len(found) > PAGE
+    page = Alerts(found[:PAGE], channels, found[PAGE - 1].created_at if more else None)
+    return await respond.respond(request, "alerts/list.html", page, target=target, sentence=sentence)
+
+
+def sentence(line: AlertLine) -> str:
+    """What happened, without what to type."""
+    text = line.message.partition(". Next: `")[0]
+    return text[:1].upper() + text[1:]
+
+
+def target(line: AlertLine) -> tuple[str, dict[str, str]]:
+    """The page that an alert leads to, and its parameters."""
+    detail = line.detail
+    if detail.get("run_id"):
+        return "/run", {"id": str(detail["run_id"])}
+    if detail.get("job_name"):
+        return "/job", {"name": str(detail["job_name"])}
+    if detail.get("stripe_event_id"):
+        return "/event", {"id": str(detail["stripe_event_id"])}
+    if detail.get("event_type"):
+        return "/webhooks", {"type": str(detail["event_type"]), "status": "dead"}
+    if detail.get("seed_name"):
+        return "/import", {"name": str(detail["seed_name"])}
+    return ("/imports", {}) if line.kind.startswith("import") else ("/", {})
+
+
+async def confirm(request: Request) -> Response:
+    """How long to mute it, and why."""
+    alert = alert_id(respond.query(request).get("id"))
+    async with reading(request) as read:
+        line = await find(read, alert)
+    return await respond.respond(request, "alerts/mute.html", line, lengths=list(LENGTHS), sentence=sentence)
+
+
+async def mute(request: Request) -> Response:
+    """Mute it."""
+    sent = await respond.form(request)
+    alert, length = alert_id(sent.get("id")), LENGTHS.get(sent.get("for"))
+    if length is None:
+        raise InvalidArgument(f"an alert can be muted for {', '.join(LENGTHS)}")
+    await act(request, mute_alert(respond.who(request).session, alert, length, sent.get("why")), noun="alert")
+    return respond.go(request, "/alerts")
+
+
+async def unmute(request: Request) -> Response:
+    """End the mute."""
+    alert = alert_id((await respond.form(request)).get("id"))
+    await act(request, unmute_alert(respond.who(request).session, alert), noun="alert")
+    return respond.go(request, "/alerts")
+
+
+async def find(read: Read, alert: UUID) -> AlertLine:
+    """The line of an alert.
+
+    Raises:
+        NotFound: it is not among the newest 1,000.
+    """
+    for line in await read(list_alerts(limit=1000)):
+        if line.id == alert:
+            return line
+    raise NotFound(f"there is no alert {alert}")
+
+
+def alert_id(given: str) -> UUID:
+    """The id of an alert.
+
+    Raises:
+        InvalidArgument: it is not one.
+    """
+    try:
+        return UUID(given)
+    except ValueError:
+        raise InvalidArgument("this is not the id of an alert") from None
+
+
+def moment(given: str) -> datetime | None:
+    """A time in an address; None if there is none.
+
+    Raises:
+        InvalidArgument: it cannot be read.
+    """
+    if not given:
+        return None
+    try:
+        found = datetime.fromisoformat(given)
+    except ValueError:
+        raise InvalidArgument("a time in this address cannot be read") from None
+    if found.tzinfo is None or not 1 < found.year < 9999:
+        raise InvalidArgument("a time in this address has no zone, or is out of range")
+    return found
+
+
+routes = [
+    *respond.page("/alerts", alerts),
+    *respond.page("/alerts/mute", confirm),
+    *respond.action("/alerts/mute", mute),
+    *respond.action("/alerts/unmute", unmute),
+]

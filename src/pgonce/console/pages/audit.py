@@ -1,0 +1,118 @@
+"""Audit: who did what, from where, and why."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pgonce.console import respond
+from pgonce.console.pages.alerts import moment
+from pgonce.console.reads import reading
+from pgonce.console.sessions import AuditChoices, AuditLine, audit_choices, list_audit
+from pgonce.errors import InvalidArgument
+
+PAGE = 50
+MOST = 10_000
+"""Lines of the file."""
+
+DONE = {
+    ("login", "session"): "Logged in",
+    ("logout", "session"): "Logged out",
+    ("stop", "run"): "Stop asked for",
+    ("end", "run"): "Run ended",
+    ("request", "job"): "Run asked of",
+    ("pause", "job"): "Schedule paused of",
+    ("resume", "job"): "Schedule resumed of",
+    ("mute", "alert"): "Muted",
+    ("unmute", "alert"): "Unmuted",
+    ("migrate", "schema"): "Schema migrated",
+}
+PLACES = {
+    "webhook": ("/event", "id"),
+    "run": ("/run", "id"),
+    "job": ("/job", "name"),
+    "import": ("/import", "name"),
+    "replay": ("/replay", "id"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What the page shows."""
+
+    lines: Sequence[AuditLine]
+    choices: AuditChoices
+    more: bool
+
+
+async def audit(request: Request) -> Response:
+    """The list, or a page of it."""
+    asked = respond.query(request)
+    before = moment(asked.get("before"))
+    number = asked.get("before_id", "0")
+    if not number.isdecimal() or len(number) > 18:
+        raise InvalidArgument("a number in this address cannot be read")
+    async with reading(request) as read:
+        lines = await read(
+            list_audit(
+                object=asked.get("q") or None,
+                actor=asked.get("who") or None,
+                action=asked.get("action") or None,
+                before=(before, int(number)) if before else None,
+                limit=PAGE + 1,
+            )
+        )
+        choices = await read(audit_choices())
+    page = Audit(lines[:PAGE], choices, len(lines) > PAGE)
+    kept = {name: asked.get(name) or None for name in ("q", "who", "action")}
+    return await respond.respond(request, "audit/list.html", page, said=said, place=place, kept=kept)
+
+
+async def as_csv(request: Request) -> Response:
+    """The newest 10,000 lines of the filter as a file."""
+    asked = respond.query(request)
+    async with reading(request) as read:
+        lines = await read(
+            list_audit(
+                object=asked.get("q") or None,
+                actor=asked.get("who") or None,
+                action=asked.get("action") or None,
+                limit=MOST,
+            )
+        )
+    file = io.StringIO()
+    writer = csv.writer(file)
+    names = ("at", "actor", "source", "address", "action", "noun", "object", "before", "after", "reason", "refused")
+    writer.writerow(names)
+    for line in lines:
+        writer.writerow([cell(line.at.isoformat() if name == "at" else getattr(line, name)) for name in names])
+    headers = {"content-disposition": 'attachment; filename="audit.csv"'}
+    return Response(file.getvalue(), headers=headers, media_type="text/csv")
+
+
+def cell(value: object) -> str:
+    """The text of a cell. A spreadsheet would execute what begins like a formula."""
+    text = "" if value is None else str(value)
+    return f"'{text}" if text[:1] in {"=", "+", "-", "@", "\t", "\r"} else text
+
+
+def said(line: AuditLine) -> str:
+    """What was done, before the name of what it was done to."""
+    done = DONE.get((line.action, line.noun))
+    if line.refused:
+        return "Login refused" if line.noun == "session" else f"Refused: {line.action.replace('_', ' ')} {line.noun}"
+    return done or f"{line.action.replace('_', ' ').capitalize()} {line.noun}"
+
+
+def place(line: AuditLine) -> tuple[str, dict[str, str]] | None:
+    """The page of what it was done to, and its parameters."""
+    found = PLACES.get(line.noun)
+    return (found[0], {found[1]: line.object}) if found and line.object else None
+
+
+routes = [*respond.page("/audit", audit), *respond.page("/audit.csv", as_csv)[:1]]
