@@ -8,6 +8,7 @@ from functools import partial
 import click
 
 from pgonce import retention
+from pgonce.cli.actor import entry
 from pgonce.cli.options import with_database
 from pgonce.cli.output import Length, when
 from pgonce.core import database
@@ -36,6 +37,8 @@ def cleanup(webhooks: timedelta, runs: timedelta, override_31_days: bool, url: s
                 f"dead letter: {letter.stripe_event_id} {letter.event_type}, received {when(letter.received_at)}, "
                 f"{letter.attempts} attempts: {letter.reason or 'no reason'}"
             )
+        asked = f"deletes events older than {webhooks.days} days, and runs older than {runs.days} days"
+        call(pool, entry("cleanup", "schema", schema, asked), schema)
         commit = partial(call, pool, schema=schema)
         events = sum(retention.batches(retention.purge_webhook_events, webhooks, commit))
         old_runs = sum(retention.batches(retention.purge_job_runs, runs, commit))

@@ -18,6 +18,7 @@ from urllib.request import Request, urlopen
 
 import click
 
+from pgonce.cli.actor import audited
 from pgonce.cli.options import as_json, with_database
 from pgonce.cli.output import Moment, print_diagnosis, print_json, print_table, when
 from pgonce.cli.times import ago, took
@@ -202,7 +203,12 @@ def erase(customer_id: str, account: str | None, yes: bool, url: str, schema: st
     """
     with database.open_pool(url, 1) as pool:
         wanted = replays.erase_webhooks(customer_id, account, _who(), dry_run=not yes)
-        erased, kept = call(pool, wanted, schema)
+        if yes:
+            erased, kept = audited(
+                pool, schema, wanted, "erase", "customer", customer_id, lambda found: f"{found[0]} payloads erased"
+            )
+        else:
+            erased, kept = call(pool, wanted, schema)
     click.echo(f"{erased} events {'erased' if yes else 'would be erased: pass --yes'}")
     if kept:
         click.echo(f"{kept} are not handled yet and keep their payloads: erase them later", err=True)

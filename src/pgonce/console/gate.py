@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import inspect
-import os
 import time
 from contextlib import suppress
 from typing import Any, Literal
@@ -21,6 +19,7 @@ from pgonce.console.auth import Identity, form_token, new_token, read_role, toke
 from pgonce.console.errors import failed
 from pgonce.console.templating import Templates
 from pgonce.core.execute_async import call
+from pgonce.core.processes import person
 from pgonce.errors import PgonceError
 
 COOKIE = "pgonce_console"
@@ -118,7 +117,7 @@ class Gate:
             return None
         if console.users:
             return await self._logged_in(token)
-        return await self._vouched("local", local_name(), "operator", place.address) if console.is_open else None
+        return await self._vouched("local", person(), "operator", place.address) if console.is_open else None
 
     async def _vouched(self, source: Literal["host", "proxy", "local"], name: str, role: str, address: str) -> Identity:
         """A user that somebody else vouches for. Their row is written once a minute."""
@@ -143,16 +142,6 @@ class Gate:
                 await call(pool, sessions.end_session(token_hash(token), "the password or role was changed"), schema)
             return None
         return Identity(user.name, user.role, "password", found.id)
-
-
-def local_name() -> str:
-    """The name of whoever runs this process: PGONCE_ACTOR, else the user of the system."""
-    if given := os.environ.get("PGONCE_ACTOR"):
-        return given
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return f"uid {os.getuid()}" if hasattr(os, "getuid") else "local"
 
 
 def _target(request: Request) -> str:

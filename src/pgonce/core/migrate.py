@@ -10,6 +10,7 @@ import psycopg
 from psycopg import sql
 
 from pgonce.core import adopt
+from pgonce.core.processes import host, person
 from pgonce.core.schema_sql import migrations, script
 from pgonce.errors import SchemaError
 
@@ -68,12 +69,24 @@ def migrate(
             before = applied(conn, schema)
             run_script(conn, script(schema))
             done = applied(conn, schema) - before
+            if done:
+                _write_audit(conn, schema, before, before | done)
 
         adopt.with_short_locks(conn, schema, install)
         adopt.finish(conn, schema, list(large))
     for warning in warnings:
         warn(warning)
     return [name for version, name, _ in migrations() if version in done]
+
+
+def _write_audit(conn: psycopg.Connection[Any], schema: str, before: set[int], after: set[int]) -> None:
+    """Record who has migrated the schema, in the transaction that does it."""
+    write = sql.SQL(
+        "select {}('migrate', 'schema', %s, p_before => %s, p_after => %s, p_actor => %s, p_source => 'cli',"
+        " p_address => %s)"
+    ).format(sql.Identifier(schema, "pgonce_audit_write"))
+    versions = [f"version {max(each)}" if each else "nothing" for each in (before, after)]
+    conn.execute(write, [schema, *versions, person(), host()])
 
 
 def _collect(said: psycopg.errors.Diagnostic, warnings: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import os
 import platform
@@ -111,6 +112,16 @@ class Registration:
             "p_capacity": self.capacity,
         }
         return Call("pgonce_register_process", args, value)
+
+
+def person() -> str:
+    """Who runs this process, for the audit: PGONCE_ACTOR, else the user of the system."""
+    if given := os.environ.get("PGONCE_ACTOR", "").strip():
+        return clean(given, 200)
+    try:
+        return clean(getpass.getuser(), 200)
+    except (KeyError, OSError):  # a container's user without a name
+        return f"uid {os.getuid()}" if hasattr(os, "getuid") else "unknown"
 
 
 @cache

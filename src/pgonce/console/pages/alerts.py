@@ -61,7 +61,7 @@ def target(line: AlertLine) -> tuple[str, dict[str, str]]:
     if detail.get("job_name"):
         return "/job", {"name": str(detail["job_name"])}
     if detail.get("stripe_event_id"):
-        return "/event", {"id": str(detail["stripe_event_id"])}
+        return "/webhook", {"id": str(detail["stripe_event_id"])}
     if detail.get("event_type"):
         return "/webhooks", {"type": str(detail["event_type"]), "status": "dead"}
     if detail.get("seed_name"):

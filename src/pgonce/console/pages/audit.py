@@ -33,7 +33,7 @@ DONE = {
     ("migrate", "schema"): "Schema migrated",
 }
 PLACES = {
-    "webhook": ("/event", "id"),
+    "webhook": ("/webhook", "id"),
     "run": ("/run", "id"),
     "job": ("/job", "name"),
     "import": ("/import", "name"),

@@ -1,0 +1,46 @@
+"""Who types a command, for the audit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+from uuid import UUID
+
+from pgonce.console.sessions import identify, write_audit
+from pgonce.core.call import Call
+from pgonce.core.execute import Pool, call, connection, execute, own_transaction
+from pgonce.core.processes import host, person
+
+T = TypeVar("T")
+
+
+def session(pool: Pool, schema: str) -> UUID:
+    """The session of whoever types this command: an operator's, for the actions that the console has, too."""
+    return call(pool, identify("cli", person(), "operator", host()), schema)
+
+
+def entry(action: str, noun: str, name: str, after: str, reason: str | None = None) -> Call[int]:
+    """The audit of what this command does; ``after``: what is different then."""
+    return write_audit(action, noun, name, after=after, reason=reason, actor=person(), source="cli", address=host())
+
+
+def audited(
+    pool: Pool, schema: str, work: Call[T], action: str, noun: str, name: str, describe: Callable[[T], str | None]
+) -> T:
+    """Run ``work`` and write the audit, in one transaction. For what the console does not do.
+
+    Args:
+        pool: on the database.
+        schema: where ``pgonce migrate`` put the tables.
+        work: the call that changes something.
+        action: a verb, for the audit, as ``noun`` and ``name`` are.
+        noun: what it is done to.
+        name: which one.
+        describe: from the result what is different now; None: nothing was done, and nothing is written.
+    """
+    with connection(pool) as conn, own_transaction(conn):
+        result = execute(conn, work, schema)
+        after = describe(result)
+        if after is not None:
+            execute(conn, entry(action, noun, name, after), schema)
+        return result
