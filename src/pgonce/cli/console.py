@@ -60,12 +60,11 @@ def console(
     try:
         import uvicorn
 
-        from pgonce.console.routes import build
         from pgonce.webhooks.http_server import listen
     except ImportError as error:
         raise PgonceError(f"{error.name} is not installed: pip install 'pgonce[console]'") from error
     served.check_host(host)
-    build(served)  # so that an error in a template or an address is found now
+    served.check_installed()
     try:
         listening = listen(host, port)
     except OSError as error:

@@ -19,6 +19,7 @@ from pgonce.app import App
 from pgonce.cli.options import with_app, with_database
 from pgonce.cli.signals import handled
 from pgonce.cli.startup import describe_alerts, describe_database, describe_handlers, describe_jobs
+from pgonce.console.app import Beside, Console
 from pgonce.core import database, event_loop
 from pgonce.core.execute import call
 from pgonce.core.service import Service, stop_all
@@ -28,6 +29,8 @@ from pgonce.webhooks import stripe
 from pgonce.webhooks.calls_receive import check_inbox
 from pgonce.webhooks.responses import MAX_BODY
 from pgonce.webhooks.worker import Worker
+
+CONSOLE = "/console"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -79,6 +82,7 @@ def freeze_garbage() -> None:
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 picks a free one.")
 @click.option("--path", default="/webhooks/stripe", show_default=True, help="Where deliveries are received.")
+@click.option("--console", "with_console", is_flag=True, help="Serve the operator's console at /console, too.")
 @click.option("--no-worker", is_flag=True, help="Record only and start no jobs; `pgonce worker` elsewhere does both.")
 @click.option("--live-only", is_flag=True, help="Refuse test events: for a live Connect endpoint, which gets both.")
 @click.option("--max-body", default=MAX_BODY, show_default=True, type=click.IntRange(min=1), metavar="BYTES")
@@ -97,6 +101,7 @@ def serve(
     host: str,
     port: int,
     path: str,
+    with_console: bool,
     no_worker: bool,
     live_only: bool,
     max_body: int,
@@ -123,6 +128,7 @@ def serve(
     except ImportError as error:
         raise PgonceError(f"{error.name} is not installed: pip install 'pgonce[serve]'") from error
     secrets = _secrets()
+    console = _console(app, url, schema, host) if with_console else None
     receiver = Receiver(
         app,
         secrets=secrets,
@@ -150,22 +156,40 @@ def serve(
     events = "test events refused" if live_only else "live and test"
     number = "1 secret" if len(secrets) == 1 else f"{len(secrets)} secrets"
     click.echo(f"receives  {address}{path}   {number}, up to {max_body:,} bytes, {events}", err=True)
+    if console is not None:
+        click.echo(f"console   {address}{CONSOLE}/   {console.access}", err=True)
     click.echo(describe_handlers(app, None if no_worker else concurrency), err=True)
     click.echo(describe_jobs(app, "--no-worker" if no_worker else "--no-schedule" if no_schedule else None), err=True)
     click.echo(describe_alerts(None if no_alerts else alerts), err=True)
+    served = receiver if console is None else Beside(receiver, console, CONSOLE)
     freeze_garbage()
     with ExitStack() as running:
         for service in services:
             service.start()
         stop = _once(lambda: _stop(services, STOP_SECONDS))
         running.callback(stop)
-        server = http_server.Server(receiver, max_connections=max_connections, stop=stop)
+        server = http_server.Server(served, max_connections=max_connections, stop=stop)
         # uvicorn says so itself only of a socket of its own, and then before its start
         logging.getLogger("uvicorn.error").info("Uvicorn running on %s (Press CTRL+C to quit)", address)
         with suppress(KeyboardInterrupt):  # after a graceful end, uvicorn raises the signal again
             server.run(sockets=[listening])
     if not server.started:
         sys.exit(1)
+
+
+def _console(app: App, url: str, schema: str, host: str) -> Console:
+    console = Console(
+        app,
+        url=url,
+        schema=schema,
+        proxies=os.environ.get("PGONCE_CONSOLE_PROXIES", "").split(),
+        user_header=os.environ.get("PGONCE_CONSOLE_USER_HEADER"),
+        operators=os.environ.get("PGONCE_CONSOLE_OPERATORS", "").split(),
+        prefix=CONSOLE,
+    )
+    console.check_host(host)
+    console.check_installed()
+    return console
 
 
 def _secrets() -> tuple[str, ...]:

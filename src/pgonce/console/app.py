@@ -116,6 +116,14 @@ class Console:
                 "(hashes by `pgonce console hash`), or name a proxy with --proxy and --user-header"
             )
 
+    def check_installed(self) -> None:
+        """Build the pages, so that what is missing is found now.
+
+        Raises:
+            PgonceError: a package of the extra "console" is not installed.
+        """
+        self._built()
+
     async def pool(self) -> AsyncConnectionPool[AsyncConnection[Any]]:
         """The connections to the database, opened at the first request.
 
@@ -188,6 +196,30 @@ class Console:
                 await self.stop()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+
+
+class Beside:
+    """Two ASGI apps in one server: the console below its prefix, and another one everywhere else.
+
+    Args:
+        app: the other one. It gets the lifespan.
+        console: the console, which has the same prefix.
+        prefix: such as "/console".
+    """
+
+    def __init__(self, app: Any, console: Console, prefix: str) -> None:
+        self._app, self._console, self._prefix = app, console, prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or follow the server's lifespan."""
+        if scope["type"] == "http":
+            path = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
+            if path == self._prefix or path.startswith(f"{self._prefix}/"):
+                await self._console(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+        if scope["type"] == "lifespan":
+            await self._console.stop()
 
 
 def _below(scope: Scope, prefix: str) -> Scope:

@@ -134,6 +134,8 @@ class Server(uvicorn.Server):
                 log_level="info",
                 access_log=False,
                 server_header=False,
+                # the console reads X-Forwarded-… itself, and only from the proxies that it knows
+                proxy_headers=False,
                 timeout_keep_alive=int(HEAD_SECONDS),
                 timeout_graceful_shutdown=CLOSE_SECONDS,
             )
