@@ -103,7 +103,7 @@ def by_hand(bodies: Sequence[bytes]) -> float:
 
 
 def with_pgqueuer(bodies: Sequence[bytes], in_flight: int) -> float:
-    """PgQueuer: enqueue with the event's id as its dedupe key, then a handler with the same effect."""
+    """PgQueuer: enqueue with the event's id as its dedupe key; beside it a worker whose handler has the same effect."""
     with new_database(migrated=False) as url:
         with psycopg.connect(url, autocommit=True) as conn:
             conn.execute(EFFECTS)
@@ -121,18 +121,19 @@ async def _pgqueuer(url: str, bodies: Sequence[bytes], in_flight: int) -> float:
         queries = Queries(driver)
         await queries.install()
         worker = PgQueuer(driver)
-        left = len(set(bodies))
+        distinct = len(set(bodies))
+        handled: set[str] = set()  # a duplicate that is enqueued after its job has ended is another job
         done = asyncio.Event()
 
         @worker.entrypoint("webhook")
         async def handle(job: Any) -> None:
-            nonlocal left
             found = stripe.parse(job.payload)
             await pool.execute("insert into effects (event) values ($1) on conflict do nothing", found["id"])
-            left -= 1
-            if left <= 0:
+            handled.add(found["id"])
+            if len(handled) == distinct:
                 done.set()
 
+        running = asyncio.create_task(worker.run(batch_size=100, dequeue_timeout=timedelta(seconds=1)))
         started = time.perf_counter()
         waiting = iter(bodies)
 
@@ -143,7 +144,6 @@ async def _pgqueuer(url: str, bodies: Sequence[bytes], in_flight: int) -> float:
         async with asyncio.TaskGroup() as group:
             for _ in range(in_flight):
                 group.create_task(client())
-        running = asyncio.create_task(worker.run(batch_size=100, dequeue_timeout=timedelta(seconds=1)))
         await done.wait()
         seconds = time.perf_counter() - started
         worker.shutdown.set()
