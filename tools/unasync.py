@@ -32,7 +32,9 @@ NAMES = {
     "AsyncExecutor": "Executor",
     "AsyncConnection": "Connection",
     "AsyncConnectionPool": "ConnectionPool",
+    "AsyncCopy": "Copy",
     "AsyncCursor": "Cursor",
+    "AsyncExitStack": "ExitStack",
     "AsyncIterator": "Iterator",
     "AsyncJobs": "Jobs",
     "AsyncConsumer": "Consumer",
@@ -43,6 +45,7 @@ NAMES = {
     "__aenter__": "__enter__",
     "__aexit__": "__exit__",
     "asynccontextmanager": "contextmanager",
+    "enter_async_context": "enter_context",
     "ensure_awaitable": "ensure_result",
 }
 

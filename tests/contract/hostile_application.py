@@ -158,6 +158,17 @@ def seeds(pool: Any, world: str) -> None:
             said[f"{world} seed"] = done.outcome
         except OSError:
             pass
+    options: dict[str, Any] = {"into": f"public.{world}_rows", "key": ("id",)}
+    said[f"{world} verified"] = one.verify(f"{world}_seed", other, **options)["different"] == 1
+    said[f"{world} rehearsed"] = one.rehearse(f"{world}_again", other, **options).skipped == 10
+    done = one.run(f"{world}_again", other, on_conflict="update", set_sequences=True, **options)
+    found = one.checkpoint(f"{world}_again")
+    said[f"{world} updated"] = bool(found and (found.rows_updated, found.rows_skipped) == (1, 9))
+
+
+def other(_: Any) -> Iterator[tuple[Any, Any]]:
+    for number in range(10):
+        yield {"id": number, "note": "ü" if number else "ö"}, {"n": number}
 
 
 async def in_asyncio(url: str) -> None:
@@ -237,15 +248,21 @@ def worker(url: str, pool: Any) -> None:
 
 
 def imports(url: str) -> None:
-    """With psycopg's adapters and the schema's own names: rows are read and written as the application says."""
-    options = {"options": "-c search_path=public"}
+    """Through pools whose cursors and loaders are the application's own."""
+    options = {"row_factory": dict_row, "cursor_factory": RawCursor}
     for world, autocommit in (("auto", True), ("plain", False)):
-        with ConnectionPool[Any](url, kwargs={"autocommit": autocommit, **options}, min_size=1, open=True) as pool:
+        with ConnectionPool[Any](
+            url, kwargs={"autocommit": autocommit, **options}, configure=register, min_size=1, open=True
+        ) as pool:
             seeds(pool, world)
 
     async def in_asyncio() -> None:
         async with AsyncConnectionPool[Any](
-            url, kwargs={"autocommit": True, **options}, min_size=1, open=False
+            url,
+            kwargs={"autocommit": True, "row_factory": dict_row, "cursor_factory": AsyncRawCursor},
+            configure=configure_async,
+            min_size=1,
+            open=False,
         ) as pool:
             seeds = pgonce.AsyncSeeds(pool)
             for _ in range(2):
@@ -269,10 +286,10 @@ def scheduler(url: str) -> None:
 
 
 def main(url: str) -> None:
-    imports(url)
     register(psycopg)
     set_json_loads(lambda _: "LOADED BY THE APPLICATION")
     set_json_dumps(lambda _: '"dumped by the application"')
+    imports(url)
     for autocommit in (True, False):
         world = "auto" if autocommit else "plain"
         pool = ConnectionPool[Any](

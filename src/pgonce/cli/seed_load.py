@@ -17,6 +17,7 @@ from pgonce.cli.output import print_table
 from pgonce.cli.progress import Import, unknown
 from pgonce.cli.signals import stopping
 from pgonce.core import database
+from pgonce.core.execute import OwnCursor, fetch, run
 from pgonce.errors import InvalidArgument, SchemaError
 from pgonce.seeds.batch import BatchSizer
 from pgonce.seeds.importer import batches
@@ -210,15 +211,16 @@ def _check(conn: Connection[Any], table: str, key: Sequence[str], source: Source
         SchemaError: there is no such table, or it lacks a column; with a statement that would make it.
     """
     identifier = sql.Identifier(*table.split("."))
-    there = conn.execute(
+    [[there]] = fetch(
+        conn,
         "select array_agg(attname::text order by attnum) from pg_attribute"
         " where attrelid = to_regclass(%s) and attnum > 0 and not attisdropped",
         [identifier.as_string(conn)],
-    ).fetchone()
+    )
     columns = source.columns
-    if not there or there[0] is None:
+    if there is None:
         _refuse_table(conn, table, key, columns)
-    known = list(there[0]) if there else []
+    known = list(there or ())
     renames = {}
     for column in columns:
         alike = [each for each in known if each.lower() == column.lower() and each not in columns]
@@ -239,12 +241,13 @@ def _check(conn: Connection[Any], table: str, key: Sequence[str], source: Source
 def _refuse_table(conn: Connection[Any], table: str, key: Sequence[str], columns: Sequence[str]) -> None:
     """Say what to do about a table that is not there, and exit."""
     wanted = table.split(".")
-    alike = conn.execute(
+    alike = fetch(
+        conn,
         "select c.oid::regclass::text, n.nspname || '.' || c.relname from pg_class c join pg_namespace n"
         " on n.oid = relnamespace where relkind in ('r', 'p') and lower(relname) = lower(%s)"
         " and (lower(nspname) = lower(%s) or (%s = '' and pg_table_is_visible(c.oid)))",
         [wanted[-1], *[wanted[0] if len(wanted) > 1 else ""] * 2],
-    ).fetchall()
+    )
     if alike:
         names = [full if len(wanted) > 1 else full.rpartition(".")[2] for _, full in alike]
         raise SchemaError(f"there is no table {table}: did you mean --into {' or --into '.join(names)}?")
@@ -266,18 +269,18 @@ def _preview(conn: Connection[Any], seed: Seed, source: Any) -> None:
     names = sql.SQL(", ").join(map(sql.Identifier, batch.columns))
     shown = []
     with conn.transaction(force_rollback=True):
-        conn.execute("set local client_encoding = 'UTF8'")
+        run(conn, "set local client_encoding = 'UTF8'")
         like = sql.SQL("create temp table pgonce_preview on commit drop as select {} from {} limit 0")
-        conn.execute(like.format(names, seed.table))
+        fetch(conn, like.format(names, seed.table))
         copy_in = sql.SQL("copy pg_temp.pgonce_preview from stdin with (" + batch.format.options + ")")
         for line in batch.format.lines(b"".join(batch.parts))[:PREVIEW]:
             try:
-                with conn.transaction(), conn.cursor().copy(copy_in) as copy:
+                with conn.transaction(), OwnCursor(conn) as cursor, cursor.copy(copy_in) as copy:
                     copy.write(line)
             except Exception:  # noqa: BLE001, S112 -- the dry run itself says what is wrong with it
                 continue
         texts = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(column)) for column in batch.columns)
-        shown = conn.execute(sql.SQL("select {} from pg_temp.pgonce_preview").format(texts)).fetchall()
+        shown = fetch(conn, sql.SQL("select {} from pg_temp.pgonce_preview").format(texts))
     columns = [loader.facts.columns[column] for column in batch.columns]
     rows = [(column.name, column.type, *(_short(row[place]) for row in shown)) for place, column in enumerate(columns)]
     print_table(("column", "type", *(f"row {number + 1}" for number in range(len(shown)))), rows, "", "row 1")

@@ -15,11 +15,13 @@ from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import Connection, Cursor, generators
+from psycopg.abc import Params
 from psycopg.adapt import AdaptersMap
 from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus, Format, TransactionStatus
 from psycopg.pq.abc import PGresult
 from psycopg.rows import tuple_row
+from psycopg.sql import Composed
 from psycopg_pool import ConnectionPool
 
 from pgonce.core.adapters import ADAPTERS
@@ -134,6 +136,16 @@ def _execute(conn: Connection[Any], call: Call[T], statement: bytes) -> T:
     with OwnCursor(conn) as cursor:
         cursor.execute(statement, call.args)
         return call.read(cursor.fetchall())
+
+
+def fetch(conn: Connection[Any], statement: str | Composed, arguments: Params | None = None) -> list[tuple[Any, ...]]:
+    """The rows of an own statement, read by psycopg's adapters as shipped; empty where it has none.
+
+    Outside of a transaction it begins one, if the connection is not in autocommit.
+    """
+    with OwnCursor(conn) as cursor:
+        cursor.execute(statement.encode() if isinstance(statement, str) else statement, arguments)
+        return cursor.fetchall() if cursor.description else []
 
 
 @contextmanager

@@ -14,11 +14,13 @@ from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor, generators
+from psycopg.abc import Params
 from psycopg.adapt import AdaptersMap
 from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus, Format, TransactionStatus
 from psycopg.pq.abc import PGresult
 from psycopg.rows import tuple_row
+from psycopg.sql import Composed
 from psycopg_pool import AsyncConnectionPool
 
 from pgonce.core.adapters import ADAPTERS
@@ -133,6 +135,18 @@ async def _execute(conn: AsyncConnection[Any], call: Call[T], statement: bytes) 
     async with OwnCursor(conn) as cursor:
         await cursor.execute(statement, call.args)
         return call.read(await cursor.fetchall())
+
+
+async def fetch(
+    conn: AsyncConnection[Any], statement: str | Composed, arguments: Params | None = None
+) -> list[tuple[Any, ...]]:
+    """The rows of an own statement, read by psycopg's adapters as shipped; empty where it has none.
+
+    Outside of a transaction it begins one, if the connection is not in autocommit.
+    """
+    async with OwnCursor(conn) as cursor:
+        await cursor.execute(statement.encode() if isinstance(statement, str) else statement, arguments)
+        return await cursor.fetchall() if cursor.description else []
 
 
 @asynccontextmanager

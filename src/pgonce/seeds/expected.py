@@ -90,8 +90,10 @@ class RowReader:
             value = plain()
         if isinstance(value, Enum):
             value = value.value if isinstance(value, str | int) else value.name
-        if value is None or isinstance(value, Json | Jsonb):
+        if value is None:
             return value
+        if isinstance(value, Json | Jsonb):  # the application may have set another function that writes them
+            return _json(value.obj)
         if column.kind == "json":
             if isinstance(value, bytes | bytearray | memoryview):
                 return bytes(value).decode()

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from psycopg import AsyncConnection, sql
-from psycopg.rows import dict_row
 
+from pgonce.core.execute_async import OwnCursor, fetch, run
 from pgonce.errors import SchemaError
 from pgonce.seeds.columns import KINDS, Column, TableFacts
 from pgonce.seeds.seed import Seed
@@ -15,7 +15,7 @@ from pgonce.seeds.seed import Seed
 # A key that ON CONFLICT can use and that identifies a row: unique, not partial, not on expressions, not deferrable,
 # over exactly these columns, none of them nullable (two NULLs never conflict: rows would double).
 _TABLE = """
-select c.oid, n.nspname::text as schema, c.relname::text as name, c.relpersistence, c.relkind,
+select c.oid, n.nspname::text as schema, c.relname::text as name, c.relpersistence::text, c.relkind::text,
   cardinality(%(key)s::text[]) = 0 or exists (
     select from pg_index i
     where i.indrelid = c.oid and i.indisunique and i.indimmediate and i.indisvalid
@@ -49,8 +49,9 @@ select c.oid, n.nspname::text as schema, c.relname::text as name, c.relpersisten
               where a.attnum is null)
           limit 1)
         order by k.n) as key_order
-from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = to_regclass(%(table)s)
+from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = %(table)s
 """
+_OID = "select pg_catalog.to_regclass(%s)::pg_catalog.oid"
 _TYPES = """
 with recursive used(oid) as (
   select a.atttypid from pg_attribute a where a.attrelid = %(table)s and a.attnum > 0 and not a.attisdropped
@@ -93,10 +94,17 @@ async def check_table(conn: AsyncConnection[Any], seed: Seed) -> TableFacts:
         SchemaError: there is no such table; or no unique index over exactly the key's columns, all NOT NULL; or it is
             temporary or unlogged.
     """
-    found = await _rows(conn, _TABLE, {"table": seed.table.as_string(conn), "key": list(seed.key)})
-    if not found:
-        raise SchemaError(f"there is no table {seed.into}: create it before the import")
-    table = found[0]
+    async with conn.transaction():
+        [[oid]] = await fetch(conn, _OID, [seed.table.as_string(conn)])
+        if oid is None:
+            raise SchemaError(f"there is no table {seed.into}: create it before the import")
+        # what else is on the path may have the names of functions and types that are used here
+        await run(conn, "set local search_path = pg_catalog")
+        return await _facts(conn, seed, oid)
+
+
+async def _facts(conn: AsyncConnection[Any], seed: Seed, oid: int) -> TableFacts:
+    [table] = await _rows(conn, _TABLE, {"table": oid, "key": list(seed.key)})
     if not table["has_key"]:
         raise SchemaError(
             f"table {seed.into} has no plain unique index over ({', '.join(seed.key)}) with every column NOT NULL: "
@@ -126,9 +134,10 @@ async def check_table(conn: AsyncConnection[Any], seed: Seed) -> TableFacts:
 
 
 async def _rows(conn: AsyncConnection[Any], query: str, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
-    async with conn.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(query, arguments)
-        return await cursor.fetchall()
+    async with OwnCursor(conn) as cursor:
+        await cursor.execute(query.encode(), arguments)
+        names = [column.name for column in cursor.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in await cursor.fetchall()]
 
 
 def _columns(

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import psycopg
 from psycopg import Connection, sql
-from psycopg.rows import tuple_row
 
+from pgonce.core.execute import OwnCursor, fetch, run
 from pgonce.errors import InvalidArgument, PgonceError, TableChanged
 from pgonce.seeds.batch import Batch
 from pgonce.seeds.calls import Checkpoint, Counts
@@ -42,9 +42,9 @@ class TableLoader:
         """Call at the start of each transaction."""
         self._staging = "none"
         if conn.info.encoding != "utf-8":  # of a user's pool, or PGCLIENTENCODING: cursors and rejects are Unicode
-            conn.execute("set local client_encoding = 'UTF8'")
+            run(conn, "set local client_encoding = 'UTF8'")
         if self.facts.has_deferred:  # else COMMIT reports a bad row, without naming it
-            conn.execute("set constraints all immediate")
+            run(conn, "set constraints all immediate")
 
     @property
     def copies_straight(self) -> bool:
@@ -76,17 +76,18 @@ class TableLoader:
                     raise
         names = _names(batch.columns)
         if self._staging == "none":
-            conn.execute(
+            fetch(
+                conn,
                 sql.SQL("create temp table {} on commit drop as select {} from {} with no data").format(
                     _STAGING, names, self.facts.table
-                )
+                ),
             )
             self._staging = "empty"
             # else the rows may be sorted with all they hold, on the disk, only to be compared with a range of keys
-            conn.execute("set local enable_mergejoin = off")
+            run(conn, "set local enable_mergejoin = off")
         with conn.transaction():
             if self._staging == "full":
-                conn.execute(sql.SQL("truncate {}").format(_STAGING))
+                fetch(conn, sql.SQL("truncate {}").format(_STAGING))
             if self._copy(conn, _STAGING, batch, parts) != rows:
                 _counted(rows, inserted=-1)
             counts = self._merge(conn, batch, rows)
@@ -148,19 +149,15 @@ class TableLoader:
         )
         either = sql.SQL(" or ").join([sql.SQL("({})").format(same)] * len(keys))
         statement = sql.SQL("select exists (select from {} where {})").format(self.facts.table, either)
-        with conn.cursor(row_factory=tuple_row) as cursor:
-            try:
-                cursor.execute(statement, [value for key in keys for value in key])
-            except (
-                psycopg.DataError
-            ):  # texts that are read otherwise today, under another DateStyle: they prove nothing
-                return True
-            return bool((cursor.fetchone() or [False])[0])
+        try:
+            [[found]] = fetch(conn, statement, [value for key in keys for value in key])
+        except psycopg.DataError:  # texts that are read otherwise today, under another DateStyle: they prove nothing
+            return True
+        return bool(found)
 
     def _is_empty(self, conn: Connection[Any]) -> bool:
-        with conn.cursor(row_factory=tuple_row) as cursor:
-            cursor.execute(sql.SQL("select not exists (select from {})").format(self.facts.table))
-            return bool((cursor.fetchone() or [False])[0])
+        [[found]] = fetch(conn, sql.SQL("select not exists (select from {})").format(self.facts.table))
+        return bool(found)
 
     def check_restart(self, conn: Connection[Any]) -> None:
         """Refuse to insert every row a second time.
@@ -185,12 +182,12 @@ class TableLoader:
                 "select m.most, m.most >= s.last_value + case when s.is_called then 1 else 0 end"
                 " from {sequence} s, (select max({column}) as most from {table}) m"
             ).format(sequence=sequence, column=sql.Identifier(column), table=self.facts.table)
-            with conn.cursor(row_factory=tuple_row) as cursor:
-                most, is_behind = (cursor.execute(statement)).fetchone() or (None, False)
-                if is_behind:
-                    behind[sequence.as_string()] = most
-                    if self.seed.set_sequences:
-                        cursor.execute("select setval(%s::regclass, %s)", [sequence.as_string(), most])
+            [[most, is_behind]] = fetch(conn, statement)
+            if is_behind:
+                behind[sequence.as_string()] = most
+                if self.seed.set_sequences:
+                    advance = "select pg_catalog.setval(%s::pg_catalog.regclass, %s)"
+                    fetch(conn, advance, [sequence.as_string(), most])
         return behind
 
     def _copy(self, conn: Connection[Any], target: sql.Identifier, batch: Batch, parts: Sequence[bytes]) -> int:
@@ -199,7 +196,7 @@ class TableLoader:
             _names(batch.columns),
             sql.SQL(batch.format.options),  # a reader's own words, never a user's
         )
-        with conn.cursor() as cursor:
+        with OwnCursor(conn) as cursor:
             with cursor.copy(statement) as copy:
                 for part in parts:
                     copy.write(part)
@@ -227,8 +224,9 @@ class TableLoader:
             # for every row. A scalar subquery, because an anti-join may be planned as a scan of the
             # whole index. The conflict clause stays, for doubles in the batch and for other writers.
             text += " where (select true from {table} t where {same}) is null on conflict ({key}) do nothing"
-        done = conn.execute(sql.SQL(text).format(**values))
-        return _counted(rows, inserted=done.rowcount)
+        with OwnCursor(conn) as cursor:
+            cursor.execute(sql.SQL(text).format(**values))
+            return _counted(rows, inserted=cursor.rowcount)
 
     def _update(
         self, conn: Connection[Any], values: dict[str, sql.Composable], changing: Iterable[str], rows: int
@@ -252,8 +250,7 @@ class TableLoader:
             differs=sql.SQL(" or ").join(map(self._differs, changing)),
             **values,
         )
-        with conn.cursor(row_factory=tuple_row) as cursor:
-            keys, inserted, written = (cursor.execute(statement)).fetchone() or (0, 0, 0)
+        [[keys, inserted, written]] = fetch(conn, statement)
         # another client may insert or delete a key in between: then an insert counts as an update, or the reverse
         inserted = min(inserted, written)
         return Counts(inserted=inserted, updated=rows - keys + written - inserted, skipped=keys - written)
@@ -286,8 +283,7 @@ class TableLoader:
             order=_names(self.facts.order), backwards=sql.SQL(", ").join(backwards), most=sql.Literal(2 * rows),
             **values,
         )  # fmt: skip
-        with conn.cursor(row_factory=tuple_row) as cursor:
-            there, inserted = (cursor.execute(statement)).fetchone() or (0, -1)
+        [[there, inserted]] = fetch(conn, statement)
         self._ranges = there < 2 * rows
         return _counted(rows, inserted=inserted)
 

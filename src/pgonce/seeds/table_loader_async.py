@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import psycopg
 from psycopg import AsyncConnection, sql
-from psycopg.rows import tuple_row
 
+from pgonce.core.execute_async import OwnCursor, fetch, run
 from pgonce.errors import InvalidArgument, PgonceError, TableChanged
 from pgonce.seeds.batch import Batch
 from pgonce.seeds.calls import Checkpoint, Counts
@@ -41,9 +41,9 @@ class TableLoader:
         """Call at the start of each transaction."""
         self._staging = "none"
         if conn.info.encoding != "utf-8":  # of a user's pool, or PGCLIENTENCODING: cursors and rejects are Unicode
-            await conn.execute("set local client_encoding = 'UTF8'")
+            await run(conn, "set local client_encoding = 'UTF8'")
         if self.facts.has_deferred:  # else COMMIT reports a bad row, without naming it
-            await conn.execute("set constraints all immediate")
+            await run(conn, "set constraints all immediate")
 
     @property
     def copies_straight(self) -> bool:
@@ -75,17 +75,18 @@ class TableLoader:
                     raise
         names = _names(batch.columns)
         if self._staging == "none":
-            await conn.execute(
+            await fetch(
+                conn,
                 sql.SQL("create temp table {} on commit drop as select {} from {} with no data").format(
                     _STAGING, names, self.facts.table
-                )
+                ),
             )
             self._staging = "empty"
             # else the rows may be sorted with all they hold, on the disk, only to be compared with a range of keys
-            await conn.execute("set local enable_mergejoin = off")
+            await run(conn, "set local enable_mergejoin = off")
         async with conn.transaction():
             if self._staging == "full":
-                await conn.execute(sql.SQL("truncate {}").format(_STAGING))
+                await fetch(conn, sql.SQL("truncate {}").format(_STAGING))
             if await self._copy(conn, _STAGING, batch, parts) != rows:
                 _counted(rows, inserted=-1)
             counts = await self._merge(conn, batch, rows)
@@ -147,19 +148,15 @@ class TableLoader:
         )
         either = sql.SQL(" or ").join([sql.SQL("({})").format(same)] * len(keys))
         statement = sql.SQL("select exists (select from {} where {})").format(self.facts.table, either)
-        async with conn.cursor(row_factory=tuple_row) as cursor:
-            try:
-                await cursor.execute(statement, [value for key in keys for value in key])
-            except (
-                psycopg.DataError
-            ):  # texts that are read otherwise today, under another DateStyle: they prove nothing
-                return True
-            return bool((await cursor.fetchone() or [False])[0])
+        try:
+            [[found]] = await fetch(conn, statement, [value for key in keys for value in key])
+        except psycopg.DataError:  # texts that are read otherwise today, under another DateStyle: they prove nothing
+            return True
+        return bool(found)
 
     async def _is_empty(self, conn: AsyncConnection[Any]) -> bool:
-        async with conn.cursor(row_factory=tuple_row) as cursor:
-            await cursor.execute(sql.SQL("select not exists (select from {})").format(self.facts.table))
-            return bool((await cursor.fetchone() or [False])[0])
+        [[found]] = await fetch(conn, sql.SQL("select not exists (select from {})").format(self.facts.table))
+        return bool(found)
 
     async def check_restart(self, conn: AsyncConnection[Any]) -> None:
         """Refuse to insert every row a second time.
@@ -184,12 +181,12 @@ class TableLoader:
                 "select m.most, m.most >= s.last_value + case when s.is_called then 1 else 0 end"
                 " from {sequence} s, (select max({column}) as most from {table}) m"
             ).format(sequence=sequence, column=sql.Identifier(column), table=self.facts.table)
-            async with conn.cursor(row_factory=tuple_row) as cursor:
-                most, is_behind = await (await cursor.execute(statement)).fetchone() or (None, False)
-                if is_behind:
-                    behind[sequence.as_string()] = most
-                    if self.seed.set_sequences:
-                        await cursor.execute("select setval(%s::regclass, %s)", [sequence.as_string(), most])
+            [[most, is_behind]] = await fetch(conn, statement)
+            if is_behind:
+                behind[sequence.as_string()] = most
+                if self.seed.set_sequences:
+                    advance = "select pg_catalog.setval(%s::pg_catalog.regclass, %s)"
+                    await fetch(conn, advance, [sequence.as_string(), most])
         return behind
 
     async def _copy(
@@ -200,7 +197,7 @@ class TableLoader:
             _names(batch.columns),
             sql.SQL(batch.format.options),  # a reader's own words, never a user's
         )
-        async with conn.cursor() as cursor:
+        async with OwnCursor(conn) as cursor:
             async with cursor.copy(statement) as copy:
                 for part in parts:
                     await copy.write(part)
@@ -228,8 +225,9 @@ class TableLoader:
             # for every row. A scalar subquery, because an anti-join may be planned as a scan of the
             # whole index. The conflict clause stays, for doubles in the batch and for other writers.
             text += " where (select true from {table} t where {same}) is null on conflict ({key}) do nothing"
-        done = await conn.execute(sql.SQL(text).format(**values))
-        return _counted(rows, inserted=done.rowcount)
+        async with OwnCursor(conn) as cursor:
+            await cursor.execute(sql.SQL(text).format(**values))
+            return _counted(rows, inserted=cursor.rowcount)
 
     async def _update(
         self, conn: AsyncConnection[Any], values: dict[str, sql.Composable], changing: Iterable[str], rows: int
@@ -253,8 +251,7 @@ class TableLoader:
             differs=sql.SQL(" or ").join(map(self._differs, changing)),
             **values,
         )
-        async with conn.cursor(row_factory=tuple_row) as cursor:
-            keys, inserted, written = await (await cursor.execute(statement)).fetchone() or (0, 0, 0)
+        [[keys, inserted, written]] = await fetch(conn, statement)
         # another client may insert or delete a key in between: then an insert counts as an update, or the reverse
         inserted = min(inserted, written)
         return Counts(inserted=inserted, updated=rows - keys + written - inserted, skipped=keys - written)
@@ -287,8 +284,7 @@ class TableLoader:
             order=_names(self.facts.order), backwards=sql.SQL(", ").join(backwards), most=sql.Literal(2 * rows),
             **values,
         )  # fmt: skip
-        async with conn.cursor(row_factory=tuple_row) as cursor:
-            there, inserted = await (await cursor.execute(statement)).fetchone() or (0, -1)
+        [[there, inserted]] = await fetch(conn, statement)
         self._ranges = there < 2 * rows
         return _counted(rows, inserted=inserted)
 

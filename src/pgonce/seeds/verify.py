@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import psycopg
-from psycopg import Connection, postgres, sql
-from psycopg.rows import dict_row
+from psycopg import Connection, Copy, postgres, sql
 
-from pgonce.core.execute import Pool, connection
+from pgonce.core.execute import Pool, connection, fetch, run
 from pgonce.errors import SourceUnfinished
 from pgonce.seeds import rejects
 from pgonce.seeds.batch import BatchSizer
@@ -26,6 +26,7 @@ from pgonce.seeds.table import check_table
 from pgonce.seeds.table_loader import TableLoader
 
 Sources: TypeAlias = Mapping[str | None, Source]
+_RESULT = ("keys", "found", "equal", "extra", "examples")
 _EXPECTED = sql.SQL("pg_temp.pgonce_expected")
 _COPY = sql.SQL("copy {} from stdin with (encoding 'UTF8')").format(_EXPECTED)
 _EXACT: frozenset[Kind] = frozenset({"boolean", "integer", "uuid"})
@@ -102,7 +103,7 @@ def compare(pool: Pool, sources: Sources, seed: Seed, rejected: Mapping[str | No
     with connection(pool) as conn:
         facts = check_table(conn, seed)
         with conn.transaction(force_rollback=True):
-            conn.execute("set local client_encoding = 'UTF8'")
+            run(conn, "set local client_encoding = 'UTF8'")
             reader: RowReader | None = None
             try:
                 for partition, source in sources.items():
@@ -131,22 +132,24 @@ def _copy(conn: Connection[Any], table: sql.Identifier, reader: RowReader, sourc
     """The rows of one source into the temporary table."""
     reread = getattr(source, "reread", None)
     stream = ((row, None) for row in reread()) if reread else source(None)
-    with prefetched(batches_of(stream, reader)) as (taken, want):
+    with prefetched(batches_of(stream, reader)) as (taken, want), ExitStack() as opened:
+        copy: Copy | None = None
         for rows in taken:
             want()
-            if not reader.is_begun:
-                conn.execute(_like(table, reader.columns))
-                reader.is_begun = True
-            cursor = conn.cursor()
-            # psycopg's own dumpers, whatever the application has registered in their place
-            postgres.register_default_adapters(cursor.adapters)
-            with cursor, cursor.copy(_COPY) as copy:
-                for row in rows:
-                    copy.write_row(row)
+            if copy is None:
+                if not reader.is_begun:
+                    fetch(conn, _like(table, reader.columns))
+                    reader.is_begun = True
+                cursor = opened.enter_context(psycopg.Cursor(conn))
+                # psycopg's own dumpers, whatever the application has registered in their place; its classes keep theirs
+                postgres.register_default_adapters(cursor.adapters)
+                copy = opened.enter_context(cursor.copy(_COPY))
+            for row in rows:
+                copy.write_row(row)
 
 
 def _compared(conn: Connection[Any], seed: Seed, facts: TableFacts, columns: tuple[str, ...]) -> dict[str, Any]:
-    conn.execute(sql.SQL("analyze {}").format(_EXPECTED))
+    fetch(conn, sql.SQL("analyze {}").format(_EXPECTED))
     places = _places(columns)
     if not seed.key:
         statement = sql.SQL(_COMPARE_ROWS).format(
@@ -155,9 +158,7 @@ def _compared(conn: Connection[Any], seed: Seed, facts: TableFacts, columns: tup
             expected_row=_row("e", places.values()),
             found_row=_row("t", map(sql.Identifier, columns)),
         )
-        with conn.cursor(row_factory=dict_row) as cursor:
-            cursor.execute(statement)
-            return (cursor.fetchone()) or {}
+        return _one(conn, statement)
     compared = [
         column for column in map(facts.columns.__getitem__, columns)
         # of a row that was there, an identity column is never updated
@@ -175,9 +176,13 @@ def _compared(conn: Connection[Any], seed: Seed, facts: TableFacts, columns: tup
         equal=sql.SQL(" and ").join(equal) if equal else sql.SQL("true"),
         order=sql.SQL("desc" if seed.on_conflict == "update" else "asc"),
     )
-    with conn.cursor(row_factory=dict_row) as cursor:
-        cursor.execute(statement)
-        return (cursor.fetchone()) or {}
+    return _one(conn, statement)
+
+
+def _one(conn: Connection[Any], statement: sql.Composed) -> dict[str, Any]:
+    """The one row that it returns, by names."""
+    [row] = fetch(conn, statement)
+    return dict(zip(_RESULT, row, strict=True))
 
 
 def _equal(column: Column, expected: sql.SQL) -> sql.Composed:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import psycopg
-from psycopg import AsyncConnection, postgres, sql
-from psycopg.rows import dict_row
+from psycopg import AsyncConnection, AsyncCopy, postgres, sql
 
-from pgonce.core.execute_async import Pool, connection
+from pgonce.core.execute_async import Pool, connection, fetch, run
 from pgonce.errors import SourceUnfinished
 from pgonce.seeds import rejects_async as rejects
 from pgonce.seeds.batch import BatchSizer
@@ -25,6 +25,7 @@ from pgonce.seeds.table_async import check_table
 from pgonce.seeds.table_loader_async import TableLoader
 
 Sources: TypeAlias = Mapping[str | None, Source]
+_RESULT = ("keys", "found", "equal", "extra", "examples")
 _EXPECTED = sql.SQL("pg_temp.pgonce_expected")
 _COPY = sql.SQL("copy {} from stdin with (encoding 'UTF8')").format(_EXPECTED)
 _EXACT: frozenset[Kind] = frozenset({"boolean", "integer", "uuid"})
@@ -101,7 +102,7 @@ async def compare(pool: Pool, sources: Sources, seed: Seed, rejected: Mapping[st
     async with connection(pool) as conn:
         facts = await check_table(conn, seed)
         async with conn.transaction(force_rollback=True):
-            await conn.execute("set local client_encoding = 'UTF8'")
+            await run(conn, "set local client_encoding = 'UTF8'")
             reader: RowReader | None = None
             try:
                 for partition, source in sources.items():
@@ -130,24 +131,26 @@ async def _copy(conn: AsyncConnection[Any], table: sql.Identifier, reader: RowRe
     """The rows of one source into the temporary table."""
     reread = getattr(source, "reread", None)
     stream = ((row, None) for row in reread()) if reread else source(None)
-    async with prefetched(batches_of(stream, reader)) as (taken, want):
+    async with prefetched(batches_of(stream, reader)) as (taken, want), AsyncExitStack() as opened:
+        copy: AsyncCopy | None = None
         async for rows in taken:
             want()
-            if not reader.is_begun:
-                await conn.execute(_like(table, reader.columns))
-                reader.is_begun = True
-            cursor = conn.cursor()
-            # psycopg's own dumpers, whatever the application has registered in their place
-            postgres.register_default_adapters(cursor.adapters)
-            async with cursor, cursor.copy(_COPY) as copy:
-                for row in rows:
-                    await copy.write_row(row)
+            if copy is None:
+                if not reader.is_begun:
+                    await fetch(conn, _like(table, reader.columns))
+                    reader.is_begun = True
+                cursor = await opened.enter_async_context(psycopg.AsyncCursor(conn))
+                # psycopg's own dumpers, whatever the application has registered in their place; its classes keep theirs
+                postgres.register_default_adapters(cursor.adapters)
+                copy = await opened.enter_async_context(cursor.copy(_COPY))
+            for row in rows:
+                await copy.write_row(row)
 
 
 async def _compared(
     conn: AsyncConnection[Any], seed: Seed, facts: TableFacts, columns: tuple[str, ...]
 ) -> dict[str, Any]:
-    await conn.execute(sql.SQL("analyze {}").format(_EXPECTED))
+    await fetch(conn, sql.SQL("analyze {}").format(_EXPECTED))
     places = _places(columns)
     if not seed.key:
         statement = sql.SQL(_COMPARE_ROWS).format(
@@ -156,9 +159,7 @@ async def _compared(
             expected_row=_row("e", places.values()),
             found_row=_row("t", map(sql.Identifier, columns)),
         )
-        async with conn.cursor(row_factory=dict_row) as cursor:
-            await cursor.execute(statement)
-            return (await cursor.fetchone()) or {}
+        return await _one(conn, statement)
     compared = [
         column for column in map(facts.columns.__getitem__, columns)
         # of a row that was there, an identity column is never updated
@@ -176,9 +177,13 @@ async def _compared(
         equal=sql.SQL(" and ").join(equal) if equal else sql.SQL("true"),
         order=sql.SQL("desc" if seed.on_conflict == "update" else "asc"),
     )
-    async with conn.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(statement)
-        return (await cursor.fetchone()) or {}
+    return await _one(conn, statement)
+
+
+async def _one(conn: AsyncConnection[Any], statement: sql.Composed) -> dict[str, Any]:
+    """The one row that it returns, by names."""
+    [row] = await fetch(conn, statement)
+    return dict(zip(_RESULT, row, strict=True))
 
 
 def _equal(column: Column, expected: sql.SQL) -> sql.Composed:
