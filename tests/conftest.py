@@ -57,7 +57,7 @@ def with_database(url: str, name: str) -> str:
 def server() -> Iterator[str]:
     """The URL of a superuser on a real PostgreSQL with Supabase's roles, for the whole session."""
     url = os.environ.get("PGONCE_TEST_DATABASE_URL")
-    # Not pytest's folder: as root the server runs as another user, whose access each new session of pytest removes.
+    # Not pytest's folder: as root, the server runs as another user, and each new session of pytest removes that access.
     running = None if url else embedded.start(Path(tempfile.mkdtemp(prefix="pgonce-tests-")))
     url = url or (running.url if running else "")
     with psycopg.connect(url, autocommit=True) as conn:

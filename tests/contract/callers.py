@@ -37,7 +37,7 @@ class Tx(Protocol):
 
 
 class Run(Protocol):
-    """A job's run, with what every caller offers."""
+    """A job's run, with the methods that every caller has."""
 
     @property
     def id(self) -> UUID: ...
@@ -60,7 +60,7 @@ class Caller(Protocol):
 
 
 class PlainSql:
-    """The functions, and of pgonce only the parsing of a body."""
+    """The SQL functions. Of pgonce's Python code it uses only the parsing of a body."""
 
     def __init__(self, url: str, **_: Any) -> None:
         self._url = url
@@ -156,7 +156,10 @@ class PlainSql:
 
 
 def in_batches(source: Iterable[tuple[Any, Any]], size: int) -> Iterator[tuple[list[Any], Any]]:
-    """At least ``size`` rows at a time, and the last one's cursor; cut only where the cursor changes."""
+    """Yield at least ``size`` rows at a time, and the cursor of the last row.
+
+    A part ends only where the cursor changes.
+    """
     rows: list[Any] = []
     at: Any = None
     for row, cursor in source:
@@ -287,7 +290,10 @@ class Loop:
 
     @contextmanager
     def entered(self, manager: AbstractAsyncContextManager[T]) -> Iterator[T]:
-        """``manager`` around a block; one task enters and leaves it, as cancellation requires."""
+        """``manager`` around a block.
+
+        The same task enters and leaves it, because a cancellation must reach that task.
+        """
         ready: futures.Future[T] = futures.Future()
         leave = self.call(_future())
 

@@ -1,4 +1,4 @@
-"""A program whose database, role and adapters are all its own; run by test_hostile_settings.py.
+"""A program that changes every setting of its database, role and adapters; run by test_hostile_settings.py.
 
     python -m tests.contract.hostile_application URL
 

@@ -1,4 +1,4 @@
-"""A function of the wrong kind has done nothing: it is never taken for a success, wherever it is called."""
+"""Calling a function of the wrong kind does nothing, so it must never count as a success, wherever it is called."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def plain(_event: Any, tx: Any) -> None:
 
 
 def hidden(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What a decorator makes of an asynchronous function that does not know them."""
+    """A plain function around an asynchronous one, as a decorator makes it that was written for plain functions."""
 
     @functools.wraps(function)
     def wrapper(*args: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a handler raised reaches the log and tools that collect errors, without what the error holds."""
+"""A handler's exception reaches the log and tools that collect errors, but the text of the exception does not."""
 
 from __future__ import annotations
 

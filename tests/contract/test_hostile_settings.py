@@ -60,7 +60,7 @@ def isolation(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=STYLES, ids=" and ".join)
 def hostile(database: str, isolation: str, request: pytest.FixtureRequest) -> str:
-    """A database in which everything is set otherwise."""
+    """A database whose settings all differ from the defaults."""
     with psycopg.connect(database, autocommit=True) as conn:
         conn.execute("create table effects (event text)")
         for world in ("auto", "plain", "looped"):

@@ -20,7 +20,7 @@ SECRET = "whsec_command"
 
 
 def counted(inserted: int = 0, *, updated: int = 0, skipped: int = 0, rejected: int = 0) -> str:
-    """How an import prints what became of its rows."""
+    """The line in which an import prints the counts of its rows."""
     seen = inserted + updated + skipped + rejected
     return f"{seen:,} seen = {inserted:,} inserted + {updated:,} updated + {skipped:,} skipped + {rejected:,} rejected"
 

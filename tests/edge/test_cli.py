@@ -1,4 +1,4 @@
-"""The command line as a process: what goes wrong is one line that says what to do; what goes well is exit code 0."""
+"""The command line as a process: an error is one line that says what to do, and success is exit code 0."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def db(conn: Db) -> Db:
 
 @pytest.fixture(scope="module")
 def shared(server: str, template: str) -> Iterator[str]:
-    """The URL of a database for all the commands that come to nothing."""
+    """The URL of a database for all commands that fail."""
     with _new_database(server, template) as url:
         with psycopg.connect(url) as conn:
             conn.execute(TABLES)
@@ -132,7 +132,7 @@ def pgonce(database: str, folder: Path) -> Pgonce:
 
 @pytest.fixture
 def here(shared: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Pgonce:
-    """``pgonce`` in this process, for the many ways to say no: a process takes half a second to start."""
+    """Runs ``pgonce`` in this process, for the many errors: starting a process would take half a second each time."""
 
     def run(*arguments: str, **env: str | None) -> subprocess.CompletedProcess[str]:
         settings: dict[str, str | None] = {**dict.fromkeys(SETTINGS), "DATABASE_URL": shared, "PGONCE_APP": "shop"}
@@ -149,7 +149,7 @@ def here(shared: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Pgonce:
 
 
 def refused(done: subprocess.CompletedProcess[str], says: str, code: int = 1) -> str:
-    """One line on stderr, which says this; nothing on stdout."""
+    """Check that stderr has one line, with this text, and stdout has nothing."""
     assert (done.returncode, done.stdout) == (code, ""), done
     [line] = done.stderr.splitlines()
     assert line.startswith("pgonce: ")

@@ -1,4 +1,4 @@
-"""What `pip install pgonce` brings, and no extra, is enough for the library and the command."""
+"""The library and the command work with what `pip install pgonce` installs, without any extra."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def plain(name: str) -> str:
 
 
 def core() -> set[str]:
-    """The distributions that come along without an extra."""
+    """The distributions that are installed without an extra."""
     found: set[str] = set()
     waiting = ["pgonce"]
     while waiting:

@@ -1,4 +1,4 @@
-"""How a program finds its database, and what it is told when there is none."""
+"""How a program finds its database, and which error it gets if there is none."""
 
 from __future__ import annotations
 

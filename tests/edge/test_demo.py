@@ -1,4 +1,4 @@
-"""`make demo` as a real process, with small numbers; and that it does not praise a promise that broke."""
+"""`make demo` as a real process, with small numbers. It also reports a guarantee that was broken."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tools.demo.report import Act, Imports, Jobs, Webhooks
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--deliveries", "150", "--starts", "4")
 
-# a business table that doubles what is written to it, like a handler outside the transaction of its mark
+# a business table in which each row is written twice, as by a handler that writes outside of the mark's transaction
 SABOTAGE = """
 create function double_it() returns trigger language plpgsql as $$
 begin
@@ -38,12 +38,12 @@ create trigger double_it after insert on access_grants
 
 
 class Demo:
-    """A running demo and what it has said so far."""
+    """A running demo and what it has printed so far."""
 
     def __init__(self, home: Path, *options: str) -> None:
         self.home = home / "data"
         self._out, self._err = home / "out", home / "err"
-        # a database that the environment names must be left alone: this one cannot even be reached
+        # the demo must not use a database that the environment names: this one cannot even be reached
         environment = {**os.environ, "PGONCE_DATA_DIR": str(self.home), "DATABASE_URL": "postgresql://127.0.0.1:1/none"}
         environment.pop("PGONCE_DATABASE_URL", None)
         with self._out.open("wb") as out, self._err.open("wb") as err:
@@ -82,7 +82,7 @@ class Demo:
                 yield conn
 
     def figures(self) -> dict[str, list[str]]:
-        """The table's rows: the act, its figures, its verdict."""
+        """The rows of the table that the demo prints: the part of the demo, its figures, its result."""
         rows = [line.split() for line in self.said.splitlines()]
         return {row[0]: [*row[1:4], row[-1]] for row in rows if row and row[0] in {"Webhooks", "Jobs", "Imports"}}
 
@@ -156,7 +156,7 @@ def test_the_demo_keeps_its_promises_and_with_keep_leaves_a_server_that_answers(
 
 
 def due_of(said: str) -> str:
-    """The number of checkouts among the events, which the dice decide, from the line below the figures."""
+    """The number of checkouts among the events, which is random, from the line below the figures."""
     return re.findall(r"effects, (\d+) due", said)[0]
 
 

@@ -109,7 +109,7 @@ def _check(command: str, expected: str) -> None:
 
 @pytest.fixture
 def reader(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a reader of the page has: a migrated database, an empty folder, the commands on PATH."""
+    """What the page assumes: a migrated database, an empty folder, and the commands on PATH."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     for name in [name for name in os.environ if name.startswith("PGONCE_")]:
@@ -170,7 +170,7 @@ def test_a_diagram_draws_only_moves_that_the_sql_files_have(page: Path) -> None:
         for noun in ("webhooks_inbox", "webhooks_claim", "webhooks_replay", "jobs_guard", "seeds_checkpoint")
         for cell in transitions.read(noun)
     ]
-    # the q of a queued row belongs to the other diagram
+    # the arrows of queued rows (q) are in the other diagram
     known = {(cell.state.removesuffix("q"), cell.to.removesuffix("q"), cell.verb) for cell in cells}
     drawn = re.findall(r"^ +(\w+) --> (\w+): (\w+)$", "".join(blocks(page, "mermaid")), re.MULTILINE)
     moves = {(start.removesuffix("q"), end.removesuffix("q"), verb) for start, end, verb in drawn if verb != "time"}

@@ -1,4 +1,4 @@
-"""``pgonce doctor`` on real databases: what is wrong is found, and every command that it names runs."""
+"""``pgonce doctor`` on real databases: it finds what is wrong, and every command that it names works."""
 
 from __future__ import annotations
 

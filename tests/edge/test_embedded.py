@@ -34,7 +34,7 @@ print(embedded.start(Path(sys.argv[1])).url, flush=True)
 sys.stdin.read()
 """
 
-# Ten rounds, each begun while the reaper is stopping the server of the round before, or right after.
+# Ten rounds. Each begins while the reaper stops the server of the previous round, or right after that.
 ROUNDS = """
 import fcntl, sys, time
 from pathlib import Path
@@ -58,7 +58,7 @@ for _ in range(10):
         time.sleep(0.002)
 """
 
-# An orphan is fetched by its nearest ancestor that has declared itself for it (prctl 36): this one never does.
+# Orphans become children of the nearest ancestor that asked for them (prctl 36). This one never reaps them.
 ZOMBIE = """
 import ctypes, os, signal, sys, time
 from pathlib import Path
@@ -211,7 +211,7 @@ def line(process: subprocess.Popen[str]) -> str:
 
 @contextmanager
 def new_directory() -> Iterator[Path]:
-    # not pytest's: each of root's sessions, as it begins, takes from all others what their directory permits
+    # not pytest's folder: each new session of root removes the permissions from the folders of all other sessions
     directory = Path(tempfile.mkdtemp(prefix="pgonce-test-"))
     yield directory
     until(lambda: all(stopped(lock.parent) for lock in directory.rglob("reaper.lock")), "all are stopped")
@@ -227,7 +227,7 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[Path]:
-    """A data directory, initialised once; of the default's name, so that it can be the default."""
+    """A data directory that is initialised once. It has the default name, so it can also be used as the default."""
     with new_directory() as directory:
         embedded.start(directory / ".pgonce").close()
         yield directory / ".pgonce"
@@ -235,7 +235,10 @@ def made() -> Iterator[Path]:
 
 @pytest.fixture
 def home(made: Path) -> Iterator[Path]:
-    """The data directory with no server in it, before the test and (ask for it before `run`) after."""
+    """The data directory.
+
+    No server runs in it before the test, nor after it, if this fixture is requested before `run`.
+    """
     until_stopped(made)
     yield made
     until_stopped(made)
@@ -373,7 +376,7 @@ def test_a_killed_server_is_recovered_by_the_next_start(home: Path) -> None:
 def test_a_stale_pid_that_is_a_strangers_now_is_not_in_the_way(home: Path) -> None:
     with embedded.start(home):
         server = kill_server(home)
-        # of the server's user: only such a one would PostgreSQL take for its predecessor
+        # a process of the server's user: only such a process would be taken for the old server by PostgreSQL
         runs_as = (home / "pg").stat().st_uid if AS_ROOT else None
         with subprocess.Popen(["cat"], stdin=subprocess.PIPE, user=runs_as, cwd="/") as stranger:
             for name in ("postmaster.pid", ".s.PGSQL.5432.lock"):

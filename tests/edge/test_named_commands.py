@@ -1,4 +1,4 @@
-"""A command or option that a message, a comment on a function or a page names exists."""
+"""Every command and option that a message, a function's comment or a page names exists."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def texts_of(path: Path) -> Iterator[str]:
 
 
 def wrong(command: str) -> str | None:
-    """What does not exist of ``pgonce command``; None when all of it does."""
+    """Which part of ``pgonce command`` does not exist; None if all of it exists."""
     found: click.Command = main
     words = shlex.split(command.replace("…", "X").replace("%s", " X").replace("'", " "))
     while isinstance(found, click.Group) and words and not words[0].startswith("-"):

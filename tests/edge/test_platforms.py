@@ -58,7 +58,7 @@ print(len(names))
 
 
 def test_the_library_works_without_posix_where_a_database_is_named(database: str) -> None:
-    # over TCP on Windows; psycopg is a library of its own and opens its sockets itself
+    # on Windows over TCP; psycopg opens its own sockets
     done = without_posix(
         "from pgonce.cli import main\nmain(['job', 'ls', '--json'])", DATABASE_URL=database, PGONCE_DATA_DIR="/nowhere"
     )
@@ -80,7 +80,7 @@ def test_what_needs_posix_says_so_in_one_line(command: list[str], says: str) -> 
 
 
 def test_python_has_its_own_time_zone_database() -> None:
-    # distroless images, slim ones and Windows have none of the system's
+    # distroless and slim images and Windows have no time zone data of the system
     program = "from pgonce.jobs.cron import *\nfrom zoneinfo import ZoneInfo\nprint(ZoneInfo('America/New_York'))"
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -132,7 +132,7 @@ def test_what_cannot_be_known_is_not_gone(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting /proc and becoming another user needs root")
 def test_a_live_process_of_another_user_is_not_gone_under_hidepid(tmp_path: Path) -> None:
-    # a mount namespace whose /proc hides the processes of other users, read by somebody who is not root
+    # a mount namespace whose /proc hides the processes of other users from users other than root
     program = (
         "import os, sys\n"
         "from pgonce.core import process\n"

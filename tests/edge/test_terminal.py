@@ -1,4 +1,7 @@
-"""Lists on a terminal: one row a thing, the reason last and cut, and ids that can be pasted back."""
+"""Lists on a terminal.
+
+One row for each thing, the reason is last and is cut, and the shown ids can be used in commands.
+"""
 
 # ruff: noqa: E501 -- rows of a table
 from __future__ import annotations

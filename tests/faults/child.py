@@ -87,7 +87,7 @@ class Child:
 
 
 SETTINGS = {"DATABASE_URL", "PGONCE_DATABASE_URL", "PGONCE_APP", "PGONCE_SCHEMA", "PGONCE_WEBHOOK_SECRET"}
-"""Variables of the one who runs the tests that no child is to see."""
+"""Environment variables of whoever runs the tests, which the processes must not get."""
 
 Start = Callable[..., Child]
 

@@ -93,7 +93,7 @@ class Proxy:
             self._awaited.append(Watch(text, call=call))
 
     def after(self, size: int, call: Callable[[], object]) -> None:
-        """Call ``call`` once, before the message with which the clients have sent ``size`` more bytes."""
+        """Call ``call`` once, before forwarding the message that completes ``size`` further bytes from the clients."""
         with self._lock:
             self._left, self._call = size, call
 

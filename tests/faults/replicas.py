@@ -24,7 +24,7 @@ HOST = "127.0.0.1"
 
 
 def _owner() -> int | None:
-    """The system user that PostgreSQL runs as, where we are root; the embedded server has made it."""
+    """The system user that PostgreSQL runs as if the tests run as root; the embedded server has made it."""
     if os.getuid() != 0:
         return None
     for name in ("postgres", "pgonce"):
@@ -81,7 +81,7 @@ class Replicas:
         return psycopg.connect(self.url_of(name), autocommit=True)
 
     def stall_standby(self) -> None:
-        """Let the standby have everything up to now, and nothing from now on."""
+        """Let the standby receive everything up to now, and stop the replication."""
         with self.connect("primary") as primary, self.connect("standby") as standby:
             [[now]] = primary.execute("select pg_current_wal_lsn()").fetchall()
             wait_until(

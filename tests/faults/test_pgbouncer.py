@@ -1,4 +1,4 @@
-"""The contract's basics through PgBouncer in transaction mode: two server sessions, shared by all clients."""
+"""The basic behaviour through PgBouncer in transaction mode, where all clients share two server sessions."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def pooled(database: str, start: Start) -> Iterator[str]:
 
 @pytest.fixture(params=[Sync, Async])
 def caller(request: pytest.FixtureRequest, pooled: str) -> Iterator[Caller]:
-    # no prepared statements: the next transaction may be another session's (docs/poolers.md)
+    # no prepared statements, because the next transaction may use another server session (docs/poolers.md)
     opened = request.param(pooled, size=6, prepare_threshold=None)
     yield opened
     opened.close()
@@ -118,7 +118,7 @@ def test_an_event_is_handled_once(caller: Caller, db: Db) -> None:
     assert sorted(db.execute("select name, count(*) from effects group by 1").fetchall()) == [
         (f"evt_{n}", 1) for n in range(5)
     ]
-    # what we set for a transaction has ended with it: the session is the next client's
+    # settings for one transaction must end with it, because the next client gets the session
     assert all(not name.startswith("pgonce ") for name, _ in sessions(db))
 
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "pgonce"
 
 # The rule in one line: errors <- core <- {webhooks, jobs} <- seeds <- {app, ...} <- {console, integrations} <- cli.
-# A module imports from the rows above its own. The names of one row do not know each other; the files of one folder may
+# A module imports from the rows above its own. Names in one row do not import each other. The files of one folder may
 # import each other, but not in a circle.
 ROWS = (
     ("errors", "sql"),
@@ -149,7 +149,7 @@ def test_the_tests_and_pages_of_a_noun_are_where_its_name_says() -> None:
         assert list((PACKAGE / "sql" / "api").glob(f"{each}_*.sql"))
 
 
-# Where the columns of the first table of CONTRIBUTING.md begin; the tests' column names folders of the noun's.
+# The folder of each column in the first table of CONTRIBUTING.md; the tests' column names folders that have the noun's.
 COLUMNS = ("", "src/pgonce/", "src/pgonce/sql/api/", "src/pgonce/cli/", "", "")
 
 

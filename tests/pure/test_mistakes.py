@@ -1,4 +1,4 @@
-"""What a new user gets wrong, and the line that says so: at registration, not at the first event."""
+"""Mistakes of new users, and the error for each: at registration, not at the first event."""
 
 # ruff: noqa: ARG005, E501, ERA001 -- a table of mistakes, one a line
 from __future__ import annotations
@@ -263,7 +263,7 @@ def test_an_app_takes_no_arguments() -> None:
 
 
 def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A decorator that gives the function what the caller does not, as those for dependency injection do."""
+    """A decorator that passes arguments which the caller does not pass, as for dependency injection."""
 
     @functools.wraps(function)
     def call(*args: Any, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""tools/unasync.py on small packages: what it translates, what it leaves alone, what it refuses."""
+"""tools/unasync.py on small packages: what it translates, leaves as it is, and refuses."""
 
 import subprocess
 import sys

@@ -29,7 +29,7 @@ select 'j' || n % 50, case when n % 1000 = 0 then 'running' else 'succeeded' end
 from generate_series(1, 120000) n;
 """
 
-# What each command that makes something holds on the two tables when it ends, as the server sees it.
+# The locks that each command which creates something holds on the two tables at its end.
 WATCH = """
 create table watched (tag text, made text, mode text);
 create function watch() returns event_trigger language plpgsql as $$ begin
@@ -85,7 +85,7 @@ def test_no_index_of_a_large_table_is_built_under_a_lock_that_blocks_writers(
     assert large.execute(FILES).fetchone() == before, "the table was not rewritten"
     found = large.execute("select tag, made, mode from watched").fetchall()
     assert "AccessExclusiveLock" in {mode for tag, _, mode in found if tag == "ALTER TABLE"}  # the watch works
-    # what CREATE INDEX CONCURRENTLY makes is made in several transactions, and no command's end sees it with its locks
+    # CREATE INDEX CONCURRENTLY uses several transactions, so its locks cannot be seen at the end of a command
     blocking = {made.rpartition(".")[2] for tag, made, mode in found if tag == "CREATE INDEX" and mode in SHARE_OR_MORE}
     assert blocking, "small tables are not worth the trouble"
     indexes = catalog.read(large)["indexes"]
@@ -135,7 +135,7 @@ def test_an_adoption_that_is_interrupted_leaves_a_table_that_works_and_goes_on_a
 
 
 def test_a_check_says_that_an_adoption_has_not_ended(database: str, conn: Connection) -> None:
-    # as after a crash between the transaction and the last batch
+    # the state after a crash between the transaction and the last batch
     conn.execute("comment on table webhook_events is 'pgonce: being adopted; theirs'")
     conn.execute('select insert_webhook_if_new(\'evt_1\', \'x\', \'{"data": {"object": {"id": "in_1"}}}\')')
     conn.execute("update webhook_events set object_id = null")

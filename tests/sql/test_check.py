@@ -22,7 +22,7 @@ Connection = psycopg.Connection[Any]
 
 @pytest.fixture
 def role(server: str, database: str) -> Iterator[str]:
-    """A role of its own, without privileges; dropped with what it has in ``database``."""
+    """A new role without privileges; dropped with everything it owns in ``database``."""
     name = f"role_{uuid4().hex[:8]}"
     with psycopg.connect(server, autocommit=True) as admin:
         admin.execute(sql.SQL("create role {} login").format(sql.Identifier(name)))

@@ -1,4 +1,4 @@
-"""Migrating again, at the same time, over hand-made tables, over what an older or a newer release left."""
+"""Migrating repeatedly, at the same time, over hand-made tables, and over the schema of an older or a newer release."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_hand_made_tables_are_adopted_with_their_rows(empty_database: str, empty
         adopted = empty.execute(sql.SQL("select * from {} order by id").format(sql.Identifier(table))).fetchall()
         assert [row[: len(rows[0])] for row in adopted] == rows
     assert value(empty, "select object_id from webhook_events where stripe_event_id = 'evt_done'") == "sub_1"
-    # the crashed one gets one more lease, and is then anybody's
+    # the crashed event gets one more lease, and can then be taken over
     empty.execute(
         "update webhook_events set lease_expires_at = clock_timestamp() where stripe_event_id = 'evt_crashed'"
     )
@@ -121,7 +121,7 @@ def test_hand_made_tables_are_adopted_with_their_rows(empty_database: str, empty
 
 
 def test_runs_that_crashed_before_the_adoption_do_not_stop_it(empty_database: str, empty: Connection) -> None:
-    # without pgonce nothing ever closes a crashed run: every crash has left one more running row of the same job
+    # without pgonce a crashed run is never closed: every crash has left one more running row of the same job
     empty.execute(SPECIFICATION.encode())
     empty.execute(
         "insert into cron_job_runs (job_name, started_at) values"
@@ -243,7 +243,7 @@ def test_a_database_that_is_not_utf8_is_refused(server: str, encoding: str, clie
 def test_a_role_that_may_create_in_the_schema_alone_can_migrate_into_it(
     server: str, empty_database: str, empty: Connection
 ) -> None:
-    # "create schema if not exists" asks for the right to create schemas even where the schema is there
+    # "create schema if not exists" needs the right to create schemas even if the schema exists
     name = f"app_{uuid4().hex[:12]}"
     role = sql.Identifier(name)
     with psycopg.connect(server, autocommit=True) as admin:

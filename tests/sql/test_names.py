@@ -27,7 +27,7 @@ def empty(empty_database: str) -> Any:
 
 
 def refused(url: str, conn: Connection) -> str:
-    """The line with which migrate stops; neither it nor the script has changed anything."""
+    """The error with which migrate stops; neither migrate nor the script has changed anything."""
     before = catalog.read(conn)
     with pytest.raises(SchemaError) as caught:
         schema.migrate(url)

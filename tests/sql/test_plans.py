@@ -69,7 +69,8 @@ def full(shared: Connection) -> Connection:
     )
     shared.execute("update cron_job_runs set heartbeat_at = now() - interval '1 hour' where job_name = 'dead'")
     shared.execute("vacuum analyze webhook_events, cron_job_runs")
-    # the inbox was empty when the plan was made: one page, cheaper than the primary key; in a burst it is read in full
+    # the plan was made for an empty inbox, where one page is cheaper than the index; in a burst the table is read in
+    # full
     shared.execute("reindex index idx_webhook_events_status")
     return shared
 

@@ -1,4 +1,4 @@
-"""Old rows are deleted in batches, without waiting; never a live or queued event, a running or a job's last run."""
+"""Old rows are deleted in batches, without waiting: no live or queued event, no running run, no job's last run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Connection = psycopg.Connection[Any]
 
 @pytest.fixture
 def database(swept_database: str) -> str:
-    """One database for the module, swept after each test."""
+    """One database for the module, emptied after each test."""
     return swept_database
 
 

@@ -1,4 +1,4 @@
-"""Runs that start and end at the same time share statements and commits, and none is at another's expense."""
+"""Runs that start or end at the same time share statements and commits, and no run delays or breaks another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The short way of a run's start and end, below psycopg's cursor: what it must not do otherwise than the long one."""
+"""Calls without psycopg's cursor, for the start and end of a run: they behave as calls through the cursor do."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.conftest import wait_until
 
 Db = psycopg.Connection[Any]
 RUNS = 12
-"""More than psycopg's threshold for preparing (5), and a few."""
+"""A few more uses than psycopg needs before it prepares a statement (5)."""
 
 
 def statuses(db: Db, name: str) -> list[str]:

@@ -1,4 +1,4 @@
-# ruff: noqa: PT012 -- a run is a block: what is expected of it is told inside
+# ruff: noqa: PT012 -- a run is a block, and the expectations are inside it
 """Jobs, against every caller: two runs never work at once, and a run that was taken over can no longer write."""
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def write(run: Run, name: str) -> None:
 
 
 def take_over(db: Db, name: str, key: str = "") -> UUID:
-    """What time and a successor do, in one transaction: no heartbeat can come between."""
+    """Let the window pass and take the run over, in one transaction, so that no heartbeat can happen in between."""
     with db.transaction():
         stale = "update cron_job_runs set heartbeat_at = heartbeat_at - run_window where status = 'running'"
         assert db.execute(stale.encode() + b" and job_name = %s and key = %s", [name, key]).rowcount == 1
@@ -308,7 +308,7 @@ def test_a_pool_of_one_connection_does_not_stop_the_heartbeat(
 ) -> None:
     caller = make(module_database, size=1)
     with started(caller, name, window="1 second") as run, run.transaction() as tx:
-        # the pool's only connection is at work here, for longer than the window; never idle, or it would be ended
+        # the pool's only connection works here for longer than the window; if it were idle, the server would end it
         beats_beside = spawn(beats, db, name, 4)
         wait_until(lambda: [tx.execute("select 1")] and beats_beside.done(), "4 heartbeats")
         beats_beside.result()
@@ -336,7 +336,8 @@ def test_a_transaction_that_outlives_the_run_s_time_is_refused_even_before_the_r
         with pytest.raises(LeaseLost, match="timed out after"), run.transaction() as tx:
             tx.execute("insert into effects (name) values (%s)", [name])
             assert isinstance(run, SyncRun)
-            # who closes the run waits for the pool's only connection, which is at work here: a beat finds it running
+            # the run cannot be closed before the pool's only connection is free, which is used here: a heartbeat finds
+            # it running
             wait_until(lambda: [tx.execute("select 1")] and run.timed_out, "its time is over")
         wait_until(lambda: last(db, name)["status"] == "failed", "the run is closed")
     caller.close()

@@ -1,4 +1,4 @@
-"""The end of a run reaches the database, whatever became of the connections meanwhile; and nobody waits for ever."""
+"""The end of a run is recorded even if its connections were cut meanwhile, and no caller waits for ever."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-# ruff: noqa: PT012 -- a run is a block: what is expected of it is told inside
+# ruff: noqa: PT012 -- a run is a block, and the expectations are inside it
 """Runs where transactions keep one snapshot, by the default of the pool, the role or the database."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LEVELS = ["repeatable read", "serializable", "read committed"]
 
 @pytest.fixture
 def of_pool(database: str) -> Iterator[Callable[..., Caller]]:
-    """Opens a caller of a world on a database whose default isolation level is the one given."""
+    """Opens a synchronous or asynchronous caller on a database with the given default isolation level."""
     opened: list[Caller] = []
 
     def open_one(world: str, level: str, **options: Any) -> Caller:
@@ -129,7 +129,7 @@ def test_a_run_whose_commits_were_lost_fails_and_is_due_again(
             with run.transaction() as tx:
                 tx.execute("insert into effects (name) values ('job')")
             run.processed()
-        # what a standby has that was promoted before the second one arrived
+        # the state of a standby that was promoted before it received the second one
         conn.execute("update cron_job_runs set transactions = 1, rows_processed = 1")
     query = "select status, rows_processed, error_message from cron_job_runs"
     [(status, processed, message)] = conn.execute(query.encode()).fetchall()

@@ -1,4 +1,4 @@
-"""Imports, against every caller: every row is there once, and the counters say so, however often it began anew."""
+"""Imports, against every caller: every row is inserted once and counted once, however often the import was resumed."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ Source = Callable[[Any], Iterator[tuple[Any, Any]]]
 
 @pytest.fixture
 def table(db: Db) -> str:
-    """A table of a test's own, with the key ``id``."""
+    """A table for one test, with the key ``id``."""
     name = f"rows_{uuid4().hex[:12]}"
     db.execute(f"create table {name} (id int primary key, note text check (note <> 'bad'))".encode())
     return name
 
 
 def numbers(*ids: int, note: str = "x") -> Source:
-    """A source of rows with these keys, which resumes behind its cursor: the place of a row, not its key."""
+    """A source of rows with these keys. Its cursor is the position of a row, not its key; a resume starts after it."""
 
     def source(cursor: Any) -> Iterator[tuple[Any, Any]]:
         for place in range(cursor["place"] + 1 if cursor else 0, len(ids)):
@@ -586,7 +586,7 @@ def test_a_table_that_is_not_there_is_refused(
 
 
 def violated(db: Db, table: str, name: str, caller: Caller, rows: Iterable[Any], says: str, **options: Any) -> None:
-    """An import of ``rows``, whose third batch is refused: nothing of that batch, everything before it."""
+    """Import ``rows``. The third batch is refused: nothing of it is written, and everything before it is."""
     numbered = list(enumerate(rows))
     with pytest.raises((psycopg.Error, PgonceError), match=says) as caught:
         caller.seed(name, lambda _: iter([(row, place) for place, row in numbered]), into=table, key=("id",), **options)

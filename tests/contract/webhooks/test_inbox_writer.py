@@ -1,4 +1,4 @@
-"""Recording deliveries that come together: one INSERT for many, an answer for each."""
+"""Deliveries that arrive at the same time are recorded by one INSERT, and each gets its own answer."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_clients_that_send_the_next_event_as_soon_as_they_are_answered_all_get_t
                 for nr in waiting:
                     assert await writer.record(body(nr), None) == "queued"
 
-            # with a done callback instead of `finally` in the gathering's task this hangs at the first batch
+            # if the batcher's task used a done callback instead of `finally`, this would hang at the first batch
             async with asyncio.timeout(30), asyncio.TaskGroup() as group:
                 for _ in range(8):
                     group.create_task(client())

@@ -1,4 +1,4 @@
-"""Webhooks, against every caller: whatever happens to an event, its effect is there exactly once or not yet."""
+"""Webhooks, against every caller: whatever happens to an event, its effect happens exactly once, now or later."""
 
 from __future__ import annotations
 
@@ -270,7 +270,7 @@ def test_a_handler_whose_connection_dies_fails_and_the_next_delivery_succeeds(
 
 
 def plain_insert(db: Db, name: str) -> None:
-    """A client that knows only the specification says: I handle this one."""
+    """A client that knows only the specification inserts the row, which means that it handles the event itself."""
     db.execute("insert into webhook_events (stripe_event_id, event_type) values (%s, 'invoice.paid')", [name])
 
 
@@ -300,7 +300,7 @@ def test_an_open_handler_keeps_its_event_beyond_its_lease(caller: Caller, db: Db
     def slow(event: Event, tx: Tx) -> None:
         effect(event, tx)
         expired = "select lease_expires_at < clock_timestamp() as yes from webhook_events where stripe_event_id = %s"
-        # asked through tx: an idle transaction is ended when the lease is over, a busy one is not
+        # asked through tx, because the server ends an idle transaction at the end of the lease, and not a busy one
         wait_until(lambda: True in flat(tx.execute(expired, [event.id]).fetchall()), "the lease is over")
         with pytest.raises(EventBusy):  # its row is locked, and locked means live
             caller.deliver(body(name), effect, lease="1 minute")
@@ -380,7 +380,8 @@ def test_a_handler_that_commits_is_an_error_and_never_doubles_its_effect(
     if isinstance(caller, Sync | Async) and end is not commits:
         assert isinstance(caught.value, TransactionBroken)
         assert "COMMIT" in str(caught.value)
-    # its own COMMIT took the mark along: done. Else nothing was committed, and the retry does it.
+    # its own COMMIT also committed the mark, so the event is done; otherwise nothing was committed, and the retry
+    # handles it
     assert caller.deliver(body(name), effect) in {"done", "succeeded"}
     assert effects(db, name) == 1
 
@@ -552,7 +553,7 @@ OPEN = "select 1 from pg_stat_activity where application_name = %s"
 
 
 def redeliver(caller: Caller, name: str) -> str:
-    """As Stripe does it: again and again. A pool finds out about each of its dead connections by using it."""
+    """Deliver again and again, as Stripe does. A pool notices each of its dead connections only when it uses it."""
 
     def answer() -> str | None:
         try:

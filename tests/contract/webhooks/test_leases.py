@@ -1,4 +1,4 @@
-"""Nobody's work is done again while they live: whoever holds an event renews its lease."""
+"""No event is handled a second time while its first handler runs: the holder of an event renews its lease."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One event, one transaction: that a worker handles several in a row shows in no handler."""
+"""One transaction for each event: a handler cannot tell that a worker handles several events in a row."""
 
 from __future__ import annotations
 

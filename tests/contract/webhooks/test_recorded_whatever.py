@@ -1,4 +1,4 @@
-"""A verified delivery is recorded, whatever it holds, and whoever shares its INSERT."""
+"""A verified delivery is recorded, whatever its content, and whatever other deliveries are in the same INSERT."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def with_writer(url: str, work: Callable[[InboxWriter], Coroutine[Any, Any, Any]
 
 
 def record_all(url: str, bodies: list[stripe.Body], keys: list[str | None]) -> list[Any]:
-    """The outcomes of deliveries that arrive in the same moment, an exception where one was raised."""
+    """The outcomes of deliveries that arrive at the same moment; an exception is returned in place of an outcome."""
 
     async def work(writer: InboxWriter) -> Any:
         pairs = zip(bodies, keys, strict=True)

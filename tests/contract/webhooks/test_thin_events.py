@@ -1,4 +1,4 @@
-"""Thin events: dispatched like the others, and the twin of a snapshot event is handled once."""
+"""Thin events are dispatched like all others, and of a thin and a snapshot event with equal content one is handled."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def handle_all(events: list[pgonce.Event], tx: Connection[Any]) -> None:
 
 @pytest.fixture
 def work(app: pgonce.App, database: str, conn: Connection[Any]) -> Callable[..., dict[str, str]]:
-    """Queues events, one after the other, runs a worker until all have ended; their states by id."""
+    """Queue events one after the other, run a worker until all have ended, and return their states by id."""
 
     def work(*events: dict[str, Any]) -> dict[str, str]:
         with databases.open_pool(database, 1) as pool:

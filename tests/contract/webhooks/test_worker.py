@@ -1,4 +1,4 @@
-"""What a worker makes of queued events: each handled once, in its order, whatever its handler does."""
+"""A worker handles each queued event once, in its order, whatever the handler does."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def put(database: str, app: pgonce.App) -> Iterator[Queue]:
 
 
 def settled(conn: Connection[Any]) -> bool:
-    """Nothing is waiting or held; what failed may be tried again later."""
+    """Whether no event is waiting or held; a failed event may be due later."""
     row = conn.execute("select count(*) from webhook_events where status = 'processing'").fetchone()
     return row is not None and row[0] == 0
 

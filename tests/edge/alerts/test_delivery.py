@@ -1,4 +1,7 @@
-"""Alerts on a real database, delivered to a real server: each once for each channel, whichever one is broken."""
+"""Alerts on a real database, delivered to a real server.
+
+Each channel gets each alert once, even if another is broken.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +101,7 @@ def listening() -> Iterator[Channel]:
 
 @pytest.fixture
 def look(database: str) -> Callable[..., None]:
-    """One round of a worker that has these channels, in this thread."""
+    """One round of looking for alerts and sending them to these channels, in this thread."""
 
     def once(*channels: str, ping: str | None = None) -> None:
         alerts = Alerts(database, channels, ping=ping, every=0)
@@ -124,7 +127,10 @@ def runs(
 
 
 def everything_at_once(conn: Connection) -> set[tuple[str, str]]:
-    """Makes one of each kind, and something similar that is none; returns what has to be delivered."""
+    """Make one alert of each kind, and for each something similar that must not be alerted.
+
+    Return what must be delivered.
+    """
     runs(conn, "once", "sf", error="Traceback\nValueError: boom")
     runs(conn, "often", "sfffff")
     runs(conn, "mended", "sfs")
@@ -201,7 +207,8 @@ def test_each_kind_is_told_to_each_channel_once_by_two_loops_at_once(
         bodies = [body for _, path, body, _ in channel.asked if path == f"/{folder}/{SECRET}"]
         told = Counter((body["kind"], body["subject"]) for body in bodies)
         assert set(told) == expected
-        # the first two failures of a streak singly, the third as a streak, and then none
+        # of failures in a row, the first two are alerted one by one, the third as a series, and the next ones not at
+        # all
         assert {each: n for each, n in told.items() if n > 1} == {("run_failed", "often"): 2}
         assert len({body["id"] for body in bodies}) == len(bodies)
         messages = {

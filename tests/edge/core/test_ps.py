@@ -1,4 +1,4 @@
-"""`pgonce ps`, beside real processes: what runs is listed, what was stopped is not, what was killed is marked."""
+"""`pgonce ps` and real processes: running ones are listed, stopped ones are not, and killed ones are marked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pgonce job`: runs, lists, shows, stops and measures; each command against real runs."""
+"""`pgonce job run`, `ls`, `show`, `stop` and `stats`, each against real runs."""
 
 from __future__ import annotations
 
@@ -172,7 +172,8 @@ def test_stop_ends_a_run_within_a_heartbeat_and_ls_and_show_say_how_it_stands(
 def test_a_signal_ends_the_run_and_blocks_no_successor(
     cli: Cli, conn: Connection, name: str, number: signal.Signals
 ) -> None:
-    # a shell that has put the tests into the background ignores SIGINT, nohup SIGHUP, and so would what they start
+    # a shell ignores SIGINT for background jobs, and nohup ignores SIGHUP; processes that the tests start would inherit
+    # it
     usual = {each: signal.signal(each, signal.default_int_handler) for each in (signal.SIGINT, signal.SIGHUP)}
     running = cli("run", name)
     for each, handler in usual.items():

@@ -1,4 +1,4 @@
-"""Releases, stops and deaths of schedulers: what was retired stays retired, and no tick is lost without a word."""
+"""Schedulers are deployed, stopped and killed: a retired job stays retired, and every lost tick is recorded."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def start(simulation: Simulation, app: pgonce.App, database: str) -> Scheduler:
 
 
 def stop(simulation: Simulation, scheduler: Scheduler) -> None:
-    """A clean stop of one of them; the others go on."""
+    """Stop one scheduler cleanly; the others continue."""
     simulation.schedulers.remove(scheduler)
     scheduler.stop()
 
 
 def kill(conn: Connection, simulation: Simulation, scheduler: Scheduler) -> None:
-    """As kill -9 looks to the database: no word, and silence from then on."""
+    """What the database sees of kill -9: no goodbye, and no heartbeats from then on."""
     process = scheduler._process.id
     silent = "update pgonce_processes set id = gen_random_uuid(), last_seen_at = now() - interval '61 s' where id = %s"
     conn.execute(silent, [process])

@@ -1,4 +1,4 @@
-"""The example's jobs, each run for real: what they write, once, also when they are run again or killed."""
+"""The example's jobs, each really run: each writes its rows once, even if it is run again or killed."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_job_that_is_killed_between_the_letter_and_its_commit_writes_it_once_w
     study: Connection, start: Start, database: str
 ) -> None:
     with proxy(database) as network:
-        # killed when the server has the COMMIT of the 3rd letter or so in hand, and nobody has heard of its outcome
+        # killed while the server processes the COMMIT of about the third letter, before the client learns its outcome
         hold = network.hold(b"COMMIT", answer=True)
         victim = start("birthday_letters", *on("2026-11-23"), url=network.url)
         hold.wait()

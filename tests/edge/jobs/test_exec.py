@@ -1,4 +1,7 @@
-"""`pgonce exec`: any command as a run. Real processes; what they do is waited for, not slept for."""
+"""`pgonce exec` runs any command as a run.
+
+The processes are real, and the tests wait for what they do without sleeping.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ Exec = Callable[..., "subprocess.Popen[str]"]
 def start(database: str) -> Iterator[Exec]:
     """Starts ``pgonce exec job ... -- sh -c script``; killed after the test."""
     opened: list[subprocess.Popen[str]] = []
-    # a shell that has put the tests into the background ignores it, and so would what they start
+    # a shell ignores it for background jobs, and processes that the tests start would inherit that
     usual = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def popen(script: str, *options: str, name: str = "job") -> subprocess.Popen[str]:
@@ -232,7 +235,7 @@ def test_a_second_one_exits_with_75_and_leaves_a_row_and_another_key_runs_beside
     start: Exec, conn: Connection
 ) -> None:
     first = start("echo begun; read line")
-    # communicate() closes the second one's stdin, and this one's stays open
+    # communicate() closes the stdin of the second process; that of this one stays open
     assert first.stdout is not None
     assert first.stdout.readline() == "begun\n"
     second, other = start("echo never"), start("echo beside", "--key", "b")
@@ -360,7 +363,7 @@ def test_a_long_command_beats_and_is_not_overlapped_however_small_its_window(sta
     assert conn.execute("select start_job_run('job')").fetchone() == (None,)
 
 
-# its shell ends at SIGTERM; the child ends with the test, when its stdin is closed
+# the shell ends at SIGTERM; its child ends when the test ends, because its stdin is closed then
 STUBBORN = "sh -c 'trap \"\" TERM; echo $$; read line'; echo never"
 
 
@@ -377,7 +380,7 @@ def test_a_run_that_is_stopped_ends_after_all_that_the_command_has_started(start
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the first process reaps")
 def test_an_orphan_that_nobody_reaps_has_ended(database: str) -> None:
-    # as in a container whose first process has other things to do
+    # as in a container whose first process does not reap orphans
     first = "import ctypes, subprocess, sys; ctypes.CDLL(None).prctl(36, 1); sys.exit(subprocess.call(sys.argv[1:]))"
     ours = [sys.executable, "-c", first, str(PGONCE), "exec", "job", "--grace", "1h", "--database-url", database, "--"]
     command = [*ours, "sh", "-c", "sleep 1000 & echo $PPID; wait"]

@@ -1,4 +1,4 @@
-"""Jobs operated at run time, with a scheduler at work: requests, schedules in data, pauses, slots, expectations."""
+"""Jobs are operated while a scheduler runs: requests, schedules in the database, pauses, slots, expectations."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def test_pg_cron_runs_it_and_a_failure_is_in_our_rows_and_in_its_own(with_pg_cro
 def test_the_line_for_a_crontab_runs_as_cron_runs_it(database: str, conn: Connection, tmp_path: Path) -> None:
     line = next(each for each in block("crontab", "pgonce exec").splitlines() if "pgonce exec" in each)
     command = line.split(maxsplit=5)[5].replace("pg_dump --file /backup/shop.sql shop", "echo done")
-    # nothing but what cron gives: a bare environment, sh, no terminal
+    # only what cron provides: an almost empty environment, sh, no terminal
     env = {
         "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
         "PGONCE_DATABASE_URL": database,

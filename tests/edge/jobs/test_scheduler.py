@@ -1,4 +1,4 @@
-"""Schedulers on a real database, in a clock that the test moves: every tick once, whoever dies."""
+"""Schedulers on a real database, with a clock that the test moves: every tick runs once, even if schedulers die."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def two_days_ago(time: str) -> str:
 
 
 class Simulation:
-    """The time of day of several schedulers: when all are at rest, it moves to what the first of them waits for."""
+    """The clock of several schedulers. When all are idle, it moves to the earliest time that one of them waits for."""
 
     def __init__(self, start: str) -> None:
         self.now = utc(start)
@@ -55,7 +55,7 @@ class Simulation:
         self._waiting.clear()
 
     def rest(self, *, busy: bool = False) -> None:
-        """Until everything that is due has been done; ``busy``: or waits for a thread."""
+        """Wait until everything that is due has been done, or with ``busy`` waits for a thread."""
 
         def resting() -> bool:
             with self._changed:
@@ -75,7 +75,7 @@ class Simulation:
                 self._changed.notify_all()
 
     def jump_to(self, moment: str) -> None:
-        """A machine that wakes up: nobody saw the time in between. Or one whose clock is set, back or ahead."""
+        """Jump to another time, as on a machine that was suspended or whose clock was set back or ahead."""
         with self._changed:
             self.now = utc(moment)
             self._waiting.clear()
@@ -130,7 +130,7 @@ def ticks(conn: Connection, where: str = "true") -> list[tuple[str, str, datetim
     return [(name, status, at.astimezone(UTC)) for name, status, at in conn.execute(query.encode()).fetchall()]
 
 
-# Ten minutes around the change. Fixed hours: expression -> the moments when it has to run, and no other.
+# Ten minutes around the change of the clocks. Each expression with a fixed hour, and all times at which it must run.
 CHANGES = {
     "New York, back to winter": (
         "America/New_York", "2026-11-01 05:55", "2026-11-01 06:05",
@@ -456,7 +456,7 @@ def test_a_tick_that_cannot_be_started_is_tried_again_whatever_is_wrong(
 
     def alter(statement: str) -> None:
         conn.execute(statement.format(conn.info.dbname).encode())
-        # what the database's settings say holds for new connections
+        # the settings of a database apply to new connections only
         conn.execute(
             "select pg_terminate_backend(pid, 10000) from pg_stat_activity"
             " where datname = current_database() and pid <> pg_backend_pid()"
@@ -627,7 +627,7 @@ def test_a_worker_without_handlers_sweeps_and_ends_on_sigterm(database: str, con
         try:
             assert worker.stderr is not None
             swept = "1 runs had shown no sign of life for their window: closed as failed\n"
-            # the sweep runs in a thread: either may print first
+            # the sweep runs in another thread, so either may print first
             printed = {"worker started: 0 jobs scheduled\n", swept}
             while printed:
                 line = worker.stderr.readline()

@@ -1,4 +1,7 @@
-"""`pgonce worker` that is told to stop: its runs are asked at once, end in time or are closed, and start anew."""
+"""When `pgonce worker` is stopped, its runs are asked to stop at once.
+
+Those that do not end in time are started anew.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +73,8 @@ def worker(database: str, tmp_path: Path) -> Iterator[Callable[..., subprocess.P
         started.append(subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True))
         return started[-1]
 
-    # a shell that has put the tests into the background ignores SIGINT, nohup SIGHUP, and so would what they start
+    # a shell ignores SIGINT for background jobs, and nohup ignores SIGHUP; processes that the tests start would inherit
+    # it
     usual = {each: signal.signal(each, signal.default_int_handler) for each in (signal.SIGINT, signal.SIGHUP)}
     yield start
     for each, handler in usual.items():

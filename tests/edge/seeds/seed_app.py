@@ -1,4 +1,4 @@
-"""An app as a user has it, for processes that the tests start: the seeds of the command line's tests."""
+"""An app with seeds, as a user writes it. The tests of the command line start processes with it."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ async def asynchronous(cursor: int | None) -> AsyncIterator[tuple[Any, int]]:
     partitions=lambda: [{"first": first} for first in range(0, 4 * PART, PART)],
 )  # fmt: skip
 def parts(cursor: int | None, partition: dict[str, int]) -> Iterator[tuple[Any, int]]:
-    """Four ranges. Where KILL_ONCE names a file that is not there yet, the process dies in the middle of a range.
+    """Four ranges. If KILL_ONCE names a file that does not exist yet, the process is killed in the middle of a range.
 
-    With KILL_ALWAYS it dies in the middle of each.
+    With KILL_ALWAYS it is killed in the middle of each range.
     """
     first = partition["first"]
     for n in range(first if cursor is None else cursor + 1, first + PART):

@@ -1,4 +1,4 @@
-"""What the example's other seeds import: complete, in order, and resumable behind every row."""
+"""The example's other seeds import everything, in order, and can resume after every row."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_matthew_henry_has_4059_texts_and_scofield_3214() -> None:
 
 @needs_commentaries
 def test_a_text_on_several_verses_stands_at_the_verses_that_it_names() -> None:
-    # its own words say which verses: the numbering is right from Genesis to Revelation
+    # the text itself names the verses, so it shows that the numbering is right from Genesis to Revelation
     named = []
     for note in commentary.notes():
         first, _, _ = note.body.partition("\n")
@@ -143,7 +143,7 @@ def test_a_text_on_several_verses_stands_at_the_verses_that_it_names() -> None:
             verses = first.removeprefix("Verses ").split("-")
             if len(verses) == 2 and all(verse.isdigit() for verse in verses):
                 named.append((note.verse, note.last_verse) == tuple(map(int, verses)))
-    # a text with two such headings stands at the verses of both: 1SA 25:32-44
+    # a text with two such headings is stored at the verses of both: 1SA 25:32-44
     assert len(named) > 2_000
     assert sum(named) / len(named) > 0.99
 
@@ -182,7 +182,7 @@ def test_the_standards_have_171_sections_196_and_107_questions() -> None:
 
 
 def test_places_are_read_by_number_wherever_the_package_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # a package of the same shape: its code must not run
+    # a package with the same files, whose code must not run
     (tmp_path / "uniquebible" / "util").mkdir(parents=True)
     (tmp_path / "uniquebible" / "__init__.py").write_text("raise SystemExit('started the application')")
     (tmp_path / "uniquebible" / "util" / "exlbl.py").write_text(

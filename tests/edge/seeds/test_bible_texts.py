@@ -1,4 +1,4 @@
-"""The two texts that the example's first seed imports: complete, clean, and resumable at every chapter."""
+"""The example's first seed imports two texts completely, without markup, and can resume at every chapter."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_headings_and_speakers_of_the_next_unit_are_no_part_of_a_verse(
 def test_cleaning_changes_no_words_elsewhere(
     version: str, changed: dict[str, int], bodies: dict[tuple[str, str, int, int], str]
 ) -> None:
-    # Read through the package's own interface, so that a wrong slice of ours would show as well.
+    # Read through the package's own interface, so that a wrong slice in our code would be found.
     bible = import_module(f"pythonbible_{version.lower()}.plain_text_readers_bible").bible
     found: Counter[str] = Counter()
     for verse_id in bible.get_verse_ids():

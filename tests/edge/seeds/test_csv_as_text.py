@@ -1,4 +1,4 @@
-"""What goes to COPY as text is what PostgreSQL itself reads out of the CSV, wherever quotes may stand."""
+"""The text that is sent to COPY has the values that PostgreSQL itself reads from the CSV, wherever there are quotes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Imports under conditions: rejects, policies, updates, proofs, changed sources, pauses, partitions."""
+"""Imports with rejects, policies, updates, verification, changed sources, pauses and partitions."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def table(conn: Conn) -> str:
 
 
 class Rows:
-    """Rows as a source: it resumes behind its cursor, the place of a row."""
+    """A source of these rows. Its cursor is the position of a row; a resume starts after it."""
 
     def __init__(self, *rows: tuple[Any, Any, Any]) -> None:
         self.rows = list(rows)
@@ -241,7 +241,7 @@ def test_a_rehearsal_counts_as_the_run_would_and_writes_nothing(seeds: Seeds, ta
 
 
 class File(Rows):
-    """A source that knows itself: what it was up to a cursor."""
+    """A source with a fingerprint of its rows up to a cursor."""
 
     def fingerprint(self, cursor: int | None) -> dict[str, Any]:
         end = 0 if cursor is None else cursor + 1

@@ -1,4 +1,7 @@
-"""Packed, piped, recoded and several files, and another database: each is imported once, also in two runs."""
+"""Compressed files, pipes, other encodings, several files and another database.
+
+Every row is imported once, in two runs, too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``pgonce seed load``: real files into real tables, by the real command, killed and gone on with."""
+"""``pgonce seed load`` imports real files into real tables; the command is killed, and resumes."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_a_load_that_is_killed_goes_on_and_does_no_row_twice(
     first = kill_in_the_middle(load.start(*arguments, *slowly), conn, name, 0)
     kill_in_the_middle(load.start(*arguments, *slowly), conn, name, first)
     code, said = load(*arguments)
-    # skipped rows would be rows that were done twice
+    # a skipped row would mean that a row was written twice
     assert code == 0
     assert f"complete   {counted(ROWS)}" in said
     assert conn.execute("select count(*), sum(id) from people").fetchone() == (ROWS, ROWS * (ROWS - 1) // 2)

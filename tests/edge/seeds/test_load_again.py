@@ -1,4 +1,4 @@
-"""Rows that are there already: found by one pass over the key's index, or by a look for each; counted alike."""
+"""Existing rows are found by one scan of the key's index or by one lookup each, and are counted alike."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def rows(ids: list[int]) -> Callable[[int | None], Iterator[tuple[Any, int]]]:
 
 
 def load(database: str, name: str, ids: list[int]) -> tuple[int, int]:
-    """(inserted, skipped). Its sessions have then told how often they searched the index."""
+    """(inserted, skipped).
+
+    The statistics of the import's sessions have been flushed then, with their scans of the index.
+    """
     with pools.open_pool(database, 2) as pool:
         done = Seeds(pool).run(
             name, rows(ids), into="verses", key=("version", "id"), columns=("version", "id", "place"), batch_size=BATCH
@@ -65,7 +68,7 @@ def test_keys_all_over_the_table_are_looked_up_one_by_one_from_the_second_batch_
     before = searches(conn)
     mixed = random.Random(7).sample(ids, 3 * BATCH)
     assert load(database, "again", mixed) == (0, len(mixed))
-    # all of two batches, and four fifths of the first: those that the part of the index that was read does not hold
+    # all rows of two batches, and four fifths of the first: their keys are not in the part of the index that was read
     assert 2.7 * BATCH < searches(conn) - before < 2.9 * BATCH
 
 

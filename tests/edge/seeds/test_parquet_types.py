@@ -1,4 +1,4 @@
-"""What a table holds after a Parquet file was loaded is what the file's own values are, whatever their type."""
+"""After a Parquet file was loaded, the table has exactly the file's values, whatever their types."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ KINDS = [  # the type in the file, the column's, values
 
 
 def load(database: str, path: Path, **options: Any) -> dict[str, Any]:
-    """Load the file and verify the table; the proof."""
+    """Load the file, verify the table, and return the result of the verification."""
     with pools.open_pool(database, 3) as pool:
         seeds = Seeds(pool)
         done = seeds.run("f", read(path), into="f", key=("n",), **options)
@@ -87,7 +87,7 @@ def load(database: str, path: Path, **options: Any) -> dict[str, Any]:
 def write(path: Path, kind: Any, values: list[Any], **options: Any) -> list[tuple[Any, ...]]:
     from pyarrow import parquet
 
-    # beside another column, for the tabs, and more than once, for blocks, batches and row groups; one group is empty
+    # with a second column, to test tabs, and several times, to test blocks, batches and row groups; one group is empty
     expected = [(number, value) for number, value in enumerate(values * 3)]
     schema = arrow.schema([("n", arrow.int64()), ("v", kind)])
     with parquet.ParquetWriter(path, schema, **options) as writer:

@@ -1,4 +1,4 @@
-"""The checkpoint and its table: a resume goes on only with the table that has the rows of the last batch."""
+"""An import resumes only if the table has the rows of the checkpoint's last batch."""
 
 from __future__ import annotations
 
@@ -294,7 +294,10 @@ def test_a_pool_of_another_encoding_writes_unicode_all_the_same(database: str, c
 def test_an_import_resumes_by_itself_when_the_database_went_back(
     seeds: Seeds, conn: Conn, caplog: pytest.LogCaptureFixture, lost: str, restart: bool
 ) -> None:
-    """As after a failover to an asynchronous standby: rows, checkpoint, and maybe the run, are of an earlier moment."""
+    """Go back to an earlier state, as a failover to an asynchronous standby does.
+
+    Rows, checkpoint, and possibly the run.
+    """
     run(seeds, seed(3)) if restart else None
     kept: list[Any] = []
     shots = 0

@@ -1,4 +1,4 @@
-"""The table of types in docs/seeds.md: what each Python value becomes in each type of column.
+"""The table of types in docs/seeds.md: how each Python value is stored in each type of column.
 
 Every cell of the docs is read and executed: the stored value is compared with the cell, and where psycopg stores the
 value by itself, in an INSERT, also with what psycopg stores. What has no form is a reject, with its reason.
@@ -43,7 +43,7 @@ class Level(enum.IntEnum):
 
 
 class Words(str):
-    """A str of a class of its own."""
+    """A subclass of str."""
 
     __slots__ = ()
 
@@ -81,7 +81,7 @@ def module(server: str, template: str) -> Iterator[tuple[Seeds, Conn]]:
 
 
 def stored(module: tuple[Seeds, Conn], value: Any, kind: str, **attributes: Any) -> tuple[str | None, list[str]]:
-    """The value's text in the table, and the reasons of rejects."""
+    """The text of the stored value, and the reasons of rejects."""
     seeds, conn = module
     conn.execute("drop table if exists facts")
     conn.execute(sql.SQL("create table facts (id int primary key, v {})").format(sql.SQL(kind)))

@@ -1,4 +1,4 @@
-"""``verify``: thirty ways to damage a table, each of them found, and an untouched table never accused."""
+"""``verify`` finds each of thirty kinds of damage to a table, and reports none in an undamaged one."""
 
 from __future__ import annotations
 

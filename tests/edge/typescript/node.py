@@ -1,4 +1,4 @@
-"""The packages and programs on node: installed once, compiled for each test session."""
+"""The packages for node are installed once, and the programs are compiled in each test session."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def install() -> Path:
         if not (home / "installed").exists():
             for name in ("package.json", "package-lock.json", ".npmrc"):
                 shutil.copy(HERE / name, home)
-            # without a network it gives up in seconds, not in minutes
+            # so that npm gives up in seconds, not in minutes, if there is no network
             patience = ["--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--fetch-timeout=60000"]
             command = [npm, "ci", "--no-audit", "--no-fund", "--loglevel=error", *patience]
             done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""A real PostgREST on a free port of 127.0.0.1, and the ways to ask it: plain HTTP, and programs on node."""
+"""A real PostgREST on a free port of 127.0.0.1, called over plain HTTP and by programs on node."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.conftest import ROLES, wait_until
 JWT_SECRET = "a secret of at least thirty-two characters"
 AUTHENTICATOR = "authenticator"  # the one role PostgREST logs in as; it becomes the role that the token names
 
-# Its threads log at once: behind the port there may be, instead of the line's end, the date of the next line.
+# Its threads log at the same time: the port may be followed by the date of the next line instead of a line end.
 LISTENING = re.compile(r"Listening on port (\d+?)(?:\d\d/\w+/\d{4}:|\n)")
 
 
@@ -51,11 +51,11 @@ class PostgREST:
         return self.http.request(method, path, json=body, headers=headers)
 
     def call(self, function: str, arguments: object) -> httpx.Response:
-        """A function by its JSON arguments, as service_role."""
+        """Call a function with JSON arguments, as service_role."""
         return self.request("POST", f"rpc/{function}", "service_role", arguments)
 
     def is_ready(self) -> bool:
-        """It says "Listening" a moment before it does, and loads the schema after that."""
+        """It prints "Listening" a moment before it listens, and loads the schema after that."""
         try:
             return self.call("get_checkpoint", {"p_seed_name": "any"}).is_success
         except httpx.ConnectError:

@@ -1,6 +1,6 @@
-"""`pgonce serve` as a process, over real HTTP: who is answered what, what is stored, and what is not said.
+"""`pgonce serve` as a process, over real HTTP: its answers, what it stores, and what its answers do not reveal.
 
-The answer comes when an event is recorded; its effect is waited for.
+An event is answered when it is recorded, so the tests wait for its effect.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def post(http: httpx.Client, raw: bytes, signature: str | None = "good", path: s
 
 
 def says(answer: httpx.Response, status: int) -> str:
-    """The error of an answer with this status; it holds nothing that is nobody's business."""
+    """The error in an answer with this status; fails if the answer reveals anything internal."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"].startswith("application/json")
     for secret in (SECRET, OLD_SECRET, CARD, "Traceback"):
@@ -352,5 +352,5 @@ def test_a_handler_s_error_is_in_its_row_and_neither_in_the_answer_nor_in_the_lo
     server.end()
     for secret in (CARD, SECRET, OLD_SECRET, "Traceback"):
         assert secret not in server.said
-    # not for ever: the next test's worker would try again
+    # not for ever, because the worker of the next test would try again
     db.execute("update webhook_events set next_attempt_at = null where stripe_event_id = %s", [name])

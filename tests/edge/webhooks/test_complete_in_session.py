@@ -1,4 +1,4 @@
-"""Handlers that own their transaction: effect and mark commit together in SQLAlchemy, Django, asyncpg and psycopg."""
+"""Handlers with their own transaction commit effect and mark together: in SQLAlchemy, Django, asyncpg and psycopg."""
 
 from __future__ import annotations
 

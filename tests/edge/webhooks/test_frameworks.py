@@ -1,4 +1,4 @@
-"""The receiver mounted in FastAPI and Starlette, the plain function in Django and Flask, over real HTTP."""
+"""The receiver mounted in FastAPI and Starlette, and the plain function called by Django and Flask, over real HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept of an event's life, and how a customer's events are erased."""
+"""The stored history of an event, and erasing a customer's events."""
 
 from __future__ import annotations
 

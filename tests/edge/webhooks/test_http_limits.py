@@ -1,4 +1,4 @@
-"""No client can hold up `pgonce serve` by being slow, silent, numerous or wasteful; good deliveries go on meanwhile."""
+"""Slow, silent, numerous or wasteful clients do not block `pgonce serve`: it receives good deliveries meanwhile."""
 
 from __future__ import annotations
 
@@ -85,7 +85,10 @@ def closed(sock: socket.socket, seconds: float = 20) -> bytes:
 
 
 def send_until_closed(sock: socket.socket, parts: Iterable[bytes], pause: float = 0) -> int:
-    """Send the parts until the server has closed the connection; fails when it takes them all. The bytes sent."""
+    """Send the parts until the server closes the connection, and return the bytes sent.
+
+    Fails if the server accepts all.
+    """
     sent = 0
     try:
         for part in parts:

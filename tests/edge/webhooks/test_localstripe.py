@@ -1,4 +1,4 @@
-"""The whole chain with a Stripe that nobody here wrote: its events, signed by it, received, handled, recovered."""
+"""The whole chain with localstripe, which is not ours: its signed events are received, handled and recovered."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def everything(event, tx):
 KEY = "sk_test_123"
 
 
-# Its own command binds every interface and writes its data to a fixed path: so its application alone, in a process.
+# Only its application, in a process: its own command listens on every interface and writes its data to a fixed path.
 LOCALSTRIPE = """
 import asyncio
 from aiohttp import web
@@ -66,7 +66,7 @@ def create(stripe: httpx.Client, path: str, **content: Any) -> dict[str, Any]:
 
 
 def subscribe(stripe: httpx.Client, name: str) -> None:
-    """A customer with a card, a subscription, and with it an invoice and its payment."""
+    """Make a customer with a card and a subscription, which makes an invoice and its payment."""
     customer = create(stripe, "customers", name=name)
     card = {"number": "4242424242424242", "exp_month": 12, "exp_year": 2040, "cvc": "123"}
     method = create(stripe, "payment_methods", type="card", card=card)
@@ -93,7 +93,7 @@ def free_port() -> int:
 
 @contextmanager
 def refusing(port: int) -> Iterator[list[int]]:
-    """A receiver that hangs up on everybody; the list grows by one for each."""
+    """A receiver that closes every connection; the list gets one entry for each."""
     hung_up: list[int] = []
 
     def hang_up() -> None:
@@ -152,5 +152,5 @@ def test_real_events_are_handled_once_and_what_was_missed_is_recovered(
 
 
 def _before(stripe: httpx.Client) -> set[str]:
-    """Events of before the receiver was up: the product's, whose delivery may have failed."""
+    """The events of the product, from before the receiver was started: their delivery may have failed."""
     return {event for event, type_ in events(stripe).items() if type_.startswith("product.")}

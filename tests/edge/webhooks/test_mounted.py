@@ -47,7 +47,7 @@ def receiver(database: str) -> Any:
 
 
 def stripped(app: Any, prefix: str, root_path: str | None = None) -> Any:
-    """What a proxy or an older framework does: the prefix is taken off the path."""
+    """Remove the prefix from the path, as a proxy or an older framework does."""
 
     async def without_prefix(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
@@ -212,7 +212,7 @@ def _url_for(driver: str, conn: Connection[Any]) -> str:
 
 
 async def _load(base: str, count: int) -> set[int]:
-    """``count`` deliveries, 20 that call a route, and that route, eight requests at a time."""
+    """Send ``count`` deliveries, of which 20 call a route, and requests to that route, eight at a time."""
     limits = httpx.Limits(max_connections=8)
     async with httpx.AsyncClient(base_url=base, limits=limits, timeout=60) as client:
 

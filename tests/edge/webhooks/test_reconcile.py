@@ -1,4 +1,4 @@
-"""``pgonce reconcile`` against a list with Stripe's semantics, over real HTTP, by the stripe package."""
+"""``pgonce reconcile`` with the stripe package, over real HTTP, against a server that lists events as Stripe does."""
 
 from __future__ import annotations
 

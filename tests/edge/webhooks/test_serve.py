@@ -1,4 +1,7 @@
-"""`pgonce serve` is the whole product: it receives, handles, runs jobs and alerts, says so at its start, and ends."""
+"""`pgonce serve` receives and handles events, runs jobs and sends alerts.
+
+It prints that at its start, and ends cleanly.
+"""
 
 from __future__ import annotations
 

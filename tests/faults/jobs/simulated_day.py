@@ -1,4 +1,4 @@
-"""A day of three hosts in minutes: every tick accounted for, and no alert without a cause. Prints the ledger.
+"""Simulates a day of three hosts in minutes. Every tick must be accounted for, and every alert must have a cause.
 
     python -m tests.faults.jobs.simulated_day --hours 24 --speed 240
 
@@ -54,7 +54,7 @@ class FastClock:
 
 
 def app(release: int) -> pgonce.App:
-    """50 jobs: the third release has another one in place of the last."""
+    """The 50 jobs of a release; in the third release the last one is replaced by another."""
     found = pgonce.App()
     found.name = "shop:app"
     for number in range(50):
@@ -69,7 +69,7 @@ def work(run: pgonce.Run) -> None:
 
 
 def hang(run: pgonce.Run) -> None:
-    """Hangs from the first to the second hour, until it is told to stop."""
+    """Hang from the first to the second hour, until the run is asked to stop."""
     tick = run.scheduled_for
     while tick and timedelta(hours=1) <= tick - START < timedelta(hours=1, minutes=6) and not run.stop_requested:
         time.sleep(0.05)
@@ -112,7 +112,7 @@ class Day:
         return subprocess.Popen(command, env={**os.environ, "DATABASE_URL": self.url, "PGONCE_RELEASE": str(release)})
 
     def deploy(self, release: int) -> None:
-        """One after the other, the new one first."""
+        """Replace the processes one after the other; the new one starts before the old one stops."""
         for number in range(3):
             new = self.start_host(release)
             self.wait_for(new)
@@ -164,7 +164,7 @@ class Day:
 
 
 def ledger(day: Day, until: datetime) -> tuple[Counter[str], list[str]]:
-    """What became of each tick, and what cannot be accounted for."""
+    """The outcome of each tick, and the ticks and alerts that cannot be accounted for."""
     with psycopg.connect(day.url, autocommit=True) as conn:
         rows = conn.execute(
             "select job_name, scheduled_for, status, blocked_by is not null, error_message from cron_job_runs"
@@ -190,7 +190,7 @@ def ledger(day: Day, until: datetime) -> tuple[Counter[str], list[str]]:
         cron = Cron(CRONS[number % len(CRONS)], "America/New_York")
         for tick in cron.between(day.since, until):
             name = f"job_{number:02}"
-            # one row stands for all ticks that are given up at once: the last of them
+            # all ticks that are given up at the same time have one row, that of the last of them
             later = any(tick < each <= tick + timedelta(hours=1) for each in given_up.get(name, []))
             if (name, tick) not in found:
                 counts["missed with a later one"] += later

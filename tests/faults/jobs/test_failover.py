@@ -1,5 +1,5 @@
-# ruff: noqa: PT012 -- a run is a block: what is expected of it is told inside
-"""A job over a failover: kill -9 of the primary, promotion of its standby, a URL with both hosts."""
+# ruff: noqa: PT012 -- a run is a block, and the expectations are inside it
+"""A job during a failover: the primary is killed with -9, its standby is promoted, and the URL has both hosts."""
 
 from __future__ import annotations
 

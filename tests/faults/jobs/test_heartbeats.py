@@ -1,4 +1,4 @@
-"""Heartbeats reach the database whatever the job does to its event loop, its pool and its process."""
+"""Heartbeats reach the database even if the job blocks its event loop, its pool or its process."""
 
 from __future__ import annotations
 

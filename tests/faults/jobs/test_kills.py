@@ -1,4 +1,7 @@
-"""Processes that hold a run are killed and suspended: another takes over, and the dead one commits nothing later."""
+"""Processes that hold a run are killed or suspended.
+
+Another process takes over, and the old one commits nothing later.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from tests.faults.proxy import Proxy
 
 Db = psycopg.Connection[Any]
 
-# a run of one second's window; writes once outside of what the test looks at, then when it is told
+# A run with a window of one second. It writes one row that the test ignores, and then a row for each line it reads.
 HOLDER = """
 import sys
 from pgonce import Jobs
@@ -81,7 +84,7 @@ def test_a_killed_run_is_taken_over_when_its_window_is_over(start: Start, db: Db
 
 
 def beats(db: Db) -> float:
-    """How many thirds of the window its newest heartbeat is from its start."""
+    """The time from the run's start to its newest heartbeat, in thirds of the window."""
     query = (
         "select extract(epoch from heartbeat_at - started_at)::float8 * 3 from cron_job_runs where status = 'running'"
     )
@@ -146,7 +149,7 @@ def test_a_stopped_client_s_transaction_is_ended_and_its_locks_are_free(start: S
     child.tell("write")
     child.until("inside")
     child.stop()
-    # no successor, no terminate: the server ends it by itself, and only then this waiting insert gets its lock
+    # no successor terminates it: the server's timeout ends it, and only then does this waiting insert get its lock
     db.execute("insert into effects (name, note) values ('work', 'free again')")
     assert writers(db) == ["free again"]
     child.signal(signal.SIGCONT)

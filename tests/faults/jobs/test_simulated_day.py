@@ -1,4 +1,4 @@
-"""A part of the simulated day: deploys, an outage, a kill and a hanging job leave no tick without a word."""
+"""A part of the simulated day: with deploys, an outage, a kill and a hanging job every tick is still recorded."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """A suspended, killed or cut-off process does nothing to the run after its own.
 
-    python -m tests.faults.jobs.test_zombies --rounds 300     says what landed
+    python -m tests.faults.jobs.test_zombies --rounds 300     prints which rows were committed
 
 A round: a process starts a run, is stopped (SIGSTOP) in the middle of its work and past its window; a second one takes
-the run over and writes; the first goes on (SIGCONT) and tries to write. Not one of its rows may be there.
+the run over and writes; the first goes on (SIGCONT) and tries to write. None of its rows may be committed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Connection = psycopg.Connection[Any]
 ROOT = Path(__file__).parents[3]
 WINDOW = "300 ms"
 
-# Writes rows as fast as it can, each in a fenced transaction, and says what becomes of it.
+# Writes rows as fast as it can, each in a fenced transaction, and prints what happens to each.
 WORKER = """
 import sys
 import psycopg
@@ -58,7 +58,7 @@ with database.open_pool(url, 2) as pool:
         print("told", type(error).__name__, flush=True)
 """
 TABLE = "create table written (run_id uuid, seen integer)"
-# A successor writes down how many rows of the dead run it sees. What was committed later is a zombie's.
+# A successor records how many rows of the old run it sees. Rows that were committed later are a zombie's.
 TAKE_OVER = (
     "insert into written (run_id, seen) select r.id, count(w.run_id) from cron_job_runs r"
     " left join written w on w.run_id = r.id where r.status = 'failed' and r.id not in"
@@ -90,7 +90,7 @@ def one_round(url: str) -> str:
         for _ in range(random.randint(1, 20)):
             assert first.stdout.readline() == "wrote\n"
         os.kill(first.pid, signal.SIGSTOP)
-        # Taken over as soon as the window is over. A transaction that it holds open is a sign of life, until the server
+        # Take it over as soon as the window is over. An open transaction counts as a sign of life until the server
         # ends it: idle_in_transaction_session_timeout is the window, too.
         with database.open_pool(url, 1) as pool:
             wait_until(lambda: _take_over(pool), "the run is taken over")
@@ -229,7 +229,7 @@ def test_a_crash_of_the_database_leaves_no_job_stuck_and_overlaps_none() -> None
         try:
             assert worker.stdout is not None
             assert worker.stdout.readline() == "wrote\n"
-            # sessions are cut, and the server recovers from its log
+            # all sessions are ended, and the server recovers from its log
             os.kill(int((Path(folder) / "pg/postmaster.pid").read_text().splitlines()[0]), signal.SIGQUIT)
             wait_until(lambda: not _answers(server.url), "it is down")
             embedded.start(Path(folder)).close()
@@ -253,7 +253,7 @@ def _answers(url: str) -> bool:
 
 
 def main() -> None:
-    """Runs many rounds, on a server of their own."""
+    """Run many rounds, on a server for them alone."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=300)
     rounds = parser.parse_args().rounds

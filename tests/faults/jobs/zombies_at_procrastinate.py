@@ -1,6 +1,6 @@
 """What a stopped worker of Procrastinate does to its successor under the same lock, to compare with test_zombies.
 
-    python -m tests.faults.jobs.zombies_at_procrastinate --rounds 20     says what landed
+    python -m tests.faults.jobs.zombies_at_procrastinate --rounds 20     prints which rows were committed
 
 A round: a worker's process runs a job under a lock and is stopped (SIGSTOP) in the middle of its writes and past its
 heartbeats; a second process does what Procrastinate documents for stalled jobs (get_stalled_jobs, retry_job), works as
@@ -30,7 +30,7 @@ from tests.faults.jobs.test_zombies import ROOT, number
 HEARTBEAT, STALLED = 0.1, 0.3
 """Seconds; Procrastinate's update_heartbeat_interval and stalled_worker_timeout."""
 ROWS = 50
-"""A job's writes, each in a transaction of its own; it is stopped before the twentieth."""
+"""The writes of a job, each in its own transaction. The process is stopped before the twentieth."""
 
 WORKER = """
 import asyncio, sys
@@ -102,7 +102,7 @@ def one_round(url: str) -> None:
 
 
 def main() -> None:
-    """Many rounds, on a server of their own."""
+    """Run many rounds, on a server for them alone."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=20)
     rounds = parser.parse_args().rounds

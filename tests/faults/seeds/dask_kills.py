@@ -1,4 +1,4 @@
-"""Partitions are imported by a Dask cluster whose workers are killed with -9 while they import; then all must be exact.
+"""A Dask cluster imports partitions while its workers are killed with -9. Rows and counters must then be exact.
 
     python -m tests.faults.seeds.dask_kills [--kills 20] [--workers 2] [--seed 1] [--url URL]
 
@@ -39,7 +39,7 @@ app = pgonce.App()
 
 
 def ranges() -> list[dict[str, int]]:
-    """Numbers of rows, from first to before stop; none begins inside of rows that share a cursor or double a key."""
+    """Ranges of row numbers. A range does not begin between rows that share a cursor or a key."""
     step = ROWS // PARTS // 21 * 21
     return [{"first": step * part, "stop": step * (part + 1) if part < PARTS - 1 else ROWS} for part in range(PARTS)]
 
@@ -88,7 +88,7 @@ def cluster(workers: int, environment: Mapping[str, str]) -> Iterator[str]:
 
 
 def at_work(conn: psycopg.Connection[Any]) -> list[int]:
-    """The process ids that hold a partition, and have committed a batch of it."""
+    """The ids of the processes that hold a partition and have committed a batch of it."""
     query = """
     select (r.scope -> 'process' ->> 'pid')::int from cron_job_runs r
     join pgonce_seed_partitions p on r.key = p.seed_name || '/' || p.partition
@@ -100,7 +100,7 @@ def at_work(conn: psycopg.Connection[Any]) -> list[int]:
 def run_killed(
     conn: psycopg.Connection[Any], url: str, kills: int, workers: int, chance: random.Random
 ) -> tuple[int, int]:
-    """Import all partitions, and kill up to ``kills`` processes that are at work; (how many it were, starts)."""
+    """Import all partitions, and kill up to ``kills`` working processes; returns the numbers of kills and of starts."""
     environment = {
         **os.environ, "PGONCE_DATABASE_URL": url,
         "PGONCE_APP": "tests.faults.seeds.dask_kills:app", "DASK_ROWS": str(ROWS),
@@ -152,7 +152,7 @@ def check(conn: psycopg.Connection[Any]) -> None:
 
 
 def kill(url: str, kills: int, workers: int, seed: int) -> None:
-    """Imports whose workers are killed ``kills`` times in all."""
+    """Run imports whose workers are killed ``kills`` times in all."""
     chance, done, imports, starts = random.Random(seed), 0, 0, 0
     with psycopg.connect(url, autocommit=True) as conn:
         while done < kills:

@@ -1,4 +1,4 @@
-"""Imports killed at random moments, until each is complete; then rows, counters and rejects must be exact.
+"""Imports are killed at random moments until each is complete. Rows, counters and rejects must then be exact.
 
     python -m tests.faults.seeds.seed_kills [--kills 500] [--rows 200000] [--seed 1] [--url URL]
     python -m tests.faults.seeds.seed_kills --crashes 20 [--rows 200000] [--seed 1]
@@ -36,7 +36,10 @@ BODY = "x" * 60
 
 
 def row(number: int) -> tuple[Any, Any]:
-    """Every seventh repeats a key; a few violate the check, have the wrong type, or a value that has no text."""
+    """Every seventh row repeats a key.
+
+    A few violate the check, have the wrong type, or a value that cannot be written.
+    """
     if number % 2003 == 9:
         return number, {number}
     if number % 1009 == 5:
@@ -90,7 +93,7 @@ def fork(work: Callable[[], None]) -> int:
 
 
 def ended(pid: int, seconds: float) -> int | None:
-    """Its exit code when it ends within ``seconds``; else None."""
+    """The exit code, if the process ends within ``seconds``; otherwise None."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found, status = os.waitpid(pid, os.WNOHANG)
@@ -101,7 +104,7 @@ def ended(pid: int, seconds: float) -> int | None:
 
 
 def survives(pid: int, seconds: float) -> int | None:
-    """Its exit code when it ends within ``seconds``; else it is killed: None."""
+    """The exit code, if the process ends within ``seconds``; otherwise it is killed, and None is returned."""
     if (code := ended(pid, seconds)) is not None:
         return code
     os.kill(pid, signal.SIGKILL)
@@ -128,7 +131,7 @@ def check(conn: psycopg.Connection[Any], name: str, rows: int) -> None:
 
 
 def one_import(conn: psycopg.Connection[Any], url: str, rows: int, chance: random.Random, most: int) -> int:
-    """An import that is killed up to ``most`` times; how often it was."""
+    """Run an import that is killed up to ``most`` times; returns how often it was killed."""
     name = f"killed_{time.time_ns()}"
     size = chance.choice([None, chance.randint(1, 50) * rows // 5000 + 1, chance.randint(100, 5000)])
     conn.execute(f"create table {name} (id int primary key, note text check (note <> 'bad'))".encode())
@@ -163,7 +166,7 @@ def kill(url: str, kills: int, rows: int, seed: int) -> None:
 
 
 def crash(server: embedded.Server, how: signal.Signals = signal.SIGKILL) -> embedded.Server:
-    """End the postmaster; its children see that and end, too. Then start it: recovery from the log."""
+    """Kill the postmaster; its children notice that and end, too. Then start it again: it recovers from its log."""
     postmaster = int((server.data_dir / "pg" / "postmaster.pid").read_text().splitlines()[0])
     os.kill(postmaster, how)
     while _runs(postmaster):  # for a moment it still listens
@@ -181,7 +184,7 @@ def _runs(pid: int) -> bool:
 
 
 def crashes(folder: Path, most: int, rows: int, seed: int) -> None:
-    """Imports whose database is killed ``most`` times in all."""
+    """Run imports whose database is killed ``most`` times in all."""
     chance, done, imports, starts = random.Random(seed), 0, 0, 0
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # its pool reports every connection that it lost
     servers = [embedded.start(folder)]

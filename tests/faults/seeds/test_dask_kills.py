@@ -1,4 +1,4 @@
-"""Dask workers are killed while they import partitions: every row once, every checkpoint exact."""
+"""Dask workers are killed while they import partitions: every row is inserted once, and every checkpoint is exact."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def not_installed(name: str, command: str) -> Any:
     return pytest.mark.skipif(find_spec(name) is None, reason=f"{name} missing: {command}")
 
 
-# name, rows seen, rows that are there twice, rows per batch
+# name, rows seen, rows that occur twice in the source, rows per batch
 SEEDS = [
     pytest.param(
         "web_kjv_chapters", 62_204, 0, 3_000,
@@ -101,7 +101,7 @@ def test_an_import_that_is_killed_goes_on_and_has_every_row_once(
         said, _ = child.communicate(timeout=120)
     cursors += said.splitlines()
     assert cursors.pop() == "complete"
-    # a batch whose line was lost with the process was committed all the same; none was done twice
+    # a batch may have been committed although its line was lost with the process; no batch was committed twice
     assert len(cursors) == len(set(cursors))
 
     with psycopg.connect(database, autocommit=True) as conn:
@@ -130,7 +130,7 @@ def start(database: str, name: str, size: int) -> subprocess.Popen[str]:
 def test_one_command_runs_all_of_them_in_order_and_says_what_is_not_installed(database: str, tmp_path: Path) -> None:
     with psycopg.connect(database, autocommit=True) as conn:
         conn.execute((ROOT / "examples" / "bible_study" / "schema.sql").read_bytes())
-    # without SWORD modules: three seeds cannot run, and the others do
+    # without SWORD modules three seeds cannot run, and the others can
     done = subprocess.run(
         [sys.executable, "-m", "examples.bible_study.seed_all"],
         cwd=ROOT, text=True, capture_output=True, check=False, timeout=300,

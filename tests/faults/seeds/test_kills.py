@@ -1,4 +1,7 @@
-"""Imports are killed with -9, suspended and signalled: at the end every row is there once, the counters exact."""
+"""Imports are killed with -9, suspended and signalled.
+
+At the end every row is inserted once, and the counters are exact.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ with open_pool(find()) as pool:
 
 
 def is_exact(db: Db, outcome: str = "complete") -> None:
-    """Every distinct row of the source is there, and the counters say so."""
+    """Check that every distinct row of the source is in the table, and that the counters agree."""
     rows = db.execute("select id, note from numbers order by id").fetchall()
     first: dict[int, str] = {}
     for place in range(TOTAL):
@@ -49,7 +52,7 @@ def is_exact(db: Db, outcome: str = "complete") -> None:
 
 
 def is_consistent(db: Db) -> int:
-    """In the middle: the rows in the table are those that the checkpoint has counted. Returns how many."""
+    """Check that the table has exactly the rows that the checkpoint counts; returns how many."""
     query = "select coalesce(sum(rows_inserted), 0), (select count(*) from numbers) from seed_checkpoints"
     [(counted, there)] = db.execute(query).fetchall()
     assert counted == there
@@ -57,7 +60,7 @@ def is_consistent(db: Db) -> int:
 
 
 def forget_the_dead(db: Db) -> None:
-    """Ends the killed runner's window, as two minutes would."""
+    """End the window of the killed runner, instead of waiting two minutes."""
     db.execute("update cron_job_runs set heartbeat_at = heartbeat_at - run_window where status = 'running'")
 
 
@@ -72,7 +75,7 @@ def test_killed_15_times_at_random_bytes_of_its_traffic_every_row_is_there_once(
     seed = random.randrange(10**6)
     print(f"random seed: {seed}")  # noqa: T201 -- pytest shows it when the test fails
     chance = random.Random(seed)
-    # the whole import sends some 400 kB or more; each kill costs the batch that it hits, some 10 kB
+    # the whole import sends 400 kB or more; a kill repeats at most one batch, which has about 10 kB
     for _ in range(KILLS):
         child = start(*PGONCE, "seed", "run", "numbers", database=network.url)
         network.after(chance.randrange(500, 50_000), child.process.kill)
@@ -126,7 +129,7 @@ def test_a_signal_finishes_the_batch_and_says_how_to_go_on(
     assert status == "in_progress"
     assert 5_000 - 2 * 500 < rows < 5_000 + 2 * 500
     is_consistent(db)
-    # nobody has to wait for a window: the run has ended
+    # the run has ended, so no window has to pass
     assert start(*PGONCE, "seed", "run", "numbers").end() == 0
     is_exact(db)
 
@@ -150,12 +153,12 @@ def test_a_second_signal_ends_it_at_once_and_nothing_is_lost(
 
 
 def test_stopped_in_the_middle_of_a_copy_it_is_ended_by_its_successor(network: Proxy, start: Start, db: Db) -> None:
-    # no timeout of PostgreSQL ends a COPY whose client stands still, and its locks stay: the successor must do it
+    # no timeout of PostgreSQL ends a COPY whose client is suspended, so it keeps its locks until the successor ends it
     rows = network.hold(b"row 14000\n")
     zombie = start(sys.executable, "-c", SHORT, database=network.url)
     rows.wait()
     zombie.stop()
-    # PostgreSQL writes a thousand rows at a time: the keys of the first thousands are taken, and not committed
+    # PostgreSQL writes a thousand rows at a time, so the keys of the first thousands are in the index, uncommitted
     copying = (
         "select 1 from pg_stat_activity where query ilike 'copy %' and state = 'active' and backend_xid is not null"
     )

@@ -1,4 +1,4 @@
-"""Imports that are killed, and imports whose database is: every row once, every counter exact."""
+"""Imports are killed, or their database is: every row is inserted once, and every counter is exact."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def test_an_import_goes_on_when_its_database_crashes_three_times(tmp_path_factor
 
     def crashing(generate: Callable[[Any], Iterator[tuple[Any, int]]]) -> Callable[[Any], Iterator[tuple[Any, int]]]:
         def source(cursor: int | None) -> Iterator[tuple[Any, int]]:
-            # in the source's thread, while the batch before is on its way: before, during or behind its COMMIT
+            # in the source's thread, while the previous batch is being sent: before, during or after its COMMIT
             for number, item in enumerate(generate(cursor), 1):
                 if number % 1700 == 0 and len(servers) <= crashes:
-                    # as `pg_ctl restart -m immediate` does it: no checkpoint, every client is cut off
+                    # as `pg_ctl restart -m immediate` does: without a checkpoint, and every client is disconnected
                     servers.append(seed_kills.crash(servers[-1], signal.SIGQUIT))
                 yield item
 

@@ -1,4 +1,4 @@
-"""Deliveries while workers are killed and PostgreSQL crashes: every distinct event has exactly one effect.
+"""Deliveries while workers are killed and PostgreSQL crashes. Every distinct event must have exactly one effect.
 
 The small version is in the suite (test_chaos.py); the full one is:
 
@@ -68,7 +68,7 @@ class Outcome:
 
     @property
     def exactly_once(self) -> bool:
-        """Effects = distinct events; nothing unfinished, nothing lost, no dead letters."""
+        """Whether there is one effect for each distinct event, and no event is unfinished, lost or a dead letter."""
         counts = {self.effects, self.events_with_effect, self.succeeded, self.rows}
         return counts == {self.distinct} and not self.processing and not self.failed
 
@@ -120,7 +120,7 @@ class Chaos:
                 outcome.refused += refused
 
         def is_next(nr: int) -> bool:
-            # behind a kill, too: on a busy machine all was delivered while the second worker was still starting
+            # also after a kill: on a busy machine everything was delivered while the second worker was still starting
             return delivered >= len(bodies) * nr / (self.crashes + 1) and outcome.kills >= nr - 1
 
         def crash() -> None:
@@ -135,7 +135,7 @@ class Chaos:
         def kill() -> None:
             while not settled.is_set():
                 with self._command("worker", "--concurrency", "2") as worker:
-                    # one that meets the database in the middle of its crash says so and ends: the next one, then
+                    # a process that connects in the middle of a crash ends with an error; then start the next one
                     _wait(partial(is_up, worker), 60)
                     settled.wait(0 if worker.ended else self.kill_every)
                     outcome.kills += not worker.ended  # the end of the block is a SIGKILL
@@ -154,7 +154,7 @@ class Chaos:
         return self._count(outcome)
 
     def _deliver(self, body: bytes) -> int:
-        """Deliver as Stripe does, until a 2xx; returns how often there was none."""
+        """Deliver as Stripe does, until the answer is 2xx; returns how many answers were not."""
         for attempt in range(1000):
             with suppress(httpx.HTTPError):
                 headers = {"Stripe-Signature": stripe.sign(body, SECRET)}
@@ -182,7 +182,7 @@ class Chaos:
 
     def _is_settled(self) -> bool:
         if self.expire:
-            # only where no session lives: the transaction of a live worker has its rows locked
+            # only if no session is alive: the open transaction of a live worker has locked its rows
             self._sql(
                 "update webhook_events set lease_expires_at = clock_timestamp() where id in ("
                 "select id from webhook_events where lease is not null and status = 'processing'"

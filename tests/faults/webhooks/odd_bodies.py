@@ -1,4 +1,4 @@
-"""Bodies that Stripe would never send, each with a usable id and type: whoever signs them gets them recorded.
+"""Bodies that Stripe would never send, each with a usable id and type. If they are signed, they must be recorded.
 
 Run it for a while against a real receiver: ``python -m tests.faults.webhooks.odd_bodies 20000``.
 """
@@ -30,7 +30,7 @@ KEYS = ("id", "object", "account", "data", "related_object", "livemode", "create
 
 
 def odd_bodies(count: int, seed: int) -> Iterator[bytes]:
-    """``count`` signed-for bodies, the same ones for the same seed; every id is another."""
+    """Yield ``count`` bodies with different ids; the same seed gives the same bodies."""
     rng = random.Random(seed)
     for number in range(count):
         yield _body(rng, f"evt_{seed}_{number}")
@@ -92,7 +92,7 @@ def _value(rng: random.Random, depth: int) -> bytes:
 
 
 async def _post_all(count: int, url: str) -> Counter[int]:
-    """Deliver the bodies to a receiver on a real pool, 16 at a time; how often each status was answered."""
+    """Deliver the bodies to a receiver on a real pool, 16 at a time; returns how often each status was answered."""
     import pgonce
     from pgonce.webhooks import stripe
 

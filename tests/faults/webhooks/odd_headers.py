@@ -1,4 +1,4 @@
-"""Stripe-Signature headers that nobody sends: each is answered 200 or 400, and 200 only if Stripe's library agrees.
+"""Odd Stripe-Signature headers. Each must be answered 200 or 400, and 200 only if Stripe's library accepts it.
 
 Run it for a while against a real receiver: ``python -m tests.faults.webhooks.odd_headers 200000``.
 """
@@ -138,7 +138,7 @@ async def answers(receiver: pgonce.Receiver, headers: Iterator[Header], at_once:
 
 
 def _stripe_accepts(values: Header) -> bool:
-    """Stripe's library reads no spaces and no empty items; without them it must agree."""
+    """Stripe's library does not accept spaces and empty items; without these, both must agree."""
     from stripe import SignatureVerificationError, WebhookSignature
 
     try:

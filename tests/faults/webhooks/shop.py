@@ -1,4 +1,4 @@
-"""The application that the processes of these tests run. Its effects are rows that can be counted."""
+"""The application of the processes in these tests. Its effects are rows, so they can be counted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def effect(event: pgonce.Event, tx: Any) -> None:
 
 @app.webhook("boom")
 def boom(event: pgonce.Event, tx: Any) -> None:
-    """An effect, and a failure that quotes the payload."""
+    """Write an effect, and fail with an error that quotes the payload."""
     tx.execute("insert into effects (name) values (%s)", [event.id])
     raise RuntimeError(event.payload["card"])
 
@@ -56,7 +56,7 @@ TOTAL = 20_000
 
 
 def number(place: int) -> int:
-    """The key of the row at ``place``: every tenth key occurs twice, some of them within one unit."""
+    """The key of the row at ``place``. Every tenth key occurs twice, some of them among rows that share a cursor."""
     return place - place % 7 if place % 10 == 9 else place
 
 
@@ -65,7 +65,10 @@ DISTINCT = len({number(place) for place in range(TOTAL)})
 
 @app.seed("numbers", into="numbers", key=("id",), batch_size=500, total=TOTAL)
 def numbers(cursor: dict[str, int] | None) -> Iterator[tuple[Any, Any]]:
-    """Rows in units of three that share a cursor; with a GATE, it waits at row 5,000 until that file exists."""
+    """Rows, of which three at a time share a cursor.
+
+    With GATE, the source waits at row 5,000 until that file exists.
+    """
     gate = os.environ.get("GATE")
     for place in range((cursor["unit"] + 1) * 3 if cursor else 0, TOTAL):
         if gate and place == 5_000:

@@ -6,7 +6,7 @@ from tests.faults.webhooks.chaos import Chaos
 
 
 def test_kills_and_crashes_leave_exactly_one_effect_of_every_distinct_event() -> None:
-    # leases are ended by SQL, as their 30 s would: the full version waits for them
+    # leases are ended by SQL, instead of after 30 s; the full version waits
     outcome = Chaos(deliveries=1500, kill_every=1.0, expire=True).run()
     assert outcome.exactly_once, outcome
     assert outcome.crashes == 3

@@ -1,4 +1,7 @@
-"""A receiver over a switchover: the old primary turns read-only and keeps its sockets, the standby is promoted."""
+"""A receiver during a switchover.
+
+The old primary becomes read-only and keeps its sockets, and the standby is promoted.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ def recorded(pair: Replicas, name: str) -> set[str]:
 @pytest.mark.parametrize("killed", [False, True], ids=["read-only", "killed"])
 def test_deliveries_go_to_the_server_that_can_write_and_none_that_was_answered_200_is_lost(killed: bool) -> None:
     with replicas(synchronous=True) as pair:
-        # both hosts, and not a word about which of them is wanted
+        # both hosts, without target_session_attrs
         url = pair.url.replace("target_session_attrs=read-write", "application_name=x")
         assert "target_session_attrs" not in url
 
@@ -77,7 +80,7 @@ def test_deliveries_go_to_the_server_that_can_write_and_none_that_was_answered_2
 
 
 def turn_read_only(pair: Replicas) -> None:
-    """Every session of the primary, also those that are open, can only read."""
+    """Make every session of the primary read-only, including the open ones."""
     with pair.connect("primary") as conn:
         conn.execute("alter system set default_transaction_read_only = on")
         conn.execute("select pg_reload_conf()")

@@ -70,7 +70,7 @@ with open_pool(find()) as pool:
     Webhooks(pool, lease=lease).handle(stripe.read(body), handler)
 """
 
-# what the proxy holds up | whether its answer | what the redelivery finds
+# the message that the proxy holds | whether it holds the answer instead | the state that the redelivery finds
 POINTS = {
     "before the claim": (b"claim_webhook", False, "succeeded"),
     "after the claim": (b"claim_webhook", True, "succeeded"),
@@ -131,7 +131,7 @@ def test_a_handler_that_is_stopped_loses_its_event_when_its_lease_is_over(start:
     child = start(sys.executable, "-c", SLOW, BODY.decode(), "1 second")
     child.until("inside")
     child.stop()
-    # nobody takes it over yet: its own idle_in_transaction_session_timeout ends it, and lets go of the row
+    # no client takes it over yet: its own idle_in_transaction_session_timeout ends it and unlocks the row
     wait_until(lambda: not db.execute(IDLE).fetchone(), "the stopped handler's transaction is ended")
     assert redeliver(database) == "succeeded"
     child.signal(signal.SIGCONT)

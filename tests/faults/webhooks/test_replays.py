@@ -1,4 +1,4 @@
-"""Replays, retries, workers and redeliveries at once: no effect is doubled."""
+"""Replays, retries, workers and redeliveries at the same time double no effect."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ update webhook_events set next_attempt_at = clock_timestamp() where id in (
 
 @contextmanager
 def over_and_over(*actions: Callable[[], object]) -> Iterator[list[BaseException]]:
-    """Each action in a thread of its own, again and again until the end of the block."""
+    """Repeat each action in a thread of its own until the end of the block."""
     ended, errors = threading.Event(), list[BaseException]()
 
     def repeat(action: Callable[[], object]) -> None:

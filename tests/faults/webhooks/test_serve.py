@@ -1,4 +1,4 @@
-"""A real `pgonce serve` under 200 deliveries of one event at once, and killed -9 in the middle of many."""
+"""`pgonce serve` gets 200 deliveries of one event at the same time, and is killed with -9 during many deliveries."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def serve(start: Start) -> tuple[Child, str]:
 
 
 def deliver(base: str, event_ids: Iterable[str], at_once: int) -> list[int]:
-    """Post an event for each id; the answers' codes, 0 for none."""
+    """Post an event for each id; returns the status of each answer, 0 if there was none."""
 
     async def main() -> list[int]:
         limits = httpx.Limits(max_connections=at_once, max_keepalive_connections=at_once)
@@ -82,7 +82,7 @@ def test_killed_in_the_middle_of_many_deliveries_each_has_its_effect_once(start:
     recorded = {row[0] for row in db.execute("select stripe_event_id from webhook_events").fetchall()}
     assert answered <= recorded  # an event that got a 200 is never delivered again, so it must be there
     server, base = serve(start)
-    # the lease of a dead worker runs out by itself; here at once
+    # the lease of a dead worker expires by itself; here it is ended at once
     db.execute("update webhook_events set lease_expires_at = clock_timestamp() where status = 'processing'")
     wanted = sorted(set(ids) - answered)
     while wanted:

@@ -1,4 +1,4 @@
-"""Calls that arrive while a batch is in flight are sent together in the next one; a cancelled one leaves nothing."""
+"""Calls that arrive while a batch is in flight are sent together in the next one; a cancelled call has no effect."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Wire:
         self.answers: list[asyncio.Future[None]] = []
         self.unclaimed: list[str] = []
         self.behind: Callable[[], object] = int
-        """Called behind the step in which the outcomes are handed out."""
+        """Called after the step in which the callers get their outcomes."""
         self.refusing = False
         self.free = asyncio.Event()
         self.free.set()
@@ -67,7 +67,7 @@ async def settled() -> None:
 
 
 async def full() -> tuple[Wire, list[asyncio.Task[str]]]:
-    """As many batches in flight as are allowed, of the items below `AT_ONCE`."""
+    """Start as many batches as may be in flight, with the items below `AT_ONCE`."""
     wire = Wire()
     tasks = []
     for item in range(AT_ONCE):

@@ -1,4 +1,4 @@
-"""What a run may be started with, and that a refusal names the argument."""
+"""The arguments with which a run may be started. An error names the argument."""
 
 from __future__ import annotations
 

@@ -26,13 +26,13 @@ def utc(text: str) -> datetime:
 @pytest.mark.parametrize(
     ("expression", "zone", "after", "expected"),
     [
-        # fixed hours: in the hour that comes twice once, in the skipped one when it is over
+        # fixed hours: once in the repeated hour; after the skipped hour, if the time is in it
         ("30 1 * * *", NEW_YORK, "2026-10-31 12:00", ["2026-11-01 05:30", "2026-11-02 06:30"]),
         ("30 2 * * *", NEW_YORK, "2026-03-07 12:00", ["2026-03-08 07:00", "2026-03-09 06:30"]),
         ("0,30 2 * * *", NEW_YORK, "2026-03-07 12:00", ["2026-03-08 07:00", "2026-03-09 06:00"]),
         ("30 1 * * *", LONDON, "2026-10-24 12:00", ["2026-10-25 00:30", "2026-10-26 01:30"]),
         ("30 1 * * *", LONDON, "2026-03-28 12:00", ["2026-03-29 01:00", "2026-03-30 00:30"]),
-        # from inside the second of the two hours there is no way back into the first
+        # after a tick in the second of the two hours there is no tick in the first
         ("30 1 * * *", NEW_YORK, "2026-11-01 06:10", ["2026-11-02 06:30"]),
         # a star goes by elapsed time
         ("*/30 * * * *", NEW_YORK, "2026-11-01 05:00", ["2026-11-01 05:30", "2026-11-01 06:00", "2026-11-01 06:30"]),
@@ -83,7 +83,7 @@ def test_a_job_that_cannot_be_scheduled_is_refused_where_it_is_registered(option
     assert "\n" not in str(refused.value)
 
 
-# a job of every minute whose schedulers were away from 00:00 to 00:30:10; ten minutes of catch-up, two of grace
+# a job that runs every minute, without a scheduler from 00:00 to 00:30:10; catch-up ten minutes, grace two minutes
 @pytest.mark.parametrize(
     ("catch_up", "run", "given_up"),
     [

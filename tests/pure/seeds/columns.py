@@ -17,7 +17,7 @@ def columns(*names: str, kind: Kind = "text") -> list[Column]:
 
 
 def lines(formatter: RowFormatter, rows: list[Any]) -> tuple[bytes, list[int]]:
-    """The lines of ``rows``, and the places of those that have none."""
+    """The lines of ``rows``, and the positions of the rows that cannot be written."""
     data = bytearray()
     refused = []
     for place, row in enumerate(rows):

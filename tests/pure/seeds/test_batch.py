@@ -1,4 +1,4 @@
-"""Batches and resumes: whatever batch was the last, the rows behind its cursor are exactly those that are left."""
+"""Batches and resumes: after any batch, the rows after its cursor are exactly those that are left."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pgonce.seeds.copy_format import TEXT
 from pgonce.seeds.copy_text import RowFormatter
 from tests.pure.seeds.columns import columns
 
-# a chapter's verses share its cursor; as many chapters as there are counts
+# the verses of a chapter share a cursor; there is a chapter for each count
 chapters = st.lists(st.integers(1, 6), min_size=1, max_size=12)
 
 

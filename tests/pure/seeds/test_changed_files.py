@@ -1,6 +1,6 @@
-"""A file that is changed while it is read: no fingerprint is given for rows that the file no longer holds.
+"""A file is changed while it is read. No fingerprint must be returned for rows that the file no longer contains.
 
-The engine takes a fingerprint for each batch before it commits the batch, so what raises here stops the import at its
+The engine takes a fingerprint for each batch before it commits the batch. So an error here stops the import at its
 last good batch.
 """
 
@@ -24,7 +24,10 @@ KINDS = ["x.csv", "x.csv.gz", "x.jsonl", "x.parquet"]
 
 
 def content(name: str, first: int = 0, rows: int = ROWS, word: str = "word") -> bytes:
-    """A file of some blocks; two calls with words of one length give files of one length, packed ones perhaps not."""
+    """A file of several blocks.
+
+    Words of equal length give files of equal length, except perhaps for compressed ones.
+    """
     numbers = range(first, first + rows)
     if name.endswith(".parquet"):
         arrow = pytest.importorskip("pyarrow", reason="pyarrow missing: pip install 'pgonce[parquet]'")
@@ -42,7 +45,7 @@ def content(name: str, first: int = 0, rows: int = ROWS, word: str = "word") -> 
 
 
 def overwritten(path: Path, data: bytes) -> None:
-    """Other bytes in the same file, with the times that it had."""
+    """Write other bytes to the same file, and restore its times."""
     before = path.stat()
     with path.open("r+b") as file:
         file.write(data)
@@ -77,7 +80,7 @@ CHANGES: dict[str, Change] = {
 
 
 def reading(path: Path) -> Iterator[tuple[Any, Any]]:
-    """Rows and fingerprints as the engine takes them, some hundred rows at a time."""
+    """Read rows and fingerprints as the engine does, some hundred rows at a time."""
     source = read(path)
     for number, (row, cursor) in enumerate(source(None)):
         if number % 500 == 0:
@@ -111,7 +114,7 @@ def test_one_digit_far_before_the_cursor_is_found(tmp_path: Path, name: str) -> 
     overwritten(path, content(name).replace(b"0005001", b"0005007"))
     with pytest.raises(SourceChanged):
         list(rows)
-    # and the next run finds it as well, by what the last good batch has left
+    # the next run finds it, too, by the fingerprint of the last good batch
     path.write_bytes(content(name))
     source = read(path)
     cursor = [cursor for _, cursor in source(None)][15_000]
@@ -248,7 +251,7 @@ class TestHalfLines:
 
     @staticmethod
     def write(path: Path, *parts: bytes) -> None:
-        # what is appended to a .gz is a member of its own
+        # data appended to a .gz file is another member
         path.write_bytes(b"".join(gzip.compress(part) if path.suffix == ".gz" else part for part in parts))
 
     @pytest.mark.parametrize("name", HALVES)
@@ -324,7 +327,7 @@ def test_a_row_group_with_fewer_rows_than_its_footer_says_stops_the_import(tmp_p
     arrow = pytest.importorskip("pyarrow", reason="pyarrow missing: pip install 'pgonce[parquet]'")
     from pyarrow import parquet
 
-    # bits, so that the pages of 5 and of 7 rows have one length: the footer of 7 rows, and the page of 5
+    # of bits, so the pages of 5 and of 7 rows have equal lengths: a file with the footer of 7 rows and the page of 5
     pages = []
     for rows in (7, 5):
         path = tmp_path / f"{rows}.parquet"

@@ -1,4 +1,4 @@
-"""Rows as COPY's text, and where batches of them end."""
+"""Rows as the text of COPY, and where their batches end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The readers of files: what was written is read back, from every cursor on, by rows and by blocks for COPY."""
+"""The readers of files return what was written, from every cursor on, by rows and by blocks for COPY."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_whatever_the_csv_module_writes_is_read_back_from_every_cursor_on(
     writer.writerows([columns, *table])
     data = written.getvalue()
     data = data if last_line_ends else data.removesuffix(terminator)
-    # without quotes an empty value is NULL, as in COPY; the module quotes it where it is a row's only one
+    # an empty value without quotes is NULL, as in COPY; the csv module quotes it if it is the only value of a row
     quoted = quoting == csv.QUOTE_ALL or len(columns) == 1
     expected = [[value if value or quoted else None for value in row] for row in table]
 
@@ -102,13 +102,13 @@ def test_whatever_the_csv_module_writes_is_read_back_from_every_cursor_on(
         for index, (_, cursor) in enumerate(found, 1):
             assert [row for row, _ in source(cursor)] == expected[index:]
             assert in_blocks(source, cursor) == expected[index:]
-        # a run may end by blocks and go on by rows: the cursors are the same ones
+        # a run may read by blocks and the next one by rows, because the cursors are the same
         cursors = [cursor for _, cursor in found]
         assert all(cursor in cursors for _, _, cursor in source.copy_blocks(None))
 
 
 def equal(value: Any, wanted: Any) -> bool:
-    """Whether a value is the wanted one, with numbers as they are written."""
+    """Whether a value equals the expected one; numbers are compared as they are written."""
     if isinstance(wanted, list):
         return isinstance(value, list) and len(value) == len(wanted) and all(map(equal, value, wanted))
     if isinstance(wanted, dict):
@@ -186,7 +186,7 @@ def test_blocks_end_every_line_alike_and_leave_out_empty_ones() -> None:
 def strictly(  # noqa: PLR0912 -- sign by sign, in one piece
     data: str, delimiter: str, quote: str
 ) -> list[list[str | None] | None]:
-    """A reader of its own, sign by sign: the values of each record, None for a bad one; an open quote is bad, too."""
+    """A separate reader, character by character: the values of each record, or None if the record or a quote is bad."""
     found: list[list[str | None] | None] = []
     row: list[str | None] = []
     position = 0
@@ -234,7 +234,7 @@ signs = st.lists(
 def test_every_record_is_read_or_is_bad_wherever_quotes_stand(parts: list[str], delimiter: str, block: int) -> None:
     data = "".join(parts).replace(",", delimiter) + "\n"
     expected = strictly(data, delimiter, '"')
-    # a quote that is never closed is no record at all
+    # a record whose quote is never closed is not a record
     open_quote = list(cut(data.encode(), Dialect(delimiter)))[-1:] != [(len(data.encode()), None)] and expected[
         -1:
     ] == [None]
@@ -462,7 +462,7 @@ def test_a_file_is_the_same_grown_or_changed(tmp_path: Path, name: str) -> None:
     clock = count(1_700_000_000)  # gzip stores when it packed
 
     def write(lines: list[str]) -> None:
-        # what is appended to a .gz is another member
+        # data appended to a .gz file is another member
         parts = ["".join(lines[:30_000]), *lines[30_000:]]
         data = [part.encode() for part in parts]
         if name.endswith(".gz"):

@@ -1,4 +1,4 @@
-"""Stripe's side: who signed these bytes, when, and what stands in them."""
+"""Stripe's formats: who signed a body, when, and what it contains."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DEEP = 70_000
 
 
 def v1(body: bytes = BODY, secret: str = SECRET, at: int = NOW) -> str:
-    """A v1 signature, computed beside the code under test."""
+    """A v1 signature, computed without the code under test."""
     return hmac.new(secret.encode(), b"%d." % at + body, hashlib.sha256).hexdigest()
 
 
@@ -402,7 +402,7 @@ def test_the_repr_of_an_event_does_not_show_its_payload() -> None:
 
 
 def shared_lines(name: str) -> list[dict[str, Any]]:
-    """A file of recorded material that is too large for this repository; it lies beside the checkout."""
+    """A file of recorded deliveries that is too large for this repository; it is next to the checkout."""
     folder = Path(os.environ.get("PGONCE_SHARED") or Path(__file__).resolve().parents[4] / "shared")
     path = folder / "data" / name
     if not path.exists():

@@ -1,4 +1,4 @@
-"""What pgonce_find_alerts and pgonce_collect_alerts find: no end of a run is lost, and no other row is read."""
+"""pgonce_find_alerts and pgonce_collect_alerts find every end of a run, and read no other rows."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_long_run_is_told_however_many_of_other_keys_ran_meanwhile(conn: Conne
 
 
 def fail_tick(conn: Connection, minute: int, backoff: str = "1 minute") -> Any:
-    """The run of a tick that fails and has three retries."""
+    """A run for a tick that fails and has three retries."""
     tick = "date_trunc('hour', now()) + %s * interval '1 minute'"
     run = value(conn, f"select start_job_run('j', '{{}}', '1 h', '', {tick}, 3, %s)", minute, backoff)
     assert value(conn, "select fail_job_run(%s, 'broken')", run)
@@ -104,7 +104,7 @@ def test_a_failure_that_becomes_final_hours_after_it_is_told(conn: Connection) -
 
 
 def test_a_look_reads_no_more_than_the_runs_that_it_is_about(conn: Connection) -> None:
-    """Not the whole table by its time, for a job of which there are few runs: statistics know nothing of those."""
+    """For a job with few runs, which the statistics do not contain, the whole table must not be read by time."""
     conn.execute(
         "insert into cron_job_runs (job_name, key, status, started_at)"
         " select 'job_' || n % 50, n, 'succeeded', now() - interval '1 day' - n * interval '1 second'"
@@ -126,7 +126,7 @@ def test_a_look_reads_no_more_than_the_runs_that_it_is_about(conn: Connection) -
 
 
 def failing_keys(conn: Connection, job: str, keys: int, *, first: int = 1, error: str = "boom") -> None:
-    """A run for each of these keys, failed a moment ago; all within one hour."""
+    """Make a run for each of these keys that has just failed, all within one hour."""
     conn.execute(
         "insert into cron_job_runs (job_name, key, status, started_at, completed_at, error_message)"
         " select %s, 'key ' || n, 'failed', at, at, %s from generate_series(%s::int, %s::int) n,"

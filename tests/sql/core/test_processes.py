@@ -1,4 +1,4 @@
-"""Every cell of the transition table at the head of core_processes.sql, and what the lists of processes say."""
+"""Every cell of the transition table at the head of core_processes.sql, and the lists of processes."""
 
 from __future__ import annotations
 

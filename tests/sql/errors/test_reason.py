@@ -1,4 +1,4 @@
-"""The one line that stands for an error: the exception's own, and the place in the user's own code."""
+"""The line that summarises an error: the exception's last line, and the place in the user's code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The batches of starts and ends do what their verbs would do one by one, and wait for no holder."""
+"""Starting or ending many runs in one call does the same as one call for each, and waits for no lock."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COMPLETES = "pgonce_complete_job_runs(%s::uuid[], %s::integer[], %s::integer[])"
 
 
 def populate(conn: Connection, choose: random.Random) -> list[Any]:
-    """Runs of four jobs in some states; the ids, in an order that is the same for the same seed."""
+    """Make runs of four jobs in several states; returns the ids, in the same order for the same seed."""
     ids = []
     for job in ("a", "b"):
         for key in ("", "k"):
@@ -41,7 +41,7 @@ def populate(conn: Connection, choose: random.Random) -> list[Any]:
 
 
 def look(conn: Connection, names: dict[Any, int]) -> list[str]:
-    """All rows; ids as numbers, moments as whether they are there."""
+    """All rows, with ids as numbers, and times only as whether they are set."""
     found = conn.execute(
         "select id, job_name, key, status, scope::text, run_window::text, scheduled_for::text, attempt, retries,"
         " rows_processed, rows_skipped, started_at = heartbeat_at, completed_at is null, duration_ms is null,"
@@ -53,7 +53,7 @@ def look(conn: Connection, names: dict[Any, int]) -> list[str]:
 
 
 def undone(conn: Connection, work: Callable[[], Outcome]) -> Outcome:
-    """What ``work`` finds, or how it is refused; nothing of it stays."""
+    """What ``work`` returns, or its error; everything is rolled back."""
     try:
         with conn.transaction(force_rollback=True):
             return work()

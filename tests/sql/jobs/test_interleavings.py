@@ -1,4 +1,7 @@
-"""The interleavings of cron_job_runs, forced with real sessions: overlap, takeover, fence, the COPY of the dead."""
+"""The interleavings of cron_job_runs, forced with real sessions.
+
+Overlap, takeover, fence, the COPY of a dead process.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ TICK = "2026-01-01 06:00+00"
 
 @pytest.fixture
 def database(swept_database: str) -> str:
-    """One database for the module, swept after each test."""
+    """One database for the module, emptied after each test."""
     return swept_database
 
 
@@ -50,7 +53,7 @@ def blockers(conn: Connection) -> list[UUID]:
 
 @pytest.fixture
 def effects(conn: Connection) -> Connection:
-    """A business table that a run writes to; the session that looks at it."""
+    """A business table that a run writes to; returns the session that reads it."""
     conn.execute("create table effects (by text)")
     return conn
 
@@ -254,7 +257,7 @@ def test_a_takeover_ends_the_copy_of_the_dead_and_only_that(session: Open, effec
 
 
 def test_a_takeover_leaves_the_sessions_of_other_roles_alone(session: Open, effects: Connection) -> None:
-    # a service role may not terminate a superuser's session: trying it would make the takeover itself fail
+    # a service role may not terminate a superuser's session; the attempt would make the takeover fail
     old = start(effects)
     theirs = session(application_name=f"pgonce {old}")
     copy_in_progress(theirs)

@@ -1,4 +1,4 @@
-"""What the figures about jobs read, with many runs of many jobs: plans, and not times."""
+"""The rows that statistics of jobs read, with many runs of many jobs. Plans are tested, not times."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def many_runs(server: str, template: str) -> Iterator[Connection]:
 
 
 def rows_read(conn: Connection, query: str) -> int:
-    """How many rows of cron_job_runs the query reads, from indexes and from the table, and not one by reading all."""
+    """How many rows of cron_job_runs the query reads, from indexes and the table; fails if it scans the whole table."""
     counters = (
         "select t.seq_scan, t.idx_tup_fetch, (select sum(pg_stat_get_xact_tuples_returned(i.indexrelid))"
         " from pg_index i where i.indrelid = t.relid) from pg_stat_xact_user_tables t where relname = 'cron_job_runs'"
@@ -48,7 +48,7 @@ def rows_read(conn: Connection, query: str) -> int:
 
 def test_the_figures_of_one_job_read_the_runs_of_that_job_in_the_two_periods(many_runs: Connection) -> None:
     for _ in range(7):  # from the sixth on a plan without its arguments would be taken
-        # one run each 800 minutes; those of the period are read for the figures and again for the last failure
+        # one run every 800 minutes; the runs of the period are read for the statistics and again for the last failure
         assert rows_read(many_runs, "select * from pgonce_job_timing('job_7', '30 days')") < 2 * 4 * 30 * 24 * 60 / 800
 
 

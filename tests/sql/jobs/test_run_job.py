@@ -1,4 +1,4 @@
-"""run_job: whatever ends its command, the audit row says so, and the next run may start."""
+"""run_job: the audit row records how the command ended, and the next run may start."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ VERBS = {
     "start_job_run", "pgonce_start_job_runs", "insert", "beat_job_run", "complete_job_run", "pgonce_complete_job_runs",
     "fail_job_run", "pgonce_fence_job_run",
 }  # fmt: skip
-# the same row seen with other eyes: listed only under the verb that can tell
+# special cases of a state, which are listed only under the verbs that distinguish them
 SPECIAL = {
     ("ticked", "start_job_run"), ("ticked", "pgonce_start_job_runs"), ("abandoned", "fail_job_run"),
     ("paused", "start_job_run"), ("paused", "pgonce_start_job_runs"),

@@ -12,7 +12,7 @@ from tests.sql.race import Connection, Open, together, value, waiting
 
 @pytest.fixture
 def database(swept_database: str) -> str:
-    """One database for the module, swept after each test."""
+    """One database for the module, emptied after each test."""
     return swept_database
 
 
@@ -21,7 +21,7 @@ def start(conn: Connection) -> Any:
 
 
 def advance(conn: Connection, run: Any, batch: int, rows: int = 10) -> int | None:
-    """The number of batches after this one; None when it had landed already."""
+    """The number of batches after this one; None if this one was committed already."""
     checkpoint = f'{{"batch": {batch}}}'
     return value(conn, "select batch from pgonce_advance_seed('s', %s, %s, %s, %s)", run, batch, checkpoint, rows)
 

@@ -22,7 +22,7 @@ VERBS = {
     "get_checkpoint", "update_checkpoint", "pgonce_advance_seed", "pgonce_restart_seed", "complete_seed", "fail_seed",
     "pgonce_leave_seed",
 }  # fmt: skip
-# the same row seen with other eyes: listed only under the verb that can tell
+# special cases of a state, which are listed only under the verbs that distinguish them
 SPECIAL = {("repeated", "pgonce_advance_seed"), ("lost", "pgonce_advance_seed"), ("lost", "pgonce_restart_seed")}
 CELLS = transitions.read("seeds_checkpoint")
 ZERO: dict[str, Any] = {
@@ -36,7 +36,7 @@ ZERO: dict[str, Any] = {
 
 
 class Seed:
-    """A seed in a state, under a name of its own, with a run that may advance it."""
+    """A seed in a state, with its own name, and with a run that may advance it."""
 
     key = ""
     table = "seed_checkpoints"
@@ -95,7 +95,7 @@ class Seed:
 
 
 class Part(Seed):
-    """The same of a partition; the seed has another one."""
+    """The same for a partition; the seed has a second partition."""
 
     key = "/a"
     table = "pgonce_seed_partitions"
@@ -234,7 +234,7 @@ REJECT_VERBS = {"pgonce_reject_seed_rows", "pgonce_resolve_reject"}
 
 
 class Operated:
-    """A seed that somebody pauses, resumes or resets."""
+    """A seed that an operator pauses, resumes or resets."""
 
     def __init__(self, conn: Connection, state: str) -> None:
         self.conn, self.name = conn, f"seed_{uuid4().hex}"

@@ -12,7 +12,7 @@ from tests.sql.race import IMPATIENT, Connection, Open, together, value, waiting
 
 @pytest.fixture
 def database(swept_database: str) -> str:
-    """One database for the module, swept after each test."""
+    """One database for the module, emptied after each test."""
     return swept_database
 
 
@@ -138,7 +138,7 @@ def test_a_batch_takes_its_events_in_the_order_of_their_ids(conn: Connection, se
     first, second = session(autocommit=False), session()
     queue(first, "evt_m")
     with waiting(conn, second, lambda: queue(second, "evt_z", "evt_m", "evt_a")) as batch:
-        # it waits for evt_m: it holds what sorts before that, and nothing of what comes after
+        # it waits for evt_m: it has locked the events that sort before evt_m, and none after it
         other = session(autocommit=False, options=IMPATIENT)
         assert queue(other, "evt_z") == {"evt_z": "queued"}
         other.rollback()

@@ -1,4 +1,7 @@
-"""Bodies that jsonb cannot hold, and what is no event at all: nothing is lost, no neighbour in a batch is stopped."""
+"""Bodies that jsonb cannot hold, and bodies that are not events.
+
+Nothing is lost, and other events of a batch are recorded.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ GOOD = '{"id": "good", "n": 1}'
 
 @pytest.fixture
 def event() -> str:
-    """An event id that nobody else has; it sorts between those of its neighbours."""
+    """A unique event id that sorts between those of the other events."""
     return f"evt_{uuid4().hex}"
 
 
@@ -47,7 +50,7 @@ def stored(conn: Connection, event: str) -> tuple[Any, bytes | None]:
 
 
 def check_kept(conn: Connection, event: str, poison: tuple[str, bool]) -> None:
-    """The body stands in raw byte for byte, and beside it a payload that a person can read."""
+    """The column raw has the body byte for byte, and the payload is a readable version of it."""
     body, readable = poison
     payload, raw = stored(conn, event)
     assert raw == body.encode()
@@ -59,7 +62,7 @@ def check_kept(conn: Connection, event: str, poison: tuple[str, bool]) -> None:
 
 
 def storable(text: str) -> str:
-    """Every character that can be held, and U+FFFD for each that cannot."""
+    """Every character that jsonb can hold, and U+FFFD for each that it cannot."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")
 
 

@@ -1,4 +1,7 @@
-"""Refused deliveries are counted by minute and reason, and alerted, and so is silence; readiness and watermarks."""
+"""Refused deliveries are counted by minute and reason and alerted, and so are missing deliveries.
+
+Readiness, watermarks.
+"""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ CELLS = transitions.read("webhooks_inbox")
 
 
 class Event:
-    """An event in a state, under an id of its own."""
+    """An event in a state, with its own id."""
 
     def __init__(self, conn: Connection, state: str) -> None:
         self.conn, self.event, self.id, self.lease = conn, f"evt_{uuid4().hex}", uuid4(), uuid4()
@@ -118,7 +118,7 @@ def test_a_verb_moves_an_event_as_the_table_says(shared: Connection, cell: Cell)
     assert event.state() == cell.to
     assert after is not None
     if cell.verb == "insert_webhook_if_new":
-        # a row exactly if the caller has got a lease that nobody had before
+        # a row if, and only if, the caller got a new lease
         assert answer == (after["id"] if before is None or after["lease"] != before["lease"] else None)
     elif cell.verb == "pgonce_queue_webhooks":
         assert answer == ("done" if cell.to in {"succeeded", "ignored"} else "queued")

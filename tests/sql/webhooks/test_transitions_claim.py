@@ -1,6 +1,6 @@
 """Every cell of the transition table at the head of webhooks_claim.sql, run against the database.
 
-Its table lists, for each verb, the states that it can meet there; what is not listed is webhooks_inbox.sql's.
+The table lists, for each verb, the states in which it may find an event; webhooks_inbox.sql has the other states.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Queued(Event):
         return found
 
     def claim_webhooks(self) -> Any:
-        # this one alone is due: the database is shared with the other cells
+        # only this event is due, because all cells share the database
         query = "select count(*) from pgonce_claim_webhooks(100, p_types => %s)"
         self.set(f"event_type = '{self.event}'") if self.row() else None
         return value(self.conn, query, f"^{self.event}$")
