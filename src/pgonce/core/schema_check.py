@@ -55,7 +55,7 @@ from relations r join pg_policy p on p.polrelid = r.oid
 union all
 select case p.prokind when 'p' then 'procedure' else 'function' end, p.signature,
        concat_ws(' ', pg_get_function_arguments(p.oid), pg_get_function_result(p.oid), l.lanname, p.provolatile,
-                 p.prosecdef, p.proisstrict, p.proparallel, replace(p.prosrc, quote_ident(here.nspname) || '.', ''),
+                 p.prosecdef, p.proisstrict, p.proparallel, p.prosrc,
                  (select string_agg(replace(c, here.quoted, 'here'), ' ' order by c)
                   from unnest(p.proconfig) c))
 from routines p join pg_language l on l.oid = p.prolang cross join here
@@ -99,7 +99,9 @@ def check(url: str, schema: str = "public") -> list[str]:
                     f"{error.diag.message_primary}: the check needs the right to create a schema, "
                     "run it as the role that migrates"
                 ) from error
-            wanted = _definitions(conn, scratch)
+            # Not the other way round: the name of the scratch schema occurs nowhere else, and that of the real one may.
+            name = str(conn.execute("select quote_ident(%s)", [schema]).fetchall()[0][0])
+            wanted = {key: text.replace(f"{scratch}.", f"{name}.") for key, text in _definitions(conn, scratch).items()}
             found = [
                 f"migration {name} is not applied: run `pgonce migrate`"
                 for version, name, _ in migrations()

@@ -1,6 +1,9 @@
 -- Reduces an error message to one line, and finds where in the user's own code the error was raised. An error message is a
 -- Python traceback, the text of a database error, the last lines that a command wrote to stderr, or any text that a client
 -- has written.
+--
+-- A letter after "(?:" is written as a class: SQLAlchemy, and with it the op.execute of Alembic, takes a colon and a word for a
+-- parameter.
 
 create or replace function pgonce_error_line(p_error text) returns text
 language plpgsql immutable parallel safe set search_path from current as $$
@@ -11,11 +14,11 @@ declare
 begin
   -- Only the last error of a chain reached pgonce; the earlier ones are its causes.
   v_text := regexp_replace(v_text,
-    '^.*(?:The above exception was the direct cause of the following exception|During handling of the above exception, another exception occurred):\n+', '');
+    '^.*(?:[T]he above exception was the direct cause of the following exception|During handling of the above exception, another exception occurred):\n+', '');
   v_end := substring(v_text from '(?:^|\n)(exit code \d+|ended by signal \d+)\s*$');
   if v_end is not null then
     -- pgonce exec wrote this. The reason is the last line that the command wrote, not a traceback in its log.
-    v_text := regexp_replace(v_text, '(?:^|\n)(?:exit code \d+|ended by signal \d+)\s*$', '');
+    v_text := regexp_replace(v_text, '(?:^|\n)(?:[e]xit code \d+|ended by signal \d+)\s*$', '');
   elsif v_text ~ 'Exception Group Traceback' then
     v_line := substring(v_text from '(?n)^[ ]*\| ([A-Za-z_][\w.]*: .*)$');
   elsif v_text ~ '(?n)^ +File ".*", line \d' then
@@ -27,11 +30,11 @@ begin
     v_text := regexp_replace(v_text, '\n\[SQL: .*$', '');
     -- The last line that is not indented and that PostgreSQL has not added to an error, such as a row, a position or a hint.
     select l.line into v_line from regexp_split_to_table(v_text, '\n') with ordinality l (line, number)
-    where l.line ~ '^\S' and l.line !~ '^(?:DETAIL|HINT|CONTEXT|QUERY|STATEMENT|LOCATION|LINE \d+) *:'
+    where l.line ~ '^\S' and l.line !~ '^(?:[D]ETAIL|HINT|CONTEXT|QUERY|STATEMENT|LOCATION|LINE \d+) *:'
     order by l.number desc limit 1;
     v_line := concat_ws(' ', v_line, case when v_line is null then v_end else '(' || v_end || ')' end);
   end if;
-  if v_line ~ '(?:invalid (?:input|value|byte|regular)|out of range|malformed)' then
+  if v_line ~ '(?:[i]nvalid (?:[i]nput|value|byte|regular)|out of range|malformed)' then
     -- PostgreSQL's errors of class 22 quote the value, for example: invalid input syntax for type integer: "12,90"
     v_line := regexp_replace(v_line, ': "[^\n]*"$', '');
     v_line := regexp_replace(v_line, '\mvalue "[^\n]*"', 'value …');
@@ -47,7 +50,7 @@ language sql immutable parallel safe set search_path from current as $$
   -- The innermost frame that is in neither a library nor pgonce. The last two parts of its path identify the file.
   select format('%s:%s in %s', substring(f.part[1] from '(?:[^/\\]+[/\\])?[^/\\]+$'), f.part[2], f.part[3])
   from regexp_matches(replace(p_error, E'\r', ''), '(?n)File "([^"]+)", line (\d+), in (.+)$', 'g') with ordinality f (part, number)
-  where f.part[1] !~ '(?:site-packages|dist-packages|[/\\]lib(?:64)?[/\\]python\d|[/\\]pgonce[/\\](?:core|webhooks|jobs|seeds|cli|alerts)[/\\]|^<)'
+  where f.part[1] !~ '(?:[s]ite-packages|dist-packages|[/\\]lib(?:[6]4)?[/\\]python\d|[/\\]pgonce[/\\](?:[c]ore|webhooks|jobs|seeds|cli|alerts)[/\\]|^<)'
   order by f.number desc limit 1
 $$;
 comment on function pgonce_error_place(text) is
