@@ -4,7 +4,7 @@ from pgonce.app import App
 from pgonce.console.app import Console
 from pgonce.core import database
 from pgonce.core.failures import on_error
-from pgonce.core.migrate import migrate
+from pgonce.core.migrate import migrate, script
 from pgonce.errors import (
     DatabaseUnavailable,
     EventBusy,
@@ -75,5 +75,6 @@ __all__ = [
     "migrate",
     "on_error",
     "receiver",
+    "script",
     "sources",
 ]

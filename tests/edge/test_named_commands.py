@@ -27,7 +27,7 @@ OTHERS = {
     "--home-dir",
     "--no-create-home",
 }  # useradd's
-OTHERS |= {"--only"}  # bench's
+OTHERS |= {"--only", "--autogenerate"}  # bench's, Alembic's
 
 
 def texts_of(path: Path) -> Iterator[str]:

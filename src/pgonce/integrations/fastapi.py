@@ -1,0 +1,184 @@
+"""For FastAPI: one lifespan for several services, and a dependency that gives a route the event and its transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from fastapi import Depends, FastAPI, HTTPException, Request
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool
+
+from pgonce.core import database
+from pgonce.core.service import Service
+from pgonce.errors import InvalidArgument, PgonceError
+from pgonce.webhooks import stripe
+from pgonce.webhooks.calls import Event, Ignored, Postponed
+from pgonce.webhooks.inline_async import AsyncWebhooks
+from pgonce.webhooks.responses import failure
+
+Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Any]]
+
+_ANSWERED_BEFORE_COMMIT = (
+    "this FastAPI ends a dependency after it has answered, so Stripe would get 200 before the commit: "
+    "upgrade FastAPI to 0.121 or newer"
+)
+
+
+def lifespan(*parts: Any) -> Lifespan:
+    """One lifespan of several parts: ``FastAPI(lifespan=lifespan(receiver, scheduler, own))``.
+
+    They start in this order and stop in the reverse one. If one cannot start, those before it are stopped.
+
+    Args:
+        parts: receivers and `Inbox` (anything with a ``lifespan``), services such as ``Scheduler``, ``Worker`` and
+            ``Alerts``, and lifespan functions of your own, whose state is passed on.
+
+    Raises:
+        InvalidArgument: a part is none of these.
+    """
+    functions = [_function_of(part) for part in parts]
+
+    @asynccontextmanager
+    async def combined(app: Any) -> AsyncIterator[dict[str, Any]]:
+        state: dict[str, Any] = {}
+        async with AsyncExitStack() as stack:
+            for function in functions:
+                found = await stack.enter_async_context(function(app))
+                state |= found if isinstance(found, Mapping) else {}
+            yield state
+
+    return combined
+
+
+def _function_of(part: Any) -> Lifespan:
+    if isinstance(part, Service):
+        return _lifespan_of(part)
+    function = getattr(part, "lifespan", part)
+    if not callable(function) or inspect.isclass(function) or isinstance(part, FastAPI):
+        raise InvalidArgument(f"lifespan cannot start {part!r}: pass a receiver, a service or a lifespan function")
+    if inspect.isasyncgenfunction(function):
+        return asynccontextmanager(function)
+    started: Lifespan = function
+    return started
+
+
+def _lifespan_of(service: Service) -> Lifespan:
+    @asynccontextmanager
+    async def run(_app: Any) -> AsyncIterator[None]:
+        await asyncio.to_thread(service.start)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(service.stop, 20.0)
+
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What a route gets: the event, and the connection inside the transaction that marks it."""
+
+    event: Event
+    tx: AsyncConnection[Any] = field(repr=False)
+
+
+class Inbox:
+    """Webhooks in routes of your own: the route is the handler, and its effect commits together with the mark.
+
+    ::
+
+        inbox = Inbox(secrets=["whsec_..."])
+        api = FastAPI(lifespan=inbox.lifespan)
+
+        @api.post("/webhooks/stripe")
+        async def stripe_webhook(delivery: Annotated[Delivery, inbox.delivery]):
+            await delivery.tx.execute("insert into ...", [delivery.event.id])
+
+    The transaction commits after the route has returned and before the answer is sent. A delivery of an event that is
+    handled already is answered with 200, and the route is not called. ``event.ignore`` and ``event.retry`` work.
+
+    Args:
+        secrets: the endpoint's (``whsec_...``); several while one is being rolled.
+        url: the database; the default is what ``database.find`` finds.
+        schema: where ``pgonce migrate`` put the tables.
+        size: connections, at most: so many deliveries are handled at once.
+
+    Raises:
+        InvalidArgument: a secret cannot be one; or this FastAPI would answer before the commit.
+    """
+
+    def __init__(
+        self,
+        *,
+        secrets: str | list[str] | tuple[str, ...],
+        url: str | None = None,
+        schema: str = "public",
+        size: int = 10,
+    ) -> None:
+        if "scope" not in inspect.signature(Depends).parameters:
+            raise InvalidArgument(_ANSWERED_BEFORE_COMMIT)
+        self._secrets = stripe.signing_secrets(secrets)
+        self._url, self._schema, self._size = url, schema, size
+        self._webhooks: AsyncWebhooks | None = None
+        self._pool: AsyncConnectionPool[AsyncConnection[Any]] | None = None
+        # scope: the default ends the dependency, and with it the transaction, after the answer was sent
+        self.delivery: Any = Depends(self._deliver, scope="function")
+        """The dependency of a route's argument."""
+
+    @asynccontextmanager
+    async def lifespan(self, _app: Any = None) -> AsyncIterator[None]:
+        """Open the pool, and close it at the end."""
+        url = await asyncio.to_thread(database.find, self._url)
+        async with await database.open_async_pool(url, self._size) as pool:
+            self._webhooks = AsyncWebhooks(pool, secrets=self._secrets, schema=self._schema)
+            try:
+                yield
+            finally:
+                self._webhooks = None
+
+    async def _deliver(self, request: Request) -> AsyncIterator[Delivery]:
+        if self._webhooks is None:
+            raise InvalidArgument("the inbox has not started: pass FastAPI(lifespan=inbox.lifespan)")
+        body, signature = await request.body(), request.headers.get("stripe-signature")
+        handed: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def handle(event: Event, tx: AsyncConnection[Any]) -> None:
+            handed.set_result(Delivery(event, tx))
+            await ended
+
+        handling = asyncio.create_task(self._webhooks.receive(body, signature, handle))
+        waiting: set[asyncio.Future[Any]] = {handling, handed}
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if not handed.done():
+            raise await _answer(handling)
+        raised: BaseException | None = None
+        try:
+            yield handed.result()
+        except (Ignored, Postponed) as decision:
+            raised = decision
+            ended.set_exception(decision)
+        except BaseException as error:
+            ended.set_exception(error)
+            await asyncio.wait({handling})
+            handling.exception()
+            raise
+        else:
+            ended.set_result(None)
+        answer = await _answer(handling)
+        if raised is not None or answer.status_code != 200:
+            raise answer
+
+
+async def _answer(handling: asyncio.Task[Any]) -> HTTPException:
+    """The answer for a delivery that the route did not handle, or whose commit failed."""
+    try:
+        return HTTPException(200, {"outcome": await handling})
+    except PgonceError as error:
+        answer = failure(error)
+        return HTTPException(answer.status, str(error) if answer.status < 500 else "see the log of this service")

@@ -1,0 +1,160 @@
+"""FastAPI: the dependency commits before the answer, and several services share a lifespan."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+import httpx
+import psycopg
+import pytest
+from fastapi import FastAPI, Request
+
+import pgonce
+from pgonce.errors import InvalidArgument
+from pgonce.integrations.fastapi import Delivery, Inbox, lifespan
+from pgonce.jobs.scheduler import Scheduler
+from pgonce.testing import deliver, event, signed
+
+Connection = psycopg.Connection[Any]
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def client(database: str, conn: Connection) -> AsyncIterator[httpx.AsyncClient]:
+    conn.execute("create table effects (event text unique deferrable initially deferred)")
+    inbox = Inbox(secrets="whsec_test", url=database)
+    api = FastAPI(lifespan=inbox.lifespan)
+
+    @api.post("/webhooks/stripe")
+    async def stripe_webhook(delivery: Annotated[Delivery, inbox.delivery]) -> dict[str, str]:
+        await delivery.tx.execute("insert into effects values (%s)", [delivery.event.object_id])
+        match delivery.event.object.get("phone"):
+            case "ignore":
+                delivery.event.ignore("not wanted")
+            case "retry":
+                delivery.event.retry(in_="1 minute")
+            case "bad":
+                raise ValueError("card 4242")
+        return {"done": delivery.event.id}
+
+    async with inbox.lifespan(api):
+        transport = httpx.ASGITransport(api, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            yield client
+
+
+def effects(conn: Connection) -> list[str]:
+    return [row[0] for row in conn.execute("select event from effects").fetchall()]
+
+
+def status(conn: Connection) -> str | None:
+    row = conn.execute("select status from webhook_events order by received_at desc limit 1").fetchone()
+    return row and row[0]
+
+
+async def test_a_delivery_is_committed_when_the_answer_arrives_and_a_duplicate_does_not_reach_the_route(
+    client: httpx.AsyncClient, conn: Connection
+) -> None:
+    made = event("customer.created", id="cus_1")
+    first = await deliver(client, made)
+    assert (first.status_code, first.json()) == (200, {"done": made["id"]})
+    assert effects(conn) == ["cus_1"]
+    second = await deliver(client, made)
+    assert (second.status_code, second.json()["detail"]) == (200, {"outcome": "done"})
+    assert effects(conn) == ["cus_1"]
+
+
+@pytest.mark.parametrize(
+    ("phone", "code", "left"), [("ignore", 200, "ignored"), ("retry", 409, None), ("bad", 500, "failed")]
+)
+async def test_a_route_that_decides_or_fails_leaves_no_effect(
+    client: httpx.AsyncClient, conn: Connection, phone: str, code: int, left: str | None
+) -> None:
+    answer = await deliver(client, event("customer.created", phone=phone))
+    assert answer.status_code == code
+    assert "4242" not in answer.text
+    assert effects(conn) == []
+    assert left in {None, status(conn)}
+
+
+async def test_a_commit_that_fails_is_not_answered_with_200(client: httpx.AsyncClient, conn: Connection) -> None:
+    assert (await deliver(client, event("customer.created", id="cus_1"))).status_code == 200
+    assert (await deliver(client, event("customer.created", id="cus_1"))).status_code == 500
+    assert (effects(conn), status(conn)) == (["cus_1"], "failed")
+
+
+async def test_what_is_not_from_stripe_does_not_reach_the_route(client: httpx.AsyncClient, conn: Connection) -> None:
+    assert (await deliver(client, signed(event("customer.created"), secret="whsec_other"))).status_code == 400
+    assert (await client.post("/webhooks/stripe", content=b"{}")).status_code == 400
+    assert status(conn) is None
+
+
+async def test_many_deliveries_of_one_event_at_once_have_one_effect(
+    client: httpx.AsyncClient, conn: Connection
+) -> None:
+    made = event("customer.created", id="cus_1")
+    answers = await asyncio.gather(*(deliver(client, made) for _ in range(8)))
+    assert {answer.status_code for answer in answers} <= {200, 409}
+    assert effects(conn) == ["cus_1"]
+
+
+async def test_a_lifespan_starts_its_parts_in_order_and_stops_them_in_reverse(database: str, conn: Connection) -> None:
+    app, seen = pgonce.App(), []
+
+    @app.job("minutely", cron="* * * * *")
+    def minutely(run: pgonce.Run) -> None:
+        pass
+
+    def part(name: str) -> Callable[[Any], Any]:
+        @asynccontextmanager
+        async def own(_app: Any) -> AsyncIterator[dict[str, str]]:
+            seen.append(name)
+            yield {name: "state"}
+            seen.append(f"{name} ends")
+
+        return own
+
+    receiver = pgonce.receiver(app, secrets="whsec_test", url=database)
+    together = lifespan(part("first"), receiver, Scheduler(app, database), part("last"))
+    api = FastAPI(lifespan=together)
+
+    @api.get("/")
+    async def index(request: Request) -> str:
+        return str(request.state.last)
+
+    async with together(api) as state:
+        assert state == {"first": "state", "last": "state"}
+        does = conn.execute("select does from pgonce_processes order by 1").fetchall()
+        assert ("jobs",) in does
+        assert ("events",) in does
+    assert seen == ["first", "last", "last ends", "first ends"]
+    assert conn.execute("select count(*) from pgonce_processes").fetchone() == (0,)
+
+
+async def test_a_part_that_cannot_start_stops_those_before_it() -> None:
+    app, seen = pgonce.App(), []
+
+    @asynccontextmanager
+    async def own(_app: Any) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            seen.append("ended")
+
+    together = lifespan(own, Scheduler(app, "postgresql://127.0.0.1:1/none"))
+    with pytest.raises(pgonce.DatabaseUnavailable):
+        async with together(None):
+            pass
+    assert seen == ["ended"]
+
+
+@pytest.mark.parametrize("part", ["x", 3, pgonce.App])
+async def test_what_cannot_be_started_is_refused(part: Any) -> None:
+    with pytest.raises(InvalidArgument, match="pass a receiver"):
+        lifespan(part)
