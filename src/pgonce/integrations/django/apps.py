@@ -1,0 +1,25 @@
+"""The AppConfig."""
+
+from __future__ import annotations
+
+import os
+
+from django.apps import AppConfig
+from django.utils.module_loading import autodiscover_modules
+
+
+class PgonceConfig(AppConfig):
+    """Imports ``webhooks.py`` and ``jobs.py`` of every installed app, which register with ``app``."""
+
+    name = "pgonce.integrations.django"
+    label = "pgonce"
+    verbose_name = "pgonce"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Import what registers handlers and jobs."""
+        from pgonce.integrations.django import app
+
+        # it tells this project from others on one database
+        app.name = app.name or os.environ.get("DJANGO_SETTINGS_MODULE", "django").partition(".")[0]
+        autodiscover_modules("webhooks", "jobs")

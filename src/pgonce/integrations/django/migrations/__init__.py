@@ -1,0 +1,1 @@
+"""One migration for each release of pgonce: it does what ``pgonce migrate`` does."""

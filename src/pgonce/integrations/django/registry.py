@@ -1,0 +1,156 @@
+"""The registry of a Django project: handlers in Django's own transactions; connections are closed after use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote, urlencode
+
+from django.db import close_old_connections, connections, transaction
+from psycopg import sql
+
+from pgonce.app import App
+from pgonce.core.callables import ensure_result, is_async
+from pgonce.core.registration import check_function, check_name
+from pgonce.errors import InvalidArgument, LeaseLost
+from pgonce.integrations.django.conf import setting
+from pgonce.jobs.run import Run
+from pgonce.webhooks.calls import Event
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_DJANGO_ONLY = {"assume_role", "cursor_factory", "isolation_level", "pool", "server_side_binding"}
+
+
+class DjangoApp(App):
+    """An ``App`` whose functions use Django's ORM.
+
+    A handler is called with the event, inside ``transaction.atomic()``, and the event is marked in the same
+    transaction: what it writes through the ORM happens exactly once. Before and after each handler and job,
+    connections that are broken or older than CONN_MAX_AGE are closed, as Django does it around a request.
+    """
+
+    def webhook(
+        self,
+        pattern: str,
+        *,
+        transaction: Literal["atomic", "shared", "own"] = "atomic",
+        using: str | None = None,
+        **options: Any,
+    ) -> Callable[[F], F]:
+        """Register a handler; the options are those of ``App.webhook``.
+
+        Args:
+            pattern: an event type or a glob.
+            transaction: ``atomic`` calls ``function(event)`` inside Django's ``atomic()``. ``shared`` and ``own`` are
+                those of ``App.webhook``.
+            using: the database of ``atomic``; the default is DATABASE of the settings.
+            options: see ``App.webhook``.
+
+        Raises:
+            InvalidArgument: as ``App.webhook``; an asynchronous function with ``atomic``, which Django does not have.
+        """
+        check_name(pattern, "@app.webhook", "an event type", "invoice.paid")
+        register = super().webhook(pattern, transaction="own" if transaction == "atomic" else transaction, **options)
+
+        def decorate(function: F) -> F:
+            if transaction != "atomic":
+                register(_closing_connections(function))
+                return function
+            check_function(function, f"the handler of {pattern}", ("event",))
+            if is_async(function):
+                raise InvalidArgument(
+                    f"the handler of {pattern} is `async def`, and Django's atomic() is not: make it plain, "
+                    'or pass transaction="own"'
+                )
+            register(_closing_connections(_in_atomic(function, using)))
+            return function
+
+        return decorate
+
+    def job(self, name: str, **options: Any) -> Callable[[F], F]:
+        """Register a job, as ``App.job``. To write through the ORM use ``with fenced(run):``."""
+        register = super().job(name, **options)
+
+        def decorate(function: F) -> F:
+            check_function(function, f"the function of job {name}", ("run",))
+            register(_closing_connections(function))
+            return function
+
+        return decorate
+
+
+def _in_atomic(function: Callable[[Event], Any], using: str | None) -> Callable[[Event], None]:
+    @wraps(function)
+    def handle(event: Event) -> None:
+        alias = using or setting("DATABASE")
+        with transaction.atomic(using=alias, durable=True):
+            ensure_result(function(event))
+            event.complete(connections[alias])
+
+    return handle
+
+
+def _closing_connections(function: F) -> F:
+    if is_async(function):  # its connections belong to the threads of sync_to_async
+        return function
+
+    @wraps(function)
+    def call(*arguments: Any) -> Any:
+        close_old_connections()
+        try:
+            return function(*arguments)
+        finally:
+            close_old_connections()
+
+    return call  # type: ignore[return-value]
+
+
+@contextmanager
+def fenced(run: Run, using: str | None = None) -> Iterator[None]:
+    """``transaction.atomic()`` for a job: it commits only while the run is still ours.
+
+    Args:
+        run: what the job was called with.
+        using: the database; the default is DATABASE of the settings.
+
+    Raises:
+        LeaseLost: the run has ended or was taken over. Nothing was written.
+    """
+    alias = using or setting("DATABASE")
+    with transaction.atomic(using=alias, durable=True):
+        yield
+        fence = sql.SQL("select 1 where {}(%s)").format(sql.Identifier(run.schema, "pgonce_fence_job_run"))
+        with connections[alias].cursor() as cursor:
+            cursor.execute(fence.as_string(), [str(run.id)])
+            if cursor.fetchone() is None:
+                raise LeaseLost(f"job {run.name}: run {run.id} has ended or was taken over: nothing was written")
+
+
+def database_url(using: str | None = None) -> str:
+    """The URL of a database of DATABASES, in a test run that of the test database.
+
+    Args:
+        using: its alias; the default is DATABASE of the settings.
+
+    Raises:
+        InvalidArgument: it is not PostgreSQL.
+    """
+    alias = using or setting("DATABASE")
+    connection = connections[alias]
+    if connection.vendor != "postgresql":
+        raise InvalidArgument(
+            f"database {alias!r} of DATABASES is {connection.vendor}, not PostgreSQL: set PGONCE DATABASE"
+        )
+    given = connection.settings_dict
+    options = {name: str(value) for name, value in given["OPTIONS"].items() if name not in _DJANGO_ONLY}
+    for name, key in (("host", "HOST"), ("port", "PORT"), ("user", "USER"), ("password", "PASSWORD")):
+        if given[key]:
+            options[name] = str(given[key])
+    name = given["NAME"] or ""
+    return f"postgresql:///{quote(str(name), safe='')}?{urlencode(options, quote_via=quote, safe='')}"
+
+
+app = DjangoApp()

@@ -1,0 +1,73 @@
+"""The view that receives Stripe's webhooks."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from functools import cache
+from typing import Any
+
+import psycopg
+from django.db import connections, transaction
+from django.db.utils import Error as DjangoError
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_POST
+
+from pgonce.core.execute import execute
+from pgonce.errors import DatabaseUnavailable, PgonceError
+from pgonce.integrations.django.conf import setting
+from pgonce.integrations.django.registry import app
+from pgonce.webhooks import calls, stripe
+from pgonce.webhooks.calls_receive import count_refused_deliveries
+from pgonce.webhooks.endpoint import Endpoint
+from pgonce.webhooks.inbox_writer import ALONE, order_key, with_lock_timeout
+
+
+class _Endpoint(Endpoint):
+    """Records through Django's own connection: no pool beside it, and a test's transaction is rolled back as usual."""
+
+    def _record(self, event: stripe.Body) -> str:
+        queue = calls.queue_webhooks([event], [order_key(self._app, event)])
+        statement = with_lock_timeout(queue, self._schema, ALONE)
+        try:
+            outcomes = execute(_connection(), queue, self._schema, statement=statement)
+        except (psycopg.Error, DjangoError) as error:
+            raise DatabaseUnavailable(str(error)) from error
+        return calls.accepted(outcomes[event.id], event.id)
+
+    def _write_refusals(self) -> None:
+        if counts := self._refusals.take():
+            try:
+                execute(_connection(), count_refused_deliveries(counts), self._schema)
+            except (PgonceError, psycopg.Error, DjangoError):
+                self._refusals.put_back(counts)
+
+
+def _connection() -> psycopg.Connection[Any]:
+    connection = connections[setting("DATABASE")]
+    if connection.connection is not None and not connection.in_atomic_block:
+        with suppress(DjangoError, psycopg.Error):
+            connection.close_if_unusable_or_obsolete()
+    connection.ensure_connection()
+    found: psycopg.Connection[Any] = connection.connection
+    return found
+
+
+def _secrets() -> Any:
+    given = setting("SECRETS") or os.environ.get("PGONCE_WEBHOOK_SECRET", "")
+    return [each for each in given.split(",") if each.strip()] if isinstance(given, str) else given
+
+
+@cache
+def _endpoint(schema: str) -> Endpoint:
+    return _Endpoint(app, secrets=_secrets, schema=schema, queue=True)
+
+
+@csrf_exempt
+@require_POST
+@transaction.non_atomic_requests
+def stripe_webhook(request: HttpRequest) -> HttpResponse:
+    """Verify and record a delivery, and answer; ``manage.py pgonce worker`` handles the event."""
+    response = _endpoint(setting("SCHEMA")).handle(request.body, request.headers)
+    return HttpResponse(response.body, status=response.status, headers=response.headers)
