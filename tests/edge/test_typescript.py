@@ -167,9 +167,11 @@ def route(
     query("grant select, insert, update on access_grants to service_role")
     query("notify pgrst, 'reload schema'")
     known = {"stripe_event_id": "evt_0", "customer": "cus_0"}
-    wait_until(
-        lambda: postgrest.request("POST", "access_grants", "service_role", known).is_success, "PostgREST knows the table"
-    )
+
+    def insert() -> bool:
+        return postgrest.request("POST", "access_grants", "service_role", known).is_success
+
+    wait_until(insert, "PostgREST knows the table")
     query("delete from access_grants")
     with routes.serve(request.param, node_modules, programs, postgrest) as client, client:
         yield client
@@ -183,7 +185,8 @@ def test_a_route_refuses_what_is_not_signed_and_handles_what_is_once(route: http
 
     signed = {"stripe-signature": stripe.sign(body, routes.SECRET)}
     answers = [route.post("/", content=body, headers=signed) for _ in range(3)]
-    assert [(answer.status_code, answer.text) for answer in answers] == [(200, "succeeded"), (200, "done"), (200, "done")]
+    assert {answer.status_code for answer in answers} == {200}
+    assert [answer.text for answer in answers] == ["succeeded", "done", "done"]
     assert query("select customer from access_grants") == [("cus_1",)]
 
     failing = json.dumps(event()).encode()
@@ -333,7 +336,8 @@ def test_anon_and_authenticated_reach_no_table_and_no_function(
     for function, arguments in functions:
         nulls = dict.fromkeys(arguments or [])
         served = postgrest.call(function, nulls)
-        assert served.is_success or served.json()["code"] in {"22023", "PT403", "PT404", "23502"}, (function, served.text)
+        expected = {"22023", "PT403", "PT404", "23502"}
+        assert served.is_success or served.json()["code"] in expected, (function, served.text)
         for role, status in refused.items():
             answer = postgrest.request("POST", f"rpc/{function}", role, nulls)
             assert (answer.status_code, answer.json()["code"]) == (status, "42501"), (function, role)

@@ -89,7 +89,7 @@ export interface Functions {
     Args: { p_stripe_event_id: string; p_event_type: string; p_payload: Json };
     Returns: { id: string }[];
   };
-  /** Insert_webhook_if_new for the raw request body. It also accepts a body that jsonb cannot hold; over PostgREST such a JSON argument fails before the function is called. Verify the signature first. The id and the type are read from the body unless they are given. */
+  /** insert_webhook_if_new for the raw request body. It also accepts a body that jsonb cannot hold; over PostgREST such a JSON argument fails before the function is called. Verify the signature first. The id and the type are read from the body unless they are given. */
   receive_webhook: {
     Args: { p_body: string; p_stripe_event_id?: string | null; p_event_type?: string | null };
     Returns: { id: string }[];

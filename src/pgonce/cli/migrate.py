@@ -77,7 +77,8 @@ def _write_migration(project: Path, script: str) -> str:
 
 
 def _next_version(folder: Path) -> str:
-    # Supabase refuses a file whose version is not after that of the last one applied. A clock that is behind must not make one.
+    # Supabase refuses a file whose version is not after that of the last one applied: a clock that is behind must not
+    # make one.
     now = datetime.now(UTC).strftime(_VERSION)
     last = max((path.name[:14] for path in folder.glob("[0-9]*_*.sql")), default="")
     if now > last or not last.isdigit():

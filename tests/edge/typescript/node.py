@@ -72,8 +72,8 @@ def _install_package(node_modules: Path, folder: Path) -> None:
     (source / "node_modules").symlink_to(node_modules)
     _tsc(source)
     (source / "node_modules").unlink()
-    npm = [shutil.which("npm") or "npm", "pack", "--ignore-scripts", "--loglevel=error", "--pack-destination", str(folder)]
-    done = subprocess.run(npm, cwd=source, capture_output=True, text=True, check=False)
+    pack = [shutil.which("npm") or "npm", "pack", "--ignore-scripts", "--loglevel=error", "--pack-destination"]
+    done = subprocess.run([*pack, str(folder)], cwd=source, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     [packed] = folder.glob("pgonce-*.tgz")
     with tarfile.open(packed) as archive:

@@ -44,8 +44,8 @@ def gateway(postgrest: PostgREST) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(answer.content)
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
+        def log_request(self, code: object = "-", size: object = "-") -> None:
+            """Prints nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Gateway)
     thread = threading.Thread(target=server.serve_forever)
