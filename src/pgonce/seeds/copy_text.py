@@ -7,6 +7,7 @@ column's type reads another text than psycopg writes.
 from __future__ import annotations
 
 import datetime as dt
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -14,14 +15,32 @@ from operator import itemgetter
 from typing import Any, get_args
 
 import psycopg
-from psycopg._copy_base import format_row_text  # what Copy.write_row calls; there is no public name for it
-from psycopg.adapt import AdaptersMap, Transformer
+from psycopg.adapt import AdaptersMap, PyFormat, Transformer
 
 from pgonce.errors import InvalidArgument
 from pgonce.seeds.columns import Column, Kind
 from pgonce.seeds.source import SeedRow
 from pgonce.seeds.value_text import PRISTINE, NoForm, ValueWriter
 
+
+def write_row_text(row: Sequence[Any], transformer: Any, out: bytearray) -> None:
+    """What psycopg's function does, by public names alone: about a quarter of its speed."""
+    texts = (None if value is None else transformer.get_dumper(value, PyFormat.TEXT).dump(value) for value in row)
+    out += b"\t".join(rb"\N" if text is None else _SPECIAL.sub(_escaped, bytes(text)) for text in texts) + b"\n"
+
+
+_ESCAPES = {b"\b": b"b", b"\t": b"t", b"\n": b"n", b"\v": b"v", b"\f": b"f", b"\r": b"r", b"\\": b"\\"}
+_SPECIAL = re.compile(rb"[\b\t\n\v\f\r\\]")
+
+
+def _escaped(found: re.Match[bytes]) -> bytes:
+    return b"\\" + _ESCAPES[found[0]]
+
+
+try:
+    from psycopg._copy_base import format_row_text  # what Copy.write_row calls; there is no public name for it
+except ImportError:  # a release of psycopg that has moved it
+    format_row_text = write_row_text
 _ALL: frozenset[Kind] = frozenset(get_args(Kind))
 _PLAIN: dict[type, frozenset[Kind]] = {
     type(None): _ALL,

@@ -7,6 +7,7 @@ last good batch.
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import os
 import shutil
@@ -342,3 +343,36 @@ def test_a_row_group_with_fewer_rows_than_its_footer_says_stops_the_import(tmp_p
     path.write_bytes(data[:begin] + short[other_begin : other_begin + size] + data[begin + size :])
     with pytest.raises(SourceChanged, match=r"row group 0 has 5 rows, and the file's footer says 7"):
         list(read(path)(None))
+
+
+def test_one_value_in_a_row_group_that_was_read_is_found_by_the_next_run(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow", reason="pyarrow missing: pip install 'pgonce[parquet]'")
+    from pyarrow import parquet
+
+    path = tmp_path / "x.parquet"
+    table = arrow.table({"id": list(range(90_000)), "name": [f"name {n:05}" for n in range(90_000)]})
+    # no statistics and no compression: the footer has nothing of the values
+    parquet.write_table(
+        table, path, row_group_size=30_000, compression="none", use_dictionary=False, write_statistics=False
+    )
+    data = path.read_bytes()
+    source = read(path)
+    stored = None
+    for row, cursor in source(None):
+        if row[0] in {10_000, 40_000}:
+            stored = json.loads(json.dumps(source.fingerprint(cursor)))
+        if row[0] == 40_000:
+            break
+    assert stored
+    assert stored["offset"] < len(data) * 0.7
+    assert read(path).same(stored) == "same"
+    for digits, verdict in ((b"name 20007", "changed"), (b"name 50007", "changed"), (b"name 80007", "same")):
+        place = data.index(digits)
+        path.write_bytes(data[: place + 5] + b"9" + data[place + 6 :])
+        assert read(path).same(stored) == verdict, digits
+    path.write_bytes(data)
+    resumed = read(path)
+    assert resumed.same(stored) == "same"
+    [(row, cursor)] = itertools.islice(resumed(cursor), 1)
+    assert row[0] == 40_001
+    assert resumed.fingerprint(cursor)["hash"] == stored["hash"]

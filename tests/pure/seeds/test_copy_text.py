@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import datetime as dt
+import subprocess
+import sys
 import uuid
 from array import array
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from psycopg._copy_base import format_row_text
+from psycopg.adapt import Transformer
 
 from pgonce.errors import InvalidArgument
 from pgonce.seeds.batch import (
@@ -27,7 +32,7 @@ from pgonce.seeds.batch import (
 )
 from pgonce.seeds.columns import Kind
 from pgonce.seeds.copy_format import TEXT
-from pgonce.seeds.copy_text import RowFormatter, Unwritable
+from pgonce.seeds.copy_text import RowFormatter, Unwritable, write_row_text
 from pgonce.seeds.source import BadRow, CopyFormat
 from pgonce.seeds.value_text import JsonNumber
 from tests.pure.seeds.columns import column, columns, lines
@@ -220,3 +225,24 @@ def test_a_record_that_cannot_be_cut_is_refused_at_its_place() -> None:
     assert b"".join(batch.parts) == b"a\t1\nc\t3\n"
     [batch] = build_batches([(bad, 2)], BatchBuilder(BatchSizer(), lambda _: formatter()))
     assert (batch.rows, batch.parts, batch.cursor) == (1, [], 2)
+
+
+@given(st.lists(values | st.booleans() | st.floats() | st.decimals() | st.dates() | st.uuids() | st.binary(max_size=5)))
+def test_the_public_way_to_write_a_row_writes_what_psycopg_writes(row: list[Any]) -> None:
+    fast, slow = bytearray(), bytearray()
+    format_row_text(row, Transformer(), fast)
+    write_row_text(row, Transformer(), slow)
+    assert fast == slow
+
+
+def test_without_psycopgs_private_function_rows_are_written_by_public_ones() -> None:
+    code = (
+        "import psycopg, psycopg._copy_base as private; del private.format_row_text\n"
+        "from pgonce.seeds import copy_text\n"
+        "from tests.pure.seeds.columns import columns\n"
+        "assert copy_text.format_row_text is copy_text.write_row_text\n"
+        "out = bytearray()\n"
+        "copy_text.RowFormatter(columns('a', 'b')).write(('x\\t\\\\', None), out)\n"
+        "assert bytes(out) == rb'x\\t\\\\' + b'\\t' + rb'\\N' + b'\\n', out"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3], timeout=60)

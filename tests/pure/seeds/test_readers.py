@@ -401,6 +401,20 @@ def test_columns_that_are_named_mean_that_there_is_no_header() -> None:
         assert [row for row, _ in read(path, columns=["x", "y"])(None)] == [["1", "2"]]
 
 
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("quoted", [b"sep=;\r\n", b'"sep=;"\n'])
+def test_excels_line_that_names_the_delimiter_is_no_row(bom: bytes, quoted: bytes) -> None:
+    with file(bom + quoted + b"a;b\r\n1;2,5\n") as path:
+        source = read(path, delimiter=";")
+        [(row, cursor)] = source(None)
+        assert (list(source.columns), row, cursor["line"]) == (["a", "b"], ["1", "2,5"], 3)
+        assert list(source.reread()) == [["1", "2,5"]]
+        named = read(path, delimiter=";", columns=["x", "y"])
+        assert [row for row, _ in named(None)] == list(named.reread()) == [["a", "b"], ["1", "2,5"]]
+        with pytest.raises(InvalidArgument, match=r"begins with Excel's line sep=;.* pass --delimiter ';'"):
+            list(read(path)(None))
+
+
 def test_keys_that_a_line_lacks_are_null_and_columns_choose_among_them() -> None:
     with file(b'\xef\xbb\xbf{"a":1,"b":1.10}\n{"b":2}\n', "x.jsonl") as path:
         assert [list(map(str, row)) for row, _ in read(path)(None)] == [["1", "1.10"], ["None", "2"]]

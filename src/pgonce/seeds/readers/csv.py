@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +27,8 @@ BLOCK = 64 * 1024
 LONGEST = 256 * 1024 * 1024
 """Bytes of one record. A quote that is never closed makes one of the whole rest of the file."""
 BOM = b"\xef\xbb\xbf"
+_EXCEL = re.compile(rb'"?sep=([ -~\t])"?\r?\n')
+"""A first line that Excel writes and reads, and no other program knows."""
 
 T = TypeVar("T")
 
@@ -234,12 +238,12 @@ class CsvFile(TextFile):
         with file.bytes_from(0) as stream:
             while more := file.read_from(stream, max(BLOCK, len(data))):
                 data += more
-                bom = len(BOM) if data.startswith(BOM) else 0
+                begin = self._begin_of_records(data)
                 if self._named:
-                    return _Header(file, self._named, data[:bom], 0)
-                if found := self._first_record(file, data, bom):
+                    return _Header(file, self._named, data[:begin], data.count(b"\n", 0, begin))
+                if found := self._first_record(file, data, begin):
                     return found
-        if found := self._first_record(file, data + b"\n", len(BOM) if data.startswith(BOM) else 0):
+        if found := self._first_record(file, data + b"\n", self._begin_of_records(data)):
             return found._replace(bytes_=data)
         if self._named:
             return _Header(file, self._named, b"", 0)
@@ -249,10 +253,28 @@ class CsvFile(TextFile):
             else f"{self.name} is empty: it does not even have a header line (or name the columns: --columns)"
         )
 
+    def _begin_of_records(self, data: bytes) -> int:
+        """The offset after a byte order mark and Excel's line that names the delimiter.
+
+        Raises:
+            InvalidArgument: it names another one.
+        """
+        begin = len(BOM) if data.startswith(BOM) else 0
+        told = _EXCEL.match(data, begin)
+        if told is None:
+            return begin
+        if told[1].decode() != self._dialect.delimiter:
+            named = "tab" if told[1] == b"\t" else told[1].decode()
+            raise InvalidArgument(
+                f"{self.name} begins with Excel's line sep={named}, so its delimiter is another one: pass --delimiter "
+                f"{shlex.quote(named)}"
+            )
+        return told.end()
+
     def _first_record(self, file: OpenFile, data: bytes, begin: int) -> _Header | None:
         for stop, bad in cut(data[begin:], self._dialect):
             end = begin + stop
-            line = data[:end].removeprefix(BOM).lstrip(b"\r\n")
+            line = data[begin:end].lstrip(b"\r\n")
             if not line:
                 continue
             if bad is not None:
@@ -279,9 +301,9 @@ class CsvFile(TextFile):
             shape: dict[str, Any] = {"quotechar": dialect.quote} if dialect.quote else {"quoting": csv.QUOTE_NONE}
             rows = csv.reader(lines, delimiter=dialect.delimiter, **shape)
             skip_header = self._named is None
-            for row in rows:
+            for number, row in enumerate(rows):
                 raw = lines.take()
-                if not row:
+                if not row or (number == 0 and _EXCEL.match(raw.encode(errors="surrogateescape"))):
                     continue
                 if skip_header:
                     skip_header = False
