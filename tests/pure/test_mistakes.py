@@ -239,8 +239,8 @@ def test_a_mistake_is_refused_with_one_line(mistake: str, make: Callable[[], obj
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ("shop.py", "--app shop.py names no module but a file: pass --app shop"),
-        ("web/shop.py:app", "--app web/shop.py:app names no module but a file: pass --app web.shop:app"),
+        ("shop.py", "--app shop.py names a file, not a module: pass --app shop"),
+        ("web/shop.py:app", "--app web/shop.py:app names a file, not a module: pass --app web.shop:app"),
         (
             "asyncio:run",
             "asyncio:run is a function, not a pgonce.App: write app = run() in asyncio and pass --app asyncio:app",
@@ -248,7 +248,7 @@ def test_a_mistake_is_refused_with_one_line(mistake: str, make: Callable[[], obj
         ("pgonce:App", "pgonce has no pgonce.App called 'App': pass --app module:app"),
         ("pgonce", "pgonce has no pgonce.App called 'app': pass --app module:app"),
         ("no_such_module", "there is no module 'no_such_module' here: pass --app module:app"),
-        ("", "'' names no module: pass --app module:app"),
+        ("", "'' is not a module: pass --app module:app"),
     ],
 )
 def test_an_app_that_cannot_be_loaded_is_refused_with_one_line(given: str, line: str) -> None:

@@ -47,7 +47,10 @@ def _text(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
 
 
 class _StopsAtCommand(click.Command):
-    """Leaves everything from COMMAND on unchanged: options after it are its own, with or without ``--`` before it."""
+    """Does not parse COMMAND and what follows it.
+
+    Options after COMMAND belong to it, with or without ``--`` before it.
+    """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Insert a missing ``--`` before COMMAND."""
@@ -100,11 +103,11 @@ def exec_(
     url: str,
     schema: str,
 ) -> None:
-    """Run COMMAND as a run of the job NAME, unless one is at work: then exit with 75.
+    """Run COMMAND as a run of the job NAME. If a run is in progress, exit with 75.
 
-    Its exit code is passed on; its last lines on stderr become the run's error message. It is stopped when the run is
-    lost, and on SIGTERM and Ctrl-C. It finds PGONCE_RUN_ID, PGONCE_IDEMPOTENCY_KEY and, with --scheduled-for,
-    PGONCE_SCHEDULED_FOR in its environment. Options of pgonce stand before COMMAND; all others are COMMAND's.
+    Its exit code is passed on, and its last lines on stderr become the run's error message. It is stopped if the run is
+    lost, and at SIGTERM and Ctrl-C. It finds PGONCE_RUN_ID, PGONCE_IDEMPOTENCY_KEY and, with --scheduled-for,
+    PGONCE_SCHEDULED_FOR in its environment. Options of pgonce must be before COMMAND.
 
     Example: pgonce exec nightly_backup --window 30m pg_dump --file /backup/shop.sql shop
     """

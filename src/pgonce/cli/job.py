@@ -59,7 +59,7 @@ def job() -> None:
 @with_app
 @with_database
 def run(name: str, scope: dict[str, Any], key: str | None, app: App, url: str, schema: str) -> None:
-    """Run the job NAME now, unless it is running: then exit with 75.
+    """Run the job NAME now. If it is running, exit with 75.
 
     A failure is retried as the job's registration says, here or by a worker, whichever comes first.
     SIGTERM, SIGHUP and Ctrl-C end the run as failed.

@@ -1,4 +1,4 @@
-"""``pgonce job ls | show | stats``: how jobs and their runs stand."""
+"""``pgonce job ls | show | stats``: the state of jobs and their runs."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def _note(job: stats.JobLine, now: datetime) -> str:
 @as_json
 @with_database
 def show(run: str, json_: bool, url: str, schema: str) -> None:
-    """Everything about one RUN: scope, counts, progress, its process, what blocked it, traceback."""
+    """Show everything about one RUN: scope, counts, progress, process, the run that blocked it, traceback."""
     with database.open_pool(url, 1) as pool:
         run_id = find_run(pool, run, schema)
         found = call(pool, stats.get_job_run(run_id), schema)
@@ -176,7 +176,7 @@ def show(run: str, json_: bool, url: str, schema: str) -> None:
 @as_json
 @with_database
 def stats_(name: str | None, since: timedelta, json_: bool, url: str, schema: str) -> None:
-    """Runs, success rate and durations of the jobs, and the trend against as long a time before.
+    """Show the jobs' numbers of runs, success rates and durations, and the trend against the preceding period.
 
     Example: pgonce job stats birthday_letters --since '30 days'
     """

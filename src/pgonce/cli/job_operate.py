@@ -42,7 +42,7 @@ def stop(run: str, url: str, schema: str) -> None:
 def end(run: str, reason: str, url: str, schema: str) -> None:
     """Close a RUN that hangs or whose process is gone, as failed and without retry; the next start is a new run.
 
-    Safe while its process lives: nothing that it still writes through the run is committed.
+    This is safe even if its process is alive: nothing that it still writes through the run is committed.
     """
     with database.open_pool(url, 1) as pool:
         run_id = find_run(pool, run, schema)
@@ -53,11 +53,11 @@ def end(run: str, reason: str, url: str, schema: str) -> None:
 
 @click.command()
 @click.argument("name")
-@click.option("--reason", required=True, metavar="TEXT", help="Why; each skipped start says it.")
+@click.option("--reason", required=True, metavar="TEXT", help="Why; it is stored with each skipped start.")
 @click.option("--until", metavar="WHEN", help="When it ends by itself: '2 hours' (from now), 2026-11-23T06:00.")
 @with_database
 def pause(name: str, reason: str, until: str | None, url: str, schema: str) -> None:
-    """Start no run of the job NAME, whoever asks, until it is resumed. Runs that are at work go on."""
+    """Pause the job NAME: no run starts until it is resumed. Runs in progress continue."""
     end_of_pause = None if until is None else _later(until)
     with database.open_pool(url, 1) as pool:
         call(pool, calls_operate.pause_job(name, reason, end_of_pause), schema)
@@ -65,7 +65,7 @@ def pause(name: str, reason: str, until: str | None, url: str, schema: str) -> N
 
 
 def _later(text: str) -> datetime:
-    """A moment to come: a length of time from now, or a date."""
+    """A time in the future: a length of time from now, or a date."""
     try:
         return datetime.now(UTC) + Length().convert(text, None, None)
     except click.BadParameter:
@@ -93,9 +93,9 @@ def resume(name: str, url: str, schema: str) -> None:
 )
 @with_database
 def request(name: str, scope: dict[str, Any], key: str | None, wait: int, url: str, schema: str) -> None:
-    """Ask any worker that has the job NAME to run it now, unless it is running: then exit with 75.
+    """Request a run of the job NAME from any worker that has it. If it is running, exit with 75.
 
-    A worker answers within some 15 s; it is not waited for the end of the run.
+    A worker answers within about 15 s. The command does not wait for the end of the run.
     """
     with database.open_pool(url, 1) as pool:
         answer = _answer(pool, call(pool, calls_operate.request_job_run(name, scope, key), schema), wait, schema)
@@ -145,7 +145,7 @@ def schedule(
 ) -> None:
     """Write a schedule of the job NAME; without NAME, list all schedules.
 
-    Workers that have the job go by it within 30 s, in place of one with the same key in their code.
+    Workers that have the job use it within 30 s. It replaces a schedule with the same key in their code.
     """
     with database.open_pool(url, 1) as pool:
         if name is None:

@@ -92,9 +92,9 @@ def load(reference: str) -> App:
     if module_name.endswith(".py"):
         name = ".".join(Path(module_name).with_suffix("").parts)
         named = f"{name}:{attribute}" if attribute else name
-        raise InvalidArgument(f"--app {reference} names no module but a file: pass --app {named}")
+        raise InvalidArgument(f"--app {reference} names a file, not a module: pass --app {named}")
     if not all(part.isidentifier() for part in module_name.split(".")):
-        raise InvalidArgument(f"{reference!r} names no module: pass --app module:app")
+        raise InvalidArgument(f"{reference!r} is not a module: pass --app module:app")
     if (folder := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, folder)
     try:

@@ -39,7 +39,7 @@ class Moment(click.ParamType):  # type: ignore[type-arg] # generic only in newer
             moment = self._read(value, param, ctx)
             moment.astimezone(UTC) - day, moment.astimezone(UTC) + day
         except OverflowError:
-            self.fail(f'"{value}" is no moment of the years 1 to 9999', param, ctx)
+            self.fail(f'"{value}" is not a time in the years 1 to 9999', param, ctx)
         return moment
 
     def _read(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> datetime:

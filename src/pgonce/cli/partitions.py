@@ -51,7 +51,7 @@ async def _run_async(url: str, schema: str, seed: Seed, part: str, options: Mapp
 
 
 def never() -> bool:
-    """The ``stop`` of a cluster's worker: such a worker is not requested to stop; it is killed, or it ends."""
+    """The ``stop`` of a cluster's worker, which is never asked to stop: it is killed, or it ends."""
     return False
 
 

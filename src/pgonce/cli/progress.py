@@ -28,7 +28,7 @@ REASONS = 4
 
 
 def unknown(_: Any) -> float | None:
-    """The share of a source that cannot tell it."""
+    """The progress of a source that does not know it."""
     return None
 
 
@@ -38,8 +38,8 @@ class Import:
 
     Args:
         name: the seed's name.
-        title: what goes where: ``people.csv → people``.
-        again: the command that goes on with it.
+        title: source and table: ``people.csv → people``.
+        again: the command that resumes it.
         total: how many rows there are in all, where that is known.
         share: the share of the source before a cursor, where that is known.
     """
@@ -65,7 +65,10 @@ class Import:
 
     @contextmanager
     def shown(self) -> Iterator[Callable[[Step], None]]:
-        """A bar on a terminal, else a line every ten seconds; the function is called after each batch."""
+        """Show a progress bar on a terminal, otherwise a line every ten seconds.
+
+        The yielded function is called after each batch.
+        """
         console = Console(stderr=True)
         if not console.is_terminal:
             yield self._lines()

@@ -10,7 +10,7 @@ from pgonce.core import database, processes
 from pgonce.core.execute import call
 
 KINDS = {"receives": "serve", "events": "worker", "jobs": "worker", "alerts": "alerts"}
-"""What a process is called after, the first that it does."""
+"""The name of a process, by the first of these that it does."""
 
 
 @click.command()

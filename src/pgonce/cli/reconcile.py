@@ -26,7 +26,7 @@ from pgonce.jobs.guard import Jobs
 def reconcile(since: datetime | None, api_base: str | None, json_: bool, app: App, url: str, schema: str) -> None:
     """Compare the inbox with Stripe's Events API, and queue what is missing. A run of the job stripe_sync.
 
-    The platform's own events are compared, and those of every connected account that the inbox has seen. Not compared
+    The events of the platform and of every connected account in the inbox are compared. Not compared
     are accounts that it has never seen, thin events, which Stripe does not list, and types without a handler.
 
     The key comes from STRIPE_API_KEY; a restricted one that may read events is enough.

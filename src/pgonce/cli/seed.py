@@ -37,9 +37,9 @@ def seed() -> None:
 @click.option("--restart", is_flag=True, help="Begin at the start; rows whose key is in the table are skipped.")
 @click.option("--on-conflict", type=click.Choice(["skip", "update", "fail"]), help="[default: the seed's]")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Rows per transaction, at least. [default: the seed's]")
-@click.option("--window", type=Length(), help="Take over from a runner that is silent for so long. [default: 2 min]")
-@click.option("--max-rejects", type=click.IntRange(min=0), help="Bad rows to set aside. [default: the seed's, or 0]")
-@click.option("--max-rows-per-second", type=click.FloatRange(min=1), help="Write at most so many rows per second.")
+@click.option("--window", type=Length(), help="Without a heartbeat for this long a runner is dead. [default: 2 min]")
+@click.option("--max-rejects", type=click.IntRange(min=0), help="Bad rows that may be left out. [default: the seed's]")
+@click.option("--max-rows-per-second", type=click.FloatRange(min=1), help="Write at most this many rows per second.")
 @click.option("--accept-change", is_flag=True, help="Resume even though the source has changed since the checkpoint.")
 @click.option("--set-sequences", is_flag=True, help="At the end set the table's sequences to the greatest value.")
 @click.option("--allow-unlogged", is_flag=True, help="Write to a table that a crash of the server empties.")
@@ -57,7 +57,7 @@ def run(
     set_sequences: bool, allow_unlogged: bool, dry_run: bool, verify: bool,
     workers: int, cluster: str | None, app: App, url: str, schema: str,
 ) -> None:  # fmt: skip
-    """Run the seed NAME, from its last checkpoint on.
+    """Run the seed NAME. It resumes at its last checkpoint.
 
     Ctrl-C and SIGTERM end the run after the current batch, a second one at once. No row is lost either way: the same
     command resumes.
@@ -116,7 +116,7 @@ async def _async_kind(seed: Seed, url: str, schema: str, verb: str, options: dic
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """A seed with partitions, and who imports them."""
+    """The import of a seed with partitions, by processes or by a cluster."""
 
     reference: str
     url: str

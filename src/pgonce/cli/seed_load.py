@@ -1,4 +1,4 @@
-"""``pgonce seed load``: files, or a query on another database, into a table, without a line of code."""
+"""``pgonce seed load``: imports files, or a query on another database, into a table without code."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ class Renames(click.ParamType):  # type: ignore[type-arg]
 @click.option("--query", help="FILE is a database's URL: import what this SELECT returns there.")
 @click.option("--on-conflict", type=click.Choice(["skip", "update", "fail"]), default="skip", show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), help="Rows per transaction. [default: about a second's]")
-@click.option("--max-rejects", type=click.IntRange(min=0), default=0, show_default=True, help="Bad rows to set aside.")
-@click.option("--max-rows-per-second", type=click.FloatRange(min=1), help="Write at most so many rows per second.")
+@click.option("--max-rejects", type=click.IntRange(min=0), default=0, show_default=True, help="Bad rows to leave out.")
+@click.option("--max-rows-per-second", type=click.FloatRange(min=1), help="Write at most this many rows per second.")
 @click.option("--restart", is_flag=True, help="Begin at the start; rows whose key is in the table are skipped.")
 @click.option("--accept-change", is_flag=True, help="Resume even though the file has changed since the checkpoint.")
 @click.option("--set-sequences", is_flag=True, help="At the end set the table's sequences to the greatest value.")
@@ -119,11 +119,11 @@ def load(
     schema: str,
     **reading: Any,
 ) -> None:
-    """Import files into a table, from where the last run ended.
+    """Import files into a table. An import that was interrupted resumes after its last batch.
 
     FILE ends in .csv, .tsv, .jsonl or .ndjson (also with .gz .bz2 .xz .zst .zip) or in .parquet; - is the standard
-    input. Several files, or a quoted pattern, are one import. The same command again goes on after the last batch,
-    also after a crash, and takes what was appended.
+    input. Several files, or a quoted pattern, are one import. The same command resumes after the last batch,
+    also after a crash, and imports rows that were appended to the file.
 
     \b
     pgonce seed load people.csv --into people --key id --dry-run
@@ -171,7 +171,7 @@ def load(
 def _source(
     files: tuple[str, ...], query: str | None, key: Sequence[str], reading: dict[str, Any], *, named: bool
 ) -> tuple[Source, str]:
-    """The source, and what it is called in the seed's name."""
+    """The source, and its name as a part of the seed's name."""
     if files[0].startswith(("postgres://", "postgresql://")) or query is not None:
         if query is not None and not key:
             raise InvalidArgument("a query needs a --key: its rows are read in this order, and a run resumes after it")
@@ -204,7 +204,7 @@ def _is_there(file: str) -> bool:
 
 
 def _check(conn: Connection[Any], table: str, key: Sequence[str], source: Source) -> None:
-    """Compare the columns of file and table, and give the file's those of the table that differ in case only.
+    """Compare the columns of file and table. Columns of the file that differ only in case get the table's names.
 
     Raises:
         InvalidArgument: the file has no such key.
@@ -239,7 +239,7 @@ def _check(conn: Connection[Any], table: str, key: Sequence[str], source: Source
 
 
 def _refuse_table(conn: Connection[Any], table: str, key: Sequence[str], columns: Sequence[str]) -> None:
-    """Say what to do about a table that is not there, and exit."""
+    """Print how to create the missing table, and exit."""
     wanted = table.split(".")
     alike = fetch(
         conn,

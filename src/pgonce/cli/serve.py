@@ -1,4 +1,4 @@
-"""``pgonce serve`` and ``pgonce worker``: the processes that run all the time."""
+"""``pgonce serve`` and ``pgonce worker``: the processes of a deployment."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ adopt = click.option(
 def with_services(function: F) -> F:
     """The options for jobs and alerts."""
     for option in (
-        click.option("--ping", metavar="URL", help="Requested about every 15 s, for a dead man's switch outside."),
+        click.option("--ping", metavar="URL", help="Requested every 15 s; a monitor may alert when the requests stop."),
         click.option(
             "--alert",
             "alerts",
@@ -58,7 +58,7 @@ def with_services(function: F) -> F:
             help="Where alerts are sent: https://... for JSON, or any of apprise's URLs. Repeatable. "
             "[env: PGONCE_ALERTS]",
         ),
-        click.option("--no-alerts", is_flag=True, help="Look for nothing to alert about, and send nothing."),
+        click.option("--no-alerts", is_flag=True, help="Do not look for alerts, and do not send any."),
         click.option("--no-schedule", is_flag=True, help="Start no jobs."),
         click.option("--jobs", default=16, show_default=True, type=click.IntRange(min=1), help="Runs of jobs at once."),
     ):
@@ -67,7 +67,7 @@ def with_services(function: F) -> F:
 
 
 def freeze_garbage() -> None:
-    """Keep the garbage collector from looking at all modules again and again.
+    """Exclude all loaded modules from garbage collection, and collect less often.
 
     An event is a tree of a hundred dicts and lists, and is freed with its last reference; a search for cycles after
     every 700 new ones finds none. Without this, ``python -m bench webhooks`` prints fewer events per second. It is done
@@ -91,7 +91,7 @@ def freeze_garbage() -> None:
     default=1000,
     show_default=True,
     type=click.IntRange(min=1),
-    help="When there are more, the one that has been silent longest is closed.",
+    help="If there are more, the one that has been idle longest is closed.",
 )
 @with_services
 @concurrency
@@ -217,7 +217,7 @@ def _services(
 
 
 def _stop(services: Sequence[Service], seconds: float) -> None:
-    """Stop them; together they have so many seconds."""
+    """Stop the services within ``seconds`` for all of them."""
     try:
         stop_all(services, seconds)
     except PgonceError as error:
@@ -264,7 +264,7 @@ def worker(
     url: str,
     schema: str,
 ) -> None:
-    """Handle queued events, and run the jobs at their times. Any number of workers, on any number of machines.
+    """Handle queued events, and run the jobs at their times. Any number of workers may run, on any number of machines.
 
     SIGTERM, SIGHUP and Ctrl-C ask the runs of jobs to end (run.stop_requested; an asynchronous job is cancelled) and
     finish the events that have begun. Runs that have not ended after --shutdown-timeout are closed as failed and start

@@ -1,4 +1,4 @@
-"""What commands do with signals: handle them during a block, finish what has begun, or end a job's run as failed."""
+"""Signal handling of commands: handle signals during a block, finish the current step, or end a job's run as failed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ STOPS = ("SIGINT", "SIGTERM", "SIGHUP")
 def handled(handler: Callable[[int], object], names: tuple[str, ...] = STOPS) -> Iterator[Callable[[], None]]:
     """Call ``handler`` with the number of each signal that comes during the block.
 
-    A signal that nohup or a shell's & ignores stays ignored; one that this system does not have is left out. What is
-    yielded gives the signals their usual effect back before the end of the block.
+    A signal that nohup or a shell's & ignores stays ignored; one that the system does not have is left out. The
+    yielded function restores the previous handlers before the end of the block.
     """
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     usual = {number: found for number in numbers if (found := signal.getsignal(number)) is not signal.SIG_IGN}
@@ -41,7 +41,7 @@ def handled(handler: Callable[[int], object], names: tuple[str, ...] = STOPS) ->
 
 @contextmanager
 def stopping(what: str) -> Iterator[list[int]]:
-    """The signals received during the block; ``what`` is finished first, as the printed line says.
+    """Yield the signals received during the block. At the first one, a line says that ``what`` is finished first.
 
     A second signal has its usual effect.
     """

@@ -1,4 +1,4 @@
-"""What a process says at its start: what it does, and what it does not do."""
+"""The lines that a process prints at its start: what it does, and what it does not do."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def describe_handlers(app: App, concurrency: int | None) -> str:
 
 
 def describe_jobs(app: App, option: str | None) -> str:
-    """The scheduled jobs with their next tick; ``option``: what keeps this process from starting jobs."""
+    """The scheduled jobs with their next tick. ``option`` is the option by which this process does not start jobs."""
     planned = [(job.name, job.plan) for job in app.jobs.values() if job.plan]
     if option is not None:
         return f"jobs      none here: {option}"
@@ -60,7 +60,7 @@ def _next_tick(plan: Plan, now: datetime) -> str:
 
 
 def describe_alerts(channels: Sequence[str] | None) -> str:
-    """Where alerts are sent: of a URL only the host or the service, because the rest is a secret."""
+    """The channels of alerts, each only by its host or service, because the rest of a URL is secret."""
     if channels is None:
         return "alerts    none here: --no-alerts"
     if not channels:

@@ -1,4 +1,4 @@
-"""Moments and lengths of time, as the commands print them to people."""
+"""Times and durations, as the commands print them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 
 def took(length: timedelta | int | None) -> str:
-    """A length of time (an int: milliseconds): 0.2 s, 42 s, 12 min, 3 h 10 min, 2 d 4 h."""
+    """A duration (an int is in milliseconds): 0.2 s, 42 s, 12 min, 3 h 10 min, 2 d 4 h."""
     if length is None:
         return ""
     milliseconds = length if isinstance(length, int) else length // timedelta(milliseconds=1)
@@ -23,7 +23,7 @@ def took(length: timedelta | int | None) -> str:
 
 
 def span(first: int, last: int) -> str:
-    """Two lengths in milliseconds: 9 to 11 min."""
+    """A range of durations in milliseconds: 9 to 11 min."""
     (low, _, low_unit), (high, _, high_unit) = (took(each).rpartition(" ") for each in (first, last))
     if (low, low_unit) == (high, high_unit):
         return took(last)
@@ -31,7 +31,7 @@ def span(first: int, last: int) -> str:
 
 
 def ago(moment: datetime | None, now: datetime) -> str:
-    """A moment of the past: relative within a day, else its date and minute in UTC."""
+    """A time in the past: relative within a day, otherwise its date and minute in UTC."""
     if moment is None:
         return "–"
     if now - moment >= timedelta(days=1):
@@ -40,7 +40,7 @@ def ago(moment: datetime | None, now: datetime) -> str:
 
 
 def coming(moment: datetime | None, now: datetime) -> str:
-    """A moment to come, in UTC: its time today, "tomorrow", or its date."""
+    """A time in the future, in UTC: its time today, "tomorrow", or its date."""
     if moment is None:
         return ""
     local, today = moment.astimezone(UTC), now.astimezone(UTC).date()

@@ -18,10 +18,10 @@ from pgonce.errors import InvalidArgument
 @click.option("--with-data", is_flag=True, help="Also drop webhook_events, cron_job_runs and seed_checkpoints.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def uninstall(url: str, schema: str, with_data: bool, yes: bool) -> None:
-    """Drop what migrate has made, after showing it.
+    """Print what migrate has made, ask, and drop it.
 
     webhook_events, cron_job_runs and seed_checkpoints are kept with all their columns, unless --with-data. A later
-    `pgonce migrate` takes them back.
+    `pgonce migrate` adopts them again.
     """
     where = database.check(url)
     with psycopg.connect(url, autocommit=True, prepare_threshold=None) as conn:

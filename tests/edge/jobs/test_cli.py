@@ -192,7 +192,7 @@ def test_a_signal_ends_the_run_and_blocks_no_successor(
 def test_a_moment_beyond_the_calendar_is_a_usage_error(cli: Cli, since: str) -> None:
     code, _, said = result(cli("ls", "--since", since))
     assert code == 2
-    assert "is no moment of the years 1 to 9999" in said
+    assert "is not a time in the years 1 to 9999" in said
 
 
 @pytest.mark.parametrize("name", ["endless", "deaf"])

@@ -262,9 +262,9 @@ def test_a_tick_fires_once(start: Exec, conn: Connection) -> None:
     [
         ([b"bad\xff"], "'NAME': it is not UTF-8"),
         ([b"job", b"--key", b"bad\xff"], "'--key': it is not UTF-8"),
-        ([b"job", b"--scheduled-for", b"0001-01-01T00:00+14:00"], "is no moment of the years 1 to 9999"),
-        ([b"job", b"--scheduled-for", b"9999-12-31T23:00"], "is no moment of the years 1 to 9999"),
-        ([b"job", b"--scheduled-for", b"999999 days"], "is no moment of the years 1 to 9999"),
+        ([b"job", b"--scheduled-for", b"0001-01-01T00:00+14:00"], "is not a time in the years 1 to 9999"),
+        ([b"job", b"--scheduled-for", b"9999-12-31T23:00"], "is not a time in the years 1 to 9999"),
+        ([b"job", b"--scheduled-for", b"999999 days"], "is not a time in the years 1 to 9999"),
     ],
 )
 def test_what_could_not_be_written_or_read_again_is_a_usage_error(
