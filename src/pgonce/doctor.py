@@ -1,4 +1,4 @@
-"""Is this installation healthy? One finding for each area, each with what to do."""
+"""Checks whether an installation is healthy. There is a finding for each area, with what to do."""
 
 from __future__ import annotations
 

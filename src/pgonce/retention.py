@@ -1,4 +1,4 @@
-"""Deleting what is old, batch by batch, each in a transaction of its own, so that no other client waits."""
+"""Deletes old rows in batches, each in its own transaction, so that no other client waits."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def check_webhook_age(age: timedelta, *, override_31_days: bool) -> None:
 def batches(purge: Purge, age: timedelta, commit: Callable[[Call[int]], int]) -> Iterator[int]:
     """Run ``purge`` until nothing is left; yields how many rows each batch deleted.
 
-    It ends at an empty batch, not at a short one: some of the oldest rows may be locked at the moment.
+    It ends at an empty batch, not at a short one, because some of the oldest rows may be locked.
 
     Args:
         purge: which rows.

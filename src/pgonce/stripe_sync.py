@@ -1,4 +1,4 @@
-"""``stripe_sync``: put into the inbox what Stripe has and we do not.
+"""``stripe_sync``: adds to the inbox the events that Stripe has and the inbox does not.
 
 Deliveries get lost: an endpoint that was down for three days, or disabled; a 200 from a proxy; a failover to a standby
 that was behind. Stripe's Events API lists what happened in the last 30 days
@@ -41,9 +41,9 @@ CHECK = "stripe"
 DAYS = 30
 """Stripe lists no older events."""
 OVERLAP = timedelta(hours=1)
-"""A comparison begins so much earlier than its watermark."""
+"""How long before its watermark a comparison begins."""
 OVERLAP_AFTER_FAILOVER = timedelta(days=3)
-"""The same when the server's timeline has changed since: rows that were committed before may be gone."""
+"""The same if the server's timeline has changed since, because rows that were committed before may be lost."""
 PAGE = 100
 """Events on a page; Stripe's maximum."""
 
@@ -57,7 +57,7 @@ class Reconciled:
     seen: int
     recovered: int
     missing: int
-    """Of what was listed, still not in the inbox."""
+    """Listed events that are still not in the inbox."""
     accounts: list[str] = field(default_factory=list)
     """The connected accounts that were compared, in addition to the platform itself."""
     not_compared: dict[str, str] = field(default_factory=dict)

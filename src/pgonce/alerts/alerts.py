@@ -27,7 +27,7 @@ log = logging.getLogger("pgonce")
 
 
 class Alerts(Service):
-    """Looks in one thread for what people should know of, and delivers it in one further thread per channel.
+    """Looks for new alerts in one thread, and delivers them in one further thread for each channel.
 
     Every alert is delivered to every channel at least once. A repetition, which follows a crash between delivery and
     mark, has the same id.
@@ -127,7 +127,7 @@ class Alerts(Service):
             log.warning("unexpected error in the alerts, which go on: %s", type(error).__name__)
 
     def _deliver_all(self, channel: str, send: Send) -> None:
-        # The first failure ends it: every further attempt at this channel would cost another timeout.
+        # The first failure ends the round, because every further attempt at this channel could take another timeout.
         while not self._stop.is_set() and self._deliver_next(channel, send):
             pass
 

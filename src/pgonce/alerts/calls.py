@@ -14,7 +14,7 @@ from pgonce.core.call import Call, clean, value
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """Something that people should know, claimed for one channel."""
+    """An alert that was claimed for one channel."""
 
     id: UUID
     """The same at every attempt: a receiver recognises a repetition by it."""

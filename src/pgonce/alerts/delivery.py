@@ -32,7 +32,10 @@ class Undelivered(PgonceError):
 
 
 def failure_reason(error: Exception) -> str:
-    """What may be logged and stored of a failed delivery: our own text, or the name of the exception's class."""
+    """The reason of a failed delivery that may be logged and stored.
+
+    Our own text, or the name of the exception's class.
+    """
     return str(error) if isinstance(error, Undelivered) else type(error).__name__
 
 
@@ -89,7 +92,7 @@ def _request(url: str, name: str, alert: Alert | None = None) -> urllib.request.
     address = f"[{host}]" if ":" in host else host
     if port is not None:
         address += f":{port}"
-    # Other letters than ASCII are percent-encoded, as browsers do: http.client accepts only ASCII.
+    # http.client accepts only ASCII, so other characters are percent-encoded, as browsers do.
     target = quote(parts._replace(netloc=address, fragment="").geturl(), safe=string.punctuation)
     request = urllib.request.Request(target)  # noqa: S310 -- the scheme was checked above
     request.add_header("User-Agent", "pgonce")

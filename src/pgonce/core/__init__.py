@@ -1,1 +1,1 @@
-"""What every noun stands on: calls of SQL functions, pools, migrations, the embedded server."""
+"""What webhooks, jobs and imports share: calls of SQL functions, pools, migrations, the embedded server."""

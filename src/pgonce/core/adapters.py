@@ -1,4 +1,4 @@
-"""How own statements write their arguments and read their results: as psycopg does when nobody has changed it."""
+"""The adapters of own statements: psycopg's defaults, whatever the application has registered."""
 
 from __future__ import annotations
 

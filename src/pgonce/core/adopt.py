@@ -2,7 +2,7 @@
 
 A migrate is one transaction, and building an index in a transaction blocks every writer until it ends: 1,000,000 events
 of 1 kB and the five indexes take seconds. So a large table is prepared before that transaction, in steps that each
-block nobody for long, and finished after it:
+block other clients only briefly, and finished after it:
 
 1. In a short transaction the table is checked, its columns are added (no statement reads or rewrites the rows), and its
    comment says that it is being adopted.
@@ -31,16 +31,19 @@ from pgonce.core.schema_sql import LOCK, SPECIFIED, api, settings_for, statement
 from pgonce.errors import SchemaError
 
 LARGE = 8 * 1024 * 1024
-"""Bytes of a table's rows; below, its indexes are built in some 50 ms. install_check.sql has the same number."""
+"""Bytes of a table's rows.
+
+The indexes of a smaller table are built in about 50 ms. install_check.sql has the same number.
+"""
 ADOPTING = "pgonce: being adopted"
-"""How the comment begins of a table whose adoption has not ended."""
+"""The start of the comment on a table whose adoption has not ended."""
 
 _LOCK_TIMEOUT = "200ms"
-"""A lock request that waits lets nobody pass: so it waits for this long, and all who need the table with it."""
+"""How long a lock request waits. While it waits, all later requests for the table wait, too."""
 _GIVE_UP_AFTER = 300.0
-"""Seconds of such requests until migrate gives up."""
+"""Seconds of repeated requests until migrate gives up."""
 _BATCH = 1000
-"""Rows that one step of filling in changes and locks; some 20 ms."""
+"""Rows that one batch of filling in changes and locks; it takes about 20 ms."""
 
 Connection = psycopg.Connection[Any]
 
@@ -53,7 +56,7 @@ def is_adopting(conn: Connection, schema: str, table: str) -> bool:
 
 
 def find_large(conn: Connection, schema: str) -> dict[str, str]:
-    """The large tables that are yet to be adopted, or are not wholly so, with their size for a reader."""
+    """The large tables whose adoption has not begun or not ended, each with its size as text."""
     query = """
       select c.relname, pg_size_pretty(pg_table_size(c.oid))
       from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -76,10 +79,10 @@ def _transaction(conn: Connection, schema: str) -> Iterator[None]:
 
 
 def with_short_locks(conn: Connection, schema: str, action: Callable[[], object]) -> None:
-    """Run ``action`` in a transaction that gives up and starts again when a lock is not to be had in 0.2 s.
+    """Run ``action`` in a transaction. If it cannot get a lock within 0.2 s, roll back, wait and try again.
 
     Raises:
-        SchemaError: the locks were not to be had for five minutes.
+        SchemaError: it could not get the locks for five minutes.
     """
     deadline = time.monotonic() + _GIVE_UP_AFTER
     pause = 0.1
@@ -99,7 +102,7 @@ def with_short_locks(conn: Connection, schema: str, action: Callable[[], object]
 
 
 def prepare(conn: Connection, schema: str, tables: list[str], check: Callable[[str], None]) -> None:
-    """Add the columns, close what the unique indexes forbid, and build the indexes of large tables.
+    """Add the columns of large tables, close the rows that the unique indexes forbid, and build the indexes.
 
     ``check`` runs install_check.sql, and raises SchemaError where the tables cannot be adopted.
     """
@@ -125,7 +128,7 @@ def prepare(conn: Connection, schema: str, tables: list[str], check: Callable[[s
 
 
 def _build(conn: Connection, schema: str, statement: str, updates: list[str]) -> None:
-    """Create an index concurrently; one that an earlier attempt left half-built is dropped first.
+    """Create an index concurrently. An invalid one that an earlier attempt has left is dropped first.
 
     A row that a unique index forbids may be written while the index is built: ``updates`` close such rows.
     """
@@ -133,7 +136,7 @@ def _build(conn: Connection, schema: str, statement: str, updates: list[str]) ->
     if match is None:
         raise ValueError(f"cannot be built concurrently: {statement}")
     unique, name, table, definition = match.groups()
-    # autocommit, and no search_path: behind a pooler a session has none. So the names are qualified.
+    # The names are qualified: in autocommit behind a pooler, a search_path cannot be set for the statement.
     create = sql.SQL("create {}index concurrently if not exists {} on {} ").format(
         sql.SQL("unique " if unique else ""), sql.Identifier(name), sql.Identifier(schema, table)
     )

@@ -32,7 +32,7 @@ class Call(Generic[T]):
     """The SQL function for many such calls: it takes an array for each argument, in the order of ``args``."""
 
     def statement(self, schema: str, *, synced: bool = True) -> bytes:
-        """The SELECT, qualified with ``schema``: the session's search_path belongs to the user.
+        """The SELECT. The function is qualified with ``schema``, because the user may set the session's search_path.
 
         ``synced=False`` makes the commit of its transaction asynchronous. It is set beside the call, not by a SET
         before it: that makes one round trip, which reaches one server also through a transaction pooler.
@@ -41,7 +41,7 @@ class Call(Generic[T]):
         return _statement(schema, self.function, arguments, synced, self.null_unsynced)
 
     def numbered(self, schema: str) -> bytes:
-        """The same SELECT with $1, $2 for the arguments, as libpq wants it."""
+        """The same SELECT with $1, $2 for the arguments, as libpq needs it."""
         return _numbered(schema, self.function, tuple(self.args), self.null_unsynced)
 
     def batch_statement(self, schema: str) -> bytes:

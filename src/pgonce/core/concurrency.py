@@ -1,4 +1,4 @@
-"""Timers, time limits and waits: what differs from async code. ``concurrency_async.py`` is written by hand, too."""
+"""Timers, time limits and waits, which differ in async code: ``concurrency_async.py`` is written by hand, too."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from psycopg import Connection
 
 T = TypeVar("T")
 Result: TypeAlias = Annotated[T, "returned as it is"]
-"""What a function of the user's returns here."""
+"""What a user's function returns."""
 CANCELS = False
 """Whether `repeating` cancels the body; a thread cannot be cancelled."""
 LEAVE = 5.0
@@ -26,10 +26,10 @@ LEAVE = 5.0
 
 
 class _Alarm:
-    """Calls functions at set times, in one thread for the whole process; each must return at once.
+    """Calls functions at given times, in one thread for the whole process. Each function must return at once.
 
-    Most calls are cancelled long before. The thread wakes for the earliest call, looks at those that are left, and
-    sleeps until the next one. A heap kept every short run of the last 15 s and woke up once for each.
+    Most calls are cancelled long before. The thread wakes for the earliest call, checks those that are left, and
+    sleeps until the next one. In a heap, the calls of all runs of the last 15 s would stay and wake the thread.
     """
 
     def __init__(self) -> None:
@@ -37,13 +37,17 @@ class _Alarm:
         self.forget()
 
     def forget(self) -> None:
-        """Start empty, as a forked child must: it has no thread, and the lock may have been held at the fork."""
+        """Forget all calls.
+
+        A forked child must do that: it has no thread, and the lock may have been held at the fork.
+        """
         self._calling = threading.Condition(threading.Lock())
         self._calls: dict[int, tuple[float, Callable[[], None]]] = {}
         self._wakes_at = math.inf
         self._thread: threading.Thread | None = None
 
-    # A short run takes no lock: eight threads contended for it three times per run. Who pops a call runs it.
+    # A short run takes no lock, because eight threads contended for it three times per run. Whoever pops a call runs
+    # it.
 
     def set(self, seconds: float, call: Callable[[], None]) -> int:
         """Call after ``seconds``; the number is for ``cancel``."""
@@ -59,7 +63,7 @@ class _Alarm:
         return number
 
     def cancel(self, number: int) -> None:
-        """Do not make the call; if it is being made, wait for its end."""
+        """Cancel the call. If it is running, wait for its end."""
         if self._calls.pop(number, None) is None:
             with self._calling:
                 self._calls.pop(number, None)  # it could not be called and was put off
@@ -73,7 +77,8 @@ class _Alarm:
                     if due <= now and (found := self._calls.pop(number, None)):
                         self._call(number, found[1])
                 earliest = min((due for due, _ in self._calls.copy().values()), default=math.inf)
-                # who asked for this may have ended; sleep until then all the same, or every short run would wake us
+                # The call that set `asked` may be cancelled. Sleep until then anyway, otherwise every short run would
+                # wake the thread.
                 self._wakes_at = min(earliest, asked if asked > now else math.inf)
                 # a wait of more than threading.TIMEOUT_MAX is refused
                 self._calling.wait(min(self._wakes_at - now, 3600.0))
@@ -114,7 +119,7 @@ class repeating:  # noqa: N801 -- its twin is a function
         self._number = alarm.set(self._seconds, self._begin)
 
     def stop(self) -> threading.Thread | None:
-        """Call the action no more; the thread in which it may be being called for the last time, if there is one."""
+        """Stop calling the action. Returns the thread that may be in its last call, if there is one."""
         alarm.cancel(self._number)
         if self._repeats is None:  # after the cancel: the thread has been started, or never will be
             return None
@@ -141,18 +146,18 @@ class meanwhile(repeating):  # noqa: N801 -- its twin is a function
 
 
 def finish(result: object) -> None:
-    """Run ``result``, what a callback returned, to its end where it is a coroutine."""
+    """Run the result of a callback to its end if it is a coroutine."""
     if inspect.iscoroutine(result):
         asyncio.run(result)
 
 
 def call_in_loop(_loop: None, done: T, _seconds: float) -> T:
-    """What is done needs no event loop."""
+    """Return ``done``: synchronous code needs no event loop."""
     return done
 
 
 def running_loop() -> Any:
-    """There is no event loop in this world."""
+    """None: synchronous code has no event loop."""
     return None
 
 

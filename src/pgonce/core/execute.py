@@ -1,8 +1,8 @@
 # Generated from execute_async.py by tools/unasync.py: edit that one, then `make generate`.
 """How a call reaches the database: one statement, or one transaction with our settings.
 
-The user's settings are not ours. Whatever adapters, row factories, DateStyle, encoding, isolation level or timeouts a
-connection, a role or a database has, own statements are sent and read the same way; this module is the place for it.
+Own statements do not depend on the user's settings: adapters, row factories, DateStyle, encoding, isolation level and
+timeouts of a connection, role or database. This module makes sure of that.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class OwnCursor(Cursor[tuple[Any, ...]]):
     """A cursor for own statements: psycopg's adapters as shipped, binary results, tuples.
 
     An application may register loaders for all connections (``psycopg.adapters``) or for one. With a text loader for
-    uuid every event was marked and none was handled. Results in binary do not depend on DateStyle and IntervalStyle.
+    uuid, every event was marked and none was handled. Binary results do not depend on DateStyle and IntervalStyle.
     """
 
     def __init__(self, conn: Connection[Any]) -> None:
@@ -50,8 +50,8 @@ class OwnCursor(Cursor[tuple[Any, ...]]):
         return ADAPTERS
 
 
-# ``begin`` decides the isolation level. Under REPEATABLE READ the functions would not see who was faster, and would
-# raise 40001 where the answer is a row. A user's short timeouts are for the user's statements.
+# ``begin`` sets the isolation level. Under REPEATABLE READ the functions would not see concurrent commits, and would
+# raise 40001 instead of returning a row. Short timeouts of the user are meant for the user's statements.
 # A default of read-only is respected: hosts set it when a disk is full.
 _PINNED = {
     "statement_timeout": "60s",
@@ -81,9 +81,9 @@ _usual: WeakKeyDictionary[Connection[Any], bool] = WeakKeyDictionary()
 
 
 def is_usual(conn: Connection[Any]) -> bool:
-    """Whether one statement by itself runs under the settings it needs on ``conn``, which is in no transaction.
+    """Whether a single statement on ``conn``, outside of a transaction, has the settings that it needs.
 
-    The first use of a connection costs a round trip. It is asked for at every use whether the encoding is still
+    The first use of a connection costs a round trip. The encoding is checked at every use: libpq knows it
     UTF-8, which libpq knows without one.
     """
     usual = _usual.get(conn)
@@ -99,11 +99,11 @@ def _is_utf8(conn: Connection[Any]) -> bool:
 def execute(
     conn: Connection[Any], call: Call[T], schema: str, *, synced: bool = True, statement: bytes | None = None
 ) -> T:
-    """Run ``call`` on ``conn``: a transaction of its own in autocommit, else part of the one that is open.
+    """Run ``call`` on ``conn``: in autocommit as its own transaction, otherwise in the open transaction.
 
-    A transaction that begins here is READ COMMITTED, whatever the default of the session, role or database is.
+    A transaction that begins here is READ COMMITTED, whatever the default of session, role or database is.
     ``synced=False``: its commit does not wait for the disk; a crash of the server may forget it. ``statement``: the
-    call's own one, in a larger statement. A connection to a server that is read-only is closed, so that its pool
+    call's statement as part of a larger one. A connection to a read-only server is closed, so that its pool
     connects to the primary.
 
     Raises:
@@ -150,7 +150,7 @@ def fetch(conn: Connection[Any], statement: str | Composed, arguments: Params | 
 
 @contextmanager
 def own_transaction(conn: Connection[Any]) -> Iterator[None]:
-    """A transaction that holds nothing of the user's: READ COMMITTED, with settings of its own."""
+    """A transaction for own statements only: READ COMMITTED, with own settings."""
     run(conn, _BEGIN)
     try:
         yield
@@ -163,13 +163,13 @@ def own_transaction(conn: Connection[Any]) -> Iterator[None]:
 
 
 def send(conn: Connection[Any], statements: str) -> tuple[list[PGresult], psycopg.Error | None]:
-    """Several statements in one message: their results, and the error that ended it.
+    """Send several statements in one message. Returns their results, and the error of the last one, if any.
 
-    Not through a cursor, which would look for placeholders, adapt no arguments and wrap results that nobody reads: that
+    This avoids psycopg's cursor, which looks for placeholders and wraps results that are not read: that
     was a fifth of a worker's time for an event.
 
     Raises:
-        psycopg.OperationalError: the connection is lost, and it is unknown how far the server came.
+        psycopg.OperationalError: the connection is lost, and it is unknown which statements were executed.
     """
     with conn.lock:
         conn.pgconn.send_query(statements.encode())
@@ -180,7 +180,7 @@ def send(conn: Connection[Any], statements: str) -> tuple[list[PGresult], psycop
 
 
 def run(conn: Connection[Any], statements: str) -> bytes | None:
-    """Several statements in one message; the value of the last one that has rows, as PostgreSQL writes it.
+    """Send several statements in one message. Returns the first value of the last one with rows, as text.
 
     Raises:
         psycopg.Error: the first error; the statements after it were not run.
@@ -198,7 +198,7 @@ def last_value(results: Sequence[PGresult]) -> bytes | None:
 
 @contextmanager
 def translated(context: AbstractContextManager[T]) -> Iterator[T]:
-    """``context``, with its own database errors translated; those of the body are the user's and stay as they are."""
+    """Enter and exit ``context``, and translate its own database errors. Errors of the body are the user's and stay."""
     try:
         entered = context.__enter__()
     except psycopg.Error as error:
@@ -216,7 +216,7 @@ def translated(context: AbstractContextManager[T]) -> Iterator[T]:
 
 
 def connection(pool: Pool) -> AbstractContextManager[Connection[Any]]:
-    """A connection of the pool that the server has not closed; one that cannot be had is a DatabaseUnavailable."""
+    """A connection of the pool that the server has not closed. Raises DatabaseUnavailable if there is none in time."""
     return translated(_borrowed(pool))
 
 
@@ -266,8 +266,8 @@ def transaction(conn: Connection[Any], name: str, limit: timedelta) -> Iterator[
     """A transaction that cannot outlive its client by more than ``limit``.
 
     A client that is stopped in the middle (SIGSTOP, a cut network) keeps its locks for as long as it is connected:
-    ``idle_in_transaction_session_timeout`` ends it. ``name`` stands in pg_stat_activity as application_name for as
-    long as the transaction lasts, so that a successor can end exactly this one (a COPY is ended by no timeout).
+    ``idle_in_transaction_session_timeout`` ends it. ``name`` is the application_name in pg_stat_activity as
+    long as the transaction lasts, so that a successor can end exactly this one (no timeout ends a COPY).
     """
     with translated(conn.transaction()):
         try:
@@ -278,7 +278,7 @@ def transaction(conn: Connection[Any], name: str, limit: timedelta) -> Iterator[
 
 
 def settings(name: str, limit: timedelta) -> str:
-    """The statement that makes a transaction what ``transaction`` says; ``name`` holds no quotes."""
+    """The statement with the settings of ``transaction``. ``name`` must not contain quotes."""
     milliseconds = min(max(int(limit / timedelta(milliseconds=1)), 1), 2**31 - 1)
     return (
         f"select pg_catalog.set_config('application_name', '{name}', true),"

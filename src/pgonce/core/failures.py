@@ -1,7 +1,7 @@
-"""What an application's function raised, in the log and for tools that collect errors, without what the error holds.
+"""Reports exceptions of handlers and jobs to the log and to tools that collect errors, without the exceptions' texts.
 
-The text of an exception may be a payload, a card number or a row. A log line names its kind and its place in the code.
-The log record's ``exc_info``, from which Sentry and its like read, has the kind and the frames, and no text. The
+The text of an exception may contain a payload, a card number or a row. So a log line names its class and its place.
+The log record's ``exc_info``, which Sentry and similar tools read, has the class and the frames, but no text. The
 traceback with its text is in the database, and a function registered with ``on_error`` gets the exception itself.
 """
 

@@ -38,7 +38,7 @@ _TEXT: dict[type, Callable[[Any], str | None]] = {
     timedelta: lambda length: f"{length.days} days {length.seconds} s {length.microseconds} us",
     type(None): lambda _: None,
 }
-"""How an argument is written: in a form that every setting of the session reads alike."""
+"""How an argument is written as text. The text does not depend on settings of the session."""
 BOOL_TYPE, UUID_TYPE = 16, 2950  # the types' numbers are fixed in PostgreSQL's catalogue
 _uses: WeakKeyDictionary[Connection[Any], dict[bytes, int]] = WeakKeyDictionary()
 """How often a connection has used a statement."""
@@ -55,7 +55,7 @@ def arguments_as_text(wanted: Call[Any]) -> list[str | None] | None:
 def execute_value(conn: Connection[Any], wanted: Call[T], schema: str) -> T:
     """``execute`` for a function that returns one value, in a transaction of its own whatever the pool's setting.
 
-    A run is two such calls and nothing else, so neither cursor nor adapters are in between. ``execute`` is used where
+    A run consists of two such calls, so cursor and adapters are avoided. ``execute`` is used if
     an argument's type is not in the table, and where the session's settings are not the usual ones.
 
     Raises:

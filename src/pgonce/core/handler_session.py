@@ -1,4 +1,4 @@
-"""Makes a pooled connection as new after code of the user's has had it."""
+"""Restores a pooled connection after a user's handler has used it."""
 
 # ruff: noqa: SLF001 -- psycopg has no public way to restore adapters, or to forget prepared statements
 from __future__ import annotations
@@ -16,14 +16,14 @@ RESET = (
 )
 """What DISCARD ALL does, in a transaction of its own: DISCARD ALL is refused in a message with other statements.
 
-In the message of the COMMIT, so that it reaches the same server through a transaction pooler. Not in the transaction of
-the next event: if that one was rolled back, the settings would be, too.
+It is sent with the COMMIT, so that it reaches the same server through a transaction pooler. In the transaction of the
+next event it would be rolled back together with that event.
 """
 _ATTRIBUTES = ("row_factory", "cursor_factory", "server_cursor_factory", "prepare_threshold", "prepared_max")
 
 
 class HandlerSession:
-    """What a handler can change of a psycopg connection on this side of the wire.
+    """The client-side state of a psycopg connection that a handler can change.
 
     Inside the ``with`` block ``conn.commit()`` and ``conn.rollback()`` raise, as inside ``conn.transaction()``.
     """
@@ -43,7 +43,7 @@ class HandlerSession:
         return self
 
     def restore(self) -> None:
-        """After RESET: make everything what it was when the block began."""
+        """Restore the state at the start of the block. Call it after RESET."""
         conn = self._conn
         conn._prepared = type(conn._prepared)()
         for name, found in self._attributes.items():
@@ -54,5 +54,6 @@ class HandlerSession:
         self.is_new = True
 
     def __exit__(self, *_: object) -> None:
-        # Nothing else: without RESET the server still has its prepared statements, and psycopg must not forget them.
+        # Nothing else is restored: without RESET the server still has its prepared statements, so psycopg must know
+        # them.
         self._conn._num_transactions = self._depth

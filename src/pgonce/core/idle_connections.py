@@ -1,4 +1,4 @@
-"""Whether the other end has sent something on an idle connection: without a round trip, so at every use."""
+"""Checks, without a round trip, whether the server has sent something on an idle connection."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from psycopg import AsyncConnection, Connection
 
 
 def has_unread_input(conn: Connection[Any] | AsyncConnection[Any]) -> bool:
-    """Whether something waits to be read on ``conn``, which is in no transaction.
+    """Whether there is unread input on ``conn``, which must not be in a transaction.
 
-    A restart, a failover, ``pg_terminate_backend`` and the idle timeout of a proxy leave a message or the end of the
-    stream there. A statement that is sent on such a connection fails, and then it is unknown whether it was executed.
+    After a restart, a failover, ``pg_terminate_backend`` or the idle timeout of a proxy, a message or the end of the
+    stream is there. A statement that is sent on such a connection fails, and it is unknown whether it was executed.
     """
     number = conn.fileno()
     if not hasattr(select, "poll"):  # Windows

@@ -1,6 +1,6 @@
-"""The identity of a process: the successor of a killed import on the same machine need not wait for its window.
+"""The identity of a process. With it, an import can resume at once after a process on the same machine was killed.
 
-Linux answers from /proc, with nothing but the standard library. Elsewhere psutil does (docs/decisions/dependencies.md).
+It is read from /proc on Linux, and by psutil on other systems (docs/decisions/dependencies.md).
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ def _from_proc() -> dict[str, Any]:
 def _from_psutil() -> dict[str, Any]:
     import psutil
 
-    # The machine, and not the time of its boot, which moves when the clock is set. No two processes of one machine have
-    # the same pid and the same start. Where there is no network card, getnode() is random: then nothing is gone.
+    # The machine is used, not its boot time, which changes when the clock is set. No two processes of one machine have
+    # the same pid and start. Without a network card getnode() is random; then no process counts as gone.
     started = round(psutil.Process().create_time() * 1000)
     return {"boot": f"{uuid.getnode():x}", "namespace": sys.platform, "pid": os.getpid(), "started": started}
 
 
 def is_gone(process: Mapping[str, Any]) -> bool:
-    """Whether that process has ended; False also where this one cannot tell (another machine, another container)."""
+    """Whether that process has ended. False also if it is unknown (another machine, another container)."""
     here = identity()
     if not here or any(process.get(name) != here[name] for name in ("boot", "namespace")):
         return False
@@ -50,7 +50,7 @@ def is_gone(process: Mapping[str, Any]) -> bool:
         pid, started = int(process["pid"]), process.get("started")
     except (KeyError, ValueError, TypeError):
         return False
-    if pid <= 0:  # a signal to it would be one to a whole group
+    if pid <= 0:  # a signal to it would be sent to a process group
         return False
     return _is_gone_from_proc(pid, started) if sys.platform == "linux" else _is_gone_from_psutil(pid, started)
 
@@ -62,8 +62,8 @@ def _is_gone_from_proc(pid: int, started: object) -> bool:
         return True
     except PermissionError:
         pass  # another user's
-    # With hidepid=2 /proc has no entry for another user's process, as if it had ended: so the signal above is asked
-    # first, and what cannot be read is not gone.
+    # With hidepid=2 /proc has no entry for another user's process, as if it had ended. So the signal above is sent
+    # first, and a process whose entry cannot be read does not count as gone.
     try:
         return _started(pid) != started
     except (OSError, ValueError, IndexError):
@@ -85,6 +85,6 @@ def _is_gone_from_psutil(pid: int, started: object) -> bool:
 
 
 def _started(pid: int) -> int:
-    # after the name, which may hold anything: state is field 3, starttime field 22; a zombie has ended
+    # split after the name, which may contain anything: state is field 3, starttime field 22; a zombie counts as ended
     fields = (_PROC / str(pid) / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
     return -1 if fields[0] in {"Z", "X"} else int(fields[19])

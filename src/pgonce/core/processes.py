@@ -22,7 +22,7 @@ from pgonce.core.execute import Pool
 Does = Literal["events", "receives", "jobs", "alerts"]
 
 BEAT_EVERY = 15.0
-"""Seconds between two signs of life at least; after a minute without one a service counts as dead."""
+"""Seconds between two heartbeats. After a minute without one, a service counts as dead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,9 @@ class ProcessLine:
     app: str
     release: str
     outdated: bool
-    """Another release than the newest start of its app."""
+    """Whether it has another release than the most recently started process of its app."""
     live: bool
-    """A sign of life within the last minute."""
+    """Whether it has sent a heartbeat within the last minute."""
     handlers: Sequence[str]
     jobs: Sequence[str]
     busy: int
@@ -84,7 +84,7 @@ class Registration:
         self._next = time.monotonic() + BEAT_EVERY
 
     def beat(self, pool: Pool, busy: int = 0, busy_with: Sequence[str] = ()) -> None:
-        """A sign of life, if the last one is `BEAT_EVERY` seconds old; to be called more often than that."""
+        """Send a heartbeat if the last one is `BEAT_EVERY` seconds old. To be called more often than that."""
         if time.monotonic() < self._next:
             return
         if not call_with_timeouts(pool, beat_process(self.id, busy, busy_with), self.schema):
@@ -131,12 +131,12 @@ def host() -> str:
 
 
 def this_process() -> str:
-    """host:pid, which a run carries: it leads to the process that hangs."""
+    """host:pid, which is stored with each run, so that a hanging process can be found."""
     return f"{host()}:{os.getpid()}"
 
 
 def beat_process(process_id: UUID, busy: int, busy_with: Sequence[str]) -> Call[bool]:
-    """A sign of life. False: there is no such row."""
+    """Send a heartbeat. False: there is no such row."""
     args = {"p_id": process_id, "p_busy": busy, "p_busy_with": list(busy_with)}
     return Call("pgonce_beat_process", args, value)
 

@@ -18,7 +18,7 @@ def check_name(given: Any, decorator: str, what: str, example: str) -> None:
         given: the argument.
         decorator: how it is written, such as "@app.job".
         what: what the argument is, such as "the job's name".
-        example: one that would do.
+        example: a valid argument.
 
     Raises:
         InvalidArgument: the decorator was written without parentheses, or ``given`` is not text, is empty, or begins or
@@ -61,7 +61,7 @@ def check_function(
     if not generator and (inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)):
         raise InvalidArgument(f"{name} is a generator, whose body would never run: remove the `yield`")
     try:
-        # Not the signature of what a decorator has wrapped: the wrapper may add arguments or take some away.
+        # Not the signature of the wrapped function: a decorator may add or remove arguments.
         signature = inspect.signature(function, follow_wrapped=False)
     except (TypeError, ValueError):  # a function in C says nothing about its arguments
         return
@@ -137,7 +137,7 @@ def check_pool(pool: Any, wanted: type, user: str) -> None:
 
 
 def called(function: Any) -> str:
-    """What the user knows the function by, such as ``sync_invoice``."""
+    """The function's name in the user's code, such as ``sync_invoice``."""
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     return str(name).rpartition("<locals>.")[2]
 

@@ -1,4 +1,4 @@
-"""Whether an installation is what this release would install: ``pgonce migrate --check``."""
+"""Compares an installation with what this release would install: ``pgonce migrate --check``."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pgonce.core.migrate import applied, refuse, run_script
 from pgonce.core.schema_sql import SPECIFIED, api, migrations, script
 from pgonce.errors import PgonceError, SchemaError
 
-# Everything that the script makes in the schema that is first in the search_path, as (kind, name, definition). What
-# would name the schema is left out, so that two schemas can be compared. Rights are those of service_role alone: the
-# others have none, or are warned of.
+# Everything that the script makes in the first schema of the search_path, as (kind, name, definition). The schema's
+# name is removed, so that two schemas can be compared. Of the rights only those of service_role are included: the other
+# roles have none, or there is a warning.
 _DEFINITIONS: LiteralString = """
 with here as (
     select oid, nspname, format('"%%s"', replace(nspname, '"', '""')) as quoted  -- as psycopg quotes it in the script
@@ -70,7 +70,7 @@ Definitions = dict[tuple[str, str], str]
 
 
 def check(url: str, schema: str = "public") -> list[str]:
-    """Compare an installation with this release; nothing is written, no lock is taken that a writer waits for.
+    """Compare an installation with this release. Nothing is written, and no writer has to wait.
 
     This release is installed into a new schema, in a transaction that is rolled back, and the two are compared object
     by object. So the role must be allowed to create a schema.
@@ -129,7 +129,7 @@ def _definitions(conn: psycopg.Connection[Any], schema: str) -> Definitions:
 
 
 def _strangers(conn: psycopg.Connection[Any], schema: str) -> list[str]:
-    """What would stop the next migrate: an object of somebody else under a name of ours."""
+    """Why the next migrate would stop: an object that is not pgonce's has a name that pgonce needs."""
     _use(conn, schema)
     try:
         with conn.transaction():
@@ -147,7 +147,7 @@ def _differences(wanted: Definitions, found: Definitions) -> list[str]:
         elif found[kind, name] != definition:
             first = "drop it, then " if kind == "trigger" else ""  # migrate makes a trigger only where there is none
             lines.append(f"{kind} {name} is not as this release makes it: {first}{_remedy(kind)}")
-    # functions of an earlier release, or made under our comment; further columns and indexes are the user's own
+    # functions of an earlier release, or with a comment of ours; additional columns and indexes are the user's
     gone = sorted(
         (kind, name) for kind, name in found if kind in {"function", "procedure"} and (kind, name) not in wanted
     )
@@ -155,7 +155,7 @@ def _differences(wanted: Definitions, found: Definitions) -> list[str]:
 
 
 def _remedy(kind: str) -> str:
-    # a migration runs once, so migrate does not make these again
+    # a migration runs only once, so migrate would not make these again
     if kind in {"table", "column", "constraint", "index"}:
         return "make it as `pgonce sql` has it"
     return "run `pgonce migrate`"

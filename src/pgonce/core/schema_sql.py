@@ -133,7 +133,7 @@ def objects() -> dict[str, list[str]]:
     found: dict[str, set[str]] = {}
     text = "\n".join([_MIGRATIONS_TABLE, *(body for _, _, body in migrations()), *map(api, API)])
     for kind, name in _CREATED.findall(_COMMENT.sub("", text)):
-        if not name.startswith("pgonce_shape"):  # made and dropped by install_check.sql
+        if not name.startswith("pgonce_shape"):  # created and dropped by install_check.sql
             found.setdefault("function" if kind == "procedure" else kind, set()).add(name)
     return {kind: sorted(names) for kind, names in sorted(found.items())}
 
@@ -147,7 +147,7 @@ def statements(table: str) -> list[str]:
 
 @cache
 def _specification() -> dict[str, dict[str, object]]:
-    # What install_check.sql compares a hand-made table with: the specification's own statements, with placeholders
+    # install_check.sql compares a hand-made table with this: the specification's statements, with placeholders
     # for the names, and the columns that pgonce adds.
     text = _COMMENT.sub("", "\n".join(body for _, _, body in migrations()))
     found: dict[str, dict[str, object]] = {}

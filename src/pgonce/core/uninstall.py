@@ -1,4 +1,4 @@
-"""What ``pgonce uninstall`` drops: everything that migrate has made, known by its comment, table or name."""
+"""What ``pgonce uninstall`` drops: everything that migrate has made, found by its comment, table or name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import psycopg
 from pgonce.core.schema_sql import LOCK, SPECIFIED
 from pgonce.errors import SchemaError
 
-# In an order in which nothing depends on what comes before. The specification's tables keep the columns that pgonce has
+# The order is such that nothing depends on what is dropped before it. The specification's tables keep the columns that
+# pgonce has
 # added, and their comment: raw holds the only exact copy of some payloads, and a later migrate takes the tables back.
 _STATEMENTS: LiteralString = """
 with here as (select oid from pg_namespace where nspname = %(schema)s),
@@ -39,7 +40,7 @@ select statement from (
 
 
 def statements(conn: psycopg.Connection[Any], schema: str, with_data: bool) -> list[str]:
-    """The statements that take pgonce out of ``schema``, to be run in their order; they name the schema.
+    """The statements that remove pgonce from ``schema``, in order; they name the schema.
 
     ``with_data``: also the three tables of the specification.
     """
@@ -54,7 +55,7 @@ def run(conn: psycopg.Connection[Any], planned: list[str]) -> None:
     """Execute ``planned`` in one transaction.
 
     Raises:
-        SchemaError: something of the user's depends on what is to be dropped; nothing was dropped.
+        SchemaError: an object of the user depends on what would be dropped; nothing was dropped.
     """
     try:
         with conn.transaction():
