@@ -14,7 +14,7 @@ DEV   = $(VENV)/.installed-dev
 BENCH = $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix generate bench dist lock clean
+.PHONY: help demo test check fix generate docs bench dist lock clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -31,6 +31,8 @@ check: $(DEV) ## check lint, format, types, and that generated files are up to d
 	@$(BIN)/python tools/sql_reference.py --check
 	@$(BIN)/python tools/diagnoses.py --check
 	@$(BIN)/python tools/typescript_types.py --check
+	@$(BIN)/python tools/command_reference.py --check
+	@$(BIN)/python tools/python_reference.py --check
 	@$(BIN)/ruff check --quiet $(CODE)
 	@$(BIN)/ruff format --quiet --check $(CODE) || { echo "not formatted: make fix" >&2; exit 1; }
 	@$(BIN)/mypy $(CODE)
@@ -39,11 +41,18 @@ fix: $(DEV) ## repair what ruff can repair
 	@$(BIN)/ruff check --quiet --fix $(CODE)
 	@$(BIN)/ruff format --quiet $(CODE)
 
-generate: $(DEV) ## write x.py from every x_async.py, and docs/sql.md, the tables of causes and the TypeScript types from the SQL
+generate: $(DEV) ## write what is generated: x.py from x_async.py, the references in docs/, the TypeScript types
 	@$(BIN)/python tools/unasync.py
 	@$(BIN)/python tools/sql_reference.py
 	@$(BIN)/python tools/diagnoses.py
 	@$(BIN)/python tools/typescript_types.py
+	@$(BIN)/python tools/command_reference.py
+	@$(BIN)/python tools/python_reference.py
+
+docs: ## build the documentation site into build/site; a broken link is an error
+	@tools/venv.sh .cache/docs docs
+	@.cache/docs/bin/python tools/docs_site.py build/pages
+	@.cache/docs/bin/zensical build --strict --clean
 
 bench: $(BENCH) ## run the benchmarks, next to those of comparable libraries
 	@$(BIN)/python -m bench

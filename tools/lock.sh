@@ -15,7 +15,7 @@ compile() {
     "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
         --no-emit-index-url --no-emit-find-links --output-file "requirements/$out" "$@"
 }
-compile lock.txt "$@" --all-extras pyproject.toml requirements/build.in requirements/dist.in
+compile lock.txt "$@" --all-extras pyproject.toml requirements/build.in requirements/dist.in requirements/docs.in
 # the parts of it that one purpose needs: pip cannot install a part of a file with hashes
 compile run.txt --constraint requirements/lock.txt --extra embedded --extra serve --extra console --extra examples \
     pyproject.toml requirements/build.in
@@ -23,3 +23,4 @@ compile dev.txt --constraint requirements/lock.txt --extra all --extra examples 
     pyproject.toml requirements/build.in
 compile package.txt --constraint requirements/lock.txt --extra all pyproject.toml
 compile dist.txt --constraint requirements/lock.txt requirements/dist.in
+compile docs.txt --constraint requirements/lock.txt requirements/docs.in

@@ -1,10 +1,10 @@
 #!/bin/sh
 # Creates or updates an environment: tools/venv.sh DIRECTORY PURPOSE, from the root of the project. PURPOSE is run, dev,
-# lock (everything) or dist (without pgonce itself). It installs what requirements/PURPOSE.txt names, and checks each file
+# lock (everything), dist or docs (these two without pgonce itself). It installs what requirements/PURPOSE.txt names, and checks each file
 # against its hash. It uses uv if that is on PATH and works, otherwise python3 -m venv and pip. It asks no questions; if
 # neither works, one line says which package to install. PYTHON names the interpreter.
 set -eu
-venv=$1 locked=requirements/$2.txt editable=$([ "$2" = dist ] || echo yes)
+venv=$1 locked=requirements/$2.txt editable=$(case $2 in dist | docs) ;; *) echo yes ;; esac)
 
 say() { echo "pgonce: $*" >&2; }
 say_installing() { say "installing $locked into $venv with $1 (again only when dependencies change)"; }

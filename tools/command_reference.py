@@ -1,0 +1,75 @@
+"""Writes docs/commands.md: the help of every command of ``pgonce``.
+
+python tools/command_reference.py            write the page
+python tools/command_reference.py --check    write nothing; exit 1 if the page would change
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from pgonce.cli import main as pgonce
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "commands.md"
+WIDTH = 100
+
+HEAD = """\
+<!-- Generated from `pgonce --help` by tools/command_reference.py: edit src/pgonce/cli, then `make generate`. -->
+# The commands
+
+Exit codes: 0 done, 1 failed, 2 wrong use, 75 skipped because another run is at work. `--json` prints
+what a program reads.
+
+## Completion
+
+The shell completes commands and options after one line in its start file:
+
+| shell | line |
+|---|---|
+| bash, `~/.bashrc` | `eval "$(_PGONCE_COMPLETE=bash_source pgonce)"` |
+| zsh, `~/.zshrc` | `eval "$(_PGONCE_COMPLETE=zsh_source pgonce)"` |
+| fish, `~/.config/fish/completions/pgonce.fish` | `_PGONCE_COMPLETE=fish_source pgonce \\| source` |
+"""
+
+
+def commands(command: click.Command, name: str, parent: click.Context | None = None) -> Iterator[tuple[str, str]]:
+    """(name, help) of ``command`` and of all commands below it that are not hidden."""
+    context = click.Context(command, info_name=name, parent=parent, terminal_width=WIDTH, max_content_width=WIDTH)
+    yield context.command_path, command.get_help(context)
+    if isinstance(command, click.Group):
+        for each in command.list_commands(context):
+            found = command.get_command(context, each)
+            if found is not None and not found.hidden:
+                yield from commands(found, each, context)
+
+
+def page() -> str:
+    """The text of docs/commands.md."""
+    parts = [HEAD]
+    for path, text in commands(pgonce, "pgonce"):
+        parts.append(f"\n## {path}\n\n```text\n{text}\n```\n")
+    return "".join(parts)
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command line; returns the exit code."""
+    if arguments not in ([], ["--check"]):
+        print("usage: python tools/command_reference.py [--check]", file=sys.stderr)
+        return 2
+    text = page()
+    fresh = PAGE.exists() and PAGE.read_text(encoding="utf-8") == text
+    if arguments and not fresh:
+        print("docs/commands.md is out of date: make generate", file=sys.stderr)
+        return 1
+    if not fresh:
+        PAGE.write_text(text, encoding="utf-8")
+        print("wrote docs/commands.md")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
