@@ -14,9 +14,9 @@ import uvicorn
 Served = httpx.Client
 
 
-def serve_asgi(app: Any, on_stop: Callable[[], Awaitable[None]] | None = None) -> Iterator[Served]:
+def serve_asgi(app: Any, on_stop: Callable[[], Awaitable[None]] | None = None, **settings: Any) -> Iterator[Served]:
     started = threading.Event()
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="auto"))
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="auto", **settings))
 
     async def run() -> None:
         task = asyncio.create_task(server.serve())

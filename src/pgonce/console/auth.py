@@ -98,8 +98,12 @@ def read_users(text: str) -> dict[str, User]:
     return users
 
 
-def hash_password(password: str) -> str:
+def hash_password(password: str, log_n: int = LOG_N) -> str:
     """One line for PGONCE_CONSOLE_USERS: salted scrypt, without a colon, a comma or a sign that a shell reads.
+
+    Args:
+        password: at most 1,024 bytes.
+        log_n: scrypt's cost: each step doubles memory and time.
 
     Raises:
         InvalidArgument: it is empty, or longer than 1,024 bytes.
@@ -112,11 +116,11 @@ def hash_password(password: str) -> str:
     return ".".join(
         [
             "scrypt",
-            str(LOG_N),
+            str(log_n),
             str(BLOCK),
             str(PARALLEL),
             _text(salt),
-            _text(_derive(password, salt, LOG_N, BLOCK, PARALLEL)),
+            _text(_derive(password, salt, log_n, BLOCK, PARALLEL)),
         ]
     )
 

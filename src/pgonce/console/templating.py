@@ -87,7 +87,7 @@ def duration(length: timedelta | float | None) -> str:
     if length is None:
         return ""
     ms = length / timedelta(milliseconds=1) if isinstance(length, timedelta) else length
-    if ms < 1000:
+    if ms < 999.5:
         return f"{max(ms, 0):.0f} ms"
     if ms < 10_000:
         return f"{ms / 1000:.1f}".removesuffix(".0") + " s"

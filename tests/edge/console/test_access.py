@@ -1,0 +1,330 @@
+"""Who gets into the console, over real HTTP: users with passwords, the host's, a proxy's, or this machine alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+import pgonce
+from pgonce.console.auth import hash_password
+from pgonce.errors import InvalidArgument
+from tests.conftest import _new_database
+from tests.edge.command import pgonce as command
+from tests.edge.serving import serve_asgi
+
+Client = httpx.Client
+Start = Callable[..., Client]
+
+
+def cheap(password: str) -> str:
+    return hash_password(password, log_n=10)
+
+
+OPS = f"ops:operator:{cheap('secret')}"
+SUPPORT = f"support:reader:{cheap('reads')}"
+BROWSER = {"sec-fetch-site": "same-origin"}
+
+
+@pytest.fixture(scope="module")
+def url(server: str, template: str) -> Iterator[str]:
+    """A database for all tests of this module: each uses names of its own."""
+    with _new_database(server, template) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def conn(url: str) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(url, autocommit=True) as conn:
+        yield conn
+
+
+@contextmanager
+def served(app: Any, stop: Any = None) -> Iterator[Client]:
+    yield from serve_asgi(app, stop, proxy_headers=False)  # as `pgonce serve` and `pgonce console` run it
+
+
+@pytest.fixture(scope="module")
+def start(url: str) -> Iterator[Start]:
+    with ExitStack() as stack:
+
+        def start(prefix: str = "", wrap: Callable[[Any], Any] | None = None, **options: Any) -> Client:
+            console = pgonce.Console(url=url, **{"users": "", **options})
+            app = wrap(console) if wrap else console
+            client = stack.enter_context(served(app, console.stop))
+            client.base_url = client.base_url.join(prefix + "/") if prefix else client.base_url
+            return client
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def console(start: Start) -> Client:
+    """A console with two users."""
+    return start(users=f"{OPS},{SUPPORT}")
+
+
+@pytest.fixture
+def browser(console: Client) -> Iterator[Client]:
+    """A browser without cookies."""
+    with httpx.Client(base_url=console.base_url, headers=BROWSER, timeout=30) as client:
+        yield client
+
+
+def token(page: httpx.Response) -> str:
+    found = re.search(r'name="csrf" value="([^"]+)"', page.text)
+    assert found, page.text
+    return found[1]
+
+
+def log_in(browser: Client, name: str = "ops", password: str = "secret", **more: str) -> httpx.Response:
+    sent = {"csrf": token(browser.get("login")), "name": name, "password": password, **more}
+    return browser.post("login", data=sent)
+
+
+def test_a_page_needs_a_login_and_leads_to_what_was_asked_for(browser: Client) -> None:
+    asked = browser.get("/audit?who=ops%26x")
+    assert (asked.status_code, asked.headers["location"]) == (303, "/login?next=%2Faudit%3Fwho%3Dops%2526x")
+    done = log_in(browser, next="/audit?who=ops%26x")
+    assert (done.status_code, done.headers["location"]) == (303, "/audit?who=ops%26x")
+    assert "ops, operator" in browser.get("/audit").text
+
+
+@pytest.mark.parametrize("target", ["https://evil.example/", "//evil.example/", "/\\evil.example", "/login", "x"])
+def test_a_login_leads_to_no_other_site(browser: Client, target: str) -> None:
+    assert log_in(browser, next=target).headers["location"] == "/"
+
+
+def test_data_needs_a_login_too_and_is_not_redirected(browser: Client) -> None:
+    assert browser.get("/now.json").status_code == 401
+    assert log_in(browser).status_code == 303
+    assert browser.get("/now.json").json()["sentences"][0]["question"] == "Lost?"
+
+
+def test_a_session_ends_with_a_logout_and_its_cookie_is_worthless(browser: Client) -> None:
+    log_in(browser)
+    kept = dict(browser.cookies)
+    page = browser.get("/")
+    assert browser.post("/logout", data={"csrf": token(page)}).status_code == 303
+    assert httpx.get(browser.base_url.join("/"), cookies=kept).status_code == 303
+
+
+def test_a_session_ends_when_the_password_or_the_role_is_changed(start: Start, conn: Any) -> None:
+    old = start(users=f"eva:operator:{cheap('one')}")
+    with httpx.Client(base_url=old.base_url, headers=BROWSER) as browser:
+        assert log_in(browser, "eva", "one").status_code == 303
+        cookies = dict(browser.cookies)
+        assert browser.get("/").status_code == 200
+    for users in (f"eva:operator:{cheap('two')}", f"eva:reader:{cheap('one')}", OPS):
+        new = start(users=users)
+        assert httpx.get(new.base_url.join("/"), cookies=cookies).status_code == 303
+    assert conn.execute("select reason from pgonce_audit where actor = 'eva' and action = 'logout'").fetchone() == (
+        "the password or role was changed",
+    )
+
+
+def test_the_cookie_is_another_one_after_the_login(browser: Client) -> None:
+    browser.get("/login")
+    planted = browser.cookies["pgonce_console"]
+    said = log_in(browser).headers["set-cookie"]
+    assert browser.cookies["pgonce_console"] != planted
+    assert "HttpOnly" in said
+    assert "SameSite=Strict" in said
+    assert "Secure" not in said
+
+
+def test_five_wrong_passwords_end_the_attempts_of_an_address_and_twenty_those_of_an_account(
+    start: Start, conn: Any
+) -> None:
+    console = start(users=f"tom:operator:{cheap('secret')}", proxies=["127.0.0.1"])
+
+    def attempt(address: str, password: str) -> int:
+        headers = {**BROWSER, "x-forwarded-for": address}
+        with httpx.Client(base_url=console.base_url, headers=headers, timeout=30) as browser:
+            return log_in(browser, "tom", password).status_code
+
+    assert [attempt("192.0.2.1", "wrong") for _ in range(5)] == [401] * 5
+    assert attempt("192.0.2.1", "secret") == 429
+    conn.execute("insert into pgonce_console_logins (name, address) select 'tom', n from generate_series(1, 15) n")
+    assert attempt("192.0.2.2", "secret") == 429
+    conn.execute("update pgonce_console_logins set attempted_at = attempted_at - interval '16 minutes'")
+    assert attempt("192.0.2.2", "secret") == 303
+
+
+def test_an_unknown_name_is_answered_like_a_wrong_password(browser: Client) -> None:
+    unknown = log_in(browser, "nobody<script>", "x")
+    assert unknown.status_code == 401
+    assert "Name or password is wrong. 4 tries are left" in unknown.text
+    assert "<script>" not in unknown.text.replace("<script src=", "")
+
+
+FOREIGN = [
+    {"sec-fetch-site": "cross-site"},
+    {"sec-fetch-site": "same-site"},
+    {"origin": "https://evil.example"},
+    {"origin": "null"},
+    {},
+]
+
+
+@pytest.mark.parametrize("headers", FOREIGN, ids=str)
+def test_a_form_that_another_site_sends_is_refused(console: Client, headers: dict[str, str]) -> None:
+    with httpx.Client(base_url=console.base_url, headers=BROWSER) as browser:
+        log_in(browser)
+        sent, cookies = token(browser.get("/")), dict(browser.cookies)
+    answer = httpx.post(console.base_url.join("/logout"), data={"csrf": sent}, cookies=cookies, headers=headers)
+    assert answer.status_code == 403
+
+
+def test_without_sec_fetch_site_the_origin_must_be_the_console(console: Client) -> None:
+    origin = str(console.base_url).rstrip("/")
+    with httpx.Client(base_url=console.base_url, headers={"origin": origin}) as browser:
+        assert log_in(browser).status_code == 303
+
+
+def test_a_form_needs_the_token_of_this_browser(browser: Client, console: Client) -> None:
+    log_in(browser)
+    with httpx.Client(base_url=console.base_url, headers=BROWSER) as other:
+        foreign = token(other.get("/login"))
+    for sent in ("", "x", foreign, browser.cookies["pgonce_console"]):
+        assert browser.post("/logout", data={"csrf": sent}).status_code == 403
+    assert browser.get("/").status_code == 200
+
+
+def test_a_get_never_acts(browser: Client) -> None:
+    log_in(browser)
+    for path in ("/logout", "/alerts/unmute"):
+        assert browser.get(path).status_code == 405
+        assert browser.head(path).status_code == 405
+
+
+def test_a_reader_sees_the_pages_and_the_database_refuses_what_he_posts(browser: Client, conn: Any) -> None:
+    [(alert,)] = conn.execute(
+        "insert into pgonce_alerts (channel, kind, subject, dedupe_key, message)"
+        " values ('c', 'deliveries_refused', 'signature', 'r/1', 'refused') returning id"
+    )
+    log_in(browser, "support", "reads")
+    page = browser.get("/alerts")
+    assert "support, reader" in page.text
+    assert "Mute" not in page.text.replace("Muted", "")
+    sent = {"csrf": token(page), "id": str(alert), "for": "1 hour", "why": "x"}
+    refused = browser.post("/alerts/mute", data=sent)
+    assert (refused.status_code, "Support is a reader: only an operator" in refused.text) == (403, True)
+    assert conn.execute("select count(*) from pgonce_alert_mutes").fetchone() == (0,)
+    said = "select actor, address, noun, after from pgonce_audit where refused and action = 'mute'"
+    assert conn.execute(said).fetchall() == [("support", "127.0.0.1", "alert", "not done; support is a reader")]
+
+
+def test_every_answer_has_the_headers_that_a_page_needs(browser: Client) -> None:
+    log_in(browser)
+    answers = [browser.get(path) for path in ("/", "/now.json", "/nothing", "/login", "/audit.csv")]
+    for answer in [*answers, httpx.get(browser.base_url.join("/"))]:
+        assert answer.headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'")
+        assert "unsafe" not in answer.headers["content-security-policy"]
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["vary"] == "Cookie, HX-Request"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_no_page_has_a_script_or_style_in_it_or_an_address_elsewhere(browser: Client) -> None:
+    log_in(browser)
+    for path in ("/", "/alerts", "/audit", "/zone", "/login?next=/"):
+        text = browser.get(path, follow_redirects=True).text
+        assert not re.search(r"<style|\sstyle=|<script(?! src=)|\son\w+=|javascript:|https?://", text), path
+        assert len(text.encode()) < 100_000
+
+
+def test_the_users_of_the_host_application_need_no_password(start: Start, conn: Any) -> None:
+    async def user(scope: Any) -> tuple[str, str] | None:
+        name = dict(scope["headers"]).get(b"x-test-user", b"").decode()
+        return (name, "operator" if name == "ada" else "reader") if name else None
+
+    client = start("/admin/console", lambda app: Starlette(routes=[Mount("/admin/console", app)]), user=user)
+    assert client.get("").status_code == 403
+    page = client.get("", headers={"x-test-user": "ada"})
+    assert (page.status_code, "ada, operator" in page.text) == (200, True)
+    assert 'href="/admin/console/audit"' in page.text
+    assert 'src="/admin/console/static/console.js' in page.text
+    assert "//static" not in page.text
+    style = page.text.split('rel="stylesheet" href="')[1].split('"')[0]
+    assert httpx.get(f"http://127.0.0.1:{client.base_url.port}{style}").status_code == 200
+    found = conn.execute("select source, role from pgonce_console_sessions where name = 'ada'").fetchall()
+    assert found == [("host", "operator")]
+
+
+def test_a_role_that_does_not_exist_is_an_error_and_not_a_login(start: Start) -> None:
+    client = start(user=lambda _: ("eve", "admin"))
+    assert client.get("/").status_code == 400
+
+
+def test_a_proxy_names_the_user_and_nobody_else_can(start: Start) -> None:
+    options = {"user_header": "x-user", "operators": ["ops"]}
+    behind = start(proxies=["127.0.0.0/8"], **options)
+    assert "ops, operator" in behind.get("/", headers={"x-user": "ops"}).text
+    assert "eva, reader" in behind.get("/", headers={"x-user": "eva"}).text
+    assert behind.get("/").status_code == 403
+    assert behind.get("/", headers=[("x-user", "ops"), ("x-user", "eva")]).status_code == 403
+    elsewhere = start(proxies=["192.0.2.7"], **options)
+    assert elsewhere.get("/", headers={"x-user": "ops"}).status_code == 403
+
+
+def test_behind_a_proxy_with_a_prefix_and_tls_the_addresses_and_the_cookie_fit(start: Start) -> None:
+    client = start(users=OPS, proxies=["127.0.0.1"])
+    headers = {
+        "x-forwarded-proto": "https", "x-forwarded-host": "ops.example", "x-forwarded-prefix": "/tools",
+        "x-forwarded-for": "203.0.113.9, 127.0.0.1", "origin": "https://ops.example",
+    }  # fmt: skip
+    page = client.get("/login", headers=headers)
+    assert 'action="/tools/login"' in page.text
+    assert page.headers["set-cookie"].endswith("; Path=/tools; HttpOnly; SameSite=Strict; Secure")
+    cookies = {"pgonce_console": page.headers["set-cookie"].split("=")[1].split(";")[0]}
+    sent = {"csrf": token(page), "name": "ops", "password": "secret"}
+    done = httpx.post(client.base_url.join("/login"), data=sent, headers=headers, cookies=cookies)
+    assert (done.status_code, done.headers["location"]) == (303, "/tools/")
+
+
+@pytest.mark.parametrize("prefix", ["//evil.example", "/a b", "x", '/"><script>'])
+def test_a_prefix_that_could_lead_elsewhere_is_left_out(start: Start, console: Client, prefix: str) -> None:
+    client = start(users=OPS, proxies=["127.0.0.1"])
+    assert 'action="/login"' in client.get("/login", headers={"x-forwarded-prefix": prefix}).text
+
+
+def test_without_users_only_this_machine_gets_in(start: Start) -> None:
+    client = start()
+    assert ", operator" in client.get("/").text
+    for headers in ({"host": "pgonce.example"}, {"x-forwarded-for": "192.0.2.1"}, {"forwarded": "for=192.0.2.1"}):
+        refused = client.get("/", headers=headers)
+        assert (refused.status_code, "PGONCE_CONSOLE_USERS" in refused.text) == (403, True)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "pgonce.example"])
+def test_without_users_it_does_not_listen_for_others(host: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"PGONCE_CONSOLE_USERS.*pgonce console hash"):
+        pgonce.Console(users="").check_host(host)
+    pgonce.Console(users=OPS).check_host(host)
+    pgonce.Console(users="", proxies=["10.0.0.1"], user_header="x-user").check_host(host)
+
+
+def test_the_command_refuses_to_listen_for_others_without_users(database: str) -> None:
+    code, _, said = command(database, "console", "--host", "0.0.0.0")
+    assert (code, said.count("\n")) == (1, 1)
+    assert "set PGONCE_CONSOLE_USERS" in said
+
+
+def test_a_link_on_another_site_opens_the_page_of_whoever_is_logged_in(console: Client) -> None:
+    answer = httpx.get(console.base_url.join("/audit?q=1"), headers={"sec-fetch-site": "cross-site"})
+    assert answer.status_code == 200
+    assert '<meta http-equiv="refresh" content="0; url=/audit?q=1">' in answer.text
+
+
+def test_a_form_that_is_too_large_or_none_is_refused(browser: Client) -> None:
+    page = token(browser.get("/login"))
+    assert browser.post("/login", data={"csrf": page, "name": "x" * 300_000}).status_code == 400
+    assert browser.post("/login", json={"csrf": page}).status_code == 400

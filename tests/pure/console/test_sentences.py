@@ -1,0 +1,132 @@
+"""The four sentences: green only if somebody has looked, and with the number that says why not."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from pgonce.console.sentences import Sentence, four
+from pgonce.console.templating import Clock
+from pgonce.core.facts import Facts, StuckImport
+from pgonce.core.processes import ProcessLine
+from pgonce.jobs.calls_stats import JobLine
+
+NOW = datetime(2026, 11, 26, 13, 2, 36, tzinfo=UTC)
+CLOCK = Clock(ZoneInfo("UTC"), NOW)
+COMPARED = {"seen": 1204, "recovered": 0, "missing": 0, "not_compared": {}}
+
+
+def facts(**changed: Any) -> Facts:
+    """A quiet day, on which everybody has looked."""
+    usual: dict[str, Any] = dict.fromkeys(Facts.__dataclass_fields__)
+    usual |= {
+        "now": NOW, "last_received_at": NOW - timedelta(minutes=1), "refused": 0,
+        "compared_at": NOW - timedelta(hours=3),
+        "compared_by": "web-1:7", "compared": COMPARED, "waiting": 0, "late_events": 0, "ticks": 86, "missed": 0,
+        "dead": 0, "dead_causes": 0, "stale_runs": 0, "expired_leases": 0, "handled_p95": timedelta(milliseconds=180),
+        "has_schedules": True, "has_queued": True,
+    }  # fmt: skip
+    return Facts(**{**usual, **changed})
+
+
+def process(does: list[str], seen: float) -> ProcessLine:
+    at = NOW - timedelta(seconds=seen)
+    return ProcessLine("web-2", 28, does, "0.1.0", "shop", "1", False, seen < 60, [], [], 0, 4, [], NOW, at, NOW - at)
+
+
+def job(**changed: Any) -> JobLine:
+    usual: dict[str, Any] = dict.fromkeys(JobLine.__dataclass_fields__)
+    usual |= {"job_name": "ledger_export", "key": "", "run_id": uuid4(), "status": "running", "stopping": False}
+    return JobLine(**{**usual, **changed})
+
+
+def say(found: Facts, seen: float | None = 12, jobs: Any = (), stuck: Any = ()) -> dict[str, Sentence]:
+    processes = [] if seen is None else [process(["events", "jobs"], seen)]
+    return {each.id: each for each in four(found, jobs, stuck, processes, CLOCK)}
+
+
+def test_on_a_quiet_day_all_four_are_green_and_say_who_looked() -> None:
+    said = say(facts())
+    assert [(each.state, each.say) for each in said.values()] == [
+        ("ok", "Nothing is lost."), ("ok", "Nothing is late."), ("ok", "Nothing is stuck."), ("ok", "Nothing is slow."),
+    ]  # fmt: skip
+    assert said["late"].look.by == "web-2:28"
+    assert said["lost"].look.by == "web-1:7"
+    assert "Of 1,204 events that Stripe lists, 0 are missing." in said["lost"].evidence
+
+
+@pytest.mark.parametrize("seen", [None, 61, 600])
+def test_without_a_worker_that_looks_nothing_but_a_fault_is_said(seen: float | None) -> None:
+    said = say(facts(), seen)
+    assert {each.state for each in said.values()} == {"ok", "unknown"}
+    assert said["late"].state == said["stuck"].state == said["slow"].state == "unknown"
+    assert said["late"].say.startswith("Not checked")
+    assert say(facts(stale_runs=1, stale_job="ledger"), seen)["stuck"].state == "dead"
+
+
+def test_a_worker_that_only_handles_events_has_not_looked_at_the_ticks() -> None:
+    [_, late, *_] = four(facts(), [], [], [process(["events"], 5), process(["jobs"], 300)], CLOCK)
+    assert (late.state, late.say) == ("unknown", "Not checked for 5 min.")
+    [_, late, *_] = four(facts(has_schedules=False), [], [], [process(["events"], 5)], CLOCK)
+    assert late.state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("changed", "state", "says"),
+    [
+        ({"compared_at": None, "compared": None}, "unknown", "Not known: nobody has compared with Stripe."),
+        ({"compared_at": NOW - timedelta(days=3)}, "unknown", "Not known: last compared with Stripe 3 d ago."),
+        ({"compared": {"error": "Stripe refused"}}, "unknown", "Not known since 10:02:36."),
+        ({"compared": {**COMPARED, "missing": 1}}, "dead", "1 event is missing here."),
+        ({"compared": {**COMPARED, "not_compared": {"acct_1": "no"}}}, "unknown", "Not known of 1 connected account."),
+        ({"refused": 212, "refused_reason": "signature"}, "dead", "212 deliveries were refused in 24 hours."),
+        ({"refused": 1, "refused_reason": "time"}, "odd", "Nothing is lost."),
+        ({"silent": "no delivery since … Next: `x`"}, "dead", "Stripe has stopped delivering."),
+    ],
+)  # fmt: skip
+def test_lost(changed: dict[str, Any], state: str, says: str) -> None:
+    lost = say(facts(**changed))["lost"]
+    assert (lost.state, lost.say) == (state, says)
+
+
+@pytest.mark.parametrize(
+    ("changed", "state", "says"),
+    [
+        ({"late_events": 3, "waiting": 5, "oldest_due_at": NOW - timedelta(minutes=4)}, "dead", "3 events are late."),
+        ({"missed": 1, "missed_job": "fx", "missed_tick": NOW - timedelta(hours=7)}, "odd", "1 tick is late."),
+        ({"late_events": 1, "missed": 2, "oldest_due_at": NOW}, "dead", "1 event and 2 ticks are late."),
+    ],
+)
+def test_late(changed: dict[str, Any], state: str, says: str) -> None:
+    late = say(facts(**changed))["late"]
+    assert (late.state, late.say) == (state, says)
+
+
+def test_stuck_names_the_most_frequent_cause_and_leads_to_it() -> None:
+    found = facts(dead=17, dead_causes=2, dead_type="invoice.paid", dead_line="KeyError: 'discounts'", dead_of_cause=14)
+    seed = StuckImport("people:people.csv", "in_progress", NOW - timedelta(minutes=26), None)
+    stuck = say(found, stuck=[seed])["stuck"]
+    assert stuck.say == "17 events and 1 import are stuck."
+    assert "14 × invoice.paid: KeyError: 'discounts'" in stuck.evidence
+    assert "people:people.csv has stood still for 26 min" in stuck.evidence
+    assert (stuck.button, stuck.path, stuck.parameters) == ("See the 2 causes", "/webhooks", {"status": "dead"})
+
+
+def test_slow_is_a_run_over_its_usual_time_or_webhooks_over_theirs() -> None:
+    long = job(duration_ms=42 * 60_000, usual_from_ms=540_000, usual_to_ms=660_000)
+    slow = say(facts(), jobs=[long])["slow"]
+    assert (slow.state, slow.say) == ("odd", "1 job is slower than usual.")
+    assert "ledger_export has run for 42 min; it usually takes 9 to 11 min." in slow.evidence
+    assert slow.parameters == {"id": str(long.run_id)}
+    short = job(duration_ms=50_000, usual_from_ms=1000, usual_to_ms=2000)
+    assert say(facts(), jobs=[short])["slow"].state == "ok"
+    found = facts(handled_p95=timedelta(seconds=20), handled_p95_before=timedelta(milliseconds=170))
+    assert say(found)["slow"].say == "The webhooks are slower than usual."
+
+
+def test_where_nothing_has_run_yet_nothing_is_called_fast() -> None:
+    assert say(facts(handled_p95=None))["slow"].state == "unknown"
