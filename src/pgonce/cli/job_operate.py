@@ -10,6 +10,7 @@ from uuid import UUID
 
 import click
 
+from pgonce.cli.actor import audited, session
 from pgonce.cli.job import with_scope
 from pgonce.cli.job_list import RunId, find_run
 from pgonce.cli.options import OVERLAP, as_json, with_database
@@ -18,7 +19,8 @@ from pgonce.cli.times import took
 from pgonce.core import database
 from pgonce.core.execute import Pool, call
 from pgonce.errors import InvalidArgument, NotFound
-from pgonce.jobs import calls, calls_operate
+from pgonce.jobs import calls_console_operate as operate
+from pgonce.jobs import calls_operate
 from pgonce.jobs.calls_operate import Answer
 from pgonce.jobs.cron import CatchUp, Cron, Every, Schedule, read_plan
 
@@ -30,7 +32,7 @@ def stop(run: str, url: str, schema: str) -> None:
     """Request a RUN to stop. It notices at its next heartbeat; pending retries are cancelled."""
     with database.open_pool(url, 1) as pool:
         run_id = find_run(pool, run, schema)
-        if not call(pool, calls.stop_job_run(run_id), schema):
+        if not call(pool, operate.stop_run(session(pool, schema), run_id), schema):
             raise InvalidArgument(f"run {run_id} has ended")
     click.echo(f"{run_id}: asked to stop")
 
@@ -46,7 +48,7 @@ def end(run: str, reason: str, url: str, schema: str) -> None:
     """
     with database.open_pool(url, 1) as pool:
         run_id = find_run(pool, run, schema)
-        if not call(pool, calls_operate.end_job_run(run_id, reason), schema):
+        if not call(pool, operate.end_run(session(pool, schema), run_id, reason), schema):
             raise InvalidArgument(f"run {run_id} has ended")
     click.echo(f"{run_id}: ended")
 
@@ -60,7 +62,7 @@ def pause(name: str, reason: str, until: str | None, url: str, schema: str) -> N
     """Pause the job NAME: no run starts until it is resumed. Runs in progress continue."""
     end_of_pause = None if until is None else _later(until)
     with database.open_pool(url, 1) as pool:
-        call(pool, calls_operate.pause_job(name, reason, end_of_pause), schema)
+        call(pool, operate.pause_job(session(pool, schema), name, reason, end_of_pause), schema)
     click.echo(f"{name}: paused{f' until {when(end_of_pause)} UTC' if end_of_pause else ''}")
 
 
@@ -79,7 +81,7 @@ def _later(text: str) -> datetime:
 def resume(name: str, url: str, schema: str) -> None:
     """End the pause of the job NAME."""
     with database.open_pool(url, 1) as pool:
-        if not call(pool, calls_operate.resume_job(name), schema):
+        if not call(pool, operate.resume_job(session(pool, schema), name), schema):
             raise InvalidArgument(f"job {name} is not paused")
     click.echo(f"{name}: resumed")
 
@@ -98,7 +100,8 @@ def request(name: str, scope: dict[str, Any], key: str | None, wait: int, url: s
     A worker answers within about 15 s. The command does not wait for the end of the run.
     """
     with database.open_pool(url, 1) as pool:
-        answer = _answer(pool, call(pool, calls_operate.request_job_run(name, scope, key), schema), wait, schema)
+        wanted = operate.request_job_run(session(pool, schema), name, key, scope)
+        answer = _answer(pool, call(pool, wanted, schema), wait, schema)
     if not answer.answered:
         click.echo(f"{name}: requested; no worker has taken it up within {wait} s: see pgonce ps", err=True)
     elif answer.run_id is None:
@@ -151,7 +154,10 @@ def schedule(
         if name is None:
             _list_schedules(pool, json_, schema)
         elif remove:
-            if not call(pool, calls_operate.unschedule_job(name, key), schema):
+            forget = calls_operate.unschedule_job(name, key)
+            if not audited(
+                pool, schema, forget, "unschedule", "job", name, lambda done: "no schedule" if done else None
+            ):
                 raise NotFound(f"job {name} has no schedule{f' with the key {key}' if key else ''}")
             click.echo(f"{name}: schedule deleted")
         else:
@@ -163,7 +169,7 @@ def schedule(
             if tick is None:
                 raise InvalidArgument(f"{chosen.expression} has no tick in the next 50 years")
             wanted = calls_operate.schedule_job(name, key, chosen, tick, plan.grace, catch_up, scope)
-            call(pool, wanted, schema)
+            audited(pool, schema, wanted, "schedule", "job", name, lambda _: f"{chosen.expression} {chosen.timezone}")
             click.echo(f"{name}: next run {when(tick)} UTC")
 
 
@@ -202,9 +208,9 @@ def expect(name: str, every: timedelta | None, grace: timedelta, key: str, never
         raise InvalidArgument("pass --every, or --never")
     with database.open_pool(url, 1) as pool:
         if every is not None:
-            call(pool, calls_operate.expect_job(name, every, grace, key), schema)
+            call(pool, operate.expect_job(session(pool, schema), name, every, grace, key), schema)
             click.echo(f"{name}: expected every {took(every)}, alerted {took(grace)} later")
-        elif call(pool, calls_operate.forget_job_expectation(name, key), schema):
+        elif call(pool, operate.forget_job_expectation(session(pool, schema), name, key), schema):
             click.echo(f"{name}: no longer expected")
         else:
             raise NotFound(f"job {name} is not expected to run")

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 import click
 
 from pgonce.app import App
+from pgonce.cli.actor import session
 from pgonce.cli.options import OVERLAP, as_json, with_app, with_database
 from pgonce.cli.output import in_line, print_diagnosis, print_json, print_table
 from pgonce.cli.seed_rejects import rejects
@@ -19,6 +20,7 @@ from pgonce.cli.times import took as took_
 from pgonce.core import database
 from pgonce.core.execute import call
 from pgonce.errors import NotFound
+from pgonce.seeds import calls_console_operate as operate
 from pgonce.seeds.calls import Checkpoint
 from pgonce.seeds.calls_diagnose import diagnose_seed
 from pgonce.seeds.calls_operate import Resume
@@ -112,8 +114,8 @@ def show(name: str, json_: bool, url: str, schema: str) -> None:
 @with_database
 def pause(name: str, url: str, schema: str) -> None:
     """Request the runner of the seed NAME to stop after its batch. The seed does not run until it is resumed."""
-    with _seeds(url, schema) as seeds:
-        seeds.pause(name)
+    with database.open_pool(url, 1) as pool:
+        call(pool, operate.pause_seed(session(pool, schema), name), schema)
     click.echo(f"{name}: paused; continue with: pgonce seed resume {shlex.quote(name)}")
 
 
@@ -122,8 +124,8 @@ def pause(name: str, url: str, schema: str) -> None:
 @with_database
 def resume(name: str, url: str, schema: str) -> None:
     """Undo a pause: the next run of the seed NAME resumes at its checkpoint."""
-    with _seeds(url, schema) as seeds:
-        seeds.resume(name)
+    with database.open_pool(url, 1) as pool:
+        call(pool, operate.resume_seed(session(pool, schema), name), schema)
     click.echo(f"{name}: may run again, by the command that has run it before")
 
 
@@ -132,8 +134,9 @@ def resume(name: str, url: str, schema: str) -> None:
 @with_database
 def reset(name: str, url: str, schema: str) -> None:
     """Delete the checkpoint, counters and rejected rows of the seed NAME. The rows in its table stay."""
-    with _seeds(url, schema) as seeds:
-        known = seeds.reset(name)
+    with database.open_pool(url, 2) as pool:
+        Seeds(pool, schema=schema).release_dead(name)
+        known = call(pool, operate.reset_seed(session(pool, schema), name), schema)
     if not known:
         raise _unknown(name)
     click.echo(f"{name}: the next run starts from the beginning")
@@ -149,8 +152,9 @@ def retry_rejects(name: str, app: App, url: str, schema: str) -> None:
     A row whose key is in the table by now is not written; it is counted as skipped.
     """
     found = app.get_seed(name)
-    with _seeds(url, schema) as seeds:
-        done = seeds.retry_rejects(found)
+    with database.open_pool(url, 2) as pool:
+        call(pool, operate.retry_seed_rejects(session(pool, schema), name), schema)
+        done = Seeds(pool, schema=schema).retry_rejects(found)
     if done is None:
         click.echo(f"{name}: skipped, another runner is at work on it", err=True)
         sys.exit(OVERLAP)

@@ -39,7 +39,7 @@ class Console:
     answers only requests that come from this machine to localhost, and not through a proxy.
 
     Args:
-        app: its name stands beside the brand.
+        app: its name stands beside the brand; its schedules show the starts to come, and its imports can be retried.
         url: the database; the default is what ``database.find`` finds.
         schema: where ``pgonce migrate`` put the tables.
         user: called with the ASGI scope of each request, plain or async; returns (name, role), where the role is
@@ -78,6 +78,7 @@ class Console:
         self.user_header = user_header
         self.operators = frozenset(operators)
         self.prefix = prefix
+        self.app = app
         self.name = app.name.partition(":")[0] if app else ""
         self._url = url
         self._asgi: Any = None

@@ -15,13 +15,13 @@ from starlette.routing import BaseRoute, Route
 
 from pgonce.console.errors import failed
 from pgonce.console.gate import Gate
-from pgonce.console.pages import alerts, audit, login, now
+from pgonce.console.pages import alerts, audit, imports, jobs, login, now, runs
 from pgonce.console.security import Headed
 from pgonce.console.shell import ShellCache
 from pgonce.console.templating import Templates
 from pgonce.errors import PgonceError
 
-PAGES = (now, alerts, audit, login)
+PAGES = (now, jobs, runs, imports, alerts, audit, login)
 """Each has ``routes``. To add a page: a module here, its templates under templates/, and a line in the navigation of
 templates/base.html."""
 
@@ -42,6 +42,7 @@ def build(console: Any) -> Starlette:
     app.state.console = console
     app.state.templates = Templates(console)
     app.state.shell = ShellCache()
+    app.state.retries = set()  # of rejected rows: a task that nothing refers to may be collected
     app.state.checking = asyncio.Semaphore(2)  # passwords: scrypt needs 32 MB and a core for each
     return app
 

@@ -64,6 +64,7 @@ API = (
     "console_jobs",
     "seeds_diagnose",
     "console_seeds",
+    "console_operate",
     "install_warnings",
     "install_grants",
 )

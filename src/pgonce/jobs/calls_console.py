@@ -210,13 +210,14 @@ def job_lanes(
     return Call("pgonce_console_job_lanes", args, lambda rows: [Lane(*row) for row in rows])
 
 
-def job_marks(lanes: Sequence[Lane], begin: datetime, end: datetime) -> Call[list[Mark]]:
-    """What happened to these jobs and keys from ``begin`` to ``end``."""
+def job_marks(lanes: Sequence[Lane], begin: datetime, end: datetime, places: int = 480) -> Call[list[Mark]]:
+    """What happened to these jobs and keys from ``begin`` to ``end``; runs that begin at one of ``places`` are one."""
     args = {
         "p_names": [lane.job_name for lane in lanes],
         "p_keys": [lane.key for lane in lanes],
         "p_from": begin,
         "p_until": end,
+        "p_places": places,
     }
     return Call("pgonce_console_job_marks", args, lambda rows: [Mark(*row) for row in rows])
 

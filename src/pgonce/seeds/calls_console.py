@@ -33,6 +33,8 @@ class SeedLine:
     verified: Mapping[str, Any] | None
     reason: str | None
     target: Any
+    progress: float | None
+    """The share of the source that is done, 0 to 1, where the source knows it."""
     run_id: UUID | None
     """The live run; None: nobody imports it."""
     run_started_at: datetime | None
@@ -41,6 +43,13 @@ class SeedLine:
     """Of the last 60 batches, the oldest first."""
     batch_times: Sequence[datetime] | None
     """When each was committed."""
+
+    @property
+    def rows_expected(self) -> int | None:
+        """The rows that the source has, or as many as its share that is done lets expect."""
+        if self.rows_total is not None or not self.progress:
+            return self.rows_total
+        return max(round(self.rows_seen / self.progress), self.rows_seen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,8 @@ class SeedRun:
     rows_skipped: int | None
     retries_rejects: bool
     stop_requested_at: datetime | None
+    outcome: str | None
+    """complete, stopped, paused or unfinished; None: it has not said."""
     reason: str | None
 
 
@@ -75,12 +86,26 @@ class RejectGroup:
     first_id: int
 
 
+@dataclass(frozen=True, slots=True)
+class RejectRow:
+    """A rejected row with its values."""
+
+    id: int
+    partition: str
+    row_number: int
+    row: Mapping[str, str | None] | None
+    """Its values as text by column; None: jsonb cannot hold them, and ``line`` has the row in COPY's format."""
+    line: str | None
+    column: str | None
+    rejected_at: datetime
+
+
 def console_seeds(
-    *, before: tuple[datetime, str] | None = None, find: str | None = None, limit: int = 30
+    *, before: tuple[datetime, str] | None = None, find: str | None = None, name: str | None = None, limit: int = 30
 ) -> Call[list[SeedLine]]:
-    """Imports, those that changed last first; with ``find`` those whose names contain it."""
+    """Imports, those that changed last first. ``find``: whose names contain it. ``name``: only this one."""
     before_at, before_name = before or (None, None)
-    args = {"p_before": before_at, "p_before_name": before_name, "p_find": find, "p_limit": limit}
+    args = {"p_before": before_at, "p_before_name": before_name, "p_find": find, "p_name": name, "p_limit": limit}
     return Call("pgonce_console_seeds", args, lambda rows: [SeedLine(*row) for row in rows])
 
 
@@ -93,3 +118,9 @@ def console_seed_runs(name: str, limit: int = 20) -> Call[list[SeedRun]]:
 def console_seed_rejects(name: str) -> Call[list[RejectGroup]]:
     """The rejected rows of an import by reason, the most frequent first."""
     return Call("pgonce_console_seed_rejects", {"p_seed_name": name}, lambda rows: [RejectGroup(*row) for row in rows])
+
+
+def console_seed_reject_rows(name: str, like: int, after: int = 0, limit: int = 50) -> Call[list[RejectRow]]:
+    """The rejected rows with the same reason as the row ``like``, after an id."""
+    args = {"p_seed_name": name, "p_like_id": like, "p_after": after, "p_limit": limit}
+    return Call("pgonce_console_seed_reject_rows", args, lambda rows: [RejectRow(*row) for row in rows])

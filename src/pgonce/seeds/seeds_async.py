@@ -129,7 +129,7 @@ class AsyncSeeds:
         name, key = found.name, found.name if partition is None else f"{found.name}/{partition}"
         async with connection(self._pool) as conn:
             loader = TableLoader(found, await check_table(conn, found))
-        await self._release_dead(name, key)
+        await self.release_dead(name, key)
         importing: Import | None = None
         resumed = rows = 0
         while True:
@@ -204,7 +204,7 @@ class AsyncSeeds:
             await sleep(poll)
         return SeedResult("stopped", await self.checkpoint(seed.name, partition))
 
-    async def _release_dead(self, name: str, key: str | None = None) -> None:
+    async def release_dead(self, name: str, key: str | None = None) -> None:
         """Close runs whose process was killed on this machine: no need to wait for a window to pass.
 
         ``key``: the seed's name, or name/partition; None: all of the seed's.
@@ -235,7 +235,7 @@ class AsyncSeeds:
             LeaseLost: a runner is at work on it.
         """
         # a runner that was killed after its last batch: no successor would close its run
-        await self._release_dead(name)
+        await self.release_dead(name)
         return await call(self._pool, calls_operate.reset_seed(name), self._schema)
 
     async def rejects(self, name: str, after: int = 0, limit: int = 1000) -> list[Reject]:
@@ -329,7 +329,7 @@ class AsyncSeeds:
         async with connection(self._pool) as conn:
             loader = TableLoader(found, await check_table(conn, found))
         name = found.name
-        await self._release_dead(name, name)
+        await self.release_dead(name, name)
         async with self._jobs.run(RUNNER, key=name, scope={"seed_name": name, "retries": "rejects"}) as run:
             if run is None:
                 return None

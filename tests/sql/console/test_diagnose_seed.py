@@ -24,6 +24,7 @@ SEEDS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "table_changed": ({"status": "failed", "error": "pgonce.errors.TableChanged: x: table y is empty"}, "none"),
     "bad_row": ({"status": "failed", "error": "pgonce.errors.RowRejected: a row does not fit into x"}, "none"),
+    "unfinished": ({"status": "failed", "error": "the file ends with half a line"}, "unfinished"),
     "raised": ({"status": "failed", "error": "ValueError: no"}, "none"),
     "differs": ({"status": "complete", "verified": '{"ok": false, "keys": 9, "missing": 2, "different": 1}'}, "none"),
     "has_rejects": ({"status": "complete", "rejected": 3}, "none"),
@@ -46,7 +47,13 @@ def make(conn: Connection, columns: dict[str, Any], runner: str, name: str | Non
         "select %s, n, n, 5, clock_timestamp() - %s::interval - (9 - n) * interval '1 s' from generate_series(1, 9) n",
         [name, ago],
     )
-    if runner != "none":
+    if runner == "unfinished":
+        conn.execute(
+            "insert into cron_job_runs (job_name, key, status, scope) "
+            """values ('seed_runner', %s, 'failed', '{"outcome": "unfinished"}')""",
+            [name],
+        )
+    elif runner != "none":
         conn.execute(
             "insert into cron_job_runs (job_name, key, started_at, heartbeat_at, run_window, process) "
             "values ('seed_runner', %s, now() - interval '1 hour', now() - %s::interval, '2 minutes', 'w:1')",

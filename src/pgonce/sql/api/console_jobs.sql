@@ -1,5 +1,9 @@
 -- What the console shows of jobs and runs. Every read is bounded, and finds its rows by an index.
 
+create or replace function pgonce_console_clock() returns timestamptz
+language sql volatile set search_path from current as $$ select clock_timestamp() $$;
+comment on function pgonce_console_clock() is 'pgonce: the database''s clock.';
+
 create or replace function pgonce_console_job_names(p_after text default '', p_find text default null, p_limit integer default 100)
 returns setof text
 language plpgsql stable set search_path from current as $$
@@ -15,15 +19,16 @@ begin
       (select e.job_name from pgonce_job_expectations e where e.job_name > v_name order by e.job_name limit 1),
       (select q.job_name from pgonce_job_pauses q where q.job_name > v_name order by q.job_name limit 1));
     exit when v_name is null or v_found >= p_limit;
-    if p_find is null or position(lower(p_find) in lower(v_name)) > 0 then
+    -- imports have a page of their own
+    if p_find is null and v_name <> 'seed_runner' or position(lower(p_find) in lower(v_name)) > 0 then
       return next v_name;
       v_found := v_found + 1;
     end if;
   end loop;
 end $$;
 comment on function pgonce_console_job_names(text, text, integer) is
-  'pgonce: the names of the jobs that have run, are scheduled, expected or paused: in order, after p_after. p_find: only names that '
-  'contain this text; at most 10,000 names are searched.';
+  'pgonce: the names of the jobs that have run, are scheduled, expected or paused: in order, after p_after, without seed_runner. p_find: '
+  'all names that contain this text; at most 10,000 are searched.';
 
 create or replace function pgonce_console_job_lanes(
   p_find text default null, p_name text default null, p_after_name text default null, p_after_key text default null,
@@ -133,17 +138,17 @@ begin
   return query
   with failed as (
     select r.id, r.job_name, r.key, r.started_at, r.completed_at from cron_job_runs r
-    where r.started_at >= p_from and r.status = 'failed' order by r.started_at desc limit 200),
+    where r.started_at >= p_from and r.status = 'failed' and r.job_name <> 'seed_runner' order by r.started_at desc limit 200),
   last_failed as (  -- of each job and key the newest; not if a later run has succeeded, or is running
     select distinct on (f.job_name, f.key) f.* from failed f order by f.job_name, f.key, f.started_at desc),
   ran as (
     select r.job_name, r.key, r.id, r.started_at,
            max(coalesce(r.completed_at, v_now)) over (
              partition by r.job_name, r.key order by r.started_at, r.id rows between unbounded preceding and 1 preceding) as busy_until
-    from cron_job_runs r where r.started_at >= p_from and r.status <> 'skipped')
+    from cron_job_runs r where r.started_at >= p_from and r.status <> 'skipped' and r.job_name <> 'seed_runner')
   select t.* from (
     select r.started_at, r.job_name, r.key, 'running', r.id, d.cause || ' ' || d.evidence, d.action, d.command
-    from (select * from cron_job_runs l where l.status = 'running' order by l.started_at limit 100) r
+    from (select * from cron_job_runs l where l.status = 'running' and l.job_name <> 'seed_runner' order by l.started_at limit 100) r
     cross join lateral pgonce_diagnose_run(r.id) d where d.kind <> 'at_work'
     union all
     select f.completed_at, f.job_name, f.key, 'failed', f.id, d.cause || ' ' || d.evidence, d.action, d.command
@@ -152,8 +157,8 @@ begin
     where not exists (select from cron_job_runs n where n.job_name = f.job_name and n.started_at > f.started_at and n.key = f.key
                         and n.status in ('succeeded', 'running'))
     union all
-    select m.scheduled_for, m.job_name, m.key, 'missed', null::uuid, c.cause || ' ' || m.reason || '.', c.action, c.command
-    from pgonce_job_missed m cross join pgonce_job_causes() c where c.kind = 'missed' and m.missed_at >= p_from
+    select m.scheduled_for, m.job_name, m.key, 'missed', null::uuid, c.cause || ' ' || upper(left(m.reason, 1)) || substr(m.reason, 2) || '.', c.action, c.command
+    from pgonce_job_missed m cross join pgonce_job_causes() c where c.kind = 'missed'
     union all
     select o.started_at, o.job_name, o.key, 'overlap', o.id,
            format('It began while another run was at work, and the two overlapped for %s.', pgonce_duration_text(o.busy_until - o.started_at)),
@@ -163,7 +168,7 @@ begin
 end $$;
 comment on function pgonce_console_job_troubles(timestamptz, integer) is
   'pgonce: what is not as it should be with jobs since p_from: runs that are slow, silent or dead, the newest failures that no success has '
-  'followed, ticks that nothing started, and overlaps.';
+  'followed, and overlaps; and whatever is in pgonce_job_missed. Without imports.';
 
 create or replace function pgonce_console_job_runs(
   p_job_name text, p_key text default null, p_status text default null, p_before timestamptz default null, p_before_id uuid default null,

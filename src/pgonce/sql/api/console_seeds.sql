@@ -1,20 +1,21 @@
 -- What the console shows of imports. Every read is bounded.
 
 create or replace function pgonce_console_seeds(
-  p_before timestamptz default null, p_before_name text default null, p_find text default null, p_limit integer default 30)
+  p_before timestamptz default null, p_before_name text default null, p_find text default null, p_name text default null,
+  p_limit integer default 30)
 returns table (seed_name text, status text, rows_seen bigint, rows_total bigint, rows_inserted integer, rows_updated bigint,
                rows_skipped integer, rows_rejected bigint, batch bigint, started_at timestamptz, last_updated_at timestamptz,
-               completed_at timestamptz, paused_at timestamptz, verified jsonb, reason text, target jsonb, run_id uuid,
+               completed_at timestamptz, paused_at timestamptz, verified jsonb, reason text, target jsonb, progress double precision, run_id uuid,
                run_started_at timestamptz, process text, batch_rows bigint[], batch_times timestamptz[])
 language plpgsql stable set search_path from current set plan_cache_mode = force_custom_plan as $$
 begin
   return query
   select s.seed_name, s.status, s.rows_seen, s.rows_total, s.rows_inserted, s.rows_updated, s.rows_skipped, s.rows_rejected, s.batch,
          s.started_at, s.last_updated_at, s.completed_at, s.paused_at, s.verified,
-         case when s.status = 'failed' then pgonce_error_line(s.error_message) end, s.target, w.id, w.started_at, w.process,
+         case when s.status = 'failed' then pgonce_error_line(s.error_message) end, s.target, s.progress, w.id, w.started_at, w.process,
          b.rows, b.times
   from (select * from seed_checkpoints c
-        where (p_before is null or (c.last_updated_at, c.seed_name) < (p_before, p_before_name))
+        where (p_name is null or c.seed_name = p_name) and (p_before is null or (c.last_updated_at, c.seed_name) < (p_before, p_before_name))
           and (p_find is null or position(lower(p_find) in lower(c.seed_name)) > 0)
         order by c.last_updated_at desc, c.seed_name desc limit p_limit) s
   left join lateral (
@@ -25,17 +26,17 @@ begin
     from (select a.rows, a.committed_at from pgonce_seed_batches a where a.seed_name = s.seed_name order by a.committed_at desc limit 60) n) b on true
   order by s.last_updated_at desc, s.seed_name desc;
 end $$;
-comment on function pgonce_console_seeds(timestamptz, text, text, integer) is
+comment on function pgonce_console_seeds(timestamptz, text, text, text, integer) is
   'pgonce: imports, those that changed last first, before (p_before, p_before_name): each with its live run and its last 60 batches. '
-  'p_find: those whose names contain this text.';
+  'p_find: those whose names contain this text. p_name: only this one.';
 
 create or replace function pgonce_console_seed_runs(p_seed_name text, p_limit integer default 20)
 returns table (id uuid, key text, status text, started_at timestamptz, ended_at timestamptz, from_row bigint, process text,
-               rows_processed integer, rows_skipped integer, retries_rejects boolean, stop_requested_at timestamptz, reason text)
+               rows_processed integer, rows_skipped integer, retries_rejects boolean, stop_requested_at timestamptz, outcome text, reason text)
 language sql stable set search_path from current as $$
   select r.id, r.key, r.status, r.started_at, r.completed_at,
          case when r.scope ->> 'from_row' ~ '^\d{1,18}$' then (r.scope ->> 'from_row')::bigint end, r.process,
-         r.rows_processed, r.rows_skipped, coalesce(r.scope ->> 'retries' = 'rejects', false), r.stop_requested_at,
+         r.rows_processed, r.rows_skipped, coalesce(r.scope ->> 'retries' = 'rejects', false), r.stop_requested_at, r.scope ->> 'outcome',
          pgonce_error_line(r.error_message)
   from (select * from cron_job_runs h where h.job_name = 'seed_runner' order by h.job_name, h.started_at desc limit 5000) r
   where (r.key = p_seed_name or left(r.key, length(p_seed_name) + 1) = p_seed_name || '/') and r.status <> 'skipped'
@@ -44,19 +45,40 @@ $$;
 comment on function pgonce_console_seed_runs(text, integer) is
   'pgonce: the starts and resumes of an import and its partitions, newest first, among the newest 5,000 runs of all imports.';
 
+create or replace function pgonce_reject_reason(
+  p_reject pgonce_seed_rejects, out reason text, out constraint_name text, out column_name text)
+language sql immutable parallel safe set search_path from current as $$
+  -- Without a stored reason: a message of class 22 quotes the value, and PostgreSQL's detail, which has the row, follows the sentence.
+  select left(coalesce(p_reject.reason, regexp_replace(split_part(p_reject.error, ' Failing row', 1), '(?:: ".*| Key .*)$', '')), 300),
+         substring(p_reject.error from 'constraint "([^"]+)"'),
+         coalesce(p_reject.column_name, substring(p_reject.error from 'column "([^"]+)"'), substring(p_reject.error from ' Key \(([^)]+)\)='))
+$$;
+comment on function pgonce_reject_reason(pgonce_seed_rejects) is
+  'pgonce: the reason of a rejected row without its values, and the constraint and the column that were named.';
+
 create or replace function pgonce_console_seed_rejects(p_seed_name text)
 returns table (reason text, sqlstate text, constraint_name text, column_name text, rows bigint, last_at timestamptz, first_id bigint)
 language sql stable set search_path from current as $$
-  select g.reason, g.sqlstate, g.constraint_name, g.column_name, count(*), max(g.rejected_at), min(g.id)
-  from (
-    select j.id, j.sqlstate, j.rejected_at,
-           -- without the values: a message of class 22 quotes them, and a detail follows the sentence
-           left(regexp_replace(regexp_replace(split_part(j.error, ' Failing row', 1), ': ".*$', ''), ' (?:Key|DETAIL) .*$', ''), 300) as reason,
-           substring(j.error from 'constraint "([^"]+)"') as constraint_name,
-           coalesce(substring(j.error from 'column "([^"]+)"'), substring(j.error from '^Key \(([^)]+)\)')) as column_name
-    from (select * from pgonce_seed_rejects r where r.seed_name = p_seed_name order by r.id limit 10000) j) g
-  group by g.reason, g.sqlstate, g.constraint_name, g.column_name
+  select g.reason, j.sqlstate, g.constraint_name, g.column_name, count(*), max(j.rejected_at), min(j.id)
+  from (select * from pgonce_seed_rejects r where r.seed_name = p_seed_name order by r.id limit 10000) j
+  cross join lateral pgonce_reject_reason(j) g
+  group by g.reason, j.sqlstate, g.constraint_name, g.column_name
   order by count(*) desc, g.reason limit 50
 $$;
 comment on function pgonce_console_seed_rejects(text) is
   'pgonce: the first 10,000 rejected rows of an import, grouped by reason, without their values.';
+
+create or replace function pgonce_console_seed_reject_rows(
+  p_seed_name text, p_like_id bigint, p_after bigint default 0, p_limit integer default 50)
+returns table (id bigint, partition text, row_number bigint, "row" jsonb, line text, column_name text, rejected_at timestamptz)
+language sql stable set search_path from current as $$
+  select j.id, j.partition, j.row_number, j.row, left(encode(j.line, 'escape'), 2000), g.column_name, j.rejected_at
+  from pgonce_seed_rejects l cross join lateral pgonce_reject_reason(l) f
+  cross join lateral (
+    select * from pgonce_seed_rejects r where r.seed_name = p_seed_name and r.id > p_after order by r.id limit 10000) j
+  cross join lateral pgonce_reject_reason(j) g
+  where l.id = p_like_id and l.seed_name = p_seed_name and g = f and j.sqlstate is not distinct from l.sqlstate
+  order by j.id limit p_limit
+$$;
+comment on function pgonce_console_seed_reject_rows(text, bigint, bigint, integer) is
+  'pgonce: the rejected rows of an import that have the same reason as the row with this id, with their values, after id p_after.';

@@ -11,7 +11,7 @@ language sql immutable parallel safe set search_path from current as $$
      null),
     ('slow', true, '`running`, `heartbeat_at` is fresh, for longer than usual or without progress; starts are `skipped` because of it',
      'It is alive, but it is slow or hangs.',
-     'Look at its process, which `process` names. To end the run, ask it to stop; if it does not stop, end it.',
+     'Look at its process. To end the run, ask it to stop; if it does not stop, end it.',
      'pgonce job stop RUN'),
     ('stopping', true, '`running`, `heartbeat_at` is fresh, `stop_requested_at` is set',
      'It has been asked to stop, and has not stopped yet.',

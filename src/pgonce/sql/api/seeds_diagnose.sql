@@ -42,6 +42,10 @@ language sql immutable parallel safe set search_path from current as $$
      'A row does not fit, and no rejects are allowed, or no more.',
      'Repair the row, or allow some: `--max-rejects`. Then run it again.',
      'pgonce seed show NAME'),
+    ('unfinished', true, '`failed`, and the last run ended as `unfinished`',
+     'Its source ended before its end, for example with half a line.',
+     'Complete the source, and run the import again, by the same command: it resumes at its checkpoint.',
+     'pgonce seed run NAME --app MODULE:APP'),
     ('raised', true, '`failed`, any other text',
      'The source or the database raised an error.',
      'Repair it, and run the import again: it resumes at its checkpoint.',
@@ -111,6 +115,9 @@ begin
       when s.error_message ~ '\mSourceChanged: ' then 'source_changed'
       when s.error_message ~ '\mTableChanged: ' then 'table_changed'
       when s.error_message ~ '\mRowRejected: ' then 'bad_row'
+      when (select r.scope ->> 'outcome' from (
+              select * from cron_job_runs h where h.job_name = 'seed_runner' order by h.job_name, h.started_at desc limit 5000) r
+            where r.key = p_seed_name and r.status <> 'skipped' order by r.started_at desc limit 1) = 'unfinished' then 'unfinished'
       else 'raised' end
     when s.verified ->> 'ok' = 'false' then 'differs'
     when s.rows_rejected > 0 then 'has_rejects'

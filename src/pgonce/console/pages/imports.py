@@ -1,0 +1,316 @@
+"""Imports: how far, how long, and is every row accounted for? With pause, resume, rejects and the proof."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from pgonce.console import respond, words
+from pgonce.console.actions import act
+from pgonce.console.figures import seeds as figures
+from pgonce.console.figures.seeds import Sum
+from pgonce.console.pages.jobs import NOW
+from pgonce.console.reads import cancelled_with_client, reading
+from pgonce.console.respond import Form, form, go, query, who
+from pgonce.console.sessions import AuditLine, list_audit
+from pgonce.core.diagnosis import Diagnosis
+from pgonce.errors import Forbidden, InvalidArgument, NotFound, PgonceError
+from pgonce.seeds import calls_console as calls
+from pgonce.seeds import calls_console_operate as operate
+from pgonce.seeds.calls import Checkpoint, Reject, get_checkpoint
+from pgonce.seeds.calls_console import RejectGroup, RejectRow, SeedLine, SeedRun
+from pgonce.seeds.calls_diagnose import diagnose_seed
+from pgonce.seeds.calls_operate import get_partitions, get_rejects
+from pgonce.seeds.pace import Pace, pace
+from pgonce.seeds.seeds_async import AsyncSeeds
+
+log = logging.getLogger("pgonce")
+MOST_PARTITIONS, MOST_CSV = 50, 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class ImportLine:
+    """An import in the list, with its pace."""
+
+    seed: SeedLine
+    pace: Pace
+
+    @property
+    def state(self) -> tuple[str, str]:
+        """The name of its state, and the word for it."""
+        return state_of(self.seed, self.pace)
+
+
+def state_of(seed: SeedLine, at: Pace) -> tuple[str, str]:
+    """A pause that was asked for is not one that has happened: a runner stops after its batch."""
+    if seed.paused_at is not None:
+        return ("running", "Pause asked") if seed.run_id else ("paused", "Paused")
+    if seed.run_id is not None:
+        return ("odd", "Stands still") if at.stalled_for else ("running", "Running")
+    if seed.status == "in_progress":
+        return "unknown", "Not running"
+    return seed.status, "Complete" if seed.status == "complete" else "Failed"
+
+
+def pace_of(seed: SeedLine, now: datetime) -> Pace:
+    """The pace of a line."""
+    return pace(
+        seed.batch_rows or (), seed.batch_times or (), running_since=seed.run_started_at, seen=seed.rows_seen,
+        total=seed.rows_expected, now=now,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Imports:
+    """What the list shows."""
+
+    now: datetime
+    lines: Sequence[ImportLine]
+    find: str
+    more: SeedLine | None
+
+
+@dataclass(frozen=True, slots=True)
+class ImportPage:
+    """What the page of an import shows."""
+
+    now: datetime
+    seed: SeedLine
+    checkpoint: Checkpoint
+    pace: Pace
+    diagnoses: list[Diagnosis]
+    runs: list[SeedRun]
+    """The newest first."""
+    rejects: list[RejectGroup]
+    partitions: list[Checkpoint]
+    audit: list[AuditLine]
+
+    @property
+    def sum(self) -> Sum:
+        """The rows by what became of them."""
+        at = self.checkpoint
+        return Sum(at.rows_seen, at.rows_inserted, at.rows_updated, at.rows_skipped, at.rows_rejected)
+
+    @property
+    def state(self) -> tuple[str, str]:
+        """The name of its state, and the word for it."""
+        return state_of(self.seed, self.pace)
+
+    @property
+    def paused_by(self) -> AuditLine | None:
+        """Who asked for the pause that holds."""
+        if self.seed.paused_at is None:
+            return None
+        return next((line for line in self.audit if line.action == "pause" and not line.refused), None)
+
+    @property
+    def resumes(self) -> list[int]:
+        """The rows at which it was resumed, in order."""
+        return sorted({run.from_row for run in self.runs if run.from_row and run.key == self.seed.seed_name})
+
+    @property
+    def table(self) -> str:
+        """The table that it fills; empty before its first batch."""
+        target = self.checkpoint.target
+        return str(target.get("table", "")) if isinstance(target, Mapping) else ""
+
+
+async def imports(request: Request) -> Response:
+    """The list of imports."""
+    sent = query(request)
+    find = sent.get("find")[:200]
+    before = words.read_moment(sent.get("before"))
+    position = (before, words.raw(sent, "before_name") or "") if before else None
+    async with reading(request) as read:
+        now = await read(NOW)
+        seeds = await read(calls.console_seeds(before=position, find=find or None, limit=31))
+    lines = [ImportLine(seed, pace_of(seed, now)) for seed in seeds[:30]]
+    found = Imports(now, lines, find, seeds[29] if len(seeds) > 30 else None)
+    return await respond.respond(request, "imports/list.html", found)
+
+
+async def _read(request: Request, name: str) -> ImportPage:
+    async with reading(request) as read:
+        now = await read(NOW)
+        checkpoint = await read(get_checkpoint(name))
+        if checkpoint is None:
+            raise NotFound(f"the import {name!r} has never run here")
+        (seed,) = await read(calls.console_seeds(name=name))
+        return ImportPage(
+            now, seed, checkpoint, pace_of(seed, now),
+            await read(diagnose_seed(name)),
+            await read(calls.console_seed_runs(name)),
+            await read(calls.console_seed_rejects(name)),
+            (await read(get_partitions(name)))[:MOST_PARTITIONS],
+            await read(list_audit(object=name, limit=20)),
+        )  # fmt: skip
+
+
+async def import_(request: Request) -> Response:
+    """The page of an import."""
+    sent = query(request)
+    found = await _read(request, words.raw(sent, "name") or "")
+    at = found.checkpoint
+    bar = None
+    total = found.seed.rows_expected
+    if total:
+        bar = figures.progress(
+            at.rows_seen, total, found.resumes, running=found.seed.run_id is not None, counted=at.rows_total is not None
+        )
+    return await respond.respond(
+        request, "imports/import.html", found, bar=bar, rates=figures.rates(found.pace), proof=figures.proof(found.sum),
+        coded=words.coded, said=sent.get("said"), can_retry=_can_retry(request, found.seed.seed_name),
+        dump=respond.dump,
+    )  # fmt: skip
+
+
+async def proof(request: Request) -> Response:
+    """The proof alone, to print."""
+    found = await _read(request, words.raw(query(request), "name") or "")
+    return await respond.respond(
+        request, "imports/proof.html", found, proof=figures.proof(found.sum), dump=respond.dump
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Rejects:
+    """What the page of rejected rows shows."""
+
+    name: str
+    like: int
+    columns: Sequence[str]
+    rows: Sequence[RejectRow]
+    more: int | None
+
+
+async def rejects(request: Request) -> Response:
+    """The rejected rows with one reason, with their values: for operators."""
+    _operator(request)
+    sent = query(request)
+    name, like = words.raw(sent, "name") or "", _whole(sent, "like")
+    async with reading(request) as read:
+        rows = await read(calls.console_seed_reject_rows(name, like, _whole(sent, "after"), 51))
+    columns = list(dict.fromkeys(column for row in rows for column in row.row or ()))[:60]
+    found = Rejects(name, like, columns, rows[:50], rows[49].id if len(rows) > 50 else None)
+    return await respond.respond(request, "imports/rejects.html", found)
+
+
+async def rejects_csv(request: Request) -> Response:
+    """All rejected rows as CSV, with their values: for operators."""
+    _operator(request)
+    name = words.raw(query(request), "name") or ""
+    found: list[Reject] = []
+    async with reading(request) as read:
+        while len(found) < MOST_CSV and (page := await read(get_rejects(name, found[-1].id if found else 0, 5000))):
+            found += page
+    columns = list(dict.fromkeys(column for each in found for column in each.row or ()))
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["row_number", "partition", "sqlstate", "error", *columns, "line"])
+    for each in found:
+        values = each.row or {}
+        line = "" if each.line is None else each.line.decode("utf-8", "replace")
+        cells = [each.row_number, each.partition, each.sqlstate, each.error, *(values.get(c) for c in columns), line]
+        writer.writerow([safe(cell) for cell in cells])
+    headers = {"content-disposition": 'attachment; filename="rejected-rows.csv"'}
+    return Response(text.getvalue().encode(), headers=headers, media_type="text/csv")
+
+
+def safe(cell: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula: an apostrophe is put before its first sign."""
+    return "'" + cell if isinstance(cell, str) and cell[:1] in {"=", "+", "-", "@", "\t", "\r"} else cell
+
+
+def _operator(request: Request) -> None:
+    if not who(request).operator:
+        raise Forbidden("the values of rejected rows are shown to operators only")
+
+
+def _whole(sent: Form, field: str) -> int:
+    text = sent.get(field, "0")
+    if not text.isdecimal() or len(text) > 18:
+        raise InvalidArgument(f"{field} is not a number: {text[:40]!r}")
+    return int(text)
+
+
+def _can_retry(request: Request, name: str) -> bool:
+    app = request.app.state.console.app
+    return app is not None and name in app.seeds
+
+
+# Actions -------------------------------------------------------------------------------------------------------------
+
+
+async def confirm(request: Request) -> Response:
+    """The page before rejected rows are retried."""
+    found = await _read(request, words.raw(query(request), "name") or "")
+    return await respond.respond(
+        request, "imports/confirm.html", found, can_retry=_can_retry(request, found.seed.seed_name)
+    )
+
+
+async def pause(request: Request) -> Response:
+    """Ask an import to pause."""
+    sent = await form(request)
+    name = words.raw(sent, "name") or ""
+    await act(
+        request, operate.pause_seed(who(request).session, name, words.reason_of(sent)), noun="import", object=name
+    )
+    return go(request, "/import", name=name, said="pause")
+
+
+async def resume(request: Request) -> Response:
+    """Withdraw a pause."""
+    sent = await form(request)
+    name = words.raw(sent, "name") or ""
+    await act(
+        request, operate.resume_seed(who(request).session, name, words.reason_of(sent)), noun="import", object=name
+    )
+    return go(request, "/import", name=name, said="resume")
+
+
+async def retry(request: Request) -> Response:
+    """Retry the rejected rows of an import that the console's app has."""
+    sent = await form(request)
+    name = words.raw(sent, "name") or ""
+    if not _can_retry(request, name):
+        raise InvalidArgument(f"the console does not have the import {name!r}: use pgonce seed retry-rejects")
+    call = operate.retry_seed_rejects(who(request).session, name, words.reason_of(sent))
+    await act(request, call, noun="import", object=name)
+    console = request.app.state.console
+    seeds = AsyncSeeds(await console.pool(), schema=console.schema)
+    task = asyncio.create_task(_retry(seeds, console.app.get_seed(name)))
+    request.app.state.retries.add(task)
+    task.add_done_callback(request.app.state.retries.discard)
+    return go(request, "/import", name=name, said="retry")
+
+
+async def _retry(seeds: AsyncSeeds, seed: Any) -> None:
+    try:
+        await seeds.retry_rejects(seed)
+    except (PgonceError, psycopg.Error) as error:
+        log.warning("the rejected rows of %s could not be retried: %s", seed.name, str(error).splitlines()[0])
+
+
+routes = [
+    *respond.page("/imports", imports),
+    *respond.page("/import", import_),
+    *respond.page("/import/proof", proof),
+    *respond.page("/import/rejects", rejects),
+    Route("/import/rejects.csv", cancelled_with_client(rejects_csv)),
+    *respond.page("/import/retry", confirm),
+    *respond.action("/import/pause", pause),
+    *respond.action("/import/resume", resume),
+    *respond.action("/import/retry", retry),
+]

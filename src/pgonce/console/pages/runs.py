@@ -1,0 +1,131 @@
+"""The page of a run: does it live, who holds it, will it stop, and whom does it block? With its actions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pgonce.console import respond, words
+from pgonce.console.actions import act
+from pgonce.console.figures import jobs as figures
+from pgonce.console.pages.jobs import NOW
+from pgonce.console.reads import reading
+from pgonce.console.respond import form, go, query, who
+from pgonce.console.sessions import AuditLine, list_audit
+from pgonce.console.templating import Clock, zone_of
+from pgonce.core.diagnosis import Diagnosis
+from pgonce.errors import NotFound
+from pgonce.jobs import calls_console as calls
+from pgonce.jobs import calls_console_operate as operate
+from pgonce.jobs.calls_console import Attempt, Blocked, RunDetail
+from pgonce.jobs.calls_diagnose import diagnose_run
+
+
+@dataclass(frozen=True, slots=True)
+class RunPage:
+    """What the page of a run shows."""
+
+    now: datetime
+    run: RunDetail
+    diagnoses: list[Diagnosis]
+    blocks: list[Blocked]
+    attempts: list[Attempt]
+    audit: list[AuditLine]
+    """What people have done to it, the newest first."""
+
+    @property
+    def stopped_by(self) -> AuditLine | None:
+        """Who asked it to stop."""
+        return next((line for line in self.audit if line.action == "stop" and not line.refused), None)
+
+    @property
+    def ended_by(self) -> AuditLine | None:
+        """Who ended it."""
+        return next((line for line in self.audit if line.action == "end" and not line.refused), None)
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self.run.status == "running"
+
+    @property
+    def took(self) -> timedelta:
+        """How long it took, or has been running."""
+        return (self.run.ended_at or self.now) - self.run.started_at
+
+    @property
+    def learned_within(self) -> timedelta:
+        """A run sends its heartbeats at least this often: with one it reads that it was asked to stop."""
+        return min(self.run.window / 3, timedelta(seconds=15))
+
+
+async def _read(request: Request, run_id: UUID) -> RunPage:
+    async with reading(request) as read:
+        now = await read(NOW)
+        run = await read(calls.run_detail(run_id))
+        if run is None:
+            raise NotFound(f"there is no job run {run_id}")
+        return RunPage(
+            now, run,
+            await read(diagnose_run(run_id)),
+            await read(calls.run_blocks(run_id)),
+            await read(calls.run_attempts(run_id)),
+            await read(list_audit(object=str(run_id), limit=10)),
+        )  # fmt: skip
+
+
+async def run(request: Request) -> Response:
+    """The page."""
+    sent = query(request)
+    found = await _read(request, words.read_uuid(sent.get("id"), "a run"))
+    clock = Clock(zone_of(request), found.now)
+    detail = found.run
+    host, _, pid = (detail.process or "").rpartition(":")
+    values = {
+        "run_id": detail.id, "job": detail.job_name, "key": detail.key, "host": host, "pid": pid,
+        "started": f"{detail.started_at:%Y-%m-%dT%H:%M:%SZ}",
+        "ended": f"{detail.ended_at or found.now:%Y-%m-%dT%H:%M:%SZ}",
+    }  # fmt: skip
+    return await respond.respond(
+        request, "runs/run.html", found, beat=figures.heartbeat(detail, found.now, clock),
+        progress=figures.progress(detail, found.now, clock), host=host, pid=pid, logs=words.log_link(values),
+        coded=words.coded, said=sent.get("said"),
+    )  # fmt: skip
+
+
+async def confirm(request: Request) -> Response:
+    """The page before a run is asked to stop, or is ended."""
+    sent = query(request)
+    found = await _read(request, words.read_uuid(sent.get("id"), "a run"))
+    return await respond.respond(request, "runs/confirm.html", found, action=request.url.path.rpartition("/")[2])
+
+
+async def stop(request: Request) -> Response:
+    """Ask a run to stop."""
+    sent = await form(request)
+    run_id = words.read_uuid(sent.get("id"), "a run")
+    call = operate.stop_run(who(request).session, run_id, words.reason_of(sent))
+    done = await act(request, call, noun="run", object=str(run_id))
+    return go(request, "/run", id=run_id, said="stop" if done else "over")
+
+
+async def end(request: Request) -> Response:
+    """Close a run as failed."""
+    sent = await form(request)
+    run_id = words.read_uuid(sent.get("id"), "a run")
+    call = operate.end_run(who(request).session, run_id, words.reason_of(sent, required=True))
+    done = await act(request, call, noun="run", object=str(run_id))
+    return go(request, "/run", id=run_id, said="end" if done else "over")
+
+
+routes = [
+    *respond.page("/run", run),
+    *respond.page("/run/stop", confirm),
+    *respond.page("/run/end", confirm),
+    *respond.action("/run/stop", stop),
+    *respond.action("/run/end", end),
+]

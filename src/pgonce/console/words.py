@@ -1,0 +1,101 @@
+"""Small texts of the pages for jobs, runs and imports."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, time, timedelta
+from urllib.parse import quote
+from uuid import UUID
+
+from markupsafe import Markup, escape
+
+from pgonce.console.respond import Form
+from pgonce.core.call import clean
+from pgonce.errors import InvalidArgument
+
+LOGS = "PGONCE_LINK_LOGS"
+"""The environment variable with the address of a run's log: "https://logs.example/?run={run_id}"."""
+_CODE = re.compile(r"`([^`]+)`")
+
+
+def coded(text: str) -> Markup:
+    """``text`` with its parts between backticks as code."""
+    parts = _CODE.split(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if index % 2 else escape(part) for index, part in enumerate(parts)
+    )
+
+
+def link(template: str, values: Mapping[str, object]) -> str | None:
+    """The address that a template makes; None if it is no address of http, or names a value that there is not."""
+    if not template.startswith(("https://", "http://")):
+        return None
+    try:
+        return template.format_map({name: quote(str(value), safe="") for name, value in values.items()})
+    except (KeyError, ValueError, IndexError, AttributeError):
+        return None
+
+
+def log_link(values: Mapping[str, object]) -> str | None:
+    """Where the log of a run is, by the template in PGONCE_LINK_LOGS."""
+    return link(os.environ.get(LOGS, ""), values)
+
+
+def read_uuid(text: str, what: str) -> UUID:
+    """The id in ``text``.
+
+    Raises:
+        InvalidArgument: it is none.
+    """
+    try:
+        return UUID(text)
+    except ValueError:
+        raise InvalidArgument(f"{text[:60]!r} is not the id of {what}") from None
+
+
+def read_date(text: str) -> date | None:
+    """The date in ``text``; None if there is none, or it is so far away that no figure can show it."""
+    try:
+        found = date.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if 2000 <= found.year <= 2200 else None
+
+
+def read_moment(text: str) -> datetime | None:
+    """The time in ``text``, with a zone; None if there is none."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)) if 2000 <= found.year <= 2200 else None
+
+
+def raw(sent: Form, field: str) -> str | None:
+    """A name or key exactly as it was sent, spaces and all; None: the field is missing."""
+    found = sent.all(field)
+    return clean(found[-1], 2500) if found else None
+
+
+def reason_of(sent: Form, *, required: bool = False) -> str:
+    """The reason in a form.
+
+    Raises:
+        InvalidArgument: it is required, and empty.
+    """
+    text = sent.get("why")
+    if required and not text:
+        raise InvalidArgument("a reason is needed: it is kept in the audit")
+    return text[:1000]
+
+
+def midnight(day: date, zone: datetime) -> datetime:
+    """The beginning of a day in the zone of a moment; a day has 23, 24 or 25 hours."""
+    return datetime.combine(day, time.min, zone.tzinfo).astimezone(UTC)
+
+
+def next_day(day: date, days: int = 1) -> date:
+    """The date so many days later."""
+    return day + timedelta(days=days)

@@ -1,0 +1,181 @@
+-- What an operator does with jobs, runs and imports in the console and on the command line. Each function looks up the role of its
+-- session, changes the rows by the function that exists for it, and writes the audit, in one transaction. If nothing was changed,
+-- nothing is written.
+
+create or replace function pgonce_console_request_job_run(
+  p_session uuid, p_job_name text, p_key text default null, p_scope jsonb default '{}', p_reason text default null)
+returns uuid
+language plpgsql set search_path from current as $$
+declare
+  v_id uuid;
+begin
+  perform pgonce_console_operator(p_session);
+  v_id := pgonce_request_job_run(p_job_name, p_scope, p_key);
+  perform pgonce_audit_write('request', 'job', p_job_name, p_after => 'requested', p_reason => p_reason, p_session => p_session,
+                             p_detail => jsonb_build_object('request', v_id, 'key', p_key, 'scope', p_scope));
+  return v_id;
+end $$;
+comment on function pgonce_console_request_job_run(uuid, text, text, jsonb, text) is
+  'pgonce: pgonce_request_job_run for an operator. Returns the request''s id.';
+
+create or replace function pgonce_console_pause_job(p_session uuid, p_job_name text, p_reason text, p_until timestamptz default null)
+returns void
+language plpgsql set search_path from current as $$
+declare
+  v_before text;
+begin
+  perform pgonce_console_operator(p_session);
+  select 'paused' || coalesce(' until ' || p.paused_until, '') || ': ' || p.reason into v_before from pgonce_job_pauses p
+  where p.job_name = p_job_name and coalesce(p.paused_until, 'infinity') > clock_timestamp() for update;
+  perform pgonce_pause_job(p_job_name, p_reason, p_until);
+  perform pgonce_audit_write('pause', 'job', p_job_name, p_before => coalesce(v_before, 'not paused'),
+                             p_after => 'paused' || coalesce(' until ' || p_until, ''), p_reason => p_reason, p_session => p_session);
+end $$;
+comment on function pgonce_console_pause_job(uuid, text, text, timestamptz) is
+  'pgonce: pgonce_pause_job for an operator. p_until: null = until the job is resumed.';
+
+create or replace function pgonce_console_resume_job(p_session uuid, p_job_name text, p_reason text default null) returns boolean
+language plpgsql set search_path from current as $$
+declare
+  v_before text;
+begin
+  perform pgonce_console_operator(p_session);
+  select 'paused' || coalesce(' until ' || p.paused_until, '') || ': ' || p.reason into v_before from pgonce_job_pauses p
+  where p.job_name = p_job_name for update;
+  if not pgonce_resume_job(p_job_name) then return false; end if;
+  perform pgonce_audit_write('resume', 'job', p_job_name, p_before => v_before, p_after => 'not paused', p_reason => p_reason,
+                             p_session => p_session);
+  return true;
+end $$;
+comment on function pgonce_console_resume_job(uuid, text, text) is 'pgonce: pgonce_resume_job for an operator. false = it was not paused.';
+
+create or replace function pgonce_console_stop_run(p_session uuid, p_run_id uuid, p_reason text default null) returns boolean
+language plpgsql set search_path from current as $$
+declare
+  r cron_job_runs;
+begin
+  perform pgonce_console_operator(p_session);
+  select * into r from cron_job_runs where id = p_run_id for no key update;
+  if not pgonce_stop_job_run(p_run_id) then return false; end if;
+  perform pgonce_audit_write('stop', 'run', p_run_id::text, p_before => r.status,
+                             p_after => case r.status when 'running' then 'stop requested' else 'its retry was cancelled' end, p_reason => p_reason,
+                             p_session => p_session, p_detail => jsonb_build_object('job', r.job_name, 'key', r.key));
+  return true;
+end $$;
+comment on function pgonce_console_stop_run(uuid, uuid, text) is
+  'pgonce: pgonce_stop_job_run for an operator. false = the run has ended. PT404 = no such run.';
+
+create or replace function pgonce_console_end_run(p_session uuid, p_run_id uuid, p_reason text) returns boolean
+language plpgsql set search_path from current as $$
+declare
+  r cron_job_runs;
+begin
+  perform pgonce_console_operator(p_session);
+  select * into r from cron_job_runs where id = p_run_id;
+  if not pgonce_end_job_run(p_run_id, p_reason) then return false; end if;
+  perform pgonce_audit_write('end', 'run', p_run_id::text, p_before => r.status, p_after => 'failed', p_reason => p_reason,
+                             p_session => p_session, p_detail => jsonb_build_object('job', r.job_name, 'key', r.key, 'process', r.process));
+  return true;
+end $$;
+comment on function pgonce_console_end_run(uuid, uuid, text) is
+  'pgonce: pgonce_end_job_run for an operator. false = the run has ended. PT404 = no such run.';
+
+create or replace function pgonce_console_expect_job(
+  p_session uuid, p_job_name text, p_every interval, p_grace interval default '5 minutes', p_key text default '', p_reason text default null)
+returns void
+language plpgsql set search_path from current as $$
+declare
+  v_before text;
+begin
+  perform pgonce_console_operator(p_session);
+  select format('every %s, %s later', e.every, e.grace) into v_before from pgonce_job_expectations e
+  where e.job_name = p_job_name and e.key = p_key for update;
+  perform pgonce_expect_job(p_job_name, p_every, p_grace, p_key);
+  perform pgonce_audit_write('expect', 'job', p_job_name, p_before => coalesce(v_before, 'not expected'),
+                             p_after => format('every %s, %s later', p_every, p_grace), p_reason => p_reason, p_session => p_session,
+                             p_detail => jsonb_build_object('key', p_key));
+end $$;
+comment on function pgonce_console_expect_job(uuid, text, interval, interval, text, text) is 'pgonce: pgonce_expect_job for an operator.';
+
+create or replace function pgonce_console_forget_job_expectation(
+  p_session uuid, p_job_name text, p_key text default '', p_reason text default null)
+returns boolean
+language plpgsql set search_path from current as $$
+declare
+  v_before text;
+begin
+  perform pgonce_console_operator(p_session);
+  select format('every %s, %s later', e.every, e.grace) into v_before from pgonce_job_expectations e
+  where e.job_name = p_job_name and e.key = p_key for update;
+  if not pgonce_forget_job_expectation(p_job_name, p_key) then return false; end if;
+  perform pgonce_audit_write('forget', 'job', p_job_name, p_before => v_before, p_after => 'not expected', p_reason => p_reason,
+                             p_session => p_session, p_detail => jsonb_build_object('key', p_key));
+  return true;
+end $$;
+comment on function pgonce_console_forget_job_expectation(uuid, text, text, text) is
+  'pgonce: pgonce_forget_job_expectation for an operator. false = the job was not expected to run.';
+
+create or replace function pgonce_console_pause_seed(p_session uuid, p_seed_name text, p_reason text default null) returns timestamptz
+language plpgsql set search_path from current as $$
+declare
+  v_before timestamptz;
+  v_paused_at timestamptz;
+begin
+  perform pgonce_console_operator(p_session);
+  select s.paused_at into v_before from seed_checkpoints s where s.seed_name = p_seed_name for no key update;
+  select s.paused_at into v_paused_at from pgonce_pause_seed(p_seed_name) s;
+  if v_before is null then
+    perform pgonce_audit_write('pause', 'import', p_seed_name, p_before => 'not paused', p_after => 'pause requested', p_reason => p_reason,
+                               p_session => p_session);
+  end if;
+  return v_paused_at;
+end $$;
+comment on function pgonce_console_pause_seed(uuid, text, text) is
+  'pgonce: pgonce_pause_seed for an operator. Returns when the pause was requested first. PT404 = it has never run.';
+
+create or replace function pgonce_console_resume_seed(p_session uuid, p_seed_name text, p_reason text default null) returns boolean
+language plpgsql set search_path from current as $$
+declare
+  v_before timestamptz;
+begin
+  perform pgonce_console_operator(p_session);
+  select s.paused_at into v_before from seed_checkpoints s where s.seed_name = p_seed_name for no key update;
+  perform pgonce_resume_seed(p_seed_name);
+  if v_before is null then return false; end if;
+  perform pgonce_audit_write('resume', 'import', p_seed_name, p_before => 'paused since ' || v_before, p_after => 'not paused',
+                             p_reason => p_reason, p_session => p_session);
+  return true;
+end $$;
+comment on function pgonce_console_resume_seed(uuid, text, text) is
+  'pgonce: pgonce_resume_seed for an operator. false = it was not paused. PT404 = it has never run.';
+
+create or replace function pgonce_console_reset_seed(p_session uuid, p_seed_name text, p_reason text default null) returns boolean
+language plpgsql set search_path from current as $$
+declare
+  v_before text;
+begin
+  perform pgonce_console_operator(p_session);
+  select format('%s, %s rows seen', s.status, s.rows_seen) into v_before from seed_checkpoints s where s.seed_name = p_seed_name for update;
+  if not pgonce_reset_seed(p_seed_name) then return false; end if;
+  perform pgonce_audit_write('reset', 'import', p_seed_name, p_before => v_before, p_after => 'no checkpoint', p_reason => p_reason,
+                             p_session => p_session);
+  return true;
+end $$;
+comment on function pgonce_console_reset_seed(uuid, text, text) is
+  'pgonce: pgonce_reset_seed for an operator. false = it has never run. PT409 = a runner is importing it.';
+
+create or replace function pgonce_console_retry_seed_rejects(p_session uuid, p_seed_name text, p_reason text default null) returns bigint
+language plpgsql set search_path from current as $$
+declare
+  v_rejects bigint := pgonce_count_rejects(p_seed_name);
+begin
+  perform pgonce_console_operator(p_session);
+  if v_rejects > 0 then
+    perform pgonce_audit_write('retry', 'import', p_seed_name, p_before => v_rejects || ' rejected rows', p_after => 'a retry was begun',
+                               p_reason => p_reason, p_session => p_session);
+  end if;
+  return v_rejects;
+end $$;
+comment on function pgonce_console_retry_seed_rejects(uuid, text, text) is
+  'pgonce: records that an operator retries the rejected rows of an import, and returns how many there are. The caller retries them, because '
+  'the import is defined in its app.';

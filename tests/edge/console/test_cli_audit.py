@@ -1,0 +1,32 @@
+"""What an operator does with jobs and imports on the command line is in the audit, with who and from which machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+
+from tests.edge.command import pgonce
+
+Connection = psycopg.Connection[Any]
+
+COMMANDS = {
+    "job pause j --reason why": ("pause", "job", "j", "why"),
+    "job stop RUN": ("stop", "run", "RUN", None),
+    "job expect j --every 1h": ("expect", "job", "j", None),
+    "job schedule j --cron @daily": ("schedule", "job", "j", None),
+    "job request j --wait 0": ("request", "job", "j", None),
+    "seed reset s": ("reset", "import", "s", None),
+}
+
+
+def test_each_command_leaves_one_line(database: str, conn: Connection) -> None:
+    for command, (action, noun, name, reason) in COMMANDS.items():
+        conn.execute("truncate cron_job_runs, pgonce_job_pauses, seed_checkpoints, pgonce_audit")
+        row = conn.execute("insert into cron_job_runs (job_name) values ('other') returning id::text").fetchone()
+        assert row
+        conn.execute("insert into seed_checkpoints (seed_name) values ('s')")
+        code, _, err = pgonce(database, *command.replace("RUN", row[0]).split(), PGONCE_ACTOR="ann")
+        assert code == 0, err
+        lines = conn.execute("select actor, source, action, noun, object, reason from pgonce_audit").fetchall()
+        assert lines == [("ann", "cli", action, noun, name.replace("RUN", row[0]), reason)], command
