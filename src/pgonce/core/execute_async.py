@@ -69,13 +69,26 @@ _SHIPPED = {
     "default_transaction_isolation": "read committed",
     **{name: value for name, value in _PINNED.items() if not name.endswith("_timeout")},
 }
-_IS_USUAL = "select " + " and ".join(
-    [f"pg_catalog.current_setting('{name}') = '{value}'" for name, value in _SHIPPED.items()]
-    + [
-        f"pg_catalog.current_setting('{name}')::pg_catalog.interval not between '00:00:00.000001' and '00:00:09'"
-        for name in ("statement_timeout", "lock_timeout")
-    ]
-)
+
+
+def _asks_for(shortest: dict[str, str]) -> str:
+    """The query for whether the session's settings are the usual ones, with time limits of 0 or at least these."""
+    return "select " + " and ".join(
+        [f"pg_catalog.current_setting('{name}') = '{value}'" for name, value in _SHIPPED.items()]
+        + [
+            f"(pg_catalog.current_setting('{name}')::pg_catalog.interval = '0'"
+            f" or pg_catalog.current_setting('{name}')::pg_catalog.interval >= '{value}')"
+            for name, value in shortest.items()
+        ]
+    )
+
+
+_IS_USUAL = _asks_for({"statement_timeout": "10s", "lock_timeout": "10s"})
+# Asked after an error that a setting may have caused. Before that, a time limit of 30 s is no reason to begin each
+# statement with a transaction of our own, which takes three round trips instead of one.
+_IS_WHAT_WE_NEED = _asks_for({name: _PINNED[name] for name in ("statement_timeout", "lock_timeout")})
+_MAYBE_SETTINGS = {"40001", "55P03", "57014"}
+"""Serialization failure, lock timeout, statement timeout (or a cancellation)."""
 _usual: WeakKeyDictionary[AsyncConnection[Any], bool] = WeakKeyDictionary()
 
 
@@ -89,6 +102,20 @@ async def is_usual(conn: AsyncConnection[Any]) -> bool:
     if usual is None:
         usual = _usual[conn] = await run(conn, _IS_USUAL) == b"t"
     return usual and _is_utf8(conn)
+
+
+async def is_fault_of_settings(conn: AsyncConnection[Any], error: psycopg.Error) -> bool:
+    """Whether a single statement has failed because of the session's settings; then `is_usual` is False from now on.
+
+    The application may have changed them since the first use of ``conn``, or a time limit that seemed long enough was
+    too short. The statement has been rolled back, so it can be executed again, in ``own_transaction``.
+    """
+    if error.sqlstate not in _MAYBE_SETTINGS or conn.pgconn.transaction_status != TransactionStatus.IDLE:
+        return False
+    if await run(conn, _IS_WHAT_WE_NEED) == b"t":
+        return False
+    _usual[conn] = False
+    return True
 
 
 def _is_utf8(conn: AsyncConnection[Any]) -> bool:
@@ -113,7 +140,11 @@ async def execute(
     try:
         if conn.pgconn.transaction_status == TransactionStatus.IDLE:
             if conn.autocommit and await is_usual(conn):
-                return await _execute(conn, call, statement)
+                try:
+                    return await _execute(conn, call, statement)
+                except psycopg.Error as error:
+                    if not await is_fault_of_settings(conn, error):
+                        raise
             if conn.autocommit:
                 async with own_transaction(conn):
                     return await _execute(conn, call, statement)

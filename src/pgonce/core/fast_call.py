@@ -17,7 +17,7 @@ from psycopg.pq.abc import PGresult
 from psycopg.types.json import Jsonb
 
 from pgonce.core.call import Call
-from pgonce.core.execute import execute, is_usual
+from pgonce.core.execute import execute, is_fault_of_settings, is_usual
 from pgonce.errors import translate
 
 T = TypeVar("T")
@@ -70,6 +70,10 @@ def execute_value(conn: Connection[Any], wanted: Call[T], schema: str) -> T:
             return said
         result = send_statement(conn, wanted.numbered(schema), texts)
     except psycopg.Error as error:
+        if not conn.closed and is_fault_of_settings(conn, error):
+            said = execute(conn, wanted, schema)
+            conn.commit()
+            return said
         raise translate(error) from error
     return wanted.read([(read_value(result.ftype(0), result.get_value(0, 0)),)])
 

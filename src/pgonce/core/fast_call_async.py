@@ -16,7 +16,7 @@ from psycopg.pq.abc import PGresult
 from psycopg.types.json import Jsonb
 
 from pgonce.core.call import Call
-from pgonce.core.execute_async import execute, is_usual
+from pgonce.core.execute_async import execute, is_fault_of_settings, is_usual
 from pgonce.errors import translate
 
 T = TypeVar("T")
@@ -69,6 +69,10 @@ async def execute_value(conn: AsyncConnection[Any], wanted: Call[T], schema: str
             return said
         result = await send_statement(conn, wanted.numbered(schema), texts)
     except psycopg.Error as error:
+        if not conn.closed and await is_fault_of_settings(conn, error):
+            said = await execute(conn, wanted, schema)
+            await conn.commit()
+            return said
         raise translate(error) from error
     return wanted.read([(read_value(result.ftype(0), result.get_value(0, 0)),)])
 
