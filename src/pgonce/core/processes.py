@@ -80,7 +80,7 @@ class Registration:
         Raises:
             DatabaseUnavailable, SchemaError: as for every call.
         """
-        self.started_at = call_with_timeouts(pool, self._register(), self.schema)
+        self.started_at = call_with_timeouts(pool, self.registering(), self.schema)
         self._next = time.monotonic() + BEAT_EVERY
 
     def beat(self, pool: Pool, busy: int = 0, busy_with: Sequence[str] = ()) -> None:
@@ -89,14 +89,15 @@ class Registration:
             return
         if not call_with_timeouts(pool, beat_process(self.id, busy, busy_with), self.schema):
             # the row is deleted after a day without heartbeats, as on a suspended machine
-            call_with_timeouts(pool, self._register(), self.schema)
+            call_with_timeouts(pool, self.registering(), self.schema)
         self._next = time.monotonic() + BEAT_EVERY - 1  # the caller's rounds are not exact
 
     def end(self, pool: Pool) -> None:
         """Delete the row: a clean stop."""
         call_with_timeouts(pool, end_process(self.id), self.schema)
 
-    def _register(self) -> Call[datetime]:
+    def registering(self) -> Call[datetime]:
+        """The call that writes the row, for callers without a synchronous pool."""
         content = repr((sorted(self.handlers), sorted(self.jobs), sorted(self.content)))
         args = {
             "p_id": self.id,

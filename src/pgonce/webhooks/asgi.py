@@ -22,6 +22,7 @@ from psycopg_pool import AsyncConnectionPool
 from pgonce.core import database
 from pgonce.core.event_loop import EventLoop
 from pgonce.core.execute_async import call
+from pgonce.core.processes import BEAT_EVERY, Registration, beat_process, end_process
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, PayloadTooLarge, PgonceError
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls_receive import check_inbox, count_refused_deliveries
@@ -100,6 +101,8 @@ class Receiver:
         self._writer: InboxWriter | None = None
         self._worker: Worker | None = None
         self._refusals = RefusalCounter()
+        patterns = [handler.pattern for handler in app.handlers]
+        self._registration = Registration("receives", schema, app=getattr(app, "name", ""), content=patterns)
         self._checking: asyncio.Task[None] | None = None
         self._checked = 0.0
         self._sweeping: asyncio.Task[None] | None = None
@@ -146,10 +149,19 @@ class Receiver:
         self._sweeping = asyncio.create_task(self._sweep(pool))
 
     async def _sweep(self, pool: AsyncConnectionPool[AsyncConnection[Any]]) -> None:
-        """Write the counts of what was refused, now and then."""
+        """Show that this process receives, and write the counts of what was refused, now and then."""
         while True:
-            await asyncio.sleep(EVERY)
-            await self._write_refusals(pool, EVERY / 2)
+            await self._beat(pool)
+            await asyncio.sleep(BEAT_EVERY)
+            await self._write_refusals(pool, EVERY)
+
+    async def _beat(self, pool: AsyncConnectionPool[AsyncConnection[Any]]) -> None:
+        """Write or refresh the row of ``pgonce ps``. Deliveries are received without it, too."""
+        try:
+            if not await call(pool, beat_process(self._registration.id, 0, []), self._schema):
+                await call(pool, self._registration.registering(), self._schema)
+        except (PgonceError, psycopg.Error) as error:
+            log.warning("this receiver is not in the list of processes now: %s", str(error).splitlines()[0])
 
     async def _write_refusals(self, pool: AsyncConnectionPool[AsyncConnection[Any]], every: float) -> None:
         if counts := self._refusals.take(every):
@@ -178,6 +190,8 @@ class Receiver:
             with suppress(TimeoutError):
                 async with asyncio.timeout(2):
                     await self._write_refusals(pool, 0)
+                    with suppress(PgonceError, psycopg.Error):
+                        await call(pool, end_process(self._registration.id), self._schema)
             await pool.close()
 
     @asynccontextmanager

@@ -228,3 +228,14 @@ async def _load(base: str, count: int) -> set[int]:
         work += [deliver(f"evt_call_{number}", type="call", url=f"{base}/effects") for number in range(20)]
         work += [ask() for _ in range(50)]
         return set(await asyncio.gather(*work))
+
+
+def test_a_receiver_without_a_worker_is_in_the_list_of_processes_until_it_stops(
+    receiver: Any, conn: Connection[Any]
+) -> None:
+    listed = "select does, app, live, outdated from pgonce_list_processes()"
+    with served(receiver):
+        wait_until(
+            lambda: conn.execute(listed.encode()).fetchall() == [(["receives"], "", True, False)], "it is listed"
+        )
+    assert conn.execute(listed.encode()).fetchall() == []

@@ -102,3 +102,11 @@ def test_a_process_of_another_release_than_the_newest_start_of_its_app_is_outdat
     register(conn, uuid4(), p_pid=1, **{"p_app": "shop", **old})
     register(conn, uuid4(), p_pid=2, **{"p_app": "shop", **new})
     assert [line["outdated"] for line in rows(conn, "select outdated from pgonce_list_processes()")] == outdated
+
+
+def test_each_kind_of_service_is_compared_with_the_newest_one_of_its_kind(conn: Connection) -> None:
+    for pid, digest in ((1, "a"), (2, "b")):
+        register(conn, uuid4(), "events", p_app="shop", p_pid=pid, p_digest=digest)
+        register(conn, uuid4(), "receives", p_app="shop", p_pid=pid, p_digest=f"{digest} without handlers")
+    found = rows(conn, "select pid, outdated from pgonce_list_processes()")
+    assert found == [{"pid": 1, "outdated": True}, {"pid": 2, "outdated": False}]

@@ -73,12 +73,15 @@ returns table (host text, pid integer, does text[], version text, app text, rele
                started_at timestamptz, last_seen_at timestamptz, seen_ago interval)
 language sql stable set search_path from current as $$
   with newest as (
-    select distinct on (p.app) p.app, p.release, p.digest, p.does from pgonce_live_processes p
+    select distinct on (p.app) p.app, p.release from pgonce_live_processes p
     where p.app <> '' order by p.app, p.started_at desc),
+  newest_of_kind as (
+    select distinct on (p.app, p.does) p.app, p.does, p.digest from pgonce_live_processes p
+    where p.app <> '' order by p.app, p.does, p.started_at desc),
   marked as (
     -- the releases from PGONCE_RELEASE are compared; without one, the digests of the same kind of service
-    select p.*, coalesce(p.release <> n.release or n.release = '' and p.does = n.does and p.digest <> n.digest, false) as outdated
-    from pgonce_processes p left join newest n on n.app = p.app)
+    select p.*, coalesce(p.release <> n.release or n.release = '' and p.digest <> k.digest, false) as outdated
+    from pgonce_processes p left join newest n on n.app = p.app left join newest_of_kind k on k.app = p.app and k.does = p.does)
   select m.host, m.pid, array_agg(distinct m.does), max(m.version), max(m.app), max(coalesce(nullif(m.release, ''), left(m.digest, 7))),
          bool_or(m.outdated), max(m.last_seen_at) > clock_timestamp() - interval '1 minute',
          array(select distinct h from pgonce_processes o, unnest(o.handlers) h where o.host = m.host and o.pid = m.pid order by h),
