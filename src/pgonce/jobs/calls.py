@@ -159,6 +159,11 @@ def explain_job_run_end(run_id: UUID) -> Call[str | None]:
     return Call("pgonce_explain_job_run_end", {"p_run_id": run_id}, value)
 
 
+def note_lost_job_run(run_id: UUID) -> Call[str | None]:
+    """``explain_job_run_end``; and record that the run's process has worked until now."""
+    return Call("pgonce_note_lost_job_run", {"p_run_id": run_id}, value)
+
+
 def stop_job_run(run_id: UUID) -> Call[bool]:
     """Request a run to end, and cancel its retries. False: it has ended."""
     return Call("pgonce_stop_job_run", {"p_run_id": run_id}, value)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import psycopg
@@ -17,6 +19,8 @@ from pgonce.core.execute import execute
 from pgonce.errors import PgonceError, translate
 
 T = TypeVar("T")
+
+log = logging.getLogger("pgonce")
 
 
 class HeartbeatSender:
@@ -96,3 +100,10 @@ class HeartbeatSender:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def warn_if_late(title: str, seconds: float, window: timedelta) -> None:
+    """Log it when more than half of the window has passed between two heartbeats."""
+    if seconds > window.total_seconds() / 2:
+        why = "code that keeps Python's global lock, or a slow database; give the job a wider window"
+        log.warning("%s: %.1f s between two heartbeats, window %s: %s", title, seconds, window, why)

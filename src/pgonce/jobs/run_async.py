@@ -41,7 +41,7 @@ from pgonce.errors import (
     translate,
 )
 from pgonce.jobs import calls as protocol
-from pgonce.jobs.heartbeat import HeartbeatSender
+from pgonce.jobs.heartbeat import HeartbeatSender, warn_if_late
 from pgonce.jobs.pool_address import address, heartbeat_address
 
 log = logging.getLogger("pgonce")
@@ -81,7 +81,7 @@ class AsyncRun:
         self._lost = False
         self._stopping = False
         self._interruption: str | None = None
-        self._stop_seen = False
+        self._stop_seen = self._silence_seen = False
         self._ended = False
         self._last_beat = self._began = time.monotonic()
         self._confirmed = 0
@@ -93,15 +93,15 @@ class AsyncRun:
     @property
     def lost(self) -> bool:
         """Whether the run has ended without us, or may have: no heartbeat reached the database for a whole window."""
+        self._silence_seen |= self._is_silent
         lost = self._lost or self._is_silent
-        self._stop_seen = self._stop_seen or lost
+        self._stop_seen |= lost
         return lost
 
     @property
     def _is_silent(self) -> bool:
-        if self._is_inherited:  # its parent sends the heartbeats
-            return False
-        return time.monotonic() - self._last_beat > self.window.total_seconds()
+        # the parent of a forked child sends the heartbeats
+        return not self._is_inherited and time.monotonic() - self._last_beat > self.window.total_seconds()
 
     @property
     def _is_inherited(self) -> bool:
@@ -238,19 +238,15 @@ class AsyncRun:
         else:
             self._lost = self._lost or said == "lost"
             self._stopping = self._stopping or said == "stopping"
-            self._report_late_beat(time.monotonic() - self._last_beat)
+            warn_if_late(self._title, time.monotonic() - self._last_beat, self.window)
             self._last_beat = started
-        return not self.lost and not (CANCELS and self._stopping)
+        # of a thread not self.lost: that is for the job, which ends when it has read it
+        return not (self.lost or self._stopping) if CANCELS else not (self._lost or self._is_silent)
 
     async def _fail_late(self) -> bool:
         """End the run because its time is over; whether it has ended."""
         await self.fail(self._timed_out_because())
         return self._ended
-
-    def _report_late_beat(self, seconds: float) -> None:
-        if seconds > self.window.total_seconds() / 2:
-            why = "code that keeps Python's global lock, or a slow database; give the job a wider window"
-            log.warning("%s: %.1f s between two heartbeats, window %s: %s", self._title, seconds, self.window, why)
 
     async def _execute_on_pool(self, wanted: Call[Any], seconds: float) -> Any:
         async with translated(self._pool.connection(seconds)) as conn:
@@ -300,7 +296,7 @@ class AsyncRun:
         if was_stopped and self._stopping:
             await self.fail("stopped on request")
             raise RunStopped(f"{self._title} was stopped on request")
-        if was_stopped and self._is_silent and not self._lost:
+        if was_stopped and (self._is_silent or self._silence_seen) and not self._lost:
             silent = f"no heartbeat reached the database for {self.window}"
             await self.fail(silent)
             raise LeaseLost(f"{self._title} was stopped: {silent}")
@@ -313,6 +309,7 @@ class AsyncRun:
         except NotFound:
             completed = False
         if not completed:
+            self._ended = True
             why = await self._lost_because()
             raise LeaseLost(f"{why}: its work is not counted")
         self._ended = True
@@ -323,9 +320,12 @@ class AsyncRun:
         Nothing is raised: the job's own error matters more, and a successor closes a run that is left open. In a forked
         child of the process that the run belongs to this does nothing.
         """
-        if self._ended or self._lost or self._is_inherited:
+        if self._ended or self._is_inherited:
             return
         self._ended = True
+        if self._lost:
+            await shielded(self._lost_because())
+            return
         cancelled = CANCELS and self._stopping
         if isinstance(reason, BaseException):
             # LeaseLost, too: a transaction may see the end of the time before the timer's thread has woken
@@ -384,10 +384,10 @@ class AsyncRun:
         return f"timed out after {self._timeout}"
 
     async def _lost_because(self, conn: AsyncConnection[Any] | None = None) -> str:
-        """Who ended the run, as its row has it: a takeover is named only where there was one."""
+        """Who ended the run, as its row has it. Without ``conn`` this records that the process worked until now."""
         if self.timed_out:
             return f"{self._title} {self._timed_out_because()}"
-        why = protocol.explain_job_run_end(self.id)
+        why = protocol.explain_job_run_end(self.id) if conn else protocol.note_lost_job_run(self.id)
         try:
             found = await (execute(conn, why, self.schema) if conn else call(self._pool, why, self.schema))
         except (PgonceError, psycopg.Error):

@@ -234,3 +234,43 @@ def test_a_retry_of_a_run_whose_scope_is_no_object_is_run(module_database: str, 
         (retry,) = call(pool, protocol.due_job_retries([name]), "public")
         pgonce.Jobs(pool).perform(app.get_job(name), retry=retry)
     assert seen == [[1, 2]]
+
+
+def test_until_when_a_process_worked_whose_run_was_taken_over_is_recorded(
+    module_database: str, db: Db, name: str
+) -> None:
+    with databases.open_pool(module_database, 2) as pool:
+        jobs = pgonce.Jobs(pool)
+        with pytest.raises(LeaseLost, match="was taken over by run"), jobs.run(name, window="1 hour") as run:  # noqa: PT012
+            assert run
+            db.execute("update cron_job_runs set heartbeat_at = now() - interval '2 hours' where id = %s", [run.id])
+            assert db.execute("select start_job_run(%s)", [name]).fetchone() != (None,)
+    found = "select fenced from pgonce_find_job_overlaps() where job_name = %s"
+    assert db.execute(found, [name]).fetchall() == [(True,)]
+
+
+def test_a_run_that_ended_early_because_it_was_silent_has_failed_though_the_database_is_back(
+    module_database: str, network: Proxy, db: Db, name: str
+) -> None:
+    silent = "no heartbeat reached the database"
+    with (  # noqa: PT012
+        databases.open_pool(network.url, 2) as pool,
+        pytest.raises(LeaseLost, match=silent),
+        pgonce.Jobs(pool).run(name, window="1 second") as run,
+    ):
+        assert run
+        network.down()
+        wait_until(lambda: run.stop_requested, "a window without a heartbeat")
+        network.up()
+        wait_until(lambda: beats(run), "a transaction of the run is committed")
+    status, reason = end(db, name)
+    assert status == "failed"
+    assert silent in (reason or "")
+
+
+def beats(run: pgonce.Run) -> bool:
+    try:
+        with run.transaction():
+            return True
+    except DatabaseUnavailable:
+        return False

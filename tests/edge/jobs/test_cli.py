@@ -385,6 +385,24 @@ def test_an_overlap_made_by_hand_is_in_the_view_and_none_else_is(conn: Connectio
             [job, key, status, f"2026-01-01 {started}+00", f"2026-01-01 {ended}+00"],
         )
     found = conn.execute(
-        "select job_name, to_char(started_at at time zone 'UTC', 'HH24:MI') from pgonce_job_overlaps"
+        "select job_name, to_char(started_at at time zone 'UTC', 'HH24:MI'), fenced"
+        " from pgonce_find_job_overlaps('100 years')"
     ).fetchall()
-    assert found == [("b", "10:59")]
+    assert found == [("b", "10:59", False)]
+
+
+def test_what_was_at_work_before_the_period_counts_and_what_started_before_it_is_not_listed(conn: Connection) -> None:
+    insert = (
+        "insert into cron_job_runs (job_name, status, started_at, completed_at, worked_until) values"
+        " (%s, %s, now() - %s::interval, now() - %s::interval, now() - %s::interval)"
+    )
+    conn.execute(insert, ["old", "succeeded", "9 days", "8 days", None])
+    conn.execute(insert, ["old", "succeeded", "9 days", "8 days", None])
+    conn.execute(insert, ["before", "succeeded", "7.5 days", "1 day", None])
+    conn.execute(insert, ["before", "succeeded", "2 days", "1 day", None])
+    conn.execute(insert, ["runs", "running", "90 days", None, None])
+    conn.execute(insert, ["runs", "failed", "1 hour", "1 hour", None])
+    conn.execute(insert, ["zombie", "failed", "3 hours", "2 hours", "1 hour"])
+    conn.execute(insert, ["zombie", "succeeded", "90 minutes", "80 minutes", None])
+    found = conn.execute("select job_name, fenced from pgonce_job_overlaps order by job_name").fetchall()
+    assert found == [("before", False), ("runs", False), ("zombie", True)]

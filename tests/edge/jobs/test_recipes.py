@@ -6,11 +6,9 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -19,11 +17,11 @@ from psycopg import errors
 from pgonce.core import embedded
 from pgonce.core import migrate as schema
 from tests.conftest import wait_until
+from tests.debian_server import debian_server
 
 Connection = psycopg.Connection[Any]
 ROOT = Path(__file__).parents[3]
 RECIPES = (ROOT / "docs/recipes/jobs.md").read_text(encoding="utf-8")
-DEBIAN = Path("/usr/lib/postgresql/15/bin")
 CRON = Path("/usr/share/postgresql/15/extension/pg_cron.control")
 
 
@@ -77,33 +75,12 @@ def test_run_job_refuses_to_run_inside_a_transaction_where_its_row_would_not_sur
 @pytest.fixture
 def with_pg_cron() -> Iterator[Connection]:
     """A session on a cluster of our own that runs pg_cron."""
-    if not (DEBIAN / "initdb").exists() or not CRON.exists():
+    if not CRON.exists():
         pytest.skip("pg_cron is not installed: apt-get install postgresql-15 postgresql-15-cron")
-    with tempfile.TemporaryDirectory(prefix="pgonce-cron-") as folder:
-        options: dict[str, Any] = {}
-        if os.geteuid() == 0:
-            import pwd
-
-            owner = pwd.getpwnam("postgres")
-            os.chown(folder, owner.pw_uid, owner.pw_gid)
-            options = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
-        data = f"{folder}/data"
-        user: list[str | Path] = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale"]
-        initdb: list[str | Path] = [DEBIAN / "initdb", "-D", data, *user]
-        subprocess.run(initdb, check=True, capture_output=True, cwd="/", **options)
-        settings = (
-            f"-k {folder} -c listen_addresses='' -c shared_preload_libraries=pg_cron -c cron.use_background_workers=on"
-        )
-        pg_ctl: list[str | Path] = [DEBIAN / "pg_ctl", "-D", data, "-w", "-l", f"{folder}/log"]
-        subprocess.run([*pg_ctl, "start", "-o", settings], check=True, capture_output=True, cwd="/", **options)
-        try:
-            url = f"postgresql://postgres@/postgres?host={quote(folder)}"
-            schema.migrate(url)
-            with psycopg.connect(url, autocommit=True) as conn:
-                conn.execute("create extension pg_cron")
-                yield conn
-        finally:
-            subprocess.run([*pg_ctl, "stop", "-m", "immediate"], check=True, capture_output=True, cwd="/", **options)
+    settings = "-c shared_preload_libraries=pg_cron -c cron.use_background_workers=on"
+    with debian_server(settings) as url, psycopg.connect(url, autocommit=True) as conn:
+        conn.execute("create extension pg_cron")
+        yield conn
 
 
 def test_pg_cron_runs_it_and_a_failure_is_in_our_rows_and_in_its_own(with_pg_cron: Connection) -> None:

@@ -68,7 +68,7 @@ LANDED = (
     "select coalesce(sum((select count(*) from written z where z.run_id = s.run_id and z.seen is null) - s.seen), 0)"
     " from written s where s.seen is not null"
 )
-OVERLAPS = "select count(*) from pgonce_job_overlaps"
+OVERLAPS = "select count(*) from pgonce_job_overlaps where not fenced"
 
 
 def number(conn: Connection, query: str) -> int:

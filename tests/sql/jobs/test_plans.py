@@ -8,15 +8,17 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.conftest import _new_database
+from tests.debian_server import debian_server
+
 Connection = psycopg.Connection[Any]
 
 
-@pytest.fixture(scope="module")
-def many_runs(server: str, template: str) -> Iterator[Connection]:
+@pytest.fixture(scope="module", params=["of the suite", "Debian's 15"])
+def many_runs(request: pytest.FixtureRequest, server: str, template: str) -> Iterator[Connection]:
     """60,000 runs of 200 jobs over half a year."""
-    from tests.conftest import _new_database
-
-    with _new_database(server, template) as url, psycopg.connect(url, autocommit=True) as conn:
+    server_ = _new_database(server, template) if request.param == "of the suite" else debian_server()
+    with server_ as url, psycopg.connect(url, autocommit=True) as conn:
         conn.execute(
             "insert into cron_job_runs"
             " (job_name, status, started_at, heartbeat_at, completed_at, duration_ms, scheduled_for)"
@@ -48,7 +50,7 @@ def rows_read(conn: Connection, query: str) -> int:
 
 def test_the_figures_of_one_job_read_the_runs_of_that_job_in_the_two_periods(many_runs: Connection) -> None:
     for _ in range(7):  # from the sixth on a plan without its arguments would be taken
-        # one run every 800 minutes; the runs of the period are read for the statistics and again for the last failure
+        # one run every 800 minutes, and their entries in the index
         assert rows_read(many_runs, "select * from pgonce_job_timing('job_7', '30 days')") < 2 * 4 * 30 * 24 * 60 / 800
 
 
@@ -71,3 +73,7 @@ def test_what_was_missed_reads_the_last_day_and_one_run_of_each_schedule(many_ru
 
 def test_the_list_of_jobs_reads_some_runs_of_each(many_runs: Connection) -> None:
     assert rows_read(many_runs, "select * from pgonce_list_jobs()") < 2 * 200 * 60 + 2000
+
+
+def test_overlaps_read_the_runs_of_the_period_and_of_the_day_before_it(many_runs: Connection) -> None:
+    assert rows_read(many_runs, "select * from pgonce_job_overlaps") < 2 * 8 * 24 * 60 / 4 + 200

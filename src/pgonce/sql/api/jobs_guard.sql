@@ -268,6 +268,16 @@ comment on function pgonce_explain_job_run_end(uuid) is
   'pgonce: why a run is no longer running, as a text for people: which run took over, or how it was ended. null while it is '
   'running.';
 
+create or replace function pgonce_note_lost_job_run(p_run_id uuid) returns text
+language plpgsql set search_path from current as $$
+begin
+  update cron_job_runs set worked_until = clock_timestamp() where id = p_run_id and status || '' = 'failed';
+  return pgonce_explain_job_run_end(p_run_id);
+end $$;
+comment on function pgonce_note_lost_job_run(uuid) is
+  'pgonce: called by the process of a run when it stops because the run is no longer its own. Records until when it may have '
+  'worked, for pgonce_job_overlaps, and returns what pgonce_explain_job_run_end returns.';
+
 -- The slow path of the two functions below. They found no running run; this finds out why, and whether the answer is still
 -- true.
 create or replace function pgonce_has_job_run_ended(p_run_id uuid, p_status text, p_error_message text) returns boolean

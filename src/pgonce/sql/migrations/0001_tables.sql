@@ -161,6 +161,12 @@ create table if not exists pgonce_watermarks (
   updated_at timestamptz not null default clock_timestamp()
 );
 
+-- When upkeep that every worker offers to do was last done: one process at a time does it for all.
+create table if not exists pgonce_upkeep (
+  what    text        primary key,
+  done_at timestamptz not null
+);
+
 create table if not exists cron_job_runs (
   id              uuid primary key default gen_random_uuid(),
   job_name        text not null,
@@ -206,7 +212,9 @@ alter table cron_job_runs
   -- when the figures last changed: a run that hangs still sends heartbeats
   add column if not exists progress_at       timestamptz,
   -- how many transactions of the run the database has committed; its process knows how many were confirmed to it
-  add column if not exists transactions      integer not null default 0;
+  add column if not exists transactions      integer not null default 0,
+  -- when its process noticed that the run had been closed meanwhile: until then it may have worked beside a successor
+  add column if not exists worked_until      timestamptz;
 
 -- In an adopted table every crash may have left a running row. All but the newest of each job are closed, for the index below.
 update cron_job_runs r
