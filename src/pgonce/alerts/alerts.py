@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 import psycopg
+from psycopg_pool import ConnectionPool
 
 from pgonce.alerts import calls
 from pgonce.alerts.delivery import Send, failure_reason, ping_sender, sender
@@ -38,6 +39,7 @@ class Alerts(Service):
         schema: where ``pgonce migrate`` put the tables.
         ping: a URL that is requested after every look that succeeded, for a dead man's switch outside.
         every: seconds between two looks.
+        pool: connections that it shares with other services: two of them are this one's. It stays open.
 
     Raises:
         InvalidArgument: a URL cannot be read; the message gives its number, not its text.
@@ -52,6 +54,7 @@ class Alerts(Service):
         schema: str = "public",
         ping: str | None = None,
         every: float = EVERY,
+        pool: ConnectionPool[psycopg.Connection[Any]] | None = None,
     ) -> None:
         self._url = url
         self._schema = schema
@@ -60,6 +63,7 @@ class Alerts(Service):
         self._ping = None if ping is None else ping_sender(ping)
         self._ping_failed = False
         self._every = every
+        self._shared_pool = pool
         self._stop = threading.Event()
         self._looking = threading.Thread(target=self._run, name="pgonce alerts", daemon=True)
         self._threads: dict[str, threading.Thread] = {}
@@ -70,7 +74,7 @@ class Alerts(Service):
         Raises:
             DatabaseUnavailable: here, rather than later in the thread.
         """
-        self._pool = database.open_pool(self._url, 2)  # two: a long look must not delay a delivery
+        self._pool = self._shared_pool or database.open_pool(self._url, 2)  # two: a long look must not delay a delivery
         self._looking.start()
         return self
 
@@ -90,7 +94,7 @@ class Alerts(Service):
         for thread in threads:
             thread.join(None if until is None else max(until - time.monotonic(), 0))
         ended = not any(thread.is_alive() for thread in threads)
-        if ended:
+        if ended and self._shared_pool is None:
             self._pool.close()
         return ended
 

@@ -13,6 +13,8 @@ from contextlib import ExitStack, suppress
 from typing import Any, TypeVar
 
 import click
+import psycopg
+from psycopg_pool import ConnectionPool
 
 from pgonce.alerts.alerts import Alerts
 from pgonce.app import App
@@ -34,14 +36,24 @@ CONSOLE = "/console"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-STOP_SECONDS = 20.0
-"""Seconds for handlers and jobs after SIGTERM, after 5 s for answers. Kubernetes kills a process after 30 s."""
+SERVICE_CONNECTIONS = 4
+"""For the statements of the scheduler and the alerts themselves: two each, as their docstrings say."""
 
 concurrency = click.option(
     "--concurrency", default=4, show_default=True, type=click.IntRange(min=1), help="Transactions at once."
 )
 adopt = click.option(
     "--adopt", is_flag=True, help="Also take over events whose lease expired in clients that do not use a worker."
+)
+
+
+with_shutdown_timeout = click.option(
+    "--shutdown-timeout",
+    default=25.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="How long SIGTERM waits for the events and runs that have begun. Kubernetes kills a process after 30 s.",
 )
 
 
@@ -93,6 +105,7 @@ def freeze_garbage() -> None:
     type=click.IntRange(min=1),
     help="If there are more, the one that has been idle longest is closed.",
 )
+@with_shutdown_timeout
 @with_services
 @concurrency
 @with_app
@@ -106,6 +119,7 @@ def serve(
     live_only: bool,
     max_body: int,
     max_connections: int,
+    shutdown_timeout: float,
     concurrency: int,
     jobs: int,
     no_schedule: bool,
@@ -120,7 +134,8 @@ def serve(
 
     The endpoint's secret comes from PGONCE_WEBHOOK_SECRET; several, separated by commas, while one is being rolled.
 
-    SIGTERM and Ctrl-C finish the answers, events and runs that have begun, for up to 25 s.
+    SIGTERM and Ctrl-C finish the answers, events and runs that have begun, for up to --shutdown-timeout. Answers have
+    5 s of it. Runs are asked to end, as by `pgonce worker`.
     """
     try:
         from pgonce.webhooks import http_server
@@ -142,10 +157,10 @@ def serve(
     )
     if any(handler.is_async for handler in app.handlers):
         receiver.event_loop = event_loop.background()  # not the server's: a handler that blocks it delays no answer
-    with database.open_pool(url, 1) as pool:
-        call(pool, check_inbox(), schema)  # needs the table and the right to write to it
+    pool = click.get_current_context().with_resource(database.open_pool(url, SERVICE_CONNECTIONS))
+    call(pool, check_inbox(), schema)  # needs the table and the right to write to it
     services = _services(
-        app, url, schema, jobs, no_schedule or no_worker, () if no_alerts else alerts, None if no_alerts else ping
+        app, url, schema, jobs, no_schedule or no_worker, () if no_alerts else alerts, None if no_alerts else ping, pool
     )
     try:
         listening = http_server.listen(host, port)
@@ -166,7 +181,12 @@ def serve(
     with ExitStack() as running:
         for service in services:
             service.start()
-        stop = _once(lambda: _stop(services, STOP_SECONDS))
+
+        def stop_services() -> None:
+            _stop([*services, *receiver.services], shutdown_timeout)
+            receiver.shutdown_timeout = 0.0  # the time is over for its worker, too
+
+        stop = _once(stop_services)
         running.callback(stop)
         server = http_server.Server(served, max_connections=max_connections, stop=stop)
         # uvicorn says so itself only of a socket of its own, and then before its start
@@ -206,13 +226,20 @@ def _cannot_listen(host: str, port: int, error: OSError) -> PgonceError:
 
 
 def _services(
-    app: App, url: str, schema: str, jobs: int, no_schedule: bool, alerts: Sequence[str], ping: str | None
+    app: App,
+    url: str,
+    schema: str,
+    jobs: int,
+    no_schedule: bool,
+    alerts: Sequence[str],
+    ping: str | None,
+    pool: ConnectionPool[psycopg.Connection[Any]],
 ) -> list[Service]:
     services: list[Service] = []
     if not no_schedule:
-        services.append(Scheduler(app, url, schema=schema, concurrency=jobs))
+        services.append(Scheduler(app, url, schema=schema, concurrency=jobs, pool=pool))
     if alerts or ping:
-        services.append(Alerts(url, alerts, schema=schema, ping=ping))
+        services.append(Alerts(url, alerts, schema=schema, ping=ping, pool=pool))
     return services
 
 
@@ -239,14 +266,7 @@ def _once(action: Callable[[], None]) -> Callable[[], None]:
 
 @click.command()
 @adopt
-@click.option(
-    "--shutdown-timeout",
-    default=25.0,
-    show_default=True,
-    type=click.FloatRange(min=0),
-    metavar="SECONDS",
-    help="How long SIGTERM waits for the events and runs that have begun. Kubernetes kills a process after 30 s.",
-)
+@with_shutdown_timeout
 @with_services
 @concurrency
 @with_app
@@ -279,10 +299,13 @@ def worker(
 
     restore = click.get_current_context().with_resource(handled(stop))
     freeze_garbage()
-    services = _services(app, url, schema, jobs, no_schedule, () if no_alerts else alerts, None if no_alerts else ping)
+    pool = click.get_current_context().with_resource(database.open_pool(url, concurrency + 2 + SERVICE_CONNECTIONS))
+    services = _services(
+        app, url, schema, jobs, no_schedule, () if no_alerts else alerts, None if no_alerts else ping, pool
+    )
     started = []
     if app.handlers or adopt or no_schedule:
-        services.insert(0, Worker(app, url, schema=schema, concurrency=concurrency, adopt=adopt))
+        services.insert(0, Worker(app, url, schema=schema, concurrency=concurrency, adopt=adopt, pool=pool))
         started.append(f"{concurrency} transactions at once")
     if not no_schedule:
         started.append(f"{sum(job.plan is not None for job in app.jobs.values())} jobs scheduled")

@@ -107,16 +107,25 @@ def _unreadable(url: str, said: str) -> str:
     return "the database URL cannot be read: write postgresql://user:password@host:5432/name"
 
 
-def open_pool(url: str, size: int = 10) -> ConnectionPool[Connection[Any]]:
+IDLE = 15.0
+"""Seconds after which a pool closes a connection that it has not needed; psycopg's default is ten minutes."""
+
+
+def open_pool(url: str, size: int = 10, *, least: int = 1) -> ConnectionPool[Connection[Any]]:
     """An open pool of up to ``size`` connections with the settings that pgonce needs.
+
+    Args:
+        url: the database.
+        size: how many connections at most.
+        least: how many it keeps open while nobody uses it.
 
     Raises:
         DatabaseUnavailable: the database cannot be reached.
     """
     check(url)
     pool = ConnectionPool(
-        url, kwargs=_options(url), configure=_configure, min_size=1, max_size=size, open=True, timeout=TIMEOUT,
-        reconnect_timeout=TIMEOUT, name="pgonce",
+        url, kwargs=_options(url), configure=_configure, min_size=least, max_size=size, open=True, timeout=TIMEOUT,
+        max_idle=IDLE, reconnect_timeout=TIMEOUT, name="pgonce",
     )  # fmt: skip
     with _translate_pool_timeout():
         pool.wait(TIMEOUT)
@@ -132,7 +141,7 @@ async def open_async_pool(url: str, size: int = 10) -> AsyncConnectionPool[Async
     await asyncio.to_thread(check, url)
     pool = AsyncConnectionPool[AsyncConnection[Any]](
         url, kwargs=_options(url), configure=_configure_async, min_size=1, max_size=size, open=False, timeout=TIMEOUT,
-        reconnect_timeout=TIMEOUT, name="pgonce",
+        max_idle=IDLE, reconnect_timeout=TIMEOUT, name="pgonce",
     )  # fmt: skip
     await pool.open()
     with _translate_pool_timeout():

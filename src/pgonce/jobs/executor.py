@@ -40,13 +40,15 @@ class Executor:
     """Starts and finishes runs; a run that fails is in the audit trail and in the log.
 
     Args:
-        pool: for synchronous runs, and for closing those that do not end.
+        pool: for synchronous runs.
         url: the database; an asynchronous run has connections of its own, in the process's event loop.
         schema: where ``pgonce migrate`` put the tables.
+        closing: for closing runs that do not end, and may hold all connections of ``pool``.
     """
 
-    def __init__(self, pool: Pool, url: str, schema: str) -> None:
+    def __init__(self, pool: Pool, url: str, schema: str, closing: Pool) -> None:
         self._pool = pool
+        self._closing = closing
         self._url = url
         self._schema = schema
         self._stop_reason: str | None = None
@@ -94,7 +96,7 @@ class Executor:
         """Close the runs that have not ended, as failed and due again; what they still write is refused."""
         for execution in self._executions():
             with suppress(PgonceError, psycopg.Error):  # else another worker closes it after its window
-                call_with_timeouts(self._pool, calls.interrupt_job_run(execution.run.id, reason), self._schema)
+                call_with_timeouts(self._closing, calls.interrupt_job_run(execution.run.id, reason), self._schema)
                 log.warning("job %s: run %s did not end in time: closed", execution.job.name, execution.run.id)
 
     def _executions(self) -> Iterable[Execution]:

@@ -20,7 +20,7 @@ from typing import Any, Self
 from uuid import UUID
 
 import psycopg
-from psycopg_pool import PoolTimeout
+from psycopg_pool import ConnectionPool, PoolTimeout
 
 from pgonce.core import database
 from pgonce.core.call import Call, value
@@ -57,16 +57,26 @@ class Scheduler(Service):
         schema: where ``pgonce migrate`` put the tables.
         concurrency: how many runs at once. A tick that finds no free thread waits; other schedulers may take it.
         clock: the time of day; the database's.
+        pool: connections that it shares with other services: two of them are this one's, for its own statements. It
+            stays open. The runs have connections of their own, however many they take.
     """
 
     def __init__(
-        self, app: JobRegistry, url: str, *, schema: str = "public", concurrency: int = 16, clock: Clock | None = None
+        self,
+        app: JobRegistry,
+        url: str,
+        *,
+        schema: str = "public",
+        concurrency: int = 16,
+        clock: Clock | None = None,
+        pool: ConnectionPool[psycopg.Connection[Any]] | None = None,
     ) -> None:
         self._app = app
         self._url = url
         self._schema = schema
         self._concurrency = concurrency
         self._clock = clock or DatabaseClock()
+        self._shared_pool = pool
         self._stop = threading.Event()
         self._died: BaseException | None = None
         self._lock = threading.Lock()
@@ -102,14 +112,15 @@ class Scheduler(Service):
             DatabaseUnavailable, SchemaError: now, and not at the first tick.
             RuntimeError: the system refused a thread.
         """
-        self._pool = database.open_pool(self._url, self._concurrency + 2)
+        self._pool = self._shared_pool or database.open_pool(self._url, 2)
+        self._run_pool = database.open_pool(self._url, self._concurrency + 2, least=0)
         try:
             self._process.register(self._pool)
             self._clock.set(call_with_timeouts(self._pool, _NOW, "pg_catalog"))
             now = self._clock.now()
             self._store.refresh(self._pool, now)
             self._queue = TickQueue(self._store.plans, self._store.since, now)
-            self._executor = Executor(self._pool, self._url, self._schema)
+            self._executor = Executor(self._run_pool, self._url, self._schema, closing=self._pool)
             with suppress(psycopg.errors.LockNotAvailable):  # somebody's psql holds it: the upkeep tries again
                 self._store.write(self._pool)
                 for job in self._app.jobs.values():
@@ -118,7 +129,7 @@ class Scheduler(Service):
             self._threads.start()
         except BaseException:
             self._threads.stop()
-            self._pool.close()  # left to the garbage collector it would complain about its threads
+            self._close_pools()  # left to the garbage collector they would complain about their threads
             raise
         for thread in self._own:
             thread.start()
@@ -155,10 +166,15 @@ class Scheduler(Service):
             self._store.write(self._pool)
             call_with_timeouts(self._pool, calls_schedule.end_job_schedules(self._process.id), self._schema)
         if ended:
-            self._pool.close()
+            self._close_pools()
             if self._died:
                 raise PgonceError(f"the scheduler has died: {self._died!r}") from self._died
         return ended
+
+    def _close_pools(self) -> None:
+        self._run_pool.close()
+        if self._shared_pool is None:
+            self._pool.close()
 
     def _run_to_the_end(self, work: Callable[[], None]) -> None:
         try:
@@ -222,7 +238,7 @@ class Scheduler(Service):
     def _compare_clocks(self) -> None:
         # A failover cuts every connection, and the pool finds out one by one, at their next use. If each cost a round,
         # ticks that are due would wait for minutes.
-        for left in reversed(range(self._concurrency + 2)):
+        for left in reversed(range(self._pool.max_size)):
             try:
                 self._clock.set(call_with_timeouts(self._pool, _NOW, "pg_catalog"))
                 return
@@ -304,7 +320,7 @@ class Scheduler(Service):
         ticks, given_up = self._queue.overdue(name, self._store.since[name], now)
         if given_up:
             reason = "missed: no scheduler has started it, and it is too late for it now"
-            call_with_timeouts(self._pool, calls_schedule.skip_job_tick(*name, given_up, reason), self._schema)
+            call_with_timeouts(self._run_pool, calls_schedule.skip_job_tick(*name, given_up, reason), self._schema)
             self._store.mark_done(name, given_up)
         return ticks
 
@@ -319,7 +335,7 @@ class Scheduler(Service):
     def _is_running(self, name: Name) -> bool:
         # Another scheduler may be at the same backlog: this tick would be skipped as an overlap of its run.
         running = call_with_timeouts(
-            self._pool, stats.list_job_runs(name=name[0], status="running", limit=1000), self._schema
+            self._run_pool, stats.list_job_runs(name=name[0], status="running", limit=1000), self._schema
         )
         return any(run.key == name[1] for run in running)
 

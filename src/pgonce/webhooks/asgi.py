@@ -23,6 +23,7 @@ from pgonce.core import database
 from pgonce.core.event_loop import EventLoop
 from pgonce.core.execute_async import call
 from pgonce.core.processes import BEAT_EVERY, Registration, beat_process, end_process
+from pgonce.core.service import Service
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, PayloadTooLarge, PgonceError
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls_receive import check_inbox, count_refused_deliveries
@@ -109,6 +110,8 @@ class Receiver:
         self._watched: EventLoop | None = None
         self.event_loop: EventLoop | None = None
         """Where async handlers run; None: in the loop that runs the receiver."""
+        self.shutdown_timeout = STOP_SECONDS
+        """Seconds that ``stop`` waits for handlers, unless it is called with another number."""
 
     def __repr__(self) -> str:
         return f"<pgonce.receiver for {len(self._app.handlers)} handlers>"
@@ -171,18 +174,24 @@ class Receiver:
                 self._refusals.put_back(counts)
                 log.warning("the counts of refused deliveries could not be written: %s", str(error).splitlines()[0])
 
-    async def stop(self, timeout: float = STOP_SECONDS) -> None:
+    @property
+    def services(self) -> list[Service]:
+        """Its worker, once it has started; none without one."""
+        return [] if self._worker is None else [self._worker]
+
+    async def stop(self, timeout: float | None = None) -> None:
         """Let the worker finish the events it has begun, and close the pool.
 
         Args:
-            timeout: seconds to wait for handlers. What has not ended by then is handled again elsewhere.
+            timeout: seconds to wait for handlers; None: ``shutdown_timeout``. What has not ended by then is handled
+                again elsewhere.
         """
         worker, pool = self._worker, self._pool
         self._worker = self._writer = self._pool = None
         if self._watched is not None:
             self._watched.close()
         if worker is not None:
-            await asyncio.to_thread(worker.stop, timeout)
+            await asyncio.to_thread(worker.stop, self.shutdown_timeout if timeout is None else timeout)
         if self._sweeping is not None:
             self._sweeping.cancel()
             self._sweeping = None

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 
 LONG = 0.05
 """Seconds: a thread whose batch has taken longer waits for something, and another one can work meanwhile."""
@@ -17,6 +21,8 @@ class Wakeups:
         self._wanted_threads = 0
         self._ended = False
         self._began: dict[int, float] = {}
+        self._poller: int | None = None
+        """The resting thread that looks when its time is over. The others wait until they are needed."""
 
     def wake(self, threads: int = 1) -> None:
         """Report work for ``threads`` threads; more of them wake if the batches of these take long.
@@ -40,13 +46,24 @@ class Wakeups:
         self._began[thread] = time.monotonic()
 
     def rest(self, thread: int, seconds: float) -> None:
-        """This thread has found nothing to do: wait until it is needed, at most ``seconds``."""
-        until = time.monotonic() + seconds
+        """This thread has found nothing to do: wait until it is needed, or, as the only one, for ``seconds``.
+
+        If each of four idle threads looked every second, that would be four transactions per second and process.
+        """
         with self._changed:
             self._began.pop(thread, None)
             self._changed.notify()  # one thread fewer is at work
-            while not self._ended and not self._is_needed() and (left := until - time.monotonic()) > 0:
+            until = time.monotonic() + seconds
+            while not self._ended and not self._is_needed():
+                if self._poller is None:
+                    self._poller, until = thread, time.monotonic() + seconds
+                left = until - time.monotonic() if self._poller == thread else seconds
+                if left <= 0:
+                    break
                 self._changed.wait(min(left, LONG) if self._wanted_threads else left)
+            if self._poller == thread:
+                self._poller = None
+                self._changed.notify()  # another resting thread looks in its place
             self._wanted_threads = 0  # this thread looks now, for all that was reported until now
             self.begin(thread)
 
@@ -58,3 +75,50 @@ class Wakeups:
         began = list(self._began.values())
         wanted = self._wanted_threads
         return wanted > 0 and (len(began) < wanted or time.monotonic() - min(began) > LONG)
+
+
+class Rests:
+    """The rests of the tasks of an event loop that have found nothing to do. All end when work is reported.
+
+    Without a report the one that has lasted longest ends from time to time, so that one task looks for all.
+    """
+
+    def __init__(self) -> None:
+        self.ended = 0
+        """How many times work was reported."""
+        self._resting: deque[asyncio.Future[None]] = deque()
+
+    async def rest(self, known: int) -> None:
+        """Wait; not at all if work was reported since ``ended`` was ``known``."""
+        if self.ended == known:
+            self._resting.append(asyncio.get_running_loop().create_future())
+            await self._resting[-1]
+
+    def end_all(self) -> None:
+        """Report work."""
+        self.ended += 1
+        while self._resting:
+            self._end_one()
+
+    @asynccontextmanager
+    async def polling(self, pause: Callable[[], float]) -> AsyncIterator[None]:
+        """During the block end one rest after each ``pause()`` seconds."""
+
+        async def poll() -> None:
+            while True:
+                await asyncio.sleep(pause())
+                if self._resting:
+                    self._end_one()
+
+        task = asyncio.create_task(poll())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    def _end_one(self) -> None:
+        future = self._resting.popleft()
+        if not future.done():
+            future.set_result(None)

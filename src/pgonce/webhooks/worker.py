@@ -12,9 +12,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
-from typing import Self
+from functools import partial
+from typing import Any, Self
 
 import psycopg
+from psycopg_pool import ConnectionPool
 
 from pgonce.core import database, event_loop
 from pgonce.core.event_loop import EventLoop
@@ -29,10 +31,10 @@ from pgonce.webhooks.consumer import Consumer
 from pgonce.webhooks.consumer_async import AsyncConsumer
 from pgonce.webhooks.glob import any_of
 from pgonce.webhooks.registry import WebhookRegistry
-from pgonce.webhooks.wakeups import Wakeups
+from pgonce.webhooks.wakeups import Rests, Wakeups
 
 POLL = 1.0
-"""Seconds between two looks when nothing was due; a receiver in the same process wakes the threads at once."""
+"""Seconds between two looks of a process when nothing was due; a receiver in the same process wakes it at once."""
 UPKEEP_EVERY = 5.0
 """Seconds between two rounds of upkeep: a sign of life, and events that no process has a handler for."""
 REPLAY_EVERY = 0.5
@@ -55,6 +57,7 @@ class Worker(Service):
         max_attempts: after so many an event is a dead letter.
         poll: seconds between two looks when nothing was due.
         loop: where asynchronous handlers run; the default is the one of the process.
+        pool: connections that it shares with other services: ``concurrency + 2`` of them are this one's. It stays open.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Worker(Service):
         max_attempts: int = queue.MAX_ATTEMPTS,
         poll: float = POLL,
         loop: EventLoop | None = None,
+        pool: ConnectionPool[psycopg.Connection[Any]] | None = None,
     ) -> None:
         self._app = app
         self._url = url
@@ -92,6 +96,7 @@ class Worker(Service):
         )
         self._types = any_of(patterns) if patterns else None
         self._looked_back = 0.0
+        self._shared_pool = pool
 
     def start(self) -> Self:
         """Start the threads.
@@ -99,15 +104,16 @@ class Worker(Service):
         Raises:
             DatabaseUnavailable, SchemaError: now, rather than in a thread.
         """
-        self._pool = database.open_pool(self._url, self._concurrency + 2)
+        self._pool = self._shared_pool or database.open_pool(self._url, self._concurrency + 2)
         try:
             # before the first look back: another worker that looks for unhandled events must know of this one
             self._registration.register(self._pool)
             self._look_back()
         except BaseException:
-            self._pool.close()  # left to the garbage collector it would complain about its threads
+            self._close_pool()  # left to the garbage collector it would complain about its threads
             raise
-        targets: list[Callable[[], None]] = [self._consume] * self._concurrency if self._types else []
+        consumers = [partial(self._consume, rests_first=number > 0) for number in range(self._concurrency)]
+        targets: list[Callable[[], None]] = [*consumers] if self._types else []
         targets.append(self._run_upkeep)
         if self._async_types:
             self._async_consumers = (self._loop or event_loop.background()).submit(self._run_consumers_async())
@@ -200,15 +206,19 @@ class Worker(Service):
             self._give_back()
             with suppress(PgonceError, psycopg.Error):
                 self._registration.end(self._pool)
-            self._pool.close()
+            self._close_pool()
         return ended
+
+    def _close_pool(self) -> None:
+        if self._shared_pool is None:
+            self._pool.close()
 
     def _give_back(self) -> None:
         if left := [*self._handed, *self._handed_async]:
             with suppress(PgonceError, psycopg.Error):  # else they come back when their leases run out
                 call(self._pool, queue.release_webhooks(left), self._schema)
 
-    def _consume(self) -> None:
+    def _consume(self, *, rests_first: bool) -> None:
         own = self._app.types(asynchronous=False, own=True)
         consumer = Consumer(
             self._pool,
@@ -222,6 +232,8 @@ class Worker(Service):
         )
         self._consumers.append(consumer)
         number = threading.get_ident()
+        if rests_first:  # if all looked at once, each would get a connection
+            self._wakeups.rest(number, self._pause())
         while not self._stop.is_set():
             self._wakeups.begin(number)
             try:
@@ -239,20 +251,20 @@ class Worker(Service):
                     self._wakeups.rest(number, self._pause())
 
     def _pause(self) -> float:
-        return self._poll * random.uniform(0.5, 1.0)  # noqa: S311 -- so that idle workers do not look in step
+        return self._poll * random.uniform(0.75, 1.25)  # noqa: S311 -- so that idle workers do not look in step
 
     async def _run_consumers_async(self) -> None:
-        work, loop = asyncio.Event(), asyncio.get_running_loop()
+        rests, loop = Rests(), asyncio.get_running_loop()
 
         def wake() -> None:
             with suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(work.set)
+                loop.call_soon_threadsafe(rests.end_all)
 
         self._work_async = wake
         own = self._app.types(asynchronous=True, own=True)
         pool = await database.open_async_pool(self._url, self._concurrency + 2)
-        async with pool, asyncio.TaskGroup() as group:
-            for _ in range(self._concurrency):
+        async with pool, rests.polling(self._pause), asyncio.TaskGroup() as group:
+            for number in range(self._concurrency):
                 consumer = AsyncConsumer(
                     pool,
                     self._app,
@@ -264,11 +276,13 @@ class Worker(Service):
                     max_attempts=self._max_attempts,
                 )
                 self._consumers.append(consumer)
-                group.create_task(self._consume_async(consumer, work))
+                group.create_task(self._consume_async(consumer, rests, rests_first=number > 0))
 
-    async def _consume_async(self, consumer: AsyncConsumer, work: asyncio.Event) -> None:
+    async def _consume_async(self, consumer: AsyncConsumer, rests: Rests, *, rests_first: bool) -> None:
+        if rests_first:  # if all looked at once, each would get a connection
+            await rests.rest(0)
         while not self._stop.is_set():
-            work.clear()
+            known = rests.ended
             busy = 0
             try:
                 busy = await consumer.run_once()
@@ -276,9 +290,10 @@ class Worker(Service):
                 log.warning("%s", str(error).splitlines()[0])
             except Exception:
                 log.exception("unexpected error in a worker's consumer; the worker goes on")
-            if not busy and not self._stop.is_set():
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(work.wait(), self._pause())
+            if busy and consumer.full:
+                rests.end_all()
+            elif not busy and not self._stop.is_set():
+                await rests.rest(known)
 
 
 def _log_failure(consumers: Future[None]) -> None:
