@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import takewhile
@@ -77,6 +77,13 @@ def register_job_schedules(process: UUID, app: str, together: str, ticks: Sequen
     """Register the schedules of a process. False: a newer start of the app is live, and decides."""
     args = {"p_process_id": process, "p_app": app, "p_registered_with": together, "p_schedules": _plain(ticks)}
     return Call("pgonce_register_job_schedules", args, value)
+
+
+def retired_job_schedules(process: UUID, app: str, names: Iterable[tuple[str, str]]) -> Call[set[tuple[str, str]]]:
+    """Which of a process's schedules, by name and key, a newer start of its app has deleted."""
+    plain = Jsonb([{"job_name": name, "key": key} for name, key in names])
+    args = {"p_process_id": process, "p_app": app, "p_schedules": plain}
+    return Call("pgonce_retired_job_schedules", args, lambda rows: {(name, key) for name, key in rows})
 
 
 def end_job_schedules(process: UUID) -> Call[int]:

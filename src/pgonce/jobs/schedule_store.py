@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
+import time
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,6 +20,7 @@ from pgonce.jobs.cron import INSTANT, Plan, read_schedule
 from pgonce.jobs.registry import Job
 from pgonce.jobs.tick_queue import Name
 
+_SECOND = 1.0
 _FORGETTABLE = timedelta(days=1)
 """A tick of the last day without a row was forgotten by a failover; an older one may have been purged."""
 
@@ -43,6 +45,9 @@ class ScheduleStore:
         self._changed: set[Name] = set()
         self._unreadable: dict[Name, str] = {}
         self._registered = False
+        self._retired: set[Name] = set()
+        self._asked = float("-inf")
+        self._asking = threading.Lock()
         self._has_started = False
         self._together = hashlib.md5(repr(sorted(self._code)).encode(), usedforsecurity=False).hexdigest()
         self.plans: dict[Name, Plan] = dict(self._code)
@@ -119,6 +124,29 @@ class ScheduleStore:
         # next_tick, and not only fired: a tick of a time when every worker was down has no row. No later than now: what
         # is planned may be the tick of an expression that was changed since.
         return min(max(filter(None, [row.fired, row.next_tick - INSTANT])), now)
+
+    def is_retired(self, pool: Pool, name: Name) -> bool:
+        """Whether a newer start of the app has deleted this schedule; the database is asked at most once a second.
+
+        The upkeep would notice it 15 s later, and a job that was renamed would fire under both names.
+
+        Raises:
+            DatabaseUnavailable, SchemaError: as for every call.
+        """
+        if name not in self._code:
+            return False
+        with self._asking:  # all jobs that are due at one moment wait for one answer
+            if time.monotonic() - self._asked > _SECOND:
+                retired = calls.retired_job_schedules(self._process.id, self._process.app, self._code)
+                self._retired = call_with_timeouts(pool, retired, self._schema)
+                self._asked = time.monotonic()
+            return name in self._retired
+
+    def pass_over(self, name: Name, tick: datetime) -> None:
+        """The tick is not this process's to run: it needs no row."""
+        with self._lock:
+            if name in self.since:
+                self.since[name] = max(tick, self.since[name])
 
     def mark_done(self, name: Name, tick: datetime) -> None:
         """The tick has a row, whoever wrote it."""

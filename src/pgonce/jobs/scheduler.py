@@ -295,6 +295,9 @@ class Scheduler(Service):
                 if plan is None or not ticks:
                     released = True
                     self._release(name, asked)
+                elif self._store.is_retired(self._run_pool, name):
+                    self._store.pass_over(name, ticks.pop())
+                    ticks.clear()
                 elif plan.catch_up == "all" and self._is_running(name):
                     self._stop.wait(0.2)  # at once, all but the first of its ticks would be skipped as overlaps
                 else:

@@ -76,6 +76,7 @@ def test_what_a_new_release_retired_is_not_written_back_by_an_old_process_that_s
     assert scheduled(conn) == ["kept"]
     simulation.run_until("2026-01-01 00:02:40")
     assert scheduled(conn) == ["kept"], "the survivor has fired and written its ticks"
+    assert {name for name, *_ in ticks(conn)} == {"kept"}, "it does not fire the job, which may have a new name"
     stop(simulation, old)
     assert scheduled(conn) == ["kept"]
     simulation.run_until("2026-01-01 00:03:10")
@@ -106,6 +107,8 @@ def test_a_rollback_to_a_release_that_starts_again_or_was_never_stopped_restores
     stop(simulation, new)
     simulation.run_until("2026-01-01 00:00:50")
     assert scheduled(conn) == ["kept", "removed"], "the process that was never stopped is the newest live start"
+    simulation.run_until("2026-01-01 00:01:10")
+    assert ("removed", "succeeded", utc("2026-01-01 00:01")) in ticks(conn), "and it fires the job again"
     start(simulation, release("kept"), database)
     assert scheduled(conn) == ["kept"]
     start(simulation, release("kept", "removed"), database)

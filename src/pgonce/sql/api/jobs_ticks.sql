@@ -4,7 +4,7 @@
 -- these jobs.
 --   A start registers its schedules, and deletes those that the app's earlier start registered and it does not have.
 --   A process of an older release that is still running moves next_tick of existing rows. It inserts nothing, because a schedule
---   that a newer start deleted must stay deleted. If it becomes the newest (the newer one stopped or died), it registers again.
+--   that a newer start deleted must stay deleted, and it does not fire its ticks. If it becomes the newest (the newer one stopped or died), it registers again.
 --   A clean stop deletes the schedules that no other live process has, if another process of the app is live. If none is, the
 --   service is down, and its schedules stay, so that missed ticks cause alerts.
 --   Only `pgonce job schedule` changes a row that an operator wrote.
@@ -58,6 +58,20 @@ end $$;
 comment on function pgonce_register_job_schedules(uuid, text, text, jsonb) is
   'pgonce: registers the schedules of a process''s jobs, as an array of objects. false = a newer start of the app is live, and '
   'its schedules hold. Schedules that the app had before and this process does not have are deleted.';
+
+create or replace function pgonce_retired_job_schedules(p_process_id uuid, p_app text, p_schedules jsonb)
+returns table (job_name text, key text)
+language sql stable set search_path from current as $$
+  select g.job_name, g.key from jsonb_to_recordset(p_schedules) as g (job_name text, key text)
+  where not exists (select from pgonce_job_schedules s where s.job_name = g.job_name and s.key = g.key)
+    and exists (
+      select from pgonce_processes me join pgonce_live_processes p
+        on p.does = 'jobs' and p.app = p_app and p.id <> me.id and p.started_at > me.started_at
+      where me.id = p_process_id and p.jobs && array(select n.job_name from jsonb_to_recordset(p_schedules) as n (job_name text)))
+$$;
+comment on function pgonce_retired_job_schedules(uuid, text, jsonb) is
+  'pgonce: which of a process''s schedules a newer start of its app has deleted. The process does not fire them: under its new name '
+  'the same job may fire in the newer one.';
 
 create or replace function pgonce_end_job_schedules(p_process_id uuid) returns integer
 language plpgsql set search_path from current as $$
