@@ -21,6 +21,7 @@ from typing import Any
 import psycopg
 
 import pgonce
+from bench import processes
 from bench.load import deliveries, event
 from bench.result import Result
 from bench.server import new_database
@@ -143,6 +144,8 @@ def run(quick: bool) -> list[Result]:
         BY_HAND: lambda: by_hand(bodies),
         "draining": lambda: drain(one_by_one, count),
         "draining set-wise": lambda: drain(set_wise, count),
+        "draining, 8 processes": lambda: processes.drain(8, count, fill),
+        "draining, 32 processes": lambda: processes.drain(32, count, fill),
     }
     for number in IN_FLIGHT:
         contenders[f"one by one, {number}"] = partial(end_to_end, one_by_one, bodies, number)
@@ -175,5 +178,7 @@ def _table(median: dict[str, float]) -> list[Result]:
         name = f"record + webhook_batch + mark, {number} in flight"
         results.append(line(name, f"set-wise, {number}", 1.0, ONE_STATEMENT))
     results.append(Result("draining, one by one", median["draining"], "events/s"))
+    results.append(Result("draining, 8 processes", median["draining, 8 processes"], "events/s"))
+    results.append(line("draining, 32 processes", "draining, 32 processes", 0.8, "draining, 8 processes"))
     results.append(line("draining, webhook_batch", "draining set-wise", 2.5, THREE_STATEMENTS))
     return results

@@ -17,6 +17,8 @@ event. So a short lease is enough, and events of a killed worker are soon claime
 RENEW = 10.0
 """Seconds between two renewals of a lease. Two in a row may fail."""
 MAX_ATTEMPTS = 12
+UNHANDLED_EVERY = timedelta(seconds=2)
+"""Between two looks of all workers for events that no process has a handler for."""
 
 
 def claim_webhooks(
@@ -92,8 +94,11 @@ def release_webhooks(events: Sequence[Event]) -> Call[int]:
 
 
 def ignore_unhandled_webhooks() -> Call[int]:
-    """Ignore waiting events for whose type no recently seen process has a handler. Returns how many."""
-    return Call("pgonce_ignore_unhandled_webhooks", {}, value)
+    """Ignore waiting events for whose type no recently seen process has a handler. Returns how many.
+
+    0 also if another process has looked within `UNHANDLED_EVERY`.
+    """
+    return Call("pgonce_ignore_unhandled_webhooks", {"p_every": UNHANDLED_EVERY}, value)
 
 
 def postpone_webhook(claim: Claim, delay: timedelta) -> Call[bool]:

@@ -145,10 +145,14 @@ class Consumer:
         return twin is not None and call(self._pool, ignore, self._schema)
 
     def _adapt(self, done: int, seconds: float) -> None:
-        """A full batch that was done within `CHAIN` seconds may grow. One that was not had to give events back."""
+        """A full batch grows if twice as many would be done within `CHAIN` seconds too: what is not is given back.
+
+        If each full batch doubled, every other batch of a busy machine would be too long, and to claim an event and to
+        give it back costs about as much as to handle it.
+        """
         if seconds > CHAIN:
             self.size = max(1, self.size // 2)
-        elif done == self.size:
+        elif done == self.size and seconds <= CHAIN / 2:
             self.size = min(MOST, self.size * 2)
 
     def _take(self) -> list[Event]:

@@ -22,7 +22,7 @@ from psycopg.pq.abc import PGresult
 from pgonce.core.call import Call
 from pgonce.core.callables import ensure_result
 from pgonce.core.concurrency import asked_to_stop, meanwhile, sleep, time_limit
-from pgonce.core.execute import Pool, call, execute, last_value, run, send, settings
+from pgonce.core.execute import Pool, call, call_unsynced, execute, last_value, run, send, settings
 from pgonce.core.failures import log_failure
 from pgonce.core.handler_session import RESET, HandlerSession
 from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken, translate
@@ -277,7 +277,7 @@ class Executor:
                 events += batches.popleft()[1]
         if events:
             try:
-                call(self._pool, protocol.release_webhooks(events), self._schema)
+                call_unsynced(self._pool, protocol.release_webhooks(events), self._schema)
             except (PgonceError, psycopg.Error) as error:
                 log.warning("%s events come back when their leases run out: %s", len(events), error)
         return False
@@ -334,7 +334,7 @@ class Executor:
         if isinstance(error, DatabaseUnavailable):
             raise error
         if isinstance(error, _CONTENTION):
-            call(self._pool, protocol.release_webhooks(events), self._schema)
+            call_unsynced(self._pool, protocol.release_webhooks(events), self._schema)
             _step_aside()
         elif len(events) > 1:
             for event in events:

@@ -21,7 +21,7 @@ from psycopg.pq.abc import PGresult
 from pgonce.core.call import Call
 from pgonce.core.callables import ensure_awaitable
 from pgonce.core.concurrency_async import asked_to_stop, meanwhile, sleep, time_limit
-from pgonce.core.execute_async import Pool, call, execute, last_value, run, send, settings
+from pgonce.core.execute_async import Pool, call, call_unsynced, execute, last_value, run, send, settings
 from pgonce.core.failures import log_failure
 from pgonce.core.handler_session import RESET, HandlerSession
 from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken, translate
@@ -280,7 +280,7 @@ class AsyncExecutor:
                 events += batches.popleft()[1]
         if events:
             try:
-                await call(self._pool, protocol.release_webhooks(events), self._schema)
+                await call_unsynced(self._pool, protocol.release_webhooks(events), self._schema)
             except (PgonceError, psycopg.Error) as error:
                 log.warning("%s events come back when their leases run out: %s", len(events), error)
         return False
@@ -337,7 +337,7 @@ class AsyncExecutor:
         if isinstance(error, DatabaseUnavailable):
             raise error
         if isinstance(error, _CONTENTION):
-            await call(self._pool, protocol.release_webhooks(events), self._schema)
+            await call_unsynced(self._pool, protocol.release_webhooks(events), self._schema)
             await _step_aside()
         elif len(events) > 1:
             for event in events:

@@ -213,7 +213,7 @@ $$;
 comment on function pgonce_handled_types() is
   'pgonce: the types that a process seen within the last hour has a handler for, as a regular expression; null = none.';
 
-create or replace function pgonce_ignore_unhandled_webhooks(p_limit integer default 1000) returns integer
+create or replace function pgonce_ignore_unhandled_webhooks(p_limit integer default 1000, p_every interval default null) returns integer
 language plpgsql set search_path from current set enable_seqscan = off as $$
 declare
   v_now timestamptz := clock_timestamp();  -- a variable: a volatile function cannot limit the index scan
@@ -221,6 +221,13 @@ declare
   v_keys text[];
   v_ignored integer;
 begin
+  -- It reads the events that wait. If each of 32 workers did so while 10,000 wait, that would take a quarter of the server.
+  if p_every is not null then
+    if exists (select from pgonce_upkeep where what = 'unhandled webhooks' and done_at > v_now - p_every) then return 0; end if;
+    insert into pgonce_upkeep as u (what, done_at) values ('unhandled webhooks', v_now)
+    on conflict (what) do update set done_at = excluded.done_at where u.done_at <= excluded.done_at - p_every;
+    if not found then return 0; end if;
+  end if;
   with due as (  -- with a limit: thousands of others may wait for a process that is not running
     select e.id, e.event_type from webhook_events e
     where e.next_attempt_at <= v_now and e.status = 'processing'
@@ -242,9 +249,9 @@ begin
   perform pgonce_pull_next_webhook(k) from unnest(v_keys) as k;
   return v_ignored;
 end $$;
-comment on function pgonce_ignore_unhandled_webhooks(integer) is
+comment on function pgonce_ignore_unhandled_webhooks(integer, interval) is
   'pgonce: ends waiting events as ignored if no process seen within the last hour has a handler for their type. Returns how '
-  'many.';
+  'many. With p_every it does nothing if a call with p_every has done this within that time.';
 
 create or replace function pgonce_order_webhook(p_id uuid, p_lease uuid, p_order_key text) returns boolean
 language sql set search_path from current as $$
