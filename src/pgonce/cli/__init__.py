@@ -17,6 +17,7 @@ from pgonce.cli import (
     job,
     job_list,
     job_operate,
+    job_show,
     ps,
     reconcile,
     seed,
@@ -108,7 +109,7 @@ main.add_command(cleanup.cleanup)
 main.add_command(doctor.doctor)
 main.add_command(console.console)
 main.add_command(job.job)
-for command in (*job_list.COMMANDS, *job_operate.COMMANDS):
+for command in (*job_list.COMMANDS, job_show.show, *job_operate.COMMANDS):
     job.job.add_command(command)
 main.add_command(ps.ps)
 main.add_command(exec_)

@@ -1,4 +1,4 @@
-"""``pgonce job ls | show | stats``: the state of jobs and their runs."""
+"""``pgonce job ls | stats``: how jobs and their runs stand."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from uuid import UUID
 import click
 
 from pgonce.cli.options import as_json, with_database
-from pgonce.cli.output import Length, Moment, in_line, print_diagnosis, print_json, print_table, when
+from pgonce.cli.output import Length, Moment, print_json, print_table, when
 from pgonce.cli.times import ago, coming, span, took
 from pgonce.core import database
 from pgonce.core.execute import Pool, call
 from pgonce.errors import NotFound
 from pgonce.jobs import calls_operate
 from pgonce.jobs import calls_stats as stats
-from pgonce.jobs.calls_diagnose import diagnose_run
 
 STATES = ["running", "succeeded", "failed", "skipped"]
+ORDINALS = {2: "second", 3: "third", 4: "fourth", 5: "fifth"}
 SIGNS = {"running": "● running", "succeeded": "✔ succeeded", "failed": "✗ failed", "skipped": "○ skipped"}
 
 
@@ -77,7 +77,7 @@ def list_(
     print_table(
         ["run", "job", "state", "started", "took", "rows", "progress", "reason"],
         [
-            (str(r.id)[:8], _named(r.job_name, r.key), _sign(r.state, r.status), ago(r.started_at, now),
+            (str(r.id)[:8], named(r.job_name, r.key), _sign(r.state, r.status), ago(r.started_at, now),
              took(r.duration_ms), r.rows_processed or "", r.progress, r.reason)
             for r in lines
         ],
@@ -86,7 +86,8 @@ def list_(
     )  # fmt: skip
 
 
-def _named(name: str, key: str) -> str:
+def named(name: str, key: str) -> str:
+    """The name and the key of a job, for people."""
     return f"{name} {key}".rstrip()
 
 
@@ -99,7 +100,7 @@ def _print_jobs(lines: list[stats.JobLine]) -> None:
     print_table(
         ["job", "state", "started", "took", "usual", "next", "note"],
         [
-            (_named(job.job_name, job.key), _state(job), ago(job.started_at, now), took(job.duration_ms) or "–",
+            (named(job.job_name, job.key), _state(job), ago(job.started_at, now), took(job.duration_ms) or "–",
              "" if job.usual_from_ms is None or job.usual_to_ms is None else span(job.usual_from_ms, job.usual_to_ms),
              coming(job.next_tick, now), _note(job, now))
             for job in lines
@@ -129,43 +130,17 @@ def _note(job: stats.JobLine, now: datetime) -> str:
     if job.stopping:
         notes.append("asked to stop")
     if job.blocks:
-        notes.append(f"blocks {job.blocks} starts")
+        notes.append(f"blocks {job.blocks} {'start' if job.blocks == 1 else 'starts'}")
     if job.status == "running" and job.progress_done is not None:
-        progress = f"{job.progress_done:,}"
-        if job.progress_total:
-            progress += f" of {job.progress_total:,} ({job.progress_done / job.progress_total:.0%})"
+        progress = stats.describe_progress(job.progress_done, job.progress_total)
         notes.append(progress if job.progress_at is None else f"{progress}, {ago(job.progress_at, now)}")
     if job.attempt and job.attempt > 1:
-        notes.append(f"attempt {job.attempt}")
+        notes.append(ORDINALS.get(job.attempt, f"{job.attempt}th") + " attempt")
     if job.next_retry_at:
         notes.append("to be retried")
     if job.reason:
         notes.append(job.reason)
     return ", ".join(notes)
-
-
-@click.command()
-@click.argument("run", type=RunId())
-@as_json
-@with_database
-def show(run: str, json_: bool, url: str, schema: str) -> None:
-    """Show everything about one RUN: scope, counts, progress, process, the run that blocked it, traceback."""
-    with database.open_pool(url, 1) as pool:
-        run_id = find_run(pool, run, schema)
-        found = call(pool, stats.get_job_run(run_id), schema)
-        if found is None:
-            raise NotFound(f"there is no job run {run}")
-        diagnosis = call(pool, diagnose_run(run_id), schema)
-    if json_:
-        print_json({**found, "diagnosis": diagnosis})
-        return
-    traceback = found.pop("error_message")
-    for name, value in found.items():
-        if value not in (None, {}, ""):
-            click.echo(f"{name:17} {in_line(value) if isinstance(value, dict) else value}")
-    print_diagnosis(diagnosis)
-    if traceback:
-        click.echo(f"\nreason\n{traceback}")
 
 
 @click.command("stats")
@@ -198,11 +173,11 @@ def stats_(name: str | None, since: timedelta, json_: bool, url: str, schema: st
 
 
 def _percent(share: float | None, sign: str = "") -> str:
-    return "" if share is None else f"{share:{sign}.1%}"
+    return "" if share is None else f"{share * 100:{sign}.1f} %"
 
 
 def _failure(timing: stats.Timing) -> str:
     return f"{when(timing.last_failed_at)} {timing.last_failure or ''}".strip()
 
 
-COMMANDS = (list_, show, stats_)
+COMMANDS = (list_, stats_)

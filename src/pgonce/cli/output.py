@@ -96,6 +96,14 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, UUID) else value
 
 
+def print_fields(fields: Iterable[tuple[str, str]]) -> None:
+    """Print names and values, one in a line, with the values below each other; empty values are left out."""
+    given = [(name, _printable(value)) for name, value in fields if value]
+    width = max((len(name) for name, _ in given), default=0)
+    for name, value in given:
+        click.echo(f"  {name:{width}}  {value}")
+
+
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], empty: str, cut: str) -> None:
     """Print a table, or the sentence ``empty``. Columns without any value are left out.
 
@@ -111,7 +119,7 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], empty
         headings[number]: max(cell_len(text) for text in (headings[number], *(row[number] for row in cells)))
         for number in kept
     }
-    numbers = {headings[at] for at in kept if all(re.fullmatch(r"[\d,.]*", row[at]) for row in cells)}
+    numbers = {headings[at] for at in kept if all(re.fullmatch(r"[+-]?[\d,.]*( %)?", row[at]) for row in cells)}
     times = {headings[at] for at in kept if all(TIME.fullmatch(row[at]) for row in cells)}
     console = Console(markup=False, highlight=False)
     whole = sum(widths.values()) + GAP * (len(widths) - 1)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import click
 
 from pgonce.cli.options import as_json, with_database
 from pgonce.cli.output import print_json, print_table
+from pgonce.cli.times import took
 from pgonce.core import database, processes
 from pgonce.core.execute import call
 
@@ -70,6 +73,5 @@ def _busy(line: processes.ProcessLine) -> str:
 
 
 def _seen(line: processes.ProcessLine) -> str:
-    seconds = int(line.seen_ago.total_seconds())
-    ago = f"{seconds} s" if seconds < 60 else f"{seconds // 60} min" if seconds < 3600 else f"{seconds // 3600} h"
-    return f"{ago} ago" if line.live else f"! {ago} ago"
+    seen = f"{took(line.seen_ago // timedelta(seconds=1) * 1000)} ago"
+    return seen if line.live else f"! {seen}"

@@ -11,6 +11,13 @@ from uuid import UUID
 from pgonce.core.call import Call, value
 
 
+def describe_progress(done: int | None, total: int | None) -> str:
+    """How far a run is: "340 of 1,000 (34 %)"; empty where it does not say."""
+    if done is None:
+        return ""
+    return f"{done:,} of {total:,} ({done / total * 100:.0f} %)" if total else f"{done:,}"
+
+
 @dataclass(frozen=True, slots=True)
 class RunLine:
     """A run in a list."""
@@ -45,11 +52,7 @@ class RunLine:
     @property
     def progress(self) -> str:
         """How far it is; empty where the job does not say."""
-        if self.progress_done is None:
-            return ""
-        if not self.progress_total:
-            return f"{self.progress_done:,}"
-        return f"{self.progress_done:,} of {self.progress_total:,} ({self.progress_done / self.progress_total:.0%})"
+        return describe_progress(self.progress_done, self.progress_total)
 
 
 @dataclass(frozen=True, slots=True)
