@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +256,26 @@ def test_a_tick_fires_once(start: Exec, conn: Connection) -> None:
         codes.append(child.returncode)
     assert codes == [0, 75]
     assert conn.execute("select count(*) from cron_job_runs").fetchone() == (1,)
+
+
+def test_a_command_finds_its_tick_in_its_environment_in_utc_and_a_key_for_what_it_sends(start: Exec) -> None:
+    child = start('echo "$PGONCE_SCHEDULED_FOR $PGONCE_IDEMPOTENCY_KEY"', "--scheduled-for", "2026-01-01T06:00")
+    out, _ = child.communicate(timeout=30)
+    assert out.split() == ["2026-01-01T06:00:00+00:00", "job::2026-01-01T06:00:00+00:00"]
+    child = start('echo "${PGONCE_SCHEDULED_FOR-none}"', name="no tick")
+    assert child.communicate(timeout=30)[0] == "none\n"
+
+
+def test_a_promise_made_by_exec_is_kept_in_the_table_and_told_when_it_is_broken(start: Exec, conn: Connection) -> None:
+    child = start("true", "--expect-every", "1 day")
+    assert child.communicate(timeout=30) == ("", "")
+    promised = conn.execute("select job_name, every from pgonce_job_expectations").fetchall()
+    assert promised == [("job", timedelta(days=1))]
+    missed = "select reason from pgonce_job_missed"
+    assert conn.execute(missed).fetchall() == []
+    conn.execute("update cron_job_runs set started_at = now() - interval '25 hours', completed_at = now()")
+    [(reason,)] = conn.execute(missed).fetchall()
+    assert reason.startswith("it should run every 1 day; its last run succeeded at ")
 
 
 @pytest.mark.parametrize(

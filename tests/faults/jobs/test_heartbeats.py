@@ -204,3 +204,46 @@ def test_a_child_forked_inside_a_transaction_ends_nothing_of_it(start: Start, db
     assert child.end() == 0, child.said
     assert db.execute("select status from cron_job_runs").fetchall() == [("succeeded",)]
     assert db.execute("select note from effects").fetchall() == [("of the parent",)]
+
+
+WORKERS = """
+import multiprocessing, os, sys
+from pgonce import Jobs
+from pgonce.core.database import find, open_pool
+from pgonce.errors import LeaseLost
+
+def inherited(number):
+    try:
+        with run.transaction() as tx:
+            tx.execute("insert into effects (name, note) values ('work', 'of a child')")
+    except LeaseLost as error:
+        return "belongs to process" in str(error)
+
+def of_its_own(number):
+    with open_pool(find(), 2) as pool, Jobs(pool).run("part", key=str(number)) as part:
+        with part.transaction() as tx:
+            tx.execute("insert into effects (name, note) values ('part', %s)", [str(number)])
+    return part is not None
+
+forked = multiprocessing.get_context("fork")
+with open_pool(find(), 2) as pool, Jobs(pool).run("work", window="1 minute") as run:
+    with forked.Pool(2) as workers:
+        print(all(workers.map(inherited, range(4))), all(workers.map(of_its_own, range(4))), flush=True)
+    leaves = forked.Process(target=sys.exit, args=[3])
+    leaves.start()
+    leaves.join()
+    with run.transaction() as tx:
+        tx.execute("insert into effects (name, note) values ('work', 'of the parent')")
+"""
+
+
+def test_workers_of_multiprocessing_do_nothing_with_their_parent_s_run_and_may_have_runs_of_their_own(
+    start: Start, db: Db
+) -> None:
+    child = start(sys.executable, "-c", WORKERS)
+    child.until("True True")
+    assert child.end() == 0, child.said
+    found = db.execute("select name, note from effects order by name, note").fetchall()
+    assert found == [*(("part", str(number)) for number in range(4)), ("work", "of the parent")]
+    runs = "select job_name, status, count(*) from cron_job_runs group by 1, 2 order by 1"
+    assert db.execute(runs).fetchall() == [("part", "succeeded", 4), ("work", "succeeded", 1)]
