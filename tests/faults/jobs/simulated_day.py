@@ -3,8 +3,8 @@
     python -m tests.faults.jobs.simulated_day --hours 24 --speed 240
 
 Each host is a process with a scheduler whose clock runs `speed` times as fast. In that day: summer time begins in New
-York, two rolling deploys (the second one drops a job and adds one), a job that hangs, an outage of the database, a host
-that is killed.
+York, two rolling deploys (the second one drops a job and adds one), a job that hangs, an outage of the database for
+five minutes, a failover to a synchronous standby, a host that is killed, and a clock that is set back by three minutes.
 """
 
 from __future__ import annotations
@@ -14,37 +14,41 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
 import pgonce
-from pgonce.core import embedded
-from pgonce.core.migrate import migrate
 from pgonce.jobs import scheduler as scheduling
 from pgonce.jobs.cron import Cron
+from tests.faults.replicas import replicas
 
 START = datetime(2026, 3, 8, 0, 0, 30, tzinfo=UTC)  # summer time begins in New York at 07:00 UTC
 GRACE = timedelta(minutes=10)
 CRONS = ("*/5 * * * *", "*/15 * * * *", "7 * * * *", "30 2 * * *", "0 */2 * * *")
 
 
+SET_BACK = timedelta(minutes=3)
+"""So much is the clock set back, after `STEP` of the day."""
+STEP = 0.85
+
+
 class FastClock:
     """The simulation's time of day, the same in every process of this machine."""
 
-    def __init__(self, began: float, speed: float) -> None:
-        self._began, self._speed = began, speed
+    def __init__(self, began: float, speed: float, step_after: float) -> None:
+        self._began, self._speed, self._step_after = began, speed, step_after
 
     def now(self) -> datetime:
-        return START + timedelta(seconds=(time.time() - self._began) * self._speed)
+        seconds = (time.time() - self._began) * self._speed
+        return START + timedelta(seconds=seconds) - (SET_BACK if seconds > self._step_after else timedelta())
 
     def wait(self, until: datetime, stop: threading.Event) -> None:
         stop.wait(max((until - self.now()).total_seconds() / self._speed, 0))
@@ -75,11 +79,11 @@ def hang(run: pgonce.Run) -> None:
         time.sleep(0.05)
 
 
-def host(url: str, release: int, began: float, speed: float) -> None:
+def host(url: str, release: int, clock: FastClock) -> None:
     scheduling.UPKEEP_EVERY = timedelta(seconds=60)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    scheduler = scheduling.Scheduler(app(release), url, concurrency=8, clock=FastClock(began, speed))
+    scheduler = scheduling.Scheduler(app(release), url, concurrency=8, clock=clock)
     scheduler.start()
     stop.wait()
     scheduler.stop(20)
@@ -90,6 +94,8 @@ class Day:
     url: str
     hours: float
     speed: float
+    fail_over: Callable[[], None] | None = None
+    """Ends the primary and promotes the standby; None: there is no standby."""
     began: float = field(default_factory=time.time)
     since: datetime = START
     """When all hosts were up."""
@@ -98,7 +104,7 @@ class Day:
 
     @property
     def clock(self) -> FastClock:
-        return FastClock(self.began, self.speed)
+        return FastClock(self.began, self.speed, self.hours * 3600 * STEP)
 
     def at(self, share: float) -> None:
         """Wait for this share of the day."""
@@ -108,7 +114,8 @@ class Day:
         self.notes.append(f"{self.clock.now():%H:%M} {text}")
 
     def start_host(self, release: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", __spec__.name, "--host", str(release), str(self.began), str(self.speed)]
+        times = [str(self.began), str(self.speed), str(self.hours * 3600 * STEP)]
+        command = [sys.executable, "-m", __spec__.name, "--host", str(release), *times]
         return subprocess.Popen(command, env={**os.environ, "DATABASE_URL": self.url, "PGONCE_RELEASE": str(release)})
 
     def deploy(self, release: int) -> None:
@@ -149,6 +156,10 @@ class Day:
         self.deploy(2)
         self.at(0.45)
         self.outage()
+        self.at(0.53)
+        if self.fail_over:
+            self.fail_over()
+            self.note("the primary is killed, and its standby promoted")
         self.at(0.6)
         self.hosts[0].kill()
         self.hosts[0].wait()
@@ -156,6 +167,8 @@ class Day:
         self.hosts[0] = self.start_host(2)
         self.at(0.7)
         self.deploy(3)
+        self.at(STEP)
+        self.note("the clock is set back by three minutes")
         self.at(1)
         for process in self.hosts:
             process.send_signal(signal.SIGTERM)
@@ -173,7 +186,7 @@ def ledger(day: Day, until: datetime) -> tuple[Counter[str], list[str]]:
         alerts = conn.execute(
             "select kind, subject, message from pgonce_find_alerts(now() - interval '1 day', '{}')"
         ).fetchall()
-        overlaps = conn.execute("select count(*) from pgonce_job_overlaps").fetchone()
+        overlaps = conn.execute("select count(*) from pgonce_job_overlaps where not fenced").fetchone()
         left = conn.execute("select count(*) from cron_job_runs where status = 'running'").fetchone()
         scheduled = {name for (name,) in conn.execute("select job_name from pgonce_job_schedules").fetchall()}
     found = {(name, tick.astimezone(UTC)): each for name, tick, *each in rows}
@@ -205,9 +218,11 @@ def ledger(day: Day, until: datetime) -> tuple[Counter[str], list[str]]:
     return counts, wrong
 
 
-def simulate(url: str, hours: float, speed: float) -> tuple[list[str], list[str]]:
+def simulate(
+    url: str, hours: float, speed: float, fail_over: Callable[[], None] | None = None
+) -> tuple[list[str], list[str]]:
     """The ledger in lines, and what is wrong."""
-    day = Day(url, hours, speed)
+    day = Day(url, hours, speed, fail_over)
     try:
         day.run()
     finally:
@@ -221,15 +236,15 @@ def simulate(url: str, hours: float, speed: float) -> tuple[list[str], list[str]
 
 def main() -> None:
     if sys.argv[1:2] == ["--host"]:
-        host(os.environ["DATABASE_URL"], int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4]))
+        began, speed, step_after = map(float, sys.argv[3:])
+        host(os.environ["DATABASE_URL"], int(sys.argv[2]), FastClock(began, speed, step_after))
         return
     parser = argparse.ArgumentParser()
     parser.add_argument("--hours", type=float, default=24)
     parser.add_argument("--speed", type=float, default=240)
     options: Any = parser.parse_args()
-    with embedded.start(Path(tempfile.mkdtemp(prefix="pgonce-day-"))) as server:
-        migrate(server.url)
-        lines, wrong = simulate(server.url, options.hours, options.speed)
+    with replicas(synchronous=True) as pair:
+        lines, wrong = simulate(pair.url, options.hours, options.speed, pair.fail_over)
     print("\n".join(lines))  # noqa: T201
     print("every tick is accounted for" if not wrong else f"{len(wrong)} faults")  # noqa: T201
     sys.exit(1 if wrong else 0)
