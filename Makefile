@@ -14,7 +14,7 @@ DEV   = $(VENV)/.installed-dev
 BENCH = $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix generate docs bench dist lock clean
+.PHONY: help demo console test check fix generate docs bench dist lock clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -22,6 +22,9 @@ help: ## print this list
 
 demo: $(RUN) ## demonstrate the three guarantees while processes are killed (KEEP=1 keeps the server running)
 	@$(BIN)/python -m tools.demo $(if $(KEEP),--keep)
+
+console: $(RUN) ## the console over a shop at work, in an embedded database (PORT=8000)
+	@$(BIN)/python -m tools.console $(if $(PORT),--port $(PORT))
 
 test: check ## run the checks, then the whole suite (WORKERS=3, PYTEST_ARGS=...)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)

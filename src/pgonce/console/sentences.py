@@ -185,9 +185,11 @@ def _stuck(facts: Facts, look: Look, imports: Sequence[StuckImport], clock: Cloc
     if facts.dead:
         what.append(plural(facts.dead, "event") if facts.dead <= 1000 else "1,000+ events")
         causes = plural(facts.dead_causes, "cause")
+        cause = f"{facts.dead_of_cause or 0:,} × {facts.dead_type}: {facts.dead_line}."
         said.append(
-            f"The events have {causes}; the most frequent, {facts.dead_of_cause or 0:,} × {facts.dead_type}: "
-            f"{facts.dead_line}."
+            f"The events have {causes}: {cause}"
+            if facts.dead_causes == 1
+            else f"The events have {causes}; the most frequent is {cause}"
         )
     if facts.stale_runs:
         what.append(plural(facts.stale_runs, "run"))

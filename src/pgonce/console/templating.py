@@ -144,9 +144,9 @@ class Clock:
     def ago(self, moment: datetime) -> str:
         """12 s ago, or in 4 min."""
         gone = self.now - moment
-        return (
-            f"in {duration(-gone)}" if gone < timedelta(0) else f"{duration(gone // timedelta(seconds=1) * 1000)} ago"
-        )
+        if gone < timedelta(seconds=-1):
+            return f"in {duration(-gone)}"
+        return "just now" if gone < timedelta(seconds=1) else f"{duration(gone // timedelta(seconds=1) * 1000)} ago"
 
     def _time(self, moment: datetime, text: str) -> Markup:
         utc = moment.astimezone(UTC)

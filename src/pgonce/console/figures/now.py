@@ -92,14 +92,25 @@ def _numbers(found: Sequence[Hour], width: float, scale: float, most: int, lost:
             y = max(BASE - round(total * scale) - 6, 10)
             numbers.append(Markup('<text class="ctr ink" x="{:.2f}%" y="{}">{}</text>').format(middle, y, f"{total:,}"))
             break
-    for number, each in enumerate(found):
-        if lost and each.failed == lost:
-            left = number * width - 0.5
-            kind, x = ("end", left) if left > 15 else ("", left + width + 1)
-            numbers.append(Markup('<text class="{} t-bad" x="{:.2f}%" y="{}">{}</text>').format(
-                kind, x, BASE + 19, f"{each.failed:,} failed"))  # fmt: skip
-            break
+    numbers += _most_failed(found, width, lost)
     return numbers
+
+
+def _most_failed(found: Sequence[Hour], width: float, lost: int) -> list[Markup]:
+    """The largest value below the line, beside its bar, where no other bar is in the way."""
+    room = round(9 / width)  # hours that the text covers
+    for number, each in enumerate(found):
+        if not lost or each.failed != lost:
+            continue
+        text = f"{each.failed:,} failed"
+        if number >= room and not any(other.failed for other in found[number - room : number]):
+            kind, x = "end", number * width - 0.5
+        elif number + room < len(found) and not any(other.failed for other in found[number + 1 : number + 1 + room]):
+            kind, x = "", (number + 1) * width + 0.5
+        else:
+            continue
+        return [Markup('<text class="opt {} t-bad" x="{:.2f}%" y="{}">{}</text>').format(kind, x, BASE + 19, text)]
+    return []
 
 
 def _hours(found: Sequence[Hour], width: float, clock: Clock) -> list[Markup]:
@@ -109,7 +120,7 @@ def _hours(found: Sequence[Hour], width: float, clock: Clock) -> list[Markup]:
         if number == 0 or (there.hour % 6 == 0 and number > 2):
             named = number == 0 or there.hour == 0
             text = f"{there:%a %H:%M}" if named else f"{there:%H:%M}"
-            kind = "" if number == 0 or there.hour % 12 == 0 else "opt"
+            kind = "" if number == 0 or (there.hour % 12 == 0 and number > 5) else "opt"
             labels.append(
                 Markup('<text class="{}" x="{:.2f}%" y="{}">{}</text>').format(
                     kind, number * width + 0.35, HEIGHT - 4, text

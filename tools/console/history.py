@@ -1,0 +1,94 @@
+"""The day before: events, attempts and runs of a shop, so that the pages have something to show."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from tools.demo import events
+
+SCHEMA = """
+create table if not exists shop_effects (event_id text, discounts integer);
+create table if not exists shop_prices (sku text primary key, cents integer not null
+  constraint shop_prices_positive check (cents >= 0));
+"""
+TYPES = (
+    "checkout.session.completed",
+    "payment_intent.succeeded",
+    "charge.succeeded",
+    "invoice.paid",
+    "customer.created",
+)
+TRACEBACK = """Traceback (most recent call last):
+  File "/srv/shop/tools/console/shop.py", line 21, in sync_invoice
+    discounts = event.object["discounts"]
+                ~~~~~~~~~~~~^^^^^^^^^^^^^
+KeyError: 'discounts'"""
+_EVENT = """
+insert into webhook_events (stripe_event_id, event_type, status, payload, received_at, processed_at, attempts, queued,
+  lease, lease_expires_at, error_message, ignored_reason, deliveries)
+values (%s, %s, %s, %s, %s, %s, %s, true, null, null, %s, %s, %s) returning id
+"""
+_ATTEMPT = """
+insert into pgonce_webhook_attempts (event_id, what, attempt, worker, began_at, ended_at, error)
+values (%s, 'failed', %s, 'web-2:281', %s, %s, %s)
+"""
+_RUN = """
+insert into cron_job_runs (job_name, key, status, started_at, completed_at, heartbeat_at, duration_ms, scheduled_for,
+  rows_processed, error_message, process)
+values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, 'web-2:281')
+"""
+
+
+def write(conn: psycopg.Connection[Any], random: Random) -> None:
+    """Write it, and the tables of the shop."""
+    conn.execute(SCHEMA)
+    now = datetime.now(UTC)
+    with conn.transaction():
+        for hours in range(24, 0, -1):
+            start = now - timedelta(hours=hours)
+            for _ in range(round(50 + 40 * math.sin((start.hour - 7) / 24 * 2 * math.pi))):
+                _event(conn, start + timedelta(seconds=random.uniform(0, 3600)), hours, random)
+        _runs(conn, now, random)
+
+
+def _event(conn: psycopg.Connection[Any], received: datetime, hours: int, random: Random) -> None:
+    kind = random.choice(TYPES)
+    customer = f"cus_TQ{random.randrange(60):02}mZk8wVn2Lx7"
+    made = events.event(kind, customer, int(received.timestamp()) - 1, random)
+    status, error, ignored, attempts = "succeeded", None, None, 1
+    if kind == "customer.created":
+        status, ignored = "ignored", "no handler for customer.created"
+    elif kind == "invoice.paid" and hours <= 2 and random.random() < 0.6:
+        status, error, attempts = "failed", TRACEBACK, 5
+    took = timedelta(milliseconds=random.uniform(20, 180))
+    body = Jsonb(json.loads(made.body))
+    deliveries = 2 if random.random() < 0.03 else 1
+    row = conn.execute(
+        _EVENT, [made.id, kind, status, body, received, received + took, attempts, error, ignored, deliveries]
+    ).fetchone()
+    for number in range(1, attempts + 1 if error else 1):
+        began = received + timedelta(seconds=4**number)
+        conn.execute(_ATTEMPT, [row and row[0], number, began, began + timedelta(milliseconds=42), error])
+
+
+def _runs(conn: psycopg.Connection[Any], now: datetime, random: Random) -> None:
+    midnight = now.replace(second=0, microsecond=0)
+    for name, key, every, usual in (
+        ("stats_cache", "", 30, 21), ("ledger_export", "", 60, 600), ("fx_rates", "", 360, 3),
+        ("morning_digest", "en-US", 1440, 340),
+    ):  # fmt: skip
+        for number in range(1, 1440 // every + 1):
+            tick = midnight - timedelta(minutes=number * every)
+            failed = name == "fx_rates" and number == 2
+            ms = round(usual * 1000 * random.uniform(0.9, 1.2))
+            end = tick + timedelta(milliseconds=ms)
+            error = "ConnectionError: rates.example: connection refused" if failed else None
+            state = "failed" if failed else "succeeded"
+            conn.execute(_RUN, [name, key, state, tick, end, end, ms, tick, random.randrange(5000), error])
