@@ -8,7 +8,6 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,8 +21,9 @@ from pgonce.cli.actor import audited
 from pgonce.cli.options import as_json, with_database
 from pgonce.cli.output import Moment, print_diagnosis, print_json, print_table, when
 from pgonce.cli.times import ago, took
+from pgonce.cli.webhook_replay import match, replay
 from pgonce.core import database
-from pgonce.core.execute import Pool, call
+from pgonce.core.execute import call
 from pgonce.core.processes import host
 from pgonce.errors import InvalidArgument, InvalidPayload, NotFound, PgonceError
 from pgonce.webhooks import calls_list as lists
@@ -122,19 +122,6 @@ def _list(
         return call(pool, wanted, schema)
 
 
-def _match(pool: Pool, prefix: str, schema: str) -> str:
-    """The one event whose id begins with ``prefix``, of at least eight characters, or ``prefix`` itself.
-
-    Raises:
-        NotFound: several ids begin with ``prefix``.
-    """
-    prefix = prefix.removesuffix("…")
-    found = call(pool, lists.match_webhooks(prefix), schema) if len(prefix) >= 8 else []
-    if len(found) > 1:
-        raise NotFound(f"several events begin with {prefix}: {', '.join(found)}")
-    return found[0] if found else prefix
-
-
 @webhook.command()
 @click.argument("event_id", metavar="ID")
 @as_json
@@ -144,7 +131,7 @@ def show(event_id: str, json_: bool, url: str, schema: str) -> None:
     with database.open_pool(url, 1) as pool:
         found = call(pool, lists.get_webhook(event_id), schema)
         if found is None:
-            found = call(pool, lists.get_webhook(_match(pool, event_id, schema)), schema)
+            found = call(pool, lists.get_webhook(match(pool, event_id, schema)), schema)
         if found is None:
             raise NotFound(f"there is no event {event_id}")
         diagnosis = call(pool, diagnose_webhook(found["stripe_event_id"]), schema)
@@ -221,83 +208,7 @@ def _who() -> str:
         return host()
 
 
-@webhook.command()
-@click.argument("event_ids", nargs=-1, metavar="[ID]...")
-@click.option("--failed", is_flag=True, help="All failed events, including dead ones.")
-@click.option("--type", "type_", metavar="TYPE", help="With --failed: only this type, or glob.")
-@click.option("--since", type=Moment(), help="With --failed: only events received since then.")
-@click.option("--limit", type=click.IntRange(min=1), help="With --failed: at most this many. Default: all.")
-@click.option("--because", "why", metavar="TEXT", help="The reason; stored with each event.")
-@click.option("--dry-run", is_flag=True, help="Only print which events.")
-@with_database
-def replay(
-    event_ids: tuple[str, ...],
-    failed: bool,
-    type_: str | None,
-    since: datetime | None,
-    limit: int | None,
-    why: str | None,
-    dry_run: bool,
-    url: str,
-    schema: str,
-) -> None:
-    """Queue events again, whatever their state; a worker handles them.
-
-    With --failed, an event is queued only if it has not been retried since it was listed.
-
-    Example: pgonce webhook replay --failed --since '1 day' --dry-run
-    """
-    if bool(event_ids) == failed:
-        raise click.UsageError("name the events, or pass --failed")
-    with database.open_pool(url, 1) as pool:
-        if not failed:
-            unknown = call(pool, lists.missing_webhooks(event_ids), schema)
-            named: Sequence[str] = [_match(pool, each, schema) if each in unknown else each for each in event_ids]
-            _replay_named(pool, schema, named, why, dry_run=dry_run)
-            return
-        seen = queued = 0
-        for page in _failed_pages(pool, schema, any_of([type_]) if type_ else None, since, limit):
-            seen += len(page)
-            if dry_run:
-                click.echo("\n".join(event.stripe_event_id for event in page))
-            else:
-                queued += len(call(pool, replays.replay_webhooks(page, _who(), why), schema))
-    if dry_run:
-        click.echo(f"{seen} would be queued again")
-        return
-    click.echo(f"{queued} of {seen} queued again")
-    if queued < seen:
-        click.echo(f"{seen - queued} were retried, replayed or handled by somebody else meanwhile", err=True)
-
-
-def _replay_named(pool: Pool, schema: str, event_ids: Sequence[str], why: str | None, *, dry_run: bool) -> None:
-    if dry_run:
-        click.echo("\n".join([*event_ids, f"{len(event_ids)} would be queued again"]))
-        return
-    queued = 0
-    for event_id in event_ids:
-        if call(pool, replays.replay_webhook(event_id, _who(), why), schema):
-            queued += 1
-        else:
-            click.echo(f"{event_id}: is being handled at this moment", err=True)
-    click.echo(f"{queued} of {len(event_ids)} queued again")
-
-
-def _failed_pages(
-    pool: Pool, schema: str, types: str | None, since: datetime | None, limit: int | None
-) -> Iterator[list[replays.Ended]]:
-    """Failed events, from the newest to the oldest: each event is in one page only."""
-    left, after = limit, None
-    while left is None or left > 0:
-        size = 1000 if left is None else min(left, 1000)
-        wanted = replays.failed_webhooks(types=types, since=since, after=after, limit=size)
-        page = call(pool, wanted, schema)
-        if page:
-            yield page
-        if len(page) < size:
-            return
-        after = page[-1]
-        left = left and left - len(page)
+webhook.add_command(replay)
 
 
 @webhook.command()

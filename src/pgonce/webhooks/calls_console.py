@@ -14,6 +14,8 @@ from pgonce.core.call import Call, Row, clean
 from pgonce.core.diagnosis import Diagnosis
 
 STATES = ("dead", "failed", "waiting", "processing", "ignored", "succeeded")
+UNSUCCESSFUL = "unsuccessful"
+"""A state for filters: dead or failed."""
 Position = tuple[datetime, UUID]
 """Where a page of a list ends: received_at and id of its last event."""
 
@@ -34,6 +36,7 @@ class Filter:
     since: datetime | None = None
     until: datetime | None = None
     ids: Sequence[str] | None = None
+    types: Sequence[str] | None = None
 
     def given(self) -> dict[str, Any]:
         """What is not None, as JSON has it."""
@@ -43,8 +46,8 @@ class Filter:
                 given[name] = each.isoformat()
             elif isinstance(each, str):
                 given[name] = clean(each, 500)
-        if "ids" in given:
-            given["ids"] = [clean(each, 500) for each in given["ids"]]
+            elif not isinstance(each, bool):
+                given[name] = [clean(text, 500) for text in each]
         return given
 
 
@@ -307,6 +310,11 @@ def get_body(event_id: str) -> Call[tuple[bytes, bool] | None]:
     """A payload as bytes, and whether they are those that were received; None if there is no such event."""
     args = {"p_stripe_event_id": clean(event_id, 500)}
     return Call("pgonce_console_webhook_body", args, lambda rows: (bytes(rows[0][0]), rows[0][1]) if rows else None)
+
+
+def list_types() -> Call[list[str]]:
+    """The types of all recorded events, at most 5,000."""
+    return Call("pgonce_webhook_types", {"p_glob": "*", "p_limit": 5000}, lambda rows: [row[0] for row in rows])
 
 
 def find(text: str) -> Call[list[Found]]:

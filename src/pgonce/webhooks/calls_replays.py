@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from pgonce.core.call import Call, value
+from pgonce.core.call import Call, clean, value
 from pgonce.webhooks.calls_console import Filter
 
 AT_ONCE = 200
@@ -22,7 +23,7 @@ class Replay:
 
     id: int
     status: str
-    """planned, running, done or stopped."""
+    """planned, running, done, stopping (those that are queued are handled yet) or stopped."""
     who: str
     why: str | None
     filter: Mapping[str, Any]
@@ -58,28 +59,41 @@ class ReplayItem:
     """How many events of its object stand before it in the replay."""
 
 
-def plan_replay(
-    wanted: Filter, who: str, why: str | None = None, *, limit: int = 10_000, at_once: int | None = AT_ONCE
+def plan_replay_as(
+    session: UUID, wanted: Filter, why: str | None = None, *, limit: int = 10_000, at_once: int | None = AT_ONCE
 ) -> Call[int | None]:
-    """Write down the events of a filter, to be replayed. Returns the number of the replay; None: no event matches."""
+    """Write down the newest ``limit`` events of a filter, to be replayed.
+
+    Args:
+        session: who: of the console or of the command line.
+        wanted: which events.
+        why: for the audit.
+        limit: of events.
+        at_once: so many are queued and not handled yet; None: any number.
+
+    Returns:
+        The number of the replay; None: no event matches.
+    """
     args = {
+        "p_session": session,
         "p_filter": Jsonb(wanted.given()),
-        "p_who": who,
-        "p_why": why,
+        "p_reason": why and clean(why, 1000),
         "p_limit": limit,
         "p_at_once": at_once,
     }
-    return Call("pgonce_plan_replay", args, value)
+    return Call("pgonce_console_plan_replay", args, value)
 
 
-def start_replay(replay_id: int) -> Call[bool]:
-    """Start a planned replay. False: it was started or stopped before."""
-    return Call("pgonce_start_replay", {"p_id": replay_id}, value)
+def start_replay_as(session: UUID, replay_id: int, confirm: int | None, why: str | None = None) -> Call[bool]:
+    """Start a replay that this person has planned; ``confirm``: the number of its events, as typed. False: too late."""
+    args = {"p_session": session, "p_id": replay_id, "p_confirm": confirm, "p_reason": why and clean(why, 1000)}
+    return Call("pgonce_console_start_replay", args, value)
 
 
-def stop_replay(replay_id: int, who: str) -> Call[bool]:
+def stop_replay_as(session: UUID, replay_id: int, why: str | None = None) -> Call[bool]:
     """Queue no further event of a replay. False: it has ended."""
-    return Call("pgonce_stop_replay", {"p_id": replay_id, "p_who": who}, value)
+    args = {"p_session": session, "p_id": replay_id, "p_reason": why and clean(why, 1000)}
+    return Call("pgonce_console_stop_replay", args, value)
 
 
 def step_replays(replay_id: int | None = None, limit: int = 200) -> Call[int]:

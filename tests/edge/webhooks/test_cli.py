@@ -82,6 +82,7 @@ def test_ls_lists_no_more_than_the_limit_newest_first(database: str, inbox: Conn
 
 
 def test_show_prints_payload_attempts_and_traceback(database: str, inbox: Connection[Any]) -> None:
+    inbox.execute("update webhook_events set next_attempt_at = now() + interval '1 hour' where next_attempt_at > now()")
     code, out, _ = pgonce(database, "webhook", "show", "evt_failed")
     assert code == 0
     for part in ('"id": "cus_1"', "Traceback\n  line 1\nValueError: no plan", "attempts          1"):
@@ -254,3 +255,15 @@ def test_refused_lists_reasons_and_what_they_mean(database: str, conn: Connectio
     assert "secret" in out.splitlines()[1]
     listed = json.loads(pgonce(database, "webhook", "refused", "--since", "2 hours", "--json")[1])
     assert [(each["reason"], each["deliveries"]) for each in listed] == [("signature", 212), ("time", 1)]
+
+
+def test_a_replay_is_kept_with_its_events_and_stands_in_the_audit(database: str, inbox: Connection[Any]) -> None:
+    options = ["--failed", "--type", "[cx]ustomer.*", "--because", "mended"]
+    code, out, _ = pgonce(database, "webhook", "replay", *options, PGONCE_ACTOR="ann")
+    assert (code, out) == (0, "1 of 1 queued again\n")
+    said = "select actor, source, action, noun, object, before, after, reason from pgonce_audit where action = 'replay'"
+    assert inbox.execute(said.encode()).fetchall() == [
+        ("ann", "cli", "replay", "webhook", "evt_failed", "1 failed", "queued", "mended")
+    ]
+    kept = "select r.status, r.why, i.stripe_event_id, i.state from pgonce_replays r, pgonce_replay_items i"
+    assert inbox.execute(kept.encode()).fetchall() == [("running", "mended", "evt_failed", "queued")]

@@ -16,7 +16,7 @@ from tests.sql.transitions import Cell, attempt, check_complete, rows
 Connection = psycopg.Connection[Any]
 
 CELLS = transitions.read("webhooks_replays")
-STATES = {"absent", "planned", "running", "handled", "done", "stopped"}
+STATES = {"absent", "planned", "running", "stopping", "done", "stopped"}
 VERBS = {"pgonce_start_replay", "pgonce_stop_replay", "pgonce_step_replays"}
 
 
@@ -57,12 +57,14 @@ def in_state(conn: Connection, state: str) -> int:
     replay = plan(conn)
     if state != "planned":
         conn.execute("update pgonce_replays set status = 'running', started_at = now()")
-    if state in {"handled", "done"}:
-        conn.execute("update pgonce_replay_items set state = 'succeeded'")
-    if state == "done":
-        assert value(conn, "select pgonce_step_replays()") == 1
-    if state == "stopped":
+    if state in {"stopping", "halted", "stopped"}:
+        conn.execute("update pgonce_replay_items set state = 'queued'")
+        conn.execute("update webhook_events set status = 'processing'")
         assert value(conn, "select pgonce_stop_replay(%s, 'ann')", replay) is True
+    if state in {"handled", "halted", "done", "stopped"}:
+        conn.execute("update pgonce_replay_items set state = 'succeeded'")
+    if state in {"done", "stopped"}:
+        assert value(conn, "select pgonce_step_replays()") == 1
     return replay
 
 
@@ -83,12 +85,13 @@ def test_a_verb_moves_a_replay_as_the_table_says(conn: Connection, cell: Cell) -
     else:
         assert answer >= 1
         assert [each["status"] for each in after] == [cell.to]
-    if cell.verb == "pgonce_stop_replay" and cell.to == "stopped":
+    if cell.verb == "pgonce_stop_replay" and cell.to in {"stopped", "stopping"}:
         assert after[0]["stopped_by"] == "bob"
 
 
 def test_every_state_stands_exactly_once_under_every_verb() -> None:
-    check_complete(CELLS, STATES - {"handled"}, VERBS, {("handled", "pgonce_step_replays")})
+    special = {(state, "pgonce_step_replays") for state in ("handled", "halted")}
+    check_complete(CELLS, STATES, VERBS, special)
 
 
 def test_a_plan_writes_down_the_matching_events_oldest_first_and_changes_none(conn: Connection) -> None:
@@ -169,8 +172,9 @@ def test_a_stopped_replay_queues_nothing_more(conn: Connection) -> None:
     conn.execute("select pgonce_start_replay(%s)", [replay])
     assert value(conn, "select pgonce_stop_replay(%s, 'ann')", replay) is True
     conn.execute("update webhook_events set status = 'succeeded' where status = 'processing'")
-    assert value(conn, "select pgonce_step_replays()") == 0
-    assert sorted(items(conn, replay).values()) == ["planned", "planned", "queued"]
+    assert value(conn, "select pgonce_step_replays()") == 2, "an outcome, and the end"
+    assert sorted(items(conn, replay).values()) == ["planned", "planned", "succeeded"]
+    assert value(conn, "select status from pgonce_replays") == "stopped"
 
 
 def test_of_two_workers_one_takes_the_step_and_the_other_does_not_wait(conn: Connection, session: Any) -> None:

@@ -39,11 +39,11 @@ declare
   v_unknown text;
 begin
   select string_agg(k, ', ') into v_unknown from jsonb_object_keys(p_filter) k
-  where k not in ('state', 'type', 'object', 'customer', 'account', 'livemode', 'failure', 'since', 'until', 'ids');
+  where k not in ('state', 'type', 'object', 'customer', 'account', 'livemode', 'failure', 'since', 'until', 'ids', 'types');
   if v_unknown is not null then
     raise sqlstate '22023' using message = format('a filter has no %s', v_unknown);
-  elsif v_state not in ('waiting', 'processing', 'succeeded', 'failed', 'dead', 'ignored') then
-    raise sqlstate '22023' using message = 'the state is waiting, processing, succeeded, failed, dead or ignored';
+  elsif v_state not in ('waiting', 'processing', 'succeeded', 'failed', 'dead', 'unsuccessful', 'ignored') then
+    raise sqlstate '22023' using message = 'the state is waiting, processing, succeeded, failed, dead, unsuccessful (both) or ignored';
   end if;
   -- rest: what no index finds
   rest := concat_ws(' and ',
@@ -54,13 +54,16 @@ begin
                  when 'processing' then 'status = ''processing'' and lease is not null'
                  when 'failed' then 'status = ''failed'' and next_attempt_at is not null'
                  when 'dead' then 'status = ''failed'' and next_attempt_at is null'
+                 when 'unsuccessful' then 'status = ''failed'''
                  when 'ignored' then case when v_type is null then 'status = ''ignored''' end end,
     'object_id = ' || quote_literal(p_filter ->> 'object'), 'customer_id = ' || quote_literal(p_filter ->> 'customer'),
     'account = ' || quote_literal(p_filter ->> 'account'), 'failure = ' || quote_literal(p_filter ->> 'failure'),
     'received_at >= ' || quote_literal(p_filter ->> 'since') || '::timestamptz',
     'received_at < ' || quote_literal(p_filter ->> 'until') || '::timestamptz',
     case when p_filter ? 'ids' then
-      'stripe_event_id = any (' || quote_literal(array(select jsonb_array_elements_text(p_filter -> 'ids'))::text) || '::text[])' end);
+      'stripe_event_id = any (' || quote_literal(array(select jsonb_array_elements_text(p_filter -> 'ids'))::text) || '::text[])' end,
+    case when p_filter ? 'types' then
+      'event_type = any (' || quote_literal(array(select jsonb_array_elements_text(p_filter -> 'types'))::text) || '::text[])' end);
 end $$;
 comment on function pgonce_webhook_condition(jsonb) is
   'pgonce: a filter of events as two conditions in SQL: what indexes find, and the rest. Raises 22023 for a filter that does not exist.';
@@ -74,8 +77,8 @@ declare
   v_rest text;
   v_types text[];
   v_exact constant boolean := not (coalesce(p_filter ->> 'type', '*') ~ '[*?]');
-  v_few constant boolean := p_filter ?| array['object', 'customer', 'failure', 'ids']
-                            or p_filter ->> 'state' in ('waiting', 'processing', 'failed', 'dead');
+  v_few constant boolean := p_filter ?| array['object', 'customer', 'failure', 'ids', 'types']
+                            or p_filter ->> 'state' in ('waiting', 'processing', 'failed', 'dead', 'unsuccessful');
   v_order constant text := ' order by received_at desc, id desc limit ';
 begin
   select nullif(c.indexed, ''), nullif(c.rest, '') into v_where, v_rest from pgonce_webhook_condition(p_filter) c;
@@ -110,7 +113,7 @@ begin
 end $$;
 comment on function pgonce_find_webhooks(jsonb, integer, timestamptz, uuid, integer) is
   'pgonce: the newest events that match a filter, an object with any of: state, type (a glob), object, customer, account, livemode, '
-  'failure, since, until, ids. p_at and p_id: received_at and id of the last row of the page before. If a filter has no index, '
+  'failure, since, until, ids, types. p_at and p_id: received_at and id of the last row of the page before. If a filter has no index, '
   'only p_scan rows are looked at; a last row with scanned = true says how far.';
 
 -- The stable planner of a page must not choose by a filter's average: each call is planned with its values (execute, above).

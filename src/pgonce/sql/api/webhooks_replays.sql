@@ -3,23 +3,27 @@
 -- since it was seen is left as it is. A replay has ended when each of its events has an outcome.
 --
 -- transitions
--- from    | verb                  | to      | because
--- absent  | pgonce_start_replay   | PT404   | no such replay
--- planned | pgonce_start_replay   | running | a person has seen what will happen
--- running | pgonce_start_replay   | false   | it was started already
--- done    | pgonce_start_replay   | false   | it has ended
--- stopped | pgonce_start_replay   | false   | it was stopped: plan another one
--- absent  | pgonce_stop_replay    | PT404   | no such replay
--- planned | pgonce_stop_replay    | stopped | it will not be started
--- running | pgonce_stop_replay    | stopped | no further event is queued; those that are queued are handled
--- done    | pgonce_stop_replay    | false   | it has ended
--- stopped | pgonce_stop_replay    | false   | it was stopped already
--- absent  | pgonce_step_replays   | none    | nothing to do
--- planned | pgonce_step_replays   | none    | nobody has started it
--- running | pgonce_step_replays   | running | some events are queued, or have got their outcomes
--- handled | pgonce_step_replays   | done    | each of its events has an outcome
--- done    | pgonce_step_replays   | none    | it has ended
--- stopped | pgonce_step_replays   | none    | it was stopped
+-- from     | verb                | to       | because
+-- absent   | pgonce_start_replay | PT404    | no such replay
+-- planned  | pgonce_start_replay | running  | a person has seen what will happen
+-- running  | pgonce_start_replay | false    | it was started already
+-- stopping | pgonce_start_replay | false    | it was started already
+-- done     | pgonce_start_replay | false    | it has ended
+-- stopped  | pgonce_start_replay | false    | it was stopped: plan another one
+-- absent   | pgonce_stop_replay  | PT404    | no such replay
+-- planned  | pgonce_stop_replay  | stopped  | it will not be started
+-- running  | pgonce_stop_replay  | stopping | no further event is queued; those that are queued are handled
+-- stopping | pgonce_stop_replay  | false    | it was stopped already
+-- done     | pgonce_stop_replay  | false    | it has ended
+-- stopped  | pgonce_stop_replay  | false    | it was stopped already
+-- absent   | pgonce_step_replays | none     | nothing to do
+-- planned  | pgonce_step_replays | none     | nobody has started it
+-- running  | pgonce_step_replays | running  | some events are queued, or have got their outcomes
+-- handled  | pgonce_step_replays | done     | each of its events has an outcome
+-- stopping | pgonce_step_replays | none     | those that are queued are not handled yet
+-- halted   | pgonce_step_replays | stopped  | each event that was queued has an outcome
+-- done     | pgonce_step_replays | none     | it has ended
+-- stopped  | pgonce_step_replays | none     | it was stopped
 
 create or replace function pgonce_plan_replay(
   p_filter jsonb, p_who text, p_why text default null, p_limit integer default 10000, p_at_once integer default 200)
@@ -104,7 +108,9 @@ comment on function pgonce_start_replay(bigint, text) is
 create or replace function pgonce_stop_replay(p_id bigint, p_who text) returns boolean
 language plpgsql set search_path from current as $$
 begin
-  update pgonce_replays set status = 'stopped', ended_at = clock_timestamp(), stopped_by = p_who
+  update pgonce_replays
+  set status = case status when 'planned' then 'stopped' else 'stopping' end, stopped_by = p_who,
+      ended_at = case status when 'planned' then clock_timestamp() end
   where id = p_id and status in ('planned', 'running');
   if not found and not exists (select from pgonce_replays where id = p_id) then
     raise sqlstate 'PT404' using message = format('there is no replay %s', p_id);
@@ -112,7 +118,8 @@ begin
   return found;
 end $$;
 comment on function pgonce_stop_replay(bigint, text) is
-  'pgonce: stops a replay: no further event is queued. Those that are queued already are handled. false = it has ended.';
+  'pgonce: stops a replay: no further event is queued. Those that are queued already are handled, and then it has stopped. false = it '
+  'has ended, or was stopped before.';
 
 -- Workers call this again and again. Each replay is one worker's at a time; the others skip it.
 create or replace function pgonce_step_replays(p_id bigint default null, p_limit integer default 200) returns integer
@@ -130,7 +137,7 @@ declare
   v_named record;
 begin
   for r in
-    select * from pgonce_replays o where o.status = 'running' and (p_id is null or o.id = p_id) order by o.id limit 10
+    select * from pgonce_replays o where o.status in ('running', 'stopping') and (p_id is null or o.id = p_id) order by o.id limit 10
     for update skip locked
   loop
     -- The outcomes of those that are queued, 2,000 at a step and then the next ones.
@@ -148,8 +155,8 @@ begin
     into v_settled, v_settled_to;
     update pgonce_replays set settled_to = v_settled_to where id = r.id and settled_to <> v_settled_to;
 
-    v_room := least(p_limit, r.at_once - (
-      select count(*) from (select from pgonce_replay_items i where i.replay_id = r.id and i.state = 'queued' limit r.at_once) n));
+    v_room := case when r.status = 'stopping' then 0 else least(p_limit, r.at_once - (
+      select count(*) from (select from pgonce_replay_items i where i.replay_id = r.id and i.state = 'queued' limit r.at_once) n)) end;
     select array_agg(i.position order by i.position) as positions, array_agg(i.stripe_event_id order by i.position) as events,
            array_agg(i.seen_status order by i.position) as statuses, array_agg(i.seen_lease order by i.position) as leases
     into v_seen
@@ -168,8 +175,10 @@ begin
           settled_at = case when i.stripe_event_id = any (v_queued) then null else clock_timestamp() end
       where i.replay_id = r.id and i.position = any (v_seen.positions);
     elsif v_settled_to = 0 and not exists (
-        select from pgonce_replay_items i where i.replay_id = r.id and i.state in ('planned', 'queued')) then
-      update pgonce_replays set status = 'done', ended_at = clock_timestamp() where id = r.id;
+        select from pgonce_replay_items i
+        where i.replay_id = r.id and (i.state = 'queued' or i.state = 'planned' and r.status = 'running')) then
+      update pgonce_replays set status = case r.status when 'running' then 'done' else 'stopped' end, ended_at = clock_timestamp()
+      where id = r.id;
       v_moved := v_moved + 1;
     end if;
     v_moved := v_moved + v_settled + coalesce(cardinality(v_seen.positions), 0);

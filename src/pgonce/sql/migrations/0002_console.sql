@@ -66,3 +66,37 @@ create table if not exists pgonce_alert_mutes (
   reason      text        not null default '',
   primary key (kind, subject)
 );
+
+-- Replays: which events somebody wanted to replay, as they were seen then, and what has become of each. A worker queues them
+-- in steps. seen_lease identifies the attempt that was seen.
+create table if not exists pgonce_replays (
+  id         bigint generated always as identity primary key,
+  status     text        not null default 'planned' check (status in ('planned', 'running', 'stopping', 'done', 'stopped')),
+  who        text        not null,
+  why        text,
+  filter     jsonb       not null,
+  plan       jsonb       not null default '{}',  -- what the dry run found
+  at_once    integer,                            -- at most this many queued and not handled yet; null: any number
+  settled_to integer     not null default 0,     -- the position up to which outcomes have been looked for in this round
+  planned_at timestamptz not null default clock_timestamp(),
+  started_at timestamptz,
+  ended_at   timestamptz,
+  stopped_by text
+);
+create index if not exists pgonce_replays_open on pgonce_replays (id) where status in ('running', 'stopping');
+create table if not exists pgonce_replay_items (
+  replay_id       bigint      not null references pgonce_replays on delete cascade,
+  position        integer     not null,
+  event_id        uuid        not null,
+  stripe_event_id text        not null,
+  seen_status     text        not null,
+  seen_lease      uuid,
+  state           text        not null default 'planned'
+                    check (state in ('planned', 'queued', 'changed', 'succeeded', 'failed', 'ignored')),
+  queued_at       timestamptz,
+  settled_at      timestamptz,
+  primary key (replay_id, position)
+);
+create index if not exists pgonce_replay_items_open on pgonce_replay_items (replay_id, state, position)
+  where state in ('planned', 'queued');
+create index if not exists pgonce_replay_items_event on pgonce_replay_items (event_id);

@@ -1,0 +1,153 @@
+"""``pgonce webhook replay``: plans a replay and starts it, as the console does, and queues its events at once."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+import click
+
+from pgonce.cli.actor import session
+from pgonce.cli.options import with_database
+from pgonce.cli.output import Moment
+from pgonce.core import database
+from pgonce.core.execute import Pool, call
+from pgonce.errors import NotFound
+from pgonce.webhooks import calls_list as lists
+from pgonce.webhooks import calls_replay as failed_events
+from pgonce.webhooks import calls_replays as replays
+from pgonce.webhooks.calls_console import UNSUCCESSFUL, Filter, list_types
+from pgonce.webhooks.glob import any_of
+
+MOST = 1_000_000
+"""Events of one replay."""
+STEP = 1000
+
+
+@click.command()
+@click.argument("event_ids", nargs=-1, metavar="[ID]...")
+@click.option("--failed", is_flag=True, help="All failed events, including dead ones.")
+@click.option("--type", "type_", metavar="TYPE", help="With --failed: only this type, or glob.")
+@click.option("--since", type=Moment(), help="With --failed: only events received since then.")
+@click.option("--limit", type=click.IntRange(1, MOST), help="With --failed: at most this many. Default: all.")
+@click.option("--because", "why", metavar="TEXT", help="The reason; stored with each event, and in the audit.")
+@click.option("--dry-run", is_flag=True, help="Only print which events.")
+@with_database
+def replay(
+    event_ids: tuple[str, ...],
+    failed: bool,
+    type_: str | None,
+    since: datetime | None,
+    limit: int | None,
+    why: str | None,
+    dry_run: bool,
+    url: str,
+    schema: str,
+) -> None:
+    """Queue events again, whatever their state; a worker handles them.
+
+    An event is queued only if it has not changed since it was seen: it was not retried, replayed or handled meanwhile.
+    The console shows the replay, with the outcome of each event.
+
+    Example: pgonce webhook replay --failed --since '1 day' --dry-run
+    """
+    if bool(event_ids) == failed:
+        raise click.UsageError("name the events, or pass --failed")
+    with database.open_pool(url, 1) as pool:
+        if failed:
+            if dry_run:
+                seen = _print_failed(pool, schema, any_of([type_]) if type_ else None, since, limit)
+                click.echo(f"{seen} would be queued again")
+                return
+            wanted = _failed(pool, schema, type_, since)
+        else:
+            unknown = call(pool, lists.missing_webhooks(event_ids), schema)
+            named = [match(pool, each, schema) if each in unknown else each for each in event_ids]
+            if dry_run:
+                click.echo("\n".join([*named, f"{len(named)} would be queued again"]))
+                return
+            if missing := call(pool, lists.missing_webhooks(named), schema):
+                raise NotFound(f"there is no event {missing[0]}")
+            wanted = Filter(ids=named)
+        _run(pool, schema, wanted, why, limit or MOST)
+
+
+def _failed(pool: Pool, schema: str, type_: str | None, since: datetime | None) -> Filter:
+    if type_ is None or "[" not in type_:
+        return Filter(state=UNSUCCESSFUL, type=type_, since=since)
+    # a set of characters: the console's globs have none
+    known = call(pool, list_types(), schema)
+    return Filter(state=UNSUCCESSFUL, types=[each for each in known if re.match(any_of([type_]), each)], since=since)
+
+
+def _run(pool: Pool, schema: str, wanted: Filter, why: str | None, limit: int) -> None:
+    who = session(pool, schema)
+    number = call(pool, replays.plan_replay_as(who, wanted, why, limit=limit, at_once=None), schema)
+    if number is None:
+        click.echo("0 of 0 queued again")
+        return
+    planned = call(pool, replays.get_replay(number), schema)
+    events = planned.events if planned else 0
+    call(pool, replays.start_replay_as(who, number, events, why), schema)
+    pause = threading.Event()
+    while (found := call(pool, replays.get_replay(number), schema)) and found.counts.get("planned"):
+        if found.status != "running":
+            break  # somebody has stopped it
+        if not call(pool, replays.step_replays(number, STEP), schema):
+            pause.wait(0.05)  # a worker takes this step
+    counts = found.counts if found else {}
+    left = [each.stripe_event_id for each in _changed(pool, schema, number)] if counts.get("changed") else []
+    queued = events - counts.get("planned", 0) - len(left)
+    click.echo(f"{queued} of {events} queued again")
+    if wanted.ids:
+        for event_id in left:
+            click.echo(f"{event_id}: is being handled at this moment, or was meanwhile", err=True)
+    elif left:
+        click.echo(f"{len(left)} were retried, replayed or handled by somebody else meanwhile", err=True)
+
+
+def _changed(pool: Pool, schema: str, number: int) -> Iterator[replays.ReplayItem]:
+    after = 0
+    while page := call(pool, replays.list_replay_items(number, state="changed", after=after, limit=STEP), schema):
+        yield from page
+        after = page[-1].position
+
+
+def match(pool: Pool, prefix: str, schema: str) -> str:
+    """The one event whose id begins with ``prefix``, of at least eight characters, or ``prefix`` itself.
+
+    Raises:
+        NotFound: several ids begin with ``prefix``.
+    """
+    prefix = prefix.removesuffix("…")
+    found = call(pool, lists.match_webhooks(prefix), schema) if len(prefix) >= 8 else []
+    if len(found) > 1:
+        raise NotFound(f"several events begin with {prefix}: {', '.join(found)}")
+    return found[0] if found else prefix
+
+
+def _print_failed(pool: Pool, schema: str, types: str | None, since: datetime | None, limit: int | None) -> int:
+    seen = 0
+    for page in _failed_pages(pool, schema, types, since, limit):
+        seen += len(page)
+        click.echo("\n".join(event.stripe_event_id for event in page))
+    return seen
+
+
+def _failed_pages(
+    pool: Pool, schema: str, types: str | None, since: datetime | None, limit: int | None
+) -> Iterator[Sequence[failed_events.Ended]]:
+    """Failed events, from the newest to the oldest: each event is in one page only."""
+    left, after = limit, None
+    while left is None or left > 0:
+        size = 1000 if left is None else min(left, 1000)
+        wanted = failed_events.failed_webhooks(types=types, since=since, after=after, limit=size)
+        page = call(pool, wanted, schema)
+        if page:
+            yield page
+        if len(page) < size:
+            return
+        after = page[-1]
+        left = left and left - len(page)
