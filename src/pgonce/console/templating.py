@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pgonce.console.addresses import url as address
+from pgonce.console.text import block, breakable, visible
 
 ZONE_COOKIE = "pgonce_zone"
 MOST = 10_000
@@ -202,6 +203,7 @@ class Templates:
         )
         self._environment.filters |= {
             "number": number, "count": count, "size": size, "short": short, "duration": duration,
+            "visible": visible, "block": block, "breakable": breakable,
         }  # fmt: skip
         self._environment.globals |= {
             "glyph": glyph,
@@ -209,6 +211,7 @@ class Templates:
             "plural": plural,
             "span": span,
             "version": version("pgonce"),
+            "moment": datetime.fromisoformat,
         }
         self.statics = {each.name: each.read_bytes() for each in files("pgonce.console").joinpath("static").iterdir()}
         self._versions = {name: sha256(body).hexdigest()[:10] for name, body in self.statics.items()}

@@ -1,0 +1,28 @@
+"""Text that others have written, shown as it is: no sign in it hides or turns another one."""
+
+from __future__ import annotations
+
+import re
+
+from markupsafe import Markup, escape
+
+# Control characters but newline and tab; what turns the direction; what has no width.
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]"
+)
+
+
+def visible(text: object) -> str:
+    r"""``text`` with each sign that cannot be seen as its escape, such as \u202e."""
+    return _HIDDEN.sub(lambda sign: f"\\u{ord(sign[0]):04x}", str(text))
+
+
+def block(text: object) -> Markup:
+    """``text`` for the inside of an element. Quotes stay as they are: in JSON escapes would double its size."""
+    shown = visible(text)
+    return Markup(shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))  # noqa: S704
+
+
+def breakable(text: object) -> Markup:
+    """A name that may be broken after an underscore or a dot, and nowhere else."""
+    return Markup(re.sub("([_.])", r"\1<wbr>", str(escape(visible(text)))))  # noqa: S704
