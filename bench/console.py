@@ -1,0 +1,197 @@
+"""The console's pages with 5,000,000 events and 1,000,000 runs: python -m bench.console [--events N] [--url URL]
+
+Prints the p95 of each page over real HTTP, one request at a time; the limit is 100 ms. The tables are filled by
+generate_series, and kept if a database is named by --url: with --filled they are not filled again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import psycopg
+import uvicorn
+
+import pgonce
+from bench.server import new_database
+
+LIMIT = 100.0
+"""Milliseconds."""
+REQUESTS = 40
+Connection = psycopg.Connection[Any]
+
+TYPES = (
+    "invoice.paid", "invoice.created", "invoice.finalized", "invoice.updated", "charge.succeeded", "charge.refunded",
+    "customer.updated", "customer.created", "customer.subscription.updated", "customer.subscription.created",
+    "payment_intent.succeeded", "payment_intent.created", "checkout.session.completed", "payout.paid",
+)  # fmt: skip
+TRACE = """Traceback (most recent call last):
+  File "/srv/shop/billing.py", line {line}, in sync_invoice
+    coupons = invoice["discounts"]
+KeyError: 'discounts'
+"""
+# Of 1,000 events one is ignored and one a dead letter; ten of the newest wait. Ten events of an object, 50 of a customer.
+EVENTS = """
+insert into webhook_events (stripe_event_id, event_type, status, payload, received_at, processed_at, lease,
+  lease_expires_at, attempts, queued, next_attempt_at, ignored_reason, object_id, customer_id, account,
+  livemode, error_message, failure)
+select 'evt_' || md5(n::text), t.type, s.status,
+  jsonb_build_object('id', 'evt_' || md5(n::text), 'type', t.type, 'created', extract(epoch from r.at)::bigint - 1,
+    'livemode', n %% 10000 <> 0, 'data', jsonb_build_object('object', jsonb_build_object(
+      'id', 'in_' || n / 10, 'object', 'invoice', 'customer', 'cus_' || n / 50, 'status', 'paid', 'total', n,
+      'lines', repeat('x', 300)))),
+  r.at, case when s.status <> 'processing' then r.at + interval '40 ms' end, null, null, 1, true,
+  case when s.status = 'processing' then r.at end, case when s.status = 'ignored' then 'no handler for ' || t.type end,
+  'in_' || n / 10, 'cus_' || n / 50, case when n %% 20 = 0 then 'acct_' || n %% 50 end, n %% 10000 <> 0,
+  case when s.status = 'failed' then f.trace end,
+  case when s.status = 'failed' then pgonce_failure(f.trace) end
+from generate_series(%(first)s::int, %(last)s::int) n
+cross join lateral (
+  select case when n %% 50000 = 0 then 'rare.' || n %% 7 else (%(types)s::text[])[1 + n %% 14] end as type) t
+cross join lateral (
+  select case when n < 10 then 'processing' when n %% 1000 = 1 then 'ignored' when n %% 1000 = 2 then 'failed'
+              else 'succeeded' end as status) s
+cross join lateral (select clock_timestamp() - n * interval '1.5 seconds' as at) r
+cross join lateral (select replace(%(trace)s, '{line}', (80 + n %% 5)::text) as trace) f
+"""
+
+
+@contextmanager
+def without_indexes(conn: Connection, table: str) -> Iterator[None]:
+    """Build the table's indexes after it was filled, which is faster; its keys stay."""
+    found = conn.execute(
+        "select indexrelid::regclass::text, pg_get_indexdef(indexrelid) from pg_index i"
+        " where indrelid = %s::regclass and not exists (select from pg_constraint c where c.conindid = i.indexrelid)",
+        [table],
+    ).fetchall()
+    for name, _ in found:
+        conn.execute(f"drop index {name}".encode())
+    yield
+    for _, definition in found:
+        conn.execute(definition.encode())
+
+
+def fill_events(conn: Connection, events: int) -> None:
+    """The table of events, newest last in the file and first in time."""
+    conn.execute("set session_replication_role = replica")  # the triggers' columns are filled by the statement itself
+    conn.execute("set maintenance_work_mem = '1GB'")
+    conn.execute("set synchronous_commit = off")
+    with without_indexes(conn, "webhook_events"):
+        for first in range(1, events + 1, 250_000):
+            last = min(first + 249_999, events)
+            conn.execute(EVENTS.encode(), {"first": first, "last": last, "types": list(TYPES), "trace": TRACE})
+    conn.execute("vacuum analyze webhook_events")
+
+
+Pages = dict[str, Callable[[], str]]
+
+
+def event_pages(conn: Connection, events: int) -> Pages:
+    """A name for each page, and what makes its address: another event, object or customer at each request."""
+    dead = [row[0] for row in conn.execute(
+        "select stripe_event_id from webhook_events where status = 'failed' limit 200").fetchall()]  # fmt: skip
+    wanted = "select 'evt_' || md5((1 + random() * %s)::int::text) from generate_series(1, 200)"
+    ids = [row[0] for row in conn.execute(wanted.encode(), [events - 2]).fetchall()]
+    middle = conn.execute(
+        "select received_at, id from webhook_events where received_at < now() - %s * interval '0.75 s'"
+        " order by received_at desc limit 1", [events]).fetchone() or (None, None)  # fmt: skip
+    before = quote(f"{middle[0].isoformat()}~{middle[1]}") if middle[0] else ""
+
+    def number() -> int:
+        return random.randrange(events // 50)
+
+    return {
+        "webhooks": lambda: "/webhooks",
+        "webhooks, dead": lambda: "/webhooks?state=dead",
+        "webhooks, ignored": lambda: "/webhooks?state=ignored",
+        "webhooks, a type": lambda: f"/webhooks?type={random.choice(TYPES)}",
+        "webhooks, a glob": lambda: "/webhooks?type=invoice.*",
+        "webhooks, a rare type": lambda: "/webhooks?type=rare.*",
+        "webhooks, a customer": lambda: f"/webhooks?customer=cus_{number()}",
+        "webhooks, an account": lambda: "/webhooks?account=acct_20",
+        "webhooks, test mode": lambda: "/webhooks?livemode=false",
+        "webhooks, the middle": lambda: f"/webhooks?before={before}",
+        "an event": lambda: f"/webhook?id={random.choice(ids)}",
+        "a dead letter": lambda: f"/webhook?id={random.choice(dead)}",
+        "find a customer": lambda: f"/find?q=cus_{number()}",
+        "find nothing": lambda: "/find?q=nothing_like_this",
+    }
+
+
+@contextmanager
+def served(url: str) -> Iterator[httpx.Client]:
+    """A console on this database."""
+    console = pgonce.Console(url=url, users="")
+    server = uvicorn.Server(uvicorn.Config(console, host="127.0.0.1", port=0, log_config=None, proxy_headers=False))
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        with httpx.Client(base_url=address, timeout=60) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join(30)
+
+
+def measure(client: httpx.Client, address: Callable[[], str]) -> tuple[float, float, int, int]:
+    """p50 and p95 in milliseconds, the largest page in bytes, and how many requests were refused (503)."""
+    took, largest, refused = [], 0, 0
+    for _ in range(REQUESTS):
+        began = time.perf_counter()
+        answer = client.get(address())
+        took.append((time.perf_counter() - began) * 1000)
+        assert answer.status_code in {200, 303, 404, 503}, answer.text[:500]
+        refused += answer.status_code == 503
+        largest = max(largest, len(answer.content))
+    cuts = statistics.quantiles(took, n=20)
+    return cuts[9], cuts[18], largest, refused
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.console")
+    parser.add_argument("--events", type=int, default=5_000_000)
+    parser.add_argument("--url", help="an empty, migrated database; the default is a new one of the embedded server")
+    parser.add_argument("--filled", action="store_true", help="the database of --url is filled already")
+    arguments = parser.parse_args()
+    if arguments.url:
+        run(arguments.url, arguments.events, filled=arguments.filled)
+    else:
+        with new_database() as url:
+            run(url, arguments.events, filled=False)
+
+
+def run(url: str, events: int, *, filled: bool) -> None:
+    """Fill the tables and print a line for each page."""
+    with psycopg.connect(url, autocommit=True) as conn:
+        if not filled:
+            began = time.monotonic()
+            fill_events(conn, events)
+            print(f"{events:,} events in {time.monotonic() - began:.0f} s", flush=True)
+        version = conn.execute("show server_version").fetchone()
+        pages = event_pages(conn, events)
+    print(
+        f"PostgreSQL {version and version[0]}, {events:,} events, p50 and p95 of {REQUESTS} requests, in ms", flush=True
+    )
+    with served(url) as client:
+        client.get("/webhooks")
+        for name, address in pages.items():
+            p50, p95, largest, refused = measure(client, address)
+            note = " over the limit" if p95 > LIMIT else ""
+            note += f", {refused} were too much to search" if refused else ""
+            print(f"{name:24} {p50:7.1f} {p95:7.1f}  {largest:7,} B{note}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
