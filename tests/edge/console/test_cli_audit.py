@@ -20,13 +20,18 @@ COMMANDS = {
 }
 
 
-def test_each_command_leaves_one_line(database: str, conn: Connection) -> None:
-    for command, (action, noun, name, reason) in COMMANDS.items():
-        conn.execute("truncate cron_job_runs, pgonce_job_pauses, seed_checkpoints, pgonce_audit")
-        row = conn.execute("insert into cron_job_runs (job_name) values ('other') returning id::text").fetchone()
-        assert row
-        conn.execute("insert into seed_checkpoints (seed_name) values ('s')")
-        code, _, err = pgonce(database, *command.replace("RUN", row[0]).split(), PGONCE_ACTOR="ann")
-        assert code == 0, err
-        lines = conn.execute("select actor, source, action, noun, object, reason from pgonce_audit").fetchall()
-        assert lines == [("ann", "cli", action, noun, name.replace("RUN", row[0]), reason)], command
+def test_each_command_leaves_one_line(database: str) -> None:
+    with psycopg.connect(database, autocommit=True) as conn:
+        for command, wanted in COMMANDS.items():
+            check(database, conn, command, *wanted)
+
+
+def check(database: str, conn: Connection, command: str, action: str, noun: str, name: str, reason: str | None) -> None:
+    conn.execute("truncate cron_job_runs, pgonce_job_pauses, seed_checkpoints, pgonce_audit")
+    row = conn.execute("insert into cron_job_runs (job_name) values ('other') returning id::text").fetchone()
+    assert row
+    conn.execute("insert into seed_checkpoints (seed_name) values ('s')")
+    code, _, err = pgonce(database, *command.replace("RUN", row[0]).split(), PGONCE_ACTOR="ann")
+    assert code == 0, err
+    lines = conn.execute("select actor, source, action, noun, object, reason from pgonce_audit").fetchall()
+    assert lines == [("ann", "cli", action, noun, name.replace("RUN", row[0]), reason)], command
