@@ -145,6 +145,10 @@ class meanwhile(repeating):  # noqa: N801 -- its twin is a function
         super().__init__(action, seconds, seconds)
 
 
+in_thread = meanwhile
+"""Its twin runs a plain function in a thread; there, ``meanwhile`` runs a coroutine in the event loop."""
+
+
 def finish(result: object) -> None:
     """Run the result of a callback to its end if it is a coroutine."""
     if inspect.iscoroutine(result):

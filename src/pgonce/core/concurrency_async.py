@@ -69,6 +69,21 @@ async def repeating(action: Callable[[], bool], seconds: float, patience: float)
 
 
 @asynccontextmanager
+async def in_thread(action: Callable[[], bool], seconds: float) -> AsyncIterator[None]:
+    """Run ``action`` every ``seconds`` during the body, in a thread, until it returns False.
+
+    A body that blocks the event loop does not stop it.
+    """
+    repetition = threads.in_thread(action, seconds)
+    repetition.begin()
+    try:
+        yield
+    finally:
+        if thread := repetition.stop():
+            await _join(thread)
+
+
+@asynccontextmanager
 async def meanwhile(action: Callable[[], Coroutine[Any, Any, bool]], seconds: float) -> AsyncIterator[None]:
     """Run ``action`` every ``seconds`` during the body, until it returns False. The body is not cancelled.
 

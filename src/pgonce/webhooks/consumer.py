@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from pgonce.core.execute import Pool, call, call_unsynced
@@ -38,6 +38,8 @@ class Consumer:
         types, other_types: claim only types that match, and do not match, these regular expressions.
         own_types: claim events of these types one at a time: each handler has a transaction of its own, and an event
             that waited for another's would be held without being at work.
+        renew: keeps the claim of an event whose handler has a transaction of its own; returns False when the claim has
+            ended. Called in a thread: an async handler may block its event loop.
         schema, max_attempts: as of the worker.
     """
 
@@ -50,6 +52,7 @@ class Consumer:
         types: str | None = None,
         other_types: str | None = None,
         own_types: str | None = None,
+        renew: Callable[[Event], bool],
         schema: str = "public",
         max_attempts: int = protocol.MAX_ATTEMPTS,
     ) -> None:
@@ -57,7 +60,7 @@ class Consumer:
         self._types, self._other_types, self._own_types = types, other_types, own_types
         self._schema = schema
         self._max_attempts = max_attempts
-        self._executor = Executor(pool, schema, max_attempts)
+        self._executor = Executor(pool, schema, max_attempts, renew)
         self._handed: deque[Event] = deque() if handed is None else handed
         self.size = 10
         """Events in the next batch, at most."""

@@ -8,7 +8,7 @@ import random
 import time
 import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -21,7 +21,7 @@ from psycopg.pq.abc import PGresult
 
 from pgonce.core.call import Call
 from pgonce.core.callables import ensure_result
-from pgonce.core.concurrency import asked_to_stop, meanwhile, sleep, time_limit
+from pgonce.core.concurrency import asked_to_stop, in_thread, meanwhile, sleep, time_limit
 from pgonce.core.execute import Pool, call, call_unsynced, execute, last_value, run, send, settings
 from pgonce.core.failures import log_failure
 from pgonce.core.handler_session import RESET, HandlerSession
@@ -70,10 +70,11 @@ class _Chain:
 
 
 class Executor:
-    """The three ways of handling claimed events; ``pool``, ``schema`` and ``max_attempts`` as of the consumer."""
+    """The three ways of handling claimed events; the arguments are those of the consumer."""
 
-    def __init__(self, pool: Pool, schema: str, max_attempts: int) -> None:
+    def __init__(self, pool: Pool, schema: str, max_attempts: int, renew: Callable[[Event], bool]) -> None:
         self._pool = pool
+        self._renew = renew
         self._schema = schema
         self._qualifier = sql.Identifier(schema).as_string()
         self._max_attempts = max_attempts
@@ -352,7 +353,7 @@ class Executor:
 
         try:
             with (
-                meanwhile(partial(self._renew, event), protocol.RENEW),
+                in_thread(partial(self._renew, event), protocol.RENEW),
                 time_limit(None, handler.timeout, expired),
             ):
                 ensure_result(handler.function(event))
@@ -366,14 +367,6 @@ class Executor:
                 _step_aside()
         else:
             call_back(event)
-
-    def _renew(self, event: Event) -> bool:
-        """Keep the claim of an event whose handler is at work; False when it has ended, for ``meanwhile``."""
-        try:
-            return call(self._pool, protocol.renew_webhook(event), self._schema)
-        except (PgonceError, psycopg.Error) as error:
-            log.warning("the lease of event %s is not renewed now: %s", event.id, error)
-            return True
 
 
 def _take(work: deque[Work], until: float) -> Work | None:

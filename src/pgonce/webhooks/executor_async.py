@@ -7,7 +7,7 @@ import random
 import time
 import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -20,7 +20,7 @@ from psycopg.pq.abc import PGresult
 
 from pgonce.core.call import Call
 from pgonce.core.callables import ensure_awaitable
-from pgonce.core.concurrency_async import asked_to_stop, meanwhile, sleep, time_limit
+from pgonce.core.concurrency_async import asked_to_stop, in_thread, meanwhile, sleep, time_limit
 from pgonce.core.execute_async import Pool, call, call_unsynced, execute, last_value, run, send, settings
 from pgonce.core.failures import log_failure
 from pgonce.core.handler_session import RESET, HandlerSession
@@ -69,10 +69,11 @@ class _Chain:
 
 
 class AsyncExecutor:
-    """The three ways of handling claimed events; ``pool``, ``schema`` and ``max_attempts`` as of the consumer."""
+    """The three ways of handling claimed events; the arguments are those of the consumer."""
 
-    def __init__(self, pool: Pool, schema: str, max_attempts: int) -> None:
+    def __init__(self, pool: Pool, schema: str, max_attempts: int, renew: Callable[[Event], bool]) -> None:
         self._pool = pool
+        self._renew = renew
         self._schema = schema
         self._qualifier = sql.Identifier(schema).as_string()
         self._max_attempts = max_attempts
@@ -355,7 +356,7 @@ class AsyncExecutor:
 
         try:
             async with (
-                meanwhile(partial(self._renew, event), protocol.RENEW),
+                in_thread(partial(self._renew, event), protocol.RENEW),
                 time_limit(None, handler.timeout, expired),
             ):
                 await ensure_awaitable(handler.function(event))
@@ -369,14 +370,6 @@ class AsyncExecutor:
                 await _step_aside()
         else:
             await call_back(event)
-
-    async def _renew(self, event: Event) -> bool:
-        """Keep the claim of an event whose handler is at work; False when it has ended, for ``meanwhile``."""
-        try:
-            return await call(self._pool, protocol.renew_webhook(event), self._schema)
-        except (PgonceError, psycopg.Error) as error:
-            log.warning("the lease of event %s is not renewed now: %s", event.id, error)
-            return True
 
 
 def _take(work: deque[Work], until: float) -> Work | None:

@@ -227,6 +227,7 @@ class Worker(Service):
             types=self._types,
             other_types="|".join(filter(None, [self._async_types, own])) or None,
             own_types=own,
+            renew=self._renew,
             schema=self._schema,
             max_attempts=self._max_attempts,
         )
@@ -250,6 +251,13 @@ class Worker(Service):
                 elif not busy:
                     self._wakeups.rest(number, self._pause())
 
+    def _renew(self, event: Event) -> bool:
+        try:
+            return call(self._pool, queue.renew_webhook(event), self._schema)
+        except (PgonceError, psycopg.Error) as error:
+            log.warning("the lease of event %s is not renewed now: %s", event.id, error)
+            return True
+
     def _pause(self) -> float:
         return self._poll * random.uniform(0.75, 1.25)  # noqa: S311 -- so that idle workers do not look in step
 
@@ -272,6 +280,7 @@ class Worker(Service):
                     types=self._async_types,
                     other_types=own,
                     own_types=own,
+                    renew=self._renew,
                     schema=self._schema,
                     max_attempts=self._max_attempts,
                 )

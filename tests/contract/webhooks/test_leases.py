@@ -91,3 +91,31 @@ def test_events_whose_handlers_have_their_own_transactions_are_claimed_one_at_a_
     assert len(effects()) == 20
     found = conn.execute("select distinct attempts, status from webhook_events").fetchall()
     assert found == [(1, "succeeded")]
+
+
+def test_an_async_handler_that_blocks_its_event_loop_keeps_its_event(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects
+) -> None:
+    go, calls = threading.Event(), list[str]()
+
+    @app.webhook("pay", transaction="own")
+    async def pay(event: pgonce.Event) -> None:
+        calls.append(event.id)
+        with psycopg.connect(database) as own:
+            own.execute("insert into effects (event) values (%s)", [event.id])
+            go.wait(30)
+            event.complete(own)
+
+    put("pay", "evt_1")
+    with Worker(app, database, poll=0.05, concurrency=2), Worker(app, database, poll=0.05, concurrency=2):
+        try:
+            wait_until(lambda: calls, "the handler to begin")
+            wait_until(
+                lambda: (conn.execute(RUN_OUT, ["evt_1"]).fetchone() or [False])[0], "the first lease to run out"
+            )
+            renewed = "select expires_at > clock_timestamp() from pgonce_webhook_leases"
+            wait_until(lambda: conn.execute(renewed.encode()).fetchall() == [(True,)], "the lease is renewed")
+        finally:
+            go.set()
+        wait_until(lambda: settled(conn), "the handler to end")
+    assert (calls, effects()) == (["evt_1"], ["evt_1"])
