@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, NoReturn, TypeAlias
 
 from pgonce.errors import InvalidArgument, InvalidPayload, SignatureError
@@ -221,15 +222,16 @@ class Body:
 def read(body: bytes) -> Body:
     """Read the event's id and type from ``body``, even if jsonb cannot hold the whole of it.
 
-    The rest of the body never causes an error: a delivery that Stripe signed is recorded, whatever its contents.
+    The rest of the body never causes an error: a delivery that Stripe signed is recorded, whatever it holds. An id or
+    type that a column cannot hold is recorded in another form: see ``_storable``.
 
     Raises:
-        InvalidPayload: it is not JSON, not an object, or has no usable ``id`` and ``type``.
+        InvalidPayload: it is not JSON, not an object, or its ``id`` or ``type`` is missing, empty or not a string.
     """
     payload, is_odd = _parse(body)
     event_id, event_type = payload.get("id"), payload.get("type")
     for name, found in (("id", event_id), ("type", event_type)):
-        if not isinstance(found, str) or not found or len(found) > 255 or not found.isprintable():
+        if not isinstance(found, str) or not found:
             raise InvalidPayload(f"the event has no usable {name!r}: this is not an event from Stripe")
     try:
         text, raw = body.decode(), None
@@ -237,7 +239,19 @@ def read(body: bytes) -> Body:
         text, raw = body.decode("utf-8", "replace"), body
     if is_odd and (readable := _HUGE.sub("null", text)) != text:
         text, raw = readable, body
-    return Body(str(event_id), str(event_type), payload, text, raw)
+    return Body(_storable(str(event_id)), _storable(str(event_type)), payload, text, raw)
+
+
+def _storable(text: str) -> str:
+    """``text``, if it is printable and has at most 255 characters.
+
+    Otherwise its printable beginning and a hash of all of it: two different ids stay different, and a redelivery gets
+    the same one. Stripe sends none like that, but a delivery that it signed must not be lost.
+    """
+    if len(text) <= 255 and text.isprintable():
+        return text
+    printable = "".join(each if each.isprintable() else "\ufffd" for each in text[:180])
+    return f"{printable}#{sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
 # jsonb accepts numbers up to 1e131072 and writes them with all of their zeros. A body of 1 MB can become 14 GB of text,

@@ -41,9 +41,11 @@ def _body(rng: random.Random, event_id: str) -> bytes:
     members = [(key, value) for key, value in members if key != "type"]
     for odd in rng.sample(("object", "account", "related", "snapshot", "type of object", "livemode"), rng.randrange(4)):
         members.append(_place(rng, odd))
+    if rng.random() < 0.05:
+        event_id += rng.choice(STRINGS)
     members += [
         ("id", json.dumps(event_id).encode()),
-        ("type", json.dumps(rng.choice(("pay", "a.b", "v1.x"))).encode()),
+        ("type", json.dumps(rng.choice(("pay", "a.b", "v1.x", rng.choice(STRINGS) or "x"))).encode()),
     ]
     rng.shuffle(members)
     if rng.random() < 0.2:  # of two equal keys the last counts
