@@ -8,7 +8,6 @@ import os
 import secrets
 import sys
 import time
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,10 @@ import click
 
 from pgonce.cli.actor import audited
 from pgonce.cli.options import as_json, with_database
-from pgonce.cli.output import Moment, print_diagnosis, print_json, print_table, when
+from pgonce.cli.output import Moment, print_json, print_table, when
 from pgonce.cli.times import ago, took
 from pgonce.cli.webhook_replay import match, replay
+from pgonce.cli.webhook_show import print_event
 from pgonce.core import database
 from pgonce.core.execute import call
 from pgonce.core.processes import host
@@ -124,10 +124,14 @@ def _list(
 
 @webhook.command()
 @click.argument("event_id", metavar="ID")
+@click.option("--all", "whole", is_flag=True, help="Also print the payload and the whole traceback.")
 @as_json
 @with_database
-def show(event_id: str, json_: bool, url: str, schema: str) -> None:
-    """Show everything about one event: its history, payload and traceback."""
+def show(event_id: str, whole: bool, json_: bool, url: str, schema: str) -> None:
+    """Show one event: its state, its history, the place of its last error, and what to do.
+
+    Example: pgonce webhook show evt_1OxABC --all
+    """
     with database.open_pool(url, 1) as pool:
         found = call(pool, lists.get_webhook(event_id), schema)
         if found is None:
@@ -138,44 +142,7 @@ def show(event_id: str, json_: bool, url: str, schema: str) -> None:
     if json_:
         print_json({**found, "diagnosis": diagnosis})
         return
-    payload, traceback, history = found.pop("payload"), found.pop("error_message"), found.pop("history")
-    for name, value in found.items():
-        if value is not None and name not in {"raw", "lease"}:
-            click.echo(f"{name:17} {value}")
-    print_diagnosis(diagnosis)
-    click.echo("\nlife (UTC)")
-    for moment, what in _life(found, payload, history):
-        click.echo(f"  {when(moment)}  {what}")
-    click.echo(f"\npayload\n{json.dumps(payload, indent=2, ensure_ascii=False)}")
-    if traceback:
-        click.echo(f"\nlast error\n{traceback}")
-
-
-def _life(event: dict[str, Any], payload: dict[str, Any], history: list[dict[str, Any]]) -> list[tuple[datetime, str]]:
-    """What happened to an event, in chronological order."""
-    life: list[tuple[datetime, str]] = []
-    if isinstance(created := payload.get("created"), int):
-        with suppress(OverflowError, ValueError, OSError):
-            life.append((datetime.fromtimestamp(created, UTC), "created at Stripe"))
-    again = event["deliveries"] - 1
-    life.append(
-        (_moment(event["received_at"]), f"delivered, recorded{f'; delivered {again} times more' * (again > 0)}")
-    )
-    for each in history:
-        by = f"  {each['worker']}" if each["worker"] else ""
-        reason = (each["error"] or "").rstrip().rpartition("\n")[2]
-        what = {"failed": f"attempt {each['attempt']} failed", "lost": f"attempt {each['attempt']} was lost"}
-        line = what.get(each["what"], each["what"])
-        if each["began_at"]:
-            line += f" after {(_moment(each['ended_at']) - _moment(each['began_at'])).total_seconds():.3g} s"
-        life.append((_moment(each["ended_at"]), f"{line}{f': {reason}' if reason else ''}{by}"))
-    if event["processed_at"] and event["status"] in {"succeeded", "ignored"}:
-        life.append((_moment(event["processed_at"]), event["status"]))
-    return life
-
-
-def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text)
+    print_event(found, diagnosis, whole=whole)
 
 
 @webhook.command()

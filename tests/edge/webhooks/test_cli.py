@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -81,19 +82,67 @@ def test_ls_lists_no_more_than_the_limit_newest_first(database: str, inbox: Conn
     assert listed(database, "--limit", "2") == {"evt_dead", "evt_ignored"}
 
 
-def test_show_prints_payload_attempts_and_traceback(database: str, inbox: Connection[Any]) -> None:
+def test_show_prints_state_life_and_reason_and_with_all_the_payload_and_traceback(
+    database: str, inbox: Connection[Any]
+) -> None:
     inbox.execute("update webhook_events set next_attempt_at = now() + interval '1 hour' where next_attempt_at > now()")
     code, out, _ = pgonce(database, "webhook", "show", "evt_failed")
     assert code == 0
-    for part in ('"id": "cus_1"', "Traceback\n  line 1\nValueError: no plan", "attempts          1"):
-        assert part in out
-    assert "what it is        Its last attempt failed, and a worker will try it again by itself.\n" in out
-    assert "how we know       ValueError: no plan, attempt 1. The next one is at " in out
-    assert "\n                  pgonce webhook replay evt_failed\n" in out
+    head, facts = out.splitlines()[:2]
+    assert head.startswith("customer.updated  evt_failed  ● failed, again in ")
+    assert facts == "  object cus_1  customer –  account –  test  0.1 kB  1 attempt"
+    assert "what to do" in out
+    assert "ValueError: no plan" in out
+    assert '"id": "cus_1"' not in out
+    whole = pgonce(database, "webhook", "show", "evt_failed", "--all")[1]
+    for part in ('"id": "cus_1"', "Traceback\n  line 1\nValueError: no plan"):
+        assert part in whole
     found = json.loads(pgonce(database, "webhook", "show", "evt_failed", "--json")[1])
-    assert found["diagnosis"][0]["kind"] == "retrying"
-    assert "what it is" not in pgonce(database, "webhook", "show", "evt_done")[1]
     assert found["payload"]["data"]["object"] == {"id": "cus_1"}
+
+
+@pytest.mark.parametrize(
+    ("event", "state"),
+    [
+        ("wait", "● waiting for a worker"),
+        ("done", "✔ succeeded"),
+        ("dead", "✗ dead, nobody tries it again by itself"),
+        ("ignored", "○ ignored: a test account"),
+    ],
+)
+def test_show_begins_with_the_state(database: str, inbox: Connection[Any], event: str, state: str) -> None:
+    assert pgonce(database, "webhook", "show", f"evt_{event}")[1].splitlines()[0].endswith(state)
+
+
+TRACE = """Traceback (most recent call last):
+  File "/venv/lib/python3.11/site-packages/pgonce/webhooks/executor.py", line 1, in call
+    function()
+  File "/srv/shop/billing.py", line 88, in sync_invoice
+    coupons = [d["coupon"] for d in invoice["discounts"]]
+  File "/usr/lib/python3.11/json/__init__.py", line 3, in loads
+    x
+KeyError: 'discounts'
+"""
+
+
+def test_show_names_the_line_of_the_application_and_joins_equal_failures(database: str, inbox: Connection[Any]) -> None:
+    inbox.execute("delete from pgonce_webhook_attempts")
+    inbox.execute(
+        "update webhook_events set error_message = %s, attempts = 5 where stripe_event_id = 'evt_dead'", [TRACE]
+    )
+    inbox.execute(
+        "insert into pgonce_webhook_attempts (event_id, what, attempt, worker, began_at, error)"
+        " select id, 'failed', n, 'web-1:7', clock_timestamp() - interval '41 ms', %s"
+        " from webhook_events, generate_series(1, 5) n where stripe_event_id = 'evt_dead' order by n",
+        [TRACE],
+    )
+    out = pgonce(database, "webhook", "show", "evt_dead")[1]
+    assert "  shop/billing.py:88  in sync_invoice\n    coupons = [d[" in out
+    life = [line[12:].split("  ")[0] for line in out.splitlines() if line[4:5] == ":" and line[7:8] == ":"]
+    assert [re.sub(r" after .*", "", line) for line in life] == [
+        "delivered, recorded", "attempt 1 failed", "attempts 2 to 4", "attempt 5 failed",
+    ]  # fmt: skip
+    assert "web-1:7" in out
 
 
 @pytest.mark.parametrize("command", ["show", "replay"])

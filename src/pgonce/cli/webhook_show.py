@@ -1,0 +1,171 @@
+"""What ``pgonce webhook show`` prints: the event's state, its life, the place of its last error, and what to do."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+
+from pgonce.cli.output import print_diagnosis
+from pgonce.cli.times import took
+from pgonce.core.diagnosis import Diagnosis
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A line of an event's life."""
+
+    at: datetime
+    what: str
+    reason: str = ""
+    by: str = ""
+    attempt: int | None = None
+    """Of a failed attempt."""
+
+
+def print_event(event: dict[str, Any], diagnosis: Iterable[Diagnosis], *, whole: bool) -> None:
+    """Print an event as ``pgonce_get_webhook`` returns it.
+
+    Args:
+        event: its columns, and its history.
+        diagnosis: what is the matter with it.
+        whole: also print the payload and the whole traceback.
+    """
+    now = datetime.now(UTC)
+    payload, traceback = event["payload"], event["error_message"]
+    click.echo(f"{_line(event['event_type'])}  {_line(event['stripe_event_id'])}  {_state(event, now)}")
+    click.echo(f"  {'  '.join(_facts(event))}")
+    _print_life(_life(event))
+    if traceback and (place := _place(traceback)):
+        click.echo("\n" + "\n".join(f"  {_line(line)}" for line in place))
+    print_diagnosis(diagnosis)
+    if whole:
+        click.echo(f"\npayload\n{json.dumps(payload, indent=2, ensure_ascii=False)}")
+        if traceback:
+            click.echo(f"\nlast error\n{traceback}")
+    else:
+        click.echo(f"\npayload and traceback: pgonce webhook show {_line(event['stripe_event_id'])} --all")
+
+
+def _state(event: dict[str, Any], now: datetime) -> str:
+    status, due, lease = event["status"], _moment(event["next_attempt_at"]), _moment(event["lease_expires_at"])
+    if status == "succeeded":
+        return "✔ succeeded"
+    if status == "ignored":
+        return f"○ ignored: {_line(event['ignored_reason'] or 'no reason')}"
+    if status == "failed" and due:
+        return f"● failed, again in {took(due - now)}" if due > now else "● failed, due again"
+    if status == "failed":
+        return "✗ dead, nobody tries it again by itself" if event["queued"] else "✗ failed, Stripe's retry is the next"
+    if event["lease"] and lease:
+        return "● processing" if lease > now else "● processing, its lease has run out"
+    return f"● waiting for {took(due - now)}" if due and due > now else "● waiting for a worker"
+
+
+def _facts(event: dict[str, Any]) -> list[str]:
+    mode = {True: "live", False: "test", None: "mode –"}[event["livemode"]]
+    size = len(json.dumps(event["payload"], ensure_ascii=False).encode("utf-8", "replace"))
+    named = [f"{name} {_line(event[column] or '–')}" for name, column in (
+        ("object", "object_id"), ("customer", "customer_id"), ("account", "account"))]  # fmt: skip
+    return [*named, mode, f"{size / 1000:.1f} kB", f"{event['attempts']} attempt{'s' * (event['attempts'] != 1)}"]
+
+
+def _life(event: dict[str, Any]) -> list[Moment]:
+    """What happened to the event, in chronological order; equal failures one after the other are one line."""
+    life = []
+    if isinstance(created := event["payload"].get("created"), int):
+        with suppress(OverflowError, ValueError, OSError):
+            life.append(Moment(datetime.fromtimestamp(created, UTC), "created at Stripe"))
+    again = event["deliveries"] - 1
+    times = "once" if again == 1 else f"{again} times"
+    received = f"delivered, recorded{f'; delivered {times} more' * (again > 0)}"
+    life.append(Moment(_known(event["received_at"]), received))
+    life += _attempts(event["history"])
+    if event["processed_at"] and event["status"] in {"succeeded", "ignored"}:
+        life.append(Moment(_known(event["processed_at"]), event["status"]))
+    return life
+
+
+def _attempts(history: Sequence[dict[str, Any]]) -> list[Moment]:
+    found = [_attempt(each) for each in history]
+    kept: list[Moment] = []
+    for number, each in enumerate(found):
+        before, after = found[number - 1 : number], found[number + 1 : number + 2]
+        alike = [other.attempt and other.reason == each.reason for other in before + after]
+        if each.attempt and len(alike) == 2 and all(alike):  # neither the first nor the last of equal ones
+            if kept[-1].attempt is None and kept[-1].what.startswith("attempts"):
+                kept[-1] = Moment(each.at, f"{kept[-1].what.split(' to ')[0]} to {each.attempt}", "the same")
+            else:
+                kept.append(Moment(each.at, f"attempts {each.attempt} to {each.attempt}", "the same"))
+        else:
+            kept.append(each)
+    return kept
+
+
+def _attempt(row: dict[str, Any]) -> Moment:
+    kind, attempt, ended = row["what"], row["attempt"], _known(row["ended_at"])
+    names = {"failed": f"attempt {attempt} failed", "lost": f"attempt {attempt} was lost"}
+    what = names.get(kind, kind)
+    if began := _moment(row["began_at"]):
+        what += f" after {took(ended - began)}"
+    reason = _line((row["error"] or "").rstrip().rpartition("\n")[2])
+    return Moment(ended, what, reason, _line(row["worker"] or ""), attempt if kind == "failed" else None)
+
+
+def _print_life(life: Sequence[Moment]) -> None:
+    console = Console(markup=False, highlight=False)
+    wide = {name: max(cell_len(getattr(each, name)) for each in life) for name in ("what", "reason", "by")}
+    if console.is_terminal:
+        rest = console.width - len("  00:00:00  ") - wide["what"] - wide["by"] - 4
+        wide["reason"] = min(wide["reason"], max(rest, 16))
+    day = None
+    for each in life:
+        if each.at.date() != day:
+            day = each.at.date()
+            click.echo(f"\n  {day} (UTC)")
+        reason = each.reason if cell_len(each.reason) <= wide["reason"] else f"{each.reason[: wide['reason'] - 1]}…"
+        text = (
+            f"  {each.at:%H:%M:%S}  {set_cell_size(each.what, wide['what'])}  {set_cell_size(reason, wide['reason'])}"
+        )
+        click.echo(f"{text}  {each.by}".rstrip())
+
+
+_FRAME = re.compile(
+    r'^ +File "(?P<file>[^"\n]+)", line (?P<line>\d+), in (?P<name>.+)\n(?: +(?P<code>.+)\n)?', re.MULTILINE
+)
+_LIBRARY = re.compile(
+    r"site-packages|dist-packages|[/\\]lib(?:64)?[/\\]python\d|[/\\]pgonce[/\\](?:core|webhooks)[/\\]|^<"
+)
+
+
+def _place(traceback: str) -> list[str]:
+    """The innermost line of the application's own code, and the exception's own line."""
+    error = traceback.rstrip().rpartition("\n")[2]
+    frames = [each for each in _FRAME.finditer(traceback) if not _LIBRARY.search(each["file"])]
+    if not frames:
+        return [error]
+    last = frames[-1]
+    file = "/".join(re.split(r"[/\\]", last["file"])[-2:])
+    code = [f"  {last['code']}"] if last["code"] else []
+    return [f"{file}:{last['line']}  in {last['name']}", *code, error]
+
+
+def _known(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def _moment(text: str | None) -> datetime | None:
+    return None if text is None else _known(text)
+
+
+def _line(text: str) -> str:
+    """``text`` without control characters, which a terminal would interpret."""
+    return "".join(sign if sign.isprintable() else " " for sign in text)
