@@ -23,6 +23,8 @@ from pgonce.seeds.seeds import SeedResult
 
 PLAIN_EVERY = 10.0
 """Seconds between two lines where the output is not a terminal."""
+FIGURES = 60
+"""Width of the percentage, the rows, the speed and the time left, at most."""
 REASONS = 4
 """Different reasons for rejects that are printed, the most frequent first."""
 
@@ -75,7 +77,7 @@ class Import:
             return
         columns = (
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=22),
+            BarColumn(bar_width=max(4, min(22, console.width - len(self.title) - FIGURES))),
             TextColumn("{task.fields[share]:>4}   {task.fields[rows]}   {task.fields[speed]}   {task.fields[left]}"),
         )
         with Progress(*columns, console=console) as bar:

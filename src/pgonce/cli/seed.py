@@ -66,7 +66,10 @@ def run(
     """
     found = app.get_seed(name)
     share = getattr(found.function, "progress", unknown)
-    shown = Import(name, f"{name} → {found.into}", f"pgonce seed run {shlex.quote(name)}", found.total, share)
+    again = f"pgonce seed run {shlex.quote(name)}"
+    if ctx.get_parameter_source("app") == click.core.ParameterSource.COMMANDLINE:
+        again += f" --app {shlex.quote(ctx.meta[APP])}"
+    shown = Import(name, f"{name} → {found.into}", again, found.total, share)
     fields: dict[str, Any] = {
         "on_conflict": on_conflict or found.on_conflict,
         "batch_size": batch_size or found.batch_size,

@@ -115,7 +115,7 @@ async def _facts(conn: AsyncConnection[Any], seed: Seed, oid: int) -> TableFacts
     if (table["relpersistence"] == "u" or table["has_unlogged"]) and not seed.allow_unlogged:
         raise SchemaError(
             f"table {seed.into} is unlogged: a crash of the server empties it, and the checkpoint stays. Use "
-            f'"alter table {seed.into} set logged", or allow it by allow_unlogged=True'
+            f'"alter table {seed.into} set logged", or pass --allow-unlogged (allow_unlogged=True)'
         )
     types = {row["oid"]: row for row in await _rows(conn, _TYPES, {"table": table["oid"]})}
     relations = [table["oid"], *(row["relation"] for row in types.values() if row["form"] == "c")]

@@ -21,6 +21,7 @@ from pgonce.seeds.readers import read
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.seeds import Seeds
 from pgonce.seeds.seeds_async import AsyncSeeds
+from tests.edge.command import on_a_terminal
 from tests.edge.command import pgonce as command
 
 Conn = psycopg.Connection[Any]
@@ -278,3 +279,21 @@ def test_the_command_lists_rejects_by_reason_and_prints_their_values_as_csv(
         ("6", None, None, '4,5" pipe'),
     ]  # fmt: skip
     assert command(database, "seed", "rejects", "typo", cwd=tmp_path)[0] == 1
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_bar_on_a_terminal_is_one_line_that_says_how_far_how_fast_and_how_long(
+    database: str, seeds: Seeds, conn: Conn, tmp_path: Path, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "people.csv").write_text("id,name\n" + "".join(f"{n},name {n}\n" for n in range(20_000)))
+    limited = ["--batch-size", "4000", "--max-rows-per-second", "10000"]
+    lines = on_a_terminal(columns, database, "seed", "load", "people.csv", "--into", "people", "--key", "id", *limited)
+    drawn = [re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", line) for line in "\n".join(lines).replace("\r", "\n").split("\n")]
+
+    bars = [line for line in drawn if "rows/s" in line and "━" in line]
+    assert bars
+    assert max(map(len, bars)) <= columns
+    assert all(line.startswith("people.csv → people") and " %" in line for line in bars)
+    assert any(re.search(r"\d+ %   [\d,]+ of about [\d,]+   [\d,]+ rows/s   [\d.]+ s left", line) for line in bars)
+    assert any(line.startswith("complete   20,000 seen = 20,000 inserted") for line in drawn)
