@@ -27,8 +27,11 @@ _ROW_FAULT = ("22", "23", "44", "54", "P0")
 _COLUMN = re.compile(r"^COPY .*, column ([^:]+)", re.MULTILINE)
 _VALUE = re.compile(r'(?<!encoding )".*"', re.DOTALL)
 _LINE = re.compile(r"^COPY .*, line (\d+)", re.MULTILINE)
-_SPLITS = 8
-"""How often a batch is split at the line that COPY names, which sends the rest again; then it is halved."""
+_RESENT = 20
+"""How often the rows of a batch, on average, may be sent again after a line that COPY names; then pieces are halved.
+
+Of 1,000 rows with 10 bad ones each is sent 5 times in 20 COPYs; halving takes more than 100.
+"""
 
 
 def write(
@@ -61,7 +64,7 @@ def write(
     lines = batch.format.lines(b"".join(batch.parts))
     refused = {bad.index for bad in batch.refused}
     numbers = [index for index in range(batch.rows) if index not in refused]
-    counts, splits = Counts(), 0
+    counts, resent = Counts(), 0
     pieces = [(0, len(lines))]
     while pieces:
         start, stop = pieces.pop()
@@ -76,14 +79,14 @@ def write(
             if stop - start == 1:
                 found.add_line(numbers[start], part[0], error)
                 continue
-            named = _named(part, error) if splits < _SPLITS else None
-            splits += 1
+            named = _named(part, error) if resent < _RESENT * len(lines) else None
+            resent += stop - start
             if named is None:
                 middle = (start + stop) // 2
                 pieces += [(middle, stop), (start, middle)]
             else:
-                at = start + named
-                pieces += [(at + 1, stop), (at, at + 1), (start, at)]
+                found.add_line(numbers[start + named], part[named], error)
+                pieces += [(start + named + 1, stop), (start, start + named)]
     return found.counts + counts, found.in_order
 
 

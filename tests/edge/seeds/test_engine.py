@@ -18,6 +18,7 @@ from pgonce.core import process
 from pgonce.errors import LeaseLost, PgonceError, RowRejected, SourceChanged
 from pgonce.seeds.calls import Checkpoint
 from pgonce.seeds.seeds import Progress, Seeds
+from pgonce.seeds.table_loader import TableLoader
 
 Conn = psycopg.Connection[Any]
 TABLE = "create table {} (id int primary key, note text check (note <> 'bad'), twin text unique)"
@@ -149,6 +150,22 @@ def test_rows_that_no_text_can_hold_are_rejects_too(seeds: Seeds, table: str, co
     assert counts(run(seeds, source, max_rejects=9)) == (6, 0, 0, 2)
     assert [each.cursor for each in sorted(seeds.rejects("s"), key=lambda each: each.row_number)] == [2, 5]
     assert all(each.row is None and each.line for each in seeds.rejects("s"))
+
+
+def test_each_bad_row_of_a_hundred_costs_two_copies(
+    seeds: Seeds, table: str, conn: Conn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, calls = TableLoader.write, 0
+
+    def write(self: TableLoader, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return written(self, *arguments)
+
+    monkeypatch.setattr(TableLoader, "write", write)
+    source = numbers(1000, **{f"n{n}": "bad" for n in range(50, 1000, 100)})
+    assert counts(run(seeds, source, batch_size=1000, max_rejects=10)) == (990, 0, 0, 10)
+    assert calls <= 22
 
 
 def test_when_half_of_the_rows_are_bad_the_other_half_is_written(seeds: Seeds, table: str, conn: Conn) -> None:

@@ -23,20 +23,20 @@ from tests.faults.replicas import Replicas, replicas
 
 
 def source(rows: int) -> Callable[[Any], Iterator[tuple[Any, int]]]:
-    """Every hundredth row has a value that its column refuses, every seventh a key that was there."""
+    """Every thousandth row has a value that its column refuses, every seventh a key that was there."""
 
     def generate(cursor: int | None) -> Iterator[tuple[Any, int]]:
         for number in range(0 if cursor is None else cursor + 1, rows):
             key = number - 3 if number % 7 == 3 else number
-            yield (key, "x" if number % 100 == 50 else number), number
+            yield (key, "x" if number % 1000 == 50 else number), number
 
     return generate
 
 
 def expected(rows: int) -> tuple[int, int]:
     """(keys in the table, rejects)."""
-    bad = sum(number % 100 == 50 for number in range(rows))
-    keys = {number - 3 if number % 7 == 3 else number for number in range(rows) if number % 100 != 50}
+    bad = sum(number % 1000 == 50 for number in range(rows))
+    keys = {number - 3 if number % 7 == 3 else number for number in range(rows) if number % 1000 != 50}
     return len(keys), bad
 
 
