@@ -6,9 +6,11 @@ last good batch.
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import itertools
 import json
+import lzma
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,7 +19,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from pgonce.errors import SourceChanged, SourceUnfinished
+from pgonce.errors import InvalidArgument, SourceChanged, SourceUnfinished
 from pgonce.seeds.readers import read
 
 ROWS = 20_000
@@ -308,6 +310,25 @@ class TestHalfLines:
         path = tmp_path / "x.jsonl"
         path.write_bytes(b'{"id": 1}\n{"id": 2}')
         assert len(list(read(path)(None))) == 2
+
+
+@pytest.mark.parametrize("packing", [".bz2", ".xz", ".gz", ".zst"])
+def test_the_rest_of_a_damaged_file_of_several_streams_is_not_passed_over(tmp_path: Path, packing: str) -> None:
+    zstd = pytest.importorskip("backports.zstd", reason="zstd missing: pip install 'pgonce[zstd]'")
+    pack = {".bz2": bz2.compress, ".xz": lzma.compress, ".gz": gzip.compress, ".zst": zstd.compress}[packing]
+    path = tmp_path / f"x.csv{packing}"
+    parts = [pack(f"{n}\n{n + 1}\n".encode()) for n in (1, 3)]
+    path.write_bytes(b"".join(parts))
+    source = read(path, columns=["n"])
+    assert [row for row, _ in source(None)] == [["1"], ["2"], ["3"], ["4"]]
+    assert [row for row, _ in source({"offset": 4, "row": 2, "line": 2})] == [["3"], ["4"]]
+    for damaged in (parts[0] + b"?" + parts[1], parts[0] + parts[1][:-3], parts[0] + b"rubbish", b"rubbish", b""):
+        path.write_bytes(damaged)
+        with pytest.raises(InvalidArgument, match=r"damaged or not finished"):
+            list(read(path, columns=["n"], complete=True)(None))
+    if packing == ".xz":
+        path.write_bytes(parts[0] + b"\0" * 8 + parts[1] + b"\0" * 4)
+        assert len(list(read(path, columns=["n"])(None))) == 4
 
 
 def test_what_follows_the_end_of_copys_data_is_not_passed_over(tmp_path: Path) -> None:

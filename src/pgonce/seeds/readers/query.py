@@ -11,6 +11,7 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.conninfo import conninfo_to_dict
 
+from pgonce.core.execute import fetch
 from pgonce.errors import InvalidArgument
 from pgonce.seeds.copy_format import TEXT
 from pgonce.seeds.source import Cursor
@@ -83,20 +84,26 @@ class Query:
 
     def _cursor(self, values: Sequence[str | None]) -> Cursor:
         row = dict(zip(self._types, values, strict=True))
+        if lacking := [name for name in self._key if row[name] is None]:
+            raise InvalidArgument(
+                f"{self.name} has a row without {lacking[0]}, so a run could not resume after it: leave such rows out "
+                f"(where {lacking[0]} is not null)"
+            )
         return {name: row[name] for name in self._key}
 
     @cached_property
     def _types(self) -> dict[str, str]:
         """The type of each column."""
         with self._connected() as conn:
-            found = (
-                conn.execute(sql.SQL("select * from ({}) pgonce_query limit 0").format(self._query)).description or ()
-            )
+            looked = conn.execute(sql.SQL("select * from ({}) pgonce_query limit 0").format(self._query))
+            found, result = looked.description or (), looked.pgresult
             names = [column.name for column in found]
             if lacking := [name for name in self._key if name not in names]:
                 raise InvalidArgument(f"{self.name} has no column {lacking[0]}: it has {', '.join(names)}")
-            types = [conn.execute("select format_type(%s, null)", [column.type_code]).fetchone() for column in found]
-        return {name: kind[0] for name, kind in zip(names, types, strict=True) if kind}
+            # with its length: a cast to "character" would cut a key to one letter
+            kinds = [(column.type_code, result.fmod(place) if result else -1) for place, column in enumerate(found)]
+            types = [fetch(conn, "select pg_catalog.format_type(%s, %s)", kind) for kind in kinds]
+        return {name: str(kind[0][0]) for name, kind in zip(names, types, strict=True)}
 
     def _lines(self, cursor: Cursor | None) -> Iterator[bytes]:
         """The rows after ``cursor`` in COPY's text format, a line each."""

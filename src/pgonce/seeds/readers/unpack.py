@@ -10,6 +10,7 @@ import lzma
 import sys
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -64,16 +65,88 @@ class Unpacker:
         stream: Any = io.BufferedReader(raw, BLOCK)
         match self.packing:
             case ".gz":
+                if not stream.peek(1):
+                    raise InvalidArgument(f"{self._name} is damaged or not finished: it is empty")
                 stream = gzip.GzipFile(fileobj=stream)
             case ".bz2":
-                stream = bz2.BZ2File(stream)
+                stream = _Streams(stream, bz2.BZ2Decompressor)
             case ".xz":
-                stream = lzma.LZMAFile(stream)  # noqa: SIM115 -- its reader closes it
+                stream = _Streams(stream, lzma.LZMADecompressor, padding=b"\0")
             case ".zst":
-                stream = _zstandard(stream)
+                stream = _Streams(stream, _zstandard())
             case ".zip":
                 stream = _only_member(stream)
         return cast(BinaryIO, stream)
+
+
+class _Streams(io.RawIOBase):
+    """One compressed stream after another, unpacked.
+
+    bz2.open, lzma.open and zstd.open end without a word where what follows a stream is not another one: the rest of a
+    damaged file of several streams, as pbzip2 and pixz write them, would be missing.
+
+    Args:
+        stream: the packed bytes.
+        make: makes the decompressor of one stream.
+        padding: what may stand between two streams.
+    """
+
+    def __init__(self, stream: BinaryIO, make: Callable[[], Any], padding: bytes = b"") -> None:
+        self._stream, self._make, self._padding = stream, make, padding
+        self._decompressor: Any = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if offset or whence:
+            raise io.UnsupportedOperation("only to the start")
+        self._stream.seek(0)
+        self._decompressor = None
+        return 0
+
+    def readinto(self, buffer: Any) -> int:
+        """The next bytes, at least one, or 0 at the end.
+
+        Raises:
+            EOFError, OSError, lzma.LZMAError, ZstdError: the bytes are not whole streams.
+        """
+        while True:
+            packed = self._next_packed()
+            if packed is None:
+                return 0
+            data = self._decompressor.decompress(packed, len(buffer))
+            if data:
+                buffer[: len(data)] = data
+                return len(data)
+
+    def _next_packed(self) -> bytes | None:
+        """What the decompressor is to be given, a new one where a stream has ended; None at the end of the file."""
+        current = self._decompressor
+        if current is not None and not current.eof:
+            packed = self._stream.read(BLOCK) if current.needs_input else b""
+            if current.needs_input and not packed:
+                raise EOFError("it ends in the middle")
+            return packed
+        packed = b"" if current is None else self._without_padding(bytes(current.unused_data))
+        while not packed and (more := self._stream.read(BLOCK)):
+            packed = more if current is None else self._without_padding(more)
+        if not packed:
+            if current is None:
+                raise EOFError("it is empty")
+            return None
+        self._decompressor = self._make()
+        return packed
+
+    def _without_padding(self, packed: bytes) -> bytes:
+        return packed.lstrip(self._padding) if self._padding else packed
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 class _Recoded(io.RawIOBase):
@@ -116,7 +189,7 @@ def _utf16(stream: BinaryIO) -> str | None:
     return "utf-16" if begin in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE} else None
 
 
-def _zstandard(stream: BinaryIO) -> Any:
+def _zstandard() -> Callable[[], Any]:
     try:
         from compression import zstd  # type: ignore[import-not-found] # from Python 3.14 on
     except ImportError:
@@ -126,7 +199,8 @@ def _zstandard(stream: BinaryIO) -> Any:
             raise InvalidArgument(
                 ".zst needs a library: pip install 'pgonce[zstd]', or unpack the file with zstd -d"
             ) from None
-    return zstd.ZstdFile(stream)
+    made: Callable[[], Any] = zstd.ZstdDecompressor
+    return made
 
 
 def _only_member(stream: BinaryIO) -> Any:
