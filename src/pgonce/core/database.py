@@ -17,6 +17,7 @@ from pgonce.core import embedded, execute_async
 from pgonce.core.call import Call
 from pgonce.core.concurrency import time_limit
 from pgonce.core.execute import Pool, connection, execute, own_transaction, run
+from pgonce.core.pool import ForkablePool
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, translate
 
 T = TypeVar("T")
@@ -114,6 +115,8 @@ IDLE = 15.0
 def open_pool(url: str, size: int = 10, *, least: int = 1) -> ConnectionPool[Connection[Any]]:
     """An open pool of up to ``size`` connections with the settings that pgonce needs.
 
+    It may be opened before a fork: a forked child that uses it gets connections of its own.
+
     Args:
         url: the database.
         size: how many connections at most.
@@ -123,7 +126,7 @@ def open_pool(url: str, size: int = 10, *, least: int = 1) -> ConnectionPool[Con
         DatabaseUnavailable: the database cannot be reached.
     """
     check(url)
-    pool = ConnectionPool(
+    pool = ForkablePool(
         url, kwargs=_options(url), configure=_configure, min_size=least, max_size=size, open=True, timeout=TIMEOUT,
         max_idle=IDLE, reconnect_timeout=TIMEOUT, name="pgonce",
     )  # fmt: skip

@@ -27,6 +27,7 @@ from psycopg_pool import ConnectionPool
 from pgonce.core.adapters import ADAPTERS
 from pgonce.core.call import Call
 from pgonce.core.idle_connections import has_unread_input
+from pgonce.core.pool import refuse_inherited
 from pgonce.errors import translate
 
 T = TypeVar("T")
@@ -264,6 +265,7 @@ def _was_closed(conn: Connection[Any]) -> bool:
 
 def get_connection(pool: Pool) -> Connection[Any]:
     """A connection of the pool that the server has not closed; to be given back with ``putconn``."""
+    refuse_inherited(pool)
     while _was_closed(conn := pool.getconn()):
         conn.close()
         pool.putconn(conn)  # which opens another in its place

@@ -26,6 +26,7 @@ from psycopg_pool import AsyncConnectionPool
 from pgonce.core.adapters import ADAPTERS
 from pgonce.core.call import Call
 from pgonce.core.idle_connections import has_unread_input
+from pgonce.core.pool import refuse_inherited
 from pgonce.errors import translate
 
 T = TypeVar("T")
@@ -265,6 +266,7 @@ async def _was_closed(conn: AsyncConnection[Any]) -> bool:
 
 async def get_connection(pool: Pool) -> AsyncConnection[Any]:
     """A connection of the pool that the server has not closed; to be given back with ``putconn``."""
+    refuse_inherited(pool)
     while await _was_closed(conn := await pool.getconn()):
         await conn.close()
         await pool.putconn(conn)  # which opens another in its place

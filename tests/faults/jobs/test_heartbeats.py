@@ -247,3 +247,48 @@ def test_workers_of_multiprocessing_do_nothing_with_their_parent_s_run_and_may_h
     assert found == [*(("part", str(number)) for number in range(4)), ("work", "of the parent")]
     runs = "select job_name, status, count(*) from cron_job_runs group by 1, 2 order by 1"
     assert db.execute(runs).fetchall() == [("part", "succeeded", 4), ("work", "succeeded", 1)]
+
+
+PREFORK = """
+import os, sys
+from psycopg_pool import ConnectionPool
+from pgonce import Jobs
+from pgonce.core.database import find, open_pool
+from pgonce.errors import InvalidArgument
+
+def work(number):
+    for _ in range(20):
+        with jobs.run("work", key=str(number), window="1 minute") as run, run.transaction() as tx:
+            answer = tx.execute("select %s::int", [number]).fetchone()
+            tx.execute("insert into effects (name, note) values (%s, %s)", [str(number), str(answer == (number,))])
+
+with open_pool(find(), 4) as pool, ConnectionPool(find(), min_size=2, open=True) as other:
+    jobs = Jobs(pool)
+    work(0)
+    other.wait()
+    children = []
+    for number in 1, 2, 3:
+        children.append(os.fork())
+        if children[-1] == 0:
+            try:
+                Jobs(other).run("work").__enter__()
+            except InvalidArgument as error:
+                assert "opened before a fork" in str(error), error
+                work(number)
+                os._exit(0)
+            os._exit(9)
+    work(4)
+    print([os.waitpid(child, 0)[1] for child in children], flush=True)
+    work(5)
+"""
+
+
+def test_a_pool_that_was_opened_before_a_fork_serves_every_child_on_connections_of_its_own(
+    start: Start, db: Db
+) -> None:
+    child = start(sys.executable, "-c", PREFORK)
+    child.until("[0, 0, 0]")
+    assert child.end() == 0, child.said
+    found = db.execute("select name, note, count(*) from effects group by 1, 2 order by 1").fetchall()
+    assert found == [(str(number), "True", 20) for number in range(6)]
+    assert db.execute("select status, count(*) from cron_job_runs group by 1").fetchall() == [("succeeded", 120)]
