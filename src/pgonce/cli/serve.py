@@ -47,6 +47,9 @@ adopt = click.option(
 )
 
 
+PATIENCE = 0.2
+"""Seconds that a service waits for a connection of another one, so that an idle process needs one for all."""
+
 with_shutdown_timeout = click.option(
     "--shutdown-timeout",
     default=25.0,
@@ -157,7 +160,7 @@ def serve(
     )
     if any(handler.is_async for handler in app.handlers):
         receiver.event_loop = event_loop.background()  # not the server's: a handler that blocks it delays no answer
-    pool = click.get_current_context().with_resource(database.open_pool(url, SERVICE_CONNECTIONS))
+    pool = click.get_current_context().with_resource(database.open_pool(url, SERVICE_CONNECTIONS, patience=PATIENCE))
     call(pool, check_inbox(), schema)  # needs the table and the right to write to it
     services = _services(
         app, url, schema, jobs, no_schedule or no_worker, () if no_alerts else alerts, None if no_alerts else ping, pool
@@ -299,7 +302,8 @@ def worker(
 
     restore = click.get_current_context().with_resource(handled(stop))
     freeze_garbage()
-    pool = click.get_current_context().with_resource(database.open_pool(url, concurrency + 2 + SERVICE_CONNECTIONS))
+    connections = concurrency + 2 + SERVICE_CONNECTIONS
+    pool = click.get_current_context().with_resource(database.open_pool(url, connections, patience=PATIENCE))
     services = _services(
         app, url, schema, jobs, no_schedule, () if no_alerts else alerts, None if no_alerts else ping, pool
     )

@@ -112,7 +112,7 @@ IDLE = 15.0
 """Seconds after which a pool closes a connection that it has not needed; psycopg's default is ten minutes."""
 
 
-def open_pool(url: str, size: int = 10, *, least: int = 1) -> ConnectionPool[Connection[Any]]:
+def open_pool(url: str, size: int = 10, *, least: int = 1, patience: float = 0.0) -> ConnectionPool[Connection[Any]]:
     """An open pool of up to ``size`` connections with the settings that pgonce needs.
 
     It may be opened before a fork: a forked child that uses it gets connections of its own.
@@ -121,6 +121,7 @@ def open_pool(url: str, size: int = 10, *, least: int = 1) -> ConnectionPool[Con
         url: the database.
         size: how many connections at most.
         least: how many it keeps open while nobody uses it.
+        patience: seconds to wait for a connection that is in use before another one is opened.
 
     Raises:
         DatabaseUnavailable: the database cannot be reached.
@@ -128,7 +129,7 @@ def open_pool(url: str, size: int = 10, *, least: int = 1) -> ConnectionPool[Con
     check(url)
     pool = ForkablePool(
         url, kwargs=_options(url), configure=_configure, min_size=least, max_size=size, open=True, timeout=TIMEOUT,
-        max_idle=IDLE, reconnect_timeout=TIMEOUT, name="pgonce",
+        max_idle=IDLE, reconnect_timeout=TIMEOUT, name="pgonce", patience=patience,
     )  # fmt: skip
     with _translate_pool_timeout():
         pool.wait(TIMEOUT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from typing import Any
 from weakref import WeakSet
 
@@ -18,10 +19,16 @@ class ForkablePool(ConnectionPool[Connection[Any]]):
 
     Prefork servers (Celery, gunicorn with preload) import the application, and with it the pool, before they fork. The
     child would talk to the server on its parent's sockets, and get answers to the statements of its siblings.
+
+    Args:
+        args, options: as of psycopg's pool.
+        patience: seconds to wait for a connection that is in use before another one is opened. Without it two threads
+            that look at the same moment, every few seconds, keep two connections open for ever.
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, patience: float = 0.0, **options: Any) -> None:
         self._given = args, options
+        self._patience = patience
         self._pid = os.getpid()
         self._renewing = threading.Lock()
         self._inherited: list[Any] = []
@@ -32,7 +39,15 @@ class ForkablePool(ConnectionPool[Connection[Any]]):
         """As psycopg's."""
         if self._pid != os.getpid():
             self._begin_anew()
+        until = time.monotonic() + self._patience
+        while self._patience and self._could_grow() and time.monotonic() < until:
+            time.sleep(0.005)
         return super().getconn(timeout)
+
+    def _could_grow(self) -> bool:
+        """Whether psycopg would open a connection now although there are others."""
+        found = self.get_stats()
+        return not found["pool_available"] and 0 < found["pool_size"] < found["pool_max"]
 
     def close(self, timeout: float = 5.0) -> None:
         """As psycopg's; in a child that has not used the pool it leaves the parent's connections open."""

@@ -147,6 +147,11 @@ def end_process(process_id: UUID) -> Call[bool]:
     return Call("pgonce_end_process", {"p_id": process_id}, value)
 
 
+def count_live_processes(does: Does) -> Call[int]:
+    """How many services of this kind have shown a sign of life within the last minute."""
+    return Call("pgonce_count_live_processes", {"p_does": does}, value)
+
+
 def list_processes() -> Call[list[ProcessLine]]:
     """The processes of the last day, in the order of their starts."""
     return Call("pgonce_list_processes", {}, lambda rows: [ProcessLine(*row) for row in rows])

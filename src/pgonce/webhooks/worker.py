@@ -21,7 +21,7 @@ from psycopg_pool import ConnectionPool
 from pgonce.core import database, event_loop
 from pgonce.core.event_loop import EventLoop
 from pgonce.core.execute import call
-from pgonce.core.processes import Registration
+from pgonce.core.processes import Registration, count_live_processes
 from pgonce.core.service import Service
 from pgonce.errors import PgonceError
 from pgonce.webhooks import calls_queue as queue
@@ -39,6 +39,9 @@ UPKEEP_EVERY = 5.0
 """Seconds between two rounds of upkeep: a sign of life, and events that no process has a handler for."""
 REPLAY_EVERY = 0.5
 """Seconds between two steps of a replay while its events are handled."""
+MANY = 8
+"""Processes. With so many, each uses one thread as long as its batches are short: more transactions at a time than the
+server has cores make it slower."""
 LOOK_BACK_EVERY = 30.0
 """Seconds between two looks for what was ignored for lack of a handler, and for expired events of direct clients."""
 
@@ -96,6 +99,7 @@ class Worker(Service):
         )
         self._types = any_of(patterns) if patterns else None
         self._looked_back = 0.0
+        self._is_one_of_many = False
         self._shared_pool = pool
 
     def start(self) -> Self:
@@ -155,6 +159,7 @@ class Worker(Service):
         Again and again: a worker that did not know of this one yet may ignore an event after the first look.
         """
         self._looked_back = time.monotonic()
+        self._is_one_of_many = call(self._pool, count_live_processes("events"), self._schema) >= MANY
         while self._types and (taken := call(self._pool, queue.take_back_webhooks(self._types), self._schema)):
             log.info("%s events of the last day have a handler now and are queued again", taken)
             self.wake()
@@ -247,7 +252,7 @@ class Worker(Service):
                 self._stop.wait(self._pause())
             else:
                 if consumer.full:  # one may run Python while the other waits for the database
-                    self._wakeups.wake(threads=2)
+                    self._wakeups.wake(threads=1 if self._is_one_of_many else 2)
                 elif not busy:
                     self._wakeups.rest(number, self._pause())
 
@@ -299,7 +304,7 @@ class Worker(Service):
                 log.warning("%s", str(error).splitlines()[0])
             except Exception:
                 log.exception("unexpected error in a worker's consumer; the worker goes on")
-            if busy and consumer.full:
+            if busy and consumer.full and not self._is_one_of_many:
                 rests.end_all()
             elif not busy and not self._stop.is_set():
                 await rests.rest(known)

@@ -299,7 +299,7 @@ def test_ls_has_a_line_for_each_job_with_what_is_usual_what_comes_next_and_what_
     code, out, _ = result(cli("ls"))
     assert code == 0
     found = {line.split("  ")[0]: line for line in out.splitlines()}
-    assert re.search(r"● running +\d+ s ago .*9 to 12 min .*blocks 1 start$", found["sync eu"])
+    assert re.search(r"● running +\d+ s ago .*9 to 12 min .*blocks 1 start\b", found["sync eu"])
     assert re.search(r"○ paused +4 min ago +0.2 s .*the partner is down, ValueError: no", found["broken"])
     assert re.search(r"! missed .*42 s .*it should run every 1 day; its last run succeeded at", found["dump"])
     assert re.search(r"○ new +– +– .*20\d\d-01-01", found["new"])

@@ -74,8 +74,9 @@ def test_an_idle_worker_makes_three_transactions_a_second_at_most_and_holds_two_
         after, ended, _ = _look(conn)
         rate = (after - before - observed - 1) / (ended - began).total_seconds()
         assert rate <= 3, held
-        held.sort()
-        assert held[len(held) // 2] <= 2, held
+        # on a busy machine two services may need one at the same moment; the pool closes it soon
+        assert max(held) <= 4, held
+        wait_until(lambda: _look(conn)[2] <= 2, "it holds two connections again", 120)
     finally:
         worker.send_signal(signal.SIGTERM)
         worker.communicate(timeout=30)

@@ -70,6 +70,15 @@ def test_a_row_without_a_sign_of_life_for_a_day_is_deleted_at_the_next_start_and
     assert {row["id"] for row in rows(conn, "select id from pgonce_processes")} == {remembered, started}
 
 
+def test_the_services_that_are_counted_are_live_and_of_one_kind(conn: Connection) -> None:
+    silent = uuid4()
+    for process, does in ((uuid4(), "events"), (uuid4(), "events"), (silent, "events"), (uuid4(), "jobs")):
+        register(conn, process, does)
+    silent_for(conn, silent, "2 minutes")
+    counted = "select pgonce_count_live_processes(does) as n from unnest('{events,alerts}'::text[]) as does"
+    assert [row["n"] for row in rows(conn, counted)] == [2, 0]
+
+
 def test_the_services_of_a_process_are_one_line_and_other_processes_are_not_in_it(conn: Connection) -> None:
     register(conn, uuid4(), "events", p_handlers=["invoice.*"], p_capacity=4)
     register(conn, uuid4(), "jobs", p_jobs=["letters"], p_capacity=16)

@@ -130,3 +130,15 @@ def test_a_verb_moves_a_queued_event_as_the_table_says(shared: Connection, cell:
         assert cell.to != "waiting" or after["attempts"] == 0
     elif cell.to == cell.state:
         assert after["lease"] == lease
+
+
+def test_of_many_workers_one_looks_for_unhandled_events_in_a_while(shared: Connection) -> None:
+    look = "select pgonce_ignore_unhandled_webhooks(p_every => '1 hour')"
+    shared.execute("delete from pgonce_upkeep")
+    Queued(shared, "waiting")
+    shared.execute("delete from pgonce_processes")
+    assert value(shared, look) > 0
+    Queued(shared, "waiting")
+    assert value(shared, look) == 0
+    shared.execute("update pgonce_upkeep set done_at = done_at - interval '2 hours'")
+    assert value(shared, look) > 0

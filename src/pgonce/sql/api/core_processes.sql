@@ -67,6 +67,13 @@ create or replace view pgonce_live_processes as
 select * from pgonce_processes where last_seen_at > clock_timestamp() - interval '1 minute';
 comment on view pgonce_live_processes is 'The services of processes that have shown a sign of life within the last minute.';
 
+create or replace function pgonce_count_live_processes(p_does text) returns bigint
+language sql stable set search_path from current as $$
+  select count(*) from pgonce_live_processes where does = p_does
+$$;
+comment on function pgonce_count_live_processes(text) is
+  'pgonce: how many services of this kind (events, receives, jobs or alerts) have shown a sign of life within the last minute.';
+
 create or replace function pgonce_list_processes()
 returns table (host text, pid integer, does text[], version text, app text, release text, outdated boolean, live boolean,
                handlers text[], jobs text[], busy integer, capacity integer, busy_with text[],
