@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -45,7 +44,7 @@ def examine(url: str, schema: str = "public") -> list[Finding]:
         the areas after them are missing.
     """
     try:
-        found = [_database(url), *_secrets()]
+        found = [*_database(url), *_secrets()]
     except (PgonceError, psycopg.Error) as error:
         return [Finding("database", "failure", _reason(error)), *_secrets()]
     try:
@@ -59,23 +58,48 @@ def _reason(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _database(url: str) -> Finding:
+def _database(url: str) -> list[Finding]:
     where = database.check(url)  # raises with the server's reason
-    with psycopg.connect(url, autocommit=True, prepare_threshold=None, connect_timeout=10) as conn:
-        started = time.monotonic()
-        conn.execute("select 1")
-        reached = (time.monotonic() - started) * 1000
+    with _connect(url) as conn:
+        sent = datetime.now(UTC)
+        row = conn.execute("select clock_timestamp()").fetchone()
+        took = datetime.now(UTC) - sent
         version = conn.info.server_version
-    shown = f"PostgreSQL {version // 10000}.{version % 10000}, {where}, answers in {reached:.0f} ms"
+        ahead = ((sent + took / 2) - row[0]).total_seconds() if row else 0.0
+    clock = f"clock {abs(ahead):.2f} s {'ahead' if ahead > 0 else 'behind'}"
+    reached = took.total_seconds() * 1000
+    shown = f"PostgreSQL {version // 10000}.{version % 10000}, {where}, reached in {reached:.0f} ms, {clock}"
     if version < 140000:
-        return Finding("database", "failure", shown, "upgrade it: pgonce needs PostgreSQL 14 or newer")
-    return Finding("database", "ok", shown)
+        return [Finding("database", "failure", shown, "upgrade it: pgonce needs PostgreSQL 14 or newer")]
+    return [Finding("database", "ok", shown), _pooler(url)]
+
+
+def _pooler(url: str) -> Finding:
+    if not _is_pooled(url):
+        return Finding("pooler", "ok", "none: the connection is direct")
+    try:
+        with _connect(url) as conn, conn.transaction():
+            conn.execute("select 1")
+            conn.execute("select 1")
+    except psycopg.Error as error:
+        action = "set pool_mode = transaction, or connect directly"
+        return Finding("pooler", "failure", f"transactions are refused: {_reason(error)}", action)
+    return Finding("pooler", "ok", "a pooler; session and transaction mode both work")
+
+
+def _is_pooled(url: str) -> bool:
+    with _connect(url) as conn:
+        return database.is_pooled(conn)
+
+
+def _connect(url: str) -> psycopg.Connection[Any]:
+    return psycopg.connect(url, autocommit=True, prepare_threshold=None, connect_timeout=10)
 
 
 def _secrets() -> list[Finding]:
     given = os.environ.get("PGONCE_WEBHOOK_SECRET")
     if given is None:
-        return []  # this may not be the machine that receives
+        return [Finding("secrets", "ok", "PGONCE_WEBHOOK_SECRET is not set: this machine does not receive")]
     try:
         count = len(signing_secrets(given.split(",")))
     except PgonceError as error:
@@ -102,7 +126,7 @@ def _rows(url: str, schema: str) -> list[Finding]:
     def read(rows: Any) -> list[Finding]:
         return [Finding(*row) for row in rows]
 
-    with psycopg.connect(url, autocommit=True, prepare_threshold=None, connect_timeout=10) as conn:
-        conn.execute("set statement_timeout = '30s'")
-        call = Call("pgonce_examine", {"p_client_clock": datetime.now(UTC)}, read)
-        return execute(conn, call, schema)
+    with _connect(url) as conn, conn.transaction():
+        conn.execute("set local statement_timeout = '30s'")
+        args = {"p_client_clock": datetime.now(UTC), "p_pooled": database.is_pooled(conn)}
+        return execute(conn, Call("pgonce_examine", args, read), schema)

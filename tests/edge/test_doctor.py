@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,8 +21,8 @@ from tests.edge.test_named_commands import wrong
 Connection = psycopg.Connection[Any]
 
 AREAS = [
-    "database", "secrets", "schema", "connections", "webhooks", "refused", "jobs", "imports", "processes", "alerts",
-    "retention",
+    "database", "pooler", "secrets", "schema", "connections", "webhooks", "refused", "jobs", "imports", "processes",
+    "alerts", "retention", "disk",
 ]  # fmt: skip
 
 
@@ -77,6 +78,21 @@ def test_a_healthy_installation_has_a_good_word_for_each_area_and_exit_code_0(da
          "retention", "warning", "are overdue for deletion"),
         ("insert into cron_job_runs (job_name, status, started_at) values ('j', 'skipped', '2020-01-01')",
          "retention", "warning", "are overdue for deletion"),
+        (("insert into cron_job_runs (job_name, status, started_at, completed_at, scheduled_for)"
+         " select 'twice', 'succeeded', now() - n * interval '1 minute', now(), null from generate_series(1, 3) n"),
+         "jobs", "failure", "2 runs overlapped an earlier one within 7 days, among them of job twice"),
+        (("insert into pgonce_job_schedules (job_name, cron, timezone, next_tick)"
+         " values ('nightly', '0 3 * * *', 'UTC', now() + interval '1 hour')"),
+         "processes", "failure", "jobs are scheduled, and no worker runs them"),
+        (("insert into pgonce_processes (id, does, host, pid, version, app, release, handlers, started_at)"
+         " select gen_random_uuid(), 'events', 'web-' || n, 1, '0', 'shop', 'r' || n,"
+         " case n when 1 then '{invoice.paid,payout.*}' else '{payout.*}' end::text[], now() + n * interval '1 second'"
+         " from generate_series(1, 2) n"),
+         "processes", "warning", ("1 process is of another release than the newest start of shop; "
+         "the newest release no longer has invoice.paid")),
+        (("insert into pgonce_processes (id, does, host, pid, version, capacity)"
+         " select gen_random_uuid(), 'events', 'web', n, '0', 98 from generate_series(1, 4) n"),
+         "connections", "warning", "and the services that run may open 400"),
         ("grant select on webhook_events to anon", "schema", "failure", "role anon may SELECT table"),
         ("grant create on schema public to anon", "schema", "warning", "role anon may create objects"),
         ("drop function purge_job_runs", "schema", "failure", "purge_job_runs"),
@@ -134,7 +150,7 @@ def test_a_database_that_cannot_be_reached_is_a_failure_with_its_reason(database
     assert (code, err) == (1, "")
     assert out.startswith("✗ database")
     assert "onnection refused" in out
-    assert out.endswith("1 failure\n")
+    assert re.search(r"\n1 failure +exit code 1\n$", out)
 
 
 def test_a_database_without_pgonce_is_a_failure_that_names_migrate(empty_database: str) -> None:
@@ -159,6 +175,35 @@ def test_a_clock_that_is_off_is_found(conn: Connection, seconds: int, state: str
     clock = datetime.now(UTC) + timedelta(seconds=seconds)
     rows = conn.execute("select state from pgonce_examine(%s) where area = 'clock'", [clock]).fetchall()
     assert rows == ([] if state is None else [(state,)])
+
+
+def test_a_role_that_sees_no_row_is_told_so(database: str, conn: Connection) -> None:
+    role = f"blind_{uuid4().hex[:8]}"
+    conn.execute(f"create role {role} login".encode())
+    conn.execute(f"grant select on all tables in schema public to {role}".encode())
+    conn.execute(f"grant execute on all functions in schema public to {role}".encode())
+    try:
+        url = make_conninfo(database, user=role)
+        assert found(url, "rls") == []
+        for table in ("webhook_events", "cron_job_runs", "seed_checkpoints"):
+            conn.execute(f"alter table {table} enable row level security".encode())
+        [one] = found(url, "rls")
+        assert (one.state, f"every row from role {role}" in one.finding) == ("failure", True)
+        conn.execute(f"grant service_role to {role}".encode())
+        assert found(url, "rls") == []
+    finally:
+        conn.execute(f"drop owned by {role}; drop role {role}".encode())
+
+
+def test_the_line_about_disk_has_the_growth_of_a_day(database: str, conn: Connection) -> None:
+    conn.execute(
+        "insert into webhook_events (stripe_event_id, event_type, status, payload, received_at)"
+        " select 'evt_' || n, 'a.b', 'succeeded', '{}', now() - n * interval '1 minute' from generate_series(1, 3000) n"
+    )
+    conn.execute("vacuum analyze webhook_events")
+    [disk] = found(database, "disk")
+    assert (disk.state, disk.action) == ("ok", None)
+    assert "webhook_events grows by about" in disk.finding
 
 
 def test_a_role_that_may_not_create_a_schema_still_gets_the_rest(database: str, conn: Connection) -> None:

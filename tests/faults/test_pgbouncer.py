@@ -16,6 +16,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from pgonce import doctor
 from pgonce.core import database as databases
 from pgonce.errors import EventBusy, LeaseLost
 from tests.conftest import wait_until
@@ -156,3 +157,9 @@ def test_a_stopped_client_s_transaction_is_ended_through_the_pooler_too(caller: 
         wait_until(lambda: not db.execute(idle).fetchone(), "it is ended by the server")
         tx.execute("insert into effects (name) values ('late')")
     assert db.execute("select count(*) from effects").fetchall() == [(0,)]
+
+
+def test_doctor_says_that_a_pooler_is_there(pooled: str) -> None:
+    found = {each.area: each for each in doctor.examine(pooled)}
+    assert (found["pooler"].state, "a pooler" in found["pooler"].finding) == ("ok", True)
+    assert found["connections"].state == "ok"

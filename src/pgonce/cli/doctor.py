@@ -14,6 +14,10 @@ from pgonce.cli.output import print_json
 SIGNS = {"ok": "✔", "warning": "!", "failure": "✗"}
 COLOURS = {"ok": "green", "warning": "yellow", "failure": "red"}
 
+AREA = 14
+WIDTH = 80
+EXIT_1 = "exit code 1"
+
 
 @click.command()
 @as_json
@@ -27,11 +31,10 @@ def doctor(json_: bool, url: str, schema: str) -> None:
     if json_:
         print_json(found)
     else:
-        width = max(len(each.area) for each in found) + 2
         for each in found:
             text = each.finding if each.action is None else f"{each.finding}: {each.action}"
             sign = click.style(SIGNS[each.state], fg=COLOURS[each.state])
-            click.echo(f"{sign} {each.area:<{width}}{text}", color=False if os.environ.get("NO_COLOR") else None)
+            click.echo(f"{sign} {each.area:<{AREA}}{text}", color=False if os.environ.get("NO_COLOR") else None)
         click.echo(_summary([each.state for each in found]))
     sys.exit(any(each.state == "failure" for each in found))
 
@@ -39,4 +42,5 @@ def doctor(json_: bool, url: str, schema: str) -> None:
 def _summary(states: list[examination.State]) -> str:
     counts = [(states.count("failure"), "failure"), (states.count("warning"), "warning")]
     said = [f"{count} {name}{'' if count == 1 else 's'}" for count, name in counts if count]
-    return ", ".join(said) or "all is well"
+    summary = ", ".join(said) or "all is well"
+    return f"{summary:<{WIDTH - len(EXIT_1)}}{EXIT_1}" if counts[0][0] else summary

@@ -194,6 +194,11 @@ async def _configure_async(conn: AsyncConnection[Any]) -> None:
         conn.prepare_threshold = PREPARE_AFTER
 
 
+def is_pooled(conn: Connection[Any]) -> bool:
+    """Whether a pooler stands between this client and the server."""
+    return not _is_direct(conn, run(conn, _PID))
+
+
 def _is_direct(conn: Connection[Any] | AsyncConnection[Any], served_by: bytes | None) -> bool:
     """Whether the connection has no pooler in between.
 

@@ -1,6 +1,6 @@
 -- What `pgonce doctor` reports about the rows: one line for each area. Every read is bounded.
 
-create or replace function pgonce_examine(p_client_clock timestamptz default null)
+create or replace function pgonce_examine(p_client_clock timestamptz default null, p_pooled boolean default false)
 returns table (area text, state text, finding text, action text)
 language plpgsql stable set search_path from current as $$
 declare
@@ -13,7 +13,16 @@ declare
   v_id text;
   v_at timestamptz;
   v_used integer;
-  v_most integer := current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer;
+  -- the least of the limits of server, database and role; -1 is none
+  v_most integer := (
+    select min(l.connections) from (values
+      (current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer),
+      ((select d.datconnlimit from pg_database d where d.datname = current_database())),
+      ((select r.rolconnlimit from pg_roles r where r.rolname = current_user))) as l (connections) where l.connections >= 0);
+  v_budget integer;
+  v_jobs integer;
+  v_at_once integer;
+  v_drift text;
 begin
   -- Stripe's signatures and leases are compared with these clocks; a signature may be 300 s old.
   if abs(v_ahead) >= 5 then
@@ -23,10 +32,22 @@ begin
       'set both by NTP';
   end if;
 
+  if (select bool_or(row_security_active(t)) from unnest(array['webhook_events', 'cron_job_runs', 'seed_checkpoints']) t)
+     and not exists (select from pg_policy p where p.polrelid = 'webhook_events'::regclass
+                     and exists (select from unnest(p.polroles) r where r = 0 or pg_has_role(r, 'usage'))) then
+    return query select 'rls', 'failure', format('row-level security hides every row from role %s', current_user),
+      'connect as the owner of the tables, or as a member of service_role';
+  end if;
+
   select count(*) into v_used from pg_stat_activity where backend_type = 'client backend';
-  return query select 'connections', case when v_used > 0.9 * v_most then 'failure' when v_used > 0.75 * v_most then 'warning' else 'ok' end,
-    format('%s of %s are in use', v_used, v_most),
-    case when v_used > 0.75 * v_most then 'run fewer workers, lower --concurrency, or put a pooler before the server' end;
+  -- A worker opens two connections more than it handles at once, and asynchronous handlers have a pool of the same size.
+  select coalesce(sum(coalesce(p.capacity, 2) + 2), 0) into v_budget from pgonce_live_processes p;
+  return query select 'connections',
+    case when v_used > 0.9 * v_most then 'failure' when v_used > 0.75 * v_most or not p_pooled and v_budget > v_most then 'warning' else 'ok' end,
+    format('%s of %s are in use', v_used, v_most)
+      || case when v_budget > 0 then format(', and the services that run may open %s', v_budget) else '' end,
+    case when v_used > 0.75 * v_most or not p_pooled and v_budget > v_most
+         then 'run fewer workers, lower --concurrency, or put a pooler before the server' end;
 
   select count(*), min(e.next_attempt_at) into v_count, v_at from (
     select w.next_attempt_at from webhook_events w
@@ -68,12 +89,29 @@ begin
   end if;
   select count(*), min(m.job_name) into v_used, v_text from (
     select n.job_name from pgonce_job_missed n where n.missed_at > v_now - interval '7 days' limit 1000) m;
+  select count(*) into v_jobs from (
+    select s.job_name, s.key from pgonce_job_schedules s union select e.job_name, e.key from pgonce_job_expectations e) j;
   if v_used > 0 then
     return query select 'jobs', 'failure',
       format('%s did not run within 7 days, among them of job %s', case v_used when 1 then '1 tick' else v_used || ' ticks' end, v_text),
       'pgonce job ls --job ' || pgonce_shell_word(v_text);
-  elsif v_count = 0 then
-    return query select 'jobs', 'ok', 'every tick of the last 7 days has run, and no run is stale', null::text;
+  end if;
+  -- Of the newest 100,000 runs, those that began before an earlier one of their job and key had ended.
+  select count(*), min(o.job_name) into v_at_once, v_text from (
+    select r.job_name, r.started_at, max(coalesce(r.completed_at, 'infinity')) over (
+             partition by r.job_name, r.key order by r.started_at, r.id rows between unbounded preceding and 1 preceding) as busy_until
+    from (select c.id, c.job_name, c.key, c.started_at, c.completed_at from cron_job_runs c
+          where c.started_at > v_now - interval '7 days' and c.status <> 'skipped'
+          order by c.started_at desc limit 100000) r) o
+  where o.started_at < o.busy_until;
+  if v_at_once > 0 then
+    return query select 'jobs', 'failure',
+      format('%s overlapped an earlier one within 7 days, among them of job %s: some client wrote cron_job_runs by hand',
+             case v_at_once when 1 then '1 run' else v_at_once || ' runs' end, v_text),
+      'pgonce job ls --job ' || pgonce_shell_word(v_text);
+  elsif v_count = 0 and v_used = 0 then
+    return query select 'jobs', 'ok', case when v_jobs = 0 then 'none is scheduled or expected'
+      else format('%s of %s ran when they should', v_jobs, v_jobs) end || '; no run is stale', null::text;
   end if;
 
   select count(*), min(s.seed_name) into v_count, v_text from seed_checkpoints s
@@ -85,8 +123,24 @@ begin
     case when v_count > 0 then 'pgonce seed show ' || pgonce_shell_word(v_text) end;
 
   select count(*) into v_count from pgonce_live_processes;
-  return query select 'processes', 'ok', case v_count when 0 then 'none runs' when 1 then '1 service runs' else v_count || ' services run' end,
-    null::text;
+  select count(*), min(l.app) into v_used, v_text from pgonce_list_processes() l where l.live and l.outdated;
+  -- what a process of the last day handles or runs, and the newest start of its app does not
+  select string_agg(distinct g.name, ', ' order by g.name) into v_drift from (
+    select o.app, o.does, unnest(o.handlers || o.jobs) as name from pgonce_processes o where o.app <> ''
+    except
+    select n.app, n.does, unnest(n.handlers || n.jobs) from (
+      select distinct on (p.app, p.does) p.* from pgonce_live_processes p order by p.app, p.does, p.started_at desc) n) g
+  where exists (select from pgonce_live_processes p where p.app = g.app and p.does = g.does);
+  if v_used > 0 or v_drift is not null then
+    return query select 'processes', 'warning', concat_ws('; ',
+      case when v_used > 0 then format('%s of another release than the newest start of %s', case v_used when 1 then '1 process is' else v_used || ' processes are' end, v_text) end,
+      case when v_drift is not null then 'the newest release no longer has ' || left(v_drift, 200) end), 'pgonce ps';
+  elsif exists (select from pgonce_job_schedules) and not exists (select from pgonce_live_processes p where p.does = 'jobs') then
+    return query select 'processes', 'failure', 'jobs are scheduled, and no worker runs them', 'pgonce worker --app MODULE:APP';
+  else
+    return query select 'processes', 'ok',
+      case v_count when 0 then 'none runs' when 1 then '1 service runs' else v_count || ' services run' end, null::text;
+  end if;
 
   select min(a.created_at), count(*), (array_agg(a.last_error order by a.created_at))[1] into v_at, v_count, v_text
   from (select b.created_at, b.last_error from pgonce_alerts b
@@ -112,11 +166,29 @@ begin
        and (e.status in ('succeeded', 'ignored') or e.status = 'failed' and e.next_attempt_at is null)),
     (select min(r.started_at) from cron_job_runs r where r.started_at < v_now - interval '187 days' and r.status = 'skipped')) into v_at;
   return query select 'retention', case when v_at is null then 'ok' else 'warning' end,
-    format('%s; webhook_events and cron_job_runs take %s', case when v_at is null then 'nothing is overdue for deletion'
-             else 'rows of ' || to_char(v_at at time zone 'UTC', 'YYYY-MM-DD') || ' are overdue for deletion' end,
-           (select pg_size_pretty(sum(pg_total_relation_size(t))) from unnest(array['webhook_events', 'cron_job_runs']::regclass[]) t)),
+    case when v_at is null then 'nothing is overdue for deletion'
+         else 'rows of ' || to_char(v_at at time zone 'UTC', 'YYYY-MM-DD') || ' are overdue for deletion; schedule weekly_cleanup, and now' end,
     case when v_at is not null then 'pgonce cleanup' end;
+
+  -- An estimate: the size of a row by the statistics, times the rows of the last week. At most 100,000 are counted.
+  select count(*), min(n.received_at) into v_count, v_at from (
+    select e.received_at from webhook_events e where e.received_at > v_now - interval '7 days' order by e.received_at desc limit 100000) n;
+  select pg_size_pretty(sum(pg_total_relation_size(c.oid)))
+           || case when v_count > 0 and max(c.reltuples) filter (where c.relname = 'webhook_events') > 0 then
+             ', and webhook_events grows by about ' || pg_size_pretty((
+               pg_total_relation_size('webhook_events') / max(c.reltuples) filter (where c.relname = 'webhook_events') * v_count
+               / greatest(extract(epoch from v_now - v_at) / 86400, 1))::bigint) || ' a day' else '' end,
+         max(t.n_dead_tup) filter (where t.n_dead_tup > 100000 and t.n_dead_tup > t.n_live_tup),
+         min(c.relname) filter (where t.n_dead_tup > 100000 and t.n_dead_tup > t.n_live_tup)
+  into v_text, v_count, v_id
+  from pg_class c left join pg_stat_user_tables t on t.relid = c.oid
+  where c.relkind = 'r' and c.relnamespace = quote_ident(current_schema())::regnamespace
+    and (c.relname in ('webhook_events', 'cron_job_runs', 'seed_checkpoints') or c.relname like 'pgonce\_%');
+  return query select 'disk', case when v_count is null then 'ok' else 'warning' end,
+    'the tables take ' || v_text || case when v_count is null then '' else format(
+      '; %s has %s dead rows, more than live ones: look for an old transaction in pg_stat_activity, then', v_id, v_count) end,
+    case when v_count is not null then format('vacuum %I.%I', current_schema(), v_id) end;
 end $$;
-comment on function pgonce_examine(timestamptz) is
+comment on function pgonce_examine(timestamptz, boolean) is
   'pgonce: what `pgonce doctor` says about the rows: state is ok, warning or failure, action what to do. p_client_clock: the time of the '
-  'machine that asks, now.';
+  'machine that asks, now. p_pooled: whether it asks through a pooler, which opens connections for many clients.';
