@@ -17,7 +17,7 @@ from pgonce.cli.times import took
 from pgonce.core import database
 from pgonce.core.callables import ensure_awaitable, ensure_result
 from pgonce.core.execute import call
-from pgonce.errors import DatabaseUnavailable, RunStopped
+from pgonce.errors import DatabaseUnavailable, LeaseLost, RunStopped
 from pgonce.jobs import calls as protocol
 from pgonce.jobs.guard import Jobs, Run
 from pgonce.jobs.guard_async import AsyncJobs, AsyncRun
@@ -100,9 +100,9 @@ def _in_time(job: Job, start: dict[str, Any], begun: list[bool], url: str, schem
         if job.is_async:
             return interrupts.run(_perform_async(job, start, begun, url, schema))
         return _perform(job, start, begun, url, schema)
-    except TimeoutError as error:
+    except (TimeoutError, LeaseLost) as error:  # LeaseLost: a transaction has seen the end of the time before the timer
         if job.timeout is None or time.monotonic() - began < job.timeout.total_seconds():
-            raise  # of something that the job has waited for
+            raise  # of something that the job has waited for, or of a takeover
         raise TookTooLong(f"the job {job.name} took longer than {took(job.timeout)}") from error
 
 

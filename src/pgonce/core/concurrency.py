@@ -209,6 +209,8 @@ def time_limit(
         raise error from cause
     finally:
         timer.cancel()
+        if timer.is_alive():
+            timer.join()  # `expired` may still be recording the end; the caller would close its pool
     if over.is_set():
         _close(conn)
         raise error
