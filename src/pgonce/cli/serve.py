@@ -324,7 +324,8 @@ def worker(
         click.echo(describe_handlers(app, concurrency), err=True)
         click.echo(describe_jobs(app, "--no-schedule" if no_schedule else None), err=True)
         click.echo(describe_alerts(None if no_alerts else alerts), err=True)
-        stopping.wait()
+        while not stopping.wait(1.0):  # without a limit, a signal right before the wait would be noticed after it
+            pass
         click.echo(f"stopping: the events and runs that have begun have {shutdown_timeout:g} s to end", err=True)
     finally:
         stop_all(running, shutdown_timeout)

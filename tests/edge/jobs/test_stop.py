@@ -5,6 +5,7 @@ Those that do not end in time are started anew.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 
@@ -142,3 +144,13 @@ def test_a_run_that_gets_to_its_end_in_time_has_succeeded(
     assert process.wait(60) == 0
     assert runs(conn) == [("finishes", "succeeded", None)]
     assert due(conn) == []
+
+
+def test_a_signal_that_reaches_another_thread_than_the_main_one_ends_the_worker(
+    worker: Callable[..., subprocess.Popen[str]], conn: Connection
+) -> None:
+    process = worker("polls")
+    wait_until(lambda: runs(conn, "status = 'running'"), "a run", 60)
+    other = next(each.id for each in psutil.Process(process.pid).threads() if each.id != process.pid)
+    assert ctypes.CDLL(None).tgkill(process.pid, other, signal.SIGTERM) == 0
+    assert process.wait(60) == 0
