@@ -148,6 +148,8 @@ def test_a_live_process_of_another_user_is_not_gone_under_hidepid(tmp_path: Path
         script = 'mount -t proc -o hidepid=2 proc /proc && exec "$@"'
         command = ["unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-c", program, *arguments]
         done = subprocess.run(command, text=True, capture_output=True, timeout=60, check=False)
+        if "cannot change root filesystem propagation" in done.stderr:
+            pytest.skip("/ is not a mount point here, as in a chroot")
         if "permission denied" in done.stderr.lower() or "not permitted" in done.stderr.lower():
             pytest.skip("this container may not mount /proc")
         assert done.stdout.split() == ["False", "False", "True"], done.stderr
