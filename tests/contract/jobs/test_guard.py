@@ -425,6 +425,8 @@ def test_a_run_without_a_way_to_the_database_ends_after_a_window_and_no_takeover
         assert isinstance(run, SyncRun)
         network.down()
         wait_until(lambda: run.lost, "a whole window without a heartbeat")
+        sending = {each for each in threading.enumerate() if each.name == "pgonce heartbeat"}
+        wait_until(lambda: not any(each.is_alive() for each in sending), "the last heartbeat has failed")
         network.up()
     [row] = rows(db, name)
     assert (row["status"], row["error_message"]) == ("failed", "no heartbeat reached the database for 0:00:01")
