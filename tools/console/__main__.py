@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from http.client import HTTPConnection, HTTPException
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
 
 import click
@@ -49,7 +50,9 @@ def _run(port: int, seconds: float | None) -> None:
             children.run("migrate")
             with connect(database.url) as conn:
                 history.write(conn, random)
-            server = children.start("serve", "--host", HOST, "--port", str(port), "--console")
+            channel = _channel()
+            alerts = ["--alert", f"http://{HOST}:{channel}/", "--alert", f"http://{HOST}:9/"]  # nobody listens at 9
+            server = children.start("serve", "--host", HOST, "--port", str(port), "--console", *alerts)
             until(lambda: server.exit_code is not None or _answers(port), "the server answers")
             if server.exit_code is not None:
                 raise server.failed()
@@ -62,6 +65,23 @@ def _run(port: int, seconds: float | None) -> None:
                 threading.Event().wait(random.uniform(0.2, 1.5))
                 if server.exit_code is not None:
                     raise server.failed()
+
+
+def _channel() -> int:
+    """The port of a channel that accepts every alert."""
+
+    class Accepts(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer((HOST, 0), Accepts)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server.server_port
 
 
 def _answers(port: int) -> bool:

@@ -56,6 +56,7 @@ def write(conn: psycopg.Connection[Any], random: Random) -> None:
             for _ in range(round(50 + 40 * math.sin((start.hour - 7) / 24 * 2 * math.pi))):
                 _event(conn, start + timedelta(seconds=random.uniform(0, 3600)), hours, random)
         _runs(conn, now, random)
+        _skips(conn, now.replace(second=0, microsecond=0))
 
 
 def _event(conn: psycopg.Connection[Any], received: datetime, hours: int, random: Random) -> None:
@@ -76,6 +77,23 @@ def _event(conn: psycopg.Connection[Any], received: datetime, hours: int, random
     for number in range(1, attempts + 1 if error else 1):
         began = received + timedelta(seconds=4**number)
         conn.execute(_ATTEMPT, [row and row[0], number, began, began + timedelta(milliseconds=42), error])
+
+
+def _skips(conn: psycopg.Connection[Any], midnight: datetime) -> None:
+    """A run that took two hours in the night, and the starts that were skipped because of it."""
+    begin = midnight - timedelta(hours=7)
+    row = conn.execute(
+        "insert into cron_job_runs (job_name, status, started_at, completed_at, heartbeat_at, duration_ms, process)"
+        " values ('nightly_dump', 'succeeded', %s, %s, %s, 7200000, 'web-1:97') returning id",
+        [begin, begin + timedelta(hours=2), begin],
+    ).fetchone()
+    for minutes in (30, 60, 90):
+        at = begin + timedelta(minutes=minutes)
+        conn.execute(
+            "insert into cron_job_runs (job_name, status, started_at, completed_at, heartbeat_at, duration_ms,"
+            " blocked_by, error_message) values ('nightly_dump', 'skipped', %s, %s, %s, 0, %s, 'overlap: run since 2 h')",
+            [at, at, at, row and row[0]],
+        )
 
 
 def _runs(conn: psycopg.Connection[Any], now: datetime, random: Random) -> None:

@@ -48,6 +48,6 @@ def test_a_day_without_events_is_a_figure_too() -> None:
     assert "<rect" not in figure
 
 
-@pytest.mark.parametrize(("most", "step"), [(0, 1), (2, 1), (3, 2), (45, 40), (91, 50), (100, 50), (1204, 1000)])
+@pytest.mark.parametrize(("most", "step"), [(0, 1), (2, 1), (4, 2), (45, 20), (91, 40), (104, 50), (1204, 500)])
 def test_the_grid_has_round_numbers(most: int, step: int) -> None:
     assert step_of(most) == step

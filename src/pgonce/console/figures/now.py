@@ -15,20 +15,16 @@ UP, DOWN = 79, 22
 
 
 def step_of(most: int) -> int:
-    """The distance of two lines of the grid: 1, 2, 4 or 5 times a power of ten, so that at most two fit."""
-    power = 1
-    while True:
-        for factor in (1, 2, 4, 5):
-            if factor * power * 2 >= most:
-                return factor * power
-        power *= 10
+    """The distance of the grid's two lines: the largest 1, 2, 4 or 5 times a power of ten of which two fit."""
+    fits = [step for power in range(10) for step in (10**power, 2 * 10**power, 4 * 10**power, 5 * 10**power)]
+    return max((step for step in fits if 2 * step <= most), default=1)
 
 
 def hours(found: Sequence[Hour], clock: Clock) -> Markup:
     """The figure of the last hours."""
     most = max((each.succeeded + each.ignored + each.waiting for each in found), default=0)
     step = step_of(most)
-    scale = UP / max(most, step * 2 * 0.99, 1)
+    scale = UP / max(most, 1)
     lost = max((each.failed for each in found), default=0)
     parts = [_describe(found, clock), *_grid(step, most, scale)]
     width = 100 / max(len(found), 1)
@@ -60,21 +56,27 @@ def _grid(step: int, most: int, scale: float) -> list[Markup]:
     lines = []
     for value in (step, 2 * step):
         y = BASE - round(value * scale)
-        if y >= 12 and most:
+        if value <= most:
             line = Markup('<line class="grid" x1="0" x2="100%" y1="{0}" y2="{0}"/>').format(y)
             lines.append(line + Markup('<text class="end" x="-8" y="{}">{}</text>').format(y + 4, f"{value:,}"))
     return lines
 
 
 def _bars(each: Hour, x: float, width: float, scale: float, lost: int) -> list[Markup]:
+    bars = [_bar(kind, x, width, top, height) for kind, top, height in _stacked(each, scale)]
+    if each.failed:
+        bars.append(_bar("b-bad", x, width, BASE + 3, max(round(DOWN * each.failed / lost), 2)))
+    return bars
+
+
+def _stacked(each: Hour, scale: float) -> list[tuple[str, int, int]]:
+    """The bars above the line: class, upper edge, height."""
     bars, top = [], BASE - 1
     for value, kind in ((each.succeeded, "b"), (each.ignored, "b-off"), (each.waiting, "b-run")):
         if value:
             height = max(round(value * scale), 2)
             top -= height + (1 if kind != "b" else 0)
-            bars.append(_bar(kind, x, width, top, height))
-    if each.failed:
-        bars.append(_bar("b-bad", x, width, BASE + 3, max(round(DOWN * each.failed / lost), 2)))
+            bars.append((kind, top, height))
     return bars
 
 
@@ -89,7 +91,7 @@ def _numbers(found: Sequence[Hour], width: float, scale: float, most: int, lost:
         total = each.succeeded + each.ignored + each.waiting
         middle = (number + 0.5) * width
         if most and total == most:
-            y = max(BASE - round(total * scale) - 6, 10)
+            y = max(min(top for _, top, _ in _stacked(each, scale)) - 5, 10)
             numbers.append(Markup('<text class="ctr ink" x="{:.2f}%" y="{}">{}</text>').format(middle, y, f"{total:,}"))
             break
     numbers += _most_failed(found, width, lost)
