@@ -91,7 +91,8 @@ def _skips(conn: psycopg.Connection[Any], midnight: datetime) -> None:
         at = begin + timedelta(minutes=minutes)
         conn.execute(
             "insert into cron_job_runs (job_name, status, started_at, completed_at, heartbeat_at, duration_ms,"
-            " blocked_by, error_message) values ('nightly_dump', 'skipped', %s, %s, %s, 0, %s, 'overlap: run since 2 h')",
+            " blocked_by, error_message)"
+            " values ('nightly_dump', 'skipped', %s, %s, %s, 0, %s, 'overlap: run since 2 h')",
             [at, at, at, row and row[0]],
         )
 
