@@ -39,7 +39,7 @@ TRACE = """Traceback (most recent call last):
     coupons = invoice["discounts"]
 KeyError: 'discounts'
 """
-# Of 1,000 events one is ignored and one a dead letter; ten of the newest wait. Ten events of an object, 50 of a
+# Of 1,000 events one is ignored and one a dead letter; ten of the newest wait. Ten are of one object, 50 of one
 # customer.
 EVENTS = """
 insert into webhook_events (stripe_event_id, event_type, status, payload, received_at, processed_at, lease,
