@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pgonce.core.failures import ErrorHook
+from pgonce.errors import InvalidArgument
 from pgonce.jobs.registry import JobRegistry
 from pgonce.seeds.registry import SeedRegistry
 from pgonce.webhooks.registry import WebhookRegistry
@@ -16,10 +18,18 @@ class App(WebhookRegistry, JobRegistry, SeedRegistry):
     Args:
         name: tells this app from others on one database, for schedules and ``pgonce ps``. The default is what
             ``--app`` was given.
+        on_error: called with each exception of a handler or job, and with the event or the run that it ended, in the
+            thread where it was raised. What it raises itself is logged.
+
+    Raises:
+        InvalidArgument: ``on_error`` is not a function.
     """
 
-    def __init__(self, *, name: str = "") -> None:
+    def __init__(self, *, name: str = "", on_error: ErrorHook | None = None) -> None:
         # by keyword: App("shop") would otherwise set the list of handlers
         WebhookRegistry.__init__(self)
         JobRegistry.__init__(self, name=name)
         SeedRegistry.__init__(self)
+        if on_error is not None and not callable(on_error):
+            raise InvalidArgument(f"on_error must be a function of the error and what failed, not {on_error!r}")
+        self.on_error = on_error

@@ -18,6 +18,7 @@ from pgonce.cli import (
     job_list,
     job_operate,
     job_show,
+    metrics,
     ps,
     reconcile,
     seed,
@@ -107,6 +108,7 @@ main.add_command(webhook.webhook)
 main.add_command(reconcile.reconcile)
 main.add_command(cleanup.cleanup)
 main.add_command(doctor.doctor)
+main.add_command(metrics.metrics)
 main.add_command(console.console)
 main.add_command(job.job)
 for command in (*job_list.COMMANDS, job_show.show, *job_operate.COMMANDS):

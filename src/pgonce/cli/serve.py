@@ -20,9 +20,9 @@ from pgonce.alerts.alerts import Alerts
 from pgonce.app import App
 from pgonce.cli.options import with_app, with_database
 from pgonce.cli.signals import handled
-from pgonce.cli.startup import describe_alerts, describe_database, describe_handlers, describe_jobs
+from pgonce.cli.startup import announce, describe_alerts, describe_database, describe_handlers, describe_jobs
 from pgonce.console.app import Beside, Console
-from pgonce.core import database, event_loop
+from pgonce.core import database, event_loop, logs
 from pgonce.core.execute import call
 from pgonce.core.service import Service, stop_all
 from pgonce.errors import InvalidArgument, PgonceError
@@ -145,6 +145,8 @@ def serve(
         from pgonce.webhooks.asgi import Receiver
     except ImportError as error:
         raise PgonceError(f"{error.name} is not installed: pip install 'pgonce[serve]'") from error
+    if logs.is_json():
+        logs.configure()
     secrets = _secrets()
     console = _console(app, url, schema, host) if with_console else None
     receiver = Receiver(
@@ -170,15 +172,15 @@ def serve(
     except OSError as error:
         raise _cannot_listen(host, port, error) from error
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-    click.echo(describe_database(url, schema), err=True)
+    announce(describe_database(url, schema))
     events = "test events refused" if live_only else "live and test"
     number = "1 secret" if len(secrets) == 1 else f"{len(secrets)} secrets"
-    click.echo(f"receives  {address}{path}   {number}, up to {max_body:,} bytes, {events}", err=True)
+    announce(f"receives  {address}{path}   {number}, up to {max_body:,} bytes, {events}")
     if console is not None:
-        click.echo(f"console   {address}{CONSOLE}/   {console.access}", err=True)
-    click.echo(describe_handlers(app, None if no_worker else concurrency), err=True)
-    click.echo(describe_jobs(app, "--no-worker" if no_worker else "--no-schedule" if no_schedule else None), err=True)
-    click.echo(describe_alerts(None if no_alerts else alerts), err=True)
+        announce(f"console   {address}{CONSOLE}/   {console.access}")
+    announce(describe_handlers(app, None if no_worker else concurrency))
+    announce(describe_jobs(app, "--no-worker" if no_worker else "--no-schedule" if no_schedule else None))
+    announce(describe_alerts(None if no_alerts else alerts))
     served = receiver if console is None else Beside(receiver, console, CONSOLE)
     freeze_garbage()
     with ExitStack() as running:
@@ -293,7 +295,7 @@ def worker(
     finish the events that have begun. Runs that have not ended after --shutdown-timeout are closed as failed and start
     anew on another worker. A second signal ends the process at once.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logs.configure()
     stopping = threading.Event()
 
     def stop(_: int) -> None:
@@ -319,13 +321,13 @@ def worker(
     try:
         for service in services:
             running.append(service.start())
-        click.echo(f"worker started: {', '.join(started)}", err=True)
-        click.echo(describe_database(url, schema), err=True)
-        click.echo(describe_handlers(app, concurrency), err=True)
-        click.echo(describe_jobs(app, "--no-schedule" if no_schedule else None), err=True)
-        click.echo(describe_alerts(None if no_alerts else alerts), err=True)
+        announce(f"worker started: {', '.join(started)}")
+        announce(describe_database(url, schema))
+        announce(describe_handlers(app, concurrency))
+        announce(describe_jobs(app, "--no-schedule" if no_schedule else None))
+        announce(describe_alerts(None if no_alerts else alerts))
         while not stopping.wait(1.0):  # without a limit, a signal right before the wait would be noticed after it
             pass
-        click.echo(f"stopping: the events and runs that have begun have {shutdown_timeout:g} s to end", err=True)
+        announce(f"stopping: the events and runs that have begun have {shutdown_timeout:g} s to end")
     finally:
         stop_all(running, shutdown_timeout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import textwrap
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -9,13 +10,24 @@ from importlib.metadata import version
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
+import click
+
 from pgonce.app import App
-from pgonce.core import database
+from pgonce.core import database, logs
 from pgonce.jobs.cron import Plan
 from pgonce.webhooks.event_types import unknown_patterns
 
 INDENT = " " * 10
 WIDTH = 100
+
+
+def announce(text: str) -> None:
+    """Print it on stderr, or log it where PGONCE_LOG asks for JSON."""
+    if logs.is_json():
+        for line in text.splitlines():
+            logging.getLogger("pgonce").info("%s", " ".join(line.split()))
+    else:
+        click.echo(text, err=True)
 
 
 def describe_database(url: str, schema: str) -> str:

@@ -11,14 +11,16 @@ import logging
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from pgonce.errors import PgonceError
 
 F = TypeVar("F", bound=Callable[[BaseException, str], object])
+ErrorHook: TypeAlias = Callable[[BaseException, Any], object]
+"""Called with the error, and the event or run that failed."""
 
 _OURS = str(Path(__file__).parents[1])
 _LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
@@ -46,8 +48,22 @@ def hooked(function: Callable[[BaseException, str], object]) -> Iterator[None]:
         _hooks.remove(function)
 
 
-def log_failure(what: str, error: BaseException) -> None:
-    """Log at ERROR that ``what`` failed, and call the hooks."""
+def log_failure(
+    what: str,
+    error: BaseException,
+    ids: Mapping[str, str] | None = None,
+    subject: object = None,
+    hook: ErrorHook | None = None,
+) -> None:
+    """Log at ERROR that ``what`` failed, and call the hooks.
+
+    Args:
+        what: the event or job, in words.
+        error: what was raised.
+        ids: attributes of the log record, such as ``event_id``.
+        subject: the event or the run; what ``hook`` gets with the error.
+        hook: of the app.
+    """
     kind, place = type(error), find_place(error)
     hidden = type(kind.__name__, (Exception,), {"__module__": kind.__module__, "__qualname__": kind.__qualname__})
     shown = hidden("its text is in the database").with_traceback(error.__traceback__)
@@ -57,13 +73,15 @@ def log_failure(what: str, error: BaseException) -> None:
         log.name, logging.ERROR, __file__, 0, "%s failed: %s%s", (what, kind.__name__, where),
         (hidden, shown, error.__traceback__), "log_failure",
     )  # fmt: skip
+    record.__dict__.update(ids or {})
     # A formatter prints this instead of a traceback: a traceback quotes lines of code, and these may hold values.
     record.exc_text = " "
     if log.isEnabledFor(logging.ERROR):
         log.handle(record)
-    for hook in [*_hooks]:
+    calls: list[tuple[ErrorHook, object]] = [(each, what) for each in _hooks]
+    for function, about in [*calls, *([(hook, what if subject is None else subject)] if hook else [])]:
         try:
-            hook(error, what)
+            function(error, about)
         except Exception as broken:  # noqa: BLE001 -- without a traceback, which would show the error it was given
             log.error("a function that on_error registered raised %s", type(broken).__name__)  # noqa: TRY400
 

@@ -16,7 +16,7 @@ from pgonce.core import database, event_loop
 from pgonce.core.callables import ensure_awaitable, ensure_result
 from pgonce.core.database import call_with_timeouts
 from pgonce.core.execute import Pool
-from pgonce.core.failures import log_failure
+from pgonce.core.failures import ErrorHook, log_failure
 from pgonce.errors import PgonceError, RunStopped
 from pgonce.jobs import calls
 from pgonce.jobs.guard import Jobs, Run
@@ -44,13 +44,15 @@ class Executor:
         url: the database; an asynchronous run has connections of its own, in the process's event loop.
         schema: where ``pgonce migrate`` put the tables.
         closing: for closing runs that do not end, and may hold all connections of ``pool``.
+        on_error: of the app.
     """
 
-    def __init__(self, pool: Pool, url: str, schema: str, closing: Pool) -> None:
+    def __init__(self, pool: Pool, url: str, schema: str, closing: Pool, on_error: ErrorHook | None = None) -> None:
         self._pool = pool
         self._closing = closing
         self._url = url
         self._schema = schema
+        self._on_error = on_error
         self._stop_reason: str | None = None
         self._running: set[Execution] = set()
 
@@ -82,7 +84,8 @@ class Executor:
         except (RunStopped, asyncio.CancelledError) as error:
             log.info("job %s: run %s was stopped: %s", execution.job.name, execution.run.id, _first_line(error))
         except Exception as error:  # noqa: BLE001 -- whatever the job raises
-            log_failure(f"job {execution.job.name}", error)
+            ids = {"job": execution.job.name, "run_id": str(execution.run.id)}
+            log_failure(f"job {execution.job.name}", error, ids, execution.run, self._on_error)
         finally:
             self._running.discard(execution)
 

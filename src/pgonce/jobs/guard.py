@@ -20,6 +20,7 @@ from pgonce.core.concurrency import Result
 from pgonce.core.execute import Pool, call
 from pgonce.core.interval import interval
 from pgonce.core.registration import check_pool
+from pgonce.core.telemetry import working
 from pgonce.errors import PgonceError
 from pgonce.jobs import calls as protocol
 from pgonce.jobs.calls_operate import EXPECT_GRACE, expect_job
@@ -136,9 +137,11 @@ class Jobs:
             yield None
             return
         run = Run(self._pool, self._schema, self._call_batcher, run_id, start, timeout)
+        ids = {"run_id": str(run_id), "job": run.name}
         try:
-            with run.beating():
-                yield run
+            with working(f"run {run.name}", "internal", ids, _trigger(start)):
+                with run.beating():
+                    yield run
             run.end()
         except BaseException as error:
             # of an error that says "lost" or "unavailable", too: it may come from elsewhere than this run, and a run
@@ -204,3 +207,7 @@ class Jobs:
             return guarded
 
         return decorate
+
+
+def _trigger(start: protocol.Start) -> dict[str, str]:
+    return {} if start.scheduled_for is None else {"faas.trigger": "timer", "faas.time": str(start.scheduled_for)}

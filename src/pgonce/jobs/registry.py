@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from pgonce.core.callables import is_async
+from pgonce.core.failures import ErrorHook
 from pgonce.core.interval import interval
 from pgonce.core.named import get_named
 from pgonce.core.registration import called, check_count, check_function, check_name
@@ -47,6 +48,8 @@ class JobRegistry:
     """The jobs of an app, by name."""
 
     jobs: dict[str, Job] = field(default_factory=dict)
+    on_error: ErrorHook | None = field(default=None, kw_only=True, repr=False, compare=False)
+    """Called with what a handler or job raised, and the event or run."""
     name: str = field(default="", kw_only=True)
     """The application's name, as given by ``--app``. It separates its processes and schedules from another's."""
 

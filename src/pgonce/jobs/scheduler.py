@@ -120,7 +120,9 @@ class Scheduler(Service):
             now = self._clock.now()
             self._store.refresh(self._pool, now)
             self._queue = TickQueue(self._store.plans, self._store.since, now)
-            self._executor = Executor(self._run_pool, self._url, self._schema, closing=self._pool)
+            self._executor = Executor(
+                self._run_pool, self._url, self._schema, closing=self._pool, on_error=self._app.on_error
+            )
             with suppress(psycopg.errors.LockNotAvailable):  # somebody's psql holds it: the upkeep tries again
                 self._store.write(self._pool)
                 for job in self._app.jobs.values():

@@ -27,6 +27,7 @@ from pgonce.core.service import Service
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, PayloadTooLarge, PgonceError
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls_receive import check_inbox, count_refused_deliveries
+from pgonce.webhooks.handling_async import receiving
 from pgonce.webhooks.inbox_writer import InboxWriter, order_key
 from pgonce.webhooks.refusals import EVERY, RefusalCounter, refusal_reason
 from pgonce.webhooks.registry import WebhookRegistry
@@ -283,7 +284,8 @@ class Receiver:
             return answer(200, event=event.id, outcome="refused: a test event at a live endpoint")
         await self.start()
         assert self._writer is not None  # noqa: S101 -- start has made it, or raised
-        outcome = await self._writer.record(event, order_key(self._app, event))
+        async with receiving(self._pool, event, self._schema):
+            outcome = await self._writer.record(event, order_key(self._app, event))
         return answer(200, event=event.id, outcome=outcome)
 
     async def _read(self, request: _Request) -> bytes:

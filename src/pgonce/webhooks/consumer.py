@@ -60,7 +60,7 @@ class Consumer:
         self._types, self._other_types, self._own_types = types, other_types, own_types
         self._schema = schema
         self._max_attempts = max_attempts
-        self._executor = Executor(pool, schema, max_attempts, renew)
+        self._executor = Executor(pool, schema, max_attempts, renew, app.on_error)
         self._handed: deque[Event] = deque() if handed is None else handed
         self.size = 10
         """Events in the next batch, at most."""

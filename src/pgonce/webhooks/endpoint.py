@@ -11,11 +11,13 @@ from psycopg_pool import ConnectionPool
 
 from pgonce.core import database
 from pgonce.core.execute import call, connection, execute
+from pgonce.core.telemetry import is_traced
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, PayloadTooLarge, PgonceError
 from pgonce.webhooks import calls as protocol
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls import Event
 from pgonce.webhooks.calls_receive import count_refused_deliveries
+from pgonce.webhooks.handling import receiving
 from pgonce.webhooks.inbox_writer import ALONE, order_key, with_lock_timeout
 from pgonce.webhooks.inline import Webhooks
 from pgonce.webhooks.refusals import RefusalCounter, refusal_reason
@@ -78,11 +80,11 @@ class Endpoint:
             headers: the request's headers, with names in upper or lower case. Django's ``request.headers`` and
                 ``request.META`` both work. A header's value may be a list, as in AWS's multiValueHeaders.
         """
-        by = "the endpoint"
+        by, about = "the endpoint", None
 
         def handle(event: Event, tx: Any) -> None:
-            nonlocal by
-            by = "a handler"
+            nonlocal by, about
+            by, about = "a handler", event
             self._app.handle(event, tx)
             by = "the endpoint"
 
@@ -92,13 +94,14 @@ class Endpoint:
             stripe.verify(raw, _signature(headers), self._secrets)
             event = stripe.read(raw)
             if self._queue:
-                outcome = self._record(event)
+                with receiving(self._pool() if is_traced() else None, event, self._schema):
+                    outcome = self._record(event)
             else:
                 outcome = Webhooks(self._pool(), schema=self._schema).handle(event, handle)
         except Exception as error:  # noqa: BLE001 -- every failure becomes an answer
             self._refusals.count(refusal_reason(error))
             self._write_refusals()
-            return failure(error, by=by)
+            return failure(error, by=by, about=about, on_error=self._app.on_error)
         self._write_refusals()
         return answer(200, event=event.id, outcome=outcome)
 

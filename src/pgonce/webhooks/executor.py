@@ -20,10 +20,9 @@ from psycopg import Connection, sql
 from psycopg.pq.abc import PGresult
 
 from pgonce.core.call import Call
-from pgonce.core.callables import ensure_result
 from pgonce.core.concurrency import asked_to_stop, in_thread, meanwhile, sleep, time_limit
 from pgonce.core.execute import Pool, call, call_unsynced, execute, last_value, run, send, settings
-from pgonce.core.failures import log_failure
+from pgonce.core.failures import ErrorHook, log_failure
 from pgonce.core.handler_session import RESET, HandlerSession
 from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken, translate
 from pgonce.webhooks import calls as webhooks
@@ -39,6 +38,7 @@ from pgonce.webhooks.handler_connection import (
     handler_connection,
     roll_back,
 )
+from pgonce.webhooks.handling import call_batch_handler, call_handlers, call_own_handler, ids_of
 from pgonce.webhooks.registry import Handler
 
 LIMIT = timedelta(minutes=5)
@@ -72,12 +72,20 @@ class _Chain:
 class Executor:
     """The three ways of handling claimed events; the arguments are those of the consumer."""
 
-    def __init__(self, pool: Pool, schema: str, max_attempts: int, renew: Callable[[Event], bool]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        schema: str,
+        max_attempts: int,
+        renew: Callable[[Event], bool],
+        on_error: ErrorHook | None = None,
+    ) -> None:
         self._pool = pool
         self._renew = renew
         self._schema = schema
         self._qualifier = sql.Identifier(schema).as_string()
         self._max_attempts = max_attempts
+        self._on_error = on_error
 
     # One event, one transaction -------------------------------------------------------------------------------------
 
@@ -222,8 +230,7 @@ class Executor:
                 types = any_of([handler.pattern for handler in handlers])
                 execute(conn, protocol.coalesce_webhooks(event, types), self._schema)
             with time_limit(conn, limit, expired):
-                for handler in handlers:
-                    ensure_result(handler.function(event, conn))
+                call_handlers(conn, event, handlers, self._schema)
             check_open(conn)
         except BaseException as error:
             if asked_to_stop(error):
@@ -259,7 +266,7 @@ class Executor:
             return protocol.postpone_webhook(claim, error.delay)
         if isinstance(error, _CONTENTION):  # two handlers that write the same rows in another order: nobody's fault
             return protocol.release_webhooks([event])
-        log_failure(f"event {event.id}", error)
+        log_failure(f"event {event.id}", error, ids_of(event), event, self._on_error)
         took = None if began is None else timedelta(seconds=time.monotonic() - began)
         return webhooks.fail_webhook(claim, _trace(error), self._max_attempts, took=took)
 
@@ -306,7 +313,7 @@ class Executor:
                 marked = [event for event in events if str(claim_of(event).id) in mine]
                 with time_limit(conn, handler.timeout, expired):
                     if marked:
-                        ensure_result(handler.function(marked, conn))
+                        call_batch_handler(conn, marked, handler)
                 check_open(conn)
                 check = f"select {self._qualifier}.pgonce_check_transaction('{transaction}')"
                 run(conn, f"{check}; commit; {RESET}")
@@ -356,7 +363,7 @@ class Executor:
                 in_thread(partial(self._renew, event), protocol.RENEW),
                 time_limit(None, handler.timeout, expired),
             ):
-                ensure_result(handler.function(event))
+                call_own_handler(self._pool, event, handler, self._schema)
             if call(self._pool, protocol.is_webhook_held(event), self._schema):
                 raise TransactionBroken(_NOT_COMPLETED)
         except BaseException as error:

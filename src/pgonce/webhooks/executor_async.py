@@ -19,10 +19,9 @@ from psycopg import AsyncConnection, sql
 from psycopg.pq.abc import PGresult
 
 from pgonce.core.call import Call
-from pgonce.core.callables import ensure_awaitable
 from pgonce.core.concurrency_async import asked_to_stop, in_thread, meanwhile, sleep, time_limit
 from pgonce.core.execute_async import Pool, call, call_unsynced, execute, last_value, run, send, settings
-from pgonce.core.failures import log_failure
+from pgonce.core.failures import ErrorHook, log_failure
 from pgonce.core.handler_session import RESET, HandlerSession
 from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken, translate
 from pgonce.webhooks import calls as webhooks
@@ -38,6 +37,7 @@ from pgonce.webhooks.handler_connection_async import (
     handler_connection,
     roll_back,
 )
+from pgonce.webhooks.handling_async import call_batch_handler, call_handlers, call_own_handler, ids_of
 from pgonce.webhooks.registry import Handler
 
 LIMIT = timedelta(minutes=5)
@@ -71,12 +71,20 @@ class _Chain:
 class AsyncExecutor:
     """The three ways of handling claimed events; the arguments are those of the consumer."""
 
-    def __init__(self, pool: Pool, schema: str, max_attempts: int, renew: Callable[[Event], bool]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        schema: str,
+        max_attempts: int,
+        renew: Callable[[Event], bool],
+        on_error: ErrorHook | None = None,
+    ) -> None:
         self._pool = pool
         self._renew = renew
         self._schema = schema
         self._qualifier = sql.Identifier(schema).as_string()
         self._max_attempts = max_attempts
+        self._on_error = on_error
 
     # One event, one transaction -------------------------------------------------------------------------------------
 
@@ -225,8 +233,7 @@ class AsyncExecutor:
                 types = any_of([handler.pattern for handler in handlers])
                 await execute(conn, protocol.coalesce_webhooks(event, types), self._schema)
             async with time_limit(conn, limit, expired):
-                for handler in handlers:
-                    await ensure_awaitable(handler.function(event, conn))
+                await call_handlers(conn, event, handlers, self._schema)
             check_open(conn)
         except BaseException as error:
             if asked_to_stop(error):
@@ -262,7 +269,7 @@ class AsyncExecutor:
             return protocol.postpone_webhook(claim, error.delay)
         if isinstance(error, _CONTENTION):  # two handlers that write the same rows in another order: nobody's fault
             return protocol.release_webhooks([event])
-        log_failure(f"event {event.id}", error)
+        log_failure(f"event {event.id}", error, ids_of(event), event, self._on_error)
         took = None if began is None else timedelta(seconds=time.monotonic() - began)
         return webhooks.fail_webhook(claim, _trace(error), self._max_attempts, took=took)
 
@@ -309,7 +316,7 @@ class AsyncExecutor:
                 marked = [event for event in events if str(claim_of(event).id) in mine]
                 async with time_limit(conn, handler.timeout, expired):
                     if marked:
-                        await ensure_awaitable(handler.function(marked, conn))
+                        await call_batch_handler(conn, marked, handler)
                 check_open(conn)
                 check = f"select {self._qualifier}.pgonce_check_transaction('{transaction}')"
                 await run(conn, f"{check}; commit; {RESET}")
@@ -359,7 +366,7 @@ class AsyncExecutor:
                 in_thread(partial(self._renew, event), protocol.RENEW),
                 time_limit(None, handler.timeout, expired),
             ):
-                await ensure_awaitable(handler.function(event))
+                await call_own_handler(self._pool, event, handler, self._schema)
             if await call(self._pool, protocol.is_webhook_held(event), self._schema):
                 raise TransactionBroken(_NOT_COMPLETED)
         except BaseException as error:

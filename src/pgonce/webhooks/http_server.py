@@ -13,7 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 import uvicorn
+from uvicorn.config import LOGGING_CONFIG
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+from pgonce.core import logs
 
 HEAD_SECONDS = 15.0
 """Seconds until a connection must have sent the whole head of its next request; a silent one is closed then."""
@@ -133,6 +136,7 @@ class Server(uvicorn.Server):
                 ws="none",
                 log_level="info",
                 access_log=False,
+                log_config=None if logs.is_json() else LOGGING_CONFIG,
                 server_header=False,
                 # the console reads X-Forwarded-… itself, and only from the proxies that it knows
                 proxy_headers=False,

@@ -18,6 +18,7 @@ from pgonce.core.concurrency import Result, shielded
 from pgonce.core.execute import Pool, call, call_unsynced, connection, execute, transaction
 from pgonce.core.interval import interval
 from pgonce.core.registration import check_pool
+from pgonce.core.telemetry import working
 from pgonce.errors import DatabaseUnavailable, EventBusy, LeaseLost, PgonceError, TransactionBroken
 from pgonce.webhooks import calls as protocol
 from pgonce.webhooks import stripe
@@ -25,6 +26,7 @@ from pgonce.webhooks.calls import Claim, Event, Ignored, Postponed
 from pgonce.webhooks.calls_queue import postpone_webhook
 from pgonce.webhooks.executor import MARKS
 from pgonce.webhooks.handler_connection import call_back
+from pgonce.webhooks.handling import ids_of
 
 Handler: TypeAlias = Callable[[Event, Connection[Any]], Result[object]]
 Outcome: TypeAlias = Literal["succeeded", "ignored", "done", "queued"]
@@ -137,7 +139,8 @@ class Webhooks:
                         raise _Refused from error
                     if not marked:
                         raise LeaseLost(f"event {event.id} was taken over by another client: nothing was written")
-                    ensure_result(handler(event, conn))
+                    with working(f"process {event.type}", "consumer", ids_of(event)):
+                        ensure_result(handler(event, conn))
             except Ignored as decision:
                 # the rollback to the savepoint has let go of the row: a successor may have it now
                 if not execute(conn, protocol.ignore_webhook(claim, str(decision)), self._schema):

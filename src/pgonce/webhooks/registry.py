@@ -10,6 +10,7 @@ from hashlib import sha256
 from typing import Any, Literal, TypeVar
 
 from pgonce.core.callables import ensure_awaitable, ensure_result, is_async
+from pgonce.core.failures import ErrorHook
 from pgonce.core.interval import interval
 from pgonce.core.registration import called, check_function, check_name
 from pgonce.errors import InvalidArgument
@@ -47,6 +48,8 @@ class WebhookRegistry:
     """The handlers of an app, in order of registration."""
 
     handlers: list[Handler] = field(default_factory=list)
+    on_error: ErrorHook | None = field(default=None, kw_only=True, repr=False, compare=False)
+    """Called with what a handler or job raised, and the event or run."""
     _matching: dict[tuple[str, int], list[Handler]] = field(default_factory=dict, repr=False, compare=False)
 
     def webhook(

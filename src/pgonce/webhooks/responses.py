@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 
-from pgonce.core.failures import log_failure
+from pgonce.core.failures import ErrorHook, log_failure
 from pgonce.errors import (
     DatabaseUnavailable,
     EventBusy,
@@ -58,7 +58,9 @@ def answer(code: int, **content: Any) -> Response:
     return Response(code, json.dumps(content).encode())
 
 
-def failure(error: BaseException, *, by: str = "a handler") -> Response:
+def failure(
+    error: BaseException, *, by: str = "a handler", about: object = None, on_error: ErrorHook | None = None
+) -> Response:
     """The answer that makes Stripe do the right thing: 4xx for what will never fit, 409 and 5xx for what a retry mends.
 
     An answer goes to anybody who sends a request. It says nothing about the inside: what the database said, or an
@@ -67,6 +69,8 @@ def failure(error: BaseException, *, by: str = "a handler") -> Response:
     Args:
         error: what was raised.
         by: where, for an error that is none of pgonce's and not the database's fault.
+        about: the event, for ``on_error``.
+        on_error: of the app.
     """
     status = status_of(error)
     if status == 503:
@@ -75,7 +79,7 @@ def failure(error: BaseException, *, by: str = "a handler") -> Response:
         said = f"{by} raised {type(error).__name__}: the log of this service says more"
     else:
         said = str(error)
-    _log(status, error)
+    _log(status, error, about, on_error)
     return answer(status, error=said)
 
 
@@ -101,10 +105,10 @@ def is_database_fault(error: BaseException) -> bool:
     return is_transient(error) or state.startswith(("53", "58", "XX"))
 
 
-def _log(status: int, error: BaseException) -> None:
+def _log(status: int, error: BaseException, about: object, on_error: ErrorHook | None) -> None:
     """One line in the log; of what a handler raised only its kind and place, because its text may hold the payload."""
     if status == 500 and not isinstance(error, PgonceError):
-        log_failure("a delivery", error)
+        log_failure("a delivery", error, subject=about, hook=on_error)
         return
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if status < 500 and time.monotonic() - _logged.get(reason[:40], -LOG_EVERY) < LOG_EVERY:

@@ -1,0 +1,65 @@
+"""Calling a handler: the ids of its event are in log lines meanwhile, and it is a span that links to the receipt."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+
+from pgonce.core.callables import ensure_awaitable
+from pgonce.core.execute_async import Pool, call, execute
+from pgonce.core.telemetry import is_traced, working
+from pgonce.errors import PgonceError
+from pgonce.webhooks.calls import Event
+from pgonce.webhooks.calls_traces import get_webhook_trace, store_webhook_trace
+from pgonce.webhooks.registry import Handler
+from pgonce.webhooks.stripe import Body
+
+
+def ids_of(event: Event) -> Mapping[str, str]:
+    """What log lines about the event name."""
+    return {"event_id": event.id, "event_type": event.type}
+
+
+def _attributes(event: Event) -> Mapping[str, str | int]:
+    return {
+        "messaging.system": "pgonce",
+        "messaging.operation.type": "process",
+        "messaging.message.id": event.id,
+        "pgonce.attempt": event.attempts,
+    }
+
+
+async def call_handlers(conn: AsyncConnection[Any], event: Event, handlers: Sequence[Handler], schema: str) -> None:
+    """Call the handlers of one event, in their order, in its transaction."""
+    link = await execute(conn, get_webhook_trace(event.id), schema) if is_traced() else None
+    with working(f"process {event.type}", "consumer", ids_of(event), _attributes(event), link=link):
+        for handler in handlers:
+            await ensure_awaitable(handler.function(event, conn))
+
+
+async def call_batch_handler(conn: AsyncConnection[Any], events: Sequence[Event], handler: Handler) -> None:
+    """Call a handler with a list of events."""
+    attributes: dict[str, str | int] = {"messaging.system": "pgonce", "messaging.batch.message_count": len(events)}
+    with working(f"process {handler.pattern}", "consumer", {}, attributes):
+        await ensure_awaitable(handler.function(events, conn))
+
+
+async def call_own_handler(pool: Pool, event: Event, handler: Handler, schema: str) -> None:
+    """Call a handler that opens its own transaction."""
+    link = await call(pool, get_webhook_trace(event.id), schema) if is_traced() else None
+    with working(f"process {event.type}", "consumer", ids_of(event), _attributes(event), link=link):
+        await ensure_awaitable(handler.function(event))
+
+
+@asynccontextmanager
+async def receiving(pool: Pool | None, event: Body, schema: str) -> AsyncIterator[None]:
+    """The recording of a delivery: while it is traced, its span is kept, so that each attempt can link to it."""
+    with working(f"receive {event.type}", "producer", {"event_id": event.id, "event_type": event.type}) as work:
+        if work.traceparent and pool is not None:
+            with suppress(PgonceError, psycopg.Error):  # a link that is missing must not cost a delivery
+                await call(pool, store_webhook_trace(event.id, work.traceparent), schema)
+        yield
