@@ -12,8 +12,10 @@ import click
 
 from pgonce.cli import (
     cleanup,
+    configuration,
     console,
     doctor,
+    init,
     job,
     job_list,
     job_operate,
@@ -31,6 +33,7 @@ from pgonce.cli import seed_operate as seed_control
 from pgonce.cli.errors import report
 from pgonce.cli.exec import exec_
 from pgonce.cli.uninstall import uninstall
+from pgonce.errors import InvalidArgument
 
 
 class _Usage(click.UsageError):
@@ -59,6 +62,10 @@ class _Cli(click.Group):
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")
+        try:
+            configuration.load()
+        except InvalidArgument as error:
+            sys.exit(report(error))
         return super().main(*args, **extra)
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
@@ -99,6 +106,7 @@ def main() -> None:
     """  # noqa: D301 -- click's escape: the paragraph after it is not wrapped
 
 
+main.add_command(init.init)
 main.add_command(setup.migrate)
 main.add_command(setup.sql)
 main.add_command(uninstall)

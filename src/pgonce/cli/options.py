@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from pgonce.app import App
+from pgonce.cli import configuration
 from pgonce.core import database
 from pgonce.errors import InvalidArgument
 
@@ -52,6 +53,8 @@ def _find(given: str | None) -> str:
     named = {"--database-url": given} if given is not None else {name: os.environ.get(name) for name in VARIABLES}
     empty = [name for name, value in named.items() if value is not None and not value.strip()]
     known = any(value and value.strip() for value in named.values())
+    if not known and (reason := os.environ.get(configuration.MISSING)):
+        raise InvalidArgument(reason)
     if empty and not known:
         raise InvalidArgument(f"{empty[0]} is empty: give it the database's URL, or leave it out")
     url = database.find(given)

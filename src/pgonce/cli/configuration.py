@@ -1,0 +1,68 @@
+"""Where a command finds what was not given: ``.env`` and ``[tool.pgonce]``. The environment comes before both."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pgonce.errors import InvalidArgument
+
+KEYS = {"app": "PGONCE_APP", "schema": "PGONCE_SCHEMA", "database-url-env": "PGONCE_DATABASE_URL"}
+"""The keys of the section, and the variables that come before them."""
+
+
+def load(folder: Path | None = None) -> None:
+    """Set the variables that are not set yet: first from ``.env``, then from ``[tool.pgonce]``.
+
+    Args:
+        folder: where to look; the default is the current folder. ``pyproject.toml`` may also be in one above it.
+
+    Raises:
+        InvalidArgument: a file cannot be read, or the section has a key that does not exist or a value of a wrong kind.
+    """
+    here = (folder or Path.cwd()).absolute()
+    project = next((each for each in (here, *here.parents) if (each / "pyproject.toml").is_file()), None)
+    _load_env(here if project is None or (here / ".env").is_file() else project)
+    if project is not None:
+        _apply(_section(project / "pyproject.toml"), project)
+
+
+def _load_env(folder: Path) -> None:
+    if (folder / ".env").is_file():
+        from dotenv import load_dotenv
+
+        load_dotenv(folder / ".env", override=False)
+
+
+def _section(path: Path) -> dict[str, Any]:
+    try:
+        found = tomllib.loads(path.read_text("utf-8")).get("tool", {}).get("pgonce", {})
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidArgument(f"{path} cannot be read: {error}") from None
+    if unknown := sorted(set(found) - set(KEYS)):
+        raise InvalidArgument(f"{path}: [tool.pgonce] has no key {unknown[0]!r}: use {', '.join(KEYS)}")
+    for key, value in found.items():
+        if not isinstance(value, str) or not value:
+            raise InvalidArgument(f"{path}: {key} of [tool.pgonce] must be text, not {value!r}")
+    return dict(found)
+
+
+def _apply(section: dict[str, str], project: Path) -> None:
+    for key in ("app", "schema"):
+        if key in section:
+            os.environ.setdefault(KEYS[key], section[key])
+    named = section.get("database-url-env")
+    if named is None or "PGONCE_DATABASE_URL" in os.environ:
+        return
+    if named not in os.environ:
+        os.environ[MISSING] = (
+            f"{project / 'pyproject.toml'} says that {named} has the database's URL, and it is not set"
+        )
+    else:
+        os.environ["PGONCE_DATABASE_URL"] = os.environ[named]
+
+
+MISSING = "PGONCE_DATABASE_URL_MISSING"
+"""Why there is no URL: a command that needs one says so, and does not start the embedded server instead."""

@@ -1,0 +1,196 @@
+"""``pgonce init``: what it writes runs at once, by the commands that it prints; and the settings that commands read."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from pgonce.testing import deliver, event
+from tests.conftest import wait_until
+from tests.edge.command import COMMAND
+
+Connection = psycopg.Connection[Any]
+ROOT = Path(__file__).resolve().parents[2]
+SCAFFOLD = ROOT / "src" / "pgonce" / "cli" / "scaffold"
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PGONCE_", "DATABASE_", "DJANGO_"))
+    }
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return kept | {"PATH": path, "PYTHONDONTWRITEBYTECODE": "1", **more}
+
+
+def shell(folder: Path, command: str, **more: str) -> tuple[int, str]:
+    done = subprocess.run(
+        command, shell=True, cwd=folder, env=environment(**more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, timeout=60, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout
+
+
+@contextmanager
+def started(folder: Path, command: str, **more: str) -> Iterator[subprocess.Popen[bytes]]:
+    with (folder / "server.log").open("ab") as log:
+        process = subprocess.Popen(
+            ["bash", "-c", f"exec {command}"], cwd=folder, env=environment(**more), stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield process
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+SERVERS = {
+    "pgonce serve": "--port {}",
+    "uvicorn shop:api": "--port {}",
+    "flask --app shop run --port 8000": "--port {}",
+    "python shop.py runserver": "--noreload {}",
+}
+RUNNING = ("pgonce worker", "python shop.py pgonce worker")
+
+
+@pytest.mark.parametrize("kind", ["plain", "fastapi", "flask", "django"])
+def test_what_init_writes_handles_an_event_after_the_commands_that_it_prints(
+    empty_database: str, tmp_path: Path, kind: str
+) -> None:
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "shop"\n', "utf-8")
+    code, said = shell(tmp_path, f"pgonce init {kind}")
+    assert code == 0, said
+    commands = re.findall(r"^  (.+)$", said, re.MULTILINE)
+    assert len(commands) >= 3
+    with (tmp_path / ".env").open("a", encoding="utf-8") as file:  # as the comment in it says
+        file.write(f"DATABASE_URL={empty_database}\n")
+    port = free_port()
+    with ExitStack() as stack, psycopg.connect(empty_database, autocommit=True) as conn:
+        for command in commands:
+            if command in SERVERS:
+                line = f"{command.replace('--port 8000', '')} {SERVERS[command].format(port)}"
+                stack.enter_context(started(tmp_path, line))
+            elif command in RUNNING:
+                stack.enter_context(started(tmp_path, command))
+            else:
+                code, said = shell(tmp_path, command)
+                assert code == 0, f"$ {command}\n{said}"
+        log = tmp_path / "server.log"
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+
+            def answers() -> bool:
+                try:
+                    return client.get("/").status_code < 500
+                except httpx.TransportError:
+                    return False
+
+            wait_until(answers, f"the server:\n{log.read_text('utf-8')}", 40)
+            made = event("checkout.session.completed", id="cs_1")
+            assert deliver(client, made, secret="whsec_test").status_code == 200, log.read_text("utf-8")
+
+        def purchases() -> list[Any]:
+            try:
+                return conn.execute("select session from purchases").fetchall()
+            except psycopg.errors.UndefinedTable:  # Django's handler creates it
+                return []
+
+        wait_until(lambda: purchases() == [("cs_1",)], "the event to be handled", 40)
+
+
+@pytest.mark.parametrize("kind", sorted(path.stem for path in SCAFFOLD.glob("*.txt")))
+def test_it_is_at_most_40_lines_and_overwrites_nothing(tmp_path: Path, kind: str) -> None:
+    (tmp_path / ".env").write_text("MINE=1\n", "utf-8")
+    (tmp_path / ".gitignore").write_text("build\n.env\n", "utf-8")
+    assert shell(tmp_path, f"pgonce init {kind}")[0] == 0
+    assert (tmp_path / ".env").read_text("utf-8") == "MINE=1\n"
+    if kind != "supabase":
+        assert (tmp_path / ".gitignore").read_text("utf-8") == "build\n.env\n.pgonce/\n"
+    assert len((SCAFFOLD / f"{kind}.txt").read_text("utf-8").splitlines()) <= 40
+    code, said = shell(tmp_path, f"pgonce init {kind}")
+    assert (code, "exists already" in said) == (1, True)
+
+
+def test_the_edge_function_is_the_tested_example() -> None:
+    example = ROOT / "examples" / "supabase" / "functions" / "stripe-webhook" / "index.ts"
+    assert (SCAFFOLD / "supabase.txt").read_text("utf-8") == example.read_text("utf-8")
+
+
+# The settings
+
+
+@pytest.fixture
+def project(tmp_path: Path, database: str) -> Path:
+    (tmp_path / "shop.py").write_text("import pgonce\napp = pgonce.App()\n@app.job('j')\ndef j(run): pass\n", "utf-8")
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.pgonce]\napp = "shop:app"\nschema = "public"\ndatabase-url-env = "SHOP_DATABASE"\n', "utf-8"
+    )
+    (tmp_path / ".env").write_text(f"export SHOP_DATABASE='{database}'  # quoted\n", "utf-8")
+    (tmp_path / "below").mkdir()
+    return tmp_path
+
+
+def test_a_command_finds_app_and_database_in_the_files(project: Path) -> None:
+    assert shell(project, "pgonce job run j") == (0, "j: succeeded, 0 processed, 0 skipped\n")
+    assert shell(project / "below", "pgonce job ls")[0] == 0
+
+
+def test_the_environment_comes_before_the_files(project: Path) -> None:
+    code, said = shell(project, "pgonce job run j", PGONCE_APP="nowhere:app")
+    assert (code, "nowhere" in said) == (1, True)
+    code, said = shell(project, "pgonce job ls", PGONCE_DATABASE_URL="postgresql://127.0.0.1:1/none")
+    assert (code, "efused" in said) == (1, True)
+
+
+def test_a_variable_that_is_named_and_not_set_is_an_error_and_no_embedded_server(project: Path) -> None:
+    (project / ".env").unlink()
+    code, said = shell(project, "pgonce job ls")
+    assert (code, "says that SHOP_DATABASE has the database's URL, and it is not set" in said) == (1, True)
+    assert not (project / ".pgonce").exists()
+    assert shell(project, "pgonce sql")[0] == 0, "it needs no database"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[tool.pgonce]\nap = 'x'\n", "has no key 'ap': use app, schema, database-url-env"),
+        ("[tool.pgonce]\napp = 3\n", "app of [tool.pgonce] must be text, not 3"),
+        ("[tool.pgonce\n", "cannot be read"),
+    ],
+)
+def test_a_section_that_cannot_be_read_is_one_line(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "pyproject.toml").write_text(text, "utf-8")
+    code, said = shell(tmp_path, "pgonce job ls")
+    assert (code, said.count("\n"), says in said) == (1, 1, True), said
+
+
+def test_a_project_without_the_section_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.ruff]\n", "utf-8")
+    subprocess.run([*COMMAND, "--version"], cwd=tmp_path, env=environment(), check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
+def test_the_shells_complete_the_commands(name: str, tmp_path: Path) -> None:
+    code, script = shell(tmp_path, "pgonce", _PGONCE_COMPLETE=f"{name}_source")
+    assert (code, "_PGONCE_COMPLETE" in script) == (0, True)
+    words = {"bash": {"COMP_WORDS": "pgonce web", "COMP_CWORD": "1"}}.get(name)
+    if words:
+        assert "webhook" in shell(tmp_path, "pgonce", _PGONCE_COMPLETE="bash_complete", **words)[1]
