@@ -31,6 +31,7 @@ from pgonce.seeds.calls import Checkpoint
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.seeds import Seeds
 from pgonce.seeds.seeds_async import AsyncSeeds
+from pgonce.webhooks import providers
 from pgonce.webhooks.asgi import Receiver, receiver
 from pgonce.webhooks.calls import Event
 from pgonce.webhooks.endpoint import Endpoint
@@ -74,6 +75,7 @@ __all__ = [
     "database",
     "migrate",
     "on_error",
+    "providers",
     "receiver",
     "script",
     "sources",

@@ -29,6 +29,7 @@ from pgonce.webhooks import stripe
 from pgonce.webhooks.calls_receive import check_inbox, count_refused_deliveries
 from pgonce.webhooks.handling_async import receiving
 from pgonce.webhooks.inbox_writer import InboxWriter, order_key
+from pgonce.webhooks.providers import Provider
 from pgonce.webhooks.refusals import EVERY, RefusalCounter, refusal_reason
 from pgonce.webhooks.registry import WebhookRegistry
 from pgonce.webhooks.responses import MAX_BODY, Response, SlowRequest, answer, failure
@@ -60,6 +61,7 @@ class Receiver:
         app: the handlers.
         secrets: the endpoint's secrets (``whsec_...``), several while one is being rolled; or a function, plain or
             async, that returns them and is called for every delivery.
+        verify: another sender, in place of Stripe and ``secrets``: ``providers.github(secret)`` and the like.
         url: the database; the default is what ``database.find`` finds.
         schema: where ``pgonce migrate`` put the tables.
         path: where deliveries are received, below the prefix under which the receiver is mounted. A slash after it is
@@ -77,7 +79,8 @@ class Receiver:
         self,
         app: WebhookRegistry,
         *,
-        secrets: stripe.Secrets | Callable[[], Awaitable[Any]],
+        secrets: stripe.Secrets | Callable[[], Awaitable[Any]] = (),
+        verify: Provider | None = None,
         url: str | None = None,
         schema: str = "public",
         path: str = PATH,
@@ -89,7 +92,8 @@ class Receiver:
         if not path.startswith("/"):
             raise InvalidArgument(f"the path {path!r} must begin with a slash, as {PATH}")
         self._app = app
-        self._secrets = secrets if callable(secrets) else stripe.signing_secrets(secrets)
+        self._verify = verify
+        self._secrets = secrets if callable(secrets) or verify else stripe.signing_secrets(secrets)
         self._url = url
         self._schema = schema
         self._path = path.rstrip("/")
@@ -275,10 +279,13 @@ class Receiver:
         length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
         if length.isdigit() and int(length[:20]) > self._max_body:
             raise _too_large(self._max_body)
-        stripe.check_header(header)
-        body = await self._read(request)
-        stripe.verify(body, header, await self._current_secrets())
-        event = stripe.read(body)
+        if self._verify is not None:
+            event = self._verify.read(await self._read(request), scope["headers"])
+        else:
+            stripe.check_header(header)
+            body = await self._read(request)
+            stripe.verify(body, header, await self._current_secrets())
+            event = stripe.read(body)
         if self._live_only and event.payload.get("livemode") is False:
             self._refusals.count("test")
             return answer(200, event=event.id, outcome="refused: a test event at a live endpoint")

@@ -20,6 +20,7 @@ from pgonce.webhooks.calls_receive import count_refused_deliveries
 from pgonce.webhooks.handling import receiving
 from pgonce.webhooks.inbox_writer import ALONE, order_key, with_lock_timeout
 from pgonce.webhooks.inline import Webhooks
+from pgonce.webhooks.providers import Provider
 from pgonce.webhooks.refusals import RefusalCounter, refusal_reason
 from pgonce.webhooks.registry import WebhookRegistry
 from pgonce.webhooks.responses import MAX_BODY, Response, answer, failure
@@ -40,6 +41,7 @@ class Endpoint:
         app: the handlers; synchronous ones.
         secrets: the endpoint's secrets (``whsec_...``), several while one is being rolled; or a function that returns
             them and is called for every delivery.
+        verify: another sender, in place of Stripe and ``secrets``: ``providers.github(secret)`` and the like.
         url: the database; the default is the URL from ``database.find``.
         schema: where ``pgonce migrate`` put the tables.
         queue: only record the event; a ``pgonce worker`` elsewhere handles it. By default the event is handled before
@@ -54,14 +56,16 @@ class Endpoint:
         self,
         app: WebhookRegistry,
         *,
-        secrets: stripe.Secrets,
+        secrets: stripe.Secrets = (),
+        verify: Provider | None = None,
         url: str | None = None,
         schema: str = "public",
         queue: bool = False,
         max_body: int = MAX_BODY,
     ) -> None:
         self._app = app
-        self._secrets = secrets if callable(secrets) else stripe.signing_secrets(secrets)
+        self._verify = verify
+        self._secrets = secrets if callable(secrets) or verify else stripe.signing_secrets(secrets)
         self._url = url
         self._schema = schema
         self._queue = queue
@@ -91,8 +95,11 @@ class Endpoint:
         try:
             if len(raw := _bytes(body)) > self._max_body:
                 raise PayloadTooLarge(f"the body is over the limit of {self._max_body:,} bytes")
-            stripe.verify(raw, _signature(headers), self._secrets)
-            event = stripe.read(raw)
+            if self._verify is not None:
+                event = self._verify.read(raw, _pairs(headers))
+            else:
+                stripe.verify(raw, _signature(headers), self._secrets)
+                event = stripe.read(raw)
             if self._queue:
                 with receiving(self._pool() if is_traced() else None, event, self._schema):
                     outcome = self._record(event)

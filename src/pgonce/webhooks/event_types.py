@@ -190,10 +190,16 @@ v2.money_management.transaction.created v2.money_management.transaction.updated
 """Event types of stripe-python 16.1, snapshot and thin. Stripe adds types: one that is not here may exist."""
 
 
+_OTHERS = ("github.", "shopify.", "standard.")
+"""What the types of other senders begin with, by their usual names; see providers.py."""
+
+
 def unknown_patterns(patterns: Iterable[str]) -> dict[str, str | None]:
     """The patterns that match no type of Stripe's, each with what is spelled most alike, or None."""
     found: dict[str, str | None] = {}
     for pattern in patterns:
+        if pattern.startswith(_OTHERS):
+            continue
         if not any(fnmatchcase(each, pattern) for each in TYPES):
             prefixes = {each.rpartition(".")[0] + ".*" for each in TYPES} if pattern.endswith("*") else set(TYPES)
             alike = difflib.get_close_matches(pattern, sorted(prefixes), 1, 0.6)

@@ -229,7 +229,15 @@ def read(body: bytes) -> Body:
         InvalidPayload: it is not JSON, not an object, or its ``id`` or ``type`` is missing, empty or not a string.
     """
     payload, is_odd = _parse(body)
-    event_id, event_type = payload.get("id"), payload.get("type")
+    return _body(body, payload, is_odd, payload.get("id"), payload.get("type"))
+
+
+def read_as(body: bytes, event_id: str, event_type: str) -> Body:
+    """``read`` for an event of another sender, whose id and type are given."""
+    return _body(body, *_parse(body), event_id, event_type)
+
+
+def _body(body: bytes, payload: dict[str, Any], is_odd: bool, event_id: object, event_type: object) -> Body:
     for name, found in (("id", event_id), ("type", event_type)):
         if not isinstance(found, str) or not found:
             raise InvalidPayload(f"the event has no usable {name!r}: this is not an event from Stripe")

@@ -87,6 +87,7 @@ begin
   new.account := left(coalesce(new.payload ->> 'account', new.payload ->> 'context'), 255);  -- context: of a thin event
   new.livemode := case jsonb_typeof(new.payload -> 'livemode') when 'boolean' then (new.payload -> 'livemode')::boolean end;
   new.snapshot_event := left(new.payload ->> 'snapshot_event', 255);
+  new.provider := coalesce(substring(new.stripe_event_id from '^([a-z][a-z0-9_-]{0,30}):'), 'stripe');
   if tg_op = 'INSERT' and pg_column_size(new.payload) between 150 and 2000 then
     new.filler := repeat(' ', 2000 - pg_column_size(new.payload));  -- see 0001_tables.sql
   end if;

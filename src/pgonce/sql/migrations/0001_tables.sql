@@ -33,6 +33,8 @@ alter table webhook_events
   add column if not exists deliveries       integer     not null default 1,
   -- events with equal keys are handled one at a time, by received_at (Stripe's "created" has a resolution of a second)
   add column if not exists order_key        text,
+  -- who sends it; a trigger reads it from the id: "github:72d3" is github's
+  add column if not exists provider         text        not null default 'stripe',
   -- the bytes as received, only where jsonb cannot hold them exactly
   add column if not exists raw              bytea,
   -- A trigger reads these from the payload, so that the rows of every client are searchable. They are not generated columns:
