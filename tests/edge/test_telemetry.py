@@ -90,7 +90,7 @@ def test_on_error_of_an_app_gets_the_exception_and_the_event_or_run(database: st
     drain(app, raises=False)
     deliver(pgonce.Endpoint(app, secrets="whsec_test"), event("invoice.paid", event_id="evt_3", number="bad"))
     with pgonce.database.open_pool(database, 4) as pool:
-        executor = Executor(pool, database, "public", app.on_error)
+        executor = Executor(pool, database, "public", closing=pool, on_error=app.on_error)
         execution = executor.start(app.get_job("report"), scope={"bad": True})
         assert execution is not None
         executor.finish(execution)

@@ -137,7 +137,7 @@ def test_a_reader_sees_no_action_and_is_refused_by_the_database(
     page.goto(f"{console}/webhooks?customer=cus_reader")
     assert page.locator("[type=checkbox]").count() == 0
     token = page.get_attribute("[name=csrf] >> nth=0", "value") or ""
-    cookies = {each["name"]: each["value"] for each in page.context.cookies()}  # type: ignore[typeddict-item]
+    cookies = {each["name"]: each["value"] for each in page.context.cookies()}
     headers = {"sec-fetch-site": "same-origin"}
     sent = {"csrf": token, "id": "evt_reader"}
     refused = httpx.post(f"{console}/webhooks/plan", data=sent, cookies=cookies, headers=headers, timeout=30)
@@ -234,7 +234,7 @@ def test_masked_keys_are_hidden_from_readers_in_the_page_the_json_and_the_downlo
     ]
     for name, is_there in (("support", False), ("ops", True)):
         page = open_page("/", name)
-        cookies = {each["name"]: each["value"] for each in page.context.cookies()}  # type: ignore[typeddict-item]
+        cookies = {each["name"]: each["value"] for each in page.context.cookies()}
         for address in pages:
             answer = httpx.get(address, cookies=cookies, timeout=60)
             assert answer.status_code == 200
