@@ -39,9 +39,6 @@ TRACE = """Traceback (most recent call last):
     coupons = invoice["discounts"]
 KeyError: 'discounts'
 """
-# Of 1,000 events one is ignored and one a dead letter; ten of the newest wait. Ten are of one object, 50 of one
-# customer.
-# Of 1,000 events one is ignored and one a dead letter; ten of the newest wait. Ten are of one object, 50 of one customer.
 # Of 1,000 events one is ignored and one is a dead letter. An object has ten events, a customer 50.
 EVENTS = """
 insert into webhook_events (stripe_event_id, event_type, status, payload, received_at, processed_at, lease,

@@ -133,7 +133,7 @@ class Worker(Service):
         while True:
             try:
                 if time.monotonic() >= upkeep_at:
-                    upkeep_at = time.monotonic() + UPKEEP_EVERY * random.uniform(0.5, 1.0)  # noqa: S311
+                    upkeep_at = time.monotonic() + UPKEEP_EVERY * random.uniform(0.75, 1.25)  # noqa: S311
                     self._keep_up()
                 if call(self._pool, step_replays(), self._schema):
                     replaying_until = time.monotonic() + LOOK_BACK_EVERY  # its events may take some time
@@ -264,7 +264,8 @@ class Worker(Service):
             return True
 
     def _pause(self) -> float:
-        return self._poll * random.uniform(0.75, 1.25)  # noqa: S311 -- so that idle workers do not look in step
+        kinds = 1.5 if self._async_types and self._app.types(asynchronous=False) else 1.0  # each kind of handler looks
+        return self._poll * kinds * random.uniform(0.75, 1.25)  # noqa: S311 -- so that idle workers do not look in step
 
     async def _run_consumers_async(self) -> None:
         rests, loop = Rests(), asyncio.get_running_loop()
