@@ -138,8 +138,10 @@ class ScheduleStore:
         with self._asking:  # all jobs that are due at one moment wait for one answer
             if time.monotonic() - self._asked > _SECOND:
                 retired = calls.retired_job_schedules(self._process.id, self._process.app, self._code)
-                self._retired = call_with_timeouts(pool, retired, self._schema)
-                self._asked = time.monotonic()
+                try:
+                    self._retired = call_with_timeouts(pool, retired, self._schema)
+                finally:  # without a database each of these threads would wait for the one before it, ten seconds each
+                    self._asked = time.monotonic()
             return name in self._retired
 
     def pass_over(self, name: Name, tick: datetime) -> None:
