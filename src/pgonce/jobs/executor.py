@@ -83,6 +83,9 @@ class Executor:
             execution.finish()
         except (RunStopped, asyncio.CancelledError) as error:
             log.info("job %s: run %s was stopped: %s", execution.job.name, execution.run.id, _first_line(error))
+        except SystemExit as error:  # ends the run, and neither this thread nor the process
+            if error.code:
+                log_failure(f"job {execution.job.name}", error)
         except Exception as error:  # noqa: BLE001 -- whatever the job raises
             ids = {"job": execution.job.name, "run_id": str(execution.run.id)}
             log_failure(f"job {execution.job.name}", error, ids, execution.run, self._on_error)
@@ -141,6 +144,9 @@ class Executor:
                     started.set_result(run and (run, asyncio.current_task()))
                     if run is not None:
                         await ensure_awaitable(job.function(run))
+        except SystemExit as error:
+            if error.code:
+                raise
         except BaseException as error:
             if started.done():
                 raise

@@ -143,6 +143,9 @@ class Jobs:
                 with run.beating():
                     yield run
             run.end()
+        except SystemExit as error:  # its exit code says success to cron: so must the row
+            (run.fail(error) if error.code else run.end())
+            raise
         except BaseException as error:
             # of an error that says "lost" or "unavailable", too: it may come from elsewhere than this run, and a run
             # that is left open blocks its successors for a whole window

@@ -54,6 +54,18 @@ async def stubborn(run):
         except asyncio.CancelledError:
             pass
 
+@app.job("exits", every="1 s", catch_up="last")
+def exits(run):
+    raise SystemExit(0)
+
+@app.job("exits_async", every="1 s", catch_up="last")
+async def exits_async(run):
+    raise SystemExit(0)
+
+@app.job("fails_to_exit", every="1 s", catch_up="last")
+async def fails_to_exit(run):
+    raise SystemExit(3)
+
 @app.job("finishes", every="1 s", catch_up="last")
 def finishes(run):
     with run.transaction() as tx:
@@ -154,3 +166,21 @@ def test_a_signal_that_reaches_another_thread_than_the_main_one_ends_the_worker(
     other = next(each.id for each in psutil.Process(process.pid).threads() if each.id != process.pid)
     assert ctypes.CDLL(None).tgkill(process.pid, other, signal.SIGTERM) == 0
     assert process.wait(60) == 0
+
+
+def test_sys_exit_in_a_job_ends_its_run_and_neither_a_thread_nor_the_event_loop(
+    worker: Callable[..., subprocess.Popen[str]], conn: Connection
+) -> None:
+    process = worker("exits", "exits_async", "fails_to_exit")
+    ended = (
+        "select job_name, status from cron_job_runs where status in ('succeeded', 'failed')"
+        " group by 1, 2 having count(*) > 2"
+    )
+    expected = [("exits", "succeeded"), ("exits_async", "succeeded"), ("fails_to_exit", "failed")]
+    wait_until(lambda: sorted(conn.execute(ended.encode()).fetchall()) == expected, "three runs of each", 60)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "exits failed" not in said
+    assert "exits_async failed" not in said
+    assert "fails_to_exit failed" in said
