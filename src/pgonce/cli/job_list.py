@@ -92,7 +92,7 @@ def named(name: str, key: str) -> str:
 
 
 def _sign(state: str, status: str) -> str:
-    return SIGNS[status].replace(status, state)
+    return "! silent" if state == "silent" else SIGNS[status].replace(status, state)
 
 
 def _print_jobs(lines: list[stats.JobLine]) -> None:
@@ -118,6 +118,8 @@ def _state(job: stats.JobLine) -> str:
         return "○ paused"
     if job.missed is not None:
         return "! missed"
+    if job.status == "running" and job.reason:
+        return "! silent"
     return "○ new" if job.status is None else SIGNS[job.status]
 
 

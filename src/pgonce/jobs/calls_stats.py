@@ -47,6 +47,8 @@ class RunLine:
         """The status, and what is known of its end: stopping, to be retried."""
         if self.stopping:
             return "stopping"
+        if self.status == "running" and self.reason:
+            return "silent"
         return "failed, to be retried" if self.next_retry_at else self.status
 
     @property

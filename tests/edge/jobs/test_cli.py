@@ -307,6 +307,20 @@ def test_ls_has_a_line_for_each_job_with_what_is_usual_what_comes_next_and_what_
     assert on_a_terminal(120, database, "job", "ls")[0].split()[:2] == ["job", "state"]
 
 
+def test_a_run_whose_process_died_is_silent_in_the_lists_as_soon_as_its_window_is_over(
+    cli: Cli, conn: Connection
+) -> None:
+    conn.execute("select start_job_run('dead', p_window => '1 hour')")
+    assert "● running" in result(cli("ls"))[1]
+    conn.execute("update cron_job_runs set heartbeat_at = '2026-01-01 06:00+00'")
+    for options in ([], ["--job", "dead"]):
+        said = result(cli("ls", *options))[1]
+        assert "! silent" in said
+        assert "no sign of life since 2026-01-01 06:00:00 UTC: its process is gone or cut off" in said
+    conn.execute("insert into pgonce_job_heartbeats (run_id) select id from cron_job_runs")
+    assert "● running" in result(cli("ls"))[1], "it keeps its heartbeats elsewhere"
+
+
 def test_a_run_that_hangs_is_found_with_its_process_and_ended_with_a_reason(cli: Cli, conn: Connection) -> None:
     running = cli("run", "patient")
     assert running.stdout is not None

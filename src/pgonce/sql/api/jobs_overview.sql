@@ -14,7 +14,7 @@ language sql stable set search_path from current as $$
   recent as (
     select h.* from names n cross join lateral (
       select r.id, r.job_name, r.key, r.status, r.started_at, r.duration_ms, r.attempt, r.stop_requested_at, r.progress_done,
-             r.progress_total, r.progress_at, r.process, r.error_message,
+             r.progress_total, r.progress_at, r.process, r.error_message, r.heartbeat_at, r.run_window,
              row_number() over (partition by r.key order by r.started_at desc) as age
       from (select * from cron_job_runs r where r.job_name = any (array[n.name]) order by r.job_name, r.started_at desc limit 50) r
       where r.status <> 'skipped') h
@@ -41,7 +41,8 @@ language sql stable set search_path from current as $$
            where b.job_name = r.job_name and b.started_at >= r.started_at and b.blocked_by = r.id) end,
          (select p.reason || coalesce(' until ' || date_trunc('minute', p.paused_until), '') from pgonce_job_pauses p
           where p.job_name = k.job_name and coalesce(p.paused_until, 'infinity') > clock_timestamp()),
-         m.reason, case when r.status = 'failed' then pgonce_error_line(r.error_message) end
+         m.reason, case when r.status = 'failed' then pgonce_error_line(r.error_message)
+                        else pgonce_job_run_silence(r.id, r.status, r.heartbeat_at, r.run_window) end
   from keys k
   left join recent r on r.job_name = k.job_name and r.key = k.key and r.age = 1
   left join usual u on u.job_name = k.job_name and u.key = k.key
@@ -51,4 +52,4 @@ language sql stable set search_path from current as $$
 $$;
 comment on function pgonce_list_jobs() is
   'pgonce: one row for each job and key: its last run (not counting skipped ones), how long its runs usually take (the 10 % and 90 % '
-  'points of its last successful ones), its next tick, how many starts the run has blocked, and whether it is paused or missed.';
+  'points of its last successful ones), its next tick, how many starts the run has blocked, and whether it is paused or missed. reason: why its last run failed, or that it is silent.';

@@ -1,5 +1,15 @@
 -- Lists and figures over the audit rows: timing, overlaps (there must be none), and ticks that did not run.
 
+create or replace function pgonce_job_run_silence(p_run_id uuid, p_status text, p_heartbeat_at timestamptz, p_window interval) returns text
+language sql stable set search_path from current as $$
+  select case when p_status = 'running' and p_heartbeat_at + p_window <= clock_timestamp()
+                   and not pgonce_has_heartbeat(p_run_id, p_window)
+              then format('no sign of life since %s: its process is gone or cut off, and any worker or the next start closes the run',
+                          to_char(p_heartbeat_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS "UTC"')) end
+$$;
+comment on function pgonce_job_run_silence(uuid, text, timestamptz, interval) is
+  'pgonce: what there is to say about a running run that has sent no heartbeat for its whole window; null for any other run.';
+
 create or replace function pgonce_list_job_runs(
   p_job_name text default null, p_status text default null, p_since timestamptz default null, p_limit integer default 50)
 returns table (id uuid, job_name text, key text, status text, scope jsonb, attempt integer, scheduled_for timestamptz,
@@ -11,7 +21,7 @@ language sql stable set search_path from current as $$
          r.rows_processed, r.rows_skipped, r.progress_done, r.progress_total,
          r.status = 'running' and r.stop_requested_at is not null,
          (select d.due_at from pgonce_job_retries d where d.run_id = r.id),
-         pgonce_error_line(r.error_message)
+         coalesce(pgonce_error_line(r.error_message), pgonce_job_run_silence(r.id, r.status, r.heartbeat_at, r.run_window))
   from cron_job_runs r
   where (p_job_name is null or r.job_name = p_job_name) and (p_status is null or r.status = p_status)
     and (p_since is null or r.started_at >= p_since)
@@ -19,7 +29,7 @@ language sql stable set search_path from current as $$
   limit p_limit
 $$;
 comment on function pgonce_list_job_runs(text, text, timestamptz, integer) is
-  'pgonce: runs, newest first. reason is the error''s own line. duration_ms of a running run is the time so far.';
+  'pgonce: runs, newest first. reason is the error''s own line, or that a running run is silent. duration_ms of a running run is the time so far.';
 
 create or replace function pgonce_get_job_run(p_run_id uuid) returns jsonb
 language sql stable set search_path from current as $$
