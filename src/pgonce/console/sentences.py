@@ -10,7 +10,7 @@ from typing import Literal
 from pgonce.console.templating import MOST, Clock, duration, plural, span
 from pgonce.core.facts import Facts, StuckImport
 from pgonce.core.processes import ProcessLine
-from pgonce.jobs.calls_stats import JobLine
+from pgonce.jobs.calls_stats import JobLine, MissedTick
 
 State = Literal["ok", "odd", "dead", "unknown"]
 COMPARE_WITHIN = timedelta(hours=26)
@@ -82,12 +82,25 @@ def is_fresh(look: Look, facts: Facts) -> bool:
     return look.at is not None and facts.now - look.at < timedelta(minutes=1)
 
 
-def four(
-    facts: Facts, jobs: Sequence[JobLine], stuck: Sequence[StuckImport], processes: Sequence[ProcessLine], clock: Clock
-) -> list[Sentence]:
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the sentences are made from, beside the facts."""
+
+    jobs: Sequence[JobLine]
+    missed: Sequence[MissedTick]
+    stuck: Sequence[StuckImport]
+    processes: Sequence[ProcessLine]
+
+
+def four(facts: Facts, seen: Seen, clock: Clock) -> list[Sentence]:
     """The four sentences."""
-    look = looked(facts, processes)
-    return [_lost(facts, clock), _late(facts, look, clock), _stuck(facts, look, stuck, clock), _slow(facts, look, jobs)]
+    look = looked(facts, seen.processes)
+    return [
+        _lost(facts, clock),
+        _late(facts, look, seen.missed, clock),
+        _stuck(facts, look, seen.stuck, clock),
+        _slow(facts, look, seen.jobs),
+    ]
 
 
 def _lost(facts: Facts, clock: Clock) -> Sentence:
@@ -143,7 +156,7 @@ def _not_looked(look: Look, clock: Clock) -> str:
     return f"Not checked for {clock.ago(look.at).removesuffix(' ago')}."
 
 
-def _late(facts: Facts, look: Look, clock: Clock) -> Sentence:
+def _late(facts: Facts, look: Look, missed: Sequence[MissedTick], clock: Clock) -> Sentence:
     said = []
     if facts.oldest_due_at is None:
         said.append("No event is waiting.")
@@ -153,17 +166,17 @@ def _late(facts: Facts, look: Look, clock: Clock) -> Sentence:
             f"the oldest for {duration(facts.now - facts.oldest_due_at)}."
         )
     if facts.has_schedules or facts.ticks:
-        said.append(f"{plural(facts.ticks, 'tick')} started in 24 hours, {facts.missed:,} missed.")
-    if facts.missed and facts.missed_tick is not None:
-        said.append(f"The last one was {facts.missed_job} at {clock.text(facts.missed_tick)}.")
+        said.append(f"{plural(facts.ticks, 'tick')} started in 24 hours, {len(missed):,} missed.")
+    if missed:
+        said.append(f"The last one was {missed[0].job_name} at {clock.text(missed[0].scheduled_for)}.")
     late = []
     if facts.late_events:
         late.append(plural(facts.late_events, "event"))
-    if facts.missed:
-        late.append(plural(facts.missed, "tick"))
+    if missed:
+        late.append(plural(len(missed), "tick"))
     state: State
     if late:
-        count = facts.late_events + facts.missed
+        count = facts.late_events + len(missed)
         state, say = (
             "dead" if facts.late_events else "odd",
             f"{' and '.join(late)} {'is' if count == 1 else 'are'} late.",

@@ -49,10 +49,6 @@ class Facts:
     """Due for over a minute."""
     ticks: int
     """That have started in 24 hours."""
-    missed: int
-    """Ticks in 24 hours."""
-    missed_job: str | None
-    missed_tick: datetime | None
     dead: int
     dead_causes: int
     dead_type: str | None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from pgonce.core.call import Call, value
+from pgonce.core.call import Call, Row, value
 
 
 def describe_progress(done: int | None, total: int | None) -> str:
@@ -117,6 +117,38 @@ class JobLine:
 def list_jobs() -> Call[list[JobLine]]:
     """The jobs, by their last start."""
     return Call("pgonce_list_jobs", {}, lambda rows: [JobLine(*row) for row in rows])
+
+
+@dataclass(frozen=True, slots=True)
+class MissedTick:
+    """A tick that did not run in time."""
+
+    job_name: str
+    key: str
+    scheduled_for: datetime
+    missed_at: datetime
+    reason: str
+
+
+def missed_ticks() -> Call[list[MissedTick]]:
+    """The ticks that were missed in 24 hours, the newest 1,000."""
+    return Call("pgonce_console_missed_ticks", {}, lambda rows: [MissedTick(*row) for row in rows])
+
+
+def urgent_jobs(limit: int, missed: Sequence[MissedTick]) -> Call[list[JobLine]]:
+    """The jobs that run, then those that missed a tick, then those that failed, then the newest."""
+    reasons = {(tick.job_name, tick.key): tick.reason for tick in reversed(missed)}
+    names = list(reasons)[-limit:]
+    args = {"p_limit": limit, "p_names": [name for name, _ in names], "p_keys": [key for _, key in names]}
+    return Call(
+        "pgonce_console_urgent_jobs",
+        args,
+        lambda rows: [replace(line, missed=reasons.get((line.job_name, line.key))) for line in _lines(rows)],
+    )
+
+
+def _lines(rows: Sequence[Row]) -> list[JobLine]:
+    return [JobLine(*row) for row in rows]
 
 
 def list_job_runs(

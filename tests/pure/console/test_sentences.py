@@ -9,11 +9,11 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from pgonce.console.sentences import Sentence, four
+from pgonce.console.sentences import Seen, Sentence, four
 from pgonce.console.templating import Clock
 from pgonce.core.facts import Facts, StuckImport
 from pgonce.core.processes import ProcessLine
-from pgonce.jobs.calls_stats import JobLine
+from pgonce.jobs.calls_stats import JobLine, MissedTick
 
 NOW = datetime(2026, 11, 26, 13, 2, 36, tzinfo=UTC)
 CLOCK = Clock(ZoneInfo("UTC"), NOW)
@@ -26,7 +26,7 @@ def facts(**changed: Any) -> Facts:
     usual |= {
         "now": NOW, "last_received_at": NOW - timedelta(minutes=1), "refused": 0,
         "compared_at": NOW - timedelta(hours=3),
-        "compared_by": "web-1:7", "compared": COMPARED, "waiting": 0, "late_events": 0, "ticks": 86, "missed": 0,
+        "compared_by": "web-1:7", "compared": COMPARED, "waiting": 0, "late_events": 0, "ticks": 86,
         "dead": 0, "dead_causes": 0, "stale_runs": 0, "expired_leases": 0, "handled_p95": timedelta(milliseconds=180),
         "has_schedules": True, "has_queued": True,
     }  # fmt: skip
@@ -44,9 +44,11 @@ def job(**changed: Any) -> JobLine:
     return JobLine(**{**usual, **changed})
 
 
-def say(found: Facts, seen: float | None = 12, jobs: Any = (), stuck: Any = ()) -> dict[str, Sentence]:
+def say(
+    found: Facts, seen: float | None = 12, jobs: Any = (), stuck: Any = (), missed: Any = ()
+) -> dict[str, Sentence]:
     processes = [] if seen is None else [process(["events", "jobs"], seen)]
-    return {each.id: each for each in four(found, jobs, stuck, processes, CLOCK)}
+    return {each.id: each for each in four(found, Seen(jobs, missed, stuck, processes), CLOCK)}
 
 
 def test_on_a_quiet_day_all_four_are_green_and_say_who_looked() -> None:
@@ -69,9 +71,9 @@ def test_without_a_worker_that_looks_nothing_but_a_fault_is_said(seen: float | N
 
 
 def test_a_worker_that_only_handles_events_has_not_looked_at_the_ticks() -> None:
-    [_, late, *_] = four(facts(), [], [], [process(["events"], 5), process(["jobs"], 300)], CLOCK)
+    [_, late, *_] = four(facts(), Seen([], [], [], [process(["events"], 5), process(["jobs"], 300)]), CLOCK)
     assert (late.state, late.say) == ("unknown", "Not checked for 5 min.")
-    [_, late, *_] = four(facts(has_schedules=False), [], [], [process(["events"], 5)], CLOCK)
+    [_, late, *_] = four(facts(has_schedules=False), Seen([], [], [], [process(["events"], 5)]), CLOCK)
     assert late.state == "ok"
 
 
@@ -97,12 +99,16 @@ def test_lost(changed: dict[str, Any], state: str, says: str) -> None:
     ("changed", "state", "says"),
     [
         ({"late_events": 3, "waiting": 5, "oldest_due_at": NOW - timedelta(minutes=4)}, "dead", "3 events are late."),
-        ({"missed": 1, "missed_job": "fx", "missed_tick": NOW - timedelta(hours=7)}, "odd", "1 tick is late."),
+        ({"missed": 1}, "odd", "1 tick is late."),
         ({"late_events": 1, "missed": 2, "oldest_due_at": NOW}, "dead", "1 event and 2 ticks are late."),
     ],
 )
 def test_late(changed: dict[str, Any], state: str, says: str) -> None:
-    late = say(facts(**changed))["late"]
+    tick = MissedTick("fx_rates", "", NOW - timedelta(hours=7), NOW, "why")
+    late = say(
+        facts(**{name: value for name, value in changed.items() if name != "missed"}),
+        missed=[tick] * changed.get("missed", 0),
+    )["late"]
     assert (late.state, late.say) == (state, says)
 
 

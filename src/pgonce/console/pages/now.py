@@ -12,11 +12,11 @@ from starlette.responses import Response
 from pgonce.console import respond
 from pgonce.console.figures.now import hours
 from pgonce.console.reads import reading
-from pgonce.console.sentences import Sentence, four
+from pgonce.console.sentences import Seen, Sentence, four
 from pgonce.console.templating import Clock, zone_of
 from pgonce.core.facts import Facts, Hour, get_facts, get_hours, get_stuck_imports
 from pgonce.core.processes import ProcessLine, list_processes
-from pgonce.jobs.calls_stats import JobLine, list_jobs
+from pgonce.jobs.calls_stats import JobLine, missed_ticks, urgent_jobs
 from pgonce.seeds.calls import Checkpoint
 from pgonce.seeds.calls_operate import get_seeds
 
@@ -31,8 +31,7 @@ class Now:
     sentences: Sequence[Sentence]
     hours: Sequence[Hour]
     jobs: Sequence[JobLine]
-    """Those that run, then those that failed, then the newest: at most 20."""
-    more_jobs: int
+    """Those that run, then those that missed a tick or failed, then the newest: at most 20."""
     imports: Sequence[Checkpoint]
     """Those that are not complete."""
     processes: Sequence[ProcessLine]
@@ -44,23 +43,17 @@ async def now(request: Request) -> Response:
     async with reading(request) as read:
         facts = await read(get_facts())
         by_hour = await read(get_hours())
-        jobs = [job for job in await read(list_jobs()) if job.job_name != "seed_runner"]
+        missed = await read(missed_ticks())
+        jobs = await read(urgent_jobs(MOST_JOBS, missed))
         stuck = await read(get_stuck_imports())
         seeds = [seed for seed in await read(get_seeds()) if seed.status != "complete"]
         processes = await read(list_processes())
     clock = Clock(zone_of(request), facts.now)
-    jobs.sort(key=_urgency)
     found = Now(
-        facts.now, four(facts, jobs, stuck, processes, clock), by_hour, jobs[:MOST_JOBS], max(len(jobs) - MOST_JOBS, 0),
+        facts.now, four(facts, Seen(jobs, missed, stuck, processes), clock), by_hour, jobs,
         seeds[:MOST_IMPORTS], processes, facts,
     )  # fmt: skip
     return await respond.respond(request, "now/now.html", found, figure=hours(by_hour, clock))
-
-
-def _urgency(job: JobLine) -> int:
-    if job.status == "running":
-        return 0
-    return 1 if job.missed or job.status == "failed" else 2
 
 
 routes = respond.page("/", now, json_path="/now.json")
