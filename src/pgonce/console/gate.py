@@ -60,18 +60,24 @@ class Gate:
         state.place, state.address, state.token, state.form_token = place, place.address, token, form_token(token)
         state.new_cookie = token if fresh else None
 
+        started = False
+
         async def with_cookie(message: Message) -> None:
+            nonlocal started
+            started = True
             if message["type"] == "http.response.start" and state.new_cookie is not None:
                 MutableHeaders(scope=message).append("set-cookie", _cookie(scope, state.new_cookie, place.secure))
             await send(message)
 
         try:
             answer = await self._admit(request, place, token)
-        except Exception as error:  # noqa: BLE001 -- every failure becomes an answer
+            if answer is None:
+                await self._app(scope, receive, with_cookie)
+        except Exception as error:
+            if started:
+                raise
             answer = await failed(request, error)
-        if answer is None:
-            await self._app(scope, receive, with_cookie)
-        else:
+        if answer is not None:
             await answer(scope, receive, with_cookie)
 
     async def _admit(self, request: Request, place: security.Place, token: str) -> Response | None:

@@ -84,7 +84,7 @@ async def _execute(conn: AsyncConnection[Any], call: Call[T], schema: str) -> T:
         return await execute(conn, call, schema)
     except (PgonceError, psycopg.Error) as error:
         cause = error.__cause__ if isinstance(error, PgonceError) else error
-        if isinstance(cause, psycopg.errors.QueryCanceled):
+        if isinstance(cause, psycopg.errors.QueryCanceled | psycopg.errors.LockNotAvailable):
             raise TooMuch(f"the search took longer than {SECONDS} s: narrow it") from error
         raise
 

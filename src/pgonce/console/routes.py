@@ -36,7 +36,7 @@ def build(console: Any) -> Starlette:
     app = Starlette(
         routes=routes,
         middleware=[Middleware(Headed), Middleware(Gate, console=console)],
-        exception_handlers={PgonceError: failed, Error: failed, HTTPException: failed, Exception: failed},
+        exception_handlers={PgonceError: failed, Error: failed, HTTPException: failed},
     )
     app.router.redirect_slashes = False
     app.state.console = console
