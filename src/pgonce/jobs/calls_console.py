@@ -222,11 +222,11 @@ def job_marks(lanes: Sequence[Lane], begin: datetime, end: datetime, places: int
     return Call("pgonce_console_job_marks", args, lambda rows: [Mark(*row) for row in rows])
 
 
-def job_troubles(since: datetime, limit: int = 20) -> Call[list[Trouble]]:
+def job_troubles(limit: int = 20) -> Call[list[Trouble]]:
     """What is not as it should be, newest first."""
     return Call(
         "pgonce_console_job_troubles",
-        {"p_from": since, "p_limit": limit},
+        {"p_limit": limit},
         lambda rows: [Trouble(*row) for row in rows],
     )
 

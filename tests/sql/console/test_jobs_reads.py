@@ -143,9 +143,7 @@ def test_an_overdue_tick_is_missed(conn: Connection) -> None:
         "'{job}', array[''], now() - interval '1 day', now() + interval '1 day')"
     ).fetchall()
     assert found == [("missed",)]
-    assert conn.execute("select kind, job_name from pgonce_console_job_troubles(now())").fetchall() == [
-        ("missed", "job")
-    ]
+    assert conn.execute("select kind, job_name from pgonce_console_job_troubles()").fetchall() == [("missed", "job")]
 
 
 def test_troubles_are_what_no_success_has_followed(conn: Connection) -> None:
@@ -156,7 +154,7 @@ def test_troubles_are_what_no_success_has_followed(conn: Connection) -> None:
     run(conn, "seed_runner", now - hours(2), hours(0.1), status="failed", error_message="ValueError: c")
     dead = run(conn, "dead", now - hours(3))
     run(conn, "well", now)
-    found = conn.execute("select kind, run_id, what from pgonce_console_job_troubles(%s)", [now - hours(24)]).fetchall()
+    found = conn.execute("select kind, run_id, what from pgonce_console_job_troubles()").fetchall()
     assert [row[:2] for row in found] == [("failed", failed), ("running", dead)]
     assert "ValueError: b" in found[0][2]
 
@@ -184,8 +182,8 @@ def test_the_filters_of_the_list_of_runs(conn: Connection) -> None:
 
 
 def test_all_attempts_are_found_from_any_of_them(conn: Connection) -> None:
-    first = run(conn, "job", DAY, hours(0.1), status="failed")
-    second = run(conn, "job", DAY + hours(1), hours(0.1), status="failed", retry_of=first, attempt=2)
+    first = run(conn, "job", DAY, hours(0.1), status="failed", retries=3)
+    second = run(conn, "job", DAY + hours(1), hours(0.1), status="failed", retry_of=first, attempt=2, retries=3)
     third = run(conn, "job", DAY + hours(2), hours(0.1), retry_of=second, attempt=3)
     for each in (first, second, third):
         found = conn.execute("select id from pgonce_console_run_attempts(%s)", [each]).fetchall()
@@ -219,3 +217,27 @@ def test_a_release_is_noted_when_its_first_process_starts(conn: Connection) -> N
     found = conn.execute("select release from pgonce_console_job_releases('job', now() - interval '1 day')").fetchall()
     assert found == [("1",), ("2",), ("1",)]
     assert conn.execute("select * from pgonce_console_job_releases('other', now())").fetchall() == []
+
+
+def test_no_read_of_the_console_goes_through_all_runs(shared: Connection) -> None:
+    """PostgreSQL counts the scans of the transaction, so the functions themselves are called."""
+    with shared.transaction(force_rollback=True):
+        shared.execute(
+            "insert into cron_job_runs (job_name, status, started_at, completed_at, duration_ms) "
+            "select 'job_' || n % 50, 'succeeded', now() - n * interval '10 minutes', now(), 1000 "
+            "from generate_series(1, 20000) n"
+        )
+        shared.execute("analyze cron_job_runs")
+        run_id = "(select id from cron_job_runs order by started_at desc limit 1)"
+        for call in (
+            "pgonce_console_job_lanes()", "pgonce_console_job_troubles()", "pgonce_console_job_names(p_find => 'b_7')",
+            "pgonce_console_job_marks(array['job_1'], array[''], now() - interval '1 day', now())",
+            "pgonce_console_job_runs('job_1')", "pgonce_console_job_runs('job_1', p_status => 'failed')",
+            f"pgonce_console_run({run_id})", f"pgonce_console_run_blocks({run_id})", f"pgonce_diagnose_run({run_id})",
+            f"pgonce_console_run_attempts({run_id})", "pgonce_console_job_expectations('job_1')",
+            "pgonce_console_seed_runs('s')", "pgonce_console_seeds()",
+        ):  # fmt: skip
+            scans = "select seq_scan from pg_stat_xact_user_tables where relname = 'cron_job_runs'"
+            before = shared.execute(scans).fetchone()
+            shared.execute(f"select * from {call}".encode()).fetchall()
+            assert shared.execute(scans).fetchone() == before, call

@@ -32,6 +32,7 @@ RUN = uuid4()
 def conn(shared: Connection) -> Iterator[Connection]:
     """A transaction that is rolled back, with something to do each action to."""
     with shared.transaction(force_rollback=True):
+        shared.execute("delete from pgonce_audit")  # of the migration
         shared.execute("insert into cron_job_runs (id, job_name) values (%s, 'j')", [RUN])
         shared.execute("select pgonce_pause_job('paused', 'x'), pgonce_expect_job('expected', '1 day')")
         shared.execute("insert into seed_checkpoints (seed_name, paused_at) values ('s', null), ('paused', now())")

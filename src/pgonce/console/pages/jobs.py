@@ -30,9 +30,9 @@ from pgonce.jobs.calls_console import ConsoleRun, Lane, Mark, Release, RequestLi
 from pgonce.jobs.calls_diagnose import diagnose_job
 
 LANES = 20
-MARKS = 700
-"""Marks in the lanes of a page: 50 kB."""
-MOST_TICKS = 300
+MARKS = 500
+"""Marks in the lanes of a page: 35 kB."""
+MOST_TICKS = 100
 STRIP = 100
 """Runs in the strip of durations."""
 NOW: Call[datetime] = Call("pgonce_console_clock", {}, value)
@@ -167,7 +167,7 @@ async def jobs(request: Request) -> Response:
         more = (lanes[LANES - 1].job_name, lanes[LANES - 1].key) if len(lanes) > LANES else None
         lanes = lanes[:LANES]
         marks = await read(calls.job_marks(lanes, begin, end)) if lanes else []
-        troubles = await read(calls.job_troubles(begin)) if begin <= now <= end else []
+        troubles = await read(calls.job_troubles()) if begin <= now <= end else []
         processes = await read(list_processes())
     by_lane: dict[tuple[str, str], list[Mark]] = {}
     for mark in marks:
