@@ -136,7 +136,8 @@ cross join lateral (
 cross join lateral (
   select min(u) as tick from unnest(s.next_tick || s.upcoming) u where fired.tick is null or u > fired.tick) t
 -- for a month: if the only app that had the job was removed, no process deletes its schedule
-where t.tick + s.grace between clock_timestamp() - interval '30 days' and clock_timestamp()
+where s.next_tick + s.grace < clock_timestamp()  -- the first of the planned ticks: nearly always this settles it, without a lookup
+  and t.tick + s.grace between clock_timestamp() - interval '30 days' and clock_timestamp()
   and not exists (select from pgonce_job_pauses p where p.job_name = s.job_name and coalesce(p.paused_until, 'infinity') > clock_timestamp())
 union all
 -- Ticks that a scheduler gave up. A tick of a paused job was not missed. now(), because a volatile function as the bound
