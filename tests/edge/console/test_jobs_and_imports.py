@@ -15,9 +15,12 @@ import pytest
 from playwright.sync_api import Page, expect
 from psycopg.types.json import Jsonb
 
+import pgonce
+from pgonce import Seeds
+from pgonce.core import database
 from tests.conftest import wait_until
 from tests.edge.command import environment
-from tests.edge.console.conftest import Open, problems
+from tests.edge.console.conftest import USERS, Open, problems, served
 
 Connection = psycopg.Connection[Any]
 
@@ -157,6 +160,34 @@ def test_a_reader_sees_no_action_and_is_refused_one_by_the_database(conn: Connec
     assert "Support is a reader: only an operator may do this." in answer.text()
     assert one(conn, "select status from cron_job_runs where id = %s", run) == "running"
     assert one(conn, "select refused from pgonce_audit where object = %s", str(run)) is True
+
+
+def test_rejected_rows_are_retried_by_a_console_that_has_the_import(
+    url: str, conn: Connection, open_page: Open
+) -> None:
+    app = pgonce.App()
+    conn.execute("create table prices (sku text primary key, price int check (price > 0))")
+
+    @app.seed("prices", into="prices", key=("sku",), max_rejects=9)
+    def prices(_: object) -> Iterator[tuple[dict[str, object], int]]:
+        yield {"sku": "mug", "price": 5}, 1
+        yield {"sku": "tea", "price": -1}, 2
+
+    with database.open_pool(url) as pool:
+        Seeds(pool).run(app.get_seed("prices"))
+    console = pgonce.Console(app, url=url, users=USERS)
+    with served(console, console.stop) as client:
+        page = open_page("/import?name=prices", base=str(client.base_url).rstrip("/"))
+        expect(page.locator("main")).to_contain_text("23514")
+        page.click("tbody th a:text('prices_price_check')")
+        expect(page.locator("td:text('-1')")).to_be_visible()
+        page.go_back()
+        conn.execute("alter table prices drop constraint prices_price_check")
+        page.click("text=Retry 1 row …")
+        page.fill("[name=why]", "the check was wrong")
+        page.click("button:text('Retry 1 row')")
+        wait_until(lambda: one(conn, "select count(*) from prices") == 2, "the retry")
+    assert one(conn, "select reason from pgonce_audit where object = 'prices'") == "the check was wrong"
 
 
 HOSTILE = "<script>alert(1)</script> a/b.c % # ? \u202e&amp; "

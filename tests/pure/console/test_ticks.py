@@ -1,0 +1,58 @@
+"""Which starts to come a lane has."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pgonce
+from pgonce.console.pages.jobs import MARKS, MOST_TICKS, future_ticks, thin
+from pgonce.jobs.calls_console import Lane, Mark
+
+NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
+END = NOW + timedelta(hours=12)
+LANE = Lane(
+    "job", "", "0 * * * *", "UTC", timedelta(minutes=5), [NOW + timedelta(minutes=90)], None, None, None, None, None,
+    None, None, None, None, False, None,
+)  # fmt: skip
+BOMB = "0 0 1--100000000 * *"
+
+
+def app(cron: str = "0 * * * *") -> pgonce.App:
+    found = pgonce.App()
+    found.job("job", cron=cron)(print)
+    return found
+
+
+def test_they_are_those_of_the_registered_schedule() -> None:
+    assert future_ticks(LANE, app(), NOW, END) == [NOW + timedelta(hours=n) for n in range(1, 13)]
+
+
+def test_without_the_app_they_are_those_that_a_scheduler_has_written() -> None:
+    assert future_ticks(LANE, None, NOW, END) == [NOW + timedelta(minutes=90)]
+
+
+def test_an_expression_that_the_app_does_not_have_is_never_expanded() -> None:
+    assert future_ticks(replace(LANE, cron=BOMB), app(), NOW, END) == [NOW + timedelta(minutes=90)]
+
+
+def test_a_paused_job_starts_after_its_pause_and_not_at_all_without_an_end() -> None:
+    paused = replace(LANE, paused_at=NOW, paused_until=NOW + timedelta(hours=9, minutes=30))
+    assert future_ticks(paused, app(), NOW, END) == [NOW + timedelta(hours=n) for n in (10, 11, 12)]
+    assert future_ticks(replace(LANE, paused_at=NOW), app(), NOW, END) == []
+
+
+def test_they_are_bounded() -> None:
+    assert len(future_ticks(replace(LANE, cron="* * * * *"), app("* * * * *"), NOW, END)) == MOST_TICKS
+
+
+def test_marks_that_are_too_many_for_a_page_are_merged_and_none_is_lost() -> None:
+    step = timedelta(seconds=30)
+    many = [Mark("a", "", "succeeded", NOW + n * step, NOW + n * step + step / 2, 1, None, None) for n in range(1440)]
+    few = [Mark("b", "", "failed", NOW, NOW + step, 1, None, None)]
+    lanes = {("a", ""): many, ("b", ""): list(few)}
+    thin(lanes, NOW, END)
+    assert sum(map(len, lanes.values())) <= MARKS
+    assert sum(mark.runs for mark in lanes["a", ""]) == 1440
+    assert lanes["a", ""][-1].ended_at == many[-1].ended_at
+    assert lanes["b", ""] == few
