@@ -199,8 +199,6 @@ def test_without_a_good_signature_it_is_a_400(http: httpx.Client, name: str, sig
         (b'{"type":"effect"}', "'id'"),
         (b'{"id":"","type":"effect"}', "'id'"),
         (b'{"id":null,"type":"effect"}', "'id'"),
-        (b'{"id":"evt\\u0000","type":"effect"}', "'id'"),
-        (b'{"id":"%s","type":"effect"}' % (b"x" * 3000), "'id'"),
         (b'{"id":"evt_1"}', "'type'"),
         (b'{"id":"evt_1","type":""}', "'type'"),
     ],
