@@ -1,8 +1,13 @@
-"""Deliveries while workers are killed and PostgreSQL crashes. Every distinct event must have exactly one effect.
+"""Deliveries while workers are killed and PostgreSQL crashes: every distinct event has exactly one effect.
 
-The small version is in the suite (test_chaos.py); the full one is:
+Two applications share a hostile database, whose settings all differ from PostgreSQL's. Their handlers choose the
+tenant's schema, one with SET LOCAL and one with SET, and one attempt in twelve fails. Meanwhile failed events are
+replayed. Every effect must be in the schema of its event's tenant.
+
+The small version is in the suite (test_chaos.py); the full one prints its ledger:
 
     python -m tests.faults.webhooks.chaos --deliveries 10000
+
 A real server that is crashed and recovers, real ``pgonce serve`` and ``pgonce worker`` processes, real HTTP, and a
 Stripe that delivers again whatever got no 2xx.
 """
@@ -21,7 +26,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,16 +39,63 @@ from pgonce.core import migrate as schema
 from pgonce.webhooks import stripe
 from tests.edge.command import SECRET, Running, running
 
-APP = """
+SHOP = """
+import random
 import pgonce
 app = pgonce.App()
+
+def fail_sometimes():
+    if random.random() < 1 / 12:
+        raise RuntimeError("one attempt in twelve")
+
 @app.webhook("customer.*")
 def customer(event, tx):
+    tx.execute(f"set local search_path = {event.account}")
     tx.execute("insert into effects (event) values (%s)", [event.id])
+    fail_sometimes()
 """
-REPORT = """
+BILLING = """
+import psycopg
+import pgonce
+from psycopg.types.string import TextLoader
+from shop import fail_sometimes
+psycopg.adapters.register_loader("uuid", TextLoader)
+app = pgonce.App()
+
+@app.webhook("invoice.*", ordered=True)
+def invoice(event, tx):
+    tx.row_factory = psycopg.rows.dict_row
+    tx.execute("set search_path = " + event.account)
+    tx.execute("create temp table staging on commit drop as select %s::text as event", [event.id])
+    tx.execute("insert into effects (event) select event from staging")
+    fail_sometimes()
+"""
+APPS = {"shop": SHOP, "billing": BILLING}
+TENANTS = ("acct_a", "acct_b", "acct_c")
+HOSTILE = {
+    "default_transaction_isolation": "repeatable read", "datestyle": "German, DMY", "intervalstyle": "sql_standard",
+    "timezone": "Asia/Kathmandu", "bytea_output": "escape", "array_nulls": "off", "transform_null_equals": "on",
+    "standard_conforming_strings": "off", "extra_float_digits": "-15", "search_path": "nowhere",
+    "plan_cache_mode": "force_custom_plan", "lock_timeout": "20s", "client_encoding": "LATIN1",
+}  # fmt: skip
+USUAL = r"-c default_transaction_isolation=read\ committed"
+"""For the statements of this script."""
+STATES = """
 select count(*) filter (where status = 'succeeded'), count(*) filter (where status = 'processing'),
-       count(*) filter (where status = 'failed'), count(*) from webhook_events
+       count(*) filter (where status = 'failed'), count(*) from public.webhook_events
+"""
+HISTORY = """
+select count(*) filter (where what = 'failed'), count(*) filter (where what = 'lost'),
+       count(*) filter (where what = 'replayed') from public.pgonce_webhook_attempts
+"""
+OF_TENANT = """
+select count(*), count(distinct e.event), count(*) filter (where w.account <> '{0}')
+from {0}.effects e join public.webhook_events w on w.stripe_event_id = e.event
+"""
+FAILED = """
+with failed as (select array_agg(stripe_event_id) as ids, array_agg(status) as statuses, array_agg(lease) as leases
+                from public.webhook_events where status = 'failed')
+select count(r) from failed, public.pgonce_replay_webhooks(ids, statuses, leases) r
 """
 DUPLICATES = 0.3
 CLIENTS = 8
@@ -57,10 +109,14 @@ class Outcome:
     distinct: int
     effects: int = 0
     events_with_effect: int = 0
+    in_another_tenants_schema: int = 0
     succeeded: int = 0
     processing: int = 0
     failed: int = 0
     rows: int = 0
+    failed_attempts: int = 0
+    lost_attempts: int = 0
+    replays: int = 0
     kills: int = 0
     crashes: int = 0
     refused: int = 0
@@ -70,7 +126,8 @@ class Outcome:
     def exactly_once(self) -> bool:
         """Whether there is one effect for each distinct event, and no event is unfinished, lost or a dead letter."""
         counts = {self.effects, self.events_with_effect, self.succeeded, self.rows}
-        return counts == {self.distinct} and not self.processing and not self.failed
+        unfinished = self.processing + self.failed + self.in_another_tenants_schema
+        return counts == {self.distinct} and not unfinished
 
 
 @dataclass
@@ -89,24 +146,23 @@ class Chaos:
             stack.callback(shutil.rmtree, home, ignore_errors=True)
             server = stack.enter_context(embedded.start(home / "data"))
             self.server, self.home = server, home
-            (home / "shop.py").write_text(APP)
             schema.migrate(server.url)
-            self._sql("create table effects (event text not null)")  # no unique key, so that a second effect is visible
-            serve = stack.enter_context(self._command("serve", "--port", "0", "--no-worker"))
+            for name, content in APPS.items():
+                (home / f"{name}.py").write_text(content)
+            for tenant in TENANTS:  # no unique key, so that a second effect is visible
+                self._sql(f"create schema {tenant}; create table {tenant}.effects (event text not null)")
+            for name, setting in HOSTILE.items():
+                self._sql(f"alter database postgres set {name} = {setting if ',' in setting else repr(setting)}")
+            serve = stack.enter_context(self._command("shop", "serve", "--port", "0", "--no-worker"))
             self.address = f"http://127.0.0.1:{serve.port}/webhooks/stripe"
             self.client = stack.enter_context(httpx.Client(timeout=30))
             return self._storm()
 
-    def _command(self, *arguments: str) -> Any:
-        # one worker more or less is all the same to the others: they know each other by the table only
-        return running(self.server.url, *arguments, "--app", "shop", cwd=self.home)
+    def _command(self, app: str, *arguments: str) -> Any:
+        return running(self.server.url, *arguments, "--app", app, cwd=self.home)
 
     def _storm(self) -> Outcome:
-        dice = random.Random(self.seed)
-        bodies: list[bytes] = []
-        for nr in range(self.deliveries):
-            again = bodies and dice.random() < DUPLICATES
-            bodies.append(dice.choice(bodies) if again else _body(nr))
+        bodies = _bodies(self.deliveries, random.Random(self.seed))
         outcome = Outcome(len(bodies), len(set(bodies)))
         delivered = 0
         lock = threading.Lock()
@@ -132,17 +188,24 @@ class Chaos:
         def is_up(worker: Running) -> bool:
             return worker.started or worker.ended or settled.is_set()
 
-        def kill() -> None:
+        def kill(app: str) -> None:
             while not settled.is_set():
-                with self._command("worker", "--concurrency", "2") as worker:
+                with self._command(app, "worker", "--concurrency", "2") as worker:
                     # a process that connects in the middle of a crash ends with an error; then start the next one
                     _wait(partial(is_up, worker), 60)
                     settled.wait(0 if worker.ended else self.kill_every)
-                    outcome.kills += not worker.ended  # the end of the block is a SIGKILL
+                    with lock:
+                        outcome.kills += not worker.ended  # the end of the block is a SIGKILL
 
-        killer, crasher = threading.Thread(target=kill), threading.Thread(target=crash)
-        killer.start()
-        crasher.start()
+        def replay() -> None:
+            while not settled.wait(0.2):
+                with suppress(psycopg.Error):  # the server is being crashed
+                    self._sql(FAILED)
+
+        crasher = threading.Thread(target=crash)
+        others = [threading.Thread(target=kill, args=[app]) for app in APPS] + [threading.Thread(target=replay)]
+        for thread in (crasher, *others):
+            thread.start()
         try:
             with ThreadPoolExecutor(CLIENTS) as clients:
                 list(clients.map(deliver, bodies))
@@ -150,7 +213,8 @@ class Chaos:
             _wait(self._is_settled, 600)
         finally:
             settled.set()
-            killer.join()
+            for thread in others:
+                thread.join()
         return self._count(outcome)
 
     def _deliver(self, body: bytes) -> int:
@@ -184,31 +248,48 @@ class Chaos:
         if self.expire:
             # only if no session is alive: the open transaction of a live worker has locked its rows
             self._sql(
-                "update webhook_events set lease_expires_at = clock_timestamp() where id in ("
-                "select id from webhook_events where lease is not null and status = 'processing'"
+                "update public.webhook_events set lease_expires_at = clock_timestamp() where id in ("
+                "select id from public.webhook_events where lease is not null and status = 'processing'"
                 " for update skip locked)"
             )
-            self._sql("update webhook_events set next_attempt_at = clock_timestamp() where status = 'failed'")
+            self._sql("update public.webhook_events set next_attempt_at = clock_timestamp() where status = 'failed'")
         time.sleep(0.1)
-        return self._sql("select not exists (select from webhook_events where next_attempt_at is not null)") == (True,)
+        # a worker that started before the other app was known has ignored its events; the other app takes them back
+        return self._sql(
+            "select not exists (select from public.webhook_events"
+            " where next_attempt_at is not null or status = 'ignored')"
+        ) == (True,)
 
     def _count(self, outcome: Outcome) -> Outcome:
-        counted = self._sql(REPORT)
-        outcome.succeeded, outcome.processing, outcome.failed, outcome.rows = counted
-        outcome.effects, outcome.events_with_effect = self._sql("select count(*), count(distinct event) from effects")
+        outcome.succeeded, outcome.processing, outcome.failed, outcome.rows = self._sql(STATES)
+        outcome.failed_attempts, outcome.lost_attempts, outcome.replays = self._sql(HISTORY)
+        for tenant in TENANTS:
+            effects, events, wrong = self._sql(OF_TENANT.format(tenant))
+            outcome.effects += effects
+            outcome.events_with_effect += events
+            outcome.in_another_tenants_schema += wrong
         return outcome
 
     def _sql(self, statement: str) -> Any:
-        with psycopg.connect(self.server.url, autocommit=True) as conn:
+        with psycopg.connect(self.server.url, autocommit=True, options=USUAL) as conn:
             cursor = conn.execute(statement.encode())
             return cursor.fetchone() if cursor.description else None
+
+
+def _bodies(count: int, dice: random.Random) -> list[bytes]:
+    bodies: list[bytes] = []
+    for nr in range(count):
+        again = bodies and dice.random() < DUPLICATES
+        bodies.append(dice.choice(bodies) if again else _body(nr))
+    return bodies
 
 
 def _body(nr: int) -> bytes:
     content = {
         "id": f"evt_{nr:08}",
         "object": "event",
-        "type": "customer.updated",
+        "type": "customer.updated" if nr % 2 else "invoice.paid",
+        "account": TENANTS[nr % len(TENANTS)],
         "data": {"object": {"id": f"cus_{nr % 50}"}},
     }
     return json.dumps(content).encode()
@@ -226,12 +307,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.webhooks.chaos")
     parser.add_argument("--deliveries", type=int, default=10_000)
     parser.add_argument("--expire", action="store_true", help="do not wait for the leases of killed workers")
+    parser.add_argument("--kill-every", type=float, default=1.0, metavar="SECONDS", help="how long a worker lives")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)  # noqa: T201 -- run by hand it says what came of it
     started = time.monotonic()
-    outcome = Chaos(arguments.deliveries, expire=arguments.expire, seed=arguments.seed).run()
-    print(f"{outcome}\nexactly once: {outcome.exactly_once}, in {time.monotonic() - started:.0f} s")  # noqa: T201
+    chaos = Chaos(arguments.deliveries, 3, arguments.kill_every, arguments.expire, arguments.seed)
+    outcome = chaos.run()
+    for name, number in asdict(outcome).items():
+        print(f"{name.replace('_', ' '):26} {number:>7,}")  # noqa: T201
+    print(f"exactly once: {outcome.exactly_once}, in {time.monotonic() - started:.0f} s")  # noqa: T201
     raise SystemExit(not outcome.exactly_once)
 
 
