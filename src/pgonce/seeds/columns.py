@@ -56,8 +56,14 @@ class TableFacts:
     """By column: of serial and identity columns."""
     has_triggers: bool = False
     """A trigger or rule may change a row before it is written, its key too."""
+    is_partitioned: bool = False
     order: Sequence[str] = ()
     """The key in the order of an index whose ranges hold its rows; empty: there is none."""
+
+    @property
+    def rows(self) -> sql.Composable:
+        """The table in a FROM: without the tables that inherit from it, whose rows its index does not know."""
+        return self.table if self.is_partitioned else sql.SQL("only {}").format(self.table)
 
     def find(self, names: Sequence[str], table: str) -> list[Column]:
         """The columns of these names.

@@ -77,7 +77,7 @@ class RowReader:
             ]  # fmt: skip
         for place in changes:
             values[place] = self._expected(values[place], self._columns[place])
-        self._collected.append((*values, self.rows))
+        self._collected.append(tuple(values))
         return self.finish() if len(self._collected) >= ROWS else None
 
     def finish(self) -> list[tuple[Any, ...]] | None:

@@ -106,6 +106,8 @@ def check_table(conn: Connection[Any], seed: Seed) -> TableFacts:
 
 def _facts(conn: Connection[Any], seed: Seed, oid: int) -> TableFacts:
     [table] = _rows(conn, _TABLE, {"table": oid, "key": list(seed.key)})
+    if table["relkind"] in {"v", "m"}:
+        raise SchemaError(f"{seed.into} is a view: import into its table")
     if not table["has_key"]:
         raise SchemaError(
             f"table {seed.into} has no plain unique index over ({', '.join(seed.key)}) with every column NOT NULL: "
@@ -130,6 +132,7 @@ def _facts(conn: Connection[Any], seed: Seed, oid: int) -> TableFacts:
         table["has_deferred"],
         {row["column"]: sql.Identifier(row["schema"], row["name"]) for row in sequences},
         table["has_triggers"],
+        table["relkind"] == "p",
         tuple(table["key_order"]),
     )
 

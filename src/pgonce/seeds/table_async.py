@@ -105,6 +105,8 @@ async def check_table(conn: AsyncConnection[Any], seed: Seed) -> TableFacts:
 
 async def _facts(conn: AsyncConnection[Any], seed: Seed, oid: int) -> TableFacts:
     [table] = await _rows(conn, _TABLE, {"table": oid, "key": list(seed.key)})
+    if table["relkind"] in {"v", "m"}:
+        raise SchemaError(f"{seed.into} is a view: import into its table")
     if not table["has_key"]:
         raise SchemaError(
             f"table {seed.into} has no plain unique index over ({', '.join(seed.key)}) with every column NOT NULL: "
@@ -129,6 +131,7 @@ async def _facts(conn: AsyncConnection[Any], seed: Seed, oid: int) -> TableFacts
         table["has_deferred"],
         {row["column"]: sql.Identifier(row["schema"], row["name"]) for row in sequences},
         table["has_triggers"],
+        table["relkind"] == "p",
         tuple(table["key_order"]),
     )
 

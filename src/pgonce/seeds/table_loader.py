@@ -148,7 +148,7 @@ class TableLoader:
             sql.SQL("{} = %s::{}").format(sql.Identifier(column.name), sql.SQL(column.type)) for column in columns
         )
         either = sql.SQL(" or ").join([sql.SQL("({})").format(same)] * len(keys))
-        statement = sql.SQL("select exists (select from {} where {})").format(self.facts.table, either)
+        statement = sql.SQL("select exists (select from {} where {})").format(self.facts.rows, either)
         try:
             [[found]] = fetch(conn, statement, [value for key in keys for value in key])
         except psycopg.DataError:  # texts that are read otherwise today, under another DateStyle: they prove nothing
@@ -156,7 +156,7 @@ class TableLoader:
         return bool(found)
 
     def _is_empty(self, conn: Connection[Any]) -> bool:
-        [[found]] = fetch(conn, sql.SQL("select not exists (select from {})").format(self.facts.table))
+        [[found]] = fetch(conn, sql.SQL("select not exists (select from {})").format(self.facts.rows))
         return bool(found)
 
     def check_restart(self, conn: Connection[Any]) -> None:
@@ -205,8 +205,8 @@ class TableLoader:
 
     def _merge(self, conn: Connection[Any], batch: Batch, rows: int) -> Counts:
         values = {
-            "table": self.facts.table, "names": _names(batch.columns), "key": _names(self.seed.key), "batch": _STAGING,
-            "same": self._same,
+            "table": self.facts.table, "rows": self.facts.rows, "names": _names(batch.columns),
+            "key": _names(self.seed.key), "batch": _STAGING, "same": self._same,
         }  # fmt: skip
         changing = [
             column for column in batch.columns
@@ -223,7 +223,7 @@ class TableLoader:
             # Rows that are there are left out first, by one look into the index each: a quarter faster than a conflict
             # for every row. A scalar subquery, because an anti-join may be planned as a scan of the
             # whole index. The conflict clause stays, for doubles in the batch and for other writers.
-            text += " where (select true from {table} t where {same}) is null on conflict ({key}) do nothing"
+            text += " where (select true from {rows} t where {same}) is null on conflict ({key}) do nothing"
         with OwnCursor(conn) as cursor:
             cursor.execute(sql.SQL(text).format(**values))
             return _counted(rows, inserted=cursor.rowcount)
@@ -240,7 +240,7 @@ class TableLoader:
             # of two rows with one key the last stands, as it would in two batches; one statement may not do both
             "with last as materialized (select distinct on ({key}) {names} from {batch} order by {key}, ctid desc),"
             " there as materialized (select count(*) as rows from last s"
-            " where (select true from {table} t where {same})),"
+            " where (select true from {rows} t where {same})),"
             " written as (insert into {table} as t ({names}) overriding system value select {names} from last"
             " on conflict ({key}) do update set {changes} where {differs} returning true)"
             " select keys, keys - there.rows, (select count(*) from written)"
@@ -270,7 +270,7 @@ class TableLoader:
         """
         backwards = (sql.SQL("{} desc").format(sql.Identifier(column)) for column in self.facts.order)
         statement = sql.SQL(
-            "with there as materialized (select {order} from {table}"
+            "with there as materialized (select {order} from {rows}"
             " where ({order}) >= (select {order} from {batch} order by {order} limit 1)"
             " and ({order}) <= (select {order} from {batch} order by {backwards} limit 1)"
             " order by {order} limit {most}),"

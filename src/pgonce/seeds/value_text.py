@@ -179,6 +179,13 @@ def _decimal(value: Any, column: Column) -> str:
     return str(value)
 
 
+def _json_number(value: Any, column: Column) -> str:
+    # 2.0 is an integer in JSON, and pandas writes it for one beside a NULL
+    if column.kind == "integer" and not value.digits.lstrip("-").isdigit():
+        return _decimal(Decimal(value.digits), column)
+    return str(value)
+
+
 def _bytes(value: Any, column: Column) -> str:
     raw = bytes(value)
     if column.kind == "bytea":
@@ -214,7 +221,8 @@ def _container(value: Any, column: Column) -> str:
 
 _BY_TYPE: dict[Any, Callable[[Any, Column], str]] = {
     Enum: _enum, str: _string, bool: _bool, int: _int, float: _float, Decimal: _decimal,
-    (bytes, bytearray, memoryview): _bytes, dt.datetime: _datetime, (dt.date, dt.time, uuid.UUID, JsonNumber): _str,
+    (bytes, bytearray, memoryview): _bytes, dt.datetime: _datetime, (dt.date, dt.time, uuid.UUID): _str,
+    JsonNumber: _json_number,
     dt.timedelta: _timedelta, (dict, list, tuple): _container,
 }  # fmt: skip
 """In this order: bool is an int, datetime is a date, and an Enum may be a str or an int."""

@@ -30,10 +30,11 @@ _EXPECTED = sql.SQL("pg_temp.pgonce_expected")
 _COPY = sql.SQL("copy {} from stdin with (encoding 'UTF8')").format(_EXPECTED)
 _EXACT: frozenset[Kind] = frozenset({"boolean", "integer", "uuid"})
 # Every name is an alias or a number of ours: a table called "source" or a column called "n" cannot be taken for one.
+# The order of the temporary table's ctid is that of the source: nothing was deleted from it.
 # Only rows with the key of a source's row are compared: other sources may have brought others.
 _COMPARE = """
 with pgonce_one as (
-  select distinct on ({key}) * from {expected} order by {key}, pgonce_number {order}
+  select distinct on ({key}) * from {expected} order by {key}, ctid {order}
 ), pgonce_pair as materialized ( -- without it the join has the columns of both as its output: 1,664 at most
   select {key_of_e}, t.{first} is not null as pgonce_found, {equal} as pgonce_equal
   from pgonce_one e left join {table} t on {same}
@@ -155,7 +156,7 @@ async def _compared(
     if not seed.key:
         statement = sql.SQL(_COMPARE_ROWS).format(
             expected=_EXPECTED,
-            table=facts.table,
+            table=facts.rows,
             expected_row=_row("e", places.values()),
             found_row=_row("t", map(sql.Identifier, columns)),
         )
@@ -169,7 +170,7 @@ async def _compared(
     equal = [_equal(column, places[column.name]) for column in compared]
     statement = sql.SQL(_COMPARE).format(
         expected=_EXPECTED,
-        table=facts.table,
+        table=facts.rows,
         key=sql.SQL(", ").join(places[column] for column in seed.key),
         key_of_e=sql.SQL(", ").join(sql.SQL("e.{}").format(places[column]) for column in seed.key),
         first=sql.Identifier(seed.key[0]),
@@ -211,5 +212,5 @@ def _places(columns: tuple[str, ...]) -> dict[str, sql.SQL]:
 def _like(table: sql.Identifier, columns: tuple[str, ...]) -> sql.Composed:
     """The temporary table: types, lengths and collations of the columns, under names of our own."""
     names = [sql.SQL("{} as {}").format(sql.Identifier(name), place) for name, place in _places(columns).items()]
-    text = "create temp table pgonce_expected on commit drop as select {}, 0::bigint as pgonce_number from {} limit 0"
+    text = "create temp table pgonce_expected on commit drop as select {} from {} limit 0"
     return sql.SQL(text).format(sql.SQL(", ").join(names), table)

@@ -286,6 +286,24 @@ JSON_VALUES = [
 ]  # fmt: skip
 
 
+def test_numbers_of_json_are_what_the_column_makes_of_them_and_verified(
+    seeds: Seeds, conn: Conn, tmp_path: Path
+) -> None:
+    conn.execute("create table numbers (id int primary key, whole bigint, exact numeric, told text)")
+    # pandas writes 1.0 for an integer beside a NULL
+    values = ["1.0", "2e3", "-3.00", "null", "4"]
+    odd = ["-0", "9" * 5000, "1.50", "1e5"]
+    lines = [f'{{"id": {n}.0, "whole": {value}, "exact": null, "told": null}}' for n, value in enumerate(values)]
+    lines += [f'{{"id": {10 + n}, "whole": null, "exact": {value}, "told": {value}}}' for n, value in enumerate(odd)]
+    (tmp_path / "f.jsonl").write_text("\n".join([*lines, '{"id": 99, "whole": 2.5}\n']))
+    source = read(tmp_path / "f.jsonl")
+    assert load(seeds, source, into="numbers", key=("id",), max_rejects=1) == "complete"
+    found = conn.execute("select whole from numbers where id < 10 order by id").fetchall()
+    assert [row[0] for row in found] == [1, 2000, -3, None, 4]
+    assert conn.execute("select told from numbers where id >= 10 order by id").fetchall() == [(each,) for each in odd]
+    assert seeds.verify("f", source, into="numbers", key=("id",))["ok"]
+
+
 def test_every_form_of_json_arrives_as_jsonb_has_it(seeds: Seeds, conn: Conn, tmp_path: Path) -> None:
     conn.execute("create table docs (id int primary key, doc jsonb, wanted jsonb)")
     lines = [f'{{"id": {number}, "doc": {value}}}\n' for number, value in enumerate(JSON_VALUES)]

@@ -189,6 +189,26 @@ def test_a_generated_column_among_the_rows_is_refused_before_the_first_row(seeds
         seeds.run(seed())
 
 
+def test_rows_of_inheriting_tables_are_not_taken_for_rows_of_the_table(seeds: Seeds, conn: Conn) -> None:
+    conn.execute("create table heirs (primary key (id)) inherits (things)")
+    conn.execute("insert into heirs values (1, 'x'), (2, 'x'), (40, 'x')")
+    conn.execute("insert into things values (3, 'x')")
+    for on_conflict in ("skip", "update"):
+        conn.execute("delete from only things where id <> 3")
+        done = run(seeds, seed(20, on_conflict=on_conflict), restart=True).checkpoint
+        assert done
+        assert (done.rows_inserted, done.rows_skipped) == (19, 1)
+    assert seeds.verify(seed(20))["equal"] == 20
+    conn.execute("delete from only things where id = 1")
+    assert seeds.verify(seed(20))["missing"] == 1
+
+
+def test_a_view_is_refused_as_one(seeds: Seeds, conn: Conn) -> None:
+    conn.execute("create view shown as table things")
+    with pytest.raises(SchemaError, match="shown is a view: import into its table"):
+        seeds.run(seed(into="shown"))
+
+
 def test_equal_rows_are_not_rewritten_by_an_update(seeds: Seeds, conn: Conn) -> None:
     conn.execute("create table facts (id int primary key, a numeric, b json, c point, d text)")
     conn.execute("create table log (id int)")

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 from pgonce.errors import InvalidArgument
 from pgonce.seeds.readers.file import OpenFile, at
@@ -79,7 +79,7 @@ class JsonLinesFile(TextFile):
             for line in text:
                 if line.strip():
                     try:
-                        found = json.loads(line, parse_float=Decimal)
+                        found = json.loads(line, parse_float=_Spelled, parse_int=_exact)
                     except (ValueError, RecursionError, InvalidOperation):
                         found = None  # a reject: its place in the order counts
                     yield [found.get(key) for key in keys] if isinstance(found, dict) else [None] * len(keys)
@@ -203,6 +203,24 @@ def _spelled(key: str, line: bytes) -> bool:
 
 def _integer(text: str) -> int | JsonNumber:
     return JsonNumber(text) if len(text) > DIGITS or text == "-0" else int(text)
+
+
+class _Spelled(Decimal):
+    """A number that keeps the spelling of the file for columns of text: 1e5 is 1E+5 as a Decimal."""
+
+    _text: str
+
+    def __new__(cls, text: str) -> Self:
+        made = super().__new__(cls, text)
+        made._text = text
+        return made
+
+    def __str__(self) -> str:
+        return self._text
+
+
+def _exact(text: str) -> int | Decimal:
+    return Decimal(text) if len(text) > DIGITS or text == "-0" else int(text)
 
 
 def _refuse(name: str) -> NoReturn:
