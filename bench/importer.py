@@ -59,6 +59,15 @@ def generator(url: str, rows: str, size: str) -> float:
         return time.perf_counter() - began
 
 
+def verify(url: str, rows: str) -> float:
+    """``Seeds.verify`` of the rows that `generator` has loaded."""
+    with database.open_pool(url, 3) as pool:
+        began = time.perf_counter()
+        found = Seeds(pool).verify("bench", source(0, int(rows)), into="verses", key=KEY, columns=COLUMNS)
+        assert found["ok"], found
+        return time.perf_counter() - began
+
+
 def path(url: str, file: str, name: str = "") -> float:
     """``Seeds.run`` of a file, as ``pgonce seed load`` does it."""
     if file.endswith(
@@ -169,7 +178,7 @@ def dlt(url: str, rows: str) -> float:
 
 
 CONTENDERS: dict[str, Callable[..., float]] = {
-    "generator": generator, "path": path, "resumable": resumable, "partition": partition,
+    "generator": generator, "verify": verify, "path": path, "resumable": resumable, "partition": partition,
     "one by one": one_by_one, "write_row": write_row,
     "typed write_row": typed_write_row, "formatter": formatter, "dlt": dlt,
 }  # fmt: skip

@@ -36,6 +36,7 @@ FIRST = {
 }
 FILES = {".csv": "CSV by path", ".parquet": "Parquet by path"}
 AGAIN = "again over rows that are all there"
+VERIFY = "verify of these rows"
 WRITE_ROW = "psycopg write_row, one COPY, no checkpoint"
 TYPED = "psycopg write_row, types set, values frozen"
 FORMATTER = "our formatter, one COPY, one thread"
@@ -158,6 +159,7 @@ def run(quick: bool, rows: int | None = None, rounds: int | None = None, only: s
         *(rounded.result(name, least=0.8) for name in FIRST.values()),
         *(rounded.result(name, least=0.9) for name in FILES.values()),
         rounded.result(AGAIN, least=0.65),
+        rounded.result(VERIFY, FIRST[20_000], 0.33),
         rounded.result(WRITE_ROW),
         rounded.result(TYPED),
         rounded.result(FORMATTER),
@@ -196,6 +198,7 @@ def one_round(conn: psycopg.Connection[Any], url: str, folder: Path, rounded: Ro
     for size, name in FIRST.items():
         measure(name, lambda: ours("generator", rows, size))  # noqa: B023
     measure(AGAIN, lambda: ours("generator", rows, 20_000), full=True)
+    measure(VERIFY, lambda: ours("verify", rows), full=True)
     measure(WRITE_ROW, lambda: measured("write_row", url, rows)[0])
     measure(TYPED, lambda: measured("typed write_row", url, rows)[0])
     measure(FORMATTER, lambda: measured("formatter", url, rows)[0])
