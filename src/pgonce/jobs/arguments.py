@@ -1,4 +1,4 @@
-"""What a run may be started with: one place that refuses a name, key, tick or scope that the database cannot hold."""
+"""Checks the arguments with which a run is started: names, keys, ticks and scopes that the database cannot hold."""
 
 from __future__ import annotations
 

@@ -16,12 +16,12 @@ from pgonce.jobs.cron import CatchUp, Schedule
 from pgonce.jobs.registry import Job
 
 EXPECT_GRACE = timedelta(minutes=5)
-"""A job that should run every so often is alerted this much later."""
+"""How long after its expected interval a job is alerted as missed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A run that somebody has asked for and no worker has taken up."""
+    """A requested run that no worker has started yet."""
 
     id: UUID
     name: str
@@ -79,13 +79,13 @@ def resume_job(name: str) -> Call[bool]:
 
 
 def request_job_run(name: str, scope: Mapping[str, Any], key: str | None) -> Call[UUID]:
-    """Ask for a run, by any worker that has the job."""
+    """Request a run by any worker that has the job."""
     args = {"p_job_name": name, "p_scope": Jsonb(dict(scope)), "p_key": key}
     return Call("pgonce_request_job_run", args, value)
 
 
 def open_job_requests(names: Sequence[str]) -> Call[list[Request]]:
-    """The requests for runs of these jobs that nobody has taken up."""
+    """The requests for runs of these jobs that no worker has started yet."""
     return Call("pgonce_open_job_requests", {"p_job_names": list(names)}, lambda rows: [Request(*row) for row in rows])
 
 
@@ -103,7 +103,7 @@ def schedule_job(
     catch_up: CatchUp,
     scope: Mapping[str, Any],
 ) -> Call[None]:
-    """Write a schedule, which workers that have the job go by."""
+    """Write a schedule, which workers that have the job use."""
     args = {
         "p_job_name": name,
         "p_key": key,

@@ -1,4 +1,4 @@
-"""The calls of ``sql/api/jobs_ticks.sql``: schedules, and how far each is with its ticks."""
+"""The calls of ``sql/api/jobs_ticks.sql``: schedules, and the progress of each through its ticks."""
 
 from __future__ import annotations
 
@@ -97,12 +97,12 @@ def read_job_schedules(names: Sequence[str]) -> Call[list[ScheduleRow]]:
 
 
 def plan_job_ticks(ticks: Sequence[NextTick]) -> Call[int]:
-    """Write what is next for schedules that are there. How many rows changed."""
+    """Write the next ticks of existing schedules. Returns how many rows changed."""
     return Call("pgonce_plan_job_ticks", {"p_schedules": _plain(ticks)}, value)
 
 
 def skip_job_tick(name: str, key: str, tick: datetime, reason: str) -> Call[bool]:
-    """Record that a tick is not going to run. False: it has fired."""
+    """Record that a tick will not run. False: it has fired."""
     args = {"p_job_name": name, "p_key": key, "p_scheduled_for": tick, "p_reason": reason}
     return Call("pgonce_skip_job_tick", args, value)
 

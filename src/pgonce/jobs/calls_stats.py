@@ -12,7 +12,7 @@ from pgonce.core.call import Call, Row, value
 
 
 def describe_progress(done: int | None, total: int | None) -> str:
-    """How far a run is: "340 of 1,000 (34 %)"; empty where it does not say."""
+    """The progress of a run: "340 of 1,000 (34 %)"; empty if the job does not report it."""
     if done is None:
         return ""
     return f"{done:,} of {total:,} ({done / total * 100:.0f} %)" if total else f"{done:,}"
@@ -44,7 +44,7 @@ class RunLine:
 
     @property
     def state(self) -> str:
-        """The status, and what is known of its end: stopping, to be retried."""
+        """The status, or more exactly: stopping, to be retried."""
         if self.stopping:
             return "stopping"
         if self.status == "running" and self.reason:
@@ -53,13 +53,13 @@ class RunLine:
 
     @property
     def progress(self) -> str:
-        """How far it is; empty where the job does not say."""
+        """Its progress; empty if the job does not report it."""
         return describe_progress(self.progress_done, self.progress_total)
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How a job has done in a period; durations in milliseconds, of the runs that succeeded."""
+    """Statistics of a job in a period. The durations are those of successful runs, in milliseconds."""
 
     job_name: str
     runs: int
@@ -75,7 +75,7 @@ class Timing:
     max_ms: int | None
     previous_p50_ms: int | None
     trend: float | None
-    """The median against that of the period before: 0.1 is ten percent slower."""
+    """The median compared with that of the previous period: 0.1 is ten percent slower."""
     rows_per_second: float | None
     last_started_at: datetime | None
     last_failed_at: datetime | None
@@ -165,7 +165,7 @@ def get_job_run(run_id: UUID) -> Call[dict[str, Any] | None]:
 
 
 def job_timing(name: str | None, period: timedelta) -> Call[list[Timing]]:
-    """How each job, or one of them, has done in the last ``period``."""
+    """The statistics of each job, or of one of them, in the last ``period``."""
     return Call(
         "pgonce_job_timing", {"p_job_name": name, "p_period": period}, lambda rows: [Timing(*row) for row in rows]
     )

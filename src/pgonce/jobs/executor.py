@@ -1,4 +1,4 @@
-"""Runs of registered jobs in this process, synchronous or not: each in two calls, ``start`` and ``finish``."""
+"""Runs registered jobs in this process, synchronous or not. Each run is two calls, ``start`` and ``finish``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger("pgonce")
 
 @dataclass(eq=False, frozen=True, slots=True)
 class Execution:
-    """A run that has started, and whose function has still to be called or to end."""
+    """A run that has started, and whose function has not been called yet or has not ended."""
 
     job: Job
     run: Run | AsyncRun
@@ -37,7 +37,7 @@ class Execution:
 
 
 class Executor:
-    """Starts and finishes runs; a run that fails is in the audit trail and in the log.
+    """Starts and finishes runs. The failure of a run is recorded in its row and in the log.
 
     Args:
         pool: for synchronous runs.
@@ -58,14 +58,14 @@ class Executor:
 
     @property
     def running(self) -> list[str]:
-        """The runs that are at work, for people."""
+        """The runs in progress, as text."""
         return [f"{each.job.name} {str(each.run.id)[:8]}" for each in self._executions()]
 
     def start(self, job: Job, **options: Any) -> Execution | None:
         """Let the database decide whether a run starts; ``options`` are those of ``Jobs.begin``. None: it does not.
 
         Raises:
-            PgonceError: it could not decide, whatever the reason: the run has no row, so it is still to be done.
+            PgonceError: it could not decide. The run has no row then, so it must be started again.
         """
         try:
             execution = self._start_async(job, options) if job.is_async else self._start_sync(job, options)
@@ -137,7 +137,7 @@ class Executor:
         return Execution(job, run, ended.result, lambda: loop.loop.call_soon_threadsafe(task.cancel))
 
     async def _run_async(self, job: Job, started: Future[Any], options: dict[str, Any]) -> None:
-        # a run has to begin and end in one task: what loses it cancels that task
+        # a run must begin and end in one task, because a lost run cancels that task
         try:
             async with await database.open_async_pool(self._url, 4) as pool:
                 async with AsyncJobs(pool, schema=self._schema).begin(job, **options) as run:

@@ -1,5 +1,5 @@
 # Generated from guard_async.py by tools/unasync.py: edit that one, then `make generate`.
-"""Jobs: the guard in front of a run."""
+"""Jobs: the guard that prevents overlapping runs."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class Jobs:
 
     @contextmanager
     def _expected(self, started: AbstractContextManager[Run | None], expected: Call[None]) -> Iterator[Run | None]:
-        # before the start, so that it is promised also by a run that is skipped
+        # before the start, so that a skipped run registers the expectation, too
         promise = tuple(expected.args.values())
         if promise not in self._promises:
             call(self._pool, expected, self._schema)

@@ -1,4 +1,4 @@
-"""Jobs: the guard in front of a run."""
+"""Jobs: the guard that prevents overlapping runs."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class AsyncJobs:
     async def _expected(
         self, started: AbstractAsyncContextManager[AsyncRun | None], expected: Call[None]
     ) -> AsyncIterator[AsyncRun | None]:
-        # before the start, so that it is promised also by a run that is skipped
+        # before the start, so that a skipped run registers the expectation, too
         promise = tuple(expected.args.values())
         if promise not in self._promises:
             await call(self._pool, expected, self._schema)

@@ -1,4 +1,4 @@
-"""Sends the heartbeats of a run from a thread, over whatever connection there is."""
+"""Sends the heartbeats of a run from a thread, over any connection that works."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ log = logging.getLogger("pgonce")
 
 
 class HeartbeatSender:
-    """A connection of its own, opened at the first heartbeat; where it cannot be had, one of the pool's.
+    """Uses its own connection, opened at the first heartbeat, or one of the pool's if it cannot be opened.
 
-    The pool's connections may all be at work, so the own one comes first. A role with a connection limit, or a server
+    All connections of the pool may be in use, so its own is tried first. A role with a connection limit, or a server
     with no slot left, refuses it; the pool may then have an idle one.
 
     Args:
@@ -88,7 +88,7 @@ class HeartbeatSender:
         return answer
 
     def _connect(self, seconds: float) -> Connection[Any]:
-        # libpq takes whole seconds, and 1 for 2
+        # libpq accepts whole seconds only, and takes 1 as 2
         conninfo, options = self._address()
         options["connect_timeout"] = max(2, min(5, int(seconds)))
         try:

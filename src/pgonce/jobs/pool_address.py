@@ -1,4 +1,4 @@
-"""What a pool connects with, for connections that are not the pool's."""
+"""The connection parameters of a pool, for connections outside of the pool."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def address(pool: ConnectionPool[Any] | AsyncConnectionPool[Any]) -> tuple[str, 
     """
     if callable(pool.conninfo) or callable(pool.kwargs):
         raise InvalidArgument("the pool's conninfo and kwargs are functions: pgonce needs them as values")
-    # a network that swallows packets: TCP would send a heartbeat again for a quarter of an hour
+    # for a network that drops packets: without this, TCP would retransmit a heartbeat for a quarter of an hour
     limits = {"connect_timeout": 5, "tcp_user_timeout": 10_000}
     return pool.conninfo, {**limits, **(pool.kwargs or {}), "autocommit": True}
 

@@ -47,7 +47,7 @@ from pgonce.jobs.pool_address import address, heartbeat_address
 log = logging.getLogger("pgonce")
 
 BEAT = 15.0
-"""Seconds between two heartbeats at most: how long a stop or the progress may go unseen in a run with a wide window."""
+"""The most seconds between two heartbeats, and so until a stop or progress is noticed in a run with a wide window."""
 PAUSES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Seconds between attempts to write the end: a restart or a failover is over by then."""
 
@@ -92,7 +92,7 @@ class AsyncRun:
 
     @property
     def lost(self) -> bool:
-        """Whether the run has ended without us, or may have: no heartbeat reached the database for a whole window."""
+        """Whether another client ended the run, or may have: no heartbeat reached the database for a whole window."""
         self._silence_seen |= self._is_silent
         lost = self._lost or self._is_silent
         self._stop_seen |= lost
@@ -126,7 +126,7 @@ class AsyncRun:
     def request_stop(self, reason: str) -> None:
         """Ask the job to end now because its process is stopping: the run is closed as failed, and due again.
 
-        One that does not look at ``stop_requested`` and gets to its end has succeeded.
+        A job that does not check ``stop_requested`` and reaches its end has succeeded.
         """
         self._interruption = reason
         self._stopping = True
@@ -140,7 +140,7 @@ class AsyncRun:
         self.rows_skipped += int(rows)
 
     def progress(self, done: int, total: int | None = None) -> None:
-        """How far the run is, for ``pgonce job ls``; written with the next heartbeat."""
+        """Report the progress, for ``pgonce job ls``; written with the next heartbeat."""
         self._progress = (int(done), None if total is None else int(total))
 
     @asynccontextmanager
@@ -186,7 +186,7 @@ class AsyncRun:
 
     @asynccontextmanager
     async def unfenced(self) -> AsyncIterator[AsyncConnection[Any]]:
-        """The same for a body that calls a function with the fence in it, such as advance_seed: one beat is enough."""
+        """The same for a body that calls a function which contains the fence, such as advance_seed."""
         self._refuse_in_child()
         async with connection(self._pool) as conn:
             await self._keep_heartbeats_apart(conn)
@@ -335,7 +335,7 @@ class AsyncRun:
         if self._interruption and (self._stop_seen or cancelled):
             closing = protocol.interrupt_job_run(self.id, self._interruption)
         try:
-            # silent: the database has been out of reach for a window already, and whoever waits for us should go on
+            # silent: the database has been unavailable for a whole window, so the caller should not wait any longer
             await shielded(self._record_end(closing, once=self._is_silent))
         except (PgonceError, psycopg.Error):
             self._ended = False  # whoever ends it next tries again

@@ -1,4 +1,4 @@
-"""Which schedules a scheduler goes by, and how far each is with its ticks: in memory, and in pgonce_job_schedules."""
+"""The schedules of a scheduler, and the progress of each through its ticks: in memory and in pgonce_job_schedules."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger("pgonce")
 
 
 class ScheduleStore:
-    """The schedules of an app's jobs: those of its code, and what the database has instead or besides.
+    """The schedules of an app's jobs: those in its code, and those in the database that replace or supplement them.
 
     Args:
         jobs: the app's jobs, by name.
@@ -53,12 +53,12 @@ class ScheduleStore:
         self.plans: dict[Name, Plan] = dict(self._code)
         """By name and key. Replaced as a whole, and not changed in place."""
         self.scopes: dict[Name, Mapping[str, Any]] = {}
-        """What the runs of an operator's schedule work on."""
+        """The scopes of the runs that an operator's schedule starts."""
         self.since: dict[Name, datetime] = {}
         """Ticks later than this are to be run; a schedule that is new begins now."""
 
     def refresh(self, pool: Pool, now: datetime) -> bool:
-        """Read the schedules that are in the database. Whether something was changed here.
+        """Read the schedules in the database. Returns whether something has changed.
 
         Raises:
             DatabaseUnavailable, SchemaError: as for every call.
@@ -83,7 +83,7 @@ class ScheduleStore:
             self._done = {name: tick for name, tick in self._done.items() if name in plans and name not in since}
             self._changed = (self._changed & plans.keys()) | since.keys()
             self.plans, self.scopes = plans, scopes
-            # what is not there, or not as the code has it, is for the newest start of the app to register
+            # schedules that are missing, or differ from the code, are registered by the newest start of the app
             self._registered = self._registered and all(
                 name in found and (found[name].source != "code" or self._is_own(found[name], plan))
                 for name, plan in self._code.items()
@@ -94,7 +94,7 @@ class ScheduleStore:
 
     def _plan(self, name: Name, row: ScheduleRow) -> Plan | None:
         own = self._code.get(name)
-        # a start goes by its own schedules, and registers them
+        # at its start a process uses its own schedules, and registers them
         if own is not None and row.source == "code" and (self._is_own(row, own) or not self._has_started):
             return own
         try:
@@ -112,7 +112,7 @@ class ScheduleStore:
 
     @staticmethod
     def _is_forgotten(done: datetime | None, row: ScheduleRow | None, now: datetime) -> bool:
-        # every tick that is done has a row
+        # every finished tick has a row
         return (
             done is not None and row is not None and row.next_tick <= done and done > now - _FORGETTABLE
             and (row.fired is None or row.fired < done)

@@ -1,8 +1,8 @@
 """The scheduler: starts each job at its ticks, retries failed runs, and closes the runs of dead processes.
 
 Any number of schedulers may run. There is no leader: each of them tries each tick, and the tick is a unique column, so
-one start wins and the others read one row. A scheduler that is stopped, slow or wrong about the time can therefore
-neither run a tick twice nor hold one back.
+one start wins and the others read one row. Therefore a scheduler that is stopped or slow, or has a wrong time, can
+neither run a tick twice nor prevent one.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Scheduler(Service):
         self._in_progress: set[Name] = set()
         self._wanted: set[UUID] = set()
         self._threads = DaemonThreadPool(concurrency, "pgonce job")
-        # The upkeep asks the database, which may hang; the thread that starts the ticks asks nobody.
+        # The upkeep uses the database, which may hang. The thread that starts the ticks does not.
         self._own = [
             threading.Thread(target=self._run_to_the_end, args=[work], name=f"pgonce {name}", daemon=True)
             for name, work in {"scheduler": self._run_ticks, "upkeep": self._run_upkeep}.items()
@@ -138,7 +138,7 @@ class Scheduler(Service):
         return self
 
     def stop(self, timeout: float | None = None) -> bool:
-        """Start nothing more, ask the runs to end, and wait for them.
+        """Stop starting runs, ask the running ones to end, and wait for them.
 
         A synchronous run finds ``run.stop_requested``, an asynchronous one is cancelled. One that does not look and
         gets to its end in time has succeeded. Runs that have not ended after ``timeout`` are closed as failed ("worker
@@ -182,7 +182,7 @@ class Scheduler(Service):
         try:
             work()
         except BaseException as error:
-            # A process without its scheduler looks alive, and no job runs. It has to end, so that it is started anew.
+            # A process whose scheduler has died looks alive, but runs no jobs. It must end, so that it is restarted.
             log.critical("the scheduler has died: this process ends", exc_info=error)
             self._died = self._died or error
             os.kill(os.getpid(), signal.SIGTERM)
@@ -238,7 +238,8 @@ class Scheduler(Service):
                 log_errors(duty)
 
     def _compare_clocks(self) -> None:
-        # A failover cuts every connection, and the pool finds out one by one, at their next use. If each cost a round,
+        # A failover cuts every connection, and the pool notices each of them at its next use. If each cost one round of
+        # upkeep,
         # ticks that are due would wait for minutes.
         for left in reversed(range(self._pool.max_size)):
             try:
@@ -273,8 +274,8 @@ class Scheduler(Service):
             self._new_schedules.set()
         self._store.write(self._pool)
 
-    # The threads of the jobs. They are not given a tick but a job, and ask, when they have time, which of its ticks are
-    # due by then. A tick that was delayed by busy threads or by the database is so held to the job's own rule, and one
+    # The threads of the jobs get a job, not a tick. When a thread is free, it looks which of the job's ticks are
+    # due by then. So the job's own rule applies to a tick that was delayed by busy threads or by the database, and one
     # that could not be started is simply still due.
 
     def _submit(self, name: Name) -> None:
@@ -345,7 +346,7 @@ class Scheduler(Service):
         return any(run.key == name[1] for run in running)
 
     def _submit_once(self, wanted: UUID, job: Job, **options: Any) -> None:
-        """Start the run that ``options`` name in a thread; not twice while that thread is at it."""
+        """Start the run that ``options`` name in a thread, unless a thread is already starting it."""
         if wanted not in self._wanted:
             self._wanted.add(wanted)
             self._threads.submit(self._run_wanted, wanted, job, options)

@@ -38,7 +38,7 @@ class DaemonThreadPool:
         self._lock = threading.Lock()
         self._stopping = False
         self.unfinished = 0
-        """How much work is being done or waits for a thread."""
+        """The number of actions that are running or waiting for a thread."""
         self.threads = [threading.Thread(target=self._work_off, name=f"{name} {n}", daemon=True) for n in range(count)]
 
     def start(self) -> None:
@@ -57,7 +57,7 @@ class DaemonThreadPool:
         self._work.put((action, arguments))
 
     def stop(self) -> None:
-        """Start no more work; each thread ends after what it is doing."""
+        """Start no more actions. Each thread ends after its current one."""
         self._stopping = True
         for _ in self.threads:
             self._work.put(None)

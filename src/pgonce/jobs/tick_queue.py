@@ -1,4 +1,4 @@
-"""The next tick of many jobs. Pure: the time is an argument."""
+"""The next ticks of many jobs. Without a clock: the time is an argument."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pgonce.jobs.cron import INSTANT, Plan
 Name: TypeAlias = tuple[str, str]
 """A job's name and key."""
 _AGAIN = timedelta(minutes=1)
-"""Until a job whose next tick could not be found is looked at again."""
+"""The time until a job whose next tick could not be computed is tried again."""
 
 
 class TickQueue:
-    """The next tick of every job, in a heap: the first one is found at once, with ten jobs or with ten thousand.
+    """The next tick of every job, in a heap, so that the first one is found fast even among ten thousand jobs.
 
     Args:
         plans: the jobs.
@@ -54,7 +54,7 @@ class TickQueue:
                 raise
 
     def overdue(self, name: Name, since: datetime, now: datetime) -> tuple[list[datetime], datetime | None]:
-        """What the job's plan says about its due ticks after ``since``: those to run, and the last one given up."""
+        """The due ticks after ``since`` that the job's plan wants to run, and the last tick that it gives up."""
         return self._plans[name].overdue(since, self._passed(name, now))
 
     def _passed(self, name: Name, now: datetime) -> datetime:
