@@ -1,4 +1,4 @@
-"""Where a batch ends, how large the next one is, and how long to wait after it: all without a clock of their own."""
+"""Decides where a batch ends, how large the next one is, and how long to wait after it. Without a clock."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ T_co = TypeVar("T_co", covariant=True)
 SMALLEST, LARGEST = 100, 50_000
 """Rows per batch, unless the seed says how many."""
 BYTES = 8_000_000
-"""A batch that holds so much ends, however few rows it has: three are in memory at a time."""
+"""A batch of this size ends, however few rows it has, because three batches are in memory at a time."""
 UNIT_BYTES = 64_000_000
-"""Of the rows that share one cursor, at most: they are held in memory and committed together."""
+"""The most bytes of rows that share one cursor, because they are held in memory and committed together."""
 SECONDS = 1.0
 """What a batch should take."""
 PART_BYTES = 64_000
 """Of a batch that are sent at a time."""
 YIELD_ROWS = 256
-"""After so many rows the thread that feeds the database may run."""
+"""After this many rows the thread that sends data to the database may run."""
 
 
 @dataclass(slots=True)
@@ -62,7 +62,7 @@ class BatchSizer:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A record that cannot be cut into values, or a row that has no text in COPY."""
+    """A record that cannot be split into values, or a row that cannot be written as text for COPY."""
 
     index: int
     """Its place in the batch."""
@@ -81,26 +81,26 @@ class Batch:
     cursor: Cursor = None
     parts: list[bytes] = field(default_factory=list)
     rows: int = 0
-    """All that were seen, the refused ones too."""
+    """All rows that were read, including the refused ones."""
     cursors: list[Cursor] | None = None
-    """Of each row; None where only the batch's is known."""
+    """The cursor of each row; None if only that of the batch is known."""
     refused: list[Refused] = field(default_factory=list)
     """Rows that are not in ``parts``; their index counts all rows of the batch."""
     format: CopyFormat = TEXT
     fingerprint: Mapping[str, Any] | None = None
     on_first_bytes_sent: Callable[[], None] = lambda: None
-    """Called when the server is busy with it, so that the next batch may be made."""
+    """Called when the server has begun to process it, so that the next batch may be made meanwhile."""
 
     def cursor_of(self, index: int) -> Cursor:
-        """Of one row, or of the batch where that is all that is known."""
+        """The cursor of one row, or that of the batch if only that is known."""
         return self.cursors[index] if self.cursors else self.cursor
 
 
 class Builder(Protocol[T_co]):
-    """Makes larger things of rows: batches to write, or lists to compare."""
+    """Collects rows in batches to write, or in lists to compare."""
 
     def add(self, row: SeedRow | BadRow, cursor: Cursor, /) -> T_co | None:
-        """Take one row; what is finished, if anything."""
+        """Add one row. Returns what is finished, if anything."""
         ...
 
     def finish(self) -> T_co | None:
@@ -111,7 +111,7 @@ class Builder(Protocol[T_co]):
 class BatchBuilder:
     """Cuts a stream of (row, cursor) into batches of at least ``sizer.size`` rows, or of BYTES, written as it goes.
 
-    A cut is made only where the cursor changes: rows of one cursor (the verses of a chapter) are one unit, or a
+    A batch ends only where the cursor changes: rows with one cursor (the verses of a chapter) stay together, because a
     resume after that cursor would lose the rest of them.
 
     Nothing that the source yields is kept by reference: its rows and cursors may be objects that it uses again.
@@ -134,7 +134,7 @@ class BatchBuilder:
         self._size = sizer.size
 
     def add(self, row: SeedRow | BadRow, cursor: Cursor) -> Batch | None:
-        """Take one row; the finished batch before it, where this row begins a new one."""
+        """Add one row. If it begins a new batch, returns the finished one before it."""
         done = None
         if type(cursor) not in _SCALARS:
             cursor = self._cursor if cursor == self._cursor else frozen_cursor(cursor)
@@ -188,7 +188,7 @@ class BatchBuilder:
 
 
 def _shown(value: Any) -> str:
-    """The value in ASCII, for whoever looks at the reject; a value may refuse to be printed."""
+    """The value in ASCII, to be shown with the reject. Printing a value may fail."""
     try:
         return ascii(value)
     except Exception:  # noqa: BLE001 -- of the value's own class
@@ -200,7 +200,7 @@ _UNCHANGING = _SCALARS | {type(None)}
 
 
 def frozen_cursor(cursor: Cursor) -> Cursor:
-    """A copy that stays as it is when the source changes its object.
+    """A copy that does not change if the source changes its object.
 
     Raises:
         InvalidArgument: it is None, or not JSON.
@@ -245,7 +245,7 @@ def join_blocks(source: BlockSource, cursor: Cursor | None, sizer: BatchSizer) -
 
 
 def build_batches(rows: Iterable[tuple[SeedRow | BadRow, Cursor]], builder: Builder[T]) -> Iterator[T]:
-    """What ``builder`` makes of ``rows``. SourceUnfinished is raised after the last of it."""
+    """Yield what ``builder`` makes of ``rows``. Raises SourceUnfinished after the last of it."""
     unfinished: SourceUnfinished | None = None
     try:
         for number, pair in enumerate(rows, 1):
@@ -267,5 +267,5 @@ def build_batches(rows: Iterable[tuple[SeedRow | BadRow, Cursor]], builder: Buil
 
 
 def is_unpacking(error: Exception) -> bool:
-    """Whether ``error`` is of ``for row, cursor in …`` itself: it has been in no other frame."""
+    """Whether ``error`` was raised by ``for row, cursor in …`` itself: its traceback has no other frame."""
     return error.__traceback__ is not None and error.__traceback__.tb_next is None

@@ -1,4 +1,4 @@
-"""What the catalog says of a table: its columns, by the kind of value they hold, and what an import must know of it."""
+"""The facts about a table that an import needs: its columns by the kind of their values, and more from the catalog."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""COPY's text format: what is escaped in it, where rows end, and what a row holds."""
+"""COPY's text format: escapes, ends of rows, and the values of a row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Python values as lines of COPY's text format, each row at once: nothing of it is kept.
+"""Writes Python values as lines of COPY's text format. Each row is written at once, and nothing of it is kept.
 
 psycopg writes a row in C (docs/decisions/copy-writer.md). Before that, a value is replaced by its text where the
 column's type reads another text than psycopg writes.
@@ -59,7 +59,10 @@ ERRORS = (psycopg.Error, UnicodeError, TypeError, ValueError, RecursionError, Ar
 
 
 class Unwritable(Exception):
-    """A row that has no text: a value without a form in its column, a lone surrogate, a class without a dumper."""
+    """A row that cannot be written.
+
+    A value without a form in its column, a lone surrogate, a class without a dumper.
+    """
 
     def __init__(self, values: Sequence[Any], error: Exception) -> None:
         super().__init__(_reason(error))

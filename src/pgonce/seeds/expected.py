@@ -1,6 +1,6 @@
-"""What a source's values should have become in the table, for psycopg to write: the other side of ``--verify``.
+"""The values that the table should have, computed from the source for ``--verify`` and written by psycopg.
 
-This module knows the rules of the docs' table of types a second time, and shares no code with ``value_text``.
+This module implements the table of types in the docs a second time, and shares no code with ``value_text``.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class RowReader:
         self._changes: dict[tuple[type, ...], list[int]] = {}
 
     def add(self, row: SeedRow | BadRow, _: Cursor) -> list[tuple[Any, ...]] | None:
-        """Take one row; a full list of rows, when there is one."""
+        """Add one row. Returns a full list of rows when there is one."""
         self._number += 1
         self.rows += 1
         if self._number in self._rejected:
@@ -126,7 +126,7 @@ class RowReader:
 
 
 def _for_list(value: Any) -> Any:
-    """psycopg wants the elements of a list to be of one type: as texts they are."""
+    """psycopg needs the elements of a list to have one type, so they are texts."""
     if value is None or isinstance(value, tuple | list):
         return value
     if isinstance(value, bool):

@@ -62,7 +62,7 @@ class RunOptions:
 
 
 RETRIES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, *[5.0] * 16, None)
-"""Seconds between the attempts at a batch while the database is away or refuses it: a failover takes about a minute."""
+"""Seconds between the attempts at a batch while the database is unavailable: a failover takes about a minute."""
 
 
 def as_json(value: Any) -> Any:
@@ -79,7 +79,7 @@ class _Moved(Exception):
 
 
 def retry_transient(pool: Pool, action: Callable[[], Result[T]]) -> T:
-    """``action``, again and again while the database is away or breaks a deadlock."""
+    """Repeat ``action`` while the database is unavailable or ends a deadlock."""
     for pause in RETRIES:
         try:
             return action()
@@ -173,8 +173,9 @@ class Import:
     ) -> tuple[Outcome, Checkpoint | None] | None:
         """Commit what the source has after ``cursor``, batch by batch; None at its end."""
         last = time.monotonic()
-        # A source with few rows per batch is watched batch by batch: threads would gain nothing, and a source that
-        # looks at the database would see its rows later than it may expect.
+        # A source with few rows per batch is read in step with the commits: threads would gain nothing, and a source
+        # that
+        # reads the database would see its own rows later than it may expect.
         in_step = self._sizer.size < SMALLEST
         stream = batches(self._loader, self._source, cursor, self._sizer, self._adapters)
         with prefetched(stream) as (taken, want):

@@ -1,4 +1,4 @@
-"""An iterator that is advanced in a thread of its own, one item before it is needed."""
+"""Advances an iterator in its own thread, one item before it is needed."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Prefetcher(Generic[T]):
             return not self._stopped
 
     def want(self) -> None:
-        """Let the next item be made, while the one that was taken is worked on."""
+        """Allow the next item to be made while the current one is processed."""
         with self._changed:
             self._wanted = True
             self._changed.notify_all()
@@ -91,7 +91,7 @@ class Prefetcher(Generic[T]):
             return taken
 
     def close(self) -> None:
-        """Let the thread end, and wait for it for a second: one that blocks in the user's code is abandoned."""
+        """End the thread, and wait a second for it. A thread that blocks in the user's code is abandoned."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()

@@ -1,5 +1,5 @@
 # Generated from rejects_async.py by tools/unasync.py: edit that one, then `make generate`.
-"""Finds the bad rows of a batch, and writes the others."""
+"""Finds the bad rows of a batch, and writes the good ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds the bad rows of a batch, and writes the others."""
+"""Finds the bad rows of a batch, and writes the good ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Imports that resume where they died: rows and checkpoint in one transaction, batch by batch."""
+"""Imports that resume where they ended: rows and checkpoint are committed in one transaction, batch by batch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RUNNER = "seed_runner"
 """The job that every import is a run of, with the seed's name as its key: one runner per seed."""
 _WENT_BACK = "seed %s: the database has lost batches that it had confirmed (a failover?): resuming after row %d"
 WINDOW = timedelta(minutes=2)
-"""How long an import may go without a sign of life: short, so that a killed one can be resumed soon."""
+"""How long an import may go without a heartbeat. It is short, so that a killed import can be resumed soon."""
 
 
 @dataclass(frozen=True, slots=True)

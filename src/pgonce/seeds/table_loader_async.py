@@ -1,4 +1,4 @@
-"""The rows of one batch into their table: each exactly once, however often the batch is repeated."""
+"""Writes the rows of a batch into their table, each exactly once, however often the batch is repeated."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class TableLoader:
                 ),
             )
             self._staging = "empty"
-            # else the rows may be sorted with all they hold, on the disk, only to be compared with a range of keys
+            # otherwise whole rows may be sorted on disk, only to be compared with a range of keys
             await run(conn, "set local enable_mergejoin = off")
         async with conn.transaction():
             if self._staging == "full":
@@ -97,8 +97,8 @@ class TableLoader:
     def target(self, batch: Batch, bad: set[int]) -> dict[str, Any]:
         """What identifies the table at the next resume: its name and oid, and two keys that ``batch`` has written.
 
-        Not the oid alone: a table that was restored from a dump, with its rows, is the same table. A row that a trigger
-        may change, or a policy may hide, identifies nothing.
+        The oid alone is not enough: a table that was restored from a dump with its rows is the same table. A row that a
+        trigger may change, or a policy may hide, identifies nothing.
 
         Args:
             bad: the places in the batch of rows that were rejected.

@@ -1,4 +1,4 @@
-"""One value as the text that a column's type reads: the type of the column decides, not only that of the value.
+"""Writes a value as text for a column. The text depends on the type of the column, not only on that of the value.
 
 A value that has no faithful form in the column's type raises `NoForm`, and its row becomes a reject: it is never stored
 as another value. The table of all pairs is in docs/seeds.md.

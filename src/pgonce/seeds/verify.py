@@ -1,5 +1,5 @@
 # Generated from verify_async.py by tools/unasync.py: edit that one, then `make generate`.
-"""An import tried without writing, and a table compared with its source."""
+"""A dry run of an import, and the comparison of a table with its source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An import tried without writing, and a table compared with its source."""
+"""A dry run of an import, and the comparison of a table with its source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CSV from any record on, row by row, or in blocks that need no Python per row.
+"""Reads CSV from any record on, row by row, or in blocks without Python code for each row.
 
 The rules are those of RFC 4180 and of COPY, with one exception: a quote in the middle of a value and text after a
 closing quote are errors of that record. COPY takes ``1,5" pipe`` and ``2,3" nail`` for one row, and drops the quotes.
@@ -23,7 +23,7 @@ from pgonce.seeds.readers.text_file import TextFile
 from pgonce.seeds.source import BadRow, Cursor, SeedRow
 
 BLOCK = 64 * 1024
-"""Bytes per read. While a longer one is made ready, the server runs out of rows (bench.imports --only CSV)."""
+"""Bytes per read. While a larger block is converted, the server would wait for rows (bench.imports --only CSV)."""
 LONGEST = 256 * 1024 * 1024
 """Bytes of one record. A quote that is never closed makes one of the whole rest of the file."""
 BOM = b"\xef\xbb\xbf"

@@ -1,4 +1,4 @@
-r"""CSV as COPY's text format, a block at a time: the server reads that faster than CSV.
+r"""Converts CSV to COPY's text format, a block at a time, because the server reads that faster than CSV.
 
 What stands outside of quotes and what stands inside are taken apart once, then each is changed as a whole: no Python
 for each row. A block in which a quote stands where no quote may stand is cut record by record instead.
@@ -16,7 +16,7 @@ from pgonce.seeds.copy_format import SPECIAL
 
 _SPECIAL = [(special.encode(), escape.encode()) for special, escape in SPECIAL.items()]
 _DOUBLED = b"\x01"
-"""Stands for a doubled quote, so that all others open or close."""
+"""Replaces a doubled quote, so that all other quotes open or close."""
 NEVER_CLOSED = "a quote is never closed"
 
 
@@ -87,7 +87,7 @@ class Grammar:
 def as_text(data: bytes, dialect: Dialect) -> tuple[bytes, int] | None:
     """Whole records as COPY's text format has them, and how many; None: cut them one by one.
 
-    None says that a quote stands in the middle of a value, text after a closing quote, or a CR without LF.
+    None: there is a quote in the middle of a value, text after a closing quote, or a CR without LF.
 
     Args:
         data: with LF or CRLF; the last line end may be missing.

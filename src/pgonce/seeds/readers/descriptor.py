@@ -41,7 +41,7 @@ def open_file(path: Path) -> tuple[Descriptor, bool]:
 
 
 def read_at(descriptor: int, offset: int, size: int) -> bytes:
-    """Up to ``size`` bytes from ``offset`` on, wherever others read."""
+    """Up to ``size`` bytes from ``offset`` on. The positions of other readers do not change."""
     if hasattr(os, "pread"):
         return os.pread(descriptor, size, offset)
     with _SEEKING:  # Windows has one position for all

@@ -25,7 +25,7 @@ from pgonce.seeds.readers.unpack import Unpacker, damaged
 from pgonce.seeds.source import Cursor, Verdict
 
 EDGE = 64 * 1024
-"""Bytes at either end of what was read that are compared when a file has only grown."""
+"""Bytes at the start and at the end of what was read that are compared if a file has only grown."""
 KEPT = 64 * 1024 * 1024
 """Bytes that are kept until the fingerprint of their batch is taken: three batches of 8 MB are under way at a time."""
 TICK = 0.05
@@ -128,7 +128,7 @@ class OpenFile:
         return (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino)
 
     def is_still(self, earlier_size: int | None = None) -> bool:
-        """Whether the file is no longer written, as far as one can see.
+        """Whether the file is probably no longer being written.
 
         It is as large as an earlier run has left it, or nothing has changed for STILL seconds (by the time that no
         program can set). A pipe that has ended says nothing: its writer may have died.
@@ -175,7 +175,7 @@ class OpenFile:
                 raise SourceChanged(_advice(f"{self.path.name} was changed while it was read"))
 
     def _compare_replacement(self, reading: Read) -> None:
-        """Go on with the file that stands at the path now, if it begins with what was read."""
+        """Continue with the file that is at the path now, if it begins with what was read."""
         try:
             other = OpenFile(self.path, self.unpacker.fresh())
         except InvalidArgument:

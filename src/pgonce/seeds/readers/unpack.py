@@ -1,4 +1,4 @@
-"""What lies between the bytes on the disk and those that are read: a compression, an encoding, a pipe."""
+"""Decompresses and decodes files, between the bytes on the disk and those that are read."""
 
 from __future__ import annotations
 
