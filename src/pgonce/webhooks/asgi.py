@@ -273,7 +273,7 @@ class Receiver:
             return failure(error, by="the receiver")
 
     async def _receive(self, scope: Scope, request: _Request) -> Response:
-        """Size, header, body, signature, then the database: what anybody can send costs as little as possible."""
+        """Check size, header, body and signature in this order, so that unsigned requests cost little."""
         request.begun = True
         header = b",".join(value for name, value in scope["headers"] if name == b"stripe-signature").decode("latin-1")
         length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
@@ -321,7 +321,8 @@ class Receiver:
     async def _current_secrets(self) -> tuple[str, ...]:
         secrets: Any = self._secrets
         if callable(secrets):
-            # a plain function may read a file or ask a service: in a thread it holds up nobody else's delivery
+            # a plain function may read a file or call a service, so it runs in a thread and does not delay other
+            # deliveries
             secrets = await (secrets() if inspect.iscoroutinefunction(secrets) else asyncio.to_thread(secrets))
         return stripe.signing_secrets(secrets)
 
