@@ -32,7 +32,7 @@ PAGES = {
     "audit": ("audit", None),
 }
 SCREENS = (("light", 1440), ("dark", 1440), ("light", 360), ("dark", 360))
-TALLEST = 1600
+TALLEST = 1300
 """Pixels of a picture."""
 
 

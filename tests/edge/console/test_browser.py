@@ -17,7 +17,7 @@ from tests.edge.console.conftest import USERS, Open, log_in, problems, served
 Connection = psycopg.Connection[Any]
 
 HOSTILE = '<script>document.title="x"</script>\u202e'
-PAGES = ("/", "/alerts", "/audit", "/zone", "/nothing")
+PAGES = ("/", "/webhooks", "/jobs", "/imports", "/alerts", "/audit", "/zone", "/nothing")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,7 +61,7 @@ def test_each_page_is_accessible_and_fits_a_telephone(open_page: Open) -> None:
     for path in PAGES:
         page.goto(base + path)
         for scheme, width in (("light", 1440), ("dark", 1440), ("light", 360)):
-            page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
             page.set_viewport_size({"width": width, "height": 800})
             if problem := problems(page):
                 found[path, scheme, width] = problem
