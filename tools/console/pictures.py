@@ -21,7 +21,7 @@ ARGUMENTS = (
 PAGES = {
     "now": ("", None),
     "webhooks": ("webhooks", None),
-    "event": ("webhooks?status=dead", "main tbody a[href*='/webhook?']"),
+    "event": ("webhooks?state=dead", "main tbody a[href*='/webhook?']"),
     "jobs": ("jobs", None),
     "job": ("job?name=ledger_export", None),
     "run": ("job?name=ledger_export", "main tbody a[href*='/run?']"),

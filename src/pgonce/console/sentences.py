@@ -188,7 +188,7 @@ def _late(facts: Facts, look: Look, missed: Sequence[MissedTick], clock: Clock) 
     events_first = bool(facts.late_events)
     return Sentence(
         "late", "Late?", state, say, " ".join(said), look, "See the events" if events_first else "See the day",
-        "/webhooks" if events_first else "/jobs", {"status": "waiting"} if events_first else {},
+        "/webhooks" if events_first else "/jobs", {"state": "waiting"} if events_first else {},
         None if is_fresh(look, facts) else "pgonce worker --app MODULE:APP",
     )  # fmt: skip
 
@@ -232,7 +232,7 @@ def _stuck(facts: Facts, look: Look, imports: Sequence[StuckImport], clock: Cloc
 def _where(facts: Facts, imports: Sequence[StuckImport]) -> tuple[str, str, dict[str, str]]:
     if facts.dead:
         button = "See the cause" if facts.dead_causes == 1 else f"See the {facts.dead_causes} causes"
-        return button, "/webhooks", {"status": "dead"}
+        return button, "/webhooks", {"state": "dead"}
     if facts.stale_runs:
         return "See the run", "/run", {"id": str(facts.stale_run)}
     if imports:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
@@ -328,3 +330,32 @@ def test_a_form_that_is_too_large_or_none_is_refused(browser: Client) -> None:
     page = token(browser.get("/login"))
     assert browser.post("/login", data={"csrf": page, "name": "x" * 300_000}).status_code == 400
     assert browser.post("/login", json={"csrf": page}).status_code == 400
+
+
+def test_every_link_of_the_frame_and_its_pages_leads_somewhere(browser: Client, conn: Any) -> None:
+    conn.execute("insert into webhook_events (stripe_event_id, event_type, status) values ('evt_1', 'a.b', 'failed')")
+    run = conn.execute("select start_job_run('j/k %?#')").fetchone()[0]
+    conn.execute("insert into seed_checkpoints (seed_name, status) values ('people:p.csv', 'failed')")
+    details = {"run": {"run_id": str(run)}, "job": {"job_name": "j/k %?#"}, "event": {"stripe_event_id": "evt_1"}}
+    details |= {"type": {"event_type": "a.b"}, "import": {"seed_name": "people:p.csv"}, "nothing": {}}
+    for name, detail in details.items():
+        conn.execute(
+            "insert into pgonce_alerts (channel, kind, subject, dedupe_key, message, detail)"
+            " values ('c', 'deliveries_refused', %s, %s, 'm', %s)",
+            [name, name, Jsonb(detail)],
+        )
+    for noun, what in (("run", run), ("job", "j/k %?#"), ("webhook", "evt_1"), ("import", "people:p.csv")):
+        conn.execute("select pgonce_audit_write('stop', %s, %s, p_actor => 'x')", [noun, str(what)])
+    log_in(browser)
+    links = {
+        html.unescape(link)
+        for path in ("/", "/alerts", "/audit")
+        for link in re.findall(r'<a[^>]* href="(/[^"]*)"', browser.get(path).text)
+    }
+    assert len(links) > 15
+    answers = {link: browser.get(link).status_code for link in sorted(links)}
+    assert {link: status for link, status in answers.items() if status != 200} == {}
+    shown = [html.unescape(link) for link in links if link.startswith("/webhooks?")]
+    assert any("state=dead" in link for link in shown)
+    for link in shown:
+        assert "evt_1" in browser.get(link).text

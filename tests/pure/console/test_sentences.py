@@ -119,7 +119,7 @@ def test_stuck_names_the_most_frequent_cause_and_leads_to_it() -> None:
     assert stuck.say == "17 events and 1 import are stuck."
     assert "14 × invoice.paid: KeyError: 'discounts'" in stuck.evidence
     assert "people:people.csv has stood still for 26 min" in stuck.evidence
-    assert (stuck.button, stuck.path, stuck.parameters) == ("See the 2 causes", "/webhooks", {"status": "dead"})
+    assert (stuck.button, stuck.path, stuck.parameters) == ("See the 2 causes", "/webhooks", {"state": "dead"})
 
 
 def test_slow_is_a_run_over_its_usual_time_or_webhooks_over_theirs() -> None:

@@ -63,7 +63,7 @@ def target(line: AlertLine) -> tuple[str, dict[str, str]]:
     if detail.get("stripe_event_id"):
         return "/webhook", {"id": str(detail["stripe_event_id"])}
     if detail.get("event_type"):
-        return "/webhooks", {"type": str(detail["event_type"]), "status": "dead"}
+        return "/webhooks", {"type": str(detail["event_type"]), "state": "dead"}
     if detail.get("seed_name"):
         return "/import", {"name": str(detail["seed_name"])}
     return ("/imports", {}) if line.kind.startswith("import") else ("/", {})

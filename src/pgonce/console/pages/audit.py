@@ -28,16 +28,25 @@ DONE = {
     ("request", "job"): "Run asked of",
     ("pause", "job"): "Schedule paused of",
     ("resume", "job"): "Schedule resumed of",
+    ("expect", "job"): "Runs expected of",
+    ("forget", "job"): "Runs no longer expected of",
+    ("pause", "import"): "Pause asked for import",
+    ("resume", "import"): "Resumed: import",
+    ("reset", "import"): "Checkpoint deleted of import",
+    ("retry", "import"): "Rejected rows tried again of import",
+    ("replay", "webhook"): "Replay:",
+    ("stop", "webhook"): "Stopped:",
+    ("erase", "customer"): "Payloads erased of customer",
+    ("cleanup", "schema"): "Old rows deleted in schema",
     ("mute", "alert"): "Muted",
     ("unmute", "alert"): "Unmuted",
-    ("migrate", "schema"): "Schema migrated",
+    ("migrate", "schema"): "Migrated: schema",
 }
 PLACES = {
     "webhook": ("/webhook", "id"),
     "run": ("/run", "id"),
     "job": ("/job", "name"),
     "import": ("/import", "name"),
-    "replay": ("/replay", "id"),
 }
 
 
@@ -111,6 +120,8 @@ def said(line: AuditLine) -> str:
 
 def place(line: AuditLine) -> tuple[str, dict[str, str]] | None:
     """The page of what it was done to, and its parameters."""
+    if "replay" in line.detail:  # of one event or of many
+        return "/webhooks/replay", {"id": str(line.detail["replay"])}
     found = PLACES.get(line.noun)
     return (found[0], {found[1]: line.object}) if found and line.object else None
 
