@@ -148,11 +148,21 @@ def test_dead_letters_of_one_type_exception_and_place_are_one_group(inbox: Conne
     assert (one["like_it"], one["failure"]) == (20, groups[2]["failure"])
 
 
-def test_the_counts_of_the_states_are_bounded(inbox: Connection) -> None:
-    counts = dict(inbox.execute("select * from pgonce_console_webhook_counts()").fetchall())
-    assert counts == {
-        None: 10001, "dead": 31, "failed": 1, "waiting": 1, "processing": 1, "ignored": 1, "succeeded": 10001,
-    }  # fmt: skip
+OTHERS = {"dead": 31, "failed": 1, "waiting": 1, "processing": 1, "ignored": 1}
+
+
+@pytest.mark.parametrize(
+    ("most", "wanted"),
+    [
+        (10_000, {None: 10_001, **OTHERS, "succeeded": 10_001}),
+        (100_000, {None: 20_035, **OTHERS, "succeeded": 20_000}),
+        (20_010, {None: 20_011, **OTHERS, "succeeded": 20_000}),
+        (30, {None: 31, **OTHERS, "succeeded": None}),
+    ],
+)
+def test_the_counts_of_the_states_are_bounded(inbox: Connection, most: int, wanted: dict[str | None, int]) -> None:
+    counts = "select * from pgonce_console_webhook_counts(%s)"
+    assert dict(inbox.execute(counts.encode(), [most]).fetchall()) == wanted
 
 
 @pytest.mark.parametrize(

@@ -151,34 +151,35 @@ comment on function pgonce_console_webhooks(jsonb, timestamptz, uuid, integer) i
   'pgonce: a page of events, newest first, each with its diagnosis if it is not final. p_filter as for pgonce_find_webhooks; a last '
   'row with scanned = true says that the search stopped there. At most 500 rows.';
 
-create or replace function pgonce_console_count_webhooks(p_state text default null, p_limit integer default 10001) returns integer
-language plpgsql stable set search_path from current as $$
+-- Only the few events that have not succeeded are counted by their own indexes. All are counted in the index of received_at,
+-- up to a bound, and those that have succeeded are the difference.
+create or replace function pgonce_console_webhook_counts(p_most integer default 10000) returns table (state text, events integer)
+language plpgsql stable set search_path from current set enable_seqscan = off as $$
 declare
-  v_count integer;
-  v_read integer;
+  v_others integer := 0;
+  v_capped boolean := false;
+  v_all integer;
 begin
-  if p_state in ('waiting', 'processing', 'failed', 'dead', 'ignored') then
+  foreach state in array array['dead', 'failed', 'waiting', 'processing', 'ignored'] loop
     execute 'select count(*) from (select 1 from webhook_events where '
-      || (select c.indexed from pgonce_webhook_condition(jsonb_build_object('state', p_state)) c) || ' limit $1) n'
-      into v_count using p_limit;
-  else  -- among the newest 20,000
-    select count(*) filter (where p_state is null or n.status = p_state), count(*) into v_count, v_read
-    from (select e.status from webhook_events e order by e.received_at desc limit case when p_state is null then p_limit else 20000 end) n;
-    if p_state is not null and v_read = 20000 and v_count < p_limit then return null; end if;
-  end if;
-  return least(v_count, p_limit);
+      || (select c.indexed from pgonce_webhook_condition(jsonb_build_object('state', state)) c) || ' limit $1) n'
+      into events using p_most + 1;
+    v_others := v_others + events;
+    v_capped := v_capped or events > p_most;
+    return next;
+  end loop;
+  select count(*) into v_all
+  from (select e.received_at from webhook_events e order by e.received_at desc limit p_most + 1 + case when v_capped then 0 else v_others end) n;
+  state := null;
+  events := least(v_all, p_most + 1);
+  return next;
+  state := 'succeeded';
+  events := case when v_capped and v_all > p_most then null else least(v_all - v_others, p_most + 1) end;
+  return next;
 end $$;
-comment on function pgonce_console_count_webhooks(text, integer) is
-  'pgonce: how many events are in a state, counted up to p_limit; null if more than the newest 20,000 would have to be read.';
-
-create or replace function pgonce_console_webhook_counts() returns table (state text, events integer)
-language sql stable set search_path from current as $$
-  select s.state, pgonce_console_count_webhooks(s.state)
-  from unnest(array[null, 'dead', 'failed', 'waiting', 'processing', 'ignored', 'succeeded']) with ordinality as s (state, nr)
-  order by s.nr
-$$;
-comment on function pgonce_console_webhook_counts() is
-  'pgonce: how many events there are, and in each state; 10,001 stands for more than 10,000, null for not counted.';
+comment on function pgonce_console_webhook_counts(integer) is
+  'pgonce: how many events there are (state null), and how many in each state: p_most + 1 stands for more than p_most, null for not '
+  'counted.';
 
 create or replace function pgonce_console_dead_letters(p_limit integer default 50)
 returns table (event_type text, failure text, events integer, first_at timestamptz, last_at timestamptz, example text,
@@ -235,7 +236,7 @@ begin
     union all select 'import', s.seed_name, null from seed_checkpoints s where s.seed_name = v_text
     union all (select 'type', v_text, null from pgonce_webhook_types(v_text, 1));
   if found then return; end if;
-  if length(v_text) >= 8 then
+  if length(v_text) >= 8 and starts_with(v_text, 'evt_') then
     return query select 'webhook', m, null::text from pgonce_match_webhooks(rtrim(v_text, '…')) m;
   end if;
 end $$;
