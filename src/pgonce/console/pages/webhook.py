@@ -227,6 +227,7 @@ def _more(found: Webhook, clock: Clock) -> dict[str, Any]:
         figures["customer_figure"] = lane("by-customer", title, found.customer_lane, this)
     return {
         **dict.fromkeys(("figure", "object_figure", "customer_figure")), **figures, "kind": kind,
+        "tries": len(failed) + (event.state in {"succeeded", "ignored", "processing"}) if failed else event.attempts,
         "stripe": stripe_address(event), "logs": log_address(event), "named": key_named(found.traceback),
     }  # fmt: skip
 

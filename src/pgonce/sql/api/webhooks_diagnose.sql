@@ -18,8 +18,8 @@ language sql immutable parallel safe set search_path from current as $$
      'No worker is running that has a handler for its type.',
      'Start a worker with the app that handles it.', 'pgonce worker --app MODULE:APP'),
     ('late', true, 'the same for over five minutes, and a worker is running',
-     'Workers that handle its type are running, but none is free.',
-     'See what they are doing. Start more of them, or raise --concurrency.', 'pgonce ps'),
+     'Workers that handle its type are running, but none of them has claimed it.',
+     'See whether they are all busy, or hang. Start more of them, or raise --concurrency.', 'pgonce ps'),
     ('due', false, 'the same for less',
      'It is due, and a worker will claim it.',
      'Wait.', 'pgonce ps'),
@@ -149,8 +149,11 @@ begin
         when 'died' then format('The lease of attempt %s ended at %s.', v.attempts, to_char(v.lease_expires_at at time zone 'UTC', v_utc))
         else format('It has been due since %s. %s', to_char(v.next_attempt_at at time zone 'UTC', v_utc), (
           select case when count(*) = 0 then format('No process seen within the last minute handles %s.', v.event_type)
-                      else format('%s of %s are busy in the processes that handle events.', sum(p.busy), sum(p.capacity)) end
-          from pgonce_live_processes p where p.does = 'events' and (v_kind <> 'no_worker')))
+                      else format('The processes that handle %s are busy with %s of the %s that they can do at once.', v.event_type,
+                                  sum(p.busy), sum(p.capacity)) end
+          from pgonce_live_processes p
+          where p.does = 'events' and exists (
+            select from unnest(p.handlers) as g (pattern) where v.event_type ~ pgonce_glob_expression(g.pattern))))
         end;
     end if;
     if v.status = 'failed' and v_kind in ('dead', 'redelivered', 'abandoned', 'retrying') then
