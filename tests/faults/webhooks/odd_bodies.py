@@ -93,8 +93,13 @@ def _value(rng: random.Random, depth: int) -> bytes:
     return b"{" + b",".join(_text(rng, rng.choice(KEYS)) + b":" + each for each in inner) + b"}"
 
 
-async def _post_all(count: int, url: str) -> Counter[int]:
-    """Deliver the bodies to a receiver on a real pool, 16 at a time; returns how often each status was answered."""
+async def _post_all(count: int, url: str) -> tuple[Counter[int], set[str], list[int]]:
+    """Deliver the bodies to a receiver on a real pool, 16 at a time.
+
+    Returns:
+        How often each status was answered, the ids that were answered with 200, and the process's resident memory in
+        kB after each tenth of the bodies.
+    """
     import pgonce
     from pgonce.webhooks import stripe
 
@@ -106,6 +111,8 @@ async def _post_all(count: int, url: str) -> Counter[int]:
 
     receiver = pgonce.receiver(app, secrets=["whsec_test"], url=url, worker=False)
     statuses: Counter[int] = Counter()
+    accepted: set[str] = set()
+    memory: list[int] = []
     bodies = odd_bodies(count, seed=random.randrange(10**6))
 
     async def client() -> None:
@@ -127,17 +134,27 @@ async def _post_all(count: int, url: str) -> Counter[int]:
 
             await receiver(scope, receive, send)
             statuses[sent[0]["status"]] += 1
+            if sent[0]["status"] == 200:
+                accepted.add(stripe.read(raw).id)
+            if statuses.total() % max(count // 10, 1) == 0:
+                memory.append(resident_memory())
             if sent[0]["status"] != 200 and len(raw) <= 1_000_000:
                 sys.stderr.write(f"{sent} {raw[:300]!r}\n")
 
     async with receiver.lifespan(), asyncio.TaskGroup() as group:
         for _ in range(16):
             group.create_task(client())
-    return statuses
+    return statuses, accepted, memory
+
+
+def resident_memory() -> int:
+    """Of this process, in kB."""
+    status = Path("/proc/self/status").read_text("utf-8")
+    return int(status.partition("VmRSS:")[2].split()[0])
 
 
 def main() -> None:
-    """Print how often each status was answered, and how many events were recorded."""
+    """Print how often each status was answered, whether exactly the accepted events are rows, and the memory."""
     import psycopg
 
     import pgonce
@@ -146,10 +163,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="pgonce-odd-") as folder:
         server = embedded.start(Path(folder) / "data")
         pgonce.migrate(server.url)
-        statuses = asyncio.run(_post_all(int(sys.argv[1]) if len(sys.argv) > 1 else 20_000, server.url))
+        count = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
+        statuses, accepted, memory = asyncio.run(_post_all(count, server.url))
         with psycopg.connect(server.url) as conn:
-            rows = conn.execute("select count(*) from webhook_events").fetchone()
-        sys.stdout.write(f"{dict(statuses)}, recorded {rows}\n")
+            rows = {row[0] for row in conn.execute("select stripe_event_id from webhook_events").fetchall()}
+        sys.stdout.write(
+            f"{dict(statuses)}; {len(accepted)} events accepted, {len(rows)} recorded, the same: {rows == accepted};"
+            f" memory {memory} kB\n"
+        )
         server.close()
 
 

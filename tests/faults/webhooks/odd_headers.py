@@ -150,8 +150,9 @@ def _stripe_accepts(values: Header) -> bool:
 
 
 def main() -> None:
-    """Print how often each status was answered."""
+    """Print how often each status was answered, and the process's resident memory before and after."""
     from pgonce.core import embedded
+    from tests.faults.webhooks.odd_bodies import resident_memory
 
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 200_000
     with tempfile.TemporaryDirectory(prefix="pgonce-odd-") as folder:
@@ -161,7 +162,11 @@ def main() -> None:
 
         async def run() -> Counter[int]:
             async with receiver.lifespan():
-                return await answers(receiver, odd_headers(count, seed=random.randrange(10**6)))
+                await answers(receiver, odd_headers(count // 10, seed=random.randrange(10**6)))
+                before = resident_memory()
+                statuses = await answers(receiver, odd_headers(count, seed=random.randrange(10**6)))
+                sys.stdout.write(f"memory {before} kB after a tenth, {resident_memory()} kB at the end\n")
+                return statuses
 
         sys.stdout.write(f"{dict(asyncio.run(run()))}\n")
         server.close()
