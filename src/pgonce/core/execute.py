@@ -73,24 +73,26 @@ _SHIPPED = {
 }
 
 
-def _asks_for(shortest: dict[str, str]) -> str:
-    """The query for whether the session's settings are the usual ones, with time limits of 0 or at least these."""
-    return "select " + " and ".join(
-        [f"pg_catalog.current_setting('{name}') = '{value}'" for name, value in _SHIPPED.items()]
-        + [
-            f"(pg_catalog.current_setting('{name}')::pg_catalog.interval = '0'"
-            f" or pg_catalog.current_setting('{name}')::pg_catalog.interval >= '{value}')"
-            for name, value in shortest.items()
-        ]
-    )
+def _is_default(name: str) -> str:
+    return f"pg_catalog.current_setting('{name}') = '{_SHIPPED[name]}'"
 
 
-_IS_USUAL = _asks_for({"statement_timeout": "10s", "lock_timeout": "10s"})
-# Asked after an error that a setting may have caused. Before that, a time limit of 30 s is no reason to begin each
+def _is_limit(name: str, least: str) -> str:
+    """Whether the time limit is off, or at least ``least``."""
+    limit = f"pg_catalog.current_setting('{name}')::pg_catalog.interval"
+    return f"({limit} = '0' or {limit} >= '{least}')"
+
+
+_IS_USUAL = "select " + " and ".join(
+    [*map(_is_default, _SHIPPED), *(_is_limit(name, "10s") for name in ("statement_timeout", "lock_timeout"))]
+)
+# Asked after an error that the setting may have caused. Before that, a time limit of 30 s is no reason to begin each
 # statement with a transaction of our own, which takes three round trips instead of one.
-_IS_WHAT_WE_NEED = _asks_for({name: _PINNED[name] for name in ("statement_timeout", "lock_timeout")})
-_MAYBE_SETTINGS = {"40001", "55P03", "57014"}
-"""Serialization failure, lock timeout, statement timeout (or a cancellation)."""
+_WAS_ENOUGH = {
+    "40001": f"select {_is_default('default_transaction_isolation')}",
+    "55P03": f"select {_is_limit('lock_timeout', _PINNED['lock_timeout'])}",
+    "57014": f"select {_is_limit('statement_timeout', _PINNED['statement_timeout'])}",  # or it was cancelled
+}
 _usual: WeakKeyDictionary[Connection[Any], bool] = WeakKeyDictionary()
 
 
@@ -112,9 +114,10 @@ def is_fault_of_settings(conn: Connection[Any], error: psycopg.Error) -> bool:
     The application may have changed them since the first use of ``conn``, or a time limit that seemed long enough was
     too short. The statement has been rolled back, so it can be executed again, in ``own_transaction``.
     """
-    if error.sqlstate not in _MAYBE_SETTINGS or conn.pgconn.transaction_status != TransactionStatus.IDLE:
+    was_enough = _WAS_ENOUGH.get(error.sqlstate or "")
+    if was_enough is None or conn.pgconn.transaction_status != TransactionStatus.IDLE:
         return False
-    if run(conn, _IS_WHAT_WE_NEED) == b"t":
+    if run(conn, was_enough) == b"t":
         return False
     _usual[conn] = False
     return True
