@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from enum import Enum
-from typing import Any
+from typing import Any, TypeAlias
 
 from psycopg.types.json import Json, Jsonb
 
@@ -25,6 +25,9 @@ from pgonce.seeds.source import BadRow, Cursor, SeedRow
 ROWS = 500
 """Handed over at a time."""
 _NUMBER = re.compile('"\\\\u0000number:([^"]*)"')
+Rejected: TypeAlias = Mapping[int, Mapping[str, str | None] | None]
+"""By its number the values of a rejected row as texts; None where it has none."""
+_TEXTS = frozenset({type(None), str})
 _AS_THEY_ARE = frozenset({type(None), str, int})
 
 
@@ -32,12 +35,12 @@ class RowReader:
     """Collects the rows of a source that should be in the table, numbered, with their values as psycopg takes them.
 
     Args:
-        rejected: the numbers, from 1, of rows that are left out.
+        rejected: rows that are left out, by their numbers from 1.
         before: the reader of the partition before this one.
     """
 
     def __init__(
-        self, seed: Seed, facts: TableFacts, source: object, rejected: set[int], before: RowReader | None
+        self, seed: Seed, facts: TableFacts, source: object, rejected: Rejected, before: RowReader | None
     ) -> None:
         self.columns: tuple[str, ...] = before.columns if before else ()
         self.rows: int = before.rows if before else 0
@@ -56,7 +59,7 @@ class RowReader:
         """Add one row. Returns a full list of rows when there is one."""
         self._number += 1
         self.rows += 1
-        if self._number in self._rejected:
+        if self._number in self._rejected and self._is_reject(row, self._rejected[self._number]):
             self.rejected += 1
             return None
         if isinstance(row, BadRow):
@@ -79,6 +82,15 @@ class RowReader:
             values[place] = self._expected(values[place], self._columns[place])
         self._collected.append(tuple(values))
         return self.finish() if len(self._collected) >= ROWS else None
+
+    def _is_reject(self, row: SeedRow | BadRow, stored: Mapping[str, str | None] | None) -> bool:
+        """Whether a row with a reject's number is that row: after --accept-change it may be another one.
+
+        It is compared where the source has texts, as the reject has them.
+        """
+        if stored is None or isinstance(row, BadRow | Mapping) or not all(type(each) in _TEXTS for each in row):
+            return True
+        return dict(zip(self._seed.named_columns or (), row, strict=False)) == stored
 
     def finish(self) -> list[tuple[Any, ...]] | None:
         """The rows that are left, if any."""

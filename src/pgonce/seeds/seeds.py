@@ -307,12 +307,12 @@ class Seeds:
             other sources may have brought; ``examples`` of keys that are different or missing; and ``ok``: none is.
         """
         found, sources = _sources(seed, source, options)
-        rejected = dict[str | None, set[int]]()
+        rejected = dict[str | None, dict[int, Mapping[str, str | None] | None]]()
         last = 0
         while page := self.rejects(found.name, last):
             last = page[-1].id
             for reject in page:
-                rejected.setdefault(reject.partition or None, set()).add(reject.row_number)
+                rejected.setdefault(reject.partition or None, {})[reject.row_number] = reject.row
         result = verify.compare(self._pool, sources, found, rejected)
         call(self._pool, calls_operate.set_seed_proof(found.name, result), self._schema)
         return result

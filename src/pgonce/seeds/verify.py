@@ -18,7 +18,7 @@ from pgonce.seeds import rejects
 from pgonce.seeds.batch import BatchSizer
 from pgonce.seeds.calls import Counts, Cursor, Rehearsed
 from pgonce.seeds.columns import Column, Kind, TableFacts
-from pgonce.seeds.expected import RowReader
+from pgonce.seeds.expected import Rejected, RowReader
 from pgonce.seeds.importer import Source, batches
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.stream import batches_of, prefetched
@@ -91,14 +91,14 @@ def rehearse(pool: Pool, sources: Iterable[tuple[Source, Cursor | None]], seed: 
         return Rehearsed(total.inserted, total.skipped, total.updated, total.rejected, unfinished)
 
 
-def compare(pool: Pool, sources: Sources, seed: Seed, rejected: Mapping[str | None, set[int]]) -> dict[str, Any]:
+def compare(pool: Pool, sources: Sources, seed: Seed, rejected: Mapping[str | None, Rejected]) -> dict[str, Any]:
     """Read all of ``sources`` again and compare their values with the table's, in the database.
 
     Nothing is shared with the writer: a source that offers ``reread`` is read through the library of its format, and
     psycopg writes the values, by its own dumpers, into a temporary table of the columns' types.
 
     Args:
-        rejected: by partition the numbers, from 1, of the rows that are rejects: exactly these are left out.
+        rejected: by partition the rows that are rejects, by their numbers: exactly these are left out.
     """
     result: dict[str, Any] = {"rows": 0, "rejected": 0, "keys": 0, "found": 0, "equal": 0, "extra": 0, "examples": None}
     with connection(pool) as conn:
@@ -108,7 +108,7 @@ def compare(pool: Pool, sources: Sources, seed: Seed, rejected: Mapping[str | No
             reader: RowReader | None = None
             try:
                 for partition, source in sources.items():
-                    reader = RowReader(seed, facts, source, rejected.get(partition, set()), reader)
+                    reader = RowReader(seed, facts, source, rejected.get(partition, {}), reader)
                     _copy(conn, facts.table, reader, source)
                 if reader and reader.columns:
                     result |= _compared(conn, seed, facts, reader.columns)

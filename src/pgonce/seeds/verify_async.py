@@ -17,7 +17,7 @@ from pgonce.seeds import rejects_async as rejects
 from pgonce.seeds.batch import BatchSizer
 from pgonce.seeds.calls import Counts, Cursor, Rehearsed
 from pgonce.seeds.columns import Column, Kind, TableFacts
-from pgonce.seeds.expected import RowReader
+from pgonce.seeds.expected import Rejected, RowReader
 from pgonce.seeds.importer_async import Source, batches
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.stream_async import batches_of, prefetched
@@ -90,14 +90,14 @@ async def rehearse(pool: Pool, sources: Iterable[tuple[Source, Cursor | None]], 
         return Rehearsed(total.inserted, total.skipped, total.updated, total.rejected, unfinished)
 
 
-async def compare(pool: Pool, sources: Sources, seed: Seed, rejected: Mapping[str | None, set[int]]) -> dict[str, Any]:
+async def compare(pool: Pool, sources: Sources, seed: Seed, rejected: Mapping[str | None, Rejected]) -> dict[str, Any]:
     """Read all of ``sources`` again and compare their values with the table's, in the database.
 
     Nothing is shared with the writer: a source that offers ``reread`` is read through the library of its format, and
     psycopg writes the values, by its own dumpers, into a temporary table of the columns' types.
 
     Args:
-        rejected: by partition the numbers, from 1, of the rows that are rejects: exactly these are left out.
+        rejected: by partition the rows that are rejects, by their numbers: exactly these are left out.
     """
     result: dict[str, Any] = {"rows": 0, "rejected": 0, "keys": 0, "found": 0, "equal": 0, "extra": 0, "examples": None}
     async with connection(pool) as conn:
@@ -107,7 +107,7 @@ async def compare(pool: Pool, sources: Sources, seed: Seed, rejected: Mapping[st
             reader: RowReader | None = None
             try:
                 for partition, source in sources.items():
-                    reader = RowReader(seed, facts, source, rejected.get(partition, set()), reader)
+                    reader = RowReader(seed, facts, source, rejected.get(partition, {}), reader)
                     await _copy(conn, facts.table, reader, source)
                 if reader and reader.columns:
                     result |= await _compared(conn, seed, facts, reader.columns)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +14,7 @@ import psycopg
 import pytest
 
 from pgonce.core import database as pools
+from pgonce.seeds.readers import read
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.seeds import Seeds
 
@@ -172,6 +175,25 @@ def test_exactly_the_rejected_rows_are_left_out(seeds: Seeds, conn: Conn) -> Non
     conn.execute("delete from things where id between 5 and 9")
     found = seeds.verify(what)
     assert (found["ok"], found["missing"], found["examples"]) == (False, 5, [[5], [6], [7], [8], [9]])
+
+
+def test_another_row_with_the_number_of_a_reject_is_not_left_out(seeds: Seeds, conn: Conn, tmp_path: Path) -> None:
+    conn.execute("create table things (id int primary key, note text)")
+    lines = ["1,a\n", "2,b\n", 'x,"c, d"\n', "4,\n", "5,e\n"]
+    path = tmp_path / "f.csv"
+    path.write_text("id,note\n" + "".join(lines))
+    what = Seed("s", read(path), into="things", key=("id",), max_rejects=1)
+    seeds.run(what)
+    found = seeds.verify(what)
+    assert (found["ok"], found["rejected"], found["equal"]) == (True, 1, 4)
+    del lines[2]
+    path.write_text("id,note\n" + "".join([*lines, "6,fghijk\n", "7,g\n"]))
+    what = replace(what, function=read(path))
+    seeds.run(what, accept_change=True)
+    conn.execute("delete from things where id = 4")  # its number is the reject's by now
+    found = seeds.verify(what)
+    assert not found["ok"]
+    assert [4] in found["examples"]
 
 
 def test_the_rejects_of_each_partition_are_its_own(seeds: Seeds, conn: Conn) -> None:
