@@ -81,6 +81,8 @@ def paragraphs(path: str, text: str) -> Iterator[tuple[int, str]]:
         prose = []
         for number, line in numbered:
             is_code ^= line.lstrip().startswith("```")
+            if re.match(r"\s*- ", line):
+                prose.append((number, ""))  # each item of a list is a paragraph
             prose.append((number, "" if is_code or re.match(r"\s*(```|\||#|<)", line) else line))
         yield from blocks(iter(prose))
 
