@@ -9,6 +9,7 @@ from typing import Any
 
 from pgonce.core import database, event_loop, failures
 from pgonce.core.callables import ensure_awaitable
+from pgonce.core.execute import call
 from pgonce.core.interval import interval
 from pgonce.errors import InvalidArgument
 from pgonce.jobs.guard import Jobs
@@ -17,6 +18,7 @@ from pgonce.jobs.registry import Job, JobRegistry
 from pgonce.jobs.run import Run
 from pgonce.jobs.run_async import AsyncRun
 from pgonce.webhooks.calls import Event
+from pgonce.webhooks.calls_queue import renew_webhook
 from pgonce.webhooks.consumer import Consumer
 from pgonce.webhooks.consumer_async import AsyncConsumer
 from pgonce.webhooks.registry import WebhookRegistry
@@ -63,27 +65,27 @@ def drain(app: WebhookRegistry, *, url: str | None = None, schema: str = "public
     plain, asynchronous = app.types(asynchronous=False), app.types(asynchronous=True)
     found = database.find(url)
 
-    async def drain_async() -> bool:
-        worked = False
-        async with await database.open_async_pool(found, 2) as pool:
-            # a new consumer each time: its first claim looks at all that is due
-            while await _AsyncCounted(
-                pool, app, seen=seen, types=asynchronous, other_types=own_async, own_types=own_async, schema=schema
-            ).run_once():
-                worked = True
-        return worked
+    with _errors() as errors, database.open_pool(found, 3) as pool:
 
-    with _errors() as errors, database.open_pool(found, 2) as pool:
+        def renew(event: Event) -> bool:
+            return call(pool, renew_webhook(event), schema)
+
+        options: dict[str, Any] = {"renew": renew, "seen": seen, "schema": schema}
+        others = "|".join(filter(None, [asynchronous, own])) or None
+        sync_options = {**options, "types": plain, "other_types": others, "own_types": own}
+        async_options = {**options, "types": asynchronous, "other_types": own_async, "own_types": own_async}
+
+        async def drain_async() -> bool:
+            worked = False
+            async with await database.open_async_pool(found, 2) as async_pool:
+                while await _AsyncCounted(async_pool, app, **async_options).run_once():
+                    worked = True
+            return worked
+
         worked = True
         while worked:  # a handler of one kind may queue an event for the other
             worked = False
-            others = "|".join(filter(None, [asynchronous, own])) or None
-            while (
-                plain
-                and _Counted(
-                    pool, app, seen=seen, types=plain, other_types=others, own_types=own, schema=schema
-                ).run_once()
-            ):
+            while plain and _Counted(pool, app, **sync_options).run_once():  # a new one looks at all that is due
                 worked = True
             if asynchronous and event_loop.background().run(drain_async()):
                 worked = True
