@@ -238,6 +238,27 @@ def test_a_run_is_a_span_with_its_tick(spans: InMemorySpanExporter) -> None:
     assert (attributes["pgonce.run_id"], attributes["faas.trigger"]) == (str(done.id), "timer")
 
 
+def test_each_batch_of_an_import_is_a_span_below_its_run(
+    spans: InMemorySpanExporter, database: str, conn: Connection
+) -> None:
+    conn.execute("create table psalms (number int primary key)")
+    app = shop()
+
+    @app.seed("psalms", into="psalms", key=["number"], batch_size=50)
+    def psalms(cursor: Any) -> Iterator[Any]:
+        for number in range(1, 151):
+            yield {"number": number}, {"number": number}
+
+    with pgonce.database.open_pool(database, 4) as pool:
+        pgonce.Seeds(pool).run(app.get_seed("psalms"))
+    done = spans.get_finished_spans()
+    [whole] = [span for span in done if span.name.startswith("run ")]
+    batches = [span for span in done if span.name == "write batch"]
+    assert sum(int(str((span.attributes or {})["pgonce.rows"])) for span in batches) == 150
+    assert {(span.attributes or {})["pgonce.import"] for span in batches} == {"psalms"}
+    assert {span.parent and span.parent.span_id for span in batches} == {whole.context.span_id}
+
+
 def test_a_link_that_somebody_else_wrote_is_left_out(spans: InMemorySpanExporter) -> None:
     with telemetry.working("w", "internal", {}, link="no span"):
         assert telemetry.current_ids() == {}

@@ -16,6 +16,7 @@ from psycopg.adapt import AdaptersMap
 from pgonce.core.call import Call
 from pgonce.core.concurrency_async import Result, sleep
 from pgonce.core.execute_async import Pool, call, connection, execute
+from pgonce.core.telemetry import working
 from pgonce.errors import InvalidArgument, LeaseLost, PgonceError, SourceChanged, SourceUnfinished, is_transient
 from pgonce.jobs.run_async import AsyncRun
 from pgonce.seeds import calls, calls_operate
@@ -289,7 +290,8 @@ class Import:
         return "--restart"
 
     async def _commit(self, batch: Batch) -> Checkpoint:
-        self._checkpoint = at = await retry_transient(self._pool, lambda: self._written(batch))
+        with working("write batch", "internal", {"import": self._seed.name}, {"pgonce.rows": batch.rows}):
+            self._checkpoint = at = await retry_transient(self._pool, lambda: self._written(batch))
         self._seen += batch.rows
         self.rows += batch.rows
         if self._options.on_progress:
