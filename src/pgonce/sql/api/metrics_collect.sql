@@ -44,23 +44,29 @@ begin
       union all
       select (select r.job_name from cron_job_runs r where r.job_name > n.name order by r.job_name limit 1), n.place + 1
       from names n where n.name is not null and n.place <= c_names),
-    recent as materialized (
-      select n.name, r.status, r.started_at, r.completed_at, r.duration_ms,
-             row_number() over (partition by n.name order by r.started_at desc) as age
-      from names n cross join lateral (
-        select c.status, c.started_at, c.completed_at, c.duration_ms from (
-          select c.* from cron_job_runs c where c.job_name = n.name order by c.started_at desc limit 20) c
-        where c.status <> 'skipped') r
+    newest as materialized (  -- each of the two stops at the first row that fits
+      select n.name, r.status, r.started_at, r.duration_ms from names n cross join lateral (
+        select l.status, l.started_at, l.duration_ms from (
+          select c.status, c.started_at, c.duration_ms from cron_job_runs c
+          where c.job_name = n.name order by c.started_at desc limit 20) l
+        where l.status <> 'skipped' limit 1) r
+      where n.name is not null),
+    succeeded as (
+      select n.name, r.completed_at from names n cross join lateral (
+        select l.completed_at from (
+          select c.status, c.completed_at from cron_job_runs c
+          where c.job_name = n.name order by c.started_at desc limit 20) l
+        where l.status = 'succeeded' limit 1) r
       where n.name is not null)
     select m.metric, jsonb_build_object('job', r.name), m.value
-    from recent r cross join lateral (values
+    from newest r cross join lateral (values
       ('pgonce_job_last_started_timestamp_seconds', extract(epoch from r.started_at)::double precision),
       ('pgonce_job_last_failed', (r.status = 'failed')::integer::double precision),
       ('pgonce_job_last_duration_seconds', r.duration_ms / 1000.0::double precision)) as m (metric, value)
-    where r.age = 1 and m.value is not null
+    where m.value is not null
     union all
-    select 'pgonce_job_last_success_timestamp_seconds', jsonb_build_object('job', r.name), extract(epoch from max(r.completed_at))::double precision
-    from recent r where r.status = 'succeeded' group by r.name;
+    select 'pgonce_job_last_success_timestamp_seconds', jsonb_build_object('job', r.name), extract(epoch from r.completed_at)::double precision
+    from succeeded r where r.completed_at is not null;
   return query
     select 'pgonce_job_running', jsonb_build_object('job', r.job_name), count(*)::double precision
     from (select c.job_name from cron_job_runs c where c.status = 'running' limit c_most) r group by r.job_name order by 3 desc limit c_names;
