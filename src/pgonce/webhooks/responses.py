@@ -33,7 +33,8 @@ LOG_EVERY = 1.0
 """Seconds between two lines about requests that were refused for the same reason: anybody can send a million."""
 
 log = logging.getLogger("pgonce")
-_logged: dict[str, float] = {}
+_logged: dict[tuple[str, str], float] = {}
+"""When a refusal of a kind was last logged. Not by its text, which may quote numbers of the sender's choice."""
 
 
 class SlowRequest(PgonceError):
@@ -111,7 +112,9 @@ def _log(status: int, error: BaseException, about: object, on_error: ErrorHook |
         log_failure("a delivery", error, subject=about, hook=on_error)
         return
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if status < 500 and time.monotonic() - _logged.get(reason[:40], -LOG_EVERY) < LOG_EVERY:
-        return
-    _logged[reason[:40]] = time.monotonic()
+    kind = type(error).__name__, getattr(error, "reason", "")
+    if status < 500:
+        if time.monotonic() - _logged.get(kind, -LOG_EVERY) < LOG_EVERY:
+            return
+        _logged[kind] = time.monotonic()
     log.log(logging.ERROR if status >= 500 else logging.WARNING, "answered %s: %s", status, reason)
