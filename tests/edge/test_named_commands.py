@@ -28,6 +28,7 @@ OTHERS = {
     "--no-create-home",
 }  # useradd's
 OTHERS |= {"--only", "--autogenerate"}  # bench's, Alembic's
+OTHERS |= {"--no-verify-jwt"}  # Supabase's
 
 
 def texts_of(path: Path) -> Iterator[str]:
