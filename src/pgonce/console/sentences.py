@@ -13,6 +13,8 @@ from pgonce.core.processes import ProcessLine
 from pgonce.jobs.calls_stats import JobLine, MissedTick
 
 State = Literal["ok", "odd", "dead", "unknown"]
+COMPARISON = "stripe_sync"
+"""The name that the documentation gives to the job that compares with Stripe."""
 COMPARE_WITHIN = timedelta(hours=26)
 """A comparison with Stripe once a day is enough; after this it does not count any more."""
 REASONS = {
@@ -96,14 +98,14 @@ def four(facts: Facts, seen: Seen, clock: Clock) -> list[Sentence]:
     """The four sentences."""
     look = looked(facts, seen.processes)
     return [
-        _lost(facts, clock),
+        _lost(facts, seen.jobs, clock),
         _late(facts, look, seen.missed, clock),
         _stuck(facts, look, seen.stuck, clock),
         _slow(facts, look, seen.jobs),
     ]
 
 
-def _lost(facts: Facts, clock: Clock) -> Sentence:
+def _lost(facts: Facts, jobs: Sequence[JobLine], clock: Clock) -> Sentence:
     compared = facts.compared or {}
     look = Look(facts.compared_at, facts.compared_by or "")
     said = [_refused(facts)]
@@ -138,9 +140,13 @@ def _lost(facts: Facts, clock: Clock) -> Sentence:
             f"Of {plural(seen, 'event')} that Stripe lists, {missing:,} {'is' if missing == 1 else 'are'} missing"
             + (f"; {recovered:,} had not arrived, and were queued." if recovered else ".")
         )
-    return Sentence(
-        "lost", "Lost?", state, say, " ".join(said), look, "See the deliveries", "/webhooks", {}, "pgonce reconcile"
-    )
+    button, path, parameters = "See the deliveries", "/webhooks", dict[str, str]()
+    command: str | None = "pgonce reconcile"
+    if any(job.job_name == COMPARISON for job in jobs):
+        command = None
+        if state == "unknown":
+            button, path, parameters = "Compare now …", "/job", {"name": COMPARISON}
+    return Sentence("lost", "Lost?", state, say, " ".join(said), look, button, path, parameters, command)
 
 
 def _refused(facts: Facts) -> str:

@@ -95,6 +95,15 @@ def test_lost(changed: dict[str, Any], state: str, says: str) -> None:
     assert (lost.state, lost.say) == (state, says)
 
 
+def test_where_a_job_compares_with_stripe_the_button_leads_to_it() -> None:
+    never = facts(compared_at=None, compared=None)
+    assert say(never)["lost"].command == "pgonce reconcile"
+    lost = say(never, jobs=[job(job_name="stripe_sync", status="succeeded")])["lost"]
+    assert (lost.button, lost.path, lost.parameters, lost.command) == (
+        "Compare now …", "/job", {"name": "stripe_sync"}, None,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("changed", "state", "says"),
     [
