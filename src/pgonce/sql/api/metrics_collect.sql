@@ -1,9 +1,10 @@
 -- What Prometheus reads. Every part is bounded: it reads partial indexes of unfinished rows, a few newest rows of each job,
 -- and no more than 10,000 rows of a window. So the time does not grow with the tables.
+-- Planned at each call: with generic plans it took 20 ms instead of 8 (1,000,000 events, 300,000 runs).
 
 create or replace function pgonce_collect_metrics()
 returns table (metric text, labels jsonb, value double precision)
-language plpgsql stable set search_path from current as $$
+language plpgsql stable set search_path from current set plan_cache_mode = force_custom_plan as $$
 declare
   c_most constant integer := 10000;  -- rows that are counted
   c_names constant integer := 200;   -- names of types, jobs and imports; the rest together is "other"
