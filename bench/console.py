@@ -213,16 +213,20 @@ def run(url: str, events: int, *, filled: bool) -> None:
             began = time.monotonic()
             fill_events(conn, events)
             print(f"{events:,} events in {time.monotonic() - began:.0f} s", flush=True)
-        version = conn.execute("show server_version").fetchone()
-        pages = event_pages(conn, events)
-        print(f"PostgreSQL {version and version[0]}, {events:,} events; p50, p95 and CPU of {REQUESTS} requests, in ms")
-        with served(url) as client:
-            for name, address in pages.items():
-                found = measure(client, conn, address)
-                note = " over the limit" if found.p95 > LIMIT else ""
-                note += f", {found.refused} were too much to search" if found.refused else ""
-                figures = f"{found.p50:7.1f} {found.p95:7.1f} {found.cpu:7.1f} {found.largest:9,} B"
-                print(f"{name:24} {figures}{note}", flush=True)
+        report(conn, url, event_pages(conn, events), f"{events:,} events")
+
+
+def report(conn: Connection, url: str, pages: Pages, content: str) -> None:
+    """Print a line for each page of a console on ``url``."""
+    version = conn.execute("show server_version").fetchone()
+    print(f"PostgreSQL {version and version[0]}, {content}; p50, p95 and CPU of {REQUESTS} requests, in ms", flush=True)
+    with served(url) as client:
+        for name, address in pages.items():
+            found = measure(client, conn, address)
+            note = " over the limit" if found.p95 > LIMIT else ""
+            note += f", {found.refused} were too much to search" if found.refused else ""
+            figures = f"{found.p50:7.1f} {found.p95:7.1f} {found.cpu:7.1f} {found.largest:9,} B"
+            print(f"{name:24} {figures}{note}", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 
-from bench.console import LIMIT, REQUESTS, Pages, measure, served, without_indexes
+from bench.console import Pages, report, without_indexes
 from bench.server import new_database
 
 Connection = psycopg.Connection[Any]
@@ -127,16 +127,7 @@ def run(url: str, runs: int, *, filled: bool) -> None:
             began = time.monotonic()
             fill_runs(conn, runs)
             print(f"{runs:,} runs in {time.monotonic() - began:.0f} s", flush=True)
-        version = conn.execute("show server_version").fetchone()
-        pages = run_pages(conn)
-    print(f"PostgreSQL {version and version[0]}, {runs:,} runs, p50 and p95 of {REQUESTS} requests, in ms", flush=True)
-    with served(url) as client:
-        client.get("/jobs")
-        for name, address in pages.items():
-            p50, p95, largest, refused = measure(client, address)
-            note = " over the limit" if p95 > LIMIT else ""
-            note += f", {refused} were too much to search" if refused else ""
-            print(f"{name:24} {p50:7.1f} {p95:7.1f}  {largest:7,} B{note}", flush=True)
+        report(conn, url, run_pages(conn), f"{runs:,} runs")
 
 
 if __name__ == "__main__":
