@@ -158,7 +158,8 @@ OTHERS: dict[str | None, int | None] = {"dead": 31, "failed": 1, "waiting": 1, "
 def test_the_counts_of_the_states_are_bounded(inbox: Connection, most: int, all_: int, succeeded: int | None) -> None:
     counts = "select * from pgonce_console_webhook_counts(%s)"
     found = dict(inbox.execute(counts.encode(), [most]).fetchall())
-    assert found == {None: all_, **OTHERS, "succeeded": succeeded}
+    expected: dict[str | None, int | None] = {None: all_, **OTHERS, "succeeded": succeeded}
+    assert found == expected
 
 
 @pytest.mark.parametrize(
