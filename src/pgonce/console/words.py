@@ -43,6 +43,11 @@ def log_link(values: Mapping[str, object]) -> str | None:
     return link(os.environ.get(LOGS, ""), values)
 
 
+def shortened(text: str, most: int) -> str:
+    """``text``, or its first ``most`` signs and how many there are: a page stays small whatever was written."""
+    return text if len(text) <= most else f"{text[:most]} … ({len(text):,} signs in all)"
+
+
 def read_uuid(text: str, what: str) -> UUID:
     """The id in ``text``.
 

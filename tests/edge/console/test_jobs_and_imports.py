@@ -214,6 +214,24 @@ def test_any_name_can_be_followed_from_the_lanes_to_its_run(conn: Connection, op
     assert one(conn, "select count(*) from pgonce_job_pauses") == 0
 
 
+def test_a_page_stays_small_whatever_a_run_or_row_says(conn: Connection, open_page: Open) -> None:
+    page = open_page("/jobs")
+    base = page.url.partition("/jobs")[0]
+    large = "<&'" * 1_700_000
+    run = one(
+        conn, "insert into cron_job_runs (job_name, status, completed_at, error_message, scope) "
+        "values ('large', 'failed', now(), %s, %s) returning id", f"ValueError: {large}", Jsonb({"x": large}),
+    )  # fmt: skip
+    reject = one(
+        conn, 'insert into pgonce_seed_rejects (seed_name, row_number, error, reason, "row") '
+        "values ('large', 1, 'x', 'y', %s) returning id", Jsonb({f"c{n}": large[:10_000] for n in range(50)}),
+    )  # fmt: skip
+    for path in (f"/run?id={run}", "/job?name=large", f"/import/rejects?name=large&like={reject}"):
+        answer = page.request.get(base + path)
+        assert answer.status == 200, path
+        assert len(answer.body()) < 250_000, path  # every sign here takes five as HTML
+
+
 def test_without_scripts_a_job_is_requested_and_expected(conn: Connection, open_page: Open) -> None:
     conn.execute("insert into cron_job_runs (job_name, status, completed_at) values ('plain', 'succeeded', now())")
     page = open_page("/job?name=plain", java_script_enabled=False)

@@ -203,7 +203,8 @@ async def rejects(request: Request) -> Response:
         rows = await read(calls.console_seed_reject_rows(name, like, _whole(sent, "after"), 51))
     columns = list(dict.fromkeys(column for row in rows for column in row.row or ()))[:60]
     found = Rejects(name, like, columns, rows[:50], rows[49].id if len(rows) > 50 else None)
-    return await respond.respond(request, "imports/rejects.html", found)
+    most = max(min(50_000 // max(len(columns) * len(rows), 1), 500), 15)
+    return await respond.respond(request, "imports/rejects.html", found, most=most, shortened=words.shortened)
 
 
 async def rejects_csv(request: Request) -> Response:

@@ -131,7 +131,7 @@ def view(lane: Lane, marks: Sequence[Mark], ticks: Sequence[datetime], clock: Cl
     notes = [f"{counts[kind]:,} {word}" for kind, word in words_of.items() if counts.get(kind)]
     if lane.paused_at is not None:
         until = f"Paused until {clock.coming(lane.paused_until)}" if lane.paused_until else "Paused"
-        notes.insert(0, f"{until}: {lane.paused_because}")
+        notes.insert(0, f"{until}: {words.shortened(lane.paused_because or '', 300)}")
     if lane.next_retry_at is not None:
         notes.append(f"retried {clock.coming(lane.next_retry_at)}")
     return LaneView(lane, marks, ticks, *_state(lane, counts.keys()), ", ".join(notes))

@@ -95,7 +95,7 @@ async def run(request: Request) -> Response:
         request, "runs/run.html", found, beat=figures.heartbeat(detail, found.now, clock),
         progress=figures.progress(detail, found.now, clock), host=host, pid=pid, logs=words.log_link(values),
         coded=words.coded, said=sent.get("said"),
-        scope=json.dumps(detail.scope, indent=2, ensure_ascii=False),
+        scope=words.shortened(json.dumps(detail.scope, indent=2, ensure_ascii=False), 16_384),
     )  # fmt: skip
 
 

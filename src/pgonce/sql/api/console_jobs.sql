@@ -262,7 +262,7 @@ returns table (id uuid, job_name text, key text, status text, scope jsonb, rows_
                progress_done bigint, progress_total bigint, progress_at timestamptz, transactions integer,
                stop_requested_at timestamptz, stop_seen boolean, usual_from_ms integer, usual_to_ms integer, next_tick timestamptz)
 language sql stable set search_path from current as $$
-  select r.id, r.job_name, r.key, r.status, r.scope, r.rows_processed, r.rows_skipped, left(r.error_message, 65536),
+  select r.id, r.job_name, r.key, r.status, r.scope, r.rows_processed, r.rows_skipped, left(r.error_message, 16384),
          pgonce_error_line(r.error_message), pgonce_error_place(r.error_message), r.started_at, r.completed_at,
          coalesce(r.duration_ms, least(extract(epoch from clock_timestamp() - r.started_at) * 1000, 2147483647)::integer),
          r.run_window, b.beat, case when r.status = 'running' then b.beat + r.run_window end, coalesce(r.scheduled_for, r.for_tick),
@@ -281,7 +281,7 @@ language sql stable set search_path from current as $$
   where r.id = p_run_id
 $$;
 comment on function pgonce_console_run(uuid) is
-  'pgonce: one run, with its last heartbeat, its usual duration and its process. At most 65,536 characters of its error message.';
+  'pgonce: one run, with its last heartbeat, its usual duration and its process. At most 16,384 characters of its error message.';
 
 create or replace function pgonce_console_run_blocks(p_run_id uuid, p_limit integer default 50)
 returns table (id uuid, started_at timestamptz, scheduled_for timestamptz, total bigint)
