@@ -84,7 +84,7 @@ def _write_audit(conn: psycopg.Connection[Any], schema: str, before: set[int], a
     write = sql.SQL(
         "select {}('migrate', 'schema', %s, p_before => %s, p_after => %s, p_actor => %s, p_source => 'cli',"
         " p_address => %s)"
-    ).format(sql.Identifier(schema, "pgonce_audit_write"))
+    ).format(sql.Identifier(schema.replace("%", "%%"), "pgonce_audit_write"))  # % begins a placeholder
     versions = [f"version {max(each)}" if each else "nothing" for each in (before, after)]
     conn.execute(write, [schema, *versions, person(), host()])
 

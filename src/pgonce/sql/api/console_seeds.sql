@@ -50,22 +50,22 @@ $$;
 comment on function pgonce_console_seed_runs(text, integer) is
   'pgonce: the starts and resumes of an import and its partitions, newest first, among the newest 5,000 runs of all imports.';
 
-create or replace function pgonce_reject_reason(p_reject pgonce_seed_rejects) returns text[]
+create or replace function pgonce_reject_reason(p_reason text, p_error text, p_column text) returns text[]
 language sql immutable parallel safe set search_path from current as $$
   -- Without a stored reason: a message of class 22 quotes the value, and PostgreSQL's detail, which has the row, follows the sentence.
   select array[
-    left(coalesce(p_reject.reason, regexp_replace(split_part(p_reject.error, ' Failing row', 1), '(?:: ".*| Key .*)$', '')), 300),
-    substring(p_reject.error from 'constraint "([^"]+)"'),
-    coalesce(p_reject.column_name, substring(p_reject.error from 'column "([^"]+)"'), substring(p_reject.error from ' Key \(([^)]+)\)='))]
+    left(coalesce(p_reason, regexp_replace(split_part(p_error, ' Failing row', 1), '(?:: ".*| Key .*)$', '')), 300),
+    substring(p_error from 'constraint "([^"]+)"'),
+    coalesce(p_column, substring(p_error from 'column "([^"]+)"'), substring(p_error from ' Key \(([^)]+)\)='))]
 $$;
-comment on function pgonce_reject_reason(pgonce_seed_rejects) is
+comment on function pgonce_reject_reason(text, text, text) is
   'pgonce: the reason of a rejected row without its values, the constraint and the column that were named; each may be null.';
 
 create or replace function pgonce_console_seed_rejects(p_seed_name text)
 returns table (reason text, sqlstate text, constraint_name text, column_name text, rows bigint, last_at timestamptz, first_id bigint)
 language sql stable set search_path from current as $$
   select coalesce(j.found[1], j.reason), j.sqlstate, j.found[2], coalesce(j.found[3], j.column_name), count(*), max(j.rejected_at), min(j.id)
-  from (select r.*, case when r.reason is null or r.sqlstate like '23%' then pgonce_reject_reason(r) end as found  -- 20 us for each row
+  from (select r.*, case when r.reason is null or r.sqlstate like '23%' then pgonce_reject_reason(r.reason, r.error, r.column_name) end as found  -- 20 us for each row
         from pgonce_seed_rejects r where r.seed_name = p_seed_name order by r.id limit 10000) j
   group by 1, 2, 3, 4
   order by 5 desc, 1 limit 50
@@ -78,9 +78,9 @@ create or replace function pgonce_console_seed_reject_rows(
 returns table (id bigint, partition text, row_number bigint, "row" jsonb, line text, column_name text, rejected_at timestamptz)
 language sql stable set search_path from current as $$
   select j.id, j.partition, j.row_number, j.row, left(encode(j.line, 'escape'), 2000), coalesce(j.column_name, j.found[3]), j.rejected_at
-  from (select r.*, case when r.reason is null or r.sqlstate like '23%' then pgonce_reject_reason(r) end as found
+  from (select r.*, case when r.reason is null or r.sqlstate like '23%' then pgonce_reject_reason(r.reason, r.error, r.column_name) end as found
         from pgonce_seed_rejects r where r.seed_name = p_seed_name and r.id > p_after order by r.id limit 10000) j
-  join (select r.*, case when r.reason is null or r.sqlstate like '23%' then pgonce_reject_reason(r) end as found
+  join (select r.*, case when r.reason is null or r.sqlstate like '23%' then pgonce_reject_reason(r.reason, r.error, r.column_name) end as found
         from pgonce_seed_rejects r where r.id = p_like_id and r.seed_name = p_seed_name) l
     on (j.reason, j.sqlstate, j.column_name, j.found) is not distinct from (l.reason, l.sqlstate, l.column_name, l.found)
   order by j.id limit p_limit
