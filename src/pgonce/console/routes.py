@@ -15,13 +15,13 @@ from starlette.routing import BaseRoute, Route
 
 from pgonce.console.errors import failed
 from pgonce.console.gate import Gate
-from pgonce.console.pages import alerts, audit, imports, jobs, login, now, replays, runs, webhook, webhooks
+from pgonce.console.pages import alerts, audit, imports, job, jobs, login, now, replays, runs, webhook, webhooks
 from pgonce.console.security import Headed
 from pgonce.console.shell import ShellCache
 from pgonce.console.templating import Templates
 from pgonce.errors import PgonceError
 
-PAGES = (now, webhooks, webhook, replays, jobs, runs, imports, alerts, audit, login)
+PAGES = (now, webhooks, webhook, replays, jobs, job, runs, imports, alerts, audit, login)
 """Each has ``routes``. To add a page: a module here, its templates under templates/, and a line in the navigation of
 templates/base.html."""
 

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from pgonce.console.figures import jobs as figures
+from pgonce.console.figures import runs as run_figures
 from pgonce.console.templating import Clock
 from pgonce.jobs.calls_console import ConsoleRun, Kind, Mark, Release, RunDetail
 
@@ -132,7 +133,7 @@ def runs(*minutes: float) -> list[ConsoleRun]:
 
 
 def test_an_outlier_is_a_diamond_with_its_duration() -> None:
-    svg = ET.fromstring(figures.strip(runs(*[9, 10, 11] * 10, 40), [], CLOCK))
+    svg = ET.fromstring(run_figures.strip(runs(*[9, 10, 11] * 10, 40), [], CLOCK))
     assert len(uses(svg, "dia")) == 1
     assert len(uses(svg, "dot")) == 30
     assert "40 min" in [each.text for each in svg.iter("text")]
@@ -140,36 +141,36 @@ def test_an_outlier_is_a_diamond_with_its_duration() -> None:
 
 
 def test_runs_of_equal_length_are_all_usual() -> None:
-    usual = figures.usual(runs(*[10] * 30))
+    usual = run_figures.usual(runs(*[10] * 30))
     assert usual
     assert usual.outside > 10 * 60_000
 
 
 def test_under_twenty_runs_there_is_no_band() -> None:
-    assert figures.usual(runs(*[10] * 19)) is None
-    assert not rects(ET.fromstring(figures.strip(runs(10, 11), [], CLOCK)), "rng")
+    assert run_figures.usual(runs(*[10] * 19)) is None
+    assert not rects(ET.fromstring(run_figures.strip(runs(10, 11), [], CLOCK)), "rng")
 
 
 def test_a_release_stands_before_its_first_run_and_not_before_all() -> None:
     releases = [Release("old", NOW - timedelta(days=9)), Release("new", NOW - timedelta(hours=1.5))]
-    assert lines(ET.fromstring(figures.strip(runs(1, 1, 1, 1), releases, CLOCK)), "rel") == ["50%"]
+    assert lines(ET.fromstring(run_figures.strip(runs(1, 1, 1, 1), releases, CLOCK)), "rel") == ["50%"]
 
 
 def test_a_strip_without_runs_and_with_runs_of_no_length_is_drawn() -> None:
     for found in (runs(), runs(0)):
-        ET.fromstring(figures.strip(found, [], CLOCK))
+        ET.fromstring(run_figures.strip(found, [], CLOCK))
 
 
 @pytest.mark.parametrize(
     ("most", "step"), [(1, 0.2), (5, 1), (41.5, 10), (100, 20), (0.004, 0.001), (9.9, 2), (250_000, 50_000)]
 )
 def test_a_grid_has_at_most_five_lines_at_round_numbers(most: float, step: float) -> None:
-    assert figures.step_of(most) == pytest.approx(step)
+    assert run_figures.step_of(most) == pytest.approx(step)
 
 
 @pytest.mark.parametrize(("ms", "unit"), [(900, "ms"), (2000, "s"), (119_000, "s"), (120_000, "min"), (10**8, "h")])
 def test_durations_are_in_a_unit_that_reads_easily(ms: float, unit: str) -> None:
-    assert figures.unit_of(ms)[1] == unit
+    assert run_figures.unit_of(ms)[1] == unit
 
 
 def detail(**fields: object) -> RunDetail:
@@ -183,19 +184,19 @@ def detail(**fields: object) -> RunDetail:
 
 
 def test_a_heartbeat_line_says_when_the_run_counts_as_dead() -> None:
-    svg = figures.heartbeat(detail(), NOW, CLOCK)
+    svg = run_figures.heartbeat(detail(), NOW, CLOCK)
     assert svg
     assert "counts as dead at 12:10:00" in [each.text for each in ET.fromstring(svg).iter("text")]
-    late = figures.heartbeat(detail(), NOW + timedelta(hours=1), CLOCK)
+    late = run_figures.heartbeat(detail(), NOW + timedelta(hours=1), CLOCK)
     assert late
     assert "counted as dead from 12:10:00" in late
-    assert figures.heartbeat(detail(dead_after=None), NOW, CLOCK) is None
+    assert run_figures.heartbeat(detail(dead_after=None), NOW, CLOCK) is None
 
 
 def test_progress_is_drawn_only_where_it_is_reported() -> None:
-    assert figures.progress(detail(), NOW, CLOCK) is None
+    assert run_figures.progress(detail(), NOW, CLOCK) is None
     reported = detail(progress_done=50, progress_total=100, progress_at=NOW - timedelta(minutes=30))
-    svg = figures.progress(reported, NOW, CLOCK)
+    svg = run_figures.progress(reported, NOW, CLOCK)
     assert svg
     assert ET.fromstring(svg).findtext("desc") == "50 of 100 at 11:30:00, the last report."
-    assert figures.progress(detail(progress_done=0, progress_at=NOW), NOW, CLOCK)
+    assert run_figures.progress(detail(progress_done=0, progress_at=NOW), NOW, CLOCK)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from pgonce.console.figures.jobs import _figure, _level, _percent, _rect, _text, _use, step_of
+from pgonce.console.figures.runs import step_of
+from pgonce.console.figures.svg import figure, label, level, percent, rect, use
 from pgonce.console.templating import number
 from pgonce.seeds.pace import Pace
 
@@ -50,20 +51,20 @@ def progress(seen: int, total: int, resumes: Sequence[int], *, running: bool, co
     done = 100 * seen / most
     parts = [Markup('<rect class="cover" x="0" width="100%" y="4" height="14" rx="3"/>')]
     if seen:
-        parts.append(_rect("b b-run" if running else "b", 0, max(done, 0.2), 4, 14, 3))
+        parts.append(rect("b b-run" if running else "b", 0, max(done, 0.2), 4, 14, 3))
     for count, row in enumerate(resumes, 1):
         place = 100 * min(row / most, 1)
-        parts.append(_use("m mute", "notch", place, 25))
+        parts.append(use("m mute", "notch", place, 25))
         if len(resumes) <= 4:
-            parts.append(_text(f"resume {count}", max(place, 3), 44, "ctr opt"))
+            parts.append(label(f"resume {count}", max(place, 3), 44, "ctr opt"))
     near_end = done > 80
-    parts.append(_text(number(seen), done - 0.6 if near_end else done + 0.6, 36, "end ink" if near_end else "ink"))
+    parts.append(label(number(seen), done - 0.6 if near_end else done + 0.6, 36, "end ink" if near_end else "ink"))
     if done < 60 or not near_end:
-        parts.append(_text(f"{'' if counted else 'about '}{number(total)}", 100, 36, "end"))
+        parts.append(label(f"{'' if counted else 'about '}{number(total)}", 100, 36, "end"))
     said = f"{number(seen)} of {'' if counted else 'about '}{number(total)} rows, {done:.0f} per cent"
     if resumes:
         said += f"; resumed at {' and at '.join(number(row) for row in resumes[-5:])} rows"
-    return _figure("progress", 50, "Progress", f"{said}.", parts)
+    return figure("progress", 50, "Progress", f"{said}.", parts)
 
 
 def rates(pace: Pace) -> Markup | None:
@@ -81,33 +82,33 @@ def rates(pace: Pace) -> Markup | None:
     parts = []
     value = step
     while value <= top + step / 1000:
-        parts.append(_level("grid", y(value)))
+        parts.append(level("grid", y(value)))
         parts.append(Markup('<text class="end" x="-8" y="{:g}">{}</text>').format(y(value) + 4, f"{value:,.0f}"))
         value += step
     parts.append(Markup('<text class="end" x="-8" y="74">0</text>'))
     width = 100 / len(pace.rates)
     for place, rate in enumerate(pace.rates):
         parts.append(Markup('<rect class="b" x="{}" width="{}" y="{:g}" height="{:g}"/>').format(
-            _percent((place + 0.15) * width), _percent(width * 0.7), y(rate), max(base - y(rate), 1)))  # fmt: skip
-    parts.append(_level("base", base))
+            percent((place + 0.15) * width), percent(width * 0.7), y(rate), max(base - y(rate), 1)))  # fmt: skip
+    parts.append(level("base", base))
     parts.append(Markup('<text x="0" y="90">{} batches ago</text>').format(len(pace.rates)))
     parts.append(Markup('<text class="end" x="100%" y="90">now</text>'))
     found = f"Between {min(pace.rates):,.0f} and {most:,.0f} rows per second; {pace.rate or 0:,.0f} on average."
-    return _figure("rates", 96, f"Rows per second of the last {len(pace.rates)} batches", found, parts)
+    return figure("rates", 96, f"Rows per second of the last {len(pace.rates)} batches", found, parts)
 
 
 def proof(rows: Sum) -> Markup:
     """Two bars of one length: what was seen, and what became of it. If they differ, the gap is drawn."""
     most = max(rows.seen, rows.total, 1)
     parts = [Markup('<text x="0" y="12">Seen in the source</text>'),
-             _rect("b-seen", 0, 100 * rows.seen / most, 20, 22),
+             rect("b-seen", 0, 100 * rows.seen / most, 20, 22),
              Markup('<text class="on" x="10" y="36">{}</text>').format(number(rows.seen))]  # fmt: skip
     at = 0.0
     counts = ((rows.inserted, "b"), (rows.updated, "b b-up"), (rows.skipped, "b-off"), (rows.rejected, "b b-bad"))
     widths = _widths([count for count, _ in counts], most)
     for width, (count, kind) in zip(widths, counts, strict=True):
         if count:
-            parts.append(_rect(kind, at, width, 50, 22, 0))
+            parts.append(rect(kind, at, width, 50, 22, 0))
             at += width
     if rows.inserted and widths[0] > 18:
         parts.append(Markup('<text class="on" x="10" y="66">{} inserted</text>').format(number(rows.inserted)))
@@ -115,13 +116,13 @@ def proof(rows: Sum) -> Markup:
         begin, width = (at, 100 * rows.gap / most) if rows.gap > 0 else (100 * rows.seen / most, -100 * rows.gap / most)
         y = 50 if rows.gap > 0 else 20
         parts.append(Markup('<rect x="{}" width="{}" y="{}" height="22" fill="url(#hatch)" class="hz"/>').format(
-            _percent(begin), _percent(max(width, LEAST)), y))  # fmt: skip
-        parts.append(_text(f"{number(abs(rows.gap))} not accounted for", 100, 12, "end t-bad"))
+            percent(begin), percent(max(width, LEAST)), y))  # fmt: skip
+        parts.append(label(f"{number(abs(rows.gap))} not accounted for", 100, 12, "end t-bad"))
     parts.append(Markup('<path class="tie" d="M.5 14v6M.5 72v8"/><svg x="{}" overflow="visible">'
                         '<path class="tie" d="M-.5 14v6M-.5 72v8"/></svg>').format("100%"))  # fmt: skip
     named = ((rows.updated, "updated"), (rows.skipped, "skipped"), (rows.rejected, "rejected"))
     others = ", ".join(f"{number(count)} {name}" for count, name in named)
-    parts.append(_text(others, 100, 94, "end"))
+    parts.append(label(others, 100, 94, "end"))
     parts.append(Markup('<text class="opt" x="0" y="94">{}</text>').format(
         "They differ" if rows.gap else "Both end at the same line"))  # fmt: skip
     found = (
@@ -130,7 +131,7 @@ def proof(rows: Sum) -> Markup:
         f"{number(rows.skipped)} skipped and {number(rows.rejected)} rejected, end to end. "
         + (f"{number(abs(rows.gap))} rows are not accounted for." if rows.gap else "Both bars are equally long.")
     )
-    return _figure("proof", 100, "The sum, drawn", found, parts)
+    return figure("proof", 100, "The sum, drawn", found, parts)
 
 
 def _widths(counts: Sequence[int], most: int) -> list[float]:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from pgonce.console import respond, words
 from pgonce.console.actions import act
-from pgonce.console.figures import jobs as figures
+from pgonce.console.figures import runs as figures
 from pgonce.console.pages.jobs import NOW
 from pgonce.console.reads import reading
 from pgonce.console.respond import form, go, query, who
