@@ -64,6 +64,12 @@ def server() -> Iterator[str]:
         for role in ROLES:
             if not conn.execute("select 1 from pg_roles where rolname = %s", [role]).fetchone():
                 conn.execute(sql.SQL("create role {} nologin").format(sql.Identifier(role)))
+        if running:
+            # A database for each test costs 34 ms instead of 170. A process that is killed loses nothing by it: only a
+            # machine that loses its power would.
+            for setting in ("fsync", "full_page_writes"):
+                conn.execute(sql.SQL("alter system set {} = off").format(sql.Identifier(setting)))
+            conn.execute("select pg_reload_conf()")
     yield url
     if running:
         running.close()
@@ -95,6 +101,8 @@ def _new_database(server: str, template: str | None) -> Iterator[str]:
     if template:
         create += sql.SQL(" template {}").format(sql.Identifier(template))
     with psycopg.connect(server, autocommit=True) as conn:
+        if template and conn.info.server_version >= 150000:
+            create += sql.SQL(" strategy file_copy")
         conn.execute(create)
         try:
             yield with_database(server, name)

@@ -3,6 +3,8 @@
 import shlex
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +56,15 @@ def pods() -> list[tuple[str, dict[str, Any]]]:
 
 
 @pytest.fixture(autouse=True)
-def _shop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _shop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     (tmp_path / "shop.py").write_text("import pgonce\n\napp = pgonce.App()\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("shop", None)  # of another test
     monkeypatch.setenv("PGONCE_APP", "shop:app")
     monkeypatch.setenv("PGONCE_DATABASE_URL", "postgresql://127.0.0.1:1/nothing")  # no command is run
+    yield
+    sys.modules.pop("shop", None)
 
 
 def test_every_service_of_compose_calls_a_command_that_exists() -> None:

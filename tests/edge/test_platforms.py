@@ -45,7 +45,10 @@ def without_posix(program: str, **more: str) -> subprocess.CompletedProcess[str]
 
 def test_every_module_can_be_imported_without_posix() -> None:
     done = without_posix("""
-import pgonce
+import django.conf, pgonce
+apps = ["django.contrib." + each for each in ("admin", "auth", "contenttypes", "messages", "sessions")]
+django.conf.settings.configure(INSTALLED_APPS=[*apps, "pgonce.integrations.django"])
+django.setup()
 names = [each.name for each in pkgutil.walk_packages(pgonce.__path__, "pgonce.")]
 for name in names:
     if name != "pgonce.__main__":

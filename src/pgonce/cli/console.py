@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from pgonce.cli.options import load, with_database
+from pgonce.cli.options import find_url, load
 from pgonce.cli.startup import describe_database
 from pgonce.console.app import Console
 from pgonce.console.auth import hash_password
@@ -31,7 +31,10 @@ from pgonce.errors import InvalidArgument, PgonceError
     "--operator", "operators", multiple=True, envvar="PGONCE_CONSOLE_OPERATORS", metavar="NAME",
     help="A user of the proxy that may act; the others only read. Repeatable. [env: PGONCE_CONSOLE_OPERATORS]",
 )  # fmt: skip
-@with_database
+@click.option("--database-url", "url", metavar="URL", help="The database. [default: as for every command]")
+@click.option(
+    "--schema", envvar="PGONCE_SCHEMA", default="public", show_default=True, help="The schema of pgonce's tables."
+)
 @click.pass_context
 def console(
     ctx: click.Context,
@@ -42,7 +45,7 @@ def console(
     proxies: tuple[str, ...],
     user_header: str | None,
     operators: tuple[str, ...],
-    url: str,
+    url: str | None,
     schema: str,
 ) -> None:
     """Serve the operator's console: is anything lost, late, stuck or slow, and what is to be done?
@@ -52,6 +55,7 @@ def console(
     """
     if ctx.invoked_subcommand is not None:
         return
+    url = find_url(url)  # not as a callback of the option: `hash` needs no database
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     served = Console(
         load(app) if app else None, url=url, schema=schema, proxies=proxies, user_header=user_header,

@@ -39,12 +39,12 @@ def with_database(function: F) -> F:
         "--database-url",
         "url",
         metavar="URL",
-        callback=lambda ctx, _, given: None if ctx.resilient_parsing else _find(given),
+        callback=lambda ctx, _, given: None if ctx.resilient_parsing else find_url(given),
         help="The database. [default: PGONCE_DATABASE_URL, DATABASE_URL, or an embedded server]",
     )(function)
 
 
-def _find(given: str | None) -> str:
+def find_url(given: str | None) -> str:
     """The database's URL. If it is the embedded server's, one line on stderr says so.
 
     Raises:

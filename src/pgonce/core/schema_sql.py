@@ -112,7 +112,7 @@ end if;"""
 _COMMENT = re.compile(r"--.*")
 _CREATED = re.compile(
     r"\bcreate (?:or replace )?(?:unique |constraint )?"
-    r"(table|view|index|function|procedure|trigger|policy|sequence|type)(?: if not exists)? (\w+)"
+    r"(table|view|index|function|procedure|trigger|policy|sequence|type)(?: if not exists)? (?!on\b)(\w+)"
 )
 
 

@@ -86,9 +86,12 @@ class RowReader:
     def _is_reject(self, row: SeedRow | BadRow, stored: Mapping[str, str | None] | None) -> bool:
         """Whether a row with a reject's number is that row: after --accept-change it may be another one.
 
-        It is compared where the source has texts, as the reject has them.
+        It is compared where the source has texts, as the reject has them. JSON has types, and a number that Python
+        cannot hold comes as None.
         """
-        if stored is None or isinstance(row, BadRow | Mapping) or not all(type(each) in _TEXTS for each in row):
+        if stored is None or self._json_strings or isinstance(row, BadRow | Mapping):
+            return True
+        if not all(type(each) in _TEXTS for each in row):
             return True
         return dict(zip(self._seed.named_columns or (), row, strict=False)) == stored
 

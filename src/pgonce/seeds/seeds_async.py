@@ -140,6 +140,7 @@ class AsyncSeeds:
                 async with self._jobs.run(RUNNER, key=key, scope=scope, window=window) as run:
                     if run is None:
                         return SeedResult("overlap", at)
+                    run.exit_is_success = False  # a source that exits has not come to its end
                     importing = Import(run, loader, self._pool, self._schema, run_options, conn.adapters)
                     outcome, checkpoint = await self._import(importing, run.id)
                     return SeedResult(

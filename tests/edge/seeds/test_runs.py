@@ -295,5 +295,7 @@ def test_the_bar_on_a_terminal_is_one_line_that_says_how_far_how_fast_and_how_lo
     assert bars
     assert max(map(len, bars)) <= columns
     assert all(line.startswith("people.csv → people") and " %" in line for line in bars)
-    assert any(re.search(r"\d+ %   [\d,]+ of about [\d,]+   [\d,]+ rows/s   [\d.]+ s left", line) for line in bars)
+    # 80 columns have no room for the total and the time left
+    figures = r"[\d,]+ of about [\d,]+   [\d,]+ rows/s   [\d.]+ s left" if columns > 80 else r"[\d,]+   [\d,]+ rows/s"
+    assert any(re.search(rf"\d+ %   {figures}", line) for line in bars)
     assert any(line.startswith("complete   20,000 seen = 20,000 inserted") for line in drawn)
