@@ -1,6 +1,6 @@
 # The two commands are `make demo` and `make test`. `make help` lists all of them.
 VENV    ?= .venv
-WORKERS ?= 3
+WORKERS ?= 4
 KEEP    ?=
 PYTEST_ARGS ?=
 export PYTHON

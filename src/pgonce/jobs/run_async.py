@@ -78,8 +78,7 @@ class AsyncRun:
         self.schema = schema
         self._timeout = timeout
         self._progress: tuple[int | None, int | None] = (None, None)
-        self._lost = False
-        self._stopping = False
+        self._lost = self._stopping = False
         self._interruption: str | None = None
         self._stop_seen = self._silence_seen = False
         self._ended = False
