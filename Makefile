@@ -26,7 +26,7 @@ demo: $(RUN) ## demonstrate the three guarantees while processes are killed (KEE
 console: $(RUN) ## the console over a shop at work, in an embedded database (PORT=8000)
 	@$(BIN)/python -m tools.console $(if $(PORT),--port $(PORT))
 
-test: check ## run the checks, then the whole suite (WORKERS=3, PYTEST_ARGS=...)
+test: check ## run the checks, then the whole suite (WORKERS=2, PYTEST_ARGS=...)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 check: $(DEV) ## check lint, format, types, and that generated files are up to date
