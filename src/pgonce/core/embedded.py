@@ -39,7 +39,8 @@ _SETTINGS = {
 _SOCKET_MAX = 103  # bytes of path that fit into a socket's address: 103 on macOS, 107 on Linux
 _START_TIMEOUT = 300  # seconds: recovery after a crash may have to replay 1 GB of WAL
 # errors of a start while the previous server, or a session of it, has not ended yet
-_TRANSIENT = ("already exists", "pre-existing shared memory block")
+# (a session that sees the end of its killed server writes into the log from which the reason is read)
+_TRANSIENT = ("already exists", "pre-existing shared memory block", "unexpected postmaster exit")
 
 _log = logging.getLogger(__name__)
 

@@ -199,9 +199,13 @@ def crashes(folder: Path, most: int, rows: int, seed: int) -> None:
             while code != 0:
                 pid = fork(lambda name=name, size=size: importer(url, name, rows, size))  # type: ignore[misc]
                 starts += 1
-                while (code := ended(pid, chance.uniform(0.2, 1.5) if done < most else 300)) is None:
-                    servers.append(crash(servers[-1]))
-                    done += 1
+                try:
+                    while (code := ended(pid, chance.uniform(0.2, 1.5) if done < most else 300)) is None:
+                        servers.append(crash(servers[-1]))
+                        done += 1
+                except BaseException:
+                    os.kill(pid, signal.SIGKILL)  # else it waits for its server as long as an import does
+                    raise
             imports += 1
             with psycopg.connect(url, autocommit=True) as conn:
                 check(conn, name, rows)
