@@ -241,3 +241,29 @@ def test_no_read_of_the_console_goes_through_all_runs(shared: Connection) -> Non
             before = shared.execute(scans).fetchone()
             shared.execute(f"select * from {call}".encode()).fetchall()
             assert shared.execute(scans).fetchone() == before, call
+
+
+def test_the_first_page_says_of_each_job_what_job_ls_says(conn: Connection) -> None:
+    now, minute = datetime.now(UTC), timedelta(minutes=1)
+    hour = 60 * minute
+    run(conn, "silent", now - 2 * hour)  # its window of 15 minutes is over
+    run(conn, "alive", now - minute)
+    for number in range(6):
+        run(conn, "well", now - (number + 2) * hour, (number + 1) * minute, duration_ms=60_000 * (number + 1))
+    run(conn, "bad", now - hour, minute, status="failed", error_message="Traceback\nValueError: no plan")
+    run(conn, "paused", now - hour, minute)
+    conn.execute("insert into pgonce_job_pauses (job_name, reason) values ('paused', 'a release')")
+    for name in ("alive", "stopping"):
+        run(conn, name, now - 2 * minute, key="eu", stop_requested_at=now if name == "stopping" else None)
+    columns = (
+        "job_name, key, run_id, status, started_at, usual_from_ms, usual_to_ms, next_tick, attempt, next_retry_at,"
+        " stopping, progress_done, progress_total, process, blocks, paused, reason"
+    )
+    listed, shown = (
+        conn.execute(f"select {columns} from {function} order by job_name, key".encode()).fetchall()
+        for function in ("pgonce_list_jobs()", "pgonce_console_urgent_jobs(100)")
+    )
+    assert shown == listed
+    assert {row[0]: row[-1] is not None for row in shown if not row[1]} == {
+        "silent": True, "alive": False, "well": False, "bad": True, "paused": False,
+    }  # fmt: skip

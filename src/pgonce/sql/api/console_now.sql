@@ -153,7 +153,8 @@ language sql stable set search_path from current set jit = off as $$
                                    and b.blocked_by = r.id limit 1000) b) end,
          (select p.reason || coalesce(' until ' || date_trunc('minute', p.paused_until), '') from pgonce_job_pauses p
           where p.job_name = c.job_name and coalesce(p.paused_until, 'infinity') > clock_timestamp()),
-         null::text, case when r.status = 'failed' then pgonce_error_line(r.error_message) end
+         null::text, case when r.status = 'failed' then pgonce_error_line(r.error_message)
+                          else pgonce_job_run_silence(r.id, r.status, r.heartbeat_at, r.run_window) end
   from chosen c
   left join lateral (
     select h.* from (select * from cron_job_runs n where n.job_name = any (array[c.job_name]) order by n.job_name, n.started_at desc limit 200) h
