@@ -144,7 +144,7 @@ class Jobs:
                     yield run
             run.end()
         except SystemExit as error:  # its exit code says success to cron: so must the row
-            (run.end() if run.exit_is_success and not error.code else run.fail(error))
+            (run.fail(error) if error.code else run.end())
             raise
         except BaseException as error:
             # of an error that says "lost" or "unavailable", too: it may come from elsewhere than this run, and a run

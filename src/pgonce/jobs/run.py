@@ -83,7 +83,6 @@ class Run:
         self._interruption: str | None = None
         self._stop_seen = self._silence_seen = False
         self._ended = False
-        self.exit_is_success = True  # a job that ends with sys.exit(0) has done its work
         self._last_beat = self._began = time.monotonic()
         self._confirmed = 0
         self._beats_apart = False

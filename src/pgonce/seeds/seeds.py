@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Unpack
-from uuid import UUID
 
 from psycopg_pool import ConnectionPool
 
@@ -19,6 +18,7 @@ from pgonce.core.execute import Pool, call, connection
 from pgonce.core.registration import check_pool
 from pgonce.errors import DatabaseUnavailable, LeaseLost, NotFound
 from pgonce.jobs.guard import Jobs
+from pgonce.jobs.run import Run
 from pgonce.seeds import calls, calls_operate, verify
 from pgonce.seeds.calls import Checkpoint, Cursor, Rehearsed, Reject
 from pgonce.seeds.calls_operate import BatchTime, RejectGroup, Resume
@@ -140,9 +140,8 @@ class Seeds:
                 with self._jobs.run(RUNNER, key=key, scope=scope, window=window) as run:
                     if run is None:
                         return SeedResult("overlap", at)
-                    run.exit_is_success = False  # a source that exits has not come to its end
                     importing = Import(run, loader, self._pool, self._schema, run_options, conn.adapters)
-                    outcome, checkpoint = self._import(importing, run.id)
+                    outcome, checkpoint = self._import(importing, run)
                     return SeedResult(
                         outcome, checkpoint, rows + importing.rows, importing.sequences, found.set_sequences, resumed,
                         importing.unfinished,
@@ -155,14 +154,17 @@ class Seeds:
                         run_options = replace(run_options, restart=False)
                 logger.warning(_WENT_BACK, key, now.rows_seen if now else 0)
 
-    def _import(self, importing: Import, run_id: UUID) -> tuple[Outcome, Checkpoint | None]:
+    def _import(self, importing: Import, run: Run) -> tuple[Outcome, Checkpoint | None]:
         try:
             return importing.run()
         except LeaseLost:
-            if call(self._pool, calls_operate.run_exists(run_id), self._schema):
+            if call(self._pool, calls_operate.run_exists(run.id), self._schema):
                 raise
             raise WentBack from None  # its start was lost with the batches
         except (WentBack, DatabaseUnavailable):
+            raise
+        except SystemExit as error:  # a source that exits, with whatever code, has not come to its end
+            run.fail(error)
             raise
         except Exception as error:
             importing.fail("".join(traceback.format_exception(error)))
