@@ -112,6 +112,11 @@ def test_a_replay_of_what_has_succeeded_asks_for_its_number_without_javascript_t
             status="succeeded",
             lease=None,
         )
+    # Somebody has a handler for them, so no worker ignores them, and nobody handles them: they stay queued.
+    conn.execute(
+        "insert into pgonce_processes (id, does, host, pid, version, handlers)"
+        " values (gen_random_uuid(), 'events', 'elsewhere', 1, '0', '{again}')"
+    )
     page = open_page("/webhooks?customer=cus_again", java_script_enabled=False)
     for box in page.locator("tbody [type=checkbox]").all():
         box.check()
@@ -125,8 +130,7 @@ def test_a_replay_of_what_has_succeeded_asks_for_its_number_without_javascript_t
     page.click("text=Replay 2 events >> nth=-1")
     page.wait_for_selector("#said:has-text('2 queued')")
     page.click("text=Stop it")
-    said = page.inner_text("#state")
-    assert said.startswith(("Stop asked: not yet stopped", "Stopped", "Done")), "two events may be done before the stop"
+    assert "Stop asked: not yet stopped" in page.inner_text("#state")
 
 
 def test_a_reader_sees_no_action_and_is_refused_by_the_database(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 
 from tests.conftest import wait_until
 
@@ -40,10 +41,11 @@ from pg_stat_database where datname = current_database()
 """
 
 
+@pytest.mark.parametrize("more", ["", ASYNC], ids=["synchronous handlers", "both kinds of handlers"])
 def test_an_idle_worker_makes_three_transactions_a_second_at_most_and_holds_two_connections(
-    database: str, conn: psycopg.Connection[Any], tmp_path: Path
+    database: str, conn: psycopg.Connection[Any], tmp_path: Path, more: str
 ) -> None:
-    (tmp_path / "idle.py").write_text(APP.format(more=ASYNC))
+    (tmp_path / "idle.py").write_text(APP.format(more=more))
     command = [
         sys.executable, "-m", "pgonce", "worker", "--app", "idle", "--database-url", database, "--ping",
         "http://127.0.0.1:9/",
