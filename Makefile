@@ -31,11 +31,7 @@ test: check ## run the checks, then the whole suite (WORKERS=2, PYTEST_ARGS=...)
 
 check: $(DEV) ## check lint, format, types, and that generated files are up to date
 	@$(BIN)/python tools/unasync.py --check  # first: a stale file makes the others fail with errors that do not name it
-	@$(BIN)/python tools/sql_reference.py --check
-	@$(BIN)/python tools/diagnoses.py --check
-	@$(BIN)/python tools/typescript_types.py --check
-	@$(BIN)/python tools/command_reference.py --check
-	@$(BIN)/python tools/python_reference.py --check
+	@$(BIN)/python -m tools.references --check
 	@$(BIN)/ruff check --quiet $(CODE)
 	@$(BIN)/ruff format --quiet --check $(CODE) || { echo "not formatted: make fix" >&2; exit 1; }
 	@$(BIN)/mypy $(CODE)
@@ -46,11 +42,7 @@ fix: $(DEV) ## repair what ruff can repair
 
 generate: $(DEV) ## write what is generated: x.py from x_async.py, the references in docs/, the TypeScript types
 	@$(BIN)/python tools/unasync.py
-	@$(BIN)/python tools/sql_reference.py
-	@$(BIN)/python tools/diagnoses.py
-	@$(BIN)/python tools/typescript_types.py
-	@$(BIN)/python tools/command_reference.py
-	@$(BIN)/python tools/python_reference.py
+	@$(BIN)/python -m tools.references
 
 docs: ## build the documentation site into build/site; a broken link is an error
 	@tools/venv.sh .cache/docs docs

@@ -1,12 +1,7 @@
-"""Writes docs/commands.md: the help of every command of ``pgonce``.
-
-python tools/command_reference.py            write the page
-python tools/command_reference.py --check    write nothing; exit 1 if the page would change
-"""
+"""Writes docs/commands.md: the help of every command of ``pgonce``."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,21 +50,6 @@ def page() -> str:
     return "".join(parts)
 
 
-def main(arguments: list[str]) -> int:
-    """Runs the command line; returns the exit code."""
-    if arguments not in ([], ["--check"]):
-        print("usage: python tools/command_reference.py [--check]", file=sys.stderr)
-        return 2
-    text = page()
-    fresh = PAGE.exists() and PAGE.read_text(encoding="utf-8") == text
-    if arguments and not fresh:
-        print("docs/commands.md is out of date: make generate", file=sys.stderr)
-        return 1
-    if not fresh:
-        PAGE.write_text(text, encoding="utf-8")
-        print("wrote docs/commands.md")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def files() -> Iterator[tuple[Path, str]]:
+    """The page and its text, for tools/references.py."""
+    yield PAGE, page()

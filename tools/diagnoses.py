@@ -1,8 +1,5 @@
 """Writes the "stuck" tables of docs/webhooks.md, docs/jobs.md and docs/seeds.md from the SQL files.
 
-    python tools/diagnoses.py            write the pages
-    python tools/diagnoses.py --check    write nothing; exit 1 if a page would change
-
 The sentences are in the VALUES of pgonce_..._causes() in sql/api/<noun>_diagnose.sql: kind, needs_person, what the row
 says, what it is, what to do, the command. A page has the table between the lines BEGIN and END.
 """
@@ -10,7 +7,7 @@ says, what it is, what to do, the command. A page has the table between the line
 from __future__ import annotations
 
 import re
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,25 +90,7 @@ def page(noun: str) -> tuple[Path, str]:
     return path, fresh
 
 
-def main(arguments: list[str]) -> int:
-    """Runs the command line; returns the exit code."""
-    if arguments not in ([], ["--check"]):
-        print("usage: python tools/diagnoses.py [--check]", file=sys.stderr)
-        return 2
-    try:
-        pages = [page(noun) for noun in NOUNS]
-    except ValueError as problem:
-        print(problem, file=sys.stderr)
-        return 1
-    stale = [(path, text) for path, text in pages if path.read_text(encoding="utf-8") != text]
-    for path, text in stale:
-        if arguments:
-            print(f"docs/{path.name} is out of date: make generate", file=sys.stderr)
-        else:
-            path.write_text(text, encoding="utf-8")
-            print(f"wrote docs/{path.name}")
-    return 1 if stale and arguments else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def files() -> Iterator[tuple[Path, str]]:
+    """The pages and their texts, for tools/references.py."""
+    for noun in NOUNS:
+        yield page(noun)

@@ -1,8 +1,5 @@
 """Writes docs/python.md: the signature and docstring of every public name of ``pgonce``.
 
-    python tools/python_reference.py            write the page
-    python tools/python_reference.py --check    write nothing; exit 1 if the page would change
-
 Public is what ``pgonce.__all__`` names, and the public methods of its classes. A public name without a docstring is an
 error.
 """
@@ -11,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -139,25 +135,6 @@ def page() -> str:
     return HEAD + "".join(section(name, getattr(pgonce, name)) for name in names)
 
 
-def main(arguments: list[str]) -> int:
-    """Runs the command line; returns the exit code."""
-    if arguments not in ([], ["--check"]):
-        print("usage: python tools/python_reference.py [--check]", file=sys.stderr)
-        return 2
-    try:
-        text = page()
-    except ValueError as problem:
-        print(problem, file=sys.stderr)
-        return 1
-    fresh = PAGE.exists() and PAGE.read_text(encoding="utf-8") == text
-    if arguments and not fresh:
-        print("docs/python.md is out of date: make generate", file=sys.stderr)
-        return 1
-    if not fresh:
-        PAGE.write_text(text, encoding="utf-8")
-        print("wrote docs/python.md")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def files() -> Iterator[tuple[Path, str]]:
+    """The page and its text, for tools/references.py."""
+    yield PAGE, page()

@@ -1,8 +1,5 @@
 """Writes docs/sql.md from the SQL files: each function's arguments, its result and its `comment on function`.
 
-    python tools/sql_reference.py            write the page
-    python tools/sql_reference.py --check    write nothing; exit 1 if the page would change
-
 A function without a comment is an error: the comment is its reference text, here, in psql and in PostgREST's OpenAPI
 description.
 """
@@ -10,7 +7,7 @@ description.
 from __future__ import annotations
 
 import re
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -112,25 +109,6 @@ def sentence(comment: str) -> str:
     return comment if "_" in first else comment[0].upper() + comment[1:]
 
 
-def main(arguments: list[str]) -> int:
-    """Runs the command line; returns the exit code."""
-    if arguments not in ([], ["--check"]):
-        print("usage: python tools/sql_reference.py [--check]", file=sys.stderr)
-        return 2
-    try:
-        text = page()
-    except ValueError as problem:
-        print(problem, file=sys.stderr)
-        return 1
-    fresh = PAGE.exists() and PAGE.read_text(encoding="utf-8") == text
-    if arguments and not fresh:
-        print("docs/sql.md is out of date: make generate", file=sys.stderr)
-        return 1
-    if not fresh:
-        PAGE.write_text(text, encoding="utf-8")
-        print("wrote docs/sql.md")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def files() -> Iterator[tuple[Path, str]]:
+    """The page and its text, for tools/references.py."""
+    yield PAGE, page()

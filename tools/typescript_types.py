@@ -1,21 +1,15 @@
 """Writes packages/typescript/src/functions.ts from the SQL files: the arguments and result of each published function.
 
-    python tools/typescript_types.py            write the file
-    python tools/typescript_types.py --check    write nothing; exit 1 if the file would change
-
 A function whose name begins with pgonce_ is not published. A procedure cannot be called over PostgREST.
 """
 
 from __future__ import annotations
 
 import re
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-try:
-    from tools import sql_reference
-except ImportError:  # run as a script: its folder is the first on the path
-    import sql_reference  # type: ignore[import-not-found, no-redef]
+from tools import sql_reference
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "packages" / "typescript" / "src" / "functions.ts"
@@ -96,21 +90,6 @@ def text() -> str:
     return HEAD + "\n".join([*lines, "}"]) + "\n"
 
 
-def main(arguments: list[str]) -> int:
-    """Runs the command line; returns the exit code."""
-    if arguments not in ([], ["--check"]):
-        print("usage: python tools/typescript_types.py [--check]", file=sys.stderr)
-        return 2
-    wanted = text()
-    fresh = FILE.exists() and FILE.read_text(encoding="utf-8") == wanted
-    if arguments and not fresh:
-        print(f"{FILE.relative_to(ROOT)} is out of date: make generate", file=sys.stderr)
-        return 1
-    if not fresh:
-        FILE.write_text(wanted, encoding="utf-8")
-        print(f"wrote {FILE.relative_to(ROOT)}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def files() -> Iterator[tuple[Path, str]]:
+    """The file and its text, for tools/references.py."""
+    yield FILE, text()
