@@ -18,6 +18,7 @@ from pgonce.app import App
 from pgonce.console.auth import User, UserOf, read_users
 from pgonce.console.hosts import is_loopback, networks
 from pgonce.core import database
+from pgonce.core.lifespan import follow_lifespan
 from pgonce.errors import InvalidArgument, PgonceError
 
 if TYPE_CHECKING:
@@ -176,27 +177,15 @@ class Console:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or follow the server's lifespan."""
         if scope["type"] == "lifespan":
-            await self._follow_lifespan(receive, send)
+            await follow_lifespan(receive, send, self._start, self.stop)
         elif scope["type"] == "http":
             await self._built()(_below(scope, self.prefix), receive, send)
         else:
             raise RuntimeError(f"the console speaks http, not {scope['type']}")
 
-    async def _follow_lifespan(self, receive: Receive, send: Send) -> None:
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.startup":
-                try:
-                    self._built()
-                    await self.pool()
-                except PgonceError as error:
-                    await send({"type": "lifespan.startup.failed", "message": str(error)})
-                    return
-                await send({"type": "lifespan.startup.complete"})
-            else:
-                await self.stop()
-                await send({"type": "lifespan.shutdown.complete"})
-                return
+    async def _start(self) -> None:
+        self._built()
+        await self.pool()
 
 
 class Beside:

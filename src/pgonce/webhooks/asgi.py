@@ -22,6 +22,7 @@ from psycopg_pool import AsyncConnectionPool
 from pgonce.core import database
 from pgonce.core.event_loop import EventLoop
 from pgonce.core.execute_async import call
+from pgonce.core.lifespan import follow_lifespan
 from pgonce.core.processes import BEAT_EVERY, Registration, beat_process, end_process
 from pgonce.core.service import Service
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, PayloadTooLarge, PgonceError
@@ -224,7 +225,7 @@ class Receiver:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or follow the server's lifespan."""
         if scope["type"] == "lifespan":
-            await self._follow_lifespan(receive, send)
+            await follow_lifespan(receive, send, self.start, self.stop)
             return
         if scope["type"] != "http":
             raise RuntimeError(f"the receiver speaks http, not {scope['type']}")
@@ -240,21 +241,6 @@ class Receiver:
         if closes:
             await request.discard_rest()
             await send({"type": "http.response.body", "body": b""})
-
-    async def _follow_lifespan(self, receive: Receive, send: Send) -> None:
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.startup":
-                try:
-                    await self.start()
-                except PgonceError as error:
-                    await send({"type": "lifespan.startup.failed", "message": str(error)})
-                    return
-                await send({"type": "lifespan.startup.complete"})
-            else:
-                await self.stop()
-                await send({"type": "lifespan.shutdown.complete"})
-                return
 
     async def _respond(self, scope: Scope, request: _Request) -> Response:
         try:

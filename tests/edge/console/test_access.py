@@ -5,11 +5,10 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
-import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 from starlette.applications import Starlette
@@ -18,9 +17,8 @@ from starlette.routing import Mount
 import pgonce
 from pgonce.console.auth import hash_password
 from pgonce.errors import InvalidArgument
-from tests.conftest import _new_database
 from tests.edge.command import pgonce as command
-from tests.edge.serving import serve_asgi
+from tests.edge.console.conftest import served
 
 Client = httpx.Client
 Start = Callable[..., Client]
@@ -33,24 +31,6 @@ def cheap(password: str) -> str:
 OPS = f"ops:operator:{cheap('secret')}"
 SUPPORT = f"support:reader:{cheap('reads')}"
 BROWSER = {"sec-fetch-site": "same-origin"}
-
-
-@pytest.fixture(scope="module")
-def url(server: str, template: str) -> Iterator[str]:
-    """A database for all tests of this module: each uses names of its own."""
-    with _new_database(server, template) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def conn(url: str) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(url, autocommit=True) as conn:
-        yield conn
-
-
-@contextmanager
-def served(app: Any, stop: Any = None) -> Iterator[Client]:
-    yield from serve_asgi(app, stop, proxy_headers=False)  # as `pgonce serve` and `pgonce console` run it
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,37 @@
+"""Answers the lifespan messages of an ASGI server."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pgonce.errors import PgonceError
+
+
+async def follow_lifespan(
+    receive: Callable[[], Awaitable[Any]],
+    send: Callable[[Any], Awaitable[None]],
+    start: Callable[[], Awaitable[Any]],
+    stop: Callable[[], Awaitable[Any]],
+) -> None:
+    """Call ``start`` and ``stop`` when the server says so. A PgonceError of ``start`` ends the server, with its text.
+
+    Args:
+        receive: as the server passes it.
+        send: the same.
+        start: before the first request.
+        stop: after the last one.
+    """
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            try:
+                await start()
+            except PgonceError as error:
+                await send({"type": "lifespan.startup.failed", "message": str(error)})
+                return
+            await send({"type": "lifespan.startup.complete"})
+        else:
+            await stop()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
