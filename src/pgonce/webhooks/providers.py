@@ -1,7 +1,8 @@
 """Other senders than Stripe: how each signs, and where the id and the type of an event are.
 
 An event of another sender has its name before id and type, such as ``github:72d3162e`` and ``github.issues.opened``. So
-ids of two senders never meet, and a handler of one is never called for another's. The guarantees are the same.
+ids of two senders never meet, and a handler of one is never called for another's. The guarantees are the same for
+what is signed: GitHub and Shopify do not sign the headers that have id and type.
 """
 
 from __future__ import annotations
