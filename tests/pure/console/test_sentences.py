@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from pgonce.console.sentences import Seen, Sentence, four
+from pgonce.console.sentences import MOST_JOBS, Seen, Sentence, four
 from pgonce.console.templating import Clock
 from pgonce.core.facts import Facts, StuckImport
 from pgonce.core.processes import ProcessLine
@@ -145,3 +145,11 @@ def test_slow_is_a_run_over_its_usual_time_or_webhooks_over_theirs() -> None:
 
 def test_where_nothing_has_run_yet_nothing_is_called_fast() -> None:
     assert say(facts(handled_p95=None))["slow"].state == "unknown"
+
+
+def test_nothing_is_called_slow_or_quick_while_more_runs_are_at_work_than_were_looked_at() -> None:
+    well = [job(duration_ms=60_000, usual_from_ms=60_000, usual_to_ms=90_000) for _ in range(MOST_JOBS)]
+    assert say(facts(), jobs=well[1:])["slow"].state == "ok"
+    assert say(facts(), jobs=well)["slow"].state == "unknown"
+    slow = job(duration_ms=42 * 60_000, usual_from_ms=60_000, usual_to_ms=90_000)
+    assert say(facts(), jobs=[slow, *well])["slow"].say == "1 job is slower than usual."

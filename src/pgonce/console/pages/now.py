@@ -12,7 +12,7 @@ from starlette.responses import Response
 from pgonce.console import respond
 from pgonce.console.figures.now import hours
 from pgonce.console.reads import reading
-from pgonce.console.sentences import Seen, Sentence, four
+from pgonce.console.sentences import MOST_JOBS, Seen, Sentence, four
 from pgonce.console.templating import Clock, zone_of
 from pgonce.core.facts import Facts, Hour, get_facts, get_hours, get_stuck_imports
 from pgonce.core.processes import ProcessLine, list_processes
@@ -20,7 +20,7 @@ from pgonce.jobs.calls_stats import JobLine, missed_ticks, urgent_jobs
 from pgonce.seeds.calls import Checkpoint
 from pgonce.seeds.calls_operate import get_seeds
 
-MOST_JOBS, MOST_IMPORTS = 20, 10
+MOST_IMPORTS = 10
 
 
 @dataclass(frozen=True, slots=True)
