@@ -114,6 +114,9 @@ def test_what_init_writes_handles_an_event_after_the_commands_that_it_prints(
                 return []
 
         wait_until(lambda: purchases() == [("cs_1",)], "the event to be handled", 40)
+        if "daily_totals" in (tmp_path / "shop.py").read_text("utf-8"):
+            scheduled = "select count(*) from pgonce_job_schedules where job_name = 'daily_totals'"
+            wait_until(lambda: conn.execute(scheduled).fetchone() == (1,), "the job to be scheduled", 40)
 
 
 @pytest.mark.parametrize("kind", sorted(path.stem for path in SCAFFOLD.glob("*.txt")))

@@ -80,15 +80,6 @@ class Scheduler(Service):
         self._stop = threading.Event()
         self._died: BaseException | None = None
         self._lock = threading.Lock()
-        self._process = Registration(
-            "jobs",
-            schema,
-            app.name,
-            jobs=list(app.jobs),
-            content=[f"{job.name} {job.key} {job.plan and job.plan.schedule}" for job in app.jobs.values()],
-            capacity=concurrency,
-        )
-        self._store = ScheduleStore(app.jobs, self._process)
         self._new_schedules = threading.Event()
         self._due: dict[Name, datetime] = {}
         self._in_progress: set[Name] = set()
@@ -106,12 +97,23 @@ class Scheduler(Service):
         return self._threads.unfinished
 
     def start(self) -> Self:
-        """Begin, with the ticks that have passed since each job's last one.
+        """Begin, with the ticks that have passed since each job's last one. Jobs registered until now are scheduled.
 
         Raises:
             DatabaseUnavailable, SchemaError: now, and not at the first tick.
             RuntimeError: the system refused a thread.
         """
+        # not in __init__: `FastAPI(lifespan=lifespan(Scheduler(app, url)))` stands above the decorators
+        jobs = self._app.jobs
+        self._process = Registration(
+            "jobs",
+            self._schema,
+            self._app.name,
+            jobs=list(jobs),
+            content=[f"{job.name} {job.key} {job.plan and job.plan.schedule}" for job in jobs.values()],
+            capacity=self._concurrency,
+        )
+        self._store = ScheduleStore(jobs, self._process)
         self._pool = self._shared_pool or database.open_pool(self._url, 2)
         self._run_pool = database.open_pool(self._url, self._concurrency + 2, least=0)
         try:

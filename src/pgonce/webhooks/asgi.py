@@ -108,8 +108,6 @@ class Receiver:
         self._writer: InboxWriter | None = None
         self._worker: Worker | None = None
         self._refusals = RefusalCounter()
-        patterns = [handler.pattern for handler in app.handlers]
-        self._registration = Registration("receives", schema, app=getattr(app, "name", ""), content=patterns)
         self._checking: asyncio.Task[None] | None = None
         self._checked = 0.0
         self._sweeping: asyncio.Task[None] | None = None
@@ -140,6 +138,10 @@ class Receiver:
                 self._starting = None
 
     async def _start(self) -> None:
+        patterns = [handler.pattern for handler in self._app.handlers]
+        self._registration = Registration(
+            "receives", self._schema, app=getattr(self._app, "name", ""), content=patterns
+        )
         url = await asyncio.to_thread(database.find, self._url)
         pool = await database.open_async_pool(url, 4)
         try:

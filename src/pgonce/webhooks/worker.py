@@ -89,25 +89,32 @@ class Worker(Service):
         self._wakeups = Wakeups()
         self._work_async: Callable[[], None] = lambda: None
         self._threads: list[threading.Thread] = []
-        self._async_types = app.types(asynchronous=True)
+        self._async_types: str | None = None
+        self._types: str | None = None
         self._consumers: list[Consumer | AsyncConsumer] = []
         self._handed: deque[Event] = deque()
         self._handed_async: deque[Event] = deque()
-        patterns = [handler.pattern for handler in app.handlers]
-        self._registration = Registration(
-            "events", schema, app=getattr(app, "name", ""), handlers=patterns, capacity=concurrency
-        )
-        self._types = any_of(patterns) if patterns else None
         self._looked_back = 0.0
         self._is_one_of_many = False
         self._shared_pool = pool
 
     def start(self) -> Self:
-        """Start the threads.
+        """Start the threads. Events of the types that have a handler by now are handled.
 
         Raises:
             DatabaseUnavailable, SchemaError: now, rather than in a thread.
         """
+        # not in __init__: `FastAPI(lifespan=lifespan(Worker(app, url)))` stands above the decorators
+        patterns = [handler.pattern for handler in self._app.handlers]
+        self._async_types = self._app.types(asynchronous=True)
+        self._types = any_of(patterns) if patterns else None
+        self._registration = Registration(
+            "events",
+            self._schema,
+            app=getattr(self._app, "name", ""),
+            handlers=patterns,
+            capacity=self._concurrency,
+        )
         self._pool = self._shared_pool or database.open_pool(self._url, self._concurrency + 2)
         try:
             # before the first look back: another worker that looks for unhandled events must know of this one

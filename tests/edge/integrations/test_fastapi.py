@@ -15,6 +15,8 @@ from pgonce.errors import InvalidArgument
 from pgonce.integrations.fastapi import Delivery, Inbox, lifespan
 from pgonce.jobs.scheduler import Scheduler
 from pgonce.testing import deliver, event, signed
+from pgonce.webhooks.worker import Worker
+from tests.conftest import wait_until
 
 Connection = psycopg.Connection[Any]
 pytestmark = pytest.mark.anyio
@@ -135,6 +137,33 @@ async def test_a_lifespan_starts_its_parts_in_order_and_stops_them_in_reverse(da
         assert ("events",) in does
     assert seen == ["first", "last", "last ends", "first ends"]
     assert conn.execute("select count(*) from pgonce_processes").fetchone() == (0,)
+
+
+async def test_what_is_registered_below_the_services_runs_as_well(database: str, conn: Connection) -> None:
+    app = pgonce.App()
+    receiver = pgonce.receiver(app, secrets="whsec_test", url=database, worker=False)
+    together = lifespan(receiver, Worker(app, database), Scheduler(app, database))  # a module's first lines
+
+    @app.webhook("customer.created")
+    def created(event: pgonce.Event, tx: Connection) -> None: ...
+
+    @app.webhook("customer.deleted")
+    async def deleted(event: pgonce.Event, tx: psycopg.AsyncConnection[Any]) -> None: ...
+
+    @app.job("yearly", cron="0 0 1 1 *")
+    def yearly(run: pgonce.Run) -> None: ...
+
+    api = FastAPI(lifespan=together)
+    api.mount("/", receiver)
+    async with together(api):
+        assert conn.execute("select job_name from pgonce_job_schedules").fetchall() == [("yearly",)]
+        handlers = conn.execute("select handlers from pgonce_processes where does = 'events'").fetchone()
+        assert handlers == (["customer.created", "customer.deleted"],)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://here") as client:
+            for type_ in ("customer.created", "customer.deleted"):
+                await deliver(client, event(type_))
+        done = "select count(*) = 2 from webhook_events where status = 'succeeded'"
+        await asyncio.to_thread(wait_until, lambda: conn.execute(done).fetchone() == (True,), "both to be handled")
 
 
 async def test_a_part_that_cannot_start_stops_those_before_it() -> None:
