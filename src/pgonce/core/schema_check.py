@@ -45,7 +45,8 @@ select 'index', i.relname,
 from relations r join pg_index x on x.indrelid = r.oid join pg_class i on i.oid = x.indexrelid
 where not exists (select from pg_constraint k where k.conindid = i.oid)
 union all
-select 'trigger', format('%%s on %%s', t.tgname, r.relname), concat_ws(' ', t.tgenabled, pg_get_triggerdef(t.oid, true))
+select 'trigger', format('%%s on %%s', t.tgname, r.relname),
+       concat_ws(' ', t.tgenabled <> 'D', pg_get_triggerdef(t.oid, true))
 from relations r join pg_trigger t on t.tgrelid = r.oid where not t.tgisinternal
 union all
 select 'policy', format('%%s on %%s', p.polname, r.relname),
@@ -64,6 +65,49 @@ select 'grant to service_role', format('%%s on %%s', a.privilege_type, o.name), 
 from (select relname::text as name, relacl as acl from relations union all select signature, proacl from routines) o,
      aclexplode(o.acl) a
 where a.grantee in (select oid from pg_roles where rolname = 'service_role')
+"""
+
+# The objects of the user's that keep migrate from dropping one of our functions or views. It has to drop what this
+# release no longer has, what "create or replace" cannot change, and what of ours depends on these. The parameters are
+# the schemas of the installation and of this release.
+_BLOCKED: LiteralString = """
+with recursive ours as (
+    select p.oid, null::oid as type, p.pronamespace as schema, 'function' as kind,
+           replace(format('%%s(%%s)', p.proname, oidvectortypes(p.proargtypes)), s.prefix, '') as name,
+           array[p.prokind::text, replace(pg_get_function_result(p.oid), s.prefix, '')] || p.proargnames as shape,
+           p.pronargdefaults as optional
+    from pg_proc p cross join lateral (select p.pronamespace::regnamespace || '.') s (prefix)
+    where obj_description(p.oid, 'pg_proc') like 'pgonce: %%'
+    union all
+    select c.oid, c.reltype, c.relnamespace, 'view', c.relname,
+           array(select format('%%s %%s', attname, format_type(atttypid, atttypmod)) from pg_attribute
+                 where attrelid = c.oid and attnum > 0 order by attnum), 0
+    from pg_class c where c.relkind = 'v' and obj_description(c.oid, 'pg_class') like 'pgonce: %%'
+    union all
+    select t.oid, null, c.relnamespace, 'trigger', t.tgname, null, 0
+    from pg_trigger t join pg_class c on c.oid = t.tgrelid
+    where not t.tgisinternal and obj_description(c.oid, 'pg_class') like 'pgonce: %%'),
+  dependents as (
+    select o.oid as on_oid, case when w.oid is null then d.classid else 'pg_class'::regclass end as class,
+           coalesce(w.ev_class, d.objid) as oid, d.objsubid
+    from ours o
+    join pg_depend d on d.deptype = 'n' and (
+      (d.refclassid = any (array['pg_proc', 'pg_class']::regclass[]) and d.refobjid = o.oid)
+      or (d.refclassid = 'pg_type'::regclass and d.refobjid = o.type))
+    left join pg_rewrite w on d.classid = 'pg_rewrite'::regclass and w.oid = d.objid
+    where o.schema = %(installed)s::regnamespace),
+  gone (oid) as (
+    select o.oid from ours o
+    left join ours n on n.schema = %(wanted)s::regnamespace and (n.kind, n.name) = (o.kind, o.name)
+    where o.schema = %(installed)s::regnamespace and o.kind <> 'trigger'
+      and (n.oid is null or n.optional < o.optional
+           or o.shape is distinct from case o.kind when 'view' then n.shape[:cardinality(o.shape)] else n.shape end)
+    union
+    select d.oid from gone g join dependents d on d.on_oid = g.oid)
+select distinct pg_describe_object(d.class, d.oid, d.objsubid), o.kind, o.name
+from gone g join ours o using (oid) join dependents d on d.on_oid = g.oid
+where d.oid not in (select oid from ours)
+order by 1
 """
 
 Definitions = dict[tuple[str, str], str]
@@ -114,6 +158,13 @@ def check(url: str, schema: str = "public") -> list[str]:
             ]
             found += _strangers(conn, schema)
             found += _differences(wanted, _definitions(conn, schema))
+            _use(conn, schema)
+            names = {"installed": sql.Identifier(schema).as_string(), "wanted": scratch}
+            found += [
+                f"{dependent} depends on {kind} {name}, which migrate has to drop: drop what depends on it, run "
+                "`pgonce migrate`, and create it again"
+                for dependent, kind, name in conn.execute(_BLOCKED, names).fetchall()
+            ]
             warnings = sql.SQL("select {}(%s)").format(sql.Identifier(scratch, "pgonce_schema_warnings"))
             return found + [str(row[0]) for row in conn.execute(warnings, [schema]).fetchall()]
 
@@ -132,7 +183,7 @@ def _strangers(conn: psycopg.Connection[Any], schema: str) -> list[str]:
     """Why the next migrate would stop: an object that is not pgonce's has a name that pgonce needs."""
     _use(conn, schema)
     try:
-        with conn.transaction():
+        with conn.transaction(force_rollback=True):
             run_script(conn, api("install_check"))
     except SchemaError as error:
         return [str(error)]
@@ -145,8 +196,7 @@ def _differences(wanted: Definitions, found: Definitions) -> list[str]:
         if (kind, name) not in found:
             lines.append(f"{kind} {name} is missing: {_remedy(kind)}")
         elif found[kind, name] != definition:
-            first = "drop it, then " if kind == "trigger" else ""  # migrate makes a trigger only where there is none
-            lines.append(f"{kind} {name} is not as this release makes it: {first}{_remedy(kind)}")
+            lines.append(f"{kind} {name} is not as this release makes it: {_remedy(kind)}")
     # functions of an earlier release, or with a comment of ours; additional columns and indexes are the user's
     gone = sorted(
         (kind, name) for kind, name in found if kind in {"function", "procedure"} and (kind, name) not in wanted

@@ -6,6 +6,9 @@ every function pins it (``set search_path from current``).
 
 The script is a single DO statement. It is therefore one transaction in every client: a psql without
 --single-transaction commits after each statement, and would leave half of an installation.
+
+"create or replace" refuses some changes: of the type that a function returns, of its arguments' names, of a view's
+columns. Then install_replace.sql drops the older function or view, and the statement is executed again.
 """
 
 from __future__ import annotations
@@ -20,8 +23,7 @@ from psycopg import sql
 from pgonce.errors import InvalidArgument
 
 API = (
-    "install_check",
-    "install_stale",
+    "install_triggers",
     "core_processes",
     "errors_reason",
     "webhooks_payload",
@@ -68,8 +70,10 @@ API = (
     "console_seeds",
     "console_operate",
     "install_warnings",
-    "install_grants",
 )
+"""The files of ``sql/api`` that create functions and views, in the order in which they need each other.
+
+install_check.sql and install_stale.sql come before them, install_grants.sql after them."""
 
 SPECIFIED = ("webhook_events", "cron_job_runs", "seed_checkpoints")
 """The tables that a team may have made by hand from the specification: migrate adopts them."""
@@ -83,6 +87,8 @@ _SCRIPT = """\
 do {quote}
 declare
   v_search_path text := current_setting('search_path');
+  v_step text;
+  v_replace text := {replace};
   v_warning text;
 begin
 perform {lock};
@@ -109,7 +115,32 @@ if not exists (select from pgonce_migrations where version = {version}) then
   insert into pgonce_migrations (version, name) values ({version}, {name});
 end if;"""
 
+_CREATE = """\
+foreach v_step in array array[
+{steps}
+] loop
+  perform set_config('pgonce.replaced', substring(v_step from 'create or replace (\\w+ \\w+)'), true);
+  begin
+    execute v_step;
+  exception when invalid_function_definition or invalid_table_definition or wrong_object_type then
+    execute v_replace;
+    execute v_step;
+  end;
+  -- older signatures go at once: with them, the calls in later steps could be ambiguous
+  if exists (
+      select from pg_proc
+      where pronamespace = quote_ident(current_schema())::regnamespace
+        and proname = split_part(current_setting('pgonce.replaced'), ' ', 2)
+        and obj_description(oid, 'pg_proc') = 'pgonce: stale') then
+    execute v_replace;
+  end if;
+end loop;
+perform set_config('pgonce.replaced', '', true);
+execute v_replace;"""
+"""Each step is a subtransaction: one that is refused leaves nothing behind."""
+
 _COMMENT = re.compile(r"--.*")
+_BEFORE_A_DEFINITION = re.compile(r"(?<=[;\n]\n)(?=(?:--.*\n)*create or replace )")
 _CREATED = re.compile(
     r"\bcreate (?:or replace )?(?:unique |constraint )?"
     r"(table|view|index|function|procedure|trigger|policy|sequence|type)(?: if not exists)? (?!on\b)(\w+)"
@@ -134,11 +165,16 @@ def api(name: str) -> str:
 def objects() -> dict[str, list[str]]:
     """The names of everything that the script makes, by kind; a procedure is a function."""
     found: dict[str, set[str]] = {}
-    text = "\n".join([_MIGRATIONS_TABLE, *(body for _, _, body in migrations()), *map(api, API)])
+    text = "\n".join([_MIGRATIONS_TABLE, *(body for _, _, body in migrations()), *map(api, [*API, "install_grants"])])
     for kind, name in _CREATED.findall(_COMMENT.sub("", text)):
         if not name.startswith("pgonce_shape"):  # created and dropped by install_check.sql
             found.setdefault("function" if kind == "procedure" else kind, set()).add(name)
     return {kind: sorted(names) for kind, names in sorted(found.items())}
+
+
+def definitions() -> list[str]:
+    """The files of `API` in steps: each defines at most one function or view."""
+    return [step for name in API for step in _BEFORE_A_DEFINITION.split(api(name))]
 
 
 def statements(table: str) -> list[str]:
@@ -199,16 +235,22 @@ def script(schema: str = "public") -> str:
     settings = [
         f"perform set_config({literal(name)}, {literal(value)}, true);" for name, value in settings_for(schema).items()
     ]
-    steps = [f"execute {_quoted(api(API[0]), 'sql')};", _MIGRATIONS_TABLE]
+
+    def whole(name: str) -> str:
+        return f"execute {_quoted(api(name), 'sql')};"
+
+    steps = [whole("install_check"), _MIGRATIONS_TABLE]
     for version, name, body in migrations():
         steps.append(_MIGRATION.format(version=version, body=_quoted(body, "sql"), name=literal(name)))
-    steps += [f"execute {_quoted(api(name), 'sql')};" for name in API[1:]]
+    create = _CREATE.format(steps=",\n".join(_quoted(step, "sql") for step in definitions()))
+    steps += [whole("install_stale"), create, whole("install_grants")]
     values = {
         "name": " ".join(schema.split()),  # a line break would end the comment
         "lock": LOCK,
         "schema": literal(schema),
         "identifier": identifier,
         "settings": "\n".join(settings),
+        "replace": _quoted(api("install_replace"), "sql"),
         "steps": "\n".join(steps),
     }
     quote = "$pgonce$"

@@ -8,14 +8,50 @@ declare
   v_schema text := current_schema();
   v_elsewhere text := format('install pgonce in a schema of its own (--schema %s; PostgREST must then expose that schema)',
                              case when v_schema = 'pgonce' then 'pgonce_2' else 'pgonce' end);
+  v_objects jsonb := current_setting('pgonce.objects');
+  v_owner oid;
+  v_is_installed boolean;
   v_found text[];
   v_table record;
   v_index record;
   v_wrong text;
   v_alter text;
 begin
+  -- Comments may be lost, by pg_restore --no-comments or a comment of the user's. An installation is known by the rows of
+  -- pgonce_migrations. In it a table or view is pgonce's by its prefix or by the columns that migrate adds, a function by the
+  -- search_path that each of ours has; if no comment is left, by its name. In each case the owner must be the same.
+  select c.relowner into v_owner from pg_class c join pg_attribute a on a.attrelid = c.oid
+  where c.relname = 'pgonce_migrations' and c.relkind = 'r' and c.relnamespace = quote_ident(v_schema)::regnamespace
+    and a.attname = 'name' and a.atttypid = 'text'::regtype;
+  if v_owner is not null then
+    execute format('select exists (select from %I.pgonce_migrations m where to_jsonb(m) @> ''{"version": 1, "name": "tables"}'')', v_schema)
+    into v_is_installed;
+  end if;
+  if v_is_installed then
+    for v_table in
+      select format('%s %s', case c.relkind when 'v' then 'view' else 'table' end, c.oid::regclass) as object,
+             obj_description(c.oid, 'pg_class') as theirs
+      from pg_class c
+      where c.relnamespace = quote_ident(v_schema)::regnamespace and c.relowner = v_owner
+        and coalesce(v_objects -> case c.relkind when 'v' then 'view' when 'r' then 'table' end ? c.relname, false)
+        and coalesce(obj_description(c.oid, 'pg_class'), '') not like 'pgonce: %'
+        and (c.relname like 'pgonce\_%' or exists (
+          select from pg_attribute a where a.attrelid = c.oid
+          having array_agg(a.attname::text) @> array(select jsonb_array_elements_text(
+            current_setting('pgonce.specification')::jsonb -> c.relname -> 'added'))))
+      union all
+      select format('routine %s', p.oid::regprocedure), null
+      from pg_proc p
+      where p.pronamespace = quote_ident(v_schema)::regnamespace and p.proowner = v_owner and v_objects -> 'function' ? p.proname
+        and coalesce(obj_description(p.oid, 'pg_proc'), '') not like 'pgonce: %'
+        and (exists (select from unnest(p.proconfig) c where c like 'search_path=%, pg\_temp')
+             or not exists (select from pg_proc o where o.pronamespace = p.pronamespace and obj_description(o.oid, 'pg_proc') like 'pgonce: %')) loop
+      execute format('comment on %s is %L', v_table.object, 'pgonce: ' || coalesce(v_table.theirs, 'see docs/sql.md'));
+    end loop;
+  end if;
+
   with ours as (
-    select k.key as kind, n as name from jsonb_each(current_setting('pgonce.objects')::jsonb) k, jsonb_array_elements_text(k.value) n),
+    select k.key as kind, n as name from jsonb_each(v_objects) k, jsonb_array_elements_text(k.value) n),
   relations as (
     select c.*, coalesce(obj_description(c.oid, 'pg_class'), '') like 'pgonce: %' as is_ours
     from pg_class c where c.relnamespace = quote_ident(v_schema)::regnamespace),

@@ -1,7 +1,6 @@
 -- Enforces "service-role only". In Supabase the default privileges let anon read a new table in public, and everywhere PUBLIC
 -- may execute a new function. This runs at every migrate, so that roles created later get the right privileges, too.
--- Functions are recognized by their comment, tables and views by their names, and from then on by their comment. A function
--- that this release no longer has was marked as stale before the files above ran, and still is: it is dropped.
+-- Functions are recognized by their comment, tables and views by their names, and from then on by their comment.
 
 do $$
 declare
@@ -11,12 +10,6 @@ declare
   v_shut text;
   v_served oid := (select oid from pg_roles where rolname = 'service_role');
 begin
-  for r in
-    select p.oid::regprocedure as signature, p.prokind from pg_proc p
-    where p.pronamespace = quote_ident(current_schema())::regnamespace and obj_description(p.oid, 'pg_proc') = 'pgonce: stale' loop
-    execute format('drop routine %s', r.signature);
-  end loop;
-
   select string_agg(name, ', ') into v_tables from jsonb_array_elements_text((v_objects -> 'table') || (v_objects -> 'view')) name;
   for r in
     select c.oid::regclass as name, c.relkind, obj_description(c.oid, 'pg_class') as comment, c.reloptions
@@ -72,6 +65,33 @@ begin
     execute format('revoke all on routine %s from %s', r.signature, v_shut);
     if v_served is not null then
       execute format('grant execute on routine %s to service_role', r.signature);
+    end if;
+  end loop;
+
+  -- what install_stale.sql has noted of the functions and views, where it was lost
+  for r in
+    select o.*, g.owner as wanted_owner, g.grantee, g.grantee::regrole as role, g.privilege, g.grantable
+    from jsonb_to_recordset(current_setting('pgonce.grants')::jsonb)
+      g (kind text, name text, owner oid, "column" text, grantee oid, privilege text, grantable boolean)
+    join (
+      select 'routine' as kind, p.proname::text as name, '' as "column", p.oid::regprocedure::text as object, p.proowner as owner,
+             p.proacl as acl
+      from pg_proc p
+      where p.pronamespace = quote_ident(current_schema())::regnamespace and obj_description(p.oid, 'pg_proc') like 'pgonce: %'
+      union all
+      select 'table', c.relname, t.attname, c.oid::regclass::text, c.relowner, t.acl
+      from pg_class c
+      cross join lateral (
+        select '' as attname, c.relacl as acl union all
+        select attname, attacl from pg_attribute where attrelid = c.oid and attnum > 0 and not attisdropped) t
+      where c.oid = any (string_to_array(v_tables, ', ')::regclass[]) and c.relkind = 'v') o using (kind, name, "column") loop
+    if r.owner <> r.wanted_owner and r.owner = current_user::regrole then
+      execute format('alter %s %s owner to %s', r.kind, r.object, r.wanted_owner::regrole);
+    end if;
+    if r.grantee not in (0, r.wanted_owner) and r.role::text <> all (string_to_array(v_shut, ', '))
+        and not exists (select from aclexplode(r.acl) a where a.grantee = r.grantee and a.privilege_type = r.privilege) then
+      execute format('grant %s%s on %s %s to %s%s', r.privilege, '(' || quote_ident(nullif(r."column", '')) || ')', r.kind, r.object,
+                     r.role, case when r.grantable then ' with grant option' end);
     end if;
   end loop;
 end $$;

@@ -1,12 +1,29 @@
--- Before the functions are created again, the existing ones are marked. Those that still have the mark afterwards are dropped
--- in install_grants.sql.
+-- Before the functions are created again, the existing ones are marked. What still has the mark afterwards is not of this
+-- release, and is dropped. A function or view that has to be dropped and created again loses its owner and the rights of other
+-- roles: install_grants.sql gives them back by name, so that a new signature gets them, too.
 do $$
 declare
   r record;
+  v_here oid := quote_ident(current_schema())::regnamespace;
 begin
+  perform set_config('pgonce.grants', (
+    select coalesce(jsonb_agg(g), '[]')::text from (
+      select 'routine' as kind, p.proname as name, p.proowner as owner, '' as "column",
+             a.grantee, a.privilege_type as privilege, a.is_grantable as grantable
+      from pg_proc p left join aclexplode(p.proacl) a on true
+      where p.pronamespace = v_here and obj_description(p.oid, 'pg_proc') like 'pgonce: %'
+      union all
+      select 'table', c.relname, c.relowner, t.attname, a.grantee, a.privilege_type, a.is_grantable
+      from pg_class c
+      cross join lateral (
+        select '', c.relacl union all
+        select attname, attacl from pg_attribute where attrelid = c.oid and attnum > 0 and attacl is not null) t (attname, acl)
+      left join aclexplode(t.acl) a on true
+      where c.relnamespace = v_here and c.relkind = 'v' and obj_description(c.oid, 'pg_class') like 'pgonce: %') g), true);
+
   for r in
     select p.oid::regprocedure as signature from pg_proc p
-    where p.pronamespace = quote_ident(current_schema())::regnamespace and obj_description(p.oid, 'pg_proc') like 'pgonce: %' loop
+    where p.pronamespace = v_here and obj_description(p.oid, 'pg_proc') like 'pgonce: %' loop
     execute format('comment on routine %s is %L', r.signature, 'pgonce: stale');
   end loop;
 end $$;

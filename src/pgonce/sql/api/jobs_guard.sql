@@ -119,19 +119,12 @@ end $$;
 comment on function pgonce_cron_job_runs_before_insert() is
   'pgonce: closes a crashed run, so that it does not block a plain INSERT of the next one forever.';
 
-do $$
-declare
-  -- start_job_run has checked already, and its rows begin with a heartbeat: the trigger skips them. PostgreSQL parses this
-  -- condition again for every INSERT, and a longer one takes longer. So the condition does not mention the status.
-  v_trigger text := 'create trigger pgonce_before_insert before insert on cron_job_runs for each row '
-    'when (new.started_at <> new.heartbeat_at) execute function pgonce_cron_job_runs_before_insert()';
-begin
-  -- Not "or replace": it would block every writer of the table at each migrate. This does so only if the trigger differs.
-  if not exists (select from pg_trigger where tgrelid = 'cron_job_runs'::regclass and tgname = 'pgonce_before_insert'
-                   and pg_get_triggerdef(oid) not like '%status%') then
-    drop trigger if exists pgonce_before_insert on cron_job_runs;
-    execute v_trigger;
-  end if;
+-- start_job_run has checked already, and its rows begin with a heartbeat: the trigger skips them. PostgreSQL parses this
+-- condition again for every INSERT, and a longer one takes longer. So the condition does not mention the status.
+do $$ begin
+  perform pgonce_ensure_trigger('cron_job_runs', 'pgonce_before_insert',
+    'create trigger pgonce_before_insert before insert on cron_job_runs for each row '
+    'when (new.started_at <> new.heartbeat_at) execute function pgonce_cron_job_runs_before_insert()');
 end $$;
 
 create or replace function start_job_run(

@@ -96,10 +96,10 @@ end $$;
 comment on function pgonce_webhook_events_before_write() is
   'pgonce: copies the searchable fields of a payload into columns of its row.';
 
-do $$ begin  -- not "or replace": it would block every writer of the table at each migrate
-  if not exists (select from pg_trigger where tgrelid = 'webhook_events'::regclass and tgname = 'pgonce_before_write') then
-    create trigger pgonce_before_write before insert or update of payload on webhook_events
-      for each row execute function pgonce_webhook_events_before_write();
+do $$ begin
+  if pgonce_ensure_trigger('webhook_events', 'pgonce_before_write',
+      'create trigger pgonce_before_write before insert or update of payload on webhook_events '
+      'for each row execute function pgonce_webhook_events_before_write()') then
     -- the rows of an adopted table; for a big table core/adopt.py does this afterwards, in batches
     update webhook_events set payload = payload
     where payload <> '{}' and coalesce(obj_description('webhook_events'::regclass, 'pg_class'), '') not like 'pgonce: being adopted%';
@@ -127,9 +127,9 @@ end $$;
 comment on function pgonce_webhook_events_before_failure() is 'pgonce: sets the column failure of an event that fails.';
 
 do $$ begin
-  if not exists (select from pg_trigger where tgrelid = 'webhook_events'::regclass and tgname = 'pgonce_before_failure') then
-    create trigger pgonce_before_failure before insert or update of error_message on webhook_events
-      for each row when (new.status = 'failed') execute function pgonce_webhook_events_before_failure();
+  if pgonce_ensure_trigger('webhook_events', 'pgonce_before_failure',
+      'create trigger pgonce_before_failure before insert or update of error_message on webhook_events '
+      'for each row when (new.status = ''failed''::text) execute function pgonce_webhook_events_before_failure()') then
     update webhook_events set error_message = error_message where status = 'failed' and failure is null;
   end if;
 end $$;

@@ -1,0 +1,51 @@
+-- Drops what "create or replace" cannot change: a function of another result or with arguments of other names, a view of other
+-- columns. pgonce.replaced is its kind and name; if it is empty, everything is dropped that this release no longer has. What
+-- of pgonce's depends on it goes, too: a later step creates it again. An object of the user's is never dropped. It stops the
+-- migrate, which then leaves nothing behind.
+do $$
+declare
+  v_replaced text[] := string_to_array(current_setting('pgonce.replaced'), ' ');
+  v_here oid := quote_ident(current_schema())::regnamespace;
+  v_objects jsonb := current_setting('pgonce.objects');
+  r record;
+  v_detail text;
+  v_dependents text[];
+begin
+  for r in
+    with recursive ours as (
+      select 'pg_proc'::regclass as class, p.oid, null::oid as type, 'function' as kind, p.proname as name,
+             format('routine %s', p.oid::regprocedure) as object, obj_description(p.oid, 'pg_proc') = 'pgonce: stale' as is_old
+      from pg_proc p where p.pronamespace = v_here and obj_description(p.oid, 'pg_proc') like 'pgonce: %'
+      union all
+      select 'pg_class'::regclass, c.oid, c.reltype, 'view', c.relname, format('view %s', c.oid::regclass),
+             v_replaced[1] = 'view' or not coalesce(v_objects -> 'view' ? c.relname, false)
+      from pg_class c where c.relnamespace = v_here and c.relkind = 'v' and obj_description(c.oid, 'pg_class') like 'pgonce: %'
+      union all
+      select 'pg_trigger'::regclass, t.oid, null, 'trigger', t.tgname, format('trigger %I on %s', t.tgname, c.oid::regclass),
+             not coalesce(v_objects -> 'trigger' ? t.tgname, false)
+      from pg_class c join pg_trigger t on t.tgrelid = c.oid
+      where c.relnamespace = v_here and obj_description(c.oid, 'pg_class') like 'pgonce: %'
+        and not t.tgisinternal and obj_description(t.tgfoid, 'pg_proc') like 'pgonce: %'),
+    gone (class, oid, type, depth) as (
+      select class, oid, type, 0 from ours
+      where is_old and (v_replaced = '{}' or name = v_replaced[2] and (kind = 'view') = (v_replaced[1] = 'view'))
+      union all
+      select o.class, o.oid, o.type, g.depth + 1
+      from gone g
+      join pg_depend d on (d.refclassid = g.class and d.refobjid = g.oid) or (d.refclassid = 'pg_type'::regclass and d.refobjid = g.type)
+      left join pg_rewrite w on d.classid = 'pg_rewrite'::regclass and w.oid = d.objid
+      join ours o on o.class = case when w.oid is null then d.classid else 'pg_class'::regclass end
+                 and o.oid = coalesce(w.ev_class, d.objid)
+      where (o.class, o.oid) <> (g.class, g.oid) and g.depth < 20)
+    select object from ours join gone using (class, oid) group by object order by max(depth) desc, object loop
+    begin
+      execute 'drop ' || r.object;
+    exception when dependent_objects_still_exist then
+      get stacked diagnostics v_detail = pg_exception_detail;
+      v_dependents := string_to_array(v_detail, E'\n');
+      raise sqlstate 'PGO01' using message = format('%s, which this release changes or removes%s: drop what depends on it, migrate, '
+        'and create it again', v_dependents[1],
+        case when cardinality(v_dependents) > 1 then format(' (and %s more)', cardinality(v_dependents) - 1) end);
+    end;
+  end loop;
+end $$;
