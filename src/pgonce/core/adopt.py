@@ -81,6 +81,8 @@ def _transaction(conn: Connection, schema: str) -> Iterator[None]:
 def with_short_locks(conn: Connection, schema: str, action: Callable[[], object]) -> None:
     """Run ``action`` in a transaction. If it cannot get a lock within 0.2 s, roll back, wait and try again.
 
+    A deadlock is found sooner than that where ``deadlock_timeout`` is shorter.
+
     Raises:
         SchemaError: it could not get the locks for five minutes.
     """
@@ -91,7 +93,7 @@ def with_short_locks(conn: Connection, schema: str, action: Callable[[], object]
             with _transaction(conn, schema):
                 action()
                 return
-        except errors.LockNotAvailable as error:
+        except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
             if time.monotonic() > deadline:
                 raise SchemaError(
                     f"a table of schema {schema} was locked by other sessions for {_GIVE_UP_AFTER:g} s: end the "

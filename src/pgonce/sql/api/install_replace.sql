@@ -12,32 +12,36 @@ declare
   v_dependents text[];
 begin
   for r in
-    with recursive ours as (
-      select 'pg_proc'::regclass as class, p.oid, null::oid as type, 'function' as kind, p.proname as name,
-             format('routine %s', p.oid::regprocedure) as object, obj_description(p.oid, 'pg_proc') = 'pgonce: stale' as is_old
-      from pg_proc p where p.pronamespace = v_here and obj_description(p.oid, 'pg_proc') like 'pgonce: %'
+    with recursive marked as (
+      select classoid as class, objoid as oid, description from pg_description where objsubid = 0 and description like 'pgonce: %'),
+    ours as (
+      select m.class, m.oid, null::oid as type, 'function' as kind, p.proname as name, m.description = 'pgonce: stale' as is_old
+      from marked m join pg_proc p on p.oid = m.oid where m.class = 'pg_proc'::regclass and p.pronamespace = v_here
       union all
-      select 'pg_class'::regclass, c.oid, c.reltype, 'view', c.relname, format('view %s', c.oid::regclass),
-             v_replaced[1] = 'view' or not coalesce(v_objects -> 'view' ? c.relname, false)
-      from pg_class c where c.relnamespace = v_here and c.relkind = 'v' and obj_description(c.oid, 'pg_class') like 'pgonce: %'
+      select m.class, m.oid, c.reltype, 'view', c.relname, v_replaced[1] = 'view' or not coalesce(v_objects -> 'view' ? c.relname, false)
+      from marked m join pg_class c on c.oid = m.oid
+      where m.class = 'pg_class'::regclass and c.relnamespace = v_here and c.relkind = 'v'
       union all
-      select 'pg_trigger'::regclass, t.oid, null, 'trigger', t.tgname, format('trigger %I on %s', t.tgname, c.oid::regclass),
-             not coalesce(v_objects -> 'trigger' ? t.tgname, false)
-      from pg_class c join pg_trigger t on t.tgrelid = c.oid
-      where c.relnamespace = v_here and obj_description(c.oid, 'pg_class') like 'pgonce: %'
-        and not t.tgisinternal and obj_description(t.tgfoid, 'pg_proc') like 'pgonce: %'),
+      select 'pg_trigger'::regclass, t.oid, null, 'trigger', t.tgname, not coalesce(v_objects -> 'trigger' ? t.tgname, false)
+      from marked m
+      join pg_class c on m.class = 'pg_class'::regclass and c.oid = m.oid
+      join pg_trigger t on t.tgrelid = c.oid
+      join marked f on f.class = 'pg_proc'::regclass and f.oid = t.tgfoid
+      where c.relnamespace = v_here and not t.tgisinternal),
     gone (class, oid, type, depth) as (
       select class, oid, type, 0 from ours
       where is_old and (v_replaced = '{}' or name = v_replaced[2] and (kind = 'view') = (v_replaced[1] = 'view'))
       union all
       select o.class, o.oid, o.type, g.depth + 1
       from gone g
-      join pg_depend d on (d.refclassid = g.class and d.refobjid = g.oid) or (d.refclassid = 'pg_type'::regclass and d.refobjid = g.type)
+      join pg_depend d on d.refclassid in (g.class, 'pg_type'::regclass) and d.refobjid in (g.oid, g.type)
+                      and d.refobjid = case d.refclassid when g.class then g.oid else g.type end
       left join pg_rewrite w on d.classid = 'pg_rewrite'::regclass and w.oid = d.objid
       join ours o on o.class = case when w.oid is null then d.classid else 'pg_class'::regclass end
                  and o.oid = coalesce(w.ev_class, d.objid)
       where (o.class, o.oid) <> (g.class, g.oid) and g.depth < 20)
-    select object from ours join gone using (class, oid) group by object order by max(depth) desc, object loop
+    select i.type || ' ' || i.identity as object
+    from gone g cross join pg_identify_object(g.class, g.oid, 0) i group by 1 order by max(g.depth) desc, 1 loop
     begin
       execute 'drop ' || r.object;
     exception when dependent_objects_still_exist then
