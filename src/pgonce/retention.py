@@ -34,6 +34,11 @@ def purge_job_runs(older_than: timedelta, limit: int) -> Call[int]:
     return Call("purge_job_runs", {"p_older_than": older_than, "p_limit": limit}, value)
 
 
+def purge_audit(older_than: timedelta, limit: int) -> Call[int]:
+    """Delete at most ``limit`` entries of the audit that are older than that; returns how many."""
+    return Call("pgonce_purge_audit", {"p_older_than": older_than, "p_limit": limit}, value)
+
+
 def expiring_dead_letters(older_than: timedelta) -> Call[list[WebhookLine]]:
     """The dead letters that a purge with this age would delete."""
     args = {"p_older_than": older_than}
@@ -95,10 +100,16 @@ def run_retention(run: Run, older_than: timedelta | str = "180 days") -> int:
     return _purge(run, purge_job_runs, interval(older_than, "the age"))
 
 
+def audit_retention(run: Run, older_than: timedelta | str = "365 days") -> int:
+    """Delete old entries of the audit. Returns how many were deleted."""
+    return _purge(run, purge_audit, interval(older_than, "the age"))
+
+
 def weekly_cleanup(run: Run) -> None:
-    """Delete old events and old runs, with the ages of the specification: register it as a job."""
+    """Delete old events and runs, with the ages of the specification, and old audit entries: register it as a job."""
     webhook_retention(run)
     run_retention(run)
+    audit_retention(run)
 
 
 def _purge(run: Run, purge: Purge, age: timedelta) -> int:

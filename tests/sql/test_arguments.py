@@ -98,6 +98,8 @@ REFUSED = {
         purge_job_runs(null)
         purge_job_runs('1 day', 0)
         purge_job_runs('1 day', null)
+        pgonce_purge_audit('0')
+        pgonce_purge_audit('1 day', 0)
     """,
     "22P02": """
         insert_webhook_if_new('e', 'x', 'not JSON')

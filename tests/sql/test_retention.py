@@ -146,3 +146,20 @@ def test_two_purges_at_once_share_the_work_and_keep_the_last_run(history: Connec
     assert value(second, "select purge_job_runs()") == 5
     first.commit()
     assert "many400" in runs(history)
+
+
+def test_entries_of_the_audit_are_deleted_after_a_year(conn: Connection, session: Open) -> None:
+    conn.execute("delete from pgonce_audit")
+    conn.execute(
+        "insert into pgonce_audit (at, actor, source, action, noun, object)"
+        " select now() - n * interval '1 day' + interval '1 hour', 'eva', 'cli', 'stop', 'run', n::text"
+        " from generate_series(364, 368) n"
+    )
+    purge = "select pgonce_purge_audit(p_limit => 2)"
+    holder = session(autocommit=False)
+    holder.execute("select from pgonce_audit where object = '368' for update")
+    assert [value(session(options=IMPATIENT), purge) for _ in range(2)] == [2, 0]
+    holder.rollback()
+    assert value(conn, purge) == 1
+    assert {row[0] for row in conn.execute("select object from pgonce_audit").fetchall()} == {"364", "365"}
+    assert value(conn, "select pgonce_purge_audit('363 days')") == 2

@@ -18,6 +18,7 @@ from pgonce.core.execute import call
 @click.command()
 @click.option("--webhooks-older-than", "webhooks", default="90 days", show_default=True, metavar="AGE", type=Length())
 @click.option("--runs-older-than", "runs", default="180 days", show_default=True, metavar="AGE", type=Length())
+@click.option("--audit-older-than", "audit", default="365 days", show_default=True, metavar="AGE", type=Length())
 @click.option(
     "--override-31-days",
     is_flag=True,
@@ -25,8 +26,12 @@ from pgonce.core.execute import call
     "handled again.",
 )
 @with_database
-def cleanup(webhooks: timedelta, runs: timedelta, override_31_days: bool, url: str, schema: str) -> None:
-    """Delete old events and job runs, in batches, so that no other client waits. Dead letters are listed first.
+def cleanup(
+    webhooks: timedelta, runs: timedelta, audit: timedelta, override_31_days: bool, url: str, schema: str
+) -> None:
+    """Delete old events, job runs and audit entries, in batches, so that no other client waits.
+
+    Dead letters are listed first.
 
     Events that are waiting or held, running runs and the last run of each job stay, however old they are.
     """
@@ -37,9 +42,13 @@ def cleanup(webhooks: timedelta, runs: timedelta, override_31_days: bool, url: s
                 f"dead letter: {letter.stripe_event_id} {letter.event_type}, received {when(letter.received_at)}, "
                 f"{letter.attempts} attempts: {letter.reason or 'no reason'}"
             )
-        asked = f"deletes events older than {webhooks.days} days, and runs older than {runs.days} days"
+        asked = (
+            f"deletes events older than {webhooks.days} days, runs older than {runs.days} days, "
+            f"and audit entries older than {audit.days} days"
+        )
         call(pool, entry("cleanup", "schema", schema, asked), schema)
         commit = partial(call, pool, schema=schema)
         events = sum(retention.batches(retention.purge_webhook_events, webhooks, commit))
         old_runs = sum(retention.batches(retention.purge_job_runs, runs, commit))
-    click.echo(f"deleted {events:,} events and {old_runs:,} job runs")
+        entries = sum(retention.batches(retention.purge_audit, audit, commit))
+    click.echo(f"deleted {events:,} events, {old_runs:,} job runs and {entries:,} audit entries")

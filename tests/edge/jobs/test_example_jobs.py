@@ -147,9 +147,15 @@ def test_the_weekly_cleanup_deletes_in_batches_what_is_old_and_says_which_dead_l
         "insert into cron_job_runs (job_name, status, started_at)"
         " select 'old', 'succeeded', now() - n * interval '100 days' from generate_series(2, 4) n"
     )
+    study.execute("delete from pgonce_audit")
+    study.execute(
+        "insert into pgonce_audit (at, actor, source, action, noun)"
+        " select now() - n * interval '300 days', 'eva', 'cli', 'stop', 'run' from generate_series(1, 2) n"
+    )
     job = start("weekly_cleanup")
     out, err = job.communicate(timeout=60)
-    assert out == "weekly_cleanup: succeeded, 13 processed, 0 skipped\n"
+    assert out == "weekly_cleanup: succeeded, 14 processed, 0 skipped\n"
     assert err == "a dead letter is deleted: evt_20 x: why\n"
     assert study.execute("select count(*) from webhook_events").fetchone() == (9,)
+    assert study.execute("select count(*) from pgonce_audit").fetchone() == (1,)
     assert study.execute("select count(*) from cron_job_runs where job_name = 'old'").fetchone() == (1,)

@@ -249,7 +249,7 @@ def test_cleanup_lists_dead_letters_and_deletes_what_is_old_and_ended(database: 
     letter, total = out.splitlines()
     assert letter.startswith("dead letter: evt_dead invoice.paid, received ")
     assert letter.endswith("1 attempts: KeyError: 7")
-    assert total == "deleted 3 events and 0 job runs"
+    assert total == "deleted 3 events, 0 job runs and 0 audit entries"
     assert listed(database) == {"evt_wait", "evt_failed"}
 
 
@@ -259,7 +259,7 @@ def test_cleanup_keeps_events_for_31_days_unless_it_is_overridden(database: str,
     assert (code, "--override-31-days" in err, err.count("\n")) == (1, True, 1)
     assert len(listed(database)) == 5
     code, out, _ = pgonce(database, "cleanup", "--webhooks-older-than", "10 days", "--override-31-days")
-    assert out.splitlines()[-1] == "deleted 3 events and 0 job runs"
+    assert out.splitlines()[-1] == "deleted 3 events, 0 job runs and 0 audit entries"
     assert pgonce(database, "cleanup", "--runs-older-than", "soon")[0] == 2
 
 
@@ -267,7 +267,7 @@ def test_cleanup_passes_over_what_somebody_has_locked(database: str, inbox: Conn
     inbox.execute("update webhook_events set received_at = now() - interval '91 days'")
     other = session(autocommit=False)
     other.execute("select from webhook_events where stripe_event_id = 'evt_done' for update")
-    assert pgonce(database, "cleanup")[1].splitlines()[-1] == "deleted 2 events and 0 job runs"
+    assert pgonce(database, "cleanup")[1].splitlines()[-1] == "deleted 2 events, 0 job runs and 0 audit entries"
     other.rollback()
     assert "evt_done" in listed(database)
 

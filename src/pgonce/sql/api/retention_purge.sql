@@ -64,3 +64,19 @@ end $$;
 comment on function purge_job_runs(interval, integer) is
   'pgonce: deletes at most p_limit runs older than p_older_than, oldest first. A running run and the last run of a job are '
   'never deleted. Returns the number deleted.';
+
+create or replace function pgonce_purge_audit(p_older_than interval default '365 days', p_limit integer default 10000) returns integer
+language plpgsql set search_path from current as $$
+declare
+  v_before timestamptz;
+  v_deleted integer;
+begin
+  perform pgonce_check_retention_arguments(p_older_than, p_limit);
+  v_before := clock_timestamp() - p_older_than;
+  delete from pgonce_audit where id = any (array(
+    select id from pgonce_audit where at < v_before order by at, id limit p_limit for update skip locked));
+  get diagnostics v_deleted = row_count;
+  return v_deleted;
+end $$;
+comment on function pgonce_purge_audit(interval, integer) is
+  'pgonce: deletes at most p_limit entries of the audit that are older than p_older_than, oldest first. Returns the number deleted.';
