@@ -87,7 +87,7 @@ class CopyTextFile(TextFile):
                 offset += len(skipped)
             rest, ended = b"", False
             while not ended:
-                chunk = reading.read(max(BLOCK, len(rest)))
+                chunk = reading.read(max(BLOCK, len(rest)), offset)
                 *whole, rest = (rest + chunk).split(b"\n")
                 lines = [line + b"\n" for line in whole]
                 missing_end = 0

@@ -56,6 +56,8 @@ class _Piece(NamedTuple):
     end: int
     line: int
     """Of the first record."""
+    lines: int
+    """Line ends in it."""
 
 
 class CsvFile(TextFile):
@@ -121,7 +123,7 @@ class CsvFile(TextFile):
         for piece, found, row in self._pieces(cursor, rows_of):
             width = len(self.copy_columns)
             if found is None:
-                yield self._bad(piece), at(piece.end, row, piece.line + piece.data.count(b"\n") - 1)
+                yield self._bad(piece), at(piece.end, row, piece.line + piece.lines - 1)
                 continue
             end, line, number = piece.begin, piece.line, row
             for record, lines in found:
@@ -135,7 +137,7 @@ class CsvFile(TextFile):
     def copy_blocks(self, cursor: Cursor | None) -> Iterator[tuple[Any, int, Cursor]]:
         """The rows after ``cursor``, some hundreds at a time, for COPY; a bad record by itself."""
         for piece, found, row in self._pieces(cursor, lambda data: as_text(data, self._dialect)):
-            place = piece.line + piece.data.count(b"\n") - 1
+            place = piece.line + piece.lines - 1
             if found is None:
                 yield self._bad(piece), 1, at(piece.end, row, place)
             elif found[1]:
@@ -151,9 +153,10 @@ class CsvFile(TextFile):
         try:
             found = values(record.decode().removesuffix("\n").removesuffix("\r"), self._dialect)
         except UnicodeDecodeError as error:
-            return self._bad(_Piece(record, f"not UTF-8 (byte {error.start} of the record): {_ENCODING}", 0, 0, line))
+            reason = f"not UTF-8 (byte {error.start} of the record): {_ENCODING}"
+            return self._bad(_Piece(record, reason, 0, 0, line, 0))
         if len(found) != width:
-            return self._bad(_Piece(record, f"{len(found)} values for {width} columns", 0, 0, line))
+            return self._bad(_Piece(record, f"{len(found)} values for {width} columns", 0, 0, line, 0))
         return found
 
     def _pieces(
@@ -175,17 +178,17 @@ class CsvFile(TextFile):
             rest = b""
             while True:
                 # a record longer than a block: read as much again as there is, or copying would be quadratic
-                chunk = reading.read(max(BLOCK, len(rest)))
+                chunk = reading.read(max(BLOCK, len(rest)), offset)
                 rest += chunk
                 if not chunk:
                     if not self._take_open_line(rest, offset, line + 1):
                         return
                     rest += b"\n"
                 for data, bad, found in self._divided(rest, convert):
-                    end = offset + len(data) - (not chunk)
-                    yield _Piece(data, bad, offset, end, line + 1), found, row
+                    end, lines = offset + len(data) - (not chunk), data.count(b"\n")
+                    yield _Piece(data, bad, offset, end, line + 1, lines), found, row
                     row += 1 if found is None else self._rows(found)
-                    offset, line = end, line + data.count(b"\n")
+                    offset, line = end, line + lines
                     rest = rest[len(data) :]
                 if not chunk and not rest:
                     return

@@ -102,8 +102,10 @@ def as_text(data: bytes, dialect: Dialect) -> tuple[bytes, int] | None:
         return (outside, outside.count(b"\n")) if outside is not None else None
     if _DOUBLED in data:
         return _record_by_record(data, dialect)
-    doubled = data.replace(quote * 2, _DOUBLED) if quote * 2 in data else data
-    parts = doubled.split(quote)  # the even ones are outside of quotes
+    doubled, parts = data, data.split(quote)  # the even ones are outside of quotes
+    if b"" in parts[1:-1]:  # two quotes side by side; this takes a fifth of the time of looking for them in the bytes
+        doubled = data.replace(quote * 2, _DOUBLED)
+        parts = doubled.split(quote)
     outside = b"\n" + quote.join(parts[::2])
     quoted = len(parts) // 2
     if len(parts) % 2 == 0 or not (_all(outside, quoted, grammar.before) and _all(outside, quoted, grammar.after)):
@@ -118,6 +120,7 @@ def as_text(data: bytes, dialect: Dialect) -> tuple[bytes, int] | None:
         return None
     if doubled is not data and _DOUBLED in text:
         text = grammar.whole.sub(b"", text)
+    rows = text.count(b"\n")  # line ends inside of quotes are escaped
     if len(parts) > 1:
         inside = quote.join(parts[1::2])
         escaped = _escaped(inside)
@@ -125,7 +128,6 @@ def as_text(data: bytes, dialect: Dialect) -> tuple[bytes, int] | None:
         if escaped is not inside:
             parts[1::2] = escaped.split(quote)
         text = b"".join(parts)
-    rows = text.count(b"\n")
     return (text if doubled is data else text.replace(_DOUBLED, quote)), rows
 
 

@@ -90,11 +90,18 @@ class RawFile(RawIOBase):
         """True."""
         return True
 
+    def read(self, size: int = -1) -> bytes:
+        """Up to ``size`` bytes, or all; not by way of ``readinto``, which would copy them twice."""
+        if size < 0:
+            return self.readall()
+        data = self._file.read_at(self._position, size)
+        self._position += len(data)
+        return data
+
     def readinto(self, buffer: Any) -> int:
         """The next bytes."""
-        data = self._file.read_at(self._position, len(buffer))
+        data = self.read(len(buffer))
         buffer[: len(data)] = data
-        self._position += len(data)
         return len(data)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:

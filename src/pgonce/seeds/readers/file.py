@@ -83,6 +83,11 @@ class OpenFile:
         """In bytes, as it lies on the disk."""
         return self._stat().st_size
 
+    @property
+    def times(self) -> list[int]:
+        """Its size, and when it was last changed: other after any change but one within a tick of the clock."""
+        return _times(self._stat())
+
     def read_at(self, offset: int, size: int) -> bytes:
         """Up to ``size`` of the file's own bytes."""
         return read_at(self._descriptor.number, offset, size)
@@ -247,7 +252,7 @@ class Reading:
             self._prefix = known[1].copy()
         else:
             self._prefix = Prefix([offset])
-        self._hashed = offset
+        self._hashed = self._taken = offset
         self._kept: deque[bytes] = deque()
         self._kept_size = 0
         self._head = b""
@@ -255,8 +260,14 @@ class Reading:
         self._lock = threading.RLock()
         file.reading = self
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int, taken: int = 0) -> bytes:
         """Up to ``size`` bytes; none at the end.
+
+        Args:
+            size: at most.
+            taken: all rows before this offset were taken. What lies before that of the last call is hashed here, while
+                the database is busy: a batch that is hashed as a whole at its end would hold up its COPY. Whoever takes
+                the first row of a batch has asked for the fingerprint of the batch before it (`Prefetcher`).
 
         Raises:
             InvalidArgument: a packed file that is damaged or ends in the middle; text in another encoding.
@@ -270,6 +281,8 @@ class Reading:
             self._tail = (self._tail + data)[-EDGE:] if len(data) < EDGE else data[-EDGE:]
             self._kept.append(data)
             self._kept_size += len(data)
+            self._hash(self._taken)
+            self._taken = taken
             while self._kept_size > KEPT:
                 self._hash(self._hashed + len(self._kept[0]))
         self.file.check(at_end=not data, quick=bool(data))

@@ -101,7 +101,7 @@ class JsonLinesFile(TextFile):
         with reading:
             keys = self._keys_of(reading.file)
             # a line longer than a block: read as much again as there is, or copying would be quadratic
-            while chunk := reading.read(max(BLOCK, len(rest))):
+            while chunk := reading.read(max(BLOCK, len(rest)), offset):
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
                     offset, number = offset + len(line) + 1, number + 1

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pgonce.errors import InvalidArgument, SourceChanged
 from pgonce.seeds.copy_format import TEXT
@@ -30,6 +30,16 @@ ROWS = 4096
 """Rows that are unpacked at a time, at most."""
 MAGIC = 8
 """Bytes at the end: the length of the footer, and PAR1."""
+
+
+class _Footer(NamedTuple):
+    """What a file's footer says."""
+
+    names: list[str]
+    rows: list[int]
+    """Of each row group."""
+    ends: list[int]
+    """The offset after the last page of each row group."""
 
 
 class ParquetFile:
@@ -57,7 +67,7 @@ class ParquetFile:
         self._named = tuple(columns) if columns else None
         self._rename = dict(rename or {})
         self._file: OpenFile | None = None
-        self._ends: tuple[OpenFile, list[int]] | None = None
+        self._footer: tuple[OpenFile, list[int], _Footer] | None = None
 
     @property
     def name(self) -> str:
@@ -82,16 +92,13 @@ class ParquetFile:
     @property
     def total(self) -> int:
         """Rows in the file, as its footer has it."""
-        with self._parsed(self._opened()) as file:
-            return int(file.metadata.num_rows)
+        return sum(self._footer_of(self._opened()).rows)
 
     def progress(self, cursor: Cursor | None) -> float | None:
         """Which share of the rows lies before ``cursor``."""
         group, row = _place(cursor, self.name)
-        with self._parsed(self._opened()) as file:
-            about = file.metadata
-            done = sum(about.row_group(number).num_rows for number in range(min(group, about.num_row_groups)))
-            return (done + row) / about.num_rows if about.num_rows else None
+        rows = self._footer_of(self._opened()).rows
+        return (sum(rows[:group]) + row) / sum(rows) if sum(rows) else None
 
     def needs_rows(self, columns: Mapping[str, Any]) -> bool:
         """Whether some column's text depends on the table's column: binary, nested, intervals, UUID."""
@@ -172,11 +179,7 @@ class ParquetFile:
         if cursor is None:
             return 0
         last, _ = _place(cursor, self.name)
-        if self._ends is None or self._ends[0] is not opened:
-            with self._parsed(opened) as file:
-                self._ends = opened, list(_ends_of_groups(file.metadata))
-        ends = self._ends[1]
-        return min(max(ends[: last + 1], default=0), opened.size)
+        return min(max(self._footer_of(opened).ends[: last + 1], default=0), opened.size)
 
     @property
     def _piped(self) -> bool:
@@ -192,9 +195,18 @@ class ParquetFile:
             self._file = None
         return self._opened()
 
+    def _footer_of(self, opened: OpenFile) -> _Footer:
+        """Read again only after a change: each fingerprint asks for it, and reading it takes some milliseconds."""
+        if self._footer is None or self._footer[0] is not opened or self._footer[1] != opened.times:
+            times = opened.times
+            with self._parsed(opened) as file:
+                groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+                rows, ends = [group.num_rows for group in groups], [_end_of(group) for group in groups]
+                self._footer = opened, times, _Footer(list(file.schema_arrow.names), rows, ends)
+        return self._footer[2]
+
     def _names(self, opened: OpenFile) -> tuple[str, ...]:
-        with self._parsed(opened) as file:
-            there = list(file.schema_arrow.names)
+        there = self._footer_of(opened).names
         if twice := {name for name in there if there.count(name) > 1}:
             raise InvalidArgument(f"two columns of {self.name} have the same name: {', '.join(sorted(twice))}")
         wanted = [*(self._named or ()), *self._rename]
@@ -284,22 +296,21 @@ class _Watched(RawFile):
         super().__init__(file)
         self._reading = reading
 
-    def readinto(self, buffer: Any) -> int:
+    def read(self, size: int = -1) -> bytes:
         offset = self.tell()
-        size = super().readinto(buffer)
-        self._reading.add(offset, bytes(buffer[:size]))
-        return size
+        data = super().read(size)
+        if size >= 0:  # else it was read in parts
+            self._reading.add(offset, data)
+        return data
 
 
-def _ends_of_groups(about: Any) -> Iterator[int]:
-    """For each row group the offset after its last page."""
-    for number in range(about.num_row_groups):
-        group = about.row_group(number)
-        columns = [group.column(place) for place in range(group.num_columns)]
-        yield max(
-            ((each.dictionary_page_offset or each.data_page_offset) + each.total_compressed_size for each in columns),
-            default=0,
-        )
+def _end_of(group: Any) -> int:
+    """The offset after the last page of a row group."""
+    columns = [group.column(place) for place in range(group.num_columns)]
+    return max(
+        ((each.dictionary_page_offset or each.data_page_offset) + each.total_compressed_size for each in columns),
+        default=0,
+    )
 
 
 def _plain(path: Path) -> Unpacker:
