@@ -19,15 +19,15 @@ from psycopg.types.json import Json, Jsonb
 
 from pgonce.errors import InvalidArgument
 from pgonce.seeds.columns import Column, TableFacts
+from pgonce.seeds.rejected_row import RejectedRow, is_rejected
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.source import BadRow, Cursor, SeedRow
 
 ROWS = 500
 """Handed over at a time."""
 _NUMBER = re.compile('"\\\\u0000number:([^"]*)"')
-Rejected: TypeAlias = Mapping[int, Mapping[str, str | None] | None]
-"""By its number the values of a rejected row as texts; None where it has none."""
-_TEXTS = frozenset({type(None), str})
+Rejected: TypeAlias = Mapping[int, RejectedRow]
+"""By its number what is kept of a rejected row."""
 _AS_THEY_ARE = frozenset({type(None), str, int})
 
 
@@ -35,7 +35,7 @@ class RowReader:
     """Collects the rows of a source that should be in the table, numbered, with their values as psycopg takes them.
 
     Args:
-        rejected: rows that are left out, by their numbers from 1.
+        rejected: rows that are left out, by their numbers from 1, as far as the source has the same rows there.
         before: the reader of the partition before this one.
     """
 
@@ -59,7 +59,8 @@ class RowReader:
         """Add one row. Returns a full list of rows when there is one."""
         self._number += 1
         self.rows += 1
-        if self._number in self._rejected and self._is_reject(row, self._rejected[self._number]):
+        found = self._rejected.get(self._number)
+        if found and is_rejected(row, self._seed.named_columns or (), found, json_strings=self._json_strings):
             self.rejected += 1
             return None
         if isinstance(row, BadRow):
@@ -82,18 +83,6 @@ class RowReader:
             values[place] = self._expected(values[place], self._columns[place])
         self._collected.append(tuple(values))
         return self.finish() if len(self._collected) >= ROWS else None
-
-    def _is_reject(self, row: SeedRow | BadRow, stored: Mapping[str, str | None] | None) -> bool:
-        """Whether a row with a reject's number is that row: after --accept-change it may be another one.
-
-        It is compared where the source has texts, as the reject has them. JSON has types, and a number that Python
-        cannot hold comes as None.
-        """
-        if stored is None or self._json_strings or isinstance(row, BadRow | Mapping):
-            return True
-        if not all(type(each) in _TEXTS for each in row):
-            return True
-        return dict(zip(self._seed.named_columns or (), row, strict=False)) == stored
 
     def finish(self) -> list[tuple[Any, ...]] | None:
         """The rows that are left, if any."""

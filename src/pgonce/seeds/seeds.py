@@ -23,6 +23,7 @@ from pgonce.seeds import calls, calls_operate, verify
 from pgonce.seeds.calls import Checkpoint, Cursor, Rehearsed, Reject
 from pgonce.seeds.calls_operate import BatchTime, RejectGroup, Resume
 from pgonce.seeds.importer import Import, Outcome, Progress, RunOptions, Source, WentBack
+from pgonce.seeds.rejected_row import RejectedRow
 from pgonce.seeds.rejects import retry
 from pgonce.seeds.seed import Seed, SeedOptions
 from pgonce.seeds.table import check_table
@@ -310,12 +311,13 @@ class Seeds:
             other sources may have brought; ``examples`` of keys that are different or missing; and ``ok``: none is.
         """
         found, sources = _sources(seed, source, options)
-        rejected = dict[str | None, dict[int, Mapping[str, str | None] | None]]()
+        rejected = dict[str | None, dict[int, RejectedRow]]()
         last = 0
         while page := self.rejects(found.name, last):
             last = page[-1].id
             for reject in page:
-                rejected.setdefault(reject.partition or None, {})[reject.row_number] = reject.row
+                kept = RejectedRow(reject.row, reject.line)
+                rejected.setdefault(reject.partition or None, {})[reject.row_number] = kept
         result = verify.compare(self._pool, sources, found, rejected)
         call(self._pool, calls_operate.set_seed_proof(found.name, result), self._schema)
         return result

@@ -1,0 +1,104 @@
+"""``verify`` leaves out a rejected row, and never another row of the source that has its number by now."""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+from collections.abc import Iterator
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from pgonce.core import database as pools
+from pgonce.seeds.readers import read
+from pgonce.seeds.seed import Seed
+from pgonce.seeds.seeds import Seeds
+
+Conn = psycopg.Connection[Any]
+
+
+class Mood(enum.Enum):
+    glad = 1
+
+
+TABLE = """
+create table things (
+  id int primary key, name text, label varchar(9), exact numeric, real float8, whole bigint, yes boolean, word text,
+  day date, at timestamptz, local timestamp, clock time, raw bytea, uid uuid, doc jsonb, tags text[], span interval,
+  mood text, good boolean not null check (good))
+"""
+BAD: dict[str, Any] = {
+    "id": 2, "name": "a\t\\", "label": None, "exact": Decimal("1.10"), "real": 0.1, "whole": 2.0, "yes": True,
+    "word": False,
+    "day": dt.date(2026, 1, 2), "at": dt.datetime(2026, 1, 2, 3, tzinfo=dt.UTC), "local": dt.datetime(2026, 1, 2, 3),  # noqa: DTZ001
+    "clock": dt.time(1, 2), "raw": b"\0\xff", "uid": UUID(int=7), "doc": "5", "tags": ["a"], "span": dt.timedelta(1),
+    "mood": Mood.glad, "good": False,
+}  # fmt: skip
+OTHER: dict[str, Any] = {
+    "id": 3, "name": "a", "label": "", "exact": Decimal("1.2"), "real": 0.2, "whole": 3, "yes": False, "word": True,
+    "day": dt.date(2026, 1, 3), "at": dt.datetime(2026, 1, 2, 4, tzinfo=dt.UTC), "local": dt.datetime(2026, 1, 2, 4),  # noqa: DTZ001
+    "clock": dt.time(1, 3), "raw": b"\0", "uid": UUID(int=8), "doc": "6", "good": True,
+}  # fmt: skip
+
+
+@pytest.fixture
+def seeds(database: str) -> Iterator[Seeds]:
+    with pools.open_pool(database, 4) as pool:
+        yield Seeds(pool)
+
+
+def source(row: Any) -> Any:
+    return lambda _: iter([({**BAD, "id": 1, "good": True}, 1), (row, 2), ({**BAD, "id": 9, "good": True}, 3)])
+
+
+def test_each_changed_value_makes_a_typed_row_another_one(seeds: Seeds, conn: Conn) -> None:
+    conn.execute(TABLE)
+    what = Seed("s", source(BAD), into="things", key=("id",), max_rejects=1)
+    assert seeds.run(what).outcome == "complete"
+    found = seeds.verify(what)
+    assert (found["ok"], found["rejected"], found["equal"]) == (True, 1, 2)
+    sources = {name: source({**BAD, name: value}) for name, value in OTHER.items()}
+    unnoticed = [name for name, other in sources.items() if seeds.verify(replace(what, function=other))["ok"]]
+    assert unnoticed == []
+
+
+@pytest.mark.parametrize("bad", ["\0", {1}, "\ud800", float("nan")], ids=ascii)
+def test_a_row_that_could_not_be_written_is_told_from_the_one_in_its_place(seeds: Seeds, conn: Conn, bad: Any) -> None:
+    conn.execute("create table things (id int primary key, note jsonb, number int)")
+
+    def rows(note: Any, number: int = 7) -> Any:
+        return lambda _: iter([((1, "1", 7), 1), ((2, note, number), 2)])
+
+    what = Seed("s", rows(bad), into="things", key=("id",), columns=("id", "note", "number"), max_rejects=1)
+    assert seeds.run(what).outcome == "complete"
+    assert seeds.verify(what)["ok"]
+    for other in (rows("2"), rows(bad, 8)):
+        assert not seeds.verify(replace(what, function=other))["ok"]
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "repaired"),
+    [
+        ("f.csv", ["id,note", "1,a", '2,"b"b', "3,c"], "2,cc"), ("f.csv", ["id,note", "1,a", "2,b,x", "3,c"], "2,b"),
+        ("f.csv", ["id,note", "1,a", "2,\udcff", "3,c"], "2,b"), ("f.csv", ["id,note", "1,a", '2,b"', '3,"c"'], "2,d"),
+        ("f.jsonl", ['{"id":1,"note":"a"}', '{"id":2,"note":"b"', '{"id":3,"note":"c"}'], '{"id":2,"note":"b"}'),
+        ("f.jsonl", ['{"id":1,"note":"a"}', '{"id":"x","note":"b"}', '{"id":3,"note":"c"}'], '{"id":2,"note":"b"}'),
+    ],
+)  # fmt: skip
+def test_a_record_that_was_repaired_in_its_place_is_missing(
+    seeds: Seeds, conn: Conn, tmp_path: Path, name: str, lines: list[str], repaired: str
+) -> None:
+    conn.execute("create table things (id int primary key, note text)")
+    path = tmp_path / name
+    path.write_text("\n".join([*lines, ""]), errors="surrogateescape")
+    what = Seed("s", read(path), into="things", key=("id",), max_rejects=1)
+    assert seeds.run(what).outcome == "complete"
+    found = seeds.verify(what)
+    assert (found["ok"], found["rejected"]) == (True, 1), found
+    path.write_text("\n".join([*lines[:-2], repaired, lines[-1], ""]))
+    assert not seeds.verify(replace(what, function=read(path)))["ok"]
