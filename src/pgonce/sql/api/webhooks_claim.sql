@@ -200,7 +200,9 @@ comment on function pgonce_postpone_webhook(uuid, uuid, interval) is
 create or replace function pgonce_glob_expression(p_pattern text) returns text
 language sql immutable parallel safe set search_path from current as $$
   select '^' || replace(replace(replace(
-           regexp_replace(p_pattern, E'([.^$|()+{}\\\\])', E'\\\\\\1', 'g'), '[!', '[^'), '*', '.*'), '?', '.') || '$'
+           -- a bracket that none closes stands for itself: as a regular expression it is an error
+           regexp_replace(regexp_replace(p_pattern, E'([.^$|()+{}\\\\])', E'\\\\\\1', 'g'), E'\\[(?![^]]+])', E'\\\\[', 'g'),
+           '[!', '[^'), '*', '.*'), '?', '.') || '$'
 $$;
 comment on function pgonce_glob_expression(text) is 'pgonce: a glob of event types, as an app registers it, as a regular expression.';
 
