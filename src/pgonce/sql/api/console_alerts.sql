@@ -4,6 +4,8 @@ create or replace function pgonce_alert_is_open(p_kind text, p_subject text, p_d
 language plpgsql stable set search_path from current as $$
 declare
   v_job text := p_detail ->> 'job_name';
+  -- a detail that some other client wrote must not be an error on every page
+  v_run uuid := substring(p_detail ->> 'run_id' from '^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$')::uuid;
 begin
   case
     when p_kind in ('run_failed', 'failed_in_a_row') then
@@ -14,10 +16,10 @@ begin
           order by n.job_name, n.started_at desc limit 100) r
         where r.status in ('succeeded', 'failed') and (p_detail ->> 'key' is null or r.key = p_detail ->> 'key') limit 1), false);
     when p_kind in ('skipped_in_a_row', 'ran_long') then
-      if p_detail ->> 'run_id' is null then
+      if v_run is null then
         return exists (select from cron_job_runs r where r.status = 'running' and r.job_name = v_job and r.started_at < p_created_at);
       end if;
-      return exists (select from cron_job_runs r where r.id = (p_detail ->> 'run_id')::uuid and r.status = 'running');
+      return exists (select from cron_job_runs r where r.id = v_run and r.status = 'running');
     when p_kind = 'did_not_run' then
       return not exists (
         select from cron_job_runs r where r.job_name = any (array[v_job]) and r.started_at > p_created_at
@@ -30,7 +32,7 @@ begin
       return exists (select from webhook_events e where e.status = 'failed' and e.next_attempt_at is null
                        and e.event_type = coalesce(p_detail ->> 'event_type', p_subject));
     when p_kind in ('import_failed', 'import_stalled') then
-      return exists (select from pgonce_console_stuck_imports() s where p_detail ->> 'seed_name' is null or s.seed_name = p_detail ->> 'seed_name');
+      return exists (select from pgonce_console_stuck_imports(p_detail ->> 'seed_name'));
     when p_kind = 'deliveries_refused' then
       return p_created_at > clock_timestamp() - interval '1 hour';
     when p_kind = 'deliveries_silent' then
