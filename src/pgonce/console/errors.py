@@ -65,7 +65,8 @@ async def failed(request: Request, error: Exception) -> Response:
     if templates is None:
         return Response(f"{found.title}. {found.message}\n", found.status, media_type="text/plain")
     try:
-        if getattr(request.state, "user", None) is not None:
+        # Without the database there is no frame: to ask for it would take as long as the page itself has waited.
+        if getattr(request.state, "user", None) is not None and not isinstance(error, DatabaseUnavailable):
             answer: Response = await templates.respond(request, "error.html", found.status, failure=found)
             return answer
     except (PgonceError, psycopg.Error):  # the database is what is missing

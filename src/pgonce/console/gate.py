@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any, Literal
 from uuid import UUID
 
+from psycopg.errors import ReadOnlySqlTransaction
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -20,12 +21,14 @@ from pgonce.console.errors import failed
 from pgonce.console.templating import Templates
 from pgonce.core.execute_async import call
 from pgonce.core.processes import person
-from pgonce.errors import PgonceError
+from pgonce.errors import DatabaseUnavailable, PgonceError
 
 COOKIE = "pgonce_console"
 OPEN_PATHS = {"/login"}
 """For whoever is not logged in yet; static files are, too."""
 CACHED_SECONDS = 60.0
+NO_SESSION = UUID(int=0)
+"""No row has this id, so the database refuses each action."""
 
 
 class Gate:
@@ -126,14 +129,22 @@ class Gate:
         return await self._vouched("local", person(), "operator", place.address) if console.is_open else None
 
     async def _vouched(self, source: Literal["host", "proxy", "local"], name: str, role: str, address: str) -> Identity:
-        """A user that somebody else vouches for. Their row is written once a minute."""
+        """A user that somebody else vouches for. Their row is written once a minute.
+
+        A standby, or a server whose disk is full, takes no row. There everybody is a reader.
+        """
         key = (source, name, read_role(role), address)
         until, session = self._known.get(key, (0.0, None))
         if session is None or time.monotonic() > until:
             if len(self._known) > 1000:
                 self._known.clear()
             pool = await self._console.pool()
-            session = await call(pool, sessions.identify(source, name, role, address), self._console.schema)
+            try:
+                session = await call(pool, sessions.identify(source, name, role, address), self._console.schema)
+            except DatabaseUnavailable as error:
+                if not isinstance(error.__cause__, ReadOnlySqlTransaction):
+                    raise
+                return Identity(name, "reader", source, NO_SESSION)
             self._known[key] = (time.monotonic() + CACHED_SECONDS, session)
         return Identity(name, read_role(role), source, session)
 
