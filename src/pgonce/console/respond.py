@@ -17,6 +17,7 @@ from pgonce.console.addresses import url
 from pgonce.console.auth import Identity
 from pgonce.console.reads import Endpoint, cancelled_with_client
 from pgonce.console.templating import Templates
+from pgonce.core.call import clean
 from pgonce.errors import InvalidArgument
 
 LONGEST_FORM = 262_144
@@ -92,7 +93,8 @@ class Form:
     """The fields of a form, or of a query."""
 
     def __init__(self, pairs: list[tuple[str, str]]) -> None:
-        self._pairs = pairs
+        # what PostgreSQL cannot hold, such as NUL, must not be an error of each page that searches for it
+        self._pairs = [(name, clean(text, LONGEST_FORM)) for name, text in pairs]
 
     def get(self, name: str, default: str = "") -> str:
         """The field's last value, without the space around it."""

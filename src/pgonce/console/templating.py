@@ -14,7 +14,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -76,6 +76,7 @@ def short(identifier: object) -> Markup:
         with suppress(ValueError):
             identifier = UUID(text)
     prefix, mark, rest = text.rpartition("_")
+    text, prefix, rest = visible(text), visible(prefix), visible(rest)
     if isinstance(identifier, UUID) or len(rest) <= 12:
         return Markup('<span class="mono" title="{}">{}</span>').format(
             text, text[:8] if isinstance(identifier, UUID) else text
@@ -185,6 +186,16 @@ def state(name: str, word: str | None = None) -> Markup:
     return Markup('<span class="st">{}{}</span>').format(glyph(shape, colour), word or usual)
 
 
+def shown(value: object) -> object:
+    """What a template prints: no sign in a text that others have written hides or turns what stands beside it."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def exact(value: object) -> Markup:
+    """A value that a form sends back, sign for sign."""
+    return escape(value)
+
+
 class Templates:
     """Renders the pages.
 
@@ -198,12 +209,13 @@ class Templates:
             loader=PackageLoader("pgonce.console"),
             autoescape=True,
             undefined=StrictUndefined,
+            finalize=shown,
             trim_blocks=True,
             lstrip_blocks=True,
         )
         self._environment.filters |= {
             "number": number, "count": count, "size": size, "short": short, "duration": duration,
-            "visible": visible, "block": block, "breakable": breakable,
+            "visible": visible, "block": block, "breakable": breakable, "exact": exact,
         }  # fmt: skip
         self._environment.globals |= {
             "glyph": glyph,

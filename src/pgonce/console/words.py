@@ -12,6 +12,7 @@ from uuid import UUID
 from markupsafe import Markup, escape
 
 from pgonce.console.respond import Form
+from pgonce.console.text import visible
 from pgonce.core.call import clean
 from pgonce.errors import InvalidArgument
 
@@ -22,7 +23,7 @@ _CODE = re.compile(r"`([^`]+)`")
 
 def coded(text: str) -> Markup:
     """``text`` with its parts between backticks as code."""
-    parts = _CODE.split(text)
+    parts = _CODE.split(visible(text))
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if index % 2 else escape(part) for index, part in enumerate(parts)
     )

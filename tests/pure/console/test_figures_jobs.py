@@ -13,6 +13,7 @@ import pytest
 from pgonce.console.figures import jobs as figures
 from pgonce.console.figures import runs as run_figures
 from pgonce.console.templating import Clock
+from pgonce.console.text import visible
 from pgonce.jobs.calls_console import ConsoleRun, Kind, Mark, Release, RunDetail
 
 DAY = datetime(2026, 11, 26, tzinfo=UTC)
@@ -96,7 +97,7 @@ def test_starts_that_an_earlier_pause_skipped_are_one_field_until_a_run() -> Non
 @pytest.mark.parametrize("hostile", ["<script>alert(1)</script>", '"><img src=x>', "\u202eevil"])
 def test_what_a_user_has_written_is_text(hostile: str) -> None:
     svg = ET.fromstring(figures.lane("f0", hostile, [], [], None, PERIOD, CLOCK))
-    assert svg.findtext("title") == hostile
+    assert svg.findtext("title") == visible(hostile)
     assert not list(svg.iter("script"))
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from markupsafe import Markup
 
+from pgonce.console.text import visible
+
 
 def percent(place: float) -> str:
     """A place or a width in per cent across."""
@@ -19,7 +21,7 @@ def use(kind: str, mark: str, place: float, y: float) -> Markup:
 
 def label(text: str, place: float, y: float, kind: str = "") -> Markup:
     """A label."""
-    return Markup('<text class="{}" x="{}" y="{}">{}</text>').format(kind, percent(place), f"{y:g}", text)
+    return Markup('<text class="{}" x="{}" y="{}">{}</text>').format(kind, percent(place), f"{y:g}", visible(text))
 
 
 def line(kind: str, place: float, top: float, bottom: float) -> Markup:
@@ -48,5 +50,5 @@ def figure(identifier: str, height: int, title: str, found: str, parts: Iterable
     head = Markup(
         '<svg class="fig live" id="{0}" height="{1}" role="img" aria-labelledby="{0}t {0}d">'
         '<title id="{0}t">{2}</title><desc id="{0}d">{3}</desc>'
-    ).format(identifier, height, title, found)
+    ).format(identifier, height, visible(title), visible(found))
     return head + Markup("").join(parts) + Markup("</svg>")

@@ -10,6 +10,7 @@ from itertools import combinations
 from markupsafe import Markup
 
 from pgonce.console.templating import STATES, Clock
+from pgonce.console.text import visible
 from pgonce.webhooks.calls_console import HistoryLine, LaneEvent
 
 FIRST, LAST = 6.0, 94.0
@@ -135,7 +136,9 @@ def attempts(name: str, history: Sequence[HistoryLine], received: datetime, is_d
 
 
 def _described(name: str, title: str, said: str) -> Markup:
-    return Markup('<title id="{0}-t">{1}</title><desc id="{0}-d">{2}</desc>').format(name, title, said)
+    return Markup('<title id="{0}-t">{1}</title><desc id="{0}-d">{2}</desc>').format(
+        name, visible(title), visible(said)
+    )
 
 
 def _figure(name: str, height: int, parts: Sequence[Markup]) -> Markup:
