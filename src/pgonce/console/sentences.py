@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -99,12 +99,19 @@ class Seen:
 def four(facts: Facts, seen: Seen, clock: Clock) -> list[Sentence]:
     """The four sentences."""
     look = looked(facts, seen.processes)
-    return [
+    found = [
         _lost(facts, seen.jobs, clock),
         _late(facts, look, seen.missed, clock),
         _stuck(facts, look, seen.stuck, clock),
         _slow(facts, look, seen.jobs),
     ]
+    return [_blind(each) if facts.rows_hidden and each.state == "ok" else each for each in found]
+
+
+def _blind(sentence: Sentence) -> Sentence:
+    """Nothing is well that cannot be seen."""
+    evidence = "Row-level security hides rows from the console's role: connect as the owner of the tables."
+    return replace(sentence, state="unknown", say="Not known: rows are hidden.", evidence=evidence)
 
 
 def _lost(facts: Facts, jobs: Sequence[JobLine], clock: Clock) -> Sentence:
@@ -177,26 +184,38 @@ def _late(facts: Facts, look: Look, missed: Sequence[MissedTick], clock: Clock) 
         said.append(f"{plural(facts.ticks, 'tick')} started in 24 hours, {len(missed):,} missed.")
     if missed:
         said.append(f"The last one was {missed[0].job_name} at {clock.text(missed[0].scheduled_for)}.")
-    late = []
-    if facts.late_events:
-        late.append(plural(facts.late_events, "event"))
-    if missed:
-        late.append(plural(len(missed), "tick"))
+    if facts.late_starts:
+        said.append(f"A run of {facts.late_start_of} is due, and no worker that has the job has started it.")
+    if facts.retrying and facts.retrying_since is not None:
+        said.append(
+            f"{plural(facts.retrying, 'event that has', 'events that have')} failed will be tried again by "
+            f"{'itself' if facts.retrying == 1 else 'themselves'}; the oldest came {clock.ago(facts.retrying_since)}."
+        )
+    late = [
+        plural(count, *noun)
+        for count, noun in (
+            (facts.late_events, ("event",)), (len(missed), ("tick",)), (facts.late_starts, ("start",)),
+        )
+        if count
+    ]  # fmt: skip
     state: State
     if late:
-        count = facts.late_events + len(missed)
+        count = facts.late_events + len(missed) + facts.late_starts
+        state, say = "dead" if facts.late_events else "odd", f"{_listed(late)} {'is' if count == 1 else 'are'} late."
+    elif facts.retrying:
         state, say = (
-            "dead" if facts.late_events else "odd",
-            f"{' and '.join(late)} {'is' if count == 1 else 'are'} late.",
+            "odd",
+            f"{plural(facts.retrying, 'event has', 'events have')} been failing for over an hour.",
         )
     elif not is_fresh(look, facts):
         state, say = "unknown", _not_looked(look, clock)
     else:
         state, say = "ok", "Nothing is late."
-    events_first = bool(facts.late_events)
+    events_first = bool(facts.late_events) or (not late and bool(facts.retrying))
+    shown = {"state": "waiting" if facts.late_events else "failed"} if events_first else {}
     return Sentence(
         "late", "Late?", state, say, " ".join(said), look, "See the events" if events_first else "See the day",
-        "/webhooks" if events_first else "/jobs", {"state": "waiting"} if events_first else {},
+        "/webhooks" if events_first else "/jobs", shown,
         None if is_fresh(look, facts) else "pgonce worker --app MODULE:APP",
     )  # fmt: skip
 
@@ -219,18 +238,24 @@ def _stuck(facts: Facts, look: Look, imports: Sequence[StuckImport], clock: Cloc
         what.append(plural(len(imports), "import"))
         first = imports[0]
         how = "has failed" if first.status == "failed" else f"has stood still for {duration(facts.now - first.since)}"
-        said.append(f"The import {first.seed_name} {how}.")
+        at_work = ", although a process is at work on it" if first.status == "stalled" else ""
+        said.append(f"The import {first.seed_name} {how}{at_work}.")
     if facts.expired_leases:
         what.append(plural(facts.expired_leases, "delivery", "deliveries"))
         said.append(f"{plural(facts.expired_leases, 'event was', 'events were')} taken by a client that has ended.")
+    if facts.failed_jobs:
+        said.append(f"The last run of {facts.failed_job} failed, and is not retried.")
     count = facts.dead + facts.stale_runs + len(imports) + facts.expired_leases
     button, path, parameters = _where(facts, imports)
     state: State
     if what:
-        named = f"{', '.join(what[:-1])} and {what[-1]}" if len(what) > 1 else what[0]
-        state, say = "dead", f"{named} {'is' if count == 1 else 'are'} stuck."
+        state, say = "dead", f"{_listed(what)} {'is' if count == 1 else 'are'} stuck."
+    elif facts.failed_jobs:
+        state, say = "odd", f"{plural(facts.failed_jobs, 'job has', 'jobs have')} failed."
     elif not is_fresh(look, facts):
         state, say = "unknown", _not_looked(look, clock)
+    elif not facts.leases_counted:
+        state, say = "unknown", "Not known: too many events wait to look at all of them."
     else:
         state, say = "ok", "Nothing is stuck."
         said.append("No dead letter, no run without heartbeat, no import that stands still.")
@@ -245,13 +270,20 @@ def _where(facts: Facts, imports: Sequence[StuckImport]) -> tuple[str, str, dict
         return "See the run", "/run", {"id": str(facts.stale_run)}
     if imports:
         return "See the import", "/import", {"name": imports[0].seed_name}
+    if facts.failed_jobs and not facts.expired_leases:
+        return "See the run", "/run", {"id": str(facts.failed_run)}
     return "See the events", "/webhooks", {}
 
 
 def is_slow(job: JobLine) -> bool:
-    """Whether a running run takes over a minute and over half as long again as 9 of 10 runs."""
-    if job.status != "running" or job.duration_ms is None or job.usual_to_ms is None:
+    """Whether a running run takes over a minute and over half as long again as 9 of 10 runs.
+
+    Without enough runs to say what is usual, one that is in the way of the next start is slow.
+    """
+    if job.status != "running" or job.duration_ms is None:
         return False
+    if job.usual_to_ms is None:
+        return job.duration_ms > 60_000 and bool(job.blocks)
     return job.duration_ms > 60_000 and job.duration_ms > 1.5 * job.usual_to_ms
 
 
@@ -260,8 +292,15 @@ def _slow(facts: Facts, look: Look, jobs: Sequence[JobLine]) -> Sentence:
     said = []
     if slow:
         job = slow[0]
-        usual = span(job.usual_from_ms or 0, job.usual_to_ms or 0)
-        said.append(f"{_named(job)} has run for {duration(job.duration_ms)}; it usually takes {usual}.")
+        than = f"{plural(job.blocks or 0, 'start was', 'starts were')} skipped"
+        if job.usual_to_ms is not None:
+            than = f"it usually takes {span(job.usual_from_ms or 0, job.usual_to_ms)}"
+        said.append(f"{_named(job)} has run for {duration(job.duration_ms)}; {than}.")
+    if facts.long_handlers and facts.long_handler_since is not None:
+        said.append(
+            f"A handler has been at work on {facts.long_handler} for over "
+            f"{duration(facts.now - facts.long_handler_since)}."
+        )
     p95, before = facts.handled_p95, facts.handled_p95_before
     slower = False
     if p95 is not None:
@@ -274,6 +313,9 @@ def _slow(facts: Facts, look: Look, jobs: Sequence[JobLine]) -> Sentence:
         what += ["the webhooks are"] if slower else []
         text = f"{' and '.join(what)} slower than usual."
         state, say = "odd", text[:1].upper() + text[1:]
+    elif facts.long_handlers:
+        state = "odd"
+        say = f"{plural(facts.long_handlers, 'handler has', 'handlers have')} been at work for over 5 min."
     elif look.at is None or not (p95 or jobs):
         state, say = (
             "unknown",
@@ -291,7 +333,14 @@ def _slow(facts: Facts, look: Look, jobs: Sequence[JobLine]) -> Sentence:
         return Sentence(
             "slow", "Slow?", state, say, " ".join(said), look, "See the run", "/run", {"id": str(slow[0].run_id)}
         )
+    if facts.long_handlers and not slow:
+        event = {"id": facts.long_handler or ""}
+        return Sentence("slow", "Slow?", state, say, " ".join(said), look, "See the event", "/webhook", event)
     return Sentence("slow", "Slow?", state, say, " ".join(said), look, "See the day", "/jobs", {})
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else parts[0]
 
 
 def _named(job: JobLine) -> str:

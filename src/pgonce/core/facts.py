@@ -46,9 +46,17 @@ class Facts:
     """Events that are due."""
     oldest_due_at: datetime | None
     late_events: int
-    """Due for over a minute."""
+    """Due for over a minute, and no handler is at work on them."""
+    retrying: int
+    """Events that came over an hour ago, have failed, and will be tried again."""
+    retrying_since: datetime | None
+    """When the first of them came."""
     ticks: int
     """That have started in 24 hours."""
+    late_starts: int
+    """Retries and requested runs that nobody has started for two minutes."""
+    late_start_of: str | None
+    """The job of the oldest of them."""
     dead: int
     dead_causes: int
     dead_type: str | None
@@ -59,15 +67,29 @@ class Facts:
     """Without a heartbeat for their window."""
     stale_run: UUID | None
     stale_job: str | None
+    failed_jobs: int
+    """Whose last run has failed, and is not retried; among the newest 3,000 runs."""
+    failed_job: str | None
+    """The one that failed last, as the following."""
+    failed_run: UUID | None
     expired_leases: int
     """Events of direct clients that have died."""
+    leases_counted: bool
+    """Whether these are all: so many events may wait that not all were looked at."""
     handled_p95: timedelta | None
-    """From receipt to success, of the last 1,000."""
+    """From receipt to success, of those of the last 1,000 that have succeeded."""
     handled_p95_before: timedelta | None
     """The same a week ago."""
+    long_handlers: int
+    """That have been at work on their event for over five minutes."""
+    long_handler: str | None
+    """The event of the one that began first, as the following."""
+    long_handler_since: datetime | None
     has_schedules: bool
     has_queued: bool
     """Whether a worker had to handle events in the last 7 days."""
+    rows_hidden: bool
+    """Whether row-level security hides all rows of a table from the console's role."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +105,11 @@ class Hour:
 
 @dataclass(frozen=True, slots=True)
 class StuckImport:
-    """An import that has failed, or that no process works on."""
+    """An import that has failed, that no process works on, or that stands still."""
 
     seed_name: str
     status: str
+    """failed, in_progress (no process works on it), or stalled (one does)."""
     since: datetime
     reason: str | None
 

@@ -101,11 +101,27 @@ class RejectRow:
 
 
 def console_seeds(
-    *, before: tuple[datetime, str] | None = None, find: str | None = None, name: str | None = None, limit: int = 30
+    *,
+    before: tuple[datetime, str] | None = None,
+    find: str | None = None,
+    name: str | None = None,
+    limit: int = 30,
+    is_open: bool = False,
 ) -> Call[list[SeedLine]]:
-    """Imports, those that changed last first. ``find``: whose names contain it. ``name``: only this one."""
+    """Imports, those that changed last first.
+
+    Args:
+        before: time and name of the last line of the page before.
+        find: those whose names contain it.
+        name: only this one.
+        limit: how many lines.
+        is_open: those that are not complete.
+    """
     before_at, before_name = before or (None, None)
-    args = {"p_before": before_at, "p_before_name": before_name, "p_find": find, "p_name": name, "p_limit": limit}
+    args = {
+        "p_before": before_at, "p_before_name": before_name, "p_find": find, "p_name": name, "p_limit": limit,
+        "p_open": is_open,
+    }  # fmt: skip
     return Call("pgonce_console_seeds", args, lambda rows: [SeedLine(*row) for row in rows])
 
 

@@ -27,6 +27,8 @@ def facts(**changed: Any) -> Facts:
         "now": NOW, "last_received_at": NOW - timedelta(minutes=1), "refused": 0,
         "compared_at": NOW - timedelta(hours=3),
         "compared_by": "web-1:7", "compared": COMPARED, "waiting": 0, "late_events": 0, "ticks": 86,
+        "retrying": 0, "late_starts": 0, "failed_jobs": 0, "leases_counted": True, "long_handlers": 0,
+        "rows_hidden": False,
         "dead": 0, "dead_causes": 0, "stale_runs": 0, "expired_leases": 0, "handled_p95": timedelta(milliseconds=180),
         "has_schedules": True, "has_queued": True,
     }  # fmt: skip
@@ -110,6 +112,13 @@ def test_where_a_job_compares_with_stripe_the_button_leads_to_it() -> None:
         ({"late_events": 3, "waiting": 5, "oldest_due_at": NOW - timedelta(minutes=4)}, "dead", "3 events are late."),
         ({"missed": 1}, "odd", "1 tick is late."),
         ({"late_events": 1, "missed": 2, "oldest_due_at": NOW}, "dead", "1 event and 2 ticks are late."),
+        ({"late_starts": 1, "late_start_of": "ledger"}, "odd", "1 start is late."),
+        (
+            {"late_events": 1, "missed": 1, "late_starts": 1, "oldest_due_at": NOW},
+            "dead",
+            "1 event, 1 tick and 1 start are late.",
+        ),
+        ({"retrying": 2, "retrying_since": NOW}, "odd", "2 events have been failing for over an hour."),
     ],
 )
 def test_late(changed: dict[str, Any], state: str, says: str) -> None:
@@ -129,6 +138,50 @@ def test_stuck_names_the_most_frequent_cause_and_leads_to_it() -> None:
     assert "14 × invoice.paid: KeyError: 'discounts'" in stuck.evidence
     assert "people:people.csv has stood still for 26 min" in stuck.evidence
     assert (stuck.button, stuck.path, stuck.parameters) == ("See the 2 causes", "/webhooks", {"state": "dead"})
+
+
+def test_events_that_fail_again_and_again_are_named_with_their_age_and_lead_to_the_list() -> None:
+    late = say(facts(retrying=1, retrying_since=NOW - timedelta(days=2)))["late"]
+    assert "1 event that has failed will be tried again by itself; the oldest came 2 d ago." in late.evidence
+    assert (late.path, late.parameters) == ("/webhooks", {"state": "failed"})
+
+
+def test_a_job_whose_last_run_failed_is_not_called_well() -> None:
+    run = uuid4()
+    stuck = say(facts(failed_jobs=1, failed_job="backup", failed_run=run))["stuck"]
+    assert (stuck.state, stuck.say) == ("odd", "1 job has failed.")
+    assert "The last run of backup failed, and is not retried." in stuck.evidence
+    assert (stuck.path, stuck.parameters) == ("/run", {"id": str(run)})
+
+
+def test_an_import_that_stands_still_although_its_process_is_alive_is_stuck() -> None:
+    stuck = say(facts(), stuck=[StuckImport("people", "stalled", NOW - timedelta(hours=4), None)])["stuck"]
+    assert (stuck.state, stuck.say) == ("dead", "1 import is stuck.")
+    assert "people has stood still for 4 h, although a process is at work on it." in stuck.evidence
+
+
+def test_nothing_is_called_free_while_not_all_leases_were_looked_at() -> None:
+    assert say(facts(leases_counted=False))["stuck"].state == "unknown"
+
+
+def test_nothing_is_green_where_rows_are_hidden_and_a_fault_stays_one() -> None:
+    assert {each.state for each in say(facts(rows_hidden=True)).values()} == {"unknown"}
+    assert say(facts(rows_hidden=True, stale_runs=1))["stuck"].state == "dead"
+
+
+def test_a_handler_that_does_not_end_is_slow() -> None:
+    slow = say(facts(long_handlers=1, long_handler="evt_1", long_handler_since=NOW - timedelta(minutes=12)))["slow"]
+    assert (slow.state, slow.say) == ("odd", "1 handler has been at work for over 5 min.")
+    assert "A handler has been at work on evt_1 for over 12 min." in slow.evidence
+    assert (slow.path, slow.parameters) == ("/webhook", {"id": "evt_1"})
+
+
+def test_a_run_without_a_usual_time_is_slow_when_starts_are_skipped_for_it() -> None:
+    new = job(duration_ms=3 * 86_400_000, blocks=3)
+    slow = say(facts(), jobs=[new])["slow"]
+    assert (slow.state, slow.say) == ("odd", "1 job is slower than usual.")
+    assert "ledger_export has run for 3 d; 3 starts were skipped." in slow.evidence
+    assert say(facts(), jobs=[job(duration_ms=3 * 86_400_000, blocks=0)])["slow"].state == "ok"
 
 
 def test_slow_is_a_run_over_its_usual_time_or_webhooks_over_theirs() -> None:

@@ -11,14 +11,14 @@ from starlette.responses import Response
 
 from pgonce.console import respond
 from pgonce.console.figures.now import hours
+from pgonce.console.pages.imports import ImportLine, pace_of
 from pgonce.console.reads import reading
 from pgonce.console.sentences import MOST_JOBS, Seen, Sentence, four
 from pgonce.console.templating import Clock, zone_of
 from pgonce.core.facts import Facts, Hour, get_facts, get_hours, get_stuck_imports
 from pgonce.core.processes import ProcessLine, list_processes
 from pgonce.jobs.calls_stats import JobLine, missed_ticks, urgent_jobs
-from pgonce.seeds.calls import Checkpoint
-from pgonce.seeds.calls_operate import get_seeds
+from pgonce.seeds.calls_console import console_seeds
 
 MOST_IMPORTS = 10
 
@@ -32,7 +32,7 @@ class Now:
     hours: Sequence[Hour]
     jobs: Sequence[JobLine]
     """Those that run, then those that missed a tick or failed, then the newest: at most 20."""
-    imports: Sequence[Checkpoint]
+    imports: Sequence[ImportLine]
     """Those that are not complete."""
     processes: Sequence[ProcessLine]
     facts: Facts
@@ -46,12 +46,12 @@ async def now(request: Request) -> Response:
         missed = await read(missed_ticks())
         jobs = await read(urgent_jobs(MOST_JOBS, missed))
         stuck = await read(get_stuck_imports())
-        seeds = [seed for seed in await read(get_seeds()) if seed.status != "complete"]
+        seeds = await read(console_seeds(limit=MOST_IMPORTS, is_open=True))
         processes = await read(list_processes())
     clock = Clock(zone_of(request), facts.now)
     found = Now(
         facts.now, four(facts, Seen(jobs, missed, stuck, processes), clock), by_hour, jobs,
-        seeds[:MOST_IMPORTS], processes, facts,
+        [ImportLine(seed, pace_of(seed, facts.now)) for seed in seeds], processes, facts,
     )  # fmt: skip
     return await respond.respond(request, "now/now.html", found, figure=hours(by_hour, clock))
 

@@ -2,7 +2,7 @@
 
 create or replace function pgonce_console_seeds(
   p_before timestamptz default null, p_before_name text default null, p_find text default null, p_name text default null,
-  p_limit integer default 30)
+  p_limit integer default 30, p_open boolean default false)
 returns table (seed_name text, status text, rows_seen bigint, rows_total bigint, rows_inserted integer, rows_updated bigint,
                rows_skipped integer, rows_rejected bigint, batch bigint, started_at timestamptz, last_updated_at timestamptz,
                completed_at timestamptz, paused_at timestamptz, verified jsonb, reason text, target jsonb, progress double precision, run_id uuid,
@@ -21,7 +21,7 @@ begin
          b.rows, b.times
   from (select * from seed_checkpoints c
         where (p_name is null or c.seed_name = p_name) and (p_before is null or (c.last_updated_at, c.seed_name) < (p_before, p_before_name))
-          and (p_find is null or position(lower(p_find) in lower(c.seed_name)) > 0)
+          and (p_find is null or position(lower(p_find) in lower(c.seed_name)) > 0) and (not p_open or c.status <> 'complete')
         order by c.last_updated_at desc, c.seed_name desc limit p_limit) s
   left join lateral (
     select r.id, r.started_at, r.process from live r
@@ -31,9 +31,9 @@ begin
     from (select a.rows, a.committed_at from pgonce_seed_batches a where a.seed_name = s.seed_name order by a.committed_at desc limit 60) n) b on true
   order by s.last_updated_at desc, s.seed_name desc;
 end $$;
-comment on function pgonce_console_seeds(timestamptz, text, text, text, integer) is
+comment on function pgonce_console_seeds(timestamptz, text, text, text, integer, boolean) is
   'pgonce: imports, those that changed last first, before (p_before, p_before_name): each with its live run and its last 60 batches. '
-  'p_find: those whose names contain this text. p_name: only this one.';
+  'p_find: those whose names contain this text. p_name: only this one. p_open: those that are not complete.';
 
 create or replace function pgonce_console_seed_runs(p_seed_name text, p_limit integer default 20)
 returns table (id uuid, key text, status text, started_at timestamptz, ended_at timestamptz, from_row bigint, process text,
