@@ -1,8 +1,8 @@
-"""The console's pages with 5,000,000 events and 1,000,000 runs: python -m bench.console [--events N] [--url URL]
+"""The console's pages with 5,000,000 events and 1,000,000 runs in one database: python -m bench.console [--url URL]
 
 Prints the p95 of each page over real HTTP, one request at a time, and the CPU time of a request. The limit is 100 ms.
 The tables are filled by generate_series, and kept if a database is named by --url: with --filled they are not filled
-again.
+again, and with --only TEXT only the pages with this text in their name are requested.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import psycopg
 import uvicorn
 
 import pgonce
+from bench.console_runs import Pages, fill_operators, fill_runs, run_pages, without_indexes
 from bench.server import new_database
 
 LIMIT = 100.0
@@ -68,21 +69,6 @@ cross join lateral (select replace(%(trace)s, '{line}', (80 + n %% 5)::text) as 
 """
 
 
-@contextmanager
-def without_indexes(conn: Connection, table: str) -> Iterator[None]:
-    """Build the table's indexes after it was filled, which is faster; its keys stay."""
-    found = conn.execute(
-        "select indexrelid::regclass::text, pg_get_indexdef(indexrelid) from pg_index i"
-        " where indrelid = %s::regclass and not exists (select from pg_constraint c where c.conindid = i.indexrelid)",
-        [table],
-    ).fetchall()
-    for name, _ in found:
-        conn.execute(f"drop index {name}".encode())
-    yield
-    for _, definition in found:
-        conn.execute(definition.encode())
-
-
 def fill_events(conn: Connection, events: int) -> None:
     """The table of events, newest last in the file and first in time."""
     conn.execute("set session_replication_role = replica")  # the triggers' columns are filled by the statement itself
@@ -93,9 +79,6 @@ def fill_events(conn: Connection, events: int) -> None:
             last = min(first + 249_999, events)
             conn.execute(EVENTS.encode(), {"first": first, "last": last, "types": list(TYPES), "trace": TRACE})
     conn.execute("vacuum analyze webhook_events")
-
-
-Pages = dict[str, Callable[[], str]]
 
 
 def event_pages(conn: Connection, events: int) -> Pages:
@@ -125,6 +108,7 @@ def event_pages(conn: Connection, events: int) -> Pages:
         "webhooks, the middle": lambda: f"/webhooks?before={before}",
         "an event": lambda: f"/webhook?id={random.choice(ids)}",
         "a dead letter": lambda: f"/webhook?id={random.choice(dead)}",
+        "a payload": lambda: f"/webhook/payload?id={random.choice(ids)}",
         "find a customer": lambda: f"/find?q=cus_{number()}",
         "find nothing": lambda: "/find?q=nothing_like_this",
     }
@@ -196,24 +180,31 @@ def measure(client: httpx.Client, conn: Connection, address: Callable[[], str]) 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.console")
     parser.add_argument("--events", type=int, default=5_000_000)
+    parser.add_argument("--runs", type=int, default=1_000_000)
     parser.add_argument("--url", help="an empty, migrated database; the default is a new one of the embedded server")
     parser.add_argument("--filled", action="store_true", help="the database of --url is filled already")
+    parser.add_argument("--only", default="", help="only the pages with this text in their name")
     arguments = parser.parse_args()
+    sizes = arguments.events, arguments.runs
     if arguments.url:
-        run(arguments.url, arguments.events, filled=arguments.filled)
+        run(arguments.url, *sizes, filled=arguments.filled, only=arguments.only)
     else:
         with new_database() as url:
-            run(url, arguments.events, filled=False)
+            run(url, *sizes, filled=False, only=arguments.only)
 
 
-def run(url: str, events: int, *, filled: bool) -> None:
+def run(url: str, events: int, runs: int, *, filled: bool, only: str) -> None:
     """Fill the tables and print a line for each page."""
     with psycopg.connect(url, autocommit=True) as conn:
         if not filled:
             began = time.monotonic()
+            fill_runs(conn, runs)
+            fill_operators(conn)
             fill_events(conn, events)
-            print(f"{events:,} events in {time.monotonic() - began:.0f} s", flush=True)
-        report(conn, url, event_pages(conn, events), f"{events:,} events")
+            print(f"filled in {time.monotonic() - began:.0f} s", flush=True)
+        pages = run_pages(conn) | event_pages(conn, events)
+        wanted = {name: address for name, address in pages.items() if only in name}
+        report(conn, url, wanted, f"{events:,} events, {runs:,} runs")
 
 
 def report(conn: Connection, url: str, pages: Pages, content: str) -> None:

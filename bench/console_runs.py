@@ -1,23 +1,24 @@
-"""1,000,000 runs of 1,000 jobs for bench.console, and the pages that show them: python -m bench.console_runs [--runs N]
+"""1,000,000 runs of 1,000 jobs for bench.console, and the pages that show them.
 
 One of the jobs runs every minute, the others a few times a day, over half a year. Of 100 runs one failed and one was
-skipped; five are at work. There are 200 imports, each with its last 60 batches and its resumes.
+skipped; five are at work. There are 200 imports, each with its last 60 batches and its resumes. What operators
+have done and were told is there, too: 100,000 rows of audit, 4,000 alerts, and 20 replays of 1,000 events.
 """
 
 from __future__ import annotations
 
-import argparse
 import random
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 import psycopg
 
-from bench.console import Pages, report, without_indexes
-from bench.server import new_database
-
 Connection = psycopg.Connection[Any]
+Pages = dict[str, Callable[[], str]]
+"""A name for each page, and what makes its address."""
 JOBS = 1000
 BUSY = 0.1
 """The share of the job that runs every minute."""
@@ -54,6 +55,48 @@ insert into pgonce_seed_rejects (seed_name, row_number, error, reason)
 select 'import_1', n, 'x', 'reason ' || n %% 7 from generate_series(1, 10000) n;
 """.replace("%%", "%")
 
+OPERATORS = """
+insert into pgonce_audit (at, actor, source, action, noun, object, reason)
+select now() - n * interval '3 minutes', 'user ' || n % 30, 'console',
+  (array['replay', 'pause', 'resume', 'stop', 'login'])[1 + n % 5], 'job', 'job_' || n % 1000, 'because ' || n
+from generate_series(1, 100000) n;
+insert into pgonce_alerts (channel, kind, subject, dedupe_key, message, detail, created_at, delivered_at)
+select 'channel ' || c, k.kind, 'job_' || n % 1000, 'key ' || n, 'job_' || n % 1000 || ' needs you',
+  jsonb_build_object('job_name', 'job_' || n % 1000, 'seed_name', 'import_' || n % 200, 'event_type', 'rare.1'),
+  now() - n * interval '7 minutes', case when n % 9 > 0 then now() end
+from generate_series(1, 2000) n, generate_series(1, 2) c,
+  lateral (select (array['run_failed','did_not_run','dead_webhook','import_failed','ran_long'])[1 + n % 5] as kind) k;
+insert into pgonce_replays (status, who, filter, plan, started_at)
+select 'done', 'ops', '{}', '{"events": 1000}', now() from generate_series(1, 20);
+insert into pgonce_replay_items (replay_id, position, event_id, stripe_event_id, seen_status, state)
+select r.id, n, gen_random_uuid(), 'evt_' || md5(n::text), 'dead', 'succeeded'
+from pgonce_replays r, generate_series(1, 1000) n;
+"""
+"""Of 4,000 alerts on two channels, a fifth each has another kind of cause, which may still be there."""
+
+
+@contextmanager
+def without_indexes(conn: Connection, table: str) -> Iterator[None]:
+    """Build the table's keys and indexes after it was filled: that is several times as fast."""
+    keys = conn.execute(
+        "select quote_ident(conname), pg_get_constraintdef(oid) from pg_constraint"
+        " where conrelid = %s::regclass and contype in ('p', 'u')",
+        [table],
+    ).fetchall()
+    for name, _ in keys:
+        conn.execute(f"alter table {table} drop constraint {name}".encode())
+    found = conn.execute(
+        "select indexrelid::regclass::text, pg_get_indexdef(indexrelid) from pg_index where indrelid = %s::regclass",
+        [table],
+    ).fetchall()
+    for name, _ in found:
+        conn.execute(f"drop index {name}".encode())
+    yield
+    for name, definition in keys:
+        conn.execute(f"alter table {table} add constraint {name} {definition}".encode())
+    for _, definition in found:
+        conn.execute(definition.encode())
+
 
 def fill_runs(conn: Connection, runs: int) -> None:
     """The runs, and what else these pages show."""
@@ -70,6 +113,12 @@ def fill_runs(conn: Connection, runs: int) -> None:
     conn.execute("vacuum analyze")
 
 
+def fill_operators(conn: Connection) -> None:
+    """What operators have done and were told."""
+    conn.execute(OPERATORS.encode())
+    conn.execute("vacuum analyze")
+
+
 def run_pages(conn: Connection) -> Pages:
     """A name for each page, and what makes its address: another job or run at each request."""
 
@@ -79,6 +128,8 @@ def run_pages(conn: Connection) -> Pages:
 
     running, failed = ids("status = 'running'"), ids("status = 'failed' and job_name <> 'seed_runner'")
     day = conn.execute("select (now() - interval '90 days')::date").fetchone()
+    later = quote(datetime.now(UTC).isoformat())
+    replay = conn.execute("select max(id) from pgonce_replays").fetchone()
 
     def job() -> str:
         return f"job_{random.randrange(JOBS - 1)}"
@@ -103,32 +154,13 @@ def run_pages(conn: Connection) -> Pages:
         "an import": lambda: f"/import?name=import_{random.randrange(2, 201)}",
         "10,000 rejected rows": lambda: "/import?name=import_1",
         "rows of one reason": lambda: "/import/rejects?name=import_1&like=1",
+        "later imports": lambda: f"/imports?before={later}&before_name=import_1",
+        "alerts": lambda: "/alerts",
+        "audit": lambda: "/audit",
+        "audit of one person": lambda: "/audit?actor=user+7",
+        "audit of one object": lambda: f"/audit?object={job()}",
+        "replays": lambda: "/webhooks/replays",
+        "a replay": lambda: f"/webhooks/replay?id={replay and replay[0]}",
         "the first page": lambda: "/",
+        "its data": lambda: "/now.json",
     }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.console_runs")
-    parser.add_argument("--runs", type=int, default=1_000_000)
-    parser.add_argument("--url", help="an empty, migrated database; the default is a new one of the embedded server")
-    parser.add_argument("--filled", action="store_true", help="the database of --url is filled already")
-    arguments = parser.parse_args()
-    if arguments.url:
-        run(arguments.url, arguments.runs, filled=arguments.filled)
-    else:
-        with new_database() as url:
-            run(url, arguments.runs, filled=False)
-
-
-def run(url: str, runs: int, *, filled: bool) -> None:
-    """Fill the tables and print a line for each page."""
-    with psycopg.connect(url, autocommit=True) as conn:
-        if not filled:
-            began = time.monotonic()
-            fill_runs(conn, runs)
-            print(f"{runs:,} runs in {time.monotonic() - began:.0f} s", flush=True)
-        report(conn, url, run_pages(conn), f"{runs:,} runs")
-
-
-if __name__ == "__main__":
-    main()
