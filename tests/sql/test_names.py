@@ -185,6 +185,12 @@ def test_a_table_that_others_inherit_from_stops_migrate(empty_database: str, emp
     assert "inherits, or is inherited from" in refused(empty_database, empty)
 
 
+def test_a_table_with_a_rule_stops_migrate(empty_database: str, empty: Connection) -> None:
+    empty.execute(SPECIFICATION.encode())
+    empty.execute("create rule quiet as on insert to webhook_events do instead nothing")
+    assert "(has a rule quiet)" in refused(empty_database, empty)
+
+
 def test_an_aggregate_of_the_name_of_a_function_stops_migrate(empty_database: str, empty: Connection) -> None:
     empty.execute("create aggregate start_job_run(integer) (sfunc = int4pl, stype = integer)")
     with pytest.raises(SchemaError, match=r"^aggregate start_job_run\(integer\) in schema public is not pgonce's"):

@@ -71,6 +71,7 @@ def find_large(conn: Connection, schema: str) -> dict[str, str]:
 def _transaction(conn: Connection, schema: str) -> Iterator[None]:
     with conn.transaction():
         conn.execute("set local client_min_messages = error")
+        conn.execute("set local statement_timeout = 0")
         conn.execute(f"select {LOCK}".encode())  # before the limit below: another migrate may take its time
         conn.execute("select set_config('lock_timeout', %s, true)", [_LOCK_TIMEOUT])
         for name, value in settings_for(schema).items():

@@ -18,6 +18,13 @@ __all__ = ["applied", "migrate", "migrations", "script"]
 
 _log = logging.getLogger(__name__)
 
+_HIDDEN = """
+select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where n.nspname = %s and c.relkind = 'r' and obj_description(c.oid, 'pg_class') like 'pgonce: %%'
+  and c.relforcerowsecurity and row_security_active(c.oid)
+  and not exists (select from pg_roles where rolname = 'service_role' and pg_has_role(oid, 'usage'))
+order by 1 limit 1
+"""
 _NOT_OURS = "PGO01"
 """The SQLSTATE that install_check.sql raises if an object with a name of pgonce's was not made by pgonce."""
 
@@ -67,7 +74,13 @@ def migrate(
             conn.execute("set local client_min_messages = warning")
             warnings.clear()
             before = applied(conn, schema)
-            run_script(conn, script(schema))
+            try:
+                run_script(conn, script(schema))
+            except psycopg.errors.InsufficientPrivilege as error:
+                raise SchemaError(
+                    f"{error.diag.message_primary}: run it as the role that owns schema {schema} and what pgonce "
+                    f"has in it, or give role {conn.info.user} these rights"
+                ) from error
             done = applied(conn, schema) - before
             if done:
                 _write_audit(conn, schema, before, before | done)
@@ -95,9 +108,18 @@ def _collect(said: psycopg.errors.Diagnostic, warnings: list[str]) -> None:
 
 
 def refuse(conn: psycopg.Connection[Any], schema: str) -> None:
-    """Raise SchemaError where this release cannot be installed: not UTF8, or migrated by a newer release."""
+    """Raise SchemaError where this release cannot be installed.
+
+    The database is not UTF8, was migrated by a newer release, or hides the rows of pgonce's tables from this role.
+    """
     if conn.info.parameter_status("server_encoding") != "UTF8":
         raise SchemaError("the database's encoding is not UTF8: Stripe's events need a database with UTF8")
+    hidden = conn.execute(_HIDDEN, [schema]).fetchone()
+    if hidden:
+        raise SchemaError(
+            f"row-level security hides the rows of {hidden[0]} from role {conn.info.user}: run "
+            f'"alter table {hidden[0]} no force row level security"'
+        )
     before = applied(conn, schema)
     known = [version for version, _, _ in migrations()]
     if before and max(before) > max(known):

@@ -136,6 +136,7 @@ def check(url: str, schema: str = "public") -> list[str]:
             return [f"pgonce is not installed in schema {schema}: run `pgonce migrate`"]
         with conn.transaction(force_rollback=True):
             conn.execute("set local client_min_messages = error")
+            conn.execute("set local statement_timeout = 0")
             try:
                 run_script(conn, script(scratch))
             except errors.InsufficientPrivilege as error:

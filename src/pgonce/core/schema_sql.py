@@ -208,6 +208,7 @@ def settings_for(schema: str) -> dict[str, str]:
     """The settings that the SQL files need, for one transaction."""
     return {
         "search_path": f"{sql.Identifier(schema).as_string()}, pg_temp",
+        "quote_all_identifiers": "off",  # definitions are compared as text
         "pgonce.objects": json.dumps(objects()),
         "pgonce.specification": json.dumps(_specification()),
     }

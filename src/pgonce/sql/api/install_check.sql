@@ -23,7 +23,7 @@ begin
   select c.relowner into v_owner from pg_class c join pg_attribute a on a.attrelid = c.oid
   where c.relname = 'pgonce_migrations' and c.relkind = 'r' and c.relnamespace = quote_ident(v_schema)::regnamespace
     and a.attname = 'name' and a.atttypid = 'text'::regtype;
-  if v_owner is not null then
+  if v_owner is not null and to_regclass(format('%I.webhook_events', v_schema)) is not null then
     execute format('select exists (select from %I.pgonce_migrations m where to_jsonb(m) @> ''{"version": 1, "name": "tables"}'')', v_schema)
     into v_is_installed;
   end if;
@@ -125,6 +125,8 @@ begin
       from pairs
       where case when specified then not present or type <> wanted or attgenerated <> ''
                  else v_table.added ? name or (attnotnull and expression is null and attidentity = '' and attgenerated = '') end
+      union all
+      select format('has a rule %s', rulename) from pg_rewrite where ev_class = v_table.oid
       union all
       select 'inherits, or is inherited from' where v_table.inherits),
     altered as (

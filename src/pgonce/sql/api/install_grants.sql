@@ -35,7 +35,9 @@ begin
     execute format('revoke all on sequence %s from %s', r.name, v_shut);
   end loop;
   if v_served is not null then
-    execute format('grant usage on schema %I to service_role', current_schema());
+    if not has_schema_privilege(v_served, current_schema(), 'usage') then
+      execute format('grant usage on schema %I to service_role', current_schema());
+    end if;
     execute format('grant select, insert, update, delete on %s to service_role', v_tables);
   end if;
 

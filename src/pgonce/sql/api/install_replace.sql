@@ -9,6 +9,7 @@ declare
   v_objects jsonb := current_setting('pgonce.objects');
   r record;
   v_detail text;
+  v_message text;
   v_dependents text[];
 begin
   for r in
@@ -45,11 +46,13 @@ begin
     begin
       execute 'drop ' || r.object;
     exception when dependent_objects_still_exist then
-      get stacked diagnostics v_detail = pg_exception_detail;
-      v_dependents := string_to_array(v_detail, E'\n');
-      raise sqlstate 'PGO01' using message = format('%s, which this release changes or removes%s: drop what depends on it, migrate, '
-        'and create it again', v_dependents[1],
-        case when cardinality(v_dependents) > 1 then format(' (and %s more)', cardinality(v_dependents) - 1) end);
+      get stacked diagnostics v_detail = pg_exception_detail, v_message = message_text;
+      if v_detail <> '' then  -- an extension is named by the message alone
+        v_dependents := string_to_array(v_detail, E'\n');
+        v_message := format('%s, which this release changes or removes%s', v_dependents[1],
+          case when cardinality(v_dependents) > 1 then format(' (and %s more)', cardinality(v_dependents) - 1) end);
+      end if;
+      raise sqlstate 'PGO01' using message = v_message || ': drop what depends on it, migrate, and create it again';
     end;
   end loop;
 end $$;

@@ -26,6 +26,12 @@ language sql stable set search_path = pg_catalog as $$  -- so that every name is
                 o.kind, o.name, o.owner::regrole, i.owner::regrole)
   from objects o, installed i where o.owner not in (select oid from trusted)
   union all
+  select format('%1$s %2$s hides its rows from its owner %3$s, and pgonce with them; to close this: alter %1$s %2$s no force row level security',
+                o.kind, o.name, o.owner::regrole)
+  from objects o join pg_class c on c.oid = to_regclass(o.name) join pg_roles r on r.oid = o.owner
+  where o.kind = 'table' and c.relforcerowsecurity and not r.rolsuper and not r.rolbypassrls
+    and not exists (select from pg_roles s where s.rolname = 'service_role' and pg_has_role(r.oid, s.oid, 'usage'))
+  union all
   select format('role %s may %s %s %s; to close this: revoke all on %s %s from %1$s',
                 case a.grantee when 0 then 'PUBLIC' else a.grantee::regrole::text end,
                 string_agg(distinct a.privilege_type, ', '), o.kind, o.name, replace(o.kind, 'view', 'table'), o.name)
