@@ -24,6 +24,8 @@ from pgonce.seeds.table_loader import TableLoader
 
 _ROW_FAULT = ("22", "23", "44", "54", "P0")
 """Classes of SQLSTATE that one row causes: data, constraints, check option, size limits, RAISE in a trigger."""
+_INPUT_FAULT = ("42", "XX000")
+"""The same, where COPY names the column whose value it was reading: regclass, ltree and hstore say it like this."""
 _COLUMN = re.compile(r"^COPY .*, column ([^:]+)", re.MULTILINE)
 _VALUE = re.compile(r'(?<!encoding )".*"', re.DOTALL)
 _LINE = re.compile(r"^COPY .*, line (\d+)", re.MULTILINE)
@@ -157,7 +159,10 @@ class _Rejects:
 
 def is_row_fault(error: psycopg.Error) -> bool:
     """Whether the same batch without one of its rows would be accepted."""
-    return (error.sqlstate or "").startswith(_ROW_FAULT)
+    state = error.sqlstate or ""
+    return state.startswith(_ROW_FAULT) or (
+        state.startswith(_INPUT_FAULT) and bool(_COLUMN.search(error.diag.context or ""))
+    )
 
 
 def _named(lines: Sequence[bytes], error: psycopg.Error) -> int | None:
@@ -202,6 +207,8 @@ def reason_of(error: psycopg.Error) -> str:
     message = (diag.message_primary or type(error).__name__).splitlines()[0]
     if state.startswith("P0"):
         return f"a trigger or function refuses it ({state}); --max-rejects keeps its message"
+    if state.startswith(_INPUT_FAULT):  # each type quotes the value in its own way
+        return f"the column's type cannot read the value ({state})"
     if state.startswith("22") and state != "22P04":  # 22P04 quotes names of columns, and class 23 names of constraints
         message = _VALUE.sub("…", re.sub(r': ".*', "", diag.message_primary or "", flags=re.DOTALL))
     return message
