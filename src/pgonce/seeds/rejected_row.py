@@ -69,10 +69,12 @@ def _is_line(found: Mapping[str, Any], line: bytes, *, json_strings: bool) -> bo
     except (ValueError, RecursionError):
         shown = None
     if isinstance(shown, dict):
+        if shown.keys() == found.keys():
+            kinds = (str, bool) if json_strings else _SHOWN_ALIKE  # numbers of JSON are of another class when written
+            if all(ascii(value) == shown[name] for name, value in found.items() if isinstance(value, kinds)):
+                return True
         if json_strings:
             return all(value is None or value in shown.values() for value in found.values())
-        if shown.keys() == found.keys():
-            return all(ascii(value) == shown[name] for name, value in found.items() if isinstance(value, _SHOWN_ALIKE))
     if json_strings or not all(isinstance(value, str | None) for value in found.values()):
         return False  # then it was no row at all, and now it is one
     # A record that is not CSV is read otherwise by Python's csv module, and may take the next lines with it.
