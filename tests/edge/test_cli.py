@@ -362,7 +362,7 @@ def test_an_unknown_name_is_answered_with_those_there_are(here: Pgonce) -> None:
         ("nowhere", "there is no module 'nowhere' here: pass --app module:app"),
         ("shop.py", "--app shop.py names a file, not a module: pass --app shop"),
         ("shop:nothing", "shop has no pgonce.App called 'nothing'"),
-        ("shop:other", "shop has no pgonce.App called 'other'"),
+        ("shop:other", "shop:other is of type str, not a pgonce.App: pass --app shop:app"),
         (":app", "is not a module"),
         (".shop", "is not a module"),
         ("./shop.py", "names a file, not a module"),

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from psycopg_pool import AsyncConnectionPool, AsyncNullConnectionPool, ConnectionPool, NullConnectionPool
 
 import pgonce
-from pgonce.cli.options import load
 from pgonce.errors import InvalidArgument
 from pgonce.webhooks.glob import overlap
 
@@ -123,6 +122,11 @@ MISTAKES: list[tuple[str, Callable[[], object], str]] = [
      "key of a must be a function of the event, not 'tenant': key=lambda event: ..."),
     ("key= without ordered", lambda: webhook("a", key=str),
      "key of a does nothing by itself: add ordered=True or coalesce=True"),
+    ('ordered="customer"', lambda: webhook("a", ordered="customer"),
+     "ordered of a must be True or False, not 'customer': to order by something else, pass ordered=True, key=lambda event: "),
+    ("ordered=1", lambda: webhook("a", ordered=1), "ordered of a must be True or False, not 1"),
+    ('coalesce="yes"', lambda: webhook("a", coalesce="yes"), "coalesce of a must be True or False, not 'yes': "),
+    ('@app.webhook("a\\x00b")', lambda: webhook("a\0b"), "an event type 'a\\x00b' holds a line break or another control character: "),
     # webhooks: the function
     ("no function", lambda: webhook("a")("handler"), "the handler of a is 'handler', which is not a function"),
     ("None", lambda: webhook("a")(None), "the handler of a is None, which is not a function"),
@@ -176,6 +180,19 @@ MISTAKES: list[tuple[str, Callable[[], object], str]] = [
     ("one name twice", lambda: again("job"), "there is a job 'nightly' already, run_job: give one another name"),
     ('cron="every day"', lambda: job("j", cron="every day"), 'cron "every day"'),
     ('timezone="Mars"', lambda: job("j", cron="0 3 * * *", timezone="Mars"), '"Mars"'),
+    ('@app.job("a\\nb")', lambda: job("a\nb"), "the job's name 'a\\nb' holds a line break or another control character: "),
+    ("cron=5", lambda: job("j", cron=5), 'cron of job j must be text, not 5: write cron="0 6 * * *"'),
+    ('cron="@every 5m"', lambda: job("j", cron="@every 5m"), 'cron of job j is an interval: write every="5m"'),
+    ("timezone=1", lambda: job("j", cron="0 6 * * *", timezone=1), "the timezone of job j must be text, not 1: "),
+    ("timezone= without cron", lambda: job("j", timezone="Europe/Berlin"),
+     'timezone of job j does nothing without cron: add cron="0 6 * * *", or leave it out'),
+    ("timezone= with every", lambda: job("j", every="1 hour", timezone="Europe/Berlin"), "timezone of job j does nothing without cron"),
+    ("catch_up= without a schedule", lambda: job("j", catch_up="all"),
+     "catch_up of job j does nothing without a schedule: add cron= or every=, or leave it out"),
+    ("jitter= without a schedule", lambda: job("j", jitter="5 s"), "jitter of job j does nothing without a schedule: "),
+    ("key=3", lambda: job("j", key=3), "the key of job j must be text, not 3: "),
+    ('slots="2"', lambda: job("j", slots="2"), "slots of job j must be a whole number of at least 1, not '2'"),
+    ("@jobs.job", lambda: pgonce.Jobs(SYNC_POOL).job(run_job), '@jobs.job needs the job\'s name: write @jobs.job("stats_cache") above run_job'),  # type: ignore[arg-type]
     # imports
     ("@app.seed", lambda: seed(source),
      '@app.seed needs the seed\'s name: write @app.seed("psalms") above source'),
@@ -234,27 +251,6 @@ def test_a_mistake_is_refused_with_one_line(mistake: str, make: Callable[[], obj
     assert line in str(refused.value)
     assert "\n" not in str(refused.value)
     assert "secret" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("given", "line"),
-    [
-        ("shop.py", "--app shop.py names a file, not a module: pass --app shop"),
-        ("web/shop.py:app", "--app web/shop.py:app names a file, not a module: pass --app web.shop:app"),
-        (
-            "asyncio:run",
-            "asyncio:run is a function, not a pgonce.App: write app = run() in asyncio and pass --app asyncio:app",
-        ),
-        ("pgonce:App", "pgonce has no pgonce.App called 'App': pass --app module:app"),
-        ("pgonce", "pgonce has no pgonce.App called 'app': pass --app module:app"),
-        ("no_such_module", "there is no module 'no_such_module' here: pass --app module:app"),
-        ("", "'' is not a module: pass --app module:app"),
-    ],
-)
-def test_an_app_that_cannot_be_loaded_is_refused_with_one_line(given: str, line: str) -> None:
-    with pytest.raises(InvalidArgument) as refused:
-        load(given)
-    assert str(refused.value) == line
 
 
 def test_an_app_takes_no_arguments() -> None:

@@ -31,7 +31,11 @@ class RunId(click.ParamType):  # type: ignore[type-arg] # generic only in newer 
         """Its hexadecimal digits."""
         digits = str(value).lower().replace("-", "")
         if not 4 <= len(digits) <= 32 or not set(digits) <= set("0123456789abcdef"):
-            self.fail(f'"{value}" is not the id of a run, nor its first four or more digits', param, ctx)
+            self.fail(
+                f'"{value}" is not the id of a run, nor its first four or more digits: see pgonce job ls --job NAME',
+                param,
+                ctx,
+            )
         return digits
 
 
@@ -78,7 +82,7 @@ def list_(
         ["run", "job", "state", "started", "took", "rows", "progress", "reason"],
         [
             (str(r.id)[:8], named(r.job_name, r.key), _sign(r.state, r.status), ago(r.started_at, now),
-             took(r.duration_ms), r.rows_processed or "", r.progress, r.reason)
+             took(r.duration_ms), f"{r.rows_processed:,}" if r.rows_processed else "", r.progress, r.reason)
             for r in lines
         ],
         "no such runs",

@@ -51,7 +51,11 @@ def find(given: str | None = None) -> str:
     Raises:
         DatabaseUnavailable: there is no URL and the embedded server is not installed or does not start.
     """
-    url = given or os.environ.get("PGONCE_DATABASE_URL") or os.environ.get("DATABASE_URL")
+    if given is not None:
+        _check_text(given)
+    found = (given, os.environ.get("PGONCE_DATABASE_URL"), os.environ.get("DATABASE_URL"))
+    # a file or a Kubernetes secret ends with a line break, which would belong to the database's name
+    url = next((stripped for each in found if each and (stripped := each.strip())), None)
     return url or embedded.start().url
 
 
@@ -62,6 +66,9 @@ def check(url: str) -> str:
         DatabaseUnavailable: with the server's reason. A pool would report only its own timeout.
         InvalidArgument: ``url`` cannot be read. The message does not quote it, because it may contain a password.
     """
+    _check_text(url)
+    if "[YOUR-PASSWORD]" in url:
+        raise InvalidArgument("the database URL still has the placeholder [YOUR-PASSWORD]: put the password there")
     authority, path, _ = _parts(url)
     # libpq would take the rest of the password as part of the host name and send it to a DNS server
     if "@" in authority:
@@ -77,7 +84,21 @@ def check(url: str) -> str:
         reason = str(translate(error)).splitlines()[0]
         if "session is read-only" in str(error):
             raise DatabaseUnavailable(f"{reason}; to read from a standby add target_session_attrs=any") from error
-        raise DatabaseUnavailable(f"{reason}; check DATABASE_URL, and that the server runs") from error
+        raise DatabaseUnavailable(f"{reason}; {_what_to_check(reason, authority)}") from error
+
+
+def _check_text(url: object) -> None:
+    if not isinstance(url, str):
+        kind = "None: is DATABASE_URL set?" if url is None else f"a {type(url).__name__}: pass postgresql://..."
+        raise InvalidArgument(f"the database URL is {kind}")
+
+
+def _what_to_check(reason: str, authority: str) -> str:
+    if "FATAL:" in reason or "invalid" in reason:  # the server has answered, or libpq has not asked it
+        return "check DATABASE_URL"
+    if re.match(r"db\.\w+\.supabase\.co\b", authority):
+        return "Supabase's direct address is IPv6 alone: from an IPv4 network use the URL of its session pooler"
+    return "check DATABASE_URL, and that the server runs"
 
 
 ENCODE = "in the password write @ : / # ? and % as %40 %3A %2F %23 %3F and %25"
@@ -105,7 +126,16 @@ def _unreadable(url: str, said: str) -> str:
         return f"the database URL: PostgreSQL knows no parameter {parameter[1]}: take it out"
     if is_url and "percent-encoded" in said:
         return f"the database URL has a % that encodes nothing: {ENCODE}"
-    return "the database URL cannot be read: write postgresql://user:password@host:5432/name"
+    write = "write postgresql://user:password@host:5432/name"
+    if url[:1] in {'"', "'"}:
+        return "the database URL is in quotation marks: docker's --env-file keeps them, so take them out"
+    if url.startswith("$"):
+        return f"the database URL begins with $, so its variable was not replaced: {write}"
+    if url.startswith("jdbc:"):
+        return f"the database URL is JDBC's: {write}"
+    if is_url and re.fullmatch(r"[a-z][a-z0-9]*", scheme) and not scheme.startswith("postgres"):
+        return f"the database URL begins with {scheme}://, and pgonce needs PostgreSQL: {write}"
+    return f"the database URL cannot be read: {write}"
 
 
 IDLE = 15.0

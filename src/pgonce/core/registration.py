@@ -21,8 +21,8 @@ def check_name(given: Any, decorator: str, what: str, example: str) -> None:
         example: a valid argument.
 
     Raises:
-        InvalidArgument: the decorator was written without parentheses, or ``given`` is not text, is empty, or begins or
-            ends with a space.
+        InvalidArgument: the decorator was written without parentheses, or ``given`` is not text, is empty, begins or
+            ends with a space, or holds a control character.
     """
     write = f'write {decorator}("{example}")'
     if callable(given):
@@ -35,6 +35,8 @@ def check_name(given: Any, decorator: str, what: str, example: str) -> None:
         raise InvalidArgument(f"{what} must not be empty: {write}")
     if given != given.strip():
         raise InvalidArgument(f"{what} {given!r} begins or ends with a space: {write}")
+    if not given.isprintable():
+        raise InvalidArgument(f"{what} {given!r} holds a line break or another control character: {write}")
 
 
 def check_function(
@@ -85,6 +87,47 @@ def check_count(given: Any, name: str, least: int = 0) -> None:
     """
     if not isinstance(given, int) or isinstance(given, bool) or given < least:
         raise InvalidArgument(f"{name} must be a whole number of at least {least}, not {given!r}")
+
+
+def check_flag(given: Any, name: str, hint: str = "") -> None:
+    """Refuse anything but True and False: any text would count as True.
+
+    Args:
+        given: the argument.
+        name: what it is called, such as "ordered of invoice.paid".
+        hint: what to write instead, if it is text.
+
+    Raises:
+        InvalidArgument: it is something else.
+    """
+    if not isinstance(given, bool):
+        raise InvalidArgument(f"{name} must be True or False, not {given!r}{hint if isinstance(given, str) else ''}")
+
+
+def check_text(given: Any, name: str, example: str) -> None:
+    """Refuse anything but text.
+
+    Raises:
+        InvalidArgument: the message calls it ``name``.
+    """
+    if not isinstance(given, str):
+        raise InvalidArgument(f"{name} must be text, not {given!r}: write {example}")
+
+
+def check_app(app: Any, wanted: type, user: str) -> None:
+    """Refuse anything but an App, such as the framework's.
+
+    Args:
+        app: the argument.
+        wanted: the registry that is needed; an App is one.
+        user: what it was passed to, such as "Endpoint".
+
+    Raises:
+        InvalidArgument: it is something else.
+    """
+    if not isinstance(app, wanted):
+        kind = "the class" if isinstance(app, type) else _a(type(app).__name__)
+        raise InvalidArgument(f"{user} needs your pgonce.App, not {kind}: app = pgonce.App(), {user}(app, ...)")
 
 
 def check_columns(given: Any, name: str, *, empty: bool = False) -> None:

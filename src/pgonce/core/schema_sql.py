@@ -224,10 +224,12 @@ def script(schema: str = "public") -> str:
     """Everything that ``migrate`` does as one SQL statement, to paste into Supabase's or Alembic's migrations.
 
     Raises:
-        InvalidArgument: ``schema`` is empty or holds a NUL.
+        InvalidArgument: ``schema`` is empty, holds a NUL, or is one of PostgreSQL's.
     """
     if not schema or "\0" in schema:
         raise InvalidArgument("the schema name must not be empty")
+    if schema == "information_schema" or schema.startswith("pg_"):
+        raise InvalidArgument(f"schema {schema} is PostgreSQL's own: name another one")
     identifier = sql.Identifier(schema).as_string()
 
     def literal(text: str) -> str:

@@ -19,7 +19,7 @@ from pgonce.core.callables import ensure_result
 from pgonce.core.concurrency import Result
 from pgonce.core.execute import Pool, call
 from pgonce.core.interval import interval
-from pgonce.core.registration import check_pool
+from pgonce.core.registration import check_name, check_pool
 from pgonce.core.telemetry import working
 from pgonce.errors import PgonceError
 from pgonce.jobs import calls as protocol
@@ -199,6 +199,7 @@ class Jobs:
         expect_grace: timedelta | str = EXPECT_GRACE,
     ) -> Callable[[Callable[[Run], Result[T]]], Callable[[], Result[T | None]]]:
         """A decorator: calling the function runs it as job ``name``; on overlap it returns None at once."""
+        check_name(name, "@jobs.job", "the job's name", "stats_cache")
         more: dict[str, Any] = {"slots": slots, "expect_every": expect_every, "expect_grace": expect_grace}
 
         def decorate(function: Callable[[Run], Result[T]]) -> Callable[[], Result[T | None]]:

@@ -11,7 +11,7 @@ from pgonce.core.callables import is_async
 from pgonce.core.failures import ErrorHook
 from pgonce.core.interval import interval
 from pgonce.core.named import get_named
-from pgonce.core.registration import called, check_count, check_function, check_name
+from pgonce.core.registration import called, check_count, check_function, check_name, check_text
 from pgonce.errors import InvalidArgument
 from pgonce.jobs import calls
 from pgonce.jobs.cron import CatchUp, Cron, Every, Plan, read_plan
@@ -104,11 +104,15 @@ class JobRegistry:
         """
         check_name(name, "@app.job", "the job's name", "stats_cache")
         of = f"of job {name}"
+        check_text(key, f"the key {of}", 'key="eu"')
         check_count(retries, f"retries {of}")
+        if slots is not None:
+            check_count(slots, f"slots {of}", 1)
         if slots is not None and not 1 <= slots <= 1000:
             raise InvalidArgument(f"the number of slots {of} must be from 1 to 1000")
         if cron is not None and every is not None:
             raise InvalidArgument(f"pass cron or every {of}, not both")
+        _check_schedule(of, cron, timezone, {"catch_up": catch_up != "none", "jitter": jitter is not None}, every)
         plan = None
         if cron is not None or every is not None:
             schedule = Every.read(every, f"every {of}") if every is not None else Cron(cron or "", timezone)
@@ -132,3 +136,20 @@ class JobRegistry:
     def get_job(self, name: str) -> Job:
         """The job of this name. If it does not exist, NotFound lists the registered ones."""
         return get_named(self.jobs, name, "job")
+
+
+def _check_schedule(of: str, cron: Any, timezone: Any, more: dict[str, bool], every: Any) -> None:
+    """Refuse what would leave a job silently without the schedule that was meant.
+
+    Raises:
+        InvalidArgument: an argument is not text, or an option has no schedule to apply to.
+    """
+    if cron is not None:
+        check_text(cron, f"cron {of}", 'cron="0 6 * * *"')
+        if cron.startswith("@every "):
+            raise InvalidArgument(f'cron {of} is an interval: write every="{cron.removeprefix("@every ")}"')
+    check_text(timezone, f"the timezone {of}", 'timezone="America/New_York"')
+    if cron is None and timezone != "UTC":
+        raise InvalidArgument(f'timezone {of} does nothing without cron: add cron="0 6 * * *", or leave it out')
+    if cron is None and every is None and (unused := next((name for name, given in more.items() if given), None)):
+        raise InvalidArgument(f"{unused} {of} does nothing without a schedule: add cron= or every=, or leave it out")

@@ -26,6 +26,7 @@ from pgonce.core import database
 from pgonce.core.call import Call, value
 from pgonce.core.database import call_with_timeouts
 from pgonce.core.processes import Registration
+from pgonce.core.registration import check_app
 from pgonce.core.service import Service
 from pgonce.errors import DatabaseUnavailable, PgonceError
 from pgonce.jobs import calls, calls_operate, calls_schedule
@@ -71,6 +72,7 @@ class Scheduler(Service):
         clock: Clock | None = None,
         pool: ConnectionPool[psycopg.Connection[Any]] | None = None,
     ) -> None:
+        check_app(app, JobRegistry, "Scheduler")
         self._app = app
         self._url = url
         self._schema = schema

@@ -17,6 +17,7 @@ from pgonce.testing.templates import CHANGES, KINDS, PREFIXES, template
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls import Event
 from pgonce.webhooks.event_types import TYPES, unknown_patterns
+from pgonce.webhooks.registry import WebhookRegistry
 
 SECRET = "whsec_test"  # noqa: S105 -- for tests: Stripe's are random
 """The signing secret where neither an argument nor PGONCE_WEBHOOK_SECRET names one."""
@@ -162,10 +163,13 @@ def deliver(
     Returns:
         The client's response; with an asynchronous client, await it.
     """
+    given: object = payload
+    if isinstance(given, str):
+        raise InvalidArgument(f'pass an event, not its type: deliver(client, event("{given}"))')
     delivery = payload if isinstance(payload, Delivery) else signed(payload, secret=secret)
-    if hasattr(client, "handle") and not hasattr(client, "post"):
+    if hasattr(client, "handle") and not hasattr(client, "post") and not isinstance(client, WebhookRegistry):
         return client.handle(delivery.body, delivery.headers)
-    if not hasattr(client, "post"):
+    if not hasattr(client, "post") or isinstance(client, type):
         raise InvalidArgument(f"cannot deliver to {client!r}: pass a test client, an httpx client or a pgonce.Endpoint")
     libraries = {base.__module__.partition(".")[0] for base in type(client).__mro__}
     if "django" in libraries:

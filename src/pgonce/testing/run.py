@@ -157,6 +157,8 @@ def _moment(given: datetime | str) -> datetime:
         moment = datetime.fromisoformat(given) if isinstance(given, str) else given
     except ValueError:
         raise InvalidArgument(f'cannot read "{given}" as a time: write 2026-11-29T06:00') from None
+    if not isinstance(moment, datetime):
+        raise InvalidArgument(f"a time must be a datetime or text, not {given!r}: write 2026-11-29T06:00")
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 

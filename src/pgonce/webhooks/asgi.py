@@ -24,6 +24,7 @@ from pgonce.core.event_loop import EventLoop
 from pgonce.core.execute_async import call
 from pgonce.core.lifespan import follow_lifespan
 from pgonce.core.processes import BEAT_EVERY, Registration, beat_process, end_process
+from pgonce.core.registration import check_app
 from pgonce.core.service import Service
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, PayloadTooLarge, PgonceError
 from pgonce.webhooks import stripe
@@ -92,6 +93,7 @@ class Receiver:
     ) -> None:
         if not path.startswith("/"):
             raise InvalidArgument(f"the path {path!r} must begin with a slash, as {PATH}")
+        check_app(app, WebhookRegistry, "receiver")
         self._app = app
         self._verify = verify
         self._secrets = secrets if callable(secrets) or verify else stripe.signing_secrets(secrets)

@@ -11,6 +11,7 @@ from psycopg_pool import ConnectionPool
 
 from pgonce.core import database
 from pgonce.core.execute import call, connection, execute
+from pgonce.core.registration import check_app
 from pgonce.core.telemetry import is_traced
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, PayloadTooLarge, PgonceError
 from pgonce.webhooks import calls as protocol
@@ -63,6 +64,7 @@ class Endpoint:
         queue: bool = False,
         max_body: int = MAX_BODY,
     ) -> None:
+        check_app(app, WebhookRegistry, "Endpoint")
         self._app = app
         self._verify = verify
         self._secrets = secrets if callable(secrets) or verify else stripe.signing_secrets(secrets)
@@ -143,10 +145,8 @@ def _bytes(body: object) -> bytes:
     Raises:
         InvalidArgument: it has been decoded or parsed already; the signature is over the bytes.
     """
-    if isinstance(body, bytes | bytearray | memoryview):
-        return bytes(body)
-    hint = "body.encode()" if isinstance(body, str) else "the framework's raw body"
-    raise InvalidArgument(f"Endpoint.handle needs the raw body as bytes, not {type(body).__name__}: pass {hint}")
+    stripe.check_body(body)
+    return bytes(body)  # type: ignore[call-overload,no-any-return] # checked above
 
 
 def _signature(headers: Headers) -> str | None:

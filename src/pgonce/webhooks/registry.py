@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from pgonce.core.callables import ensure_awaitable, ensure_result, is_async
 from pgonce.core.failures import ErrorHook
 from pgonce.core.interval import interval
-from pgonce.core.registration import called, check_function, check_name
+from pgonce.core.registration import called, check_flag, check_function, check_name
 from pgonce.errors import InvalidArgument
 from pgonce.webhooks.calls import Event
 from pgonce.webhooks.glob import any_of, overlap
@@ -82,6 +82,9 @@ class WebhookRegistry:
         check_name(pattern, "@app.webhook", "an event type", "invoice.paid")
         if transaction not in {"shared", "own"}:
             raise InvalidArgument(f'transaction of {pattern} is "shared" or "own", not {transaction!r}')
+        by = ': to order by something else, pass ordered=True, key=lambda event: event.object["..."]'
+        check_flag(ordered, f"ordered of {pattern}", by)
+        check_flag(coalesce, f"coalesce of {pattern}", by.replace("ordered", "coalesce"))
         if key is not None and not callable(key):
             raise InvalidArgument(
                 f"key of {pattern} must be a function of the event, not {key!r}: key=lambda event: ..."

@@ -88,6 +88,11 @@ def signing_secrets(secrets: str | Iterable[str]) -> tuple[str, ...]:
         InvalidArgument: there is no secret, or one is not set (None), is an API key, or holds a character that no
             secret has. The secret is not quoted.
     """
+    given: object = secrets
+    if given is None:  # os.environ.get("...")
+        raise InvalidArgument(_UNSIGNED)
+    if isinstance(given, bytes) or not isinstance(given, Iterable):
+        raise InvalidArgument(f'the webhook secret is {type(given).__name__}, not text: pass secrets="whsec_..."')
     found = (secrets,) if isinstance(secrets, str) else tuple(secrets)
     usable = tuple(checked for number, secret in enumerate(found, 1) if (checked := _check_secret(secret, number)))
     if not usable:
@@ -106,6 +111,12 @@ def _check_secret(secret: object, number: int) -> str:
             f"webhook secret {number} is an API key ({secret[:3]}...): what signs is the endpoint's own "
             "secret, whsec_..., which Stripe's dashboard shows on the endpoint's page"
         )
+    if secret.startswith("we_"):
+        raise InvalidArgument(
+            f"webhook secret {number} is the endpoint's id (we_...): the signing secret, whsec_..., is on its page"
+        )
+    if secret in {"whsec_", "whsec_..."}:
+        raise InvalidArgument(f"webhook secret {number} is a placeholder: copy the whole whsec_... from Stripe")
     for wrong, name in (("\"'`", "a quotation mark"), (",;", "a comma or semicolon"), ("$", "a dollar sign")):
         if any(character in secret for character in wrong):
             raise InvalidArgument(f"webhook secret {number} holds {name}: {_WRITTEN}")
@@ -147,6 +158,7 @@ def verify(
         SignatureError: no header, an unreadable one, no matching signature, or a timestamp out of tolerance.
         InvalidArgument: there are no secrets. Without a secret, nothing can be accepted.
     """
+    check_body(body)
     usable = current_secrets(secrets)
     timestamp, signatures = read_header(header)
     # One HMAC for each secret, for any number of signatures in the header, because the sender decides how long the body
@@ -159,6 +171,17 @@ def verify(
             "signature",
         )
     _check_age(timestamp, tolerance, now)
+
+
+def check_body(body: object) -> None:
+    """Refuse a body that was decoded or parsed: the signature is over the bytes.
+
+    Raises:
+        InvalidArgument: it is not bytes.
+    """
+    if not isinstance(body, bytes | bytearray | memoryview):
+        hint = "body.encode()" if isinstance(body, str) else "the framework's raw body"
+        raise InvalidArgument(f"the body must be the raw bytes, not {type(body).__name__}: pass {hint}")
 
 
 def check_header(header: str | None, *, tolerance: float = TOLERANCE, now: float | None = None) -> None:

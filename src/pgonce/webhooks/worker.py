@@ -22,6 +22,7 @@ from pgonce.core import database, event_loop
 from pgonce.core.event_loop import EventLoop
 from pgonce.core.execute import call
 from pgonce.core.processes import Registration, count_live_processes
+from pgonce.core.registration import check_app
 from pgonce.core.service import Service
 from pgonce.errors import PgonceError
 from pgonce.webhooks import calls_queue as queue
@@ -76,6 +77,7 @@ class Worker(Service):
         loop: EventLoop | None = None,
         pool: ConnectionPool[psycopg.Connection[Any]] | None = None,
     ) -> None:
+        check_app(app, WebhookRegistry, "Worker")
         self._app = app
         self._url = url
         self._schema = schema

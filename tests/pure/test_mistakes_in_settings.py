@@ -1,0 +1,156 @@
+"""Mistakes in settings, URLs, secrets and ``--app``, and the error for each; see also test_mistakes.py."""
+
+# ruff: noqa: E501 -- a table of mistakes, one a line
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from psycopg_pool import ConnectionPool
+
+import pgonce
+from pgonce.cli.options import load
+from pgonce.core import database
+from pgonce.errors import InvalidArgument
+from pgonce.jobs.scheduler import Scheduler
+from pgonce.testing import deliver, event, run
+from pgonce.webhooks import stripe
+from pgonce.webhooks.worker import Worker
+
+app = pgonce.App()
+app.job("j")(lambda _: None)
+SYNC_POOL: ConnectionPool[Any] = ConnectionPool("", open=False)
+
+# the mistake -> the line
+MISTAKES: list[tuple[str, Callable[[], object], str]] = [
+    # services
+    ('Endpoint("shop")', lambda: pgonce.Endpoint("shop", secrets="whsec_a"),  # type: ignore[arg-type]
+     "Endpoint needs your pgonce.App, not a str: app = pgonce.App(), Endpoint(app, ...)"),
+    ("receiver(FastAPI())", lambda: pgonce.receiver(FastAPI(), secrets="whsec_a"),  # type: ignore[arg-type]
+     "receiver needs your pgonce.App, not a FastAPI: "),
+    ("Endpoint(App)", lambda: pgonce.Endpoint(pgonce.App, secrets="whsec_a"), "not the class: "),  # type: ignore[arg-type]
+    ("Scheduler(None)", lambda: Scheduler(None, ""), "Scheduler needs your pgonce.App, not a NoneType: "),  # type: ignore[arg-type]
+    ("Worker(None)", lambda: Worker(None, ""), "Worker needs your pgonce.App, not a NoneType: "),  # type: ignore[arg-type]
+    ('secrets=os.environ.get("NOT_SET")', lambda: pgonce.Endpoint(app, secrets=None),  # type: ignore[arg-type]
+     "no webhook secret is configured: set PGONCE_WEBHOOK_SECRET"),
+    ("secrets=[None]", lambda: pgonce.Endpoint(app, secrets=[None]), "webhook secret 1 is None: is its variable set?"),  # type: ignore[list-item]
+    ("secrets=5", lambda: pgonce.Endpoint(app, secrets=5), "the webhook secret is int, not text: "),  # type: ignore[arg-type]
+    ("secrets=b'...'", lambda: pgonce.Endpoint(app, secrets=b"whsec_a"), "the webhook secret is bytes, not text: "),  # type: ignore[arg-type]
+    ("the endpoint's id as its secret", lambda: pgonce.Endpoint(app, secrets="we_1Ox"), "webhook secret 1 is the endpoint's id (we_...): "),
+    ("a placeholder as the secret", lambda: pgonce.Endpoint(app, secrets="whsec_..."), "webhook secret 1 is a placeholder: "),
+    ("a body that was parsed", lambda: stripe.verify({}, "t=1,v1=" + "a" * 64, "whsec_a"),  # type: ignore[arg-type]
+     "the body must be the raw bytes, not dict: pass the framework's raw body"),
+    ("a body that was decoded", lambda: stripe.verify("{}", None, "whsec_a"), "not str: pass body.encode()"),  # type: ignore[arg-type]
+    # the database's URL
+    ('open_pool(os.environ.get("NOT_SET"))', lambda: database.open_pool(None),  # type: ignore[arg-type]
+     "the database URL is None: is DATABASE_URL set?"),
+    ("url=pool", lambda: database.find(SYNC_POOL), "the database URL is a ConnectionPool: pass postgresql://..."),  # type: ignore[arg-type]
+    ("in quotation marks", lambda: database.check('"postgresql://me:secret@h/d"'), "in quotation marks: docker's --env-file keeps them"),
+    ("$DATABASE_URL", lambda: database.check("${DATABASE_URL}"), "begins with $, so its variable was not replaced: "),
+    ("jdbc:", lambda: database.check("jdbc:postgresql://h/d"), "the database URL is JDBC's: write postgresql://"),
+    ("mysql://", lambda: database.check("mysql://me:secret@h/d"), "begins with mysql://, and pgonce needs PostgreSQL: write"),
+    ("https://", lambda: database.check("https://x.supabase.co"), "begins with https://, and pgonce needs PostgreSQL: "),
+    ("[YOUR-PASSWORD]", lambda: database.check("postgresql://p:[YOUR-PASSWORD]@h/d"), "still has the placeholder [YOUR-PASSWORD]: "),
+    ("a driver of SQLAlchemy", lambda: database.check("postgresql+asyncpg://me:secret@h/d"), "drop +asyncpg, write postgresql://"),
+    ("a parameter of Prisma", lambda: database.check("postgresql://me:secret@h/d?pgbouncer=true"), "knows no parameter pgbouncer: take it out"),
+    ("a % in the password", lambda: database.check("postgresql://me:secret%zz@h/d"), "has a % that encodes nothing: "),
+    ("an @ in the password", lambda: database.check("postgresql://me:se@cret@h/d"), "has an @ where none belongs: "),
+    ("a schema of PostgreSQL", lambda: pgonce.script("information_schema"), "schema information_schema is PostgreSQL's own: "),
+    # testing
+    ("deliver(app, ...)", lambda: deliver(app, event("invoice.paid")), "cannot deliver to App("),
+    ("deliver to a type", lambda: deliver(pgonce.Endpoint(app, secrets="whsec_a"), "invoice.paid"),  # type: ignore[arg-type]
+     'pass an event, not its type: deliver(client, event("invoice.paid"))'),
+    ("run(app, ..., at=5)", lambda: run(app, "j", at=5), "a time must be a datetime or text, not 5: "),  # type: ignore[arg-type]
+    ('event("invoice.payed")', lambda: event("invoice.payed"), "did you mean invoice.paid?"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("mistake", "make", "line"), MISTAKES, ids=[each[0] for each in MISTAKES])
+def test_a_mistake_is_refused_with_one_line(mistake: str, make: Callable[[], object], line: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        make()
+    assert line in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert "me:" not in str(refused.value), "the user and password of a URL"
+
+
+WRONG_APPS = """
+import pgonce
+from fastapi import FastAPI
+web = FastAPI()
+hooks = pgonce.App()
+def make():
+    return hooks
+class Holder:
+    app = pgonce.App()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "wrong_apps.py").write_text(WRONG_APPS)
+    (tmp_path / "base64.py").write_text("import pgonce\napp = pgonce.App()\n")
+    (tmp_path / "ends.py").write_text("import sys\nsys.exit('no config')\n")
+    (tmp_path / "prints.py").write_text("import pgonce\nprint('hello')\napp = pgonce.App()\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in ("wrong_apps", "ends", "prints"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return tmp_path
+
+
+def test_an_app_may_be_an_attribute_and_what_its_module_prints_is_no_output(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert load(" wrong_apps:Holder.app ").name == "wrong_apps:Holder.app"
+    load("prints")
+    assert capsys.readouterr() == ("", "hello\n")
+
+
+def test_white_space_around_the_url_in_the_environment_is_not_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PGONCE_DATABASE_URL", raising=False)
+    monkeypatch.setenv("DATABASE_URL", " postgresql://h/shop\n")  # as in a file, or a secret of Kubernetes
+    assert database.find() == "postgresql://h/shop"
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ("shop.py", "--app shop.py names a file, not a module: pass --app shop"),
+        ("web/shop.py:app", "--app web/shop.py:app names a file, not a module: pass --app web.shop"),
+        (
+            "asyncio:run",
+            "asyncio:run is a function, not a pgonce.App: write app = run() in asyncio and pass --app asyncio:app",
+        ),
+        ("pgonce:App", "pgonce:App is a class, not a pgonce.App: pass --app module:app"),
+        (
+            "dash-ed/shop.py:make",
+            "--app dash-ed/shop.py:make names a file, not a module: run the command in dash-ed, and pass --app shop:make",
+        ),
+        (
+            "/srv/web/shop.py",
+            "--app /srv/web/shop.py names a file, not a module: run the command in /srv/web, and pass --app shop",
+        ),
+        ("wrong_apps:web", "wrong_apps:web is of type FastAPI, not a pgonce.App: pass --app wrong_apps:hooks"),
+        ("wrong_apps", "wrong_apps has no pgonce.App called 'app': pass --app wrong_apps:hooks"),
+        ("wrong_apps:make()", "wrong_apps:make() is a function, not a pgonce.App: pass --app wrong_apps:hooks"),
+        ("wrong_apps:Holder", "wrong_apps:Holder is a class, not a pgonce.App: pass --app wrong_apps:hooks"),
+        ("wrong_apps.hooks", "hooks is an App in module wrong_apps: pass --app wrong_apps:hooks"),
+        (
+            "ends",
+            'ends ends the process when it is imported (no config): put what it does as a program under if __name__ == "__main__":',
+        ),
+        ("base64", "base64 is another module, which hides base64.py here: rename the file"),
+        ("pgonce", "pgonce has no pgonce.App called 'app': pass --app module:app"),
+        ("no_such_module", "there is no module 'no_such_module' here: pass --app module:app"),
+        ("", "'' is not a module: pass --app module:app"),
+    ],
+)
+def test_an_app_that_cannot_be_loaded_is_refused_with_one_line(folder: Path, given: str, line: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        load(given)
+    assert str(refused.value) == line
