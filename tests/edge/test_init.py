@@ -16,7 +16,9 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from click.testing import CliRunner
 
+from pgonce.cli import init
 from pgonce.testing import deliver, event
 from tests.conftest import wait_until
 from tests.edge.command import COMMAND
@@ -117,6 +119,13 @@ def test_what_init_writes_handles_an_event_after_the_commands_that_it_prints(
         if "daily_totals" in (tmp_path / "shop.py").read_text("utf-8"):
             scheduled = "select count(*) from pgonce_job_schedules where job_name = 'daily_totals'"
             wait_until(lambda: conn.execute(scheduled).fetchone() == (1,), "the job to be scheduled", 40)
+
+
+def test_what_is_not_installed_is_the_first_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(init, "find_spec", lambda name: None if name == "fastapi" else object())
+    said = CliRunner().invoke(init.init, ["fastapi"]).output
+    assert "next:\n  pip install fastapi\n  pgonce migrate\n" in said
 
 
 @pytest.mark.parametrize("kind", sorted(path.stem for path in SCAFFOLD.glob("*.txt")))

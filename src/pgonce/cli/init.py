@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -26,6 +27,8 @@ KINDS = {
     ),
 }
 """For each kind the file, the app in it, and the commands that come next."""
+NEEDS = {"fastapi": ("fastapi", "uvicorn"), "flask": ("flask",), "django": ("django",)}
+"""What the file imports or the commands start, beside pgonce."""
 
 _ENV = f"""\
 # Read by pgonce's commands; what the environment has comes first. Do not commit it.
@@ -54,7 +57,9 @@ def init(kind: str) -> None:
         written += _add_env()
     click.echo(f"wrote {', '.join(written)}")
     click.echo("next:")
-    for command in following:
+    missing = [needed for needed in NEEDS.get(kind, ()) if find_spec(needed) is None]
+    install = [f"pip install {' '.join(missing)}"] if missing else []
+    for command in (*install, *following):
         click.echo(f"  {command}")
 
 

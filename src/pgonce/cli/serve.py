@@ -309,23 +309,17 @@ def worker(
     services = _services(
         app, url, schema, jobs, no_schedule, () if no_alerts else alerts, None if no_alerts else ping, pool
     )
-    started = []
     if app.handlers or adopt or no_schedule:
         services.insert(0, Worker(app, url, schema=schema, concurrency=concurrency, adopt=adopt, pool=pool))
-        started.append(f"{concurrency} transactions at once")
-    if not no_schedule:
-        started.append(f"{sum(job.plan is not None for job in app.jobs.values())} jobs scheduled")
-    if (alerts or ping) and not no_alerts:
-        started.append(f"{len(alerts)} alert channels")
     running: list[Service] = []
     try:
         for service in services:
             running.append(service.start())
-        announce(f"worker started: {', '.join(started)}")
         announce(describe_database(url, schema))
         announce(describe_handlers(app, concurrency))
         announce(describe_jobs(app, "--no-schedule" if no_schedule else None))
         announce(describe_alerts(None if no_alerts else alerts))
+        announce("worker started")
         while not stopping.wait(1.0):  # without a limit, a signal right before the wait would be noticed after it
             pass
         announce(f"stopping: the events and runs that have begun have {shutdown_timeout:g} s to end")

@@ -26,11 +26,13 @@ from pgonce.core import database
 from pgonce.core.execute import call
 from pgonce.core.processes import host
 from pgonce.errors import InvalidArgument, InvalidPayload, NotFound, PgonceError
+from pgonce.testing.events import event as sample
 from pgonce.webhooks import calls_list as lists
 from pgonce.webhooks import calls_replay as replays
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls_diagnose import diagnose_webhook
 from pgonce.webhooks.calls_receive import list_refused_deliveries
+from pgonce.webhooks.event_types import TYPES
 from pgonce.webhooks.glob import any_of, is_glob
 
 REASONS = {
@@ -230,9 +232,17 @@ def _event(content: dict[str, Any]) -> dict[str, Any]:
     return {**usual, **given}
 
 
+def _file_argument(_: click.Context, param: click.Parameter, given: str | None) -> Path | None:
+    if given is None or Path(given).is_file():
+        return None if given is None else Path(given)
+    if given in TYPES:
+        raise click.UsageError(f"{given} is an event type, not a file: pass --type {given}")
+    raise click.BadParameter(f"there is no file {given}", param=param)
+
+
 @webhook.command()
-@click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--type", "type_", metavar="TYPE", help="The event's type. Without FILE, an empty event is sent.")
+@click.argument("file", required=False, callback=_file_argument)
+@click.option("--type", "type_", metavar="TYPE", help="The event's type. Without FILE, it gets a realistic object.")
 @click.option("--to", "target", default="http://127.0.0.1:8000/webhooks/stripe", show_default=True, metavar="URL")
 @click.option("--keep-id", is_flag=True, help="Keep the id in FILE. If it was sent before, this is a duplicate.")
 def send(file: Path | None, type_: str | None, target: str, keep_id: bool) -> None:
@@ -245,10 +255,11 @@ def send(file: Path | None, type_: str | None, target: str, keep_id: bool) -> No
     secret = os.environ.get("PGONCE_WEBHOOK_SECRET", "").split(",")[0].strip()
     if not secret:
         raise InvalidArgument("no webhook secret: set PGONCE_WEBHOOK_SECRET to the one the receiver has")
-    event = _event(_read_file(file) if file else {})
+    event = sample(type_) if type_ and not file else _event(_read_file(file) if file else {})
     event["type"] = type_ or event.get("type")
     if not event["type"]:
-        raise click.UsageError("this is an object, not an event: say with --type what happened to it")
+        what = "this is an object, not an event" if file else "there is nothing to send"
+        raise click.UsageError(f"{what}: say with --type what happened, as --type invoice.paid")
     if not (keep_id and event.get("id")):
         event["id"] = f"evt_{secrets.token_hex(12)}"
     body = json.dumps(event).encode()

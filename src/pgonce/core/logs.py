@@ -38,6 +38,14 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+class TextFormatter(logging.Formatter):
+    """The message, and the traceback if it may be shown."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text, without the empty line where a traceback was left out."""
+        return super().format(record).rstrip()
+
+
 def is_json() -> bool:
     """Whether PGONCE_LOG asks for JSON.
 
@@ -53,6 +61,6 @@ def is_json() -> bool:
 def configure(level: int = logging.INFO) -> bool:
     """Set up the logging of a command: lines on stderr, as JSON if PGONCE_LOG says so. Returns whether it does."""
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter() if is_json() else logging.Formatter("%(message)s"))
+    handler.setFormatter(JsonFormatter() if is_json() else TextFormatter("%(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
     return is_json()

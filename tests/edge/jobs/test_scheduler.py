@@ -628,7 +628,7 @@ def test_a_worker_without_handlers_sweeps_and_ends_on_sigterm(database: str, con
             assert worker.stderr is not None
             swept = "1 runs had shown no sign of life for their window: closed as failed\n"
             # the sweep runs in another thread, so either may print first
-            printed = {"worker started: 0 jobs scheduled\n", swept}
+            printed = {"worker started\n", swept}
             while printed:
                 line = worker.stderr.readline()
                 assert line, "the worker has ended"

@@ -218,7 +218,18 @@ def test_send_posts_signed_events_that_a_real_receiver_handles_once(
         assert refused[2].startswith("400 ")
         assert SECRET not in refused[1] + refused[2]
         assert send("object.json")[0] == 2
+        code, _, said = send("customer.deleted")
+        assert (code, "is an event type, not a file: pass --type customer.deleted" in said) == (2, True)
+        code, _, said = send("--type", "customer.update")
+        assert (code, "did you mean customer.updated?" in said) == (1, True)
+        code, _, said = send("no.json", "--type", "customer.updated")
+        assert (code, "there is no file no.json" in said) == (2, True)
+        code, _, said = send()
+        assert (code, "there is nothing to send: say with --type" in said) == (2, True)
     assert listed(database, "--object", "cus_9", "--type", "customer.deleted") != set()
+    made = conn.execute("select payload->'data'->'object' from webhook_events where event_type = 'customer.updated'")
+    [(customer,)] = made.fetchall()
+    assert (customer["object"], customer["id"][:4], "email" in customer) == ("customer", "cus_", True)
     assert _effects(conn) == 3
 
 

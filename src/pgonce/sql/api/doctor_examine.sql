@@ -77,7 +77,7 @@ begin
   return query select 'refused', case when v_count >= 3 then 'failure' when v_count > 0 then 'warning' else 'ok' end,
     case when v_count > 0 then format('%s in 24 hours, mostly for "%s"',
                                       case v_count when 1 then '1 delivery' else v_count || ' deliveries' end, v_text)
-         else 'no delivery in 24 hours' end,
+         else 'no delivery was refused in 24 hours' end,
     case when v_count > 0 then 'pgonce webhook refused' end;
 
   select count(*), min(r.id::text) into v_count, v_id from cron_job_runs r
