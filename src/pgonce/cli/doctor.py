@@ -6,10 +6,12 @@ import os
 import sys
 
 import click
+from rich.cells import cell_len
+from rich.console import Console
 
 from pgonce import doctor as examination
 from pgonce.cli.options import as_json, with_database
-from pgonce.cli.output import print_json
+from pgonce.cli.output import print_json, print_line
 
 SIGNS = {"ok": "✔", "warning": "!", "failure": "✗"}
 COLOURS = {"ok": "green", "warning": "yellow", "failure": "red"}
@@ -32,11 +34,22 @@ def doctor(json_: bool, url: str, schema: str) -> None:
         print_json(found)
     else:
         for each in found:
-            text = each.finding if each.action is None else f"{each.finding}: {each.action}"
-            sign = click.style(SIGNS[each.state], fg=COLOURS[each.state])
-            click.echo(f"{sign} {each.area:<{AREA}}{text}", color=False if os.environ.get("NO_COLOR") else None)
+            colour = False if os.environ.get("NO_COLOR") else None
+            click.echo(click.style(SIGNS[each.state], fg=COLOURS[each.state]), nl=False, color=colour)
+            print_finding(f" {each.area:<{AREA}}", each.finding, each.action)
         click.echo(_summary([each.state for each in found]))
     sys.exit(any(each.state == "failure" for each in found))
+
+
+def print_finding(area: str, finding: str, action: str | None) -> None:
+    """The finding and its command; where both do not fit into a line, the command is in the next one, unbroken."""
+    text = finding if action is None else f"{finding}: {action}"
+    console = Console()
+    if action is None or not console.is_terminal or 1 + cell_len(area + text) <= console.width:
+        print_line(f"{area}{text}", len(area), before=1)
+    else:
+        print_line(f"{area}{finding}:", len(area), before=1)
+        click.echo(f"{' ' * (1 + len(area))}{action}")
 
 
 def _summary(states: list[examination.State]) -> str:

@@ -10,7 +10,7 @@ import click
 
 from pgonce.cli.job_list import SIGNS, RunId, find_run, named
 from pgonce.cli.options import as_json, with_database
-from pgonce.cli.output import in_line, print_diagnosis, print_fields, print_json, when
+from pgonce.cli.output import in_line, print_diagnosis, print_fields, print_json, print_line, when
 from pgonce.cli.times import ago, took
 from pgonce.core import database
 from pgonce.core.execute import call
@@ -40,10 +40,12 @@ def show(run: str, json_: bool, url: str, schema: str) -> None:
     now = datetime.now(UTC)
     stopping = found["status"] == "running" and found["stop_requested_at"]
     state = f"{SIGNS[found['status']]}{', asked to stop' if stopping else ''}"
-    click.echo(f"{named(found['job_name'], found['key'])}  {_short(found['id'])}  {state}")
+    print_line(f"{named(found['job_name'], found['key'])}  {_short(found['id'])}  {state}")
     print_fields(_fields(found, now))
     if found["error_message"]:
-        click.echo(f"\nreason\n{found['error_message']}")
+        click.echo("\nreason")
+        for line in found["error_message"].splitlines():
+            print_line(line)
     print_diagnosis(diagnosis)
 
 
@@ -60,7 +62,7 @@ def _fields(run: dict[str, Any], now: datetime) -> Iterator[tuple[str, str]]:
         beat = _time(run["heartbeat_at"])
         yield "heartbeat", f"{ago(beat, now)}; without one for {_window(run['run_window'])} the run counts as dead"
     elif ended is not None and run["status"] != "skipped":
-        yield "ended", f"{when(ended)}, after {took(run['duration_ms'])}"
+        yield "ended", f"{when(ended)}, after {took(run['duration_ms']) or '–'}"
     if run["worked_until"]:
         yield "worked until", f"{when(_time(run['worked_until']))}, after the run was closed; what it wrote was refused"
     yield "progress", _progress(run, now)

@@ -101,7 +101,26 @@ def print_fields(fields: Iterable[tuple[str, str]]) -> None:
     given = [(name, _printable(value)) for name, value in fields if value]
     width = max((len(name) for name, _ in given), default=0)
     for name, value in given:
-        click.echo(f"  {name:{width}}  {value}")
+        print_line(f"  {name:{width}}  {value}", width + 4)
+
+
+def print_line(text: str, indent: int = 0, *, before: int = 0, err: bool = False) -> None:
+    """Print one line. A terminal that is too narrow gets several, broken between words, those after the first indented.
+
+    Args:
+        text: the line. Its first ``indent`` characters are never broken.
+        indent: columns.
+        before: columns that are printed already.
+        err: print on standard error.
+    """
+    console = Console(markup=False, highlight=False, stderr=err)
+    width = console.width - before
+    if not console.is_terminal or cell_len(text) <= width:
+        click.echo(text, err=err)
+        return
+    lines = Text(text[indent:]).wrap(console, max(width - indent, 20))
+    for number, line in enumerate(lines):
+        click.echo(f"{' ' * (indent + before) if number else text[:indent]}{line.plain.rstrip()}", err=err)
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], empty: str, cut: str) -> None:
@@ -139,10 +158,11 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], empty
 def print_diagnosis(found: Iterable[Diagnosis]) -> None:
     """Print what is the matter with a row, and what to do; nothing for a row that is final."""
     for each in found:
-        click.echo(f"\nwhat it is        {each.cause}\nhow we know       {_printable(each.evidence)}")
-        click.echo(f"what to do        {each.action}")
+        click.echo()
+        for name, text in (("what it is", each.cause), ("how we know", each.evidence), ("what to do", each.action)):
+            print_line(f"{name:18}{_printable(text)}", 18)
         if each.command:
-            click.echo(f"                  {each.command}")
+            click.echo(f"{'':18}{each.command}")
 
 
 TIME = re.compile(r"|–|.* ago|tomorrow|\d\d:\d\d|\d{4}-\d\d-\d\d.*")
@@ -159,8 +179,16 @@ def _narrow(widths: dict[str, int], fixed: set[str], cut: str, excess: int) -> N
     """
     first = next(iter(widths))
     texts = [name for name in widths if name not in {first, cut} | fixed]
+    widest = (40, [cut]), (24, texts)  # before one of them is cut to its least
     least_first = 15 if widths[first] > 20 else 20  # an id may be cut shorter than the name of a job or import
-    for least, names in ((16, [cut]), (12, texts), (least_first, [first]), (8, [cut, *texts]), (1, list(widths))):
+    for least, names in (
+        *widest,
+        (16, [cut]),
+        (12, texts),
+        (least_first, [first]),
+        (8, [cut, *texts]),
+        (1, list(widths)),
+    ):
         while excess > 0 and (wide := [name for name in names if widths.get(name, 0) > least]):
             widths[max(wide, key=lambda name: widths[name])] -= 1
             excess -= 1

@@ -7,7 +7,7 @@ from datetime import timedelta
 import click
 
 from pgonce.cli.options import as_json, with_database
-from pgonce.cli.output import print_json, print_table
+from pgonce.cli.output import print_json, print_line, print_table
 from pgonce.cli.times import took
 from pgonce.core import database, processes
 from pgonce.core.execute import call
@@ -41,11 +41,11 @@ def ps(json_: bool, url: str, schema: str) -> None:
     )
     for line in lines:
         for work in line.busy_with:
-            click.echo(f"{line.host} {line.pid}  at work on {work}")
+            print_line(f"{line.host} {line.pid}  at work on {work}")
     if any(line.outdated and line.live for line in lines):
-        click.echo("! another release than the newest start of this app")
+        print_line("! another release than the newest start of this app")
     if not all(line.live for line in lines):
-        click.echo("! silent for over a minute: killed, stopped in a debugger, or without the database")
+        print_line("! silent for over a minute: killed, stopped in a debugger, or without the database")
 
 
 def _names(lines: list[processes.ProcessLine]) -> list[str]:

@@ -13,7 +13,7 @@ import click
 from pgonce.app import App
 from pgonce.cli.actor import session
 from pgonce.cli.options import OVERLAP, as_json, with_app, with_database
-from pgonce.cli.output import in_line, print_diagnosis, print_json, print_table
+from pgonce.cli.output import in_line, print_diagnosis, print_json, print_line, print_table
 from pgonce.cli.seed_rejects import rejects
 from pgonce.cli.times import ago
 from pgonce.cli.times import took as took_
@@ -94,9 +94,12 @@ def show(name: str, json_: bool, url: str, schema: str) -> None:
     print_table(HEADINGS, map(_line, [at, *parts]), "", "at")
     print_diagnosis(diagnosis)
     if at.verified:
-        click.echo(f"\nverified: {in_line(at.verified)}")
+        click.echo()
+        print_line(f"verified: {in_line(at.verified)}", len("verified: "))
     if at.error_message:
-        click.echo(f"\n{at.error_message}")
+        click.echo()
+        for line in at.error_message.splitlines():
+            print_line(line)
     if resumes:
         click.echo("")
         print_table(RUNS, map(_resume_line, resumes[:RESUMES]), "", "because")

@@ -10,9 +10,8 @@ from importlib.metadata import version
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-import click
-
 from pgonce.app import App
+from pgonce.cli.output import print_line
 from pgonce.core import database, logs
 from pgonce.jobs.cron import Plan
 from pgonce.webhooks.event_types import unknown_patterns
@@ -27,7 +26,8 @@ def announce(text: str) -> None:
         for line in text.splitlines():
             logging.getLogger("pgonce").info("%s", " ".join(line.split()))
     else:
-        click.echo(text, err=True)
+        for line in text.splitlines():
+            print_line(line, len(INDENT), err=True)
 
 
 def describe_database(url: str, schema: str) -> str:

@@ -14,7 +14,7 @@ import click
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 
-from pgonce.cli.output import print_diagnosis
+from pgonce.cli.output import print_diagnosis, print_line
 from pgonce.cli.times import took
 from pgonce.core.diagnosis import Diagnosis
 
@@ -41,18 +41,21 @@ def print_event(event: dict[str, Any], diagnosis: Iterable[Diagnosis], *, whole:
     """
     now = datetime.now(UTC)
     payload, traceback = event["payload"], event["error_message"]
-    click.echo(f"{_line(event['event_type'])}  {_line(event['stripe_event_id'])}  {_state(event, now)}")
-    click.echo(f"  {'  '.join(_facts(event))}")
+    print_line(f"{_line(event['event_type'])}  {_line(event['stripe_event_id'])}  {_state(event, now)}")
+    print_line(f"  {'  '.join(_facts(event))}", 2)
     _print_life(_life(event))
     if traceback and (place := _place(traceback)):
-        click.echo("\n" + "\n".join(f"  {_line(line)}" for line in place))
+        click.echo()
+        for line in place:
+            print_line(f"  {_line(line)}", 2)
     print_diagnosis(diagnosis)
     if whole:
         click.echo(f"\npayload\n{json.dumps(payload, indent=2, ensure_ascii=False)}")
         if traceback:
             click.echo(f"\nlast error\n{traceback}")
     else:
-        click.echo(f"\npayload and traceback: pgonce webhook show {_line(event['stripe_event_id'])} --all")
+        click.echo()
+        print_line(f"payload and traceback: pgonce webhook show {_line(event['stripe_event_id'])} --all")
 
 
 def _state(event: dict[str, Any], now: datetime) -> str:
@@ -131,7 +134,8 @@ def _print_life(life: Sequence[Moment]) -> None:
         if each.at.date() != day:
             day = each.at.date()
             click.echo(f"\n  {day} (UTC)")
-        reason = each.reason if cell_len(each.reason) <= wide["reason"] else f"{each.reason[: wide['reason'] - 1]}…"
+        fits = cell_len(each.reason) <= wide["reason"]
+        reason = each.reason if fits else f"{set_cell_size(each.reason, wide['reason'] - 1)}…"
         text = (
             f"  {each.at:%H:%M:%S}  {set_cell_size(each.what, wide['what'])}  {set_cell_size(reason, wide['reason'])}"
         )
