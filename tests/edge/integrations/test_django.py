@@ -81,6 +81,28 @@ def test_migrate_installs_the_commands_find_it_and_the_worker_handles(empty_data
     assert worker.returncode == 0, said_at_the_end
 
 
+@pytest.mark.parametrize(
+    ("settings", "line", "hint"),
+    [
+        ("DATABASES = {'default': {'ENGINE': 'django.db.backends.sqlite3', 'NAME': ':memory:'}}",
+         "is sqlite", "ENGINE"),
+        ("DATABASES = {}", "is unknown", "ENGINE"),
+        ("PGONCE = {'DATABASE': 'shop'}", "DATABASES has no", "default"),
+    ],
+)  # fmt: skip
+def test_another_database_than_postgresql_is_found_before_anything_is_written(
+    empty_database: str, tmp_path: Path, settings: str, line: str, hint: str
+) -> None:
+    (tmp_path / "wrong.py").write_text(f"from site_config.settings import *\n{settings}\n", "utf-8")
+    more = {"DJANGO_SETTINGS_MODULE": "wrong", "PYTHONPATH": str(tmp_path)}
+    for command in (["check"], ["migrate"]):
+        code, said = manage(empty_database, *command, **more)
+        assert (code, "pgonce.E00" in said, line in said, hint in said) == (1, True, True, True), said
+        assert "Traceback" not in said
+    code, said = manage(empty_database, "pgonce", "ps", **more)
+    assert (code, said.count("\n"), line in said, hint in said) == (1, 1, True, True), said
+
+
 def test_there_is_a_migration_for_this_release() -> None:
     newest = max(path.stem for path in MIGRATIONS.glob("0*.py"))
     assert newest.endswith(pgonce.__version__.replace(".", "_")), (

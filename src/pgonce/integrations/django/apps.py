@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from django.apps import AppConfig
+from django.core.checks import register
 from django.utils.module_loading import autodiscover_modules
 
 
@@ -19,6 +20,9 @@ class PgonceConfig(AppConfig):
     def ready(self) -> None:
         """Import what registers handlers and jobs."""
         from pgonce.integrations.django import app
+        from pgonce.integrations.django.checks import check_database
+
+        register(check_database)
 
         # it tells this project from others on one database
         app.name = app.name or os.environ.get("DJANGO_SETTINGS_MODULE", "django").partition(".")[0]

@@ -136,13 +136,16 @@ def database_url(using: str | None = None) -> str:
         using: its alias; the default is DATABASE of the settings.
 
     Raises:
-        InvalidArgument: it is not PostgreSQL.
+        InvalidArgument: it is not PostgreSQL, or there is no such alias.
     """
     alias = using or setting("DATABASE")
+    if alias not in connections:
+        raise InvalidArgument(f"DATABASES has no {alias!r}: use one of {', '.join(connections)}")
     connection = connections[alias]
     if connection.vendor != "postgresql":
         raise InvalidArgument(
-            f"database {alias!r} of DATABASES is {connection.vendor}, not PostgreSQL: set PGONCE DATABASE"
+            f"database {alias!r} of DATABASES is {connection.vendor}, not PostgreSQL: "
+            'change its ENGINE, or name another one: PGONCE = {"DATABASE": "..."}'
         )
     given = connection.settings_dict
     options = {name: str(value) for name, value in given["OPTIONS"].items() if name not in _DJANGO_ONLY}

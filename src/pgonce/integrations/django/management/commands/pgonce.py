@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from argparse import REMAINDER, ArgumentParser
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from pgonce.errors import PgonceError
 from pgonce.integrations.django import database_url
 from pgonce.integrations.django.conf import setting
 
@@ -26,7 +28,11 @@ class Command(BaseCommand):
 
     def run_from_argv(self, argv: list[str]) -> None:
         """Pass everything on, options as well."""
-        self._run(argv[2:], f"{Path(argv[0]).name} {argv[1]}", standalone=True)
+        try:
+            self._run(argv[2:], f"{Path(argv[0]).name} {argv[1]}", standalone=True)
+        except PgonceError as error:  # of the settings: the command has not begun, and cannot report it
+            print(f"pgonce: {error}", file=sys.stderr)  # noqa: T201 -- as the command prints its errors
+            sys.exit(1)
 
     def handle(self, *arguments: Any, **options: Any) -> None:
         """For ``call_command("pgonce", "migrate", "--check")``."""
@@ -43,5 +49,9 @@ class Command(BaseCommand):
         os.environ.setdefault("PGONCE_APP", "pgonce.integrations.django:app")
         os.environ["PGONCE_DATABASE_URL"] = database_url()
         os.environ["PGONCE_SCHEMA"] = setting("SCHEMA")
+        secrets = setting("SECRETS")
+        if secrets and not callable(secrets):  # `webhook send` signs with it, `doctor` examines it
+            given = secrets if isinstance(secrets, str) else ",".join(filter(None, secrets))
+            os.environ.setdefault("PGONCE_WEBHOOK_SECRET", given)
         [command] = entry_points(group="console_scripts", name="pgonce")
         command.load()(arguments, prog_name=name, standalone_mode=standalone)
