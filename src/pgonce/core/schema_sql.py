@@ -36,6 +36,7 @@ API = (
     "webhooks_refused",
     "webhooks_watermark",
     "webhooks_traces",
+    "jobs_totals",
     "jobs_guard",
     "jobs_fence",
     "jobs_batch",

@@ -169,3 +169,8 @@ def job_timing(name: str | None, period: timedelta) -> Call[list[Timing]]:
     return Call(
         "pgonce_job_timing", {"p_job_name": name, "p_period": period}, lambda rows: [Timing(*row) for row in rows]
     )
+
+
+def count_job_day() -> Call[bool]:
+    """Add the totals of one more day to those that ``job_timing`` reads. True: there is another one to add."""
+    return Call("pgonce_count_job_day", {}, value)

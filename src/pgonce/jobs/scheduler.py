@@ -41,6 +41,8 @@ from pgonce.jobs.tick_queue import Name, TickQueue
 UPKEEP_EVERY = timedelta(seconds=15)
 """Between two rounds of upkeep: sweep, retries, requests, schedules, and the comparison of the clocks. Also how long a
 suspended machine oversleeps."""
+COUNT_EVERY = 3600.0
+"""Seconds between two looks whether a day is over, whose runs are to be counted."""
 _STEP = timedelta(seconds=1)
 """Differences up to this between two comparisons are not a database clock that was set back."""
 STOPPED = "worker stopped"
@@ -86,6 +88,7 @@ class Scheduler(Service):
         self._due: dict[Name, datetime] = {}
         self._in_progress: set[Name] = set()
         self._wanted: set[UUID] = set()
+        self._count_at = 0.0
         self._threads = DaemonThreadPool(concurrency, "pgonce job")
         # The upkeep uses the database, which may hang. The thread that starts the ticks does not.
         self._own = [
@@ -236,7 +239,7 @@ class Scheduler(Service):
         self._compare_clocks()  # the rest only if it succeeds: without a database each would wait for one
         for duty in (
             self._beat, self._sweep, self._submit_due, self._start_retries, self._start_requests,
-            self._update_schedules,
+            self._update_schedules, self._count_runs,
         ):  # fmt: skip
             if not self._stop.is_set():  # each may hang for a while
                 log_errors(duty)
@@ -277,6 +280,14 @@ class Scheduler(Service):
         if self._store.refresh(self._pool, self._clock.now()):
             self._new_schedules.set()
         self._store.write(self._pool)
+
+    def _count_runs(self) -> None:
+        if time.monotonic() < self._count_at:
+            return
+        self._count_at = time.monotonic() + COUNT_EVERY  # also if it fails
+        # one day at a time: at first there are 62 of them, and the rest of the upkeep must not wait
+        if call_with_timeouts(self._pool, stats.count_job_day(), self._schema):
+            self._count_at = 0.0
 
     # The threads of the jobs get a job, not a tick. When a thread is free, it looks which of the job's ticks are
     # due by then. So the job's own rule applies to a tick that was delayed by busy threads or by the database, and one

@@ -58,6 +58,16 @@ def test_the_figures_of_all_jobs_read_the_runs_of_the_two_periods(many_runs: Con
     assert rows_read(many_runs, "select * from pgonce_job_timing(null, '7 days')") < 2 * 4 * 7 * 24 * 60 / 4
 
 
+def test_with_totals_the_figures_read_the_ends_of_the_periods_only(many_runs: Connection) -> None:
+    with many_runs.transaction(force_rollback=True):
+        while many_runs.execute("select pgonce_count_job_day()").fetchone() == (True,):
+            pass
+        # at most four days of single runs, and for each job its last run and its last failure
+        most = 2 * (4 * 24 * 60 / 4 + 2 * 200)
+        assert rows_read(many_runs, "select * from pgonce_job_timing(null, '30 days')") < most
+        assert rows_read(many_runs, "select * from pgonce_job_timing('job_7', '30 days')") < 100
+
+
 def test_what_was_missed_reads_the_last_day_and_one_run_of_each_schedule(many_runs: Connection) -> None:
     many_runs.execute(
         "insert into pgonce_job_schedules (job_name, cron, timezone, next_tick)"

@@ -108,7 +108,16 @@ begin
   if new.run_window <= '0' then
     raise sqlstate '23514' using message = 'the window must be longer than zero';
   end if;
-  if new.status <> 'running' then return new; end if;
+  if new.status <> 'running' then
+    if new.started_at < clock_timestamp() - interval '1 hour' then
+      begin
+        perform pgonce_forget_job_totals(new.started_at);
+      exception when insufficient_privilege then  -- it may not call the function
+        null;
+      end;
+    end if;
+    return new;
+  end if;
   -- If an expired run had to be closed, this run starts after that moment. now() is the start of the transaction: with it,
   -- the two runs would overlap by microseconds in pgonce_job_overlaps.
   if pgonce_abandon_job_run(new.job_name, new.key) and new.started_at = now() then
@@ -117,7 +126,8 @@ begin
   return new;
 end $$;
 comment on function pgonce_cron_job_runs_before_insert() is
-  'pgonce: closes a crashed run, so that it does not block a plain INSERT of the next one forever.';
+  'pgonce: closes a crashed run, so that it does not block a plain INSERT of the next one forever. An old run that is written '
+  'afterwards is counted, too.';
 
 -- start_job_run has checked already, and its rows begin with a heartbeat: the trigger skips them. PostgreSQL parses this
 -- condition again for every INSERT, and a longer one takes longer. So the condition does not mention the status.

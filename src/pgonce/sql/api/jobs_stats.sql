@@ -15,7 +15,7 @@ create or replace function pgonce_list_job_runs(
 returns table (id uuid, job_name text, key text, status text, scope jsonb, attempt integer, scheduled_for timestamptz,
                started_at timestamptz, heartbeat_at timestamptz, duration_ms integer, rows_processed integer, rows_skipped integer,
                progress_done bigint, progress_total bigint, stopping boolean, next_retry_at timestamptz, reason text)
-language sql stable set search_path from current as $$
+language sql stable set search_path from current set jit = off as $$
   select r.id, r.job_name, r.key, r.status, r.scope, r.attempt, r.scheduled_for, r.started_at, r.heartbeat_at,
          coalesce(r.duration_ms, least(extract(epoch from clock_timestamp() - r.started_at) * 1000, 2147483647)::integer),
          r.rows_processed, r.rows_skipped, r.progress_done, r.progress_total,
@@ -37,52 +37,55 @@ language sql stable set search_path from current as $$
 $$;
 comment on function pgonce_get_job_run(uuid) is 'pgonce: one run with everything about it; null when there is none.';
 
--- In plpgsql, because an SQL function is planned without its arguments, and would read the whole table for any period. One
--- pass over the index on started_at reads the runs of each period. The durations are collected by hash and sorted for each job:
--- a sort of all runs by the name of their job took half of the time. work_mem: the durations of a million runs are 8 MB.
+-- work_mem: the durations of a million runs are 8 MB.
 create or replace function pgonce_job_timing(p_job_name text default null, p_period interval default '7 days')
 returns table (job_name text, runs bigint, succeeded bigint, failed bigint, skipped bigint, running bigint, success_rate double precision,
                p50_ms integer, p95_ms integer, p99_ms integer, max_ms integer, previous_p50_ms integer, trend double precision,
                rows_per_second double precision, last_started_at timestamptz, last_failed_at timestamptz, last_failure text)
-language plpgsql stable set search_path from current set jit = off set plan_cache_mode = force_custom_plan set work_mem = '64MB' as $$
+language plpgsql stable set search_path from current set jit = off set work_mem = '64MB' as $$
 declare
-  v_this timestamptz := clock_timestamp() - p_period;
-  v_previous timestamptz := v_this - p_period;
+  v_now timestamptz := clock_timestamp();
 begin
   return query
-  with measured as (
-    select r.job_name, count(*) as starts, count(*) filter (where r.status = 'failed') as failed,
-           count(*) filter (where r.status = 'skipped') as skipped, count(*) filter (where r.status = 'running') as running,
-           array_agg(r.duration_ms) filter (where r.status = 'succeeded') as durations,
-           sum(r.rows_processed) filter (where r.status = 'succeeded') as rows, max(r.started_at) as last_started_at,
-           max(r.started_at) filter (where r.status = 'failed') as last_failed
-    from cron_job_runs r
-    where r.started_at >= v_this and (p_job_name is null or r.job_name = p_job_name) group by r.job_name),
-  before as (
-    select r.job_name, array_agg(r.duration_ms) as durations
-    from cron_job_runs r
-    where r.started_at >= v_previous and r.started_at < v_this and r.status = 'succeeded'
-      and (p_job_name is null or r.job_name = p_job_name) group by r.job_name)
-  select m.job_name, e.succeeded + m.failed + m.running, e.succeeded, m.failed, m.skipped, m.running,
-         round(e.succeeded::numeric / nullif(e.succeeded + m.failed, 0), 4)::double precision,
-         d.ms[1], d.ms[2], d.ms[3], d.ms[4], p.ms, round(d.ms[1]::numeric / nullif(p.ms, 0) - 1, 4)::double precision,
-         round(m.rows * 1000.0 / nullif(d.spent, 0), 1)::double precision, m.last_started_at, l.completed_at,
+  with counted as (
+    select 1 as period, c.* from pgonce_count_job_runs(p_job_name, v_now - p_period) c
+    union all
+    select 2, c.* from pgonce_count_job_runs(p_job_name, v_now - 2 * p_period, v_now - p_period) c),
+  measured as (
+    select c.*, coalesce(x.ms, d.ms) as ms from counted c
+    cross join lateral (  -- all of them were read run by run
+      select percentile_disc(array[0.5, 0.95, 0.99, 1]) within group (order by u.ms) as ms from unnest(c.durations) as u (ms)
+      where c.counts is null and c.less_durations is null) x
+    cross join lateral (
+      select array[min(w.ms) filter (where w.below * 2 >= c.measured), min(w.ms) filter (where w.below * 20 >= c.measured * 19),
+                   min(w.ms) filter (where w.below * 100 >= c.measured * 99), min(w.ms) filter (where w.below >= c.measured)] as ms
+      from (
+        select u.ms, sum(u.runs) over (order by u.ms) as below from (
+          select p.ms, coalesce(p.runs, 1) from (select unnest(c.durations) as ms, unnest(c.counts) as runs) p where p.ms is not null
+          union all
+          select l.ms, - coalesce(l.runs, 1) from (select unnest(c.less_durations) as ms, unnest(c.less_counts) as runs) l
+          where l.ms is not null) u (ms, runs)
+        where c.counts is not null or c.less_durations is not null) w
+      where w.below > 0) d)
+  select m.job_name, m.succeeded + m.failed + m.running, m.succeeded, m.failed, m.skipped, m.running,
+         round(m.succeeded::numeric / nullif(m.succeeded + m.failed, 0), 4)::double precision, m.ms[1], m.ms[2], m.ms[3], m.ms[4], p.ms[1],
+         round(m.ms[1]::numeric / nullif(p.ms[1], 0) - 1, 4)::double precision,
+         round(m.rows * 1000.0 / nullif(m.spent_ms, 0), 1)::double precision, n.started_at, l.completed_at,
          pgonce_error_line(l.error_message)
   from measured m
-  cross join lateral (select m.starts - m.failed - m.skipped - m.running as succeeded) e
-  cross join lateral (
-    select percentile_disc(array[0.5, 0.95, 0.99, 1]) within group (order by u.ms) as ms, sum(u.ms) as spent
-    from unnest(m.durations) as u (ms)) d
-  left join before b on b.job_name = m.job_name
-  cross join lateral (select percentile_disc(0.5) within group (order by u.ms) as ms from unnest(b.durations) as u (ms)) p
+  left join measured p on p.period = 2 and p.job_name = m.job_name
+  left join lateral (
+    select r.started_at from cron_job_runs r where r.job_name = any (array[m.job_name]) order by r.job_name, r.started_at desc limit 1) n on true
   left join lateral (
     select r.completed_at, r.error_message from cron_job_runs r
     where r.job_name = any (array[m.job_name]) and r.started_at = m.last_failed and r.status = 'failed' limit 1) l on true
+  where m.period = 1 and m.succeeded + m.failed + m.skipped + m.running > 0
   order by m.job_name;
 end $$;
 comment on function pgonce_job_timing(text, interval) is
   'pgonce: per job over the last p_period: runs and their ends, success rate (0 to 1), durations of the successful ones, their median '
-  'in the period before and the change since (0.1 = ten percent slower), rows per second, and the last failure.';
+  'in the period before and the change since (0.1 = ten percent slower), rows per second, and the last failure. From 20,000 runs in 62 '
+  'days on the durations of past days are rounded by at most 2.2 percent.';
 
 create or replace view pgonce_job_stats as select * from pgonce_job_timing();
 comment on view pgonce_job_stats is 'pgonce_job_timing of the last seven days.';
