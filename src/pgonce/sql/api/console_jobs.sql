@@ -6,7 +6,7 @@ comment on function pgonce_console_clock() is 'pgonce: the database''s clock.';
 
 create or replace function pgonce_console_job_names(p_after text default '', p_find text default null, p_limit integer default 100)
 returns setof text
-language plpgsql stable set search_path from current as $$
+language plpgsql stable set search_path from current set jit = off as $$
 declare
   v_name text := coalesce(p_after, '');
   v_names text[] := '{}';
@@ -198,7 +198,7 @@ returns table (id uuid, job_name text, key text, status text, started_at timesta
                rows_processed integer, rows_skipped integer, progress_done bigint, progress_total bigint, process text, attempt integer,
                scheduled_for timestamptz, stopping boolean, blocked_by uuid, blocker_started_at timestamptz, next_retry_at timestamptz,
                reason text)
-language plpgsql stable set search_path from current set plan_cache_mode = force_custom_plan as $$
+language plpgsql stable set search_path from current set jit = off set plan_cache_mode = force_custom_plan as $$
 begin
   return query
   select r.id, r.job_name, r.key, r.status, r.started_at, r.completed_at,
@@ -223,7 +223,7 @@ comment on function pgonce_console_job_runs(text, text, text, timestamptz, uuid,
 
 create or replace function pgonce_console_job_releases(p_job_name text, p_since timestamptz)
 returns table (release text, started_at timestamptz)
-language sql stable set search_path from current as $$
+language sql stable set search_path from current set jit = off as $$
   select r.release, r.started_at from pgonce_job_releases r
   where p_job_name = any (r.jobs) and r.started_at >= coalesce((
     select max(b.started_at) from pgonce_job_releases b where p_job_name = any (b.jobs) and b.started_at <= p_since), p_since)
@@ -234,7 +234,7 @@ comment on function pgonce_console_job_releases(text, timestamptz) is
 
 create or replace function pgonce_console_job_requests(p_job_name text)
 returns table (id uuid, key text, requested_at timestamptz, answered_at timestamptz, run_id uuid, answer text, expired boolean)
-language sql stable set search_path from current as $$
+language sql stable set search_path from current set jit = off as $$
   select q.id, q.key, q.requested_at, q.answered_at, q.run_id, q.answer,
          q.answered_at is null and q.requested_at <= clock_timestamp() - interval '1 hour'
   from pgonce_job_requests q where q.job_name = p_job_name order by q.requested_at desc limit 5
@@ -243,7 +243,7 @@ comment on function pgonce_console_job_requests(text) is 'pgonce: the last five 
 
 create or replace function pgonce_console_job_expectations(p_job_name text)
 returns table (key text, every interval, grace interval, kept_until timestamptz, last_started_at timestamptz)
-language sql stable set search_path from current as $$
+language sql stable set search_path from current set jit = off as $$
   select e.key, e.every, e.grace, coalesce(l.started_at, e.since) + e.every, l.started_at
   from pgonce_job_expectations e left join lateral (
     select r.started_at from (
@@ -261,7 +261,7 @@ returns table (id uuid, job_name text, key text, status text, scope jsonb, rows_
                retries integer, retry_of uuid, next_retry_at timestamptz, blocked_by uuid, process text, release text, app text,
                progress_done bigint, progress_total bigint, progress_at timestamptz, transactions integer,
                stop_requested_at timestamptz, stop_seen boolean, usual_from_ms integer, usual_to_ms integer, next_tick timestamptz)
-language sql stable set search_path from current as $$
+language sql stable set search_path from current set jit = off as $$
   select r.id, r.job_name, r.key, r.status, r.scope, r.rows_processed, r.rows_skipped, left(r.error_message, 16384),
          pgonce_error_line(r.error_message), pgonce_error_place(r.error_message), r.started_at, r.completed_at,
          coalesce(r.duration_ms, least(extract(epoch from clock_timestamp() - r.started_at) * 1000, 2147483647)::integer),
@@ -285,7 +285,7 @@ comment on function pgonce_console_run(uuid) is
 
 create or replace function pgonce_console_run_blocks(p_run_id uuid, p_limit integer default 50)
 returns table (id uuid, started_at timestamptz, scheduled_for timestamptz, total bigint)
-language sql stable set search_path from current as $$
+language sql stable set search_path from current set jit = off as $$
   select s.id, s.started_at, s.scheduled_for, count(*) over () from (
     select b.id, b.started_at, b.scheduled_for
     from cron_job_runs r join lateral (
@@ -300,7 +300,7 @@ comment on function pgonce_console_run_blocks(uuid, integer) is
 
 create or replace function pgonce_console_run_attempts(p_run_id uuid)
 returns table (id uuid, attempt integer, status text, started_at timestamptz, duration_ms integer, reason text)
-language plpgsql stable set search_path from current as $$
+language plpgsql stable set search_path from current set jit = off as $$
 declare
   v_ids uuid[] := array[p_run_id];
   v_id uuid;

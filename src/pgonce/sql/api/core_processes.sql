@@ -78,7 +78,7 @@ create or replace function pgonce_list_processes()
 returns table (host text, pid integer, does text[], version text, app text, release text, outdated boolean, live boolean,
                handlers text[], jobs text[], busy integer, capacity integer, busy_with text[],
                started_at timestamptz, last_seen_at timestamptz, seen_ago interval)
-language sql stable set search_path from current as $$
+language sql stable set search_path from current set jit = off as $$
   with newest as (
     select distinct on (p.app) p.app, p.release from pgonce_live_processes p
     where p.app <> '' order by p.app, p.started_at desc),

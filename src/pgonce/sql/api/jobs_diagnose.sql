@@ -84,7 +84,7 @@ comment on function pgonce_usual_job_duration(text, text) is
 
 create or replace function pgonce_diagnose_run(p_run_id uuid)
 returns table (kind text, needs_person boolean, cause text, evidence text, action text, command text)
-language plpgsql stable set search_path from current as $$
+language plpgsql stable set search_path from current set jit = off as $$
 declare
   r cron_job_runs;
   v_now timestamptz := clock_timestamp();
@@ -173,7 +173,7 @@ comment on function pgonce_diagnose_run(uuid) is
 
 create or replace function pgonce_diagnose_job(p_job_name text)
 returns table (kind text, needs_person boolean, cause text, evidence text, action text, command text)
-language plpgsql stable set search_path from current as $$
+language plpgsql stable set search_path from current set jit = off as $$
 begin
   return query
     select c.kind, c.needs_person, c.cause, format('%s: %s.', to_char(m.scheduled_for at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"'), m.reason), c.action, c.command

@@ -39,7 +39,7 @@ comment on function pgonce_end_job_run(uuid, text) is
   'process still writes through the run is not committed. false = it has ended.';
 
 create or replace function pgonce_match_job_runs(p_first uuid, p_last uuid, p_limit integer default 5) returns setof uuid
-language sql stable set search_path from current as $$
+language sql stable set search_path from current set jit = off as $$
   select id from cron_job_runs where id between p_first and p_last order by id limit p_limit
 $$;
 comment on function pgonce_match_job_runs(uuid, uuid, integer) is
@@ -123,7 +123,7 @@ comment on function pgonce_start_requested_job_run(uuid, text, interval, integer
 
 create or replace function pgonce_get_job_request(p_request_id uuid)
 returns table (answered boolean, run_id uuid, answer text)
-language sql stable set search_path from current as $$
+language sql stable set search_path from current set jit = off as $$
   select q.answered_at is not null, q.run_id, q.answer from pgonce_job_requests q where q.id = p_request_id
 $$;
 comment on function pgonce_get_job_request(uuid) is 'pgonce: the outcome of a request for a run.';
@@ -156,7 +156,7 @@ comment on function pgonce_unschedule_job(text, text) is
 
 create or replace function pgonce_list_job_schedules()
 returns table (job_name text, key text, cron text, timezone text, next_tick timestamptz, source text, app text, scope jsonb)
-language sql stable set search_path from current as $$
+language sql stable set search_path from current set jit = off as $$
   select s.job_name, s.key, s.cron, s.timezone, t.tick, s.source, s.app, s.scope from pgonce_job_schedules s
   cross join lateral (
     select coalesce((select min(u) from unnest(s.next_tick || s.upcoming) u where u > clock_timestamp()), s.next_tick) as tick) t

@@ -5,7 +5,7 @@ returns table (job_name text, key text, run_id uuid, status text, started_at tim
                usual_to_ms integer, next_tick timestamptz, attempt integer, next_retry_at timestamptz, stopping boolean,
                progress_done bigint, progress_total bigint, progress_at timestamptz, process text, blocks bigint,
                paused text, missed text, reason text)
-language sql stable set search_path from current as $$
+language sql stable set search_path from current set jit = off as $$
   with recursive names as (
     -- the distinct names, by one index lookup per name: a job has many runs
     (select r.job_name as name from cron_job_runs r order by r.job_name limit 1)

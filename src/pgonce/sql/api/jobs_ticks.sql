@@ -61,7 +61,7 @@ comment on function pgonce_register_job_schedules(uuid, text, text, jsonb) is
 
 create or replace function pgonce_retired_job_schedules(p_process_id uuid, p_app text, p_schedules jsonb)
 returns table (job_name text, key text)
-language sql stable set search_path from current as $$
+language sql stable set search_path from current set jit = off as $$
   select g.job_name, g.key from jsonb_to_recordset(p_schedules) as g (job_name text, key text)
   where not exists (select from pgonce_job_schedules s where s.job_name = g.job_name and s.key = g.key)
     and exists (
