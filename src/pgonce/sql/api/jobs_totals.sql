@@ -110,15 +110,12 @@ comment on function pgonce_cron_job_runs_deleted() is
   'pgonce: deleted runs are no longer counted. Those that a role without rights to pgonce_job_days deletes still are.';
 
 do $$ begin
-  -- not "or replace", which would block every writer of the table at each migrate
-  if not exists (select from pg_trigger where tgrelid = 'cron_job_runs'::regclass and tgname = 'pgonce_after_delete') then
-    create trigger pgonce_after_delete after delete on cron_job_runs referencing old table as gone
-      for each statement execute function pgonce_cron_job_runs_deleted();
-  end if;
-  if not exists (select from pg_trigger where tgrelid = 'cron_job_runs'::regclass and tgname = 'pgonce_after_truncate') then
-    create trigger pgonce_after_truncate after truncate on cron_job_runs
-      for each statement execute function pgonce_cron_job_runs_deleted();
-  end if;
+  perform pgonce_ensure_trigger('cron_job_runs', 'pgonce_after_delete',
+    'create trigger pgonce_after_delete after delete on cron_job_runs referencing old table as gone '
+    'for each statement execute function pgonce_cron_job_runs_deleted()');
+  perform pgonce_ensure_trigger('cron_job_runs', 'pgonce_after_truncate',
+    'create trigger pgonce_after_truncate after truncate on cron_job_runs '
+    'for each statement execute function pgonce_cron_job_runs_deleted()');
 end $$;
 
 -- In plpgsql, because an SQL function is planned without its arguments, and would read the whole table for any period.
