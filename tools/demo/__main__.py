@@ -1,4 +1,4 @@
-"""``python -m tools.demo``: the three promises against crashes, for real."""
+"""``python -m tools.demo``: demonstrates the three guarantees while processes are killed."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from tools.demo.server import SECRET, Server
 
 
 @click.command()
-@click.option("--keep", is_flag=True, help="Leave the server up at the end, until Ctrl-C.")
-@click.option("--seed", type=int, help="Make the random choices of an earlier demo again.")
+@click.option("--keep", is_flag=True, help="Keep the server running at the end, until Ctrl-C.")
+@click.option("--seed", type=int, help="Repeat the random choices of an earlier demo.")
 @click.option("--deliveries", default=2000, show_default=True, type=click.IntRange(min=30), help="To the receiver.")
 @click.option("--starts", default=20, show_default=True, type=click.IntRange(2, 100), help="Of the job, at once.")
 def demo(keep: bool, seed: int | None, deliveries: int, starts: int) -> None:
-    """Run the three promises against crashes, for real, and print what came of them.
+    """Demonstrate the three guarantees while processes are killed, and print a report.
 
-    Everything happens in an embedded PostgreSQL (in ./.pgonce/demo, or PGONCE_DATA_DIR), in a database of its own
-    that is made anew each time; no other database is touched. Exits with 1 if a promise broke.
+    It uses an embedded PostgreSQL (in ./.pgonce/demo, or PGONCE_DATA_DIR), and there a database of its own, which is
+    created anew each time. It touches no other database. It exits with 1 if a guarantee was not kept.
     """
     needs.check()
     for number in (signal.SIGTERM, signal.SIGHUP):

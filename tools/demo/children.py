@@ -1,4 +1,4 @@
-"""The processes that the demo starts: none outlives it, and what one says when it fails is shown."""
+"""The processes that the demo starts. They end with the demo, and the output of one that fails is shown."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from pgonce.errors import PgonceError
 PGONCE = (sys.executable, "-c", "from pgonce.cli import main; main(prog_name='pgonce')")
 """The command line of this very installation, whatever is on PATH."""
 PATIENCE = 60.0
-"""Seconds that anything may take: on two cores the slowest wait is five."""
+"""Seconds after which any wait counts as failed. On two cores the longest takes five."""
 
 
 class DemoFailed(PgonceError):
-    """The demo could not go on: a process of it failed, or something did not happen in time."""
+    """The demo cannot continue: one of its processes failed, or a condition was not met in time."""
 
 
 def until(holds: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
     """Poll ``holds`` until it is true.
 
     Raises:
-        DemoFailed: it is still not after ``seconds``; the message names ``what``.
+        DemoFailed: it was not true within ``seconds``; the message names ``what``.
     """
     deadline = time.monotonic() + seconds
     while not holds():
@@ -39,7 +39,7 @@ def until(holds: Callable[[], object], what: str, seconds: float = PATIENCE) -> 
 
 
 class Child:
-    """A running process. What it says goes to a file, or to the demo's own standard error (``loud``)."""
+    """A running process. Its output is written to a file; if ``loud``, its stderr is that of the demo."""
 
     def __init__(
         self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path, *, loud: bool
@@ -51,7 +51,7 @@ class Child:
             self._process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=said,
                 stderr=None if loud else said,
-                # Ctrl-C is the demo's: it ends its children itself, and none begins a graceful stop of its own
+                # a session of its own: Ctrl-C reaches the demo only, which then kills its processes
                 start_new_session=True,
             )  # fmt: skip
 
@@ -66,31 +66,31 @@ class Child:
         return self._process.poll()
 
     def kill(self) -> None:
-        """Kill it with -9 and wait until it is gone."""
+        """Send SIGKILL, and wait until the process has ended."""
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGKILL)
         self._process.wait(PATIENCE)
 
     def wait(self, seconds: float | None = PATIENCE) -> int:
-        """Its exit code, once it has ended; None waits for as long as it takes.
+        """Wait until the process ends, and return its exit code. ``seconds=None``: without a limit.
 
         Raises:
-            DemoFailed: it does not end.
+            DemoFailed: it did not end in time.
         """
         if seconds is not None:
             until(lambda: self.exit_code is not None, f"`{self.name}` ends", seconds)
         return self._process.wait()
 
     def failed(self) -> DemoFailed:
-        """The error to raise when it should not have ended like this, with its last lines."""
+        """The error for a process that ended unexpectedly, with the last lines of its output."""
         said = self._log.read_text(errors="replace").strip().splitlines()[-5:]
         if self._loud:
-            said.append("(what it said stands above)")
+            said.append("(its output is above)")
         return DemoFailed("\n  ".join([f"`{self.name}` ended with exit code {self.exit_code}", *said]))
 
 
 class Children:
-    """All processes of one demo; leaving the block kills what still runs."""
+    """All processes of one demo. At the end of the block those that still run are killed."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         ours = {name: value for name, value in os.environ.items() if not name.startswith("PGONCE_")}
@@ -103,15 +103,15 @@ class Children:
         return self._start(" ".join(("pgonce", *arguments)), (*PGONCE, *arguments), loud=loud)
 
     def run(self, *arguments: str) -> None:
-        """Run ``pgonce`` with these arguments to its end.
+        """Run ``pgonce`` with these arguments, and wait until it ends.
 
         Raises:
-            DemoFailed: it failed, or does not end.
+            DemoFailed: it failed, or did not end in time.
         """
         self._succeed(self.start(*arguments))
 
     def run_module(self, module: str) -> None:
-        """Run ``python -m module`` to its end; raises as ``run`` does."""
+        """Run ``python -m module``, and wait until it ends. Raises what ``run`` raises."""
         self._succeed(self._start(f"python -m {module}", (sys.executable, "-m", module), loud=False))
 
     def _start(self, name: str, command: Sequence[str], *, loud: bool) -> Child:

@@ -1,4 +1,4 @@
-"""The demo's own database, new at every start, in an embedded server: never the one that the environment names."""
+"""The demo's own database in an embedded server, created anew at every start. DATABASE_URL is not used."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Database:
 
 @contextmanager
 def fresh() -> Iterator[Database]:
-    """Start the embedded server in PGONCE_DATA_DIR, else in ``./.pgonce/demo``, and make the database anew.
+    """Start the embedded server in PGONCE_DATA_DIR, else in ``./.pgonce/demo``, and create the database anew.
 
     Raises:
         DatabaseUnavailable: the server is not installed or does not start.
-        DemoFailed: another demo is at work there.
+        DemoFailed: another demo is using it.
     """
     data_dir = Path(os.environ.get("PGONCE_DATA_DIR") or DATA_DIR)
     with embedded.start(data_dir) as server, (server.data_dir / "demo.lock").open("w") as lock:
@@ -56,11 +56,11 @@ def fresh() -> Iterator[Database]:
 
 
 def connect(url: str, *, autocommit: bool = True) -> psycopg.Connection[Any]:
-    """A session that looks on; by its application_name it is none of pgonce's."""
+    """A session that observes. Its application_name distinguishes it from those of pgonce."""
     return psycopg.connect(url, autocommit=autocommit, application_name="demo")
 
 
 def value(conn: psycopg.Connection[Any], query: str, *arguments: object) -> Any:
-    """The first column of the query's first row; None when there is no row."""
+    """The first column of the query's first row; None if there is no row."""
     row = conn.execute(query.encode(), arguments or None).fetchone()
     return row[0] if row else None

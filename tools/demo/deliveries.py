@@ -1,4 +1,4 @@
-"""The first act: deliveries over HTTP from many connections, to a server that is killed in the middle."""
+"""Part 1: deliveries over many HTTP connections, to a server that is killed meanwhile."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REQUEST = 20.0
 
 
 def run(server: Server, database_url: str, count: int, random: Random, screen: Screen) -> Webhooks:
-    """Deliver ``count`` times, kill the server with -9 in the middle, and count what came of it."""
+    """Send ``count`` deliveries, kill the server (SIGKILL) meanwhile, and count deliveries, events and effects."""
     begun = screen.seconds
     duplicates = count // 3
     distinct = events.make(count - duplicates, random)
@@ -48,7 +48,7 @@ def run(server: Server, database_url: str, count: int, random: Random, screen: S
         try:
             until(lambda: not unsettled(conn), "every recorded event is handled")
         except DemoFailed as error:
-            screen.say(str(error))  # the figures will say what is missing
+            screen.say(str(error))  # the figures show what is missing
         checkouts = [each.id for each in distinct if each.type == events.HANDLED]
         effects = Counter(row[0] for row in conn.execute("select stripe_event_id from access_grants"))
         counted = Webhooks(
@@ -82,7 +82,7 @@ def _kill_in_the_middle(first: _Round, server: Server, database_url: str, kill_a
 
 
 def _deliver_again(last: _Round, server: Server, screen: Screen) -> list[Event]:
-    """What got no 2xx is delivered again, signed anew, as Stripe does; its hours between are tenths of seconds here."""
+    """Send again what got no 2xx, with a new signature, as Stripe does: after tenths of a second, not hours."""
     unanswered = last.finish()
     for attempt in range(2, ATTEMPTS + 1):
         if not unanswered:
@@ -99,7 +99,7 @@ def _deliver_again(last: _Round, server: Server, screen: Screen) -> list[Event]:
 
 
 class _Round:
-    """One delivery of each event, from ``CONNECTIONS`` threads with a connection each."""
+    """One delivery of each event, sent by ``CONNECTIONS`` threads, each with a connection of its own."""
 
     def __init__(
         self, server: Server, deliveries: Sequence[Event], made: Callable[[int], None] = lambda _: None
@@ -120,7 +120,7 @@ class _Round:
         self._open = 0
         self._kill_at = 0
         self._kill: Callable[[], None] = lambda: None
-        # daemons: an error or Ctrl-C in the main thread ends the demo without waiting for answers
+        # daemon threads: after an error or Ctrl-C in the main thread, the demo does not wait for answers
         self._threads = [threading.Thread(target=self._deliver, daemon=True) for _ in range(CONNECTIONS)]
 
     @property
@@ -128,13 +128,13 @@ class _Round:
         return not any(thread.is_alive() for thread in self._threads)
 
     def start(self, kill_at: int = 0, kill: Callable[[], None] = lambda: None) -> None:
-        """Begin; as soon as ``kill_at`` requests are sent, the thread that sent the last of them calls ``kill``."""
+        """Begin to send. The thread that sends request number ``kill_at`` calls ``kill`` after it."""
         self._kill_at, self._kill = kill_at, kill
         for thread in self._threads:
             thread.start()
 
     def finish(self) -> list[Event]:
-        """Wait for the end; the deliveries that got no 2xx."""
+        """Wait until all are sent, and return the deliveries that got no 2xx."""
         child = self._server.child
         until(lambda: self._ended or child.exit_code is not None, "all deliveries are made", 2 * PATIENCE)
         if child.exit_code is not None:
@@ -167,7 +167,7 @@ class _Round:
             response.read()
             return "409 busy" if response.status == 409 else str(response.status)
         except (OSError, HTTPException):
-            connection.close()  # it connects anew for the next one
+            connection.close()  # the next request opens it again
             self.up.wait(PATIENCE)
             return "no answer"
         finally:

@@ -1,4 +1,4 @@
-"""Stripe events as a shop would get them, and the order in which a bad day delivers them."""
+"""Stripe events as a shop receives them, and an order of deliveries with duplicates."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def event(event_type: str, customer: str, created: int, random: Random, event_id
         "request": {"id": None, "idempotency_key": None},
         "type": event_type,
     }
-    return Event(event_id, event_type, json.dumps(payload, indent=2).encode())  # Stripe indents by two
+    return Event(event_id, event_type, json.dumps(payload, indent=2).encode())  # as Stripe does
 
 
 def _object(event_type: str, customer: str, created: int, random: Random) -> dict[str, Any]:
@@ -81,8 +81,8 @@ def _id(prefix: str, random: Random) -> str:
 def shuffled(events: Sequence[Event], duplicates: int, random: Random) -> list[Event]:
     """All ``events`` and ``duplicates`` more deliveries of some of them, out of order.
 
-    Half of the duplicates come right behind their first delivery, and so at the same time on another connection;
-    the other half come anywhere.
+    Half of the duplicates follow their first delivery at once, and so are sent at the same time over another
+    connection. The other half are at random places.
     """
     placed = [(random.random(), each) for each in events]
     for _ in range(duplicates):

@@ -1,4 +1,4 @@
-"""The third act: an import that is killed twice at random places and resumes."""
+"""Part 3: an import that is killed twice at random places, and resumes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _VERSES = "select version, book, chapter, verse, body from bible_verses"
 
 
 def run(children: Children, database_url: str, random: Random, screen: Screen) -> Imports:
-    """Import both Bible texts, kill the import with -9 twice, resume it each time, and compare with the source."""
+    """Import two Bible texts, kill the import (SIGKILL) twice, resume it, and compare the table with the source."""
     begun = screen.seconds
     source: Counter[tuple[Any, ...]] = Counter(
         tuple(verse) for verse in importlib.import_module("examples.bible_study.texts").verses()
@@ -42,7 +42,7 @@ def run(children: Children, database_url: str, random: Random, screen: Screen) -
     with connect(database_url) as conn:
         try:
             _import(children, conn, total, random, screen)
-        except BaseException:  # also Ctrl-C: the child that is killed then was drawing its bar
+        except BaseException:  # also after Ctrl-C: the process that is killed then was drawing a progress bar
             screen.mend()
             raise
         verses = Counter(tuple(row) for row in conn.execute(_VERSES))
@@ -65,7 +65,7 @@ def run(children: Children, database_url: str, random: Random, screen: Screen) -
 
 def _import(children: Children, conn: psycopg.Connection[Any], total: int, random: Random, screen: Screen) -> None:
     for kill in range(KILLS):
-        # one kill in each half, anywhere in it but its ends
+        # one kill in each half, but not near its ends
         share = (kill + random.uniform(0.2, 0.8)) / KILLS
         _killed(_started(children, conn, screen), conn, int(total * share), random, screen)
     last = _started(children, conn, screen)
@@ -82,7 +82,7 @@ def _started(children: Children, conn: psycopg.Connection[Any], screen: Screen) 
 
 def _killed(child: Child, conn: psycopg.Connection[Any], rows: int, random: Random, screen: Screen) -> None:
     until(lambda: child.exit_code is not None or _rows(conn) >= rows, f"{rows:,} verses are imported")
-    time.sleep(random.uniform(0, 0.02))  # else a kill would always follow right behind a commit
+    time.sleep(random.uniform(0, 0.02))  # otherwise each kill would follow immediately after a commit
     if child.exit_code is not None:
         raise child.failed()
     child.kill()

@@ -1,4 +1,4 @@
-"""The second act: one job, started many times at once from separate processes."""
+"""Part 2: one job, started many times at the same moment by separate processes."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ where a.job_name = %s and a.status <> 'skipped' and b.status <> 'skipped'
 
 
 def run(children: Children, database_url: str, starts: int, screen: Screen) -> Jobs:
-    """Start the job ``starts`` times at one moment, keep the one that runs at work until all others have tried.
+    """Start the job ``starts`` times at the same moment, and let no run end before all the others have tried.
 
-    Two locks see to that, without a word in the job itself: one on the table of runs is the starting gate, one on
-    the table that the job writes to holds the job in the middle of its work.
+    Two table locks do this, and the job itself is not changed. The lock on the table of runs delays all starts until
+    every process is waiting. The lock on the table that the job writes to delays the end of its run.
     """
     begun = screen.seconds
     screen.heading(f"2. Jobs: `{JOB}` started {starts} times at once, each in a process of its own")
@@ -42,9 +42,9 @@ def run(children: Children, database_url: str, starts: int, screen: Screen) -> J
         gate.execute("lock table cron_job_runs in access exclusive mode")
         work.execute("lock table stats_cache in share mode")
         started = [children.start("job", "run", JOB) for _ in range(starts)]
-        with screen.bar("processes at the gate", starts) as at_gate:
-            until(lambda: _gathered(observer, started, at_gate), f"all {starts} processes are at the gate")
-        screen.say(f"{starts} processes stand at the gate, a lock on cron_job_runs; opening it")
+        with screen.bar("processes waiting", starts) as at_gate:
+            until(lambda: _gathered(observer, started, at_gate), f"all {starts} processes are waiting to start")
+        screen.say(f"{starts} processes wait for a lock on cron_job_runs; releasing it")
         gate.rollback()
         until(
             lambda: _waiting(observer, "stats_cache") + _ended(started) >= starts,

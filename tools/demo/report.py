@@ -1,4 +1,4 @@
-"""What came of the three promises: figures, verdicts, and the one table."""
+"""The report: figures and a verdict for each guarantee, in one table."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from rich.text import Text
 
 
 class Act(Protocol):
-    """The counted outcome of one act."""
+    """The counted outcome of one part of the demo."""
 
     @property
     def cells(self) -> tuple[tuple[str, str], ...]:
-        """The promise and the three figures, each with what stands below it."""
+        """The guarantee and the three figures, each with the text below it."""
 
     @property
     def seconds(self) -> float:
-        """How long the act took."""
+        """How long the part took."""
 
     def broken(self) -> list[str]:
-        """What the figures say against the promise; empty when it was kept."""
+        """How the figures contradict the guarantee; empty if it was kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Webhooks:
         )
 
     def broken(self) -> list[str]:
-        """Differences between what was sent and what there is."""
+        """Differences between what was sent and what the tables have."""
         return _said(
             (self.doubled, "{:,} events have more than one effect"),
             (self.lost, "{:,} events with a handler have no effect"),
@@ -132,7 +132,7 @@ class Imports:
         )
 
     def broken(self) -> list[str]:
-        """Differences to the source, and counters that do not add up."""
+        """Differences from the source, and counters that do not add up."""
         return _said(
             (self.doubled, "{:,} verses are doubled or not from the source"),
             (self.missing, "{:,} verses are missing"),
@@ -147,7 +147,7 @@ def _said(*findings: tuple[int, str]) -> list[str]:
 
 
 def show(acts: Sequence[Act], console: Console) -> bool:
-    """Print the table, and below it what broke; True when every promise was kept."""
+    """Print the table, and below it what is wrong. Returns whether every guarantee was kept."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 1, 0))
     for _ in range(4):
         table.add_column()

@@ -1,4 +1,4 @@
-"""``python -m tools.demo.send URL [EVENT_ID]``: one signed checkout event for the server that the demo left up."""
+"""``python -m tools.demo.send URL [EVENT_ID]``: sends a signed checkout event to the server of the demo."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tools.demo.server import SECRET
 @click.argument("url")
 @click.argument("event_id", required=False, default="")
 def main(url: str, event_id: str) -> None:
-    """Deliver a checkout, new or EVENT_ID once more, to URL, and print the answer."""
+    """Deliver a checkout event to URL, a new one or EVENT_ID again, and print the answer."""
     event = events.event(events.HANDLED, "cus_hello", int(time.time()), Random(), event_id)  # noqa: S311 -- an example
     address = urlsplit(url)
     connection = HTTPConnection(address.hostname or "", address.port, timeout=20)

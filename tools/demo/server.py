@@ -1,4 +1,4 @@
-"""``pgonce serve`` as the demo sees it: an address, and a process that can be killed and started again behind it."""
+"""``pgonce serve`` in the demo: an address, and a process that can be killed and started again."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ select count(*) from webhook_events where status = 'processing' or status = 'fai
 
 
 class Server:
-    """One receiver on one port of this machine, over all its restarts."""
+    """A receiver that keeps its port over all restarts."""
 
     def __init__(self, children: Children) -> None:
         self._children = children
         self._child: Child | None = None
-        with socket.socket() as free:  # Stripe knows one address, so every restart needs the same port
+        with socket.socket() as free:  # Stripe has one address, so every restart uses the same port
             free.bind((HOST, 0))
             self.port: int = free.getsockname()[1]
 
@@ -74,15 +74,15 @@ class Server:
 def end_leases(url: str) -> int:
     """End the leases that a killed server has left, and return how many there were; call it while no server runs.
 
-    A worker takes an event over when the lease of its dead predecessor is over, after half a minute or more. The demo
-    turns the clock forward for these rows instead of waiting; nothing else is touched.
+    A worker takes over the events of a killed process when their leases expire, after half a minute or more. The demo
+    does not wait: it ends the leases of these rows, and changes nothing else.
     """
     with connect(url) as conn:
-        # first its sessions must be gone: one may still be committing a claim, which the update would not see
+        # first its sessions must have ended: one may still commit a claim, which the update would not see
         until(lambda: conn.execute(_SESSIONS).rowcount == 0, "the sessions of the killed server have ended")
         return conn.execute(_END_LEASES).rowcount
 
 
 def unsettled(conn: psycopg.Connection[Any]) -> int:
-    """How many events of the inbox are being handled, wait for it, or will be tried again."""
+    """How many events of the inbox are being handled, are waiting, or will be retried."""
     return int(value(conn, _UNSETTLED))

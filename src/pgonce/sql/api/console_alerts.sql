@@ -38,7 +38,7 @@ begin
     when p_kind = 'deliveries_silent' then
       return not exists (select from webhook_events e where e.received_at > p_created_at);
     else
-      return false;  -- recovered: it tells of an end
+      return false;  -- recovered: it reports the end of a failure
   end case;
 end $$;
 comment on function pgonce_alert_is_open(text, text, jsonb, timestamptz) is
@@ -106,8 +106,8 @@ begin
   return v_until;
 end $$;
 comment on function pgonce_console_mute_alert(uuid, uuid, interval, text) is
-  'pgonce: alerts of this one''s kind and subject are not delivered for so long. Returns the end. What is still open then is delivered '
-  'after it.';
+  'pgonce: mutes the alerts that have the kind and the subject of this one. Returns when the mute ends. If the cause of an alert is '
+  'still there then, it is delivered.';
 
 create or replace function pgonce_console_unmute_alert(p_session uuid, p_id uuid, p_reason text default null) returns boolean
 language plpgsql set search_path from current as $$
@@ -131,4 +131,4 @@ language sql stable set search_path from current as $$
   select count(*), max(c.looked_at) from pgonce_alert_channels c where c.looked_at > clock_timestamp() - interval '1 day'
 $$;
 comment on function pgonce_console_channels() is
-  'pgonce: how many channels workers have looked for alerts for in the last day, and when one last looked.';
+  'pgonce: for how many channels workers have collected alerts within the last day, and when one last did so.';

@@ -85,7 +85,7 @@ declare
   v_place interval := (p_until - p_from) / p_places;
 begin
   return query
-  -- by the number of the lane: to sort and group by names, with their collation, took half of the time
+  -- Sorted and grouped by the number of the lane: by its name, with a collation, that took half of the time.
   with lanes as (
     select l.name, l.key, l.nr::integer as nr, s.grace
     from unnest(p_names, p_keys) with ordinality l (name, key, nr)
@@ -230,7 +230,7 @@ language sql stable set search_path from current set jit = off as $$
   order by r.started_at limit 100
 $$;
 comment on function pgonce_console_job_releases(text, timestamptz) is
-  'pgonce: the releases whose processes had this job: the one that was at work at p_since, and those that started after it.';
+  'pgonce: the releases whose processes had this job: the one that was running at p_since, and those that started after it.';
 
 create or replace function pgonce_console_job_requests(p_job_name text)
 returns table (id uuid, key text, requested_at timestamptz, answered_at timestamptz, run_id uuid, answer text, expired boolean)
@@ -252,7 +252,7 @@ language sql stable set search_path from current set jit = off as $$
   where e.job_name = p_job_name order by e.key limit 50
 $$;
 comment on function pgonce_console_job_expectations(text) is
-  'pgonce: how often a job must run, and until when that is kept.';
+  'pgonce: how often a job must run, and by when it must run next.';
 
 create or replace function pgonce_console_run(p_run_id uuid)
 returns table (id uuid, job_name text, key text, status text, scope jsonb, rows_processed integer, rows_skipped integer,

@@ -52,7 +52,8 @@ comment on function pgonce_console_seed_runs(text, integer) is
 
 create or replace function pgonce_reject_reason(p_reason text, p_error text, p_column text) returns text[]
 language sql immutable parallel safe set search_path from current as $$
-  -- Without a stored reason: a message of class 22 quotes the value, and PostgreSQL's detail, which has the row, follows the sentence.
+  -- If no reason is stored, it is what the message says without values. A message of class 22 quotes the value after a colon, and
+  -- PostgreSQL's DETAIL, which contains the row, comes last.
   select array[
     left(coalesce(p_reason, regexp_replace(split_part(p_error, ' Failing row', 1), '(?:: ".*| Key .*)$', '')), 300),
     substring(p_error from 'constraint "([^"]+)"'),

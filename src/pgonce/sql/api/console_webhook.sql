@@ -98,8 +98,8 @@ comment on function pgonce_console_webhook_lane(text, text, text, boolean, times
   'pgonce: the events of an object, or of a customer, around one of them (its received_at and id), in the order of their receipt: '
   'at most p_each before and after it.';
 
--- What differs: first what Stripe says in previous_attributes, else the object against the previous event of the object. Only
--- objects are looked into; lists are compared whole.
+-- What changed: the fields that Stripe lists in previous_attributes. Without that list the object is compared with the object in
+-- the previous event. Objects are compared field by field, lists as a whole.
 create or replace function pgonce_json_changes(p_before jsonb, p_now jsonb, p_only_before boolean default false, p_limit integer default 60)
 returns table (field text, before jsonb, now jsonb)
 language sql immutable set search_path from current as $$
@@ -152,8 +152,8 @@ begin
   end if;
 end $$;
 comment on function pgonce_console_webhook_changes(uuid) is
-  'pgonce: what changed: against what Stripe names in previous_attributes (against is null), else against the previous event of the '
-  'object. null: not there. Payloads over 1 MB are not compared.';
+  'pgonce: what changed, compared with the values that Stripe sends as previous_attributes (against is null), or without them with the '
+  'previous event of the object. null: not there. Payloads over 1 MB are not compared.';
 
 create or replace function pgonce_readable_text(p_bytes bytea) returns text
 language plpgsql immutable parallel safe set search_path from current as $$

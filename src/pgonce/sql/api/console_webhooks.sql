@@ -116,7 +116,7 @@ comment on function pgonce_find_webhooks(jsonb, integer, timestamptz, uuid, inte
   'failure, since, until, ids, types. p_at and p_id: received_at and id of the last row of the page before. If a filter has no index, '
   'only p_scan rows are looked at; a last row with scanned = true says how far.';
 
--- The stable planner of a page must not choose by a filter's average: each call is planned with its values (execute, above).
+-- One plan for all filters would suit none of them, so each call is planned with its own values (execute, above).
 create or replace function pgonce_console_webhooks(
   p_filter jsonb default '{}', p_at timestamptz default null, p_id uuid default null, p_limit integer default 50)
 returns table (id uuid, stripe_event_id text, event_type text, state text, attempts integer, deliveries integer, object_id text,

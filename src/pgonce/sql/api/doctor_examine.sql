@@ -13,7 +13,7 @@ declare
   v_id text;
   v_at timestamptz;
   v_used integer;
-  -- the least of the limits of server, database and role; -1 is none
+  -- the smallest of the limits of server, database and role; -1 means no limit
   v_most integer := (
     select min(l.connections) from (values
       (current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer),
@@ -124,7 +124,7 @@ begin
 
   select count(*) into v_count from pgonce_live_processes;
   select count(*), min(l.app) into v_used, v_text from pgonce_list_processes() l where l.live and l.outdated;
-  -- what a process of the last day handles or runs, and the newest start of its app does not
+  -- what a process of the last day handled or ran, and the newest process of its app does not
   select string_agg(distinct g.name, ', ' order by g.name) into v_drift from (
     select o.app, o.does, unnest(o.handlers || o.jobs) as name from pgonce_processes o where o.app <> ''
     except

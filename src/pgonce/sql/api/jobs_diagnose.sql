@@ -1,4 +1,4 @@
--- What a run is, how that is known, and what to do: for `pgonce job show`, the console and the page docs/jobs.md.
+-- What state a run is in, how that is known, and what to do: for `pgonce job show`, the console and the page docs/jobs.md.
 
 -- The sentences are also the table in docs/jobs.md (tools/diagnoses.py). RUN and NAME in a command are the run and its job.
 create or replace function pgonce_job_causes()

@@ -102,7 +102,7 @@ begin
   with looked_at as (
     select r.job_name, r.key, r.id, r.started_at, coalesce(r.completed_at, 'infinity') as ended_at, r.worked_until
     from cron_job_runs r where r.started_at >= v_since and r.status <> 'skipped'
-    union all  -- what was at work when the period began: the runs of the day before it, and those that are still running
+    union all  -- the runs that may have been running when the period began: those of the day before, and those that still run
     select r.job_name, r.key, r.id, r.started_at, coalesce(r.completed_at, 'infinity'), r.worked_until
     from cron_job_runs r
     where r.started_at >= v_since - interval '1 day' and r.started_at < v_since and r.status in ('succeeded', 'failed')
@@ -119,7 +119,7 @@ begin
   where e.started_at < e.worked_until and e.started_at >= v_since;
 end $$;
 comment on function pgonce_find_job_overlaps(interval) is
-  'pgonce: runs of the last p_period that started while another run of their job and key was at work. fenced = the other run had '
+  'pgonce: runs of the last p_period that started while another run of their job and key was running. fenced = the other run had '
   'been closed before, but its process had not noticed it yet: what that process wrote through the run was refused. There must be '
   'none with fenced = false.';
 

@@ -1,4 +1,4 @@
--- What an import is, how that is known, and what to do: for `pgonce seed show`, the console and the page docs/seeds.md.
+-- What state an import is in, how that is known, and what to do: for `pgonce seed show`, the console and the page docs/seeds.md.
 
 -- The sentences are also the table in docs/seeds.md (tools/diagnoses.py). RUN and NAME in a command are the run and the import.
 -- The last three are what a command prints before it has written anything.

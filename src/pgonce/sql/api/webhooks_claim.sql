@@ -195,8 +195,8 @@ comment on function pgonce_postpone_webhook(uuid, uuid, interval) is
   'pgonce: releases a claimed event, to be handled after p_delay; no attempt is counted. An event that is not queued for the '
   'workers is retried by Stripe''s next delivery. false = the event is no longer yours.';
 
--- Several apps may share a database, each with handlers for its own types. And a process that is being deployed will start
--- again. So a process counts for an hour after its last sign of life.
+-- Several apps may share a database, each with handlers for its own types, and a process that is being replaced starts again
+-- soon. So a process counts for an hour after its last sign of life.
 create or replace function pgonce_glob_expression(p_pattern text) returns text
 language sql immutable parallel safe set search_path from current as $$
   select '^' || replace(replace(replace(

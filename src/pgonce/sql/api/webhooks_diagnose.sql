@@ -1,4 +1,4 @@
--- What is the matter with an event that is not final, how we know, and what to do. The sentences are also the table in
+-- What state an unfinished event is in, how that is known, and what to do. The sentences are also the table in
 -- docs/webhooks.md (tools/diagnoses.py), and the console, `webhook show` and `--json` print them.
 
 create or replace function pgonce_webhook_causes()

@@ -1,5 +1,5 @@
--- Counts the deliveries that receivers refuse, and finds the alerts about them. So it is noticed within the hour that a
--- signing secret was changed at Stripe but not here, or that Stripe has disabled an endpoint.
+-- Counts the deliveries that receivers refuse, and finds the alerts about them. A signing secret that was changed at Stripe but
+-- not here, or an endpoint that Stripe has disabled, is noticed within the hour.
 
 create or replace function pgonce_count_refused_deliveries(p_reasons text[], p_deliveries bigint[]) returns integer
 language plpgsql set search_path from current as $$

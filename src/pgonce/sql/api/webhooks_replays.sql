@@ -79,7 +79,7 @@ language sql stable set search_path from current as $$
     'types', (select jsonb_agg(jsonb_build_object('type', t.type, 'events', t.events, 'has_handler', t.has_handler) order by t.events desc, t.type)
               from (select * from types order by events desc, type limit 20) t),
     'type_count', (select count(*) from types),
-    -- every process that handles a type that failed has run since before the failure: its code is what failed
+    -- every process with a handler for a failed type started before the failure, so it still runs the code that failed
     'same_code', exists (select from types t where t.failed_at is not null and t.has_handler) and not exists (
       select from types t join pgonce_live_processes p on p.does = 'events' and p.started_at > t.failed_at
         and exists (select from unnest(p.handlers) g where t.type ~ pgonce_glob_expression(g))

@@ -1,5 +1,5 @@
 -- Which span recorded an event, so that the span of each attempt can link to it. Rows are written only while an application
--- traces its receiver, and are kept for a week. The table is not webhook_events: most installations trace nothing.
+-- traces its receiver, and are kept for a week. It is a table of its own, because most installations trace nothing.
 
 create or replace function pgonce_store_webhook_trace(p_stripe_event_id text, p_traceparent text) returns void
 language plpgsql set search_path from current as $$
