@@ -5,9 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import os
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 from uuid import UUID
@@ -177,8 +176,3 @@ def token_hash(token: str) -> bytes:
 def form_token(token: str) -> str:
     """What the forms of this browser hold: another site cannot read it, and it does not reveal the cookie."""
     return hmac.digest(token.encode("utf-8", "replace"), b"pgonce console form", "sha256").hex()
-
-
-def users_from_environment(environment: Mapping[str, str] = os.environ) -> dict[str, User]:
-    """The users of PGONCE_CONSOLE_USERS."""
-    return read_users(environment.get("PGONCE_CONSOLE_USERS", ""))

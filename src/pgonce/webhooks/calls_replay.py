@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from pgonce.core.call import Call, value
+from pgonce.core.call import Call
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,27 +20,10 @@ class Ended:
     id: UUID
 
 
-def replay_webhook(event_id: str, who: str | None = None, why: str | None = None) -> Call[bool]:
-    """Queue an event again, whatever became of it; ``who`` and ``why`` are kept. False: it is being handled."""
-    return Call("pgonce_replay_webhook", {"p_stripe_event_id": event_id, "p_who": who, "p_why": why}, value)
-
-
 def erase_webhooks(customer_id: str, account: str | None, who: str, *, dry_run: bool) -> Call[tuple[int, int]]:
     """Remove what a customer's ended events hold: how many, and how many are kept because they are not handled yet."""
     args = {"p_customer_id": customer_id, "p_account": account, "p_who": who, "p_dry_run": dry_run}
     return Call("pgonce_erase_webhooks", args, lambda rows: (rows[0][0], rows[0][1]))
-
-
-def replay_webhooks(seen: Sequence[Ended], who: str | None = None, why: str | None = None) -> Call[list[str]]:
-    """Queue those events again that are still as they were seen; returns their ids. ``who`` and ``why`` are kept."""
-    args = {
-        "p_stripe_event_ids": [event.stripe_event_id for event in seen],
-        "p_statuses": [event.status for event in seen],
-        "p_leases": [event.lease for event in seen],
-        "p_who": who,
-        "p_why": why,
-    }
-    return Call("pgonce_replay_webhooks", args, lambda rows: [row[0] for row in rows])
 
 
 def failed_webhooks(
