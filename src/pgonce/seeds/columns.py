@@ -20,6 +20,11 @@ KINDS: dict[str, Kind] = {
     "float8": "number", "timestamp": "timestamp",
 }  # fmt: skip
 """By the name in pg_type; other types are arrays, composites or texts by their category, or "other"."""
+ONE_TEXT = frozenset({
+    "bool", "int2", "int4", "int8", "oid", "uuid", "date", "time", "timestamp", "timestamptz", "text", "varchar",
+    "bpchar", "name", "bytea",
+})  # fmt: skip
+"""Types in which equal values have one text, under a deterministic collation. Not numeric: 1.0 is equal to 1.00."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,8 @@ class Column:
     """Between the elements of an array of this type: ``;`` for box."""
     written_by_server: Literal["", "generated", "identity"] = ""
     """``generated``: a value for it is refused. ``identity``: GENERATED ALWAYS, so it can be inserted, not updated."""
+    has_one_text: bool = True
+    """Equal values have one text. Otherwise two keys may be equal and look different: 1.0 and 1.00, or a and A."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +62,7 @@ class TableFacts:
     sequences: Mapping[str, sql.Identifier] = field(default_factory=dict)
     """By column: of serial and identity columns."""
     has_triggers: bool = False
-    """A trigger or rule may change a row before it is written, its key too."""
+    """A trigger may change a row before it is written, its key too."""
     is_partitioned: bool = False
     order: Sequence[str] = ()
     """The key in the order of an index whose ranges hold its rows; empty: there is none."""

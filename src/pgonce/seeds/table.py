@@ -4,18 +4,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from psycopg import Connection, sql
 
 from pgonce.core.execute import OwnCursor, fetch, run
 from pgonce.errors import SchemaError
-from pgonce.seeds.columns import KINDS, Column, TableFacts
+from pgonce.seeds.columns import KINDS, ONE_TEXT, Column, TableFacts
 from pgonce.seeds.seed import Seed
 
 # A key that ON CONFLICT can use and that identifies a row: unique, not partial, not on expressions, not deferrable,
 # over exactly these columns, none of them nullable (two NULLs never conflict: rows would double).
 _TABLE = """
+with tree as (select relid as oid from pg_partition_tree(%(table)s) union select %(table)s::regclass)
 select c.oid, n.nspname::text as schema, c.relname::text as name, c.relpersistence::text, c.relkind::text,
   cardinality(%(key)s::text[]) = 0 or exists (
     select from pg_index i
@@ -26,18 +28,22 @@ select c.oid, n.nspname::text as schema, c.relname::text as name, c.relpersisten
           = (select array_agg(k order by k) from unnest(%(key)s::text[]) k)
       and i.indnkeyatts = cardinality(%(key)s::text[])) as has_key,
   coalesce(row_security_active(c.oid), false) as has_policies,
-  exists (select from pg_constraint where conrelid = c.oid and condeferred) as has_deferred,
+  exists (select from pg_constraint join tree on tree.oid = conrelid where condeferred) as has_deferred,
+  -- 2 = update, 3 = insert
+  exists (select from pg_rewrite where ev_class = c.oid and ev_type in ('2', '3') and ev_enabled <> 'D') as has_rules,
   -- tgtype: 1 = for each row, 2 = before, 4 = insert; 64 = instead of
-  c.relhasrules or exists (
-    select from pg_trigger t where t.tgrelid = c.oid and not t.tgisinternal and t.tgtype & 5 = 5 and t.tgtype & 66 <> 0
+  exists (
+    select from pg_trigger t join tree on tree.oid = t.tgrelid
+    where not t.tgisinternal and t.tgtype & 5 = 5 and t.tgtype & 66 <> 0
   ) as has_triggers,
+  exists (select from pg_class each join tree on tree.oid = each.oid where each.relkind = 'f') as has_foreign,
   exists (select from pg_partition_tree(c.oid) p join pg_class leaf on leaf.oid = p.relid and p.isleaf
           where leaf.relpersistence = 'u') as has_unlogged,
-  -- the key in an order in which ORDER BY and row comparisons go through its index; a rule forbids WITH (INSERT)
+  -- the key in an order in which ORDER BY and row comparisons go through its index
   array(select a.attname::text from pg_index i
         cross join unnest(i.indkey[0:i.indnkeyatts - 1]::int2[]) with ordinality k(attnum, n)
         join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
-        where not c.relhasrules and i.indexrelid = (
+        where i.indexrelid = (
           select x.indexrelid from pg_index x
           where x.indrelid = c.oid and x.indisunique and x.indisvalid and x.indpred is null
             and x.indexprs is null and x.indnkeyatts = cardinality(%(key)s::text[]) and 0 = all (x.indoption::int2[])
@@ -72,7 +78,8 @@ from used join pg_type t using (oid)
 _ATTRIBUTES = """
 select a.attrelid as relation, a.attname::text as name, a.atttypid as oid,
   format_type(a.atttypid, a.atttypmod) as type,
-  case when a.attgenerated <> '' then 'generated' when a.attidentity = 'a' then 'identity' else '' end as written_by
+  case when a.attgenerated <> '' then 'generated' when a.attidentity = 'a' then 'identity' else '' end as written_by,
+  exists (select from pg_collation o where o.oid = a.attcollation and not o.collisdeterministic) as folds
 from pg_attribute a where a.attrelid = any (%(relations)s::oid[]) and a.attnum > 0 and not a.attisdropped
 order by a.attrelid, a.attnum
 """
@@ -108,6 +115,16 @@ def _facts(conn: Connection[Any], seed: Seed, oid: int) -> TableFacts:
     [table] = _rows(conn, _TABLE, {"table": oid, "key": list(seed.key)})
     if table["relkind"] in {"v", "m"}:
         raise SchemaError(f"{seed.into} is a view: import into its table")
+    if table["has_rules"]:
+        raise SchemaError(
+            f"table {seed.into} has a rule on INSERT or UPDATE, which INSERT follows and COPY does not: "
+            "replace it by a trigger, or import into the table that the rule writes to"
+        )
+    if table["has_foreign"]:
+        raise SchemaError(
+            f"{seed.into} is a foreign table, or has a partition that is one: its rows and the checkpoint would not be "
+            "committed together. Import on the server that holds it"
+        )
     if not table["has_key"]:
         raise SchemaError(
             f"table {seed.into} has no plain unique index over ({', '.join(seed.key)}) with every column NOT NULL: "
@@ -150,7 +167,8 @@ def _columns(
     """The columns of a table, or the fields of a composite type."""
     for row in attributes:
         if row["relation"] == relation:
-            yield _column(row["name"], row["oid"], row["type"], types, attributes, row["written_by"])
+            column = _column(row["name"], row["oid"], row["type"], types, attributes, row["written_by"])
+            yield replace(column, has_one_text=column.has_one_text and not row["folds"])
 
 
 def _column(
@@ -170,4 +188,5 @@ def _column(
         kind, fields = "composite", tuple(_columns(base["relation"], types, attributes))
     elif base["category"] == "S":
         kind = "text"
-    return Column(name, type_, kind, element, fields, base["delimiter"], written_by_server)
+    has_one_text = base["name"] in ONE_TEXT or base["form"] == "e"
+    return Column(name, type_, kind, element, fields, base["delimiter"], written_by_server, has_one_text)

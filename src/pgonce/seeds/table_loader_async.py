@@ -209,9 +209,11 @@ class TableLoader:
             "table": self.facts.table, "rows": self.facts.rows, "names": _names(batch.columns),
             "key": _names(self.seed.key), "batch": _STAGING, "same": self._same,
         }  # fmt: skip
+        # of a key, the spelling: 1.00 overwrites 1.0
         changing = [
             column for column in batch.columns
-            if column not in self.seed.key and not self.facts.columns[column].written_by_server
+            if (column not in self.seed.key or not self.facts.columns[column].has_one_text)
+            and not self.facts.columns[column].written_by_server
         ]  # fmt: skip
         if self.seed.on_conflict == "update" and changing:
             return await self._update(conn, values, changing, rows)

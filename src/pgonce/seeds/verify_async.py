@@ -111,6 +111,9 @@ async def compare(pool: Pool, sources: Sources, seed: Seed, rejected: Mapping[st
                     await _copy(conn, facts.table, reader, source)
                 if reader and reader.columns:
                     result |= await _compared(conn, seed, facts, reader.columns)
+                else:
+                    count = sql.SQL("select count(*) from {}").format(facts.rows)
+                    result["extra"] = (await fetch(conn, count))[0][0]
             except (psycopg.errors.DataError, psycopg.errors.IntegrityError, ValueError) as error:
                 # the source has a row now that is no reject and that the column cannot hold
                 result["error"] = f"{type(error).__name__} at or after row {reader.rows if reader else 0:,}"
@@ -164,7 +167,8 @@ async def _compared(
     compared = [
         column for column in map(facts.columns.__getitem__, columns)
         # of a row that was there, an identity column is never updated
-        if column.name not in seed.key and not (column.written_by_server and seed.on_conflict == "update")
+        if (column.name not in seed.key or not column.has_one_text)
+        and not (column.written_by_server and seed.on_conflict == "update")
     ]  # fmt: skip
     same = (sql.SQL("t.{} = e.{}").format(sql.Identifier(column), places[column]) for column in seed.key)
     equal = [_equal(column, places[column.name]) for column in compared]

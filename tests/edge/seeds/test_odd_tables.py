@@ -1,0 +1,235 @@
+"""Tables of unusual kinds: what is said of an import into them is true, and ``verify`` agrees with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgonce.core import database as pools
+from pgonce.errors import RowRejected, SchemaError
+from pgonce.seeds.seed import Seed
+from pgonce.seeds.seeds import Seeds
+
+Conn = psycopg.Connection[Any]
+FOLDING = "create collation folding (provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
+
+
+@pytest.fixture
+def seeds(database: str) -> Iterator[Seeds]:
+    with pools.open_pool(database, 4) as pool:
+        yield Seeds(pool)
+
+
+def seed(*rows: tuple[Any, ...], **options: Any) -> Seed:
+    def source(cursor: Any) -> Any:
+        return ((row, n) for n, row in enumerate(rows) if cursor is None or n > cursor)
+
+    return Seed("s", source, **{"into": "things", "key": ("id",), "columns": ("id", "note"), **options})
+
+
+def counts(seeds: Seeds) -> tuple[int, int, int, int]:
+    at = seeds.checkpoint("s")
+    assert at is not None
+    return at.rows_inserted, at.rows_updated, at.rows_skipped, at.rows_rejected
+
+
+KEYS = [
+    ("text collate folding", "a", "A"), ("numeric", "1", "1.0"), ("float8", "0", "-0"), ("interval", "1 day", "24:00"),
+    ("jsonb", "1", "1.0"), ("numeric[]", "{1}", "{1.0}"), ("numrange", "[1,2)", "[1.0,2)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "one", "other"), KEYS)
+@pytest.mark.parametrize("on_conflict", ["skip", "update"])
+@pytest.mark.parametrize("size", [1, 9])
+def test_of_equal_keys_with_other_texts_one_row_is_there_as_a_whole(
+    seeds: Seeds, conn: Conn, kind: str, one: str, other: str, on_conflict: Any, size: int
+) -> None:
+    if "folding" in kind:
+        try:
+            conn.execute(FOLDING)
+        except psycopg.errors.FeatureNotSupported:
+            pytest.skip("this PostgreSQL has no ICU")
+    conn.execute(f"create table things (id {kind} primary key, note text)".encode())
+    what = seed((one, "first"), (other, "second"), on_conflict=on_conflict, batch_size=size)
+    assert seeds.run(what).outcome == "complete"
+    assert counts(seeds) == ((1, 0, 1, 0) if on_conflict == "skip" else (1, 1, 0, 0))
+    there = conn.execute("select id::text, note from things").fetchall()
+    [wanted] = conn.execute(f"select (%s::{kind})::text".encode(), [one if on_conflict == "skip" else other]).fetchall()
+    assert there == [(*wanted, "first" if on_conflict == "skip" else "second")]
+    assert seeds.verify(what)["ok"]
+    seeds.run(what, restart=True)
+    assert seeds.verify(what)["ok"]
+    conn.execute(f"update things set id = %s::{kind}".encode(), [other if on_conflict == "skip" else one])
+    found = seeds.verify(what)
+    assert (found["ok"], found["different"], found["missing"]) == (False, 1, 0)
+
+
+@pytest.mark.parametrize("kind", ["char(4)", "varchar(4)", "text", '"char"', "name"])
+@pytest.mark.parametrize("on_conflict", ["skip", "update"])
+def test_keys_that_differ_in_case_or_in_blanks_are_those_of_the_type(
+    seeds: Seeds, conn: Conn, kind: str, on_conflict: Any
+) -> None:
+    conn.execute(f"create table things (id {kind} primary key, note text)".encode())
+    keys = ["a", "A", "a ", "a  "]
+    rows = [(key, str(n)) for n, key in enumerate(keys)]
+    what = seed(*rows, on_conflict=on_conflict, max_rejects=4)
+    assert seeds.run(what).outcome == "complete"
+    there = [key for (key,) in conn.execute("select id::text from things").fetchall()]
+    inserted, _, _, rejected = counts(seeds)
+    assert len(there) == inserted
+    assert rejected == 0
+    found = seeds.verify(what)
+    assert found["ok"]
+    assert (found["equal"], found["extra"]) == (inserted, 0)
+
+
+def test_float_keys_with_nan_and_zeros_are_each_there_once(seeds: Seeds, conn: Conn) -> None:
+    conn.execute("create table things (id float8 primary key, note text)")
+    what = seed((float("nan"), "a"), (float("nan"), "b"), (0.0, "c"), (-0.0, "d"), (float("inf"), "e"))
+    seeds.run(what)
+    assert counts(seeds) == (3, 0, 2, 0)
+    assert seeds.verify(what)["ok"]
+
+
+TRIGGER = """
+create function turn() returns trigger language plpgsql as $$ begin {} end $$;
+create trigger turn before {} on things for each row execute function turn();
+"""
+
+
+@pytest.mark.parametrize("key", [("id",), ()])
+def test_a_row_that_a_trigger_drops_is_skipped_and_missing(seeds: Seeds, conn: Conn, key: tuple[str, ...]) -> None:
+    conn.execute("create table things (id int primary key, note text)")
+    conn.execute(TRIGGER.format("if new.id = 2 then return null; end if; return new;", "insert").encode())
+    what = seed((1, "a"), (2, "b"), (3, "c"), key=key)
+    assert seeds.run(what).outcome == "complete"
+    assert counts(seeds) == (2, 0, 1, 0)
+    assert (seeds.verify(what)["ok"], seeds.verify(what)["missing"]) == (False, 1)
+
+
+@pytest.mark.parametrize("change", ["new.note = new.note || '!'", "new.id = new.id + 100"])
+def test_a_row_that_a_trigger_changes_is_not_verified(seeds: Seeds, conn: Conn, change: str) -> None:
+    conn.execute("create table things (id int primary key, note text)")
+    conn.execute(TRIGGER.format(f"{change}; return new;", "insert").encode())
+    what = seed((1, "a"), (2, "b"), batch_size=1)
+    assert seeds.run(what).outcome == "complete"
+    assert not seeds.verify(what)["ok"]
+    assert seeds.run(what).outcome == "complete", "keys that a trigger may change do not identify the table"
+
+
+def test_an_update_that_a_trigger_refuses_is_skipped_and_different(seeds: Seeds, conn: Conn) -> None:
+    conn.execute("create table things (id int primary key, note text)")
+    conn.execute("insert into things values (1, 'old')")
+    conn.execute(TRIGGER.format("return null;", "update").encode())
+    what = seed((1, "new"), (2, "b"), on_conflict="update")
+    assert seeds.run(what).outcome == "complete"
+    assert counts(seeds) == (1, 0, 1, 0)
+    assert (seeds.verify(what)["ok"], seeds.verify(what)["different"]) == (False, 1)
+
+
+def test_a_trigger_of_a_partition_that_changes_keys_does_not_make_it_another_table(seeds: Seeds, conn: Conn) -> None:
+    conn.execute("create table things (id int primary key, note text) partition by range (id)")
+    conn.execute("create table part partition of things for values from (0) to (1000)")
+    trigger = TRIGGER.format("new.id = new.id + 100; return new;", "insert").replace("on things", "on part")
+    conn.execute(trigger.encode())
+    what = seed((1, "a"), (2, "b"))
+    assert seeds.run(what).outcome == "complete"
+    assert seeds.run(what).outcome == "complete"
+
+
+def test_a_row_without_a_partition_is_a_reject(seeds: Seeds, conn: Conn) -> None:
+    conn.execute("create table things (id int primary key, note text) partition by list (id)")
+    conn.execute("create table part partition of things for values in (1, 3)")
+    what = seed((1, "a"), (2, "b"), (3, "c"), max_rejects=1)
+    assert seeds.run(what).outcome == "complete"
+    assert counts(seeds) == (2, 0, 0, 1)
+    assert (seeds.verify(what)["ok"], seeds.verify(what)["rejected"]) == (True, 1)
+
+
+@pytest.mark.parametrize("scope", ["things", "part"])
+def test_a_constraint_that_is_checked_at_commit_makes_rejects(seeds: Seeds, conn: Conn, scope: str) -> None:
+    conn.execute("create table notes (note text primary key)")
+    conn.execute("insert into notes values ('a'), ('c')")
+    conn.execute("create table things (id int primary key, note text) partition by range (id)")
+    conn.execute("create table part partition of things for values from (0) to (1000)")
+    refers = f"alter table {scope} add foreign key (note) references notes deferrable initially deferred"
+    conn.execute(refers.encode())
+    what = seed((1, "a"), (2, "b"), (3, "c"), max_rejects=1)
+    assert seeds.run(what).outcome == "complete"
+    assert counts(seeds) == (2, 0, 0, 1)
+    assert seeds.verify(what)["ok"]
+
+
+@pytest.mark.parametrize("on_conflict", ["skip", "update"])
+def test_a_rule_that_replaces_the_insert_is_refused(seeds: Seeds, conn: Conn, on_conflict: Any) -> None:
+    conn.execute("create table things (id int primary key, note text)")
+    conn.execute("create table elsewhere (like things)")
+    conn.execute("create rule away as on insert to things do instead insert into elsewhere values (new.*)")
+    with pytest.raises(SchemaError, match="rule"):
+        seeds.run(seed((1, "a"), (2, "b"), on_conflict=on_conflict))
+
+
+@pytest.mark.parametrize("partitioned", [False, True])
+def test_a_foreign_table_is_refused(seeds: Seeds, conn: Conn, partitioned: bool) -> None:
+    conn.execute("create foreign data wrapper nowhere")
+    conn.execute("create server nowhere foreign data wrapper nowhere")
+    if partitioned:
+        conn.execute("create table things (id int, note text) partition by range (id)")
+        conn.execute("create foreign table part partition of things for values from (0) to (9) server nowhere")
+    else:
+        conn.execute("create foreign table things (id int, note text) server nowhere")
+    with pytest.raises(SchemaError, match="foreign table"):
+        seeds.run(seed((1, "a"), key=()))
+
+
+@pytest.mark.parametrize("made", ["view", "materialized view"])
+def test_a_view_is_refused(seeds: Seeds, conn: Conn, made: str) -> None:
+    conn.execute("create table really (id int primary key, note text)")
+    conn.execute(f"create {made} things as select * from really".encode())
+    with pytest.raises(SchemaError, match="is a view"):
+        seeds.run(seed((1, "a")))
+
+
+def test_a_value_that_its_type_reads_as_a_name_is_a_reject_without_the_name(seeds: Seeds, conn: Conn) -> None:
+    conn.execute("create table things (id int primary key, note regclass)")
+    what = seed((1, "pg_class"), (2, "secret"), max_rejects=1)
+    assert seeds.run(what).outcome == "complete"
+    assert counts(seeds) == (1, 0, 0, 1)
+    [reject] = seeds.rejects("s")
+    assert (reject.column_name, "secret" in str(reject.reason)) == ("note", False)
+    assert seeds.verify(what)["ok"]
+    with pytest.raises(RowRejected) as refused:
+        seeds.run(seed((1, "pg_class"), (2, "secret")), restart=True)
+    assert "secret" not in str(refused.value)
+
+
+def test_rows_that_a_policy_hides_are_missing_for_the_role_that_compares(
+    seeds: Seeds, conn: Conn, database: str
+) -> None:
+    conn.execute("create table things (id int primary key, note text)")
+    conn.execute("alter table things enable row level security, force row level security")
+    conn.execute("create policy shown on things using (id <> 2) with check (true)")
+    conn.execute("do $$ begin create role importer_of_tests; exception when duplicate_object then null; end $$")
+    conn.execute("grant all on all tables in schema public to importer_of_tests")
+    conn.execute("grant all on all functions in schema public to importer_of_tests")
+    conn.execute("grant all on all sequences in schema public to importer_of_tests")
+    what = seed((1, "a"), (2, "b"), (3, "c"))
+    assert seeds.run(what).outcome == "complete"
+    with pools.open_pool(database + "&options=-crole%3Dimporter_of_tests", 3) as pool:
+        limited = Seeds(pool)
+        found = limited.verify(what)
+        assert (found["ok"], found["missing"]) == (False, 1)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):  # it may not even skip what it may not see
+            limited.run(what, restart=True)
+    conn.execute("drop owned by importer_of_tests")
+
+
+def test_a_source_that_lost_all_its_rows_leaves_all_of_the_table_extra(seeds: Seeds, conn: Conn) -> None:
+    conn.execute("create table things (id int primary key, note text)")
+    seeds.run(seed((1, "a"), (2, "b")))
+    found = seeds.verify(seed())
+    assert (found["rows"], found["extra"]) == (0, 2)
