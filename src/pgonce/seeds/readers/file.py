@@ -255,19 +255,15 @@ class Reading:
         self._hashed = self._taken = offset
         self._kept: deque[bytes] = deque()
         self._kept_size = 0
-        self._head = b""
-        self._tail = b""
+        self._head = self._tail = b""
         self._lock = threading.RLock()
         file.reading = self
 
     def read(self, size: int, taken: int = 0) -> bytes:
         """Up to ``size`` bytes; none at the end.
 
-        Args:
-            size: at most.
-            taken: all rows before this offset were taken. What lies before that of the last call is hashed here, while
-                the database is busy: a batch that is hashed as a whole at its end would hold up its COPY. Whoever takes
-                the first row of a batch has asked for the fingerprint of the batch before it (`Prefetcher`).
+        All rows before ``taken`` were taken. What lies before that of the last call is hashed here, while the database
+        is busy; a whole batch at its end would hold up the next COPY. `Prefetcher` goes on after the fingerprint only.
 
         Raises:
             InvalidArgument: a packed file that is damaged or ends in the middle; text in another encoding.
@@ -298,11 +294,10 @@ class Reading:
 
     def _hash(self, offset: int) -> None:
         while self._hashed < offset:
-            data = self._kept.popleft()
-            wanted = offset - self._hashed
+            data, wanted = self._kept.popleft(), offset - self._hashed
             if len(data) > wanted:
                 self._kept.appendleft(data[wanted:])
-                data = data[:wanted]
+            data = data[:wanted]
             self._prefix.update(data)
             self._hashed += len(data)
             self._kept_size -= len(data)
