@@ -14,7 +14,7 @@ from pgonce.app import App
 from pgonce.cli.output import print_line
 from pgonce.core import database, logs
 from pgonce.jobs.cron import Plan
-from pgonce.webhooks.event_types import unknown_patterns
+from pgonce.webhooks.event_types import doubts
 
 INDENT = " " * 10
 WIDTH = 100
@@ -43,9 +43,7 @@ def describe_handlers(app: App, concurrency: int | None) -> str:
     if not patterns:
         return "handles   nothing: the app has no handlers"
     lines = [_line("handles", [*patterns[:-1], f"{patterns[-1]}   {concurrency} at a time"], ", ")]
-    for pattern, alike in unknown_patterns(patterns).items():
-        hint = f": did you mean {alike}?" if alike else ""
-        lines.append(f'warning   Stripe sends no type "{pattern}"{hint}')
+    lines += [f"warning   {doubt}" for doubt in doubts(patterns)]
     return "\n".join(lines)
 
 

@@ -29,6 +29,7 @@ from pgonce.core.service import Service
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, PayloadTooLarge, PgonceError
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls_receive import check_inbox, count_refused_deliveries
+from pgonce.webhooks.event_types import doubts
 from pgonce.webhooks.handling_async import receiving
 from pgonce.webhooks.inbox_writer import InboxWriter, order_key
 from pgonce.webhooks.providers import Provider
@@ -221,6 +222,9 @@ class Receiver:
         events that were queued before it wait until then.
         """
         await self.start()
+        if self._verify is None:
+            for line in doubts(handler.pattern for handler in self._app.handlers):
+                log.warning("%s", line)
         try:
             yield
         finally:

@@ -205,3 +205,11 @@ def unknown_patterns(patterns: Iterable[str]) -> dict[str, str | None]:
             alike = difflib.get_close_matches(pattern, sorted(prefixes), 1, 0.6)
             found[pattern] = alike[0] if alike else None
     return found
+
+
+def doubts(patterns: Iterable[str]) -> list[str]:
+    """A line for each pattern that matches no type of Stripe's."""
+    return [
+        f'Stripe sends no type "{pattern}"{f": did you mean {alike}?" if alike else ""}'
+        for pattern, alike in unknown_patterns(patterns).items()
+    ]

@@ -166,6 +166,17 @@ async def test_what_is_registered_below_the_services_runs_as_well(database: str,
         await asyncio.to_thread(wait_until, lambda: conn.execute(done).fetchone() == (True,), "both to be handled")
 
 
+async def test_a_mounted_receiver_warns_of_a_type_that_stripe_does_not_send(
+    database: str, conn: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = pgonce.App()
+    receiver = pgonce.receiver(app, secrets="whsec_test", url=database, worker=False)
+    app.webhook("invoice.payed")(lambda _event, _tx: None)
+    async with receiver.lifespan():
+        pass
+    assert 'Stripe sends no type "invoice.payed": did you mean invoice.paid?' in caplog.messages
+
+
 async def test_a_part_that_cannot_start_stops_those_before_it() -> None:
     app, seen = pgonce.App(), []
 
