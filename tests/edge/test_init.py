@@ -121,6 +121,16 @@ def test_what_init_writes_handles_an_event_after_the_commands_that_it_prints(
             wait_until(lambda: conn.execute(scheduled).fetchone() == (1,), "the job to be scheduled", 40)
 
 
+def test_supabase_s_commands_begin_with_its_project_and_set_the_secrets(tmp_path: Path) -> None:
+    code, said = shell(tmp_path, "pgonce init supabase")
+    assert (code, "next:\n  supabase init\n  pgonce sql --supabase\n" in said) == (0, True)
+    assert "supabase secrets set STRIPE_API_KEY=sk_... STRIPE_WEBHOOK_SECRET=whsec_..." in said
+    assert shell(tmp_path, "pgonce sql --supabase")[0] == 0
+    (tmp_path / "supabase" / "config.toml").touch()
+    (tmp_path / "supabase" / "functions" / "stripe-webhook" / "index.ts").unlink()
+    assert "supabase init" not in shell(tmp_path, "pgonce init supabase")[1]
+
+
 def test_what_is_not_installed_is_the_first_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(init, "find_spec", lambda name: None if name == "fastapi" else object())

@@ -23,7 +23,12 @@ KINDS = {
     "supabase": (
         "supabase/functions/stripe-webhook/index.ts",
         None,
-        ("pgonce sql --supabase", "supabase db push", "supabase functions deploy stripe-webhook --no-verify-jwt"),
+        (
+            "pgonce sql --supabase",
+            "supabase db push",
+            "supabase secrets set STRIPE_API_KEY=sk_... STRIPE_WEBHOOK_SECRET=whsec_...",
+            "supabase functions deploy stripe-webhook --no-verify-jwt",
+        ),
     ),
 }
 """For each kind the file, the app in it, and the commands that come next."""
@@ -59,6 +64,8 @@ def init(kind: str) -> None:
     click.echo("next:")
     missing = [needed for needed in NEEDS.get(kind, ()) if find_spec(needed) is None]
     install = [f"pip install {' '.join(missing)}"] if missing else []
+    if kind == "supabase" and not Path("supabase/config.toml").exists():
+        install.append("supabase init")
     for command in (*install, *following):
         click.echo(f"  {command}")
 
