@@ -314,9 +314,7 @@ def transaction(conn: Connection[Any], name: str, limit: timedelta) -> Iterator[
 
 
 def settings(name: str, limit: timedelta) -> str:
-    """The statement with the settings of ``transaction``. ``name`` must not contain quotes."""
+    """The statements with the settings of ``transaction``. ``name`` must not contain quotes."""
     milliseconds = min(max(int(limit / timedelta(milliseconds=1)), 1), 2**31 - 1)
-    return (
-        f"select pg_catalog.set_config('application_name', '{name}', true),"
-        f" pg_catalog.set_config('idle_in_transaction_session_timeout', '{milliseconds}', true)"
-    )
+    # two SETs, because a SELECT of set_config took three times as long
+    return f"set local application_name to '{name}'; set local idle_in_transaction_session_timeout to {milliseconds}"

@@ -22,7 +22,7 @@ from pgonce.core.call import Call
 from pgonce.core.concurrency_async import asked_to_stop, in_thread, meanwhile, sleep, time_limit
 from pgonce.core.execute_async import Pool, call, call_unsynced, execute, last_value, run, send, settings
 from pgonce.core.failures import ErrorHook, log_failure
-from pgonce.core.handler_session import RESET, HandlerSession
+from pgonce.core.handler_session import RESET, RESET_SETTINGS, UNLOCK, HandlerSession
 from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken, translate
 from pgonce.webhooks import calls as webhooks
 from pgonce.webhooks import calls_queue as protocol
@@ -54,6 +54,7 @@ Work: TypeAlias = tuple[Event, list[Handler]]
 Batch: TypeAlias = tuple[Handler, list[Event]]
 
 _CONTENTION = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+_BEGIN = f"begin; {settings('pgonce worker', LIMIT)}"
 _UNSYNCED = "set local synchronous_commit to off"
 _OTHER_TRANSACTION = "2D000"
 _NOT_COMPLETED = "the handler returned without event.complete(session) in its transaction"
@@ -174,8 +175,7 @@ class AsyncExecutor:
     def _opening(self, event: Event) -> str:
         # Put together by hand: composing it with psycopg.sql took 8 % of the worker's samples. UUIDs need no quoting.
         claim = claim_of(event)
-        mark = f"{self._qualifier}.pgonce_mark_webhook('{claim.id}', '{claim.lease}')"
-        return f"begin; {settings('pgonce worker', LIMIT)}; select {mark}"
+        return f"{_BEGIN}; select {self._qualifier}.pgonce_mark_webhook('{claim.id}', '{claim.lease}'), {UNLOCK}"
 
     async def _begin(self, conn: AsyncConnection[Any], session: HandlerSession, event: Event) -> str:
         """Open the event's transaction and mark the event; the transaction's id, or "" if the event is not ours.
@@ -207,7 +207,7 @@ class AsyncExecutor:
         """
         ending = [f"select {self._qualifier}.pgonce_check_transaction('{transaction}')"]
         ending += ["commit"] if is_durable else [_UNSYNCED, "commit"]
-        message = [*ending, RESET, self._opening(following[0])] if following else [*ending, RESET]
+        message = [*ending, RESET_SETTINGS, self._opening(following[0])] if following else [*ending, RESET]
         results, error = await send(conn, "; ".join(message))
         if len(results) < len(ending):
             return error, None
@@ -334,7 +334,7 @@ class AsyncExecutor:
         leases = ",".join(str(claim_of(event).lease) for event in events)
         marked = f"{self._qualifier}.pgonce_complete_webhooks('{{{ids}}}', '{{{leases}}}')"
         return (
-            f"begin; {settings('pgonce worker', LIMIT)}; select pg_catalog.concat("
+            f"{_BEGIN}; select pg_catalog.concat("
             "pg_catalog.pg_current_xact_id(), ' ', pg_catalog.string_agg(id::pg_catalog.text, ','))"
             f" from {marked} as id"
         )

@@ -25,13 +25,19 @@ create or replace function pgonce_mark_webhook(p_id uuid, p_lease uuid) returns 
 language plpgsql set search_path from current as $$
 declare
   v_order_key text;
+  v_has_failed boolean;
 begin
   -- "not in": see complete_webhook
   update webhook_events
-  set status = 'succeeded', processed_at = clock_timestamp(), error_message = null, next_attempt_at = null, filler = null
+  set status = 'succeeded', processed_at = clock_timestamp(), next_attempt_at = null, filler = null
   where id = p_id and lease = p_lease and status not in ('succeeded', 'failed', 'ignored')
-  returning order_key into v_order_key;
+  returning order_key, error_message is not null into v_order_key, v_has_failed;
   if not found then return null; end if;
+  -- By itself: for an UPDATE that names this column, PostgreSQL reads and prepares the condition of a trigger, which is a
+  -- tenth of the statement's time.
+  if v_has_failed then
+    update webhook_events set error_message = null where id = p_id;
+  end if;
   if v_order_key is not null then
     perform pgonce_pull_next_webhook(v_order_key);
   end if;
