@@ -42,6 +42,7 @@ def build(console: Any) -> Starlette:
     app.state.console = console
     app.state.templates = Templates(console)
     app.state.shell = ShellCache()
+    app.state.hours = (float("-inf"), ())  # of the first page: when they were read, and what
     app.state.retries = set()  # of rejected rows: a task that nothing refers to may be collected
     app.state.checking = asyncio.Semaphore(2)  # passwords: scrypt needs 32 MB and a core for each
     return app

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,7 +13,7 @@ from starlette.responses import Response
 from pgonce.console import respond
 from pgonce.console.figures.now import hours
 from pgonce.console.pages.imports import ImportLine, pace_of
-from pgonce.console.reads import reading
+from pgonce.console.reads import Read, reading
 from pgonce.console.sentences import MOST_JOBS, Seen, Sentence, four
 from pgonce.console.templating import Clock, zone_of
 from pgonce.core.facts import Facts, Hour, get_facts, get_hours, get_stuck_imports
@@ -21,6 +22,8 @@ from pgonce.jobs.calls_stats import JobLine, missed_ticks, urgent_jobs
 from pgonce.seeds.calls_console import console_seeds
 
 MOST_IMPORTS = 10
+HOURS_HOLD = 10.0
+"""Seconds for which the events per hour are shown again: of a day with 57,600 events they take half of the page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ async def now(request: Request) -> Response:
     """The page."""
     async with reading(request) as read:
         facts = await read(get_facts())
-        by_hour = await read(get_hours())
+        by_hour = await _hours(request, read)
         missed = await read(missed_ticks())
         jobs = await read(urgent_jobs(MOST_JOBS, missed))
         stuck = await read(get_stuck_imports())
@@ -54,6 +57,16 @@ async def now(request: Request) -> Response:
         [ImportLine(seed, pace_of(seed, facts.now)) for seed in seeds], processes, facts,
     )  # fmt: skip
     return await respond.respond(request, "now/now.html", found, figure=hours(by_hour, clock))
+
+
+async def _hours(request: Request, read: Read) -> Sequence[Hour]:
+    state = request.app.state
+    read_at, by_hour = state.hours
+    if time.monotonic() - read_at > HOURS_HOLD:
+        by_hour = await read(get_hours())
+        state.hours = (time.monotonic(), by_hour)
+    found: Sequence[Hour] = by_hour
+    return found
 
 
 routes = respond.page("/", now, json_path="/now.json")

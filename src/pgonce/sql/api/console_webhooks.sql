@@ -151,8 +151,10 @@ comment on function pgonce_console_webhooks(jsonb, timestamptz, uuid, integer) i
   'pgonce: a page of events, newest first, each with its diagnosis if it is not final. p_filter as for pgonce_find_webhooks; a last '
   'row with scanned = true says that the search stopped there. At most 500 rows.';
 
--- Only the few events that have not succeeded are counted by their own indexes. All are counted in the index of received_at,
--- up to a bound, and those that have succeeded are the difference.
+-- Dead letters and ignored events have indexes of their own. The others that are not final are looked at in the order in which
+-- they are due, and the events of direct clients, which have no such time, in the index of the status: up to a bound in each, because
+-- among a million that wait the few that are handled would be looked for in all of them. All are counted in the index of
+-- received_at, up to a bound, and those that have succeeded are the difference.
 create or replace function pgonce_console_webhook_counts(p_most integer default 10000) returns table (state text, events integer)
 language plpgsql stable set search_path from current set enable_seqscan = off as $$
 declare
@@ -160,12 +162,27 @@ declare
   v_capped boolean := false;
   v_all integer;
 begin
-  foreach state in array array['dead', 'failed', 'waiting', 'processing', 'ignored'] loop
-    execute 'select count(*) from (select 1 from webhook_events where '
-      || (select c.indexed from pgonce_webhook_condition(jsonb_build_object('state', state)) c) || ' limit $1) n'
-      into events using p_most + 1;
-    v_others := v_others + events;
-    v_capped := v_capped or events > p_most;
+  for state, events in
+    with due as materialized (
+      select pgonce_webhook_state(e.status, e.next_attempt_at, e.lease) as state from webhook_events e
+      where e.next_attempt_at is not null order by e.next_attempt_at limit p_most + 1),
+    direct as materialized (
+      select e.next_attempt_at, pgonce_webhook_state(e.status, e.next_attempt_at, e.lease) as state from webhook_events e
+      where e.status = 'processing' limit p_most + 1),
+    looked as (
+      select d.state from due d union all select d.state from direct d where d.next_attempt_at is null)
+    select w.state, case when w.n > p_most then p_most + 1
+                         when greatest((select count(*) from due), (select count(*) from direct)) <= p_most then w.n end
+    from (select s.state, (select count(*) from looked l where l.state = s.state)::integer as n
+          from unnest(array['failed', 'waiting', 'processing']) s (state)) w
+    union all
+    select 'dead', (select count(*) from (
+      select from webhook_events e where e.status = 'failed' and e.next_attempt_at is null limit p_most + 1) n)
+    union all
+    select 'ignored', (select count(*) from (select from webhook_events e where e.status = 'ignored' limit p_most + 1) n)
+  loop
+    v_others := v_others + coalesce(events, 0);
+    v_capped := v_capped or coalesce(events > p_most, true);
     return next;
   end loop;
   select count(*) into v_all
