@@ -250,6 +250,20 @@ def test_what_the_user_has_built_on_what_must_go_stops_the_upgrade_and_stays(
     assert catalog.read(conn) == fresh
 
 
+def test_a_trigger_that_is_created_again_leaves_the_rows_that_it_has_filled(database: str, conn: Connection) -> None:
+    insert = 'select claim_webhook(%s, \'x\', \'{"data": {"object": {"id": "sub_1"}}}\')'
+    conn.execute(insert, ["before"])
+    conn.execute("drop trigger pgonce_before_write on webhook_events")
+    conn.execute(insert, ["without"])
+    version = "select xmin, object_id from webhook_events where stripe_event_id = %s"
+    before = conn.execute(version, ["before"]).fetchone()
+    schema.migrate(database)
+    assert conn.execute(version, ["before"]).fetchone() == before
+    row = conn.execute(version, ["without"]).fetchone()
+    assert row
+    assert row[1] == "sub_1"
+
+
 def test_what_the_user_has_built_on_what_can_be_replaced_stays(database: str, conn: Connection) -> None:
     make(conn, "create view theirs as select *, pgonce_failure('x') from pgonce_job_stats")
     make(conn, OLDER["another name of an argument"] + ";" + OLDER["another signature"])

@@ -10,8 +10,8 @@ from pgonce.core.schema_sql import LOCK, SPECIFIED
 from pgonce.errors import SchemaError
 
 # The order is such that nothing depends on what is dropped before it. The specification's tables keep the columns that
-# pgonce has
-# added, and their comment: raw holds the only exact copy of some payloads, and a later migrate takes the tables back.
+# pgonce has added, and their comment: raw holds the only exact copy of some payloads, and a later migrate takes the
+# tables back.
 _STATEMENTS: LiteralString = """
 with here as (select oid from pg_namespace where nspname = %(schema)s),
   relations as (

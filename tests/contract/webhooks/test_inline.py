@@ -339,7 +339,7 @@ def test_a_zombie_that_ignores_its_event_is_told_that_it_is_no_longer_its_own(
         event.ignore("not today")
 
     zombie = open_caller(kind, network.url)
-    about_to_mark = network.hold(b"ignore_webhook")  # the effect's rollback has let go of the row
+    about_to_mark = network.hold(b"ignore_webhook")  # the rollback of the effect has released the row
     stuck = spawn(zombie.deliver, body(name), picky)
     about_to_mark.wait()
     expire(db, name)

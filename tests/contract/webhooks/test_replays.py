@@ -1,4 +1,4 @@
-"""A worker works off the replays that were started, whoever started them."""
+"""A worker executes the replays that were started, whoever started them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole chain with localstripe, which is not ours: its signed events are received, handled and recovered."""
+"""End to end with localstripe, a third-party stand-in for Stripe: its events are received, handled and recovered."""
 
 from __future__ import annotations
 

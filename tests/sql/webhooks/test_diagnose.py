@@ -1,4 +1,4 @@
-"""What is the matter with an event: every cause is found in the row that has it, and the page says the same."""
+"""The diagnosis of an event: every cause is found by the event's row, and the documentation lists the same causes."""
 
 from __future__ import annotations
 

@@ -100,9 +100,11 @@ do $$ begin
   if pgonce_ensure_trigger('webhook_events', 'pgonce_before_write',
       'create trigger pgonce_before_write before insert or update of payload on webhook_events '
       'for each row execute function pgonce_webhook_events_before_write()') then
-    -- the rows of an adopted table; for a big table core/adopt.py does this afterwards, in batches
+    -- The rows of an adopted table, or those that were written while the trigger was missing: an update of all rows would
+    -- block their writers for long. For a big adopted table core/adopt.py does this afterwards, in batches.
     update webhook_events set payload = payload
-    where payload <> '{}' and coalesce(obj_description('webhook_events'::regclass, 'pg_class'), '') not like 'pgonce: being adopted%';
+    where object_id is null and account is null and livemode is null and payload <> '{}'
+      and coalesce(obj_description('webhook_events'::regclass, 'pg_class'), '') not like 'pgonce: being adopted%';
   end if;
 end $$;
 
