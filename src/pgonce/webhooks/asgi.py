@@ -124,14 +124,14 @@ class Receiver:
         return f"<pgonce.receiver for {len(self._app.handlers)} handlers>"
 
     async def start(self) -> None:
-        """Open the pool and start the worker; without a lifespan the first request does it.
+        """Open the pool and start the worker. If the server has no lifespan, the first request does this.
 
         Raises:
             DatabaseUnavailable: the database cannot be reached.
         """
         if self._writer is not None:
             return
-        if self._starting is None:  # all requests that arrive meanwhile wait for one attempt
+        if self._starting is None:  # all requests that arrive meanwhile wait for this attempt
             self._starting = asyncio.create_task(self._start())
         starting = self._starting
         try:
@@ -163,14 +163,14 @@ class Receiver:
         self._sweeping = asyncio.create_task(self._sweep(pool))
 
     async def _sweep(self, pool: AsyncConnectionPool[AsyncConnection[Any]]) -> None:
-        """Show that this process receives, and write the counts of what was refused, now and then."""
+        """From time to time record that this process receives, and write the counts of what it refused."""
         while True:
             await self._beat(pool)
             await asyncio.sleep(BEAT_EVERY)
             await self._write_refusals(pool, EVERY)
 
     async def _beat(self, pool: AsyncConnectionPool[AsyncConnection[Any]]) -> None:
-        """Write or refresh the row of ``pgonce ps``. Deliveries are received without it, too."""
+        """Write or refresh this process's row for ``pgonce ps``. Without it deliveries are received, too."""
         try:
             if not await call(pool, beat_process(self._registration.id, 0, []), self._schema):
                 await call(pool, self._registration.registering(), self._schema)
@@ -187,15 +187,15 @@ class Receiver:
 
     @property
     def services(self) -> list[Service]:
-        """Its worker, once it has started; none without one."""
+        """The worker of this process, once it has started; None if there is none."""
         return [] if self._worker is None else [self._worker]
 
     async def stop(self, timeout: float | None = None) -> None:
-        """Let the worker finish the events it has begun, and close the pool.
+        """Wait until the worker has finished the events that it has begun, and close the pool.
 
         Args:
-            timeout: seconds to wait for handlers; None: ``shutdown_timeout``. What has not ended by then is handled
-                again elsewhere.
+            timeout: seconds to wait for handlers; None: ``shutdown_timeout``. An event that has not ended by then is
+                handled again by another worker.
         """
         worker, pool = self._worker, self._pool
         self._worker = self._writer = self._pool = None
@@ -240,7 +240,7 @@ class Receiver:
         request = _Request(receive)
         response = await self._respond(scope, request)
         headers = [(name.encode(), value.encode()) for name, value in response.headers.items()]
-        # An answer that is sent before the body was read must close the connection: what follows on it is the body.
+        # An answer that is sent before the body was read must close the connection: the next bytes on it are the body.
         closes = request.begun and not request.complete
         if closes:
             headers.append((b"connection", b"close"))
@@ -290,7 +290,7 @@ class Receiver:
         return answer(200, event=event.id, outcome=outcome)
 
     async def _read(self, request: _Request) -> bytes:
-        """The body, refused as soon as it is larger than ``max_body``, or slower than ``BODY_SECONDS``."""
+        """Read the body. Refuse it as soon as it is larger than ``max_body``, or takes longer than ``BODY_SECONDS``."""
         size, counted = 0, 0
         chunks: list[bytes] = []
         try:
@@ -321,7 +321,7 @@ class Receiver:
         return stripe.signing_secrets(secrets)
 
     async def _check_ready(self) -> Response:
-        """Ask the database, at most once a second and once at a time: anybody may send this request."""
+        """Check the database: at most once a second, one check at a time, because anybody may send this request."""
         if self._checking is None or (self._checking.done() and time.monotonic() - self._checked > READY_SECONDS):
             self._checking = asyncio.create_task(self._check_inbox())
         await asyncio.shield(self._checking)
@@ -375,7 +375,7 @@ class _Request:
         return bytes(message.get("body", b""))
 
     async def discard_rest(self) -> None:
-        """Read on for a moment after an answer that closes the connection.
+        """After an answer that closes the connection, read for a moment what still arrives.
 
         If bytes are left unread, the kernel resets the connection instead of closing it, and the client may lose the
         answer that it has not read yet.

@@ -64,7 +64,7 @@ class Event:
     after_commit_calls: list[Callable[[], Any]] = field(default_factory=list, repr=False)
 
     def fresh(self) -> Event:
-        """A copy without an attempt's changes: handlers may change ``payload`` and add callbacks."""
+        """A copy for the next attempt, without what handlers have changed: ``payload`` and the callbacks."""
         payload = self.payload if self.body is None else parse(self.body)
         return replace(self, payload=payload, after_commit_calls=[])
 

@@ -39,7 +39,7 @@ class Filter:
     types: Sequence[str] | None = None
 
     def given(self) -> dict[str, Any]:
-        """What is not None, as JSON has it."""
+        """The fields that are not None, as JSON."""
         given = {name: each for name, each in asdict(self).items() if each is not None}
         for name, each in given.items():
             if isinstance(each, datetime):
@@ -175,7 +175,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What changed, and against which event; None: against what Stripe names in previous_attributes."""
+    """What changed, and compared with which event; None: with the previous_attributes that Stripe sent."""
 
     against: str | None
     against_type: str | None
@@ -197,7 +197,7 @@ class PayloadPart:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Something that a text names: noun is webhook, customer, object, account, type, run, job or import."""
+    """Something with the name that was searched. noun: webhook, customer, object, account, type, run, job or import."""
 
     noun: str
     id: str
@@ -318,5 +318,5 @@ def list_types() -> Call[list[str]]:
 
 
 def find(text: str) -> Call[list[Found]]:
-    """What a text names, of everything that pgonce knows."""
+    """Everything with this name: events, objects, customers, runs, jobs, imports."""
     return Call("pgonce_console_find", {"p_text": clean(text, 500)}, lambda rows: [Found(*row) for row in rows])

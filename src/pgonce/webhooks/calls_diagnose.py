@@ -7,5 +7,5 @@ from pgonce.core.diagnosis import Diagnosis, read_diagnoses
 
 
 def diagnose_webhook(event_id: str) -> Call[list[Diagnosis]]:
-    """What is the matter with an event: nothing for one that has succeeded or that its handler ignored."""
+    """The diagnosis of an event; empty if it has succeeded, or if its handler ignored it."""
     return Call("pgonce_diagnose_webhook", {"p_stripe_event_id": event_id}, read_diagnoses)

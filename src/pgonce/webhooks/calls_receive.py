@@ -22,7 +22,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Watermark:
-    """Up to where a comparison has been complete."""
+    """The time up to which a comparison is complete."""
 
     position: datetime
     updated_at: datetime
@@ -31,7 +31,7 @@ class Watermark:
 
 
 def check_inbox(lock_timeout: str = "1s") -> Call[bool]:
-    """Write a row to the inbox and take it back; raises what would keep a delivery from being recorded."""
+    """Write a row to the inbox and roll back. Raises the error that would keep a delivery from being recorded."""
     return Call("pgonce_check_inbox", {"p_lock_timeout": lock_timeout}, value)
 
 
@@ -42,26 +42,26 @@ def count_refused_deliveries(counts: Mapping[str, int]) -> Call[int]:
 
 
 def list_refused_deliveries(since: datetime) -> Call[list[Refused]]:
-    """What was refused since then, for each reason, the most frequent first."""
+    """How many deliveries were refused since then, by reason, the most frequent first."""
     args = {"p_since": since}
     return Call("pgonce_list_refused_deliveries", args, lambda rows: [Refused(*row) for row in rows])
 
 
 def get_watermark(name: str) -> Call[Watermark | None]:
-    """Up to where the comparison ``name`` has been complete."""
+    """The time up to which the comparison ``name`` is complete."""
     return Call("pgonce_get_watermark", {"p_name": name}, lambda rows: Watermark(*rows[0]) if rows else None)
 
 
 def set_watermark(name: str, position: datetime) -> Call[bool]:
-    """Move it forward; False: it was further already."""
+    """Store a later time. False: the stored one is later still."""
     return Call("pgonce_set_watermark", {"p_name": name, "p_position": position}, value)
 
 
 def list_webhook_accounts() -> Call[list[str]]:
-    """The connected accounts of whom an event was received in the last 30 days."""
+    """The connected accounts from which an event was received in the last 30 days."""
     return Call("pgonce_list_webhook_accounts", {}, lambda rows: [row[0] for row in rows])
 
 
 def count_webhooks(event_ids: Sequence[str]) -> Call[int]:
-    """How many of these events are in the inbox."""
+    """How many of these events the inbox has."""
     return Call("pgonce_count_webhooks", {"p_stripe_event_ids": list(event_ids)}, value)

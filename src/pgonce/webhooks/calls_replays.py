@@ -19,7 +19,7 @@ AT_ONCE = 200
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A replay, and what has become of its events."""
+    """A replay, and how many of its events have which outcome."""
 
     id: int
     status: str
@@ -62,7 +62,7 @@ class ReplayItem:
 def plan_replay_as(
     session: UUID, wanted: Filter, why: str | None = None, *, limit: int = 10_000, at_once: int | None = AT_ONCE
 ) -> Call[int | None]:
-    """Write down the newest ``limit`` events of a filter, to be replayed.
+    """Plan a replay: record the newest ``limit`` events that match a filter.
 
     Args:
         session: who: of the console or of the command line.
@@ -85,7 +85,7 @@ def plan_replay_as(
 
 
 def start_replay_as(session: UUID, replay_id: int, confirm: int | None, why: str | None = None) -> Call[bool]:
-    """Start a replay that this person has planned; ``confirm``: the number of its events, as typed. False: too late."""
+    """Start a replay that this person has planned. False: too late. ``confirm``: the number of its events, as typed."""
     args = {"p_session": session, "p_id": replay_id, "p_confirm": confirm, "p_reason": why and clean(why, 1000)}
     return Call("pgonce_console_start_replay", args, value)
 
@@ -97,7 +97,7 @@ def stop_replay_as(session: UUID, replay_id: int, why: str | None = None) -> Cal
 
 
 def step_replays(replay_id: int | None = None, limit: int = 200) -> Call[int]:
-    """Take one step in each running replay, or in one. Returns how many events have moved."""
+    """Take one step in each running replay, or in the one named. Returns how many events have changed their state."""
     return Call("pgonce_step_replays", {"p_id": replay_id, "p_limit": limit}, value)
 
 

@@ -1,5 +1,5 @@
 # Generated from consumer_async.py by tools/unasync.py: edit that one, then `make generate`.
-"""Claims a batch of events and has it handled, again and again."""
+"""The loop of a worker: claim a batch of events, and have it handled."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Consumer:
     """Claims and handles events, batch after batch.
 
     Args:
-        pool: needs one connection for each consumer, and one more for timeouts and for giving events back.
+        pool: needs one connection for each consumer, and one more for timeouts and releases.
         app: the handlers; this world's kind of them must match the types claimed here.
         handed: what a receiver in the same process has claimed for this consumer and others.
         types, other_types: claim only types that match, and do not match, these regular expressions.
@@ -74,7 +74,7 @@ class Consumer:
 
     @property
     def room(self) -> int:
-        """How many events it would begin within a second or so."""
+        """How many events this consumer would begin within about a second."""
         return self.size * (AHEAD if self.size == MOST else 1)
 
     def run_once(self) -> int:
@@ -125,7 +125,7 @@ class Consumer:
             self._executor.handle_in_own_transaction(event, handlers[0])
 
     def _handlers_of(self, event: Event) -> list[Handler] | None:
-        """The event's handlers; empty: this app has none; None: the event has ended here, or was given back."""
+        """The event's handlers. Empty: this app has none. None: the event has ended here, or was released."""
         try:
             handlers = self._app.matching(event.type)
             key = None if event.order_key else self._app.order_key(event)
@@ -148,10 +148,10 @@ class Consumer:
         return twin is not None and call(self._pool, ignore, self._schema)
 
     def _adapt(self, done: int, seconds: float) -> None:
-        """A full batch grows if twice as many would be done within `CHAIN` seconds too: what is not is given back.
+        """A full batch grows if twice as many would be done within `CHAIN` seconds too: the rest is released.
 
-        If each full batch doubled, every other batch of a busy machine would be too long, and to claim an event and to
-        give it back costs about as much as to handle it.
+        If each full batch doubled, every other batch of a busy machine would be too long, and to claim and release an
+        event costs about as much as to handle it.
         """
         if seconds > CHAIN:
             self.size = max(1, self.size // 2)
@@ -159,7 +159,7 @@ class Consumer:
             self.size = min(MOST, self.size * 2)
 
     def _take(self) -> list[Event]:
-        """The next batch of what was handed over; none if it is the table's turn after a while without a look at it."""
+        """The next batch of what the receiver handed over; none if the table has not been read for a while."""
         if time.monotonic() - self._asked > LOOK and not self._claimed_last:
             return []
         self._claimed_last = False

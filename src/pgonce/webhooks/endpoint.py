@@ -125,7 +125,7 @@ class Endpoint:
         return protocol.accepted(outcomes[event.id], event.id)
 
     def _write_refusals(self) -> None:
-        """Write the counts from time to time, during a delivery: between two, a serverless platform runs nothing."""
+        """From time to time write the counts, during a delivery: a serverless platform runs nothing between two."""
         if counts := self._refusals.take():
             try:
                 call(self._pool(), count_refused_deliveries(counts), self._schema)

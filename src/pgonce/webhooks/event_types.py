@@ -1,4 +1,4 @@
-"""The event types that Stripe's own library knows, and what an application's patterns match of them."""
+"""The event types that Stripe's library lists, and which patterns of an application match none of them."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ _OTHERS = ("github.", "shopify.", "standard.")
 
 
 def unknown_patterns(patterns: Iterable[str]) -> dict[str, str | None]:
-    """The patterns that match no type of Stripe's, each with what is spelled most alike, or None."""
+    """The patterns that match none of Stripe's types, each with the type that is spelled most like it, or None."""
     found: dict[str, str | None] = {}
     for pattern in patterns:
         if pattern.startswith(_OTHERS):

@@ -92,12 +92,12 @@ class AsyncExecutor:
     async def handle(self, work: deque[Work], batches: deque[Batch], *, batches_first: bool) -> None:
         """Handle claimed events: some each in a transaction of its own, some in batches.
 
-        After `CHAIN` seconds the events that have not begun are given back, also while a handler is at work.
+        After `CHAIN` seconds the events that have not begun are released, also while a handler is running.
 
         Args:
-            work, batches: events that begin, or are given back, are taken out. After an error they hold those that did
-                not begin.
-            batches_first: which of the two begins; the other one may be given back.
+            work, batches: events that begin, or are released, are removed. After an error they have those that did not
+                begin.
+            batches_first: which of the two begins; the events of the other may be released.
 
         Raises:
             DatabaseUnavailable: an event that began has no outcome; it is claimed again when its lease runs out.
@@ -110,7 +110,7 @@ class AsyncExecutor:
                     await self.handle_together(*batches.popleft())
             if work and batches_first:
                 await self._handle_each(work)
-        await self._give_back(work, batches)  # a chain that ended by itself after its time
+        await self._give_back(work, batches)  # a chain that ended because its time was over
 
     async def _handle_each(self, work: deque[Work]) -> None:
         """Handle events one after the other, each in a transaction of its own.
@@ -267,7 +267,7 @@ class AsyncExecutor:
             return webhooks.ignore_webhook(claim, str(error))
         if isinstance(error, Postponed):
             return protocol.postpone_webhook(claim, error.delay)
-        if isinstance(error, _CONTENTION):  # two handlers that write the same rows in another order: nobody's fault
+        if isinstance(error, _CONTENTION):  # two handlers wrote the same rows in different orders
             return protocol.release_webhooks([event])
         log_failure(f"event {event.id}", error, ids_of(event), event, self._on_error)
         took = None if began is None else timedelta(seconds=time.monotonic() - began)
@@ -380,7 +380,7 @@ class AsyncExecutor:
 
 
 def _take(work: deque[Work], until: float) -> Work | None:
-    """The next event; None after ``until``, and when another thread has given the rest back."""
+    """The next event; None after ``until``, or if another thread has released the rest."""
     try:
         return work.popleft() if time.monotonic() < until else None
     except IndexError:
@@ -396,5 +396,5 @@ def _trace(error: BaseException) -> str:
 
 
 async def _step_aside() -> None:
-    """Wait a little, so that two transactions that refused each other do not meet again."""
+    """Wait for a random moment, so that two conflicting transactions do not conflict again."""
     await sleep(random.uniform(0.005, 0.05))  # noqa: S311

@@ -1,4 +1,4 @@
-"""The connection that handlers get: as new before and after, with its transaction checked."""
+"""The connection that handlers get. It is reset before and after, and its transaction is checked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pgonce.webhooks.calls import Event
 
 ENDED = "a handler ended the transaction: leave COMMIT and ROLLBACK to pgonce"
 _SWALLOWED = "a handler caught a database error and went on: wrap what may fail in `with tx.transaction()`"
-# A commit is on disk when it has written something and waited: this writes a record that nobody reads.
+# Only a commit that has written something waits for the disk. So this writes a record that nobody reads.
 _FLUSH = "begin; select pg_catalog.pg_logical_emit_message(true, 'pgonce', ''); commit"
 
 log = logging.getLogger("pgonce")
@@ -27,7 +27,7 @@ log = logging.getLogger("pgonce")
 
 @asynccontextmanager
 async def handler_connection(pool: Pool) -> AsyncIterator[tuple[AsyncConnection[Any], HandlerSession]]:
-    """A connection for handlers; it is as new when it goes back to the pool."""
+    """A connection for handlers; it is reset before it is returned to the pool."""
     async with connection(pool) as conn:
         with HandlerSession(conn) as session:
             try:
@@ -46,7 +46,7 @@ async def roll_back(conn: AsyncConnection[Any], session: HandlerSession) -> None
 
 
 def check_open(conn: AsyncConnection[Any]) -> None:
-    """What the connection itself knows of the transaction, without a round trip.
+    """Check the transaction by what the client knows of it, without a round trip.
 
     Raises:
         TransactionBroken, PgonceError: it cannot be committed.
@@ -59,7 +59,7 @@ def check_open(conn: AsyncConnection[Any]) -> None:
 
 
 async def call_back(event: Event) -> None:
-    """Run what ``after_commit`` has collected; an error there is logged, for the event is handled all the same."""
+    """Run the functions that ``after_commit`` has collected; their errors are logged, and the event stays handled."""
     for function in event.after_commit_calls:
         try:
             await finish(function())

@@ -1,5 +1,5 @@
 # Generated from handling_async.py by tools/unasync.py: edit that one, then `make generate`.
-"""Calling a handler: the ids of its event are in log lines meanwhile, and it is a span that links to the receipt."""
+"""Calls a handler, in a span that links to the receipt of its event. Log lines meanwhile have the event's id."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def call_own_handler(pool: Pool, event: Event, handler: Handler, schema: str) ->
 
 @contextmanager
 def receiving(pool: Pool | None, event: Body, schema: str) -> Iterator[None]:
-    """The recording of a delivery: while it is traced, its span is kept, so that each attempt can link to it."""
+    """Record a delivery. If it is traced, its span is stored, so that each attempt can link to it."""
     with working(f"receive {event.type}", "producer", {"event_id": event.id, "event_type": event.type}) as work:
         if work.traceparent and pool is not None:
-            with suppress(PgonceError, psycopg.Error):  # a link that is missing must not cost a delivery
+            with suppress(PgonceError, psycopg.Error):  # an error here must not stop the delivery
                 call(pool, store_webhook_trace(event.id, work.traceparent), schema)
         yield

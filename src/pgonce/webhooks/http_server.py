@@ -1,6 +1,6 @@
-"""uvicorn as ``pgonce serve`` runs it: no client can hold it up by being slow, silent or numerous.
+"""uvicorn as ``pgonce serve`` runs it: slow, silent or many clients cannot block it.
 
-uvicorn has no time limit for a request's head, no limit of connections and no limit of a chunked body's overhead.
+uvicorn limits neither the time for a request's head, nor the connections, nor a chunked body's overhead.
 2,000 requests that were sent in part stayed open for ever, and 1,100 idle connections used up the file descriptors.
 """
 
@@ -38,7 +38,7 @@ _Base: Any = AutoHTTPProtocol
 
 
 def bounded_protocol(max_connections: int) -> type[asyncio.Protocol]:
-    """The class of a server's connections. When there are too many, the longest without a whole request is closed."""
+    """The class of a server's connections. If there are too many, the one waiting longest for a request is closed."""
     unfinished: dict[_Bounded, None] = {}  # in the order in which they began to wait
 
     class Protocol(_Bounded):
@@ -83,10 +83,10 @@ class _Bounded(_Base):  # type: ignore[misc] # one of uvicorn's two classes, whi
         super().on_response_complete()
         if not self.transport.is_closing():
             self._wait_for_request()
-            self._look()  # a request that was sent ahead has begun already
+            self._look()  # the next request has already begun to arrive
 
     def _look(self) -> None:
-        """After data, or an answer: how much of a request is there?"""
+        """After data or an answer, look how much of a request has arrived."""
         if self.cycle is None or self.cycle.response_complete:
             return
         if not self._has_head:
@@ -107,7 +107,8 @@ class _Bounded(_Base):  # type: ignore[misc] # one of uvicorn's two classes, whi
         self._timer = self.loop.call_later(seconds, self._cut_off)
 
     def _cut_off(self) -> None:
-        # Without lingering: the kernel would keep what the client does not read, and the client would see no end.
+        # Without lingering: otherwise the kernel would keep what the client does not read, and the connection would
+        # stay.
         self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
@@ -119,7 +120,7 @@ class _Bounded(_Base):  # type: ignore[misc] # one of uvicorn's two classes, whi
 
 
 class Server(uvicorn.Server):
-    """The server, which calls ``stop`` in a thread as soon as it is asked to end.
+    """The server. As soon as it is asked to end, it calls ``stop`` in a thread.
 
     Args:
         app: the ASGI app.
@@ -147,7 +148,7 @@ class Server(uvicorn.Server):
         self._stop_services = stop
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop to listen, finish the answers, and stop the services meanwhile."""
+        """Stop listening, and finish the answers while the services stop."""
         await asyncio.gather(super().shutdown(sockets), asyncio.to_thread(self._stop_services))
 
 
@@ -176,7 +177,8 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
-        # as long a queue as uvicorn's; and not only bound: two sockets may be bound at once, and then one fails later
+        # the queue is as long as uvicorn's. It listens at once: two sockets may be bound to a port, and then one fails
+        # later
         listening.listen(2048)
     except OSError:
         listening.close()

@@ -1,4 +1,4 @@
-"""Recording deliveries: those that arrive while an INSERT is in flight share the next one, and no other's outcome."""
+"""Records deliveries. Those that arrive while an INSERT is in flight share the next one; each has its own outcome."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ AGAIN = "100ms"
 
 
 class LocalWorker(Protocol):
-    """What the writer calls on the worker in its process."""
+    """The methods of the worker in this process that the writer calls."""
 
     def room(self) -> int:
         """How many events it would begin soon."""
@@ -48,7 +48,7 @@ class LocalWorker(Protocol):
 
 
 def order_key(app: WebhookRegistry, body: Body) -> str | None:
-    """The event's order key, as a text column holds it; None where the application cannot compute it.
+    """The event's order key, as a text column can hold it; None if the application cannot compute it.
 
     A key function that raises must not keep a verified delivery out of the inbox. The consumer computes a key that is
     missing once more, and fails the event with the traceback.
@@ -86,7 +86,7 @@ class InboxWriter:
             ``queued`` or ``done``.
 
         Raises:
-            EventBusy: another client is in the middle of it.
+            EventBusy: another client is handling it.
             DatabaseUnavailable: the database could not record it now.
             PgonceError, psycopg.Error: it cannot be recorded.
         """
@@ -96,7 +96,7 @@ class InboxWriter:
         return accepted(outcome, body.id)
 
     async def _write(self, conn: AsyncConnection[Any], deliveries: Sequence[Delivery]) -> Sequence[str | Exception]:
-        """The outcome of each delivery: a word, or the exception that its own caller gets."""
+        """The outcome of each delivery: a word, or the exception for its caller."""
         try:
             return await self._insert(conn, deliveries, ALONE if len(deliveries) == 1 else TOGETHER)
         except Exception as error:  # noqa: BLE001 -- also of the driver, which cannot encode everything
@@ -115,7 +115,7 @@ class InboxWriter:
                 outcomes += await self._insert(conn, [delivery], AGAIN)
             except Exception as error:  # noqa: BLE001 -- as above
                 outcomes.append(await self._explain(conn, delivery, error))
-                if isinstance(outcomes[-1], DatabaseUnavailable):  # nobody's INSERT can succeed now
+                if isinstance(outcomes[-1], DatabaseUnavailable):  # no INSERT can succeed now
                     return outcomes + [outcomes[-1]] * (len(deliveries) - len(outcomes))
         return outcomes
 

@@ -1,5 +1,5 @@
 # Generated from inline_async.py by tools/unasync.py: edit that one, then `make generate`.
-"""Handling one delivery where it arrives: verify, claim, handle and mark in one transaction."""
+"""Handles a delivery where it arrives: verify, claim, handle and mark, in one transaction."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Webhooks:
         secrets: the endpoint's secrets (``whsec_...``); several while one is being rolled.
         schema: where ``pgonce migrate`` put the tables.
         tolerance: seconds that a signature's timestamp may differ from now, in both directions.
-        lease: how long a crashed handler's event is respected before a redelivery takes it over.
+        lease: how long after a crash a redelivery takes the event over.
 
     Raises:
         InvalidArgument: a secret is not set (None, blank), or is an API key.
@@ -90,7 +90,8 @@ class Webhooks:
 
     def handle(self, body: stripe.Body, handler: Handler) -> Outcome:
         """``receive`` for an event that is already verified and read; the same results and errors."""
-        # Its commit need not reach the disk: nobody has answered 200, and the commit of the effect takes it along.
+        # This commit need not wait for the disk: no delivery was answered with 200 yet, and the commit of the effect
+        # includes it.
         claim = call_unsynced(self._pool, protocol.claim_webhook(body, self._lease), self._schema)
         if claim.outcome == "busy":
             raise EventBusy(f"event {body.id} is being handled by another client: answer with an error, Stripe retries")
@@ -105,9 +106,9 @@ class Webhooks:
                 f"the handler of event {body.id} asks for a retry: answer with an error, Stripe retries"
             ) from None
         except (LeaseLost, DatabaseUnavailable):
-            raise  # nothing of ours left to mark, or nowhere to
+            raise  # the claim or the connection is lost
         except BaseException as error:
-            # also CancelledError and KeyboardInterrupt: an attempt that has ended is better than a lease to wait for
+            # also CancelledError and KeyboardInterrupt: otherwise the next delivery would have to wait for the lease
             self._fail(claim, error)
             raise
         if outcome == "succeeded":
@@ -115,7 +116,7 @@ class Webhooks:
         return outcome
 
     def _attempt(self, claim: Claim, event: Event, handler: Handler) -> Outcome:
-        """Mark, then handle, then commit both; under the user's isolation level the mark may have to be tried again.
+        """Mark, handle, and commit both. Under a strict isolation level the mark may have to be repeated.
 
         The mark comes first: its row lock says "live" for as long as the transaction is open, however long the
         handler takes. Both are in a savepoint, whose RELEASE fails if the handler has ended the transaction, and whose
@@ -142,7 +143,7 @@ class Webhooks:
                     with working(f"process {event.type}", "consumer", ids_of(event)):
                         ensure_result(handler(event, conn))
             except Ignored as decision:
-                # the rollback to the savepoint has let go of the row: a successor may have it now
+                # the rollback to the savepoint has released the row: another client may have claimed it
                 if not execute(conn, protocol.ignore_webhook(claim, str(decision)), self._schema):
                     raise LeaseLost(f"event {event.id} was taken over by another client: nothing was written") from None
                 return "ignored"
@@ -156,5 +157,5 @@ class Webhooks:
 
     def _fail(self, claim: Claim, error: BaseException) -> None:
         reason = "".join(traceback.format_exception(error))
-        with suppress(PgonceError, psycopg.Error):  # the handler's error matters more; the lease runs out by itself
+        with suppress(PgonceError, psycopg.Error):  # the handler's error is more important; the lease expires by itself
             shielded(call(self._pool, protocol.fail_webhook(claim, reason), self._schema))

@@ -1,8 +1,8 @@
-"""Other senders than Stripe: how each signs, and where the id and the type of an event are.
+"""Senders other than Stripe: how each signs, and where an event's id and type are.
 
 An event of another sender has its name before id and type, such as ``github:72d3162e`` and ``github.issues.opened``. So
-ids of two senders never meet, and a handler of one is never called for another's. The guarantees are the same for
-what is signed: GitHub and Shopify do not sign the headers that have id and type.
+ids of two senders are never equal, and a handler for one sender is never called for another. The guarantees are the
+same for what is signed: GitHub and Shopify do not sign the headers that have id and type.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Provider:
             headers: pairs of name and value.
 
         Raises:
-            SignatureError: the sender has not signed it, or too long ago.
+            SignatureError: the sender has not signed it, or signed it too long ago.
             InvalidPayload: it is not a JSON object, or has no usable id and type.
         """
         found = {_text(name).lower().replace("_", "-").removeprefix("http-"): _text(value) for name, value in headers}

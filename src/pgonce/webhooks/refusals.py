@@ -1,4 +1,4 @@
-"""Counting the requests that a receiver refuses, so that a wrong secret is noticed before Stripe gives up."""
+"""Counts the requests that a receiver refuses, so that a wrong secret is noticed before Stripe gives up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EVERY = 30.0
 
 
 def refusal_reason(error: BaseException) -> str | None:
-    """Why a request was refused, in a word; None for an error that is none of the sender's."""
+    """Why a request was refused, as one word; None if the request was not the cause."""
     if isinstance(error, SignatureError):
         return error.reason
     for kind, reason in ((PayloadTooLarge, "size"), (SlowRequest, "slow"), (InvalidPayload, "body")):
@@ -24,7 +24,7 @@ def refusal_reason(error: BaseException) -> str | None:
 
 
 class RefusalCounter:
-    """How often each reason occurred since the counts were last taken; for any number of threads."""
+    """How often each reason has occurred since the counts were last taken. Any number of threads may use it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -38,7 +38,7 @@ class RefusalCounter:
                 self._counts[reason] += 1
 
     def take(self, every: float = EVERY) -> dict[str, int]:
-        """The counts, which begin at zero again; empty if ``every`` seconds have not passed since the last time."""
+        """Take the counts, and begin at zero again. Empty if the last time was less than ``every`` seconds ago."""
         with self._lock:
             if not self._counts or time.monotonic() - self._taken < every:
                 return {}

@@ -71,7 +71,7 @@ class WebhookRegistry:
                 fails holds back its successors for up to an hour.
             coalesce: of several waiting events of one object the function is called for one, to fetch the present
                 state; the others are ignored. Also one at a time.
-            key: what "one object" is, as a text; the default is account, mode, type and id of ``data.object``.
+            key: identifies the object, as a text; the default is account, mode, type and id of ``data.object``.
             timeout: after this long the attempt has failed. A synchronous function cannot be interrupted: its
                 connection is closed.
             transaction: ``own`` calls ``function(event)`` without a transaction: it opens one of its own (SQLAlchemy,
@@ -193,5 +193,5 @@ class WebhookRegistry:
 
 
 def _shortened(key: str) -> str:
-    """A key that an index can hold; two different ones stay different."""
+    """The key in a form that an index can hold; different keys stay different."""
     return key if len(key) <= 255 else f"{key[:190]}#{sha256(key.encode('utf-8', 'replace')).hexdigest()}"

@@ -1,4 +1,4 @@
-"""What a delivery is answered with, whichever server carries the answer."""
+"""The answers to deliveries, for every kind of server."""
 
 from __future__ import annotations
 
@@ -62,14 +62,13 @@ def answer(code: int, **content: Any) -> Response:
 def failure(
     error: BaseException, *, by: str = "a handler", about: object = None, on_error: ErrorHook | None = None
 ) -> Response:
-    """The answer that makes Stripe do the right thing: 4xx for what will never fit, 409 and 5xx for what a retry mends.
+    """The answer for an error: 4xx if a retry cannot succeed, 409 and 5xx if it may.
 
-    An answer goes to anybody who sends a request. It says nothing about the inside: what the database said, or an
-    exception holds, is in the log.
+    Anybody may send a request and read the answer. So messages of the database and of exceptions are only in the log.
 
     Args:
         error: what was raised.
-        by: where, for an error that is none of pgonce's and not the database's fault.
+        by: where it was raised, for an error of neither pgonce nor the database.
         about: the event, for ``on_error``.
         on_error: of the app.
     """
@@ -100,14 +99,14 @@ def status_of(error: BaseException) -> int:
 
 
 def is_database_fault(error: BaseException) -> bool:
-    """Whether the database is the cause, whatever was asked of it: it is down, full, read-only, locked or broken."""
+    """Whether the database is the cause, and not the statement: it is down, full, read-only, locked or broken."""
     state = (error.sqlstate or "") if isinstance(error, psycopg.Error) else ""
     # 53: disk full, out of memory, too many connections; 58: I/O error; XX: internal error, data corrupted
     return is_transient(error) or state.startswith(("53", "58", "XX"))
 
 
 def _log(status: int, error: BaseException, about: object, on_error: ErrorHook | None) -> None:
-    """One line in the log; of what a handler raised only its kind and place, because its text may hold the payload."""
+    """Write a line to the log: of a handler's error only kind and place, because its text may contain the payload."""
     if status == 500 and not isinstance(error, PgonceError):
         log_failure("a delivery", error, subject=about, hook=on_error)
         return

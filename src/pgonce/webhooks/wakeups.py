@@ -1,4 +1,4 @@
-"""Which of a worker's threads are awake: one, a second one when its batches are full, others when batches take long."""
+"""Decides how many of a worker's threads are awake: one; two if batches are full; more if batches take long."""
 
 from __future__ import annotations
 
@@ -46,13 +46,14 @@ class Wakeups:
         self._began[thread] = time.monotonic()
 
     def rest(self, thread: int, seconds: float) -> None:
-        """This thread has found nothing to do: wait until it is needed, or, as the only one, for ``seconds``.
+        """Called by a thread that has found nothing to do: wait until it is needed.
 
-        If each of four idle threads looked every second, that would be four transactions per second and process.
+        The only waiting thread waits for ``seconds``. If each of four idle threads looked every second,
+        that would be four transactions per second and process.
         """
         with self._changed:
             self._began.pop(thread, None)
-            self._changed.notify()  # one thread fewer is at work
+            self._changed.notify()  # one thread fewer is working
             until = time.monotonic() + seconds
             while not self._ended and not self._is_needed():
                 if self._poller is None:
@@ -78,9 +79,10 @@ class Wakeups:
 
 
 class Rests:
-    """The rests of the tasks of an event loop that have found nothing to do. All end when work is reported.
+    """The waits of the tasks in an event loop that have found nothing to do.
 
-    Without a report the one that has lasted longest ends from time to time, so that one task looks for all.
+    All end when work is reported. Without a report the longest one ends from time to time, so that one task looks for
+    all.
     """
 
     def __init__(self) -> None:
@@ -89,7 +91,7 @@ class Rests:
         self._resting: deque[asyncio.Future[None]] = deque()
 
     async def rest(self, known: int) -> None:
-        """Wait; not at all if work was reported since ``ended`` was ``known``."""
+        """Wait, unless work was reported since ``ended`` was ``known``."""
         if self.ended == known:
             self._resting.append(asyncio.get_running_loop().create_future())
             await self._resting[-1]
@@ -102,7 +104,7 @@ class Rests:
 
     @asynccontextmanager
     async def polling(self, pause: Callable[[], float]) -> AsyncIterator[None]:
-        """During the block end one rest after each ``pause()`` seconds."""
+        """During the block, end one wait every ``pause()`` seconds."""
 
         async def poll() -> None:
             while True:

@@ -1,4 +1,4 @@
-"""The worker: lanes that claim and handle events, side by side, until they are told to stop."""
+"""The worker: threads and tasks that claim and handle events until it is stopped."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Worker(Service):
         """Start the threads. Events of the types that have a handler by now are handled.
 
         Raises:
-            DatabaseUnavailable, SchemaError: now, rather than in a thread.
+            DatabaseUnavailable, SchemaError: raised here, not in a thread.
         """
         # not in __init__: `FastAPI(lifespan=lifespan(Worker(app, url)))` stands above the decorators
         patterns = [handler.pattern for handler in self._app.handlers]
@@ -119,7 +119,8 @@ class Worker(Service):
         )
         self._pool = self._shared_pool or database.open_pool(self._url, self._concurrency + 2)
         try:
-            # before the first look back: another worker that looks for unhandled events must know of this one
+            # before the search for ignored events: other workers ignore events of types that no registered worker
+            # handles
             self._registration.register(self._pool)
             self._look_back()
         except BaseException:
@@ -163,9 +164,9 @@ class Worker(Service):
             self._look_back()
 
     def _look_back(self) -> None:
-        """Queue what was ignored for lack of a handler, and with ``adopt`` what direct clients have left.
+        """Queue the events that were ignored for lack of a handler; with ``adopt`` also those left by direct clients.
 
-        Again and again: a worker that did not know of this one yet may ignore an event after the first look.
+        It is called repeatedly: a worker that did not know of this one yet may ignore an event after the first call.
         """
         self._looked_back = time.monotonic()
         self._is_one_of_many = call(self._pool, count_live_processes("events"), self._schema) >= MANY
@@ -186,25 +187,25 @@ class Worker(Service):
         return sum(consumer.room for consumer in self._consumers) - waiting
 
     def hand_over(self, claimed: Sequence[Event]) -> None:
-        """Handle these: recorded and claimed in this process. Should it end before, another one takes them up."""
+        """Handle these events, which this process has recorded and claimed. If it ends before, another process does."""
         for item in claimed:
             is_async = self._async_types and re.match(self._async_types, item.type)
             (self._handed_async if is_async else self._handed).append(item)
         self.wake()
 
     def wake(self) -> None:
-        """Something was queued in this process: look at once."""
+        """Events were queued in this process: look for them now."""
         self._wakeups.wake()
         self._work_async()
 
     def stop(self, timeout: float | None = None) -> bool:
-        """Finish the batches that are being handled, and end.
+        """Finish the batches that are being handled, and stop.
 
         Args:
             timeout: seconds to wait for them; None is for ever.
 
         Returns:
-            Whether all have ended. What has not is taken up by another worker when this process is gone.
+            Whether all have ended. The rest is handled by another worker after the end of this process.
         """
         self._stop.set()
         self._wakeups.end()
@@ -229,7 +230,7 @@ class Worker(Service):
 
     def _give_back(self) -> None:
         if left := [*self._handed, *self._handed_async]:
-            with suppress(PgonceError, psycopg.Error):  # else they come back when their leases run out
+            with suppress(PgonceError, psycopg.Error):  # otherwise they are due again when their leases expire
                 call(self._pool, queue.release_webhooks(left), self._schema)
 
     def _consume(self, *, rests_first: bool) -> None:
@@ -260,7 +261,7 @@ class Worker(Service):
                 log.exception("unexpected error in a worker's consumer; the worker goes on")
                 self._stop.wait(self._pause())
             else:
-                if consumer.full:  # one may run Python while the other waits for the database
+                if consumer.full:  # one can run Python while the other waits for the database
                     self._wakeups.wake(threads=1 if self._is_one_of_many else 2)
                 elif not busy:
                     self._wakeups.rest(number, self._pause())
