@@ -146,6 +146,8 @@ def run(quick: bool) -> list[Result]:
         "draining set-wise": lambda: drain(set_wise, count),
         "draining, 8 processes": lambda: processes.drain(8, count, fill),
         "draining, 32 processes": lambda: processes.drain(32, count, fill),
+        "draining by hand, 8 processes": lambda: processes.drain(8, count, fill, by_hand=True),
+        "draining by hand, 32 processes": lambda: processes.drain(32, count, fill, by_hand=True),
     }
     for number in IN_FLIGHT:
         contenders[f"one by one, {number}"] = partial(end_to_end, one_by_one, bodies, number)
@@ -180,5 +182,8 @@ def _table(median: dict[str, float]) -> list[Result]:
     results.append(Result("draining, one by one", median["draining"], "events/s"))
     results.append(Result("draining, 8 processes", median["draining, 8 processes"], "events/s"))
     results.append(line("draining, 32 processes", "draining, 32 processes", 0.8, "draining, 8 processes"))
+    by_hand = median["draining by hand, 32 processes"]
+    ratio = by_hand / median["draining by hand, 8 processes"]
+    results.append(Result("draining by hand, 32 processes", by_hand, "events/s", ratio, "of 8 processes by hand"))
     results.append(line("draining, webhook_batch", "draining set-wise", 2.5, THREE_STATEMENTS))
     return results
