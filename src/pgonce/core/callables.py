@@ -1,9 +1,10 @@
-"""Checks that a plain function has done its work, and that an asynchronous one returned something to await."""
+"""Checks that a function has done its work, and has not returned something that still has to do it."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable
+from concurrent.futures import Future
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, TypeVar
 
@@ -22,8 +23,8 @@ def ensure_result(returned: T) -> T:
     """Return ``returned``, the result of a plain function.
 
     Raises:
-        InvalidArgument: it is a coroutine or a generator, so nothing was done. Counted as a success, it would mark an
-            event as handled whose handler never ran.
+        InvalidArgument: it is a coroutine, a generator or a future that is not done, so the work was not done. Counted
+            as a success, it would mark an event as handled whose handler never ran.
     """
     if isinstance(returned, _UNFINISHED):
         if isinstance(returned, CoroutineType | GeneratorType):
@@ -32,6 +33,7 @@ def ensure_result(returned: T) -> T:
             "the function is asynchronous or a generator and was called as a plain one, so nothing was done: "
             "make it plain, or `async def` with AsyncWebhooks, AsyncJobs, app.handle_async or a worker"
         )
+    _refuse_future(returned)
     return returned
 
 
@@ -39,10 +41,28 @@ async def ensure_awaitable(returned: Awaitable[T]) -> T:
     """Await ``returned``, the result of an asynchronous function.
 
     Raises:
-        InvalidArgument: it is not awaitable. What the function wrote is rolled back with this error.
+        InvalidArgument: it is not awaitable, or what it makes must itself be awaited. What the function wrote is rolled
+            back with this error.
     """
     anything: object = returned
     if not inspect.isawaitable(anything):
         ensure_result(anything)
         raise InvalidArgument("the function is plain and was called as an asynchronous one: make it `async def`")
-    return await returned
+    result = await returned
+    if isinstance(result, _UNFINISHED):
+        if isinstance(result, CoroutineType | GeneratorType):
+            result.close()
+        raise InvalidArgument(
+            "the function returned a coroutine or a generator, which has not run: write `return await ...`"
+        )
+    _refuse_future(result)
+    return result
+
+
+def _refuse_future(returned: object) -> None:
+    is_future = isinstance(returned, Future) or inspect.isawaitable(returned)
+    done = getattr(returned, "done", None)
+    if is_future and not (callable(done) and done()):
+        raise InvalidArgument(
+            "the function returned a future or another awaitable that is not done: wait for its result in the function"
+        )
