@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pgonce
-from pgonce.console.pages.jobs import MARKS, MOST_TICKS, future_ticks, thin
+from pgonce.console.figures.jobs import MOST_TICKS
+from pgonce.console.pages.jobs import MARKS, future_ticks, thin, view
+from pgonce.console.templating import Clock
 from pgonce.jobs.calls_console import Lane, Mark
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 END = NOW + timedelta(hours=12)
+CLOCK = Clock(ZoneInfo("UTC"), NOW)
 LANE = Lane(
     "job", "", "0 * * * *", "UTC", timedelta(minutes=5), [NOW + timedelta(minutes=90)], None, None, None, None, None,
     None, None, None, None, False, None,
@@ -43,7 +47,10 @@ def test_a_paused_job_starts_after_its_pause_and_not_at_all_without_an_end() -> 
 
 
 def test_they_are_bounded() -> None:
-    assert len(future_ticks(replace(LANE, cron="* * * * *"), app("* * * * *"), NOW, END)) == MOST_TICKS
+    ticks = future_ticks(replace(LANE, cron="* * * * *"), app("* * * * *"), NOW, END)
+    assert len(ticks) == MOST_TICKS + 1  # one more says that there are more
+    assert view(LANE, [], ticks, CLOCK).note == "over 100 starts to come, the first 100 are drawn"
+    assert view(LANE, [], ticks[:-1], CLOCK).note == ""
 
 
 def test_marks_that_are_too_many_for_a_page_are_merged_and_none_is_lost() -> None:

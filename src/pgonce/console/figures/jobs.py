@@ -14,6 +14,8 @@ from pgonce.jobs.calls_console import Mark
 
 LANE, MIDDLE, BELOW = 46, 19, 34
 """Pixels: the height of a lane, the middle of its bars, and the place of what stands under them."""
+MOST_TICKS = 100
+"""Ticks to come that are drawn in a lane."""
 TICK_GAP = 0.6
 """Per cent between two ticks to come: those that would touch are left out."""
 _BARS = {"succeeded": "b", "failed": "b b-bad", "running": "b b-run"}
@@ -95,7 +97,9 @@ def tell(marks: Sequence[Mark], ticks: Sequence[datetime], clock: Clock) -> str:
         )
     if runs["missed"]:
         said.append(f"{plural(runs['missed'], 'tick was', 'ticks were')} missed.")
-    if ticks:
+    if len(ticks) > MOST_TICKS:
+        said.append(f"Over {MOST_TICKS} starts to come; the first {MOST_TICKS} are drawn.")
+    elif ticks:
         said.append(f"{plural(len(ticks), 'start')} to come.")
     return " ".join(said) or "Nothing ran."
 
@@ -137,7 +141,7 @@ def lane(
     parts += [use("m bad", "miss", period.at(m.began_at), MIDDLE) for m in marks if m.kind in {"missed", "late"}
               and period.holds(m.began_at)]  # fmt: skip
     last = -1.0
-    for tick in ticks:
+    for tick in ticks[:MOST_TICKS]:
         place = period.at(tick)
         if period.holds(tick) and place - last >= TICK_GAP:
             parts.append(use("hol", "tick", place, MIDDLE))

@@ -25,7 +25,6 @@ from pgonce.jobs.calls_console import Lane, Mark, Trouble
 LANES = 20
 MARKS = 500
 """Marks in the lanes of a page: 35 kB."""
-MOST_TICKS = 100
 NOW: Call[datetime] = Call("pgonce_console_clock", {}, value)
 
 
@@ -63,7 +62,7 @@ class Jobs:
 
 
 def future_ticks(lane: Lane, app: App | None, begin: datetime, end: datetime) -> list[datetime]:
-    """The starts to come from ``begin`` to ``end``.
+    """The starts to come from ``begin`` to ``end``; one more than a figure shows stands for any number.
 
     By the registered schedule, if the console has the app and the database has the same expression. Else those that a
     scheduler has written: an expression in a table is never expanded here, because anybody may have written it.
@@ -74,7 +73,7 @@ def future_ticks(lane: Lane, app: App | None, begin: datetime, end: datetime) ->
     if lane.paused_at is not None:
         begin = max(begin, lane.paused_until or end)
     if job and job.plan and job.key == lane.key and job.plan.schedule.expression == lane.cron:
-        ticks = islice(job.plan.schedule.ticks(begin), MOST_TICKS)
+        ticks = islice(job.plan.schedule.ticks(begin), figures.MOST_TICKS + 1)
         return [tick for tick in ticks if tick <= end]
     return sorted({tick for tick in lane.next_ticks or () if begin < tick <= end})
 
@@ -91,6 +90,8 @@ def view(lane: Lane, marks: Sequence[Mark], ticks: Sequence[datetime], clock: Cl
         notes.insert(0, f"{until}: {words.shortened(lane.paused_because or '', 300)}")
     if lane.next_retry_at is not None:
         notes.append(f"retried {clock.coming(lane.next_retry_at)}")
+    if len(ticks) > figures.MOST_TICKS:
+        notes.append(f"over {figures.MOST_TICKS} starts to come, the first {figures.MOST_TICKS} are drawn")
     return LaneView(lane, marks, ticks, *_state(lane, counts.keys()), ", ".join(notes))
 
 
