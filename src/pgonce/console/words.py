@@ -16,8 +16,8 @@ from pgonce.console.text import visible
 from pgonce.core.call import clean
 from pgonce.errors import InvalidArgument
 
-LOGS = "PGONCE_LINK_LOGS"
-"""The environment variable with the address of a run's log: "https://logs.example/?run={run_id}"."""
+LINKS = {"PGONCE_LINK_LOGS": "Logs", "PGONCE_LINK_TRACES": "Traces"}
+"""Environment variables with templates of addresses, such as "https://logs.example/?run={run_id}", and their names."""
 _CODE = re.compile(r"`([^`]+)`")
 
 
@@ -39,9 +39,13 @@ def link(template: str, values: Mapping[str, object]) -> str | None:
         return None
 
 
-def log_link(values: Mapping[str, object]) -> str | None:
-    """Where the log of a run is, by the template in PGONCE_LINK_LOGS."""
-    return link(os.environ.get(LOGS, ""), values)
+def links(values: Mapping[str, object], environment: Mapping[str, str] = os.environ) -> list[tuple[str, str]]:
+    """Where the logs and the traces of a run or an event are: the first template of each whose values there are."""
+    found = []
+    for variable, name in LINKS.items():
+        made = (link(template, values) for template in environment.get(variable, "").split())
+        found += [(name, address) for address in made if address is not None][:1]
+    return found
 
 
 def shortened(text: str, most: int) -> str:

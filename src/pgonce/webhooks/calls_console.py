@@ -10,7 +10,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from pgonce.core.call import Call, Row, clean
+from pgonce.core.call import Call, Row, clean, value
 from pgonce.core.diagnosis import Diagnosis
 
 STATES = ("dead", "failed", "waiting", "processing", "ignored", "succeeded")
@@ -252,6 +252,12 @@ def get_event(event_id: str) -> Call[EventDetails | None]:
     """One event; None if there is none."""
     args = {"p_stripe_event_id": clean(event_id, 500)}
     return Call("pgonce_console_webhook", args, lambda rows: EventDetails(*rows[0]) if rows else None)
+
+
+def ignore_webhook_as(session: UUID, event_id: str, why: str) -> Call[bool]:
+    """End an event as ignored, for an operator. False: it waits, is being handled, or is final."""
+    args = {"p_session": session, "p_stripe_event_id": clean(event_id, 500), "p_reason": clean(why, 1000)}
+    return Call("pgonce_console_ignore_webhook", args, value)
 
 
 def get_history(row_id: UUID) -> Call[list[HistoryLine]]:

@@ -13,7 +13,7 @@ import pytest
 
 from pgonce.console.figures.webhooks import attempts, lane, lane_marks, progress
 from pgonce.console.mask import MASK, is_masked, masked
-from pgonce.console.pages.webhook import key_named, life, log_address, stripe_address
+from pgonce.console.pages.webhook import key_named, life, stripe_address
 from pgonce.console.pages.webhooks import _just_after, position_text, read_position
 from pgonce.console.templating import Clock
 from pgonce.console.text import block, visible
@@ -224,14 +224,6 @@ def test_an_address_in_stripe_s_dashboard_names_account_and_mode() -> None:
     test = event(livemode=False, account="acct_1/x", stripe_event_id="evt_<")
     assert stripe_address(test) == "https://dashboard.stripe.com/acct_1%2Fx/test/events/evt_%3C"
     assert stripe_address(event(stripe_event_id="mine")) is None
-
-
-def test_a_link_to_the_log_needs_a_template_for_events() -> None:
-    assert log_address(event(), {}) is None
-    assert log_address(event(), {"PGONCE_LINK_LOGS": "https://log/?q={run_id}"}) is None
-    assert log_address(event(), {"PGONCE_LINK_LOGS": "javascript:{event_id}"}) is None
-    made = log_address(event(stripe_event_id="a&b"), {"PGONCE_LINK_LOGS": "https://log/?q={event_id}"})
-    assert made == "https://log/?q=a%26b"
 
 
 def test_a_place_in_a_list_survives_an_address() -> None:

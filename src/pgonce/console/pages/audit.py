@@ -35,6 +35,7 @@ DONE = {
     ("reset", "import"): "Checkpoint deleted of import",
     ("retry", "import"): "Rejected rows tried again of import",
     ("replay", "webhook"): "Replay:",
+    ("ignore", "webhook"): "Ignored:",
     ("stop", "webhook"): "Stopped:",
     ("erase", "customer"): "Payloads erased of customer",
     ("cleanup", "schema"): "Old rows deleted in schema",

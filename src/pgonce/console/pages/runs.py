@@ -87,13 +87,13 @@ async def run(request: Request) -> Response:
     detail = found.run
     host, _, pid = (detail.process or "").rpartition(":")
     values = {
-        "run_id": detail.id, "job": detail.job_name, "key": detail.key, "host": host, "pid": pid,
+        "id": detail.id, "run_id": detail.id, "job": detail.job_name, "key": detail.key, "host": host, "pid": pid,
         "started": f"{detail.started_at:%Y-%m-%dT%H:%M:%SZ}",
         "ended": f"{detail.ended_at or found.now:%Y-%m-%dT%H:%M:%SZ}",
     }  # fmt: skip
     return await respond.respond(
         request, "runs/run.html", found, beat=figures.heartbeat(detail, found.now, clock),
-        progress=figures.progress(detail, found.now, clock), host=host, pid=pid, logs=words.log_link(values),
+        progress=figures.progress(detail, found.now, clock), host=host, pid=pid, links=words.links(values),
         coded=words.coded, said=sent.get("said"),
         scope=words.shortened(json.dumps(detail.scope, indent=2, ensure_ascii=False), 16_384),
     )  # fmt: skip

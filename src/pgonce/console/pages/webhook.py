@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,7 +12,8 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pgonce.console import respond
+from pgonce.console import respond, words
+from pgonce.console.actions import act
 from pgonce.console.figures.webhooks import LaneMark, attempts, lane, lane_marks
 from pgonce.console.mask import is_masked, mask_patterns, masked
 from pgonce.console.reads import Read, reading
@@ -33,6 +33,7 @@ from pgonce.webhooks.calls_console import (
     get_history,
     get_lane,
     get_payload,
+    ignore_webhook_as,
 )
 from pgonce.webhooks.calls_diagnose import diagnose_webhook
 
@@ -96,7 +97,43 @@ async def webhook(request: Request) -> Response:
             return await respond.respond(request, "webhooks/absent.html", Absent(event_id, diagnosis), status=404)
         found = await _read(read, event, diagnosis, patterns)
     clock = Clock(zone_of(request), (await request.app.state.console.shell(request)).now)
-    return await respond.respond(request, "webhooks/event.html", found, **_more(found, clock))
+    return await respond.respond(
+        request, "webhooks/event.html", found, said=respond.query(request).get("said"),
+        can_ignore=respond.who(request).operator and can_ignore(event, diagnosis), **_more(found, clock),
+    )  # fmt: skip
+
+
+def can_ignore(event: EventDetails, diagnosis: Sequence[Diagnosis]) -> bool:
+    """Whether an operator may end it as ignored: it has failed, or its handler has died."""
+    return event.state in {"failed", "dead"} or any(each.kind in {"orphaned", "died"} for each in diagnosis)
+
+
+@dataclass(frozen=True, slots=True)
+class Ignore:
+    """What the page before an event is ignored shows."""
+
+    event: EventDetails
+    possible: bool
+
+
+async def confirm_ignore(request: Request) -> Response:
+    """The page before an event is ignored."""
+    event_id = respond.query(request).get("id")
+    async with reading(request) as read:
+        event = await read(get_event(event_id))
+        if event is None:
+            raise NotFound(f"there is no event {event_id}")
+        diagnosis = await read(diagnose_webhook(event_id))
+    return await respond.respond(request, "webhooks/ignore.html", Ignore(event, can_ignore(event, diagnosis)))
+
+
+async def ignore(request: Request) -> Response:
+    """End an event as ignored."""
+    sent = await respond.form(request)
+    event_id = words.raw(sent, "id") or ""
+    call = ignore_webhook_as(respond.who(request).session, event_id, words.reason_of(sent, required=True))
+    done = await act(request, call, noun="webhook", object=event_id)
+    return respond.go(request, "/webhook", id=event_id, said="ignored" if done else "not-ignored")
 
 
 async def _read(read: Read, event: EventDetails, diagnosis: Sequence[Diagnosis], patterns: Sequence[str]) -> Webhook:
@@ -228,7 +265,7 @@ def _more(found: Webhook, clock: Clock) -> dict[str, Any]:
     return {
         **dict.fromkeys(("figure", "object_figure", "customer_figure")), **figures, "kind": kind,
         "tries": len(failed) + (event.state in {"succeeded", "ignored", "processing"}) if failed else event.attempts,
-        "stripe": stripe_address(event), "logs": log_address(event), "named": key_named(found.traceback),
+        "stripe": stripe_address(event), "links": _links(event, clock.now), "named": key_named(found.traceback),
     }  # fmt: skip
 
 
@@ -241,12 +278,12 @@ def stripe_address(event: EventDetails) -> str | None:
     return f"https://dashboard.stripe.com/{account}{mode}events/{quote(event.stripe_event_id, safe='')}"
 
 
-def log_address(event: EventDetails, environment: Mapping[str, str] = os.environ) -> str | None:
-    """The event's lines in the log, by PGONCE_LINK_LOGS; None without it, or if it is for runs."""
-    template = environment.get("PGONCE_LINK_LOGS", "")
-    if "{event_id}" not in template or not template.startswith(("https://", "http://")):
-        return None
-    return template.replace("{event_id}", quote(event.stripe_event_id, safe=""))
+def _links(event: EventDetails, now: datetime) -> list[tuple[str, str]]:
+    ended = event.processed_at or now
+    return words.links({
+        "id": event.stripe_event_id, "event_id": event.stripe_event_id, "type": event.event_type,
+        "started": f"{event.received_at:%Y-%m-%dT%H:%M:%SZ}", "ended": f"{ended:%Y-%m-%dT%H:%M:%SZ}",
+    })  # fmt: skip
 
 
 def key_named(trace: Traceback | None) -> str | None:
@@ -315,5 +352,7 @@ async def raw(request: Request) -> Response:
 routes = [
     *respond.page("/webhook", webhook),
     *respond.page("/webhook/payload", payload),
+    *respond.page("/webhook/ignore", confirm_ignore),
+    *respond.action("/webhook/ignore", ignore),
     *respond.page("/webhook/raw", raw)[:1],
 ]

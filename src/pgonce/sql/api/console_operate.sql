@@ -179,3 +179,36 @@ end $$;
 comment on function pgonce_console_retry_seed_rejects(uuid, text, text) is
   'pgonce: records that an operator retries the rejected rows of an import, and returns how many there are. The caller retries them, because '
   'the import is defined in its app.';
+
+-- An event is taken over where a redelivery would take it over, and then ignored under that lease. One that waits is not: a worker
+-- handles it now. The reason does not begin with "no handler": a worker that starts takes such events back.
+create or replace function pgonce_console_ignore_webhook(p_session uuid, p_stripe_event_id text, p_reason text) returns boolean
+language plpgsql set search_path from current as $$
+declare
+  v_actor text := pgonce_console_operator(p_session);
+  v_lease uuid := gen_random_uuid();
+  e webhook_events;
+begin
+  if coalesce(p_reason, '') = '' then
+    raise sqlstate '22023' using message = 'a reason is needed: it is kept with the event and in the audit';
+  end if;
+  select * into e from webhook_events where stripe_event_id = p_stripe_event_id for no key update skip locked;
+  if not found then
+    if exists (select from webhook_events where stripe_event_id = p_stripe_event_id) then
+      raise sqlstate 'PT409' using message = format('a handler is at work on event %s', p_stripe_event_id);
+    end if;
+    raise sqlstate 'PT404' using message = format('there is no event %s', p_stripe_event_id);
+  end if;
+  update webhook_events set status = 'processing', lease = v_lease, lease_expires_at = clock_timestamp() + interval '1 minute'
+  where id = e.id and (e.status = 'failed' or e.status = 'processing' and e.lease_expires_at <= clock_timestamp()
+                                              and not pgonce_is_lease_renewed(e.id, e.lease));
+  if not found then return false; end if;
+  perform ignore_webhook(e.id, v_lease, format('by %s: %s', v_actor, p_reason));
+  perform pgonce_audit_write('ignore', 'webhook', p_stripe_event_id, p_before => pgonce_webhook_state(e.status, e.next_attempt_at, e.lease),
+                             p_after => 'ignored', p_reason => p_reason, p_session => p_session,
+                             p_detail => jsonb_build_object('type', e.event_type));
+  return true;
+end $$;
+comment on function pgonce_console_ignore_webhook(uuid, text, text) is
+  'pgonce: ends an event that has failed, or whose handler has died, as ignored, for an operator: it is not tried again. false = it waits for '
+  'a worker, is being handled, or is final. PT404 = no such event. PT409 = a handler is at work on it. It can be replayed.';
