@@ -7,12 +7,16 @@ One row for each thing, the reason is last and is cut, and the shown ids can be 
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from tests.edge.command import on_a_terminal, pgonce
+from tests.conftest import wait_until
+from tests.edge.command import COMMAND, environment, on_a_terminal, pgonce
 
 Connection = psycopg.Connection[Any]
 LONG = "evt_1SXvjASde5KgyNdHocfCBeqf"
@@ -110,3 +114,28 @@ def test_imports_are_one_row_each_with_numbers_to_the_right(database: str, conn:
 def test_colour_is_for_terminals_alone(database: str, inbox: Connection) -> None:
     assert "\x1b" not in pgonce(database, "webhook", "ls")[1]
     assert "\x1b" not in pgonce(database, "doctor")[1]
+
+
+def test_watch_draws_again_until_ctrl_c_and_outlives_an_error(database: str, conn: Connection, tmp_path: Path) -> None:
+    with (tmp_path / "screen").open("w+b") as screen:
+        watching = subprocess.Popen(
+            [*COMMAND, "webhook", "ls", "--watch"], env=environment(database), stdout=screen, stderr=screen
+        )
+        try:
+
+            def printed(text: str) -> bool:
+                assert watching.poll() is None
+                return text in (tmp_path / "screen").read_text("utf-8")
+
+            wait_until(lambda: printed("no such events"), "the first drawing", 40)
+            conn.execute("alter table webhook_events rename to elsewhere")
+            wait_until(lambda: printed("pgonce: "), "a drawing that fails", 40)
+            conn.execute("alter table elsewhere rename to webhook_events")
+            conn.execute("insert into webhook_events (stripe_event_id, event_type) values ('evt_new', 'a.b')")
+            wait_until(lambda: printed("evt_new"), "the new event", 40)
+        finally:
+            watching.send_signal(signal.SIGINT)
+        assert watching.wait(20) == 0
+    for command in (["ps"], ["doctor"], ["job", "ls"], ["seed", "ls"]):
+        code, _, err = pgonce(database, *command, "--watch", "--json")
+        assert (code, "--watch draws for people: leave out --json" in err) == (2, True)

@@ -12,6 +12,7 @@ from rich.console import Console
 from pgonce import doctor as examination
 from pgonce.cli.options import as_json, with_database
 from pgonce.cli.output import print_json, print_line
+from pgonce.cli.watch import watchable
 
 SIGNS = {"ok": "✔", "warning": "!", "failure": "✗"}
 COLOURS = {"ok": "green", "warning": "yellow", "failure": "red"}
@@ -23,6 +24,7 @@ EXIT_1 = "exit code 1"
 
 @click.command()
 @as_json
+@watchable
 @with_database
 def doctor(json_: bool, url: str, schema: str) -> None:
     """Examine the database, the schema and what is in it; each finding says what to do. Nothing is written.

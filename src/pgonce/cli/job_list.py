@@ -11,6 +11,7 @@ import click
 from pgonce.cli.options import as_json, with_database
 from pgonce.cli.output import Length, Moment, print_json, print_table, when
 from pgonce.cli.times import ago, coming, span, took
+from pgonce.cli.watch import watchable
 from pgonce.core import database
 from pgonce.core.execute import Pool, call
 from pgonce.errors import NotFound
@@ -59,6 +60,7 @@ def find_run(pool: Pool, digits: str, schema: str) -> UUID:
 @click.option("--since", type=Moment(), help="Runs that started since: '2 hours', 2026-11-23.")
 @click.option("--limit", type=click.IntRange(min=1), help="So many runs. [default: 50]")
 @as_json
+@watchable
 @with_database
 def list_(
     name: str | None, status: str | None, since: datetime | None, limit: int | None, json_: bool, url: str, schema: str

@@ -9,6 +9,7 @@ import click
 from pgonce.cli.options import as_json, with_database
 from pgonce.cli.output import print_json, print_line, print_table
 from pgonce.cli.times import took
+from pgonce.cli.watch import watchable
 from pgonce.core import database, processes
 from pgonce.core.execute import call
 
@@ -18,6 +19,7 @@ KINDS = {"receives": "serve", "events": "worker", "jobs": "worker", "alerts": "a
 
 @click.command()
 @as_json
+@watchable
 @with_database
 def ps(json_: bool, url: str, schema: str) -> None:
     """List the processes that run pgonce: where, which release, what they do, and when each was last seen.

@@ -17,6 +17,7 @@ from pgonce.cli.output import in_line, print_diagnosis, print_json, print_line, 
 from pgonce.cli.seed_rejects import rejects
 from pgonce.cli.times import ago
 from pgonce.cli.times import took as took_
+from pgonce.cli.watch import watchable
 from pgonce.core import database
 from pgonce.core.execute import call
 from pgonce.errors import NotFound
@@ -62,6 +63,7 @@ def _resume_line(run: Resume) -> tuple[object, ...]:
 
 @click.command("ls")
 @as_json
+@watchable
 @with_database
 def list_(json_: bool, url: str, schema: str) -> None:
     """List all imports that have ever run, with state and counts."""

@@ -20,6 +20,7 @@ from pgonce.cli.actor import audited
 from pgonce.cli.options import as_json, with_database
 from pgonce.cli.output import Moment, print_json, print_table, when
 from pgonce.cli.times import ago, took
+from pgonce.cli.watch import watchable
 from pgonce.cli.webhook_replay import match, replay
 from pgonce.cli.webhook_show import print_event
 from pgonce.core import database
@@ -61,6 +62,7 @@ def webhook() -> None:
 @click.option("--since", type=Moment(), help="Received since: '2 hours', 2026-11-23.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(min=1))
 @as_json
+@watchable
 @with_database
 def list_(
     status: str | None,
