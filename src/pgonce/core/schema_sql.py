@@ -23,7 +23,6 @@ from psycopg import sql
 from pgonce.errors import InvalidArgument
 
 API = (
-    "install_triggers",
     "core_processes",
     "errors_reason",
     "webhooks_payload",
@@ -70,6 +69,7 @@ API = (
     "seeds_diagnose",
     "console_seeds",
     "console_operate",
+    "install_triggers",
     "install_warnings",
 )
 """The files of ``sql/api`` that create functions and views, in the order in which they need each other.

@@ -129,14 +129,6 @@ comment on function pgonce_cron_job_runs_before_insert() is
   'pgonce: closes a crashed run, so that it does not block a plain INSERT of the next one forever. An old run that is written '
   'afterwards is counted, too.';
 
--- start_job_run has checked already, and its rows begin with a heartbeat: the trigger skips them. PostgreSQL parses this
--- condition again for every INSERT, and a longer one takes longer. So the condition does not mention the status.
-do $$ begin
-  perform pgonce_ensure_trigger('cron_job_runs', 'pgonce_before_insert',
-    'create trigger pgonce_before_insert before insert on cron_job_runs for each row '
-    'when (new.started_at <> new.heartbeat_at) execute function pgonce_cron_job_runs_before_insert()');
-end $$;
-
 create or replace function start_job_run(
   p_job_name text, p_scope jsonb default '{}', p_window interval default '15 minutes',
   p_key text default '', p_scheduled_for timestamptz default null, p_retries integer default 0,

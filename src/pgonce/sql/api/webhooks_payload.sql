@@ -96,18 +96,6 @@ end $$;
 comment on function pgonce_webhook_events_before_write() is
   'pgonce: copies the searchable fields of a payload into columns of its row.';
 
-do $$ begin
-  if pgonce_ensure_trigger('webhook_events', 'pgonce_before_write',
-      'create trigger pgonce_before_write before insert or update of payload on webhook_events '
-      'for each row execute function pgonce_webhook_events_before_write()') then
-    -- The rows of an adopted table, or those that were written while the trigger was missing: an update of all rows would
-    -- block their writers for long. For a big adopted table core/adopt.py does this afterwards, in batches.
-    update webhook_events set payload = payload
-    where object_id is null and account is null and livemode is null and payload <> '{}'
-      and coalesce(obj_description('webhook_events'::regclass, 'pg_class'), '') not like 'pgonce: being adopted%';
-  end if;
-end $$;
-
 -- Groups failures, so that ten thousand events of one fault are one line: the exception without its message, and the place in
 -- the user's code. Without a place the error's line, in which ids and numbers do not count.
 create or replace function pgonce_failure(p_error text) returns text
@@ -127,11 +115,3 @@ begin
   return new;
 end $$;
 comment on function pgonce_webhook_events_before_failure() is 'pgonce: sets the column failure of an event that fails.';
-
-do $$ begin
-  if pgonce_ensure_trigger('webhook_events', 'pgonce_before_failure',
-      'create trigger pgonce_before_failure before insert or update of error_message on webhook_events '
-      'for each row when (new.status = ''failed''::text) execute function pgonce_webhook_events_before_failure()') then
-    update webhook_events set error_message = error_message where status = 'failed' and failure is null;
-  end if;
-end $$;
