@@ -171,7 +171,7 @@ def test_grants_and_owners_of_what_is_created_again_are_kept(database: str, conn
         "grant select on pgonce_job_stats to {}",
         "grant update (job_name), select (gone) on pgonce_job_stats to {}",
         "grant all on function get_checkpoint to {}",
-        "grant create on schema public to {}",
+        "alter schema public owner to {}",
         "alter function complete_seed owner to {}",
         "grant execute on function complete_seed to anon",
     ):
@@ -192,6 +192,22 @@ def test_grants_and_owners_of_what_is_created_again_are_kept(database: str, conn
     ]  # fmt: skip
     owner = "select proowner::regrole::text, has_function_privilege('anon', oid, 'execute') from pg_proc"
     assert conn.execute(owner + " where proname = 'complete_seed'").fetchone() == (role, False)
+
+
+def test_a_role_that_may_create_functions_gains_nothing_by_an_older_signature(
+    database: str, conn: Connection, role: str
+) -> None:
+    name = sql.Identifier(role)
+    conn.execute(sql.SQL("grant create on schema public to {}").format(name))
+    with psycopg.connect(database, autocommit=True) as other:
+        other.execute(sql.SQL("set role {}").format(name))
+        make(other, OLDER["two older signatures"])
+        other.execute(sql.SQL("grant execute on function start_job_run(text) to {} with grant option").format(name))
+        other.execute("create view pgonce_gone as select 1 as a")
+        other.execute("comment on view pgonce_gone is 'pgonce: old'")
+    owned = "select count(*) from pg_proc where proowner = %s::regrole or proacl::text like %s"
+    schema.migrate(database, warn=lambda _: None)
+    assert conn.execute(owned, [role, f"%{role}%"]).fetchone() == (0,)
 
 
 OLDER_FAILURE = """
