@@ -20,7 +20,10 @@ from typing import Any, ClassVar
 import pytest
 
 from pgonce.errors import InvalidArgument, SourceChanged, SourceUnfinished
+from pgonce.seeds.batch import BatchBuilder, BatchSizer, build_batches, join_blocks
+from pgonce.seeds.copy_text import RowFormatter
 from pgonce.seeds.readers import read
+from tests.pure.seeds.columns import columns
 
 ROWS = 20_000
 KINDS = ["x.csv", "x.csv.gz", "x.jsonl", "x.parquet"]
@@ -397,3 +400,26 @@ def test_one_value_in_a_row_group_that_was_read_is_found_by_the_next_run(tmp_pat
     [(row, cursor)] = itertools.islice(resumed(cursor), 1)
     assert row[0] == 40_001
     assert resumed.fingerprint(cursor)["hash"] == stored["hash"]
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.csv.gz", "x.jsonl"])
+@pytest.mark.parametrize("blocks", [True, False])
+def test_the_fingerprint_of_a_batch_reads_nothing_a_second_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, blocks: bool
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("the whole file is read again for a fingerprint")
+
+    monkeypatch.setattr("pgonce.seeds.readers.file._hash_of", never)
+    monkeypatch.setattr("pgonce.seeds.readers.file.TICK", -1)  # a file that was written just now is compared as a whole
+    path = tmp_path / name
+    path.write_bytes(content(name))
+    source: Any = read(path)
+    sizer = BatchSizer(1000)
+    if blocks and "csv" in name:
+        made = join_blocks(source, None, sizer)
+    else:
+        builder = BatchBuilder(sizer, lambda _: RowFormatter(columns(*source.columns)))
+        made = build_batches(source(None), builder)
+    taken = [source.fingerprint(batch.cursor)["hash"] for batch in made]
+    assert len(set(taken)) == len(taken) > 5
