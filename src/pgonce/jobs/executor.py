@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
@@ -17,8 +18,10 @@ from pgonce.core.callables import ensure_awaitable, ensure_result
 from pgonce.core.database import call_with_timeouts
 from pgonce.core.execute import Pool
 from pgonce.core.failures import ErrorHook, log_failure
+from pgonce.core.processes import this_process
 from pgonce.errors import PgonceError, RunStopped
 from pgonce.jobs import calls
+from pgonce.jobs import calls_stats as stats
 from pgonce.jobs.guard import Jobs, Run
 from pgonce.jobs.guard_async import AsyncJobs, AsyncRun
 from pgonce.jobs.registry import Job
@@ -55,6 +58,8 @@ class Executor:
         self._on_error = on_error
         self._stop_reason: str | None = None
         self._running: set[Execution] = set()
+        self._starting: list[str] = []
+        self._unanswered: dict[str, float] = {}
 
     @property
     def running(self) -> list[str]:
@@ -67,15 +72,46 @@ class Executor:
         Raises:
             PgonceError: it could not decide. The run has no row then, so it must be started again.
         """
+        self._starting.append(job.name)
         try:
             execution = self._start_async(job, options) if job.is_async else self._start_sync(job, options)
+            if execution is not None:
+                self._running.add(execution)
         except Exception as error:
+            self._unanswered[job.name] = time.monotonic()
             raise PgonceError(f"job {job.name} could not be started: {_first_line(error)}") from error
-        if execution is not None:
-            self._running.add(execution)
-            if self._stop_reason is not None:
-                self._request_stop(execution, self._stop_reason)
+        finally:
+            self._starting.remove(job.name)
+        if execution is not None and self._stop_reason is not None:
+            self._request_stop(execution, self._stop_reason)
         return execution
+
+    def close_unanswered(self) -> None:
+        """Close runs that the database has started and whose start it could not confirm: they are due again at once.
+
+        Such a run has no function. It would block its job for a whole window, and its tick would have a row.
+
+        Raises:
+            PgonceError, psycopg.Error: to be called again later.
+        """
+        for name, since in list(self._unanswered.items()):
+            if name in self._starting:
+                continue
+            own = {execution.run.id for execution in self._executions()}
+            passed = (time.monotonic() - since) * 1000
+            wanted = stats.list_job_runs(name=name, status="running", limit=1000)
+            for line in call_with_timeouts(self._closing, wanted, self._schema):
+                # started before the failure, without a heartbeat since, by this process
+                if line.id in own or line.heartbeat_at != line.started_at or (line.duration_ms or 0) < passed:
+                    continue
+                row = call_with_timeouts(self._closing, stats.get_job_run(line.id), self._schema)
+                if row is not None and row["process"] == this_process():
+                    closing = calls.interrupt_job_run(line.id, "the answer to its start was lost: nothing was run")
+                    call_with_timeouts(self._closing, closing, self._schema)
+                    log.warning(
+                        "job %s: the answer to the start of run %s was lost: it is started again", name, line.id
+                    )
+            self._unanswered.pop(name, None)
 
     def finish(self, execution: Execution) -> None:
         """Call the job's function, and wait for the recorded end of the run."""

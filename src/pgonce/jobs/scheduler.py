@@ -238,8 +238,8 @@ class Scheduler(Service):
     def _upkeep(self) -> None:
         self._compare_clocks()  # the rest only if it succeeds: without a database each would wait for one
         for duty in (
-            self._beat, self._sweep, self._submit_due, self._start_retries, self._start_requests,
-            self._update_schedules, self._count_runs,
+            self._beat, self._sweep, self._executor.close_unanswered, self._submit_due, self._start_retries,
+            self._start_requests, self._update_schedules, self._count_runs,
         ):  # fmt: skip
             if not self._stop.is_set():  # each may hang for a while
                 log_errors(duty)
