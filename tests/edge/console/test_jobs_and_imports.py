@@ -17,6 +17,7 @@ from psycopg.types.json import Jsonb
 
 import pgonce
 from pgonce import Seeds
+from pgonce.console.text import visible
 from pgonce.core import database
 from tests.conftest import wait_until
 from tests.edge.command import environment
@@ -201,7 +202,7 @@ def test_any_name_can_be_followed_from_the_lanes_to_its_run(conn: Connection, op
     )
     page = open_page("/jobs")
     page.click(".lane a:text('alert(1)')")
-    assert page.locator("h1").text_content() == f"{HOSTILE} {HOSTILE}"
+    assert page.locator("h1").text_content() == visible(f"{HOSTILE} {HOSTILE}")
     page.click("#runs a >> nth=0")
     expect(page.locator("pre").first).to_contain_text("<script>")
     page.click(".crumb a >> nth=1")

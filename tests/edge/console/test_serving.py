@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +61,71 @@ def test_fastapi_mounts_it_and_closes_its_connections(url: str, conn: Connection
         assert (page.status_code, 'href="/admin/pgonce/alerts"' in page.text) == (200, True)
     ours = "select count(*) from pg_stat_activity where application_name = 'pgonce' and datname = current_database()"
     wait_until(lambda: conn.execute(ours).fetchone() == (0,), "the connections are closed")
+
+
+SITE = """
+import django
+from django.conf import settings
+from django.contrib.sessions.backends.signed_cookies import SessionStore
+from django.core.asgi import get_asgi_application
+from django.http import HttpResponse, parse_cookie
+from django.urls import path
+
+import pgonce
+
+settings.configure(
+    SECRET_KEY="x", ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"], USE_TZ=True,
+    MIDDLEWARE=["django.contrib.sessions.middleware.SessionMiddleware"],
+    SESSION_ENGINE="django.contrib.sessions.backends.signed_cookies",
+)
+django.setup()
+
+def log_in(request, role):
+    request.session["role"] = role
+    return HttpResponse("hello")
+
+urlpatterns = [path("hello/<role>", log_in)]
+
+def user(scope):
+    cookies = parse_cookie(dict(scope["headers"]).get(b"cookie", b"").decode("latin-1"))
+    role = SessionStore(cookies.get(settings.SESSION_COOKIE_NAME, "")).get("role")
+    return ("ada", role) if role else None
+
+site = get_asgi_application()
+console = pgonce.Console(pgonce.App(name="bakery"), prefix="/ops", user=user)
+
+async def application(scope, receive, send):
+    below = scope["type"] == "http" and (scope["path"] + "/").startswith("/ops/")
+    await (console if below else site)(scope, receive, send)
+"""
+
+
+def test_django_serves_it_below_a_path_for_whoever_is_logged_in_to_django(database: str, tmp_path: Path) -> None:
+    (tmp_path / "site_asgi.py").write_text(SITE)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "uvicorn", "site_asgi:application", "--port", str(port), "--lifespan", "off"]
+    environment = {**os.environ, "DATABASE_URL": database}
+    log = tmp_path / "log"
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=output, stderr=output) as server,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
+    ):
+        try:
+            wait_until(lambda: "running on" in log.read_text() or server.poll() is not None, "it is up", 60)
+            assert client.get("/ops").status_code == 403, log.read_text()
+            assert client.get("/hello/reader").text == "hello"
+            page = client.get("/ops")
+            assert (page.status_code, "bakery" in page.text, "ada, reader" in page.text) == (200, True, True)
+            assert 'href="/ops/audit"' in page.text
+            assert client.get("/ops/audit").status_code == 200
+            assert client.get("/hello/operator").text == "hello"
+            assert "ada, operator" in client.get("/ops/jobs").text
+            assert client.get("/opsx").status_code == 404  # Django's
+        finally:
+            server.terminate()
 
 
 @pytest.mark.parametrize("path", ["", "/"])
