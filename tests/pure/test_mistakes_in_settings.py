@@ -17,7 +17,7 @@ from pgonce.cli.options import load
 from pgonce.core import database
 from pgonce.errors import InvalidArgument
 from pgonce.jobs.scheduler import Scheduler
-from pgonce.testing import deliver, event, run
+from pgonce.testing import deliver, event, handled, run, signed
 from pgonce.webhooks import stripe
 from pgonce.webhooks.worker import Worker
 
@@ -62,8 +62,10 @@ MISTAKES: list[tuple[str, Callable[[], object], str]] = [
     ("a schema of PostgreSQL", lambda: pgonce.script("information_schema"), "schema information_schema is PostgreSQL's own: "),
     # testing
     ("deliver(app, ...)", lambda: deliver(app, event("invoice.paid")), "cannot deliver to App("),
-    ("deliver to a type", lambda: deliver(pgonce.Endpoint(app, secrets="whsec_a"), "invoice.paid"),  # type: ignore[arg-type]
-     'pass an event, not its type: deliver(client, event("invoice.paid"))'),
+    ('deliver(endpoint, "invoice.paid")', lambda: deliver(pgonce.Endpoint(app, secrets="whsec_a"), "invoice.paid"),  # type: ignore[arg-type]
+     'pass an event, not its type: event("invoice.paid")'),
+    ('signed("invoice.paid")', lambda: signed("invoice.paid"), "pass an event, not its type: "),  # type: ignore[arg-type]
+    ('handled("invoice.paid")', lambda: handled("invoice.paid"), "pass an event, not its type: "),  # type: ignore[arg-type]
     ("run(app, ..., at=5)", lambda: run(app, "j", at=5), "a time must be a datetime or text, not 5: "),  # type: ignore[arg-type]
     ('event("invoice.payed")', lambda: event("invoice.payed"), "did you mean invoice.paid?"),
 ]  # fmt: skip

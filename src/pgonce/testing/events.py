@@ -122,8 +122,14 @@ def _id(prefix: str) -> str:
     return prefix + secrets.token_hex(12)
 
 
+def _refuse_type(payload: object) -> None:
+    if isinstance(payload, str):
+        raise InvalidArgument(f'pass an event, not its type: event("{payload}")')
+
+
 def handled(payload: Mapping[str, Any]) -> Event:
     """The event as a handler gets it, to call one without a database: ``handler(handled(event(...)), tx)``."""
+    _refuse_type(payload)
     return Event(str(payload["id"]), str(payload["type"]), dict(payload))
 
 
@@ -143,6 +149,7 @@ def signed(payload: Mapping[str, Any] | bytes, *, secret: str | None = None, tim
         secret: the endpoint's; the default is the first one of PGONCE_WEBHOOK_SECRET, or ``SECRET``.
         timestamp: when it was signed, in unix seconds; the default is now. 300 s are tolerated.
     """
+    _refuse_type(payload)
     body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
     secret = secret or os.environ.get("PGONCE_WEBHOOK_SECRET", "").split(",")[0].strip() or SECRET
     headers = {"Content-Type": "application/json", "Stripe-Signature": stripe.sign(body, secret, timestamp)}
@@ -163,9 +170,6 @@ def deliver(
     Returns:
         The client's response; with an asynchronous client, await it.
     """
-    given: object = payload
-    if isinstance(given, str):
-        raise InvalidArgument(f'pass an event, not its type: deliver(client, event("{given}"))')
     delivery = payload if isinstance(payload, Delivery) else signed(payload, secret=secret)
     if hasattr(client, "handle") and not hasattr(client, "post") and not isinstance(client, WebhookRegistry):
         return client.handle(delivery.body, delivery.headers)
