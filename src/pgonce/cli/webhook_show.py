@@ -146,7 +146,7 @@ _FRAME = re.compile(
     r'^ +File "(?P<file>[^"\n]+)", line (?P<line>\d+), in (?P<name>.+)\n(?: +(?P<code>.+)\n)?', re.MULTILINE
 )
 _LIBRARY = re.compile(
-    r"site-packages|dist-packages|[/\\]lib(?:64)?[/\\]python\d|[/\\]pgonce[/\\](?:core|webhooks)[/\\]|^<"
+    r"site-packages|dist-packages|[/\\]lib(?:64)?[/\\]python\d|[/\\]pgonce[/\\](?:core|webhooks)[/\\]|^<|\.pyx$"
 )
 
 

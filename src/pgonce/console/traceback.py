@@ -9,7 +9,7 @@ from dataclasses import dataclass
 _FRAME = re.compile(r'^ +File "([^"\n]+)", line (\d+), in (.+)$')
 _LIBRARY = re.compile(
     r"site-packages|dist-packages|[/\\]lib(?:64)?[/\\]python\d"
-    r"|[/\\]pgonce[/\\](?:core|webhooks|jobs|seeds|cli|alerts)[/\\]|^<"
+    r"|[/\\]pgonce[/\\](?:core|webhooks|jobs|seeds|cli|alerts)[/\\]|^<|\.pyx$"
 )
 MOST_FRAMES = 60
 

@@ -89,6 +89,7 @@ def log_failure(
 def find_place(error: BaseException) -> str | None:
     """Where it was raised, as "sync_invoice, billing.py:88": the innermost line of the application's own code."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith((_OURS, *_LIBRARIES, "<", sys.prefix)):
+        compiled = frame.filename.endswith(".pyx")  # psycopg's, named by a relative path
+        if not compiled and not frame.filename.startswith((_OURS, *_LIBRARIES, "<", sys.prefix)):
             return f"{frame.name}, {Path(frame.filename).name}:{frame.lineno}"
     return None

@@ -50,7 +50,7 @@ language sql immutable parallel safe set search_path from current as $$
   -- The innermost frame that is in neither a library nor pgonce. The last two parts of its path identify the file.
   select format('%s:%s in %s', substring(f.part[1] from '(?:[^/\\]+[/\\])?[^/\\]+$'), f.part[2], f.part[3])
   from regexp_matches(replace(p_error, E'\r', ''), '(?n)File "([^"]+)", line (\d+), in (.+)$', 'g') with ordinality f (part, number)
-  where f.part[1] !~ '(?:[s]ite-packages|dist-packages|[/\\]lib(?:[6]4)?[/\\]python\d|[/\\]pgonce[/\\](?:[c]ore|webhooks|jobs|seeds|cli|alerts)[/\\]|^<)'
+  where f.part[1] !~ '(?:[s]ite-packages|dist-packages|[/\\]lib(?:[6]4)?[/\\]python\d|[/\\]pgonce[/\\](?:[c]ore|webhooks|jobs|seeds|cli|alerts)[/\\]|^<|\.pyx$)'
   order by f.number desc limit 1
 $$;
 comment on function pgonce_error_place(text) is
