@@ -49,7 +49,7 @@ MISTAKES: list[tuple[str, Callable[[], object], str]] = [
     ('open_pool(os.environ.get("NOT_SET"))', lambda: database.open_pool(None),  # type: ignore[arg-type]
      "the database URL is None: is DATABASE_URL set?"),
     ("url=pool", lambda: database.find(SYNC_POOL), "the database URL is a ConnectionPool: pass postgresql://..."),  # type: ignore[arg-type]
-    ("in quotation marks", lambda: database.check('"postgresql://me:secret@h/d"'), "in quotation marks: docker's --env-file keeps them"),
+    ("in quotation marks", lambda: database.check('"postgresql://me:secret@h/d"'), "is in quotation marks, which an env file of docker keeps: take them out"),
     ("$DATABASE_URL", lambda: database.check("${DATABASE_URL}"), "begins with $, so its variable was not replaced: "),
     ("jdbc:", lambda: database.check("jdbc:postgresql://h/d"), "the database URL is JDBC's: write postgresql://"),
     ("mysql://", lambda: database.check("mysql://me:secret@h/d"), "begins with mysql://, and pgonce needs PostgreSQL: write"),

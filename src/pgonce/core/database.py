@@ -128,7 +128,7 @@ def _unreadable(url: str, said: str) -> str:
         return f"the database URL has a % that encodes nothing: {ENCODE}"
     write = "write postgresql://user:password@host:5432/name"
     if url[:1] in {'"', "'"}:
-        return "the database URL is in quotation marks: docker's --env-file keeps them, so take them out"
+        return "the database URL is in quotation marks, which an env file of docker keeps: take them out"
     if url.startswith("$"):
         return f"the database URL begins with $, so its variable was not replaced: {write}"
     if url.startswith("jdbc:"):
