@@ -149,6 +149,10 @@ in_thread = meanwhile
 """Its twin runs a plain function in a thread; there, ``meanwhile`` runs a coroutine in the event loop."""
 
 
+def wait_until_free(_lock: object) -> None:
+    """Nothing: what a thread has left, nobody closes."""
+
+
 def finish(result: object) -> None:
     """Run the result of a callback to its end if it is a coroutine."""
     if inspect.iscoroutine(result):

@@ -118,6 +118,13 @@ async def finish(result: object) -> None:
         await result
 
 
+async def wait_until_free(lock: asyncio.Lock) -> None:
+    """Wait until nobody has the lock, at most `LEAVE` seconds: the event loop closes a left generator by itself."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LEAVE), lock:
+            pass
+
+
 async def _join(thread: threading.Thread) -> None:
     # not in the loop's executor, whose threads may all be busy with the user's work
     gives_up_at = time.monotonic() + LEAVE

@@ -30,12 +30,12 @@ from pgonce.webhooks.calls import Event, Ignored, Postponed
 from pgonce.webhooks.calls_queue import claim_of
 from pgonce.webhooks.glob import any_of
 from pgonce.webhooks.handler_connection_async import (
-    ENDED,
     call_back,
     call_back_all,
     check_open,
     handler_connection,
     roll_back,
+    send_if_same,
 )
 from pgonce.webhooks.handling_async import call_batch_handler, call_handlers, call_own_handler, ids_of
 from pgonce.webhooks.registry import Handler
@@ -56,7 +56,6 @@ Batch: TypeAlias = tuple[Handler, list[Event]]
 _CONTENTION = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 _BEGIN = f"begin; {settings('pgonce worker', LIMIT)}"
 _UNSYNCED = "set local synchronous_commit to off"
-_OTHER_TRANSACTION = "2D000"
 _NOT_COMPLETED = "the handler returned without event.complete(session) in its transaction"
 
 
@@ -205,10 +204,9 @@ class AsyncExecutor:
         Returns:
             Why it was not committed, or None; and the next transaction as ``_begin`` returns it, or None.
         """
-        ending = [f"select {self._qualifier}.pgonce_check_transaction('{transaction}')"]
-        ending += ["commit"] if is_durable else [_UNSYNCED, "commit"]
+        ending = ["commit"] if is_durable else [_UNSYNCED, "commit"]
         message = [*ending, RESET_SETTINGS, self._opening(following[0])] if following else [*ending, RESET]
-        results, error = await send(conn, "; ".join(message))
+        results, error = await send_if_same(conn, transaction, "; ".join(message))
         if len(results) < len(ending):
             return error, None
         session.restore()
@@ -234,7 +232,7 @@ class AsyncExecutor:
                 await execute(conn, protocol.coalesce_webhooks(event, types), self._schema)
             async with time_limit(conn, limit, expired):
                 await call_handlers(conn, event, handlers, self._schema)
-            check_open(conn)
+            await check_open(conn)
         except BaseException as error:
             if asked_to_stop(error):
                 raise
@@ -245,16 +243,15 @@ class AsyncExecutor:
         self, conn: AsyncConnection[Any], session: HandlerSession, event: Event, error: BaseException, began: float
     ) -> None:
         """Roll back, and record why the attempt has ended."""
+        is_recorded = conn.closed and isinstance(error, TimeoutError)  # by `expired`
+        if not conn.closed:
+            await roll_back(conn, session)
         if conn.closed:
             if isinstance(error, psycopg.Error) and isinstance(lost := translate(error), DatabaseUnavailable):
                 raise lost from error
-            if not isinstance(error, TimeoutError):  # `expired` has recorded that one
+            if not is_recorded:
                 await self.failed(event, error)
             return
-        await roll_back(conn, session)
-        if isinstance(error, psycopg.Error) and error.sqlstate == _OTHER_TRANSACTION:
-            ended = TransactionBroken(ENDED)
-            ended.__cause__, error = error, ended
         recorded = await execute(conn, self._outcome(event, error, began), self._schema)
         if isinstance(error, TransactionBroken) and not recorded:
             await execute(conn, protocol.fail_committed_webhook(event, _trace(error)), self._schema)
@@ -317,9 +314,10 @@ class AsyncExecutor:
                 async with time_limit(conn, handler.timeout, expired):
                     if marked:
                         await call_batch_handler(conn, marked, handler)
-                check_open(conn)
-                check = f"select {self._qualifier}.pgonce_check_transaction('{transaction}')"
-                await run(conn, f"{check}; commit; {RESET}")
+                await check_open(conn)
+                _, failure = await send_if_same(conn, transaction, f"commit; {RESET}")
+                if failure is not None:
+                    raise failure
                 session.restore()
         except BaseException as error:
             if asked_to_stop(error):

@@ -10,16 +10,20 @@ from typing import Any
 
 import psycopg
 from psycopg import Connection
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
+from psycopg.pq.abc import PGresult
 
-from pgonce.core.concurrency import finish
+from pgonce.core.concurrency import finish, wait_until_free
 from pgonce.core.execute import Pool, connection, run, send
 from pgonce.core.handler_session import RESET, HandlerSession
 from pgonce.errors import PgonceError, TransactionBroken
 from pgonce.webhooks.calls import Event
 
-ENDED = "a handler ended the transaction: leave COMMIT and ROLLBACK to pgonce"
+_ENDED = "a handler ended the transaction: leave COMMIT and ROLLBACK to pgonce"
+_CLOSED = "the connection was closed while the handler ran, by the handler or by the server"
+LEFT_OPEN = "a handler left a COPY, a stream or a pipeline of its connection open: end it before the handler returns"
 _SWALLOWED = "a handler caught a database error and went on: wrap what may fail in `with tx.transaction()`"
+_NOT_THE_SAME = "22012"
 # Only a commit that has written something waits for the disk. So this writes a record that nobody reads.
 _FLUSH = "begin; select pg_catalog.pg_logical_emit_message(true, 'pgonce', ''); commit"
 
@@ -38,8 +42,30 @@ def handler_connection(pool: Pool) -> Iterator[tuple[Connection[Any], HandlerSes
                     roll_back(conn, session)
 
 
+def close_if_busy(conn: Connection[Any]) -> bool:
+    """Close the connection if a handler has left a COPY, a stream or a pipeline open; returns whether it has.
+
+    Such a thing may hold psycopg's lock, for which the next statement would wait without end.
+    """
+    if conn.closed or _is_idle(conn):
+        return False
+    wait_until_free(conn.lock)
+    if _is_idle(conn):
+        return False
+    conn.close()
+    return True
+
+
+def _is_idle(conn: Connection[Any]) -> bool:
+    pgconn = conn.pgconn
+    is_active = conn.lock.locked() or pgconn.transaction_status == TransactionStatus.ACTIVE
+    return not is_active and pgconn.pipeline_status == PipelineStatus.OFF
+
+
 def roll_back(conn: Connection[Any], session: HandlerSession) -> None:
-    """End the transaction without a commit, and reset the connection."""
+    """End the transaction without a commit, and reset the connection. One that is still in use is closed."""
+    if close_if_busy(conn):
+        return
     _, error = send(conn, f"rollback; {RESET}")
     if error is not None:
         raise error
@@ -47,16 +73,36 @@ def roll_back(conn: Connection[Any], session: HandlerSession) -> None:
 
 
 def check_open(conn: Connection[Any]) -> None:
-    """Check the transaction by what the client knows of it, without a round trip.
+    """Check the transaction by what the client knows of it, without a round trip. A busy connection is closed.
 
     Raises:
         TransactionBroken, PgonceError: it cannot be committed.
     """
+    if close_if_busy(conn):
+        raise PgonceError(LEFT_OPEN)
+    if conn.closed:
+        raise TransactionBroken(_CLOSED)
     status = conn.info.transaction_status
     if status == TransactionStatus.INERROR:
         raise PgonceError(_SWALLOWED)
     if status != TransactionStatus.INTRANS:
-        raise TransactionBroken(ENDED)
+        raise TransactionBroken(_ENDED)
+
+
+def send_if_same(conn: Connection[Any], transaction: str, statements: str) -> tuple[list[PGresult], Exception | None]:
+    """``send``, after a statement that fails unless the transaction is still the one with this id.
+
+    The handler's role may have no right to anything of pgonce, so that statement calls no function of ours; and the
+    operators of its search_path may be others.
+    """
+    same = f"pg_catalog.xid8eq(pg_catalog.pg_current_xact_id_if_assigned(), '{transaction}')"
+    check = f"select pg_catalog.int4div(1, coalesce({same}, false)::pg_catalog.int4)"
+    results, error = send(conn, f"{check}; {statements}")
+    if error is not None and not results and error.sqlstate == _NOT_THE_SAME:
+        ended = TransactionBroken(_ENDED)
+        ended.__cause__ = error
+        return results, ended
+    return results[1:], error
 
 
 def call_back(event: Event) -> None:

@@ -25,7 +25,7 @@ from pgonce.webhooks import stripe
 from pgonce.webhooks.calls import Claim, Event, Ignored, Postponed
 from pgonce.webhooks.calls_queue import postpone_webhook
 from pgonce.webhooks.executor import MARKS
-from pgonce.webhooks.handler_connection import call_back
+from pgonce.webhooks.handler_connection import LEFT_OPEN, call_back, close_if_busy
 from pgonce.webhooks.handling import ids_of
 
 Handler: TypeAlias = Callable[[Event, Connection[Any]], Result[object]]
@@ -140,8 +140,13 @@ class Webhooks:
                         raise _Refused from error
                     if not marked:
                         raise LeaseLost(f"event {event.id} was taken over by another client: nothing was written")
-                    with working(f"process {event.type}", "consumer", ids_of(event)):
-                        ensure_result(handler(event, conn))
+                    try:
+                        with working(f"process {event.type}", "consumer", ids_of(event)):
+                            ensure_result(handler(event, conn))
+                    finally:
+                        was_busy = close_if_busy(conn)
+                    if was_busy:
+                        raise PgonceError(LEFT_OPEN)
             except Ignored as decision:
                 # the rollback to the savepoint has released the row: another client may have claimed it
                 if not execute(conn, protocol.ignore_webhook(claim, str(decision)), self._schema):

@@ -24,7 +24,7 @@ from pgonce.webhooks import stripe
 from pgonce.webhooks.calls import Claim, Event, Ignored, Postponed
 from pgonce.webhooks.calls_queue import postpone_webhook
 from pgonce.webhooks.executor_async import MARKS
-from pgonce.webhooks.handler_connection_async import call_back
+from pgonce.webhooks.handler_connection_async import LEFT_OPEN, call_back, close_if_busy
 from pgonce.webhooks.handling_async import ids_of
 
 Handler: TypeAlias = Callable[[Event, AsyncConnection[Any]], Result[object]]
@@ -139,8 +139,13 @@ class AsyncWebhooks:
                         raise _Refused from error
                     if not marked:
                         raise LeaseLost(f"event {event.id} was taken over by another client: nothing was written")
-                    with working(f"process {event.type}", "consumer", ids_of(event)):
-                        await ensure_awaitable(handler(event, conn))
+                    try:
+                        with working(f"process {event.type}", "consumer", ids_of(event)):
+                            await ensure_awaitable(handler(event, conn))
+                    finally:
+                        was_busy = await close_if_busy(conn)
+                    if was_busy:
+                        raise PgonceError(LEFT_OPEN)
             except Ignored as decision:
                 # the rollback to the savepoint has released the row: another client may have claimed it
                 if not await execute(conn, protocol.ignore_webhook(claim, str(decision)), self._schema):

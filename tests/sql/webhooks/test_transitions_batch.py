@@ -55,15 +55,3 @@ def test_another_lease_moves_nothing(shared: Connection, verb: str) -> None:
     event.lease = Queued(shared, "heldq").lease
     assert not call(shared, verb, event)
     assert event.row() == before
-
-
-def test_only_the_transaction_of_the_mark_passes_the_check(shared: Connection) -> None:
-    event = Queued(shared, "heldq")
-    check = "select pgonce_check_transaction(%s)"
-    with shared.transaction():
-        mark = rows(shared, "select pgonce_mark_webhook(%s, %s) as id", event.id, event.lease)[0]["id"]
-        shared.execute(check, [mark])
-        with pytest.raises(psycopg.errors.InvalidTransactionTermination, match="leave COMMIT"), shared.transaction():
-            shared.execute(check, [str(int(mark) + 1)])
-    with pytest.raises(psycopg.errors.InvalidTransactionTermination, match="leave COMMIT"):
-        shared.execute(check, [mark])

@@ -44,18 +44,8 @@ begin
   return pg_current_xact_id()::text;
 end $$;
 comment on function pgonce_mark_webhook(uuid, uuid) is
-  'pgonce: marks the event as handled, before its handler runs, and returns the transaction''s id for pgonce_check_transaction. '
+  'pgonce: marks the event as handled, before its handler runs, and returns the transaction''s id, to be compared before COMMIT. '
   'null = the event is no longer yours: roll back. Unlike complete_webhook it is null when it is repeated.';
-
-create or replace function pgonce_check_transaction(p_transaction_id text) returns void
-language plpgsql set search_path from current as $$
-begin
-  if pg_current_xact_id_if_assigned()::text is distinct from p_transaction_id then
-    raise sqlstate '2D000' using message = 'a handler ended the transaction: leave COMMIT and ROLLBACK to pgonce';
-  end if;
-end $$;
-comment on function pgonce_check_transaction(text) is
-  'pgonce: raises 2D000 unless the transaction is still the one with this id. Call it before COMMIT.';
 
 -- The planner may use only the index, for each id, and makes one plan for all calls. Other plans were slower. A plan made
 -- while the table was small is kept until the next ANALYZE, and reads the whole table for every batch after it has grown: in

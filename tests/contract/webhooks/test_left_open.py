@@ -1,0 +1,271 @@
+"""What a handler leaves open on its connection, or takes away from it, costs its own attempt and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection, Connection
+
+import pgonce
+from pgonce.core import database as databases
+from pgonce.errors import PgonceError
+from pgonce.webhooks import stripe
+from tests.contract.webhooks.test_worker import Effects, Queue, app, effects, put, status, work, write
+
+__all__ = ["app", "effects", "put"]
+
+kept: list[object] = []
+"""What keeps Python from closing it: a global variable here, the frame of a traceback in the field."""
+
+ROWS = "select generate_series(1, 100000)"
+OPEN = "a handler left a COPY, a stream or a pipeline of its connection open"
+CLOSED = "the connection was closed while the handler ran"
+
+
+def copy_in(tx: Connection[Any]) -> None:
+    context = tx.cursor().copy("copy effects (event) from stdin")
+    copy = context.__enter__()
+    copy.write_row(["half"])
+    kept.extend([context, copy])
+
+
+def copy_out(tx: Connection[Any]) -> None:
+    context = tx.cursor().copy(f"copy ({ROWS}) to stdout".encode())
+    kept.extend([context, next(iter(context.__enter__()))])
+
+
+def stream(tx: Connection[Any]) -> None:
+    rows = tx.cursor().stream(ROWS)
+    kept.extend([rows, next(rows)])
+
+
+def pipeline(tx: Connection[Any]) -> None:
+    context = tx.pipeline()
+    kept.extend([context, context.__enter__()])
+    tx.execute("insert into effects (event) values ('piped')")
+
+
+def broken_pipeline(tx: Connection[Any]) -> None:
+    context = tx.pipeline()
+    kept.extend([context, context.__enter__()])
+    tx.execute("select 1/0")
+
+
+def unread_results(tx: Connection[Any]) -> None:
+    tx.pgconn.send_query(b"select 1; select 2")
+
+
+def raised_within_a_stream(tx: Connection[Any]) -> None:
+    rows = tx.cursor().stream(ROWS)
+    for _ in rows:
+        raise ValueError("in the middle")
+
+
+def close(tx: Connection[Any]) -> None:
+    tx.close()
+
+
+def swallowed_loss(tx: Connection[Any]) -> None:
+    with contextlib.suppress(psycopg.Error):
+        tx.execute("select pg_terminate_backend(pg_backend_pid())")
+
+
+ENDS = [
+    (copy_in, OPEN),
+    (copy_out, OPEN),
+    (stream, OPEN),
+    (pipeline, OPEN),
+    (broken_pipeline, OPEN),
+    (unread_results, OPEN),
+    (raised_within_a_stream, "ValueError: in the middle"),
+    (close, CLOSED),
+    (swallowed_loss, CLOSED),
+]
+every_end = pytest.mark.parametrize(("attack", "said"), ENDS, ids=[attack.__name__ for attack, _ in ENDS])
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> Any:
+    yield
+    with contextlib.suppress(psycopg.Error):
+        kept.clear()
+
+
+@every_end
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_what_a_handler_leaves_open_fails_its_own_event_with_a_reason(
+    app: pgonce.App,
+    database: str,
+    conn: Connection[Any],
+    put: Queue,
+    effects: Effects,
+    attack: Callable[[Connection[Any]], None],
+    said: str,
+) -> None:
+    @app.webhook("pay")
+    def pay(event: pgonce.Event, tx: Connection[Any]) -> None:
+        write(tx, event)
+        if event.id == "evt_2":
+            attack(tx)
+
+    put("pay", *[f"evt_{nr}" for nr in range(5)])
+    work(app, database, conn, concurrency=1)
+    assert sorted(effects()) == ["evt_0", "evt_1", "evt_3", "evt_4"]
+    failed = status(conn, "evt_2")
+    assert (failed["status"], failed["attempts"], failed["next_attempt_at"] is None) == ("failed", 1, False)
+    assert said in failed["error_message"]
+
+
+@every_end
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_nor_does_it_hold_up_the_rest_of_a_batch_or_the_next_one(
+    app: pgonce.App,
+    database: str,
+    conn: Connection[Any],
+    put: Queue,
+    effects: Effects,
+    attack: Callable[[Connection[Any]], None],
+    said: str,
+) -> None:
+    @app.webhook_batch("pay")
+    def pay(events: list[pgonce.Event], tx: Connection[Any]) -> None:
+        for event in events:
+            write(tx, event)
+        if any(event.id == "evt_2" for event in events):
+            attack(tx)
+
+    put("pay", *[f"evt_{nr}" for nr in range(4)])
+    work(app, database, conn, concurrency=1)
+    assert sorted(effects()) == ["evt_0", "evt_1", "evt_3"]
+    assert said in status(conn, "evt_2")["error_message"]
+
+
+async def _copy_in(tx: AsyncConnection[Any]) -> None:
+    context = tx.cursor().copy("copy effects (event) from stdin")
+    kept.extend([context, await context.__aenter__()])
+
+
+async def _pipeline(tx: AsyncConnection[Any]) -> None:
+    context = tx.pipeline()
+    kept.extend([context, await context.__aenter__()])
+
+
+async def _close(tx: AsyncConnection[Any]) -> None:
+    await tx.close()
+
+
+@pytest.mark.parametrize(("attack", "said"), [(_copy_in, OPEN), (_pipeline, OPEN), (_close, CLOSED)])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_the_same_holds_for_asynchronous_handlers(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects, attack: Any, said: str
+) -> None:
+    @app.webhook("pay")
+    async def pay(event: pgonce.Event, tx: AsyncConnection[Any]) -> None:
+        await tx.execute("insert into effects (event) values (%s)", [event.id])
+        if event.id == "evt_1":
+            await attack(tx)
+
+    put("pay", *[f"evt_{nr}" for nr in range(3)])
+    work(app, database, conn, concurrency=1)
+    assert sorted(effects()) == ["evt_0", "evt_2"]
+    assert said in status(conn, "evt_1")["error_message"]
+
+
+def test_an_asynchronous_stream_that_is_left_early_is_no_failure(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects
+) -> None:
+    @app.webhook("pay")
+    async def pay(event: pgonce.Event, tx: AsyncConnection[Any]) -> None:
+        await tx.execute("insert into effects (event) values (%s)", [event.id])
+        async for _ in tx.cursor().stream("select generate_series(1, 1000)"):
+            break  # the event loop closes the generator after the handler has returned
+
+    put("pay", "evt_0", "evt_1")
+    work(app, database, conn, concurrency=1)
+    assert sorted(effects()) == ["evt_0", "evt_1"]
+
+
+@pytest.mark.parametrize("attack", [copy_in, stream, pipeline, raised_within_a_stream], ids=lambda each: each.__name__)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_a_delivery_that_is_handled_where_it_arrives_ends_too(
+    database: str, conn: Connection[Any], effects: Effects, attack: Callable[[Connection[Any]], None]
+) -> None:
+    body = json.dumps({"id": "evt_1", "type": "pay", "object": "event"}).encode()
+    first = True
+
+    def handler(event: pgonce.Event, tx: Connection[Any]) -> None:
+        nonlocal first
+        write(tx, event)
+        if first:
+            first = False
+            attack(tx)
+
+    with databases.open_pool(database, 1) as pool:
+        webhooks = pgonce.Webhooks(pool, secrets=["whsec_test"])
+        with pytest.raises((PgonceError, ValueError), match=r"open|in the middle"):
+            webhooks.receive(body, stripe.sign(body, "whsec_test"), handler)
+        assert effects() == []
+        assert status(conn, "evt_1")["status"] == "failed"
+        assert webhooks.receive(body, stripe.sign(body, "whsec_test"), handler) == "succeeded"
+    assert effects() == ["evt_1"]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "set role pg_monitor",
+        "set local role pg_monitor",
+        "set session authorization pg_monitor",
+        "set local session authorization pg_monitor",
+        "create function pg_temp.int4div(int, int) returns int language sql as 'select 1'; set search_path = pg_temp",
+    ],
+)
+@pytest.mark.parametrize("kind", ["each", "batch"])
+def test_a_handler_may_work_under_a_role_that_has_no_right_to_anything_of_pgonce(
+    app: pgonce.App,
+    database: str,
+    conn: Connection[Any],
+    put: Queue,
+    effects: Effects,
+    statement: str,
+    kind: str,
+) -> None:
+    users: list[Any] = []
+
+    def pay(event: pgonce.Event, tx: Connection[Any]) -> None:
+        users.append(tx.execute("select current_user, session_user, current_setting('role')").fetchone())
+        write(tx, event)
+        for part in statement.split("; "):
+            tx.execute(part.encode())
+
+    if kind == "each":
+        app.webhook("pay")(pay)
+    else:
+        app.webhook_batch("pay")(lambda events, tx: pay(events[0], tx))
+    ids = ["evt_0", "evt_1", "evt_2"] if kind == "each" else ["evt_0"]
+    put("pay", *ids)
+    work(app, database, conn, concurrency=1)
+    assert sorted(effects()) == ids
+    assert len(set(users)) == 1
+    assert conn.execute("select max(attempts) from webhook_events").fetchone() == (1,)
+
+
+def test_an_asynchronous_worker_is_not_held_up_by_a_stream_that_nobody_closes(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects
+) -> None:
+    @app.webhook("pay")
+    async def pay(event: pgonce.Event, tx: AsyncConnection[Any]) -> None:
+        await tx.execute("insert into effects (event) values (%s)", [event.id])
+        if event.id == "evt_0":
+            rows = tx.cursor().stream(ROWS)
+            kept.extend([rows, await anext(rows)])
+
+    put("pay", "evt_0", "evt_1")
+    work(app, database, conn, concurrency=1)
+    assert effects() == ["evt_1"]
+    assert OPEN in status(conn, "evt_0")["error_message"]
