@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from pgonce.cli.options import OVERLAP
-from pgonce.seeds.calls import Checkpoint, Counts, Rehearsed
-from pgonce.seeds.calls_operate import RejectGroup
+from pgonce.seeds.calls import Checkpoint, Counts
+from pgonce.seeds.calls_operate import Rehearsed, RejectGroup
 from pgonce.seeds.seeds import Progress as Step
 from pgonce.seeds.seeds import SeedResult
 
@@ -145,6 +145,8 @@ class Import:
     def report_dry_run(self, counts: Rehearsed) -> None:
         """Print what an import would do; exits with 1 when its source ends before its end."""
         click.echo(f"dry run    nothing was written; it would be {line_of(counts)}")
+        if reasons := reasons_of(counts.reasons):
+            click.echo(f"rejected   {reasons}")
         if counts.unfinished:
             click.echo(f"because    {counts.unfinished}", err=True)
             sys.exit(1)

@@ -20,7 +20,7 @@ from pgonce.cli.output import Length
 from pgonce.cli.progress import Import, unknown
 from pgonce.cli.signals import stopping
 from pgonce.core import database
-from pgonce.seeds.calls import Rehearsed
+from pgonce.seeds.calls_operate import Rehearsed
 from pgonce.seeds.seed import OnConflict, Seed
 from pgonce.seeds.seeds import WINDOW, SeedResult, Seeds
 from pgonce.seeds.seeds import Progress as Step

@@ -267,23 +267,26 @@ def _preview(conn: Connection[Any], seed: Seed, source: Any) -> None:
     if batch is None or not batch.parts:
         return
     names = sql.SQL(", ").join(map(sql.Identifier, batch.columns))
-    shown = []
+    refused = {each.index for each in batch.refused}
+    numbers = [number for number in range(batch.rows) if number not in refused]
+    shown = list[int]()
     with conn.transaction(force_rollback=True):
         run(conn, "set local client_encoding = 'UTF8'")
         like = sql.SQL("create temp table pgonce_preview on commit drop as select {} from {} limit 0")
         fetch(conn, like.format(names, seed.table))
         copy_in = sql.SQL("copy pg_temp.pgonce_preview from stdin with (" + batch.format.options + ")")
-        for line in batch.format.lines(b"".join(batch.parts))[:PREVIEW]:
+        for number, line in zip(numbers, batch.format.lines(b"".join(batch.parts))[:PREVIEW], strict=False):
             try:
                 with conn.transaction(), OwnCursor(conn) as cursor, cursor.copy(copy_in) as copy:
                     copy.write(line)
             except Exception:  # noqa: BLE001, S112 -- the dry run itself says what is wrong with it
                 continue
+            shown.append(number + 1)
         texts = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(column)) for column in batch.columns)
-        shown = fetch(conn, sql.SQL("select {} from pg_temp.pgonce_preview").format(texts))
+        found = fetch(conn, sql.SQL("select {} from pg_temp.pgonce_preview").format(texts))
     columns = [loader.facts.columns[column] for column in batch.columns]
-    rows = [(column.name, column.type, *(_short(row[place]) for row in shown)) for place, column in enumerate(columns)]
-    print_table(("column", "type", *(f"row {number + 1}" for number in range(len(shown)))), rows, "", "row 1")
+    rows = [(column.name, column.type, *(_short(row[place]) for row in found)) for place, column in enumerate(columns)]
+    print_table(("column", "type", *(f"row {number}" for number in shown)), rows, "", f"row {min(shown, default=1)}")
     click.echo("")
 
 

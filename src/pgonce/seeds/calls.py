@@ -85,14 +85,6 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsed(Counts):
-    """What a dry run has counted."""
-
-    unfinished: str | None = None
-    """Why the source ended before its end."""
-
-
-@dataclass(frozen=True, slots=True)
 class Reject:
     """A row of pgonce_seed_rejects."""
 

@@ -198,6 +198,16 @@ class RejectGroup:
     first_partition: str
 
 
+@dataclass(frozen=True, slots=True)
+class Rehearsed(Counts):
+    """What a dry run has counted."""
+
+    unfinished: str | None = None
+    """Why the source ended before its end."""
+    reasons: tuple[RejectGroup, ...] = ()
+    """Of the rejects, the most frequent first."""
+
+
 def group_rejects(seed_name: str) -> Call[list[RejectGroup]]:
     """The rejects by reason and column, the most frequent first."""
     args = {"p_seed_name": seed_name}

@@ -20,8 +20,8 @@ from pgonce.errors import DatabaseUnavailable, LeaseLost, NotFound
 from pgonce.jobs.guard import Jobs
 from pgonce.jobs.run import Run
 from pgonce.seeds import calls, calls_operate, verify
-from pgonce.seeds.calls import Checkpoint, Cursor, Rehearsed, Reject
-from pgonce.seeds.calls_operate import BatchTime, RejectGroup, Resume
+from pgonce.seeds.calls import Checkpoint, Cursor, Reject
+from pgonce.seeds.calls_operate import BatchTime, Rehearsed, RejectGroup, Resume
 from pgonce.seeds.importer import Import, Outcome, Progress, RunOptions, Source, WentBack
 from pgonce.seeds.rejected_row import RejectedRow
 from pgonce.seeds.rejects import retry

@@ -20,8 +20,8 @@ from pgonce.jobs.guard_async import AsyncJobs
 from pgonce.jobs.run_async import AsyncRun
 from pgonce.seeds import calls, calls_operate
 from pgonce.seeds import verify_async as verify
-from pgonce.seeds.calls import Checkpoint, Cursor, Rehearsed, Reject
-from pgonce.seeds.calls_operate import BatchTime, RejectGroup, Resume
+from pgonce.seeds.calls import Checkpoint, Cursor, Reject
+from pgonce.seeds.calls_operate import BatchTime, Rehearsed, RejectGroup, Resume
 from pgonce.seeds.importer_async import Import, Outcome, Progress, RunOptions, Source, WentBack
 from pgonce.seeds.rejected_row import RejectedRow
 from pgonce.seeds.rejects_async import retry

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -16,7 +17,8 @@ from pgonce.core.execute import Pool, connection, fetch, run
 from pgonce.errors import SourceUnfinished
 from pgonce.seeds import rejects
 from pgonce.seeds.batch import BatchSizer
-from pgonce.seeds.calls import Counts, Cursor, Rehearsed
+from pgonce.seeds.calls import Counts, Cursor
+from pgonce.seeds.calls_operate import Rehearsed, RejectGroup
 from pgonce.seeds.columns import Column, Kind, TableFacts
 from pgonce.seeds.expected import Rejected, RowReader
 from pgonce.seeds.importer import Source, batches
@@ -75,6 +77,7 @@ def rehearse(pool: Pool, sources: Iterable[tuple[Source, Cursor | None]], seed: 
         unfinished: str | None = None
         with conn.transaction(force_rollback=True):
             loader.begin(conn)
+            refused: list[dict[str, Any]] = []
             for source, cursor in sources:
                 before = total.seen
                 try:
@@ -82,13 +85,24 @@ def rehearse(pool: Pool, sources: Iterable[tuple[Source, Cursor | None]], seed: 
                         for batch in taken:
                             batch.on_first_bytes_sent = want
                             room = seed.max_rejects - total.rejected
-                            counts, _ = rejects.write(conn, loader, batch, seen=total.seen - before, room=room)
+                            counts, bad = rejects.write(conn, loader, batch, seen=total.seen - before, room=room)
+                            refused += ({**each, "row": None, "line": None} for each in bad)
                             total += counts
                             sizer.record(batch.rows, time.monotonic() - last)
                             last = time.monotonic()
                 except SourceUnfinished as error:
                     unfinished = str(error)
-        return Rehearsed(total.inserted, total.skipped, total.updated, total.rejected, unfinished)
+        counted = total.inserted, total.skipped, total.updated, total.rejected
+        return Rehearsed(*counted, unfinished, tuple(_grouped(refused)))
+
+
+def _grouped(refused: Iterable[dict[str, Any]]) -> list[RejectGroup]:
+    """As pgonce_group_seed_rejects does it with rejects that were stored."""
+    rows = defaultdict[tuple[str, str | None, str | None], list[int]](list)
+    for each in refused:
+        rows[each["reason"], each["column_name"], each["sqlstate"]].append(each["row_number"])
+    groups = [RejectGroup(*why, len(each), min(each), "") for why, each in rows.items()]
+    return sorted(groups, key=lambda group: (-group.rows, group.first_row))
 
 
 def compare(pool: Pool, sources: Sources, seed: Seed, rejected: Mapping[str | None, Rejected]) -> dict[str, Any]:

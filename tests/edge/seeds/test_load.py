@@ -337,6 +337,18 @@ def test_bad_rows_are_put_aside_up_to_a_limit(load: Command, conn: Conn, people:
     assert "next       pgonce seed rejects people:f.csv   then" in said
 
 
+def test_a_dry_run_says_which_rows_it_shows_and_why_others_are_rejects(
+    load: Command, people: str, tmp_path: Path
+) -> None:
+    (tmp_path / "f.csv").write_text("id,born\n1,2026-01-02\n2,2026-02-30\n3,2026-02-03\n4,x\n5,2026-02-31\n")
+    code, said = load("f.csv", "--into", people, "--key", "id", "--dry-run", "--max-rejects", "9")
+    assert code == 0
+    assert re.search(r"^born +date +2026-01-02 +2026-02-03", said, re.MULTILINE)
+    assert re.search(r"^column +type +row 1 +row 3", said, re.MULTILINE)
+    assert f"it would be {counted(2, rejected=3)}" in said
+    assert "rejected   2 × born: date/time field value out of range · 1 × born: invalid input syntax" in said
+
+
 def test_a_dry_run_writes_nothing_and_verify_compares_the_table_with_the_file(
     load: Command, conn: Conn, people: str, tmp_path: Path
 ) -> None:
