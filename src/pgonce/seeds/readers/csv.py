@@ -299,12 +299,12 @@ class CsvFile(TextFile):
             OpenFile(self.path, self._unpacker.fresh()) if self._file is None or not self._file.is_pipe else self._file
         )
         grammar, dialect = self._dialect.grammar, self._dialect
-        with io.TextIOWrapper(file.bytes_from(0), "utf-8-sig", errors="surrogateescape", newline="") as text:
+        with io.TextIOWrapper(file.bytes_from(0), "utf-8-sig", errors="surrogateescape", newline="\n") as text:
             lines = _Lines(text)
             shape: dict[str, Any] = {"quotechar": dialect.quote} if dialect.quote else {"quoting": csv.QUOTE_NONE}
             rows = csv.reader(lines, delimiter=dialect.delimiter, **shape)
             skip_header = self._named is None
-            for number, row in enumerate(rows):
+            for number, row in enumerate(_without_errors(rows)):
                 raw = lines.take()
                 if not row or (number == 0 and _EXCEL.match(raw.encode(errors="surrogateescape"))):
                     continue
@@ -344,6 +344,17 @@ class _Lines:
     def take(self) -> str:
         taken, self._taken = "".join(self._taken), []
         return taken
+
+
+def _without_errors(rows: Iterator[list[str]]) -> Iterator[list[str]]:
+    """A record that the module refuses (a CR without LF) as one value: it is a reject, and its number counts."""
+    while True:
+        try:
+            yield next(rows)
+        except csv.Error:
+            yield ["\r"]
+        except StopIteration:
+            return
 
 
 _ENCODING = "say which encoding it is in, such as --encoding latin1"
