@@ -29,6 +29,8 @@ ALIASES = {
     "@annually": "0 0 1 1 *",
 }
 _EVERY = "@every "
+_REPEATED = 1000
+"""Ticks that may come again in a row: more than a repeated hour or two has minutes."""
 _RANGES = {"minute": (0, 59), "hour": (0, 23), "day of month": (1, 31), "month": (1, 12), "weekday": (0, 6)}
 
 log = logging.getLogger("pgonce")
@@ -107,14 +109,22 @@ class Cron(Schedule):
 
     def ticks(self, after: datetime) -> Iterator[datetime]:
         """All ticks later than ``after``, in UTC, in order, none twice."""
-        last = after.astimezone(UTC)
-        for local in CronSim(self.fields, last.astimezone(ZoneInfo(self.timezone))):
-            # Compared in UTC: Python compares two times of one zone by their wall clocks, and in the repeated hour
-            # CronSim goes back to the first of the two. Two ticks of a skipped hour become the same time in UTC.
-            tick = local.astimezone(UTC)
-            if tick > last:
-                last = tick
-                yield tick
+        last = start = after.astimezone(UTC)
+        while True:
+            behind = 0
+            for local in CronSim(self.fields, start.astimezone(ZoneInfo(self.timezone))):
+                # Compared in UTC: Python compares two times of one zone by their wall clocks, and in the repeated hour
+                # CronSim goes back to the first of the two. Two ticks of a skipped hour become the same time in UTC.
+                tick = local.astimezone(UTC)
+                if tick > last:
+                    last, behind = tick, 0
+                    yield tick
+                elif (behind := behind + 1) > _REPEATED:
+                    break
+            else:
+                return
+            # Clocks that were set back at 00:01 (St. John's, until 2011): CronSim finds 00:00 again and again.
+            start = max(start, last) + timedelta(minutes=1)
 
     def doubts(self) -> Iterator[str]:
         """Warnings about parts that their author may not have intended: steps that do not divide their range."""
