@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -226,3 +228,11 @@ def test_the_list_of_metrics_in_the_documentation_is_complete() -> None:
 
 def test_collecting_is_one_call() -> None:
     assert collect_metrics().function == "pgonce_collect_metrics"
+
+
+def test_prometheus_reads_the_alert_rules() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("there is no promtool: apt-get install prometheus")
+    checked = subprocess.run([promtool, "check", "rules", str(RULES)], capture_output=True, text=True, check=False)
+    assert (checked.returncode, "SUCCESS" in checked.stdout) == (0, True), checked.stdout + checked.stderr

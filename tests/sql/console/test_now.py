@@ -54,6 +54,25 @@ def test_an_event_that_a_handler_is_at_work_on_does_not_wait(conn: Connection) -
     assert facts(conn, "waiting", "late_events", "long_handlers") == [1, 1, 0]
 
 
+def test_metrics_and_doctor_do_not_call_late_what_is_being_handled(conn: Connection) -> None:
+    def said() -> tuple[bool, set[str]]:
+        oldest = "select value from pgonce_collect_metrics() where metric = 'pgonce_webhook_oldest_due_seconds'"
+        [(seconds,)] = conn.execute(oldest.encode()).fetchall()
+        found = conn.execute("select state from pgonce_examine() where area = 'webhooks'").fetchall()
+        return seconds > 300, {state for (state,) in found}
+
+    due = {"next_attempt_at": "now() - interval '1 hour'", "lease": "gen_random_uuid()"}
+    event(conn, "evt_held", lease_expires_at="now() + interval '20 s'", **due)
+    event(conn, "evt_renewed", lease_expires_at="now() - interval '20 s'", **due)
+    conn.execute(
+        "insert into pgonce_webhook_leases select id, lease, now() + interval '20 s' from webhook_events"
+        " where stripe_event_id = 'evt_renewed'"
+    )
+    assert said() == (False, {"ok"})
+    event(conn, "evt_lost", lease_expires_at="now() - interval '20 s'", **due)
+    assert said() == (True, {"failure"})
+
+
 def test_a_handler_that_renews_its_lease_for_five_minutes_is_named(conn: Connection) -> None:
     due = {"next_attempt_at": "now() - interval '1 hour'", "lease": "gen_random_uuid()"}
     for name, minutes in (("evt_short", 4), ("evt_long", 12), ("evt_less", 6)):

@@ -9,6 +9,7 @@ declare
   v_ahead double precision := extract(epoch from p_client_clock - v_now);
   v_text text;
   v_count bigint;
+  v_late boolean;
   v_causes bigint;
   v_id text;
   v_at timestamptz;
@@ -51,8 +52,13 @@ begin
 
   select count(*), min(e.next_attempt_at) into v_count, v_at from (
     select w.next_attempt_at from webhook_events w
-    where w.next_attempt_at < v_now - interval '5 minutes' order by w.next_attempt_at limit 10000) e;
-  if v_count > 0 then
+    where w.next_attempt_at < v_now - interval '5 minutes'
+      -- an event that a handler is at work on stays due, and does not wait
+      and not (w.status = 'processing' and w.lease is not null
+               and (w.lease_expires_at > v_now or pgonce_is_lease_renewed(w.id, w.lease)))
+    order by w.next_attempt_at limit 10000) e;
+  v_late := v_count > 0;
+  if v_late then
     return query select 'webhooks', 'failure',
       format('%s%s events have been due for over 5 minutes, the first since %s', v_count, case when v_count = 10000 then ' or more' end,
              to_char(v_at at time zone 'UTC', v_utc)),
@@ -68,7 +74,7 @@ begin
              case when v_count = 1000 then ' or more' end, case v_causes when 1 then 'one cause' else v_causes || ' causes' end),
       'pgonce webhook ls --status dead';
   end if;
-  if not exists (select from webhook_events e where e.next_attempt_at < v_now - interval '5 minutes') and v_count = 0 then
+  if not v_late and v_count = 0 then
     return query select 'webhooks', 'ok', 'no event is late, and there are no dead letters', null::text;
   end if;
 
