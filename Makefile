@@ -47,7 +47,8 @@ generate: $(DEV) ## write what is generated: x.py from x_async.py, the reference
 docs: ## build the documentation site into build/site; a broken link is an error
 	@tools/venv.sh .cache/docs docs
 	@.cache/docs/bin/python tools/docs_site.py build/pages
-	@.cache/docs/bin/zensical build --strict --clean
+	@sed 's#"build/#"#' zensical.toml > build/zensical.toml  # there, because --clean removes the folder .cache beside it
+	@cd build && ../.cache/docs/bin/zensical build --strict --clean
 
 bench: $(BENCH) ## run the benchmarks, next to those of comparable libraries
 	@$(BIN)/python -m bench
