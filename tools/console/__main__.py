@@ -19,7 +19,7 @@ from tools.console import history
 from tools.demo import events
 from tools.demo.children import Children, DemoFailed, until
 from tools.demo.database import connect, fresh
-from tools.demo.server import HOST, PATH, SECRET
+from tools.demo.server import HOST, PATH, SECRET, answers
 
 APP = "tools.console.shop"
 SEED = "catalog_prices"
@@ -53,7 +53,7 @@ def _run(port: int, seconds: float | None) -> None:
             channel = _channel()
             alerts = ["--alert", f"http://{HOST}:{channel}/", "--alert", f"http://{HOST}:9/"]  # nobody listens at 9
             server = children.start("serve", "--host", HOST, "--port", str(port), "--console", *alerts)
-            until(lambda: server.exit_code is not None or _answers(port), "the server answers")
+            until(lambda: server.exit_code is not None or answers(port), "the server answers")
             if server.exit_code is not None:
                 raise server.failed()
             children.start("seed", "run", SEED, "--batch-size", "1000")
@@ -82,17 +82,6 @@ def _channel() -> int:
     server = ThreadingHTTPServer((HOST, 0), Accepts)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server.server_port
-
-
-def _answers(port: int) -> bool:
-    connection = HTTPConnection(HOST, port, timeout=5)
-    try:
-        connection.request("GET", "/healthz")
-        return connection.getresponse().status == 200
-    except (OSError, HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 def _deliver(port: int, random: Random) -> None:

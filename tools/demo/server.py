@@ -56,19 +56,21 @@ class Server:
             DemoFailed: it ends, or never answers.
         """
         child = self._child = self._children.start("serve", "--host", HOST, "--port", str(self.port))
-        until(lambda: child.exit_code is not None or self._answers(), "the server answers")
+        until(lambda: child.exit_code is not None or answers(self.port), "the server answers")
         if child.exit_code is not None:
             raise child.failed()
 
-    def _answers(self) -> bool:
-        connection = HTTPConnection(HOST, self.port, timeout=5)
-        try:
-            connection.request("GET", "/healthz")
-            return connection.getresponse().status == 200
-        except (OSError, HTTPException):
-            return False
-        finally:
-            connection.close()
+
+def answers(port: int) -> bool:
+    """Whether the server on this port answers that it is healthy."""
+    connection = HTTPConnection(HOST, port, timeout=5)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def end_leases(url: str) -> int:
