@@ -9,7 +9,7 @@ begin
   set checked_at = clock_timestamp(), checked_by = excluded.checked_by, detail = excluded.detail;
 end $$;
 comment on function pgonce_record_check(text, text, jsonb) is
-  'pgonce: records that a process has looked at something now, and what it found.';
+  'pgonce: records that a process has just checked something, and what it found.';
 
 -- The live runs are read once for all imports, and the batches only of the few that one of them works on.
 create or replace function pgonce_console_stuck_imports(p_seed_name text default null)
@@ -164,7 +164,7 @@ create or replace function pgonce_console_hours(p_hours integer default 24, p_mo
 returns table (hour timestamptz, succeeded bigint, ignored bigint, waiting bigint, failed bigint)
 language plpgsql stable set search_path from current set plan_cache_mode = force_custom_plan as $$
 declare
-  -- Whole hours of UTC. A zone of half hours sees them half an hour off; its clock is in the label.
+  -- Whole hours of UTC. In a time zone with an offset of half an hour they begin at half past, as the label says.
   v_last timestamptz := date_bin('1 hour', clock_timestamp(), '2000-01-01 00:00:00Z');
   v_from timestamptz := v_last - (least(p_hours, 168) - 1) * interval '1 hour';
 begin

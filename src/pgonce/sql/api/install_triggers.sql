@@ -44,3 +44,12 @@ do $$ begin
     'create trigger pgonce_before_insert before insert on cron_job_runs for each row '
     'when (new.started_at <> new.heartbeat_at) execute function pgonce_cron_job_runs_before_insert()');
 end $$;
+
+do $$ begin
+  perform pgonce_ensure_trigger('cron_job_runs', 'pgonce_after_delete',
+    'create trigger pgonce_after_delete after delete on cron_job_runs referencing old table as gone '
+    'for each statement execute function pgonce_cron_job_runs_deleted()');
+  perform pgonce_ensure_trigger('cron_job_runs', 'pgonce_after_truncate',
+    'create trigger pgonce_after_truncate after truncate on cron_job_runs '
+    'for each statement execute function pgonce_cron_job_runs_deleted()');
+end $$;

@@ -109,15 +109,6 @@ end $$;
 comment on function pgonce_cron_job_runs_deleted() is
   'pgonce: deleted runs are no longer counted. Those that a role without rights to pgonce_job_days deletes still are.';
 
-do $$ begin
-  perform pgonce_ensure_trigger('cron_job_runs', 'pgonce_after_delete',
-    'create trigger pgonce_after_delete after delete on cron_job_runs referencing old table as gone '
-    'for each statement execute function pgonce_cron_job_runs_deleted()');
-  perform pgonce_ensure_trigger('cron_job_runs', 'pgonce_after_truncate',
-    'create trigger pgonce_after_truncate after truncate on cron_job_runs '
-    'for each statement execute function pgonce_cron_job_runs_deleted()');
-end $$;
-
 -- In plpgsql, because an SQL function is planned without its arguments, and would read the whole table for any period.
 --
 -- A period is read in three parts: run by run from its beginning to the first midnight that has totals, then the difference of
