@@ -11,6 +11,7 @@ from pgonce.errors import InvalidArgument, SourceUnfinished
 from pgonce.seeds.copy_format import TEXT
 from pgonce.seeds.copy_text import RowFormatter, Unwritable
 from pgonce.seeds.prefetch import yield_to_sender
+from pgonce.seeds.rejected_row import shown_value
 from pgonce.seeds.source import NO_CURSOR, BadRow, BlockSource, CopyFormat, Cursor, SeedRow
 
 T = TypeVar("T")
@@ -155,7 +156,7 @@ class BatchBuilder:
             try:
                 self._formatter.write(row, self._part)
             except Unwritable as error:
-                shown = dict(zip(self._formatter.columns, map(_shown, error.values), strict=False))
+                shown = dict(zip(self._formatter.columns, map(shown_value, error.values), strict=False))
                 self._refuse(json.dumps(shown), str(error), error.column)
         self._cursors.append(cursor)
         self._cursor = cursor
@@ -185,14 +186,6 @@ class BatchBuilder:
         self._parts, self._cursors, self._refused, self._bytes = [], [], [], 0
         self._size = self._sizer.size
         return done
-
-
-def _shown(value: Any) -> str:
-    """The value in ASCII, to be shown with the reject. Printing a value may fail."""
-    try:
-        return ascii(value)
-    except Exception:  # noqa: BLE001 -- of the value's own class
-        return f"<{type(value).__name__}>"
 
 
 _SCALARS = frozenset({str, int, float, bool})

@@ -34,6 +34,14 @@ class RejectedRow(NamedTuple):
     """Where it has none: its line of a COPY, its record in the file, or its values in Python, as JSON."""
 
 
+def shown_value(value: Any) -> str:
+    """The value in ASCII, as it is kept of a row that cannot be written. Printing a value may fail."""
+    try:
+        return ascii(value)
+    except Exception:  # noqa: BLE001 -- of the value's own class
+        return f"<{type(value).__name__}>"
+
+
 def is_rejected(row: SeedRow | BadRow, columns: Sequence[str], rejected: RejectedRow, *, json_strings: bool) -> bool:
     """Whether ``row`` is the one that was rejected, as far as can be told.
 
@@ -71,7 +79,7 @@ def _is_line(found: Mapping[str, Any], line: bytes, *, json_strings: bool) -> bo
     if isinstance(shown, dict):
         if shown.keys() == found.keys():
             kinds = (str, bool) if json_strings else _SHOWN_ALIKE  # numbers of JSON are of another class when written
-            if all(ascii(value) == shown[name] for name, value in found.items() if isinstance(value, kinds)):
+            if all(shown_value(value) == shown[name] for name, value in found.items() if isinstance(value, kinds)):
                 return True
         if json_strings:
             return all(value is None or value in shown.values() for value in found.values())
@@ -102,9 +110,11 @@ def _may_be(value: Any, text: str | None) -> bool:
     if isinstance(value, int | float | Decimal):
         try:
             number = Decimal(text)
-            return number == Decimal(str(value)) or (number.is_nan() and value != value)  # noqa: PLR0124
+            # no text of an int: Python refuses to make one of more than 4,300 digits
+            same = number == (Decimal(value) if isinstance(value, int) else Decimal(str(value)))
+            return same or (number.is_nan() and value != value)  # noqa: PLR0124
         except InvalidOperation:
-            return str(value) == text
+            return not isinstance(value, int) and str(value) == text
     if isinstance(value, bytes | bytearray | memoryview):
         raw = bytes(value)
         return text in {"\\x" + raw.hex(), raw.decode("utf-8", "replace")} or text.replace("-", "") == raw.hex()
