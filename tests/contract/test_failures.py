@@ -123,9 +123,9 @@ def test_a_handler_of_an_endpoint(
 @pytest.mark.parametrize(
     ("raw", "says"),
     [
-        ("text", "the raw body as bytes, not str: pass body.encode()"),
-        ({"id": "evt_1"}, "the raw body as bytes, not dict"),
-        (None, "the raw body as bytes, not NoneType"),
+        ("text", "the body must be the raw bytes, not str: pass body.encode()"),
+        ({"id": "evt_1"}, "the body must be the raw bytes, not dict"),
+        (None, "the body must be the raw bytes, not NoneType"),
     ],
 )
 def test_a_body_that_is_not_bytes_is_not_blamed_on_a_handler(
