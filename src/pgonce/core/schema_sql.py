@@ -69,12 +69,11 @@ API = (
     "seeds_diagnose",
     "console_seeds",
     "console_operate",
-    "install_triggers",
     "install_warnings",
 )
 """The files of ``sql/api`` that create functions and views, in the order in which they need each other.
 
-install_check.sql and install_stale.sql come before them, install_grants.sql after them."""
+install_check.sql and install_stale.sql come before them, install_triggers.sql and install_grants.sql after them."""
 
 SPECIFIED = ("webhook_events", "cron_job_runs", "seed_checkpoints")
 """The tables that a team may have made by hand from the specification: migrate adopts them."""
@@ -166,7 +165,8 @@ def api(name: str) -> str:
 def objects() -> dict[str, list[str]]:
     """The names of everything that the script makes, by kind; a procedure is a function."""
     found: dict[str, set[str]] = {}
-    text = "\n".join([_MIGRATIONS_TABLE, *(body for _, _, body in migrations()), *map(api, [*API, "install_grants"])])
+    scripts = [*API, "install_triggers", "install_grants"]
+    text = "\n".join([_MIGRATIONS_TABLE, *(body for _, _, body in migrations()), *map(api, scripts)])
     for kind, name in _CREATED.findall(_COMMENT.sub("", text)):
         if not name.startswith("pgonce_shape"):  # created and dropped by install_check.sql
             found.setdefault("function" if kind == "procedure" else kind, set()).add(name)
@@ -247,7 +247,7 @@ def script(schema: str = "public") -> str:
     for version, name, body in migrations():
         steps.append(_MIGRATION.format(version=version, body=_quoted(body, "sql"), name=literal(name)))
     create = _CREATE.format(steps=",\n".join(_quoted(step, "sql") for step in definitions()))
-    steps += [whole("install_stale"), create, whole("install_grants")]
+    steps += [whole("install_stale"), create, whole("install_triggers"), whole("install_grants")]
     values = {
         "name": " ".join(schema.split()),  # a line break would end the comment
         "lock": LOCK,
