@@ -83,14 +83,15 @@ def rows_read(conn: Connection, call: str) -> dict[str, int]:
     }
 
 
-@pytest.mark.parametrize("call", BOUNDS)
-def test_what_the_first_page_reads_does_not_grow_with_the_tables(many_rows: Connection, call: str) -> None:
-    for _ in range(6):  # from the sixth call on a plan without its arguments would be taken
-        many_rows.execute(f"select * from {call}".encode()).fetchall()
-    found = rows_read(many_rows, call)
-    assert -1 not in found.values(), found
-    most = dict(zip(TABLES, BOUNDS[call], strict=True))
-    assert {name: rows for name, rows in found.items() if rows > most[name]} == {}
+# One test for all calls: each process that gets a test of this file fills the tables again.
+def test_what_the_first_page_reads_does_not_grow_with_the_tables(many_rows: Connection) -> None:
+    for call, bounds in BOUNDS.items():
+        for _ in range(6):  # from the sixth call on a plan without its arguments would be taken
+            many_rows.execute(f"select * from {call}".encode()).fetchall()
+        found = rows_read(many_rows, call)
+        assert -1 not in found.values(), (call, found)
+        most = dict(zip(TABLES, bounds, strict=True))
+        assert {name: rows for name, rows in found.items() if rows > most[name]} == {}, call
 
 
 def test_among_many_that_wait_only_a_part_is_looked_at(many_rows: Connection) -> None:
