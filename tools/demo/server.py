@@ -55,7 +55,9 @@ class Server:
         Raises:
             DemoFailed: it ends, or never answers.
         """
-        child = self._child = self._children.start("serve", "--host", HOST, "--port", str(self.port))
+        # no schedule: a tick of stats_cache, every quarter of an hour, would be one run more than part 2 has started
+        address = ("--host", HOST, "--port", str(self.port))
+        child = self._child = self._children.start("serve", "--no-schedule", *address)
         until(lambda: child.exit_code is not None or answers(self.port), "the server answers")
         if child.exit_code is not None:
             raise child.failed()
