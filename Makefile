@@ -4,6 +4,8 @@ WORKERS ?= 4
 KEEP    ?=
 PYTEST_ARGS ?=
 export PYTHON
+# The suite and the demo start hundreds of processes. Without compiled files each compiles what it imports, for 0.2 s and more.
+unexport PYTHONDONTWRITEBYTECODE
 
 BIN   = $(VENV)/bin
 CODE  = $(wildcard src tools tests examples bench)
