@@ -92,7 +92,8 @@ def host(url: str, release: int, clock: FastClock) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     scheduler = scheduling.Scheduler(app(release), url, concurrency=8, clock=clock)
     scheduler.start()
-    stop.wait()
+    while not stop.wait(0.5):  # a signal that another thread receives does not wake this one
+        pass
     scheduler.stop(20)
 
 
