@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -58,8 +59,7 @@ class Executor:
         self._on_error = on_error
         self._stop_reason: str | None = None
         self._running: set[Execution] = set()
-        self._starting: list[str] = []
-        self._unanswered: dict[str, float] = {}
+        self._unanswered: dict[tuple[str, str, datetime], float] = {}
 
     @property
     def running(self) -> list[str]:
@@ -72,37 +72,36 @@ class Executor:
         Raises:
             PgonceError: it could not decide. The run has no row then, so it must be started again.
         """
-        self._starting.append(job.name)
         try:
             execution = self._start_async(job, options) if job.is_async else self._start_sync(job, options)
-            if execution is not None:
-                self._running.add(execution)
         except Exception as error:
-            self._unanswered[job.name] = time.monotonic()
+            if tick := options.get("scheduled_for"):
+                key = options.get("key")
+                self._unanswered[job.name, job.key if key is None else key, tick] = time.monotonic()
             raise PgonceError(f"job {job.name} could not be started: {_first_line(error)}") from error
-        finally:
-            self._starting.remove(job.name)
-        if execution is not None and self._stop_reason is not None:
-            self._request_stop(execution, self._stop_reason)
+        if execution is not None:
+            self._running.add(execution)
+            if self._stop_reason is not None:
+                self._request_stop(execution, self._stop_reason)
         return execution
 
     def close_unanswered(self) -> None:
-        """Close runs that the database has started and whose start it could not confirm: they are due again at once.
+        """Close the runs of ticks that the database has started without its answer arriving: they are due again at once.
 
-        Such a run has no function. It would block its job for a whole window, and its tick would have a row.
+        Such a run has no function. It would block its job for a whole window, and its tick would have a row. A run
+        without a tick is not closed: the application may have started it in this process, and be at work on it.
 
         Raises:
             PgonceError, psycopg.Error: to be called again later.
         """
-        for name, since in list(self._unanswered.items()):
-            if name in self._starting:
-                continue
+        for (name, key, tick), since in list(self._unanswered.items()):
             own = {execution.run.id for execution in self._executions()}
             passed = (time.monotonic() - since) * 1000
             wanted = stats.list_job_runs(name=name, status="running", limit=1000)
             for line in call_with_timeouts(self._closing, wanted, self._schema):
-                # started before the failure, without a heartbeat since, by this process
-                if line.id in own or line.heartbeat_at != line.started_at or (line.duration_ms or 0) < passed:
+                # it started before the failure, and has sent no heartbeat
+                is_older = line.heartbeat_at == line.started_at and (line.duration_ms or 0) >= passed
+                if (line.key, line.scheduled_for) != (key, tick) or not is_older or line.id in own:
                     continue
                 row = call_with_timeouts(self._closing, stats.get_job_run(line.id), self._schema)
                 if row is not None and row["process"] == this_process():
@@ -111,7 +110,7 @@ class Executor:
                     log.warning(
                         "job %s: the answer to the start of run %s was lost: it is started again", name, line.id
                     )
-            self._unanswered.pop(name, None)
+            del self._unanswered[name, key, tick]
 
     def finish(self, execution: Execution) -> None:
         """Call the job's function, and wait for the recorded end of the run."""

@@ -478,14 +478,21 @@ def test_a_tick_that_cannot_be_started_is_tried_again_whatever_is_wrong(
 def test_a_run_whose_start_the_database_could_not_confirm_is_started_again(
     database: str, conn: Connection, simulate: Callable[[str], Simulation], asynchronous: bool
 ) -> None:
-    """It blocked the job for its window, and the tick was taken for one that had been run."""
+    """It blocked the job for its window, and the tick was taken for one that had been run.
+
+    A run that the application has started in the same process is left alone.
+    """
     app = pgonce.App()
 
     async def nothing_async(run: pgonce.AsyncRun) -> None:
         pass
 
     app.job("j", cron="5 0 * * *")(nothing_async if asynchronous else nothing)
-    with proxy(database) as network:
+    with (
+        proxy(database) as network,
+        pgonce.database.open_pool(database) as pool,
+        pgonce.Jobs(pool).run("j", key="own"),
+    ):
         simulation = simulate("2026-01-01 00:04:50")
         simulation.start(app, network.url)
         simulation.rest()
@@ -500,8 +507,12 @@ def test_a_run_whose_start_the_database_could_not_confirm_is_started_again(
         simulation.run_until("2026-01-01 00:06:00")
         cutting.join()
         simulation.stop()
-    query = "select status, retry_of is not null, error_message like '%nothing was run' from cron_job_runs order by 2"
-    assert conn.execute(query.encode()).fetchall() == [("failed", False, True), ("succeeded", True, None)]
+    query = (
+        "select key, status, retry_of is not null, error_message like '%nothing was run' from cron_job_runs order by 1, 3"
+    )
+    assert conn.execute(query.encode()).fetchall() == [
+        ("", "failed", False, True), ("", "succeeded", True, None), ("own", "succeeded", False, None),
+    ]  # fmt: skip
 
 
 def test_after_a_failover_one_round_of_upkeep_finds_all_connections_that_it_has_cut(
