@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable
 from concurrent.futures import Future
@@ -60,9 +61,11 @@ async def ensure_awaitable(returned: Awaitable[T]) -> T:
 
 
 def _refuse_future(returned: object) -> None:
-    is_future = isinstance(returned, Future) or inspect.isawaitable(returned)
-    done = getattr(returned, "done", None)
-    if is_future and not (callable(done) and done()):
+    if not isinstance(returned, Future) and not inspect.isawaitable(returned):
+        return
+    if not isinstance(returned, Future | asyncio.Future) or not returned.done() or returned.cancelled():
         raise InvalidArgument(
             "the function returned a future or another awaitable that is not done: wait for its result in the function"
         )
+    if (error := returned.exception()) is not None:  # it is the function's, which has only not looked at it
+        raise error

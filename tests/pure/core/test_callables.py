@@ -66,5 +66,17 @@ def test_a_future_that_is_done_is_a_result() -> None:
     assert asyncio.run(_ensured(returns)).result() == 1
 
 
+def test_the_error_of_a_future_that_is_done_is_the_function_s() -> None:
+    """Otherwise `return pool.submit(work)` would be a success or a failure, by whether it was done in time."""
+    failed: Future[int] = Future()
+    failed.set_exception(LookupError("x"))
+    with pytest.raises(LookupError):
+        ensure_result(failed)
+    cancelled: Future[int] = Future()
+    cancelled.cancel()
+    with pytest.raises(InvalidArgument):
+        ensure_result(cancelled)
+
+
 async def _ensured(function: Callable[[], Any]) -> Any:
     return await ensure_awaitable(function())
