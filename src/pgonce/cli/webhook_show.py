@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from rich.console import Console
 
 from pgonce.cli.output import print_diagnosis, print_line
 from pgonce.cli.times import took
+from pgonce.console.traceback import read_traceback
 from pgonce.core.diagnosis import Diagnosis
 
 
@@ -142,24 +142,13 @@ def _print_life(life: Sequence[Moment]) -> None:
         click.echo(f"{text}  {each.by}".rstrip())
 
 
-_FRAME = re.compile(
-    r'^ +File "(?P<file>[^"\n]+)", line (?P<line>\d+), in (?P<name>.+)\n(?: +(?P<code>.+)\n)?', re.MULTILINE
-)
-_LIBRARY = re.compile(
-    r"site-packages|dist-packages|[/\\]lib(?:64)?[/\\]python\d|[/\\]pgonce[/\\](?:core|webhooks)[/\\]|^<|\.pyx$"
-)
-
-
 def _place(traceback: str) -> list[str]:
     """The innermost line of the application's own code, and the exception's own line."""
     error = traceback.rstrip().rpartition("\n")[2]
-    frames = [each for each in _FRAME.finditer(traceback) if not _LIBRARY.search(each["file"])]
-    if not frames:
+    found = read_traceback(traceback).frame
+    if found is None:
         return [error]
-    last = frames[-1]
-    file = "/".join(re.split(r"[/\\]", last["file"])[-2:])
-    code = [f"  {last['code']}"] if last["code"] else []
-    return [f"{file}:{last['line']}  in {last['name']}", *code, error]
+    return [f"{found.file}:{found.line}  in {found.function}", *(f"  {line.strip()}" for line in found.code[:1]), error]
 
 
 def _known(text: str) -> datetime:
