@@ -17,6 +17,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from pgonce.seeds.copy_format import TEXT
+from pgonce.seeds.readers.parquet_values import Unreadable
 from pgonce.seeds.source import BadRow, SeedRow
 
 _SHOWN_ALIKE = (type(None), str, int, float, bytes, Decimal, dt.date, dt.time, dt.timedelta, uuid.UUID)
@@ -56,7 +57,7 @@ def is_rejected(row: SeedRow | BadRow, columns: Sequence[str], rejected: Rejecte
     if not isinstance(row, Mapping) and len(row) != len(columns):
         return True
     found = dict(row) if isinstance(row, Mapping) else dict(zip(columns, row, strict=True))
-    if any(type(value).__name__ == "Unreadable" for value in found.values()):
+    if any(isinstance(value, Unreadable) for value in found.values()):
         return True
     if json_strings and all(value is None for value in found.values()):
         return True
