@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -37,7 +37,7 @@ def watchable(function: F) -> F:
                     pass
                 except PgonceError as error:  # the database may be back at the next drawing
                     click.echo(f"pgonce: {error}", err=True)
-                threading.Event().wait(EVERY)
+                time.sleep(EVERY)
 
     option = click.option("--watch", is_flag=True, help="Draw it again every 2 s, until Ctrl-C.")
     return option(call)  # type: ignore[return-value]

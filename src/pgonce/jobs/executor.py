@@ -86,7 +86,7 @@ class Executor:
         return execution
 
     def close_unanswered(self) -> None:
-        """Close the runs of ticks that the database has started without its answer arriving: they are due again at once.
+        """Close the runs of ticks whose start the database could not confirm: they are due again at once.
 
         Such a run has no function. It would block its job for a whole window, and its tick would have a row. A run
         without a tick is not closed: the application may have started it in this process, and be at work on it.

@@ -108,8 +108,8 @@ class JobRegistry:
         check_count(retries, f"retries {of}")
         if slots is not None:
             check_count(slots, f"slots {of}", 1)
-        if slots is not None and not 1 <= slots <= 1000:
-            raise InvalidArgument(f"the number of slots {of} must be from 1 to 1000")
+            if slots > 1000:
+                raise InvalidArgument(f"the number of slots {of} must be from 1 to 1000")
         if cron is not None and every is not None:
             raise InvalidArgument(f"pass cron or every {of}, not both")
         _check_schedule(of, cron, timezone, {"catch_up": catch_up != "none", "jitter": jitter is not None}, every)

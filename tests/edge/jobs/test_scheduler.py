@@ -508,7 +508,8 @@ def test_a_run_whose_start_the_database_could_not_confirm_is_started_again(
         cutting.join()
         simulation.stop()
     query = (
-        "select key, status, retry_of is not null, error_message like '%nothing was run' from cron_job_runs order by 1, 3"
+        "select key, status, retry_of is not null, error_message like '%nothing was run'"
+        " from cron_job_runs order by 1, 3"
     )
     assert conn.execute(query.encode()).fetchall() == [
         ("", "failed", False, True), ("", "succeeded", True, None), ("own", "succeeded", False, None),
