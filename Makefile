@@ -4,7 +4,7 @@ WORKERS ?= 4
 KEEP    ?=
 PYTEST_ARGS ?=
 export PYTHON
-# The suite and the demo start hundreds of processes. Without compiled files each compiles what it imports, for 0.2 s and more.
+# The suite and the demo start hundreds of processes. Without compiled files each of them compiles what it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
 BIN   = $(VENV)/bin

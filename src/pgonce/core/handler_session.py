@@ -14,7 +14,7 @@ RESET_SETTINGS = (
     " set local synchronous_commit to off;"  # dropping temporary tables writes to the catalog
     " discard temp; discard sequences; close all; deallocate all; unlisten *; commit"
 )
-"""All of RESET but the session locks. Each of these statements takes a tenth of a SELECT's time."""
+"""All of RESET but the session locks. None of these statements is planned, as a SELECT is."""
 RESET = f"{RESET_SETTINGS}; select {UNLOCK}"
 """What DISCARD ALL does, in a transaction of its own: DISCARD ALL is refused in a message with other statements.
 
