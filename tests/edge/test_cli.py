@@ -20,7 +20,7 @@ from click.testing import CliRunner
 
 from pgonce.cli import main
 from pgonce.core import embedded
-from tests.conftest import _new_database, with_database
+from tests.conftest import _new_database, wait_until, with_database
 from tests.edge.command import counted
 from tests.faults.child import PGONCE, SETTINGS, Start, children
 
@@ -248,6 +248,8 @@ def test_the_embedded_server_is_not_used_without_a_word(pgonce: Pgonce) -> None:
         assert done.stderr.endswith(f"embedded PostgreSQL in {data}: no DATABASE_URL is set\n")
         done = pgonce("webhook", "ls", "--json", DATABASE_URL=None, PGONCE_DATA_DIR=data)
         assert json.loads(done.stdout) == []
+        # it ends after its last client, and writes until then: the folder could not be removed
+        wait_until(lambda: not (Path(data) / "pg/postmaster.pid").exists(), "the server has ended", 60)
 
 
 def test_an_empty_url_is_not_taken_for_none(here: Pgonce, shared: str) -> None:
