@@ -106,6 +106,22 @@ def test_the_ticks_of_a_paused_job_are_skipped_with_the_reason_and_run_again_aft
     assert reasons == [("paused: the partner is down",)]
 
 
+def test_a_tick_of_a_paused_job_that_no_worker_was_there_for_is_not_missed(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation]
+) -> None:
+    app = pgonce.App()
+    app.job("j", cron="0 * * * *")(nothing)
+    before, after = simulate("2026-01-01 00:00:10"), simulate("2026-01-01 02:30:00")
+    before.start(app, database)
+    conn.execute("select pgonce_pause_job('j', 'maintenance')")
+    before.stop()
+    after.start(app, database)
+    after.run_until("2026-01-01 02:30:20")
+    assert ticks(conn) == [("j", "skipped", utc("2026-01-01 02:00"))]
+    assert conn.execute("select error_message from cron_job_runs").fetchall() == [("paused: maintenance",)]
+    assert missed(conn) == []
+
+
 def test_a_retry_has_the_tick_of_its_first_attempt_also_of_an_asynchronous_job(
     database: str, conn: Connection, simulate: Callable[[str], Simulation]
 ) -> None:
@@ -237,6 +253,41 @@ def test_a_job_that_never_ran_is_missed_and_one_that_goes_on_not_running_is_said
     assert conn.execute(when.encode()).fetchall() == [(timedelta(hours=1),)], "the same alert"
     older(conn, "2 hours")
     assert conn.execute(when.encode()).fetchall() == [(timedelta(hours=25),)], "a day later, another one"
+
+
+def test_the_end_of_a_pause_breaks_no_promise(conn: Connection) -> None:
+    conn.execute("select pgonce_expect_job('j', '1 day', '5 minutes')")
+    conn.execute("select complete_job_run(start_job_run('j'))")
+    conn.execute("select pgonce_pause_job('j', 'the printer is broken')")
+    older(conn, "3 days")
+    conn.execute("select start_job_run('j')")
+    conn.execute("select pgonce_resume_job('j')")
+    assert missed(conn) == [], "its next start is not due yet"
+    older(conn, "1 day 6 minutes")
+    [(_, _, reason)] = missed(conn)
+    assert reason.endswith(", was refused: paused: the printer is broken")
+
+
+def test_a_run_in_a_slot_of_a_key_keeps_the_promise_for_the_key(conn: Connection) -> None:
+    conn.execute("select pgonce_expect_job('j', '1 hour', '5 minutes', 'k')")
+    older(conn, "2 hours")
+    for other in ("other#1", "k#x", "k#", "kk#1"):
+        conn.execute("select start_job_run('j', p_key => %s)", [other])
+    assert len(missed(conn)) == 1
+    conn.execute("select pgonce_start_job_run_in_slot(2, 'j', p_key => 'k')")
+    assert missed(conn) == []
+
+
+def test_a_promise_is_broken_at_the_same_moment_in_every_time_zone(conn: Connection) -> None:
+    # the alerts of two workers are one alert only if they agree on the moment
+    conn.execute("select pgonce_expect_job('j', '1 day', '5 minutes')")
+    conn.execute("update pgonce_job_expectations set since = '2026-10-31 12:00Z'")  # New York: the day has 25 hours
+    found = set()
+    for zone in ("UTC", "America/New_York", "Australia/Lord_Howe"):
+        conn.execute("select set_config('timezone', %s, false)", [zone])
+        found |= set(conn.execute("select scheduled_for from pgonce_job_missed").fetchall())
+    [(moment,)] = found
+    assert (moment - datetime(2026, 10, 31, 12, tzinfo=UTC)) % timedelta(days=1) == timedelta()
 
 
 def test_a_broken_promise_is_alerted(conn: Connection) -> None:

@@ -150,21 +150,27 @@ where r.status = 'skipped' and r.blocked_by is null and r.scheduled_for is not n
   and r.error_message not like 'paused%'
 union all
 -- Jobs that must run at an interval, no matter what starts them. One row for each interval that has passed, at most one a day.
+-- A start that a pause has refused counts: the job was not due before the end of its pause. A slot of the key counts as the key.
+-- Seconds, because a day that is added to a time is 23 or 25 hours long in some time zones.
 select e.job_name, e.key, due.at, due.at + e.grace,
        format('it should run every %s; ', e.every)
          || case when last.started_at is null then 'it has never run'
+                 when last.status = 'skipped' then format('its last start, on %s, was refused: %s', date_trunc('second', last.started_at), last.error_message)
             else format('its last run %s %s, on %s', case when last.status = 'running' then 'has been running since' else last.status || ' at' end,
                         date_trunc('second', coalesce(last.completed_at, last.started_at)), coalesce(last.process, 'an unnamed process'))
             end
 from pgonce_job_expectations e
 left join lateral (
-  select r.status, r.started_at, r.completed_at, r.process from cron_job_runs r
-  where r.job_name = any (array[e.job_name]) and (e.key = '' or r.key = e.key) and r.status <> 'skipped'
+  select r.status, r.started_at, r.completed_at, r.process, r.error_message from cron_job_runs r
+  where r.job_name = any (array[e.job_name])
+    and (e.key = '' or r.key = e.key or starts_with(r.key, e.key || '#') and substr(r.key, length(e.key) + 2) ~ '^[0-9]{1,4}$')
+    and (r.status <> 'skipped' or r.blocked_by is null and r.error_message like 'paused%')
   order by r.job_name, r.started_at desc limit 1) last on true
-cross join lateral (select coalesce(last.started_at, e.since) + e.every as first) f
+cross join lateral (select extract(epoch from e.every)::double precision * interval '1 s' as length) every
+cross join lateral (select coalesce(last.started_at, e.since) + every.length as first) f
 cross join lateral (
   select f.first + floor(greatest(extract(epoch from clock_timestamp() - e.grace - f.first), 0)
-                         / extract(epoch from greatest(e.every, interval '1 day'))) * greatest(e.every, interval '1 day') as at) due
+                         / extract(epoch from greatest(every.length, interval '24 hours'))) * greatest(every.length, interval '24 hours') as at) due
 where due.at + e.grace <= clock_timestamp()
   and not exists (select from pgonce_job_pauses p where p.job_name = e.job_name and coalesce(p.paused_until, 'infinity') > clock_timestamp());
 comment on view pgonce_job_missed is

@@ -130,9 +130,12 @@ create or replace function pgonce_skip_job_tick(p_job_name text, p_key text, p_s
 language sql set search_path from current as $$
   with written as (
     insert into cron_job_runs (job_name, key, status, scheduled_for, started_at, completed_at, duration_ms, error_message)
-    values (p_job_name, p_key, 'skipped', p_scheduled_for, clock_timestamp(), clock_timestamp(), 0, p_reason)
+    -- a tick of a paused job would not have run: it is not missed
+    select p_job_name, p_key, 'skipped', p_scheduled_for, clock_timestamp(), clock_timestamp(), 0, coalesce(
+      (select format('paused%s: %s', ' until ' || p.paused_until, p.reason) from pgonce_job_pauses p
+       where p.job_name = p_job_name and coalesce(p.paused_until, 'infinity') > clock_timestamp()), p_reason)
     on conflict do nothing returning id)
   select exists (select from written)
 $$;
 comment on function pgonce_skip_job_tick(text, text, timestamptz, text) is
-  'pgonce: records that a tick will not run, and why. false = it has fired.';
+  'pgonce: records that a tick will not run, and why: p_reason, or that the job is paused. false = it has fired.';
