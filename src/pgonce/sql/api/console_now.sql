@@ -85,17 +85,13 @@ begin
   select a.message into silent from pgonce_find_delivery_alerts(v_now) a where a.kind = 'deliveries_silent' limit 1;
   select c.checked_at, c.checked_by, c.detail into compared_at, compared_by, compared from pgonce_checks c where c.name = 'stripe';
 
-  -- An event that a handler is at work on stays due, and does not wait. A lease that its holder renews began before it expired.
-  select count(*) filter (where not d.held), min(d.next_attempt_at) filter (where not d.held),
-         count(*) filter (where not d.held and d.next_attempt_at < v_now - interval '1 minute'),
+  select count(*) filter (where not d.held), min(d.due_at) filter (where not d.held),
+         count(*) filter (where not d.held and d.due_at < v_now - interval '1 minute'),
          count(*) filter (where d.held and d.lease_expires_at < v_now - interval '5 minutes'),
          (array_agg(d.stripe_event_id order by d.lease_expires_at) filter (where d.held and d.lease_expires_at < v_now - interval '5 minutes'))[1],
          min(d.lease_expires_at) filter (where d.held)
   into waiting, oldest_due_at, late_events, long_handlers, long_handler, long_handler_since
-  from (select w.next_attempt_at, w.lease_expires_at, w.stripe_event_id,
-               w.status = 'processing' and w.lease is not null
-                 and (w.lease_expires_at > v_now or pgonce_is_lease_renewed(w.id, w.lease)) as held
-        from webhook_events w where w.next_attempt_at <= v_now order by w.next_attempt_at limit 10001) d;
+  from pgonce_due_webhooks(v_now, 10001) d;
   select count(*), min(f.received_at) into retrying, retrying_since
   from (select e.status, e.received_at from webhook_events e where e.next_attempt_at > v_now order by e.next_attempt_at limit 10001) f
   where f.status = 'failed' and f.received_at < v_now - interval '1 hour';

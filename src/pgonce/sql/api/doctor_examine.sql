@@ -50,13 +50,8 @@ begin
     case when v_used > 0.75 * v_most or not p_pooled and v_budget > v_most
          then 'run fewer workers, lower --concurrency, or put a pooler before the server' end;
 
-  select count(*), min(e.next_attempt_at) into v_count, v_at from (
-    select w.next_attempt_at from webhook_events w
-    where w.next_attempt_at < v_now - interval '5 minutes'
-      -- an event that a handler is at work on stays due, and does not wait
-      and not (w.status = 'processing' and w.lease is not null
-               and (w.lease_expires_at > v_now or pgonce_is_lease_renewed(w.id, w.lease)))
-    order by w.next_attempt_at limit 10000) e;
+  select count(*), min(d.due_at) into v_count, v_at
+  from pgonce_due_webhooks(v_now - interval '5 minutes', 10000) d where not d.held;
   v_late := v_count > 0;
   if v_late then
     return query select 'webhooks', 'failure',

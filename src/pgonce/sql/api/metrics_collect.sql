@@ -16,12 +16,7 @@ begin
     ('dead', (select count(*) from (select from webhook_events e where e.status = 'failed' and e.next_attempt_at is null limit c_most) c))
   ) as s (state, n);
   return query select 'pgonce_webhook_oldest_due_seconds', '{}'::jsonb, coalesce(greatest(extract(epoch from v_now - (
-    -- an event that a handler is at work on stays due, and does not wait
-    select d.next_attempt_at
-    from (select e.next_attempt_at, e.status, e.id, e.lease, e.lease_expires_at from webhook_events e
-          where e.next_attempt_at <= v_now order by e.next_attempt_at limit c_most) d
-    where not (d.status = 'processing' and d.lease is not null
-               and (d.lease_expires_at > v_now or pgonce_is_lease_renewed(d.id, d.lease))) limit 1)), 0), 0)::double precision;
+    select min(d.due_at) from pgonce_due_webhooks(v_now, c_most) d where not d.held)), 0), 0)::double precision;
   return query select 'pgonce_webhook_last_received_timestamp_seconds', '{}'::jsonb, extract(epoch from e.received_at)::double precision
     from webhook_events e order by e.received_at desc limit 1;
   return query

@@ -179,3 +179,20 @@ language sql stable set search_path from current as $$
 $$;
 comment on function pgonce_diagnose_webhook(text) is
   'pgonce: pgonce_diagnose_webhooks for one event. A row also for an event that does not exist.';
+
+-- A handler's event stays due until the handler ends. A lease that its holder renews began before it expired.
+create or replace function pgonce_due_webhooks(p_before timestamptz, p_limit integer)
+returns table (stripe_event_id text, due_at timestamptz, lease_expires_at timestamptz, held boolean)
+language plpgsql stable set search_path from current as $$
+#variable_conflict use_column
+declare
+  v_now timestamptz := clock_timestamp();
+begin
+  return query
+    select e.stripe_event_id, e.next_attempt_at, e.lease_expires_at,
+           e.status = 'processing' and e.lease is not null
+             and (e.lease_expires_at > v_now or pgonce_is_lease_renewed(e.id, e.lease))
+    from webhook_events e where e.next_attempt_at <= p_before order by e.next_attempt_at limit p_limit;
+end $$;
+comment on function pgonce_due_webhooks(timestamptz, integer) is
+  'pgonce: the first p_limit events that were due before a time. held: a handler is at work on it, so it does not wait.';
