@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import psycopg
+from psycopg import errors
 
 from pgonce.core import database, schema_check
 from pgonce.core.call import Call
 from pgonce.core.execute import execute
-from pgonce.errors import PgonceError
+from pgonce.errors import READ_ONLY, PgonceError
 from pgonce.webhooks.stripe import signing_secrets
 
 State = Literal["ok", "warning", "failure"]
@@ -112,6 +113,8 @@ def _schema(url: str, schema: str) -> list[Finding]:
         lines = schema_check.check(url, schema)
     except PgonceError as error:
         return [Finding("schema", "warning", _reason(error))]
+    except errors.ReadOnlySqlTransaction:
+        return [Finding("schema", "warning", f"not compared, because {READ_ONLY}", "examine the primary")]
     found = []
     for line in lines[:SHOWN]:
         what, _, close = line.partition("; to close this: ")

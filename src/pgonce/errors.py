@@ -90,6 +90,9 @@ class TableChanged(SourceChanged):
     """The table is not the one that the checkpoint was made with, or it has lost the rows of the last batch."""
 
 
+READ_ONLY = "the database accepts no writes: a standby, a demoted primary, or default_transaction_read_only is on"
+
+
 def translate(error: psycopg.Error) -> Exception:
     """The exception of pgonce that a database error stands for, or the error itself if there is none."""
     state = error.sqlstate or ""
@@ -102,10 +105,12 @@ def translate(error: psycopg.Error) -> Exception:
         return LeaseLost(reason)
     if state in {"42883", "42P01", "42703", "3F000"}:
         return SchemaError(_not_migrated(state, reason, error.diag.context))
+    if error.diag.source_function == "check_enable_rls":  # its text is in the server's language
+        return SchemaError(f"{reason}: row_security is off for this session, `pgonce doctor` says where")
     if state == "42501":
         return SchemaError(f"{reason}: this role needs what `pgonce migrate` grants to service_role")
     if state == "25006":
-        return DatabaseUnavailable(f"the server is read-only, a standby or a primary that was demoted: {reason}")
+        return DatabaseUnavailable(f"{READ_ONLY}: {reason}")
     if state[:2] in {"08", "57"} or (not state and isinstance(error, psycopg.OperationalError)):
         return DatabaseUnavailable(f"the database cannot be reached: {reason}")
     if state.startswith("22"):

@@ -14,7 +14,11 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from pgonce import doctor
+from pgonce.core.database import open_pool
+from pgonce.core.execute import call
 from pgonce.doctor import Finding
+from pgonce.errors import SchemaError
+from pgonce.webhooks.calls_receive import count_webhooks
 from tests.edge.command import pgonce
 from tests.edge.test_named_commands import wrong
 
@@ -195,6 +199,38 @@ def test_a_role_that_sees_no_row_is_told_so(database: str, conn: Connection) -> 
         conn.execute(f"drop owned by {role}; drop role {role}".encode())
 
 
+@pytest.mark.parametrize(
+    ("setting", "area"), [("row_security = off", "rls"), ("session_replication_role = replica", "triggers")]
+)
+@pytest.mark.parametrize(
+    "scope", ["alter role {role}", "alter database {base}", "alter role {role} in database {base}"]
+)
+def test_a_setting_that_breaks_the_role_is_named_with_the_command_that_ends_it(
+    database: str, conn: Connection, setting: str, area: str, scope: str
+) -> None:
+    role = f"odd_{uuid4().hex[:8]}"
+    conn.execute(f"create role {role} login in role service_role".encode())
+    conn.execute("alter table webhook_events enable row level security")
+    try:
+        url = make_conninfo(database, user=role)
+        conn.execute(f"{scope.format(role=role, base=conn.info.dbname)} set {setting}".encode())
+        [one] = found(url, area)
+        assert one.state == "failure"
+        if area == "rls":
+            with pytest.raises(SchemaError, match="row_security is off"), open_pool(url) as pool:
+                call(pool, count_webhooks(["evt_1"]), "public")
+        conn.execute(str(one.action).encode())
+        assert found(url, area) == []
+    finally:
+        conn.execute(f"drop role {role}".encode())
+
+
+def test_a_setting_in_the_url_is_to_be_taken_out_of_it(database: str) -> None:
+    url = make_conninfo(database, options="-c session_replication_role=replica")
+    [one] = found(url, "triggers")
+    assert one.action == "take session_replication_role out of the database URL and PGOPTIONS"
+
+
 def test_the_line_about_disk_has_the_growth_of_a_day(database: str, conn: Connection) -> None:
     conn.execute(
         "insert into webhook_events (stripe_event_id, event_type, status, payload, received_at)"
@@ -222,3 +258,12 @@ def test_a_terminal_that_has_no_ticks_gets_the_words(database: str, encoding: st
     code, out, err = pgonce(database, "doctor", PYTHONIOENCODING=encoding)
     assert (code, err) == (0, "")
     assert "PostgreSQL" in out
+
+
+def test_a_read_only_database_is_examined_but_not_compared(database: str, conn: Connection) -> None:
+    conn.execute(f"alter database {conn.info.dbname} set default_transaction_read_only = on".encode())
+    [one] = found(database, "database")
+    assert (one.state, "accepts no writes" in one.finding) == ("failure", True)
+    states = {each.area: each.state for each in doctor.examine(make_conninfo(database, target_session_attrs="any"))}
+    assert states["schema"] == "warning"
+    assert set(AREAS) <= set(states)

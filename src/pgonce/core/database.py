@@ -18,7 +18,7 @@ from pgonce.core.call import Call
 from pgonce.core.concurrency import time_limit
 from pgonce.core.execute import Pool, connection, execute, own_transaction, run
 from pgonce.core.pool import ForkablePool
-from pgonce.errors import DatabaseUnavailable, InvalidArgument, translate
+from pgonce.errors import READ_ONLY, DatabaseUnavailable, InvalidArgument, translate
 
 T = TypeVar("T")
 
@@ -81,9 +81,9 @@ def check(url: str) -> str:
     except psycopg.OperationalError as error:
         if "@" in path:  # a database's name may contain an @, but this one cannot be reached
             raise InvalidArgument(UNENCODED) from None
-        reason = str(translate(error)).splitlines()[0]
         if "session is read-only" in str(error):
-            raise DatabaseUnavailable(f"{reason}; to read from a standby add target_session_attrs=any") from error
+            raise DatabaseUnavailable(f"{READ_ONLY}; to read from it add target_session_attrs=any") from error
+        reason = str(translate(error)).splitlines()[0]
         raise DatabaseUnavailable(f"{reason}; {_what_to_check(reason, authority)}") from error
 
 

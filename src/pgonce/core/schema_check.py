@@ -46,7 +46,7 @@ from relations r join pg_index x on x.indrelid = r.oid join pg_class i on i.oid 
 where not exists (select from pg_constraint k where k.conindid = i.oid)
 union all
 select 'trigger', format('%%s on %%s', t.tgname, r.relname),
-       concat_ws(' ', t.tgenabled <> 'D', pg_get_triggerdef(t.oid, true))
+       concat_ws(' ', t.tgenabled, pg_get_triggerdef(t.oid, true))
 from relations r join pg_trigger t on t.tgrelid = r.oid where not t.tgisinternal
 union all
 select 'policy', format('%%s on %%s', p.polname, r.relname),

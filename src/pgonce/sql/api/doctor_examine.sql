@@ -1,5 +1,17 @@
 -- What `pgonce doctor` reports about the rows: one line for each area. Every read is bounded.
 
+create or replace function pgonce_reset_command(p_setting text) returns text
+language sql stable set search_path from current as $$
+  select case s.source
+    when 'user' then format('alter role %I reset %I', current_user, p_setting)
+    when 'database' then format('alter database %I reset %I', current_database(), p_setting)
+    when 'database user' then format('alter role %I in database %I reset %I', current_user, current_database(), p_setting)
+    when 'client' then format('take %s out of the database URL and PGOPTIONS', p_setting)
+    else format('take %s out of postgresql.conf', p_setting) end
+  from pg_settings s where s.name = p_setting
+$$;
+comment on function pgonce_reset_command(text) is 'pgonce: how to end what gave a setting its value in this session.';
+
 create or replace function pgonce_examine(p_client_clock timestamptz default null, p_pooled boolean default false)
 returns table (area text, state text, finding text, action text)
 language plpgsql stable set search_path from current as $$
@@ -33,11 +45,22 @@ begin
       'set both by NTP';
   end if;
 
-  if (select bool_or(row_security_active(t)) from unnest(array['webhook_events', 'cron_job_runs', 'seed_checkpoints']) t)
+  if current_setting('row_security') = 'off'
+     and (select bool_or(row_security_active(t)) from unnest(array['webhook_events', 'cron_job_runs', 'seed_checkpoints']) t) then
+    return query select 'rls', 'failure', format('row_security is off for role %s, so PostgreSQL refuses each of its statements', current_user),
+      pgonce_reset_command('row_security');
+    return;  -- nothing after this could be read
+  elsif (select bool_or(row_security_active(t)) from unnest(array['webhook_events', 'cron_job_runs', 'seed_checkpoints']) t)
      and not exists (select from pg_policy p where p.polrelid = 'webhook_events'::regclass
                      and exists (select from unnest(p.polroles) r where r = 0 or pg_has_role(r, 'usage'))) then
     return query select 'rls', 'failure', format('row-level security hides every row from role %s', current_user),
       'connect as the owner of the tables, or as a member of service_role';
+  end if;
+
+  if current_setting('session_replication_role') = 'replica' then
+    return query select 'triggers', 'failure',
+      format('session_replication_role is replica for role %s, so a run that a client inserts itself replaces no crashed one', current_user),
+      pgonce_reset_command('session_replication_role');
   end if;
 
   select count(*) into v_used from pg_stat_activity where backend_type = 'client backend';
