@@ -41,8 +41,8 @@ BOUNDS: dict[str, tuple[int, ...]] = {
     # once more in the index, for the hour in which the bound lies
     "pgonce_console_hours()": (3 * 1440 + 10, 0, 0, 0, 0),
     "pgonce_console_hours(24, 100)": (3 * 220, 0, 0, 0, 0),
-    # of each of 20 jobs up to 200 runs, and once more up to 50; a job has 300
-    "pgonce_console_urgent_jobs()": (0, 2 * (3000 + 20 * (300 + 50)) + 100, 0, 0, 0),
+    # of each of 20 jobs its last run, and the last 50
+    "pgonce_console_urgent_jobs()": (0, 2 * (3000 + 20 * (5 + 50)) + 100, 0, 0, 0),
     "pgonce_console_missed_ticks()": (0, 2 * 400, 0, 0, 0),
     "pgonce_console_stuck_imports()": (0, 20, 2000, 3 * 2 * 60, 0),
     "pgonce_console_stuck_imports('import_7')": (0, 20, 2, 2 * 60, 0),

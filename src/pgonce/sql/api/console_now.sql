@@ -224,8 +224,9 @@ language sql stable set search_path from current set jit = off as $$
                           else pgonce_job_run_silence(r.id, r.status, r.heartbeat_at, r.run_window) end
   from chosen c
   left join lateral (
+    -- in the order of the index, so that nearly always the first run is the last one that is read
     select h.* from (select * from cron_job_runs n where n.job_name = any (array[c.job_name]) order by n.job_name, n.started_at desc limit 200) h
-    where h.key = c.key and h.status <> 'skipped' order by h.started_at desc limit 1) r on true
+    where h.key = c.key and h.status <> 'skipped' order by h.job_name, h.started_at desc limit 1) r on true
   left join lateral (
     select percentile_disc(array[0.1, 0.9]) within group (order by h.duration_ms) as ms, count(*) as runs
     from (select * from cron_job_runs n where n.job_name = any (array[c.job_name]) order by n.job_name, n.started_at desc limit 50) h
