@@ -107,7 +107,9 @@ class Form:
 
 
 async def form(request: Request) -> Form:
-    """The form that was sent.
+    """The form that was sent, and before its fields those of its address.
+
+    The names of things stand in the address: a browser sends each line break in a field as CR LF.
 
     Raises:
         InvalidArgument: it is larger than `LONGEST_FORM`, has more than `MOST_FIELDS` fields, or is not a form.
@@ -126,7 +128,8 @@ async def form(request: Request) -> Form:
         pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS, errors="replace")
     except ValueError:
         raise InvalidArgument("the form cannot be read") from None
-    found = request.state.form = Form(pairs)
+    named = [each for each in request.query_params.multi_items() if each[0] != "csrf"]
+    found = request.state.form = Form(named + pairs)
     return found
 
 

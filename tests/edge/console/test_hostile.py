@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -57,6 +59,7 @@ class Reader(HTMLParser):
         super().__init__()
         self.wrong: list[str] = []
         self.links: set[str] = set()
+        self.forms: set[str] = set()
         self.fields: dict[str, list[str]] = {}
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -81,6 +84,8 @@ class Reader(HTMLParser):
         if value.startswith(("#", "/")) and not value.startswith("//"):
             if tag == "a" and not value.startswith("#"):
                 self.links.add(value)
+            elif tag == "form":
+                self.forms.add(value)
         elif not value.startswith("https://dashboard.stripe.com/"):
             self.wrong.append(f"{tag} leads to {value[:80]}")
 
@@ -137,9 +142,20 @@ def test_hostile_text_is_text_on_every_page(pages: dict[str, httpx.Response]) ->
 
 def test_a_form_sends_back_the_name_that_the_row_has(pages: dict[str, httpx.Response]) -> None:
     shown = [page for page in pages.values() if "html" in page.headers["content-type"]]
-    sent = {value for page in shown for value in read(page).fields.get("name", [])}
-    assert EVIL in sent
-    assert visible(EVIL) not in sent
+    forms = {address for page in shown for address in read(page).forms}
+    sent = {(urlsplit(each).path, *field) for each in forms for field in parse_qsl(urlsplit(each).query)}
+    assert sent >= {
+        ("/job/resume", "name", EVIL), ("/import/pause", "name", f"{EVIL}1"), ("/webhook/ignore", "id", EVIL),
+        ("/webhooks/plan", "id", EVIL), ("/webhooks/plan", "type", EVIL),
+    }  # fmt: skip
+
+
+def test_a_name_is_one_word_of_each_command_that_is_shown(pages: dict[str, httpx.Response]) -> None:
+    shown = {html.unescape(command) for page in pages.values() for command in re.findall(">(pgonce [^<]+)<", page.text)}
+    hostile = {command for command in shown if "alert(1)" in command}
+    assert {command.split()[2] for command in hostile} >= {"retry-rejects", "replay"}
+    for command in hostile:
+        assert [word for word in shlex.split(command) if "alert(1)" in word and visible(EVIL) not in word] == []
 
 
 def test_every_page_is_data_too(hostile: httpx.Client, pages: dict[str, httpx.Response]) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import psycopg
 import pytest
@@ -192,17 +192,18 @@ def test_rejected_rows_are_retried_by_a_console_that_has_the_import(
 
 
 HOSTILE = "<script>alert(1)</script> a/b.c % # ? \u202e&amp; "
+NAME = f" {HOSTILE}\n\r\n\r"
 
 
 def test_any_name_can_be_followed_from_the_lanes_to_its_run(conn: Connection, open_page: Open) -> None:
     conn.execute(
         "insert into cron_job_runs (job_name, key, status, completed_at, error_message, scope) "
         "values (%s, %s, 'failed', now(), %s, %s)",
-        [HOSTILE, HOSTILE, f"ValueError: {HOSTILE}", Jsonb({HOSTILE: HOSTILE})],
+        [NAME, NAME, f"ValueError: {HOSTILE}", Jsonb({HOSTILE: HOSTILE})],
     )
     page = open_page("/jobs")
     page.click(".lane a:text('alert(1)')")
-    assert page.locator("h1").text_content() == visible(f"{HOSTILE} {HOSTILE}")
+    assert (page.locator("h1").text_content() or "").split() == visible(f"{NAME} {NAME}").split()
     page.click("#runs a >> nth=0")
     expect(page.locator("pre").first).to_contain_text("<script>")
     page.click(".crumb a >> nth=1")
@@ -210,9 +211,17 @@ def test_any_name_can_be_followed_from_the_lanes_to_its_run(conn: Connection, op
     page.fill("[name=why] >> nth=-1", HOSTILE)
     page.click("text=Pause its starts")
     expect(page.locator("dl.why")).to_contain_text("By whomops")
-    assert one(conn, "select job_name from pgonce_job_pauses") == HOSTILE
+    assert one(conn, "select job_name from pgonce_job_pauses") == NAME
     page.click("text=Resume its starts")
     assert one(conn, "select count(*) from pgonce_job_pauses") == 0
+    page.goto(f"{page.url.partition('?')[0]}?{urlencode({'name': NAME, 'key': NAME})}")
+    page.click("button:text('Run now')")
+    expect(page.locator("#requests")).to_be_visible()
+    assert one(conn, "select array[job_name, key] from pgonce_job_requests") == [NAME, NAME]
+    page.click("#expect summary")
+    page.click("button:text('Expect')")
+    expect(page.locator("#expectations")).to_be_visible()
+    assert one(conn, "select array[job_name, key] from pgonce_job_expectations") == [NAME, NAME]
 
 
 def test_a_page_stays_small_whatever_a_run_or_row_says(conn: Connection, open_page: Open) -> None:
