@@ -201,3 +201,11 @@ def test_progress_is_drawn_only_where_it_is_reported() -> None:
     assert svg
     assert ET.fromstring(svg).findtext("desc") == "50 of 100 at 11:30:00, the last report."
     assert run_figures.progress(detail(progress_done=0, progress_at=NOW), NOW, CLOCK)
+
+
+def test_the_times_of_a_run_that_has_just_begun_are_one_label() -> None:
+    young = detail(started_at=NOW - timedelta(minutes=1), progress_done=1, progress_at=NOW, usual_to_ms=3_600_000)
+    assert ">11:59 to 12:00<" in str(run_figures.progress(young, NOW, CLOCK))
+    old = str(run_figures.progress(detail(progress_done=1, progress_at=NOW), NOW, CLOCK))
+    assert ">11:00<" in old
+    assert ">12:00<" in old

@@ -198,15 +198,20 @@ def progress(run: RunDetail, now: datetime, clock: Clock) -> Markup | None:
     if run.usual_to_ms and run.progress_total:
         there = min(run.usual_to_ms / long * 100, 100)
         parts.append(Markup('<line class="mid" x1="0" x2="{}" y1="{}" y2="{}"/>').format(percent(there), base, top))
-        parts.append(label(f"usual: {duration(run.usual_to_ms)}", min(there + 0.8, 70), 40))
+        beside = top - 10 if run.progress_done < 0.7 * most else base - 10  # where the newest report is not
+        parts.append(label(f"usual: {duration(run.usual_to_ms)}", there, beside, "end" if there > 30 else ""))
     reported, done = x(run.progress_at), y(run.progress_done)
     parts.append(Markup('<line class="path" x1="0%" x2="{}" y1="{}" y2="{:g}"/>').format(percent(reported), base, done))
     parts.append(level("path", done, reported, x(end)))
     parts.append(use("m run", "dot", x(end), done))
     parts.append(label(f"{number(run.progress_done)} {'now' if run.ended_at is None else 'at its end'}",
                        x(end), done - 9, "end t-run" if x(end) > 20 else "t-run"))  # fmt: skip
-    parts.append(label(f"{clock.local(run.started_at):%H:%M}", 0, 148))
-    parts.append(label(f"{clock.local(end):%H:%M}", x(end), 148, "ctr" if 10 < x(end) < 90 else "end"))
+    begin, stop = f"{clock.local(run.started_at):%H:%M}", f"{clock.local(end):%H:%M}"
+    if x(end) > 26:  # on a telephone two times need a quarter of the width
+        parts.append(label(begin, 0, 148))
+        parts.append(label(stop, x(end), 148, "ctr" if x(end) < 90 else "end"))
+    else:
+        parts.append(label(begin if begin == stop else f"{begin} to {stop}", 0, 148))
     of = f" of {number(run.progress_total)}" if run.progress_total else ""
     found = f"{number(run.progress_done)}{of} at {clock.text(run.progress_at)}, the last report."
     return figure("progress", 154, "Progress since the start", found, parts)
