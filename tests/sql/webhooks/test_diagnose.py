@@ -28,6 +28,7 @@ CAUSES: dict[str, tuple[dict[str, str], bool]] = {
     "orphaned": ({"lease_expires_at": PAST}, True),
     "died": ({"lease_expires_at": PAST, "queued": "true", "next_attempt_at": PAST}, True),
     "no_worker": ({"lease": "null", "queued": "true", "next_attempt_at": PAST}, False),
+    "unhandled": ({"lease": "null", "queued": "true", "next_attempt_at": "now()"}, False),
     "late": ({"lease": "null", "queued": "true", "next_attempt_at": "now() - interval '6 minutes'"}, True),
     "due": ({"lease": "null", "queued": "true", "next_attempt_at": PAST}, True),
     "behind": ({"lease": "null", "queued": "true", "next_attempt_at": AHEAD, "order_key": "'sub_1'"}, True),
@@ -107,6 +108,17 @@ def test_an_event_whose_lease_has_run_out_in_the_transaction_of_its_handler_is_n
     ]
     handler.rollback()
     assert diagnose(conn)[0]["kind"] == "no_worker"
+
+
+def test_an_event_waits_for_a_handler_that_a_process_had_within_the_hour(conn: Connection) -> None:
+    conn.execute((WORKER % "a.*").encode())
+    conn.execute("update pgonce_processes set last_seen_at = now() - interval '30 minutes'")
+    put(conn, "evt_1", {"lease": "null", "queued": "true", "next_attempt_at": "now()"})
+    assert diagnose(conn)[0]["kind"] == "no_worker"
+    conn.execute((WORKER % "c.*").encode())
+    assert diagnose(conn)[0]["kind"] == "no_worker"
+    conn.execute("delete from pgonce_processes where 'a.*' = any (handlers)")
+    assert diagnose(conn)[0]["kind"] == "unhandled"
 
 
 def test_a_lease_that_is_renewed_elsewhere_counts(conn: Connection) -> None:

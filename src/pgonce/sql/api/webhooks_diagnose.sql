@@ -23,6 +23,9 @@ language sql immutable parallel safe set search_path from current as $$
     ('due', false, 'the same for less',
      'It is due, and a worker will claim it.',
      'Wait.', 'pgonce ps'),
+    ('unhandled', false, '`processing` and `queued`, due for less than a minute; no process of the last hour has a handler for its type',
+     'No process has a handler for its type: a worker ends it as ignored.',
+     'Wait. If it should be handled, register a handler.', 'pgonce ps'),
     ('behind', false, '`processing`, no lease, an earlier event has the same `order_key`',
      'It waits for an earlier event of the same object.',
      'See why the earlier one has not ended.', 'pgonce webhook show %s'),
@@ -131,7 +134,10 @@ begin
         order by o.received_at, o.id limit 1;
       end if;
       if not pgonce_has_live_handler(v.event_type) then
-        v_kind := 'no_worker';
+        -- workers look for such events every two seconds
+        v_kind := case when v.status = 'processing' and v.next_attempt_at > v_now - interval '1 minute'
+                         and coalesce(v.event_type !~ pgonce_handled_types(), true)
+                         and exists (select from pgonce_live_processes p where p.does = 'events') then 'unhandled' else 'no_worker' end;
       elsif v_earlier_id is not null then
         v_kind := 'behind';
       elsif v.next_attempt_at > v_now then
