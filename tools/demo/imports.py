@@ -43,7 +43,7 @@ def run(children: Children, database_url: str, random: Random, screen: Screen) -
         try:
             _import(children, conn, total, random, screen)
         except BaseException:  # also after Ctrl-C: the process that is killed then was drawing a progress bar
-            screen.mend()
+            screen.restore()
             raise
         verses = Counter(tuple(row) for row in conn.execute(_VERSES))
         inserted, skipped = conn.execute(
@@ -86,7 +86,7 @@ def _killed(child: Child, conn: psycopg.Connection[Any], rows: int, random: Rand
     if child.exit_code is not None:
         raise child.failed()
     child.kill()
-    screen.mend()
+    screen.restore()
     screen.say(f"killed pid {child.pid} with -9: {_rows(conn):,} verses committed, up to {_place(conn)}")
     screen.say(f"waiting until the dead run's window of {WINDOW} s is over")
     until(lambda: value(conn, _IS_TAKEABLE), "the dead run's window is over")

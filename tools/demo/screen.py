@@ -51,7 +51,7 @@ class Screen:
             task = bar.add_task(what, total=total)
             yield lambda done: bar.update(task, completed=done)
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         """Restore the terminal after a process was killed while it drew a bar: end its line, and show the cursor."""
         if sys.stderr.isatty():
             sys.stderr.write("\x1b[?25h\n")

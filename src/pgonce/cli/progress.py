@@ -140,7 +140,7 @@ class Import:
             sys.exit(128 + stopped[0] if stopped else 1)
         if at and at.rows_rejected:
             show = f"pgonce seed rejects {shlex.quote(self.name)}"
-            click.echo(f"next       {show}   then repair the source and run {self.again} with --restart")
+            click.echo(f"next       {show}   then fix the source and run {self.again} with --restart")
 
     def report_dry_run(self, counts: Rehearsed) -> None:
         """Print what an import would do; exits with 1 when its source ends before its end."""

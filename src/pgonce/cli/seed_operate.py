@@ -152,7 +152,7 @@ def reset(name: str, url: str, schema: str) -> None:
 @with_app
 @with_database
 def retry_rejects(name: str, app: App, url: str, schema: str) -> None:
-    """Retry the rejected rows of the seed NAME, after the table, or a table that it refers to, was repaired.
+    """Retry the rejected rows of the seed NAME, after the table, or a table that it refers to, was fixed.
 
     A row whose key is in the table by now is not written; it is counted as skipped.
     """

@@ -32,7 +32,7 @@ RECORD = "record"
 def rejects(name: str, csv_: bool, json_: bool, url: str, schema: str) -> None:
     """List the rejected rows of the seed NAME by reason, column and row number, without their values.
 
-    With --csv each is printed with its values, to be repaired:
+    With --csv each is printed with its values, to be fixed:
 
     \b
     pgonce seed rejects people:people.csv --csv > rejects.csv

@@ -178,5 +178,5 @@ class TextFile:
 def _became_longer(name: str) -> str:
     return (
         f"{name}: the last line had no line end when it was imported, and has become longer since: the row was half of "
-        "one: --restart --on-conflict update reads the file from its start and repairs it"
+        "one: --restart --on-conflict update reads the file from its start and corrects it"
     )
