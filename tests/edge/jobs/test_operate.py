@@ -268,6 +268,16 @@ def test_the_end_of_a_pause_breaks_no_promise(conn: Connection) -> None:
     assert reason.endswith(", was refused: paused: the printer is broken")
 
 
+def test_a_promise_of_months_is_of_calendar_months(conn: Connection) -> None:
+    conn.execute("select pgonce_expect_job('j', '6 months', '5 minutes')")
+    conn.execute("select complete_job_run(start_job_run('j'))")
+    began = "update cron_job_runs set started_at = (now() at time zone 'utc' - interval %s) at time zone 'utc'"
+    conn.execute(began.encode() % b"'6 months' + interval '1 hour'")
+    assert missed(conn) == [], "although 180 days have passed"
+    conn.execute(began.encode() % b"'6 months' - interval '1 hour'")
+    assert [row[:2] for row in missed(conn)] == [("j", "")]
+
+
 def test_a_run_in_a_slot_of_a_key_keeps_the_promise_for_the_key(conn: Connection) -> None:
     conn.execute("select pgonce_expect_job('j', '1 hour', '5 minutes', 'k')")
     older(conn, "2 hours")

@@ -151,7 +151,7 @@ where r.status = 'skipped' and r.blocked_by is null and r.scheduled_for is not n
 union all
 -- Jobs that must run at an interval, no matter what starts them. One row for each interval that has passed, at most one a day.
 -- A start that a pause has refused counts: the job was not due before the end of its pause. A slot of the key counts as the key.
--- Seconds, because a day that is added to a time is 23 or 25 hours long in some time zones.
+-- In UTC, because a day that is added to a time is 23 or 25 hours long in some time zones. A month is a calendar month.
 select e.job_name, e.key, due.at, due.at + e.grace,
        format('it should run every %s; ', e.every)
          || case when last.started_at is null then 'it has never run'
@@ -167,7 +167,7 @@ left join lateral (
     and (r.status <> 'skipped' or r.blocked_by is null and r.error_message like 'paused%')
   order by r.job_name, r.started_at desc limit 1) last on true
 cross join lateral (select extract(epoch from e.every)::double precision * interval '1 s' as length) every
-cross join lateral (select coalesce(last.started_at, e.since) + every.length as first) f
+cross join lateral (select (coalesce(last.started_at, e.since) at time zone 'utc' + e.every) at time zone 'utc' as first) f
 cross join lateral (
   select f.first + floor(greatest(extract(epoch from clock_timestamp() - e.grace - f.first), 0)
                          / extract(epoch from greatest(every.length, interval '24 hours'))) * greatest(every.length, interval '24 hours') as at) due
