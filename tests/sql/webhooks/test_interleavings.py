@@ -153,3 +153,28 @@ def test_a_duplicate_inside_a_batch_is_recorded_once(conn: Connection) -> None:
     query = "select stripe_event_id, outcome from pgonce_queue_webhooks('{e,f,e}', '{x,x,x}', '{\"{}\",\"{}\",\"{}\"}')"
     for _ in range(2):
         assert sorted(conn.execute(query.encode()).fetchall()) == [("e", "queued"), ("f", "queued")]
+
+
+def claim(conn: Connection, limit: int, types: str | None = None) -> list[str]:
+    found = conn.execute("select stripe_event_id from pgonce_claim_webhooks(%s, p_types => %s)", [limit, types])
+    return [event for (event,) in found]
+
+
+def test_a_claim_waits_for_the_one_before_it_and_locks_none_of_its_events(conn: Connection, session: Open) -> None:
+    queue(conn, "evt_1", "evt_2", "evt_3")
+    first, second, marking = session(autocommit=False), session(autocommit=False), session(options=IMPATIENT)
+    assert claim(first, 2) == ["evt_1", "evt_2"]
+    with waiting(conn, second, lambda: claim(second, 2)) as claimed:
+        first.commit()
+    assert claimed.result() == ["evt_3"]
+    assert value(marking, "select pgonce_mark_webhook(%s, %s)", *lease(conn, "evt_1")), "while the second is open"
+
+
+def test_a_claim_that_is_not_committed_stops_neither_its_own_types_nor_others(conn: Connection, session: Open) -> None:
+    queue(conn, "evt_1", "evt_2", "evt_3")
+    first, second, other = session(autocommit=False), session(), session(autocommit=False)
+    assert claim(first, 1) == ["evt_1"]
+    assert claim(second, 1) == ["evt_2"], "after a while"
+    assert claim(other, 1, "x") == ["evt_3"]
+    turns = "select count(distinct (classid, objid)) from pg_locks where locktype = 'advisory' and granted"
+    assert value(conn, turns) == 2, "other types have their own turn"

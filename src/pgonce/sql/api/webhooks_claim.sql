@@ -52,6 +52,24 @@ $$;
 comment on function pgonce_is_lease_renewed(uuid, uuid) is
   'pgonce: whether a claim with an expired lease was renewed by its holder.';
 
+-- One claim at a time. If several run at once, each reads the same rows, and locks those that another has just claimed until it
+-- commits: PostgreSQL locks the newest version of a row before it finds that the row no longer matches. Marks of the claimed
+-- events then wait for these locks. 32 workers that emptied a queue handled 127 events/s, and with turns 690.
+--
+-- Turns only save time: a claim is right without one. So a claim whose client does not commit delays the others, but does not
+-- stop them. Workers with handlers for other types have a turn of their own.
+create or replace function pgonce_wait_for_other_claims(p_types text) returns void
+language plpgsql set search_path from current set lock_timeout = '2s' as $$
+declare
+  v_lock bigint := hashtextextended('pgonce claim ' || current_schema || ' ' || coalesce(p_types, ''), 0);
+begin
+  if not pg_try_advisory_xact_lock(v_lock) then
+    perform pg_advisory_xact_lock(v_lock);
+  end if;
+exception when lock_not_available then null;
+end $$;
+comment on function pgonce_wait_for_other_claims(text) is 'pgonce: waits for its turn to claim events of these types, at most 2 s.';
+
 create or replace function pgonce_claim_webhooks(
   p_limit integer default 100, p_lease_for interval default '30 seconds', p_max_attempts integer default 12,
   p_types text default null, p_other_types text default null, p_since timestamptz default null)
@@ -63,7 +81,7 @@ language plpgsql set search_path from current set enable_sort = off
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
 #variable_conflict use_column
 declare
-  v_now timestamptz := clock_timestamp();  -- a variable: a volatile function cannot limit the index scan
+  v_now timestamptz;  -- a variable: a volatile function cannot limit the index scan
   v_lease uuid := gen_random_uuid();  -- one for the batch: id and lease together identify a claim
   v_ids uuid[] := '{}';
   v_wait interval;
@@ -72,6 +90,8 @@ begin
   if p_limit < 1 or p_lease_for <= interval '0' then
     raise sqlstate '22023' using message = 'the limit and the lease must be more than zero';
   end if;
+  perform pgonce_wait_for_other_claims(p_types);
+  v_now := clock_timestamp();
   for r in
     select e.id, e.lease, e.order_key, e.received_at, e.attempts, e.status = 'processing' and e.lease is not null as suspect
     from webhook_events e
@@ -219,7 +239,7 @@ create or replace function pgonce_ignore_unhandled_webhooks(p_limit integer defa
 language plpgsql set search_path from current set enable_seqscan = off as $$
 declare
   v_now timestamptz := clock_timestamp();  -- a variable: a volatile function cannot limit the index scan
-  v_handled text := pgonce_handled_types();
+  v_handled text;
   v_keys text[];
   v_ignored integer;
 begin
@@ -230,6 +250,7 @@ begin
     on conflict (what) do update set done_at = excluded.done_at where u.done_at <= excluded.done_at - p_every;
     if not found then return 0; end if;
   end if;
+  v_handled := pgonce_handled_types();
   with due as (  -- with a limit: thousands of others may wait for a process that is not running
     select e.id, e.event_type from webhook_events e
     where e.next_attempt_at <= v_now and e.status = 'processing'
