@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
 from pgonce.cli.options import OVERLAP
+from pgonce.cli.output import terminal
 from pgonce.seeds.calls import Checkpoint, Counts
 from pgonce.seeds.calls_operate import Rehearsed, RejectGroup
 from pgonce.seeds.seeds import Progress as Step
@@ -71,10 +70,12 @@ class Import:
 
         The yielded function is called after each batch.
         """
-        console = Console(stderr=True)
-        if not console.is_terminal:
+        console = terminal(err=True)
+        if console is None:
             yield self._lines()
             return
+        from rich.progress import BarColumn, Progress, TextColumn
+
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=max(4, min(22, console.width - len(self.title) - FIGURES))),

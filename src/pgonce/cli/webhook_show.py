@@ -11,9 +11,8 @@ from typing import Any
 
 import click
 from rich.cells import cell_len, set_cell_size
-from rich.console import Console
 
-from pgonce.cli.output import print_diagnosis, print_line
+from pgonce.cli.output import print_diagnosis, print_line, terminal
 from pgonce.cli.times import took
 from pgonce.console.traceback import read_traceback
 from pgonce.core.diagnosis import Diagnosis
@@ -124,9 +123,8 @@ def _attempt(row: dict[str, Any]) -> Moment:
 
 
 def _print_life(life: Sequence[Moment]) -> None:
-    console = Console(markup=False, highlight=False)
     wide = {name: max(cell_len(getattr(each, name)) for each in life) for name in ("what", "reason", "by")}
-    if console.is_terminal:
+    if console := terminal():
         rest = console.width - len("  00:00:00  ") - wide["what"] - wide["by"] - 4
         wide["reason"] = min(wide["reason"], max(rest, 16))
     day = None
