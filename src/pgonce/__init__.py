@@ -1,42 +1,49 @@
 """Webhooks handled exactly once, jobs that never overlap, imports that resume: three tables in PostgreSQL."""
 
-from pgonce.app import App
-from pgonce.console.app import Console
-from pgonce.core import database
-from pgonce.core.failures import on_error
-from pgonce.core.migrate import migrate, script
-from pgonce.errors import (
-    DatabaseUnavailable,
-    EventBusy,
-    InvalidArgument,
-    InvalidPayload,
-    LeaseLost,
-    NotFound,
-    PayloadTooLarge,
-    PgonceError,
-    RowRejected,
-    RunStopped,
-    SchemaError,
-    SignatureError,
-    SourceChanged,
-    TableChanged,
-    TransactionBroken,
-)
-from pgonce.jobs.guard import Jobs
-from pgonce.jobs.guard_async import AsyncJobs
-from pgonce.jobs.run import Run
-from pgonce.jobs.run_async import AsyncRun
-from pgonce.seeds import readers as sources
-from pgonce.seeds.calls import Checkpoint
-from pgonce.seeds.seed import Seed
-from pgonce.seeds.seeds import Seeds
-from pgonce.seeds.seeds_async import AsyncSeeds
-from pgonce.webhooks import providers
-from pgonce.webhooks.asgi import Receiver, receiver
-from pgonce.webhooks.calls import Event
-from pgonce.webhooks.endpoint import Endpoint
-from pgonce.webhooks.inline import Webhooks
-from pgonce.webhooks.inline_async import AsyncWebhooks
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pgonce import errors as errors
+    from pgonce.app import App
+    from pgonce.console.app import Console
+    from pgonce.core import database
+    from pgonce.core.failures import on_error
+    from pgonce.core.migrate import migrate, script
+    from pgonce.errors import (
+        DatabaseUnavailable,
+        EventBusy,
+        InvalidArgument,
+        InvalidPayload,
+        LeaseLost,
+        NotFound,
+        PayloadTooLarge,
+        PgonceError,
+        RowRejected,
+        RunStopped,
+        SchemaError,
+        SignatureError,
+        SourceChanged,
+        TableChanged,
+        TransactionBroken,
+    )
+    from pgonce.jobs.guard import Jobs
+    from pgonce.jobs.guard_async import AsyncJobs
+    from pgonce.jobs.run import Run
+    from pgonce.jobs.run_async import AsyncRun
+    from pgonce.seeds import readers as sources
+    from pgonce.seeds.calls import Checkpoint
+    from pgonce.seeds.seed import Seed
+    from pgonce.seeds.seeds import Seeds
+    from pgonce.seeds.seeds_async import AsyncSeeds
+    from pgonce.webhooks import providers
+    from pgonce.webhooks.asgi import Receiver, receiver
+    from pgonce.webhooks.calls import Event
+    from pgonce.webhooks.endpoint import Endpoint
+    from pgonce.webhooks.inline import Webhooks
+    from pgonce.webhooks.inline_async import AsyncWebhooks
 
 __version__ = "0.1.0"
 
@@ -80,3 +87,58 @@ __all__ = [
     "script",
     "sources",
 ]
+
+# A name is imported at its first use: all of them take 0.2 s of CPU, and a command or a worker needs a few.
+_PLACES = {
+    "App": "pgonce.app:App",
+    "AsyncJobs": "pgonce.jobs.guard_async:AsyncJobs",
+    "AsyncRun": "pgonce.jobs.run_async:AsyncRun",
+    "AsyncSeeds": "pgonce.seeds.seeds_async:AsyncSeeds",
+    "AsyncWebhooks": "pgonce.webhooks.inline_async:AsyncWebhooks",
+    "Checkpoint": "pgonce.seeds.calls:Checkpoint",
+    "Console": "pgonce.console.app:Console",
+    "DatabaseUnavailable": "pgonce.errors:DatabaseUnavailable",
+    "Endpoint": "pgonce.webhooks.endpoint:Endpoint",
+    "Event": "pgonce.webhooks.calls:Event",
+    "EventBusy": "pgonce.errors:EventBusy",
+    "InvalidArgument": "pgonce.errors:InvalidArgument",
+    "InvalidPayload": "pgonce.errors:InvalidPayload",
+    "Jobs": "pgonce.jobs.guard:Jobs",
+    "LeaseLost": "pgonce.errors:LeaseLost",
+    "NotFound": "pgonce.errors:NotFound",
+    "PayloadTooLarge": "pgonce.errors:PayloadTooLarge",
+    "PgonceError": "pgonce.errors:PgonceError",
+    "Receiver": "pgonce.webhooks.asgi:Receiver",
+    "RowRejected": "pgonce.errors:RowRejected",
+    "Run": "pgonce.jobs.run:Run",
+    "RunStopped": "pgonce.errors:RunStopped",
+    "SchemaError": "pgonce.errors:SchemaError",
+    "Seed": "pgonce.seeds.seed:Seed",
+    "Seeds": "pgonce.seeds.seeds:Seeds",
+    "SignatureError": "pgonce.errors:SignatureError",
+    "SourceChanged": "pgonce.errors:SourceChanged",
+    "TableChanged": "pgonce.errors:TableChanged",
+    "TransactionBroken": "pgonce.errors:TransactionBroken",
+    "Webhooks": "pgonce.webhooks.inline:Webhooks",
+    "database": "pgonce.core.database",
+    "errors": "pgonce.errors",
+    "migrate": "pgonce.core.migrate:migrate",
+    "on_error": "pgonce.core.failures:on_error",
+    "providers": "pgonce.webhooks.providers",
+    "receiver": "pgonce.webhooks.asgi:receiver",
+    "script": "pgonce.core.migrate:script",
+    "sources": "pgonce.seeds.readers",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, attribute = _PLACES[name].partition(":")
+    found = import_module(module)
+    globals()[name] = value = getattr(found, attribute) if attribute else found
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PLACES})

@@ -50,9 +50,10 @@ def wrong(command: str) -> str | None:
     words = shlex.split(command.replace("…", "X").replace("%s", " X").replace("'", " "))
     while isinstance(found, click.Group) and words and not words[0].startswith("-"):
         name = words.pop(0)
-        if name not in found.commands:
+        inner = found.get_command(click.Context(found), name)
+        if inner is None:
             return f"there is no command {name}"
-        found = found.commands[name]
+        found = inner
     known = {option for each in found.params for option in (*each.opts, *each.secondary_opts)} | {"--help"}
     given = words[: words.index("--")] if "--" in words else words
     return next((f"there is no option {word}" for word in given if word.startswith("--") and word not in known), None)
@@ -89,7 +90,10 @@ def options(command: click.Command) -> Iterator[str]:
     for each in command.params:
         yield from (*each.opts, *each.secondary_opts)
     if isinstance(command, click.Group):
-        for inner in command.commands.values():
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner
             yield from options(inner)
 
 

@@ -187,7 +187,11 @@ def test_the_package_itself_only_re_exports() -> None:
         match node:
             case ast.ImportFrom() | ast.Expr(value=ast.Constant()):
                 continue
-            case ast.Assign(targets=[ast.Name(id="__all__" | "__version__")]):
+            case ast.If(test=ast.Name(id="TYPE_CHECKING"), orelse=[]):
+                assert all(isinstance(each, ast.ImportFrom) for each in node.body)
+            case ast.FunctionDef(name="__getattr__" | "__dir__"):  # how a name is imported at its first use
+                continue
+            case ast.Assign(targets=[ast.Name(id="__all__" | "__version__" | "_PLACES")]):
                 ast.literal_eval(node.value)
             case _:
                 pytest.fail(f"src/pgonce/__init__.py:{node.lineno} is code: move it to the module it belongs to")

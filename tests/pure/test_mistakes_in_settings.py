@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from psycopg_pool import ConnectionPool
 
 import pgonce
-from pgonce.cli.options import load
+from pgonce.cli.app_loader import load
 from pgonce.core import database
 from pgonce.errors import InvalidArgument
 from pgonce.jobs.scheduler import Scheduler

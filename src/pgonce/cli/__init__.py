@@ -10,29 +10,9 @@ from typing import Any
 
 import click
 
-from pgonce.cli import (
-    cleanup,
-    configuration,
-    console,
-    doctor,
-    init,
-    job,
-    job_list,
-    job_operate,
-    job_show,
-    metrics,
-    ps,
-    reconcile,
-    seed,
-    seed_load,
-    serve,
-    webhook,
-)
-from pgonce.cli import migrate as setup
-from pgonce.cli import seed_operate as seed_control
+from pgonce.cli import configuration
 from pgonce.cli.errors import report
-from pgonce.cli.exec import exec_
-from pgonce.cli.uninstall import uninstall
+from pgonce.cli.lazy_group import LazyGroup
 from pgonce.errors import InvalidArgument
 
 
@@ -54,7 +34,7 @@ def _in_one_line() -> Iterator[None]:
         raise _Usage(error.format_message(), error.ctx) from error
 
 
-class _Cli(click.Group):
+class _Cli(LazyGroup):
     """Prints an error as one line and exits with 1 (124 for a timeout, 2 for a usage error)."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
@@ -85,7 +65,58 @@ class _Cli(click.Group):
             sys.exit(report(error))
 
 
-@click.group(cls=_Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+PLACES = {
+    "cleanup": "cleanup:cleanup",
+    "console": "console:console",
+    "doctor": "doctor:doctor",
+    "exec": "exec:exec_",
+    "init": "init:init",
+    "metrics": "metrics:metrics",
+    "migrate": "migrate:migrate",
+    "ps": "ps:ps",
+    "reconcile": "reconcile:reconcile",
+    "serve": "serve:serve",
+    "sql": "migrate:sql",
+    "uninstall": "uninstall:uninstall",
+    "worker": "serve:worker",
+}
+JOB = {
+    "end": "job_operate:end",
+    "expect": "job_operate:expect",
+    "ls": "job_list:list_",
+    "pause": "job_operate:pause",
+    "request": "job_operate:request",
+    "resume": "job_operate:resume",
+    "run": "job:run",
+    "schedule": "job_operate:schedule",
+    "show": "job_show:show",
+    "stats": "job_list:stats_",
+    "stop": "job_operate:stop",
+}
+SEED = {
+    "load": "seed_load:load",
+    "ls": "seed_operate:list_",
+    "pause": "seed_operate:pause",
+    "rejects": "seed_rejects:rejects",
+    "reset": "seed_operate:reset",
+    "resume": "seed_operate:resume",
+    "retry-rejects": "seed_operate:retry_rejects",
+    "run": "seed:run",
+    "show": "seed_operate:show",
+}
+WEBHOOK = {
+    "erase": "webhook:erase",
+    "ls": "webhook:list_",
+    "refused": "webhook:refused",
+    "replay": "webhook_replay:replay",
+    "send": "webhook_send:send",
+    "show": "webhook:show",
+}
+
+
+@click.group(
+    cls=_Cli, places=PLACES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(package_name="pgonce")
 def main() -> None:
     """Stripe webhooks handled exactly once, jobs that never overlap, imports that resume.
@@ -106,24 +137,6 @@ def main() -> None:
     """  # noqa: D301 -- click's escape: the paragraph after it is not wrapped
 
 
-main.add_command(init.init)
-main.add_command(setup.migrate)
-main.add_command(setup.sql)
-main.add_command(uninstall)
-main.add_command(serve.serve)
-main.add_command(serve.worker)
-main.add_command(webhook.webhook)
-main.add_command(reconcile.reconcile)
-main.add_command(cleanup.cleanup)
-main.add_command(doctor.doctor)
-main.add_command(metrics.metrics)
-main.add_command(console.console)
-main.add_command(job.job)
-for command in (*job_list.COMMANDS, job_show.show, *job_operate.COMMANDS):
-    job.job.add_command(command)
-main.add_command(ps.ps)
-main.add_command(exec_)
-main.add_command(seed.seed)
-seed.seed.add_command(seed_load.load)
-for command in seed_control.COMMANDS:
-    seed.seed.add_command(command)
+main.add_command(LazyGroup("webhook", places=WEBHOOK, help="Stripe's events: list, show, replay, send."))
+main.add_command(LazyGroup("job", places=JOB, help="Background jobs that never overlap."))
+main.add_command(LazyGroup("seed", places=SEED, help="Imports that resume where they ended."))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,8 @@ def _load_env(folder: Path) -> None:
 
 
 def _section(path: Path) -> dict[str, Any]:
+    import tomllib  # few commands run beside a pyproject.toml
+
     try:
         found = tomllib.loads(path.read_text("utf-8")).get("tool", {}).get("pgonce", {})
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -7,7 +7,8 @@ import sys
 
 import click
 
-from pgonce.cli.options import find_url, load
+from pgonce.cli.app_loader import load
+from pgonce.cli.options import find_url
 from pgonce.cli.startup import describe_database
 from pgonce.console.app import Console
 from pgonce.console.auth import hash_password

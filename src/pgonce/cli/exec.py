@@ -17,8 +17,7 @@ import click
 
 from pgonce.cli import signals
 from pgonce.cli.errors import TIMEOUT
-from pgonce.cli.job import with_scope
-from pgonce.cli.options import OVERLAP, with_database
+from pgonce.cli.options import OVERLAP, with_database, with_scope
 from pgonce.cli.output import Length, Moment
 from pgonce.cli.process_group import STATUS_UNKNOWN, CannotExecute, Group, find_command, require_posix
 from pgonce.cli.times import took

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from typing import Any
@@ -11,7 +10,7 @@ import click
 
 from pgonce.app import App
 from pgonce.cli.errors import TookTooLong
-from pgonce.cli.options import OVERLAP, with_app, with_database
+from pgonce.cli.options import OVERLAP, with_app, with_database, with_scope
 from pgonce.cli.signals import Interrupts
 from pgonce.cli.times import took
 from pgonce.core import database
@@ -24,35 +23,7 @@ from pgonce.jobs.guard_async import AsyncJobs, AsyncRun
 from pgonce.jobs.registry import Job
 
 
-class Scope(click.ParamType):  # type: ignore[type-arg] # generic only in newer releases of click
-    """A JSON object."""
-
-    name = "json"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
-        """The object."""
-        if isinstance(value, dict):
-            return value
-        try:
-            parsed = json.loads(value)
-        except ValueError as error:
-            self.fail(f"this is not JSON: {error}", param, ctx)
-        if not isinstance(parsed, dict):
-            self.fail("it must be an object, such as '{\"batch_number\": 3}'", param, ctx)
-        return parsed
-
-
-with_scope = click.option(
-    "--scope", type=Scope(), default={}, metavar="JSON", help="What the run works on, such as '{\"batch_number\": 3}'."
-)
-
-
-@click.group()
-def job() -> None:
-    """Background jobs that never overlap."""
-
-
-@job.command()
+@click.command()
 @click.argument("name")
 @with_scope
 @click.option("--key", help="Runs with different keys may run side by side. [default: the job's]")

@@ -186,6 +186,3 @@ def _percent(share: float | None, sign: str = "") -> str:
 
 def _failure(timing: stats.Timing) -> str:
     return f"{when(timing.last_failed_at)} {timing.last_failure or ''}".strip()
-
-
-COMMANDS = (list_, stats_)

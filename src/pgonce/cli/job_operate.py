@@ -11,9 +11,8 @@ from uuid import UUID
 import click
 
 from pgonce.cli.actor import audited, session
-from pgonce.cli.job import with_scope
 from pgonce.cli.job_list import RunId, find_run
-from pgonce.cli.options import OVERLAP, as_json, with_database
+from pgonce.cli.options import OVERLAP, as_json, with_database, with_scope
 from pgonce.cli.output import Length, Moment, in_line, print_json, print_table, when
 from pgonce.cli.times import took
 from pgonce.core import database
@@ -214,6 +213,3 @@ def expect(name: str, every: timedelta | None, grace: timedelta, key: str, never
             click.echo(f"{name}: no longer expected")
         else:
             raise NotFound(f"job {name} is not expected to run")
-
-
-COMMANDS = (stop, end, pause, resume, request, schedule, expect)

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import inspect
+import json
 import os
-import sys
-import traceback
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pgonce.app import App
 from pgonce.cli import configuration
 from pgonce.core import database
 from pgonce.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from pgonce.app import App
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -82,94 +78,34 @@ def with_app(function: F) -> F:
 
 def _load(ctx: click.Context, _: click.Parameter, given: str) -> App | None:
     ctx.meta[APP] = given
-    return None if ctx.resilient_parsing else load(given)
+    if ctx.resilient_parsing:
+        return None
+    from pgonce.cli.app_loader import load
+
+    return load(given)
 
 
 as_json = click.option("--json", "json_", is_flag=True, help="Print JSON.")
 
 
-def load(reference: str) -> App:
-    """Load the App that ``module:attribute`` names. The current folder is searched, too.
+class Scope(click.ParamType):  # type: ignore[type-arg] # generic only in newer releases of click
+    """A JSON object."""
 
-    What the module prints goes to stderr, because the command's own output may be JSON.
+    name = "json"
 
-    Raises:
-        InvalidArgument: the module or attribute does not exist, or it is not an App.
-    """
-    module_name, _, attribute = reference.strip().partition(":")
-    attribute = attribute.strip() or "app"
-    if module_name.rstrip("/").endswith(".py") or "/" in module_name:
-        raise InvalidArgument(
-            f"--app {reference} names a file, not a module: {_as_module(Path(module_name), attribute)}"
-        )
-    if not all(part.isidentifier() for part in module_name.split(".")):
-        raise InvalidArgument(f"{reference!r} is not a module: pass --app module:app")
-    module = _import(module_name)
-    app: Any = module
-    for part in attribute.removesuffix("()").split("."):
-        app = getattr(app, part, None)
-    if isinstance(app, App):
-        app.name = app.name or f"{module_name}:{attribute}"
-        return app
-    raise InvalidArgument(_not_an_app(module, app, attribute))
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        """The object."""
+        if isinstance(value, dict):
+            return value
+        try:
+            parsed = json.loads(value)
+        except ValueError as error:
+            self.fail(f"this is not JSON: {error}", param, ctx)
+        if not isinstance(parsed, dict):
+            self.fail("it must be an object, such as '{\"batch_number\": 3}'", param, ctx)
+        return parsed
 
 
-def _import(name: str) -> ModuleType:
-    if (folder := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (name + ".").startswith(error.name + "."):  # the app imports it
-            raise InvalidArgument(f"{name} cannot be imported: {_reason(error)}") from error
-        above, _, last = name.rpartition(".")
-        if above and above != error.name and isinstance(getattr(sys.modules.get(above), last, None), App):
-            raise InvalidArgument(f"{last} is an App in module {above}: pass --app {above}:{last}") from error
-        raise InvalidArgument(f"there is no module {name!r} here: pass --app module:app") from error
-    except (ImportError, SyntaxError) as error:
-        raise InvalidArgument(f"{name} cannot be imported: {_reason(error)}") from error
-    except SystemExit as error:
-        said = f" ({error.code})" if isinstance(error.code, str) else ""
-        raise InvalidArgument(
-            f"{name} ends the process when it is imported{said}: "
-            'put what it does as a program under if __name__ == "__main__":'
-        ) from error
-
-
-def _as_module(file: Path, attribute: str) -> str:
-    """How to name the App in ``file``: from the current folder if its folders can be imported, else from its own."""
-    if file.is_absolute() and file.is_relative_to(Path.cwd()):
-        file = file.relative_to(Path.cwd())
-    module = file.with_suffix("") if file.suffix == ".py" else file
-    named = "" if attribute == "app" else f":{attribute}"
-    if not file.is_absolute() and all(part.isidentifier() for part in module.parts):
-        return f"pass --app {'.'.join(module.parts)}{named}"
-    return f"run the command in {file.parent}, and pass --app {module.name}{named}"
-
-
-def _not_an_app(module: ModuleType, found: Any, attribute: str) -> str:
-    """Why ``found`` is not an App, and which one to name."""
-    name = module.__name__
-    hidden = Path.cwd() / f"{name}.py"
-    if hidden.is_file() and Path(str(getattr(module, "__file__", ""))).resolve() != hidden.resolve():
-        return f"{name} is another module, which hides {hidden.name} here: rename the file"
-    apps = [each for each, value in vars(module).items() if isinstance(value, App)]
-    instead = f"pass --app {' or '.join(f'{name}:{each}' for each in apps)}" if apps else ""
-    if found is None or isinstance(found, ModuleType):
-        return f"{name} has no pgonce.App called {attribute!r}: {instead or 'pass --app module:app'}"
-    if inspect.isroutine(found):
-        call = attribute.removesuffix("()")
-        write = f"write app = {call}() in {name} and pass --app {name}:app"
-        return f"{name}:{attribute} is a function, not a pgonce.App: {instead or write}"
-    what = "a class" if isinstance(found, type) else f"of type {type(found).__name__}"
-    return f"{name}:{attribute} is {what}, not a pgonce.App: {instead or 'pass --app module:app'}"
-
-
-def _reason(error: ImportError | SyntaxError) -> str:
-    """The error and its place in the code. The text of a SyntaxError already contains the place."""
-    frames = traceback.extract_tb(error.__traceback__)
-    if isinstance(error, ImportError) and frames:
-        here = [frame for frame in frames if not frame.filename.startswith("<frozen")][-1]
-        return f"{error} ({Path(here.filename).name}, line {here.lineno})"
-    return f"{type(error).__name__}: {error}"
+with_scope = click.option(
+    "--scope", type=Scope(), default={}, metavar="JSON", help="What the run works on, such as '{\"batch_number\": 3}'."
+)

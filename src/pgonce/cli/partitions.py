@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pgonce.cli.app_loader import load
 from pgonce.cli.errors import report
-from pgonce.cli.options import load
 from pgonce.cli.signals import handled
 from pgonce.core import database
 from pgonce.errors import PgonceError

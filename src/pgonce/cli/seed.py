@@ -27,12 +27,7 @@ from pgonce.seeds.seeds import Progress as Step
 from pgonce.seeds.seeds_async import AsyncSeeds
 
 
-@click.group()
-def seed() -> None:
-    """Imports that resume where they ended."""
-
-
-@seed.command()
+@click.command()
 @click.argument("name")
 @click.option("--restart", is_flag=True, help="Begin at the start; rows whose key is in the table are skipped.")
 @click.option("--on-conflict", type=click.Choice(["skip", "update", "fail"]), help="[default: the seed's]")

@@ -14,7 +14,6 @@ from pgonce.app import App
 from pgonce.cli.actor import session
 from pgonce.cli.options import OVERLAP, as_json, with_app, with_database
 from pgonce.cli.output import in_line, print_diagnosis, print_json, print_line, print_table
-from pgonce.cli.seed_rejects import rejects
 from pgonce.cli.times import ago
 from pgonce.cli.times import took as took_
 from pgonce.cli.watch import watchable
@@ -166,6 +165,3 @@ def retry_rejects(name: str, app: App, url: str, schema: str) -> None:
     accepted, refused = done
     click.echo(f"{name}: {accepted:,} accepted, {refused:,} still rejected")
     sys.exit(1 if refused else 0)
-
-
-COMMANDS = (list_, show, pause, resume, reset, rejects, retry_rejects)

@@ -13,7 +13,7 @@ import psycopg
 from psycopg import AsyncConnection, Connection
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
-from pgonce.core import embedded, execute_async
+from pgonce.core import execute_async
 from pgonce.core.call import Call
 from pgonce.core.concurrency import time_limit
 from pgonce.core.execute import Pool, connection, execute, own_transaction, run
@@ -56,7 +56,11 @@ def find(given: str | None = None) -> str:
     found = (given, os.environ.get("PGONCE_DATABASE_URL"), os.environ.get("DATABASE_URL"))
     # a file or a Kubernetes secret ends with a line break, which would belong to the database's name
     url = next((stripped for each in found if each and (stripped := each.strip())), None)
-    return url or embedded.start().url
+    if url:
+        return url
+    from pgonce.core import embedded  # it needs six modules that no other database needs
+
+    return embedded.start().url
 
 
 def check(url: str) -> str:

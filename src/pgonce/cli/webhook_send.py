@@ -1,0 +1,95 @@
+"""``pgonce webhook send``: sends a signed event to a receiver, for development."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+import click
+
+from pgonce.errors import InvalidArgument, InvalidPayload, PgonceError
+from pgonce.testing.events import event as sample
+from pgonce.webhooks import stripe
+from pgonce.webhooks.event_types import TYPES
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    """Read the JSON object in the file.
+
+    Raises:
+        InvalidArgument: the file does not hold exactly one event or one object of Stripe's.
+    """
+    try:
+        content = stripe.parse(file.read_bytes())
+    except InvalidPayload as error:
+        raise InvalidArgument(f"{file}: {error}") from None
+    kind = content.get("object")
+    if kind == "list" or isinstance(content.get("data"), list):
+        raise InvalidArgument(f"{file} is a list, as Stripe's API answers: send one entry of its data")
+    if {"body", "headers"} <= content.keys():
+        raise InvalidArgument(f"{file} is a whole request with headers: send what is in its body")
+    if "detail-type" in content and "detail" in content:
+        raise InvalidArgument(f"{file} is an event of EventBridge: send what is in its detail")
+    if kind != "event" and "type" in content and isinstance(content.get("event"), dict):
+        raise InvalidArgument(f"{file} is an envelope: send what is in its event")
+    return content
+
+
+def _event(content: dict[str, Any]) -> dict[str, Any]:
+    """An event: ``content`` itself, if it is one (snapshot or thin), or a new event that contains it."""
+    if content.get("object") == "v2.core.event":
+        return dict(content)
+    given = content if content.get("object") == "event" or not content else {"data": {"object": content}}
+    usual = {"object": "event", "created": int(time.time()), "livemode": False, "data": {"object": {}}}
+    return {**usual, **given}
+
+
+def _file_argument(_: click.Context, param: click.Parameter, given: str | None) -> Path | None:
+    if given is None or Path(given).is_file():
+        return None if given is None else Path(given)
+    if given in TYPES:
+        raise click.UsageError(f"{given} is an event type, not a file: pass --type {given}")
+    raise click.BadParameter(f"there is no file {given}", param=param)
+
+
+@click.command()
+@click.argument("file", required=False, callback=_file_argument)
+@click.option("--type", "type_", metavar="TYPE", help="The event's type. Without FILE, it gets a realistic object.")
+@click.option("--to", "target", default="http://127.0.0.1:8000/webhooks/stripe", show_default=True, metavar="URL")
+@click.option("--keep-id", is_flag=True, help="Keep the id in FILE. If it was sent before, this is a duplicate.")
+def send(file: Path | None, type_: str | None, target: str, keep_id: bool) -> None:
+    """Sign an event with PGONCE_WEBHOOK_SECRET and post it to a local receiver, as Stripe would.
+
+    FILE holds an event, snapshot or thin, or an object such as a subscription, for which an event is made.
+
+    Example: pgonce webhook send --type checkout.session.completed
+    """
+    secret = os.environ.get("PGONCE_WEBHOOK_SECRET", "").split(",")[0].strip()
+    if not secret:
+        raise InvalidArgument("no webhook secret: set PGONCE_WEBHOOK_SECRET to the one the receiver has")
+    event = sample(type_) if type_ and not file else _event(_read_file(file) if file else {})
+    event["type"] = type_ or event.get("type")
+    if not event["type"]:
+        what = "this is an object, not an event" if file else "there is nothing to send"
+        raise click.UsageError(f"{what}: say with --type what happened, as --type invoice.paid")
+    if not (keep_id and event.get("id")):
+        event["id"] = f"evt_{secrets.token_hex(12)}"
+    body = json.dumps(event).encode()
+    headers = {"Stripe-Signature": stripe.sign(body, secret), "Content-Type": "application/json"}
+    if not target.startswith(("http://", "https://")):
+        raise InvalidArgument(f"{target} is not an http address")
+    try:
+        with urlopen(Request(target, body, headers), timeout=30) as response:  # noqa: S310 -- checked above
+            click.echo(f"{response.status} {response.read().decode()}")
+    except HTTPError as error:
+        click.echo(f"{error.code} {error.read().decode()}", err=True)
+        sys.exit(1)
+    except URLError as error:
+        raise PgonceError(f"no receiver at {target} ({error.reason}): start `pgonce serve`") from error
