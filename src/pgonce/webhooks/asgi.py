@@ -318,6 +318,8 @@ class Receiver:
             # a plain function may read a file or call a service, so it runs in a thread and does not delay other
             # deliveries
             secrets = await (secrets() if inspect.iscoroutinefunction(secrets) else asyncio.to_thread(secrets))
+            if inspect.isawaitable(secrets):  # of a lambda around an async function, or an object with async __call__
+                secrets = await secrets
         return stripe.signing_secrets(secrets)
 
     async def _check_ready(self) -> Response:

@@ -97,6 +97,8 @@ def github(secrets: str | Iterable[str]) -> Provider:
         if kind != "sha256" or not re.fullmatch(r"[0-9a-f]{64}", digits):
             raise SignatureError("the request has no X-Hub-Signature-256: does the webhook have a secret?")
         _fits([hmac.digest(key, body, "sha256") for key in keys], [bytes.fromhex(digits)])
+        if headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):  # GitHub's default
+            raise InvalidPayload("GitHub sends a form: set the content type of the webhook to application/json")
 
     def identify(event: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[object, object]:
         kind, action = headers.get("x-github-event"), event.get("action")
@@ -138,17 +140,22 @@ def _provider(name: str, check: Any, identify: Any) -> Provider:
 
 
 def _listed(secrets: str | Iterable[str]) -> list[str]:
-    found = [secrets] if isinstance(secrets, str) else list(secrets)
-    if not found or not all(str(secret or "").strip() for secret in found):
-        raise InvalidArgument("a secret is missing: is its variable set?")
-    return [secret.strip() for secret in found]
+    given: object = secrets
+    found = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+    usable = [secret.strip() for secret in found if isinstance(secret, str) and secret.strip()]
+    if not usable or len(usable) < len(found):
+        raise InvalidArgument("a secret is missing, or is not text: is its variable set?")
+    return usable
 
 
 def _decoded(secret: str) -> bytes:
     try:
-        return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-    except binascii.Error:
-        raise InvalidArgument("a secret of Standard Webhooks is whsec_ and Base64: copy it whole") from None
+        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except ValueError:  # also of characters that are not ASCII
+        key = b""
+    if not key:  # with an empty key anybody could sign
+        raise InvalidArgument("a secret of Standard Webhooks is whsec_ and Base64: copy it whole")
+    return key
 
 
 def _base64(text: str) -> bytes:

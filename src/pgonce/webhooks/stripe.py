@@ -9,6 +9,7 @@ default tolerance is 300 seconds.
 from __future__ import annotations
 
 import hmac
+import inspect
 import json
 import math
 import re
@@ -91,6 +92,9 @@ def signing_secrets(secrets: str | Iterable[str]) -> tuple[str, ...]:
     given: object = secrets
     if given is None:  # os.environ.get("...")
         raise InvalidArgument(_UNSIGNED)
+    if inspect.iscoroutine(given):
+        given.close()  # otherwise Python warns that it was never awaited
+        raise InvalidArgument("the function for the webhook secrets is async: only pgonce.receiver awaits it")
     if isinstance(given, bytes) or not isinstance(given, Iterable):
         raise InvalidArgument(f'the webhook secret is {type(given).__name__}, not text: pass secrets="whsec_..."')
     found = (secrets,) if isinstance(secrets, str) else tuple(secrets)

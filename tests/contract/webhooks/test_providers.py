@@ -115,6 +115,14 @@ def test_a_standard_webhook_that_is_old_or_of_the_future_is_refused_and_svix_s_n
     assert [row[0] for row in rows(conn)] == ["standard:msg_1"]
 
 
+def test_github_s_form_is_refused_with_the_setting_to_change(app: pgonce.App, conn: Connection) -> None:
+    form = b"payload=%7B%22action%22%3A%22opened%22%7D"
+    headers = {**from_github(form), "Content-Type": "application/x-www-form-urlencoded"}
+    answer = pgonce.Endpoint(app, verify=SENDERS["github"][0], queue=True).handle(form, headers)
+    assert (answer.status, b"content type of the webhook to application/json" in answer.body) == (400, True)
+    assert rows(conn) == []
+
+
 def test_one_shopify_event_under_two_topics_is_two_events(app: pgonce.App, conn: Connection) -> None:
     endpoint = pgonce.Endpoint(app, verify=SENDERS["shopify"][0], queue=True)
     for topic in ("orders/create", "orders/paid"):
@@ -144,7 +152,16 @@ def test_the_receiver_takes_other_senders_too(app: pgonce.App, conn: Connection,
     [
         (lambda: providers.github(""), "a secret is missing"),
         (lambda: providers.shopify([]), "a secret is missing"),
-        (lambda: providers.standard_webhooks("whsec_###"), "whsec_ and Base64"),
+        *(
+            (lambda make=make, secret=secret: make(secret), "a secret is missing, or is not text")
+            for make in (providers.github, providers.shopify, providers.standard_webhooks)
+            for secret in (None, [None], ["x", " "], 12, b"secret", lambda: "secret")
+        ),
+        # with an empty key anybody could sign
+        *(
+            (lambda secret=secret: providers.standard_webhooks(secret), "whsec_ and Base64")
+            for secret in ("whsec_###", "whsec_", "whsec_é", [KEY, "whsec_"])
+        ),
         (lambda: providers.standard_webhooks(KEY, name="stripe"), "name of a sender"),
         (lambda: providers.standard_webhooks(KEY, name="My Shop"), "name of a sender"),
     ],
