@@ -185,6 +185,8 @@ def _bytea(value: Any) -> Any:
 
 
 def _timestamp(value: Any) -> Any:
+    if isinstance(value, dt.datetime) and value.utcoffset():
+        raise ValueError("a time with an offset has no form without one")
     return value.replace(tzinfo=None) if isinstance(value, dt.datetime) else _as_it_is(value)
 
 

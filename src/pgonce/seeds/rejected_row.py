@@ -11,6 +11,7 @@ import datetime as dt
 import json
 import re
 import uuid
+from array import array
 from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from enum import Enum
@@ -113,6 +114,8 @@ def _may_be(value: Any, text: str | None) -> bool:
             number = Decimal(text)
             # no text of an int: Python refuses to make one of more than 4,300 digits
             same = number == (Decimal(value) if isinstance(value, int) else Decimal(str(value)))
+            if isinstance(value, float) and value == _single(value):  # 0.1 is the shortest text of a float32
+                same = same or _single(float(number)) == value
             return same or (number.is_nan() and value != value)  # noqa: PLR0124
         except InvalidOperation:
             return not isinstance(value, int) and str(value) == text
@@ -122,8 +125,18 @@ def _may_be(value: Any, text: str | None) -> bool:
     if isinstance(value, uuid.UUID):
         return text.strip('"').replace("-", "") == value.hex
     if isinstance(value, dt.date | dt.time):
-        return re.sub(r"\D", "", text) == re.sub(r"\D", "", str(value))
+        return _digits(text) == _digits(str(value))
     return True
+
+
+def _digits(text: str) -> str:
+    """Of a time. pyarrow writes zeros after the seconds and a Z; Python does not."""
+    return re.sub(r"\D", "", re.sub(r"(\.\d*?)0+(?!\d)", r"\1", text.replace("Z", "+00:00")))
+
+
+def _single(value: float) -> float:
+    """The nearest float of 32 bits."""
+    return array("f", [value])[0]
 
 
 def _loaded(text: str) -> Any:

@@ -157,6 +157,12 @@ def _str(value: Any, _: Column) -> str:
     return str(value)
 
 
+def _uuid(value: Any, column: Column) -> str:
+    if column.kind == "bytea":
+        raise NoForm(value, column, "pass its bytes, or its text")
+    return str(value)
+
+
 def _bool(value: Any, _: Column) -> str:
     return "true" if value else "false"
 
@@ -221,8 +227,8 @@ def _container(value: Any, column: Column) -> str:
 
 _BY_TYPE: dict[Any, Callable[[Any, Column], str]] = {
     Enum: _enum, str: _string, bool: _bool, int: _int, float: _float, Decimal: _decimal,
-    (bytes, bytearray, memoryview): _bytes, dt.datetime: _datetime, (dt.date, dt.time, uuid.UUID): _str,
-    JsonNumber: _json_number,
+    (bytes, bytearray, memoryview): _bytes, dt.datetime: _datetime, (dt.date, dt.time): _str,
+    uuid.UUID: _uuid, JsonNumber: _json_number,
     dt.timedelta: _timedelta, (dict, list, tuple): _container,
 }  # fmt: skip
 """In this order: bool is an int, datetime is a date, and an Enum may be a str or an int."""

@@ -26,9 +26,13 @@ from psycopg.types.multirange import Multirange
 from psycopg.types.range import Range
 
 from pgonce.core import database as pools
+from pgonce.seeds.copy_format import TEXT
+from pgonce.seeds.readers import read
+from pgonce.seeds.rejected_row import RejectedRow, is_rejected
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.seeds import Seeds
-from pgonce.seeds.value_text import JsonNumber
+from pgonce.seeds.table import check_table
+from pgonce.seeds.value_text import JsonNumber, ValueWriter
 
 Conn = psycopg.Connection[Any]
 DOC = Path(__file__).parents[3] / "docs" / "seeds.md"
@@ -82,9 +86,6 @@ def module(server: str, template: str) -> Iterator[tuple[Seeds, Conn]]:
 
 def stored(module: tuple[Seeds, Conn], value: Any, kind: str, **attributes: Any) -> tuple[str | None, list[str]]:
     """The text of the stored value, and the reasons of rejects."""
-    seeds, conn = module
-    conn.execute("drop table if exists facts")
-    conn.execute(sql.SQL("create table facts (id int primary key, v {})").format(sql.SQL(kind)))
 
     def source(_: Any) -> Iterator[tuple[Any, int]]:
         yield {"id": 1, "v": value}, 1
@@ -92,6 +93,14 @@ def stored(module: tuple[Seeds, Conn], value: Any, kind: str, **attributes: Any)
 
     for name, attribute in attributes.items():
         setattr(source, name, attribute)
+    return stored_from(module, source, kind)
+
+
+def stored_from(module: tuple[Seeds, Conn], source: Any, kind: str) -> tuple[str | None, list[str]]:
+    """The same of a source with two rows: ``v`` is the value in row 1 and NULL in row 2."""
+    seeds, conn = module
+    conn.execute("drop table if exists facts")
+    conn.execute(sql.SQL("create table facts (id int primary key, v {})").format(sql.SQL(kind)))
     seeds.reset("types")
     seed = Seed("types", source, into="facts", key=("id",), max_rejects=1)
     assert seeds.run(seed).outcome == "complete"
@@ -110,6 +119,71 @@ def test_a_cell_of_the_docs_is_true(module: tuple[Seeds, Conn], value: str, kind
     found, reasons = stored(module, python, kind, **attributes)
     assert found == text
     assert len(reasons) == (text is None)
+
+
+def parquet_file(folder: Path, kind: Any, value: Any) -> Any:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow missing: pip install 'pgonce[parquet]'")
+    arrow = pytest.importorskip("pyarrow")
+    try:
+        parquet.write_table(arrow.table({"id": [1, 2], "v": arrow.array([value, None], kind)}), folder / "f.parquet")
+    except (arrow.ArrowException, TypeError, UnicodeError, OverflowError):
+        pytest.skip("Parquet has no such value")
+    return read(folder / "f.parquet")
+
+
+PLAIN = {str, bool, int, float, Decimal, bytes, dt.date, dt.datetime, dt.time, dt.timedelta, UUID, list}
+
+
+@pytest.mark.parametrize(("value", "kind", "text"), CELLS)
+def test_a_cell_of_the_docs_is_true_of_a_value_from_a_parquet_file(
+    module: tuple[Seeds, Conn], tmp_path: Path, value: str, kind: str, text: str | None
+) -> None:
+    python = None if value.startswith("JSON ") else eval(value, NAMES)
+    if type(python) not in PLAIN or (isinstance(python, list) and not {*map(type, python)} <= PLAIN):
+        pytest.skip("Parquet has no such value")
+    assert stored_from(module, parquet_file(tmp_path, None, python), kind)[0] == text
+
+
+VALUES = [
+    ("float32", 0.1), ("float32", 1e20), ("float64", 1e15), ("float64", -0.0), ("float64", 1e-7), ("float16", 0.1),
+    ("date64", dt.date(2026, 1, 20)), ("time32 s", dt.time(1, 20)), ("time64 us", dt.time(1, 2, 3, 400)),
+    *(("timestamp " + unit, dt.datetime(2026, 1, 20, 10)) for unit in ("s", "ms", "us", "ns")),  # noqa: DTZ001
+    *(("timestamp us " + zone, dt.datetime(2026, 1, 2, 3, tzinfo=dt.UTC)) for zone in ("UTC", "+05:30", "Asia/Tokyo")),
+    ("decimal128 20 10", Decimal("0.0000000010")), ("decimal128 20 10", Decimal("12.00")), ("bool_", True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), VALUES)
+def test_the_text_of_a_parquet_column_is_read_as_the_value_that_it_is_in_python(
+    module: tuple[Seeds, Conn], tmp_path: Path, name: str, value: Any
+) -> None:
+    """Where blocks are written by pyarrow, the column's type reads them as it reads what the writer of rows writes."""
+    arrow = pytest.importorskip("pyarrow", reason="pyarrow missing: pip install 'pgonce[parquet]'")
+    type_, *rest = name.split(" ", 2)
+    kind_in_file = getattr(arrow, type_)(*(int(each) if each.isdigit() else each for each in rest))
+    file = parquet_file(tmp_path, kind_in_file, value)
+    [(_, python), _] = file.reread()
+    [(block, _, _)] = file.copy_blocks(None)
+    line = block.split(b"\n")[0] + b"\n"
+    assert is_rejected({"id": 1, "v": python}, (), RejectedRow(None, line), json_strings=False)
+    text = TEXT.values(line)[1]
+    module[1].execute("drop table if exists facts")
+    kinds = ("real", "float8", "numeric", "text", "jsonb", "timestamp", "timestamptz", "date", "time", "int", "bytea")
+    columns = ", ".join(f"v{number} {kind}" for number, kind in enumerate(kinds))
+    module[1].execute(f"create table facts (id int primary key, {columns})".encode())
+    with psycopg.connect(module[1].info.dsn) as conn:
+        found = check_table(conn, Seed("s", iter, into="facts", key=("id",))).columns
+    for number, kind in enumerate(kinds):
+        column = found[f"v{number}"]
+        if not file.needs_rows({"id": found["id"], "v": column}):
+            assert read_as(module[1], text, kind) == read_as(module[1], ValueWriter().text(python, column), kind), kind
+
+
+def read_as(conn: Conn, text: str | None, kind: str) -> Any:
+    try:
+        return conn.execute(sql.SQL("select %s::{}::text").format(sql.SQL(kind)), [text]).fetchone()
+    except psycopg.DataError as error:
+        return error.sqlstate
 
 
 def test_the_table_of_the_docs_has_every_kind_of_value_and_column() -> None:

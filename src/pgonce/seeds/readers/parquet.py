@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pgonce.errors import InvalidArgument, SourceChanged
+from pgonce.seeds.columns import Column
 from pgonce.seeds.copy_format import TEXT
 from pgonce.seeds.readers.descriptor import RawFile
 from pgonce.seeds.readers.file import OpenFile
@@ -100,12 +101,11 @@ class ParquetFile:
         rows = self._footer_of(self._opened()).rows
         return (sum(rows[:group]) + row) / sum(rows) if sum(rows) else None
 
-    def needs_rows(self, columns: Mapping[str, Any]) -> bool:
-        """Whether some column's text depends on the table's column: binary, nested, intervals, UUID."""
-        del columns
+    def needs_rows(self, columns: Mapping[str, Column]) -> bool:
+        """Whether a column of the table reads another text than pyarrow writes: bytes, lists, a float as JSON."""
         with self._parsed(self._opened()) as file:
-            schema = file.schema_arrow
-            return any(is_typed(schema.field(name).type) for name in self._names(self._opened()))
+            kinds = [file.schema_arrow.field(name).type for name in self._names(self._opened())]
+        return any(is_typed(kind, columns[name]) for kind, name in zip(kinds, self.columns, strict=True))
 
     def __call__(self, cursor: Cursor | None) -> Iterator[tuple[Any, Cursor]]:
         """The rows after ``cursor``, in the order of ``columns``."""
@@ -120,7 +120,7 @@ class ParquetFile:
     def copy_blocks(self, cursor: Cursor | None) -> Iterator[tuple[Any, int, Cursor]]:
         """The rows after ``cursor`` in COPY's text format, made by pyarrow: no Python for each row.
 
-        Not where ``needs_rows``: pyarrow has no text for lists, and none that PostgreSQL reads for bytes.
+        Not where ``needs_rows``.
         """
         arrow, compute = pyarrow("lib"), pyarrow("compute")
         for batch, group, row, _ in self._batches(cursor):

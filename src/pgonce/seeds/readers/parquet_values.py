@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from pgonce.errors import InvalidArgument
+from pgonce.seeds.columns import Column
 from pgonce.seeds.copy_format import SPECIAL
 
 
@@ -51,14 +52,23 @@ def _plain_type(kind: Any) -> Any:
     return kind
 
 
-def is_typed(kind: Any) -> bool:
-    """Whether the value's text depends on the column that it goes into."""
+def is_typed(kind: Any, column: Column) -> bool:
+    """Whether the column's type reads another text than pyarrow writes of such values."""
     types = pyarrow("types")
     if types.is_dictionary(kind):
         kind = kind.value_type
-    binary = types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
-    other = types.is_duration(kind) or types.is_interval(kind) or types.is_binary_view(kind)
-    return bool(binary or other or types.is_nested(kind) or hasattr(kind, "extension_name"))
+    if hasattr(kind, "extension_name"):
+        return True
+    if types.is_floating(kind):  # the text of a float32 is that of another float64: 0.1, and not 0.10000000149011612
+        return column.type != "real" and not (types.is_float64(kind) and column.type == "double precision")
+    if types.is_decimal(kind):
+        return column.kind == "integer"
+    if types.is_timestamp(kind) and kind.tz not in {None, "UTC"} and column.kind == "timestamp":
+        return True
+    if types.is_date32(kind) or types.is_time(kind) or types.is_timestamp(kind):
+        return column.kind in {"json", "text", "bytea"}
+    text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    return not (text or types.is_integer(kind) or types.is_boolean(kind) or types.is_null(kind))
 
 
 def values_of(column: Any) -> list[Any]:
