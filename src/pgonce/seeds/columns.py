@@ -66,6 +66,8 @@ class TableFacts:
     is_partitioned: bool = False
     order: Sequence[str] = ()
     """The key in the order of an index whose ranges hold its rows; empty: there is none."""
+    settings: Sequence[str] = ()
+    """Statements that a transaction begins with, in which values are written or compared as texts."""
 
     @property
     def rows(self) -> sql.Composable:

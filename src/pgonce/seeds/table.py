@@ -55,7 +55,12 @@ select c.oid, n.nspname::text as schema, c.relname::text as name, c.relpersisten
                 and a.attcollation = e.coll and a.attname = any (%(key)s::text[])
               where a.attnum is null)
           limit 1)
-        order by k.n) as key_order
+        order by k.n) as key_order,
+  -- settings of the role or the database under which different values have one text, or NULL in an array is a word
+  array_remove(array[
+    case when current_setting('extra_float_digits')::int < 1 then 'set local extra_float_digits = 1' end,
+    case when not current_setting('array_nulls')::boolean then 'set local array_nulls = on' end,
+    case when current_setting('datestyle') not like 'ISO%%' then 'set local datestyle = ISO' end], null) as settings
 from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = %(table)s
 """
 _OID = "select pg_catalog.to_regclass(%s)::pg_catalog.oid"
@@ -151,6 +156,7 @@ def _facts(conn: Connection[Any], seed: Seed, oid: int) -> TableFacts:
         table["has_triggers"],
         table["relkind"] == "p",
         tuple(table["key_order"]),
+        tuple(table["settings"]),
     )
 
 

@@ -40,10 +40,13 @@ class TableLoader:
     async def begin(self, conn: AsyncConnection[Any]) -> None:
         """Call at the start of each transaction."""
         self._staging = "none"
+        settings = list(self.facts.settings)
         if conn.info.encoding != "utf-8":  # of a user's pool, or PGCLIENTENCODING: cursors and rejects are Unicode
-            await run(conn, "set local client_encoding = 'UTF8'")
+            settings.append("set local client_encoding = 'UTF8'")
         if self.facts.has_deferred:  # else COMMIT reports a bad row, without naming it
-            await run(conn, "set constraints all immediate")
+            settings.append("set constraints all immediate")
+        if settings:
+            await run(conn, "; ".join(settings))
 
     @property
     def copies_straight(self) -> bool:

@@ -118,7 +118,7 @@ def compare(pool: Pool, sources: Sources, seed: Seed, rejected: Mapping[str | No
     with connection(pool) as conn:
         facts = check_table(conn, seed)
         with conn.transaction(force_rollback=True):
-            run(conn, "set local client_encoding = 'UTF8'")
+            run(conn, "; ".join(["set local client_encoding = 'UTF8'", *facts.settings]))
             reader: RowReader | None = None
             try:
                 for partition, source in sources.items():

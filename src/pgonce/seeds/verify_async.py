@@ -117,7 +117,7 @@ async def compare(pool: Pool, sources: Sources, seed: Seed, rejected: Mapping[st
     async with connection(pool) as conn:
         facts = await check_table(conn, seed)
         async with conn.transaction(force_rollback=True):
-            await run(conn, "set local client_encoding = 'UTF8'")
+            await run(conn, "; ".join(["set local client_encoding = 'UTF8'", *facts.settings]))
             reader: RowReader | None = None
             try:
                 for partition, source in sources.items():

@@ -244,3 +244,31 @@ def test_a_source_that_lost_all_its_rows_leaves_all_of_the_table_extra(seeds: Se
     seeds.run(seed((1, "a"), (2, "b")))
     found = seeds.verify(seed())
     assert (found["rows"], found["extra"]) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("setting", "kind", "value", "other"),
+    [
+        ("extra_float_digits = -10", "float8", 0.123456789012, "0.123456789013"),
+        ("extra_float_digits = 0", "real", 0.1, "0.10000001"),
+        ("extra_float_digits = -15", "float8[]", [1.25], "{1.26}"),
+        ("extra_float_digits = -15", "point", "(1.25,0)", "(1.26,0)"),
+        ("array_nulls = off", "text[]", ["a", None], '{a,"NULL"}'),
+        ("datestyle = 'SQL, DMY'", "timestamptz", "2014-10-25 21:30+00", "2014-10-25 22:30+00"),
+    ],
+)
+def test_values_that_differ_are_told_apart_under_every_setting_of_the_database(
+    database: str, conn: Conn, setting: str, kind: str, value: Any, other: str
+) -> None:
+    conn.execute(f"create table things (id int primary key, note {kind})".encode())
+    for each in (setting, "timezone = 'Europe/Moscow'"):  # where an hour was there twice under one name
+        conn.execute(f'alter database "{conn.info.dbname}" set {each}'.encode())
+    what = seed((1, value), on_conflict="update")
+    with pools.open_pool(database, 4) as pool:
+        seeds = Seeds(pool)
+        assert seeds.run(what).outcome == "complete"
+        assert seeds.verify(what)["ok"]
+        conn.execute("update things set note = %s", [other])
+        assert seeds.verify(what)["different"] == 1
+        seeds.run(what, restart=True)
+        assert (counts(seeds), seeds.verify(what)["ok"]) == ((0, 1, 0, 0), True)
