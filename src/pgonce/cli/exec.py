@@ -24,7 +24,7 @@ from pgonce.cli.times import took
 from pgonce.core import database
 from pgonce.jobs import calls as protocol
 from pgonce.jobs.guard import Jobs
-from pgonce.jobs.run import Run
+from pgonce.jobs.run import BEAT, Run
 
 TAIL = 4000
 """How many bytes from the end of the command's stderr are stored in the run's row."""
@@ -151,7 +151,11 @@ def _run(
     ids = {"PGONCE_RUN_ID": str(run.id), "PGONCE_IDEMPOTENCY_KEY": key}
     if run.scheduled_for:
         ids["PGONCE_SCHEDULED_FOR"] = run.scheduled_for.isoformat()
-    group = Group(path, command, os.environ | ids, alone)
+    # Suspended, this process sends no heartbeats: three quarters of the time until a successor may start, then the
+    # grace. At least 2 s, because a busy machine keeps a process waiting for as long.
+    window = run.window.total_seconds()
+    silence = max(2.0, (window - min(window / 3, BEAT)) * 0.75)
+    group = Group(path, command, os.environ | ids, alone, silence)
     tail = bytearray()
     reader = threading.Thread(target=_pass_on, args=(group.leader.stderr, tail), daemon=True)
     reader.start()
@@ -174,7 +178,7 @@ def _run(
 
 
 def _watch(run: Run, group: Group, received: list[int], patience: float, limit: timedelta | None) -> str | None:
-    """Wait for the end of the command, or stop its whole group if necessary. Return why it was stopped, or None.
+    """Wait for the end of the command, or stop its whole session if necessary. Return why it was stopped, or None.
 
     A stopped command counts as ended only when its children have ended: a successor must not run beside them.
     """
@@ -183,6 +187,7 @@ def _watch(run: Run, group: Group, received: list[int], patience: float, limit: 
     why: str | None = None
     ours = True
     while not group.has_ended(LOOK) or (why and not group.is_empty(LOOK)):
+        group.report()
         to_send = [received.pop(0) for _ in received[:]]
         if why is None and any(signal.Signals(each).name in STOPS for each in to_send):
             why = "a signal"

@@ -1,4 +1,4 @@
-"""The process group of a command and its children, and a guard process that ends it if this process is killed."""
+"""The session of a command and its children, and a guard that ends it if this process is killed or suspended."""
 
 from __future__ import annotations
 
@@ -15,14 +15,38 @@ from pgonce.errors import InvalidArgument
 
 # If this process is killed, nothing stops the command any more, and after the window it would run beside its successor.
 # So a small Python program forks a guard process and then becomes the command by exec. The guard reads from a pipe that
-# only this process holds open. A byte means that the guard may exit; the end of the pipe means that this process has
-# ended, and the guard stops the group. The alternatives do not work: the kernel's PR_SET_PDEATHSIG reaches the command
-# but not its children, and preexec_fn may deadlock where there are threads. The guard is not a child of the command,
-# because a command may wait for all of its children.
+# only this process holds open. "+" means that this process is at work, and "." that the guard may exit. The end of the
+# pipe means that this process has ended, and silence that it is suspended (Ctrl-Z, SIGSTOP) and sends no heartbeats:
+# the guard stops the session. The alternatives do not work: the kernel's PR_SET_PDEATHSIG reaches the command but not
+# its children, and preexec_fn may deadlock where there are threads. The guard is not a child of the command, because a
+# command may wait for all of its children.
 _GUARDED = """
-import errno, os, signal, sys, time
-alive, grace, path, command = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3], sys.argv[4:]
-group = os.getpid()
+import errno, os, select, signal, sys, time
+alive, path, command = int(sys.argv[1]), sys.argv[4], sys.argv[5:]
+grace, silence = map(float, sys.argv[2:4])
+session = os.getpid()
+
+def groups():
+    found = {session}
+    for each in filter(str.isdigit, os.listdir("/proc") if os.path.isdir("/proc") else ()):
+        try:
+            with open("/proc/" + each + "/stat", errors="replace") as stat:
+                group, its_session = stat.read().rpartition(")")[2].split()[2:4]
+        except OSError:
+            continue
+        if int(its_session) == session:
+            found.add(int(group))
+    return found
+
+def kill(number):
+    left = False
+    for each in sorted(groups(), key=session.__ne__):  # the command itself first
+        try:
+            os.killpg(each, number)
+            left = True
+        except OSError:
+            pass
+    return left
 
 def guard():
     os.setsid()
@@ -31,14 +55,21 @@ def guard():
     null = os.open(os.devnull, os.O_RDWR)
     for each in range(3):
         os.dup2(null, each)
-    if os.read(alive, 1):
-        return
-    os.killpg(group, signal.SIGTERM)
-    over = time.monotonic() + grace
-    while time.monotonic() < over:
-        os.killpg(group, 0)
+    patience = grace
+    while True:
+        if not select.select([alive], [], [], silence)[0]:
+            patience = min(grace, silence / 3)
+            break
+        said = os.read(alive, 4096)
+        if b"." in said:
+            return
+        if not said:
+            break
+    kill(signal.SIGTERM)
+    over = time.monotonic() + patience
+    while time.monotonic() < over and kill(0):
         time.sleep(0.05)
-    os.killpg(group, signal.SIGKILL)
+    kill(signal.SIGKILL)
 
 def leave_guard():
     if os.fork():
@@ -112,25 +143,32 @@ def find_command(name: str) -> str:
 
 
 class Group:
-    """A running command and its children, except those that have moved to another process group.
+    """A running command and its children, except those that have moved to another session.
+
+    Not only its process group: timeout(1), GNU parallel and the jobs of "set -m" have groups of their own. (On systems
+    without /proc it is only the process group.)
 
     Args:
         path: the file to execute.
         command: the command's name, and its arguments.
         env: its environment.
         grace: seconds between SIGTERM and SIGKILL if this process is killed.
+        silence: seconds after which the guard stops the command if this process has not called ``report`` meanwhile.
+            A third of them at most is its grace then.
     """
 
-    def __init__(self, path: str, command: Sequence[str], env: Mapping[str, str], grace: float) -> None:
+    def __init__(self, path: str, command: Sequence[str], env: Mapping[str, str], grace: float, silence: float) -> None:
         import fcntl  # POSIX
 
+        self._silence = silence
+        self._reported = time.monotonic()
         reading, self._alive = os.pipe()
         # a descriptor of at least 3: if this process was started without a stderr, 2 is free, and the pipe would become
         # the command's stderr
         guarding = fcntl.fcntl(reading, fcntl.F_DUPFD_CLOEXEC, 3)
         # a session of its own: so the whole group can be stopped, and a Ctrl-C reaches it once, sent from here
         self.leader = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _GUARDED, str(guarding), str(grace), path, *command],
+            [sys.executable, "-I", "-S", "-c", _GUARDED, str(guarding), str(grace), str(silence), path, *command],
             env=env,
             stderr=subprocess.PIPE,
             start_new_session=True,
@@ -163,33 +201,49 @@ class Group:
         return self.leader.returncode is not None
 
     def is_empty(self, seconds: float) -> bool:
-        """Whether all processes of the group have ended. If not, wait ``seconds`` before returning."""
+        """Whether all processes of the session have ended. If not, wait ``seconds`` before returning."""
         if not self._is_at_work():
             return True
         time.sleep(seconds)
         return False
 
     def _is_at_work(self) -> bool:
+        if found := list(self._members()):
+            # Zombies have ended. They stay for ever in a container whose first process does not reap orphans.
+            return any(state not in "ZX" for state, _ in found)
         try:
-            self._kill(0)
+            os.killpg(self.leader.pid, 0)
         except ProcessLookupError:
             return False
-        # killpg also finds zombies. They stay for ever in a container whose first process does not reap orphans.
-        states = [state for state, group in _processes() if group == self.leader.pid]
-        return not states or any(state not in "ZX" for state in states)
+        except PermissionError:
+            pass
+        return True
 
     def signal(self, number: int) -> bool:
-        """Send a signal to the group. False if the remaining processes belong to another user (sudo)."""
-        with suppress(ProcessLookupError):
-            return self._kill(number)
-        return True
+        """Send a signal to the processes of the session. False if some of them belong to another user (sudo)."""
+        reached = True
+        own = self.leader.pid
+        # The command itself first: a shell whose child ended before it might go on to its next line, and succeed.
+        for group in (own, *{group for _, group in self._members()} - {own}):
+            try:
+                os.killpg(group, number)
+            except ProcessLookupError:
+                pass
+            except PermissionError:
+                reached = False
+        return reached
 
-    def _kill(self, number: int) -> bool:
-        try:
-            os.killpg(self.leader.pid, number)
-        except PermissionError:
-            return False
-        return True
+    def _members(self) -> Iterator[tuple[str, int]]:
+        """State and process group of each process of the session."""
+        return ((state, group) for state, group, session in _processes() if session == self.leader.pid)
+
+    def report(self) -> None:
+        """Tell the guard that this process is at work; to be called often."""
+        now = time.monotonic()
+        if now - self._reported > self._silence / 8:
+            self._reported = now
+            with suppress(OSError):  # the guard was killed, or has stopped the command while this process was suspended
+                os.write(self._alive, b"+")
 
     def release(self) -> None:
         """Let the guard exit. Processes that the command has left running may stay."""
@@ -198,9 +252,9 @@ class Group:
         os.close(self._alive)
 
 
-def _processes() -> Iterator[tuple[str, int]]:
-    """State and group of every process; empty on systems without /proc."""
+def _processes() -> Iterator[tuple[str, int, int]]:
+    """State, group and session of every process; empty on systems without /proc."""
     for each in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # it has ended meanwhile
-            state, _parent, group, *_ = each.read_text(errors="replace").rpartition(")")[2].split()
-            yield state, int(group)
+            state, _parent, group, session, *_ = each.read_text(errors="replace").rpartition(")")[2].split()
+            yield state, int(group), int(session)

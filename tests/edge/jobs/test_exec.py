@@ -156,7 +156,7 @@ def test_an_exit_status_is_known_where_the_parent_ignores_sigchld(
 
 
 def test_an_exit_status_that_another_has_read_is_not_a_success() -> None:
-    group = Group("/bin/sh", ["sh", "-c", "exit 0"], os.environ, 1)
+    group = Group("/bin/sh", ["sh", "-c", "exit 0"], os.environ, 1, 60)
     os.waitpid(group.leader.pid, 0)
     assert group.has_ended(10)
     group.release()
