@@ -49,6 +49,7 @@ class NextTick:
     grace: timedelta
     catch_up: CatchUp
     tick: datetime
+    slots: int | None = None
 
     def plain(self) -> dict[str, Any]:
         """As JSON."""
@@ -61,6 +62,7 @@ class NextTick:
             "catch_up": self.catch_up,
             "next_tick": self.tick.isoformat(),
             "upcoming": [tick.isoformat() for tick in upcoming(self.schedule, self.tick)],
+            "slots": self.slots,
         }
 
 

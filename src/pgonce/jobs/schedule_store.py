@@ -38,6 +38,7 @@ class ScheduleStore:
     def __init__(self, jobs: Mapping[str, Job], process: Registration) -> None:
         self._names = list(jobs)
         self._code = {(job.name, job.key): job.plan for job in jobs.values() if job.plan}
+        self._slots = {(job.name, job.key): job.slots for job in jobs.values()}
         self._process = process
         self._schema = process.schema
         self._lock = threading.Lock()
@@ -190,4 +191,4 @@ class ScheduleStore:
         since = self.since.get(name)
         if plan is None or since is None or (tick := plan.schedule.after(since)) is None:
             return None
-        return NextTick(*name, plan.schedule, plan.patience, plan.catch_up, tick)
+        return NextTick(*name, plan.schedule, plan.patience, plan.catch_up, tick, self._slots.get(name))

@@ -184,6 +184,33 @@ def test_a_tick_is_missed_though_every_scheduler_dies_before_it_has_written_what
     assert found == [(first + timedelta(minutes=fired), first + timedelta(minutes=fired + 5))]
 
 
+@pytest.mark.parametrize(("before", "after"), [(None, 2), (2, None), (None, 1), (1, None), (3, 1), (1, 3)])
+def test_while_the_number_of_slots_changes_each_tick_fires_once(
+    database: str,
+    conn: Connection,
+    simulate: Callable[[str], Simulation],
+    caplog: pytest.LogCaptureFixture,
+    before: int | None,
+    after: int | None,
+) -> None:
+    releases = []
+    for slots in (before, after):
+        releases.append(release())
+        releases[-1].job("j", cron="* * * * *", slots=slots)(nothing)
+    simulation = simulate("2026-01-01 00:00:10")
+    old = start(simulation, releases[0], database)
+    simulation.run_until("2026-01-01 00:01:10")
+    start(simulation, releases[1], database)
+    simulation.run_until("2026-01-01 00:06:10")
+    stop(simulation, old)
+    simulation.run_until("2026-01-01 00:08:50")
+    assert [(status, tick) for _, status, tick in ticks(conn)] == [
+        ("succeeded", utc(f"2026-01-01 00:0{minute}")) for minute in range(1, 9)
+    ]
+    assert conn.execute("select * from pgonce_job_missed").fetchall() == []
+    assert "forgotten" not in caplog.text
+
+
 def test_a_tick_whose_row_a_failover_has_forgotten_fires_again_in_a_scheduler_that_went_on(
     database: str, conn: Connection, simulate: Callable[[str], Simulation]
 ) -> None:

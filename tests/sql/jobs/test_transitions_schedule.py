@@ -212,6 +212,39 @@ def test_at_most_so_many_runs_of_a_job_with_slots_are_at_work_and_a_tick_fires_i
     assert rows(conn, "select status from cron_job_runs where id = %s", first) == [{"status": "failed"}]
 
 
+def test_runs_of_a_release_with_other_slots_or_none_count_too(conn: Connection) -> None:
+    def start(slots: int | None, tick: str | None = None) -> Any:
+        if slots is None:
+            return rows(conn, "select start_job_run('job', p_key => 'k', p_scheduled_for => %s) as id", tick)[0]["id"]
+        query = "select pgonce_start_job_run_in_slot(%s, 'job', p_key => 'k', p_scheduled_for => %s) as id"
+        return rows(conn, query, slots, tick)[0]["id"]
+
+    def at_work() -> list[str]:
+        found = rows(conn, "select key from cron_job_runs where status = 'running' order by key")
+        return [row["key"] for row in found]
+
+    conn.execute(
+        "insert into pgonce_job_schedules (job_name, key, cron, timezone, next_tick, slots)"
+        " values ('job', 'k', '* * * * *', 'UTC', now(), 3)"
+    )
+    plain = start(None, "2026-01-01 06:00+00")
+    assert start(1, "2026-01-01 06:00+00") is None, "it has fired"
+    assert start(1, "2026-01-01 06:01+00") is None, "the one run of the release without slots is at work"
+    assert start(2, "2026-01-01 06:02+00") is not None, "of two"
+    assert start(2, "2026-01-01 06:03+00") is None
+    assert at_work() == ["k", "k#1"]
+    rows(conn, "select complete_job_run(%s)", plain)
+    assert start(None, "2026-01-01 06:02+00") is None, "it has fired"
+    assert start(None, "2026-01-01 06:04+00") is None, "a slot is taken"
+    [skipped] = rows(conn, "select blocked_by from cron_job_runs where scheduled_for = '2026-01-01 06:04+00'")
+    [slot] = rows(conn, "select id from cron_job_runs where status = 'running'")
+    assert skipped["blocked_by"] == slot["id"]
+    many = "select pgonce_start_job_runs('{job}', '{null}', '{1 min}', '{k}', '{2026-01-01 06:05+00}') as ids"
+    assert rows(conn, many) == [{"ids": [None]}], "many at once go by the same rule"
+    conn.execute("update cron_job_runs set heartbeat_at = now() - interval '1 day' where id = %s", [slot["id"]])
+    assert start(None, "2026-01-01 06:06+00") is not None, "its process is dead"
+
+
 def test_an_interrupted_run_is_alerted_only_if_nobody_starts_it_anew_and_has_the_retries_that_it_had(
     conn: Connection,
 ) -> None:

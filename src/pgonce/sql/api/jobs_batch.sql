@@ -55,6 +55,8 @@ begin
     from given
     where job_name > '' and run_window between '1 us' and '100 years' and key is not null and (holder is null or expires > now)
       and not exists (select from pgonce_job_pauses p where p.job_name = given.job_name)
+      and (scheduled_for is null or not exists (
+        select from pgonce_job_schedules s where s.job_name = given.job_name and s.key = given.key and s.slots is not null))
     on conflict do nothing
     returning id, status
   )

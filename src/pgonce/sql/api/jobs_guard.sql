@@ -142,6 +142,7 @@ declare
   v_expired boolean;
   v_reason text;
   v_until timestamptz;
+  v_keys text[];
 begin
   -- One short expression, because it is set up again in every transaction. Only if it fails, the CASE finds the reason.
   if (p_job_name > '' and p_window between '1 us' and '100 years' and p_key is not null and p_retries >= 0
@@ -157,8 +158,26 @@ begin
   end if;
   for v_try in 1 .. 10 loop
     if p_scheduled_for is not null then
+      v_keys := pgonce_slot_keys(p_key, (
+        select slots from pgonce_job_schedules where job_name = p_job_name and key = p_key));
+      if cardinality(v_keys) > 1 then  -- the job has slots in another release, see pgonce_start_job_run_in_slot
+        perform pg_advisory_xact_lock(hashtextextended('pgonce slots ' || p_job_name || chr(10) || p_key, 0));
+      end if;
       if exists (
-        select from cron_job_runs where job_name = p_job_name and key = p_key and scheduled_for = p_scheduled_for) then
+        select from cron_job_runs where job_name = p_job_name and key = any (v_keys) and scheduled_for = p_scheduled_for) then
+        return null;
+      end if;
+      select id, started_at into v_holder, v_since from cron_job_runs
+      where cardinality(v_keys) > 1 and job_name = p_job_name and key = any (v_keys) and key <> p_key and status = 'running'
+        and heartbeat_at + run_window > clock_timestamp()
+      order by started_at limit 1;
+      if found then
+        insert into cron_job_runs (job_name, status, scope, key, run_window, scheduled_for, started_at, heartbeat_at, completed_at,
+                                   duration_ms, blocked_by, error_message)
+        select p_job_name, 'skipped', coalesce(p_scope, '{}'), p_key, p_window, p_scheduled_for, clock.now, clock.now, clock.now,
+               0, v_holder, format('overlap: run %s has been running since %s', v_holder, v_since)
+        from (select clock_timestamp() as now) clock
+        on conflict do nothing;
         return null;
       end if;
     end if;

@@ -189,7 +189,8 @@ end $$;
 comment on function pgonce_forget_job_expectation(text, text) is
   'pgonce: the job no longer has to run regularly. false = it did not have to.';
 
--- At most N runs at the same time: each slot is a key of its own, key#1 to key#N, so a slot cannot have two running runs.
+-- At most N runs at the same time: each slot is a key of its own, key#1 to key#N, so a slot cannot have two running runs. While
+-- a release with another number of slots, or without slots, is being replaced, its runs count, too.
 -- Starts of one job wait for each other at the lock. Otherwise two concurrent starts would choose the same slot, and one
 -- would be skipped although another slot is free.
 create or replace function pgonce_start_job_run_in_slot(
@@ -198,24 +199,33 @@ create or replace function pgonce_start_job_run_in_slot(
 returns uuid
 language plpgsql set search_path from current as $$
 declare
-  v_keys text[];
+  v_all text[];
   v_key text;
+  v_busy text[];
 begin
   if (p_slots between 1 and 1000) is not true then
     raise sqlstate '22023' using message = 'the number of slots must be from 1 to 1000';
   end if;
-  v_keys := pgonce_slot_keys(p_key, p_slots);
+  v_all := pgonce_slot_keys(p_key, greatest(p_slots, (
+    select s.slots from pgonce_job_schedules s where s.job_name = p_job_name and s.key = p_key)));
   perform pg_advisory_xact_lock(hashtextextended('pgonce slots ' || p_job_name || chr(10) || p_key, 0));
-  if exists (select from cron_job_runs where job_name = p_job_name and key = any (v_keys) and scheduled_for = p_scheduled_for) then
-    return null;
+  if exists (select from cron_job_runs where job_name = p_job_name and key = any (v_all) and scheduled_for = p_scheduled_for) then
+    return null;  -- it has fired in one of the slots
   end if;
-  if p_scheduled_for is not null then  -- the tick may have fired in any slot, so all slots are checked
-    update pgonce_job_schedules set slots = p_slots where job_name = p_job_name and key = p_key and slots is distinct from p_slots;
+  if p_scheduled_for is not null then
+    update pgonce_job_schedules set slots = p_slots where job_name = p_job_name and key = p_key and coalesce(slots, 0) < p_slots;
   end if;
-  select k.key into v_key from unnest(v_keys) with ordinality as k (key, number)
-  left join cron_job_runs r on r.job_name = p_job_name and r.key = k.key and r.status = 'running'
-  -- a free slot; else one whose run has sent no heartbeat for its window; else the one whose run started first
-  order by r.id is not null, r.heartbeat_at + r.run_window > clock_timestamp(), r.started_at, k.number limit 1;
+  select array_agg(r.key order by r.started_at) into v_busy from cron_job_runs r
+  where r.job_name = p_job_name and r.key = any (v_all) and r.status = 'running' and r.heartbeat_at + r.run_window > clock_timestamp();
+  if cardinality(v_busy) >= p_slots then
+    v_key := v_busy[1];  -- the start is skipped because of the run that started first
+  else
+    -- a free slot, or else one whose run has sent no heartbeat for its window
+    select k.key into v_key from unnest(pgonce_slot_keys(p_key, p_slots)) with ordinality as k (key, number)
+    left join cron_job_runs r on r.job_name = p_job_name and r.key = k.key and r.status = 'running'
+    where k.number > 1 and k.key <> all (coalesce(v_busy, '{}'))
+    order by r.id is not null, r.started_at, k.number limit 1;
+  end if;
   return start_job_run(p_job_name, p_scope, p_window, v_key, p_scheduled_for, p_retries, p_backoff, p_process);
 end $$;
 comment on function pgonce_start_job_run_in_slot(integer, text, jsonb, interval, text, timestamptz, integer, interval, text) is

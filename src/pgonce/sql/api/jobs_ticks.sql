@@ -11,10 +11,11 @@
 
 create or replace function pgonce_slot_keys(p_key text, p_slots integer) returns text[]
 language sql immutable set search_path from current as $$
-  select case when p_slots is null then array[p_key] else array(select p_key || '#' || n from generate_series(1, p_slots) n) end
+  select array(select p_key union all select p_key || '#' || n from generate_series(1, p_slots) n)
 $$;
 comment on function pgonce_slot_keys(text, integer) is
-  'pgonce: the keys of the runs of a job with this key. Without slots (null) it is the key itself; else key#1, key#2 and so on.';
+  'pgonce: the keys of the runs of a job with this key: the key itself, and with slots (not null) key#1, key#2 and so on. While a '
+  'release that adds slots to a job replaces one without them, the job has runs of both kinds.';
 
 create or replace function pgonce_register_job_schedules(p_process_id uuid, p_app text, p_registered_with text, p_schedules jsonb)
 returns boolean
@@ -39,14 +40,16 @@ begin
       select k.registered_with from pgonce_job_schedules k
       where (k.job_name, k.key) in (select g.job_name, g.key from jsonb_to_recordset(p_schedules) as g (job_name text, key text)))
     and (s.job_name, s.key) not in (select g.job_name, g.key from jsonb_to_recordset(p_schedules) as g (job_name text, key text));
-  insert into pgonce_job_schedules as s (job_name, key, cron, timezone, grace, catch_up, next_tick, upcoming, app, registered_with)
+  insert into pgonce_job_schedules as s (job_name, key, cron, timezone, grace, catch_up, next_tick, upcoming, slots, app, registered_with)
   select g.*, p_app, p_registered_with
   from jsonb_to_recordset(p_schedules) as g (
-    job_name text, key text, cron text, timezone text, grace interval, catch_up text, next_tick timestamptz, upcoming timestamptz[])
+    job_name text, key text, cron text, timezone text, grace interval, catch_up text, next_tick timestamptz, upcoming timestamptz[],
+    slots integer)
   order by g.job_name, g.key
   on conflict (job_name, key) do update
   set cron = excluded.cron, timezone = excluded.timezone, grace = excluded.grace, catch_up = excluded.catch_up, app = excluded.app,
       registered_with = excluded.registered_with, updated_at = clock_timestamp(),
+      slots = greatest(s.slots, excluded.slots),  -- the most it had: runs of an earlier release may be in the others
       -- a slower scheduler does not move a tick back; a changed schedule may
       next_tick = case when (s.cron, s.timezone) = (excluded.cron, excluded.timezone) and s.next_tick > excluded.next_tick
                        then s.next_tick else excluded.next_tick end,

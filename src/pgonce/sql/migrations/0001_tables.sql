@@ -229,7 +229,7 @@ create table if not exists pgonce_job_schedules (
   registered_with text,                             -- which jobs were registered together, as a digest of their names
   scope           jsonb       not null default '{}',
   catch_up        text        not null default 'none',
-  slots           integer,                          -- how many runs may run at the same time; null: one
+  slots           integer,                          -- the most slots that the job has had; null: it never had slots
   updated_at      timestamptz not null default clock_timestamp(),
   primary key (job_name, key)
 );
