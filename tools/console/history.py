@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from random import Random
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import psycopg
 from psycopg.types.json import Jsonb
@@ -26,7 +27,7 @@ TYPES = (
     "customer.created",
 )
 TRACEBACK = """Traceback (most recent call last):
-  File "/srv/shop/tools/console/shop.py", line 21, in sync_invoice
+  File "/srv/shop/tools/console/shop.py", line 22, in sync_invoice
     discounts = event.object["discounts"]
                 ~~~~~~~~~~~~^^^^^^^^^^^^^
 KeyError: 'discounts'"""
@@ -57,6 +58,7 @@ def write(conn: psycopg.Connection[Any], random: Random) -> None:
                 _event(conn, start + timedelta(seconds=random.uniform(0, 3600)), hours, random)
         _runs(conn, now, random)
         _skips(conn, now.replace(second=0, microsecond=0))
+        conn.execute("select pgonce_request_job_run('ledger_export')")  # a worker starts it at once
 
 
 def _event(conn: psycopg.Connection[Any], received: datetime, hours: int, random: Random) -> None:
@@ -98,15 +100,20 @@ def _skips(conn: psycopg.Connection[Any], midnight: datetime) -> None:
 
 
 def _runs(conn: psycopg.Connection[Any], now: datetime, random: Random) -> None:
-    midnight = now.replace(second=0, microsecond=0)
+    # the ticks of the schedules in shop.py, and how many seconds a run takes
     for name, key, every, usual in (
-        ("stats_cache", "", 30, 21), ("ledger_export", "", 60, 600), ("fx_rates", "", 360, 3),
-        ("morning_digest", "en-US", 1440, 340),
+        ("stats_cache", "", 5, 4), ("ledger_export", "", 30, 250), ("fx_rates", "", 15, 3),
+        ("morning_digest", "en-US", 1440, 20),
     ):  # fmt: skip
-        for number in range(1, 1440 // every + 1):
-            tick = midnight - timedelta(minutes=number * every)
-            failed = name == "fx_rates" and number == 2
+        last = now.replace(minute=now.minute // every * every if every < 60 else 0, second=0, microsecond=0)
+        if every == 1440:
+            last = datetime.combine(now.date(), time(7), ZoneInfo("America/New_York")).astimezone(UTC)
+        for number in range(1440 // every + 1):
+            tick = last - timedelta(minutes=number * every)
+            failed = name == "fx_rates" and number == 40
             ms = round(usual * 1000 * random.uniform(0.9, 1.2))
+            if tick + timedelta(milliseconds=ms) > now:
+                continue
             end = tick + timedelta(milliseconds=ms)
             error = "ConnectionError: rates.example: connection refused" if failed else None
             state = "failed" if failed else "succeeded"

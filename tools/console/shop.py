@@ -31,22 +31,22 @@ def book(event: pgonce.Event, tx: Connection[Any]) -> None:
     tx.execute("insert into shop_effects values (%s, 0)", [event.id])
 
 
-@app.job("stats_cache", cron="* * * * *")
+@app.job("stats_cache", cron="*/5 * * * *")
 def stats_cache(run: pgonce.Run) -> None:
     """Take some seconds."""
     work(run, 4, 40)
 
 
-@app.job("ledger_export", cron="*/3 * * * *")
+@app.job("ledger_export", cron="*/30 * * * *")
 def ledger_export(run: pgonce.Run) -> None:
-    """Take longer than the time to the next tick, so that it is skipped."""
+    """Take some minutes, so that its progress can be seen."""
     work(run, 250, 2500)
 
 
-@app.job("fx_rates", cron="*/5 * * * *", retries=2, backoff="20 seconds")
+@app.job("fx_rates", cron="*/15 * * * *", retries=2, backoff="20 seconds")
 def fx_rates(run: pgonce.Run) -> None:
-    """Fail every other time."""
-    if random.random() < 0.5:  # noqa: S311 -- an example
+    """Fail every fourth time."""
+    if random.random() < 0.25:  # noqa: S311 -- an example
         raise ConnectionError("rates.example: connection refused")
     run.processed(31)
 

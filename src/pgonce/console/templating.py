@@ -86,22 +86,28 @@ def short(identifier: object) -> Markup:
     return Markup('<span class="mono" title="{}">{}{}{}…{}</span>').format(text, prefix, mark, rest[:4], rest[-4:])
 
 
+_UNITS = (
+    (90_000, 1000, "s"),
+    (90 * 60_000, 60_000, "min"),
+    (48 * 3_600_000, 3_600_000, "h"),
+    (float("inf"), 86_400_000, "d"),
+)
+"""Up to how many milliseconds a unit is used, how many it has, and its name."""
+
+
 def duration(length: timedelta | float | None) -> str:
-    """A length of time (a number: milliseconds): 180 ms, 42 s, 12 min, 3 h, 4 d."""
+    """A length of time (a number: milliseconds): 180 ms, 42 s, 4.9 min, 12 min, 3 h, 4 d.
+
+    Below ten there is a decimal: "95 of 100 under 4 min" would not be true of 4.9 min.
+    """
     if length is None:
         return ""
     ms = length / timedelta(milliseconds=1) if isinstance(length, timedelta) else length
     if ms < 999.5:
         return f"{max(ms, 0):.0f} ms"
-    if ms < 10_000:
-        return f"{ms / 1000:.1f}".removesuffix(".0") + " s"
-    if ms < 90_000:
-        return f"{ms // 1000:.0f} s"
-    if ms < 90 * 60_000:
-        return f"{ms // 60_000:.0f} min"
-    if ms < 48 * 3_600_000:
-        return f"{ms // 3_600_000:.0f} h"
-    return f"{ms // 86_400_000:.0f} d"
+    _, unit, name = next(each for each in _UNITS if ms < each[0])
+    value = ms / unit
+    return (f"{value:.1f}".removesuffix(".0") if value < 9.95 else f"{value:.0f}") + f" {name}"
 
 
 def span(low: float, high: float) -> str:
@@ -155,7 +161,11 @@ class Clock:
         gone = self.now - moment
         if gone < timedelta(seconds=-1):
             return f"in {duration(-gone)}"
-        return "just now" if gone < timedelta(seconds=1) else f"{duration(gone // timedelta(seconds=1) * 1000)} ago"
+        if gone < timedelta(seconds=1):
+            return "just now"
+        if timedelta(seconds=90) <= gone < timedelta(minutes=90):
+            return f"{gone // timedelta(minutes=1)} min ago"
+        return f"{duration(gone // timedelta(seconds=1) * 1000)} ago"
 
     def _time(self, moment: datetime, text: str) -> Markup:
         day, _, second = f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}".partition(" ")

@@ -19,7 +19,8 @@ BERLIN = Clock(ZoneInfo("Europe/Berlin"), NOW)
     ("length", "text"),
     [
         (0, "0 ms"), (180, "180 ms"), (999.6, "1 s"), (2100, "2.1 s"), (3000, "3 s"), (89_000, "89 s"),
-        (90_000, "1 min"), (89 * 60_000, "89 min"), (90 * 60_000, "1 h"), (47 * 3_600_000, "47 h"),
+        (90_000, "1.5 min"), (60_000 * 4.92, "4.9 min"), (89 * 60_000, "89 min"), (90 * 60_000, "1.5 h"),
+        (9.96 * 3_600_000, "10 h"), (47 * 3_600_000, "47 h"), (timedelta(hours=60), "2.5 d"),
         (timedelta(days=2), "2 d"), (timedelta(seconds=42), "42 s"),
     ],
 )  # fmt: skip
@@ -31,6 +32,7 @@ def test_a_span_names_its_unit_once() -> None:
     assert span(540_000, 660_000) == "9 to 11 min"
     assert span(59_000, 120_000) == "59 s to 2 min"
     assert span(600_000, 610_000) == "10 min"
+    assert span(228_000, 294_000) == "3.8 to 4.9 min"
 
 
 def test_a_count_beyond_the_bound_is_not_exact() -> None:
@@ -45,6 +47,8 @@ def test_a_time_is_in_the_viewers_zone_with_utc_in_its_title() -> None:
     assert BERLIN.text(NOW - timedelta(days=1)) == "25 Nov 14:02"
     assert BERLIN.text(NOW - timedelta(days=400)) == "22 Oct 2025 15:02"
     assert BERLIN.ago(NOW - timedelta(seconds=12)) == "12 s ago"
+    assert BERLIN.ago(NOW - timedelta(seconds=119)) == "1 min ago"
+    assert BERLIN.ago(NOW - timedelta(minutes=112)) == "1.9 h ago"
     assert BERLIN.ago(NOW + timedelta(minutes=4)) == "in 4 min"
     assert BERLIN.coming(NOW + timedelta(hours=12)) == "tomorrow 02:02"
 

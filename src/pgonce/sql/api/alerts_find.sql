@@ -14,12 +14,13 @@ comment on function pgonce_shell_word(text) is 'pgonce: the text as one word of 
 create or replace function pgonce_duration_text(p_duration interval) returns text
 language sql immutable parallel safe set search_path from current as $$
   select case when s.n < 10 then round(s.n, 1) || ' s' when s.n < 60 then round(s.n) || ' s'
+              when s.n < 600 then trim_scale(round(s.n / 60, 1)) || ' min'
               when s.n < 3600 then floor(s.n / 60) || ' min'
               when s.n < 86400 then floor(s.n / 3600) || ' h ' || floor(s.n / 60)::int % 60 || ' min'
               else floor(s.n / 86400) || ' d ' || floor(s.n / 3600)::int % 24 || ' h' end
   from (select extract(epoch from p_duration)::numeric as n) s
 $$;
-comment on function pgonce_duration_text(interval) is 'pgonce: a length of time for people, such as 42 s or 3 h 10 min.';
+comment on function pgonce_duration_text(interval) is 'pgonce: a length of time for people, such as 42 s, 4.9 min or 3 h 10 min.';
 
 create or replace function pgonce_alert_reason(p_error text) returns text
 language sql immutable parallel safe set search_path from current as $$
