@@ -147,6 +147,14 @@ def test_an_unknown_name_is_answered_like_a_wrong_password(browser: Client) -> N
     assert "<script>" not in unknown.text.replace("<script src=", "")
 
 
+def test_who_is_not_logged_in_cannot_fill_the_database(browser: Client, conn: Any) -> None:
+    left = "select (select count(*) from pgonce_console_logins), (select count(*) from pgonce_audit)"
+    before = conn.execute(left).fetchone()
+    wrong = log_in(browser, "n" * 201)
+    assert (wrong.status_code, "at most 200 signs" in wrong.text) == (422, True)
+    assert conn.execute(left).fetchone() == before
+
+
 FOREIGN = [
     {"sec-fetch-site": "cross-site"},
     {"sec-fetch-site": "same-site"},

@@ -13,6 +13,8 @@ from pgonce.console.auth import is_password, new_token, token_hash
 from pgonce.console.templating import ZONE_COOKIE, duration, plural, read_zone
 from pgonce.core.execute_async import call
 
+LONGEST_NAME = 200
+
 
 async def show(request: Request) -> Response:
     """The form."""
@@ -27,8 +29,9 @@ async def log_in(request: Request) -> Response:
     console, place = request.app.state.console, request.state.place
     sent = await respond.form(request)
     name, target = sent.get("name"), _target(sent.get("next"))
-    if not name:
-        return _form(request, target, wrong="Write a name and a password.", status=422)
+    if not 0 < len(name) <= LONGEST_NAME:  # each attempt leaves a row with the name, also in the audit
+        wrong = f"Write a name of at most {LONGEST_NAME} signs, and a password."
+        return _form(request, target, wrong=wrong, status=422)
     pool = await console.pool()
     attempt = await call(pool, sessions.begin_login(name, place.account_address), console.schema)
     if not attempt.allowed:
