@@ -204,7 +204,7 @@ def progress(run: RunDetail, now: datetime, clock: Clock) -> Markup | None:
     parts.append(Markup('<line class="path" x1="0%" x2="{}" y1="{}" y2="{:g}"/>').format(percent(reported), base, done))
     parts.append(level("path", done, reported, x(end)))
     parts.append(use("m run", "dot", x(end), done))
-    parts.append(label(f"{number(run.progress_done)} {'now' if run.ended_at is None else 'at its end'}",
+    parts.append(label(f"{number(run.progress_done)} {'now' if run.ended_at is None else 'last reported'}",
                        x(end), done - 9, "end t-run" if x(end) > 20 else "t-run"))  # fmt: skip
     begin, stop = f"{clock.local(run.started_at):%H:%M}", f"{clock.local(end):%H:%M}"
     if x(end) > 26:  # on a telephone two times need a quarter of the width

@@ -189,6 +189,8 @@ class Rejects:
 
     name: str
     like: int
+    reason: str | None
+    """None: the row that the link names is gone."""
     columns: Sequence[str]
     rows: Sequence[RejectRow]
     more: int | None
@@ -201,8 +203,10 @@ async def rejects(request: Request) -> Response:
     name, like = words.raw(sent, "name") or "", _whole(sent, "like")
     async with reading(request) as read:
         rows = await read(calls.console_seed_reject_rows(name, like, _whole(sent, "after"), 51))
+        reasons = await read(calls.console_seed_rejects(name))
+    reason = next((each.reason for each in reasons if each.first_id == like), None)
     columns = list(dict.fromkeys(column for row in rows for column in row.row or ()))[:60]
-    found = Rejects(name, like, columns, rows[:50], rows[49].id if len(rows) > 50 else None)
+    found = Rejects(name, like, reason, columns, rows[:50], rows[49].id if len(rows) > 50 else None)
     most = max(min(50_000 // max(len(columns) * len(rows), 1), 500), 15)
     return await respond.respond(request, "imports/rejects.html", found, most=most, shortened=words.shortened)
 
@@ -287,6 +291,10 @@ async def retry(request: Request) -> Response:
     name = words.raw(sent, "name") or ""
     if not _can_retry(request, name):
         raise InvalidArgument(f"the console does not have the import {name!r}: use pgonce seed retry-rejects")
+    async with reading(request) as read:
+        found = await read(calls.console_seeds(name=name))
+    if who(request).operator and any(seed.run_id for seed in found):
+        return go(request, "/import", name=name, said="busy")
     call = operate.retry_seed_rejects(who(request).session, name, words.reason_of(sent))
     await act(request, call, noun="import", object=name)
     console = request.app.state.console
