@@ -86,6 +86,9 @@ def open_page(chromium: Browser, console: str) -> Iterator[Open]:
         page.goto((base or console) + path)
         if name is not None:
             log_in(page, name)
+            if options.get("java_script_enabled", True):
+                # The first page sets the viewer's zone and loads itself again, which would abort the test's next goto.
+                page.wait_for_selector(f"#zone:text-is('{options['timezone_id']}')", state="attached")
         return page
 
     yield open_page
