@@ -407,7 +407,9 @@ def test_a_database_that_stays_away_ends_the_import_which_can_be_resumed(
     network: Proxy, open_caller: Open, module_database: str, db: Db, table: str, name: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("pgonce.seeds.importer.RETRIES", (0.05, None))  # not 5 s: nobody is coming back
+    # not for a minute each: nobody is coming back
+    monkeypatch.setattr("pgonce.seeds.importer.RETRIES", (0.05, None))
+    monkeypatch.setattr("pgonce.jobs.run.PAUSES", (0.05,))
     caller = Sync(network.url)
     caller.pool.timeout = 0.5
 

@@ -6,15 +6,23 @@ import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 from pgonce.core.batcher import AT_ONCE, Batcher
 
 
 def in_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    async def answered() -> None:
+        try:
+            await test()
+        finally:  # or each caller that the loop's end cancels waits 5 s for its outcome
+            while Wire.unanswered:
+                Wire.unanswered.pop().cancel()
+                await settled()
+
     @functools.wraps(test)
     def run() -> None:
-        asyncio.run(test())
+        asyncio.run(answered())
 
     vars(run).pop("__wrapped__")  # otherwise pytest treats it as a coroutine function
     return run
@@ -22,6 +30,8 @@ def in_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]
 
 class Wire:
     """The receiver of the batches: it answers when the test says so."""
+
+    unanswered: ClassVar[list[asyncio.Future[None]]] = []
 
     def __init__(self, most: int = 4) -> None:
         self.sent: list[list[int]] = []
@@ -45,6 +55,7 @@ class Wire:
     async def _send(self, _: None, items: Sequence[int]) -> list[str]:
         self.sent.append(list(items))
         self.answers.append(asyncio.get_running_loop().create_future())
+        self.unanswered.append(self.answers[-1])
         await self.answers[-1]
         asyncio.get_running_loop().call_soon(self.behind)
         return [f"outcome of {item}" for item in items]
