@@ -45,6 +45,19 @@ if sys.version_info < (3, 11, 9):  # Debian 12 has 3.11.2
 
     ast.parse = _parse_again
 
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin the share of each worker with its part of the long tests. The last of them kept one core at work alone."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    long = [item for item in items if item.get_closest_marker("long")]
+    rest = [item for item in items if not item.get_closest_marker("long")]
+    ends = [number * len(rest) // workers for number in range(workers + 1)]
+    items[:] = [
+        item for number in range(workers) for item in (*long[number::workers], *rest[ends[number] : ends[number + 1]])
+    ]
+
+
 ROLES = ("anon", "authenticated", "service_role")  # Supabase's
 
 

@@ -24,6 +24,8 @@ from tools.demo.report import Act, Imports, Jobs, Webhooks
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--deliveries", "150", "--starts", "4")
+PATIENCE = 600
+"""Seconds to wait for the demo. It takes about 40, and several times that on a busy machine."""
 
 # a business table in which each row is written twice, as by a handler that writes outside of the mark's transaction
 SABOTAGE = """
@@ -64,10 +66,10 @@ class Demo:
     def complained(self) -> str:
         return self._err.read_text()
 
-    def ended(self, seconds: float = 120) -> int:
+    def ended(self, seconds: float = PATIENCE) -> int:
         return self.process.wait(seconds)
 
-    def until_said(self, pattern: str, seconds: float = 120) -> re.Match[str]:
+    def until_said(self, pattern: str, seconds: float = PATIENCE) -> re.Match[str]:
         def found() -> re.Match[str] | None:
             assert self.process.poll() is None or re.search(pattern, self.said), self.said + self.complained
             return re.search(pattern, self.said)
@@ -119,6 +121,7 @@ def demo(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
         yield start
 
 
+@pytest.mark.long
 def test_the_demo_keeps_its_promises_and_with_keep_leaves_a_server_that_answers(demo: Callable[..., Demo]) -> None:
     kept = demo("--keep", *SMALL)
     kept.until_said("stop it .*\n")
@@ -160,6 +163,7 @@ def due_of(said: str) -> str:
     return re.findall(r"effects, (\d+) due", said)[0]
 
 
+@pytest.mark.long
 def test_a_doubled_effect_makes_the_demo_exit_with_1_and_say_which_promise_broke(demo: Callable[..., Demo]) -> None:
     sabotaged = demo(*SMALL)
     sabotaged.until_said("made the tables")

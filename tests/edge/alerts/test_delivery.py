@@ -231,6 +231,7 @@ def test_each_kind_is_told_to_each_channel_once_by_two_loops_at_once(
         assert dead["message"].endswith(" Next: `pgonce webhook ls --status dead --type invoice.paid`")
 
 
+@pytest.mark.long
 def test_every_command_that_an_alert_names_runs(database: str, conn: Connection) -> None:
     everything_at_once(conn)
     runs(conn, "it's a job; echo", "f" * 9, first="55 minutes")

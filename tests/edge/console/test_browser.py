@@ -54,6 +54,7 @@ def test_the_first_page_says_what_is_stuck_and_leads_there(open_page: Open) -> N
     assert "See the cause" in page.inner_text("#q-stuck .do")
 
 
+@pytest.mark.long
 def test_each_page_is_accessible_and_fits_a_telephone(open_page: Open) -> None:
     page = open_page("/", bypass_csp=True)  # axe is injected
     base = page.url.rstrip("/")

@@ -41,6 +41,7 @@ from pg_stat_database where datname = current_database()
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("more", ["", ASYNC], ids=["synchronous handlers", "both kinds of handlers"])
 def test_an_idle_worker_makes_three_transactions_a_second_at_most_and_holds_two_connections(
     database: str, conn: psycopg.Connection[Any], tmp_path: Path, more: str

@@ -83,6 +83,7 @@ def with_pg_cron() -> Iterator[Connection]:
         yield conn
 
 
+@pytest.mark.long
 def test_pg_cron_runs_it_and_a_failure_is_in_our_rows_and_in_its_own(with_pg_cron: Connection) -> None:
     conn = with_pg_cron
     conn.execute("create table figures (n int)")

@@ -130,6 +130,7 @@ def test_a_dask_cluster_imports_all_partitions_although_a_worker_is_killed(
     assert count(conn) == 4 * PART
 
 
+@pytest.mark.long
 def test_a_partition_that_dask_gives_up_is_said_in_one_line_and_resumes(cli: Cli, conn: Conn) -> None:
     pytest.importorskip("distributed", reason=NO_DASK)
     with cluster(1, {**cli.environment, "KILL_ALWAYS": "in the middle of every partition"}) as address:

@@ -148,6 +148,7 @@ def test_without_a_worker_or_a_schedule_no_job_runs_and_it_says_so(
     assert conn.execute("select count(*) from cron_job_runs").fetchone() == (0,)
 
 
+@pytest.mark.long
 def test_sigterm_ends_it_within_its_grace_whatever_is_open(start: Start, conn: Connection[Any], tmp_path: Path) -> None:
     plan(conn, "sleeps")
     planned = '@app.job("sleeps", cron="* * * * *", catch_up="last")'

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.faults.jobs.simulated_day import simulate
 
 
+@pytest.mark.long
 def test_every_tick_of_a_day_with_deploys_an_outage_and_a_kill_is_accounted_for(database: str) -> None:
     lines, wrong = simulate(database, hours=1.5, speed=120)
     assert not wrong, "\n".join(lines)

@@ -111,6 +111,7 @@ def _take_over(pool: Any) -> bool:
         return True
 
 
+@pytest.mark.long
 def test_a_stopped_process_writes_nothing_after_its_run_was_taken_over(database: str, conn: Connection) -> None:
     conn.execute(TABLE)
     said = {one_round(database) for _ in range(20)}

@@ -11,6 +11,7 @@ import pytest
 from tests.faults.child import ROOT
 
 
+@pytest.mark.long
 def test_after_five_kills_of_workers_at_random_moments_every_partition_is_exact(database: str) -> None:
     pytest.importorskip("distributed", reason="Dask missing: pip install 'pgonce[cluster]'")
     done = subprocess.run(
