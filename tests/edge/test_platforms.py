@@ -40,7 +40,7 @@ MISSING = "fcntl pwd grp termios resource tty pty"
 def without_posix(program: str, **more: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.endswith("DATABASE_URL")} | more
     command = [sys.executable, "-c", PRELUDE + program, MISSING]
-    return subprocess.run(command, env=environment, text=True, capture_output=True, timeout=120, check=False)
+    return subprocess.run(command, env=environment, text=True, capture_output=True, timeout=600, check=False)
 
 
 def test_every_module_can_be_imported_without_posix() -> None:

@@ -31,6 +31,8 @@ from pgonce.jobs import scheduler as scheduling
 from pgonce.jobs.cron import Cron
 from tests.faults.replicas import replicas
 
+PATIENCE = 600
+"""Seconds to wait for the end of a process. It takes a few, and more than 60 on a machine with much else to do."""
 START = datetime(2026, 3, 8, 0, 0, 30, tzinfo=UTC)  # summer time begins in New York at 07:00 UTC
 GRACE = timedelta(minutes=10)
 CRONS = ("*/5 * * * *", "*/15 * * * *", "7 * * * *", "30 2 * * *", "0 */2 * * *")
@@ -133,7 +135,7 @@ class Day:
             self.wait_for(new)
             old, self.hosts[number] = self.hosts[number], new
             old.send_signal(signal.SIGTERM)
-            old.wait(60)
+            old.wait(PATIENCE)
         self.note(f"release {release} is everywhere")
 
     def wait_for(self, process: subprocess.Popen[bytes]) -> None:
@@ -181,7 +183,7 @@ class Day:
         for process in self.hosts:
             process.send_signal(signal.SIGTERM)
         for process in self.hosts:
-            process.wait(60)
+            process.wait(PATIENCE)
 
 
 def ledger(day: Day, until: datetime) -> tuple[Counter[str], list[str]]:
