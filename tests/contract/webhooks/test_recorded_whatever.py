@@ -145,6 +145,27 @@ def test_odd_bodies_are_recorded_and_handled(database: str, conn: Connection[Any
 # Locks --------------------------------------------------------------------------------------------------------------
 
 
+def test_a_delivery_by_itself_is_recorded_as_it_is_among_others(database: str, conn: Connection[Any]) -> None:
+    # no fewer bodies: some of them must have raw bytes, and an INSERT for one delivery is another statement
+    bodies = [stripe.read(raw) for raw in odd_bodies(150, seed=7)]
+    keys = [order_key(ORDERED, each) if number % 3 else None for number, each in enumerate(bodies)]
+    assert any(each.raw for each in bodies)
+    assert any(keys)
+    columns = "stripe_event_id, event_type, payload::text, raw, order_key, queued, attempts, lease, status"
+    rows = f"select {columns} from webhook_events order by stripe_event_id".encode()
+
+    async def one_by_one(writer: InboxWriter) -> list[str]:
+        return [await writer.record(*pair) for pair in zip(bodies, keys, strict=True)]
+
+    outcomes = with_writer(database, one_by_one)
+    alone = conn.execute(rows).fetchall()
+    assert set(outcomes) == {"queued"}
+    assert len(alone) == len({each.id for each in bodies})
+    conn.execute("delete from webhook_events")
+    assert set(record_all(database, bodies, keys)) == {"queued"}
+    assert conn.execute(rows).fetchall() == alone
+
+
 def test_an_event_in_another_client_s_open_transaction_costs_one_delivery(
     database: str, conn: Connection[Any], session: Session
 ) -> None:
