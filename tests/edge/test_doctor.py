@@ -203,7 +203,13 @@ def test_a_role_that_sees_no_row_is_told_so(database: str, conn: Connection) -> 
     ("setting", "area"), [("row_security = off", "rls"), ("session_replication_role = replica", "triggers")]
 )
 @pytest.mark.parametrize(
-    "scope", ["alter role {role}", "alter database {base}", "alter role {role} in database {base}"]
+    "scope",
+    [
+        "alter role {role}",
+        "alter database {base}",
+        "alter role {role} in database {base}",
+        "alter role {role} set role = service_role; alter role {role}",
+    ],
 )
 def test_a_setting_that_breaks_the_role_is_named_with_the_command_that_ends_it(
     database: str, conn: Connection, setting: str, area: str, scope: str

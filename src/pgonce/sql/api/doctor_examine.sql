@@ -2,11 +2,12 @@
 
 create or replace function pgonce_reset_command(p_setting text) returns text
 language sql stable set search_path from current as $$
-  select case s.source
-    when 'user' then format('alter role %I reset %I', current_user, p_setting)
+  select case s.source  -- by the role that has logged in: `set role` applies no settings
+    when 'user' then format('alter role %I reset %I', session_user, p_setting)
     when 'database' then format('alter database %I reset %I', current_database(), p_setting)
-    when 'database user' then format('alter role %I in database %I reset %I', current_user, current_database(), p_setting)
+    when 'database user' then format('alter role %I in database %I reset %I', session_user, current_database(), p_setting)
     when 'client' then format('take %s out of the database URL and PGOPTIONS', p_setting)
+    when 'session' then format('do not set %s in the session', p_setting)
     else format('take %s out of postgresql.conf', p_setting) end
   from pg_settings s where s.name = p_setting
 $$;
@@ -47,7 +48,7 @@ begin
 
   if current_setting('row_security') = 'off'
      and (select bool_or(row_security_active(t)) from unnest(array['webhook_events', 'cron_job_runs', 'seed_checkpoints']) t) then
-    return query select 'rls', 'failure', format('row_security is off for role %s, so PostgreSQL refuses each of its statements', current_user),
+    return query select 'rls', 'failure', format('row_security is off for role %s, so PostgreSQL refuses each of its statements', session_user),
       pgonce_reset_command('row_security');
     return;  -- nothing after this could be read
   elsif (select bool_or(row_security_active(t)) from unnest(array['webhook_events', 'cron_job_runs', 'seed_checkpoints']) t)
@@ -59,7 +60,7 @@ begin
 
   if current_setting('session_replication_role') = 'replica' then
     return query select 'triggers', 'failure',
-      format('session_replication_role is replica for role %s, so a run that a client inserts itself replaces no crashed one', current_user),
+      format('session_replication_role is replica for role %s, so a run that a client inserts itself replaces no crashed one', session_user),
       pgonce_reset_command('session_replication_role');
   end if;
 
