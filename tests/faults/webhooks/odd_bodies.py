@@ -6,12 +6,14 @@ Run it for a while against a real receiver: ``python -m tests.faults.webhooks.od
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import random
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +100,11 @@ async def _post_all(count: int, url: str) -> tuple[Counter[int], set[str], list[
 
     Returns:
         How often each status was answered, the ids that were answered with 200, and the process's resident memory in
-        kB after each tenth of the bodies.
+        kB after each tenth of the bodies and after the end.
+
+    The memory grows where several large bodies share an INSERT: a connection's buffer in libpq stays as long as its
+    longest statement, at most 100 bodies, until the connection is closed. The ids that are collected here are another
+    2 MB for 20,000 bodies. The objects that Python's garbage collector knows stay as many as they are.
     """
     import pgonce
     from pgonce.webhooks import stripe
@@ -144,6 +150,9 @@ async def _post_all(count: int, url: str) -> tuple[Counter[int], set[str], list[
     async with receiver.lifespan(), asyncio.TaskGroup() as group:
         for _ in range(16):
             group.create_task(client())
+    with suppress(OSError, AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
+    memory.append(resident_memory())
     return statuses, accepted, memory
 
 
