@@ -107,9 +107,9 @@ def audit_retention(run: Run, older_than: timedelta | str = "365 days") -> int:
 
 def weekly_cleanup(run: Run) -> None:
     """Delete old events and runs, with the ages of the specification, and old audit entries: register it as a job."""
-    webhook_retention(run)
     run_retention(run)
     audit_retention(run)
+    webhook_retention(run)  # at the end: a foreign key of the user's may refuse it
 
 
 def _purge(run: Run, purge: Purge, age: timedelta) -> int:

@@ -77,6 +77,35 @@ def test_the_oldest_events_go_first(conn: Connection) -> None:
     assert events(conn) == {str(number) for number in range(100, 107)}
 
 
+@pytest.mark.parametrize("column", ["id uuid", "stripe_event_id text"])
+@pytest.mark.parametrize("action", ["", "on delete restrict", "on delete set null", "on delete cascade"])
+def test_an_event_that_the_users_table_refers_to_keeps_no_other_from_being_deleted(
+    conn: Connection, column: str, action: str
+) -> None:
+    name, kind = column.split()
+    conn.execute(
+        f"create table orders (event {kind} constraint to_event references webhook_events ({name}) {action})".encode()
+    )
+    try:
+        conn.execute(
+            "insert into webhook_events (stripe_event_id, event_type, status)"
+            " select 'evt_' || n, 'x', 'succeeded' from generate_series(1, 20) n"
+        )
+        age(conn, "webhook_events", "received_at")
+        conn.execute(f"insert into orders select {name} from webhook_events where stripe_event_id = 'evt_7'".encode())
+        stays = not action.endswith(("null", "cascade"))
+        assert value(conn, "select purge_webhook_events()") == 20 - stays
+        if stays:
+            with pytest.raises(
+                psycopg.errors.ForeignKeyViolation, match=r"rows of table orders keep 1 old rows .* to_event"
+            ):
+                conn.execute("select purge_webhook_events()")
+            conn.execute("delete from orders")
+            assert value(conn, "select purge_webhook_events()") == 1
+    finally:
+        conn.execute("drop table orders")
+
+
 def test_an_event_that_somebody_has_locked_is_left_without_waiting(inbox: Connection, session: Open) -> None:
     holder = session(autocommit=False)
     holder.execute("select from webhook_events where stripe_event_id in ('succeeded', 'expired') for update")
@@ -124,6 +153,23 @@ def test_runs_younger_than_the_limit_stay(history: Connection) -> None:
     before = runs(history)
     assert value(history, "select purge_job_runs()") == 0
     assert runs(history) == before
+
+
+def test_a_run_that_the_users_table_refers_to_keeps_no_other_from_being_deleted(history: Connection) -> None:
+    running = value(history, "select count(*) from cron_job_runs")
+    history.execute("create table imports (run uuid references cron_job_runs)")
+    try:
+        age(history, "cron_job_runs", "started_at")
+        history.execute("begin")
+        deleted = value(history, "select purge_job_runs('1 day')")
+        assert 1 < deleted < running
+        history.execute("rollback")
+        history.execute(
+            "insert into imports select id from cron_job_runs where status = 'succeeded' order by started_at limit 1"
+        )
+        assert value(history, "select purge_job_runs('1 day')") == deleted - 1
+    finally:
+        history.execute("drop table imports")
 
 
 def test_the_oldest_runs_go_first_and_no_more_than_asked(history: Connection) -> None:

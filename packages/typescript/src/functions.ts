@@ -34,7 +34,7 @@ export interface Functions {
     Args: { p_run_id: string; p_error_message: string };
     Returns: boolean;
   };
-  /** Deletes at most p_limit events older than p_older_than, oldest first. Events that are held or still queued are never deleted. Returns the number deleted. Stripe can resend an event for 30 days: keep p_older_than at 31 days or more. */
+  /** Deletes at most p_limit events older than p_older_than, oldest first. Events that are held or still queued are never deleted. Returns the number deleted. 23503 = foreign keys of other tables refer to each of them. Stripe can resend an event for 30 days: keep p_older_than at 31 days or more. */
   purge_webhook_events: {
     Args: { p_older_than?: string; p_limit?: number };
     Returns: number;

@@ -48,7 +48,9 @@ def cleanup(
         )
         call(pool, entry("cleanup", "schema", schema, asked), schema)
         commit = partial(call, pool, schema=schema)
-        events = sum(retention.batches(retention.purge_webhook_events, webhooks, commit))
         old_runs = sum(retention.batches(retention.purge_job_runs, runs, commit))
         entries = sum(retention.batches(retention.purge_audit, audit, commit))
+        events = sum(
+            retention.batches(retention.purge_webhook_events, webhooks, commit)
+        )  # the last: a foreign key may refuse it
     click.echo(f"deleted {events:,} events, {old_runs:,} job runs and {entries:,} audit entries")

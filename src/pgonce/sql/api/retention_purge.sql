@@ -11,37 +11,68 @@ begin
 end $$;
 comment on function pgonce_check_retention_arguments(interval, integer) is 'pgonce: raises 22023 for an age or a limit of zero or less.';
 
+create or replace function pgonce_delete_unreferenced(p_table text, p_ids uuid[]) returns integer
+language plpgsql set search_path from current as $$
+declare
+  v_id uuid;
+  v_deleted integer;
+  v_by text;
+  v_key text;
+begin
+  begin
+    execute format('delete from %I where id = any ($1)', p_table) using p_ids;
+    get diagnostics v_deleted = row_count;
+    return v_deleted;
+  exception when foreign_key_violation or restrict_violation then null;
+  end;
+  v_deleted := 0;
+  foreach v_id in array p_ids loop
+    begin
+      execute format('delete from %I where id = $1', p_table) using v_id;
+      v_deleted := v_deleted + 1;
+    exception when foreign_key_violation or restrict_violation then
+      get stacked diagnostics v_by = table_name, v_key = constraint_name;
+    end;
+  end loop;
+  if v_deleted = 0 then
+    raise sqlstate '23503' using
+      message = format('rows of table %s keep %s old rows of %s from being deleted: delete those first, or give the foreign key %s '
+                       '"on delete set null"', v_by, cardinality(p_ids), p_table, v_key);
+  end if;
+  return v_deleted;
+end $$;
+comment on function pgonce_delete_unreferenced(text, uuid[]) is
+  'pgonce: deletes rows, except those that a foreign key of another table refers to; 23503 if these are all. Returns how many.';
+
 create or replace function purge_webhook_events(p_older_than interval default '90 days', p_limit integer default 10000) returns integer
 language plpgsql set search_path from current as $$
 declare
   v_before timestamptz;  -- a variable: a volatile function cannot limit the index scan
+  v_old uuid[];
   v_deleted integer;
 begin
   perform pgonce_check_retention_arguments(p_older_than, p_limit);
   v_before := clock_timestamp() - p_older_than;
-  with gone as (
-    delete from webhook_events where id = any (array(
-      select id from webhook_events
-      where received_at < v_before
-        and case when queued then status in ('succeeded', 'ignored') or status = 'failed' and next_attempt_at is null
-                 else status <> 'processing' or lease_expires_at <= clock_timestamp() end
-      order by received_at limit p_limit for update skip locked))
-    returning id),
-  attempts as (
-    delete from pgonce_webhook_attempts a using gone where a.event_id = gone.id)
-  select count(*) into v_deleted from gone;
+  v_old := array(
+    select id from webhook_events
+    where received_at < v_before
+      and case when queued then status in ('succeeded', 'ignored') or status = 'failed' and next_attempt_at is null
+               else status <> 'processing' or lease_expires_at <= clock_timestamp() end
+    order by received_at limit p_limit for update skip locked);
+  v_deleted := pgonce_delete_unreferenced('webhook_events', v_old);
+  delete from pgonce_webhook_attempts a
+  where a.event_id = any (v_old) and not exists (select from webhook_events e where e.id = a.event_id);
   return v_deleted;
 end $$;
 comment on function purge_webhook_events(interval, integer) is
   'pgonce: deletes at most p_limit events older than p_older_than, oldest first. Events that are held or still queued are '
-  'never deleted. Returns the number deleted. Stripe can resend an event for 30 days: keep p_older_than at 31 days or more.';
+  'never deleted. Returns the number deleted. 23503 = foreign keys of other tables refer to each of them. Stripe can resend an event for 30 days: keep p_older_than at 31 days or more.';
 
 create or replace function purge_job_runs(p_older_than interval default '180 days', p_limit integer default 10000) returns integer
 language plpgsql set search_path from current as $$
 declare
   v_before timestamptz;
   v_last uuid[];
-  v_deleted integer;
 begin
   perform pgonce_check_retention_arguments(p_older_than, p_limit);
   v_before := clock_timestamp() - p_older_than;
@@ -54,12 +85,10 @@ begin
       select r.job_name, r.id from cron_job_runs r where r.job_name > last.job_name and r.status <> 'skipped'
       order by r.job_name, r.started_at desc limit 1) as next)
   select array_agg(id) into v_last from last;
-  delete from cron_job_runs where id = any (array(
+  return pgonce_delete_unreferenced('cron_job_runs', array(
     select id from cron_job_runs
     where started_at < v_before and status <> 'running' and id <> all (coalesce(v_last, '{}'))
     order by started_at limit p_limit for update skip locked));
-  get diagnostics v_deleted = row_count;
-  return v_deleted;
 end $$;
 comment on function purge_job_runs(interval, integer) is
   'pgonce: deletes at most p_limit runs older than p_older_than, oldest first. A running run and the last run of a job are '
