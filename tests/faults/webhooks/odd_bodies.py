@@ -168,19 +168,21 @@ def main() -> None:
 
     import pgonce
     from pgonce.core import embedded
+    from tests.conftest import remove
 
-    with tempfile.TemporaryDirectory(prefix="pgonce-odd-") as folder:
-        server = embedded.start(Path(folder) / "data")
-        pgonce.migrate(server.url)
-        count = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
-        statuses, accepted, memory = asyncio.run(_post_all(count, server.url))
-        with psycopg.connect(server.url) as conn:
-            rows = {row[0] for row in conn.execute("select stripe_event_id from webhook_events").fetchall()}
-        sys.stdout.write(
-            f"{dict(statuses)}; {len(accepted)} events accepted, {len(rows)} recorded, the same: {rows == accepted};"
-            f" memory {memory} kB\n"
-        )
-        server.close()
+    server = embedded.start(Path(tempfile.mkdtemp(prefix="pgonce-odd-")) / "data")
+    pgonce.migrate(server.url)
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
+    statuses, accepted, memory = asyncio.run(_post_all(count, server.url))
+    with psycopg.connect(server.url) as conn:
+        rows = {row[0] for row in conn.execute("select stripe_event_id from webhook_events").fetchall()}
+    sys.stdout.write(
+        f"{dict(statuses)}; {len(accepted)} events accepted, {len(rows)} recorded, the same: {rows == accepted};"
+        f" memory {memory} kB\n"
+    )
+    server.close()
+    remove(server.data_dir)
+    server.data_dir.parent.rmdir()
 
 
 if __name__ == "__main__":
