@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +20,7 @@ from pgonce.core.execute import Pool, call
 from pgonce.errors import InvalidArgument, NotFound
 from pgonce.jobs import calls_console_operate as operate
 from pgonce.jobs import calls_operate
+from pgonce.jobs.calls import NOW
 from pgonce.jobs.calls_operate import Answer
 from pgonce.jobs.cron import CatchUp, Cron, Every, Schedule, read_plan
 
@@ -59,16 +60,16 @@ def end(run: str, reason: str, url: str, schema: str) -> None:
 @with_database
 def pause(name: str, reason: str, until: str | None, url: str, schema: str) -> None:
     """Pause the job NAME: no run starts until it is resumed. Runs in progress continue."""
-    end_of_pause = None if until is None else _later(until)
     with database.open_pool(url, 1) as pool:
+        end_of_pause = None if until is None else _later(until, pool)
         call(pool, operate.pause_job(session(pool, schema), name, reason, end_of_pause), schema)
     click.echo(f"{name}: paused{f' until {when(end_of_pause)} UTC' if end_of_pause else ''}")
 
 
-def _later(text: str) -> datetime:
-    """A time in the future: a length of time from now, or a date."""
+def _later(text: str, pool: Pool) -> datetime:
+    """A time in the future: a length of time from now, or a date. Now is the database's: ours may be wrong."""
     try:
-        return datetime.now(UTC) + Length().convert(text, None, None)
+        return call(pool, NOW, "pg_catalog") + Length().convert(text, None, None)
     except click.BadParameter:
         moment: datetime = Moment().convert(text, None, None)
         return moment
@@ -164,7 +165,7 @@ def schedule(
                 raise InvalidArgument("pass --cron or --every")
             chosen: Schedule = Every.read(every) if every is not None else Cron(cron or "", timezone)
             plan = read_plan(f"of job {name}", chosen, catch_up, "1 day", None, grace)
-            tick = chosen.after(datetime.now(UTC))
+            tick = chosen.after(call(pool, NOW, "pg_catalog"))  # of a clock that is wrong, it would be a missed tick
             if tick is None:
                 raise InvalidArgument(f"{chosen.expression} has no tick in the next 50 years")
             wanted = calls_operate.schedule_job(name, key, chosen, tick, plan.grace, catch_up, scope)

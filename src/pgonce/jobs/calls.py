@@ -19,6 +19,8 @@ WINDOW = "15 minutes"
 """Without a heartbeat for this long a run counts as dead (the specification's "last N minutes")."""
 BACKOFF = timedelta(minutes=1)
 """The time before the first retry; it doubles with each retry."""
+NOW: Call[datetime] = Call("clock_timestamp", {}, value)
+"""The database's time; a function of the schema pg_catalog."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,6 @@ import psycopg
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from pgonce.core import database
-from pgonce.core.call import Call, value
 from pgonce.core.database import call_with_timeouts
 from pgonce.core.processes import Registration
 from pgonce.core.registration import check_app
@@ -123,7 +122,7 @@ class Scheduler(Service):
         self._run_pool = database.open_pool(self._url, self._concurrency + 2, least=0)
         try:
             self._process.register(self._pool)
-            self._clock.set(call_with_timeouts(self._pool, _NOW, "pg_catalog"))
+            self._clock.set(call_with_timeouts(self._pool, calls.NOW, "pg_catalog"))
             now = self._clock.now()
             self._store.refresh(self._pool, now)
             self._queue = TickQueue(self._store.plans, self._store.since, now)
@@ -250,7 +249,7 @@ class Scheduler(Service):
         # ticks that are due would wait for minutes.
         for left in reversed(range(self._pool.max_size)):
             try:
-                self._clock.set(call_with_timeouts(self._pool, _NOW, "pg_catalog"))
+                self._clock.set(call_with_timeouts(self._pool, calls.NOW, "pg_catalog"))
                 return
             except DatabaseUnavailable as error:
                 if not left or isinstance(error.__cause__, PoolTimeout | TimeoutError):
@@ -373,6 +372,3 @@ class Scheduler(Service):
                 self._executor.finish(execution)
         finally:
             self._wanted.discard(wanted)
-
-
-_NOW: Call[datetime] = Call("clock_timestamp", {}, value)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -88,6 +90,33 @@ def test_a_schedule_that_an_operator_writes_is_gone_by_until_it_is_deleted_and_n
     assert ticks(conn) == before, "within half a minute"
     simulation.run_until("2026-01-01 00:30:10")
     assert ticks(conn)[-1] == ("j", "succeeded", utc("2026-01-01 00:30")), "its own schedule is registered again"
+
+
+OFF = """
+import datetime, sys
+right, off = datetime.datetime, datetime.timedelta(days=int(sys.argv.pop(1)))
+
+class Off(right):
+    now = classmethod(lambda cls, zone=None: right.now(zone) + off)
+
+datetime.datetime = Off
+from pgonce.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+def test_an_operator_whose_clock_is_wrong_schedules_and_pauses_by_the_databases(
+    database: str, conn: Connection, days: int
+) -> None:
+    for command in (["schedule", "j", "--every", "1 h"], ["pause", "j", "--reason", "why", "--until", "2 h"]):
+        ours = [sys.executable, "-c", OFF, str(days), "job", *command, "--database-url", database]
+        subprocess.run(ours, check=True, stdout=subprocess.PIPE)
+    [(tick, end)] = conn.execute(
+        "select next_tick - now(), paused_until - now() from pgonce_job_schedules natural join pgonce_job_pauses"
+    ).fetchall()
+    assert timedelta() <= tick + timedelta(minutes=5) <= timedelta(hours=1, minutes=5)
+    assert timedelta(hours=1) < end <= timedelta(hours=2)
 
 
 def test_the_ticks_of_a_paused_job_are_skipped_with_the_reason_and_run_again_after_it(
