@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime, timedelta
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import psycopg
-from psycopg_pool import ConnectionPool
+from psycopg_pool import ConnectionPool, PoolTimeout
 
 from pgonce.core.call import Call
 from pgonce.core.call_batcher import CallBatcher
@@ -19,11 +20,14 @@ from pgonce.core.callables import ensure_result
 from pgonce.core.concurrency import Result
 from pgonce.core.execute import Pool, call
 from pgonce.core.interval import interval
+from pgonce.core.processes import this_process
 from pgonce.core.registration import check_name, check_pool
 from pgonce.core.telemetry import working
-from pgonce.errors import PgonceError
+from pgonce.errors import DatabaseUnavailable, PgonceError
 from pgonce.jobs import calls as protocol
 from pgonce.jobs.calls_operate import EXPECT_GRACE, expect_job
+from pgonce.jobs.calls_stats import get_job_run, list_job_runs
+from pgonce.jobs.live_runs import find_unanswered, live
 from pgonce.jobs.pool_address import address
 from pgonce.jobs.registry import Job
 from pgonce.jobs.run import Run
@@ -51,6 +55,7 @@ class Jobs:
         self._pool = pool
         self._schema = schema
         self._promises: set[tuple[Any, ...]] = set()
+        self._unanswered: dict[tuple[str, str], float] = {}
         self._call_batcher = CallBatcher(pool, schema, self._unclaimed)
 
     def _unclaimed(self, started: Any) -> None:
@@ -132,10 +137,11 @@ class Jobs:
 
     @contextmanager
     def _started(self, by: Call[UUID | None], start: protocol.Start, timeout: timedelta | None) -> Iterator[Run | None]:
-        run_id = self._call_batcher.value(by)
+        run_id = self._begin(by, start)
         if run_id is None:
             yield None
             return
+        live.add(run_id)
         run = Run(self._pool, self._schema, self._call_batcher, run_id, start, timeout)
         ids = {"run_id": str(run_id), "job": run.name}
         try:
@@ -151,6 +157,34 @@ class Jobs:
             # that is left open blocks its successors for a whole window
             run.fail(error)
             raise
+        finally:
+            live.discard(run_id)
+
+    def _begin(self, by: Call[UUID | None], start: protocol.Start) -> UUID | None:
+        """The id of the run that ``by`` starts. The next call after a lost answer makes good for it."""
+        which = start.name, start.key
+        if which in self._unanswered and (found := self._start_unanswered(start, self._unanswered[which])):
+            return found
+        sent = time.monotonic()
+        try:
+            return self._call_batcher.value(by)
+        except DatabaseUnavailable as error:
+            if not isinstance(error.__cause__, PoolTimeout | TimeoutError):  # it may have been sent
+                self._unanswered.setdefault(which, sent)
+            raise
+
+    def _start_unanswered(self, start: protocol.Start, sent: float) -> UUID | None:
+        """Close the run whose start was not answered, which would block the job for a window, and start it anew."""
+        running = call(self._pool, list_job_runs(name=start.name, status="running", limit=1000), self._schema)
+        anew = None
+        for run_id in find_unanswered(running, start.key, (time.monotonic() - sent) * 1000):
+            row = call(self._pool, get_job_run(run_id), self._schema)
+            if anew is None and row is not None and row["process"] == this_process():
+                closing = protocol.interrupt_job_run(run_id, "the answer to its start was lost: nothing was run")
+                call(self._pool, closing, self._schema)
+                anew = call(self._pool, protocol.retry_job_run(run_id), self._schema)
+        self._unanswered.pop((start.name, start.key), None)
+        return anew
 
     def begin(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import datetime, timedelta
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import psycopg
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from pgonce.core.call import Call
 from pgonce.core.call_batcher_async import AsyncCallBatcher
@@ -18,11 +19,14 @@ from pgonce.core.callables import ensure_awaitable
 from pgonce.core.concurrency_async import Result
 from pgonce.core.execute_async import Pool, call
 from pgonce.core.interval import interval
+from pgonce.core.processes import this_process
 from pgonce.core.registration import check_name, check_pool
 from pgonce.core.telemetry import working
-from pgonce.errors import PgonceError
+from pgonce.errors import DatabaseUnavailable, PgonceError
 from pgonce.jobs import calls as protocol
 from pgonce.jobs.calls_operate import EXPECT_GRACE, expect_job
+from pgonce.jobs.calls_stats import get_job_run, list_job_runs
+from pgonce.jobs.live_runs import find_unanswered, live
 from pgonce.jobs.pool_address import address
 from pgonce.jobs.registry import Job
 from pgonce.jobs.run_async import AsyncRun
@@ -50,6 +54,7 @@ class AsyncJobs:
         self._pool = pool
         self._schema = schema
         self._promises: set[tuple[Any, ...]] = set()
+        self._unanswered: dict[tuple[str, str], float] = {}
         self._call_batcher = AsyncCallBatcher(pool, schema, self._unclaimed)
 
     async def _unclaimed(self, started: Any) -> None:
@@ -137,10 +142,11 @@ class AsyncJobs:
     async def _started(
         self, by: Call[UUID | None], start: protocol.Start, timeout: timedelta | None
     ) -> AsyncIterator[AsyncRun | None]:
-        run_id = await self._call_batcher.value(by)
+        run_id = await self._begin(by, start)
         if run_id is None:
             yield None
             return
+        live.add(run_id)
         run = AsyncRun(self._pool, self._schema, self._call_batcher, run_id, start, timeout)
         ids = {"run_id": str(run_id), "job": run.name}
         try:
@@ -156,6 +162,34 @@ class AsyncJobs:
             # that is left open blocks its successors for a whole window
             await run.fail(error)
             raise
+        finally:
+            live.discard(run_id)
+
+    async def _begin(self, by: Call[UUID | None], start: protocol.Start) -> UUID | None:
+        """The id of the run that ``by`` starts. The next call after a lost answer makes good for it."""
+        which = start.name, start.key
+        if which in self._unanswered and (found := await self._start_unanswered(start, self._unanswered[which])):
+            return found
+        sent = time.monotonic()
+        try:
+            return await self._call_batcher.value(by)
+        except DatabaseUnavailable as error:
+            if not isinstance(error.__cause__, PoolTimeout | TimeoutError):  # it may have been sent
+                self._unanswered.setdefault(which, sent)
+            raise
+
+    async def _start_unanswered(self, start: protocol.Start, sent: float) -> UUID | None:
+        """Close the run whose start was not answered, which would block the job for a window, and start it anew."""
+        running = await call(self._pool, list_job_runs(name=start.name, status="running", limit=1000), self._schema)
+        anew = None
+        for run_id in find_unanswered(running, start.key, (time.monotonic() - sent) * 1000):
+            row = await call(self._pool, get_job_run(run_id), self._schema)
+            if anew is None and row is not None and row["process"] == this_process():
+                closing = protocol.interrupt_job_run(run_id, "the answer to its start was lost: nothing was run")
+                await call(self._pool, closing, self._schema)
+                anew = await call(self._pool, protocol.retry_job_run(run_id), self._schema)
+        self._unanswered.pop((start.name, start.key), None)
+        return anew
 
     def begin(
         self,

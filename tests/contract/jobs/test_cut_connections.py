@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import psycopg
 import pytest
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
+from pgonce.errors import DatabaseUnavailable
 from tests.conftest import wait_until
 from tests.contract.callers import Async, Caller, Sync
 
@@ -62,3 +64,49 @@ def test_connections_that_a_proxy_has_cut_are_noticed_too(network: Any, db: Db, 
         assert run is not None
     caller.close()
     assert db.execute("select count(*) from cron_job_runs where job_name = %s", [name]).fetchall() == [(2,)]
+
+
+@pytest.mark.parametrize("kind", CHECKED)
+@pytest.mark.parametrize("options", [{}, {"retries": 1}, {"slots": 1}], ids=str)
+def test_the_start_after_one_whose_answer_was_lost_is_a_run(
+    network: Any, db: Db, name: str, kind: str, options: dict[str, Any]
+) -> None:
+    """The run that nobody had been told of blocked the job for its window."""
+    caller = CHECKED[kind](network.url)
+    with caller.run(f"{name} before"):
+        pass
+    lost = network.hold(b"start_job_run", answer=True)
+    cutting = threading.Thread(target=lambda: (lost.wait(), network.cut()))
+    cutting.start()
+    with pytest.raises(DatabaseUnavailable), caller.run(name, **options):
+        pytest.fail("its start was not answered")
+    cutting.join()
+    with caller.run(name, **options) as run:
+        assert run is not None
+        with caller.run(name, **options) as second:
+            assert second is None
+    caller.close()
+    query = "select status, error_message like '%%nothing was run' from cron_job_runs where job_name = %s"
+    found = db.execute(f"{query} order by started_at".encode(), [name]).fetchall()
+    assert found[:2] == [("failed", True), ("succeeded", None)]
+
+
+def test_a_run_that_is_at_work_in_this_process_is_not_taken_for_one_whose_answer_was_lost(
+    network: Any, module_database: str, db: Db, name: str
+) -> None:
+    caller, own = Sync(network.url, size=3), Sync(module_database, size=3)
+    with caller.run(f"{name} before"):
+        pass
+    lost = network.hold(b"start_job_run", answer=False)
+    cutting = threading.Thread(target=lambda: (lost.wait(), network.cut()))
+    cutting.start()
+    with pytest.raises(DatabaseUnavailable), caller.run(name):
+        pytest.fail("its start was not sent")
+    cutting.join()
+    with own.run(name) as run, caller.run(name) as second:
+        assert run is not None
+        assert second is None
+    own.close()
+    caller.close()
+    query = "select status from cron_job_runs where job_name = %s order by started_at"
+    assert db.execute(query, [name]).fetchall() == [("succeeded",), ("skipped",)]

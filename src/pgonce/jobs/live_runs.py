@@ -1,0 +1,24 @@
+"""The runs that this process is at work on, and the one whose start was sent and never answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from pgonce.jobs.calls_stats import RunLine
+
+live: set[UUID] = set()
+"""The runs in progress in this process, synchronous and asynchronous."""
+
+
+def find_unanswered(running: Sequence[RunLine], key: str, passed_ms: float) -> list[UUID]:
+    """Of a job's running runs, those that may come from a start of this process whose answer was lost.
+
+    They have started since it was sent, ``passed_ms`` ago, have had no heartbeat, and nobody here is at work on them.
+    The caller must compare the process, too.
+    """
+    return [
+        each.id for each in running
+        if (each.key == key or each.key.startswith(f"{key}#")) and each.heartbeat_at == each.started_at
+        and (each.duration_ms or 0) <= passed_ms and each.id not in live
+    ]  # fmt: skip
