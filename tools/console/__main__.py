@@ -57,6 +57,7 @@ def _run(port: int, seconds: float | None) -> None:
             if server.exit_code is not None:
                 raise server.failed()
             children.start("seed", "run", SEED, "--batch-size", "1000")
+            children.run("job", "pause", "nightly_dump", "--reason", "the disk is being moved", "--until", "4 hours")
             click.echo(f"the console   http://{HOST}:{port}/console/")
             click.echo("stop it       Ctrl-C here")
             ends = time.monotonic() + seconds if seconds is not None else float("inf")
