@@ -75,7 +75,7 @@ class TransactionBroken(PgonceError):
 
 
 class RowRejected(PgonceError):
-    """The table refused a row, and the import's limit of such rows is reached; the message has number and cursor."""
+    """The table refused a row, and no more rows may be refused. The message has the row's number and its cursor."""
 
 
 class SourceChanged(PgonceError):

@@ -220,7 +220,7 @@ def new_directory() -> Iterator[Path]:
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """Where to make data directories. Ask for it before `run`, whose processes end first then."""
+    """A folder for data directories. A test that names it before `run` keeps it until `run` has ended its processes."""
     with new_directory() as directory:
         yield directory
 

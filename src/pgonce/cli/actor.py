@@ -20,7 +20,7 @@ def session(pool: Pool, schema: str) -> UUID:
 
 
 def entry(action: str, noun: str, name: str, after: str, reason: str | None = None) -> Call[int]:
-    """The audit of what this command does; ``after``: what is different then."""
+    """The call that writes into the audit what this command does. ``after`` says what it has changed."""
     return write_audit(action, noun, name, after=after, reason=reason, actor=person(), source="cli", address=host())
 
 

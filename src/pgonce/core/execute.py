@@ -301,9 +301,9 @@ def call_unsynced(pool: Pool, call: Call[T], schema: str) -> T:
 def transaction(conn: Connection[Any], name: str, limit: timedelta) -> Iterator[None]:
     """A transaction that cannot outlive its client by more than ``limit``.
 
-    A client that is stopped in the middle (SIGSTOP, a cut network) keeps its locks for as long as it is connected:
-    ``idle_in_transaction_session_timeout`` ends it. ``name`` is the application_name in pg_stat_activity as
-    long as the transaction lasts, so that a successor can end exactly this one (no timeout ends a COPY).
+    A client that is stopped in the middle (SIGSTOP, a cut network) would keep its locks for as long as it is connected.
+    Therefore ``idle_in_transaction_session_timeout`` is set to ``limit``. It does not end a COPY: for that case the
+    session is called ``name`` in pg_stat_activity during the transaction, so that a successor can find and end it.
     """
     with translated(conn.transaction()):
         try:

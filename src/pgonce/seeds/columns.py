@@ -45,7 +45,7 @@ class Column:
     written_by_server: Literal["", "generated", "identity"] = ""
     """``generated``: a value for it is refused. ``identity``: GENERATED ALWAYS, so it can be inserted, not updated."""
     has_one_text: bool = True
-    """Equal values have one text. Otherwise two keys may be equal and look different: 1.0 and 1.00, or a and A."""
+    """Whether equal values are written alike. Those of numeric and citext are not: 1.0 = 1.00, and a = A."""
 
 
 @dataclass(frozen=True, slots=True)

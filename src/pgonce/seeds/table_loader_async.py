@@ -243,7 +243,7 @@ class TableLoader:
         """
         changes = (sql.SQL("{0} = excluded.{0}").format(sql.Identifier(column)) for column in changing)
         statement = sql.SQL(
-            # of two rows with one key the last stands, as it would in two batches; one statement may not do both
+            # of rows with the same key the last one stays, as in two batches: one statement cannot update a row twice
             "with last as materialized (select distinct on ({key}) {names} from {batch} order by {key}, ctid desc),"
             " there as materialized (select count(*) as rows from last s"
             " where (select true from {rows} t where {same})),"

@@ -100,7 +100,7 @@ class WithAWorker(TransactionTestCase):
 
 
 class InTheAdmin(TransactionTestCase):
-    """Looking is allowed to whoever may view, replay and stop to whoever may do that."""
+    """The permission to view is enough to look. Replay and stop each need a permission of their own."""
 
     def setUp(self) -> None:
         clean(database_url())
