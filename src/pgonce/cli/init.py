@@ -11,15 +11,27 @@ import click
 from pgonce.errors import InvalidArgument
 
 SECRET = "whsec_test"  # noqa: S105 -- for this machine: Stripe's are random
-KINDS = {
-    "plain": ("shop.py", "shop:app", ("pgonce migrate", "python shop.py", "pgonce seed run plans", "pgonce serve")),
-    "fastapi": ("shop.py", "shop:app", ("pgonce migrate", "python shop.py", "uvicorn shop:api")),
+SEND = "pgonce webhook send --type checkout.session.completed"
+KINDS: dict[str, tuple[str, str | None, tuple[str, ...], tuple[str, ...]]] = {
+    "plain": (
+        "shop.py",
+        "shop:app",
+        ("pgonce migrate", "python shop.py", "pgonce seed run plans", "pgonce serve"),
+        (SEND,),
+    ),
+    "fastapi": ("shop.py", "shop:app", ("pgonce migrate", "python shop.py", "uvicorn shop:api"), (SEND,)),
     "flask": (
         "shop.py",
         "shop:app",
-        ("pgonce migrate", "python shop.py", "flask --app shop run --port 8000", "pgonce worker"),
+        ("pgonce migrate", "python shop.py", "flask --app shop run --port 8000"),
+        ("pgonce worker", SEND),
     ),
-    "django": ("shop.py", None, ("python shop.py migrate", "python shop.py runserver", "python shop.py pgonce worker")),
+    "django": (
+        "shop.py",
+        None,
+        ("python shop.py migrate", "python shop.py runserver"),
+        ("python shop.py pgonce worker", f"python shop.py {SEND}"),
+    ),
     "supabase": (
         "supabase/functions/stripe-webhook/index.ts",
         None,
@@ -29,9 +41,11 @@ KINDS = {
             "supabase secrets set STRIPE_API_KEY=sk_... STRIPE_WEBHOOK_SECRET=whsec_...",
             "supabase functions deploy stripe-webhook --no-verify-jwt",
         ),
+        (),
     ),
 }
-"""For each kind the file, the app in it, and the commands that come next."""
+"""For each kind the file, the app in it, the commands that come next, and those for other terminals: the last of the
+first terminal does not end."""
 NEEDS = {"fastapi": ("fastapi", "uvicorn"), "flask": ("flask",), "django": ("django",)}
 """What the file imports or the commands start, beside pgonce."""
 
@@ -49,7 +63,7 @@ def init(kind: str) -> None:
 
     Example: pgonce init fastapi
     """
-    name, app, following = KINDS[kind]
+    name, app, following, elsewhere = KINDS[kind]
     path = Path(name)
     if path.exists():
         raise InvalidArgument(f"{path} exists already: run `pgonce init` in an empty folder")
@@ -67,6 +81,10 @@ def init(kind: str) -> None:
     if kind == "supabase" and not Path("supabase/config.toml").exists():
         install.append("supabase init")
     for command in (*install, *following):
+        click.echo(f"  {command}")
+    if elsewhere:
+        click.echo("in other terminals:" if len(elsewhere) > 1 else "in another terminal:")
+    for command in elsewhere:
         click.echo(f"  {command}")
 
 
