@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pgonce.core.failures import ErrorHook
+from pgonce.core.registration import check_function, check_text
 from pgonce.errors import InvalidArgument
 from pgonce.jobs.registry import JobRegistry
 from pgonce.seeds.registry import SeedRegistry
@@ -22,14 +23,17 @@ class App(WebhookRegistry, JobRegistry, SeedRegistry):
             thread where it was raised. What it raises itself is logged.
 
     Raises:
-        InvalidArgument: ``on_error`` is not a function.
+        InvalidArgument: ``on_error`` is not a function of two arguments, or ``name`` is not text.
     """
 
     def __init__(self, *, name: str = "", on_error: ErrorHook | None = None) -> None:
+        check_text(name, "the app's name", 'name="shop"')
         # by keyword: App("shop") would otherwise set the list of handlers
         WebhookRegistry.__init__(self)
         JobRegistry.__init__(self, name=name)
         SeedRegistry.__init__(self)
         if on_error is not None and not callable(on_error):
             raise InvalidArgument(f"on_error must be a function of the error and what failed, not {on_error!r}")
+        if on_error is not None:
+            check_function(on_error, "on_error", ("error", "failed"), plain="make it plain")
         self.on_error = on_error

@@ -28,6 +28,7 @@ Register = Callable[[Any], object]
 def handler(event: Any, tx: Any) -> None: ...
 async def async_handler(event: Any, tx: Any) -> None: ...
 def one(event: Any) -> None: ...
+async def async_one(event: Any) -> None: ...
 def none() -> None: ...
 def swapped(tx: Any, event: Any) -> None: ...
 def three(event: Any, tx: Any, mailer: Any) -> None: ...
@@ -127,6 +128,23 @@ MISTAKES: list[tuple[str, Callable[[], object], str]] = [
     ("ordered=1", lambda: webhook("a", ordered=1), "ordered of a must be True or False, not 1"),
     ('coalesce="yes"', lambda: webhook("a", coalesce="yes"), "coalesce of a must be True or False, not 'yes': "),
     ('@app.webhook("a\\x00b")', lambda: webhook("a\0b"), "an event type 'a\\x00b' holds a line break or another control character: "),
+    ('"invoice.paid,charge.failed"', lambda: webhook("invoice.paid,charge.failed"),
+     "'invoice.paid,charge.failed' is no event type: write @app.webhook(\"invoice.paid\") once for each type"),
+    ('"invoice.paid|charge.failed"', lambda: webhook("invoice.paid|charge.failed"), "is no event type: write @app.webhook("),
+    ('"invoice.{paid,voided}"', lambda: batch("invoice.{paid,voided}"), "is no event type: write @app.webhook_batch("),
+    ('"^invoice"', lambda: webhook("^invoice"),
+     '\'^invoice\' is no event type: @app.webhook takes a glob, such as "customer.subscription.*"'),
+    ('"invoice\\\\.paid"', lambda: webhook("invoice\\.paid"), "takes a glob, such as "),
+    ('"customer.subscription.%"', lambda: webhook("customer.subscription.%"), "takes a glob, such as "),
+    ("transaction=[]", lambda: webhook("a", transaction=[]), 'transaction of a is "shared" or "own", not []'),
+    ("durable={}", lambda: webhook("a", durable={}), 'durable of a is "chain" or "each", not {}'),
+    ("ordered=True, coalesce=True", lambda: webhook("a", ordered=True, coalesce=True),
+     "a has ordered and coalesce: ordered=True handles every event, coalesce=True one of several"),
+    ("key=lambda: ...", lambda: webhook("a", ordered=True, key=lambda: "x"),
+     "the key of a, <lambda>, takes (), but is called with (event): write def function(event)"),
+    ("key=handler", lambda: webhook("a", coalesce=True, key=handler), "the key of a, handler, takes (event: "),
+    ("key=async def", lambda: webhook("a", ordered=True, key=async_one),
+     "the key of a, async_one, is `async def`, and is called as a plain function: make it plain"),
     # webhooks: the function
     ("no function", lambda: webhook("a")("handler"), "the handler of a is 'handler', which is not a function"),
     ("None", lambda: webhook("a")(None), "the handler of a is None, which is not a function"),
@@ -150,6 +168,8 @@ MISTAKES: list[tuple[str, Callable[[], object], str]] = [
     ('two arguments with transaction="own"', lambda: webhook("a", transaction="own")(handler),
      "but is called with (event): write def handler(event)"),
     ("a batch with one argument", lambda: batch("a")(one), "but is called with (events, tx): write def one(events, tx)"),
+    ("arguments by keyword alone", lambda: webhook("a")(lambda *, event, tx: None),
+     "takes (*, event, tx), but is called with (event, tx): write def function(event, tx)"),
     # webhooks: several handlers
     ("sync and async for one type", lambda: two(("a.b", handler), ("a.b", async_handler)),
      "handler (a.b) and async_handler (a.b) may get the same event: make both `async def`, or neither"),
@@ -192,6 +212,24 @@ MISTAKES: list[tuple[str, Callable[[], object], str]] = [
     ("jitter= without a schedule", lambda: job("j", jitter="5 s"), "jitter of job j does nothing without a schedule: "),
     ("key=3", lambda: job("j", key=3), "the key of job j must be text, not 3: "),
     ('slots="2"', lambda: job("j", slots="2"), "slots of job j must be a whole number of at least 1, not '2'"),
+    ("catch_up=True", lambda: job("j", cron="@daily", catch_up=True), 'catch_up of job j is "none", "last" or "all", not True'),
+    ("catch_up=[]", lambda: job("j", cron="@daily", catch_up=[]), 'catch_up of job j is "none", "last" or "all", not []'),
+    ("catch_up_window= without a schedule", lambda: job("j", catch_up_window="2 days"),
+     "catch_up_window of job j does nothing without a schedule: add cron= or every=, or leave it out"),
+    ("grace= without a schedule", lambda: job("j", grace="1 hour"), "grace of job j does nothing without a schedule: "),
+    ("backoff= without retries", lambda: job("j", backoff="5 minutes"),
+     "backoff of job j does nothing without retries: add retries=3, or leave it out"),
+    ("expect_grace= without expect_every", lambda: job("j", expect_grace="1 hour"),
+     'expect_grace of job j does nothing without expect_every: add expect_every="1 day", or leave it out'),
+    ("retries=10**10", lambda: job("j", retries=10**10), "retries of job j must be at most 2,147,483,647, not 10,000,000,000"),
+    ("slots=1001", lambda: job("j", slots=1001), "slots of job j must be at most 1,000, not 1,001"),
+    ('key="a\\0"', lambda: job("j", key="a\0"), 'the key of job j must not hold the character NUL: write key="eu"'),
+    ("@jobs.job(...) above async def", lambda: pgonce.Jobs(SYNC_POOL).job("j")(async_one),
+     "async_one, is `async def`, and is called as a plain function: make it plain, or use the asynchronous class"),
+    ("@jobs.job(...) above def none()", lambda: pgonce.Jobs(SYNC_POOL).job("j")(none),  # type: ignore[arg-type]
+     "the function of job j, none, takes (), but is called with (run): write def none(run)"),
+    ("@jobs.job(window=60)", lambda: pgonce.AsyncJobs(ASYNC_POOL).job("j", window=60),  # type: ignore[arg-type]
+     "the window of job j is 60, without a unit: "),
     ("@jobs.job", lambda: pgonce.Jobs(SYNC_POOL).job(run_job), '@jobs.job needs the job\'s name: write @jobs.job("stats_cache") above run_job'),  # type: ignore[arg-type]
     # imports
     ("@app.seed", lambda: seed(source),
@@ -222,6 +260,35 @@ MISTAKES: list[tuple[str, Callable[[], object], str]] = [
     ("partitions without their argument", lambda: seed(partitions=["a"])(source),
      "but is called with (cursor, partition=...): write def source(cursor, partition=...)"),
     ("a seed's name twice", lambda: again("seed"), "there is a seed 'psalms' already, source: give one another name"),
+    ("no table", lambda: pgonce.App().seed("s", key=["id"]),
+     'seed s has no table: write into="chapters", or pass the registered one: app.get_seed("s")'),
+    ("batchsize=100", lambda: seed(batchsize=100), "seed s has no option batchsize: did you mean batch_size?"),
+    ("table=", lambda: seed(table="t"), "seed s has no option table: use allow_unlogged, batch_size, columns, "),
+    ('into="a.b.c"', lambda: seed(into="a.b.c")(rows), "into of seed s is 'a.b.c': write the table, or schema.table, "),
+    ("into='\"T\"'", lambda: seed(into='"T"')(rows), "without quotation marks or spaces around it"),
+    ('into="public."', lambda: seed(into="public.")(rows), "into of seed s is 'public.': "),
+    ("key= with a name twice", lambda: seed(key=["id", "id"])(rows), "key names id twice: name each column once"),
+    ('key=[""]', lambda: seed(key=[""])(rows), 'key has an empty name: write key=["id"]'),
+    ('total="many"', lambda: seed(total="many")(rows), "total of seed s must be a whole number of at least 0, not 'many'"),
+    ('set_sequences="no"', lambda: seed(set_sequences="no")(rows), "set_sequences of seed s must be True or False, not 'no'"),
+    ('allow_unlogged="no"', lambda: seed(allow_unlogged="no")(rows), "allow_unlogged of seed s must be True or False, "),
+    ("on_conflict=[]", lambda: seed(on_conflict=[])(rows), 'on_conflict of seed s is "skip", "update" or "fail", not []'),
+    ("partitions=[]", lambda: seed(partitions=[])(rows),
+     "partitions of seed s is empty, so nothing would be imported: name a part, or leave it out"),
+    ("a partition twice", lambda: seed(partitions=["a", "a"])(rows), "partitions of seed s has 'a' twice: name each part once"),
+    ("partitions=[timedelta()]", lambda: seed(partitions=[timedelta()])(rows), "partitions of seed s must be JSON values, such as text: "),
+    ("fingerprint=none", lambda: seed(fingerprint=none)(rows), "the fingerprint of seed s, none, takes (), but is called with (cursor): "),
+    ("async def as a source", lambda: seed()(async_one),
+     "the source of seed s, async_one, is `async def` and never yields: yield (row, cursor)"),
+    ('seeds.run("psalms")', lambda: pgonce.Seeds(SYNC_POOL).run("psalms"),
+     'seed psalms has no table: write into="chapters", or pass the registered one: app.get_seed("psalms")'),
+    ('seeds.run("psalms", into="chapters")', lambda: pgonce.Seeds(SYNC_POOL).run("psalms", into="chapters"),
+     'seed psalms has no source: pass app.get_seed("psalms")'),
+    ("seeds.run(source)", lambda: pgonce.Seeds(SYNC_POOL).run(source),  # type: ignore[arg-type]
+     'pass a Seed or its name, not function: app.get_seed("psalms")'),
+    ("seeds.run(app)", lambda: pgonce.Seeds(SYNC_POOL).run(app), "pass a Seed or its name, not App: "),  # type: ignore[arg-type]
+    ("seeds.run(seed, tabel=)", lambda: pgonce.Seeds(SYNC_POOL).run(pgonce.Seed("s", source, "t"), itno="t"),  # type: ignore[call-arg]
+     "seed s has no option itno: did you mean into?"),
     # pools
     ('Webhooks("postgresql://...")', lambda: pgonce.Webhooks("postgresql://me:secret@h/d"),  # type: ignore[arg-type]
      "Webhooks needs a pool, not a URL: Webhooks(database.open_pool(url))"),

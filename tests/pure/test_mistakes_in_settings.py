@@ -17,7 +17,7 @@ from pgonce.cli.app_loader import load
 from pgonce.core import database
 from pgonce.errors import InvalidArgument
 from pgonce.jobs.scheduler import Scheduler
-from pgonce.testing import deliver, event, handled, run, signed
+from pgonce.testing import Clock, deliver, drain, event, handled, run, signed
 from pgonce.webhooks import stripe
 from pgonce.webhooks.worker import Worker
 from tests.pure.mistakes import check_refusal
@@ -36,6 +36,18 @@ MISTAKES: list[tuple[str, Callable[[], object], str]] = [
     ("Endpoint(App)", lambda: pgonce.Endpoint(pgonce.App, secrets="whsec_a"), "not the class: "),  # type: ignore[arg-type]
     ("Scheduler(None)", lambda: Scheduler(None, ""), "Scheduler needs your pgonce.App, not a NoneType: "),  # type: ignore[arg-type]
     ("Worker(None)", lambda: Worker(None, ""), "Worker needs your pgonce.App, not a NoneType: "),  # type: ignore[arg-type]
+    ("Worker(app, os.environ.get(...))", lambda: Worker(app, None), "the database URL is None: is DATABASE_URL set?"),  # type: ignore[arg-type]
+    ("Scheduler(app, pool)", lambda: Scheduler(app, SYNC_POOL), "the database URL is a ConnectionPool: pass postgresql://..."),  # type: ignore[arg-type]
+    ("Worker(concurrency=0)", lambda: Worker(app, "", concurrency=0), "concurrency of Worker must be a whole number of at least 1, not 0"),
+    ("Scheduler(concurrency='4')", lambda: Scheduler(app, "", concurrency="4"), "concurrency of Scheduler must be a whole number "),  # type: ignore[arg-type]
+    ("schema=None", lambda: pgonce.Jobs(SYNC_POOL, schema=None),  # type: ignore[arg-type]
+     'schema must be the name of a schema, not None: leave it out for "public"'),
+    ("App(name=None)", lambda: pgonce.App(name=None), 'the app\'s name must be text, not None: write name="shop"'),  # type: ignore[arg-type]
+    ("on_error=lambda: ...", lambda: pgonce.App(on_error=lambda: None),  # type: ignore[arg-type, misc]
+     "on_error, <lambda>, takes (), but is called with (error, failed): "),
+    ("secrets={...}", lambda: pgonce.Webhooks(SYNC_POOL, secrets={"live": "whsec_a"}), "the webhook secret is dict, not text: "),  # type: ignore[arg-type]
+    ("all headers as the signature", lambda: stripe.verify(b"{}", {"stripe-signature": "t=1"}, "whsec_a"),  # type: ignore[arg-type]
+     'the value of the Stripe-Signature header, not dict: pass request.headers["Stripe-Signature"]'),
     ('secrets=os.environ.get("NOT_SET")', lambda: pgonce.Endpoint(app, secrets=None),  # type: ignore[arg-type]
      "no webhook secret is configured: set PGONCE_WEBHOOK_SECRET"),
     ("secrets=[None]", lambda: pgonce.Endpoint(app, secrets=[None]), "webhook secret 1 is None: is its variable set?"),  # type: ignore[list-item]
@@ -56,6 +68,11 @@ MISTAKES: list[tuple[str, Callable[[], object], str]] = [
     ("mysql://", lambda: database.check("mysql://me:secret@h/d"), "begins with mysql://, and pgonce needs PostgreSQL: write"),
     ("https://", lambda: database.check("https://x.supabase.co"), "begins with https://, and pgonce needs PostgreSQL: "),
     ("[YOUR-PASSWORD]", lambda: database.check("postgresql://p:[YOUR-PASSWORD]@h/d"), "still has the placeholder [YOUR-PASSWORD]: "),
+    ("<password>", lambda: database.check("postgresql://shop:<password>@h/d"), "still has the placeholder <password>: put your own there"),
+    ("DATABASE_URL=...", lambda: database.check("DATABASE_URL=postgresql://me:secret@h/d"), "begins with DATABASE_URL=: give what stands after it"),
+    ("export DATABASE_URL=...", lambda: database.check("export DATABASE_URL=postgresql://me:secret@h/d"), "begins with DATABASE_URL=: "),
+    ("psql ...", lambda: database.check("psql postgresql://me:secret@h/d"), "is a command of psql: give the URL in it"),
+    ("POSTGRESQL://", lambda: database.check("POSTGRESQL://me:secret@h/d"), "begins with POSTGRESQL://: write postgresql://"),
     ("a driver of SQLAlchemy", lambda: database.check("postgresql+asyncpg://me:secret@h/d"), "drop +asyncpg, write postgresql://"),
     ("a parameter of Prisma", lambda: database.check("postgresql://me:secret@h/d?pgbouncer=true"), "knows no parameter pgbouncer: take it out"),
     ("a % in the password", lambda: database.check("postgresql://me:secret%zz@h/d"), "has a % that encodes nothing: "),
@@ -68,6 +85,12 @@ MISTAKES: list[tuple[str, Callable[[], object], str]] = [
     ('signed("invoice.paid")', lambda: signed("invoice.paid"), "pass an event, not its type: "),  # type: ignore[arg-type]
     ('handled("invoice.paid")', lambda: handled("invoice.paid"), "pass an event, not its type: "),  # type: ignore[arg-type]
     ("run(app, ..., at=5)", lambda: run(app, "j", at=5), "a time must be a datetime or text, not 5: "),  # type: ignore[arg-type]
+    ('event("invoice.*")', lambda: event("invoice.*"), 'an event has one type, not a pattern: write event("invoice.paid"), '),
+    ("event(5)", lambda: event(5), "the event's type must be text, not 5: write event(\"invoice.paid\")"),  # type: ignore[arg-type]
+    ("signed(data.object)", lambda: signed({"customer": "cus_1"}), "pass an event, which has an id and a type: event("),
+    ("drain(FastAPI())", lambda: drain(FastAPI()), "drain needs your pgonce.App, not a FastAPI: "),  # type: ignore[arg-type]
+    ("Clock(None, ...)", lambda: Clock(None, "2026-11-29"), "Clock needs your pgonce.App, not a NoneType: "),  # type: ignore[arg-type]
+    ("run(run_job, ...)", lambda: run(print, "j"), "run needs your pgonce.App, not a builtin_function_or_method: "),  # type: ignore[arg-type]
     ('event("invoice.payed")', lambda: event("invoice.payed"), "did you mean invoice.paid?"),
 ]  # fmt: skip
 
@@ -130,6 +153,11 @@ def test_white_space_around_the_url_in_the_environment_is_not_part_of_it(monkeyp
             "dash-ed/shop.py:make",
             "--app dash-ed/shop.py:make names a file, not a module: run the command in dash-ed, and pass --app shop:make",
         ),
+        (
+            "C:\\web\\shop.py:make",
+            "--app C:\\web\\shop.py:make names a file, not a module: run the command in C:/web, and pass --app shop:make",
+        ),
+        ("web\\shop:app", "--app web\\shop:app names a file, not a module: pass --app web.shop"),
         (
             "/srv/web/shop.py",
             "--app /srv/web/shop.py names a file, not a module: run the command in /srv/web, and pass --app shop",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -23,7 +24,10 @@ def load(reference: str) -> App:
     Raises:
         InvalidArgument: the module or attribute does not exist, or it is not an App.
     """
-    module_name, _, attribute = reference.strip().partition(":")
+    path = reference.strip().replace("\\", "/")
+    drive = path[:2] if re.match("[A-Za-z]:/", path) else ""  # its colon begins no attribute
+    module_name, _, attribute = path.removeprefix(drive).partition(":")
+    module_name = drive + module_name
     attribute = attribute.strip() or "app"
     if module_name.rstrip("/").endswith(".py") or "/" in module_name:
         raise InvalidArgument(

@@ -52,7 +52,7 @@ def find(given: str | None = None) -> str:
         DatabaseUnavailable: there is no URL and the embedded server is not installed or does not start.
     """
     if given is not None:
-        _check_text(given)
+        check_text(given)
     found = (given, os.environ.get("PGONCE_DATABASE_URL"), os.environ.get("DATABASE_URL"))
     # a file or a Kubernetes secret ends with a line break, which would belong to the database's name
     url = next((stripped for each in found if each and (stripped := each.strip())), None)
@@ -70,9 +70,9 @@ def check(url: str) -> str:
         DatabaseUnavailable: with the server's reason. A pool would report only its own timeout.
         InvalidArgument: ``url`` cannot be read. The message does not quote it, because it may contain a password.
     """
-    _check_text(url)
-    if "[YOUR-PASSWORD]" in url:
-        raise InvalidArgument("the database URL still has the placeholder [YOUR-PASSWORD]: put the password there")
+    check_text(url)
+    if placeholder := re.search(r"\[YOUR-PASSWORD\]|(?i:<(?:user|username|password|host|port|database)>)", url):
+        raise InvalidArgument(f"the database URL still has the placeholder {placeholder[0]}: put your own there")
     authority, path, _ = _parts(url)
     # libpq would take the rest of the password as part of the host name and send it to a DNS server
     if "@" in authority:
@@ -91,7 +91,12 @@ def check(url: str) -> str:
         raise DatabaseUnavailable(f"{reason}; {_what_to_check(reason, authority)}") from error
 
 
-def _check_text(url: object) -> None:
+def check_text(url: object) -> None:
+    """Refuse anything but text as the URL, such as the None of a variable that is not set.
+
+    Raises:
+        InvalidArgument: it is something else. It is not quoted.
+    """
     if not isinstance(url, str):
         kind = "None: is DATABASE_URL set?" if url is None else f"a {type(url).__name__}: pass postgresql://..."
         raise InvalidArgument(f"the database URL is {kind}")
@@ -135,6 +140,12 @@ def _unreadable(url: str, said: str) -> str:
         return "the database URL is in quotation marks, which an env file of docker keeps: take them out"
     if url.startswith("$"):
         return f"the database URL begins with $, so its variable was not replaced: {write}"
+    if assigned := re.match(r"(?:export\s+)?([A-Z_]+)=", url):
+        return f"the database URL begins with {assigned[1]}=: give what stands after it"
+    if url.startswith("psql "):
+        return "the database URL is a command of psql: give the URL in it"
+    if is_url and scheme.lower() in {"postgres", "postgresql"}:
+        return f"the database URL begins with {scheme}://: {write}"
     if url.startswith("jdbc:"):
         return f"the database URL is JDBC's: {write}"
     if is_url and re.fullmatch(r"[a-z][a-z0-9]*", scheme) and not scheme.startswith("postgres"):
@@ -191,9 +202,9 @@ async def open_async_pool(url: str, size: int = 10) -> AsyncConnectionPool[Async
 def _translate_pool_timeout() -> Iterator[None]:
     """Raise the timeout of a wait for a pool's first connection as DatabaseUnavailable.
 
-    The callers wait because a pool opens a second connection if one is requested before the first is ready. An import
-    then used both in turns, and two server processes had to load the table and its index into their caches: 3 % of the
-    time of a load.
+    The callers wait for the first connection, because a pool opens a second one if it is asked before the first is
+    ready. An import then used both in turns. Each server process had to load the table and its index into its own
+    cache, which took 3 % of the time of a load.
     """
     try:
         yield

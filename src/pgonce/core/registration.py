@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import psycopg
 
+from pgonce.core.callables import is_async
 from pgonce.errors import InvalidArgument
 
 
@@ -40,7 +42,13 @@ def check_name(given: Any, decorator: str, what: str, example: str) -> None:
 
 
 def check_function(
-    function: Any, purpose: str, arguments: Sequence[str], *, keywords: Iterable[str] = (), generator: bool = False
+    function: Any,
+    purpose: str,
+    arguments: Sequence[str],
+    *,
+    keywords: Iterable[str] = (),
+    generator: bool = False,
+    plain: str = "",
 ) -> None:
     """Refuse a function that could not be called, or would do nothing when it is called.
 
@@ -50,10 +58,11 @@ def check_function(
         arguments: the names of the arguments that it will be called with, by position.
         keywords: the names of those by keyword.
         generator: whether it may be a generator function.
+        plain: what to do with a coroutine function, where nobody would await it; empty: it may be one.
 
     Raises:
         InvalidArgument: it is not a function, is a class, or cannot take the arguments; its first two have each other's
-            names; or it is a generator function where its body would never run.
+            names; or it is a generator function, or a coroutine function, whose body would never run.
     """
     name = f"{purpose}, {called(function)},"
     if not callable(function):
@@ -62,6 +71,8 @@ def check_function(
         raise InvalidArgument(f"{name} is a class: register a function or the method of an object")
     if not generator and (inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)):
         raise InvalidArgument(f"{name} is a generator, whose body would never run: remove the `yield`")
+    if plain and is_async(function):
+        raise InvalidArgument(f"{name} is `async def`, and is called as a plain function: {plain}")
     try:
         # Not the signature of the wrapped function: a decorator may add or remove arguments.
         signature = inspect.signature(function, follow_wrapped=False)
@@ -71,7 +82,7 @@ def check_function(
     try:
         signature.bind(*arguments, **dict.fromkeys(keywords, ""))
     except TypeError:
-        taken = ", ".join(str(each) for each in signature.parameters.values())
+        taken = str(signature.replace(return_annotation=signature.empty))[1:-1]
         method = next(iter(signature.parameters), "") in {"self", "cls"}
         cure = "register the method of an object" if method else f"write def {_bare(function)}({call})"
         raise InvalidArgument(f"{name} takes ({taken}), but is called with ({call}): {cure}") from None
@@ -79,14 +90,59 @@ def check_function(
         raise InvalidArgument(f"{name} has its arguments in the wrong order: write def {_bare(function)}({call})")
 
 
-def check_count(given: Any, name: str, least: int = 0) -> None:
-    """Refuse anything but a whole number of at least ``least``.
+MOST = 2**31 - 1
+"""The greatest integer of PostgreSQL."""
+
+
+def check_count(given: Any, name: str, least: int = 0, most: int = MOST) -> None:
+    """Refuse anything but a whole number from ``least`` to ``most``.
 
     Raises:
         InvalidArgument: the message calls it ``name``.
     """
     if not isinstance(given, int) or isinstance(given, bool) or given < least:
         raise InvalidArgument(f"{name} must be a whole number of at least {least}, not {given!r}")
+    if given > most:
+        raise InvalidArgument(f"{name} must be at most {most:,}, not {given:,}")
+
+
+def check_choice(given: Any, name: str, choices: Sequence[str]) -> None:
+    """Refuse anything but one of ``choices``.
+
+    Raises:
+        InvalidArgument: the message calls it ``name``, and lists them.
+    """
+    if not isinstance(given, str) or given not in choices:
+        *first, last = (f'"{choice}"' for choice in choices)
+        raise InvalidArgument(f"{name} is {', '.join(first)} or {last}, not {given!r}")
+
+
+def check_options(given: Iterable[str], known: Iterable[str], of: str) -> None:
+    """Refuse the name of an option that does not exist.
+
+    Args:
+        given: the names.
+        known: those that exist.
+        of: what they belong to, such as "seed psalms".
+
+    Raises:
+        InvalidArgument: the message names the option that was probably meant.
+    """
+    names = sorted(known)
+    if unknown := sorted(set(given) - set(names)):
+        alike = difflib.get_close_matches(unknown[0], names, 1, 0.75)
+        meant = f"did you mean {alike[0]}?" if alike else f"use {', '.join(names)}"
+        raise InvalidArgument(f"{of} has no option {unknown[0]}: {meant}")
+
+
+def check_schema(schema: Any) -> None:
+    """Refuse anything but a schema's name.
+
+    Raises:
+        InvalidArgument: it is something else, such as the None of a variable that is not set.
+    """
+    if not isinstance(schema, str) or not schema:
+        raise InvalidArgument(f'schema must be the name of a schema, not {schema!r}: leave it out for "public"')
 
 
 def check_flag(given: Any, name: str, hint: str = "") -> None:
@@ -105,13 +161,15 @@ def check_flag(given: Any, name: str, hint: str = "") -> None:
 
 
 def check_text(given: Any, name: str, example: str) -> None:
-    """Refuse anything but text.
+    """Refuse anything but text, and text that PostgreSQL cannot hold.
 
     Raises:
         InvalidArgument: the message calls it ``name``.
     """
     if not isinstance(given, str):
         raise InvalidArgument(f"{name} must be text, not {given!r}: write {example}")
+    if "\0" in given:
+        raise InvalidArgument(f"{name} must not hold the character NUL: write {example}")
 
 
 def check_app(app: Any, wanted: type, user: str) -> None:
@@ -140,7 +198,7 @@ def check_columns(given: Any, name: str, *, empty: bool = False) -> None:
 
     Raises:
         InvalidArgument: it is one text, of which each letter would be a column; it is not a sequence, holds something
-            else than text, or is empty.
+            else than text, an empty name or a name twice, or is empty.
     """
     if isinstance(given, str):
         columns = ", ".join(f'"{part.strip()}"' for part in given.split(","))
@@ -149,6 +207,10 @@ def check_columns(given: Any, name: str, *, empty: bool = False) -> None:
         raise InvalidArgument(f'{name} must be a list of column names, not {given!r}: write {name}=["id"]')
     if not given and not empty:
         raise InvalidArgument(f'{name} must name at least one column: write {name}=["id"]')
+    if "" in given:
+        raise InvalidArgument(f'{name} has an empty name: write {name}=["id"]')
+    if twice := next((column for at, column in enumerate(given) if column in given[:at]), None):
+        raise InvalidArgument(f"{name} names {twice} twice: name each column once")
 
 
 def check_pool(pool: Any, wanted: type, user: str) -> None:

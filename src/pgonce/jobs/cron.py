@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim, CronSimError
 
 from pgonce.core.interval import interval
+from pgonce.core.registration import check_choice
 from pgonce.errors import InvalidArgument
 
 CatchUp = Literal["none", "last", "all"]
@@ -279,8 +280,7 @@ def read_plan(
     Raises:
         InvalidArgument: an argument cannot be read.
     """
-    if catch_up not in {"none", "last", "all"}:
-        raise InvalidArgument(f'catch_up {of} is "none", "last" or "all"')
+    check_choice(catch_up, f"catch_up {of}", ("none", "last", "all"))
     for doubt in schedule.doubts() if isinstance(schedule, Cron) else ():
         log.warning('cron "%s" %s: %s; every= takes any interval', schedule.expression, of, doubt)
     return Plan(

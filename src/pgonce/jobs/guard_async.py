@@ -16,11 +16,11 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from pgonce.core.call import Call
 from pgonce.core.call_batcher_async import AsyncCallBatcher
 from pgonce.core.callables import ensure_awaitable
-from pgonce.core.concurrency_async import Result
+from pgonce.core.concurrency_async import CANCELS, Result
 from pgonce.core.execute_async import Pool, call
 from pgonce.core.interval import interval
 from pgonce.core.processes import this_process
-from pgonce.core.registration import check_name, check_pool
+from pgonce.core.registration import check_function, check_name, check_pool, check_schema
 from pgonce.core.telemetry import working
 from pgonce.errors import DatabaseUnavailable, PgonceError
 from pgonce.jobs import calls as protocol
@@ -50,6 +50,7 @@ class AsyncJobs:
 
     def __init__(self, pool: Pool, *, schema: str = "public") -> None:
         check_pool(pool, AsyncConnectionPool, "AsyncJobs")
+        check_schema(schema)
         address(pool)  # refused now, and not at the first heartbeat
         self._pool = pool
         self._schema = schema
@@ -239,9 +240,13 @@ class AsyncJobs:
     ) -> Callable[[Callable[[AsyncRun], Result[T]]], Callable[[], Result[T | None]]]:
         """A decorator: calling the function runs it as job ``name``; on overlap it returns None at once."""
         check_name(name, "@jobs.job", "the job's name", "stats_cache")
+        interval(window, f"the window of job {name}")
         more: dict[str, Any] = {"slots": slots, "expect_every": expect_every, "expect_grace": expect_grace}
 
         def decorate(function: Callable[[AsyncRun], Result[T]]) -> Callable[[], Result[T | None]]:
+            plain = "" if CANCELS else "make it plain, or use the asynchronous class"
+            check_function(function, f"the function of job {name}", ("run",), plain=plain)
+
             @functools.wraps(function)
             async def guarded() -> T | None:
                 async with self.run(name, key=key, window=window, **more) as run:

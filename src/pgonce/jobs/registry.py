@@ -107,12 +107,16 @@ class JobRegistry:
         check_text(key, f"the key {of}", 'key="eu"')
         check_count(retries, f"retries {of}")
         if slots is not None:
-            check_count(slots, f"slots {of}", 1)
-            if slots > 1000:
-                raise InvalidArgument(f"the number of slots {of} must be from 1 to 1000")
+            check_count(slots, f"slots {of}", 1, 1000)
         if cron is not None and every is not None:
             raise InvalidArgument(f"pass cron or every {of}, not both")
-        _check_schedule(of, cron, timezone, {"catch_up": catch_up != "none", "jitter": jitter is not None}, every)
+        scheduled = {
+            "catch_up": catch_up != "none",
+            "catch_up_window": catch_up_window != "1 day",
+            "jitter": jitter is not None,
+            "grace": grace != "5 minutes",
+        }
+        _check_schedule(of, cron, timezone, scheduled, every)
         plan = None
         if cron is not None or every is not None:
             schedule = Every.read(every, f"every {of}") if every is not None else Cron(cron or "", timezone)
@@ -121,6 +125,12 @@ class JobRegistry:
         patience = interval(expect_grace, f"expect_grace {of}")
         length, pause = interval(window, f"the window {of}"), interval(backoff, f"the backoff {of}")
         limit = None if timeout is None else interval(timeout, f"the timeout {of}")
+        if retries == 0 and backoff != "1 minute":
+            raise InvalidArgument(f"backoff {of} does nothing without retries: add retries=3, or leave it out")
+        if expect_every is None and expect_grace != "5 minutes":
+            raise InvalidArgument(
+                f'expect_grace {of} does nothing without expect_every: add expect_every="1 day", or leave it out'
+            )
 
         def register(function: F) -> F:
             check_function(function, f"the function {of}", ("run",))

@@ -25,7 +25,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 from pgonce.core import database
 from pgonce.core.database import call_with_timeouts
 from pgonce.core.processes import Registration
-from pgonce.core.registration import check_app
+from pgonce.core.registration import check_app, check_count, check_schema
 from pgonce.core.service import Service
 from pgonce.errors import DatabaseUnavailable, PgonceError
 from pgonce.jobs import calls, calls_operate, calls_schedule
@@ -74,6 +74,9 @@ class Scheduler(Service):
         pool: ConnectionPool[psycopg.Connection[Any]] | None = None,
     ) -> None:
         check_app(app, JobRegistry, "Scheduler")
+        database.check_text(url)
+        check_schema(schema)
+        check_count(concurrency, "concurrency of Scheduler", 1)
         self._app = app
         self._url = url
         self._schema = schema

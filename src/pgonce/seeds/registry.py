@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, Unpack
@@ -9,7 +10,7 @@ from typing import Any, TypeVar, Unpack
 from pgonce.core.named import get_named
 from pgonce.core.registration import called, check_function, check_name
 from pgonce.errors import InvalidArgument
-from pgonce.seeds.seed import Seed, SeedOptions
+from pgonce.seeds.seed import Seed, SeedOptions, check_seed_options
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,10 +29,16 @@ class SeedRegistry:
             options: ``into`` and ``key``, and the other fields of `pgonce.Seed`.
         """
         check_name(name, "@app.seed", "the seed's name", "psalms")
+        check_seed_options(name, options)
 
         def register(function: F) -> F:
             keywords = () if options.get("partitions") is None else ("partition",)
             check_function(function, f"the source of seed {name}", ("cursor",), keywords=keywords, generator=True)
+            if inspect.iscoroutinefunction(function):
+                raise InvalidArgument(
+                    f"the source of seed {name}, {called(function)}, is `async def` and never yields: "
+                    "yield (row, cursor)"
+                )
             if name in self.seeds:
                 raise InvalidArgument(
                     f"there is a seed {name!r} already, {called(self.seeds[name].function)}: give one another name"

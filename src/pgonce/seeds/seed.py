@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypedDict
 
 from psycopg import sql
 
-from pgonce.core.registration import check_columns, check_count
+from pgonce.core.registration import check_choice, check_columns, check_count, check_flag, check_function, check_options
 from pgonce.errors import InvalidArgument
 
 OnConflict: TypeAlias = Literal["skip", "update", "fail"]
@@ -82,24 +82,28 @@ class Seed:
 
     def __post_init__(self) -> None:
         of = f"of seed {self.name}"
+        if not isinstance(self.name, str):
+            raise InvalidArgument(f"the seed name must be text, not {self.name!r}")
         if not self.name:
             raise InvalidArgument("the seed name must not be empty")
-        if not self.into or not isinstance(self.into, str):
-            raise InvalidArgument(f'into {of} must be the name of a table, not {self.into!r}: write into="chapters"')
+        _check_table(self.into, of)
         check_columns(self.key, "key", empty=True)
         object.__setattr__(self, "key", tuple(self.key))
         if self.columns is not None:
             check_columns(self.columns, "columns")
         if self.batch_size is not None:
             check_count(self.batch_size, f"the batch size {of}", 1)
+        if self.total is not None:
+            check_count(self.total, f"total {of}", most=2**63 - 1)
         check_count(self.max_rejects, f"max_rejects {of}")
-        if self.on_conflict not in {"skip", "update", "fail"}:
-            raise InvalidArgument(f'on_conflict {of} is "skip", "update" or "fail", not {self.on_conflict!r}')
-        parts = self.partitions
-        if isinstance(parts, str) or not (parts is None or callable(parts) or isinstance(parts, Sequence)):
-            raise InvalidArgument(f"partitions {of} must be a list, or a function that returns one, not {parts!r}")
+        check_flag(self.set_sequences, f"set_sequences {of}")
+        check_flag(self.allow_unlogged, f"allow_unlogged {of}")
+        check_choice(self.on_conflict, f"on_conflict {of}", ("skip", "update", "fail"))
+        _check_partitions(self.partitions, of)
         if self.fingerprint is not None and not callable(self.fingerprint):
             raise InvalidArgument(f"fingerprint {of} must be a function of the cursor, not {self.fingerprint!r}")
+        if self.fingerprint is not None:
+            check_function(self.fingerprint, f"the fingerprint {of}", ("cursor",), plain="make it plain")
         if not self.key and self.on_conflict != "skip":
             raise InvalidArgument(f"on_conflict={self.on_conflict!r} needs a key")
 
@@ -127,3 +131,41 @@ class Seed:
     def source(self, part: Any = None) -> Callable[[Any], Any]:
         """The function of the cursor alone: of the whole seed, or of one of its partitions."""
         return self.function if self.partitions is None else functools.partial(self.function, partition=part)
+
+
+def check_seed_options(name: str, options: Iterable[str]) -> None:
+    """Refuse options that a `Seed` does not have, and the lack of its table.
+
+    Raises:
+        InvalidArgument: the message says what to write.
+    """
+    check_options(options, SeedOptions.__annotations__, f"seed {name}")
+    if "into" not in options:
+        raise InvalidArgument(
+            f'seed {name} has no table: write into="chapters", or pass the registered one: app.get_seed("{name}")'
+        )
+
+
+def _check_table(given: Any, of: str) -> None:
+    if not given or not isinstance(given, str):
+        raise InvalidArgument(f'into {of} must be the name of a table, not {given!r}: write into="chapters"')
+    parts = given.split(".")
+    if len(parts) > 2 or any(not part or part.strip() != part or part[0] == part[-1] == '"' for part in parts):
+        raise InvalidArgument(
+            f"into {of} is {given!r}: write the table, or schema.table, without quotation marks or spaces around it"
+        )
+
+
+def _check_partitions(given: Any, of: str) -> None:
+    if given is None or callable(given):
+        return
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise InvalidArgument(f"partitions {of} must be a list, or a function that returns one, not {given!r}")
+    if not given:
+        raise InvalidArgument(f"partitions {of} is empty, so nothing would be imported: name a part, or leave it out")
+    if twice := next((part for at, part in enumerate(given) if part in given[:at]), None):
+        raise InvalidArgument(f"partitions {of} has {twice!r} twice: name each part once")
+    try:
+        json.dumps(list(given))
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(f"partitions {of} must be JSON values, such as text: {error}") from None

@@ -15,8 +15,8 @@ from psycopg_pool import ConnectionPool
 from pgonce.core import process
 from pgonce.core.concurrency import sleep
 from pgonce.core.execute import Pool, call, connection
-from pgonce.core.registration import check_pool
-from pgonce.errors import DatabaseUnavailable, LeaseLost, NotFound
+from pgonce.core.registration import check_options, check_pool, check_schema
+from pgonce.errors import DatabaseUnavailable, InvalidArgument, LeaseLost, NotFound
 from pgonce.jobs.guard import Jobs
 from pgonce.jobs.run import Run
 from pgonce.seeds import calls, calls_operate, verify
@@ -25,7 +25,7 @@ from pgonce.seeds.calls_operate import BatchTime, Rehearsed, RejectGroup, Resume
 from pgonce.seeds.importer import Import, Outcome, Progress, RunOptions, Source, WentBack
 from pgonce.seeds.rejected_row import RejectedRow
 from pgonce.seeds.rejects import retry
-from pgonce.seeds.seed import Seed, SeedOptions
+from pgonce.seeds.seed import Seed, SeedOptions, check_seed_options
 from pgonce.seeds.table import check_table
 from pgonce.seeds.table_loader import TableLoader
 
@@ -71,6 +71,7 @@ class Seeds:
 
     def __init__(self, pool: Pool, *, schema: str = "public") -> None:
         check_pool(pool, ConnectionPool, "Seeds")
+        check_schema(schema)
         self._pool = pool
         self._schema = schema
         self._jobs = Jobs(pool, schema=schema)
@@ -126,6 +127,8 @@ class Seeds:
             Exception: the source's own, or the database's; the seed is ``failed`` and resumes at its checkpoint.
         """
         found = _seed(seed, source, options)
+        if not callable(found.function):
+            raise InvalidArgument(f'seed {found.name} has no source: pass app.get_seed("{found.name}")')
         run_options = RunOptions(restart, accept_change, partition, max_rows_per_second, on_progress, stop)
         name, key = found.name, found.name if partition is None else f"{found.name}/{partition}"
         with connection(self._pool) as conn:
@@ -353,7 +356,11 @@ class Seeds:
 
 def _seed(seed: Seed | str, source: Any, options: SeedOptions) -> Seed:
     if isinstance(seed, Seed):
+        check_options(options, SeedOptions.__annotations__, f"seed {seed.name}")
         return replace(seed, **({"function": source} if source else {}), **options)
+    if not isinstance(seed, str):
+        raise InvalidArgument(f'pass a Seed or its name, not {type(seed).__name__}: app.get_seed("psalms")')
+    check_seed_options(seed, options)
     return Seed(seed, source, **options)
 
 

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from pgonce.core.registration import check_name
 from pgonce.errors import InvalidArgument
 from pgonce.testing.templates import CHANGES, KINDS, PREFIXES, template
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls import Event
 from pgonce.webhooks.event_types import TYPES, unknown_patterns
+from pgonce.webhooks.glob import is_glob
 from pgonce.webhooks.registry import WebhookRegistry
 
 SECRET = "whsec_test"  # noqa: S105 -- for tests: Stripe's are random
@@ -49,8 +51,11 @@ def event(
             event (``v1.…``, ``v2.…``) takes ``id`` for its related object; the rest is its ``data``.
 
     Raises:
-        InvalidArgument: the type looks like a misspelt one of Stripe's.
+        InvalidArgument: the type is a pattern, or looks like a misspelt one of Stripe's.
     """
+    check_name(type, "event", "the event's type", "invoice.paid")
+    if is_glob(type):
+        raise InvalidArgument(f'an event has one type, not a pattern: write event("invoice.paid"), not event("{type}")')
     if type not in TYPES and (alike := unknown_patterns([type]).get(type)):
         raise InvalidArgument(f'Stripe sends no type "{type}": did you mean {alike}?')
     now = int(time.time()) if created is None else created
@@ -122,14 +127,16 @@ def _id(prefix: str) -> str:
     return prefix + secrets.token_hex(12)
 
 
-def _refuse_type(payload: object) -> None:
+def _check_event(payload: object) -> None:
     if isinstance(payload, str):
         raise InvalidArgument(f'pass an event, not its type: event("{payload}")')
+    if not isinstance(payload, bytes) and (not isinstance(payload, Mapping) or not {"id", "type"} <= set(payload)):
+        raise InvalidArgument('pass an event, which has an id and a type: event("invoice.paid", ...)')
 
 
 def handled(payload: Mapping[str, Any]) -> Event:
     """The event as a handler gets it, to call one without a database: ``handler(handled(event(...)), tx)``."""
-    _refuse_type(payload)
+    _check_event(payload)
     return Event(str(payload["id"]), str(payload["type"]), dict(payload))
 
 
@@ -149,7 +156,7 @@ def signed(payload: Mapping[str, Any] | bytes, *, secret: str | None = None, tim
         secret: the endpoint's; the default is the first one of PGONCE_WEBHOOK_SECRET, or ``SECRET``.
         timestamp: when it was signed, in unix seconds; the default is now. 300 s are tolerated.
     """
-    _refuse_type(payload)
+    _check_event(payload)
     body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
     secret = secret or os.environ.get("PGONCE_WEBHOOK_SECRET", "").split(",")[0].strip() or SECRET
     headers = {"Content-Type": "application/json", "Stripe-Signature": stripe.sign(body, secret, timestamp)}

@@ -11,6 +11,7 @@ from pgonce.core import database, event_loop, failures
 from pgonce.core.callables import ensure_awaitable
 from pgonce.core.execute import call
 from pgonce.core.interval import interval
+from pgonce.core.registration import check_app
 from pgonce.errors import InvalidArgument
 from pgonce.jobs.guard import Jobs
 from pgonce.jobs.guard_async import AsyncJobs
@@ -60,6 +61,7 @@ def drain(app: WebhookRegistry, *, url: str | None = None, schema: str = "public
         How many events were handled, failed ones among them. One that has failed is due again later: call
         ``pgonce webhook replay``, or deliver it again.
     """
+    check_app(app, WebhookRegistry, "drain")
     seen: set[str] = set()
     own, own_async = app.types(asynchronous=False, own=True), app.types(asynchronous=True, own=True)
     plain, asynchronous = app.types(asynchronous=False), app.types(asynchronous=True)
@@ -134,6 +136,7 @@ def run(
     Raises:
         Exception: what the job raised; the run is recorded as failed.
     """
+    check_app(app, JobRegistry, "run")
     job, found = app.get_job(name), database.find(url)
     options: dict[str, Any] = {"scope": scope, "key": key, "scheduled_for": None if at is None else _moment(at)}
     if job.is_async:
@@ -177,6 +180,7 @@ class Clock:
     def __init__(
         self, app: JobRegistry, now: datetime | str, *, url: str | None = None, schema: str = "public"
     ) -> None:
+        check_app(app, JobRegistry, "Clock")
         self._app, self._url, self._schema = app, url, schema
         self.now = _moment(now)
 

@@ -17,7 +17,7 @@ from pgonce.core.callables import ensure_result
 from pgonce.core.concurrency import Result, shielded
 from pgonce.core.execute import Pool, call, call_unsynced, connection, execute, transaction
 from pgonce.core.interval import interval
-from pgonce.core.registration import check_pool
+from pgonce.core.registration import check_pool, check_schema
 from pgonce.core.telemetry import working
 from pgonce.errors import DatabaseUnavailable, EventBusy, LeaseLost, PgonceError, TransactionBroken
 from pgonce.webhooks import calls as protocol
@@ -61,6 +61,7 @@ class Webhooks:
     ) -> None:
         self._secrets = stripe.signing_secrets(secrets) if secrets else ()  # none: for `handle` alone
         check_pool(pool, ConnectionPool, "Webhooks")
+        check_schema(schema)
         self._pool = pool
         self._schema = schema
         self._tolerance = tolerance

@@ -16,7 +16,7 @@ from pgonce.core.callables import ensure_awaitable
 from pgonce.core.concurrency_async import Result, shielded
 from pgonce.core.execute_async import Pool, call, call_unsynced, connection, execute, transaction
 from pgonce.core.interval import interval
-from pgonce.core.registration import check_pool
+from pgonce.core.registration import check_pool, check_schema
 from pgonce.core.telemetry import working
 from pgonce.errors import DatabaseUnavailable, EventBusy, LeaseLost, PgonceError, TransactionBroken
 from pgonce.webhooks import calls as protocol
@@ -60,6 +60,7 @@ class AsyncWebhooks:
     ) -> None:
         self._secrets = stripe.signing_secrets(secrets) if secrets else ()  # none: for `handle` alone
         check_pool(pool, AsyncConnectionPool, "AsyncWebhooks")
+        check_schema(schema)
         self._pool = pool
         self._schema = schema
         self._tolerance = tolerance

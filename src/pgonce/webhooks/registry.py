@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from pgonce.core.callables import ensure_awaitable, ensure_result, is_async
 from pgonce.core.failures import ErrorHook
 from pgonce.core.interval import interval
-from pgonce.core.registration import called, check_flag, check_function, check_name
+from pgonce.core.registration import called, check_choice, check_flag, check_function, check_name
 from pgonce.errors import InvalidArgument
 from pgonce.webhooks.calls import Event
 from pgonce.webhooks.glob import any_of, overlap
@@ -79,20 +79,24 @@ class WebhookRegistry:
             durable: ``chain``: the commits of events that a worker handles right after each other wait for the disk
                 together. ``each``: every commit waits as ``synchronous_commit`` says.
         """
-        check_name(pattern, "@app.webhook", "an event type", "invoice.paid")
-        if transaction not in {"shared", "own"}:
-            raise InvalidArgument(f'transaction of {pattern} is "shared" or "own", not {transaction!r}')
+        _check_pattern(pattern, "@app.webhook")
+        check_choice(transaction, f"transaction of {pattern}", ("shared", "own"))
         by = ': to order by something else, pass ordered=True, key=lambda event: event.object["..."]'
         check_flag(ordered, f"ordered of {pattern}", by)
         check_flag(coalesce, f"coalesce of {pattern}", by.replace("ordered", "coalesce"))
+        if ordered and coalesce:
+            raise InvalidArgument(
+                f"{pattern} has ordered and coalesce: ordered=True handles every event, coalesce=True one of several"
+            )
         if key is not None and not callable(key):
             raise InvalidArgument(
                 f"key of {pattern} must be a function of the event, not {key!r}: key=lambda event: ..."
             )
         if key is not None and not (ordered or coalesce):
             raise InvalidArgument(f"key of {pattern} does nothing by itself: add ordered=True or coalesce=True")
-        if durable not in {"chain", "each"}:
-            raise InvalidArgument(f'durable of {pattern} is "chain" or "each", not {durable!r}')
+        if key is not None:
+            check_function(key, f"the key of {pattern}", ("event",), plain="make it plain")
+        check_choice(durable, f"durable of {pattern}", ("chain", "each"))
         order: Literal["any", "ordered", "coalesce"] = "coalesce" if coalesce else "ordered" if ordered else "any"
         limit = None if timeout is None else interval(timeout, f"the timeout for {pattern}").total_seconds()
 
@@ -109,7 +113,7 @@ class WebhookRegistry:
 
         When it fails, its events are handled one by one, so that a bad one does not stop the others.
         """
-        check_name(pattern, "@app.webhook_batch", "an event type", "invoice.paid")
+        _check_pattern(pattern, "@app.webhook_batch")
         limit = None if timeout is None else interval(timeout, f"the timeout for {pattern}").total_seconds()
 
         def register(function: F) -> F:
@@ -190,6 +194,21 @@ class WebhookRegistry:
         if found[0].kind != "shared":
             raise InvalidArgument(f"the handler of {event.type} is a batch or owns its transaction: it needs a worker")
         return found
+
+
+def _check_pattern(pattern: Any, decorator: str) -> None:
+    """Refuse what is no event type and no glob: it would match nothing, and the handler would never be called.
+
+    Raises:
+        InvalidArgument: it is not text, or is a list of types, a regular expression or a pattern of SQL's.
+    """
+    check_name(pattern, decorator, "an event type", "invoice.paid")
+    if any(sign in pattern for sign in ",;|{}"):
+        raise InvalidArgument(f'{pattern!r} is no event type: write {decorator}("invoice.paid") once for each type')
+    if any(sign in pattern for sign in "^$\\()%"):
+        raise InvalidArgument(
+            f'{pattern!r} is no event type: {decorator} takes a glob, such as "customer.subscription.*"'
+        )
 
 
 def _shortened(key: str) -> str:

@@ -14,7 +14,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -95,7 +95,7 @@ def signing_secrets(secrets: str | Iterable[str]) -> tuple[str, ...]:
     if inspect.iscoroutine(given):
         given.close()  # otherwise Python warns that it was never awaited
         raise InvalidArgument("the function for the webhook secrets is async: only pgonce.receiver awaits it")
-    if isinstance(given, bytes) or not isinstance(given, Iterable):
+    if isinstance(given, bytes | Mapping) or not isinstance(given, Iterable):
         raise InvalidArgument(f'the webhook secret is {type(given).__name__}, not text: pass secrets="whsec_..."')
     found = (secrets,) if isinstance(secrets, str) else tuple(secrets)
     usable = tuple(checked for number, secret in enumerate(found, 1) if (checked := _check_secret(secret, number)))
@@ -213,7 +213,14 @@ def read_header(header: str | None) -> tuple[str, list[bytes]]:
 
     Raises:
         SignatureError: no header, or not one of Stripe's.
+        InvalidArgument: it is not text, such as all headers of the request.
     """
+    given: object = header
+    if given is not None and not isinstance(given, str):
+        raise InvalidArgument(
+            f"the signature is the value of the Stripe-Signature header, not {type(given).__name__}: "
+            'pass request.headers["Stripe-Signature"]'
+        )
     if not header:
         raise SignatureError("the request has no Stripe-Signature header")
     timestamps, signatures = set[str](), list[bytes]()

@@ -22,7 +22,7 @@ from pgonce.core import database, event_loop
 from pgonce.core.event_loop import EventLoop
 from pgonce.core.execute import call
 from pgonce.core.processes import Registration, count_live_processes
-from pgonce.core.registration import check_app
+from pgonce.core.registration import check_app, check_count, check_schema
 from pgonce.core.service import Service
 from pgonce.errors import PgonceError
 from pgonce.webhooks import calls_queue as queue
@@ -78,6 +78,10 @@ class Worker(Service):
         pool: ConnectionPool[psycopg.Connection[Any]] | None = None,
     ) -> None:
         check_app(app, WebhookRegistry, "Worker")
+        database.check_text(url)
+        check_schema(schema)
+        check_count(concurrency, "concurrency of Worker", 1)
+        check_count(max_attempts, "max_attempts of Worker", 1)
         self._app = app
         self._url = url
         self._schema = schema

@@ -560,7 +560,7 @@ def test_a_key_that_could_double_rows_is_refused_before_the_first_row(
     assert (checkpoint(db, name), last_run(db, name)) == (None, None)
 
 
-@pytest.mark.parametrize("key", [("nothing",), ("id", "id"), ("ID",)], ids=str)
+@pytest.mark.parametrize("key", [("nothing",), ("ID",)], ids=str)
 def test_a_key_of_other_columns_is_refused(
     open_caller: Open, module_database: str, db: Db, table: str, name: str, key: tuple[str, ...]
 ) -> None:

@@ -82,15 +82,16 @@ def test_a_misspelt_type_is_refused_with_the_right_one() -> None:
 
 def test_a_delivery_is_signed_and_can_be_signed_for_another_time_or_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PGONCE_WEBHOOK_SECRET", raising=False)
-    made = signed(event("invoice.paid"))
-    stripe.verify(made.body, made.headers["Stripe-Signature"], SECRET)
+    delivery = signed(event("invoice.paid"))
+    stripe.verify(delivery.body, delivery.headers["Stripe-Signature"], SECRET)
     old = signed(b"{}", timestamp=int(time.time()) - 600)
     with pytest.raises(SignatureError, match="old"):
         stripe.verify(old.body, old.headers["Stripe-Signature"], SECRET)
     monkeypatch.setenv("PGONCE_WEBHOOK_SECRET", "whsec_first, whsec_second")
-    of_environment = signed({"id": "evt_1"})
+    made = event("invoice.paid")
+    of_environment = signed(made)
     stripe.verify(of_environment.body, of_environment.headers["Stripe-Signature"], "whsec_first")
-    assert json.loads(of_environment.body) == {"id": "evt_1"}
+    assert json.loads(of_environment.body) == made
     assert "whsec" not in repr(of_environment)
 
 
