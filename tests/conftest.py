@@ -82,6 +82,10 @@ def server() -> Iterator[str]:
             # machine that loses its power would.
             for setting in ("fsync", "full_page_writes"):
                 conn.execute(sql.SQL("alter system set {} = off").format(sql.Identifier(setting)))
+            # Files are copied inside the kernel, from PostgreSQL 18 on: two thirds of the time.
+            cloning = "select from pg_settings where name = 'file_copy_method' and 'clone' = any (enumvals)"
+            if conn.execute(cloning).rowcount:
+                conn.execute("alter system set file_copy_method = clone")
             conn.execute("select pg_reload_conf()")
     yield url
     if running:
@@ -114,7 +118,7 @@ def _new_database(server: str, template: str | None) -> Iterator[str]:
     if template:
         create += sql.SQL(" template {}").format(sql.Identifier(template))
     with psycopg.connect(server, autocommit=True) as conn:
-        if template and conn.info.server_version >= 150000:
+        if conn.info.server_version >= 150000:  # the default writes each page to the write-ahead log
             create += sql.SQL(" strategy file_copy")
         conn.execute(create)
         try:
