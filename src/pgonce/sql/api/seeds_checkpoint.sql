@@ -58,6 +58,18 @@ end $$;
 comment on function pgonce_check_seed_batch(bigint, jsonb) is
   'pgonce: raises 22023 for a checkpoint that is null and for a batch number that is negative or null.';
 
+-- Called after the rows were written: the lock on their table holds until COMMIT, so its name stays with it.
+create or replace function pgonce_check_seed_target(p_target jsonb) returns void
+language plpgsql stable set search_path from current as $$
+begin
+  if to_regclass(p_target ->> 'table')::oid is distinct from (p_target ->> 'oid')::oid then
+    raise sqlstate '22023' using message = format('table %s was replaced by another one during the import', p_target ->> 'table'),
+      hint = 'this batch is rolled back: --restart begins at the start, with the table that is there now';
+  end if;
+end $$;
+comment on function pgonce_check_seed_target(jsonb) is
+  'pgonce: raises 22023 if another table has the name of the one that the import began with.';
+
 create or replace function pgonce_add_count(p_count integer, p_more integer) returns integer
 language sql immutable set search_path from current as $$
   select least(p_count::bigint + p_more, 2147483647)::integer
@@ -125,6 +137,7 @@ begin
   perform pgonce_check_seed_arguments(p_seed_name, p_rows_inserted, p_rows_skipped);
   perform pgonce_check_seed_arguments(p_seed_name, p_rows_updated, p_rows_rejected);
   perform pgonce_check_seed_batch(p_batch, p_last_checkpoint);
+  perform pgonce_check_seed_target(p_target);
   if p_batch = 0 then
     insert into seed_checkpoints (seed_name) values (p_seed_name) on conflict (seed_name) do nothing;
   end if;

@@ -90,6 +90,7 @@ begin
   perform pgonce_check_seed_arguments(p_seed_name, p_rows_inserted, p_rows_skipped);
   perform pgonce_check_seed_arguments(p_seed_name, p_rows_updated, p_rows_rejected);
   perform pgonce_check_seed_batch(p_batch, p_last_checkpoint);
+  perform pgonce_check_seed_target(p_target);
   -- "for update", as in pgonce_advance_seed: it waits for a COMMIT that is still in flight
   select batch into v_batch from pgonce_seed_partitions where seed_name = p_seed_name and partition = p_partition for update;
   perform pgonce_check_partition(p_seed_name, p_partition, found);
