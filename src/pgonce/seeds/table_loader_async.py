@@ -17,6 +17,17 @@ from pgonce.seeds.seed import Seed
 
 _RANGE = 1000
 """Rows of a batch from which on reading a range of the index is cheaper than looking up each key."""
+# The greatest value of the column, or the least one if the sequence descends, and the last number of the sequence that
+# is not after it: two servers may share the numbers by an increment of 2.
+_BEHIND = """
+select m.most::bigint, greatest(q.seqmin, least(q.seqmax,
+    s.last_value + div(m.most - s.last_value, q.seqincrement) * q.seqincrement))::bigint
+from {sequence} s
+join pg_catalog.pg_sequence q on q.seqrelid = %s::pg_catalog.regclass
+cross join (select max({column}) as greatest, min({column}) as least from {table}) e
+cross join lateral (select case when q.seqincrement > 0 then e.greatest else e.least end::numeric as most) m
+where (m.most - s.last_value - case when s.is_called then q.seqincrement else 0 end) * sign(q.seqincrement) >= 0
+"""
 _STAGING = sql.Identifier("pg_temp", "pgonce_batch")
 _EXACT: frozenset[Kind] = frozenset({"boolean", "integer", "uuid", "timestamp"})
 """Kinds of columns in which equal values have one text; 1.0 and 1.00 are equal, and texts under some collations."""
@@ -180,16 +191,16 @@ class TableLoader:
         """
         behind = dict[str, int]()
         for column, sequence in self.facts.sequences.items():
-            statement = sql.SQL(
-                "select m.most, m.most >= s.last_value + case when s.is_called then 1 else 0 end"
-                " from {sequence} s, (select max({column}) as most from {table}) m"
-            ).format(sequence=sequence, column=sql.Identifier(column), table=self.facts.table)
-            [[most, is_behind]] = await fetch(conn, statement)
-            if is_behind:
-                behind[sequence.as_string()] = most
+            if self.facts.columns[column].kind != "integer":  # as part of a text, for example: A17
+                continue
+            name = sequence.as_string()
+            statement = sql.SQL(_BEHIND).format(
+                sequence=sequence, column=sql.Identifier(column), table=self.facts.table
+            )
+            for most, last in await fetch(conn, statement, [name]):
+                behind[name] = most
                 if self.seed.set_sequences:
-                    advance = "select pg_catalog.setval(%s::pg_catalog.regclass, %s)"
-                    await fetch(conn, advance, [sequence.as_string(), most])
+                    await fetch(conn, "select pg_catalog.setval(%s::pg_catalog.regclass, %s)", [name, last])
         return behind
 
     async def _copy(
