@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pgonce.errors import InvalidArgument, SourceChanged
@@ -99,7 +100,7 @@ class Files:
         """
         earlier = stored.get("files") or [{}]
         names = [each.get("file") for each in earlier]
-        if names != self._names[: len(names)]:
+        if not all(map(self._is_file, range(len(names)), names)):
             raise SourceChanged(
                 f"{self.name}: the files that were read ({', '.join(map(str, names))}) are no longer the first: "
                 "new files must sort after them, or --restart reads all of them"
@@ -135,18 +136,22 @@ class Files:
 
     def _cursor(self, number: int, inner: Cursor) -> Cursor:
         self._ends[number] = inner
-        return {"file": self._names[number], "at": inner}
+        return {"file": self._names[number], "number": number + 1, "at": inner}
 
     def _place(self, cursor: Cursor | None) -> tuple[int, Cursor | None]:
         if cursor is None:
             return 0, None
         match cursor:
-            case {"file": str(name), "at": inner} if name in self._names:
-                return self._names.index(name), inner
+            case {"file": str(name), "number": int(number), "at": inner} if self._is_file(number - 1, name):
+                return number - 1, inner
         raise InvalidArgument(
             f"the checkpoint {cursor!r} is not a place in {self.name}: its file is not among "
             f"{', '.join(self._names[:5])}: bring it back, or pass --restart"
         )
+
+    def _is_file(self, number: int, name: Any) -> bool:
+        """Whether the file in this place may have had this name: its folder does not count."""
+        return 0 <= number < len(self._names) and Path(str(name)).name == self.files[number].path.name
 
 
 class BlockFiles(Files):
