@@ -79,7 +79,9 @@ def run(
     if found.partitions is None and (workers > 1 or cluster):
         raise click.UsageError(f"the seed {name} has no partitions: --workers and --cluster need them")
     if dry_run:
-        counts: Rehearsed = _each_kind(found, url, schema, "rehearse", {"restart": restart})
+        counts: Rehearsed = _each_kind(
+            found, url, schema, "rehearse", {"restart": restart, "accept_change": accept_change}
+        )
         shown.report_dry_run(counts)
         return
     began = time.monotonic()

@@ -24,7 +24,7 @@ from pgonce.seeds import rejects_async as rejects
 from pgonce.seeds.batch import SMALLEST, Batch, BatchBuilder, BatchSizer, join_blocks
 from pgonce.seeds.calls import Checkpoint, Cursor, SeedRow
 from pgonce.seeds.copy_text import RowFormatter
-from pgonce.seeds.seed import Fingerprint
+from pgonce.seeds.seed import Fingerprint, Seed
 from pgonce.seeds.source import NO_CURSOR, BlockSource, Fingerprinted
 from pgonce.seeds.stream_async import Stream, batches_of, prefetched
 from pgonce.seeds.table_loader_async import TableLoader
@@ -121,6 +121,39 @@ def batches(
     return batches_of(source(cursor), BatchBuilder(sizer, _formatter(loader, source, adapters)))
 
 
+def check_source(
+    seed: Seed, source: Source, at: Checkpoint | None, *, accept_change: bool = False
+) -> Fingerprint | None:
+    """The function that takes fingerprints, when the source is what it was at the checkpoint.
+
+    Raises:
+        SourceChanged: with the choice.
+    """
+    offered: object = source
+    own = offered if isinstance(offered, Fingerprinted) else None
+    take = seed.fingerprint or (own.fingerprint if own else None)
+    if take is None or at is None or at.fingerprint is None or accept_change:
+        return take
+    if own and seed.fingerprint is None:
+        changed = own.same(at.fingerprint) == "changed"
+    else:
+        changed = as_json(take(at.cursor)) != at.fingerprint
+    if changed:
+        raise SourceChanged(
+            f"the source of {seed.name} has changed since row {at.rows_seen:,}: begin at the start "
+            f"({_restart_advice(seed)}), or resume at the checkpoint (--accept-change)"
+        )
+    return take
+
+
+def _restart_advice(seed: Seed) -> str:
+    if not seed.key:
+        return f"empty {seed.into} first, then --restart"
+    if seed.on_conflict == "skip":
+        return "--restart --on-conflict update; without the second rows that are there stay as they are"
+    return "--restart"
+
+
 class Import:
     """One resume of a seed, or of one of its partitions."""
 
@@ -155,7 +188,8 @@ class Import:
     async def run(self) -> tuple[Outcome, Checkpoint | None]:
         """Import until the end, a pause, or a stop."""
         cursor = await retry_transient(self._pool, self._begin)
-        fingerprint = self._check_source()
+        accept = self._options.accept_change
+        fingerprint = check_source(self._seed, self._source, self._checkpoint, accept_change=accept)
         if self._checkpoint and self._checkpoint.paused_at:
             return await self._stopped("paused", self._checkpoint)
         try:
@@ -261,33 +295,6 @@ class Import:
         if partition is None:
             return await call(self._pool, calls.get_checkpoint(name), self._schema)
         return await call(self._pool, calls_operate.get_partition(name, partition), self._schema)
-
-    def _check_source(self) -> Fingerprint | None:
-        """The function that takes fingerprints, when the source is what it was."""
-        offered: object = self._source
-        own = offered if isinstance(offered, Fingerprinted) else None
-        take = self._seed.fingerprint or (own.fingerprint if own else None)
-        before = self._checkpoint
-        if take is None or before is None or before.fingerprint is None or self._options.accept_change:
-            return take
-        if own and self._seed.fingerprint is None:
-            changed = own.same(before.fingerprint) == "changed"
-        else:
-            changed = as_json(take(before.cursor)) != before.fingerprint
-        if changed:
-            raise SourceChanged(
-                f"the source of {self._seed.name} has changed since row {before.rows_seen:,}: begin at the start "
-                f"({self._restart_advice}), or resume at the checkpoint (--accept-change)"
-            )
-        return take
-
-    @property
-    def _restart_advice(self) -> str:
-        if not self._seed.key:
-            return f"empty {self._seed.into} first, then --restart"
-        if self._seed.on_conflict == "skip":
-            return "--restart --on-conflict update; without the second rows that are there stay as they are"
-        return "--restart"
 
     async def _commit(self, batch: Batch) -> Checkpoint:
         with working("write batch", "internal", {"import": self._seed.name}, {"pgonce.rows": batch.rows}):

@@ -20,7 +20,7 @@ from pgonce.errors import DatabaseUnavailable, InvalidArgument, LeaseLost, NotFo
 from pgonce.jobs.guard import Jobs
 from pgonce.jobs.run import Run
 from pgonce.seeds import calls, calls_operate, verify
-from pgonce.seeds.calls import Checkpoint, Cursor, Reject
+from pgonce.seeds.calls import Checkpoint, Reject
 from pgonce.seeds.calls_operate import BatchTime, Rehearsed, RejectGroup, Resume
 from pgonce.seeds.importer import Import, Outcome, Progress, RunOptions, Source, WentBack
 from pgonce.seeds.rejected_row import RejectedRow
@@ -284,19 +284,21 @@ class Seeds:
         source: Source | Mapping[str, Source] | None = None,
         *,
         restart: bool = False,
+        accept_change: bool = False,
         **options: Unpack[SeedOptions],
     ) -> Rehearsed:
-        """A dry run: what ``run`` would count, by doing it in one transaction that is rolled back.
+        """A dry run: what ``run`` would count or raise, by doing it in one transaction that is rolled back.
 
         ``source``: of a seed with partitions a mapping, with the source of each; those that are complete are left out.
         """
         found, sources = _sources(seed, source, options)
-        left = list[tuple[Source, Cursor | None]]()
+        left = list[tuple[Source, Checkpoint | None]]()
+        again = restart and self.checkpoint(found.name) is not None
         for part, each in sources.items():
             at = None if restart else self.checkpoint(found.name, part)
             if part is None or at is None or at.status != "complete":
-                left.append((each, at.cursor if at else None))
-        return verify.rehearse(self._pool, left, found)
+                left.append((each, at))
+        return verify.rehearse(self._pool, left, found, again=again, accept_change=accept_change)
 
     def verify(
         self, seed: Seed | str, source: Source | Mapping[str, Source] | None = None, **options: Unpack[SeedOptions]

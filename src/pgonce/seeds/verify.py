@@ -17,11 +17,11 @@ from pgonce.core.execute import Pool, connection, fetch, run
 from pgonce.errors import SourceUnfinished
 from pgonce.seeds import rejects
 from pgonce.seeds.batch import BatchSizer
-from pgonce.seeds.calls import Counts, Cursor
+from pgonce.seeds.calls import Checkpoint, Counts
 from pgonce.seeds.calls_operate import Rehearsed, RejectGroup
 from pgonce.seeds.columns import Column, Kind, TableFacts
 from pgonce.seeds.expected import Rejected, RowReader
-from pgonce.seeds.importer import Source, batches
+from pgonce.seeds.importer import Source, batches, check_source
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.stream import batches_of, prefetched
 from pgonce.seeds.table import check_table
@@ -63,13 +63,23 @@ select keys, found, found as equal, (select count(*) from {table}) - found as ex
 """
 
 
-def rehearse(pool: Pool, sources: Iterable[tuple[Source, Cursor | None]], seed: Seed) -> Rehearsed:
-    """Import everything after the cursors in one transaction, constraints and all, and roll it back.
+def rehearse(
+    pool: Pool, sources: Iterable[tuple[Source, Checkpoint | None]], seed: Seed, *, again: bool, accept_change: bool
+) -> Rehearsed:
+    """Import everything after the checkpoints in one transaction, constraints and all, and roll it back.
 
     All partitions in the one: a key that two of them have is there already for the second, as it would be.
 
+    Args:
+        pool: connections to the database.
+        sources: the source of each part, and where it stands.
+        seed: the seed.
+        again: it has run and begins at the start.
+        accept_change: as of a run.
+
     Raises:
         RowRejected: more than the seed's ``max_rejects`` rows were refused.
+        SourceChanged: as a run would raise it at such a checkpoint; TableChanged, too.
     """
     with connection(pool) as conn:
         loader = TableLoader(seed, check_table(conn, seed))
@@ -77,9 +87,14 @@ def rehearse(pool: Pool, sources: Iterable[tuple[Source, Cursor | None]], seed: 
         unfinished: str | None = None
         with conn.transaction(force_rollback=True):
             loader.begin(conn)
+            if again:
+                loader.check_restart(conn)
             refused: list[dict[str, Any]] = []
-            for source, cursor in sources:
-                before = total.seen
+            for source, at in sources:
+                before, cursor = total.seen, at.cursor if at else None
+                if at and not accept_change:
+                    loader.check_target(conn, at)
+                check_source(seed, source, at, accept_change=accept_change)
                 try:
                     with prefetched(batches(loader, source, cursor, sizer, conn.adapters)) as (taken, want):
                         for batch in taken:

@@ -16,11 +16,11 @@ from pgonce.core.execute_async import Pool, connection, fetch, run
 from pgonce.errors import SourceUnfinished
 from pgonce.seeds import rejects_async as rejects
 from pgonce.seeds.batch import BatchSizer
-from pgonce.seeds.calls import Counts, Cursor
+from pgonce.seeds.calls import Checkpoint, Counts
 from pgonce.seeds.calls_operate import Rehearsed, RejectGroup
 from pgonce.seeds.columns import Column, Kind, TableFacts
 from pgonce.seeds.expected import Rejected, RowReader
-from pgonce.seeds.importer_async import Source, batches
+from pgonce.seeds.importer_async import Source, batches, check_source
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.stream_async import batches_of, prefetched
 from pgonce.seeds.table_async import check_table
@@ -62,13 +62,23 @@ select keys, found, found as equal, (select count(*) from {table}) - found as ex
 """
 
 
-async def rehearse(pool: Pool, sources: Iterable[tuple[Source, Cursor | None]], seed: Seed) -> Rehearsed:
-    """Import everything after the cursors in one transaction, constraints and all, and roll it back.
+async def rehearse(
+    pool: Pool, sources: Iterable[tuple[Source, Checkpoint | None]], seed: Seed, *, again: bool, accept_change: bool
+) -> Rehearsed:
+    """Import everything after the checkpoints in one transaction, constraints and all, and roll it back.
 
     All partitions in the one: a key that two of them have is there already for the second, as it would be.
 
+    Args:
+        pool: connections to the database.
+        sources: the source of each part, and where it stands.
+        seed: the seed.
+        again: it has run and begins at the start.
+        accept_change: as of a run.
+
     Raises:
         RowRejected: more than the seed's ``max_rejects`` rows were refused.
+        SourceChanged: as a run would raise it at such a checkpoint; TableChanged, too.
     """
     async with connection(pool) as conn:
         loader = TableLoader(seed, await check_table(conn, seed))
@@ -76,9 +86,14 @@ async def rehearse(pool: Pool, sources: Iterable[tuple[Source, Cursor | None]], 
         unfinished: str | None = None
         async with conn.transaction(force_rollback=True):
             await loader.begin(conn)
+            if again:
+                await loader.check_restart(conn)
             refused: list[dict[str, Any]] = []
-            for source, cursor in sources:
-                before = total.seen
+            for source, at in sources:
+                before, cursor = total.seen, at.cursor if at else None
+                if at and not accept_change:
+                    await loader.check_target(conn, at)
+                check_source(seed, source, at, accept_change=accept_change)
                 try:
                     async with prefetched(batches(loader, source, cursor, sizer, conn.adapters)) as (taken, want):
                         async for batch in taken:
