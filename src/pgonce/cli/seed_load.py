@@ -142,6 +142,7 @@ def load(
     reading["nulls"] = tuple(reading["nulls"]) or ("",)
     reading["delimiter"] = "\t" if reading["delimiter"] in {"tab", "\\t"} else reading["delimiter"]
     source, label = _source(files, query, key, reading, named=name is not None)
+    label = label.encode(errors="surrogateescape").decode(errors="replace")  # the file's name may not be UTF-8
     name = name or f"{table}:{label}"
     shown = Import(name, f"{label} → {table}", "the same command", source.total, getattr(source, "progress", unknown))
     options: dict[str, Any] = {"into": table, "key": key, "on_conflict": on_conflict, "max_rejects": max_rejects}
@@ -149,11 +150,11 @@ def load(
     with database.open_pool(url) as pool:
         seeds = Seeds(pool, schema=schema)
         with pool.connection() as conn:
-            _check(conn, table, key, source)
+            options["key"] = _check(conn, table, key, source)
             if dry_run:
                 _preview(conn, Seed(name, source, **options), source)
         if dry_run:
-            shown.report_dry_run(seeds.rehearse(name, source, restart=restart, **options))
+            shown.report_dry_run(seeds.rehearse(name, source, restart=restart, accept_change=accept_change, **options))
             return
         began = time.monotonic()
         with stopping("this batch") as stopped, shown.shown() as on_progress:
@@ -203,8 +204,10 @@ def _is_there(file: str) -> bool:
     return file == "-" or Path(file).exists() or any(sign in file for sign in "*?[")
 
 
-def _check(conn: Connection[Any], table: str, key: Sequence[str], source: Source) -> None:
+def _check(conn: Connection[Any], table: str, key: Sequence[str], source: Source) -> Sequence[str]:
     """Compare the columns of file and table. Columns of the file that differ only in case get the table's names.
+
+    Returns the key, by these names.
 
     Raises:
         InvalidArgument: the file has no such key.
@@ -229,6 +232,7 @@ def _check(conn: Connection[Any], table: str, key: Sequence[str], source: Source
     if renames and len(set(renames.values())) == len(renames):
         source.rename(renames)
         columns = source.columns
+        key = [renames.get(name, name) for name in key]
     if lacking := [name for name in key if name not in columns]:
         raise InvalidArgument(f"{source.name} has no column {lacking[0]}: it has {', '.join(columns)}")
     if unknown := [column for column in columns if column not in known]:
@@ -236,6 +240,7 @@ def _check(conn: Connection[Any], table: str, key: Sequence[str], source: Source
             f"table {table} has no column {unknown[0]}, which {source.name} has; the table has {', '.join(known)}: "
             f"--map '{unknown[0]}=COLUMN' says which one it is"
         )
+    return key
 
 
 def _refuse_table(conn: Connection[Any], table: str, key: Sequence[str], columns: Sequence[str]) -> None:
