@@ -87,9 +87,8 @@ def _is_line(found: Mapping[str, Any], line: bytes, *, json_strings: bool) -> bo
             return all(value is None or value in shown.values() for value in found.values())
     if json_strings or not all(isinstance(value, str | None) for value in found.values()):
         return False  # then it was no row at all, and now it is one
-    # A record that is not CSV is read otherwise by Python's csv module, and may take the next lines with it.
     values = "".join(value or "" for value in found.values())
-    return _signs(values).startswith(_signs(text)) and ("\ufffd" not in text or bool(_NOT_UTF8.search(values)))
+    return "\ufffd" in text and bool(_NOT_UTF8.search(values)) and _signs(values).startswith(_signs(text))
 
 
 def _signs(text: str) -> str:

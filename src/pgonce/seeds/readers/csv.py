@@ -289,10 +289,10 @@ class CsvFile(TextFile):
             return _Header(file, tuple(name or "" for name in names), data[:end], data.count(b"\n", 0, end))
         return None
 
-    def reread(self) -> Iterator[list[str | None]]:
+    def reread(self) -> Iterator[list[str | None] | BadRow]:
         """All rows as Python's csv module reads them, for a comparison that does not share this file's code.
 
-        Only whether an empty value was quoted is asked here: the module does not tell.
+        The module does not tell whether an empty value was quoted, and forgives quotes in wrong places.
         """
         csv.field_size_limit(sys.maxsize)
         file = (
@@ -310,6 +310,8 @@ class CsvFile(TextFile):
                     continue
                 if skip_header:
                     skip_header = False
+                elif dialect.quote and dialect.quote in raw and not _is_well_formed(raw, row, dialect):
+                    yield BadRow("it is not CSV", raw)
                 elif grammar.nulls.isdisjoint(row):
                     yield list(row)
                 else:
@@ -327,6 +329,21 @@ class CsvFile(TextFile):
         if dialect != Dialect(dialect.delimiter):
             shape |= {"quote": dialect.quote, "nulls": list(dialect.nulls), "force_null": dialect.force_null}
         return shape
+
+
+def _is_well_formed(raw: str, row: Sequence[str], dialect: Dialect) -> bool:
+    """Whether ``raw`` is ``row`` written as CSV, each value in quotes or without any."""
+    place, quote = 0, str(dialect.quote)
+    for value in row:
+        quoted = quote + value.replace(quote, quote * 2) + quote
+        written = quoted if raw.startswith(quoted, place) else value
+        if not raw.startswith(written, place) or (written is value and quote in value):
+            return False
+        place += len(written)
+        if raw[place : place + 1] not in {dialect.delimiter, "\r", "\n", ""}:
+            return False
+        place += 1
+    return not raw[place - 1 :].strip("\r\n")
 
 
 class _Lines:
