@@ -21,6 +21,8 @@ LONGEST = 256 * 1024 * 1024
 DIGITS = 4000
 """Digits of an integer from which on it stays text: Python refuses to make an int of more than 4,300."""
 BOM = b"\xef\xbb\xbf"
+_BLANK = " \t\n\r\v\f\ufeff"
+"""What an empty line may hold: no other space of Unicode."""
 
 
 class JsonLinesFile(TextFile):
@@ -77,7 +79,7 @@ class JsonLinesFile(TextFile):
         keys = self._keys_of(file)
         with io.TextIOWrapper(file.bytes_from(0), "utf-8-sig", errors="surrogateescape", newline="\n") as text:
             for line in text:
-                if line.strip():
+                if line.strip(_BLANK):
                     try:
                         found = json.loads(line, parse_float=_Spelled, parse_int=_exact)
                     except (ValueError, RecursionError, InvalidOperation):
@@ -105,7 +107,7 @@ class JsonLinesFile(TextFile):
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
                     offset, number = offset + len(line) + 1, number + 1
-                    if line.strip() and line.strip() != BOM:
+                    if line.strip() not in {b"", BOM}:
                         row += 1
                         yield line, offset, row, number, keys
                 if len(rest) > LONGEST:
@@ -190,7 +192,7 @@ def _lines_of(file: OpenFile) -> Iterator[tuple[int, bytes]]:
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
                 number += 1
-                if line.strip():
+                if line.strip() not in {b"", BOM}:
                     yield number, line
     if rest.strip():
         yield number + 1, rest
