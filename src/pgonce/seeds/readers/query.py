@@ -95,7 +95,7 @@ class Query:
     def _types(self) -> dict[str, str]:
         """The type of each column."""
         with self._connected() as conn:
-            looked = conn.execute(sql.SQL("select * from ({}) pgonce_query limit 0").format(self._query))
+            looked = conn.execute(sql.SQL("select * from ({}\n) pgonce_query limit 0").format(self._query))
             found, result = looked.description or (), looked.pgresult
             names = [column.name for column in found]
             if lacking := [name for name in self._key if name not in names]:
@@ -109,13 +109,14 @@ class Query:
         """The rows after ``cursor`` in COPY's text format, a line each."""
         if cursor is not None and (not isinstance(cursor, dict) or set(cursor) != set(self._key)):
             raise InvalidArgument(f"the checkpoint {cursor!r} is not a place in {self.name}: it looks like a row's key")
-        key = sql.SQL(", ").join(map(sql.Identifier, self._key))
+        key = self._in_order({name: sql.Identifier(name) for name in self._key})
         after: sql.Composable = sql.SQL("")
         if cursor is not None:
-            values = [sql.SQL("{}::" + self._types[name]).format(sql.Literal(cursor[name])) for name in self._key]
-            after = sql.SQL("where ({}) > ({})").format(key, sql.SQL(", ").join(values))
+            casts = {name: self._types[name].replace("{", "{{").replace("}", "}}") for name in self._key}
+            values = {name: sql.SQL("{}::" + cast).format(sql.Literal(cursor[name])) for name, cast in casts.items()}
+            after = sql.SQL("where ({}) > ({})").format(key, self._in_order(values))
         columns = sql.SQL(", ").join(map(sql.Identifier, self._types))
-        statement = sql.SQL("copy (select {} from ({}) pgonce_query {} order by {}) to stdout").format(
+        statement = sql.SQL("copy (select {} from ({}\n) pgonce_query {} order by {}) to stdout").format(
             columns, self._query, after, key
         )
         with self._connected() as conn, conn.cursor() as reader, reader.copy(statement) as copy:
@@ -125,6 +126,15 @@ class Query:
                 *lines, rest = rest.split(b"\n")
                 for line in lines:
                     yield line + b"\n"
+
+    def _in_order(self, key: Mapping[str, sql.Composable]) -> sql.Composed:
+        """The key in an order in which no two texts are equal, whatever the collations of its columns call equal."""
+        parts = list[sql.Composable]()
+        for name, value in key.items():
+            parts.append(value)
+            if self._types[name].startswith(("text", "character")):
+                parts.append(sql.SQL('{} collate "C"').format(value))
+        return sql.SQL(", ").join(parts)
 
     @contextmanager
     def _connected(self) -> Iterator[Connection[Any]]:
