@@ -196,8 +196,10 @@ def frozen_cursor(cursor: Cursor) -> Cursor:
     """A copy that does not change if the source changes its object.
 
     Raises:
-        InvalidArgument: it is None, or not JSON.
+        InvalidArgument: it is None, {}, or not JSON.
     """
+    if type(cursor) is dict and not cursor:
+        raise InvalidArgument("a cursor must not be {}, which is that of an import that has not begun")
     if type(cursor) is dict and _UNCHANGING.issuperset(map(type, (*cursor.values(), *cursor))):
         return cursor.copy()
     if cursor is None:

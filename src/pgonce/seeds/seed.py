@@ -118,9 +118,23 @@ class Seed:
         return self.columns or getattr(self.function, "columns", None)
 
     def parts(self) -> dict[str, Any]:
-        """Its partitions by name: a text stands for itself, anything else for its JSON; empty where it has none."""
-        found = self.partitions() if callable(self.partitions) else self.partitions
-        return {part if isinstance(part, str) else json.dumps(part): part for part in found or ()}
+        """Its partitions by name: a text stands for itself, anything else for its JSON; empty where it has none.
+
+        Raises:
+            InvalidArgument: one is not JSON, or two have one name, such as 1 and "1".
+        """
+        named = dict[str, Any]()
+        for part in (self.partitions() if callable(self.partitions) else self.partitions) or ():
+            try:
+                name = part if isinstance(part, str) else json.dumps(part)
+            except (TypeError, ValueError):
+                kind = type(part).__name__
+                raise InvalidArgument(
+                    f"a partition of seed {self.name} is a {kind} and not JSON: pass its text"
+                ) from None
+            if named.setdefault(name, part) != part:
+                raise InvalidArgument(f"two partitions of seed {self.name} have one name: {part!r} and {named[name]!r}")
+        return named
 
     def sources(self) -> dict[str | None, Callable[..., Any]]:
         """The functions of a cursor alone: one for each partition, or that of the whole seed under None."""

@@ -29,7 +29,7 @@ class Unpacker:
         encoding: of its text; None: UTF-8, or UTF-16 where the file begins with that byte order mark.
 
     Raises:
-        InvalidArgument: Python does not know that encoding.
+        InvalidArgument: Python does not know that encoding, or it is not one of text.
     """
 
     def __init__(self, name: str, encoding: str | None = None, *, text: bool = True) -> None:
@@ -174,6 +174,7 @@ class _Recoded(io.RawIOBase):
 
 def _known(encoding: str) -> str:
     try:
+        io.TextIOWrapper(io.BytesIO(), encoding)  # it refuses those that make bytes of bytes: base64, zlib
         return codecs.lookup(encoding).name
     except LookupError:
         raise InvalidArgument(

@@ -1,0 +1,200 @@
+"""Odd setups: what is said of an import stays true, no row is lost or doubled, and a dry run says what a run would."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgonce.core import database as pools
+from pgonce.errors import InvalidArgument, SourceChanged, TableChanged
+from pgonce.seeds.readers import read, read_files
+from pgonce.seeds.readers.query import Query
+from pgonce.seeds.seed import Seed
+from pgonce.seeds.seeds import Seeds
+from tests.debian_server import debian_server
+
+Conn = psycopg.Connection[Any]
+
+
+@pytest.fixture
+def seeds(database: str) -> Iterator[Seeds]:
+    with pools.open_pool(database, 4) as pool:
+        yield Seeds(pool)
+
+
+def load(seeds: Seeds, source: Any, **options: Any) -> Any:
+    return seeds.run("s", source, **{"into": "things", "key": ("id",), **options})
+
+
+def ids(conn: Conn) -> list[int]:
+    return [row[0] for row in conn.execute("select id from things order by 1").fetchall()]
+
+
+@pytest.mark.parametrize("parts", [None, ["one"]])
+def test_a_table_that_is_replaced_during_the_import_ends_it(seeds: Seeds, conn: Conn, parts: Any) -> None:
+    conn.execute("create table things (id int primary key); create table fresh (id int primary key)")
+
+    def source(cursor: Any, partition: Any = None) -> Any:
+        for number in range(cursor or 0, 100):
+            if number == 50:
+                conn.execute("alter table things rename to old; alter table fresh rename to things")
+            yield {"id": number}, number + 1
+
+    seed = Seed("s", source, "things", ("id",), batch_size=5, partitions=parts)
+    with pytest.raises(InvalidArgument, match="replaced by another one"):
+        seeds.run_partition(seed, "one") if parts else seeds.run(seed)
+    assert ids(conn) == []
+    at = seeds.checkpoint("s", "one" if parts else None)
+    assert at is not None
+    assert (at.status, at.rows_seen) == ("failed", conn.execute("select count(*) from old").fetchall()[0][0])
+
+
+def test_the_same_file_twice_is_read_twice_and_no_more(seeds: Seeds, conn: Conn, tmp_path: Path) -> None:
+    conn.execute("create table things (id int)")
+    file = tmp_path / "a.csv"
+    file.write_text("id\n" + "1\n" * 30)
+    for _ in range(2):
+        assert load(seeds, read_files([file, file], "twice"), key=(), batch_size=10).outcome == "complete"
+        assert len(ids(conn)) == 60
+
+
+def test_files_of_one_name_in_folders_may_be_added_and_moved(seeds: Seeds, conn: Conn, tmp_path: Path) -> None:
+    conn.execute("create table things (id int)")
+    paths = []
+    for day in (1, 2, 3):
+        (tmp_path / f"day={day}").mkdir()
+        paths.append(tmp_path / f"day={day}" / "part.csv")
+        paths[-1].write_text(f"id\n{day}\n")
+        assert load(seeds, read_files(paths, "days"), key=()).outcome == "complete"
+        assert ids(conn) == list(range(1, day + 1))
+    (tmp_path / "day=1").rename(tmp_path / "other")
+    paths[0] = tmp_path / "other" / "part.csv"
+    assert load(seeds, read_files(paths, "days"), key=()).outcome == "complete"
+    paths[0].write_text("id\n7\n")
+    with pytest.raises(SourceChanged):
+        load(seeds, read_files(paths, "days"), key=())
+    assert ids(conn) == [1, 2, 3]
+
+
+def test_the_cursor_of_an_import_that_has_not_begun_is_refused(seeds: Seeds, conn: Conn) -> None:
+    conn.execute("create table things (id int)")
+    with pytest.raises(InvalidArgument, match="must not be"):
+        load(seeds, lambda _: iter([({"id": 1}, {})]), key=())
+    assert ids(conn) == []
+
+
+def test_a_dry_run_refuses_what_a_run_refuses(seeds: Seeds, conn: Conn, tmp_path: Path) -> None:
+    conn.execute("create table things (id int primary key); create table plain (id int)")
+    file = tmp_path / "a.csv"
+    file.write_text("id\n1\n2\n")
+    options: dict[str, Any] = {"into": "things", "key": ("id",)}
+    load(seeds, read(file))
+    conn.execute("delete from things")
+    with pytest.raises(TableChanged):
+        seeds.rehearse("s", read(file), **options)
+    file.write_text("id\n3\n4\n5\n6\n")
+    conn.execute("insert into things values (1), (2)")
+    with pytest.raises(SourceChanged):
+        seeds.rehearse("s", read(file), **options)
+    assert seeds.rehearse("s", read(file), accept_change=True, **options).inserted == 2
+    assert seeds.rehearse("s", read(file), restart=True, **options).inserted == 4
+    seeds.run("p", read(file), into="plain")
+    with pytest.raises(InvalidArgument, match="has no key"):
+        seeds.rehearse("p", read(file), into="plain", restart=True)
+
+
+@pytest.mark.parametrize("parts", [["1", 1], ["true", True], ['{"a": 1}', {"a": 1}]])
+def test_two_partitions_of_one_name_are_refused(parts: Any) -> None:
+    with pytest.raises(InvalidArgument, match="have one name"):
+        Seed("s", iter, "things", partitions=parts).parts()
+
+
+@pytest.mark.parametrize("part", [dt.date(2026, 1, 1), {1, 2}, b"x"])
+def test_a_partition_that_is_not_json_is_refused(part: Any) -> None:
+    with pytest.raises(InvalidArgument, match="not JSON"):
+        Seed("s", iter, "things", partitions=[part]).parts()
+
+
+@pytest.mark.parametrize(
+    ("kind", "loaded", "following"),
+    [
+        ("int generated by default as identity", [1, 5], 6),
+        ("int generated by default as identity (increment by -1)", [-1, -7], -8),
+        ("int generated by default as identity (increment by 2)", [1, 8], 9),
+        ("int generated by default as identity (increment by 10 start 3)", [40], 43),
+        ("smallint generated by default as identity (maxvalue 10)", [88], None),
+        ("int generated by default as identity (minvalue 5 start 5)", [2], 5),
+    ],
+)
+def test_a_sequence_of_any_step_gives_a_number_that_is_free(
+    seeds: Seeds, conn: Conn, kind: str, loaded: list[int], following: int | None
+) -> None:
+    conn.execute(f"create table things (id {kind} primary key)".encode())
+    done = load(seeds, lambda _: iter([({"id": each}, each) for each in loaded]), set_sequences=True)
+    assert done.outcome == "complete"
+    if following is None:
+        with pytest.raises(psycopg.errors.SequenceGeneratorLimitExceeded):
+            conn.execute("insert into things default values")
+    else:
+        assert conn.execute("insert into things default values returning id").fetchall() == [(following,)]
+
+
+def test_a_sequence_that_is_part_of_a_text_is_left_alone(seeds: Seeds, conn: Conn) -> None:
+    conn.execute("create table things (id int primary key, code text); create sequence codes owned by things.code")
+    assert load(seeds, lambda _: iter([({"id": 1, "code": "A17"}, 1)]), set_sequences=True).outcome == "complete"
+
+
+@pytest.mark.parametrize("repaired", ['2,"a""b"', "2,ab", '2,"ab"'])
+@pytest.mark.parametrize("bad", ['2,a"b', '2,"a"b'])
+def test_a_bad_record_that_was_repaired_since_is_missing(
+    seeds: Seeds, conn: Conn, tmp_path: Path, bad: str, repaired: str
+) -> None:
+    conn.execute("create table things (id int primary key, name text)")
+    file = tmp_path / "a.csv"
+    file.write_text(f"id,name\n1,x\n{bad}\n3,y\n")
+    options: dict[str, Any] = {"into": "things", "key": ("id",), "max_rejects": 9}
+    assert load(seeds, read(file), max_rejects=9).checkpoint.rows_rejected == 1
+    assert seeds.verify("s", read(file), **options)["ok"]
+    file.write_text(f"id,name\n1,x\n{repaired}\n3,y\n")
+    found = seeds.verify("s", read(file), **options)
+    assert (found["ok"], found["missing"]) == (False, 1)
+
+
+@pytest.mark.parametrize("blank", ["\u00a0", "\ufeff", "\x1c", "\u2003", "\x0b", " \t"])
+def test_verify_counts_the_lines_as_the_reader_does(seeds: Seeds, conn: Conn, tmp_path: Path, blank: str) -> None:
+    conn.execute("create table things (id int primary key check (id < 100))")
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(f'{{"id": 1}}\n{blank}\n{{"id": 200}}\n{{"id": 3}}\n'.encode())
+    load(seeds, read(file), max_rejects=9)
+    assert seeds.verify("s", read(file), into="things", key=("id",), max_rejects=9)["ok"]
+
+
+@pytest.mark.parametrize("encoding", ["base64", "zlib", "rot13", "hex"])
+def test_an_encoding_that_is_not_of_text_is_refused(tmp_path: Path, encoding: str) -> None:
+    with pytest.raises(InvalidArgument, match="no encoding"):
+        read(tmp_path / "a.csv", encoding=encoding)
+
+
+def test_a_query_may_end_with_a_comment(seeds: Seeds, conn: Conn, database: str) -> None:
+    conn.execute("create table things (id int primary key)")
+    assert load(seeds, Query(database, "select 1 as id -- all of them", ("id",))).outcome == "complete"
+    assert ids(conn) == [1]
+
+
+def test_a_query_resumes_between_keys_that_a_collation_calls_equal() -> None:
+    """On Debian's PostgreSQL: the suite's has no ICU."""
+    with debian_server() as url, psycopg.connect(url, autocommit=True) as conn:
+        conn.execute("create collation folding (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
+        spelled = ["aB", "AB", "Ab", "ab"]
+        source = Query(url, f"select id collate folding as id from unnest(array{spelled}) id", ("id",))
+        found, cursor = list[Any](), None
+        for _ in spelled:
+            [row, cursor] = next(source(cursor))
+            found += row
+        assert sorted(found) == sorted(spelled)
+        assert list(source(cursor)) == []
