@@ -103,6 +103,39 @@ def test_another_database_than_postgresql_is_found_before_anything_is_written(
     assert (code, said.count("\n"), line in said, hint in said) == (1, 1, True, True), said
 
 
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ("PGONCE = ['whsec_secret']", "PGONCE must be a dict, not list: PGONCE = {"),
+        ("PGONCE = 'whsec_secret'", "PGONCE must be a dict, not str: PGONCE = {"),
+        ("PGONCE = {'secrets': ['whsec_secret']}", "PGONCE has no setting 'secrets': use DATABASE, SCHEMA, SECRETS"),
+        ("PGONCE = {'SECRETS': 'sk_test_secret'}", "PGONCE SECRETS: webhook secret 1 is an API key (sk_...): "),
+        ("PGONCE = {'SECRETS': 5}", "PGONCE SECRETS: the webhook secret is int, not text: "),
+        ("PGONCE = {'SCHEMA': None}", "PGONCE SCHEMA: schema must be the name of a schema, not None: "),
+        ("INSTALLED_APPS += ['other']", "other.webhooks.mine is an App of its own: `manage.py pgonce` does not use it"),
+        ("INSTALLED_APPS += ['using']", "DATABASES has no 'replica': use one of default"),
+        ("INSTALLED_APPS += ['shared']", 'using of a.b does nothing with transaction="shared": leave it out'),
+        ("INSTALLED_APPS += ['kind']", 'transaction of a.b is "atomic", "shared" or "own", not \'mine\''),
+    ],
+)
+def test_a_mistake_in_a_project_is_found_when_it_is_checked(
+    empty_database: str, tmp_path: Path, settings: str, line: str
+) -> None:
+    ours = "from pgonce.integrations.django import app\n\n@app.webhook('a.b', {})\ndef handle(event, tx=None): ..."
+    for package, text in {
+        "other": "import pgonce\nmine = pgonce.App()",
+        "using": ours.format("using='replica'"),
+        "shared": ours.format("using='default', transaction='shared'"),
+        "kind": ours.format("transaction='mine'"),
+    }.items():
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "webhooks.py").write_text(text, "utf-8")
+    (tmp_path / "wrong.py").write_text(f"from site_config.settings import *\n{settings}\n", "utf-8")
+    more = {"DJANGO_SETTINGS_MODULE": "wrong", "PYTHONPATH": str(tmp_path)}
+    code, said = manage(empty_database, "check", "--fail-level", "WARNING", **more)
+    assert (code, line in said, "_secret" in said.replace("'whsec_secret'", "")) == (1, True, False), said
+
+
 def test_there_is_a_migration_for_this_release() -> None:
     newest = max(path.stem for path in MIGRATIONS.glob("0*.py"))
     assert newest.endswith(pgonce.__version__.replace(".", "_")), (

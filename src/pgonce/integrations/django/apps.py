@@ -20,9 +20,10 @@ class PgonceConfig(AppConfig):
     def ready(self) -> None:
         """Import what registers handlers and jobs."""
         from pgonce.integrations.django import app
-        from pgonce.integrations.django.checks import check_database
+        from pgonce.integrations.django.checks import check_apps, check_database, check_settings
 
-        register(check_database)
+        for check in (check_database, check_settings, check_apps):
+            register(check)
 
         # it tells this project from others on one database
         app.name = app.name or os.environ.get("DJANGO_SETTINGS_MODULE", "django").partition(".")[0]

@@ -13,7 +13,7 @@ from psycopg import sql
 
 from pgonce.app import App
 from pgonce.core.callables import ensure_result, is_async
-from pgonce.core.registration import check_function, check_name
+from pgonce.core.registration import check_choice, check_function, check_name
 from pgonce.errors import InvalidArgument, LeaseLost
 from pgonce.integrations.django.conf import setting
 from pgonce.jobs.run import Run
@@ -53,6 +53,11 @@ class DjangoApp(App):
             InvalidArgument: as ``App.webhook``; an asynchronous function with ``atomic``, which Django does not have.
         """
         check_name(pattern, "@app.webhook", "an event type", "invoice.paid")
+        check_choice(transaction, f"transaction of {pattern}", ("atomic", "shared", "own"))
+        if using is not None and transaction != "atomic":
+            raise InvalidArgument(f'using of {pattern} does nothing with transaction="{transaction}": leave it out')
+        if using is not None:
+            _check_alias(using)
         register = super().webhook(pattern, transaction="own" if transaction == "atomic" else transaction, **options)
 
         def decorate(function: F) -> F:
@@ -129,6 +134,11 @@ def fenced(run: Run, using: str | None = None) -> Iterator[None]:
                 raise LeaseLost(f"job {run.name}: run {run.id} has ended or was taken over: nothing was written")
 
 
+def _check_alias(alias: str) -> None:
+    if alias not in connections:
+        raise InvalidArgument(f"DATABASES has no {alias!r}: use one of {', '.join(connections)}")
+
+
 def database_url(using: str | None = None) -> str:
     """The URL of a database of DATABASES, in a test run that of the test database.
 
@@ -139,8 +149,7 @@ def database_url(using: str | None = None) -> str:
         InvalidArgument: it is not PostgreSQL, or there is no such alias.
     """
     alias = using or setting("DATABASE")
-    if alias not in connections:
-        raise InvalidArgument(f"DATABASES has no {alias!r}: use one of {', '.join(connections)}")
+    _check_alias(alias)
     connection = connections[alias]
     if connection.vendor != "postgresql":
         raise InvalidArgument(
