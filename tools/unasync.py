@@ -42,6 +42,7 @@ NAMES = {
     "AsyncSeeds": "Seeds",
     "AsyncCallBatcher": "CallBatcher",
     "AsyncWebhooks": "Webhooks",
+    "AsyncWithBlock": "WithBlock",
     "__aenter__": "__enter__",
     "__aexit__": "__exit__",
     "asynccontextmanager": "contextmanager",

@@ -23,6 +23,7 @@ from pgonce.core.interval import interval
 from pgonce.core.processes import this_process
 from pgonce.core.registration import check_function, check_name, check_pool, check_schema
 from pgonce.core.telemetry import working
+from pgonce.core.with_block import WithBlock
 from pgonce.errors import DatabaseUnavailable, PgonceError
 from pgonce.jobs import calls as protocol
 from pgonce.jobs.calls_operate import EXPECT_GRACE, expect_job
@@ -116,10 +117,10 @@ class Jobs:
         start = protocol.Start(name, length, key, {} if scope is None else scope, scheduled_for, retries, pause, slots)
         limit = None if timeout is None else interval(timeout, "the timeout")
         started = self._started(protocol.start_job_run(start), start, limit)
-        if expect_every is None:
-            return started
-        every = interval(expect_every, "expect_every")
-        return self._expected(started, expect_job(name, every, interval(expect_grace, "expect_grace"), key))
+        if expect_every is not None:
+            every, grace = interval(expect_every, "expect_every"), interval(expect_grace, "expect_grace")
+            started = self._expected(started, expect_job(name, every, grace, key))
+        return WithBlock(started, f'jobs.run("{name}")', "run")
 
     @contextmanager
     def _expected(self, started: AbstractContextManager[Run | None], expected: Call[None]) -> Iterator[Run | None]:

@@ -21,16 +21,9 @@ from psycopg.pq import TransactionStatus
 
 from pgonce.core.call import Call
 from pgonce.core.call_batcher import CallBatcher
-from pgonce.core.concurrency import (
-    CANCELS,
-    call_in_loop,
-    repeating,
-    running_loop,
-    shielded,
-    sleep,
-    time_limit,
-)
+from pgonce.core.concurrency import CANCELS, call_in_loop, repeating, running_loop, shielded, sleep, time_limit
 from pgonce.core.execute import Pool, call, connection, execute, is_usual, transaction, translated
+from pgonce.core.with_block import WithBlock
 from pgonce.errors import (
     DatabaseUnavailable,
     LeaseLost,
@@ -143,6 +136,7 @@ class Run:
         """Report the progress, for ``pgonce job ls``; written with the next heartbeat."""
         self._progress = (int(done), None if total is None else int(total))
 
+    @WithBlock.made_by("run.connection()", "conn")
     @contextmanager
     def connection(self) -> Iterator[Connection[Any]]:
         """A connection of the pool, for reading; what it writes is not fenced.
@@ -157,6 +151,7 @@ class Run:
             finally:
                 self._detach_in_child(conn)
 
+    @WithBlock.made_by("run.transaction()", "tx")
     @contextmanager
     def transaction(self) -> Iterator[Connection[Any]]:
         """A transaction that commits only while the run is still ours.
@@ -244,7 +239,7 @@ class Run:
         return not (self.lost or self._stopping) if CANCELS else not (self._lost or self._is_silent)
 
     def _fail_late(self) -> bool:
-        """End the run because its time is over; whether it has ended."""
+        """End the run because its time is over. Return whether it has ended."""
         self.fail(self._timed_out_because())
         return self._ended
 

@@ -20,16 +20,9 @@ from psycopg.pq import TransactionStatus
 
 from pgonce.core.call import Call
 from pgonce.core.call_batcher_async import AsyncCallBatcher
-from pgonce.core.concurrency_async import (
-    CANCELS,
-    call_in_loop,
-    repeating,
-    running_loop,
-    shielded,
-    sleep,
-    time_limit,
-)
+from pgonce.core.concurrency_async import CANCELS, call_in_loop, repeating, running_loop, shielded, sleep, time_limit
 from pgonce.core.execute_async import Pool, call, connection, execute, is_usual, transaction, translated
+from pgonce.core.with_block import AsyncWithBlock
 from pgonce.errors import (
     DatabaseUnavailable,
     LeaseLost,
@@ -142,6 +135,7 @@ class AsyncRun:
         """Report the progress, for ``pgonce job ls``; written with the next heartbeat."""
         self._progress = (int(done), None if total is None else int(total))
 
+    @AsyncWithBlock.made_by("run.connection()", "conn")
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[AsyncConnection[Any]]:
         """A connection of the pool, for reading; what it writes is not fenced.
@@ -156,6 +150,7 @@ class AsyncRun:
             finally:
                 self._detach_in_child(conn)
 
+    @AsyncWithBlock.made_by("run.transaction()", "tx")
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection[Any]]:
         """A transaction that commits only while the run is still ours.
@@ -243,7 +238,7 @@ class AsyncRun:
         return not (self.lost or self._stopping) if CANCELS else not (self._lost or self._is_silent)
 
     async def _fail_late(self) -> bool:
-        """End the run because its time is over; whether it has ended."""
+        """End the run because its time is over. Return whether it has ended."""
         await self.fail(self._timed_out_because())
         return self._ended
 
