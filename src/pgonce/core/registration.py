@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import psycopg
 
 from pgonce.core.callables import is_async
 from pgonce.errors import InvalidArgument
+
+log = logging.getLogger("pgonce")
 
 
 def check_name(given: Any, decorator: str, what: str, example: str) -> None:
@@ -170,6 +173,20 @@ def check_text(given: Any, name: str, example: str) -> None:
         raise InvalidArgument(f"{name} must be text, not {given!r}: write {example}")
     if "\0" in given:
         raise InvalidArgument(f"{name} must not hold the character NUL: write {example}")
+
+
+def warn_if_late(services: Collection[object], what: str, service: str) -> None:
+    """Warn of what is registered after a service has read the registry, because that service does not notice it.
+
+    Args:
+        services: those that are at work on this registry, in this process.
+        what: such as "the handler of invoice.paid, sync_invoice,".
+        service: "worker" or "scheduler".
+    """
+    if services:
+        log.warning(
+            "%s is registered too late: a %s has started, and ignores it: register before the start", what, service
+        )
 
 
 def check_app(app: Any, wanted: type, user: str) -> None:

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from pgonce.core.callables import is_async
 from pgonce.core.failures import ErrorHook
 from pgonce.core.interval import interval
 from pgonce.core.named import get_named
-from pgonce.core.registration import called, check_count, check_function, check_name, check_text
+from pgonce.core.registration import called, check_count, check_function, check_name, check_text, warn_if_late
 from pgonce.errors import InvalidArgument
 from pgonce.jobs import calls
 from pgonce.jobs.cron import CatchUp, Cron, Every, Plan, read_plan
@@ -52,6 +53,9 @@ class JobRegistry:
     """Called with what a handler or job raised, and the event or run."""
     name: str = field(default="", kw_only=True)
     """The application's name, as given by ``--app``. It separates its processes and schedules from another's."""
+
+    schedulers: WeakSet[Any] = field(default_factory=WeakSet, init=False, repr=False, compare=False)
+    """Schedulers of this process that have started with these jobs and have not stopped."""
 
     def job(
         self,
@@ -139,6 +143,7 @@ class JobRegistry:
                     f"there is a job {name!r} already, {called(self.jobs[name].function)}: give one another name"
                 )
             self.jobs[name] = Job(name, function, key, length, plan, retries, pause, limit, slots, expected, patience)
+            warn_if_late(self.schedulers, f"job {name}", "scheduler")
             return function
 
         return register

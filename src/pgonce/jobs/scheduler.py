@@ -144,6 +144,7 @@ class Scheduler(Service):
             raise
         for thread in self._own:
             thread.start()
+        self._app.schedulers.add(self)
         return self
 
     def stop(self, timeout: float | None = None) -> bool:
@@ -177,6 +178,7 @@ class Scheduler(Service):
             self._store.write(self._pool)
             call_with_timeouts(self._pool, calls_schedule.end_job_schedules(self._process.id), self._schema)
         if ended:
+            self._app.schedulers.discard(self)
             self._close_pools()
             if self._died:
                 raise PgonceError(f"the scheduler has died: {self._died!r}") from self._died

@@ -8,11 +8,12 @@ from datetime import timedelta
 from fnmatch import fnmatchcase
 from hashlib import sha256
 from typing import Any, Literal, TypeVar
+from weakref import WeakSet
 
 from pgonce.core.callables import ensure_awaitable, ensure_result, is_async
 from pgonce.core.failures import ErrorHook
 from pgonce.core.interval import interval
-from pgonce.core.registration import called, check_choice, check_flag, check_function, check_name
+from pgonce.core.registration import called, check_choice, check_flag, check_function, check_name, warn_if_late
 from pgonce.errors import InvalidArgument
 from pgonce.webhooks.calls import Event
 from pgonce.webhooks.glob import any_of, overlap
@@ -50,6 +51,8 @@ class WebhookRegistry:
     handlers: list[Handler] = field(default_factory=list)
     on_error: ErrorHook | None = field(default=None, kw_only=True, repr=False, compare=False)
     """Called with what a handler or job raised, and the event or run."""
+    workers: WeakSet[Any] = field(default_factory=WeakSet, init=False, repr=False, compare=False)
+    """Workers of this process that have started with these handlers and have not stopped."""
     _matching: dict[tuple[str, int], list[Handler]] = field(default_factory=dict, repr=False, compare=False)
 
     def webhook(
@@ -145,6 +148,7 @@ class WebhookRegistry:
                     f"{both} may get the same event, so neither may be a batch or have a transaction of its own"
                 )
         self.handlers.append(handler)
+        warn_if_late(self.workers, f"the handler of {handler.pattern}, {called(handler.function)},", "worker")
 
     def matching(self, event_type: str) -> list[Handler]:
         """The handlers of this type, in order of registration; they share one transaction."""

@@ -140,6 +140,7 @@ class Worker(Service):
             thread = threading.Thread(target=target, name=f"pgonce worker {number}", daemon=True)
             thread.start()
             self._threads.append(thread)
+        self._app.workers.add(self)
         return self
 
     def _run_upkeep(self) -> None:
@@ -222,6 +223,7 @@ class Worker(Service):
         ended = not any(thread.is_alive() for thread in self._threads)
         ended = ended and (self._async_consumers is None or self._async_consumers.done())
         if ended:
+            self._app.workers.discard(self)
             self._give_back()
             with suppress(PgonceError, psycopg.Error):
                 self._registration.end(self._pool)
