@@ -115,9 +115,9 @@ def run_on_cluster(
 
     Raises:
         PgonceError: distributed is not installed; or the workers of one partition died so often that Dask gave up; or
-            the cluster had no worker for WORKERLESS seconds. Dask itself would wait for ever. A cluster's manager can
-            lose workers, too: LocalCluster drops a worker for good that is dead 15 s after a death, even if it was
-            restarted in between.
+            the cluster had no worker for WORKERLESS seconds. Dask itself would wait for ever. LocalCluster, for
+            example, gives up a worker that it finds dead 15 s after a death, even if the worker was restarted in
+            between and has died again.
         Exception: an error that a partition raised.
     """
     try:

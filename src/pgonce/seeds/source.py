@@ -103,7 +103,7 @@ class BlockSource(Protocol):
     def copy_blocks(self, cursor: Cursor | None, /) -> Iterator[tuple[Any, int, Cursor]]:
         """``(data, rows, cursor)``: whole rows, how many, and the cursor after the last of them; or one bad row.
 
-        The rows of one cursor stand in one block. A block is 64 kB to 1 MB, more only for a single row that is longer:
-        the engine joins blocks to a batch of the size it wants, and never divides one.
+        Rows with the same cursor are in the same block. A block has 64 kB to 1 MB, more only if a single row is longer:
+        the engine joins blocks to a batch of the size that it needs, and never divides one.
         """
         ...
