@@ -66,7 +66,7 @@ def leased(conn: Connection[Any]) -> int:
 
 
 def test_a_worker_that_stops_gives_back_what_was_handed_to_it(database: str, conn: Connection[Any]) -> None:
-    worker = Worker(pgonce.App(), database, concurrency=0).start()  # nobody handles
+    worker = Worker(pgonce.App(), database).start()  # has no handlers
     worker.room = lambda: 100  # type: ignore[method-assign]
     assert record_beside(database, worker, [body(nr) for nr in range(5)]) == ["queued"] * 5
     assert leased(conn) == 5
@@ -105,7 +105,7 @@ def test_what_is_handed_over_is_handled_once_and_its_duplicate_is_done(
 
 
 def test_what_waits_for_its_object_is_left_to_a_claim(database: str, conn: Connection[Any]) -> None:
-    worker = Worker(pgonce.App(), database, concurrency=0).start()
+    worker = Worker(pgonce.App(), database).start()
     worker.room = lambda: 100  # type: ignore[method-assign]
     record_beside(database, worker, [body(nr) for nr in range(3)], key="sub_1")
     assert leased(conn) == 0
