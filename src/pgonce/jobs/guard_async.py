@@ -27,7 +27,7 @@ from pgonce.errors import DatabaseUnavailable, PgonceError
 from pgonce.jobs import calls as protocol
 from pgonce.jobs.calls_operate import EXPECT_GRACE, expect_job
 from pgonce.jobs.calls_stats import get_job_run, list_job_runs
-from pgonce.jobs.live_runs import find_unanswered, live
+from pgonce.jobs.live_runs import find_unanswered, live, sending
 from pgonce.jobs.pool_address import address
 from pgonce.jobs.registry import Job
 from pgonce.jobs.run_async import AsyncRun
@@ -148,7 +148,6 @@ class AsyncJobs:
         if run_id is None:
             yield None
             return
-        live.add(run_id)
         run = AsyncRun(self._pool, self._schema, self._call_batcher, run_id, start, timeout)
         ids = {"run_id": str(run_id), "job": run.name}
         try:
@@ -170,15 +169,22 @@ class AsyncJobs:
     async def _begin(self, by: Call[UUID | None], start: protocol.Start) -> UUID | None:
         """The id of the run that ``by`` starts. The next call after a lost answer makes good for it."""
         which = start.name, start.key
-        if which in self._unanswered and (found := await self._start_unanswered(start, self._unanswered[which])):
-            return found
+        run_id = None
+        if which in self._unanswered and which not in sending:
+            run_id = await self._start_unanswered(start, self._unanswered[which])
         sent = time.monotonic()
+        sending.append(which)
         try:
-            return await self._call_batcher.value(by)
+            run_id = run_id or await self._call_batcher.value(by)
+            if run_id is not None:
+                live.add(run_id)
+            return run_id
         except DatabaseUnavailable as error:
             if not isinstance(error.__cause__, PoolTimeout | TimeoutError):  # it may have been sent
                 self._unanswered.setdefault(which, sent)
             raise
+        finally:
+            sending.remove(which)
 
     async def _start_unanswered(self, start: protocol.Start, sent: float) -> UUID | None:
         """Close the run whose start was not answered, which would block the job for a window, and start it anew."""
@@ -189,7 +195,8 @@ class AsyncJobs:
             if anew is None and row is not None and row["process"] == this_process():
                 closing = protocol.interrupt_job_run(run_id, "the answer to its start was lost: nothing was run")
                 await call(self._pool, closing, self._schema)
-                anew = await call(self._pool, protocol.retry_job_run(run_id), self._schema)
+                if row["scope"] == start.scope:  # what another scope asked for is not this run's retry
+                    anew = await call(self._pool, protocol.retry_job_run(run_id), self._schema)
         self._unanswered.pop((start.name, start.key), None)
         return anew
 

@@ -9,6 +9,8 @@ from pgonce.jobs.calls_stats import RunLine
 
 live: set[UUID] = set()
 """The runs in progress in this process, synchronous and asynchronous."""
+sending: list[tuple[str, str]] = []
+"""Job and key of each start of this process that is being sent: its run may be in the table and not yet in ``live``."""
 
 
 def find_unanswered(running: Sequence[RunLine], key: str, passed_ms: float) -> list[UUID]:

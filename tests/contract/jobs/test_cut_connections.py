@@ -11,6 +11,7 @@ import pytest
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from pgonce.errors import DatabaseUnavailable
+from pgonce.jobs.live_runs import live, sending
 from tests.conftest import wait_until
 from tests.contract.callers import Async, Caller, Sync
 
@@ -28,6 +29,14 @@ CHECKED: dict[str, Callable[[str], Caller]] = {
     "sync": lambda url: Sync(url, size=3),
     "async": lambda url: Async(url, size=3),
 }
+
+
+def lose(network: Any, *, answer: bool) -> threading.Thread:
+    """Cut the network when the next start passes it: its answer, or the start itself."""
+    lost = network.hold(b"start_job_run", answer=answer)
+    cutting = threading.Thread(target=lambda: (lost.wait(), network.cut()))
+    cutting.start()
+    return cutting
 
 
 @pytest.mark.parametrize("check", [False, True], ids=["no check", "check"])
@@ -75,9 +84,7 @@ def test_the_start_after_one_whose_answer_was_lost_is_a_run(
     caller = CHECKED[kind](network.url)
     with caller.run(f"{name} before"):
         pass
-    lost = network.hold(b"start_job_run", answer=True)
-    cutting = threading.Thread(target=lambda: (lost.wait(), network.cut()))
-    cutting.start()
+    cutting = lose(network, answer=True)
     with pytest.raises(DatabaseUnavailable), caller.run(name, **options):
         pytest.fail("its start was not answered")
     cutting.join()
@@ -97,15 +104,51 @@ def test_a_run_that_is_at_work_in_this_process_is_not_taken_for_one_whose_answer
     caller, own = Sync(network.url, size=3), Sync(module_database, size=3)
     with caller.run(f"{name} before"):
         pass
-    lost = network.hold(b"start_job_run", answer=False)
-    cutting = threading.Thread(target=lambda: (lost.wait(), network.cut()))
-    cutting.start()
+    cutting = lose(network, answer=False)
     with pytest.raises(DatabaseUnavailable), caller.run(name):
         pytest.fail("its start was not sent")
     cutting.join()
     with own.run(name) as run, caller.run(name) as second:
         assert run is not None
         assert second is None
+    own.close()
+    caller.close()
+    query = "select status from cron_job_runs where job_name = %s order by started_at"
+    assert db.execute(query, [name]).fetchall() == [("succeeded",), ("skipped",)]
+
+
+def test_a_start_with_another_scope_is_a_run_of_its_own_after_a_lost_one(network: Any, db: Db, name: str) -> None:
+    caller = Sync(network.url)
+    with caller.run(f"{name} before"):
+        pass
+    cutting = lose(network, answer=True)
+    with pytest.raises(DatabaseUnavailable), caller.run(name, scope={"batch": 1}):
+        pytest.fail("its start was not answered")
+    cutting.join()
+    with caller.run(name, scope={"batch": 2}) as run:
+        assert run is not None
+    caller.close()
+    query = "select scope, status from cron_job_runs where job_name = %s order by started_at"
+    assert db.execute(query, [name]).fetchall() == [({"batch": 1}, "failed"), ({"batch": 2}, "succeeded")]
+
+
+def test_a_run_whose_answer_is_still_on_its_way_is_not_taken_for_a_lost_one(
+    network: Any, module_database: str, db: Db, name: str
+) -> None:
+    caller, own = Sync(network.url, size=3), Sync(module_database, size=3)
+    with caller.run(f"{name} before"):
+        pass
+    cutting = lose(network, answer=False)
+    with pytest.raises(DatabaseUnavailable), caller.run(name):
+        pytest.fail("its start was not sent")
+    cutting.join()
+    with own.run(name) as run:
+        assert run is not None
+        live.discard(run.id)  # as it is before the answer has arrived
+        sending.append((name, ""))
+        with caller.run(name) as second:
+            assert second is None
+        sending.remove((name, ""))
     own.close()
     caller.close()
     query = "select status from cron_job_runs where job_name = %s order by started_at"
