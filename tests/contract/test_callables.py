@@ -21,7 +21,7 @@ from pgonce.webhooks import handler_connection, handler_connection_async, stripe
 from pgonce.webhooks.worker import Worker
 from tests.conftest import wait_until
 
-PLAIN = "called as a plain one"
+PLAIN = "called as a plain"
 COROUTINE = "called as an asynchronous one"
 
 

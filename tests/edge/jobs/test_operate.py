@@ -344,7 +344,7 @@ def test_a_broken_promise_is_alerted(conn: Connection) -> None:
         ({"every": "0.5 s"}, "at least a second"),
         ({"every": "soon"}, "not a length of time"),
         ({"slots": 0}, "a whole number of at least 1"),
-        ({"slots": 1001}, "from 1 to 1000"),
+        ({"slots": 1001}, "at most 1,000"),
         ({"expect_every": "-1 s"}, "expect_every of job j"),
     ],
 )

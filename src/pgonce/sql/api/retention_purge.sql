@@ -19,6 +19,9 @@ declare
   v_by text;
   v_key text;
 begin
+  if (p_table in ('webhook_events', 'cron_job_runs')) is not true or p_ids is null then
+    raise sqlstate '22023' using message = 'the table must be webhook_events or cron_job_runs, and the ids must be given';
+  end if;
   begin
     execute format('delete from %I where id = any ($1)', p_table) using p_ids;
     get diagnostics v_deleted = row_count;
