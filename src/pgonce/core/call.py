@@ -61,7 +61,9 @@ def _statement(
         )
         for name, is_list in names
     )
-    return _select(sql.SQL("{}({})").format(sql.Identifier(schema, function), arguments), synced, null_unsynced)
+    escaped = schema.replace("%", "%%")  # % begins a placeholder
+    called = sql.SQL("{}({})").format(sql.Identifier(escaped, function), arguments)
+    return _select(called, synced, null_unsynced)
 
 
 @cache

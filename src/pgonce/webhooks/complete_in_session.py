@@ -37,8 +37,9 @@ def complete(session: Any, row_id: UUID | None, lease: UUID | None, schema: str)
     # "f" would be true.
     select = f"select 1 where {sql.Identifier(schema, 'complete_webhook').as_string()}"
     keys = [str(row_id), str(lease)]
+    with_percent = select.replace("%", "%%")  # psycopg and Django take a % for a placeholder
     if isinstance(session, psycopg.AsyncConnection):
-        return _complete_async(session, select, keys)
+        return _complete_async(session, with_percent, keys)
     if any(base.__module__.partition(".")[0] == "sqlalchemy" for base in type(session).__mro__):
         return _complete_sqlalchemy(session, select, keys)
     if hasattr(session, "fetchval"):
@@ -47,7 +48,7 @@ def complete(session: Any, row_id: UUID | None, lease: UUID | None, schema: str)
     if not hasattr(session, "cursor"):
         raise InvalidArgument(f"event.complete cannot use a {type(session).__name__}: pass a connection or session")
     with execute.OwnCursor(session) if isinstance(session, psycopg.Connection) else session.cursor() as cursor:
-        cursor.execute(f"{select}(%s::pg_catalog.uuid, %s::pg_catalog.uuid)", keys)
+        cursor.execute(f"{with_percent}(%s::pg_catalog.uuid, %s::pg_catalog.uuid)", keys)
         _check(cursor.fetchone())
     return None
 
@@ -62,6 +63,7 @@ def _complete_sqlalchemy(session: Any, select: str, keys: list[str]) -> Awaitabl
     from sqlalchemy import text
 
     arguments = dict(zip(("id", "lease"), keys, strict=True))
+    select = select.replace(":", "\\:")  # text() takes a : for a parameter
     statement = f"{select}(cast(:id as pg_catalog.uuid), cast(:lease as pg_catalog.uuid))"
     result = session.execute(text(statement), arguments)
     if inspect.isawaitable(result):

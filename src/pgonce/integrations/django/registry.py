@@ -127,7 +127,8 @@ def fenced(run: Run, using: str | None = None) -> Iterator[None]:
     alias = using or setting("DATABASE")
     with transaction.atomic(using=alias, durable=True):
         yield
-        fence = sql.SQL("select 1 where {}(%s)").format(sql.Identifier(run.schema, "pgonce_fence_job_run"))
+        schema = run.schema.replace("%", "%%")  # % begins a placeholder
+        fence = sql.SQL("select 1 where {}(%s)").format(sql.Identifier(schema, "pgonce_fence_job_run"))
         with connections[alias].cursor() as cursor:
             cursor.execute(fence.as_string(), [str(run.id)])
             if cursor.fetchone() is None:
