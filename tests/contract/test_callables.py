@@ -116,7 +116,9 @@ def test_a_job_that_has_only_promised_has_failed(module_database: str, db: Conne
     with databases.open_pool(module_database, 1) as pool:
         jobs = pgonce.Jobs(pool)
         with pytest.raises(InvalidArgument, match=PLAIN):
-            jobs.job(name)(promise)()
+            jobs.job(name)(promise)
+        with pytest.raises(InvalidArgument, match=PLAIN):
+            jobs.job(name)(hidden(promise))()
         with pytest.raises(InvalidArgument, match=PLAIN):
             jobs.perform(app.get_job(name))
 
