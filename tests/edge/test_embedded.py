@@ -500,7 +500,10 @@ def test_without_the_wheel_one_line_says_what_to_install(monkeypatch: pytest.Mon
 
 
 def can(user: int, *command: str | Path) -> bool:
-    done = subprocess.run(command, user=user, extra_groups=[], capture_output=True, check=False)
+    try:
+        done = subprocess.run(command, user=user, extra_groups=[], capture_output=True, check=False)
+    except PermissionError:  # the root directory itself is closed, so that the user cannot even execute the command
+        return False
     return done.returncode == 0
 
 
