@@ -169,12 +169,10 @@ class AsyncJobs:
     async def _begin(self, by: Call[UUID | None], start: protocol.Start) -> UUID | None:
         """The id of the run that ``by`` starts. The next call after a lost answer makes good for it."""
         which = start.name, start.key
-        run_id = None
-        if which in self._unanswered and which not in sending:
-            run_id = await self._start_unanswered(start, self._unanswered[which])
         sent = time.monotonic()
         sending.append(which)
         try:
+            run_id = await self._start_unanswered(start) if which in self._unanswered else None
             run_id = run_id or await self._call_batcher.value(by)
             if run_id is not None:
                 live.add(run_id)
@@ -186,18 +184,23 @@ class AsyncJobs:
         finally:
             sending.remove(which)
 
-    async def _start_unanswered(self, start: protocol.Start, sent: float) -> UUID | None:
+    async def _start_unanswered(self, start: protocol.Start) -> UUID | None:
         """Close the run whose start was not answered, which would block the job for a window, and start it anew."""
+        which = start.name, start.key
         running = await call(self._pool, list_job_runs(name=start.name, status="running", limit=1000), self._schema)
+        sent = self._unanswered.get(which)
+        if sent is None or sending.count(which) > 1:  # a run in the list may be of the other start that is being sent
+            return None
         anew = None
         for run_id in find_unanswered(running, start.key, (time.monotonic() - sent) * 1000):
             row = await call(self._pool, get_job_run(run_id), self._schema)
-            if anew is None and row is not None and row["process"] == this_process():
-                closing = protocol.interrupt_job_run(run_id, "the answer to its start was lost: nothing was run")
-                await call(self._pool, closing, self._schema)
-                if row["scope"] == start.scope:  # what another scope asked for is not this run's retry
-                    anew = await call(self._pool, protocol.retry_job_run(run_id), self._schema)
-        self._unanswered.pop((start.name, start.key), None)
+            if row is None or row["process"] != this_process():
+                continue
+            closing = protocol.interrupt_job_run(run_id, "the answer to its start was lost: nothing was run")
+            await call(self._pool, closing, self._schema)
+            if anew is None and row["scope"] == start.scope:  # what another scope asked for is not this run's retry
+                anew = await call(self._pool, protocol.retry_job_run(run_id), self._schema)
+        self._unanswered.pop(which, None)
         return anew
 
     def begin(

@@ -1,4 +1,4 @@
-"""The runs that this process is at work on, and the one whose start was sent and never answered."""
+"""The runs that this process is at work on, and those whose start was sent and never answered."""
 
 from __future__ import annotations
 

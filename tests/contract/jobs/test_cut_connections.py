@@ -31,12 +31,16 @@ CHECKED: dict[str, Callable[[str], Caller]] = {
 }
 
 
-def lose(network: Any, *, answer: bool) -> threading.Thread:
-    """Cut the network when the next start passes it: its answer, or the start itself."""
+def lose_a_start(network: Any, caller: Caller, name: str, *, answer: bool, **options: Any) -> None:
+    """Cut the network when the start of a run passes it: its answer, or the start itself."""
+    with caller.run(f"{name} before"):
+        pass
     lost = network.hold(b"start_job_run", answer=answer)
     cutting = threading.Thread(target=lambda: (lost.wait(), network.cut()))
     cutting.start()
-    return cutting
+    with pytest.raises(DatabaseUnavailable), caller.run(name, **options):
+        pytest.fail("its start was not answered")
+    cutting.join()
 
 
 @pytest.mark.parametrize("check", [False, True], ids=["no check", "check"])
@@ -82,12 +86,7 @@ def test_the_start_after_one_whose_answer_was_lost_is_a_run(
 ) -> None:
     """The run that nobody had been told of blocked the job for its window."""
     caller = CHECKED[kind](network.url)
-    with caller.run(f"{name} before"):
-        pass
-    cutting = lose(network, answer=True)
-    with pytest.raises(DatabaseUnavailable), caller.run(name, **options):
-        pytest.fail("its start was not answered")
-    cutting.join()
+    lose_a_start(network, caller, name, answer=True, **options)
     with caller.run(name, **options) as run:
         assert run is not None
         with caller.run(name, **options) as second:
@@ -102,12 +101,7 @@ def test_a_run_that_is_at_work_in_this_process_is_not_taken_for_one_whose_answer
     network: Any, module_database: str, db: Db, name: str
 ) -> None:
     caller, own = Sync(network.url, size=3), Sync(module_database, size=3)
-    with caller.run(f"{name} before"):
-        pass
-    cutting = lose(network, answer=False)
-    with pytest.raises(DatabaseUnavailable), caller.run(name):
-        pytest.fail("its start was not sent")
-    cutting.join()
+    lose_a_start(network, caller, name, answer=False)
     with own.run(name) as run, caller.run(name) as second:
         assert run is not None
         assert second is None
@@ -119,12 +113,7 @@ def test_a_run_that_is_at_work_in_this_process_is_not_taken_for_one_whose_answer
 
 def test_a_start_with_another_scope_is_a_run_of_its_own_after_a_lost_one(network: Any, db: Db, name: str) -> None:
     caller = Sync(network.url)
-    with caller.run(f"{name} before"):
-        pass
-    cutting = lose(network, answer=True)
-    with pytest.raises(DatabaseUnavailable), caller.run(name, scope={"batch": 1}):
-        pytest.fail("its start was not answered")
-    cutting.join()
+    lose_a_start(network, caller, name, answer=True, scope={"batch": 1})
     with caller.run(name, scope={"batch": 2}) as run:
         assert run is not None
     caller.close()
@@ -136,12 +125,7 @@ def test_a_run_whose_answer_is_still_on_its_way_is_not_taken_for_a_lost_one(
     network: Any, module_database: str, db: Db, name: str
 ) -> None:
     caller, own = Sync(network.url, size=3), Sync(module_database, size=3)
-    with caller.run(f"{name} before"):
-        pass
-    cutting = lose(network, answer=False)
-    with pytest.raises(DatabaseUnavailable), caller.run(name):
-        pytest.fail("its start was not sent")
-    cutting.join()
+    lose_a_start(network, caller, name, answer=False)
     with own.run(name) as run:
         assert run is not None
         live.discard(run.id)  # as it is before the answer has arrived

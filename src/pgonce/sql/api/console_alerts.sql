@@ -101,7 +101,7 @@ begin
   update pgonce_alerts set next_attempt_at = v_until where kind = a.kind and subject = a.subject and delivered_at is null;
   perform pgonce_audit_write(
     'mute', 'alert', a.kind || ' ' || a.subject, case when v_before is null then 'delivered' else 'muted' end,
-    'muted until ' || to_char(v_until at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"'), p_reason, p_session,
+    'muted until ' || pgonce_utc_text(v_until), p_reason, p_session,
     p_detail => jsonb_build_object('until', v_until));
   return v_until;
 end $$;

@@ -25,12 +25,12 @@ declare
   v_before text;
 begin
   perform pgonce_console_operator(p_session);
-  select 'paused' || coalesce(' until ' || to_char(p.paused_until at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"'), '') || ': ' || p.reason
+  select pgonce_pause_text(p.paused_until, p.reason)
   into v_before from pgonce_job_pauses p
   where p.job_name = p_job_name and coalesce(p.paused_until, 'infinity') > clock_timestamp() for update;
   perform pgonce_pause_job(p_job_name, p_reason, p_until);
   perform pgonce_audit_write('pause', 'job', p_job_name, p_before => coalesce(v_before, 'not paused'),
-                             p_after => 'paused' || coalesce(' until ' || to_char(p_until at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"'), ''),
+                             p_after => 'paused' || coalesce(' until ' || pgonce_utc_text(p_until), ''),
                              p_reason => p_reason, p_session => p_session);
 end $$;
 comment on function pgonce_console_pause_job(uuid, text, text, timestamptz) is
@@ -42,7 +42,7 @@ declare
   v_before text;
 begin
   perform pgonce_console_operator(p_session);
-  select 'paused' || coalesce(' until ' || to_char(p.paused_until at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"'), '') || ': ' || p.reason
+  select pgonce_pause_text(p.paused_until, p.reason)
   into v_before from pgonce_job_pauses p
   where p.job_name = p_job_name for update;
   if not pgonce_resume_job(p_job_name) then return false; end if;
@@ -145,7 +145,7 @@ begin
   select s.paused_at into v_before from seed_checkpoints s where s.seed_name = p_seed_name for no key update;
   perform pgonce_resume_seed(p_seed_name);
   if v_before is null then return false; end if;
-  perform pgonce_audit_write('resume', 'import', p_seed_name, p_before => 'paused since ' || to_char(v_before at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"'),
+  perform pgonce_audit_write('resume', 'import', p_seed_name, p_before => 'paused since ' || pgonce_utc_text(v_before),
                              p_after => 'not paused',
                              p_reason => p_reason, p_session => p_session);
   return true;

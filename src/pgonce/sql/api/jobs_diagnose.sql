@@ -176,7 +176,7 @@ returns table (kind text, needs_person boolean, cause text, evidence text, actio
 language plpgsql stable set search_path from current set jit = off as $$
 begin
   return query
-    select c.kind, c.needs_person, c.cause, format('%s: %s.', to_char(m.scheduled_for at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"'), m.reason), c.action, c.command
+    select c.kind, c.needs_person, c.cause, format('%s: %s.', pgonce_utc_text(m.scheduled_for), m.reason), c.action, c.command
     from pgonce_job_missed m cross join pgonce_job_causes() c
     where m.job_name = p_job_name and c.kind = 'missed' order by m.scheduled_for desc limit 5;
 end $$;

@@ -129,6 +129,18 @@ comment on function pgonce_cron_job_runs_before_insert() is
   'pgonce: closes a crashed run, so that it does not block a plain INSERT of the next one forever. An old run that is written '
   'afterwards is counted, too.';
 
+create or replace function pgonce_utc_text(p_time timestamptz) returns text
+language sql stable parallel safe set search_path from current as $$
+  select to_char(p_time at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"')
+$$;
+comment on function pgonce_utc_text(timestamptz) is 'pgonce: a time for people, the same in each session, such as 2026-02-03 04:05 UTC.';
+
+create or replace function pgonce_pause_text(p_until timestamptz, p_reason text) returns text
+language sql stable parallel safe set search_path from current as $$
+  select format('paused%s: %s', ' until ' || pgonce_utc_text(p_until), p_reason)
+$$;
+comment on function pgonce_pause_text(timestamptz, text) is 'pgonce: a pause for people, as the reason of what it keeps from running.';
+
 create or replace function start_job_run(
   p_job_name text, p_scope jsonb default '{}', p_window interval default '15 minutes',
   p_key text default '', p_scheduled_for timestamptz default null, p_retries integer default 0,
@@ -171,41 +183,34 @@ begin
       where cardinality(v_keys) > 1 and job_name = p_job_name and key = any (v_keys) and key <> p_key and status = 'running'
         and heartbeat_at + run_window > clock_timestamp()
       order by started_at limit 1;
-      if found then
-        insert into cron_job_runs (job_name, status, scope, key, run_window, scheduled_for, started_at, heartbeat_at, completed_at,
-                                   duration_ms, blocked_by, error_message)
-        select p_job_name, 'skipped', coalesce(p_scope, '{}'), p_key, p_window, p_scheduled_for, clock.now, clock.now, clock.now,
-               0, v_holder, format('overlap: run %s has been running since %s', v_holder, v_since)
-        from (select clock_timestamp() as now) clock
-        on conflict do nothing;
-        return null;
+    end if;
+
+    if v_holder is null then
+      -- NOT EXISTS, because ON CONFLICT alone would wait for the running run's uncommitted update. The clock is read inside the
+      -- statement: a time read before its snapshot could be earlier than the end of a run that the snapshot shows as ended.
+      insert into cron_job_runs (job_name, scope, key, run_window, scheduled_for, started_at, heartbeat_at, retries, backoff, process)
+      select p_job_name, coalesce(p_scope, '{}'), p_key, p_window, p_scheduled_for, clock.now, clock.now,
+             nullif(p_retries, 0), case when p_retries > 0 then p_backoff end, p_process
+      from (select clock_timestamp() as now) clock
+      where not exists (select from cron_job_runs where job_name = p_job_name and key = p_key and status = 'running')
+        and not exists (select from pgonce_job_pauses where job_name = p_job_name)
+      on conflict do nothing
+      returning id into v_id;
+      if found then return v_id; end if;
+
+      -- Which run is running? A new statement also sees what has been committed since the INSERT.
+      select id, started_at, heartbeat_at + run_window <= clock_timestamp() into v_holder, v_since, v_expired
+      from cron_job_runs where job_name = p_job_name and key = p_key and status = 'running';
+      if found and v_expired then
+        -- Concurrent takeovers wait for each other here. Each one that loses then sees the winner's committed row and names the
+        -- right run. With the row lock alone, half of 200 losers named the dead run.
+        perform pg_advisory_xact_lock(hashtextextended('pgonce ' || p_job_name || chr(10) || p_key, 0));
+        perform pgonce_abandon_job_run(p_job_name, p_key);
+        select id, started_at into v_holder, v_since
+        from cron_job_runs where job_name = p_job_name and key = p_key and status = 'running';
       end if;
     end if;
-
-    -- NOT EXISTS, because ON CONFLICT alone would wait for the running run's uncommitted update. The clock is read inside the
-    -- statement: a time read before its snapshot could be earlier than the end of a run that the snapshot shows as ended.
-    insert into cron_job_runs (job_name, scope, key, run_window, scheduled_for, started_at, heartbeat_at, retries, backoff, process)
-    select p_job_name, coalesce(p_scope, '{}'), p_key, p_window, p_scheduled_for, clock.now, clock.now,
-           nullif(p_retries, 0), case when p_retries > 0 then p_backoff end, p_process
-    from (select clock_timestamp() as now) clock
-    where not exists (select from cron_job_runs where job_name = p_job_name and key = p_key and status = 'running')
-      and not exists (select from pgonce_job_pauses where job_name = p_job_name)
-    on conflict do nothing
-    returning id into v_id;
-    if found then return v_id; end if;
-
-    -- Which run is running? A new statement also sees what has been committed since the INSERT.
-    select id, started_at, heartbeat_at + run_window <= clock_timestamp() into v_holder, v_since, v_expired
-    from cron_job_runs where job_name = p_job_name and key = p_key and status = 'running';
-    if found and v_expired then
-      -- Concurrent takeovers wait for each other here. Each one that loses then sees the winner's committed row and names the
-      -- right run. With the row lock alone, half of 200 losers named the dead run.
-      perform pg_advisory_xact_lock(hashtextextended('pgonce ' || p_job_name || chr(10) || p_key, 0));
-      perform pgonce_abandon_job_run(p_job_name, p_key);
-      select id, started_at into v_holder, v_since
-      from cron_job_runs where job_name = p_job_name and key = p_key and status = 'running';
-    end if;
-    if found then
+    if v_holder is not null then
       insert into cron_job_runs (job_name, status, scope, key, run_window, scheduled_for, started_at, heartbeat_at, completed_at,
                                  duration_ms, blocked_by, error_message)
       select p_job_name, 'skipped', coalesce(p_scope, '{}'), p_key, p_window, p_scheduled_for, clock.now, clock.now, clock.now,
@@ -225,7 +230,7 @@ begin
       insert into cron_job_runs (job_name, status, scope, key, run_window, scheduled_for, started_at, heartbeat_at, completed_at,
                                  duration_ms, error_message, process)
       select p_job_name, 'skipped', coalesce(p_scope, '{}'), p_key, p_window, p_scheduled_for, clock.now, clock.now, clock.now,
-             0, format('paused%s: %s', ' until ' || v_until, v_reason), p_process
+             0, pgonce_pause_text(v_until, v_reason), p_process
       from (select clock_timestamp() as now) clock
       on conflict do nothing;
       return null;

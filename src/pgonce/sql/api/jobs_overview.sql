@@ -39,7 +39,7 @@ language sql stable set search_path from current set jit = off as $$
          case when r.status = 'running' then (
            select count(*) from cron_job_runs b
            where b.job_name = r.job_name and b.started_at >= r.started_at and b.blocked_by = r.id) end,
-         (select p.reason || coalesce(' until ' || to_char(p.paused_until at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"'), '') from pgonce_job_pauses p
+         (select p.reason || coalesce(' until ' || pgonce_utc_text(p.paused_until), '') from pgonce_job_pauses p
           where p.job_name = k.job_name and coalesce(p.paused_until, 'infinity') > clock_timestamp()),
          m.reason, case when r.status = 'failed' then pgonce_error_line(r.error_message)
                         else pgonce_job_run_silence(r.id, r.status, r.heartbeat_at, r.run_window) end

@@ -135,7 +135,7 @@ language sql set search_path from current as $$
     insert into cron_job_runs (job_name, key, status, scheduled_for, started_at, completed_at, duration_ms, error_message)
     -- a tick of a paused job would not have run: it is not missed
     select p_job_name, p_key, 'skipped', p_scheduled_for, clock_timestamp(), clock_timestamp(), 0, coalesce(
-      (select format('paused%s: %s', ' until ' || p.paused_until, p.reason) from pgonce_job_pauses p
+      (select pgonce_pause_text(p.paused_until, p.reason) from pgonce_job_pauses p
        where p.job_name = p_job_name and coalesce(p.paused_until, 'infinity') > clock_timestamp()), p_reason)
     on conflict do nothing returning id)
   select exists (select from written)
