@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from pgonce.core.failures import ErrorHook
 from pgonce.core.registration import check_function, check_text
-from pgonce.errors import InvalidArgument
 from pgonce.jobs.registry import JobRegistry
 from pgonce.seeds.registry import SeedRegistry
 from pgonce.webhooks.registry import WebhookRegistry
@@ -32,8 +31,6 @@ class App(WebhookRegistry, JobRegistry, SeedRegistry):
         WebhookRegistry.__init__(self)
         JobRegistry.__init__(self, name=name)
         SeedRegistry.__init__(self)
-        if on_error is not None and not callable(on_error):
-            raise InvalidArgument(f"on_error must be a function of the error and what failed, not {on_error!r}")
         if on_error is not None:
             check_function(on_error, "on_error", ("error", "failed"), plain="make it plain")
         self.on_error = on_error

@@ -101,7 +101,7 @@ def _plain(value: Any) -> Any:
 def terminal(*, err: bool = False) -> Console | None:
     """The terminal that standard output is, or standard error with ``err``; None if it is a file or a pipe.
 
-    Rich is imported for a terminal only. It takes a third of the time of a short command.
+    Rich is imported for a terminal only: a command whose output goes into a file does not pay for it.
     """
     stream = sys.stderr if err else sys.stdout
     forced = {"FORCE_COLOR", "TTY_COMPATIBLE"} & os.environ.keys()  # what else makes rich take a file for a terminal
