@@ -100,7 +100,7 @@ def test_on_error_of_an_app_gets_the_exception_and_the_event_or_run(database: st
     deliver(queued(other), event("invoice.paid", event_id="evt_4", number="bad"))
     drain(other, raises=False)
     assert len(seen) == 3, "another app's failures are not this one's, and a hook that raises stops nothing"
-    with pytest.raises(InvalidArgument, match="on_error must be a function"):
+    with pytest.raises(InvalidArgument, match="on_error is 'sentry', which is not a function"):
         pgonce.App(on_error="sentry")  # type: ignore[arg-type]
 
 
