@@ -405,6 +405,8 @@ def test_a_mistake_of_our_own_is_shown_as_a_whole(here: Pgonce, monkeypatch: pyt
         (("nonsense",), "No such command 'nonsense': see pgonce --help"),
         (("job", "nonsense"), "No such command 'nonsense': see pgonce job --help"),
         (("--nonsense",), "No such option"),
+        (("--app", "shop", "worker"), "No such option '--app': the options of a command follow its name: "),
+        (("job", "--app", "shop", "ls"), "No such option '--app': the options of a command follow its name: "),
         (("job", "run"), "Missing argument 'NAME': see pgonce job run --help"),
         (("job", "run", "works", "--scope", "{"), "this is not JSON"),
         (("job", "run", "works", "--scope", "[1]"), "it must be an object"),

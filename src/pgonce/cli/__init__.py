@@ -31,7 +31,11 @@ def _in_one_line() -> Iterator[None]:
     except click.UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # prints the help; click 8.1 lacks the class
             raise
-        raise _Usage(error.format_message(), error.ctx) from error
+        message = error.format_message()
+        of_group = error.ctx and isinstance(error.ctx.command, click.Group)
+        if of_group and isinstance(error, click.NoSuchOption) and not error.possibilities:
+            message = f"{message.rstrip('.')}: the options of a command follow its name"
+        raise _Usage(message, error.ctx) from error
 
 
 class _Cli(LazyGroup):
