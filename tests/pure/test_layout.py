@@ -43,9 +43,9 @@ def name(path: Path) -> str:
 
 
 def noun(path: Path) -> str:
-    """errors.py -> errors, jobs/guard.py -> jobs; `python -m pgonce` is the command line."""
+    """errors.py -> errors, jobs/guard.py -> jobs; `python -m pgonce` is the command line, and Django reads apps.py."""
     first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    return "cli" if first == "__main__" else first
+    return {"__main__": "cli", "apps": "integrations"}.get(first, first)
 
 
 def is_generated(path: Path) -> bool:

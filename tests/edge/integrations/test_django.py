@@ -49,6 +49,15 @@ def test_a_project_s_own_tests_have_the_tables_and_pass(empty_database: str) -> 
     assert re.search(r"Ran 1[0-9] tests", said), said
 
 
+def test_the_short_name_installs_the_same_app(empty_database: str, tmp_path: Path) -> None:
+    short = "INSTALLED_APPS[INSTALLED_APPS.index('pgonce.integrations.django')] = 'pgonce'"
+    (tmp_path / "short.py").write_text(f"from site_config.settings import *\n{short}\n", "utf-8")
+    named = "from django.apps import apps; print(apps.get_app_config('pgonce').name)"
+    more = {"DJANGO_SETTINGS_MODULE": "short", "PYTHONPATH": str(tmp_path)}
+    code, said = manage(empty_database, "shell", "--command", named, **more)
+    assert (code, said.splitlines()[-1]) == (0, "pgonce.integrations.django"), said
+
+
 @pytest.mark.parametrize("schema", ["public", "pgonce"])
 def test_migrate_installs_the_commands_find_it_and_the_worker_handles(empty_database: str, schema: str) -> None:
     code, said = manage(empty_database, "migrate", SHOP_SCHEMA=schema)
