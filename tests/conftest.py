@@ -178,7 +178,7 @@ def session(database: str) -> Iterator[Callable[..., psycopg.Connection[Any]]]:
         each.close()
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 20) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
     """Poll ``condition`` until it holds and return its value; fail the test with ``what`` after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
