@@ -22,7 +22,10 @@ class DatabaseUnavailable(PgonceError):
 
 
 class SchemaError(PgonceError):
-    """The database has no pgonce tables or functions, those of another version, or this role may not use them."""
+    """The database has no pgonce tables or functions, those of another version, or this role may not use them.
+
+    Or a trigger of the application's keeps the table of events from storing what is written (PT503).
+    """
 
 
 class InvalidArgument(PgonceError, ValueError):
@@ -103,6 +106,8 @@ def translate(error: psycopg.Error) -> Exception:
         return Forbidden(reason)
     if state == "PT409":
         return LeaseLost(reason)
+    if state == "PT503":
+        return SchemaError(reason)
     if state in {"42883", "42P01", "42703", "3F000"}:
         return SchemaError(_not_migrated(state, reason, error.diag.context))
     if error.diag.source_function == "check_enable_rls":  # its text is in the server's language

@@ -32,7 +32,11 @@ begin
   set status = 'succeeded', processed_at = clock_timestamp(), next_attempt_at = null, filler = null
   where id = p_id and lease = p_lease and status not in ('succeeded', 'failed', 'ignored')
   returning order_key, error_message is not null into v_order_key, v_has_failed;
-  if not found then return null; end if;
+  if not found then
+    perform pgonce_refuse_unwritten_webhook(e.stripe_event_id) from webhook_events e
+    where e.id = p_id and e.lease = p_lease and e.status not in ('succeeded', 'failed', 'ignored');
+    return null;
+  end if;
   -- By itself: for an UPDATE that names this column, PostgreSQL reads and prepares the condition of a trigger, which is a
   -- tenth of the statement's time.
   if v_has_failed then

@@ -85,6 +85,7 @@ declare
   v_now timestamptz;  -- a variable: a volatile function cannot limit the index scan
   v_lease uuid := gen_random_uuid();  -- one for the batch: id and lease together identify a claim
   v_ids uuid[] := '{}';
+  v_claimed integer;
   v_wait interval;
   r record;
 begin
@@ -134,6 +135,10 @@ begin
     where e.id = any (v_ids)
     returning e.id, e.stripe_event_id, e.event_type, e.payload::text, e.raw, e.lease, e.attempts, e.order_key,
               e.next_attempt_at;
+  get diagnostics v_claimed = row_count;
+  if v_claimed = 0 and v_ids <> '{}' then  -- all are locked, so nobody else has changed them
+    perform pgonce_refuse_unwritten_webhook((select e.stripe_event_id from webhook_events e where e.id = v_ids[1]));
+  end if;
 end $$;
 comment on function pgonce_claim_webhooks(integer, interval, integer, text, text, timestamptz) is
   'pgonce: claims up to p_limit due events for a worker; each is returned with its lease. p_types, p_other_types: regular '

@@ -135,6 +135,9 @@ begin
     return query select * from pgonce_queue_webhooks(v_ids, v_types, v_bodies, v_raws, v_keys, p_lease_for);
     return;
   end;
+  if not coalesce(v_new <@ p_stripe_event_ids, true) then  -- a trigger has changed the id: Stripe's next delivery would be new
+    perform pgonce_refuse_unwritten_webhook(p_stripe_event_ids[1]);
+  end if;
   return query select n.event, 'queued', n.id, n.lease from unnest(v_new, v_rows, v_leases) as n (event, id, lease);
   if cardinality(v_new) = cardinality(p_stripe_event_ids) then return; end if;
 
@@ -156,6 +159,9 @@ begin
       return query select r.id, case when v.status in ('succeeded', 'ignored') then 'done' else 'queued' end, null::uuid, null::uuid;
     else  -- locked, so somebody is handling it; if that is a direct client, the event may still be lost: busy
       select * into v from webhook_events e where e.stripe_event_id = r.id;
+      if not found then
+        perform pgonce_refuse_unwritten_webhook(r.id);
+      end if;
       return query select r.id,
         case when v.status in ('succeeded', 'ignored') then 'done' when v.queued then 'queued' else 'busy' end, null::uuid, null::uuid;
     end if;
@@ -181,6 +187,8 @@ begin
   where id = p_id and lease = p_lease and status not in ('succeeded', 'failed', 'ignored')
   returning order_key into v_order_key;
   if not found then
+    perform pgonce_refuse_unwritten_webhook(e.stripe_event_id) from webhook_events e
+    where e.id = p_id and e.lease = p_lease and e.status not in ('succeeded', 'failed', 'ignored');
     return exists (select from webhook_events where id = p_id and lease = p_lease and status = 'succeeded');
   elsif v_order_key is not null then
     -- The lock of the object is held until the effect commits. Until then no other event of this object is claimed, even if

@@ -1,5 +1,23 @@
 -- Claiming an event when it is received. The table of transitions is at the head of webhooks_inbox.sql.
 
+-- A trigger of the user's that returns null makes an INSERT or UPDATE write no row, without an error. Read as "another client has
+-- it", that was answered with 409 until Stripe gave up. So whatever misses a row that it must find ends here.
+create or replace function pgonce_refuse_unwritten_webhook(p_stripe_event_id text) returns void
+language plpgsql stable set search_path from current as $$
+declare
+  v_triggers text := (
+    select string_agg(quote_ident(t.tgname), ', ' order by t.tgname) from pg_trigger t
+    where t.tgrelid = 'webhook_events'::regclass and not t.tgisinternal
+      and coalesce(obj_description(t.tgfoid, 'pg_proc'), '') not like 'pgonce: %');
+begin
+  raise sqlstate 'PT503' using
+    message = format('webhook_events does not keep event %s as it was written: %s', p_stripe_event_id,
+                     coalesce('look at the trigger ' || v_triggers, 'a policy hides it, or other clients delete it again and again')),
+    hint = 'a trigger must return NEW, and leave id, stripe_event_id, status and lease as they are';
+end $$;
+comment on function pgonce_refuse_unwritten_webhook(text) is
+  'pgonce: raises PT503 (HTTP 503) for an event that was written and is not there; names the triggers that may be the cause.';
+
 create or replace function pgonce_claim_webhook_payload(
   p_stripe_event_id text, p_event_type text, p_payload jsonb, p_raw bytea, p_lease_for interval)
 returns table (outcome text, id uuid, lease uuid, attempts integer)
@@ -17,12 +35,15 @@ begin
     -- handler that has marked its event keeps such an update open until it ends.
     select * into v from webhook_events e where e.stripe_event_id = p_stripe_event_id;
     if not found then
-      return query
-        insert into webhook_events as e (stripe_event_id, event_type, payload, raw, lease_expires_at)
-        values (p_stripe_event_id, p_event_type, p_payload, p_raw, clock_timestamp() + p_lease_for)
-        on conflict (stripe_event_id) do nothing
-        returning 'claimed', e.id, e.lease, e.attempts;
-      if found then return; end if;
+      insert into webhook_events as e (stripe_event_id, event_type, payload, raw, lease_expires_at)
+      values (p_stripe_event_id, p_event_type, p_payload, p_raw, clock_timestamp() + p_lease_for)
+      on conflict (stripe_event_id) do nothing
+      returning * into v;
+      if found then
+        exit when v.stripe_event_id <> p_stripe_event_id;  -- a trigger has changed it
+        return query select 'claimed', v.id, v.lease, v.attempts;
+        return;
+      end if;
       continue;  -- another client inserted it first: read again, in a new statement
     elsif v.status = 'failed' or v.status = 'processing' and v.lease_expires_at <= clock_timestamp()
           and not pgonce_is_lease_renewed(v.id, v.lease) then
@@ -47,7 +68,7 @@ begin
       v.id, null::uuid, v.attempts;
     return;
   end loop;
-  raise sqlstate '40001' using message = format('event %s was inserted and deleted concurrently ten times', p_stripe_event_id), hint = 'retry';
+  perform pgonce_refuse_unwritten_webhook(p_stripe_event_id);
 end $$;
 comment on function pgonce_claim_webhook_payload(text, text, jsonb, bytea, interval) is
   'pgonce: claim_webhook for a payload that is already jsonb.';
