@@ -123,6 +123,28 @@ def translate(error: psycopg.Error) -> Exception:
     return error
 
 
+def database_error(error: BaseException) -> psycopg.Error | None:
+    """The database's error that this is, or that it was translated from; None if it is another one."""
+    found = error if isinstance(error, psycopg.Error) else error.__cause__
+    return found if isinstance(found, psycopg.Error) else None
+
+
+def summary(error: BaseException) -> str:
+    """The error as a line for the log, without values.
+
+    The database quotes a value that it cannot convert, and a RAISE in a function of the application's may quote
+    anything. Of such an error the line names the kind and the place.
+    """
+    found = database_error(error)
+    if found is not None:
+        state = found.sqlstate or ""
+        is_raised = found.diag.source_function == "exec_stmt_raise" and not state.startswith("PT")
+        if state != "22023" and (state.startswith(("22", "P0")) or is_raised):
+            place = next((line for line in (found.diag.context or "").splitlines() if line.startswith("PL/pgSQL")), "")
+            return f"{type(found).__name__} ({state}){f' in {place}' if place else ''}"
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def _not_migrated(state: str, reason: str, context: str | None) -> str:
     """Which schema lacks pgonce. The server's message has all of the call's arguments, or only the schema's name."""
     # With a context the error is from inside a function, so something else is missing: the server's message names it.

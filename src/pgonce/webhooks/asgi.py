@@ -26,7 +26,7 @@ from pgonce.core.lifespan import follow_lifespan
 from pgonce.core.processes import BEAT_EVERY, Registration, beat_process, end_process
 from pgonce.core.registration import check_app
 from pgonce.core.service import Service
-from pgonce.errors import DatabaseUnavailable, InvalidArgument, PayloadTooLarge, PgonceError
+from pgonce.errors import DatabaseUnavailable, InvalidArgument, PayloadTooLarge, PgonceError, summary
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls_receive import check_inbox, count_refused_deliveries
 from pgonce.webhooks.event_types import doubts
@@ -175,7 +175,7 @@ class Receiver:
             if not await call(pool, beat_process(self._registration.id, 0, []), self._schema):
                 await call(pool, self._registration.registering(), self._schema)
         except (PgonceError, psycopg.Error) as error:
-            log.warning("this receiver is not in the list of processes now: %s", str(error).splitlines()[0])
+            log.warning("this receiver is not in the list of processes now: %s", summary(error))
 
     async def _write_refusals(self, pool: AsyncConnectionPool[AsyncConnection[Any]], every: float) -> None:
         if counts := self._refusals.take(every):
@@ -183,7 +183,7 @@ class Receiver:
                 await call(pool, count_refused_deliveries(counts), self._schema)
             except (PgonceError, psycopg.Error) as error:
                 self._refusals.put_back(counts)
-                log.warning("the counts of refused deliveries could not be written: %s", str(error).splitlines()[0])
+                log.warning("the counts of refused deliveries could not be written: %s", summary(error))
 
     @property
     def services(self) -> list[Service]:

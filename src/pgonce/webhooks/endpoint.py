@@ -13,7 +13,7 @@ from pgonce.core import database
 from pgonce.core.execute import call, connection, execute
 from pgonce.core.registration import check_app
 from pgonce.core.telemetry import is_traced
-from pgonce.errors import DatabaseUnavailable, InvalidArgument, PayloadTooLarge, PgonceError
+from pgonce.errors import InvalidArgument, PayloadTooLarge, PgonceError
 from pgonce.webhooks import calls as protocol
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls import Event
@@ -115,13 +115,10 @@ class Endpoint:
         return answer(200, event=event.id, outcome=outcome)
 
     def _record(self, event: stripe.Body) -> str:
-        try:
-            queue = protocol.queue_webhooks([event], [order_key(self._app, event)])
-            with connection(self._pool()) as conn:
-                statement = with_lock_timeout(queue, self._schema, ALONE)
-                outcomes = execute(conn, queue, self._schema, statement=statement)
-        except psycopg.Error as error:  # no handler runs here: every error means "not recorded"
-            raise DatabaseUnavailable(str(error)) from error
+        queue = protocol.queue_webhooks([event], [order_key(self._app, event)])
+        with connection(self._pool()) as conn:
+            statement = with_lock_timeout(queue, self._schema, ALONE)
+            outcomes = execute(conn, queue, self._schema, statement=statement)
         return protocol.accepted(outcomes[event.id], event.id)
 
     def _write_refusals(self) -> None:

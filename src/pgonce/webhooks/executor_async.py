@@ -23,7 +23,7 @@ from pgonce.core.concurrency_async import asked_to_stop, in_thread, meanwhile, s
 from pgonce.core.execute_async import Pool, call, call_unsynced, execute, last_value, run, send, settings
 from pgonce.core.failures import ErrorHook, log_failure
 from pgonce.core.handler_session import RESET, RESET_SETTINGS, UNLOCK, HandlerSession
-from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken, translate
+from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken, summary, translate
 from pgonce.webhooks import calls as webhooks
 from pgonce.webhooks import calls_queue as protocol
 from pgonce.webhooks.calls import Event, Ignored, Postponed
@@ -287,7 +287,7 @@ class AsyncExecutor:
             try:
                 await call_unsynced(self._pool, protocol.release_webhooks(events), self._schema)
             except (PgonceError, psycopg.Error) as error:
-                log.warning("%s events come back when their leases run out: %s", len(events), error)
+                log.warning("%s events come back when their leases run out: %s", len(events), summary(error))
         return False
 
     # Many events, one transaction -----------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from psycopg.pq.abc import PGresult
 from pgonce.core.concurrency import finish, wait_until_free
 from pgonce.core.execute import Pool, connection, run, send
 from pgonce.core.handler_session import RESET, HandlerSession
-from pgonce.errors import PgonceError, TransactionBroken
+from pgonce.errors import PgonceError, TransactionBroken, summary
 from pgonce.webhooks.calls import Event
 
 _ENDED = "a handler ended the transaction: leave COMMIT and ROLLBACK to pgonce"
@@ -129,7 +129,7 @@ def call_back_all(pool: Pool, events: Sequence[Event], *, is_durable: bool) -> N
             with connection(pool) as conn:
                 run(conn, _FLUSH)
         except (PgonceError, psycopg.Error) as error:
-            log.warning("after_commit of %s events was not called: %s", len(events), error)
+            log.warning("after_commit of %s events was not called: %s", len(events), summary(error))
             return
     for event in events:
         call_back(event)

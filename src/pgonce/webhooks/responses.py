@@ -19,7 +19,9 @@ from pgonce.errors import (
     PgonceError,
     SchemaError,
     SignatureError,
+    database_error,
     is_transient,
+    summary,
 )
 
 MAX_BODY = 1_000_000
@@ -69,10 +71,13 @@ def failure(
     Args:
         error: what was raised.
         by: where it was raised, for an error of neither pgonce nor the database.
-        about: the event, for ``on_error``.
+        about: the event, for ``on_error``; None if no handler was called. Then every error of the database is one of
+            recording the delivery.
         on_error: of the app.
     """
     status = status_of(error)
+    if status == 500 and about is None and database_error(error) is not None:
+        status = 503
     if status == 503:
         said = UNAVAILABLE
     elif status == 500:
@@ -110,7 +115,7 @@ def _log(status: int, error: BaseException, about: object, on_error: ErrorHook |
     if status == 500 and not isinstance(error, PgonceError):
         log_failure("a delivery", error, subject=about, hook=on_error)
         return
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = summary(error)
     kind = type(error).__name__, getattr(error, "reason", "")
     if status < 500:
         if time.monotonic() - _logged.get(kind, -LOG_EVERY) < LOG_EVERY:

@@ -24,7 +24,7 @@ from pgonce.core.execute import call
 from pgonce.core.processes import Registration, count_live_processes
 from pgonce.core.registration import check_app, check_count, check_schema
 from pgonce.core.service import Service
-from pgonce.errors import PgonceError
+from pgonce.errors import PgonceError, summary
 from pgonce.webhooks import calls_queue as queue
 from pgonce.webhooks.calls import Event
 from pgonce.webhooks.calls_replays import step_replays
@@ -154,7 +154,7 @@ class Worker(Service):
                     replaying_until = time.monotonic() + LOOK_BACK_EVERY  # its events may take some time
                     self.wake()
             except (PgonceError, psycopg.Error) as error:
-                log.warning("%s", str(error).splitlines()[0])
+                log.warning("%s", summary(error))
             except Exception:
                 log.exception("unexpected error in a worker's upkeep; the worker goes on")
             wait = upkeep_at - time.monotonic()
@@ -261,7 +261,7 @@ class Worker(Service):
             try:
                 busy = consumer.run_once()
             except (PgonceError, psycopg.Error) as error:
-                log.warning("%s", str(error).splitlines()[0])
+                log.warning("%s", summary(error))
                 self._stop.wait(self._pause())
             except Exception:
                 log.exception("unexpected error in a worker's consumer; the worker goes on")
@@ -276,7 +276,7 @@ class Worker(Service):
         try:
             return call(self._pool, queue.renew_webhook(event), self._schema)
         except (PgonceError, psycopg.Error) as error:
-            log.warning("the lease of event %s is not renewed now: %s", event.id, error)
+            log.warning("the lease of event %s is not renewed now: %s", event.id, summary(error))
             return True
 
     def _pause(self) -> float:
@@ -318,7 +318,7 @@ class Worker(Service):
             try:
                 busy = await consumer.run_once()
             except (PgonceError, psycopg.Error) as error:
-                log.warning("%s", str(error).splitlines()[0])
+                log.warning("%s", summary(error))
             except Exception:
                 log.exception("unexpected error in a worker's consumer; the worker goes on")
             if busy and consumer.full and not self._is_one_of_many:
