@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from itertools import count
+from typing import Any, Literal, LiteralString
 
 import psycopg
 from psycopg import Connection, sql
@@ -229,7 +230,7 @@ class TableLoader:
             and not self.facts.columns[column].written_by_server
         ]  # fmt: skip
         if self.seed.on_conflict == "update" and changing:
-            return self._update(conn, values, changing, rows)
+            return self._update(conn, batch, values, changing, rows)
         # A scan of the staging table is in the order of the lines: of two rows with one key the first wins.
         # No ORDER BY for it: sorting wide rows costs more than finding their keys.
         if not self._inserts_all and self._ranges and rows >= _RANGE:
@@ -245,38 +246,41 @@ class TableLoader:
             return _counted(rows, inserted=cursor.rowcount)
 
     def _update(
-        self, conn: Connection[Any], values: dict[str, sql.Composable], changing: Iterable[str], rows: int
-    ) -> Counts:
+        self, conn: Connection[Any], batch: Batch, values: dict[str, sql.Composable], changing: Sequence[str],
+        rows: int,
+    ) -> Counts:  # fmt: skip
         """Insert what is new, update what differs, and leave equal rows untouched: no dead rows, no triggers.
 
-        New keys are counted before the insert, because a partitioned table has no xmax to return.
+        Equal rows are left out first: ON CONFLICT DO UPDATE locks each row that it meets, and writes that to the log,
+        also where its WHERE finds no difference. A trigger may change a row on its way in, so it is asked then.
         """
-        changes = (sql.SQL("{0} = excluded.{0}").format(sql.Identifier(column)) for column in changing)
+        changed = sql.Identifier(next(name for n in count() if (name := f"changed{n}") not in batch.columns))
         statement = sql.SQL(
             # of rows with the same key the last one stays, as in two batches: one statement cannot update a row twice
-            "with last as materialized (select distinct on ({key}) {names} from {batch} order by {key}, ctid desc),"
-            " there as materialized (select count(*) as rows from last s"
-            " where (select true from {rows} t where {same})),"
-            " written as (insert into {table} as t ({names}) overriding system value select {names} from last"
-            " on conflict ({key}) do update set {changes} where {differs} returning true)"
-            " select keys, keys - there.rows, (select count(*) from written)"
-            " from there, (select count(*) as keys from last) counted"
+            "with last as materialized (select {names}, (select {differs} from {rows} t where {same}) as {changed}"
+            " from (select distinct on ({key}) {names} from {batch} order by {key}, ctid desc) s),"
+            " written as (insert into {table} as t ({names}) overriding system value"
+            " select {names} from last where {wanted}"
+            " on conflict ({key}) do update set {changes} where {differs_again} returning true)"
+            " select count(*), count(*) filter (where {changed} is null), (select count(*) from written) from last"
         ).format(
-            changes=sql.SQL(", ").join(changes),
-            differs=sql.SQL(" or ").join(map(self._differs, changing)),
+            changed=changed,
+            wanted=sql.SQL("true" if self.facts.has_triggers else "{} is not false").format(changed),
+            changes=sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(sql.Identifier(each)) for each in changing),
+            differs=sql.SQL(" or ").join(self._differs(each, "s") for each in changing),
+            differs_again=sql.SQL(" or ").join(self._differs(each, "excluded") for each in changing),
             **values,
         )
-        [[keys, inserted, written]] = fetch(conn, statement)
+        [[keys, new, written]] = fetch(conn, statement)
         # another client may insert or delete a key in between: then an insert counts as an update, or the reverse
-        inserted = min(inserted, written)
+        inserted = min(new, written)
         return Counts(inserted=inserted, updated=rows - keys + written - inserted, skipped=keys - written)
 
-    def _differs(self, column: str) -> sql.Composed:
-        exact = self.facts.columns[column].kind in _EXACT
-        text = "t.{0} is distinct from excluded.{0}"
-        if not exact:  # also for types without equality, such as json and point
-            text = '(t.{0})::text collate "C" is distinct from (excluded.{0})::text collate "C"'
-        return sql.SQL(text).format(sql.Identifier(column))
+    def _differs(self, column: str, row: LiteralString) -> sql.Composed:
+        text = sql.SQL("t.{0} is distinct from {1}.{0}")
+        if self.facts.columns[column].kind not in _EXACT:  # also for types without equality, such as json and point
+            text = sql.SQL('(t.{0})::text collate "C" is distinct from ({1}.{0})::text collate "C"')
+        return text.format(sql.Identifier(column), sql.SQL(row))
 
     def _merge_range(self, conn: Connection[Any], values: dict[str, sql.Composable], rows: int) -> Counts:
         """Leave out rows that are there by one pass over the index, from the least key to the greatest: 0.6 us a row.

@@ -225,23 +225,24 @@ def test_equal_rows_are_not_rewritten_by_an_update(seeds: Seeds, conn: Conn) -> 
 
     options: dict[str, Any] = {"into": "facts", "key": ("id",), "on_conflict": "update"}
     run(seeds, Seed("s", rows({}), **options))
-    before = conn.execute("select id, xmin::text, ctid::text from facts order by id").fetchall()
+    versions = "select id, xmin::text, xmax::text, ctid::text from facts order by id"  # xmax: the last lock, too
+    before = conn.execute(versions).fetchall()
     done = run(seeds, Seed("s", rows({3: "1.00", 4: "2"}), **options), restart=True).checkpoint
     assert done
     assert (done.rows_updated, done.rows_skipped) == (2, 48)
     assert conn.execute("select id from log order by 1").fetchall() == [(3,), (4,)]
-    after = conn.execute("select id, xmin::text, ctid::text from facts order by id").fetchall()
+    after = conn.execute(versions).fetchall()
     assert sorted(row[0] for row in set(after) - set(before)) == [3, 4]
 
 
 @pytest.mark.parametrize("name", ["last", "there", "written", "pgonce_one", "excluded", "t", "s", "source", "select"])
 def test_no_name_of_a_table_or_column_meets_one_of_ours(seeds: Seeds, conn: Conn, name: str) -> None:
-    columns = f'id int primary key, t int, s int, e int, "{name}_" int, c0 int, pgonce_number int'
+    columns = f'id int primary key, t int, s int, e int, "{name}_" int, c0 int, pgonce_number int, changed0 int'
     conn.execute(f'create table "{name}" ({columns})'.encode())
 
     def source(_: Any) -> Iterator[tuple[Any, int]]:
         for n in range(2000):
-            yield {"pgonce_number": n, "c0": n, f"{name}_": n, "id": n, "t": n, "s": n, "e": n}, n
+            yield {"pgonce_number": n, "c0": n, f"{name}_": n, "id": n, "t": n, "s": n, "e": n, "changed0": n}, n
 
     what = Seed("s", source, into=name, key=("id",))
     for each in (what, replace(what, on_conflict="update")):
