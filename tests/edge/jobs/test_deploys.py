@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,22 +11,9 @@ import pytest
 
 import pgonce
 from pgonce.jobs.scheduler import Scheduler
-from tests.edge.jobs.test_scheduler import Simulation, nothing, ticks, utc
+from tests.edge.jobs.conftest import Simulation, nothing, ticks, utc
 
 Connection = psycopg.Connection[Any]
-
-
-@pytest.fixture
-def simulate() -> Iterator[Callable[[str], Simulation]]:
-    opened: list[Simulation] = []
-
-    def begin(start: str) -> Simulation:
-        opened.append(Simulation(start))
-        return opened[-1]
-
-    yield begin
-    for each in opened:
-        each.stop()
 
 
 def release(*jobs: str, cron: str = "* * * * *", name: str = "shop:app") -> pgonce.App:

@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,22 +18,9 @@ from pgonce import AsyncJobs, Jobs
 from pgonce.core import database as pools
 from pgonce.errors import InvalidArgument
 from tests.conftest import wait_until
-from tests.edge.jobs.test_scheduler import Simulation, nothing, ticks, utc
+from tests.edge.jobs.conftest import Simulation, nothing, ticks, utc
 
 Connection = psycopg.Connection[Any]
-
-
-@pytest.fixture
-def simulate() -> Iterator[Callable[[str], Simulation]]:
-    opened: list[Simulation] = []
-
-    def begin(start: str) -> Simulation:
-        opened.append(Simulation(start))
-        return opened[-1]
-
-    yield begin
-    for each in opened:
-        each.stop()
 
 
 def test_a_request_is_carried_out_by_one_of_the_workers_that_have_the_job_with_its_key_and_scope(
