@@ -50,11 +50,9 @@ def collect_alerts(channels: Sequence[str], every: timedelta) -> Call[int]:
     return Call("pgonce_collect_alerts", {"p_channels": list(channels), "p_every": every}, value)
 
 
-def claim_alerts(channel: str, limit: int = 1) -> Call[list[Alert]]:
-    """Claim alerts of the channel that are due, for a minute each."""
-    return Call(
-        "pgonce_claim_alerts", {"p_channel": channel, "p_limit": limit}, lambda rows: [Alert(*row) for row in rows]
-    )
+def claim_alerts(channel: str) -> Call[list[Alert]]:
+    """Claim the next alert of the channel that is due, for a minute."""
+    return Call("pgonce_claim_alerts", {"p_channel": channel}, lambda rows: [Alert(*row) for row in rows])
 
 
 def alert_delivered(alert: Alert) -> Call[bool]:

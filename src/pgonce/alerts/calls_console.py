@@ -61,6 +61,6 @@ def mute_alert(session: UUID, alert: UUID, length: timedelta, reason: str) -> Ca
     return Call("pgonce_console_mute_alert", args, value)
 
 
-def unmute_alert(session: UUID, alert: UUID, reason: str | None = None) -> Call[bool]:
+def unmute_alert(session: UUID, alert: UUID) -> Call[bool]:
     """End a mute. False: it was not muted."""
-    return Call("pgonce_console_unmute_alert", {"p_session": session, "p_id": alert, "p_reason": reason}, value)
+    return Call("pgonce_console_unmute_alert", {"p_session": session, "p_id": alert}, value)

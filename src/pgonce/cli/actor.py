@@ -19,9 +19,9 @@ def session(pool: Pool, schema: str) -> UUID:
     return call(pool, identify("cli", person(), "operator", host()), schema)
 
 
-def entry(action: str, noun: str, name: str, after: str, reason: str | None = None) -> Call[int]:
+def entry(action: str, noun: str, name: str, after: str) -> Call[int]:
     """The call that writes into the audit what this command does. ``after`` says what it has changed."""
-    return write_audit(action, noun, name, after=after, reason=reason, actor=person(), source="cli", address=host())
+    return write_audit(action, noun, name, after=after, actor=person(), source="cli", address=host())
 
 
 def audited(

@@ -32,7 +32,7 @@ class Facts:
     now: datetime
     last_received_at: datetime | None
     refused: int
-    """Deliveries in 24 hours."""
+    """Refused deliveries in 24 hours."""
     refused_reason: str | None
     """The most frequent one."""
     silent: str | None
@@ -52,7 +52,7 @@ class Facts:
     retrying_since: datetime | None
     """When the first of them came."""
     ticks: int
-    """That have started in 24 hours."""
+    """Ticks that have started a run in 24 hours."""
     late_starts: int
     """Retries and requested runs that nobody has started for two minutes."""
     late_start_of: str | None
@@ -124,9 +124,9 @@ def get_facts() -> Call[Facts]:
     return Call("pgonce_console_facts", {}, lambda rows: Facts(*rows[0]))
 
 
-def get_hours(hours: int = 24) -> Call[list[Hour]]:
-    """The events of the last hours, at most 168."""
-    return Call("pgonce_console_hours", {"p_hours": hours}, lambda rows: [Hour(*row) for row in rows])
+def get_hours() -> Call[list[Hour]]:
+    """The events of the last 24 hours."""
+    return Call("pgonce_console_hours", {}, lambda rows: [Hour(*row) for row in rows])
 
 
 def get_stuck_imports() -> Call[list[StuckImport]]:

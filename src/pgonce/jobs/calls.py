@@ -166,11 +166,6 @@ def note_lost_job_run(run_id: UUID) -> Call[str | None]:
     return Call("pgonce_note_lost_job_run", {"p_run_id": run_id}, value)
 
 
-def stop_job_run(run_id: UUID) -> Call[bool]:
-    """Request a run to end, and cancel its retries. False: it has ended."""
-    return Call("pgonce_stop_job_run", {"p_run_id": run_id}, value)
-
-
 def abandon_job_runs() -> Call[int]:
     """Close every run whose heartbeats have stopped. Return how many."""
     return Call("pgonce_abandon_job_runs", {}, value)

@@ -210,25 +210,20 @@ def job_lanes(
     return Call("pgonce_console_job_lanes", args, lambda rows: [Lane(*row) for row in rows])
 
 
-def job_marks(lanes: Sequence[Lane], begin: datetime, end: datetime, places: int = 480) -> Call[list[Mark]]:
-    """What happened to these jobs and keys from ``begin`` to ``end``; runs that begin at one of ``places`` are one."""
+def job_marks(lanes: Sequence[Lane], begin: datetime, end: datetime) -> Call[list[Mark]]:
+    """What happened to these jobs and keys from ``begin`` to ``end``; runs that begin in one 480th of it are one."""
     args = {
         "p_names": [lane.job_name for lane in lanes],
         "p_keys": [lane.key for lane in lanes],
         "p_from": begin,
         "p_until": end,
-        "p_places": places,
     }
     return Call("pgonce_console_job_marks", args, lambda rows: [Mark(*row) for row in rows])
 
 
-def job_troubles(limit: int = 20) -> Call[list[Trouble]]:
+def job_troubles() -> Call[list[Trouble]]:
     """What is not as it should be, newest first."""
-    return Call(
-        "pgonce_console_job_troubles",
-        {"p_limit": limit},
-        lambda rows: [Trouble(*row) for row in rows],
-    )
+    return Call("pgonce_console_job_troubles", {}, lambda rows: [Trouble(*row) for row in rows])
 
 
 def console_job_runs(
@@ -277,10 +272,9 @@ def run_detail(run_id: UUID) -> Call[RunDetail | None]:
     return Call("pgonce_console_run", {"p_run_id": run_id}, lambda rows: RunDetail(*rows[0]) if rows else None)
 
 
-def run_blocks(run_id: UUID, limit: int = 50) -> Call[list[Blocked]]:
+def run_blocks(run_id: UUID) -> Call[list[Blocked]]:
     """The starts that were skipped because of a run, newest first."""
-    args = {"p_run_id": run_id, "p_limit": limit}
-    return Call("pgonce_console_run_blocks", args, lambda rows: [Blocked(*row) for row in rows])
+    return Call("pgonce_console_run_blocks", {"p_run_id": run_id}, lambda rows: [Blocked(*row) for row in rows])
 
 
 def run_attempts(run_id: UUID) -> Call[list[Attempt]]:

@@ -55,11 +55,6 @@ class ScheduleLine:
     scope: Mapping[str, Any]
 
 
-def end_job_run(run_id: UUID, reason: str) -> Call[bool]:
-    """Close a running run as failed, without retry. False: it has ended."""
-    return Call("pgonce_end_job_run", {"p_run_id": run_id, "p_reason": clean(reason)}, value)
-
-
 def match_job_runs(digits: str) -> Call[list[UUID]]:
     """The first few runs whose ids begin with these hexadecimal digits."""
     first, last = UUID(hex=digits.ljust(32, "0")), UUID(hex=digits.ljust(32, "f"))

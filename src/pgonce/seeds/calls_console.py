@@ -125,10 +125,9 @@ def console_seeds(
     return Call("pgonce_console_seeds", args, lambda rows: [SeedLine(*row) for row in rows])
 
 
-def console_seed_runs(name: str, limit: int = 20) -> Call[list[SeedRun]]:
+def console_seed_runs(name: str) -> Call[list[SeedRun]]:
     """The starts and resumes of an import and its partitions, newest first."""
-    args = {"p_seed_name": name, "p_limit": limit}
-    return Call("pgonce_console_seed_runs", args, lambda rows: [SeedRun(*row) for row in rows])
+    return Call("pgonce_console_seed_runs", {"p_seed_name": name}, lambda rows: [SeedRun(*row) for row in rows])
 
 
 def console_seed_rejects(name: str) -> Call[list[RejectGroup]]:

@@ -23,9 +23,9 @@ def resume_seed(session: UUID, name: str, reason: str = "") -> Call[bool]:
     return Call("pgonce_console_resume_seed", _args(session, name, reason), value)
 
 
-def reset_seed(session: UUID, name: str, reason: str = "") -> Call[bool]:
+def reset_seed(session: UUID, name: str) -> Call[bool]:
     """Delete checkpoint and rejects; the rows stay. False: it has never run. LeaseLost: a runner imports it."""
-    return Call("pgonce_console_reset_seed", _args(session, name, reason), value)
+    return Call("pgonce_console_reset_seed", _args(session, name, ""), value)
 
 
 def retry_seed_rejects(session: UUID, name: str, reason: str = "") -> Call[int]:

@@ -159,11 +159,11 @@ def _masks(request: Request) -> list[str]:
     return [] if respond.who(request).operator else mask_patterns()
 
 
-async def _mask(part: PayloadPart, patterns: Sequence[str], length: int, start: int = 0) -> tuple[PayloadPart, int]:
+async def _mask(part: PayloadPart, patterns: Sequence[str], length: int) -> tuple[PayloadPart, int]:
     if not patterns:
         return part, 0
     text, hidden = await asyncio.to_thread(masked, part.text, patterns)
-    return replace(part, text=text[start : start + length], starts_at=start, characters=len(text)), hidden
+    return replace(part, text=text[:length], starts_at=0, characters=len(text)), hidden
 
 
 def _masked_changes(changes: Changes | None, patterns: Sequence[str]) -> Changes | None:
