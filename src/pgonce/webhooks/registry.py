@@ -91,13 +91,13 @@ class WebhookRegistry:
             raise InvalidArgument(
                 f"{pattern} has ordered and coalesce: ordered=True handles every event, coalesce=True one of several"
             )
-        if key is not None and not callable(key):
-            raise InvalidArgument(
-                f"key of {pattern} must be a function of the event, not {key!r}: key=lambda event: ..."
-            )
-        if key is not None and not (ordered or coalesce):
-            raise InvalidArgument(f"key of {pattern} does nothing by itself: add ordered=True or coalesce=True")
         if key is not None:
+            if not callable(key):
+                raise InvalidArgument(
+                    f"key of {pattern} must be a function of the event, not {key!r}: key=lambda event: ..."
+                )
+            if not (ordered or coalesce):
+                raise InvalidArgument(f"key of {pattern} does nothing by itself: add ordered=True or coalesce=True")
             check_function(key, f"the key of {pattern}", ("event",), plain="make it plain")
         check_choice(durable, f"durable of {pattern}", ("chain", "each"))
         order: Literal["any", "ordered", "coalesce"] = "coalesce" if coalesce else "ordered" if ordered else "any"

@@ -41,10 +41,6 @@ def _finite(number: str) -> float:
     return found
 
 
-def _loads(text: str) -> Any:
-    return json.loads(text, parse_constant=_refuse, parse_int=_integer)
-
-
 def _decode_and_load(body: bytes) -> Any:
     # Decoded here, because the standard library would also accept UTF-16. A number out of range is an error, as in
     # orjson; `_parse` then uses the slower parser.
@@ -332,7 +328,7 @@ def _parse(body: bytes) -> tuple[dict[str, Any], bool]:
 
 def _loads_or_skim(text: str) -> Any:
     try:
-        return _loads(text)
+        return json.loads(text, parse_constant=_refuse, parse_int=_integer)
     except RecursionError:
         return _top_level_strings(text)
 

@@ -157,8 +157,10 @@ class Worker(Service):
                 log.warning("%s", summary(error))
             except Exception:
                 log.exception("unexpected error in a worker's upkeep; the worker goes on")
-            wait = upkeep_at - time.monotonic()
-            if self._stop.wait(max(min(wait, REPLAY_EVERY) if time.monotonic() < replaying_until else wait, 0.01)):
+            pause = upkeep_at - time.monotonic()
+            if time.monotonic() < replaying_until:
+                pause = min(pause, REPLAY_EVERY)
+            if self._stop.wait(max(pause, 0.01)):
                 return
 
     def _keep_up(self) -> None:
