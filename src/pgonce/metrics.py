@@ -24,7 +24,7 @@ from pgonce.core.execute import Pool
 from pgonce.errors import PgonceError
 
 CACHE = 1.0
-"""Seconds for which the figures are used again: however many ask, the database is asked once."""
+"""Seconds for which the figures are reused, so that many requests cost the database one query."""
 
 
 class Described(NamedTuple):

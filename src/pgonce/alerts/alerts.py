@@ -22,7 +22,7 @@ from pgonce.core.service import Service
 from pgonce.errors import PgonceError
 
 EVERY = 15.0
-"""Seconds between two looks."""
+"""Seconds between two searches for alerts."""
 
 log = logging.getLogger("pgonce")
 

@@ -17,7 +17,7 @@ class Alert:
     """An alert that was claimed for one channel."""
 
     id: UUID
-    """The same at every attempt: a receiver recognises a repetition by it."""
+    """The same in every attempt, so that a receiver recognises a repeated delivery."""
     attempt: int
     kind: str
     """run_failed, failed_in_a_row, recovered, skipped_in_a_row, did_not_run, ran_long, dead_webhook, webhook_failed,

@@ -25,7 +25,7 @@ class AlertLine:
     """Whether its cause is still there."""
     channels: int
     delivered: int
-    """To how many of the channels."""
+    """How many channels have accepted it."""
     delivered_at: datetime | None
     attempts: int
     next_attempt_at: datetime | None

@@ -44,8 +44,8 @@ KINDS: dict[str, tuple[str, str | None, tuple[str, ...], tuple[str, ...]]] = {
         (),
     ),
 }
-"""For each kind the file, the app in it, the commands that come next, and those for other terminals: the last of the
-first terminal does not end."""
+"""For each kind: the file, the app in it, the next commands, and the commands for a second terminal, because the last
+command in the first one keeps running."""
 NEEDS = {"fastapi": ("fastapi", "uvicorn"), "flask": ("flask",), "django": ("django",)}
 """What the file imports or the commands start, beside pgonce."""
 

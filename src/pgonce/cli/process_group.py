@@ -107,7 +107,7 @@ except OSError as error:
 """
 
 STATUS_UNKNOWN = 256
-"""In place of an exit status: the command has ended, but other code in this process has read its status. A failure."""
+"""Stands for an exit status that other code in this process has already read. It counts as a failure."""
 
 
 def require_posix() -> None:

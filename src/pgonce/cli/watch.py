@@ -15,7 +15,7 @@ from pgonce.errors import PgonceError
 F = TypeVar("F", bound=Callable[..., Any])
 
 EVERY = 2.0
-"""Seconds between two drawings."""
+"""Seconds between two updates of the screen."""
 
 
 def watchable(function: F) -> F:

@@ -22,7 +22,7 @@ from pgonce.webhooks.calls_console import UNSUCCESSFUL, Filter, list_types
 from pgonce.webhooks.glob import any_of
 
 MOST = 1_000_000
-"""Events of one replay."""
+"""Events in one replay, at most."""
 STEP = 1000
 
 

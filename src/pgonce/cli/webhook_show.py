@@ -27,7 +27,7 @@ class Moment:
     reason: str = ""
     by: str = ""
     attempt: int | None = None
-    """Of a failed attempt."""
+    """The number of a failed attempt."""
 
 
 def print_event(event: dict[str, Any], diagnosis: Iterable[Diagnosis], *, whole: bool) -> None:

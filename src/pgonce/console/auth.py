@@ -17,10 +17,10 @@ Role = Literal["reader", "operator"]
 ROLES: tuple[Role, ...] = ("reader", "operator")
 Found: TypeAlias = tuple[str, str] | None
 UserOf: TypeAlias = Callable[[Any], Found | Awaitable[Found]]
-"""From an ASGI scope the name and role of the user; None: nobody is logged in."""
+"""Returns the name and role of the user of an ASGI scope; None: nobody is logged in."""
 
 LONGEST_PASSWORD = 1024
-"""Bytes. scrypt reads all of a password before it does anything else."""
+"""Bytes of a password, at most, because scrypt first reads all of it."""
 LOG_N, BLOCK, PARALLEL = 15, 8, 3
 """scrypt's cost: 32 MB and about a quarter of a second for each attempt."""
 MEMORY = 128 * 1024 * 1024
@@ -160,7 +160,7 @@ def _parts(line: str) -> tuple[int, int, int, bytes, bytes] | None:
 
 
 NOBODY = f"scrypt.{LOG_N}.{BLOCK}.{PARALLEL}.{_text(bytes(16))}.{_text(bytes(32))}"
-"""What the password of an unknown name is compared with."""
+"""Compared with the password of an unknown name, so that it takes as long as for a known one."""
 
 
 def new_token() -> str:

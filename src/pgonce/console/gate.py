@@ -25,7 +25,7 @@ from pgonce.errors import DatabaseUnavailable, PgonceError
 
 COOKIE = "pgonce_console"
 OPEN_PATHS = {"/login"}
-"""For whoever is not logged in yet; static files are, too."""
+"""Paths for people who are not logged in; static files are open, too."""
 CACHED_SECONDS = 60.0
 NO_SESSION = UUID(int=0)
 """No row has this id, so the database refuses each action."""

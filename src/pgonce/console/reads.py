@@ -20,7 +20,7 @@ T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 SECONDS = 2
-"""Of database time for a statement of a page."""
+"""Seconds that one statement of a page may take in the database."""
 # One snapshot for all of a page's reads, so that its figures agree with each other.
 _BEGIN = "begin isolation level repeatable read read only; select " + ", ".join(
     f"pg_catalog.set_config('{name}', '{value}', true)"

@@ -18,7 +18,7 @@ MOST_JOBS = 20
 COMPARISON = "stripe_sync"
 """The name that the documentation gives to the job that compares with Stripe."""
 COMPARE_WITHIN = timedelta(hours=26)
-"""A comparison with Stripe once a day is enough; after this it does not count any more."""
+"""A comparison with Stripe that is older does not count. One a day is enough."""
 REASONS = {
     "signature": "the signature does not fit: is the endpoint's secret the current one",
     "time": "the signature is too old: is this machine's clock right",

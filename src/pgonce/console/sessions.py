@@ -31,7 +31,7 @@ class Attempt:
 
     allowed: bool
     tries_left: int
-    """After this one."""
+    """Attempts left after this one."""
     wait: timedelta
     """Until the next attempt, if this one may not be made."""
 

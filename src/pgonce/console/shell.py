@@ -15,7 +15,7 @@ from pgonce.console.templating import count
 from pgonce.core.facts import Counts, get_counts
 
 HOLDS = 1.0
-"""Seconds for which one answer holds, for all viewers."""
+"""Seconds for which one answer is reused, for all viewers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The calls of ``sql/api/console_now.sql``: what there is to say about the rows."""
+"""The calls of ``sql/api/console_now.sql``: the figures that the first page of the console shows."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What there is to say of lost, late, stuck and slow. Counts are bounded: 10,001 events, 1,001 dead letters."""
+    """The figures of the sentences lost, late, stuck and slow. Counts end at 10,001 events and 1,001 dead letters."""
 
     now: datetime
     last_received_at: datetime | None
     refused: int
     """Refused deliveries in 24 hours."""
     refused_reason: str | None
-    """The most frequent one."""
+    """The most frequent reason for these refusals."""
     silent: str | None
     """Why the deliveries have stopped for too long, if they have."""
     compared_at: datetime | None
-    """The last comparison with Stripe."""
+    """When the inbox was last compared with Stripe."""
     compared_by: str | None
     compared: Mapping[str, Any] | None
     """seen, recovered, missing; or error, if it failed."""
@@ -46,11 +46,11 @@ class Facts:
     """Events that are due."""
     oldest_due_at: datetime | None
     late_events: int
-    """Due for over a minute, and no handler is at work on them."""
+    """Events due for over a minute that no handler is working on."""
     retrying: int
-    """Events that came over an hour ago, have failed, and will be tried again."""
+    """Events received over an hour ago that have failed and will be tried again."""
     retrying_since: datetime | None
-    """When the first of them came."""
+    """When the first of them was received."""
     ticks: int
     """Ticks that have started a run in 24 hours."""
     late_starts: int
@@ -60,30 +60,30 @@ class Facts:
     dead: int
     dead_causes: int
     dead_type: str | None
-    """Of the most frequent cause, as the following two."""
+    """The event type of the most frequent cause. The next two fields are of this cause, too."""
     dead_line: str | None
     dead_of_cause: int | None
     stale_runs: int
-    """Without a heartbeat for their window."""
+    """Runs without a heartbeat for their window. The next two fields are of one of them."""
     stale_run: UUID | None
     stale_job: str | None
     failed_jobs: int
-    """Whose last run has failed, and is not retried; among the newest 3,000 runs."""
+    """Jobs whose last run has failed and is not retried, among the newest 3,000 runs."""
     failed_job: str | None
-    """The one that failed last, as the following."""
+    """The job that failed last, with its run in the next field."""
     failed_run: UUID | None
     expired_leases: int
-    """Events of direct clients that have died."""
+    """Events whose direct client has died."""
     leases_counted: bool
-    """Whether these are all: so many events may wait that not all were looked at."""
+    """Whether these are all. If very many events wait, not all of them are read."""
     handled_p95: timedelta | None
-    """From receipt to success, of those of the last 1,000 that have succeeded."""
+    """The 95 % point of the time from receipt to success, of the last 1,000 events."""
     handled_p95_before: timedelta | None
     """The same a week ago."""
     long_handlers: int
-    """That have been at work on their event for over five minutes."""
+    """Handlers that have been working on their event for over five minutes."""
     long_handler: str | None
-    """The event of the one that began first, as the following."""
+    """The event of the handler that began first. The next field is of this handler, too."""
     long_handler_since: datetime | None
     has_schedules: bool
     has_queued: bool
@@ -94,7 +94,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Hour:
-    """How many events were received in an hour, by how they stand now."""
+    """How many events were received in an hour, by their state now."""
 
     hour: datetime
     succeeded: int
@@ -120,7 +120,7 @@ def get_counts() -> Call[Counts]:
 
 
 def get_facts() -> Call[Facts]:
-    """What there is to say of lost, late, stuck and slow."""
+    """The figures behind the four sentences lost, late, stuck and slow."""
     return Call("pgonce_console_facts", {}, lambda rows: Facts(*rows[0]))
 
 

@@ -36,7 +36,7 @@ class ProcessLine:
     app: str
     release: str
     outdated: bool
-    """Whether it has another release than the most recently started process of its app."""
+    """Whether the most recently started process of its app has another release."""
     live: bool
     """Whether it has sent a heartbeat within the last minute."""
     handlers: Sequence[str]

@@ -15,8 +15,8 @@ from pgonce.core.call import Call, value
 from pgonce.jobs.cron import CatchUp, Schedule
 
 AHEAD = timedelta(minutes=5)
-"""So much of a schedule is written ahead, at least one tick after the next: should every worker die, what follows the
-last tick that ran is still known. Twenty rounds of upkeep, which writes it, may fail."""
+"""How far ahead the ticks of a schedule are stored, at least one after the next. If every worker dies, the ticks that
+were missed are still known. Twenty rounds of upkeep, which store them, may fail in a row."""
 _MOST = 40
 
 

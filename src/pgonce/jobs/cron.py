@@ -31,7 +31,7 @@ ALIASES = {
 }
 _EVERY = "@every "
 _REPEATED = 1000
-"""Ticks that may come again in a row: more than a repeated hour or two has minutes."""
+"""Ticks in a row that may repeat earlier ones: more than two repeated hours have."""
 _RANGES = {"minute": (0, 59), "hour": (0, 23), "day of month": (1, 31), "month": (1, 12), "weekday": (0, 6)}
 
 log = logging.getLogger("pgonce")

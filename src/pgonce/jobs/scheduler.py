@@ -38,12 +38,12 @@ from pgonce.jobs.thread_pool import DaemonThreadPool, log_errors
 from pgonce.jobs.tick_queue import Name, TickQueue
 
 UPKEEP_EVERY = timedelta(seconds=15)
-"""Between two rounds of upkeep: sweep, retries, requests, schedules, and the comparison of the clocks. Also how long a
-suspended machine oversleeps."""
+"""Time between two rounds of upkeep: dead runs, retries, requests, schedules, and the comparison of the clocks. Also
+how late a machine that was suspended may notice a tick."""
 COUNT_EVERY = 3600.0
-"""Seconds between two looks whether a day is over, whose runs are to be counted."""
+"""Seconds between two checks whether a day has ended, so that its runs are counted."""
 _STEP = timedelta(seconds=1)
-"""Differences up to this between two comparisons are not a database clock that was set back."""
+"""A database clock that goes back by up to this between two comparisons was not set back."""
 STOPPED = "worker stopped"
 """The reason of a run that was closed because its process was stopping."""
 

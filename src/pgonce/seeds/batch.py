@@ -24,9 +24,9 @@ BYTES = 8_000_000
 UNIT_BYTES = 64_000_000
 """The most bytes of rows that share one cursor, because they are held in memory and committed together."""
 SECONDS = 1.0
-"""What a batch should take."""
+"""Seconds that a batch should take."""
 PART_BYTES = 64_000
-"""Of a batch that are sent at a time."""
+"""Bytes of a batch that are sent at a time."""
 YIELD_ROWS = 256
 """After this many rows the thread that sends data to the database may run."""
 

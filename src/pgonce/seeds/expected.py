@@ -24,10 +24,10 @@ from pgonce.seeds.seed import Seed
 from pgonce.seeds.source import BadRow, Cursor, SeedRow
 
 ROWS = 500
-"""Handed over at a time."""
+"""Rows that are collected and compared at a time."""
 _NUMBER = re.compile('"\\\\u0000number:([^"]*)"')
 Rejected: TypeAlias = Mapping[int, RejectedRow]
-"""By its number what is kept of a rejected row."""
+"""What is kept of each rejected row, by the row's number."""
 _AS_THEY_ARE = frozenset({type(None), str, int})
 
 

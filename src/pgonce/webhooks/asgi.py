@@ -52,7 +52,7 @@ SMALL_BODY = 65_536
 LARGE_BODIES = 64 * MAX_BODY
 """Bytes of large bodies that are received at the same time; the sender of one more gets 503."""
 READY_SECONDS = 1.0
-"""Seconds for which an answer about readiness holds."""
+"""Seconds for which an answer about readiness is reused."""
 STOP_SECONDS = 20.0
 """Seconds that ``stop`` waits for handlers. Kubernetes and systemd kill a process after 30 and 90 s."""
 
@@ -187,7 +187,7 @@ class Receiver:
 
     @property
     def services(self) -> list[Service]:
-        """The worker of this process, once it has started; None if there is none."""
+        """The worker of this process; empty until it has started, and without one."""
         return [] if self._worker is None else [self._worker]
 
     async def stop(self, timeout: float | None = None) -> None:
@@ -315,8 +315,7 @@ class Receiver:
     async def _current_secrets(self) -> tuple[str, ...]:
         secrets: Any = self._secrets
         if callable(secrets):
-            # a plain function may read a file or call a service, so it runs in a thread and does not delay other
-            # deliveries
+            # A plain function may read a file or call a service. In a thread it does not delay other deliveries.
             secrets = await (secrets() if inspect.iscoroutinefunction(secrets) else asyncio.to_thread(secrets))
             if inspect.isawaitable(secrets):  # of a lambda around an async function, or an object with async __call__
                 secrets = await secrets

@@ -26,13 +26,13 @@ class Filter:
 
     state: str | None = None
     type: str | None = None
-    """A glob: * is any text, ? is one sign."""
+    """A glob: * is any text, ? is one character."""
     object: str | None = None
     customer: str | None = None
     account: str | None = None
     livemode: bool | None = None
     failure: str | None = None
-    """What failures of one fault have in common."""
+    """The fingerprint that failures with the same cause share."""
     since: datetime | None = None
     until: datetime | None = None
     ids: Sequence[str] | None = None
@@ -59,7 +59,7 @@ class EventLine:
     stripe_event_id: str
     event_type: str
     state: str
-    """The status, but "dead" is failed without a next attempt, and "waiting" is processing that nobody holds."""
+    """The status, but "dead" is failed without a next attempt, and "waiting" is processing without a claim."""
     attempts: int
     deliveries: int
     object_id: str | None
@@ -86,7 +86,7 @@ class EventPage:
 
 @dataclass(frozen=True, slots=True)
 class FaultLine:
-    """The dead letters of one fault."""
+    """The dead letters with one cause."""
 
     event_type: str
     failure: str | None
@@ -129,12 +129,12 @@ class EventDetails:
     failure: str | None
     error: str | None
     size: int
-    """Of the payload, in bytes, about."""
+    """The approximate size of the payload in bytes."""
     exact: bool
     """The bytes as received are stored, because jsonb cannot hold them."""
     snapshot_event: str | None
     like_it: int | None
-    """Dead letters of the same fault, with itself; 10,001 stands for more."""
+    """How many dead letters have the same cause, with this one; 10,001 stands for more."""
     lease: UUID | None
 
 
@@ -244,7 +244,7 @@ def count_events() -> Call[dict[str | None, int | None]]:
 
 
 def list_faults(limit: int = 50) -> Call[list[FaultLine]]:
-    """The dead letters by fault, the newest first."""
+    """The dead letters by their cause, the newest first."""
     return Call("pgonce_console_dead_letters", {"p_limit": limit}, lambda rows: [FaultLine(*row) for row in rows])
 
 

@@ -18,7 +18,7 @@ RENEW = 10.0
 """Seconds between two renewals of a lease. Two in a row may fail."""
 MAX_ATTEMPTS = 12
 UNHANDLED_EVERY = timedelta(seconds=2)
-"""Between two looks of all workers for events that no process has a handler for."""
+"""Time between two searches, by all workers together, for events that no process has a handler for."""
 
 
 def claim_webhooks(

@@ -14,7 +14,7 @@ from pgonce.core.call import Call, clean, value
 from pgonce.webhooks.calls_console import Filter
 
 AT_ONCE = 200
-"""Of a replay so many events are queued and not handled yet: it can be stopped before it fails ten thousand times."""
+"""Events of a replay that wait to be handled, at most, so that it can be stopped before ten thousand events fail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Replay:
 
     id: int
     status: str
-    """planned, running, done, stopping (those that are queued are handled yet) or stopped."""
+    """planned, running, done, stopping (queued events are still handled) or stopped."""
     who: str
     why: str | None
     filter: Mapping[str, Any]

@@ -19,9 +19,9 @@ from pgonce.webhooks.registry import Handler, WebhookRegistry
 MOST = 100
 """Events in a batch, at most. At 100 an fsync costs each of them a hundredth; more gains nothing."""
 AHEAD = 4
-"""Full batches that may wait for a consumer that has handled such in `CHAIN` seconds."""
+"""Full batches that may wait for a consumer that handles one in less than `CHAIN` seconds."""
 LOOK = 0.2
-"""Seconds for which a consumer takes what is handed to it without a look at the table."""
+"""Seconds for which a consumer handles the events handed to it without reading the table."""
 FULL_LOOK = 5.0
 """Seconds between two claims without the low-water mark, for retries and for what was committed late."""
 MARGIN = timedelta(seconds=2)
@@ -33,11 +33,11 @@ class Consumer:
 
     Args:
         pool: needs one connection for each consumer, and one more for timeouts and releases.
-        app: the handlers; this world's kind of them must match the types claimed here.
+        app: the handlers. Those of the claimed types must be of this kind, synchronous or asynchronous.
         handed: what a receiver in the same process has claimed for this consumer and others.
         types, other_types: claim only types that match, and do not match, these regular expressions.
-        own_types: claim events of these types one at a time: each handler has a transaction of its own, and an event
-            that waited for another's would be held without being at work.
+        own_types: claim events of these types one at a time. Their handlers have transactions of their own, so an event
+            that waits behind another would hold its claim without being handled.
         renew: keeps the claim of an event whose handler has a transaction of its own; returns False when the claim has
             ended. Called in a thread: an async handler may block its event loop.
         schema, max_attempts: as of the worker.
@@ -65,9 +65,9 @@ class Consumer:
         self.size = 10
         """Events in the next batch, at most."""
         self.full = False
-        """Whether the last batch had as many: there is probably more to do than this consumer can."""
+        """Whether the last batch was this large: then more events are probably due than this consumer can handle."""
         self.backlog = False
-        """Whether the last look at the table found as many."""
+        """Whether the last claim from the table was this large."""
         self._batches_first = self._own_first = self._claimed_last = False
         self._since: datetime | None = None
         self._looked = self._asked = 0.0
@@ -125,7 +125,7 @@ class Consumer:
             self._executor.handle_in_own_transaction(event, handlers[0])
 
     def _handlers_of(self, event: Event) -> list[Handler] | None:
-        """The event's handlers. Empty: this app has none. None: the event has ended here, or was released."""
+        """The event's handlers. Empty: this app has none. None: the event was ended or released by this call."""
         try:
             handlers = self._app.matching(event.type)
             key = None if event.order_key else self._app.order_key(event)
@@ -134,7 +134,7 @@ class Consumer:
             return None
         if handlers and self._is_twin(event):
             return None
-        if key is not None:  # recorded by a client that did not know that this type wants order
+        if key is not None:  # recorded by a client that did not know that events of this type have an order
             call(self._pool, protocol.order_webhook(event, key), self._schema)
             return None
         return handlers
@@ -148,10 +148,10 @@ class Consumer:
         return twin is not None and call(self._pool, ignore, self._schema)
 
     def _adapt(self, done: int, seconds: float) -> None:
-        """A full batch grows if twice as many would be done within `CHAIN` seconds too: the rest is released.
+        """Double the size after a full batch, if twice as many events would be done within `CHAIN` seconds, too.
 
-        If each full batch doubled, every other batch of a busy machine would be too long, and to claim and release an
-        event costs about as much as to handle it.
+        What is not done by then is released. Claiming and releasing an event costs about as much as handling it, and if
+        each full batch doubled the size, every other batch of a busy machine would be too long.
         """
         if seconds > CHAIN:
             self.size = max(1, self.size // 2)
@@ -179,9 +179,9 @@ class Consumer:
         return call_unsynced(self._pool, claim, self._schema)
 
     def _claim(self) -> list[Event]:
-        """The next batch, above the low-water mark; with a full look every few seconds, and now and then when idle.
+        """The next batch: the due events after the low-water mark; every few seconds, and when idle, all due events.
 
-        Its commit need not reach the disk: losing it loses the count of one attempt.
+        The commit need not reach the disk. If it is lost, only the count of one attempt is lost.
         """
         full = self._since is None or time.monotonic() - self._looked > FULL_LOOK
         claim = protocol.claim_webhooks(

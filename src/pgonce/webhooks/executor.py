@@ -47,7 +47,7 @@ CHAIN = 0.2
 """Seconds after which a chain of transactions ends, and the events it has not begun are given back."""
 
 MARKS = 10
-"""Times to try a mark that a concurrent transaction refuses, under the user's isolation level."""
+"""How often a mark is tried that a concurrent transaction refuses under the user's isolation level."""
 
 log = logging.getLogger("pgonce")
 

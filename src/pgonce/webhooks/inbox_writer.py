@@ -31,9 +31,9 @@ MOST = 100
 # for LOCK TABLE. One transaction that stayed open, and two deliveries of its event, once held up all others.
 ALONE = "3s"
 TOGETHER = "500ms"
-"""Shorter: the deliveries that share the INSERT wait for a lock that only one of them needs."""
+"""Shorter, because all deliveries of the INSERT wait for a lock that only one of them needs."""
 AGAIN = "100ms"
-"""For each delivery of an INSERT that failed: a hundred of them take 10 s at most. Stripe waits for about 20 s."""
+"""For each delivery of a failed INSERT: a hundred take 10 s at most, and Stripe waits for about 20 s."""
 
 
 class LocalWorker(Protocol):

@@ -10,7 +10,7 @@ from pgonce.errors import InvalidPayload, PayloadTooLarge, SignatureError
 from pgonce.webhooks.responses import SlowRequest
 
 EVERY = 30.0
-"""Seconds between two writings of the counts: refusals cost the database nothing, however many there are."""
+"""Seconds between two writes of the counts, so that any number of refusals costs the database little."""
 
 
 def refusal_reason(error: BaseException) -> str | None:

@@ -152,7 +152,7 @@ class WebhookRegistry:
 
     def matching(self, event_type: str) -> list[Handler]:
         """The handlers of this type, in order of registration; they share one transaction."""
-        asked = event_type, len(self.handlers)  # for each event three times, and Stripe has some 250 types
+        asked = event_type, len(self.handlers)  # called three times for each event, of some 250 types
         if (found := self._matching.get(asked)) is not None:
             return found
         found = [handler for handler in self.handlers if handler.matches(event_type)]

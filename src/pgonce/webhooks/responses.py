@@ -32,7 +32,7 @@ UNAVAILABLE = (
 )
 
 LOG_EVERY = 1.0
-"""Seconds between two lines about requests that were refused for the same reason: anybody can send a million."""
+"""Seconds between two log lines about requests refused for the same reason, because anybody can send a million."""
 
 log = logging.getLogger("pgonce")
 _logged: dict[tuple[str, str], float] = {}

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 LONG = 0.05
-"""Seconds: a thread whose batch has taken longer waits for something, and another one can work meanwhile."""
+"""Seconds. A thread whose batch takes longer is waiting for something, so another thread can work meanwhile."""
 
 
 class Wakeups:
@@ -22,7 +22,7 @@ class Wakeups:
         self._ended = False
         self._began: dict[int, float] = {}
         self._poller: int | None = None
-        """The resting thread that looks when its time is over. The others wait until they are needed."""
+        """The resting thread that claims when its time is over. The others wait until they are needed."""
 
     def wake(self, threads: int = 1) -> None:
         """Report work for ``threads`` threads; more of them wake if the batches of these take long.

@@ -35,16 +35,16 @@ from pgonce.webhooks.registry import WebhookRegistry
 from pgonce.webhooks.wakeups import Rests, Wakeups
 
 POLL = 1.0
-"""Seconds between two looks of a process when nothing was due; a receiver in the same process wakes it at once."""
+"""Seconds between two claims of an idle process; a receiver in the same process wakes it at once."""
 UPKEEP_EVERY = 5.0
-"""Seconds between two rounds of upkeep: a sign of life, and events that no process has a handler for."""
+"""Seconds between two rounds of upkeep: the heartbeat, and the search for events that no process has a handler for."""
 REPLAY_EVERY = 0.5
 """Seconds between two steps of a replay while its events are handled."""
 MANY = 8
-"""Processes. With so many, each uses one thread as long as its batches are short: more transactions at a time than the
-server has cores make it slower."""
+"""Processes. If there are so many, each uses one thread while its batches are short, because more transactions at a
+time than the server has cores make it slower."""
 LOOK_BACK_EVERY = 30.0
-"""Seconds between two looks for what was ignored for lack of a handler, and for expired events of direct clients."""
+"""Seconds between two searches for events ignored for lack of a handler, and for expired events of direct clients."""
 
 log = logging.getLogger("pgonce")
 
@@ -59,7 +59,7 @@ class Worker(Service):
         concurrency: how many transactions at once, for each kind of handler.
         adopt: also take over what clients without a worker have left behind.
         max_attempts: after so many an event is a dead letter.
-        poll: seconds between two looks when nothing was due.
+        poll: seconds between two claims when nothing was due.
         loop: where asynchronous handlers run; the default is the one of the process.
         pool: connections that it shares with other services: ``concurrency + 2`` of them are this one's. It stays open.
     """

@@ -21,7 +21,7 @@ class Usual:
     """How long a job's runs take, in milliseconds."""
 
     runs: int
-    """That succeeded."""
+    """How many have succeeded."""
     half: float
     p95: float
     outside: float

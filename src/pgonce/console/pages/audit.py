@@ -18,7 +18,7 @@ from pgonce.errors import InvalidArgument
 
 PAGE = 50
 MOST = 10_000
-"""Lines of the file."""
+"""Lines in the file, at most."""
 
 DONE = {
     ("login", "session"): "Logged in",

@@ -23,7 +23,7 @@ from pgonce.seeds.calls_console import console_seeds
 
 MOST_IMPORTS = 10
 HOURS_HOLD = 10.0
-"""Seconds for which the events per hour are shown again: of a day with 57,600 events they take half of the page."""
+"""Seconds for which the events per hour are reused: with 57,600 events a day they take half of the page's time."""
 
 
 @dataclass(frozen=True, slots=True)

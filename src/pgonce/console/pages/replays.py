@@ -30,7 +30,7 @@ from pgonce.webhooks.calls_replays import (
 
 ROWS = 50
 TYPED_FROM = 20
-"""A replay of more events, or of one that has succeeded, is confirmed by typing their number: the database asks."""
+"""To start a replay of more events, or of one that has succeeded, the operator types their number."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ from pgonce.webhooks.calls_diagnose import diagnose_webhook
 PART = 65_536
 """Characters of a payload in one page."""
 IN_PAGE = 40_000
-"""And in the page of its event, which must stay below 100 kB."""
+"""Characters of a payload in the page of its event, which must stay below 100 kB."""
 CUSTOMER_DAYS = timedelta(days=30)
 
 
@@ -75,7 +75,7 @@ class Webhook:
     changes: Changes | None
     payload: PayloadPart
     masked: int
-    """Values of the payload that are masked for readers; -1: some may be, and this reader cannot be shown any of it."""
+    """How many values of the payload are masked for this reader; -1: unknown, so the payload is not shown."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ class Webhooks:
     newer: int
     """Events that came after the newest of this page; only counted in a refresh."""
     failure: str | None
-    """The search was given up, and why."""
+    """Why the search was given up, if it was."""
 
 
 def read_filter(form: respond.Form, zone: ZoneInfo, now: datetime) -> Filter:
