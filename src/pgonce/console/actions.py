@@ -18,8 +18,8 @@ T = TypeVar("T")
 async def act(request: Request, call: Call[T], *, noun: str, object: str = "") -> T:  # noqa: A002 -- the audit's column
     """Run an action: a ``pgonce_console_…`` function that takes ``who(request).session`` as p_session.
 
-    It decides by itself whether the session may do it, and writes the audit in its own transaction. If the database
-    refuses because of the role, that is written to the audit, too.
+    The function checks the session's role, and writes the audit in its own transaction. A refusal because of the role
+    is written to the audit, too.
 
     Args:
         request: the request.

@@ -129,9 +129,10 @@ class Gate:
         return await self._vouched("local", person(), "operator", place.address) if console.is_open else None
 
     async def _vouched(self, source: Literal["host", "proxy", "local"], name: str, role: str, address: str) -> Identity:
-        """A user that somebody else vouches for. Their row is written once a minute.
+        """The identity of a user whom the host, a proxy or the operating system has authenticated.
 
-        A standby, or a server whose disk is full, takes no row. There everybody is a reader.
+        Its session is written to the database once a minute. A standby or a server with a full disk cannot store it, so
+        there everybody is a reader.
         """
         key = (source, name, read_role(role), address)
         until, session = self._known.get(key, (0.0, None))

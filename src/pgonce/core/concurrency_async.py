@@ -87,7 +87,7 @@ async def in_thread(action: Callable[[], bool], seconds: float) -> AsyncIterator
 async def meanwhile(action: Callable[[], Coroutine[Any, Any, bool]], seconds: float) -> AsyncIterator[None]:
     """Run ``action`` every ``seconds`` during the body, until it returns False. The body is not cancelled.
 
-    At the end of the body an action that has begun is waited for, at most `LEAVE` seconds.
+    At the end of the body, wait at most `LEAVE` seconds for an action that has begun.
     """
     loop = asyncio.get_running_loop()
     tasks: list[asyncio.Task[None]] = []

@@ -33,7 +33,7 @@ class HandlerSession:
     def __init__(self, conn: Any) -> None:
         self._conn = conn
         self.is_new = True
-        """To be set to False before a handler gets the connection."""
+        """Whether no handler has had the connection since the last reset. Set it to False before a handler gets it."""
 
     def __enter__(self) -> Self:
         conn = self._conn

@@ -162,7 +162,10 @@ class Jobs:
             live.discard(run_id)
 
     def _begin(self, by: Call[UUID | None], start: protocol.Start) -> UUID | None:
-        """The id of the run that ``by`` starts. The next call after a lost answer makes good for it."""
+        """The id of the run that ``by`` starts; None on overlap.
+
+        If the answer to an earlier start was lost, that run may be in the table: this call finds it and takes it.
+        """
         which = start.name, start.key
         sent = time.monotonic()
         sending.append(which)

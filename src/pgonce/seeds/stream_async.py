@@ -43,9 +43,9 @@ async def _batches_of(rows: AsyncIterable[tuple[SeedRow, Cursor]], builder: Buil
 
 @asynccontextmanager
 async def prefetched(items: Stream[T]) -> AsyncIterator[tuple[AsyncIterator[T], Callable[[], None]]]:
-    """``items``: synchronous ones made in a thread, so that they may block, asynchronous ones in a task.
+    """Iterate over ``items``: synchronous ones in a thread, because they may block, asynchronous ones in a task.
 
-    Each is made when it is needed, or one earlier after a call of the second function.
+    Each item is produced when it is needed. A call of the yielded function lets the next one be produced already.
     """
     if isinstance(items, AsyncIterable):
         made: asyncio.Queue[T | _End] = asyncio.Queue(1)

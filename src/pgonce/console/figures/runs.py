@@ -29,7 +29,7 @@ class Usual:
 
 
 def usual(runs: Sequence[ConsoleRun]) -> Usual | None:
-    """From the runs that succeeded; None of fewer than 20."""
+    """The usual duration of the runs that succeeded; None if there are fewer than 20."""
     took = sorted(run.duration_ms for run in runs if run.status == "succeeded")
     if len(took) < 20:
         return None

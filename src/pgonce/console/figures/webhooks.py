@@ -16,7 +16,7 @@ from pgonce.webhooks.calls_console import HistoryLine, LaneEvent
 FIRST, LAST = 6.0, 94.0
 """Per cent: where the first and the last mark of a lane stand."""
 ABOVE, BELOW = 46, 104
-"""Pixels: the lines of what Stripe created and of what arrived."""
+"""Pixels from the top: the line of the creation times and the line of the arrival times."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ class Files:
                 yield row, self._cursor(number, at)
 
     def reread(self) -> Iterator[Any]:
-        """All rows by the library of their format."""
+        """All rows of all files, each as `reread` of its reader yields them."""
         for file in self.files:
             yield from file.reread()
 

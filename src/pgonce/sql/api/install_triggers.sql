@@ -12,14 +12,13 @@ declare
 begin
   for r in
     select * from (values
-      -- enabled: as in pg_trigger: A is always, O is not in a replica. definition: as pg_get_triggerdef prints it, in lower case, so
-      -- that the two can be compared. late: brings up to date what
-      -- was written while the table had no such trigger.
+      -- enabled, as in pg_trigger: A = always, O = not in a replica. definition, as pg_get_triggerdef prints it in lower case, so that
+      -- the two can be compared. late: a statement for the rows that were written while the table had no such trigger.
       ('webhook_events', 'pgonce_before_write', 'A',
        'create trigger pgonce_before_write before insert or update of payload on webhook_events '
        'for each row execute function pgonce_webhook_events_before_write()',
-       -- The rows of an adopted table, or those of a table that lacked the trigger: an update of all rows would block their
-       -- writers for long. For a big adopted table core/adopt.py does this afterwards, in batches.
+       -- An update of all rows of a big table would block its writers for long. While such a table is being adopted,
+       -- core/adopt.py does this afterwards, in batches.
        $late$update webhook_events set payload = payload
        where object_id is null and account is null and livemode is null and payload <> '{}'
          and coalesce(obj_description('webhook_events'::regclass, 'pg_class'), '') not like 'pgonce: being adopted%'$late$),

@@ -37,8 +37,8 @@ begin
     where e.id = p_id and e.lease = p_lease and e.status not in ('succeeded', 'failed', 'ignored');
     return null;
   end if;
-  -- By itself: for an UPDATE that names this column, PostgreSQL reads and prepares the condition of a trigger, which is a
-  -- tenth of the statement's time.
+  -- A statement of its own, because PostgreSQL reads and prepares the condition of a trigger for each UPDATE that names this
+  -- column. That is a tenth of the statement's time.
   if v_has_failed then
     update webhook_events set error_message = null where id = p_id;
   end if;

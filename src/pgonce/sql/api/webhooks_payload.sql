@@ -96,8 +96,8 @@ end $$;
 comment on function pgonce_webhook_events_before_write() is
   'pgonce: copies the searchable fields of a payload into columns of its row.';
 
--- Groups failures, so that ten thousand events of one fault are one line: the exception without its message, and the place in
--- the user's code. Without a place the error's line, in which ids and numbers do not count.
+-- Groups failures, so that ten thousand events that failed for one cause are one line. The group is the exception without its
+-- message, and the place in the user's code. If there is no place, it is the error's line without ids and numbers.
 create or replace function pgonce_failure(p_error text) returns text
 language sql immutable parallel safe set search_path from current as $$
   select left(case when e.place is null
@@ -106,7 +106,7 @@ language sql immutable parallel safe set search_path from current as $$
   from (select pgonce_error_line(p_error) as line, pgonce_error_place(p_error) as place) e
 $$;
 comment on function pgonce_failure(text) is
-  'pgonce: what failures of one fault have in common, such as "KeyError at shop/billing.py:88 in pay".';
+  'pgonce: the text that failures with the same cause share, such as "KeyError at shop/billing.py:88 in pay".';
 
 create or replace function pgonce_webhook_events_before_failure() returns trigger
 language plpgsql set search_path from current as $$
