@@ -32,6 +32,7 @@ from pgonce.jobs.live_runs import find_unanswered, live, sending
 from pgonce.jobs.pool_address import address
 from pgonce.jobs.registry import Job
 from pgonce.jobs.run import Run
+from pgonce.jobs.run_end import record_end
 
 __all__ = ["Jobs", "Run"]
 
@@ -64,7 +65,7 @@ class Jobs:
         if isinstance(started, UUID):  # nobody holds it: it would block its successors for a whole window
             fail = protocol.fail_job_run(started, "cancelled before it had begun")
             with suppress(PgonceError, psycopg.Error):
-                call(self._pool, fail, self._schema)
+                record_end(self._pool, self._schema, fail, self._call_batcher)
 
     def run(
         self,

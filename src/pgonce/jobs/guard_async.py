@@ -31,6 +31,7 @@ from pgonce.jobs.live_runs import find_unanswered, live, sending
 from pgonce.jobs.pool_address import address
 from pgonce.jobs.registry import Job
 from pgonce.jobs.run_async import AsyncRun
+from pgonce.jobs.run_end_async import record_end
 
 __all__ = ["AsyncJobs", "AsyncRun"]
 
@@ -63,7 +64,7 @@ class AsyncJobs:
         if isinstance(started, UUID):  # nobody holds it: it would block its successors for a whole window
             fail = protocol.fail_job_run(started, "cancelled before it had begun")
             with suppress(PgonceError, psycopg.Error):
-                await call(self._pool, fail, self._schema)
+                await record_end(self._pool, self._schema, fail, self._call_batcher)
 
     def run(
         self,

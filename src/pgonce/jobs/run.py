@@ -21,7 +21,7 @@ from psycopg.pq import TransactionStatus
 
 from pgonce.core.call import Call
 from pgonce.core.call_batcher import CallBatcher
-from pgonce.core.concurrency import CANCELS, call_in_loop, repeating, running_loop, shielded, sleep, time_limit
+from pgonce.core.concurrency import CANCELS, call_in_loop, repeating, running_loop, shielded, time_limit
 from pgonce.core.execute import Pool, call, connection, execute, is_usual, transaction, translated
 from pgonce.core.with_block import WithBlock
 from pgonce.errors import (
@@ -31,19 +31,16 @@ from pgonce.errors import (
     PgonceError,
     RunStopped,
     TransactionBroken,
-    is_transient,
-    translate,
 )
 from pgonce.jobs import calls as protocol
 from pgonce.jobs.heartbeat import HeartbeatSender, warn_if_late
-from pgonce.jobs.pool_address import address, heartbeat_address
+from pgonce.jobs.pool_address import heartbeat_address
+from pgonce.jobs.run_end import PAUSES, record_end
 
 log = logging.getLogger("pgonce")
 
 BEAT = 15.0
 """The most seconds between two heartbeats, and so until a stop or progress is noticed in a run with a wide window."""
-PAUSES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-"""Seconds between attempts to write the end: a restart or a failover is over by then."""
 
 
 class Run:
@@ -336,37 +333,11 @@ class Run:
             self._ended = False  # whoever ends it next tries again
 
     def _record_end(self, wanted: Call[bool], *, once: bool = False) -> bool:
-        """What the database answers to ``wanted``, which ends the run; repeated while the database is unavailable.
-
-        Repeating is safe: a repeated end has the answer of the first. The first time it is sent on a connection of the
-        pool, then on one of its own: after a restart the pool's are all dead, and a job that hangs may hold them.
-        """
-        on_own_connection = self.timed_out or self._is_silent
-        left = iter(() if once else PAUSES)
-        while True:
-            try:
-                if on_own_connection:
-                    return self._execute_on_own(wanted)
-                if wanted.many:
-                    return self._call_batcher.value(wanted)
-                return call(self._pool, wanted, self.schema)
-            except (PgonceError, psycopg.Error) as error:
-                pause = next(left, None)
-                if pause is None or not is_transient(error):
-                    raise
-            on_own_connection = True
-            sleep(pause)
-
-    def _execute_on_own(self, wanted: Call[bool]) -> bool:
-        """``wanted`` on a connection of its own."""
-        try:
-            conn = _connect(self._pool)
-        except psycopg.Error as error:
-            raise translate(error) from error
-        try:
-            return execute(conn, wanted, self.schema)
-        finally:
-            conn.close()
+        on_own_connection = self.timed_out or self._is_silent  # a job that hangs may hold the pool's
+        pauses = () if once else PAUSES
+        return record_end(
+            self._pool, self.schema, wanted, self._call_batcher, pauses, on_own_connection=on_own_connection
+        )
 
     def _figures(self) -> tuple[int, int, int, int | None, int | None]:
         return self._confirmed, self.rows_processed, self.rows_skipped, *self._progress
@@ -388,8 +359,3 @@ class Run:
         except (PgonceError, psycopg.Error):
             found = None
         return f"{self._title} {found or 'has been ended by somebody else'}"
-
-
-def _connect(pool: Pool) -> Connection[Any]:
-    conninfo, options = address(pool)
-    return Connection.connect(conninfo, **options)

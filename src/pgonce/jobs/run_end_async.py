@@ -1,0 +1,72 @@
+"""Writing the end of a run while the database is unavailable for a moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import psycopg
+from psycopg import AsyncConnection
+
+from pgonce.core.call import Call
+from pgonce.core.call_batcher_async import AsyncCallBatcher
+from pgonce.core.concurrency_async import sleep
+from pgonce.core.execute_async import Pool, call, execute
+from pgonce.errors import PgonceError, is_transient, translate
+from pgonce.jobs.pool_address import address
+
+PAUSES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+"""Seconds between attempts to write the end: a restart or a failover is over by then."""
+
+
+async def record_end(
+    pool: Pool,
+    schema: str,
+    wanted: Call[bool],
+    call_batcher: AsyncCallBatcher,
+    pauses: Iterable[float] = PAUSES,
+    *,
+    on_own_connection: bool = False,
+) -> bool:
+    """What the database answers to ``wanted``, which ends a run; repeated while the database is unavailable.
+
+    Repeating is safe: a repeated end has the answer of the first. The first time it is sent on a connection of the
+    pool, then on one of its own: after a restart the pool's are all dead, and a job that hangs may hold them.
+
+    Args:
+        pool: the pool of the run.
+        schema: where ``pgonce migrate`` put the tables.
+        wanted: the call that ends the run.
+        call_batcher: sends it together with others, if it can be.
+        pauses: seconds between the attempts.
+        on_own_connection: whether the first attempt is on a connection of its own, too.
+
+    Raises:
+        PgonceError: the last attempt failed, or the database refused the call.
+        psycopg.Error: anything else.
+    """
+    left = iter(pauses)
+    while True:
+        try:
+            if on_own_connection:
+                return await _execute_on_own(pool, schema, wanted)
+            if wanted.many:
+                return await call_batcher.value(wanted)
+            return await call(pool, wanted, schema)
+        except (PgonceError, psycopg.Error) as error:
+            pause = next(left, None)
+            if pause is None or not is_transient(error):
+                raise
+        on_own_connection = True
+        await sleep(pause)
+
+
+async def _execute_on_own(pool: Pool, schema: str, wanted: Call[bool]) -> bool:
+    conninfo, options = address(pool)
+    try:
+        conn = await AsyncConnection.connect(conninfo, **options)
+    except psycopg.Error as error:
+        raise translate(error) from error
+    try:
+        return await execute(conn, wanted, schema)
+    finally:
+        await conn.close()
