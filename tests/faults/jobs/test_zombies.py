@@ -20,6 +20,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +84,16 @@ def start(url: str) -> subprocess.Popen[str]:
 
 
 def one_round(url: str) -> str:
-    """Returns the last line that the suspended process printed."""
+    """Returns the last line that the suspended process printed; "" if it lost its run before it was suspended.
+
+    A busy machine may keep a process waiting for longer than the window.
+    """
     first = start(url)
     try:
         assert first.stdout is not None
         for _ in range(random.randint(1, 20)):
-            assert first.stdout.readline() == "wrote\n"
+            if first.stdout.readline() != "wrote\n":
+                return ""
         os.kill(first.pid, signal.SIGSTOP)
         # Take it over as soon as the window is over. An open transaction counts as a sign of life until the server
         # ends it: idle_in_transaction_session_timeout is the window, too.
@@ -100,6 +105,13 @@ def one_round(url: str) -> str:
         first.kill()
         first.communicate()
     return out.strip().splitlines()[-1] if out.strip() else ""
+
+
+def rounds(url: str, count: int) -> list[str]:
+    """The last lines of ``count`` processes that were suspended."""
+    said = list(islice(filter(None, (one_round(url) for _ in range(5 * count))), count))
+    assert len(said) == count, "the machine is too busy: the processes lost their runs before they were suspended"
+    return said
 
 
 def _take_over(pool: Any) -> bool:
@@ -114,11 +126,11 @@ def _take_over(pool: Any) -> bool:
 @pytest.mark.long
 def test_a_stopped_process_writes_nothing_after_its_run_was_taken_over(database: str, conn: Connection) -> None:
     conn.execute(TABLE)
-    said = {one_round(database) for _ in range(20)}
+    said = rounds(database, 20)
     assert all(each.startswith("told ") for each in said)
     assert number(conn, LANDED) == 0
     assert number(conn, OVERLAPS) == 0
-    assert number(conn, "select count(*) from written where seen > 0") == 20
+    assert number(conn, "select count(*) from written where seen > 0") >= 20
 
 
 def test_the_counting_of_zombie_writes_sees_one(conn: Connection) -> None:
@@ -215,7 +227,7 @@ def pooler(conn: Connection) -> Iterator[str]:
 
 def test_through_a_transaction_pooler_a_stopped_process_writes_nothing_either(pooler: str, conn: Connection) -> None:
     conn.execute(TABLE)
-    said = {one_round(pooler) for _ in range(4)}
+    said = rounds(pooler, 4)
     assert all(each.startswith("told ") for each in said)
     assert number(conn, LANDED) == 0
     assert number(conn, OVERLAPS) == 0
