@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import Context, copy_context
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 from psycopg import Connection
@@ -159,6 +160,14 @@ def finish(result: object) -> None:
         asyncio.run(result)
 
 
+def isolated(work: Callable[[], T], context: Context | None = None) -> T:
+    """The result of ``work()``, called in ``context``, or in a copy of this thread's.
+
+    A context variable that it sets, such as a tenant, does not reach what the thread does next.
+    """
+    return (context or copy_context()).run(work)
+
+
 def call_in_loop(_loop: None, done: T, _seconds: float) -> T:
     """Return ``done``: synchronous code needs no event loop."""
     return done
@@ -225,6 +234,6 @@ def _close(conn: Connection[Any] | None) -> None:
         conn.close()
 
 
-def asked_to_stop(_: BaseException) -> bool:
-    """Whether somebody cancelled this thread; nobody can."""
-    return False
+def asked_to_stop(error: BaseException) -> bool:
+    """Whether this is Ctrl-C. Python raises it in the main thread; in another one it is a function's own."""
+    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()

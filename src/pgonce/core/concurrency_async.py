@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from contextvars import Context
 from typing import Any, TypeAlias, TypeVar
 
 from psycopg import AsyncConnection
@@ -116,6 +117,26 @@ async def finish(result: object) -> None:
     """Await the result of a callback if it can be awaited."""
     if inspect.isawaitable(result):
         await result
+
+
+async def isolated(work: Callable[[], Awaitable[T]], context: Context | None = None) -> T:
+    """The result of ``work()``, in a task of its own, with ``context``, or with a copy of this task's.
+
+    A context variable that it sets, such as a tenant, does not reach what this task does next. If it cancels "the
+    current task", that is its own. A SystemExit goes to the caller: raised by a task, it would end the event loop.
+    """
+
+    async def contained() -> tuple[T, None] | tuple[None, BaseException]:
+        try:
+            return await work(), None
+        except BaseException as error:  # noqa: BLE001 -- raised again below
+            return None, error
+
+    task = asyncio.get_running_loop().create_task(contained(), context=context)
+    result, error = await task
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value] # of type T where there is no error
 
 
 async def wait_until_free(lock: asyncio.Lock) -> None:

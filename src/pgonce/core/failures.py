@@ -82,7 +82,9 @@ def log_failure(
     for function, about in [*calls, *([(hook, what if subject is None else subject)] if hook else [])]:
         try:
             function(error, about)
-        except Exception as broken:  # noqa: BLE001 -- without a traceback, which would show the error it was given
+        except BaseException as broken:  # without a traceback, which would show the error it was given
+            if isinstance(broken, KeyboardInterrupt):
+                raise
             log.error("a function that on_error registered raised %s", type(broken).__name__)  # noqa: TRY400
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal, NoReturn, TypeAlias
@@ -42,6 +44,21 @@ class Postponed(BaseException):
         self.delay = delay
 
 
+@contextmanager
+def deciding() -> Iterator[None]:
+    """Around a handler: a decision that a group of tasks has wrapped in an exception group is still that decision."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        decisions, errors = group.split((Ignored, Postponed))
+        if decisions is None or errors is not None:
+            raise
+        found: BaseException = decisions
+        while isinstance(found, BaseExceptionGroup):
+            found = found.exceptions[0]
+        raise found from None
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """An event as it is passed to a handler."""
@@ -61,7 +78,8 @@ class Event:
     """None if the receiver in the same process claimed the event with its INSERT."""
     body: bytes | None = field(default=None, repr=False)
     """The bytes from which ``payload`` was read."""
-    after_commit_calls: list[Callable[[], Any]] = field(default_factory=list, repr=False)
+    after_commit_calls: list[tuple[Callable[[], Any], Context]] = field(default_factory=list, repr=False)
+    """The functions that ``after_commit`` has collected, each with the context variables of then."""
 
     def fresh(self) -> Event:
         """A copy for the next attempt, without what handlers have changed: ``payload`` and the callbacks."""
@@ -110,9 +128,10 @@ class Event:
         """Call ``function``, plain or async, after mark and effect are committed, for example to start another task.
 
         The commit is on disk by then. The call is made at most once: a crash between the commit and the call loses it.
-        Work that must happen belongs in the transaction. An error in the call is logged; the event stays handled.
+        Work that must happen belongs in the transaction. An error in the call is logged; the event stays handled. The
+        call has the context variables of the handler, as they are now.
         """
-        self.after_commit_calls.append(function)
+        self.after_commit_calls.append((function, copy_context()))
 
     def complete(self, session: Any) -> Awaitable[None] | None:
         """Mark the event as handled inside the open transaction of ``session`` (``transaction="own"``).

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
+from pgonce.core.concurrency import asked_to_stop
 from pgonce.core.execute import Pool, call, call_unsynced
 from pgonce.webhooks import calls as webhooks
 from pgonce.webhooks import calls_queue as protocol
@@ -129,7 +130,9 @@ class Consumer:
         try:
             handlers = self._app.matching(event.type)
             key = None if event.order_key else self._app.order_key(event)
-        except Exception as error:  # noqa: BLE001 -- a wrong registration, or the user's key function
+        except BaseException as error:  # a wrong registration, or the user's key function
+            if asked_to_stop(error):
+                raise
             self._executor.failed(event, error)
             return None
         if handlers and self._is_twin(event):

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
+from pgonce.core.concurrency_async import asked_to_stop
 from pgonce.core.execute_async import Pool, call, call_unsynced
 from pgonce.webhooks import calls as webhooks
 from pgonce.webhooks import calls_queue as protocol
@@ -128,7 +129,9 @@ class AsyncConsumer:
         try:
             handlers = self._app.matching(event.type)
             key = None if event.order_key else self._app.order_key(event)
-        except Exception as error:  # noqa: BLE001 -- a wrong registration, or the user's key function
+        except BaseException as error:  # a wrong registration, or the user's key function
+            if asked_to_stop(error):
+                raise
             await self._executor.failed(event, error)
             return None
         if handlers and await self._is_twin(event):

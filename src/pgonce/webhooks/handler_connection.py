@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from psycopg import Connection
 from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
-from pgonce.core.concurrency import finish, wait_until_free
+from pgonce.core.concurrency import asked_to_stop, finish, isolated, wait_until_free
 from pgonce.core.execute import Pool, connection, run, send
 from pgonce.core.handler_session import RESET, HandlerSession
 from pgonce.errors import PgonceError, TransactionBroken, summary
@@ -107,10 +107,16 @@ def send_if_same(conn: Connection[Any], transaction: str, statements: str) -> tu
 
 def call_back(event: Event) -> None:
     """Run the functions that ``after_commit`` has collected; their errors are logged, and the event stays handled."""
-    for function in event.after_commit_calls:
-        try:
+    for function, context in event.after_commit_calls:
+
+        def call_it(function: Callable[[], Any] = function) -> None:
             finish(function())
-        except Exception:
+
+        try:
+            isolated(call_it, context)
+        except BaseException as error:  # also sys.exit() and event.ignore(): it must not end the thread
+            if asked_to_stop(error):
+                raise
             log.exception("after_commit of event %s failed", event.id)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from psycopg import AsyncConnection
 from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
-from pgonce.core.concurrency_async import finish, wait_until_free
+from pgonce.core.concurrency_async import asked_to_stop, finish, isolated, wait_until_free
 from pgonce.core.execute_async import Pool, connection, run, send
 from pgonce.core.handler_session import RESET, HandlerSession
 from pgonce.errors import PgonceError, TransactionBroken, summary
@@ -108,10 +108,16 @@ async def send_if_same(
 
 async def call_back(event: Event) -> None:
     """Run the functions that ``after_commit`` has collected; their errors are logged, and the event stays handled."""
-    for function in event.after_commit_calls:
-        try:
+    for function, context in event.after_commit_calls:
+
+        async def call_it(function: Callable[[], Any] = function) -> None:
             await finish(function())
-        except Exception:
+
+        try:
+            await isolated(call_it, context)
+        except BaseException as error:  # also sys.exit() and event.ignore(): it must not end the thread
+            if asked_to_stop(error):
+                raise
             log.exception("after_commit of event %s failed", event.id)
 
 

@@ -11,10 +11,11 @@ import psycopg
 from psycopg import Connection
 
 from pgonce.core.callables import ensure_result
+from pgonce.core.concurrency import isolated
 from pgonce.core.execute import Pool, call, execute
 from pgonce.core.telemetry import is_traced, working
 from pgonce.errors import PgonceError
-from pgonce.webhooks.calls import Event
+from pgonce.webhooks.calls import Event, deciding
 from pgonce.webhooks.calls_traces import get_webhook_trace, store_webhook_trace
 from pgonce.webhooks.registry import Handler
 from pgonce.webhooks.stripe import Body
@@ -37,23 +38,35 @@ def _attributes(event: Event) -> Mapping[str, str | int]:
 def call_handlers(conn: Connection[Any], event: Event, handlers: Sequence[Handler], schema: str) -> None:
     """Call the handlers of one event, in their order, in its transaction."""
     link = execute(conn, get_webhook_trace(event.id), schema) if is_traced() else None
-    with working(f"process {event.type}", "consumer", ids_of(event), _attributes(event), link=link):
+
+    def call_each() -> None:
         for handler in handlers:
             ensure_result(handler.function(event, conn))
+
+    with working(f"process {event.type}", "consumer", ids_of(event), _attributes(event), link=link), deciding():
+        isolated(call_each)
 
 
 def call_batch_handler(conn: Connection[Any], events: Sequence[Event], handler: Handler) -> None:
     """Call a handler with a list of events."""
     attributes: dict[str, str | int] = {"messaging.system": "pgonce", "messaging.batch.message_count": len(events)}
-    with working(f"process {handler.pattern}", "consumer", {}, attributes):
-        ensure_result(handler.function(events, conn))
+
+    def call_it() -> None:
+        ensure_result(handler.function(list(events), conn))  # a list that it may empty
+
+    with working(f"process {handler.pattern}", "consumer", {}, attributes), deciding():
+        isolated(call_it)
 
 
 def call_own_handler(pool: Pool, event: Event, handler: Handler, schema: str) -> None:
     """Call a handler that opens its own transaction."""
     link = call(pool, get_webhook_trace(event.id), schema) if is_traced() else None
-    with working(f"process {event.type}", "consumer", ids_of(event), _attributes(event), link=link):
+
+    def call_it() -> None:
         ensure_result(handler.function(event))
+
+    with working(f"process {event.type}", "consumer", ids_of(event), _attributes(event), link=link), deciding():
+        isolated(call_it)
 
 
 @contextmanager

@@ -10,10 +10,11 @@ import psycopg
 from psycopg import AsyncConnection
 
 from pgonce.core.callables import ensure_awaitable
+from pgonce.core.concurrency_async import isolated
 from pgonce.core.execute_async import Pool, call, execute
 from pgonce.core.telemetry import is_traced, working
 from pgonce.errors import PgonceError
-from pgonce.webhooks.calls import Event
+from pgonce.webhooks.calls import Event, deciding
 from pgonce.webhooks.calls_traces import get_webhook_trace, store_webhook_trace
 from pgonce.webhooks.registry import Handler
 from pgonce.webhooks.stripe import Body
@@ -36,23 +37,35 @@ def _attributes(event: Event) -> Mapping[str, str | int]:
 async def call_handlers(conn: AsyncConnection[Any], event: Event, handlers: Sequence[Handler], schema: str) -> None:
     """Call the handlers of one event, in their order, in its transaction."""
     link = await execute(conn, get_webhook_trace(event.id), schema) if is_traced() else None
-    with working(f"process {event.type}", "consumer", ids_of(event), _attributes(event), link=link):
+
+    async def call_each() -> None:
         for handler in handlers:
             await ensure_awaitable(handler.function(event, conn))
+
+    with working(f"process {event.type}", "consumer", ids_of(event), _attributes(event), link=link), deciding():
+        await isolated(call_each)
 
 
 async def call_batch_handler(conn: AsyncConnection[Any], events: Sequence[Event], handler: Handler) -> None:
     """Call a handler with a list of events."""
     attributes: dict[str, str | int] = {"messaging.system": "pgonce", "messaging.batch.message_count": len(events)}
-    with working(f"process {handler.pattern}", "consumer", {}, attributes):
-        await ensure_awaitable(handler.function(events, conn))
+
+    async def call_it() -> None:
+        await ensure_awaitable(handler.function(list(events), conn))  # a list that it may empty
+
+    with working(f"process {handler.pattern}", "consumer", {}, attributes), deciding():
+        await isolated(call_it)
 
 
 async def call_own_handler(pool: Pool, event: Event, handler: Handler, schema: str) -> None:
     """Call a handler that opens its own transaction."""
     link = await call(pool, get_webhook_trace(event.id), schema) if is_traced() else None
-    with working(f"process {event.type}", "consumer", ids_of(event), _attributes(event), link=link):
+
+    async def call_it() -> None:
         await ensure_awaitable(handler.function(event))
+
+    with working(f"process {event.type}", "consumer", ids_of(event), _attributes(event), link=link), deciding():
+        await isolated(call_it)
 
 
 @asynccontextmanager

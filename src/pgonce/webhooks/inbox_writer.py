@@ -57,7 +57,9 @@ def order_key(app: WebhookRegistry, body: Body) -> str | None:
     """
     try:
         key = app.order_key(Event(body.id, body.type, body.payload))
-    except Exception:  # noqa: BLE001 -- whatever the user's function raises
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 -- whatever the user's function raises, also by event.ignore
         return None
     return None if key is None else clean(key, 255)
 

@@ -22,7 +22,7 @@ from pgonce.core.telemetry import working
 from pgonce.errors import DatabaseUnavailable, EventBusy, LeaseLost, PgonceError, TransactionBroken
 from pgonce.webhooks import calls as protocol
 from pgonce.webhooks import stripe
-from pgonce.webhooks.calls import Claim, Event, Ignored, Postponed
+from pgonce.webhooks.calls import Claim, Event, Ignored, Postponed, deciding
 from pgonce.webhooks.calls_queue import postpone_webhook
 from pgonce.webhooks.executor import MARKS
 from pgonce.webhooks.handler_connection import LEFT_OPEN, call_back, close_if_busy
@@ -142,7 +142,7 @@ class Webhooks:
                     if not marked:
                         raise LeaseLost(f"event {event.id} was taken over by another client: nothing was written")
                     try:
-                        with working(f"process {event.type}", "consumer", ids_of(event)):
+                        with working(f"process {event.type}", "consumer", ids_of(event)), deciding():
                             ensure_result(handler(event, conn))
                     finally:
                         was_busy = close_if_busy(conn)

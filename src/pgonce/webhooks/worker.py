@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
+from contextvars import Context
 from functools import partial
 from typing import Any, Self
 
@@ -19,6 +20,7 @@ import psycopg
 from psycopg_pool import ConnectionPool
 
 from pgonce.core import database, event_loop
+from pgonce.core.concurrency_async import asked_to_stop
 from pgonce.core.event_loop import EventLoop
 from pgonce.core.execute import call
 from pgonce.core.processes import Registration, count_live_processes
@@ -134,7 +136,9 @@ class Worker(Service):
         targets: list[Callable[[], None]] = [*consumers] if self._types else []
         targets.append(self._run_upkeep)
         if self._async_types:
-            self._async_consumers = (self._loop or event_loop.background()).submit(self._run_consumers_async())
+            loop = self._loop or event_loop.background()
+            # in an empty context, as a thread's is: the first request may have started this, with its tenant
+            self._async_consumers = Context().run(loop.submit, self._run_consumers_async())
             self._async_consumers.add_done_callback(_log_failure)
         for number, target in enumerate(targets):
             thread = threading.Thread(target=target, name=f"pgonce worker {number}", daemon=True)
@@ -265,7 +269,7 @@ class Worker(Service):
             except (PgonceError, psycopg.Error) as error:
                 log.warning("%s", summary(error))
                 self._stop.wait(self._pause())
-            except Exception:
+            except BaseException:  # in a thread it is nobody's wish that the process ends
                 log.exception("unexpected error in a worker's consumer; the worker goes on")
                 self._stop.wait(self._pause())
             else:
@@ -321,7 +325,9 @@ class Worker(Service):
                 busy = await consumer.run_once()
             except (PgonceError, psycopg.Error) as error:
                 log.warning("%s", summary(error))
-            except Exception:
+            except BaseException as error:
+                if asked_to_stop(error):
+                    raise
                 log.exception("unexpected error in a worker's consumer; the worker goes on")
             if busy and consumer.full and not self._is_one_of_many:
                 rests.end_all()
