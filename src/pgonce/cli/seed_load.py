@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -189,7 +190,7 @@ def _source(
         return read(files[0], **reading), "stdin" if files[0] == "-" else Path(files[0]).name
     if len(files) == 1:
         label = Path(files[0]).name
-        if not Path(files[0]).exists():
+        if not os.path.exists(files[0]):  # noqa: PTH110
             return read_files(sorted(glob.glob(files[0], recursive=True)), files[0], **reading), label  # noqa: PTH207
         return read(files[0], **reading), label
     if not named:
@@ -201,7 +202,8 @@ def _source(
 
 
 def _is_there(file: str) -> bool:
-    return file == "-" or Path(file).exists() or any(sign in file for sign in "*?[")
+    # not Path.exists, which raises for a name that is too long
+    return file == "-" or os.path.exists(file) or any(sign in file for sign in "*?[")  # noqa: PTH110
 
 
 def _check(conn: Connection[Any], table: str, key: Sequence[str], source: Source) -> Sequence[str]:

@@ -312,6 +312,12 @@ def test_a_file_that_is_not_there_or_of_no_known_kind_is_said(load: Command, peo
     code, said = load("f.xlsx", "--into", people, "--key", "id")
     assert code == 1
     assert "no reader knows .xlsx: save the sheet as CSV (UTF-8)" in said
+    assert load(f"{'x' * 300}.csv", "--into", people, "--key", "id")[0] == 2
+    write(tmp_path / "1.csv", 5)
+    (tmp_path / "2.csv").mkdir()
+    for folder in ("*.csv", "2.csv", "."):
+        code, said = load(folder, "--into", people, "--key", "id")
+        assert (code, "is a folder: load its files by a pattern" in said) == (1, True)
 
 
 def test_delimiter_and_columns_read_a_file_without_a_header(

@@ -452,8 +452,10 @@ def test_a_file_that_is_not_there_is_said_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(InvalidArgument, match=f"cannot read .*{name}: No such file"):
             list(read(tmp_path / name)(None))
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(InvalidArgument, match="Is a directory"):
+    with pytest.raises(InvalidArgument, match=r"folder\.csv is a folder: load its files by a pattern"):
         list(read(tmp_path / "folder.csv")(None))
+    with pytest.raises(InvalidArgument, match="is a folder: load its files by a pattern"):
+        read(tmp_path)
 
 
 def test_a_gz_file_that_ends_in_the_middle_is_damaged(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from pgonce.errors import InvalidArgument
 from pgonce.seeds.readers.copy_file import CopyTextFile
 from pgonce.seeds.readers.csv import CsvFile
+from pgonce.seeds.readers.descriptor import is_a_folder
 from pgonce.seeds.readers.jsonl import JsonLinesFile
 from pgonce.seeds.readers.parquet import ParquetFile
 from pgonce.seeds.readers.several import BlockFiles, Files
@@ -93,6 +94,8 @@ def read(
         if encoding is not None:
             raise InvalidArgument(f"{path.name} is a Parquet file: its texts are always UTF-8")
         return ParquetFile(path, columns=columns, rename=rename)
+    if path.is_dir():
+        raise InvalidArgument(is_a_folder(path))
     raise InvalidArgument(
         f"{path.name}: no reader knows {suffix or 'a file without a suffix'}: "
         + (

@@ -31,13 +31,18 @@ def open_file(path: Path) -> tuple[Descriptor, bool]:
         opened = Descriptor(os.dup(0) if str(path) == "-" else os.open(path, flags))
         kind = os.fstat(opened.number).st_mode
         if stat.S_ISDIR(kind):
-            raise InvalidArgument(f"cannot read {path}: Is a directory")
+            raise InvalidArgument(is_a_folder(path))
         if stat.S_ISREG(kind) and str(path) != "-":
             return opened, False
         with _spooled(opened.number) as copy:
             return Descriptor(os.dup(copy.fileno())), True
     except OSError as error:
         raise InvalidArgument(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def is_a_folder(path: Path) -> str:
+    """What to say of it. Its files are never looked for: Spark's folders, say, hold more than the data."""
+    return f"{path} is a folder: load its files by a pattern, such as '{path}/*.csv'"
 
 
 def read_at(descriptor: int, offset: int, size: int) -> bytes:
