@@ -268,7 +268,7 @@ def _refuse_table(conn: Connection[Any], table: str, key: Sequence[str], columns
 
 
 def _preview(conn: Connection[Any], seed: Seed, source: Any) -> None:
-    """Print the first rows as the table would store them, column by column with their types."""
+    """Print the first rows as the table would store them, column by column, with the types of source and column."""
     loader = TableLoader(seed, check_table(conn, seed))
     batch = next(iter(batches(loader, source, None, BatchSizer(PREVIEW), conn.adapters)), None)
     if batch is None or not batch.parts:
@@ -292,8 +292,13 @@ def _preview(conn: Connection[Any], seed: Seed, source: Any) -> None:
         texts = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(column)) for column in batch.columns)
         found = fetch(conn, sql.SQL("select {} from pg_temp.pgonce_preview").format(texts))
     columns = [loader.facts.columns[column] for column in batch.columns]
-    rows = [(column.name, column.type, *(_short(row[place]) for row in found)) for place, column in enumerate(columns)]
-    print_table(("column", "type", *(f"row {number}" for number in shown)), rows, "", f"row {min(shown, default=1)}")
+    types = getattr(source, "types", {})
+    rows = [
+        (column.name, types.get(column.name), column.type, *(_short(row[place]) for row in found))
+        for place, column in enumerate(columns)
+    ]
+    headings = ("column", "in the source", "type", *(f"row {number}" for number in shown))
+    print_table(headings, rows, "", f"row {min(shown, default=1)}")
     click.echo("")
 
 

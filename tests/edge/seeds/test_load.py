@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -353,6 +354,29 @@ def test_a_dry_run_says_which_rows_it_shows_and_why_others_are_rejects(
     assert re.search(r"^column +type +row 1 +row 3", said, re.MULTILINE)
     assert f"it would be {counted(2, rejected=3)}" in said
     assert "rejected   2 × born: date/time field value out of range · 1 × born: invalid input syntax" in said
+
+
+def test_a_dry_run_shows_the_types_of_the_source_beside_those_of_the_columns(
+    load: Command, database: str, people: str, tmp_path: Path
+) -> None:
+    arrow = pytest.importorskip("pyarrow", reason="pyarrow missing: pip install 'pgonce[parquet]'")
+    from pyarrow import parquet
+
+    table = arrow.table({"ID": [1], "name": ["Ann"], "born": [date(1970, 1, 1)]})
+    parquet.write_table(table, tmp_path / "f.parquet")
+    (tmp_path / "f.jsonl").write_text('{"ID": 1, "name": "Ann", "born": null}\n')
+    sources = {
+        ("f.parquet",): ("int64", "string", r"date32\[day\]"),
+        ("*.parquet",): ("int64", "string", r"date32\[day\]"),
+        ("f.jsonl", "--complete"): ("a number", "a string", "null"),
+        (database, "--query", "select 1::int8 \"ID\", 'Ann' name, now() born"): ("bigint", "text", "timestamp.* zone"),
+    }
+    for source, kinds in sources.items():
+        code, said = load(*source, "--into", people, "--key", "ID", "--dry-run")
+        assert code == 0, said
+        assert re.search(r"^column +in the source +type +row 1", said, re.MULTILINE)
+        for name, kind, column in zip(("id", "name", "born"), kinds, ("integer", "text", "date"), strict=True):
+            assert re.search(rf"^{name} +{kind} +{column} +", said, re.MULTILINE), said
 
 
 def test_a_dry_run_writes_nothing_and_verify_compares_the_table_with_the_file(

@@ -62,6 +62,18 @@ class JsonLinesFile(TextFile):
         """Those given, or the keys of the first line, by the table's names."""
         return self._renamed(self._keys_of(self._opened_for_columns()), f"the first line of {self.name}")
 
+    @property
+    def types(self) -> Mapping[str, str]:
+        """What the first line has: a string, a number and so on."""
+        file = self._opened()
+        for number, line in _lines_of(file):
+            found = self._object(line, number)
+            if isinstance(found, BadRow):
+                break
+            kinds = (_KINDS.get(type(found[key]), "a number") if key in found else "" for key in self._keys_of(file))
+            return dict(zip(self.columns, kinds, strict=True))
+        return {}
+
     def __call__(self, cursor: Cursor | None) -> Iterator[tuple[Any, Cursor]]:
         """The rows after ``cursor``, in the order of ``columns``."""
         for line, end, row, number, keys in self._lines(cursor):
@@ -181,7 +193,7 @@ class JsonLinesFile(TextFile):
         return {"columns": list(self._keys_of(self._opened())), "named": self._named is not None}
 
 
-_KINDS = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+_KINDS = {list: "a list", dict: "an object", str: "a string", bool: "true or false", type(None): "null"}
 
 
 def _lines_of(file: OpenFile) -> Iterator[tuple[int, bytes]]:

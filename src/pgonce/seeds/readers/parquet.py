@@ -86,6 +86,14 @@ class ParquetFile:
         return tuple(self._rename.get(name, name) for name in self._names(self._opened()))
 
     @property
+    def types(self) -> Mapping[str, str]:
+        """The type of each column, as pyarrow calls it."""
+        opened = self._opened()
+        with self._parsed(opened) as file:
+            kinds = [str(file.schema_arrow.field(name).type) for name in self._names(opened)]
+        return dict(zip(self.columns, kinds, strict=True))
+
+    @property
     def copy_columns(self) -> Sequence[str]:
         """The same."""
         return self.columns

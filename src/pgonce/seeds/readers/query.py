@@ -55,6 +55,11 @@ class Query:
         return tuple(self._names.get(name, name) for name in self._types)
 
     @property
+    def types(self) -> Mapping[str, str]:
+        """The type of each column, as the other database calls it."""
+        return dict(zip(self.columns, self._types.values(), strict=True))
+
+    @property
     def copy_columns(self) -> Sequence[str]:
         """The same."""
         return self.columns

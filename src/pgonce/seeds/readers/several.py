@@ -51,6 +51,11 @@ class Files:
         return self.files[0].columns
 
     @property
+    def types(self) -> Mapping[str, str]:
+        """Those of the first file, where it says them."""
+        return getattr(self.files[0], "types", {})
+
+    @property
     def total(self) -> int | None:
         """Rows in all files, where they say it."""
         totals = [file.total for file in self.files]
