@@ -21,6 +21,7 @@ from click.testing import CliRunner
 from pgonce.cli import main
 from pgonce.core import embedded
 from tests.conftest import _new_database, wait_until, with_database
+from tests.edge import command
 from tests.edge.command import counted
 from tests.faults.child import PGONCE, SETTINGS, Start, children
 
@@ -122,10 +123,12 @@ def pgonce(database: str, folder: Path) -> Pgonce:
         kept = {key: value for key, value in os.environ.items() if key not in SETTINGS}
         given = {"DATABASE_URL": database, "PGONCE_APP": "shop", **env}
         settings = {key: value for key, value in given.items() if value is not None}
-        return subprocess.run(
-            [*PGONCE, *arguments], cwd=folder, env={**kept, **settings}, timeout=60,
-            text=True, capture_output=True, stdin=subprocess.DEVNULL, check=False,
-        )  # fmt: skip
+        if "PYTHONPATH" in settings:
+            return subprocess.run(
+                [*PGONCE, *arguments], cwd=folder, env={**kept, **settings}, timeout=60,
+                text=True, capture_output=True, stdin=subprocess.DEVNULL, check=False,
+            )  # fmt: skip
+        return subprocess.CompletedProcess(arguments, *command.run(arguments, {**kept, **settings}, folder))
 
     return run
 

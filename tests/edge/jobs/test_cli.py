@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ import pytest
 from psycopg import sql
 
 from tests.conftest import wait_until
+from tests.edge import command
 from tests.edge.command import on_a_terminal
 
 Connection = psycopg.Connection[Any]
 PGONCE = Path(sys.executable).with_name("pgonce")
-Cli = Callable[..., "subprocess.Popen[str]"]
+Start = Callable[..., "subprocess.Popen[str]"]
+Run = Callable[..., tuple[int, str, str]]
 APP = """
 import asyncio, threading
 import pgonce
@@ -76,17 +79,27 @@ def deaf(run):
 
 
 @pytest.fixture
-def cli(database: str, tmp_path: Path) -> Cli:
+def start(database: str, tmp_path: Path) -> Start:
     """Starts ``pgonce job ...`` beside the app above."""
     (tmp_path / "clockwork.py").write_text(APP)
 
-    def start(*arguments: str) -> subprocess.Popen[str]:
-        command: list[str | Path] = [PGONCE, "job", *arguments, "--database-url", database]
-        if arguments[0] == "run":
-            command += ["--app", "clockwork"]
-        return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    def popen(*arguments: str) -> subprocess.Popen[str]:
+        words = [str(PGONCE), *_job(database, arguments)]
+        return subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    return start
+    return popen
+
+
+@pytest.fixture
+def run(database: str, tmp_path: Path) -> Run:
+    """Runs ``pgonce job ...`` to its end."""
+    (tmp_path / "clockwork.py").write_text(APP)
+    return lambda *arguments: command.run(_job(database, arguments), os.environ, tmp_path)
+
+
+def _job(database: str, arguments: Sequence[str]) -> list[str]:
+    app = ["--app", "clockwork"] if arguments[0] == "run" else []
+    return ["job", *arguments, "--database-url", database, *app]
 
 
 def result(process: subprocess.Popen[str]) -> tuple[int, str, str]:
@@ -94,36 +107,36 @@ def result(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def data(process: subprocess.Popen[str]) -> Any:
-    code, out, err = result(process)
+def data(done: tuple[int, str, str]) -> Any:
+    code, out, err = done
     assert (code, err) == (0, "")
     return json.loads(out)
 
 
-def test_run_takes_scope_and_key_and_says_what_it_did(cli: Cli, conn: Connection) -> None:
-    assert result(cli("run", "counts", "--scope", '{"rows": 1200}', "--key", "b")) == (
+def test_run_takes_scope_and_key_and_says_what_it_did(run: Run, conn: Connection) -> None:
+    assert run("run", "counts", "--scope", '{"rows": 1200}', "--key", "b") == (
         0, "counts: succeeded, 1,200 processed, 2 skipped\n", "",
     )  # fmt: skip
-    assert result(cli("run", "counts"))[0] == 0
+    assert run("run", "counts")[0] == 0
     rows = conn.execute("select key, scope, rows_processed, rows_skipped from cron_job_runs order by key").fetchall()
     assert rows == [("b", {"rows": 1200}, 1200, 2), ("k", {}, 1, 2)]
 
 
-def test_run_while_one_is_at_work_exits_with_75(cli: Cli, conn: Connection) -> None:
+def test_run_while_one_is_at_work_exits_with_75(run: Run, conn: Connection) -> None:
     conn.execute("select start_job_run('counts', p_key => 'k')")
-    assert result(cli("run", "counts")) == (75, "", "counts: skipped, another run is at work\n")
+    assert run("run", "counts") == (75, "", "counts: skipped, another run is at work\n")
 
 
 @pytest.mark.parametrize("scope", ["{", "[1]", "3"])
-def test_a_scope_that_is_no_object_is_a_usage_error(cli: Cli, scope: str) -> None:
-    code, _, err = result(cli("run", "counts", "--scope", scope))
+def test_a_scope_that_is_no_object_is_a_usage_error(run: Run, scope: str) -> None:
+    code, _, err = run("run", "counts", "--scope", scope)
     assert code == 2
     assert "--scope" in err
 
 
-def test_run_retries_as_the_job_says_and_the_exit_code_is_the_last_ones(cli: Cli, conn: Connection) -> None:
-    assert result(cli("run", "flaky"))[0] == 0
-    code, _, err = result(cli("run", "hopeless"))
+def test_run_retries_as_the_job_says_and_the_exit_code_is_the_last_ones(run: Run, conn: Connection) -> None:
+    assert run("run", "flaky")[0] == 0
+    code, _, err = run("run", "hopeless")
     assert code == 1
     assert err.rstrip().endswith("ValueError: never")
     found = "select job_name, attempt, status from cron_job_runs order by started_at"
@@ -133,11 +146,11 @@ def test_run_retries_as_the_job_says_and_the_exit_code_is_the_last_ones(cli: Cli
     ]  # fmt: skip
 
 
-def test_run_tries_again_when_there_was_no_database(cli: Cli, conn: Connection, server: str) -> None:
+def test_run_tries_again_when_there_was_no_database(start: Start, conn: Connection, server: str) -> None:
     allow = sql.SQL("alter database {} allow_connections {}")
     with psycopg.connect(server, autocommit=True) as beside:
         beside.execute(allow.format(sql.Identifier(conn.info.dbname), sql.SQL("false")))
-        running = cli("run", "hardy")
+        running = start("run", "hardy")
         assert running.stderr is not None
         assert running.stderr.readline().endswith("next attempt in 0:00:00.100000\n")
         beside.execute(allow.format(sql.Identifier(conn.info.dbname), sql.SQL("true")))
@@ -148,34 +161,34 @@ def test_run_tries_again_when_there_was_no_database(cli: Cli, conn: Connection, 
 
 @pytest.mark.parametrize("name", ["patient", "cancelled"])
 def test_stop_ends_a_run_within_a_heartbeat_and_ls_and_show_say_how_it_stands(
-    cli: Cli, conn: Connection, name: str
+    start: Start, run: Run, conn: Connection, name: str
 ) -> None:
-    running = cli("run", name)
+    running = start("run", name)
     assert running.stdout is not None
     assert running.stdout.readline() == "begun\n"
-    [line] = data(cli("ls", "--job", name, "--status", "running", "--json"))
+    [line] = data(run("ls", "--job", name, "--status", "running", "--json"))
     if name == "patient":
         wait_until(lambda: conn.execute("select progress_total from cron_job_runs").fetchone() == (4,), "a heartbeat")
-        assert "3 of 4 (75 %)" in result(cli("ls"))[1]
-    assert result(cli("stop", line["id"])) == (0, f"{line['id']}: asked to stop\n", "")
+        assert "3 of 4 (75 %)" in run("ls")[1]
+    assert run("stop", line["id"]) == (0, f"{line['id']}: asked to stop\n", "")
     code, _, err = result(running)
     assert code == 1
     assert err.endswith(f"pgonce: run {line['id']} of job {name} was stopped on request\n")
-    shown = data(cli("show", line["id"], "--json"))
+    shown = data(run("show", line["id"], "--json"))
     assert (shown["status"], shown["error_message"]) == ("failed", "stopped on request")
-    assert "stopped on request" in result(cli("show", line["id"]))[1]
-    assert result(cli("stop", line["id"])) == (1, "", f"pgonce: run {line['id']} has ended\n")
+    assert "stopped on request" in run("show", line["id"])[1]
+    assert run("stop", line["id"]) == (1, "", f"pgonce: run {line['id']} has ended\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("name", ["patient", "cancelled"])
 def test_a_signal_ends_the_run_and_blocks_no_successor(
-    cli: Cli, conn: Connection, name: str, number: signal.Signals
+    start: Start, conn: Connection, name: str, number: signal.Signals
 ) -> None:
     # a shell ignores SIGINT for background jobs, and nohup ignores SIGHUP; processes that the tests start would inherit
     # it
     usual = {each: signal.signal(each, signal.default_int_handler) for each in (signal.SIGINT, signal.SIGHUP)}
-    running = cli("run", name)
+    running = start("run", name)
     for each, handler in usual.items():
         signal.signal(each, handler)
     assert running.stdout is not None
@@ -189,45 +202,45 @@ def test_a_signal_ends_the_run_and_blocks_no_successor(
 
 
 @pytest.mark.parametrize("since", ["999999 days", "0001-01-01T00:00+14:00", "9999-12-31T23:00"])
-def test_a_moment_beyond_the_calendar_is_a_usage_error(cli: Cli, since: str) -> None:
-    code, _, said = result(cli("ls", "--since", since))
+def test_a_moment_beyond_the_calendar_is_a_usage_error(run: Run, since: str) -> None:
+    code, _, said = run("ls", "--since", since)
     assert code == 2
     assert "is not a time in the years 1 to 9999" in said
 
 
 @pytest.mark.parametrize("name", ["endless", "deaf"])
-def test_a_run_whose_time_is_over_has_failed_and_writes_no_more(cli: Cli, conn: Connection, name: str) -> None:
-    assert result(cli("run", name)) == (124, "", f"pgonce: the job {name} took longer than 0.1 s\n")
+def test_a_run_whose_time_is_over_has_failed_and_writes_no_more(run: Run, conn: Connection, name: str) -> None:
+    assert run("run", name) == (124, "", f"pgonce: the job {name} took longer than 0.1 s\n")
     row = conn.execute("select status, error_message, to_regclass('written_too_late') from cron_job_runs").fetchone()
     assert row == ("failed", "timed out after 0:00:00.100000", None)
 
 
-def test_a_timeout_of_something_that_the_job_waited_for_is_an_error_as_any_other(cli: Cli) -> None:
-    code, _, err = result(cli("run", "unlucky"))
+def test_a_timeout_of_something_that_the_job_waited_for_is_an_error_as_any_other(run: Run) -> None:
+    code, _, err = run("run", "unlucky")
     assert code == 1
     assert err.endswith("TimeoutError: of a socket\n")
 
 
-def test_ls_filters_and_show_knows_no_other_run(cli: Cli, conn: Connection) -> None:
+def test_ls_filters_and_show_knows_no_other_run(run: Run, conn: Connection) -> None:
     conn.execute(
         "insert into cron_job_runs (job_name, status, started_at) values ('a', 'succeeded', now() - interval '3 days'),"
         " ('a', 'failed', now() - interval '1 minute'), ('b', 'succeeded', now())"
     )
-    assert [run["job_name"] for run in data(cli("ls", "--since", "1 day", "--json"))] == ["b", "a"]
-    assert len(data(cli("ls", "--job", "a", "--json"))) == 2
-    assert len(data(cli("ls", "--limit", "1", "--json"))) == 1
-    assert result(cli("ls", "--status", "running")) == (0, "", "no such runs\n")
+    assert [each["job_name"] for each in data(run("ls", "--since", "1 day", "--json"))] == ["b", "a"]
+    assert len(data(run("ls", "--job", "a", "--json"))) == 2
+    assert len(data(run("ls", "--limit", "1", "--json"))) == 1
+    assert run("ls", "--status", "running") == (0, "", "no such runs\n")
     missing = "00000000-0000-0000-0000-000000000000"
-    assert result(cli("show", missing)) == (1, "", f"pgonce: there is no job run {missing}\n")
-    assert result(cli("stop", missing)) == (1, "", f"pgonce: there is no job run {missing}\n")
-    assert result(cli("show", "x"))[0] == 2
+    assert run("show", missing) == (1, "", f"pgonce: there is no job run {missing}\n")
+    assert run("stop", missing) == (1, "", f"pgonce: there is no job run {missing}\n")
+    assert run("show", "x")[0] == 2
 
 
 RUN = "0190a1b2-c3d4-4e5f-8a9b-0c1d2e3f4a5b"
 
 
 def test_on_a_terminal_of_80_columns_the_runs_are_a_table_and_a_run_is_found_by_its_first_digits(
-    database: str, conn: Connection, cli: Cli
+    database: str, conn: Connection, run: Run
 ) -> None:
     conn.execute(
         "insert into cron_job_runs (id, job_name, status, completed_at, duration_ms, error_message)"
@@ -239,12 +252,12 @@ def test_on_a_terminal_of_80_columns_the_runs_are_a_table_and_a_run_is_found_by_
     assert re.match(r"0190a1b2  birthday_letters  ✗ failed  \d\S* \w+ ago +12 min  ValueError", lines[1])
     assert all(len(line) <= 80 for line in lines)
     for digits in ("0190a1b2", "0190", RUN.upper(), RUN.replace("-", "")):
-        assert data(cli("show", digits, "--json"))["id"] == RUN
+        assert data(run("show", digits, "--json"))["id"] == RUN
     conn.execute("insert into cron_job_runs (id, job_name) values ('0190ffff-c3d4-4e5f-8a9b-0c1d2e3f4a5b', 'b')")
-    code, _, said = result(cli("show", "0190"))
+    code, _, said = run("show", "0190")
     assert code == 1
     assert said.startswith("pgonce: several runs begin with 0190: 0190a1b2-")
-    assert result(cli("show", "0191")) == (1, "", "pgonce: there is no job run 0191\n")
+    assert run("show", "0191") == (1, "", "pgonce: there is no job run 0191\n")
 
 
 @pytest.mark.parametrize("columns", [80, 120])
@@ -279,7 +292,7 @@ def test_show_says_in_sentences_how_a_run_stands(database: str, conn: Connection
 
 
 def test_ls_has_a_line_for_each_job_with_what_is_usual_what_comes_next_and_what_is_wrong(
-    database: str, conn: Connection, cli: Cli
+    database: str, conn: Connection, run: Run
 ) -> None:
     conn.execute(
         "insert into cron_job_runs (job_name, key, status, started_at, completed_at, duration_ms)"
@@ -295,10 +308,10 @@ def test_ls_has_a_line_for_each_job_with_what_is_usual_what_comes_next_and_what_
         "insert into cron_job_runs (job_name, status, started_at, completed_at, duration_ms)"
         " values ('dump', 'succeeded', now() - interval '3 days', now() - interval '3 days', 42000)"
     )
-    assert result(cli("expect", "dump", "--every", "1 day"))[0] == 0
-    assert result(cli("pause", "broken", "--reason", "the partner is down"))[0] == 0
-    assert result(cli("schedule", "new", "--cron", "0 3 1 1 *"))[0] == 0
-    code, out, _ = result(cli("ls"))
+    assert run("expect", "dump", "--every", "1 day")[0] == 0
+    assert run("pause", "broken", "--reason", "the partner is down")[0] == 0
+    assert run("schedule", "new", "--cron", "0 3 1 1 *")[0] == 0
+    code, out, _ = run("ls")
     assert code == 0
     found = {line.split("  ")[0]: line for line in out.splitlines()}
     assert re.search(r"● running +\d+ s ago .*9 to 12 min .*blocks 1 start\b", found["sync eu"])
@@ -310,50 +323,50 @@ def test_ls_has_a_line_for_each_job_with_what_is_usual_what_comes_next_and_what_
 
 
 def test_a_run_whose_process_died_is_silent_in_the_lists_as_soon_as_its_window_is_over(
-    cli: Cli, conn: Connection
+    run: Run, conn: Connection
 ) -> None:
     conn.execute("select start_job_run('dead', p_window => '1 hour')")
-    assert "● running" in result(cli("ls"))[1]
+    assert "● running" in run("ls")[1]
     conn.execute("update cron_job_runs set heartbeat_at = '2026-01-01 06:00+00'")
     for options in ([], ["--job", "dead"]):
-        said = result(cli("ls", *options))[1]
+        said = run("ls", *options)[1]
         assert "! silent" in said
         assert "no sign of life since 2026-01-01 06:00:00 UTC: its process is gone or cut off" in said
     conn.execute("insert into pgonce_job_heartbeats (run_id) select id from cron_job_runs")
-    assert "● running" in result(cli("ls"))[1], "it keeps its heartbeats elsewhere"
+    assert "● running" in run("ls")[1], "it keeps its heartbeats elsewhere"
 
 
-def test_a_run_that_hangs_is_found_with_its_process_and_ended_with_a_reason(cli: Cli, conn: Connection) -> None:
-    running = cli("run", "patient")
+def test_a_run_that_hangs_is_found_with_its_process_and_ended_with_a_reason(
+    start: Start, run: Run, conn: Connection
+) -> None:
+    running = start("run", "patient")
     assert running.stdout is not None
     assert running.stdout.readline() == "begun\n"
     running.send_signal(signal.SIGSTOP)
-    [line] = data(cli("ls", "--status", "running", "--json"))
-    shown = result(cli("show", line["id"][:8]))[1]
+    [line] = data(run("ls", "--status", "running", "--json"))
+    shown = run("show", line["id"][:8])[1]
     assert re.search(rf"process +\S+:{running.pid}\n", shown)
-    assert result(cli("stop", line["id"][:8]))[0] == 0
-    assert result(cli("end", line["id"][:8], "--reason", "its disk is gone")) == (0, f"{line['id']}: ended\n", "")
-    assert result(cli("end", line["id"], "--reason", "again")) == (1, "", f"pgonce: run {line['id']} has ended\n")
+    assert run("stop", line["id"][:8])[0] == 0
+    assert run("end", line["id"][:8], "--reason", "its disk is gone") == (0, f"{line['id']}: ended\n", "")
+    assert run("end", line["id"], "--reason", "again") == (1, "", f"pgonce: run {line['id']} has ended\n")
     row = conn.execute("select status, error_message from cron_job_runs").fetchone()
     assert row == ("failed", "ended by hand: its disk is gone")
     running.send_signal(signal.SIGCONT)
     assert result(running)[0] == 1, "it has lost its run"
 
 
-def test_a_paused_job_is_skipped_by_whoever_starts_it_until_it_is_resumed(cli: Cli, conn: Connection) -> None:
-    assert result(cli("pause", "counts", "--reason", "why", "--until", "2 hours"))[1].startswith(
-        "counts: paused until "
-    )
-    assert result(cli("run", "counts"))[0] == 75
-    assert result(cli("resume", "counts")) == (0, "counts: resumed\n", "")
-    assert result(cli("resume", "counts")) == (1, "", "pgonce: job counts is not paused\n")
-    assert result(cli("run", "counts"))[0] == 0
-    code, _, said = result(cli("pause", "counts", "--reason", "why", "--until", "2020-01-01"))
+def test_a_paused_job_is_skipped_by_whoever_starts_it_until_it_is_resumed(run: Run, conn: Connection) -> None:
+    assert run("pause", "counts", "--reason", "why", "--until", "2 hours")[1].startswith("counts: paused until ")
+    assert run("run", "counts")[0] == 75
+    assert run("resume", "counts") == (0, "counts: resumed\n", "")
+    assert run("resume", "counts") == (1, "", "pgonce: job counts is not paused\n")
+    assert run("run", "counts")[0] == 0
+    code, _, said = run("pause", "counts", "--reason", "why", "--until", "2020-01-01")
     assert (code, said) == (1, "pgonce: the end of a pause must be in the future\n")
 
 
-def test_a_request_that_no_worker_takes_up_says_so(cli: Cli) -> None:
-    code, _, said = result(cli("request", "counts", "--wait", "0"))
+def test_a_request_that_no_worker_takes_up_says_so(run: Run) -> None:
+    code, _, said = run("request", "counts", "--wait", "0")
     assert (code, said) == (0, "counts: requested; no worker has taken it up within 0 s: see pgonce ps\n")
 
 
@@ -368,8 +381,8 @@ def test_a_request_that_no_worker_takes_up_says_so(cli: Cli) -> None:
         (["--cron", "@daily", "--grace", "soon"], "is not a length of time"),
     ],
 )
-def test_a_schedule_that_cannot_be_read_is_refused_in_one_line(cli: Cli, options: list[str], says: str) -> None:
-    code, _, said = result(cli("schedule", "counts", *options))
+def test_a_schedule_that_cannot_be_read_is_refused_in_one_line(run: Run, options: list[str], says: str) -> None:
+    code, _, said = run("schedule", "counts", *options)
     assert code == 1
     assert says in said
     assert said.count("\n") == 1
@@ -387,7 +400,7 @@ def test_on_a_narrow_terminal_the_statistics_stay_a_table(database: str, conn: C
     assert len(on_a_terminal(120, database, "job", "stats")) == 2
 
 
-def test_stats_are_those_of_the_runs_and_the_trend_is_against_the_period_before(cli: Cli, conn: Connection) -> None:
+def test_stats_are_those_of_the_runs_and_the_trend_is_against_the_period_before(run: Run, conn: Connection) -> None:
     insert = (
         "insert into cron_job_runs"
         " (job_name, status, started_at, completed_at, duration_ms, rows_processed, error_message)"
@@ -397,7 +410,7 @@ def test_stats_are_those_of_the_runs_and_the_trend_is_against_the_period_before(
     conn.execute(insert, ["succeeded", "1 day", "1 day", None, 100])
     conn.execute(insert, ["failed", "2 days", "1 hour", "Traceback\nValueError: no", 25])
     conn.execute(insert, ["skipped", "1 day", "1 day", "overlap", 5])
-    [stats] = data(cli("stats", "j", "--json"))
+    [stats] = data(run("stats", "j", "--json"))
     expected = {
         "runs": 125,
         "succeeded": 100,
@@ -410,9 +423,9 @@ def test_stats_are_those_of_the_runs_and_the_trend_is_against_the_period_before(
     durations = [stats[name] for name in ("p50_ms", "p95_ms", "p99_ms", "max_ms", "previous_p50_ms", "trend")]
     assert durations == [500, 950, 990, 1000, 250, 1.0]
     assert stats["last_failure"] == "ValueError: no"
-    assert "+100.0 %" in result(cli("stats"))[1]
+    assert "+100.0 %" in run("stats")[1]
     assert conn.execute("select runs, p50_ms from pgonce_job_stats").fetchall() == [(125, 500)]
-    assert result(cli("stats", "j", "--since", "1 hour")) == (0, "", "no runs in that time\n")
+    assert run("stats", "j", "--since", "1 hour") == (0, "", "no runs in that time\n")
 
 
 def test_an_overlap_made_by_hand_is_in_the_view_and_none_else_is(conn: Connection) -> None:

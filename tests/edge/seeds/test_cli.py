@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pytest
 
 from pgonce.cli import partitions
 from pgonce.errors import PgonceError
+from tests.edge import command
 from tests.edge.command import counted
 from tests.edge.seeds.seed_app import PART
 from tests.faults.seeds.dask_kills import cluster
@@ -29,13 +28,9 @@ class Cli:
         self.environment = {**os.environ, "PGONCE_DATABASE_URL": url, "PGONCE_APP": "tests.edge.seeds.seed_app:app"}
 
     def __call__(self, *words: str, code: int = 0, **environment: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", "from pgonce.cli import main; main()", "seed", *words],
-            cwd=ROOT, env={**self.environment, **environment},
-            capture_output=True, text=True, check=False, timeout=120,
-        )  # fmt: skip
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        returned, out, err = command.run(["seed", *words], {**self.environment, **environment}, ROOT)
+        assert returned == code, out + err
+        return out + err
 
 
 @pytest.fixture

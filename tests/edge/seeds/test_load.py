@@ -18,6 +18,7 @@ import psycopg
 import pytest
 
 from tests.conftest import wait_until
+from tests.edge import command
 from tests.edge.command import counted
 
 Conn = psycopg.Connection[Any]
@@ -38,10 +39,9 @@ class Command:
         )  # fmt: skip
 
     def __call__(self, *arguments: object) -> tuple[int, str]:
-        with self.start(*arguments) as process:
-            out, err = process.communicate(timeout=120)
+        code, out, err = command.run(["seed", "load", *map(str, arguments)], self.environment, self.folder)
         assert "Traceback" not in err
-        return process.returncode, err + out
+        return code, err + out
 
 
 @pytest.fixture
