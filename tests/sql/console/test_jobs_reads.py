@@ -92,6 +92,21 @@ def test_marks_are_the_runs_and_those_of_one_place_are_one(conn: Connection) -> 
     ]
 
 
+def test_the_runs_of_one_place_have_the_newest_id_of_their_kind(conn: Connection) -> None:
+    blocker, newest = uuid4(), None
+    for minute in range(3):
+        newest = run(conn, "job", DAY + timedelta(minutes=minute), timedelta(seconds=30))
+        run(conn, "job", DAY + timedelta(minutes=minute), timedelta(), key="other")
+        run(conn, "job", DAY + timedelta(minutes=minute), timedelta(), status="skipped", blocked_by=blocker)
+    last = run(conn, "job", DAY + timedelta(minutes=3), timedelta(), status="skipped", blocked_by=newest)
+    found = conn.execute(
+        "select kind, runs, run_id, blocked_by from pgonce_console_job_marks('{job}', '{\"\"}', %s, %s, 24)"
+        " order by kind",
+        [DAY, DAY + timedelta(days=1)],
+    ).fetchall()
+    assert found == [("skipped", 4, last, newest), ("succeeded", 3, newest, None)]
+
+
 def test_a_run_from_the_day_before_that_ends_today_is_shown(conn: Connection) -> None:
     run(conn, "job", DAY - hours(5), hours(1))
     run(conn, "job", DAY - hours(2), hours(3))

@@ -34,6 +34,10 @@ select 'c', 'import_failed', 'import_' || n, 'key ' || n, '', jsonb_build_object
   now() - n * interval '1 minute' from generate_series(1, 3000) n;
 """
 TABLES = ("webhook_events", "cron_job_runs", "seed_checkpoints", "pgonce_seed_batches", "pgonce_alerts")
+WEEK = (
+    "array(select 'job_' || n from generate_series(1, 20) n), array_fill(''::text, array[20]),"
+    " now() - interval '7 days', now()"
+)
 # call: how many rows of each of these tables it may read, counted in the index and in the table
 BOUNDS: dict[str, tuple[int, ...]] = {
     # the last 1,000 events now and a week ago; the dead letters and those that wait; the runs of a day, the last 3,000
@@ -50,6 +54,12 @@ BOUNDS: dict[str, tuple[int, ...]] = {
     # the newest 100 alerts, and the import of each
     "pgonce_console_shell()": (2 * 300, 200 * 10, 2000 + 200, 2 * 103 * 2 * 60, 2 * 400),
     "pgonce_console_webhook_counts(100)": (2 * 1000, 0, 0, 0, 0),
+    # a lookup for each of 201 names
+    "pgonce_console_job_names(p_find => 'zzz')": (0, 2 * 201, 0, 0, 0),
+    # the 12 or 13 runs of each in a week and the 50 before it; each once more as the newest of its place
+    f"pgonce_console_job_marks({WEEK})": (0, 2 * 20 * (13 + 50) + 2 * 20 * 13 * 2 + 20, 0, 0, 0),
+    # the newest 5,000 runs once, and the last runs of the 20 that are told
+    "pgonce_console_job_troubles()": (0, 2 * 5000 + 2 * 360 + 20 * 2 * 110, 0, 0, 0),
 }
 
 
@@ -104,3 +114,15 @@ def test_among_many_that_wait_only_a_part_is_looked_at(many_rows: Connection) ->
         counts = dict(many_rows.execute("select * from pgonce_console_webhook_counts(100)").fetchall())
         assert (counts["waiting"], counts["processing"], counts["failed"]) == (101, None, None)
         assert rows_read(many_rows, "pgonce_console_webhook_counts(100)")["webhook_events"] < 2 * 1000
+
+
+def test_of_a_busy_day_the_newest_runs_are_read_once(many_rows: Connection) -> None:
+    with many_rows.transaction(force_rollback=True):
+        many_rows.execute("set local session_replication_role = replica")
+        many_rows.execute(
+            "update cron_job_runs set started_at = now() - (now() - started_at) / 100"
+            " where id in (select id from cron_job_runs order by started_at desc limit 20000)"
+        )
+        # the newest 5,000; and pgonce_job_missed looks for ticks that were given up among those of the day
+        most = 2 * 5000 + 2 * 20000 + 5000
+        assert rows_read(many_rows, "pgonce_console_job_troubles()")["cron_job_runs"] < most
