@@ -153,6 +153,8 @@ def _unreadable(url: str, said: str) -> str:
     return f"the database URL cannot be read: {write}"
 
 
+POOL = "pgonce"
+"""The name of a pool that is opened here: its connections have no settings of the application's."""
 IDLE = 15.0
 """Seconds after which a pool closes a connection that it has not needed; psycopg's default is ten minutes."""
 
@@ -174,7 +176,7 @@ def open_pool(url: str, size: int = 10, *, least: int = 1, patience: float = 0.0
     check(url)
     pool = ForkablePool(
         url, kwargs=_options(url), configure=_configure, min_size=least, max_size=size, open=True, timeout=TIMEOUT,
-        max_idle=IDLE, reconnect_timeout=TIMEOUT, name="pgonce", patience=patience,
+        max_idle=IDLE, reconnect_timeout=TIMEOUT, name=POOL, patience=patience,
     )  # fmt: skip
     with _translate_pool_timeout():
         pool.wait(TIMEOUT)
@@ -190,7 +192,7 @@ async def open_async_pool(url: str, size: int = 10) -> AsyncConnectionPool[Async
     await asyncio.to_thread(check, url)
     pool = AsyncConnectionPool[AsyncConnection[Any]](
         url, kwargs=_options(url), configure=_configure_async, min_size=1, max_size=size, open=False, timeout=TIMEOUT,
-        max_idle=IDLE, reconnect_timeout=TIMEOUT, name="pgonce",
+        max_idle=IDLE, reconnect_timeout=TIMEOUT, name=POOL,
     )  # fmt: skip
     await pool.open()
     with _translate_pool_timeout():

@@ -24,35 +24,45 @@ next event it would be rolled back together with that event; but session locks d
 _ATTRIBUTES = ("row_factory", "cursor_factory", "server_cursor_factory", "prepare_threshold", "prepared_max")
 
 
-class HandlerSession:
-    """The client-side state of a psycopg connection that a handler can change.
-
-    Inside the ``with`` block ``conn.commit()`` and ``conn.rollback()`` raise, as inside ``conn.transaction()``.
-    """
+class ClientState:
+    """The client-side state of a psycopg connection that a handler can change."""
 
     def __init__(self, conn: Any) -> None:
         self._conn = conn
-        self.is_new = True
-        """Whether no handler has had the connection since the last reset. Set it to False before a handler gets it."""
-
-    def __enter__(self) -> Self:
-        conn = self._conn
         self._attributes = {name: getattr(conn, name) for name in _ATTRIBUTES}
         self._adapters = conn._adapters and AdaptersMap(conn._adapters)
         self._handlers = list(conn._notice_handlers), list(conn._notify_handlers)
-        self._depth = conn._num_transactions
-        conn._num_transactions += 1
-        return self
 
     def restore(self) -> None:
-        """Restore the state at the start of the block. Call it after RESET."""
+        """Restore the state. Call it after RESET."""
         conn = self._conn
         conn._prepared = type(conn._prepared)()
         for name, found in self._attributes.items():
             setattr(conn, name, found)
         conn._adapters = self._adapters and AdaptersMap(self._adapters)
         conn._notice_handlers[:], conn._notify_handlers[:] = self._handlers
-        conn._num_transactions = self._depth + 1
+
+
+class HandlerSession(ClientState):
+    """A connection that handlers get.
+
+    Inside the ``with`` block ``conn.commit()`` and ``conn.rollback()`` raise, as inside ``conn.transaction()``.
+    """
+
+    def __init__(self, conn: Any) -> None:
+        super().__init__(conn)
+        self.is_new = True
+        """Whether no handler has had the connection since the last reset. Set it to False before a handler gets it."""
+
+    def __enter__(self) -> Self:
+        self._depth = self._conn._num_transactions
+        self._conn._num_transactions += 1
+        return self
+
+    def restore(self) -> None:
+        """Restore the state at the start of the block. Call it after RESET."""
+        super().restore()
+        self._conn._num_transactions = self._depth + 1
         self.is_new = True
 
     def __exit__(self, *_: object) -> None:
