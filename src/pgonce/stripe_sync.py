@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -23,7 +22,7 @@ import psycopg
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
-from pgonce.core.execute import call
+from pgonce.core.execute import call, connection, fetch
 from pgonce.core.facts import record_check
 from pgonce.core.processes import this_process
 from pgonce.errors import PgonceError
@@ -100,6 +99,9 @@ def client(key: str, base: str | None = None) -> Get:
         except library.APIConnectionError as error:
             raise PgonceError(f"Stripe cannot be reached: {_cause(error)}") from error
         except library.StripeError as error:
+            if not isinstance(error.json_body, dict) or "error" not in error.json_body:
+                # without the library's text, which quotes the whole answer: it may be a page of events
+                raise PgonceError(f"{_NO_LIST} (HTTP {error.http_status})") from None
             said = (error.user_message or type(error).__name__).splitlines()[0]
             raise PgonceError(f"Stripe refused to list events: {said}") from error
         return page
@@ -119,17 +121,33 @@ def pages(get: Get, since: int, account: str | None = None) -> Iterator[list[dic
 
     ``starting_after`` follows the list in its own order: newest first at Stripe, oldest first at localstripe. What
     happens meanwhile is newer than the start of this comparison; the next one sees it.
+
+    Raises:
+        PgonceError: of ``get``; or it is not a list of events, or says that there is more and does not give it. What
+            was listed then is not all.
     """
     after = None
     while True:
         query: dict[str, object] = {"limit": PAGE, "created[gte]": since}
-        page = get("/v1/events?" + urlencode(query | ({"starting_after": after} if after else {})), account)
-        events = page.get("data", [])
+        page: Any = get("/v1/events?" + urlencode(query | ({"starting_after": after} if after else {})), account)
+        events = page.get("data") if isinstance(page, dict) else None
+        if not isinstance(events, list) or not all(map(_is_event, events)):
+            raise PgonceError(_NO_LIST)
         if events:
-            yield [event for event in events if event.get("created", since) >= since]
-        if not page.get("has_more") or not events or events[-1]["id"] == after:
+            yield [event for event in events if event["created"] >= since]
+        if not page.get("has_more"):
             return
+        if not events or events[-1]["id"] == after:
+            raise PgonceError("Stripe's list of events ended early: it says that there is more, and does not give it")
         after = events[-1]["id"]
+
+
+_NO_LIST = "Stripe's answer is not a list of events: does a proxy answer in its place?"
+
+
+def _is_event(found: Any) -> bool:
+    kinds = {"id": str, "type": str, "created": int}
+    return isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in kinds.items())
 
 
 def reconcile(
@@ -189,10 +207,12 @@ class _Comparison:
     def compare(self, account: str | None, since: int | None) -> None:
         """Compare the events of one account, or the platform's own, and move its watermark."""
         name = f"{NAME}/{account}" if account else NAME
-        started = int(time.time())
+        # not this machine's clock, which may be days ahead: what happens until then would not be compared
+        with connection(self._pool) as conn:
+            started = int(fetch(conn, "select pg_catalog.clock_timestamp()")[0][0].timestamp())
         start = self._start(name) if since is None else since
         ids: list[str] = []
-        bodies: list[tuple[int, bytes]] = []
+        bodies: dict[str, tuple[int, bytes]] = {}  # an event that happens meanwhile moves the others to the next page
         for page in pages(self._get, max(start, started - DAYS * 86400 + 60), account):
             if self._run is not None and self._run.lost:
                 raise PgonceError(f"the run {self._run.id} was taken over: its successor compares anew")
@@ -203,13 +223,14 @@ class _Comparison:
                 if self._app.matching(event["type"])
             }
             missing = call(self._pool, lists.missing_webhooks(list(wanted)), self._schema)
-            bodies += [(wanted[event_id]["created"], json.dumps(wanted[event_id]).encode()) for event_id in missing]
+            for event_id in missing:
+                bodies[event_id] = wanted[event_id]["created"], json.dumps(wanted[event_id]).encode()
             ids += wanted
             self.seen += len(page)
             if self._run is not None:
                 self._run.processed(len(missing))
                 self._run.skipped(len(page) - len(missing))
-        self._queue(bodies)
+        self._queue([*bodies.values()])
         still_missing = self._count_missing(ids)
         self.recovered += len(bodies) - still_missing
         self.missing += still_missing

@@ -15,6 +15,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from psycopg import Connection
 
+from pgonce import App, stripe_sync
+from pgonce.core import database as databases
 from tests.edge.command import pgonce
 
 KEY = "rk_test_reconcile"
@@ -28,6 +30,8 @@ class Stripe(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.events: list[dict[str, Any]] = []
         self.pages = 0
+        self.answers: list[bytes] = []
+        """Sent instead of the next pages."""
 
     def happen(
         self, count: int, event_type: str = "customer.updated", days_ago: float = 0, account: str | None = None
@@ -77,6 +81,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             status, answer = stripe.list_events(parse_qs(urlsplit(self.path).query), self.headers.get("Stripe-Account"))
         body = json.dumps(answer).encode()
+        if stripe.answers and not self.headers.get("Stripe-Account"):
+            status, body = 200, stripe.answers.pop(0)
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -250,3 +256,55 @@ def test_an_event_that_cannot_be_recorded_is_missing_and_stops_no_other(
     code, out, _ = reconcile()
     assert (code, out) == (1, "30 seen, 29 recovered, 1 missing\n")
     assert conn.execute("select count(*) from pgonce_watermarks").fetchone() == (0,)
+
+
+EVENT = {"id": "evt_1", "object": "event", "type": "customer.updated", "created": int(time.time()) - 60, "data": {}}
+FIRST = json.dumps({"has_more": True, "data": [EVENT]}).encode()
+ODD_PAGES = {
+    "more, and nothing": ([FIRST, b'{"has_more": true, "data": []}'], "ended early"),
+    "more, and the same again": ([FIRST, FIRST], "ended early"),
+    "no list": ([FIRST, b'{"has_more": false}'], "not a list of events"),
+    "a list of something else": ([b'{"data": [{"id": "evt_2", "type": "x"}]}'], "not a list of events"),
+    "a list": ([b"[]"], "not a list of events"),
+    "a page of a proxy": ([b"<html>Sign in</html>"], "not a list of events"),
+    "half a page": ([FIRST[:-40]], "not a list of events"),
+}
+
+
+@pytest.mark.parametrize(("answers", "said"), ODD_PAGES.values(), ids=ODD_PAGES)
+def test_a_list_that_ends_early_is_no_comparison(
+    reconcile: Any, stripe: Stripe, conn: Connection[Any], answers: list[bytes], said: str
+) -> None:
+    stripe.answers = [*answers]
+    code, out, err = reconcile()
+    assert (code, out, err.count("\n"), said in err, "evt_1" in err) == (1, "", 1, True, False), err
+    assert "evt_1" not in str(conn.execute("select to_jsonb(c) from pgonce_checks c").fetchall())
+    assert conn.execute("select count(*) from pgonce_watermarks").fetchone() == (0,)
+
+
+def test_an_event_on_two_pages_is_recovered_once(reconcile: Any, stripe: Stripe, conn: Connection[Any]) -> None:
+    other = {**EVENT, "id": "evt_2"}
+    pages = {"has_more": True, "data": [EVENT, other]}, {"has_more": False, "data": [EVENT]}
+    stripe.answers = [json.dumps(page).encode() for page in pages]
+    assert reconcile()[:2] == (0, "3 seen, 2 recovered, 0 missing\n")
+    assert sorted(inbox(conn)) == ["evt_1", "evt_2"]
+
+
+def test_the_watermark_follows_the_databases_clock_and_not_this_machines(
+    database: str, conn: Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 40 * DAY)
+    asked: list[str] = []
+
+    def get(path: str, account: str | None = None) -> dict[str, Any]:
+        asked.append(path)
+        return {"data": [EVENT]}
+
+    app = App()
+    app.webhook("customer.*")(lambda _event, _tx: None)
+    with databases.open_pool(database, 1) as pool:
+        found = stripe_sync.reconcile(app, pool, get)
+    assert (found.seen, found.recovered) == (1, 1)
+    late = conn.execute("select position > now() + interval '1 minute' from pgonce_watermarks").fetchall()
+    assert late == [(False,)]
