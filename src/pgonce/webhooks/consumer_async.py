@@ -128,7 +128,7 @@ class AsyncConsumer:
         """The event's handlers. Empty: this app has none. None: the event was ended or released by this call."""
         try:
             handlers = self._app.matching(event.type)
-            key = None if event.order_key else self._app.order_key(event)
+            key = self._app.order_key(event) if event.order_key is None else None  # "" is a key
         except BaseException as error:  # a wrong registration, or the user's key function
             if asked_to_stop(error):
                 raise

@@ -224,7 +224,7 @@ class Executor:
             self.failed(event, error)
 
         try:
-            if event.order_key and any(handler.order == "coalesce" for handler in handlers):
+            if event.order_key is not None and any(handler.order == "coalesce" for handler in handlers):
                 types = any_of([handler.pattern for handler in handlers])
                 execute(conn, protocol.coalesce_webhooks(event, types), self._schema)
             with time_limit(conn, limit, expired):

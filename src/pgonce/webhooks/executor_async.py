@@ -227,7 +227,7 @@ class AsyncExecutor:
             await self.failed(event, error)
 
         try:
-            if event.order_key and any(handler.order == "coalesce" for handler in handlers):
+            if event.order_key is not None and any(handler.order == "coalesce" for handler in handlers):
                 types = any_of([handler.pattern for handler in handlers])
                 await execute(conn, protocol.coalesce_webhooks(event, types), self._schema)
             async with time_limit(conn, limit, expired):

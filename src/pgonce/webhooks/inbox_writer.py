@@ -11,7 +11,7 @@ import psycopg
 from psycopg import AsyncConnection, sql
 
 from pgonce.core.batcher import Batcher
-from pgonce.core.call import Call, clean
+from pgonce.core.call import Call
 from pgonce.core.execute_async import Pool, connection, execute, is_fault_of_settings, is_usual
 from pgonce.core.fast_call_async import read_value, send_statement
 from pgonce.errors import DatabaseUnavailable, EventBusy, translate
@@ -50,18 +50,17 @@ class LocalWorker(Protocol):
 
 
 def order_key(app: WebhookRegistry, body: Body) -> str | None:
-    """The event's order key, as a text column can hold it; None if the application cannot compute it.
+    """The event's order key; None if the application cannot compute it.
 
     A key function that raises must not keep a verified delivery out of the inbox. The consumer computes a key that is
     missing once more, and fails the event with the traceback.
     """
     try:
-        key = app.order_key(Event(body.id, body.type, body.payload))
+        return app.order_key(Event(body.id, body.type, body.payload))
     except KeyboardInterrupt:
         raise
     except BaseException:  # noqa: BLE001 -- whatever the user's function raises, also by event.ignore
         return None
-    return None if key is None else clean(key, 255)
 
 
 class InboxWriter:

@@ -10,6 +10,7 @@ from hashlib import sha256
 from typing import Any, Literal, TypeVar
 from weakref import WeakSet
 
+from pgonce.core.call import clean
 from pgonce.core.callables import ensure_awaitable, ensure_result, is_async
 from pgonce.core.failures import ErrorHook
 from pgonce.core.interval import interval
@@ -164,7 +165,7 @@ class WebhookRegistry:
         for handler in self.matching(event.type):
             if handler.order != "any":
                 key = handler.key(event) if handler.key else event.object_key
-                return key if key is None else _shortened(str(key))
+                return key if key is None else _storable(str(key))
         return None
 
     def types(self, *, asynchronous: bool | None = None, own: bool | None = None) -> str | None:
@@ -215,6 +216,8 @@ def _check_pattern(pattern: Any, decorator: str) -> None:
         )
 
 
-def _shortened(key: str) -> str:
-    """The key in a form that an index can hold; different keys stay different."""
-    return key if len(key) <= 255 else f"{key[:190]}#{sha256(key.encode('utf-8', 'replace')).hexdigest()}"
+def _storable(key: str) -> str:
+    """The key in a form that an index and a text column can hold; different keys stay different."""
+    if len(key) <= 255 and clean(key) == key:
+        return key
+    return f"{clean(key[:190])}#{sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}"

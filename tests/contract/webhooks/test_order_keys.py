@@ -1,0 +1,47 @@
+"""Whatever text a key function returns: its events are handled, and two keys are never taken for one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from psycopg import Connection
+
+import pgonce
+from tests.contract.webhooks.test_worker import Effects, Queue, app, effects, put, work, write
+
+__all__ = ["app", "effects", "put"]
+
+KEYS: dict[str, tuple[Any, Any]] = {
+    "empty": ("", "a"),
+    "NUL": ("a\0", "a\ufffd"),
+    "half of a pair": ("\ud800", "\ud801"),
+    "long": ("x" * 10_000, "x" * 9_999 + "y"),
+    "long, with NUL": ("\0" * 300, "\0" * 301),
+    "numbers": (0, 0.0),
+    "no text": ((), False),
+}
+
+
+@pytest.mark.parametrize("by_receiver", [True, False])
+@pytest.mark.parametrize(("one", "other"), KEYS.values(), ids=KEYS)
+def test_events_of_any_key_are_handled(
+    app: pgonce.App,
+    database: str,
+    conn: Connection[Any],
+    put: Queue,
+    effects: Effects,
+    one: Any,
+    other: Any,
+    by_receiver: bool,
+) -> None:
+    keys = {"evt_1": one, "evt_2": other, "evt_3": one}
+    app.webhook("pay", coalesce=True, key=lambda event: keys[event.id])(lambda event, tx: write(tx, event))
+    put("pay", *keys, ordered=by_receiver)
+    work(app, database, conn, concurrency=1)
+    stored = conn.execute("select order_key from webhook_events order by stripe_event_id").fetchall()
+    assert stored[0] != stored[1]
+    assert "evt_2" in effects()
+    if by_receiver:  # otherwise each gets its key when it is claimed
+        assert sorted(effects()) == ["evt_1", "evt_2"]
+        assert stored[0] == stored[2]
