@@ -25,7 +25,9 @@ from pgonce.seeds.source import BadRow, Cursor, SeedRow
 
 ROWS = 500
 """Rows that are collected and compared at a time."""
-_NUMBER = re.compile('"\\\\u0000number:([^"]*)"')
+_MARK = f"number {uuid.uuid4()}: "
+"""What no text of a source begins with."""
+_NUMBER = re.compile(f'"{_MARK}([^"]*)"')
 Rejected: TypeAlias = Mapping[int, RejectedRow]
 """What is kept of each rejected row, by the row's number."""
 _AS_THEY_ARE = frozenset({type(None), str, int})
@@ -90,12 +92,13 @@ class RowReader:
         return done or None
 
     def _expected(self, value: Any, column: Column) -> Any:
-        if not isinstance(value, memoryview) and callable(plain := getattr(value, "tolist", None)):
-            value = plain()
+        if hasattr(value, "tolist") and not isinstance(value, memoryview):
+            value = _without_numpy(value)
         if isinstance(value, Enum):
-            value = value.value if isinstance(value, str | int) else value.name
-        if value is None:
-            return value
+            is_mixed_in = isinstance(value, str | int)
+            value = value.value if is_mixed_in else _json(value) if column.kind == "json" else value.name
+        if value is None or _is_nat(value):
+            return None
         if isinstance(value, Json | Jsonb):  # the application may have set another function that writes them
             return _json(value.obj)
         if column.kind == "json":
@@ -127,6 +130,20 @@ class RowReader:
             fields = zip(values, column.fields, strict=True)
             return tuple(_for_list(self._expected(each, field)) for each, field in fields)
         return _json(values)
+
+
+def _is_nat(value: Any) -> bool:
+    return isinstance(value, dt.datetime) and value != value  # noqa: PLR0124 -- pandas' NaT
+
+
+def _without_numpy(value: Any) -> Any:
+    kind = str(getattr(value, "dtype", ""))
+    if kind.startswith(("datetime64", "timedelta64")):
+        if value.shape:
+            return list(value)
+        if kind.endswith(("ns]", "ps]", "fs]", "as]")):
+            value = value.astype(kind.partition("[")[0] + "[us]")
+    return value.tolist()
 
 
 def _for_list(value: Any) -> Any:
@@ -201,15 +218,15 @@ def _json(value: Any) -> str:
 
     def default(each: Any) -> Any:
         if isinstance(each, dt.date | dt.time):
-            return each.isoformat()
+            return None if _is_nat(each) else each.isoformat()
         if isinstance(each, uuid.UUID):
             return str(each)
         if isinstance(each, Enum):
             return each.name
         if isinstance(each, Json | Jsonb):
             return each.obj
-        if callable(plain := getattr(each, "tolist", None)):
-            return plain()
-        return f"\0number:{each}"  # Decimal, and the digits of a file
+        if hasattr(each, "tolist"):
+            return _without_numpy(each)
+        return f"{_MARK}{each}"  # Decimal, and the digits of a file
 
-    return _NUMBER.sub(r"\1", json.dumps(value, default=default))
+    return _NUMBER.sub(r"\1", json.dumps(value, default=default, ensure_ascii=False))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
+import re
 import uuid
 from collections.abc import Callable, Mapping
 from decimal import Decimal
@@ -93,7 +94,7 @@ class ValueWriter:
             NoForm: it has no faithful form there.
             psycopg.Error, TypeError, ValueError, RecursionError: it cannot be written.
         """
-        if value is None:
+        if value is None or _is_no_time(value):
             return None
         if isinstance(value, Json | Jsonb):
             return _json(value.obj, column)
@@ -106,8 +107,8 @@ class ValueWriter:
         for kind, write in _BY_TYPE.items():
             if isinstance(value, kind):
                 return write(value, column)
-        if callable(plain := getattr(value, "tolist", None)):  # numpy's scalars and arrays, array.array
-            return self.text(plain(), column)
+        if hasattr(value, "tolist"):  # numpy's scalars and arrays, array.array
+            return self.text(_in_python(value, column), column)
         return self._by_psycopg(value, column)
 
     def _array(self, values: Any, column: Column, element: Column, depth: int = 0) -> str:
@@ -143,6 +144,32 @@ class ValueWriter:
                 raise NoForm(value, column, "psycopg has no dumper for this class") from None
         dumped = dumper.dump(value)
         return None if dumped is None else bytes(dumped).decode()
+
+
+def _is_no_time(value: Any) -> bool:
+    """Whether it is pandas' NaT: the one datetime that is not equal to itself, as NaN among the floats."""
+    return isinstance(value, dt.datetime) and value != value  # noqa: PLR0124
+
+
+def _in_python(value: Any, column: Column) -> Any:
+    """What an object of numpy is in Python. Nanoseconds are cut to microseconds, as those of a Parquet file.
+
+    numpy's own ``tolist`` makes plain integers of them, and of months: 5 ns in an interval would become 5 seconds.
+    """
+    dtype: Any = getattr(value, "dtype", None)
+    is_time = dtype is not None and dtype.kind in "mM"
+    if is_time and value.shape:
+        return list(value)
+    if is_time and _FINER.search(dtype.str):
+        value = value.astype(f"{dtype.kind}8[us]")
+    found = value.tolist()
+    if isinstance(found, type(value)) or (is_time and isinstance(found, int)):
+        raise NoForm(value, column, "Python has no such value")
+    return found
+
+
+_FINER = re.compile(r"\[\d*[npfa]s\]")
+"""The units of numpy's times below the microsecond, as in ``<M8[ns]``."""
 
 
 def _quoted(text: str, quote: str) -> str:
@@ -248,14 +275,16 @@ def _json(value: Any, column: Column) -> str:
         return "{" + ", ".join(items) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_json(each, column) for each in value) + "]"
-    if callable(plain := getattr(value, "tolist", None)):
-        return _json(plain(), column)
+    if hasattr(value, "tolist") and not isinstance(value, memoryview):
+        return _json(_in_python(value, column), column)
     return _json_scalar(value, column)
 
 
 def _json_scalar(value: Any, column: Column) -> str:
     if isinstance(value, JsonNumber) or (isinstance(value, Decimal) and value.is_finite()):
         return str(value)
+    if _is_no_time(value):
+        return "null"
     if isinstance(value, dt.date | dt.time):
         return json.dumps(value.isoformat())
     if isinstance(value, uuid.UUID):

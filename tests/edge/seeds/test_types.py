@@ -256,6 +256,45 @@ class Unprintable:
         raise RuntimeError("no text at all")
 
 
+class NoTime(dt.datetime):
+    """As pandas' NaT."""
+
+    def __eq__(self, _: object) -> bool:
+        return False
+
+    def __ne__(self, _: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return 0
+
+
+class Numpys:
+    """As numpy's timedelta64: in nanoseconds and in months ``tolist`` gives an integer."""
+
+    shape = ()
+
+    def __init__(self, number: int, unit: str = "ns") -> None:
+        self.number, self.unit = number, unit
+        self.dtype = self
+
+    kind = "m"
+
+    @property
+    def str(self) -> Any:
+        return f"<m8[{self.unit}]"
+
+    def __str__(self) -> Any:
+        return f"timedelta64[{self.unit}]"
+
+    def astype(self, kind: Any) -> Numpys:
+        assert (self.unit, kind in {"m8[us]", "timedelta64[us]"}) == ("ns", True)
+        return Numpys(self.number // 1000, "us")
+
+    def tolist(self) -> dt.timedelta | int:
+        return dt.timedelta(microseconds=self.number) if self.unit == "us" else self.number
+
+
 Pair = namedtuple("Pair", "a b")  # noqa: PYI024
 
 
@@ -273,6 +312,10 @@ Pair = namedtuple("Pair", "a b")  # noqa: PYI024
         (array("i", [1]), "int[]", "{1}"),
         (["NULL", "", None, "{}", "\\"], "text[]", '{"NULL","",NULL,"{}","\\\\"}'),
         ([[1], [2]], "jsonb[]", "{[1],[2]}"),
+        (Mood.glad, "jsonb", '"glad"'), ([Mood.glad, Level.high], "json", '["glad", 3]'), (Mood.glad, "mood", "glad"),
+        ({"ä": "é😀"}, "text", '{"ä": "é😀"}'), ({"a": "\0number:5"}, "json", '{"a": "\\u0000number:5"}'),
+        ([NoTime(1, 1, 1)], "jsonb", "[null]"), ([NoTime(1, 1, 1)], "date[]", "{NULL}"),
+        (Numpys(7008), "interval", "00:00:00.000007"), ([Numpys(7008)], "interval[]", "{00:00:00.000007}"),
         (10**400, "numeric", str(10**400)), (dt.date.max, "date", "9999-12-31"), (dt.date.min, "date", "0001-01-01"),
     ],
 )  # fmt: skip
@@ -283,11 +326,16 @@ def test_other_types_are_stored_and_verified(
     assert (text is None or found == text, reasons) == (True, [])
 
 
-UNWRITABLE = [10**4400, {1, 2}, range(3), complex(1), Unprintable(), float("nan"), (i for i in "x")]
+@pytest.mark.parametrize("kind", ["timestamptz", "text", "jsonb"])
+def test_the_time_that_is_none_is_null(module: tuple[Seeds, Conn], kind: str) -> None:
+    assert stored(module, NoTime(1, 1, 1), kind) == (None, [])
+
+
+UNWRITABLE = [10**4400, Numpys(5, "M"), {1, 2}, range(3), complex(1), Unprintable(), float("nan"), (i for i in "x")]
 
 
 @pytest.mark.parametrize("value", UNWRITABLE, ids=lambda value: type(value).__name__)
-@pytest.mark.parametrize("kind", ["jsonb", "int[]"])
+@pytest.mark.parametrize("kind", ["jsonb", "int[]", "interval"])
 def test_a_value_that_nobody_can_write_or_even_print_is_a_reject(
     module: tuple[Seeds, Conn], value: Any, kind: str
 ) -> None:
