@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from pgonce.core import database as pools
-from pgonce.errors import InvalidArgument, SourceChanged, TableChanged
+from pgonce.errors import InvalidArgument, SchemaError, SourceChanged, TableChanged
 from pgonce.seeds.readers import read, read_files
 from pgonce.seeds.readers.query import Query
 from pgonce.seeds.seed import Seed
@@ -172,6 +172,23 @@ def test_verify_counts_the_lines_as_the_reader_does(seeds: Seeds, conn: Conn, tm
     file.write_bytes(f'{{"id": 1}}\n{blank}\n{{"id": 200}}\n{{"id": 3}}\n'.encode())
     load(seeds, read(file), max_rejects=9)
     assert seeds.verify("s", read(file), into="things", key=("id",), max_rejects=9)["ok"]
+
+
+@pytest.mark.parametrize("data", [b"", b"\r\n", b"id,v\r1,a\r2,b\r", b"id,v,v\n", b"id,,\n", b'id,"v\n1,a\n'])
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "copy"])
+def test_a_file_that_is_refused_is_not_verified(
+    seeds: Seeds, conn: Conn, tmp_path: Path, suffix: str, data: bytes
+) -> None:
+    conn.execute("create table things (id int primary key, v text)")
+    file = tmp_path / f"a.{suffix}"
+    file.write_bytes(data)
+    with pytest.raises((InvalidArgument, SchemaError)) as refused:
+        seeds.run("s", read(file, complete=True), into="things", key=("id",))
+    if refused.type is SchemaError:
+        with pytest.raises(SchemaError):
+            seeds.verify("s", read(file, complete=True), into="things", key=("id",))
+    else:
+        assert not seeds.verify("s", read(file, complete=True), into="things", key=("id",))["ok"]
 
 
 @pytest.mark.parametrize("encoding", ["base64", "zlib", "rot13", "hex"])
