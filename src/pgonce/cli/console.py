@@ -65,18 +65,14 @@ def console(
     try:
         import uvicorn
 
-        from pgonce.webhooks.http_server import listen
+        from pgonce.webhooks.http_server import address_of, listen
     except ImportError as error:
         raise PgonceError(f"{error.name} is not installed: pip install 'pgonce[console]'") from error
     served.check_host(host)
     served.check_installed()
-    try:
-        listening = listen(host, port)
-    except OSError as error:
-        raise PgonceError(f"cannot listen on {host}, port {port} ({error.strerror}): see --host and --port") from error
-    address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}{prefix}/"
+    listening = listen(host, port)
     click.echo(describe_database(url, schema), err=True)
-    click.echo(f"console   {address}   {served.access}", err=True)
+    click.echo(f"console   {address_of(listening, host)}{prefix}/   {served.access}", err=True)
     # proxy_headers: the console reads them itself, and only from the proxies that it knows
     settings = uvicorn.Config(
         served, proxy_headers=False, server_header=False, access_log=False, ws="none", log_level="warning"

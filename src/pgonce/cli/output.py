@@ -115,7 +115,7 @@ def terminal(*, err: bool = False) -> Console | None:
 
 def print_fields(fields: Iterable[tuple[str, str]]) -> None:
     """Print names and values, one in a line, with the values below each other; empty values are left out."""
-    given = [(name, _printable(value)) for name, value in fields if value]
+    given = [(name, printable(value)) for name, value in fields if value]
     width = max((len(name) for name, _ in given), default=0)
     for name, value in given:
         print_line(f"  {name:{width}}  {value}", width + 4)
@@ -147,7 +147,7 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], empty
     On a terminal that is too narrow, texts are shortened and end with "…": first in the column ``cut``, then in the
     other columns of text, and last in the first column. In a file or pipe, the table is as wide as its contents.
     """
-    cells = [["" if cell is None else _printable(str(cell)) for cell in row] for row in rows]
+    cells = [["" if cell is None else printable(str(cell)) for cell in row] for row in rows]
     if not cells:
         click.echo(empty, err=True)
         return
@@ -190,7 +190,7 @@ def print_diagnosis(found: Iterable[Diagnosis]) -> None:
     for each in found:
         click.echo()
         for name, text in (("what it is", each.cause), ("how we know", each.evidence), ("what to do", each.action)):
-            print_line(f"{name:18}{_printable(text)}", 18)
+            print_line(f"{name:18}{printable(text)}", 18)
         if each.command:
             click.echo(f"{'':18}{each.command}")
 
@@ -224,6 +224,6 @@ def _narrow(widths: dict[str, int], fixed: set[str], cut: str, excess: int) -> N
             excess -= 1
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """``text`` in one line, without control characters, which a terminal would interpret."""
     return "".join(sign if sign.isprintable() else " " for sign in text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import logging
 import os
@@ -167,11 +166,8 @@ def serve(
     services = _services(
         app, url, schema, jobs, no_schedule or no_worker, () if no_alerts else alerts, None if no_alerts else ping, pool
     )
-    try:
-        listening = http_server.listen(host, port)
-    except OSError as error:
-        raise _cannot_listen(host, port, error) from error
-    address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+    listening = http_server.listen(host, port)
+    address = http_server.address_of(listening, host)
     announce(describe_database(url, schema))
     events = "test events refused" if live_only else "live and test"
     number = "1 secret" if len(secrets) == 1 else f"{len(secrets)} secrets"
@@ -222,12 +218,6 @@ def _secrets() -> tuple[str, ...]:
     if not given:
         raise InvalidArgument("no webhook secret: set PGONCE_WEBHOOK_SECRET to the endpoint's whsec_...")
     return stripe.signing_secrets(given)
-
-
-def _cannot_listen(host: str, port: int, error: OSError) -> PgonceError:
-    if error.errno == errno.EADDRINUSE:
-        return PgonceError(f"port {port} is in use: choose another with --port")
-    return PgonceError(f"cannot listen on {host}, port {port} ({error.strerror or error}): see --host and --port")
 
 
 def _services(

@@ -12,7 +12,7 @@ from typing import Any
 import click
 from rich.cells import cell_len, set_cell_size
 
-from pgonce.cli.output import print_diagnosis, print_line, terminal
+from pgonce.cli.output import print_diagnosis, print_line, printable, terminal
 from pgonce.cli.times import took
 from pgonce.console.traceback import read_traceback
 from pgonce.core.diagnosis import Diagnosis
@@ -40,13 +40,13 @@ def print_event(event: dict[str, Any], diagnosis: Iterable[Diagnosis], *, whole:
     """
     now = datetime.now(UTC)
     payload, traceback = event["payload"], event["error_message"]
-    print_line(f"{_line(event['event_type'])}  {_line(event['stripe_event_id'])}  {_state(event, now)}")
+    print_line(f"{printable(event['event_type'])}  {printable(event['stripe_event_id'])}  {_state(event, now)}")
     print_line(f"  {'  '.join(_facts(event))}", 2)
     _print_life(_life(event))
     if traceback and (place := _place(traceback)):
         click.echo()
         for line in place:
-            print_line(f"  {_line(line)}", 2)
+            print_line(f"  {printable(line)}", 2)
     print_diagnosis(diagnosis)
     if whole:
         click.echo(f"\npayload\n{json.dumps(payload, indent=2, ensure_ascii=False)}")
@@ -54,7 +54,7 @@ def print_event(event: dict[str, Any], diagnosis: Iterable[Diagnosis], *, whole:
             click.echo(f"\nlast error\n{traceback}")
     else:
         click.echo()
-        print_line(f"payload and traceback: pgonce webhook show {_line(event['stripe_event_id'])} --all")
+        print_line(f"payload and traceback: pgonce webhook show {printable(event['stripe_event_id'])} --all")
 
 
 def _state(event: dict[str, Any], now: datetime) -> str:
@@ -62,7 +62,7 @@ def _state(event: dict[str, Any], now: datetime) -> str:
     if status == "succeeded":
         return "✔ succeeded"
     if status == "ignored":
-        return f"○ ignored: {_line(event['ignored_reason'] or 'no reason')}"
+        return f"○ ignored: {printable(event['ignored_reason'] or 'no reason')}"
     if status == "failed" and due:
         return f"● failed, again in {took(due - now)}" if due > now else "● failed, due again"
     if status == "failed":
@@ -75,7 +75,7 @@ def _state(event: dict[str, Any], now: datetime) -> str:
 def _facts(event: dict[str, Any]) -> list[str]:
     mode = {True: "live", False: "test", None: "mode –"}[event["livemode"]]
     size = len(json.dumps(event["payload"], ensure_ascii=False).encode("utf-8", "replace"))
-    named = [f"{name} {_line(event[column] or '–')}" for name, column in (
+    named = [f"{name} {printable(event[column] or '–')}" for name, column in (
         ("object", "object_id"), ("customer", "customer_id"), ("account", "account"))]  # fmt: skip
     return [*named, mode, f"{size / 1000:.1f} kB", f"{event['attempts']} attempt{'s' * (event['attempts'] != 1)}"]
 
@@ -118,8 +118,8 @@ def _attempt(row: dict[str, Any]) -> Moment:
     what = names.get(kind, kind)
     if began := _moment(row["began_at"]):
         what += f" after {took(ended - began)}"
-    reason = _line((row["error"] or "").rstrip().rpartition("\n")[2])
-    return Moment(ended, what, reason, _line(row["worker"] or ""), attempt if kind == "failed" else None)
+    reason = printable((row["error"] or "").rstrip().rpartition("\n")[2])
+    return Moment(ended, what, reason, printable(row["worker"] or ""), attempt if kind == "failed" else None)
 
 
 def _print_life(life: Sequence[Moment]) -> None:
@@ -155,8 +155,3 @@ def _known(text: str) -> datetime:
 
 def _moment(text: str | None) -> datetime | None:
     return None if text is None else _known(text)
-
-
-def _line(text: str) -> str:
-    """``text`` without control characters, which a terminal would interpret."""
-    return "".join(sign if sign.isprintable() else " " for sign in text)

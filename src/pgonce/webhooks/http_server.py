@@ -7,6 +7,7 @@ uvicorn limits neither the time for a request's head, nor the connections, nor a
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import struct
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from uvicorn.config import LOGGING_CONFIG
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from pgonce.core import logs
+from pgonce.errors import PgonceError
 
 HEAD_SECONDS = 15.0
 """Seconds until a connection must have sent the whole head of its next request; a silent one is closed then."""
@@ -170,7 +172,7 @@ def listen(host: str, port: int) -> socket.socket:
     kept open took 44 ms, because the kernel waited for an acknowledgement.
 
     Raises:
-        OSError: the port is in use, or the address is not this machine's.
+        PgonceError: the port is in use, or the address is not this machine's.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -180,7 +182,15 @@ def listen(host: str, port: int) -> socket.socket:
         # the queue is as long as uvicorn's. It listens at once: two sockets may be bound to a port, and then one fails
         # later
         listening.listen(2048)
-    except OSError:
+    except OSError as error:
         listening.close()
-        raise
+        if error.errno == errno.EADDRINUSE:
+            raise PgonceError(f"port {port} is in use: choose another with --port") from error
+        reason = error.strerror or error
+        raise PgonceError(f"cannot listen on {host}, port {port} ({reason}): see --host and --port") from error
     return listening
+
+
+def address_of(listening: socket.socket, host: str) -> str:
+    """The socket's address, such as http://localhost:8000."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
