@@ -98,8 +98,8 @@ _usual: WeakKeyDictionary[AsyncConnection[Any], bool] = WeakKeyDictionary()
 async def is_usual(conn: AsyncConnection[Any]) -> bool:
     """Whether a single statement on ``conn``, outside of a transaction, has the settings that it needs.
 
-    The first use of a connection costs a round trip. The encoding is checked at every use: libpq knows it
-    UTF-8, which libpq knows without one.
+    The first use of a connection costs a round trip. The encoding is checked at every use, because libpq
+    knows it without one.
     """
     usual = _usual.get(conn)
     if usual is None:
