@@ -128,7 +128,9 @@ def test_a_dask_cluster_imports_all_partitions_although_a_worker_is_killed(
 @pytest.mark.long
 def test_a_partition_that_dask_gives_up_is_said_in_one_line_and_resumes(cli: Cli, conn: Conn) -> None:
     pytest.importorskip("distributed", reason=NO_DASK)
-    with cluster(1, {**cli.environment, "KILL_ALWAYS": "in the middle of every partition"}) as address:
+    once_more = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}  # by default three times, for each partition
+    killing = {"KILL_ALWAYS": "in the middle of every partition"}
+    with cluster(1, {**cli.environment, **killing, **once_more}) as address:
         told = cli("run", "parts", "--cluster", address, code=1)
     assert "Traceback" not in told
     assert f"pgonce seed run parts --cluster {address}" in told.splitlines()[-1]
