@@ -38,7 +38,7 @@ class Alerts(Service):
         channels: URLs: http(s):// and json+http(s):// are sent JSON; any other scheme is apprise's.
         schema: where ``pgonce migrate`` put the tables.
         ping: a URL that is requested after every look that succeeded, for a dead man's switch outside.
-        every: seconds between two looks.
+        every: seconds between two searches.
         pool: connections that it shares with other services: two of them are this one's. It stays open.
 
     Raises:
@@ -101,7 +101,7 @@ class Alerts(Service):
     def _run(self) -> None:
         while not self._stop.is_set():
             self._logging_errors(self._look)
-            self._stop.wait(self._every * random.uniform(0.5, 1.0))  # noqa: S311 -- so that workers do not look in step
+            self._stop.wait(self._every * random.uniform(0.5, 1.0))  # noqa: S311 -- not all at the same time
 
     def _look(self) -> None:
         # However many workers there are, the database answers about one look per 15 s.

@@ -9,7 +9,7 @@ from typing import Any
 from pgonce.errors import InvalidArgument
 
 KEYS = {"app": "PGONCE_APP", "schema": "PGONCE_SCHEMA", "database-url-env": "PGONCE_DATABASE_URL"}
-"""The keys of the section, and the variables that come before them."""
+"""The keys of the section, and the variables that override them."""
 
 
 def load(folder: Path | None = None) -> None:

@@ -55,7 +55,7 @@ class Sentence:
 
 
 def look_of(processes: Sequence[ProcessLine], does: str) -> Look:
-    """The newest sign of life of a process that does ``does``."""
+    """The newest heartbeat of a process that does ``does``."""
     seen = [line for line in processes if does in line.does]
     newest = max(seen, key=lambda line: line.last_seen_at, default=None)
     return Look(None, "") if newest is None else Look(newest.last_seen_at, f"{newest.host}:{newest.pid}")

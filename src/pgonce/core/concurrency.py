@@ -78,8 +78,8 @@ class _Alarm:
                     if due <= now and (found := self._calls.pop(number, None)):
                         self._call(number, found[1])
                 earliest = min((due for due, _ in self._calls.copy().values()), default=math.inf)
-                # The call that set `asked` may be cancelled. Sleep until then anyway, otherwise every short run would
-                # wake the thread.
+                # The call that is due at `asked` may have been cancelled. Wake up then all the same: if the thread
+                # slept longer, every short run would have to wake it.
                 self._wakes_at = min(earliest, asked if asked > now else math.inf)
                 # a wait of more than threading.TIMEOUT_MAX is refused
                 self._calling.wait(min(self._wakes_at - now, 3600.0))
@@ -192,7 +192,7 @@ def sleep(seconds: float) -> None:
 def time_limit(
     conn: Connection[Any] | None, seconds: float | None, expired: Callable[[BaseException], None]
 ) -> Iterator[None]:
-    """After ``seconds`` cut the connection and call ``expired``; the body ends with a TimeoutError when it ends.
+    """After ``seconds``, cut the connection and call ``expired``. When the body ends, raise TimeoutError.
 
     A thread cannot be interrupted. But its transaction can be ended from outside: the server sees the connection
     close, rolls back and frees the rows, and nothing that the body still does is written.

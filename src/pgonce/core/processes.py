@@ -148,7 +148,7 @@ def end_process(process_id: UUID) -> Call[bool]:
 
 
 def count_live_processes(does: Does) -> Call[int]:
-    """How many services of this kind have shown a sign of life within the last minute."""
+    """How many services of this kind have sent a heartbeat within the last minute."""
     return Call("pgonce_count_live_processes", {"p_does": does}, value)
 
 

@@ -153,7 +153,7 @@ class AsyncRun:
         """A transaction that commits only while the run is still ours.
 
         Its last statement is a heartbeat: if a successor has closed the run, there is no row to update, and all is
-        rolled back. If not, the row is locked until the commit, and a successor takes the lock for a sign of life.
+        rolled back. If not, the row is locked until the commit, and a successor takes the lock for a heartbeat.
         The same statement numbers the transaction and writes the counts, so that they are what was committed.
 
         Raises:

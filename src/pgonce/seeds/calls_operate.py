@@ -59,7 +59,7 @@ class Runner:
     """The seed's name, or name/partition."""
     scope: Mapping[str, Any]
     alive: bool
-    """Whether it has shown a sign of life within its window."""
+    """Whether it has sent a heartbeat within its window."""
 
 
 def get_runners(seed_name: str) -> Call[list[Runner]]:

@@ -111,8 +111,8 @@ class RowFormatter:
         if json_strings:
             self._plain[str] = _ALL - {"json"}
         kinds = {column.kind for column in columns}
-        # psycopg looks up the class of each value in any case: where it knows none but those that are plain in every
-        # column, a row needs no look at its types before, which took a fifth of its time
+        # psycopg looks up the class of each value anyway. This transformer knows only the classes that are plain in
+        # every column, so that a row needs no check of its types first, which took a fifth of its time.
         self._only_plain = Transformer(_Plain([each for each, plain in self._plain.items() if kinds <= plain]))
         self._is_plain = True
         self._odd: dict[tuple[type, ...], list[int]] = {}

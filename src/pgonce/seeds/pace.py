@@ -23,7 +23,6 @@ class Pace:
     """Rows per second of each batch, the oldest first."""
     rate: float | None
     """Rows per second over these batches; None: fewer than two."""
-    last_batch_at: datetime | None
     stalled_for: timedelta | None
     """How long no batch has been committed, if that is too long; None: it moves, or nobody imports it."""
     left: tuple[timedelta, timedelta] | None
@@ -65,7 +64,7 @@ def pace(
     left, why = None, None
     if running_since is not None and total is not None and stalled is None:
         left, why = _left(rates, running_since, seen, total, now)
-    return Pace(rates, rate, last, stalled, left, why)
+    return Pace(rates, rate, stalled, left, why)
 
 
 def _stalled(

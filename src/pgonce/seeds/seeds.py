@@ -105,7 +105,7 @@ class Seeds:
             seed: the seed, or its name.
             source: the source, where ``seed`` is a name; see `Seed`.
             max_rows_per_second: the most rows to write per second.
-            window: without a sign of life for this long a runner counts as dead; on its own machine a killed one is
+            window: without a heartbeat for this long a runner counts as dead; on its own machine a killed one is
                 known at once.
             restart: begin at the start; what is there already is skipped, and the counters begin anew.
             accept_change: resume at the checkpoint although the source's fingerprint has changed.
@@ -266,7 +266,7 @@ class Seeds:
         return call(self._pool, calls_operate.begin_partitions(name, partitions), self._schema)
 
     def alive(self, name: str) -> set[str]:
-        """The keys of runners that show signs of life: the seed's name, or name/partition."""
+        """The keys of runners that are alive: the seed's name, or name/partition."""
         runners = call(self._pool, calls_operate.get_runners(name), self._schema)
         return {each.key for each in runners if each.alive and not process.is_gone(each.scope.get("process") or {})}
 

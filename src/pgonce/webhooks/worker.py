@@ -286,8 +286,9 @@ class Worker(Service):
             return True
 
     def _pause(self) -> float:
-        kinds = 1.5 if self._async_types and self._app.types(asynchronous=False) else 1.0  # each kind of handler looks
-        return self._poll * kinds * random.uniform(0.75, 1.25)  # noqa: S311 -- so that idle workers do not look in step
+        # each kind of handler has claims of its own
+        kinds = 1.5 if self._async_types and self._app.types(asynchronous=False) else 1.0
+        return self._poll * kinds * random.uniform(0.75, 1.25)  # noqa: S311 -- not all at the same time
 
     async def _run_consumers_async(self) -> None:
         rests, loop = Rests(), asyncio.get_running_loop()

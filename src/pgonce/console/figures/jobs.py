@@ -15,9 +15,9 @@ from pgonce.jobs.calls_console import Mark
 LANE, MIDDLE, BELOW = 46, 19, 34
 """Pixels: the height of a lane, the middle of its bars, and the place of what stands under them."""
 MOST_TICKS = 100
-"""Ticks to come that are drawn in a lane."""
+"""Future ticks that are drawn in a lane, at most."""
 TICK_GAP = 0.6
-"""Per cent between two ticks to come: those that would touch are left out."""
+"""Per cent of the width between two future ticks, at least; a tick that is closer is left out."""
 _BARS = {"succeeded": "b", "failed": "b b-bad", "running": "b b-run"}
 
 

@@ -141,7 +141,7 @@ def _of_release(name: str, runs: Sequence[ConsoleRun]) -> OfRelease:
 
 
 def untils(clock: Clock) -> list[tuple[str, str]]:
-    """Ends of a pause to choose from: what is sent, and what it says."""
+    """The ends of a pause to choose from, each as the value that is sent and its label."""
     here = clock.local(clock.now)
     found = [("1h", "For 1 hour"), ("4h", "For 4 hours")]
     if here.hour < 18:

@@ -145,7 +145,7 @@ FIELDS = ("state", "type", "object", "customer", "account", "livemode", "failure
 
 
 def _refresh(request: Request, given: Mapping[str, str], before: Position | None, found: Webhooks) -> str:
-    """The address that a refresh asks: for the same rows, whatever has come since."""
+    """The address of a refresh: it shows the same rows, whatever has arrived since."""
     place = {"before": position_text(before)} if before else {"newest": found.newest}
     return url(request, "/webhooks", **given, **place)
 

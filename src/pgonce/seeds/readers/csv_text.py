@@ -1,7 +1,7 @@
 r"""Converts CSV to COPY's text format, a block at a time, because the server reads that faster than CSV.
 
-What stands outside of quotes and what stands inside are taken apart once, then each is changed as a whole: no Python
-for each row. A block in which a quote stands where no quote may stand is cut record by record instead.
+The text of a block outside of quotes and the text inside are separated once. Then each is converted as a whole, without
+Python code for each row. A block with a quote in a wrong place is cut record by record instead.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Dialect:
         force_null: such a text is NULL inside of quotes, too.
 
     Raises:
-        InvalidArgument: such characters cannot be told from the others of a file.
+        InvalidArgument: a file with these characters would be ambiguous.
     """
 
     delimiter: str = ","
@@ -132,7 +132,7 @@ def as_text(data: bytes, dialect: Dialect) -> tuple[bytes, int] | None:
 
 
 def _outside(text: bytes, grammar: Grammar) -> bytes | None:
-    r"""What stands outside of quotes: line ends, values, ``\N`` where there is none, and tabs between them."""
+    r"""Converts the text outside of quotes: line ends, values, ``\N`` where there is none, and tabs between them."""
     delimiter = grammar.mark
     if b"\r" in text:
         text = text.replace(b"\r\n", b"\n")

@@ -1,6 +1,6 @@
 -- Which processes run pgonce: one row for each service of a process (handling events, receiving, running jobs, alerting).
 --
---   live  its last sign of life is younger than a minute; a service sends one every 15 s
+--   live  its last heartbeat is younger than a minute; a service sends one every 15 s
 --   dead  older: it was killed, hangs, or cannot reach the database. The row stays for a day, so that it can be seen
 --
 -- transitions
@@ -8,8 +8,8 @@
 -- absent | pgonce_register_process | live   | a start
 -- live   | pgonce_register_process | live   | repeated after a lost answer: the row is overwritten, started_at stays
 -- dead   | pgonce_register_process | live   | its machine was suspended and is running again; started_at stays
--- absent | pgonce_beat_process     | false  | the row was deleted after a day without a sign of life: register again
--- live   | pgonce_beat_process     | live   | a sign of life
+-- absent | pgonce_beat_process     | false  | the row was deleted after a day without a heartbeat: register again
+-- live   | pgonce_beat_process     | live   | a heartbeat
 -- dead   | pgonce_beat_process     | live   | late, but the process is alive
 -- absent | pgonce_end_process      | false  | it has ended already
 -- live   | pgonce_end_process      | absent | a clean stop
@@ -43,7 +43,7 @@ begin
 end $$;
 comment on function pgonce_register_process(uuid, text, text, integer, text, text, text, text, text[], text[], integer) is
   'pgonce: records that a service of a process has started, and returns the time of its start. p_does: events, receives, jobs '
-  'or alerts. Rows without a sign of life for a day are deleted.';
+  'or alerts. Rows without a heartbeat for a day are deleted.';
 
 create or replace function pgonce_beat_process(p_id uuid, p_busy integer default 0, p_busy_with text[] default '{}') returns boolean
 language plpgsql set search_path from current as $$
@@ -52,7 +52,7 @@ begin
   return found;
 end $$;
 comment on function pgonce_beat_process(uuid, integer, text[]) is
-  'pgonce: records a sign of life of a registered service, with how much it is doing now and what. false = there is no such '
+  'pgonce: records a heartbeat of a registered service, with how much it is doing now and what. false = there is no such '
   'row: register again.';
 
 create or replace function pgonce_end_process(p_id uuid) returns boolean
@@ -65,14 +65,14 @@ comment on function pgonce_end_process(uuid) is 'pgonce: records a clean stop of
 
 create or replace view pgonce_live_processes as
 select * from pgonce_processes where last_seen_at > clock_timestamp() - interval '1 minute';
-comment on view pgonce_live_processes is 'The services of processes that have shown a sign of life within the last minute.';
+comment on view pgonce_live_processes is 'The services of processes that have sent a heartbeat within the last minute.';
 
 create or replace function pgonce_count_live_processes(p_does text) returns bigint
 language sql stable set search_path from current as $$
   select count(*) from pgonce_live_processes where does = p_does
 $$;
 comment on function pgonce_count_live_processes(text) is
-  'pgonce: how many services of this kind (events, receives, jobs or alerts) have shown a sign of life within the last minute.';
+  'pgonce: how many services of this kind (events, receives, jobs or alerts) have sent a heartbeat within the last minute.';
 
 create or replace function pgonce_list_processes()
 returns table (host text, pid integer, does text[], version text, app text, release text, outdated boolean, live boolean,
