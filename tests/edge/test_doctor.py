@@ -120,6 +120,36 @@ def test_what_is_wrong_is_found_and_the_command_to_run_runs(
 
 
 @pytest.mark.parametrize(
+    ("does", "before", "now", "lost"),
+    [
+        ("events", ["invoice.paid", "payout.*"], ["payout.*"], "invoice.paid"),
+        ("events", ["payout.*"], ["payout.paid"], "payout.*"),
+        ("events", ["invoice.paid", "payout.*"], ["*"], None),
+        ("events", ["invoice.paid"], ["invoice.paid", "payout.*"], None),
+        ("jobs", ["nightly", "hourly"], ["hourly"], "nightly"),
+        ("jobs", ["nightly"], ["nigh*"], "nightly"),
+        ("jobs", ["nightly"], ["nightly"], None),
+    ],
+)
+def test_what_the_newest_release_no_longer_handles_or_runs_is_named(
+    database: str, conn: Connection, does: str, before: list[str], now: list[str], lost: str | None
+) -> None:
+    column = {"events": "handlers", "jobs": "jobs"}[does]
+    for names, app, started, seen in (
+        (before, "shop", "3 hours", "2 hours"),  # has stopped since
+        (now, "shop", "1 hour", "0"),
+        (["other"], "blog", "1 minute", "0"),
+    ):
+        conn.execute(
+            f"insert into pgonce_processes (id, does, host, pid, version, app, {column}, started_at, last_seen_at)"
+            " values (gen_random_uuid(), %s, 'h', 1, '0', %s, %s, now() - %s::interval, now() - %s::interval)".encode(),
+            [does, app, names, started, seen],
+        )
+    said = [each.finding for each in found(database, "processes") if "no longer has" in each.finding]
+    assert said == ([] if lost is None else [f"the newest release no longer has {lost}"])
+
+
+@pytest.mark.parametrize(
     "statement",
     [
         "insert into webhook_events (stripe_event_id, event_type, status) values ('evt_1', 'a.b', 'failed')",

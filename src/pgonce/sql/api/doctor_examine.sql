@@ -149,13 +149,14 @@ begin
 
   select count(*) into v_count from pgonce_live_processes;
   select count(*), min(l.app) into v_used, v_text from pgonce_list_processes() l where l.live and l.outdated;
-  -- what a process of the last day handled or ran, and the newest process of its app does not
-  select string_agg(distinct g.name, ', ' order by g.name) into v_drift from (
-    select o.app, o.does, unnest(o.handlers || o.jobs) as name from pgonce_processes o where o.app <> ''
-    except
-    select n.app, n.does, unnest(n.handlers || n.jobs) from (
-      select distinct on (p.app, p.does) p.* from pgonce_live_processes p order by p.app, p.does, p.started_at desc) n) g
-  where exists (select from pgonce_live_processes p where p.app = g.app and p.does = g.does);
+  -- What a process of the last day handled or ran, and the newest process of its app does not. A glob also handles each of
+  -- the types that it matches.
+  select string_agg(distinct g.name, ', ' order by g.name) into v_drift
+  from (select distinct o.app, o.does, unnest(o.handlers || o.jobs) as name from pgonce_processes o where o.app <> '') g
+  join (select distinct on (p.app, p.does) p.* from pgonce_live_processes p order by p.app, p.does, p.started_at desc) n
+    on n.app = g.app and n.does = g.does
+  where g.name <> all (n.jobs || n.handlers)
+    and not exists (select from unnest(n.handlers) h (pattern) where g.does = 'events' and g.name ~ pgonce_glob_expression(h.pattern));
   if v_used > 0 or v_drift is not null then
     return query select 'processes', 'warning', concat_ws('; ',
       case when v_used > 0 then format('%s of another release than the newest start of %s', case v_used when 1 then '1 process is' else v_used || ' processes are' end, v_text) end,
