@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta
 from urllib.parse import quote
 from uuid import UUID
@@ -66,21 +67,33 @@ def read_uuid(text: str, what: str) -> UUID:
 
 
 def read_date(text: str) -> date | None:
-    """The date in ``text``; None if there is none, or it is so far away that no figure can show it."""
-    try:
-        found = date.fromisoformat(text)
-    except ValueError:
+    """The date in ``text``; None if it is empty.
+
+    Raises:
+        InvalidArgument: it cannot be read, or is so far away that no figure can show it.
+    """
+    if not text:
         return None
-    return found if 2000 <= found.year <= 2200 else None
+    with suppress(ValueError):
+        found = date.fromisoformat(text)
+        if 2000 <= found.year <= 2200:
+            return found
+    raise InvalidArgument(f"cannot read {text[:40]!r} as a day of the years 2000 to 2200: write 2026-11-26")
 
 
 def read_moment(text: str) -> datetime | None:
-    """The time in ``text``, with a zone; None if there is none."""
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
+    """The time in ``text``, with a zone; None if it is empty.
+
+    Raises:
+        InvalidArgument: it cannot be read, or is far away.
+    """
+    if not text:
         return None
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)) if 2000 <= found.year <= 2200 else None
+    with suppress(ValueError):
+        found = datetime.fromisoformat(text)
+        if 2000 <= found.year <= 2200:
+            return found if found.tzinfo else found.replace(tzinfo=UTC)
+    raise InvalidArgument(f"cannot read {text[:40]!r} as a time of the years 2000 to 2200: write 2026-11-26T13:00Z")
 
 
 def raw(sent: Form, field: str) -> str | None:

@@ -325,7 +325,19 @@ def test_what_does_not_exist_is_not_found(open_page: Open) -> None:
     base = page.url.partition("/jobs")[0]
     for path, status in (
         ("/job?name=nobody", 404), (f"/import?name={quote('a/b%')}", 404), ("/run?id=x", 400),
-        ("/run?id=00000000-0000-4000-8000-000000000000", 404), ("/jobs?day=0001-01-01&after=%00", 200),
+        ("/run?id=00000000-0000-4000-8000-000000000000", 404), ("/jobs?after=%00", 200),
         ("/import/rejects?name=x&like=y", 400), ("/job/runs?name=x&before=2026-01-01&before_id=1", 400),
     ):  # fmt: skip
         assert page.request.get(base + path).status == status, path
+
+
+def test_a_day_or_time_that_cannot_be_read_is_said_and_is_not_today(open_page: Open) -> None:
+    page = open_page("/jobs?day=")
+    base = page.url.partition("/jobs")[0]
+    for path in (
+        "/jobs?day=2026-02-30", "/jobs?day=yesterday", "/jobs?day=0001-01-01", "/jobs?days=30",
+        "/job/runs?name=x&before=soon", "/imports?before=soon&before_name=x",
+    ):  # fmt: skip
+        page.goto(base + path)
+        asked = path.rpartition("=")[2] if "before_name" not in path else "soon"
+        expect(page.locator("main")).to_contain_text("ays is 1 or 7" if asked == "30" else f"annot read '{asked}'")

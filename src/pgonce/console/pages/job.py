@@ -196,8 +196,6 @@ async def pause(request: Request) -> Response:
             end = await read(NOW) + timedelta(hours=int(until[0]))
     elif until:
         end = words.read_moment(until)
-        if end is None:
-            raise InvalidArgument(f"cannot read {until[:40]!r} as the end of a pause")
     call = operate.pause_job(who(request).session, name, words.reason_of(sent, required=True), end)
     await act(request, call, noun="job", object=name)
     return _back(request, sent, "paused")

@@ -19,6 +19,7 @@ from pgonce.console.respond import query
 from pgonce.console.templating import Clock, duration, plural, zone_of
 from pgonce.core.call import Call, value
 from pgonce.core.processes import list_processes
+from pgonce.errors import InvalidArgument
 from pgonce.jobs import calls_console as calls
 from pgonce.jobs.calls_console import Lane, Mark, Trouble
 
@@ -110,6 +111,8 @@ def _state(lane: Lane, kinds: Collection[str]) -> tuple[str, str]:
 async def jobs(request: Request) -> Response:
     """The page of all jobs."""
     sent = query(request)
+    if sent.get("days") not in {"", "1", "7"}:
+        raise InvalidArgument("days is 1 or 7")
     days = 7 if sent.get("days") == "7" else 1
     find, after = sent.get("find")[:200], words.raw(sent, "after")
     console = request.app.state.console
