@@ -9,7 +9,7 @@ import socket
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from psycopg.pq import TransactionStatus
 from pgonce.core.call import Call
 from pgonce.core.call_batcher import CallBatcher
 from pgonce.core.concurrency import CANCELS, call_in_loop, repeating, running_loop, shielded, time_limit
+from pgonce.core.connection_reset import resetting
 from pgonce.core.execute import Pool, call, connection, execute, is_usual, transaction, translated
 from pgonce.core.with_block import WithBlock
 from pgonce.errors import (
@@ -142,7 +143,7 @@ class Run:
             LeaseLost: this is a forked child of the process that the run belongs to.
         """
         self._refuse_in_child()
-        with connection(self._pool) as conn:
+        with connection(self._pool) as conn, resetting(conn, self._pool):
             try:
                 yield conn
             finally:
@@ -163,7 +164,7 @@ class Run:
                 a standby that lagged); nothing of this transaction is written.
             TransactionBroken: the body said COMMIT or ROLLBACK itself; a COMMIT of its own was not fenced.
         """
-        with self.unfenced() as conn:
+        with self.unfenced(resets=True) as conn:
             yield conn
             self._refuse_in_child()
             if conn.info.transaction_status == TransactionStatus.IDLE:  # the client knows: no round trip
@@ -177,10 +178,14 @@ class Run:
         self._confirmed += 1
 
     @contextmanager
-    def unfenced(self) -> Iterator[Connection[Any]]:
-        """The same for a body that calls a function which contains the fence, such as advance_seed."""
+    def unfenced(self, *, resets: bool = False) -> Iterator[Connection[Any]]:
+        """The same for a body that calls a function which contains the fence, such as advance_seed.
+
+        Args:
+            resets: whether the connection is reset afterwards, because code of the user's gets it.
+        """
         self._refuse_in_child()
-        with connection(self._pool) as conn:
+        with connection(self._pool) as conn, resetting(conn, self._pool) if resets else nullcontext():
             self._keep_heartbeats_apart(conn)
             with transaction(conn, f"pgonce {self.id}", self.window):
                 try:

@@ -8,7 +8,7 @@ import socket
 import time
 import traceback
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from psycopg.pq import TransactionStatus
 from pgonce.core.call import Call
 from pgonce.core.call_batcher_async import AsyncCallBatcher
 from pgonce.core.concurrency_async import CANCELS, call_in_loop, repeating, running_loop, shielded, time_limit
+from pgonce.core.connection_reset_async import resetting
 from pgonce.core.execute_async import Pool, call, connection, execute, is_usual, transaction, translated
 from pgonce.core.with_block import AsyncWithBlock
 from pgonce.errors import (
@@ -141,7 +142,7 @@ class AsyncRun:
             LeaseLost: this is a forked child of the process that the run belongs to.
         """
         self._refuse_in_child()
-        async with connection(self._pool) as conn:
+        async with connection(self._pool) as conn, resetting(conn, self._pool):
             try:
                 yield conn
             finally:
@@ -162,7 +163,7 @@ class AsyncRun:
                 a standby that lagged); nothing of this transaction is written.
             TransactionBroken: the body said COMMIT or ROLLBACK itself; a COMMIT of its own was not fenced.
         """
-        async with self.unfenced() as conn:
+        async with self.unfenced(resets=True) as conn:
             yield conn
             self._refuse_in_child()
             if conn.info.transaction_status == TransactionStatus.IDLE:  # the client knows: no round trip
@@ -176,10 +177,14 @@ class AsyncRun:
         self._confirmed += 1
 
     @asynccontextmanager
-    async def unfenced(self) -> AsyncIterator[AsyncConnection[Any]]:
-        """The same for a body that calls a function which contains the fence, such as advance_seed."""
+    async def unfenced(self, *, resets: bool = False) -> AsyncIterator[AsyncConnection[Any]]:
+        """The same for a body that calls a function which contains the fence, such as advance_seed.
+
+        Args:
+            resets: whether the connection is reset afterwards, because code of the user's gets it.
+        """
         self._refuse_in_child()
-        async with connection(self._pool) as conn:
+        async with connection(self._pool) as conn, resetting(conn, self._pool) if resets else nullcontext():
             await self._keep_heartbeats_apart(conn)
             async with transaction(conn, f"pgonce {self.id}", self.window):
                 try:

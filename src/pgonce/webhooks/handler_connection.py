@@ -15,7 +15,7 @@ from psycopg.pq.abc import PGresult
 
 from pgonce.core.concurrency import asked_to_stop, finish, isolated, wait_until_free
 from pgonce.core.execute import Pool, connection, run, send
-from pgonce.core.handler_session import RESET, ClientState, HandlerSession
+from pgonce.core.handler_session import RESET, HandlerSession
 from pgonce.errors import PgonceError, TransactionBroken, summary
 from pgonce.webhooks.calls import Event
 
@@ -40,22 +40,6 @@ def handler_connection(pool: Pool) -> Iterator[tuple[Connection[Any], HandlerSes
             finally:
                 if not session.is_new and not conn.closed:
                     roll_back(conn, session)
-
-
-@contextmanager
-def resetting(conn: Connection[Any], *, is_own: bool) -> Iterator[None]:
-    """Reset a connection after its transaction. A user's own pool may have settings that no RESET brings back."""
-    state = ClientState(conn) if is_own else None
-    try:
-        yield
-    finally:
-        if state is not None and not conn.closed:
-            is_idle = conn.info.transaction_status == TransactionStatus.IDLE
-            _, error = send(conn, RESET if is_idle else f"rollback; {RESET}")
-            if error is None:
-                state.restore()
-            else:
-                conn.close()
 
 
 def close_if_busy(conn: Connection[Any]) -> bool:

@@ -14,7 +14,7 @@ from psycopg.pq.abc import PGresult
 
 from pgonce.core.concurrency_async import asked_to_stop, finish, isolated, wait_until_free
 from pgonce.core.execute_async import Pool, connection, run, send
-from pgonce.core.handler_session import RESET, ClientState, HandlerSession
+from pgonce.core.handler_session import RESET, HandlerSession
 from pgonce.errors import PgonceError, TransactionBroken, summary
 from pgonce.webhooks.calls import Event
 
@@ -39,22 +39,6 @@ async def handler_connection(pool: Pool) -> AsyncIterator[tuple[AsyncConnection[
             finally:
                 if not session.is_new and not conn.closed:
                     await roll_back(conn, session)
-
-
-@asynccontextmanager
-async def resetting(conn: AsyncConnection[Any], *, is_own: bool) -> AsyncIterator[None]:
-    """Reset a connection after its transaction. A user's own pool may have settings that no RESET brings back."""
-    state = ClientState(conn) if is_own else None
-    try:
-        yield
-    finally:
-        if state is not None and not conn.closed:
-            is_idle = conn.info.transaction_status == TransactionStatus.IDLE
-            _, error = await send(conn, RESET if is_idle else f"rollback; {RESET}")
-            if error is None:
-                state.restore()
-            else:
-                await conn.close()
 
 
 async def close_if_busy(conn: AsyncConnection[Any]) -> bool:

@@ -15,7 +15,7 @@ from psycopg_pool import ConnectionPool
 
 from pgonce.core.callables import ensure_result
 from pgonce.core.concurrency import Result, shielded
-from pgonce.core.database import POOL
+from pgonce.core.connection_reset import resetting
 from pgonce.core.execute import Pool, call, call_unsynced, connection, execute, transaction
 from pgonce.core.interval import interval
 from pgonce.core.registration import check_pool, check_schema
@@ -26,7 +26,7 @@ from pgonce.webhooks import stripe
 from pgonce.webhooks.calls import Claim, Event, Ignored, Postponed, deciding
 from pgonce.webhooks.calls_queue import postpone_webhook
 from pgonce.webhooks.executor import MARKS
-from pgonce.webhooks.handler_connection import LEFT_OPEN, call_back, close_if_busy, resetting
+from pgonce.webhooks.handler_connection import LEFT_OPEN, call_back, close_if_busy
 from pgonce.webhooks.handling import ids_of
 
 Handler: TypeAlias = Callable[[Event, Connection[Any]], Result[object]]
@@ -135,7 +135,7 @@ class Webhooks:
     def _try(self, claim: Claim, event: Event, handler: Handler) -> Outcome:
         with (
             connection(self._pool) as conn,
-            resetting(conn, is_own=self._pool.name == POOL),
+            resetting(conn, self._pool),
             transaction(conn, f"pgonce {claim.id}", self._lease),
         ):
             try:

@@ -14,7 +14,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from pgonce.core.callables import ensure_awaitable
 from pgonce.core.concurrency_async import Result, shielded
-from pgonce.core.database import POOL
+from pgonce.core.connection_reset_async import resetting
 from pgonce.core.execute_async import Pool, call, call_unsynced, connection, execute, transaction
 from pgonce.core.interval import interval
 from pgonce.core.registration import check_pool, check_schema
@@ -25,7 +25,7 @@ from pgonce.webhooks import stripe
 from pgonce.webhooks.calls import Claim, Event, Ignored, Postponed, deciding
 from pgonce.webhooks.calls_queue import postpone_webhook
 from pgonce.webhooks.executor_async import MARKS
-from pgonce.webhooks.handler_connection_async import LEFT_OPEN, call_back, close_if_busy, resetting
+from pgonce.webhooks.handler_connection_async import LEFT_OPEN, call_back, close_if_busy
 from pgonce.webhooks.handling_async import ids_of
 
 Handler: TypeAlias = Callable[[Event, AsyncConnection[Any]], Result[object]]
@@ -134,7 +134,7 @@ class AsyncWebhooks:
     async def _try(self, claim: Claim, event: Event, handler: Handler) -> Outcome:
         async with (
             connection(self._pool) as conn,
-            resetting(conn, is_own=self._pool.name == POOL),
+            resetting(conn, self._pool),
             transaction(conn, f"pgonce {claim.id}", self._lease),
         ):
             try:

@@ -1,0 +1,41 @@
+# Generated from connection_reset_async.py by tools/unasync.py: edit that one, then `make generate`.
+"""Resets a connection of a pool after code of the user's has had it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import Connection
+from psycopg.pq import TransactionStatus
+
+from pgonce.core.database import POOL
+from pgonce.core.execute import Pool, send
+from pgonce.core.handler_session import RESET, ClientState
+
+
+@contextmanager
+def resetting(conn: Connection[Any], pool: Pool) -> Iterator[None]:
+    """Reset a connection after its transaction, so that whoever gets it next finds it as new.
+
+    Only of a pool that pgonce has opened: one of the user's may have settings that no RESET brings back.
+    """
+    if pool.name != POOL:
+        yield
+        return
+    state = ClientState(conn)
+    try:
+        yield
+    finally:
+        if not conn.closed:
+            is_idle = conn.info.transaction_status == TransactionStatus.IDLE
+            try:
+                _, error = send(conn, RESET if is_idle else f"rollback; {RESET}")
+            except psycopg.Error as lost:
+                error = lost
+            if error is None:
+                state.restore()
+            else:
+                conn.close()

@@ -1,0 +1,40 @@
+"""Resets a connection of a pool after code of the user's has had it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.pq import TransactionStatus
+
+from pgonce.core.database import POOL
+from pgonce.core.execute_async import Pool, send
+from pgonce.core.handler_session import RESET, ClientState
+
+
+@asynccontextmanager
+async def resetting(conn: AsyncConnection[Any], pool: Pool) -> AsyncIterator[None]:
+    """Reset a connection after its transaction, so that whoever gets it next finds it as new.
+
+    Only of a pool that pgonce has opened: one of the user's may have settings that no RESET brings back.
+    """
+    if pool.name != POOL:
+        yield
+        return
+    state = ClientState(conn)
+    try:
+        yield
+    finally:
+        if not conn.closed:
+            is_idle = conn.info.transaction_status == TransactionStatus.IDLE
+            try:
+                _, error = await send(conn, RESET if is_idle else f"rollback; {RESET}")
+            except psycopg.Error as lost:
+                error = lost
+            if error is None:
+                state.restore()
+            else:
+                await conn.close()
