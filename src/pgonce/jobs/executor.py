@@ -16,6 +16,7 @@ import psycopg
 
 from pgonce.core import database, event_loop
 from pgonce.core.callables import ensure_awaitable, ensure_result
+from pgonce.core.concurrency import isolated
 from pgonce.core.database import call_with_timeouts
 from pgonce.core.execute import Pool
 from pgonce.core.failures import ErrorHook, log_failure
@@ -157,7 +158,7 @@ class Executor:
 
         def finish() -> None:
             with stack:
-                ensure_result(job.function(run))
+                isolated(lambda: ensure_result(job.function(run)))
 
         return Execution(job, run, finish, lambda: None)
 

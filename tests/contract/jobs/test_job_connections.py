@@ -1,9 +1,10 @@
-"""A connection that a job has used is put back as new, unless the pool is the user's."""
+"""What a job leaves behind does not reach the next: its connection is put back as new, unless the pool is the user's."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from psycopg_pool import ConnectionPool
 
 import pgonce
 from pgonce.core import database as databases
+from pgonce.jobs.executor import Executor
 from tests.contract.webhooks.test_one_transaction_each import LEFT, STATE
 
 
@@ -86,3 +88,22 @@ def test_a_users_pool_keeps_what_it_was_configured_with(database: str, conn: Con
         for _ in range(2):
             with run.transaction() as tx:
                 assert tx.execute("show search_path").fetchone() == ("tenant, public",)
+
+
+def test_a_context_variable_that_a_job_sets_does_not_reach_the_next_one_of_its_thread(database: str) -> None:
+    tenant = ContextVar("tenant", default="nobody")
+    found: list[str] = []
+    app = pgonce.App()
+
+    @app.job("report")
+    def report(run: pgonce.Run) -> None:
+        found.append(tenant.get())
+        tenant.set("shop 7")
+
+    with databases.open_pool(database, 2) as pool:
+        executor = Executor(pool, database, "public", closing=pool)
+        for _ in range(2):
+            execution = executor.start(app.get_job("report"))
+            assert execution is not None
+            executor.finish(execution)
+    assert found == ["nobody", "nobody"]
