@@ -112,6 +112,8 @@ def translate(error: psycopg.Error) -> Exception:
         return SchemaError(_not_migrated(state, reason, error.diag.context))
     if error.diag.source_function == "check_enable_rls":  # its text is in the server's language
         return SchemaError(f"{reason}: row_security is off for this session, `pgonce doctor` says where")
+    if error.diag.source_function == "ExecWithCheckOptions":
+        return SchemaError(f"{reason}: `pgonce doctor` says what to do")
     if state == "42501":
         return SchemaError(f"{reason}: this role needs what `pgonce migrate` grants to service_role")
     if state == "25006":

@@ -11,6 +11,7 @@ import httpx
 import psycopg
 import pytest
 from psycopg import Connection
+from psycopg.conninfo import make_conninfo
 
 import pgonce
 from pgonce.errors import summary
@@ -105,3 +106,21 @@ def test_a_worker_s_log_quotes_no_value_of_what_a_trigger_says(conn: Connection[
             conn.execute(statement.encode())
         assert CARD not in summary(raised.value)
     assert summary(psycopg.OperationalError("")) == "OperationalError"
+
+
+@pytest.mark.parametrize("deliver", [by_receiver, by_endpoint, by_queue])
+def test_a_policy_that_refuses_events_is_not_called_a_missing_grant(
+    app: pgonce.App,
+    database: str,
+    conn: Connection[Any],
+    caplog: pytest.LogCaptureFixture,
+    deliver: Callable[[pgonce.App, str, bytes], httpx.Response],
+) -> None:
+    app.webhook("pay")(lambda _event, _tx: None)
+    conn.execute("alter table webhook_events enable row level security")
+    conn.execute("create policy shut on webhook_events as restrictive for insert with check (false)")
+    as_member = make_conninfo(database, options="-c role=service_role")
+    assert deliver(app, as_member, BODY).status_code == 503
+    assert 'row-level security policy "shut"' in caplog.text
+    assert "`pgonce doctor` says what to do" in caplog.text
+    assert "grants" not in caplog.text
