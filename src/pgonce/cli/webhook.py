@@ -33,6 +33,8 @@ REASONS = {
     "size": "the body is over the limit (--max-body)",
     "slow": "the body was not received in time",
     "test": "a test event at a live endpoint (--live-only)",
+    "path": "sent with a signature to another path: is the endpoint's URL at Stripe right?",
+    "database": "the database refuses to store it: the receiver's log says why",
 }
 STATES = ["processing", "succeeded", "failed", "dead", "ignored"]
 

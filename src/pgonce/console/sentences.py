@@ -25,6 +25,8 @@ REASONS = {
     "body": "signed, but not an event",
     "size": "the body is over the limit",
     "slow": "the body took too long",
+    "path": "sent to another path: is the endpoint's URL at Stripe right",
+    "database": "the database refuses to store them",
 }
 
 

@@ -260,6 +260,8 @@ class Receiver:
                 return answer(200, status="ok")
             if _is_at(scope, "/readyz"):
                 return await self._check_ready()
+            if _signature(scope):
+                self._refusals.count("path")
             return answer(404, error=f"there is nothing here: Stripe's endpoint is POST {self._path}")
         except Exception as error:  # noqa: BLE001 -- every failure becomes an answer
             if request.begun:
@@ -269,7 +271,7 @@ class Receiver:
     async def _receive(self, scope: Scope, request: _Request) -> Response:
         """Check size, header, body and signature in this order, so that unsigned requests cost little."""
         request.begun = True
-        header = b",".join(value for name, value in scope["headers"] if name == b"stripe-signature").decode("latin-1")
+        header = _signature(scope)
         length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
         if length.isdigit() and int(length[:20]) > self._max_body:
             raise _too_large(self._max_body)
@@ -342,6 +344,11 @@ class Receiver:
 
 def _too_large(limit: int) -> PayloadTooLarge:
     return PayloadTooLarge(f"the body is over the limit of {limit:,} bytes")
+
+
+def _signature(scope: Scope) -> str:
+    """The Stripe-Signature header; several are joined by a comma. Empty if there is none."""
+    return b",".join(value for name, value in scope["headers"] if name == b"stripe-signature").decode("latin-1")
 
 
 def _is_at(scope: Scope, path: str) -> bool:

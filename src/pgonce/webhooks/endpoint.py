@@ -108,7 +108,8 @@ class Endpoint:
             else:
                 outcome = Webhooks(self._pool(), schema=self._schema).handle(event, handle)
         except Exception as error:  # noqa: BLE001 -- every failure becomes an answer
-            self._refusals.count(refusal_reason(error))
+            if about is None:  # no handler was called
+                self._refusals.count(refusal_reason(error))
             self._write_refusals()
             return failure(error, by=by, about=about, on_error=self._app.on_error)
         self._write_refusals()

@@ -6,20 +6,32 @@ import threading
 import time
 from collections import Counter
 
-from pgonce.errors import InvalidPayload, PayloadTooLarge, SignatureError
-from pgonce.webhooks.responses import SlowRequest
+from pgonce.errors import (
+    DatabaseUnavailable,
+    InvalidPayload,
+    PayloadTooLarge,
+    SchemaError,
+    SignatureError,
+    database_error,
+)
+from pgonce.webhooks.responses import SlowRequest, is_database_fault
 
 EVERY = 30.0
 """Seconds between two writes of the counts, so that any number of refusals costs the database little."""
 
 
 def refusal_reason(error: BaseException) -> str | None:
-    """Why a request was refused, as one word; None if the request was not the cause."""
+    """Why a delivery was refused, as one word; None if the next one may well be recorded."""
     if isinstance(error, SignatureError):
         return error.reason
     for kind, reason in ((PayloadTooLarge, "size"), (SlowRequest, "slow"), (InvalidPayload, "body")):
         if isinstance(error, kind):
             return reason
+    found = database_error(error)
+    if isinstance(error, SchemaError) or (
+        found is not None and not isinstance(error, DatabaseUnavailable) and not is_database_fault(found)
+    ):
+        return "database"  # a trigger or constraint of the application's, a missing table or grant
     return None
 
 

@@ -332,8 +332,13 @@ def test_what_is_refused_is_counted_by_reason_and_never_stored(
     assert httpx.post(url, content=body).status_code == 400
     assert httpx.post(url, content=body, headers={"Stripe-Signature": stripe.sign(body, SECRET, 1)}).status_code == 400
     assert httpx.post(url, content=b"[]", headers={"Stripe-Signature": stripe.sign(b"[]", SECRET)}).status_code == 400
+    signed = {"Stripe-Signature": stripe.sign(body, SECRET)}
+    assert httpx.post(f"{url}/v2", content=body, headers=signed).status_code == 404
+    assert httpx.post(f"{url}/v2", content=body).status_code == 404  # of a scanner
+    conn.execute("alter table webhook_events add constraint none check (stripe_event_id like 'pgonce_check%')")
+    assert httpx.post(url, content=body, headers=signed).status_code == 503
     listed = "select reason, deliveries from pgonce_list_refused_deliveries() order by 1"
-    expected = [("body", 1), ("header", 1), ("signature", 5), ("time", 1)]
+    expected = [("body", 1), ("database", 1), ("header", 1), ("path", 1), ("signature", 5), ("time", 1)]
     wait_until(lambda: conn.execute(listed.encode()).fetchall() == expected, "the counts are written")
     assert conn.execute("select count(*) from webhook_events").fetchone() == (0,)
     columns = conn.execute("select pgonce_refused_deliveries::text from pgonce_refused_deliveries").fetchall()

@@ -73,6 +73,14 @@ def test_three_refused_deliveries_of_one_hour_are_one_alert_and_two_are_none(con
     assert "pgonce webhook refused" in message
 
 
+@pytest.mark.parametrize(("reason", "said"), [("path", "another path"), ("database", "refuses to store")])
+def test_what_is_sent_elsewhere_or_cannot_be_stored_is_an_alert(conn: Connection, reason: str, said: str) -> None:
+    count(conn, **{reason: 3})
+    assert alerts(conn) == [("deliveries_refused", reason)]
+    conn.execute("select pgonce_collect_alerts('{channel}')")
+    assert said in value(conn, "select message from pgonce_alerts")
+
+
 def test_what_scanners_send_is_counted_and_no_alert(conn: Connection) -> None:
     count(conn, header=5000, test=20)
     assert alerts(conn) == []

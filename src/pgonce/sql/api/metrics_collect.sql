@@ -36,7 +36,7 @@ begin
     select 'pgonce_webhook_refused_1h', jsonb_build_object('reason', r.reason),
            coalesce((select sum(d.deliveries) from pgonce_refused_deliveries d
                      where d.minute > v_now - interval '1 hour' and d.reason = r.reason), 0)::double precision
-    from unnest(array['header', 'signature', 'time', 'body', 'size', 'slow', 'test']) as r (reason);
+    from unnest(array['header', 'signature', 'time', 'body', 'size', 'slow', 'test', 'path', 'database']) as r (reason);
 
   return query
     with recursive names as (

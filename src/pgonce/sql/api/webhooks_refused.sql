@@ -10,8 +10,8 @@ begin
      or exists (select from unnest(p_deliveries) as n where coalesce(n, 0) < 1) then
     raise sqlstate '22023' using message = 'each reason needs a number of deliveries of at least 1';
   elsif exists (select from unnest(p_reasons) as r
-                where r not in ('header', 'signature', 'time', 'body', 'size', 'slow', 'test')) then
-    raise sqlstate '22023' using message = 'the reason is header, signature, time, body, size, slow or test';
+                where r not in ('header', 'signature', 'time', 'body', 'size', 'slow', 'test', 'path', 'database')) then
+    raise sqlstate '22023' using message = 'the reason is header, signature, time, body, size, slow, test, path or database';
   end if;
   delete from pgonce_refused_deliveries where minute < clock_timestamp() - interval '90 days';
   insert into pgonce_refused_deliveries as d (minute, reason, deliveries)
@@ -24,7 +24,8 @@ begin
 end $$;
 comment on function pgonce_count_refused_deliveries(text[], bigint[]) is
   'pgonce: adds to the counts of this minute. reasons: header (none, or not one of Stripe''s), signature, time, body (not an event), '
-  'size, slow, test (a test event at a live endpoint). Counts older than 90 days are deleted. Returns the rows written.';
+  'size, slow, test (a test event at a live endpoint), path (sent with a signature to another path), database (which refuses to '
+  'store it). Counts older than 90 days are deleted. Returns the rows written.';
 
 create or replace function pgonce_list_refused_deliveries(p_since timestamptz default now() - interval '1 day')
 returns table (reason text, deliveries bigint, first_minute timestamptz, last_minute timestamptz)
@@ -56,6 +57,8 @@ begin
                                 when 'time' then 'the signature is too old or in the future; is this machine''s clock right'
                                 when 'body' then 'signed, but not an event'
                                 when 'size' then 'the body is over the limit'
+                                when 'path' then 'they were sent to another path; is the endpoint''s URL right'
+                                when 'database' then 'the database refuses to store them; the receiver''s log says why'
                                 else 'the body took too long' end, v_schema),
            jsonb_build_object('reason', r.reason, 'deliveries', r.deliveries, 'since', r.hour,
                               'command', 'pgonce webhook refused' || v_schema),
