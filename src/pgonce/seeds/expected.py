@@ -21,7 +21,7 @@ from pgonce.errors import InvalidArgument
 from pgonce.seeds.columns import Column, TableFacts
 from pgonce.seeds.rejected_row import RejectedRow, is_rejected
 from pgonce.seeds.seed import Seed
-from pgonce.seeds.source import BadRow, Cursor, SeedRow
+from pgonce.seeds.source import BadRow, Cursor, SeedRow, as_tuple
 
 ROWS = 500
 """Rows that are collected and compared at a time."""
@@ -61,6 +61,8 @@ class RowReader:
         """Add one row. Returns a full list of rows when there is one."""
         self._number += 1
         self.rows += 1
+        if not isinstance(row, list | tuple | BadRow | Mapping):
+            row = as_tuple(row)
         found = self._rejected.get(self._number)
         if found and is_rejected(row, self._seed.named_columns or (), found, json_strings=self._json_strings):
             self.rejected += 1
@@ -73,7 +75,7 @@ class RowReader:
             if set(self.columns) != set(names):
                 raise InvalidArgument("the partitions of a seed have rows of different columns")
             self._columns = self._facts.find(list(self.columns), self._seed.into)
-        values = [row[name] for name in self.columns] if isinstance(row, Mapping) else list(row)
+        values = self._values(row)
         shape = tuple(map(type, values))
         changes = self._changes.get(shape)
         if changes is None:
@@ -85,6 +87,15 @@ class RowReader:
             values[place] = self._expected(values[place], self._columns[place])
         self._collected.append(tuple(values))
         return self.finish() if len(self._collected) >= ROWS else None
+
+    def _values(self, row: SeedRow) -> list[Any]:
+        if not isinstance(row, Mapping):
+            if len(row) != len(self.columns):
+                raise InvalidArgument(f"a row has {len(row)} values for {len(self.columns)} columns")
+            return list(row)
+        if row.keys() != set(self.columns):
+            raise InvalidArgument(f"a row has the columns {sorted(row)}, the first had {sorted(self.columns)}")
+        return [row[name] for name in self.columns]
 
     def finish(self) -> list[tuple[Any, ...]] | None:
         """The rows that are left, if any."""
@@ -227,6 +238,6 @@ def _json(value: Any) -> str:
             return each.obj
         if hasattr(each, "tolist"):
             return _without_numpy(each)
-        return f"{_MARK}{each}"  # Decimal, and the digits of a file
+        return f"{_MARK}{each!s}"  # Decimal, and the digits of a file: format() would spell 1e2 as 1E+2
 
     return _NUMBER.sub(r"\1", json.dumps(value, default=default, ensure_ascii=False))

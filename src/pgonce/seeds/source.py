@@ -13,6 +13,7 @@ source. Everything else in this file is optional; the engine looks for each attr
 ``json_strings``        True: a str is a JSON string, also for a json column; otherwise it is JSON text there
 ``reread``              called without arguments: all rows from the start by the library of the format alone, for
                         ``--verify``
+``types``               by column the type that a dry run shows, such as int64
 ``progress``            called with a cursor: the share of the source that lies before it, 0 to 1, or None
 ======================  =============================================================================================
 
@@ -23,11 +24,15 @@ where another generator takes the rows of such a source.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
+from pgonce.errors import InvalidArgument
+
 SeedRow: TypeAlias = Mapping[str, Any] | Sequence[Any]
+
 """A mapping of columns, or a sequence in the order of the seed's ``columns``."""
 Cursor: TypeAlias = Any
 """Any JSON value but null, usually an object such as {"last_book": "PSA", "last_chapter": 119}."""
@@ -107,3 +112,14 @@ class BlockSource(Protocol):
         the engine joins blocks to a batch of the size that it needs, and never divides one.
         """
         ...
+
+
+def as_tuple(row: Any) -> tuple[Any, ...]:
+    """The values of a row that is no mapping.
+
+    Raises:
+        InvalidArgument: it has no values, or none in an order.
+    """
+    if isinstance(row, str | bytes | AbstractSet) or not isinstance(row, Iterable):
+        raise InvalidArgument(f"a row is a mapping or a sequence, not {type(row).__name__}")
+    return tuple(row)

@@ -636,13 +636,19 @@ def test_a_value_of_the_wrong_type_fails_the_import_with_its_column(
         ([({"id": 1, "note": "x"}, float("nan"))], "not JSON"),
         ([({"id": 1, "note": "x"}, 1), ({"id": 2}, 2)], "equal rows"),
         ([((1, "x"), 1)], "columns="),
+        ([({"id": 1, "note": "x"}, 1), ({1, "x"}, 2)], "not set"),
+        ([({"id": 1, "note": "x"}, 1), (b"ab", 2)], "not bytes"),
+        ([({"id": 1, "note": "x"}, 1), (7, 2)], "not int"),
         ([{"id": 1}], "no cursor"),
         ([{"id": 1, "note": "x"}], "no cursor"),
         ([(1, "x", 7)], "no cursor"),
         ([7], "no cursor"),
     ],
-    ids=["no cursor", "not JSON", "NaN", "other columns", "no columns", "one", "two", "three", "none"],
-)
+    ids=[
+        "no cursor", "not JSON", "NaN", "other columns", "no columns", "a set", "bytes", "a number", "one", "two",
+        "three", "none",
+    ],
+)  # fmt: skip
 def test_rows_and_cursors_that_make_no_sense_are_an_invalid_argument(
     open_caller: Open, module_database: str, db: Db, table: str, name: str, kind: str, rows: list[Any], says: str
 ) -> None:

@@ -304,6 +304,17 @@ def test_numbers_of_json_are_what_the_column_makes_of_them_and_verified(
     assert seeds.verify("f", source, into="numbers", key=("id",))["ok"]
 
 
+def test_json_in_a_column_of_text_keeps_its_digits_and_letters(seeds: Seeds, conn: Conn, tmp_path: Path) -> None:
+    values = ['["é", 1e2, -0, 1.10]', '{"ä": {"b": [0.1e-7, 1E400]}}', "1e2", "-0", '"é"', '["\\u00e9"]']
+    conn.execute("create table docs (id int primary key, doc text)")
+    lines = [f'{{"id": {number}, "doc": {value}}}\n' for number, value in enumerate(values)]
+    (tmp_path / "f.jsonl").write_text("".join(lines), "utf-8")
+    assert load(seeds, read(tmp_path / "f.jsonl"), into="docs", key=("id",)) == "complete"
+    found = [row[0] for row in conn.execute("select doc from docs order by id")]
+    assert found == [*values[:4], "é", '["é"]']
+    assert seeds.verify("f", read(tmp_path / "f.jsonl"), into="docs", key=("id",))["ok"]
+
+
 def test_every_form_of_json_arrives_as_jsonb_has_it(seeds: Seeds, conn: Conn, tmp_path: Path) -> None:
     conn.execute("create table docs (id int primary key, doc jsonb, wanted jsonb)")
     lines = [f'{{"id": {number}, "doc": {value}}}\n' for number, value in enumerate(JSON_VALUES)]

@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from pgonce.core import database as pools
+from pgonce.errors import InvalidArgument
 from pgonce.seeds.readers import read
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.seeds import Seeds
@@ -54,6 +55,20 @@ def seeds(database: str) -> Iterator[Seeds]:
 
 def source(row: Any) -> Any:
     return lambda _: iter([({**BAD, "id": 1, "good": True}, 1), (row, 2), ({**BAD, "id": 9, "good": True}, 3)])
+
+
+@pytest.mark.parametrize(
+    "row", [{"id": 2}, {"id": 2, "v": "x", "w": 1}, 7, None, {2, "x"}, (2,), (2, "x", 3), "ab", b"ab"]
+)  # fmt: skip
+def test_a_row_that_a_run_refuses_is_not_verified(seeds: Seeds, conn: Conn, row: Any) -> None:
+    conn.execute("create table odd (id int primary key, v text)")
+    whole = Seed("s", lambda _: iter([({"id": 1, "v": "a"}, 1)]), into="odd", key=("id",), columns=("id", "v"))
+    assert seeds.run(whole).outcome == "complete"
+    what = replace(whole, function=lambda _: iter([({"id": 1, "v": "a"}, 1), (row, 2)]))
+    with pytest.raises(InvalidArgument):
+        seeds.run(what, restart=True)
+    found = seeds.verify(what)
+    assert (found["ok"], "error" in found) == (False, True)
 
 
 def test_each_changed_value_makes_a_typed_row_another_one(seeds: Seeds, conn: Conn) -> None:
