@@ -349,20 +349,29 @@ class Import:
                     rejected = await execute(tx, stored, self._schema)
             self._rejected = rejected
         except _Moved:
-            found = await self._current()
-            if (found.batch if found else 0) < number:
-                raise WentBack from None
-            if not found or found.batch != number + 1 or found.last_checkpoint != as_json(batch.cursor):
-                raise LeaseLost(
-                    f"the checkpoint of {name} was moved by another client: this batch is rolled back"
-                ) from None
-            advanced = found
+            advanced = await self._committed(batch, number)
             self._rejected += advanced.rows_rejected - (before.rows_rejected if before else 0)
         inserted = advanced.total_inserted - (before.total_inserted if before else 0)
         updated = advanced.total_updated - (before.total_updated if before else 0)
         self._run.processed(inserted + updated)
         self._run.skipped(batch.rows - inserted - updated)
         return advanced
+
+    async def _committed(self, batch: Batch, number: int) -> Checkpoint:
+        """The checkpoint after ``batch``, if an earlier attempt has committed it.
+
+        Raises:
+            WentBack: the database has lost earlier batches.
+            LeaseLost: another client has moved the checkpoint.
+        """
+        found = await self._current()
+        if (found.batch if found else 0) < number:
+            raise WentBack from None
+        if not found or found.batch != number + 1 or found.last_checkpoint != as_json(batch.cursor):
+            raise LeaseLost(
+                f"the checkpoint of {self._seed.name} was moved by another client: this batch is rolled back"
+            ) from None
+        return found
 
     async def _complete(self) -> Checkpoint | None:
         name, partition = self._seed.name, self._options.partition

@@ -62,6 +62,15 @@ async def write(
     except psycopg.Error as error:
         if not is_row_fault(error):
             raise
+    counts = await _write_in_pieces(conn, loader, batch, found)  # which adds to found.counts
+    return found.counts + counts, found.in_order
+
+
+async def _write_in_pieces(conn: AsyncConnection[Any], loader: TableLoader, batch: Batch, found: _Rejects) -> Counts:
+    """Write the lines of ``batch`` without those that the table refuses, which are added to ``found``.
+
+    A piece with a bad line is cut at that line if COPY has named it, and otherwise in the middle.
+    """
     lines = batch.format.lines(b"".join(batch.parts))
     refused = {bad.index for bad in batch.refused}
     numbers = [index for index in range(batch.rows) if index not in refused]
@@ -88,7 +97,7 @@ async def write(
             else:
                 found.add_line(numbers[start + named], part[named], error)
                 pieces += [(start + named + 1, stop), (start, start + named)]
-    return found.counts + counts, found.in_order
+    return counts
 
 
 async def retry(run: AsyncRun, loader: TableLoader, reject: Reject, schema: str) -> bool:

@@ -118,6 +118,31 @@ def check_table(conn: Connection[Any], seed: Seed) -> TableFacts:
 
 def _facts(conn: Connection[Any], seed: Seed, oid: int) -> TableFacts:
     [table] = _rows(conn, _TABLE, {"table": oid, "key": list(seed.key)})
+    _refuse_unfit(table, seed)
+    types = {row["oid"]: row for row in _rows(conn, _TYPES, {"table": table["oid"]})}
+    relations = [table["oid"], *(row["relation"] for row in types.values() if row["form"] == "c")]
+    attributes = _rows(conn, _ATTRIBUTES, {"relations": relations})
+    sequences = _rows(conn, _SEQUENCES, {"table": table["oid"]})
+    return TableFacts(
+        table["oid"],
+        sql.Identifier(table["schema"], table["name"]),
+        {column.name: column for column in _columns(table["oid"], types, attributes)},
+        table["has_policies"],
+        table["has_deferred"],
+        {row["column"]: sql.Identifier(row["schema"], row["name"]) for row in sequences},
+        table["has_triggers"],
+        table["relkind"] == "p",
+        tuple(table["key_order"]),
+        tuple(table["settings"]),
+    )
+
+
+def _refuse_unfit(table: Mapping[str, Any], seed: Seed) -> None:
+    """Refuse a table that an import cannot write to, or in which it could not find a row again.
+
+    Raises:
+        SchemaError: why, and what to do.
+    """
     if table["relkind"] in {"v", "m"}:
         raise SchemaError(f"{seed.into} is a view: import into its table")
     if table["has_rules"]:
@@ -142,22 +167,6 @@ def _facts(conn: Connection[Any], seed: Seed, oid: int) -> TableFacts:
             f"table {seed.into} is unlogged: a crash of the server empties it, and the checkpoint stays. Use "
             f'"alter table {seed.into} set logged", or pass --allow-unlogged (allow_unlogged=True)'
         )
-    types = {row["oid"]: row for row in _rows(conn, _TYPES, {"table": table["oid"]})}
-    relations = [table["oid"], *(row["relation"] for row in types.values() if row["form"] == "c")]
-    attributes = _rows(conn, _ATTRIBUTES, {"relations": relations})
-    sequences = _rows(conn, _SEQUENCES, {"table": table["oid"]})
-    return TableFacts(
-        table["oid"],
-        sql.Identifier(table["schema"], table["name"]),
-        {column.name: column for column in _columns(table["oid"], types, attributes)},
-        table["has_policies"],
-        table["has_deferred"],
-        {row["column"]: sql.Identifier(row["schema"], row["name"]) for row in sequences},
-        table["has_triggers"],
-        table["relkind"] == "p",
-        tuple(table["key_order"]),
-        tuple(table["settings"]),
-    )
 
 
 def _rows(conn: Connection[Any], query: str, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
