@@ -2,8 +2,7 @@ r"""What psql's ``\copy`` and COPY write without options: their text format, lin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pgonce.errors import InvalidArgument, SourceUnfinished
@@ -30,18 +29,7 @@ class CopyTextFile(TextFile):
     """
 
     copy_format = TEXT
-
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        columns: Sequence[str] | None = None,
-        rename: Mapping[str, str] | None = None,
-        encoding: str | None = None,
-        complete: bool = False,
-    ) -> None:
-        super().__init__(path, columns=columns, rename=rename, encoding=encoding, complete=complete)
-        self._header: tuple[OpenFile, tuple[str, ...], int] | None = None
+    _header: tuple[OpenFile, tuple[str, ...], int] | None = None
 
     @property
     def columns(self) -> Sequence[str]:

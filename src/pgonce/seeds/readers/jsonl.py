@@ -6,7 +6,6 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
-from pathlib import Path
 from typing import Any, NoReturn, Self
 
 from pgonce.errors import InvalidArgument
@@ -44,18 +43,7 @@ class JsonLinesFile(TextFile):
 
     json_strings = True
     """A str is a JSON string: in a json column it keeps its quotes."""
-
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        columns: Sequence[str] | None = None,
-        rename: Mapping[str, str] | None = None,
-        encoding: str | None = None,
-        complete: bool = False,
-    ) -> None:
-        super().__init__(path, columns=columns, rename=rename, encoding=encoding, complete=complete)
-        self._keys: tuple[OpenFile, tuple[str, ...]] | None = None
+    _keys: tuple[OpenFile, tuple[str, ...]] | None = None
 
     @property
     def columns(self) -> Sequence[str]:

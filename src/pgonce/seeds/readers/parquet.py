@@ -13,6 +13,7 @@ from pgonce.seeds.columns import Column
 from pgonce.seeds.copy_format import TEXT
 from pgonce.seeds.readers.descriptor import RawFile
 from pgonce.seeds.readers.file import OpenFile
+from pgonce.seeds.readers.file_reader import FileReader
 from pgonce.seeds.readers.parquet_values import (
     Unreadable,
     escaped,
@@ -43,7 +44,7 @@ class _Footer(NamedTuple):
     """The offset after the last page of each row group."""
 
 
-class ParquetFile:
+class ParquetFile(FileReader):
     """The source of a seed: a Parquet file. Needs pyarrow: ``pip install 'pgonce[parquet]'``.
 
     Values are those of pyarrow in Python: bytes, Decimal, UUID, datetime, list, dict. A map is a dict; one with a key
@@ -64,21 +65,8 @@ class ParquetFile:
     def __init__(
         self, path: str | Path, *, columns: Sequence[str] | None = None, rename: Mapping[str, str] | None = None
     ) -> None:
-        self.path = Path(path)
-        self._named = tuple(columns) if columns else None
-        self._rename = dict(rename or {})
-        self._file: OpenFile | None = None
+        super().__init__(path, columns, rename)
         self._footer: tuple[OpenFile, list[int], _Footer] | None = None
-
-    @property
-    def name(self) -> str:
-        """The file's name, for messages."""
-        return "standard input" if str(self.path) == "-" else self.path.name
-
-    def rename(self, names: Mapping[str, str]) -> None:
-        """Give columns other names: from those that ``columns`` shows."""
-        in_file = {column: name for name, column in self._rename.items()}
-        self._rename |= {in_file.get(old, old): new for old, new in names.items()}
 
     @property
     def columns(self) -> Sequence[str]:

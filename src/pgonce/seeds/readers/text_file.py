@@ -8,11 +8,12 @@ from typing import Any
 
 from pgonce.errors import InvalidArgument, SourceChanged, SourceUnfinished
 from pgonce.seeds.readers.file import OpenFile, Reading, offset_of
+from pgonce.seeds.readers.file_reader import FileReader
 from pgonce.seeds.readers.unpack import Unpacker
 from pgonce.seeds.source import Cursor, Verdict
 
 
-class TextFile:
+class TextFile(FileReader):
     """A source that reads one file line by line or record by record.
 
     Args:
@@ -29,29 +30,16 @@ class TextFile:
         self,
         path: str | Path,
         *,
-        columns: Sequence[str] | None,
-        rename: Mapping[str, str] | None,
-        encoding: str | None,
-        complete: bool,
+        columns: Sequence[str] | None = None,
+        rename: Mapping[str, str] | None = None,
+        encoding: str | None = None,
+        complete: bool = False,
     ) -> None:
-        self.path = Path(path)
-        self._named = tuple(columns) if columns else None
-        self._rename = dict(rename or {})
+        super().__init__(path, columns, rename)
         self._unpacker = Unpacker(self.path.name, encoding)
         self._complete = complete
-        self._file: OpenFile | None = None
         self._earlier_size: int | None = None
         self._open_line: int | None = None
-
-    @property
-    def name(self) -> str:
-        """The file's name, for messages."""
-        return "standard input" if str(self.path) == "-" else self.path.name
-
-    def rename(self, names: Mapping[str, str]) -> None:
-        """Give columns other names: from those that ``columns`` shows."""
-        in_file = {column: name for name, column in self._rename.items()}
-        self._rename |= {in_file.get(old, old): new for old, new in names.items()}
 
     @property
     def is_packed(self) -> bool:

@@ -1,0 +1,34 @@
+"""What the readers of all formats share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pgonce.seeds.readers.file import OpenFile
+
+
+class FileReader:
+    """A source with a path, and names of columns.
+
+    Args:
+        path: the file; ``-`` is the standard input.
+        columns: names, as the reader understands them.
+        rename: the table's column for a name in the file.
+    """
+
+    def __init__(self, path: str | Path, columns: Sequence[str] | None, rename: Mapping[str, str] | None) -> None:
+        self.path = Path(path)
+        self._named = tuple(columns) if columns else None
+        self._rename = dict(rename or {})
+        self._file: OpenFile | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's name, for messages."""
+        return "standard input" if str(self.path) == "-" else self.path.name
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Give columns other names: from those that ``columns`` shows."""
+        in_file = {column: name for name, column in self._rename.items()}
+        self._rename |= {in_file.get(old, old): new for old, new in names.items()}
