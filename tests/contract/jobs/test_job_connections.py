@@ -1,4 +1,4 @@
-"""What a job leaves behind does not reach the next: its connection is put back as new, unless the pool is the user's."""
+"""What a job leaves behind does not reach the next one, unless the pool is the user's."""
 
 from __future__ import annotations
 
