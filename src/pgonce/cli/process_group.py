@@ -55,6 +55,12 @@ def guard():
     null = os.open(os.devnull, os.O_RDWR)
     for each in range(3):
         os.dup2(null, each)
+    for each in map(int, os.listdir("/dev/fd")):  # the command's files: whoever reads from one waits for its end
+        if each > 2 and each != alive:
+            try:
+                os.close(each)
+            except OSError:
+                pass
     patience = grace
     while True:
         if not select.select([alive], [], [], silence)[0]:
@@ -165,14 +171,14 @@ class Group:
         reading, self._alive = os.pipe()
         # a descriptor of at least 3: if this process was started without a stderr, 2 is free, and the pipe would become
         # the command's stderr
-        guarding = fcntl.fcntl(reading, fcntl.F_DUPFD_CLOEXEC, 3)
+        guarding = fcntl.fcntl(reading, fcntl.F_DUPFD, 3)
         # a session of its own: so the whole group can be stopped, and a Ctrl-C reaches it once, sent from here
         self.leader = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _GUARDED, str(guarding), str(grace), str(silence), path, *command],
             env=env,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            pass_fds=[guarding],
+            close_fds=False,  # those of the shell: 9>lock, <(sort a). Our own are not inheritable.
         )
         os.close(reading)
         os.close(guarding)

@@ -172,6 +172,31 @@ def test_what_python_ignores_ends_a_command_as_it_would_without_us(start: Exec, 
     assert child.returncode == 128 + number
 
 
+LINES = {
+    "a file of its own": "{} sh -c 'echo to 3 >&3; echo to 1' 3>&1",
+    "process substitution": "{} cat <(echo one) <(echo two)",
+    "a lock": "exec 9>lock; flock -n 9 && {} sh -c 'flock -n 9 && echo mine; flock -n lock true; echo $?'",
+    "no other files": "{} sh -c 'ls /proc/$$/fd' | xargs",
+    "a limit and a mask": "ulimit -Sn 200; umask 027; {} sh -c 'ulimit -Sn; umask'",
+    "a folder": "cd /; {} pwd",
+    "a pipe": "printf 'x\\n%.0s' 1 2 3 | {} cat | tr x y",
+    "a variable": "A='1 2' {} sh -c 'echo \"$A\"'",
+    "signals that are ignored": "trap '' INT TERM QUIT USR1; {} sh -c 'for s in INT TERM QUIT USR1; do kill -$s $$; done; echo on'",
+    "an empty PATH": "PATH= {} /bin/sh -c 'echo \"<$PATH>\"'",
+}
+
+
+@pytest.mark.parametrize("line", LINES.values(), ids=LINES)
+def test_put_in_front_of_a_line_it_changes_nothing(database: str, conn: Connection, tmp_path: Path, line: str) -> None:
+    ours = f"{PGONCE} exec job --database-url '{database}' --"
+    plain, guarded = (
+        subprocess.run(["bash", "-c", line.format(each)], cwd=tmp_path, capture_output=True, text=True, check=False)
+        for each in ("", ours)
+    )
+    assert (guarded.returncode, guarded.stdout) == (plain.returncode, plain.stdout), guarded.stderr
+    assert last_run(conn)[1] == "succeeded"
+
+
 def test_a_command_under_nohup_outlives_its_terminal(database: str) -> None:
     command: list[str | Path] = ["nohup", PGONCE, "exec", "job", "--database-url", database, "--"]
     done = subprocess.run([*command, "sh", "-c", "kill -HUP $$; exit 7"], stdin=subprocess.DEVNULL, check=False)
