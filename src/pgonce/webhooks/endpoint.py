@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -74,6 +75,7 @@ class Endpoint:
         self._max_body = max_body
         self._refusals = RefusalCounter()
         self._opened: ConnectionPool[Connection[Any]] | None = None
+        self._opening = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<pgonce.webhooks.endpoint for {len(self._app.handlers)} handlers>"
@@ -132,9 +134,13 @@ class Endpoint:
 
     def _pool(self) -> ConnectionPool[Connection[Any]]:
         # opened at the first delivery, in the process that serves it, because a pool does not survive a fork
-        if self._opened is None:
-            self._opened = database.open_pool(database.find(self._url))
-        return self._opened
+        if (found := self._opened) is None:
+            pool = database.open_pool(database.find(self._url))
+            with self._opening:  # not around the line above: where a database hangs, each would wait for all others
+                found = self._opened = self._opened or pool
+            if found is not pool:  # another thread's first delivery came at the same moment
+                pool.close()
+        return found
 
 
 def _bytes(body: object) -> bytes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ import pgonce
 from pgonce.core import database as databases
 from pgonce.webhooks import stripe
 from tests.contract.webhooks.test_one_transaction_each import LEFT, STATE
-from tests.contract.webhooks.test_worker import Effects, app, effects
+from tests.contract.webhooks.test_worker import Effects, app, effects, write
 
 __all__ = ["app", "effects"]
 
@@ -71,6 +73,31 @@ def test_an_asynchronous_pool_of_pgonce_is_put_back_too(database: str, effects: 
     asyncio.run(deliver())
     assert len(effects()) == 3
     assert len(set(found)) == 1
+
+
+def test_threads_that_begin_together_share_one_pool(
+    app: pgonce.App, database: str, conn: Connection[Any], effects: Effects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app.webhook("pay")(lambda event, tx: write(tx, event))
+    endpoint = pgonce.Endpoint(app, secrets="whsec_test", url=database)
+    open_pool, opened, all_there = databases.open_pool, [], threading.Barrier(6)
+
+    def open_together(url: str) -> Any:
+        all_there.wait(20)
+        opened.append(open_pool(url))
+        return opened[-1]
+
+    def deliver(number: int) -> int:
+        body = delivery(number)
+        return endpoint.handle(body, {"Stripe-Signature": stripe.sign(body, "whsec_test")}).status
+
+    monkeypatch.setattr(databases, "open_pool", open_together)
+    with ThreadPoolExecutor(6) as threads:
+        assert [*threads.map(deliver, range(6))] == [200] * 6
+    assert len(effects()) == 6
+    [left] = [pool for pool in opened if not pool.closed]
+    assert left is endpoint._opened
+    left.close()
 
 
 def test_a_users_pool_keeps_what_it_was_configured_with(database: str, conn: Connection[Any]) -> None:
