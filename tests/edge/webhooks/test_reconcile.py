@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +17,7 @@ from psycopg import Connection
 from pgonce import App, stripe_sync
 from pgonce.core import database as databases
 from tests.edge.command import pgonce
+from tests.edge.serving import serving
 
 KEY = "rk_test_reconcile"
 DAY = 86400
@@ -95,12 +95,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def stripe() -> Iterator[Stripe]:
-    with Stripe() as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with serving(Stripe()) as server:
         yield server
-        server.shutdown()
-        thread.join(20)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import signal
 import socket
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +22,7 @@ import pgonce
 from pgonce.cli.startup import describe_alerts, describe_handlers, describe_jobs
 from pgonce.webhooks import stripe
 from tests.conftest import wait_until
+from tests.edge.serving import serving
 from tests.faults.child import PGONCE, Child, Start, children
 
 SECRET = "whsec_test"
@@ -105,12 +105,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def channel() -> Iterator[_Channel]:
-    with _Channel() as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with serving(_Channel()) as server:
         yield server
-        server.shutdown()
-        thread.join(20)
 
 
 def test_serve_handles_events_runs_jobs_and_alerts_and_says_so(
