@@ -11,6 +11,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from pgonce.core.call import Call, clean, value
+from pgonce.jobs.arguments import read_scope
 from pgonce.jobs.calls_schedule import upcoming
 from pgonce.jobs.cron import CatchUp, Schedule
 from pgonce.jobs.registry import Job
@@ -74,8 +75,12 @@ def resume_job(name: str) -> Call[bool]:
 
 
 def request_job_run(name: str, scope: Mapping[str, Any], key: str | None) -> Call[UUID]:
-    """Request a run by any worker that has the job."""
-    args = {"p_job_name": name, "p_scope": Jsonb(dict(scope)), "p_key": key}
+    """Request a run by any worker that has the job.
+
+    Raises:
+        InvalidArgument: JSON cannot hold the scope.
+    """
+    args = {"p_job_name": name, "p_scope": Jsonb(read_scope(scope)), "p_key": key}
     return Call("pgonce_request_job_run", args, value)
 
 
@@ -98,7 +103,11 @@ def schedule_job(
     catch_up: CatchUp,
     scope: Mapping[str, Any],
 ) -> Call[None]:
-    """Write a schedule, which workers that have the job use."""
+    """Write a schedule, which workers that have the job use.
+
+    Raises:
+        InvalidArgument: JSON cannot hold the scope.
+    """
     args = {
         "p_job_name": name,
         "p_key": key,
@@ -108,7 +117,7 @@ def schedule_job(
         "p_upcoming": upcoming(schedule, tick),
         "p_grace": grace,
         "p_catch_up": catch_up,
-        "p_scope": Jsonb(dict(scope)),
+        "p_scope": Jsonb(read_scope(scope)),
     }
     return Call("pgonce_schedule_job", args, value)
 

@@ -15,6 +15,7 @@ from pgonce.core.named import get_named
 from pgonce.core.registration import called, check_count, check_function, check_name, check_text, warn_if_late
 from pgonce.errors import InvalidArgument
 from pgonce.jobs import calls
+from pgonce.jobs.arguments import read_names
 from pgonce.jobs.cron import CatchUp, Cron, Every, Plan, read_plan
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -109,6 +110,7 @@ class JobRegistry:
         check_name(name, "@app.job", "the job's name", "stats_cache")
         of = f"of job {name}"
         check_text(key, f"the key {of}", 'key="eu"')
+        read_names(name, key)
         check_count(retries, f"retries {of}")
         if slots is not None:
             check_count(slots, f"slots {of}", 1, 1000)

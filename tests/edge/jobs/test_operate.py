@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -17,6 +18,8 @@ import pgonce
 from pgonce import AsyncJobs, Jobs
 from pgonce.core import database as pools
 from pgonce.errors import InvalidArgument
+from pgonce.jobs import calls_operate
+from pgonce.jobs.cron import Cron
 from tests.conftest import wait_until
 from tests.edge.jobs.conftest import Simulation, nothing, ticks, utc
 
@@ -333,6 +336,7 @@ def test_a_broken_promise_is_alerted(conn: Connection) -> None:
         ({"slots": 0}, "a whole number of at least 1"),
         ({"slots": 1001}, "at most 1,000"),
         ({"expect_every": "-1 s"}, "expect_every of job j"),
+        ({"key": "k" * 2500}, "the job name and the key have 2,501 bytes, and may have 2,500 together"),
     ],
 )
 def test_what_cannot_be_registered_is_refused_in_one_line(options: dict[str, Any], says: str) -> None:
@@ -340,3 +344,35 @@ def test_what_cannot_be_registered_is_refused_in_one_line(options: dict[str, Any
         pgonce.App().job("j", **options)
     assert says in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "pgonce_expect_job(%(name)s, '1 day', p_key => %(key)s)",
+        "pgonce_request_job_run(%(name)s, p_key => %(key)s)",
+        "pgonce_schedule_job(%(name)s, %(key)s, '* * * * *', 'UTC', now(), '{}', '5 min', 'none', '{}')",
+        "pgonce_pause_job(%(name)s || %(key)s, 'why')",
+    ],
+)
+def test_what_no_run_could_be_named_is_refused_to_an_operator_too(conn: Connection, call: str) -> None:
+    # digits that do not repeat: PostgreSQL compresses what it puts in an index
+    digits = "".join(row[0] for row in conn.execute("select md5(n::text) from generate_series(1, 100) n"))
+    with conn.transaction(force_rollback=True):
+        conn.execute(f"select {call}".encode(), {"name": digits[:1000], "key": digits[:1500]})
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="2,501 bytes, and may have 2,500 together"):
+        conn.execute(f"select {call}".encode(), {"name": digits[:1001], "key": digits[:1500]})
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="must not be empty"):
+        conn.execute(f"select {call}".encode(), {"name": "", "key": ""})
+
+
+def test_a_scope_that_json_cannot_hold_is_refused_where_it_is(conn: Connection) -> None:
+    for make in (
+        lambda scope: calls_operate.request_job_run("job", scope, None),
+        lambda scope: calls_operate.schedule_job(
+            "job", "", Cron("@daily"), datetime(2026, 1, 1, tzinfo=UTC), timedelta(1), "none", scope
+        ),
+    ):
+        with pytest.raises(InvalidArgument, match=r"scope\['share'\] is nan, and JSON has no number for it"):
+            make({"share": float("nan")})
+        make({"id": UUID(int=1)})

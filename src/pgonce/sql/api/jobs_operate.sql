@@ -45,10 +45,23 @@ $$;
 comment on function pgonce_match_job_runs(uuid, uuid, integer) is
   'pgonce: the runs whose ids are in a range, which means that they begin with the same digits.';
 
+create or replace function pgonce_check_job_name(p_job_name text, p_key text) returns void
+language plpgsql immutable set search_path from current as $$
+begin
+  if coalesce(p_job_name, '') = '' then
+    raise sqlstate '22023' using message = 'the job name must not be empty';
+  elsif octet_length(p_job_name || coalesce(p_key, '')) > 2500 then  -- an entry of an index holds 2,704, and a tick is in it, too
+    raise sqlstate '22023' using message = format('the job name and the key have %s bytes, and may have 2,500 together',
+      trim(to_char(octet_length(p_job_name || coalesce(p_key, '')), '999,999,999')));
+  end if;
+end $$;
+comment on function pgonce_check_job_name(text, text) is
+  'pgonce: raises 22023 for the name and key of a job that no run could have: an empty name, or more than 2,500 bytes.';
+
 create or replace function pgonce_pause_job(p_job_name text, p_reason text, p_until timestamptz default null) returns void
 language plpgsql set search_path from current as $$
 begin
-  if coalesce(p_job_name, '') = '' then raise sqlstate '22023' using message = 'the job name must not be empty'; end if;
+  perform pgonce_check_job_name(p_job_name, '');
   if p_until <= clock_timestamp() then raise sqlstate '22023' using message = 'the end of a pause must be in the future'; end if;
   insert into pgonce_job_pauses as p (job_name, reason, paused_until)
   values (p_job_name, coalesce(nullif(p_reason, ''), 'no reason given'), p_until)
@@ -71,7 +84,7 @@ language plpgsql set search_path from current as $$
 declare
   v_id uuid;
 begin
-  if coalesce(p_job_name, '') = '' then raise sqlstate '22023' using message = 'the job name must not be empty'; end if;
+  perform pgonce_check_job_name(p_job_name, p_key);
   delete from pgonce_job_requests where requested_at < clock_timestamp() - interval '7 days';
   insert into pgonce_job_requests (job_name, scope, key) values (p_job_name, coalesce(p_scope, '{}'), p_key) returning id into v_id;
   return v_id;
@@ -134,7 +147,7 @@ create or replace function pgonce_schedule_job(
 returns void
 language plpgsql set search_path from current as $$
 begin
-  if coalesce(p_job_name, '') = '' then raise sqlstate '22023' using message = 'the job name must not be empty'; end if;
+  perform pgonce_check_job_name(p_job_name, p_key);
   insert into pgonce_job_schedules as s (job_name, key, cron, timezone, next_tick, upcoming, grace, catch_up, scope, source)
   values (p_job_name, p_key, p_cron, p_timezone, p_next_tick, p_upcoming, p_grace, p_catch_up, p_scope, 'operator')
   on conflict (job_name, key) do update
@@ -168,7 +181,7 @@ create or replace function pgonce_expect_job(
   p_job_name text, p_every interval, p_grace interval default '5 minutes', p_key text default '') returns void
 language plpgsql set search_path from current as $$
 begin
-  if coalesce(p_job_name, '') = '' then raise sqlstate '22023' using message = 'the job name must not be empty'; end if;
+  perform pgonce_check_job_name(p_job_name, p_key);
   if (p_every between '1 second' and '100 years' and p_grace between '0' and '100 years') is not true then
     raise sqlstate '22023' using message = 'every must be at least a second, grace must not be negative, and both at most 100 years';
   end if;
