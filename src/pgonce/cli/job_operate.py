@@ -70,8 +70,10 @@ def _later(text: str, pool: Pool) -> datetime:
     """A time in the future: a length of time from now, or a date. Now is the database's: ours may be wrong."""
     try:
         return call(pool, NOW, "pg_catalog") + Length().convert(text, None, None)
+    except OverflowError:
+        raise InvalidArgument(f"{text} from now is after the year 9999: leave --until out") from None
     except click.BadParameter:
-        moment: datetime = Moment().convert(text, None, None)
+        moment: datetime = Moment("from now").convert(text, None, None)
         return moment
 
 

@@ -28,9 +28,15 @@ class Moment(click.ParamType):  # type: ignore[type-arg] # generic only in newer
 
     It must be more than a day after the start of the year 1 and before the end of 9999, so that the database's driver
     can read it in any time zone.
+
+    Args:
+        side: of now on which a length lies, for the message.
     """
 
     name = "when"
+
+    def __init__(self, side: str = "ago") -> None:
+        self._side = side
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         """The time as a datetime with a zone."""
@@ -53,7 +59,9 @@ class Moment(click.ParamType):  # type: ignore[type-arg] # generic only in newer
             moment = datetime.fromisoformat(value)
         except ValueError:
             self.fail(
-                f'cannot read "{value}" as a time: use "2 hours" (ago), 2026-11-23 or 2026-11-23T06:00', param, ctx
+                f'cannot read "{value}" as a time: use "2 hours" ({self._side}), 2026-11-23 or 2026-11-23T06:00',
+                param,
+                ctx,
             )
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
