@@ -8,8 +8,8 @@ import random
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -131,44 +131,36 @@ class Executor:
 
     def _run_chain(self, chain: _Chain, conn: Connection[Any], session: HandlerSession, work: deque[Work]) -> None:
         until = time.monotonic() + CHAIN
-        transaction, is_durable = None, True
+        transaction, is_durable = None, True  # a transaction of "": the event is no longer ours
         current = _take(work, until)
         while current:
             event, handlers = current
             if transaction is None:
-                try:
+                with _put_back_on_error(work, current):
                     transaction = self._begin(conn, session, event)
-                except BaseException:
-                    work.appendleft(current)
-                    raise
-            current = None
-            if not transaction:  # the event is no longer ours
+            following: Work | None = None
+            if not transaction:
                 roll_back(conn, session)
                 transaction = None
             else:
                 began = time.monotonic()
                 error = self._call_handlers(conn, event, handlers)
                 if error is None:
-                    current = _take(work, until)
-                    is_durable = current is None or any(handler.durable == "each" for handler in handlers)
-                    try:
-                        error, transaction = self._commit(conn, session, transaction, current, is_durable)
-                    except BaseException:
-                        if current:
-                            work.appendleft(current)
-                        raise
+                    following = _take(work, until)
+                    is_durable = following is None or any(handler.durable == "each" for handler in handlers)
+                    with _put_back_on_error(work, following):
+                        error, transaction = self._commit(conn, session, transaction, following, is_durable)
                 if error is None:
                     chain.committed.append(event)
                     chain.is_durable = is_durable
                 else:
-                    if current:
-                        work.appendleft(current)
-                        current = None
-                    transaction = None
+                    if following:
+                        work.appendleft(following)
+                    following = transaction = None
                     self._end_attempt(conn, session, event, error, began)
                     if conn.closed:
                         return
-            current = current or _take(work, until)
+            current = following or _take(work, until)
 
     def _opening(self, event: Event) -> str:
         # Put together by hand: composing it with psycopg.sql took 8 % of the worker's samples. UUIDs need no quoting.
@@ -380,6 +372,16 @@ def _take(work: deque[Work], until: float) -> Work | None:
         return work.popleft() if time.monotonic() < until else None
     except IndexError:
         return None
+
+
+@contextmanager
+def _put_back_on_error(work: deque[Work], taken: Work | None) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        if taken:
+            work.appendleft(taken)
+        raise
 
 
 def _text(results: Sequence[PGresult]) -> str:
