@@ -31,9 +31,10 @@ class _Endpoint(Endpoint):
         queue = calls.queue_webhooks([event], [order_key(self._app, event)])
         statement = with_lock_timeout(queue, self._schema, ALONE)
         try:
-            outcomes = execute(_connection(), queue, self._schema, statement=statement)
-        except (psycopg.Error, DjangoError) as error:
+            conn = _connection()
+        except DjangoError as error:
             raise DatabaseUnavailable(str(error)) from error
+        outcomes = execute(conn, queue, self._schema, statement=statement)
         return calls.accepted(outcomes[event.id], event.id)
 
     def _write_refusals(self) -> None:

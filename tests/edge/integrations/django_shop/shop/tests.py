@@ -39,6 +39,18 @@ class InATransaction(TestCase):
         assert deliver(self.client, event("invoice.paid"), secret="whsec_other").status_code == 400
         assert self.client.get("/webhooks/stripe").status_code == 405
 
+    def test_what_a_trigger_refuses_is_a_503_and_its_words_are_not_logged(self) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "create function picky() returns trigger language plpgsql as"
+                " $$ begin raise 'no %', new.payload; end $$;"
+                "create trigger picky before insert on webhook_events for each row execute function picky()"
+            )
+        with self.assertLogs("pgonce", "ERROR") as logged:
+            assert deliver(self.client, event("invoice.paid", event_id="evt_1")).status_code == 503
+        assert "RaiseException (P0001) in PL/pgSQL function picky()" in str(logged.output)
+        assert "evt_1" not in str(logged.output)
+
     def test_a_handler_is_a_function(self) -> None:
         invoice_paid(handled(event("invoice.paid", id="in_1")))
         assert Payment.objects.get().invoice == "in_1"
