@@ -9,17 +9,18 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import psycopg
 from fastapi import Depends, FastAPI, HTTPException, Request
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from pgonce.core import database
 from pgonce.core.service import Service
-from pgonce.errors import InvalidArgument, PgonceError
+from pgonce.errors import InvalidArgument, PayloadTooLarge, PgonceError
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls import Event, Ignored, Postponed
 from pgonce.webhooks.inline_async import AsyncWebhooks
-from pgonce.webhooks.responses import failure
+from pgonce.webhooks.responses import MAX_BODY, failure
 
 Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Any]]
 
@@ -100,7 +101,8 @@ class Inbox:
             await delivery.tx.execute("insert into ...", [delivery.event.id])
 
     The transaction commits after the route has returned and before the answer is sent. A delivery of an event that is
-    handled already is answered with 200, and the route is not called. ``event.ignore`` and ``event.retry`` work.
+    handled already is answered with 200, and the route is not called. ``event.ignore`` and ``event.retry`` work. A body
+    of more than a megabyte is answered with 413.
 
     Args:
         secrets: the endpoint's (``whsec_...``); several while one is being rolled.
@@ -144,7 +146,12 @@ class Inbox:
     async def _deliver(self, request: Request) -> AsyncIterator[Delivery]:
         if self._webhooks is None:
             raise InvalidArgument("the inbox has not started: pass FastAPI(lifespan=inbox.lifespan)")
-        body, signature = await request.body(), request.headers.get("stripe-signature")
+        signature = ",".join(request.headers.getlist("stripe-signature")) or None
+        try:
+            stripe.check_header(signature)  # before the body: anybody can send a large one
+            body = await _read(request)
+        except PgonceError as error:
+            raise _answer_to(error) from None
         handed: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -154,9 +161,13 @@ class Inbox:
 
         handling = asyncio.create_task(self._webhooks.receive(body, signature, handle))
         waiting: set[asyncio.Future[Any]] = {handling, handed}
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:  # the request was cancelled: its transaction would wait for the route
+            handling.cancel()
+            raise
         if not handed.done():
-            raise await _answer(handling)
+            raise await _answer(handling, was_handed=False)
         raised: BaseException | None = None
         try:
             yield handed.result()
@@ -170,15 +181,35 @@ class Inbox:
             raise
         else:
             ended.set_result(None)
-        answer = await _answer(handling)
+        answer = await _answer(handling, was_handed=True)
         if raised is not None or answer.status_code != 200:
             raise answer
 
 
-async def _answer(handling: asyncio.Task[Any]) -> HTTPException:
+async def _answer(handling: asyncio.Task[Any], *, was_handed: bool) -> HTTPException:
     """The answer for a delivery that the route did not handle, or whose commit failed."""
     try:
         return HTTPException(200, {"outcome": await handling})
     except PgonceError as error:
-        answer = failure(error)
-        return HTTPException(answer.status, str(error) if answer.status < 500 else "see the log of this service")
+        return _answer_to(error)
+    except psycopg.Error as error:
+        if was_handed:
+            raise
+        return _answer_to(error)
+
+
+def _answer_to(error: Exception) -> HTTPException:
+    answer = failure(error)
+    return HTTPException(answer.status, str(error) if answer.status < 500 else "see the log of this service")
+
+
+async def _read(request: Request) -> bytes:
+    """The body, unless it is too large; ``request.body()`` has no limit."""
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > MAX_BODY:
+            raise PayloadTooLarge(f"the body is over the limit of {MAX_BODY:,} bytes")
+    request._body = b"".join(chunks)  # noqa: SLF001 -- so that the route may read it, too
+    return request._body  # noqa: SLF001

@@ -97,6 +97,58 @@ async def test_what_is_not_from_stripe_does_not_reach_the_route(client: httpx.As
     assert status(conn) is None
 
 
+async def test_two_signature_headers_are_joined(client: httpx.AsyncClient, conn: Connection) -> None:
+    made = signed(event("customer.created", id="cus_1"))
+    both = [("Stripe-Signature", f"v0={'0' * 64}"), *made.headers.items()]
+    assert (await client.post("/webhooks/stripe", content=made.body, headers=both)).status_code == 200
+    assert effects(conn) == ["cus_1"]
+
+
+async def test_a_large_body_is_refused_and_one_without_a_good_header_is_not_read(client: httpx.AsyncClient) -> None:
+    read = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal read
+        for _ in range(100):
+            read += 100_000
+            yield b"x" * 100_000
+
+    headers = signed(event("customer.created")).headers
+    assert (await client.post("/webhooks/stripe", content=endless(), headers=headers)).status_code == 413
+    assert read <= 1_200_000
+    read = 0
+    assert (await client.post("/webhooks/stripe", content=endless())).status_code == 400
+    assert read <= 100_000
+
+
+async def test_what_the_database_refuses_is_a_503_without_a_value(
+    client: httpx.AsyncClient, conn: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    conn.execute("create function picky() returns trigger language plpgsql as $$ begin raise '%', new.payload; end $$")
+    conn.execute("create trigger picky before insert on webhook_events for each row execute function picky()")
+    answer = await deliver(client, event("customer.created", id="cus_1"))
+    assert answer.status_code == 503
+    assert "RaiseException (P0001) in PL/pgSQL function picky()" in caplog.text
+    assert "cus_1" not in caplog.text + answer.text
+
+
+async def test_a_request_that_is_cancelled_before_its_route_begins_leaves_no_transaction_open(
+    client: httpx.AsyncClient, conn: Connection
+) -> None:
+    made = event("customer.created", id="cus_1")
+    waiting = "select count(*) from pg_locks where not granted and relation = 'webhook_events'::regclass"
+    with conn.transaction():
+        conn.execute("lock table webhook_events")
+        task = asyncio.create_task(deliver(client, made))
+        while conn.execute(waiting).fetchone() == (0,):  # noqa: ASYNC110 -- the database sets no asyncio.Event
+            await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.wait({task})
+    assert task.cancelled()
+    assert (await deliver(client, made)).status_code == 200
+    assert effects(conn) == ["cus_1"]
+
+
 async def test_many_deliveries_of_one_event_at_once_have_one_effect(
     client: httpx.AsyncClient, conn: Connection
 ) -> None:
