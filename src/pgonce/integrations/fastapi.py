@@ -15,11 +15,14 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from pgonce.core import database
+from pgonce.core.execute_async import call
 from pgonce.core.service import Service
 from pgonce.errors import InvalidArgument, PayloadTooLarge, PgonceError
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls import Event, Ignored, Postponed
+from pgonce.webhooks.calls_receive import count_refused_deliveries
 from pgonce.webhooks.inline_async import AsyncWebhooks
+from pgonce.webhooks.refusals import EVERY, RefusalCounter, refusal_reason
 from pgonce.webhooks.responses import MAX_BODY, failure
 
 Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Any]]
@@ -128,6 +131,7 @@ class Inbox:
         self._url, self._schema, self._size = url, schema, size
         self._webhooks: AsyncWebhooks | None = None
         self._pool: AsyncConnectionPool[AsyncConnection[Any]] | None = None
+        self._refusals = RefusalCounter()
         # scope: the default ends the dependency, and with it the transaction, after the answer was sent
         self.delivery: Any = Depends(self._deliver, scope="function")
         """The dependency of a route's argument."""
@@ -137,11 +141,26 @@ class Inbox:
         """Open the pool, and close it at the end."""
         url = await asyncio.to_thread(database.find, self._url)
         async with await database.open_async_pool(url, self._size) as pool:
-            self._webhooks = AsyncWebhooks(pool, secrets=self._secrets, schema=self._schema)
+            self._pool, self._webhooks = pool, AsyncWebhooks(pool, secrets=self._secrets, schema=self._schema)
             try:
                 yield
             finally:
                 self._webhooks = None
+                await self._write_refusals(pool, 0)
+
+    async def _write_refusals(self, pool: AsyncConnectionPool[AsyncConnection[Any]], every: float) -> None:
+        """From time to time write the counts of refused deliveries, for `pgonce webhook refused` and its alert."""
+        if counts := self._refusals.take(every):
+            try:
+                await call(pool, count_refused_deliveries(counts), self._schema)
+            except (PgonceError, psycopg.Error):
+                self._refusals.put_back(counts)
+
+    async def _refuse(self, error: Exception) -> HTTPException:
+        self._refusals.count(refusal_reason(error))
+        if self._pool is not None:
+            await self._write_refusals(self._pool, EVERY)
+        return _answer_to(error)
 
     async def _deliver(self, request: Request) -> AsyncIterator[Delivery]:
         if self._webhooks is None:
@@ -151,7 +170,7 @@ class Inbox:
             stripe.check_header(signature)  # before the body: anybody can send a large one
             body = await _read(request)
         except PgonceError as error:
-            raise _answer_to(error) from None
+            raise await self._refuse(error) from None
         handed: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -167,7 +186,10 @@ class Inbox:
             handling.cancel()
             raise
         if not handed.done():
-            raise await _answer(handling, was_handed=False)
+            try:
+                raise HTTPException(200, {"outcome": await handling})
+            except (PgonceError, psycopg.Error) as error:
+                raise await self._refuse(error) from None
         raised: BaseException | None = None
         try:
             yield handed.result()
@@ -181,21 +203,12 @@ class Inbox:
             raise
         else:
             ended.set_result(None)
-        answer = await _answer(handling, was_handed=True)
-        if raised is not None or answer.status_code != 200:
-            raise answer
-
-
-async def _answer(handling: asyncio.Task[Any], *, was_handed: bool) -> HTTPException:
-    """The answer for a delivery that the route did not handle, or whose commit failed."""
-    try:
-        return HTTPException(200, {"outcome": await handling})
-    except PgonceError as error:
-        return _answer_to(error)
-    except psycopg.Error as error:
-        if was_handed:
-            raise
-        return _answer_to(error)
+        try:
+            outcome = await handling
+        except PgonceError as error:  # of the commit, or of what the route decided
+            raise _answer_to(error) from None
+        if raised is not None:
+            raise HTTPException(200, {"outcome": outcome})
 
 
 def _answer_to(error: Exception) -> HTTPException:

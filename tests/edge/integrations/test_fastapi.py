@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 
 import pgonce
 from pgonce.errors import InvalidArgument
+from pgonce.integrations import fastapi as integration
 from pgonce.integrations.fastapi import Delivery, Inbox, lifespan
 from pgonce.jobs.scheduler import Scheduler
 from pgonce.testing import deliver, event, signed
@@ -119,6 +120,20 @@ async def test_a_large_body_is_refused_and_one_without_a_good_header_is_not_read
     read = 0
     assert (await client.post("/webhooks/stripe", content=endless())).status_code == 400
     assert read <= 100_000
+
+
+async def test_refused_deliveries_are_counted(
+    client: httpx.AsyncClient, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(integration, "EVERY", 0)
+    made = event("customer.created", id="cus_1")
+    for _ in range(3):
+        assert (await deliver(client, made, secret="whsec_other")).status_code == 400
+    assert (await client.post("/webhooks/stripe", content=b"{}")).status_code == 400
+    conn.execute("alter table webhook_events add constraint none check (false)")
+    assert (await deliver(client, made)).status_code == 503
+    listed = conn.execute("select reason, deliveries from pgonce_list_refused_deliveries() order by 1").fetchall()
+    assert listed == [("database", 1), ("header", 1), ("signature", 3)]
 
 
 async def test_what_the_database_refuses_is_a_503_without_a_value(
