@@ -17,6 +17,7 @@ from pgonce.seeds.readers.file_reader import FileReader
 from pgonce.seeds.readers.parquet_values import (
     Unreadable,
     escaped,
+    first_line,
     is_typed,
     plain_columns,
     pyarrow,
@@ -122,7 +123,10 @@ class ParquetFile(FileReader):
         for batch, group, row, _ in self._batches(cursor):
             # by its size in memory: a column of few different texts is a hundred times smaller in the file
             step = max(1, BLOCK * batch.num_rows // max(1, batch.nbytes))
-            fields = [escaped(column.cast(arrow.string())) for column in batch.columns]
+            try:
+                fields = [escaped(column.cast(arrow.string())) for column in batch.columns]
+            except arrow.ArrowException as error:  # a time zone that is not known here
+                raise InvalidArgument(f"{self.name} has values without a text: {first_line(error)}") from error
             for start in range(0, batch.num_rows, step):
                 lines = compute.binary_join_element_wise(
                     *[field.slice(start, step) for field in fields],
@@ -248,8 +252,7 @@ class ParquetFile(FileReader):
                 yield file
         except (OSError, pyarrow("lib").ArrowException) as error:
             opened.check(at_end=True)
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InvalidArgument(f"{self.name} cannot be read as Parquet: {reason}") from error
+            raise InvalidArgument(f"{self.name} cannot be read as Parquet: {first_line(error)}") from error
 
 
 class _Reading:

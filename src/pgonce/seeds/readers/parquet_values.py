@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
@@ -88,9 +89,15 @@ def _value(scalar: Any) -> Any:
         found = scalar.as_py()
         return _with_dicts(found, scalar.type) if found is not None else None
     except (ValueError, OverflowError, ArithmeticError) as error:
-        if not pyarrow("types").is_nested(scalar.type):
-            return str(scalar.cast(pyarrow("lib").string()))  # a year that Python does not know, PostgreSQL may
-        return Unreadable(f"a value inside of a {scalar.type} has no form: {_first_line(error)}")
+        types, what = pyarrow("types"), f"a {scalar.type}"
+        if types.is_nested(scalar.type):
+            what = f"a value inside of {what}"
+        elif types.is_date(scalar.type) or types.is_timestamp(scalar.type):
+            with suppress(ValueError):  # of a time zone that is not known here
+                text = str(scalar.cast(pyarrow("lib").string()))
+                if "out of range" not in text:
+                    return text  # of a year that Python does not know, and PostgreSQL may
+        return Unreadable(f"{what} has no form: {first_line(error)}")
 
 
 def _with_dicts(value: Any, kind: Any) -> Any:
@@ -113,7 +120,8 @@ def _with_dicts(value: Any, kind: Any) -> Any:
     return _interval(value) if hasattr(value, "months") else value
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What pyarrow says, without the lines of its own code that follow."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
