@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection, Connection
+from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
 from pgonce.core import execute_async
@@ -70,18 +71,11 @@ def check(url: str) -> str:
         DatabaseUnavailable: with the server's reason. A pool would report only its own timeout.
         InvalidArgument: ``url`` cannot be read. The message does not quote it, because it may contain a password.
     """
-    check_text(url)
-    if placeholder := re.search(r"\[YOUR-PASSWORD\]|(?i:<(?:user|username|password|host|port|database)>)", url):
-        raise InvalidArgument(f"the database URL still has the placeholder {placeholder[0]}: put your own there")
+    check_url(url)
     authority, path, _ = _parts(url)
-    # libpq would take the rest of the password as part of the host name and send it to a DNS server
-    if "@" in authority:
-        raise InvalidArgument(UNENCODED)
     try:
         with psycopg.connect(url, **_options(url)) as conn:
             return f"{conn.info.dbname} on {conn.info.host or 'this machine'}"
-    except psycopg.ProgrammingError as error:
-        raise InvalidArgument(_unreadable(url, str(error))) from None
     except psycopg.OperationalError as error:
         if "@" in path:  # a database's name may contain an @, but this one cannot be reached
             raise InvalidArgument(UNENCODED) from None
@@ -89,6 +83,24 @@ def check(url: str) -> str:
             raise DatabaseUnavailable(f"{READ_ONLY}; to read from it add target_session_attrs=any") from error
         reason = str(translate(error)).splitlines()[0]
         raise DatabaseUnavailable(f"{reason}; {_what_to_check(reason, authority)}") from error
+
+
+def check_url(url: str) -> None:
+    """Refuse what libpq cannot read as a URL. The message does not quote it, because it may contain a password.
+
+    Raises:
+        InvalidArgument: with what to write instead.
+    """
+    check_text(url)
+    if placeholder := re.search(r"\[YOUR-PASSWORD\]|(?i:<(?:user|username|password|host|port|database)>)", url):
+        raise InvalidArgument(f"the database URL still has the placeholder {placeholder[0]}: put your own there")
+    # libpq would take the rest of the password as part of the host name and send it to a DNS server
+    if "@" in _parts(url)[0]:
+        raise InvalidArgument(UNENCODED)
+    try:
+        conninfo_to_dict(url)
+    except psycopg.ProgrammingError as error:
+        raise InvalidArgument(_unreadable(url, str(error))) from None
 
 
 def check_text(url: object) -> None:

@@ -234,6 +234,15 @@ def test_a_query_brings_every_value_and_resumes_after_its_last_key(database: str
         list(Query(database, "select * from nothing", ("id",))(None))
 
 
+@pytest.mark.parametrize(
+    "address", ["hush%zz@h/d", "hu sh@h/d", "h@hush@h/d", "p/hush@h/d", "p@h:1/d?hush@=1", "[YOUR-PASSWORD]hush@h/d"]
+)
+def test_no_part_of_a_password_is_in_the_message_about_its_url(address: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        list(Query(f"postgresql://u:{address}", "select 1 as id", ("id",))(None))
+    assert "hush" not in str(refused.value)
+
+
 def test_what_copy_writes_is_loaded_as_copy_would_load_it(seeds: Seeds, conn: Conn, tmp_path: Path) -> None:
     names = ["a\tb", "a\nb", "\\", "\\N", None, "", "nämé", "x\r", "\b\f\v"]
     conn.execute("create table old (id int primary key, name text)")

@@ -11,6 +11,7 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.conninfo import conninfo_to_dict
 
+from pgonce.core.database import check_url
 from pgonce.core.execute import fetch
 from pgonce.errors import InvalidArgument
 from pgonce.seeds.copy_format import TEXT
@@ -47,7 +48,10 @@ class Query:
         self._query = sql.SQL(query.strip().rstrip(";"))
         self._key = tuple(key)
         self._names: dict[str, str] = {}
-        self.name = f"a query on {conninfo_to_dict(url).get('dbname') or 'another database'}"
+        check_url(url)
+        database = str(conninfo_to_dict(url).get("dbname") or "another database")
+        # a / in a password that is not encoded ends the host, and the rest is taken as the database's name
+        self.name = f"a query on {'another database' if '@' in database else database}"
 
     @property
     def columns(self) -> Sequence[str]:
