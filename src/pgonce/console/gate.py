@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pgonce.console import respond, security, sessions
+from pgonce.console import again, respond, security, sessions
 from pgonce.console.addresses import url
 from pgonce.console.auth import Identity, form_token, new_token, read_role, token_hash
 from pgonce.console.errors import failed
@@ -26,6 +26,8 @@ from pgonce.errors import DatabaseUnavailable, PgonceError
 COOKIE = "pgonce_console"
 OPEN_PATHS = {"/login"}
 """Paths for people who are not logged in; static files are open, too."""
+NOTHING_TYPED = {"/login", "/logout", "/zone"}
+"""Forms that are not kept when they come too late."""
 CACHED_SECONDS = 60.0
 NO_SESSION = UUID(int=0)
 """No row has this id, so the database refuses each action."""
@@ -91,14 +93,23 @@ class Gate:
         if self._console.is_open and not place.is_local:
             return _plain(403, "This console has no users, so it answers only this machine, at localhost. "
                                "Set PGONCE_CONSOLE_USERS, or mount it with user=.\n")  # fmt: skip
+        sent, outdated = None, False
         if request.method not in security.SAFE:
             security.check_origin(request.headers, place.host)
-            given = (await respond.form(request)).get("csrf")
-            security.check_form_token(given, request.state.form_token)
+            sent = await respond.form(request)
+            try:
+                security.check_form_token(sent.get("csrf"), request.state.form_token)
+            except security.CrossSite:
+                if path in NOTHING_TYPED or not sent.get("csrf"):
+                    raise
+                outdated = True  # of before a login in another tab
         request.state.user = user = await self._identify(request, place, token)
+        if sent is not None and path not in NOTHING_TYPED and (outdated or user is None):
+            login = user is None and bool(self._console.users)
+            return again.refuse(request, _target(request), sent, 403 if user else 401, login=login)
         if user is not None or path in OPEN_PATHS:
             return None
-        if respond.is_json(request) or request.method not in security.SAFE:
+        if respond.is_json(request) or sent is not None:
             return _plain(401, "Log in first.\n")
         if not self._console.users:
             return _plain(403, "Nobody is logged in, or this user may not see the console.\n")

@@ -92,9 +92,11 @@ def go(request: Request, path: str, **query: Any) -> Response:
 class Form:
     """The fields of a form, or of a query."""
 
-    def __init__(self, pairs: list[tuple[str, str]]) -> None:
+    def __init__(self, pairs: list[tuple[str, str]], typed: list[tuple[str, str]] | None = None) -> None:
         # what PostgreSQL cannot hold, such as NUL, must not be an error of each page that searches for it
         self._pairs = [(name, clean(text, LONGEST_FORM)) for name, text in pairs]
+        self.typed = typed or []
+        """The fields of a form without those of its address."""
 
     def get(self, name: str, default: str = "") -> str:
         """The field's last value, without the space around it."""
@@ -129,7 +131,7 @@ async def form(request: Request) -> Form:
     except ValueError:
         raise InvalidArgument("the form cannot be read") from None
     named = [each for each in request.query_params.multi_items() if each[0] != "csrf"]
-    found = request.state.form = Form(named + pairs)
+    found = request.state.form = Form(named + pairs, pairs)
     return found
 
 

@@ -188,6 +188,65 @@ def test_a_form_needs_the_token_of_this_browser(browser: Client, console: Client
     assert browser.get("/").status_code == 200
 
 
+def fields(page: httpx.Response) -> dict[str, str]:
+    """The hidden fields of the page's form, as a browser sends them."""
+    found = re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)">', page.text)
+    return {html.unescape(name): html.unescape(value) for name, value in found}
+
+
+TYPED = {"why": "<script>alert(1)</script>\u202e & it's long", "until": "4h", "page_key": ""}
+
+
+@pytest.mark.parametrize("wrong_first", [False, True])
+def test_a_form_that_came_after_its_session_is_shown_and_sent_once_after_the_login(
+    browser: Client, conn: Any, wrong_first: bool
+) -> None:
+    name = f"a/b %#? {wrong_first}"
+    pauses = "select reason from pgonce_job_pauses where job_name = %s"
+    log_in(browser)
+    csrf = token(browser.get("audit"))
+    conn.execute("update pgonce_console_sessions set expires_at = now() - interval '1 second'")
+    late = browser.post("job/pause", params={"name": name}, data={**TYPED, "csrf": csrf},
+                        headers={"referer": str(browser.base_url).rstrip("/") + "/job?name=x"})  # fmt: skip
+    assert late.status_code == 401
+    assert "<script>alert" not in late.text
+    assert "alert(1)" in late.text
+    assert fields(late)["next"] == "/job?name=x"
+    if wrong_first:
+        late = browser.post("login", data={**fields(late), "name": "ops", "password": "wrong"})
+        assert late.status_code == 401
+    there = browser.post("login", data={**fields(late), "name": "ops", "password": "secret"})
+    assert there.status_code == 200
+    assert conn.execute(pauses, [name]).fetchone() is None, "only whoever presses the button sends it"
+    action = re.search(r'action="([^"]+/pause[^"]*)"', there.text)
+    assert action
+    assert {k: v for k, v in fields(there).items() if k != "csrf"} == TYPED
+    assert browser.post(html.unescape(action[1]), data=fields(there)).status_code == 303
+    assert conn.execute(pauses, [name]).fetchall() == [(TYPED["why"],)]
+
+
+def test_a_form_from_before_a_login_in_another_tab_is_shown_and_sent_on_request(browser: Client, conn: Any) -> None:
+    log_in(browser)
+    csrf = token(browser.get("audit"))
+    browser.cookies.clear()
+    log_in(browser)
+    late = browser.post("job/pause?name=two+tabs", data={**TYPED, "csrf": csrf})
+    assert late.status_code == 403
+    assert conn.execute("select from pgonce_job_pauses where job_name = 'two tabs'").fetchone() is None
+    assert browser.post("job/pause?name=two+tabs", data=fields(late)).status_code == 303
+    assert conn.execute("select reason from pgonce_job_pauses where job_name = 'two tabs'").fetchone() == (
+        TYPED["why"],
+    )
+
+
+@pytest.mark.parametrize("address", ["//evil.example/x", "https://evil.example", "/\\evil.example", "/logout", "x"])
+def test_after_a_login_a_form_is_sent_to_no_other_site(browser: Client, address: str) -> None:
+    page = log_in(browser, again=address, typed='[["why", "x"]]')
+    assert re.findall(r'<form action="([^"]*)"', page.text) == ["/"]
+    browser.cookies.clear()
+    assert "Send it" in log_in(browser, again="/job/pause", typed="no json").text
+
+
 def test_a_get_never_acts(browser: Client) -> None:
     log_in(browser)
     for path in ("/logout", "/alerts/unmute"):
