@@ -44,7 +44,6 @@ LIMIT = timedelta(minutes=5)
 """After this long without a statement the server ends a worker's transaction: its process or host is gone."""
 CHAIN = 0.2
 """Seconds after which a chain of transactions ends, and the events it has not begun are given back."""
-
 MARKS = 10
 """How often a mark is tried that a concurrent transaction refuses under the user's isolation level."""
 
@@ -245,7 +244,7 @@ class AsyncExecutor:
                 await self.failed(event, error)
             return
         recorded = await execute(conn, self._outcome(event, error, began), self._schema)
-        if isinstance(error, TransactionBroken) and not recorded:
+        if not recorded:  # the handler may have committed the mark
             await execute(conn, protocol.fail_committed_webhook(event, _trace(error)), self._schema)
         if isinstance(error, _CONTENTION):
             await _step_aside()
@@ -339,7 +338,10 @@ class AsyncExecutor:
             await _step_aside()
         elif len(events) > 1:
             for event in events:
-                await self.handle_together(handler, [event.fresh()])
+                if not await call(self._pool, protocol.fail_committed_webhook(event, _trace(error)), self._schema):
+                    await self.handle_together(handler, [event.fresh()])
+                else:  # the handler has committed the marks
+                    log_failure(f"event {event.id}", error, ids_of(event), event, self._on_error)
         elif not (await call(self._pool, self._outcome(events[0], error), self._schema)):
             await call(self._pool, protocol.fail_committed_webhook(events[0], _trace(error)), self._schema)
 
