@@ -5,6 +5,7 @@ Readiness, watermarks.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -186,3 +187,13 @@ def test_a_watermark_is_not_an_import(conn: Connection) -> None:
 def test_a_watermark_needs_a_name_and_a_time(conn: Connection, arguments: str) -> None:
     with pytest.raises(psycopg.errors.InvalidParameterValue):
         conn.execute(f"select pgonce_set_watermark({arguments})".encode())
+
+
+def test_only_what_can_be_an_account_of_stripe_s_is_asked_for(conn: Connection) -> None:
+    accounts = ["acct_2", "acct_1", "org_1/acct_3", "acct_1", None, "", {"login": "octo"}, ["a"], "a b", "acct_4\n"]
+    for number, account in enumerate(accounts):
+        payload = json.dumps({"account": account})
+        conn.execute("select pgonce_queue_webhooks(array[%s], '{x}', array[%s])", [f"evt_{number}", payload])
+    conn.execute("select pgonce_queue_webhooks('{github:1}', '{x}', array[%s])", [json.dumps({"account": "octo"})])
+    found = conn.execute("select * from pgonce_list_webhook_accounts()").fetchall()
+    assert found == [("acct_1",), ("acct_2",), ("org_1/acct_3",)]
