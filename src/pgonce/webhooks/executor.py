@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import time
 import traceback
 from collections import deque
@@ -20,7 +19,7 @@ from psycopg import Connection, sql
 from psycopg.pq.abc import PGresult
 
 from pgonce.core.call import Call
-from pgonce.core.concurrency import asked_to_stop, in_thread, meanwhile, sleep, time_limit
+from pgonce.core.concurrency import asked_to_stop, in_thread, meanwhile, time_limit
 from pgonce.core.execute import Pool, call, call_unsynced, execute, last_value, run, send, settings
 from pgonce.core.failures import ErrorHook, log_failure
 from pgonce.core.handler_session import RESET, RESET_SETTINGS, UNLOCK, HandlerSession
@@ -37,9 +36,11 @@ from pgonce.webhooks.handler_connection import (
     handler_connection,
     roll_back,
     send_if_same,
+    step_aside,
 )
 from pgonce.webhooks.handling import call_batch_handler, call_handlers, call_own_handler, ids_of
 from pgonce.webhooks.registry import Handler
+from pgonce.webhooks.responses import status_of
 
 LIMIT = timedelta(minutes=5)
 """After this long without a statement the server ends a worker's transaction: its process or host is gone."""
@@ -170,6 +171,7 @@ class Executor:
         """Open the event's transaction and mark the event; the transaction's id, or "" if the event is not ours.
 
         The transaction has the user's isolation level. Under a strict one a concurrent transaction may refuse the mark.
+        If a trigger of the user's refuses it, the attempt has failed: it must not stop the other events.
         """
         for attempt in range(1, MARKS + 1):
             session.is_new = False
@@ -177,9 +179,12 @@ class Executor:
             if error is None:
                 return _text(results)
             roll_back(conn, session)
-            if not isinstance(error, _CONTENTION) or attempt == MARKS:
-                raise error
-        raise AssertionError
+            if attempt == MARKS or not isinstance(error, _CONTENTION):
+                if status_of(translate(error)) == 503:
+                    raise error
+                self.failed(event, error)
+                break
+        return ""
 
     def _commit(
         self,
@@ -244,7 +249,7 @@ class Executor:
         if not recorded:  # the handler may have committed the mark
             execute(conn, protocol.fail_committed_webhook(event, _trace(error)), self._schema)
         if isinstance(error, _CONTENTION):
-            _step_aside()
+            step_aside()
 
     def _outcome(self, event: Event, error: BaseException, began: float | None = None) -> Call[Any]:
         claim = claim_of(event)
@@ -332,7 +337,7 @@ class Executor:
             raise error
         if isinstance(error, _CONTENTION):
             call_unsynced(self._pool, protocol.release_webhooks(events), self._schema)
-            _step_aside()
+            step_aside()
         elif len(events) > 1:
             for event in events:
                 if not call(self._pool, protocol.fail_committed_webhook(event, _trace(error)), self._schema):
@@ -363,7 +368,7 @@ class Executor:
                 raise
             self.failed(event, error)
             if isinstance(error, _CONTENTION):
-                _step_aside()
+                step_aside()
         else:
             call_back(event)
 
@@ -392,8 +397,3 @@ def _text(results: Sequence[PGresult]) -> str:
 
 def _trace(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
-
-
-def _step_aside() -> None:
-    """Wait for a random moment, so that two conflicting transactions do not conflict again."""
-    sleep(random.uniform(0.005, 0.05))  # noqa: S311

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,7 @@ from psycopg import Connection
 from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
-from pgonce.core.concurrency import asked_to_stop, finish, isolated, wait_until_free
+from pgonce.core.concurrency import asked_to_stop, finish, isolated, sleep, wait_until_free
 from pgonce.core.execute import Pool, connection, run, send
 from pgonce.core.handler_session import RESET, HandlerSession
 from pgonce.errors import PgonceError, TransactionBroken, summary
@@ -139,3 +140,8 @@ def call_back_all(pool: Pool, events: Sequence[Event], *, is_durable: bool) -> N
             return
     for event in events:
         call_back(event)
+
+
+def step_aside() -> None:
+    """Wait for a random moment, so that two conflicting transactions do not conflict again."""
+    sleep(random.uniform(0.005, 0.05))  # noqa: S311

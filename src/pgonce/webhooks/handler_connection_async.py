@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,7 +13,7 @@ from psycopg import AsyncConnection
 from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
-from pgonce.core.concurrency_async import asked_to_stop, finish, isolated, wait_until_free
+from pgonce.core.concurrency_async import asked_to_stop, finish, isolated, sleep, wait_until_free
 from pgonce.core.execute_async import Pool, connection, run, send
 from pgonce.core.handler_session import RESET, HandlerSession
 from pgonce.errors import PgonceError, TransactionBroken, summary
@@ -140,3 +141,8 @@ async def call_back_all(pool: Pool, events: Sequence[Event], *, is_durable: bool
             return
     for event in events:
         await call_back(event)
+
+
+async def step_aside() -> None:
+    """Wait for a random moment, so that two conflicting transactions do not conflict again."""
+    await sleep(random.uniform(0.005, 0.05))  # noqa: S311

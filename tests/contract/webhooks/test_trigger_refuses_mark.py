@@ -1,0 +1,49 @@
+"""A trigger of the user's that refuses one event's end fails that event, and stops none of the others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from psycopg import AsyncConnection, Connection
+
+import pgonce
+from tests.contract.webhooks.test_worker import Effects, Queue, app, effects, put, status, work, write
+
+__all__ = ["app", "effects", "put"]
+
+TRIGGER = """
+create function archive() returns trigger language plpgsql as
+$$ begin if new.status = 'succeeded' and new.stripe_event_id = 'evt_0' then {} end if; return new; end $$;
+create trigger archive after update on webhook_events for each row execute function archive()
+"""
+REFUSALS = ["raise 'not archived';", "perform 1 / 0;", "raise unique_violation;"]
+
+
+@pytest.mark.parametrize("kind", ["sync", "async", "batch"])
+@pytest.mark.parametrize("does", REFUSALS)
+def test_it_fails_and_the_others_are_handled(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects, does: str, kind: str
+) -> None:
+    if kind == "sync":
+        app.webhook("pay")(lambda event, tx: write(tx, event))
+    elif kind == "batch":
+
+        @app.webhook_batch("pay")
+        def pay_all(events: list[pgonce.Event], tx: Connection[Any]) -> None:
+            for event in events:
+                write(tx, event)
+
+    else:
+
+        @app.webhook("pay")
+        async def pay(event: pgonce.Event, tx: AsyncConnection[Any]) -> None:
+            await tx.execute("insert into effects (event) values (%s)", [event.id])
+
+    conn.execute(TRIGGER.format(does).encode())
+    put("pay", *[f"evt_{number}" for number in range(5)])
+    work(app, database, conn, concurrency=1)
+    assert sorted(effects()) == ["evt_1", "evt_2", "evt_3", "evt_4"]
+    failed = status(conn, "evt_0")
+    assert (failed["status"], failed["attempts"], failed["next_attempt_at"] is None) == ("failed", 1, False)
+    assert "archive()" in failed["error_message"]
