@@ -30,6 +30,7 @@ faster, the result is a value (null, false, no row), not an error. An error has 
 | `PT404` | there is no such run or event | 404 |
 | `PT403` | the session of the console has ended, or is a reader's; nothing was written | 403 |
 | `PT409` | another client holds it, or has taken it over: roll back, or let the sender retry | 409 |
+| `PT503` | a trigger or policy of yours keeps `webhook_events` from storing the event; see its message | 503 |
 | `40001` | other clients kept changing the row: retry | 400 |
 
 They run with the caller's rights. `PUBLIC`, `anon` and `authenticated` may not call them; `service_role` may.

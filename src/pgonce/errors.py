@@ -1,8 +1,8 @@
 """The exceptions of pgonce, and the SQLSTATE that each stands for.
 
 Every message is one line that says what happened and what to do. The SQL functions raise 22023 for an argument that
-they refuse, PT404 for a name that does not exist, PT403 for a reader of the console who acts, and PT409 for a lost
-lease (over PostgREST PTnnn is HTTP status nnn).
+they refuse, PT404 for a name that does not exist, PT403 for a reader of the console who acts, PT409 for a lost lease,
+and PT503 for an event that a trigger of the application's does not store (over PostgREST PTnnn is HTTP status nnn).
 """
 
 from __future__ import annotations
