@@ -164,7 +164,7 @@ class WebhookRegistry:
         """Events with equal keys are handled one at a time; None if the event's handlers want no order."""
         for handler in self.matching(event.type):
             if handler.order != "any":
-                key = handler.key(event) if handler.key else event.object_key
+                key = ensure_result(handler.key(event)) if handler.key else event.object_key
                 return key if key is None else _storable(str(key))
         return None
 

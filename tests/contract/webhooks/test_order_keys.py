@@ -8,7 +8,9 @@ import pytest
 from psycopg import Connection
 
 import pgonce
-from tests.contract.webhooks.test_worker import Effects, Queue, app, effects, put, work, write
+from pgonce.webhooks import stripe
+from pgonce.webhooks.inbox_writer import order_key
+from tests.contract.webhooks.test_worker import Effects, Queue, app, effects, put, status, work, write
 
 __all__ = ["app", "effects", "put"]
 
@@ -45,3 +47,20 @@ def test_events_of_any_key_are_handled(
     if by_receiver:  # otherwise each gets its key when it is claimed
         assert sorted(effects()) == ["evt_1", "evt_2"]
         assert stored[0] == stored[2]
+
+
+@pytest.mark.parametrize("by_receiver", [True, False])
+def test_a_key_that_is_no_result_fails_its_event(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects, by_receiver: bool
+) -> None:
+    async def key(event: pgonce.Event) -> str:
+        return event.id
+
+    app.webhook("pay", ordered=True, key=lambda event: key(event))(lambda event, tx: write(tx, event))  # type: ignore[arg-type,return-value]  # noqa: PLW0108
+    if by_receiver:
+        body = stripe.read(b'{"id": "evt_1", "type": "pay"}')
+        assert order_key(app, body) is None
+    put("pay", "evt_1", ordered=False)
+    work(app, database, conn)
+    assert effects() == []
+    assert "make it plain" in status(conn, "evt_1")["error_message"]
