@@ -93,9 +93,12 @@ class RowReader:
             if len(row) != len(self.columns):
                 raise InvalidArgument(f"a row has {len(row)} values for {len(self.columns)} columns")
             return list(row)
-        if row.keys() != set(self.columns):
-            raise InvalidArgument(f"a row has the columns {sorted(row)}, the first had {sorted(self.columns)}")
-        return [row[name] for name in self.columns]
+        if len(row) == len(self.columns):
+            try:
+                return [row[name] for name in self.columns]
+            except KeyError:
+                pass
+        raise InvalidArgument(f"a row has the columns {sorted(row)}, the first had {sorted(self.columns)}")
 
     def finish(self) -> list[tuple[Any, ...]] | None:
         """The rows that are left, if any."""
