@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -248,6 +249,13 @@ def _check(conn: Connection[Any], table: str, key: Sequence[str], source: Source
 def _refuse_table(conn: Connection[Any], table: str, key: Sequence[str], columns: Sequence[str]) -> None:
     """Print how to create the missing table, and exit."""
     wanted = table.split(".")
+    if not wanted[-1]:
+        raise InvalidArgument(f"--into {table!r} names no table: write TABLE or SCHEMA.TABLE")
+    if '"' in table:
+        raise SchemaError(
+            f"there is no table {table}: names are written without double quotes: "
+            f"--into {shlex.quote(table.replace(chr(34), ''))}"
+        )
     alike = fetch(
         conn,
         "select c.oid::regclass::text, n.nspname || '.' || c.relname from pg_class c join pg_namespace n"
@@ -256,7 +264,7 @@ def _refuse_table(conn: Connection[Any], table: str, key: Sequence[str], columns
         [wanted[-1], *[wanted[0] if len(wanted) > 1 else ""] * 2],
     )
     if alike:
-        names = [full if len(wanted) > 1 else full.rpartition(".")[2] for _, full in alike]
+        names = [shlex.quote(full if len(wanted) > 1 else full.rpartition(".")[2]) for _, full in alike]
         raise SchemaError(f"there is no table {table}: did you mean --into {' or --into '.join(names)}?")
     parts = [sql.SQL("{} text").format(sql.Identifier(column)) for column in columns]
     if key:

@@ -152,6 +152,17 @@ def test_a_table_whose_name_is_written_otherwise(run: Terminal, conn: Conn) -> N
     assert len(people(conn)) == 2
 
 
+@pytest.mark.parametrize("written", ['"Our people"', '"public"."Our people"', 'public."Our people"', "our PEOPLE"])
+def test_a_table_whose_name_is_written_as_in_sql(run: Terminal, conn: Conn, written: str) -> None:
+    conn.execute('create table "Our people" (id int primary key, name text)')
+    run.write("f.csv", OLD)
+    said = run("load", "f.csv", "--into", written, "--key", "id", code=1)
+    [words] = re.findall(r"(--into '.*')", said)
+    run("load", "f.csv", "--key", "id", *shlex.split(words))
+    assert conn.execute('select count(*) from "Our people"').fetchone() == (2,)
+    assert "names no table" in run("load", "f.csv", "--into", "", "--key", "id", code=1)
+
+
 def test_a_table_that_is_not_what_the_file_says(run: Terminal, conn: Conn) -> None:
     run.write("f.csv", OLD)
     run("load", "f.csv", *INTO)
