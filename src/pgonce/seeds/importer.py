@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sized
 from contextlib import suppress
@@ -58,8 +59,9 @@ class RunOptions:
     stop: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
-        if self.max_rows_per_second is not None and self.max_rows_per_second <= 0:
-            raise InvalidArgument("the rows per second must be at least 1")
+        rate: Any = self.max_rows_per_second
+        if rate is not None and not (isinstance(rate, int | float) and 0 < rate < math.inf):
+            raise InvalidArgument(f"max_rows_per_second must be a number above 0, not {rate!r}: None for no limit")
 
 
 RETRIES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, *[5.0] * 16, None)

@@ -10,7 +10,15 @@ from typing import Any, Literal, TypeAlias, TypedDict
 
 from psycopg import sql
 
-from pgonce.core.registration import check_choice, check_columns, check_count, check_flag, check_function, check_options
+from pgonce.core.registration import (
+    check_choice,
+    check_columns,
+    check_count,
+    check_flag,
+    check_function,
+    check_options,
+    check_text,
+)
 from pgonce.errors import InvalidArgument
 
 OnConflict: TypeAlias = Literal["skip", "update", "fail"]
@@ -82,8 +90,7 @@ class Seed:
 
     def __post_init__(self) -> None:
         of = f"of seed {self.name}"
-        if not isinstance(self.name, str):
-            raise InvalidArgument(f"the seed name must be text, not {self.name!r}")
+        check_text(self.name, "the seed name", '"psalms"')
         if not self.name:
             raise InvalidArgument("the seed name must not be empty")
         _check_table(self.into, of)

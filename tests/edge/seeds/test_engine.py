@@ -15,7 +15,7 @@ from psycopg_pool import ConnectionPool
 
 from pgonce.core import database as pools
 from pgonce.core import process
-from pgonce.errors import LeaseLost, PgonceError, RowRejected, SourceChanged
+from pgonce.errors import InvalidArgument, LeaseLost, PgonceError, RowRejected, SourceChanged
 from pgonce.seeds.calls import Checkpoint
 from pgonce.seeds.seeds import Progress, Seeds
 from pgonce.seeds.table_loader import TableLoader
@@ -315,6 +315,17 @@ def test_a_pause_is_obeyed_behind_the_batch_and_holds_until_it_is_taken_back(
     assert (source.asked, ids(conn)) == ([], before)
     seeds.resume("s")
     assert counts(run(seeds, source)) == (20, 0, 0, 0)
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf"), "5"])
+def test_a_limit_that_is_no_number_above_zero_is_refused(seeds: Seeds, table: str, rate: Any) -> None:
+    with pytest.raises(InvalidArgument, match="max_rows_per_second must be a number above 0, not"):
+        run(seeds, numbers(4), max_rows_per_second=rate)
+
+
+def test_a_name_that_no_text_can_hold_is_refused(seeds: Seeds, table: str) -> None:
+    with pytest.raises(InvalidArgument, match="the seed name must not hold the character NUL"):
+        run(seeds, numbers(4), "a\0b")
 
 
 def test_a_limit_of_rows_per_second_bounds_the_batches(seeds: Seeds, table: str) -> None:
