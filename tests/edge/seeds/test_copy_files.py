@@ -10,7 +10,8 @@ import psycopg
 import pytest
 
 from pgonce.core import database as pools
-from pgonce.seeds.readers import read
+from pgonce.errors import InvalidArgument
+from pgonce.seeds.readers import copy_file, jsonl, read
 from pgonce.seeds.seeds import Seeds
 
 Conn = psycopg.Connection[Any]
@@ -69,6 +70,19 @@ def test_a_file_is_read_as_copy_reads_it(seeds: Seeds, conn: Conn, tmp_path: Pat
     assert conn.execute("table wanted except table things").fetchall() == []
     count = data.count(b"\n") // 2 if b"two" in data else len(conn.execute("table wanted").fetchall())
     assert (found["ok"], found["equal"], found["rejected"]) == (True, count, 0)
+
+
+@pytest.mark.parametrize("suffix", ["copy", "jsonl"])
+def test_a_line_without_end_does_not_fill_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    monkeypatch.setattr(copy_file, "LONGEST", 200_000)
+    monkeypatch.setattr(jsonl, "LONGEST", 200_000)
+    first = {"copy": b"1\ta\n2\t", "jsonl": b'{"id": 1, "v": "a"}\n{"id": 2, "v": "'}[suffix]
+    path = tmp_path / f"f.{suffix}"
+    path.write_bytes(first + b"x" * 1_000_000)
+    with pytest.raises(InvalidArgument, match="the line is over 256 MB long"):
+        list(read(path, columns=("id", "v"), complete=True)(None))
 
 
 @pytest.mark.parametrize(("data", "rows", "reasons"), NEEDS_US.values(), ids=NEEDS_US)

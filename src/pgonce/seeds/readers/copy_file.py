@@ -12,6 +12,8 @@ from pgonce.seeds.readers.text_file import TextFile
 from pgonce.seeds.source import BadRow, Cursor
 
 BLOCK = 64 * 1024
+LONGEST = 256 * 1024 * 1024
+"""Bytes of one line."""
 BOM = b"\xef\xbb\xbf"
 END = rb"\."
 """A line that ends the data, in files that psql has written for its own standard input."""
@@ -125,6 +127,8 @@ class CopyTextFile(TextFile):
                         "make it a file of its own"
                     )
                 ended = ended or last is not None
+                if len(rest) > LONGEST:
+                    raise InvalidArgument(f"{self.name}, row {row + 1:,}: the line is over 256 MB long")
 
     def _header_of(self, file: OpenFile) -> tuple[OpenFile, tuple[str, ...], int]:
         if self._header is None or self._header[0] is not file:
