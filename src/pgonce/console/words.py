@@ -96,6 +96,18 @@ def read_moment(text: str) -> datetime | None:
     raise InvalidArgument(f"cannot read {text[:40]!r} as a time of the years 2000 to 2200: write 2026-11-26T13:00Z")
 
 
+def read_number(sent: Form, field: str) -> int:
+    """The number in a field; 0 if the field is missing.
+
+    Raises:
+        InvalidArgument: it is none.
+    """
+    text = sent.get(field, "0")
+    if not text.isdecimal() or len(text) > 18:
+        raise InvalidArgument(f"{field} is not a number: {text[:40]!r}")
+    return int(text)
+
+
 def raw(sent: Form, field: str) -> str | None:
     """A name or key exactly as it was sent, spaces and all; None: the field is missing."""
     found = sent.all(field)

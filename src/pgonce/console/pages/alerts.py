@@ -11,9 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pgonce.alerts.calls_console import AlertLine, Channels, get_channels, list_alerts, mute_alert, unmute_alert
-from pgonce.console import respond
+from pgonce.console import respond, words
 from pgonce.console.actions import act
 from pgonce.console.reads import Read, reading
+from pgonce.console.respond import Form
 from pgonce.errors import InvalidArgument, NotFound
 
 PAGE = 50
@@ -38,7 +39,7 @@ class Alerts:
 
 async def alerts(request: Request) -> Response:
     """The list."""
-    before = moment(respond.query(request).get("before"))
+    before = words.read_moment(respond.query(request).get("before"))
     async with reading(request) as read:
         found = await read(list_alerts(before, PAGE + 1))
         channels = await read(get_channels())
@@ -71,7 +72,7 @@ def target(line: AlertLine) -> tuple[str, dict[str, str]]:
 
 async def confirm(request: Request) -> Response:
     """How long to mute it, and why."""
-    alert = alert_id(respond.query(request).get("id"))
+    alert = _id(respond.query(request))
     async with reading(request) as read:
         line = await find(read, alert)
     return await respond.respond(request, "alerts/mute.html", line, lengths=list(LENGTHS), sentence=sentence)
@@ -80,7 +81,7 @@ async def confirm(request: Request) -> Response:
 async def mute(request: Request) -> Response:
     """Mute it."""
     sent = await respond.form(request)
-    alert, length = alert_id(sent.get("id")), LENGTHS.get(sent.get("for"))
+    alert, length = _id(sent), LENGTHS.get(sent.get("for"))
     if length is None:
         raise InvalidArgument(f"an alert can be muted for {', '.join(LENGTHS)}")
     await act(request, mute_alert(respond.who(request).session, alert, length, sent.get("why")), noun="alert")
@@ -89,7 +90,7 @@ async def mute(request: Request) -> Response:
 
 async def unmute(request: Request) -> Response:
     """End the mute."""
-    alert = alert_id((await respond.form(request)).get("id"))
+    alert = _id(await respond.form(request))
     await act(request, unmute_alert(respond.who(request).session, alert), noun="alert")
     return respond.go(request, "/alerts")
 
@@ -106,33 +107,8 @@ async def find(read: Read, alert: UUID) -> AlertLine:
     raise NotFound(f"there is no alert {alert}")
 
 
-def alert_id(given: str) -> UUID:
-    """The id of an alert.
-
-    Raises:
-        InvalidArgument: it is not one.
-    """
-    try:
-        return UUID(given)
-    except ValueError:
-        raise InvalidArgument("this is not the id of an alert") from None
-
-
-def moment(given: str) -> datetime | None:
-    """A time in an address; None if there is none.
-
-    Raises:
-        InvalidArgument: it cannot be read.
-    """
-    if not given:
-        return None
-    try:
-        found = datetime.fromisoformat(given)
-    except ValueError:
-        raise InvalidArgument("a time in this address cannot be read") from None
-    if found.tzinfo is None or not 1 < found.year < 9999:
-        raise InvalidArgument("a time in this address has no zone, or is out of range")
-    return found
+def _id(sent: Form) -> UUID:
+    return words.read_uuid(sent.get("id"), "an alert")
 
 
 routes = [

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pgonce.console import respond
-from pgonce.console.pages.alerts import moment
+from pgonce.console import respond, words
 from pgonce.console.reads import reading
 from pgonce.console.sessions import AuditChoices, AuditLine, audit_choices, list_audit
-from pgonce.errors import InvalidArgument
 
 PAGE = 50
 MOST = 10_000
@@ -63,17 +59,14 @@ class Audit:
 async def audit(request: Request) -> Response:
     """The list, or a page of it."""
     asked = respond.query(request)
-    before = moment(asked.get("before"))
-    number = asked.get("before_id", "0")
-    if not number.isdecimal() or len(number) > 18:
-        raise InvalidArgument("a number in this address cannot be read")
+    before, number = words.read_moment(asked.get("before")), words.read_number(asked, "before_id")
     async with reading(request) as read:
         lines = await read(
             list_audit(
                 object=asked.get("q") or None,
                 actor=asked.get("who") or None,
                 action=asked.get("action") or None,
-                before=(before, int(number)) if before else None,
+                before=(before, number) if before else None,
                 limit=PAGE + 1,
             )
         )
@@ -95,20 +88,8 @@ async def as_csv(request: Request) -> Response:
                 limit=MOST,
             )
         )
-    file = io.StringIO()
-    writer = csv.writer(file)
     names = ("at", "actor", "source", "address", "action", "noun", "object", "before", "after", "reason", "refused")
-    writer.writerow(names)
-    for line in lines:
-        writer.writerow([cell(line.at.isoformat() if name == "at" else getattr(line, name)) for name in names])
-    headers = {"content-disposition": 'attachment; filename="audit.csv"'}
-    return Response(file.getvalue(), headers=headers, media_type="text/csv")
-
-
-def cell(value: object) -> str:
-    """The text of a cell. A spreadsheet would execute what begins like a formula."""
-    text = "" if value is None else str(value)
-    return f"'{text}" if text[:1] in {"=", "+", "-", "@", "\t", "\r"} else text
+    return respond.csv_file("audit", names, ([getattr(line, name) for name in names] for line in lines))
 
 
 def said(line: AuditLine) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import csv
-import io
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ from pgonce.console.figures import seeds as figures
 from pgonce.console.figures.seeds import Sum
 from pgonce.console.pages.jobs import NOW
 from pgonce.console.reads import cancelled_with_client, reading
-from pgonce.console.respond import Form, form, go, query, who
+from pgonce.console.respond import form, go, query, who
 from pgonce.console.sessions import AuditLine, list_audit
 from pgonce.core.diagnosis import Diagnosis
 from pgonce.errors import Forbidden, InvalidArgument, NotFound, PgonceError
@@ -200,9 +198,9 @@ async def rejects(request: Request) -> Response:
     """The rejected rows with one reason, with their values: for operators."""
     _operator(request)
     sent = query(request)
-    name, like = words.raw(sent, "name") or "", _whole(sent, "like")
+    name, like = words.raw(sent, "name") or "", words.read_number(sent, "like")
     async with reading(request) as read:
-        rows = await read(calls.console_seed_reject_rows(name, like, _whole(sent, "after"), 51))
+        rows = await read(calls.console_seed_reject_rows(name, like, words.read_number(sent, "after"), 51))
         reasons = await read(calls.console_seed_rejects(name))
     reason = next((each.reason for each in reasons if each.first_id == like), None)
     columns = list(dict.fromkeys(column for row in rows for column in row.row or ()))[:60]
@@ -220,33 +218,19 @@ async def rejects_csv(request: Request) -> Response:
         while len(found) < MOST_CSV and (page := await read(get_rejects(name, found[-1].id if found else 0, 5000))):
             found += page
     columns = list(dict.fromkeys(column for each in found for column in each.row or ()))
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["row_number", "partition", "sqlstate", "error", *columns, "line"])
-    for each in found:
-        values = each.row or {}
-        line = "" if each.line is None else each.line.decode("utf-8", "replace")
-        cells = [each.row_number, each.partition, each.sqlstate, each.error, *(values.get(c) for c in columns), line]
-        writer.writerow([safe(cell) for cell in cells])
-    headers = {"content-disposition": 'attachment; filename="rejected-rows.csv"'}
-    return Response(text.getvalue().encode(), headers=headers, media_type="text/csv")
+    headings = ["row_number", "partition", "sqlstate", "error", *columns, "line"]
+    return respond.csv_file("rejected-rows", headings, (_cells(each, columns) for each in found))
 
 
-def safe(cell: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula: an apostrophe is put before its first sign."""
-    return "'" + cell if isinstance(cell, str) and cell[:1] in {"=", "+", "-", "@", "\t", "\r"} else cell
+def _cells(reject: Reject, columns: Sequence[str]) -> list[object]:
+    values = reject.row or {}
+    line = "" if reject.line is None else reject.line.decode("utf-8", "replace")
+    return [reject.row_number, reject.partition, reject.sqlstate, reject.error, *map(values.get, columns), line]
 
 
 def _operator(request: Request) -> None:
     if not who(request).operator:
         raise Forbidden("the values of rejected rows are shown to operators only")
-
-
-def _whole(sent: Form, field: str) -> int:
-    text = sent.get(field, "0")
-    if not text.isdecimal() or len(text) > 18:
-        raise InvalidArgument(f"{field} is not a number: {text[:40]!r}")
-    return int(text)
 
 
 def _can_retry(request: Request, name: str) -> bool:

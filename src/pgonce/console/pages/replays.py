@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -78,28 +76,15 @@ async def table(request: Request) -> Response:
         if await read(get_replay(number)) is None:
             raise NotFound(f"there is no replay {number}")
         items = await read(list_replay_items(number, limit=10_000))
-    out = io.StringIO()
-    lines = csv.writer(out)
-    lines.writerow(["event", "type", "object", "was", "result", "now", "reason", "queued_at", "settled_at"])
-    for each in items:
-        cells = [
-            each.stripe_event_id,
-            each.event_type,
-            each.object_id,
-            each.seen_state,
-            each.state,
-            each.now,
-            each.reason,
+    headings = ["event", "type", "object", "was", "result", "now", "reason", "queued_at", "settled_at"]
+    rows = (
+        [
+            each.stripe_event_id, each.event_type, each.object_id, each.seen_state, each.state, each.now, each.reason,
+            each.queued_at, each.settled_at,
         ]
-        times = [moment.isoformat() if moment else "" for moment in (each.queued_at, each.settled_at)]
-        lines.writerow([*map(_cell, cells), *times])
-    headers = {"content-disposition": f'attachment; filename="replay-{number}.csv"'}
-    return Response(out.getvalue(), headers=headers, media_type="text/csv")
-
-
-def _cell(text: str | None) -> str:
-    """A spreadsheet must not take it for a formula."""
-    return f"'{text}" if text and text[0] in "=+-@\t\r" else text or ""
+        for each in items
+    )  # fmt: skip
+    return respond.csv_file(f"replay-{number}", headings, rows)
 
 
 async def replays(request: Request) -> Response:
