@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import psycopg
 from starlette.requests import Request
@@ -22,6 +23,7 @@ from pgonce.console.pages.jobs import NOW
 from pgonce.console.reads import cancelled_with_client, reading
 from pgonce.console.respond import form, go, query, who
 from pgonce.console.sessions import AuditLine, list_audit
+from pgonce.core.call import Call
 from pgonce.core.diagnosis import Diagnosis
 from pgonce.errors import Forbidden, InvalidArgument, NotFound, PgonceError
 from pgonce.seeds import calls_console as calls
@@ -249,24 +251,21 @@ async def confirm(request: Request) -> Response:
     )
 
 
-async def pause(request: Request) -> Response:
-    """Ask an import to pause."""
+async def _operate(request: Request, action: Callable[[UUID, str, str], Call[Any]], said: str) -> Response:
     sent = await form(request)
     name = words.raw(sent, "name") or ""
-    await act(
-        request, operate.pause_seed(who(request).session, name, words.reason_of(sent)), noun="import", object=name
-    )
-    return go(request, "/import", name=name, said="pause")
+    await act(request, action(who(request).session, name, words.reason_of(sent)), noun="import", object=name)
+    return go(request, "/import", name=name, said=said)
+
+
+async def pause(request: Request) -> Response:
+    """Ask an import to pause."""
+    return await _operate(request, operate.pause_seed, "pause")
 
 
 async def resume(request: Request) -> Response:
     """Withdraw a pause."""
-    sent = await form(request)
-    name = words.raw(sent, "name") or ""
-    await act(
-        request, operate.resume_seed(who(request).session, name, words.reason_of(sent)), noun="import", object=name
-    )
-    return go(request, "/import", name=name, said="resume")
+    return await _operate(request, operate.resume_seed, "resume")
 
 
 async def retry(request: Request) -> Response:

@@ -164,18 +164,13 @@ def thin(by_lane: dict[tuple[str, str], list[Mark]], begin: datetime, end: datet
         merged: dict[tuple[str, int, UUID | None], Mark] = {}
         for mark in by_lane[lane]:
             at = (mark.kind, (mark.began_at - begin) // place, mark.blocked_by)
-            known = merged.get(at)
-            merged[at] = (
-                mark
-                if known is None
-                else replace(
-                    mark,
-                    began_at=known.began_at,
-                    ended_at=max(known.ended_at, mark.ended_at),
-                    runs=known.runs + mark.runs,
-                )
-            )
+            merged[at] = _merged(merged[at], mark) if at in merged else mark
         by_lane[lane] = list(merged.values())
+
+
+def _merged(first: Mark, second: Mark) -> Mark:
+    ended_at = max(first.ended_at, second.ended_at)
+    return replace(second, began_at=first.began_at, ended_at=ended_at, runs=first.runs + second.runs)
 
 
 def _lane(number: int, each: LaneView, period: figures.Period, clock: Clock) -> object:

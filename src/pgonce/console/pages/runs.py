@@ -1,4 +1,4 @@
-"""The page of a run: does it live, who holds it, will it stop, and whom does it block? With its actions."""
+"""The page of a run: is it alive, which process has it, will it stop, and what does it block? With its actions."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class RunPage:
         return (self.run.ended_at or self.now) - self.run.started_at
 
     @property
-    def learned_within(self) -> timedelta:
-        """A run sends its heartbeats at least this often: with one it reads that it was asked to stop."""
+    def notices_within(self) -> timedelta:
+        """How soon a run notices that it was asked to stop: at its next heartbeat."""
         return min(self.run.window / 3, timedelta(seconds=15))
 
 
