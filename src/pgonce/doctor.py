@@ -13,7 +13,7 @@ from psycopg import errors
 from pgonce.core import database, schema_check
 from pgonce.core.call import Call
 from pgonce.core.execute import execute
-from pgonce.errors import READ_ONLY, PgonceError
+from pgonce.errors import READ_ONLY, PgonceError, first_line
 from pgonce.webhooks.stripe import signing_secrets
 
 State = Literal["ok", "warning", "failure"]
@@ -47,16 +47,12 @@ def examine(url: str, schema: str = "public") -> list[Finding]:
     try:
         found = [*_database(url), *_secrets()]
     except (PgonceError, psycopg.Error) as error:
-        return [Finding("database", "failure", _reason(error)), *_secrets()]
+        return [Finding("database", "failure", first_line(error)), *_secrets()]
     try:
         found += _schema(url, schema)
         return found + _rows(url, schema)
     except (PgonceError, psycopg.Error) as error:
-        return [*found, Finding("schema", "failure", _reason(error), "pgonce migrate")]
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        return [*found, Finding("schema", "failure", first_line(error), "pgonce migrate")]
 
 
 def _database(url: str) -> list[Finding]:
@@ -84,7 +80,7 @@ def _pooler(url: str) -> Finding:
             conn.execute("select 1")
     except psycopg.Error as error:
         action = "set pool_mode = transaction, or connect directly"
-        return Finding("pooler", "failure", f"transactions are refused: {_reason(error)}", action)
+        return Finding("pooler", "failure", f"transactions are refused: {first_line(error)}", action)
     return Finding("pooler", "ok", "a pooler; session and transaction mode both work")
 
 
@@ -112,7 +108,7 @@ def _schema(url: str, schema: str) -> list[Finding]:
     try:
         lines = schema_check.check(url, schema)
     except PgonceError as error:
-        return [Finding("schema", "warning", _reason(error))]
+        return [Finding("schema", "warning", first_line(error))]
     except errors.ReadOnlySqlTransaction:
         return [Finding("schema", "warning", f"not compared, because {READ_ONLY}", "examine the primary")]
     found = []

@@ -96,10 +96,15 @@ class TableChanged(SourceChanged):
 READ_ONLY = "the database accepts no writes: a standby, a demoted primary, or default_transaction_read_only is on"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of the error's text, or the name of its class if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def translate(error: psycopg.Error) -> Exception:
     """The exception of pgonce that a database error stands for, or the error itself if there is none."""
     state = error.sqlstate or ""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = first_line(error)
     if state == "PT404":
         return NotFound(reason)
     if state == "PT403":
@@ -144,7 +149,7 @@ def summary(error: BaseException) -> str:
         if state != "22023" and (state.startswith(("22", "P0")) or is_raised):
             place = next((line for line in (found.diag.context or "").splitlines() if line.startswith("PL/pgSQL")), "")
             return f"{type(found).__name__} ({state}){f' in {place}' if place else ''}"
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line(error)
 
 
 def _not_migrated(state: str, reason: str, context: str | None) -> str:

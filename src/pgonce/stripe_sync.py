@@ -25,7 +25,7 @@ from psycopg_pool import ConnectionPool
 from pgonce.core.execute import call, connection, fetch
 from pgonce.core.facts import record_check
 from pgonce.core.processes import this_process
-from pgonce.errors import PgonceError
+from pgonce.errors import PgonceError, first_line
 from pgonce.jobs.run import Run
 from pgonce.webhooks import calls as protocol
 from pgonce.webhooks import calls_list as lists
@@ -113,7 +113,7 @@ def _cause(error: BaseException) -> str:
     """What the innermost error says: the outer ones' text is advice, and the names of libraries' classes."""
     while inner := error.__cause__ or error.__context__:
         error = inner
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line(error)
 
 
 def pages(get: Get, since: int, account: str | None = None) -> Iterator[list[dict[str, Any]]]:
@@ -177,7 +177,7 @@ def reconcile(
         comparison.compare(None, since)
     except PgonceError as error:
         if run is None or not run.lost:
-            call(pool, record_check(CHECK, this_process(), {"error": str(error).splitlines()[0]}), schema)
+            call(pool, record_check(CHECK, this_process(), {"error": first_line(error)}), schema)
         raise
     accounts, not_compared = list[str](), dict[str, str]()
     for account in call(pool, receive.list_webhook_accounts(), schema):

@@ -19,7 +19,7 @@ from pgonce.alerts.delivery import Send, failure_reason, ping_sender, sender
 from pgonce.core import database
 from pgonce.core.execute import call
 from pgonce.core.service import Service
-from pgonce.errors import PgonceError
+from pgonce.errors import PgonceError, first_line
 
 EVERY = 15.0
 """Seconds between two searches for alerts."""
@@ -126,7 +126,7 @@ class Alerts(Service):
         try:
             work()
         except (PgonceError, psycopg.Error) as error:
-            log.warning("%s", str(error).splitlines()[0])
+            log.warning("%s", first_line(error))
         except Exception as error:  # noqa: BLE001 -- without its text, which may quote a URL
             log.warning("unexpected error in the alerts, which go on: %s", type(error).__name__)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import psycopg
 
-from pgonce.errors import PgonceError
+from pgonce.errors import PgonceError, first_line
 
 TIMEOUT = 124
 """The exit code of timeout(1)."""
@@ -38,7 +38,7 @@ def report(error: Exception) -> int:
     if isinstance(error, PgonceError):
         click.echo(f"pgonce: {error}", err=True)
     elif isinstance(error, psycopg.Error):
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         click.echo(f"pgonce: the database refused: {reason}", err=True)
     else:
         click.echo(_traceback(error).rstrip(), err=True)

@@ -31,6 +31,7 @@ from pgonce.errors import (
     PgonceError,
     RunStopped,
     TransactionBroken,
+    first_line,
 )
 from pgonce.jobs import calls as protocol
 from pgonce.jobs.heartbeat import HeartbeatSender, warn_if_late
@@ -230,7 +231,7 @@ class AsyncRun:
             self._lost = True
         except (psycopg.Error, PgonceError) as error:
             # the next one is sent a third of a window later, and after a window without any the run counts as lost
-            log.warning("%s: a heartbeat could not be sent: %s", self._title, str(error).splitlines()[0])
+            log.warning("%s: a heartbeat could not be sent: %s", self._title, first_line(error))
         else:
             self._lost = self._lost or said == "lost"
             self._stopping = self._stopping or said == "stopping"

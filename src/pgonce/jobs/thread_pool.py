@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 
-from pgonce.errors import PgonceError
+from pgonce.errors import PgonceError, first_line
 
 log = logging.getLogger("pgonce")
 
@@ -20,7 +20,7 @@ def log_errors(action: Callable[..., None], *arguments: Any) -> None:
     try:
         action(*arguments)
     except (PgonceError, psycopg.Error) as error:
-        log.warning("%s", (str(error) or type(error).__name__).splitlines()[0])
+        log.warning("%s", first_line(error))
     except Exception:
         log.exception("unexpected error in the scheduler; it goes on")
 

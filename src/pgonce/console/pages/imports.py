@@ -25,7 +25,7 @@ from pgonce.console.respond import form, go, query, who
 from pgonce.console.sessions import AuditLine, list_audit
 from pgonce.core.call import Call
 from pgonce.core.diagnosis import Diagnosis
-from pgonce.errors import Forbidden, InvalidArgument, NotFound, PgonceError
+from pgonce.errors import Forbidden, InvalidArgument, NotFound, PgonceError, first_line
 from pgonce.seeds import calls_console as calls
 from pgonce.seeds import calls_console_operate as operate
 from pgonce.seeds.calls import Checkpoint, Reject, get_checkpoint
@@ -292,7 +292,7 @@ async def _retry(seeds: AsyncSeeds, seed: Any) -> None:
     try:
         await seeds.retry_rejects(seed)
     except (PgonceError, psycopg.Error) as error:
-        log.warning("the rejected rows of %s could not be retried: %s", seed.name, str(error).splitlines()[0])
+        log.warning("the rejected rows of %s could not be retried: %s", seed.name, first_line(error))
 
 
 routes = [

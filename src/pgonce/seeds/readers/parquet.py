@@ -8,7 +8,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pgonce.errors import InvalidArgument, SourceChanged
+from pgonce.errors import InvalidArgument, SourceChanged, first_line
 from pgonce.seeds.columns import Column
 from pgonce.seeds.copy_format import TEXT
 from pgonce.seeds.readers.descriptor import RawFile
@@ -17,7 +17,6 @@ from pgonce.seeds.readers.file_reader import FileReader
 from pgonce.seeds.readers.parquet_values import (
     Unreadable,
     escaped,
-    first_line,
     is_typed,
     plain_columns,
     pyarrow,

@@ -6,7 +6,7 @@ from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
-from pgonce.errors import InvalidArgument
+from pgonce.errors import InvalidArgument, first_line
 from pgonce.seeds.columns import Column
 from pgonce.seeds.copy_format import SPECIAL
 
@@ -118,11 +118,6 @@ def _with_dicts(value: Any, kind: Any) -> Any:
     if types.is_nested(kind) and hasattr(kind, "value_type"):
         return [_with_dicts(each, kind.value_type) for each in value]
     return _interval(value) if hasattr(value, "months") else value
-
-
-def first_line(error: Exception) -> str:
-    """What pyarrow says, without the lines of its own code that follow."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def escaped(texts: Any) -> Any:

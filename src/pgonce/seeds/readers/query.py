@@ -13,7 +13,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pgonce.core.database import check_url
 from pgonce.core.execute import fetch
-from pgonce.errors import InvalidArgument
+from pgonce.errors import InvalidArgument, first_line
 from pgonce.seeds.copy_format import TEXT
 from pgonce.seeds.source import Cursor
 
@@ -154,5 +154,5 @@ class Query:
                 conn.execute(_SETTINGS)
                 yield conn
         except psycopg.Error as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise InvalidArgument(f"{self.name} cannot be read: {reason}") from error
