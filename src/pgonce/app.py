@@ -13,7 +13,7 @@ from pgonce.webhooks.registry import WebhookRegistry
 
 @dataclass(init=False)
 class App(WebhookRegistry, JobRegistry, SeedRegistry):
-    """Collects handlers, jobs and seeds. It names no database: the command line gets both (``--app module:app``).
+    """Collects handlers, jobs and seeds. It does not name a database: the command line has an option for each.
 
     Args:
         name: tells this app from others on one database, for schedules and ``pgonce ps``. The default is what

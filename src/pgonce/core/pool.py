@@ -15,7 +15,7 @@ from pgonce.errors import InvalidArgument
 
 
 class ForkablePool(ConnectionPool[Connection[Any]]):
-    """In a forked child it begins anew: with connections of the child's own, and threads that are alive.
+    """In a forked child it starts again, with connections and threads of the child's own.
 
     Prefork servers (Celery, gunicorn with preload) import the application, and with it the pool, before they fork. The
     child would talk to the server on its parent's sockets, and get answers to the statements of its siblings.
@@ -23,7 +23,7 @@ class ForkablePool(ConnectionPool[Connection[Any]]):
     Args:
         args, options: as of psycopg's pool.
         patience: seconds to wait for a connection that is in use before another one is opened. Without it two threads
-            that look at the same moment, every few seconds, keep two connections open for ever.
+            that need a connection at the same moment every few seconds keep two open for ever.
     """
 
     def __init__(self, *args: Any, patience: float = 0.0, **options: Any) -> None:
