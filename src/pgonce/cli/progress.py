@@ -15,6 +15,7 @@ import click
 
 from pgonce.cli.options import OVERLAP
 from pgonce.cli.output import terminal
+from pgonce.core.durations import duration
 from pgonce.seeds.calls import Checkpoint, Counts
 from pgonce.seeds.calls_operate import Rehearsed, RejectGroup
 from pgonce.seeds.seeds import Progress as Step
@@ -61,7 +62,7 @@ class Import:
         speed = step.rows / step.seconds if step.seconds else 0.0
         left = ""
         if share and speed and 0 < share < 1:
-            left = f"{duration(seen / share * (1 - share) / speed)} left"
+            left = f"{duration(seen / share * (1 - share) / speed * 1000)} left"
         return share, f"{seen:,}{of}", f"{speed:,.0f} rows/s" if speed else "", left
 
     @contextmanager
@@ -117,7 +118,7 @@ class Import:
         counted = line_of(at) if at else "no rows yet"
         if done and not result.new_rows:
             counted = f"nothing new   {counted}"
-        click.echo(f"{result.outcome:<10} {counted}   {duration(seconds)}", err=not done)
+        click.echo(f"{result.outcome:<10} {counted}   {duration(seconds * 1000)}", err=not done)
         if result.unfinished:
             click.echo(f"because    {result.unfinished}", err=True)
         if done and at and self.total and at.rows_seen < self.total:
@@ -211,13 +212,3 @@ def sequence_lines(sequences: Mapping[str, int], *, were_set: bool) -> Iterator[
 def percent_of(share: float | None) -> str:
     """``68 %``; empty where it is unknown."""
     return "" if share is None else f"{100 * share:.0f} %"
-
-
-def duration(seconds: float) -> str:
-    """``0.2 s``, ``42 s``, ``12 min``, ``3 h 10 min``."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
