@@ -84,6 +84,8 @@ class Cron(Schedule):
     timezone: str = "UTC"
 
     def __post_init__(self) -> None:
+        # A line break would be in each list and message, and one more space would be a change of the schedule.
+        object.__setattr__(self, "expression", " ".join(self.expression.split()))
         if self.expression.startswith("@") and self.expression not in ALIASES:
             raise InvalidArgument(f'cron "{self.expression}" is not known: write five fields or {", ".join(ALIASES)}')
         if len(self.fields.split()) != 5:

@@ -78,6 +78,15 @@ def test_ticks_only_go_forward_wherever_one_begins(seconds: int, expression: str
             assert (step := cron.after(step) or step) == tick
 
 
+@pytest.mark.parametrize("written", ["0 6 * * *\n", "\n  0\t6  *\n* *", "0 6 * * *\r\n"])
+def test_the_space_around_the_fields_is_no_part_of_a_schedule(written: str) -> None:
+    assert Cron(written) == Cron("0 6 * * *")
+    assert Cron(" @daily\n").expression == "@daily"
+    with pytest.raises(InvalidArgument) as refused:
+        Cron(f"{written} *")
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
