@@ -16,17 +16,18 @@ from pgonce.seeds.seed import Seed
 
 # A key that ON CONFLICT can use and that identifies a row: unique, not partial, not on expressions, not deferrable,
 # over exactly these columns, none of them nullable (two NULLs never conflict: rows would double).
-_TABLE = """
-with tree as (select relid as oid from pg_partition_tree(%(table)s) union select %(table)s::regclass)
-select c.oid, n.nspname::text as schema, c.relname::text as name, c.relpersistence::text, c.relkind::text,
-  cardinality(%(key)s::text[]) = 0 or exists (
-    select from pg_index i
-    where i.indrelid = c.oid and i.indisunique and i.indimmediate and i.indisvalid
+_KEY_INDEX = """(
+    select i.indexrelid from pg_catalog.pg_index i
+    where i.indrelid = %(table)s and i.indisunique and i.indimmediate and i.indisvalid
       and i.indpred is null and i.indexprs is null
-      and (select array_agg(a.attname::text order by a.attname) from pg_attribute a
+      and (select array_agg(a.attname::text order by a.attname) from pg_catalog.pg_attribute a
            where a.attrelid = i.indrelid and a.attnum = any (i.indkey[0:i.indnkeyatts - 1]) and a.attnotnull)
           = (select array_agg(k order by k) from unnest(%(key)s::text[]) k)
-      and i.indnkeyatts = cardinality(%(key)s::text[])) as has_key,
+      and i.indnkeyatts = cardinality(%(key)s::text[]) limit 1)"""
+_TABLE = f"""
+with tree as (select relid as oid from pg_partition_tree(%(table)s) union select %(table)s::regclass)
+select c.oid, n.nspname::text as schema, c.relname::text as name, c.relpersistence::text, c.relkind::text,
+  {_KEY_INDEX} as key_index,
   coalesce(row_security_active(c.oid), false) as has_policies,
   exists (select from pg_constraint join tree on tree.oid = conrelid where condeferred) as has_deferred,
   -- 2 = update, 3 = insert
@@ -100,6 +101,12 @@ where d.classid = 'pg_class'::regclass and d.refclassid = 'pg_class'::regclass a
 """
 
 
+def find_key_index(conn: Connection[Any], seed: Seed, oid: int) -> int | None:
+    """The unique index that keeps the key's rows apart; None if there is none any more."""
+    [[found]] = fetch(conn, f"select {_KEY_INDEX}", {"table": oid, "key": list(seed.key)})
+    return None if found is None else int(found)
+
+
 def check_table(conn: Connection[Any], seed: Seed) -> TableFacts:
     """Refuse a table or key that could double rows or lose them, before the first row.
 
@@ -134,6 +141,7 @@ def _facts(conn: Connection[Any], seed: Seed, oid: int) -> TableFacts:
         table["relkind"] == "p",
         tuple(table["key_order"]),
         tuple(table["settings"]),
+        table["key_index"],
     )
 
 
@@ -155,7 +163,7 @@ def _refuse_unfit(table: Mapping[str, Any], seed: Seed) -> None:
             f"{seed.into} is a foreign table, or has a partition that is one: its rows and the checkpoint would not be "
             "committed together. Import on the server that holds it"
         )
-    if not table["has_key"]:
+    if seed.key and table["key_index"] is None:
         raise SchemaError(
             f"table {seed.into} has no plain unique index over ({', '.join(seed.key)}) with every column NOT NULL: "
             "the key must identify the rows that are there already"

@@ -15,6 +15,7 @@ from pgonce.seeds.batch import Batch
 from pgonce.seeds.calls import Checkpoint, Counts
 from pgonce.seeds.columns import Kind, TableFacts
 from pgonce.seeds.seed import Seed
+from pgonce.seeds.table_async import find_key_index
 
 _RANGE = 1000
 """Rows of a batch from which on reading a range of the index is cheaper than looking up each key."""
@@ -28,6 +29,9 @@ join pg_catalog.pg_sequence q on q.seqrelid = %s::pg_catalog.regclass
 cross join (select max({column}) as greatest, min({column}) as least from {table}) e
 cross join lateral (select case when q.seqincrement > 0 then e.greatest else e.least end::numeric as most) m
 where (m.most - s.last_value - case when s.is_called then q.seqincrement else 0 end) * sign(q.seqincrement) >= 0
+"""
+_IS_UNIQUE = """
+select exists (select from pg_catalog.pg_index where indexrelid = %s and indisunique and indisvalid)
 """
 _STAGING = sql.Identifier("pg_temp", "pgonce_batch")
 _EXACT: frozenset[Kind] = frozenset({"boolean", "integer", "uuid", "timestamp"})
@@ -45,6 +49,7 @@ class TableLoader:
     def __init__(self, seed: Seed, facts: TableFacts) -> None:
         self.seed = seed
         self.facts = facts
+        self._key_index = facts.key_index
         self._keys_found = False
         self._ranges = bool(facts.order)
         self._staging: Literal["none", "empty", "full"] = "none"
@@ -108,6 +113,25 @@ class TableLoader:
         self._staging = "full"
         self._keys_found = counts.inserted < rows
         return counts
+
+    async def check_key(self, conn: AsyncConnection[Any]) -> None:
+        """Refuse a batch whose rows no index has compared: they would double.
+
+        Call it after the batch was written: from then on nobody can drop the index before the end of the transaction.
+
+        Raises:
+            TableChanged: the unique index was dropped during the import.
+        """
+        if self._key_index is None:  # there is no key
+            return
+        [[found]] = await fetch(conn, _IS_UNIQUE, [self._key_index])
+        if not found:  # another one may have taken its place, as REINDEX CONCURRENTLY makes it
+            self._key_index = await find_key_index(conn, self.seed, self.facts.oid)
+        if self._key_index is None:
+            raise TableChanged(
+                f"the unique index over ({', '.join(self.seed.key)}) of {self.seed.into} was dropped during the import:"
+                " this batch is rolled back: create it again, then run the same command"
+            )
 
     def target(self, batch: Batch, bad: set[int]) -> dict[str, Any]:
         """What identifies the table at the next resume: its name and oid, and two keys that ``batch`` has written.

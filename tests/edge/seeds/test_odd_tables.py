@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from pgonce.core import database as pools
-from pgonce.errors import RowRejected, SchemaError
+from pgonce.errors import RowRejected, SchemaError, TableChanged
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.seeds import Seeds
 from tests.debian_server import debian_server
@@ -150,6 +150,52 @@ def test_a_trigger_of_a_partition_that_changes_keys_does_not_make_it_another_tab
     what = seed((1, "a"), (2, "b"))
     assert seeds.run(what).outcome == "complete"
     assert seeds.run(what).outcome == "complete"
+
+
+def altered(conn: Conn, change: str, **options: Any) -> Seed:
+    """Eight rows with four keys, and a change of the table before the third batch of two is made."""
+    changes = iter([change])
+
+    def source(cursor: Any) -> Any:
+        for n in range(0 if cursor is None else cursor + 1, 8):
+            if n == 4 and (statement := next(changes, "")):
+                conn.execute(statement.encode())
+            yield (n % 4, str(n)), n
+
+    given = {"into": "things", "key": ("id",), "columns": ("id", "note"), "batch_size": 2, **options}
+    return Seed("s", source, **given)
+
+
+@pytest.mark.parametrize("on_conflict", ["skip", "update"])
+@pytest.mark.parametrize("made", ["", " partition by hash (id)"])
+def test_an_index_that_is_dropped_during_the_import_ends_it_before_rows_double(
+    seeds: Seeds, conn: Conn, on_conflict: str, made: str
+) -> None:
+    conn.execute(f"create table things (id int primary key, note text){made}".encode())
+    if made:
+        conn.execute("create table part partition of things for values with (modulus 1, remainder 0)")
+    what = altered(conn, "alter table things drop constraint things_pkey", on_conflict=on_conflict)
+    with pytest.raises(TableChanged, match=r"the unique index over \(id\) of things was dropped during the import"):
+        seeds.run(what)
+    conn.execute("alter table things add primary key (id)")
+    assert seeds.run(what).outcome == "complete"
+    assert conn.execute("select array_agg(id order by id) from things").fetchone() == ([0, 1, 2, 3],)
+    assert seeds.verify(what)["ok"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "reindex table concurrently things", "alter table things alter id type bigint", "vacuum full things",
+        "alter table things add n int", "alter table things rename constraint things_pkey to other",
+    ],
+)  # fmt: skip
+def test_a_change_that_keeps_the_key_does_not_end_an_import(seeds: Seeds, conn: Conn, change: str) -> None:
+    conn.execute("create table things (id int primary key, note text)")
+    what = altered(conn, change)
+    assert seeds.run(what).outcome == "complete"
+    assert counts(seeds) == (4, 0, 4, 0)
+    assert seeds.verify(what)["ok"]
 
 
 def test_a_row_without_a_partition_is_a_reject(seeds: Seeds, conn: Conn) -> None:
