@@ -341,3 +341,19 @@ def test_a_day_or_time_that_cannot_be_read_is_said_and_is_not_today(open_page: O
         page.goto(base + path)
         asked = path.rpartition("=")[2] if "before_name" not in path else "soon"
         expect(page.locator("main")).to_contain_text("ays is 1 or 7" if asked == "30" else f"annot read '{asked}'")
+
+
+def test_what_is_wrong_with_all_jobs_stands_on_their_first_page_and_not_in_a_search(
+    conn: Connection, open_page: Open
+) -> None:
+    conn.execute("insert into cron_job_runs (job_name, status, completed_at) values ('in trouble', 'failed', now())")
+    page = open_page("/jobs")
+    base = page.url.partition("/jobs")[0]
+    troubles = {query: page.request.get(f"{base}/jobs.json?{query}").json()["troubles"]
+                for query in ("", "days=7", "find=other", "after=a&after_key=", "day=2020-01-01")}  # fmt: skip
+    assert all("in trouble" in {each["job_name"] for each in troubles[query]} for query in ("", "days=7"))
+    assert [query for query, found in troubles.items() if found is None] == list(troubles)[2:]
+    expect(page.locator("h2:text('Not as it should be')")).to_be_visible()
+    page.goto(f"{base}/jobs?find=trouble")
+    expect(page.locator("#lanes-table")).to_contain_text("in trouble")
+    expect(page.locator("h2:text('Not as it should be')")).to_have_count(0)

@@ -55,7 +55,8 @@ class Jobs:
     begin: datetime
     end: datetime
     lanes: Sequence[LaneView]
-    troubles: list[Trouble]
+    troubles: list[Trouble] | None
+    """Of all jobs; None: not on a page of the past, of a search, or after the first."""
     find: str
     more: tuple[str, str] | None
     """Name and key after which the next page begins."""
@@ -129,7 +130,8 @@ async def jobs(request: Request) -> Response:
         more = (lanes[LANES - 1].job_name, lanes[LANES - 1].key) if len(lanes) > LANES else None
         lanes = lanes[:LANES]
         marks = await read(calls.job_marks(lanes, begin, end)) if lanes else []
-        troubles = await read(calls.job_troubles()) if begin <= now <= end else []
+        all_now = begin <= now <= end and not find and after is None
+        troubles = [*await read(calls.job_troubles())] if all_now else None
         processes = await read(list_processes())
     by_lane: dict[tuple[str, str], list[Mark]] = {}
     for mark in marks:
