@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Mapping, Sized
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -25,6 +23,7 @@ from pgonce.seeds import calls, calls_operate, rejects
 from pgonce.seeds.batch import SMALLEST, Batch, BatchBuilder, BatchSizer, join_blocks
 from pgonce.seeds.calls import Checkpoint, Cursor, SeedRow
 from pgonce.seeds.copy_text import RowFormatter
+from pgonce.seeds.run_options import Progress, RunOptions
 from pgonce.seeds.seed import Fingerprint, Seed
 from pgonce.seeds.source import NO_CURSOR, BlockSource, Fingerprinted
 from pgonce.seeds.stream import Stream, batches_of, prefetched
@@ -33,35 +32,6 @@ from pgonce.seeds.table_loader import TableLoader
 T = TypeVar("T")
 Source: TypeAlias = Callable[[Cursor | None], Stream[tuple[SeedRow, Cursor]]]
 Outcome: TypeAlias = Literal["complete", "unfinished", "stopped", "paused", "overlap"]
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where an import stands after a batch."""
-
-    checkpoint: Checkpoint
-    """With the counts over all resumes."""
-    rows: int
-    """Done by this resume."""
-    seconds: float
-    """Since this resume began."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """What belongs to one run of a seed and not to the seed; ``Seeds.run`` explains each."""
-
-    restart: bool = False
-    accept_change: bool = False
-    partition: str | None = None
-    max_rows_per_second: float | None = None
-    on_progress: Callable[[Progress], object] | None = None
-    stop: Callable[[], bool] = lambda: False
-
-    def __post_init__(self) -> None:
-        rate: Any = self.max_rows_per_second
-        if rate is not None and not (isinstance(rate, int | float) and 0 < rate < math.inf):
-            raise InvalidArgument(f"max_rows_per_second must be a number above 0, not {rate!r}: None for no limit")
 
 
 RETRIES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, *[5.0] * 16, None)

@@ -22,9 +22,10 @@ from pgonce.jobs.run import Run
 from pgonce.seeds import calls, calls_operate, verify
 from pgonce.seeds.calls import Checkpoint, Reject
 from pgonce.seeds.calls_operate import BatchTime, Rehearsed, RejectGroup, Resume
-from pgonce.seeds.importer import Import, Outcome, Progress, RunOptions, Source, WentBack
+from pgonce.seeds.importer import Import, Outcome, Source, WentBack
 from pgonce.seeds.rejected_row import RejectedRow
 from pgonce.seeds.rejects import retry
+from pgonce.seeds.run_options import Progress, RunOptions
 from pgonce.seeds.seed import Seed, SeedOptions, check_seed_options
 from pgonce.seeds.table import check_table
 from pgonce.seeds.table_loader import TableLoader

@@ -22,9 +22,10 @@ from pgonce.seeds import calls, calls_operate
 from pgonce.seeds import verify_async as verify
 from pgonce.seeds.calls import Checkpoint, Reject
 from pgonce.seeds.calls_operate import BatchTime, Rehearsed, RejectGroup, Resume
-from pgonce.seeds.importer_async import Import, Outcome, Progress, RunOptions, Source, WentBack
+from pgonce.seeds.importer_async import Import, Outcome, Source, WentBack
 from pgonce.seeds.rejected_row import RejectedRow
 from pgonce.seeds.rejects_async import retry
+from pgonce.seeds.run_options import Progress, RunOptions
 from pgonce.seeds.seed import Seed, SeedOptions, check_seed_options
 from pgonce.seeds.table_async import check_table
 from pgonce.seeds.table_loader_async import TableLoader

@@ -14,7 +14,8 @@ from pgonce.webhooks import calls as webhooks
 from pgonce.webhooks import calls_queue as protocol
 from pgonce.webhooks.calls import Event
 from pgonce.webhooks.calls_queue import claim_of
-from pgonce.webhooks.executor import CHAIN, Executor, Work
+from pgonce.webhooks.claimed import Work
+from pgonce.webhooks.executor import CHAIN, Executor
 from pgonce.webhooks.registry import Handler, WebhookRegistry
 
 MOST = 100

@@ -7,12 +7,12 @@ import logging
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import psycopg
 from psycopg import Connection, sql
@@ -28,6 +28,7 @@ from pgonce.webhooks import calls as webhooks
 from pgonce.webhooks import calls_queue as protocol
 from pgonce.webhooks.calls import Event, Ignored, Postponed
 from pgonce.webhooks.calls_queue import claim_of
+from pgonce.webhooks.claimed import Batch, Work, put_back_on_error, take
 from pgonce.webhooks.glob import any_of
 from pgonce.webhooks.handler_connection import (
     call_back,
@@ -50,9 +51,6 @@ MARKS = 10
 """How often a mark is tried that a concurrent transaction refuses under the user's isolation level."""
 
 log = logging.getLogger("pgonce")
-
-Work: TypeAlias = tuple[Event, list[Handler]]
-Batch: TypeAlias = tuple[Handler, list[Event]]
 
 _CONTENTION = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 _BEGIN = f"begin; {settings('pgonce worker', LIMIT)}"
@@ -132,11 +130,11 @@ class Executor:
     def _run_chain(self, chain: _Chain, conn: Connection[Any], session: HandlerSession, work: deque[Work]) -> None:
         until = time.monotonic() + CHAIN
         transaction, is_durable = None, True  # a transaction of "": the event is no longer ours
-        current = _take(work, until)
+        current = take(work, until)
         while current:
             event, handlers = current
             if transaction is None:
-                with _put_back_on_error(work, current):
+                with put_back_on_error(work, current):
                     transaction = self._begin(conn, session, event)
             following: Work | None = None
             if not transaction:
@@ -146,9 +144,9 @@ class Executor:
                 began = time.monotonic()
                 error = self._call_handlers(conn, event, handlers)
                 if error is None:
-                    following = _take(work, until)
+                    following = take(work, until)
                     is_durable = following is None or any(handler.durable == "each" for handler in handlers)
-                    with _put_back_on_error(work, following):
+                    with put_back_on_error(work, following):
                         error, transaction = self._commit(conn, session, transaction, following, is_durable)
                 if error is None:
                     chain.committed.append(event)
@@ -160,7 +158,7 @@ class Executor:
                     self._end_attempt(conn, session, event, error, began)
                     if conn.closed:
                         return
-            current = following or _take(work, until)
+            current = following or take(work, until)
 
     def _opening(self, event: Event) -> str:
         # Put together by hand: composing it with psycopg.sql took 8 % of the worker's samples. UUIDs need no quoting.
@@ -371,24 +369,6 @@ class Executor:
                 step_aside()
         else:
             call_back(event)
-
-
-def _take(work: deque[Work], until: float) -> Work | None:
-    """The next event; None after ``until``, or if another thread has released the rest."""
-    try:
-        return work.popleft() if time.monotonic() < until else None
-    except IndexError:
-        return None
-
-
-@contextmanager
-def _put_back_on_error(work: deque[Work], taken: Work | None) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        if taken:
-            work.appendleft(taken)
-        raise
 
 
 def _text(results: Sequence[PGresult]) -> str:
