@@ -333,6 +333,9 @@ class AsyncSeeds:
 
         Each row in a transaction of its own. A row whose key is in the table by now is accepted and counted as skipped:
         what is there is newer. None: another runner is at work on the seed.
+
+        Raises:
+            TableChanged: the rows were rejected for another table.
         """
         found = _seed(seed, None, options)
         if found.on_conflict == "update":
@@ -340,6 +343,9 @@ class AsyncSeeds:
         async with connection(self._pool) as conn:
             loader = TableLoader(found, await check_table(conn, found))
         name = found.name
+        for at in [await self.checkpoint(name), *await self.partitions(name)]:
+            if at is not None:
+                loader.check_rejects(at)
         await self.release_dead(name, name)
         async with self._jobs.run(RUNNER, key=name, scope={"seed_name": name, "retries": "rejects"}) as run:
             if run is None:

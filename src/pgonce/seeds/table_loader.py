@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any, Literal, LiteralString
 
@@ -168,7 +168,7 @@ class TableLoader:
             return
         name, before = self.facts.table.as_string(), at.target
         keys = before["keys"] if not self.facts.has_triggers and not self.facts.has_policies else []
-        if before["oid"] != self.facts.oid and before["table"] != name:
+        if self._is_other(before):
             lost = f"the checkpoint belongs to table {before['table']}, not to {name}"
         elif keys and not self._has_one(conn, keys):
             lost = f"table {name} has not the rows of the last batch: was it emptied, or created anew?"
@@ -180,6 +180,20 @@ class TableLoader:
             f"{at.seed_name}: {lost}: begin at the start (--restart), resume at the checkpoint (--accept-change), or "
             "use another --name"
         )
+
+    def check_rejects(self, at: Checkpoint) -> None:
+        """Refuse rows that were rejected for another table.
+
+        Raises:
+            TableChanged: with the table's name.
+        """
+        if at.target and self._is_other(at.target):
+            ours = self.facts.table.as_string()
+            raise TableChanged(f"{at.seed_name}: its rejected rows are for table {at.target['table']}, not for {ours}")
+
+    def _is_other(self, before: Mapping[str, Any]) -> bool:
+        is_named_so: bool = before["table"] == self.facts.table.as_string()
+        return before["oid"] != self.facts.oid and not is_named_so
 
     def _has_one(self, conn: Connection[Any], keys: Sequence[Sequence[str]]) -> bool:
         columns = [self.facts.columns[name] for name in self.seed.key]
