@@ -20,8 +20,8 @@ from pgonce.cli.errors import TIMEOUT
 from pgonce.cli.options import OVERLAP, with_database, with_scope
 from pgonce.cli.output import Length, Moment
 from pgonce.cli.process_group import STATUS_UNKNOWN, CannotExecute, Group, find_command, require_posix
+from pgonce.cli.times import took
 from pgonce.core import database
-from pgonce.core.durations import duration
 from pgonce.jobs import calls as protocol
 from pgonce.jobs.guard import Jobs
 from pgonce.jobs.run import BEAT, Run
@@ -127,7 +127,7 @@ def exec_(
                     sys.exit(OVERLAP)
                 code = _run(run, command, received, grace.total_seconds(), timeout, _key(run, scheduled_for))
         except TimeoutError:
-            _say(f"pgonce: the job {name} took longer than {duration(timeout)}")
+            _say(f"pgonce: the job {name} took longer than {took(timeout)}")
             sys.exit(TIMEOUT)
     sys.exit(code)
 

@@ -12,9 +12,9 @@ from pgonce.app import App
 from pgonce.cli.errors import TookTooLong
 from pgonce.cli.options import OVERLAP, with_app, with_database, with_scope
 from pgonce.cli.signals import Interrupts
+from pgonce.cli.times import took
 from pgonce.core import database
 from pgonce.core.callables import ensure_awaitable, ensure_result
-from pgonce.core.durations import duration
 from pgonce.core.execute import call
 from pgonce.errors import DatabaseUnavailable, LeaseLost, RunStopped
 from pgonce.jobs import calls as protocol
@@ -74,7 +74,7 @@ def _in_time(job: Job, start: dict[str, Any], begun: list[bool], url: str, schem
     except (TimeoutError, LeaseLost) as error:  # LeaseLost: a transaction has seen the end of the time before the timer
         if job.timeout is None or time.monotonic() - began < job.timeout.total_seconds():
             raise  # of something that the job has waited for, or of a takeover
-        raise TookTooLong(f"the job {job.name} took longer than {duration(job.timeout)}") from error
+        raise TookTooLong(f"the job {job.name} took longer than {took(job.timeout)}") from error
 
 
 def _perform(job: Job, start: dict[str, Any], begun: list[bool], url: str, schema: str) -> Run | None:

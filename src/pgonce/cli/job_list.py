@@ -10,10 +10,9 @@ import click
 
 from pgonce.cli.options import as_json, with_database
 from pgonce.cli.output import Length, Moment, print_json, print_table, when
-from pgonce.cli.times import ago, coming
+from pgonce.cli.times import ago, coming, span, took
 from pgonce.cli.watch import watchable
 from pgonce.core import database
-from pgonce.core.durations import duration, span
 from pgonce.core.execute import Pool, call
 from pgonce.errors import NotFound
 from pgonce.jobs import calls_operate
@@ -85,7 +84,7 @@ def list_(
         ["run", "job", "state", "started", "took", "rows", "progress", "reason"],
         [
             (str(r.id)[:8], named(r.job_name, r.key), _sign(r.state, r.status), ago(r.started_at, now),
-             duration(r.duration_ms), f"{r.rows_processed:,}" if r.rows_processed else "", r.progress, r.reason)
+             took(r.duration_ms), f"{r.rows_processed:,}" if r.rows_processed else "", r.progress, r.reason)
             for r in lines
         ],
         "no such runs",
@@ -107,7 +106,7 @@ def _print_jobs(lines: list[stats.JobLine]) -> None:
     print_table(
         ["job", "state", "started", "took", "usual", "next", "note"],
         [
-            (named(job.job_name, job.key), _state(job), ago(job.started_at, now), duration(job.duration_ms) or "–",
+            (named(job.job_name, job.key), _state(job), ago(job.started_at, now), took(job.duration_ms) or "–",
              "" if job.usual_from_ms is None or job.usual_to_ms is None else span(job.usual_from_ms, job.usual_to_ms),
              coming(job.next_tick, now), _note(job, now))
             for job in lines
@@ -172,8 +171,8 @@ def stats_(name: str | None, since: timedelta, json_: bool, url: str, schema: st
     print_table(
         ["job", "runs", "skipped", "success", "p50", "p95", "p99", "max", "trend", "rows/s", "last failure (UTC)"],
         [
-            (t.job_name, t.runs, t.skipped or "", _percent(t.success_rate), duration(t.p50_ms), duration(t.p95_ms),
-             duration(t.p99_ms), duration(t.max_ms), _percent(t.trend, "+"), t.rows_per_second, _failure(t))
+            (t.job_name, t.runs, t.skipped or "", _percent(t.success_rate), took(t.p50_ms), took(t.p95_ms),
+             took(t.p99_ms), took(t.max_ms), _percent(t.trend, "+"), t.rows_per_second, _failure(t))
             for t in lines
         ],
         "no runs in that time",

@@ -14,8 +14,8 @@ from pgonce.cli.actor import audited, session
 from pgonce.cli.job_list import RunId, find_run
 from pgonce.cli.options import OVERLAP, as_json, with_database, with_scope
 from pgonce.cli.output import Length, Moment, in_line, print_json, print_table, when
+from pgonce.cli.times import exactly
 from pgonce.core import database
-from pgonce.core.durations import duration
 from pgonce.core.execute import Pool, call
 from pgonce.errors import InvalidArgument, NotFound
 from pgonce.jobs import calls_console_operate as operate
@@ -211,7 +211,7 @@ def expect(name: str, every: timedelta | None, grace: timedelta, key: str, never
     with database.open_pool(url, 1) as pool:
         if every is not None:
             call(pool, operate.expect_job(session(pool, schema), name, every, grace, key), schema)
-            click.echo(f"{name}: expected every {duration(every)}, alerted {duration(grace)} later")
+            click.echo(f"{name}: expected every {exactly(every)}, alerted {exactly(grace)} later")
         elif call(pool, operate.forget_job_expectation(session(pool, schema), name, key), schema):
             click.echo(f"{name}: no longer expected")
         else:

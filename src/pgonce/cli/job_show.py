@@ -11,9 +11,8 @@ import click
 from pgonce.cli.job_list import SIGNS, RunId, find_run, named
 from pgonce.cli.options import as_json, with_database
 from pgonce.cli.output import in_line, print_diagnosis, print_fields, print_json, print_line, when
-from pgonce.cli.times import ago
+from pgonce.cli.times import ago, took
 from pgonce.core import database
-from pgonce.core.durations import duration
 from pgonce.core.execute import call
 from pgonce.errors import NotFound
 from pgonce.jobs import calls_stats as stats
@@ -59,11 +58,11 @@ def _fields(run: dict[str, Any], now: datetime) -> Iterator[tuple[str, str]]:
     yield "tick", when(_time(run["scheduled_for"] or run["for_tick"]))
     yield "started", f"{when(started)}, {ago(started, now)}"
     if running:
-        yield "at work for", duration(now - started)
+        yield "at work for", took(now - started)
         beat = _time(run["heartbeat_at"])
         yield "heartbeat", f"{ago(beat, now)}; without one for {_window(run['run_window'])} the run counts as dead"
     elif ended is not None and run["status"] != "skipped":
-        yield "ended", f"{when(ended)}, after {duration(run['duration_ms']) or '–'}"
+        yield "ended", f"{when(ended)}, after {took(run['duration_ms']) or '–'}"
     if run["worked_until"]:
         yield "worked until", f"{when(_time(run['worked_until']))}, after the run was closed; what it wrote was refused"
     yield "progress", _progress(run, now)
@@ -95,7 +94,7 @@ def _window(text: str) -> str:
     hours, _, rest = text.partition(":")
     minutes, _, seconds = rest.partition(":")
     try:
-        return duration(timedelta(hours=int(hours), minutes=int(minutes), seconds=float(seconds)))
+        return took(timedelta(hours=int(hours), minutes=int(minutes), seconds=float(seconds)))
     except ValueError:
         return text
 

@@ -15,7 +15,7 @@ import click
 
 from pgonce.cli.options import OVERLAP
 from pgonce.cli.output import terminal
-from pgonce.core.durations import duration
+from pgonce.cli.times import took
 from pgonce.seeds.calls import Checkpoint, Counts
 from pgonce.seeds.calls_operate import Rehearsed, RejectGroup
 from pgonce.seeds.seeds import Progress as Step
@@ -62,7 +62,7 @@ class Import:
         speed = step.rows / step.seconds if step.seconds else 0.0
         left = ""
         if share and speed and 0 < share < 1:
-            left = f"{duration(seen / share * (1 - share) / speed * 1000)} left"
+            left = f"{took(seen / share * (1 - share) / speed * 1000)} left"
         return share, f"{seen:,}{of}", f"{speed:,.0f} rows/s" if speed else "", left
 
     @contextmanager
@@ -118,7 +118,7 @@ class Import:
         counted = line_of(at) if at else "no rows yet"
         if done and not result.new_rows:
             counted = f"nothing new   {counted}"
-        click.echo(f"{result.outcome:<10} {counted}   {duration(seconds * 1000)}", err=not done)
+        click.echo(f"{result.outcome:<10} {counted}   {took(seconds * 1000)}", err=not done)
         if result.unfinished:
             click.echo(f"because    {result.unfinished}", err=True)
         if done and at and self.total and at.rows_seen < self.total:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import click
 
 from pgonce.cli.options import as_json, with_database
 from pgonce.cli.output import print_json, print_line, print_table
+from pgonce.cli.times import took
 from pgonce.cli.watch import watchable
 from pgonce.core import database, processes
-from pgonce.core.durations import elapsed
 from pgonce.core.execute import call
 
 KINDS = {"receives": "serve", "events": "worker", "jobs": "worker", "alerts": "alerts"}
@@ -73,5 +75,5 @@ def _busy(line: processes.ProcessLine) -> str:
 
 
 def _seen(line: processes.ProcessLine) -> str:
-    seen = f"{elapsed(line.seen_ago)} ago"
+    seen = f"{took(line.seen_ago // timedelta(seconds=1) * 1000)} ago"
     return seen if line.live else f"! {seen}"

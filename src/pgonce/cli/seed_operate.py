@@ -15,9 +15,9 @@ from pgonce.cli.actor import session
 from pgonce.cli.options import OVERLAP, as_json, with_app, with_database
 from pgonce.cli.output import in_line, print_diagnosis, print_json, print_line, print_table
 from pgonce.cli.times import ago
+from pgonce.cli.times import took as took_
 from pgonce.cli.watch import watchable
 from pgonce.core import database
-from pgonce.core.durations import duration
 from pgonce.core.execute import call
 from pgonce.errors import NotFound
 from pgonce.seeds import calls_console_operate as operate
@@ -55,7 +55,7 @@ def _resume_line(run: Resume) -> tuple[object, ...]:
     rows = "" if run.from_row is None else f"{run.from_row:,}"
     to = "" if run.to_row is None else f"{run.to_row:,}"
     because = (run.reason or "").strip().splitlines()
-    took = duration(run.ended_at - run.started_at) if run.ended_at else ""
+    took = took_(run.ended_at - run.started_at) if run.ended_at else ""
     at = ago(run.started_at, datetime.now(UTC))
     return (at, run.partition or "", run.outcome, rows, to, took, run.process or "", because[-1] if because else "")
 

@@ -11,12 +11,11 @@ import click
 from pgonce.cli.actor import audited
 from pgonce.cli.options import as_json, with_database
 from pgonce.cli.output import Moment, print_json, print_table, when
-from pgonce.cli.times import ago
+from pgonce.cli.times import ago, took
 from pgonce.cli.watch import watchable
 from pgonce.cli.webhook_replay import match
 from pgonce.cli.webhook_show import print_event
 from pgonce.core import database
-from pgonce.core.durations import duration
 from pgonce.core.execute import call
 from pgonce.core.processes import host
 from pgonce.errors import NotFound
@@ -95,7 +94,7 @@ def _state(event: lists.WebhookLine, now: datetime) -> str:
     if event.next_attempt_at is None or event.status != "failed":
         return SIGNS[event.state]
     wait = event.next_attempt_at - now
-    return f"● in {duration(wait)}" if wait > timedelta() else "● due"
+    return f"● in {took(wait)}" if wait > timedelta() else "● due"
 
 
 def _list(

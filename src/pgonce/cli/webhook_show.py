@@ -13,9 +13,9 @@ import click
 from rich.cells import cell_len, set_cell_size
 
 from pgonce.cli.output import print_diagnosis, print_line, printable, terminal
+from pgonce.cli.times import took
 from pgonce.console.traceback import read_traceback
 from pgonce.core.diagnosis import Diagnosis
-from pgonce.core.durations import duration
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ def _state(event: dict[str, Any], now: datetime) -> str:
     if status == "ignored":
         return f"○ ignored: {printable(event['ignored_reason'] or 'no reason')}"
     if status == "failed" and due:
-        return f"● failed, again in {duration(due - now)}" if due > now else "● failed, due again"
+        return f"● failed, again in {took(due - now)}" if due > now else "● failed, due again"
     if status == "failed":
         return "✗ dead, nobody tries it again by itself" if event["queued"] else "✗ failed, Stripe's retry is the next"
     if event["lease"] and lease:
         return "● processing" if lease > now else "● processing, its lease has run out"
-    return f"● waiting for {duration(due - now)}" if due and due > now else "● waiting for a worker"
+    return f"● waiting for {took(due - now)}" if due and due > now else "● waiting for a worker"
 
 
 def _facts(event: dict[str, Any]) -> list[str]:
@@ -117,7 +117,7 @@ def _attempt(row: dict[str, Any]) -> Moment:
     names = {"failed": f"attempt {attempt} failed", "lost": f"attempt {attempt} was lost"}
     what = names.get(kind, kind)
     if began := _moment(row["began_at"]):
-        what += f" after {duration(ended - began)}"
+        what += f" after {took(ended - began)}"
     reason = printable((row["error"] or "").rstrip().rpartition("\n")[2])
     return Moment(ended, what, reason, printable(row["worker"] or ""), attempt if kind == "failed" else None)
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
-from pgonce.console.templating import MOST, Clock, plural
-from pgonce.core.durations import duration, span
+from pgonce.console.templating import MOST, Clock, duration, plural, span
 from pgonce.core.facts import Facts, StuckImport
 from pgonce.core.processes import ProcessLine
 from pgonce.jobs.calls_stats import JobLine, MissedTick

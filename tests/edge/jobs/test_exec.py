@@ -387,7 +387,7 @@ def test_a_command_that_is_asked_to_stop_or_takes_too_long_is_stopped(start: Exe
     assert last_run(conn)[1:] == ("failed", "stopped on request")
     slow = start("while :; do sleep 0.1; done", "--timeout", "200ms")
     _, err = slow.communicate(timeout=30)
-    assert (slow.returncode, err.splitlines()[-1]) == (124, "pgonce: the job job took longer than 200 ms")
+    assert (slow.returncode, err.splitlines()[-1]) == (124, "pgonce: the job job took longer than 0.2 s")
     assert last_run(conn)[2].startswith("timed out after ")
 
 

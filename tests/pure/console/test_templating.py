@@ -9,8 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from pgonce.console import templating
-from pgonce.console.templating import Clock, read_zone, short, size
-from pgonce.core.durations import duration, span
+from pgonce.console.templating import Clock, duration, read_zone, short, size, span
 
 NOW = datetime(2026, 11, 26, 13, 2, 36, tzinfo=UTC)
 BERLIN = Clock(ZoneInfo("Europe/Berlin"), NOW)

@@ -9,8 +9,7 @@ from datetime import datetime, timedelta
 from markupsafe import Markup
 
 from pgonce.console.figures.svg import figure, label, line, percent, rect, use
-from pgonce.console.templating import Clock, number, plural
-from pgonce.core.durations import duration
+from pgonce.console.templating import Clock, duration, number, plural
 from pgonce.jobs.calls_console import Mark
 
 LANE, MIDDLE, BELOW = 46, 19, 34

@@ -9,8 +9,7 @@ from datetime import datetime, timedelta
 from markupsafe import Markup
 
 from pgonce.console.figures.svg import figure, label, level, line, percent, use
-from pgonce.console.templating import Clock, number, plural
-from pgonce.core.durations import duration
+from pgonce.console.templating import Clock, duration, number, plural
 from pgonce.jobs.calls_console import ConsoleRun, Release, RunDetail
 
 STRIP, BASE, TOP = 262, 236, 36

@@ -16,9 +16,8 @@ from pgonce.console import respond, words
 from pgonce.console.figures import jobs as figures
 from pgonce.console.reads import reading
 from pgonce.console.respond import query
-from pgonce.console.templating import Clock, plural, zone_of
+from pgonce.console.templating import Clock, duration, plural, zone_of
 from pgonce.core.call import Call, value
-from pgonce.core.durations import duration
 from pgonce.core.processes import list_processes
 from pgonce.errors import InvalidArgument
 from pgonce.jobs import calls_console as calls

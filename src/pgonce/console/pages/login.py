@@ -10,8 +10,7 @@ from starlette.responses import RedirectResponse, Response
 
 from pgonce.console import again, respond, sessions
 from pgonce.console.auth import form_token, is_password, new_token, token_hash
-from pgonce.console.templating import ZONE_COOKIE, plural, read_zone
-from pgonce.core.durations import duration
+from pgonce.console.templating import ZONE_COOKIE, duration, plural, read_zone
 from pgonce.core.execute_async import call
 
 LONGEST_NAME = 200

@@ -17,10 +17,9 @@ from pgonce.console.actions import act
 from pgonce.console.figures.webhooks import LaneMark, attempts, lane, lane_marks
 from pgonce.console.mask import is_masked, mask_patterns, masked
 from pgonce.console.reads import Read, reading
-from pgonce.console.templating import Clock, zone_of
+from pgonce.console.templating import Clock, duration, zone_of
 from pgonce.console.traceback import Traceback, read_traceback
 from pgonce.core.diagnosis import Diagnosis
-from pgonce.core.durations import duration
 from pgonce.errors import NotFound
 from pgonce.webhooks.calls_console import (
     Change,
