@@ -132,7 +132,7 @@ def _state(job: stats.JobLine) -> str:
 def _note(job: stats.JobLine, now: datetime) -> str:
     notes = []
     if job.paused is not None:
-        notes.append(job.paused)
+        notes.append(f"until {coming(job.paused_until, now)}: {job.paused}" if job.paused_until else job.paused)
     if job.missed is not None:
         notes.append(job.missed)
     if job.stopping:

@@ -108,6 +108,7 @@ class JobLine:
     """Starts that were skipped because of this run."""
     paused: str | None
     """The reason."""
+    paused_until: datetime | None
     missed: str | None
     """The reason."""
     reason: str | None

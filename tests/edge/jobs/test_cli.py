@@ -309,13 +309,14 @@ def test_ls_has_a_line_for_each_job_with_what_is_usual_what_comes_next_and_what_
         " values ('dump', 'succeeded', now() - interval '3 days', now() - interval '3 days', 42000)"
     )
     assert run("expect", "dump", "--every", "1 day")[0] == 0
-    assert run("pause", "broken", "--reason", "the partner is down")[0] == 0
+    assert run("pause", "broken", "--reason", "the partner is down", "--until", "2 hours")[0] == 0
     assert run("schedule", "new", "--cron", "0 3 1 1 *")[0] == 0
     code, out, _ = run("ls")
     assert code == 0
     found = {line.split("  ")[0]: line for line in out.splitlines()}
     assert re.search(r"● running +\d+ s ago .*9 to 12 min .*blocks 1 start\b", found["sync eu"])
-    assert re.search(r"○ paused +4 min ago +0.2 s .*the partner is down, ValueError: no", found["broken"])
+    paused = r"○ paused +4 min ago +0.2 s .*until (tomorrow|\d\d:\d\d): the partner is down, ValueError: no"
+    assert re.search(paused, found["broken"])
     assert re.search(r"! missed .*42 s .*it should run every 1 day; its last run succeeded at", found["dump"])
     assert re.search(r"○ new +– +– .*20\d\d-01-01", found["new"])
     assert out.splitlines()[-1].startswith("look: pgonce job show ")

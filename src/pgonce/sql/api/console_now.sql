@@ -189,7 +189,7 @@ create or replace function pgonce_console_urgent_jobs(p_limit integer default 20
 returns table (job_name text, key text, run_id uuid, status text, started_at timestamptz, duration_ms integer, usual_from_ms integer,
                usual_to_ms integer, next_tick timestamptz, attempt integer, next_retry_at timestamptz, stopping boolean,
                progress_done bigint, progress_total bigint, progress_at timestamptz, process text, blocks bigint,
-               paused text, missed text, reason text)
+               paused text, paused_until timestamptz, missed text, reason text)
 language sql stable set search_path from current set jit = off as $$
   with
   latest as (
@@ -218,9 +218,7 @@ language sql stable set search_path from current set jit = off as $$
          case when r.status = 'running' then (
            select count(*) from (select from cron_job_runs b where b.job_name = r.job_name and b.started_at >= r.started_at
                                    and b.blocked_by = r.id limit 1000) b) end,
-         (select p.reason || coalesce(' until ' || pgonce_utc_text(p.paused_until), '') from pgonce_job_pauses p
-          where p.job_name = c.job_name and coalesce(p.paused_until, 'infinity') > clock_timestamp()),
-         null::text, case when r.status = 'failed' then pgonce_error_line(r.error_message)
+         p.reason, p.paused_until, null::text, case when r.status = 'failed' then pgonce_error_line(r.error_message)
                           else pgonce_job_run_silence(r.id, r.status, r.heartbeat_at, r.run_window) end
   from chosen c
   left join lateral (
@@ -232,6 +230,7 @@ language sql stable set search_path from current set jit = off as $$
     from (select * from cron_job_runs n where n.job_name = any (array[c.job_name]) order by n.job_name, n.started_at desc limit 50) h
     where h.key = c.key and h.status = 'succeeded' having count(*) >= 5) u on true
   left join pgonce_job_schedules s on s.job_name = c.job_name and s.key = c.key
+  left join pgonce_job_pauses p on p.job_name = c.job_name and coalesce(p.paused_until, 'infinity') > clock_timestamp()
   order by c.rank, c.at desc nulls last, c.job_name, c.key
 $$;
 comment on function pgonce_console_urgent_jobs(integer, text[], text[]) is

@@ -4,7 +4,7 @@ create or replace function pgonce_list_jobs()
 returns table (job_name text, key text, run_id uuid, status text, started_at timestamptz, duration_ms integer, usual_from_ms integer,
                usual_to_ms integer, next_tick timestamptz, attempt integer, next_retry_at timestamptz, stopping boolean,
                progress_done bigint, progress_total bigint, progress_at timestamptz, process text, blocks bigint,
-               paused text, missed text, reason text)
+               paused text, paused_until timestamptz, missed text, reason text)
 language sql stable set search_path from current set jit = off as $$
   with recursive names as (
     -- the distinct names, by one index lookup per name: a job has many runs
@@ -39,17 +39,16 @@ language sql stable set search_path from current set jit = off as $$
          case when r.status = 'running' then (
            select count(*) from cron_job_runs b
            where b.job_name = r.job_name and b.started_at >= r.started_at and b.blocked_by = r.id) end,
-         (select p.reason || coalesce(' until ' || pgonce_utc_text(p.paused_until), '') from pgonce_job_pauses p
-          where p.job_name = k.job_name and coalesce(p.paused_until, 'infinity') > clock_timestamp()),
-         m.reason, case when r.status = 'failed' then pgonce_error_line(r.error_message)
+         p.reason, p.paused_until, m.reason, case when r.status = 'failed' then pgonce_error_line(r.error_message)
                         else pgonce_job_run_silence(r.id, r.status, r.heartbeat_at, r.run_window) end
   from keys k
   left join recent r on r.job_name = k.job_name and r.key = k.key and r.age = 1
   left join usual u on u.job_name = k.job_name and u.key = k.key
   left join pgonce_job_schedules s on s.job_name = k.job_name and s.key = k.key
   left join missed m on m.job_name = k.job_name and m.key = k.key
+  left join pgonce_job_pauses p on p.job_name = k.job_name and coalesce(p.paused_until, 'infinity') > clock_timestamp()
   order by r.started_at desc nulls last, k.job_name, k.key
 $$;
 comment on function pgonce_list_jobs() is
   'pgonce: one row for each job and key: its last run (not counting skipped ones), how long its runs usually take (the 10 % and 90 % '
-  'points of its last successful ones), its next tick, how many starts the run has blocked, and whether it is paused or missed. reason: why its last run failed, or that it is silent.';
+  'points of its last successful ones), its next tick, how many starts the run has blocked, and why it is paused or missed. reason: why its last run failed, or that it is silent.';
