@@ -29,7 +29,7 @@ class Hold:
     _reached: threading.Event = field(default_factory=threading.Event)
     _released: threading.Event = field(default_factory=threading.Event)
 
-    def wait(self, seconds: float = 20) -> None:
+    def wait(self, seconds: float = 60) -> None:
         """Wait until the message has arrived and is held."""
         if not self._reached.wait(seconds):
             pytest.fail(f"waited {seconds} s in vain for a message with {self.text!r}")
