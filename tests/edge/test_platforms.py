@@ -114,6 +114,9 @@ def test_a_process_is_gone_when_it_has_ended_and_not_before(monkeypatch: pytest.
     theirs = eval(child.stdout.readline())
     assert not process.is_gone(theirs)
     child.kill()
+    if theirs["boot"] != here["boot"]:
+        child.communicate()
+        pytest.skip("uuid.getnode() finds no network card here, as in a bare root, so each process has a random one")
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert process.is_gone(theirs), "a zombie has ended"
     child.communicate()
