@@ -11,7 +11,7 @@ import psycopg
 from psycopg import Connection
 from psycopg.pq import TransactionStatus
 
-from pgonce.core.database import POOL
+from pgonce.core.database import is_own
 from pgonce.core.execute import Pool, send
 from pgonce.core.handler_session import RESET, ClientState
 
@@ -22,7 +22,7 @@ def resetting(conn: Connection[Any], pool: Pool) -> Iterator[None]:
 
     Only of a pool that pgonce has opened: one of the user's may have settings that no RESET brings back.
     """
-    if pool.name != POOL:
+    if not is_own(pool):
         yield
         return
     state = ClientState(conn)
@@ -30,11 +30,15 @@ def resetting(conn: Connection[Any], pool: Pool) -> Iterator[None]:
         yield
     finally:
         if not conn.closed:
+            error: psycopg.Error | None
             is_idle = conn.info.transaction_status == TransactionStatus.IDLE
             try:
                 _, error = send(conn, RESET if is_idle else f"rollback; {RESET}")
             except psycopg.Error as lost:
                 error = lost
+            except BaseException:  # cancelled in between, it may have been reset or not
+                conn.close()
+                raise
             if error is None:
                 state.restore()
             else:

@@ -10,7 +10,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
 
-from pgonce.core.database import POOL
+from pgonce.core.database import is_own
 from pgonce.core.execute_async import Pool, send
 from pgonce.core.handler_session import RESET, ClientState
 
@@ -21,7 +21,7 @@ async def resetting(conn: AsyncConnection[Any], pool: Pool) -> AsyncIterator[Non
 
     Only of a pool that pgonce has opened: one of the user's may have settings that no RESET brings back.
     """
-    if pool.name != POOL:
+    if not is_own(pool):
         yield
         return
     state = ClientState(conn)
@@ -29,11 +29,15 @@ async def resetting(conn: AsyncConnection[Any], pool: Pool) -> AsyncIterator[Non
         yield
     finally:
         if not conn.closed:
+            error: psycopg.Error | None
             is_idle = conn.info.transaction_status == TransactionStatus.IDLE
             try:
                 _, error = await send(conn, RESET if is_idle else f"rollback; {RESET}")
             except psycopg.Error as lost:
                 error = lost
+            except BaseException:  # cancelled in between, it may have been reset or not
+                await conn.close()
+                raise
             if error is None:
                 state.restore()
             else:

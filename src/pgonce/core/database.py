@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import psycopg
 from psycopg import AsyncConnection, Connection
@@ -165,8 +166,7 @@ def _unreadable(url: str, said: str) -> str:
     return f"the database URL cannot be read: {write}"
 
 
-POOL = "pgonce"
-"""The name of a pool that is opened here: its connections have no settings of the application's."""
+_opened: WeakSet[object] = WeakSet()
 IDLE = 15.0
 """Seconds after which a pool closes a connection that it has not needed; psycopg's default is ten minutes."""
 
@@ -188,10 +188,11 @@ def open_pool(url: str, size: int = 10, *, least: int = 1, patience: float = 0.0
     check(url)
     pool = ForkablePool(
         url, kwargs=_options(url), configure=_configure, min_size=least, max_size=size, open=True, timeout=TIMEOUT,
-        max_idle=IDLE, reconnect_timeout=TIMEOUT, name=POOL, patience=patience,
+        max_idle=IDLE, reconnect_timeout=TIMEOUT, name="pgonce", patience=patience,
     )  # fmt: skip
     with _translate_pool_timeout():
         pool.wait(TIMEOUT)
+    _opened.add(pool)
     return pool
 
 
@@ -204,12 +205,18 @@ async def open_async_pool(url: str, size: int = 10) -> AsyncConnectionPool[Async
     await asyncio.to_thread(check, url)
     pool = AsyncConnectionPool[AsyncConnection[Any]](
         url, kwargs=_options(url), configure=_configure_async, min_size=1, max_size=size, open=False, timeout=TIMEOUT,
-        max_idle=IDLE, reconnect_timeout=TIMEOUT, name=POOL,
+        max_idle=IDLE, reconnect_timeout=TIMEOUT, name="pgonce",
     )  # fmt: skip
     await pool.open()
     with _translate_pool_timeout():
         await pool.wait(TIMEOUT)
+    _opened.add(pool)
     return pool
+
+
+def is_own(pool: object) -> bool:
+    """Whether the pool was opened here: its connections have no settings of the application's."""
+    return pool in _opened
 
 
 @contextmanager

@@ -81,7 +81,7 @@ def test_a_users_pool_keeps_what_it_was_configured_with(database: str, conn: Con
         conn.commit()
 
     with (
-        ConnectionPool[Connection[Any]](database, min_size=1, max_size=1, configure=configure) as pool,
+        ConnectionPool[Connection[Any]](database, min_size=1, max_size=1, configure=configure, name="pgonce") as pool,
         pgonce.Jobs(pool).run("job") as run,
     ):
         assert run is not None
