@@ -55,7 +55,8 @@ def guard():
     null = os.open(os.devnull, os.O_RDWR)
     for each in range(3):
         os.dup2(null, each)
-    for each in map(int, os.listdir("/dev/fd")):  # the command's files: whoever reads from one waits for its end
+    # the command's files: whoever reads from one waits for its end
+    for each in map(int, os.listdir("/dev/fd") if os.path.isdir("/dev/fd") else ()):
         if each > 2 and each != alive:
             try:
                 os.close(each)
