@@ -20,7 +20,7 @@ from psycopg.adapt import AdaptersMap, PyFormat, Transformer
 
 from pgonce.errors import InvalidArgument
 from pgonce.seeds.columns import Column, Kind
-from pgonce.seeds.source import SeedRow, as_tuple
+from pgonce.seeds.source import SeedRow, check_sequence
 from pgonce.seeds.value_text import PRISTINE, NoForm, ValueWriter
 
 
@@ -162,7 +162,8 @@ class RowFormatter:
 
     def _values(self, row: SeedRow) -> tuple[Any, ...]:
         if not isinstance(row, Mapping):
-            return as_tuple(row)
+            check_sequence(row)
+            return tuple(row)
         if len(row) == len(self.columns):
             try:
                 return self._of_mapping(row) if self._of_mapping else (row[self.columns[0]],)

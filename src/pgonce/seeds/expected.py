@@ -21,7 +21,7 @@ from pgonce.errors import InvalidArgument
 from pgonce.seeds.columns import Column, TableFacts
 from pgonce.seeds.rejected_row import RejectedRow, is_rejected
 from pgonce.seeds.seed import Seed
-from pgonce.seeds.source import BadRow, Cursor, SeedRow, as_tuple
+from pgonce.seeds.source import BadRow, Cursor, SeedRow, check_sequence
 
 ROWS = 500
 """Rows that are collected and compared at a time."""
@@ -62,7 +62,8 @@ class RowReader:
         self._number += 1
         self.rows += 1
         if not isinstance(row, list | tuple | BadRow | Mapping):
-            row = as_tuple(row)
+            check_sequence(row)
+            row = tuple(row)
         found = self._rejected.get(self._number)
         if found and is_rejected(row, self._seed.named_columns or (), found, json_strings=self._json_strings):
             self.rejected += 1

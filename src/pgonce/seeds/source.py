@@ -114,12 +114,11 @@ class BlockSource(Protocol):
         ...
 
 
-def as_tuple(row: Any) -> tuple[Any, ...]:
-    """The values of a row that is no mapping.
+def check_sequence(row: Any) -> None:
+    """Refuse a row that is no mapping and has no values, or none in an order.
 
     Raises:
-        InvalidArgument: it has no values, or none in an order.
+        InvalidArgument: with what a row is.
     """
     if isinstance(row, str | bytes | AbstractSet) or not isinstance(row, Iterable):
         raise InvalidArgument(f"a row is a mapping or a sequence, not {type(row).__name__}")
-    return tuple(row)
