@@ -15,14 +15,12 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from pgonce.core import database
-from pgonce.core.execute_async import call
 from pgonce.core.service import Service
 from pgonce.errors import InvalidArgument, PayloadTooLarge, PgonceError
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls import Event, Ignored, Postponed
-from pgonce.webhooks.calls_receive import count_refused_deliveries
 from pgonce.webhooks.inline_async import AsyncWebhooks
-from pgonce.webhooks.refusals import EVERY, RefusalCounter, refusal_reason
+from pgonce.webhooks.refusals import EVERY, RefusalCounter, refusal_reason, write_counts
 from pgonce.webhooks.responses import MAX_BODY, failure
 
 Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Any]]
@@ -146,20 +144,12 @@ class Inbox:
                 yield
             finally:
                 self._webhooks = None
-                await self._write_refusals(pool, 0)
-
-    async def _write_refusals(self, pool: AsyncConnectionPool[AsyncConnection[Any]], every: float) -> None:
-        """From time to time write the counts of refused deliveries, for `pgonce webhook refused` and its alert."""
-        if counts := self._refusals.take(every):
-            try:
-                await call(pool, count_refused_deliveries(counts), self._schema)
-            except (PgonceError, psycopg.Error):
-                self._refusals.put_back(counts)
+                await write_counts(self._refusals, pool, self._schema, 0)
 
     async def _refuse(self, error: Exception) -> HTTPException:
         self._refusals.count(refusal_reason(error))
         if self._pool is not None:
-            await self._write_refusals(self._pool, EVERY)
+            await write_counts(self._refusals, self._pool, self._schema, EVERY)
         return _answer_to(error)
 
     async def _deliver(self, request: Request) -> AsyncIterator[Delivery]:

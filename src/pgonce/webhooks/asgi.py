@@ -28,12 +28,12 @@ from pgonce.core.registration import check_app
 from pgonce.core.service import Service
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, PayloadTooLarge, PgonceError, summary
 from pgonce.webhooks import stripe
-from pgonce.webhooks.calls_receive import check_inbox, count_refused_deliveries
+from pgonce.webhooks.calls_receive import check_inbox
 from pgonce.webhooks.event_types import doubts
 from pgonce.webhooks.handling_async import receiving
 from pgonce.webhooks.inbox_writer import InboxWriter, order_key
 from pgonce.webhooks.providers import Provider
-from pgonce.webhooks.refusals import EVERY, RefusalCounter, refusal_reason
+from pgonce.webhooks.refusals import EVERY, RefusalCounter, refusal_reason, write_counts
 from pgonce.webhooks.registry import WebhookRegistry
 from pgonce.webhooks.responses import MAX_BODY, Response, SlowRequest, answer, failure
 from pgonce.webhooks.worker import Worker
@@ -167,7 +167,7 @@ class Receiver:
         while True:
             await self._beat(pool)
             await asyncio.sleep(BEAT_EVERY)
-            await self._write_refusals(pool, EVERY)
+            await write_counts(self._refusals, pool, self._schema, EVERY)
 
     async def _beat(self, pool: AsyncConnectionPool[AsyncConnection[Any]]) -> None:
         """Write or refresh this process's row for ``pgonce ps``. Without it deliveries are received, too."""
@@ -176,14 +176,6 @@ class Receiver:
                 await call(pool, self._registration.registering(), self._schema)
         except (PgonceError, psycopg.Error) as error:
             log.warning("this receiver is not in the list of processes now: %s", summary(error))
-
-    async def _write_refusals(self, pool: AsyncConnectionPool[AsyncConnection[Any]], every: float) -> None:
-        if counts := self._refusals.take(every):
-            try:
-                await call(pool, count_refused_deliveries(counts), self._schema)
-            except (PgonceError, psycopg.Error) as error:
-                self._refusals.put_back(counts)
-                log.warning("the counts of refused deliveries could not be written: %s", summary(error))
 
     @property
     def services(self) -> list[Service]:
@@ -209,7 +201,7 @@ class Receiver:
         if pool is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(2):
-                    await self._write_refusals(pool, 0)
+                    await write_counts(self._refusals, pool, self._schema, 0)
                     with suppress(PgonceError, psycopg.Error):
                         await call(pool, end_process(self._registration.id), self._schema)
             await pool.close()

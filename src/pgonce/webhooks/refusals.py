@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import Counter
 
+import psycopg
+
+from pgonce.core.execute_async import Pool, call
 from pgonce.errors import (
     DatabaseUnavailable,
     InvalidPayload,
     PayloadTooLarge,
+    PgonceError,
     SchemaError,
     SignatureError,
     database_error,
+    summary,
 )
+from pgonce.webhooks.calls_receive import count_refused_deliveries
 from pgonce.webhooks.responses import SlowRequest, is_database_fault
 
 EVERY = 30.0
 """Seconds between two writes of the counts, so that any number of refusals costs the database little."""
+
+log = logging.getLogger("pgonce")
 
 
 def refusal_reason(error: BaseException) -> str | None:
@@ -62,3 +71,13 @@ class RefusalCounter:
         """These could not be written."""
         with self._lock:
             self._counts.update(counts)
+
+
+async def write_counts(counter: RefusalCounter, pool: Pool, schema: str, every: float) -> None:
+    """Write the counts, if the last time was ``every`` seconds ago. What cannot be written is kept until then."""
+    if counts := counter.take(every):
+        try:
+            await call(pool, count_refused_deliveries(counts), schema)
+        except (PgonceError, psycopg.Error) as error:
+            counter.put_back(counts)
+            log.warning("the counts of refused deliveries could not be written: %s", summary(error))
