@@ -9,7 +9,7 @@ def took(length: timedelta | float | None) -> str:
     """A duration (a number is in milliseconds), rounded: 0.2 s, 42 s, 12 min, 3 h 10 min, 2 d 4 h."""
     if length is None:
         return ""
-    seconds = (length.total_seconds() if isinstance(length, timedelta) else length / 1000) + 0.0
+    seconds = length.total_seconds() if isinstance(length, timedelta) else length / 1000
     if seconds < 9.95:
         return f"{seconds:.1f}".removesuffix(".0") + " s"
     if seconds < 99.5:
