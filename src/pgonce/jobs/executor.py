@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,6 +30,8 @@ from pgonce.jobs.registry import Job
 
 log = logging.getLogger("pgonce")
 
+_STOPPED = (RunStopped, asyncio.CancelledError, CancelledError)
+
 
 @dataclass(eq=False, frozen=True, slots=True)
 class Execution:
@@ -38,7 +40,31 @@ class Execution:
     job: Job
     run: Run | AsyncRun
     finish: Callable[[], Any]
-    cancel: Callable[[], Any]
+    request_stop: Callable[[str], Any]
+
+
+class _AsyncBody:
+    """The function of an asynchronous run, at work in the event loop of the process."""
+
+    def __init__(self, run: AsyncRun) -> None:
+        self.run = run
+        self._task = asyncio.current_task()
+
+    async def call(self, function: Callable[[AsyncRun], Any]) -> None:
+        """Call the function, once."""
+        try:
+            await ensure_awaitable(function(self.run))
+        finally:
+            self._task = None
+
+    def request_stop(self, reason: str) -> None:
+        """Cancel the function; called in the event loop. If it has returned, the end of the run is being recorded.
+
+        A cancellation then would leave the run to be closed as failed and due again, though its work is done.
+        """
+        if self._task is not None:
+            self.run.request_stop(reason)
+            self._task.cancel()
 
 
 class Executor:
@@ -83,7 +109,7 @@ class Executor:
         if execution is not None:
             self._running.add(execution)
             if self._stop_reason is not None:
-                self._request_stop(execution, self._stop_reason)
+                execution.request_stop(self._stop_reason)
         return execution
 
     def close_unanswered(self) -> None:
@@ -117,14 +143,15 @@ class Executor:
         """Call the job's function, and wait for the recorded end of the run."""
         try:
             execution.finish()
-        except (RunStopped, asyncio.CancelledError) as error:
-            log.info("job %s: run %s was stopped: %s", execution.job.name, execution.run.id, _first_line(error))
         except SystemExit as error:  # ends the run, and neither this thread nor the process
             if error.code:
                 log_failure(f"job {execution.job.name}", error)
-        except Exception as error:  # noqa: BLE001 -- whatever the job raises
-            ids = {"job": execution.job.name, "run_id": str(execution.run.id)}
-            log_failure(f"job {execution.job.name}", error, ids, execution.run, self._on_error)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 -- whatever the job raises
+            job, run = execution.job.name, execution.run
+            if isinstance(error, _STOPPED) and run.stop_requested:
+                log.info("job %s: run %s was stopped: %s", job, run.id, _first_line(error))
+            else:
+                log_failure(f"job {job}", error, {"job": job, "run_id": str(run.id)}, run, self._on_error)
         finally:
             self._running.discard(execution)
 
@@ -132,7 +159,7 @@ class Executor:
         """Ask all runs to end now, also those that start from now on: asynchronous ones are cancelled."""
         self._stop_reason = reason
         for execution in self._executions():
-            self._request_stop(execution, reason)
+            execution.request_stop(reason)
 
     def close_runs(self, reason: str) -> None:
         """Close the runs that have not ended, as failed and due again; what they still write is refused."""
@@ -143,11 +170,6 @@ class Executor:
 
     def _executions(self) -> Iterable[Execution]:
         return self._running.copy()
-
-    @staticmethod
-    def _request_stop(execution: Execution, reason: str) -> None:
-        execution.run.request_stop(reason)
-        execution.cancel()
 
     def _start_sync(self, job: Job, options: dict[str, Any]) -> Execution | None:
         stack = ExitStack()
@@ -160,26 +182,30 @@ class Executor:
             with stack:
                 isolated(lambda: ensure_result(job.function(run)))
 
-        return Execution(job, run, finish, lambda: None)
+        return Execution(job, run, finish, run.request_stop)
 
     def _start_async(self, job: Job, options: dict[str, Any]) -> Execution | None:
         loop = event_loop.background()
-        started: Future[tuple[AsyncRun, asyncio.Task[Any]] | None] = Future()
+        started: Future[_AsyncBody | None] = Future()
         ended = loop.submit(self._run_async(job, started, options))
-        begun = started.result()
-        if begun is None:
+        body = started.result()
+        if body is None:
             return None
-        run, task = begun
-        return Execution(job, run, ended.result, lambda: loop.loop.call_soon_threadsafe(task.cancel))
+
+        def request_stop(reason: str) -> None:
+            loop.loop.call_soon_threadsafe(body.request_stop, reason)
+
+        return Execution(job, body.run, ended.result, request_stop)
 
     async def _run_async(self, job: Job, started: Future[Any], options: dict[str, Any]) -> None:
         # a run must begin and end in one task, because a lost run cancels that task
         try:
             async with await database.open_async_pool(self._url, 4) as pool:
                 async with AsyncJobs(pool, schema=self._schema).begin(job, **options) as run:
-                    started.set_result(run and (run, asyncio.current_task()))
-                    if run is not None:
-                        await ensure_awaitable(job.function(run))
+                    body = None if run is None else _AsyncBody(run)
+                    started.set_result(body)
+                    if body is not None:
+                        await body.call(job.function)
         except SystemExit as error:
             if error.code:
                 raise
