@@ -170,7 +170,7 @@ def test_stopped_in_the_middle_of_a_copy_it_is_ended_by_its_successor(network: P
     rows.release()
     zombie.signal(signal.SIGCONT)
     assert zombie.end() == 1
-    assert "ended:" not in zombie.said
+    assert "ended: " not in zombie.said
     assert db.execute("select count(*), max(id) from numbers").fetchall() == [(20_000, 19_999)]
     at = "select status, rows_inserted, rows_skipped from seed_checkpoints"
     assert db.execute(at).fetchall() == [("complete", 20_000, 0)]
