@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
-from pgonce.console.templating import MOST, Clock, duration, plural, span
+from pgonce.console.templating import Clock, duration, plural, span
 from pgonce.core.facts import Facts, StuckImport
 from pgonce.core.processes import ProcessLine
 from pgonce.jobs.calls_stats import JobLine, MissedTick
@@ -347,8 +347,3 @@ def _listed(parts: Sequence[str]) -> str:
 
 def _named(job: JobLine) -> str:
     return f"{job.job_name} {job.key}".strip()
-
-
-def bounded(value: int) -> bool:
-    """Whether a count reached its bound."""
-    return value > MOST

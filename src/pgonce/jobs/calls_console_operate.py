@@ -10,6 +10,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from pgonce.core.call import Call, clean, value
+from pgonce.jobs.arguments import read_scope
 
 
 def _reason(text: str) -> str:
@@ -19,12 +20,16 @@ def _reason(text: str) -> str:
 def request_job_run(
     session: UUID, name: str, key: str | None = None, scope: Mapping[str, Any] | None = None, reason: str = ""
 ) -> Call[UUID]:
-    """Request a run, by any worker that has the job."""
+    """Request a run, by any worker that has the job.
+
+    Raises:
+        InvalidArgument: JSON cannot hold the scope.
+    """
     args = {
         "p_session": session,
         "p_job_name": name,
         "p_key": key,
-        "p_scope": Jsonb(dict(scope or {})),
+        "p_scope": Jsonb(read_scope(scope or {})),
         "p_reason": _reason(reason),
     }
     return Call("pgonce_console_request_job_run", args, value)

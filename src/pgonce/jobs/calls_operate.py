@@ -10,7 +10,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from pgonce.core.call import Call, clean, value
+from pgonce.core.call import Call, value
 from pgonce.jobs.arguments import read_scope
 from pgonce.jobs.calls_schedule import upcoming
 from pgonce.jobs.cron import CatchUp, Schedule
@@ -61,27 +61,6 @@ def match_job_runs(digits: str) -> Call[list[UUID]]:
     first, last = UUID(hex=digits.ljust(32, "0")), UUID(hex=digits.ljust(32, "f"))
     args = {"p_first": first, "p_last": last}
     return Call("pgonce_match_job_runs", args, lambda rows: [row[0] for row in rows])
-
-
-def pause_job(name: str, reason: str, until: datetime | None) -> Call[None]:
-    """Start no run of this job until then, or until it is resumed."""
-    args = {"p_job_name": name, "p_reason": clean(reason), "p_until": until}
-    return Call("pgonce_pause_job", args, value)
-
-
-def resume_job(name: str) -> Call[bool]:
-    """End the pause of a job. False: it was not paused."""
-    return Call("pgonce_resume_job", {"p_job_name": name}, value)
-
-
-def request_job_run(name: str, scope: Mapping[str, Any], key: str | None) -> Call[UUID]:
-    """Request a run by any worker that has the job.
-
-    Raises:
-        InvalidArgument: JSON cannot hold the scope.
-    """
-    args = {"p_job_name": name, "p_scope": Jsonb(read_scope(scope)), "p_key": key}
-    return Call("pgonce_request_job_run", args, value)
 
 
 def open_job_requests(names: Sequence[str]) -> Call[list[Request]]:
@@ -141,8 +120,3 @@ def expect_job(name: str, every: timedelta, grace: timedelta, key: str = "") -> 
 def expect_registered_job(job: Job) -> Call[None]:
     """What the registration of a job promises."""
     return expect_job(job.name, job.expect_every or timedelta(), job.expect_grace, job.key)
-
-
-def forget_job_expectation(name: str, key: str) -> Call[bool]:
-    """The job need not run any more. False: it was not expected to."""
-    return Call("pgonce_forget_job_expectation", {"p_job_name": name, "p_key": key}, value)

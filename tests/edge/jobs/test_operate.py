@@ -18,7 +18,7 @@ import pgonce
 from pgonce import AsyncJobs, Jobs
 from pgonce.core import database as pools
 from pgonce.errors import InvalidArgument
-from pgonce.jobs import calls_operate
+from pgonce.jobs import calls_console_operate, calls_operate
 from pgonce.jobs.cron import Cron
 from tests.conftest import wait_until
 from tests.edge.jobs.conftest import Simulation, nothing, ticks, utc
@@ -368,7 +368,7 @@ def test_what_no_run_could_be_named_is_refused_to_an_operator_too(conn: Connecti
 
 def test_a_scope_that_json_cannot_hold_is_refused_where_it_is(conn: Connection) -> None:
     for make in (
-        lambda scope: calls_operate.request_job_run("job", scope, None),
+        lambda scope: calls_console_operate.request_job_run(UUID(int=0), "job", None, scope),
         lambda scope: calls_operate.schedule_job(
             "job", "", Cron("@daily"), datetime(2026, 1, 1, tzinfo=UTC), timedelta(1), "none", scope
         ),
