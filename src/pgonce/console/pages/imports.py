@@ -24,13 +24,12 @@ from pgonce.console.reads import cancelled_with_client, reading
 from pgonce.console.respond import form, go, query, who
 from pgonce.console.sessions import AuditLine, list_audit
 from pgonce.core.call import Call
-from pgonce.core.diagnosis import Diagnosis
+from pgonce.core.diagnosis import Diagnosis, diagnose_seed
 from pgonce.errors import Forbidden, InvalidArgument, NotFound, PgonceError, first_line
 from pgonce.seeds import calls_console as calls
 from pgonce.seeds import calls_console_operate as operate
 from pgonce.seeds.calls import Checkpoint, Reject, get_checkpoint
 from pgonce.seeds.calls_console import RejectGroup, RejectRow, SeedLine, SeedRun
-from pgonce.seeds.calls_diagnose import diagnose_seed
 from pgonce.seeds.calls_operate import get_partitions, get_rejects
 from pgonce.seeds.pace import Pace, pace
 from pgonce.seeds.seeds_async import AsyncSeeds
