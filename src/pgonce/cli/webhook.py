@@ -21,7 +21,7 @@ from pgonce.core.execute import call
 from pgonce.core.processes import host
 from pgonce.errors import NotFound
 from pgonce.webhooks import calls_list as lists
-from pgonce.webhooks import calls_replay as replays
+from pgonce.webhooks import calls_replays as replays
 from pgonce.webhooks.calls_receive import list_refused_deliveries
 from pgonce.webhooks.glob import any_of, is_glob
 

@@ -16,7 +16,6 @@ from pgonce.core import database
 from pgonce.core.execute import Pool, call
 from pgonce.errors import NotFound
 from pgonce.webhooks import calls_list as lists
-from pgonce.webhooks import calls_replay as failed_events
 from pgonce.webhooks import calls_replays as replays
 from pgonce.webhooks.calls_console import UNSUCCESSFUL, Filter, list_types
 from pgonce.webhooks.glob import any_of
@@ -138,12 +137,12 @@ def _print_failed(pool: Pool, schema: str, types: str | None, since: datetime | 
 
 def _failed_pages(
     pool: Pool, schema: str, types: str | None, since: datetime | None, limit: int | None
-) -> Iterator[Sequence[failed_events.Ended]]:
+) -> Iterator[Sequence[replays.Ended]]:
     """Failed events, from the newest to the oldest: each event is in one page only."""
     left, after = limit, None
     while left is None or left > 0:
         size = 1000 if left is None else min(left, 1000)
-        wanted = failed_events.failed_webhooks(types=types, since=since, after=after, limit=size)
+        wanted = replays.failed_webhooks(types=types, since=since, after=after, limit=size)
         page = call(pool, wanted, schema)
         if page:
             yield page

@@ -1,4 +1,4 @@
-"""The calls of ``webhooks_receive.sql``, ``webhooks_refused.sql`` and ``webhooks_watermark.sql`` in ``sql/api``."""
+"""The calls of ``webhooks_receive``, ``_refused``, ``_watermark`` and ``_traces.sql`` in ``sql/api``."""
 
 from __future__ import annotations
 
@@ -65,3 +65,14 @@ def list_webhook_accounts() -> Call[list[str]]:
 def count_webhooks(event_ids: Sequence[str]) -> Call[int]:
     """How many of these events the inbox has."""
     return Call("pgonce_count_webhooks", {"p_stripe_event_ids": list(event_ids)}, value)
+
+
+def store_webhook_trace(event_id: str, traceparent: str) -> Call[None]:
+    """Keep the span in which an event was recorded."""
+    args = {"p_stripe_event_id": event_id, "p_traceparent": traceparent}
+    return Call("pgonce_store_webhook_trace", args, lambda _: None)
+
+
+def get_webhook_trace(event_id: str) -> Call[str | None]:
+    """The span in which an event was recorded; None if that was not traced."""
+    return Call("pgonce_get_webhook_trace", {"p_stripe_event_id": event_id}, value)

@@ -15,7 +15,7 @@ from pgonce.core.execute_async import Pool, call, execute
 from pgonce.core.telemetry import is_traced, working
 from pgonce.errors import PgonceError
 from pgonce.webhooks.calls import Event, deciding
-from pgonce.webhooks.calls_traces import get_webhook_trace, store_webhook_trace
+from pgonce.webhooks.calls_receive import get_webhook_trace, store_webhook_trace
 from pgonce.webhooks.registry import Handler
 from pgonce.webhooks.stripe import Body
 
