@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TypeAlias
 
-from pgonce.core.call import Call, value
+from pgonce.core.call import Call, rows_as, value
 from pgonce.core.execute import execute
 from pgonce.core.interval import interval
 from pgonce.errors import InvalidArgument
@@ -42,7 +42,7 @@ def purge_audit(older_than: timedelta, limit: int) -> Call[int]:
 def expiring_dead_letters(older_than: timedelta) -> Call[list[WebhookLine]]:
     """The dead letters that a purge with this age would delete."""
     args = {"p_older_than": older_than}
-    return Call("pgonce_expiring_dead_letters", args, lambda rows: [WebhookLine(*row) for row in rows])
+    return Call("pgonce_expiring_dead_letters", args, rows_as(WebhookLine))
 
 
 def check_webhook_age(age: timedelta, *, override_31_days: bool) -> None:

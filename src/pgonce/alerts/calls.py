@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from pgonce.core.call import Call, clean, value
+from pgonce.core.call import Call, clean, rows_as, value
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def collect_alerts(channels: Sequence[str], every: timedelta) -> Call[int]:
 
 def claim_alerts(channel: str) -> Call[list[Alert]]:
     """Claim the next alert of the channel that is due, for a minute."""
-    return Call("pgonce_claim_alerts", {"p_channel": channel}, lambda rows: [Alert(*row) for row in rows])
+    return Call("pgonce_claim_alerts", {"p_channel": channel}, rows_as(Alert))
 
 
 def alert_delivered(alert: Alert) -> Call[bool]:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from pgonce.core.call import Call, clean, value
+from pgonce.core.call import Call, clean, row_as, rows_as, value
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,12 @@ class Channels:
 def list_alerts(before: datetime | None = None, limit: int = 50) -> Call[list[AlertLine]]:
     """The alerts, newest first; ``before``: created_at of the last line of the page before."""
     args = {"p_before": before, "p_limit": limit}
-    return Call("pgonce_console_alerts", args, lambda rows: [AlertLine(*row) for row in rows])
+    return Call("pgonce_console_alerts", args, rows_as(AlertLine))
 
 
 def get_channels() -> Call[Channels]:
     """How many channels there are, and when a worker last looked."""
-    return Call("pgonce_console_channels", {}, lambda rows: Channels(*rows[0]))
+    return Call("pgonce_console_channels", {}, row_as(Channels))
 
 
 def mute_alert(session: UUID, alert: UUID, length: timedelta, reason: str) -> Call[datetime]:

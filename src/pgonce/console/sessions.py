@@ -11,7 +11,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from pgonce.console.auth import User
-from pgonce.core.call import Call, clean, value
+from pgonce.core.call import Call, clean, row_as, row_or_none, rows_as, value
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class AuditChoices:
 def begin_login(name: str, address: str) -> Call[Attempt]:
     """Count an attempt to log in, before the password is looked at."""
     args = {"p_name": clean(name, 200) or " ", "p_address": address}
-    return Call("pgonce_console_begin_login", args, lambda rows: Attempt(*rows[0]))
+    return Call("pgonce_console_begin_login", args, row_as(Attempt))
 
 
 def open_session(hashed: bytes, user: User, address: str) -> Call[UUID]:
@@ -84,9 +84,7 @@ def open_session(hashed: bytes, user: User, address: str) -> Call[UUID]:
 
 def use_session(hashed: bytes) -> Call[Session | None]:
     """The session of a browser."""
-    return Call(
-        "pgonce_console_use_session", {"p_token_hash": hashed}, lambda rows: Session(*rows[0]) if rows else None
-    )
+    return Call("pgonce_console_use_session", {"p_token_hash": hashed}, row_or_none(Session))
 
 
 def end_session(hashed: bytes, reason: str | None = None) -> Call[bool]:
@@ -147,9 +145,9 @@ def list_audit(
         "p_before_id": before[1] if before else None,
         "p_limit": limit,
     }
-    return Call("pgonce_console_audit", args, lambda rows: [AuditLine(*row) for row in rows])
+    return Call("pgonce_console_audit", args, rows_as(AuditLine))
 
 
 def audit_choices() -> Call[AuditChoices]:
     """The people and actions to choose from."""
-    return Call("pgonce_console_audit_choices", {}, lambda rows: AuditChoices(*rows[0]))
+    return Call("pgonce_console_audit_choices", {}, row_as(AuditChoices))

@@ -107,6 +107,26 @@ def value(rows: Sequence[Row]) -> Any:
     return rows[0][0]
 
 
+def rows_as(kind: Callable[..., T]) -> Callable[[Sequence[Row]], list[T]]:
+    """Reads each row as a ``kind``, whose arguments are the columns in their order."""
+    return lambda rows: [kind(*row) for row in rows]
+
+
+def row_as(kind: Callable[..., T]) -> Callable[[Sequence[Row]], T]:
+    """Reads the one row as a ``kind``."""
+    return lambda rows: kind(*rows[0])
+
+
+def row_or_none(kind: Callable[..., T]) -> Callable[[Sequence[Row]], T | None]:
+    """Reads the first row as a ``kind``; None if there is no row."""
+    return lambda rows: kind(*rows[0]) if rows else None
+
+
+def column(rows: Sequence[Row]) -> list[Any]:
+    """The values of the first column."""
+    return [row[0] for row in rows]
+
+
 def clean(text: str, limit: int = 20_000) -> str:
     """``text`` as PostgreSQL's type text can hold it (no NUL, no lone surrogates), its last ``limit`` characters."""
     return text[-limit:].replace("\0", "\ufffd").encode("utf-8", "replace").decode()

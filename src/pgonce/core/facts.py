@@ -10,7 +10,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from pgonce.core.call import Call, value
+from pgonce.core.call import Call, row_as, rows_as, value
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,22 +116,22 @@ class StuckImport:
 
 def get_counts() -> Call[Counts]:
     """The counts of the console's frame."""
-    return Call("pgonce_console_shell", {}, lambda rows: Counts(*rows[0]))
+    return Call("pgonce_console_shell", {}, row_as(Counts))
 
 
 def get_facts() -> Call[Facts]:
     """The figures behind the four sentences lost, late, stuck and slow."""
-    return Call("pgonce_console_facts", {}, lambda rows: Facts(*rows[0]))
+    return Call("pgonce_console_facts", {}, row_as(Facts))
 
 
 def get_hours() -> Call[list[Hour]]:
     """The events of the last 24 hours."""
-    return Call("pgonce_console_hours", {}, lambda rows: [Hour(*row) for row in rows])
+    return Call("pgonce_console_hours", {}, rows_as(Hour))
 
 
 def get_stuck_imports() -> Call[list[StuckImport]]:
     """The imports that have failed or that stand still."""
-    return Call("pgonce_console_stuck_imports", {}, lambda rows: [StuckImport(*row) for row in rows])
+    return Call("pgonce_console_stuck_imports", {}, rows_as(StuckImport))
 
 
 def record_check(name: str, by: str, detail: Mapping[str, Any]) -> Call[None]:

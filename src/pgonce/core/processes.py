@@ -15,7 +15,7 @@ from importlib.metadata import version
 from typing import Literal
 from uuid import UUID, uuid4
 
-from pgonce.core.call import Call, clean, value
+from pgonce.core.call import Call, clean, rows_as, value
 from pgonce.core.database import call_with_timeouts
 from pgonce.core.execute import Pool
 
@@ -154,4 +154,4 @@ def count_live_processes(does: Does) -> Call[int]:
 
 def list_processes() -> Call[list[ProcessLine]]:
     """The processes of the last day, in the order of their starts."""
-    return Call("pgonce_list_processes", {}, lambda rows: [ProcessLine(*row) for row in rows])
+    return Call("pgonce_list_processes", {}, rows_as(ProcessLine))

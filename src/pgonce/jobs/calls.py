@@ -10,7 +10,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from pgonce.core.call import Call, clean, value
+from pgonce.core.call import Call, clean, rows_as, value
 from pgonce.core.processes import this_process
 from pgonce.core.registration import check_count
 from pgonce.jobs.arguments import read_names, read_scope, read_tick
@@ -173,7 +173,7 @@ def abandon_job_runs() -> Call[int]:
 
 def due_job_retries(names: Sequence[str]) -> Call[list[Retry]]:
     """The failed runs of these jobs whose retry is due."""
-    return Call("pgonce_due_job_retries", {"p_job_names": list(names)}, lambda rows: [Retry(*row) for row in rows])
+    return Call("pgonce_due_job_retries", {"p_job_names": list(names)}, rows_as(Retry))
 
 
 def retry_job_run(run_id: UUID) -> Call[UUID | None]:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
-from pgonce.core.call import Call
+from pgonce.core.call import Call, row_or_none, rows_as
 
 Kind = Literal["succeeded", "failed", "running", "skipped", "paused", "missed", "late", "overlap"]
 
@@ -207,7 +207,7 @@ def job_lanes(
     """The jobs and keys in order, after a name and key; with ``find`` those whose names contain it."""
     after_name, after_key = after or (None, None)
     args = {"p_find": find, "p_name": name, "p_after_name": after_name, "p_after_key": after_key, "p_limit": limit}
-    return Call("pgonce_console_job_lanes", args, lambda rows: [Lane(*row) for row in rows])
+    return Call("pgonce_console_job_lanes", args, rows_as(Lane))
 
 
 def job_marks(lanes: Sequence[Lane], begin: datetime, end: datetime) -> Call[list[Mark]]:
@@ -218,12 +218,12 @@ def job_marks(lanes: Sequence[Lane], begin: datetime, end: datetime) -> Call[lis
         "p_from": begin,
         "p_until": end,
     }
-    return Call("pgonce_console_job_marks", args, lambda rows: [Mark(*row) for row in rows])
+    return Call("pgonce_console_job_marks", args, rows_as(Mark))
 
 
 def job_troubles() -> Call[list[Trouble]]:
     """What is not as it should be, newest first."""
-    return Call("pgonce_console_job_troubles", {}, lambda rows: [Trouble(*row) for row in rows])
+    return Call("pgonce_console_job_troubles", {}, rows_as(Trouble))
 
 
 def console_job_runs(
@@ -246,37 +246,35 @@ def console_job_runs(
         "p_limit": limit,
         "p_ran": ran,
     }
-    return Call("pgonce_console_job_runs", args, lambda rows: [ConsoleRun(*row) for row in rows])
+    return Call("pgonce_console_job_runs", args, rows_as(ConsoleRun))
 
 
 def job_releases(name: str, since: datetime) -> Call[list[Release]]:
     """The release that was at work at ``since``, and those that started after it."""
     args = {"p_job_name": name, "p_since": since}
-    return Call("pgonce_console_job_releases", args, lambda rows: [Release(*row) for row in rows])
+    return Call("pgonce_console_job_releases", args, rows_as(Release))
 
 
 def job_requests(name: str) -> Call[list[RequestLine]]:
     """The last requests for runs of a job."""
-    return Call("pgonce_console_job_requests", {"p_job_name": name}, lambda rows: [RequestLine(*row) for row in rows])
+    return Call("pgonce_console_job_requests", {"p_job_name": name}, rows_as(RequestLine))
 
 
 def job_expectations(name: str) -> Call[list[Expectation]]:
     """How often a job must run."""
-    return Call(
-        "pgonce_console_job_expectations", {"p_job_name": name}, lambda rows: [Expectation(*row) for row in rows]
-    )
+    return Call("pgonce_console_job_expectations", {"p_job_name": name}, rows_as(Expectation))
 
 
 def run_detail(run_id: UUID) -> Call[RunDetail | None]:
     """Everything about one run; None: there is none."""
-    return Call("pgonce_console_run", {"p_run_id": run_id}, lambda rows: RunDetail(*rows[0]) if rows else None)
+    return Call("pgonce_console_run", {"p_run_id": run_id}, row_or_none(RunDetail))
 
 
 def run_blocks(run_id: UUID) -> Call[list[Blocked]]:
     """The starts that were skipped because of a run, newest first."""
-    return Call("pgonce_console_run_blocks", {"p_run_id": run_id}, lambda rows: [Blocked(*row) for row in rows])
+    return Call("pgonce_console_run_blocks", {"p_run_id": run_id}, rows_as(Blocked))
 
 
 def run_attempts(run_id: UUID) -> Call[list[Attempt]]:
     """The attempts that a run is one of, the first one first."""
-    return Call("pgonce_console_run_attempts", {"p_run_id": run_id}, lambda rows: [Attempt(*row) for row in rows])
+    return Call("pgonce_console_run_attempts", {"p_run_id": run_id}, rows_as(Attempt))

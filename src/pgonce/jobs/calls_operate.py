@@ -10,7 +10,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from pgonce.core.call import Call, value
+from pgonce.core.call import Call, column, row_as, rows_as, value
 from pgonce.jobs.arguments import read_scope
 from pgonce.jobs.calls_schedule import upcoming
 from pgonce.jobs.cron import CatchUp, Schedule
@@ -60,17 +60,17 @@ def match_job_runs(digits: str) -> Call[list[UUID]]:
     """The first few runs whose ids begin with these hexadecimal digits."""
     first, last = UUID(hex=digits.ljust(32, "0")), UUID(hex=digits.ljust(32, "f"))
     args = {"p_first": first, "p_last": last}
-    return Call("pgonce_match_job_runs", args, lambda rows: [row[0] for row in rows])
+    return Call("pgonce_match_job_runs", args, column)
 
 
 def open_job_requests(names: Sequence[str]) -> Call[list[Request]]:
     """The requests for runs of these jobs that no worker has started yet."""
-    return Call("pgonce_open_job_requests", {"p_job_names": list(names)}, lambda rows: [Request(*row) for row in rows])
+    return Call("pgonce_open_job_requests", {"p_job_names": list(names)}, rows_as(Request))
 
 
 def get_job_request(request: UUID) -> Call[Answer]:
     """What has become of a request."""
-    return Call("pgonce_get_job_request", {"p_request_id": request}, lambda rows: Answer(*rows[0]))
+    return Call("pgonce_get_job_request", {"p_request_id": request}, row_as(Answer))
 
 
 def schedule_job(
@@ -108,7 +108,7 @@ def unschedule_job(name: str, key: str) -> Call[bool]:
 
 def list_job_schedules() -> Call[list[ScheduleLine]]:
     """The schedules of all jobs, by name."""
-    return Call("pgonce_list_job_schedules", {}, lambda rows: [ScheduleLine(*row) for row in rows])
+    return Call("pgonce_list_job_schedules", {}, rows_as(ScheduleLine))
 
 
 def expect_job(name: str, every: timedelta, grace: timedelta, key: str = "") -> Call[None]:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from pgonce.core.call import Call, value
+from pgonce.core.call import Call, rows_as, value
 from pgonce.jobs.cron import CatchUp, Schedule
 
 AHEAD = timedelta(minutes=5)
@@ -95,7 +95,7 @@ def end_job_schedules(process: UUID) -> Call[int]:
 
 def read_job_schedules(names: Sequence[str]) -> Call[list[ScheduleRow]]:
     """The schedules of these jobs."""
-    return Call("pgonce_read_job_schedules", {"p_job_names": list(names)}, lambda rows: [ScheduleRow(*r) for r in rows])
+    return Call("pgonce_read_job_schedules", {"p_job_names": list(names)}, rows_as(ScheduleRow))
 
 
 def plan_job_ticks(ticks: Sequence[NextTick]) -> Call[int]:

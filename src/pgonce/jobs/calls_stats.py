@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from pgonce.core.call import Call, Row, value
+from pgonce.core.call import Call, Row, rows_as, value
 
 
 def describe_progress(done: int | None, total: int | None) -> str:
@@ -117,7 +117,7 @@ class JobLine:
 
 def list_jobs() -> Call[list[JobLine]]:
     """The jobs, by their last start."""
-    return Call("pgonce_list_jobs", {}, lambda rows: [JobLine(*row) for row in rows])
+    return Call("pgonce_list_jobs", {}, rows_as(JobLine))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ class MissedTick:
 
 def missed_ticks() -> Call[list[MissedTick]]:
     """The ticks that were missed in 24 hours, the newest 1,000."""
-    return Call("pgonce_console_missed_ticks", {}, lambda rows: [MissedTick(*row) for row in rows])
+    return Call("pgonce_console_missed_ticks", {}, rows_as(MissedTick))
 
 
 def urgent_jobs(limit: int, missed: Sequence[MissedTick]) -> Call[list[JobLine]]:
@@ -141,15 +141,12 @@ def urgent_jobs(limit: int, missed: Sequence[MissedTick]) -> Call[list[JobLine]]
     reasons = {(tick.job_name, tick.key): tick.reason for tick in reversed(missed)}
     names = list(reasons)[-limit:]
     args = {"p_limit": limit, "p_names": [name for name, _ in names], "p_keys": [key for _, key in names]}
-    return Call(
-        "pgonce_console_urgent_jobs",
-        args,
-        lambda rows: [replace(line, missed=reasons.get((line.job_name, line.key))) for line in _lines(rows)],
-    )
 
+    def read(rows: Sequence[Row]) -> list[JobLine]:
+        lines = rows_as(JobLine)(rows)
+        return [replace(line, missed=reasons.get((line.job_name, line.key))) for line in lines]
 
-def _lines(rows: Sequence[Row]) -> list[JobLine]:
-    return [JobLine(*row) for row in rows]
+    return Call("pgonce_console_urgent_jobs", args, read)
 
 
 def list_job_runs(
@@ -157,7 +154,7 @@ def list_job_runs(
 ) -> Call[list[RunLine]]:
     """Runs, newest first."""
     args = {"p_job_name": name, "p_status": status, "p_since": since, "p_limit": limit}
-    return Call("pgonce_list_job_runs", args, lambda rows: [RunLine(*row) for row in rows])
+    return Call("pgonce_list_job_runs", args, rows_as(RunLine))
 
 
 def get_job_run(run_id: UUID) -> Call[dict[str, Any] | None]:
@@ -167,9 +164,7 @@ def get_job_run(run_id: UUID) -> Call[dict[str, Any] | None]:
 
 def job_timing(name: str | None, period: timedelta) -> Call[list[Timing]]:
     """The statistics of each job, or of one of them, in the last ``period``."""
-    return Call(
-        "pgonce_job_timing", {"p_job_name": name, "p_period": period}, lambda rows: [Timing(*row) for row in rows]
-    )
+    return Call("pgonce_job_timing", {"p_job_name": name, "p_period": period}, rows_as(Timing))
 
 
 def count_job_day() -> Call[bool]:

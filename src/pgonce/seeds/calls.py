@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from pgonce.core.call import Call, Row, clean
+from pgonce.core.call import Call, clean, row_as, row_or_none
 from pgonce.errors import InvalidArgument
 from pgonce.seeds.source import NO_CURSOR, Cursor, SeedRow
 
@@ -105,14 +105,6 @@ class Reject:
     rejected_at: datetime
 
 
-def _checkpoint(rows: Sequence[Row]) -> Checkpoint:
-    return Checkpoint(*rows[0])
-
-
-def _checkpoint_or_none(rows: Sequence[Row]) -> Checkpoint | None:
-    return Checkpoint(*rows[0]) if rows else None
-
-
 def cursor_json(cursor: Cursor) -> Jsonb:
     """``cursor`` as a jsonb argument.
 
@@ -130,7 +122,7 @@ def cursor_json(cursor: Cursor) -> Jsonb:
 
 def get_checkpoint(seed_name: str) -> Call[Checkpoint | None]:
     """The seed's row, or None when it has never run."""
-    return Call("get_checkpoint", {"p_seed_name": seed_name}, _checkpoint_or_none)
+    return Call("get_checkpoint", {"p_seed_name": seed_name}, row_or_none(Checkpoint))
 
 
 def advance_seed(
@@ -159,28 +151,28 @@ def advance_seed(
         "p_progress": progress,
     }
     if partition is None:
-        return Call("pgonce_advance_seed", args, _checkpoint_or_none)
-    return Call("pgonce_advance_partition", {**args, "p_partition": partition}, _checkpoint_or_none)
+        return Call("pgonce_advance_seed", args, row_or_none(Checkpoint))
+    return Call("pgonce_advance_partition", {**args, "p_partition": partition}, row_or_none(Checkpoint))
 
 
 def restart_seed(seed_name: str, run_id: UUID, partition: str | None = None) -> Call[Checkpoint]:
     """Cursor, counters and rejects begin anew, for the runner that holds ``run_id``."""
     args = {"p_seed_name": seed_name, "p_run_id": run_id}
     if partition is None:
-        return Call("pgonce_restart_seed", args, _checkpoint)
-    return Call("pgonce_restart_partition", {**args, "p_partition": partition}, _checkpoint)
+        return Call("pgonce_restart_seed", args, row_as(Checkpoint))
+    return Call("pgonce_restart_partition", {**args, "p_partition": partition}, row_as(Checkpoint))
 
 
 def complete_seed(seed_name: str) -> Call[Checkpoint]:
     """Mark the import as complete."""
-    return Call("complete_seed", {"p_seed_name": seed_name}, _checkpoint)
+    return Call("complete_seed", {"p_seed_name": seed_name}, row_as(Checkpoint))
 
 
 def fail_seed(seed_name: str, error_message: str) -> Call[Checkpoint]:
     """Mark the import as failed; a complete one stays complete."""
-    return Call("fail_seed", {"p_seed_name": seed_name, "p_error_message": clean(error_message)}, _checkpoint)
+    return Call("fail_seed", {"p_seed_name": seed_name, "p_error_message": clean(error_message)}, row_as(Checkpoint))
 
 
 def leave_seed(seed_name: str, reason: str) -> Call[Checkpoint]:
     """Mark the import as failed because its source ended before its end, a complete import too."""
-    return Call("pgonce_leave_seed", {"p_seed_name": seed_name, "p_reason": clean(reason)}, _checkpoint)
+    return Call("pgonce_leave_seed", {"p_seed_name": seed_name, "p_reason": clean(reason)}, row_as(Checkpoint))

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from pgonce.core.call import Call
+from pgonce.core.call import Call, rows_as
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,20 +122,20 @@ def console_seeds(
         "p_before": before_at, "p_before_name": before_name, "p_find": find, "p_name": name, "p_limit": limit,
         "p_open": is_open,
     }  # fmt: skip
-    return Call("pgonce_console_seeds", args, lambda rows: [SeedLine(*row) for row in rows])
+    return Call("pgonce_console_seeds", args, rows_as(SeedLine))
 
 
 def console_seed_runs(name: str) -> Call[list[SeedRun]]:
     """The starts and resumes of an import and its partitions, newest first."""
-    return Call("pgonce_console_seed_runs", {"p_seed_name": name}, lambda rows: [SeedRun(*row) for row in rows])
+    return Call("pgonce_console_seed_runs", {"p_seed_name": name}, rows_as(SeedRun))
 
 
 def console_seed_rejects(name: str) -> Call[list[RejectGroup]]:
     """The rejected rows of an import by reason, the most frequent first."""
-    return Call("pgonce_console_seed_rejects", {"p_seed_name": name}, lambda rows: [RejectGroup(*row) for row in rows])
+    return Call("pgonce_console_seed_rejects", {"p_seed_name": name}, rows_as(RejectGroup))
 
 
 def console_seed_reject_rows(name: str, like: int, after: int = 0, limit: int = 50) -> Call[list[RejectRow]]:
     """The rejected rows with the same reason as the row ``like``, after an id."""
     args = {"p_seed_name": name, "p_like_id": like, "p_after": after, "p_limit": limit}
-    return Call("pgonce_console_seed_reject_rows", args, lambda rows: [RejectRow(*row) for row in rows])
+    return Call("pgonce_console_seed_reject_rows", args, rows_as(RejectRow))

@@ -10,16 +10,8 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from pgonce.core.call import Call, Row, clean, value
+from pgonce.core.call import Call, clean, row_or_none, rows_as, value
 from pgonce.seeds.calls import Checkpoint, Counts, Reject
-
-
-def _checkpoint(rows: Sequence[Row]) -> Checkpoint | None:
-    return Checkpoint(*rows[0]) if rows else None
-
-
-def _checkpoints(rows: Sequence[Row]) -> list[Checkpoint]:
-    return [Checkpoint(*row) for row in rows]
 
 
 def reject_seed_rows(seed_name: str, rejects: Sequence[Mapping[str, Any]], partition: str | None) -> Call[int]:
@@ -31,7 +23,7 @@ def reject_seed_rows(seed_name: str, rejects: Sequence[Mapping[str, Any]], parti
 def get_rejects(seed_name: str, after: int = 0, limit: int = 1000) -> Call[list[Reject]]:
     """The rejected rows after id ``after``, oldest first."""
     args = {"p_seed_name": seed_name, "p_after": after, "p_limit": limit}
-    return Call("pgonce_get_rejects", args, lambda rows: [Reject(*row) for row in rows])
+    return Call("pgonce_get_rejects", args, rows_as(Reject))
 
 
 def resolve_reject(reject_id: int, counts: Counts) -> Call[bool]:
@@ -64,7 +56,7 @@ class Runner:
 
 def get_runners(seed_name: str) -> Call[list[Runner]]:
     """The runs at work on the seed and its partitions."""
-    return Call("pgonce_get_runners", {"p_seed_name": seed_name}, lambda rows: [Runner(*row) for row in rows])
+    return Call("pgonce_get_runners", {"p_seed_name": seed_name}, rows_as(Runner))
 
 
 def run_exists(run_id: UUID) -> Call[bool]:
@@ -74,17 +66,17 @@ def run_exists(run_id: UUID) -> Call[bool]:
 
 def get_seeds() -> Call[list[Checkpoint]]:
     """All seeds, the newest first."""
-    return Call("pgonce_get_seeds", {}, _checkpoints)
+    return Call("pgonce_get_seeds", {}, rows_as(Checkpoint))
 
 
 def pause_seed(seed_name: str) -> Call[Checkpoint | None]:
     """Request the runner to stop after its batch."""
-    return Call("pgonce_pause_seed", {"p_seed_name": seed_name}, _checkpoint)
+    return Call("pgonce_pause_seed", {"p_seed_name": seed_name}, row_or_none(Checkpoint))
 
 
 def resume_seed(seed_name: str) -> Call[Checkpoint | None]:
     """Undo the pause."""
-    return Call("pgonce_resume_seed", {"p_seed_name": seed_name}, _checkpoint)
+    return Call("pgonce_resume_seed", {"p_seed_name": seed_name}, row_or_none(Checkpoint))
 
 
 def reset_seed(seed_name: str) -> Call[bool]:
@@ -94,7 +86,9 @@ def reset_seed(seed_name: str) -> Call[bool]:
 
 def set_seed_proof(seed_name: str, proof: Mapping[str, Any]) -> Call[Checkpoint | None]:
     """Keep a comparison of table and source with the checkpoint."""
-    return Call("pgonce_set_seed_proof", {"p_seed_name": seed_name, "p_verified": Jsonb(proof)}, _checkpoint)
+    return Call(
+        "pgonce_set_seed_proof", {"p_seed_name": seed_name, "p_verified": Jsonb(proof)}, row_or_none(Checkpoint)
+    )
 
 
 def set_seed_total(seed_name: str, rows_total: int | None) -> Call[None]:
@@ -104,34 +98,38 @@ def set_seed_total(seed_name: str, rows_total: int | None) -> Call[None]:
 
 def begin_partitions(seed_name: str, partitions: Sequence[str]) -> Call[list[Checkpoint]]:
     """Make rows for the parts that are new; all that are named, done or not."""
-    return Call("pgonce_begin_partitions", {"p_seed_name": seed_name, "p_partitions": list(partitions)}, _checkpoints)
+    return Call(
+        "pgonce_begin_partitions", {"p_seed_name": seed_name, "p_partitions": list(partitions)}, rows_as(Checkpoint)
+    )
 
 
 def get_partition(seed_name: str, partition: str) -> Call[Checkpoint | None]:
     """Where a part stands."""
-    return Call("pgonce_get_partition", {"p_seed_name": seed_name, "p_partition": partition}, _checkpoint)
+    return Call("pgonce_get_partition", {"p_seed_name": seed_name, "p_partition": partition}, row_or_none(Checkpoint))
 
 
 def get_partitions(seed_name: str) -> Call[list[Checkpoint]]:
     """Where all parts stand."""
-    return Call("pgonce_get_partitions", {"p_seed_name": seed_name}, _checkpoints)
+    return Call("pgonce_get_partitions", {"p_seed_name": seed_name}, rows_as(Checkpoint))
 
 
 def complete_partition(seed_name: str, partition: str) -> Call[Checkpoint | None]:
     """The part is done; the last one completes the seed. NotFound: it was not begun."""
-    return Call("pgonce_complete_partition", {"p_seed_name": seed_name, "p_partition": partition}, _checkpoint)
+    return Call(
+        "pgonce_complete_partition", {"p_seed_name": seed_name, "p_partition": partition}, row_or_none(Checkpoint)
+    )
 
 
 def fail_partition(seed_name: str, partition: str, error_message: str) -> Call[Checkpoint | None]:
     """The part has failed, and the seed with it."""
     args = {"p_seed_name": seed_name, "p_partition": partition, "p_error_message": clean(error_message)}
-    return Call("pgonce_fail_partition", args, _checkpoint)
+    return Call("pgonce_fail_partition", args, row_or_none(Checkpoint))
 
 
 def leave_partition(seed_name: str, partition: str, reason: str) -> Call[Checkpoint | None]:
     """leave_seed for a part, and for its seed."""
     args = {"p_seed_name": seed_name, "p_partition": partition, "p_reason": clean(reason)}
-    return Call("pgonce_leave_partition", args, _checkpoint)
+    return Call("pgonce_leave_partition", args, row_or_none(Checkpoint))
 
 
 def note_seed_end(run_id: UUID, outcome: str, to_row: int) -> Call[bool]:
@@ -164,7 +162,7 @@ class Resume:
 def get_resumes(seed_name: str, limit: int = 60) -> Call[list[Resume]]:
     """The seed's runs, the newest first."""
     args = {"p_seed_name": seed_name, "p_limit": limit}
-    return Call("pgonce_get_seed_resumes", args, lambda rows: [Resume(*row) for row in rows])
+    return Call("pgonce_get_seed_resumes", args, rows_as(Resume))
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +181,7 @@ class BatchTime:
 def get_batches(seed_name: str, partition: str | None = None) -> Call[list[BatchTime]]:
     """The last batches, oldest first."""
     args = {"p_seed_name": seed_name, "p_partition": partition}
-    return Call("pgonce_get_seed_batches", args, lambda rows: [BatchTime(*row) for row in rows])
+    return Call("pgonce_get_seed_batches", args, rows_as(BatchTime))
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +209,7 @@ class Rehearsed(Counts):
 def group_rejects(seed_name: str) -> Call[list[RejectGroup]]:
     """The rejects by reason and column, the most frequent first."""
     args = {"p_seed_name": seed_name}
-    return Call("pgonce_group_seed_rejects", args, lambda rows: [RejectGroup(*row) for row in rows])
+    return Call("pgonce_group_seed_rejects", args, rows_as(RejectGroup))
 
 
 def release_runner(run_id: UUID) -> Call[bool]:

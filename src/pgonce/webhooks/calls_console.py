@@ -10,7 +10,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from pgonce.core.call import Call, Row, clean, value
+from pgonce.core.call import Call, Row, clean, column, row_or_none, rows_as, value
 from pgonce.core.diagnosis import Diagnosis
 
 STATES = ("dead", "failed", "waiting", "processing", "ignored", "succeeded")
@@ -245,13 +245,13 @@ def count_events() -> Call[dict[str | None, int | None]]:
 
 def list_faults(limit: int = 50) -> Call[list[FaultLine]]:
     """The dead letters by their cause, the newest first."""
-    return Call("pgonce_console_dead_letters", {"p_limit": limit}, lambda rows: [FaultLine(*row) for row in rows])
+    return Call("pgonce_console_dead_letters", {"p_limit": limit}, rows_as(FaultLine))
 
 
 def get_event(event_id: str) -> Call[EventDetails | None]:
     """One event; None if there is none."""
     args = {"p_stripe_event_id": clean(event_id, 500)}
-    return Call("pgonce_console_webhook", args, lambda rows: EventDetails(*rows[0]) if rows else None)
+    return Call("pgonce_console_webhook", args, row_or_none(EventDetails))
 
 
 def ignore_webhook_as(session: UUID, event_id: str, why: str) -> Call[bool]:
@@ -262,7 +262,7 @@ def ignore_webhook_as(session: UUID, event_id: str, why: str) -> Call[bool]:
 
 def get_history(row_id: UUID) -> Call[list[HistoryLine]]:
     """The failed and lost attempts of an event, and its replays."""
-    return Call("pgonce_console_webhook_history", {"p_id": row_id}, lambda rows: [HistoryLine(*row) for row in rows])
+    return Call("pgonce_console_webhook_history", {"p_id": row_id}, rows_as(HistoryLine))
 
 
 def get_lane(
@@ -285,7 +285,7 @@ def get_lane(
     }
     if since is not None:
         args["p_since"] = since
-    return Call("pgonce_console_webhook_lane", args, lambda rows: [LaneEvent(*row) for row in rows])
+    return Call("pgonce_console_webhook_lane", args, rows_as(LaneEvent))
 
 
 def get_changes(row_id: UUID) -> Call[Changes | None]:
@@ -320,9 +320,9 @@ def get_body(event_id: str) -> Call[tuple[bytes, bool] | None]:
 
 def list_types() -> Call[list[str]]:
     """The types of all recorded events, at most 5,000."""
-    return Call("pgonce_webhook_types", {"p_glob": "*", "p_limit": 5000}, lambda rows: [row[0] for row in rows])
+    return Call("pgonce_webhook_types", {"p_glob": "*", "p_limit": 5000}, column)
 
 
 def find(text: str) -> Call[list[Found]]:
     """Everything with this name: events, objects, customers, runs, jobs, imports."""
-    return Call("pgonce_console_find", {"p_text": clean(text, 500)}, lambda rows: [Found(*row) for row in rows])
+    return Call("pgonce_console_find", {"p_text": clean(text, 500)}, rows_as(Found))

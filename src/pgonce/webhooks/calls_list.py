@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from pgonce.core.call import Call, value
+from pgonce.core.call import Call, column, rows_as, value
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def list_webhooks(
         "p_dead": dead,
         "p_limit": limit,
     }
-    return Call("pgonce_list_webhooks", args, lambda rows: [WebhookLine(*row) for row in rows])
+    return Call("pgonce_list_webhooks", args, rows_as(WebhookLine))
 
 
 def get_webhook(event_id: str) -> Call[dict[str, Any] | None]:
@@ -67,11 +67,9 @@ def get_webhook(event_id: str) -> Call[dict[str, Any] | None]:
 
 def match_webhooks(prefix: str) -> Call[list[str]]:
     """Up to three of the newest 100,000 events whose id begins with ``prefix``."""
-    return Call("pgonce_match_webhooks", {"p_prefix": prefix}, lambda rows: [row[0] for row in rows])
+    return Call("pgonce_match_webhooks", {"p_prefix": prefix}, column)
 
 
 def missing_webhooks(event_ids: Sequence[str]) -> Call[list[str]]:
     """Which of these events were never recorded."""
-    return Call(
-        "pgonce_missing_webhooks", {"p_stripe_event_ids": list(event_ids)}, lambda rows: [row[0] for row in rows]
-    )
+    return Call("pgonce_missing_webhooks", {"p_stripe_event_ids": list(event_ids)}, column)

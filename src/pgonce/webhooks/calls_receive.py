@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from pgonce.core.call import Call, value
+from pgonce.core.call import Call, column, row_or_none, rows_as, value
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,12 @@ def count_refused_deliveries(counts: Mapping[str, int]) -> Call[int]:
 def list_refused_deliveries(since: datetime) -> Call[list[Refused]]:
     """How many deliveries were refused since then, by reason, the most frequent first."""
     args = {"p_since": since}
-    return Call("pgonce_list_refused_deliveries", args, lambda rows: [Refused(*row) for row in rows])
+    return Call("pgonce_list_refused_deliveries", args, rows_as(Refused))
 
 
 def get_watermark(name: str) -> Call[Watermark | None]:
     """The time up to which the comparison ``name`` is complete."""
-    return Call("pgonce_get_watermark", {"p_name": name}, lambda rows: Watermark(*rows[0]) if rows else None)
+    return Call("pgonce_get_watermark", {"p_name": name}, row_or_none(Watermark))
 
 
 def set_watermark(name: str, position: datetime) -> Call[bool]:
@@ -59,7 +59,7 @@ def set_watermark(name: str, position: datetime) -> Call[bool]:
 
 def list_webhook_accounts() -> Call[list[str]]:
     """The connected accounts from which an event was received in the last 30 days."""
-    return Call("pgonce_list_webhook_accounts", {}, lambda rows: [row[0] for row in rows])
+    return Call("pgonce_list_webhook_accounts", {}, column)
 
 
 def count_webhooks(event_ids: Sequence[str]) -> Call[int]:

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from pgonce.core.call import Call, clean, value
+from pgonce.core.call import Call, clean, row_or_none, rows_as, value
 from pgonce.webhooks.calls_console import Filter
 
 AT_ONCE = 200
@@ -117,12 +117,12 @@ def step_replays(replay_id: int | None = None, limit: int = 200) -> Call[int]:
 
 def list_replays(limit: int = 20) -> Call[list[Replay]]:
     """The newest replays that were started."""
-    return Call("pgonce_console_replays", {"p_limit": limit}, lambda rows: [Replay(*row) for row in rows])
+    return Call("pgonce_console_replays", {"p_limit": limit}, rows_as(Replay))
 
 
 def get_replay(replay_id: int) -> Call[Replay | None]:
     """One replay; None if there is none."""
-    return Call("pgonce_console_replays", {"p_id": replay_id}, lambda rows: Replay(*rows[0]) if rows else None)
+    return Call("pgonce_console_replays", {"p_id": replay_id}, row_or_none(Replay))
 
 
 def list_replay_items(
@@ -130,7 +130,7 @@ def list_replay_items(
 ) -> Call[list[ReplayItem]]:
     """The events of a replay, in their order; ``after``: the position of the last one of the page before."""
     args = {"p_id": replay_id, "p_state": state, "p_after": after, "p_limit": limit}
-    return Call("pgonce_console_replay_items", args, lambda rows: [ReplayItem(*row) for row in rows])
+    return Call("pgonce_console_replay_items", args, rows_as(ReplayItem))
 
 
 def erase_webhooks(customer_id: str, account: str | None, who: str, *, dry_run: bool) -> Call[tuple[int, int]]:
@@ -150,4 +150,4 @@ def failed_webhooks(
         "p_after_id": after and after.id,
         "p_limit": limit,
     }
-    return Call("pgonce_failed_webhooks", args, lambda rows: [Ended(*row) for row in rows])
+    return Call("pgonce_failed_webhooks", args, rows_as(Ended))
