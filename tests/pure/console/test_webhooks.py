@@ -84,7 +84,7 @@ def test_the_attempts_stand_between_the_first_and_now() -> None:
 def test_the_bar_of_a_replay_has_a_part_for_each_result() -> None:
     figure = progress("p", {"succeeded": 50, "failed": 25, "queued": 25, "planned": 100}, 200)
     assert re.findall(r'<rect class="([\w -]+)" x="([\d.]+)%" width="([\d.]+)%"', figure) == [
-        ("b", "0.00", "25.00"), ("b b-bad", "25.00", "12.50"), ("b b-run", "37.50", "12.50"),
+        ("cover", "0", "100"), ("b", "0", "25"), ("b b-bad", "25", "12.5"), ("b b-run", "37.5", "12.5"),
     ]  # fmt: skip
     assert "75 of 200 have an outcome" in figure
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from pgonce.console.figures.svg import figure, label, level, rect, scale
 from pgonce.console.templating import Clock
 from pgonce.core.facts import Hour
 
@@ -24,75 +25,64 @@ def hours(found: Sequence[Hour], clock: Clock) -> Markup:
     """The figure of the last hours."""
     most = max((each.succeeded + each.ignored + each.waiting for each in found), default=0)
     step = step_of(most)
-    scale = UP / max(most, 1)
+    height = UP / max(most, 1)
     lost = max((each.failed for each in found), default=0)
-    parts = [_describe(found, clock), *_grid(step, most, scale)]
+    parts = _grid(step, most, height)
     width = 100 / max(len(found), 1)
     for number, each in enumerate(found):
         x = number * width + 0.35
-        parts += _bars(each, x, width - 0.7, scale, lost)
-    parts.append(Markup('<line class="base" x1="0" x2="100%" y1="{0}" y2="{0}"/>').format(BASE))
-    parts += _numbers(found, width, scale, most, lost) + _hours(found, width, clock)
-    head = Markup('<svg class="fig live" id="hours" height="{}" role="img" aria-labelledby="hours-t hours-d">').format(
-        HEIGHT
-    )
-    return head + Markup("").join(parts) + Markup("</svg>")
+        parts += _bars(each, x, width - 0.7, height, lost)
+    parts.append(level("base", BASE))
+    parts += _numbers(found, width, height, most, lost) + _hours(found, width, clock)
+    return figure("hours", HEIGHT, "Events per hour, by how they ended", _describe(found, clock), parts)
 
 
-def _describe(found: Sequence[Hour], clock: Clock) -> Markup:
+def _describe(found: Sequence[Hour], clock: Clock) -> str:
     busiest = max(found, key=lambda each: each.succeeded + each.ignored + each.waiting, default=None)
     said = f"{len(found)} hours to {clock.text(clock.now)}. Handled events go up from the line, failed ones down."
     if busiest is not None and busiest.succeeded + busiest.ignored + busiest.waiting:
         total = busiest.succeeded + busiest.ignored + busiest.waiting
         said += f" The busiest hour had {total:,} from {clock.local(busiest.hour):%H:%M}."
     failed = sum(each.failed for each in found)
-    said += f" {failed:,} failed." if failed else " None failed."
-    return Markup('<title id="hours-t">Events per hour, by how they ended</title><desc id="hours-d">{}</desc>').format(
-        said
-    )
+    return said + (f" {failed:,} failed." if failed else " None failed.")
 
 
-def _grid(step: int, most: int, scale: float) -> list[Markup]:
+def _grid(step: int, most: int, height: float) -> list[Markup]:
     lines = []
     for value in (step, 2 * step):
-        y = BASE - round(value * scale)
+        y = BASE - round(value * height)
         if value <= most:
-            line = Markup('<line class="grid" x1="0" x2="100%" y1="{0}" y2="{0}"/>').format(y)
-            lines.append(line + Markup('<text class="end" x="-8" y="{}">{}</text>').format(y + 4, f"{value:,}"))
+            lines += [level("grid", y), scale(f"{value:,}", y + 4)]
     return lines
 
 
-def _bars(each: Hour, x: float, width: float, scale: float, lost: int) -> list[Markup]:
-    bars = [_bar(kind, x, width, top, height) for kind, top, height in _stacked(each, scale)]
+def _bars(each: Hour, x: float, width: float, height: float, lost: int) -> list[Markup]:
+    bars = [rect(kind, x, width, top, tall, 0) for kind, top, tall in _stacked(each, height)]
     if each.failed:
-        bars.append(_bar("b-bad", x, width, BASE + 3, max(round(DOWN * each.failed / lost), 2)))
+        bars.append(rect("b-bad", x, width, BASE + 3, max(round(DOWN * each.failed / lost), 2), 0))
     return bars
 
 
-def _stacked(each: Hour, scale: float) -> list[tuple[str, int, int]]:
+def _stacked(each: Hour, height: float) -> list[tuple[str, int, int]]:
     """The bars above the line: class, upper edge, height."""
     bars, top = [], BASE - 1
     for value, kind in ((each.succeeded, "b"), (each.ignored, "b-off"), (each.waiting, "b-run")):
         if value:
-            height = max(round(value * scale), 2)
-            top -= height + (1 if kind != "b" else 0)
-            bars.append((kind, top, height))
+            tall = max(round(value * height), 2)
+            top -= tall + (1 if kind != "b" else 0)
+            bars.append((kind, top, tall))
     return bars
 
 
-def _bar(kind: str, x: float, width: float, y: int, height: int) -> Markup:
-    return Markup('<rect class="{}" x="{:.2f}%" width="{:.2f}%" y="{}" height="{}"/>').format(kind, x, width, y, height)
-
-
-def _numbers(found: Sequence[Hour], width: float, scale: float, most: int, lost: int) -> list[Markup]:
+def _numbers(found: Sequence[Hour], width: float, height: float, most: int, lost: int) -> list[Markup]:
     """The largest value above, and the largest below."""
     numbers = []
     for number, each in enumerate(found):
         total = each.succeeded + each.ignored + each.waiting
         middle = (number + 0.5) * width
         if most and total == most:
-            y = max(min(top for _, top, _ in _stacked(each, scale)) - 5, 10)
-            numbers.append(Markup('<text class="ctr ink" x="{:.2f}%" y="{}">{}</text>').format(middle, y, f"{total:,}"))
+            y = max(min(top for _, top, _ in _stacked(each, height)) - 5, 10)
+            numbers.append(label(f"{total:,}", middle, y, "ctr ink"))
             break
     numbers += _most_failed(found, width, lost)
     return numbers
@@ -111,7 +101,7 @@ def _most_failed(found: Sequence[Hour], width: float, lost: int) -> list[Markup]
             kind, x = "", (number + 1) * width + 0.5
         else:
             continue
-        return [Markup('<text class="opt {} t-bad" x="{:.2f}%" y="{}">{}</text>').format(kind, x, BASE + 19, text)]
+        return [label(text, x, BASE + 19, f"opt {kind} t-bad")]
     return []
 
 
@@ -123,9 +113,5 @@ def _hours(found: Sequence[Hour], width: float, clock: Clock) -> list[Markup]:
             named = number == 0 or there.hour == 0
             text = f"{there:%a %H:%M}" if named else f"{there:%H:%M}"
             kind = "" if number == 0 or (there.hour % 12 == 0 and number > 5) else "opt"
-            labels.append(
-                Markup('<text class="{}" x="{:.2f}%" y="{}">{}</text>').format(
-                    kind, number * width + 0.35, HEIGHT - 4, text
-                )
-            )
+            labels.append(label(text, number * width + 0.35, HEIGHT - 4, kind))
     return labels

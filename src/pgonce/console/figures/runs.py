@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from markupsafe import Markup
 
-from pgonce.console.figures.svg import figure, label, level, line, percent, use
+from pgonce.console.figures.svg import figure, label, level, line, percent, scale, use
 from pgonce.console.templating import Clock, duration, number, plural
 from pgonce.jobs.calls_console import ConsoleRun, Release, RunDetail
 
@@ -72,11 +72,10 @@ def strip(runs: Sequence[ConsoleRun], releases: Sequence[Release], clock: Clock)
     def y(ms: float) -> float:
         return round(BASE - (BASE - TOP) * min(ms / unit / top, 1), 1)
 
-    parts: list[Markup] = [level("base", BASE), Markup('<text class="end" x="-8" y="{}">0</text>').format(BASE + 4)]
+    parts: list[Markup] = [level("base", BASE), scale("0", BASE + 4)]
     value = step
     while value <= top + step / 1000:
-        parts.append(level("grid", y(value * unit)))
-        parts.append(Markup('<text class="end" x="-8" y="{:g}">{}</text>').format(y(value * unit) + 4, f"{value:g}"))
+        parts += [level("grid", y(value * unit)), scale(f"{value:g}", y(value * unit) + 4)]
         value += step
     if band is not None:
         parts.append(Markup('<rect class="rng" x="0" width="100%" y="{:g}" height="{:g}"/>').format(
@@ -100,8 +99,8 @@ def strip(runs: Sequence[ConsoleRun], releases: Sequence[Release], clock: Clock)
             parts.append(label(text, beside, y(run.duration_ms) + (22 if y(run.duration_ms) < 60 else 4),
                                f"{kind} {'t-warn' if unusual else 't-run'}".strip()))  # fmt: skip
     if ordered:
-        parts.append(Markup('<text x="0" y="256">{}</text>').format(_day(ordered[0].started_at, clock)))
-        parts.append(Markup('<text class="end" x="100%" y="256">{}</text>').format(_day(ordered[-1].started_at, clock)))
+        parts.append(label(_day(ordered[0].started_at, clock), 0, 256))
+        parts.append(label(_day(ordered[-1].started_at, clock), 100, 256, "end"))
     return figure("strip", STRIP, f"Duration of the last {len(ordered)} runs, in {name}", told_of(ordered, band), parts)
 
 
@@ -190,11 +189,9 @@ def progress(run: RunDetail, now: datetime, clock: Clock) -> Markup | None:
     def y(done: float) -> float:
         return round(base - (base - top) * done / most, 1)
 
-    parts = [level("base", base), Markup('<text class="end" x="-8" y="132">0</text>')]
+    parts = [level("base", base), scale("0", base + 4)]
     for share in (0.5, 1):
-        parts.append(level("grid", y(most * share)))
-        parts.append(Markup('<text class="end" x="-8" y="{:g}">{}</text>').format(
-            y(most * share) + 4, number(round(most * share))))  # fmt: skip
+        parts += [level("grid", y(most * share)), scale(number(round(most * share)), y(most * share) + 4)]
     if run.usual_to_ms and run.progress_total:
         there = min(run.usual_to_ms / long * 100, 100)
         parts.append(Markup('<line class="mid" x1="0" x2="{}" y1="{}" y2="{}"/>').format(percent(there), base, top))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from pgonce.console.figures.runs import step_of
-from pgonce.console.figures.svg import figure, label, level, percent, rect, use
+from pgonce.console.figures.svg import figure, label, level, percent, rect, scale, use
 from pgonce.console.templating import number
 from pgonce.seeds.pace import Pace
 
@@ -82,17 +82,14 @@ def rates(pace: Pace) -> Markup | None:
     parts = []
     value = step
     while value <= top + step / 1000:
-        parts.append(level("grid", y(value)))
-        parts.append(Markup('<text class="end" x="-8" y="{:g}">{}</text>').format(y(value) + 4, f"{value:,.0f}"))
+        parts += [level("grid", y(value)), scale(f"{value:,.0f}", y(value) + 4)]
         value += step
-    parts.append(Markup('<text class="end" x="-8" y="74">0</text>'))
+    parts.append(scale("0", base + 4))
     width = 100 / len(pace.rates)
     for place, rate in enumerate(pace.rates):
-        parts.append(Markup('<rect class="b" x="{}" width="{}" y="{:g}" height="{:g}"/>').format(
-            percent((place + 0.15) * width), percent(width * 0.7), y(rate), max(base - y(rate), 1)))  # fmt: skip
+        parts.append(rect("b", (place + 0.15) * width, width * 0.7, y(rate), max(base - y(rate), 1), 0))
     parts.append(level("base", base))
-    parts.append(Markup('<text x="0" y="90">{} batches ago</text>').format(len(pace.rates)))
-    parts.append(Markup('<text class="end" x="100%" y="90">now</text>'))
+    parts += [label(f"{len(pace.rates)} batches ago", 0, 90), label("now", 100, 90, "end")]
     found = f"Between {min(pace.rates):,.0f} and {most:,.0f} rows per second; {pace.rate or 0:,.0f} on average."
     return figure("rates", 96, f"Rows per second of the last {len(pace.rates)} batches", found, parts)
 
@@ -100,8 +97,7 @@ def rates(pace: Pace) -> Markup | None:
 def proof(rows: Sum) -> Markup:
     """Two bars of one length: what was seen, and what became of it. If they differ, the gap is drawn."""
     most = max(rows.seen, rows.total, 1)
-    parts = [Markup('<text x="0" y="12">Seen in the source</text>'),
-             rect("b-seen", 0, 100 * rows.seen / most, 20, 22),
+    parts = [label("Seen in the source", 0, 12), rect("b-seen", 0, 100 * rows.seen / most, 20, 22),
              Markup('<text class="on" x="10" y="36">{}</text>').format(number(rows.seen))]  # fmt: skip
     at = 0.0
     counts = ((rows.inserted, "b"), (rows.updated, "b b-up"), (rows.skipped, "b-off"), (rows.rejected, "b b-bad"))
@@ -123,8 +119,7 @@ def proof(rows: Sum) -> Markup:
     named = ((rows.updated, "updated"), (rows.skipped, "skipped"), (rows.rejected, "rejected"))
     others = ", ".join(f"{number(count)} {name}" for count, name in named)
     parts.append(label(others, 100, 94, "end"))
-    parts.append(Markup('<text class="opt" x="0" y="94">{}</text>').format(
-        "They differ" if rows.gap else "Both end at the same line"))  # fmt: skip
+    parts.append(label("They differ" if rows.gap else "Both end at the same line", 0, 94, "opt"))
     found = (
         f"Above: {number(rows.seen)} rows seen. "
         f"Below: {number(rows.inserted)} inserted, {number(rows.updated)} updated, "

@@ -28,6 +28,11 @@ def label(text: str, place: float, y: float, kind: str = "") -> Markup:
     return Markup(f'<text class="{kind}" x="{percent(place)}" y="{y:g}">{escape(visible(text))}</text>')  # noqa: S704
 
 
+def scale(text: str, y: float) -> Markup:
+    """What a line of the grid stands for, to the left of the figure."""
+    return Markup(f'<text class="end" x="-8" y="{y:g}">{escape(text)}</text>')  # noqa: S704
+
+
 def line(kind: str, place: float, top: float, bottom: float) -> Markup:
     """A line from top to bottom."""
     x = percent(place)

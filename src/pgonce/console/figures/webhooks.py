@@ -9,8 +9,8 @@ from itertools import combinations
 
 from markupsafe import Markup
 
+from pgonce.console.figures.svg import figure, label, level, line, rect, use
 from pgonce.console.templating import STATES, Clock
-from pgonce.console.text import visible
 from pgonce.webhooks.calls_console import HistoryLine, LaneEvent
 
 FIRST, LAST = 6.0, 94.0
@@ -71,30 +71,28 @@ def lane(name: str, title: str, marks: Sequence[LaneMark], this: str) -> Markup:
             crossed |= {one.number, other.number}
             share = (other.above - one.above) / ((other.above - one.above) - (other.below - one.below))
             x, y = one.above + share * (one.below - one.above), ABOVE + share * (BELOW - ABOVE)
-            diamonds.append(
-                Markup('<use class="m warn" href="#m-dia" x="{:.2f}%" y="{:.1f}"/>').format(x, min(max(y, 54), 92))
-            )
-    parts = [_described(name, title, _order_said(marks, this))]
-    for y, text, at in ((ABOVE, "Created at Stripe", 14), (BELOW, "Arrived here", 130)):
-        parts.append(Markup('<line class="base" x1="0" x2="100%" y1="{0}" y2="{0}"/>').format(y))
-        parts.append(Markup('<text x="0" y="{}">{}</text>').format(at, text))
-    line = Markup('<line class="{}" x1="{:.2f}%" x2="{:.2f}%" y1="{}" y2="{}"/>')
+            diamonds.append(use("m warn", "dia", x, round(min(max(y, 54), 92), 1)))
+    parts = [
+        level("base", ABOVE),
+        label("Created at Stripe", 0, 14),
+        level("base", BELOW),
+        label("Arrived here", 0, 130),
+    ]
+    joined = Markup('<line class="{}" x1="{:.2f}%" x2="{:.2f}%" y1="{}" y2="{}"/>')
     for each in marks:
         kind = "cross" if each.number in crossed else "ln"
-        parts.append(line.format(kind, each.above, each.below, ABOVE, BELOW))
+        parts.append(joined.format(kind, each.above, each.below, ABOVE, BELOW))
     parts += diamonds[:40]
     labelled = -10.0
     for each in marks:
         if each.event.created:
-            parts.append(Markup('<use class="m mute" href="#m-dot" x="{:.2f}%" y="{}"/>').format(each.above, ABOVE))
+            parts.append(use("m mute", "dot", each.above, ABOVE))
         if each.above - labelled > 2.2:
             weight = "ctr t-run" if each.event.stripe_event_id == this else "ctr ink"
-            parts.append(
-                Markup('<text class="{}" x="{:.2f}%" y="38">{}</text>').format(weight, each.above, each.number)
-            )
+            parts.append(label(str(each.number), each.above, 38, weight))
             labelled = each.above
         parts.append(_glyph(each.below, BELOW, each.event.state))
-    return _figure(name, 136, parts)
+    return figure(name, 136, title, _order_said(marks, this), parts)
 
 
 def _order_said(marks: Sequence[LaneMark], this: str) -> str:
@@ -121,29 +119,16 @@ def attempts(name: str, history: Sequence[HistoryLine], received: datetime, is_d
 
     ends = [each.ended_at for each in tried]
     said = f"{len(tried)} attempts, the first at {clock.text(ends[0])}, the last at {clock.text(ends[-1])}."
-    parts = [_described(name, "The failed attempts on a line of time", said)]
-    parts.append(Markup('<line class="base" x1="0" x2="100%" y1="20" y2="20"/>'))
-    parts.append(Markup('<text x="0.4%" y="44">{}</text>').format(clock.text(began)))
+    parts = [level("base", 20), label(clock.text(began), 0.4, 44)]
     last = place(ends[-1])
     if 18 < last < 78:
         word = " dead letter" if is_dead else ""
-        parts.append(Markup('<text x="{:.2f}%" y="44">{}{}</text>').format(last - 1, clock.text(ends[-1]), word))
-    parts.append(Markup('<text class="end" x="100%" y="44">now</text>'))
+        parts.append(label(f"{clock.text(ends[-1])}{word}", last - 1, 44))
+    parts.append(label("now", 100, 44, "end"))
     for number, each in enumerate(tried, 1):
         parts.append(_glyph(place(each.ended_at), 20, "dead" if is_dead and number == len(tried) else "failed"))
-    parts.append(Markup('<line class="now" x1="98%" x2="98%" y1="8" y2="30"/>'))
-    return _figure(name, 50, parts)
-
-
-def _described(name: str, title: str, said: str) -> Markup:
-    return Markup('<title id="{0}-t">{1}</title><desc id="{0}-d">{2}</desc>').format(
-        name, visible(title), visible(said)
-    )
-
-
-def _figure(name: str, height: int, parts: Sequence[Markup]) -> Markup:
-    head = Markup('<svg class="fig live" id="{0}" height="{1}" role="img" aria-labelledby="{0}-t {0}-d">')
-    return head.format(name, height) + Markup("").join(parts) + Markup("</svg>")
+    parts.append(line("now", 98, 8, 30))
+    return figure(name, 50, "The failed attempts on a line of time", said, parts)
 
 
 def _glyph(x: float, y: int, state: str) -> Markup:
@@ -157,8 +142,7 @@ def _glyph(x: float, y: int, state: str) -> Markup:
 def progress(name: str, counts: dict[str, int], total: int) -> Markup:
     """The bar of a replay: what has ended well, what failed again, what was left, and what waits."""
     said = ", ".join(f"{counts.get(state, 0):,} {word}" for state, word in REPLAYED if counts.get(state))
-    parts = [_described(name, "What has become of the events", f"Of {total:,}: {said or 'none has moved'}.")]
-    parts.append(Markup('<rect class="cover" x="0" width="100%" y="4" height="14" rx="3"/>'))
+    parts = [rect("cover", 0, 100, 4, 14, 3)]
     x = 0.0
     for state, kind in (
         ("succeeded", "b"),
@@ -169,15 +153,12 @@ def progress(name: str, counts: dict[str, int], total: int) -> Markup:
     ):
         width = 100 * counts.get(state, 0) / max(total, 1)
         if width:
-            parts.append(
-                Markup('<rect class="{}" x="{:.2f}%" width="{:.2f}%" y="4" height="14"/>').format(
-                    kind, x, max(width, 0.3)
-                )
-            )
+            parts.append(rect(kind, x, max(width, 0.3), 4, 14, 0))
             x += width
     done = total - counts.get("planned", 0) - counts.get("queued", 0)
-    parts.append(Markup('<text class="ink" x="0" y="38">{}</text>').format(f"{done:,} of {total:,} have an outcome"))
-    return _figure(name, 44, parts)
+    parts.append(label(f"{done:,} of {total:,} have an outcome", 0, 38, "ink"))
+    found = f"Of {total:,}: {said or 'none has moved'}."
+    return figure(name, 44, "What has become of the events", found, parts)
 
 
 REPLAYED = (
