@@ -393,10 +393,10 @@ def test_what_an_app_raises_when_it_is_imported_is_shown_where_it_stands(here: P
 
 
 def test_a_mistake_of_our_own_is_shown_as_a_whole(here: Pgonce, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgonce.cli.output._plain", lambda _: {(): "no key of JSON"})
-    done = here("webhook", "ls", "--json")
+    monkeypatch.setattr("pgonce.cli.output._as_json", lambda _: {(): "no key of JSON"})
+    done = here("doctor", "--json")
     assert done.returncode == 1
-    assert re.search(r"webhook\.py.*output\.py.*json.*TypeError: keys must be", done.stderr, re.DOTALL)
+    assert re.search(r"doctor\.py.*output\.py.*json.*TypeError: keys must be", done.stderr, re.DOTALL)
 
 
 # Usage --------------------------------------------------------------------------------------------------------------

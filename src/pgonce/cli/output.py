@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
-from uuid import UUID
 
 import click
 from rich.cells import cell_len
@@ -86,7 +85,7 @@ def when(moment: datetime | None) -> str:
 
 def print_json(value: Any) -> None:
     """Print ``value`` as JSON; dataclasses become objects, times are in ISO 8601."""
-    click.echo(json.dumps(_plain(value), default=str, ensure_ascii=False, indent=2))
+    click.echo(json.dumps(value, default=_as_json, ensure_ascii=False, indent=2))
 
 
 def in_line(value: Any) -> str:
@@ -94,16 +93,10 @@ def in_line(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _plain(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value))
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, datetime):
-        return value.isoformat()
-    return str(value) if isinstance(value, UUID) else value
+        return asdict(value)
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def terminal(*, err: bool = False) -> Console | None:

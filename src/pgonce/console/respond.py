@@ -61,23 +61,19 @@ def is_json(request: Request) -> bool:
 
 def dump(result: Any) -> bytes:
     """``result`` as JSON: times in ISO 8601, lengths of time in seconds."""
-    return json.dumps(_plain(result), ensure_ascii=False, default=str).encode("utf-8", "replace")
+    return json.dumps(result, ensure_ascii=False, default=_as_json).encode("utf-8", "replace")
 
 
-def _plain(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return {each.name: getattr(value, each.name) for each in fields(value)}
     if isinstance(value, datetime | date):
         return value.isoformat()
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
-    return value
+    return dict(value) if isinstance(value, Mapping) else str(value)
 
 
 def csv_file(name: str, headings: Sequence[str], rows: Iterable[Iterable[object]]) -> Response:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from urllib.parse import quote
 from uuid import UUID
 
@@ -81,8 +81,8 @@ def read_date(text: str) -> date | None:
     raise InvalidArgument(f"cannot read {text[:40]!r} as a day of the years 2000 to 2200: write 2026-11-26")
 
 
-def read_moment(text: str) -> datetime | None:
-    """The time in ``text``, with a zone; None if it is empty.
+def read_moment(text: str, zone: tzinfo = UTC) -> datetime | None:
+    """The time in ``text``, in ``zone`` if it names none; None if it is empty.
 
     Raises:
         InvalidArgument: it cannot be read, or is far away.
@@ -92,7 +92,7 @@ def read_moment(text: str) -> datetime | None:
     with suppress(ValueError):
         found = datetime.fromisoformat(text)
         if 2000 <= found.year <= 2200:
-            return found if found.tzinfo else found.replace(tzinfo=UTC)
+            return found if found.tzinfo else found.replace(tzinfo=zone)
     raise InvalidArgument(f"cannot read {text[:40]!r} as a time of the years 2000 to 2200: write 2026-11-26T13:00Z")
 
 

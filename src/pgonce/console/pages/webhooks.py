@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,7 +12,7 @@ from zoneinfo import ZoneInfo
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pgonce.console import respond
+from pgonce.console import respond, words
 from pgonce.console.addresses import url
 from pgonce.console.figures.webhooks import LaneMark, lane, lane_marks
 from pgonce.console.reads import Read, TooMuch, reading
@@ -69,26 +68,12 @@ def read_filter(form: respond.Form, zone: ZoneInfo, now: datetime) -> Filter:
         raise InvalidArgument(f"there is no state {state}: one of {', '.join(STATES)}")
     if mode not in {"", "true", "false"}:
         raise InvalidArgument("the mode is true (live) or false (test)")
-    begin = now - PERIODS[since] if since in PERIODS else _moment(since, zone)
+    begin = now - PERIODS[since] if since in PERIODS else words.read_moment(since, zone)
     texts = {name: form.get(name) or None for name in ("type", "object", "customer", "account", "failure")}
     return Filter(
         state=state or None, livemode={"true": True, "false": False}.get(mode), since=begin,
-        until=_moment(form.get("until"), zone), ids=form.all("id") or None, **texts,
+        until=words.read_moment(form.get("until"), zone), ids=form.all("id") or None, **texts,
     )  # fmt: skip
-
-
-def _moment(text: str, zone: ZoneInfo) -> datetime | None:
-    if not text:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise InvalidArgument(f"cannot read {text} as a time: write 2026-11-26 13:00") from None
-    with suppress(OverflowError, ValueError):
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=zone)
-        moment.astimezone(zone)
-        return moment
-    raise InvalidArgument(f"{text} is no moment of the years 1 to 9999")
 
 
 def read_position(text: str) -> Position | None:
