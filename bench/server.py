@@ -31,7 +31,7 @@ def start() -> embedded.Server:
 
     atexit.register(stop)
     with psycopg.connect(server.url, autocommit=True) as conn:
-        # a checkpoint in the middle of a round would slow down the contender that is measured then
+        # a checkpoint in the middle of a round would slow down the library that is measured at that moment
         conn.execute("alter system set max_wal_size = '4GB'")
         conn.execute("alter system set checkpoint_timeout = '1h'")
         conn.execute("select pg_reload_conf()")

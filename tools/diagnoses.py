@@ -100,7 +100,7 @@ def replaced(path: Path, tables: dict[str, str]) -> str:
     """The page with fresh tables, each between the line for its source and END.
 
     Raises:
-        ValueError: the page has no place for one.
+        ValueError: the page lacks the two lines between which a table belongs.
     """
     text = path.read_text(encoding="utf-8")
     for source, fresh in tables.items():

@@ -332,7 +332,7 @@ async def _future() -> asyncio.Future[None]:
 
 
 class LoopTx:
-    """A connection of the event loop, with blocking calls."""
+    """An asynchronous connection whose methods block, as those of a synchronous one do."""
 
     def __init__(self, loop: Loop, conn: AsyncConnection[Any]) -> None:
         self._loop = loop

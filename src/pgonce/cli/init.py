@@ -47,7 +47,7 @@ KINDS: dict[str, tuple[str, str | None, tuple[str, ...], tuple[str, ...]]] = {
 """For each kind: the file, the app in it, the next commands, and the commands for a second terminal, because the last
 command in the first one keeps running."""
 NEEDS = {"fastapi": ("fastapi", "uvicorn"), "flask": ("flask",), "django": ("django",)}
-"""What the file imports or the commands start, beside pgonce."""
+"""Packages that the file imports or the commands start, besides pgonce."""
 
 _ENV = f"""\
 # Read by pgonce's commands; what the environment has comes first. Do not commit it.

@@ -230,7 +230,7 @@ class Group:
         """Send a signal to the processes of the session. False if some of them belong to another user (sudo)."""
         reached = True
         own = self.leader.pid
-        # The command itself first: a shell whose child ended before it might go on to its next line, and succeed.
+        # The command itself first: a shell whose child ended before it might run its next line, and succeed.
         for group in (own, *{group for _, group in self._members()} - {own}):
             try:
                 os.killpg(group, number)

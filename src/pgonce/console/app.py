@@ -91,7 +91,7 @@ class Console:
 
     @property
     def is_open(self) -> bool:
-        """Whether nobody says who may use it: then only this machine may."""
+        """Whether no users are configured. Then only this machine may use it."""
         return self.user_of is None and self.user_header is None and not self.users
 
     @property

@@ -126,7 +126,7 @@ _GLYPH = Markup('<svg class="g%s" aria-hidden="true"><use href="#g-%s"/></svg>')
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """The viewer's clock: their zone, and now by the database's clock."""
+    """The viewer's time zone, and the current time by the database's clock."""
 
     zone: ZoneInfo
     now: datetime

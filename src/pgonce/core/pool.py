@@ -1,4 +1,4 @@
-"""A connection pool that may be used after a fork, and the refusal of one that may not."""
+"""A connection pool that works after a fork, and a check that refuses the pools that do not."""
 
 from __future__ import annotations
 

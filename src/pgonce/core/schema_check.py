@@ -144,7 +144,8 @@ def check(url: str, schema: str = "public") -> list[str]:
                     f"{error.diag.message_primary}: the check needs the right to create a schema, "
                     "run it as the role that migrates"
                 ) from error
-            # Not the other way round: the name of the scratch schema occurs nowhere else, and that of the real one may.
+            # The scratch schema's name is replaced, as it occurs nowhere else. The real schema's name may be a word
+            # that a definition also contains elsewhere.
             name = str(conn.execute("select quote_ident(%s)", [schema]).fetchall()[0][0])
             wanted = {key: text.replace(f"{scratch}.", f"{name}.") for key, text in _definitions(conn, scratch).items()}
             found = [

@@ -104,7 +104,7 @@ class Scheduler(Service):
         return self._threads.unfinished
 
     def start(self) -> Self:
-        """Begin, with the ticks that have passed since each job's last one. Jobs registered until now are scheduled.
+        """Start the jobs that are registered by now, beginning with the ticks since each job's last one.
 
         Raises:
             DatabaseUnavailable, SchemaError: now, and not at the first tick.

@@ -24,7 +24,7 @@ class Pace:
     rate: float | None
     """Rows per second over these batches; None: fewer than two."""
     stalled_for: timedelta | None
-    """How long no batch has been committed, if that is too long; None: it moves, or nobody imports it."""
+    """The time since the last commit, if it is unusually long; None: batches are committed, or nobody imports it."""
     left: tuple[timedelta, timedelta] | None
     """The shortest and the longest time left; None: it cannot be said."""
     why_unknown: str | None

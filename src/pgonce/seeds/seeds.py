@@ -78,7 +78,7 @@ class Seeds:
         self._jobs = Jobs(pool, schema=schema)
 
     def checkpoint(self, name: str, partition: str | None = None) -> Checkpoint | None:
-        """Where seed ``name``, or a part of it, stands; None when it has never run."""
+        """The checkpoint of seed ``name``, or of one of its partitions; None when it has never run."""
         if partition is not None:
             return call(self._pool, calls_operate.get_partition(name, partition), self._schema)
         return call(self._pool, calls.get_checkpoint(name), self._schema)

@@ -42,9 +42,9 @@ _EXACT: frozenset[Kind] = frozenset({"boolean", "integer", "uuid", "timestamp"})
 class TableLoader:
     """Writes batches into one table.
 
-    COPY writes straight into the table first: in a first load no key is there yet, and staging costs a third more.
-    When a key is there already, the batch is repeated through a staging table. The next batches begin there, as long
-    as keys are found: a run over rows that are all there would write every batch twice.
+    COPY first writes straight into the table: in a first load no key exists yet, and a staging table costs a third
+    more. If a key exists, the batch is written again through a staging table. As long as keys are found, the next
+    batches use the staging table at once: a run over rows that all exist would otherwise write every batch twice.
     """
 
     def __init__(self, seed: Seed, facts: TableFacts) -> None:
@@ -116,7 +116,7 @@ class TableLoader:
         return counts
 
     def check_key(self, conn: Connection[Any]) -> None:
-        """Refuse a batch whose rows no index has compared: they would double.
+        """Refuse a batch whose rows no unique index has checked: they might be in the table twice.
 
         Call it after the batch was written: from then on nobody can drop the index before the end of the transaction.
 

@@ -113,7 +113,7 @@ def look(database: str) -> Callable[..., None]:
 def runs(
     conn: Connection, job: str, statuses: str, *, first: str = "2 hours", error: str = "boom", key: str = ""
 ) -> None:
-    """Ended runs of a minute each, one every two minutes; s, f, k: succeeded, failed, skipped by the run before."""
+    """Insert ended runs of a minute each, one every two minutes: s succeeded, f failed, k was skipped."""
     for number, status in enumerate(statuses):
         conn.execute(
             "insert into cron_job_runs (job_name, key, status, started_at, completed_at, duration_ms, error_message)"

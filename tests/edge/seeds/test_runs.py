@@ -48,7 +48,7 @@ def status(conn: Conn, name: str = "s") -> tuple[Any, ...] | None:
 
 
 def wrapped(path: Path) -> Any:
-    """A user's generator around a reader: it knows nothing of half lines."""
+    """A user's generator that passes on the rows of a reader, and does not handle an incomplete last line itself."""
 
     def source(cursor: Any) -> Iterator[tuple[Any, Any]]:
         for row, at in read(path)(cursor):

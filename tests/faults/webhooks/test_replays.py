@@ -1,4 +1,4 @@
-"""Replays, retries, workers and redeliveries at the same time double no effect."""
+"""No effect happens twice when replays, retries, workers and redeliveries work at the same time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a function returns that still has to be done is never taken for work that was done."""
+"""A coroutine, generator or future that a function returns never counts as work that was done."""
 
 from __future__ import annotations
 

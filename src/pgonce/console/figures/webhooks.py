@@ -140,7 +140,7 @@ def _glyph(x: float, y: int, state: str) -> Markup:
 
 
 def progress(name: str, counts: dict[str, int], total: int) -> Markup:
-    """The bar of a replay: what has ended well, what failed again, what was left, and what waits."""
+    """The bar of a replay: how many of its events succeeded, failed again, were left as they were, and wait."""
     said = ", ".join(f"{counts.get(state, 0):,} {word}" for state, word in REPLAYED if counts.get(state))
     parts = [rect("cover", 0, 100, 4, 14, 3)]
     x = 0.0

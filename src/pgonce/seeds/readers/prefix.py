@@ -14,15 +14,15 @@ class Prefix:
         self._hash = blake2b(before, digest_size=16)
 
     def update(self, data: bytes) -> None:
-        """More bytes."""
+        """Hash more bytes."""
         self._hash.update(data)
 
     def digest(self) -> str:
-        """Of all so far, in hexadecimal."""
+        """The hash of all bytes so far, in hexadecimal."""
         return self._hash.hexdigest()
 
     def copy(self) -> Prefix:
-        """The same, to go on from independently."""
+        """An independent copy."""
         copied = Prefix(self.marks)
         copied._hash = self._hash.copy()
         return copied

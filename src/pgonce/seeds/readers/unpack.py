@@ -44,7 +44,7 @@ class Unpacker:
         return not self.packing and self.encoding in {None, "utf-8"}
 
     def fresh(self) -> Unpacker:
-        """The same for another file: its encoding may be another one."""
+        """A new one with the same arguments, for another file: it finds that file's encoding."""
         return Unpacker(self._name, self._wanted, text=self._text)
 
     def unpack(self, raw: io.RawIOBase) -> BinaryIO:
