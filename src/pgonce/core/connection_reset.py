@@ -11,9 +11,11 @@ import psycopg
 from psycopg import Connection
 from psycopg.pq import TransactionStatus
 
+from pgonce.core.concurrency import wait_until_free
 from pgonce.core.database import is_own
 from pgonce.core.execute import Pool, send
 from pgonce.core.handler_session import RESET, ClientState
+from pgonce.core.lent_connection import detach
 
 
 @contextmanager
@@ -43,3 +45,10 @@ def resetting(conn: Connection[Any], pool: Pool) -> Iterator[None]:
                 state.restore()
             else:
                 conn.close()
+
+
+def take_back(conn: Connection[Any], lent: Connection[Any]) -> None:
+    """End what ``lend`` has made of ``conn``, before the next statement of ours."""
+    if conn.lock.locked():  # a stream that was left early: the event loop is about to close it, through ``lent``
+        wait_until_free(conn.lock)
+    detach(lent)

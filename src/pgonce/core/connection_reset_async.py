@@ -10,9 +10,11 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
 
+from pgonce.core.concurrency_async import wait_until_free
 from pgonce.core.database import is_own
 from pgonce.core.execute_async import Pool, send
 from pgonce.core.handler_session import RESET, ClientState
+from pgonce.core.lent_connection import detach
 
 
 @asynccontextmanager
@@ -42,3 +44,10 @@ async def resetting(conn: AsyncConnection[Any], pool: Pool) -> AsyncIterator[Non
                 state.restore()
             else:
                 await conn.close()
+
+
+async def take_back(conn: AsyncConnection[Any], lent: AsyncConnection[Any]) -> None:
+    """End what ``lend`` has made of ``conn``, before the next statement of ours."""
+    if conn.lock.locked():  # a stream that was left early: the event loop is about to close it, through ``lent``
+        await wait_until_free(conn.lock)
+    detach(lent)

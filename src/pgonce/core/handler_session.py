@@ -1,11 +1,9 @@
 """Restores a pooled connection after a user's handler has used it."""
 
-# ruff: noqa: SLF001 -- psycopg has no public way to restore adapters, or to forget prepared statements
+# ruff: noqa: SLF001 -- psycopg has no public way to forget prepared statements
 from __future__ import annotations
 
 from typing import Any, Self
-
-from psycopg.adapt import AdaptersMap
 
 UNLOCK = "pg_catalog.pg_advisory_unlock_all()"
 RESET_SETTINGS = (
@@ -21,16 +19,15 @@ RESET = f"{RESET_SETTINGS}; select {UNLOCK}"
 It is sent with the COMMIT, so that it reaches the same server through a transaction pooler. In the transaction of the
 next event it would be rolled back together with that event; but session locks do not come back by a rollback.
 """
-_ATTRIBUTES = ("row_factory", "cursor_factory", "server_cursor_factory", "prepare_threshold", "prepared_max")
+_ATTRIBUTES = ("prepare_threshold", "prepared_max")
 
 
 class ClientState:
-    """The client-side state of a psycopg connection that a handler can change."""
+    """The client-side state of a psycopg connection that an object lent to a handler shares with it."""
 
     def __init__(self, conn: Any) -> None:
         self._conn = conn
         self._attributes = {name: getattr(conn, name) for name in _ATTRIBUTES}
-        self._adapters = conn._adapters and AdaptersMap(conn._adapters)
         self._handlers = list(conn._notice_handlers), list(conn._notify_handlers)
 
     def restore(self) -> None:
@@ -39,7 +36,6 @@ class ClientState:
         conn._prepared = type(conn._prepared)()
         for name, found in self._attributes.items():
             setattr(conn, name, found)
-        conn._adapters = self._adapters and AdaptersMap(self._adapters)
         conn._notice_handlers[:], conn._notify_handlers[:] = self._handlers
 
 

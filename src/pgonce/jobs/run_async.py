@@ -21,8 +21,9 @@ from psycopg.pq import TransactionStatus
 from pgonce.core.call import Call
 from pgonce.core.call_batcher_async import AsyncCallBatcher
 from pgonce.core.concurrency_async import CANCELS, call_in_loop, repeating, running_loop, shielded, time_limit
-from pgonce.core.connection_reset_async import resetting
+from pgonce.core.connection_reset_async import resetting, take_back
 from pgonce.core.execute_async import Pool, call, connection, execute, is_usual, transaction, translated
+from pgonce.core.lent_connection import lend
 from pgonce.core.with_block import AsyncWithBlock
 from pgonce.errors import (
     DatabaseUnavailable,
@@ -144,9 +145,11 @@ class AsyncRun:
         """
         self._refuse_in_child()
         async with connection(self._pool) as conn, resetting(conn, self._pool):
+            lent = lend(conn)
             try:
-                yield conn
+                yield lent
             finally:
+                await take_back(conn, lent)
                 self._detach_in_child(conn)
 
     @AsyncWithBlock.made_by("run.transaction()", "tx")
@@ -165,7 +168,11 @@ class AsyncRun:
             TransactionBroken: the body said COMMIT or ROLLBACK itself; a COMMIT of its own was not fenced.
         """
         async with self.unfenced(resets=True) as conn:
-            yield conn
+            tx = lend(conn)
+            try:
+                yield tx
+            finally:
+                await take_back(conn, tx)
             self._refuse_in_child()
             if conn.info.transaction_status == TransactionStatus.IDLE:  # the client knows: no round trip
                 raise TransactionBroken("a job ended run.transaction() inside: leave COMMIT and ROLLBACK to pgonce")

@@ -12,7 +12,9 @@ from psycopg import Connection
 
 from pgonce.core.callables import ensure_result
 from pgonce.core.concurrency import isolated
+from pgonce.core.connection_reset import take_back
 from pgonce.core.execute import Pool, call, execute
+from pgonce.core.lent_connection import lend
 from pgonce.core.telemetry import is_traced, working
 from pgonce.errors import PgonceError
 from pgonce.webhooks.calls import Event, deciding
@@ -39,9 +41,14 @@ def call_handlers(conn: Connection[Any], event: Event, handlers: Sequence[Handle
     """Call the handlers of one event, in their order, in its transaction."""
     link = execute(conn, get_webhook_trace(event.id), schema) if is_traced() else None
 
+    tx = lend(conn)
+
     def call_each() -> None:
-        for handler in handlers:
-            ensure_result(handler.function(event, conn))
+        try:
+            for handler in handlers:
+                ensure_result(handler.function(event, tx))
+        finally:
+            take_back(conn, tx)
 
     with working(f"process {event.type}", "consumer", ids_of(event), _attributes(event), link=link), deciding():
         isolated(call_each)
@@ -51,8 +58,13 @@ def call_batch_handler(conn: Connection[Any], events: Sequence[Event], handler: 
     """Call a handler with a list of events."""
     attributes: dict[str, str | int] = {"messaging.system": "pgonce", "messaging.batch.message_count": len(events)}
 
+    tx = lend(conn)
+
     def call_it() -> None:
-        ensure_result(handler.function(list(events), conn))  # a list that it may empty
+        try:
+            ensure_result(handler.function(list(events), tx))  # a list that it may empty
+        finally:
+            take_back(conn, tx)
 
     with working(f"process {handler.pattern}", "consumer", {}, attributes), deciding():
         isolated(call_it)

@@ -11,7 +11,9 @@ from psycopg import AsyncConnection
 
 from pgonce.core.callables import ensure_awaitable
 from pgonce.core.concurrency_async import isolated
+from pgonce.core.connection_reset_async import take_back
 from pgonce.core.execute_async import Pool, call, execute
+from pgonce.core.lent_connection import lend
 from pgonce.core.telemetry import is_traced, working
 from pgonce.errors import PgonceError
 from pgonce.webhooks.calls import Event, deciding
@@ -38,9 +40,14 @@ async def call_handlers(conn: AsyncConnection[Any], event: Event, handlers: Sequ
     """Call the handlers of one event, in their order, in its transaction."""
     link = await execute(conn, get_webhook_trace(event.id), schema) if is_traced() else None
 
+    tx = lend(conn)
+
     async def call_each() -> None:
-        for handler in handlers:
-            await ensure_awaitable(handler.function(event, conn))
+        try:
+            for handler in handlers:
+                await ensure_awaitable(handler.function(event, tx))
+        finally:
+            await take_back(conn, tx)
 
     with working(f"process {event.type}", "consumer", ids_of(event), _attributes(event), link=link), deciding():
         await isolated(call_each)
@@ -50,8 +57,13 @@ async def call_batch_handler(conn: AsyncConnection[Any], events: Sequence[Event]
     """Call a handler with a list of events."""
     attributes: dict[str, str | int] = {"messaging.system": "pgonce", "messaging.batch.message_count": len(events)}
 
+    tx = lend(conn)
+
     async def call_it() -> None:
-        await ensure_awaitable(handler.function(list(events), conn))  # a list that it may empty
+        try:
+            await ensure_awaitable(handler.function(list(events), tx))  # a list that it may empty
+        finally:
+            await take_back(conn, tx)
 
     with working(f"process {handler.pattern}", "consumer", {}, attributes), deciding():
         await isolated(call_it)

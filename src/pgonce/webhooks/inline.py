@@ -15,9 +15,10 @@ from psycopg_pool import ConnectionPool
 
 from pgonce.core.callables import ensure_result
 from pgonce.core.concurrency import Result, shielded
-from pgonce.core.connection_reset import resetting
+from pgonce.core.connection_reset import resetting, take_back
 from pgonce.core.execute import Pool, call, call_unsynced, connection, execute, transaction
 from pgonce.core.interval import interval
+from pgonce.core.lent_connection import lend
 from pgonce.core.registration import check_pool, check_schema
 from pgonce.core.telemetry import working
 from pgonce.errors import DatabaseUnavailable, EventBusy, LeaseLost, PgonceError, TransactionBroken
@@ -146,10 +147,12 @@ class Webhooks:
                         raise _Refused from error
                     if not marked:
                         raise LeaseLost(f"event {event.id} was taken over by another client: nothing was written")
+                    tx = lend(conn)
                     try:
                         with working(f"process {event.type}", "consumer", ids_of(event)), deciding():
-                            ensure_result(handler(event, conn))
+                            ensure_result(handler(event, tx))
                     finally:
+                        take_back(conn, tx)
                         was_busy = close_if_busy(conn)
                     if was_busy:
                         raise PgonceError(LEFT_OPEN)

@@ -14,9 +14,10 @@ from psycopg_pool import AsyncConnectionPool
 
 from pgonce.core.callables import ensure_awaitable
 from pgonce.core.concurrency_async import Result, shielded
-from pgonce.core.connection_reset_async import resetting
+from pgonce.core.connection_reset_async import resetting, take_back
 from pgonce.core.execute_async import Pool, call, call_unsynced, connection, execute, transaction
 from pgonce.core.interval import interval
+from pgonce.core.lent_connection import lend
 from pgonce.core.registration import check_pool, check_schema
 from pgonce.core.telemetry import working
 from pgonce.errors import DatabaseUnavailable, EventBusy, LeaseLost, PgonceError, TransactionBroken
@@ -145,10 +146,12 @@ class AsyncWebhooks:
                         raise _Refused from error
                     if not marked:
                         raise LeaseLost(f"event {event.id} was taken over by another client: nothing was written")
+                    tx = lend(conn)
                     try:
                         with working(f"process {event.type}", "consumer", ids_of(event)), deciding():
-                            await ensure_awaitable(handler(event, conn))
+                            await ensure_awaitable(handler(event, tx))
                     finally:
+                        await take_back(conn, tx)
                         was_busy = await close_if_busy(conn)
                     if was_busy:
                         raise PgonceError(LEFT_OPEN)

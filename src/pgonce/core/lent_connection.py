@@ -1,0 +1,47 @@
+"""Lends a connection to a handler. What the handler keeps of it does not work any more when the handler has ended."""
+
+# ruff: noqa: SLF001 -- psycopg has no public way to have a second connection object on one session
+from __future__ import annotations
+
+from typing import Any, NoReturn, TypeVar
+
+import psycopg
+from psycopg import pq
+from psycopg.adapt import AdaptersMap
+
+C = TypeVar("C", bound="psycopg.Connection[Any] | psycopg.AsyncConnection[Any]")
+
+_CLOSED = pq.PGconn.connect_start(b"none")  # not a connection string: it is closed from the start, without any attempt
+_CLOSED.finish()
+
+
+def _refuse(*_: object, **__: object) -> NoReturn:
+    # Not an OperationalError, which would count as a database that cannot be reached.
+    raise psycopg.InterfaceError(
+        "this connection was lent to a handler or a transaction that has ended: use a connection of your own"
+    )
+
+
+# Cursors, transactions and COPYs that were made before send everything through `wait`.
+_ENDED = dict.fromkeys(("wait", "cursor", "execute", "transaction", "pipeline", "commit", "rollback"), _refuse) | {
+    "pgconn": _CLOSED
+}
+
+
+def lend(conn: C) -> C:
+    """Another object of the connection's class for the same session, to be given to code of the user's.
+
+    The pooled connection serves the transaction of another event next. If a handler could keep it, in a global, a
+    thread or a task, its later statements would run inside that transaction. The handler's row factory, adapters and
+    the like stay in the lent object.
+    """
+    lent = object.__new__(type(conn))
+    lent.__dict__.update(conn.__dict__)
+    if conn._adapters is not None:
+        lent._adapters = AdaptersMap(conn._adapters)
+    return lent
+
+
+def detach(lent: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+    """End the lent connection, before the next statement of ours: every use of it raises InterfaceError from now on."""
+    lent.__dict__.update(_ENDED)
