@@ -29,10 +29,11 @@ def claim_webhooks(
     since: datetime | None = None,
     max_attempts: int = MAX_ATTEMPTS,
     schema: str = "public",
+    singly: bool = False,
 ) -> Call[list[Event]]:
     """Claim up to ``limit`` due events; ``types`` and ``other_types`` are regular expressions.
 
-    ``schema`` is for ``event.complete``.
+    ``schema`` is for ``event.complete``. ``singly``: an event that the database refuses to claim is left out.
     """
     args = {
         "p_limit": limit,
@@ -42,7 +43,8 @@ def claim_webhooks(
         "p_other_types": other_types,
         "p_since": since,
     }
-    return Call("pgonce_claim_webhooks", args, lambda rows: [_claimed(row, schema) for row in rows])
+    function = "pgonce_claim_webhooks_singly" if singly else "pgonce_claim_webhooks"
+    return Call(function, args, lambda rows: [_claimed(row, schema) for row in rows])
 
 
 def _claimed(row: Row, schema: str) -> Event:

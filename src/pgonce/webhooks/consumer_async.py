@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
+
+import psycopg
 
 from pgonce.core.concurrency_async import asked_to_stop
 from pgonce.core.execute_async import Pool, call, call_unsynced
+from pgonce.errors import PgonceError, summary
 from pgonce.webhooks import calls as webhooks
 from pgonce.webhooks import calls_queue as protocol
 from pgonce.webhooks.calls import Event
@@ -16,6 +21,7 @@ from pgonce.webhooks.calls_queue import claim_of
 from pgonce.webhooks.claimed import Work
 from pgonce.webhooks.executor_async import CHAIN, AsyncExecutor
 from pgonce.webhooks.registry import Handler, WebhookRegistry
+from pgonce.webhooks.responses import is_database_fault
 
 MOST = 100
 """Events in a batch, at most. At 100 an fsync costs each of them a hundredth; more gains nothing."""
@@ -27,6 +33,10 @@ FULL_LOOK = 5.0
 """Seconds between two claims without the low-water mark, for retries and for what was committed late."""
 MARGIN = timedelta(seconds=2)
 """How far behind the newest due time a late commit may be and still be found at once."""
+SINGLY = 60.0
+"""Seconds for which events are claimed one by one, after the database has refused to claim a batch."""
+
+log = logging.getLogger("pgonce")
 
 
 class AsyncConsumer:
@@ -72,6 +82,7 @@ class AsyncConsumer:
         self._batches_first = self._own_first = self._claimed_last = False
         self._since: datetime | None = None
         self._looked = self._asked = 0.0
+        self._singly_until = 0.0
 
     @property
     def room(self) -> int:
@@ -178,8 +189,7 @@ class AsyncConsumer:
         """One event whose handler has a transaction of its own."""
         if self._own_types is None:
             return []
-        claim = protocol.claim_webhooks(1, types=self._own_types, max_attempts=self._max_attempts, schema=self._schema)
-        return await call_unsynced(self._pool, claim, self._schema)
+        return await self._claim_from_table(1, types=self._own_types)
 
     async def _claim(self) -> list[Event]:
         """The next batch: the due events after the low-water mark; every few seconds, and when idle, all due events.
@@ -187,17 +197,10 @@ class AsyncConsumer:
         The commit need not reach the disk. If it is lost, only the count of one attempt is lost.
         """
         full = self._since is None or time.monotonic() - self._looked > FULL_LOOK
-        claim = protocol.claim_webhooks(
-            self.size,
-            types=self._types,
-            other_types=self._other_types,
-            since=None if full else self._since,
-            max_attempts=self._max_attempts,
-            schema=self._schema,
-        )
+        since = None if full else self._since
         self._asked = time.monotonic()
         self._claimed_last = True
-        events = await call_unsynced(self._pool, claim, self._schema)
+        events = await self._claim_from_table(self.size, types=self._types, other_types=self._other_types, since=since)
         self.backlog = len(events) == self.size
         if full:
             self._looked = time.monotonic()
@@ -207,3 +210,31 @@ class AsyncConsumer:
             self._since = None
             return await self._claim()
         return events
+
+    async def _claim_from_table(
+        self,
+        limit: int,
+        *,
+        types: str | None,
+        other_types: str | None = None,
+        since: datetime | None = None,
+    ) -> list[Event]:
+        """Claim a batch; one by one if a trigger or constraint of the application's refuses to have it claimed."""
+        wanted = partial(
+            protocol.claim_webhooks,
+            limit,
+            types=types,
+            other_types=other_types,
+            since=since,
+            max_attempts=self._max_attempts,
+            schema=self._schema,
+        )
+        if time.monotonic() >= self._singly_until:
+            try:
+                return await call_unsynced(self._pool, wanted(), self._schema)
+            except (PgonceError, psycopg.Error) as error:
+                if is_database_fault(error):
+                    raise
+                log.warning("a batch could not be claimed, so events are claimed one by one: %s", summary(error))
+                self._singly_until = time.monotonic() + SINGLY
+        return await call_unsynced(self._pool, wanted(singly=True), self._schema)

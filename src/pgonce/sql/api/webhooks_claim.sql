@@ -73,7 +73,7 @@ comment on function pgonce_wait_for_other_claims(text) is 'pgonce: waits at most
 
 create or replace function pgonce_claim_webhooks(
   p_limit integer default 100, p_lease_for interval default '30 seconds', p_max_attempts integer default 12,
-  p_types text default null, p_other_types text default null, p_since timestamptz default null)
+  p_types text default null, p_other_types text default null, p_since timestamptz default null, p_only uuid default null)
 returns table (id uuid, stripe_event_id text, event_type text, payload text, raw bytea, lease uuid, attempts integer,
                order_key text, due timestamptz)
 -- Sorting is disabled, so that the planner uses the index of due times. By its estimate (one row of the 4,000 that wait, in a
@@ -100,6 +100,7 @@ begin
     where e.next_attempt_at <= v_now and e.next_attempt_at >= coalesce(p_since, '-infinity')
       and (e.status = 'failed' or e.status = 'processing' and coalesce(e.lease_expires_at, '-infinity') <= v_now)
       and (p_types is null or e.event_type ~ p_types) and (p_other_types is null or e.event_type !~ p_other_types)
+      and (p_only is null or e.id = p_only)
     order by e.next_attempt_at
     limit p_limit for update skip locked
   loop
@@ -140,11 +141,11 @@ begin
     perform pgonce_refuse_unwritten_webhook((select e.stripe_event_id from webhook_events e where e.id = v_ids[1]));
   end if;
 end $$;
-comment on function pgonce_claim_webhooks(integer, interval, integer, text, text, timestamptz) is
+comment on function pgonce_claim_webhooks(integer, interval, integer, text, text, timestamptz, uuid) is
   'pgonce: claims up to p_limit due events for a worker; each is returned with its lease. p_types, p_other_types: regular '
   'expressions that the type must and must not match. p_since: only events due since then, which is fast under an old '
-  'snapshot. Call it without p_since from time to time. An event whose process has died p_max_attempts times becomes a dead '
-  'letter.';
+  'snapshot. Call it without p_since from time to time. p_only: only this event. An event whose process has died '
+  'p_max_attempts times becomes a dead letter.';
 
 -- How long an event must wait for another one of its object; null = not at all. It waits while an earlier one is not finished
 -- (one that keeps failing blocks the later ones for an hour), and while somebody holds any other one.
