@@ -3,8 +3,10 @@
 -- The sentences are also the table in docs/jobs.md (tools/diagnoses.py). RUN and NAME in a command are the run and its job.
 create or replace function pgonce_job_causes()
 returns table (kind text, needs_person boolean, row_says text, cause text, action text, command text)
-language sql immutable parallel safe set search_path from current as $$
-  values
+-- plpgsql keeps the plan: before PostgreSQL 18 a function in SQL is parsed again at each call.
+language plpgsql immutable parallel safe set search_path from current as $$
+begin
+  return query values
     ('at_work', false, '`running`, `heartbeat_at` is fresh, not for longer than usual',
      'It is running as usual.',
      'Nothing.',
@@ -64,8 +66,8 @@ language sql immutable parallel safe set search_path from current as $$
     ('missed', true, 'a tick without a row',
      'Nothing started it.',
      'Look at `pgonce_job_missed`, and whether a worker with this job is running. If cron starts it, look there.',
-     'pgonce ps')
-$$;
+     'pgonce ps');
+end $$;
 comment on function pgonce_job_causes() is
   'pgonce: everything that can be the matter with a run: what its row says, what it is, what to do and which command does it. '
   'needs_person: nothing happens by itself.';
@@ -84,7 +86,9 @@ comment on function pgonce_usual_job_duration(text, text) is
 
 create or replace function pgonce_diagnose_run(p_run_id uuid)
 returns table (kind text, needs_person boolean, cause text, evidence text, action text, command text)
-language plpgsql stable set search_path from current set jit = off as $$
+-- Called for each of many rows by functions that plan with their arguments: without a setting of its own, each statement here
+-- would be planned again for each row, which took longer than to execute it.
+language plpgsql stable set search_path from current set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
 declare
   r cron_job_runs;
   v_now timestamptz := clock_timestamp();

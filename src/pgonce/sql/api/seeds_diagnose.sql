@@ -4,8 +4,9 @@
 -- The last three are what a command prints before it has written anything.
 create or replace function pgonce_seed_causes()
 returns table (kind text, needs_person boolean, row_says text, cause text, action text, command text)
-language sql immutable parallel safe set search_path from current as $$
-  values
+language plpgsql immutable parallel safe set search_path from current as $$  -- as pgonce_job_causes
+begin
+  return query values
     ('at_work', false, '`in_progress`, and a batch was committed a moment ago',
      'It is running.',
      'Nothing.',
@@ -69,8 +70,8 @@ language sql immutable parallel safe set search_path from current as $$
     ('unstable', true, 'rows are missing that lie before the cursor',
      'The order of the source is not stable, or it has changed.',
      'Run it with `--restart`: rows that are there are skipped.',
-     'pgonce seed run NAME --app MODULE:APP --restart')
-$$;
+     'pgonce seed run NAME --app MODULE:APP --restart');
+end $$;
 comment on function pgonce_seed_causes() is
   'pgonce: everything that can be the matter with an import: what is said about it, what it is, what to do and which command does it. '
   'needs_person: nothing happens by itself.';

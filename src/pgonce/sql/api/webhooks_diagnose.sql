@@ -3,8 +3,9 @@
 
 create or replace function pgonce_webhook_causes()
 returns table (kind text, needs_person boolean, row_says text, cause text, action text, command text)
-language sql immutable parallel safe set search_path from current as $$
-  values
+language plpgsql immutable parallel safe set search_path from current as $$  -- as pgonce_job_causes
+begin
+  return query values
     ('handled', false, '`processing`, `lease_expires_at` ahead, or its row is locked',
      'A process is handling it, or has died within its lease.',
      'Wait. If the process has died, the next delivery or a worker takes the event over.', 'pgonce ps'),
@@ -51,8 +52,8 @@ language sql immutable parallel safe set search_path from current as $$
     ('absent', true, 'no row',
      'It never came, or it was refused with a 4xx.',
      'Stripe''s dashboard shows the answer that it got. Check the secret, and what was refused here.',
-     'pgonce webhook refused')
-$$;
+     'pgonce webhook refused');
+end $$;
 comment on function pgonce_webhook_causes() is
   'pgonce: everything that can be the matter with an event: what its row says, what it is, what to do and which command does '
   'it. %s is an event. needs_person: nothing happens by itself.';
