@@ -210,13 +210,17 @@ def job_lanes(
     return Call("pgonce_console_job_lanes", args, rows_as(Lane))
 
 
-def job_marks(lanes: Sequence[Lane], begin: datetime, end: datetime) -> Call[list[Mark]]:
-    """What happened to these jobs and keys from ``begin`` to ``end``; runs that begin in one 480th of it are one."""
+def job_marks(lanes: Sequence[Lane], begin: datetime, end: datetime, marks: int) -> Call[list[Mark]]:
+    """What happened to these jobs and keys from ``begin`` to ``end``; runs that begin in one 480th of it are one.
+
+    Of the lanes with the most marks it is a longer part, so that all lanes have about ``marks`` together.
+    """
     args = {
         "p_names": [lane.job_name for lane in lanes],
         "p_keys": [lane.key for lane in lanes],
         "p_from": begin,
         "p_until": end,
+        "p_marks": marks,
     }
     return Call("pgonce_console_job_marks", args, rows_as(Mark))
 

@@ -8,9 +8,9 @@ from zoneinfo import ZoneInfo
 
 import pgonce
 from pgonce.console.figures.jobs import MOST_TICKS
-from pgonce.console.pages.jobs import MARKS, future_ticks, thin, view
+from pgonce.console.pages.jobs import future_ticks, view
 from pgonce.console.templating import Clock
-from pgonce.jobs.calls_console import Lane, Mark
+from pgonce.jobs.calls_console import Lane
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 END = NOW + timedelta(hours=12)
@@ -51,15 +51,3 @@ def test_they_are_bounded() -> None:
     assert len(ticks) == MOST_TICKS + 1  # one more says that there are more
     assert view(LANE, [], ticks, CLOCK).note == "over 100 starts to come, the first 100 are drawn"
     assert view(LANE, [], ticks[:-1], CLOCK).note == ""
-
-
-def test_marks_that_are_too_many_for_a_page_are_merged_and_none_is_lost() -> None:
-    step = timedelta(seconds=30)
-    many = [Mark("a", "", "succeeded", NOW + n * step, NOW + n * step + step / 2, 1, None, None) for n in range(1440)]
-    few = [Mark("b", "", "failed", NOW, NOW + step, 1, None, None)]
-    lanes = {("a", ""): many, ("b", ""): list(few)}
-    thin(lanes, NOW, END)
-    assert sum(map(len, lanes.values())) <= MARKS
-    assert sum(mark.runs for mark in lanes["a", ""]) == 1440
-    assert lanes["a", ""][-1].ended_at == many[-1].ended_at
-    assert lanes["b", ""] == few

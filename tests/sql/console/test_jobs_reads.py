@@ -107,6 +107,43 @@ def test_the_runs_of_one_place_have_the_newest_id_of_their_kind(conn: Connection
     assert found == [("skipped", 4, last, newest), ("succeeded", 3, newest, None)]
 
 
+def test_the_lanes_with_most_marks_share_what_the_others_leave_and_no_run_is_lost(conn: Connection) -> None:
+    for name, runs in {"busy": 300, "busier": 900}.items():
+        conn.execute(
+            "insert into cron_job_runs (job_name, status, started_at, heartbeat_at, completed_at)"
+            " select %s, 'succeeded', s, s, s + interval '20 s'"
+            " from generate_series(%s::timestamptz, %s::timestamptz, interval '24 hours' / %s) s",
+            [name, DAY, DAY + hours(23.99), runs],
+        )
+    for hour in range(20):
+        run(conn, "quiet", DAY + hours(hour), hours(0.1))
+    found = conn.execute(
+        "select job_name, count(*), sum(runs), min(began_at), max(ended_at) from pgonce_console_job_marks("
+        "array['busy', 'quiet', 'busier'], array['', '', ''], %s, %s, 480, 120) group by job_name order by job_name",
+        [DAY, DAY + hours(24)],
+    ).fetchall()
+    counts = {name: (marks, runs) for name, marks, runs, _, _ in found}
+    assert counts == {"busy": (50, 300), "busier": (50, 900), "quiet": (20, 20)}
+    assert found[0][3:] == (DAY, DAY + hours(24) - hours(24) / 900 + timedelta(seconds=20))
+
+
+def test_starts_that_wait_for_the_run_at_work_are_a_mark_of_their_own(conn: Connection) -> None:
+    now = conn.execute("select date_bin('1 day', now(), '2000-01-01Z')").fetchone()
+    assert now is not None
+    (day,) = now
+    earlier = run(conn, "job", day, timedelta(seconds=30))
+    run(conn, "job", day + timedelta(seconds=10), timedelta(), status="skipped", blocked_by=earlier)
+    at_work = run(conn, "job", day + timedelta(seconds=40))
+    for second in (50, 55):
+        run(conn, "job", day + timedelta(seconds=second), timedelta(), status="skipped", blocked_by=at_work)
+    found = conn.execute(
+        "select blocked_by, runs from pgonce_console_job_marks('{job}', '{\"\"}', %s, %s, 24) where kind = 'skipped'"
+        " order by runs",
+        [day, day + hours(24)],
+    ).fetchall()
+    assert found == [(earlier, 1), (at_work, 2)]
+
+
 def test_a_run_from_the_day_before_that_ends_today_is_shown(conn: Connection) -> None:
     run(conn, "job", DAY - hours(5), hours(1))
     run(conn, "job", DAY - hours(2), hours(3))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
-from uuid import UUID
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -25,7 +24,7 @@ from pgonce.jobs.calls_console import Lane, Mark, Trouble
 
 LANES = 20
 MARKS = 500
-"""Marks in the lanes of a page: 35 kB."""
+"""Marks in all lanes of a page, about: 35 kB."""
 NOW: Call[datetime] = Call("pgonce_console_clock", {}, value)
 
 
@@ -128,14 +127,13 @@ async def jobs(request: Request) -> Response:
         lanes = await read(calls.job_lanes(find=find or None, after=position, limit=LANES + 1))
         more = (lanes[LANES - 1].job_name, lanes[LANES - 1].key) if len(lanes) > LANES else None
         lanes = lanes[:LANES]
-        marks = await read(calls.job_marks(lanes, begin, end)) if lanes else []
+        marks = await read(calls.job_marks(lanes, begin, end, MARKS)) if lanes else []
         all_now = begin <= now <= end and not find and after is None
         troubles = [*await read(calls.job_troubles())] if all_now else None
         processes = await read(list_processes())
     by_lane: dict[tuple[str, str], list[Mark]] = {}
     for mark in marks:
         by_lane.setdefault((mark.job_name, mark.key), []).append(mark)
-    thin(by_lane, begin, end)
     views = [
         view(
             lane,
@@ -154,25 +152,6 @@ async def jobs(request: Request) -> Response:
         figures=[_lane(number, each, period, clock) for number, each in enumerate(views)],
         before=words.next_day(day, -days), after_day=words.next_day(day, days),
     )  # fmt: skip
-
-
-def thin(by_lane: dict[tuple[str, str], list[Mark]], begin: datetime, end: datetime) -> None:
-    """Merge neighbouring marks of the lanes that have the most, so that all figures together fit into a page."""
-    fair = MARKS // max(len(by_lane), 1)
-    many = [lane for lane, marks in by_lane.items() if len(marks) > fair]
-    left = MARKS - sum(len(marks) for lane, marks in by_lane.items() if lane not in many)
-    for lane in many:
-        place = (end - begin) / max(left // len(many), 24)
-        merged: dict[tuple[str, int, UUID | None], Mark] = {}
-        for mark in by_lane[lane]:
-            at = (mark.kind, (mark.began_at - begin) // place, mark.blocked_by)
-            merged[at] = _merged(merged[at], mark) if at in merged else mark
-        by_lane[lane] = list(merged.values())
-
-
-def _merged(first: Mark, second: Mark) -> Mark:
-    ended_at = max(first.ended_at, second.ended_at)
-    return replace(second, began_at=first.began_at, ended_at=ended_at, runs=first.runs + second.runs)
 
 
 def _lane(number: int, each: LaneView, period: figures.Period, clock: Clock) -> object:

@@ -49,12 +49,13 @@ declare
 begin
   return query
   with recent as (
-    select r.*, n.name, row_number() over (partition by n.name, r.key order by r.status = 'skipped', r.started_at desc) as age
-    from unnest(v_names) n (name) cross join lateral (
-      select h.id, h.key, h.status, h.started_at, h.duration_ms, h.process, h.stop_requested_at from cron_job_runs h
-      where h.job_name = n.name order by h.job_name, h.started_at desc limit 100) r),
+    select n.name, r.* from unnest(v_names) n (name) cross join lateral (
+      select distinct on (h.key) h.* from (
+        select l.key, l.id, l.status, l.started_at, l.duration_ms, l.process, l.stop_requested_at from cron_job_runs l
+        where l.job_name = n.name order by l.job_name, l.started_at desc limit 100) h
+      order by h.key, h.status = 'skipped', h.started_at desc) r),
   keys as (
-    select r.name, r.key from recent r where r.age = 1
+    select r.name, r.key from recent r
     union select s.job_name, s.key from pgonce_job_schedules s where s.job_name = any (v_names)
     union select e.job_name, e.key from pgonce_job_expectations e where e.job_name = any (v_names)
     union select q.job_name, '' from pgonce_job_pauses q where q.job_name = any (v_names)),
@@ -70,7 +71,7 @@ begin
   from chosen c
   left join pgonce_job_schedules s on s.job_name = c.name and s.key = c.key
   left join pgonce_job_pauses p on p.job_name = c.name and coalesce(p.paused_until, 'infinity') > clock_timestamp()
-  left join recent r on r.name = c.name and r.key = c.key and r.age = 1 and r.status <> 'skipped'
+  left join recent r on r.name = c.name and r.key = c.key and r.status <> 'skipped'
   order by c.name, c.key;
 end $$;
 comment on function pgonce_console_job_lanes(text, text, text, text, integer) is
@@ -78,61 +79,62 @@ comment on function pgonce_console_job_lanes(text, text, text, text, integer) is
   'skipped. p_find: only jobs whose names contain this text. p_name: only this job. Keys without a run among the last 100 of their job '
   'are left out.';
 
--- A day has 86,400 seconds and a figure some 500 places, so runs that begin at the same place are one mark.
+-- A day has 86,400 seconds and a figure some 500 places, so runs that begin at the same place are one mark. All figures of a page
+-- together have p_marks: a lane with more than its share gets fewer places.
 create or replace function pgonce_console_job_marks(
-  p_names text[], p_keys text[], p_from timestamptz, p_until timestamptz, p_places integer default 480)
+  p_names text[], p_keys text[], p_from timestamptz, p_until timestamptz, p_places integer default 480, p_marks integer default 500)
 returns table (job_name text, key text, kind text, began_at timestamptz, ended_at timestamptz, runs bigint, run_id uuid, blocked_by uuid)
 language plpgsql stable set search_path from current set jit = off set plan_cache_mode = force_custom_plan as $$
 declare
   v_now timestamptz := clock_timestamp();
-  v_place interval := (p_until - p_from) / p_places;
+  v_share integer := p_marks / greatest(cardinality(p_names), 1);
 begin
   return query
   -- Sorted and grouped by the number of the lane: by its name, with a collation, that took half of the time.
   with lanes as (
-    select l.name, l.key, l.nr::integer as nr, s.grace
+    select l.name, l.key, l.nr::integer as nr, s.grace,
+           (select r.id from cron_job_runs r where r.job_name = l.name and r.key = l.key and r.status = 'running') as at_work
     from unnest(p_names, p_keys) with ordinality l (name, key, nr)
     left join pgonce_job_schedules s on s.job_name = l.name and s.key = l.key),
   names as (select distinct l.name from lanes l),
   read as (
     select n.name, d.* from names n cross join lateral (
-      select r.key, r.id, r.status, r.started_at, r.completed_at, r.scheduled_for, r.blocked_by,
+      select r.key, r.status, r.started_at, r.completed_at, r.scheduled_for, r.blocked_by,
              r.status = 'skipped' and r.error_message like 'paused%' as is_paused
       from cron_job_runs r
       where r.job_name = n.name and r.started_at >= p_from and r.started_at < p_until order by r.started_at desc limit 20000) d
     union all
     select n.name, d.* from names n cross join lateral (
-      select r.key, r.id, r.status, r.started_at, r.completed_at, r.scheduled_for, r.blocked_by, false
+      select r.key, r.status, r.started_at, r.completed_at, r.scheduled_for, r.blocked_by, false
       from cron_job_runs r
       where r.job_name = n.name and r.started_at < p_from order by r.job_name, r.started_at desc limit 50) d
     where coalesce(d.completed_at, v_now) > p_from and d.status <> 'skipped'),
+  -- Few columns, and most of them null: each row is copied for the sort, the window and the readers of its result.
   marked as (
-    select l.nr, r.id, r.blocked_by, r.started_at, r.scheduled_for, l.grace,
-           case when r.status = 'skipped' then r.started_at else coalesce(r.completed_at, v_now) end as ended_at,
-           case when r.status <> 'skipped' then r.status when r.blocked_by is not null then 'skipped'
-                when r.is_paused then 'paused' else 'missed' end as kind,
-           r.status <> 'skipped' as ran
+    select l.nr, r.started_at, nullif(r.blocked_by = l.at_work, false) as waits,
+           case when r.status <> 'skipped' then coalesce(r.completed_at, v_now) end as ended_at,
+           case when r.status <> 'skipped' then r.status when r.blocked_by is not null then 'skipped' when r.is_paused then 'paused' end as kind,
+           case when r.scheduled_for < p_from then null  -- a tick that was given up, or whose run began after its grace
+                when r.status <> 'skipped' and r.started_at > r.scheduled_for + l.grace
+                  or r.status = 'skipped' and r.blocked_by is null and not r.is_paused then r.scheduled_for end as not_kept
     from read r join lanes l on l.name = r.name and l.key = r.key),
   busy as (
-    select m.*, max(case when m.ran then m.ended_at end) over (
-             partition by m.nr order by m.started_at, m.id rows between unbounded preceding and 1 preceding) as busy_until
+    select m.*, max(m.ended_at) over (
+             partition by m.nr order by m.started_at rows between unbounded preceding and 1 preceding) as busy_until
     from marked m),
-  found as (
-    select b.nr, b.kind, min(b.started_at) as began_at, max(b.ended_at) as ended_at, count(*) as runs, max(b.started_at) as newest_at,
-           null::uuid as run_id
-    from busy b where b.kind <> 'missed'
-    group by b.nr, b.kind, date_bin(v_place, b.started_at, p_from)
+  found as (  -- waits: it was skipped because of the run that is at work now
+    select b.nr, b.kind, b.waits, min(b.started_at) as began_at, max(coalesce(b.ended_at, b.started_at)) as ended_at, count(*) as runs,
+           max(b.started_at) as newest_at
+    from busy b where b.kind is not null
+    group by b.nr, b.kind, b.waits, date_bin((p_until - p_from) / p_places, b.started_at, p_from)
     union all
-    select b.nr, 'overlap', b.started_at, least(b.busy_until, b.ended_at), 1, null, b.id
-    from busy b where b.ran and b.started_at < b.busy_until
-    union all  -- a tick that was given up, or whose run began after its grace
-    select b.nr, case when b.ran then 'late' else 'missed' end, min(b.scheduled_for), max(b.started_at), count(*), null,
-           (array_agg(b.id order by b.started_at desc))[1]
-    from busy b
-    where b.scheduled_for >= p_from and (not b.ran and b.kind = 'missed' or b.ran and b.started_at > b.scheduled_for + b.grace)
-    group by b.nr, b.ran, date_bin(v_place, b.scheduled_for, p_from)
+    select b.nr, 'overlap', null, b.started_at, least(b.busy_until, b.ended_at), 1, b.started_at
+    from busy b where b.ended_at is not null and b.started_at < b.busy_until
+    union all
+    select b.nr, case when b.ended_at is null then 'missed' else 'late' end, null, b.not_kept, b.started_at, 1, b.started_at
+    from busy b where b.not_kept is not null
     union all  -- a tick that is overdue, as in pgonce_job_missed, which reads all jobs
-    select l.nr, 'missed', t.tick, t.tick + s.grace, 1, null, null
+    select l.nr, 'missed', null, t.tick, t.tick + s.grace, 1, null
     from lanes l join pgonce_job_schedules s on s.job_name = l.name and s.key = l.key
     cross join lateral (
       select max(f.tick) as tick from unnest(pgonce_slot_keys(s.key, s.slots)) k cross join lateral (
@@ -141,20 +143,31 @@ begin
     cross join lateral (
       select min(u) as tick from unnest(s.next_tick || s.upcoming) u where fired.tick is null or u > fired.tick) t
     where t.tick >= p_from and t.tick < p_until and t.tick + s.grace < v_now
-      and not exists (select from pgonce_job_pauses p where p.job_name = l.name and coalesce(p.paused_until, 'infinity') > v_now))
+      and not exists (select from pgonce_job_pauses p where p.job_name = l.name and coalesce(p.paused_until, 'infinity') > v_now)),
+  sizes as (select f.nr, count(*) as marks from found f group by f.nr),
+  places as (
+    select (p_until - p_from) / greatest((p_marks - coalesce(sum(z.marks) filter (where z.marks <= v_share), 0))
+             / nullif(count(*) filter (where z.marks > v_share), 0), 24)::float8 as width
+    from sizes z),
+  thin as (
+    select f.nr, f.kind, f.waits, min(f.began_at) as began_at, max(f.ended_at) as ended_at, sum(f.runs)::bigint as runs,
+           max(f.newest_at) as newest_at
+    from found f join sizes z on z.nr = f.nr cross join places p
+    group by f.nr, f.kind, f.waits, case when z.marks > v_share then date_bin(p.width, f.began_at, p_from) else f.began_at end)
   -- The newest of the runs of one place is looked up: to aggregate the ids in order took as long as all the rest.
-  select l.name, l.key, f.kind, f.began_at, f.ended_at, f.runs, coalesce(f.run_id, n.id), n.blocked_by
-  from found f join lanes l on l.nr = f.nr
+  select l.name, l.key, t.kind, t.began_at, t.ended_at, t.runs, n.id, n.blocked_by
+  from thin t join lanes l on l.nr = t.nr
   left join lateral (
     select r.id, r.blocked_by from cron_job_runs r
-    where r.job_name = l.name and r.started_at = f.newest_at and r.key = l.key and (r.status = 'skipped') = (f.kind in ('skipped', 'paused'))
-    order by r.id desc limit 1) n on f.newest_at is not null
-  order by f.nr, f.began_at;
+    where r.job_name = l.name and r.started_at = t.newest_at and r.key = l.key
+      and (r.status = 'skipped') = (t.kind in ('skipped', 'paused', 'missed'))
+    order by r.id desc limit 1) n on true
+  order by t.nr, t.began_at;
 end $$;
-comment on function pgonce_console_job_marks(text[], text[], timestamptz, timestamptz, integer) is
+comment on function pgonce_console_job_marks(text[], text[], timestamptz, timestamptz, integer, integer) is
   'pgonce: what happened to these jobs and keys in a period: succeeded, failed, running, skipped (blocked), paused, missed, late (began '
   'after its grace), overlap. Runs of one kind that begin within the same 480th of the period are one row, with their number and the '
-  'newest of their ids.';
+  'newest of their ids. Of a lane that would have more than its share of p_marks a part of the period is longer, at most a 24th.';
 
 create or replace function pgonce_console_job_troubles(p_limit integer default 20)
 returns table (happened_at timestamptz, job_name text, key text, kind text, run_id uuid, what text, action text, command text)
