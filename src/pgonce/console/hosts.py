@@ -48,6 +48,14 @@ def is_loopback(host: str) -> bool:
     return (mapped or parsed).is_loopback
 
 
+def without_port(address: str) -> str:
+    """The address in ``1.2.3.4:5``, ``[::1]:5`` or ``::1``: some proxies write the client's port, too.
+
+    With it each connection would be another address.
+    """
+    return host_of(address) if address.startswith("[") or address.count(":") == 1 else address
+
+
 def host_of(authority: str) -> str:
     """The host of ``host:port``, also of ``[::1]:8000``."""
     if authority.startswith("["):

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pgonce.console.hosts import Network, host_of, is_in, is_loopback
+from pgonce.console.hosts import Network, host_of, is_in, is_loopback, without_port
 from pgonce.errors import PgonceError
 
 POLICY = (
@@ -29,6 +29,7 @@ HEADERS = {
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
 SAFE = {"GET", "HEAD"}
+_USUAL_PORTS = {"http": ":80", "https": ":443"}
 
 
 class CrossSite(PgonceError):
@@ -77,7 +78,9 @@ def check_origin(headers: Headers, host: str) -> None:
         raise CrossSite(
             "this request has neither Sec-Fetch-Site nor Origin: use a current browser, or the command line"
         )
-    if urlsplit(origin).netloc.lower() != host.lower():
+    address = urlsplit(origin)
+    # An Origin leaves the usual port out; a proxy may write it into the Host.
+    if address.netloc.lower() != host.lower().removesuffix(_USUAL_PORTS.get(address.scheme, " ")):
         raise CrossSite("the request's Origin is not this console: behind a proxy, name the proxy with --proxy")
 
 
@@ -133,7 +136,7 @@ class Place:
 
 def _first_unknown(forwarded: str, peer: str, proxies: Sequence[Network]) -> str:
     """The last address in X-Forwarded-For that is not a proxy's: what stands before it may be invented."""
-    addresses = [each.strip() for each in forwarded.split(",") if each.strip()]
+    addresses = [without_port(each.strip()) for each in forwarded.split(",") if each.strip()]
     for address in reversed(addresses):
         if not is_in(address, proxies):
             return address[:100]

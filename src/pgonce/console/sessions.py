@@ -70,14 +70,15 @@ def begin_login(name: str, address: str) -> Call[Attempt]:
     return Call("pgonce_console_begin_login", args, row_as(Attempt))
 
 
-def open_session(hashed: bytes, user: User, address: str) -> Call[UUID]:
-    """Open the session of a person who has logged in."""
+def open_session(hashed: bytes, user: User, address: str, counted_address: str) -> Call[UUID]:
+    """Open the session of a person who has logged in; ``counted_address``: the one that ``begin_login`` was given."""
     args = {
         "p_token_hash": hashed,
         "p_name": user.name,
         "p_role": user.role,
         "p_credential": user.credential,
         "p_address": address,
+        "p_counted_address": counted_address,
     }
     return Call("pgonce_console_open_session", args, value)
 

@@ -140,6 +140,24 @@ def test_five_wrong_passwords_end_the_attempts_of_an_address_and_twenty_those_of
     assert attempt("192.0.2.2", "secret") == 303
 
 
+def log_in_from(client: Client, forwarded: str, password: str = "secret", **headers: str) -> int:
+    """The status of a login by a new browser, which the proxy in front says is at this address."""
+    with httpx.Client(base_url=client.base_url, headers={**BROWSER, **headers, "x-forwarded-for": forwarded}) as new:
+        return log_in(new, password=password).status_code
+
+
+@pytest.mark.parametrize("address", ["198.51.100.1", "2001:db8::1"])
+def test_who_logs_in_again_and_again_is_not_shut_out(start: Start, address: str) -> None:
+    client = start(users=OPS, proxies=["127.0.0.1"])
+    assert [log_in_from(client, address) for _ in range(7)] == [303] * 7
+
+
+@pytest.mark.parametrize("address", ["198.51.100.2:%d", "[2001:db8:1::2]:%d", "2001:db8:2::%d"])
+def test_another_port_or_address_of_a_network_gives_no_more_attempts(start: Start, address: str) -> None:
+    client = start(users=OPS, proxies=["127.0.0.1"])
+    assert [log_in_from(client, address % n, "wrong") for n in range(1000, 1006)] == [401] * 5 + [429]
+
+
 def test_an_unknown_name_is_answered_like_a_wrong_password(browser: Client) -> None:
     unknown = log_in(browser, "nobody<script>", "x")
     assert unknown.status_code == 401
@@ -177,6 +195,23 @@ def test_without_sec_fetch_site_the_origin_must_be_the_console(console: Client) 
     origin = str(console.base_url).rstrip("/")
     with httpx.Client(base_url=console.base_url, headers={"origin": origin}) as browser:
         assert log_in(browser).status_code == 303
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "answer"),
+    [
+        ("https://ops.example", "ops.example:443", 303),
+        ("http://ops.example", "ops.example:80", 303),
+        ("http://ops.example", "ops.example:443", 403),
+        ("https://ops.example:8443", "ops.example:8443", 303),
+        ("https://ops.example:8443", "ops.example", 403),
+        ("null", "", 403),
+    ],
+)
+def test_the_usual_port_in_the_host_is_none_in_the_origin(start: Start, origin: str, host: str, answer: int) -> None:
+    client = start(users=OPS, proxies=["127.0.0.1"])
+    client.headers.update({"origin": origin, "x-forwarded-host": host})
+    assert log_in(client).status_code == answer
 
 
 def test_a_form_needs_the_token_of_this_browser(browser: Client, console: Client) -> None:

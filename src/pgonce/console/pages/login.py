@@ -49,7 +49,8 @@ async def log_in(request: Request) -> Response:
         left = plural(attempt.tries_left, "try is", "tries are")
         return _form(request, target, name, f"Name or password is wrong. {left} left, then 15 min of rest.", 401)
     token = new_token()  # another one than before the login: somebody may have planted that
-    await call(pool, sessions.open_session(token_hash(token), user, place.address), console.schema)
+    opened = sessions.open_session(token_hash(token), user, place.address, place.account_address)
+    await call(pool, opened, console.schema)
     request.state.new_cookie = token
     if sent.get("again"):
         request.state.form_token = form_token(token)
