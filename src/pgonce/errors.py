@@ -101,6 +101,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def class_and_line(error: BaseException) -> str:
+    """The name of the error's class and the first line of its text."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
 def translate(error: psycopg.Error) -> Exception:
     """The exception of pgonce that a database error stands for, or the error itself if there is none."""
     state = error.sqlstate or ""

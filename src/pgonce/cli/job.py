@@ -16,7 +16,7 @@ from pgonce.cli.times import took
 from pgonce.core import database
 from pgonce.core.callables import ensure_awaitable, ensure_result
 from pgonce.core.execute import call
-from pgonce.errors import DatabaseUnavailable, LeaseLost, RunStopped
+from pgonce.errors import DatabaseUnavailable, LeaseLost, RunStopped, class_and_line
 from pgonce.jobs import calls as protocol
 from pgonce.jobs.guard import Jobs, Run
 from pgonce.jobs.guard_async import AsyncJobs, AsyncRun
@@ -60,7 +60,7 @@ def _attempts(job: Job, what: dict[str, Any], url: str, schema: str, interrupts:
             failed = error if begun else failed
             if left == 0 or not (failed or isinstance(error, DatabaseUnavailable)):
                 raise
-            click.echo(f"{job.name}: failed ({_line(error)}), next attempt in {pause}", err=True)
+            click.echo(f"{job.name}: failed ({class_and_line(error)}), next attempt in {pause}", err=True)
             time.sleep(pause.total_seconds())
             left, pause = left - 1, pause * 2
 
@@ -100,7 +100,3 @@ def _due(job: Job, key: str | None, url: str, schema: str) -> protocol.Retry | N
     with database.open_pool(url, 1) as pool:
         due = call(pool, protocol.due_job_retries([job.name]), schema)
     return next((each for each in due if each.key == (job.key if key is None else key)), None)
-
-
-def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -172,7 +172,8 @@ def stats_(name: str | None, since: timedelta, json_: bool, url: str, schema: st
         ["job", "runs", "skipped", "success", "p50", "p95", "p99", "max", "trend", "rows/s", "last failure (UTC)"],
         [
             (t.job_name, t.runs, t.skipped or "", _percent(t.success_rate), took(t.p50_ms), took(t.p95_ms),
-             took(t.p99_ms), took(t.max_ms), _percent(t.trend, "+"), t.rows_per_second, _failure(t))
+             took(t.p99_ms), took(t.max_ms), _percent(t.trend, "+"), t.rows_per_second,
+             f"{when(t.last_failed_at)} {t.last_failure or ''}".strip())
             for t in lines
         ],
         "no runs in that time",
@@ -182,7 +183,3 @@ def stats_(name: str | None, since: timedelta, json_: bool, url: str, schema: st
 
 def _percent(share: float | None, sign: str = "") -> str:
     return "" if share is None else f"{share * 100:{sign}.1f} %"
-
-
-def _failure(timing: stats.Timing) -> str:
-    return f"{when(timing.last_failed_at)} {timing.last_failure or ''}".strip()

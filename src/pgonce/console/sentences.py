@@ -297,7 +297,7 @@ def _slow(facts: Facts, look: Look, jobs: Sequence[JobLine]) -> Sentence:
         than = f"{plural(job.blocks or 0, 'start was', 'starts were')} skipped"
         if job.usual_to_ms is not None:
             than = f"it usually takes {span(job.usual_from_ms or 0, job.usual_to_ms)}"
-        said.append(f"{_named(job)} has run for {duration(job.duration_ms)}; {than}.")
+        said.append(f"{job.job_name} {job.key}".rstrip() + f" has run for {duration(job.duration_ms)}; {than}.")
     if facts.long_handlers and facts.long_handler_since is not None:
         said.append(
             f"A handler has been at work on {facts.long_handler} for over "
@@ -343,7 +343,3 @@ def _slow(facts: Facts, look: Look, jobs: Sequence[JobLine]) -> Sentence:
 
 def _listed(parts: Sequence[str]) -> str:
     return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else parts[0]
-
-
-def _named(job: JobLine) -> str:
-    return f"{job.job_name} {job.key}".strip()

@@ -8,8 +8,6 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from psycopg.types.json import Jsonb
-
 from pgonce.console.auth import User
 from pgonce.core.call import Call, clean, row_as, row_or_none, rows_as, value
 
@@ -104,27 +102,21 @@ def write_audit(
     noun: str,
     object: str,  # noqa: A002 -- the column's name
     *,
-    before: str | None = None,
     after: str | None = None,
-    reason: str | None = None,
-    session: UUID | None = None,
     actor: str | None = None,
     source: str = "console",
     address: str = "",
     refused: bool = False,
-    detail: Mapping[str, Any] | None = None,
 ) -> Call[int]:
     """Record what a person did. An action's SQL function does it itself; this is for what has no row to change."""
-    texts = {"p_object": object, "p_before": before, "p_after": after, "p_reason": reason, "p_actor": actor}
+    texts = {"p_object": object, "p_after": after, "p_actor": actor}
     args = {
         "p_action": action,
         "p_noun": noun,
         **{name: None if text is None else clean(text, 1000) for name, text in texts.items()},
-        "p_session": session,
         "p_source": source,
         "p_address": address,
         "p_refused": refused,
-        "p_detail": Jsonb(dict(detail or {})),
     }
     return Call("pgonce_audit_write", args, value)
 

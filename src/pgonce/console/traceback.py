@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _FRAME = re.compile(r'^ +File "([^"\n]+)", line (\d+), in (.+)$')
 _LIBRARY = re.compile(
@@ -50,12 +50,8 @@ def read_traceback(text: str) -> Traceback:
             short = "/".join(re.split(r"[/\\]", file)[-2:])
             frames.append(Frame(short, int(number), function, [], not _LIBRARY.search(file)))
         elif frames and line.startswith("    ") and len(frames[-1].code) < 5 and not set(line) <= set(" ^~"):
-            frames[-1] = _with_code(frames[-1], line)
+            frames[-1] = replace(frames[-1], code=[*frames[-1].code, line[4:]])
     frames = frames[-MOST_FRAMES:]
     own = max((number for number, frame in enumerate(frames) if frame.is_users), default=None)
     around = [frame for number, frame in enumerate(frames) if number != own]
     return Traceback(None if own is None else frames[own], around, text)
-
-
-def _with_code(frame: Frame, line: str) -> Frame:
-    return Frame(frame.file, frame.line, frame.function, [*frame.code, line[4:]], frame.is_users)

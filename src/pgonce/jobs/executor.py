@@ -21,7 +21,7 @@ from pgonce.core.database import call_with_timeouts
 from pgonce.core.execute import Pool
 from pgonce.core.failures import ErrorHook, log_failure
 from pgonce.core.processes import this_process
-from pgonce.errors import PgonceError, RunStopped
+from pgonce.errors import PgonceError, RunStopped, class_and_line
 from pgonce.jobs import calls
 from pgonce.jobs import calls_stats as stats
 from pgonce.jobs.guard import Jobs, Run
@@ -105,7 +105,7 @@ class Executor:
             if tick := options.get("scheduled_for"):
                 key = options.get("key")
                 self._unanswered[job.name, job.key if key is None else key, tick] = time.monotonic()
-            raise PgonceError(f"job {job.name} could not be started: {_first_line(error)}") from error
+            raise PgonceError(f"job {job.name} could not be started: {class_and_line(error)}") from error
         if execution is not None:
             self._running.add(execution)
             if self._stop_reason is not None:
@@ -149,7 +149,7 @@ class Executor:
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 -- whatever the job raises
             job, run = execution.job.name, execution.run
             if isinstance(error, _STOPPED) and run.stop_requested:
-                log.info("job %s: run %s was stopped: %s", job, run.id, _first_line(error))
+                log.info("job %s: run %s was stopped: %s", job, run.id, class_and_line(error))
             else:
                 log_failure(f"job {job}", error, {"job": job, "run_id": str(run.id)}, run, self._on_error)
         finally:
@@ -213,7 +213,3 @@ class Executor:
             if started.done():
                 raise
             started.set_exception(error)
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -126,8 +126,8 @@ def lane(
     """
     parts = [line("grid", place, 0, LANE) for place in _grid(period)]
     parts += _paused(marks, pause, period)
-    second = _second_level(marks)
     overlaps = [mark for mark in marks if mark.kind == "overlap"]
+    second = {mark.run_id for mark in overlaps}  # they began while another run was at work: the lower level
     for mark in marks:
         parts += _bar(mark, period, any(o.began_at <= mark.ended_at and mark.began_at <= o.ended_at for o in overlaps),
                       mark.run_id in second)  # fmt: skip
@@ -136,7 +136,7 @@ def lane(
         parts.append(Markup('<rect x="{}" width="{}" y="6" height="32" fill="url(#hatch)" class="hz"/>').format(
             percent(begin), percent(width)))  # fmt: skip
     parts += [
-        use("m warn", "notch", period.at(m.began_at), BELOW) for m in _spaced(m for m in marks if m.kind == "skipped")
+        use("m warn", "notch", period.at(m.began_at), BELOW) for m in [m for m in marks if m.kind == "skipped"][-100:]
     ]
     parts += [use("m bad", "miss", period.at(m.began_at), MIDDLE) for m in marks if m.kind in {"missed", "late"}
               and period.holds(m.began_at)]  # fmt: skip
@@ -159,11 +159,6 @@ def _extent(mark: Mark, period: Period) -> tuple[float, float]:
     return begin, max(period.at(mark.ended_at) - begin, 0.1)
 
 
-def _second_level(marks: Sequence[Mark]) -> set[object]:
-    """The runs that began while another one was at work: they stand on the lower level."""
-    return {mark.run_id for mark in marks if mark.kind == "overlap"}
-
-
 def _bar(mark: Mark, period: Period, overlapping: bool, lower: bool) -> list[Markup]:
     kind = _BARS.get(mark.kind)
     if kind is None:
@@ -176,10 +171,6 @@ def _bar(mark: Mark, period: Period, overlapping: bool, lower: bool) -> list[Mar
     if mark.kind == "running":
         parts.append(use("m run", "go", begin + width, y + 6))
     return parts
-
-
-def _spaced(marks: Iterable[Mark]) -> list[Mark]:
-    return list(marks)[-100:]
 
 
 def _paused(marks: Sequence[Mark], pause: tuple[datetime, datetime | None] | None, period: Period) -> list[Markup]:

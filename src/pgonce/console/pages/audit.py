@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,6 +12,7 @@ from starlette.responses import Response
 from pgonce.console import respond, words
 from pgonce.console.reads import reading
 from pgonce.console.sessions import AuditChoices, AuditLine, audit_choices, list_audit
+from pgonce.core.call import Call
 
 PAGE = 50
 MOST = 10_000
@@ -61,15 +63,7 @@ async def audit(request: Request) -> Response:
     asked = respond.query(request)
     before, number = words.read_moment(asked.get("before")), words.read_number(asked, "before_id")
     async with reading(request) as read:
-        lines = await read(
-            list_audit(
-                object=asked.get("q") or None,
-                actor=asked.get("who") or None,
-                action=asked.get("action") or None,
-                before=(before, number) if before else None,
-                limit=PAGE + 1,
-            )
-        )
+        lines = await read(_found(asked, PAGE + 1, (before, number) if before else None))
         choices = await read(audit_choices())
     page = Audit(lines[:PAGE], choices, len(lines) > PAGE)
     kept = {name: asked.get(name) or None for name in ("q", "who", "action")}
@@ -80,16 +74,15 @@ async def as_csv(request: Request) -> Response:
     """The newest 10,000 lines of the filter as a file."""
     asked = respond.query(request)
     async with reading(request) as read:
-        lines = await read(
-            list_audit(
-                object=asked.get("q") or None,
-                actor=asked.get("who") or None,
-                action=asked.get("action") or None,
-                limit=MOST,
-            )
-        )
+        lines = await read(_found(asked, MOST))
     names = ("at", "actor", "source", "address", "action", "noun", "object", "before", "after", "reason", "refused")
     return respond.csv_file("audit", names, ([getattr(line, name) for name in names] for line in lines))
+
+
+def _found(asked: respond.Form, limit: int, before: tuple[datetime, int] | None = None) -> Call[list[AuditLine]]:
+    names = {"object": "q", "actor": "who", "action": "action"}
+    chosen = {argument: asked.get(field) or None for argument, field in names.items()}
+    return list_audit(**chosen, before=before, limit=limit)
 
 
 def said(line: AuditLine) -> str:

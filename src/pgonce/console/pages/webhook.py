@@ -148,8 +148,9 @@ async def _read(read: Read, event: EventDetails, diagnosis: Sequence[Diagnosis],
     part = await read(get_payload(event.id, 0, None if patterns else IN_PAGE)) or PayloadPart("", 0, 0, exact=False)
     part, hidden = await _mask(part, patterns, IN_PAGE)
     trace = read_traceback(event.error) if event.error else None
+    same = sum(1 for each in history if each.what == "failed" and each.error == event.error)
     return Webhook(
-        event, diagnosis, life(event, history, diagnosis), history, trace, _same(event, history), lane_marks(by_object),
+        event, diagnosis, life(event, history, diagnosis), history, trace, max(same - 1, 0), lane_marks(by_object),
         lane_marks(by_customer), _masked_changes(changes, patterns), part, hidden,
     )  # fmt: skip
 
@@ -184,10 +185,6 @@ def _masked_values(change: Change, patterns: Sequence[str]) -> Change:
         for each in (change.before, change.now)
     ]
     return Change(change.field, *texts)
-
-
-def _same(event: EventDetails, history: Sequence[HistoryLine]) -> int:
-    return max(sum(1 for each in history if each.what == "failed" and each.error == event.error) - 1, 0)
 
 
 def life(event: EventDetails, history: Sequence[HistoryLine], diagnosis: Sequence[Diagnosis]) -> list[Step]:
