@@ -73,12 +73,7 @@ def collect_metrics() -> Call[list[Sample]]:
 
 
 class MetricsCollector(Collector):
-    """Reads the figures; for a registry of prometheus_client's.
-
-    Args:
-        pool: of psycopg; one connection is enough.
-        schema: where ``pgonce migrate`` put the tables.
-    """
+    """Reads the figures; for a registry of prometheus_client's."""
 
     def __init__(self, pool: Pool, schema: str = "public") -> None:
         self._pool = pool

@@ -61,12 +61,8 @@ def check_webhook_age(age: timedelta, *, override_31_days: bool) -> None:
 def batches(purge: Purge, age: timedelta, commit: Callable[[Call[int]], int]) -> Iterator[int]:
     """Run ``purge`` until nothing is left; yields how many rows each batch deleted.
 
-    It ends at an empty batch, not at a short one, because some of the oldest rows may be locked.
-
-    Args:
-        purge: which rows.
-        age: those older than this.
-        commit: executes a call in a transaction of its own.
+    It ends at an empty batch, not at a short one, because some of the oldest rows may be locked. ``commit`` executes a
+    call in a transaction of its own.
     """
     while deleted := commit(purge(age, BATCH)):
         yield deleted

@@ -12,9 +12,7 @@ import click
 class LazyGroup(click.Group):
     """A group whose commands are in other modules of ``pgonce.cli``. Its help imports all of them, to list them.
 
-    Args:
-        places: for the name of each command ``module:attribute``, below ``pgonce.cli``.
-        options: as of ``click.Group``.
+    ``places``: by the name of a command ``module:attribute``, below ``pgonce.cli``.
     """
 
     def __init__(self, *args: Any, places: Mapping[str, str], **options: Any) -> None:

@@ -31,13 +31,7 @@ class Moment:
 
 
 def print_event(event: dict[str, Any], diagnosis: Iterable[Diagnosis], *, whole: bool) -> None:
-    """Print an event as ``pgonce_get_webhook`` returns it.
-
-    Args:
-        event: its columns, and its history.
-        diagnosis: what is the matter with it.
-        whole: also print the payload and the whole traceback.
-    """
+    """Print an event as ``pgonce_get_webhook`` returns it. ``whole``: also the payload and the whole traceback."""
     now = datetime.now(UTC)
     payload, traceback = event["payload"], event["error_message"]
     print_line(f"{printable(event['event_type'])}  {printable(event['stripe_event_id'])}  {_state(event, now)}")

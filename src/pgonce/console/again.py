@@ -23,12 +23,7 @@ def target(given: str) -> str:
 def refuse(request: Request, address: str, sent: Form, status: int, *, login: bool) -> Response:
     """The page that says that nothing was done, shows what was sent, and offers to send it again.
 
-    Args:
-        request: the form's.
-        address: where it was sent, without the console's prefix.
-        sent: the form.
-        status: of HTTP.
-        login: whether a name and a password come first.
+    ``address`` is where the form was sent, without the console's prefix; ``login``: a name and a password come first.
     """
     typed = [(name, text) for name, text in sent.typed if name not in _NOT_TYPED]
     page = urlsplit(request.headers.get("referer", "")).path.removeprefix(request.scope["root_path"])

@@ -191,10 +191,7 @@ class Console:
 class Beside:
     """Two ASGI apps in one server: the console below its prefix, and another one everywhere else.
 
-    Args:
-        app: the other one. It gets the lifespan.
-        console: the console, which has the same prefix.
-        prefix: such as "/console".
+    ``app``, the other one, gets the lifespan.
     """
 
     def __init__(self, app: Any, console: Console, prefix: str) -> None:

@@ -34,12 +34,7 @@ NO_SESSION = UUID(int=0)
 
 
 class Gate:
-    """Lets a request through to the pages, with ``request.state.user``; or answers it.
-
-    Args:
-        app: the pages.
-        console: the console.
-    """
+    """Lets a request through to the pages, with ``request.state.user``; or answers it."""
 
     def __init__(self, app: ASGIApp, console: Any) -> None:
         self._app = app

@@ -99,9 +99,7 @@ def check_form_token(given: str, wanted: str) -> None:
 class Place:
     """Where a request comes from and where the console is, as the browser sees it.
 
-    Args:
-        scope: of the request.
-        proxies: those whose X-Forwarded-… headers count.
+    The X-Forwarded-… headers count only if they come from one of the ``proxies``.
     """
 
     def __init__(self, scope: Scope, proxies: Sequence[Network]) -> None:

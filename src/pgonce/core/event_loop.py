@@ -32,12 +32,7 @@ log = logging.getLogger("pgonce")
 
 
 class EventLoop:
-    """An event loop that other threads submit work to.
-
-    Args:
-        loop: a loop that runs already.
-        thread: the identity of its thread.
-    """
+    """An event loop, running in the thread with this identity, that other threads submit work to."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, thread: int) -> None:
         self.loop = loop

@@ -14,13 +14,9 @@ async def follow_lifespan(
     start: Callable[[], Awaitable[Any]],
     stop: Callable[[], Awaitable[Any]],
 ) -> None:
-    """Call ``start`` and ``stop`` when the server says so. A PgonceError of ``start`` ends the server, with its text.
+    """Call ``start`` before the first request and ``stop`` after the last one.
 
-    Args:
-        receive: as the server passes it.
-        send: the same.
-        start: before the first request.
-        stop: after the last one.
+    A PgonceError of ``start`` ends the server, which prints its text.
     """
     while True:
         message = await receive()

@@ -121,12 +121,7 @@ def check_choice(given: Any, name: str, choices: Sequence[str]) -> None:
 
 
 def check_options(given: Iterable[str], known: Iterable[str], of: str) -> None:
-    """Refuse the name of an option that does not exist.
-
-    Args:
-        given: the names.
-        known: those that exist.
-        of: what they belong to, such as "seed psalms".
+    """Refuse the name of an option that does not exist. ``of`` says whose option, such as "seed psalms".
 
     Raises:
         InvalidArgument: the message names the option that was probably meant.

@@ -33,9 +33,7 @@ class Service(ABC):
 def stop_all(services: Sequence[Service], timeout: float | None = None) -> bool:
     """Stop all services in parallel, within one time limit. In sequence each would need a limit of its own.
 
-    Args:
-        services: the services that have started.
-        timeout: seconds for all of them; None: wait for ever.
+    ``timeout``: seconds for all of them; None: wait for ever.
 
     Returns:
         Whether all have ended.

@@ -28,12 +28,7 @@ log = logging.getLogger("pgonce")
 
 
 class ScheduleStore:
-    """The schedules of an app's jobs: those in its code, and those in the database that replace or supplement them.
-
-    Args:
-        jobs: the app's jobs, by name.
-        process: the process that registers them.
-    """
+    """The schedules of an app's jobs: those in its code, and those in the database that replace or supplement them."""
 
     def __init__(self, jobs: Mapping[str, Job], process: Registration) -> None:
         self._names = list(jobs)

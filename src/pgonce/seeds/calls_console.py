@@ -110,12 +110,7 @@ def console_seeds(
 ) -> Call[list[SeedLine]]:
     """Imports, those that changed last first.
 
-    Args:
-        before: time and name of the last line of the page before.
-        find: those whose names contain it.
-        name: only this one.
-        limit: how many lines.
-        is_open: those that are not complete.
+    ``before``: time and name of the last line of the page before; ``find``: those whose names contain it.
     """
     before_at, before_name = before or (None, None)
     args = {

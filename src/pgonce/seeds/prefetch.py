@@ -31,9 +31,6 @@ class Prefetcher(Generic[T]):
     The next item is made when it is taken, or from ``want`` on while the one before is worked on, and no further: two
     are in memory. ``make`` is called, advanced and closed in the one thread: what it opens (a file, an SQLite
     connection) is never used by another one.
-
-    Args:
-        make: makes the iterator.
     """
 
     def __init__(self, make: Callable[[], Iterator[T]]) -> None:

@@ -69,12 +69,7 @@ async def rehearse(
 
     All partitions in the one: a key that two of them have is there already for the second, as it would be.
 
-    Args:
-        pool: connections to the database.
-        sources: the source of each part, and where it stands.
-        seed: the seed.
-        again: it has run and begins at the start.
-        accept_change: as of a run.
+    ``sources``: the source of each part, and its checkpoint; ``again``: it has run and begins at the start.
 
     Raises:
         RowRejected: more than the seed's ``max_rejects`` rows were refused.

@@ -125,10 +125,7 @@ async def call_back(event: Event) -> None:
 async def call_back_all(pool: Pool, events: Sequence[Event], *, is_durable: bool) -> None:
     """``call_back`` for events that were committed one after the other, after the last commit is on disk.
 
-    Args:
-        pool: used to write to the disk if ``is_durable`` is False.
-        events: the committed ones.
-        is_durable: whether the last commit has waited for the disk.
+    ``is_durable``: the last commit has waited for the disk; otherwise ``pool`` is used to write to it.
     """
     if not any(event.after_commit_calls for event in events):
         return

@@ -79,11 +79,7 @@ class InboxWriter:
         self._batcher = Batcher(partial(connection, pool), self._write, most=MOST)
 
     async def record(self, body: Body, key: str | None) -> str:
-        """Record one event; when this returns, it is committed.
-
-        Args:
-            body: the event.
-            key: its order key; see ``order_key``.
+        """Record one event with its order key; when this returns, it is committed.
 
         Returns:
             ``queued`` or ``done``.

@@ -113,17 +113,7 @@ def lane(
     period: Period,
     clock: Clock,
 ) -> Markup:
-    """One job and key.
-
-    Args:
-        identifier: of the figure in its page.
-        title: the job's name and key.
-        marks: what happened.
-        ticks: the starts to come.
-        pause: from when to when it is paused; until None: it has no end yet.
-        period: what the figure covers.
-        clock: the viewer's.
-    """
+    """One job and key. ``ticks`` are the starts to come; ``pause``: from when to when, None while it has no end."""
     parts = [line("grid", place, 0, LANE) for place in _grid(period)]
     parts += _paused(marks, pause, period)
     overlaps = [mark for mark in marks if mark.kind == "overlap"]

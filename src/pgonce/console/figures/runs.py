@@ -55,13 +55,7 @@ def step_of(most: float) -> float:
 
 
 def strip(runs: Sequence[ConsoleRun], releases: Sequence[Release], clock: Clock) -> Markup:
-    """The durations of the last runs, the oldest on the left.
-
-    Args:
-        runs: the newest first, without those that were skipped.
-        releases: when releases started.
-        clock: the viewer's.
-    """
+    """The durations of the last runs, the oldest on the left; ``runs`` has the newest first, without skipped ones."""
     ordered = list(reversed(runs))
     band = usual(ordered)
     most = max((run.duration_ms for run in ordered), default=1) or 1

@@ -40,12 +40,7 @@ class Sum:
 def progress(seen: int, total: int, resumes: Sequence[int], *, running: bool, counted: bool = True) -> Markup:
     """The bar of an import whose source says how many rows it has.
 
-    Args:
-        seen: rows that are done.
-        total: rows that the source has.
-        resumes: the rows at which it was resumed.
-        running: whether a runner is at work.
-        counted: whether the source has counted its rows; else the total is an estimate.
+    ``resumes``: the rows at which it was resumed. Unless it is ``counted``, the total is an estimate.
     """
     most = max(total, seen, 1)
     done = 100 * seen / most

@@ -87,11 +87,8 @@ class Grammar:
 def as_text(data: bytes, dialect: Dialect) -> tuple[bytes, int] | None:
     """Whole records as COPY's text format has them, and how many; None: cut them one by one.
 
-    None: there is a quote in the middle of a value, text after a closing quote, or a CR without LF.
-
-    Args:
-        data: with LF or CRLF; the last line end may be missing.
-        dialect: how they are written.
+    None: there is a quote in the middle of a value, text after a closing quote, or a CR without LF. The last line end
+    of ``data`` may be missing.
     """
     grammar = dialect.grammar
     quote = grammar.quote

@@ -21,9 +21,7 @@ class Files:
     Files may be added at the end of the list between two runs. A file that was read to its end and has changed or grown
     since stops the import.
 
-    Args:
-        files: their sources, in the order in which they are read.
-        name: for messages.
+    ``name`` is for messages.
 
     Raises:
         InvalidArgument: there is no file, or the files are of different kinds; while reading: of different columns.

@@ -83,12 +83,8 @@ class _Streams(io.RawIOBase):
     """One compressed stream after another, unpacked.
 
     bz2.open, lzma.open and zstd.open end without a word where what follows a stream is not another one: the rest of a
-    damaged file of several streams, as pbzip2 and pixz write them, would be missing.
-
-    Args:
-        stream: the packed bytes.
-        make: makes the decompressor of one stream.
-        padding: what may stand between two streams.
+    damaged file of several streams, as pbzip2 and pixz write them, would be missing. ``make`` makes the decompressor
+    of one stream; ``padding`` may stand between two streams.
     """
 
     def __init__(self, stream: BinaryIO, make: Callable[[], Any], padding: bytes = b"") -> None:
