@@ -114,6 +114,7 @@ class Receiver:
         self._checking: asyncio.Task[None] | None = None
         self._checked = 0.0
         self._sweeping: asyncio.Task[None] | None = None
+        self._starting_late: asyncio.Task[None] | None = None
         self._watched: EventLoop | None = None
         self.event_loop: EventLoop | None = None
         """Where async handlers run; None: in the loop that runs the receiver."""
@@ -124,7 +125,8 @@ class Receiver:
         return f"<pgonce.receiver for {len(self._app.handlers)} handlers>"
 
     async def start(self) -> None:
-        """Open the pool and start the worker. If the server has no lifespan, the first request does this.
+        """Open the pool and start the worker. If the server has no lifespan, the first delivery does this, or
+        `BEAT_EVERY` seconds after it the first refusal.
 
         Raises:
             DatabaseUnavailable: the database cannot be reached.
@@ -169,6 +171,21 @@ class Receiver:
             await asyncio.sleep(BEAT_EVERY)
             await write_counts(self._refusals, pool, self._schema, EVERY)
 
+    def _count_refusal(self, reason: str | None) -> None:
+        self._refusals.count(reason)
+        if reason is not None and self._writer is None and self._starting_late is None:
+            self._starting_late = asyncio.create_task(self._start_late())
+
+    async def _start_late(self) -> None:
+        """Start what writes the counts: without a lifespan only a good delivery does, and there may never be one."""
+        while self._writer is None:
+            await asyncio.sleep(BEAT_EVERY)
+            try:
+                await self.start()
+            except (PgonceError, psycopg.Error) as error:
+                log.warning("the counts of refused deliveries wait for the database: %s", summary(error))
+        self._starting_late = None
+
     async def _beat(self, pool: AsyncConnectionPool[AsyncConnection[Any]]) -> None:
         """Write or refresh this process's row for ``pgonce ps``. Without it deliveries are received, too."""
         try:
@@ -189,6 +206,9 @@ class Receiver:
             timeout: seconds to wait for handlers; None: ``shutdown_timeout``. An event that has not ended by then is
                 handled again by another worker.
         """
+        if self._starting_late is not None:
+            self._starting_late.cancel()
+            self._starting_late = None
         worker, pool = self._worker, self._pool
         self._worker = self._writer = self._pool = None
         if self._watched is not None:
@@ -253,11 +273,11 @@ class Receiver:
             if _is_at(scope, "/readyz"):
                 return await self._check_ready()
             if _signature(scope):
-                self._refusals.count("path")
+                self._count_refusal("path")
             return answer(404, error=f"there is nothing here: Stripe's endpoint is POST {self._path}")
         except Exception as error:  # noqa: BLE001 -- every failure becomes an answer
             if request.begun:
-                self._refusals.count(refusal_reason(error))
+                self._count_refusal(refusal_reason(error))
             return failure(error, by="the receiver")
 
     async def _receive(self, scope: Scope, request: _Request) -> Response:
@@ -275,7 +295,7 @@ class Receiver:
             stripe.verify(body, header, await self._current_secrets())
             event = stripe.read(body)
         if self._live_only and event.payload.get("livemode") is False:
-            self._refusals.count("test")
+            self._count_refusal("test")
             return answer(200, event=event.id, outcome="refused: a test event at a live endpoint")
         await self.start()
         assert self._writer is not None  # noqa: S101 -- start has made it, or raised

@@ -262,3 +262,41 @@ def test_a_receiver_without_a_worker_is_in_the_list_of_processes_until_it_stops(
             lambda: conn.execute(listed.encode()).fetchall() == [(["receives"], "", True, False)], "it is listed"
         )
     assert conn.execute(listed.encode()).fetchall() == []
+
+
+@pytest.mark.parametrize("reason", ["signature", "path", "body", "test"])
+def test_refusals_are_counted_before_the_first_good_delivery_and_without_a_lifespan(
+    database: str, conn: Connection[Any], monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    monkeypatch.setattr("pgonce.webhooks.asgi.BEAT_EVERY", 0.05)
+    monkeypatch.setattr("pgonce.webhooks.asgi.EVERY", 0.0)
+    receiver = pgonce.receiver(pgonce.App(), secrets=[SECRET], url=database, live_only=True, worker=False)
+    body = b"{}" if reason == "body" else b'{"id": "evt_1", "type": "pay", "livemode": false}'
+    signature = stripe.sign(body, "whsec_other" if reason == "signature" else SECRET)
+    path = "/elsewhere" if reason == "path" else "/webhooks/stripe"
+    counted = "select reason, deliveries from pgonce_refused_deliveries"
+    with served(Starlette(routes=[Mount("/", receiver)]), on_stop=receiver.stop) as client:
+        client.post(path, content=body, headers={"Stripe-Signature": signature})
+        wait_until(lambda: conn.execute(counted).fetchall() == [(reason, 1)], "the refusal to be written")
+
+
+def test_a_refusal_that_waits_for_the_database_ends_with_the_receiver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgonce.webhooks.asgi.BEAT_EVERY", 0.01)
+    receiver = pgonce.receiver(pgonce.App(), secrets=[SECRET], url="postgresql://127.0.0.1:1/none?connect_timeout=2")
+    scope = {"type": "http", "method": "POST", "path": "/webhooks/stripe", "headers": []}
+    answers: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"{}"}
+
+    async def send(message: Any) -> None:
+        answers.append(message)
+
+    async def refuse_and_stop() -> None:
+        await receiver(scope, receive, send)
+        await receiver.stop()
+        await asyncio.sleep(0)
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(refuse_and_stop())
+    assert answers[0]["status"] == 400
