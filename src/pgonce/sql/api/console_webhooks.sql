@@ -56,8 +56,9 @@ begin
                  when 'dead' then 'status = ''failed'' and next_attempt_at is null'
                  when 'unsuccessful' then 'status = ''failed'''
                  when 'ignored' then case when v_type is null then 'status = ''ignored''' end end,
-    'object_id = ' || quote_literal(p_filter ->> 'object'), 'customer_id = ' || quote_literal(p_filter ->> 'customer'),
-    'account = ' || quote_literal(p_filter ->> 'account'), 'failure = ' || quote_literal(p_filter ->> 'failure'),
+    'object_id = ' || quote_literal(left(p_filter ->> 'object', 255)),  -- as the columns are cut
+    'customer_id = ' || quote_literal(left(p_filter ->> 'customer', 255)),
+    'account = ' || quote_literal(left(p_filter ->> 'account', 255)), 'failure = ' || quote_literal(p_filter ->> 'failure'),
     'received_at >= ' || quote_literal(p_filter ->> 'since') || '::timestamptz',
     'received_at < ' || quote_literal(p_filter ->> 'until') || '::timestamptz',
     case when p_filter ? 'ids' then

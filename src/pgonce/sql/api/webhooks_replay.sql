@@ -104,6 +104,8 @@ language plpgsql set search_path from current as $$
 begin
   if coalesce(p_customer_id, '') = '' then
     raise sqlstate '22023' using message = 'the customer must not be empty';
+  elsif length(p_customer_id) > 255 then  -- the column has the first 255 characters, which another customer may share
+    raise sqlstate '22023' using message = 'the customer must not be longer than 255 characters';
   end if;
   -- an event that has not been handled yet needs its payload
   select count(*) filter (where status in ('succeeded', 'ignored') or next_attempt_at is null and status = 'failed'), count(*)
