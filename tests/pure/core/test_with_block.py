@@ -44,17 +44,17 @@ def test_a_run_that_nobody_enters_warns() -> None:
 
 
 def test_a_block_has_no_attributes_of_what_it_would_give() -> None:
-    block = WithBlock(one(), CALL, "tx")
+    block = WithBlock[int](one(), CALL, "tx")
     with pytest.raises(AttributeError, match=r"is a block and has no 'execute': write `with run\.transaction"):
         block.execute  # noqa: B018
 
 
 def test_a_block_that_is_entered_says_nothing() -> None:
     async def enter() -> int:
-        async with AsyncWithBlock(one_async(), CALL, "tx") as value:
+        async with AsyncWithBlock[int](one_async(), CALL, "tx") as value:
             return int(value)
 
-    with WithBlock(one(), CALL, "tx") as value:
+    with WithBlock[int](one(), CALL, "tx") as value:
         assert value == asyncio.run(enter()) == 1
 
 
