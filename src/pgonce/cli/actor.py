@@ -29,14 +29,7 @@ def audited(
 ) -> T:
     """Run ``work`` and write the audit, in one transaction. For what the console does not do.
 
-    Args:
-        pool: on the database.
-        schema: where ``pgonce migrate`` put the tables.
-        work: the call that changes something.
-        action: a verb, for the audit, as ``noun`` and ``name`` are.
-        noun: what it is done to.
-        name: which one.
-        describe: from the result what is different now; None: nothing was done, and nothing is written.
+    ``describe`` says what is different now; None: nothing was done, and nothing is written to the audit.
     """
     with connection(pool) as conn, own_transaction(conn):
         result = execute(conn, work, schema)

@@ -21,11 +21,7 @@ async def act(request: Request, call: Call[T], *, noun: str, object: str = "") -
     The function checks the session's role, and writes the audit in its own transaction. A refusal because of the role
     is written to the audit, too.
 
-    Args:
-        request: the request.
-        call: the action.
-        noun: what it is done to, for the audit of a refusal: webhook, run, job, import, alert.
-        object: its id or name.
+    ``noun`` and ``object`` are for the audit of a refusal: webhook, run, job, import or alert, and its id or name.
 
     Raises:
         Forbidden: the session is a reader's, or has ended.

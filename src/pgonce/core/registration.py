@@ -19,11 +19,7 @@ log = logging.getLogger("pgonce")
 def check_name(given: Any, decorator: str, what: str, example: str) -> None:
     """Refuse anything but text as the first argument of a decorator.
 
-    Args:
-        given: the argument.
-        decorator: how it is written, such as "@app.job".
-        what: what the argument is, such as "the job's name".
-        example: a valid argument.
+    ``what`` is such as "the job's name", ``decorator`` such as "@app.job", and ``example`` a valid argument.
 
     Raises:
         InvalidArgument: the decorator was written without parentheses, or ``given`` is not text, is empty, begins or
@@ -146,10 +142,7 @@ def check_schema(schema: Any) -> None:
 def check_flag(given: Any, name: str, hint: str = "") -> None:
     """Refuse anything but True and False: any text would count as True.
 
-    Args:
-        given: the argument.
-        name: what it is called, such as "ordered of invoice.paid".
-        hint: what to write instead, if it is text.
+    ``hint`` says what to write instead of text.
 
     Raises:
         InvalidArgument: it is something else.
@@ -173,10 +166,7 @@ def check_text(given: Any, name: str, example: str) -> None:
 def warn_if_late(services: Collection[object], what: str, service: str) -> None:
     """Warn of what is registered after a service has read the registry, because that service does not notice it.
 
-    Args:
-        services: those that are at work on this registry, in this process.
-        what: such as "the handler of invoice.paid, sync_invoice,".
-        service: "worker" or "scheduler".
+    ``what`` is such as "the handler of invoice.paid, sync_invoice,", and ``service`` "worker" or "scheduler".
     """
     if services:
         log.warning(
@@ -187,10 +177,7 @@ def warn_if_late(services: Collection[object], what: str, service: str) -> None:
 def check_app(app: Any, wanted: type, user: str) -> None:
     """Refuse anything but an App, such as the framework's.
 
-    Args:
-        app: the argument.
-        wanted: the registry that is needed; an App is one.
-        user: what it was passed to, such as "Endpoint".
+    ``wanted`` is the registry that is needed, and ``user`` what got it, such as "Endpoint".
 
     Raises:
         InvalidArgument: it is something else.
@@ -202,11 +189,6 @@ def check_app(app: Any, wanted: type, user: str) -> None:
 
 def check_columns(given: Any, name: str, *, empty: bool = False) -> None:
     """Refuse anything but a sequence of column names.
-
-    Args:
-        given: the argument.
-        name: what it is called, such as "key".
-        empty: whether there may be none.
 
     Raises:
         InvalidArgument: it is one text, of which each letter would be a column; it is not a sequence, holds something
@@ -228,10 +210,7 @@ def check_columns(given: Any, name: str, *, empty: bool = False) -> None:
 def check_pool(pool: Any, wanted: type, user: str) -> None:
     """Refuse anything but a pool of the kind that is wanted.
 
-    Args:
-        pool: the argument.
-        wanted: psycopg_pool's class.
-        user: the class it was passed to, such as "AsyncJobs".
+    ``wanted`` is psycopg_pool's class, and ``user`` the class that got the pool, such as "AsyncJobs".
 
     Raises:
         InvalidArgument: it is a URL, a single connection, or a pool of the other kind. A URL is not quoted: it may hold

@@ -22,12 +22,7 @@ END = rb"\."
 class CopyTextFile(TextFile):
     r"""The source of a seed: tabs between values, ``\N`` for NULL, backslash escapes; a byte order mark is left out.
 
-    Args:
-        path: the file; ``-`` is the standard input.
-        columns: their names; without them the first line is a header, as COPY writes it with HEADER.
-        rename: the table's column for a name in the header.
-        encoding: such as latin1; None: UTF-8.
-        complete: the last line is whole, also without a line end.
+    Without ``columns`` the first line is a header, as COPY writes it with HEADER. The arguments are those of ``read``.
     """
 
     copy_format = TEXT

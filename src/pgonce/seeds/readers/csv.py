@@ -63,16 +63,7 @@ class _Piece(NamedTuple):
 class CsvFile(TextFile):
     """The source of a seed: a CSV file with LF or CRLF, with or without a byte order mark, plain or packed.
 
-    Args:
-        path: the file; ``-`` is the standard input.
-        columns: their names, where the file has no header line.
-        delimiter: one ASCII character.
-        quote: one ASCII character; None: quotes are characters like any other.
-        nulls: how NULL is written; without quotes, unless ``force_null``.
-        force_null: NULL may be quoted, as ``""`` in files whose values are all quoted.
-        rename: the table's column for a name in the header.
-        encoding: such as latin1; None: UTF-8, or UTF-16 with a byte order mark.
-        complete: the last line is whole, also without a line end.
+    The arguments are those of ``read``.
 
     Raises:
         InvalidArgument: that delimiter, quote or encoding cannot be; while reading: a quote is never closed, or the

@@ -11,10 +11,7 @@ from pgonce.seeds.readers.file import OpenFile
 class FileReader:
     """A source with a path, and names of columns.
 
-    Args:
-        path: the file; ``-`` is the standard input.
-        columns: names, as the reader understands them.
-        rename: the table's column for a name in the file.
+    ``columns`` are names as the reader understands them; ``rename``: the table's column for a name in the file.
     """
 
     def __init__(self, path: str | Path, columns: Sequence[str] | None, rename: Mapping[str, str] | None) -> None:

@@ -30,12 +30,7 @@ class JsonLinesFile(TextFile):
     A key that a line lacks is NULL; of equal keys in one object the last counts, as in jsonb. Objects and lists are
     handed on as dict and list. Numbers keep every digit, also inside: what is not an integer stays as it is written.
 
-    Args:
-        path: the file; ``-`` is the standard input.
-        columns: the keys to import; by default those of the first line, and then no line may have others.
-        rename: the table's column for a key.
-        encoding: such as utf-16; None: UTF-8, or UTF-16 with a byte order mark.
-        complete: the last line is whole, also without a line end.
+    The arguments are those of ``read``.
 
     Raises:
         InvalidArgument: while reading: a line has a key that the first line lacks, or a named key is in no line.

@@ -50,10 +50,7 @@ class ParquetFile(FileReader):
     Values are those of pyarrow in Python: bytes, Decimal, UUID, datetime, list, dict. A map is a dict; one with a key
     twice is a bad row. Nanoseconds are cut to microseconds.
 
-    Args:
-        path: the file.
-        columns: those to import; by default all.
-        rename: the table's column for a name in the file.
+    The arguments are those of ``read``.
 
     Raises:
         InvalidArgument: while reading: there is no pyarrow, or the file is not Parquet, or lacks a column.

@@ -14,15 +14,7 @@ from pgonce.seeds.source import Cursor, Verdict
 
 
 class TextFile(FileReader):
-    """A source that reads one file line by line or record by record.
-
-    Args:
-        path: the file; ``-`` is the standard input.
-        columns: names, as the reader understands them.
-        rename: the table's column for a name in the file.
-        encoding: of the text; None: UTF-8, or UTF-16 with a byte order mark.
-        complete: the file is whole, so its last line is, too, also without a line end.
-    """
+    """A source that reads one file line by line or record by record."""
 
     total = None
 
