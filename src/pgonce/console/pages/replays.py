@@ -15,16 +15,8 @@ from pgonce.console.pages.webhooks import read_filter
 from pgonce.console.reads import reading
 from pgonce.console.templating import zone_of
 from pgonce.errors import InvalidArgument, NotFound
-from pgonce.webhooks.calls_replays import (
-    Replay,
-    ReplayItem,
-    get_replay,
-    list_replay_items,
-    list_replays,
-    plan_replay_as,
-    start_replay_as,
-    stop_replay_as,
-)
+from pgonce.webhooks import calls_replays as calls
+from pgonce.webhooks.calls_replays import Replay, ReplayItem
 
 ROWS = 50
 TYPED_FROM = 20
@@ -57,10 +49,10 @@ async def replay(request: Request) -> Response:
     if state and state not in {name for name, _ in REPLAYED}:
         raise InvalidArgument(f"an event of a replay is not {state}")
     async with reading(request) as read:
-        found = await read(get_replay(number))
+        found = await read(calls.get_replay(number))
         if found is None:
             raise NotFound(f"there is no replay {number}: one that is not started is deleted after a day")
-        items = await read(list_replay_items(number, state=state or None, after=after, limit=ROWS))
+        items = await read(calls.list_replay_items(number, state=state or None, after=after, limit=ROWS))
     typed = found.events > TYPED_FROM or found.plan.get("succeeded", 0) > 0
     shown = ReplayPage(found, items, items[-1].position if len(items) == ROWS else None, typed)
     figure = progress("progress", dict(found.counts), found.events) if found.started_at else None
@@ -73,9 +65,9 @@ async def table(request: Request) -> Response:
     """The result of each event, as CSV."""
     number = _number(respond.query(request).get("id"))
     async with reading(request) as read:
-        if await read(get_replay(number)) is None:
+        if await read(calls.get_replay(number)) is None:
             raise NotFound(f"there is no replay {number}")
-        items = await read(list_replay_items(number, limit=10_000))
+        items = await read(calls.list_replay_items(number, limit=10_000))
     headings = ["event", "type", "object", "was", "result", "now", "reason", "queued_at", "settled_at"]
     rows = (
         [
@@ -90,7 +82,7 @@ async def table(request: Request) -> Response:
 async def replays(request: Request) -> Response:
     """All replays, the newest first."""
     async with reading(request) as read:
-        found = await read(list_replays(200))
+        found = await read(calls.list_replays(200))
     return await respond.respond(request, "webhooks/replays.html", found)
 
 
@@ -101,7 +93,7 @@ async def plan(request: Request) -> Response:
     wanted = read_filter(form, zone_of(request), shell.now)
     if not wanted.given():
         raise InvalidArgument("select events, or narrow the list: a replay of all events is not meant")
-    planned = plan_replay_as(respond.who(request).session, wanted, words.reason_of(form) or None)
+    planned = calls.plan_replay_as(respond.who(request).session, wanted, words.reason_of(form) or None)
     number = await act(request, planned, noun="webhook", object="replay")
     if number is None:
         raise NotFound("no event matches that is not being handled already: nothing to replay")
@@ -113,7 +105,7 @@ async def start(request: Request) -> Response:
     form = await respond.form(request)
     number, typed = _number(form.get("id")), form.get("confirm").replace(",", "")
     confirm = int(typed) if typed.isascii() and typed.isdecimal() and len(typed) < 9 else None
-    started = start_replay_as(respond.who(request).session, number, confirm, words.reason_of(form) or None)
+    started = calls.start_replay_as(respond.who(request).session, number, confirm, words.reason_of(form) or None)
     await act(request, started, noun="webhook", object=f"replay {number}")
     return respond.go(request, "/webhooks/replay", id=number)
 
@@ -122,7 +114,7 @@ async def stop(request: Request) -> Response:
     """Stop a replay: no further event is queued."""
     form = await respond.form(request)
     number = _number(form.get("id"))
-    stopped = stop_replay_as(respond.who(request).session, number, words.reason_of(form) or None)
+    stopped = calls.stop_replay_as(respond.who(request).session, number, words.reason_of(form) or None)
     await act(request, stopped, noun="webhook", object=f"replay {number}")
     return respond.go(request, "/webhooks/replay", id=number)
 

@@ -21,25 +21,14 @@ from pgonce.console.templating import Clock, duration, zone_of
 from pgonce.console.traceback import Traceback, read_traceback
 from pgonce.core.diagnosis import Diagnosis, diagnose_webhook
 from pgonce.errors import NotFound
-from pgonce.webhooks.calls_console import (
-    Change,
-    Changes,
-    EventDetails,
-    HistoryLine,
-    PayloadPart,
-    get_body,
-    get_changes,
-    get_event,
-    get_history,
-    get_lane,
-    get_payload,
-    ignore_webhook_as,
-)
+from pgonce.webhooks import calls_console as calls
+from pgonce.webhooks.calls_console import Change, Changes, EventDetails, HistoryLine, PayloadPart
 
 PART = 65_536
 """Characters of a payload in one page."""
 IN_PAGE = 40_000
 """Characters of a payload in the page of its event, which must stay below 100 kB."""
+EMPTY = PayloadPart("", 0, 0, exact=False)
 CUSTOMER_DAYS = timedelta(days=30)
 
 
@@ -90,7 +79,7 @@ async def webhook(request: Request) -> Response:
     event_id = respond.query(request).get("id")
     patterns = _masks(request)
     async with reading(request) as read:
-        event = await read(get_event(event_id))
+        event = await read(calls.get_event(event_id))
         diagnosis = await read(diagnose_webhook(event_id))
         if event is None:
             return await respond.respond(request, "webhooks/absent.html", Absent(event_id, diagnosis), status=404)
@@ -119,7 +108,7 @@ async def confirm_ignore(request: Request) -> Response:
     """The page before an event is ignored."""
     event_id = respond.query(request).get("id")
     async with reading(request) as read:
-        event = await read(get_event(event_id))
+        event = await read(calls.get_event(event_id))
         if event is None:
             raise NotFound(f"there is no event {event_id}")
         diagnosis = await read(diagnose_webhook(event_id))
@@ -130,22 +119,22 @@ async def ignore(request: Request) -> Response:
     """End an event as ignored."""
     sent = await respond.form(request)
     event_id = words.raw(sent, "id") or ""
-    call = ignore_webhook_as(respond.who(request).session, event_id, words.reason_of(sent, required=True))
+    call = calls.ignore_webhook_as(respond.who(request).session, event_id, words.reason_of(sent, required=True))
     done = await act(request, call, noun="webhook", object=event_id)
     return respond.go(request, "/webhook", id=event_id, said="ignored" if done else "not-ignored")
 
 
 async def _read(read: Read, event: EventDetails, diagnosis: Sequence[Diagnosis], patterns: Sequence[str]) -> Webhook:
-    history = await read(get_history(event.id))
+    history = await read(calls.get_history(event.id))
     by_object = by_customer = []
     if event.object_id:
-        by_object = await read(get_lane(event, object_id=event.object_id, each=9))
+        by_object = await read(calls.get_lane(event, object_id=event.object_id, each=9))
     if event.customer_id and event.customer_id != event.object_id:
         since = event.received_at - CUSTOMER_DAYS
-        by_customer = await read(get_lane(event, customer_id=event.customer_id, since=since, each=9))
-    changes = await read(get_changes(event.id))
+        by_customer = await read(calls.get_lane(event, customer_id=event.customer_id, since=since, each=9))
+    changes = await read(calls.get_changes(event.id))
     # with masked keys all of it is read: a key's path is known only from the beginning, and digits must not be cut
-    part = await read(get_payload(event.id, 0, None if patterns else IN_PAGE)) or PayloadPart("", 0, 0, exact=False)
+    part = await read(calls.get_payload(event.id, 0, None if patterns else IN_PAGE)) or EMPTY
     part, hidden = await _mask(part, patterns, IN_PAGE)
     trace = read_traceback(event.error) if event.error else None
     same = sum(1 for each in history if each.what == "failed" and each.error == event.error)
@@ -305,11 +294,11 @@ async def payload(request: Request) -> Response:
     start = int(form.get("from")) if form.get("from").isdecimal() and len(form.get("from")) < 10 else 0
     text, patterns = form.get("find"), _masks(request)
     async with reading(request) as read:
-        event = await read(get_event(form.get("id")))
+        event = await read(calls.get_event(form.get("id")))
         if event is None:
             raise NotFound(f"there is no event {form.get('id')}")
-        wanted = get_payload(event.id) if patterns else get_payload(event.id, start, PART, text or None)
-        part = await read(wanted) or PayloadPart("", 0, 0, exact=False)
+        wanted = calls.get_payload(event.id) if patterns else calls.get_payload(event.id, start, PART, text or None)
+        part = await read(wanted) or EMPTY
     hidden = 0
     if patterns:
         part, hidden = await _mask(part, patterns, part.characters * 2 + 1000)
@@ -333,7 +322,7 @@ async def raw(request: Request) -> Response:
     event_id = respond.query(request).get("id")
     patterns = _masks(request)
     async with reading(request) as read:
-        found = await read(get_body(event_id))
+        found = await read(calls.get_body(event_id))
     if found is None:
         raise NotFound(f"there is no event {event_id}")
     body = found[0]

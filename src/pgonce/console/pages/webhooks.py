@@ -18,20 +18,8 @@ from pgonce.console.figures.webhooks import LaneMark, lane, lane_marks
 from pgonce.console.reads import Read, TooMuch, reading
 from pgonce.console.templating import zone_of
 from pgonce.errors import InvalidArgument
-from pgonce.webhooks.calls_console import (
-    STATES,
-    EventPage,
-    FaultLine,
-    Filter,
-    Found,
-    Position,
-    count_events,
-    count_newer,
-    find,
-    get_lane,
-    list_events,
-    list_faults,
-)
+from pgonce.webhooks import calls_console as calls
+from pgonce.webhooks.calls_console import EventPage, FaultLine, Filter, Found, Position
 from pgonce.webhooks.calls_replays import Replay, list_replays
 
 PERIODS = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7)}
@@ -64,8 +52,8 @@ def read_filter(form: respond.Form, zone: ZoneInfo, now: datetime) -> Filter:
         InvalidArgument: a time, the state or the mode cannot be read.
     """
     state, mode, since = form.get("state"), form.get("livemode"), form.get("since")
-    if state and state not in STATES:
-        raise InvalidArgument(f"there is no state {state}: one of {', '.join(STATES)}")
+    if state and state not in calls.STATES:
+        raise InvalidArgument(f"there is no state {state}: one of {', '.join(calls.STATES)}")
     if mode not in {"", "true", "false"}:
         raise InvalidArgument("the mode is true (live) or false (test)")
     begin = now - PERIODS[since] if since in PERIODS else words.read_moment(since, zone)
@@ -138,17 +126,17 @@ def _refresh(request: Request, given: Mapping[str, str], before: Position | None
 async def _read(read: Read, wanted: Filter, begin: Position | None, newest: Position | None, *, shown: str) -> Webhooks:
     plain = not wanted.given()
     first = not shown
-    counts = await read(count_events())
-    faults = await read(list_faults(FAULTS)) if first and (plain or wanted.given().keys() == {"state"}) else []
+    counts = await read(calls.count_events())
+    faults = await read(calls.list_faults(FAULTS)) if first and (plain or wanted.given().keys() == {"state"}) else []
     replays = await read(list_replays(5)) if faults or plain else []
     newer, failure, events = 0, None, EventPage([], None, None)
     marks: list[LaneMark] = []
     try:
         if newest and first:
-            newer = await read(count_newer(wanted, newest))
-        events = await read(list_events(wanted, begin, ROWS))
+            newer = await read(calls.count_newer(wanted, newest))
+        events = await read(calls.list_events(wanted, begin, ROWS))
         if first and events.events and (wanted.object or wanted.customer):
-            around = get_lane(
+            around = calls.get_lane(
                 events.events[0],
                 object_id=wanted.object,
                 customer_id=None if wanted.object else wanted.customer,
@@ -190,7 +178,7 @@ async def _search(request: Request, text: str) -> Response:
     if not text:
         return respond.go(request, "/webhooks")
     async with reading(request) as read:
-        found = await read(find(text))
+        found = await read(calls.find(text))
     if not found and text.startswith("evt_") and " " not in text:
         return respond.go(request, "/webhook", id=text)  # which says why there is none
     if len(found) == 1 and not respond.is_json(request):

@@ -14,14 +14,7 @@ from pgonce.seeds.copy_format import TEXT
 from pgonce.seeds.readers.descriptor import RawFile
 from pgonce.seeds.readers.file import OpenFile
 from pgonce.seeds.readers.file_reader import FileReader
-from pgonce.seeds.readers.parquet_values import (
-    Unreadable,
-    escaped,
-    is_typed,
-    plain_columns,
-    pyarrow,
-    values_of,
-)
+from pgonce.seeds.readers.parquet_values import Unreadable, escaped, is_typed, plain_columns, pyarrow, values_of
 from pgonce.seeds.readers.prefix import Prefix
 from pgonce.seeds.readers.unpack import Unpacker
 from pgonce.seeds.source import BadRow, Cursor, SeedRow, Verdict
