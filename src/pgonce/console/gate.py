@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pgonce.console import again, respond, security, sessions
+from pgonce.console import respond, resubmission, security, sessions
 from pgonce.console.addresses import url
 from pgonce.console.auth import Identity, form_token, new_token, read_role, token_hash
 from pgonce.console.errors import failed
@@ -101,7 +101,7 @@ class Gate:
         request.state.user = user = await self._identify(request, place, token)
         if sent is not None and path not in NOTHING_TYPED and (outdated or user is None):
             login = user is None and bool(self._console.users)
-            return again.refuse(request, _target(request), sent, 403 if user else 401, login=login)
+            return resubmission.refuse(request, _target(request), sent, 403 if user else 401, login=login)
         if user is not None or path in OPEN_PATHS:
             return None
         if respond.is_json(request) or sent is not None:

@@ -40,7 +40,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """One of the four."""
+    """One of the four sentences."""
 
     id: Literal["lost", "late", "stuck", "slow"]
     question: str
@@ -98,7 +98,7 @@ class Seen:
     processes: Sequence[ProcessLine]
 
 
-def four(facts: Facts, seen: Seen, clock: Clock) -> list[Sentence]:
+def make_sentences(facts: Facts, seen: Seen, clock: Clock) -> list[Sentence]:
     """The four sentences."""
     look = looked(facts, seen.processes)
     found = [

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from functools import cache
 from hashlib import sha256
 from importlib.metadata import version
@@ -134,6 +134,10 @@ class Clock:
     def local(self, moment: datetime) -> datetime:
         """``moment`` in the viewer's zone."""
         return moment.astimezone(self.zone)
+
+    def midnight(self, day: date) -> datetime:
+        """The beginning of a day in the viewer's zone, in UTC; a day has 23, 24 or 25 hours."""
+        return datetime.combine(day, time.min, self.zone).astimezone(UTC)
 
     @property
     def zone_name(self) -> str:

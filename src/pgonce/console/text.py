@@ -6,6 +6,7 @@ import re
 
 from markupsafe import Markup, escape
 
+_CODE = re.compile(r"`([^`]+)`")
 # Control characters but newline and tab; what turns the direction; what has no width.
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]"
@@ -26,3 +27,16 @@ def block(text: object) -> Markup:
 def breakable(text: object) -> Markup:
     """A name that may be broken after an underscore or a dot, and nowhere else."""
     return Markup(re.sub("([_.])", r"\1<wbr>", str(escape(visible(text)))))  # noqa: S704
+
+
+def coded(text: str) -> Markup:
+    """``text`` with its parts between backticks as code."""
+    parts = _CODE.split(visible(text))
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if index % 2 else escape(part) for index, part in enumerate(parts)
+    )
+
+
+def shortened(text: str, most: int) -> str:
+    """``text``, or its first ``most`` signs and how many there are: a page stays small whatever was written."""
+    return text if len(text) <= most else f"{text[:most]} … ({len(text):,} signs in all)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pgonce.console.words import links
+from pgonce.console.addresses import links
 
 RUN = {"id": "1", "run_id": "1", "job": "a&b/c d"}
 EVENT = {"id": "evt_1", "event_id": "evt_1"}

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from pgonce.console.sentences import MOST_JOBS, Seen, Sentence, four
+from pgonce.console.sentences import MOST_JOBS, Seen, Sentence, make_sentences
 from pgonce.console.templating import Clock
 from pgonce.core.facts import Facts, StuckImport
 from pgonce.core.processes import ProcessLine
@@ -50,7 +50,7 @@ def say(
     found: Facts, seen: float | None = 12, jobs: Any = (), stuck: Any = (), missed: Any = ()
 ) -> dict[str, Sentence]:
     processes = [] if seen is None else [process(["events", "jobs"], seen)]
-    return {each.id: each for each in four(found, Seen(jobs, missed, stuck, processes), CLOCK)}
+    return {each.id: each for each in make_sentences(found, Seen(jobs, missed, stuck, processes), CLOCK)}
 
 
 def test_on_a_quiet_day_all_four_are_green_and_say_who_looked() -> None:
@@ -73,9 +73,9 @@ def test_without_a_worker_that_looks_nothing_but_a_fault_is_said(seen: float | N
 
 
 def test_a_worker_that_only_handles_events_has_not_looked_at_the_ticks() -> None:
-    [_, late, *_] = four(facts(), Seen([], [], [], [process(["events"], 5), process(["jobs"], 300)]), CLOCK)
+    [_, late, *_] = make_sentences(facts(), Seen([], [], [], [process(["events"], 5), process(["jobs"], 300)]), CLOCK)
     assert (late.state, late.say) == ("unknown", "Not checked for 5 min.")
-    [_, late, *_] = four(facts(has_schedules=False), Seen([], [], [], [process(["events"], 5)]), CLOCK)
+    [_, late, *_] = make_sentences(facts(has_schedules=False), Seen([], [], [], [process(["events"], 5)]), CLOCK)
     assert late.state == "ok"
 
 

@@ -75,7 +75,7 @@ def axis(period: Period, clock: Clock) -> Markup:
     )
 
 
-def tell(marks: Sequence[Mark], ticks: Sequence[datetime], clock: Clock) -> str:
+def describe(marks: Sequence[Mark], ticks: Sequence[datetime], clock: Clock) -> str:
     """What a lane shows, in words."""
     runs = {kind: sum(mark.runs for mark in marks if mark.kind == kind) for kind in ("succeeded", "failed", "missed")}
     said = []
@@ -141,7 +141,7 @@ def lane(
         parts.append(note)
     if period.holds(period.now):
         parts.append(line("now", period.at(period.now), 0, LANE))
-    return figure(identifier, LANE, title, tell(marks, ticks, clock), parts)
+    return figure(identifier, LANE, title, describe(marks, ticks, clock), parts)
 
 
 def _extent(mark: Mark, period: Period) -> tuple[float, float]:

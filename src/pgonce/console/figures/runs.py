@@ -95,7 +95,9 @@ def strip(runs: Sequence[ConsoleRun], releases: Sequence[Release], clock: Clock)
     if ordered:
         parts.append(label(_day(ordered[0].started_at, clock), 0, 256))
         parts.append(label(_day(ordered[-1].started_at, clock), 100, 256, "end"))
-    return figure("strip", STRIP, f"Duration of the last {len(ordered)} runs, in {name}", told_of(ordered, band), parts)
+    return figure(
+        "strip", STRIP, f"Duration of the last {len(ordered)} runs, in {name}", describe(ordered, band), parts
+    )
 
 
 def _day(moment: datetime, clock: Clock) -> str:
@@ -119,7 +121,7 @@ def _releases(runs: Sequence[ConsoleRun], places: Sequence[float], releases: Seq
     return parts
 
 
-def told_of(runs: Sequence[ConsoleRun], band: Usual | None) -> str:
+def describe(runs: Sequence[ConsoleRun], band: Usual | None) -> str:
     """What the strip shows, in words."""
     if not runs:
         return "No run yet."

@@ -92,10 +92,10 @@ def lane(name: str, title: str, marks: Sequence[LaneMark], this: str) -> Markup:
             parts.append(label(str(each.number), each.above, 38, weight))
             labelled = each.above
         parts.append(_glyph(each.below, BELOW, each.event.state))
-    return figure(name, 136, title, _order_said(marks, this), parts)
+    return figure(name, 136, title, _describe_order(marks, this), parts)
 
 
-def _order_said(marks: Sequence[LaneMark], this: str) -> str:
+def _describe_order(marks: Sequence[LaneMark], this: str) -> str:
     said = [f"{len(marks)} events." if len(marks) != 1 else "One event."]
     late = [each for each in marks if each.late_after]
     for each in late[:3]:

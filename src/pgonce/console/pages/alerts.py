@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pgonce.alerts.calls_console import AlertLine, Channels, get_channels, list_alerts, mute_alert, unmute_alert
-from pgonce.console import respond, words
+from pgonce.console import fields, respond
 from pgonce.console.actions import act
 from pgonce.console.reads import Read, reading
 from pgonce.console.respond import Form
@@ -39,7 +39,7 @@ class Alerts:
 
 async def alerts(request: Request) -> Response:
     """The list."""
-    before = words.read_moment(respond.query(request).get("before"))
+    before = fields.read_moment(respond.query(request).get("before"))
     async with reading(request) as read:
         found = await read(list_alerts(before, PAGE + 1))
         channels = await read(get_channels())
@@ -108,7 +108,7 @@ async def find(read: Read, alert: UUID) -> AlertLine:
 
 
 def _id(sent: Form) -> UUID:
-    return words.read_uuid(sent.get("id"), "an alert")
+    return fields.read_uuid(sent.get("id"), "an alert")
 
 
 routes = [

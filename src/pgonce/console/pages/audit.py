@@ -9,7 +9,7 @@ from datetime import datetime
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pgonce.console import respond, words
+from pgonce.console import fields, respond
 from pgonce.console.reads import reading
 from pgonce.console.sessions import AuditChoices, AuditLine, audit_choices, list_audit
 from pgonce.core.call import Call
@@ -61,7 +61,7 @@ class Audit:
 async def audit(request: Request) -> Response:
     """The list, or a page of it."""
     asked = respond.query(request)
-    before, number = words.read_moment(asked.get("before")), words.read_number(asked, "before_id")
+    before, number = fields.read_moment(asked.get("before")), fields.read_number(asked, "before_id")
     async with reading(request) as read:
         lines = await read(_found(asked, PAGE + 1, (before, number) if before else None))
         choices = await read(audit_choices())

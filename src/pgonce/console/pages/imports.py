@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from pgonce.console import respond, words
+from pgonce.console import fields, respond
 from pgonce.console.actions import act
 from pgonce.console.figures import seeds as figures
 from pgonce.console.figures.seeds import Sum
@@ -23,6 +23,7 @@ from pgonce.console.pages.jobs import NOW
 from pgonce.console.reads import cancelled_with_client, reading
 from pgonce.console.respond import form, go, query, who
 from pgonce.console.sessions import AuditLine, list_audit
+from pgonce.console.text import coded, shortened
 from pgonce.core.call import Call
 from pgonce.core.diagnosis import Diagnosis, diagnose_seed
 from pgonce.errors import Forbidden, InvalidArgument, NotFound, PgonceError, first_line
@@ -129,8 +130,8 @@ async def imports(request: Request) -> Response:
     """The list of imports."""
     sent = query(request)
     find = sent.get("find")[:200]
-    before = words.read_moment(sent.get("before"))
-    position = (before, words.raw(sent, "before_name") or "") if before else None
+    before = fields.read_moment(sent.get("before"))
+    position = (before, fields.raw(sent, "before_name") or "") if before else None
     async with reading(request) as read:
         now = await read(NOW)
         seeds = await read(calls.console_seeds(before=position, find=find or None, limit=31))
@@ -159,7 +160,7 @@ async def _read(request: Request, name: str) -> ImportPage:
 async def import_(request: Request) -> Response:
     """The page of an import."""
     sent = query(request)
-    found = await _read(request, words.raw(sent, "name") or "")
+    found = await _read(request, fields.raw(sent, "name") or "")
     at = found.checkpoint
     bar = None
     total = found.seed.rows_expected
@@ -169,14 +170,14 @@ async def import_(request: Request) -> Response:
         )
     return await respond.respond(
         request, "imports/import.html", found, bar=bar, rates=figures.rates(found.pace), proof=figures.proof(found.sum),
-        coded=words.coded, said=sent.get("said"), can_retry=_can_retry(request, found.seed.seed_name),
+        coded=coded, said=sent.get("said"), can_retry=_can_retry(request, found.seed.seed_name),
         dump=respond.dump,
     )  # fmt: skip
 
 
 async def proof(request: Request) -> Response:
     """The proof alone, to print."""
-    found = await _read(request, words.raw(query(request), "name") or "")
+    found = await _read(request, fields.raw(query(request), "name") or "")
     return await respond.respond(
         request, "imports/proof.html", found, proof=figures.proof(found.sum), dump=respond.dump
     )
@@ -199,21 +200,21 @@ async def rejects(request: Request) -> Response:
     """The rejected rows with one reason, with their values: for operators."""
     _operator(request)
     sent = query(request)
-    name, like = words.raw(sent, "name") or "", words.read_number(sent, "like")
+    name, like = fields.raw(sent, "name") or "", fields.read_number(sent, "like")
     async with reading(request) as read:
-        rows = await read(calls.console_seed_reject_rows(name, like, words.read_number(sent, "after"), 51))
+        rows = await read(calls.console_seed_reject_rows(name, like, fields.read_number(sent, "after"), 51))
         reasons = await read(calls.console_seed_rejects(name))
     reason = next((each.reason for each in reasons if each.first_id == like), None)
     columns = list(dict.fromkeys(column for row in rows for column in row.row or ()))[:60]
     found = Rejects(name, like, reason, columns, rows[:50], rows[49].id if len(rows) > 50 else None)
     most = max(min(50_000 // max(len(columns) * len(rows), 1), 500), 15)
-    return await respond.respond(request, "imports/rejects.html", found, most=most, shortened=words.shortened)
+    return await respond.respond(request, "imports/rejects.html", found, most=most, shortened=shortened)
 
 
 async def rejects_csv(request: Request) -> Response:
     """All rejected rows as CSV, with their values: for operators."""
     _operator(request)
-    name = words.raw(query(request), "name") or ""
+    name = fields.raw(query(request), "name") or ""
     found: list[Reject] = []
     async with reading(request) as read:
         while len(found) < MOST_CSV and (page := await read(get_rejects(name, found[-1].id if found else 0, 5000))):
@@ -244,7 +245,7 @@ def _can_retry(request: Request, name: str) -> bool:
 
 async def confirm(request: Request) -> Response:
     """The page before rejected rows are retried."""
-    found = await _read(request, words.raw(query(request), "name") or "")
+    found = await _read(request, fields.raw(query(request), "name") or "")
     return await respond.respond(
         request, "imports/confirm.html", found, can_retry=_can_retry(request, found.seed.seed_name)
     )
@@ -252,8 +253,8 @@ async def confirm(request: Request) -> Response:
 
 async def _operate(request: Request, action: Callable[[UUID, str, str], Call[Any]], said: str) -> Response:
     sent = await form(request)
-    name = words.raw(sent, "name") or ""
-    await act(request, action(who(request).session, name, words.reason_of(sent)), noun="import", object=name)
+    name = fields.raw(sent, "name") or ""
+    await act(request, action(who(request).session, name, fields.reason_of(sent)), noun="import", object=name)
     return go(request, "/import", name=name, said=said)
 
 
@@ -270,14 +271,14 @@ async def resume(request: Request) -> Response:
 async def retry(request: Request) -> Response:
     """Retry the rejected rows of an import that the console's app has."""
     sent = await form(request)
-    name = words.raw(sent, "name") or ""
+    name = fields.raw(sent, "name") or ""
     if not _can_retry(request, name):
         raise InvalidArgument(f"the console does not have the import {name!r}: use pgonce seed retry-rejects")
     async with reading(request) as read:
         found = await read(calls.console_seeds(name=name))
     if who(request).operator and any(seed.run_id for seed in found):
         return go(request, "/import", name=name, said="busy")
-    call = operate.retry_seed_rejects(who(request).session, name, words.reason_of(sent))
+    call = operate.retry_seed_rejects(who(request).session, name, fields.reason_of(sent))
     await act(request, call, noun="import", object=name)
     console = request.app.state.console
     seeds = AsyncSeeds(await console.pool(), schema=console.schema)

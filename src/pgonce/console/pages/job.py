@@ -9,7 +9,7 @@ from datetime import date, datetime, timedelta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pgonce.console import respond, words
+from pgonce.console import fields, respond
 from pgonce.console.actions import act
 from pgonce.console.figures import runs as figures
 from pgonce.console.pages.jobs import NOW, future_ticks
@@ -17,6 +17,7 @@ from pgonce.console.reads import Read, reading
 from pgonce.console.respond import Form, form, go, query, who
 from pgonce.console.sessions import AuditLine, list_audit
 from pgonce.console.templating import Clock, zone_of
+from pgonce.console.text import coded
 from pgonce.core.diagnosis import Diagnosis, diagnose_job
 from pgonce.core.interval import interval
 from pgonce.errors import InvalidArgument, NotFound
@@ -87,7 +88,7 @@ async def _read_job(read: Read, name: str, key: str | None) -> JobPage:
 async def job(request: Request) -> Response:
     """The page of a job."""
     sent = query(request)
-    name, key = words.raw(sent, "name") or "", words.raw(sent, "key")
+    name, key = fields.raw(sent, "name") or "", fields.raw(sent, "key")
     async with reading(request) as read:
         found = await _read_job(read, name, key)
     clock = Clock(zone_of(request), found.now)
@@ -99,7 +100,7 @@ async def job(request: Request) -> Response:
     return await respond.respond(
         request, "jobs/job.html", found, strip=figures.strip(found.durations, found.releases, clock),
         usual=usual, unit=figures.unit_of(max((run.duration_ms for run in found.durations), default=1))[1],
-        by_release=by_release(found.durations, found.releases), coded=words.coded, untils=untils(clock),
+        by_release=by_release(found.durations, found.releases), coded=coded, untils=untils(clock),
         next_tick=min(ticks, default=None), said=sent.get("said"),
     )  # fmt: skip
 
@@ -151,18 +152,18 @@ def untils(clock: Clock) -> list[tuple[str, str]]:
 
 
 def _at(here: datetime, days: int, hour: int) -> str:
-    there: date = words.next_day(here.date(), days)
+    there: date = here.date() + timedelta(days=days)
     return datetime(there.year, there.month, there.day, hour, tzinfo=here.tzinfo).isoformat()
 
 
 async def runs(request: Request) -> Response:
     """All runs of a job, page by page."""
     sent = query(request)
-    name, key, status = words.raw(sent, "name") or "", words.raw(sent, "key"), sent.get("status")
+    name, key, status = fields.raw(sent, "name") or "", fields.raw(sent, "key"), sent.get("status")
     if status not in {"", "running", "succeeded", "failed", "skipped"}:
         raise InvalidArgument("status is running, succeeded, failed or skipped")
-    before = words.read_moment(sent.get("before"))
-    position = (before, words.read_uuid(sent.get("before_id"), "a run")) if before else None
+    before = fields.read_moment(sent.get("before"))
+    position = (before, fields.read_uuid(sent.get("before_id"), "a run")) if before else None
     async with reading(request) as read:
         found = await read(calls.console_job_runs(name, key=key, status=status or None, before=position, limit=51))
     more = found[49] if len(found) > 50 else None
@@ -173,14 +174,14 @@ async def runs(request: Request) -> Response:
 
 
 def _back(request: Request, sent: Form, said: str) -> Response:
-    return go(request, "/job", name=words.raw(sent, "name"), key=words.raw(sent, "page_key"), said=said)
+    return go(request, "/job", name=fields.raw(sent, "name"), key=fields.raw(sent, "page_key"), said=said)
 
 
 async def run_now(request: Request) -> Response:
     """Request a run."""
     sent = await form(request)
-    name, key = words.raw(sent, "name") or "", words.raw(sent, "key")
-    call = operate.request_job_run(who(request).session, name, key, {}, words.reason_of(sent))
+    name, key = fields.raw(sent, "name") or "", fields.raw(sent, "key")
+    call = operate.request_job_run(who(request).session, name, key, {}, fields.reason_of(sent))
     await act(request, call, noun="job", object=name)
     return _back(request, sent, "requested")
 
@@ -188,14 +189,14 @@ async def run_now(request: Request) -> Response:
 async def pause(request: Request) -> Response:
     """Pause a job."""
     sent = await form(request)
-    name, until = words.raw(sent, "name") or "", sent.get("until")
+    name, until = fields.raw(sent, "name") or "", sent.get("until")
     end = None
     if until in {"1h", "4h"}:
         async with reading(request) as read:
             end = await read(NOW) + timedelta(hours=int(until[0]))
     elif until:
-        end = words.read_moment(until)
-    call = operate.pause_job(who(request).session, name, words.reason_of(sent, required=True), end)
+        end = fields.read_moment(until)
+    call = operate.pause_job(who(request).session, name, fields.reason_of(sent, required=True), end)
     await act(request, call, noun="job", object=name)
     return _back(request, sent, "paused")
 
@@ -203,9 +204,9 @@ async def pause(request: Request) -> Response:
 async def resume(request: Request) -> Response:
     """Resume a job."""
     sent = await form(request)
-    name = words.raw(sent, "name") or ""
+    name = fields.raw(sent, "name") or ""
     done = await act(
-        request, operate.resume_job(who(request).session, name, words.reason_of(sent)), noun="job", object=name
+        request, operate.resume_job(who(request).session, name, fields.reason_of(sent)), noun="job", object=name
     )
     return _back(request, sent, "resumed" if done else "not-paused")
 
@@ -213,13 +214,13 @@ async def resume(request: Request) -> Response:
 async def expect(request: Request) -> Response:
     """Say how often a job must run, or that it need not."""
     sent = await form(request)
-    name, key, session = words.raw(sent, "name") or "", words.raw(sent, "key") or "", who(request).session
+    name, key, session = fields.raw(sent, "name") or "", fields.raw(sent, "key") or "", who(request).session
     if sent.get("never"):
-        forget = operate.forget_job_expectation(session, name, key, words.reason_of(sent))
+        forget = operate.forget_job_expectation(session, name, key, fields.reason_of(sent))
         await act(request, forget, noun="job", object=name)
     else:
         every, grace = interval(sent.get("every"), "every"), interval(sent.get("grace", "5 minutes"), "grace")
-        wanted = operate.expect_job(session, name, every, grace, key, words.reason_of(sent))
+        wanted = operate.expect_job(session, name, every, grace, key, fields.reason_of(sent))
         await act(request, wanted, noun="job", object=name)
     return _back(request, sent, "expected")
 

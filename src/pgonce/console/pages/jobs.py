@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from pgonce.app import App
-from pgonce.console import respond, words
+from pgonce.console import fields, respond
 from pgonce.console.figures import jobs as figures
 from pgonce.console.reads import reading
 from pgonce.console.respond import query
 from pgonce.console.templating import Clock, duration, plural, zone_of
+from pgonce.console.text import coded, shortened
 from pgonce.core.call import Call, value
 from pgonce.core.processes import list_processes
 from pgonce.errors import InvalidArgument
@@ -88,7 +89,7 @@ def view(lane: Lane, marks: Sequence[Mark], ticks: Sequence[datetime], clock: Cl
     notes = [f"{counts[kind]:,} {word}" for kind, word in words_of.items() if counts.get(kind)]
     if lane.paused_at is not None:
         until = f"Paused until {clock.coming(lane.paused_until)}" if lane.paused_until else "Paused"
-        notes.insert(0, f"{until}: {words.shortened(lane.paused_because or '', 300)}")
+        notes.insert(0, f"{until}: {shortened(lane.paused_because or '', 300)}")
     if lane.next_retry_at is not None:
         notes.append(f"retried {clock.coming(lane.next_retry_at)}")
     if len(ticks) > figures.MOST_TICKS:
@@ -114,16 +115,16 @@ async def jobs(request: Request) -> Response:
     if sent.get("days") not in {"", "1", "7"}:
         raise InvalidArgument("days is 1 or 7")
     days = 7 if sent.get("days") == "7" else 1
-    find, after = sent.get("find")[:200], words.raw(sent, "after")
+    find, after = sent.get("find")[:200], fields.raw(sent, "after")
     console = request.app.state.console
     async with reading(request) as read:
         now = await read(NOW)
         clock = Clock(zone_of(request), now)
         today = clock.local(now).date()
-        day = words.read_date(sent.get("day")) or today
-        begin = words.midnight(words.next_day(day, 1 - days), clock.local(now))
-        end = words.midnight(words.next_day(day), clock.local(now))
-        position = (after, words.raw(sent, "after_key") or "") if after is not None else None
+        day = fields.read_date(sent.get("day")) or today
+        begin = clock.midnight(day + timedelta(days=1 - days))
+        end = clock.midnight(day + timedelta(days=1))
+        position = (after, fields.raw(sent, "after_key") or "") if after is not None else None
         lanes = await read(calls.job_lanes(find=find or None, after=position, limit=LANES + 1))
         more = (lanes[LANES - 1].job_name, lanes[LANES - 1].key) if len(lanes) > LANES else None
         lanes = lanes[:LANES]
@@ -148,9 +149,9 @@ async def jobs(request: Request) -> Response:
     period = figures.Period(begin, end, now)
     return await respond.respond(
         request, "jobs/list.html", found, day=day, days=days, today=today,
-        axis=figures.axis(period, clock), summary=_summary(views), coded=words.coded,
+        axis=figures.axis(period, clock), summary=_summary(views), coded=coded,
         figures=[_lane(number, each, period, clock) for number, each in enumerate(views)],
-        before=words.next_day(day, -days), after_day=words.next_day(day, days),
+        before=day - timedelta(days=days), after_day=day + timedelta(days=days),
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from zoneinfo import available_timezones
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from pgonce.console import again, respond, sessions
+from pgonce.console import respond, resubmission, sessions
 from pgonce.console.auth import form_token, is_password, new_token, token_hash
 from pgonce.console.templating import ZONE_COOKIE, duration, plural, read_zone
 from pgonce.core.execute_async import call
@@ -18,7 +18,7 @@ LONGEST_NAME = 200
 
 async def show(request: Request) -> Response:
     """The form."""
-    target = again.target(respond.query(request).get("next"))
+    target = resubmission.target(respond.query(request).get("next"))
     if request.state.user is not None:
         return respond.go(request, target)
     return _form(request, target)
@@ -28,7 +28,7 @@ async def log_in(request: Request) -> Response:
     """Compare the password, within the limits of the database, and open a session."""
     console, place = request.app.state.console, request.state.place
     sent = await respond.form(request)
-    name, target = sent.get("name"), again.target(sent.get("next"))
+    name, target = sent.get("name"), resubmission.target(sent.get("next"))
     if not 0 < len(name) <= LONGEST_NAME:  # each attempt leaves a row with the name, also in the audit
         wrong = f"Write a name of at most {LONGEST_NAME} signs, and a password."
         return _form(request, target, wrong=wrong, status=422)
@@ -54,7 +54,7 @@ async def log_in(request: Request) -> Response:
     request.state.new_cookie = token
     if sent.get("again"):
         request.state.form_token = form_token(token)
-        return again.show(request, sent.get("again"), again.carried(sent), target, login=False)
+        return resubmission.show(request, sent.get("again"), resubmission.carried(sent), target, login=False)
     return respond.go(request, target)
 
 
@@ -68,7 +68,7 @@ async def log_out(request: Request) -> Response:
 
 async def choose_zone(request: Request) -> Response:
     """The form for the time zone."""
-    target = again.target(respond.query(request).get("next"))
+    target = resubmission.target(respond.query(request).get("next"))
     zones = sorted(await asyncio.to_thread(available_timezones))
     return await respond.respond(request, "login/zone.html", None, target=target, zones=zones)
 
@@ -76,7 +76,7 @@ async def choose_zone(request: Request) -> Response:
 async def set_zone(request: Request) -> Response:
     """Remember the time zone in this browser."""
     sent = await respond.form(request)
-    answer: RedirectResponse = respond.go(request, again.target(sent.get("next")))  # type: ignore[assignment]
+    answer: RedirectResponse = respond.go(request, resubmission.target(sent.get("next")))  # type: ignore[assignment]
     path = request.scope.get("root_path") or "/"
     zone = read_zone(sent.get("zone")).key
     answer.set_cookie(
@@ -88,8 +88,8 @@ async def set_zone(request: Request) -> Response:
 def _form(request: Request, target: str, name: str = "", wrong: str = "", status: int = 200) -> Response:
     sent: respond.Form | None = getattr(request.state, "form", None)
     if sent and sent.get("again"):  # what was typed before the session was over goes through each attempt
-        fields = again.carried(sent)
-        return again.show(request, sent.get("again"), fields, target, status, login=True, name=name, wrong=wrong)
+        fields = resubmission.carried(sent)
+        return resubmission.show(request, sent.get("again"), fields, target, status, login=True, name=name, wrong=wrong)
     answer: Response = request.app.state.templates.render(
         request, "login/login.html", status, target=target, name=name, wrong=wrong
     )

@@ -14,7 +14,7 @@ from pgonce.console import respond
 from pgonce.console.figures.now import hours
 from pgonce.console.pages.imports import ImportLine, pace_of
 from pgonce.console.reads import Read, reading
-from pgonce.console.sentences import MOST_JOBS, Seen, Sentence, four
+from pgonce.console.sentences import MOST_JOBS, Seen, Sentence, make_sentences
 from pgonce.console.templating import Clock, zone_of
 from pgonce.core.facts import Facts, Hour, get_facts, get_hours, get_stuck_imports
 from pgonce.core.processes import ProcessLine, list_processes
@@ -53,7 +53,7 @@ async def now(request: Request) -> Response:
         processes = await read(list_processes())
     clock = Clock(zone_of(request), facts.now)
     found = Now(
-        facts.now, four(facts, Seen(jobs, missed, stuck, processes), clock), by_hour, jobs,
+        facts.now, make_sentences(facts, Seen(jobs, missed, stuck, processes), clock), by_hour, jobs,
         [ImportLine(seed, pace_of(seed, facts.now)) for seed in seeds], processes, facts,
     )  # fmt: skip
     return await respond.respond(request, "now/now.html", found, figure=hours(by_hour, clock))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pgonce.console import respond, words
+from pgonce.console import fields, respond
 from pgonce.console.actions import act
 from pgonce.console.figures.webhooks import REPLAYED, progress
 from pgonce.console.pages.webhooks import read_filter
@@ -93,7 +93,7 @@ async def plan(request: Request) -> Response:
     wanted = read_filter(form, zone_of(request), shell.now)
     if not wanted.given():
         raise InvalidArgument("select events, or narrow the list: a replay of all events is not meant")
-    planned = calls.plan_replay_as(respond.who(request).session, wanted, words.reason_of(form) or None)
+    planned = calls.plan_replay_as(respond.who(request).session, wanted, fields.reason_of(form) or None)
     number = await act(request, planned, noun="webhook", object="replay")
     if number is None:
         raise NotFound("no event matches that is not being handled already: nothing to replay")
@@ -105,7 +105,7 @@ async def start(request: Request) -> Response:
     form = await respond.form(request)
     number, typed = _number(form.get("id")), form.get("confirm").replace(",", "")
     confirm = int(typed) if typed.isascii() and typed.isdecimal() and len(typed) < 9 else None
-    started = calls.start_replay_as(respond.who(request).session, number, confirm, words.reason_of(form) or None)
+    started = calls.start_replay_as(respond.who(request).session, number, confirm, fields.reason_of(form) or None)
     await act(request, started, noun="webhook", object=f"replay {number}")
     return respond.go(request, "/webhooks/replay", id=number)
 
@@ -114,7 +114,7 @@ async def stop(request: Request) -> Response:
     """Stop a replay: no further event is queued."""
     form = await respond.form(request)
     number = _number(form.get("id"))
-    stopped = calls.stop_replay_as(respond.who(request).session, number, words.reason_of(form) or None)
+    stopped = calls.stop_replay_as(respond.who(request).session, number, fields.reason_of(form) or None)
     await act(request, stopped, noun="webhook", object=f"replay {number}")
     return respond.go(request, "/webhooks/replay", id=number)
 

@@ -10,14 +10,16 @@ from uuid import UUID
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pgonce.console import respond, words
+from pgonce.console import fields, respond
 from pgonce.console.actions import act
+from pgonce.console.addresses import links
 from pgonce.console.figures import runs as figures
 from pgonce.console.pages.jobs import NOW
 from pgonce.console.reads import reading
 from pgonce.console.respond import form, go, query, who
 from pgonce.console.sessions import AuditLine, list_audit
 from pgonce.console.templating import Clock, zone_of
+from pgonce.console.text import coded, shortened
 from pgonce.core.diagnosis import Diagnosis, diagnose_run
 from pgonce.errors import NotFound
 from pgonce.jobs import calls_console as calls
@@ -81,7 +83,7 @@ async def _read(request: Request, run_id: UUID) -> RunPage:
 async def run(request: Request) -> Response:
     """The page."""
     sent = query(request)
-    found = await _read(request, words.read_uuid(sent.get("id"), "a run"))
+    found = await _read(request, fields.read_uuid(sent.get("id"), "a run"))
     clock = Clock(zone_of(request), found.now)
     detail = found.run
     host, _, pid = (detail.process or "").rpartition(":")
@@ -92,24 +94,24 @@ async def run(request: Request) -> Response:
     }  # fmt: skip
     return await respond.respond(
         request, "runs/run.html", found, beat=figures.heartbeat(detail, found.now, clock),
-        progress=figures.progress(detail, found.now, clock), host=host, pid=pid, links=words.links(values),
-        coded=words.coded, said=sent.get("said"),
-        scope=words.shortened(json.dumps(detail.scope, indent=2, ensure_ascii=False), 16_384),
+        progress=figures.progress(detail, found.now, clock), host=host, pid=pid, links=links(values),
+        coded=coded, said=sent.get("said"),
+        scope=shortened(json.dumps(detail.scope, indent=2, ensure_ascii=False), 16_384),
     )  # fmt: skip
 
 
 async def confirm(request: Request) -> Response:
     """The page before a run is asked to stop, or is ended."""
     sent = query(request)
-    found = await _read(request, words.read_uuid(sent.get("id"), "a run"))
+    found = await _read(request, fields.read_uuid(sent.get("id"), "a run"))
     return await respond.respond(request, "runs/confirm.html", found, action=request.url.path.rpartition("/")[2])
 
 
 async def stop(request: Request) -> Response:
     """Ask a run to stop."""
     sent = await form(request)
-    run_id = words.read_uuid(sent.get("id"), "a run")
-    call = operate.stop_run(who(request).session, run_id, words.reason_of(sent))
+    run_id = fields.read_uuid(sent.get("id"), "a run")
+    call = operate.stop_run(who(request).session, run_id, fields.reason_of(sent))
     done = await act(request, call, noun="run", object=str(run_id))
     return go(request, "/run", id=run_id, said="stop" if done else "over")
 
@@ -117,8 +119,8 @@ async def stop(request: Request) -> Response:
 async def end(request: Request) -> Response:
     """Close a run as failed."""
     sent = await form(request)
-    run_id = words.read_uuid(sent.get("id"), "a run")
-    call = operate.end_run(who(request).session, run_id, words.reason_of(sent, required=True))
+    run_id = fields.read_uuid(sent.get("id"), "a run")
+    call = operate.end_run(who(request).session, run_id, fields.reason_of(sent, required=True))
     done = await act(request, call, noun="run", object=str(run_id))
     return go(request, "/run", id=run_id, said="end" if done else "over")
 

@@ -12,8 +12,9 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pgonce.console import respond, words
+from pgonce.console import fields, respond
 from pgonce.console.actions import act
+from pgonce.console.addresses import links
 from pgonce.console.figures.webhooks import LaneMark, attempts, lane, lane_marks
 from pgonce.console.mask import is_masked, mask_patterns, masked
 from pgonce.console.reads import Read, reading
@@ -118,8 +119,8 @@ async def confirm_ignore(request: Request) -> Response:
 async def ignore(request: Request) -> Response:
     """End an event as ignored."""
     sent = await respond.form(request)
-    event_id = words.raw(sent, "id") or ""
-    call = calls.ignore_webhook_as(respond.who(request).session, event_id, words.reason_of(sent, required=True))
+    event_id = fields.raw(sent, "id") or ""
+    call = calls.ignore_webhook_as(respond.who(request).session, event_id, fields.reason_of(sent, required=True))
     done = await act(request, call, noun="webhook", object=event_id)
     return respond.go(request, "/webhook", id=event_id, said="ignored" if done else "not-ignored")
 
@@ -265,7 +266,7 @@ def stripe_address(event: EventDetails) -> str | None:
 
 def _links(event: EventDetails, now: datetime) -> list[tuple[str, str]]:
     ended = event.processed_at or now
-    return words.links({
+    return links({
         "id": event.stripe_event_id, "event_id": event.stripe_event_id, "type": event.event_type,
         "started": f"{event.received_at:%Y-%m-%dT%H:%M:%SZ}", "ended": f"{ended:%Y-%m-%dT%H:%M:%SZ}",
     })  # fmt: skip

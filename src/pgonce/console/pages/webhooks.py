@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pgonce.console import respond, words
+from pgonce.console import fields, respond
 from pgonce.console.addresses import url
 from pgonce.console.figures.webhooks import LaneMark, lane, lane_marks
 from pgonce.console.reads import Read, TooMuch, reading
@@ -56,11 +56,11 @@ def read_filter(form: respond.Form, zone: ZoneInfo, now: datetime) -> Filter:
         raise InvalidArgument(f"there is no state {state}: one of {', '.join(calls.STATES)}")
     if mode not in {"", "true", "false"}:
         raise InvalidArgument("the mode is true (live) or false (test)")
-    begin = now - PERIODS[since] if since in PERIODS else words.read_moment(since, zone)
+    begin = now - PERIODS[since] if since in PERIODS else fields.read_moment(since, zone)
     texts = {name: form.get(name) or None for name in ("type", "object", "customer", "account", "failure")}
     return Filter(
         state=state or None, livemode={"true": True, "false": False}.get(mode), since=begin,
-        until=words.read_moment(form.get("until"), zone), ids=form.all("id") or None, **texts,
+        until=fields.read_moment(form.get("until"), zone), ids=form.all("id") or None, **texts,
     )  # fmt: skip
 
 

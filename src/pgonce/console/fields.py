@@ -1,57 +1,14 @@
-"""Small texts of the pages for jobs, runs and imports."""
+"""Reads what a page's address and forms send: ids, days, times, numbers, names and reasons."""
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, date, datetime, time, timedelta, tzinfo
-from urllib.parse import quote
+from datetime import UTC, date, datetime, tzinfo
 from uuid import UUID
 
-from markupsafe import Markup, escape
-
 from pgonce.console.respond import Form
-from pgonce.console.text import visible
 from pgonce.core.call import clean
 from pgonce.errors import InvalidArgument
-
-LINKS = {"PGONCE_LINK_LOGS": "Logs", "PGONCE_LINK_TRACES": "Traces"}
-"""Environment variables with templates of addresses, such as "https://logs.example/?run={run_id}", and their names."""
-_CODE = re.compile(r"`([^`]+)`")
-
-
-def coded(text: str) -> Markup:
-    """``text`` with its parts between backticks as code."""
-    parts = _CODE.split(visible(text))
-    return Markup("").join(
-        Markup("<code>{}</code>").format(part) if index % 2 else escape(part) for index, part in enumerate(parts)
-    )
-
-
-def link(template: str, values: Mapping[str, object]) -> str | None:
-    """The address that a template makes; None if it is no address of http, or names a value that there is not."""
-    if not template.startswith(("https://", "http://")):
-        return None
-    try:
-        return template.format_map({name: quote(str(value), safe="") for name, value in values.items()})
-    except (KeyError, ValueError, IndexError, AttributeError):
-        return None
-
-
-def links(values: Mapping[str, object], environment: Mapping[str, str] = os.environ) -> list[tuple[str, str]]:
-    """Where the logs and the traces of a run or an event are: the first template of each whose values there are."""
-    found = []
-    for variable, name in LINKS.items():
-        made = (link(template, values) for template in environment.get(variable, "").split())
-        found += [(name, address) for address in made if address is not None][:1]
-    return found
-
-
-def shortened(text: str, most: int) -> str:
-    """``text``, or its first ``most`` signs and how many there are: a page stays small whatever was written."""
-    return text if len(text) <= most else f"{text[:most]} … ({len(text):,} signs in all)"
 
 
 def read_uuid(text: str, what: str) -> UUID:
@@ -124,13 +81,3 @@ def reason_of(sent: Form, *, required: bool = False) -> str:
     if required and not text:
         raise InvalidArgument("a reason is needed: it is kept in the audit")
     return text[:1000]
-
-
-def midnight(day: date, zone: datetime) -> datetime:
-    """The beginning of a day in the zone of a moment; a day has 23, 24 or 25 hours."""
-    return datetime.combine(day, time.min, zone.tzinfo).astimezone(UTC)
-
-
-def next_day(day: date, days: int = 1) -> date:
-    """The date so many days later."""
-    return day + timedelta(days=days)
