@@ -12,7 +12,7 @@ from psycopg import errors
 
 from pgonce.core import database, schema_check
 from pgonce.core.call import Call
-from pgonce.core.execute import execute
+from pgonce.core.execute import execute, fetch
 from pgonce.errors import READ_ONLY, PgonceError, first_line
 from pgonce.webhooks.stripe import signing_secrets
 
@@ -57,12 +57,12 @@ def examine(url: str, schema: str = "public") -> list[Finding]:
 
 def _database(url: str) -> list[Finding]:
     where = database.check(url)  # raises with the server's reason
-    with _connect(url) as conn:
+    with database.connect(url) as conn:
         sent = datetime.now(UTC)
-        row = conn.execute("select clock_timestamp()").fetchone()
+        [(clock_time,)] = fetch(conn, "select pg_catalog.clock_timestamp()")
         took = datetime.now(UTC) - sent
         version = conn.info.server_version
-        ahead = ((sent + took / 2) - row[0]).total_seconds() if row else 0.0
+        ahead = ((sent + took / 2) - clock_time).total_seconds()
     clock = f"clock {abs(ahead):.2f} s {'ahead' if ahead > 0 else 'behind'}"
     reached = took.total_seconds() * 1000
     shown = f"PostgreSQL {version // 10000}.{version % 10000}, {where}, reached in {reached:.0f} ms, {clock}"
@@ -75,7 +75,7 @@ def _pooler(url: str) -> Finding:
     if not _is_pooled(url):
         return Finding("pooler", "ok", "none: the connection is direct")
     try:
-        with _connect(url) as conn, conn.transaction():
+        with database.connect(url) as conn, conn.transaction():
             conn.execute("select 1")
             conn.execute("select 1")
     except psycopg.Error as error:
@@ -85,12 +85,8 @@ def _pooler(url: str) -> Finding:
 
 
 def _is_pooled(url: str) -> bool:
-    with _connect(url) as conn:
+    with database.connect(url) as conn:
         return database.is_pooled(conn)
-
-
-def _connect(url: str) -> psycopg.Connection[Any]:
-    return psycopg.connect(url, autocommit=True, prepare_threshold=None, connect_timeout=10)
 
 
 def _secrets() -> list[Finding]:
@@ -125,7 +121,7 @@ def _rows(url: str, schema: str) -> list[Finding]:
     def read(rows: Any) -> list[Finding]:
         return [Finding(*row) for row in rows]
 
-    with _connect(url) as conn, conn.transaction():
+    with database.connect(url) as conn, conn.transaction():
         conn.execute("set local statement_timeout = '30s'")
         args = {"p_client_clock": datetime.now(UTC), "p_pooled": database.is_pooled(conn)}
         return execute(conn, Call("pgonce_examine", args, read), schema)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import click
-import psycopg
 
 from pgonce.cli.options import with_database
 from pgonce.core import database
@@ -24,7 +23,7 @@ def uninstall(url: str, schema: str, with_data: bool, yes: bool) -> None:
     `pgonce migrate` adopts them again.
     """
     where = database.check(url)
-    with psycopg.connect(url, autocommit=True, prepare_threshold=None) as conn:
+    with database.connect(url) as conn:
         planned = removal.statements(conn, schema, with_data)
         if not planned:
             click.echo(f"{where}, schema {schema}: there is nothing of pgonce to drop")

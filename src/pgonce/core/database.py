@@ -65,6 +65,15 @@ def find(given: str | None = None) -> str:
     return embedded.start().url
 
 
+def connect(url: str) -> Connection[Any]:
+    """A connection for a command, with the settings of a pool's: a database, role or machine may have another encoding.
+
+    Raises:
+        psycopg.OperationalError: there is none.
+    """
+    return psycopg.connect(url, **_options(url))
+
+
 def check(url: str) -> str:
     """Connect once and return "database on host", without user and password.
 
@@ -75,7 +84,7 @@ def check(url: str) -> str:
     check_url(url)
     authority, path, _ = _parts(url)
     try:
-        with psycopg.connect(url, **_options(url)) as conn:
+        with connect(url) as conn:
             return f"{conn.info.dbname} on {conn.info.host or 'this machine'}"
     except psycopg.OperationalError as error:
         if "@" in path:  # a database's name may contain an @, but this one cannot be reached

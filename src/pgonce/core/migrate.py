@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from pgonce.core import adopt
+from pgonce.core import adopt, database
 from pgonce.core.processes import host, person
 from pgonce.core.schema_sql import migrations, script
 from pgonce.errors import SchemaError
@@ -57,7 +57,7 @@ def migrate(
     """
     warnings: list[str] = []
     done: set[int] = set()
-    with psycopg.connect(url, autocommit=True, prepare_threshold=None) as conn:
+    with database.connect(url) as conn:
         conn.add_notice_handler(lambda said: _collect(said, warnings))
         refuse(conn, schema)
         large = adopt.find_large(conn, schema)

@@ -8,6 +8,7 @@ from uuid import uuid4
 import psycopg
 from psycopg import errors, sql
 
+from pgonce.core import database
 from pgonce.core.adopt import is_adopting
 from pgonce.core.migrate import applied, refuse, run_script
 from pgonce.core.schema_sql import SPECIFIED, api, migrations, script
@@ -129,7 +130,7 @@ def check(url: str, schema: str = "public") -> list[str]:
         psycopg.Error: what the database refused otherwise.
     """
     scratch = f"pgonce_check_{uuid4().hex}"
-    with psycopg.connect(url, autocommit=True, prepare_threshold=None) as conn:
+    with database.connect(url) as conn:
         refuse(conn, schema)
         versions = applied(conn, schema)
         if not versions:

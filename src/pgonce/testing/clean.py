@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 import psycopg
 
+from pgonce.core import database
+
 KEPT = ("pgonce_migrations", "alembic_version", "django_migrations", "django_content_type", "auth_permission")
 """Tables whose rows belong to the schema."""
 
@@ -35,7 +37,7 @@ def clean(url: str, keep: Iterable[str] = ()) -> None:
         url: of a superuser.
         keep: names of tables that keep their rows, besides those of ``KEPT``.
     """
-    with psycopg.connect(url, autocommit=True, prepare_threshold=None) as conn:
+    with database.connect(url) as conn:
         empty(conn, keep)
 
 
