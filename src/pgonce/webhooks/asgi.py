@@ -26,7 +26,7 @@ from pgonce.core.lifespan import follow_lifespan
 from pgonce.core.processes import BEAT_EVERY, Registration, beat_process, end_process
 from pgonce.core.registration import check_app
 from pgonce.core.service import Service
-from pgonce.errors import DatabaseUnavailable, InvalidArgument, PayloadTooLarge, PgonceError, summary
+from pgonce.errors import DatabaseUnavailable, InvalidArgument, PgonceError, summary
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls_receive import check_inbox
 from pgonce.webhooks.event_types import doubts
@@ -35,22 +35,16 @@ from pgonce.webhooks.inbox_writer import InboxWriter, order_key
 from pgonce.webhooks.providers import Provider
 from pgonce.webhooks.refusals import EVERY, RefusalCounter, refusal_reason, write_counts
 from pgonce.webhooks.registry import WebhookRegistry
-from pgonce.webhooks.responses import MAX_BODY, Response, SlowRequest, answer, failure
+from pgonce.webhooks.request_body import BodyReader, Receive, RequestBody
+from pgonce.webhooks.responses import MAX_BODY, Response, answer, failure
 from pgonce.webhooks.worker import Worker
 
 Scope: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 log = logging.getLogger("pgonce")
 
 PATH = "/webhooks/stripe"
-BODY_SECONDS = 10.0
-"""Seconds that a client may take to send a body. Stripe sends it at once."""
-SMALL_BODY = 65_536
-"""Bytes. A body that is larger counts against ``LARGE_BODIES`` while it is received."""
-LARGE_BODIES = 64 * MAX_BODY
-"""Bytes of large bodies that are received at the same time; the sender of one more gets 503."""
 READY_SECONDS = 1.0
 """Seconds for which an answer about readiness is reused."""
 STOP_SECONDS = 20.0
@@ -101,11 +95,10 @@ class Receiver:
         self._url = url
         self._schema = schema
         self._path = path.rstrip("/")
-        self._max_body = max_body
+        self._bodies = BodyReader(max_body)
         self._live_only = live_only
         self._with_worker = worker
         self._concurrency = concurrency
-        self._large_bodies = 0
         self._starting: asyncio.Task[None] | None = None
         self._pool: AsyncConnectionPool[AsyncConnection[Any]] | None = None
         self._writer: InboxWriter | None = None
@@ -249,7 +242,7 @@ class Receiver:
             return
         if scope["type"] != "http":
             raise RuntimeError(f"the receiver speaks http, not {scope['type']}")
-        request = _Request(receive)
+        request = RequestBody(receive)
         response = await self._respond(scope, request)
         headers = [(name.encode(), value.encode()) for name, value in response.headers.items()]
         # An answer that is sent before the body was read must close the connection: the next bytes on it are the body.
@@ -262,7 +255,7 @@ class Receiver:
             await request.discard_rest()
             await send({"type": "http.response.body", "body": b""})
 
-    async def _respond(self, scope: Scope, request: _Request) -> Response:
+    async def _respond(self, scope: Scope, request: RequestBody) -> Response:
         try:
             if _is_at(scope, self._path):
                 if scope["method"] != "POST":
@@ -280,18 +273,18 @@ class Receiver:
                 self._count_refusal(refusal_reason(error))
             return failure(error, by="the receiver")
 
-    async def _receive(self, scope: Scope, request: _Request) -> Response:
+    async def _receive(self, scope: Scope, request: RequestBody) -> Response:
         """Check size, header, body and signature in this order, so that unsigned requests cost little."""
         request.begun = True
         header = _signature(scope)
         length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
-        if length.isdigit() and int(length[:20]) > self._max_body:
-            raise _too_large(self._max_body)
+        if length.isdigit():
+            self._bodies.check_size(int(length[:20]))
         if self._verify is not None:
-            event = self._verify.read(await self._read(request), scope["headers"])
+            event = self._verify.read(await self._bodies.read(request), scope["headers"])
         else:
             stripe.check_header(header)
-            body = await self._read(request)
+            body = await self._bodies.read(request)
             stripe.verify(body, header, await self._current_secrets())
             event = stripe.read(body)
         if self._live_only and event.payload.get("livemode") is False:
@@ -302,29 +295,6 @@ class Receiver:
         async with receiving(self._pool, event, self._schema):
             outcome = await self._writer.record(event, order_key(self._app, event))
         return answer(200, event=event.id, outcome=outcome)
-
-    async def _read(self, request: _Request) -> bytes:
-        """Read the body. Refuse it as soon as it is larger than ``max_body``, or takes longer than ``BODY_SECONDS``."""
-        size, counted = 0, 0
-        chunks: list[bytes] = []
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                while not request.complete:
-                    chunk = await request.read()
-                    chunks.append(chunk)
-                    size += len(chunk)
-                    if size > self._max_body:
-                        raise _too_large(self._max_body)
-                    if size > SMALL_BODY:
-                        self._large_bodies += size - counted
-                        counted = size
-                        if self._large_bodies > LARGE_BODIES:
-                            raise DatabaseUnavailable("too many large bodies are being received at the same time")
-        except TimeoutError:
-            raise SlowRequest(f"the body was not received within {BODY_SECONDS:g} s") from None
-        finally:
-            self._large_bodies -= counted
-        return b"".join(chunks)
 
     async def _current_secrets(self) -> tuple[str, ...]:
         secrets: Any = self._secrets
@@ -354,10 +324,6 @@ class Receiver:
             self._checked = time.monotonic()
 
 
-def _too_large(limit: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"the body is over the limit of {limit:,} bytes")
-
-
 def _signature(scope: Scope) -> str:
     """The Stripe-Signature header; several are joined by a comma. Empty if there is none."""
     return b",".join(value for name, value in scope["headers"] if name == b"stripe-signature").decode("latin-1")
@@ -374,37 +340,6 @@ def _is_at(scope: Scope, path: str) -> bool:
         full.endswith(path) and f"{prefix}/".startswith(full.removesuffix(path) + "/")
         for full in (asked, prefix + asked)
     )
-
-
-class _Request:
-    """The body of a request, as it arrives."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self.begun = False
-        """Whether the body matters: to other paths nothing is read."""
-        self.complete = False
-
-    async def read(self) -> bytes:
-        """The next part of the body."""
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            self.complete = True
-            raise SlowRequest("the client closed the connection before the end of the body")
-        self.complete = not message.get("more_body", False)
-        return bytes(message.get("body", b""))
-
-    async def discard_rest(self) -> None:
-        """After an answer that closes the connection, read for a moment what still arrives.
-
-        If bytes are left unread, the kernel resets the connection instead of closing it, and the client may lose the
-        answer that it has not read yet.
-        """
-        left = MAX_BODY
-        with suppress(TimeoutError, SlowRequest):
-            async with asyncio.timeout(1):
-                while left > 0 and not self.complete:
-                    left -= len(await self.read())
 
 
 receiver = Receiver

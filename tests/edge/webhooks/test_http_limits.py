@@ -17,7 +17,7 @@ import pytest
 from psycopg import Connection
 
 import pgonce
-from pgonce.webhooks import asgi, http_server, stripe
+from pgonce.webhooks import asgi, http_server, request_body, stripe
 from pgonce.webhooks.calls_receive import check_inbox
 from tests.conftest import wait_until
 
@@ -141,7 +141,7 @@ def test_a_connection_that_is_silent_after_an_answer_is_closed(
 def test_a_body_that_does_not_come_is_answered_408(
     serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asgi, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(request_body, "BODY_SECONDS", 0.3)
     body = b'{"id":"evt_1","type":"pay"}'
     sock = serve().connect(f"{HEAD}{signed(body)}Content-Length: {len(body)}\r\n\r\n".encode() + body[:5])
     assert closed(sock).startswith(b"HTTP/1.1 408")
@@ -160,7 +160,7 @@ def test_the_header_and_its_time_are_checked_before_the_body_is_there(
 def test_large_bodies_that_are_not_finished_take_a_bounded_amount_of_memory(
     serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asgi, "LARGE_BODIES", 1_000_000)
+    monkeypatch.setattr(request_body, "LARGE_BODIES", 1_000_000)
     served = serve()
     head = f"{HEAD}{signed(b'x')}Content-Length: 1000000\r\n\r\n".encode()
     socks = [served.connect(head + b"x" * 400_000) for _ in range(4)]
@@ -170,7 +170,7 @@ def test_large_bodies_that_are_not_finished_take_a_bounded_amount_of_memory(
     assert served.deliver("evt_1") == 200
     for sock in socks:
         sock.close()
-    wait_until(lambda: served.receiver._large_bodies == 0, "the bodies are forgotten")
+    wait_until(lambda: served.receiver._bodies.large == 0, "the bodies are forgotten")
 
 
 def test_a_body_in_chunks_of_one_byte_is_cut_off(serve: Callable[..., Served]) -> None:
