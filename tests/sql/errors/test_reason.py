@@ -179,5 +179,30 @@ def test_a_failure_below_a_library_names_the_users_frame(conn: Connection, tmp_p
     assert line(conn, ran.stderr).startswith("json.decoder.JSONDecodeError: Expecting property name")
 
 
+FRAME = 'Traceback (most recent call last):\n  File "/srv/shop/billing.py", line 88, in sync\n    x\n'
+LONG = "x" * 500_000
+LOG = "line of a log\n" * 40_000
+AGAIN = "\n\nDuring handling of the above exception, another exception occurred:\n\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "line", "place"),
+    [
+        (f"{FRAME}ValueError: {LONG}", f"ValueError: {LONG[:488]}", "shop/billing.py:88 in sync"),
+        (f"{LOG}{FRAME}{LOG}disk full\nexit code 3", "disk full (exit code 3)", None),
+        (
+            f"{FRAME}KeyError: {LONG}{AGAIN}{FRAME.replace('88', '99')}OSError: no space\n",
+            "OSError: no space",
+            "shop/billing.py:99 in sync",
+        ),
+    ],
+)
+def test_of_a_message_of_megabytes_only_the_ends_are_read(
+    conn: Connection, error: str, line: str, place: str | None
+) -> None:
+    found = conn.execute("select pgonce_error_line(%s), pgonce_error_place(%s)", [error, error]).fetchone()
+    assert found == (line, place)
+
+
 def test_a_message_of_any_length_becomes_at_most_500_characters(conn: Connection) -> None:
     assert len(line(conn, "ValueError: " + "é" * 20_000)) == 500

@@ -112,7 +112,7 @@ begin
   from (select d.event_type, d.failure, count(*) as n, (array_agg(d.id))[1] as id from (
           select e.id, e.event_type, e.failure from webhook_events e
           where e.status = 'failed' and e.next_attempt_at is null limit 1001) d group by 1, 2) c;
-  select pgonce_error_line(right(e.error_message, 20000)) into dead_line from webhook_events e where e.id = v_example;
+  select pgonce_error_line(e.error_message) into dead_line from webhook_events e where e.id = v_example;
   select count(*), (array_agg(s.id))[1], (array_agg(s.job_name))[1] into stale_runs, stale_run, stale_job from (
     select r.id, r.job_name from cron_job_runs r
     where r.status = 'running' and r.job_name <> 'seed_runner' and r.heartbeat_at + r.run_window < v_now

@@ -35,7 +35,7 @@ begin
     select p.position, p.stripe_event_id, e.event_type, e.object_id, p.seen_status, p.state,
            pgonce_webhook_state(e.status, e.next_attempt_at, e.lease),
            case e.status when 'ignored' then e.ignored_reason when 'succeeded' then null
-                         else pgonce_error_line(right(e.error_message, 20000)) end,
+                         else pgonce_error_line(e.error_message) end,
            p.queued_at, p.settled_at,
            (row_number() over (partition by coalesce(e.object_id, p.stripe_event_id) order by p.position) - 1)::integer
     from page p left join webhook_events e on e.id = p.event_id order by p.position;

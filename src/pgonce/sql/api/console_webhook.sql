@@ -39,7 +39,7 @@ language sql stable set search_path from current as $$
          e.account, e.livemode, left(e.payload ->> 'api_version', 255), pgonce_webhook_created(e.payload), e.received_at, e.processed_at, e.next_attempt_at,
          e.lease_expires_at,
          case e.status when 'ignored' then e.ignored_reason when 'succeeded' then null
-                       else pgonce_error_line(right(e.error_message, 20000)) end,
+                       else pgonce_error_line(e.error_message) end,
          case when e.status = 'failed' then e.failure end,
          case when e.status <> 'succeeded' then right(e.error_message, 20000) end,
          coalesce(octet_length(e.raw), pg_column_size(e.payload)), e.raw is not null, e.snapshot_event,

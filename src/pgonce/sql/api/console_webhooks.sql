@@ -134,7 +134,7 @@ begin
       select e.id, e.stripe_event_id, e.event_type, pgonce_webhook_state(e.status, e.next_attempt_at, e.lease) as state, e.attempts,
              e.deliveries, e.object_id, e.customer_id, e.account, e.livemode, e.received_at, e.processed_at, e.next_attempt_at,
              case e.status when 'ignored' then e.ignored_reason when 'succeeded' then null
-                           else pgonce_error_line(right(e.error_message, 20000)) end as reason
+                           else pgonce_error_line(e.error_message) end as reason
       from found f join webhook_events e on e.id = f.id where not f.scanned),
     diagnoses as materialized (
       select d.* from pgonce_diagnose_webhooks(array(select e.stripe_event_id from events e where e.state <> 'succeeded')) d)

@@ -5,10 +5,19 @@
 -- A letter after "(?:" is written as a class: SQLAlchemy, and with it the op.execute of Alembic, takes a colon and a word for a
 -- parameter.
 
+-- Of an error of megabytes the patterns below took more than a second. Its start has the frames and the name of the exception, its
+-- end the last error of a chain and the last line of a command.
+create or replace function pgonce_error_ends(p_error text) returns text
+language sql immutable parallel safe set search_path from current as $$
+  select replace(case when octet_length(p_error) > 100000 then left(p_error, 20000) || right(p_error, 20000) else p_error end, E'\r', '')
+$$;
+comment on function pgonce_error_ends(text) is
+  'pgonce: an error without carriage returns, and without its middle if it is longer than 100,000 bytes.';
+
 create or replace function pgonce_error_line(p_error text) returns text
 language plpgsql immutable parallel safe set search_path from current as $$
 declare
-  v_text text := replace(p_error, E'\r', '');
+  v_text text := pgonce_error_ends(p_error);
   v_end text;
   v_line text;
 begin
@@ -49,7 +58,7 @@ create or replace function pgonce_error_place(p_error text) returns text
 language sql immutable parallel safe set search_path from current as $$
   -- The innermost frame that is in neither a library nor pgonce. The last two parts of its path identify the file.
   select format('%s:%s in %s', substring(f.part[1] from '(?:[^/\\]+[/\\])?[^/\\]+$'), f.part[2], f.part[3])
-  from regexp_matches(replace(p_error, E'\r', ''), '(?n)File "([^"]+)", line (\d+), in (.+)$', 'g') with ordinality f (part, number)
+  from regexp_matches(pgonce_error_ends(p_error), '(?n)File "([^"]+)", line (\d+), in (.+)$', 'g') with ordinality f (part, number)
   where f.part[1] !~ '(?:[s]ite-packages|dist-packages|[/\\]lib(?:[6]4)?[/\\]python\d|[/\\]pgonce[/\\](?:[c]ore|webhooks|jobs|seeds|cli|alerts)[/\\]|^<|\.pyx$)'
   order by f.number desc limit 1
 $$;
