@@ -13,7 +13,7 @@ comment on function pgonce_shell_word(text) is 'pgonce: the text as one word of 
 
 create or replace function pgonce_duration_text(p_duration interval) returns text
 language sql immutable parallel safe set search_path from current as $$
-  select case when s.n < 10 then round(s.n, 1) || ' s' when s.n < 60 then round(s.n) || ' s'
+  select case when s.n < 10 then trim_scale(round(s.n, 1)) || ' s' when s.n < 60 then round(s.n) || ' s'
               when s.n < 600 then trim_scale(round(s.n / 60, 1)) || ' min'
               when s.n < 3600 then floor(s.n / 60) || ' min'
               when s.n < 86400 then floor(s.n / 3600) || ' h ' || floor(s.n / 60)::int % 60 || ' min'
