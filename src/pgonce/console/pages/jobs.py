@@ -64,7 +64,7 @@ class Jobs:
 
 
 def future_ticks(lane: Lane, app: App | None, begin: datetime, end: datetime) -> list[datetime]:
-    """The starts to come from ``begin`` to ``end``; one more than a figure shows stands for any number.
+    """The starts to come after ``begin`` and before ``end``; one more than a figure shows stands for any number.
 
     By the registered schedule, if the console has the app and the database has the same expression. Else those that a
     scheduler has written: an expression in a table is never expanded here, because anybody may have written it.
@@ -76,8 +76,8 @@ def future_ticks(lane: Lane, app: App | None, begin: datetime, end: datetime) ->
         begin = max(begin, lane.paused_until or end)
     if job and job.plan and job.key == lane.key and job.plan.schedule.expression == lane.cron:
         ticks = islice(job.plan.schedule.ticks(begin), figures.MOST_TICKS + 1)
-        return [tick for tick in ticks if tick <= end]
-    return sorted({tick for tick in lane.next_ticks or () if begin < tick <= end})
+        return [tick for tick in ticks if tick < end]
+    return sorted({tick for tick in lane.next_ticks or () if begin < tick < end})
 
 
 def view(lane: Lane, marks: Sequence[Mark], ticks: Sequence[datetime], clock: Clock) -> LaneView:
