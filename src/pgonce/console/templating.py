@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from contextlib import suppress
@@ -54,6 +55,11 @@ def number(value: float | None) -> str:
 def count(value: int | None) -> str:
     """A bounded count: 10,000+ beyond the bound."""
     return "" if value is None else f"{MOST:,}+" if value > MOST else f"{value:,}"
+
+
+def share(part: float, whole: float) -> str:
+    """34 %."""
+    return f"{100 * part / whole:.0f} %"
 
 
 def plural(value: int, one: str, many: str = "") -> str:
@@ -120,6 +126,7 @@ def span(low: float, high: float) -> str:
 
 
 # With %, because Markup.format takes three times as long, and a page has 200 times and marks.
+_QUOTED = re.compile(r'"([a-z_][a-z0-9_]*)"')
 _TIME = Markup('<time datetime="%sT%sZ" title="%s %s UTC">%s</time>')
 _GLYPH = Markup('<svg class="g%s" aria-hidden="true"><use href="#g-%s"/></svg>')
 
@@ -214,6 +221,11 @@ def exact(value: object) -> Markup:
     return escape(value)
 
 
+def unquoted(name: str) -> str:
+    """The quoted name of a table as people write it: public.prices."""
+    return _QUOTED.sub(r"\1", name)
+
+
 class Templates:
     """Renders the pages.
 
@@ -234,12 +246,14 @@ class Templates:
         self._environment.filters |= {
             "number": number, "count": count, "size": size, "short": short, "duration": duration,
             "visible": visible, "block": block, "breakable": breakable, "exact": exact, "word": shlex.quote,
+            "unquoted": unquoted,
         }  # fmt: skip
         self._environment.globals |= {
             "glyph": glyph,
             "state": state,
             "plural": plural,
             "span": span,
+            "share": share,
             "version": version("pgonce"),
             "moment": datetime.fromisoformat,
         }

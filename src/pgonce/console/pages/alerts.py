@@ -45,13 +45,31 @@ async def alerts(request: Request) -> Response:
         channels = await read(get_channels())
     more = len(found) > PAGE
     page = Alerts(found[:PAGE], channels, found[PAGE - 1].created_at if more else None)
-    return await respond.respond(request, "alerts/list.html", page, target=target, sentence=sentence)
+    return await respond.respond(request, "alerts/list.html", page, target=target, headline=headline, rest=rest)
 
 
 def sentence(line: AlertLine) -> str:
     """What happened, without what to type."""
     text = line.message.partition(". Next: `")[0]
     return text[:1].upper() + text[1:]
+
+
+def headline(line: AlertLine) -> str:
+    """What happened, without what is known of it."""
+    return _split(line)[0]
+
+
+def rest(line: AlertLine) -> str:
+    """What is known of it."""
+    return _split(line)[1]
+
+
+def _split(line: AlertLine) -> tuple[str, str]:
+    text = sentence(line)
+    if ": " in line.subject:  # the colon may be the name's
+        return line.subject, text
+    said, _, known = text.partition(": ")
+    return said, known[:1].upper() + known[1:]
 
 
 def target(line: AlertLine) -> tuple[str, dict[str, str]]:
