@@ -59,8 +59,8 @@ def _work(reference: str, url: str, schema: str, name: str, parts: Any, options:
     """What each process does: import one partition after the other, until it takes None from the queue."""
     received: list[int] = []
     try:
-        # The terminal sends SIGINT to every process; only SIGTERM, which the parent sends, ends this one.
-        with handled(lambda _: None, ("SIGINT",)), handled(received.append, ("SIGTERM",)):
+        # The terminal sends SIGINT and SIGHUP to every process; only SIGTERM, which the parent sends, ends this one.
+        with handled(lambda _: None, ("SIGINT", "SIGHUP")), handled(received.append, ("SIGTERM",)):
             while (part := parts.get()) is not None and not received:
                 run_part(reference, url, schema, name, part, options, lambda: bool(received))
     except Exception as error:  # noqa: BLE001 -- printed as the command would print it

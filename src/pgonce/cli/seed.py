@@ -54,8 +54,8 @@ def run(
 ) -> None:  # fmt: skip
     """Run the seed NAME. It resumes at its last checkpoint.
 
-    Ctrl-C and SIGTERM end the run after the current batch, a second one at once. No row is lost either way: the same
-    command resumes.
+    Ctrl-C, SIGTERM and SIGHUP end the run after the current batch, a second one at once. No row is lost either
+    way: the same command resumes.
 
     Exit codes: 0 complete, 1 failed, 75 another runner is at work or the seed is paused, 128 + n stopped by signal n.
     """

@@ -136,7 +136,7 @@ def load(
     zcat big.csv.gz | pgonce seed load - --format csv --into people --key id
     pgonce seed load "$OLD_URL" --query 'select id, name from users' --into people --key id
 
-    Ctrl-C and SIGTERM end the run after the current batch, a second one at once. No row is lost either way.
+    Ctrl-C, SIGTERM and SIGHUP end the run after the current batch, a second one at once. No row is lost either way.
 
     Exit codes: 0 complete, 1 failed, 75 another runner is at work or the seed is paused, 128 + n stopped by signal n.
     """  # noqa: D301 -- click reads the backspace

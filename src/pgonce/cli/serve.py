@@ -18,7 +18,7 @@ from psycopg_pool import ConnectionPool
 from pgonce.alerts.alerts import Alerts
 from pgonce.app import App
 from pgonce.cli.options import with_app, with_database
-from pgonce.cli.signals import handled
+from pgonce.cli.signals import first_handled, handled
 from pgonce.cli.startup import announce, describe_alerts, describe_database, describe_handlers, describe_jobs
 from pgonce.console.app import Beside, Console
 from pgonce.core import database, event_loop, logs
@@ -136,8 +136,8 @@ def serve(
 
     The endpoint's secret comes from PGONCE_WEBHOOK_SECRET; several, separated by commas, while one is being rolled.
 
-    SIGTERM and Ctrl-C finish the answers, events and runs that have begun, for up to --shutdown-timeout. Answers have
-    5 s of it. Runs are asked to end, as by `pgonce worker`.
+    SIGTERM, SIGHUP and Ctrl-C finish the answers, events and runs that have begun, for up to --shutdown-timeout.
+    Answers have 5 s of it. Runs are asked to end, as by `pgonce worker`.
     """
     try:
         from pgonce.webhooks import http_server
@@ -192,6 +192,8 @@ def serve(
         server = http_server.Server(served, max_connections=max_connections, stop=stop)
         # uvicorn says so itself only of a socket of its own, and then before its start
         logging.getLogger("uvicorn.error").info("Uvicorn running on %s (Press CTRL+C to quit)", address)
+        # uvicorn handles SIGINT and SIGTERM
+        running.enter_context(handled(lambda number: server.handle_exit(number, None), ("SIGHUP",)))
         with suppress(KeyboardInterrupt):  # after a graceful end, uvicorn raises the signal again
             server.run(sockets=[listening])
     if not server.started:
@@ -287,12 +289,7 @@ def worker(
     """
     logs.configure()
     stopping = threading.Event()
-
-    def stop(_: int) -> None:
-        stopping.set()
-        restore()
-
-    restore = click.get_current_context().with_resource(handled(stop))
+    click.get_current_context().with_resource(first_handled(lambda _: stopping.set()))
     freeze_garbage()
     connections = concurrency + 2 + SERVICE_CONNECTIONS
     pool = click.get_current_context().with_resource(database.open_pool(url, connections, patience=PATIENCE))

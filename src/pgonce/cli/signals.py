@@ -40,19 +40,41 @@ def handled(handler: Callable[[int], object], names: tuple[str, ...] = STOPS) ->
 
 
 @contextmanager
+def first_handled(handler: Callable[[int], object]) -> Iterator[None]:
+    """Call ``handler`` with the number of the first signal of the block.
+
+    A second SIGINT or SIGTERM has its usual effect. A second SIGHUP has none: a terminal that is closed sends two (the
+    kernel and the shell do), and systemd one after SIGTERM.
+    """
+    asked: list[int] = []
+
+    def ask(number: int) -> None:
+        asked.append(number)
+        if len(asked) == 1:
+            handler(number)
+
+    def ask_once(number: int) -> None:
+        restore()
+        ask(number)
+
+    with handled(ask, ("SIGHUP",)), handled(ask_once, ("SIGINT", "SIGTERM")) as restore:
+        yield
+
+
+@contextmanager
 def stopping(what: str) -> Iterator[list[int]]:
     """Yield the signals received during the block. At the first one, a line says that ``what`` is finished first.
 
-    A second signal has its usual effect.
+    A second signal has its usual effect, as in ``first_handled``.
     """
     received: list[int] = []
 
     def remember(number: int) -> None:
         received.append(number)
-        click.echo(f"stopping after {what}; once more to stop at once", err=True)
-        restore()
+        with suppress(OSError):  # after SIGHUP the terminal is gone
+            click.echo(f"stopping after {what}; once more to stop at once", err=True)
 
-    with handled(remember, ("SIGINT", "SIGTERM")) as restore:
+    with first_handled(remember):
         yield received
 
 

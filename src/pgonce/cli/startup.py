@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import textwrap
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from urllib.parse import urlsplit
@@ -26,8 +27,9 @@ def announce(text: str) -> None:
         for line in text.splitlines():
             logging.getLogger("pgonce").info("%s", " ".join(line.split()))
     else:
-        for line in text.splitlines():
-            print_line(line, len(INDENT), err=True)
+        with suppress(OSError):  # after SIGHUP the terminal is gone
+            for line in text.splitlines():
+                print_line(line, len(INDENT), err=True)
 
 
 def describe_database(url: str, schema: str) -> str:
