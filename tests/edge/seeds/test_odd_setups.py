@@ -16,6 +16,7 @@ from pgonce.seeds.readers import read, read_files
 from pgonce.seeds.readers.query import Query
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.seeds import Seeds
+from tests.conftest import with_database
 from tests.debian_server import debian_server
 
 Conn = psycopg.Connection[Any]
@@ -201,6 +202,25 @@ def test_a_query_may_end_with_a_comment(seeds: Seeds, conn: Conn, database: str)
     conn.execute("create table things (id int primary key)")
     assert load(seeds, Query(database, "select 1 as id -- all of them", ("id",))).outcome == "complete"
     assert ids(conn) == [1]
+
+
+def test_another_query_and_another_database_are_not_resumed_at_the_last_key(
+    seeds: Seeds, conn: Conn, database: str
+) -> None:
+    conn.execute("create table things (id int primary key)")
+    odd = "select n as id from generate_series(1, 9) n where n % 2 = 1"
+    assert load(seeds, Query(database, odd, ["id"])).outcome == "complete"
+    assert load(seeds, Query(database, f" {odd} ;\n", ["id"])).new_rows == 0
+    even = Query(database, odd.replace("= 1", "= 0"), ["id"])
+    with pytest.raises(SourceChanged, match="the query is not that of the checkpoint"):
+        load(seeds, even)
+    elsewhere = Query(with_database(database, "postgres"), odd, ["id"])
+    with pytest.raises(SourceChanged, match="the database is not that of the checkpoint"):
+        load(seeds, elsewhere)
+    assert seeds.run("even", even, into="things", key=("id",)).outcome == "complete"
+    assert ids(conn) == list(range(1, 10))
+    assert load(seeds, even, restart=True).checkpoint.rows_skipped == 4
+    assert load(seeds, elsewhere, accept_change=True).outcome == "complete"
 
 
 def test_a_query_resumes_between_keys_that_a_collation_calls_equal() -> None:

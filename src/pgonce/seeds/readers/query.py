@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from hashlib import blake2b
 from typing import Any
 
 import psycopg
@@ -13,9 +14,9 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pgonce.core.database import check_url
 from pgonce.core.execute import fetch
-from pgonce.errors import InvalidArgument, first_line
+from pgonce.errors import InvalidArgument, SourceChanged, first_line
 from pgonce.seeds.copy_format import TEXT
-from pgonce.seeds.source import Cursor
+from pgonce.seeds.source import Cursor, Verdict
 
 BLOCK = 64 * 1024
 # texts that the other server reads as the same values, whatever is set there
@@ -45,11 +46,17 @@ class Query:
 
     def __init__(self, url: str, query: str, key: Sequence[str]) -> None:
         self._url = url
-        self._query = sql.SQL(query.strip().rstrip(";"))
+        self._query = sql.SQL(query.strip().rstrip(";").rstrip())
         self._key = tuple(key)
         self._names: dict[str, str] = {}
         check_url(url)
-        database = str(conninfo_to_dict(url).get("dbname") or "another database")
+        server = conninfo_to_dict(url)
+        database = str(server.get("dbname") or "another database")
+        # hashes: the query may hold values, and what is taken for the host or the database may hold a password
+        self._fingerprint = {
+            "query": _hash(self._query.as_string()),
+            "database": _hash(*(str(server.get(each)) for each in ("host", "hostaddr", "port", "service", "dbname"))),
+        }
         # a / in a password that is not encoded ends the host, and the rest is taken as the database's name
         self.name = f"a query on {'another database' if '@' in database else database}"
 
@@ -71,6 +78,25 @@ class Query:
     def rename(self, names: Mapping[str, str]) -> None:
         """Give columns other names."""
         self._names |= names
+
+    def fingerprint(self, cursor: Cursor | None) -> Mapping[str, Any]:
+        """Which query it is, and in which database. A key of another query, or of another shard, is no place in it."""
+        del cursor
+        return self._fingerprint
+
+    def same(self, stored: Mapping[str, Any]) -> Verdict:
+        """``same``, where it is the same query on the same database.
+
+        Raises:
+            SourceChanged: it is not.
+        """
+        for key, found in self._fingerprint.items():
+            if stored.get(key) != found:
+                raise SourceChanged(
+                    f"{self.name}: the {key} is not that of the checkpoint: give this import another --name, begin at "
+                    "the start (--restart), or resume after the last key that was read (--accept-change)"
+                )
+        return "same"
 
     def __call__(self, cursor: Cursor | None) -> Iterator[tuple[list[str | None], Cursor]]:
         """The rows after ``cursor`` as texts."""
@@ -156,3 +182,7 @@ class Query:
         except psycopg.Error as error:
             reason = first_line(error)
             raise InvalidArgument(f"{self.name} cannot be read: {reason}") from error
+
+
+def _hash(*parts: str) -> str:
+    return blake2b("\0".join(parts).encode(errors="surrogateescape"), digest_size=16).hexdigest()
