@@ -308,7 +308,7 @@ class Import:
                     raise PgonceError(
                         f"{batch.rows} rows were read and {counts.seen} counted: this batch is rolled back"
                     )
-                self._loader.check_key(tx)
+                self._loader.check_batch(tx, batch)
                 target = self._loader.target(batch, {each["row_number"] - self._seen - 1 for each in refused})
                 step = calls.advance_seed(
                     name, self._run.id, number, batch.cursor, counts, batch.fingerprint, target, partition, share

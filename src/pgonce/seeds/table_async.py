@@ -37,8 +37,10 @@ select c.oid, n.nspname::text as schema, c.relname::text as name, c.relpersisten
     where not t.tgisinternal and t.tgtype & 5 = 5 and t.tgtype & 66 <> 0
   ) as has_triggers,
   exists (select from pg_class each join tree on tree.oid = each.oid where each.relkind = 'f') as has_foreign,
-  exists (select from pg_partition_tree(c.oid) p join pg_class leaf on leaf.oid = p.relid and p.isleaf
-          where leaf.relpersistence = 'u') as has_unlogged,
+  (select format('%%I.%%I', x.nspname, leaf.relname)
+   from pg_partition_tree(c.oid) p join pg_class leaf on leaf.oid = p.relid and p.isleaf
+   join pg_namespace x on x.oid = leaf.relnamespace
+   where leaf.relpersistence = 'u' and leaf.oid <> c.oid order by 1 limit 1) as unlogged_partition,
   -- the key in an order in which ORDER BY and row comparisons go through its index
   array(select a.attname::text from pg_index i
         cross join unnest(i.indkey[0:i.indnkeyatts - 1]::int2[]) with ordinality k(attnum, n)
@@ -63,6 +65,7 @@ select c.oid, n.nspname::text as schema, c.relname::text as name, c.relpersisten
     case when current_setting('datestyle') not like 'ISO%%' then 'set local datestyle = ISO' end], null) as settings
 from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = %(table)s
 """
+_OTHER_KINDS = {"S": "a sequence", "c": "a composite type", "i": "an index", "I": "an index"}
 _OID = "select pg_catalog.to_regclass(%s)::pg_catalog.oid"
 _TYPES = """
 with recursive used(oid) as (
@@ -82,7 +85,7 @@ from used join pg_type t using (oid)
 """
 _ATTRIBUTES = """
 select a.attrelid as relation, a.attname::text as name, a.atttypid as oid,
-  format_type(a.atttypid, a.atttypmod) as type,
+  format_type(a.atttypid, a.atttypmod) as type, array[a.attnum, a.atttypid::bigint, a.atttypmod] as identity,
   case when a.attgenerated <> '' then 'generated' when a.attidentity = 'a' then 'identity' else '' end as written_by,
   exists (select from pg_collation o where o.oid = a.attcollation and not o.collisdeterministic) as folds
 from pg_attribute a where a.attrelid = any (%(relations)s::oid[]) and a.attnum > 0 and not a.attisdropped
@@ -117,6 +120,16 @@ async def check_table(conn: AsyncConnection[Any], seed: Seed) -> TableFacts:
         [[oid]] = await fetch(conn, _OID, [seed.table.as_string(conn)])
         if oid is None:
             raise SchemaError(f"there is no table {seed.into}: create it before the import")
+        return await find_facts(conn, seed, oid)
+
+
+async def find_facts(conn: AsyncConnection[Any], seed: Seed, oid: int) -> TableFacts:
+    """What the catalog says of the table now, in an open transaction.
+
+    Raises:
+        SchemaError: the table is not fit for an import, or not any more.
+    """
+    async with conn.transaction(force_rollback=True):
         # what else is on the path may have the names of functions and types that are used here
         await run(conn, "set local search_path = pg_catalog")
         return await _facts(conn, seed, oid)
@@ -152,6 +165,8 @@ def _refuse_unfit(table: Mapping[str, Any], seed: Seed) -> None:
     """
     if table["relkind"] in {"v", "m"}:
         raise SchemaError(f"{seed.into} is a view: import into its table")
+    if table["relkind"] not in {"r", "p", "f"}:
+        raise SchemaError(f"{seed.into} is {_OTHER_KINDS.get(table['relkind'], 'not a table')}: import into a table")
     if table["has_rules"]:
         raise SchemaError(
             f"table {seed.into} has a rule on INSERT or UPDATE, which INSERT follows and COPY does not: "
@@ -169,10 +184,12 @@ def _refuse_unfit(table: Mapping[str, Any], seed: Seed) -> None:
         )
     if table["relpersistence"] == "t":
         raise SchemaError(f"table {seed.into} is temporary: another connection cannot see it")
-    if (table["relpersistence"] == "u" or table["has_unlogged"]) and not seed.allow_unlogged:
+    unlogged = seed.table.as_string() if table["relpersistence"] == "u" else table["unlogged_partition"]
+    if unlogged and not seed.allow_unlogged:
+        what = f"table {seed.into}" if table["relpersistence"] == "u" else f"partition {unlogged} of {seed.into}"
         raise SchemaError(
-            f"table {seed.into} is unlogged: a crash of the server empties it, and the checkpoint stays. Use "
-            f'"alter table {seed.into} set logged", or pass --allow-unlogged (allow_unlogged=True)'
+            f"{what} is unlogged: a crash of the server empties it, and the checkpoint stays. Use "
+            f"'alter table {unlogged} set logged', or pass --allow-unlogged (allow_unlogged=True)"
         )
 
 
@@ -190,7 +207,8 @@ def _columns(
     for row in attributes:
         if row["relation"] == relation:
             column = _column(row["name"], row["oid"], row["type"], types, attributes, row["written_by"])
-            yield replace(column, has_one_text=column.has_one_text and not row["folds"])
+            has_one_text = column.has_one_text and not row["folds"]
+            yield replace(column, has_one_text=has_one_text, identity=row["identity"])
 
 
 def _column(

@@ -15,7 +15,7 @@ from pgonce.seeds.batch import Batch
 from pgonce.seeds.calls import Checkpoint, Counts
 from pgonce.seeds.columns import Kind, TableFacts
 from pgonce.seeds.seed import Seed
-from pgonce.seeds.table_async import find_key_index
+from pgonce.seeds.table_async import find_facts, find_key_index
 
 _RANGE = 1000
 """Rows of a batch from which on reading a range of the index is cheaper than looking up each key."""
@@ -30,8 +30,10 @@ cross join (select max({column}) as greatest, min({column}) as least from {table
 cross join lateral (select case when q.seqincrement > 0 then e.greatest else e.least end::numeric as most) m
 where (m.most - s.last_value - case when s.is_called then q.seqincrement else 0 end) * sign(q.seqincrement) >= 0
 """
-_IS_UNIQUE = """
-select exists (select from pg_catalog.pg_index where indexrelid = %s and indisunique and indisvalid)
+_NOW = """
+select exists (select from pg_catalog.pg_index where indexrelid = %s and indisunique and indisvalid),
+  array(select array[attnum, atttypid::bigint, atttypmod] from unnest(%s::text[]) with ordinality name(name, place)
+        join pg_catalog.pg_attribute on attname = name and attrelid = %s and attnum > 0 order by place)
 """
 _STAGING = sql.Identifier("pg_temp", "pgonce_batch")
 _EXACT: frozenset[Kind] = frozenset({"boolean", "integer", "uuid", "timestamp"})
@@ -114,18 +116,29 @@ class TableLoader:
         self._keys_found = counts.inserted < rows
         return counts
 
-    async def check_key(self, conn: AsyncConnection[Any]) -> None:
-        """Refuse a batch whose rows no unique index has checked: they might be in the table twice.
+    async def check_batch(self, conn: AsyncConnection[Any], batch: Batch) -> None:
+        """Refuse a batch whose rows no index has compared, or whose values were written for columns of other types.
 
-        Call it after the batch was written: from then on nobody can drop the index before the end of the transaction.
+        Call it after the batch was written: from then on nobody can alter the table before the end of the transaction.
 
         Raises:
-            TableChanged: the unique index was dropped during the import.
+            TableChanged: the unique index was dropped during the import, or columns were renamed or got another type.
         """
+        names = list(batch.columns)
+        [[is_unique, there]] = await fetch(conn, _NOW, [self._key_index, names, self.facts.oid])
+        if there != [list(self.facts.columns[name].identity) for name in names]:
+            if not there:
+                raise TableChanged(f"table {self.seed.into} was dropped during the import: this batch is rolled back")
+            facts = await find_facts(conn, self.seed, self.facts.oid)
+            if any(not facts.columns[name].is_written_like(self.facts.columns[name]) for name in names):
+                raise TableChanged(
+                    f"columns of {self.seed.into} were renamed or changed their type during the import: this batch is "
+                    "rolled back: run the same command again"
+                )
+            self.facts = facts
         if self._key_index is None:  # there is no key
             return
-        [[found]] = await fetch(conn, _IS_UNIQUE, [self._key_index])
-        if not found:  # another one may have taken its place, as REINDEX CONCURRENTLY makes it
+        if not is_unique:  # another one may have taken its place, as REINDEX CONCURRENTLY makes it
             self._key_index = await find_key_index(conn, self.seed, self.facts.oid)
         if self._key_index is None:
             raise TableChanged(
@@ -226,7 +239,7 @@ class TableLoader:
     async def sequences_behind(self, conn: AsyncConnection[Any]) -> dict[str, int]:
         """The sequences of the table whose next number may be taken, with the greatest value of their column.
 
-        With ``set_sequences`` they are set to it.
+        With ``set_sequences`` they are set, and the numbers are those to which they were set.
         """
         behind = dict[str, int]()
         for column, sequence in self.facts.sequences.items():
@@ -237,7 +250,7 @@ class TableLoader:
                 sequence=sequence, column=sql.Identifier(column), table=self.facts.table
             )
             for most, last in await fetch(conn, statement, [name]):
-                behind[name] = most
+                behind[name] = last if self.seed.set_sequences else most
                 if self.seed.set_sequences:
                     await fetch(conn, "select pg_catalog.setval(%s::pg_catalog.regclass, %s)", [name, last])
         return behind

@@ -105,7 +105,7 @@ def test_an_unlogged_table(run: Terminal, conn: Conn) -> None:
     run.write("f.csv", OLD)
     said = run("load", "f.csv", *INTO, code=1)
     run("load", "f.csv", *INTO, *advised(said, r"pass (--allow-unlogged)"))
-    found = re.search('"(alter table .*)"', said)
+    found = re.search("'(alter table .*)'", said)
     assert found
     conn.execute(found[1].encode())
     run("load", "f.csv", *INTO)

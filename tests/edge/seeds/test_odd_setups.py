@@ -138,6 +138,8 @@ def test_a_sequence_of_any_step_gives_a_number_that_is_free(
     conn.execute(f"create table things (id {kind} primary key)".encode())
     done = load(seeds, lambda _: iter([({"id": each}, each) for each in loaded]), set_sequences=True)
     assert done.outcome == "complete"
+    [(number,)] = conn.execute("select last_value from things_id_seq").fetchall()
+    assert set(done.sequences.values()) <= {number}  # what is said is what was set
     if following is None:
         with pytest.raises(psycopg.errors.SequenceGeneratorLimitExceeded):
             conn.execute("insert into things default values")

@@ -198,6 +198,36 @@ def test_a_change_that_keeps_the_key_does_not_end_an_import(seeds: Seeds, conn: 
     assert seeds.verify(what)["ok"]
 
 
+@pytest.mark.parametrize("key", [("id",), ()])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "alter table things rename note to x; alter table things rename other to note",
+        "alter table things rename note to x; alter table things add note text",
+        "alter table things alter note type jsonb using to_jsonb(note)",
+    ],
+)
+def test_columns_that_become_others_during_the_import_end_it_before_a_value_is_in_the_wrong_one(
+    seeds: Seeds, conn: Conn, change: str, key: tuple[str, ...]
+) -> None:
+    conn.execute("create table things (id int primary key, note text, other text)")
+    what = altered(conn, change, key=key)
+    with pytest.raises(TableChanged, match="columns of things were renamed or changed their type during the import"):
+        seeds.run(what)
+    assert conn.execute("select count(*) from things where id > 3").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("key", [("id",), ()])
+def test_a_table_that_is_dropped_and_made_anew_during_the_import_ends_it(
+    seeds: Seeds, conn: Conn, key: tuple[str, ...]
+) -> None:
+    made = "create table things (id int primary key, note text)"
+    conn.execute(made.encode())
+    with pytest.raises(TableChanged, match="table things was dropped during the import"):
+        seeds.run(altered(conn, f"drop table things; {made}", key=key))
+    assert conn.execute("select count(*) from things").fetchone() == (0,)
+
+
 def test_a_row_without_a_partition_is_a_reject(seeds: Seeds, conn: Conn) -> None:
     conn.execute("create table things (id int primary key, note text) partition by list (id)")
     conn.execute("create table part partition of things for values in (1, 3)")
@@ -241,6 +271,23 @@ def test_a_foreign_table_is_refused(seeds: Seeds, conn: Conn, partitioned: bool)
         conn.execute("create foreign table things (id int, note text) server nowhere")
     with pytest.raises(SchemaError, match="foreign table"):
         seeds.run(seed((1, "a"), key=()))
+
+
+def test_the_advice_about_an_unlogged_partition_names_it_and_helps(seeds: Seeds, conn: Conn) -> None:
+    conn.execute("create table things (id int primary key) partition by range (id)")
+    conn.execute('create unlogged table "Part 1" partition of things for values from (0) to (9)')
+    what = Seed("s", lambda _: [({"id": 1}, 1)], "things", ("id",))
+    with pytest.raises(SchemaError, match=r'partition public\."Part 1" of things is unlogged') as refused:
+        seeds.run(what)
+    _, advice, _ = str(refused.value).split("'")
+    conn.execute(advice.encode())
+    assert seeds.run(what).outcome == "complete"
+
+
+def test_a_composite_type_is_refused_as_one(seeds: Seeds, conn: Conn) -> None:
+    conn.execute("create type things as (id int)")
+    with pytest.raises(SchemaError, match="things is a composite type: import into a table"):
+        seeds.run("s", lambda _: [({"id": 1}, 1)], into="things")
 
 
 @pytest.mark.parametrize("made", ["view", "materialized view"])
