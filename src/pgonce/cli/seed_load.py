@@ -8,6 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -33,6 +34,7 @@ from pgonce.seeds.table_loader import TableLoader
 
 Source: TypeAlias = FileSource | Files | Query
 FORMATS = ["csv", "tsv", "jsonl", "parquet", "copy"]
+OPEN_FILES = 100_000
 PREVIEW = 3
 """Rows that a dry run shows."""
 
@@ -192,6 +194,7 @@ def _source(
     if len(files) == 1:
         label = Path(files[0]).name
         if not os.path.exists(files[0]):  # noqa: PTH110
+            _allow_many_open_files()
             return read_files(sorted(glob.glob(files[0], recursive=True)), files[0], **reading), label  # noqa: PTH207
         return read(files[0], **reading), label
     if not named:
@@ -199,7 +202,21 @@ def _source(
             "several files are one import: give it a --name, so that the next run finds it also when there are more "
             "files; or quote the pattern: 'daily/*.csv'"
         )
+    _allow_many_open_files()
     return read_files(files, f"{len(files)} files", **reading), f"{len(files)} files"
+
+
+def _allow_many_open_files() -> None:
+    """A file stays open until a batch with its last row is committed: of small files, a batch holds thousands."""
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(ValueError, OSError):  # macOS has a lower limit of its own
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _is_there(file: str) -> bool:

@@ -411,7 +411,8 @@ def test_the_fingerprint_of_a_batch_reads_nothing_a_second_time(
         raise AssertionError("the whole file is read again for a fingerprint")
 
     monkeypatch.setattr("pgonce.seeds.readers.file._hash_of", never)
-    monkeypatch.setattr("pgonce.seeds.readers.file.TICK", -1)  # a file that was written just now is compared as a whole
+    # a file that was written just now is compared as a whole
+    monkeypatch.setattr("pgonce.seeds.readers.descriptor.TICK", -1)
     path = tmp_path / name
     path.write_bytes(content(name))
     source: Any = read(path)

@@ -6,6 +6,7 @@ import os
 import stat
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +16,17 @@ from typing import Any, Protocol
 
 from pgonce.errors import InvalidArgument
 
+TICK = 0.05
+"""Seconds. A change within one tick of the kernel's clock (at most 10 ms) leaves the times of a file as they were."""
+
 
 class Descriptor:
     """A descriptor that is closed with its last reference: a source may be dropped in the middle of a file."""
 
     def __init__(self, number: int) -> None:
         self.number = number
-        weakref.finalize(self, os.close, number)
+        self.close = weakref.finalize(self, os.close, number)
+        """Close it now; more than once does nothing."""
 
 
 def open_file(path: Path) -> tuple[Descriptor, bool]:
@@ -55,6 +60,21 @@ def read_at(descriptor: int, offset: int, size: int) -> bytes:
 
 
 _SEEKING = threading.Lock()
+
+
+def times_of(found: os.stat_result) -> list[int]:
+    """A file's size, and when it was last changed: other after any change but one within a tick of the clock."""
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def stat_of(found: os.stat_result) -> list[int]:
+    """The same, and which file it is."""
+    return [found.st_dev, found.st_ino, *times_of(found)]
+
+
+def is_settled(found: os.stat_result) -> bool:
+    """Whether the last change is longer ago than a tick, so that the next one will show."""
+    return time.time() - max(found.st_mtime, found.st_ctime) > TICK
 
 
 @contextmanager

@@ -1,11 +1,8 @@
 """The bytes of one opened file, from an offset on, and whether the file still holds what was read of it.
 
 Everything is read from one descriptor by position, and the fingerprint is a hash of the bytes that were handed out.
-So the rows of an import and its fingerprint belong together, wherever the path leads by then:
-
-    reader: reads bytes 0 to 9 MB         writer: mv new.csv people.csv
-    engine: commits with the fingerprint of bytes 0 to 8 MB of the file that was opened; `check` has compared the
-            file that stands at the path now with those bytes, and stops the import when they differ.
+So the rows of an import and its fingerprint belong together, wherever the path leads by then: before a batch is
+committed, `check` compares the file that stands at the path with what was read, and stops the import when they differ.
 """
 
 from __future__ import annotations
@@ -19,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, Self
 
 from pgonce.errors import InvalidArgument, SourceChanged
-from pgonce.seeds.readers.descriptor import RawFile, open_file, read_at
+from pgonce.seeds.readers.descriptor import RawFile, is_settled, open_file, read_at, stat_of, times_of
 from pgonce.seeds.readers.prefix import Prefix
 from pgonce.seeds.readers.unpack import Unpacker, damaged
 from pgonce.seeds.source import Cursor, Verdict
@@ -28,8 +25,6 @@ EDGE = 64 * 1024
 """Bytes at the start and at the end of what was read that are compared if a file has only grown."""
 KEPT = 64 * 1024 * 1024
 """Bytes that are kept until the fingerprint of their batch is taken: three batches of 8 MB are under way at a time."""
-TICK = 0.05
-"""Seconds. A change within one tick of the kernel's clock (at most 10 ms) leaves the times of a file as they were."""
 STILL = 60.0
 """Seconds without any change after which a last line without a line end is taken as whole."""
 
@@ -70,7 +65,7 @@ class OpenFile:
         self.reading: Read | None = None
         self._descriptor, self.is_pipe = open_file(path)
         self._seen = self._stat()
-        self._sure = _is_settled(self._seen)
+        self._sure = is_settled(self._seen)
         self._largest = self._seen.st_size
         self._fully_checked = 0
         self._owes_check = False
@@ -86,7 +81,7 @@ class OpenFile:
     @property
     def times(self) -> list[int]:
         """Its size, and when it was last changed: other after any change but one within a tick of the clock."""
-        return _times(self._stat())
+        return times_of(self._stat())
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Up to ``size`` of the file's own bytes."""
@@ -101,7 +96,7 @@ class OpenFile:
         while offset:
             skipped = len(self.read_from(stream, min(offset, 1 << 20)))
             if not skipped:
-                raise SourceChanged(_advice(f"{self.path.name} is shorter than what was read of it"))
+                raise SourceChanged(advice(f"{self.path.name} is shorter than what was read of it"))
             offset -= skipped
         return stream
 
@@ -121,6 +116,10 @@ class OpenFile:
             raise InvalidArgument(
                 f"{self.path.name} is damaged or not finished: {error}: when it is whole, run the same command again"
             ) from error
+
+    def close(self) -> None:
+        """Nothing is read from it any more."""
+        self._descriptor.close()
 
     def is_replaced(self) -> bool:
         """Whether another file stands at the path by now; one that was only removed has not been replaced."""
@@ -162,11 +161,11 @@ class OpenFile:
                 self._compare_replacement(reading)
             before, now = self._seen, self._stat()
             if now.st_size < self._largest:
-                raise SourceChanged(_advice(f"{self.path.name} has become shorter while it was read"))
-            same = _times(before) == _times(now)
+                raise SourceChanged(advice(f"{self.path.name} has become shorter while it was read"))
+            same = times_of(before) == times_of(now)
             if same and (self._sure or quick) and not (at_end and self._owes_check):
                 return
-            self._sure = _is_settled(now)
+            self._sure = is_settled(now)
             self._seen, self._largest = now, max(self._largest, now.st_size)
             grown = now.st_size > before.st_size or (same and self._owes_check)
             doubled = reading.position >= 2 * self._fully_checked
@@ -177,17 +176,17 @@ class OpenFile:
                 self._owes_check, self._fully_checked = False, reading.position
                 held = reading.is_held_by(self)
             if not held:
-                raise SourceChanged(_advice(f"{self.path.name} was changed while it was read"))
+                raise SourceChanged(advice(f"{self.path.name} was changed while it was read"))
 
     def _compare_replacement(self, reading: Read) -> None:
         """Continue with the file that is at the path now, if it begins with what was read."""
         try:
             other = OpenFile(self.path, self.unpacker.fresh())
         except InvalidArgument:
-            raise SourceChanged(_advice(f"{self.path.name} was replaced while it was read")) from None
+            raise SourceChanged(advice(f"{self.path.name} was replaced while it was read")) from None
         held = reading.is_held_by(other) if self.unpacker.is_plain else _equal(self, other)
         if not held:
-            raise SourceChanged(_advice(f"{self.path.name} was replaced by another file while it was read"))
+            raise SourceChanged(advice(f"{self.path.name} was replaced by another file while it was read"))
         self._descriptor = other._descriptor
         self._seen, self._sure, self._largest = other._seen, False, other.size
 
@@ -206,13 +205,13 @@ class OpenFile:
         if prefix is None:
             prefix = _hash_of(self, offset)
         now = self._stat()
-        settled = self._sure and _times(now) == _times(self._seen)
+        settled = self._sure and times_of(now) == times_of(self._seen)
         return {
             "size": now.st_size,
             "offset": offset,
             "hash": prefix.digest(),
             "marks": list(prefix.marks),
-            "stat": [now.st_dev, now.st_ino, *_times(now)] if settled and not self.is_pipe else None,
+            "stat": stat_of(now) if settled and not self.is_pipe else None,
             **shape,
         }
 
@@ -223,7 +222,7 @@ class OpenFile:
         offset, now = int(stored["offset"]), self._stat()
         if now.st_size < stored["size"]:
             return "changed"
-        if stored.get("stat") == [now.st_dev, now.st_ino, *_times(now)]:
+        if stored.get("stat") == stat_of(now):
             self.known = offset, Prefix([*stored["marks"], offset], bytes.fromhex(stored["hash"]))
             return "same"
         try:
@@ -345,7 +344,7 @@ def _hash_of(file: OpenFile, end: int, marks: Sequence[int] = (0,)) -> Prefix:
             while position < stop:
                 data = file.read_from(stream, min(stop - position, 1 << 20))
                 if not data:
-                    raise SourceChanged(_advice(f"{file.path.name} is shorter than what was read of it"))
+                    raise SourceChanged(advice(f"{file.path.name} is shorter than what was read of it"))
                 prefix.update(data)
                 position += len(data)
     return prefix
@@ -362,15 +361,8 @@ def _equal(one: OpenFile, other: OpenFile) -> bool:
     return True
 
 
-def _is_settled(found: os.stat_result) -> bool:
-    return time.time() - max(found.st_mtime, found.st_ctime) > TICK
-
-
-def _times(found: os.stat_result) -> list[int]:
-    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
-
-
-def _advice(what: str) -> str:
+def advice(what: str) -> str:
+    """What to do about a source that has changed while it was read."""
     return (
         f"{what}: the import stopped after its last whole batch: pass --restart --on-conflict update to read the file "
         "as it is now from its start (--restart alone skips rows that are there), or --accept-change to go on"

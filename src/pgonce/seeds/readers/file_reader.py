@@ -25,6 +25,17 @@ class FileReader:
         """The file's name, for messages."""
         return "standard input" if str(self.path) == "-" else self.path.name
 
+    @property
+    def size_read(self) -> int:
+        """The file's size, when its last row was read."""
+        return self._file.size if self._file else 0
+
+    def release(self) -> None:
+        """Close the file until it is needed again: of several files only those under way are open."""
+        if self._file is not None and not self._file.is_pipe:
+            self._file.close()
+            self._file = None
+
     def rename(self, names: Mapping[str, str]) -> None:
         """Give columns other names: from those that ``columns`` shows."""
         in_file = {column: name for name, column in self._rename.items()}

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pgonce.errors import InvalidArgument, SourceChanged
 from pgonce.seeds.copy_format import TEXT
 from pgonce.seeds.readers.copy_file import CopyTextFile
 from pgonce.seeds.readers.csv import CsvFile
+from pgonce.seeds.readers.descriptor import stat_of
+from pgonce.seeds.readers.file import advice
 from pgonce.seeds.readers.jsonl import JsonLinesFile
 from pgonce.seeds.readers.parquet import ParquetFile
 from pgonce.seeds.source import Cursor, Verdict
+
+T = TypeVar("T")
 
 
 class Files:
@@ -39,14 +43,19 @@ class Files:
         self.json_strings = isinstance(files[0], JsonLinesFile)
         short = [file.path.name for file in files]
         self._names = short if len(set(short)) == len(short) else [str(file.path) for file in files]
+        self._columns: tuple[str, ...] | None = None
         self._ends: dict[int, Cursor] = {}
+        self._sizes: dict[int, int] = {}
+        """Of files that were read to their ends, at that moment."""
         self._read: dict[int, Mapping[str, Any]] = {}
         """The fingerprints of files that were read to their ends."""
 
     @property
-    def columns(self) -> Sequence[str]:
-        """Those of the first file."""
-        return self.files[0].columns
+    def columns(self) -> tuple[str, ...]:
+        """Those of the first file, which is closed by the time that others are read."""
+        if self._columns is None:
+            self._columns = tuple(self.files[0].columns)
+        return self._columns
 
     @property
     def types(self) -> Mapping[str, str]:
@@ -56,19 +65,23 @@ class Files:
     @property
     def total(self) -> int | None:
         """Rows in all files, where they say it."""
-        totals = [file.total for file in self.files]
+        totals = list(self._each(lambda file: file.total))
         return None if any(each is None for each in totals) else sum(each or 0 for each in totals)
 
     def rename(self, names: Mapping[str, str]) -> None:
         """Give the columns of all files other names."""
+        self._columns = None
         for file in self.files:
             file.rename(names)
 
     def progress(self, cursor: Cursor | None) -> float | None:
-        """Which share of the bytes lies before ``cursor``."""
+        """Which share of the bytes lies before ``cursor``; None: unknown, for example because a file is a pipe."""
         number, inner = self._place(cursor)
         share = self.files[number].progress(inner)
-        sizes = [file.path.stat().st_size for file in self.files]
+        try:
+            sizes = [file.path.stat().st_size for file in self.files]
+        except OSError:
+            return None
         return None if share is None or not sum(sizes) else (sum(sizes[:number]) + share * sizes[number]) / sum(sizes)
 
     def __call__(self, cursor: Cursor | None) -> Iterator[tuple[Any, Cursor]]:
@@ -81,6 +94,7 @@ class Files:
         """All rows of all files, each as `reread` of its reader yields them."""
         for file in self.files:
             yield from file.reread()
+            file.release()
 
     def fingerprint(self, cursor: Cursor | None) -> Mapping[str, Any]:
         """The fingerprints of all files up to the one of the cursor.
@@ -90,8 +104,14 @@ class Files:
         """
         number, inner = self._place(cursor)
         for before in range(number):
-            if before not in self._read:
-                self._read[before] = self.files[before].fingerprint(self._ends.get(before))
+            if before in self._read:
+                self._check_again(before)
+                continue
+            file = self.files[before]
+            self._read[before] = found = file.fingerprint(self._ends.get(before))
+            if found["size"] != self._sizes.get(before, found["size"]):
+                raise SourceChanged(_has_grown(file.name))
+            file.release()
         files = [*(self._read[before] for before in range(number)), self.files[number].fingerprint(inner)]
         return {"files": [{"file": name, **found} for name, found in zip(self._names, files, strict=False)]}
 
@@ -113,28 +133,56 @@ class Files:
             found = {key: value for key, value in each.items() if key != "file"}
             verdicts.append(file.same(found))
             if number < len(earlier) - 1:
+                file.release()
                 if verdicts[-1] == "grown":
-                    raise SourceChanged(
-                        f"{file.name} has grown after it was read to its end and another file was begun: "
-                        "--restart reads all files again, and skips rows that are there"
-                    )
+                    raise SourceChanged(_has_grown(file.name))
                 self._read[number] = found
         if "changed" in verdicts:
             return "changed"
         return "same" if verdicts[-1] == "same" and len(self.files) == len(earlier) else "grown"
 
+    def _check_again(self, number: int) -> None:
+        """Compare a file that was read to its end, if there is any sign of a change since then.
+
+        Raises:
+            SourceChanged: it holds something else now, or more.
+        """
+        file, found = self.files[number], self._read[number]
+        try:
+            now = file.path.stat()
+        except OSError:  # a file that was only removed has not changed
+            return
+        if found.get("stat") in (None, stat_of(now)):  # None: of a pipe, or written in the moment it was read
+            return
+        verdict = file.same({key: value for key, value in found.items() if key != "file"})
+        file.release()
+        if verdict == "changed":
+            raise SourceChanged(advice(f"{file.name} was changed after it was read"))
+        if verdict == "grown":
+            raise SourceChanged(_has_grown(file.name))
+        self._read[number] = {**found, "stat": stat_of(now)}
+
+    def _each(self, look: Callable[[Any], T]) -> Iterator[T]:
+        """What ``look`` finds in each file, with one open at a time."""
+        for file in self.files:
+            yield look(file)
+            file.release()
+
     def _from(self, cursor: Cursor | None) -> Iterator[tuple[int, Any, Cursor | None]]:
         first, inner = self._place(cursor)
-        columns = tuple(self.columns)
+        self._columns = None
+        columns = self.columns
         for number in range(first, len(self.files)):
             file = self.files[number]
             if tuple(file.columns) != columns:
+                named = ", or name the columns (--columns)" if isinstance(file, JsonLinesFile | ParquetFile) else ""
                 raise InvalidArgument(
                     f"{file.name} has the columns {', '.join(file.columns)}, and {self.files[0].name} has "
-                    f"{', '.join(columns)}: load them one by one, or name the columns"
+                    f"{', '.join(columns)}: load them one by one{named}"
                 )
             self._ends[number] = inner
             yield number, file, inner
+            self._sizes[number] = file.size_read
             inner = None
 
     def _cursor(self, number: int, inner: Cursor) -> Cursor:
@@ -169,10 +217,17 @@ class BlockFiles(Files):
 
     def needs_rows(self, columns: Mapping[str, Any]) -> bool:
         """Whether some file needs them."""
-        return any(file.needs_rows(columns) for file in self.files if isinstance(file, ParquetFile))
+        return isinstance(self.files[0], ParquetFile) and any(self._each(lambda file: file.needs_rows(columns)))
 
     def copy_blocks(self, cursor: Cursor | None) -> Iterator[tuple[Any, int, Cursor]]:
         """The rows after ``cursor``."""
         for number, file, inner in self._from(cursor):
             for data, rows, at in file.copy_blocks(inner):
                 yield data, rows, self._cursor(number, at)
+
+
+def _has_grown(name: str) -> str:
+    return (
+        f"{name} has grown after it was read to its end and another file was begun: --restart reads all files again, "
+        "and skips rows that are there"
+    )

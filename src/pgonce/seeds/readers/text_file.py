@@ -43,6 +43,12 @@ class TextFile(FileReader):
         """In bytes; None where offsets are of other bytes than those on the disk."""
         return None if self.is_packed else self._opened().size
 
+    @property
+    def size_read(self) -> int:
+        """The same. By now there may be more in it."""
+        reading = self._file.reading if self._file else None
+        return reading.position if reading and not self.is_packed else super().size_read
+
     def progress(self, cursor: Cursor | None) -> float | None:
         """Which share of the file lies before ``cursor``; None: unknown, because it is packed."""
         if self.is_packed or not (size := self._opened().size):

@@ -1,0 +1,133 @@
+"""Several files as one source: a file that was read to its end counts until the last batch, and is not held open."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgonce.core import database as pools
+from pgonce.errors import InvalidArgument, SourceChanged
+from pgonce.seeds.readers import read_files
+from pgonce.seeds.run_options import Progress
+from pgonce.seeds.seeds import Seeds
+
+Conn = psycopg.Connection[Any]
+
+
+@pytest.fixture
+def seeds(database: str, conn: Conn) -> Iterator[Seeds]:
+    conn.execute("create table things (id int primary key, note text)")
+    with pools.open_pool(database, 4) as pool:
+        yield Seeds(pool)
+
+
+def rows(start: int, stop: int, note: str = "old") -> str:
+    return "id,note\n" + "".join(f"{number},{note}\n" for number in range(start, stop))
+
+
+def load(seeds: Seeds, files: list[Path], **options: Any) -> Any:
+    return seeds.run("s", read_files(files, "files"), into="things", key=("id",), **options)
+
+
+def replace(file: Path) -> None:
+    new = file.with_suffix(".new")
+    new.write_text(rows(0, 500, "new"))
+    new.replace(file)
+
+
+def append(file: Path) -> None:
+    with file.open("a") as end:
+        end.write("99999,late\n")
+
+
+def equal(file: Path) -> None:
+    new = file.with_suffix(".new")
+    new.write_bytes(file.read_bytes())
+    new.replace(file)
+
+
+@pytest.mark.parametrize("after", [1, 2])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [(replace, "was (changed after it was read|replaced by another file)"), (append, "has grown after"),
+     (equal, ""), (Path.unlink, "")],
+)  # fmt: skip
+def test_a_file_that_was_read_to_its_end_is_compared_before_each_batch(
+    seeds: Seeds, conn: Conn, tmp_path: Path, change: Callable[[Path], None], said: str, after: int
+) -> None:
+    first, second = files = [tmp_path / "1.csv", tmp_path / "2.csv"]
+    first.write_text(rows(0, 500))
+    second.write_text(rows(500, 60_000))  # several blocks of 64 kB
+    batches = list[int]()
+
+    def on_progress(step: Progress) -> None:
+        batches.append(step.rows)
+        if len(batches) == after:
+            change(first)
+
+    if not said:
+        assert load(seeds, files, batch_size=100, on_progress=on_progress).outcome == "complete"
+        assert conn.execute("select count(*) from things").fetchone() == (60_000,)
+        return
+    with pytest.raises(SourceChanged, match=said):
+        load(seeds, files, batch_size=100, on_progress=on_progress)
+    assert len(batches) == after
+    done = load(seeds, files, restart=True, on_conflict="update")
+    assert done.outcome == "complete"
+    expected = "new" if change is replace else "old"
+    assert conn.execute("select note from things where id = 7").fetchone() == (expected,)
+    assert conn.execute("select count(*) from things where id = 99999").fetchone() == (int(change is append),)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_files_whose_rows_are_committed_are_closed(seeds: Seeds, tmp_path: Path, kind: str) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    files = []
+    for number in range(60):
+        files.append(tmp_path / f"{number:02}.{kind}")
+        if kind == "csv":
+            files[-1].write_text(rows(number, number + 1))
+        elif kind == "jsonl":
+            files[-1].write_text(json.dumps({"id": number, "note": "old"}) + "\n")
+        else:
+            parquet.write_table(arrow.table({"id": [number], "note": ["old"]}), files[-1])
+
+    folder = Path("/proc/self/fd")
+    if not folder.exists():
+        pytest.skip("no /proc")
+
+    def open_files() -> int:
+        links = (each for each in folder.iterdir() if each.is_symlink())
+        return sum(tmp_path in each.readlink().parents for each in links)
+
+    most = list[int]()
+    gc.disable()  # they are closed at once, and not some time later
+    try:
+        done = load(seeds, files, batch_size=1, on_progress=lambda _: most.append(open_files()))
+    finally:
+        gc.enable()
+    assert done.outcome == "complete"
+    assert len(most) == 60
+    assert max(most) <= 3
+
+
+def test_the_advice_about_other_columns_is_one_that_helps(seeds: Seeds, tmp_path: Path) -> None:
+    one, other = tmp_path / "1.csv", tmp_path / "2.csv"
+    one.write_text(rows(0, 2))
+    other.write_text("note,id\nold,2\n")
+    # --columns would make a row of each header, and exchange the values
+    with pytest.raises(InvalidArgument, match=r"load them one by one$"):
+        load(seeds, [one, other])
+    one, other = tmp_path / "1.jsonl", tmp_path / "2.jsonl"
+    one.write_text('{"id": 10, "note": "a"}\n')
+    other.write_text('{"note": "b", "id": 11}\n')
+    with pytest.raises(InvalidArgument, match="or name the columns"):
+        load(seeds, [one, other])
+    named = read_files([one, other], "files", columns=["id", "note"])
+    assert seeds.run("named", named, into="things", key=("id",)).outcome == "complete"
