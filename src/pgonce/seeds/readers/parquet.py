@@ -237,7 +237,7 @@ class ParquetFile(FileReader):
         source = _Watched(opened, reading) if reading else RawFile(opened)
         try:
             # INT96 counts nanoseconds by default, which wraps outside of 1677 to 2262
-            with parquet.ParquetFile(source, coerce_int96_timestamp_unit="us") as file:
+            with parquet.ParquetFile(source, coerce_int96_timestamp_unit="us", page_checksum_verification=True) as file:
                 yield file
         except (OSError, pyarrow("lib").ArrowException) as error:
             opened.check(at_end=True)

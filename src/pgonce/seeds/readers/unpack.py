@@ -19,6 +19,8 @@ from pgonce.errors import InvalidArgument
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 """Endings of packed files, after the ending that says what is in them."""
 BLOCK = 128 * 1024
+HALF = b"\xff"
+"""In place of half a character at the end of a file."""
 
 
 class Unpacker:
@@ -146,25 +148,39 @@ class _Streams(io.RawIOBase):
 
 
 class _Recoded(io.RawIOBase):
-    """Text in another encoding as UTF-8. ``read`` gives at least one byte, or none at the end."""
+    """Text in another encoding as UTF-8. ``read`` gives at least one byte, or none at the end.
+
+    Half a character at the end of the file is one byte that no UTF-8 has: it is a part of the last line.
+    """
 
     def __init__(self, stream: BinaryIO, encoding: str) -> None:
-        self._text = io.TextIOWrapper(stream, encoding, errors="strict", newline="")
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder(encoding)()
         self._rest = b""
+        self._ended = False
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
-        if not self._rest:
-            self._rest = self._text.read(size).encode()
+        while not self._rest and not self._ended:
+            self._rest = self._next(size)
         if size < 0:
             size = len(self._rest)
         data, self._rest = self._rest[:size], self._rest[size:]
         return data
 
+    def _next(self, size: int) -> bytes:
+        if data := self._stream.read(size):
+            return self._decoder.decode(data).encode()
+        self._ended = True
+        try:
+            return self._decoder.decode(b"", final=True).encode()
+        except UnicodeDecodeError:
+            return HALF
+
     def close(self) -> None:
-        self._text.close()
+        self._stream.close()
         super().close()
 
 
@@ -205,7 +221,8 @@ def _only_member(stream: BinaryIO) -> Any:
         archive = zipfile.ZipFile(stream)
     except zipfile.BadZipFile as error:
         raise InvalidArgument(f"the .zip is damaged or not finished: {error}") from error
-    members = [each for each in archive.infolist() if not each.is_dir()]
+    # macOS adds a file of attributes for each file
+    members = [each for each in archive.infolist() if not each.is_dir() and not each.filename.startswith("__MACOSX/")]
     if len(members) != 1:
         raise InvalidArgument(
             f"the .zip has {len(members)} files: unpack it, and load them by a pattern: 'folder/*.csv'"
