@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -153,20 +154,23 @@ class Import:
             click.echo(f"because    {counts.unfinished}", err=True)
             sys.exit(1)
 
-    def report_proof(self, proof: dict[str, Any]) -> None:
+    def report_proof(self, proof: dict[str, Any], *, has_key: bool) -> None:
         """Print the comparison of table and source; exits with 1 when they differ."""
         counted = f"{proof['keys']:,} keys in the source, {proof['found']:,} in the table, {proof['equal']:,} equal"
+        more = f"; other rows in the table: {proof['extra']:,}" if proof.get("extra") else ""
         if proof["ok"]:
-            more = f"; {proof['extra']:,} other rows are in the table" if proof.get("extra") else ""
             click.echo(f"verified   {counted}{more}")
             return
-        wrong = f", {proof.get('missing', 0):,} missing, {proof.get('different', 0):,} different"
+        wrong = f", {proof.get('missing', 0):,} missing, {proof.get('different', 0):,} different{more}"
         click.echo(f"NOT verified   {counted}{wrong}", err=True)
         if proof.get("error"):
             click.echo(f"because    {proof['error']}", err=True)
         if proof.get("examples"):
             click.echo(f"for example the keys {proof['examples']}", err=True)
-        click.echo(f"next       {self.again} --restart --on-conflict update   writes what the source has", err=True)
+        if has_key:
+            click.echo(f"next       {self.again} --restart --on-conflict update   writes what the source has", err=True)
+        else:
+            click.echo(f"next       empty the table, then {self.again} --restart", err=True)
         sys.exit(1)
 
 
@@ -180,9 +184,12 @@ def line_of(at: Checkpoint | Counts) -> str:
 
 def reasons_of(groups: Sequence[RejectGroup]) -> str:
     """``15 × check people_price_positive · 10 × signed_up: invalid input syntax for type date``."""
-    shown = [f"{each.rows:,} × {reason_of(each)}" for each in groups[:REASONS]]
-    if len(groups) > REASONS:
-        shown.append(f"{len(groups) - REASONS} other reasons")
+    rows = Counter[str]()
+    for each in groups:  # those that differ in the place only are one
+        rows[reason_of(each)] += each.rows
+    shown = [f"{count:,} × {reason}" for reason, count in rows.most_common(REASONS)]
+    if len(rows) > REASONS:
+        shown.append(f"{len(rows) - REASONS} other reasons")
     return " · ".join(shown)
 
 
@@ -193,7 +200,8 @@ def reason_of(group: RejectGroup) -> str:
         text = " ".join(named.groups())
     elif re.search('null value in column "', text):
         text = "null"
-    text = re.sub(r", line [\d,]+", "", text)  # the file's line: it is in each reject
+    # the place in the file, and in the line: it is in each reject
+    text = re.sub(r", (line|row) [\d,]+|: line \d+ column \d+ \(char \d+\)", "", text)
     if group.column_name and f"column {group.column_name}" not in text:
         text = f"{group.column_name}: {text}"
     return text if len(text) <= 80 else text[:79] + "…"

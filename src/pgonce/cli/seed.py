@@ -98,7 +98,7 @@ def run(
         rejects = Seeds(pool, schema=schema).reject_groups(name)
     shown.report(result, seconds, rejects, stopped, were_set=found.set_sequences)
     if verify:
-        shown.report_proof(_each_kind(found, url, schema, "verify", {}))
+        shown.report_proof(_each_kind(found, url, schema, "verify", {}), has_key=bool(found.key))
 
 
 def _each_kind(seed: Seed, url: str, schema: str, verb: str, options: dict[str, Any]) -> Any:

@@ -93,7 +93,9 @@ class Renames(click.ParamType):  # type: ignore[type-arg]
 @click.option("--complete", is_flag=True, help="The file is whole: take a last line without a line end.")
 @click.option("--query", help="FILE is a database's URL: import what this SELECT returns there.")
 @click.option("--on-conflict", type=click.Choice(["skip", "update", "fail"]), default="skip", show_default=True)
-@click.option("--batch-size", type=click.IntRange(min=1), help="Rows per transaction. [default: about a second's]")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), help="Rows per transaction, at least. [default: about a second's]"
+)
 @click.option("--max-rejects", type=click.IntRange(min=0), default=0, show_default=True, help="Bad rows to leave out.")
 @click.option("--max-rows-per-second", type=click.FloatRange(min=1), help="Write at most this many rows per second.")
 @click.option("--restart", is_flag=True, help="Begin at the start; rows whose key is in the table are skipped.")
@@ -170,7 +172,7 @@ def load(
         seconds = time.monotonic() - began
         shown.report(result, seconds, seeds.reject_groups(name), stopped, were_set=set_sequences)
         if verify:
-            shown.report_proof(seeds.verify(name, source, **options))
+            shown.report_proof(seeds.verify(name, source, **options), has_key=bool(options["key"]))
 
 
 def _source(

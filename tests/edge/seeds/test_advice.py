@@ -88,6 +88,28 @@ def test_a_changed_file_for_a_table_without_a_key(run: Terminal, conn: Conn) -> 
     assert conn.execute("select * from log order by id").fetchall() == EVERY
 
 
+def test_a_table_without_a_key_that_is_not_verified(run: Terminal, conn: Conn) -> None:
+    conn.execute("create table log (id int, name text)")
+    run.write("f.csv", OLD)
+    load = ["load", "f.csv", "--into", "log", "--verify"]
+    run(*load)
+    conn.execute("update log set name = 'Eve' where id = 1")
+    said = run(*load, code=1)
+    assert "1 equal, 1 missing, 0 different; other rows in the table: 1" in said
+    words = advised(said, r"next +empty the table, then the same command (.*)")
+    conn.execute("truncate log")
+    assert "verified" in run(*load, *words)
+
+
+def test_another_query(run: Terminal, conn: Conn) -> None:
+    run("load", run.url, "--query", "select 2 as id", *INTO)
+    other = ["load", run.url, "--query", "select 1 as id", *INTO]
+    said = run(*other, code=1)
+    run(*other, *advised(said, r"another (--name)"), "other")
+    assert people(conn) == [(1, None), (2, None)]
+    run(*other, *advised(said, r"\((--restart)\)"))
+
+
 @pytest.mark.parametrize(
     ("advice", "left"), [(r"\((--restart)\)", 2), (r"\((--accept-change)\)", 0), (r"another (--name)", 2)]
 )
