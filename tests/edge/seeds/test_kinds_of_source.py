@@ -243,6 +243,18 @@ def test_no_part_of_a_password_is_in_the_message_about_its_url(address: str) -> 
     assert "hush" not in str(refused.value)
 
 
+def test_a_file_of_hive_is_read_by_its_delimiter(seeds: Seeds, conn: Conn, tmp_path: Path) -> None:
+    conn.execute("create table words (id int primary key, word text)")
+    (tmp_path / "a.csv").write_text('1\x01a"b\n2\x01\\N\n3\x01c,\t\\d\n')
+    options: dict[str, Any] = {"delimiter": "\x01", "columns": ["id", "word"], "nulls": ["\\N"]}
+    with pytest.raises(InvalidArgument, match="the delimiter must be one ASCII sign"):
+        read(tmp_path / "a.csv", **options)
+    source = read(tmp_path / "a.csv", quote=None, **options)
+    assert seeds.run("s", source, into="words", key=["id"]).outcome == "complete"
+    assert conn.execute("select word from words order by id").fetchall() == [('a"b',), (None,), ("c,\t\\d",)]
+    assert seeds.verify("s", source, into="words", key=["id"])["ok"]
+
+
 def test_what_copy_writes_is_loaded_as_copy_would_load_it(seeds: Seeds, conn: Conn, tmp_path: Path) -> None:
     names = ["a\tb", "a\nb", "\\", "\\N", None, "", "nämé", "x\r", "\b\f\v"]
     conn.execute("create table old (id int primary key, name text)")

@@ -317,7 +317,7 @@ class CsvFile(TextFile):
             "delimiter": dialect.delimiter,
             "columns": list(self._named) if self._named else None,
         }
-        if dialect != Dialect(dialect.delimiter):
+        if (dialect.quote, tuple(dialect.nulls), dialect.force_null) != ('"', ("",), False):
             shape |= {"quote": dialect.quote, "nulls": list(dialect.nulls), "force_null": dialect.force_null}
         return shape
 

@@ -41,7 +41,8 @@ class Dialect:
 
     def __post_init__(self) -> None:
         for what, sign in [("delimiter", self.delimiter), ("quote", self.quote)]:
-            if sign is not None and (len(sign) != 1 or not sign.isascii() or sign in "\r\n\\.\0\1" or sign.isalnum()):
+            refused = "\r\n\\.\0" + ("\1" if self.quote else "")  # \1 replaces doubled quotes; Hive's files have none
+            if sign is not None and (len(sign) != 1 or not sign.isascii() or sign in refused or sign.isalnum()):
                 raise InvalidArgument(f"the {what} must be one ASCII sign, such as , ; | or a tab: not {sign!r}")
         if self.delimiter == self.quote:
             raise InvalidArgument("the delimiter must be one ASCII sign, and not the quote")
