@@ -28,11 +28,11 @@ def test_they_work_under(empty_database: str, setting: str) -> None:
                 " current_database()); end $$".encode()
             )
         for command in (["migrate"], ["migrate"], ["migrate", "--check"], ["doctor"]):
-            code, out, said = pgonce(empty_database, *command, **machine)
+            code, out, said = pgonce(empty_database, *command, cwd=None, **machine)
             assert code == 0, f"{command}: {out}{said}"
         functions = conn.execute("select string_agg(prosrc, '') from pg_proc where proname like 'pgonce%'").fetchone()
         assert functions
         assert "…" in functions[0], "and no character of theirs is stored as another one"
-        code, out, said = pgonce(empty_database, "uninstall", "--yes", **machine)
+        code, out, said = pgonce(empty_database, "uninstall", "--yes", cwd=None, **machine)
         assert code == 0, said
         assert "b'" not in out
