@@ -61,6 +61,8 @@ async def ensure_awaitable(returned: Awaitable[T]) -> T:
 
 
 def _refuse_future(returned: object) -> None:
+    if returned is None:  # the usual result, of which inspect would look up the class's attributes
+        return
     if not isinstance(returned, Future) and not inspect.isawaitable(returned):
         return
     if not isinstance(returned, Future | asyncio.Future) or not returned.done() or returned.cancelled():

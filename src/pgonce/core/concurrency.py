@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import Context, copy_context
 from typing import Annotated, Any, TypeAlias, TypeVar
 
@@ -188,18 +188,24 @@ def sleep(seconds: float) -> None:
     time.sleep(seconds)
 
 
-@contextmanager
 def time_limit(
     conn: Connection[Any] | None, seconds: float | None, expired: Callable[[BaseException], None]
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """After ``seconds``, cut the connection and call ``expired``. When the body ends, raise TimeoutError.
 
     A thread cannot be interrupted. But its transaction can be ended from outside: the server sees the connection
     close, rolls back and frees the rows, and nothing that the body still does is written.
     """
-    if seconds is None:
-        yield
-        return
+    return _NO_LIMIT if seconds is None else _time_limit(conn, seconds, expired)
+
+
+_NO_LIMIT = nullcontext()
+
+
+@contextmanager
+def _time_limit(
+    conn: Connection[Any] | None, seconds: float, expired: Callable[[BaseException], None]
+) -> Iterator[None]:
     error = TimeoutError(f"the handler took longer than {seconds:g} s")
     over = threading.Event()
 

@@ -7,7 +7,7 @@ import inspect
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import Context
 from typing import Any, TypeAlias, TypeVar
 
@@ -193,13 +193,11 @@ async def sleep(seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
-@asynccontextmanager
-async def time_limit(
+def time_limit(
     _conn: AsyncConnection[Any] | None, seconds: float | None, _expired: Callable[[BaseException], Awaitable[None]]
-) -> AsyncIterator[None]:
+) -> AbstractAsyncContextManager[object]:
     """Cancel the body after ``seconds``: it ends with a TimeoutError, and the connection stays usable."""
-    async with asyncio.timeout(seconds):
-        yield
+    return asyncio.timeout(seconds)
 
 
 def asked_to_stop(error: BaseException) -> bool:

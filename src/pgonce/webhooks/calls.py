@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -44,15 +43,17 @@ class Postponed(BaseException):
         self.delay = delay
 
 
-@contextmanager
-def deciding() -> Iterator[None]:
+class deciding:  # noqa: N801 -- as `working`
     """Around a handler: a decision that a group of tasks has wrapped in an exception group is still that decision."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        decisions, errors = group.split((Ignored, Postponed))
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if not isinstance(error, BaseExceptionGroup):
+            return
+        decisions, errors = error.split((Ignored, Postponed))
         if decisions is None or errors is not None:
-            raise
+            return
         found: BaseException = decisions
         while isinstance(found, BaseExceptionGroup):
             found = found.exceptions[0]

@@ -39,7 +39,9 @@ def _attributes(event: Event) -> Mapping[str, str | int]:
 
 def call_handlers(conn: Connection[Any], event: Event, handlers: Sequence[Handler], schema: str) -> None:
     """Call the handlers of one event, in their order, in its transaction."""
-    link = execute(conn, get_webhook_trace(event.id), schema) if is_traced() else None
+    traced = is_traced()  # asked once: it takes as long as all else that surrounds a handler
+    link = execute(conn, get_webhook_trace(event.id), schema) if traced else None
+    attributes = _attributes(event) if traced else None
 
     tx = lend(conn)
 
@@ -50,7 +52,10 @@ def call_handlers(conn: Connection[Any], event: Event, handlers: Sequence[Handle
         finally:
             take_back(conn, tx)
 
-    with working(f"process {event.type}", "consumer", ids_of(event), _attributes(event), link=link), deciding():
+    with (
+        working(f"process {event.type}", "consumer", ids_of(event), attributes, link=link, traced=traced),
+        deciding(),
+    ):
         isolated(call_each)
 
 
