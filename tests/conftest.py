@@ -98,7 +98,7 @@ def server() -> Iterator[str]:
             # machine that loses its power would.
             for setting in ("fsync", "full_page_writes"):
                 conn.execute(sql.SQL("alter system set {} = off").format(sql.Identifier(setting)))
-            # Files are copied inside the kernel, from PostgreSQL 18 on: two thirds of the time.
+            # From PostgreSQL 18 on, files are copied inside the kernel, which takes two thirds of the time.
             cloning = "select from pg_settings where name = 'file_copy_method' and 'clone' = any (enumvals)"
             if conn.execute(cloning).rowcount:
                 conn.execute("alter system set file_copy_method = clone")

@@ -124,9 +124,9 @@ class Form:
 
 
 async def form(request: Request) -> Form:
-    """The form that was sent, and before its fields those of its address.
+    """The form that was sent. The fields of its address come before its own.
 
-    The names of things stand in the address: a browser sends each line break in a field as CR LF.
+    Names are in the address, because a browser would change a line break in a field to CR LF.
 
     Raises:
         InvalidArgument: it is larger than `LONGEST_FORM`, has more than `MOST_FIELDS` fields, or is not a form.

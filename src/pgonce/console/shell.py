@@ -55,8 +55,8 @@ class Shell:
 class ShellCache:
     """One answer per `HOLDS`: a hundred open tabs ask the database once a second, also while it does not answer.
 
-    Whoever comes while it is being asked gets the same answer or the same error. With a lock they would ask one after
-    the other, and each would wait for a connection of its own: with 20 tabs the last one for minutes.
+    Requests that arrive while the database is being asked share its answer or its error. With a lock they would ask one
+    after the other, and each would wait for a connection of its own: of 20 tabs the last one would wait for minutes.
     """
 
     def __init__(self) -> None:

@@ -155,7 +155,7 @@ class Seed:
 
 
 def check_seed_options(name: str, options: Iterable[str]) -> None:
-    """Refuse options that a `Seed` does not have, and the lack of its table.
+    """Refuse options that a `Seed` does not have, and options without its table.
 
     Raises:
         InvalidArgument: the message says what to write.

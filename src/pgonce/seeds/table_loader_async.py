@@ -289,9 +289,9 @@ class TableLoader:
             return await self._merge_range(conn, values, rows)
         text = "insert into {table} ({names}) overriding system value select {names} from {batch} s"
         if not self._inserts_all:
-            # Rows that are there are left out first, by one look into the index each: a quarter faster than a conflict
-            # for every row. A scalar subquery, because an anti-join may be planned as a scan of the
-            # whole index. The conflict clause stays, for doubles in the batch and for other writers.
+            # Rows whose key exists are left out first, by one look into the index for each: this is a quarter faster
+            # than a conflict for each. It is a scalar subquery, because an anti-join may be planned as a scan of the
+            # whole index. The conflict clause stays, for keys that the batch has twice and for other writers.
             text += " where (select true from {rows} t where {same}) is null on conflict ({key}) do nothing"
         async with OwnCursor(conn) as cursor:
             await cursor.execute(sql.SQL(text).format(**values))

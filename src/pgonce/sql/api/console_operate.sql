@@ -184,8 +184,8 @@ comment on function pgonce_console_retry_seed_rejects(uuid, text, text) is
   'pgonce: records that an operator retries the rejected rows of an import, and returns how many there are. The caller retries them, because '
   'the import is defined in its app.';
 
--- An event is taken over where a redelivery would take it over, and then ignored under that lease. One that waits is not: a worker
--- handles it now. The reason does not begin with "no handler": a worker that starts takes such events back.
+-- The function claims the event in the states in which a redelivery may claim it, and then ignores it under that lease. An event
+-- that waits is left to its worker. The reason does not begin with "no handler", because workers that start take such events back.
 create or replace function pgonce_console_ignore_webhook(p_session uuid, p_stripe_event_id text, p_reason text) returns boolean
 language plpgsql set search_path from current as $$
 declare
