@@ -159,7 +159,8 @@ def paths_named(text: str) -> Iterator[str]:
     for place, *cells in rows[1:]:
         for cell, start in zip(cells, COLUMNS[1:], strict=True):
             for found in re.findall(r"`([^`]+)`", cell):
-                yield f"{found}/{place.replace('imports', 'seeds')}" if found.startswith("tests/") else start + found
+                is_folder = found.startswith("tests/") and not found.endswith(".py")
+                yield f"{found}/{place.replace('imports', 'seeds')}" if is_folder else start + found
     rest = re.sub(r"^\| \w[\w ]* (?:\|[^|\n]*){5}\|$", "", text, flags=re.MULTILINE)
     for found in re.findall(r"`([\w./*-]+)`", rest):
         if re.search(r"\w/|\.(?:py|sql|md|toml|ts)$", found) and not found.startswith(("*", "x", "calls.py")):
