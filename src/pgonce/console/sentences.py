@@ -193,22 +193,14 @@ def _late(facts: Facts, look: Look, missed: Sequence[MissedTick], clock: Clock) 
             f"{plural(facts.retrying, 'event that has', 'events that have')} failed will be tried again by "
             f"{'itself' if facts.retrying == 1 else 'themselves'}; the oldest came {clock.ago(facts.retrying_since)}."
         )
-    late = [
-        plural(count, *noun)
-        for count, noun in (
-            (facts.late_events, ("event",)), (len(missed), ("tick",)), (facts.late_starts, ("start",)),
-        )
-        if count
-    ]  # fmt: skip
+    counts = {"event": facts.late_events, "tick": len(missed), "start": facts.late_starts}
+    late = [plural(count, noun) for noun, count in counts.items() if count]
     state: State
     if late:
-        count = facts.late_events + len(missed) + facts.late_starts
-        state, say = "dead" if facts.late_events else "odd", f"{_listed(late)} {'is' if count == 1 else 'are'} late."
+        are = "is" if sum(counts.values()) == 1 else "are"
+        state, say = "dead" if facts.late_events else "odd", f"{_listed(late)} {are} late."
     elif facts.retrying:
-        state, say = (
-            "odd",
-            f"{plural(facts.retrying, 'event has', 'events have')} been failing for over an hour.",
-        )
+        state, say = "odd", f"{plural(facts.retrying, 'event has', 'events have')} been failing for over an hour."
     elif not is_fresh(look, facts):
         state, say = "unknown", _not_looked(look, clock)
     else:
@@ -248,7 +240,6 @@ def _stuck(facts: Facts, look: Look, imports: Sequence[StuckImport], clock: Cloc
     if facts.failed_jobs:
         said.append(f"The last run of {facts.failed_job} failed, and is not retried.")
     count = facts.dead + facts.stale_runs + len(imports) + facts.expired_leases
-    button, path, parameters = _where(facts, imports)
     state: State
     if what:
         state, say = "dead", f"{_listed(what)} {'is' if count == 1 else 'are'} stuck."
@@ -261,10 +252,10 @@ def _stuck(facts: Facts, look: Look, imports: Sequence[StuckImport], clock: Cloc
     else:
         state, say = "ok", "Nothing is stuck."
         said.append("No dead letter, no run without heartbeat, no import that stands still.")
-    return Sentence("stuck", "Stuck?", state, say, " ".join(said), look, button, path, parameters)
+    return Sentence("stuck", "Stuck?", state, say, " ".join(said), look, *_where_stuck(facts, imports))
 
 
-def _where(facts: Facts, imports: Sequence[StuckImport]) -> tuple[str, str, dict[str, str]]:
+def _where_stuck(facts: Facts, imports: Sequence[StuckImport]) -> tuple[str, str, dict[str, str]]:
     if facts.dead:
         button = "See the cause" if facts.dead_causes == 1 else f"See the {facts.dead_causes} causes"
         return button, "/webhooks", {"state": "dead"}
@@ -316,29 +307,27 @@ def _slow(facts: Facts, look: Look, jobs: Sequence[JobLine]) -> Sentence:
         text = f"{' and '.join(what)} slower than usual."
         state, say = "odd", text[:1].upper() + text[1:]
     elif facts.long_handlers:
-        state = "odd"
-        say = f"{plural(facts.long_handlers, 'handler has', 'handlers have')} been at work for over 5 min."
-    elif look.at is None or not (p95 or jobs):
-        state, say = (
-            "unknown",
-            "Not known: nothing has run yet."
-            if not (p95 or jobs)
-            else "Not checked: no worker has been seen for a day.",
-        )
+        handlers = plural(facts.long_handlers, "handler has", "handlers have")
+        state, say = "odd", f"{handlers} been at work for over 5 min."
+    elif not (p95 or jobs):
+        state, say = "unknown", "Not known: nothing has run yet."
+    elif look.at is None:
+        state, say = "unknown", "Not checked: no worker has been seen for a day."
     elif not is_fresh(look, facts):
         state, say = "unknown", "Not checked: no worker is alive."
     elif sum(job.status == "running" for job in jobs) >= MOST_JOBS:
         state, say = "unknown", f"Not known: only the {MOST_JOBS} oldest of the runs at work were looked at."
     else:
         state, say = "ok", "Nothing is slow."
+    return Sentence("slow", "Slow?", state, say, " ".join(said), look, *_where_slow(facts, slow))
+
+
+def _where_slow(facts: Facts, slow: Sequence[JobLine]) -> tuple[str, str, dict[str, str]]:
     if slow and slow[0].run_id is not None:
-        return Sentence(
-            "slow", "Slow?", state, say, " ".join(said), look, "See the run", "/run", {"id": str(slow[0].run_id)}
-        )
+        return "See the run", "/run", {"id": str(slow[0].run_id)}
     if facts.long_handlers and not slow:
-        event = {"id": facts.long_handler or ""}
-        return Sentence("slow", "Slow?", state, say, " ".join(said), look, "See the event", "/webhook", event)
-    return Sentence("slow", "Slow?", state, say, " ".join(said), look, "See the day", "/jobs", {})
+        return "See the event", "/webhook", {"id": facts.long_handler or ""}
+    return "See the day", "/jobs", {}
 
 
 def _listed(parts: Sequence[str]) -> str:
