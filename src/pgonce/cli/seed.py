@@ -30,7 +30,12 @@ from pgonce.seeds.seeds_async import AsyncSeeds
 @click.command()
 @click.argument("name")
 @click.option("--restart", is_flag=True, help="Begin at the start; rows whose key is in the table are skipped.")
-@click.option("--on-conflict", type=click.Choice(["skip", "update", "fail"]), help="[default: the seed's]")
+@click.option(
+    "--on-conflict",
+    type=click.Choice(["skip", "update", "fail"]),
+    help="A row whose key is in the table: leave the table's, overwrite it, or take the new one for a bad row. "
+    "[default: the seed's]",
+)
 @click.option("--batch-size", type=click.IntRange(min=1), help="Rows per transaction, at least. [default: the seed's]")
 @click.option("--window", type=Length(), help="Without a heartbeat for this long a runner is dead. [default: 2 min]")
 @click.option("--max-rejects", type=click.IntRange(min=0), help="Bad rows that may be left out. [default: the seed's]")

@@ -79,7 +79,7 @@ class Renames(click.ParamType):  # type: ignore[type-arg]
 @click.argument("files", nargs=-1, required=True, metavar="FILE…")
 @click.option("--into", "table", required=True, metavar="TABLE", help="The table, with or without its schema.")
 @click.option("--key", default="", type=Keys(), help="Columns of a unique index; without them rows are only appended.")
-@click.option("--name", help="The seed's name. [default: TABLE:FILE without folders]")
+@click.option("--name", help="The seed's name. [default: TABLE:FILE without folders, TABLE:query, TABLE:stdin]")
 @click.option("--columns", type=Names(), help="CSV: the file has no header, these are its columns. Else: which ones.")
 @click.option(
     "--map", "rename", type=Renames(), metavar="NAME=COLUMN,…", help="The table's columns for names in the file."
@@ -92,7 +92,13 @@ class Renames(click.ParamType):  # type: ignore[type-arg]
 @click.option("--encoding", help="Such as latin1. [default: UTF-8, or UTF-16 with a byte order mark]")
 @click.option("--complete", is_flag=True, help="The file is whole: take a last line without a line end.")
 @click.option("--query", help="FILE is a database's URL: import what this SELECT returns there.")
-@click.option("--on-conflict", type=click.Choice(["skip", "update", "fail"]), default="skip", show_default=True)
+@click.option(
+    "--on-conflict",
+    type=click.Choice(["skip", "update", "fail"]),
+    default="skip",
+    show_default=True,
+    help="A row whose key is in the table: leave the table's, overwrite it, or take the new one for a bad row.",
+)
 @click.option(
     "--batch-size", type=click.IntRange(min=1), help="Rows per transaction, at least. [default: about a second's]"
 )

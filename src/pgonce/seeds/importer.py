@@ -181,8 +181,7 @@ class Import:
         """Commit what the source has after ``cursor``, batch by batch; None at its end."""
         last = time.monotonic()
         # A source with few rows per batch is read in step with the commits: threads would gain nothing, and a source
-        # that
-        # reads the database would see its own rows later than it may expect.
+        # that reads the database would see its own rows later than it may expect.
         in_step = self._sizer.size < SMALLEST
         stream = batches(self._loader, self._source, cursor, self._sizer, self._adapters)
         with prefetched(stream) as (taken, want):
