@@ -39,15 +39,23 @@ def run_part(
         (fields if option in Seed.__dataclass_fields__ else rest)[option] = value
     seed = replace(load(reference).get_seed(name), **fields)
     rest |= {"poll": LOOK, "stop": stop}
+    outcome: str = run_seeds(url, schema, seed, "run_partition", part, size=3, **rest).outcome
+    return outcome
+
+
+def run_seeds(url: str, schema: str, seed: Seed, verb: str, *arguments: Any, size: int = 10, **options: Any) -> Any:
+    """Call a method of Seeds, or of AsyncSeeds for an async generator, with a pool of ``size`` connections."""
     if inspect.isasyncgenfunction(seed.function):
-        return asyncio.run(_run_async(url, schema, seed, part, rest))
-    with database.open_pool(url, 3) as pool:
-        return Seeds(pool, schema=schema).run_partition(seed, part, **rest).outcome
+        return asyncio.run(_run_seeds_async(url, schema, seed, verb, arguments, size, options))
+    with database.open_pool(url, size) as pool:
+        return getattr(Seeds(pool, schema=schema), verb)(seed, *arguments, **options)
 
 
-async def _run_async(url: str, schema: str, seed: Seed, part: str, options: Mapping[str, Any]) -> str:
-    async with await database.open_async_pool(url, 3) as pool:
-        return (await AsyncSeeds(pool, schema=schema).run_partition(seed, part, **options)).outcome
+async def _run_seeds_async(
+    url: str, schema: str, seed: Seed, verb: str, arguments: Sequence[Any], size: int, options: Mapping[str, Any]
+) -> Any:
+    async with await database.open_async_pool(url, size) as pool:
+        return await getattr(AsyncSeeds(pool, schema=schema), verb)(seed, *arguments, **options)
 
 
 def never() -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import shlex
 import time
 from collections.abc import Callable
@@ -24,7 +22,6 @@ from pgonce.seeds.calls_operate import Rehearsed
 from pgonce.seeds.seed import OnConflict, Seed
 from pgonce.seeds.seeds import WINDOW, SeedResult, Seeds
 from pgonce.seeds.seeds import Progress as Step
-from pgonce.seeds.seeds_async import AsyncSeeds
 
 
 @click.command()
@@ -84,9 +81,8 @@ def run(
     if found.partitions is None and (workers > 1 or cluster):
         raise click.UsageError(f"the seed {name} has no partitions: --workers and --cluster need them")
     if dry_run:
-        counts: Rehearsed = _each_kind(
-            found, url, schema, "rehearse", {"restart": restart, "accept_change": accept_change}
-        )
+        once = {"restart": restart, "accept_change": accept_change}
+        counts: Rehearsed = partitions.run_seeds(url, schema, found, "rehearse", **once)
         shown.report_dry_run(counts)
         return
     began = time.monotonic()
@@ -97,26 +93,13 @@ def run(
             result = work.run(found, options | fields, on_progress, lambda: bool(stopped))
         else:
             options |= {"restart": restart, "on_progress": on_progress, "stop": lambda: bool(stopped)}
-            result = _each_kind(found, url, schema, "run", options)
+            result = partitions.run_seeds(url, schema, found, "run", **options)
     seconds = time.monotonic() - began
     with database.open_pool(url, 2) as pool:
         rejects = Seeds(pool, schema=schema).reject_groups(name)
     shown.report(result, seconds, rejects, stopped, were_set=found.set_sequences)
     if verify:
-        shown.report_proof(_each_kind(found, url, schema, "verify", {}), has_key=bool(found.key))
-
-
-def _each_kind(seed: Seed, url: str, schema: str, verb: str, options: dict[str, Any]) -> Any:
-    """A method of Seeds, or of AsyncSeeds for an async generator."""
-    if inspect.isasyncgenfunction(seed.function):
-        return asyncio.run(_async_kind(seed, url, schema, verb, options))
-    with database.open_pool(url) as pool:
-        return getattr(Seeds(pool, schema=schema), verb)(seed, **options)
-
-
-async def _async_kind(seed: Seed, url: str, schema: str, verb: str, options: dict[str, Any]) -> Any:
-    async with await database.open_async_pool(url) as pool:
-        return await getattr(AsyncSeeds(pool, schema=schema), verb)(seed, **options)
+        shown.report_proof(partitions.run_seeds(url, schema, found, "verify"), has_key=bool(found.key))
 
 
 @dataclass(frozen=True, slots=True)
