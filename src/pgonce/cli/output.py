@@ -125,11 +125,7 @@ def print_fields(fields: Iterable[tuple[str, str]]) -> None:
 def print_line(text: str, indent: int = 0, *, before: int = 0, err: bool = False) -> None:
     """Print one line. A terminal that is too narrow gets several, broken between words, those after the first indented.
 
-    Args:
-        text: the line. Its first ``indent`` characters are never broken.
-        indent: columns.
-        before: columns that are printed already.
-        err: print on standard error.
+    The first ``indent`` characters are never broken. ``before``: columns that are printed already.
     """
     console = terminal(err=err)
     if console is None or cell_len(text) <= (width := console.width - before):

@@ -41,12 +41,7 @@ def action(path: str, endpoint: Endpoint) -> list[Route]:
 async def respond(request: Request, template: str, result: Any, *, status: int = 200, **more: Any) -> Response:
     """``result`` as JSON if the path ends with .json, else the page ``template``, in which it is called ``page``.
 
-    Args:
-        request: the request.
-        template: a file under templates/, such as "webhooks/list.html".
-        result: a dataclass, or a list or dict of them.
-        status: of HTTP.
-        more: further names for the template; they are not in the JSON.
+    ``more`` are further names for the template; they are not in the JSON.
     """
     if is_json(request):
         return Response(dump(result), status, media_type="application/json")

@@ -57,12 +57,7 @@ def log_failure(
 ) -> None:
     """Log at ERROR that ``what`` failed, and call the hooks.
 
-    Args:
-        what: the event or job, in words.
-        error: what was raised.
-        ids: attributes of the log record, such as ``event_id``.
-        subject: the event or the run; what ``hook`` gets with the error.
-        hook: of the app.
+    ``what`` names the event or job in words; ``ids`` become attributes of the log record; ``hook`` gets ``subject``.
     """
     kind, place = type(error), find_place(error)
     hidden = type(kind.__name__, (Exception,), {"__module__": kind.__module__, "__qualname__": kind.__qualname__})

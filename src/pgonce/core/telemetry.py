@@ -53,13 +53,8 @@ _NOTHING = Work()
 class working:  # noqa: N801 -- a function to its callers; contextlib's generators cost 2 us more for each event
     """A piece of work: its ids are those of this thread or task meanwhile, and it is a span.
 
-    Args:
-        name: of the span; of few kinds, so without ids.
-        kind: as OpenTelemetry has it.
-        ids: such as ``{"event_id": "evt_1"}``.
-        attributes: of the span, besides the ids.
-        link: the ``traceparent`` of the span that caused it.
-        traced: ``is_traced()``, if the caller has asked already.
+    ``name`` is that of the span, so it has no ids; ``link`` is the ``traceparent`` of the span that caused it;
+    ``traced`` is ``is_traced()``, if the caller has asked already.
     """
 
     def __init__(

@@ -33,13 +33,7 @@ def record_end(
     Repeating is safe: a repeated end has the answer of the first. The first time it is sent on a connection of the
     pool, then on one of its own: after a restart the pool's are all dead, and a job that hangs may hold them.
 
-    Args:
-        pool: the pool of the run.
-        schema: where ``pgonce migrate`` put the tables.
-        wanted: the call that ends the run.
-        call_batcher: sends it together with others, if it can be.
-        pauses: seconds between the attempts.
-        on_own_connection: whether the first attempt is on a connection of its own, too.
+    ``pauses``: seconds between the attempts. ``on_own_connection``: the first attempt has a connection of its own, too.
 
     Raises:
         PgonceError: the last attempt failed, or the database refused the call.

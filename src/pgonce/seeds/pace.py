@@ -42,13 +42,7 @@ def pace(
 ) -> Pace:
     """The pace of an import.
 
-    Args:
-        rows: the rows of each of its last batches, the oldest first.
-        times: when each was committed.
-        running_since: when its run started; None: it does not run.
-        seen: rows of the source that are done.
-        total: rows that the source has; None: unknown.
-        now: the database's clock.
+    ``rows`` and ``times`` are those of its last batches, the oldest first; ``running_since``: None if it does not run.
     """
     # A batch's time is from the commit before it. What was committed before this run began is no part of its pace.
     spans = [

@@ -78,12 +78,7 @@ def plan_replay_as(
 ) -> Call[int | None]:
     """Plan a replay: record the newest ``limit`` events that match a filter.
 
-    Args:
-        session: who: of the console or of the command line.
-        wanted: which events.
-        why: for the audit.
-        limit: of events.
-        at_once: so many are queued and not handled yet; None: any number.
+    ``at_once`` of its events are queued and not handled yet, at most; None: any number.
 
     Returns:
         The number of the replay; None: no event matches.

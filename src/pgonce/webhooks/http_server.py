@@ -124,10 +124,7 @@ class _Bounded(_Base):  # type: ignore[misc] # one of uvicorn's two classes, whi
 class Server(uvicorn.Server):
     """The server. As soon as it is asked to end, it calls ``stop`` in a thread.
 
-    Args:
-        app: the ASGI app.
-        max_connections: fewer where the process may open fewer files.
-        stop: ends the other services of the process; called once.
+    ``max_connections`` is lowered to what the process may open. ``stop`` ends the other services of the process, once.
     """
 
     def __init__(self, app: Any, *, max_connections: int = MAX_CONNECTIONS, stop: Callable[[], object]) -> None:
