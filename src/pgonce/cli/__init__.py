@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import click
 
 from pgonce.cli import configuration
 from pgonce.cli.errors import report
-from pgonce.cli.lazy_group import LazyGroup
 from pgonce.errors import InvalidArgument
 
 
@@ -36,6 +36,29 @@ def _in_one_line() -> Iterator[None]:
         if of_group and isinstance(error, click.NoSuchOption) and not error.possibilities:
             message = f"{message.rstrip('.')}: the options of a command follow its name"
         raise _Usage(message, error.ctx) from error
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is named: a command pays for its own imports only.
+
+    Its help imports all of them, to list them. ``places``: by the name of a command ``module:attribute``.
+    """
+
+    def __init__(self, *args: Any, places: Mapping[str, str], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._places = dict(places)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands, sorted."""
+        return sorted({*super().list_commands(ctx), *self._places})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name, or None."""
+        if cmd_name in self._places:
+            module, _, attribute = self._places[cmd_name].partition(":")
+            found: click.Command = getattr(import_module(f"pgonce.cli.{module}"), attribute)
+            return found
+        return super().get_command(ctx, cmd_name)
 
 
 class _Cli(LazyGroup):

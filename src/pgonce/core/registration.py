@@ -6,12 +6,14 @@ import difflib
 import inspect
 import logging
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 
 from pgonce.core.callables import is_async
-from pgonce.errors import InvalidArgument
+from pgonce.errors import InvalidArgument, NotFound
+
+V = TypeVar("V")
 
 log = logging.getLogger("pgonce")
 
@@ -230,6 +232,17 @@ def check_pool(pool: Any, wanted: type, user: str) -> None:
         raise InvalidArgument(f"{user} needs {_a(wanted.__name__)}, not {_a(kind)}: use {other}, or {user}({cure})")
     if not callable(getattr(pool, "connection", None)):  # somebody's own pool may have it
         raise InvalidArgument(f"{user} needs {_a(wanted.__name__)}, not {_a(kind)}: {user}({cure})")
+
+
+def get_named(found: dict[str, V], name: str, kind: str) -> V:
+    """The ``kind`` (such as "job") called ``name``.
+
+    Raises:
+        NotFound: there is none; the message lists the names that exist.
+    """
+    if name not in found:
+        raise NotFound(f"there is no {kind} {name!r} in this app; it has: {', '.join(sorted(found)) or 'none'}")
+    return found[name]
 
 
 def called(function: Any) -> str:

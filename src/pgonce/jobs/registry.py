@@ -11,8 +11,15 @@ from weakref import WeakSet
 from pgonce.core.callables import is_async
 from pgonce.core.failures import ErrorHook
 from pgonce.core.interval import interval
-from pgonce.core.named import get_named
-from pgonce.core.registration import called, check_count, check_function, check_name, check_text, warn_if_late
+from pgonce.core.registration import (
+    called,
+    check_count,
+    check_function,
+    check_name,
+    check_text,
+    get_named,
+    warn_if_late,
+)
 from pgonce.errors import InvalidArgument
 from pgonce.jobs import calls
 from pgonce.jobs.arguments import read_names

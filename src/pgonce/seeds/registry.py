@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, Unpack
 
-from pgonce.core.named import get_named
-from pgonce.core.registration import called, check_function, check_name
+from pgonce.core.registration import called, check_function, check_name, get_named
 from pgonce.errors import InvalidArgument
 from pgonce.seeds.seed import Seed, SeedOptions, check_seed_options
 
