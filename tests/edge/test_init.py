@@ -209,6 +209,34 @@ def test_a_section_that_cannot_be_read_is_one_line(tmp_path: Path, text: str, sa
     assert (code, said.count("\n"), says in said) == (1, 1, True), said
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("DATABASE_URL=x".encode("utf-16"), ".env cannot be read: it is not UTF-8 text: save it as UTF-8"),
+        ("DATABASE_URL=x".encode("utf-16-le"), ".env cannot be read: it has NUL characters"),
+        ("NAME=café".encode("latin-1"), ".env cannot be read: it is not UTF-8 text"),
+        (
+            b"A=1\n\nDATABASE_URL: postgresql://me:secret@h/d\n",
+            ".env, line 3, cannot be read: write NAME=value, and close",
+        ),
+        (b'A=1\nPGONCE_WEBHOOK_SECRET="secret\nB=2\n', ".env, line 2, cannot be read: "),
+    ],
+)
+def test_an_env_file_that_cannot_be_read_is_one_line_and_no_embedded_server(
+    tmp_path: Path, text: bytes, says: str
+) -> None:
+    (tmp_path / ".env").write_bytes(text)
+    code, said = shell(tmp_path, "pgonce job ls")
+    assert (code, said.count("\n"), says in said, "secret" in said) == (1, 1, True, False), said
+    assert not (tmp_path / ".pgonce").exists()
+
+
+def test_a_line_for_another_program_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"\xef\xbb\xbfPGONCE_APP=shop:app\r\nother: 1\r\n")
+    code, said = shell(tmp_path, "pgonce job run j")
+    assert (code, "no module 'shop'" in said) == (1, True), said
+
+
 def test_a_project_without_the_section_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[tool.ruff]\n", "utf-8")
     subprocess.run([*COMMAND, "--version"], cwd=tmp_path, env=environment(), check=True, capture_output=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from pgonce.errors import InvalidArgument
 
+_OURS = re.compile(r"PGONCE_|DATABASE_URL")
 KEYS = {"app": "PGONCE_APP", "schema": "PGONCE_SCHEMA", "database-url-env": "PGONCE_DATABASE_URL"}
 """The keys of the section, and the variables that override them."""
 
@@ -29,10 +32,26 @@ def load(folder: Path | None = None) -> None:
 
 
 def _load_env(folder: Path) -> None:
-    if (folder / ".env").is_file():
-        from dotenv import load_dotenv
+    path = folder / ".env"
+    if not path.is_file():
+        return
+    from dotenv import load_dotenv
+    from dotenv.parser import parse_stream
 
-        load_dotenv(folder / ".env", override=False)
+    try:
+        text = path.read_text("utf-8-sig")
+    except OSError as error:
+        raise InvalidArgument(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InvalidArgument(f"{path} cannot be read: it is not UTF-8 text: save it as UTF-8") from None
+    if "\0" in text:
+        raise InvalidArgument(f"{path} cannot be read: it has NUL characters, as UTF-16 has: save it as UTF-8")
+    for line in parse_stream(StringIO(text)):
+        # dotenv leaves such a line out, and the command would go to another database
+        if line.error and _OURS.search(line.original.string):
+            number = line.original.line + len(line.original.string) - len(line.original.string.lstrip("\n"))
+            raise InvalidArgument(f"{path}, line {number}, cannot be read: write NAME=value, and close each quote")
+    load_dotenv(stream=StringIO(text), override=False)
 
 
 def _section(path: Path) -> dict[str, Any]:
