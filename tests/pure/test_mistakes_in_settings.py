@@ -76,6 +76,9 @@ MISTAKES: list[tuple[str, Callable[[], object], str]] = [
     ("a driver of SQLAlchemy", lambda: database.check("postgresql+asyncpg://me:secret@h/d"), "drop +asyncpg, write postgresql://"),
     ("a parameter of Prisma", lambda: database.check("postgresql://me:secret@h/d?pgbouncer=true"), "knows no parameter pgbouncer: take it out"),
     ("a % in the password", lambda: database.check("postgresql://me:secret%zz@h/d"), "has a % that encodes nothing: "),
+    ("a space in the password", lambda: database.check("postgresql://me:se cret@h/d"), "has a space in it: write it as %20, or take it out"),
+    ("a port in words", lambda: database.check("postgresql://me:secret@h:port/d"), "the database URL's port is not a number; "),
+    ("options=-c%20a=b", lambda: database.check("postgresql://me:secret@h/d?options=-c%20a=b"), "has a second = in the parameter options: write it as %3D"),
     ("an @ in the password", lambda: database.check("postgresql://me:se@cret@h/d"), "has an @ where none belongs: "),
     ("a schema of PostgreSQL", lambda: pgonce.script("information_schema"), "schema information_schema is PostgreSQL's own: "),
     # testing
@@ -116,11 +119,13 @@ class Holder:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "wrong_apps.py").write_text(WRONG_APPS)
     (tmp_path / "base64.py").write_text("import pgonce\napp = pgonce.App()\n")
+    (tmp_path / "circle.py").write_text("import circle_handlers\nimport pgonce\napp = pgonce.App()\n")
+    (tmp_path / "circle_handlers.py").write_text("from circle import app\n")
     (tmp_path / "ends.py").write_text("import sys\nsys.exit('no config')\n")
     (tmp_path / "prints.py").write_text("import pgonce\nprint('hello')\napp = pgonce.App()\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    for name in ("wrong_apps", "ends", "prints"):
+    for name in ("wrong_apps", "ends", "prints", "circle", "circle_handlers"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return tmp_path
 
@@ -170,6 +175,13 @@ def test_white_space_around_the_url_in_the_environment_is_not_part_of_it(monkeyp
         (
             "ends",
             'ends ends the process when it is imported (no config): put what it does as a program under if __name__ == "__main__":',
+        ),
+        (
+            "circle",
+            (
+                "circle cannot be imported: circle and another module import each other (circle_handlers.py, line 1): "
+                "in circle, import that one last"
+            ),
         ),
         ("base64", "base64 is another module, which hides base64.py here: rename the file"),
         ("pgonce", "pgonce has no pgonce.App called 'app': pass --app module:app"),

@@ -102,5 +102,8 @@ def _reason(error: ImportError | SyntaxError) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, ImportError) and frames:
         here = [frame for frame in frames if not frame.filename.startswith("<frozen")][-1]
-        return f"{error} ({Path(here.filename).name}, line {here.lineno})"
+        place = f"{Path(here.filename).name}, line {here.lineno}"
+        if "circular import" in str(error):
+            return f"{error.name} and another module import each other ({place}): in {error.name}, import that one last"
+        return f"{error} ({place})"
     return f"{type(error).__name__}: {error}"

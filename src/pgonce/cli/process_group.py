@@ -146,7 +146,8 @@ def find_command(name: str) -> str:
             raise CannotExecute("is a directory", 126)
         if candidate.is_file():
             raise CannotExecute("permission denied", 126)
-    raise CannotExecute("not found", 127)
+    shell = "; a line for a shell is run by: sh -c '...'" if any(sign in name for sign in " |&;<>$") else ""
+    raise CannotExecute(f"not found{shell}", 127)
 
 
 class Group:

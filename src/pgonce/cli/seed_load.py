@@ -262,7 +262,11 @@ def _check(conn: Connection[Any], table: str, key: Sequence[str], source: Source
         columns = source.columns
         key = [renames.get(name, name) for name in key]
     if lacking := [name for name in key if name not in columns]:
-        raise InvalidArgument(f"{source.name} has no column {lacking[0]}: it has {', '.join(columns)}")
+        there = ", ".join(columns)
+        other = next((sign for sign in ";|\t" if len(columns) == 1 and sign in columns[0]), None)
+        if other is not None:
+            there += f": pass --delimiter {'tab' if other == chr(9) else repr(other)}"
+        raise InvalidArgument(f"{source.name} has no column {lacking[0]}: it has {there}")
     if unknown := [column for column in columns if column not in known]:
         raise SchemaError(
             f"table {table} has no column {unknown[0]}, which {source.name} has; the table has {', '.join(known)}: "

@@ -108,9 +108,11 @@ def check_url(url: str) -> None:
     if "@" in _parts(url)[0]:
         raise InvalidArgument(UNENCODED)
     try:
-        conninfo_to_dict(url)
+        found = conninfo_to_dict(url)
     except psycopg.ProgrammingError as error:
         raise InvalidArgument(_unreadable(url, str(error))) from None
+    if not re.fullmatch(r"[\d,\s]*", str(found.get("port") or "")):
+        raise InvalidArgument(f"the database URL's port is not a number; {ENCODE}")
 
 
 def check_text(url: object) -> None:
@@ -153,10 +155,8 @@ def _unreadable(url: str, said: str) -> str:
         return f"the database URL's scheme is SQLAlchemy's: drop {driver[2]}, write {driver[1]}://"
     if is_url and "@" in "".join(_parts(url)):
         return UNENCODED
-    if is_url and (parameter := re.search(r'URI query parameter: "(\w+)"$', said.strip())):
-        return f"the database URL: PostgreSQL knows no parameter {parameter[1]}: take it out"
-    if is_url and "percent-encoded" in said:
-        return f"the database URL has a % that encodes nothing: {ENCODE}"
+    if is_url and (misread := _misread(said)):
+        return f"the database URL{misread}"
     write = "write postgresql://user:password@host:5432/name"
     if url[:1] in {'"', "'"}:
         return "the database URL is in quotation marks, which an env file of docker keeps: take them out"
@@ -173,6 +173,20 @@ def _unreadable(url: str, said: str) -> str:
     if is_url and re.fullmatch(r"[a-z][a-z0-9]*", scheme) and not scheme.startswith("postgres"):
         return f"the database URL begins with {scheme}://, and pgonce needs PostgreSQL: {write}"
     return f"the database URL cannot be read: {write}"
+
+
+def _misread(said: str) -> str:
+    """What libpq does not understand in something that is a URL; empty if it is something else."""
+    if "unexpected spaces" in said:
+        return " has a space in it: write it as %20, or take it out"
+    if "percent-encoded" in said:
+        return f" has a % that encodes nothing: {ENCODE}"
+    parameter = re.search(r'URI query parameter: "(\w+)"$', said.strip())
+    if parameter is None:
+        return ""
+    if "extra key/value separator" in said:
+        return f" has a second = in the parameter {parameter[1]}: write it as %3D"
+    return f": PostgreSQL knows no parameter {parameter[1]}: take it out"
 
 
 _opened: WeakSet[object] = WeakSet()

@@ -241,7 +241,12 @@ def get_named(found: dict[str, V], name: str, kind: str) -> V:
         NotFound: there is none; the message lists the names that exist.
     """
     if name not in found:
-        raise NotFound(f"there is no {kind} {name!r} in this app; it has: {', '.join(sorted(found)) or 'none'}")
+        instead = (
+            f"; it has: {', '.join(sorted(found))}"
+            if found
+            else ", nor any other: import the modules that register them, below the line `app = pgonce.App()`"
+        )
+        raise NotFound(f"there is no {kind} {name!r} in this app{instead}")
     return found[name]
 
 

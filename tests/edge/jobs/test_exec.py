@@ -210,6 +210,13 @@ def test_a_command_that_is_not_there_is_127(database: str, conn: Connection) -> 
     assert last_run(conn)[1:] == ("failed", "no-such-command: not found")
 
 
+def test_a_line_for_a_shell_is_told_apart_from_a_program(database: str) -> None:
+    command: list[str | Path] = [PGONCE, "exec", "job", "--database-url", database, "--", "echo a && echo b"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = "pgonce: echo a && echo b: not found; a line for a shell is run by: sh -c '...'\n"
+    assert (done.returncode, done.stderr) == (127, said)
+
+
 @pytest.mark.parametrize("where", ["by path", "on PATH"])
 def test_a_file_that_is_not_executable_is_126(database: str, conn: Connection, tmp_path: Path, where: str) -> None:
     (tmp_path / "show.sh").write_text("echo never\n")

@@ -138,6 +138,8 @@ def test_an_unlogged_table(run: Terminal, conn: Conn) -> None:
     [
         ("f.csv", "ID,full name\n1,Ann\n", [], r"(--map) '(?=full name)"),
         ("f.csv", "sep=;\nid;name\n1;Ann\n", [], r"pass (--delimiter .*)$"),
+        ("f.csv", "id;name\n1;Ann\n", [], r"pass (--delimiter .*)$"),
+        ("f.csv", "id\tname\n1\tAnn\n", [], r"pass (--delimiter .*)$"),
         ("f.csv", 'id,name\n1,5" pipe\n', [], r"(--quote none)"),
         ("f.csv", "id,name\n1,Ann", [], r"pass (--complete)"),
         ("f.csv", b"id,name\n1,K\xf6ln\n", ["--max-rejects", "1"], ""),
