@@ -510,7 +510,7 @@ def test_every_command_has_help_that_teaches(path: tuple[str, ...], command: cli
 def test_the_help_of_the_program_names_the_first_steps_and_the_exit_codes(pgonce: Pgonce) -> None:
     shown = pgonce("--help", DATABASE_URL="postgresql://127.0.0.1:1/none", PGONCE_APP="nowhere")
     assert (shown.returncode, shown.stderr) == (0, "")
-    for word in ("pgonce migrate", "DATABASE_URL", "75", "124", "--app"):
+    for word in ("pgonce init", "pgonce migrate", "DATABASE_URL", "75", "124", "--app"):
         assert word in shown.stdout
     assert pgonce("job", "run", "--help", PGONCE_APP="nowhere").returncode == 0
 

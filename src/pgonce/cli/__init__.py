@@ -155,6 +155,7 @@ def main() -> None:
 
     \b
     First steps:
+      pgonce init                          write a small application
       pgonce migrate                       install the tables and functions
       pgonce serve --app shop:app          receive Stripe's webhooks
       pgonce job run NAME --app shop:app   run a job, unless it is running

@@ -323,6 +323,7 @@ def list_types() -> Call[list[str]]:
     return Call("pgonce_webhook_types", {"p_glob": "*", "p_limit": 5000}, column)
 
 
-def find(text: str) -> Call[list[Found]]:
-    """Everything with this name: events, objects, customers, runs, jobs, imports."""
-    return Call("pgonce_console_find", {"p_text": clean(text, 500)}, rows_as(Found))
+def find(text: str, *, emails: bool) -> Call[list[Found]]:
+    """Everything with this name: events, objects, customers, runs, jobs, imports; ``emails``: or e-mail address."""
+    args = {"p_text": clean(text, 500), "p_emails": emails}
+    return Call("pgonce_console_find", args, rows_as(Found))

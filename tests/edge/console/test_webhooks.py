@@ -250,6 +250,19 @@ def test_masked_keys_are_hidden_from_readers_in_the_page_the_json_and_the_downlo
         assert len(raw.content) > len(BIG)
 
 
+def test_who_may_not_see_an_e_mail_address_may_not_look_for_one(
+    open_page: Open, console: str, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    customer = {"id": "cus_mail", "object": "customer", "email": "ada@shop.example"}
+    put(conn, "evt_mail", "customer.created", {"id": "evt_mail", "data": {"object": customer}})
+    monkeypatch.setenv("PGONCE_MASK", "*.email")
+    for name, status in (("support", 404), ("ops", 303)):
+        cookies = {each["name"]: each["value"] for each in open_page("/", name).context.cookies()}
+        answer = httpx.get(f"{console}/find?q=ada@shop.example", cookies=cookies, timeout=60)
+        assert answer.status_code == status
+        assert ("customer=cus_mail" in answer.headers.get("location", "")) == (name == "ops")
+
+
 def test_new_events_announce_themselves_and_do_not_shift_the_list(open_page: Open, conn: Connection) -> None:
     put(conn, "evt_first", "announce", {}, status="failed", lease=None, queued=True)
     page = open_page("/webhooks?type=announce")

@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from tests.sql.race import value
 from tests.sql.test_plans import scans
@@ -191,6 +192,34 @@ def test_a_run_and_an_event_are_found_by_the_id_of_their_row(inbox: Connection) 
     find = "select noun, id from pgonce_console_find(%s)"
     assert inbox.execute(find.encode(), [str(run)]).fetchall() == [("run", str(run))]
     assert inbox.execute(find.encode(), [str(event).upper()]).fetchall() == [("webhook", "evt_5")]
+
+
+@pytest.mark.parametrize("ending", ["", "…", "-"])
+def test_a_run_is_found_by_the_beginning_of_its_id(inbox: Connection, ending: str) -> None:
+    run = str(value(inbox, "select start_job_run(%s)", f"begins{ending}"))
+    find = "select noun, id, label from pgonce_console_find(%s)"
+    assert inbox.execute(find.encode(), [run[:8] + ending]).fetchall() == [("run", run, f"begins{ending}")]
+    assert inbox.execute(find.encode(), [run[:7]]).fetchall() == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("customer.updated", {"id": "cus_mail", "object": "customer", "email": "Ada@shop.example"}),
+        ("checkout.session.completed", {"customer": "cus_mail", "customer_details": {"email": "ada@shop.example"}}),
+        ("invoice.paid", {"customer": "cus_mail", "customer_email": "ada@shop.example"}),
+        ("charge.succeeded", {"customer": "cus_mail", "billing_details": {"email": "ada@shop.example"}}),
+        ("charge.succeeded", {"customer": "cus_mail", "receipt_email": "ada@shop.example"}),
+    ],
+)
+def test_a_customer_is_found_by_the_address_of_an_e_mail(conn: Connection, kind: str, content: dict[str, Any]) -> None:
+    payload = {"id": "evt_mail", "type": kind, "data": {"object": content}}
+    insert = "insert into webhook_events (stripe_event_id, event_type, payload) values ('evt_mail', %s, %s)"
+    conn.execute(insert, [kind, Jsonb(payload)])
+    find = "select noun, id from pgonce_console_find(%s, %s)"
+    assert conn.execute(find, [" ada@SHOP.example", True]).fetchall() == [("customer", "cus_mail")]
+    for text, emails in (("ada@shop.example", False), ("da@shop.example", True), ("%@%", True), ("@", True)):
+        assert conn.execute(find, [text, emails]).fetchall() == []
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from pgonce.console import fields, respond
 from pgonce.console.addresses import url
 from pgonce.console.figures.webhooks import LaneMark, lane, lane_marks
+from pgonce.console.mask import is_masked, mask_patterns
 from pgonce.console.reads import Read, TooMuch, reading
 from pgonce.console.templating import zone_of
 from pgonce.errors import InvalidArgument
@@ -169,6 +170,13 @@ PLACES = {
 """Where each noun is shown, and under which name of the address."""
 
 
+EMAILS = [
+    ["data", "object", *field.split(".")]
+    for field in ("email", "customer_email", "receipt_email", "customer_details.email", "billing_details.email")
+]
+"""Where events have the customer's e-mail address. Who may not see one of them may not look for an address."""
+
+
 async def search(request: Request) -> Response:
     """The one search box of every page."""
     return await _search(request, respond.query(request).get("q"))
@@ -177,8 +185,9 @@ async def search(request: Request) -> Response:
 async def _search(request: Request, text: str) -> Response:
     if not text:
         return respond.go(request, "/webhooks")
+    masks = [] if respond.who(request).operator else mask_patterns()
     async with reading(request) as read:
-        found = await read(calls.find(text))
+        found = await read(calls.find(text, emails=not any(is_masked(path, masks) for path in EMAILS)))
     if not found and text.startswith("evt_") and " " not in text:
         return respond.go(request, "/webhook", id=text)  # which says why there is none
     if len(found) == 1 and not respond.is_json(request):

@@ -231,7 +231,7 @@ end $$;
 comment on function pgonce_console_dead_letters(integer) is
   'pgonce: the dead letters by fault: the same type, exception and place are one row. At most 10,001 events are counted.';
 
-create or replace function pgonce_console_find(p_text text)
+create or replace function pgonce_console_find(p_text text, p_emails boolean default true)
 returns table (noun text, id text, label text)
 language plpgsql stable set search_path from current as $$
 #variable_conflict use_column
@@ -257,8 +257,28 @@ begin
   if found then return; end if;
   if length(v_text) >= 8 and starts_with(v_text, 'evt_') then
     return query select 'webhook', m, null::text from pgonce_match_webhooks(rtrim(v_text, '…')) m;
+  elsif v_text ~* '^[0-9a-f]{8}[0-9a-f-]{0,27}…?$' then
+    v_text := replace(rtrim(v_text, '…'), '-', '');
+    return query select 'run', r.id::text, r.job_name
+                 from pgonce_match_job_runs(rpad(left(v_text, 32), 32, '0')::uuid, rpad(left(v_text, 32), 32, 'f')::uuid) m
+                 join cron_job_runs r on r.id = m;
+  elsif p_emails and v_text ~ '^\S+@\S+$' then
+    return query
+      with read as materialized (
+        select n.customer_id, n.object
+        from unnest(array['customer.created', 'customer.updated', 'checkout.session.completed', 'invoice.paid',
+                          'invoice.payment_failed', 'charge.succeeded']) t (type)
+        cross join lateral (
+          select e.customer_id, e.payload #> '{data,object}' as object from webhook_events e
+          where e.event_type = t.type order by e.received_at desc limit 500) n)
+      select distinct 'customer', r.customer_id, 'has this e-mail address' from read r
+      where r.customer_id is not null and lower(v_text) in (
+        lower(r.object ->> 'email'), lower(r.object ->> 'customer_email'), lower(r.object ->> 'receipt_email'),
+        lower(r.object #>> '{customer_details,email}'), lower(r.object #>> '{billing_details,email}'))
+      limit 10;
   end if;
 end $$;
-comment on function pgonce_console_find(text) is
+comment on function pgonce_console_find(text, boolean) is
   'pgonce: what this text names: an event, a run, a customer or another object of Stripe''s, an account, a job, an import, or a type '
-  'of event (a glob). Only whole names are looked up, and the beginning of an event''s id.';
+  'of event (a glob). Only whole names are looked up, and the beginning of the id of an event or a run. p_emails: an e-mail address is '
+  'looked for in the newest 500 events of each of six types that have the customer''s.';
