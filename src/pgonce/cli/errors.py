@@ -35,11 +35,13 @@ class TookTooLong(PgonceError):
 
 def report(error: Exception) -> int:
     """Print ``error`` on standard error and return the exit code for it."""
+    from pgonce.cli.output import print_line  # which needs rich
+
     if isinstance(error, PgonceError):
-        click.echo(f"pgonce: {error}", err=True)
+        print_line(f"pgonce: {error}", err=True)
     elif isinstance(error, psycopg.Error):
         reason = first_line(error)
-        click.echo(f"pgonce: the database refused: {reason}", err=True)
+        print_line(f"pgonce: the database refused: {reason}", err=True)
     else:
         click.echo(_traceback(error).rstrip(), err=True)
     return TIMEOUT if isinstance(error, TookTooLong) else 1

@@ -18,7 +18,7 @@ import click
 from pgonce.cli import signals
 from pgonce.cli.errors import TIMEOUT
 from pgonce.cli.options import OVERLAP, with_database, with_scope
-from pgonce.cli.output import Length, Moment
+from pgonce.cli.output import Length, Moment, printable
 from pgonce.cli.process_group import STATUS_UNKNOWN, CannotExecute, Group, find_command, require_posix
 from pgonce.cli.times import took
 from pgonce.core import database
@@ -229,4 +229,4 @@ def _say(line: str) -> None:
     """Print a line on stderr. If stderr stays full for a second, the line is dropped: stopping must not wait for it."""
     with suppress(OSError):
         if sys.stderr and select.select([], [sys.stderr], [], 1)[1]:
-            _show(f"{line}\n".encode(errors="backslashreplace"))
+            _show(f"{printable(line)}\n".encode(errors="backslashreplace"))

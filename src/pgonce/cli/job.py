@@ -11,6 +11,7 @@ import click
 from pgonce.app import App
 from pgonce.cli.errors import TookTooLong
 from pgonce.cli.options import OVERLAP, with_app, with_database, with_scope
+from pgonce.cli.output import print_line
 from pgonce.cli.signals import Interrupts
 from pgonce.cli.times import took
 from pgonce.core import database
@@ -38,9 +39,9 @@ def run(name: str, scope: dict[str, Any], key: str | None, app: App, url: str, s
     with Interrupts(name) as interrupts:
         ended = _attempts(app.get_job(name), {"scope": scope, "key": key}, url, schema, interrupts)
     if ended is None:
-        click.echo(f"{name}: skipped, another run is at work", err=True)
+        print_line(f"{name}: skipped, another run is at work", err=True)
         sys.exit(OVERLAP)
-    click.echo(f"{name}: succeeded, {ended.rows_processed:,} processed, {ended.rows_skipped:,} skipped")
+    print_line(f"{name}: succeeded, {ended.rows_processed:,} processed, {ended.rows_skipped:,} skipped")
 
 
 def _attempts(job: Job, what: dict[str, Any], url: str, schema: str, interrupts: Interrupts) -> Any:
@@ -60,7 +61,7 @@ def _attempts(job: Job, what: dict[str, Any], url: str, schema: str, interrupts:
             failed = error if begun else failed
             if left == 0 or not (failed or isinstance(error, DatabaseUnavailable)):
                 raise
-            click.echo(f"{job.name}: failed ({class_and_line(error)}), next attempt in {pause}", err=True)
+            print_line(f"{job.name}: failed ({class_and_line(error)}), next attempt in {pause}", err=True)
             time.sleep(pause.total_seconds())
             left, pause = left - 1, pause * 2
 

@@ -13,9 +13,9 @@ import click
 from pgonce.cli.actor import audited, session
 from pgonce.cli.job_list import RunId, find_run
 from pgonce.cli.options import OVERLAP, as_json, with_database, with_scope
-from pgonce.cli.output import Length, Moment, in_line, print_json, print_table, when
+from pgonce.cli.output import Length, Moment, in_line, print_json, print_line, print_table, when
 from pgonce.cli.times import exactly
-from pgonce.core import database
+from pgonce.core import database, processes
 from pgonce.core.execute import Pool, call
 from pgonce.errors import InvalidArgument, NotFound
 from pgonce.jobs import calls_console_operate as operate
@@ -63,7 +63,7 @@ def pause(name: str, reason: str, until: str | None, url: str, schema: str) -> N
     with database.open_pool(url, 1) as pool:
         end_of_pause = None if until is None else _later(until, pool)
         call(pool, operate.pause_job(session(pool, schema), name, reason, end_of_pause), schema)
-    click.echo(f"{name}: paused{f' until {when(end_of_pause)} UTC' if end_of_pause else ''}")
+    print_line(f"{name}: paused{f' until {when(end_of_pause)} UTC' if end_of_pause else ''}")
 
 
 def _later(text: str, pool: Pool) -> datetime:
@@ -85,7 +85,7 @@ def resume(name: str, url: str, schema: str) -> None:
     with database.open_pool(url, 1) as pool:
         if not call(pool, operate.resume_job(session(pool, schema), name), schema):
             raise InvalidArgument(f"job {name} is not paused")
-    click.echo(f"{name}: resumed")
+    print_line(f"{name}: resumed")
 
 
 @click.command()
@@ -99,18 +99,36 @@ def resume(name: str, url: str, schema: str) -> None:
 def request(name: str, scope: dict[str, Any], key: str | None, wait: int, url: str, schema: str) -> None:
     """Request a run of the job NAME from any worker that has it. If it is running, exit with 75.
 
-    A worker answers within about 15 s. The command does not wait for the end of the run.
+    A worker answers within about 15 s. The command does not wait for the end of the run. If no running worker has the
+    job, it exits with 1; the request stays for an hour, for a worker that starts by then.
     """
     with database.open_pool(url, 1) as pool:
         wanted = operate.request_job_run(session(pool, schema), name, key, scope)
-        answer = _answer(pool, call(pool, wanted, schema), wait, schema)
+        request_id = call(pool, wanted, schema)
+        answer = _answer(pool, request_id, 0, schema)
+        if not answer.answered and name not in (running := _running_jobs(pool, schema)):
+            raise NotFound(f"{name}: requested, but no running worker has this job: {_listed(running)}")
+        answer = answer if answer.answered else _answer(pool, request_id, wait, schema)
     if not answer.answered:
-        click.echo(f"{name}: requested; no worker has taken it up within {wait} s: see pgonce ps", err=True)
+        print_line(f"{name}: requested; no worker has taken it up within {wait} s: see pgonce ps", err=True)
     elif answer.run_id is None:
-        click.echo(f"{name}: skipped, {answer.text}", err=True)
+        print_line(f"{name}: skipped, {answer.text}", err=True)
         sys.exit(OVERLAP)
     else:
-        click.echo(f"{name}: run {answer.run_id} {answer.text}")
+        print_line(f"{name}: run {answer.run_id} {answer.text}")
+
+
+def _running_jobs(pool: Pool, schema: str) -> list[str]:
+    """The jobs of the processes that start jobs, and were seen in the last minute."""
+    lines = call(pool, processes.list_processes(), schema)
+    return sorted({job for line in lines if line.live and "jobs" in line.does for job in line.jobs})
+
+
+def _listed(names: list[str]) -> str:
+    if not names:
+        return "no worker runs, see `pgonce ps`"
+    more = f" and {len(names) - 10} others" if len(names) > 10 else ""
+    return f"those that run have {', '.join(names[:10])}{more}"
 
 
 def _answer(pool: Pool, request_id: UUID, wait: int, schema: str) -> Answer:
@@ -161,7 +179,7 @@ def schedule(
                 pool, schema, forget, "unschedule", "job", name, lambda done: "no schedule" if done else None
             ):
                 raise NotFound(f"job {name} has no schedule{f' with the key {key}' if key else ''}")
-            click.echo(f"{name}: schedule deleted")
+            print_line(f"{name}: schedule deleted")
         else:
             if (cron is None) == (every is None):
                 raise InvalidArgument("pass --cron or --every")
@@ -172,7 +190,7 @@ def schedule(
                 raise InvalidArgument(f"{chosen.expression} has no tick in the next 50 years")
             wanted = calls_operate.schedule_job(name, key, chosen, tick, plan.grace, catch_up, scope)
             audited(pool, schema, wanted, "schedule", "job", name, lambda _: f"{chosen.expression} {chosen.timezone}")
-            click.echo(f"{name}: next run {when(tick)} UTC")
+            print_line(f"{name}: next run {when(tick)} UTC")
 
 
 def _list_schedules(pool: Pool, json_: bool, schema: str) -> None:
@@ -211,8 +229,8 @@ def expect(name: str, every: timedelta | None, grace: timedelta, key: str, never
     with database.open_pool(url, 1) as pool:
         if every is not None:
             call(pool, operate.expect_job(session(pool, schema), name, every, grace, key), schema)
-            click.echo(f"{name}: expected every {exactly(every)}, alerted {exactly(grace)} later")
+            print_line(f"{name}: expected every {exactly(every)}, alerted {exactly(grace)} later")
         elif call(pool, operate.forget_job_expectation(session(pool, schema), name, key), schema):
-            click.echo(f"{name}: no longer expected")
+            print_line(f"{name}: no longer expected")
         else:
             raise NotFound(f"job {name} is not expected to run")

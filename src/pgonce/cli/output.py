@@ -125,8 +125,10 @@ def print_fields(fields: Iterable[tuple[str, str]]) -> None:
 def print_line(text: str, indent: int = 0, *, before: int = 0, err: bool = False) -> None:
     """Print one line. A terminal that is too narrow gets several, broken between words, those after the first indented.
 
-    The first ``indent`` characters are never broken. ``before``: columns that are printed already.
+    What is not printable in it, such as a line break in a name, becomes a space. The first ``indent`` characters are
+    never broken. ``before``: columns that are printed already.
     """
+    text = printable(text)
     console = terminal(err=err)
     if console is None or cell_len(text) <= (width := console.width - before):
         click.echo(text, err=err)

@@ -120,7 +120,7 @@ def pause(name: str, url: str, schema: str) -> None:
     """Request the runner of the seed NAME to stop after its batch. The seed does not run until it is resumed."""
     with database.open_pool(url, 1) as pool:
         call(pool, operate.pause_seed(session(pool, schema), name), schema)
-    click.echo(f"{name}: paused; continue with: pgonce seed resume {shlex.quote(name)}")
+    print_line(f"{name}: paused; continue with: pgonce seed resume {shlex.quote(name)}")
 
 
 @click.command()
@@ -130,7 +130,7 @@ def resume(name: str, url: str, schema: str) -> None:
     """Undo a pause: the next run of the seed NAME resumes at its checkpoint."""
     with database.open_pool(url, 1) as pool:
         call(pool, operate.resume_seed(session(pool, schema), name), schema)
-    click.echo(f"{name}: may run again, by the command that has run it before")
+    print_line(f"{name}: may run again, by the command that has run it before")
 
 
 @click.command()
@@ -143,7 +143,7 @@ def reset(name: str, url: str, schema: str) -> None:
         known = call(pool, operate.reset_seed(session(pool, schema), name), schema)
     if not known:
         raise _unknown(name)
-    click.echo(f"{name}: the next run starts from the beginning")
+    print_line(f"{name}: the next run starts from the beginning")
 
 
 @click.command("retry-rejects")
@@ -160,8 +160,8 @@ def retry_rejects(name: str, app: App, url: str, schema: str) -> None:
         call(pool, operate.retry_seed_rejects(session(pool, schema), name), schema)
         done = Seeds(pool, schema=schema).retry_rejects(found)
     if done is None:
-        click.echo(f"{name}: skipped, another runner is at work on it", err=True)
+        print_line(f"{name}: skipped, another runner is at work on it", err=True)
         sys.exit(OVERLAP)
     accepted, refused = done
-    click.echo(f"{name}: {accepted:,} accepted, {refused:,} still rejected")
+    print_line(f"{name}: {accepted:,} accepted, {refused:,} still rejected")
     sys.exit(1 if refused else 0)

@@ -12,6 +12,8 @@ from typing import Any, Self, TypeVar
 
 import click
 
+from pgonce.cli.output import print_line
+
 T = TypeVar("T")
 STOPS = ("SIGINT", "SIGTERM", "SIGHUP")
 """The signals that ask a command to end."""
@@ -100,7 +102,7 @@ class Interrupts:
         if self._received and isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
             last = self._received[-1]
             with suppress(OSError):  # after SIGHUP the terminal is gone
-                click.echo(f"{self._name}: stopped by {last}", err=True)
+                print_line(f"{self._name}: stopped by {last}", err=True)
             sys.exit(128 + signal.Signals[last])
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 
@@ -31,6 +32,10 @@ def check(database: str, conn: Connection, command: str, action: str, noun: str,
     row = conn.execute("insert into cron_job_runs (job_name) values ('other') returning id::text").fetchone()
     assert row
     conn.execute("insert into seed_checkpoints (seed_name) values ('s')")
+    conn.execute(
+        "insert into pgonce_processes (id, does, host, pid, version, jobs) values (%s, 'jobs', 'h', 1, '1', '{j}')",
+        [uuid4()],
+    )
     code, _, err = pgonce(database, *command.replace("RUN", row[0]).split(), PGONCE_ACTOR="ann")
     assert code == 0, err
     lines = conn.execute("select actor, source, action, noun, object, reason from pgonce_audit").fetchall()

@@ -371,9 +371,37 @@ def test_a_paused_job_is_skipped_by_whoever_starts_it_until_it_is_resumed(run: R
     assert (code, said) == (1, "pgonce: 99999999 days from now is after the year 9999: leave --until out\n")
 
 
-def test_a_request_that_no_worker_takes_up_says_so(run: Run) -> None:
+def test_a_request_that_no_worker_takes_up_says_so(run: Run, conn: Connection) -> None:
+    said = "counts: requested, but no running worker has this job: "
+    assert run("request", "counts") == (1, "", f"pgonce: {said}no worker runs, see `pgonce ps`\n")
+    process = (
+        "insert into pgonce_processes (id, does, host, pid, version, jobs, last_seen_at)"
+        " values (gen_random_uuid(), 'jobs', 'h', %s, '1', %s, clock_timestamp() - %s::interval)"
+    )
+    conn.execute(process, [1, [f"job{number}" for number in range(12)], "0 s"])
+    conn.execute(process, [2, ["counts"], "2 minutes"])
+    shown = "job0, job1, job10, job11, job2, job3, job4, job5, job6, job7 and 2 others"
+    assert run("request", "counts") == (1, "", f"pgonce: {said}those that run have {shown}\n")
+    conn.execute(process, [3, ["counts"], "0 s"])
     code, _, said = run("request", "counts", "--wait", "0")
     assert (code, said) == (0, "counts: requested; no worker has taken it up within 0 s: see pgonce ps\n")
+    kept = conn.execute("select count(*) from pgonce_job_requests").fetchone()
+    assert kept == (3,), "for a worker that starts in time"
+
+
+def test_a_line_break_or_an_escape_in_a_name_reaches_no_line_that_is_printed(run: Run, conn: Connection) -> None:
+    name = "a\nb\x1b[31mc\r\x9b"
+    conn.execute("select start_job_run(%s)", [name])
+    [(run_id,)] = conn.execute("select id::text from cron_job_runs").fetchall()
+    for words in (
+        ["ls"], ["ls", "--job", name], ["stats"], ["show", run_id], ["run", name], ["request", name, "--wait", "0"],
+        ["pause", name, "--reason", name], ["ls", "--job", name], ["resume", name], ["resume", name],
+        ["schedule", name], ["schedule", name, "--cron", "@daily"], ["schedule"], ["schedule", name, "--remove"],
+        ["expect", name, "--never"], ["expect", name, "--every", "1 day"], ["end", run_id, "--reason", name],
+    ):  # fmt: skip
+        _, out, said = run(*words)
+        assert not [sign for sign in out + said if not sign.isprintable() and sign != "\n"], words
+        assert all("a b [31mc  " in line or "a" not in line[:2] for line in (out + said).splitlines()), words
 
 
 @pytest.mark.parametrize(
