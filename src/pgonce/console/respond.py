@@ -56,7 +56,10 @@ def is_json(request: Request) -> bool:
 
 def dump(result: Any) -> bytes:
     """``result`` as JSON: times in ISO 8601, lengths of time in seconds."""
-    return json.dumps(result, ensure_ascii=False, default=_as_json).encode("utf-8", "replace")
+    try:
+        return json.dumps(result, ensure_ascii=False, default=_as_json).encode("utf-8", "replace")
+    except RecursionError:
+        return b'"nested too deeply to be shown"'
 
 
 def _as_json(value: Any) -> Any:

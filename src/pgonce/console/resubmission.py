@@ -49,5 +49,5 @@ def carried(sent: Form) -> list[tuple[str, str]]:
     try:
         found = json.loads(sent.get("typed"))
         return [(str(name), str(text)) for name, text in found if name not in _NOT_TYPED]
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return []

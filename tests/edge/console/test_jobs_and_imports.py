@@ -240,11 +240,21 @@ def test_a_page_stays_small_whatever_a_run_or_row_says(conn: Connection, open_pa
         conn, "insert into cron_job_runs (job_name, status, completed_at, error_message, scope) "
         "values ('large', 'failed', now(), %s, %s) returning id", f"ValueError: {large}", Jsonb({"x": large}),
     )  # fmt: skip
+    deep = one(
+        conn, "insert into cron_job_runs (job_name, status, completed_at, scope) "
+        "values ('deep', 'failed', now(), (repeat('[', 4000) || repeat(']', 4000))::jsonb) returning id",
+    )  # fmt: skip
     reject = one(
         conn, 'insert into pgonce_seed_rejects (seed_name, row_number, error, reason, "row") '
         "values ('large', 1, 'x', 'y', %s) returning id", Jsonb({f"c{n}": large[:10_000] for n in range(50)}),
     )  # fmt: skip
-    for path in (f"/run?id={run}", "/job?name=large", f"/import/rejects?name=large&like={reject}"):
+    for path in (
+        f"/run?id={run}",
+        f"/run?id={deep}",
+        f"/run.json?id={deep}",
+        "/job?name=large",
+        f"/import/rejects?name=large&like={reject}",
+    ):
         answer = page.request.get(base + path)
         assert answer.status == 200, path
         assert len(answer.body()) < 250_000, path  # every sign here takes five as HTML
