@@ -225,6 +225,33 @@ def test_another_query_and_another_database_are_not_resumed_at_the_last_key(
     assert load(seeds, elsewhere, accept_change=True).outcome == "complete"
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "files", "query"])
+def test_a_source_that_is_read_into_other_columns_is_another_one(
+    seeds: Seeds, conn: Conn, tmp_path: Path, database: str, kind: str
+) -> None:
+    conn.execute("create table things (id int primary key, note text, other text)")
+    file = tmp_path / f"a.{'csv' if kind == 'files' else kind}"
+    if kind == "parquet":
+        arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(arrow.table({"id": [1], "a": ["x"]}), file)
+    else:
+        file.write_text('{"id": 1, "a": "x"}\n' if kind == "jsonl" else "id,a\n1,x\n")
+
+    def source(column: str) -> Any:
+        if kind == "query":
+            made = Query(database, "select 1 as id, 'x' as a", ["id"])
+            made.rename({"a": column})
+            return made
+        return read_files([file], "f", rename={"a": column}) if kind == "files" else read(file, rename={"a": column})
+
+    assert load(seeds, source("note")).outcome == "complete"
+    assert load(seeds, source("note")).new_rows == 0
+    with pytest.raises(SourceChanged):
+        load(seeds, source("other"))
+    assert load(seeds, source("other"), restart=True, on_conflict="update").outcome == "complete"
+    assert conn.execute("select * from things").fetchall() == [(1, "x", "x")]
+
+
 def test_a_query_resumes_between_keys_that_a_collation_calls_equal() -> None:
     """On Debian's PostgreSQL: the suite's has no ICU."""
     with debian_server() as url, psycopg.connect(url, autocommit=True) as conn:

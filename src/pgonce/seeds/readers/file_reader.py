@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pgonce.seeds.readers.file import OpenFile
 
@@ -24,6 +25,11 @@ class FileReader:
     def name(self) -> str:
         """The file's name, for messages."""
         return "standard input" if str(self.path) == "-" else self.path.name
+
+    @property
+    def _names_shape(self) -> dict[str, Any]:
+        """Into which columns of the table the values go: part of how the file is read."""
+        return {"map": dict(self._rename) or None}
 
     @property
     def size_read(self) -> int:

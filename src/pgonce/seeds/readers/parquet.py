@@ -161,6 +161,7 @@ class ParquetFile(FileReader):
         return {
             "footer": blake2b(file.read_at(max(0, size - footer), footer), digest_size=16).hexdigest(),
             "columns": list(self._names(file)),
+            **self._names_shape,
         }
 
     def _end_of_group(self, opened: OpenFile, cursor: Cursor | None) -> int:

@@ -53,10 +53,7 @@ class Query:
         server = conninfo_to_dict(url)
         database = str(server.get("dbname") or "another database")
         # hashes: the query may hold values, and what is taken for the host or the database may hold a password
-        self._fingerprint = {
-            "query": _hash(self._query.as_string()),
-            "database": _hash(*(str(server.get(each)) for each in ("host", "hostaddr", "port", "service", "dbname"))),
-        }
+        self._database = _hash(*(str(server.get(each)) for each in ("host", "hostaddr", "port", "service", "dbname")))
         # a / in a password that is not encoded ends the host, and the rest is taken as the database's name
         self.name = f"a query on {'another database' if '@' in database else database}"
 
@@ -82,7 +79,8 @@ class Query:
     def fingerprint(self, cursor: Cursor | None) -> Mapping[str, Any]:
         """Which query it is, and in which database. A key of another query, or of another shard, is no place in it."""
         del cursor
-        return self._fingerprint
+        names = (f"{old}={new}" for old, new in sorted(self._names.items()))
+        return {"query": _hash(self._query.as_string(), *names), "database": self._database}
 
     def same(self, stored: Mapping[str, Any]) -> Verdict:
         """``same``, where it is the same query on the same database.
@@ -90,7 +88,7 @@ class Query:
         Raises:
             SourceChanged: it is not.
         """
-        for key, found in self._fingerprint.items():
+        for key, found in self.fingerprint(None).items():
             if stored.get(key) != found:
                 raise SourceChanged(
                     f"{self.name}: the {key} is not that of the checkpoint: give this import another --name, begin at "

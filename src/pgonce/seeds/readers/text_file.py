@@ -121,7 +121,7 @@ class TextFile(FileReader):
             SourceChanged: what was read is not what the file holds now.
         """
         offset = offset_of(cursor, self.name)[0]
-        found = self._opened().fingerprint(offset, self._shape)
+        found = self._opened().fingerprint(offset, self._shape | self._names_shape)
         return found | {"open_line": True} if offset and offset == self._open_line else found
 
     def same(self, stored: Mapping[str, Any]) -> Verdict:
@@ -132,7 +132,7 @@ class TextFile(FileReader):
         """
         self._earlier_size = stored.get("size")
         file = self._opened_anew()
-        verdict = file.same(stored, self._shape)
+        verdict = file.same(stored, self._shape | self._names_shape)
         if verdict == "grown" and stored.get("open_line"):
             with file.bytes_from(int(stored["offset"])) as stream:
                 begin = file.read_from(stream, 1)
