@@ -46,13 +46,14 @@ class Column:
     """``generated``: a value for it is refused. ``identity``: GENERATED ALWAYS, so it can be inserted, not updated."""
     has_one_text: bool = True
     """Whether equal values are written alike. Those of numeric and citext are not: 1.0 = 1.00, and a = A."""
-    identity: Sequence[int] = ()
-    """Of a column of the table: its number, and oid and modifier of its type."""
+    number: int = 0
+    """Of a column of the table: which one it is, whatever its name."""
+    identity: str = ""
+    """The same with its name, and oid and modifier of its type."""
 
     def is_written_like(self, other: Column) -> bool:
         """Whether both are the same column, also after ALTER TYPE from ``int`` to ``bigint``: values have one form."""
-        alike = replace(self, type=other.type, identity=other.identity, has_one_text=other.has_one_text)
-        return alike == other and self.identity[:1] == other.identity[:1]
+        return replace(self, type=other.type, identity=other.identity, has_one_text=other.has_one_text) == other
 
 
 @dataclass(frozen=True, slots=True)

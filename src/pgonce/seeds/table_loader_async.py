@@ -15,7 +15,7 @@ from pgonce.seeds.batch import Batch
 from pgonce.seeds.calls import Checkpoint, Counts
 from pgonce.seeds.columns import Kind, TableFacts
 from pgonce.seeds.seed import Seed
-from pgonce.seeds.table_async import find_facts, find_key_index
+from pgonce.seeds.table_async import IDENTITY, find_facts, find_key_index
 
 _RANGE = 1000
 """Rows of a batch from which on reading a range of the index is cheaper than looking up each key."""
@@ -30,10 +30,9 @@ cross join (select max({column}) as greatest, min({column}) as least from {table
 cross join lateral (select case when q.seqincrement > 0 then e.greatest else e.least end::numeric as most) m
 where (m.most - s.last_value - case when s.is_called then q.seqincrement else 0 end) * sign(q.seqincrement) >= 0
 """
-_NOW = """
+_NOW = f"""
 select exists (select from pg_catalog.pg_index where indexrelid = %s and indisunique and indisvalid),
-  array(select array[attnum, atttypid::bigint, atttypmod] from unnest(%s::text[]) with ordinality name(name, place)
-        join pg_catalog.pg_attribute on attname = name and attrelid = %s and attnum > 0 order by place)
+  array(select {IDENTITY} from pg_catalog.pg_attribute a where a.attrelid = %s and a.attnum > 0)
 """
 _STAGING = sql.Identifier("pg_temp", "pgonce_batch")
 _EXACT: frozenset[Kind] = frozenset({"boolean", "integer", "uuid", "timestamp"})
@@ -124,13 +123,12 @@ class TableLoader:
         Raises:
             TableChanged: the unique index was dropped during the import, or columns were renamed or got another type.
         """
-        names = list(batch.columns)
-        [[is_unique, there]] = await fetch(conn, _NOW, [self._key_index, names, self.facts.oid])
-        if there != [list(self.facts.columns[name].identity) for name in names]:
+        [[is_unique, there]] = await fetch(conn, _NOW, [self._key_index, self.facts.oid])
+        if not {self.facts.columns[name].identity for name in batch.columns}.issubset(there):
             if not there:
                 raise TableChanged(f"table {self.seed.into} was dropped during the import: this batch is rolled back")
             facts = await find_facts(conn, self.seed, self.facts.oid)
-            if any(not facts.columns[name].is_written_like(self.facts.columns[name]) for name in names):
+            if any(not facts.columns[name].is_written_like(self.facts.columns[name]) for name in batch.columns):
                 raise TableChanged(
                     f"columns of {self.seed.into} were renamed or changed their type during the import: this batch is "
                     "rolled back: run the same command again"
