@@ -2,6 +2,8 @@ r"""Imports compared with other tools: 1,000,000 rows with a body of 150 bytes a
 
     python -m bench.imports [--rows 1000000] [--rounds 1] [--only WORD]
 
+With --only the last line is the peak memory of ours among these, whatever the number of rows.
+
 Every contender loads into the same table, truncated before. The ratios are to psql's \copy in the same round. Run it on
 a quiet machine; below 200,000 rows the start of psql and the first, small batches weigh too much.
 """
@@ -150,7 +152,8 @@ def run(quick: bool, rows: int | None = None, rounds: int | None = None, only: s
             for _ in range(rounds or (1 if quick else 3)):
                 one_round(conn, url, folder, rounded, only)
             if only:
-                return [rounded.result(name) for name in rounded.rates]
+                memory = Result("peak memory", rounded.megabytes, "MB", None, "< 200", rounded.megabytes < 200)
+                return [*(rounded.result(name) for name in rounded.rates), memory]
             empty(conn)
             resumed = first_row_after_kill(url, rounded.rows)
         behind = first_row_after(url, folder, 2_000_000_000)
