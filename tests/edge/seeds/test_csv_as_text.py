@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import random
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from pgonce.core import database as pools
+from pgonce.seeds.readers import read
 from pgonce.seeds.readers.csv_text import Dialect, as_text, cut
+from pgonce.seeds.seeds import Seeds
 
 Conn = psycopg.Connection[Any]
 PIECES = ['"', '""', "a", "b c", "\\", "\t", "\\N", "\\.", "\x01", "é", '"x"', '"a,b"', '"""q"""', '""""', '"\n"']
@@ -49,3 +54,29 @@ def test_a_block_as_text_is_what_copy_reads_in_the_csv(conn: Conn, end: str) -> 
             if expected != "refused":
                 assert count == len(expected)
                 compared += 1
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_an_empty_line_of_one_column_is_no_row_as_csv_has_it_and_null_has_a_spelling(
+    database: str, conn: Conn, tmp_path: Path, end: bytes
+) -> None:
+    conn.execute("create table wanted (word text); insert into wanted values ('a'), (null), (''), ('b'), (null)")
+    file = tmp_path / "a.csv"
+
+    def written(options: str) -> list[dict[str, str]]:
+        with conn.cursor().copy(f"copy wanted to stdout (format csv, header{options})".encode()) as copy:
+            file.write_bytes(b"".join(copy).replace(b"\n", end))
+        with file.open(newline="") as text:
+            return list(csv.DictReader(text))
+
+    def loaded(**options: Any) -> list[str | None]:
+        conn.execute("drop table if exists words; create table words (word text)")
+        with pools.open_pool(database, 3) as pool:
+            source = read(file, **options)
+            assert Seeds(pool).run(str(options), source, into="words").outcome == "complete"
+            assert Seeds(pool).verify(str(options), source, into="words")["ok"]
+        return [word for (word,) in conn.execute("select word from words").fetchall()]
+
+    assert [row["word"] for row in written("")] == loaded() == ["a", "", "b"]
+    written(", null 'NULL', force_quote *")  # without force_quote an empty text is an empty line then
+    assert loaded(nulls=["NULL"]) == ["a", None, "", "b", None]
