@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg
 
+from bench.cpu import Stopwatch
 from bench.load import deliveries
 from bench.server import new_database, pgbench
 from pgonce.core import database
@@ -68,7 +69,10 @@ def with_pgbench(script: str, seconds: float) -> float:
         with psycopg.connect(url, autocommit=True) as conn:
             conn.execute(SPECIFIED.encode())
             conn.execute(EFFECTS)
-        return pgbench(url, script, clients=CLIENTS, seconds=seconds, i="0", payload=_payload())
+        watch = Stopwatch("pgbench")
+        rate = pgbench(url, script, clients=CLIENTS, seconds=seconds, i="0", payload=_payload())
+        watch.rate(rate * seconds)
+        return rate
 
 
 def _payload() -> str:
@@ -95,11 +99,11 @@ def by_hand(bodies: Sequence[bytes]) -> float:
                         conn.execute(EFFECT, [found["id"]], prepare=True)
                         conn.execute(MARK, [found["id"]], prepare=True)
 
-        started = time.perf_counter()
+        watch = Stopwatch("by hand")
         with ThreadPoolExecutor(CLIENTS) as threads:
             for each in [threads.submit(client) for _ in range(CLIENTS)]:
                 each.result()
-        return len(bodies) / (time.perf_counter() - started)
+        return watch.rate(len(bodies))
 
 
 def with_pgqueuer(bodies: Sequence[bytes], in_flight: int) -> float:

@@ -22,6 +22,7 @@ import psycopg
 
 import pgonce
 from bench import processes
+from bench.cpu import Stopwatch
 from bench.load import deliveries, event
 from bench.result import Result
 from bench.server import new_database
@@ -83,10 +84,10 @@ def end_to_end(make: Callable[[], pgonce.App], bodies: Sequence[bytes], in_fligh
     with _fresh() as (url, conn), settled():
         distinct = len(set(bodies))
         with Worker(make(), url, concurrency=4, poll=0.2) as worker:
-            started = time.perf_counter()
+            watch = Stopwatch(f"{make.__name__}, {in_flight} in flight")
             asyncio.run(record_all(url, bodies, worker, in_flight))
             wait_for_effects(conn, distinct)
-            return len(bodies) / (time.perf_counter() - started)
+            return watch.rate(len(bodies))
 
 
 async def record_all(url: str, bodies: Sequence[bytes], worker: Worker, in_flight: int) -> None:
@@ -117,10 +118,10 @@ def drain(make: Callable[[], pgonce.App], count: int) -> float:
     with _fresh() as (url, conn), settled():
         fill(url, count)
         conn.execute("vacuum analyze webhook_events")
-        started = time.perf_counter()
+        watch = Stopwatch(f"{make.__name__}, draining")
         with Worker(make(), url, concurrency=4, poll=0.2):
             wait_for_effects(conn, count)
-            return count / (time.perf_counter() - started)
+            return watch.rate(count)
 
 
 def fill(url: str, count: int, start: int = 0) -> None:
