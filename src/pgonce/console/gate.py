@@ -48,9 +48,7 @@ class Gate:
             return
         place = security.Place(scope, self._console.proxies)
         if place.prefix:
-            path = scope["path"].removeprefix(scope["root_path"])
-            scope["root_path"] = place.prefix + scope["root_path"]
-            scope["path"] = scope["root_path"] + path
+            _go_below(scope, place.prefix)
         request = Request(scope, receive, send)
         token = request.cookies.get(COOKIE, "")
         fresh = not 20 <= len(token) <= 200
@@ -166,6 +164,19 @@ class Gate:
                 await call(pool, sessions.end_session(token_hash(token), "the password or role was changed"), schema)
             return None
         return Identity(user.name, user.role, "password", found.id)
+
+
+def _go_below(scope: Scope, prefix: str) -> None:
+    """Put a proxy's prefix before the addresses of the pages, also if the proxy has left it in the path."""
+    root = scope["root_path"]
+    path = scope["path"].removeprefix(root)
+    if root != prefix and not root.startswith(f"{prefix}/"):
+        root = prefix + root
+        pages = {route.path.split("/")[1].partition(".")[0] for route in scope["app"].routes}
+        # a prefix such as /jobs is taken for stripped, because the path of a page begins with it, too
+        if (path == prefix or path.startswith(f"{prefix}/")) and prefix.split("/")[1] not in pages:
+            path = path.removeprefix(prefix) or "/"
+    scope["root_path"], scope["path"] = root, root + path
 
 
 def _target(request: Request) -> str:

@@ -38,7 +38,8 @@ def start(url: str) -> Iterator[Start]:
     with ExitStack() as stack:
 
         def start(prefix: str = "", wrap: Callable[[Any], Any] | None = None, **options: Any) -> Client:
-            console = pgonce.Console(url=url, **{"users": "", **options})
+            at = options.pop("prefix_option", "")  # of the console; ``prefix``: where the client asks
+            console = pgonce.Console(url=url, prefix=at, **{"users": "", **options})
             app = wrap(console) if wrap else console
             client = stack.enter_context(served(app, console.stop))
             client.base_url = client.base_url.join(prefix + "/") if prefix else client.base_url
@@ -373,6 +374,27 @@ def test_behind_a_proxy_with_a_prefix_and_tls_the_addresses_and_the_cookie_fit(s
     sent = {"csrf": token(page), "name": "ops", "password": "secret"}
     done = httpx.post(client.base_url.join("/login"), data=sent, headers=headers, cookies=cookies)
     assert (done.status_code, done.headers["location"]) == (303, "/tools/")
+
+
+@pytest.mark.parametrize(
+    ("option", "announced", "path", "leads_to"),
+    [
+        ("", "/ops", "/audit", "/ops/login?next=%2Faudit"),  # the proxy strips the prefix
+        ("", "/ops", "/ops/audit", "/ops/login?next=%2Faudit"),  # it leaves it in the path
+        ("/ops", "/ops", "/ops/audit", "/ops/login?next=%2Faudit"),
+        ("/ops", "", "/ops/audit", "/ops/login?next=%2Faudit"),
+        ("/ops", "/ops", "/audit", "/ops/login?next=%2Faudit"),
+        ("", "/ops/", "/ops", "/ops/login?next=%2F"),
+        ("/console", "/ops", "/console/audit", "/ops/console/login?next=%2Faudit"),
+        ("", "/jobs", "/jobs", "/jobs/login?next=%2Fjobs"),  # a prefix that is also a page is stripped
+    ],
+)
+def test_a_prefix_counts_once_whether_the_proxy_strips_it_or_not(
+    start: Start, option: str, announced: str, path: str, leads_to: str
+) -> None:
+    client = start(users=OPS, proxies=["127.0.0.1"], prefix_option=option)
+    answer = client.get(path, headers={"x-forwarded-prefix": announced})
+    assert (answer.status_code, answer.headers["location"]) == (303, leads_to)
 
 
 @pytest.mark.parametrize("prefix", ["//evil.example", "/a b", "x", '/"><script>'])
