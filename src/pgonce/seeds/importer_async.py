@@ -149,6 +149,8 @@ class Import:
         self._sizer = BatchSizer(self._seed.batch_size, options.max_rows_per_second)
         self._checkpoint: Checkpoint | None = None
         self._seen = self._rejected = 0
+        self._last: tuple[dict[str, Any], set[int | None]] | None = None
+        """By what the rows of the last committed batch are found again; None before the first one."""
         self.rows = 0
         """Rows of this resume."""
         self.restarted_at: datetime | None = None
@@ -315,12 +317,15 @@ class Import:
                 advanced = await execute(tx, step, self._schema)
                 if advanced is None:
                     raise _Moved
+                if self._last and not self._options.accept_change:
+                    await self._loader.check_last(tx, *self._last)
                 rejected = self._rejected
                 if refused:
                     stored = calls_operate.reject_seed_rows(name, refused, partition)
                     rejected = await execute(tx, stored, self._schema)
-            self._rejected = rejected
+            self._rejected, self._last = rejected, (target, self._loader.files)
         except _Moved:
+            self._last = None
             advanced = await self._committed(batch, number)
             self._rejected += advanced.rows_rejected - (before.rows_rejected if before else 0)
         inserted = advanced.total_inserted - (before.total_inserted if before else 0)

@@ -32,7 +32,9 @@ where (m.most - s.last_value - case when s.is_called then q.seqincrement else 0 
 """
 _NOW = f"""
 select exists (select from pg_catalog.pg_index where indexrelid = %s and indisunique and indisvalid),
-  array(select {IDENTITY} from pg_catalog.pg_attribute a where a.attrelid = %s and a.attnum > 0)
+  array(select {IDENTITY} from pg_catalog.pg_attribute a where a.attrelid = %s and a.attnum > 0),
+  array(select pg_catalog.pg_relation_filenode(t.relid) from pg_catalog.pg_partition_tree(%s) t)
+    || pg_catalog.pg_relation_filenode(%s)
 """
 _STAGING = sql.Identifier("pg_temp", "pgonce_batch")
 _EXACT: frozenset[Kind] = frozenset({"boolean", "integer", "uuid", "timestamp"})
@@ -54,6 +56,8 @@ class TableLoader:
         self._keys_found = False
         self._ranges = bool(facts.order)
         self._staging: Literal["none", "empty", "full"] = "none"
+        self.files = set[int | None]()
+        """The numbers of the table's files, as ``check_batch`` has found them."""
 
     async def begin(self, conn: AsyncConnection[Any]) -> None:
         """Call at the start of each transaction."""
@@ -123,7 +127,7 @@ class TableLoader:
         Raises:
             TableChanged: the unique index was dropped during the import, or columns were renamed or got another type.
         """
-        [[is_unique, there]] = await fetch(conn, _NOW, [self._key_index, self.facts.oid])
+        [[is_unique, there, files]] = await fetch(conn, _NOW, [self._key_index, *[self.facts.oid] * 3])
         if not {self.facts.columns[name].identity for name in batch.columns}.issubset(there):
             if not there:
                 raise TableChanged(f"table {self.seed.into} was dropped during the import: this batch is rolled back")
@@ -134,6 +138,7 @@ class TableLoader:
                     "rolled back: run the same command again"
                 )
             self.facts = facts
+        self.files = set(files)
         if self._key_index is None:  # there is no key
             return
         if not is_unique:  # another one may have taken its place, as REINDEX CONCURRENTLY makes it
@@ -143,6 +148,23 @@ class TableLoader:
                 f"the unique index over ({', '.join(self.seed.key)}) of {self.seed.into} was dropped during the import:"
                 " this batch is rolled back: create it again, then run the same command"
             )
+
+    async def check_last(self, conn: AsyncConnection[Any], target: Mapping[str, Any], files: set[int | None]) -> None:
+        """Refuse a batch if the rows of the one before it are gone.
+
+        Call it after the checkpoint was advanced: a failover loses rows together with the checkpoint, and then they are
+        read again.
+
+        Args:
+            target, files: as they were when this run committed the batch before.
+
+        Raises:
+            TableChanged: with the choice.
+        """
+        keys = target["keys"]  # without keys: TRUNCATE gives a table another file, and VACUUM FULL does so, too
+        if not (await self._has_one(conn, keys) if keys else files <= self.files):
+            name = self.facts.table.as_string()
+            raise TableChanged(self._lost(f"table {name} has not the rows of the last batch: was it emptied?"))
 
     def target(self, batch: Batch, bad: set[int]) -> dict[str, Any]:
         """What identifies the table at the next resume: its name and oid, and two keys that ``batch`` has written.
@@ -186,8 +208,11 @@ class TableLoader:
             lost = f"table {name} is empty, and {at.rows_inserted:,} rows were inserted"
         else:
             return
-        raise TableChanged(
-            f"{at.seed_name}: {lost}: begin at the start (--restart), resume at the checkpoint (--accept-change), or "
+        raise TableChanged(self._lost(lost))
+
+    def _lost(self, what: str) -> str:
+        return (
+            f"{self.seed.name}: {what}: begin at the start (--restart), resume at the checkpoint (--accept-change), or "
             "use another --name"
         )
 

@@ -401,3 +401,61 @@ def test_a_value_without_a_form_is_a_reject_with_its_reason(seeds: Seeds, conn: 
     seeds.reset("s")
     with pytest.raises(RowRejected, match=r"row 1, cursor 0: float has no form in column body \(jsonb\)"):
         seeds.run("s", source, into="things", key=("id",))
+
+
+PARTITIONED = """
+create table things (id int, note text) partition by range (id);
+create table low partition of things for values from (0) to (50);
+create table high partition of things for values from (50) to (100)
+"""
+
+
+def emptying(conn: Conn, statement: str) -> Any:
+    """A callback that executes the statement after the second batch."""
+
+    def on_progress(progress: Progress) -> None:
+        if progress.rows == 10:
+            conn.execute(statement.encode())
+
+    return on_progress
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "statement"),
+    [
+        (TABLE, ("id",), "truncate things"),
+        (TABLE, ("id",), "delete from things"),
+        (TABLE, ("id",), "delete from things where id > 4"),
+        ("create table things (id int, note text)", (), "truncate things"),
+        (PARTITIONED, (), "truncate low"),
+    ],
+)
+def test_a_table_that_is_emptied_during_the_import_stops_it_with_the_choice(
+    seeds: Seeds, conn: Conn, table: str, key: tuple[str, ...], statement: str
+) -> None:
+    conn.execute(f"drop table if exists things; {table}".encode())
+    what = seed(20, key=key)
+    with pytest.raises(TableChanged, match=r"not the rows of the last batch: was it emptied\?: begin at the start"):
+        seeds.run(what, on_progress=emptying(conn, statement))
+    at = "select status, rows_inserted from seed_checkpoints"
+    assert conn.execute(at).fetchall() == [("failed", 10)]
+    run(seeds, what, accept_change=True)
+    assert conn.execute(at).fetchall() == [("complete", 20)]
+
+
+@pytest.mark.parametrize("table", [TABLE, "create table things (id int, note text)"])
+def test_a_table_of_which_other_rows_go_is_imported_to_the_end(seeds: Seeds, conn: Conn, table: str) -> None:
+    conn.execute(f"drop table if exists things; {table}".encode())
+    key = ("id",) if "primary" in table else ()
+    run(seeds, seed(20, key=key), on_progress=emptying(conn, "delete from things where id in (1, 3, 9)"))
+    assert ids(conn) == [number for number in range(20) if number not in (1, 3, 9)]
+
+
+def test_a_table_with_a_key_may_be_written_anew_during_the_import(seeds: Seeds, conn: Conn) -> None:
+    run(seeds, seed(20), on_progress=emptying(conn, "vacuum full things"))
+    assert ids(conn) == list(range(20))
+
+
+def test_rows_may_go_during_an_import_that_accepts_it(seeds: Seeds, conn: Conn) -> None:
+    run(seeds, seed(20), on_progress=emptying(conn, "truncate things"), accept_change=True)
+    assert ids(conn) == list(range(10, 20))
