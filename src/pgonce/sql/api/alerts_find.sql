@@ -208,7 +208,10 @@ begin
   counted as (
     select h.*, count(*) over (partition by h.series) as events,
            row_number() over (partition by h.series order by h.happened_at desc, h.once) as place
-    from hours h)
+    from hours h),
+  examples as (  -- not by a subquery for each series: it would read all events again for each
+    select n.series, jsonb_agg(n.example || jsonb_build_object('reason', pgonce_error_line(n.error_message)) order by n.place) as examples
+    from counted n where n.events > n.alone and n.place <= 3 group by n.series)
   select c.kind, c.subject, c.kind || '/' || c.once, 
          format('%s%s. Next: `%s%s`', c.says, case when c.has_reason then ': ' || pgonce_alert_reason(c.error_message) else '' end,
                 c.command, v_schema),
@@ -221,11 +224,9 @@ begin
                 case when c.subject = c.parent then c.example ->> 'stripe_event_id' else c.subject end,
                 case when c.has_reason then ': ' || pgonce_alert_reason(c.error_message) else '' end, c.command_for_many, v_schema),
          c.detail_of_many || jsonb_build_object(
-           'events', c.events, 'since', c.hour, 'command', c.command_for_many || v_schema,
-           'examples', (select jsonb_agg(n.example || jsonb_build_object('reason', pgonce_error_line(n.error_message)) order by n.place)
-                        from counted n where n.series = c.series and n.place <= 3)),
+           'events', c.events, 'since', c.hour, 'command', c.command_for_many || v_schema, 'examples', x.examples),
          c.happened_at, c.series, length(c.events::text)
-  from counted c where c.events > c.alone and c.place = 1
+  from counted c join examples x on x.series = c.series where c.events > c.alone and c.place = 1
   order by 6;
   return query select * from pgonce_find_delivery_alerts(v_from);
 end $$;
