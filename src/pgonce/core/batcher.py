@@ -121,6 +121,8 @@ class Batcher(Generic[Resource, Item, Outcome]):
                     each.answer.cancel()
                 elif not each.answer.done():
                     each.answer.set_exception(error)
+            # if nothing could be acquired they are still in the list, and a closed pool would be asked for ever
+            self._waiting = [each for each in self._waiting if not each.answer.done()]
             if not isinstance(error, Exception):
                 raise
             return

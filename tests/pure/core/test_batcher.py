@@ -228,6 +228,27 @@ async def test_a_turn_that_cannot_be_had_is_an_error_for_those_who_have_waited_f
 
 
 @in_loop
+async def test_where_nothing_can_be_acquired_nobody_goes_on_asking_for_those_who_have_their_answer() -> None:
+    wire = Wire()
+    wire.free.clear()
+    wire.refusing = True
+    refused, gone = wire.call(10), wire.call(11)
+    await settled()
+    gone.cancel()
+    wire.free.set()
+    await asyncio.wait([refused, gone])
+    await settled()
+    assert str(refused.exception()) == "no connection"
+    assert not wire.batcher._in_flight, "a closed pool refuses at once: the event loop would never end"
+    wire.refusing = False
+    late = wire.call(12)
+    await settled()
+    assert wire.sent == [[12]]
+    wire.answer_all()
+    assert await late == "outcome of 12"
+
+
+@in_loop
 async def test_sendings_that_are_cancelled_tell_their_callers_and_those_who_wait_are_sent_after_them() -> None:
     wire, tasks = await full()
     late = [wire.call(10), wire.call(11)]
