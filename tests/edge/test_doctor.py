@@ -119,6 +119,14 @@ def test_what_is_wrong_is_found_and_the_command_to_run_runs(
     assert pgonce(database, "doctor")[0] in ({0, 1} if area == "schema" else {1 if state == "failure" else 0})
 
 
+def test_a_live_run_that_has_its_heartbeats_apart_is_not_silent(database: str, conn: Connection) -> None:
+    conn.execute(
+        "with run as (insert into cron_job_runs (job_name, heartbeat_at) values ('j', now() - interval '16 minutes') returning id)"
+        " insert into pgonce_job_heartbeats (run_id) select id from run"
+    )
+    assert not [each for each in found(database, "jobs") if each.state != "ok"]
+
+
 @pytest.mark.parametrize(
     ("does", "before", "now", "lost"),
     [

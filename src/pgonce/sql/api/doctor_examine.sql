@@ -106,7 +106,7 @@ begin
     case when v_count > 0 then 'pgonce webhook refused' end;
 
   select count(*), min(r.id::text) into v_count, v_id from cron_job_runs r
-  where r.status = 'running' and r.heartbeat_at + r.run_window < v_now;
+  where r.status = 'running' and r.heartbeat_at + r.run_window < v_now and not pgonce_has_heartbeat(r.id, r.run_window);
   if v_count > 0 then
     return query select 'jobs', 'warning',
       case v_count when 1 then '1 run has sent no heartbeat for its window' else v_count || ' runs have sent no heartbeat for their window' end
