@@ -176,9 +176,10 @@ def due_job_retries(names: Sequence[str]) -> Call[list[Retry]]:
     return Call("pgonce_due_job_retries", {"p_job_names": list(names)}, rows_as(Retry))
 
 
-def retry_job_run(run_id: UUID) -> Call[UUID | None]:
+def retry_job_run(run_id: UUID, slots: int | None) -> Call[UUID | None]:
     """Start the next attempt of a failed run. None: it has nothing to retry, or its retry may not start now."""
-    return Call("pgonce_retry_job_run", {"p_run_id": run_id, "p_process": this_process()}, value)
+    args = {"p_run_id": run_id, "p_process": this_process(), "p_slots": slots}
+    return Call("pgonce_retry_job_run", args, value)
 
 
 def _figures(

@@ -135,11 +135,11 @@ class AsyncJobs:
             yield run
 
     def retry(
-        self, failed: protocol.Retry, *, timeout: timedelta | None = None
+        self, failed: protocol.Retry, *, timeout: timedelta | None = None, slots: int | None = None
     ) -> AbstractAsyncContextManager[AsyncRun | None]:
         """The next attempt of a failed run; None when somebody else has it, or it is not to be retried now."""
         start = protocol.Start(failed.name, failed.window, failed.key, failed.scope, failed.scheduled_for, stored=True)
-        return self._started(protocol.retry_job_run(failed.run_id), start, timeout)
+        return self._started(protocol.retry_job_run(failed.run_id, slots), start, timeout)
 
     @asynccontextmanager
     async def _started(
@@ -203,7 +203,7 @@ class AsyncJobs:
             closing = protocol.interrupt_job_run(run_id, "the answer to its start was lost: nothing was run")
             await call(self._pool, closing, self._schema)
             if anew is None and row["scope"] == start.scope:  # what another scope asked for is not this run's retry
-                anew = await call(self._pool, protocol.retry_job_run(run_id), self._schema)
+                anew = await call(self._pool, protocol.retry_job_run(run_id, start.slots), self._schema)
         self._unanswered.pop(which, None)
         return anew
 
@@ -228,7 +228,7 @@ class AsyncJobs:
             request: an operator's request that this run answers; its scope and key are the request's.
         """
         if retry is not None:
-            return self.retry(retry, timeout=job.timeout)
+            return self.retry(retry, timeout=job.timeout, slots=job.slots)
         start = protocol.Start(
             job.name, job.window, job.key if key is None else key, scope or {}, scheduled_for, job.retries, job.backoff,
             job.slots,

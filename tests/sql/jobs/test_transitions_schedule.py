@@ -245,6 +245,59 @@ def test_runs_of_a_release_with_other_slots_or_none_count_too(conn: Connection) 
     assert start(None, "2026-01-01 06:06+00") is not None, "its process is dead"
 
 
+def test_a_retry_takes_any_free_slot_and_no_more_runs_are_at_work(conn: Connection) -> None:
+    def start(slots: int, tick: str | None = None) -> Any:
+        query = (
+            "select pgonce_start_job_run_in_slot(%s, 'job', p_key => 'k', p_scheduled_for => %s, p_retries => 1,"
+            " p_backoff => '1 us') as id"
+        )
+        return rows(conn, query, slots, tick)[0]["id"]
+
+    def retry(run: Any, slots: int) -> Any:
+        return rows(conn, "select pgonce_retry_job_run(%s, p_slots => %s) as id", run, slots)[0]["id"]
+
+    first, second, third = start(3), start(3), start(3)
+    rows(conn, "select fail_job_run(%s, 'why')", third)
+    rows(conn, "select complete_job_run(%s)", second)
+    assert retry(third, 1) is None, "the next release has one slot, and it is taken"
+    rows(conn, "select complete_job_run(%s)", first)
+    anew = retry(third, 1)
+    assert rows(conn, "select key, attempt from cron_job_runs where id = %s", anew) == [{"key": "k#1", "attempt": 2}]
+    rows(conn, "select complete_job_run(%s)", anew)
+
+    old, other = start(2, "2026-01-01 06:00+00"), start(2)
+    rows(conn, "select fail_job_run(%s, 'why')", old)
+    assert start(2) is not None
+    rows(conn, "select complete_job_run(%s)", other)
+    assert start(2, "2026-01-01 06:01+00") is not None
+    assert retry(old, 2) is None, "a newer tick does the same work, in the other slot"
+    assert rows(conn, "select run_id from pgonce_job_retries where run_id = %s", old) == []
+
+
+def test_the_slot_of_a_dead_run_is_free_beside_a_run_that_has_its_heartbeats_apart(conn: Connection) -> None:
+    def start() -> Any:
+        return rows(conn, "select pgonce_start_job_run_in_slot(2, 'job', p_key => 'k') as id")[0]["id"]
+
+    live, dead = start(), start()
+    rows(conn, "select pgonce_keep_heartbeats_apart(%s)", live)
+    conn.execute("update cron_job_runs set heartbeat_at = now() - interval '1 day'")
+    anew = start()
+    assert anew is not None
+    states = rows(conn, "select id, key, status from cron_job_runs order by started_at")
+    assert states == [
+        {"id": live, "key": "k#1", "status": "running"}, {"id": dead, "key": "k#2", "status": "failed"},
+        {"id": anew, "key": "k#2", "status": "running"},
+    ]  # fmt: skip
+    assert start() is None
+    conn.execute(
+        "insert into pgonce_job_schedules (job_name, key, cron, timezone, next_tick, slots)"
+        " values ('job', 'k', '* * * * *', 'UTC', now(), 2)"
+    )
+    rows(conn, "select complete_job_run(%s)", anew)
+    plain = "select start_job_run('job', p_key => 'k', p_scheduled_for => '2026-01-01 06:00+00') as id"
+    assert rows(conn, plain) == [{"id": None}], "a start of a release without slots sees it, too"
+
+
 def test_an_interrupted_run_is_alerted_only_if_nobody_starts_it_anew_and_has_the_retries_that_it_had(
     conn: Connection,
 ) -> None:

@@ -181,7 +181,7 @@ begin
       end if;
       select id, started_at into v_holder, v_since from cron_job_runs
       where cardinality(v_keys) > 1 and job_name = p_job_name and key = any (v_keys) and key <> p_key and status = 'running'
-        and heartbeat_at + run_window > clock_timestamp()
+        and (heartbeat_at + run_window > clock_timestamp() or pgonce_has_heartbeat(id, run_window))
       order by started_at limit 1;
     end if;
 

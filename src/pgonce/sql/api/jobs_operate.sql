@@ -202,6 +202,32 @@ end $$;
 comment on function pgonce_forget_job_expectation(text, text) is
   'pgonce: the job no longer has to run regularly. false = it did not have to.';
 
+create or replace function pgonce_choose_job_slot(
+  p_slots integer, p_job_name text, p_key text, p_keys text[], out slot text, out is_free boolean)
+language plpgsql set search_path from current as $$
+declare
+  v_busy text[];
+begin
+  -- A run with its heartbeats apart has an old one in its row. If it counted as dead, its slot would be chosen before that of a
+  -- run that is dead, and each start would be skipped.
+  select array_agg(r.key order by r.started_at) into v_busy from cron_job_runs r
+  where r.job_name = p_job_name and r.key = any (p_keys) and r.status = 'running'
+    and (r.heartbeat_at + r.run_window > clock_timestamp() or pgonce_has_heartbeat(r.id, r.run_window));
+  is_free := coalesce(cardinality(v_busy), 0) < p_slots;
+  if not is_free then
+    slot := v_busy[1];
+    return;
+  end if;
+  -- a free slot, or else one whose run has sent no heartbeat for its window
+  select k.key into slot from unnest(pgonce_slot_keys(p_key, p_slots)) with ordinality as k (key, number)
+  left join cron_job_runs r on r.job_name = p_job_name and r.key = k.key and r.status = 'running'
+  where k.number > 1 and k.key <> all (coalesce(v_busy, '{}'))
+  order by r.id is not null, r.started_at, k.number limit 1;
+end $$;
+comment on function pgonce_choose_job_slot(integer, text, text, text[]) is
+  'pgonce: a slot for a start; if none is free, that of the run that started first. p_keys: the keys whose runs count. The caller '
+  'holds the lock of the job''s slots.';
+
 -- At most N runs at the same time: each slot is a key of its own, key#1 to key#N, so a slot cannot have two running runs. While
 -- a release with another number of slots, or without slots, is being replaced, its runs count, too.
 -- Starts of one job wait for each other at the lock. Otherwise two concurrent starts would choose the same slot, and one
@@ -214,7 +240,6 @@ language plpgsql set search_path from current as $$
 declare
   v_all text[];
   v_key text;
-  v_busy text[];
 begin
   if (p_slots between 1 and 1000) is not true then
     raise sqlstate '22023' using message = 'the number of slots must be from 1 to 1000';
@@ -228,17 +253,7 @@ begin
   if p_scheduled_for is not null then
     update pgonce_job_schedules set slots = p_slots where job_name = p_job_name and key = p_key and coalesce(slots, 0) < p_slots;
   end if;
-  select array_agg(r.key order by r.started_at) into v_busy from cron_job_runs r
-  where r.job_name = p_job_name and r.key = any (v_all) and r.status = 'running' and r.heartbeat_at + r.run_window > clock_timestamp();
-  if cardinality(v_busy) >= p_slots then
-    v_key := v_busy[1];  -- the start is skipped because of the run that started first
-  else
-    -- a free slot, or else one whose run has sent no heartbeat for its window
-    select k.key into v_key from unnest(pgonce_slot_keys(p_key, p_slots)) with ordinality as k (key, number)
-    left join cron_job_runs r on r.job_name = p_job_name and r.key = k.key and r.status = 'running'
-    where k.number > 1 and k.key <> all (coalesce(v_busy, '{}'))
-    order by r.id is not null, r.started_at, k.number limit 1;
-  end if;
+  v_key := (pgonce_choose_job_slot(p_slots, p_job_name, p_key, v_all)).slot;
   return start_job_run(p_job_name, p_scope, p_window, v_key, p_scheduled_for, p_retries, p_backoff, p_process);
 end $$;
 comment on function pgonce_start_job_run_in_slot(integer, text, jsonb, interval, text, timestamptz, integer, interval, text) is

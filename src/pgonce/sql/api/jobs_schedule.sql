@@ -146,13 +146,17 @@ comment on function pgonce_due_job_retries(text[], integer) is
   'pgonce: the failed runs of these jobs whose retry is due, with the tick of the first attempt. pgonce_retry_job_run starts a '
   'retry.';
 
-create or replace function pgonce_retry_job_run(p_run_id uuid, p_process text default null) returns uuid
+create or replace function pgonce_retry_job_run(p_run_id uuid, p_process text default null, p_slots integer default null)
+returns uuid
 language plpgsql set search_path from current as $$
 declare
   r cron_job_runs;
   v_counted boolean;
   v_retries integer;
   v_id uuid;
+  v_key text;
+  v_keys text[];
+  v_base text;
 begin
   -- skip locked: the session that holds the lock is starting this retry
   select counted, retries into v_counted, v_retries from pgonce_job_retries where run_id = p_run_id for update skip locked;
@@ -162,16 +166,26 @@ begin
     update pgonce_job_retries set due_at = clock_timestamp() + interval '1 minute' where run_id = p_run_id;
     return null;
   end if;
+  v_key := r.key;
+  v_keys := array[r.key];
+  if p_slots is not null then
+    -- In any slot: that of the first attempt may be taken, or may be one of an earlier release that had more.
+    v_base := regexp_replace(r.key, '#[0-9]+$', '');
+    v_keys := r.key || pgonce_slot_keys(v_base, greatest(p_slots, (
+      select s.slots from pgonce_job_schedules s where s.job_name = r.job_name and s.key = v_base)));
+    perform pg_advisory_xact_lock(hashtextextended('pgonce slots ' || r.job_name || chr(10) || v_base, 0));
+    select case when c.is_free then c.slot end into v_key from pgonce_choose_job_slot(p_slots, r.job_name, v_base, v_keys) c;
+  end if;
   -- A newer tick does the same work, so the retry is dropped. Otherwise, with "* * * * *" and a backoff of a minute, each
   -- retry would collide with the next tick forever.
   if r.id is not null and not exists (
     select from cron_job_runs n
-    where n.job_name = r.job_name and n.key = r.key and n.started_at > r.started_at and n.scheduled_for is not null
+    where n.job_name = r.job_name and n.key = any (v_keys) and n.started_at > r.started_at and n.scheduled_for is not null
       and n.status <> 'skipped' and n.scope is not distinct from r.scope) then
     insert into cron_job_runs (job_name, scope, key, run_window, started_at, retries, backoff, attempt, retry_of, for_tick, process)
-    values (r.job_name, r.scope, r.key, r.run_window, clock_timestamp(), case when v_counted then r.retries else v_retries end,
-            r.backoff, r.attempt + v_counted::integer, r.id,
-            coalesce(r.scheduled_for, r.for_tick), p_process)
+    select r.job_name, r.scope, v_key, r.run_window, clock_timestamp(), case when v_counted then r.retries else v_retries end,
+           r.backoff, r.attempt + v_counted::integer, r.id, coalesce(r.scheduled_for, r.for_tick), p_process
+    where v_key is not null
     on conflict do nothing
     returning id into v_id;
     if not found then
@@ -182,7 +196,8 @@ begin
   delete from pgonce_job_retries where run_id = p_run_id;
   return v_id;
 end $$;
-comment on function pgonce_retry_job_run(uuid, text) is
+comment on function pgonce_retry_job_run(uuid, text, integer) is
   'pgonce: starts the next attempt of a failed run and returns its id. null = another worker has started it; or there is '
   'nothing to retry; or a newer tick of the job has done the work; or another run of the job is running or the job is paused, '
-  'and the retry is postponed. p_process: host:pid of the process that runs it.';
+  'and the retry is postponed. p_process: host:pid of the process that runs it. p_slots: how many runs of the job may run at '
+  'the same time; the retry uses any of its slots.';
