@@ -126,6 +126,46 @@ def test_what_init_writes_handles_an_event_after_the_commands_that_it_prints(
             wait_until(lambda: conn.execute(scheduled).fetchone() == (1,), "the job to be scheduled", 40)
 
 
+@pytest.mark.parametrize(
+    ("kind", "web"), [("fastapi", "TestClient(shop.api)"), ("flask", "nullcontext(shop.site.test_client())")]
+)
+def test_what_init_writes_is_tested_with_the_fixture_s_database(
+    empty_database: str, tmp_path: Path, kind: str, web: str
+) -> None:
+    assert shell(tmp_path, f"pgonce init {kind}")[0] == 0
+    with (tmp_path / ".env").open("a", encoding="utf-8") as file:  # the developer's: no test may use it
+        file.write("DATABASE_URL=postgresql://127.0.0.1:1/none\nPGONCE_WEBHOOK_SECRET=whsec_mine\n")
+    client = "from fastapi.testclient import TestClient" if kind == "fastapi" else "from contextlib import nullcontext"
+    (tmp_path / "test_shop.py").write_text(
+        f"""
+import psycopg, pytest, shop
+{client}
+from pgonce.testing import deliver, drain, event, run
+
+@pytest.fixture(scope="session")
+def pgonce_setup():
+    def setup(url):
+        with psycopg.connect(url) as conn:
+            conn.execute("create table purchases (session text primary key)")
+            conn.execute("create table totals (at timestamptz default now(), purchases bigint)")
+    return setup
+
+@pytest.mark.parametrize("times", range(2))
+def test_a_purchase(pgonce_db, times):
+    with {web} as client:
+        for _ in range(2):
+            assert deliver(client, event("checkout.session.completed", id="cs_1", event_id="evt_1")).status_code == 200
+    drain(shop.app)
+    assert run(shop.app, "daily_totals").rows_processed == 1
+    with psycopg.connect(pgonce_db) as conn:
+        assert conn.execute("select purchases from totals").fetchall() == [(1,)]
+""",
+        "utf-8",
+    )
+    done, said = shell(tmp_path, "python -m pytest -q -p no:cacheprovider", PGONCE_TEST_DATABASE_URL=empty_database)
+    assert (done, "2 passed" in said) == (0, True), said
+
+
 def test_supabase_s_commands_begin_with_its_project_and_set_the_secrets(tmp_path: Path) -> None:
     code, said = shell(tmp_path, "pgonce init supabase")
     assert (code, "next:\n  supabase init\n  pgonce sql --supabase\n" in said) == (0, True)
