@@ -176,6 +176,17 @@ def test_what_is_right_is_not_found(database: str, conn: Connection, statement: 
     assert [each for each in doctor.examine(database) if each.state != "ok" and each.area != "alerts"] == []
 
 
+def test_a_process_with_several_services_is_counted_once(database: str, conn: Connection) -> None:
+    for services, says in [(["receives", "events", "jobs"], "1 process runs"), (["alerts"], "2 processes run")]:
+        conn.execute(
+            "insert into pgonce_processes (id, does, host, pid, version)"
+            " select gen_random_uuid(), unnest(%s::text[]), 'web', %s, '0'",
+            [services, len(services)],
+        )
+        [one] = found(database, "processes")
+        assert (one.state, one.finding) == ("ok", says)
+
+
 def test_json_has_every_finding(database: str, conn: Connection) -> None:
     conn.execute("insert into seed_checkpoints (seed_name, status) values ('broken', 'failed')")
     code, out, _ = pgonce(database, "doctor", "--json")

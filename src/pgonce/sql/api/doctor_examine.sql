@@ -147,7 +147,7 @@ begin
                  else format('%s have failed or stalled, among them %s', v_count, v_text) end,
     case when v_count > 0 then 'pgonce seed show ' || pgonce_shell_word(v_text) end;
 
-  select count(*) into v_count from pgonce_live_processes;
+  select count(distinct (l.host, l.pid)) into v_count from pgonce_live_processes l;  -- a process may have several services
   select count(*), min(l.app) into v_used, v_text from pgonce_list_processes() l where l.live and l.outdated;
   -- What a process of the last day handled or ran, and the newest process of its app does not. A glob also handles each of
   -- the types that it matches.
@@ -165,7 +165,7 @@ begin
     return query select 'processes', 'failure', 'jobs are scheduled, and no worker runs them', 'pgonce worker --app MODULE:APP';
   else
     return query select 'processes', 'ok',
-      case v_count when 0 then 'none runs' when 1 then '1 service runs' else v_count || ' services run' end, null::text;
+      case v_count when 0 then 'none runs' when 1 then '1 process runs' else v_count || ' processes run' end, null::text;
   end if;
 
   select min(a.created_at), count(*), (array_agg(a.last_error order by a.created_at))[1] into v_at, v_count, v_text
