@@ -92,7 +92,8 @@ def _is_pooled(url: str) -> bool:
 def _secrets() -> list[Finding]:
     given = os.environ.get("PGONCE_WEBHOOK_SECRET")
     if given is None:
-        return [Finding("secrets", "ok", "not checked: PGONCE_WEBHOOK_SECRET is not set here, and only a process that receives needs it")]
+        why = "not checked: PGONCE_WEBHOOK_SECRET is not set here, and only a process that receives needs it"
+        return [Finding("secrets", "ok", why)]
     try:
         count = len(signing_secrets(given.split(",")))
     except PgonceError as error:

@@ -121,7 +121,8 @@ def test_what_is_wrong_is_found_and_the_command_to_run_runs(
 
 def test_a_live_run_that_has_its_heartbeats_apart_is_not_silent(database: str, conn: Connection) -> None:
     conn.execute(
-        "with run as (insert into cron_job_runs (job_name, heartbeat_at) values ('j', now() - interval '16 minutes') returning id)"
+        "with run as ("
+        " insert into cron_job_runs (job_name, heartbeat_at) values ('j', now() - interval '16 minutes') returning id)"
         " insert into pgonce_job_heartbeats (run_id) select id from run"
     )
     assert not [each for each in found(database, "jobs") if each.state != "ok"]
