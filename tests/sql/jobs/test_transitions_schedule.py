@@ -298,6 +298,20 @@ def test_the_slot_of_a_dead_run_is_free_beside_a_run_that_has_its_heartbeats_apa
     assert rows(conn, plain) == [{"id": None}], "a start of a release without slots sees it, too"
 
 
+def test_a_run_that_a_trigger_keeps_open_does_not_keep_the_others_open_and_is_said(conn: Connection) -> None:
+    conn.execute(
+        "create function refuse() returns trigger language plpgsql as $$ begin raise 'not this one'; end $$;"
+        " create trigger refuse before update on cron_job_runs for each row when (new.job_name in ('a', 'c'))"
+        " execute function refuse();"
+        " insert into cron_job_runs (job_name, heartbeat_at)"
+        " select n, now() - interval '1 day' from unnest('{a,b,c}'::text[]) n"
+    )
+    assert rows(conn, "select pgonce_abandon_job_runs() as closed") == [{"closed": 1}]
+    assert rows(conn, "select job_name from cron_job_runs where status = 'failed'") == [{"job_name": "b"}]
+    with pytest.raises(psycopg.errors.RaiseException, match="not this one"):
+        rows(conn, "select pgonce_abandon_job_runs()")
+
+
 def test_an_interrupted_run_is_alerted_only_if_nobody_starts_it_anew_and_has_the_retries_that_it_had(
     conn: Connection,
 ) -> None:

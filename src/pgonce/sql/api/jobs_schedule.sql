@@ -120,18 +120,29 @@ language plpgsql set search_path from current as $$
 declare
   r record;
   v_closed integer := 0;
+  v_name text;
+  v_key text;
 begin
   -- In a fixed order: two concurrent sweeps lock the same rows, and neither waits (skip locked) nor deadlocks.
   for r in
     select job_name, key from cron_job_runs
     where status = 'running' and heartbeat_at + run_window <= clock_timestamp() order by job_name, key loop
-    if pgonce_abandon_job_run(r.job_name, r.key) then v_closed := v_closed + 1; end if;
+    begin
+      if pgonce_abandon_job_run(r.job_name, r.key) then v_closed := v_closed + 1; end if;
+    exception when others then  -- a trigger of the application refuses this run: it must not keep the others open
+      v_name := r.job_name;
+      v_key := r.key;
+    end;
   end loop;
+  if v_closed = 0 and v_name is not null then  -- nothing is rolled back by it: raise the error of the last one again
+    perform pgonce_abandon_job_run(v_name, v_key);
+  end if;
   return v_closed;
 end $$;
 comment on function pgonce_abandon_job_runs() is
   'pgonce: the sweep: closes every run that has sent no heartbeat for its whole window, as pgonce_abandon_job_run does. '
-  'Returns the number closed.';
+  'Returns the number closed. If the database refuses to close some, the others are closed, and the error is raised by the call '
+  'that closes none.';
 
 -- A scheduler calls this for the jobs that it has.
 create or replace function pgonce_due_job_retries(p_job_names text[], p_limit integer default 100)
