@@ -9,5 +9,5 @@ from tests.faults.jobs.simulated_day import simulate
 
 @pytest.mark.long
 def test_every_tick_of_a_day_with_deploys_an_outage_and_a_kill_is_accounted_for(database: str) -> None:
-    lines, wrong = simulate(database, hours=1.5, speed=120)
+    lines, wrong = simulate(database, hours=1.5, speed=90)
     assert not wrong, "\n".join(lines)
