@@ -131,8 +131,9 @@ def test_a_signal_reaches_the_runs_at_once_and_leaves_them_failed_and_due_again(
     expected = -signal.SIGTERM if name == "serve" and sent.startswith("TERM") else 0
     assert process.wait(60) == expected, "it did not wait for its time limit"
     names = ["ends_itself", "polls", "sleeps"]
-    assert runs(conn) == [(name, "failed", "worker stopped") for name in names]
-    assert due(conn) == names
+    # a set: the start of a next tick may be under way when the signal arrives, and it ends in the same way
+    assert set(runs(conn)) == {(name, "failed", "worker stopped") for name in names}
+    assert sorted(set(due(conn))) == names
     assert conn.execute("select * from pgonce_processes").fetchall() == [], "a clean stop"
 
 
