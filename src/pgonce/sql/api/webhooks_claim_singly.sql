@@ -39,6 +39,12 @@ begin
       if sqlstate ~ '^(08|25|40|53|55|57|58|XX)' then raise; end if;  -- not the event's fault
       get stacked diagnostics v_error = message_text, v_context = pg_exception_context;
       v_error := format(E'the database refuses to claim this event: %s\n%s', v_error, v_context);
+      -- The subtransaction has given the row's lock back: meanwhile another client may have claimed the event, or handled it.
+      perform from webhook_events e
+      where e.id = r.id and e.attempts = r.attempts
+        and (e.status = 'failed' or e.status = 'processing' and coalesce(e.lease_expires_at, '-infinity') <= v_now)
+      for update skip locked;
+      continue when not found;
       begin
         update webhook_events e
         set status = 'failed', processed_at = v_now, error_message = v_error, attempts = e.attempts + 1,
