@@ -103,7 +103,8 @@ def _reason(error: ImportError | SyntaxError) -> str:
     if isinstance(error, ImportError) and frames:
         here = [frame for frame in frames if not frame.filename.startswith("<frozen")][-1]
         place = f"{Path(here.filename).name}, line {here.lineno}"
-        if "circular import" in str(error):
+        # not by the error's text: from Python 3.13 on it may advise to rename the file instead
+        if error.name and any(frame.filename == error.path for frame in frames):
             return f"{error.name} and another module import each other ({place}): in {error.name}, import that one last"
         return f"{error} ({place})"
     return f"{type(error).__name__}: {error}"
