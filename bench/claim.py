@@ -14,7 +14,7 @@ from bench.webhooks import fill, set_wise
 from pgonce.core.database import open_pool
 from pgonce.core.execute import Pool, call_unsynced
 from pgonce.webhooks import calls_queue as queue
-from pgonce.webhooks.consumer import MARGIN
+from pgonce.webhooks.claimer import MARGIN
 from pgonce.webhooks.worker import Worker
 
 Connection = psycopg.Connection[Any]

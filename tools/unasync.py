@@ -29,6 +29,7 @@ HAND_WRITTEN = frozenset({"core/call_batcher", "core/concurrency", "seeds/stream
 
 NAMES = {
     "AbstractAsyncContextManager": "AbstractContextManager",
+    "AsyncClaimer": "Claimer",
     "AsyncExecutor": "Executor",
     "AsyncConnection": "Connection",
     "AsyncConnectionPool": "ConnectionPool",

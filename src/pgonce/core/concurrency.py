@@ -20,6 +20,7 @@ from psycopg import Connection
 T = TypeVar("T")
 Result: TypeAlias = Annotated[T, "returned as it is"]
 """What a user's function returns."""
+Lock = threading.Lock
 CANCELS = False
 """Whether `repeating` cancels the body; a thread cannot be cancelled."""
 LEAVE = 5.0

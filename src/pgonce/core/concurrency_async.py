@@ -19,6 +19,7 @@ from pgonce.core.concurrency import alarm
 T = TypeVar("T")
 Result: TypeAlias = Awaitable[T]
 """What a user's function returns."""
+Lock = asyncio.Lock
 CANCELS = True
 """Whether `repeating` cancels the body; a thread cannot be cancelled."""
 LEAVE = 5.0

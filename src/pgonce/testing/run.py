@@ -20,6 +20,8 @@ from pgonce.jobs.run import Run
 from pgonce.jobs.run_async import AsyncRun
 from pgonce.webhooks.calls import Event
 from pgonce.webhooks.calls_queue import renew_webhook
+from pgonce.webhooks.claimer import Claimer
+from pgonce.webhooks.claimer_async import AsyncClaimer
 from pgonce.webhooks.consumer import Consumer
 from pgonce.webhooks.consumer_async import AsyncConsumer
 from pgonce.webhooks.registry import WebhookRegistry
@@ -74,20 +76,29 @@ def drain(app: WebhookRegistry, *, url: str | None = None, schema: str = "public
 
         options: dict[str, Any] = {"renew": renew, "seen": seen, "schema": schema}
         others = "|".join(filter(None, [asynchronous, own])) or None
-        sync_options = {**options, "types": plain, "other_types": others, "own_types": own}
-        async_options = {**options, "types": asynchronous, "other_types": own_async, "own_types": own_async}
+
+        def consumer() -> Consumer:  # a new one looks at all that is due
+            claimer = Claimer(pool, types=plain, other_types=others, own_types=own, schema=schema)
+            return _Counted(pool, app, claimer, **options)
 
         async def drain_async() -> bool:
             worked = False
             async with await database.open_async_pool(found, 2) as async_pool:
-                while await _AsyncCounted(async_pool, app, **async_options).run_once():
+
+                def consumer() -> AsyncConsumer:
+                    claimer = AsyncClaimer(
+                        async_pool, types=asynchronous, other_types=own_async, own_types=own_async, schema=schema
+                    )
+                    return _AsyncCounted(async_pool, app, claimer, **options)
+
+                while await consumer().run_once():
                     worked = True
             return worked
 
         worked = True
         while worked:  # a handler of one kind may queue an event for the other
             worked = False
-            while plain and _Counted(pool, app, **sync_options).run_once():  # a new one looks at all that is due
+            while plain and consumer().run_once():
                 worked = True
             if asynchronous and event_loop.background().run(drain_async()):
                 worked = True

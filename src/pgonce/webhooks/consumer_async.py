@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
-from functools import partial
-
-import psycopg
 
 from pgonce.core.concurrency_async import asked_to_stop
-from pgonce.core.execute_async import Pool, call, call_unsynced
-from pgonce.errors import PgonceError, summary
+from pgonce.core.execute_async import Pool, call
 from pgonce.webhooks import calls as webhooks
 from pgonce.webhooks import calls_queue as protocol
 from pgonce.webhooks.calls import Event
 from pgonce.webhooks.calls_queue import claim_of
 from pgonce.webhooks.claimed import Work
+from pgonce.webhooks.claimer_async import AsyncClaimer
 from pgonce.webhooks.executor_async import CHAIN, AsyncExecutor
 from pgonce.webhooks.registry import Handler, WebhookRegistry
-from pgonce.webhooks.responses import is_database_fault
 
 MOST = 100
 """Events in a batch, at most. At 100 an fsync costs each of them a hundredth; more gains nothing."""
 AHEAD = 4
 """Full batches that may wait for a consumer that handles one in less than `CHAIN` seconds."""
-LOOK = 0.2
-"""Seconds for which a consumer handles the events handed to it without reading the table."""
-FULL_LOOK = 5.0
-"""Seconds between two claims without the low-water mark, for retries and for what was committed late."""
-MARGIN = timedelta(seconds=2)
-"""How far behind the newest due time a late commit may be and still be found at once."""
-SINGLY = 60.0
-"""Seconds for which events are claimed one by one, after the database has refused to claim a batch."""
-
-log = logging.getLogger("pgonce")
 
 
 class AsyncConsumer:
@@ -45,10 +29,7 @@ class AsyncConsumer:
     Args:
         pool: needs one connection for each consumer, and one more for timeouts and releases.
         app: the handlers. Those of the claimed types must be of this kind, synchronous or asynchronous.
-        handed: what a receiver in the same process has claimed for this consumer and others.
-        types, other_types: claim only types that match, and do not match, these regular expressions.
-        own_types: claim events of these types one at a time. Their handlers have transactions of their own, so an event
-            that waits behind another would hold its claim without being handled.
+        claimer: where this consumer and others get their events.
         renew: keeps the claim of an event whose handler has a transaction of its own; returns False when the claim has
             ended. Called in a thread: an async handler may block its event loop.
         schema, max_attempts: as of the worker.
@@ -58,31 +39,20 @@ class AsyncConsumer:
         self,
         pool: Pool,
         app: WebhookRegistry,
+        claimer: AsyncClaimer,
         *,
-        handed: deque[Event] | None = None,
-        types: str | None = None,
-        other_types: str | None = None,
-        own_types: str | None = None,
         renew: Callable[[Event], bool],
         schema: str = "public",
         max_attempts: int = protocol.MAX_ATTEMPTS,
     ) -> None:
-        self._pool, self._app = pool, app
-        self._types, self._other_types, self._own_types = types, other_types, own_types
+        self._pool, self._app, self._claimer = pool, app, claimer
         self._schema = schema
-        self._max_attempts = max_attempts
         self._executor = AsyncExecutor(pool, schema, max_attempts, renew, app.on_error)
-        self._handed: deque[Event] = deque() if handed is None else handed
         self.size = 10
         """Events in the next batch, at most."""
         self.full = False
         """Whether the last batch was this large: then more events are probably due than this consumer can handle."""
-        self.backlog = False
-        """Whether the last claim from the table was this large."""
-        self._batches_first = self._own_first = self._claimed_last = False
-        self._since: datetime | None = None
-        self._looked = self._asked = 0.0
-        self._singly_until = 0.0
+        self._batches_first = self._own_first = False
 
     @property
     def room(self) -> int:
@@ -99,10 +69,10 @@ class AsyncConsumer:
             DatabaseUnavailable, SchemaError: nothing was claimed, or what was claimed is claimed again later.
         """
         self._own_first = not self._own_first
-        events = await self._claim_own() if self._own_first else []
-        events = events or self._take() or await self._claim() or self._take()
+        events = await self._claimer.claim_own() if self._own_first else []
+        events = events or await self._claimer.claim(self.size)
         if not events and not self._own_first:
-            events = await self._claim_own()
+            events = await self._claimer.claim_own()
         self.full = len(events) == self.size
         started = time.monotonic()
         if events:
@@ -130,8 +100,7 @@ class AsyncConsumer:
         try:
             await self._executor.handle(each, waiting, batches_first=self._batches_first)
         except BaseException:  # still ours, and not begun
-            self._handed.extendleft(event for event, _ in reversed(each))
-            self._handed.extend(event for _, group in waiting for event in group)
+            self._claimer.put_back([*(event for event, _ in each), *(event for _, group in waiting for event in group)])
             raise
         for event, handlers in own:
             await self._executor.handle_in_own_transaction(event, handlers[0])
@@ -171,70 +140,3 @@ class AsyncConsumer:
             self.size = max(1, self.size // 2)
         elif done == self.size and seconds <= CHAIN / 2:
             self.size = min(MOST, self.size * 2)
-
-    def _take(self) -> list[Event]:
-        """The next batch of what the receiver handed over; none if the table has not been read for a while."""
-        if time.monotonic() - self._asked > LOOK and not self._claimed_last:
-            return []
-        self._claimed_last = False
-        events: list[Event] = []
-        while self._handed and len(events) < self.size:
-            try:
-                events.append(self._handed.popleft())
-            except IndexError:  # another consumer was faster
-                break
-        return events
-
-    async def _claim_own(self) -> list[Event]:
-        """One event whose handler has a transaction of its own."""
-        if self._own_types is None:
-            return []
-        return await self._claim_from_table(1, types=self._own_types)
-
-    async def _claim(self) -> list[Event]:
-        """The next batch: the due events after the low-water mark; every few seconds, and when idle, all due events.
-
-        The commit need not reach the disk. If it is lost, only the count of one attempt is lost.
-        """
-        full = self._since is None or time.monotonic() - self._looked > FULL_LOOK
-        since = None if full else self._since
-        self._asked = time.monotonic()
-        self._claimed_last = True
-        events = await self._claim_from_table(self.size, types=self._types, other_types=self._other_types, since=since)
-        self.backlog = len(events) == self.size
-        if full:
-            self._looked = time.monotonic()
-        if events:
-            self._since = min(event.due for event in events if event.due) - MARGIN
-        elif not full and time.monotonic() - self._looked > LOOK:
-            self._since = None
-            return await self._claim()
-        return events
-
-    async def _claim_from_table(
-        self,
-        limit: int,
-        *,
-        types: str | None,
-        other_types: str | None = None,
-        since: datetime | None = None,
-    ) -> list[Event]:
-        """Claim a batch; one by one if a trigger or constraint of the application's refuses to have it claimed."""
-        wanted = partial(
-            protocol.claim_webhooks,
-            limit,
-            types=types,
-            other_types=other_types,
-            since=since,
-            max_attempts=self._max_attempts,
-            schema=self._schema,
-        )
-        if time.monotonic() >= self._singly_until:
-            try:
-                return await call_unsynced(self._pool, wanted(), self._schema)
-            except (PgonceError, psycopg.Error) as error:
-                if is_database_fault(error):
-                    raise
-                log.warning("a batch could not be claimed, so events are claimed one by one: %s", summary(error))
-                self._singly_until = time.monotonic() + SINGLY
-        return await call_unsynced(self._pool, wanted(singly=True), self._schema)

@@ -30,6 +30,8 @@ from pgonce.errors import PgonceError, summary
 from pgonce.webhooks import calls_queue as queue
 from pgonce.webhooks.calls import Event
 from pgonce.webhooks.calls_replays import step_replays
+from pgonce.webhooks.claimer import Claimer
+from pgonce.webhooks.claimer_async import AsyncClaimer
 from pgonce.webhooks.consumer import Consumer
 from pgonce.webhooks.consumer_async import AsyncConsumer
 from pgonce.webhooks.glob import any_of
@@ -99,6 +101,7 @@ class Worker(Service):
         self._threads: list[threading.Thread] = []
         self._async_types: str | None = None
         self._types: str | None = None
+        self._claimers: list[Claimer | AsyncClaimer] = []
         self._consumers: list[Consumer | AsyncConsumer] = []
         self._handed: deque[Event] = deque()
         self._handed_async: deque[Event] = deque()
@@ -132,7 +135,18 @@ class Worker(Service):
         except BaseException:
             self._close_pool()  # left to the garbage collector it would complain about its threads
             raise
-        consumers = [partial(self._consume, rests_first=number > 0) for number in range(self._concurrency)]
+        own = self._app.types(asynchronous=False, own=True)
+        claimer = Claimer(
+            self._pool,
+            handed=self._handed,
+            types=self._types,
+            other_types="|".join(filter(None, [self._async_types, own])) or None,
+            own_types=own,
+            schema=self._schema,
+            max_attempts=self._max_attempts,
+        )
+        self._claimers.append(claimer)
+        consumers = [partial(self._consume, claimer, rests_first=number > 0) for number in range(self._concurrency)]
         targets: list[Callable[[], None]] = [*consumers] if self._types else []
         targets.append(self._run_upkeep)
         if self._async_types:
@@ -190,7 +204,7 @@ class Worker(Service):
 
     def room(self) -> int:
         """How many more events may be handed over: those that begin soon, none while older ones wait in the table."""
-        if self._stop.is_set() or any(consumer.backlog for consumer in self._consumers):
+        if self._stop.is_set() or any(claimer.backlog for claimer in self._claimers):
             return 0
         if self._app.types(own=True):  # such events are claimed one at a time, so none waits here under a lease
             return 0
@@ -245,15 +259,11 @@ class Worker(Service):
             with suppress(PgonceError, psycopg.Error):  # otherwise they are due again when their leases expire
                 call(self._pool, queue.release_webhooks(left), self._schema)
 
-    def _consume(self, *, rests_first: bool) -> None:
-        own = self._app.types(asynchronous=False, own=True)
+    def _consume(self, claimer: Claimer, *, rests_first: bool) -> None:
         consumer = Consumer(
             self._pool,
             self._app,
-            handed=self._handed,
-            types=self._types,
-            other_types="|".join(filter(None, [self._async_types, own])) or None,
-            own_types=own,
+            claimer,
             renew=self._renew,
             schema=self._schema,
             max_attempts=self._max_attempts,
@@ -301,14 +311,21 @@ class Worker(Service):
         own = self._app.types(asynchronous=True, own=True)
         pool = await database.open_async_pool(self._url, self._concurrency + 2)
         async with pool, rests.polling(self._pause), asyncio.TaskGroup() as group:
+            claimer = AsyncClaimer(
+                pool,
+                handed=self._handed_async,
+                types=self._async_types,
+                other_types=own,
+                own_types=own,
+                schema=self._schema,
+                max_attempts=self._max_attempts,
+            )
+            self._claimers.append(claimer)
             for number in range(self._concurrency):
                 consumer = AsyncConsumer(
                     pool,
                     self._app,
-                    handed=self._handed_async,
-                    types=self._async_types,
-                    other_types=own,
-                    own_types=own,
+                    claimer,
                     renew=self._renew,
                     schema=self._schema,
                     max_attempts=self._max_attempts,

@@ -1,0 +1,160 @@
+# Generated from claimer_async.py by tools/unasync.py: edit that one, then `make generate`.
+"""Claims due events for the consumers of one kind of handlers in a process."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from functools import partial
+
+import psycopg
+
+from pgonce.core.concurrency import Lock
+from pgonce.core.execute import Pool, call_unsynced
+from pgonce.errors import PgonceError, summary
+from pgonce.webhooks import calls_queue as protocol
+from pgonce.webhooks.calls import Event
+from pgonce.webhooks.responses import is_database_fault
+
+LOOK = 0.2
+"""Seconds for which the events that were handed over are handled without reading the table."""
+FULL_LOOK = 5.0
+"""Seconds between two claims without the low-water mark, for retries and for what was committed late."""
+MARGIN = timedelta(seconds=2)
+"""How far behind the newest due time a late commit may be and still be found at once."""
+SINGLY = 60.0
+"""Seconds for which events are claimed one by one, after the database has refused to claim a batch."""
+
+log = logging.getLogger("pgonce")
+
+
+class Claimer:
+    """Claims events, for one consumer at a time; for those that wait meanwhile it claims, too.
+
+    Claims of all processes wait for each other in the database. When each of a process's consumers made claims of
+    its own, more than a hundred of 32 processes waited there at a time.
+
+    Args:
+        pool: of the consumers.
+        handed: what a receiver in the same process has claimed for them.
+        types, other_types: claim only types that match, and do not match, these regular expressions.
+        own_types: claim events of these types one at a time. Their handlers have transactions of their own, so an event
+            that waits behind another would hold its claim without being handled.
+        schema, max_attempts: as of the worker.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        handed: deque[Event] | None = None,
+        types: str | None = None,
+        other_types: str | None = None,
+        own_types: str | None = None,
+        schema: str = "public",
+        max_attempts: int = protocol.MAX_ATTEMPTS,
+    ) -> None:
+        self._pool = pool
+        self._handed: deque[Event] = deque() if handed is None else handed
+        self._types, self._other_types, self._own_types = types, other_types, own_types
+        self._schema = schema
+        self._max_attempts = max_attempts
+        self.backlog = False
+        """Whether the last claim found as many events as it asked for: then more are probably due."""
+        self._lock = Lock()
+        self._waiting: dict[object, int] = {}
+        """How many events each consumer wants that claims, or waits for the lock."""
+        self._claimed_last = False
+        self._since: datetime | None = None
+        self._looked = self._asked = 0.0
+        self._singly_until = 0.0
+
+    def claim(self, size: int) -> list[Event]:
+        """The next batch, handed over or claimed, of at most ``size`` events; empty if nothing is due."""
+        return self._take(size) or self._claim_for_all(size) or self._take(size)
+
+    def claim_own(self) -> list[Event]:
+        """One event whose handler has a transaction of its own; empty if none is due."""
+        return self._claim_from_table(1, types=self._own_types) if self._own_types is not None else []
+
+    def put_back(self, events: Iterable[Event]) -> None:
+        """These are next. They are still claimed, and have not begun."""
+        self._handed.extendleft(reversed(list(events)))
+
+    def _take(self, size: int) -> list[Event]:
+        """The next batch of what was handed over; empty if the table has not been read for a while."""
+        if time.monotonic() - self._asked > LOOK and not self._claimed_last:
+            return []
+        self._claimed_last = False
+        events: list[Event] = []
+        while self._handed and len(events) < size:
+            try:
+                events.append(self._handed.popleft())
+            except IndexError:  # another consumer was faster
+                break
+        return events
+
+    def _claim_for_all(self, size: int) -> list[Event]:
+        """The next batch of the table. What is claimed for other consumers, which wait for the lock, is handed over."""
+        consumer = object()
+        self._waiting[consumer] = size
+        try:
+            with self._lock:
+                if events := self._take(size):  # another consumer has claimed them for this one
+                    return events
+                events = self._claim_due(sum(list(self._waiting.values())))
+                self.put_back(events[size:])
+                return events[:size]
+        finally:
+            del self._waiting[consumer]
+
+    def _claim_due(self, limit: int) -> list[Event]:
+        """The due events after the low-water mark; every few seconds, and when idle, all due events.
+
+        The commit need not reach the disk. If it is lost, only the count of one attempt is lost.
+        """
+        full = self._since is None or time.monotonic() - self._looked > FULL_LOOK
+        since = None if full else self._since
+        self._asked = time.monotonic()
+        self._claimed_last = True
+        events = self._claim_from_table(limit, types=self._types, other_types=self._other_types, since=since)
+        self.backlog = len(events) == limit
+        if full:
+            self._looked = time.monotonic()
+        if events:
+            self._since = min(event.due for event in events if event.due) - MARGIN
+        elif not full and time.monotonic() - self._looked > LOOK:
+            self._since = None
+            return self._claim_due(limit)
+        return events
+
+    def _claim_from_table(
+        self,
+        limit: int,
+        *,
+        types: str | None,
+        other_types: str | None = None,
+        since: datetime | None = None,
+    ) -> list[Event]:
+        """Claim a batch; one by one if a trigger or constraint of the application's refuses to have it claimed."""
+        wanted = partial(
+            protocol.claim_webhooks,
+            limit,
+            types=types,
+            other_types=other_types,
+            since=since,
+            max_attempts=self._max_attempts,
+            schema=self._schema,
+        )
+        if time.monotonic() >= self._singly_until:
+            try:
+                return call_unsynced(self._pool, wanted(), self._schema)
+            except (PgonceError, psycopg.Error) as error:
+                if is_database_fault(error):
+                    raise
+                log.warning("a batch could not be claimed, so events are claimed one by one: %s", summary(error))
+                self._singly_until = time.monotonic() + SINGLY
+        return call_unsynced(self._pool, wanted(singly=True), self._schema)
