@@ -221,5 +221,6 @@ def _below(scope: Scope, prefix: str) -> Scope:
     if prefix and (path == prefix or path.startswith(f"{prefix}/")):
         path = path.removeprefix(prefix)
         root += prefix
-    path = path or "/"
+    # A page prints its own address, and a browser takes //evil.example for another host, also with a backslash or tab.
+    path = "/" + path.lstrip("/\\\t\r\n")
     return {**scope, "root_path": root, "path": root + path, "raw_path": None}

@@ -452,6 +452,17 @@ def test_every_link_of_the_frame_and_its_pages_leads_somewhere(browser: Client, 
     for noun, what in (("run", run), ("job", "j/k %?#"), ("webhook", "evt_1"), ("import", "people:p.csv")):
         conn.execute("select pgonce_audit_write('stop', %s, %s, p_actor => 'x')", [noun, str(what)])
     log_in(browser)
+@pytest.mark.parametrize("slashes", ["//", "///", "/\\", "/%5C", "/%09/", "/%0A/", "/%0D%5C", "/%2F/%09/"])
+def test_no_page_has_an_address_that_a_browser_takes_for_another_host(console: Client, slashes: str) -> None:
+    with httpx.Client(base_url=console.base_url, headers=BROWSER) as browser:
+        address = httpx.URL(f"{str(console.base_url).rstrip('/')}{slashes}evil.example/x")
+        stranger = browser.get(address, headers={"sec-fetch-site": "cross-site"})
+        assert "url=/evil.example/x" in stranger.text
+        log_in(browser)
+        for page in (stranger, browser.get(address)):
+            assert not re.search(r"""["=]/\s*[/\\]""", page.text), page.text
+
+
     links = {
         html.unescape(link)
         for path in ("/", "/alerts", "/audit")
