@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from pgonce.console.respond import Form
+from pgonce.console.security import split
 
 _NOT_TYPED = {"csrf", "password"}
 
@@ -26,8 +26,8 @@ def refuse(request: Request, address: str, sent: Form, status: int, *, login: bo
     ``address`` is where the form was sent, without the console's prefix; ``login``: a name and a password come first.
     """
     typed = [(name, text) for name, text in sent.typed if name not in _NOT_TYPED]
-    page = urlsplit(request.headers.get("referer", "")).path.removeprefix(request.scope["root_path"])
-    query = urlsplit(request.headers.get("referer", "")).query
+    came_from = split(request.headers.get("referer", ""))
+    page, query = came_from.path.removeprefix(request.scope["root_path"]), came_from.query
     return show(request, address, typed, target(f"{page}?{query}" if query else page), status, login=login)
 
 

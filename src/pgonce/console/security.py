@@ -6,7 +6,7 @@ import hmac
 import ipaddress
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -78,10 +78,18 @@ def check_origin(headers: Headers, host: str) -> None:
         raise CrossSite(
             "this request has neither Sec-Fetch-Site nor Origin: use a current browser, or the command line"
         )
-    address = urlsplit(origin)
+    address = split(origin)
     # An Origin leaves the usual port out; a proxy may write it into the Host.
     if address.netloc.lower() != host.lower().removesuffix(_USUAL_PORTS.get(address.scheme, " ")):
         raise CrossSite("the request's Origin is not this console: behind a proxy, name the proxy with --proxy")
+
+
+def split(address: str) -> SplitResult:
+    """The parts of an address that a client has sent; all are empty if it is none."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
 
 
 def check_form_token(given: str, wanted: str) -> None:

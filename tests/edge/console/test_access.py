@@ -192,6 +192,18 @@ def test_a_form_that_another_site_sends_is_refused(console: Client, headers: dic
     assert answer.status_code == 403
 
 
+@pytest.mark.parametrize("header", ["origin", "referer"])
+def test_an_address_that_is_none_is_refused_and_no_error_of_the_console(
+    browser: Client, header: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    csrf = token(browser.get("login"))
+    if header == "origin":
+        del browser.headers["sec-fetch-site"]
+    answer = browser.post("job/pause?name=x", data={"csrf": csrf, "why": "w"}, headers={header: "http://["})
+    assert answer.status_code in {401, 403}
+    assert caplog.records == []
+
+
 def test_without_sec_fetch_site_the_origin_must_be_the_console(console: Client) -> None:
     origin = str(console.base_url).rstrip("/")
     with httpx.Client(base_url=console.base_url, headers={"origin": origin}) as browser:
@@ -431,6 +443,17 @@ def test_a_link_on_another_site_opens_the_page_of_whoever_is_logged_in(console: 
     assert '<meta http-equiv="refresh" content="0; url=/audit?q=1">' in answer.text
 
 
+@pytest.mark.parametrize("slashes", ["//", "///", "/\\", "/%5C", "/%09/", "/%0A/", "/%0D%5C", "/%2F/%09/"])
+def test_no_page_has_an_address_that_a_browser_takes_for_another_host(console: Client, slashes: str) -> None:
+    with httpx.Client(base_url=console.base_url, headers=BROWSER) as browser:
+        address = httpx.URL(f"{str(console.base_url).rstrip('/')}{slashes}evil.example/x")
+        stranger = browser.get(address, headers={"sec-fetch-site": "cross-site"})
+        assert "url=/evil.example/x" in stranger.text
+        log_in(browser)
+        for page in (stranger, browser.get(address)):
+            assert not re.search(r"""["=]/\s*[/\\]""", page.text), page.text
+
+
 def test_a_form_that_is_too_large_or_none_is_refused(browser: Client) -> None:
     page = token(browser.get("/login"))
     assert browser.post("/login", data={"csrf": page, "name": "x" * 300_000}).status_code == 400
@@ -452,17 +475,6 @@ def test_every_link_of_the_frame_and_its_pages_leads_somewhere(browser: Client, 
     for noun, what in (("run", run), ("job", "j/k %?#"), ("webhook", "evt_1"), ("import", "people:p.csv")):
         conn.execute("select pgonce_audit_write('stop', %s, %s, p_actor => 'x')", [noun, str(what)])
     log_in(browser)
-@pytest.mark.parametrize("slashes", ["//", "///", "/\\", "/%5C", "/%09/", "/%0A/", "/%0D%5C", "/%2F/%09/"])
-def test_no_page_has_an_address_that_a_browser_takes_for_another_host(console: Client, slashes: str) -> None:
-    with httpx.Client(base_url=console.base_url, headers=BROWSER) as browser:
-        address = httpx.URL(f"{str(console.base_url).rstrip('/')}{slashes}evil.example/x")
-        stranger = browser.get(address, headers={"sec-fetch-site": "cross-site"})
-        assert "url=/evil.example/x" in stranger.text
-        log_in(browser)
-        for page in (stranger, browser.get(address)):
-            assert not re.search(r"""["=]/\s*[/\\]""", page.text), page.text
-
-
     links = {
         html.unescape(link)
         for path in ("/", "/alerts", "/audit")
