@@ -204,6 +204,15 @@ def test_an_address_that_is_none_is_refused_and_no_error_of_the_console(
     assert caplog.records == []
 
 
+def test_who_logs_in_as_somebody_else_has_no_session_left_of_before(browser: Client) -> None:
+    log_in(browser)
+    before = dict(browser.cookies)
+    sent = {"csrf": token(browser.get("audit")), "name": "support", "password": "reads"}
+    assert browser.post("login", data=sent).status_code == 303
+    assert "support, reader" in browser.get("audit").text
+    assert httpx.get(browser.base_url.join("/"), cookies=before).status_code == 303
+
+
 def test_without_sec_fetch_site_the_origin_must_be_the_console(console: Client) -> None:
     origin = str(console.base_url).rstrip("/")
     with httpx.Client(base_url=console.base_url, headers={"origin": origin}) as browser:

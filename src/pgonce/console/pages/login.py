@@ -48,6 +48,7 @@ async def log_in(request: Request) -> Response:
         await call(pool, refused, console.schema)
         left = plural(attempt.tries_left, "try is", "tries are")
         return _form(request, target, name, f"Name or password is wrong. {left} left, then 15 min of rest.", 401)
+    await call(pool, sessions.end_session(token_hash(request.state.token), "another login"), console.schema)
     token = new_token()  # another one than before the login: somebody may have planted that
     opened = sessions.open_session(token_hash(token), user, place.address, place.account_address)
     await call(pool, opened, console.schema)
