@@ -6,7 +6,7 @@ import base64
 import hashlib
 import hmac
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 from uuid import UUID
@@ -124,10 +124,11 @@ def hash_password(password: str, log_n: int = LOG_N) -> str:
     )
 
 
-def is_password(password: str, user: User | None) -> bool:
-    """Whether ``password`` is the user's. It takes as long for a name that does not exist."""
-    parts = _parts(user.password if user else NOBODY)
-    if parts is None or len(password.encode("utf-8", "replace")) > LONGEST_PASSWORD:
+def is_password(password: str, user: User | None, others: Iterable[User] = ()) -> bool:
+    """Whether ``password`` is the user's. It takes as long for an unknown name as for the slowest of ``others``."""
+    hashes = [user] if user else others
+    parts = max((each for other in hashes if (each := _parts(other.password))), default=NOBODY)
+    if len(password.encode("utf-8", "replace")) > LONGEST_PASSWORD:
         return False
     log_n, block, parallel, salt, wanted = parts
     matches = hmac.compare_digest(_derive(password, salt, log_n, block, parallel), wanted)
@@ -159,8 +160,8 @@ def _parts(line: str) -> tuple[int, int, int, bytes, bytes] | None:
     return (log_n, block, parallel, salt, key) if len(salt) >= 8 and len(key) == 32 else None
 
 
-NOBODY = f"scrypt.{LOG_N}.{BLOCK}.{PARALLEL}.{_text(bytes(16))}.{_text(bytes(32))}"
-"""Compared with the password of an unknown name, so that it takes as long as for a known one."""
+NOBODY = (LOG_N, BLOCK, PARALLEL, bytes(16), bytes(32))
+"""Cost, salt and key of a hash that is no password's."""
 
 
 def new_token() -> str:

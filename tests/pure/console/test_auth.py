@@ -28,6 +28,20 @@ def test_nobody_has_no_password() -> None:
     assert not auth.is_password("secret", None)
 
 
+def test_an_unknown_name_costs_as_much_as_a_known_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    costs: list[int] = []
+
+    def derive(_password: str, _salt: bytes, log_n: int, *_more: int) -> bytes:
+        costs.append(log_n)
+        return b""
+
+    monkeypatch.setattr(auth, "_derive", derive)
+    users = [auth.User("eva", "reader", f"scrypt.11.8.3.{'A' * 16}.{'A' * 43}")]
+    assert not auth.is_password("x", None, users)
+    assert not auth.is_password("x", users[0], users)
+    assert costs == [11, 11]
+
+
 @pytest.mark.parametrize("password", ["", "x" * 1025, "é" * 600])
 def test_an_empty_or_huge_password_is_refused(password: str) -> None:
     with pytest.raises(InvalidArgument):

@@ -39,7 +39,7 @@ async def log_in(request: Request) -> Response:
         return _form(request, target, name, f"Too many attempts. The next one is possible in {wait}.", 429)
     user = console.users.get(name)
     async with request.app.state.checking:
-        right = await asyncio.to_thread(is_password, sent.all("password")[-1] if sent.all("password") else "", user)
+        right = await asyncio.to_thread(is_password, (sent.all("password") or [""])[-1], user, console.users.values())
     if not right or user is None:
         said = f"wrong password, {plural(attempt.tries_left, 'try', 'tries')} left"
         refused = sessions.write_audit(
