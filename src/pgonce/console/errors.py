@@ -57,7 +57,7 @@ async def failed(request: Request, error: Exception) -> Response:
     """The page, or JSON, for ``error``. One that nobody expected is logged with its traceback."""
     found = failure(error)
     if not isinstance(error, HTTPException | PgonceError | psycopg.Error):
-        log.error("unexpected error in the console at %s", request.scope["path"], exc_info=error)
+        log.error("unexpected error in the console at %r", request.scope["path"], exc_info=error)
     if respond.is_json(request):
         body = json.dumps({"error": found.message, "status": found.status})
         return Response(body, found.status, media_type="application/json")

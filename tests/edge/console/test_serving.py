@@ -175,7 +175,7 @@ def test_an_error_that_nobody_expected_is_a_page_and_in_the_log(
     monkeypatch.setattr(now, "make_sentences", broken)
     page = alone.get("/")
     assert (page.status_code, "An error in the console" in page.text, "secret" in page.text) == (500, True, False)
-    assert "unexpected error in the console at /" in caplog.text
+    assert "unexpected error in the console at '/'" in caplog.text
     assert alone.get("/audit").status_code == 200
 
 
