@@ -100,3 +100,16 @@ def test_an_action_on_what_does_not_exist_is_an_error(conn: Connection) -> None:
         with pytest.raises(psycopg.Error) as refused, conn.transaction():
             conn.execute(f"select pgonce_console_{call}".encode(), [who])
         assert refused.value.sqlstate == "PT404"
+
+
+def test_a_form_that_is_sent_twice_requests_one_run_until_a_worker_has_answered(conn: Connection) -> None:
+    operator = session(conn, "operator")
+    first = act(conn, "request_job_run", operator)
+    assert act(conn, "request_job_run", operator) == first
+    assert conn.execute("select count(*) from pgonce_audit").fetchone() == (1,)
+    others = ["'j', 'k'", "'j', null, '{\"n\": 1}'", "'j2'"]
+    for arguments in others:
+        conn.execute(f"select pgonce_console_request_job_run('{operator}', {arguments})".encode())
+    assert conn.execute("select count(*) from pgonce_job_requests").fetchone() == (4,)
+    conn.execute("update pgonce_job_requests set answered_at = now()")
+    assert act(conn, "request_job_run", operator) != first

@@ -10,13 +10,20 @@ declare
   v_id uuid;
 begin
   perform pgonce_console_operator(p_session);
+  -- The form of a double click or a reloaded page is sent twice, and asks for one run.
+  perform pg_advisory_xact_lock(hashtextextended('pgonce request ' || p_job_name, 0));
+  select q.id into v_id from pgonce_job_requests q
+  where q.job_name = p_job_name and q.key is not distinct from p_key and q.scope = coalesce(p_scope, '{}')
+    and q.answered_at is null and q.requested_at > clock_timestamp() - interval '1 hour' limit 1;
+  if found then return v_id; end if;
   v_id := pgonce_request_job_run(p_job_name, p_scope, p_key);
   perform pgonce_audit_write('request', 'job', p_job_name, p_after => 'requested', p_reason => p_reason, p_session => p_session,
                              p_detail => jsonb_build_object('request', v_id, 'key', p_key, 'scope', p_scope));
   return v_id;
 end $$;
 comment on function pgonce_console_request_job_run(uuid, text, text, jsonb, text) is
-  'pgonce: pgonce_request_job_run for an operator. Returns the request''s id.';
+  'pgonce: pgonce_request_job_run for an operator. Returns the request''s id. If the same run is requested already, and no worker has '
+  'answered yet, it is that request''s.';
 
 create or replace function pgonce_console_pause_job(p_session uuid, p_job_name text, p_reason text, p_until timestamptz default null)
 returns void
