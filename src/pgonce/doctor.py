@@ -10,7 +10,7 @@ from typing import Any, Literal
 import psycopg
 from psycopg import errors
 
-from pgonce.core import database, schema_check
+from pgonce.core import database, environment, schema_check
 from pgonce.core.call import Call
 from pgonce.core.execute import execute, fetch
 from pgonce.errors import READ_ONLY, PgonceError, first_line
@@ -45,9 +45,9 @@ def examine(url: str, schema: str = "public") -> list[Finding]:
         the areas after them are missing.
     """
     try:
-        found = [*_database(url), *_secrets()]
+        found = [*_database(url), *_settings()]
     except (PgonceError, psycopg.Error) as error:
-        return [Finding("database", "failure", first_line(error)), *_secrets()]
+        return [Finding("database", "failure", first_line(error)), *_settings()]
     try:
         found += _schema(url, schema)
         return found + _rows(url, schema)
@@ -87,6 +87,11 @@ def _pooler(url: str) -> Finding:
 def _is_pooled(url: str) -> bool:
     with database.connect(url) as conn:
         return database.is_pooled(conn)
+
+
+def _settings() -> list[Finding]:
+    doubts = environment.doubts(os.environ)
+    return [*_secrets(), *(Finding("settings", "warning", doubt) for doubt in doubts)]
 
 
 def _secrets() -> list[Finding]:

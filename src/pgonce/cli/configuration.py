@@ -8,6 +8,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from pgonce.core.environment import DATABASE_URL_FROM, DATABASE_URL_MISSING
 from pgonce.errors import InvalidArgument
 
 _OURS = re.compile(r"PGONCE_|DATABASE_URL")
@@ -77,12 +78,9 @@ def _apply(section: dict[str, str], project: Path) -> None:
     if named is None or "PGONCE_DATABASE_URL" in os.environ:
         return
     if named not in os.environ:
-        os.environ[MISSING] = (
+        os.environ[DATABASE_URL_MISSING] = (
             f"{project / 'pyproject.toml'} says that {named} has the database's URL, and it is not set"
         )
     else:
         os.environ["PGONCE_DATABASE_URL"] = os.environ[named]
-
-
-MISSING = "PGONCE_DATABASE_URL_MISSING"
-"""Why there is no URL: a command that needs one says so, and does not start the embedded server instead."""
+        os.environ[DATABASE_URL_FROM] = named

@@ -22,7 +22,7 @@ from pgonce.errors import InvalidArgument, PgonceError
 @click.option("--app", envvar="PGONCE_APP", metavar="MODULE:APP", help="Your pgonce.App; its name is shown.")
 @click.option(
     "--proxy", "proxies", multiple=True, envvar="PGONCE_CONSOLE_PROXIES", metavar="ADDRESS",
-    help="A proxy whose X-Forwarded headers count. Repeatable. [env: PGONCE_CONSOLE_PROXIES]",
+    help="A proxy whose X-Forwarded headers count. Repeatable. [env: PGONCE_CONSOLE_PROXIES, separated by spaces]",
 )  # fmt: skip
 @click.option(
     "--user-header", envvar="PGONCE_CONSOLE_USER_HEADER", metavar="NAME",
@@ -30,7 +30,8 @@ from pgonce.errors import InvalidArgument, PgonceError
 )  # fmt: skip
 @click.option(
     "--operator", "operators", multiple=True, envvar="PGONCE_CONSOLE_OPERATORS", metavar="NAME",
-    help="A user of the proxy that may act; the others only read. Repeatable. [env: PGONCE_CONSOLE_OPERATORS]",
+    help="A user of the proxy that may act; the others only read. Repeatable. "
+    "[env: PGONCE_CONSOLE_OPERATORS, separated by spaces]",
 )  # fmt: skip
 @click.option("--database-url", "url", metavar="URL", help="The database. [default: as for every command]")
 @click.option(

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pgonce.cli import configuration
-from pgonce.core import database
+from pgonce.core import database, environment
 from pgonce.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def find_url(given: str | None) -> str:
     named = {"--database-url": given} if given is not None else {name: os.environ.get(name) for name in VARIABLES}
     empty = [name for name, value in named.items() if value is not None and not value.strip()]
     known = any(value and value.strip() for value in named.values())
-    if not known and (reason := os.environ.get(configuration.MISSING)):
+    if not known and (reason := os.environ.get(environment.DATABASE_URL_MISSING)):
         raise InvalidArgument(reason)
     if empty and not known:
         raise InvalidArgument(f"{empty[0]} is empty: give it the database's URL, or leave it out")
@@ -60,6 +59,8 @@ def find_url(given: str | None) -> str:
     if not known:
         folder = os.environ.get("PGONCE_DATA_DIR") or "./.pgonce"
         click.echo(f"embedded PostgreSQL in {folder}: no DATABASE_URL is set", err=True)
+        for doubt in environment.doubts(os.environ):
+            click.echo(f"warning   {doubt}", err=True)
     return url
 
 

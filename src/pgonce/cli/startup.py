@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import textwrap
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -13,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from pgonce.app import App
 from pgonce.cli.output import print_line
-from pgonce.core import database, logs
+from pgonce.core import database, environment, logs
 from pgonce.jobs.cron import Plan
 from pgonce.webhooks.event_types import doubts
 
@@ -33,8 +34,10 @@ def announce(text: str) -> None:
 
 
 def describe_database(url: str, schema: str) -> str:
-    """The release, the database without user and password, and the schema."""
-    return f"pgonce {version('pgonce')} on {database.check(url)}, schema {schema}"
+    """The release, the database without user and password, the schema, and variables that are misspelt."""
+    lines = [f"pgonce {version('pgonce')} on {database.check(url)}, schema {schema}"]
+    lines += [f"warning   {doubt}" for doubt in environment.doubts(os.environ)]
+    return "\n".join(lines)
 
 
 def describe_handlers(app: App, concurrency: int | None) -> str:

@@ -18,6 +18,7 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 from pgonce.core import execute_async
 from pgonce.core.call import Call
 from pgonce.core.concurrency import time_limit
+from pgonce.core.environment import DATABASE_URL_FROM
 from pgonce.core.execute import Pool, connection, execute, own_transaction, run
 from pgonce.core.pool import ForkablePool
 from pgonce.errors import READ_ONLY, DatabaseUnavailable, InvalidArgument, translate
@@ -92,7 +93,7 @@ def check(url: str) -> str:
         if "session is read-only" in str(error):
             raise DatabaseUnavailable(f"{READ_ONLY}; to read from it add target_session_attrs=any") from error
         reason = str(translate(error)).splitlines()[0]
-        raise DatabaseUnavailable(f"{reason}; {_what_to_check(reason, authority)}") from error
+        raise DatabaseUnavailable(f"{reason}; {_what_to_check(reason, authority, name_of(url))}") from error
 
 
 def check_url(url: str) -> None:
@@ -126,12 +127,20 @@ def check_text(url: object) -> None:
         raise InvalidArgument(f"the database URL is {kind}")
 
 
-def _what_to_check(reason: str, authority: str) -> str:
+def name_of(url: str) -> str:
+    """What a message calls this URL: the variable that has it, or "the database URL" if it was given otherwise."""
+    given = os.environ.get("PGONCE_DATABASE_URL", ""), os.environ.get("DATABASE_URL", "")
+    if given[0].strip() == url.strip():
+        return os.environ.get(DATABASE_URL_FROM, "PGONCE_DATABASE_URL")
+    return "DATABASE_URL" if given[1].strip() == url.strip() else "the database URL"
+
+
+def _what_to_check(reason: str, authority: str, name: str) -> str:
     if "FATAL:" in reason or "invalid" in reason:  # the server has answered, or libpq has not asked it
-        return "check DATABASE_URL"
+        return f"check {name}"
     if re.match(r"db\.\w+\.supabase\.co\b", authority):
         return "Supabase's direct address is IPv6 alone: from an IPv4 network use the URL of its session pooler"
-    return "check DATABASE_URL, and that the server runs"
+    return f"check {name}, and that the server runs"
 
 
 ENCODE = "in the password write @ : / # ? and % as %40 %3A %2F %23 %3F and %25"
