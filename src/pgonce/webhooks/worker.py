@@ -23,32 +23,23 @@ from pgonce.core import database, event_loop
 from pgonce.core.concurrency_async import asked_to_stop
 from pgonce.core.event_loop import EventLoop
 from pgonce.core.execute import call
-from pgonce.core.processes import Registration, count_live_processes
+from pgonce.core.processes import Registration
 from pgonce.core.registration import check_app, check_count, check_schema
 from pgonce.core.service import Service
 from pgonce.errors import PgonceError, summary
 from pgonce.webhooks import calls_queue as queue
 from pgonce.webhooks.calls import Event
-from pgonce.webhooks.calls_replays import step_replays
 from pgonce.webhooks.claimer import Claimer
 from pgonce.webhooks.claimer_async import AsyncClaimer
 from pgonce.webhooks.consumer import Consumer
 from pgonce.webhooks.consumer_async import AsyncConsumer
 from pgonce.webhooks.glob import any_of
 from pgonce.webhooks.registry import WebhookRegistry
+from pgonce.webhooks.upkeep import Upkeep
 from pgonce.webhooks.wakeups import Rests, Wakeups
 
 POLL = 1.0
 """Seconds between two claims of an idle process; a receiver in the same process wakes it at once."""
-UPKEEP_EVERY = 5.0
-"""Seconds between two rounds of upkeep: the heartbeat, and the search for events that no process has a handler for."""
-REPLAY_EVERY = 0.5
-"""Seconds between two steps of a replay while its events are handled."""
-MANY = 8
-"""Processes. If there are so many, each uses one thread while its batches are short, because more transactions at a
-time than the server has cores make it slower."""
-LOOK_BACK_EVERY = 30.0
-"""Seconds between two searches for events ignored for lack of a handler, and for expired events of direct clients."""
 
 log = logging.getLogger("pgonce")
 
@@ -105,8 +96,6 @@ class Worker(Service):
         self._consumers: list[Consumer | AsyncConsumer] = []
         self._handed: deque[Event] = deque()
         self._handed_async: deque[Event] = deque()
-        self._looked_back = 0.0
-        self._is_one_of_many = False
         self._shared_pool = pool
 
     def start(self) -> Self:
@@ -127,14 +116,39 @@ class Worker(Service):
             capacity=self._concurrency,
         )
         self._pool = self._shared_pool or database.open_pool(self._url, self._concurrency + 2)
+        self._upkeep = Upkeep(
+            self._pool,
+            self._registration,
+            types=self._types,
+            adopt=self._adopt,
+            schema=self._schema,
+            busy=self._wakeups.busy,
+            wake=self.wake,
+        )
         try:
             # before the search for ignored events: other workers ignore events of types that no registered worker
             # handles
             self._registration.register(self._pool)
-            self._look_back()
+            self._upkeep.look_back()
         except BaseException:
             self._close_pool()  # left to the garbage collector it would complain about its threads
             raise
+        if self._async_types:
+            loop = self._loop or event_loop.background()
+            # in an empty context, as a thread's is: the first request may have started this, with its tenant
+            self._async_consumers = Context().run(loop.submit, self._run_consumers_async())
+            self._async_consumers.add_done_callback(_log_failure)
+        targets: list[Callable[[], None]] = [*self._consumers_of_threads(), partial(self._upkeep.run, self._stop)]
+        for number, target in enumerate(targets):
+            thread = threading.Thread(target=target, name=f"pgonce worker {number}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        self._app.workers.add(self)
+        return self
+
+    def _consumers_of_threads(self) -> list[Callable[[], None]]:
+        if not self._types:
+            return []
         own = self._app.types(asynchronous=False, own=True)
         claimer = Claimer(
             self._pool,
@@ -146,61 +160,7 @@ class Worker(Service):
             max_attempts=self._max_attempts,
         )
         self._claimers.append(claimer)
-        consumers = [partial(self._consume, claimer, rests_first=number > 0) for number in range(self._concurrency)]
-        targets: list[Callable[[], None]] = [*consumers] if self._types else []
-        targets.append(self._run_upkeep)
-        if self._async_types:
-            loop = self._loop or event_loop.background()
-            # in an empty context, as a thread's is: the first request may have started this, with its tenant
-            self._async_consumers = Context().run(loop.submit, self._run_consumers_async())
-            self._async_consumers.add_done_callback(_log_failure)
-        for number, target in enumerate(targets):
-            thread = threading.Thread(target=target, name=f"pgonce worker {number}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
-        self._app.workers.add(self)
-        return self
-
-    def _run_upkeep(self) -> None:
-        upkeep_at = replaying_until = 0.0
-        while True:
-            try:
-                if time.monotonic() >= upkeep_at:
-                    upkeep_at = time.monotonic() + UPKEEP_EVERY * random.uniform(0.75, 1.25)  # noqa: S311
-                    self._keep_up()
-                if call(self._pool, step_replays(), self._schema):
-                    replaying_until = time.monotonic() + LOOK_BACK_EVERY  # its events may take some time
-                    self.wake()
-            except (PgonceError, psycopg.Error) as error:
-                log.warning("%s", summary(error))
-            except Exception:
-                log.exception("unexpected error in a worker's upkeep; the worker goes on")
-            pause = upkeep_at - time.monotonic()
-            if time.monotonic() < replaying_until:
-                pause = min(pause, REPLAY_EVERY)
-            if self._stop.wait(max(pause, 0.01)):
-                return
-
-    def _keep_up(self) -> None:
-        self._registration.beat(self._pool, self._wakeups.busy())
-        if call(self._pool, queue.ignore_unhandled_webhooks(), self._schema):
-            log.info("events of types that no process handles were ignored: see `pgonce webhook ls --status ignored`")
-        if time.monotonic() - self._looked_back > LOOK_BACK_EVERY:
-            self._look_back()
-
-    def _look_back(self) -> None:
-        """Queue the events that were ignored for lack of a handler; with ``adopt`` also those left by direct clients.
-
-        It is called repeatedly: a worker that did not know of this one yet may ignore an event after the first call.
-        """
-        self._looked_back = time.monotonic()
-        self._is_one_of_many = call(self._pool, count_live_processes("events"), self._schema) >= MANY
-        while self._types and (taken := call(self._pool, queue.take_back_webhooks(self._types), self._schema)):
-            log.info("%s events of the last day have a handler now and are queued again", taken)
-            self.wake()
-        if self._adopt and (adopted := call(self._pool, queue.adopt_webhooks(), self._schema)):
-            log.info("%s events of direct clients had no live lease: queued", adopted)
-            self.wake()
+        return [partial(self._consume, claimer, rests_first=number > 0) for number in range(self._concurrency)]
 
     def room(self) -> int:
         """How many more events may be handed over: those that begin soon, none while older ones wait in the table."""
@@ -284,7 +244,7 @@ class Worker(Service):
                 self._stop.wait(self._pause())
             else:
                 if consumer.full:  # one can run Python while the other waits for the database
-                    self._wakeups.wake(threads=1 if self._is_one_of_many else 2)
+                    self._wakeups.wake(threads=1 if self._upkeep.is_one_of_many else 2)
                 elif not busy:
                     self._wakeups.rest(number, self._pause())
 
@@ -347,7 +307,7 @@ class Worker(Service):
                 if asked_to_stop(error):
                     raise
                 log.exception("unexpected error in a worker's consumer; the worker goes on")
-            if busy and consumer.full and not self._is_one_of_many:
+            if busy and consumer.full and not self._upkeep.is_one_of_many:
                 rests.end_all()
             elif not busy and not self._stop.is_set():
                 await rests.rest(known)
