@@ -24,7 +24,7 @@ from pgonce.webhooks.claimer import Claimer
 from pgonce.webhooks.claimer_async import AsyncClaimer
 from pgonce.webhooks.consumer import Consumer
 from pgonce.webhooks.consumer_async import AsyncConsumer
-from pgonce.webhooks.registry import WebhookRegistry
+from pgonce.webhooks.registry import ClaimedTypes, WebhookRegistry
 
 MOST_TICKS = 10_000
 """Ticks that one ``Clock.advance`` runs, at most."""
@@ -65,8 +65,6 @@ def drain(app: WebhookRegistry, *, url: str | None = None, schema: str = "public
     """
     check_app(app, WebhookRegistry, "drain")
     seen: set[str] = set()
-    own, own_async = app.types(asynchronous=False, own=True), app.types(asynchronous=True, own=True)
-    plain, asynchronous = app.types(asynchronous=False), app.types(asynchronous=True)
     found = database.find(url)
 
     with _errors() as errors, database.open_pool(found, 3) as pool:
@@ -75,32 +73,27 @@ def drain(app: WebhookRegistry, *, url: str | None = None, schema: str = "public
             return call(pool, renew_webhook(event), schema)
 
         options: dict[str, Any] = {"renew": renew, "seen": seen, "schema": schema}
-        others = "|".join(filter(None, [asynchronous, own])) or None
 
-        def consumer() -> Consumer:  # a new one looks at all that is due
-            claimer = Claimer(pool, types=plain, other_types=others, own_types=own, schema=schema)
-            return _Counted(pool, app, claimer, **options)
+        # each time by a new consumer, because that one looks at all that is due
+        def work(types: ClaimedTypes) -> int:
+            return _Counted(pool, app, Claimer(pool, types, schema=schema), **options).run_once()
 
-        async def drain_async() -> bool:
+        async def drain_async(types: ClaimedTypes) -> bool:
             worked = False
             async with await database.open_async_pool(found, 2) as async_pool:
-
-                def consumer() -> AsyncConsumer:
-                    claimer = AsyncClaimer(
-                        async_pool, types=asynchronous, other_types=own_async, own_types=own_async, schema=schema
-                    )
-                    return _AsyncCounted(async_pool, app, claimer, **options)
-
-                while await consumer().run_once():
+                while await _AsyncCounted(
+                    async_pool, app, AsyncClaimer(async_pool, types, schema=schema), **options
+                ).run_once():
                     worked = True
             return worked
 
+        types, async_types = app.claimed_types(asynchronous=False), app.claimed_types(asynchronous=True)
         worked = True
         while worked:  # a handler of one kind may queue an event for the other
             worked = False
-            while plain and consumer().run_once():
+            while types and work(types):
                 worked = True
-            if asynchronous and event_loop.background().run(drain_async()):
+            if async_types and event_loop.background().run(drain_async(async_types)):
                 worked = True
     if errors and raises:
         raise errors[0]

@@ -17,6 +17,7 @@ from pgonce.core.execute import Pool, call_unsynced
 from pgonce.errors import PgonceError, summary
 from pgonce.webhooks import calls_queue as protocol
 from pgonce.webhooks.calls import Event
+from pgonce.webhooks.registry import ClaimedTypes
 from pgonce.webhooks.responses import is_database_fault
 
 LOOK = 0.2
@@ -39,27 +40,23 @@ class Claimer:
 
     Args:
         pool: of the consumers.
-        handed: what a receiver in the same process has claimed for them.
-        types, other_types: claim only types that match, and do not match, these regular expressions.
-        own_types: claim events of these types one at a time. Their handlers have transactions of their own, so an event
+        types: which events. Those whose handlers have transactions of their own are claimed one at a time: an event
             that waits behind another would hold its claim without being handled.
+        handed: what a receiver in the same process has claimed for the consumers.
         schema, max_attempts: as of the worker.
     """
 
     def __init__(
         self,
         pool: Pool,
+        types: ClaimedTypes,
         *,
         handed: deque[Event] | None = None,
-        types: str | None = None,
-        other_types: str | None = None,
-        own_types: str | None = None,
         schema: str = "public",
         max_attempts: int = protocol.MAX_ATTEMPTS,
     ) -> None:
-        self._pool = pool
+        self._pool, self._types = pool, types
         self._handed: deque[Event] = deque() if handed is None else handed
-        self._types, self._other_types, self._own_types = types, other_types, own_types
         self._schema = schema
         self._max_attempts = max_attempts
         self.backlog = False
@@ -78,7 +75,7 @@ class Claimer:
 
     def claim_own(self) -> list[Event]:
         """One event whose handler has a transaction of its own; empty if none is due."""
-        return self._claim_from_table(1, types=self._own_types) if self._own_types is not None else []
+        return self._claim_from_table(1, self._types.own) if self._types.own is not None else []
 
     def put_back(self, events: Iterable[Event]) -> None:
         """These are next. They are still claimed, and have not begun."""
@@ -120,7 +117,7 @@ class Claimer:
         since = None if full else self._since
         self._asked = time.monotonic()
         self._claimed_last = True
-        events = self._claim_from_table(limit, types=self._types, other_types=self._other_types, since=since)
+        events = self._claim_from_table(limit, self._types.included, self._types.excluded, since)
         self.backlog = len(events) == limit
         if full:
             self._looked = time.monotonic()
@@ -132,19 +129,14 @@ class Claimer:
         return events
 
     def _claim_from_table(
-        self,
-        limit: int,
-        *,
-        types: str | None,
-        other_types: str | None = None,
-        since: datetime | None = None,
+        self, limit: int, included: str | None, excluded: str | None = None, since: datetime | None = None
     ) -> list[Event]:
         """Claim a batch; one by one if a trigger or constraint of the application's refuses to have it claimed."""
         wanted = partial(
             protocol.claim_webhooks,
             limit,
-            types=types,
-            other_types=other_types,
+            types=included,
+            other_types=excluded,
             since=since,
             max_attempts=self._max_attempts,
             schema=self._schema,

@@ -45,6 +45,16 @@ class Handler:
         return fnmatchcase(event_type, self.pattern)
 
 
+@dataclass(frozen=True)
+class ClaimedTypes:
+    """The event types that one kind of consumers claims, as regular expressions."""
+
+    included: str
+    excluded: str | None = None
+    own: str | None = None
+    """Types whose handlers have transactions of their own."""
+
+
 @dataclass
 class WebhookRegistry:
     """The handlers of an app, in order of registration."""
@@ -181,6 +191,16 @@ class WebhookRegistry:
             if asynchronous in {None, handler.is_async} and own in {None, handler.kind == "own"}
         ]
         return any_of(patterns) if patterns else None
+
+    def claimed_types(self, *, asynchronous: bool) -> ClaimedTypes | None:
+        """What consumers claim whose handlers are coroutine functions, or are not; None if there is nothing."""
+        own = self.types(asynchronous=asynchronous, own=True)
+        if asynchronous:
+            included = self.types(asynchronous=True)
+            return ClaimedTypes(included, own, own) if included else None
+        included = self.types()
+        others = "|".join(filter(None, [self.types(asynchronous=True), own])) or None
+        return ClaimedTypes(included, others, own) if included else None
 
     def handle(self, event: Event, tx: Any) -> None:
         """Run every synchronous handler of the event on one transaction; for a delivery handled where it arrives."""

@@ -34,7 +34,7 @@ from pgonce.webhooks.claimer_async import AsyncClaimer
 from pgonce.webhooks.consumer import Consumer
 from pgonce.webhooks.consumer_async import AsyncConsumer
 from pgonce.webhooks.glob import any_of
-from pgonce.webhooks.registry import WebhookRegistry
+from pgonce.webhooks.registry import ClaimedTypes, WebhookRegistry
 from pgonce.webhooks.upkeep import Upkeep
 from pgonce.webhooks.wakeups import Rests, Wakeups
 
@@ -133,10 +133,10 @@ class Worker(Service):
         except BaseException:
             self._close_pool()  # left to the garbage collector it would complain about its threads
             raise
-        if self._async_types:
+        if async_types := self._app.claimed_types(asynchronous=True):
             loop = self._loop or event_loop.background()
             # in an empty context, as a thread's is: the first request may have started this, with its tenant
-            self._async_consumers = Context().run(loop.submit, self._run_consumers_async())
+            self._async_consumers = Context().run(loop.submit, self._run_consumers_async(async_types))
             self._async_consumers.add_done_callback(_log_failure)
         targets: list[Callable[[], None]] = [*self._consumers_of_threads(), partial(self._upkeep.run, self._stop)]
         for number, target in enumerate(targets):
@@ -147,15 +147,13 @@ class Worker(Service):
         return self
 
     def _consumers_of_threads(self) -> list[Callable[[], None]]:
-        if not self._types:
+        types = self._app.claimed_types(asynchronous=False)
+        if types is None:
             return []
-        own = self._app.types(asynchronous=False, own=True)
         claimer = Claimer(
             self._pool,
+            types,
             handed=self._handed,
-            types=self._types,
-            other_types="|".join(filter(None, [self._async_types, own])) or None,
-            own_types=own,
             schema=self._schema,
             max_attempts=self._max_attempts,
         )
@@ -260,7 +258,7 @@ class Worker(Service):
         kinds = 1.5 if self._async_types and self._app.types(asynchronous=False) else 1.0
         return self._poll * kinds * random.uniform(0.75, 1.25)  # noqa: S311 -- not all at the same time
 
-    async def _run_consumers_async(self) -> None:
+    async def _run_consumers_async(self, types: ClaimedTypes) -> None:
         rests, loop = Rests(), asyncio.get_running_loop()
 
         def wake() -> None:
@@ -268,15 +266,12 @@ class Worker(Service):
                 loop.call_soon_threadsafe(rests.end_all)
 
         self._work_async = wake
-        own = self._app.types(asynchronous=True, own=True)
         pool = await database.open_async_pool(self._url, self._concurrency + 2)
         async with pool, rests.polling(self._pause), asyncio.TaskGroup() as group:
             claimer = AsyncClaimer(
                 pool,
+                types,
                 handed=self._handed_async,
-                types=self._async_types,
-                other_types=own,
-                own_types=own,
                 schema=self._schema,
                 max_attempts=self._max_attempts,
             )

@@ -14,6 +14,7 @@ from pgonce.webhooks import stripe
 from pgonce.webhooks.calls import queue_webhooks
 from pgonce.webhooks.calls_queue import claim_of
 from pgonce.webhooks.claimer import Claimer
+from pgonce.webhooks.registry import ClaimedTypes
 from tests.conftest import wait_until
 
 
@@ -25,7 +26,7 @@ def test_a_claim_takes_events_for_all_consumers_that_wait_meanwhile(
         call(pool, queue_webhooks(bodies, [None] * 8), "public")
         other = session(autocommit=False)
         other.execute("select pgonce_wait_for_other_claims('a.b')")
-        claimer = Claimer(pool, types="a.b")
+        claimer = Claimer(pool, ClaimedTypes("a.b"))
         claims = [threads.submit(claimer.claim, 2) for _ in range(4)]
         wait_until(lambda: len(claimer._waiting) == 4, "each consumer to ask for events")
         other.commit()
