@@ -293,3 +293,25 @@ def test_filters_stand_in_the_address_and_each_can_be_dropped(open_page: Open, c
     assert [each["stripe_event_id"] for each in data["events"]["events"]] == ["evt_old"]
     for address in ("/webhooks?state=odd", "/webhooks?since=yesterdayish", "/webhooks?before=x"):
         assert page.request.get(console + address).status == 400
+
+
+def test_long_names_without_a_space_leave_every_column_in_the_window(open_page: Open, conn: Connection) -> None:
+    name = "a_name_that_a_program_has_made." + "x" * 170
+    put(conn, f"evt_{name}", name, {}, status="failed", lease=None, queued=True, error_message=f"ValueError: {name}")
+    conn.execute("select start_job_run(%s)", [name])
+    conn.execute("select pgonce_expect_job(%s, '1 day')", [name])
+    conn.execute(
+        "insert into pgonce_processes (id, does, host, pid, version, app, release)"
+        " values (gen_random_uuid(), 'events', %s, 7, '1', %s, %s)",
+        [name] * 3,
+    )
+    page = open_page("/")
+    base = page.url.rstrip("/")
+    for width in (1440, 360):
+        page.set_viewport_size({"width": width, "height": 800})
+        for path in ("/", "/webhooks?state=dead", "/jobs", f"/job?name={name}"):
+            page.goto(base + path)
+            inside = (
+                "[...document.querySelectorAll('main table')].every(t => t.getBoundingClientRect().right <= innerWidth)"
+            )
+            assert page.evaluate(f"document.documentElement.scrollWidth <= innerWidth && {inside}"), (path, width)

@@ -48,6 +48,15 @@ def test_a_day_without_events_is_a_figure_too() -> None:
     assert "<rect" not in figure
 
 
+@pytest.mark.parametrize("behind", range(5))
+def test_the_name_of_a_new_day_does_not_leave_the_figure(behind: int) -> None:
+    midnight = datetime(2026, 11, 26, 23, tzinfo=UTC)  # in Berlin
+    start = midnight + timedelta(hours=behind - 23)
+    figure = hours([Hour(start + timedelta(hours=n), 0, 0, 0, 0) for n in range(24)], CLOCK)
+    [(kind, x)] = re.findall(r'<text class="([^"]*)" x="([\d.]+)%"[^>]*>Fri 00:00<', figure)
+    assert float(x) + (0 if "end" in kind.split() else 20) <= 100.01
+
+
 @pytest.mark.parametrize(("most", "step"), [(0, 1), (2, 1), (4, 2), (45, 20), (91, 40), (104, 50), (1204, 500)])
 def test_the_grid_has_round_numbers(most: int, step: int) -> None:
     assert step_of(most) == step

@@ -113,5 +113,8 @@ def _hours(found: Sequence[Hour], width: float, clock: Clock) -> list[Markup]:
             named = number == 0 or there.hour == 0
             text = f"{there:%a %H:%M}" if named else f"{there:%H:%M}"
             kind = "" if number == 0 or (there.hour % 12 == 0 and number > 5) else "opt"
-            labels.append(label(text, number * width + 0.35, HEIGHT - 4, kind))
+            if number > len(found) - 5:  # on a telephone it would leave the figure
+                labels.append(label(text, (number + 1) * width, HEIGHT - 4, f"{kind} end".strip()))
+            else:
+                labels.append(label(text, number * width + 0.35, HEIGHT - 4, kind))
     return labels
