@@ -217,19 +217,31 @@ def _list_schedules(pool: Pool, json_: bool, schema: str) -> None:
     "--grace", default="5 minutes", show_default=True, type=Length(), metavar="INTERVAL", help="Alert this much later."
 )
 @click.option("--key", default="", help="Only runs with this key count. [default: all of the job's]")
-@click.option("--never", is_flag=True, help="It need not run any more.")
+@click.option("--within", type=Length(), metavar="INTERVAL", help="A run must take less than this: '20 minutes'.")
+@click.option("--never", is_flag=True, help="Nothing is expected of it any more.")
 @with_database
-def expect(name: str, every: timedelta | None, grace: timedelta, key: str, never: bool, url: str, schema: str) -> None:
-    """Alert when the job NAME does not run as often as it should, whoever starts it: cron, Kubernetes, Celery, pg_cron.
+def expect(
+    name: str,
+    every: timedelta | None,
+    grace: timedelta,
+    key: str,
+    within: timedelta | None,
+    never: bool,
+    url: str,
+    schema: str,
+) -> None:
+    """Alert when the job NAME does not run as often or as quickly as it should, whoever starts it, such as cron.
 
-    Example: pgonce job expect nightly_backup --every '1 day' --grace '1 hour'
+    Example: pgonce job expect nightly_backup --every '1 day' --grace '1 hour' --within '20 minutes'
     """
-    if never == (every is not None):
-        raise InvalidArgument("pass --every, or --never")
+    if never == (every is not None or within is not None):
+        raise InvalidArgument("pass --every or --within, or --never")
     with database.open_pool(url, 1) as pool:
-        if every is not None:
-            call(pool, operate.expect_job(session(pool, schema), name, every, grace, key), schema)
-            print_line(f"{name}: expected every {exactly(every)}, alerted {exactly(grace)} later")
+        if not never:
+            call(pool, operate.expect_job(session(pool, schema), name, every, grace, key, within=within), schema)
+            said = [f"every {exactly(every)}, alerted {exactly(grace)} later"] if every else []
+            said += [f"in less than {exactly(within)}"] if within else []
+            print_line(f"{name}: expected {', '.join(said)}")
         elif call(pool, operate.forget_job_expectation(session(pool, schema), name, key), schema):
             print_line(f"{name}: no longer expected")
         else:

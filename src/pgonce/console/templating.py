@@ -116,6 +116,17 @@ def duration(length: timedelta | float | None) -> str:
     return (f"{value:.1f}".removesuffix(".0") if value < 9.95 else f"{value:.0f}") + f" {name}"
 
 
+def length_text(length: timedelta | None) -> str:
+    """A length of time that is read back as it is: 1 day, 90 minutes, 45 seconds; nothing for None."""
+    if length is None:
+        return ""
+    seconds = length / timedelta(seconds=1)
+    for unit, size in (("day", 86_400), ("hour", 3600), ("minute", 60)):
+        if seconds and seconds % size == 0:
+            return f"{seconds / size:g} {unit}{'' if seconds == size else 's'}"
+    return f"{seconds:g} seconds"
+
+
 def span(low: float, high: float) -> str:
     """Two lengths in milliseconds: 9 to 11 min."""
     first, last = duration(low), duration(high)
@@ -245,6 +256,7 @@ class Templates:
         )
         self._environment.filters |= {
             "number": number, "count": count, "size": size, "short": short, "duration": duration,
+            "length_text": length_text,
             "visible": visible, "block": block, "breakable": breakable, "exact": exact, "word": shlex.quote,
             "unquoted": unquoted,
         }  # fmt: skip

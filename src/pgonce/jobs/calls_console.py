@@ -120,13 +120,14 @@ class RequestLine:
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """How often a job must run."""
+    """How often a job must run, and how long a run may take."""
 
     key: str
-    every: timedelta
+    every: timedelta | None
     grace: timedelta
-    kept_until: datetime
+    kept_until: datetime | None
     last_started_at: datetime | None
+    within: timedelta | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,9 +62,15 @@ def end_run(session: UUID, run_id: UUID, reason: str) -> Call[bool]:
 
 
 def expect_job(
-    session: UUID, name: str, every: timedelta, grace: timedelta, key: str = "", reason: str = ""
+    session: UUID,
+    name: str,
+    every: timedelta | None,
+    grace: timedelta,
+    key: str = "",
+    reason: str = "",
+    within: timedelta | None = None,
 ) -> Call[None]:
-    """From now on the job must run at least that often."""
+    """From now on the job must run at least that often, and each run take less than ``within``."""
     args = {
         "p_session": session,
         "p_job_name": name,
@@ -72,6 +78,7 @@ def expect_job(
         "p_grace": grace,
         "p_key": key,
         "p_reason": _reason(reason),
+        "p_within": within,
     }
     return Call("pgonce_console_expect_job", args, value)
 

@@ -268,8 +268,34 @@ def test_without_scripts_a_job_is_requested_and_expected(conn: Connection, open_
     page.click("summary:text('Change expectations')")
     page.fill("[name=every]", "2 hours")
     page.click("button:text('Expect')")
-    expect(page.locator("#expectations")).to_contain_text("Runs every 2 h")
+    expect(page.locator("#expectations")).to_contain_text("Runs every 2 hours")
     assert one(conn, "select every::text from pgonce_job_expectations where job_name = 'plain'") == "02:00:00"
+
+
+def test_a_job_shows_whether_its_runs_take_less_than_expected(conn: Connection, open_page: Open) -> None:
+    conn.execute(
+        "insert into cron_job_runs (job_name, status, started_at, completed_at, duration_ms)"
+        " select 'timed', 'succeeded', at, at + n * interval '7 min', n * 420000 from generate_series(1, 3) n,"
+        " lateral (select now() - interval '4 hours' + n * interval '1 hour' as at) t"
+    )
+    page = open_page("/job?name=timed")
+    page.click("summary:text('Change expectations')")
+    page.fill("[name=every]", "")
+    page.fill("[name=within]", "90 minutes")
+    page.click("button:text('Expect')")
+    expect(page.locator("#expectations")).to_have_text(
+        re.compile(r"\s*Takes less than 90 minutes\s*Kept by 3 of 3 runs\s*")
+    )
+    page.click("summary:text('Change expectations')")
+    assert page.input_value("[name=within]") == "90 minutes"
+    page.fill("[name=within]", "20 min")
+    page.click("button:text('Expect')")
+    expect(page.locator("#expectations")).to_contain_text("Missed: 21 min. Kept by 2 of 3 runs")
+    conn.execute("insert into cron_job_runs (job_name, started_at) values ('timed', now() - interval '30 min')")
+    page.reload()
+    expect(page.locator("#expectations")).to_contain_text("Missed: 30 min so far. Kept by 2 of 4 runs")
+    assert one(conn, "select kind from pgonce_diagnose_run((select max(id::text)::uuid from cron_job_runs"
+                     " where job_name = 'timed' and status = 'running'))") == "slow"  # fmt: skip
 
 
 @pytest.fixture(scope="module")

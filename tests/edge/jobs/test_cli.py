@@ -309,6 +309,8 @@ def test_ls_has_a_line_for_each_job_with_what_is_usual_what_comes_next_and_what_
         " values ('dump', 'succeeded', now() - interval '3 days', now() - interval '3 days', 42000)"
     )
     assert run("expect", "dump", "--every", "1 day")[0] == 0
+    assert run("expect", "dump", "--within", "20 minutes")[1] == "dump: expected in less than 20 min\n"
+    assert run("expect", "dump")[2] == "pgonce: pass --every or --within, or --never\n"
     assert run("pause", "broken", "--reason", "the partner is down", "--until", "2 hours")[0] == 0
     assert run("schedule", "new", "--cron", "0 3 1 1 *")[0] == 0
     code, out, _ = run("ls")

@@ -9,7 +9,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from pgonce.console import templating
-from pgonce.console.templating import Clock, duration, read_zone, short, size, span
+from pgonce.console.templating import Clock, duration, length_text, read_zone, short, size, span
+from pgonce.core.interval import interval
 
 NOW = datetime(2026, 11, 26, 13, 2, 36, tzinfo=UTC)
 BERLIN = Clock(ZoneInfo("Europe/Berlin"), NOW)
@@ -76,3 +77,20 @@ def test_what_others_have_written_is_escaped() -> None:
     assert "<script>" not in templating.state(hostile)
     assert "<script>" not in templating.state("failed", hostile)
     assert "<script>" not in templating.glyph(hostile, hostile)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (86_400, "1 day"),
+        (172_800, "2 days"),
+        (5400, "90 minutes"),
+        (3600, "1 hour"),
+        (45, "45 seconds"),
+        (61.5, "61.5 seconds"),
+    ],
+)
+def test_a_length_in_a_form_is_read_back_as_it_is(seconds: float, text: str) -> None:
+    length = timedelta(seconds=seconds)
+    assert length_text(length) == text
+    assert interval(text) == length

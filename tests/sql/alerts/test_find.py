@@ -297,3 +297,38 @@ def test_no_value_of_a_row_is_in_an_alert(conn: Connection) -> None:
     assert len(stored) == 6
     assert "secret" not in str(stored)
     assert str(stored).count("(shop/app.py:3 in load)") == 6
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_run_that_takes_longer_than_expected_is_told_once_whatever_is_usual(conn: Connection, ended: bool) -> None:
+    conn.execute("select pgonce_expect_job('j', null, p_within => '20 minutes')")
+    conn.execute("select pgonce_expect_job('j', null, p_key => 'slow', p_within => '2 hours')")
+    for key, took in (("", 19), ("quick", 21), ("slow", 100), ("late", 30)):
+        conn.execute(
+            "insert into cron_job_runs (job_name, key, status, started_at, completed_at, duration_ms)"
+            " select 'j', k, case when %(ended)s then 'succeeded' else 'running' end, now() - m * interval '1 min',"
+            " case when %(ended)s then now() end, case when %(ended)s then m * 60000 end"
+            " from (values (%(key)s, %(took)s)) v (k, m)",
+            {"ended": ended, "key": key, "took": took},
+        )
+    look(conn)
+    look(conn)
+    assert told(conn) == [("ran_long", "j/late"), ("ran_long", "j/quick")]
+    [(message,)] = conn.execute("select message from pgonce_alerts where subject = 'j/late'").fetchall()
+    assert message.startswith("job j/late takes longer than expected: 30 min, and not less than 20 min. Next: ")
+
+
+def test_what_is_expected_takes_the_place_of_what_is_usual(conn: Connection) -> None:
+    conn.execute(
+        "insert into cron_job_runs (job_name, status, started_at, completed_at, duration_ms)"
+        " select 'j', 'succeeded', at, at + interval '1 min', 60000 from generate_series(1, 6) n,"
+        " lateral (select now() - interval '10 hours' + n * interval '1 hour' as at) t"
+    )
+    conn.execute("insert into cron_job_runs (job_name, started_at) values ('j', now() - interval '50 min')")
+    for within, kinds in (("1 hour", []), (None, ["ran_long"])):
+        if within:
+            conn.execute("select pgonce_expect_job('j', '1 day', p_within => %s)", [within])
+        else:
+            conn.execute("select pgonce_forget_job_expectation('j')")
+        look(conn)
+        assert [kind for kind, _ in told(conn)] == kinds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -100,6 +101,26 @@ def test_an_action_on_what_does_not_exist_is_an_error(conn: Connection) -> None:
         with pytest.raises(psycopg.Error) as refused, conn.transaction():
             conn.execute(f"select pgonce_console_{call}".encode(), [who])
         assert refused.value.sqlstate == "PT404"
+
+
+def test_an_expectation_that_is_not_given_stays_as_it_was(conn: Connection) -> None:
+    operator = session(conn, "operator")
+    for arguments in ("'1 day', '1 hour'", "null, p_within => '20 minutes'", "'2 days'", "null, p_within => '1 hour'"):
+        conn.execute(f"select pgonce_console_expect_job('{operator}', 'j', {arguments})".encode())
+    found = conn.execute("select every, grace, within from pgonce_job_expectations where job_name = 'j'").fetchall()
+    assert found == [(timedelta(days=2), timedelta(minutes=5), timedelta(hours=1))]
+    last = conn.execute("select before, after from pgonce_audit order by id desc limit 1").fetchone()
+    assert last == (
+        "every 2 days, 00:05:00 later; in less than 00:20:00",
+        "every 2 days, 00:05:00 later; in less than 01:00:00",
+    )
+    assert conn.execute("select count(*) from pgonce_job_missed").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("arguments", ["null", "null, p_within => '0'", "'1 day', p_within => '-1 s'", "'0'"])
+def test_an_expectation_of_nothing_or_of_no_time_is_refused(conn: Connection, arguments: str) -> None:
+    with pytest.raises(psycopg.errors.InvalidParameterValue):
+        conn.execute(f"select pgonce_expect_job('j', {arguments})".encode())
 
 
 def test_a_form_that_is_sent_twice_requests_one_run_until_a_worker_has_answered(conn: Connection) -> None:

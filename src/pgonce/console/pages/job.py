@@ -56,6 +56,19 @@ class JobPage:
         """The oldest run at work."""
         return next((run for run in reversed(self.durations) if run.status == "running"), None)
 
+    def kept(self, expected: calls.Expectation) -> tuple[int, int]:
+        """How many of the last runs took less than expected, and of how many. A run at work counts once it has not."""
+        within = (expected.within or timedelta()) / timedelta(milliseconds=1)
+        runs = [run for run in self.durations if not expected.key or run.key == expected.key]
+        ended = [run for run in runs if run.status != "running" or run.duration_ms >= within]
+        return sum(run.duration_ms < within for run in ended), len(ended)
+
+    def too_long(self, expected: calls.Expectation) -> ConsoleRun | None:
+        """The newest run, if it took or has taken as long as it must not."""
+        within = (expected.within or timedelta()) / timedelta(milliseconds=1)
+        newest = next((run for run in self.durations if not expected.key or run.key == expected.key), None)
+        return newest if newest and newest.duration_ms >= within else None
+
     @property
     def blocker(self) -> ConsoleRun | None:
         """The run that a start now would meet: of the chosen key, or of the job's only one."""
@@ -212,15 +225,16 @@ async def resume(request: Request) -> Response:
 
 
 async def expect(request: Request) -> Response:
-    """Say how often a job must run, or that it need not."""
+    """Say how often a job must run and how long a run may take, or that nothing is expected."""
     sent = await form(request)
     name, key, session = fields.raw(sent, "name") or "", fields.raw(sent, "key") or "", who(request).session
     if sent.get("never"):
         forget = operate.forget_job_expectation(session, name, key, fields.reason_of(sent))
         await act(request, forget, noun="job", object=name)
     else:
-        every, grace = interval(sent.get("every"), "every"), interval(sent.get("grace", "5 minutes"), "grace")
-        wanted = operate.expect_job(session, name, every, grace, key, fields.reason_of(sent))
+        every, within = (interval(sent.get(each), each) if sent.get(each) else None for each in ("every", "within"))
+        grace = interval(sent.get("grace", "5 minutes"), "grace")
+        wanted = operate.expect_job(session, name, every, grace, key, fields.reason_of(sent), within)
         await act(request, wanted, noun="job", object=name)
     return _back(request, sent, "expected")
 

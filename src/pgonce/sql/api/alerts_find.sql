@@ -129,6 +129,16 @@ begin
             where b.key = h.key and b.status = 'succeeded' limit 20) u) usual
     where spent.ms > 60000 and (h.status = 'running' or h.completed_at >= v_from)
       and usual.runs >= 5 and spent.ms > 3 * usual.p95  -- fewer than five runs do not show the usual duration
+      and not exists (select from pgonce_job_expectations x where x.job_name = h.job_name and x.key in ('', h.key) and x.within is not null)
+    union all
+    select 'ran_long', h.job_name, h.key, h.id, h.scheduled_for, h.started_at + x.within, h.id::text,
+           format('takes longer than expected: %s, and not less than %s',
+                  pgonce_duration_text(coalesce(h.completed_at, v_now) - h.started_at), pgonce_duration_text(x.within)), false, null
+    from pgonce_job_expectations x join history h on h.job_name = x.job_name and x.key in ('', h.key)
+    where (h.status = 'running' or h.completed_at >= v_from) and coalesce(h.completed_at, v_now) - h.started_at >= x.within
+      -- what is expected of the key counts, and not what is expected of the job
+      and not (x.key = '' and exists (select from pgonce_job_expectations y
+                                      where y.job_name = h.job_name and y.key = h.key and y.key <> '' and y.within is not null))
     union all
     -- All skipped runs between two starts name the same run.
     select 'skipped_in_a_row', b.job_name, b.key, b.id, null::timestamptz, s.at, b.id::text,
@@ -151,7 +161,7 @@ begin
     select j.kind, j.job_name as parent, n.subject, j.happened_at, j.once, format('job %s %s', n.subject, j.says) as says,
            case j.kind when 'run_failed' then 'runs of job %s failed' when 'failed_in_a_row' then 'failures in a row of job %s'
                        when 'recovered' then 'times job %s has succeeded after a failure'
-                       when 'ran_long' then 'runs of job %s took far longer than usual'
+                       when 'ran_long' then 'runs of job %s took longer than usual or expected'
                        when 'skipped_in_a_row' then 'runs of job %s blocked the starts after them'
                        else 'ticks of job %s did not run' end as many,
            j.has_reason, j.error_message, jsonb_build_object('subject', n.subject, 'run_id', j.id) as example,

@@ -268,9 +268,9 @@ $$;
 comment on function pgonce_console_job_requests(text) is 'pgonce: the last five requests for runs of a job, of the last seven days.';
 
 create or replace function pgonce_console_job_expectations(p_job_name text)
-returns table (key text, every interval, grace interval, kept_until timestamptz, last_started_at timestamptz)
+returns table (key text, every interval, grace interval, kept_until timestamptz, last_started_at timestamptz, within interval)
 language sql stable set search_path from current set jit = off as $$
-  select e.key, e.every, e.grace, coalesce(l.started_at, e.since) + e.every, l.started_at
+  select e.key, e.every, e.grace, coalesce(l.started_at, e.since) + e.every, l.started_at, e.within
   from pgonce_job_expectations e left join lateral (
     select r.started_at from (
       select h.* from cron_job_runs h where h.job_name = p_job_name order by h.job_name, h.started_at desc limit 500) r
@@ -278,7 +278,7 @@ language sql stable set search_path from current set jit = off as $$
   where e.job_name = p_job_name order by e.key limit 50
 $$;
 comment on function pgonce_console_job_expectations(text) is
-  'pgonce: how often a job must run, and by when it must run next.';
+  'pgonce: how often a job must run, by when it must run next, and how long a run may take.';
 
 create or replace function pgonce_console_run(p_run_id uuid)
 returns table (id uuid, job_name text, key text, status text, scope jsonb, rows_processed integer, rows_skipped integer,

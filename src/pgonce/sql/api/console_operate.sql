@@ -90,22 +90,31 @@ end $$;
 comment on function pgonce_console_end_run(uuid, uuid, text) is
   'pgonce: pgonce_end_job_run for an operator. false = the run has ended. PT404 = no such run.';
 
+create or replace function pgonce_expectation_text(p_job_name text, p_key text) returns text
+language sql stable set search_path from current as $$
+  select coalesce((
+    select concat_ws('; ', format('every %s, %s later', e.every, e.grace), 'in less than ' || e.within) from pgonce_job_expectations e
+    where e.job_name = p_job_name and e.key = p_key), 'not expected')
+$$;
+comment on function pgonce_expectation_text(text, text) is 'pgonce: what is expected of a job, for the audit.';
+
 create or replace function pgonce_console_expect_job(
-  p_session uuid, p_job_name text, p_every interval, p_grace interval default '5 minutes', p_key text default '', p_reason text default null)
+  p_session uuid, p_job_name text, p_every interval, p_grace interval default '5 minutes', p_key text default '', p_reason text default null,
+  p_within interval default null)
 returns void
 language plpgsql set search_path from current as $$
 declare
   v_before text;
 begin
   perform pgonce_console_operator(p_session);
-  select format('every %s, %s later', e.every, e.grace) into v_before from pgonce_job_expectations e
-  where e.job_name = p_job_name and e.key = p_key for update;
-  perform pgonce_expect_job(p_job_name, p_every, p_grace, p_key);
-  perform pgonce_audit_write('expect', 'job', p_job_name, p_before => coalesce(v_before, 'not expected'),
-                             p_after => format('every %s, %s later', p_every, p_grace), p_reason => p_reason, p_session => p_session,
-                             p_detail => jsonb_build_object('key', p_key));
+  perform from pgonce_job_expectations e where e.job_name = p_job_name and e.key = p_key for update;
+  v_before := pgonce_expectation_text(p_job_name, p_key);
+  perform pgonce_expect_job(p_job_name, p_every, p_grace, p_key, p_within);
+  perform pgonce_audit_write('expect', 'job', p_job_name, p_before => v_before, p_after => pgonce_expectation_text(p_job_name, p_key),
+                             p_reason => p_reason, p_session => p_session, p_detail => jsonb_build_object('key', p_key));
 end $$;
-comment on function pgonce_console_expect_job(uuid, text, interval, interval, text, text) is 'pgonce: pgonce_expect_job for an operator.';
+comment on function pgonce_console_expect_job(uuid, text, interval, interval, text, text, interval) is
+  'pgonce: pgonce_expect_job for an operator.';
 
 create or replace function pgonce_console_forget_job_expectation(
   p_session uuid, p_job_name text, p_key text default '', p_reason text default null)
@@ -115,8 +124,8 @@ declare
   v_before text;
 begin
   perform pgonce_console_operator(p_session);
-  select format('every %s, %s later', e.every, e.grace) into v_before from pgonce_job_expectations e
-  where e.job_name = p_job_name and e.key = p_key for update;
+  perform from pgonce_job_expectations e where e.job_name = p_job_name and e.key = p_key for update;
+  v_before := pgonce_expectation_text(p_job_name, p_key);
   if not pgonce_forget_job_expectation(p_job_name, p_key) then return false; end if;
   perform pgonce_audit_write('forget', 'job', p_job_name, p_before => v_before, p_after => 'not expected', p_reason => p_reason,
                              p_session => p_session, p_detail => jsonb_build_object('key', p_key));

@@ -96,6 +96,7 @@ declare
   v_beat timestamptz;
   v_silent interval;
   v_usual_ms integer;
+  v_within interval;
   v_blocked bigint;
   v_due timestamptz;
   v_kind text;
@@ -111,6 +112,8 @@ begin
     v_beat := greatest(r.heartbeat_at, (select h.heartbeat_at from pgonce_job_heartbeats h where h.run_id = r.id));
     v_silent := v_now - v_beat;
     select u.to_ms into v_usual_ms from pgonce_usual_job_duration(r.job_name, r.key) u;
+    select x.within into v_within from pgonce_job_expectations x
+    where x.job_name = r.job_name and x.key in ('', r.key) and x.within is not null order by x.key desc limit 1;
     select count(*) into v_blocked from (
       select from cron_job_runs b where b.job_name = r.job_name and b.started_at >= r.started_at and b.blocked_by = r.id limit 10000) b;
     v_kind := case
@@ -118,7 +121,7 @@ begin
       when v_silent > r.run_window / 2 then 'silent'
       when r.stop_requested_at is not null then 'stopping'
       -- twice the usual: a job that takes 9 to 11 minutes is not slow at 12
-      when v_now - r.started_at > 2 * v_usual_ms * interval '1 ms' then 'slow'
+      when v_now - r.started_at > coalesce(v_within, 2 * v_usual_ms * interval '1 ms') then 'slow'
       when v_now - r.progress_at > r.run_window / 2
         and coalesce(v_now - r.started_at > v_usual_ms * interval '1 ms', true) then 'slow'
       else 'at_work' end;
@@ -129,6 +132,7 @@ begin
            when v_kind = 'silent' then format('It counts as dead in %s.', pgonce_duration_text(r.run_window - v_silent)) end,
       format('It has been running for %s%s.', pgonce_duration_text(v_now - r.started_at),
              coalesce(', usually at most ' || pgonce_duration_text(v_usual_ms * interval '1 ms'), '')),
+      'It is expected to take less than ' || pgonce_duration_text(v_within) || '.',
       'It was asked to stop ' || pgonce_duration_text(v_now - r.stop_requested_at) || ' ago'
         || case when v_beat > r.stop_requested_at then ', and has sent a heartbeat since.' else ', and has not sent a heartbeat since.' end,
       'Its last progress was ' || pgonce_duration_text(v_now - r.progress_at) || ' ago.',

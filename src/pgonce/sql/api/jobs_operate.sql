@@ -178,20 +178,27 @@ $$;
 comment on function pgonce_list_job_schedules() is 'pgonce: the schedules of all jobs, with the next tick of each.';
 
 create or replace function pgonce_expect_job(
-  p_job_name text, p_every interval, p_grace interval default '5 minutes', p_key text default '') returns void
+  p_job_name text, p_every interval, p_grace interval default '5 minutes', p_key text default '', p_within interval default null)
+returns void
 language plpgsql set search_path from current as $$
 begin
   perform pgonce_check_job_name(p_job_name, p_key);
-  if (p_every between '1 second' and '100 years' and p_grace between '0' and '100 years') is not true then
-    raise sqlstate '22023' using message = 'every must be at least a second, grace must not be negative, and both at most 100 years';
+  if p_every is null and p_within is null or p_every not between '1 second' and '100 years'
+     or p_within not between '1 second' and '100 years' or (p_grace between '0' and '100 years') is not true then
+    raise sqlstate '22023' using message =
+      'give every or within: each must be at least a second, grace must not be negative, and all at most 100 years';
   end if;
-  insert into pgonce_job_expectations as e (job_name, key, every, grace) values (p_job_name, p_key, p_every, p_grace)
-  on conflict (job_name, key) do update set every = excluded.every, grace = excluded.grace
-  where (e.every, e.grace) is distinct from (excluded.every, excluded.grace);
+  insert into pgonce_job_expectations as e (job_name, key, every, grace, within) values (p_job_name, p_key, p_every, p_grace, p_within)
+  on conflict (job_name, key) do update
+  set every = coalesce(excluded.every, e.every), grace = case when excluded.every is null then e.grace else excluded.grace end,
+      within = coalesce(excluded.within, e.within)
+  where (e.every, e.grace, e.within) is distinct from (
+    coalesce(excluded.every, e.every), case when excluded.every is null then e.grace else excluded.grace end,
+    coalesce(excluded.within, e.within));
 end $$;
-comment on function pgonce_expect_job(text, interval, interval, text) is
-  'pgonce: from now on the job must run at least every p_every, no matter what starts it. If it has not run p_grace later, it '
-  'is in pgonce_job_missed, and an alert is sent.';
+comment on function pgonce_expect_job(text, interval, interval, text, interval) is
+  'pgonce: from now on the job must run at least every p_every, and each run must take less than p_within, no matter what starts it. '
+  'Null leaves what was expected before. If it has not run p_grace later, it is in pgonce_job_missed. Of both an alert is sent.';
 
 create or replace function pgonce_forget_job_expectation(p_job_name text, p_key text default '') returns boolean
 language plpgsql set search_path from current as $$
@@ -200,7 +207,7 @@ begin
   return found;
 end $$;
 comment on function pgonce_forget_job_expectation(text, text) is
-  'pgonce: the job no longer has to run regularly. false = it did not have to.';
+  'pgonce: nothing is expected of the job any more. false = nothing was.';
 
 create or replace function pgonce_choose_job_slot(
   p_slots integer, p_job_name text, p_key text, p_keys text[], out slot text, out is_free boolean)

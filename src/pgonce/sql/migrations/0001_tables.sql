@@ -234,14 +234,16 @@ create table if not exists pgonce_job_schedules (
   primary key (job_name, key)
 );
 
--- How often a job must run, no matter what starts it: cron, Kubernetes, Celery, pg_cron.
+-- How often a job must run and how long a run may take, no matter what starts it: cron, Kubernetes, Celery, pg_cron.
 create table if not exists pgonce_job_expectations (
   job_name text        not null,
   key      text        not null default '',
-  every    interval    not null check (every > '0'),
+  every    interval    check (every > '0'),
   grace    interval    not null default '5 minutes' check (grace >= '0'),
+  within   interval    check (within > '0'),
   since    timestamptz not null default clock_timestamp(),
-  primary key (job_name, key)
+  primary key (job_name, key),
+  check (every is not null or within is not null)
 );
 
 -- Jobs that an operator has paused: no run of them starts before paused_until (null: before they are resumed).
