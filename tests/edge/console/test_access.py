@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -430,6 +431,30 @@ def test_without_users_only_this_machine_gets_in(start: Start) -> None:
     for headers in ({"host": "pgonce.example"}, {"x-forwarded-for": "192.0.2.1"}, {"forwarded": "for=192.0.2.1"}):
         refused = client.get("/", headers=headers)
         assert (refused.status_code, "PGONCE_CONSOLE_USERS" in refused.text) == (403, True)
+
+
+@pytest.mark.parametrize(
+    ("headers", "answer"),
+    [
+        ({"referer": "https://ops.example/jobs", "sec-fetch-site": "same-origin"}, 403),
+        ({"referer": "http://ops.example/jobs"}, 403),
+        ({"origin": "https://ops.example", "sec-fetch-site": "same-origin"}, 403),
+        ({"referer": "http://localhost:8001/jobs", "sec-fetch-site": "same-origin"}, 200),
+        ({"referer": "https://wiki.example/", "sec-fetch-site": "cross-site"}, 200),  # a link to localhost
+        ({"referer": "http://["}, 200),
+    ],
+)
+def test_without_users_a_proxy_that_says_nothing_of_itself_lets_nobody_in(
+    start: Start, headers: dict[str, str], answer: int
+) -> None:
+    assert start().get("/", headers=headers).status_code == answer
+
+
+def test_without_users_nginx_as_it_comes_lets_nobody_in(start: Start) -> None:
+    port = start().base_url.port
+    with socket.create_connection(("127.0.0.1", port), 30) as sent:
+        sent.sendall(b"GET / HTTP/1.0\r\nHost: 127.0.0.1:8001\r\nConnection: close\r\n\r\n")
+        assert b" 403 " in sent.makefile("rb").readline()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "pgonce.example"])
