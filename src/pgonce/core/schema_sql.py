@@ -29,6 +29,7 @@ API = (
     "webhooks_insert",
     "webhooks_inbox",
     "webhooks_claim",
+    "webhooks_change",
     "webhooks_claim_singly",
     "webhooks_batch",
     "webhooks_replay",

@@ -15,7 +15,10 @@ create or replace function pgonce_delete_unreferenced(p_table text, p_ids uuid[]
 language plpgsql set search_path from current as $$
 declare
   v_id uuid;
-  v_deleted integer;
+  v_rows integer;
+  v_deleted integer := 0;
+  v_state text;
+  v_reason text;
   v_by text;
   v_key text;
 begin
@@ -25,27 +28,36 @@ begin
   begin
     execute format('delete from %I where id = any ($1)', p_table) using p_ids;
     get diagnostics v_deleted = row_count;
+    set constraints all immediate;  -- Django's foreign keys are checked at the commit, which is too late to keep the other rows
     return v_deleted;
-  exception when foreign_key_violation or restrict_violation then null;
+  exception when others then
+    if not pgonce_is_refusal(sqlstate) then raise; end if;
+    v_deleted := 0;
   end;
-  v_deleted := 0;
   foreach v_id in array p_ids loop
     begin
       execute format('delete from %I where id = $1', p_table) using v_id;
-      v_deleted := v_deleted + 1;
-    exception when foreign_key_violation or restrict_violation then
-      get stacked diagnostics v_by = table_name, v_key = constraint_name;
+      get diagnostics v_rows = row_count;
+      set constraints all immediate;
+      v_deleted := v_deleted + v_rows;
+    exception when others then
+      if not pgonce_is_refusal(sqlstate) then raise; end if;
+      get stacked diagnostics v_state = returned_sqlstate, v_reason = message_text, v_by = table_name, v_key = constraint_name;
     end;
   end loop;
-  if v_deleted = 0 then
+  if v_deleted = 0 and v_state in ('23503', '23001') then
     raise sqlstate '23503' using
       message = format('rows of table %s keep %s old rows of %s from being deleted: delete those first, or give the foreign key %s '
                        '"on delete set null"', v_by, cardinality(p_ids), p_table, v_key);
+  elsif v_deleted = 0 and v_state is not null then
+    raise exception using errcode = v_state,
+      message = format('%s old rows of %s are kept from being deleted by the database: %s', cardinality(p_ids), p_table, v_reason);
   end if;
   return v_deleted;
 end $$;
 comment on function pgonce_delete_unreferenced(text, uuid[]) is
-  'pgonce: deletes rows, except those that a foreign key of another table refers to; 23503 if these are all. Returns how many.';
+  'pgonce: deletes rows, except those that a foreign key of another table refers to (23503 if these are all), or that a trigger of '
+  'yours keeps (its error if these are all). Returns how many.';
 
 create or replace function purge_webhook_events(p_older_than interval default '90 days', p_limit integer default 10000) returns integer
 language plpgsql set search_path from current as $$

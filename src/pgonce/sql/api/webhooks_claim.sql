@@ -178,29 +178,32 @@ comment on function pgonce_webhook_must_wait(uuid, text, timestamptz) is
 
 create or replace function pgonce_pull_next_webhook(p_order_key text) returns void
 language plpgsql set search_path from current as $$
+declare
+  v_next record;
 begin
   if p_order_key is null then return; end if;
   perform pg_advisory_xact_lock(hashtextextended('pgonce order ' || p_order_key, 0));
-  update webhook_events e set next_attempt_at = clock_timestamp()
-  where e.next_attempt_at > clock_timestamp() and e.status = 'processing' and e.id = (
-    select n.id from webhook_events n
-    where n.order_key = p_order_key and n.next_attempt_at is not null and n.status = 'processing' and n.lease is null
-    order by n.received_at, n.id limit 1);
+  select n.id, n.next_attempt_at into v_next from webhook_events n
+  where n.order_key = p_order_key and n.next_attempt_at is not null and n.status = 'processing' and n.lease is null
+  order by n.received_at, n.id limit 1;
+  if v_next.next_attempt_at > clock_timestamp() then
+    begin
+      update webhook_events e set next_attempt_at = clock_timestamp()
+      where e.next_attempt_at > clock_timestamp() and e.status = 'processing' and e.id = v_next.id;
+    exception when others then  -- a trigger refuses to have it written: that must not fail this event, and it becomes due by itself
+      if not pgonce_is_refusal(sqlstate) then raise; end if;
+    end;
+  end if;
 end $$;
 comment on function pgonce_pull_next_webhook(text) is 'pgonce: makes the next waiting event of an object due now; null does nothing.';
 
 create or replace function pgonce_release_webhooks(p_ids uuid[], p_leases uuid[]) returns integer
 language plpgsql set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
-declare
-  v_released integer;
 begin
-  update webhook_events e
-  set lease = null, lease_expires_at = null, attempts = e.attempts - 1
-  from unnest(p_ids, p_leases) as mine (id, lease)
-  where e.id = mine.id and e.lease = mine.lease and e.status not in ('succeeded', 'failed', 'ignored') and e.queued;
-  get diagnostics v_released = row_count;
-  return v_released;
+  return cardinality(pgonce_change_webhooks(array(
+    select e.id from webhook_events e join unnest(p_ids, p_leases) as mine (id, lease) on e.id = mine.id and e.lease = mine.lease
+    where e.status not in ('succeeded', 'failed', 'ignored') and e.queued for update of e), 'release'));
 end $$;
 comment on function pgonce_release_webhooks(uuid[], uuid[]) is
   'pgonce: releases claimed events whose handler has not run; no attempt is counted. Returns the number released.';
@@ -247,8 +250,7 @@ language plpgsql set search_path from current set enable_seqscan = off as $$
 declare
   v_now timestamptz := clock_timestamp();  -- a variable: a volatile function cannot limit the index scan
   v_handled text;
-  v_keys text[];
-  v_ignored integer;
+  v_ids uuid[];
 begin
   -- It reads the events that wait. If each of 32 workers did so while 10,000 wait, that would take a quarter of the server.
   if p_every is not null then
@@ -258,26 +260,20 @@ begin
     if not found then return 0; end if;
   end if;
   v_handled := pgonce_handled_types();
-  with due as (  -- with a limit: thousands of others may wait for a process that is not running
-    select e.id, e.event_type from webhook_events e
-    where e.next_attempt_at <= v_now and e.status = 'processing'
-      -- a receiver hands what it records to its own worker, with a lease, before anybody knows of a handler
-      and (e.lease is null or e.lease_expires_at <= v_now and not pgonce_is_lease_renewed(e.id, e.lease))
-    order by e.next_attempt_at limit p_limit * 10),
-  unhandled as (
+  v_ids := array(
+    with due as (  -- with a limit: thousands of others may wait for a process that is not running
+      select e.id, e.event_type from webhook_events e
+      where e.next_attempt_at <= v_now and e.status = 'processing'
+        -- a receiver hands what it records to its own worker, with a lease, before anybody knows of a handler
+        and (e.lease is null or e.lease_expires_at <= v_now and not pgonce_is_lease_renewed(e.id, e.lease))
+      order by e.next_attempt_at limit p_limit * 10)
     select e.id from webhook_events e join due d on d.id = e.id
     where (v_handled is null or d.event_type !~ v_handled) and e.status = 'processing' and e.queued
-      and (e.lease is null or e.lease_expires_at <= v_now)
-    limit p_limit for update of e skip locked),
-  ignored as (
-    update webhook_events e
-    set status = 'ignored', processed_at = clock_timestamp(), error_message = null, next_attempt_at = null,
-        ignored_reason = format('no handler for %s', e.event_type)
-    from unhandled u where e.id = u.id
-    returning e.order_key)
-  select count(*), array_agg(i.order_key) filter (where i.order_key is not null) into v_ignored, v_keys from ignored i;
-  perform pgonce_pull_next_webhook(k) from unnest(v_keys) as k;
-  return v_ignored;
+      and (e.lease is null or e.lease_expires_at <= v_now) and not pgonce_is_webhook_left_out(e.id)
+    limit p_limit for update of e skip locked);
+  v_ids := pgonce_change_webhooks(v_ids, 'ignore');
+  perform pgonce_pull_next_webhook(e.order_key) from webhook_events e where e.id = any (v_ids) and e.order_key is not null;
+  return cardinality(v_ids);
 end $$;
 comment on function pgonce_ignore_unhandled_webhooks(integer, interval) is
   'pgonce: ends waiting events as ignored if no process seen within the last hour has a handler for their type. Returns how '
@@ -297,18 +293,14 @@ comment on function pgonce_order_webhook(uuid, uuid, text) is
 create or replace function pgonce_coalesce_webhooks(p_id uuid, p_order_key text, p_types text) returns integer
 language plpgsql set search_path from current as $$
 declare
-  v_ignored integer;
+  v_ignored uuid[];
 begin
-  update webhook_events e
-  set status = 'ignored', processed_at = clock_timestamp(), next_attempt_at = null, error_message = null,
-      ignored_reason = format('coalesced into %s', (select stripe_event_id from webhook_events where id = p_id))
-  where e.id in (
+  v_ignored := pgonce_change_webhooks(array(
     select o.id from webhook_events o
     where o.order_key = p_order_key and o.next_attempt_at is not null and o.id <> p_id and o.event_type ~ p_types
       and (o.status = 'failed' or o.lease is null)
-    for update skip locked);
-  get diagnostics v_ignored = row_count;
-  return v_ignored;
+    for update skip locked), 'ignore', format('coalesced into %s', (select stripe_event_id from webhook_events where id = p_id)), false);
+  return cardinality(v_ignored);
 end $$;
 comment on function pgonce_coalesce_webhooks(uuid, text, text) is
   'pgonce: ends the other waiting events of this object as ignored, because the handler of this event will fetch the current '
@@ -316,16 +308,11 @@ comment on function pgonce_coalesce_webhooks(uuid, text, text) is
 
 create or replace function pgonce_adopt_webhooks(p_limit integer default 1000) returns integer
 language plpgsql set search_path from current as $$
-declare
-  v_adopted integer;
 begin
-  update webhook_events e set queued = true, lease = null, lease_expires_at = null, next_attempt_at = clock_timestamp()
-  where e.id in (
+  return cardinality(pgonce_change_webhooks(array(
     select o.id from webhook_events o
-    where o.status = 'processing' and not o.queued and o.lease_expires_at <= clock_timestamp()
-    limit p_limit for update skip locked);
-  get diagnostics v_adopted = row_count;
-  return v_adopted;
+    where o.status = 'processing' and not o.queued and o.lease_expires_at <= clock_timestamp() and not pgonce_is_webhook_left_out(o.id)
+    limit p_limit for update skip locked), 'queue'));
 end $$;
 comment on function pgonce_adopt_webhooks(integer) is
   'pgonce: queues events of direct clients whose lease has run out, so that a worker handles them. Returns how many.';
@@ -334,18 +321,12 @@ create or replace function pgonce_take_back_webhooks(p_types text, p_limit integ
 language plpgsql set search_path from current set enable_seqscan = off as $$
 declare
   v_since timestamptz := clock_timestamp() - interval '1 day';  -- a variable: see pgonce_claim_webhooks
-  v_taken integer;
 begin
-  update webhook_events e
-  set status = 'processing', lease = null, lease_expires_at = null, attempts = 0, ignored_reason = null,
-      processed_at = null, next_attempt_at = clock_timestamp()
-  where e.id = any (array(
+  return cardinality(pgonce_change_webhooks(array(
     select i.id from webhook_events i
     where i.status = 'ignored' and i.queued and i.ignored_reason like 'no handler%' and i.received_at > v_since
-      and i.event_type ~ p_types
-    order by i.received_at limit p_limit for update skip locked));
-  get diagnostics v_taken = row_count;
-  return v_taken;
+      and i.event_type ~ p_types and not pgonce_is_webhook_left_out(i.id)
+    order by i.received_at limit p_limit for update skip locked), 'queue'));
 end $$;
 comment on function pgonce_take_back_webhooks(text, integer) is
   'pgonce: queues up to p_limit of the last day''s events that were ignored because no process had a handler, and whose type '

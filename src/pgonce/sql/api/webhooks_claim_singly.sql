@@ -11,7 +11,6 @@ set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_has
 #variable_conflict use_column
 declare
   v_now timestamptz;  -- a variable: a volatile function cannot limit the index scan
-  v_aside uuid := '00000000-0000-0000-0000-000000000000';  -- the lease of a row that cannot be written at all
   v_claimed integer := 0;
   v_error text;
   v_context text;
@@ -20,14 +19,13 @@ declare
 begin
   perform pgonce_wait_for_other_claims(p_types);
   v_now := clock_timestamp();
-  delete from pgonce_webhook_leases l where l.expires_at < v_now - interval '1 hour' and l.lease = v_aside;
   for r in
     select e.id, e.attempts, e.status = 'processing' and e.lease is not null as suspect
     from webhook_events e
     where e.next_attempt_at <= v_now and e.next_attempt_at >= coalesce(p_since, '-infinity')
       and (e.status = 'failed' or e.status = 'processing' and coalesce(e.lease_expires_at, '-infinity') <= v_now)
       and (p_types is null or e.event_type ~ p_types) and (p_other_types is null or e.event_type !~ p_other_types)
-      and not exists (select from pgonce_webhook_leases l where l.event_id = e.id and l.lease = v_aside and l.expires_at > v_now)
+      and not pgonce_is_webhook_left_out(e.id)
     order by e.next_attempt_at
     limit p_limit
   loop
@@ -36,7 +34,7 @@ begin
       select * into c from pgonce_claim_webhooks(1, p_lease_for, p_max_attempts, p_types, p_other_types, p_since, r.id);
       set constraints all immediate;
     exception when others then
-      if sqlstate ~ '^(08|25|40|53|55|57|58|XX)' then raise; end if;  -- not the event's fault
+      if not pgonce_is_refusal(sqlstate) then raise; end if;
       get stacked diagnostics v_error = message_text, v_context = pg_exception_context;
       v_error := format(E'the database refuses to claim this event: %s\n%s', v_error, v_context);
       -- The subtransaction has given the row's lock back: meanwhile another client may have claimed the event, or handled it.
@@ -55,14 +53,10 @@ begin
         if not found then raise 'not written'; end if;
         set constraints all immediate;
       exception when others then
-        if sqlstate ~ '^(08|25|40|53|55|57|58|XX)' then raise; end if;
-        insert into pgonce_webhook_leases as l (event_id, lease, expires_at) values (r.id, v_aside, v_now + interval '5 minutes')
-        on conflict (event_id, lease) do update set expires_at = excluded.expires_at;
+        if not pgonce_is_refusal(sqlstate) then raise; end if;
+        perform pgonce_leave_out_webhook(r.id);
       end;
-      insert into pgonce_webhook_attempts (event_id, what, attempt, error)
-      select r.id, 'failed', r.attempts + 1, v_error
-      where not exists (select from pgonce_webhook_attempts a
-                        where a.event_id = r.id and a.error = v_error and a.ended_at > v_now - interval '1 hour');
+      perform pgonce_keep_refusal(r.id, r.attempts + 1, v_error);
       continue;
     end;
     continue when c.id is null;  -- it must wait, or is a dead letter now

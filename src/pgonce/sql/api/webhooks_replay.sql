@@ -30,40 +30,53 @@ create or replace function pgonce_replay_webhooks(
 returns setof text
 language plpgsql set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+declare
+  v_ids uuid[];
+  v_attempts integer[];
 begin
+  with seen as (
+    select distinct on (s.event) s.event, s.status, s.lease
+    from unnest(p_stripe_event_ids, p_statuses, p_leases) as s (event, status, lease)),
+  free as (  -- a locked event is being handled
+    select e.id, e.attempts from webhook_events e join seen s on s.event = e.stripe_event_id
+    where e.status = s.status and e.status <> 'processing' and e.lease is not distinct from s.lease
+    order by e.id for update of e skip locked)
+  select coalesce(array_agg(f.id), '{}'), coalesce(array_agg(f.attempts), '{}') into v_ids, v_attempts from free f;
   return query
-    with seen as (
-      select distinct on (s.event) s.event, s.status, s.lease
-      from unnest(p_stripe_event_ids, p_statuses, p_leases) as s (event, status, lease)),
-    free as (  -- a locked event is being handled
-      select e.id, e.attempts from webhook_events e join seen s on s.event = e.stripe_event_id
-      where e.status = s.status and e.status <> 'processing' and e.lease is not distinct from s.lease
-      order by e.id for update of e skip locked),
+    with queued as (select unnest(pgonce_change_webhooks(v_ids, 'queue')) as id),
     kept as (
       insert into pgonce_webhook_attempts (event_id, what, attempt, worker, error, replay_id)
-      select f.id, 'replayed', f.attempts, p_who, p_why, p_replay_id from free f)
-    update webhook_events e
-    set status = 'processing', queued = true, lease = null, lease_expires_at = null, attempts = 0, ignored_reason = null,
-        processed_at = null, next_attempt_at = clock_timestamp()
-    from free where e.id = free.id
-    returning e.stripe_event_id;
+      select q.id, 'replayed', v_attempts[array_position(v_ids, q.id)], p_who, p_why, p_replay_id from queued q)
+    select e.stripe_event_id from webhook_events e join queued q using (id);
 end $$;
 comment on function pgonce_replay_webhooks(text[], text[], uuid[], text, text, bigint) is
   'pgonce: queues ended events again, with all attempts available again. Only events that still have the status and the lease '
-  'that were seen are queued. Events that were handled, retried or replayed in the meantime, and locked ones, are left as they '
-  'are. Returns the ids of the queued events. p_who, p_why and p_replay_id are kept in pgonce_webhook_attempts.';
+  'that were seen are queued. Events that were handled, retried or replayed in the meantime, locked ones, and those that a '
+  'trigger or constraint of yours refuses, are left as they are. Returns the ids of the queued events. p_who, p_why and '
+  'p_replay_id are kept in pgonce_webhook_attempts.';
 
 create or replace function pgonce_replay_webhook(p_stripe_event_id text, p_who text default null, p_why text default null)
 returns boolean
 language plpgsql set search_path from current as $$
 declare
   v webhook_events;
+  v_began timestamptz := clock_timestamp();
+  v_refusal text;
 begin
   select * into v from webhook_events e where e.stripe_event_id = p_stripe_event_id;
   if not found then
     raise sqlstate 'PT404' using message = format('there is no event %s', p_stripe_event_id);
   elsif v.status <> 'processing' then
-    return exists (select from pgonce_replay_webhooks(array[v.stripe_event_id], array[v.status], array[v.lease], p_who, p_why));
+    if exists (select from pgonce_replay_webhooks(array[v.stripe_event_id], array[v.status], array[v.lease], p_who, p_why)) then
+      return true;
+    end if;
+    select a.error into v_refusal from pgonce_webhook_leases l join pgonce_webhook_attempts a using (event_id)
+    where l.event_id = v.id and l.expires_at > v_began + interval '5 minutes' and a.what = 'failed'  -- left out by this call
+    order by a.id desc limit 1;
+    if found then
+      raise sqlstate 'PT503' using message = split_part(v_refusal, E'\n', 1);
+    end if;
+    return false;
   elsif v.queued and v.lease is null then
     return true;
   end if;
@@ -77,7 +90,8 @@ begin
   return found;
 end $$;
 comment on function pgonce_replay_webhook(text, text, text) is
-  'pgonce: queues an event again, whatever its outcome, with all attempts available again. false = it is being handled now.';
+  'pgonce: queues an event again, whatever its outcome, with all attempts available again. false = it is being handled now. PT503 = a '
+  'trigger or constraint of yours refuses to have it written.';
 
 create or replace function pgonce_failed_webhooks(
   p_types text default null, p_since timestamptz default null, p_before timestamptz default null,
