@@ -10,6 +10,8 @@ from psycopg import Connection
 import pgonce
 from pgonce.webhooks import stripe
 from pgonce.webhooks.inbox_writer import order_key
+from pgonce.webhooks.worker import Worker
+from tests.conftest import wait_until
 from tests.contract.webhooks.test_worker import Effects, Queue, app, effects, put, status, work, write
 
 __all__ = ["app", "effects", "put"]
@@ -64,3 +66,20 @@ def test_a_key_that_is_no_result_fails_its_event(
     work(app, database, conn)
     assert effects() == []
     assert "make it plain" in status(conn, "evt_1")["error_message"]
+
+
+def test_an_event_that_waits_behind_coalesced_ones_of_its_object_is_due_at_once(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects
+) -> None:
+    """The first one pulls the next one forward, and then coalesces it: nobody else would pull the last one."""
+    app.webhook("sub.updated", coalesce=True)(lambda event, tx: write(tx, event))
+    app.webhook("sub.deleted", ordered=True)(lambda event, tx: write(tx, event))
+    for name in ("evt_1", "evt_2", "evt_3"):
+        put("sub.updated", name, data={"object": {"id": "x"}})
+    put("sub.deleted", "evt_4", data={"object": {"id": "x"}})
+    [(claimed, lease)] = conn.execute("select id, lease from pgonce_claim_webhooks()").fetchall()
+    conn.execute("select pgonce_release_webhooks(array[%s], array[%s])", [claimed, lease])
+    assert effects() == []
+    with Worker(app, database, concurrency=1):
+        wait_until(lambda: len(effects()) == 2, "the last one, before the 30 s of its postponement are over", 20)
+    assert effects() == ["evt_1", "evt_4"]

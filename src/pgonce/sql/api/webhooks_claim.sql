@@ -300,6 +300,9 @@ begin
     where o.order_key = p_order_key and o.next_attempt_at is not null and o.id <> p_id and o.event_type ~ p_types
       and (o.status = 'failed' or o.lease is null)
     for update skip locked), 'ignore', format('coalesced into %s', (select stripe_event_id from webhook_events where id = p_id)), false);
+  if v_ignored <> '{}' then  -- the mark of p_id has pulled the next event forward, which may be one of these
+    perform pgonce_pull_next_webhook(p_order_key);
+  end if;
   return cardinality(v_ignored);
 end $$;
 comment on function pgonce_coalesce_webhooks(uuid, text, text) is
