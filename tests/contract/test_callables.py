@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -49,6 +51,37 @@ def hidden(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args)
 
     return wrapper
+
+
+def call_back(*_: Any) -> None:
+    pytest.fail("it must not run")
+
+
+@contextlib.contextmanager
+def entered(*_: Any) -> Iterator[None]:
+    yield pytest.fail("it must not run")
+
+
+@contextlib.asynccontextmanager
+async def entered_async(*_: Any) -> AsyncIterator[None]:
+    yield pytest.fail("it must not run")
+
+
+LAZY: dict[str, Callable[..., Any]] = {
+    "contextmanager": entered,
+    "asynccontextmanager": entered_async,
+    "map": lambda *given: map(call_back, given),
+    "filter": lambda *given: filter(call_back, given),
+    "starmap": lambda *given: itertools.starmap(call_back, [given]),
+    "partial": lambda *given: functools.partial(call_back, *given),
+    "function": lambda *_: call_back,
+    "method": lambda *_: Method().run,
+}
+
+
+class Method:
+    def run(self) -> None:
+        pytest.fail("it must not run")
 
 
 def body(name: str, event_type: str = "pay") -> bytes:
@@ -148,6 +181,45 @@ def test_a_worker_does_not_count_a_hidden_coroutine_as_a_success(
     reason = event(conn, "evt_1")[1]
     assert reason
     assert PLAIN in reason
+
+
+@pytest.mark.parametrize("kind", ["shared", "own", "batch", "async"])
+def test_a_worker_does_not_count_what_has_not_run_as_a_success(database: str, conn: Connection[Any], kind: str) -> None:
+    app = pgonce.App()
+    for name, function in LAZY.items():
+        if kind == "batch":
+            app.webhook_batch(name)(function)
+        elif kind == "async":
+            app.webhook(name)(promised(function))
+        else:
+            app.webhook(name, transaction="own" if kind == "own" else "shared")(function)
+    bodies = [stripe.read(body(f"evt_{name}", name)) for name in LAZY]
+    with databases.open_pool(database, 1) as pool:
+        call(pool, webhooks.queue_webhooks(bodies), "public")
+    ended = "select stripe_event_id, status, error_message from webhook_events where status <> 'processing'"
+    with Worker(app, database, poll=0.05):
+        wait_until(lambda: conn.execute(ended.encode()).rowcount == len(LAZY), "the events to end")
+    for name, status, reason in conn.execute(ended.encode()).fetchall():
+        assert status == "failed", name
+        assert "which has not run" in reason
+
+
+def promised(function: Callable[..., Any]) -> Callable[..., Any]:
+    async def wrapper(*given: Any) -> Any:
+        return function(*given)
+
+    return wrapper
+
+
+def test_a_cursor_is_a_result(database: str, conn: Connection[Any]) -> None:
+    app = pgonce.App()
+    app.webhook("pay")(lambda _, tx: tx.execute("select 1"))
+    with databases.open_pool(database, 1) as pool:
+        assert pgonce.Webhooks(pool).handle(stripe.read(body("evt_1")), app.handle) == "succeeded"
+        assert (
+            pgonce.Webhooks(pool).handle(stripe.read(body("evt_2")), lambda _, tx: tx.execute("select 1"))
+            == "succeeded"
+        )
 
 
 def test_a_worker_runs_an_object_whose_call_is_asynchronous(database: str, conn: Connection[Any]) -> None:

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Generator
 from concurrent.futures import Future
-from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from itertools import starmap
+from types import FunctionType, MethodType
 from typing import Any, TypeVar
 
 from pgonce.errors import InvalidArgument
 
 T = TypeVar("T")
-_UNFINISHED = (CoroutineType, GeneratorType, AsyncGeneratorType)
+_UNFINISHED = (Coroutine, Generator, AsyncGenerator)
+"""Not the types of Python's own: Cython's coroutines and generators are others."""
+_LAZY = (
+    *(map, filter, starmap, partial, FunctionType, MethodType),
+    *(type(make(lambda: iter(()))()) for make in (contextmanager, asynccontextmanager)),  # type: ignore[operator]
+)
+"""What does its work only when it is iterated, called or entered. A cursor can be iterated, too, and has done its."""
 
 
 def is_async(function: Any) -> bool:
@@ -28,13 +37,14 @@ def ensure_result(returned: T) -> T:
             as a success, it would mark an event as handled whose handler never ran.
     """
     if isinstance(returned, _UNFINISHED):
-        if isinstance(returned, CoroutineType | GeneratorType):
+        if isinstance(returned, Coroutine | Generator):
             returned.close()  # or Python warns that it was never awaited
         raise InvalidArgument(
             "the function is asynchronous or a generator and was called as a plain one, so nothing was done: "
             "make it plain, or `async def` with AsyncWebhooks, AsyncJobs, app.handle_async or a worker"
         )
     _refuse_future(returned)
+    _refuse_lazy(returned)
     return returned
 
 
@@ -51,12 +61,13 @@ async def ensure_awaitable(returned: Awaitable[T]) -> T:
         raise InvalidArgument("the function is plain and was called as an asynchronous one: make it `async def`")
     result = await returned
     if isinstance(result, _UNFINISHED):
-        if isinstance(result, CoroutineType | GeneratorType):
+        if isinstance(result, Coroutine | Generator):
             result.close()
         raise InvalidArgument(
             "the function returned a coroutine or a generator, which has not run: write `return await ...`"
         )
     _refuse_future(result)
+    _refuse_lazy(result)
     return result
 
 
@@ -71,3 +82,11 @@ def _refuse_future(returned: object) -> None:
         )
     if (error := returned.exception()) is not None:  # it is the function's, which has only not looked at it
         raise error
+
+
+def _refuse_lazy(returned: object) -> None:
+    if isinstance(returned, _LAZY):
+        raise InvalidArgument(
+            f"the function returned an object of type {type(returned).__name__.lstrip('_')}, which has not run: "
+            "call it, loop over it or enter it in the function"
+        )
