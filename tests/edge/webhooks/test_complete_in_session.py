@@ -129,6 +129,71 @@ def pay(event):
         event.complete(conn)
         here()
 """
+OUTSIDE = {
+    "psycopg": """
+import psycopg
+@app.webhook("pay", transaction="own")
+def pay(event):
+    with psycopg.connect(url, autocommit=True) as conn:
+        event.complete(conn)
+        raise ZeroDivisionError
+""",
+    "psycopg async": """
+import psycopg
+@app.webhook("pay", transaction="own")
+async def pay(event):
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as conn:
+        await event.complete(conn)
+        raise ZeroDivisionError
+""",
+    "sqlalchemy": """
+from sqlalchemy import create_engine
+engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT")
+@app.webhook("pay", transaction="own")
+def pay(event):
+    with engine.begin() as conn:
+        event.complete(conn)
+        raise ZeroDivisionError
+""",
+    "sqlalchemy async": """
+from sqlalchemy.ext.asyncio import create_async_engine
+engine = create_async_engine(url.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT")
+@app.webhook("pay", transaction="own")
+async def pay(event):
+    async with engine.connect() as conn:
+        await event.complete(conn)
+        raise ZeroDivisionError
+""",
+    "django": """
+import psycopg
+from django.conf import settings
+from django.db import connection
+at = psycopg.conninfo.conninfo_to_dict(url)
+settings.configure(DATABASES={"default": {"ENGINE": "django.db.backends.postgresql", "NAME": at["dbname"],
+    "USER": at["user"], "HOST": at["host"], "PORT": at["port"]}})
+@app.webhook("pay", transaction="own")
+def pay(event):
+    event.complete(connection)
+    raise ZeroDivisionError
+""",
+    "asyncpg": """
+import asyncpg
+@app.webhook("pay", transaction="own")
+async def pay(event):
+    conn = await asyncpg.connect(url)
+    await event.complete(conn)
+    raise ZeroDivisionError
+""",
+    "asyncpg pool": """
+import asyncpg
+@app.webhook("pay", transaction="own")
+async def pay(event):
+    async with asyncpg.create_pool(url) as pool, pool.acquire() as conn, conn.transaction():
+        await conn.execute("insert into effects values ($1)", event.id)
+        await event.complete(pool)
+        raise ZeroDivisionError
+""",
+}
 WORK = """
 with Worker(app, url, poll=0.05, concurrency=1):
     print("working", flush=True)
@@ -188,6 +253,23 @@ def test_a_kill_between_effect_and_commit_leaves_exactly_one_effect(
     second.communicate("", timeout=20)
     assert second.returncode == 0
     assert conn.execute("select event from effects").fetchall() == [("evt_1",)]
+
+
+@pytest.mark.parametrize("library", OUTSIDE)
+def test_completing_outside_of_a_transaction_is_an_error_and_marks_nothing(
+    database: str, queued: None, conn: Connection[Any], library: str
+) -> None:
+    pytest.importorskip(library.split(maxsplit=1)[0], reason=f"{library} is not installed: make test does")
+    program = PRELUDE + OUTSIDE[library] + WORK
+    worker = subprocess.Popen([sys.executable, "-c", program, database, "work"], stdin=subprocess.PIPE, text=True)
+    try:
+        wait_until(lambda: conn.execute("select from webhook_events where status <> 'processing'").rowcount, "the end")
+    finally:
+        worker.communicate("", timeout=20)
+    [(status, reason)] = conn.execute("select status, error_message from webhook_events").fetchall()
+    assert status == "failed"
+    assert "event.complete was called outside of a transaction" in reason
+    assert conn.execute("select count(*) from effects").fetchone() == (0,)
 
 
 def test_a_handler_that_forgets_to_complete_has_failed(database: str, queued: None, conn: Connection[Any]) -> None:
