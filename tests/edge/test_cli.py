@@ -23,7 +23,7 @@ from pgonce.core import embedded
 from tests.conftest import _new_database, wait_until, with_database
 from tests.edge import command
 from tests.edge.command import counted
-from tests.faults.child import PGONCE, SETTINGS, Start, children
+from tests.faults.child import PGONCE, SETTINGS
 
 Pgonce = Callable[..., subprocess.CompletedProcess[str]]
 Db = psycopg.Connection[Any]
@@ -490,21 +490,6 @@ def test_serve_on_a_port_that_is_taken_says_so_before_anything_has_started(pgonc
     refused(done, f"port {port} is in use: choose another with --port")
     done = pgonce("serve", "--host", "192.0.2.1", PGONCE_WEBHOOK_SECRET="whsec_test")
     refused(done, "cannot listen on 192.0.2.1")
-
-
-def test_serve_ends_at_sigterm_and_says_nothing_bad(database: str, folder: Path) -> None:
-    with children(database) as start:
-        server = serving(start, folder)
-        server.process.terminate()
-        code = server.end()
-        assert code in {0, -15, 143}
-        assert "Traceback" not in server.said
-
-
-def serving(start: Start, folder: Path) -> Any:
-    server = start(*PGONCE, "serve", "--port", "0", cwd=folder, PGONCE_APP="shop", PGONCE_WEBHOOK_SECRET="whsec_test")
-    server.until(r"running on http://[\d.:]+")
-    return server
 
 
 # Help ---------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import click
 
 from pgonce.cli.app_loader import load
 from pgonce.cli.options import find_url
+from pgonce.cli.signals import handled
 from pgonce.cli.startup import describe_database
 from pgonce.console.app import Console
 from pgonce.console.auth import hash_password
@@ -78,7 +79,9 @@ def console(
     settings = uvicorn.Config(
         served, proxy_headers=False, server_header=False, access_log=False, ws="none", log_level="warning"
     )
-    uvicorn.Server(settings).run(sockets=[listening])
+    server = uvicorn.Server(settings)
+    with handled(lambda number: server.handle_exit(number, None)):  # uvicorn raises a signal again after its end
+        server.run(sockets=[listening])
 
 
 @console.command("hash")

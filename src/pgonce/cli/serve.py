@@ -8,8 +8,9 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
-from typing import Any, TypeVar
+from contextlib import ExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import psycopg
@@ -30,6 +31,9 @@ from pgonce.webhooks import stripe
 from pgonce.webhooks.calls_receive import check_inbox
 from pgonce.webhooks.responses import MAX_BODY
 from pgonce.webhooks.worker import Worker
+
+if TYPE_CHECKING:
+    from pgonce.webhooks import http_server
 
 CONSOLE = "/console"
 
@@ -137,7 +141,7 @@ def serve(
     The endpoint's secret comes from PGONCE_WEBHOOK_SECRET; several, separated by commas, while one is being rolled.
 
     SIGTERM, SIGHUP and Ctrl-C finish the answers, events and runs that have begun, for up to --shutdown-timeout.
-    Answers have 5 s of it. Runs are asked to end, as by `pgonce worker`.
+    Answers have 5 s of it. Runs are asked to end, as by `pgonce worker`. The exit code is then 0.
     """
     try:
         from pgonce.webhooks import http_server
@@ -179,25 +183,32 @@ def serve(
     announce(describe_alerts(None if no_alerts else alerts))
     served = receiver if console is None else Beside(receiver, console, CONSOLE)
     freeze_garbage()
+    started: list[Service] = []
     with ExitStack() as running:
-        for service in services:
-            service.start()
 
         def stop_services() -> None:
-            _stop([*services, *receiver.services], shutdown_timeout)
+            _stop([*started, *receiver.services], shutdown_timeout)
             receiver.shutdown_timeout = 0.0  # the time is over for its worker, too
 
         stop = _once(stop_services)
         running.callback(stop)
         server = http_server.Server(served, max_connections=max_connections, stop=stop)
+        # While it runs, uvicorn handles SIGINT and SIGTERM itself. Then it raises them again, and this process, which
+        # has ended as it was asked to, must not die of them.
+        running.enter_context(handled(partial(_ask_to_end, server)))
+        for service in services:
+            started.append(service.start())
         # uvicorn says so itself only of a socket of its own, and then before its start
         logging.getLogger("uvicorn.error").info("Uvicorn running on %s (Press CTRL+C to quit)", address)
-        # uvicorn handles SIGINT and SIGTERM
-        running.enter_context(handled(lambda number: server.handle_exit(number, None), ("SIGHUP",)))
-        with suppress(KeyboardInterrupt):  # after a graceful end, uvicorn raises the signal again
-            server.run(sockets=[listening])
+        server.run(sockets=[listening])
     if not server.started:
         sys.exit(1)
+
+
+def _ask_to_end(server: http_server.Server, number: int) -> None:
+    if server.should_exit and not server.started:
+        raise KeyboardInterrupt  # the second signal, while the services are starting
+    server.handle_exit(number, None)
 
 
 def _console(app: App, url: str, schema: str, host: str) -> Console:
@@ -285,7 +296,7 @@ def worker(
 
     SIGTERM, SIGHUP and Ctrl-C ask the runs of jobs to end (run.stop_requested; an asynchronous job is cancelled) and
     finish the events that have begun. Runs that have not ended after --shutdown-timeout are closed as failed and start
-    anew on another worker. A second signal ends the process at once.
+    anew on another worker. The exit code is then 0. A second signal ends the process at once.
     """
     logs.configure()
     stopping = threading.Event()
