@@ -191,6 +191,18 @@ def test_a_request_is_answered_in_the_transaction_that_starts_its_run_and_says_w
     assert said["answer"].endswith(" by web-1:7")
 
 
+def test_a_request_that_is_refused_names_the_run_of_its_own_key(conn: Connection) -> None:
+    [run] = rows(conn, "select start_job_run('job', p_key => 'a') as id")
+    conn.execute(  # by another session, at the same moment
+        "insert into cron_job_runs (job_name, key, status, started_at, error_message)"
+        " values ('job', 'b', 'skipped', now() + interval '1 minute', 'of another key')"
+    )
+    [request] = rows(conn, "select pgonce_request_job_run('job', p_key => 'a') as id")
+    assert rows(conn, "select pgonce_start_requested_job_run(%s) as id", request["id"]) == [{"id": None}]
+    [answer] = rows(conn, "select answer from pgonce_get_job_request(%s)", request["id"])
+    assert answer["answer"].startswith(f"overlap: run {run['id']} has been running since ")
+
+
 def test_at_most_so_many_runs_of_a_job_with_slots_are_at_work_and_a_tick_fires_in_one_slot(conn: Connection) -> None:
     def start(tick: str | None = None) -> Any:
         query = "select pgonce_start_job_run_in_slot(2, 'job', p_key => 'k', p_scheduled_for => %s) as id"
@@ -243,6 +255,45 @@ def test_runs_of_a_release_with_other_slots_or_none_count_too(conn: Connection) 
     assert rows(conn, many) == [{"ids": [None]}], "many at once go by the same rule"
     conn.execute("update cron_job_runs set heartbeat_at = now() - interval '1 day' where id = %s", [slot["id"]])
     assert start(None, "2026-01-01 06:06+00") is not None, "its process is dead"
+
+
+def test_runs_and_ticks_in_any_slot_count_for_a_job_without_a_schedule(conn: Connection) -> None:
+    def start(slots: int, tick: str | None = None) -> Any:
+        query = "select pgonce_start_job_run_in_slot(%s, 'job', p_key => 'k', p_scheduled_for => %s) as id"
+        return rows(conn, query, slots, tick)[0]["id"]
+
+    first, second, third = (start(3, f"2026-01-01 06:0{minute}+00") for minute in range(3))
+    rows(conn, "select start_job_run('job', p_key => 'k#x'), start_job_run('job', p_key => 'kk#1')")
+    rows(conn, "select complete_job_run(id) from unnest(%s::uuid[]) id", [first, second])
+    assert start(1) is None, "the run in the third slot of the other release is at work"
+    assert start(2) is not None
+    rows(conn, "select complete_job_run(%s)", third)
+    assert start(2, "2026-01-01 06:02+00") is None, "it has fired in the third slot"
+    assert start(2, "2026-01-01 06:03+00") is not None
+
+
+def test_a_retry_in_a_release_without_slots_waits_for_the_runs_in_all_slots(conn: Connection) -> None:
+    def retry() -> Any:
+        return rows(conn, "select pgonce_retry_job_run(%s) as id", failed)[0]["id"]
+
+    conn.execute(
+        "insert into pgonce_job_schedules (job_name, key, cron, timezone, next_tick, slots)"
+        " values ('job', 'k', '* * * * *', 'UTC', now(), 2), ('job', 'issue#3', '* * * * *', 'UTC', now(), 2)"
+    )
+    start = "select pgonce_start_job_run_in_slot(2, 'job', p_key => 'k', p_retries => 1, p_backoff => '1 us') as id"
+    first, failed = (rows(conn, start)[0]["id"] for _ in range(2))
+    rows(conn, "select fail_job_run(%s, 'why')", failed)
+    assert retry() is None, "the run in the other slot is at work"
+    rows(conn, "select complete_job_run(%s)", first)
+    [row] = rows(conn, "select key from cron_job_runs where id = %s", retry())
+    assert row == {"key": "k"}, "a start without slots finds it"
+
+    own = "select start_job_run('job', p_key => 'issue#3', p_retries => 1, p_backoff => '1 us') as id"
+    failed = rows(conn, own)[0]["id"]
+    rows(conn, "select fail_job_run(%s, 'why')", failed)
+    rows(conn, "select start_job_run('job', p_key => 'issue')")
+    [row] = rows(conn, "select pgonce_retry_job_run(%s, p_slots => 2) as id", failed)
+    assert rows(conn, "select key from cron_job_runs where id = %s", row["id"]) == [{"key": "issue#3#1"}]
 
 
 def test_a_retry_takes_any_free_slot_and_no_more_runs_are_at_work(conn: Connection) -> None:

@@ -126,7 +126,8 @@ begin
   set answered_at = clock_timestamp(), run_id = v_run, answer = case
     when v_run is not null then format('started by %s', coalesce(p_process, 'an unnamed process'))
     else (select r.error_message || coalesce(' by ' || b.process, '') from cron_job_runs r left join cron_job_runs b on b.id = r.blocked_by
-          where r.job_name = q.job_name and r.status = 'skipped' and r.started_at >= now() order by r.started_at desc limit 1) end
+          where r.job_name = q.job_name and pgonce_is_slot_key(r.key, coalesce(q.key, p_key)) and r.status = 'skipped' and r.started_at >= now()
+          order by r.started_at desc limit 1) end
   where id = p_request_id;
   return v_run;
 end $$;
@@ -210,7 +211,7 @@ comment on function pgonce_forget_job_expectation(text, text) is
   'pgonce: nothing is expected of the job any more. false = nothing was.';
 
 create or replace function pgonce_choose_job_slot(
-  p_slots integer, p_job_name text, p_key text, p_keys text[], out slot text, out is_free boolean)
+  p_slots integer, p_job_name text, p_key text, out slot text, out is_free boolean)
 language plpgsql set search_path from current as $$
 declare
   v_busy text[];
@@ -218,7 +219,7 @@ begin
   -- A run with its heartbeats apart has an old one in its row. If it counted as dead, its slot would be chosen before that of a
   -- run that is dead, and each start would be skipped.
   select array_agg(r.key order by r.started_at) into v_busy from cron_job_runs r
-  where r.job_name = p_job_name and r.key = any (p_keys) and r.status = 'running'
+  where r.job_name = p_job_name and r.status = 'running' and pgonce_is_slot_key(r.key, p_key)
     and (r.heartbeat_at + r.run_window > clock_timestamp() or pgonce_has_heartbeat(r.id, r.run_window));
   is_free := coalesce(cardinality(v_busy), 0) < p_slots;
   if not is_free then
@@ -231,9 +232,9 @@ begin
   where k.number > 1 and k.key <> all (coalesce(v_busy, '{}'))
   order by r.id is not null, r.started_at, k.number limit 1;
 end $$;
-comment on function pgonce_choose_job_slot(integer, text, text, text[]) is
-  'pgonce: a slot for a start; if none is free, that of the run that started first. p_keys: the keys whose runs count. The caller '
-  'holds the lock of the job''s slots.';
+comment on function pgonce_choose_job_slot(integer, text, text) is
+  'pgonce: a slot for a start; if none is free, that of the run that started first. The runs in all slots count, of whatever release. The '
+  'caller holds the lock of the job''s slots.';
 
 -- At most N runs at the same time: each slot is a key of its own, key#1 to key#N, so a slot cannot have two running runs. While
 -- a release with another number of slots, or without slots, is being replaced, its runs count, too.
@@ -245,22 +246,22 @@ create or replace function pgonce_start_job_run_in_slot(
 returns uuid
 language plpgsql set search_path from current as $$
 declare
-  v_all text[];
   v_key text;
 begin
   if (p_slots between 1 and 1000) is not true then
     raise sqlstate '22023' using message = 'the number of slots must be from 1 to 1000';
   end if;
-  v_all := pgonce_slot_keys(p_key, greatest(p_slots, (
-    select s.slots from pgonce_job_schedules s where s.job_name = p_job_name and s.key = p_key)));
   perform pg_advisory_xact_lock(hashtextextended('pgonce slots ' || p_job_name || chr(10) || p_key, 0));
-  if exists (select from cron_job_runs where job_name = p_job_name and key = any (v_all) and scheduled_for = p_scheduled_for) then
-    return null;  -- it has fired in one of the slots
-  end if;
   if p_scheduled_for is not null then
+    -- Without a schedule nothing says how many slots another release has: then all that it may have are looked up.
+    if exists (
+      select from cron_job_runs where job_name = p_job_name and scheduled_for = p_scheduled_for and key = any (pgonce_slot_keys(p_key, coalesce(
+        (select greatest(s.slots, p_slots) from pgonce_job_schedules s where s.job_name = p_job_name and s.key = p_key), 1000)))) then
+      return null;  -- it has fired in one of the slots
+    end if;
     update pgonce_job_schedules set slots = p_slots where job_name = p_job_name and key = p_key and coalesce(slots, 0) < p_slots;
   end if;
-  v_key := (pgonce_choose_job_slot(p_slots, p_job_name, p_key, v_all)).slot;
+  v_key := (pgonce_choose_job_slot(p_slots, p_job_name, p_key)).slot;
   return start_job_run(p_job_name, p_scope, p_window, v_key, p_scheduled_for, p_retries, p_backoff, p_process);
 end $$;
 comment on function pgonce_start_job_run_in_slot(integer, text, jsonb, interval, text, timestamptz, integer, interval, text) is

@@ -168,6 +168,7 @@ declare
   v_key text;
   v_keys text[];
   v_base text;
+  v_slots integer;
 begin
   -- skip locked: the session that holds the lock is starting this retry
   select counted, retries into v_counted, v_retries from pgonce_job_retries where run_id = p_run_id for update skip locked;
@@ -179,13 +180,16 @@ begin
   end if;
   v_key := r.key;
   v_keys := array[r.key];
-  if p_slots is not null then
-    -- In any slot: that of the first attempt may be taken, or may be one of an earlier release that had more.
-    v_base := regexp_replace(r.key, '#[0-9]+$', '');
-    v_keys := r.key || pgonce_slot_keys(v_base, greatest(p_slots, (
-      select s.slots from pgonce_job_schedules s where s.job_name = r.job_name and s.key = v_base)));
+  v_base := regexp_replace(r.key, '#[0-9]+$', '');
+  if exists (select from pgonce_job_schedules s where s.job_name = r.job_name and s.key = r.key) then v_base := r.key; end if;
+  select s.slots into v_slots from pgonce_job_schedules s where s.job_name = r.job_name and s.key = v_base;
+  -- In any slot: that of the first attempt may be taken, or may be one of an earlier release that had more. If this release has no
+  -- slots, and the first attempt was in one, no other run of the job may be running.
+  if p_slots is not null or v_slots is not null and v_base <> r.key then
+    v_keys := r.key || pgonce_slot_keys(v_base, greatest(p_slots, v_slots));
     perform pg_advisory_xact_lock(hashtextextended('pgonce slots ' || r.job_name || chr(10) || v_base, 0));
-    select case when c.is_free then c.slot end into v_key from pgonce_choose_job_slot(p_slots, r.job_name, v_base, v_keys) c;
+    select case when c.is_free then case when p_slots is null then v_base else c.slot end end into v_key
+    from pgonce_choose_job_slot(coalesce(p_slots, 1), r.job_name, v_base) c;
   end if;
   -- A newer tick does the same work, so the retry is dropped. Otherwise, with "* * * * *" and a backoff of a minute, each
   -- retry would collide with the next tick forever.

@@ -17,6 +17,13 @@ comment on function pgonce_slot_keys(text, integer) is
   'pgonce: the keys of the runs of a job with this key: the key itself, and with slots (not null) key#1, key#2 and so on. While a '
   'release that adds slots to a job replaces one without them, the job has runs of both kinds.';
 
+create or replace function pgonce_is_slot_key(p_run_key text, p_key text) returns boolean
+language sql immutable parallel safe set search_path from current as $$
+  select p_run_key = p_key or starts_with(p_run_key, p_key || '#') and substr(p_run_key, length(p_key) + 2) ~ '^[1-9][0-9]{0,3}$'
+$$;
+comment on function pgonce_is_slot_key(text, text) is
+  'pgonce: whether a run with the key p_run_key is one of the job''s runs with the key p_key, in any slot of any release, or without slots.';
+
 create or replace function pgonce_register_job_schedules(p_process_id uuid, p_app text, p_registered_with text, p_schedules jsonb)
 returns boolean
 language plpgsql set search_path from current as $$
