@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from typing import Any
+from uuid import UUID
 
 import click
 
@@ -47,18 +48,19 @@ def run(name: str, scope: dict[str, Any], key: str | None, app: App, url: str, s
 def _attempts(job: Job, what: dict[str, Any], url: str, schema: str, interrupts: Interrupts) -> Any:
     left, pause = job.retries, job.backoff
     failed: Exception | None = None  # of a run: what comes next is its retry; as long as none has begun, a start
+    last: UUID | None = None  # that run
     while True:
-        begun: list[bool] = []  # whether the database has decided about the start
+        begun: list[UUID] = []  # the run, once the database has started it
         retry: protocol.Retry | None = None
         try:
-            if failed is not None and (retry := _due(job, what["key"], url, schema)) is None:
+            if failed is not None and (retry := _due(job, last, url, schema)) is None:
                 left = 0  # a worker has been faster
                 raise failed
             return _in_time(job, {**what, "retry": retry}, begun, url, schema, interrupts)
         except RunStopped:
             raise
         except Exception as error:
-            failed = error if begun else failed
+            failed, last = (error, begun[0]) if begun else (failed, last)
             if left == 0 or not (failed or isinstance(error, DatabaseUnavailable)):
                 raise
             print_line(f"{job.name}: failed ({class_and_line(error)}), next attempt in {pause}", err=True)
@@ -66,7 +68,7 @@ def _attempts(job: Job, what: dict[str, Any], url: str, schema: str, interrupts:
             left, pause = left - 1, pause * 2
 
 
-def _in_time(job: Job, start: dict[str, Any], begun: list[bool], url: str, schema: str, interrupts: Interrupts) -> Any:
+def _in_time(job: Job, start: dict[str, Any], begun: list[UUID], url: str, schema: str, interrupts: Interrupts) -> Any:
     began = time.monotonic()
     try:
         if job.is_async:
@@ -78,26 +80,26 @@ def _in_time(job: Job, start: dict[str, Any], begun: list[bool], url: str, schem
         raise TookTooLong(f"the job {job.name} took longer than {took(job.timeout)}") from error
 
 
-def _perform(job: Job, start: dict[str, Any], begun: list[bool], url: str, schema: str) -> Run | None:
+def _perform(job: Job, start: dict[str, Any], begun: list[UUID], url: str, schema: str) -> Run | None:
     with database.open_pool(url) as pool, Jobs(pool, schema=schema).begin(job, **start) as run:
-        begun.append(True)
         if run is not None:
+            begun.append(run.id)
             ensure_result(job.function(run))
         return run
 
 
-async def _perform_async(job: Job, start: dict[str, Any], begun: list[bool], url: str, schema: str) -> AsyncRun | None:
+async def _perform_async(job: Job, start: dict[str, Any], begun: list[UUID], url: str, schema: str) -> AsyncRun | None:
     async with (
         await database.open_async_pool(url) as pool,
         AsyncJobs(pool, schema=schema).begin(job, **start) as run,
     ):
-        begun.append(True)
         if run is not None:
+            begun.append(run.id)
             await ensure_awaitable(job.function(run))
         return run
 
 
-def _due(job: Job, key: str | None, url: str, schema: str) -> protocol.Retry | None:
+def _due(job: Job, failed: UUID | None, url: str, schema: str) -> protocol.Retry | None:
     with database.open_pool(url, 1) as pool:
         due = call(pool, protocol.due_job_retries([job.name]), schema)
-    return next((each for each in due if each.key == (job.key if key is None else key)), None)
+    return next((each for each in due if each.run_id == failed), None)

@@ -49,9 +49,13 @@ async def cancelled(run):
 @app.job("flaky", retries=2, backoff="1 ms")
 def flaky(run):
     with run.transaction() as tx:
-        tries = tx.execute("select count(*) from cron_job_runs where job_name = 'flaky'").fetchone()[0]
+        tries = tx.execute("select count(*) from cron_job_runs where job_name = %s", [run.name]).fetchone()[0]
     if tries < 3:
         raise ValueError(f"try {tries}")
+
+@app.job("shaky", retries=2, backoff="1 ms", slots=2)
+def shaky(run):
+    flaky(run)
 
 @app.job("hopeless", retries=1, backoff="1 ms")
 async def hopeless(run):
@@ -136,12 +140,14 @@ def test_a_scope_that_is_no_object_is_a_usage_error(run: Run, scope: str) -> Non
 
 def test_run_retries_as_the_job_says_and_the_exit_code_is_the_last_ones(run: Run, conn: Connection) -> None:
     assert run("run", "flaky")[0] == 0
+    assert run("run", "shaky")[0] == 0
     code, _, err = run("run", "hopeless")
     assert code == 1
     assert err.rstrip().endswith("ValueError: never")
     found = "select job_name, attempt, status from cron_job_runs order by started_at"
     assert conn.execute(found.encode()).fetchall() == [
         ("flaky", 1, "failed"), ("flaky", 2, "failed"), ("flaky", 3, "succeeded"),
+        ("shaky", 1, "failed"), ("shaky", 2, "failed"), ("shaky", 3, "succeeded"),
         ("hopeless", 1, "failed"), ("hopeless", 2, "failed"),
     ]  # fmt: skip
 
