@@ -26,6 +26,7 @@ from pgonce.jobs import calls
 from pgonce.jobs import calls_stats as stats
 from pgonce.jobs.guard import Jobs, Run
 from pgonce.jobs.guard_async import AsyncJobs, AsyncRun
+from pgonce.jobs.live_runs import is_slot_key
 from pgonce.jobs.registry import Job
 
 log = logging.getLogger("pgonce")
@@ -128,7 +129,8 @@ class Executor:
             for line in call_with_timeouts(self._closing, wanted, self._schema):
                 # it started before the failure, and has sent no heartbeat
                 is_older = line.heartbeat_at == line.started_at and (line.duration_ms or 0) >= passed
-                if (line.key, line.scheduled_for) != (key, tick) or not is_older or line.id in own:
+                is_wanted = is_slot_key(line.key, key) and line.scheduled_for == tick
+                if not is_wanted or not is_older or line.id in own:
                     continue
                 row = call_with_timeouts(self._closing, stats.get_job_run(line.id), self._schema)
                 if row is not None and row["process"] == this_process():

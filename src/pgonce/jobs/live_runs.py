@@ -13,6 +13,12 @@ sending: list[tuple[str, str]] = []
 """Job and key of each start of this process that is being sent: its run may be in the table and not yet in ``live``."""
 
 
+def is_slot_key(run_key: str, key: str) -> bool:
+    """Whether a run with ``run_key`` is one of its job's runs with ``key``, in any slot or without slots."""
+    base, _, slot = run_key.rpartition("#")
+    return run_key == key or (base == key and "#" in run_key and slot.isascii() and slot.isdigit())
+
+
 def find_unanswered(running: Sequence[RunLine], key: str, passed_ms: float) -> list[UUID]:
     """Of a job's running runs, those that may come from a start of this process whose answer was lost.
 
@@ -21,6 +27,6 @@ def find_unanswered(running: Sequence[RunLine], key: str, passed_ms: float) -> l
     """
     return [
         each.id for each in running
-        if (each.key == key or each.key.startswith(f"{key}#")) and each.heartbeat_at == each.started_at
+        if is_slot_key(each.key, key) and each.heartbeat_at == each.started_at
         and (each.duration_ms or 0) <= passed_ms and each.id not in live
     ]  # fmt: skip

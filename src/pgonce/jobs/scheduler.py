@@ -32,6 +32,7 @@ from pgonce.jobs import calls, calls_operate, calls_schedule
 from pgonce.jobs import calls_stats as stats
 from pgonce.jobs.clock import Clock, DatabaseClock
 from pgonce.jobs.executor import Executor
+from pgonce.jobs.live_runs import is_slot_key
 from pgonce.jobs.registry import Job, JobRegistry
 from pgonce.jobs.schedule_store import ScheduleStore
 from pgonce.jobs.thread_pool import DaemonThreadPool, log_errors
@@ -320,7 +321,7 @@ class Scheduler(Service):
                 elif self._store.is_retired(self._run_pool, name):
                     self._store.pass_over(name, ticks.pop())
                     ticks.clear()
-                elif plan.catch_up == "all" and self._is_running(name):
+                elif plan.catch_up == "all" and self._is_busy(name):
                     self._stop.wait(0.2)  # at once, all but the first of its ticks would be skipped as overlaps
                 else:
                     execution = self._executor.start(
@@ -357,12 +358,12 @@ class Scheduler(Service):
                 return
         self._submit(name)
 
-    def _is_running(self, name: Name) -> bool:
+    def _is_busy(self, name: Name) -> bool:
         # Another scheduler may be at the same backlog: this tick would be skipped as an overlap of its run.
         running = call_with_timeouts(
             self._run_pool, stats.list_job_runs(name=name[0], status="running", limit=1000), self._schema
         )
-        return any(run.key == name[1] for run in running)
+        return sum(is_slot_key(run.key, name[1]) for run in running) >= (self._app.jobs[name[0]].slots or 1)
 
     def _submit_once(self, wanted: UUID, job: Job, **options: Any) -> None:
         """Start the run that ``options`` name in a thread, unless a thread is already starting it."""

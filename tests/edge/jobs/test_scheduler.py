@@ -79,14 +79,15 @@ def test_eight_schedulers_run_each_tick_of_fifty_jobs_once_over_a_change_of_the_
         ("all", ["03:26", "03:27", "03:28", "03:29", "03:30"], ["03:25"]),
     ],
 )
+@pytest.mark.parametrize("slots", [None, 1])
 def test_ticks_of_a_night_without_schedulers_are_caught_up_as_the_job_says_by_two_at_once(
     database: str, conn: Connection, simulate: Callable[[str], Simulation], catch_up: Any, run: list[str],
-    given_up: list[str],
+    given_up: list[str], slots: int | None,
 ) -> None:  # fmt: skip
     order: list[object] = []
     app = pgonce.App()
 
-    @app.job("j", cron="* * * * *", catch_up=catch_up, catch_up_window="4 min 30 s", grace="1 minute")
+    @app.job("j", cron="* * * * *", catch_up=catch_up, catch_up_window="4 min 30 s", grace="1 minute", slots=slots)
     def j(run: pgonce.Run) -> None:
         order.append(run.id)
 
@@ -102,6 +103,35 @@ def test_ticks_of_a_night_without_schedulers_are_caught_up_as_the_job_says_by_tw
     assert [f"{tick:%H:%M}" for _, status, tick in found if status == "skipped"] == given_up
     rows = conn.execute("select id from cron_job_runs where status = 'succeeded' order by scheduled_for").fetchall()
     assert [row[0] for row in rows] == order, "in order, one at a time"
+
+
+def test_ticks_to_catch_up_wait_for_a_slot(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation]
+) -> None:
+    app = pgonce.App()
+    app.job("j", cron="* * * * *", catch_up="all", slots=1)(nothing)
+    simulation = simulate("2026-01-01 00:00:30")
+    simulation.start(app, database)
+    simulation.run_until("2026-01-01 00:01:30")
+    simulation.stop()
+    simulation.now = utc("2026-01-01 00:04:10")
+    with pgonce.database.open_pool(database) as pool, pgonce.Jobs(pool).run("j", slots=1):
+        simulation.start(app, database)
+        looks: set[object] = set()
+
+        def looked_again() -> bool:
+            asked = (
+                "select query_start from pg_stat_activity where query like '%pgonce_list_job_runs%'"
+                " and datname = current_database() and pid <> pg_backend_pid()"
+            )
+            looks.update(conn.execute(asked.encode()).fetchall())
+            return len(looks) > 1 or conn.execute("select from cron_job_runs where status = 'skipped'").rowcount > 0
+
+        wait_until(looked_again, "the scheduler looks twice whether a slot is free, or starts")
+    simulation.rest()
+    assert [(status, f"{tick:%H:%M}") for _, status, tick in ticks(conn, "scheduled_for is not null")] == [
+        ("succeeded", f"00:0{minute}") for minute in range(1, 5)
+    ]
 
 
 def test_a_machine_that_was_suspended_over_a_tick_runs_it_when_it_wakes_within_its_grace(
@@ -373,9 +403,10 @@ def test_a_tick_that_cannot_be_started_is_tried_again_whatever_is_wrong(
     assert ticks(conn) == [("j", "succeeded", utc("2026-01-01 00:05"))]
 
 
+@pytest.mark.parametrize("slots", [None, 1])
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_a_run_whose_start_the_database_could_not_confirm_is_started_again(
-    database: str, conn: Connection, simulate: Callable[[str], Simulation], asynchronous: bool
+    database: str, conn: Connection, simulate: Callable[[str], Simulation], asynchronous: bool, slots: int | None
 ) -> None:
     """It blocked the job for its window, and the tick was taken for one that had been run.
 
@@ -386,7 +417,8 @@ def test_a_run_whose_start_the_database_could_not_confirm_is_started_again(
     async def nothing_async(run: pgonce.AsyncRun) -> None:
         pass
 
-    app.job("j", cron="5 0 * * *")(nothing_async if asynchronous else nothing)
+    app.job("j", cron="5 0 * * *", slots=slots)(nothing_async if asynchronous else nothing)
+    key = "#1" if slots else ""
     with (
         proxy(database) as network,
         pgonce.database.open_pool(database) as pool,
@@ -411,7 +443,7 @@ def test_a_run_whose_start_the_database_could_not_confirm_is_started_again(
         " from cron_job_runs order by 1, 3"
     )
     assert conn.execute(query.encode()).fetchall() == [
-        ("", "failed", False, True), ("", "succeeded", True, None), ("own", "succeeded", False, None),
+        (key, "failed", False, True), (key, "succeeded", True, None), ("own", "succeeded", False, None),
     ]  # fmt: skip
 
 
