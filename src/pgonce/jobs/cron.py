@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import zlib
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -30,8 +31,7 @@ ALIASES = {
     "@annually": "0 0 1 1 *",
 }
 _EVERY = "@every "
-_REPEATED = 1000
-"""Ticks in a row that may repeat earlier ones: more than two repeated hours have."""
+_OF_THE_MACHINE = {"localtime", "posixrules"}
 _RANGES = {"minute": (0, 59), "hour": (0, 23), "day of month": (1, 31), "month": (1, 12), "weekday": (0, 6)}
 
 log = logging.getLogger("pgonce")
@@ -86,6 +86,7 @@ class Cron(Schedule):
     def __post_init__(self) -> None:
         # A line break would be in each list and message, and one more space would be a change of the schedule.
         object.__setattr__(self, "expression", " ".join(self.expression.split()))
+        object.__setattr__(self, "timezone", self.timezone.strip())
         if self.expression.startswith("@") and self.expression not in ALIASES:
             raise InvalidArgument(f'cron "{self.expression}" is not known: write five fields or {", ".join(ALIASES)}')
         if len(self.fields.split()) != 5:
@@ -95,9 +96,12 @@ class Cron(Schedule):
         try:
             ZoneInfo(self.timezone)
         except (LookupError, ValueError, OSError):
+            shown = " ".join(self.timezone.split())
+            raise InvalidArgument(f'there is no time zone "{shown}": write one like "America/New_York"') from None
+        if self.timezone in _OF_THE_MACHINE:
             raise InvalidArgument(
-                f'there is no time zone "{self.timezone}": write one like "America/New_York"'
-            ) from None
+                f'the time zone "{self.timezone}" is another one on each machine: write one like "America/New_York"'
+            )
         try:
             exists = self.after(datetime(2000, 1, 1, tzinfo=UTC))
         except CronSimError as error:
@@ -112,36 +116,63 @@ class Cron(Schedule):
 
     def ticks(self, after: datetime) -> Iterator[datetime]:
         """All ticks later than ``after``, in UTC, in order, none twice."""
-        last = start = after.astimezone(UTC)
-        while True:
-            behind = 0
-            for local in CronSim(self.fields, start.astimezone(ZoneInfo(self.timezone))):
-                # Compared in UTC: Python compares two times of one zone by their wall clocks, and in the repeated hour
-                # CronSim goes back to the first of the two. Two ticks of a skipped hour become the same time in UTC.
-                tick = local.astimezone(UTC)
-                if tick > last:
-                    last, behind = tick, 0
-                    yield tick
-                elif (behind := behind + 1) > _REPEATED:
-                    break
-            else:
-                return
-            # Clocks that were set back at 00:01 (St. John's, until 2011): CronSim finds 00:00 again and again.
-            start = max(start, last) + timedelta(minutes=1)
+        # CronSim gets times without a zone. With one it goes by hours of elapsed time, and misses the full hour
+        # after clocks that were set back by half an hour (Lord Howe) or at a quarter to (Chatham).
+        zone, last = ZoneInfo(self.timezone), after.astimezone(UTC)
+        begin = last.astimezone(zone).replace(tzinfo=None, fold=0)
+        first, second = _moments(begin, zone)
+        repeats = any(field.startswith("*") for field in self.fields.split()[:2])
+        again: deque[datetime] = deque()
+        # in a repeated hour, times before ``after`` on the clock may come after it
+        for time in CronSim(self.fields, begin - (second - first)):
+            first, second = _moments(time, zone)
+            if second < first:  # a time that is skipped
+                if repeats:
+                    continue
+                first = _end_of_gap(time, zone)
+            while again and again[0] < first:
+                yield again.popleft()
+            if repeats and second > max(first, last):
+                again.append(second)
+            if first > last:
+                last = first
+                yield first
+        yield from again
 
     def doubts(self) -> Iterator[str]:
         """Warnings about parts that their author may not have intended: steps that do not divide their range."""
         for (name, (first, last)), field in zip(_RANGES.items(), self.fields.split(), strict=True):
             for part in field.split(","):
                 reach, _, step = part.partition("/")
-                size = last - first + 1
-                if reach != "*" or not step.isdigit():
+                begin, _, end = (f"{first}-{last}" if reach == "*" else reach).partition("-")
+                end = end or str(last)  # "5/20" is 5-59/20
+                if not (step.isdigit() and begin.isdigit() and end.isdigit()):
                     continue
-                if int(step) >= size:
-                    yield f"*/{step} in the field {name} matches only {first}: a {name} is {first} to {last}"
-                elif name in {"minute", "hour"} and size % int(step):
+                size = int(end) - int(begin) + 1
+                if int(step) >= size > 1:
+                    reason = f"a {name} is {first} to {last}" if reach == "*" else f"{begin} + {step} is beyond {end}"
+                    yield f"{part} in the field {name} matches only {begin}: {reason}"
+                elif name in {"minute", "hour"} and size == last - first + 1 and size % int(step):
                     short = size % int(step)
-                    yield f"*/{step} in the field {name} begins anew at {first}: the last step is {short} {name}s long"
+                    yield f"{part} in the field {name} begins anew at {first}: the last step is {short} {name}s long"
+
+
+def _moments(time: datetime, zone: ZoneInfo) -> tuple[datetime, datetime]:
+    """When the clocks of a zone show ``time``, for the first time and for the last one, in UTC.
+
+    If they skip it, the second moment is earlier than the first.
+    """
+    first = time.replace(tzinfo=zone)
+    return first.astimezone(UTC), first.replace(fold=1).astimezone(UTC)
+
+
+def _end_of_gap(time: datetime, zone: ZoneInfo) -> datetime:
+    """When the clocks that skip ``time`` have gone on, in UTC; to the minute."""
+    first, second = _moments(time, zone)
+    while second < first:
+        time += timedelta(minutes=1)
+        first, second = _moments(time, zone)
+    return first
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -47,13 +48,16 @@ def utc(text: str) -> datetime:
         ("30 1 * * *", "Antarctica/Troll", "2026-03-28 12:00", ["2026-03-29 01:00", "2026-03-29 23:30"]),
         ("30 1 * * *", "Antarctica/Troll", "2026-10-24 12:00", ["2026-10-24 23:30", "2026-10-26 01:30"]),
         ("0 9 * * *", "Asia/Kathmandu", "2026-01-01 00:00", ["2026-01-01 03:15", "2026-01-02 03:15"]),
-        # set back at 00:01: midnight comes twice, and for ever in CronSim
+        # set back at 00:01: midnight comes twice
         (
             "0 */2 * * *",
             "America/St_Johns",
             "2006-10-29 02:00",
-            ["2006-10-29 02:30", "2006-10-29 05:30"],
+            ["2006-10-29 02:30", "2006-10-29 03:30", "2006-10-29 05:30"],
         ),
+        # set back by half an hour, and at a quarter to: the full hour after it has its tick
+        ("0 */2 * * *", "Australia/Lord_Howe", "2026-04-04 14:00", ["2026-04-04 15:30", "2026-04-04 17:30"]),
+        ("*/15 2 * * *", "Pacific/Chatham", "2026-04-04 13:30", ["2026-04-04 14:00", "2026-04-05 13:15"]),
         # Samoa skipped 30 December 2011: what was due on it runs when the day is over
         ("0 9 * * *", "Pacific/Apia", "2011-12-29 00:00", ["2011-12-29 19:00", "2011-12-30 10:00", "2011-12-30 19:00"]),
     ],
@@ -61,6 +65,40 @@ def utc(text: str) -> datetime:
 def test_a_tick_comes_when_debians_cron_would_run(expression: str, zone: str, after: str, expected: list[str]) -> None:
     found = list(islice(Cron(expression, zone).ticks(utc(after)), len(expected)))
     assert found == [utc(each) for each in expected]
+
+
+@pytest.mark.parametrize(
+    ("zone", "change"),
+    [
+        (NEW_YORK, "2026-03-08 07:00"), (NEW_YORK, "2026-11-01 06:00"), ("Africa/Cairo", "2026-04-23 22:00"),
+        ("Africa/Cairo", "2026-10-29 21:00"), ("Australia/Lord_Howe", "2026-10-03 15:30"),
+        ("Australia/Lord_Howe", "2026-04-04 15:00"), ("Pacific/Chatham", "2026-04-04 14:00"),
+        ("Antarctica/Troll", "2026-03-29 01:00"), ("Antarctica/Troll", "2026-10-25 01:00"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("minute", ["*", "*/20", "0", "15,45", "50"])
+@pytest.mark.parametrize("hour", ["*", "*/2", "0", "1", "2", "3", "0-3"])
+def test_around_a_change_of_the_clocks_ticks_come_as_in_a_walk_through_the_minutes(
+    zone: str, change: str, minute: str, hour: str
+) -> None:
+    def values(field: str, size: int) -> set[int]:
+        reach, _, step = field.replace("*", f"0-{size - 1}").partition("/")
+        parts = [part.partition("-") for part in reach.split(",")]
+        return {n for low, _, high in parts for n in range(int(low), int(high or low) + 1, int(step or 1))}
+
+    minutes, hours = values(minute, 60), values(hour, 24)
+    begin = utc(change) - timedelta(hours=5)
+    expected, shown = [], begin.astimezone(ZoneInfo(zone)).replace(tzinfo=None) - timedelta(minutes=1)
+    for now in (begin + timedelta(minutes=n) for n in range(600)):
+        clock = now.astimezone(ZoneInfo(zone)).replace(tzinfo=None, fold=0)
+        times = [clock]
+        if not (minute + hour).count("*"):  # what was skipped, and nothing twice
+            times = [shown + timedelta(minutes=n + 1) for n in range((clock - shown) // timedelta(minutes=1))]
+            shown = max(shown, clock)
+        if any(time.minute in minutes and time.hour in hours for time in times):
+            expected.append(now)
+    cron = Cron(f"{minute} {hour} * * *", zone)
+    assert cron.between(begin - timedelta(minutes=1), begin + timedelta(minutes=599)) == expected
 
 
 @given(
@@ -87,6 +125,12 @@ def test_the_space_around_the_fields_is_no_part_of_a_schedule(written: str) -> N
     assert "\n" not in str(refused.value)
 
 
+def test_the_line_break_of_a_file_is_no_part_of_a_time_zone() -> None:
+    assert Cron("0 6 * * *", "Europe/Berlin\n") == Cron("0 6 * * *", "Europe/Berlin")
+    with pytest.raises(InvalidArgument, match='there is no time zone "Mars Olympus"'):
+        Cron("0 6 * * *", "Mars\nOlympus")
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -96,6 +140,7 @@ def test_the_space_around_the_fields_is_no_part_of_a_schedule(written: str) -> N
         ({"cron": "0 0 31 2 *"}, "cannot be read"),
         ({"cron": "0 6 * * *", "timezone": "New York"}, 'no time zone "New York"'),
         ({"cron": "0 6 * * *", "timezone": "../etc/passwd"}, "no time zone"),
+        ({"cron": "0 6 * * *", "timezone": "localtime"}, "is another one on each machine"),
         ({"cron": "0 6 * * *", "catch_up": "some"}, '"none", "last" or "all"'),
         ({"cron": "0 6 * * *", "grace": "soon"}, "the grace of job j"),
         ({"cron": "0 6 * * *", "jitter": "-1s"}, "the jitter of job j"),
@@ -282,9 +327,13 @@ def test_an_interval_ticks_on_its_multiples_wherever_one_begins(seconds: int, of
         ("0 */5 * * *", "the last step is 4 hours long"),
         ("0,*/90 * * * *", "*/90 in the field minute"),
         ("0 0 1 */13 *", "*/13 in the field month matches only 1"),
+        ("0-30/90 * * * *", "0-30/90 in the field minute matches only 0: 0 + 90 is beyond 30"),
+        ("5/90 * * * *", "5/90 in the field minute matches only 5: 5 + 90 is beyond 59"),
+        ("0-59/7 * * * *", "0-59/7 in the field minute begins anew at 0: the last step is 4 minutes long"),
         ("*/15 */2 * * *", None),
         ("* * * * *", None),
         ("0-30/7 * * * *", None),
+        ("5/20 1-5/2 1,15 * mon-fri", None),
         ("0 0 */2 * *", None),
         ("@hourly", None),
     ],
