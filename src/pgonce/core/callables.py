@@ -17,9 +17,15 @@ from pgonce.errors import InvalidArgument
 T = TypeVar("T")
 _UNFINISHED = (Coroutine, Generator, AsyncGenerator)
 """Not the types of Python's own: Cython's coroutines and generators are others."""
-_LAZY = (
+
+
+async def _nothing() -> AsyncGenerator[None]:
+    yield
+
+
+_LAZY: tuple[type, ...] = (
     *(map, filter, starmap, partial, FunctionType, MethodType),
-    *(type(make(lambda: iter(()))()) for make in (contextmanager, asynccontextmanager)),  # type: ignore[operator]
+    *(type(contextmanager(iter)(())), type(asynccontextmanager(_nothing)())),
 )
 """What does its work only when it is iterated, called or entered. A cursor can be iterated, too, and has done its."""
 
@@ -86,7 +92,8 @@ def _refuse_future(returned: object) -> None:
 
 def _refuse_lazy(returned: object) -> None:
     if isinstance(returned, _LAZY):
+        name = type(returned).__name__.lstrip("_")
         raise InvalidArgument(
-            f"the function returned an object of type {type(returned).__name__.lstrip('_')}, which has not run: "
+            f"the function returned an object of type {name}, which has not run: "
             "call it, loop over it or enter it in the function"
         )
