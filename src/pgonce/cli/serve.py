@@ -33,7 +33,10 @@ from pgonce.webhooks.responses import MAX_BODY
 from pgonce.webhooks.worker import Worker
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from pgonce.webhooks import http_server
+    from pgonce.webhooks.asgi import Receiver
 
 CONSOLE = "/console"
 
@@ -181,9 +184,24 @@ def serve(
     announce(describe_handlers(app, None if no_worker else concurrency))
     announce(describe_jobs(app, "--no-worker" if no_worker else "--no-schedule" if no_schedule else None))
     announce(describe_alerts(None if no_alerts else alerts))
-    served = receiver if console is None else Beside(receiver, console, CONSOLE)
     freeze_garbage()
+    _run(receiver, console, services, listening, f"running on {address}", max_connections, shutdown_timeout)
+
+
+def _run(
+    receiver: Receiver,
+    console: Console | None,
+    services: Sequence[Service],
+    listening: socket,
+    said: str,
+    max_connections: int,
+    shutdown_timeout: float,
+) -> None:
+    """Serve until a signal asks to end; then stop the services within ``shutdown_timeout`` seconds."""
+    from pgonce.webhooks import http_server  # by now known to be installed
+
     started: list[Service] = []
+    served = receiver if console is None else Beside(receiver, console, CONSOLE)
     with ExitStack() as running:
 
         def stop_services() -> None:
@@ -199,7 +217,7 @@ def serve(
         for service in services:
             started.append(service.start())
         # uvicorn says so itself only of a socket of its own, and then before its start
-        logging.getLogger("uvicorn.error").info("Uvicorn running on %s (Press CTRL+C to quit)", address)
+        logging.getLogger("uvicorn.error").info("Uvicorn %s (Press CTRL+C to quit)", said)
         server.run(sockets=[listening])
     if not server.started:
         sys.exit(1)
