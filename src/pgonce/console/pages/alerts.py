@@ -45,7 +45,15 @@ async def alerts(request: Request) -> Response:
         channels = await read(get_channels())
     more = len(found) > PAGE
     page = Alerts(found[:PAGE], channels, found[PAGE - 1].created_at if more else None)
-    return await respond.respond(request, "alerts/list.html", page, target=target, headline=headline, rest=rest)
+    return await respond.respond(
+        request, "alerts/list.html", page, target=target, headline=headline, rest=rest, repeated=repeated(page.alerts)
+    )
+
+
+def repeated(alerts: Sequence[AlertLine]) -> set[UUID]:
+    """The alerts that a newer one of the same cause has taken the place of: they are over, and their cause is not."""
+    causes = {(each.kind, each.subject) for each in alerts if each.open}
+    return {each.id for each in alerts if not each.open and (each.kind, each.subject) in causes}
 
 
 def sentence(line: AlertLine) -> str:
@@ -69,6 +77,8 @@ def _split(line: AlertLine) -> tuple[str, str]:
     if ": " in line.subject:  # the colon may be the name's
         return line.subject, text
     said, _, known = text.partition(": ")
+    if said.endswith("; the newest"):  # the name of the newest comes first
+        said, known = said.removesuffix("; the newest"), f"the newest: {known}"
     return said, known[:1].upper() + known[1:]
 
 
