@@ -67,7 +67,7 @@ def console(
     try:
         import uvicorn
 
-        from pgonce.webhooks.http_server import address_of, listen
+        from pgonce.webhooks.http_server import address_of, bounded_protocol, listen
     except ImportError as error:
         raise PgonceError(f"{error.name} is not installed: pip install 'pgonce[console]'") from error
     served.check_host(host)
@@ -77,8 +77,9 @@ def console(
     click.echo(f"console   {address_of(listening, host)}{prefix}/   {served.access}", err=True)
     # proxy_headers: the console reads them itself, and only from the proxies that it knows
     settings = uvicorn.Config(
-        served, proxy_headers=False, server_header=False, access_log=False, ws="none", log_level="warning"
-    )
+        served, http=bounded_protocol(), proxy_headers=False, server_header=False, access_log=False, ws="none",
+        log_level="warning",
+    )  # fmt: skip
     server = uvicorn.Server(settings)
     with handled(lambda number: server.handle_exit(number, None)):  # uvicorn raises a signal again after its end
         server.run(sockets=[listening])

@@ -39,13 +39,16 @@ CLOSE_SECONDS = 5
 _Base: Any = AutoHTTPProtocol
 
 
-def bounded_protocol(max_connections: int) -> type[asyncio.Protocol]:
-    """The class of a server's connections. If there are too many, the one waiting longest for a request is closed."""
+def bounded_protocol(max_connections: int = MAX_CONNECTIONS) -> type[asyncio.Protocol]:
+    """The class of a server's connections. If there are too many, the one waiting longest for a request is closed.
+
+    ``max_connections`` is lowered to what the process may open.
+    """
     unfinished: dict[_Bounded, None] = {}  # in the order in which they began to wait
 
     class Protocol(_Bounded):
         waiting = unfinished
-        limit = max_connections
+        limit = min(max_connections, _most_connections())
 
     return Protocol
 
@@ -124,15 +127,14 @@ class _Bounded(_Base):  # type: ignore[misc] # one of uvicorn's two classes, whi
 class Server(uvicorn.Server):
     """The server. As soon as it is asked to end, it calls ``stop`` in a thread.
 
-    ``max_connections`` is lowered to what the process may open. ``stop`` ends the other services of the process, once.
+    ``stop`` ends the other services of the process, once.
     """
 
     def __init__(self, app: Any, *, max_connections: int = MAX_CONNECTIONS, stop: Callable[[], object]) -> None:
-        protocol = bounded_protocol(min(max_connections, _most_connections()))
         super().__init__(
             uvicorn.Config(
                 app,
-                http=protocol,
+                http=bounded_protocol(max_connections),
                 ws="none",
                 log_level="info",
                 access_log=False,

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pgonce.console.pages import now
 from tests.conftest import wait_until
 from tests.edge.command import running
 from tests.edge.console.conftest import served
+from tests.faults.child import children
 
 Connection = psycopg.Connection[Any]
 
@@ -50,6 +52,16 @@ def test_serve_shows_the_console_beside_the_receiver(database: str, tmp_path: Pa
         assert httpx.get(f"{base}/webhooks/stripe").status_code == 405
         assert httpx.get(f"{base}/consoles").status_code == 404
         assert "this machine only, without a password" in server.log.read_text()
+
+
+def test_connections_that_send_nothing_do_not_keep_others_out(database: str) -> None:
+    few = "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (160, 160)); from pgonce.cli import main; main()"
+    with children(database) as start, ExitStack() as silent:
+        process = start(sys.executable, "-c", few, "console", "--port", "0")
+        port = int(process.until(r"console +http://127\.0\.0\.1:(\d+)")[1])
+        for _ in range(300):
+            silent.enter_context(socket.create_connection(("127.0.0.1", port), 30)).sendall(b"GET / HTTP/1.1\r\n")
+        assert httpx.get(f"http://127.0.0.1:{port}/", timeout=30).status_code == 200
 
 
 def test_fastapi_mounts_it_and_closes_its_connections(url: str, conn: Connection) -> None:
