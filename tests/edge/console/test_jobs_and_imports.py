@@ -260,6 +260,16 @@ def test_a_page_stays_small_whatever_a_run_or_row_says(conn: Connection, open_pa
         assert len(answer.body()) < 250_000, path  # every sign here takes five as HTML
 
 
+def test_the_page_of_a_run_that_went_well_says_what_it_did(conn: Connection, open_page: Open) -> None:
+    conn.execute(
+        "insert into cron_job_runs (job_name, status, completed_at, duration_ms, rows_processed, rows_skipped)"
+        " values ('well', 'succeeded', now(), 87000, 12345, 1)"
+    )
+    run = one(conn, "select id::text from cron_job_runs where job_name = 'well'")
+    page = open_page(f"/run?id={run}")
+    assert "Processed 12,345 rows and skipped 1 in 87 s." in page.inner_text("main")
+
+
 def test_without_scripts_a_job_is_requested_and_expected(conn: Connection, open_page: Open) -> None:
     conn.execute("insert into cron_job_runs (job_name, status, completed_at) values ('plain', 'succeeded', now())")
     page = open_page("/job?name=plain", java_script_enabled=False)
