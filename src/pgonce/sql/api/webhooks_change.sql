@@ -87,7 +87,7 @@ declare
   v_error text;
   v_context text;
 begin
-  if cardinality(p_ids) = 0 then return p_ids; end if;
+  if coalesce(cardinality(p_ids), 0) = 0 then return '{}'; end if;
   begin
     v_changed := pgonce_change_webhooks_at_once(p_ids, p_change, p_reason);
     if p_check_now then set constraints all immediate; end if;
