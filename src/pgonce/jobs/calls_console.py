@@ -129,6 +129,11 @@ class Expectation:
     last_started_at: datetime | None
     within: timedelta | None
 
+    def concerns(self, key: str) -> bool:
+        """Whether it is about runs with this key. A slot of the key counts as the key."""
+        name, mark, slot = key.rpartition("#")
+        return self.key in {"", key} or (bool(mark) and slot.isdecimal() and name == self.key)
+
 
 @dataclass(frozen=True, slots=True)
 class RunDetail:

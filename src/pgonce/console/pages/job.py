@@ -59,14 +59,14 @@ class JobPage:
     def kept(self, expected: calls.Expectation) -> tuple[int, int]:
         """How many of the last runs took less than expected, and of how many. A run at work counts once it has not."""
         within = (expected.within or timedelta()) / timedelta(milliseconds=1)
-        runs = [run for run in self.durations if not expected.key or run.key == expected.key]
+        runs = [run for run in self.durations if expected.concerns(run.key)]
         ended = [run for run in runs if run.status != "running" or run.duration_ms >= within]
         return sum(run.duration_ms < within for run in ended), len(ended)
 
     def too_long(self, expected: calls.Expectation) -> ConsoleRun | None:
         """The newest run, if it took or has taken as long as it must not."""
         within = (expected.within or timedelta()) / timedelta(milliseconds=1)
-        newest = next((run for run in self.durations if not expected.key or run.key == expected.key), None)
+        newest = next((run for run in self.durations if expected.concerns(run.key)), None)
         return newest if newest and newest.duration_ms >= within else None
 
     @property

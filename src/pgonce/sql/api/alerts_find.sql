@@ -129,16 +129,18 @@ begin
             where b.key = h.key and b.status = 'succeeded' limit 20) u) usual
     where spent.ms > 60000 and (h.status = 'running' or h.completed_at >= v_from)
       and usual.runs >= 5 and spent.ms > 3 * usual.p95  -- fewer than five runs do not show the usual duration
-      and not exists (select from pgonce_job_expectations x where x.job_name = h.job_name and x.key in ('', h.key) and x.within is not null)
+      and not exists (select from pgonce_job_expectations x
+                      where x.job_name = h.job_name and x.within is not null and pgonce_is_expected_key(h.key, x.key))
     union all
     select 'ran_long', h.job_name, h.key, h.id, h.scheduled_for, h.started_at + x.within, h.id::text,
            format('takes longer than expected: %s, and not less than %s',
                   pgonce_duration_text(coalesce(h.completed_at, v_now) - h.started_at), pgonce_duration_text(x.within)), false, null
-    from pgonce_job_expectations x join history h on h.job_name = x.job_name and x.key in ('', h.key)
+    from pgonce_job_expectations x join history h on h.job_name = x.job_name and pgonce_is_expected_key(h.key, x.key)
     where (h.status = 'running' or h.completed_at >= v_from) and coalesce(h.completed_at, v_now) - h.started_at >= x.within
       -- what is expected of the key counts, and not what is expected of the job
       and not (x.key = '' and exists (select from pgonce_job_expectations y
-                                      where y.job_name = h.job_name and y.key = h.key and y.key <> '' and y.within is not null))
+                                      where y.job_name = h.job_name and y.key <> '' and y.within is not null
+                                        and pgonce_is_expected_key(h.key, y.key)))
     union all
     -- All skipped runs between two starts name the same run.
     select 'skipped_in_a_row', b.job_name, b.key, b.id, null::timestamptz, s.at, b.id::text,

@@ -274,7 +274,7 @@ language sql stable set search_path from current set jit = off as $$
   from pgonce_job_expectations e left join lateral (
     select r.started_at from (
       select h.* from cron_job_runs h where h.job_name = p_job_name order by h.job_name, h.started_at desc limit 500) r
-    where (e.key = '' or r.key = e.key) and r.status <> 'skipped' order by r.started_at desc limit 1) l on true
+    where pgonce_is_expected_key(r.key, e.key) and r.status <> 'skipped' order by r.started_at desc limit 1) l on true
   where e.job_name = p_job_name order by e.key limit 50
 $$;
 comment on function pgonce_console_job_expectations(text) is

@@ -113,7 +113,7 @@ begin
     v_silent := v_now - v_beat;
     select u.to_ms into v_usual_ms from pgonce_usual_job_duration(r.job_name, r.key) u;
     select x.within into v_within from pgonce_job_expectations x
-    where x.job_name = r.job_name and x.key in ('', r.key) and x.within is not null order by x.key desc limit 1;
+    where x.job_name = r.job_name and pgonce_is_expected_key(r.key, x.key) and x.within is not null order by x.key desc limit 1;
     select count(*) into v_blocked from (
       select from cron_job_runs b where b.job_name = r.job_name and b.started_at >= r.started_at and b.blocked_by = r.id limit 10000) b;
     v_kind := case

@@ -201,6 +201,15 @@ comment on function pgonce_expect_job(text, interval, interval, text, interval) 
   'pgonce: from now on the job must run at least every p_every, and each run must take less than p_within, no matter what starts it. '
   'Null leaves what was expected before. If it has not run p_grace later, it is in pgonce_job_missed. Of both an alert is sent.';
 
+create or replace function pgonce_is_expected_key(p_key text, p_expected text) returns boolean
+language sql immutable parallel safe set search_path from current as $$
+  select p_expected = '' or p_key = p_expected
+         or starts_with(p_key, p_expected || '#') and substr(p_key, length(p_expected) + 2) ~ '^[0-9]{1,4}$'
+$$;
+comment on function pgonce_is_expected_key(text, text) is
+  'pgonce: whether what is expected of runs with the key p_expected (empty: of all) is expected of a run with the key p_key. A slot of '
+  'the key counts as the key.';
+
 create or replace function pgonce_forget_job_expectation(p_job_name text, p_key text default '') returns boolean
 language plpgsql set search_path from current as $$
 begin
