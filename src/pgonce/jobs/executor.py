@@ -20,6 +20,7 @@ from pgonce.core.concurrency import isolated
 from pgonce.core.database import call_with_timeouts
 from pgonce.core.execute import Pool
 from pgonce.core.failures import ErrorHook, log_failure
+from pgonce.core.forked_child import ends_forked_child
 from pgonce.core.processes import this_process
 from pgonce.errors import PgonceError, RunStopped, class_and_line
 from pgonce.jobs import calls
@@ -54,7 +55,8 @@ class _AsyncBody:
     async def call(self, function: Callable[[AsyncRun], Any]) -> None:
         """Call the function, once."""
         try:
-            await ensure_awaitable(function(self.run))
+            with ends_forked_child():
+                await ensure_awaitable(function(self.run))
         finally:
             self._task = None
 
@@ -181,7 +183,7 @@ class Executor:
             return None
 
         def finish() -> None:
-            with stack:
+            with stack, ends_forked_child():
                 isolated(lambda: ensure_result(job.function(run)))
 
         return Execution(job, run, finish, run.request_stop)

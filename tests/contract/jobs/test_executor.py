@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from psycopg import Connection
@@ -66,4 +69,49 @@ def test_an_async_job_that_is_stopped_at_work_is_due_again_and_no_failure_of_the
     assert conn.execute("select status, error_message from cron_job_runs").fetchall() == [("failed", "worker stopped")]
     due = "select count(*) from pgonce_job_retries where due_at <= clock_timestamp()"
     assert conn.execute(due).fetchall() == [(1,)]
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def leave(how: object) -> None:
+    if isinstance(how, Exception):
+        raise how
+    if how is not None:
+        sys.exit(how)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize(
+    ("how", "code"), [(None, 0), (0, 0), (3, 3), ("no paper", 1), (ValueError("of the child"), 1)], ids=str
+)
+def test_a_forked_child_that_leaves_its_job_ends_and_its_parent_goes_on(
+    executor: Executor, conn: Connection, caplog: pytest.LogCaptureFixture, asynchronous: bool, how: object, code: int
+) -> None:
+    app = pgonce.App()
+    ended: list[int] = []
+
+    def fork() -> bool:
+        child = os.fork()
+        if child == 0:
+            return True
+
+        def has_ended() -> bool:
+            pid, status = os.waitpid(child, os.WNOHANG)
+            ended.extend([os.waitstatus_to_exitcode(status)] * bool(pid))
+            return bool(pid)
+
+        wait_until(has_ended, "the child ends")
+        return False
+
+    def forks(run: pgonce.Run) -> Any:
+        return leave(how) if fork() else None
+
+    async def forks_async(run: pgonce.AsyncRun) -> Any:
+        return leave(how) if fork() else None
+
+    app.job("report")(forks_async if asynchronous else forks)
+    execution = executor.start(app.get_job("report"))
+    assert execution is not None
+    spawn(executor.finish, execution).result(90)
+    assert ended == [code]
+    assert conn.execute("select status, error_message from cron_job_runs").fetchall() == [("succeeded", None)]
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
