@@ -150,7 +150,7 @@ class Executor:
         except SystemExit as error:  # ends the run, and neither this thread nor the process
             if error.code:
                 log_failure(f"job {execution.job.name}", error)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 -- whatever the job raises
+        except BaseException as error:  # noqa: BLE001 -- whatever the job raises, KeyboardInterrupt too: it ends the run
             job, run = execution.job.name, execution.run
             if isinstance(error, _STOPPED) and run.stop_requested:
                 log.info("job %s: run %s was stopped: %s", job, run.id, class_and_line(error))

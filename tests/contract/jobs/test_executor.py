@@ -115,3 +115,20 @@ def test_a_forked_child_that_leaves_its_job_ends_and_its_parent_goes_on(
     assert ended == [code]
     assert conn.execute("select status, error_message from cron_job_runs").fetchall() == [("succeeded", None)]
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), GeneratorExit()], ids=repr)
+def test_whatever_a_job_raises_is_its_failure(
+    executor: Executor, conn: Connection, caplog: pytest.LogCaptureFixture, error: BaseException
+) -> None:
+    app = pgonce.App()
+
+    @app.job("report")
+    def report(run: pgonce.Run) -> None:
+        raise error
+
+    execution = executor.start(app.get_job("report"))
+    assert execution is not None
+    spawn(executor.finish, execution).result(60)
+    assert conn.execute("select status from cron_job_runs").fetchall() == [("failed",)]
+    assert f"job report failed: {type(error).__name__}" in caplog.text
