@@ -217,7 +217,7 @@ def _time_limit(
                 wire.shutdown(socket.SHUT_RDWR)
         expired(error)
 
-    timer = threading.Timer(seconds, cut)
+    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), cut)
     timer.daemon = True
     timer.start()
     try:
