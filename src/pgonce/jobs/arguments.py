@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from operator import index
 from typing import Any
 from uuid import UUID
 
+from pgonce.core.interval import interval
 from pgonce.errors import InvalidArgument
 
 LONGEST = 2500
 """Bytes of a job's name and key together: an entry of a PostgreSQL index holds 2,704, and a tick is in it, too."""
+MOST_DIGITS = 4000
+"""Of a whole number in a scope: Python writes no number of more than 4,300 digits as text."""
+YEAR = timedelta(days=360)
+"""How long a year is for PostgreSQL when it compares intervals: the longest backoff, and a hundredth of a window."""
 _AS_TEXT = (UUID, datetime, date, time)
 
 
@@ -31,6 +36,20 @@ def read_names(name: Any, key: Any) -> tuple[str, str]:
     if 4 * sum(map(len, texts)) > LONGEST and (length := sum(len(text.encode()) for text in texts)) > LONGEST:
         raise InvalidArgument(f"the job name and the key have {length:,} bytes, and may have {LONGEST:,} together")
     return texts
+
+
+def read_length(text: Any, name: str, *, least: timedelta | None = None, years: int = 100) -> timedelta:
+    """``text`` as a length of time that the database accepts.
+
+    Raises:
+        InvalidArgument: it cannot be read, or is shorter than ``least``, or longer than ``years``.
+    """
+    found = interval(text, name)
+    if least is not None and found < least:
+        raise InvalidArgument(f"{name} must be at least {least.total_seconds():g} s")
+    if found > years * YEAR:
+        raise InvalidArgument(f"{name} must be at most {years * YEAR.days:,} days")
+    return found
 
 
 def read_tick(tick: Any) -> datetime:
@@ -89,7 +108,9 @@ def _read_value(found: Any, where: str) -> Any:
     if isinstance(found, list | tuple):
         return [_read_value(value, f"{where}[{number}]") for number, value in enumerate(found)]
     if hasattr(found, "__index__"):  # int, and those of numpy
-        return index(found)
+        if abs(number := index(found)) >= 10**MOST_DIGITS:
+            raise InvalidArgument(f"{where} has more than {MOST_DIGITS:,} digits: pass its text")
+        return number
     raise InvalidArgument(
         f"{where} is of type {type(found).__name__}, which JSON cannot hold: pass its text or its parts"
     )

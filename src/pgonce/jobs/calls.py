@@ -17,6 +17,7 @@ from pgonce.jobs.arguments import read_names, read_scope, read_tick
 
 WINDOW = "15 minutes"
 """Without a heartbeat for this long a run counts as dead (the specification's "last N minutes")."""
+MOST_SLOTS = 1000
 BACKOFF = timedelta(minutes=1)
 """The time before the first retry; it doubles with each retry."""
 NOW: Call[datetime] = Call("clock_timestamp", {}, value)
@@ -54,6 +55,8 @@ class Start:
             found["name"], found["key"] = names
         if self.retries:
             check_count(self.retries, "retries")
+        if self.slots is not None:
+            check_count(self.slots, "slots", 1, MOST_SLOTS)
         if self.scope or type(self.scope) is not dict:
             found["scope"] = read_scope(self.scope)
         if self.scheduled_for is not None:

@@ -21,7 +21,7 @@ from pgonce.core.concurrency import CANCELS, Result
 from pgonce.core.execute import Pool, call
 from pgonce.core.interval import interval
 from pgonce.core.processes import this_process
-from pgonce.core.registration import check_function, check_name, check_pool, check_schema
+from pgonce.core.registration import check_count, check_function, check_name, check_pool, check_schema
 from pgonce.core.telemetry import working
 from pgonce.core.with_block import WithBlock
 from pgonce.errors import DatabaseUnavailable, PgonceError
@@ -253,6 +253,8 @@ class Jobs:
         """A decorator: calling the function runs it as job ``name``; on overlap it returns None at once."""
         check_name(name, "@jobs.job", "the job's name", "stats_cache")
         interval(window, f"the window of job {name}")
+        if slots is not None:
+            check_count(slots, f"slots of job {name}", 1, protocol.MOST_SLOTS)
         more: dict[str, Any] = {"slots": slots, "expect_every": expect_every, "expect_grace": expect_grace}
 
         def decorate(function: Callable[[Run], Result[T]]) -> Callable[[], Result[T | None]]:

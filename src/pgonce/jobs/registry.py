@@ -22,7 +22,7 @@ from pgonce.core.registration import (
 )
 from pgonce.errors import InvalidArgument
 from pgonce.jobs import calls
-from pgonce.jobs.arguments import read_names
+from pgonce.jobs.arguments import read_length, read_names
 from pgonce.jobs.cron import CatchUp, Cron, Every, Plan, read_plan
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -120,7 +120,7 @@ class JobRegistry:
         read_names(name, key)
         check_count(retries, f"retries {of}")
         if slots is not None:
-            check_count(slots, f"slots {of}", 1, 1000)
+            check_count(slots, f"slots {of}", 1, calls.MOST_SLOTS)
         if cron is not None and every is not None:
             raise InvalidArgument(f"pass cron or every {of}, not both")
         scheduled = {
@@ -134,9 +134,11 @@ class JobRegistry:
         if cron is not None or every is not None:
             schedule = Every.read(every, f"every {of}") if every is not None else Cron(cron or "", timezone)
             plan = read_plan(of, schedule, catch_up, catch_up_window, jitter, grace)
-        expected = None if expect_every is None else interval(expect_every, f"expect_every {of}")
-        patience = interval(expect_grace, f"expect_grace {of}")
-        length, pause = interval(window, f"the window {of}"), interval(backoff, f"the backoff {of}")
+        expected = None
+        if expect_every is not None:
+            expected = read_length(expect_every, f"expect_every {of}", least=timedelta(seconds=1))
+        patience = read_length(expect_grace, f"expect_grace {of}")
+        length, pause = read_length(window, f"the window {of}"), read_length(backoff, f"the backoff {of}", years=1)
         limit = None if timeout is None else interval(timeout, f"the timeout {of}")
         if retries == 0 and backoff != "1 minute":
             raise InvalidArgument(f"backoff {of} does nothing without retries: add retries=3, or leave it out")

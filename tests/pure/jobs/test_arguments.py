@@ -74,6 +74,8 @@ ITSELF["itself"] = ITSELF
         ({"a": [Customer(1)]}, "scope['a'][0] is of type Customer"),
         ({"a": math.nan}, "scope['a'] is nan"),
         ({"a": math.inf}, "scope['a'] is inf"),
+        ({"a": 10**5000}, "scope['a'] has more than 4,000 digits"),
+        ({"a": -(10**4000)}, "scope['a'] has more than 4,000 digits"),
         ({"a": {"b": "x\0"}}, "scope['a']['b'] contains the character NUL"),
         ({"a\0": 1}, "a key of scope contains the character NUL"),
         ({"a": "\ud800"}, "scope['a'] contains half a surrogate pair"),
@@ -109,6 +111,11 @@ def test_what_json_cannot_hold_is_refused_with_its_place(scope: Any, says: str) 
         ({"scheduled_for": datetime(2026, 1, 1)}, "scheduled_for has no time zone"),  # noqa: DTZ001 -- on purpose
         ({"retries": -1}, "retries must be a whole number"),
         ({"retries": 1.5}, "retries must be a whole number"),
+        ({"slots": 0}, "slots must be a whole number of at least 1"),
+        ({"slots": True}, "slots must be a whole number"),
+        ({"slots": 2.0}, "slots must be a whole number"),
+        ({"slots": "2"}, "slots must be a whole number"),
+        ({"slots": 1001}, "slots must be at most 1,000"),
     ],
 )
 def test_a_refusal_names_the_argument(arguments: dict[str, Any], says: str) -> None:
