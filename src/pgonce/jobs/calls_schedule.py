@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import takewhile
@@ -81,9 +81,14 @@ def register_job_schedules(process: UUID, app: str, together: str, ticks: Sequen
     return Call("pgonce_register_job_schedules", args, value)
 
 
-def retired_job_schedules(process: UUID, app: str, names: Iterable[tuple[str, str]]) -> Call[set[tuple[str, str]]]:
-    """Which of a process's schedules, by name and key, a newer start of its app has deleted."""
-    plain = Jsonb([{"job_name": name, "key": key} for name, key in names])
+def retired_job_schedules(
+    process: UUID, app: str, schedules: Mapping[tuple[str, str], Schedule]
+) -> Call[set[tuple[str, str]]]:
+    """Which of a process's schedules, by name and key, a newer start of its app has deleted or changed."""
+    plain = Jsonb([
+        {"job_name": name, "key": key, "cron": each.expression, "timezone": each.timezone}
+        for (name, key), each in schedules.items()
+    ])  # fmt: skip
     args = {"p_process_id": process, "p_app": app, "p_schedules": plain}
     return Call("pgonce_retired_job_schedules", args, lambda rows: {(name, key) for name, key in rows})
 

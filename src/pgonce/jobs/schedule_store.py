@@ -122,9 +122,10 @@ class ScheduleStore:
         return min(max(filter(None, [row.fired, row.next_tick - INSTANT])), now)
 
     def is_retired(self, pool: Pool, name: Name) -> bool:
-        """Whether a newer start of the app has deleted this schedule; the database is asked at most once a second.
+        """Whether a newer start of the app has deleted or changed this schedule.
 
-        The upkeep would notice it 15 s later, and a job that was renamed would fire under both names.
+        The database is asked at most once a second. The upkeep would notice it 15 s later: a job that was renamed would
+        fire under both names, and one whose time was changed at both times.
 
         Raises:
             DatabaseUnavailable, SchemaError: as for every call.
@@ -133,7 +134,8 @@ class ScheduleStore:
             return False
         with self._asking:  # all jobs that are due at one moment wait for one answer
             if time.monotonic() - self._asked > _SECOND:
-                retired = calls.retired_job_schedules(self._process.id, self._process.app, self._code)
+                schedules = {each: plan.schedule for each, plan in self.plans.items() if each in self._code}
+                retired = calls.retired_job_schedules(self._process.id, self._process.app, schedules)
                 try:
                     self._retired = call_with_timeouts(pool, retired, self._schema)
                 finally:  # without a database each of these threads would wait for the one before it, ten seconds each

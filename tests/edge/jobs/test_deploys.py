@@ -131,6 +131,20 @@ def test_a_process_goes_by_the_schedule_of_a_newer_start_and_not_by_its_own(
     assert found == ["00:01", "00:05", "00:10"]
 
 
+def test_a_tick_that_a_newer_start_has_moved_does_not_fire_at_its_old_time_either(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation]
+) -> None:
+    simulation = simulate("2026-01-01 00:00:50")
+    start(simulation, release("j", "same", cron="* * * * *"), database)
+    new = release("j", cron="2 0 * * *")
+    new.job("same", cron="* * * * *")(nothing)
+    start(simulation, new, database)
+    simulation.run_until("2026-01-01 00:01:02")  # before the older process reads the schedules again
+    assert ticks(conn) == [("same", "succeeded", utc("2026-01-01 00:01"))]
+    simulation.run_until("2026-01-01 00:02:02")
+    assert sorted(name for name, *_ in ticks(conn)) == ["j", "same", "same"]
+
+
 @pytest.mark.parametrize("name", ["reports:app", ""], ids=["another name", "no name"])
 def test_another_app_and_one_of_the_same_name_without_a_common_job_keep_their_schedules(
     database: str, conn: Connection, simulate: Callable[[str], Simulation], name: str

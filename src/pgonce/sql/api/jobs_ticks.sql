@@ -72,16 +72,17 @@ comment on function pgonce_register_job_schedules(uuid, text, text, jsonb) is
 create or replace function pgonce_retired_job_schedules(p_process_id uuid, p_app text, p_schedules jsonb)
 returns table (job_name text, key text)
 language sql stable set search_path from current set jit = off as $$
-  select g.job_name, g.key from jsonb_to_recordset(p_schedules) as g (job_name text, key text)
-  where not exists (select from pgonce_job_schedules s where s.job_name = g.job_name and s.key = g.key)
+  select g.job_name, g.key from jsonb_to_recordset(p_schedules) as g (job_name text, key text, cron text, timezone text)
+  left join pgonce_job_schedules s on s.job_name = g.job_name and s.key = g.key
+  where (s.job_name is null or s.source = 'code' and (s.cron, s.timezone) <> (g.cron, g.timezone))
     and exists (
       select from pgonce_processes me join pgonce_live_processes p
         on p.does = 'jobs' and p.app = p_app and p.id <> me.id and p.started_at > me.started_at
       where me.id = p_process_id and p.jobs && array(select n.job_name from jsonb_to_recordset(p_schedules) as n (job_name text)))
 $$;
 comment on function pgonce_retired_job_schedules(uuid, text, jsonb) is
-  'pgonce: which of a process''s schedules a newer start of its app has deleted. The process does not fire them: under its new name '
-  'the same job may fire in the newer one.';
+  'pgonce: which of a process''s schedules a newer start of its app has deleted or changed. The process does not fire them: under its '
+  'new name, or at its new time, the same job may fire in the newer one.';
 
 create or replace function pgonce_end_job_schedules(p_process_id uuid) returns integer
 language plpgsql set search_path from current as $$
