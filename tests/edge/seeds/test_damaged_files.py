@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from pgonce.core import database as pools
 from pgonce.errors import InvalidArgument
 from pgonce.seeds.readers import read
 from pgonce.seeds.seeds import Seeds
 
 Conn = psycopg.Connection[Any]
-
-
-@pytest.fixture
-def seeds(database: str, conn: Conn) -> Iterator[Seeds]:
-    conn.execute("create table things (id int primary key, note text)")
-    with pools.open_pool(database, 4) as pool:
-        yield Seeds(pool)
+pytestmark = pytest.mark.usefixtures("things")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-32", "shift_jis", "gb18030", "utf-8-sig"])

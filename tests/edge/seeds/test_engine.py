@@ -13,7 +13,6 @@ import pytest
 from psycopg import sql
 from psycopg_pool import ConnectionPool
 
-from pgonce.core import database as pools
 from pgonce.core import process
 from pgonce.errors import InvalidArgument, LeaseLost, PgonceError, RowRejected, SourceChanged
 from pgonce.seeds.calls import Checkpoint
@@ -22,17 +21,6 @@ from pgonce.seeds.table_loader import TableLoader
 
 Conn = psycopg.Connection[Any]
 TABLE = "create table {} (id int primary key, note text check (note <> 'bad'), twin text unique)"
-
-
-@pytest.fixture
-def pool(database: str) -> Iterator[ConnectionPool[Any]]:
-    with pools.open_pool(database, 4) as pool:
-        yield pool
-
-
-@pytest.fixture
-def seeds(pool: ConnectionPool[Any]) -> Seeds:
-    return Seeds(pool)
 
 
 @pytest.fixture

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from pgonce.core import database as pools
 from pgonce.errors import InvalidArgument, SchemaError, SourceChanged, TableChanged
 from pgonce.seeds.readers import read, read_files
 from pgonce.seeds.readers.query import Query
@@ -20,12 +18,6 @@ from tests.conftest import with_database
 from tests.debian_server import debian_server
 
 Conn = psycopg.Connection[Any]
-
-
-@pytest.fixture
-def seeds(database: str) -> Iterator[Seeds]:
-    with pools.open_pool(database, 4) as pool:
-        yield Seeds(pool)
 
 
 def load(seeds: Seeds, source: Any, **options: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -17,12 +16,6 @@ from tests.debian_server import debian_server
 
 Conn = psycopg.Connection[Any]
 FOLDING = "create collation folding (provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
-
-
-@pytest.fixture
-def seeds(database: str) -> Iterator[Seeds]:
-    with pools.open_pool(database, 4) as pool:
-        yield Seeds(pool)
 
 
 def seed(*rows: tuple[Any, ...], **options: Any) -> Seed:

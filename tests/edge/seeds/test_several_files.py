@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from pgonce.core import database as pools
 from pgonce.errors import InvalidArgument, SourceChanged
 from pgonce.seeds.readers import read_files
 from pgonce.seeds.run_options import Progress
 from pgonce.seeds.seeds import Seeds
 
 Conn = psycopg.Connection[Any]
-
-
-@pytest.fixture
-def seeds(database: str, conn: Conn) -> Iterator[Seeds]:
-    conn.execute("create table things (id int primary key, note text)")
-    with pools.open_pool(database, 4) as pool:
-        yield Seeds(pool)
+pytestmark = pytest.mark.usefixtures("things")
 
 
 def rows(start: int, stop: int, note: str = "old") -> str:

@@ -12,24 +12,12 @@ import pytest
 from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool
 
-from pgonce.core import database as pools
 from pgonce.errors import InvalidArgument, RowRejected, SchemaError, TableChanged
 from pgonce.seeds.calls import Checkpoint
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.seeds import Progress, SeedResult, Seeds
 
 Conn = psycopg.Connection[Any]
-
-
-@pytest.fixture
-def pool(database: str) -> Iterator[ConnectionPool[Any]]:
-    with pools.open_pool(database, 4) as pool:
-        yield pool
-
-
-@pytest.fixture
-def seeds(pool: ConnectionPool[Any]) -> Seeds:
-    return Seeds(pool)
 
 
 def numbers(stop: int, note: str = "x") -> Any:

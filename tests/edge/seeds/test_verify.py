@@ -155,12 +155,6 @@ def test_what_is_set_for_the_database_changes_no_value(database: str, conn: Conn
 # Rejects -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def seeds(database: str) -> Iterator[Seeds]:
-    with pools.open_pool(database, 4) as pool:
-        yield Seeds(pool)
-
-
 def test_exactly_the_rejected_rows_are_left_out(seeds: Seeds, conn: Conn) -> None:
     conn.execute("create table things (id int primary key, note text)")
 
