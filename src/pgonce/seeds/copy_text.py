@@ -20,7 +20,7 @@ from psycopg.adapt import AdaptersMap, PyFormat, Transformer
 
 from pgonce.errors import InvalidArgument
 from pgonce.seeds.columns import Column, Kind
-from pgonce.seeds.source import SeedRow, check_sequence
+from pgonce.seeds.source import SeedRow, check_sequence, has_exactly
 from pgonce.seeds.value_text import PRISTINE, NoForm, ValueWriter
 
 
@@ -162,15 +162,17 @@ class RowFormatter:
 
     def _values(self, row: SeedRow) -> tuple[Any, ...]:
         if not isinstance(row, Mapping):
-            check_sequence(row)
+            check_sequence(row, self.columns)
             return tuple(row)
-        if len(row) == len(self.columns):
+        if type(row) is dict and len(row) == self._width:
             try:
                 return self._of_mapping(row) if self._of_mapping else (row[self.columns[0]],)
             except KeyError:
                 pass
+        elif has_exactly(row, self.columns):
+            return tuple([row[name] for name in self.columns])
         raise InvalidArgument(
-            f"a row has the columns {sorted(row)}, the first had {sorted(self.columns)}: yield equal rows"
+            f"a row has the columns {sorted(map(str, row))}, the first had {sorted(self.columns)}: yield equal rows"
         )
 
 

@@ -21,7 +21,7 @@ from pgonce.errors import InvalidArgument
 from pgonce.seeds.columns import Column, TableFacts
 from pgonce.seeds.rejected_row import RejectedRow, is_rejected
 from pgonce.seeds.seed import Seed
-from pgonce.seeds.source import BadRow, Cursor, SeedRow, check_sequence
+from pgonce.seeds.source import BadRow, Cursor, SeedRow, check_sequence, has_exactly
 
 ROWS = 500
 """Rows that are collected and compared at a time."""
@@ -30,6 +30,7 @@ _MARK = f"number {uuid.uuid4()}: "
 _NUMBER = re.compile(f'"{_MARK}([^"]*)"')
 Rejected: TypeAlias = Mapping[int, RejectedRow]
 """What is kept of each rejected row, by the row's number."""
+_ROWS = frozenset({list, tuple, dict})
 _AS_THEY_ARE = frozenset({type(None), str, int})
 
 
@@ -61,8 +62,8 @@ class RowReader:
         """Add one row. Returns a full list of rows when there is one."""
         self._number += 1
         self.rows += 1
-        if not isinstance(row, list | tuple | BadRow | Mapping):
-            check_sequence(row)
+        if type(row) not in _ROWS and not isinstance(row, Mapping | BadRow):
+            check_sequence(row, self._seed.named_columns or ())
             row = tuple(row)
         found = self._rejected.get(self._number)
         if found and is_rejected(row, self._seed.named_columns or (), found, json_strings=self._json_strings):
@@ -94,12 +95,9 @@ class RowReader:
             if len(row) != len(self.columns):
                 raise InvalidArgument(f"a row has {len(row)} values for {len(self.columns)} columns")
             return list(row)
-        if len(row) == len(self.columns):
-            try:
-                return [row[name] for name in self.columns]
-            except KeyError:
-                pass
-        raise InvalidArgument(f"a row has the columns {sorted(row)}, the first had {sorted(self.columns)}")
+        if has_exactly(row, self.columns):
+            return [row[name] for name in self.columns]
+        raise InvalidArgument(f"a row has the columns {sorted(map(str, row))}, the first had {sorted(self.columns)}")
 
     def finish(self) -> list[tuple[Any, ...]] | None:
         """The rows that are left, if any."""

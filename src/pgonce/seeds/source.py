@@ -24,7 +24,7 @@ where another generator takes the rows of such a source.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
@@ -114,11 +114,27 @@ class BlockSource(Protocol):
         ...
 
 
-def check_sequence(row: Any) -> None:
-    """Refuse a row that is no mapping and has no values, or none in an order.
+def check_sequence(row: Any, columns: Sequence[str]) -> None:
+    """Refuse a row that is no mapping and has no values, or none in the order of ``columns``.
 
     Raises:
         InvalidArgument: with what a row is.
     """
-    if isinstance(row, str | bytes | AbstractSet) or not isinstance(row, Iterable):
-        raise InvalidArgument(f"a row is a mapping or a sequence, not {type(row).__name__}")
+    kind = type(row).__name__
+    is_refused = isinstance(row, str | bytes | AbstractSet) or not isinstance(row, Iterable)
+    # pydantic's models yield pairs of name and value: in columns of text even those could be stored
+    if is_refused or not isinstance(row, Sized | Iterator):
+        raise InvalidArgument(f"a row is a mapping or a sequence, not {kind}: yield a dict of its values")
+    own = getattr(row, "_fields", None)  # of a named tuple; sqlite3's and asyncpg's rows have keys()
+    if own is None and callable(keys := getattr(row, "keys", None)):
+        own = keys()
+    if own is not None and (names := list(own)) != list(columns) and set(names) == set(columns):
+        raise InvalidArgument(
+            f"the values of {kind} are in the order {', '.join(names)}, and the columns are {', '.join(columns)}: "
+            "name them in one order, or yield dicts"
+        )
+
+
+def has_exactly(row: Mapping[str, Any], columns: Sequence[str]) -> bool:
+    """Whether the mapping has these columns and no others. A defaultdict would make those that it lacks."""
+    return len(row) == len(columns) and all(map(row.__contains__, columns))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+import sqlite3
 import subprocess
 import sys
 import uuid
 from array import array
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -102,6 +105,46 @@ def test_a_row_without_a_text_is_refused_alone_and_its_value_is_not_in_the_reaso
 def test_a_row_of_other_columns_is_an_error_of_the_source(row: Any) -> None:
     with pytest.raises(InvalidArgument):
         lines(formatter(), [{"a": 1, "b": 2} if isinstance(row, dict) else ("a", "b"), row])
+
+
+class Model:
+    """As pydantic's models it yields pairs of name and value."""
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        return iter([("a", "1"), ("b", "2")])
+
+
+class Row(NamedTuple):
+    b: int
+    a: int
+
+
+def sqlite_row() -> Any:
+    with closing(sqlite3.connect(":memory:")) as conn:
+        conn.row_factory = sqlite3.Row
+        return conn.execute("select 2 as b, 1 as a").fetchone()
+
+
+@pytest.mark.parametrize("row", [Model(), {"a": 1}.items(), {1, 2}, "ab", b"ab", None])
+def test_what_has_no_values_in_an_order_is_no_row(row: Any) -> None:
+    with pytest.raises(InvalidArgument, match="a row is a mapping or a sequence, not "):
+        lines(formatter(), [row])
+
+
+@pytest.mark.parametrize("row", [Row(2, 1), sqlite_row()])
+def test_values_that_have_the_names_of_the_columns_in_another_order_are_not_exchanged(row: Any) -> None:
+    with pytest.raises(InvalidArgument, match="are in the order b, a, and the columns are a, b"):
+        lines(formatter(), [row])
+    assert lines(formatter("b", "a"), [row]) == (b"2\t1\n", [])
+    assert lines(formatter("b", "c"), [row]) == (b"2\t1\n", [])
+
+
+@pytest.mark.parametrize("row", [defaultdict(int, a=1, c=2), Counter(a=1, c=2), {"a": 1, 3: 2}])
+def test_a_mapping_that_invents_values_is_not_asked_for_what_it_lacks(row: Any) -> None:
+    before = dict(row)
+    with pytest.raises(InvalidArgument, match=r"a row has the columns \['"):
+        lines(formatter(), [{"a": 1, "b": 2}, row])
+    assert row == before
 
 
 # Batches -------------------------------------------------------------------------------------------------------------
