@@ -175,7 +175,11 @@ def _as_it_is(value: Any) -> Any:
         return bytes(value).decode()
     if isinstance(value, dt.timedelta):
         return _interval(value)
-    return value if isinstance(value, str | int | float | Decimal | dt.date | dt.time | uuid.UUID) else _foreign(value)
+    if isinstance(value, bool):  # psycopg would write t, and a UUID without hyphens
+        return "true" if value else "false"
+    if isinstance(value, uuid.UUID):
+        return str(value)
+    return value if isinstance(value, str | int | float | Decimal | dt.date | dt.time) else _foreign(value)
 
 
 def _foreign(value: Any) -> Any:
@@ -183,11 +187,9 @@ def _foreign(value: Any) -> Any:
 
 
 def _text(value: Any) -> Any:
-    if isinstance(value, bool):
-        return "true" if value else "false"
     if isinstance(value, float):
         return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}.get(str(value), str(value))
-    if isinstance(value, dt.date | dt.time | uuid.UUID):
+    if isinstance(value, dt.date | dt.time):
         return str(value)
     return _as_it_is(value)
 

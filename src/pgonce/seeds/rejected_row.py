@@ -109,15 +109,7 @@ def _may_be(value: Any, text: str | None) -> bool:
     if isinstance(value, bool):
         return text in ({"t", "true"} if value else {"f", "false"})
     if isinstance(value, int | float | Decimal):
-        try:
-            number = Decimal(text)
-            # no text of an int: Python refuses to make one of more than 4,300 digits
-            same = number == (Decimal(value) if isinstance(value, int) else Decimal(str(value)))
-            if isinstance(value, float) and value == _single(value):  # 0.1 is the shortest text of a float32
-                same = same or _single(float(number)) == value
-            return same or (number.is_nan() and value != value)  # noqa: PLR0124
-        except InvalidOperation:
-            return not isinstance(value, int) and str(value) == text
+        return _is_number(value, text)
     if isinstance(value, bytes | bytearray | memoryview):
         raw = bytes(value)
         return text in {"\\x" + raw.hex(), raw.decode("utf-8", "replace")} or text.replace("-", "") == raw.hex()
@@ -126,6 +118,20 @@ def _may_be(value: Any, text: str | None) -> bool:
     if isinstance(value, dt.date | dt.time):
         return _digits(text) == _digits(str(value))
     return True
+
+
+def _is_number(value: float | Decimal, text: str) -> bool:
+    try:
+        number = Decimal(text)
+        # no text of an int: Python refuses to make one of more than 4,300 digits
+        if number == (Decimal(value) if isinstance(value, int) else Decimal(str(value))):
+            return True
+        if number.is_nan() or not isinstance(value, float):
+            return number.is_nan() and value != value  # noqa: PLR0124
+        # 1e300 has all its digits in a column of integers; 0.1 is the shortest text of a float32
+        return float(number) == value or (value == _single(value) and _single(float(number)) == value)
+    except InvalidOperation:
+        return not isinstance(value, int) and str(value) == text
 
 
 def _digits(text: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
-from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -14,7 +13,6 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from pgonce.core import database as pools
 from pgonce.errors import InvalidArgument
 from pgonce.seeds.readers import read
 from pgonce.seeds.seed import Seed
@@ -47,10 +45,17 @@ OTHER: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def seeds(database: str) -> Iterator[Seeds]:
-    with pools.open_pool(database, 4) as pool:
-        yield Seeds(pool)
+@pytest.mark.parametrize("value", [1e300, 1e22, -1e19])
+def test_a_float_that_is_too_large_for_a_column_of_integers_is_the_rejected_one(
+    seeds: Seeds, conn: Conn, value: float
+) -> None:
+    conn.execute("create table things (id int primary key, whole bigint)")
+    what = Seed(
+        "s", lambda _: iter([((1, 1.0), 1), ((2, value), 2)]), "things", ("id",), ("id", "whole"), max_rejects=1
+    )
+    assert seeds.run(what).outcome == "complete"
+    found = seeds.verify(what)
+    assert (found["ok"], found["rejected"]) == (True, 1)
 
 
 def source(row: Any) -> Any:
