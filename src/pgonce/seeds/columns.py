@@ -11,15 +11,19 @@ from psycopg import sql
 from pgonce.errors import SchemaError
 
 Kind: TypeAlias = Literal[
-    "array", "boolean", "bytea", "composite", "integer", "interval", "json", "number", "text", "timestamp", "uuid",
-    "other",
+    "array", "boolean", "bytea", "composite", "integer", "interval", "json", "number", "text", "uuid",
+    "zoneless", "other",
 ]  # fmt: skip
 KINDS: dict[str, Kind] = {
     "json": "json", "jsonb": "json", "bytea": "bytea", "uuid": "uuid", "interval": "interval", "bool": "boolean",
     "int2": "integer", "int4": "integer", "int8": "integer", "oid": "integer", "numeric": "number", "float4": "number",
-    "float8": "number", "timestamp": "timestamp",
+    "float8": "number", "timestamp": "zoneless", "date": "zoneless", "time": "zoneless",
+    "tsrange": "zoneless", "tsmultirange": "zoneless", "daterange": "zoneless", "datemultirange": "zoneless",
 }  # fmt: skip
-"""By the name in pg_type; other types are arrays, composites or texts by their category, or "other"."""
+"""By the name in pg_type; other types are arrays, composites or texts by their category, or "other".
+
+``zoneless`` types read a time with an offset, and leave the offset out without a word.
+"""
 ONE_TEXT = frozenset({
     "bool", "int2", "int4", "int8", "oid", "uuid", "date", "time", "timestamp", "timestamptz", "text", "varchar",
     "bpchar", "name", "bytea",

@@ -16,6 +16,8 @@ from enum import Enum
 from typing import Any, TypeAlias
 
 from psycopg.types.json import Json, Jsonb
+from psycopg.types.multirange import Multirange
+from psycopg.types.range import Range
 
 from pgonce.errors import InvalidArgument
 from pgonce.seeds.columns import Column, TableFacts
@@ -216,14 +218,16 @@ def _bytea(value: Any) -> Any:
     return "\\x" + bytes(value).hex() if isinstance(value, bytes | bytearray | memoryview) else _as_it_is(value)
 
 
-def _timestamp(value: Any) -> Any:
-    if isinstance(value, dt.datetime) and value.utcoffset():
+def _zoneless(value: Any) -> Any:
+    ranges = value if isinstance(value, Multirange) else [value] if isinstance(value, Range) else []
+    times = [value, *(bound for each in ranges for bound in (each.lower, each.upper))]
+    if any(each.utcoffset() for each in times if isinstance(each, dt.datetime | dt.time)):
         raise ValueError("a time with an offset has no form without one")
-    return value.replace(tzinfo=None) if isinstance(value, dt.datetime) else _as_it_is(value)
+    return value.replace(tzinfo=None) if isinstance(value, dt.datetime | dt.time) else _as_it_is(value)
 
 
 _CONVERSIONS: dict[str, Callable[[Any], Any]] = {
-    "text": _text, "integer": _integer, "uuid": _uuid, "timestamp": _timestamp,
+    "text": _text, "integer": _integer, "uuid": _uuid, "zoneless": _zoneless,
     "bytea": _bytea,
 }  # fmt: skip
 

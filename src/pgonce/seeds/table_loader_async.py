@@ -37,7 +37,7 @@ select exists (select from pg_catalog.pg_index where indexrelid = %s and indisun
     || pg_catalog.pg_relation_filenode(%s)
 """
 _STAGING = sql.Identifier("pg_temp", "pgonce_batch")
-_EXACT: frozenset[Kind] = frozenset({"boolean", "integer", "uuid", "timestamp"})
+_EXACT: frozenset[Kind] = frozenset({"boolean", "integer", "uuid", "zoneless"})
 """Kinds of columns in which equal values have one text; 1.0 and 1.00 are equal, and texts under some collations."""
 
 

@@ -21,6 +21,8 @@ from psycopg import postgres
 from psycopg.adapt import AdaptersMap, PyFormat, Transformer
 from psycopg.types import TypesRegistry
 from psycopg.types.json import Json, Jsonb
+from psycopg.types.multirange import Multirange
+from psycopg.types.range import Range
 
 from pgonce.seeds.columns import Column
 
@@ -135,6 +137,10 @@ class ValueWriter:
         return "(" + ",".join("" if text is None else _quoted(text, '""') for text in texts) + ")"
 
     def _by_psycopg(self, value: Any, column: Column) -> str | None:
+        for each in value if isinstance(value, Multirange) else [value]:
+            if isinstance(each, Range):
+                _refuse_offset(each.lower, value, column)
+                _refuse_offset(each.upper, value, column)
         try:
             dumper = self._known.get_dumper(value, PyFormat.TEXT)
         except psycopg.ProgrammingError:
@@ -231,10 +237,16 @@ def _bytes(value: Any, column: Column) -> str:
         raise NoForm(value, column, "these bytes are not UTF-8") from None
 
 
-def _datetime(value: Any, column: Column) -> str:
-    if column.kind == "timestamp" and value.utcoffset():
-        raise NoForm(value, column, "it would lose its offset from UTC: use timestamptz, or convert it to UTC")
+def _time(value: Any, column: Column) -> str:
+    _refuse_offset(value, value, column)
     return str(value)
+
+
+def _refuse_offset(time: Any, value: Any, column: Column) -> None:
+    if column.kind == "zoneless" and isinstance(time, dt.datetime | dt.time) and time.utcoffset():
+        raise NoForm(
+            value, column, "its offset from UTC would be lost: use a type with time zone, or convert it to UTC"
+        )
 
 
 def _timedelta(value: Any, _: Column) -> str:
@@ -254,7 +266,7 @@ def _container(value: Any, column: Column) -> str:
 
 _BY_TYPE: dict[Any, Callable[[Any, Column], str]] = {
     Enum: _enum, str: _string, bool: _bool, int: _int, float: _float, Decimal: _decimal,
-    (bytes, bytearray, memoryview): _bytes, dt.datetime: _datetime, (dt.date, dt.time): _str,
+    (bytes, bytearray, memoryview): _bytes, (dt.datetime, dt.time): _time, dt.date: _str,
     uuid.UUID: _uuid, JsonNumber: _json_number,
     dt.timedelta: _timedelta, (dict, list, tuple): _container,
 }  # fmt: skip

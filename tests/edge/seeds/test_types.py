@@ -124,6 +124,9 @@ def test_a_cell_of_the_docs_is_true(module: tuple[Seeds, Conn], value: str, kind
 def parquet_file(folder: Path, kind: Any, value: Any) -> Any:
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow missing: pip install 'pgonce[parquet]'")
     arrow = pytest.importorskip("pyarrow")
+    first = value[0] if isinstance(value, list) and value else value
+    if isinstance(first, dt.time) and first.tzinfo:
+        pytest.skip("pyarrow drops its offset")
     try:
         parquet.write_table(arrow.table({"id": [1, 2], "v": arrow.array([value, None], kind)}), folder / "f.parquet")
     except (arrow.ArrowException, TypeError, UnicodeError, OverflowError):

@@ -64,7 +64,7 @@ def is_typed(kind: Any, column: Column) -> bool:
         return column.type != "real" and not (types.is_float64(kind) and column.type == "double precision")
     if types.is_decimal(kind):
         return column.kind == "integer"
-    if types.is_timestamp(kind) and kind.tz not in {None, "UTC"} and column.kind == "timestamp":
+    if types.is_timestamp(kind) and kind.tz not in {None, "UTC"} and column.kind == "zoneless":
         return True
     if types.is_date32(kind) or types.is_time(kind) or types.is_timestamp(kind):
         return column.kind in {"json", "text", "bytea"}
