@@ -157,6 +157,21 @@ def test_a_map_is_an_object_with_its_keys_as_text_and_one_with_a_key_twice_is_a_
     assert conn.execute("select v from f where n = 0").fetchall() == [({"2026-11-29": 1},)]
 
 
+@pytest.mark.parametrize(
+    ("kind", "key", "name"),
+    [(arrow.binary(), "kä".encode(), "kä"), (arrow.bool_(), True, "true"), (arrow.float64(), 1.5, "1.5"),
+     (arrow.binary(), b"\xff", None), (arrow.struct([("x", arrow.int32())]), {"x": 1}, None),
+     (arrow.list_(arrow.int32()), [1], None)],
+)  # fmt: skip
+def test_a_key_of_a_map_is_its_json_or_a_reject(
+    database: str, conn: Conn, tmp_path: Path, kind: Any, key: Any, name: str | None
+) -> None:
+    write(tmp_path / "f.parquet", arrow.map_(kind, arrow.int32()), [[(key, 1)]])
+    conn.execute("create table f (n int primary key, v jsonb)")
+    load(database, tmp_path / "f.parquet", max_rejects=9)
+    assert conn.execute("select distinct v from f").fetchall() == ([({name: 1},)] if name else [])
+
+
 def test_moments_that_python_has_no_form_for_are_taken_or_rejected_and_never_changed(
     database: str, conn: Conn, tmp_path: Path
 ) -> None:

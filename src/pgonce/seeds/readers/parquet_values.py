@@ -108,7 +108,7 @@ def _with_dicts(value: Any, kind: Any) -> Any:
     if types.is_map(kind):
         found = {}
         for key, item in value:
-            name = key if isinstance(key, str) else str(key)
+            name = _name_of(key)
             if name in found:
                 raise ValueError("a map has a key twice")
             found[name] = _with_dicts(item, kind.item_type)
@@ -118,6 +118,17 @@ def _with_dicts(value: Any, kind: Any) -> Any:
     if types.is_nested(kind) and hasattr(kind, "value_type"):
         return [_with_dicts(each, kind.value_type) for each in value]
     return _interval(value) if hasattr(value, "months") else value
+
+
+def _name_of(key: Any) -> str:
+    """A key of a map as a name in JSON. str() of bytes would be their repr, and that of True is not JSON's."""
+    if isinstance(key, bytes):
+        return key.decode()
+    if isinstance(key, bool):
+        return "true" if key else "false"
+    if isinstance(key, dict | list):
+        raise ValueError("JSON has no such key of a map")  # noqa: TRY004 -- as a value that has no form
+    return str(key)
 
 
 def escaped(texts: Any) -> Any:
