@@ -110,6 +110,25 @@ def test_files_whose_rows_are_committed_are_closed(seeds: Seeds, tmp_path: Path,
     assert max(most) <= 3
 
 
+def test_a_named_key_may_be_lacking_in_whole_files_and_not_in_all(seeds: Seeds, conn: Conn, tmp_path: Path) -> None:
+    lines = ["", '{"id": 2}\n', '{"id": 3}\n{"id": 4, "note": "a"}\n', '{"id": 5}\n']
+    files = [tmp_path / f"{number}.jsonl" for number in range(4)]
+    for file, text in zip(files, lines, strict=True):
+        file.write_text(text)
+    source = read_files(files, "files", columns=["id", "note"])
+    assert seeds.run("s", source, into="things", key=("id",)).outcome == "complete"
+    assert conn.execute("select id, note from things order by id").fetchall() == [
+        (2, None), (3, None), (4, "a"), (5, None),
+    ]  # fmt: skip
+    assert seeds.verify("s", read_files(files, "files", columns=["id", "note"]), into="things", key=("id",))["ok"]
+    (tmp_path / "4.jsonl").write_text('{"id": 6}\n')
+    again = read_files([*files, tmp_path / "4.jsonl"], "files", columns=["id", "note"])
+    assert seeds.run("s", again, into="things", key=("id",)).new_rows == 1
+    files[2].write_text('{"id": 3}\n')
+    with pytest.raises(InvalidArgument, match="files: no line of the files has the key 'note': leave it out of"):
+        seeds.run("other", read_files(files, "files", columns=["id", "note"]), into="things", key=("id",))
+
+
 def test_the_advice_about_other_columns_is_one_that_helps(seeds: Seeds, tmp_path: Path) -> None:
     one, other = tmp_path / "1.csv", tmp_path / "2.csv"
     one.write_text(rows(0, 2))

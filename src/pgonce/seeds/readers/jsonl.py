@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn, Self
 
@@ -20,6 +20,7 @@ LONGEST = 256 * 1024 * 1024
 DIGITS = 4000
 """Digits of an integer from which on it stays text: Python refuses to make an int of more than 4,300."""
 BOM = b"\xef\xbb\xbf"
+NO_SUCH_KEY = "leave it out of --columns, or correct its name"
 _BLANK = " \t\n\r\v\f\ufeff"
 """What an empty line may hold: no other space of Unicode."""
 
@@ -39,6 +40,8 @@ class JsonLinesFile(TextFile):
     json_strings = True
     """A str is a JSON string: in a json column it keeps its quotes."""
     _keys: tuple[OpenFile, tuple[str, ...]] | None = None
+    is_alone = True
+    """Not one of several files, of which one must have a named key: then `Files` looks for it."""
 
     @property
     def columns(self) -> Sequence[str]:
@@ -131,20 +134,35 @@ class JsonLinesFile(TextFile):
         raise InvalidArgument(f"{self.name} is empty: it has no line that names the columns")
 
     def _named_keys(self, file: OpenFile) -> tuple[str, ...]:
-        """The given names; usually the first line has them all, and a name that no line has costs a look at each."""
-        wanted, read = set(self._named or ()), False
+        """The given names."""
+        if self.is_alone and (lacking := self._lacking(file, self.named)):
+            raise InvalidArgument(f"{self.name}: no line has the key {min(lacking)!r}: {NO_SUCH_KEY}")
+        return self.named
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The keys that were named; none: those of the first line."""
+        return self._named or ()
+
+    def lacking(self, keys: Iterable[str]) -> set[str] | None:
+        """Those of ``keys`` that no line has; None: there is no line."""
+        was_open = self._file is not None
+        found = self._lacking(self._opened(), keys)
+        if not was_open:
+            self.release()
+        return found
+
+    def _lacking(self, file: OpenFile, keys: Iterable[str]) -> set[str] | None:
+        """Usually the first line has them all, and a name that no line has costs a look at each."""
+        wanted, read = set(keys), False
         for number, line in _lines_of(file):
             read = True
             if any(_spelled(key, line) for key in wanted):
                 found = self._object(line, number)
                 wanted -= found.keys() if isinstance(found, dict) else set()
-                if not wanted:
-                    break
-        if wanted and read:
-            raise InvalidArgument(
-                f"{self.name}: no line has the key {min(wanted)!r}: leave it out of --columns, or correct its name"
-            )
-        return self._named or ()
+            if not wanted:
+                break
+        return wanted if read else None
 
     def _refuse_unknown(self, found: dict[str, Any], keys: tuple[str, ...], number: int) -> None:
         if not self._named and not found.keys() <= set(keys):

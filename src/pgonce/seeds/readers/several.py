@@ -12,7 +12,7 @@ from pgonce.seeds.readers.copy_file import CopyTextFile
 from pgonce.seeds.readers.csv import CsvFile
 from pgonce.seeds.readers.descriptor import stat_of
 from pgonce.seeds.readers.file import advice
-from pgonce.seeds.readers.jsonl import JsonLinesFile
+from pgonce.seeds.readers.jsonl import NO_SUCH_KEY, JsonLinesFile
 from pgonce.seeds.readers.parquet import ParquetFile
 from pgonce.seeds.source import Cursor, Verdict
 
@@ -41,6 +41,9 @@ class Files:
         self.files = files
         self.name = name
         self.json_strings = isinstance(files[0], JsonLinesFile)
+        for file in files:
+            if isinstance(file, JsonLinesFile):
+                file.is_alone = len(files) == 1
         short = [file.path.name for file in files]
         self._names = short if len(set(short)) == len(short) else [str(file.path) for file in files]
         self._columns: tuple[str, ...] | None = None
@@ -54,8 +57,24 @@ class Files:
     def columns(self) -> tuple[str, ...]:
         """Those of the first file, which is closed by the time that others are read."""
         if self._columns is None:
-            self._columns = tuple(self.files[0].columns)
+            columns = tuple(self.files[0].columns)
+            self._refuse_unknown_keys()
+            self._columns = columns
         return self._columns
+
+    def _refuse_unknown_keys(self) -> None:
+        """Refuse a named key that no line of any JSON Lines file has. One that a whole file lacks is NULL there."""
+        first, is_read = self.files[0], False
+        if not isinstance(first, JsonLinesFile):
+            return
+        lacking = set(first.named)
+        for file in self.files:
+            if not lacking:
+                return
+            if isinstance(file, JsonLinesFile) and (found := file.lacking(lacking)) is not None:
+                lacking, is_read = found, True
+        if lacking and is_read:
+            raise InvalidArgument(f"{self.name}: no line of the files has the key {min(lacking)!r}: {NO_SUCH_KEY}")
 
     @property
     def types(self) -> Mapping[str, str]:
