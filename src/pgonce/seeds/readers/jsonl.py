@@ -127,11 +127,16 @@ class JsonLinesFile(TextFile):
         for number, line in _lines_of(file):
             found = self._object(line, number)
             if isinstance(found, BadRow):
+                if "--encoding" in found.reason:
+                    raise InvalidArgument(found.reason)
                 raise InvalidArgument(
-                    f"{found.reason}: make one object per line of it: jq -c '.[]', or jq -c . for objects"
+                    f"{found.reason}: make one object per line of it: jq -c '.[]', or jq -c . for objects; or name the "
+                    "keys (--columns), where only this line is bad"
                 )
+            if not found:
+                raise InvalidArgument(f"{self.name}, line {number:,} has no key: name the keys to import (--columns)")
             return tuple(found)
-        raise InvalidArgument(f"{self.name} is empty: it has no line that names the columns")
+        raise InvalidArgument(f"{self.name} is empty: it has no line that names the columns (or name them: --columns)")
 
     def _named_keys(self, file: OpenFile) -> tuple[str, ...]:
         """The given names."""
