@@ -89,7 +89,7 @@ class Renames(click.ParamType):  # type: ignore[type-arg]
 @click.option("--quote", default='"', help='Of a CSV file; none: quotes are text. [default: "]')
 @click.option("--null", "nulls", multiple=True, metavar="TEXT", help="How a CSV file writes NULL. [default: nothing]")
 @click.option("--force-null", is_flag=True, help='NULL may be quoted: "" is NULL, for files that quote all values.')
-@click.option("--encoding", help="Such as latin1. [default: UTF-8, or UTF-16 with a byte order mark]")
+@click.option("--encoding", help="Such as latin1. [default: UTF-8, or that of a byte order mark]")
 @click.option("--complete", is_flag=True, help="The file is whole: take a last line without a line end.")
 @click.option("--query", help="FILE is a database's URL: import what this SELECT returns there.")
 @click.option(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,69 @@ def test_half_a_character_at_the_end_is_half_a_line_in_every_encoding(
     done = load(complete=True)  # no character is made of it
     assert (done.outcome, done.checkpoint.rows_inserted, done.checkpoint.rows_rejected) == ("complete", 1, 1)
     assert conn.execute("select array_agg(note) from things").fetchone() == (["a"],)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "bad"),
+    [("utf-8", b"\xff"), ("cp1252", b"\x81"), ("ascii", b"\xe4"), ("utf-16-le", b"\x00\xd8"), ("shift_jis", b"\x80"),
+     ("utf-32-le", b"\xff\xff\xff\xff"), ("gb18030", b"\xff")],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "copy"])
+def test_bytes_that_are_no_character_make_one_bad_row_in_every_encoding(
+    seeds: Seeds, conn: Conn, tmp_path: Path, encoding: str, bad: bytes, kind: str
+) -> None:
+    file = tmp_path / f"a.{kind}"
+    lines = {
+        "csv": ["id,note", "1,a", "2,b", "3,c"],
+        "jsonl": ["", *(json.dumps({"id": n, "note": "abc"[n - 1]}) for n in (1, 2, 3))],
+        "copy": ["id\tnote", "1\ta", "2\tb", "3\tc"],
+    }[kind]
+    raw = [(line + "\n").encode(encoding) for line in lines]
+    raw[2] = raw[2].replace("b".encode(encoding), bad)
+    file.write_bytes(b"".join(raw))
+
+    def source() -> Any:
+        return read(file, encoding=None if encoding == "utf-8" else encoding)
+
+    assert seeds.run("s", source(), into="things", key=("id",), max_rejects=1).outcome == "complete"
+    assert conn.execute("select array_agg(note order by id) from things").fetchone() == (["a", "c"],)
+    found = seeds.verify("s", source(), into="things", key=("id",), max_rejects=1)
+    assert (found["ok"], found["rejected"]) == (True, 1)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("packing", ["", ".gz"])
+def test_a_byte_order_mark_says_the_encoding(
+    seeds: Seeds, conn: Conn, tmp_path: Path, encoding: str, packing: str
+) -> None:
+    file = tmp_path / f"a.csv{packing}"
+    data = "id,note\n1,ä\n".encode(encoding)
+    file.write_bytes(gzip.compress(data) if packing else data)
+    assert seeds.run("s", read(file), into="things", key=("id",)).outcome == "complete"
+    assert conn.execute("select note from things").fetchall() == [("ä",)]
+
+
+def test_a_zip_whose_file_cannot_be_read_is_said(tmp_path: Path) -> None:
+    def columns(flag: int = 0, method: int = 8, *, empty: bool = False) -> Any:
+        file = tmp_path / "a.csv.zip"
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            if not empty:
+                archive.writestr("a.csv", "id,note\n1,a\n")
+        raw = bytearray(file.read_bytes())
+        for header, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+            if (place := raw.find(header)) >= 0:
+                raw[place + offset] |= flag
+                raw[place + offset + 2] = method
+        file.write_bytes(raw)
+        return read(file).columns
+
+    assert columns() == ("id", "note")
+    with pytest.raises(InvalidArgument, match=r"the \.zip is encrypted: unpack it"):
+        columns(flag=1)
+    with pytest.raises(InvalidArgument, match=r"the \.zip cannot be read \(.*\): unpack it"):
+        columns(method=9)  # deflate64, of Windows
+    with pytest.raises(InvalidArgument, match=r"the \.zip has no file in it"):
+        columns(empty=True)
 
 
 def test_what_macos_adds_to_a_zip_is_not_a_second_file(seeds: Seeds, conn: Conn, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ import psycopg
 import pytest
 
 from pgonce.core import database as pools
-from pgonce.errors import InvalidArgument, SourceChanged
+from pgonce.errors import InvalidArgument, RowRejected, SchemaError, SourceChanged
 from pgonce.seeds.readers import read, read_files
 from pgonce.seeds.readers.query import Query
 from pgonce.seeds.seeds import Seeds
@@ -104,7 +104,7 @@ def test_another_encoding_is_read_as_what_it_is(seeds: Seeds, conn: Conn, tmp_pa
     with pytest.raises(InvalidArgument, match="there is no encoding 'klingon'"):
         read(path, encoding="klingon")
     if encoding != "utf-8":
-        with pytest.raises((InvalidArgument, SourceChanged)):
+        with pytest.raises((InvalidArgument, RowRejected, SchemaError, SourceChanged)):
             load(seeds, read(path, encoding="ascii"), restart=True)
 
 

@@ -114,7 +114,8 @@ class OpenFile:
             ) from error
         except damaged() as error:
             raise InvalidArgument(
-                f"{self.path.name} is damaged or not finished: {error}: when it is whole, run the same command again"
+                f"{self.path.name} is damaged or not finished: {error}: run the same command again when it is whole; "
+                "or unpack it by the program that has packed it"
             ) from error
 
     def close(self) -> None:

@@ -79,6 +79,7 @@ class JsonLinesFile(TextFile):
             for line in text:
                 if line.strip(_BLANK):
                     try:
+                        line.encode()  # a line that is not UTF-8
                         found = json.loads(line, parse_float=_Spelled, parse_int=_exact)
                     except (ValueError, RecursionError, InvalidOperation):
                         found = None  # a reject: its place in the order counts

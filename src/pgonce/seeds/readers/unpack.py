@@ -19,8 +19,9 @@ from pgonce.errors import InvalidArgument
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 """Endings of packed files, after the ending that says what is in them."""
 BLOCK = 128 * 1024
-HALF = b"\xff"
-"""In place of half a character at the end of a file."""
+NOT_TEXT = "\udcff"
+"""In place of bytes that no character has in the file's encoding: the byte ff, which no UTF-8 has."""
+codecs.register_error("pgonce_not_text", lambda error: (NOT_TEXT, getattr(error, "end", 0)))
 
 
 class Unpacker:
@@ -28,7 +29,7 @@ class Unpacker:
 
     Args:
         name: the file's, for its ending.
-        encoding: of its text; None: UTF-8, or UTF-16 where the file begins with that byte order mark.
+        encoding: of its text; None: UTF-8, or that of the byte order mark with which the file begins.
 
     Raises:
         InvalidArgument: Python does not know that encoding, or it is not one of text.
@@ -52,7 +53,7 @@ class Unpacker:
     def unpack(self, raw: io.RawIOBase) -> BinaryIO:
         """The text of ``raw``, in UTF-8."""
         stream = self._unpacked(raw)
-        if self._text and self.encoding is None and (found := _utf16(stream)):
+        if self._text and self.encoding is None and (found := _by_mark(stream)):
             self.encoding = found
         if self._text and self.encoding is None:
             stream.seek(0)
@@ -150,12 +151,12 @@ class _Streams(io.RawIOBase):
 class _Recoded(io.RawIOBase):
     """Text in another encoding as UTF-8. ``read`` gives at least one byte, or none at the end.
 
-    Half a character at the end of the file is one byte that no UTF-8 has: it is a part of the last line.
+    What is no character of it, also half a one at the end, is a byte that no UTF-8 has: its line is a bad row.
     """
 
     def __init__(self, stream: BinaryIO, encoding: str) -> None:
         self._stream = stream
-        self._decoder = codecs.getincrementaldecoder(encoding)()
+        self._decoder = codecs.getincrementaldecoder(encoding)("pgonce_not_text")
         self._rest = b""
         self._ended = False
 
@@ -171,13 +172,9 @@ class _Recoded(io.RawIOBase):
         return data
 
     def _next(self, size: int) -> bytes:
-        if data := self._stream.read(size):
-            return self._decoder.decode(data).encode()
-        self._ended = True
-        try:
-            return self._decoder.decode(b"", final=True).encode()
-        except UnicodeDecodeError:
-            return HALF
+        data = self._stream.read(size)
+        self._ended = not data
+        return self._decoder.decode(data, final=self._ended).encode("utf-8", "surrogateescape")
 
     def close(self) -> None:
         self._stream.close()
@@ -194,12 +191,17 @@ def _known(encoding: str) -> str:
         ) from None
 
 
-def _utf16(stream: BinaryIO) -> str | None:
+def _by_mark(stream: BinaryIO) -> str | None:
+    """The encoding that a byte order mark tells; that of UTF-32 begins with that of UTF-16."""
+    begin = b""
     try:
-        begin = stream.read(2)
+        while len(begin) < 4 and (more := stream.read(4 - len(begin))):
+            begin += more
     except damaged():
         return None  # it is said when the bytes are read
-    return "utf-16" if begin in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE} else None
+    if begin in {codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE}:
+        return "utf-32"
+    return "utf-16" if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else None
 
 
 def _zstandard() -> Callable[[], Any]:
@@ -223,14 +225,18 @@ def _only_member(stream: BinaryIO) -> Any:
         raise InvalidArgument(f"the .zip is damaged or not finished: {error}") from error
     # macOS adds a file of attributes for each file
     members = [each for each in archive.infolist() if not each.is_dir() and not each.filename.startswith("__MACOSX/")]
-    if len(members) != 1:
+    if not members:
+        raise InvalidArgument("the .zip has no file in it")
+    if len(members) > 1:
         raise InvalidArgument(
             f"the .zip has {len(members)} files: unpack it, and load them by a pattern: 'folder/*.csv'"
         )
     try:
         return archive.open(members[0])
-    except (RuntimeError, NotImplementedError) as error:
-        raise InvalidArgument(f"the .zip cannot be read: {error}") from error
+    except NotImplementedError as error:
+        raise InvalidArgument(f"the .zip cannot be read ({error}): unpack it, and load its file") from error
+    except RuntimeError as error:
+        raise InvalidArgument("the .zip is encrypted: unpack it, and load its file") from error
 
 
 def damaged() -> tuple[type[Exception], ...]:
