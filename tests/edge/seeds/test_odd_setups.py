@@ -11,10 +11,11 @@ import pytest
 
 from pgonce.errors import InvalidArgument, SchemaError, SourceChanged, TableChanged
 from pgonce.seeds.readers import read, read_files
+from pgonce.seeds.readers.descriptor import is_settled
 from pgonce.seeds.readers.query import Query
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.seeds import Seeds
-from tests.conftest import with_database
+from tests.conftest import wait_until, with_database
 from tests.debian_server import debian_server
 
 Conn = psycopg.Connection[Any]
@@ -190,6 +191,23 @@ def test_a_file_that_is_refused_is_not_verified(
 def test_an_encoding_that_is_not_of_text_is_refused(tmp_path: Path, encoding: str) -> None:
     with pytest.raises(InvalidArgument, match="no encoding"):
         read(tmp_path / "a.csv", encoding=encoding)
+
+
+@pytest.mark.parametrize("first", ["ä", "a"])
+def test_another_encoding_is_another_file_unless_all_text_so_far_is_the_same(
+    seeds: Seeds, conn: Conn, tmp_path: Path, first: str
+) -> None:
+    conn.execute("create table things (id int primary key, note text)")
+    file = tmp_path / "a.csv"
+    rows = (f"{number},{first}\n" for number in range(20_000))  # more than a block
+    file.write_bytes(f"id,note\n{''.join(rows)}20000,ä\n".encode("cp1252"))
+    wait_until(lambda: is_settled(file.stat()), "a clock that has gone on, so that the next change of the file shows")
+    load(seeds, read(file, encoding="cp1252"), batch_size=1, stop=lambda: True)
+    if first == "ä":
+        with pytest.raises(SourceChanged):
+            load(seeds, read(file, encoding="cp437"))
+    load(seeds, read(file, encoding="cp437" if first == "a" else "windows-1252"))
+    assert conn.execute("select note from things where id = 20000").fetchone() == ("Σ" if first == "a" else "ä",)
 
 
 def test_a_query_may_end_with_a_comment(seeds: Seeds, conn: Conn, database: str) -> None:

@@ -213,6 +213,7 @@ class OpenFile:
             "hash": prefix.digest(),
             "marks": list(prefix.marks),
             "stat": stat_of(now) if settled and not self.is_pipe else None,
+            "encoding": self.unpacker.declared,
             **shape,
         }
 
@@ -223,7 +224,8 @@ class OpenFile:
         offset, now = int(stored["offset"]), self._stat()
         if now.st_size < stored["size"]:
             return "changed"
-        if stored.get("stat") == stat_of(now):
+        # in another encoding it has other text, unless all of it so far was ASCII
+        if stored.get("stat") == stat_of(now) and stored.get("encoding") == self.unpacker.declared:
             self.known = offset, Prefix([*stored["marks"], offset], bytes.fromhex(stored["hash"]))
             return "same"
         try:

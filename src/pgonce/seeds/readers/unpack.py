@@ -38,7 +38,7 @@ class Unpacker:
     def __init__(self, name: str, encoding: str | None = None, *, text: bool = True) -> None:
         ending = Path(name).suffix.lower()
         self.packing = ending if ending in PACKED else ""
-        self.encoding = _known(encoding) if encoding else None
+        self.encoding = self.declared = _known(encoding) if encoding else None
         self._name, self._wanted, self._text = name, encoding, text
 
     @property
