@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import count
 from typing import Any, Literal, LiteralString
 
@@ -83,7 +84,8 @@ class TableLoader:
 
     def write_straight(self, conn: Connection[Any], batch: Batch) -> Counts:
         """``write`` without a savepoint, two round trips less: when it raises, the transaction is lost."""
-        inserted = self._copy(conn, self.facts.table, batch, batch.parts)
+        with self._as_changed():
+            inserted = self._copy(conn, self.facts.table, batch, batch.parts)
         return _counted(batch.rows, inserted=inserted)
 
     def write(self, conn: Connection[Any], batch: Batch, parts: Sequence[bytes], rows: int) -> Counts:
@@ -91,7 +93,32 @@ class TableLoader:
 
         Raises:
             psycopg.Error: the table refuses a row; nothing of the parts is written.
+            TableChanged: it, or one of its columns, was renamed or dropped.
         """
+        with self._as_changed():
+            return self._write(conn, batch, parts, rows)
+
+    @contextmanager
+    def _as_changed(self) -> Iterator[None]:
+        try:
+            yield
+        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
+            if error.diag.context:  # of a function that the table calls
+                raise
+            if isinstance(error, psycopg.errors.UndefinedColumn):
+                raise self._other_columns() from error
+            raise TableChanged(
+                f"table {self.seed.into} was renamed or dropped during the import: this batch is rolled back: pass the "
+                "new name, and the import resumes"
+            ) from error
+
+    def _other_columns(self) -> TableChanged:
+        return TableChanged(
+            f"columns of {self.seed.into} were dropped, renamed or changed their type during the import: this batch is "
+            "rolled back: run the same command again"
+        )
+
+    def _write(self, conn: Connection[Any], batch: Batch, parts: Sequence[bytes], rows: int) -> Counts:
         if self.copies_straight:
             try:
                 with conn.transaction():
@@ -134,10 +161,7 @@ class TableLoader:
                 raise TableChanged(f"table {self.seed.into} was dropped during the import: this batch is rolled back")
             facts = find_facts(conn, self.seed, self.facts.oid)
             if any(not facts.columns[name].is_written_like(self.facts.columns[name]) for name in batch.columns):
-                raise TableChanged(
-                    f"columns of {self.seed.into} were renamed or changed their type during the import: this batch is "
-                    "rolled back: run the same command again"
-                )
+                raise self._other_columns()
             self.facts = facts
         self.files = set(files)
         if self._key_index is None:  # there is no key

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import count
 from typing import Any, Literal, LiteralString
 
@@ -82,7 +83,8 @@ class TableLoader:
 
     async def write_straight(self, conn: AsyncConnection[Any], batch: Batch) -> Counts:
         """``write`` without a savepoint, two round trips less: when it raises, the transaction is lost."""
-        inserted = await self._copy(conn, self.facts.table, batch, batch.parts)
+        with self._as_changed():
+            inserted = await self._copy(conn, self.facts.table, batch, batch.parts)
         return _counted(batch.rows, inserted=inserted)
 
     async def write(self, conn: AsyncConnection[Any], batch: Batch, parts: Sequence[bytes], rows: int) -> Counts:
@@ -90,7 +92,32 @@ class TableLoader:
 
         Raises:
             psycopg.Error: the table refuses a row; nothing of the parts is written.
+            TableChanged: it, or one of its columns, was renamed or dropped.
         """
+        with self._as_changed():
+            return await self._write(conn, batch, parts, rows)
+
+    @contextmanager
+    def _as_changed(self) -> Iterator[None]:
+        try:
+            yield
+        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
+            if error.diag.context:  # of a function that the table calls
+                raise
+            if isinstance(error, psycopg.errors.UndefinedColumn):
+                raise self._other_columns() from error
+            raise TableChanged(
+                f"table {self.seed.into} was renamed or dropped during the import: this batch is rolled back: pass the "
+                "new name, and the import resumes"
+            ) from error
+
+    def _other_columns(self) -> TableChanged:
+        return TableChanged(
+            f"columns of {self.seed.into} were dropped, renamed or changed their type during the import: this batch is "
+            "rolled back: run the same command again"
+        )
+
+    async def _write(self, conn: AsyncConnection[Any], batch: Batch, parts: Sequence[bytes], rows: int) -> Counts:
         if self.copies_straight:
             try:
                 async with conn.transaction():
@@ -133,10 +160,7 @@ class TableLoader:
                 raise TableChanged(f"table {self.seed.into} was dropped during the import: this batch is rolled back")
             facts = await find_facts(conn, self.seed, self.facts.oid)
             if any(not facts.columns[name].is_written_like(self.facts.columns[name]) for name in batch.columns):
-                raise TableChanged(
-                    f"columns of {self.seed.into} were renamed or changed their type during the import: this batch is "
-                    "rolled back: run the same command again"
-                )
+                raise self._other_columns()
             self.facts = facts
         self.files = set(files)
         if self._key_index is None:  # there is no key
