@@ -25,6 +25,7 @@ from pgonce.seeds.calls import Checkpoint, Cursor, SeedRow
 from pgonce.seeds.copy_text import RowFormatter
 from pgonce.seeds.run_options import Progress, RunOptions
 from pgonce.seeds.seed import Fingerprint, Seed
+from pgonce.seeds.sequences import sequences_behind
 from pgonce.seeds.source import NO_CURSOR, BlockSource, Fingerprinted
 from pgonce.seeds.stream import Stream, batches_of, prefetched
 from pgonce.seeds.table_loader import TableLoader
@@ -174,7 +175,8 @@ class Import:
         done = retry_transient(self._pool, self._complete)
         with suppress(psycopg.errors.InsufficientPrivilege):
             with connection(self._pool) as conn, conn.transaction():
-                self.sequences = self._loader.sequences_behind(conn)
+                is_set = self._seed.set_sequences
+                self.sequences = sequences_behind(conn, self._loader.facts, is_set=is_set)
         return "complete", done
 
     def _batches(

@@ -25,6 +25,7 @@ from pgonce.seeds.calls import Checkpoint, Cursor, SeedRow
 from pgonce.seeds.copy_text import RowFormatter
 from pgonce.seeds.run_options import Progress, RunOptions
 from pgonce.seeds.seed import Fingerprint, Seed
+from pgonce.seeds.sequences_async import sequences_behind
 from pgonce.seeds.source import NO_CURSOR, BlockSource, Fingerprinted
 from pgonce.seeds.stream_async import Stream, batches_of, prefetched
 from pgonce.seeds.table_loader_async import TableLoader
@@ -174,7 +175,8 @@ class Import:
         done = await retry_transient(self._pool, self._complete)
         with suppress(psycopg.errors.InsufficientPrivilege):
             async with connection(self._pool) as conn, conn.transaction():
-                self.sequences = await self._loader.sequences_behind(conn)
+                is_set = self._seed.set_sequences
+                self.sequences = await sequences_behind(conn, self._loader.facts, is_set=is_set)
         return "complete", done
 
     async def _batches(

@@ -20,17 +20,6 @@ from pgonce.seeds.table_async import IDENTITY, find_facts, find_key_index
 
 _RANGE = 1000
 """Rows of a batch from which on reading a range of the index is cheaper than looking up each key."""
-# The greatest value of the column, or the least one if the sequence descends, and the last number of the sequence that
-# is not after it: two servers may share the numbers by an increment of 2.
-_BEHIND = """
-select m.most::bigint, greatest(q.seqmin, least(q.seqmax,
-    s.last_value + div(m.most - s.last_value, q.seqincrement) * q.seqincrement))::bigint
-from {sequence} s
-join pg_catalog.pg_sequence q on q.seqrelid = %s::pg_catalog.regclass
-cross join (select max({column}) as greatest, min({column}) as least from {table}) e
-cross join lateral (select case when q.seqincrement > 0 then e.greatest else e.least end::numeric as most) m
-where (m.most - s.last_value - case when s.is_called then q.seqincrement else 0 end) * sign(q.seqincrement) >= 0
-"""
 _NOW = f"""
 select exists (select from pg_catalog.pg_index where indexrelid = %s and indisunique and indisvalid),
   array(select {IDENTITY} from pg_catalog.pg_attribute a where a.attrelid = %s and a.attnum > 0),
@@ -256,13 +245,16 @@ class TableLoader:
 
     async def _has_one(self, conn: AsyncConnection[Any], keys: Sequence[Sequence[str]]) -> bool:
         columns = [self.facts.columns[name] for name in self.seed.key]
-        same = sql.SQL(" and ").join(
-            sql.SQL("{} = %s::{}").format(sql.Identifier(column.name), sql.SQL(column.type)) for column in columns
-        )
-        either = sql.SQL(" or ").join([sql.SQL("({})").format(same)] * len(keys))
+        # literals, and not parameters: psycopg would take a % in a name for a place of one
+        each = [
+            [sql.SQL("{} = {}::{}").format(sql.Identifier(column.name), sql.Literal(value), sql.SQL(column.type))
+             for column, value in zip(columns, key, strict=True)]
+            for key in keys
+        ]  # fmt: skip
+        either = sql.SQL(" or ").join(sql.SQL("({})").format(sql.SQL(" and ").join(same)) for same in each)
         statement = sql.SQL("select exists (select from {} where {})").format(self.facts.rows, either)
         try:
-            [[found]] = await fetch(conn, statement, [value for key in keys for value in key])
+            [[found]] = await fetch(conn, statement)
         except psycopg.DataError:  # texts that are read otherwise today, under another DateStyle: they prove nothing
             return True
         return bool(found)
@@ -282,25 +274,6 @@ class TableLoader:
                 f"{self.seed.name} has no key, so a restart would insert every row again: empty table {self.seed.into}"
                 " first, or name a key"
             )
-
-    async def sequences_behind(self, conn: AsyncConnection[Any]) -> dict[str, int]:
-        """The sequences of the table whose next number may be taken, with the greatest value of their column.
-
-        With ``set_sequences`` they are set, and the numbers are those to which they were set.
-        """
-        behind = dict[str, int]()
-        for column, sequence in self.facts.sequences.items():
-            if self.facts.columns[column].kind != "integer":  # as part of a text, for example: A17
-                continue
-            name = sequence.as_string()
-            statement = sql.SQL(_BEHIND).format(
-                sequence=sequence, column=sql.Identifier(column), table=self.facts.table
-            )
-            for most, last in await fetch(conn, statement, [name]):
-                behind[name] = last if self.seed.set_sequences else most
-                if self.seed.set_sequences:
-                    await fetch(conn, "select pg_catalog.setval(%s::pg_catalog.regclass, %s)", [name, last])
-        return behind
 
     async def _copy(
         self, conn: AsyncConnection[Any], target: sql.Identifier, batch: Batch, parts: Sequence[bytes]

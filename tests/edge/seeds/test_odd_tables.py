@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from pgonce.core import database as pools
 from pgonce.errors import RowRejected, SchemaError, TableChanged
@@ -221,6 +222,41 @@ def test_a_table_that_is_dropped_and_made_anew_during_the_import_ends_it(
     with pytest.raises(TableChanged, match="table things was dropped during the import"):
         seeds.run(altered(conn, f"drop table things; {made}", key=key))
     assert conn.execute("select count(*) from things").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("name", ["50%", "%s", "%(a)s", "{}", "{0}", 'q"q', "a b", "$1", "--", "\\", "a\nb"])
+def test_a_key_and_a_table_of_any_name_are_found_again(seeds: Seeds, conn: Conn, name: str) -> None:
+    quoted = sql.Identifier(name)
+    conn.execute(sql.SQL("create table {0} ({0} serial primary key, note text)").format(quoted))
+    rows = tuple((n, "x") for n in range(1, 7))
+    what = seed(*rows, into=name, key=(name,), columns=(name, "note"), batch_size=2, set_sequences=True)
+    assert seeds.run(what, stop=lambda: True).outcome == "stopped"
+    assert seeds.run(what).outcome == "complete"
+    assert seeds.run(what, restart=True, on_conflict="update").outcome == "complete"
+    assert counts(seeds) == (0, 0, 6, 0)
+    assert seeds.verify(what)["ok"]
+    added = sql.SQL("insert into {0} (note) values ('y') returning {0}").format(quoted)
+    assert conn.execute(added).fetchone() == (7,)
+
+
+@pytest.mark.parametrize("on_conflict", ["skip", "update"])
+def test_a_table_that_is_renamed_during_the_import_is_resumed_under_its_new_name(
+    seeds: Seeds, conn: Conn, on_conflict: Any
+) -> None:
+    conn.execute("create table things (id int primary key, note text)")
+    what = altered(conn, "alter table things rename to others", on_conflict=on_conflict)
+    with pytest.raises(TableChanged, match="table things was renamed or dropped during the import"):
+        seeds.run(what)
+    assert seeds.run(what, into="others").outcome == "complete"
+    assert seeds.verify(what, into="others")["ok"]
+
+
+def test_a_trigger_that_names_no_table_is_an_error_of_its_own(seeds: Seeds, conn: Conn) -> None:
+    conn.execute("create table things (id int primary key, note text)")
+    conn.execute("create function broken() returns trigger language plpgsql as 'begin perform from nothing; end'")
+    conn.execute("create trigger broken before insert on things for each row execute function broken()")
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        seeds.run(seed((1, "a")))
 
 
 def test_a_row_without_a_partition_is_a_reject(seeds: Seeds, conn: Conn) -> None:
