@@ -192,7 +192,8 @@ def _source(
             raise InvalidArgument(
                 "a database as the source needs its URL and a query: 'postgresql://…' --query 'select …'"
             )
-        database_query = Query(files[0], query, key)
+        names = {column: name for name, column in (reading["rename"] or {}).items()}
+        database_query = Query(files[0], query, [names.get(column, column) for column in key])
         database_query.rename(reading["rename"] or {})
         return database_query, "query"
     if missing := [each for each in files if not _is_there(each)]:
