@@ -262,6 +262,7 @@ def _check(conn: Connection[Any], table: str, key: Sequence[str], source: Source
         source.rename(renames)
         columns = source.columns
         key = [renames.get(name, name) for name in key]
+    _refuse_folders(source, columns, known, table)
     if lacking := [name for name in key if name not in columns]:
         there = ", ".join(columns)
         other = next((sign for sign in ";|\t" if len(columns) == 1 and sign in columns[0]), None)
@@ -274,6 +275,24 @@ def _check(conn: Connection[Any], table: str, key: Sequence[str], source: Source
             f"--map '{unknown[0]}=COLUMN' says which one it is"
         )
     return key
+
+
+def _refuse_folders(source: Source, columns: Sequence[str], known: Sequence[str], table: str) -> None:
+    """Refuse files of which a column is in the name of their folder, as Hive and Spark write them: ``day=2026-11-29``.
+
+    Raises:
+        InvalidArgument: the column would be left empty.
+    """
+    for file in getattr(source, "files", [source]):
+        path = getattr(file, "path", Path())
+        for folder in path.parts[:-1]:
+            column, sign, _ = folder.partition("=")
+            if sign and column in known and column not in columns:
+                raise InvalidArgument(
+                    f"column {column} of {table} is in the name of the folder {folder}, and not in {path.name}: make "
+                    "the value the column's default, and load the file from inside of the folder, with a --name of its "
+                    "own"
+                )
 
 
 def _refuse_table(conn: Connection[Any], table: str, key: Sequence[str], columns: Sequence[str]) -> None:

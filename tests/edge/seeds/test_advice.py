@@ -226,6 +226,26 @@ def test_several_files_and_a_query(run: Terminal, conn: Conn, database: str) -> 
     query = ["load", database, "--query", "select id, name from people", "--into", "copied"]
     assert "needs a --key" in run(*query, code=1)
     run(*query, "--key", "id")
+    other = ["load", database, "--query", "select id + 9 as number, name from people", "--into", "copied"]
+    run(*other, "--name", "mapped", "--map", "number=id", "--key", "id", "--verify")
+
+
+def test_a_column_in_the_name_of_a_folder(run: Terminal, conn: Conn, monkeypatch: pytest.MonkeyPatch) -> None:
+    conn.execute("alter table people add day date")
+    for number, day in enumerate(("2026-11-28", "2026-11-29"), 1):
+        (run.folder / f"day={day}").mkdir()
+        run.write(f"day={day}/f.csv", f"id,name\n{number},Ann\n")
+        for file in (f"day={day}/f.csv", "*/f.csv"):
+            assert "column day of people is in the name of the folder day=" in run("load", file, *INTO, code=1)
+        conn.execute(f"alter table people alter day set default '{day}'".encode())
+        monkeypatch.chdir(run.folder / f"day={day}")
+        run("load", "f.csv", *INTO, "--name", day)
+        monkeypatch.chdir(run.folder)
+    assert conn.execute("select id, day::text from people order by id").fetchall() == [
+        (1, "2026-11-28"), (2, "2026-11-29"),
+    ]  # fmt: skip
+    run.write("day=2026-11-29/g.csv", "id,name,day\n3,Eve,2026-11-29\n")
+    run("load", "day=2026-11-29/g.csv", *INTO)
 
 
 def test_a_seed_of_an_app_is_run_again_by_the_command_that_is_printed(
