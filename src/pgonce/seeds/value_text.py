@@ -279,8 +279,9 @@ def _json(value: Any, column: Column) -> str:
         return json.dumps(value, allow_nan=False, ensure_ascii=False)
     except TypeError:  # it, or something inside of it, is not JSON's own
         pass
-    except ValueError:
-        raise NoForm(value, column, "JSON has no NaN and no Infinity") from None
+    except ValueError as error:
+        why = "JSON has no NaN and no Infinity" if "float" in str(error) else "a loop, or a number of too many digits"
+        raise NoForm(value, column, why) from None
     if isinstance(value, Mapping):
         keys = (json.dumps({key: 0}, ensure_ascii=False)[1:-4] for key in value)  # 1 as "1", as json.dumps has it
         items = (f"{key}: {_json(each, column)}" for key, each in zip(keys, value.values(), strict=True))
