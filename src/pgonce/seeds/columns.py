@@ -88,6 +88,19 @@ class TableFacts:
         """The table in a FROM: without the tables that inherit from it, whose rows its index does not know."""
         return self.table if self.is_partitioned else sql.SQL("only {}").format(self.table)
 
+    def has_one(self, key: Sequence[str], values: Sequence[Sequence[str]]) -> sql.Composable:
+        """Whether the table has a row with one of these values of ``key``; true where there is none to look for."""
+        if not values:
+            return sql.SQL("true")
+        # literals, and not parameters: psycopg would take a % in a name for a place of one
+        each = [
+            [sql.SQL("{} = {}::{}").format(sql.Identifier(name), sql.Literal(value), sql.SQL(self.columns[name].type))
+             for name, value in zip(key, row, strict=True)]
+            for row in values
+        ]  # fmt: skip
+        either = sql.SQL(" or ").join(sql.SQL("({})").format(sql.SQL(" and ").join(same)) for same in each)
+        return sql.SQL("exists (select from {} where {})").format(self.rows, either)
+
     def find(self, names: Sequence[str], table: str) -> list[Column]:
         """The columns of these names.
 

@@ -28,7 +28,7 @@ from pgonce.seeds.seed import Fingerprint, Seed
 from pgonce.seeds.sequences_async import sequences_behind
 from pgonce.seeds.source import NO_CURSOR, BlockSource, Fingerprinted
 from pgonce.seeds.stream_async import Stream, batches_of, prefetched
-from pgonce.seeds.table_loader_async import TableLoader
+from pgonce.seeds.table_loader_async import Last, TableLoader
 
 T = TypeVar("T")
 Source: TypeAlias = Callable[[Cursor | None], Stream[tuple[SeedRow, Cursor]]]
@@ -150,8 +150,8 @@ class Import:
         self._sizer = BatchSizer(self._seed.batch_size, options.max_rows_per_second)
         self._checkpoint: Checkpoint | None = None
         self._seen = self._rejected = 0
-        self._last: tuple[dict[str, Any], set[int | None]] | None = None
-        """By what the rows of the last committed batch are found again; None before the first one."""
+        self._last: Last | None = None
+        """Of the last batch that this run has committed."""
         self.rows = 0
         """Rows of this resume."""
         self.restarted_at: datetime | None = None
@@ -311,7 +311,7 @@ class Import:
                     raise PgonceError(
                         f"{batch.rows} rows were read and {counts.seen} counted: this batch is rolled back"
                     )
-                await self._loader.check_batch(tx, batch)
+                is_continued = await self._loader.check_batch(tx, batch, self._last)
                 target = self._loader.target(batch, {each["row_number"] - self._seen - 1 for each in refused})
                 step = calls.advance_seed(
                     name, self._run.id, number, batch.cursor, counts, batch.fingerprint, target, partition, share
@@ -319,8 +319,8 @@ class Import:
                 advanced = await execute(tx, step, self._schema)
                 if advanced is None:
                     raise _Moved
-                if self._last and not self._options.accept_change:
-                    await self._loader.check_last(tx, *self._last)
+                if not (is_continued or self._options.accept_change):
+                    raise self._loader.emptied()
                 rejected = self._rejected
                 if refused:
                     stored = calls_operate.reject_seed_rows(name, refused, partition)

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
-from typing import Any, Literal, LiteralString
+from typing import Any, Literal, LiteralString, TypeAlias
 
 import psycopg
 from psycopg import Connection, sql
@@ -19,13 +19,17 @@ from pgonce.seeds.columns import Kind, TableFacts
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.table import IDENTITY, find_facts, find_key_index
 
+Last: TypeAlias = tuple[Mapping[str, Any], Collection[int | None]]
+"""By what the rows of a batch are found again: its ``target``, and the numbers of the table's files."""
+_GONE = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedFunction)
 _RANGE = 1000
 """Rows of a batch from which on reading a range of the index is cheaper than looking up each key."""
 _NOW = f"""
-select exists (select from pg_catalog.pg_index where indexrelid = %s and indisunique and indisvalid),
-  array(select {IDENTITY} from pg_catalog.pg_attribute a where a.attrelid = %s and a.attnum > 0),
-  array(select pg_catalog.pg_relation_filenode(t.relid) from pg_catalog.pg_partition_tree(%s) t)
-    || pg_catalog.pg_relation_filenode(%s)
+select exists (select from pg_catalog.pg_index where indexrelid = {{index}} and indisunique and indisvalid),
+  array(select {IDENTITY} from pg_catalog.pg_attribute a where a.attrelid = {{oid}} and a.attnum > 0),
+  array(select pg_catalog.pg_relation_filenode(t.relid) from pg_catalog.pg_partition_tree({{oid}}) t)
+    || pg_catalog.pg_relation_filenode({{oid}}),
+  {{has_last}}
 """
 _STAGING = sql.Identifier("pg_temp", "pgonce_batch")
 _EXACT: frozenset[Kind] = frozenset({"boolean", "integer", "uuid", "zoneless"})
@@ -91,10 +95,10 @@ class TableLoader:
     def _as_changed(self) -> Iterator[None]:
         try:
             yield
-        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
+        except _GONE as error:
             if error.diag.context:  # of a function that the table calls
                 raise
-            if isinstance(error, psycopg.errors.UndefinedColumn):
+            if not isinstance(error, psycopg.errors.UndefinedTable):
                 raise self._other_columns() from error
             raise TableChanged(
                 f"table {self.seed.into} was renamed or dropped during the import: this batch is rolled back: pass the "
@@ -136,15 +140,31 @@ class TableLoader:
         self._keys_found = counts.inserted < rows
         return counts
 
-    def check_batch(self, conn: Connection[Any], batch: Batch) -> None:
+    def check_batch(self, conn: Connection[Any], batch: Batch, last: Last | None = None) -> bool:
         """Refuse a batch whose rows no index has compared, or whose values were written for columns of other types.
 
         Call it after the batch was written: from then on nobody can alter the table before the end of the transaction.
 
+        Args:
+            last: by what the rows of the batch before are found again; None: this run has committed none.
+
+        Returns:
+            Whether they are there. Look at it after the checkpoint was advanced: a failover loses rows together with
+            the checkpoint, and then they are read again.
+
         Raises:
             TableChanged: the unique index was dropped during the import, or columns were renamed or got another type.
         """
-        [[is_unique, there, files]] = fetch(conn, _NOW, [self._key_index, *[self.facts.oid] * 3])
+        keys = last[0]["keys"] if last else []
+        statement = sql.SQL(_NOW).format(
+            index=sql.Literal(self._key_index),
+            oid=sql.Literal(self.facts.oid),
+            has_last=self.facts.has_one(self.seed.key, keys),
+        )
+        try:
+            [[is_unique, there, files, has_last]] = fetch(conn, statement)
+        except _GONE as error:  # the key has another name now, or is not comparable
+            raise self._other_columns() from error
         if not {self.facts.columns[name].identity for name in batch.columns}.issubset(there):
             if not there:
                 raise TableChanged(f"table {self.seed.into} was dropped during the import: this batch is rolled back")
@@ -153,6 +173,11 @@ class TableLoader:
                 raise self._other_columns()
             self.facts = facts
         self.files = set(files)
+        self._check_index(conn, is_unique=is_unique)
+        # without keys: TRUNCATE gives a table another file, and VACUUM FULL does so, too
+        return bool(has_last) if keys or last is None else self.files.issuperset(last[1])
+
+    def _check_index(self, conn: Connection[Any], *, is_unique: bool) -> None:
         if self._key_index is None:  # there is no key
             return
         if not is_unique:  # another one may have taken its place, as REINDEX CONCURRENTLY makes it
@@ -163,22 +188,10 @@ class TableLoader:
                 " this batch is rolled back: create it again, then run the same command"
             )
 
-    def check_last(self, conn: Connection[Any], target: Mapping[str, Any], files: set[int | None]) -> None:
-        """Refuse a batch if the rows of the one before it are gone.
-
-        Call it after the checkpoint was advanced: a failover loses rows together with the checkpoint, and then they are
-        read again.
-
-        Args:
-            target, files: as they were when this run committed the batch before.
-
-        Raises:
-            TableChanged: with the choice.
-        """
-        keys = target["keys"]  # without keys: TRUNCATE gives a table another file, and VACUUM FULL does so, too
-        if not (self._has_one(conn, keys) if keys else files <= self.files):
-            name = self.facts.table.as_string()
-            raise TableChanged(self._lost(f"table {name} has not the rows of the last batch: was it emptied?"))
+    def emptied(self) -> TableChanged:
+        """The rows of the last batch are gone: with the choice."""
+        name = self.facts.table.as_string()
+        return TableChanged(self._lost(f"table {name} has not the rows of the last batch: was it emptied?"))
 
     def target(self, batch: Batch, bad: set[int]) -> dict[str, Any]:
         """What identifies the table at the next resume: its name and oid, and two keys that ``batch`` has written.
@@ -216,7 +229,7 @@ class TableLoader:
         keys = before["keys"] if not self.facts.has_triggers and not self.facts.has_policies else []
         if self._is_other(before):
             lost = f"the checkpoint belongs to table {before['table']}, not to {name}"
-        elif keys and not self._has_one(conn, keys):
+        elif keys and not self._has_keys(conn, keys):
             lost = f"table {name} has not the rows of the last batch: was it emptied, or created anew?"
         elif not keys and at.total_inserted and not self.facts.has_policies and self._is_empty(conn):
             lost = f"table {name} is empty, and {at.rows_inserted:,} rows were inserted"
@@ -244,18 +257,9 @@ class TableLoader:
         is_named_so: bool = before["table"] == self.facts.table.as_string()
         return before["oid"] != self.facts.oid and not is_named_so
 
-    def _has_one(self, conn: Connection[Any], keys: Sequence[Sequence[str]]) -> bool:
-        columns = [self.facts.columns[name] for name in self.seed.key]
-        # literals, and not parameters: psycopg would take a % in a name for a place of one
-        each = [
-            [sql.SQL("{} = {}::{}").format(sql.Identifier(column.name), sql.Literal(value), sql.SQL(column.type))
-             for column, value in zip(columns, key, strict=True)]
-            for key in keys
-        ]  # fmt: skip
-        either = sql.SQL(" or ").join(sql.SQL("({})").format(sql.SQL(" and ").join(same)) for same in each)
-        statement = sql.SQL("select exists (select from {} where {})").format(self.facts.rows, either)
+    def _has_keys(self, conn: Connection[Any], keys: Sequence[Sequence[str]]) -> bool:
         try:
-            [[found]] = fetch(conn, statement)
+            [[found]] = fetch(conn, sql.SQL("select {}").format(self.facts.has_one(self.seed.key, keys)))
         except psycopg.DataError:  # texts that are read otherwise today, under another DateStyle: they prove nothing
             return True
         return bool(found)

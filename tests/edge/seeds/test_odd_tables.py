@@ -201,6 +201,8 @@ def test_a_change_that_keeps_the_key_does_not_end_an_import(seeds: Seeds, conn: 
         "alter table things alter note type jsonb using to_jsonb(note)",
         "alter table things rename note to x",
         "alter table things drop note",
+        "alter table things alter id type text",
+        "alter table things rename id to number",
     ],
 )
 def test_columns_that_become_others_during_the_import_end_it_before_a_value_is_in_the_wrong_one(
@@ -210,7 +212,7 @@ def test_columns_that_become_others_during_the_import_end_it_before_a_value_is_i
     what = altered(conn, change, key=key)
     with pytest.raises(TableChanged, match="columns of things were dropped, renamed or changed their type during"):
         seeds.run(what)
-    assert conn.execute("select count(*) from things where id > 3").fetchone() == (0,)
+    assert conn.execute("select count(*) <= 4 from things").fetchone() == (True,)  # those of two batches
 
 
 @pytest.mark.parametrize("key", [("id",), ()])
