@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from psycopg import sql
 
-from pgonce.errors import SchemaError
+from pgonce.errors import InvalidArgument, SchemaError
 
 Kind: TypeAlias = Literal[
     "array", "boolean", "bytea", "composite", "integer", "interval", "json", "number", "text", "uuid",
@@ -101,12 +101,15 @@ class TableFacts:
         either = sql.SQL(" or ").join(sql.SQL("({})").format(sql.SQL(" and ").join(same)) for same in each)
         return sql.SQL("exists (select from {} where {})").format(self.rows, either)
 
-    def find(self, names: Sequence[str], table: str) -> list[Column]:
+    def find(self, names: Sequence[str], table: str, key: Sequence[str] = ()) -> list[Column]:
         """The columns of these names.
 
         Raises:
             SchemaError: the table has no such column, or it is generated and takes no values.
+            InvalidArgument: a column of ``key`` is not among them: its default would make every row a new one.
         """
+        if lacking := [name for name in key if name not in names]:
+            raise InvalidArgument(f"the rows have no {lacking[0]}, which is in the key of {table}: add it to each row")
         for name in names:
             if name not in self.columns:
                 raise SchemaError(f"table {table} has no column {name}: it has {', '.join(self.columns)}")

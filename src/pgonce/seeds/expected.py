@@ -78,7 +78,7 @@ class RowReader:
             self.columns = self.columns or tuple(names)
             if set(self.columns) != set(names):
                 raise InvalidArgument("the partitions of a seed have rows of different columns")
-            self._columns = self._facts.find(list(self.columns), self._seed.into)
+            self._columns = self._facts.find(list(self.columns), self._seed.into, self._seed.key)
         values = self._values(row)
         shape = tuple(map(type, values))
         changes = self._changes.get(shape)

@@ -76,7 +76,7 @@ def _formatter(loader: TableLoader, source: Source, adapters: AdaptersMap) -> Ca
         columns = list(first) if isinstance(first, Mapping) else list(seed.named_columns or ())
         if not columns:
             raise InvalidArgument(f"rows for {seed.into} are sequences, so the seed must name their columns=")
-        return RowFormatter(facts.find(columns, seed.into), json_strings=json_strings, adapters=adapters)
+        return RowFormatter(facts.find(columns, seed.into, seed.key), json_strings=json_strings, adapters=adapters)
 
     return make
 
@@ -87,7 +87,7 @@ def batches(
     """What ``source`` has after ``cursor``, ready for COPY; ``adapters`` are for classes of the application."""
     offered: object = source
     if isinstance(offered, BlockSource):
-        loader.facts.find(offered.copy_columns, loader.seed.into)
+        loader.facts.find(offered.copy_columns, loader.seed.into, loader.seed.key)
         needs_rows = getattr(source, "needs_rows", None)
         if needs_rows is None or not needs_rows(loader.facts.columns):
             return join_blocks(offered, cursor, sizer)

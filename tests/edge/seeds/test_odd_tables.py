@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -10,7 +11,8 @@ import pytest
 from psycopg import sql
 
 from pgonce.core import database as pools
-from pgonce.errors import RowRejected, SchemaError, TableChanged
+from pgonce.errors import InvalidArgument, RowRejected, SchemaError, TableChanged
+from pgonce.seeds.readers import read
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.seeds import Seeds
 from tests.debian_server import debian_server
@@ -224,6 +226,21 @@ def test_a_table_that_is_dropped_and_made_anew_during_the_import_ends_it(
     with pytest.raises(TableChanged, match="table things was dropped during the import"):
         seeds.run(altered(conn, f"drop table things; {made}", key=key))
     assert conn.execute("select count(*) from things").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("made", ["serial", "int default 5"])
+@pytest.mark.parametrize("blocks", [True, False])
+def test_rows_without_their_key_are_refused_before_they_double(
+    seeds: Seeds, conn: Conn, tmp_path: Path, made: str, *, blocks: bool
+) -> None:
+    conn.execute(f"create table things (id {made} primary key, note text)".encode())
+    (tmp_path / "a.csv").write_text("note\na\n")
+    source = read(tmp_path / "a.csv") if blocks else lambda _: iter([({"note": "a"}, 1)])
+    what = Seed("s", source, "things", ("id",))
+    with pytest.raises(InvalidArgument, match="the rows have no id, which is in the key of things"):
+        seeds.run(what)
+    conn.execute("insert into things (note) values ('a')")
+    assert not seeds.verify(what)["ok"]
 
 
 @pytest.mark.parametrize("name", ["50%", "%s", "%(a)s", "{}", "{0}", 'q"q', "a b", "$1", "--", "\\", "a\nb"])
