@@ -82,6 +82,8 @@ class TableFacts:
     """Statements that a transaction begins with, in which values are written or compared as texts."""
     key_index: int | None = None
     """The unique index that keeps the rows of the key apart; None: there is no key."""
+    refers_to_itself: bool = False
+    """By a foreign key: a row may need another one of the same batch."""
 
     @property
     def rows(self) -> sql.Composable:

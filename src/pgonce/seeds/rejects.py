@@ -29,6 +29,8 @@ _INPUT_FAULT = ("42", "XX000")
 _COLUMN = re.compile(r"^COPY .*, column ([^:]+)", re.MULTILINE)
 _VALUE = re.compile(r'(?<!encoding )".*"', re.DOTALL)
 _LINE = re.compile(r"^COPY .*, line (\d+)", re.MULTILINE)
+_ORPHANS = 1000
+"""Rows of a batch that may wait for the rows that they refer to; one that no row follows is tried twice."""
 _RESENT = 20
 """How often the rows of a batch, on average, may be sent again after a line that COPY names; then pieces are halved.
 
@@ -76,6 +78,7 @@ def _write_in_pieces(conn: Connection[Any], loader: TableLoader, batch: Batch, f
     refused = {bad.index for bad in batch.refused}
     numbers = [index for index in range(batch.rows) if index not in refused]
     counts, resent = Counts(), 0
+    orphans = dict[int, psycopg.Error]()
     pieces = [(0, len(lines))]
     while pieces:
         start, stop = pieces.pop()
@@ -88,7 +91,10 @@ def _write_in_pieces(conn: Connection[Any], loader: TableLoader, batch: Batch, f
             if not is_row_fault(error):
                 raise
             if stop - start == 1:
-                found.add_line(numbers[start], part[0], error)
+                if loader.facts.refers_to_itself and _is_orphan(error) and len(orphans) < _ORPHANS:
+                    orphans[start] = error
+                else:
+                    found.add_line(numbers[start], part[0], error)
                 continue
             named = _named(part, error) if resent < _RESENT * len(lines) else None
             resent += stop - start
@@ -98,6 +104,27 @@ def _write_in_pieces(conn: Connection[Any], loader: TableLoader, batch: Batch, f
             else:
                 found.add_line(numbers[start + named], part[named], error)
                 pieces += [(start + named + 1, stop), (start, start + named)]
+    counts += _write_orphans(conn, loader, batch, lines, orphans)
+    for place, error in orphans.items():
+        found.add_line(numbers[place], lines[place], error)
+    return counts
+
+
+def _write_orphans(
+    conn: Connection[Any], loader: TableLoader, batch: Batch, lines: Sequence[bytes],
+    orphans: dict[int, psycopg.Error],
+) -> Counts:  # fmt: skip
+    """Write the rows whose parents were in other pieces, and take them out of ``orphans``; the last ones first."""
+    counts, left = Counts(), 0
+    while len(orphans) != left:
+        left = len(orphans)
+        for place in sorted(orphans, reverse=True):
+            try:
+                counts += loader.write(conn, batch, [lines[place]], 1)
+                del orphans[place]
+            except psycopg.Error as error:
+                if not is_row_fault(error):
+                    raise
     return counts
 
 
@@ -164,6 +191,11 @@ class _Rejects:
             "reason": why.reason.replace("\0", "\ufffd")[:500],
             "column_name": why.column,
         })  # fmt: skip
+
+
+def _is_orphan(error: psycopg.Error) -> bool:
+    """Whether the row that it refers to is not there."""
+    return error.sqlstate == psycopg.errors.ForeignKeyViolation.sqlstate
 
 
 def is_row_fault(error: psycopg.Error) -> bool:

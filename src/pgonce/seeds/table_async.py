@@ -29,6 +29,7 @@ select c.oid, n.nspname::text as schema, c.relname::text as name, c.relpersisten
   {_KEY_INDEX} as key_index,
   coalesce(row_security_active(c.oid), false) as has_policies,
   exists (select from pg_constraint join tree on tree.oid = conrelid where condeferred) as has_deferred,
+  exists (select from pg_constraint where contype = 'f' and conrelid = c.oid and confrelid = c.oid) as refers_to_itself,
   -- 2 = update, 3 = insert
   exists (select from pg_rewrite where ev_class = c.oid and ev_type in ('2', '3') and ev_enabled <> 'D') as has_rules,
   -- tgtype: 1 = for each row, 2 = before, 4 = insert; 64 = instead of
@@ -156,6 +157,7 @@ async def _facts(conn: AsyncConnection[Any], seed: Seed, oid: int) -> TableFacts
         tuple(table["key_order"]),
         tuple(table["settings"]),
         table["key_index"],
+        table["refers_to_itself"],
     )
 
 

@@ -228,6 +228,21 @@ def test_a_table_that_is_dropped_and_made_anew_during_the_import_ends_it(
     assert conn.execute("select count(*) from things").fetchone() == (0,)
 
 
+@pytest.mark.parametrize("deferrable", ["", "deferrable initially deferred"])
+@pytest.mark.parametrize("on_conflict", ["skip", "update"])
+def test_of_rows_that_refer_to_one_another_only_those_without_a_parent_are_rejects(
+    seeds: Seeds, conn: Conn, deferrable: str, on_conflict: Any
+) -> None:
+    made = f"create table things (id int primary key, note int references things {deferrable})"
+    conn.execute(made.encode())
+    rows = ((1, 2), (2, 3), (3, None), (4, 5), (5, 99), (6, 7), (7, 1), (8, 8))
+    what = seed(*rows, max_rejects=2, on_conflict=on_conflict)
+    assert seeds.run(what).outcome == "complete"
+    assert [reject.row_number for reject in seeds.rejects("s")] == [4, 5]
+    assert counts(seeds) == (6, 0, 0, 2)
+    assert seeds.verify(what)["ok"]
+
+
 @pytest.mark.parametrize("made", ["serial", "int default 5"])
 @pytest.mark.parametrize("blocks", [True, False])
 def test_rows_without_their_key_are_refused_before_they_double(
