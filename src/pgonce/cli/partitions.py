@@ -44,11 +44,21 @@ def run_part(
 
 
 def run_seeds(url: str, schema: str, seed: Seed, verb: str, *arguments: Any, size: int = 10, **options: Any) -> Any:
-    """Call a method of Seeds, or of AsyncSeeds for an async generator, with a pool of ``size`` connections."""
-    if inspect.isasyncgenfunction(seed.function):
-        return asyncio.run(_run_seeds_async(url, schema, seed, verb, arguments, size, options))
-    with database.open_pool(url, size) as pool:
-        return getattr(Seeds(pool, schema=schema), verb)(seed, *arguments, **options)
+    """Call a method of Seeds, or of AsyncSeeds for an async generator, with a pool of ``size`` connections.
+
+    Raises:
+        PgonceError: the source has exited, as by ``sys.exit(0)``: this command would end with that code.
+    """
+    try:
+        if inspect.isasyncgenfunction(seed.function):
+            return asyncio.run(_run_seeds_async(url, schema, seed, verb, arguments, size, options))
+        with database.open_pool(url, size) as pool:
+            return getattr(Seeds(pool, schema=schema), verb)(seed, *arguments, **options)
+    except SystemExit as error:
+        code = "" if error.code is None else f" ({error.code})"
+        raise PgonceError(
+            f"the source of {seed.name} has exited{code} before its end: the next run resumes after the last batch"
+        ) from error
 
 
 async def _run_seeds_async(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -30,6 +31,13 @@ async def asynchronous(cursor: int | None) -> AsyncIterator[tuple[Any, int]]:
         yield (n, "x", f"t{n}"), n
 
 
+@app.seed("exits", into="things", key=("id",), columns=COLUMNS)
+def exits(cursor: int | None) -> Iterator[tuple[Any, int]]:
+    """It ends the process after its first row."""
+    yield (0, "x", "t0"), 0
+    _exit()
+
+
 @app.seed(
     "parts", into="things", key=("id",), columns=COLUMNS, batch_size=50, total=4 * PART,
     partitions=lambda: [{"first": first} for first in range(0, 4 * PART, PART)],
@@ -41,12 +49,19 @@ def parts(cursor: int | None, partition: dict[str, int]) -> Iterator[tuple[Any, 
     """
     first = partition["first"]
     for n in range(first if cursor is None else cursor + 1, first + PART):
+        if n == PART + 1 and "EXIT" in os.environ:
+            _exit()
         flag = os.environ.get("KILL_ONCE")
         if flag and n == first + PART // 2:
             _die_once(Path(flag))
         if n == first + PART // 2 and "KILL_ALWAYS" in os.environ:
             _die()
         yield (n, "x", f"t{n}"), n
+
+
+def _exit() -> None:
+    code = os.environ.get("EXIT", "0")
+    sys.exit(None if code == "none" else int(code) if code.isdigit() else code)
 
 
 def _die_once(flag: Path) -> None:

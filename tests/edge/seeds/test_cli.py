@@ -83,6 +83,20 @@ def test_an_async_seed_runs_alike(cli: Cli, conn: Conn) -> None:
     assert count(conn) == 60
 
 
+@pytest.mark.parametrize("code", ["0", "1", "3", "none", "why"])
+def test_a_source_that_exits_is_never_complete(cli: Cli, conn: Conn, code: str) -> None:
+    conn.execute("insert into things values (0, 'x', 't0')")
+    for options in ([], ["--dry-run"], ["--restart"]):
+        told = cli("run", "exits", *options, code=1, EXIT=code)
+        assert "pgonce: the source of exits has exited" in told
+        assert "complete" not in told
+    assert "pgonce: the source of exits has exited" in cli("run", "exits", "--verify", code=1, EXIT=code)
+    told = cli("run", "parts", "--workers", "2", code=1, EXIT=code)
+    assert "the source of parts has exited" in told
+    assert "complete" not in told
+    assert count(conn) < 4 * PART
+
+
 def test_two_workers_import_all_partitions_and_a_killed_one_is_resumed(cli: Cli, conn: Conn, tmp_path: Path) -> None:
     told = cli("run", "parts", "--workers", "2", code=1, KILL_ONCE=str(tmp_path / "killed"))
     assert "1 of 2 workers ended with an error" in told
