@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import multiprocessing
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -118,8 +119,13 @@ def run_here(
     failed = [process.exitcode for process in processes if process.exitcode]
     if failed and not stopping:
         raise PgonceError(
-            f"{len(failed)} of {workers} workers ended with an error; their partitions resume: pgonce seed run {name}"
+            f"{len(failed)} of {workers} workers ended with an error; their partitions resume: "
+            f"{_again(name, reference)}"
         )
+
+
+def _again(name: str, reference: str) -> str:
+    return f"pgonce seed run {shlex.quote(name)} --app {shlex.quote(reference)}"
 
 
 def run_on_cluster(
@@ -162,14 +168,14 @@ def run_on_cluster(
                 client.cancel(futures)
                 raise PgonceError(
                     f"the cluster has had no worker for {WORKERLESS:.0f} s: start some; all partitions resume where "
-                    f"they are: pgonce seed run {name} --cluster {address}"
+                    f"they are: {_again(name, reference)} --cluster {address}"
                 )
         try:
             client.gather(futures)
         except KilledWorker:
             raise PgonceError(
                 "workers of the cluster died again and again with the same partition (killed, or out of memory: see "
-                f"their logs); all partitions resume where they are: pgonce seed run {name} --cluster {address}"
+                f"their logs); all partitions resume where they are: {_again(name, reference)} --cluster {address}"
             ) from None
 
 

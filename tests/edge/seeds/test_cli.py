@@ -100,6 +100,7 @@ def test_a_source_that_exits_is_never_complete(cli: Cli, conn: Conn, code: str) 
 def test_two_workers_import_all_partitions_and_a_killed_one_is_resumed(cli: Cli, conn: Conn, tmp_path: Path) -> None:
     told = cli("run", "parts", "--workers", "2", code=1, KILL_ONCE=str(tmp_path / "killed"))
     assert "1 of 2 workers ended with an error" in told
+    assert "pgonce seed run parts --app tests.edge.seeds.seed_app:app" in told
     assert counted(4 * PART) in cli("run", "parts", "--workers", "2")
     assert count(conn) == 4 * PART
     shown = json.loads(cli("show", "parts", "--json"))
@@ -147,7 +148,8 @@ def test_a_partition_that_dask_gives_up_is_said_in_one_line_and_resumes(cli: Cli
     with cluster(1, {**cli.environment, **killing, **once_more}) as address:
         told = cli("run", "parts", "--cluster", address, code=1)
     assert "Traceback" not in told
-    assert f"pgonce seed run parts --cluster {address}" in told.splitlines()[-1]
+    again = f"pgonce seed run parts --app tests.edge.seeds.seed_app:app --cluster {address}"
+    assert again in told.splitlines()[-1]
     assert counted(4 * PART) in cli("run", "parts")
     assert count(conn) == 4 * PART
 
@@ -157,5 +159,5 @@ def test_a_cluster_without_workers_is_said_instead_of_waited_for(cli: Cli, monke
     monkeypatch.setattr(partitions, "WORKERLESS", 1.0)
     with cluster(0, cli.environment) as address:
         where = (address, "tests.edge.seeds.seed_app:app", cli.environment["PGONCE_DATABASE_URL"], "public", "parts")
-        with pytest.raises(PgonceError, match=f"no worker for 1 s.* pgonce seed run parts --cluster {address}"):
+        with pytest.raises(PgonceError, match=f"no worker for 1 s.* pgonce seed run parts .* --cluster {address}"):
             partitions.run_on_cluster(*where, ["a", "b"], {}, lambda: None, lambda: False)
