@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -19,6 +20,12 @@ from pgonce.seeds.copy_format import TEXT
 from pgonce.seeds.source import Cursor, Verdict
 
 BLOCK = 64 * 1024
+_ONE_TEXT = frozenset({
+    "integer", "bigint", "smallint", "uuid", "date", "boolean", "oid", "bytea", "timestamp without time zone",
+    "timestamp with time zone",
+})  # fmt: skip
+"""Types in which equal values have one text: an index on such a key gives the order alone."""
+_DIGITS = re.compile(r"\(\d+\)")
 # texts that the other server reads as the same values, whatever is set there
 _SETTINGS = (
     "set local client_encoding = 'UTF8'; set local datestyle = 'ISO'; set local intervalstyle = 'iso_8601';"
@@ -161,12 +168,12 @@ class Query:
                     yield line + b"\n"
 
     def _in_order(self, key: Mapping[str, sql.Composable]) -> sql.Composed:
-        """The key in an order in which no two texts are equal, whatever the collations of its columns call equal."""
+        """The key in an order in which no two texts are equal, such as 1.0 and 1.00, or a and A under a collation."""
         parts = list[sql.Composable]()
         for name, value in key.items():
             parts.append(value)
-            if self._types[name].startswith(("text", "character")):
-                parts.append(sql.SQL('{} collate "C"').format(value))
+            if _DIGITS.sub("", self._types[name]) not in _ONE_TEXT:
+                parts.append(sql.SQL('({})::text collate "C"').format(value))
         return sql.SQL(", ").join(parts)
 
     @contextmanager
