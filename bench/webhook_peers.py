@@ -69,7 +69,7 @@ def with_pgbench(script: str, seconds: float) -> float:
         with psycopg.connect(url, autocommit=True) as conn:
             conn.execute(SPECIFIED.encode())
             conn.execute(EFFECTS)
-        watch = Stopwatch("pgbench")
+        watch = Stopwatch(f"pgbench, {'one statement' if script == ONE else 'three statements'}")
         rate = pgbench(url, script, clients=CLIENTS, seconds=seconds, i="0", payload=_payload())
         watch.rate(rate * seconds)
         return rate
