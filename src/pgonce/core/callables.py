@@ -6,7 +6,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Coroutine, Generator
 from concurrent.futures import Future
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncContextDecorator, ContextDecorator
 from functools import partial
 from itertools import starmap
 from types import FunctionType, MethodType
@@ -17,16 +17,7 @@ from pgonce.errors import InvalidArgument
 T = TypeVar("T")
 _UNFINISHED = (Coroutine, Generator, AsyncGenerator)
 """Not the types of Python's own: Cython's coroutines and generators are others."""
-
-
-async def _nothing() -> AsyncGenerator[None]:
-    yield
-
-
-_LAZY: tuple[type, ...] = (
-    *(map, filter, starmap, partial, FunctionType, MethodType),
-    *(type(contextmanager(iter)(())), type(asynccontextmanager(_nothing)())),
-)
+_LAZY = (map, filter, starmap, partial, FunctionType, MethodType, ContextDecorator, AsyncContextDecorator)
 """What does its work only when it is iterated, called or entered. A cursor can be iterated, too, and has done its."""
 
 
@@ -91,9 +82,9 @@ def _refuse_future(returned: object) -> None:
 
 
 def _refuse_lazy(returned: object) -> None:
+    kind = type(returned).__name__.lstrip("_")
     if isinstance(returned, _LAZY):
-        name = type(returned).__name__.lstrip("_")
         raise InvalidArgument(
-            f"the function returned an object of type {name}, which has not run: "
+            f"the function returned an object of type {kind}, which has not run: "
             "call it, loop over it or enter it in the function"
         )
