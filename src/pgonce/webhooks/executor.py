@@ -169,7 +169,8 @@ class Executor:
         """Open the event's transaction and mark the event; the transaction's id, or "" if the event is not ours.
 
         The transaction has the user's isolation level. Under a strict one a concurrent transaction may refuse the mark.
-        If a trigger of the user's refuses it, the attempt has failed: it must not stop the other events.
+        If a trigger of the user's refuses it, or lets it write no row (PT503), the attempt has failed: it must not stop
+        the other events.
         """
         for attempt in range(1, MARKS + 1):
             session.is_new = False
@@ -178,7 +179,7 @@ class Executor:
                 return _text(results)
             roll_back(conn, session)
             if attempt == MARKS or not isinstance(error, _CONTENTION):
-                if status_of(translate(error)) == 503:
+                if error.sqlstate != "PT503" and status_of(translate(error)) == 503:
                     raise error
                 self.failed(event, error)
                 break

@@ -15,15 +15,28 @@ __all__ = ["app", "effects", "put"]
 TRIGGER = """
 create function archive() returns trigger language plpgsql as
 $$ begin if new.status = 'succeeded' and new.stripe_event_id = 'evt_0' then {} end if; return new; end $$;
-create trigger archive after update on webhook_events for each row execute function archive()
+create trigger archive {} update on webhook_events for each row execute function archive()
 """
-REFUSALS = ["raise 'not archived';", "perform 1 / 0;", "raise unique_violation;"]
+REFUSALS = [
+    ("raise 'not archived';", "after", "archive()"),
+    ("perform 1 / 0;", "after", "archive()"),
+    ("raise unique_violation;", "after", "archive()"),
+    ("return null;", "before", "look at the trigger archive"),
+]
 
 
 @pytest.mark.parametrize("kind", ["sync", "async", "batch"])
-@pytest.mark.parametrize("does", REFUSALS)
+@pytest.mark.parametrize(("does", "when", "says"), REFUSALS)
 def test_it_fails_and_the_others_are_handled(
-    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects, does: str, kind: str
+    app: pgonce.App,
+    database: str,
+    conn: Connection[Any],
+    put: Queue,
+    effects: Effects,
+    does: str,
+    when: str,
+    says: str,
+    kind: str,
 ) -> None:
     if kind == "sync":
         app.webhook("pay")(lambda event, tx: write(tx, event))
@@ -40,10 +53,10 @@ def test_it_fails_and_the_others_are_handled(
         async def pay(event: pgonce.Event, tx: AsyncConnection[Any]) -> None:
             await tx.execute("insert into effects (event) values (%s)", [event.id])
 
-    conn.execute(TRIGGER.format(does).encode())
+    conn.execute(TRIGGER.format(does, when).encode())
     put("pay", *[f"evt_{number}" for number in range(5)])
     work(app, database, conn, concurrency=1)
     assert sorted(effects()) == ["evt_1", "evt_2", "evt_3", "evt_4"]
     failed = status(conn, "evt_0")
     assert (failed["status"], failed["attempts"], failed["next_attempt_at"] is None) == ("failed", 1, False)
-    assert "archive()" in failed["error_message"]
+    assert says in failed["error_message"]

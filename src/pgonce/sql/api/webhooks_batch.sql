@@ -70,6 +70,11 @@ begin
     returning e.id, e.order_key
   )
   select array_agg(m.id), array_agg(m.order_key) filter (where m.order_key is not null) into v_marked, v_keys from marked m;
+  if coalesce(cardinality(v_marked), 0) < cardinality(p_ids) then
+    perform pgonce_refuse_unwritten_webhook(e.stripe_event_id)
+    from webhook_events e join unnest(p_ids, p_leases) as mine (id, lease) on e.id = mine.id and e.lease = mine.lease
+    where e.status not in ('succeeded', 'failed', 'ignored');
+  end if;
   perform pgonce_pull_next_webhook(k) from unnest(v_keys) as k;
   return query select unnest(v_marked);
 end $$;
