@@ -41,7 +41,7 @@ from pgonce.webhooks.handler_connection import (
 )
 from pgonce.webhooks.handling import call_batch_handler, call_handlers, call_own_handler, ids_of
 from pgonce.webhooks.registry import Handler
-from pgonce.webhooks.responses import status_of
+from pgonce.webhooks.responses import is_database_fault, status_of
 
 LIMIT = timedelta(minutes=5)
 """After this long without a statement the server ends a worker's transaction: its process or host is gone."""
@@ -244,7 +244,7 @@ class Executor:
             if not is_recorded:
                 self.failed(event, error)
             return
-        recorded = execute(conn, self._outcome(event, error, began), self._schema)
+        recorded = self._record(event, error, began, conn)
         if not recorded:  # the handler may have committed the mark
             execute(conn, protocol.fail_committed_webhook(event, _trace(error)), self._schema)
         if isinstance(error, _CONTENTION):
@@ -264,7 +264,24 @@ class Executor:
 
     def failed(self, event: Event, error: BaseException) -> None:
         """Record that handling the event has ended with this error."""
-        call(self._pool, self._outcome(event, error), self._schema)
+        self._record(event, error)
+
+    def _record(
+        self, event: Event, error: BaseException, began: float | None = None, conn: Connection[Any] | None = None
+    ) -> bool | int:
+        """Record why an attempt has ended. If the database refuses the handler's decision, the attempt has failed."""
+
+        def write(outcome: Call[bool | int]) -> bool | int:
+            if conn is None:
+                return call(self._pool, outcome, self._schema)
+            return execute(conn, outcome, self._schema)
+
+        try:
+            return write(self._outcome(event, error, began))
+        except (PgonceError, psycopg.Error) as refusal:
+            if is_database_fault(refusal) or not isinstance(error, Ignored | Postponed):
+                raise
+            return write(self._outcome(event, refusal, began))
 
     def _give_back(self, work: deque[Work], batches: deque[Batch]) -> bool:
         """Release the events that have not begun; returns False, for ``meanwhile``."""
@@ -343,7 +360,7 @@ class Executor:
                     self.handle_together(handler, [event.fresh()])
                 else:  # the handler has committed the marks
                     log_failure(f"event {event.id}", error, ids_of(event), event, self._on_error)
-        elif not (call(self._pool, self._outcome(events[0], error), self._schema)):
+        elif not self._record(events[0], error):
             call(self._pool, protocol.fail_committed_webhook(events[0], _trace(error)), self._schema)
 
     # The handler's own transaction ----------------------------------------------------------------------------------

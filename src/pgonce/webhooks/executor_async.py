@@ -40,7 +40,7 @@ from pgonce.webhooks.handler_connection_async import (
 )
 from pgonce.webhooks.handling_async import call_batch_handler, call_handlers, call_own_handler, ids_of
 from pgonce.webhooks.registry import Handler
-from pgonce.webhooks.responses import status_of
+from pgonce.webhooks.responses import is_database_fault, status_of
 
 LIMIT = timedelta(minutes=5)
 """After this long without a statement the server ends a worker's transaction: its process or host is gone."""
@@ -247,7 +247,7 @@ class AsyncExecutor:
             if not is_recorded:
                 await self.failed(event, error)
             return
-        recorded = await execute(conn, self._outcome(event, error, began), self._schema)
+        recorded = await self._record(event, error, began, conn)
         if not recorded:  # the handler may have committed the mark
             await execute(conn, protocol.fail_committed_webhook(event, _trace(error)), self._schema)
         if isinstance(error, _CONTENTION):
@@ -267,7 +267,24 @@ class AsyncExecutor:
 
     async def failed(self, event: Event, error: BaseException) -> None:
         """Record that handling the event has ended with this error."""
-        await call(self._pool, self._outcome(event, error), self._schema)
+        await self._record(event, error)
+
+    async def _record(
+        self, event: Event, error: BaseException, began: float | None = None, conn: AsyncConnection[Any] | None = None
+    ) -> bool | int:
+        """Record why an attempt has ended. If the database refuses the handler's decision, the attempt has failed."""
+
+        async def write(outcome: Call[bool | int]) -> bool | int:
+            if conn is None:
+                return await call(self._pool, outcome, self._schema)
+            return await execute(conn, outcome, self._schema)
+
+        try:
+            return await write(self._outcome(event, error, began))
+        except (PgonceError, psycopg.Error) as refusal:
+            if is_database_fault(refusal) or not isinstance(error, Ignored | Postponed):
+                raise
+            return await write(self._outcome(event, refusal, began))
 
     async def _give_back(self, work: deque[Work], batches: deque[Batch]) -> bool:
         """Release the events that have not begun; returns False, for ``meanwhile``."""
@@ -346,7 +363,7 @@ class AsyncExecutor:
                     await self.handle_together(handler, [event.fresh()])
                 else:  # the handler has committed the marks
                     log_failure(f"event {event.id}", error, ids_of(event), event, self._on_error)
-        elif not (await call(self._pool, self._outcome(events[0], error), self._schema)):
+        elif not await self._record(events[0], error):
             await call(self._pool, protocol.fail_committed_webhook(events[0], _trace(error)), self._schema)
 
     # The handler's own transaction ----------------------------------------------------------------------------------

@@ -219,7 +219,10 @@ begin
       attempts = greatest(attempts - 1, 0), next_attempt_at = case when queued then clock_timestamp() + p_delay end,
       error_message = case when not queued then 'the handler asked for a retry' end
   where id = p_id and lease = p_lease and status not in ('succeeded', 'failed', 'ignored');
-  return found;
+  if found then return true; end if;
+  perform pgonce_refuse_unwritten_webhook(e.stripe_event_id) from webhook_events e
+  where e.id = p_id and e.lease = p_lease and e.status not in ('succeeded', 'failed', 'ignored');
+  return false;
 end $$;
 comment on function pgonce_postpone_webhook(uuid, uuid, interval) is
   'pgonce: releases a claimed event, to be handled after p_delay; no attempt is counted. An event that is not queued for the '

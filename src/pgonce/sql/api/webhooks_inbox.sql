@@ -215,17 +215,28 @@ returns boolean
 language plpgsql set search_path from current as $$
 declare
   v webhook_events;
+  v_refusal text := 'a trigger leaves it as it is';
 begin
-  update webhook_events
-  set status = 'failed', processed_at = clock_timestamp(), error_message = p_error_message, filler = null,
-      -- A receiver has answered 200 for a queued event, so Stripe will not send it again. A worker retries it instead, after
-      -- 10 s, 20 s, 40 s ... at most 6 h. Each delay varies by a fifth, so that a thousand failures are not all retried at
-      -- once.
-      next_attempt_at = case when queued and attempts < p_max_attempts then
-        clock_timestamp() + least(interval '10 seconds' * 2 ^ least(attempts - 1, 20), interval '6 hours') * (0.8 + random() * 0.4) end
-  where id = p_id and lease = p_lease and status not in ('succeeded', 'failed', 'ignored')
-  returning * into v;
-  if not found then
+  begin
+    update webhook_events
+    set status = 'failed', processed_at = clock_timestamp(), error_message = p_error_message, filler = null,
+        -- A receiver has answered 200 for a queued event, so Stripe will not send it again. A worker retries it instead, after
+        -- 10 s, 20 s, 40 s ... at most 6 h. Each delay varies by a fifth, so that a thousand failures are not all retried at
+        -- once.
+        next_attempt_at = case when queued and attempts < p_max_attempts then
+          clock_timestamp() + least(interval '10 seconds' * 2 ^ least(attempts - 1, 20), interval '6 hours') * (0.8 + random() * 0.4) end
+    where id = p_id and lease = p_lease and status not in ('succeeded', 'failed', 'ignored')
+    returning * into v;
+    set constraints all immediate;
+  exception when others then
+    if not pgonce_is_refusal(sqlstate) then raise; end if;
+    v := null;
+    v_refusal := sqlerrm;
+  end;
+  if v.id is null then
+    -- The event stays claimed until its lease runs out. Why the handler has failed must not be lost.
+    perform pgonce_keep_refusal(e.id, e.attempts, format(E'%s\nthe database refuses to have this failure written: %s', p_error_message, v_refusal))
+    from webhook_events e where e.id = p_id and e.lease = p_lease and e.status not in ('succeeded', 'failed', 'ignored');
     return exists (select from webhook_events where id = p_id and lease = p_lease and status = 'failed');
   end if;
   insert into pgonce_webhook_attempts (event_id, what, attempt, worker, began_at, error)
@@ -238,7 +249,8 @@ end $$;
 comment on function fail_webhook(uuid, uuid, text, integer, text, interval) is
   'pgonce: ends the attempt as failed. A queued event is tried again with backoff until p_max_attempts; after that it is a '
   'dead letter. Any other event is retried by Stripe''s next delivery. p_worker and p_took are kept in '
-  'pgonce_webhook_attempts. false = the event is no longer yours.';
+  'pgonce_webhook_attempts. false = the event is no longer yours, or a trigger or constraint of yours refuses to have it '
+  'written; then pgonce_webhook_attempts has both errors.';
 
 create or replace function ignore_webhook(p_id uuid, p_lease uuid, p_reason text) returns boolean
 language plpgsql set search_path from current as $$
@@ -251,6 +263,8 @@ begin
   where id = p_id and lease = p_lease and status not in ('succeeded', 'failed', 'ignored')
   returning order_key into v_order_key;
   if not found then
+    perform pgonce_refuse_unwritten_webhook(e.stripe_event_id) from webhook_events e
+    where e.id = p_id and e.lease = p_lease and e.status not in ('succeeded', 'failed', 'ignored');
     return exists (select from webhook_events where id = p_id and lease = p_lease and status = 'ignored');
   end if;
   perform pgonce_pull_next_webhook(v_order_key);

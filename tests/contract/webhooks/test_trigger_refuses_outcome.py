@@ -1,0 +1,108 @@
+"""A trigger of the user's that refuses an event's failure, or its handler's decision, stops none of the others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection, Connection
+
+import pgonce
+from pgonce.webhooks.worker import Worker
+from tests.conftest import wait_until
+from tests.contract.webhooks.test_worker import Effects, Queue, app, effects, put, status, work, write
+
+__all__ = ["app", "effects", "put"]
+
+OTHERS = ["evt_1", "evt_2", "evt_3", "evt_4"]
+FUNCTION = """create function keep() returns trigger language plpgsql as
+$$ begin if new.stripe_event_id = 'evt_0' and {} then {} end if; return new; end $$;"""
+BEFORE = "create trigger keep before update on webhook_events for each row execute function keep()"
+DEFERRED = """create constraint trigger keep after update on webhook_events deferrable initially deferred
+for each row execute function keep()"""
+REFUSES = {
+    "raises": ("raise 'kept as it is';", BEFORE),
+    "deferred": ("raise 'kept as it is';", DEFERRED),
+    "no row": ("return null;", BEFORE),
+}
+
+
+def register(app: pgonce.App, database: str, kind: str) -> None:
+    def end(event: pgonce.Event) -> None:
+        if event.id == "evt_0":
+            raise ValueError("this is why")
+
+    if kind == "own":
+
+        @app.webhook("pay", transaction="own")
+        def pay(event: pgonce.Event) -> None:
+            end(event)
+            with psycopg.connect(database) as conn:
+                write(conn, event)
+                event.complete(conn)
+
+    elif kind == "batch":
+
+        @app.webhook_batch("pay")
+        def pay_all(events: list[pgonce.Event], tx: Connection[Any]) -> None:
+            for event in events:
+                end(event)
+                write(tx, event)
+
+    elif kind == "async":
+
+        @app.webhook("pay")
+        async def pay_async(event: pgonce.Event, tx: AsyncConnection[Any]) -> None:
+            end(event)
+            await tx.execute("insert into effects (event) values (%s)", [event.id])
+
+    else:
+
+        @app.webhook("pay")
+        def pay_plain(event: pgonce.Event, tx: Connection[Any]) -> None:
+            end(event)
+            write(tx, event)
+
+
+@pytest.mark.parametrize("kind", ["plain", "async", "batch", "own"])
+@pytest.mark.parametrize("refuses", REFUSES)
+def test_the_history_has_both_errors_and_the_others_are_handled(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects, refuses: str, kind: str
+) -> None:
+    does, trigger = REFUSES[refuses]
+    register(app, database, kind)
+    put("pay", "evt_0", *OTHERS)
+    conn.execute((FUNCTION.format("new.status = 'failed'", does) + trigger).encode())
+    history = "select attempt, error from pgonce_webhook_attempts"
+    with Worker(app, database, poll=0.05, concurrency=1):
+        wait_until(lambda: (sorted(effects()), conn.execute(history.encode()).rowcount) == (OTHERS, 1), "all others")
+    [(attempt, error)] = conn.execute(history.encode()).fetchall()
+    assert attempt == 1
+    assert "ValueError: this is why" in error
+    assert "the database refuses to have this failure written" in error
+    assert status(conn, "evt_0")["status"] == "processing", "its lease runs out"
+    for name in OTHERS:
+        assert status(conn, name)["attempts"] == 1
+
+
+@pytest.mark.parametrize("decision", ["ignore", "retry"])
+@pytest.mark.parametrize("refuses", REFUSES)
+def test_a_decision_that_is_refused_is_a_failure(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects, refuses: str, decision: str
+) -> None:
+    @app.webhook("pay")
+    def pay(event: pgonce.Event, tx: Connection[Any]) -> None:
+        if event.id == "evt_0":
+            event.ignore("not paid") if decision == "ignore" else event.retry("1 second")
+        write(tx, event)
+
+    does, trigger = REFUSES[refuses]
+    decided = "new.status = 'ignored'" if decision == "ignore" else "new.status = 'processing' and new.lease is null"
+    put("pay", "evt_0", *OTHERS)
+    conn.execute((FUNCTION.format(decided, does) + trigger).encode())
+    work(app, database, conn, concurrency=1)
+    assert sorted(effects()) == OTHERS
+    failed = status(conn, "evt_0")
+    assert (failed["status"], failed["attempts"]) == ("failed", 1)
+    assert ("look at the trigger keep" if refuses == "no row" else "kept as it is") in failed["error_message"]
