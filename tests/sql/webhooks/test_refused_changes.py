@@ -122,10 +122,12 @@ def test_the_refused_replay_of_one_event_is_an_error(conn: Connection) -> None:
     assert value(conn, "select pgonce_replay_webhook('evt_0')") is True
 
 
-def test_a_replay_of_many_goes_on_without_the_refused_ones(conn: Connection) -> None:
-    queue(conn, *PREPARE["replay"])
-    refuse(conn, "after")
-    number = value(conn, "select pgonce_plan_replay('{\"state\": \"ignored\"}', 'ann')")
+@pytest.mark.parametrize("refusal", REFUSALS)
+@pytest.mark.parametrize("prepare", ["replay", "adopt"])
+def test_a_replay_of_many_goes_on_without_the_refused_ones(conn: Connection, prepare: str, refusal: str) -> None:
+    queue(conn, *PREPARE[prepare])
+    refuse(conn, refusal)
+    number = value(conn, "select pgonce_plan_replay(jsonb_build_object('ids', %s::text[]), 'ann')", list(EVENTS))
     assert value(conn, "select pgonce_start_replay(%s)", number) is True
     states = "select state, count(*) from pgonce_replay_items group by state order by state"
     assert conn.execute(states.encode()).fetchall() == [("changed", 2), ("queued", 3)]

@@ -168,7 +168,13 @@ begin
         select n.event from unnest(v_seen.events, v_seen.statuses) as n (event, status)
         where n.status = 'processing' and exists (select from webhook_events e where e.stripe_event_id = n.event and e.status = 'processing')
       loop
-        if pgonce_replay_webhook(v_named.event, r.who, r.why) then v_queued := v_queued || v_named.event; end if;
+        begin
+          if pgonce_replay_webhook(v_named.event, r.who, r.why) then v_queued := v_queued || v_named.event; end if;
+          set constraints all immediate;
+        exception when others then  -- a trigger refuses it: the others go on
+          if not pgonce_is_refusal(sqlstate) then raise; end if;
+          v_queued := array_remove(v_queued, v_named.event);
+        end;
       end loop;
       update pgonce_replay_items i
       set state = case when i.stripe_event_id = any (v_queued) then 'queued' else 'changed' end, queued_at = clock_timestamp(),
