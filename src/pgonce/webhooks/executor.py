@@ -29,6 +29,7 @@ from pgonce.webhooks import calls_queue as protocol
 from pgonce.webhooks.calls import Event, Ignored, Postponed
 from pgonce.webhooks.calls_queue import claim_of
 from pgonce.webhooks.claimed import Batch, Work, put_back_on_error, take
+from pgonce.webhooks.conflicts import CONFLICTS, Conflicts
 from pgonce.webhooks.glob import any_of
 from pgonce.webhooks.handler_connection import (
     call_back,
@@ -52,7 +53,6 @@ MARKS = 10
 
 log = logging.getLogger("pgonce")
 
-_CONTENTION = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 _BEGIN = f"begin; {settings('pgonce worker', LIMIT)}"
 _UNSYNCED = "set local synchronous_commit to off"
 _NOT_COMPLETED = "the handler returned without event.complete(session) in its transaction"
@@ -84,6 +84,7 @@ class Executor:
         self._qualifier = sql.Identifier(schema).as_string()
         self._max_attempts = max_attempts
         self._on_error = on_error
+        self._conflicts = Conflicts()
 
     # One event, one transaction -------------------------------------------------------------------------------------
 
@@ -178,7 +179,7 @@ class Executor:
             if error is None:
                 return _text(results)
             roll_back(conn, session)
-            if attempt == MARKS or not isinstance(error, _CONTENTION):
+            if attempt == MARKS or not isinstance(error, CONFLICTS):
                 if error.sqlstate != "PT503" and status_of(translate(error)) == 503:
                     raise error
                 self.failed(event, error)
@@ -247,7 +248,7 @@ class Executor:
         recorded = self._record(event, error, began, conn)
         if not recorded:  # the handler may have committed the mark
             execute(conn, protocol.fail_committed_webhook(event, _trace(error)), self._schema)
-        if isinstance(error, _CONTENTION):
+        if isinstance(error, CONFLICTS):
             step_aside()
 
     def _outcome(self, event: Event, error: BaseException, began: float | None = None) -> Call[Any]:
@@ -256,7 +257,7 @@ class Executor:
             return webhooks.ignore_webhook(claim, str(error))
         if isinstance(error, Postponed):
             return protocol.postpone_webhook(claim, error.delay)
-        if isinstance(error, _CONTENTION):  # two handlers wrote the same rows in different orders
+        if self._conflicts.are_retried(error, [event]):
             return protocol.release_webhooks([event])
         log_failure(f"event {event.id}", error, ids_of(event), event, self._on_error)
         took = None if began is None else timedelta(seconds=time.monotonic() - began)
@@ -271,17 +272,15 @@ class Executor:
     ) -> bool | int:
         """Record why an attempt has ended. If the database refuses the handler's decision, the attempt has failed."""
 
-        def write(outcome: Call[bool | int]) -> bool | int:
-            if conn is None:
-                return call(self._pool, outcome, self._schema)
-            return execute(conn, outcome, self._schema)
-
+        write: Any = partial(call, self._pool) if conn is None else partial(execute, conn)
+        recorded: bool | int
         try:
-            return write(self._outcome(event, error, began))
+            recorded = write(self._outcome(event, error, began), self._schema)
         except (PgonceError, psycopg.Error) as refusal:
             if is_database_fault(refusal) or not isinstance(error, Ignored | Postponed):
                 raise
-            return write(self._outcome(event, refusal, began))
+            recorded = write(self._outcome(event, refusal, began), self._schema)
+        return recorded
 
     def _give_back(self, work: deque[Work], batches: deque[Batch]) -> bool:
         """Release the events that have not begun; returns False, for ``meanwhile``."""
@@ -351,9 +350,10 @@ class Executor:
             raise lost from error
         if isinstance(error, DatabaseUnavailable):
             raise error
-        if isinstance(error, _CONTENTION):
-            call_unsynced(self._pool, protocol.release_webhooks(events), self._schema)
+        if isinstance(error, CONFLICTS):
             step_aside()
+        if len(events) > 1 and self._conflicts.are_retried(error, events):
+            call_unsynced(self._pool, protocol.release_webhooks(events), self._schema)
         elif len(events) > 1:
             for event in events:
                 if not call(self._pool, protocol.fail_committed_webhook(event, _trace(error)), self._schema):
@@ -383,7 +383,7 @@ class Executor:
             if asked_to_stop(error) or isinstance(error, DatabaseUnavailable):
                 raise
             self.failed(event, error)
-            if isinstance(error, _CONTENTION):
+            if isinstance(error, CONFLICTS):
                 step_aside()
         else:
             call_back(event)
