@@ -105,8 +105,8 @@ def _write_in_pieces(conn: Connection[Any], loader: TableLoader, batch: Batch, f
                 found.add_line(numbers[start + named], part[named], error)
                 pieces += [(start + named + 1, stop), (start, start + named)]
     counts += _write_orphans(conn, loader, batch, lines, orphans)
-    for place, error in orphans.items():
-        found.add_line(numbers[place], lines[place], error)
+    for place, reason in orphans.items():
+        found.add_line(numbers[place], lines[place], reason)
     return counts
 
 
