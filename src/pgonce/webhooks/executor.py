@@ -23,7 +23,7 @@ from pgonce.core.concurrency import asked_to_stop, in_thread, meanwhile, time_li
 from pgonce.core.execute import Pool, call, call_unsynced, execute, last_value, run, send, settings
 from pgonce.core.failures import ErrorHook, log_failure
 from pgonce.core.handler_session import RESET, RESET_SETTINGS, UNLOCK, HandlerSession
-from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken, summary, translate
+from pgonce.errors import PgonceError, TransactionBroken, summary, translate
 from pgonce.webhooks import calls as webhooks
 from pgonce.webhooks import calls_queue as protocol
 from pgonce.webhooks.calls import Event, Ignored, Postponed
@@ -34,6 +34,7 @@ from pgonce.webhooks.glob import any_of
 from pgonce.webhooks.handler_connection import (
     call_back,
     call_back_all,
+    check_lost,
     check_open,
     handler_connection,
     roll_back,
@@ -240,8 +241,7 @@ class Executor:
         if not conn.closed:
             roll_back(conn, session)
         if conn.closed:
-            if isinstance(error, psycopg.Error) and isinstance(lost := translate(error), DatabaseUnavailable):
-                raise lost from error
+            check_lost(conn, error)
             if not is_recorded:
                 self.failed(event, error)
             return
@@ -312,6 +312,7 @@ class Executor:
                 self.failed(events[0], error)
 
         marked: list[Event] = []
+        used: Connection[Any] | None = None
         try:
             with handler_connection(self._pool) as (conn, session):
                 session.is_new = False
@@ -319,6 +320,7 @@ class Executor:
                 transaction, _, ids = (found or b"").decode().partition(" ")
                 mine = set(ids.split(","))
                 marked = [event for event in events if str(claim_of(event).id) in mine]
+                used = conn
                 with time_limit(conn, handler.timeout, expired):
                     if marked:
                         call_batch_handler(conn, marked, handler)
@@ -330,6 +332,7 @@ class Executor:
         except BaseException as error:
             if asked_to_stop(error):
                 raise
+            check_lost(used, error)
             self._end_attempt_of_all(handler, events, error)
         else:
             for event in marked:
@@ -346,10 +349,6 @@ class Executor:
         )
 
     def _end_attempt_of_all(self, handler: Handler, events: Sequence[Event], error: BaseException) -> None:
-        if isinstance(error, psycopg.Error) and isinstance(lost := translate(error), DatabaseUnavailable):
-            raise lost from error
-        if isinstance(error, DatabaseUnavailable):
-            raise error
         if isinstance(error, CONFLICTS):
             step_aside()
         if len(events) > 1 and self._conflicts.are_retried(error, events):
@@ -380,7 +379,7 @@ class Executor:
             if call(self._pool, protocol.is_webhook_held(event), self._schema):
                 raise TransactionBroken(_NOT_COMPLETED)
         except BaseException as error:
-            if asked_to_stop(error) or isinstance(error, DatabaseUnavailable):
+            if asked_to_stop(error):
                 raise
             self.failed(event, error)
             if isinstance(error, CONFLICTS):

@@ -22,7 +22,7 @@ from pgonce.core.concurrency_async import asked_to_stop, in_thread, meanwhile, t
 from pgonce.core.execute_async import Pool, call, call_unsynced, execute, last_value, run, send, settings
 from pgonce.core.failures import ErrorHook, log_failure
 from pgonce.core.handler_session import RESET, RESET_SETTINGS, UNLOCK, HandlerSession
-from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken, summary, translate
+from pgonce.errors import PgonceError, TransactionBroken, summary, translate
 from pgonce.webhooks import calls as webhooks
 from pgonce.webhooks import calls_queue as protocol
 from pgonce.webhooks.calls import Event, Ignored, Postponed
@@ -33,6 +33,7 @@ from pgonce.webhooks.glob import any_of
 from pgonce.webhooks.handler_connection_async import (
     call_back,
     call_back_all,
+    check_lost,
     check_open,
     handler_connection,
     roll_back,
@@ -243,8 +244,7 @@ class AsyncExecutor:
         if not conn.closed:
             await roll_back(conn, session)
         if conn.closed:
-            if isinstance(error, psycopg.Error) and isinstance(lost := translate(error), DatabaseUnavailable):
-                raise lost from error
+            check_lost(conn, error)
             if not is_recorded:
                 await self.failed(event, error)
             return
@@ -315,6 +315,7 @@ class AsyncExecutor:
                 await self.failed(events[0], error)
 
         marked: list[Event] = []
+        used: AsyncConnection[Any] | None = None
         try:
             async with handler_connection(self._pool) as (conn, session):
                 session.is_new = False
@@ -322,6 +323,7 @@ class AsyncExecutor:
                 transaction, _, ids = (found or b"").decode().partition(" ")
                 mine = set(ids.split(","))
                 marked = [event for event in events if str(claim_of(event).id) in mine]
+                used = conn
                 async with time_limit(conn, handler.timeout, expired):
                     if marked:
                         await call_batch_handler(conn, marked, handler)
@@ -333,6 +335,7 @@ class AsyncExecutor:
         except BaseException as error:
             if asked_to_stop(error):
                 raise
+            check_lost(used, error)
             await self._end_attempt_of_all(handler, events, error)
         else:
             for event in marked:
@@ -349,10 +352,6 @@ class AsyncExecutor:
         )
 
     async def _end_attempt_of_all(self, handler: Handler, events: Sequence[Event], error: BaseException) -> None:
-        if isinstance(error, psycopg.Error) and isinstance(lost := translate(error), DatabaseUnavailable):
-            raise lost from error
-        if isinstance(error, DatabaseUnavailable):
-            raise error
         if isinstance(error, CONFLICTS):
             await step_aside()
         if len(events) > 1 and self._conflicts.are_retried(error, events):
@@ -383,7 +382,7 @@ class AsyncExecutor:
             if await call(self._pool, protocol.is_webhook_held(event), self._schema):
                 raise TransactionBroken(_NOT_COMPLETED)
         except BaseException as error:
-            if asked_to_stop(error) or isinstance(error, DatabaseUnavailable):
+            if asked_to_stop(error):
                 raise
             await self.failed(event, error)
             if isinstance(error, CONFLICTS):

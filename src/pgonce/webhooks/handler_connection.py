@@ -17,7 +17,7 @@ from psycopg.pq.abc import PGresult
 from pgonce.core.concurrency import asked_to_stop, finish, isolated, sleep, wait_until_free
 from pgonce.core.execute import Pool, connection, run, send
 from pgonce.core.handler_session import RESET, HandlerSession
-from pgonce.errors import PgonceError, TransactionBroken, summary
+from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken, summary, translate
 from pgonce.webhooks.calls import Event
 
 _ENDED = "a handler ended the transaction: leave COMMIT and ROLLBACK to pgonce"
@@ -88,6 +88,19 @@ def check_open(conn: Connection[Any]) -> None:
         raise PgonceError(_SWALLOWED)
     if status != TransactionStatus.INTRANS:
         raise TransactionBroken(_ENDED)
+
+
+def check_lost(conn: Connection[Any] | None, error: BaseException) -> None:
+    """Tell a lost database from a handler that raises the same: its query was cancelled, another database is down.
+
+    ``conn`` is the connection on which the handler was called; None if none was.
+
+    Raises:
+        DatabaseUnavailable: the connection was lost; the event has no outcome.
+    """
+    lost = translate(error) if isinstance(error, psycopg.Error) else error
+    if isinstance(lost, DatabaseUnavailable) and (conn is None or conn.closed):
+        raise lost from (None if lost is error else error)
 
 
 def send_if_same(conn: Connection[Any], transaction: str, statements: str) -> tuple[list[PGresult], Exception | None]:

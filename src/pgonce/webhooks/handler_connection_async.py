@@ -16,7 +16,7 @@ from psycopg.pq.abc import PGresult
 from pgonce.core.concurrency_async import asked_to_stop, finish, isolated, sleep, wait_until_free
 from pgonce.core.execute_async import Pool, connection, run, send
 from pgonce.core.handler_session import RESET, HandlerSession
-from pgonce.errors import PgonceError, TransactionBroken, summary
+from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken, summary, translate
 from pgonce.webhooks.calls import Event
 
 _ENDED = "a handler ended the transaction: leave COMMIT and ROLLBACK to pgonce"
@@ -87,6 +87,19 @@ async def check_open(conn: AsyncConnection[Any]) -> None:
         raise PgonceError(_SWALLOWED)
     if status != TransactionStatus.INTRANS:
         raise TransactionBroken(_ENDED)
+
+
+def check_lost(conn: AsyncConnection[Any] | None, error: BaseException) -> None:
+    """Tell a lost database from a handler that raises the same: its query was cancelled, another database is down.
+
+    ``conn`` is the connection on which the handler was called; None if none was.
+
+    Raises:
+        DatabaseUnavailable: the connection was lost; the event has no outcome.
+    """
+    lost = translate(error) if isinstance(error, psycopg.Error) else error
+    if isinstance(lost, DatabaseUnavailable) and (conn is None or conn.closed):
+        raise lost from (None if lost is error else error)
 
 
 async def send_if_same(

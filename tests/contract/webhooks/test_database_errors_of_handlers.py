@@ -1,0 +1,102 @@
+"""A handler's own database error is its failure, also if it is one that a lost connection raises, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import psycopg_pool
+import pytest
+from psycopg import AsyncConnection, Connection
+
+import pgonce
+from pgonce.webhooks.worker import Worker
+from tests.conftest import wait_until
+from tests.contract.webhooks.test_worker import Effects, Queue, app, effects, put, status, write
+
+__all__ = ["app", "effects", "put"]
+
+OTHERS = ["evt_1", "evt_2", "evt_3", "evt_4"]
+
+
+def is_cancelled(tx: Connection[Any]) -> None:
+    tx.execute("set local statement_timeout = '10ms'")
+    tx.execute("select pg_sleep(10)")
+
+
+def another_database_is_down(_: object) -> None:
+    psycopg.connect("postgresql://127.0.0.1:1/none")
+
+
+def another_pool_is_empty(_: object) -> None:
+    raise psycopg_pool.PoolTimeout("no connection")
+
+
+def pgonce_elsewhere_has_no_database(_: object) -> None:
+    raise pgonce.DatabaseUnavailable("no connection")
+
+
+def another_server_stops(_: object) -> None:
+    raise psycopg.errors.AdminShutdown("terminating connection due to administrator command")
+
+
+ERRORS = [
+    is_cancelled,
+    another_database_is_down,
+    another_pool_is_empty,
+    pgonce_elsewhere_has_no_database,
+    another_server_stops,
+]
+
+
+@pytest.mark.parametrize("kind", ["plain", "async", "batch", "own"])
+@pytest.mark.parametrize("fails", ERRORS)
+def test_the_attempt_has_failed_and_the_others_are_handled(
+    app: pgonce.App,
+    database: str,
+    conn: Connection[Any],
+    put: Queue,
+    effects: Effects,
+    fails: Callable[[Any], None],
+    kind: str,
+) -> None:
+    def handle(event: pgonce.Event, tx: Connection[Any]) -> None:
+        if event.id == "evt_0":
+            fails(tx)
+        write(tx, event)
+
+    if kind == "own":
+
+        @app.webhook("pay", transaction="own")
+        def pay(event: pgonce.Event) -> None:
+            with psycopg.connect(database) as own:
+                handle(event, own)
+                event.complete(own)
+
+    elif kind == "batch":
+
+        @app.webhook_batch("pay")
+        def pay_all(events: list[pgonce.Event], tx: Connection[Any]) -> None:
+            for event in events:
+                handle(event, tx)
+
+    elif kind == "async":
+
+        @app.webhook("pay")
+        async def pay_async(event: pgonce.Event, tx: AsyncConnection[Any]) -> None:
+            if event.id == "evt_0" and fails is is_cancelled:
+                await tx.execute("set local statement_timeout = '10ms'")
+                await tx.execute("select pg_sleep(10)")
+            elif event.id == "evt_0":
+                fails(tx)
+            await tx.execute("insert into effects (event) values (%s)", [event.id])
+
+    else:
+        app.webhook("pay")(handle)
+
+    put("pay", "evt_0", *OTHERS)
+    with Worker(app, database, poll=0.05, concurrency=1):
+        wait_until(lambda: sorted(effects()) == OTHERS, "the others, before the lease of a batch has run out", 20)
+        wait_until(lambda: status(conn, "evt_0")["status"] == "failed", "the failure", 20)
+    assert [status(conn, name)["attempts"] for name in ("evt_0", *OTHERS)] == [1] * 5
