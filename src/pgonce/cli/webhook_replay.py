@@ -102,9 +102,10 @@ def _run(pool: Pool, schema: str, wanted: Filter, why: str | None, limit: int) -
     click.echo(f"{queued} of {events} queued again")
     if wanted.ids:
         for event_id in left:
-            click.echo(f"{event_id}: is being handled at this moment, or was meanwhile", err=True)
+            click.echo(f"{event_id}: is being handled at this moment, was meanwhile, or cannot be written", err=True)
     elif left:
-        click.echo(f"{len(left)} were retried, replayed or handled by somebody else meanwhile", err=True)
+        reasons = "were retried, replayed or handled by somebody else meanwhile, or cannot be written"
+        click.echo(f"{len(left)} {reasons}: pgonce webhook show says more", err=True)
 
 
 def _changed(pool: Pool, schema: str, number: int) -> Iterator[replays.ReplayItem]:

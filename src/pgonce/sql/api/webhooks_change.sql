@@ -10,6 +10,13 @@ $$;
 comment on function pgonce_is_refusal(text) is
   'pgonce: whether an error with this SQLSTATE is one of the row that is written, and not of the server, the connection or a conflict.';
 
+create or replace function pgonce_refusal(p_change text, p_reason text, p_context text) returns text
+language sql immutable parallel safe set search_path from current as $$
+  -- in PostgreSQL's form, from which pgonce_error_line takes the first line
+  select format(E'the database refuses to %s this event: %s\nCONTEXT: %s', p_change, p_reason, replace(p_context, E'\n', E'\n  '))
+$$;
+comment on function pgonce_refusal(text, text, text) is 'pgonce: the error of an event that the database refuses to have changed.';
+
 -- The lease of nobody in pgonce_webhook_leases stands for "left out".
 create or replace function pgonce_is_webhook_left_out(p_id uuid) returns boolean
 language sql stable set search_path from current as $$
@@ -110,7 +117,7 @@ begin
     end;
     perform pgonce_leave_out_webhook(v_id);
     perform pgonce_keep_refusal(v_id, (select e.attempts from webhook_events e where e.id = v_id),
-                                format(E'the database refuses to %s this event: %s\n%s', p_change, v_error, v_context));
+                                pgonce_refusal(p_change, v_error, v_context));
   end loop;
   return v_changed;
 end $$;

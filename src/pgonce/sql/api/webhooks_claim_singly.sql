@@ -36,7 +36,7 @@ begin
     exception when others then
       if not pgonce_is_refusal(sqlstate) then raise; end if;
       get stacked diagnostics v_error = message_text, v_context = pg_exception_context;
-      v_error := format(E'the database refuses to claim this event: %s\n%s', v_error, v_context);
+      v_error := pgonce_refusal('claim', v_error, v_context);
       -- The subtransaction has given the row's lock back: meanwhile another client may have claimed the event, or handled it.
       perform from webhook_events e
       where e.id = r.id and e.attempts = r.attempts
