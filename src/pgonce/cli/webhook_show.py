@@ -37,7 +37,7 @@ def print_event(event: dict[str, Any], diagnosis: Iterable[Diagnosis], *, whole:
     print_line(f"{printable(event['event_type'])}  {printable(event['stripe_event_id'])}  {_state(event, now)}")
     print_line(f"  {'  '.join(_facts(event))}", 2)
     _print_life(_life(event))
-    if traceback and (place := _place(traceback)):
+    if traceback and (place := _place(traceback, event["error_line"] or "")):
         click.echo()
         for line in place:
             print_line(f"  {printable(line)}", 2)
@@ -112,7 +112,7 @@ def _attempt(row: dict[str, Any]) -> Moment:
     what = names.get(kind, kind)
     if began := _moment(row["began_at"]):
         what += f" after {took(ended - began)}"
-    reason = printable((row["error"] or "").rstrip().rpartition("\n")[2])
+    reason = printable(row["error_line"] or (row["error"] or "").rstrip().rpartition("\n")[2])
     return Moment(ended, what, reason, printable(row["worker"] or ""), attempt if kind == "failed" else None)
 
 
@@ -134,9 +134,8 @@ def _print_life(life: Sequence[Moment]) -> None:
         click.echo(f"{text}  {each.by}".rstrip())
 
 
-def _place(traceback: str) -> list[str]:
+def _place(traceback: str, error: str) -> list[str]:
     """The innermost line of the application's own code, and the exception's own line."""
-    error = traceback.rstrip().rpartition("\n")[2]
     found = read_traceback(traceback).frame
     if found is None:
         return [error]

@@ -23,7 +23,7 @@ def test_the_place_of_an_error_of_compiled_code_is_the_line_that_called_it(
     assert ".pyx" in text, "psycopg raises it from Python now: take another error"
     here = find_place(raised.value) or ""
     assert "test_place.py" in here
-    assert "test_place.py" in _place(text)[0]
+    assert "test_place.py" in _place(text, "")[0]
     frame = read_traceback(text).frame
     assert frame is not None
     assert frame.file.endswith("test_place.py")

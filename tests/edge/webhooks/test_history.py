@@ -98,3 +98,20 @@ def test_erasing_a_customer_removes_what_its_ended_events_hold_and_keeps_their_i
     put("pay", "evt_done", **about("cus_1"))  # a redelivery is known, and is not handled again
     work(app, database, conn, max_attempts=1)
     assert sorted(effects()) == ["evt_done", "evt_other", "evt_waiting"]
+
+
+def test_of_a_database_error_the_message_is_shown_and_not_its_context(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue
+) -> None:
+    @app.webhook("pay")
+    def pay(_: pgonce.Event, tx: Connection[Any]) -> None:
+        tx.execute("do $$ begin raise 'no such price' using hint = 'add it'; end $$")
+
+    put("pay", "evt_1")
+    with Worker(app, database, poll=0.05):
+        wait_until(lambda: status(conn, "evt_1")["status"] == "failed", "the attempt")
+    _, out, _ = command(database, "webhook", "show", "evt_1")
+    assert "CONTEXT" not in out
+    [attempt] = [line for line in out.splitlines() if "attempt 1 failed" in line]
+    assert "psycopg.errors.RaiseException: no such price" in attempt
+    assert "  psycopg.errors.RaiseException: no such price" in out.splitlines()

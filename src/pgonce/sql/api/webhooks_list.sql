@@ -31,13 +31,15 @@ comment on function pgonce_list_webhooks(text, text, text, timestamptz, boolean,
 
 create or replace function pgonce_get_webhook(p_stripe_event_id text) returns jsonb
 language sql stable set search_path from current as $$
-  select to_jsonb(e) - 'filler' || jsonb_build_object('history', (
-    select coalesce(jsonb_agg(to_jsonb(a) - 'event_id' - 'id' order by a.id), '[]')
+  select to_jsonb(e) - 'filler' || jsonb_build_object('error_line', pgonce_error_line(e.error_message), 'history', (
+    select coalesce(jsonb_agg(to_jsonb(a) - 'event_id' - 'id' || jsonb_build_object(
+                      'error_line', case when a.what in ('failed', 'lost') then pgonce_error_line(a.error) end) order by a.id), '[]')
     from pgonce_webhook_attempts a where a.event_id = e.id))
   from webhook_events e where e.stripe_event_id = p_stripe_event_id
 $$;
 comment on function pgonce_get_webhook(text) is
-  'pgonce: one event with all its columns, and its failed attempts and replays (history); null if there is none.';
+  'pgonce: one event with all its columns, and its failed attempts and replays (history); null if there is none. error_line: '
+  'an error''s own line, without the traceback and what PostgreSQL adds.';
 
 create or replace function pgonce_match_webhooks(p_prefix text) returns setof text
 language sql stable set search_path from current as $$
