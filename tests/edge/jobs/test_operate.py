@@ -297,6 +297,29 @@ def test_a_promise_of_months_is_of_calendar_months(conn: Connection) -> None:
     assert [row[:2] for row in missed(conn)] == [("j", "")]
 
 
+def test_the_last_run_of_an_expected_key_is_found_in_any_slot_and_however_old(conn: Connection) -> None:
+    for key in ("", "slots", "never", "paused", "blocked", "old"):
+        conn.execute("select pgonce_expect_job('j', '1 hour', '1 minute', %s)", [key])
+    conn.execute("update pgonce_job_expectations set since = now() - interval '3 days'")
+    blocker = conn.execute("select gen_random_uuid()").fetchone() or ()
+    for key, status, age, error, blocked_by in [
+        ("slots#2", "succeeded", "30 min", None, None),
+        ("paused", "skipped", "10 min", "paused: x", None),
+        ("blocked", "skipped", "10 min", "overlap", *blocker),
+        ("old", "failed", "50 hours", "x", None),
+        ("old", "skipped", "1 min", "missed", None),
+    ]:  # fmt: skip
+        conn.execute(
+            "insert into cron_job_runs (job_name, key, status, started_at, completed_at, error_message, blocked_by)"
+            " values ('j', %s, %s, now() - %s::interval, now(), %s, %s)",
+            [key, status, age, error, blocked_by],
+        )
+    found = {key: reason for _, key, reason in missed(conn)}
+    assert sorted(found) == ["blocked", "never", "old"]
+    assert found["never"].endswith("it has never run")
+    assert "its last run failed at" in found["old"]
+
+
 def test_a_run_in_a_slot_of_a_key_keeps_the_promise_for_the_key(conn: Connection) -> None:
     conn.execute("select pgonce_expect_job('j', '1 hour', '5 minutes', 'k')")
     older(conn, "2 hours")

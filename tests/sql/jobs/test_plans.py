@@ -91,6 +91,22 @@ def test_what_was_missed_reads_the_last_day_and_one_run_of_each_schedule(many_ru
     assert rows_read(many_runs, f"select * from pgonce_read_job_schedules({names})") <= 200
 
 
+def test_for_all_expected_keys_of_a_job_its_runs_are_read_once(many_runs: Connection) -> None:
+    with many_runs.transaction(force_rollback=True):
+        many_runs.execute(
+            "insert into cron_job_runs (job_name, key, status, started_at)"
+            " select 'tenants', 'k' || n % 50, 'succeeded', now() - n * interval '1 s' from generate_series(1, 5000) n"
+        )
+        many_runs.execute(
+            "select pgonce_expect_job('tenants', '1 minute', '1 s', 'k' || n) from generate_series(0, 199) n"
+        )
+        many_runs.execute("update pgonce_job_expectations set since = now() - interval '1 day'")
+        missed = "select count(*) from pgonce_job_missed where reason like '%never run'"
+        assert many_runs.execute(missed).fetchone() == (150,)
+        assert rows_read(many_runs, missed) < 8 * 5000
+    many_runs.execute("vacuum cron_job_runs")  # the other tests would read what was rolled back
+
+
 def test_the_list_of_jobs_reads_some_runs_of_each(many_runs: Connection) -> None:
     assert rows_read(many_runs, "select * from pgonce_list_jobs()") < 2 * 200 * 60 + 2000
 

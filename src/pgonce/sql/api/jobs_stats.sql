@@ -126,6 +126,55 @@ comment on function pgonce_find_job_overlaps(interval) is
 create or replace view pgonce_job_overlaps as select * from pgonce_find_job_overlaps();
 comment on view pgonce_job_overlaps is 'pgonce_find_job_overlaps of the last seven days.';
 
+-- A start that a pause has refused counts: the job was not due before the end of its pause. A slot of the key counts as the key.
+create or replace function pgonce_last_expected_runs()
+returns table (job_name text, key text, is_all boolean, status text, started_at timestamptz, completed_at timestamptz, process text,
+               error_message text)
+language sql stable set search_path from current set jit = off as $$
+  select e.job_name, e.key, true, l.status, l.started_at, l.completed_at, l.process, l.error_message
+  from pgonce_job_expectations e
+  left join lateral (
+    select r.status, r.started_at, r.completed_at, r.process, r.error_message from cron_job_runs r
+    where r.job_name = any (array[e.job_name]) and (r.status <> 'skipped' or r.blocked_by is null and r.error_message like 'paused%')
+    order by r.job_name, r.started_at desc limit 1) l on true
+  where e.key = ''
+  union all
+  -- No index leads to the last run of a key. A search for each key would read all runs of the job for a key that has never run.
+  -- Here they are read once for all keys: those of the longest interval, and at least the last 100,000.
+  (with jobs as (
+    select e.job_name, clock_timestamp() - max(extract(epoch from e.every + e.grace)) * interval '1 s' as since
+    from pgonce_job_expectations e where e.key <> '' group by e.job_name),
+  bounds as (
+    select j.job_name, case when o.started_at is null then '-infinity' else least(j.since, o.started_at) end as since,
+           o.started_at is null as is_all
+    from jobs j left join lateral (
+      select r.started_at from cron_job_runs r where r.job_name = any (array[j.job_name])
+      order by r.job_name, r.started_at desc offset 100000 limit 1) o on true),
+  runs as (
+    select b.job_name, b.is_all, n.key, n.started_at from bounds b cross join lateral (
+      select r.key, max(r.started_at) as started_at from cron_job_runs r
+      where r.job_name = any (array[b.job_name]) and r.started_at >= b.since
+        and (r.status <> 'skipped' or r.blocked_by is null and r.error_message like 'paused%')
+      group by r.key) n),
+  keys as (
+    select r.job_name, r.key, r.key as run_key, r.started_at from runs r
+    union all
+    select r.job_name, substring(r.key from '^(.*)#[0-9]{1,4}$'), r.key, r.started_at from runs r where r.key ~ '#[0-9]{1,4}$'),
+  last as (
+    select distinct on (e.job_name, e.key) e.job_name, e.key, b.is_all, k.run_key, k.started_at
+    from pgonce_job_expectations e join bounds b on b.job_name = e.job_name
+    left join keys k on k.job_name = e.job_name and k.key = e.key
+    where e.key <> '' order by e.job_name, e.key, k.started_at desc nulls last)
+  select l.job_name, l.key, l.is_all, d.status, d.started_at, d.completed_at, d.process, d.error_message
+  from last l left join lateral (
+    select r.* from cron_job_runs r
+    where r.job_name = any (array[l.job_name]) and r.started_at = l.started_at and r.key = l.run_key
+      and (r.status <> 'skipped' or r.blocked_by is null and r.error_message like 'paused%') limit 1) d on true)
+$$;
+comment on function pgonce_last_expected_runs() is
+  'pgonce: of each job and key that is expected to run (pgonce_expect_job), the last run or paused start. is_all = false: only a part of '
+  'the job''s runs was read, so that an older one may exist.';
+
 create or replace view pgonce_job_missed as
 -- Ticks that are overdue: the first of the planned ticks after the last one that has a row. The row is written when a run
 -- starts, and next_tick is moved some seconds later. If a worker dies in between, the row shows that the tick has fired.
@@ -150,22 +199,17 @@ where r.status = 'skipped' and r.blocked_by is null and r.scheduled_for is not n
   and r.error_message not like 'paused%'
 union all
 -- Jobs that must run at an interval, no matter what starts them. One row for each interval that has passed, at most one a day.
--- A start that a pause has refused counts: the job was not due before the end of its pause. A slot of the key counts as the key.
 -- In UTC, because a day that is added to a time is 23 or 25 hours long in some time zones. A month is a calendar month.
 select e.job_name, e.key, due.at, due.at + e.grace,
        format('it should run every %s; ', e.every)
-         || case when last.started_at is null then 'it has never run'
+         || case when last.started_at is null and not last.is_all then 'none of the job''s last 100,000 runs has this key'
+                 when last.started_at is null then 'it has never run'
                  when last.status = 'skipped' then format('its last start, on %s, was refused: %s', date_trunc('second', last.started_at), last.error_message)
             else format('its last run %s %s, on %s', case when last.status = 'running' then 'has been running since' else last.status || ' at' end,
                         date_trunc('second', coalesce(last.completed_at, last.started_at)), coalesce(last.process, 'an unnamed process'))
             end
 from pgonce_job_expectations e
-left join lateral (
-  select r.status, r.started_at, r.completed_at, r.process, r.error_message from cron_job_runs r
-  where r.job_name = any (array[e.job_name])
-    and (e.key = '' or r.key = e.key or starts_with(r.key, e.key || '#') and substr(r.key, length(e.key) + 2) ~ '^[0-9]{1,4}$')
-    and (r.status <> 'skipped' or r.blocked_by is null and r.error_message like 'paused%')
-  order by r.job_name, r.started_at desc limit 1) last on true
+left join pgonce_last_expected_runs() last on last.job_name = e.job_name and last.key = e.key
 cross join lateral (select extract(epoch from e.every)::double precision * interval '1 s' as length) every
 cross join lateral (select (coalesce(last.started_at, e.since) at time zone 'utc' + e.every) at time zone 'utc' as first) f
 cross join lateral (
