@@ -109,8 +109,9 @@ try:
             raise
         os.execv("/bin/sh", ["sh", path, *command[1:]])  # a script without "#!", run as shells and cron do
 except OSError as error:
-    print(f"pgonce: {command[0]}: {error.strerror}", file=sys.stderr)
-    sys.exit(126)
+    missing = error.errno == errno.ENOENT  # the command is there, but not what its first line names
+    print(f"pgonce: {command[0]}: {'its interpreter was not found' if missing else error.strerror}", file=sys.stderr)
+    sys.exit(127 if missing else 126)
 """
 
 STATUS_UNKNOWN = 256

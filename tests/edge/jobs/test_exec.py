@@ -227,6 +227,19 @@ def test_a_file_that_is_not_executable_is_126(database: str, conn: Connection, t
     assert last_run(conn)[1:] == ("failed", f"{command}: permission denied")
 
 
+@pytest.mark.parametrize("first", [b"#!/no/such/interpreter", b"#!/bin/sh\r"], ids=["missing", "of Windows"])
+def test_a_script_whose_interpreter_is_not_there_is_127(
+    database: str, conn: Connection, tmp_path: Path, first: bytes
+) -> None:
+    script = tmp_path / "script"
+    script.write_bytes(first + b"\necho hi\n")
+    script.chmod(0o755)
+    env = {**os.environ, "DATABASE_URL": database}
+    done = subprocess.run([PGONCE, "exec", "job", script], env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (127, f"pgonce: {script}: its interpreter was not found\n")
+    assert last_run(conn)[1] == "failed"
+
+
 def test_a_script_without_a_first_line_runs_as_under_sh(database: str, conn: Connection, tmp_path: Path) -> None:
     script = tmp_path / "show.sh"
     script.write_text('echo "$0" "$@"; exit 4\n')
