@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import lzma
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,25 @@ def test_a_byte_order_mark_says_the_encoding(
     file.write_bytes(gzip.compress(data) if packing else data)
     assert seeds.run("s", read(file), into="things", key=("id",)).outcome == "complete"
     assert conn.execute("select note from things").fetchall() == [("ä",)]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "copy"])
+@pytest.mark.parametrize("packing", [".gz", ".zip", ".zst", ".xz"])
+@pytest.mark.parametrize("encoding", [None, "latin1"])
+def test_a_packed_file_whose_name_does_not_say_so_is_refused(
+    tmp_path: Path, kind: str, packing: str, encoding: str | None
+) -> None:
+    file = tmp_path / f"a.{kind}"
+    if packing == ".zip":
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("a.csv", "id,note\n1,a\n")
+    elif packing == ".zst":
+        zstd = pytest.importorskip("backports.zstd")
+        file.write_bytes(zstd.compress(b"id,note\n"))
+    else:
+        file.write_bytes(gzip.compress(b"id,note\n") if packing == ".gz" else lzma.compress(b"id,note\n"))
+    with pytest.raises(InvalidArgument, match=rf"a\.{kind} is packed as \{packing} files are: unpack it first"):
+        read(file, encoding=encoding).columns  # noqa: B018
 
 
 def test_a_zip_whose_file_cannot_be_read_is_said(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from pgonce.errors import InvalidArgument
 
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 """Endings of packed files, after the ending that says what is in them."""
+_PACKED_BY = {b"\x1f\x8b": ".gz", b"PK\3\4": ".zip", b"(\xb5/\xfd": ".zst", b"\xfd7zX": ".xz"}
+"""By the bytes with which such a file begins, and no text does."""
 BLOCK = 128 * 1024
 NOT_TEXT = "\udcff"
 """In place of bytes that no character has in the file's encoding: the byte ff, which no UTF-8 has."""
@@ -53,7 +55,10 @@ class Unpacker:
     def unpack(self, raw: io.RawIOBase) -> BinaryIO:
         """The text of ``raw``, in UTF-8."""
         stream = self._unpacked(raw)
-        if self._text and self.encoding is None and (found := _by_mark(stream)):
+        if self._text and not self.packing:
+            self._refuse_packed(_begin_of(stream))
+            stream.seek(0)
+        if self._text and self.encoding is None and (found := _by_mark(_begin_of(stream))):
             self.encoding = found
         if self._text and self.encoding is None:
             stream.seek(0)
@@ -61,6 +66,14 @@ class Unpacker:
             return stream
         stream.seek(0)
         return cast(BinaryIO, _Recoded(stream, str(self.encoding)))
+
+    def _refuse_packed(self, begin: bytes) -> None:
+        """Refuse a packed file whose name does not say so: its bytes would be those of some encoding."""
+        for magic, ending in _PACKED_BY.items():
+            if begin.startswith(magic):
+                name = "standard input" if self._name == "-" else self._name
+                sheet = ", or, of a spreadsheet, save it as CSV" if ending == ".zip" else ""
+                raise InvalidArgument(f"{name} is packed as {ending} files are: unpack it first{sheet}")
 
     def _unpacked(self, raw: io.RawIOBase) -> BinaryIO:
         if not self.packing:
@@ -191,14 +204,18 @@ def _known(encoding: str) -> str:
         ) from None
 
 
-def _by_mark(stream: BinaryIO) -> str | None:
-    """The encoding that a byte order mark tells; that of UTF-32 begins with that of UTF-16."""
+def _begin_of(stream: BinaryIO) -> bytes:
     begin = b""
     try:
         while len(begin) < 4 and (more := stream.read(4 - len(begin))):
             begin += more
     except damaged():
-        return None  # it is said when the bytes are read
+        pass  # it is said when the bytes are read
+    return begin
+
+
+def _by_mark(begin: bytes) -> str | None:
+    """The encoding that a byte order mark tells; that of UTF-32 begins with that of UTF-16."""
     if begin in {codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE}:
         return "utf-32"
     return "utf-16" if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else None
