@@ -114,7 +114,7 @@ def check_source(
     if changed:
         raise SourceChanged(
             f"the source of {seed.name} has changed since row {at.rows_seen:,}: begin at the start "
-            f"({_restart_advice(seed)}), or resume at the checkpoint (--accept-change)"
+            f"({_restart_advice(seed)}), resume at the checkpoint (--accept-change), or use another --name"
         )
     return take
 

@@ -230,6 +230,16 @@ def test_several_files_and_a_query(run: Terminal, conn: Conn, database: str) -> 
     run(*other, "--name", "mapped", "--map", "number=id", "--key", "id", "--verify")
 
 
+def test_another_file_of_the_same_name(run: Terminal, conn: Conn) -> None:
+    for number, folder in enumerate(("a", "b"), 1):
+        (run.folder / folder).mkdir()
+        run.write(f"{folder}/f.csv", f"id,name\n{number},Ann\n")
+    run("load", "a/f.csv", *INTO)
+    said = run("load", "b/f.csv", *INTO, code=1)
+    run("load", "b/f.csv", *INTO, *advised(said, r"or use another (--name)"), "b")
+    assert people(conn) == [(1, "Ann"), (2, "Ann")]
+
+
 def test_a_column_in_the_name_of_a_folder(run: Terminal, conn: Conn, monkeypatch: pytest.MonkeyPatch) -> None:
     conn.execute("alter table people add day date")
     for number, day in enumerate(("2026-11-28", "2026-11-29"), 1):
