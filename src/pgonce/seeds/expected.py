@@ -163,7 +163,7 @@ def _without_numpy(value: Any) -> Any:
 
 def _for_list(value: Any) -> Any:
     """psycopg needs the elements of a list to have one type, so they are texts."""
-    if value is None or isinstance(value, tuple | list):
+    if value is None or isinstance(value, tuple | list | Range | Multirange):
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
