@@ -18,11 +18,10 @@ KINDS: dict[str, Kind] = {
     "json": "json", "jsonb": "json", "bytea": "bytea", "uuid": "uuid", "interval": "interval", "bool": "boolean",
     "int2": "integer", "int4": "integer", "int8": "integer", "oid": "integer", "numeric": "number", "float4": "number",
     "float8": "number", "timestamp": "zoneless", "date": "zoneless", "time": "zoneless",
-    "tsrange": "zoneless", "tsmultirange": "zoneless", "daterange": "zoneless", "datemultirange": "zoneless",
 }  # fmt: skip
 """By the name in pg_type; other types are arrays, composites or texts by their category, or "other".
 
-``zoneless`` types read a time with an offset, and leave the offset out without a word.
+``zoneless`` types, and ranges of them, read a time with an offset, and leave the offset out without a word.
 """
 ONE_TEXT = frozenset({
     "bool", "int2", "int4", "int8", "oid", "uuid", "date", "time", "timestamp", "timestamptz", "text", "varchar",

@@ -81,6 +81,8 @@ with recursive used(oid) as (
 )
 select t.oid, t.typname::text as name, t.typtype::text as form, t.typcategory::text as category,
   t.typdelim::text as delimiter, t.typbasetype as base, t.typelem as element, t.typrelid as relation,
+  (select s.typname::text from pg_range r join pg_type s on s.oid = r.rngsubtype
+   where t.oid in (r.rngtypid, r.rngmultitypid)) as subtype,
   format_type(t.oid, null) as type
 from used join pg_type t using (oid)
 """
@@ -232,5 +234,7 @@ def _column(
         kind, fields = "composite", tuple(_columns(base["relation"], types, attributes))
     elif base["category"] == "S":
         kind = "text"
+    elif KINDS.get(base["subtype"]) == "zoneless":
+        kind = "zoneless"
     has_one_text = base["name"] in ONE_TEXT or base["form"] == "e"
     return Column(name, type_, kind, element, fields, base["delimiter"], written_by_server, has_one_text)

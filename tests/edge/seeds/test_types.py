@@ -78,6 +78,7 @@ def module(server: str, template: str) -> Iterator[tuple[Seeds, Conn]]:
         conn.execute("create type mood as enum ('sad', 'glad')")
         conn.execute("create type pair as (a int, b text)")
         conn.execute("create type nest as (p pair, q int[])")
+        conn.execute("create type moments as range (subtype = timestamp)")
         conn.execute("create domain positive as int check (value > 0)")
         conn.execute("create domain positives as positive[]")
         with pools.open_pool(url, 4) as pool:
@@ -327,6 +328,21 @@ def test_other_types_are_stored_and_verified(
 ) -> None:
     found, reasons = stored(module, value, kind)
     assert (text is None or found == text, reasons) == (True, [])
+
+
+@pytest.mark.parametrize(
+    "kind", ["tsrange", "daterange", "moments", "moments[]", "tsrange[]", "tsmultirange", "datemultirange"]
+)
+def test_an_offset_is_lost_in_no_range(module: tuple[Seeds, Conn], kind: str) -> None:
+    def value(zone: dt.tzinfo) -> Any:
+        found = Range(None, dt.datetime(2026, 1, 2, tzinfo=zone))
+        return [found] if kind.endswith("]") else Multirange([found]) if "multi" in kind else found
+
+    text, reasons = stored(module, value(dt.timezone(dt.timedelta(hours=2))), kind)
+    assert (text, len(reasons)) == (None, 1)
+    text, reasons = stored(module, value(dt.UTC), kind)
+    assert "2026-01-02" in str(text)
+    assert not reasons
 
 
 @pytest.mark.parametrize("kind", ["timestamptz", "text", "jsonb"])
