@@ -20,7 +20,7 @@ from psycopg.adapt import AdaptersMap, PyFormat, Transformer
 
 from pgonce.errors import InvalidArgument
 from pgonce.seeds.columns import Column, Kind
-from pgonce.seeds.source import SeedRow, check_sequence, has_exactly
+from pgonce.seeds.source import SeedRow, check_sequence, has_exactly, refuse_pairs
 from pgonce.seeds.value_text import PRISTINE, NoForm, ValueWriter
 
 
@@ -114,7 +114,7 @@ class RowFormatter:
         # psycopg looks up the class of each value anyway. This transformer knows only the classes that are plain in
         # every column, so that a row needs no check of its types first, which took a fifth of its time.
         self._only_plain = Transformer(_Plain([each for each, plain in self._plain.items() if kinds <= plain]))
-        self._is_plain = True
+        self._is_plain = self._is_first = True
         self._odd: dict[tuple[type, ...], list[int]] = {}
         """By the types of a row the places of the values that `ValueWriter` writes."""
 
@@ -127,6 +127,10 @@ class RowFormatter:
         """
         values = row if type(row) is tuple else self._values(row)
         before = len(out)
+        if self._is_first:
+            self._is_first = False
+            if not isinstance(row, Mapping):
+                refuse_pairs(values, self.columns)
         if len(values) != self._width:
             raise InvalidArgument(f"a row has {len(values)} values for {self._width} columns")
         try:

@@ -135,6 +135,17 @@ def check_sequence(row: Any, columns: Sequence[str]) -> None:
         )
 
 
+def refuse_pairs(values: Sequence[Any], columns: Sequence[str]) -> None:
+    """Refuse pairs of name and value, as ``row.items()`` has them: columns of text would take them for values.
+
+    Raises:
+        InvalidArgument: each value is its column's name and another one.
+    """
+    pairs = zip(values, columns, strict=False)
+    if values and all(isinstance(each, tuple | list) and len(each) == 2 and each[0] == name for each, name in pairs):
+        raise InvalidArgument("a row is pairs of name and value: yield a dict of them")
+
+
 def has_exactly(row: Mapping[str, Any], columns: Sequence[str]) -> bool:
     """Whether the mapping has these columns and no others. A defaultdict would make those that it lacks."""
     return len(row) == len(columns) and all(map(row.__contains__, columns))

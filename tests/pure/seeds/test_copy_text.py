@@ -131,6 +131,15 @@ def test_what_has_no_values_in_an_order_is_no_row(row: Any) -> None:
         lines(formatter(), [row])
 
 
+@pytest.mark.parametrize("row", [[("a", 1), ("b", 2)], (["a", "x"], ["b", "y"]), zip("ab", "xy", strict=True)])
+def test_pairs_of_name_and_value_are_no_values(row: Any) -> None:
+    with pytest.raises(InvalidArgument, match="a row is pairs of name and value: yield a dict of them"):
+        lines(formatter(), [row])
+    assert lines(formatter("a"), [{"a": ("a", 1)}]) == (b'["a", 1]\n', [])
+    others = [("a", 1), ("c", 2)]
+    assert lines(formatter(), [others]) == (b'["a", 1]\t["c", 2]\n', [])
+
+
 @pytest.mark.parametrize("row", [Row(2, 1), sqlite_row()])
 def test_values_that_have_the_names_of_the_columns_in_another_order_are_not_exchanged(row: Any) -> None:
     with pytest.raises(InvalidArgument, match="are in the order b, a, and the columns are a, b"):
