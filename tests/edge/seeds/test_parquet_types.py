@@ -161,7 +161,7 @@ def test_a_map_is_an_object_with_its_keys_as_text_and_one_with_a_key_twice_is_a_
     ("kind", "key", "name"),
     [(arrow.binary(), "kä".encode(), "kä"), (arrow.bool_(), True, "true"), (arrow.float64(), 1.5, "1.5"),
      (arrow.binary(), b"\xff", None), (arrow.struct([("x", arrow.int32())]), {"x": 1}, None),
-     (arrow.list_(arrow.int32()), [1], None)],
+     (arrow.list_(arrow.int32()), [1], None), (arrow.duration("us"), dt.timedelta(1), None)],
 )  # fmt: skip
 def test_a_key_of_a_map_is_its_json_or_a_reject(
     database: str, conn: Conn, tmp_path: Path, kind: Any, key: Any, name: str | None

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import uuid
 from contextlib import suppress
+from decimal import Decimal
 from types import ModuleType
 from typing import Any
 
 from pgonce.errors import InvalidArgument, first_line
 from pgonce.seeds.columns import Column
 from pgonce.seeds.copy_format import SPECIAL
+
+_KEYS = (str, int, float, Decimal, dt.date, dt.time, uuid.UUID)
+"""Of a map: those that str() writes as JSON's names, also in a column of jsonb."""
 
 
 class Unreadable:
@@ -126,7 +132,7 @@ def _name_of(key: Any) -> str:
         return key.decode()
     if isinstance(key, bool):
         return "true" if key else "false"
-    if isinstance(key, dict | list):
+    if not isinstance(key, _KEYS):
         raise ValueError("JSON has no such key of a map")  # noqa: TRY004 -- as a value that has no form
     return str(key)
 
