@@ -109,11 +109,11 @@ class TableFacts:
             SchemaError: the table has no such column, or it is generated and takes no values.
             InvalidArgument: a column of ``key`` is not among them: its default would make every row a new one.
         """
-        if lacking := [name for name in key if name not in names]:
-            raise InvalidArgument(f"the rows have no {lacking[0]}, which is in the key of {table}: add it to each row")
         for name in names:
             if name not in self.columns:
                 raise SchemaError(f"table {table} has no column {name}: it has {', '.join(self.columns)}")
             if self.columns[name].written_by_server == "generated":
                 raise SchemaError(f"column {name} of table {table} is generated: leave it out of the rows")
+        if lacking := [name for name in key if name not in names]:
+            raise InvalidArgument(f"the rows have no {lacking[0]}, which is in the key of {table}: add it to each row")
         return [self.columns[name] for name in names]
