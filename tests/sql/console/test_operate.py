@@ -117,6 +117,14 @@ def test_an_expectation_that_is_not_given_stays_as_it_was(conn: Connection) -> N
     assert conn.execute("select count(*) from pgonce_job_missed").fetchone() == (0,)
 
 
+def test_a_job_of_which_only_its_length_is_expected_is_never_missed(conn: Connection) -> None:
+    conn.execute(
+        "select pgonce_expect_job('j', null, p_within => '1 s'), pgonce_expect_job('j', null, '0', 'k', '1 s')"
+    )
+    conn.execute("update pgonce_job_expectations set since = now() - interval '1 year'")
+    assert conn.execute("select count(*) from pgonce_job_missed where job_name = 'j'").fetchone() == (0,)
+
+
 @pytest.mark.parametrize("arguments", ["null", "null, p_within => '0'", "'1 day', p_within => '-1 s'", "'0'"])
 def test_an_expectation_of_nothing_or_of_no_time_is_refused(conn: Connection, arguments: str) -> None:
     with pytest.raises(psycopg.errors.InvalidParameterValue):

@@ -238,12 +238,10 @@ create table if not exists pgonce_job_schedules (
 create table if not exists pgonce_job_expectations (
   job_name text        not null,
   key      text        not null default '',
-  every    interval    check (every > '0'),
+  every    interval    check (every > '0'), within interval check (within > '0'),
   grace    interval    not null default '5 minutes' check (grace >= '0'),
-  within   interval    check (within > '0'),
   since    timestamptz not null default clock_timestamp(),
-  primary key (job_name, key),
-  check (every is not null or within is not null)
+  primary key (job_name, key), check (every is not null or within is not null)
 );
 
 -- Jobs that an operator has paused: no run of them starts before paused_until (null: before they are resumed).
