@@ -18,6 +18,7 @@ from pgonce.cli.times import took
 from pgonce.core import database
 from pgonce.core.callables import ensure_awaitable, ensure_result
 from pgonce.core.execute import call
+from pgonce.core.forked_child import ends_forked_child
 from pgonce.errors import DatabaseUnavailable, LeaseLost, RunStopped, class_and_line
 from pgonce.jobs import calls as protocol
 from pgonce.jobs.guard import Jobs, Run
@@ -84,7 +85,8 @@ def _perform(job: Job, start: dict[str, Any], begun: list[UUID], url: str, schem
     with database.open_pool(url) as pool, Jobs(pool, schema=schema).begin(job, **start) as run:
         if run is not None:
             begun.append(run.id)
-            ensure_result(job.function(run))
+            with ends_forked_child():
+                ensure_result(job.function(run))
         return run
 
 
@@ -95,7 +97,8 @@ async def _perform_async(job: Job, start: dict[str, Any], begun: list[UUID], url
     ):
         if run is not None:
             begun.append(run.id)
-            await ensure_awaitable(job.function(run))
+            with ends_forked_child():
+                await ensure_awaitable(job.function(run))
         return run
 
 

@@ -25,7 +25,7 @@ PGONCE = Path(sys.executable).with_name("pgonce")
 Start = Callable[..., "subprocess.Popen[str]"]
 Run = Callable[..., tuple[int, str, str]]
 APP = """
-import asyncio, threading
+import asyncio, os, sys, threading
 import pgonce
 app = pgonce.App()
 
@@ -64,6 +64,17 @@ async def hopeless(run):
 @app.job("hardy", retries=9, backoff="100 ms")
 def hardy(run):
     pass
+
+@app.job("forks")
+def forks(run):
+    if child := os.fork():
+        run.processed(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    elif "code" in run.scope:
+        sys.exit(run.scope["code"])
+
+@app.job("forks_async")
+async def forks_async(run):
+    forks(run)
 
 @app.job("endless", timeout="100 ms")
 async def endless(run):
@@ -150,6 +161,13 @@ def test_run_retries_as_the_job_says_and_the_exit_code_is_the_last_ones(run: Run
         ("shaky", 1, "failed"), ("shaky", 2, "failed"), ("shaky", 3, "succeeded"),
         ("hopeless", 1, "failed"), ("hopeless", 2, "failed"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["forks", "forks_async"])
+@pytest.mark.parametrize("code", [None, 0, 3])
+def test_a_forked_child_says_nothing_about_the_run_of_its_parent(run: Run, name: str, code: int | None) -> None:
+    done = run("run", name, "--scope", "{}" if code is None else f'{{"code": {code}}}')
+    assert done == (0, f"{name}: succeeded, {code or 0} processed, 0 skipped\n", "")
 
 
 def test_run_tries_again_when_there_was_no_database(start: Start, conn: Connection, server: str) -> None:
