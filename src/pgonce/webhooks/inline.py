@@ -101,16 +101,25 @@ class Webhooks:
         if claim.outcome != "claimed":
             return claim.outcome
         event = Event(body.id, body.type, body.payload, claim.attempts)
+        of_handler: list[BaseException] = []
+
+        def watched(event: Event, tx: Connection[Any]) -> object:
+            try:
+                return ensure_result(handler(event, tx))
+            except BaseException as error:
+                of_handler.append(error)
+                raise
+
         try:
-            outcome = self._attempt(claim, event, handler)
+            outcome = self._attempt(claim, event, watched)
         except Postponed as decision:
             call(self._pool, postpone_webhook(claim, decision.delay), self._schema)
             raise EventBusy(
                 f"the handler of event {body.id} asks for a retry: answer with an error, Stripe retries"
             ) from None
-        except (LeaseLost, DatabaseUnavailable):
-            raise  # the claim or the connection is lost
         except BaseException as error:
+            if isinstance(error, LeaseLost | DatabaseUnavailable) and error not in of_handler:
+                raise  # the claim or the connection is lost
             # also CancelledError and KeyboardInterrupt: otherwise the next delivery would have to wait for the lease
             self._fail(claim, error)
             raise

@@ -100,16 +100,25 @@ class AsyncWebhooks:
         if claim.outcome != "claimed":
             return claim.outcome
         event = Event(body.id, body.type, body.payload, claim.attempts)
+        of_handler: list[BaseException] = []
+
+        async def watched(event: Event, tx: AsyncConnection[Any]) -> object:
+            try:
+                return await ensure_awaitable(handler(event, tx))
+            except BaseException as error:
+                of_handler.append(error)
+                raise
+
         try:
-            outcome = await self._attempt(claim, event, handler)
+            outcome = await self._attempt(claim, event, watched)
         except Postponed as decision:
             await call(self._pool, postpone_webhook(claim, decision.delay), self._schema)
             raise EventBusy(
                 f"the handler of event {body.id} asks for a retry: answer with an error, Stripe retries"
             ) from None
-        except (LeaseLost, DatabaseUnavailable):
-            raise  # the claim or the connection is lost
         except BaseException as error:
+            if isinstance(error, LeaseLost | DatabaseUnavailable) and error not in of_handler:
+                raise  # the claim or the connection is lost
             # also CancelledError and KeyboardInterrupt: otherwise the next delivery would have to wait for the lease
             await self._fail(claim, error)
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 from psycopg import AsyncConnection, Connection
 
 import pgonce
+from pgonce.core import database as databases
+from pgonce.webhooks import stripe
 from pgonce.webhooks.worker import Worker
 from tests.conftest import wait_until
 from tests.contract.webhooks.test_worker import Effects, Queue, app, effects, put, status, write
@@ -100,3 +103,34 @@ def test_the_attempt_has_failed_and_the_others_are_handled(
         wait_until(lambda: sorted(effects()) == OTHERS, "the others, before the lease of a batch has run out", 20)
         wait_until(lambda: status(conn, "evt_0")["status"] == "failed", "the failure", 20)
     assert [status(conn, name)["attempts"] for name in ("evt_0", *OTHERS)] == [1] * 5
+
+
+def another_run_is_lost(_: object) -> None:
+    raise pgonce.LeaseLost("another run")
+
+
+@pytest.mark.parametrize("fails", [*ERRORS, another_run_is_lost])
+def test_where_it_is_handled_at_once_the_next_delivery_is_the_retry(
+    database: str, conn: Connection[Any], fails: Callable[[Any], None]
+) -> None:
+    body = stripe.read(b'{"id": "evt_0", "type": "pay"}')
+
+    async def fail(_: pgonce.Event, tx: AsyncConnection[Any]) -> None:
+        if fails is is_cancelled:
+            await tx.execute("set local statement_timeout = '10ms'")
+            await tx.execute("select pg_sleep(10)")
+        fails(tx)
+
+    async def receive() -> None:
+        async with await databases.open_async_pool(database, 1) as pool:
+            await pgonce.AsyncWebhooks(pool).handle(body, fail)
+
+    with databases.open_pool(database, 1) as pool:
+        webhooks = pgonce.Webhooks(pool)
+        with pytest.raises((psycopg.Error, pgonce.PgonceError)):
+            webhooks.handle(body, lambda _, tx: fails(tx))
+        assert status(conn, "evt_0")["status"] == "failed"
+        with pytest.raises((psycopg.Error, pgonce.PgonceError)):
+            asyncio.run(receive())
+        assert status(conn, "evt_0")["status"] == "failed"
+        assert webhooks.handle(body, lambda _, tx: tx.execute("select 1")) == "succeeded"
