@@ -36,7 +36,7 @@ def test_a_misspelt_variable_is_named_with_the_one_that_was_meant(name: str, mea
     "name",
     [
         "DATABASE_URL", "SHOP_DATABASE_URL", "PG_DATABASE_URL", "WEBHOOK_SECRET", "STRIPE_WEBHOOK_SECRET", "APP",
-        "PGHOST", "_PGONCE_COMPLETE", *INTERNAL,
+        "PGHOST", "_PGONCE_COMPLETE", *sorted(INTERNAL),
         # what Kubernetes sets for a Service that is called pgonce-receiver
         "PGONCE_RECEIVER_SERVICE_HOST", "PGONCE_RECEIVER_SERVICE_PORT", "PGONCE_RECEIVER_SERVICE_PORT_HTTP",
         "PGONCE_RECEIVER_PORT", "PGONCE_RECEIVER_PORT_8000_TCP", "PGONCE_RECEIVER_PORT_8000_TCP_ADDR", "PGONCE_PORT",
