@@ -13,10 +13,10 @@ from pgonce.cli.options import as_json, with_database
 from pgonce.cli.output import in_line, print_diagnosis, print_fields, print_json, print_line, when
 from pgonce.cli.times import ago, took
 from pgonce.core import database
-from pgonce.core.diagnosis import diagnose_run
 from pgonce.core.execute import call
 from pgonce.errors import NotFound
 from pgonce.jobs import calls_stats as stats
+from pgonce.jobs.calls_diagnose import diagnose_run
 
 
 @click.command()

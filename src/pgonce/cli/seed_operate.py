@@ -18,11 +18,11 @@ from pgonce.cli.times import ago
 from pgonce.cli.times import took as took_
 from pgonce.cli.watch import watchable
 from pgonce.core import database
-from pgonce.core.diagnosis import diagnose_seed
 from pgonce.core.execute import call
 from pgonce.errors import NotFound
 from pgonce.seeds import calls_console_operate as operate
 from pgonce.seeds.calls import Checkpoint
+from pgonce.seeds.calls_diagnose import diagnose_seed
 from pgonce.seeds.calls_operate import Resume
 from pgonce.seeds.seeds import Seeds
 

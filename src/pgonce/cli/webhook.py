@@ -16,12 +16,12 @@ from pgonce.cli.watch import watchable
 from pgonce.cli.webhook_replay import match
 from pgonce.cli.webhook_show import print_event
 from pgonce.core import database
-from pgonce.core.diagnosis import diagnose_webhook
 from pgonce.core.execute import call
 from pgonce.core.processes import host
 from pgonce.errors import NotFound
 from pgonce.webhooks import calls_list as lists
 from pgonce.webhooks import calls_replays as replays
+from pgonce.webhooks.calls_diagnose import diagnose_webhook
 from pgonce.webhooks.calls_receive import list_refused_deliveries
 from pgonce.webhooks.glob import any_of, is_glob
 

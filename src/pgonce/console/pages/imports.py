@@ -25,12 +25,13 @@ from pgonce.console.respond import form, go, query, who
 from pgonce.console.sessions import AuditLine, list_audit
 from pgonce.console.text import coded, shortened
 from pgonce.core.call import Call
-from pgonce.core.diagnosis import Diagnosis, diagnose_seed
+from pgonce.core.diagnosis import Diagnosis
 from pgonce.errors import Forbidden, InvalidArgument, NotFound, PgonceError, first_line
 from pgonce.seeds import calls_console as calls
 from pgonce.seeds import calls_console_operate as operate
 from pgonce.seeds.calls import Checkpoint, Reject, get_checkpoint
 from pgonce.seeds.calls_console import RejectGroup, RejectRow, SeedLine, SeedRun
+from pgonce.seeds.calls_diagnose import diagnose_seed
 from pgonce.seeds.calls_operate import get_partitions, get_rejects
 from pgonce.seeds.pace import Pace, pace
 from pgonce.seeds.seeds_async import AsyncSeeds

@@ -18,12 +18,13 @@ from pgonce.console.respond import Form, form, go, query, who
 from pgonce.console.sessions import AuditLine, list_audit
 from pgonce.console.templating import Clock, zone_of
 from pgonce.console.text import coded
-from pgonce.core.diagnosis import Diagnosis, diagnose_job
+from pgonce.core.diagnosis import Diagnosis
 from pgonce.core.interval import interval
 from pgonce.errors import InvalidArgument, NotFound
 from pgonce.jobs import calls_console as calls
 from pgonce.jobs import calls_console_operate as operate
 from pgonce.jobs.calls_console import ConsoleRun, Lane, Release, RequestLine
+from pgonce.jobs.calls_diagnose import diagnose_job
 
 STRIP = 100
 """Runs in the strip of durations."""

@@ -20,11 +20,12 @@ from pgonce.console.respond import form, go, query, who
 from pgonce.console.sessions import AuditLine, list_audit
 from pgonce.console.templating import Clock, zone_of
 from pgonce.console.text import coded, shortened
-from pgonce.core.diagnosis import Diagnosis, diagnose_run
+from pgonce.core.diagnosis import Diagnosis
 from pgonce.errors import NotFound
 from pgonce.jobs import calls_console as calls
 from pgonce.jobs import calls_console_operate as operate
 from pgonce.jobs.calls_console import Attempt, Blocked, RunDetail
+from pgonce.jobs.calls_diagnose import diagnose_run
 
 
 @dataclass(frozen=True, slots=True)

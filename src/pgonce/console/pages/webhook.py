@@ -20,10 +20,11 @@ from pgonce.console.mask import is_masked, mask_patterns, masked
 from pgonce.console.reads import Read, reading
 from pgonce.console.templating import Clock, duration, zone_of
 from pgonce.console.traceback import Traceback, read_traceback
-from pgonce.core.diagnosis import Diagnosis, diagnose_webhook
+from pgonce.core.diagnosis import Diagnosis
 from pgonce.errors import NotFound
 from pgonce.webhooks import calls_console as calls
 from pgonce.webhooks.calls_console import Change, Changes, EventDetails, HistoryLine, PayloadPart
+from pgonce.webhooks.calls_diagnose import diagnose_webhook
 
 PART = 65_536
 """Characters of a payload in one page."""
