@@ -5,26 +5,23 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 
-@contextmanager
-def ends_forked_child() -> Iterator[None]:
+class ends_forked_child:  # noqa: N801 -- a function to its callers; contextlib's generators cost more for each event
     """If a forked child leaves the block, end it, as Python's multiprocessing does.
 
-    In the child only the thread of the function goes on. It would wait for work for ever, so a parent that waits for
-    its child would hang. The exit code is 0, or that of `sys.exit`, or 1 after an error, which is printed.
+    In the child only the thread of the function goes on. It would commit on its parent's connection, and then wait for
+    work for ever, so a parent that waits for its child would hang. The exit code is 0, or that of `sys.exit`, or 1
+    after an error, which is printed.
     """
-    pid = os.getpid()
-    try:
-        yield
-    except BaseException as error:
-        if os.getpid() != pid:
+
+    def __enter__(self) -> None:
+        self._pid = os.getpid()
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if os.getpid() != self._pid:
             _end(error)
-        raise
-    if os.getpid() != pid:
-        _end(None)
 
 
 def _end(error: BaseException | None) -> None:

@@ -14,6 +14,7 @@ from pgonce.core.callables import ensure_result
 from pgonce.core.concurrency import isolated
 from pgonce.core.connection_reset import take_back
 from pgonce.core.execute import Pool, call, execute
+from pgonce.core.forked_child import ends_forked_child
 from pgonce.core.lent_connection import lend
 from pgonce.core.telemetry import is_traced, working
 from pgonce.errors import PgonceError
@@ -48,7 +49,8 @@ def call_handlers(conn: Connection[Any], event: Event, handlers: Sequence[Handle
     def call_each() -> None:
         try:
             for handler in handlers:
-                ensure_result(handler.function(event, tx))
+                with ends_forked_child():
+                    ensure_result(handler.function(event, tx))
         finally:
             take_back(conn, tx)
 
@@ -67,7 +69,8 @@ def call_batch_handler(conn: Connection[Any], events: Sequence[Event], handler: 
 
     def call_it() -> None:
         try:
-            ensure_result(handler.function(list(events), tx))  # a list that it may empty
+            with ends_forked_child():
+                ensure_result(handler.function(list(events), tx))  # a list that it may empty
         finally:
             take_back(conn, tx)
 
@@ -80,7 +83,8 @@ def call_own_handler(pool: Pool, event: Event, handler: Handler, schema: str) ->
     link = call(pool, get_webhook_trace(event.id), schema) if is_traced() else None
 
     def call_it() -> None:
-        ensure_result(handler.function(event))
+        with ends_forked_child():
+            ensure_result(handler.function(event))
 
     with working(f"process {event.type}", "consumer", ids_of(event), _attributes(event), link=link), deciding():
         isolated(call_it)

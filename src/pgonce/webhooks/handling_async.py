@@ -13,6 +13,7 @@ from pgonce.core.callables import ensure_awaitable
 from pgonce.core.concurrency_async import isolated
 from pgonce.core.connection_reset_async import take_back
 from pgonce.core.execute_async import Pool, call, execute
+from pgonce.core.forked_child import ends_forked_child
 from pgonce.core.lent_connection import lend
 from pgonce.core.telemetry import is_traced, working
 from pgonce.errors import PgonceError
@@ -47,7 +48,8 @@ async def call_handlers(conn: AsyncConnection[Any], event: Event, handlers: Sequ
     async def call_each() -> None:
         try:
             for handler in handlers:
-                await ensure_awaitable(handler.function(event, tx))
+                with ends_forked_child():
+                    await ensure_awaitable(handler.function(event, tx))
         finally:
             await take_back(conn, tx)
 
@@ -66,7 +68,8 @@ async def call_batch_handler(conn: AsyncConnection[Any], events: Sequence[Event]
 
     async def call_it() -> None:
         try:
-            await ensure_awaitable(handler.function(list(events), tx))  # a list that it may empty
+            with ends_forked_child():
+                await ensure_awaitable(handler.function(list(events), tx))  # a list that it may empty
         finally:
             await take_back(conn, tx)
 
@@ -79,7 +82,8 @@ async def call_own_handler(pool: Pool, event: Event, handler: Handler, schema: s
     link = await call(pool, get_webhook_trace(event.id), schema) if is_traced() else None
 
     async def call_it() -> None:
-        await ensure_awaitable(handler.function(event))
+        with ends_forked_child():
+            await ensure_awaitable(handler.function(event))
 
     with working(f"process {event.type}", "consumer", ids_of(event), _attributes(event), link=link), deciding():
         await isolated(call_it)

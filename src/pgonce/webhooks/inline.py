@@ -17,6 +17,7 @@ from pgonce.core.callables import ensure_result
 from pgonce.core.concurrency import Result, shielded
 from pgonce.core.connection_reset import resetting, take_back
 from pgonce.core.execute import Pool, call, call_unsynced, connection, execute, transaction
+from pgonce.core.forked_child import ends_forked_child
 from pgonce.core.interval import interval
 from pgonce.core.lent_connection import lend
 from pgonce.core.registration import check_pool, check_schema
@@ -105,7 +106,8 @@ class Webhooks:
 
         def watched(event: Event, tx: Connection[Any]) -> object:
             try:
-                return ensure_result(handler(event, tx))
+                with ends_forked_child():
+                    return ensure_result(handler(event, tx))
             except BaseException as error:
                 of_handler.append(error)
                 raise

@@ -16,6 +16,7 @@ from pgonce.core.callables import ensure_awaitable
 from pgonce.core.concurrency_async import Result, shielded
 from pgonce.core.connection_reset_async import resetting, take_back
 from pgonce.core.execute_async import Pool, call, call_unsynced, connection, execute, transaction
+from pgonce.core.forked_child import ends_forked_child
 from pgonce.core.interval import interval
 from pgonce.core.lent_connection import lend
 from pgonce.core.registration import check_pool, check_schema
@@ -104,7 +105,8 @@ class AsyncWebhooks:
 
         async def watched(event: Event, tx: AsyncConnection[Any]) -> object:
             try:
-                return await ensure_awaitable(handler(event, tx))
+                with ends_forked_child():
+                    return await ensure_awaitable(handler(event, tx))
             except BaseException as error:
                 of_handler.append(error)
                 raise
