@@ -116,7 +116,8 @@ def webhooks(pool: Any, world: str) -> None:
     lost = Claim("claimed", claim.id, claim.id, 1)  # a lease that is not its
     with pool.connection() as conn:
         try:
-            calls.Event("evt", "pay", {}, claim=lost).complete(conn)
+            with conn.transaction():
+                calls.Event("evt", "pay", {}, claim=lost).complete(conn)
         except LeaseLost:
             said[f"{world} lost"] = True
 

@@ -107,7 +107,7 @@ def test_a_database_that_cannot_be_reached_is_said_at_once_with_the_server_s_rea
             with pytest.raises(DatabaseUnavailable, match=reason) as caught:
                 attempt(url)
             assert len(str(caught.value).splitlines()) == 1
-            assert "DATABASE_URL" in str(caught.value)
+            assert "check the database URL" in str(caught.value)
             assert "s3cret" not in str(caught.value)
 
 

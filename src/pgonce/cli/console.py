@@ -73,8 +73,6 @@ def console(
     served.check_host(host)
     served.check_installed()
     listening = listen(host, port)
-    click.echo(describe_database(url, schema), err=True)
-    click.echo(f"console   {address_of(listening, host)}{prefix}/   {served.access}", err=True)
     # proxy_headers: the console reads them itself, and only from the proxies that it knows
     settings = uvicorn.Config(
         served, http=bounded_protocol(), proxy_headers=False, server_header=False, access_log=False, ws="none",
@@ -82,6 +80,8 @@ def console(
     )  # fmt: skip
     server = uvicorn.Server(settings)
     with handled(lambda number: server.handle_exit(number, None)):  # uvicorn raises a signal again after its end
+        click.echo(describe_database(url, schema), err=True)
+        click.echo(f"console   {address_of(listening, host)}{prefix}/   {served.access}", err=True)
         server.run(sockets=[listening])
 
 

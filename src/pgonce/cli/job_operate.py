@@ -100,7 +100,8 @@ def request(name: str, scope: dict[str, Any], key: str | None, wait: int, url: s
     """Request a run of the job NAME from any worker that has it. If it is running, exit with 75.
 
     A worker answers within about 15 s. The command does not wait for the end of the run. If no running worker has the
-    job, it exits with 1; the request stays for an hour, for a worker that starts by then.
+    job, it exits with 1; the request stays for an hour, for a worker that starts by then. Until a worker has answered,
+    the same request again is the first one.
     """
     with database.open_pool(url, 1) as pool:
         wanted = operate.request_job_run(session(pool, schema), name, key, scope)
