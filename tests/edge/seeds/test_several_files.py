@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from pgonce.errors import InvalidArgument, SourceChanged
-from pgonce.seeds.readers import read_files
+from pgonce.seeds.readers import descriptor, read_files
 from pgonce.seeds.run_options import Progress
 from pgonce.seeds.seeds import Seeds
 
@@ -45,6 +45,7 @@ def equal(file: Path) -> None:
     new.replace(file)
 
 
+@pytest.mark.parametrize("tick", [0, 3600], ids=["written long ago", "just written"])
 @pytest.mark.parametrize("after", [1, 2])
 @pytest.mark.parametrize(
     ("change", "said"),
@@ -52,8 +53,10 @@ def equal(file: Path) -> None:
      (equal, ""), (Path.unlink, "")],
 )  # fmt: skip
 def test_a_file_that_was_read_to_its_end_is_compared_before_each_batch(
-    seeds: Seeds, conn: Conn, tmp_path: Path, change: Callable[[Path], None], said: str, after: int
-) -> None:
+    seeds: Seeds, conn: Conn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None],
+    said: str, after: int, tick: int,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(descriptor, "TICK", tick)
     first, second = files = [tmp_path / "1.csv", tmp_path / "2.csv"]
     first.write_text(rows(0, 500))
     second.write_text(rows(500, 60_000))  # several blocks of 64 kB

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, TypeVar
 
 from pgonce.errors import InvalidArgument, SourceChanged
 from pgonce.seeds.copy_format import TEXT
 from pgonce.seeds.readers.copy_file import CopyTextFile
 from pgonce.seeds.readers.csv import CsvFile
-from pgonce.seeds.readers.descriptor import stat_of
+from pgonce.seeds.readers.descriptor import is_settled, stat_of
 from pgonce.seeds.readers.file import advice
 from pgonce.seeds.readers.jsonl import NO_SUCH_KEY, JsonLinesFile
 from pgonce.seeds.readers.parquet import ParquetFile
@@ -171,7 +172,7 @@ class Files:
             now = file.path.stat()
         except OSError:  # a file that was only removed has not changed
             return
-        if found.get("stat") in (None, stat_of(now)):  # None: of a pipe, or written in the moment it was read
+        if found.get("stat") == stat_of(now) or not S_ISREG(now.st_mode):  # a pipe cannot be read again
             return
         verdict = file.same({key: value for key, value in found.items() if key != "file"})
         file.release()
@@ -179,7 +180,8 @@ class Files:
             raise SourceChanged(advice(f"{file.name} was changed after it was read"))
         if verdict == "grown":
             raise SourceChanged(_has_grown(file.name))
-        self._read[number] = {**found, "stat": stat_of(now)}
+        # not yet settled: one more change might leave its times as they are, so it is compared at the next batch, too
+        self._read[number] = {**found, "stat": stat_of(now) if is_settled(now) else None}
 
     def _each(self, look: Callable[[Any], T]) -> Iterator[T]:
         """What ``look`` finds in each file, with one open at a time."""
