@@ -82,9 +82,9 @@ def _refuse_future(returned: object) -> None:
 
 
 def _refuse_lazy(returned: object) -> None:
-    kind = type(returned).__name__.lstrip("_")
+    kind: type = type(returned)
     if isinstance(returned, _LAZY):
         raise InvalidArgument(
-            f"the function returned an object of type {kind}, which has not run: "
+            f"the function returned an object of type {kind.__name__.lstrip('_')}, which has not run: "
             "call it, loop over it or enter it in the function"
         )
