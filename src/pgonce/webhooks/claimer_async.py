@@ -35,7 +35,7 @@ class AsyncClaimer:
     """Claims events, for one consumer at a time; for those that wait meanwhile it claims, too.
 
     Claims of all processes wait for each other in the database. When each consumer made its own, 32 processes handled
-    0.66 to 0.71 of the events that eight did; now 0.92 (``python -m bench --quick webhooks``).
+    0.66 to 0.71 of the events that eight did; now 0.92 (``python -m bench webhooks``).
 
     Args:
         pool: of the consumers.
