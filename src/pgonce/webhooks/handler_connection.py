@@ -23,7 +23,11 @@ from pgonce.webhooks.calls import Event
 _ENDED = "a handler ended the transaction: leave COMMIT and ROLLBACK to pgonce"
 _CLOSED = "the connection was closed while the handler ran, by the handler or by the server"
 LEFT_OPEN = "a handler left a COPY, a stream or a pipeline of its connection open: end it before the handler returns"
-_SWALLOWED = "a handler caught a database error and went on: wrap what may fail in `with tx.transaction()`"
+# psycopg cancels a stream that is left before its end, and hides the error. The transaction is aborted all the same.
+_SWALLOWED = (
+    "a handler caught a database error and went on, or left a stream before its last row: "
+    "wrap what may fail in `with tx.transaction()`, and limit the query instead of leaving its stream"
+)
 _NOT_THE_SAME = "22012"
 # Only a commit that has written something waits for the disk. So this writes a record that nobody reads.
 _FLUSH = "begin; select pg_catalog.pg_logical_emit_message(true, 'pgonce', ''); commit"

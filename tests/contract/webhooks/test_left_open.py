@@ -182,12 +182,36 @@ def test_an_asynchronous_stream_that_is_left_early_is_no_failure(
     @app.webhook("pay")
     async def pay(event: pgonce.Event, tx: AsyncConnection[Any]) -> None:
         await tx.execute("insert into effects (event) values (%s)", [event.id])
-        async for _ in tx.cursor().stream("select generate_series(1, 1000)"):
+        # So few rows arrive together with the end of the query: psycopg's cancellation finds nothing to cancel.
+        async for _ in tx.cursor().stream("select generate_series(1, 10)"):
             break  # the event loop closes the generator after the handler has returned
 
     put("pay", "evt_0", "evt_1")
     work(app, database, conn, concurrency=1)
     assert sorted(effects()) == ["evt_0", "evt_1"]
+
+
+def test_a_stream_whose_query_was_cancelled_fails_its_event_with_a_reason(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects
+) -> None:
+    @app.webhook("pay")
+    async def pay(event: pgonce.Event, tx: AsyncConnection[Any]) -> None:
+        await tx.execute("insert into effects (event) values (%s)", [event.id])
+        async for _ in tx.cursor().stream(ROWS):
+            break
+
+    @app.webhook("refund")
+    def refund(event: pgonce.Event, tx: Connection[Any]) -> None:
+        write(tx, event)
+        for _ in tx.cursor().stream(ROWS):
+            break
+
+    put("pay", "evt_0")
+    put("refund", "evt_1")
+    work(app, database, conn, concurrency=1)
+    assert effects() == []
+    for event in ("evt_0", "evt_1"):
+        assert "left a stream before its last row" in status(conn, event)["error_message"]
 
 
 @pytest.mark.parametrize("attack", [copy_in, stream, pipeline, raised_within_a_stream], ids=lambda each: each.__name__)
