@@ -1,5 +1,5 @@
 # Generated from connection_reset_async.py by tools/unasync.py: edit that one, then `make generate`.
-"""Resets a connection of a pool after code of the user's has had it."""
+"""Lends a connection to code of the user's, and resets one of a pool that such code has had."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import Any
 
 import psycopg
 from psycopg import Connection
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 
 from pgonce.core.concurrency import wait_until_free
 from pgonce.core.database import is_own
 from pgonce.core.execute import Pool, send
 from pgonce.core.handler_session import RESET, ClientState
-from pgonce.core.lent_connection import detach
+from pgonce.core.lent_connection import close_for_good, detach, lend
+from pgonce.errors import PgonceError
+
+LEFT_OPEN = "a COPY, a stream or a pipeline was left open on the connection: end it before you give the connection back"
 
 
 @contextmanager
@@ -39,16 +42,43 @@ def resetting(conn: Connection[Any], pool: Pool) -> Iterator[None]:
             except psycopg.Error as lost:
                 error = lost
             except BaseException:  # cancelled in between, it may have been reset or not
-                conn.close()
+                close_for_good(conn)
                 raise
             if error is None:
                 state.restore()
             else:
-                conn.close()
+                close_for_good(conn)
 
 
-def take_back(conn: Connection[Any], lent: Connection[Any]) -> None:
-    """End what ``lend`` has made of ``conn``, before the next statement of ours."""
-    if conn.lock.locked():  # a stream that was left early: the event loop is about to close it, through ``lent``
-        wait_until_free(conn.lock)
-    detach(lent)
+@contextmanager
+def lent(conn: Connection[Any]) -> Iterator[Connection[Any]]:
+    """Give the body another object for the same session (see `lend`), which ends with the body.
+
+    Raises:
+        PgonceError: the body has left a COPY, a stream or a pipeline open. The connection is closed then.
+    """
+    theirs = lend(conn)
+    try:
+        yield theirs
+    finally:
+        if conn.lock.locked():  # a stream that was left early: the event loop is about to close it, through ``theirs``
+            wait_until_free(conn.lock)
+        detach(theirs)
+        was_busy = close_if_busy(conn)
+    if was_busy:
+        raise PgonceError(LEFT_OPEN)
+
+
+def close_if_busy(conn: Connection[Any]) -> bool:
+    """Close the connection if a COPY, a stream or a pipeline is open on it; returns whether one was.
+
+    Such a thing may hold psycopg's lock, for which the next statement would wait without end.
+    """
+    if conn.closed:
+        return False
+    pgconn = conn.pgconn
+    is_active = conn.lock.locked() or pgconn.transaction_status == TransactionStatus.ACTIVE
+    if not is_active and pgconn.pipeline_status == PipelineStatus.OFF:
+        return False
+    close_for_good(conn)
+    return True

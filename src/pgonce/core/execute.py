@@ -27,6 +27,7 @@ from psycopg_pool import ConnectionPool
 from pgonce.core.adapters import ADAPTERS
 from pgonce.core.call import Call
 from pgonce.core.idle_connections import has_unread_input
+from pgonce.core.lent_connection import close_for_good
 from pgonce.core.pool import refuse_inherited
 from pgonce.errors import translate
 
@@ -163,7 +164,7 @@ def execute(
         return found
     except psycopg.Error as error:
         if error.sqlstate == "25006":
-            conn.close()
+            close_for_good(conn)
         raise translate(error) from error
 
 
@@ -270,7 +271,7 @@ def get_connection(pool: Pool) -> Connection[Any]:
     """A connection of the pool that the server has not closed; to be given back with ``putconn``."""
     refuse_inherited(pool)
     while _was_closed(conn := pool.getconn()):
-        conn.close()
+        close_for_good(conn)
         pool.putconn(conn)  # which opens another in its place
     return conn
 

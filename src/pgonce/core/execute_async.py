@@ -26,6 +26,7 @@ from psycopg_pool import AsyncConnectionPool
 from pgonce.core.adapters import ADAPTERS
 from pgonce.core.call import Call
 from pgonce.core.idle_connections import has_unread_input
+from pgonce.core.lent_connection import close_for_good
 from pgonce.core.pool import refuse_inherited
 from pgonce.errors import translate
 
@@ -162,7 +163,7 @@ async def execute(
         return found
     except psycopg.Error as error:
         if error.sqlstate == "25006":
-            await conn.close()
+            close_for_good(conn)
         raise translate(error) from error
 
 
@@ -271,7 +272,7 @@ async def get_connection(pool: Pool) -> AsyncConnection[Any]:
     """A connection of the pool that the server has not closed; to be given back with ``putconn``."""
     refuse_inherited(pool)
     while await _was_closed(conn := await pool.getconn()):
-        await conn.close()
+        close_for_good(conn)
         await pool.putconn(conn)  # which opens another in its place
     return conn
 

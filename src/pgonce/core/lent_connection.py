@@ -37,9 +37,20 @@ def lend(conn: C) -> C:
     """
     lent = object.__new__(type(conn))
     lent.__dict__.update(conn.__dict__)
+    lent._pool = None  # of a pool with `close_returns`, close() would give the lent object to the pool
     if conn._adapters is not None:
         lent._adapters = AdaptersMap(conn._adapters)
     return lent
+
+
+def close_for_good(conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+    """Close the connection. Its ``close()`` would give it back, where it is of a pool with `close_returns`."""
+    conn.pgconn.finish()
+
+
+def was_lost(conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
+    """Whether the connection has ended and nobody in this process has closed it."""
+    return conn.closed and getattr(conn.pgconn, "pgconn_ptr", None) is not None
 
 
 def detach(lent: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:

@@ -22,9 +22,8 @@ from psycopg.pq import TransactionStatus
 from pgonce.core.call import Call
 from pgonce.core.call_batcher import CallBatcher
 from pgonce.core.concurrency import CANCELS, call_in_loop, repeating, running_loop, shielded, time_limit
-from pgonce.core.connection_reset import resetting, take_back
+from pgonce.core.connection_reset import lent, resetting
 from pgonce.core.execute import Pool, call, connection, execute, is_usual, transaction, translated
-from pgonce.core.lent_connection import lend
 from pgonce.core.with_block import WithBlock
 from pgonce.errors import (
     DatabaseUnavailable,
@@ -146,12 +145,11 @@ class Run:
         """
         self._refuse_in_child()
         with connection(self._pool) as conn, resetting(conn, self._pool):
-            lent = lend(conn)
-            try:
-                yield lent
-            finally:
-                take_back(conn, lent)
-                self._detach_in_child(conn)
+            with lent(conn) as theirs:
+                try:
+                    yield theirs
+                finally:
+                    self._detach_in_child(conn)
 
     @WithBlock.made_by("run.transaction()", "tx")
     @contextmanager
@@ -169,11 +167,11 @@ class Run:
             TransactionBroken: the body said COMMIT or ROLLBACK itself; a COMMIT of its own was not fenced.
         """
         with self.unfenced(resets=True) as conn:
-            tx = lend(conn)
-            try:
-                yield tx
-            finally:
-                take_back(conn, tx)
+            with lent(conn) as tx:
+                try:
+                    yield tx
+                finally:
+                    self._detach_in_child(conn)  # before a connection that is left busy is closed
             self._refuse_in_child()
             if conn.info.transaction_status == TransactionStatus.IDLE:  # the client knows: no round trip
                 raise TransactionBroken("a job ended run.transaction() inside: leave COMMIT and ROLLBACK to pgonce")

@@ -21,9 +21,8 @@ from psycopg.pq import TransactionStatus
 from pgonce.core.call import Call
 from pgonce.core.call_batcher_async import AsyncCallBatcher
 from pgonce.core.concurrency_async import CANCELS, call_in_loop, repeating, running_loop, shielded, time_limit
-from pgonce.core.connection_reset_async import resetting, take_back
+from pgonce.core.connection_reset_async import lent, resetting
 from pgonce.core.execute_async import Pool, call, connection, execute, is_usual, transaction, translated
-from pgonce.core.lent_connection import lend
 from pgonce.core.with_block import AsyncWithBlock
 from pgonce.errors import (
     DatabaseUnavailable,
@@ -145,12 +144,11 @@ class AsyncRun:
         """
         self._refuse_in_child()
         async with connection(self._pool) as conn, resetting(conn, self._pool):
-            lent = lend(conn)
-            try:
-                yield lent
-            finally:
-                await take_back(conn, lent)
-                self._detach_in_child(conn)
+            async with lent(conn) as theirs:
+                try:
+                    yield theirs
+                finally:
+                    self._detach_in_child(conn)
 
     @AsyncWithBlock.made_by("run.transaction()", "tx")
     @asynccontextmanager
@@ -168,11 +166,11 @@ class AsyncRun:
             TransactionBroken: the body said COMMIT or ROLLBACK itself; a COMMIT of its own was not fenced.
         """
         async with self.unfenced(resets=True) as conn:
-            tx = lend(conn)
-            try:
-                yield tx
-            finally:
-                await take_back(conn, tx)
+            async with lent(conn) as tx:
+                try:
+                    yield tx
+                finally:
+                    self._detach_in_child(conn)  # before a connection that is left busy is closed
             self._refuse_in_child()
             if conn.info.transaction_status == TransactionStatus.IDLE:  # the client knows: no round trip
                 raise TransactionBroken("a job ended run.transaction() inside: leave COMMIT and ROLLBACK to pgonce")

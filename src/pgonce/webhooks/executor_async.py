@@ -229,7 +229,7 @@ class AsyncExecutor:
                 await execute(conn, protocol.coalesce_webhooks(event, types), self._schema)
             async with time_limit(conn, limit, expired):
                 await call_handlers(conn, event, handlers, self._schema)
-            await check_open(conn)
+            check_open(conn)
         except BaseException as error:
             if asked_to_stop(error):
                 raise
@@ -327,7 +327,7 @@ class AsyncExecutor:
                 async with time_limit(conn, handler.timeout, expired):
                     if marked:
                         await call_batch_handler(conn, marked, handler)
-                await check_open(conn)
+                check_open(conn)
                 _, failure = await send_if_same(conn, transaction, f"commit; {RESET}")
                 if failure is not None:
                     raise failure

@@ -11,18 +11,19 @@ from typing import Any
 
 import psycopg
 from psycopg import Connection
-from psycopg.pq import PipelineStatus, TransactionStatus
+from psycopg.pq import TransactionStatus
 from psycopg.pq.abc import PGresult
 
-from pgonce.core.concurrency import asked_to_stop, finish, isolated, sleep, wait_until_free
+from pgonce.core.concurrency import asked_to_stop, finish, isolated, sleep
+from pgonce.core.connection_reset import close_if_busy
 from pgonce.core.execute import Pool, connection, run, send
 from pgonce.core.handler_session import RESET, HandlerSession
+from pgonce.core.lent_connection import was_lost
 from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken, summary, translate
 from pgonce.webhooks.calls import Event
 
 _ENDED = "a handler ended the transaction: leave COMMIT and ROLLBACK to pgonce"
 _CLOSED = "the connection was closed while the handler ran, by the handler or by the server"
-LEFT_OPEN = "a handler left a COPY, a stream or a pipeline of its connection open: end it before the handler returns"
 # psycopg cancels a stream that is left before its end, and hides the error. The transaction is aborted all the same.
 _SWALLOWED = (
     "a handler caught a database error and went on, or left a stream before its last row: "
@@ -47,26 +48,6 @@ def handler_connection(pool: Pool) -> Iterator[tuple[Connection[Any], HandlerSes
                     roll_back(conn, session)
 
 
-def close_if_busy(conn: Connection[Any]) -> bool:
-    """Close the connection if a handler has left a COPY, a stream or a pipeline open; returns whether it has.
-
-    Such a thing may hold psycopg's lock, for which the next statement would wait without end.
-    """
-    if conn.closed or _is_idle(conn):
-        return False
-    wait_until_free(conn.lock)
-    if _is_idle(conn):
-        return False
-    conn.close()
-    return True
-
-
-def _is_idle(conn: Connection[Any]) -> bool:
-    pgconn = conn.pgconn
-    is_active = conn.lock.locked() or pgconn.transaction_status == TransactionStatus.ACTIVE
-    return not is_active and pgconn.pipeline_status == PipelineStatus.OFF
-
-
 def roll_back(conn: Connection[Any], session: HandlerSession) -> None:
     """End the transaction without a commit, and reset the connection. One that is still in use is closed."""
     if close_if_busy(conn):
@@ -78,13 +59,11 @@ def roll_back(conn: Connection[Any], session: HandlerSession) -> None:
 
 
 def check_open(conn: Connection[Any]) -> None:
-    """Check the transaction by what the client knows of it, without a round trip. A busy connection is closed.
+    """Check the transaction by what the client knows of it, without a round trip.
 
     Raises:
         TransactionBroken, PgonceError: it cannot be committed.
     """
-    if close_if_busy(conn):
-        raise PgonceError(LEFT_OPEN)
     if conn.closed:
         raise TransactionBroken(_CLOSED)
     status = conn.info.transaction_status
@@ -103,7 +82,7 @@ def check_lost(conn: Connection[Any] | None, error: BaseException) -> None:
         DatabaseUnavailable: the connection was lost; the event has no outcome.
     """
     lost = translate(error) if isinstance(error, psycopg.Error) else error
-    if isinstance(lost, DatabaseUnavailable) and (conn is None or conn.closed):
+    if isinstance(lost, DatabaseUnavailable) and (conn is None or was_lost(conn)):
         raise lost from (None if lost is error else error)
 
 

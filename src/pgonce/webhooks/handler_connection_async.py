@@ -10,18 +10,19 @@ from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection
-from psycopg.pq import PipelineStatus, TransactionStatus
+from psycopg.pq import TransactionStatus
 from psycopg.pq.abc import PGresult
 
-from pgonce.core.concurrency_async import asked_to_stop, finish, isolated, sleep, wait_until_free
+from pgonce.core.concurrency_async import asked_to_stop, finish, isolated, sleep
+from pgonce.core.connection_reset_async import close_if_busy
 from pgonce.core.execute_async import Pool, connection, run, send
 from pgonce.core.handler_session import RESET, HandlerSession
+from pgonce.core.lent_connection import was_lost
 from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken, summary, translate
 from pgonce.webhooks.calls import Event
 
 _ENDED = "a handler ended the transaction: leave COMMIT and ROLLBACK to pgonce"
 _CLOSED = "the connection was closed while the handler ran, by the handler or by the server"
-LEFT_OPEN = "a handler left a COPY, a stream or a pipeline of its connection open: end it before the handler returns"
 # psycopg cancels a stream that is left before its end, and hides the error. The transaction is aborted all the same.
 _SWALLOWED = (
     "a handler caught a database error and went on, or left a stream before its last row: "
@@ -46,29 +47,9 @@ async def handler_connection(pool: Pool) -> AsyncIterator[tuple[AsyncConnection[
                     await roll_back(conn, session)
 
 
-async def close_if_busy(conn: AsyncConnection[Any]) -> bool:
-    """Close the connection if a handler has left a COPY, a stream or a pipeline open; returns whether it has.
-
-    Such a thing may hold psycopg's lock, for which the next statement would wait without end.
-    """
-    if conn.closed or _is_idle(conn):
-        return False
-    await wait_until_free(conn.lock)
-    if _is_idle(conn):
-        return False
-    await conn.close()
-    return True
-
-
-def _is_idle(conn: AsyncConnection[Any]) -> bool:
-    pgconn = conn.pgconn
-    is_active = conn.lock.locked() or pgconn.transaction_status == TransactionStatus.ACTIVE
-    return not is_active and pgconn.pipeline_status == PipelineStatus.OFF
-
-
 async def roll_back(conn: AsyncConnection[Any], session: HandlerSession) -> None:
     """End the transaction without a commit, and reset the connection. One that is still in use is closed."""
-    if await close_if_busy(conn):
+    if close_if_busy(conn):
         return
     _, error = await send(conn, f"rollback; {RESET}")
     if error is not None:
@@ -76,14 +57,12 @@ async def roll_back(conn: AsyncConnection[Any], session: HandlerSession) -> None
     session.restore()
 
 
-async def check_open(conn: AsyncConnection[Any]) -> None:
-    """Check the transaction by what the client knows of it, without a round trip. A busy connection is closed.
+def check_open(conn: AsyncConnection[Any]) -> None:
+    """Check the transaction by what the client knows of it, without a round trip.
 
     Raises:
         TransactionBroken, PgonceError: it cannot be committed.
     """
-    if await close_if_busy(conn):
-        raise PgonceError(LEFT_OPEN)
     if conn.closed:
         raise TransactionBroken(_CLOSED)
     status = conn.info.transaction_status
@@ -102,7 +81,7 @@ def check_lost(conn: AsyncConnection[Any] | None, error: BaseException) -> None:
         DatabaseUnavailable: the connection was lost; the event has no outcome.
     """
     lost = translate(error) if isinstance(error, psycopg.Error) else error
-    if isinstance(lost, DatabaseUnavailable) and (conn is None or conn.closed):
+    if isinstance(lost, DatabaseUnavailable) and (conn is None or was_lost(conn)):
         raise lost from (None if lost is error else error)
 
 

@@ -12,10 +12,9 @@ from psycopg import Connection
 
 from pgonce.core.callables import ensure_result
 from pgonce.core.concurrency import isolated
-from pgonce.core.connection_reset import take_back
+from pgonce.core.connection_reset import lent
 from pgonce.core.execute import Pool, call, execute
 from pgonce.core.forked_child import ends_forked_child
-from pgonce.core.lent_connection import lend
 from pgonce.core.telemetry import is_traced, working
 from pgonce.errors import PgonceError
 from pgonce.webhooks.calls import Event, deciding
@@ -44,15 +43,11 @@ def call_handlers(conn: Connection[Any], event: Event, handlers: Sequence[Handle
     link = execute(conn, get_webhook_trace(event.id), schema) if traced else None
     attributes = _attributes(event) if traced else None
 
-    tx = lend(conn)
-
     def call_each() -> None:
-        try:
+        with lent(conn) as tx:
             for handler in handlers:
                 with ends_forked_child():
                     ensure_result(handler.function(event, tx))
-        finally:
-            take_back(conn, tx)
 
     with (
         working(f"process {event.type}", "consumer", ids_of(event), attributes, link=link, traced=traced),
@@ -65,14 +60,10 @@ def call_batch_handler(conn: Connection[Any], events: Sequence[Event], handler: 
     """Call a handler with a list of events."""
     attributes: dict[str, str | int] = {"messaging.system": "pgonce", "messaging.batch.message_count": len(events)}
 
-    tx = lend(conn)
-
     def call_it() -> None:
-        try:
+        with lent(conn) as tx:
             with ends_forked_child():
                 ensure_result(handler.function(list(events), tx))  # a list that it may empty
-        finally:
-            take_back(conn, tx)
 
     with working(f"process {handler.pattern}", "consumer", {}, attributes), deciding():
         isolated(call_it)

@@ -11,10 +11,9 @@ from psycopg import AsyncConnection
 
 from pgonce.core.callables import ensure_awaitable
 from pgonce.core.concurrency_async import isolated
-from pgonce.core.connection_reset_async import take_back
+from pgonce.core.connection_reset_async import lent
 from pgonce.core.execute_async import Pool, call, execute
 from pgonce.core.forked_child import ends_forked_child
-from pgonce.core.lent_connection import lend
 from pgonce.core.telemetry import is_traced, working
 from pgonce.errors import PgonceError
 from pgonce.webhooks.calls import Event, deciding
@@ -43,15 +42,11 @@ async def call_handlers(conn: AsyncConnection[Any], event: Event, handlers: Sequ
     link = await execute(conn, get_webhook_trace(event.id), schema) if traced else None
     attributes = _attributes(event) if traced else None
 
-    tx = lend(conn)
-
     async def call_each() -> None:
-        try:
+        async with lent(conn) as tx:
             for handler in handlers:
                 with ends_forked_child():
                     await ensure_awaitable(handler.function(event, tx))
-        finally:
-            await take_back(conn, tx)
 
     with (
         working(f"process {event.type}", "consumer", ids_of(event), attributes, link=link, traced=traced),
@@ -64,14 +59,10 @@ async def call_batch_handler(conn: AsyncConnection[Any], events: Sequence[Event]
     """Call a handler with a list of events."""
     attributes: dict[str, str | int] = {"messaging.system": "pgonce", "messaging.batch.message_count": len(events)}
 
-    tx = lend(conn)
-
     async def call_it() -> None:
-        try:
+        async with lent(conn) as tx:
             with ends_forked_child():
                 await ensure_awaitable(handler.function(list(events), tx))  # a list that it may empty
-        finally:
-            await take_back(conn, tx)
 
     with working(f"process {handler.pattern}", "consumer", {}, attributes), deciding():
         await isolated(call_it)

@@ -15,11 +15,10 @@ from psycopg_pool import ConnectionPool
 
 from pgonce.core.callables import ensure_result
 from pgonce.core.concurrency import Result, shielded
-from pgonce.core.connection_reset import resetting, take_back
+from pgonce.core.connection_reset import lent, resetting
 from pgonce.core.execute import Pool, call, call_unsynced, connection, execute, transaction
 from pgonce.core.forked_child import ends_forked_child
 from pgonce.core.interval import interval
-from pgonce.core.lent_connection import lend
 from pgonce.core.registration import check_pool, check_schema
 from pgonce.core.telemetry import working
 from pgonce.errors import DatabaseUnavailable, EventBusy, LeaseLost, PgonceError, TransactionBroken
@@ -28,7 +27,7 @@ from pgonce.webhooks import stripe
 from pgonce.webhooks.calls import Claim, Event, Ignored, Postponed, deciding
 from pgonce.webhooks.calls_queue import postpone_webhook
 from pgonce.webhooks.executor import MARKS
-from pgonce.webhooks.handler_connection import LEFT_OPEN, call_back, close_if_busy
+from pgonce.webhooks.handler_connection import call_back
 from pgonce.webhooks.handling import ids_of
 
 Handler: TypeAlias = Callable[[Event, Connection[Any]], Result[object]]
@@ -158,15 +157,9 @@ class Webhooks:
                         raise _Refused from error
                     if not marked:
                         raise LeaseLost(f"event {event.id} was taken over by another client: nothing was written")
-                    tx = lend(conn)
-                    try:
+                    with lent(conn) as tx:
                         with working(f"process {event.type}", "consumer", ids_of(event)), deciding():
                             ensure_result(handler(event, tx))
-                    finally:
-                        take_back(conn, tx)
-                        was_busy = close_if_busy(conn)
-                    if was_busy:
-                        raise PgonceError(LEFT_OPEN)
             except Ignored as decision:
                 # the rollback to the savepoint has released the row: another client may have claimed it
                 if not execute(conn, protocol.ignore_webhook(claim, str(decision)), self._schema):

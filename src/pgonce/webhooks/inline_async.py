@@ -14,11 +14,10 @@ from psycopg_pool import AsyncConnectionPool
 
 from pgonce.core.callables import ensure_awaitable
 from pgonce.core.concurrency_async import Result, shielded
-from pgonce.core.connection_reset_async import resetting, take_back
+from pgonce.core.connection_reset_async import lent, resetting
 from pgonce.core.execute_async import Pool, call, call_unsynced, connection, execute, transaction
 from pgonce.core.forked_child import ends_forked_child
 from pgonce.core.interval import interval
-from pgonce.core.lent_connection import lend
 from pgonce.core.registration import check_pool, check_schema
 from pgonce.core.telemetry import working
 from pgonce.errors import DatabaseUnavailable, EventBusy, LeaseLost, PgonceError, TransactionBroken
@@ -27,7 +26,7 @@ from pgonce.webhooks import stripe
 from pgonce.webhooks.calls import Claim, Event, Ignored, Postponed, deciding
 from pgonce.webhooks.calls_queue import postpone_webhook
 from pgonce.webhooks.executor_async import MARKS
-from pgonce.webhooks.handler_connection_async import LEFT_OPEN, call_back, close_if_busy
+from pgonce.webhooks.handler_connection_async import call_back
 from pgonce.webhooks.handling_async import ids_of
 
 Handler: TypeAlias = Callable[[Event, AsyncConnection[Any]], Result[object]]
@@ -157,15 +156,9 @@ class AsyncWebhooks:
                         raise _Refused from error
                     if not marked:
                         raise LeaseLost(f"event {event.id} was taken over by another client: nothing was written")
-                    tx = lend(conn)
-                    try:
+                    async with lent(conn) as tx:
                         with working(f"process {event.type}", "consumer", ids_of(event)), deciding():
                             await ensure_awaitable(handler(event, tx))
-                    finally:
-                        await take_back(conn, tx)
-                        was_busy = await close_if_busy(conn)
-                    if was_busy:
-                        raise PgonceError(LEFT_OPEN)
             except Ignored as decision:
                 # the rollback to the savepoint has released the row: another client may have claimed it
                 if not await execute(conn, protocol.ignore_webhook(claim, str(decision)), self._schema):

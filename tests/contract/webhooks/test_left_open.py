@@ -23,7 +23,7 @@ kept: list[object] = []
 """What keeps Python from closing it: a global variable here, the frame of a traceback in the field."""
 
 ROWS = "select generate_series(1, 100000)"
-OPEN = "a handler left a COPY, a stream or a pipeline of its connection open"
+OPEN = "a COPY, a stream or a pipeline was left open on the connection"
 CLOSED = "the connection was closed while the handler ran"
 
 
@@ -70,6 +70,16 @@ def close(tx: Connection[Any]) -> None:
     tx.close()
 
 
+def use_closed(tx: Connection[Any]) -> None:
+    tx.close()
+    tx.execute("select 1")
+
+
+def lose_another_database(tx: Connection[Any]) -> None:
+    tx.close()
+    psycopg.connect("host=127.0.0.1 port=1")
+
+
 def swallowed_loss(tx: Connection[Any]) -> None:
     with contextlib.suppress(psycopg.Error):
         tx.execute("select pg_terminate_backend(pg_backend_pid())")
@@ -84,6 +94,8 @@ ENDS = [
     (unread_results, OPEN),
     (raised_within_a_stream, "ValueError: in the middle"),
     (close, CLOSED),
+    (use_closed, "the connection is closed"),
+    (lose_another_database, "port 1"),
     (swallowed_loss, CLOSED),
 ]
 every_end = pytest.mark.parametrize(("attack", "said"), ENDS, ids=[attack.__name__ for attack, _ in ENDS])
