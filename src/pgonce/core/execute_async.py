@@ -26,9 +26,9 @@ from psycopg_pool import AsyncConnectionPool
 from pgonce.core.adapters import ADAPTERS
 from pgonce.core.call import Call
 from pgonce.core.idle_connections import has_unread_input
-from pgonce.core.lent_connection import close_for_good
+from pgonce.core.lent_connection import close_for_good, was_lost
 from pgonce.core.pool import refuse_inherited
-from pgonce.errors import translate
+from pgonce.errors import DatabaseUnavailable, TransactionBroken, translate
 
 T = TypeVar("T")
 Pool: TypeAlias = AsyncConnectionPool[AsyncConnection[Any]]
@@ -306,6 +306,10 @@ async def transaction(conn: AsyncConnection[Any], name: str, limit: timedelta) -
     A client that is stopped in the middle (SIGSTOP, a cut network) would keep its locks for as long as it is connected.
     Therefore ``idle_in_transaction_session_timeout`` is set to ``limit``. It does not end a COPY: for that case the
     session is called ``name`` in pg_stat_activity during the transaction, so that a successor can find and end it.
+
+    Raises:
+        DatabaseUnavailable: the connection was lost in the body, which did not say so.
+        TransactionBroken: the body has closed the connection.
     """
     async with translated(conn.transaction()):
         try:
@@ -313,6 +317,10 @@ async def transaction(conn: AsyncConnection[Any], name: str, limit: timedelta) -
         except psycopg.Error as error:
             raise translate(error) from error
         yield
+        if conn.closed:  # psycopg would leave out the COMMIT, and raise nothing
+            if was_lost(conn):
+                raise DatabaseUnavailable("the connection was lost before the COMMIT: nothing was written")
+            raise TransactionBroken("the connection was closed before the COMMIT: leave its end to pgonce")
 
 
 def settings(name: str, limit: timedelta) -> str:

@@ -13,7 +13,7 @@ from psycopg import AsyncConnection, Connection
 
 import pgonce
 from pgonce.core import database as databases
-from pgonce.errors import PgonceError
+from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken
 from pgonce.webhooks import stripe
 from tests.contract.webhooks.test_worker import Effects, Queue, app, effects, put, status, work, write
 
@@ -249,6 +249,33 @@ def test_a_delivery_that_is_handled_where_it_arrives_ends_too(
         assert status(conn, "evt_1")["status"] == "failed"
         assert webhooks.receive(body, stripe.sign(body, "whsec_test"), handler) == "succeeded"
     assert effects() == ["evt_1"]
+
+
+@pytest.mark.parametrize(
+    ("attack", "error", "left"),
+    [(close, TransactionBroken, "failed"), (swallowed_loss, DatabaseUnavailable, "processing")],
+    ids=lambda each: getattr(each, "__name__", each),
+)
+def test_a_delivery_whose_commit_could_not_be_sent_is_not_called_handled(
+    database: str,
+    conn: Connection[Any],
+    effects: Effects,
+    attack: Callable[[Connection[Any]], None],
+    error: type[Exception],
+    left: str,
+) -> None:
+    body = json.dumps({"id": "evt_1", "type": "pay", "object": "event"}).encode()
+
+    def handler(event: pgonce.Event, tx: Connection[Any]) -> None:
+        write(tx, event)
+        attack(tx)
+
+    with databases.open_pool(database, 1) as pool:
+        webhooks = pgonce.Webhooks(pool, secrets=["whsec_test"])
+        with pytest.raises(error, match="before the COMMIT"):  # psycopg leaves the COMMIT out, and raises nothing
+            webhooks.receive(body, stripe.sign(body, "whsec_test"), handler)
+    assert effects() == []
+    assert status(conn, "evt_1")["status"] == left
 
 
 @pytest.mark.parametrize(
