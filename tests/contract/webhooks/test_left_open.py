@@ -174,8 +174,17 @@ async def _close(tx: AsyncConnection[Any]) -> None:
 @pytest.mark.parametrize(("attack", "said"), [(_copy_in, OPEN), (_pipeline, OPEN), (_close, CLOSED)])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_the_same_holds_for_asynchronous_handlers(
-    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects, attack: Any, said: str
+    app: pgonce.App,
+    database: str,
+    conn: Connection[Any],
+    put: Queue,
+    effects: Effects,
+    attack: Any,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("pgonce.core.concurrency_async.LEAVE", 0.5)  # seconds
+
     @app.webhook("pay")
     async def pay(event: pgonce.Event, tx: AsyncConnection[Any]) -> None:
         await tx.execute("insert into effects (event) values (%s)", [event.id])
@@ -319,8 +328,15 @@ def test_a_handler_may_work_under_a_role_that_has_no_right_to_anything_of_pgonce
 
 
 def test_an_asynchronous_worker_is_not_held_up_by_a_stream_that_nobody_closes(
-    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects
+    app: pgonce.App,
+    database: str,
+    conn: Connection[Any],
+    put: Queue,
+    effects: Effects,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("pgonce.core.concurrency_async.LEAVE", 0.5)  # seconds
+
     @app.webhook("pay")
     async def pay(event: pgonce.Event, tx: AsyncConnection[Any]) -> None:
         await tx.execute("insert into effects (event) values (%s)", [event.id])
