@@ -1,4 +1,4 @@
-"""The calls of ``sql/api/seeds_checkpoint.sql`` and their results."""
+"""The calls of ``sql/api/seeds_checkpoint.sql``, and the same of ``sql/api/seeds_partition.sql`` for a partition."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from pgonce.core.call import Call, clean, row_as, row_or_none
+from pgonce.core.call import Call, clean, row_or_none
 from pgonce.errors import InvalidArgument
 from pgonce.seeds.source import NO_CURSOR, Cursor, SeedRow
 
@@ -120,59 +120,67 @@ def cursor_json(cursor: Cursor) -> Jsonb:
     return Jsonb(cursor)
 
 
-def get_checkpoint(seed_name: str) -> Call[Checkpoint | None]:
-    """The seed's row, or None when it has never run."""
-    return Call("get_checkpoint", {"p_seed_name": seed_name}, row_or_none(Checkpoint))
+def _of(
+    seed_name: str, partition: str | None, seed_function: str, partition_function: str, **args: Any
+) -> Call[Checkpoint | None]:
+    """The function of a seed, or the one that does the same to one of its partitions."""
+    args = {"p_seed_name": seed_name, **args}
+    if partition is None:
+        return Call(seed_function, args, row_or_none(Checkpoint))
+    return Call(partition_function, {**args, "p_partition": partition}, row_or_none(Checkpoint))
+
+
+def get_checkpoint(seed_name: str, partition: str | None = None) -> Call[Checkpoint | None]:
+    """The seed's row, or that of one of its partitions; None when it has never run."""
+    return _of(seed_name, partition, "get_checkpoint", "pgonce_get_partition")
 
 
 def advance_seed(
     seed_name: str,
+    partition: str | None,
     run_id: UUID,
     batch: int,
     last_checkpoint: Cursor,
     counts: Counts,
-    fingerprint: Mapping[str, Any] | None = None,
-    target: Mapping[str, Any] | None = None,
-    partition: str | None = None,
-    progress: float | None = None,
+    fingerprint: Mapping[str, Any] | None,
+    target: Mapping[str, Any],
+    progress: float | None,
 ) -> Call[Checkpoint | None]:
     """update_checkpoint for the runner that holds ``run_id``; None: batch ``batch`` was committed already."""
-    args = {
-        "p_seed_name": seed_name,
-        "p_run_id": run_id,
-        "p_batch": batch,
-        "p_last_checkpoint": cursor_json(last_checkpoint),
-        "p_rows_inserted": counts.inserted,
-        "p_rows_skipped": counts.skipped,
-        "p_rows_updated": counts.updated,
-        "p_rows_rejected": counts.rejected,
-        "p_fingerprint": None if fingerprint is None else Jsonb(fingerprint),
-        "p_target": None if target is None else Jsonb(target),
-        "p_progress": progress,
-    }
-    if partition is None:
-        return Call("pgonce_advance_seed", args, row_or_none(Checkpoint))
-    return Call("pgonce_advance_partition", {**args, "p_partition": partition}, row_or_none(Checkpoint))
+    return _of(
+        seed_name,
+        partition,
+        "pgonce_advance_seed",
+        "pgonce_advance_partition",
+        p_run_id=run_id,
+        p_batch=batch,
+        p_last_checkpoint=cursor_json(last_checkpoint),
+        p_rows_inserted=counts.inserted,
+        p_rows_skipped=counts.skipped,
+        p_rows_updated=counts.updated,
+        p_rows_rejected=counts.rejected,
+        p_fingerprint=None if fingerprint is None else Jsonb(fingerprint),
+        p_target=Jsonb(target),
+        p_progress=progress,
+    )
 
 
-def restart_seed(seed_name: str, run_id: UUID, partition: str | None = None) -> Call[Checkpoint]:
+def restart_seed(seed_name: str, partition: str | None, run_id: UUID) -> Call[Checkpoint | None]:
     """Cursor, counters and rejects begin anew, for the runner that holds ``run_id``."""
-    args = {"p_seed_name": seed_name, "p_run_id": run_id}
-    if partition is None:
-        return Call("pgonce_restart_seed", args, row_as(Checkpoint))
-    return Call("pgonce_restart_partition", {**args, "p_partition": partition}, row_as(Checkpoint))
+    return _of(seed_name, partition, "pgonce_restart_seed", "pgonce_restart_partition", p_run_id=run_id)
 
 
-def complete_seed(seed_name: str) -> Call[Checkpoint]:
-    """Mark the import as complete."""
-    return Call("complete_seed", {"p_seed_name": seed_name}, row_as(Checkpoint))
+def complete_seed(seed_name: str, partition: str | None) -> Call[Checkpoint | None]:
+    """Mark the import as complete. The last partition completes the seed. NotFound: the partition was not begun."""
+    return _of(seed_name, partition, "complete_seed", "pgonce_complete_partition")
 
 
-def fail_seed(seed_name: str, error_message: str) -> Call[Checkpoint]:
-    """Mark the import as failed; a complete one stays complete."""
-    return Call("fail_seed", {"p_seed_name": seed_name, "p_error_message": clean(error_message)}, row_as(Checkpoint))
+def fail_seed(seed_name: str, partition: str | None, error_message: str) -> Call[Checkpoint | None]:
+    """Mark the import as failed, and with a partition its seed; a complete one stays complete."""
+    message = clean(error_message)
+    return _of(seed_name, partition, "fail_seed", "pgonce_fail_partition", p_error_message=message)
 
 
-def leave_seed(seed_name: str, reason: str) -> Call[Checkpoint]:
+def leave_seed(seed_name: str, partition: str | None, reason: str) -> Call[Checkpoint | None]:
     """Mark the import as failed because its source ended before its end, a complete import too."""
-    return Call("pgonce_leave_seed", {"p_seed_name": seed_name, "p_reason": clean(reason)}, row_as(Checkpoint))
+    return _of(seed_name, partition, "pgonce_leave_seed", "pgonce_leave_partition", p_reason=clean(reason))

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from pgonce.core.call import Call, clean, row_or_none, rows_as, value
+from pgonce.core.call import Call, row_or_none, rows_as, value
 from pgonce.seeds.calls import Checkpoint, Counts, Reject
 
 
@@ -103,33 +103,9 @@ def begin_partitions(seed_name: str, partitions: Sequence[str]) -> Call[list[Che
     )
 
 
-def get_partition(seed_name: str, partition: str) -> Call[Checkpoint | None]:
-    """Where a part stands."""
-    return Call("pgonce_get_partition", {"p_seed_name": seed_name, "p_partition": partition}, row_or_none(Checkpoint))
-
-
 def get_partitions(seed_name: str) -> Call[list[Checkpoint]]:
     """Where all parts stand."""
     return Call("pgonce_get_partitions", {"p_seed_name": seed_name}, rows_as(Checkpoint))
-
-
-def complete_partition(seed_name: str, partition: str) -> Call[Checkpoint | None]:
-    """The part is done; the last one completes the seed. NotFound: it was not begun."""
-    return Call(
-        "pgonce_complete_partition", {"p_seed_name": seed_name, "p_partition": partition}, row_or_none(Checkpoint)
-    )
-
-
-def fail_partition(seed_name: str, partition: str, error_message: str) -> Call[Checkpoint | None]:
-    """The part has failed, and the seed with it."""
-    args = {"p_seed_name": seed_name, "p_partition": partition, "p_error_message": clean(error_message)}
-    return Call("pgonce_fail_partition", args, row_or_none(Checkpoint))
-
-
-def leave_partition(seed_name: str, partition: str, reason: str) -> Call[Checkpoint | None]:
-    """leave_seed for a part, and for its seed."""
-    args = {"p_seed_name": seed_name, "p_partition": partition, "p_reason": clean(reason)}
-    return Call("pgonce_leave_partition", args, row_or_none(Checkpoint))
 
 
 def note_seed_end(run_id: UUID, outcome: str, to_row: int) -> Call[bool]:

@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import psycopg
 from psycopg.adapt import AdaptersMap
 
-from pgonce.core.call import Call
 from pgonce.core.concurrency import Result, sleep
 from pgonce.core.execute import Pool, call, connection, execute
 from pgonce.core.telemetry import working
@@ -216,16 +215,12 @@ class Import:
     def _unfinished(self, reason: str) -> tuple[Outcome, Checkpoint | None]:
         """The import has failed, and so has its run; the next one resumes after the last whole row."""
         self.unfinished = reason
-        name, partition = self._seed.name, self._options.partition
-        leave: Call[Any] = calls.leave_seed(name, reason)
-        if partition is not None:
-            leave = calls_operate.leave_partition(name, partition, reason)
+        leave = calls.leave_seed(self._seed.name, self._options.partition, reason)
 
         def left() -> Checkpoint | None:
             with self._run.transaction() as tx:
                 execute(tx, calls_operate.note_seed_end(self._run.id, "unfinished", self._seen), self._schema)
-                found: Checkpoint | None = execute(tx, leave, self._schema)
-                return found
+                return execute(tx, leave, self._schema)
 
         at = retry_transient(self._pool, left)
         self._run.fail(reason)
@@ -237,9 +232,9 @@ class Import:
             if self._options.restart:
                 with self._run.unfenced() as tx:  # restart_seed is the fence
                     self._loader.check_restart(tx)
-                    restart = calls.restart_seed(self._seed.name, self._run.id, self._options.partition)
-                    self._checkpoint = execute(tx, restart, self._schema)
-                self.restarted_at = self._checkpoint.started_at
+                    restart = calls.restart_seed(self._seed.name, self._options.partition, self._run.id)
+                    self._checkpoint = at = execute(tx, restart, self._schema)
+                self.restarted_at = at.started_at if at else None
             elif not self._options.accept_change:
                 with connection(self._pool) as conn:
                     self._loader.check_target(conn, at)
@@ -266,10 +261,7 @@ class Import:
         return progress(cursor) if progress else None
 
     def _current(self) -> Checkpoint | None:
-        name, partition = self._seed.name, self._options.partition
-        if partition is None:
-            return call(self._pool, calls.get_checkpoint(name), self._schema)
-        return call(self._pool, calls_operate.get_partition(name, partition), self._schema)
+        return call(self._pool, calls.get_checkpoint(self._seed.name, self._options.partition), self._schema)
 
     def _commit(self, batch: Batch) -> Checkpoint:
         with working("write batch", "internal", {"import": self._seed.name}, {"pgonce.rows": batch.rows}):
@@ -314,7 +306,7 @@ class Import:
                 is_continued = self._loader.check_batch(tx, batch, self._last)
                 target = self._loader.target(batch, {each["row_number"] - self._seen - 1 for each in refused})
                 step = calls.advance_seed(
-                    name, self._run.id, number, batch.cursor, counts, batch.fingerprint, target, partition, share
+                    name, partition, self._run.id, number, batch.cursor, counts, batch.fingerprint, target, share
                 )
                 advanced = execute(tx, step, self._schema)
                 if advanced is None:
@@ -353,13 +345,10 @@ class Import:
         return found
 
     def _complete(self) -> Checkpoint | None:
-        name, partition = self._seed.name, self._options.partition
+        name = self._seed.name
         with self._run.transaction() as tx:
             execute(tx, calls_operate.note_seed_end(self._run.id, "complete", self._seen), self._schema)
-            if partition is None:
-                done: Checkpoint | None = execute(tx, calls.complete_seed(name), self._schema)
-            else:
-                done = execute(tx, calls_operate.complete_partition(name, partition), self._schema)
+            done = execute(tx, calls.complete_seed(name, self._options.partition), self._schema)
             if done and done.rows_seen != self._seen:
                 raise PgonceError(
                     f"{name}: {self._seen:,} rows were seen and {done.rows_seen:,} are counted: another client "
@@ -369,9 +358,7 @@ class Import:
 
     def fail(self, reason: str) -> None:
         """Record why it ended."""
-        end: Call[Any] = calls.fail_seed(self._seed.name, reason)
-        if self._options.partition is not None:
-            end = calls_operate.fail_partition(self._seed.name, self._options.partition, reason)
+        end = calls.fail_seed(self._seed.name, self._options.partition, reason)
         with suppress(PgonceError, psycopg.Error):
             with self._run.transaction() as tx:
                 execute(tx, calls_operate.note_seed_end(self._run.id, "failed", self._seen), self._schema)

@@ -79,9 +79,7 @@ class AsyncSeeds:
 
     async def checkpoint(self, name: str, partition: str | None = None) -> Checkpoint | None:
         """The checkpoint of seed ``name``, or of one of its partitions; None when it has never run."""
-        if partition is not None:
-            return await call(self._pool, calls_operate.get_partition(name, partition), self._schema)
-        return await call(self._pool, calls.get_checkpoint(name), self._schema)
+        return await call(self._pool, calls.get_checkpoint(name, partition), self._schema)
 
     async def run(
         self,
