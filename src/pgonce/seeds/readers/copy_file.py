@@ -2,19 +2,17 @@ r"""What psql's ``\copy`` and COPY write without options: their text format, lin
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pgonce.errors import InvalidArgument, SourceUnfinished
 from pgonce.seeds.copy_format import TEXT, ends_in_escape, split_unescaped
 from pgonce.seeds.readers.file import OpenFile, at
-from pgonce.seeds.readers.text_file import TextFile
+from pgonce.seeds.readers.text_file import LONGEST, TextFile
 from pgonce.seeds.source import BadRow, Cursor
 
 BLOCK = 64 * 1024
-LONGEST = 256 * 1024 * 1024
-"""Bytes of one line."""
-BOM = b"\xef\xbb\xbf"
 END = rb"\."
 """A line that ends the data, in files that psql has written for its own standard input."""
 
@@ -129,7 +127,7 @@ class CopyTextFile(TextFile):
         if self._header is None or self._header[0] is not file:
             with file.bytes_from(0) as stream:
                 begin = file.read_from(stream, 1 << 20)
-            mark = len(BOM) if begin.startswith(BOM) else 0
+            mark = len(BOM_UTF8) if begin.startswith(BOM_UTF8) else 0
             if self._named:
                 self._header = file, self._named, mark
             else:

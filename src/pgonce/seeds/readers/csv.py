@@ -11,6 +11,7 @@ import io
 import re
 import shlex
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -19,14 +20,11 @@ from pgonce.errors import InvalidArgument, SourceChanged
 from pgonce.seeds.copy_format import TEXT
 from pgonce.seeds.readers.csv_text import NEVER_CLOSED, Dialect, as_text, cut, record_end, records, values
 from pgonce.seeds.readers.file import OpenFile, Reading, at
-from pgonce.seeds.readers.text_file import TextFile
+from pgonce.seeds.readers.text_file import LONGEST, TextFile
 from pgonce.seeds.source import BadRow, Cursor, SeedRow
 
 BLOCK = 64 * 1024
 """Bytes per read. While a larger block is converted, the server would wait for rows (bench.imports --only CSV)."""
-LONGEST = 256 * 1024 * 1024
-"""Bytes of one record. A quote that is never closed makes one of the whole rest of the file."""
-BOM = b"\xef\xbb\xbf"
 _EXCEL = re.compile(rb'"?sep=([ -~\t])"?\r?\n')
 """A first line that Excel writes and reads, and no other program knows."""
 
@@ -243,7 +241,7 @@ class CsvFile(TextFile):
             return _Header(file, self._named, b"", 0)
         raise InvalidArgument(
             f"{self.name}: {NEVER_CLOSED}: in the header line"
-            if data.strip(BOM + b"\r\n")
+            if data.strip(BOM_UTF8 + b"\r\n")
             else f"{self.name} is empty: it does not even have a header line (or name the columns: --columns)"
         )
 
@@ -253,7 +251,7 @@ class CsvFile(TextFile):
         Raises:
             InvalidArgument: it names another one.
         """
-        begin = len(BOM) if data.startswith(BOM) else 0
+        begin = len(BOM_UTF8) if data.startswith(BOM_UTF8) else 0
         told = _EXCEL.match(data, begin)
         if told is None:
             return begin
@@ -286,11 +284,9 @@ class CsvFile(TextFile):
         The module does not tell whether an empty value was quoted, and forgives quotes in wrong places.
         """
         csv.field_size_limit(sys.maxsize)
-        file = (
-            OpenFile(self.path, self._unpacker.fresh()) if self._file is None or not self._file.is_pipe else self._file
-        )
         grammar, dialect = self._dialect.grammar, self._dialect
-        with io.TextIOWrapper(file.bytes_from(0), "utf-8-sig", errors="surrogateescape", newline="\n") as text:
+        stream = self._opened_to_reread().bytes_from(0)
+        with io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="\n") as text:
             lines = _Lines(text)
             shape: dict[str, Any] = {"quotechar": dialect.quote} if dialect.quote else {"quoting": csv.QUOTE_NONE}
             rows = csv.reader(lines, delimiter=dialect.delimiter, **shape)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pgonce.seeds.readers.file import OpenFile
+from pgonce.seeds.readers.unpack import Unpacker
 
 
 class FileReader:
@@ -15,8 +16,11 @@ class FileReader:
     ``columns`` are names as the reader understands them; ``rename``: the table's column for a name in the file.
     """
 
-    def __init__(self, path: str | Path, columns: Sequence[str] | None, rename: Mapping[str, str] | None) -> None:
+    def __init__(
+        self, path: str | Path, columns: Sequence[str] | None, rename: Mapping[str, str] | None, unpacker: Unpacker
+    ) -> None:
         self.path = Path(path)
+        self._unpacker = unpacker
         self._named = tuple(columns) if columns else None
         self._rename = dict(rename or {})
         self._file: OpenFile | None = None
@@ -35,6 +39,27 @@ class FileReader:
     def size_read(self) -> int:
         """The file's size, when its last row was read."""
         return self._file.size if self._file else 0
+
+    def _new_file(self) -> OpenFile:
+        return OpenFile(self.path, self._unpacker.fresh())
+
+    def _opened(self) -> OpenFile:
+        """The file of the present import, or of the next one."""
+        if self._file is None:
+            self._file = self._new_file()
+        return self._file
+
+    def _opened_anew(self) -> OpenFile:
+        """The file for a new reading: opened again, unless that was done just now and nothing was read yet."""
+        file = self._file
+        # the bytes of a pipe come only once
+        if file is not None and not file.is_pipe and (file.reading is not None or file.is_replaced()):
+            self._file = None
+        return self._opened()
+
+    def _opened_to_reread(self) -> OpenFile:
+        """The file for a reading from the start, beside that of the import."""
+        return self._file if self._file is not None and self._file.is_pipe else self._new_file()
 
     def release(self) -> None:
         """Close the file until it is needed again: of several files only those under way are open."""

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn, Self
 
 from pgonce.errors import InvalidArgument
 from pgonce.seeds.readers.file import OpenFile, at
-from pgonce.seeds.readers.text_file import TextFile
+from pgonce.seeds.readers.text_file import LONGEST, TextFile
 from pgonce.seeds.source import BadRow, Cursor, Verdict
 from pgonce.seeds.value_text import JsonNumber
 
 BLOCK = 256 * 1024
-LONGEST = 256 * 1024 * 1024
-"""Bytes of one line."""
 DIGITS = 4000
 """Digits of an integer from which on it stays text: Python refuses to make an int of more than 4,300."""
-BOM = b"\xef\xbb\xbf"
 NO_SUCH_KEY = "leave it out of --columns, or correct its name"
 _BLANK = " \t\n\r\v\f\ufeff"
 """What an empty line may hold: no other space of Unicode."""
@@ -72,8 +70,7 @@ class JsonLinesFile(TextFile):
 
     def reread(self) -> Iterator[list[Any]]:
         """All rows as Python's json module reads them, for a comparison that does not share this file's code."""
-        piped = self._file is not None and self._file.is_pipe
-        file = self._opened() if piped else OpenFile(self.path, self._unpacker.fresh())
+        file = self._opened_to_reread()
         keys = self._keys_of(file)
         with io.TextIOWrapper(file.bytes_from(0), "utf-8-sig", errors="surrogateescape", newline="\n") as text:
             for line in text:
@@ -106,7 +103,7 @@ class JsonLinesFile(TextFile):
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
                     offset, number = offset + len(line) + 1, number + 1
-                    if line.strip() not in {b"", BOM}:
+                    if line.strip() not in {b"", BOM_UTF8}:
                         row += 1
                         yield line, offset, row, number, keys
                 if len(rest) > LONGEST:
@@ -211,7 +208,7 @@ def _lines_of(file: OpenFile) -> Iterator[tuple[int, bytes]]:
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
                 number += 1
-                if line.strip() not in {b"", BOM}:
+                if line.strip() not in {b"", BOM_UTF8}:
                     yield number, line
     if rest.strip():
         yield number + 1, rest

@@ -55,7 +55,7 @@ class ParquetFile(FileReader):
     def __init__(
         self, path: str | Path, *, columns: Sequence[str] | None = None, rename: Mapping[str, str] | None = None
     ) -> None:
-        super().__init__(path, columns, rename)
+        super().__init__(path, columns, rename, Unpacker(Path(path).name, text=False))
         self._footer: tuple[OpenFile, list[int], _Footer] | None = None
 
     @property
@@ -127,7 +127,7 @@ class ParquetFile(FileReader):
 
     def reread(self) -> Iterator[tuple[Any, ...]]:
         """All rows as pyarrow gives them, by columns of whole batches, for a comparison with the table."""
-        with self._parsed(OpenFile(self.path, _plain(self.path)) if not self._piped else self._opened()) as file:
+        with self._parsed(self._opened_to_reread()) as file:
             names = list(self._names(self._opened()))
             for batch in file.iter_batches(columns=names, use_threads=False):
                 yield from zip(
@@ -170,20 +170,6 @@ class ParquetFile(FileReader):
             return 0
         last, _ = _place(cursor, self.name)
         return min(max(self._footer_of(opened).ends[: last + 1], default=0), opened.size)
-
-    @property
-    def _piped(self) -> bool:
-        return self._file is not None and self._file.is_pipe
-
-    def _opened(self) -> OpenFile:
-        if self._file is None:
-            self._file = OpenFile(self.path, _plain(self.path))
-        return self._file
-
-    def _opened_anew(self) -> OpenFile:
-        if self._file is not None and (self._file.reading is not None or self._file.is_replaced()) and not self._piped:
-            self._file = None
-        return self._opened()
 
     def _footer_of(self, opened: OpenFile) -> _Footer:
         """Read again only after a change: each fingerprint asks for it, and reading it takes some milliseconds."""
@@ -300,10 +286,6 @@ def _end_of(group: Any) -> int:
         ((each.dictionary_page_offset or each.data_page_offset) + each.total_compressed_size for each in columns),
         default=0,
     )
-
-
-def _plain(path: Path) -> Unpacker:
-    return Unpacker(path.name, text=False)
 
 
 def _place(cursor: Cursor | None, name: str) -> tuple[int, int]:

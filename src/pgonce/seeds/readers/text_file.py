@@ -12,6 +12,9 @@ from pgonce.seeds.readers.file_reader import FileReader
 from pgonce.seeds.readers.unpack import Unpacker
 from pgonce.seeds.source import Cursor, Verdict
 
+LONGEST = 256 * 1024 * 1024
+"""Bytes of one line or record. A quote that is never closed makes one record of the whole rest of the file."""
+
 
 class TextFile(FileReader):
     """A source that reads one file line by line or record by record."""
@@ -27,8 +30,7 @@ class TextFile(FileReader):
         encoding: str | None = None,
         complete: bool = False,
     ) -> None:
-        super().__init__(path, columns, rename)
-        self._unpacker = Unpacker(self.path.name, encoding)
+        super().__init__(path, columns, rename, Unpacker(Path(path).name, encoding))
         self._complete = complete
         self._earlier_size: int | None = None
         self._open_line: int | None = None
@@ -55,24 +57,10 @@ class TextFile(FileReader):
             return None
         return min(1.0, offset_of(cursor, self.name)[0] / size)
 
-    def _opened(self) -> OpenFile:
-        """The file of the present import, or of the next one."""
-        if self._file is None:
-            self._file = OpenFile(self.path, self._unpacker.fresh())
-        return self._file
-
     def _opened_for_columns(self) -> OpenFile:
         """The file of the present import; another one after its end, for the next import of the same source."""
         file = self._file
         if file is not None and not file.is_pipe and file.reading is not None and file.reading.is_closed:
-            self._file = None
-        return self._opened()
-
-    def _opened_anew(self) -> OpenFile:
-        """The file for a new reading: opened again, unless that was done just now and nothing was read yet."""
-        if self._file is not None and (self._file.reading is not None or self._file.is_replaced()):
-            if self._file.is_pipe:
-                return self._file  # its bytes come only once
             self._file = None
         return self._opened()
 
