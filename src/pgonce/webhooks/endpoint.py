@@ -97,7 +97,8 @@ class Endpoint:
             by = "the endpoint"
 
         try:
-            if len(raw := _bytes(body)) > self._max_body:
+            stripe.check_body(body)  # the signature is over the bytes
+            if len(raw := bytes(body)) > self._max_body:
                 raise PayloadTooLarge(f"the body is over the limit of {self._max_body:,} bytes")
             if self._verify is not None:
                 event = self._verify.read(raw, _pairs(headers))
@@ -141,16 +142,6 @@ class Endpoint:
             if found is not pool:  # another thread's first delivery came at the same moment
                 pool.close()
         return found
-
-
-def _bytes(body: object) -> bytes:
-    """The body, if it is bytes.
-
-    Raises:
-        InvalidArgument: it has been decoded or parsed already; the signature is over the bytes.
-    """
-    stripe.check_body(body)
-    return bytes(body)  # type: ignore[call-overload,no-any-return] # checked above
 
 
 def _signature(headers: Headers) -> str | None:

@@ -23,7 +23,7 @@ from pgonce.webhooks.registry import Handler
 from pgonce.webhooks.stripe import Body
 
 
-def ids_of(event: Event) -> Mapping[str, str]:
+def ids_of(event: Event | Body) -> Mapping[str, str]:
     """What log lines about the event name."""
     return {"event_id": event.id, "event_type": event.type}
 
@@ -84,7 +84,7 @@ def call_own_handler(pool: Pool, event: Event, handler: Handler, schema: str) ->
 @contextmanager
 def receiving(pool: Pool | None, event: Body, schema: str) -> Iterator[None]:
     """Record a delivery. If it is traced, its span is stored, so that each attempt can link to it."""
-    with working(f"receive {event.type}", "producer", {"event_id": event.id, "event_type": event.type}) as work:
+    with working(f"receive {event.type}", "producer", ids_of(event)) as work:
         if work.traceparent and pool is not None:
             with suppress(PgonceError, psycopg.Error):  # an error here must not stop the delivery
                 call(pool, store_webhook_trace(event.id, work.traceparent), schema)

@@ -22,7 +22,7 @@ from pgonce.webhooks.registry import Handler
 from pgonce.webhooks.stripe import Body
 
 
-def ids_of(event: Event) -> Mapping[str, str]:
+def ids_of(event: Event | Body) -> Mapping[str, str]:
     """What log lines about the event name."""
     return {"event_id": event.id, "event_type": event.type}
 
@@ -83,7 +83,7 @@ async def call_own_handler(pool: Pool, event: Event, handler: Handler, schema: s
 @asynccontextmanager
 async def receiving(pool: Pool | None, event: Body, schema: str) -> AsyncIterator[None]:
     """Record a delivery. If it is traced, its span is stored, so that each attempt can link to it."""
-    with working(f"receive {event.type}", "producer", {"event_id": event.id, "event_type": event.type}) as work:
+    with working(f"receive {event.type}", "producer", ids_of(event)) as work:
         if work.traceparent and pool is not None:
             with suppress(PgonceError, psycopg.Error):  # an error here must not stop the delivery
                 await call(pool, store_webhook_trace(event.id, work.traceparent), schema)

@@ -26,6 +26,7 @@ from pgonce.webhooks import calls as protocol
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls import Claim, Event, Ignored, Postponed, deciding
 from pgonce.webhooks.calls_queue import postpone_webhook
+from pgonce.webhooks.conflicts import CONFLICTS
 from pgonce.webhooks.executor import MARKS
 from pgonce.webhooks.handler_connection import call_back
 from pgonce.webhooks.handling import ids_of
@@ -153,7 +154,7 @@ class Webhooks:
                 with conn.transaction("pgonce_handler"):
                     try:
                         marked = execute(conn, protocol.complete_webhook(claim), self._schema)
-                    except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected) as error:
+                    except CONFLICTS as error:
                         raise _Refused from error
                     if not marked:
                         raise LeaseLost(f"event {event.id} was taken over by another client: nothing was written")

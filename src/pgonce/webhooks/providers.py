@@ -19,8 +19,6 @@ from pgonce.errors import InvalidArgument, InvalidPayload, SignatureError
 from pgonce.webhooks import stripe
 from pgonce.webhooks.stripe import Body
 
-_NO_FIT = "the signature does not fit: check the endpoint's secret, and that the body is passed on as raw bytes"
-
 
 @dataclass(frozen=True, slots=True)
 class Provider:
@@ -166,7 +164,7 @@ def _base64(text: str) -> bytes:
 
 def _fits(expected: list[bytes], given: list[bytes]) -> None:
     if not any([hmac.compare_digest(each, other) for each in expected for other in given]):  # noqa: C419 -- all of them
-        raise SignatureError(_NO_FIT, "signature")
+        raise SignatureError(stripe.NO_FIT, "signature")
 
 
 def _either(headers: Mapping[str, str], part: str) -> str:

@@ -65,6 +65,7 @@ Secrets: TypeAlias = str | Iterable[str] | Callable[[], str | Iterable[str]]
 """One secret of the endpoint, several, or a function that returns them. It is called for every delivery."""
 
 _API_KEYS = ("sk_", "rk_", "pk_")
+NO_FIT = "the signature does not fit: check the endpoint's secret, and that the body is passed on as raw bytes"
 _UNSIGNED = "no webhook secret is configured: set PGONCE_WEBHOOK_SECRET to the endpoint's whsec_..."
 
 
@@ -128,15 +129,6 @@ def _check_secret(secret: object, number: int) -> str:
 _WRITTEN = "write whsec_ and the letters and digits after it, nothing else; several secrets are a list"
 
 
-def current_secrets(secrets: Secrets) -> tuple[str, ...]:
-    """The secrets that are valid now. If ``secrets`` is a function, it is called.
-
-    Raises:
-        InvalidArgument: as `signing_secrets`.
-    """
-    return signing_secrets(secrets() if callable(secrets) else secrets)
-
-
 def verify(
     body: bytes,
     header: str | None,
@@ -159,17 +151,14 @@ def verify(
         InvalidArgument: there are no secrets. Without a secret, nothing can be accepted.
     """
     check_body(body)
-    usable = current_secrets(secrets)
+    usable = signing_secrets(secrets() if callable(secrets) else secrets)
     timestamp, signatures = read_header(header)
     # One HMAC for each secret, for any number of signatures in the header, because the sender decides how long the body
     # is. Every pair is compared in constant time, so the time taken does not show which of them matched.
     expected = [_signature(body, secret, timestamp) for secret in usable]
     fits = [hmac.compare_digest(each, given) for each in expected for given in signatures]
     if not any(fits):
-        raise SignatureError(
-            "the signature does not fit: check the endpoint's secret, and that the body is passed on as raw bytes",
-            "signature",
-        )
+        raise SignatureError(NO_FIT, "signature")
     _check_age(timestamp, tolerance, now)
 
 
