@@ -9,6 +9,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from pgonce.core.call import Call, row_or_none, rows_as
+from pgonce.jobs.live_runs import is_slot_key
 
 Kind = Literal["succeeded", "failed", "running", "skipped", "paused", "missed", "late", "overlap"]
 
@@ -131,8 +132,7 @@ class Expectation:
 
     def concerns(self, key: str) -> bool:
         """Whether it is about runs with this key. A slot of the key counts as the key."""
-        name, mark, slot = key.rpartition("#")
-        return self.key in {"", key} or (bool(mark) and slot.isdecimal() and name == self.key)
+        return not self.key or is_slot_key(key, self.key)
 
 
 @dataclass(frozen=True, slots=True)
