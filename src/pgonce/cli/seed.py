@@ -16,7 +16,7 @@ from pgonce.cli import partitions
 from pgonce.cli.options import APP, with_app, with_database
 from pgonce.cli.output import Length
 from pgonce.cli.progress import Import, unknown
-from pgonce.cli.signals import stopping
+from pgonce.cli.signals import stopping_after_batch
 from pgonce.core import database
 from pgonce.seeds.calls_operate import Rehearsed
 from pgonce.seeds.seed import OnConflict, Seed
@@ -86,7 +86,7 @@ def run(
         shown.report_dry_run(counts)
         return
     began = time.monotonic()
-    with stopping("this batch") as stopped, shown.shown() as on_progress:
+    with stopping_after_batch() as stopped, shown.shown() as on_progress:
         if found.partitions is not None:
             reference = ctx.meta[APP]
             work = _Parts(reference, url, schema, name, cluster, workers, restart)

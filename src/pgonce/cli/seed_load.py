@@ -18,7 +18,7 @@ from psycopg import Connection, sql
 from pgonce.cli.options import with_database
 from pgonce.cli.output import print_table
 from pgonce.cli.progress import Import, unknown
-from pgonce.cli.signals import stopping
+from pgonce.cli.signals import stopping_after_batch
 from pgonce.core import database
 from pgonce.core.execute import OwnCursor, fetch, run
 from pgonce.errors import InvalidArgument, SchemaError
@@ -169,7 +169,7 @@ def load(
             shown.report_dry_run(seeds.rehearse(name, source, restart=restart, accept_change=accept_change, **options))
             return
         began = time.monotonic()
-        with stopping("this batch") as stopped, shown.shown() as on_progress:
+        with stopping_after_batch() as stopped, shown.shown() as on_progress:
             result = seeds.run(
                 name, source, restart=restart, accept_change=accept_change, max_rows_per_second=max_rows_per_second,
                 batch_size=batch_size, set_sequences=set_sequences, on_progress=on_progress,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import click
@@ -31,12 +29,6 @@ RUNS = ("run", "partition", "ended", "from row", "to row", "took", "process", "b
 RESUMES = 5
 """Runs that ``show`` prints, the newest first; all with --json."""
 SIGNS = {"complete": "✔ complete", "failed": "✗ failed", "in_progress": "● in progress", "paused": "○ paused"}
-
-
-@contextmanager
-def _seeds(url: str, schema: str) -> Iterator[Seeds]:
-    with database.open_pool(url, 2) as pool:
-        yield Seeds(pool, schema=schema)
 
 
 def _unknown(name: str) -> NotFound:
@@ -66,8 +58,8 @@ def _resume_line(run: Resume) -> tuple[object, ...]:
 @with_database
 def list_(json_: bool, url: str, schema: str) -> None:
     """List all imports that have ever run, with state and counts."""
-    with _seeds(url, schema) as seeds:
-        found = seeds.all()
+    with database.open_pool(url, 1) as pool:
+        found = Seeds(pool, schema=schema).all()
     if json_:
         print_json(found)
     else:

@@ -64,8 +64,8 @@ def first_handled(handler: Callable[[int], object]) -> Iterator[None]:
 
 
 @contextmanager
-def stopping(what: str) -> Iterator[list[int]]:
-    """Yield the signals received during the block. At the first one, a line says that ``what`` is finished first.
+def stopping_after_batch() -> Iterator[list[int]]:
+    """Yield the signals received during the block. At the first one, a line says that the batch is finished first.
 
     A second signal has its usual effect, as in ``first_handled``.
     """
@@ -74,7 +74,7 @@ def stopping(what: str) -> Iterator[list[int]]:
     def remember(number: int) -> None:
         received.append(number)
         with suppress(OSError):  # after SIGHUP the terminal is gone
-            click.echo(f"stopping after {what}; once more to stop at once", err=True)
+            click.echo("stopping after this batch; once more to stop at once", err=True)
 
     with first_handled(remember):
         yield received
