@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-import psycopg
 import pytest
-from psycopg import AsyncConnection, Connection
+from psycopg import Connection
 
 import pgonce
 from pgonce.webhooks import conflicts
 from pgonce.webhooks.worker import Worker
 from tests.conftest import wait_until
-from tests.contract.webhooks.test_worker import Effects, Queue, app, effects, put, status, write
+from tests.contract.webhooks.handler_kinds import KINDS, register
+from tests.contract.webhooks.test_worker import Effects, Queue, app, effects, put, status
 
 __all__ = ["app", "effects", "put"]
 
 CONFLICT = "do $$ begin raise sqlstate '{}' using message = 'the version has changed'; end $$"
 
 
-@pytest.mark.parametrize("kind", ["plain", "async", "batch", "own"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("state", ["40001", "40P01"])
 def test_a_conflict_at_each_call_is_a_failure_in_the_end(
     app: pgonce.App,
@@ -35,39 +35,11 @@ def test_a_conflict_at_each_call_is_a_failure_in_the_end(
     calls: list[str] = []
     statement = CONFLICT.format(state).encode()
 
-    def conflict(event: pgonce.Event, tx: Connection[Any]) -> None:
+    def conflict(event: pgonce.Event, tx: Any) -> Any:
         calls.append(event.id)
-        if event.id == "evt_0" or calls.count(event.id) < 3:
-            tx.execute(statement)
-        write(tx, event)
+        return tx.execute(statement) if event.id == "evt_0" or calls.count(event.id) < 3 else None
 
-    if kind == "own":
-
-        @app.webhook("pay", transaction="own")
-        def pay(event: pgonce.Event) -> None:
-            with psycopg.connect(database) as own:
-                conflict(event, own)
-                event.complete(own)
-
-    elif kind == "batch":
-
-        @app.webhook_batch("pay")
-        def pay_all(events: list[pgonce.Event], tx: Connection[Any]) -> None:
-            for event in events:
-                conflict(event, tx)
-
-    elif kind == "async":
-
-        @app.webhook("pay")
-        async def pay_async(event: pgonce.Event, tx: AsyncConnection[Any]) -> None:
-            calls.append(event.id)
-            if event.id == "evt_0" or calls.count(event.id) < 3:
-                await tx.execute(statement)
-            await tx.execute("insert into effects (event) values (%s)", [event.id])
-
-    else:
-        app.webhook("pay")(conflict)
-
+    register(app, database, kind, conflict)
     put("pay", "evt_0", "evt_1")
     with Worker(app, database, poll=0.05, concurrency=1):
         wait_until(lambda: status(conn, "evt_0")["status"] == "failed" and effects() == ["evt_1"], "both to end")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -16,16 +17,24 @@ from pgonce.core import database as databases
 from pgonce.webhooks import stripe
 from pgonce.webhooks.worker import Worker
 from tests.conftest import wait_until
-from tests.contract.webhooks.test_worker import Effects, Queue, app, effects, put, status, write
+from tests.contract.webhooks.handler_kinds import KINDS, register
+from tests.contract.webhooks.test_worker import Effects, Queue, app, effects, put, status
 
 __all__ = ["app", "effects", "put"]
 
 OTHERS = ["evt_1", "evt_2", "evt_3", "evt_4"]
 
 
-def is_cancelled(tx: Connection[Any]) -> None:
+async def is_cancelled_async(tx: AsyncConnection[Any]) -> None:
+    await tx.execute("set local statement_timeout = '10ms'")
+    await tx.execute("select pg_sleep(10)")
+
+
+def is_cancelled(tx: Any) -> Any:
+    if isinstance(tx, AsyncConnection):
+        return is_cancelled_async(tx)
     tx.execute("set local statement_timeout = '10ms'")
-    tx.execute("select pg_sleep(10)")
+    return tx.execute("select pg_sleep(10)")
 
 
 def another_database_is_down(_: object) -> None:
@@ -53,7 +62,7 @@ ERRORS = [
 ]
 
 
-@pytest.mark.parametrize("kind", ["plain", "async", "batch", "own"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("fails", ERRORS)
 def test_the_attempt_has_failed_and_the_others_are_handled(
     app: pgonce.App,
@@ -61,43 +70,10 @@ def test_the_attempt_has_failed_and_the_others_are_handled(
     conn: Connection[Any],
     put: Queue,
     effects: Effects,
-    fails: Callable[[Any], None],
+    fails: Callable[[Any], Any],
     kind: str,
 ) -> None:
-    def handle(event: pgonce.Event, tx: Connection[Any]) -> None:
-        if event.id == "evt_0":
-            fails(tx)
-        write(tx, event)
-
-    if kind == "own":
-
-        @app.webhook("pay", transaction="own")
-        def pay(event: pgonce.Event) -> None:
-            with psycopg.connect(database) as own:
-                handle(event, own)
-                event.complete(own)
-
-    elif kind == "batch":
-
-        @app.webhook_batch("pay")
-        def pay_all(events: list[pgonce.Event], tx: Connection[Any]) -> None:
-            for event in events:
-                handle(event, tx)
-
-    elif kind == "async":
-
-        @app.webhook("pay")
-        async def pay_async(event: pgonce.Event, tx: AsyncConnection[Any]) -> None:
-            if event.id == "evt_0" and fails is is_cancelled:
-                await tx.execute("set local statement_timeout = '10ms'")
-                await tx.execute("select pg_sleep(10)")
-            elif event.id == "evt_0":
-                fails(tx)
-            await tx.execute("insert into effects (event) values (%s)", [event.id])
-
-    else:
-        app.webhook("pay")(handle)
-
+    register(app, database, kind, lambda event, tx: fails(tx) if event.id == "evt_0" else None)
     put("pay", "evt_0", *OTHERS)
     with Worker(app, database, poll=0.05, concurrency=1):
         wait_until(lambda: sorted(effects()) == OTHERS, "the others, before the lease of a batch has run out", 20)
@@ -111,15 +87,13 @@ def another_run_is_lost(_: object) -> None:
 
 @pytest.mark.parametrize("fails", [*ERRORS, another_run_is_lost])
 def test_where_it_is_handled_at_once_the_next_delivery_is_the_retry(
-    database: str, conn: Connection[Any], fails: Callable[[Any], None]
+    database: str, conn: Connection[Any], fails: Callable[[Any], Any]
 ) -> None:
     body = stripe.read(b'{"id": "evt_0", "type": "pay"}')
 
     async def fail(_: pgonce.Event, tx: AsyncConnection[Any]) -> None:
-        if fails is is_cancelled:
-            await tx.execute("set local statement_timeout = '10ms'")
-            await tx.execute("select pg_sleep(10)")
-        fails(tx)
+        if inspect.isawaitable(work := fails(tx)):
+            await work
 
     async def receive() -> None:
         async with await databases.open_async_pool(database, 1) as pool:

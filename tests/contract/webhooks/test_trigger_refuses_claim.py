@@ -6,12 +6,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from psycopg import AsyncConnection, Connection
+from psycopg import Connection
 
 import pgonce
 from pgonce.webhooks.worker import Worker
 from tests.conftest import wait_until
-from tests.contract.webhooks.test_worker import Effects, Queue, app, effects, put, status, work, write
+from tests.contract.webhooks.handler_kinds import register
+from tests.contract.webhooks.test_worker import Effects, Queue, app, effects, put, status, work
 
 __all__ = ["app", "effects", "put"]
 
@@ -38,29 +39,12 @@ UNWRITABLE = {
 }
 
 
-def register(app: pgonce.App, kind: str) -> None:
-    if kind == "each":
-        app.webhook("pay")(lambda event, tx: write(tx, event))
-    elif kind == "batch":
-
-        @app.webhook_batch("pay")
-        def pay_all(events: list[pgonce.Event], tx: Connection[Any]) -> None:
-            for event in events:
-                write(tx, event)
-
-    else:
-
-        @app.webhook("pay", ordered=kind == "ordered")
-        async def pay(event: pgonce.Event, tx: AsyncConnection[Any]) -> None:
-            await tx.execute("insert into effects (event) values (%s)", [event.id])
-
-
-@pytest.mark.parametrize("kind", ["each", "batch", "async", "ordered"])
+@pytest.mark.parametrize("kind", ["plain", "batch", "async", "ordered"])
 @pytest.mark.parametrize("fails", FAILS)
 def test_it_fails_and_the_others_are_handled(
     app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects, fails: str, kind: str
 ) -> None:
-    register(app, kind)
+    register(app, database, kind)
     put("pay", "evt_0", *OTHERS)
     conn.execute(FAILS[fails].encode())
     work(app, database, conn, concurrency=1)
@@ -75,7 +59,7 @@ def test_it_fails_and_the_others_are_handled(
 def test_a_row_that_cannot_be_written_is_left_for_five_minutes(
     app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects, fails: str
 ) -> None:
-    register(app, "each")
+    register(app, database, "plain")
     put("pay", "evt_0", *OTHERS)
     conn.execute(UNWRITABLE[fails].encode())
     with Worker(app, database, poll=0.05, concurrency=1):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from psycopg import AsyncConnection, Connection
+from psycopg import Connection
 
 import pgonce
-from tests.contract.webhooks.test_worker import Effects, Queue, app, effects, put, status, work, write
+from tests.contract.webhooks.handler_kinds import register
+from tests.contract.webhooks.test_worker import Effects, Queue, app, effects, put, status, work
 
 __all__ = ["app", "effects", "put"]
 
@@ -25,7 +26,7 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize("kind", ["sync", "async", "batch"])
+@pytest.mark.parametrize("kind", ["plain", "async", "batch"])
 @pytest.mark.parametrize(("does", "when", "says"), REFUSALS)
 def test_it_fails_and_the_others_are_handled(
     app: pgonce.App,
@@ -38,21 +39,7 @@ def test_it_fails_and_the_others_are_handled(
     says: str,
     kind: str,
 ) -> None:
-    if kind == "sync":
-        app.webhook("pay")(lambda event, tx: write(tx, event))
-    elif kind == "batch":
-
-        @app.webhook_batch("pay")
-        def pay_all(events: list[pgonce.Event], tx: Connection[Any]) -> None:
-            for event in events:
-                write(tx, event)
-
-    else:
-
-        @app.webhook("pay")
-        async def pay(event: pgonce.Event, tx: AsyncConnection[Any]) -> None:
-            await tx.execute("insert into effects (event) values (%s)", [event.id])
-
+    register(app, database, kind)
     conn.execute(TRIGGER.format(does, when).encode())
     put("pay", *[f"evt_{number}" for number in range(5)])
     work(app, database, conn, concurrency=1)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import psycopg
 import pytest
-from psycopg import AsyncConnection, Connection
+from psycopg import Connection
 
 import pgonce
 from pgonce.webhooks.worker import Worker
 from tests.conftest import wait_until
+from tests.contract.webhooks.handler_kinds import KINDS, register
 from tests.contract.webhooks.test_worker import Effects, Queue, app, effects, put, status, work, write
 
 __all__ = ["app", "effects", "put"]
@@ -28,50 +28,18 @@ REFUSES = {
 }
 
 
-def register(app: pgonce.App, database: str, kind: str) -> None:
-    def end(event: pgonce.Event) -> None:
-        if event.id == "evt_0":
-            raise ValueError("this is why")
-
-    if kind == "own":
-
-        @app.webhook("pay", transaction="own")
-        def pay(event: pgonce.Event) -> None:
-            end(event)
-            with psycopg.connect(database) as conn:
-                write(conn, event)
-                event.complete(conn)
-
-    elif kind == "batch":
-
-        @app.webhook_batch("pay")
-        def pay_all(events: list[pgonce.Event], tx: Connection[Any]) -> None:
-            for event in events:
-                end(event)
-                write(tx, event)
-
-    elif kind == "async":
-
-        @app.webhook("pay")
-        async def pay_async(event: pgonce.Event, tx: AsyncConnection[Any]) -> None:
-            end(event)
-            await tx.execute("insert into effects (event) values (%s)", [event.id])
-
-    else:
-
-        @app.webhook("pay")
-        def pay_plain(event: pgonce.Event, tx: Connection[Any]) -> None:
-            end(event)
-            write(tx, event)
+def fail_first(event: pgonce.Event, _tx: object) -> None:
+    if event.id == "evt_0":
+        raise ValueError("this is why")
 
 
-@pytest.mark.parametrize("kind", ["plain", "async", "batch", "own"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("refuses", REFUSES)
 def test_the_history_has_both_errors_and_the_others_are_handled(
     app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects, refuses: str, kind: str
 ) -> None:
     does, trigger = REFUSES[refuses]
-    register(app, database, kind)
+    register(app, database, kind, fail_first)
     put("pay", "evt_0", *OTHERS)
     conn.execute((FUNCTION.format("new.status = 'failed'", does) + trigger).encode())
     history = "select attempt, error from pgonce_webhook_attempts"
