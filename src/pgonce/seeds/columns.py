@@ -21,7 +21,7 @@ KINDS: dict[str, Kind] = {
 }  # fmt: skip
 """By the name in pg_type; other types are arrays, composites or texts by their category, or "other".
 
-``zoneless`` types, and ranges of them, read a time with an offset, and leave the offset out without a word.
+``zoneless`` types, and ranges of them, accept a time with an offset and drop the offset silently.
 """
 ONE_TEXT = frozenset({
     "bool", "int2", "int4", "int8", "oid", "uuid", "date", "time", "timestamp", "timestamptz", "text", "varchar",

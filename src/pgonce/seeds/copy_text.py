@@ -60,10 +60,7 @@ ERRORS = (psycopg.Error, UnicodeError, TypeError, ValueError, RecursionError, Ar
 
 
 class Unwritable(Exception):
-    """A row that cannot be written.
-
-    A value without a form in its column, a lone surrogate, a class without a dumper.
-    """
+    """A row with a value that cannot be written: it has no form in its column, or its class has no dumper."""
 
     def __init__(self, values: Sequence[Any], error: Exception) -> None:
         super().__init__(_reason(error))

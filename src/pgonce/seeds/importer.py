@@ -99,7 +99,7 @@ def check_source(
     """The function that takes fingerprints, when the source is what it was at the checkpoint.
 
     Raises:
-        SourceChanged: with the choice.
+        SourceChanged: it is another one; the message names the ways to go on.
     """
     offered: object = source
     own = offered if isinstance(offered, Fingerprinted) else None

@@ -1,4 +1,4 @@
-"""How fast an import is, and how long it will take: only as far as its batches allow to say."""
+"""How fast an import is, and how long it will take, as far as its batches show it."""
 
 from __future__ import annotations
 

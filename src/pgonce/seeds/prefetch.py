@@ -20,7 +20,7 @@ def yield_to_sender() -> None:
 
     A socket's buffer holds what PostgreSQL reads in a millisecond or two, but a thread that wants the interpreter back
     from one that computes waits for 5 ms (``sys.getswitchinterval``): the server idled for a third of the time. A
-    sleep of 0 does not do: the interpreter is taken back before the other thread has woken up.
+    sleep of 0 is not enough: the interpreter is taken back before the other thread has woken up.
     """
     time.sleep(YIELD_SECONDS)
 

@@ -18,8 +18,8 @@ source. Everything else in this file is optional; the engine looks for each attr
 ======================  =============================================================================================
 
 A source that ends before its end (half a last line, a pipe whose writer died) raises `pgonce.errors.SourceUnfinished`
-after its last whole row: the rows before it are committed, and the run ends as ``unfinished`` with that sentence. Also
-where another generator takes the rows of such a source.
+after its last whole row: the rows before it are committed, and the run ends as ``unfinished`` with that message. A
+generator that reads the rows of such a source may let the error pass.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 from pgonce.errors import InvalidArgument
 
 SeedRow: TypeAlias = Mapping[str, Any] | Sequence[Any]
-
 """A mapping of columns, or a sequence in the order of the seed's ``columns``."""
 Cursor: TypeAlias = Any
 """Any JSON value but null, usually an object such as {"last_book": "PSA", "last_chapter": 119}."""
@@ -115,10 +114,12 @@ class BlockSource(Protocol):
 
 
 def check_sequence(row: Any, columns: Sequence[str]) -> None:
-    """Refuse a row that is no mapping and has no values, or none in the order of ``columns``.
+    """Refuse a row that is neither a mapping nor a sequence of values, and one whose own names have another order.
+
+    ``columns``: the names in the order of the seed.
 
     Raises:
-        InvalidArgument: with what a row is.
+        InvalidArgument: the message says what to yield.
     """
     kind = type(row).__name__
     is_refused = isinstance(row, str | bytes | AbstractSet) or not isinstance(row, Iterable)

@@ -188,7 +188,7 @@ class TableLoader:
             )
 
     def emptied(self) -> TableChanged:
-        """The rows of the last batch are gone: with the choice."""
+        """The error for a table that has lost the rows of the last batch; its message names the ways to go on."""
         name = self.facts.table.as_string()
         return TableChanged(self._lost(f"table {name} has not the rows of the last batch: was it emptied?"))
 
@@ -220,7 +220,7 @@ class TableLoader:
         """Refuse to resume with another table, or with one that has lost the rows of the last batch.
 
         Raises:
-            TableChanged: with the choice.
+            TableChanged: the message names the ways to go on.
         """
         if not at.target:
             return
@@ -246,7 +246,7 @@ class TableLoader:
         """Refuse rows that were rejected for another table.
 
         Raises:
-            TableChanged: with the table's name.
+            TableChanged: the message names the table.
         """
         if at.target and self._is_other(at.target):
             ours = self.facts.table.as_string()

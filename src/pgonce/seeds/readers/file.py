@@ -1,8 +1,8 @@
 """The bytes of one opened file, from an offset on, and whether the file still holds what was read of it.
 
 Everything is read from one descriptor by position, and the fingerprint is a hash of the bytes that were handed out.
-So the rows of an import and its fingerprint belong together, wherever the path leads by then: before a batch is
-committed, `check` compares the file that stands at the path with what was read, and stops the import when they differ.
+So the rows of an import and its fingerprint are of the same bytes, even if another file has replaced the first one.
+Before a batch is committed, `check` compares the file at the path with what was read. If they differ, the import stops.
 """
 
 from __future__ import annotations
@@ -144,8 +144,8 @@ class OpenFile:
     def check(self, *, at_end: bool = False, quick: bool = False) -> None:
         """Compare the file with what was read of it, if there is any sign of a change.
 
-        A file that only grows is compared at both ends of what was read, and as a whole each time that this has
-        doubled, and at the end of the reading: else a log that is written all the time would be read in squares.
+        A file that only grows is compared at both ends of what was read. It is compared as a whole each time that this
+        has doubled, and at the end: if it were at each check, the time for a growing log would be quadratic.
 
         Args:
             at_end: nothing more is read after this.
@@ -264,8 +264,9 @@ class Reading:
     def read(self, size: int, taken: int = 0) -> bytes:
         """Up to ``size`` bytes; none at the end.
 
-        All rows before ``taken`` were taken. What lies before that of the last call is hashed here, while the database
-        is busy; a whole batch at its end would hold up the next COPY. `Prefetcher` goes on after the fingerprint only.
+        ``taken``: the offset before which all rows were handed on. The bytes before the ``taken`` of the previous call
+        are hashed in this one, while the database is busy; hashing a whole batch at its end would delay the next COPY.
+        Their fingerprint has been taken by then, because `Prefetcher` continues only after it.
 
         Raises:
             InvalidArgument: a packed file that is damaged or ends in the middle; text in another encoding.

@@ -47,7 +47,7 @@ class TextFile(FileReader):
 
     @property
     def size_read(self) -> int:
-        """The same. By now there may be more in it."""
+        """The file's size, when its last row was read. Its present size may be greater."""
         reading = self._file.reading if self._file else None
         return reading.position if reading and not self.is_packed else super().size_read
 
@@ -85,10 +85,10 @@ class TextFile(FileReader):
         return reading, offset, row, line
 
     def _take_open_line(self, rest: bytes, offset: int, line: int) -> bool:
-        """Whether there is a last line without a line end; it is whole.
+        """Whether the file ends in a line without a line end that counts as whole.
 
         Raises:
-            SourceUnfinished: it may be half of one, because the file is still written, or the pipe's writer has died.
+            SourceUnfinished: it may be half a line: the file is still being written, or the pipe's writer has died.
         """
         if not rest.strip(b"\r\n"):
             return False
