@@ -105,7 +105,7 @@ class Jobs:
             slots: at most this many runs of the job and key at once, 1 to 1000.
             expect_every: from this call on the job must start at least this often, whoever starts it; otherwise it is
                 alerted as missed. Written once for each object of this class.
-            expect_grace: how much later than ``expect_every`` that is said.
+            expect_grace: how long after ``expect_every`` the alert is sent.
 
         Raises:
             InvalidArgument: an argument that the database cannot hold; the message names it.
@@ -157,8 +157,8 @@ class Jobs:
             (run.fail(error) if error.code else run.end())
             raise
         except BaseException as error:
-            # of an error that says "lost" or "unavailable", too: it may come from elsewhere than this run, and a run
-            # that is left open blocks its successors for a whole window
+            # The run is closed also after an error that says "lost" or "unavailable". Such an error may be of something
+            # else than this run, and a run that is left open blocks its successors for a whole window.
             run.fail(error)
             raise
         finally:

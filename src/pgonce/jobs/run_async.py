@@ -242,7 +242,7 @@ class AsyncRun:
             self._stopping = self._stopping or said == "stopping"
             warn_if_late(self._title, time.monotonic() - self._last_beat, self.window)
             self._last_beat = started
-        # of a thread not self.lost: that is for the job, which ends when it has read it
+        # `self.lost` records that the job has seen the stop, so it is not read here for a job in a thread
         return not (self.lost or self._stopping) if CANCELS else not (self._lost or self._is_silent)
 
     async def _fail_late(self) -> bool:

@@ -60,7 +60,7 @@ class ScheduleStore:
             DatabaseUnavailable, SchemaError: as for every call.
         """
         with self._lock:
-            done = dict(self._done)  # before the read: what is done after it, the read cannot know
+            done = dict(self._done)  # copied before the read, which cannot know what is done after it
         rows = call_with_timeouts(pool, calls.read_job_schedules(self._names), self._schema) if self._names else []
         found = {(row.name, row.key): row for row in rows}
         plans, scopes = dict(self._code), {}

@@ -44,7 +44,7 @@ how late a machine that was suspended may notice a tick."""
 COUNT_EVERY = 3600.0
 """Seconds between two checks whether a day has ended, so that its runs are counted."""
 _STEP = timedelta(seconds=1)
-"""A database clock that goes back by up to this between two comparisons was not set back."""
+"""If the database's clock goes back by no more than this between two comparisons, it does not count as set back."""
 STOPPED = "worker stopped"
 """The reason of a run that was closed because its process was stopping."""
 
@@ -251,8 +251,7 @@ class Scheduler(Service):
 
     def _compare_clocks(self) -> None:
         # A failover cuts every connection, and the pool notices each of them at its next use. If each cost one round of
-        # upkeep,
-        # ticks that are due would wait for minutes.
+        # upkeep, ticks that are due would wait for minutes.
         for left in reversed(range(self._pool.max_size)):
             try:
                 self._clock.set(call_with_timeouts(self._pool, calls.NOW, "pg_catalog"))
