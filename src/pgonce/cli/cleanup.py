@@ -50,7 +50,6 @@ def cleanup(
         commit = partial(call, pool, schema=schema)
         old_runs = sum(retention.batches(retention.purge_job_runs, runs, commit))
         entries = sum(retention.batches(retention.purge_audit, audit, commit))
-        events = sum(
-            retention.batches(retention.purge_webhook_events, webhooks, commit)
-        )  # the last: a foreign key may refuse it
+        # the last of the three, because a foreign key may refuse it
+        events = sum(retention.batches(retention.purge_webhook_events, webhooks, commit))
     click.echo(f"deleted {events:,} events, {old_runs:,} job runs and {entries:,} audit entries")

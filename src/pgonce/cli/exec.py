@@ -115,11 +115,8 @@ def exec_(
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     received: list[int] = []
     with database.open_pool(url, 2) as pool, signals.handled(received.append, STOPS + PASSED_ON):
-        options: dict[str, Any] = {
-            "key": key,
-            "window": window,
-            "expect_every": expect_every,
-        }  # its own timeout would end it before the command
+        # not the timeout of a run: it would end the run before the command
+        options: dict[str, Any] = {"key": key, "window": window, "expect_every": expect_every}
         try:
             with Jobs(pool, schema=schema).run(name, scope=scope, scheduled_for=scheduled_for, **options) as run:
                 if run is None:

@@ -48,8 +48,8 @@ def run(name: str, scope: dict[str, Any], key: str | None, app: App, url: str, s
 
 def _attempts(job: Job, what: dict[str, Any], url: str, schema: str, interrupts: Interrupts) -> Any:
     left, pause = job.retries, job.backoff
-    failed: Exception | None = None  # of a run: what comes next is its retry; as long as none has begun, a start
-    last: UUID | None = None  # that run
+    failed: Exception | None = None  # the error of the last run; None: no run has begun, so the next attempt is a start
+    last: UUID | None = None  # the last run
     while True:
         begun: list[UUID] = []  # the run, once the database has started it
         retry: protocol.Retry | None = None
