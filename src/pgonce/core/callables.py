@@ -33,15 +33,11 @@ def ensure_result(returned: T) -> T:
         InvalidArgument: it is a coroutine, a generator or a future that is not done, so the work was not done. Counted
             as a success, it would mark an event as handled whose handler never ran.
     """
-    if isinstance(returned, _UNFINISHED):
-        if isinstance(returned, Coroutine | Generator):
-            returned.close()  # or Python warns that it was never awaited
-        raise InvalidArgument(
-            "the function is asynchronous or a generator and was called as a plain one, so nothing was done: "
-            "make it plain, or `async def` with AsyncWebhooks, AsyncJobs, app.handle_async or a worker"
-        )
-    _refuse_future(returned)
-    _refuse_lazy(returned)
+    _check_done(
+        returned,
+        "the function is asynchronous or a generator and was called as a plain one, so nothing was done: "
+        "make it plain, or `async def` with AsyncWebhooks, AsyncJobs, app.handle_async or a worker",
+    )
     return returned
 
 
@@ -57,20 +53,22 @@ async def ensure_awaitable(returned: Awaitable[T]) -> T:
         ensure_result(anything)
         raise InvalidArgument("the function is plain and was called as an asynchronous one: make it `async def`")
     result = await returned
-    if isinstance(result, _UNFINISHED):
-        if isinstance(result, Coroutine | Generator):
-            result.close()
-        raise InvalidArgument(
-            "the function returned a coroutine or a generator, which has not run: write `return await ...`"
-        )
-    _refuse_future(result)
-    _refuse_lazy(result)
+    _check_done(result, "the function returned a coroutine or a generator, which has not run: write `return await ...`")
     return result
 
 
-def _refuse_future(returned: object) -> None:
+def _check_done(returned: object, if_unfinished: str) -> None:
     if returned is None:  # the usual result, of which inspect would look up the class's attributes
         return
+    if isinstance(returned, _UNFINISHED):
+        if isinstance(returned, Coroutine | Generator):
+            returned.close()  # or Python warns that it was never awaited
+        raise InvalidArgument(if_unfinished)
+    _refuse_future(returned)
+    _refuse_lazy(returned)
+
+
+def _refuse_future(returned: object) -> None:
     if not isinstance(returned, Future) and not inspect.isawaitable(returned):
         return
     if not isinstance(returned, Future | asyncio.Future) or not returned.done() or returned.cancelled():
