@@ -114,9 +114,8 @@ def prepare(conn: Connection, schema: str, tables: list[str], check: Callable[[s
         check(api("install_check"))
         for table in tables:
             name = sql.Identifier(schema, table)
-            comment = conn.execute("select obj_description(%s::regclass, 'pg_class')", [name.as_string()]).fetchone()
-            theirs = comment[0] if comment else None
-            if not (theirs or "").startswith(ADOPTING):
+            theirs = _comment_on(conn, name)
+            if not theirs.startswith(ADOPTING):
                 mark = f"{ADOPTING}; {theirs}" if theirs else ADOPTING
                 conn.execute(sql.SQL("comment on table {} is {}").format(name, sql.Literal(mark)))
 
@@ -164,10 +163,15 @@ def finish(conn: Connection, schema: str, tables: list[str]) -> None:
         name = sql.Identifier(schema, table)
         if table == "webhook_events":
             _fill_in(conn, name)
-        comment = conn.execute("select obj_description(%s::regclass, 'pg_class')", [name.as_string()]).fetchone()
-        theirs = str(comment[0] if comment else "").removeprefix(ADOPTING).removeprefix("; ")
+        theirs = _comment_on(conn, name).removeprefix(ADOPTING).removeprefix("; ")
         mark = f"pgonce: {theirs or 'see docs/sql.md'}"
         conn.execute(sql.SQL("comment on table {} is {}").format(name, sql.Literal(mark)))
+
+
+def _comment_on(conn: Connection, table: sql.Identifier) -> str:
+    query = "select coalesce(obj_description(%s::regclass, 'pg_class'), '')"
+    [[comment]] = conn.execute(query, [table.as_string()]).fetchall()
+    return str(comment)
 
 
 def _fill_in(conn: Connection, name: sql.Identifier) -> None:
