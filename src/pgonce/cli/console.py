@@ -8,7 +8,7 @@ import sys
 import click
 
 from pgonce.cli.app_loader import load
-from pgonce.cli.options import find_url
+from pgonce.cli.options import find_url, with_schema
 from pgonce.cli.signals import handled
 from pgonce.cli.startup import describe_database
 from pgonce.console.app import Console
@@ -35,9 +35,7 @@ from pgonce.errors import InvalidArgument, PgonceError
     "[env: PGONCE_CONSOLE_OPERATORS, separated by spaces]",
 )  # fmt: skip
 @click.option("--database-url", "url", metavar="URL", help="The database. [default: as for every command]")
-@click.option(
-    "--schema", envvar="PGONCE_SCHEMA", default="public", show_default=True, help="The schema of pgonce's tables."
-)
+@with_schema
 @click.pass_context
 def console(
     ctx: click.Context,

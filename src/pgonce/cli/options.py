@@ -28,11 +28,14 @@ APP = "pgonce.app"
 VARIABLES = ("PGONCE_DATABASE_URL", "DATABASE_URL")
 
 
+with_schema = click.option(
+    "--schema", envvar="PGONCE_SCHEMA", default="public", show_default=True, help="The schema of pgonce's tables."
+)
+
+
 def with_database(function: F) -> F:
     """Add ``--database-url`` and ``--schema``; the function gets ``url`` (given, found or embedded) and ``schema``."""
-    function = click.option(
-        "--schema", envvar="PGONCE_SCHEMA", default="public", show_default=True, help="The schema of pgonce's tables."
-    )(function)
+    function = with_schema(function)
     return click.option(
         "--database-url",
         "url",
