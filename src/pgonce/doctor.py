@@ -72,8 +72,9 @@ def _database(url: str) -> list[Finding]:
 
 
 def _pooler(url: str) -> Finding:
-    if not _is_pooled(url):
-        return Finding("pooler", "ok", "none: the connection is direct")
+    with database.connect(url) as conn:
+        if not database.is_pooled(conn):
+            return Finding("pooler", "ok", "none: the connection is direct")
     try:
         with database.connect(url) as conn, conn.transaction():
             conn.execute("select 1")
@@ -82,11 +83,6 @@ def _pooler(url: str) -> Finding:
         action = "set pool_mode = transaction, or connect directly"
         return Finding("pooler", "failure", f"transactions are refused: {first_line(error)}", action)
     return Finding("pooler", "ok", "a pooler; session and transaction mode both work")
-
-
-def _is_pooled(url: str) -> bool:
-    with database.connect(url) as conn:
-        return database.is_pooled(conn)
 
 
 def _settings() -> list[Finding]:

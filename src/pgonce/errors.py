@@ -110,14 +110,8 @@ def translate(error: psycopg.Error) -> Exception:
     """The exception of pgonce that a database error stands for, or the error itself if there is none."""
     state = error.sqlstate or ""
     reason = first_line(error)
-    if state == "PT404":
-        return NotFound(reason)
-    if state == "PT403":
-        return Forbidden(reason)
-    if state == "PT409":
-        return LeaseLost(reason)
-    if state == "PT503":
-        return SchemaError(reason)
+    if state in _RAISED:
+        return _RAISED[state](reason)
     if state in {"42883", "42P01", "42703", "3F000"}:
         return SchemaError(_not_migrated(state, reason, error.diag.context))
     if error.diag.source_function == "check_enable_rls":  # its text is in the server's language
@@ -168,6 +162,7 @@ def _not_migrated(state: str, reason: str, context: str | None) -> str:
     return f"schema {schema} lacks pgonce's functions, or has those of another version: run `pgonce migrate{option}`"
 
 
+_RAISED = {"PT403": Forbidden, "PT404": NotFound, "PT409": LeaseLost, "PT503": SchemaError}
 _CALLED = re.compile(r"""("[^"]+"|[^\s"(]+)\.\w+\(""")
 _SCHEMA = re.compile(r'"(.+)"')
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 from urllib.parse import urlencode
@@ -190,8 +190,7 @@ def reconcile(
         else:
             accounts.append(account)
     found = Reconciled(comparison.seen, comparison.recovered, comparison.missing, accounts, not_compared)
-    seen = {name: getattr(found, name) for name in ("seen", "recovered", "missing", "accounts", "not_compared")}
-    call(pool, record_check(CHECK, this_process(), seen), schema)
+    call(pool, record_check(CHECK, this_process(), asdict(found)), schema)
     return found
 
 

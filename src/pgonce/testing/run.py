@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pgonce.core import database, event_loop, failures
-from pgonce.core.callables import ensure_awaitable
 from pgonce.core.execute import call
 from pgonce.core.interval import interval
 from pgonce.core.registration import check_app
@@ -150,13 +149,8 @@ def run(
 
 
 async def _run_async(job: Job, url: str, schema: str, options: dict[str, Any]) -> AsyncRun | None:
-    async with (
-        await database.open_async_pool(url, 4) as pool,
-        AsyncJobs(pool, schema=schema).begin(job, **options) as begun,
-    ):
-        if begun is not None:
-            await ensure_awaitable(job.function(begun))
-        return begun
+    async with await database.open_async_pool(url, 4) as pool:
+        return await AsyncJobs(pool, schema=schema).perform(job, **options)
 
 
 def _moment(given: datetime | str) -> datetime:
