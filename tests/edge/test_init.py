@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 
-from pgonce.cli import init
+from pgonce.cli import configuration, init
 from pgonce.testing import deliver, event
 from tests.conftest import wait_until
 from tests.edge.command import COMMAND
@@ -196,6 +196,73 @@ def test_it_is_at_most_40_lines_and_overwrites_nothing(tmp_path: Path, kind: str
     assert (code, "exists already" in said) == (1, True)
 
 
+THERE = ['pyproject.toml has [tool.pgonce] already: write app = "shop:app" there']
+
+
+@pytest.mark.parametrize(
+    ("before", "said", "after"),
+    [
+        (b"", [], b'[tool.pgonce]\napp = "shop:app"\n'),
+        (b"# [tool.pgonce]", [], b'# [tool.pgonce]\n\n[tool.pgonce]\napp = "shop:app"\n'),
+        (b'[a]\r\nb = "\xc3\xa9"\r\n', [], b'[a]\r\nb = "\xc3\xa9"\r\n\r\n[tool.pgonce]\r\napp = "shop:app"\r\n'),
+        (b'[tool]\npgonce = {app = "shop:app"}\n', [], None),
+        (b"[tool.pgonce]\n", THERE, None),
+        (
+            b'[tool.pgonce]\napp = "a:b"',
+            ['pyproject.toml has [tool.pgonce] already: write app = "shop:app" there'],
+            None,
+        ),
+    ],
+)
+def test_init_adds_a_section_to_any_pyproject_and_says_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bytes, said: list[str], after: bytes | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("pyproject.toml").write_bytes(before)
+    lines = CliRunner().invoke(init.init, ["plain"]).output.splitlines()
+    assert lines[1 : lines.index("next:")] == said
+    assert Path("pyproject.toml").read_bytes() == (before if after is None else after)
+    configuration.section(Path("pyproject.toml"))
+
+
+def test_init_says_that_an_env_file_lacks_the_secret_and_reads_no_encoding_into_other_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PGONCE_WEBHOOK_SECRET", raising=False)
+    Path(".env").touch()
+    Path(".gitignore").write_bytes(b"caf\xe9\r\n.env")
+    lines = CliRunner().invoke(init.init, ["flask"]).output.splitlines()
+    assert lines[1] == ".env exists already: write PGONCE_WEBHOOK_SECRET=whsec_test there"
+    assert Path(".gitignore").read_bytes() == b"caf\xe9\r\n.env\r\n.pgonce/\r\n"
+
+
+def test_init_that_cannot_write_says_so_in_one_line_and_can_be_repeated(tmp_path: Path) -> None:
+    (tmp_path / ".gitignore").mkdir()
+    code, said = shell(tmp_path, "pgonce init")
+    assert (code, said) == (1, "pgonce: .gitignore cannot be read: Is a directory\n")
+    (tmp_path / ".gitignore").rmdir()
+    (tmp_path / ".gitignore").symlink_to("none/.gitignore")
+    code, said = shell(tmp_path, "pgonce init")
+    assert (code, said) == (1, "pgonce: .gitignore cannot be written: No such file or directory\n")
+    (tmp_path / ".gitignore").unlink()
+    assert shell(tmp_path, "pgonce init")[0] == 0
+
+
+def test_a_folder_that_is_gone_or_that_this_user_may_not_enter_is_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    code, said = shell(tmp_path / "gone", 'rmdir "$PWD"; pgonce --version')
+    assert (code, said) == (1, "pgonce: the current folder was deleted: change to another one\n")
+
+    def stat(path: object, *args: object, **more: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.stat", stat)
+    configuration.load(tmp_path)
+
+
 def test_the_edge_function_is_the_tested_example() -> None:
     example = ROOT / "examples" / "supabase" / "functions" / "stripe-webhook" / "index.ts"
     assert (SCAFFOLD / "supabase.txt").read_text("utf-8") == example.read_text("utf-8")
@@ -241,6 +308,7 @@ def test_a_variable_that_is_named_and_not_set_is_an_error_and_no_embedded_server
         ("[tool.pgonce]\nap = 'x'\n", "has no key 'ap': use app, schema, database-url-env"),
         ("[tool.pgonce]\napp = 3\n", "app of [tool.pgonce] must be text, not 3"),
         ("[tool.pgonce\n", "cannot be read"),
+        ("[tool]\npgonce = 3\n", "tool.pgonce must be a table, not 3: write [tool.pgonce]"),
     ],
 )
 def test_a_section_that_cannot_be_read_is_one_line(tmp_path: Path, text: str, says: str) -> None:

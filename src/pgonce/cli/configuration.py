@@ -25,16 +25,23 @@ def load(folder: Path | None = None) -> None:
     Raises:
         InvalidArgument: a file cannot be read, or the section has a key that does not exist or a value of a wrong kind.
     """
-    here = (folder or Path.cwd()).absolute()
-    project = next((each for each in (here, *here.parents) if (each / "pyproject.toml").is_file()), None)
-    _load_env(here if project is None or (here / ".env").is_file() else project)
+    try:
+        here = (folder or Path.cwd()).absolute()
+    except FileNotFoundError:
+        raise InvalidArgument("the current folder was deleted: change to another one") from None
+    project = next((each for each in (here, *here.parents) if _is_file(each / "pyproject.toml")), None)
+    _load_env(here if project is None or _is_file(here / ".env") else project)
     if project is not None:
-        _apply(_section(project / "pyproject.toml"), project)
+        _apply(section(project / "pyproject.toml") or {}, project)
+
+
+def _is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113 -- Path's raises below a folder that is closed, as to `sudo -u postgres`
 
 
 def _load_env(folder: Path) -> None:
     path = folder / ".env"
-    if not path.is_file():
+    if not _is_file(path):
         return
     from dotenv import load_dotenv
     from dotenv.parser import parse_stream
@@ -55,13 +62,25 @@ def _load_env(folder: Path) -> None:
     load_dotenv(stream=StringIO(text), override=False)
 
 
-def _section(path: Path) -> dict[str, Any]:
+def section(path: Path) -> dict[str, Any] | None:
+    """``[tool.pgonce]`` of the file; None if there is none.
+
+    Raises:
+        InvalidArgument: the file cannot be read, or the section has an unknown key or a value of a wrong kind.
+    """
+    if not _is_file(path):
+        return None
     import tomllib  # few commands run beside a pyproject.toml
 
     try:
-        found = tomllib.loads(path.read_text("utf-8")).get("tool", {}).get("pgonce", {})
+        tool = tomllib.loads(path.read_text("utf-8-sig")).get("tool", {})
+        found = tool.get("pgonce") if isinstance(tool, dict) else None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidArgument(f"{path} cannot be read: {error}") from None
+        raise InvalidArgument(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if found is None:
+        return None
+    if not isinstance(found, dict):
+        raise InvalidArgument(f"{path}: tool.pgonce must be a table, not {found!r}: write [tool.pgonce]")
     if unknown := sorted(set(found) - set(KEYS)):
         raise InvalidArgument(f"{path}: [tool.pgonce] has no key {unknown[0]!r}: use {', '.join(KEYS)}")
     for key, value in found.items():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
 import click
 
+from pgonce.cli import configuration
 from pgonce.errors import InvalidArgument
 
 SECRET = "whsec_test"  # noqa: S105 -- for this machine: Stripe's are random
@@ -64,18 +66,15 @@ def init(kind: str) -> None:
     Example: pgonce init fastapi
     """
     name, app, following, elsewhere = KINDS[kind]
-    path = Path(name)
-    if path.exists():
-        raise InvalidArgument(f"{path} exists already: run `pgonce init` in an empty folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(files("pgonce").joinpath(f"cli/scaffold/{kind}.txt").read_text("utf-8"), "utf-8")
-    written = [name]
-    if app is not None and _add_section(Path("pyproject.toml"), app):
-        written.append("pyproject.toml")
+    if Path(name).exists():
+        raise InvalidArgument(f"{name} exists already: run `pgonce init` in an empty folder")
+    made, by_hand = _settings(app) if app else ({}, [])
     if kind != "supabase":
-        written += _add_env()
-    click.echo(f"wrote {', '.join(written)}")
-    click.echo("next:")
+        made, by_hand = _add_env(made, by_hand)
+    for path, content in made.items():  # before the file itself: a command that fails here can be repeated
+        _write(path, content)
+    _write(name, files("pgonce").joinpath(f"cli/scaffold/{kind}.txt").read_bytes())
+    click.echo("\n".join([f"wrote {', '.join([name, *made])}", *by_hand, "next:"]))
     missing = [needed for needed in NEEDS.get(kind, ()) if find_spec(needed) is None]
     install = [f"pip install {' '.join(missing)}"] if missing else []
     if kind == "supabase" and not Path("supabase/config.toml").exists():
@@ -88,23 +87,47 @@ def init(kind: str) -> None:
         click.echo(f"  {command}")
 
 
-def _add_section(path: Path, app: str) -> bool:
-    text = path.read_text("utf-8") if path.exists() else ""
-    if "[tool.pgonce]" in text:
-        return False
-    path.write_text(f'{text.rstrip()}\n\n[tool.pgonce]\napp = "{app}"\n'.lstrip(), "utf-8")
-    return True
+def _settings(app: str) -> tuple[dict[str, bytes], list[str]]:
+    """What to write into files, by their names, and lines that say what to write by hand."""
+    section = configuration.section(Path("pyproject.toml"))
+    if section is None:
+        return {"pyproject.toml": _append("pyproject.toml", ["", "[tool.pgonce]", f'app = "{app}"'])}, []
+    other = section.get("app") != app
+    return {}, [f'pyproject.toml has [tool.pgonce] already: write app = "{app}" there'] * other
 
 
-def _add_env() -> list[str]:
-    written = []
+def _add_env(made: dict[str, bytes], by_hand: list[str]) -> tuple[dict[str, bytes], list[str]]:
     if not Path(".env").exists():
-        Path(".env").write_text(_ENV, "utf-8")
-        written.append(".env")
-    ignored = Path(".gitignore")
-    lines = ignored.read_text("utf-8").splitlines() if ignored.exists() else []
-    missing = [line for line in (".env", ".pgonce/") if line not in lines]
-    if missing:
-        ignored.write_text("\n".join([*lines, *missing, ""]), "utf-8")
-        written.append(".gitignore")
-    return written
+        made[".env"] = _ENV.encode()
+    elif "PGONCE_WEBHOOK_SECRET" not in os.environ:
+        by_hand.append(f".env exists already: write PGONCE_WEBHOOK_SECRET={SECRET} there")
+    known = _read(".gitignore").decode("utf-8", "replace").splitlines()
+    if missing := [line for line in (".env", ".pgonce/") if line not in known]:
+        made[".gitignore"] = _append(".gitignore", missing)
+    return made, by_hand
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise InvalidArgument(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _append(path: str, lines: list[str]) -> bytes:
+    """The content of the file with ``lines`` at its end, in the file's own line ends."""
+    content = _read(path)
+    end = b"\r\n" if b"\r\n" in content else b"\n"
+    if content and not content.endswith(b"\n"):
+        content += end
+    return content + b"".join(line.encode() + end for line in lines if line or content)
+
+
+def _write(path: str, content: bytes) -> None:
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_bytes(content)
+    except OSError as error:
+        raise InvalidArgument(f"{path} cannot be written: {error.strerror}") from None
