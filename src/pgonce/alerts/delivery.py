@@ -106,7 +106,7 @@ def _request(url: str, name: str, alert: Alert | None = None) -> urllib.request.
 
 
 # Without a handler for redirects: a redirected POST arrives as a GET without its body, and would count as delivered.
-_opener = urllib.request.OpenerDirector()
+opener = urllib.request.OpenerDirector()
 for _handler in (
     urllib.request.ProxyHandler,
     urllib.request.HTTPHandler,
@@ -114,7 +114,7 @@ for _handler in (
     urllib.request.HTTPErrorProcessor,
     urllib.request.HTTPDefaultErrorHandler,
 ):
-    _opener.add_handler(_handler())
+    opener.add_handler(_handler())
 
 
 def _open(request: urllib.request.Request) -> None:
@@ -124,7 +124,7 @@ def _open(request: urllib.request.Request) -> None:
         Undelivered: any answer but 2xx, or none. The libraries' own texts are not repeated: they may quote the URL.
     """
     try:
-        _opener.open(request, timeout=TIMEOUT).close()
+        opener.open(request, timeout=TIMEOUT).close()
     except urllib.error.HTTPError as error:
         error.close()
         raise Undelivered(f"HTTP {error.code}") from None

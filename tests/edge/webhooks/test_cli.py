@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from psycopg import Connection
 
+from pgonce.cli import main
 from tests.conftest import wait_until
 from tests.edge.command import SECRET, pgonce, running
 
@@ -245,6 +249,63 @@ def test_send_to_nobody_says_what_to_start(database: str) -> None:
     assert err.startswith("pgonce: no receiver at http://127.0.0.1:9/")
     assert err.endswith("start `pgonce serve`\n")
     assert pgonce(database, "webhook", "send", "--type", "x", "--to", "file:///etc/hosts")[0] == 1
+
+
+class _Odd(BaseHTTPRequestHandler):
+    """Answers as receivers that are not pgonce's do."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        if self.path == "/closed":
+            self.close_connection = True
+        elif self.path == "/moved":
+            self.send_response(301)
+            self.send_header("Location", "/moved/")
+            self.end_headers()
+        else:
+            self.send_response(500)
+            self.end_headers()
+            self.wfile.write(b"caf\xe9 " + b"x" * 100_000)
+
+    def do_GET(self) -> None:
+        self.send_response(200)  # of a POST that was redirected and has lost its body
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/closed", "pgonce: no answer from {} (Remote end closed connection without response): look at its log"),
+        ("/moved", "pgonce: 301 from {}, moved to /moved/: Stripe follows no redirect"),
+        ("/error", f"500 caf\ufffd {'x' * 995}…"),
+        (
+            "/a b",
+            "pgonce: {} is not an http address: URL can't contain control characters. '/a b' (found at least ' ')",
+        ),
+        (":x", "pgonce: {} is not an http address: nonnumeric port: '"),
+    ],
+)
+def test_send_says_in_one_line_how_a_receiver_has_answered(
+    monkeypatch: pytest.MonkeyPatch, path: str, says: str
+) -> None:
+    monkeypatch.setenv("PGONCE_WEBHOOK_SECRET", SECRET)
+    with HTTPServer(("127.0.0.1", 0), _Odd) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        to = f"http://127.0.0.1:{server.server_port}{path}"
+        done = CliRunner().invoke(main, ["webhook", "send", "--type", "x", "--to", to], prog_name="pgonce")
+        server.shutdown()
+        thread.join()
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith(says.format(to))
+
+
+def test_send_takes_no_json_for_the_name_of_a_file() -> None:
+    done = CliRunner().invoke(main, ["webhook", "send", '{"id": "' + "x" * 5000 + '"}'], prog_name="pgonce")
+    assert (done.exit_code, "there is no file" in done.stderr) == (2, True)
 
 
 def test_send_without_a_secret_says_which_to_set(database: str) -> None:
