@@ -142,6 +142,7 @@ def here(shared: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Pgonce:
         with monkeypatch.context() as patch:
             patch.chdir(folder)
             patch.setattr(sys, "path", [*sys.path])
+            patch.setattr(sys, "argv", ["pgonce", *arguments])
             done = CliRunner().invoke(main, arguments, prog_name="pgonce", env=settings | env)
         for name in ("shop", "zero", "negative", "broken", "slip", "early"):
             sys.modules.pop(name, None)
@@ -360,7 +361,8 @@ def test_another_schema_than_the_migrated_one_says_so(here: Pgonce) -> None:
     refused(here("webhook", "ls", "--schema", "else where"), "run `pgonce migrate --schema 'else where'`")
     line = refused(here("webhook", "ls", "--schema", "pg_catalog"), "run `pgonce migrate --schema pg_catalog`")
     assert line.startswith("pgonce: schema pg_catalog lacks pgonce's functions")
-    refused(here("migrate", "--schema", ""), "schema name must not be empty")
+    refused(here("migrate", "--schema", ""), """Invalid value for '--schema': it is empty: leave it out""", 2)
+    refused(here("job", "ls", "--job", "\udcff"), r"the argument '\udcff' is not UTF-8 text: write it in UTF-8")
 
 
 @pytest.mark.parametrize(
@@ -423,6 +425,12 @@ def test_a_mistake_of_our_own_is_shown_as_a_whole(here: Pgonce, monkeypatch: pyt
     done = here("doctor", "--json")
     assert done.returncode == 1
     assert re.search(r"doctor\.py.*output\.py.*json.*TypeError: keys must be", done.stderr, re.DOTALL)
+
+
+def test_an_output_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    shell = ["sh", "-c", '"$@" > /dev/full', "sh", *PGONCE, "sql"]
+    done = subprocess.run(shell, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (1, "pgonce: the output cannot be written: No space left on device\n")
 
 
 # Usage --------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib
 import os
+import sys
 import sysconfig
 import traceback
 from pathlib import Path
@@ -42,9 +43,18 @@ def report(error: Exception) -> int:
     elif isinstance(error, psycopg.Error):
         reason = first_line(error)
         print_line(f"pgonce: the database refused: {reason}", err=True)
+    elif isinstance(error, OSError) and _is_of_output(error):
+        click.echo(f"pgonce: the output cannot be written: {error.strerror}", err=True)
+    elif isinstance(error, UnicodeEncodeError) and any(error.object in each for each in sys.argv[1:]):
+        click.echo(f"pgonce: the argument {error.object!r} is not UTF-8 text: write it in UTF-8", err=True)
     else:
         click.echo(_traceback(error).rstrip(), err=True)
     return TIMEOUT if isinstance(error, TookTooLong) else 1
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Whether stdout could not be written, for example to a file on a full disk: click prints everything."""
+    return Path(traceback.extract_tb(error.__traceback__)[-1].filename).parent == Path(click.__file__).parent
 
 
 def _traceback(error: Exception) -> str:

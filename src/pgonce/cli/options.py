@@ -28,8 +28,19 @@ APP = "pgonce.app"
 VARIABLES = ("PGONCE_DATABASE_URL", "DATABASE_URL")
 
 
+def _schema(_: click.Context, param: click.Parameter, given: str) -> str:
+    if not given.strip():  # --schema "$SCHEMA" and SCHEMA not set
+        raise click.BadParameter('it is empty: leave it out for "public"', param=param)
+    return given
+
+
 with_schema = click.option(
-    "--schema", envvar="PGONCE_SCHEMA", default="public", show_default=True, help="The schema of pgonce's tables."
+    "--schema",
+    envvar="PGONCE_SCHEMA",
+    default="public",
+    show_default=True,
+    callback=_schema,
+    help="The schema of pgonce's tables.",
 )
 
 
