@@ -65,7 +65,7 @@ def find_run(pool: Pool, digits: str, schema: str) -> UUID:
 def list_(
     name: str | None, status: str | None, since: datetime | None, limit: int | None, json_: bool, url: str, schema: str
 ) -> None:
-    """List the jobs, each with its last run; with an option or --json the runs, newest first.
+    """List the jobs, each with its last run; with an option or --json the runs, newest first. Times are in UTC.
 
     Example: pgonce job ls --job birthday_letters --status failed --since '2 days'
     """
@@ -104,7 +104,7 @@ def _sign(state: str, status: str) -> str:
 def _print_jobs(lines: list[stats.JobLine]) -> None:
     now = datetime.now(UTC)
     print_table(
-        ["job", "state", "started", "took", "usual", "next", "note"],
+        ["job", "state", "started", "took", "usual", "next (UTC)", "note"],
         [
             (named(job.job_name, job.key), _state(job), ago(job.started_at, now), took(job.duration_ms) or "–",
              "" if job.usual_from_ms is None or job.usual_to_ms is None else span(job.usual_from_ms, job.usual_to_ms),

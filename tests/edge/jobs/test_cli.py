@@ -339,6 +339,7 @@ def test_ls_has_a_line_for_each_job_with_what_is_usual_what_comes_next_and_what_
     assert run("schedule", "new", "--cron", "0 3 1 1 *")[0] == 0
     code, out, _ = run("ls")
     assert code == 0
+    assert "next (UTC)" in out.splitlines()[0], "a job may have another zone"
     found = {line.split("  ")[0]: line for line in out.splitlines()}
     assert re.search(r"● running +\d+ s ago .*9 to 12 min .*blocks 1 start\b", found["sync eu"])
     paused = r"○ paused +4 min ago +0.2 s .*until (tomorrow|\d\d:\d\d): the partner is down, ValueError: no"
