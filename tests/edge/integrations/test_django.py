@@ -145,6 +145,29 @@ def test_a_mistake_in_a_project_is_found_when_it_is_checked(
     assert (code, line in said, "_secret" in said.replace("'whsec_secret'", "")) == (1, True, False), said
 
 
+def test_a_second_database_with_options_of_django_is_found_by_the_commands_and_the_admin(
+    empty_database: str, tmp_path: Path
+) -> None:
+    (tmp_path / "several.py").write_text(
+        "from site_config.settings import *\n"
+        "options = {'prepare_threshold': 5, 'server_side_binding': True, 'sslmode': None, 'application_name': 'a&b'}\n"
+        "DATABASES = {'default': {**DATABASES['default'], 'PORT': 1},\n"
+        "             'events': {**DATABASES['default'], 'OPTIONS': options}}\n"
+        "PGONCE = {'DATABASE': 'events'}\n",
+        "utf-8",
+    )
+    code = (
+        "import psycopg; from django.contrib import admin; from django.apps import apps\n"
+        "from pgonce.integrations.django import database_url\n"
+        "with psycopg.connect(database_url()) as conn: print(conn.info.parameter_status('application_name'))\n"
+        "models = apps.get_app_config('pgonce').get_models()\n"
+        "print({admin.site.get_model_admin(model).get_queryset(None).db for model in models})"
+    )
+    more = {"DJANGO_SETTINGS_MODULE": "several", "PYTHONPATH": str(tmp_path)}
+    done, said = manage(empty_database, "shell", "--command", code, **more)
+    assert (done, said.splitlines()[-2:]) == (0, ["a&b", "{'events'}"]), said
+
+
 def test_there_is_a_migration_for_this_release() -> None:
     newest = max(path.stem for path in MIGRATIONS.glob("0*.py"))
     assert newest.endswith(pgonce.__version__.replace(".", "_")), (

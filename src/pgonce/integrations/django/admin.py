@@ -35,6 +35,10 @@ class ReadOnly(admin.ModelAdmin):
     show_full_result_count = False
     list_per_page = 50
 
+    def get_queryset(self, request: HttpRequest) -> Any:
+        """The rows in the database that has pgonce's tables: a router sends the admin to ``default``."""
+        return super().get_queryset(request).using(setting("DATABASE"))
+
     def has_add_permission(self, *_: Any) -> bool:
         """Rows are pgonce's to add."""
         return False

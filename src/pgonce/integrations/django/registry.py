@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import quote, urlencode
 
 from django.db import close_old_connections, connections, transaction
-from psycopg import sql
+from psycopg import pq, sql
 
 from pgonce.app import App
 from pgonce.core.callables import ensure_result, is_async
@@ -21,7 +21,8 @@ from pgonce.webhooks.calls import Event
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_DJANGO_ONLY = {"assume_role", "cursor_factory", "isolation_level", "pool", "server_side_binding"}
+_LIBPQ = {each.keyword.decode() for each in pq.Conninfo.get_defaults()}
+"""The options of DATABASES that can stand in a URL. Others are Django's or psycopg's, such as prepare_threshold."""
 
 
 class DjangoApp(App):
@@ -158,7 +159,7 @@ def database_url(using: str | None = None) -> str:
             'change its ENGINE, or name another one: PGONCE = {"DATABASE": "..."}'
         )
     given = connection.settings_dict
-    options = {name: str(value) for name, value in given["OPTIONS"].items() if name not in _DJANGO_ONLY}
+    options = {name: str(value) for name, value in given["OPTIONS"].items() if name in _LIBPQ and value is not None}
     for name, key in (("host", "HOST"), ("port", "PORT"), ("user", "USER"), ("password", "PASSWORD")):
         if given[key]:
             options[name] = str(given[key])
