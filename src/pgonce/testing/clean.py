@@ -8,7 +8,14 @@ import psycopg
 
 from pgonce.core import database
 
-KEPT = ("pgonce_migrations", "alembic_version", "django_migrations", "django_content_type", "auth_permission")
+KEPT = (
+    "pgonce_migrations",
+    "alembic_version",
+    "django_migrations",
+    "django_content_type",
+    "auth_permission",
+    "django_site",
+)
 """Tables whose rows belong to the schema."""
 
 # DELETE and not TRUNCATE, which makes new files: for a few rows that takes longer. As a replica, so that foreign keys
@@ -23,7 +30,10 @@ begin
   for name in
     select format('%I.%I', n.nspname, c.relname) from pg_class c join pg_namespace n on n.oid = c.relnamespace
     where c.relkind in ('r', 'p') and not c.relispartition and n.nspname !~ '^(pg_|information_schema$)'
-      and c.relname <> all (string_to_array(current_setting('pgonce.kept'), ',')) loop
+      and c.relname <> all (string_to_array(current_setting('pgonce.kept'), ','))
+      -- not those of an extension, such as PostGIS's spatial_ref_sys
+      and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid
+                      and d.deptype = 'e') loop
     execute 'delete from ' || name;
   end loop;
 end $$

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
@@ -79,7 +79,8 @@ class _database_on:  # noqa: N801 -- used as a function
 
     def __enter__(self) -> str:
         self._execute("create database {}")
-        return urlunsplit(urlsplit(self._url)._replace(path=f"/{self._name}"))
+        parts = urlsplit(self._url)  # urlunsplit leaves the slashes out where there is no host: postgresql:///shop
+        return f"{parts.scheme}://{parts.netloc}/{self._name}{'?' if parts.query else ''}{parts.query}"
 
     def __exit__(self, *_: object) -> None:
         self._execute("drop database {} with (force)")
