@@ -20,7 +20,8 @@ def _relations() -> frozenset[str]:
 def include_name(name: str | None, type_: str, parent_names: Mapping[str, str | None]) -> bool:  # noqa: ARG001
     """False for pgonce's tables: pass it to ``context.configure(include_name=include_name)``.
 
-    A function of your own may call it: ``include_name(name, type_, parents) and ...``.
+    A function of your own may call it: ``include_name(name, type_, parents) and ...``. Where pgonce has a schema of its
+    own, leave that schema out instead: a table of yours with the name of one of pgonce's would be hidden, too.
 
     Args:
         name: of what Alembic has found in the database; None for the default schema.

@@ -45,6 +45,23 @@ def test_the_script_in_a_migration_installs_and_autogenerate_then_proposes_nothi
     assert proposed(empty_database, include_name=include_name, **options) == []
 
 
+@pytest.mark.filterwarnings("ignore:Can't validate argument 'dialect_options'")
+def test_beside_a_table_of_yours_that_is_called_like_one_of_pgonce_s_its_schema_is_left_out(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = MetaData()
+    Table("webhook_events", mine, Column("id", Integer, primary_key=True))
+    monkeypatch.setitem(globals(), "MODELS", mine)
+    engine = sqlalchemy.create_engine(empty_database.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.begin() as connection:
+        mine.create_all(connection)
+        Operations(MigrationContext.configure(connection)).execute(pgonce.script("pgonce"))
+    engine.dispose()
+    assert proposed(empty_database) == []
+    without = {"include_name": lambda name, type_, _: (type_, name) != ("schema", "pgonce")}  # docs/recipes/webhooks.md
+    assert proposed(empty_database, include_schemas=True, **without) == []
+
+
 def test_a_table_of_yours_is_still_compared() -> None:
     for name in ("accounts", "alerts", "webhook_event", None):
         assert include_name(name, "table", {"schema_name": None})
