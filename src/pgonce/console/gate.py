@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import time
 from contextlib import suppress
@@ -50,7 +51,8 @@ class Gate:
         if place.prefix:
             _go_below(scope, place.prefix)
         request = Request(scope, receive, send)
-        token = request.cookies.get(COOKIE, "")
+        cookie = _cookie_name(scope, place.host)
+        token = request.cookies.get(cookie, "")
         fresh = not 20 <= len(token) <= 200
         if fresh:
             token = new_token()
@@ -64,11 +66,13 @@ class Gate:
             nonlocal started
             started = True
             if message["type"] == "http.response.start" and state.new_cookie is not None:
-                MutableHeaders(scope=message).append("set-cookie", _cookie(scope, state.new_cookie, place.secure))
+                MutableHeaders(scope=message).append(
+                    "set-cookie", _cookie(scope, cookie, state.new_cookie, place.secure)
+                )
             await send(message)
 
         try:
-            answer = await self._admit(request, place, token)
+            answer = await self._admit(request, place, cookie, token)
             if answer is None:
                 await self._app(scope, receive, with_cookie)
         except Exception as error:
@@ -78,7 +82,7 @@ class Gate:
         if answer is not None:
             await answer(scope, receive, with_cookie)
 
-    async def _admit(self, request: Request, place: security.Place, token: str) -> Response | None:
+    async def _admit(self, request: Request, place: security.Place, cookie: str, token: str) -> Response | None:
         """None: the request may go on."""
         path = request.scope["path"].removeprefix(request.scope["root_path"])
         if path.startswith("/static/"):
@@ -106,7 +110,7 @@ class Gate:
             return _plain(401, "Log in first.\n")
         if not self._console.users:
             return _plain(403, "Nobody is logged in, or this user may not see the console.\n")
-        if request.headers.get("sec-fetch-site") == "cross-site" and COOKIE not in request.cookies:
+        if request.headers.get("sec-fetch-site") == "cross-site" and cookie not in request.cookies:
             # A link on another site: the browser withholds the cookie (SameSite=Strict). It sends it when it is asked
             # again from here.
             templates: Templates = request.app.state.templates
@@ -184,9 +188,19 @@ def _target(request: Request) -> str:
     return f"{path}?{request.url.query}" if request.url.query else path
 
 
-def _cookie(scope: Scope, token: str, secure: bool) -> str:
+def _cookie_name(scope: Scope, host: str) -> str:
+    """The name of the cookie at this address, because a browser sends a cookie to all ports of a host.
+
+    With one name for all, a login at localhost:8002 would end the session at localhost:8001. The prefix counts, too: a
+    cookie of / is also sent to /console.
+    """
+    address = f"{host.lower()}{scope.get('root_path', '')}"
+    return f"{COOKIE}_{hashlib.sha256(address.encode('utf-8', 'replace')).hexdigest()[:8]}"
+
+
+def _cookie(scope: Scope, name: str, token: str, secure: bool) -> str:
     path = scope.get("root_path") or "/"
-    return f"{COOKIE}={token}; Path={path}; HttpOnly; SameSite=Strict{'; Secure' if secure else ''}"
+    return f"{name}={token}; Path={path}; HttpOnly; SameSite=Strict{'; Secure' if secure else ''}"
 
 
 def _plain(status: int, text: str) -> Response:
