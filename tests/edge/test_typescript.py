@@ -202,6 +202,14 @@ def test_a_route_refuses_what_is_not_signed_and_handles_what_is_once(route: http
 # ---- beyond the patterns
 
 
+def test_the_reason_of_a_failure_is_kept_whatever_was_thrown(postgrest: PostgREST, query: Query) -> None:
+    assert postgrest.run("refused", event()) == "thrown"
+    assert query("select status, error_message from webhook_events") == [("failed", "the job name must not be empty")]
+    run = postgrest.run("startJobRun", "stats_cache")
+    assert postgrest.run("failJobRun", run, None) is True  # `e.message` of a thrown text
+    assert query("select status, error_message from cron_job_runs") == [("failed", "null")]
+
+
 def test_of_twenty_calls_at_once_one_gets_the_event_and_the_others_a_409(postgrest: PostgREST, query: Query) -> None:
     assert postgrest.run("race", event(), 20) == {"rows": 1, "refused": [[409, "PT409"]] * 19}
     assert query("select count(*), min(attempts) from webhook_events") == [(1, 1)]

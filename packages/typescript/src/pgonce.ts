@@ -17,6 +17,12 @@ export interface StartOptions {
   scheduledFor?: Date;
 }
 
+/** What was thrown, as text. supabase-js's `error`, which routes throw, is an object without a class: { message, code, ... }. */
+function reason(error: unknown): string {
+  if (error instanceof Error || typeof error !== 'object' || error === null) return String(error);
+  return 'message' in error ? String(error.message) : JSON.stringify(error);
+}
+
 export function pgonce(client: SupabaseClient) {
   // supabase-js returns { data, error } and never throws. Here an error is thrown (its `code` is the SQLSTATE: PT409, 22023,
   // ...), because a route that ignores it would answer 200, and Stripe would never send the event again.
@@ -72,7 +78,7 @@ export function pgonce(client: SupabaseClient) {
         await handle();
       } catch (error) {
         // If this fails, too, the lease expires after five minutes, and the next delivery is handled all the same.
-        await call('fail_webhook', { ...mine, p_error_message: String(error) }).catch(() => {});
+        await call('fail_webhook', { ...mine, p_error_message: reason(error) }).catch(() => {});
         throw error;
       }
       return (await call('complete_webhook', mine)) ? 'succeeded' : 'busy';
@@ -108,7 +114,8 @@ export function pgonce(client: SupabaseClient) {
     /** false: the run was taken over, or has ended. */
     failJobRun(runId: string, message: string): Promise<boolean> {
       stopBeating(runId);
-      return call('fail_job_run', { p_run_id: runId, p_error_message: message });
+      // String: `e.message` is undefined for a thrown text, and JSON would leave the argument out
+      return call('fail_job_run', { p_run_id: runId, p_error_message: String(message) });
     },
 
     /** The seed's checkpoint; null if it has never run. */

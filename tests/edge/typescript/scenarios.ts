@@ -62,6 +62,14 @@ const scenarios: { [name: string]: (...args: any[]) => Promise<unknown> } = {
     return { runId, completed: await helpers.completeJobRun(runId!) };
   },
 
+  /** A handler throws what supabase-js answers to a call that PostgreSQL refuses. */
+  async refused(event: { id: string; type: string }) {
+    return helpers.handleWebhook(event, JSON.stringify(event), async () => {
+      const { error } = await client.rpc('start_job_run', { p_job_name: '' });
+      if (error) throw error;
+    }).catch(() => 'thrown');
+  },
+
   async startJobRun(...args) { return helpers.startJobRun(...(args as [string])); },
   async completeJobRun(...args) { return helpers.completeJobRun(...(args as [string])); },
   async failJobRun(...args) { return helpers.failJobRun(...(args as [string, string])); },
