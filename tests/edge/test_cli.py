@@ -524,6 +524,9 @@ def test_every_command_has_help_that_teaches(path: tuple[str, ...], command: cli
     assert command.help, "no sentence says what it is for"
     assert len(command.help.split()) >= 4
     assert "." in command.help
+    found = {each.opts[0]: each.envvar for each in command.params if isinstance(each, click.Option)}
+    for option, variable in (("--schema", "PGONCE_SCHEMA"), ("--app", "PGONCE_APP")):
+        assert found.get(option, variable) == variable, "docs/install.md: every command reads it"
 
 
 def test_the_help_of_the_program_names_the_first_steps_and_the_exit_codes(pgonce: Pgonce) -> None:

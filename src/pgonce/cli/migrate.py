@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from pgonce.cli.options import with_database
+from pgonce.cli.options import with_database, with_schema
 from pgonce.core import database, schema_check
 from pgonce.core import migrate as installation
 from pgonce.errors import InvalidArgument
@@ -48,7 +48,7 @@ def _check(url: str, schema: str, where: str) -> None:
 
 
 @click.command()
-@click.option("--schema", default="public", show_default=True, help="Where the tables and functions go.")
+@with_schema
 @click.option(
     "--supabase",
     is_flag=True,
