@@ -353,6 +353,28 @@ def test_no_page_has_a_serious_fault_for_people_with_disabilities(
         page.set_viewport_size({"width": 1440, "height": 900})
 
 
+def test_on_a_telephone_no_label_lacks_its_value_and_no_short_name_is_broken(conn: Connection, open_page: Open) -> None:
+    conn.execute("insert into seed_checkpoints (seed_name, rows_seen, rows_inserted, rows_total, last_updated_at) "
+                 "values ('catalog_prices', 233000, 233000, 1204300, now() + interval '1 hour')")  # fmt: skip
+    conn.execute("insert into pgonce_job_schedules (job_name, cron, timezone, next_tick) "
+                 "values ('new', '@daily', 'UTC', now() + interval '1 hour')")  # fmt: skip
+    page = open_page("/imports", viewport={"width": 360, "height": 800})
+    row = page.locator("main tr", has_text="catalog_prices")
+    row.locator("[data-l=Progress] div").evaluate("each => { each.textContent = '19 %, 8.4 to 9.6 min left' }")
+    for text in ("catalog_prices", "233,000", "1,204,300"):
+        lines = row.get_by_text(text).first.evaluate(
+            """(each, text) => { const node = each.firstChild, at = node.data.indexOf(text)
+               const range = document.createRange()
+               range.setStart(node, at); range.setEnd(node, at + text.length)
+               return range.getClientRects().length }""",
+            text,
+        )
+        assert lines == 1, text
+    page.goto(page.url.replace("/imports", "/"))
+    row = page.locator("#jobs tr", has_text="new")
+    assert row.locator("td[data-l=Started]").is_hidden()
+
+
 def test_each_page_is_data_under_its_name_with_json(sample: dict[str, str], open_page: Open) -> None:
     page = open_page("/jobs")
     base = page.url.partition("/jobs")[0]
