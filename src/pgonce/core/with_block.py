@@ -1,4 +1,4 @@
-"""Context managers that say so if nobody enters them: without ``with`` they would silently do nothing."""
+"""Context managers that are entered once. They say so if nobody enters them, or somebody enters them twice."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import wraps
 from types import TracebackType
 from typing import Any, ClassVar, Generic, NoReturn, ParamSpec, TypeVar, cast
+
+from pgonce.errors import InvalidArgument
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -29,7 +31,7 @@ class _Block:
         self._wrapped = wrapped
         self._call = call
         self._write = f"write `{self.keyword} {call} as {name}:`"
-        self._is_noticed = False
+        self._is_entered = self._is_noticed = False
 
     @classmethod
     def made_by(cls, call: str, name: str) -> Callable[[Callable[P, V]], Callable[P, V]]:
@@ -50,6 +52,19 @@ class _Block:
         self._is_noticed = True
         raise AttributeError(f"{self._call} is a block and has no {attribute!r}: {self._write}")
 
+    def _enter_once(self) -> Any:
+        self._is_noticed = True
+        if self._is_entered:
+            raise InvalidArgument(f"this block has been entered before, and is for one `{self.keyword}`: {self._write}")
+        self._is_entered = True
+        return self._wrapped
+
+    def _leave(self) -> Any:
+        self._is_noticed = True
+        if not self._is_entered:  # a generator would begin now: ExitStack.push in place of enter_context
+            raise InvalidArgument(f"this block is left and was never entered: {self._write}")
+        return self._wrapped
+
     def __del__(self) -> None:
         if not self._is_noticed:
             warnings.warn(f"{self._call} did nothing: {self._write}", RuntimeWarning, stacklevel=2)
@@ -61,14 +76,13 @@ class WithBlock(_Block, AbstractContextManager[T], Generic[T]):
     keyword = "with"
 
     def __enter__(self) -> T:
-        self._is_noticed = True
-        entered: T = self._wrapped.__enter__()
+        entered: T = self._enter_once().__enter__()
         return entered
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        left: bool | None = self._wrapped.__exit__(kind, error, trace)
+        left: bool | None = self._leave().__exit__(kind, error, trace)
         return left
 
 
@@ -78,12 +92,11 @@ class AsyncWithBlock(_Block, AbstractAsyncContextManager[T], Generic[T]):
     keyword = "async with"
 
     async def __aenter__(self) -> T:
-        self._is_noticed = True
-        entered: T = await self._wrapped.__aenter__()
+        entered: T = await self._enter_once().__aenter__()
         return entered
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        left: bool | None = await self._wrapped.__aexit__(kind, error, trace)
+        left: bool | None = await self._leave().__aexit__(kind, error, trace)
         return left

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from psycopg_pool import ConnectionPool
 
 import pgonce
 from pgonce.core.with_block import AsyncWithBlock, WithBlock
+from pgonce.errors import InvalidArgument
 
 CALL = "run.transaction()"
 
@@ -56,6 +57,35 @@ def test_a_block_that_is_entered_says_nothing() -> None:
 
     with WithBlock[int](one(), CALL, "tx") as value:
         assert value == asyncio.run(enter()) == 1
+
+
+def test_a_block_that_is_entered_twice_says_so() -> None:
+    async def twice() -> None:
+        block = AsyncWithBlock[int](one_async(), CALL, "tx")
+        async with block:
+            with pytest.raises(InvalidArgument, match=r"entered before.*write `async with run\.transaction"):
+                async with block:
+                    pass
+
+    asyncio.run(twice())
+    block = WithBlock[int](one(), CALL, "tx")
+    with suppress(ValueError), block:
+        raise ValueError
+    with pytest.raises(InvalidArgument, match=r"entered before.*write `with run\.transaction"), block:
+        pass
+
+
+def test_a_block_that_is_left_and_was_never_entered_does_not_begin() -> None:
+    begun: list[int] = []
+
+    @contextmanager
+    def begin() -> Any:
+        begun.append(1)
+        yield
+
+    with pytest.raises(InvalidArgument, match="never entered"), ExitStack() as stack:
+        stack.push(WithBlock[None](begin(), CALL, "tx"))
+    assert begun == []
 
 
 def test_an_error_in_the_block_reaches_what_it_wraps() -> None:
