@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -12,6 +13,15 @@ from tests.conftest import _new_database
 
 Connection = psycopg.Connection[Any]
 
+OVERLAPS = """
+update cron_job_runs r
+set completed_at = r.started_at
+      + case k.n % 3 when 0 then interval '20 s' when 1 then interval '5 hours' else interval '3 days' end,
+    worked_until = case k.n % 3 when 0 then r.started_at + interval '26 hours' end
+from (select id, row_number() over (order by started_at) as n from cron_job_runs where status = 'failed') k
+where k.id = r.id and k.n % 500 < 3
+"""
+"""Some runs have ended long after the next ones started, or their process worked on for a day."""
 PERIODS = ("2 days", "7 days 3 hours", "20 days 90 minutes", "30 days", "31 days", "45 days 7 hours")
 OLD_RUNS = """
 insert into cron_job_runs (job_name, status, started_at, completed_at, duration_ms)
@@ -81,6 +91,36 @@ def check(conn: Connection) -> None:
 def test_the_figures_with_totals_are_those_of_the_rows(runs: Connection) -> None:
     count(runs)
     assert days(runs) == 63  # the midnights of 62 days
+    check(runs)
+
+
+def test_the_overlaps_with_totals_are_those_of_the_rows(runs: Connection) -> None:
+    runs.execute(OVERLAPS.encode())
+    runs.execute("select start_job_run('job_3', p_key => '1', p_window => '60 days')")
+    runs.execute("update cron_job_runs set started_at = now() - interval '20 days' where status = 'running'")
+
+    def overlaps(period: str) -> set[tuple[Any, ...]]:
+        found = runs.execute("select * from pgonce_find_job_overlaps(%s)", [period]).fetchall()
+        assert len(set(found)) == len(found)
+        return set(found)
+
+    expected = {period: overlaps(period) for period in PERIODS}
+    count(runs)
+    looked_at = "select count(overlapping), count(nullif(overlapping, '{}')) from pgonce_job_days"
+    [(all_days, with_overlaps)] = runs.execute(looked_at).fetchall()
+    assert all_days == 56
+    assert 10 < with_overlaps < 50
+    assert {period: overlaps(period) for period in PERIODS} == expected
+    assert {fenced for *_, fenced in expected["45 days 7 hours"]} == {True, False}
+
+
+def test_each_total_ends_at_a_midnight_of_utc_in_any_time_zone(runs: Connection) -> None:
+    """A day of the session's time zone that has 23 hours led to a total of runs that had not started yet."""
+    summer = datetime.now(UTC) - timedelta(days=10)
+    runs.execute(f"set local timezone = 'AAA5BBB,J{summer.timetuple().tm_yday}/0,J1/0'".encode())
+    count(runs)
+    off = "select count(*) from pgonce_job_days where until <> date_bin('24 hours', until, '2000-01-01 00:00Z')"
+    assert runs.execute(off).fetchone() == (0,)
     check(runs)
 
 

@@ -92,36 +92,59 @@ comment on view pgonce_job_stats is 'pgonce_job_timing of the last seven days.';
 
 -- A window function: the time of a self-join grows with the square of a job's runs. A running run has no end yet. worked_until
 -- is when the process of a run noticed that the run had been closed meanwhile: until then it may have worked.
-create or replace function pgonce_find_job_overlaps(p_period interval default '7 days')
+create or replace function pgonce_find_job_overlaps_between(
+  p_from timestamptz, p_until timestamptz, p_job_names text[] default null, p_before interval default '24 hours')
 returns table (job_name text, key text, run_id uuid, started_at timestamptz, other_ended_at timestamptz, fenced boolean)
 language plpgsql stable set search_path from current set jit = off set plan_cache_mode = force_custom_plan set work_mem = '64MB' as $$
-declare
-  v_since timestamptz := clock_timestamp() - p_period;
 begin
   return query
   with looked_at as (
     select r.job_name, r.key, r.id, r.started_at, coalesce(r.completed_at, 'infinity') as ended_at, r.worked_until
-    from cron_job_runs r where r.started_at >= v_since and r.status <> 'skipped'
-    union all  -- the runs that may have been running when the period began: those of the day before, and those that still run
+    from cron_job_runs r where r.started_at >= p_from and r.started_at < p_until and r.status <> 'skipped'
+      and (p_job_names is null or r.job_name = any (p_job_names))
+    union all  -- the runs that may have been running when the period began: those of some time before, and those that still run
     select r.job_name, r.key, r.id, r.started_at, coalesce(r.completed_at, 'infinity'), r.worked_until
     from cron_job_runs r
-    where r.started_at >= v_since - interval '1 day' and r.started_at < v_since and r.status in ('succeeded', 'failed')
-      and (r.completed_at > v_since or r.worked_until > v_since)
+    where r.started_at >= p_from - p_before and r.started_at < p_from and r.status in ('succeeded', 'failed')
+      and (r.completed_at > p_from or r.worked_until > p_from) and (p_job_names is null or r.job_name = any (p_job_names))
     union all
     select r.job_name, r.key, r.id, r.started_at, 'infinity', r.worked_until
-    from cron_job_runs r where r.started_at < v_since and r.status = 'running'),
+    from cron_job_runs r where r.started_at < p_from and r.status = 'running' and (p_job_names is null or r.job_name = any (p_job_names))),
   ends as (
     select o.job_name, o.key, o.id, o.started_at, max(o.ended_at) over earlier as ended_at,
            max(greatest(o.ended_at, o.worked_until)) over earlier as worked_until
     from looked_at o
     window earlier as (partition by o.job_name, o.key order by o.started_at, o.id rows between unbounded preceding and 1 preceding))
-  select e.job_name, e.key, e.id, e.started_at, e.worked_until, e.started_at >= e.ended_at from ends e
-  where e.started_at < e.worked_until and e.started_at >= v_since;
+  select e.job_name, e.key, e.id, e.started_at, nullif(e.worked_until, 'infinity'), e.started_at >= e.ended_at from ends e
+  where e.started_at < e.worked_until and e.started_at >= p_from;
+end $$;
+comment on function pgonce_find_job_overlaps_between(timestamptz, timestamptz, text[], interval) is
+  'pgonce: pgonce_find_job_overlaps for the runs that started in [p_from, p_until), of some jobs or of all. Of the runs that have ended, '
+  'those that started up to p_before earlier are read, too.';
+
+-- Of past days only the jobs are read that had overlaps (pgonce_job_days): a window over the runs of 30 days took eight times as long.
+create or replace function pgonce_find_job_overlaps(p_period interval default '7 days')
+returns table (job_name text, key text, run_id uuid, started_at timestamptz, other_ended_at timestamptz, fenced boolean)
+language plpgsql stable set search_path from current set jit = off as $$
+declare
+  v_since timestamptz := clock_timestamp() - p_period;
+  v_first timestamptz;
+  v_last timestamptz;
+begin
+  select coalesce(min(d.until) - interval '24 hours', v_since), coalesce(max(d.until), v_since) into v_first, v_last
+  from pgonce_job_days d where d.overlapping is not null and d.until >= v_since + interval '24 hours';
+  return query
+  select * from pgonce_find_job_overlaps_between(v_since, v_first) where v_since < v_first union all
+  select o.* from pgonce_job_days d
+  cross join lateral pgonce_find_job_overlaps_between(d.until - interval '24 hours', d.until, d.overlapping, '168 hours') o
+  where d.until > v_first and d.until <= v_last and d.overlapping <> '{}' union all
+  select * from pgonce_find_job_overlaps_between(v_last, 'infinity');
 end $$;
 comment on function pgonce_find_job_overlaps(interval) is
   'pgonce: runs of the last p_period that started while another run of their job and key was running. fenced = the other run had '
   'been closed before, but its process had not noticed it yet: what that process wrote through the run was refused. There must be '
-  'none with fenced = false.';
+  'none with fenced = false. other_ended_at is null while the other run is running. From 20,000 runs in 62 days on, of the runs that are '
+  'older than eight days only those are noticed whose overlap was seen a week later.';
 
 create or replace view pgonce_job_overlaps as select * from pgonce_find_job_overlaps();
 comment on view pgonce_job_overlaps is 'pgonce_find_job_overlaps of the last seven days.';

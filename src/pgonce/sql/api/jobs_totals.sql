@@ -18,7 +18,7 @@ language plpgsql set search_path from current set jit = off set plan_cache_mode 
 declare
   -- an hour after its end: a start is invisible until its transaction has committed
   v_today timestamptz := date_trunc('day', clock_timestamp() - interval '1 hour', 'UTC');
-  v_first timestamptz := v_today - interval '62 days';
+  v_first timestamptz := v_today - interval '1488 hours';  -- 62 days: a day of the session's time zone may have 23 or 25 hours
   v_last timestamptz := (select max(d.until) from pgonce_job_days d);
   v_open uuid[];
   v_until timestamptz;
@@ -35,7 +35,7 @@ begin
     insert into pgonce_job_days (until, open_runs)
     values (v_first, array(select r.id from cron_job_runs r where r.status = 'running' and r.started_at < v_first));
   end if;
-  v_until := v_last + interval '1 day';
+  v_until := v_last + interval '24 hours';
   v_open := (select d.open_runs from pgonce_job_days d where d.until = v_last);
   -- One statement, so one snapshot: a run that ends at this moment is either counted or open.
   with day as (
@@ -67,6 +67,10 @@ begin
       select u.ms, sum(u.runs)::integer as runs from (
         select * from unnest(t.durations, t.counts) as before (ms, runs) union all select *, 1 from unnest(c.durations)) u (ms, runs)
       group by u.ms) s) d;
+  -- A week later: a client that came back late may have written an end of its run meanwhile.
+  update pgonce_job_days d set overlapping = array(
+    select distinct o.job_name from pgonce_find_job_overlaps_between(d.until - interval '24 hours', d.until, null, '168 hours') o)
+  where d.until = v_until - interval '168 hours';
   delete from pgonce_job_days d where d.until < v_first;
   if v_until >= v_today then
     -- A job without a run between the first and the last midnight has equal totals, which is as good as none.
