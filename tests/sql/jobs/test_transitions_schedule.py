@@ -380,3 +380,13 @@ def test_an_interrupted_run_is_alerted_only_if_nobody_starts_it_anew_and_has_the
     rows(conn, "select fail_job_run(id, 'why') from cron_job_runs where status = 'running'")
     assert rows(conn, "select job_name from pgonce_job_retries") == [{"job_name": "job_2"}], "its first real failure"
     assert [alert["kind"] for alert in alerts()] == ["run_failed"]
+
+    for reason in ("worker stopped", "the answer to its start was lost: nothing was run"):
+        [started] = rows(conn, "select start_job_run('each_minute', p_scheduled_for => now() - interval '1 s') as id")
+        rows(conn, "select pgonce_interrupt_job_run(%s, %s)", started["id"], reason)
+        rows(conn, "select start_job_run('each_minute', p_scheduled_for => clock_timestamp())")
+        assert rows(conn, "select pgonce_retry_job_run(%s) as id", started["id"]) == [{"id": None}]
+        assert len(alerts()) == 1, "its next tick does the work"
+        [said] = rows(conn, "select kind from pgonce_diagnose_run(%s)", started["id"])
+        assert said["kind"] == "interrupted"
+        conn.execute("delete from cron_job_runs where job_name = 'each_minute'")

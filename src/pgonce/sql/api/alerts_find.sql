@@ -71,7 +71,8 @@ begin
     where r.id = any (p_watched) and r.job_name <> 'seed_runner'
       and not exists (select from newest n where n.id = r.id)),
   -- A failure that was or will be retried does not count yet, unless no worker retries it within 15 minutes. A run that was
-  -- stopped on request does not count at all. A newer tick replaces a retry: then there is neither a retry nor a next attempt. The
+  -- stopped on request does not count at all. A newer tick replaces a retry: then there is neither a retry nor a next attempt. If it
+  -- replaces a run whose worker was stopped, nothing has failed: a deploy just before the tick of a minute led to an alert. The
   -- next attempt started after the run, so it is in history, too, and needs no index on retry_of.
   ends as (
     select h.*, lag(h.status) over w as previous, count(*) filter (where h.status = 'succeeded') over w as successes
@@ -81,7 +82,8 @@ begin
     where h.status = 'succeeded'
        or h.status = 'failed' and h.stop_requested_at is null
           and (h.retries is null or h.attempt > h.retries
-               or retried.retry_of is null and (d.due_at >= v_now - interval '15 minutes') is not true)
+               or retried.retry_of is null and (d.due_at >= v_now - interval '15 minutes') is not true
+                  and (d.run_id is not null or not pgonce_is_interruption(h.error_message)))
     window w as (partition by h.job_name, h.key order by h.started_at, h.id)),
   streaks as (
     select e.*, count(*) filter (where e.status = 'failed') over (

@@ -31,9 +31,9 @@ begin
      'It failed, and will be retried.',
      'Fix the cause if it is not a passing one. A retry that is late means that no worker has the job: start one.',
      'pgonce ps'),
-    ('interrupted', false, '`failed`, "worker stopped"',
-     'Its process was told to stop.',
-     'Another worker starts it again. If none has the job, start one.',
+    ('interrupted', false, '`failed`, "worker stopped" or "the answer to its start was lost: …"',
+     'Its process was told to stop, or was not told that the run had started.',
+     'A worker starts it again. If none has the job, start one.',
      'pgonce ps'),
     ('abandoned', true, '`failed`, "abandoned: …"',
      'It died, or could not reach the database for its whole window.',
@@ -141,7 +141,7 @@ begin
   elsif r.status = 'failed' then
     select d.due_at into v_due from pgonce_job_retries d where d.run_id = r.id;
     v_kind := case
-      when r.error_message like 'worker stopped%' then 'interrupted'
+      when pgonce_is_interruption(r.error_message) then 'interrupted'
       when v_due is not null then 'waits_for_retry'
       when r.error_message like 'abandoned:%' then 'abandoned'
       when r.error_message like 'ended by hand%' or r.error_message = 'stopped on request' then 'ended'

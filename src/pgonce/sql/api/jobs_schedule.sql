@@ -115,6 +115,13 @@ comment on function pgonce_interrupt_job_run(uuid, text) is
   'pgonce: closes a run as failed because its process is stopping. The run is due again at once, for any worker that has the '
   'job, and the interruption does not count as an attempt. true, also when repeated; false = it was taken over or has ended.';
 
+create or replace function pgonce_is_interruption(p_error_message text) returns boolean
+language sql immutable parallel safe set search_path from current as $$
+  select p_error_message like 'worker stopped%' or p_error_message like 'the answer to its start was lost%'
+$$;
+comment on function pgonce_is_interruption(text) is
+  'pgonce: whether a failed run with this message did not fail by itself: a worker closed it with pgonce_interrupt_job_run.';
+
 create or replace function pgonce_abandon_job_runs() returns integer
 language plpgsql set search_path from current as $$
 declare
