@@ -48,6 +48,11 @@ def hooked(function: Callable[[BaseException, str], object]) -> Iterator[None]:
         _hooks.remove(function)
 
 
+def is_success(ended: SystemExit) -> bool:
+    """Whether the exit code of the process would be 0. It is 1 for what is neither None nor a number."""
+    return ended.code is None or (isinstance(ended.code, int) and ended.code == 0)
+
+
 def log_failure(
     what: str,
     error: BaseException,

@@ -19,7 +19,7 @@ from pgonce.core.callables import ensure_awaitable, ensure_result
 from pgonce.core.concurrency import isolated
 from pgonce.core.database import call_with_timeouts
 from pgonce.core.execute import Pool
-from pgonce.core.failures import ErrorHook, log_failure
+from pgonce.core.failures import ErrorHook, is_success, log_failure
 from pgonce.core.forked_child import ends_forked_child
 from pgonce.core.processes import this_process
 from pgonce.errors import PgonceError, RunStopped, class_and_line
@@ -148,7 +148,7 @@ class Executor:
         try:
             execution.finish()
         except SystemExit as error:  # ends the run, and neither this thread nor the process
-            if error.code:
+            if not is_success(error):
                 log_failure(f"job {execution.job.name}", error)
         except BaseException as error:  # noqa: BLE001 -- whatever the job raises, KeyboardInterrupt too: it ends the run
             job, run = execution.job.name, execution.run
@@ -211,7 +211,7 @@ class Executor:
                     if body is not None:
                         await body.call(job.function)
         except SystemExit as error:
-            if error.code:
+            if not is_success(error):
                 raise
         except BaseException as error:
             if started.done():

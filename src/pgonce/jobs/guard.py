@@ -19,6 +19,7 @@ from pgonce.core.call_batcher import CallBatcher
 from pgonce.core.callables import ensure_result
 from pgonce.core.concurrency import CANCELS, Result
 from pgonce.core.execute import Pool, call
+from pgonce.core.failures import is_success
 from pgonce.core.interval import interval
 from pgonce.core.processes import this_process
 from pgonce.core.registration import check_count, check_function, check_name, check_pool, check_schema
@@ -154,7 +155,7 @@ class Jobs:
                     yield run
             run.end()
         except SystemExit as error:  # its exit code says success to cron: so must the row
-            (run.fail(error) if error.code else run.end())
+            (run.end() if is_success(error) else run.fail(error))
             raise
         except BaseException as error:
             # The run is closed also after an error that says "lost" or "unavailable". Such an error may be of something

@@ -18,6 +18,7 @@ from pgonce.core.call_batcher_async import AsyncCallBatcher
 from pgonce.core.callables import ensure_awaitable
 from pgonce.core.concurrency_async import CANCELS, Result
 from pgonce.core.execute_async import Pool, call
+from pgonce.core.failures import is_success
 from pgonce.core.interval import interval
 from pgonce.core.processes import this_process
 from pgonce.core.registration import check_count, check_function, check_name, check_pool, check_schema
@@ -157,7 +158,7 @@ class AsyncJobs:
                     yield run
             await run.end()
         except SystemExit as error:  # its exit code says success to cron: so must the row
-            await (run.fail(error) if error.code else run.end())
+            await (run.end() if is_success(error) else run.fail(error))
             raise
         except BaseException as error:
             # The run is closed also after an error that says "lost" or "unavailable". Such an error may be of something

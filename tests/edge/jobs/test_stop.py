@@ -64,7 +64,7 @@ async def exits_async(run):
 
 @app.job("fails_to_exit", every="1 s", catch_up="last")
 async def fails_to_exit(run):
-    raise SystemExit(3)
+    raise SystemExit("")  # the exit code is 1
 
 @app.job("finishes", every="1 s", catch_up="last")
 def finishes(run):
