@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 import time
 import traceback
 from collections.abc import AsyncIterator
@@ -65,6 +66,7 @@ class AsyncRun:
         """The tick this run is for, in UTC or the zone it was given in; a retry has the tick of the first attempt."""
         self.rows_processed = 0
         self.rows_skipped = 0
+        self._counting = threading.Lock()
         self._pool = pool
         self._call_batcher = call_batcher
         self.schema = schema
@@ -123,12 +125,16 @@ class AsyncRun:
         self._stopping = True
 
     def processed(self, rows: int = 1) -> None:
-        """Count ``rows`` as processed; written when the run ends."""
-        self.rows_processed += int(rows)  # numpy's, too: what the database refuses would end the heartbeats
+        """Count ``rows`` as processed, in any thread; written when the run ends."""
+        more = int(rows)  # numpy's, too: what the database refuses would end the heartbeats
+        with self._counting:  # threads that read the same sum at once would lose counts
+            self.rows_processed += more
 
     def skipped(self, rows: int = 1) -> None:
-        """Count ``rows`` as skipped; written when the run ends."""
-        self.rows_skipped += int(rows)
+        """Count ``rows`` as skipped, in any thread; written when the run ends."""
+        more = int(rows)
+        with self._counting:
+            self.rows_skipped += more
 
     def progress(self, done: int, total: int | None = None) -> None:
         """Report the progress, for ``pgonce job ls``; written with the next heartbeat."""

@@ -538,6 +538,34 @@ def test_an_empty_name_and_a_negative_count_are_refused(
         run.processed(-1)
 
 
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [(None, "succeeded"), (0, "succeeded"), (3, "failed"), ("", "failed"), ([], "failed"), (0.0, "failed")],
+)
+def test_a_run_that_exits_ends_as_the_exit_code_of_its_process_says(
+    open_caller: Open, module_database: str, db: Db, name: str, code: Any, status: str
+) -> None:
+    with pytest.raises(SystemExit), started(open_caller(BINDINGS[0], module_database), name):
+        raise SystemExit(code)
+    assert last(db, name)["status"] == status
+
+
+def test_counts_of_several_threads_add_up(open_caller: Open, module_database: str, db: Db, name: str) -> None:
+    together = threading.Barrier(2)
+
+    class One:
+        def __int__(self) -> int:
+            together.wait(60)  # a thread that has read the sum waits for the other one
+            return 1
+
+    one: Any = One()
+    with started(open_caller(BINDINGS[0], module_database), name) as run:
+        for add in (run.processed, run.skipped):
+            for each in [spawn(add, one) for _ in range(2)]:
+                each.result(60)
+    assert (last(db, name)["rows_processed"], last(db, name)["rows_skipped"]) == (2, 2)
+
+
 def test_a_pool_whose_address_is_a_function_is_refused_at_once(module_database: str) -> None:
     pool = ConnectionPool(lambda: module_database, open=False)
     with pytest.raises(InvalidArgument, match="functions"):
