@@ -97,6 +97,36 @@ def test_a_retry_waits_for_another_run_and_gives_way_to_a_newer_tick(conn: Conne
     assert rows(conn, "select * from pgonce_job_retries") == [], "the tick has done the work"
 
 
+def test_a_tick_of_a_job_that_catches_up_all_is_retried_after_newer_ticks(conn: Connection) -> None:
+    conn.execute(
+        "insert into pgonce_job_schedules (job_name, cron, timezone, next_tick, catch_up)"
+        " values ('job', '* * * * *', 'UTC', now(), 'all')"
+    )
+    run = put(conn, "due", "job")
+    tick = rows(conn, "select start_job_run('job', p_scheduled_for => now()) as id")[0]["id"]
+    rows(conn, "select complete_job_run(%s)", tick)
+    assert rows(conn, "select pgonce_retry_job_run(%s) is null as dropped", run) == [{"dropped": False}]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "complete_job_run(RUN)",
+        "fail_job_run(RUN, 'why')",
+        "pgonce_complete_job_runs(array[RUN], '{1}', '{0}')",
+        "pgonce_end_job_run(RUN, 'why')",
+        "pgonce_interrupt_job_run(RUN, 'worker stopped')",
+        "pgonce_abandon_job_runs()",
+    ],
+)
+def test_no_run_has_taken_less_than_nothing_after_the_clock_was_set_back(conn: Connection, end: str) -> None:
+    [started] = rows(conn, "select start_job_run('job') as id")
+    conn.execute("update cron_job_runs set started_at = now() + interval '1 hour', heartbeat_at = '2026-01-01'")
+    assert rows(conn, "select duration_ms from pgonce_list_job_runs()") == [{"duration_ms": 0}]
+    rows(conn, f"select {end}".replace("RUN", f"'{started['id']}'::uuid"))
+    assert rows(conn, "select duration_ms from cron_job_runs where status <> 'running'") == [{"duration_ms": 0}]
+
+
 def test_an_interrupted_run_starts_anew_without_a_retry_of_its_own_for_the_tick_that_it_had(conn: Connection) -> None:
     [first] = rows(
         conn, "select start_job_run('job', '{\"batch\": 3}', p_scheduled_for => '2026-01-01 06:00+00') as id"

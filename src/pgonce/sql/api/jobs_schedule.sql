@@ -199,11 +199,12 @@ begin
     from pgonce_choose_job_slot(coalesce(p_slots, 1), r.job_name, v_base) c;
   end if;
   -- A newer tick does the same work, so the retry is dropped. Otherwise, with "* * * * *" and a backoff of a minute, each
-  -- retry would collide with the next tick forever.
+  -- retry would collide with the next tick forever. With catch_up "all" each tick is work of its own.
   if r.id is not null and not exists (
     select from cron_job_runs n
     where n.job_name = r.job_name and n.key = any (v_keys) and n.started_at > r.started_at and n.scheduled_for is not null
-      and n.status <> 'skipped' and n.scope is not distinct from r.scope) then
+      and n.status <> 'skipped' and n.scope is not distinct from r.scope
+      and not exists (select from pgonce_job_schedules s where s.job_name = r.job_name and s.key = v_base and s.catch_up = 'all')) then
     insert into cron_job_runs (job_name, scope, key, run_window, started_at, retries, backoff, attempt, retry_of, for_tick, process)
     select r.job_name, r.scope, v_key, r.run_window, clock_timestamp(), case when v_counted then r.retries else v_retries end,
            r.backoff, r.attempt + v_counted::integer, r.id, coalesce(r.scheduled_for, r.for_tick), p_process
