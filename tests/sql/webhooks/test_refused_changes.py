@@ -155,25 +155,54 @@ def test_old_events_that_are_not_refused_are_deleted(conn: Connection, refusal: 
         conn.execute("select purge_webhook_events()")
 
 
-@pytest.mark.parametrize(
-    "end", ["complete_webhook(id, lease)", "pgonce_mark_webhook(id, lease)", "fail_webhook(id, lease, '', 1)"]
-)
-def test_an_event_ends_although_the_next_one_of_its_object_is_refused(conn: Connection, end: str) -> None:
+ENDS = [
+    "complete_webhook(id, lease)",
+    "pgonce_mark_webhook(id, lease)",
+    "pgonce_complete_webhooks(array[id], array[lease])",
+    "ignore_webhook(id, lease, '')",
+    "fail_webhook(id, lease, '', 1)",
+]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+@pytest.mark.parametrize("end", ENDS)
+def test_an_event_ends_although_the_next_one_of_its_object_is_refused(conn: Connection, end: str, refusal: str) -> None:
     queue(
         conn, "update webhook_events set order_key = 'k'", "delete from webhook_events where stripe_event_id > 'evt_2'"
     )
     assert conn.execute("select id, lease from pgonce_claim_webhooks()").rowcount == 1, "the next one waits"
-    refuse(conn, "after")
+    refuse(conn, refusal)
     conn.execute(f"select {end} from webhook_events where stripe_event_id = 'evt_0'".encode())
     assert events(conn, "next_attempt_at is null") == ["evt_0"]
 
 
-def test_a_handler_coalesces_the_events_that_are_not_refused(conn: Connection) -> None:
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_handler_coalesces_the_events_that_are_not_refused(conn: Connection, refusal: str) -> None:
     queue(conn, "update webhook_events set order_key = 'k'")
     [(claimed,)] = conn.execute("select id from pgonce_claim_webhooks()").fetchall()
-    refuse(conn, "after")
+    refuse(conn, refusal)
     assert value(conn, "select pgonce_coalesce_webhooks(%s, 'k', 'x')", claimed) == 2
     assert events(conn, "status = 'processing'") == ["evt_0", *KEPT]
+    assert value(conn, "select count(*) from pgonce_webhook_attempts where error like '%refuses to ignore%'") == 2
+
+
+@pytest.mark.parametrize("initially", ["immediate", "deferred"])
+def test_the_constraints_of_a_handler_stay_as_they_are_while_the_next_event_is_written(
+    conn: Connection, initially: str
+) -> None:
+    queue(conn, "update webhook_events set order_key = 'k'")
+    conn.execute((FUNCTION.format("null;") + DEFERRED.format("update")).encode())
+    conn.execute(f"create table orders (id int unique, of int references orders (id) deferrable initially {initially})")
+    [(claimed, lease)] = conn.execute("select id, lease from pgonce_claim_webhooks()").fetchall()
+    with conn.transaction():
+        conn.execute("select pgonce_mark_webhook(%s, %s)", [claimed, lease])
+        conn.execute("select pgonce_coalesce_webhooks(%s, 'k', 'x')", [claimed])
+        if initially == "deferred":
+            conn.execute("insert into orders values (2, 1)")
+            conn.execute("insert into orders values (1, null)")
+            return
+        with pytest.raises(psycopg.errors.ForeignKeyViolation), conn.transaction():
+            conn.execute("insert into orders values (2, 1)")
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)

@@ -36,6 +36,16 @@ def test_an_event_that_a_trigger_leaves_out_or_renames_is_an_error_that_names_th
     assert value(conn, "select count(*) from webhook_events") == 0
 
 
+@pytest.mark.parametrize("when", ["immediate", "deferred"])
+def test_a_constraint_that_refuses_deliveries_is_not_ready(conn: Connection, when: str) -> None:
+    conn.execute(
+        "create table kinds (name text primary key);"
+        f"alter table webhook_events add foreign key (event_type) references kinds deferrable initially {when}".encode()
+    )
+    with pytest.raises(psycopg.errors.ForeignKeyViolation):
+        conn.execute("select pgonce_check_inbox()")
+
+
 def test_a_rule_that_leaves_events_out_is_not_ready(conn: Connection) -> None:
     conn.execute("create rule quiet as on insert to webhook_events do instead nothing")
     with pytest.raises(psycopg.errors.FeatureNotSupported):

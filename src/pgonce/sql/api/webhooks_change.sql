@@ -83,6 +83,26 @@ comment on function pgonce_change_webhooks_at_once(uuid[], text, text) is
   'pgonce: queues, releases or ignores events that the caller has locked; all of them or, with an error, none. Returns the ids of those that '
   'were written.';
 
+create or replace function pgonce_deferred_refusal() returns text
+language plpgsql set search_path from current as $$
+declare
+  v_context text;
+begin
+  if not exists (select from pg_trigger t where t.tgrelid = 'webhook_events'::regclass and t.tgdeferrable) then return null; end if;
+  begin
+    set constraints all immediate;
+    raise sqlstate 'PG001';  -- a rollback: what the triggers have done is undone, and they are deferred again
+  exception
+    when sqlstate 'PG001' then return null;
+    when others then
+      if not pgonce_is_refusal(sqlstate) then raise; end if;
+      get stacked diagnostics v_context = pg_exception_context;
+      return format(E'%s\nCONTEXT: %s', sqlerrm, replace(v_context, E'\n', E'\n  '));
+  end;
+end $$;
+comment on function pgonce_deferred_refusal() is
+  'pgonce: the error of a deferred trigger or constraint, if the transaction committed now; null = none. They stay deferred.';
+
 create or replace function pgonce_change_webhooks(
   p_ids uuid[], p_change text, p_reason text default null, p_check_now boolean default true)
 returns uuid[]
@@ -93,11 +113,14 @@ declare
   v_id uuid;
   v_error text;
   v_context text;
+  v_checks boolean;
 begin
   if coalesce(cardinality(p_ids), 0) = 0 then return '{}'; end if;
+  v_checks := not p_check_now and pgonce_deferred_refusal() is null;  -- what is refused already is not the fault of these events
   begin
     v_changed := pgonce_change_webhooks_at_once(p_ids, p_change, p_reason);
     if p_check_now then set constraints all immediate; end if;
+    if v_checks and pgonce_deferred_refusal() is not null then raise 'one is refused'; end if;
     if cardinality(v_changed) = cardinality(p_ids) then return v_changed; end if;
   exception when others then
     if not pgonce_is_refusal(sqlstate) then raise; end if;
@@ -109,6 +132,7 @@ begin
       v_one := pgonce_change_webhooks_at_once(array[v_id], p_change, p_reason);
       if v_one = '{}' then raise 'a trigger leaves it as it is'; end if;
       if p_check_now then set constraints all immediate; end if;
+      if v_checks and pgonce_deferred_refusal() is not null then raise '%', pgonce_deferred_refusal(); end if;
       v_changed := v_changed || v_one;
       continue;
     exception when others then

@@ -180,6 +180,7 @@ create or replace function pgonce_pull_next_webhook(p_order_key text) returns vo
 language plpgsql set search_path from current as $$
 declare
   v_next record;
+  v_checks boolean;
 begin
   if p_order_key is null then return; end if;
   perform pg_advisory_xact_lock(hashtextextended('pgonce order ' || p_order_key, 0));
@@ -187,9 +188,11 @@ begin
   where n.order_key = p_order_key and n.next_attempt_at is not null and n.status = 'processing' and n.lease is null
   order by n.received_at, n.id limit 1;
   if v_next.next_attempt_at > clock_timestamp() then
+    v_checks := pgonce_deferred_refusal() is null;
     begin
       update webhook_events e set next_attempt_at = clock_timestamp()
       where e.next_attempt_at > clock_timestamp() and e.status = 'processing' and e.id = v_next.id;
+      if v_checks and pgonce_deferred_refusal() is not null then raise 'refused'; end if;
     exception when others then  -- a trigger refuses to have it written: that must not fail this event, and it becomes due by itself
       if not pgonce_is_refusal(sqlstate) then raise; end if;
     end;

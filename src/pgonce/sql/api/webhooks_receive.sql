@@ -19,6 +19,7 @@ begin
     if v_stored is distinct from v_event then
       perform pgonce_refuse_unwritten_webhook(v_event);
     end if;
+    set constraints all immediate;
     raise sqlstate 'PG001';
   exception when sqlstate 'PG001' then null;  -- the row is rolled back; the commit waits for the disk and the standbys
   end;
