@@ -107,6 +107,30 @@ ENDS: dict[str, Callable[[pgonce.Event], object]] = {
 }
 
 
+def _broken(*_: object, **__: object) -> Any:
+    raise LookupError("outside of a request")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("broken", ["filter", "record factory"])
+def test_what_logging_raises_ends_no_worker_and_takes_no_outcome_away(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects, kind: str, broken: str
+) -> None:
+    register(app, kind, lambda event: _raise(ValueError()) if event.id == "evt_1" else None)
+    put(type_of(kind), "evt_1", "evt_2")
+    log, factory = logging.getLogger("pgonce"), logging.getLogRecordFactory()
+    if broken == "filter":
+        log.addFilter(_broken)
+    else:
+        logging.setLogRecordFactory(lambda name, *args: _broken() if name == "pgonce" else factory(name, *args))
+    try:
+        work(app, database, conn, concurrency=1)
+    finally:
+        log.removeFilter(_broken)
+        logging.setLogRecordFactory(factory)
+    assert (status(conn, "evt_1")["status"], effects()) == ("failed", ["evt_2"])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
 def test_a_callback_that_ends_does_not_end_the_worker_nor_the_other_callbacks(
