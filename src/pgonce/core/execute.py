@@ -273,6 +273,9 @@ def get_connection(pool: Pool) -> Connection[Any]:
     while _was_closed(conn := pool.getconn()):
         close_for_good(conn)
         pool.putconn(conn)  # which opens another in its place
+    if conn.read_only:  # set by the application: the claim of an event would be written, and its mark refused
+        pool.putconn(conn)
+        raise DatabaseUnavailable("the pool's connections have read_only set: pgonce needs a pool that may write")
     return conn
 
 

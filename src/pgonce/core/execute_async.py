@@ -274,6 +274,9 @@ async def get_connection(pool: Pool) -> AsyncConnection[Any]:
     while await _was_closed(conn := await pool.getconn()):
         close_for_good(conn)
         await pool.putconn(conn)  # which opens another in its place
+    if conn.read_only:  # set by the application: the claim of an event would be written, and its mark refused
+        await pool.putconn(conn)
+        raise DatabaseUnavailable("the pool's connections have read_only set: pgonce needs a pool that may write")
     return conn
 
 

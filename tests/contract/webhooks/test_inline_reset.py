@@ -16,6 +16,7 @@ from psycopg_pool import ConnectionPool
 
 import pgonce
 from pgonce.core import database as databases
+from pgonce.errors import DatabaseUnavailable
 from pgonce.webhooks import stripe
 from tests.contract.webhooks.test_one_transaction_each import LEFT, STATE
 from tests.contract.webhooks.test_worker import Effects, app, effects, write
@@ -116,3 +117,18 @@ def test_a_users_pool_keeps_what_it_was_configured_with(database: str, conn: Con
                 lambda _event, tx: found.append(tx.execute("select current_setting('search_path')").fetchone()),
             )
     assert found == [("tenant, public",)] * 2
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_a_pool_of_read_only_connections_is_refused_before_anything_is_claimed(
+    database: str, conn: Connection[Any], autocommit: bool
+) -> None:
+    def configure(conn: Connection[Any]) -> None:
+        conn.read_only = True
+
+    options = {"autocommit": autocommit}
+    with ConnectionPool(database, min_size=1, max_size=1, kwargs=options, configure=configure, open=True) as pool:
+        for _ in range(2):  # the connection was given back
+            with pytest.raises(DatabaseUnavailable, match="connections have read_only set"):
+                pgonce.Webhooks(pool).handle(stripe.read(delivery(1)), lambda _event, _tx: None)
+    assert conn.execute("select from webhook_events").rowcount == 0
