@@ -56,6 +56,7 @@ log = logging.getLogger("pgonce")
 
 _BEGIN = f"begin; {settings('pgonce worker', LIMIT)}"
 _UNSYNCED = "set local synchronous_commit to off"
+_SYNCED = "select pg_catalog.current_setting('synchronous_commit')"
 _NOT_COMPLETED = "the handler returned without event.complete(session) in its transaction"
 
 
@@ -131,7 +132,7 @@ class Executor:
 
     def _run_chain(self, chain: _Chain, conn: Connection[Any], session: HandlerSession, work: deque[Work]) -> None:
         until = time.monotonic() + CHAIN
-        transaction, is_durable = None, True  # a transaction of "": the event is no longer ours
+        transaction = None  # a transaction of "": the event is no longer ours
         current = take(work, until)
         while current:
             event, handlers = current
@@ -149,10 +150,11 @@ class Executor:
                     following = take(work, until)
                     is_durable = following is None or any(handler.durable == "each" for handler in handlers)
                     with put_back_on_error(work, following):
-                        error, transaction = self._commit(conn, session, transaction, following, is_durable)
+                        error, transaction = self._commit(
+                            chain, conn, session, transaction, following, is_durable=is_durable
+                        )
                 if error is None:
                     chain.committed.append(event)
-                    chain.is_durable = is_durable
                 else:
                     if following:
                         work.appendleft(following)
@@ -189,10 +191,12 @@ class Executor:
 
     def _commit(
         self,
+        chain: _Chain,
         conn: Connection[Any],
         session: HandlerSession,
         transaction: str,
         following: Work | None,
+        *,
         is_durable: bool,
     ) -> tuple[BaseException | None, str | None]:
         """Commit, reset the connection, and begin the next transaction, in one message.
@@ -200,11 +204,13 @@ class Executor:
         Returns:
             Why it was not committed, or None; and the next transaction as ``_begin`` returns it, or None.
         """
-        ending = ["commit"] if is_durable else [_UNSYNCED, "commit"]
+        ending = [_SYNCED if is_durable else _UNSYNCED, "commit"]
         message = [*ending, RESET_SETTINGS, self._opening(following[0])] if following else [*ending, RESET]
         results, error = send_if_same(conn, transaction, "; ".join(message))
         if len(results) < len(ending):
             return error, None
+        # A handler may have set it to off for its own commit. The earlier events of the chain need one that is on disk.
+        chain.is_durable = is_durable and results[0].get_value(0, 0) != b"off"
         session.restore()
         if error is None and following:
             session.is_new = False

@@ -268,8 +268,9 @@ def test_all_commits_of_a_chain_but_the_last_are_asynchronous_unless_each_is_to_
     assert len(effects()) == 3
 
 
-def test_a_callback_after_a_chain_whose_last_event_failed_finds_its_commit_on_disk(
-    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects
+@pytest.mark.parametrize("last", ["failed", "commits asynchronously"])
+def test_a_callback_after_a_chain_whose_last_commit_is_not_on_disk_finds_its_own_there(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects, last: str
 ) -> None:
     committed: list[str] = []
     on_disk: list[bool] = []
@@ -282,7 +283,10 @@ def test_a_callback_after_a_chain_whose_last_event_failed_finds_its_commit_on_di
     def pay(event: pgonce.Event, tx: Connection[Any]) -> None:
         if event.id == "evt_2":  # the first one's commit has been written by now
             committed.extend(tx.execute("select pg_current_wal_insert_lsn()::text").fetchone() or ())
-            event.retry(in_="1 hour")
+            if last == "failed":
+                event.retry(in_="1 hour")
+            tx.execute("set local synchronous_commit to off")
+            return
         write(tx, event)
         event.after_commit(look)
 
