@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from psycopg.adapt import AdaptersMap
@@ -11,13 +12,33 @@ from psycopg.types import TypesRegistry
 from psycopg.types.array import register_all_arrays
 from psycopg.types.json import set_json_dumps, set_json_loads
 
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{\]}]')
+_LEVELS = 100
 
-def _loads(text: str | bytes) -> Any:
-    """The value; the text itself if it is nested deeper than Python reads, which PostgreSQL stores all the same."""
+
+def _loads(given: str | bytes) -> Any:
+    """The value. If it is nested deeper than Python reads, what is below `_LEVELS` levels of it becomes its text."""
+    text = given if isinstance(given, str) else bytes(given).decode("utf-8", "replace")
     try:
         return json.loads(text)
     except RecursionError:
-        return text if isinstance(text, str) else bytes(text).decode("utf-8", "replace")
+        return json.loads(_with_deep_values_as_text(text))
+
+
+def _with_deep_values_as_text(text: str) -> str:
+    parts: list[str] = []
+    depth = begin = end = 0
+    for match in _TOKEN.finditer(text):
+        if match[0] in {"[", "{"}:
+            depth += 1
+            if depth == _LEVELS + 1:
+                begin = match.start()
+        elif match[0] in {"]", "}"}:
+            if depth == _LEVELS + 1:
+                parts += text[end:begin], json.dumps(text[begin : match.end()])
+                end = match.end()
+            depth -= 1
+    return "".join(parts) + text[end:]
 
 
 def _shipped() -> AdaptersMap:

@@ -105,6 +105,17 @@ def test_show_prints_state_life_and_reason_and_with_all_the_payload_and_tracebac
     assert found["payload"]["data"]["object"] == {"id": "cus_1"}
 
 
+@pytest.mark.parametrize("value", ['{"a":' * 5000 + "1" + "}" * 5000, "[" * 5000 + "]" * 5000], ids=["object", "list"])
+def test_show_prints_what_is_nested_deeper_than_python_reads(database: str, inbox: Connection[Any], value: str) -> None:
+    payload = f'{{"id": "evt_deep", "type": "a.b", "data": {{"object": {{"id": "cus_1", "deep": {value}}}}}}}'
+    inbox.execute("select pgonce_queue_webhooks('{evt_deep}', '{a.b}', array[%s])", [payload])
+    for options in ([], ["--all"]):
+        code, out, _ = pgonce(database, "webhook", "show", "evt_deep", *options)
+        assert (code, "object cus_1" in out) == (0, True)
+    found = json.loads(pgonce(database, "webhook", "show", "evt_deep", "--json")[1])
+    assert found["payload"]["data"]["object"]["id"] == "cus_1"
+
+
 @pytest.mark.parametrize(
     ("event", "state"),
     [
