@@ -14,7 +14,7 @@ from pgonce.seeds.copy_format import TEXT
 from pgonce.seeds.readers.descriptor import RawFile
 from pgonce.seeds.readers.file import OpenFile
 from pgonce.seeds.readers.file_reader import FileReader
-from pgonce.seeds.readers.parquet_values import Unreadable, escaped, is_typed, plain_columns, pyarrow, values_of
+from pgonce.seeds.readers.parquet_values import Unreadable, escaped, in_utc, is_typed, plain_columns, pyarrow, values_of
 from pgonce.seeds.readers.prefix import Prefix
 from pgonce.seeds.readers.unpack import Unpacker
 from pgonce.seeds.source import BadRow, Cursor, SeedRow, Verdict
@@ -112,10 +112,7 @@ class ParquetFile(FileReader):
         for batch, group, row, _ in self._batches(cursor):
             # by its size in memory: a column of few different texts is a hundred times smaller in the file
             step = max(1, BLOCK * batch.num_rows // max(1, batch.nbytes))
-            try:
-                fields = [escaped(column.cast(arrow.string())) for column in batch.columns]
-            except arrow.ArrowException as error:  # a time zone that is not known here
-                raise InvalidArgument(f"{self.name} has values without a text: {first_line(error)}") from error
+            fields = [escaped(in_utc(column).cast(arrow.string())) for column in batch.columns]
             for start in range(0, batch.num_rows, step):
                 lines = compute.binary_join_element_wise(
                     *[field.slice(start, step) for field in fields],

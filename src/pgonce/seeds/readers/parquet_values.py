@@ -99,11 +99,21 @@ def _value(scalar: Any) -> Any:
         if types.is_nested(scalar.type):
             what = f"a value inside of {what}"
         elif types.is_date(scalar.type) or types.is_timestamp(scalar.type):
-            with suppress(ValueError):  # of a time zone that is not known here
+            if (moment := in_utc(scalar)) is not scalar:  # of a zone that is not known here, or of a year that is
+                return _value(moment)  # beyond Python's in that zone alone
+            with suppress(ValueError):
                 text = str(scalar.cast(pyarrow("lib").string()))
                 if "out of range" not in text:
                     return text  # of a year that Python does not know, and PostgreSQL may
         return Unreadable(f"{what} has no form: {first_line(error)}")
+
+
+def in_utc(moments: Any) -> Any:
+    """The same moments in UTC: pyarrow writes an offset without its seconds, +0053 for the 53:28 of Berlin in 1880."""
+    kind = moments.type
+    if not pyarrow("types").is_timestamp(kind) or kind.tz in {None, "UTC"}:
+        return moments
+    return moments.cast(pyarrow("lib").timestamp(kind.unit, "UTC"))
 
 
 def _with_dicts(value: Any, kind: Any) -> Any:
