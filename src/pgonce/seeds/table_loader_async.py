@@ -193,7 +193,7 @@ class TableLoader:
         return TableChanged(self._lost(f"table {name} has not the rows of the last batch: was it emptied?"))
 
     def target(self, batch: Batch, bad: set[int]) -> dict[str, Any]:
-        """What identifies the table at the next resume: its name and oid, and two keys that ``batch`` has written.
+        """What identifies the table at the next resume: its name, oid and columns, and two keys of ``batch``.
 
         The oid alone is not enough: a table that was restored from a dump with its rows is the same table. A row that a
         trigger may change, or a policy may hide, identifies nothing.
@@ -201,7 +201,10 @@ class TableLoader:
         Args:
             bad: the places in the batch of rows that were rejected.
         """
-        found: dict[str, Any] = {"table": self.facts.table.as_string(), "oid": self.facts.oid, "keys": []}
+        columns = {name: self.facts.columns[name].number for name in batch.columns}
+        found: dict[str, Any] = {
+            "table": self.facts.table.as_string(), "oid": self.facts.oid, "columns": columns, "keys": [],
+        }  # fmt: skip
         if not self.seed.key or self.facts.has_triggers or self.facts.has_policies or not batch.parts:
             return found
         lines = batch.format.lines(batch.parts[-1])
@@ -228,6 +231,8 @@ class TableLoader:
         keys = before["keys"] if not self.facts.has_triggers and not self.facts.has_policies else []
         if self._is_other(before):
             lost = f"the checkpoint belongs to table {before['table']}, not to {name}"
+        elif column := self._other_column(before):
+            lost = f"column {column} of {name} is not the one that the rows of the last batch have: was it made anew?"
         elif keys and not await self._has_keys(conn, keys):
             lost = f"table {name} has not the rows of the last batch: was it emptied, or created anew?"
         elif not keys and at.total_inserted and not self.facts.has_policies and await self._is_empty(conn):
@@ -255,6 +260,18 @@ class TableLoader:
     def _is_other(self, before: Mapping[str, Any]) -> bool:
         is_named_so: bool = before["table"] == self.facts.table.as_string()
         return before["oid"] != self.facts.oid and not is_named_so
+
+    def _other_column(self, before: Mapping[str, Any]) -> str | None:
+        """One that was dropped and added again, or that has another one's name: the rows that are there lack its value.
+
+        A restored table numbers its columns anew.
+        """
+        if before["oid"] != self.facts.oid:
+            return None
+        numbers = {column.name: column.number for column in self.facts.columns.values()}
+        return next(
+            (name for name, number in before.get("columns", {}).items() if numbers.get(name, number) != number), None
+        )
 
     async def _has_keys(self, conn: AsyncConnection[Any], keys: Sequence[Sequence[str]]) -> bool:
         try:

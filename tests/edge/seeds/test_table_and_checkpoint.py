@@ -82,6 +82,21 @@ def test_a_table_that_lost_the_rows_of_the_last_batch_stops_the_resume_with_a_ch
     assert set(ids(conn)) == set(range(30))
 
 
+@pytest.mark.parametrize(
+    "change",
+    ["alter table things drop note, add note text",
+     "alter table things add n text; alter table things rename note to o; alter table things rename n to note"],
+)  # fmt: skip
+def test_a_column_that_is_another_one_stops_the_resume_with_a_choice(seeds: Seeds, conn: Conn, change: str) -> None:
+    with pytest.raises(TableChanged, match="run the same command again"):
+        seeds.run(seed(20), on_progress=emptying(conn, change))
+    for stop in (20, 30):
+        with pytest.raises(TableChanged, match=r"column note of .*--restart.*--accept-change"):
+            seeds.run(seed(stop))
+    run(seeds, seed(30), restart=True, on_conflict="update")
+    assert conn.execute("select count(*) from things where note = 'x'").fetchone() == (30,)
+
+
 def test_a_name_that_is_used_for_another_table_stops_even_where_the_keys_are_there(seeds: Seeds, conn: Conn) -> None:
     conn.execute("create table others (like things including all)")
     conn.execute("insert into others select n, 'x' from generate_series(0, 19) n")
