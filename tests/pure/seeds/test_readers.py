@@ -311,7 +311,12 @@ def test_a_bad_record_is_one_row_with_its_line_and_the_rows_around_it_are_read(
     record: bytes, reason: str, end: bytes
 ) -> None:
     with file(end.join([b"a,b", b"1,2", record, b"5,6", b'"7"",""\n",8', b""])) as path:
-        before, bad, *after = [row for row, _ in read(path)(None)]
+        rows, places = zip(*read(path)(None), strict=True)
+        before, bad, *after = rows
+        assert [each["row"] for each in places] == [1, 2, 3, 4]
+        source = read(path)
+        assert isinstance(source, BlockSource)
+        assert {each["row"] for _, _, each in source.copy_blocks(None)} <= {1, 2, 4}
         assert before == ["1", "2"]
         assert isinstance(bad, BadRow)
         assert f"file.csv, {reason}" in bad.reason
@@ -346,6 +351,10 @@ def test_null_is_spelled_as_one_says(options: Any, expected: list[str | None]) -
             assert [row for row, _ in source(None)] == [wanted] * 2
             assert in_blocks(source) == [wanted] * 2
             assert list(source.reread()) == [wanted] * 2
+    with file(b'a\n"NULL"\n"x"\n\n"NULL"\r\n""\n') as path:  # a line with NULL alone is a row, an empty line is not
+        source = read(path, **options)
+        alone = [[each] for each in (expected[4], "x", expected[4], expected[1])]
+        assert [row for row, _ in source(None)] == in_blocks(source) == list(source.reread()) == alone
 
 
 @pytest.mark.parametrize(
@@ -386,6 +395,14 @@ def test_a_line_that_is_not_an_object_is_a_bad_row_with_its_number(line: bytes, 
         assert f"file.jsonl, {reason}" in bad.reason
         assert bad.text == line.decode("utf-8", "replace")
         assert [row for row, _ in read(path)(cursor)] == [[3]]
+
+
+@pytest.mark.parametrize("line", [b" ", b"\xef\xbb\xbf", b"\xef\xbb\xbf\xef\xbb\xbf\r", b"\x0b"])
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_a_line_of_blanks_and_marks_is_no_row(line: bytes, end: bytes) -> None:
+    for data, rows in ((b'{"a":1}\n' + line + end, [[1]]), (line + b'\n{"a":1}' + end, [[1]])):
+        with file(data, "file.jsonl") as path:
+            assert [row for row, _ in read(path, complete=True)(None)] == list(read(path).reread()) == rows
 
 
 def test_a_header_alone_is_an_import_without_rows() -> None:

@@ -112,7 +112,7 @@ class CsvFile(TextFile):
         for piece, found, row in self._pieces(cursor, rows_of):
             width = len(self.copy_columns)
             if found is None:
-                yield self._bad(piece), at(piece.end, row, piece.line + piece.lines - 1)
+                yield self._bad(piece), at(piece.end, row + 1, piece.line + piece.lines - 1)
                 continue
             end, line, number = piece.begin, piece.line, row
             for record, lines in found:
@@ -128,7 +128,7 @@ class CsvFile(TextFile):
         for piece, found, row in self._pieces(cursor, lambda data: as_text(data, self._dialect)):
             place = piece.line + piece.lines - 1
             if found is None:
-                yield self._bad(piece), 1, at(piece.end, row, place)
+                yield self._bad(piece), 1, at(piece.end, row + 1, place)
             elif found[1]:
                 yield *found, at(piece.end, row + found[1], place)
 

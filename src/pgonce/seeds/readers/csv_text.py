@@ -74,12 +74,14 @@ class Grammar:
         self.before = [each + quote for each in (mark, b"\n", _DOUBLED)]
         self.after = [quote + each for each in (mark, b"\n", b"\r\n")]
         # 2n quotes that are all of a value: n - 1 are its text; 2n + 1 at its begin: n are text, and one opens
-        self.doubled_inside = re.compile(rb"(?<![\n\x01%b])\x01|\x01(?![\r\n\x01%b%b])" % (d, q, d))
+        self.forced = dialect.force_null and bool(quote)
+        # and where they may be NULL, a line of them alone: it is a row, and an empty line is none
+        alone = rb"|\n\x01\r?\n" if self.forced else b""
+        self.doubled_inside = re.compile(rb"(?<![\n\x01%b])\x01|\x01(?![\r\n\x01%b%b])%b" % (d, q, d, alone))
         self.whole = re.compile(rb"\x01(?=[\t\n\r])")
         self.empty = re.compile(rb"(?<=[\n%b])\x01(?=[\r\n%b])" % (d, d))
         spelled = [re.escape(_escaped(null.encode())) for null in dialect.nulls if null]
         self.spelled = re.compile(rb"(?<=[\n%b])(?:%b)(?=[\n%b])" % (d, b"|".join(spelled), d)) if spelled else None
-        self.forced = dialect.force_null and bool(quote)
         self.forces_words = self.forced and any(dialect.nulls)
         self.empty_is_null = "" in dialect.nulls
         self.nulls = frozenset(dialect.nulls)

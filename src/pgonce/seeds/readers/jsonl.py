@@ -103,13 +103,13 @@ class JsonLinesFile(TextFile):
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
                     offset, number = offset + len(line) + 1, number + 1
-                    if line.strip() not in {b"", BOM_UTF8}:
+                    if not _is_blank(line):
                         row += 1
                         yield line, offset, row, number, keys
                 if len(rest) > LONGEST:
                     raise InvalidArgument(f"{self.name}, line {number + 1:,}: the line is over 256 MB long")
         # an object that is closed is whole, with or without a line end
-        if rest.strip() and (
+        if not _is_blank(rest) and (
             isinstance(self._object(rest, number + 1), dict) or self._take_open_line(rest, offset, number + 1)
         ):
             self._open_line = offset + len(rest)
@@ -208,10 +208,14 @@ def _lines_of(file: OpenFile) -> Iterator[tuple[int, bytes]]:
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
                 number += 1
-                if line.strip() not in {b"", BOM_UTF8}:
+                if not _is_blank(line):
                     yield number, line
-    if rest.strip():
+    if not _is_blank(rest):
         yield number + 1, rest
+
+
+def _is_blank(line: bytes) -> bool:
+    return not line.replace(BOM_UTF8, b"").strip()
 
 
 def _spelled(key: str, line: bytes) -> bool:
