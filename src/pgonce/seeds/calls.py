@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -109,15 +110,21 @@ def cursor_json(cursor: Cursor) -> Jsonb:
     """``cursor`` as a jsonb argument.
 
     Raises:
-        InvalidArgument: it is None, or not JSON.
+        InvalidArgument: it is None, or not JSON, or jsonb cannot hold it.
     """
     if cursor is None:
         raise InvalidArgument(NO_CURSOR)
     try:
-        json.dumps(cursor, allow_nan=False)
+        text = json.dumps(cursor, allow_nan=False, ensure_ascii=False)
+        text.encode()
     except (TypeError, ValueError) as error:
         raise InvalidArgument(f"the checkpoint is not JSON: {error}") from None
+    if _NUL.search(text):
+        raise InvalidArgument("the checkpoint has the character NUL, which jsonb cannot hold: use another cursor")
     return Jsonb(cursor)
+
+
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def _of(

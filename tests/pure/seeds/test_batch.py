@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pgonce.errors import InvalidArgument
 from pgonce.seeds.batch import Batch, BatchBuilder, BatchSizer, build_batches
+from pgonce.seeds.calls import cursor_json
 from pgonce.seeds.copy_format import TEXT
 from pgonce.seeds.copy_text import RowFormatter
 from tests.pure.seeds.columns import columns
@@ -58,3 +61,17 @@ def test_a_size_that_changes_from_batch_to_batch_cuts_no_chapter_apart(verses: l
 
 def test_nothing_in_nothing_out() -> None:
     assert cut([], BatchSizer(1)) == []
+
+
+@pytest.mark.parametrize(
+    ("cursor", "reason"),
+    [
+        ("a\0b", "has the character NUL"), ({"a": ["\\\0"]}, "has the character NUL"), ("\ud800", "is not JSON"),
+        ({"\udcff": 1}, "is not JSON"), (float("nan"), "is not JSON"), ({1, 2}, "is not JSON"),
+    ],
+)  # fmt: skip
+def test_a_cursor_that_jsonb_cannot_hold_is_refused_with_the_reason(cursor: Any, reason: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"the checkpoint {reason}"):
+        cursor_json(cursor)
+    for text in ("\\u0000", "\\\\u0000", "\U0001f600"):
+        assert cursor_json(text).obj == text
