@@ -223,7 +223,8 @@ def _equal(column: Column, expected: sql.SQL) -> sql.Composed:
         return sql.SQL("t.{found} is not distinct from e.{expected}").format(**values)
     text = 't.{found}::text collate "C" is not distinct from e.{expected}::text collate "C"'
     if column.kind == "json" and column.type == "json":  # which keeps blanks and the order of keys
-        text = f"(case when {text} then true else t.{{found}}::jsonb is not distinct from e.{{expected}}::jsonb end)"
+        otherwise = "t.{found}::jsonb::text is not distinct from e.{expected}::jsonb::text"
+        text = f"(case when {text} then true else {otherwise} end)"
     return sql.SQL(text).format(**values)
 
 

@@ -40,7 +40,7 @@ def row(n: int) -> dict[str, Any]:
         "at": dt.datetime(2026, 1, 1, n % 24, tzinfo=dt.UTC), "local": dt.datetime(2026, 1, 1, n % 24),  # noqa: DTZ001
 
         "clock": dt.time(n % 24, 1), "span": dt.timedelta(days=-n, seconds=5), "raw": bytes([n, 0, 255]),
-        "doc": {"n": n, "deep": [1, None, {"é": Decimal("1.50")}]}, "told": {"b": n, "a": 1},
+        "doc": {"n": n, "deep": [1, None, {"é": Decimal("1.50")}]}, "told": {"b": n, "a": Decimal("1.0")},
         "tags": ["a", None, f'"{n}'],
         "ids": [n, None, -n], "grid": [[n, 1], [2, 3]], "uid": UUID(int=n), "ip": f"10.0.0.{n}", "mood": "glad",
         "pair": (n, 'x"y'), "span4": f"[{n},{n + 5})",
@@ -104,6 +104,7 @@ DAMAGES = [
     "update facts set doc = to_jsonb(doc::text) where id = 7",
     """update facts set doc = jsonb_set(doc, '{deep,2,é}', '1.5') where id = 7""",
     """update facts set told = '{"b": 7, "a": 2}' where id = 7""",
+    """update facts set told = '{"b": 7, "a": 1}' where id = 7""",
     "update facts set tags = array['a', 'NULL', '\"7'] where id = 7",
     "update facts set ids = ids[1:2] where id = 7", "update facts set grid = array[[7, 2], [1, 3]] where id = 7",
     "update facts set uid = gen_random_uuid() where id = 7", "update facts set ip = '10.0.1.7' where id = 7",
