@@ -49,6 +49,8 @@ class Column:
     """``generated``: a value for it is refused. ``identity``: GENERATED ALWAYS, so it can be inserted, not updated."""
     has_one_text: bool = True
     """Whether equal values are written alike. Those of numeric and citext are not: 1.0 = 1.00, and a = A."""
+    equals: str = "="
+    """The operator of equality, with its schema if it is the type's own: that of citext may not be on the path."""
     number: int = 0
     """Of a column of the table: which one it is, whatever its name."""
     identity: str = ""
@@ -56,7 +58,8 @@ class Column:
 
     def is_written_like(self, other: Column) -> bool:
         """Whether both are the same column, also after ALTER TYPE from ``int`` to ``bigint``: values have one form."""
-        return replace(self, type=other.type, identity=other.identity, has_one_text=other.has_one_text) == other
+        same = replace(self, type=other.type, identity=other.identity, has_one_text=other.has_one_text)
+        return replace(same, equals=other.equals) == other
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +92,23 @@ class TableFacts:
         """The table in a FROM: without the tables that inherit from it, whose rows its index does not know."""
         return self.table if self.is_partitioned else sql.SQL("only {}").format(self.table)
 
+    def equal(self, column: str, value: sql.Composable) -> sql.Composed:
+        """Whether the column of ``t`` is equal to ``value``, as the index on it has it."""
+        name = sql.Identifier(column)
+        return sql.SQL("t.{} {} {}").format(name, sql.SQL(self.columns[column].equals), value)
+
     def has_one(self, key: Sequence[str], values: Sequence[Sequence[str]]) -> sql.Composable:
         """Whether the table has a row with one of these values of ``key``; true where there is none to look for."""
         if not values:
             return sql.SQL("true")
         # literals, and not parameters: psycopg would take a % in a name for a place of one
         each = [
-            [sql.SQL("{} = {}::{}").format(sql.Identifier(name), sql.Literal(value), sql.SQL(self.columns[name].type))
+            [self.equal(name, sql.SQL("{}::{}").format(sql.Literal(value), sql.SQL(self.columns[name].type)))
              for name, value in zip(key, row, strict=True)]
             for row in values
         ]  # fmt: skip
         either = sql.SQL(" or ").join(sql.SQL("({})").format(sql.SQL(" and ").join(same)) for same in each)
-        return sql.SQL("exists (select from {} where {})").format(self.rows, either)
+        return sql.SQL("exists (select from {} t where {})").format(self.rows, either)
 
     def find(self, names: Sequence[str], table: str, key: Sequence[str] = ()) -> list[Column]:
         """The columns of these names.

@@ -84,6 +84,12 @@ select t.oid, t.typname::text as name, t.typtype::text as form, t.typcategory::t
   t.typdelim::text as delimiter, t.typbasetype as base, t.typelem as element, t.typrelid as relation,
   (select s.typname::text from pg_range r join pg_type s on s.oid = r.rngsubtype
    where t.oid in (r.rngtypid, r.rngmultitypid)) as subtype,
+  -- that of the type's btree indexes, for types that have their own: those of arrays, enums and ranges are PostgreSQL's
+  (select format('operator(%%I.%%s)', n.nspname, o.oprname) from pg_opclass c join pg_am m on m.oid = c.opcmethod
+   join pg_amop p on p.amopfamily = c.opcfamily and p.amopstrategy = 3
+     and p.amoplefttype = t.oid and p.amoprighttype = t.oid
+   join pg_operator o on o.oid = p.amopopr join pg_namespace n on n.oid = o.oprnamespace
+   where c.opcintype = t.oid and c.opcdefault and m.amname = 'btree') as equals,
   format_type(t.oid, null) as type
 from used join pg_type t using (oid)
 """
@@ -238,4 +244,6 @@ def _column(
     elif KINDS.get(base["subtype"]) == "zoneless":
         kind = "zoneless"
     has_one_text = base["name"] in ONE_TEXT or base["form"] == "e"
-    return Column(name, type_, kind, element, fields, base["delimiter"], written_by_server, has_one_text)
+    return Column(
+        name, type_, kind, element, fields, base["delimiter"], written_by_server, has_one_text, base["equals"] or "="
+    )  # fmt: skip

@@ -402,7 +402,7 @@ class TableLoader:
 
     @property
     def _same(self) -> sql.Composed:
-        same = (sql.SQL("t.{0} = s.{0}").format(sql.Identifier(column)) for column in self.seed.key)
+        same = (self.facts.equal(column, sql.Identifier("s", column)) for column in self.seed.key)
         return sql.SQL(" and ").join(same)
 
 

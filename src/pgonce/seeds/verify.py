@@ -195,7 +195,7 @@ def _compared(conn: Connection[Any], seed: Seed, facts: TableFacts, columns: tup
         if (column.name not in seed.key or not column.has_one_text)
         and not (column.written_by_server and seed.on_conflict == "update")
     ]  # fmt: skip
-    same = (sql.SQL("t.{} = e.{}").format(sql.Identifier(column), places[column]) for column in seed.key)
+    same = (facts.equal(column, sql.SQL("e.{}").format(places[column])) for column in seed.key)
     equal = [_equal(column, places[column.name]) for column in compared]
     statement = sql.SQL(_COMPARE).format(
         expected=_EXPECTED,

@@ -196,7 +196,7 @@ async def _compared(
         if (column.name not in seed.key or not column.has_one_text)
         and not (column.written_by_server and seed.on_conflict == "update")
     ]  # fmt: skip
-    same = (sql.SQL("t.{} = e.{}").format(sql.Identifier(column), places[column]) for column in seed.key)
+    same = (facts.equal(column, sql.SQL("e.{}").format(places[column])) for column in seed.key)
     equal = [_equal(column, places[column.name]) for column in compared]
     statement = sql.SQL(_COMPARE).format(
         expected=_EXPECTED,

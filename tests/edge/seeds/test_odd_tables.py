@@ -49,12 +49,14 @@ def test_of_equal_keys_with_other_texts_one_row_is_there_as_a_whole(
     check_equal_keys(seeds, conn, kind, (one, other), on_conflict, size)
 
 
-def test_of_keys_that_a_collation_calls_equal_one_row_is_there_as_a_whole() -> None:
+def test_of_keys_that_a_collation_or_citext_calls_equal_one_row_is_there_as_a_whole() -> None:
     """On Debian's PostgreSQL: the suite's has no ICU."""
     with debian_server() as url, pools.open_pool(url, 4) as pool, psycopg.connect(url, autocommit=True) as conn:
         conn.execute(FOLDING)
-        for on_conflict, size in product(("skip", "update"), (1, 9)):
-            check_equal_keys(Seeds(pool), conn, "text collate folding", ("a", "A"), on_conflict, size)
+        conn.execute("create schema apart; create extension citext schema apart")  # as in Supabase
+        kinds = ("text collate folding", "apart.citext")
+        for kind, on_conflict, size in product(kinds, ("skip", "update"), (1, 9)):
+            check_equal_keys(Seeds(pool), conn, kind, ("a", "A"), on_conflict, size)
             conn.execute("drop table things; truncate seed_checkpoints")
 
 

@@ -171,7 +171,8 @@ class Query:
         """The key in an order in which no two texts are equal, such as 1.0 and 1.00, or a and A under a collation."""
         parts = list[sql.Composable]()
         for name, value in key.items():
-            parts.append(value)
+            if "." not in self._types[name]:  # of citext in a schema that is not on the path, > would be that of text
+                parts.append(value)
             if _DIGITS.sub("", self._types[name]) not in _ONE_TEXT:
                 parts.append(sql.SQL('({})::text collate "C"').format(value))
         return sql.SQL(", ").join(parts)
