@@ -25,10 +25,12 @@ from pgonce.errors import InvalidArgument, SchemaError
 from pgonce.seeds.batch import BatchSizer
 from pgonce.seeds.importer import batches
 from pgonce.seeds.readers import FileSource, read, read_files
+from pgonce.seeds.readers.file import text_of
 from pgonce.seeds.readers.query import Query
 from pgonce.seeds.readers.several import Files
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.seeds import Seeds
+from pgonce.seeds.source import check_columns
 from pgonce.seeds.table import check_table
 from pgonce.seeds.table_loader import TableLoader
 
@@ -154,7 +156,7 @@ def load(
     reading["nulls"] = tuple(reading["nulls"]) or ("",)
     reading["delimiter"] = "\t" if reading["delimiter"] in {"tab", "\\t"} else reading["delimiter"]
     source, label = _source(files, query, key, reading, named=name is not None)
-    label = label.encode(errors="surrogateescape").decode(errors="replace")  # the file's name may not be UTF-8
+    label = text_of(label)
     name = name or f"{table}:{label}"
     shown = Import(name, f"{label} → {table}", "the same command", source.total, getattr(source, "progress", unknown))
     options: dict[str, Any] = {"into": table, "key": key, "on_conflict": on_conflict, "max_rejects": max_rejects}
@@ -262,7 +264,7 @@ def _check(conn: Connection[Any], table: str, key: Sequence[str], source: Source
         source.rename(renames)
         columns = source.columns
         key = [renames.get(name, name) for name in key]
-    _refuse_folders(source, columns, known, table)
+    check_columns(source, known, table)
     if lacking := [name for name in key if name not in columns]:
         there = ", ".join(columns)
         other = next((sign for sign in ";|\t" if len(columns) == 1 and sign in columns[0]), None)
@@ -275,24 +277,6 @@ def _check(conn: Connection[Any], table: str, key: Sequence[str], source: Source
             f"--map '{unknown[0]}=COLUMN' says which one it is"
         )
     return key
-
-
-def _refuse_folders(source: Source, columns: Sequence[str], known: Sequence[str], table: str) -> None:
-    """Refuse files of which a column is in the name of their folder, as Hive and Spark write them: ``day=2026-11-29``.
-
-    Raises:
-        InvalidArgument: the column would be left empty.
-    """
-    for file in getattr(source, "files", [source]):
-        path = getattr(file, "path", Path())
-        for folder in path.parts[:-1]:
-            column, sign, _ = folder.partition("=")
-            if sign and column in known and column not in columns:
-                raise InvalidArgument(
-                    f"column {column} of {table} is in the name of the folder {folder}, and not in {path.name}: make "
-                    "the value the column's default, and load the file from inside of the folder, with a --name of its "
-                    "own"
-                )
 
 
 def _refuse_table(conn: Connection[Any], table: str, key: Sequence[str], columns: Sequence[str]) -> None:

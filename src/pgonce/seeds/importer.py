@@ -25,7 +25,7 @@ from pgonce.seeds.copy_text import RowFormatter
 from pgonce.seeds.run_options import Progress, RunOptions
 from pgonce.seeds.seed import Fingerprint, Seed
 from pgonce.seeds.sequences import sequences_behind
-from pgonce.seeds.source import NO_CURSOR, BlockSource, Fingerprinted
+from pgonce.seeds.source import NO_CURSOR, BlockSource, Fingerprinted, check_columns
 from pgonce.seeds.stream import Stream, batches_of, prefetched
 from pgonce.seeds.table_loader import Last, TableLoader
 
@@ -84,6 +84,7 @@ def batches(
     loader: TableLoader, source: Source, cursor: Cursor | None, sizer: BatchSizer, adapters: AdaptersMap
 ) -> Stream[Batch]:
     """What ``source`` has after ``cursor``, ready for COPY; ``adapters`` are for classes of the application."""
+    check_columns(source, loader.facts.columns, loader.seed.into)
     offered: object = source
     if isinstance(offered, BlockSource):
         loader.facts.find(offered.copy_columns, loader.seed.into, loader.seed.key)

@@ -10,6 +10,8 @@ source. Everything else in this file is optional; the engine looks for each attr
 ``copy_blocks, …``      rows as bytes for COPY: `BlockSource`
 ``needs_rows``          called with the table's columns by name; True: their types decide how values are written, so
                         the engine takes rows and not blocks
+``check_columns``       called with the table's columns and its name: raises where the source has one of them, and not
+                        in its rows, such as in the name of a folder
 ``json_strings``        True: a str is a JSON string, also for a json column; otherwise it is JSON text there
 ``reread``              called without arguments: all rows from the start by the library of the format alone, for
                         ``--verify``
@@ -24,7 +26,7 @@ generator that reads the rows of such a source may let the error pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
@@ -111,6 +113,12 @@ class BlockSource(Protocol):
         the engine joins blocks to a batch of the size that it needs, and never divides one.
         """
         ...
+
+
+def check_columns(source: object, known: Collection[str], table: str) -> None:
+    """Refuse a source that has one of the table's columns elsewhere than in its rows, where it can tell."""
+    if (check := getattr(source, "check_columns", None)) is not None:
+        check(known, table)
 
 
 def check_sequence(row: Any, columns: Sequence[str]) -> None:

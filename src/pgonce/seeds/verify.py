@@ -23,6 +23,7 @@ from pgonce.seeds.columns import Column, Kind, TableFacts
 from pgonce.seeds.expected import Rejected, RowReader
 from pgonce.seeds.importer import Source, batches, check_source
 from pgonce.seeds.seed import Seed
+from pgonce.seeds.source import check_columns
 from pgonce.seeds.stream import batches_of, prefetched
 from pgonce.seeds.table import check_table
 from pgonce.seeds.table_loader import TableLoader
@@ -129,6 +130,8 @@ def compare(pool: Pool, sources: Sources, seed: Seed, rejected: Mapping[str | No
         facts = check_table(conn, seed)
         with conn.transaction(force_rollback=True):
             run(conn, "; ".join(["set local client_encoding = 'UTF8'", *facts.settings]))
+            for source in sources.values():
+                check_columns(source, facts.columns, seed.into)
             reader: RowReader | None = None
             try:
                 for partition, source in sources.items():

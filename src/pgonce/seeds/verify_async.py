@@ -22,6 +22,7 @@ from pgonce.seeds.columns import Column, Kind, TableFacts
 from pgonce.seeds.expected import Rejected, RowReader
 from pgonce.seeds.importer_async import Source, batches, check_source
 from pgonce.seeds.seed import Seed
+from pgonce.seeds.source import check_columns
 from pgonce.seeds.stream_async import batches_of, prefetched
 from pgonce.seeds.table_async import check_table
 from pgonce.seeds.table_loader_async import TableLoader
@@ -128,6 +129,8 @@ async def compare(pool: Pool, sources: Sources, seed: Seed, rejected: Mapping[st
         facts = await check_table(conn, seed)
         async with conn.transaction(force_rollback=True):
             await run(conn, "; ".join(["set local client_encoding = 'UTF8'", *facts.settings]))
+            for source in sources.values():
+                check_columns(source, facts.columns, seed.into)
             reader: RowReader | None = None
             try:
                 for partition, source in sources.items():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import psycopg
 import pytest
 
 from pgonce.errors import InvalidArgument, SourceChanged
-from pgonce.seeds.readers import descriptor, read_files
+from pgonce.seeds.readers import descriptor, read, read_files
 from pgonce.seeds.run_options import Progress
 from pgonce.seeds.seeds import Seeds
 
@@ -111,6 +113,33 @@ def test_files_whose_rows_are_committed_are_closed(seeds: Seeds, tmp_path: Path,
     assert done.outcome == "complete"
     assert len(most) == 60
     assert max(most) <= 3
+
+
+def test_a_column_in_the_name_of_a_folder_is_refused_in_code_too(seeds: Seeds, conn: Conn, tmp_path: Path) -> None:
+    conn.execute("alter table things add day date")
+    file = tmp_path / "day=2026-11-29" / "1.csv"
+    file.parent.mkdir()
+    file.write_text(rows(0, 2))
+    for source in (read(file), read_files([file], "files")):
+        for call in (seeds.run, seeds.rehearse, seeds.verify):
+            with pytest.raises(InvalidArgument, match=r"column day of things is in the name of the folder day="):
+                call("s", source, into="things", key=("id",))
+    file.write_text("id,note,day\n1,a,2026-11-29\n")
+    assert load(seeds, [file]).outcome == "complete"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such a name")
+def test_files_whose_names_are_not_utf_8_are_imported(seeds: Seeds, tmp_path: Path) -> None:
+    files = [tmp_path / os.fsdecode(name) for name in (b"1\xff.csv", b"2\xff.csv", b"3\xff.csv")]
+    for number, file in enumerate(files[:2]):
+        file.write_text(f"id,note\n{number},a\n{number},b\nx,bad\n")
+    assert load(seeds, files[:2], max_rejects=2).outcome == "complete"
+    assert [(each.row_number, each.cursor["file"]) for each in seeds.rejects("s")] == [
+        (3, "2\ufffd.csv"), (6, "2\ufffd.csv"),
+    ]  # fmt: skip
+    files[2].write_text("id,note\n3,a")
+    left = load(seeds, files, max_rejects=2)
+    assert left.unfinished.startswith("3\ufffd.csv, line 2: the last line has no line end")
 
 
 def test_a_named_key_may_be_lacking_in_whole_files_and_not_in_all(seeds: Seeds, conn: Conn, tmp_path: Path) -> None:

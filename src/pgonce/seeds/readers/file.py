@@ -61,6 +61,7 @@ class OpenFile:
 
     def __init__(self, path: Path, unpacker: Unpacker) -> None:
         self.path = path
+        self.name = text_of(path.name)
         self.unpacker = unpacker
         self.reading: Read | None = None
         self._descriptor, self.is_pipe = open_file(path)
@@ -96,7 +97,7 @@ class OpenFile:
         while offset:
             skipped = len(self.read_from(stream, min(offset, 1 << 20)))
             if not skipped:
-                raise SourceChanged(advice(f"{self.path.name} is shorter than what was read of it"))
+                raise SourceChanged(advice(f"{self.name} is shorter than what was read of it"))
             offset -= skipped
         return stream
 
@@ -109,12 +110,10 @@ class OpenFile:
         try:
             return stream.read(size)
         except UnicodeError as error:
-            raise InvalidArgument(
-                f"{self.path.name} is not {self.unpacker.encoding}: pass another --encoding"
-            ) from error
+            raise InvalidArgument(f"{self.name} is not {self.unpacker.encoding}: pass another --encoding") from error
         except damaged() as error:
             raise InvalidArgument(
-                f"{self.path.name} is damaged or not finished: {error}: run the same command again when it is whole; "
+                f"{self.name} is damaged or not finished: {error}: run the same command again when it is whole; "
                 "or unpack it by the program that has packed it"
             ) from error
 
@@ -162,7 +161,7 @@ class OpenFile:
                 self._compare_replacement(reading)
             before, now = self._seen, self._stat()
             if now.st_size < self._largest:
-                raise SourceChanged(advice(f"{self.path.name} has become shorter while it was read"))
+                raise SourceChanged(advice(f"{self.name} has become shorter while it was read"))
             same = times_of(before) == times_of(now)
             if same and (self._sure or quick) and not (at_end and self._owes_check):
                 return
@@ -177,17 +176,17 @@ class OpenFile:
                 self._owes_check, self._fully_checked = False, reading.position
                 held = reading.is_held_by(self)
             if not held:
-                raise SourceChanged(advice(f"{self.path.name} was changed while it was read"))
+                raise SourceChanged(advice(f"{self.name} was changed while it was read"))
 
     def _compare_replacement(self, reading: Read) -> None:
         """Continue with the file that is at the path now, if it begins with what was read."""
         try:
             other = OpenFile(self.path, self.unpacker.fresh())
         except InvalidArgument:
-            raise SourceChanged(advice(f"{self.path.name} was replaced while it was read")) from None
+            raise SourceChanged(advice(f"{self.name} was replaced while it was read")) from None
         held = reading.is_held_by(other) if self.unpacker.is_plain else _equal(self, other)
         if not held:
-            raise SourceChanged(advice(f"{self.path.name} was replaced by another file while it was read"))
+            raise SourceChanged(advice(f"{self.name} was replaced by another file while it was read"))
         self._descriptor = other._descriptor
         self._seen, self._sure, self._largest = other._seen, False, other.size
 
@@ -348,7 +347,7 @@ def _hash_of(file: OpenFile, end: int, marks: Sequence[int] = (0,)) -> Prefix:
             while position < stop:
                 data = file.read_from(stream, min(stop - position, 1 << 20))
                 if not data:
-                    raise SourceChanged(advice(f"{file.path.name} is shorter than what was read of it"))
+                    raise SourceChanged(advice(f"{file.name} is shorter than what was read of it"))
                 prefix.update(data)
                 position += len(data)
     return prefix
@@ -371,6 +370,11 @@ def advice(what: str) -> str:
         f"{what}: the import stopped after its last whole batch: pass --restart --on-conflict update to read the file "
         "as it is now from its start (--restart alone skips rows that are there), or --accept-change to go on"
     )
+
+
+def text_of(name: str) -> str:
+    """A file's name as text that can be printed and stored: its bytes may be no UTF-8."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def offset_of(cursor: Cursor | None, name: str) -> tuple[int, int, int]:

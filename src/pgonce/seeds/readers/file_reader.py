@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pgonce.seeds.readers.file import OpenFile
+from pgonce.errors import InvalidArgument
+from pgonce.seeds.readers.file import OpenFile, text_of
 from pgonce.seeds.readers.unpack import Unpacker
 
 
@@ -28,7 +29,16 @@ class FileReader:
     @property
     def name(self) -> str:
         """The file's name, for messages."""
-        return "standard input" if str(self.path) == "-" else self.path.name
+        return "standard input" if str(self.path) == "-" else text_of(self.path.name)
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The names of the columns, by the table's names."""
+        raise NotImplementedError
+
+    def check_columns(self, known: Collection[str], table: str) -> None:
+        """Refuse a file of which a column is in the name of its folder."""
+        refuse_folders(self, [self.path], known, table)
 
     @property
     def _names_shape(self) -> dict[str, Any]:
@@ -71,3 +81,26 @@ class FileReader:
         """Give columns other names: from those that ``columns`` shows."""
         in_file = {column: name for name, column in self._rename.items()}
         self._rename |= {in_file.get(old, old): new for old, new in names.items()}
+
+
+def refuse_folders(source: Any, paths: Iterable[Path], known: Collection[str], table: str) -> None:
+    """Refuse files of which a column is in the name of their folder, as Hive and Spark write them: ``day=2026-11-29``.
+
+    Args:
+        source: has the columns of the files.
+        paths: the files.
+        known: the columns of the table.
+        table: its name, for the message.
+
+    Raises:
+        InvalidArgument: the column would be left empty.
+    """
+    for path in paths:
+        for folder in path.parts[:-1]:
+            column, sign, _ = folder.partition("=")
+            if sign and column in known and column not in source.columns:
+                raise InvalidArgument(
+                    f"column {column} of {table} is in the name of the folder {folder}, and not in {path.name}: make "
+                    "the value the column's default, and load the file from inside of the folder, with a --name of its "
+                    "own"
+                )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any, TypeVar
@@ -12,7 +12,8 @@ from pgonce.seeds.copy_format import TEXT
 from pgonce.seeds.readers.copy_file import CopyTextFile
 from pgonce.seeds.readers.csv import CsvFile
 from pgonce.seeds.readers.descriptor import is_settled, stat_of
-from pgonce.seeds.readers.file import advice
+from pgonce.seeds.readers.file import advice, text_of
+from pgonce.seeds.readers.file_reader import refuse_folders
 from pgonce.seeds.readers.jsonl import NO_SUCH_KEY, JsonLinesFile
 from pgonce.seeds.readers.parquet import ParquetFile
 from pgonce.seeds.source import Cursor, Verdict
@@ -45,8 +46,8 @@ class Files:
         for file in files:
             if isinstance(file, JsonLinesFile):
                 file.is_alone = len(files) == 1
-        short = [file.path.name for file in files]
-        self._names = short if len(set(short)) == len(short) else [str(file.path) for file in files]
+        short = [file.name for file in files]
+        self._names = short if len(set(short)) == len(short) else [text_of(str(file.path)) for file in files]
         self._columns: tuple[str, ...] | None = None
         self._ends: dict[int, Cursor] = {}
         self._sizes: dict[int, int] = {}
@@ -93,6 +94,10 @@ class Files:
         self._columns = None
         for file in self.files:
             file.rename(names)
+
+    def check_columns(self, known: Collection[str], table: str) -> None:
+        """Refuse files of which a column is in the name of their folder."""
+        refuse_folders(self, [file.path for file in self.files], known, table)
 
     def progress(self, cursor: Cursor | None) -> float | None:
         """Which share of the bytes lies before ``cursor``; None: unknown, for example because a file is a pipe."""
@@ -223,7 +228,7 @@ class Files:
 
     def _is_file(self, number: int, name: Any) -> bool:
         """Whether the file in this place may have had this name: its folder does not count."""
-        return 0 <= number < len(self._names) and Path(str(name)).name == self.files[number].path.name
+        return 0 <= number < len(self._names) and Path(str(name)).name == self.files[number].name
 
 
 class BlockFiles(Files):
