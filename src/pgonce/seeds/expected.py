@@ -114,6 +114,8 @@ class RowReader:
             value = value.value if is_mixed_in else _json(value) if column.kind == "json" else value.name
         if value is None or _is_nat(value):
             return None
+        if isinstance(value, dt.datetime):
+            value = _without_nanoseconds(value)
         if isinstance(value, Json | Jsonb):  # the application may have set another function that writes them
             return _json(value.obj)
         if column.kind == "json":
@@ -149,6 +151,11 @@ class RowReader:
 
 def _is_nat(value: Any) -> bool:
     return isinstance(value, dt.datetime) and value != value  # noqa: PLR0124 -- pandas' NaT
+
+
+def _without_nanoseconds(value: dt.datetime) -> dt.datetime:
+    """pandas' datetime as one of Python."""
+    return dt.datetime.combine(value.date(), value.timetz())
 
 
 def _without_numpy(value: Any) -> Any:
@@ -237,7 +244,9 @@ def _json(value: Any) -> str:
 
     def default(each: Any) -> Any:
         if isinstance(each, dt.date | dt.time):
-            return None if _is_nat(each) else each.isoformat()
+            if _is_nat(each):
+                return None
+            return (_without_nanoseconds(each) if isinstance(each, dt.datetime) else each).isoformat()
         if isinstance(each, uuid.UUID):
             return str(each)
         if isinstance(each, Enum):

@@ -239,7 +239,8 @@ def _bytes(value: Any, column: Column) -> str:
 
 def _time(value: Any, column: Column) -> str:
     _refuse_offset(value, value, column)
-    return str(value)
+    # not str(), to which pandas adds nanoseconds, and the server would round them
+    return dt.datetime.isoformat(value, " ") if isinstance(value, dt.datetime) else str(value)
 
 
 def _refuse_offset(time: Any, value: Any, column: Column) -> None:
@@ -298,6 +299,8 @@ def _json_scalar(value: Any, column: Column) -> str:
         return str(value)
     if _is_no_time(value):
         return "null"
+    if isinstance(value, dt.datetime):
+        return json.dumps(dt.datetime.isoformat(value))
     if isinstance(value, dt.date | dt.time):
         return json.dumps(value.isoformat())
     if isinstance(value, uuid.UUID):

@@ -350,6 +350,26 @@ def test_the_time_that_is_none_is_null(module: tuple[Seeds, Conn], kind: str) ->
     assert stored(module, NoTime(1, 1, 1), kind) == (None, [])
 
 
+class Finer(dt.datetime):
+    """As pandas' Timestamp, with its nanoseconds."""
+
+    def isoformat(self, sep: str = "T", timespec: str = "auto") -> str:
+        return super().isoformat(sep, timespec) + "999"
+
+    def __str__(self) -> str:
+        return self.isoformat(" ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [("timestamp", "2026-01-02 00:00:00.000001"), ("text", "2026-01-02 00:00:00.000001"),
+     ("jsonb", '"2026-01-02T00:00:00.000001"'), ("timestamp[]", '{"2026-01-02 00:00:00.000001"}')],
+)  # fmt: skip
+def test_nanoseconds_are_cut(module: tuple[Seeds, Conn], kind: str, text: str) -> None:
+    value = Finer(2026, 1, 2, microsecond=1)
+    assert stored(module, [value] if kind.endswith("[]") else value, kind) == (text, [])
+
+
 UNWRITABLE = [10**4400, Numpys(5, "M"), {1, 2}, range(3), complex(1), Unprintable(), float("nan"), (i for i in "x")]
 
 
