@@ -313,8 +313,12 @@ class Seeds:
             ``rows`` of the source, ``rejected`` among them, ``keys`` of the others, of which ``found`` in the table,
             ``equal``, ``different`` and ``missing``; ``extra`` rows of the table that the source does not have, which
             other sources may have brought; ``examples`` of keys that are different or missing; and ``ok``: none is.
+
+        Raises:
+            TableChanged: the seed was imported into another table.
         """
         found, sources = _sources(seed, source, options)
+        self._loader(found)
         rejected = dict[str | None, dict[int, RejectedRow]]()
         last = 0
         while page := self.rejects(found.name, last):
@@ -325,6 +329,15 @@ class Seeds:
         result = verify.compare(self._pool, sources, found, rejected)
         call(self._pool, calls_operate.set_seed_proof(found.name, result), self._schema)
         return result
+
+    def _loader(self, seed: Seed) -> TableLoader:
+        """Raises TableChanged if the seed was imported into another table."""
+        with connection(self._pool) as conn:
+            loader = TableLoader(seed, check_table(conn, seed))
+        for at in [self.checkpoint(seed.name), *self.partitions(seed.name)]:
+            if at is not None:
+                loader.check_table_of(at)
+        return loader
 
     def retry_rejects(self, seed: Seed | str, **options: Unpack[SeedOptions]) -> tuple[int, int] | None:
         """Try the rejected rows again, after the table, or what it refers to, was changed; (accepted, refused).
@@ -338,12 +351,7 @@ class Seeds:
         found = _seed(seed, None, options)
         if found.on_conflict == "update":
             found = replace(found, on_conflict="skip")
-        with connection(self._pool) as conn:
-            loader = TableLoader(found, check_table(conn, found))
-        name = found.name
-        for at in [self.checkpoint(name), *self.partitions(name)]:
-            if at is not None:
-                loader.check_rejects(at)
+        loader, name = self._loader(found), found.name
         self.release_dead(name, name)
         with self._jobs.run(RUNNER, key=name, scope={"seed_name": name, "retries": "rejects"}) as run:
             if run is None:

@@ -313,8 +313,12 @@ class AsyncSeeds:
             ``rows`` of the source, ``rejected`` among them, ``keys`` of the others, of which ``found`` in the table,
             ``equal``, ``different`` and ``missing``; ``extra`` rows of the table that the source does not have, which
             other sources may have brought; ``examples`` of keys that are different or missing; and ``ok``: none is.
+
+        Raises:
+            TableChanged: the seed was imported into another table.
         """
         found, sources = _sources(seed, source, options)
+        await self._loader(found)
         rejected = dict[str | None, dict[int, RejectedRow]]()
         last = 0
         while page := await self.rejects(found.name, last):
@@ -325,6 +329,15 @@ class AsyncSeeds:
         result = await verify.compare(self._pool, sources, found, rejected)
         await call(self._pool, calls_operate.set_seed_proof(found.name, result), self._schema)
         return result
+
+    async def _loader(self, seed: Seed) -> TableLoader:
+        """Raises TableChanged if the seed was imported into another table."""
+        async with connection(self._pool) as conn:
+            loader = TableLoader(seed, await check_table(conn, seed))
+        for at in [await self.checkpoint(seed.name), *await self.partitions(seed.name)]:
+            if at is not None:
+                loader.check_table_of(at)
+        return loader
 
     async def retry_rejects(self, seed: Seed | str, **options: Unpack[SeedOptions]) -> tuple[int, int] | None:
         """Try the rejected rows again, after the table, or what it refers to, was changed; (accepted, refused).
@@ -338,12 +351,7 @@ class AsyncSeeds:
         found = _seed(seed, None, options)
         if found.on_conflict == "update":
             found = replace(found, on_conflict="skip")
-        async with connection(self._pool) as conn:
-            loader = TableLoader(found, await check_table(conn, found))
-        name = found.name
-        for at in [await self.checkpoint(name), *await self.partitions(name)]:
-            if at is not None:
-                loader.check_rejects(at)
+        loader, name = await self._loader(found), found.name
         await self.release_dead(name, name)
         async with self._jobs.run(RUNNER, key=name, scope={"seed_name": name, "retries": "rejects"}) as run:
             if run is None:

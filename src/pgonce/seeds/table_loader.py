@@ -248,15 +248,15 @@ class TableLoader:
             "use another --name"
         )
 
-    def check_rejects(self, at: Checkpoint) -> None:
-        """Refuse rows that were rejected for another table.
+    def check_table_of(self, at: Checkpoint) -> None:
+        """Refuse the checkpoint of an import into another table: its rejects and its proof are that table's.
 
         Raises:
             TableChanged: the message names the table.
         """
         if at.target and self._is_other(at.target):
             ours = self.facts.table.as_string()
-            raise TableChanged(f"{at.seed_name}: its rejected rows are for table {at.target['table']}, not for {ours}")
+            raise TableChanged(f"{at.seed_name} was imported into table {at.target['table']}, and not into {ours}")
 
     def _is_other(self, before: Mapping[str, Any]) -> bool:
         is_named_so: bool = before["table"] == self.facts.table.as_string()

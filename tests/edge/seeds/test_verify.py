@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from pgonce.core import database as pools
+from pgonce.errors import InvalidArgument, TableChanged
 from pgonce.seeds.readers import read
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.seeds import Seeds
@@ -243,6 +244,32 @@ def test_a_source_with_a_row_that_cannot_be_read_now_is_not_verified(seeds: Seed
     found = seeds.verify(what)
     assert not found["ok"]
     assert "secret" not in str(found)
+
+
+def test_the_proof_of_an_import_is_of_its_own_table(seeds: Seeds, conn: Conn) -> None:
+    conn.execute("create table things (id int primary key); create table others (like things including all)")
+    what = Seed("s", lambda _: iter([({"id": 1}, 1)]), "things", ("id",))
+    seeds.run(what)
+    conn.execute("insert into others values (1); truncate things")
+    with pytest.raises(TableChanged, match=r"s was imported into table .*things.*, and not into .*others"):
+        seeds.verify(what, into="others")
+    found = seeds.checkpoint("s")
+    assert found
+    assert found.verified is None
+    assert not seeds.verify(what)["ok"]
+
+
+@pytest.mark.parametrize("file", ["a.csv", "a.jsonl"])
+def test_a_seed_cannot_give_the_columns_of_a_file_in_another_order(
+    seeds: Seeds, conn: Conn, tmp_path: Path, file: str
+) -> None:
+    conn.execute("create table things (id text primary key, note text)")
+    (tmp_path / file).write_text("id,note\n1,a\n" if file == "a.csv" else '{"id": "1", "note": "a"}\n')
+    what = Seed("s", read(tmp_path / file), "things", ("id",), columns=("note", "id"))
+    for call in (seeds.run, seeds.verify, seeds.rehearse):
+        with pytest.raises(InvalidArgument, match="has the columns id, note, and the seed names note, id: leave"):
+            call(what)
+    assert seeds.run(what, columns=("id", "note")).outcome == "complete"
 
 
 def test_a_table_of_as_many_columns_as_there_can_be_is_compared(seeds: Seeds, conn: Conn) -> None:
