@@ -84,7 +84,7 @@ def batches(
     loader: TableLoader, source: Source, cursor: Cursor | None, sizer: BatchSizer, adapters: AdaptersMap
 ) -> Stream[Batch]:
     """What ``source`` has after ``cursor``, ready for COPY; ``adapters`` are for classes of the application."""
-    check_columns(source, loader.facts.columns, loader.seed.into)
+    check_columns(source, loader.facts.columns, loader.seed.into, loader.seed.columns)
     offered: object = source
     if isinstance(offered, BlockSource):
         loader.facts.find(offered.copy_columns, loader.seed.into, loader.seed.key)

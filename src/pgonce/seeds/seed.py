@@ -54,7 +54,7 @@ class Seed:
         into: the table, with or without its schema.
         key: the columns of a unique index that identify a row. Without a key every row is inserted: the cursor, which
             is written in the transaction of the rows, is what keeps a row from being inserted twice.
-        columns: the names of the columns, where rows are sequences and not mappings.
+        columns: the names of the columns, where rows are sequences and not mappings. A file has its own.
         batch_size: rows per transaction, at least; a batch ends only where the cursor changes. None: as many as take
             about a second, from 100 to 50,000. A batch of 8 MB ends in any case.
         total: how many rows there are in all, where that is known: for the progress bar.

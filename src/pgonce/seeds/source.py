@@ -5,7 +5,7 @@ the checkpoint, None at the start; the cursor of a row says where to resume afte
 source. Everything else in this file is optional; the engine looks for each attribute when an import begins:
 
 ======================  =============================================================================================
-``columns``, ``total``  names for rows that are sequences (the seed's own win); the number of all rows, or ``len()``
+``columns``, ``total``  names for rows that are sequences (those of a seed must be equal); the number of all rows
 ``fingerprint, same``   whether the source is still what an earlier run has read: `Fingerprinted`
 ``copy_blocks, …``      rows as bytes for COPY: `BlockSource`
 ``needs_rows``          called with the table's columns by name; True: their types decide how values are written, so
@@ -115,8 +115,20 @@ class BlockSource(Protocol):
         ...
 
 
-def check_columns(source: object, known: Collection[str], table: str) -> None:
-    """Refuse a source that has one of the table's columns elsewhere than in its rows, where it can tell."""
+def check_columns(source: object, known: Collection[str], table: str, named: Sequence[str] | None = None) -> None:
+    """Refuse a source that has one of the table's columns elsewhere than in its rows, where it can tell.
+
+    Also one that has other columns than the seed has ``named``: values would be taken for those of other columns.
+
+    Raises:
+        InvalidArgument: with what to change.
+    """
+    own = getattr(source, "columns", None) if named else None
+    if named and own and tuple(own) != tuple(named):
+        raise InvalidArgument(
+            f"the source has the columns {', '.join(own)}, and the seed names {', '.join(named)}: leave columns= out "
+            "of the seed"
+        )
     if (check := getattr(source, "check_columns", None)) is not None:
         check(known, table)
 

@@ -130,7 +130,7 @@ async def compare(pool: Pool, sources: Sources, seed: Seed, rejected: Mapping[st
         async with conn.transaction(force_rollback=True):
             await run(conn, "; ".join(["set local client_encoding = 'UTF8'", *facts.settings]))
             for source in sources.values():
-                check_columns(source, facts.columns, seed.into)
+                check_columns(source, facts.columns, seed.into, seed.columns)
             reader: RowReader | None = None
             try:
                 for partition, source in sources.items():
