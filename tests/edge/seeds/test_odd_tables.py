@@ -15,6 +15,7 @@ from pgonce.errors import InvalidArgument, RowRejected, SchemaError, TableChange
 from pgonce.seeds.readers import read
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.seeds import Seeds
+from pgonce.seeds.table import check_table
 from pgonce.seeds.table_loader import TableLoader
 from tests.debian_server import debian_server
 
@@ -244,6 +245,15 @@ def test_of_rows_that_refer_to_one_another_only_those_without_a_parent_are_rejec
     assert [reject.row_number for reject in seeds.rejects("s")] == [4, 5]
     assert counts(seeds) == (6, 0, 0, 2)
     assert seeds.verify(what)["ok"]
+
+
+def test_the_keys_of_the_last_batch_are_looked_up_one_by_one(seeds: Seeds, conn: Conn) -> None:
+    conn.execute("create table things (a text, b int, c int, d int, primary key (a, b, c, d))")
+    conn.execute("insert into things select 'a', 1, n / 100, n % 100 from generate_series(1, 5000) n")
+    key = ("a", "b", "c", "d")
+    asked = check_table(conn, seed(key=key)).has_one(key, [("a", "1", "48", "7"), ("a", "1", "49", "99")])
+    plan = conn.execute(sql.SQL("explain select {}").format(asked)).fetchall()
+    assert "Filter" not in str(plan), "all rows with the same a and b are read"
 
 
 @pytest.mark.parametrize("lost", [False, True])
