@@ -92,9 +92,12 @@ class Endpoint:
 
         def handle(event: Event, tx: Any) -> None:
             nonlocal by, about
-            by, about = "a handler", event
-            self._app.handle(event, tx)
-            by = "the endpoint"
+            about = event
+            try:
+                self._app.handle(event, tx)
+            except Exception:
+                by = "a handler"
+                raise
 
         try:
             stripe.check_body(body)  # the signature is over the bytes

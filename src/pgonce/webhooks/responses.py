@@ -75,7 +75,8 @@ def failure(
             recording the delivery.
         on_error: of the app.
     """
-    status = status_of(error)
+    # What a handler raises may be one of pgonce's own errors, or a database's, and says nothing about this delivery.
+    status = 500 if about is not None and by == "a handler" else status_of(error)
     if status == 500 and about is None and database_error(error) is not None:
         status = 503
     if status == 503:
@@ -112,7 +113,7 @@ def is_database_fault(error: BaseException) -> bool:
 
 def _log(status: int, error: BaseException, about: object, on_error: ErrorHook | None) -> None:
     """Write a line to the log: of a handler's error only kind and place, because its text may contain the payload."""
-    if status == 500 and not isinstance(error, PgonceError):
+    if status == 500 and (about is not None or not isinstance(error, PgonceError)):
         log_failure("a delivery", error, subject=about, hook=on_error)
         return
     reason = summary(error)

@@ -108,3 +108,31 @@ def test_where_it_is_handled_at_once_the_next_delivery_is_the_retry(
             asyncio.run(receive())
         assert status(conn, "evt_0")["status"] == "failed"
         assert webhooks.handle(body, lambda _, tx: tx.execute("select 1")) == "succeeded"
+
+
+OF_HANDLERS = [
+    pgonce.SignatureError, pgonce.InvalidPayload, pgonce.PayloadTooLarge, pgonce.EventBusy, pgonce.DatabaseUnavailable,
+    pgonce.SchemaError, pgonce.InvalidArgument, psycopg.OperationalError, psycopg.errors.DiskFull, ValueError,
+]  # fmt: skip
+
+
+def test_an_endpoint_answers_500_whatever_a_handler_raises_and_tells_the_hook(
+    app: pgonce.App, database: str, conn: Connection[Any]
+) -> None:
+    seen: list[type] = []
+    app.on_error = lambda error, _event: seen.append(type(error))
+
+    @app.webhook("pay")
+    def pay(event: pgonce.Event, _: Any) -> None:
+        raise OF_HANDLERS[int(event.id)]("card 4242 of another delivery")
+
+    endpoint = pgonce.Endpoint(app, secrets="whsec_test", url=database)
+    try:
+        for number in range(len(OF_HANDLERS)):
+            body = b'{"id": "%d", "type": "pay"}' % number
+            answer = endpoint.handle(body, {"Stripe-Signature": stripe.sign(body, "whsec_test")})
+            assert (answer.status, b"4242" in answer.body) == (500, False)
+            assert status(conn, str(number))["status"] == "failed"
+    finally:
+        endpoint._pool().close()
+    assert seen == OF_HANDLERS
