@@ -248,6 +248,25 @@ def test_the_hours_of_a_count_are_the_same_in_every_time_zone(conn: Connection) 
     assert len(keys) == 1
 
 
+def test_an_end_of_a_failure_is_delivered_after_the_failure_that_was_refused(conn: Connection, session: Any) -> None:
+    conn.execute(
+        "insert into pgonce_alerts (channel, kind, subject, dedupe_key, message, created_at)"
+        " select 'channel', kind, 'job', n, '', now() - n * interval '1 s'"
+        " from unnest('{recovered,run_failed}'::text[]) with ordinality k (kind, n)"
+    )
+    claim = "select kind, id, attempt from pgonce_claim_alerts('channel')"
+    other = session(autocommit=False)
+    [(_, failed, attempt)] = other.execute(claim).fetchall()
+    assert conn.execute(claim).fetchall() == [], "another worker is delivering the failure"
+    other.commit()
+    conn.execute("select pgonce_alert_failed(%s, %s, 'HTTP 500')", [failed, attempt])
+    assert conn.execute(claim).fetchall() == [], "the failure will be sent again"
+    conn.execute("update pgonce_alerts set next_attempt_at = now() where id = %s", [failed])
+    assert conn.execute(claim).fetchall() == [("run_failed", failed, 2)]
+    conn.execute("select pgonce_alert_delivered(%s)", [failed])
+    assert [kind for kind, *_ in conn.execute(claim).fetchall()] == ["recovered"]
+
+
 def test_the_subject_with_the_newest_alert_is_delivered_first_and_its_own_alerts_in_order(conn: Connection) -> None:
     for number, subject in enumerate(["a", "a", "b", "a", "b", "c"]):
         conn.execute(

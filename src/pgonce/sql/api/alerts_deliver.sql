@@ -31,12 +31,17 @@ returns table (id uuid, attempt integer, kind text, subject text, message text, 
 language sql set search_path from current as $$
   update pgonce_alerts a set attempts = a.attempts + 1, next_attempt_at = clock_timestamp() + interval '1 minute'
   -- The subject with the newest alert comes first: otherwise a thousand alerts of one job would delay the first one of
-  -- another. Within a subject the oldest alert comes first, so that "recovered" is not sent before "failed".
+  -- another. Within a subject the oldest alert comes first. "recovered" also waits for those that another worker is delivering and for
+  -- those that the channel has refused: read after it, "failed" would be taken for the state of now.
   where a.id in (
     select d.id from pgonce_alerts d
     join (select n.subject, max(n.created_at) as newest from pgonce_alerts n
           where n.channel = p_channel and n.delivered_at is null group by n.subject) s on s.subject = d.subject
     where d.channel = p_channel and d.delivered_at is null and d.next_attempt_at <= clock_timestamp()
+      and not exists (
+        select from pgonce_alerts o
+        where d.kind = 'recovered' and o.channel = p_channel and o.subject = d.subject and o.delivered_at is null
+          and o.created_at < d.created_at and (o.attempts > 0 or o.next_attempt_at <= clock_timestamp()))
     order by s.newest desc, d.subject, d.created_at limit p_limit for update of d skip locked)
   returning a.id, a.attempts, a.kind, a.subject, a.message, a.detail, a.created_at
 $$;
