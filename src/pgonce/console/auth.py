@@ -105,10 +105,12 @@ def hash_password(password: str, log_n: int = LOG_N) -> str:
         log_n: scrypt's cost: each step doubles memory and time.
 
     Raises:
-        InvalidArgument: it is empty, or longer than 1,024 bytes.
+        InvalidArgument: it is empty, not UTF-8 text, or longer than 1,024 bytes.
     """
     if not password:
         raise InvalidArgument("the password is empty: write it to standard input")
+    if any("\ud800" <= sign <= "\udfff" for sign in password):  # a browser sends another text
+        raise InvalidArgument("the password is not UTF-8 text: write it in UTF-8")
     if len(password.encode()) > LONGEST_PASSWORD:
         raise InvalidArgument(f"the password is longer than {LONGEST_PASSWORD:,} bytes")
     salt = secrets.token_bytes(16)
