@@ -154,6 +154,8 @@ def serve(
     if logs.is_json():
         logs.configure()
     secrets = _secrets()
+    if with_console and f"{path}/".startswith(f"{CONSOLE}/"):
+        raise InvalidArgument(f"the path {path} is the console's: choose another one with --path")
     console = _console(app, url, schema, host) if with_console else None
     receiver = Receiver(
         app,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager, suppress
@@ -45,6 +46,7 @@ Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 log = logging.getLogger("pgonce")
 
 PATH = "/webhooks/stripe"
+LIVE, READY = "/healthz", "/readyz"
 READY_SECONDS = 1.0
 """Seconds for which an answer about readiness is reused."""
 STOP_SECONDS = 20.0
@@ -69,7 +71,8 @@ class Receiver:
         concurrency: transactions at once, for each kind of handler.
 
     Raises:
-        InvalidArgument: there is no secret, or one cannot be a signing secret; or the path does not begin with a slash.
+        InvalidArgument: there is no secret, or one cannot be a signing secret; or nothing could be received
+            at the path.
     """
 
     def __init__(
@@ -86,8 +89,10 @@ class Receiver:
         worker: bool = True,
         concurrency: int = 4,
     ) -> None:
-        if not path.startswith("/"):
-            raise InvalidArgument(f"the path {path!r} must begin with a slash, as {PATH}")
+        if not re.fullmatch(r"/[^?#%\s]*", path):  # the server decodes the path of a request
+            raise InvalidArgument(f"the path {path!r} must begin with a slash and have no ? # % or space, as {PATH}")
+        if path.rstrip("/") in {LIVE, READY}:
+            raise InvalidArgument(f"the path {path!r} is that of a health check: choose another one, as {PATH}")
         check_app(app, WebhookRegistry, "receiver")
         self._app = app
         self._verify = verify
@@ -261,9 +266,9 @@ class Receiver:
                 if scope["method"] != "POST":
                     return answer(405, error="Stripe sends POST")
                 return await self._receive(scope, request)
-            if _is_at(scope, "/healthz"):
+            if _is_at(scope, LIVE):
                 return answer(200, status="ok")
-            if _is_at(scope, "/readyz"):
+            if _is_at(scope, READY):
                 return await self._check_ready()
             if _signature(scope):
                 self._count_refusal("path")

@@ -119,9 +119,19 @@ def test_the_path_is_the_user_s_choice(database: str, path: str, mount: str, ask
         assert post(client, "/webhooks/stripe") == 404
 
 
-def test_a_path_without_a_slash_is_refused(database: str) -> None:
-    with pytest.raises(InvalidArgument, match="must begin with a slash"):
-        pgonce.receiver(pgonce.App(), secrets=[SECRET], url=database, path="hook")
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        *(
+            (path, "must begin with a slash and have no")
+            for path in ("hook", "/a?b", "/a#b", "/a%20b", "/a b", "/a\n", "")
+        ),
+        *((path, "is that of a health check") for path in ("/healthz", "/readyz/")),
+    ],
+)
+def test_a_path_at_which_nothing_could_be_received_is_refused(path: str, says: str) -> None:
+    with pytest.raises(InvalidArgument, match=says):
+        pgonce.receiver(pgonce.App(), secrets=[SECRET], path=path)
 
 
 def test_with_its_lifespan_the_worker_starts_before_the_first_request(database: str, conn: Connection[Any]) -> None:
