@@ -173,6 +173,16 @@ def test_every_path_that_contributing_names_exists() -> None:
     assert [path for path in named if not list(ROOT.glob(path))] == []
 
 
+def test_every_function_on_the_three_paths_of_contributing_exists() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    paths = text.partition("### Three paths")[2].partition("\n## ")[0]
+    named = {name.rpartition(".")[2] for name in re.findall(r"`([\w.]+)`", paths) if not name.endswith(".py")}
+    sources = [path.read_text(encoding="utf-8") for path in [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.sql")]]
+    made = set(re.findall(r"\b(?:def|class|function) (\w+)", "\n".join(sources)))
+    assert "pgonce_advance_seed" in named
+    assert named - made == set()
+
+
 def test_contributing_lists_every_noun_of_the_source() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     assert f"**{' ← '.join(_row(nouns) for nouns in ROWS)}**" in " ".join(text.split())
