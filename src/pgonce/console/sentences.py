@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from pgonce.console.templating import Clock, duration, plural, span
@@ -63,13 +63,6 @@ def look_of(processes: Sequence[ProcessLine], does: str) -> Look:
     return Look(None, "") if newest is None else Look(newest.last_seen_at, f"{newest.host}:{newest.pid}")
 
 
-def older(first: Look, second: Look) -> Look:
-    """The one that is longer ago: both must have looked."""
-    if first.at is None or second.at is None:
-        return first if first.at is None else second
-    return first if first.at <= second.at else second
-
-
 def looked(facts: Facts, processes: Sequence[ProcessLine]) -> Look:
     """Who has looked at events and ticks: of the kinds of process that are needed here, the oldest look."""
     looks = []
@@ -77,10 +70,8 @@ def looked(facts: Facts, processes: Sequence[ProcessLine]) -> Look:
         looks.append(look_of(processes, "events"))
     if facts.has_schedules:
         looks.append(look_of(processes, "jobs"))
-    found = looks[0]
-    for each in looks[1:]:
-        found = older(found, each)
-    return found
+    never = datetime.min.replace(tzinfo=UTC)
+    return min(looks, key=lambda look: look.at or never)
 
 
 def is_fresh(look: Look, facts: Facts) -> bool:
