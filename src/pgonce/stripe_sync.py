@@ -27,10 +27,9 @@ from pgonce.core.facts import record_check
 from pgonce.core.processes import this_process
 from pgonce.errors import PgonceError, first_line
 from pgonce.jobs.run import Run
-from pgonce.webhooks import calls as protocol
+from pgonce.webhooks import calls, stripe
 from pgonce.webhooks import calls_list as lists
 from pgonce.webhooks import calls_receive as receive
-from pgonce.webhooks import stripe
 from pgonce.webhooks.inbox_writer import order_key
 from pgonce.webhooks.registry import WebhookRegistry
 
@@ -265,7 +264,7 @@ class _Comparison:
     def _queue_together(self, bodies: Sequence[bytes]) -> None:
         read = [stripe.read(body) for body in bodies]
         keys = [order_key(self._app, body) for body in read]
-        call(self._pool, protocol.queue_webhooks(read, keys), self._schema)
+        call(self._pool, calls.queue_webhooks(read, keys), self._schema)
 
     def _queue_alone(self, body: bytes) -> None:
         try:

@@ -22,7 +22,7 @@ from pgonce.cli.output import Length, Moment, printable
 from pgonce.cli.process_group import STATUS_UNKNOWN, CannotExecute, Group, find_command, require_posix
 from pgonce.cli.times import took
 from pgonce.core import database
-from pgonce.jobs import calls as protocol
+from pgonce.jobs import calls
 from pgonce.jobs.guard import Jobs
 from pgonce.jobs.run import BEAT, Run
 
@@ -73,7 +73,7 @@ class _StopsAtCommand(click.Command):
 @click.option("--key", default="", callback=_text, help="Runs with different keys may run side by side.")
 @click.option(
     "--window",
-    default=protocol.WINDOW,
+    default=calls.WINDOW,
     show_default=True,
     type=Length(),
     metavar="INTERVAL",

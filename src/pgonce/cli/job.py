@@ -20,7 +20,7 @@ from pgonce.core.callables import ensure_awaitable, ensure_result
 from pgonce.core.execute import call
 from pgonce.core.forked_child import ends_forked_child
 from pgonce.errors import DatabaseUnavailable, LeaseLost, RunStopped, class_and_line
-from pgonce.jobs import calls as protocol
+from pgonce.jobs import calls
 from pgonce.jobs.guard import Jobs, Run
 from pgonce.jobs.guard_async import AsyncJobs, AsyncRun
 from pgonce.jobs.registry import Job
@@ -52,7 +52,7 @@ def _attempts(job: Job, what: dict[str, Any], url: str, schema: str, interrupts:
     last: UUID | None = None  # the last run
     while True:
         begun: list[UUID] = []  # the run, once the database has started it
-        retry: protocol.Retry | None = None
+        retry: calls.Retry | None = None
         try:
             if failed is not None and (retry := _due(job, last, url, schema)) is None:
                 left = 0  # a worker has been faster
@@ -102,7 +102,7 @@ async def _perform_async(job: Job, start: dict[str, Any], begun: list[UUID], url
         return run
 
 
-def _due(job: Job, failed: UUID | None, url: str, schema: str) -> protocol.Retry | None:
+def _due(job: Job, failed: UUID | None, url: str, schema: str) -> calls.Retry | None:
     with database.open_pool(url, 1) as pool:
-        due = call(pool, protocol.due_job_retries([job.name]), schema)
+        due = call(pool, calls.due_job_retries([job.name]), schema)
     return next((each for each in due if each.run_id == failed), None)

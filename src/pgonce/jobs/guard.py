@@ -26,7 +26,7 @@ from pgonce.core.registration import check_count, check_function, check_name, ch
 from pgonce.core.telemetry import working
 from pgonce.core.with_block import WithBlock
 from pgonce.errors import DatabaseUnavailable, PgonceError
-from pgonce.jobs import calls as protocol
+from pgonce.jobs import calls
 from pgonce.jobs.calls_operate import EXPECT_GRACE, expect_job
 from pgonce.jobs.calls_stats import get_job_run, list_job_runs
 from pgonce.jobs.live_runs import find_unanswered, live, sending
@@ -64,7 +64,7 @@ class Jobs:
 
     def _unclaimed(self, started: Any) -> None:
         if isinstance(started, UUID):  # nobody holds it: it would block its successors for a whole window
-            fail = protocol.fail_job_run(started, "cancelled before it had begun")
+            fail = calls.fail_job_run(started, "cancelled before it had begun")
             with suppress(PgonceError, psycopg.Error):
                 record_end(self._pool, self._schema, fail, self._call_batcher)
 
@@ -74,10 +74,10 @@ class Jobs:
         *,
         scope: Mapping[str, Any] | None = None,
         key: str = "",
-        window: timedelta | str = protocol.WINDOW,
+        window: timedelta | str = calls.WINDOW,
         scheduled_for: datetime | None = None,
         retries: int = 0,
-        backoff: timedelta | str = protocol.BACKOFF,
+        backoff: timedelta | str = calls.BACKOFF,
         timeout: timedelta | str | None = None,
         slots: int | None = None,
         expect_every: timedelta | str | None = None,
@@ -116,9 +116,9 @@ class Jobs:
             Exception: the body's own; the run is recorded as ``failed`` with its traceback.
         """
         length, pause = interval(window, "the window"), interval(backoff, "the backoff")
-        start = protocol.Start(name, length, key, {} if scope is None else scope, scheduled_for, retries, pause, slots)
+        start = calls.Start(name, length, key, {} if scope is None else scope, scheduled_for, retries, pause, slots)
         limit = None if timeout is None else interval(timeout, "the timeout")
-        started = self._started(protocol.start_job_run(start), start, limit)
+        started = self._started(calls.start_job_run(start), start, limit)
         if expect_every is not None:
             every, grace = interval(expect_every, "expect_every"), interval(expect_grace, "expect_grace")
             started = self._expected(started, expect_job(name, every, grace, key))
@@ -135,14 +135,14 @@ class Jobs:
             yield run
 
     def retry(
-        self, failed: protocol.Retry, *, timeout: timedelta | None = None, slots: int | None = None
+        self, failed: calls.Retry, *, timeout: timedelta | None = None, slots: int | None = None
     ) -> AbstractContextManager[Run | None]:
         """The next attempt of a failed run; None when somebody else has it, or it is not to be retried now."""
-        start = protocol.Start(failed.name, failed.window, failed.key, failed.scope, failed.scheduled_for, stored=True)
-        return self._started(protocol.retry_job_run(failed.run_id, slots), start, timeout)
+        start = calls.Start(failed.name, failed.window, failed.key, failed.scope, failed.scheduled_for, stored=True)
+        return self._started(calls.retry_job_run(failed.run_id, slots), start, timeout)
 
     @contextmanager
-    def _started(self, by: Call[UUID | None], start: protocol.Start, timeout: timedelta | None) -> Iterator[Run | None]:
+    def _started(self, by: Call[UUID | None], start: calls.Start, timeout: timedelta | None) -> Iterator[Run | None]:
         run_id = self._begin(by, start)
         if run_id is None:
             yield None
@@ -165,7 +165,7 @@ class Jobs:
         finally:
             live.discard(run_id)
 
-    def _begin(self, by: Call[UUID | None], start: protocol.Start) -> UUID | None:
+    def _begin(self, by: Call[UUID | None], start: calls.Start) -> UUID | None:
         """The id of the run that ``by`` starts; None on overlap.
 
         If the answer to an earlier start was lost, that run may be in the table: this call finds it and takes it.
@@ -186,7 +186,7 @@ class Jobs:
         finally:
             sending.remove(which)
 
-    def _start_unanswered(self, start: protocol.Start) -> UUID | None:
+    def _start_unanswered(self, start: calls.Start) -> UUID | None:
         """Close the run whose start was not answered, which would block the job for a window, and start it anew."""
         which = start.name, start.key
         running = call(self._pool, list_job_runs(name=start.name, status="running", limit=1000), self._schema)
@@ -198,10 +198,10 @@ class Jobs:
             row = call(self._pool, get_job_run(run_id), self._schema)
             if row is None or row["process"] != this_process():
                 continue
-            closing = protocol.interrupt_job_run(run_id, "the answer to its start was lost: nothing was run")
+            closing = calls.interrupt_job_run(run_id, "the answer to its start was lost: nothing was run")
             call(self._pool, closing, self._schema)
             if anew is None and row["scope"] == start.scope:  # what another scope asked for is not this run's retry
-                anew = call(self._pool, protocol.retry_job_run(run_id, start.slots), self._schema)
+                anew = call(self._pool, calls.retry_job_run(run_id, start.slots), self._schema)
         self._unanswered.pop(which, None)
         return anew
 
@@ -212,7 +212,7 @@ class Jobs:
         scope: Mapping[str, Any] | None = None,
         key: str | None = None,
         scheduled_for: datetime | None = None,
-        retry: protocol.Retry | None = None,
+        retry: calls.Retry | None = None,
         request: UUID | None = None,
     ) -> AbstractContextManager[Run | None]:
         """A run of a registered job, as its registration says; None on overlap. Raises as ``run``.
@@ -227,11 +227,11 @@ class Jobs:
         """
         if retry is not None:
             return self.retry(retry, timeout=job.timeout, slots=job.slots)
-        start = protocol.Start(
+        start = calls.Start(
             job.name, job.window, job.key if key is None else key, scope or {}, scheduled_for, job.retries, job.backoff,
             job.slots,
         )  # fmt: skip
-        wanted = protocol.start_job_run(start) if request is None else protocol.start_requested_job_run(request, start)
+        wanted = calls.start_job_run(start) if request is None else calls.start_requested_job_run(request, start)
         return self._started(wanted, start, job.timeout)
 
     def perform(self, job: Job, **options: Any) -> Run | None:
@@ -246,7 +246,7 @@ class Jobs:
         name: str,
         *,
         key: str = "",
-        window: timedelta | str = protocol.WINDOW,
+        window: timedelta | str = calls.WINDOW,
         slots: int | None = None,
         expect_every: timedelta | str | None = None,
         expect_grace: timedelta | str = EXPECT_GRACE,
@@ -255,7 +255,7 @@ class Jobs:
         check_name(name, "@jobs.job", "the job's name", "stats_cache")
         interval(window, f"the window of job {name}")
         if slots is not None:
-            check_count(slots, f"slots of job {name}", 1, protocol.MOST_SLOTS)
+            check_count(slots, f"slots of job {name}", 1, calls.MOST_SLOTS)
         more: dict[str, Any] = {"slots": slots, "expect_every": expect_every, "expect_grace": expect_grace}
 
         def decorate(function: Callable[[Run], Result[T]]) -> Callable[[], Result[T | None]]:
@@ -272,5 +272,5 @@ class Jobs:
         return decorate
 
 
-def _trigger(start: protocol.Start) -> dict[str, str]:
+def _trigger(start: calls.Start) -> dict[str, str]:
     return {} if start.scheduled_for is None else {"faas.trigger": "timer", "faas.time": str(start.scheduled_for)}

@@ -34,7 +34,7 @@ from pgonce.errors import (
     TransactionBroken,
     first_line,
 )
-from pgonce.jobs import calls as protocol
+from pgonce.jobs import calls
 from pgonce.jobs.heartbeat import HeartbeatSender, warn_if_late
 from pgonce.jobs.pool_address import heartbeat_address
 from pgonce.jobs.run_end_async import PAUSES, record_end
@@ -54,7 +54,7 @@ class AsyncRun:
         schema: str,
         call_batcher: AsyncCallBatcher,
         run_id: UUID,
-        start: protocol.Start,
+        start: calls.Start,
         timeout: timedelta | None = None,
     ) -> None:
         self.id = run_id
@@ -181,7 +181,7 @@ class AsyncRun:
             if conn.info.transaction_status == TransactionStatus.IDLE:  # the client knows: no round trip
                 raise TransactionBroken("a job ended run.transaction() inside: leave COMMIT and ROLLBACK to pgonce")
             started = time.monotonic()  # before the statement is sent: the database reads its clock no earlier
-            if not await execute(conn, protocol.fence_job_run(self.id, *self._figures()), self.schema):
+            if not await execute(conn, calls.fence_job_run(self.id, *self._figures()), self.schema):
                 self._lost = True
                 why = await self._lost_because(conn)
                 raise LeaseLost(f"{why}: this transaction is rolled back")
@@ -212,7 +212,7 @@ class AsyncRun:
         if self._beats_apart or level in {IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED}:
             return
         if level is not None or not await is_usual(conn):
-            await execute(conn, protocol.keep_heartbeats_apart(self.id), self.schema)
+            await execute(conn, calls.keep_heartbeats_apart(self.id), self.schema)
             await conn.commit()  # no round trip in autocommit
             self._beats_apart = True
 
@@ -234,7 +234,7 @@ class AsyncRun:
         """One heartbeat, in the thread that sends them; False when the body should end."""
         if self.timed_out and not CANCELS:  # the thread of the job goes on; with its heartbeats the run would, too
             return not call_in_loop(self._loop, self._fail_late(), self.window.total_seconds())
-        wanted = protocol.report_job_run(self.id, *self._figures())
+        wanted = calls.report_job_run(self.id, *self._figures())
         started = time.monotonic()
         try:
             said = self._sender.send(wanted, self._every)
@@ -248,7 +248,7 @@ class AsyncRun:
             self._stopping = self._stopping or said == "stopping"
             warn_if_late(self._title, time.monotonic() - self._last_beat, self.window)
             self._last_beat = started
-        # `self.lost` records that the job has seen the stop, so it is not read here for a job in a thread
+        # Reading `self.lost` records that the job has seen the stop: here a job in a thread has not.
         return not (self.lost or self._stopping) if CANCELS else not (self._lost or self._is_silent)
 
     async def _fail_late(self) -> bool:
@@ -308,7 +308,7 @@ class AsyncRun:
             silent = f"no heartbeat reached the database for {self.window}"
             await self.fail(silent)
             raise LeaseLost(f"{self._title} was stopped: {silent}")
-        complete = protocol.complete_job_run(self.id, self.rows_processed, self.rows_skipped, self._confirmed)
+        complete = calls.complete_job_run(self.id, self.rows_processed, self.rows_skipped, self._confirmed)
         try:
             completed = not self._lost and await self._record_end(complete)
         except DatabaseUnavailable:
@@ -339,9 +339,9 @@ class AsyncRun:
             # LeaseLost, too: a transaction may see the end of the time before the timer's thread has woken
             late = isinstance(reason, (TimeoutError, LeaseLost)) and self.timed_out
             reason = self._timed_out_because() if late else "".join(traceback.format_exception(reason))
-        closing = protocol.fail_job_run(self.id, reason)
+        closing = calls.fail_job_run(self.id, reason)
         if self._interruption and (self._stop_seen or cancelled):
-            closing = protocol.interrupt_job_run(self.id, self._interruption)
+            closing = calls.interrupt_job_run(self.id, self._interruption)
         try:
             # silent: the database has been unavailable for a whole window, so the caller should not wait any longer
             await shielded(self._record_end(closing, once=self._is_silent))
@@ -369,7 +369,7 @@ class AsyncRun:
         """Who ended the run, as its row has it. Without ``conn`` this records that the process worked until now."""
         if self.timed_out:
             return f"{self._title} {self._timed_out_because()}"
-        why = protocol.explain_job_run_end(self.id) if conn else protocol.note_lost_job_run(self.id)
+        why = calls.explain_job_run_end(self.id) if conn else calls.note_lost_job_run(self.id)
         try:
             found = await (execute(conn, why, self.schema) if conn else call(self._pool, why, self.schema))
         except (PgonceError, psycopg.Error):

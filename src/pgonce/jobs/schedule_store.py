@@ -14,7 +14,7 @@ from pgonce.core.database import call_with_timeouts
 from pgonce.core.execute import Pool
 from pgonce.core.processes import Registration
 from pgonce.errors import InvalidArgument
-from pgonce.jobs import calls_schedule as calls
+from pgonce.jobs import calls_schedule
 from pgonce.jobs.calls_schedule import NextTick, ScheduleRow
 from pgonce.jobs.cron import INSTANT, Plan, read_schedule
 from pgonce.jobs.registry import Job
@@ -61,7 +61,8 @@ class ScheduleStore:
         """
         with self._lock:
             done = dict(self._done)  # copied before the read, which cannot know what is done after it
-        rows = call_with_timeouts(pool, calls.read_job_schedules(self._names), self._schema) if self._names else []
+        reading = calls_schedule.read_job_schedules(self._names)
+        rows = call_with_timeouts(pool, reading, self._schema) if self._names else []
         found = {(row.name, row.key): row for row in rows}
         plans, scopes = dict(self._code), {}
         for name, row in found.items():
@@ -135,7 +136,7 @@ class ScheduleStore:
         with self._asking:  # all jobs that are due at one moment wait for one answer
             if time.monotonic() - self._asked > _SECOND:
                 schedules = {each: plan.schedule for each, plan in self.plans.items() if each in self._code}
-                retired = calls.retired_job_schedules(self._process.id, self._process.app, schedules)
+                retired = calls_schedule.retired_job_schedules(self._process.id, self._process.app, schedules)
                 try:
                     self._retired = call_with_timeouts(pool, retired, self._schema)
                 finally:  # without a database each of these threads would wait for the one before it, ten seconds each
@@ -164,21 +165,21 @@ class ScheduleStore:
             self._done.clear()
 
     def write(self, pool: Pool) -> None:
-        """Write what has changed: everything once as the newest start of the app, from then on the next ticks.
+        """Write what has changed: first all schedules, as the newest start of the app, and later only the next ticks.
 
         Raises:
             DatabaseUnavailable, SchemaError, psycopg.Error: nothing was written; the next call tries again.
         """
         if not self._registered and self._code:
             ticks = [tick for name, plan in self._code.items() if (tick := self._next(name, plan))]
-            register = calls.register_job_schedules(self._process.id, self._process.app, self._together, ticks)
+            register = calls_schedule.register_job_schedules(self._process.id, self._process.app, self._together, ticks)
             self._registered = call_with_timeouts(pool, register, self._schema)
         self._has_started = True
         with self._lock:
             changed, self._changed = self._changed, set()
         try:
             if ticks := [tick for name in changed if (tick := self._next(name, self.plans.get(name)))]:
-                call_with_timeouts(pool, calls.plan_job_ticks(ticks), self._schema)
+                call_with_timeouts(pool, calls_schedule.plan_job_ticks(ticks), self._schema)
         except BaseException:
             with self._lock:
                 self._changed |= changed

@@ -144,13 +144,13 @@ class Seed:
         return named
 
     def sources(self) -> dict[str | None, Callable[..., Any]]:
-        """The functions of a cursor alone: one for each partition, or that of the whole seed under None."""
+        """The functions that take only a cursor: one under each partition's name, or the whole seed's under None."""
         if self.partitions is None:
             return {None: self.function}
         return {name: self.source(part) for name, part in self.parts().items()}
 
     def source(self, part: Any = None) -> Callable[[Any], Any]:
-        """The function of the cursor alone: of the whole seed, or of one of its partitions."""
+        """The function that takes only a cursor: the whole seed's, or that of one of its partitions."""
         return self.function if self.partitions is None else functools.partial(self.function, partition=part)
 
 

@@ -7,8 +7,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from pgonce.core.call import Call, Row, clean, value
-from pgonce.webhooks import calls as webhooks
-from pgonce.webhooks import stripe
+from pgonce.webhooks import calls, stripe
 from pgonce.webhooks.calls import Claim, Event
 
 LEASE = timedelta(seconds=30)
@@ -60,7 +59,7 @@ def queue_and_claim(
     bodies: Sequence[stripe.Body], order_keys: Sequence[str | None], schema: str = "public"
 ) -> Call[tuple[dict[str, str], list[Event]]]:
     """Record a batch and claim new events without an order key. Returns queue_webhooks' outcomes, and those events."""
-    queue = webhooks.queue_webhooks(bodies, order_keys)
+    queue = calls.queue_webhooks(bodies, order_keys)
     known = {body.id: body for body in reversed(bodies)}  # of two bodies with one id the first is stored
 
     def read(rows: Sequence[Row]) -> tuple[dict[str, str], list[Event]]:

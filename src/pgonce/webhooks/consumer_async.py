@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 
 from pgonce.core.concurrency_async import asked_to_stop
 from pgonce.core.execute_async import Pool, call
-from pgonce.webhooks import calls as webhooks
-from pgonce.webhooks import calls_queue as protocol
+from pgonce.webhooks import calls, calls_queue
 from pgonce.webhooks.calls import Event
 from pgonce.webhooks.calls_queue import claim_of
 from pgonce.webhooks.claimed import Work
@@ -43,7 +42,7 @@ class AsyncConsumer:
         *,
         renew: Callable[[Event], bool],
         schema: str = "public",
-        max_attempts: int = protocol.MAX_ATTEMPTS,
+        max_attempts: int = calls_queue.MAX_ATTEMPTS,
     ) -> None:
         self._pool, self._app, self._claimer = pool, app, claimer
         self._schema = schema
@@ -94,7 +93,7 @@ class AsyncConsumer:
             elif handlers is not None:
                 unhandled.append(event)
         if unhandled:  # handed over by the receiver; another app may have a handler
-            await call(self._pool, protocol.release_webhooks(unhandled), self._schema)
+            await call(self._pool, calls_queue.release_webhooks(unhandled), self._schema)
         self._batches_first = not self._batches_first
         waiting = deque(batches.items())
         try:
@@ -118,16 +117,16 @@ class AsyncConsumer:
         if handlers and await self._is_twin(event):
             return None
         if key is not None:  # recorded by a client that did not know that events of this type have an order
-            await call(self._pool, protocol.order_webhook(event, key), self._schema)
+            await call(self._pool, calls_queue.order_webhook(event, key), self._schema)
             return None
         return handlers
 
     async def _is_twin(self, event: Event) -> bool:
         """Ignore an event whose twin, thin or snapshot, is handled by this app instead."""
-        if not self._app.matching(protocol.twin_type(event.type)):
+        if not self._app.matching(calls_queue.twin_type(event.type)):
             return False
-        twin = await call(self._pool, protocol.twin_of_webhook(event), self._schema)
-        ignore = webhooks.ignore_webhook(claim_of(event), f"twin of {twin}")
+        twin = await call(self._pool, calls_queue.twin_of_webhook(event), self._schema)
+        ignore = calls.ignore_webhook(claim_of(event), f"twin of {twin}")
         return twin is not None and await call(self._pool, ignore, self._schema)
 
     def _adapt(self, done: int, seconds: float) -> None:

@@ -15,8 +15,7 @@ from pgonce.core.execute import call, connection, execute
 from pgonce.core.registration import check_app
 from pgonce.core.telemetry import is_traced
 from pgonce.errors import InvalidArgument, PayloadTooLarge, PgonceError
-from pgonce.webhooks import calls as protocol
-from pgonce.webhooks import stripe
+from pgonce.webhooks import calls, stripe
 from pgonce.webhooks.calls import Event
 from pgonce.webhooks.calls_receive import count_refused_deliveries
 from pgonce.webhooks.handling import receiving
@@ -122,11 +121,11 @@ class Endpoint:
         return answer(200, event=event.id, outcome=outcome)
 
     def _record(self, event: stripe.Body) -> str:
-        queue = protocol.queue_webhooks([event], [order_key(self._app, event)])
+        queue = calls.queue_webhooks([event], [order_key(self._app, event)])
         with connection(self._pool()) as conn:
             statement = with_lock_timeout(queue, self._schema, ALONE)
             outcomes = execute(conn, queue, self._schema, statement=statement)
-        return protocol.accepted(outcomes[event.id], event.id)
+        return calls.accepted(outcomes[event.id], event.id)
 
     def _write_refusals(self) -> None:
         """From time to time write the counts, during a delivery: a serverless platform runs nothing between two."""

@@ -23,8 +23,7 @@ from pgonce.core.execute_async import Pool, call, call_unsynced, execute, last_v
 from pgonce.core.failures import ErrorHook, log_failure
 from pgonce.core.handler_session import RESET, RESET_SETTINGS, UNLOCK, HandlerSession
 from pgonce.errors import PgonceError, TransactionBroken, summary, translate
-from pgonce.webhooks import calls as webhooks
-from pgonce.webhooks import calls_queue as protocol
+from pgonce.webhooks import calls, calls_queue
 from pgonce.webhooks.calls import Event, Ignored, Postponed
 from pgonce.webhooks.calls_queue import claim_of
 from pgonce.webhooks.claimed import Batch, Work, put_back_on_error, take
@@ -232,7 +231,7 @@ class AsyncExecutor:
         try:
             if event.order_key is not None and any(handler.order == "coalesce" for handler in handlers):
                 types = any_of([handler.pattern for handler in handlers])
-                await execute(conn, protocol.coalesce_webhooks(event, types), self._schema)
+                await execute(conn, calls_queue.coalesce_webhooks(event, types), self._schema)
             async with time_limit(conn, limit, expired):
                 await call_handlers(conn, event, handlers, self._schema)
             check_open(conn)
@@ -256,21 +255,21 @@ class AsyncExecutor:
             return
         recorded = await self._record(event, error, began, conn)
         if not recorded:  # the handler may have committed the mark
-            await execute(conn, protocol.fail_committed_webhook(event, _trace(error)), self._schema)
+            await execute(conn, calls_queue.fail_committed_webhook(event, _trace(error)), self._schema)
         if isinstance(error, CONFLICTS):
             await step_aside()
 
     def _outcome(self, event: Event, error: BaseException, began: float | None = None) -> Call[Any]:
         claim = claim_of(event)
         if isinstance(error, Ignored):
-            return webhooks.ignore_webhook(claim, str(error))
+            return calls.ignore_webhook(claim, str(error))
         if isinstance(error, Postponed):
-            return protocol.postpone_webhook(claim, error.delay)
+            return calls_queue.postpone_webhook(claim, error.delay)
         if self._conflicts.are_retried(error, [event]):
-            return protocol.release_webhooks([event])
+            return calls_queue.release_webhooks([event])
         log_failure(f"event {event.id}", error, ids_of(event), event, self._on_error)
         took = None if began is None else timedelta(seconds=time.monotonic() - began)
-        return webhooks.fail_webhook(claim, _trace(error), self._max_attempts, took=took)
+        return calls.fail_webhook(claim, _trace(error), self._max_attempts, took=took)
 
     async def failed(self, event: Event, error: BaseException) -> None:
         """Record that handling the event has ended with this error."""
@@ -302,7 +301,7 @@ class AsyncExecutor:
                 events += batches.popleft()[1]
         if events:
             try:
-                await call_unsynced(self._pool, protocol.release_webhooks(events), self._schema)
+                await call_unsynced(self._pool, calls_queue.release_webhooks(events), self._schema)
             except (PgonceError, psycopg.Error) as error:
                 log.warning("%s events come back when their leases run out: %s", len(events), summary(error))
         return False
@@ -361,15 +360,15 @@ class AsyncExecutor:
         if isinstance(error, CONFLICTS):
             await step_aside()
         if len(events) > 1 and self._conflicts.are_retried(error, events):
-            await call_unsynced(self._pool, protocol.release_webhooks(events), self._schema)
+            await call_unsynced(self._pool, calls_queue.release_webhooks(events), self._schema)
         elif len(events) > 1:
             for event in events:
-                if not await call(self._pool, protocol.fail_committed_webhook(event, _trace(error)), self._schema):
+                if not await call(self._pool, calls_queue.fail_committed_webhook(event, _trace(error)), self._schema):
                     await self.handle_together(handler, [event.fresh()])
                 else:  # the handler has committed the marks
                     log_failure(f"event {event.id}", error, ids_of(event), event, self._on_error)
         elif not await self._record(events[0], error):
-            await call(self._pool, protocol.fail_committed_webhook(events[0], _trace(error)), self._schema)
+            await call(self._pool, calls_queue.fail_committed_webhook(events[0], _trace(error)), self._schema)
 
     # The handler's own transaction ----------------------------------------------------------------------------------
 
@@ -381,11 +380,11 @@ class AsyncExecutor:
 
         try:
             async with (
-                in_thread(partial(self._renew, event), protocol.RENEW),
+                in_thread(partial(self._renew, event), calls_queue.RENEW),
                 time_limit(None, handler.timeout, expired),
             ):
                 await call_own_handler(self._pool, event, handler, self._schema)
-            if await call(self._pool, protocol.is_webhook_held(event), self._schema):
+            if await call(self._pool, calls_queue.is_webhook_held(event), self._schema):
                 raise TransactionBroken(_NOT_COMPLETED)
         except BaseException as error:
             if asked_to_stop(error):

@@ -15,8 +15,7 @@ from pgonce.core.call import Call
 from pgonce.core.execute_async import Pool, connection, execute, is_fault_of_settings, is_usual
 from pgonce.core.fast_call_async import read_value, send_statement
 from pgonce.errors import DatabaseUnavailable, EventBusy, translate
-from pgonce.webhooks import calls as webhooks
-from pgonce.webhooks import calls_queue as queue
+from pgonce.webhooks import calls, calls_queue
 from pgonce.webhooks.calls import Event, accepted
 from pgonce.webhooks.calls_receive import check_inbox
 from pgonce.webhooks.registry import WebhookRegistry
@@ -132,11 +131,11 @@ class InboxWriter:
     async def _insert(self, conn: AsyncConnection[Any], deliveries: Sequence[Delivery], lock_timeout: str) -> list[str]:
         bodies, keys = [body for body, _ in deliveries], [key for _, key in deliveries]
         if self._worker is None or self._worker.room() < len(bodies):
-            outcomes = await self._call(conn, webhooks.queue_webhooks(bodies, keys), deliveries, lock_timeout)
+            outcomes = await self._call(conn, calls.queue_webhooks(bodies, keys), deliveries, lock_timeout)
             if self._worker is not None:
                 self._worker.wake()
         else:
-            claim = queue.queue_and_claim(bodies, keys, self._schema)
+            claim = calls_queue.queue_and_claim(bodies, keys, self._schema)
             outcomes, claimed = await self._call(conn, claim, deliveries, lock_timeout)
             self._worker.hand_over(claimed)
         return [outcomes[body.id] for body in bodies]

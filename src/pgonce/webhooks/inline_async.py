@@ -21,8 +21,7 @@ from pgonce.core.interval import interval
 from pgonce.core.registration import check_pool, check_schema
 from pgonce.core.telemetry import working
 from pgonce.errors import DatabaseUnavailable, EventBusy, LeaseLost, PgonceError, TransactionBroken
-from pgonce.webhooks import calls as protocol
-from pgonce.webhooks import stripe
+from pgonce.webhooks import calls, stripe
 from pgonce.webhooks.calls import Claim, Event, Ignored, Postponed, deciding
 from pgonce.webhooks.calls_queue import postpone_webhook
 from pgonce.webhooks.conflicts import CONFLICTS
@@ -59,7 +58,7 @@ class AsyncWebhooks:
         secrets: Sequence[str] = (),
         schema: str = "public",
         tolerance: float = stripe.TOLERANCE,
-        lease: timedelta | str = protocol.LEASE,
+        lease: timedelta | str = calls.LEASE,
     ) -> None:
         self._secrets = stripe.signing_secrets(secrets) if secrets else ()  # none: for `handle` alone
         check_pool(pool, AsyncConnectionPool, "AsyncWebhooks")
@@ -95,7 +94,7 @@ class AsyncWebhooks:
         """``receive`` for an event that is already verified and read; the same results and errors."""
         # This commit need not wait for the disk: no delivery was answered with 200 yet, and the commit of the effect
         # includes it.
-        claim = await call_unsynced(self._pool, protocol.claim_webhook(body, self._lease), self._schema)
+        claim = await call_unsynced(self._pool, calls.claim_webhook(body, self._lease), self._schema)
         if claim.outcome == "busy":
             raise EventBusy(f"event {body.id} is being handled by another client: answer with an error, Stripe retries")
         if claim.outcome != "claimed":
@@ -152,7 +151,7 @@ class AsyncWebhooks:
             try:
                 async with conn.transaction("pgonce_handler"):
                     try:
-                        marked = await execute(conn, protocol.complete_webhook(claim), self._schema)
+                        marked = await execute(conn, calls.complete_webhook(claim), self._schema)
                     except CONFLICTS as error:
                         raise _Refused from error
                     if not marked:
@@ -162,7 +161,7 @@ class AsyncWebhooks:
                             await ensure_awaitable(handler(event, tx))
             except Ignored as decision:
                 # the rollback to the savepoint has released the row: another client may have claimed it
-                if not await execute(conn, protocol.ignore_webhook(claim, str(decision)), self._schema):
+                if not await execute(conn, calls.ignore_webhook(claim, str(decision)), self._schema):
                     raise LeaseLost(f"event {event.id} was taken over by another client: nothing was written") from None
                 return "ignored"
             except psycopg.Error as error:
@@ -176,4 +175,4 @@ class AsyncWebhooks:
     async def _fail(self, claim: Claim, error: BaseException) -> None:
         reason = "".join(traceback.format_exception(error))
         with suppress(PgonceError, psycopg.Error):  # the handler's error is more important; the lease expires by itself
-            await shielded(call(self._pool, protocol.fail_webhook(claim, reason), self._schema))
+            await shielded(call(self._pool, calls.fail_webhook(claim, reason), self._schema))

@@ -13,7 +13,7 @@ import psycopg
 from pgonce.core.execute import Pool, call
 from pgonce.core.processes import Registration, count_live_processes
 from pgonce.errors import PgonceError, summary
-from pgonce.webhooks import calls_queue as queue
+from pgonce.webhooks import calls_queue
 from pgonce.webhooks.calls_replays import step_replays
 
 UPKEEP_EVERY = 5.0
@@ -84,7 +84,7 @@ class Upkeep:
 
     def _keep_up(self) -> None:
         self._registration.beat(self._pool, self._busy())
-        if call(self._pool, queue.ignore_unhandled_webhooks(), self._schema):
+        if call(self._pool, calls_queue.ignore_unhandled_webhooks(), self._schema):
             log.info("events of types that no process handles were ignored: see `pgonce webhook ls --status ignored`")
         if time.monotonic() - self._looked_back > LOOK_BACK_EVERY:
             self.look_back()
@@ -96,9 +96,9 @@ class Upkeep:
         """
         self._looked_back = time.monotonic()
         self.is_one_of_many = call(self._pool, count_live_processes("events"), self._schema) >= MANY
-        while self._types and (taken := call(self._pool, queue.take_back_webhooks(self._types), self._schema)):
+        while self._types and (taken := call(self._pool, calls_queue.take_back_webhooks(self._types), self._schema)):
             log.info("%s events of the last day have a handler now and are queued again", taken)
             self._wake()
-        if self._adopt and (adopted := call(self._pool, queue.adopt_webhooks(), self._schema)):
+        if self._adopt and (adopted := call(self._pool, calls_queue.adopt_webhooks(), self._schema)):
             log.info("%s events of direct clients had no live lease: queued", adopted)
             self._wake()

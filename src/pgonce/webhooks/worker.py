@@ -27,7 +27,7 @@ from pgonce.core.processes import Registration
 from pgonce.core.registration import check_app, check_count, check_schema
 from pgonce.core.service import Service
 from pgonce.errors import PgonceError, summary
-from pgonce.webhooks import calls_queue as queue
+from pgonce.webhooks import calls_queue
 from pgonce.webhooks.calls import Event
 from pgonce.webhooks.claimer import Claimer
 from pgonce.webhooks.claimer_async import AsyncClaimer
@@ -67,7 +67,7 @@ class Worker(Service):
         schema: str = "public",
         concurrency: int = 4,
         adopt: bool = False,
-        max_attempts: int = queue.MAX_ATTEMPTS,
+        max_attempts: int = calls_queue.MAX_ATTEMPTS,
         poll: float = POLL,
         loop: EventLoop | None = None,
         pool: ConnectionPool[psycopg.Connection[Any]] | None = None,
@@ -215,7 +215,7 @@ class Worker(Service):
     def _give_back(self) -> None:
         if left := [*self._handed, *self._handed_async]:
             with suppress(PgonceError, psycopg.Error):  # otherwise they are due again when their leases expire
-                call(self._pool, queue.release_webhooks(left), self._schema)
+                call(self._pool, calls_queue.release_webhooks(left), self._schema)
 
     def _consume(self, claimer: Claimer, *, rests_first: bool) -> None:
         consumer = Consumer(
@@ -248,7 +248,7 @@ class Worker(Service):
 
     def _renew(self, event: Event) -> bool:
         try:
-            return call(self._pool, queue.renew_webhook(event), self._schema)
+            return call(self._pool, calls_queue.renew_webhook(event), self._schema)
         except (PgonceError, psycopg.Error) as error:
             log.warning("the lease of event %s is not renewed now: %s", event.id, summary(error))
             return True
