@@ -20,6 +20,7 @@ from pgonce.console.addresses import url
 from pgonce.console.auth import Identity, form_token, new_token, read_role, token_hash
 from pgonce.console.errors import failed
 from pgonce.console.templating import Templates
+from pgonce.core.call import clean
 from pgonce.core.execute_async import call
 from pgonce.core.processes import person
 from pgonce.errors import DatabaseUnavailable, PgonceError
@@ -125,6 +126,14 @@ class Gate:
                 found = await found
             if not found:
                 return None
+            if (
+                not isinstance(found, tuple | list)
+                or len(found) != 2
+                or not all(isinstance(each, str) for each in found)
+            ):
+                raise PgonceError(
+                    f'the function user must return (name, "reader" or "operator") or None, not {_shape(found)}'
+                )
             name, role = found
             return await self._vouched("host", name, role, place.address)
         if console.user_header is not None and place.through_proxy:
@@ -142,6 +151,7 @@ class Gate:
         Its session is written to the database once a minute. A standby or a server with a full disk cannot store it, so
         there everybody is a reader.
         """
+        name = clean(name, 200)
         key = (source, name, read_role(role), address)
         until, session = self._known.get(key, (0.0, None))
         if session is None or time.monotonic() > until:
@@ -201,6 +211,13 @@ def _cookie_name(scope: Scope, host: str) -> str:
 def _cookie(scope: Scope, name: str, token: str, secure: bool) -> str:
     path = scope.get("root_path") or "/"
     return f"{name}={token}; Path={path}; HttpOnly; SameSite=Strict{'; Secure' if secure else ''}"
+
+
+def _shape(found: Any) -> str:
+    """What was returned, without its values."""
+    if not isinstance(found, tuple | list):
+        return type(found).__name__
+    return f"({', '.join(type(each).__name__ for each in found)})"
 
 
 def _plain(status: int, text: str) -> Response:

@@ -372,6 +372,27 @@ def test_a_role_that_does_not_exist_is_an_error_and_not_a_login(start: Start) ->
     assert client.get("/").status_code == 400
 
 
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        ("ada", "not str"),
+        (7, "not int"),
+        (("ada",), "not (str)"),
+        ((7, "reader"), "not (int, str)"),
+        (("a", None), "NoneType"),
+    ],
+)
+def test_what_is_no_user_of_the_host_is_an_error_that_says_what_to_return(start: Start, found: Any, says: str) -> None:
+    answer = start(user=lambda _: found).get("/now.json")
+    said = answer.json()["error"]
+    assert (answer.status_code, says in said, "ada" in said) == (500, True, False)
+    assert said.startswith('The function user must return (name, "reader" or "operator") or None, not ')
+
+
+def test_a_name_that_utf_8_cannot_write_is_shown_all_the_same(start: Start) -> None:
+    assert "ad?, reader" in start(user=lambda _: ("ad\udcff", "reader")).get("/audit").text
+
+
 def test_a_proxy_names_the_user_and_nobody_else_can(start: Start) -> None:
     options = {"user_header": "x-user", "operators": ["ops"]}
     behind = start(proxies=["127.0.0.0/8"], **options)
