@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from typing import Any
 
 import psycopg
@@ -139,8 +140,10 @@ class Day:
         self.note(f"release {release} is everywhere")
 
     def wait_for(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait until a host has registered itself, and the schedules are registered: ticks from then on have a row."""
+        up = "select from pgonce_processes where pid = %s and exists (select from pgonce_job_schedules)"
         with psycopg.connect(self.url, autocommit=True) as conn:
-            while not conn.execute("select 1 from pgonce_processes where pid = %s", [process.pid]).fetchone():
+            while not conn.execute(up, [process.pid]).rowcount:
                 if process.poll() is not None:
                     raise RuntimeError("a host did not start")
                 time.sleep(0.02)
@@ -175,6 +178,7 @@ class Day:
         self.hosts[0].wait()
         self.note("a host is killed, and started again")
         self.hosts[0] = self.start_host(2)
+        self.wait_for(self.hosts[0])
         self.at(0.7)
         self.deploy(3)
         self.at(STEP)
@@ -204,13 +208,15 @@ def ledger(day: Day, until: datetime) -> tuple[Counter[str], list[str]]:
         conn.execute("select pgonce_abandon_job_runs()")
         left = conn.execute("select count(*) from cron_job_runs where status = 'running'").fetchone()
         scheduled = {name for (name,) in conn.execute("select job_name from pgonce_job_schedules").fetchall()}
-    found = {(name, tick.astimezone(UTC)): each for name, tick, *each in rows}
+    found = {(name, tick.astimezone(UTC)): each for name, tick, *each in sorted(rows, key=itemgetter(1))}
     counts: Counter[str] = Counter()
     wrong: list[str] = []
-    given_up: dict[str, list[datetime]] = {}
+    given_up: set[str] = set()
+    ends: dict[str, list[tuple[datetime, bool]]] = {}
+    """The ticks of each job that have rows, in order, and whether the row says that the tick was given up."""
     for (name, tick), (status, blocked, message) in found.items():
-        if status == "skipped" and not blocked:
-            given_up.setdefault(name, []).append(tick)
+        ends.setdefault(name, []).append((tick, status == "skipped" and not blocked))
+        given_up |= {name} if status == "skipped" and not blocked else set()
         counts["ran" if status != "skipped" else "skipped: its last run was at work" if blocked else "missed"] += 1
         if status == "failed" and message != scheduling.STOPPED and "abandoned" not in (message or ""):
             wrong.append(f"{name} {tick}: {message}")
@@ -219,14 +225,14 @@ def ledger(day: Day, until: datetime) -> tuple[Counter[str], list[str]]:
         for tick in cron.between(day.since, until):
             name = f"job_{number:02}"
             # all ticks that are given up at the same time have one row, that of the last of them
-            later = any(tick < each <= tick + timedelta(hours=1) for each in given_up.get(name, []))
+            later = next((gone for each, gone in ends.get(name, []) if each > tick), False)
             if (name, tick) not in found:
                 counts["missed with a later one"] += later
                 wrong += [] if later else [f"{name} {tick}: nothing is known of it"]
     told = {subject for kind, subject, _ in alerts if kind == "did_not_run"}
     wrong += [f"an alert of a deploy: {message}" for _, _, message in alerts if scheduling.STOPPED in message]
-    wrong += [f"{name} was missed and not told" for name in given_up.keys() - told]
-    wrong += [f"{name} was told and not missed" for name in told - given_up.keys() - {"job_49"}]
+    wrong += [f"{name} was missed and not told" for name in given_up - told]
+    wrong += [f"{name} was told and not missed" for name in told - given_up - {"job_49"}]
     wrong += [] if overlaps == (0,) else [f"{overlaps} overlaps"]
     wrong += [] if left == (0,) else [f"{left} runs are left running"]
     wrong += [f"{name} is still scheduled" for name in scheduled & {"job_49"}]
