@@ -92,7 +92,7 @@ class ScheduleStore:
     def _plan(self, name: Name, row: ScheduleRow) -> Plan | None:
         own = self._code.get(name)
         # at its start a process uses its own schedules, and registers them
-        if own is not None and row.source == "code" and (self._is_own(row, own) or not self._has_started):
+        if row.source == "code" and (not self._has_started or (own is not None and self._is_own(row, own))):
             return own
         try:
             schedule = read_schedule(row.expression, row.timezone)
@@ -170,7 +170,7 @@ class ScheduleStore:
         Raises:
             DatabaseUnavailable, SchemaError, psycopg.Error: nothing was written; the next call tries again.
         """
-        if not self._registered and self._code:
+        if not self._registered and self._names:
             ticks = [tick for name, plan in self._code.items() if (tick := self._next(name, plan))]
             register = calls_schedule.register_job_schedules(self._process.id, self._process.app, self._together, ticks)
             self._registered = call_with_timeouts(pool, register, self._schema)

@@ -102,6 +102,27 @@ def test_a_rollback_to_a_release_that_starts_again_or_was_never_stopped_restores
     assert scheduled(conn) == ["kept", "removed"]
 
 
+@pytest.mark.parametrize(
+    "new",
+    [{"report": {}}, {"report": {"cron": "* * * * *", "key": "eu"}}, {"report": {}, "other": {"cron": "* * * * *"}}],
+    ids=["no schedule is left", "another key", "another job has the only schedule"],
+)
+def test_a_schedule_that_a_release_took_from_its_job_does_not_fire(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation], new: dict[str, dict[str, Any]]
+) -> None:
+    simulation = simulate("2026-01-01 00:00:10")
+    start(simulation, release("report"), database)
+    app = release()
+    for job, options in new.items():
+        app.job(job, **options)(nothing)
+    start(simulation, app, database)
+    expected = [(job, options.get("key", "")) for job, options in new.items() if options]
+    assert conn.execute("select job_name, key from pgonce_job_schedules").fetchall() == expected
+    simulation.run_until("2026-01-01 00:02:10")
+    fired = conn.execute("select distinct job_name, key from cron_job_runs").fetchall()
+    assert fired == expected
+
+
 def test_when_the_new_release_dies_the_old_process_takes_its_place_and_a_death_of_all_is_missed(
     database: str, conn: Connection, simulate: Callable[[str], Simulation]
 ) -> None:

@@ -28,14 +28,14 @@ create or replace function pgonce_register_job_schedules(p_process_id uuid, p_ap
 returns boolean
 language plpgsql set search_path from current as $$
 declare
-  v_names text[] := array(select g.job_name from jsonb_to_recordset(p_schedules) as g (job_name text));
+  v_jobs text[];  -- with a schedule or without one: a release may have taken the last schedule away
   v_started_at timestamptz;
 begin
   -- Registrations and clean stops run one at a time: each must see what the others have written.
   perform pg_advisory_xact_lock(hashtextextended('pgonce job schedules', 0));
-  select started_at into v_started_at from pgonce_processes where id = p_process_id;
+  select started_at, jobs into v_started_at, v_jobs from pgonce_processes where id = p_process_id;
   if exists (select from pgonce_live_processes p
-             where p.does = 'jobs' and p.app = p_app and p.id <> p_process_id and p.started_at > v_started_at and p.jobs && v_names) then
+             where p.does = 'jobs' and p.app = p_app and p.id <> p_process_id and p.started_at > v_started_at and p.jobs && v_jobs) then
     return false;
   end if;
   -- Not all other schedules are deleted. Another app on this database that is down for a day would lose the ticks that it has
@@ -43,9 +43,7 @@ begin
   -- by an app of this name.
   delete from pgonce_job_schedules s
   where s.source = 'code' and s.app = p_app
-    and s.registered_with in (
-      select k.registered_with from pgonce_job_schedules k
-      where (k.job_name, k.key) in (select g.job_name, g.key from jsonb_to_recordset(p_schedules) as g (job_name text, key text)))
+    and s.registered_with in (select k.registered_with from pgonce_job_schedules k where k.job_name = any (v_jobs))
     and (s.job_name, s.key) not in (select g.job_name, g.key from jsonb_to_recordset(p_schedules) as g (job_name text, key text));
   insert into pgonce_job_schedules as s (job_name, key, cron, timezone, grace, catch_up, next_tick, upcoming, slots, app, registered_with)
   select g.*, p_app, p_registered_with
