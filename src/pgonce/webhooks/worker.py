@@ -164,6 +164,8 @@ class Worker(Service):
         """How many more events may be handed over: those that begin soon, none while older ones wait in the table."""
         if self._stop.is_set() or any(claimer.backlog for claimer in self._claimers):
             return 0
+        if self._async_consumers is not None and self._async_consumers.done():  # their event loop has ended
+            return 0
         if self._app.types(own=True):  # such events are claimed one at a time, so none waits here under a lease
             return 0
         waiting = len(self._handed) + len(self._handed_async)
@@ -309,5 +311,7 @@ class Worker(Service):
 
 
 def _log_failure(consumers: Future[None]) -> None:
-    if not consumers.cancelled() and (error := consumers.exception()) is not None:
+    if consumers.cancelled():
+        log.warning("the event loop of the asynchronous handlers has ended: their events wait for another process")
+    elif (error := consumers.exception()) is not None:
         log.error("the asynchronous handlers of the worker have stopped", exc_info=error)

@@ -311,3 +311,15 @@ def test_a_batch_handler_may_empty_its_list(
     put("pay", "evt_1", "evt_2", "evt_3")
     work(app, database, conn, concurrency=1)
     assert sorted(called) == sorted(effects()) == ["evt_1", "evt_2", "evt_3"]
+
+
+def test_an_event_loop_that_has_ended_gets_no_more_events(
+    app: pgonce.App, database: str, conn: Connection[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    register(app, "async", lambda _event: None)
+    with Worker(app, database, poll=0.05, concurrency=1) as worker:
+        wait_until(lambda: worker.room() > 0, "the consumer")
+        assert worker._async_consumers is not None
+        worker._async_consumers.cancel()  # as a loop does at its end, where no lifespan has stopped the worker
+        assert worker.room() == 0
+    assert "the event loop of the asynchronous handlers has ended" in caplog.text
