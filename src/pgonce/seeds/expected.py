@@ -209,6 +209,8 @@ def _interval(value: dt.timedelta) -> str:
 
 
 def _integer(value: Any) -> Any:
+    if hasattr(value, "digits"):  # of a line of JSON that another source hands on
+        value = Decimal(value.digits)
     if isinstance(value, float | Decimal) and math.isfinite(value) and value % 1 == 0:
         return int(value)
     return _as_it_is(value)
