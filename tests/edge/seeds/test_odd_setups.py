@@ -292,7 +292,10 @@ def test_a_query_resumes_between_keys_that_a_collation_calls_equal() -> None:
     with debian_server() as url, psycopg.connect(url, autocommit=True) as conn:
         conn.execute("create collation folding (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
         conn.execute("create extension citext")
-        spelled = ["aB", "AB", "Ab", "ab"]
-        for made in ("id collate folding", "id::citext"):
+        conn.execute("create schema apart")
+        spelled = ["aB", "AB", "Ab", "ab", "b", "C"]
+        for made in ("id collate folding", "id::citext", "id::apart.citext"):
+            if "apart" in made:  # not on the path, so that its operators are not found
+                conn.execute("alter extension citext set schema apart")
             source = Query(url, f"select {made} as id from unnest(array{spelled}) id", ("id",))
             assert sorted(resumed_after_each(source)) == sorted(spelled)
