@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from psycopg import sql
 
@@ -91,6 +91,27 @@ class TableFacts:
     def rows(self) -> sql.Composable:
         """The table in a FROM: without the tables that inherit from it, whose rows its index does not know."""
         return self.table if self.is_partitioned else sql.SQL("only {}").format(self.table)
+
+    def target(self, names: Iterable[str]) -> dict[str, Any]:
+        """What a checkpoint keeps of the table: its name, its oid, and the numbers of these columns."""
+        numbers = {name: self.columns[name].number for name in names}
+        return {"table": self.table.as_string(), "oid": self.oid, "columns": numbers}
+
+    def is_other(self, before: Mapping[str, Any]) -> bool:
+        """Whether the checkpoint is that of another table."""
+        is_named_so: bool = before["table"] == self.table.as_string()
+        return before["oid"] != self.oid and not is_named_so
+
+    def other_column(self, before: Mapping[str, Any]) -> str | None:
+        """One that was dropped and added again, or that has another one's name: the rows that are there lack its value.
+
+        A restored table numbers its columns anew.
+        """
+        if before["oid"] != self.oid:
+            return None
+        numbers = {column.name: column.number for column in self.columns.values()}
+        earlier = before.get("columns", {}).items()
+        return next((name for name, number in earlier if numbers.get(name, number) != number), None)
 
     def equal(self, column: str, value: sql.Composable) -> sql.Composed:
         """Whether the column of ``t`` is equal to ``value``, as the index on it has it."""

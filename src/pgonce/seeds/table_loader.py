@@ -202,10 +202,7 @@ class TableLoader:
         Args:
             bad: the places in the batch of rows that were rejected.
         """
-        columns = {name: self.facts.columns[name].number for name in batch.columns}
-        found: dict[str, Any] = {
-            "table": self.facts.table.as_string(), "oid": self.facts.oid, "columns": columns, "keys": [],
-        }  # fmt: skip
+        found: dict[str, Any] = {**self.facts.target(batch.columns), "keys": []}
         if not self.seed.key or self.facts.has_triggers or self.facts.has_policies or not batch.parts:
             return found
         lines = batch.format.lines(batch.parts[-1])
@@ -230,9 +227,9 @@ class TableLoader:
             return
         name, before = self.facts.table.as_string(), at.target
         keys = before["keys"] if not self.facts.has_triggers and not self.facts.has_policies else []
-        if self._is_other(before):
+        if self.facts.is_other(before):
             lost = f"the checkpoint belongs to table {before['table']}, not to {name}"
-        elif column := self._other_column(before):
+        elif column := self.facts.other_column(before):
             lost = f"column {column} of {name} is not the one that the rows of the last batch have: was it made anew?"
         elif keys and not self._has_keys(conn, keys):
             lost = f"table {name} has not the rows of the last batch: was it emptied, or created anew?"
@@ -254,25 +251,9 @@ class TableLoader:
         Raises:
             TableChanged: the message names the table.
         """
-        if at.target and self._is_other(at.target):
+        if at.target and self.facts.is_other(at.target):
             ours = self.facts.table.as_string()
             raise TableChanged(f"{at.seed_name} was imported into table {at.target['table']}, and not into {ours}")
-
-    def _is_other(self, before: Mapping[str, Any]) -> bool:
-        is_named_so: bool = before["table"] == self.facts.table.as_string()
-        return before["oid"] != self.facts.oid and not is_named_so
-
-    def _other_column(self, before: Mapping[str, Any]) -> str | None:
-        """One that was dropped and added again, or that has another one's name: the rows that are there lack its value.
-
-        A restored table numbers its columns anew.
-        """
-        if before["oid"] != self.facts.oid:
-            return None
-        numbers = {column.name: column.number for column in self.facts.columns.values()}
-        return next(
-            (name for name, number in before.get("columns", {}).items() if numbers.get(name, number) != number), None
-        )
 
     def _has_keys(self, conn: Connection[Any], keys: Sequence[Sequence[str]]) -> bool:
         try:
