@@ -206,7 +206,7 @@ def test_migrate_may_be_repeated_and_goes_into_any_schema(pgonce: Pgonce, db: Db
     again = pgonce("migrate")
     assert (again.returncode, again.stderr) == (0, "")
     assert again.stdout.startswith(f"{db.info.dbname} on {db.info.host}, schema public: ")
-    assert "up to date" in again.stdout
+    assert "no new migration" in again.stdout
     other = pgonce("migrate", "--schema", "Odd name", "--database-url", database, DATABASE_URL="postgresql:///none")
     assert other.returncode == 0, other.stderr
     assert "0001" in other.stdout or "tables" in other.stdout

@@ -33,7 +33,7 @@ def migrate(url: str, schema: str, check: bool) -> None:
         warn=lambda line: click.echo(f"warning: {line}", err=True),
         announce=lambda line: click.echo(line, err=True),
     )
-    what = f"applied {', '.join(done)}; " if done else "tables are up to date; "
+    what = f"applied {', '.join(done)}; " if done else "no new migration; "
     click.echo(f"{where}, schema {schema}: {what}functions and grants are rebuilt")
 
 
