@@ -65,10 +65,10 @@ class _Cli(LazyGroup):
     """Prints an error as one line and exits with 1 (124 for a timeout, 2 for a usage error)."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Run the command. Signs that the terminal's encoding lacks are printed as "?", instead of a traceback."""
+        """Run the command. A sign that the terminal's encoding lacks is printed as its number, such as ``\\u2192``."""
         for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="replace")
+            if isinstance(stream, io.TextIOWrapper):  # PYTHONIOENCODING=ascii, or a locale that is not UTF-8
+                stream.reconfigure(errors="backslashreplace")
         try:
             configuration.load()
         except InvalidArgument as error:
@@ -80,9 +80,6 @@ class _Cli(LazyGroup):
             return super().make_context(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> object:
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # PYTHONIOENCODING=ascii, or a locale that is not UTF-8
-                stream.reconfigure(errors="backslashreplace")
         try:
             with _in_one_line():
                 return super().invoke(ctx)
