@@ -309,6 +309,7 @@ async def transaction(conn: AsyncConnection[Any], name: str, limit: timedelta) -
     A client that is stopped in the middle (SIGSTOP, a cut network) would keep its locks for as long as it is connected.
     Therefore ``idle_in_transaction_session_timeout`` is set to ``limit``. It does not end a COPY: for that case the
     session is called ``name`` in pg_stat_activity during the transaction, so that a successor can find and end it.
+    The setting ``pgonce.transaction`` is ``name`` until the transaction ends: `only_in` asks for it.
 
     Raises:
         DatabaseUnavailable: the connection was lost in the body, which did not say so.
@@ -316,7 +317,7 @@ async def transaction(conn: AsyncConnection[Any], name: str, limit: timedelta) -
     """
     async with translated(conn.transaction()):
         try:
-            await run(conn, settings(name, limit))
+            await run(conn, f"{settings(name, limit)}; set local pgonce.transaction to '{name}'")
         except psycopg.Error as error:
             raise translate(error) from error
         yield
@@ -324,6 +325,15 @@ async def transaction(conn: AsyncConnection[Any], name: str, limit: timedelta) -
             if was_lost(conn):
                 raise DatabaseUnavailable("the connection was lost before the COMMIT: nothing was written")
             raise TransactionBroken("the connection was closed before the COMMIT: leave its end to pgonce")
+
+
+def only_in(name: str, statement: bytes) -> bytes:
+    """``statement``, a SELECT without WHERE, which has no row unless the transaction is still the one called ``name``.
+
+    The client cannot tell. After a ROLLBACK inside, the next statement may have begun another transaction.
+    """
+    is_same = f"pg_catalog.texteq(pg_catalog.current_setting('pgonce.transaction', true), '{name}')"
+    return b"%b where %b" % (statement, is_same.encode())
 
 
 def settings(name: str, limit: timedelta) -> str:

@@ -122,11 +122,13 @@ def report_job_run(
 
 def fence_job_run(
     run_id: UUID, transactions: int, rows_processed: int, rows_skipped: int, done: int | None, total: int | None
-) -> Call[bool]:
-    """The last statement of a run's transaction, with the number of confirmed ones. False: taken over or ended."""
-    return Call(
-        "pgonce_fence_job_run", _figures(run_id, rows_processed, rows_skipped, done, total, transactions), value
-    )
+) -> Call[bool | None]:
+    """The last statement of a run's transaction, with the number of confirmed ones.
+
+    False: the run was taken over or has ended. None: `only_in` has kept the statement from a foreign transaction.
+    """
+    args = _figures(run_id, rows_processed, rows_skipped, done, total, transactions)
+    return Call("pgonce_fence_job_run", args, lambda rows: value(rows) if rows else None)
 
 
 def keep_heartbeats_apart(run_id: UUID) -> Call[bool]:

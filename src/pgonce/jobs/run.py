@@ -18,13 +18,12 @@ from uuid import UUID
 
 import psycopg
 from psycopg import Connection, IsolationLevel
-from psycopg.pq import TransactionStatus
 
 from pgonce.core.call import Call
 from pgonce.core.call_batcher import CallBatcher
 from pgonce.core.concurrency import CANCELS, call_in_loop, repeating, running_loop, shielded, time_limit
 from pgonce.core.connection_reset import lent, resetting
-from pgonce.core.execute import Pool, call, connection, execute, is_usual, transaction, translated
+from pgonce.core.execute import Pool, call, connection, execute, is_usual, only_in, transaction, translated
 from pgonce.core.with_block import WithBlock
 from pgonce.errors import (
     DatabaseUnavailable,
@@ -179,10 +178,13 @@ class Run:
                 finally:
                     self._detach_in_child(conn)  # before a connection that is left busy is closed
             self._refuse_in_child()
-            if conn.info.transaction_status == TransactionStatus.IDLE:  # the client knows: no round trip
-                raise TransactionBroken("a job ended run.transaction() inside: leave COMMIT and ROLLBACK to pgonce")
+            fence = calls.fence_job_run(self.id, *self._figures())
+            statement = only_in(self._session, fence.statement(self.schema))
             started = time.monotonic()  # before the statement is sent: the database reads its clock no earlier
-            if not execute(conn, calls.fence_job_run(self.id, *self._figures()), self.schema):
+            is_ours = execute(conn, fence, self.schema, statement=statement)
+            if is_ours is None:
+                raise TransactionBroken("a job ended run.transaction() inside: leave COMMIT and ROLLBACK to pgonce")
+            if not is_ours:
                 self._lost = True
                 why = self._lost_because(conn)
                 raise LeaseLost(f"{why}: this transaction is rolled back")
@@ -199,7 +201,7 @@ class Run:
         self._refuse_in_child()
         with connection(self._pool) as conn, resetting(conn, self._pool) if resets else nullcontext():
             self._keep_heartbeats_apart(conn)
-            with transaction(conn, f"pgonce {self.id}", self.window):
+            with transaction(conn, self._session, self.window):
                 try:
                     yield conn
                 finally:
@@ -358,6 +360,11 @@ class Run:
 
     def _figures(self) -> tuple[int, int, int, int | None, int | None]:
         return self._confirmed, self.rows_processed, self.rows_skipped, *self._progress
+
+    @property
+    def _session(self) -> str:
+        """What the session is called during a transaction of the run."""
+        return f"pgonce {self.id}"
 
     @property
     def _title(self) -> str:

@@ -17,13 +17,12 @@ from uuid import UUID
 
 import psycopg
 from psycopg import AsyncConnection, IsolationLevel
-from psycopg.pq import TransactionStatus
 
 from pgonce.core.call import Call
 from pgonce.core.call_batcher_async import AsyncCallBatcher
 from pgonce.core.concurrency_async import CANCELS, call_in_loop, repeating, running_loop, shielded, time_limit
 from pgonce.core.connection_reset_async import lent, resetting
-from pgonce.core.execute_async import Pool, call, connection, execute, is_usual, transaction, translated
+from pgonce.core.execute_async import Pool, call, connection, execute, is_usual, only_in, transaction, translated
 from pgonce.core.with_block import AsyncWithBlock
 from pgonce.errors import (
     DatabaseUnavailable,
@@ -178,10 +177,13 @@ class AsyncRun:
                 finally:
                     self._detach_in_child(conn)  # before a connection that is left busy is closed
             self._refuse_in_child()
-            if conn.info.transaction_status == TransactionStatus.IDLE:  # the client knows: no round trip
-                raise TransactionBroken("a job ended run.transaction() inside: leave COMMIT and ROLLBACK to pgonce")
+            fence = calls.fence_job_run(self.id, *self._figures())
+            statement = only_in(self._session, fence.statement(self.schema))
             started = time.monotonic()  # before the statement is sent: the database reads its clock no earlier
-            if not await execute(conn, calls.fence_job_run(self.id, *self._figures()), self.schema):
+            is_ours = await execute(conn, fence, self.schema, statement=statement)
+            if is_ours is None:
+                raise TransactionBroken("a job ended run.transaction() inside: leave COMMIT and ROLLBACK to pgonce")
+            if not is_ours:
                 self._lost = True
                 why = await self._lost_because(conn)
                 raise LeaseLost(f"{why}: this transaction is rolled back")
@@ -198,7 +200,7 @@ class AsyncRun:
         self._refuse_in_child()
         async with connection(self._pool) as conn, resetting(conn, self._pool) if resets else nullcontext():
             await self._keep_heartbeats_apart(conn)
-            async with transaction(conn, f"pgonce {self.id}", self.window):
+            async with transaction(conn, self._session, self.window):
                 try:
                     yield conn
                 finally:
@@ -357,6 +359,11 @@ class AsyncRun:
 
     def _figures(self) -> tuple[int, int, int, int | None, int | None]:
         return self._confirmed, self.rows_processed, self.rows_skipped, *self._progress
+
+    @property
+    def _session(self) -> str:
+        """What the session is called during a transaction of the run."""
+        return f"pgonce {self.id}"
 
     @property
     def _title(self) -> str:

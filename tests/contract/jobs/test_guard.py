@@ -263,16 +263,22 @@ def test_a_transaction_that_is_ended_inside_is_an_error(
     open_caller: Open, module_database: str, db: Db, name: str, kind: str
 ) -> None:
     caller = open_caller(kind, module_database)
-    for word in ("commit", "rollback"):
+    ends = {"commit": 1, "rollback": 0, "commit; begin": 1, "rollback; begin": 0, "rollback and chain": 0}
+    for number, (words, committed) in enumerate(ends.items()):
+        note = str(number)
         broken = pytest.raises(TransactionBroken, match="leave COMMIT")
         with broken, started(caller, name) as run, run.transaction() as tx:
-            tx.execute("insert into effects (name) values (%s)", [name])
-            tx.execute(word)
+            tx.execute("insert into effects values (%s, %s)", [name, note])
+            for word in words.split("; "):
+                tx.execute(word)
+            if word != words or "chain" in word or "odd" in kind:  # then it is in a transaction of its own again
+                tx.execute("insert into effects values (%s, %s)", [name, note])
         assert last(db, name)["status"] == "failed"
-    assert effects(db, name) == 1
+        written = db.execute("select count(*) from effects where name = %s and note = %s", [name, note]).fetchone()
+        assert written == (committed,)
     with pytest.raises(psycopg.ProgrammingError), started(caller, name) as run, run.transaction() as tx:
         tx.commit()
-    assert effects(db, name) == 1
+    assert effects(db, name) == 2
 
 
 # The heartbeat ------------------------------------------------------------------------------------------------------
