@@ -150,11 +150,9 @@ class Executor:
                     is_durable = following is None or any(handler.durable == "each" for handler in handlers)
                     with put_back_on_error(work, following):
                         error, transaction = self._commit(
-                            chain, conn, session, transaction, following, is_durable=is_durable
+                            chain, conn, session, transaction, event, following, is_durable=is_durable
                         )
-                if error is None:
-                    chain.committed.append(event)
-                else:
+                if error is not None:
                     if following:
                         work.appendleft(following)
                     following = transaction = None
@@ -194,6 +192,7 @@ class Executor:
         conn: Connection[Any],
         session: HandlerSession,
         transaction: str,
+        event: Event,
         following: Work | None,
         *,
         is_durable: bool,
@@ -208,6 +207,7 @@ class Executor:
         results, error = send_if_same(conn, transaction, "; ".join(message))
         if len(results) < len(ending):
             return error, None
+        chain.committed.append(event)  # now: the connection may be lost in what follows the COMMIT
         # A handler may have set it to off for its own commit. The earlier events of the chain need one that is on disk.
         chain.is_durable = is_durable and results[0].get_value(0, 0) != b"off"
         session.restore()

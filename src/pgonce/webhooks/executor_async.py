@@ -151,11 +151,9 @@ class AsyncExecutor:
                     is_durable = following is None or any(handler.durable == "each" for handler in handlers)
                     with put_back_on_error(work, following):
                         error, transaction = await self._commit(
-                            chain, conn, session, transaction, following, is_durable=is_durable
+                            chain, conn, session, transaction, event, following, is_durable=is_durable
                         )
-                if error is None:
-                    chain.committed.append(event)
-                else:
+                if error is not None:
                     if following:
                         work.appendleft(following)
                     following = transaction = None
@@ -195,6 +193,7 @@ class AsyncExecutor:
         conn: AsyncConnection[Any],
         session: HandlerSession,
         transaction: str,
+        event: Event,
         following: Work | None,
         *,
         is_durable: bool,
@@ -209,6 +208,7 @@ class AsyncExecutor:
         results, error = await send_if_same(conn, transaction, "; ".join(message))
         if len(results) < len(ending):
             return error, None
+        chain.committed.append(event)  # now: the connection may be lost in what follows the COMMIT
         # A handler may have set it to off for its own commit. The earlier events of the chain need one that is on disk.
         chain.is_durable = is_durable and results[0].get_value(0, 0) != b"off"
         session.restore()

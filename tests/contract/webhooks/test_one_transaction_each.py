@@ -358,3 +358,34 @@ def test_a_decision_to_ignore_is_not_caught_by_a_handlers_own_except_clause(
     work(app, database, conn)
     assert effects() == []
     assert status(conn, "evt_1")["ignored_reason"] == "not ours"
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_the_callbacks_of_a_committed_event_run_when_the_next_one_loses_the_connection(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects, kind: str
+) -> None:
+    called: list[str] = []
+
+    def handle(event: pgonce.Event) -> None:
+        event.after_commit(partial(called.append, event.id))
+        if event.id == "evt_0":  # the mark of evt_1 is in one message with this COMMIT, and waits for this lock
+            other.execute("select from webhook_events where stripe_event_id = 'evt_1' for update")
+
+    @app.webhook("pay") if kind == "sync" else lambda function: function
+    def pay(event: pgonce.Event, tx: Connection[Any]) -> None:
+        write(tx, event)
+        handle(event)
+
+    @app.webhook("pay") if kind == "async" else lambda function: function
+    async def pay_async(event: pgonce.Event, tx: AsyncConnection[Any]) -> None:
+        await tx.execute("insert into effects (event) values (%s)", [event.id])
+        handle(event)
+
+    put("pay", "evt_0", "evt_1")
+    with psycopg.connect(database) as other, Worker(app, database, concurrency=1, poll=0.05):
+        waits = "from pg_stat_activity where wait_event_type = 'Lock' and query like '%pgonce_mark_webhook%'"
+        ended = f"select pg_terminate_backend(pid) {waits}".encode()
+        wait_until(lambda: conn.execute(ended).fetchall(), "the mark of evt_1 to wait")
+        other.rollback()
+        wait_until(lambda: settled(conn), "the worker to handle everything")
+    assert sorted(effects()) == sorted(called) == ["evt_0", "evt_1"]
