@@ -86,6 +86,8 @@ class Executor:
         self._max_attempts = max_attempts
         self._on_error = on_error
         self._conflicts = Conflicts()
+        self._expired: BaseException | None = None
+        """The end of a handler's time that was recorded last. A handler may raise a TimeoutError, too."""
 
     # One event, one transaction -------------------------------------------------------------------------------------
 
@@ -224,6 +226,7 @@ class Executor:
 
         def expired(error: BaseException) -> None:
             self.failed(event, error)
+            self._expired = error
 
         try:
             if event.order_key is not None and any(handler.order == "coalesce" for handler in handlers):
@@ -242,12 +245,11 @@ class Executor:
         self, conn: Connection[Any], session: HandlerSession, event: Event, error: BaseException, began: float
     ) -> None:
         """Roll back, and record why the attempt has ended."""
-        is_recorded = conn.closed and isinstance(error, TimeoutError)  # by `expired`
         if not conn.closed:
             roll_back(conn, session)
         if conn.closed:
             check_lost(conn, error)
-            if not is_recorded:
+            if error is not self._expired:
                 self.failed(event, error)
             return
         recorded = self._record(event, error, began, conn)

@@ -85,6 +85,8 @@ class AsyncExecutor:
         self._max_attempts = max_attempts
         self._on_error = on_error
         self._conflicts = Conflicts()
+        self._expired: BaseException | None = None
+        """The end of a handler's time that was recorded last. A handler may raise a TimeoutError, too."""
 
     # One event, one transaction -------------------------------------------------------------------------------------
 
@@ -227,6 +229,7 @@ class AsyncExecutor:
 
         async def expired(error: BaseException) -> None:
             await self.failed(event, error)
+            self._expired = error
 
         try:
             if event.order_key is not None and any(handler.order == "coalesce" for handler in handlers):
@@ -245,12 +248,11 @@ class AsyncExecutor:
         self, conn: AsyncConnection[Any], session: HandlerSession, event: Event, error: BaseException, began: float
     ) -> None:
         """Roll back, and record why the attempt has ended."""
-        is_recorded = conn.closed and isinstance(error, TimeoutError)  # by `expired`
         if not conn.closed:
             await roll_back(conn, session)
         if conn.closed:
             check_lost(conn, error)
-            if not is_recorded:
+            if error is not self._expired:
                 await self.failed(event, error)
             return
         recorded = await self._record(event, error, began, conn)

@@ -85,6 +85,11 @@ def swallowed_loss(tx: Connection[Any]) -> None:
         tx.execute("select pg_terminate_backend(pg_backend_pid())")
 
 
+def timeout_after_loss(tx: Connection[Any]) -> None:
+    swallowed_loss(tx)
+    raise TimeoutError("of an HTTP client")  # not the end of the handler's time, which is recorded by a timer
+
+
 ENDS = [
     (copy_in, OPEN),
     (copy_out, OPEN),
@@ -97,6 +102,7 @@ ENDS = [
     (use_closed, "the connection is closed"),
     (lose_another_database, "port 1"),
     (swallowed_loss, CLOSED),
+    (timeout_after_loss, "of an HTTP client"),
 ]
 every_end = pytest.mark.parametrize(("attack", "said"), ENDS, ids=[attack.__name__ for attack, _ in ENDS])
 
