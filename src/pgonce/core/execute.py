@@ -34,6 +34,8 @@ from pgonce.errors import DatabaseUnavailable, TransactionBroken, translate
 T = TypeVar("T")
 Pool: TypeAlias = ConnectionPool[Connection[Any]]
 
+LOST = "the connection was lost before the COMMIT: nothing was written"
+
 
 class OwnCursor(Cursor[tuple[Any, ...]]):
     """A cursor for own statements: psycopg's adapters as shipped, binary results, tuples.
@@ -322,7 +324,7 @@ def transaction(conn: Connection[Any], name: str, limit: timedelta) -> Iterator[
         yield
         if conn.closed:  # psycopg would leave out the COMMIT, and raise nothing
             if was_lost(conn):
-                raise DatabaseUnavailable("the connection was lost before the COMMIT: nothing was written")
+                raise DatabaseUnavailable(LOST)
             raise TransactionBroken("the connection was closed before the COMMIT: leave its end to pgonce")
 
 

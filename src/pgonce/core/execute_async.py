@@ -33,6 +33,8 @@ from pgonce.errors import DatabaseUnavailable, TransactionBroken, translate
 T = TypeVar("T")
 Pool: TypeAlias = AsyncConnectionPool[AsyncConnection[Any]]
 
+LOST = "the connection was lost before the COMMIT: nothing was written"
+
 
 class OwnCursor(AsyncCursor[tuple[Any, ...]]):
     """A cursor for own statements: psycopg's adapters as shipped, binary results, tuples.
@@ -323,7 +325,7 @@ async def transaction(conn: AsyncConnection[Any], name: str, limit: timedelta) -
         yield
         if conn.closed:  # psycopg would leave out the COMMIT, and raise nothing
             if was_lost(conn):
-                raise DatabaseUnavailable("the connection was lost before the COMMIT: nothing was written")
+                raise DatabaseUnavailable(LOST)
             raise TransactionBroken("the connection was closed before the COMMIT: leave its end to pgonce")
 
 

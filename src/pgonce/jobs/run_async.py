@@ -17,12 +17,14 @@ from uuid import UUID
 
 import psycopg
 from psycopg import AsyncConnection, IsolationLevel
+from psycopg.pq import TransactionStatus
 
 from pgonce.core.call import Call
 from pgonce.core.call_batcher_async import AsyncCallBatcher
 from pgonce.core.concurrency_async import CANCELS, call_in_loop, repeating, running_loop, shielded, time_limit
 from pgonce.core.connection_reset_async import lent, resetting
-from pgonce.core.execute_async import Pool, call, connection, execute, is_usual, only_in, transaction, translated
+from pgonce.core.execute_async import LOST, Pool, call, connection, execute, is_usual, only_in, transaction, translated
+from pgonce.core.lent_connection import was_lost
 from pgonce.core.with_block import AsyncWithBlock
 from pgonce.errors import (
     DatabaseUnavailable,
@@ -146,6 +148,8 @@ class AsyncRun:
 
         Raises:
             LeaseLost: this is a forked child of the process that the run belongs to.
+            DatabaseUnavailable: outside of autocommit, the connection was lost in the body, which did not say so.
+            PgonceError: the body caught an error of its transaction, which cannot commit any more.
         """
         self._refuse_in_child()
         async with connection(self._pool) as conn, resetting(conn, self._pool):
@@ -154,6 +158,10 @@ class AsyncRun:
                     yield theirs
                 finally:
                     self._detach_in_child(conn)
+            if was_lost(conn) and not theirs.autocommit:  # psycopg would leave out the COMMIT, and raise nothing
+                raise DatabaseUnavailable(LOST)
+            if conn.info.transaction_status == TransactionStatus.INERROR:  # the server's answer to COMMIT is ROLLBACK
+                raise PgonceError("a database error in run.connection() was caught: call rollback() after it")
 
     @AsyncWithBlock.made_by("run.transaction()", "tx")
     @asynccontextmanager

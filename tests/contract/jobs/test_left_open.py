@@ -17,7 +17,16 @@ import pgonce
 from pgonce.core import database as databases
 from pgonce.errors import PgonceError
 from pgonce.webhooks import stripe
-from tests.contract.webhooks.test_left_open import OPEN, copy_in, copy_out, kept, pipeline, stream, unread_results
+from tests.contract.webhooks.test_left_open import (
+    OPEN,
+    copy_in,
+    copy_out,
+    kept,
+    pipeline,
+    stream,
+    swallowed_loss,
+    unread_results,
+)
 
 ATTACKS = [copy_in, copy_out, stream, pipeline, unread_results]
 every_attack = pytest.mark.parametrize("attack", ATTACKS, ids=lambda each: each.__name__)
@@ -79,6 +88,30 @@ def test_an_asynchronous_job_that_leaves_a_stream_open_fails(
         with pytest.raises(PgonceError, match=OPEN):
             asyncio.run(work(block))
         assert last_run(conn)[0] == "failed"
+
+
+def swallowed_error(tx: Connection[Any]) -> None:
+    with contextlib.suppress(psycopg.Error):
+        tx.execute("select 1/0")
+
+
+@pytest.mark.parametrize(("attack", "said"), [(swallowed_loss, "was lost"), (swallowed_error, "was caught")])
+def test_a_job_whose_writes_could_not_be_committed_has_not_succeeded(
+    database: str, conn: Connection[Any], attack: Callable[[Connection[Any]], None], said: str
+) -> None:
+    with ConnectionPool(database, min_size=1, max_size=1, open=True) as pool:  # not in autocommit
+
+        def job() -> None:
+            with pgonce.Jobs(pool).run("stats") as run:
+                assert run is not None
+                with run.connection() as tx:
+                    tx.execute("insert into effects values ('lost')")
+                    attack(tx)
+
+        with pytest.raises(PgonceError, match=said):
+            job()
+    assert last_run(conn)[0] == "failed"
+    assert conn.execute("select count(*) from effects").fetchone() == (0,)
 
 
 def close(tx: Connection[Any]) -> None:
