@@ -13,6 +13,7 @@ import psycopg
 from fastapi import Depends, FastAPI, HTTPException, Request
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from pgonce.core import database
 from pgonce.core.service import Service
@@ -29,6 +30,8 @@ _ANSWERED_BEFORE_COMMIT = (
     "this FastAPI ends a dependency after it has answered, so Stripe would get 200 before the commit: "
     "upgrade FastAPI to 0.121 or newer"
 )
+
+_RAISED = "a route's effect is rolled back when it raises, so return the answer instead of raising HTTPException of"
 
 
 def lifespan(*parts: Any) -> Lifespan:
@@ -102,7 +105,8 @@ class Inbox:
             await delivery.tx.execute("insert into ...", [delivery.event.id])
 
     The transaction commits after the route has returned and before the answer is sent. A delivery of an event that is
-    handled already is answered with 200, and the route is not called. ``event.ignore`` and ``event.retry`` work. A body
+    handled already is answered with 200, and the route is not called. If the route raises, nothing is written, and an
+    ``HTTPException`` with a status below 300 is answered with 500. ``event.ignore`` and ``event.retry`` work. A body
     of more than a megabyte is answered with 413.
 
     Args:
@@ -190,6 +194,7 @@ class Inbox:
             ended.set_exception(error)
             await asyncio.wait({handling})
             handling.exception()
+            _refuse_success(error)
             raise
         else:
             ended.set_result(None)
@@ -199,6 +204,12 @@ class Inbox:
             raise _answer_to(error) from None
         if raised is not None:
             raise HTTPException(200, {"outcome": outcome})
+
+
+def _refuse_success(error: BaseException) -> None:
+    """Raise another error if the route has raised a 2xx: after it Stripe would not deliver the event again."""
+    if isinstance(error, StarletteHTTPException) and error.status_code < 300:
+        raise _answer_to(PgonceError(f"{_RAISED} {error.status_code}")) from error
 
 
 def _answer_to(error: Exception) -> HTTPException:

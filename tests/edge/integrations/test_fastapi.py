@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import httpx
 import psycopg
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, HTTPException, Request
 
 import pgonce
 from pgonce.errors import InvalidArgument
@@ -44,6 +44,8 @@ async def client(database: str, conn: Connection) -> AsyncIterator[httpx.AsyncCl
                 delivery.event.retry(in_="1 minute")
             case "bad":
                 raise ValueError("card 4242")
+            case "early":
+                raise HTTPException(202, "accepted")
         return {"done": delivery.event.id}
 
     async with inbox.lifespan(api):
@@ -74,7 +76,8 @@ async def test_a_delivery_is_committed_when_the_answer_arrives_and_a_duplicate_d
 
 
 @pytest.mark.parametrize(
-    ("phone", "code", "left"), [("ignore", 200, "ignored"), ("retry", 409, None), ("bad", 500, "failed")]
+    ("phone", "code", "left"),
+    [("ignore", 200, "ignored"), ("retry", 409, None), ("bad", 500, "failed"), ("early", 500, "failed")],
 )
 async def test_a_route_that_decides_or_fails_leaves_no_effect(
     client: httpx.AsyncClient, conn: Connection, phone: str, code: int, left: str | None
