@@ -58,6 +58,19 @@ def test_the_short_name_installs_the_same_app(empty_database: str, tmp_path: Pat
     assert (code, said.splitlines()[-1]) == (0, "pgonce.integrations.django"), said
 
 
+def test_a_delivery_is_committed_before_its_200_also_outside_of_autocommit(database: str, tmp_path: Path) -> None:
+    (tmp_path / "manual.py").write_text(
+        "from site_config.settings import *\nDATABASES['default']['AUTOCOMMIT'] = False\n", "utf-8"
+    )
+    made = "from django.test import Client; from pgonce.testing import deliver, event;"
+    sent = f"{made} print([deliver(Client(), event('invoice.paid')).status_code for _ in range(2)])"
+    more = {"DJANGO_SETTINGS_MODULE": "manual", "PYTHONPATH": str(tmp_path)}
+    code, said = manage(database, "shell", "--command", sent, **more)
+    assert (code, said.splitlines()[-1]) == (0, "[200, 200]"), said
+    with psycopg.connect(database) as conn:
+        assert conn.execute("select count(*) from webhook_events").fetchone() == (2,)
+
+
 @pytest.mark.parametrize("schema", ["public", "pgonce"])
 def test_migrate_installs_the_commands_find_it_and_the_worker_handles(empty_database: str, schema: str) -> None:
     code, said = manage(empty_database, "migrate", SHOP_SCHEMA=schema)

@@ -31,28 +31,30 @@ class _Endpoint(Endpoint):
         queue = calls.queue_webhooks([event], [order_key(self._app, event)])
         statement = with_lock_timeout(queue, self._schema, ALONE)
         try:
-            conn = _connection()
+            connection = _connection()
         except DjangoError as error:
             raise DatabaseUnavailable(str(error)) from error
-        outcomes = execute(conn, queue, self._schema, statement=statement)
+        outcomes = execute(connection.connection, queue, self._schema, statement=statement)
+        if not connection.in_atomic_block:  # with AUTOCOMMIT off nobody else would commit; otherwise no round trip
+            connection.connection.commit()
         return calls.accepted(outcomes[event.id], event.id)
 
     def _write_refusals(self) -> None:
         if counts := self._refusals.take():
             try:
-                execute(_connection(), count_refused_deliveries(counts), self._schema)
+                execute(_connection().connection, count_refused_deliveries(counts), self._schema)
             except (PgonceError, psycopg.Error, DjangoError):
                 self._refusals.put_back(counts)
 
 
-def _connection() -> psycopg.Connection[Any]:
+def _connection() -> Any:
+    """Django's connection, with one of psycopg's in it."""
     connection = connections[setting("DATABASE")]
     if connection.connection is not None and not connection.in_atomic_block:
         with suppress(DjangoError, psycopg.Error):
             connection.close_if_unusable_or_obsolete()
     connection.ensure_connection()
-    found: psycopg.Connection[Any] = connection.connection
-    return found
+    return connection
 
 
 def _secrets() -> Any:
