@@ -65,7 +65,7 @@ class _Cli(LazyGroup):
     """Prints an error as one line and exits with 1 (124 for a timeout, 2 for a usage error)."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Run the command. A sign that the terminal's encoding lacks is printed as its number, such as ``\\u2192``."""
+        """Run the command. A sign that the terminal's encoding lacks is printed as an escape with its number."""
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # PYTHONIOENCODING=ascii, or a locale that is not UTF-8
                 stream.reconfigure(errors="backslashreplace")
