@@ -78,6 +78,7 @@ class Run:
         self._interruption: str | None = None
         self._stop_seen = self._silence_seen = False
         self._ended = False
+        self._unwritten: str | None = None
         self._last_beat = self._began = time.monotonic()
         self._confirmed = 0
         self._beats_apart = False
@@ -311,6 +312,9 @@ class Run:
         """
         if self._ended or self._is_inherited:
             return
+        if self._unwritten is not None:
+            self.fail(self._unwritten)
+            return
         was_stopped = CANCELS or self._stop_seen
         if was_stopped and self._stopping:
             self.fail("stopped on request")
@@ -336,7 +340,8 @@ class Run:
     def fail(self, reason: BaseException | str) -> None:
         """End the run as failed, for a reason or with the traceback of an error; the counts are kept.
 
-        Nothing is raised: the job's own error matters more, and a successor closes a run that is left open. In a forked
+        Nothing is raised: the job's own error matters more, and a successor closes a run that is left open. A failure
+        that could not be written is written by the next call of this or ``end``, with its first reason. In a forked
         child of the process that the run belongs to this does nothing.
         """
         if self._ended or self._is_inherited:
@@ -350,6 +355,7 @@ class Run:
             # LeaseLost, too: a transaction may see the end of the time before the timer's thread has woken
             late = isinstance(reason, (TimeoutError, LeaseLost)) and self.timed_out
             reason = self._timed_out_because() if late else "".join(traceback.format_exception(reason))
+        reason = self._unwritten or reason
         closing = calls.fail_job_run(self.id, reason)
         if self._interruption and (self._stop_seen or cancelled):
             closing = calls.interrupt_job_run(self.id, self._interruption)
@@ -358,6 +364,7 @@ class Run:
             shielded(self._record_end(closing, once=self._is_silent))
         except (PgonceError, psycopg.Error):
             self._ended = False  # whoever ends it next tries again
+            self._unwritten = reason
 
     def _record_end(self, wanted: Call[bool], *, once: bool = False) -> bool:
         on_own_connection = self.timed_out or self._is_silent  # a job that hangs may hold the pool's

@@ -115,6 +115,15 @@ def test_a_success_that_cannot_be_written_is_not_written_as_a_failure(
     assert end(conn, "job") == ("running", None)
 
 
+def test_a_failure_that_could_not_be_written_is_not_written_as_a_success(database: str, conn: Db) -> None:
+    with databases.open_pool(database, 1) as pool, pgonce.Jobs(pool).run("job") as run:
+        assert run
+        conn.execute("alter function fail_job_run(uuid, text) rename to away")
+        run.fail("exit code 5")
+        conn.execute("alter function away(uuid, text) rename to fail_job_run")
+    assert end(conn, "job") == ("failed", "exit code 5")
+
+
 def test_a_timeout_ends_the_run_while_the_job_holds_the_last_connection(
     module_database: str, db: Db, name: str
 ) -> None:
