@@ -11,7 +11,7 @@ import threading
 import time
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Any, BinaryIO
+from typing import Any
 
 import click
 
@@ -153,20 +153,18 @@ def _run(
     window = run.window.total_seconds()
     silence = max(2.0, (window - min(window / 3, BEAT)) * 0.75)
     group = Group(path, command, os.environ | ids, alone, silence)
-    tail = bytearray()
-    reader = threading.Thread(target=_pass_on, args=(group.leader.stderr, tail), daemon=True)
-    reader.start()
-    why = _watch(run, group, received, patience, limit)
+    output = _Output(group.leader.stderr)
+    output.start()
+    why = _watch(run, group, output, received, patience, limit)
     group.release()
-    # a process that the command left running may hold stderr open for ever
-    reader.join(1)
+    output.has_ended(1)
     if why == LATE:
         run.fail(f"timed out after {limit}")
         raise TimeoutError
     status = group.leader.returncode
     code = 1 if status == STATUS_UNKNOWN else status if status >= 0 else 128 - status
     if code and not (why and run.stop_requested):
-        said = tail.decode(errors="replace").strip()
+        said = output.tail.decode(errors="replace").strip()
         ended = f"ended by signal {-status}" if status < 0 else f"exit code {status}"
         if status == STATUS_UNKNOWN:
             ended = "it ended, and its exit status could not be read"
@@ -174,16 +172,19 @@ def _run(
     return code
 
 
-def _watch(run: Run, group: Group, received: list[int], patience: float, limit: timedelta | None) -> str | None:
+def _watch(
+    run: Run, group: Group, output: _Output, received: list[int], patience: float, limit: timedelta | None
+) -> str | None:
     """Wait for the end of the command, or stop its whole session if necessary. Return why it was stopped, or None.
 
-    A stopped command counts as ended only when its children have ended: a successor must not run beside them.
+    A stopped command counts as ended only when its children have ended: a successor must not run beside them. Another
+    one counts as ended only when what it said is passed on: it would itself wait for who reads our stderr.
     """
     late_at = math.inf if limit is None else time.monotonic() + limit.total_seconds()
     kill_at = math.inf
     why: str | None = None
     ours = True
-    while not group.has_ended(LOOK) or (why and not group.is_empty(LOOK)):
+    while not group.has_ended(LOOK) or not (group.is_empty(LOOK) if why else output.has_ended(LOOK)):
         group.report()
         to_send = [received.pop(0) for _ in received[:]]
         if why is None and any(signal.Signals(each).name in STOPS for each in to_send):
@@ -208,18 +209,44 @@ def _stopped(run: Run) -> str | None:
     return "the run was lost" if run.lost else "asked to stop"
 
 
-def _pass_on(source: BinaryIO, tail: bytearray) -> None:
-    """Read to the end, even if our stderr cannot be written: if nobody reads its pipe, the command blocks."""
-    while chunk := os.read(source.fileno(), 65536):
-        tail += chunk
-        del tail[:-TAIL]
-        _show(chunk)
+class _Output(threading.Thread):
+    """Passes on what the command says on stderr, and keeps the end of it in ``tail``.
+
+    It reads on when our stderr cannot be written: if nobody reads its pipe, the command blocks.
+    """
+
+    def __init__(self, source: Any) -> None:
+        super().__init__(daemon=True)
+        self.tail = bytearray()
+        self._source = source
+        self._command_ended = threading.Event()
+
+    def run(self) -> None:
+        """Read to the end, or what is there when the command has ended: what it leaves running may keep it open."""
+        is_last = False
+        while not is_last:
+            is_last = self._command_ended.is_set()
+            if select.select([self._source], [], [], 0 if is_last else LOOK)[0]:
+                chunk = os.read(self._source.fileno(), 65536)  # all that a pipe holds
+                is_last = is_last or not chunk
+                self.tail += chunk
+                del self.tail[:-TAIL]
+                _show(chunk)
+
+    def has_ended(self, seconds: float) -> bool:
+        """After the command's end: whether all is passed on, or is so within ``seconds``."""
+        self._command_ended.set()
+        self.join(seconds)
+        return not self.is_alive()
 
 
 def _show(said: bytes) -> None:
     with suppress(OSError):  # a full disk or a closed pipe: the text is in the tail all the same
         while sys.stderr and said:  # sys.stderr is None if it was closed from the start
-            said = said[os.write(sys.stderr.fileno(), said) :]
+            try:
+                said = said[os.write(sys.stderr.fileno(), said) :]
+            except BlockingIOError:  # another process that has the same pipe or terminal has made it non-blocking
+                select.select([], [sys.stderr], [])
 
 
 def _say(line: str) -> None:
