@@ -16,8 +16,8 @@ HEAD = """\
 <!-- Generated from `pgonce --help` by tools/command_reference.py: edit src/pgonce/cli, then `make generate`. -->
 # The commands
 
-Exit codes: 0 done, 1 failed, 2 wrong use, 75 skipped because another run is at work. `--json` prints
-what a program reads.
+Exit codes: 0 done, 1 failed, 2 wrong use, 75 skipped because another run is at work or the job is
+paused. `--json` prints what a program reads.
 
 ## Completion
 

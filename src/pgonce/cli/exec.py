@@ -20,6 +20,7 @@ from pgonce.cli.errors import TIMEOUT
 from pgonce.cli.options import OVERLAP, with_database, with_scope
 from pgonce.cli.output import Length, Moment, printable
 from pgonce.cli.process_group import STATUS_UNKNOWN, CannotExecute, Group, find_command, require_posix
+from pgonce.cli.skipped import why_skipped
 from pgonce.cli.times import took
 from pgonce.core import database
 from pgonce.jobs import calls
@@ -120,7 +121,8 @@ def exec_(
         try:
             with Jobs(pool, schema=schema).run(name, scope=scope, scheduled_for=scheduled_for, **options) as run:
                 if run is None:
-                    _say(f"{name}: skipped, another run is at work or this tick has fired")
+                    usual = "another run is at work or this tick has fired"
+                    _say(f"{name}: skipped, {why_skipped(pool, name, usual, schema)}")
                     sys.exit(OVERLAP)
                 code = _run(run, command, received, grace.total_seconds(), timeout, _key(run, scheduled_for))
         except TimeoutError:

@@ -14,6 +14,7 @@ from pgonce.cli.errors import TookTooLong
 from pgonce.cli.options import OVERLAP, with_app, with_database, with_scope
 from pgonce.cli.output import print_line
 from pgonce.cli.signals import Interrupts
+from pgonce.cli.skipped import why_skipped
 from pgonce.cli.times import took
 from pgonce.core import database
 from pgonce.core.callables import ensure_awaitable, ensure_result
@@ -41,7 +42,9 @@ def run(name: str, scope: dict[str, Any], key: str | None, app: App, url: str, s
     with Interrupts(name) as interrupts:
         ended = _attempts(app.get_job(name), {"scope": scope, "key": key}, url, schema, interrupts)
     if ended is None:
-        print_line(f"{name}: skipped, another run is at work", err=True)
+        with database.open_pool(url, 1) as pool:
+            why = why_skipped(pool, name, "another run is at work", schema)
+        print_line(f"{name}: skipped, {why}", err=True)
         sys.exit(OVERLAP)
     print_line(f"{name}: succeeded, {ended.rows_processed:,} processed, {ended.rows_skipped:,} skipped")
 

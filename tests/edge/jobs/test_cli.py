@@ -140,6 +140,9 @@ def test_run_takes_scope_and_key_and_says_what_it_did(run: Run, conn: Connection
 def test_run_while_one_is_at_work_exits_with_75(run: Run, conn: Connection) -> None:
     conn.execute("select start_job_run('counts', p_key => 'k')")
     assert run("run", "counts") == (75, "", "counts: skipped, another run is at work\n")
+    conn.execute("select fail_job_run(id, 'over') from cron_job_runs where status = 'running'")
+    conn.execute("select pgonce_pause_job('counts', 'the printer is broken')")
+    assert run("run", "counts") == (75, "", "counts: skipped, paused: the printer is broken\n")
 
 
 @pytest.mark.parametrize("scope", ["{", "[1]", "3"])

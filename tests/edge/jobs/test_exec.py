@@ -341,6 +341,13 @@ def test_a_promise_made_by_exec_is_kept_in_the_table_and_told_when_it_is_broken(
     assert reason.startswith("it should run every 1 day; its last run succeeded at ")
 
 
+def test_a_start_that_a_pause_refuses_says_so(start: Exec, conn: Connection) -> None:
+    conn.execute("select pgonce_pause_job('job', 'the printer is broken')")
+    child = start("echo never")
+    assert child.communicate(timeout=30) == ("", "job: skipped, paused: the printer is broken\n")
+    assert child.returncode == 75
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -27,3 +27,17 @@ def test_a_command_that_ends_with_an_error_of_any_kind_leaves_a_failed_row(
     conn.execute("reset statement_timeout")
     assert conn.execute("select status, error_message from cron_job_runs").fetchall() == [("failed", reason)]
     assert conn.execute("select start_job_run('nightly') is not null").fetchone() == (True,)
+
+
+def test_a_start_that_is_skipped_says_why(conn: Connection) -> None:
+    said: list[str | None] = []
+    conn.add_notice_handler(lambda notice: said.append(notice.message_primary))
+    conn.execute("select start_job_run('nightly')")
+    conn.execute("call run_job('nightly', 'select 1')")
+    conn.execute("select fail_job_run(id, 'over') from cron_job_runs where status = 'running'")
+    conn.execute("select pgonce_pause_job('nightly', 'maintenance')")
+    conn.execute("call run_job('nightly', 'select 1')")
+    assert [str(each).split(" run ")[0] for each in said] == [
+        "nightly: skipped, overlap:",
+        "nightly: skipped, paused: maintenance",
+    ]

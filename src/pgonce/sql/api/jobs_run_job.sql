@@ -16,7 +16,9 @@ begin
   v_run := THIS.start_job_run(p_job_name, p_window => p_window, p_key => p_key);
   commit;
   if v_run is null then
-    raise notice '%: skipped, another run is at work', p_job_name;
+    raise notice '%: skipped, %', p_job_name, (
+      select error_message from THIS.cron_job_runs where job_name = p_job_name and key = p_key and status = 'skipped'
+      order by started_at desc limit 1);
     return;
   end if;
   begin
