@@ -22,7 +22,9 @@ from pgonce.errors import InvalidArgument
 # command may wait for all of its children.
 _GUARDED = """
 import errno, os, select, signal, sys, time
-alive, path, command = int(sys.argv[1]), sys.argv[4], sys.argv[5:]
+alive, path, command = int(sys.argv[1]), sys.argv[5], sys.argv[6:]
+if not sys.argv[4]:
+    os.environ.pop("LC_CTYPE", None)
 grace, silence = map(float, sys.argv[2:4])
 session = os.getpid()
 
@@ -176,8 +178,10 @@ class Group:
         # the command's stderr
         guarding = fcntl.fcntl(reading, fcntl.F_DUPFD, 3)
         # a session of its own: so the whole group can be stopped, and a Ctrl-C reaches it once, sent from here
+        figures = str(guarding), str(grace), str(silence)
+        locale = "" if _has_set_locale() else env.get("LC_CTYPE", "")
         self.leader = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _GUARDED, str(guarding), str(grace), str(silence), path, *command],
+            [sys.executable, "-I", "-S", "-c", _GUARDED, *figures, locale, path, *command],
             env=env,
             stderr=subprocess.PIPE,
             start_new_session=True,
@@ -259,6 +263,16 @@ class Group:
         with suppress(OSError):  # the guard was killed
             os.write(self._alive, b".")
         os.close(self._alive)
+
+
+def _has_set_locale() -> bool:
+    """Whether Python has set LC_CTYPE, as it does where no locale is set, such as in cron.
+
+    With it a command would behave otherwise than without pgonce: grep takes text in Latin-1 as binary.
+    """
+    with suppress(OSError):  # there is no /proc
+        return not any(each.startswith(b"LC_CTYPE=") for each in Path("/proc/self/environ").read_bytes().split(b"\0"))
+    return False
 
 
 def _processes() -> Iterator[tuple[str, int, int]]:

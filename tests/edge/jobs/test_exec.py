@@ -200,6 +200,8 @@ LINES = {
     "a pipe": "printf 'x\\n%.0s' 1 2 3 | {} cat | tr x y",
     "a variable": "A='1 2' {} sh -c 'echo \"$A\"'",
     "signals that are ignored": "trap '' INT TERM; {} sh -c 'kill -INT $$; kill -TERM $$; echo on'",
+    "no locale": "env -u LANG -u LC_ALL -u LC_CTYPE {} sh -c 'echo \"<${{LC_CTYPE-none}}>\"'",
+    "a locale": "env -u LANG -u LC_ALL LC_CTYPE=C.UTF-8 {} sh -c 'echo \"<${{LC_CTYPE-none}}>\"'",
     "an empty PATH": "PATH= {} /bin/sh -c 'echo \"<$PATH>\"'",
 }
 
