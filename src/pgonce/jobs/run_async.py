@@ -44,6 +44,7 @@ log = logging.getLogger("pgonce")
 
 BEAT = 15.0
 """The most seconds between two heartbeats, and so until a stop or progress is noticed in a run with a wide window."""
+_ENDED = "a job ended run.transaction() inside, or said RESET ALL there: leave COMMIT and ROLLBACK to pgonce"
 
 
 class AsyncRun:
@@ -191,7 +192,7 @@ class AsyncRun:
             started = time.monotonic()  # before the statement is sent: the database reads its clock no earlier
             is_ours = await execute(conn, fence, self.schema, statement=statement)
             if is_ours is None:
-                raise TransactionBroken("a job ended run.transaction() inside: leave COMMIT and ROLLBACK to pgonce")
+                raise TransactionBroken(_ENDED)
             if not is_ours:
                 self._lost = True
                 why = await self._lost_because(conn)
