@@ -85,8 +85,7 @@ class AsyncExecutor:
         self._max_attempts = max_attempts
         self._on_error = on_error
         self._conflicts = Conflicts()
-        self._expired: BaseException | None = None
-        """The end of a handler's time that was recorded last. A handler may raise a TimeoutError, too."""
+        self._expired: BaseException | None = None  # recorded by the timer; a handler may raise a TimeoutError, too
 
     # One event, one transaction -------------------------------------------------------------------------------------
 
@@ -255,8 +254,7 @@ class AsyncExecutor:
             if error is not self._expired:
                 await self.failed(event, error)
             return
-        recorded = await self._record(event, error, began, conn)
-        if not recorded:  # the handler may have committed the mark
+        if not await self._record(event, error, began, conn):  # the handler may have committed the mark
             await execute(conn, calls_queue.fail_committed_webhook(event, _trace(error)), self._schema)
         if isinstance(error, CONFLICTS):
             await step_aside()
@@ -281,11 +279,9 @@ class AsyncExecutor:
         self, event: Event, error: BaseException, began: float | None = None, conn: AsyncConnection[Any] | None = None
     ) -> bool | int:
         """Record why an attempt has ended. If the database refuses the handler's decision, the attempt has failed."""
-
         write: Any = partial(call, self._pool) if conn is None else partial(execute, conn)
-        recorded: bool | int
         try:
-            recorded = await write(self._outcome(event, error, began), self._schema)
+            recorded: bool | int = await write(self._outcome(event, error, began), self._schema)
         except (PgonceError, psycopg.Error) as refusal:
             if is_database_fault(refusal) or not isinstance(error, Ignored | Postponed):
                 raise
@@ -326,8 +322,7 @@ class AsyncExecutor:
         try:
             async with handler_connection(self._pool) as (conn, session):
                 session.is_new = False
-                found = await run(conn, self._opening_of_all(events))
-                transaction, _, ids = (found or b"").decode().partition(" ")
+                transaction, _, ids = (await run(conn, self._opening_of_all(events)) or b"").decode().partition(" ")
                 mine = set(ids.split(","))
                 marked = [event for event in events if str(claim_of(event).id) in mine]
                 used = conn
@@ -373,7 +368,6 @@ class AsyncExecutor:
             await call(self._pool, calls_queue.fail_committed_webhook(events[0], _trace(error)), self._schema)
 
     # The handler's own transaction ----------------------------------------------------------------------------------
-
     async def handle_in_own_transaction(self, event: Event, handler: Handler) -> None:
         """Run a handler that opens a transaction of its own, in which it calls event.complete(session)."""
 
