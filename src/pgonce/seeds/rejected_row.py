@@ -13,6 +13,7 @@ import re
 import uuid
 from array import array
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from enum import Enum
 from typing import Any, NamedTuple
@@ -116,7 +117,7 @@ def _may_be(value: Any, text: str | None) -> bool:
     if isinstance(value, uuid.UUID):
         return text.strip('"').replace("-", "") == value.hex
     if isinstance(value, dt.date | dt.time):
-        return _digits(text) == _digits(str(value))
+        return _digits(text) in {_digits(str(value)), _digits(_in_utc(value))}
     return True
 
 
@@ -132,6 +133,14 @@ def _is_number(value: float | Decimal, text: str) -> bool:
         return float(number) == value or (value == _single(value) and _single(float(number)) == value)
     except InvalidOperation:
         return not isinstance(value, int) and str(value) == text
+
+
+def _in_utc(value: dt.date | dt.time) -> str:
+    """A moment as blocks of a Parquet file have it, whatever its zone."""
+    with suppress(OverflowError):
+        if isinstance(value, dt.datetime) and value.tzinfo is not None:
+            return str(value.astimezone(dt.UTC))
+    return str(value)
 
 
 def _digits(text: str) -> str:

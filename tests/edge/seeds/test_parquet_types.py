@@ -211,6 +211,13 @@ def test_a_moment_that_pyarrow_cannot_print_is_a_reject(
     assert conn.execute("select v from f").fetchall() == [(None,)]
 
 
+def test_a_moment_keeps_its_zone_in_a_column_that_has_one(database: str, conn: Conn, tmp_path: Path) -> None:
+    write(tmp_path / "f.parquet", arrow.timestamp("us", "Asia/Tokyo"), [0])
+    conn.execute("create table f (n int primary key, v timetz)")
+    assert load(database, tmp_path / "f.parquet")["ok"]
+    assert conn.execute("select distinct v::text from f").fetchall() == [("09:00:00+09",)]
+
+
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "+05:30", "No/Where"])
 @pytest.mark.parametrize("column", ["timestamptz", "text"])
 def test_a_moment_is_the_same_one_in_every_zone(

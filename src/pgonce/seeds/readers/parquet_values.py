@@ -70,8 +70,8 @@ def is_typed(kind: Any, column: Column) -> bool:
         return column.type != "real" and not (types.is_float64(kind) and column.type == "double precision")
     if types.is_decimal(kind):
         return column.kind == "integer"
-    if types.is_timestamp(kind) and kind.tz not in {None, "UTC"} and column.kind == "zoneless":
-        return True
+    if types.is_timestamp(kind) and kind.tz not in {None, "UTC"}:  # blocks have it in UTC, which is another timetz
+        return column.type != "timestamp with time zone"
     if types.is_date32(kind) or types.is_time(kind) or types.is_timestamp(kind):
         return column.kind in {"json", "text", "bytea"}
     text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
