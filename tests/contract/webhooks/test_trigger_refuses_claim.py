@@ -62,11 +62,12 @@ def test_a_row_that_cannot_be_written_is_left_for_five_minutes(
     register(app, database, "plain")
     put("pay", "evt_0", *OTHERS)
     conn.execute(UNWRITABLE[fails].encode())
+    aside = "select error, expires_at - clock_timestamp() from pgonce_webhook_attempts, pgonce_webhook_leases"
     with Worker(app, database, poll=0.05, concurrency=1):
         wait_until(lambda: sorted(effects()) == OTHERS, "the others to be handled")
+        wait_until(lambda: bool(conn.execute(aside).fetchall()), "the event to be set aside")
     left = status(conn, "evt_0")
     assert (left["status"], left["attempts"]) == ("processing", 0)
-    aside = "select error, expires_at - clock_timestamp() from pgonce_webhook_attempts, pgonce_webhook_leases"
     [(error, remaining)] = conn.execute(aside).fetchall()
     assert "the database refuses to claim this event" in error
     assert timedelta(minutes=4) < remaining <= timedelta(minutes=5)
