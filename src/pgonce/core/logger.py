@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 from typing import Any
 
 
@@ -32,7 +33,8 @@ class Logger(logging.Logger):
 
 def _report(error: Exception) -> None:
     if logging.raiseExceptions and sys.stderr:  # as logging does with the errors of its handlers
-        sys.stderr.write(f"pgonce: a log line is lost or incomplete: the logging raised {type(error).__name__}\n")
+        with suppress(OSError, ValueError):  # a closed stderr
+            sys.stderr.write(f"pgonce: a log line is lost or incomplete: the logging raised {type(error).__name__}\n")
 
 
 logging.getLogger("pgonce").__class__ = Logger  # the application may have made it already, with its handlers

@@ -77,11 +77,10 @@ class AsyncRun:
         self._lost = self._stopping = False
         self._interruption: str | None = None
         self._stop_seen = self._silence_seen = False
-        self._ended = False
+        self._ended = self._beats_apart = False
         self._unwritten: str | None = None
         self._last_beat = self._began = time.monotonic()
         self._confirmed = 0
-        self._beats_apart = False
         self._loop = running_loop()
         self._pid = os.getpid()
         self._sender = HeartbeatSender(partial(heartbeat_address, pool), schema, self._call_on_pool)
@@ -188,9 +187,9 @@ class AsyncRun:
                     self._detach_in_child(conn)  # before a connection that is left busy is closed
             self._refuse_in_child()
             fence = calls.fence_job_run(self.id, *self._figures())
-            statement = only_in(self._session, fence.statement(self.schema))
             started = time.monotonic()  # before the statement is sent: the database reads its clock no earlier
-            is_ours = await execute(conn, fence, self.schema, statement=statement)
+            same = only_in(self._session, fence.statement(self.schema))
+            is_ours = await execute(conn, fence, self.schema, statement=same)
             if is_ours is None:
                 raise TransactionBroken(_ENDED)
             if not is_ours:

@@ -276,6 +276,9 @@ def test_a_transaction_that_is_ended_inside_is_an_error(
         assert last(db, name)["status"] == "failed"
         written = db.execute("select count(*) from effects where name = %s and note = %s", [name, note]).fetchone()
         assert written == (committed,)
+    with pytest.raises(TransactionBroken, match="RESET ALL"), started(caller, name) as run, run.transaction() as tx:
+        tx.execute("insert into effects values (%s)", [name])
+        tx.execute("reset all")  # takes away, too, what marks the transaction
     with pytest.raises(psycopg.ProgrammingError), started(caller, name) as run, run.transaction() as tx:
         tx.commit()
     assert effects(db, name) == 2

@@ -122,7 +122,7 @@ comment on function pgonce_find_job_overlaps_between(timestamptz, timestamptz, t
   'pgonce: pgonce_find_job_overlaps for the runs that started in [p_from, p_until), of some jobs or of all. Of the runs that have ended, '
   'those that started up to p_before earlier are read, too.';
 
--- Of past days only the jobs are read that had overlaps (pgonce_job_days): a window over the runs of 30 days took eight times as long.
+-- Of past days only the jobs are read that had overlaps (pgonce_job_days): a window over 30 days reads all of their runs.
 create or replace function pgonce_find_job_overlaps(p_period interval default '7 days')
 returns table (job_name text, key text, run_id uuid, started_at timestamptz, other_ended_at timestamptz, fenced boolean)
 language plpgsql stable set search_path from current set jit = off as $$

@@ -132,7 +132,8 @@ begin
       v_one := pgonce_change_webhooks_at_once(array[v_id], p_change, p_reason);
       if v_one = '{}' then raise 'a trigger leaves it as it is'; end if;
       if p_check_now then set constraints all immediate; end if;
-      if v_checks and pgonce_deferred_refusal() is not null then raise '%', pgonce_deferred_refusal(); end if;
+      v_error := case when v_checks then pgonce_deferred_refusal() end;
+      if v_error is not null then raise '%', v_error; end if;
       v_changed := v_changed || v_one;
       continue;
     exception when others then
