@@ -132,11 +132,12 @@ def test_a_command_is_stopped_when_nobody_reads_what_it_says(start: Exec, conn: 
 def test_all_that_a_command_says_reaches_who_reads_it_late(database: str, conn: Connection, blocking: bool) -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, blocking)
-    command: list[str | Path] = [PGONCE, "exec", "job", "--window", "1s", "--database-url", database, "--"]
+    # its guard stops the command after 4.5 s of silence: with a shorter window a slow machine's pause is enough for that
+    command: list[str | Path] = [PGONCE, "exec", "job", "--window", "9s", "--database-url", database, "--"]
     loud = [*command, "sh", "-c", f"{LOUD}; exit 3"]
     with subprocess.Popen(loud, stderr=writing) as child, os.fdopen(reading) as said:
         os.close(writing)
-        # two heartbeats after a full pipe: pgonce waits, and its run with it
+        # a heartbeat after a full pipe: pgonce waits, and its run with it
         wait_until(lambda: (conn.execute(WAITS.encode()).fetchone() or (False,))[0], "it waits, or has ended")
         assert len(said.read().splitlines()) == 3000
     assert child.returncode == 3
