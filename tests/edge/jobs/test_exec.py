@@ -132,7 +132,7 @@ def test_a_command_is_stopped_when_nobody_reads_what_it_says(start: Exec, conn: 
 def test_all_that_a_command_says_reaches_who_reads_it_late(database: str, conn: Connection, blocking: bool) -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, blocking)
-    # its guard stops the command after 4.5 s of silence: with a shorter window a slow machine's pause is enough for that
+    # its guard stops the command after 4.5 s of silence: with a shorter window a slow machine's pause is long enough
     command: list[str | Path] = [PGONCE, "exec", "job", "--window", "9s", "--database-url", database, "--"]
     loud = [*command, "sh", "-c", f"{LOUD}; exit 3"]
     with subprocess.Popen(loud, stderr=writing) as child, os.fdopen(reading) as said:
