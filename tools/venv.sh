@@ -42,10 +42,10 @@ with_pip() {
             say "$python cannot create an environment: apt install $package"
             exit 1
         fi
-        "$python" -m venv --clear "$venv"
+        "$python" -m venv --clear "$venv" || return 1
     fi
     say_installing pip
-    pip_install --require-hashes --requirement "$locked"
+    pip_install --require-hashes --requirement "$locked" || return 1
     [ -z "$editable" ] || pip_install --no-deps --no-build-isolation --editable .  # a folder has no hash: a step of its own
 }
 
@@ -53,4 +53,8 @@ if command -v uv >/dev/null; then
     if with_uv; then exit 0; fi
     say "uv failed (see above): trying python3 -m venv and pip"
 fi
-with_pip || { say "could not install the dependencies (see above): is the package index reachable?"; exit 1; }
+with_pip || {
+    say "could not install the dependencies (see above): is the package index reachable, and does it have packages" \
+        "for $("$venv/bin/python" --version)? If not, name another Python: make PYTHON=python3.14"
+    exit 1
+}

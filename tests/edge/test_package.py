@@ -109,3 +109,21 @@ def test_no_document_puts_a_password_on_a_command_line() -> None:
 )
 def test_the_test_above_finds_passwords(line: str) -> None:
     assert PASSWORD.search(line)
+
+
+def test_an_environment_that_cannot_be_installed_says_so_in_one_line(tmp_path: Path) -> None:
+    # a new Python, for which the embedded server has no package yet: pip fails, and nothing is installed after it
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    answers = 'case "$*" in *--require-hashes*) exit 1 ;; *--version) echo Python 9.9.9 ;; esac'
+    python.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/calls\n{answers}\n')
+    python.chmod(0o755)
+    done = subprocess.run(
+        ["/bin/sh", "tools/venv.sh", tmp_path / "venv", "run"],
+        cwd=ROOT, env={"PATH": "/usr/bin:/bin", "PYTHON": "python3"}, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith(
+        "for Python 9.9.9? If not, name another Python: make PYTHON=python3.14"
+    )
+    assert "--editable" not in (tmp_path / "calls").read_text()
