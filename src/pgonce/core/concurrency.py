@@ -11,11 +11,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import Context, copy_context
 from typing import Annotated, Any, TypeAlias, TypeVar
 
+import psycopg
 from psycopg import Connection
+
+from pgonce.core.failures import log_errors
 
 T = TypeVar("T")
 Result: TypeAlias = Annotated[T, "returned as it is"]
@@ -136,7 +139,8 @@ class repeating:  # noqa: N801 -- its twin is a function
         self._repeats = thread, ended
 
     def _repeat(self, ended: threading.Event) -> None:
-        while not ended.is_set() and self._action():
+        # an action that raises is repeated, too: the run would go on without heartbeats, and nobody would notice
+        while not ended.is_set() and log_errors(self._action) is not False:
             ended.wait(self._seconds)
 
 
@@ -212,10 +216,11 @@ def _time_limit(
 
     def cut() -> None:
         over.set()
-        if conn is not None and not conn.closed:
-            with socket.socket(fileno=os.dup(conn.fileno())) as wire:
-                wire.shutdown(socket.SHUT_RDWR)
-        expired(error)
+        with suppress(OSError, psycopg.Error):  # the server has closed it, or is closing it
+            if conn is not None and not conn.closed:
+                with socket.socket(fileno=os.dup(conn.fileno())) as wire:
+                    wire.shutdown(socket.SHUT_RDWR)
+        log_errors(expired, error)
 
     timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), cut)
     timer.daemon = True

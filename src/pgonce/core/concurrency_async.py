@@ -7,6 +7,7 @@ import inspect
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from concurrent.futures import CancelledError
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import Context
 from typing import Any, TypeAlias, TypeVar
@@ -158,7 +159,8 @@ def call_in_loop(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], 
     """Run ``work`` in ``loop``, and wait for its result in the calling thread for at most ``seconds``.
 
     Raises:
-        TimeoutError: there is no result yet, because the loop is blocked or the work takes longer; it is cancelled.
+        TimeoutError: there is no result yet, because the loop is blocked or the work takes longer, and it is cancelled;
+            or the loop has ended.
     """
     try:
         future = asyncio.run_coroutine_threadsafe(work, loop)
@@ -167,6 +169,8 @@ def call_in_loop(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], 
         raise TimeoutError("the event loop has ended") from error
     try:
         return future.result(seconds)
+    except CancelledError as error:  # asyncio.run() cancels what is left when its main task has ended
+        raise TimeoutError("the event loop has ended") from error
     except BaseException:
         future.cancel()
         raise

@@ -16,9 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from pgonce.errors import PgonceError
+import psycopg
+
+from pgonce.errors import PgonceError, first_line
 
 F = TypeVar("F", bound=Callable[[BaseException, str], object])
+T = TypeVar("T")
 ErrorHook: TypeAlias = Callable[[BaseException, Any], object]
 """Called with the error, and the event or run that failed."""
 
@@ -46,6 +49,17 @@ def hooked(function: Callable[[BaseException, str], object]) -> Iterator[None]:
         yield
     finally:
         _hooks.remove(function)
+
+
+def log_errors(action: Callable[..., T], *arguments: Any) -> T | None:
+    """What ``action`` returns; None if it raises. The exception is logged: the thread that calls this goes on."""
+    try:
+        return action(*arguments)
+    except (PgonceError, psycopg.Error) as error:
+        log.warning("%s", first_line(error))
+    except Exception:
+        log.exception("unexpected error in a thread of pgonce; it goes on")
+    return None
 
 
 def is_success(ended: SystemExit) -> bool:

@@ -59,12 +59,12 @@ class HeartbeatSender:
             if self._connection is not None:
                 try:
                     return self._execute(self._connection, wanted)
-                except (psycopg.Error, PgonceError):
+                except (psycopg.Error, PgonceError, OSError):
                     self._disconnect()
             try:
                 self._connection = self._connect(seconds)
                 return self._execute(self._connection, wanted)
-            except (psycopg.Error, PgonceError):
+            except (psycopg.Error, PgonceError, OSError):  # OSError: no file descriptor is left
                 self._disconnect()
             answer: T = self._call_on_pool(wanted, seconds)
             return answer

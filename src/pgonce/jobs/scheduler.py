@@ -24,6 +24,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from pgonce.core import database
 from pgonce.core.database import call_with_timeouts
+from pgonce.core.failures import log_errors
 from pgonce.core.processes import Registration
 from pgonce.core.registration import check_app, check_count, check_schema
 from pgonce.core.service import Service
@@ -35,7 +36,7 @@ from pgonce.jobs.executor import Executor
 from pgonce.jobs.live_runs import is_slot_key
 from pgonce.jobs.registry import Job, JobRegistry
 from pgonce.jobs.schedule_store import ScheduleStore
-from pgonce.jobs.thread_pool import DaemonThreadPool, log_errors
+from pgonce.jobs.thread_pool import DaemonThreadPool
 from pgonce.jobs.tick_queue import Name, TickQueue
 
 UPKEEP_EVERY = timedelta(seconds=15)

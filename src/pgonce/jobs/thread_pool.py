@@ -8,21 +8,9 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
-import psycopg
-
-from pgonce.errors import PgonceError, first_line
+from pgonce.core.failures import log_errors
 
 log = logging.getLogger("pgonce")
-
-
-def log_errors(action: Callable[..., None], *arguments: Any) -> None:
-    """Call ``action``; an exception is logged, and the thread goes on."""
-    try:
-        action(*arguments)
-    except (PgonceError, psycopg.Error) as error:
-        log.warning("%s", first_line(error))
-    except Exception:
-        log.exception("unexpected error in the scheduler; it goes on")
 
 
 class DaemonThreadPool:
@@ -68,7 +56,7 @@ class DaemonThreadPool:
                 if not self._stopping:
                     log_errors(work[0], *work[1])
             except BaseException:  # sys.exit() in a job must not end this thread
-                log.exception("unexpected error in the scheduler; it goes on")
+                log.exception("unexpected error in a thread of pgonce; it goes on")
             finally:
                 with self._lock:
                     self.unfinished -= 1
