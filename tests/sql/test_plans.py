@@ -142,7 +142,7 @@ GROWN = [
     "complete_webhook(IDS[1], LEASES[1])",
     "fail_webhook(IDS[1], LEASES[1], 'why')",
     "ignore_webhook(IDS[1], LEASES[1], 'why')",
-    "pgonce_is_webhook_held(IDS[1], LEASES[1])",
+    "pgonce_webhook_statuses(IDS, LEASES)",
     "pgonce_twin_of_webhook(IDS[1])",
     "pgonce_order_webhook(IDS[1], LEASES[1], 'key')",
     "pgonce_coalesce_webhooks(IDS[1], 'key', 'x')",

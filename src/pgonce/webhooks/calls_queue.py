@@ -123,9 +123,9 @@ def coalesce_webhooks(event: Event, types: str) -> Call[int]:
     return Call("pgonce_coalesce_webhooks", args, value)
 
 
-def is_webhook_held(event: Event) -> Call[bool]:
-    """Whether this claim has not ended yet."""
-    return Call("pgonce_is_webhook_held", _key(event), value)
+def statuses_of_claims(events: Sequence[Event]) -> Call[dict[UUID, str]]:
+    """The status of each event whose last claim is this one, by the id of its row."""
+    return Call("pgonce_webhook_statuses", keys(events), lambda rows: {row[0]: row[1] for row in rows})
 
 
 def renew_webhook(event: Event) -> Call[bool]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TypeAlias
+from contextlib import suppress
+from typing import TypeAlias, TypeVar
 
 from pgonce.webhooks.calls import Event
 from pgonce.webhooks.registry import Handler
 
+T = TypeVar("T")
 Work: TypeAlias = tuple[Event, list[Handler]]
 """An event and its handlers."""
 Batch: TypeAlias = tuple[Handler, list[Event]]
@@ -21,6 +23,15 @@ def take(work: deque[Work], until: float) -> Work | None:
         return work.popleft() if time.monotonic() < until else None
     except IndexError:
         return None
+
+
+def take_all(waiting: deque[T]) -> list[T]:
+    """All that is left; another thread may take some of it meanwhile."""
+    taken = []
+    with suppress(IndexError):
+        while True:
+            taken.append(waiting.popleft())
+    return taken
 
 
 class put_back_on_error:  # noqa: N801 -- a function to its callers; contextlib's generators cost more for each event

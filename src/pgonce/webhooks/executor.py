@@ -23,11 +23,11 @@ from pgonce.core.concurrency import asked_to_stop, in_thread, meanwhile, time_li
 from pgonce.core.execute import Pool, call, call_unsynced, execute, last_value, run, send, settings
 from pgonce.core.failures import ErrorHook, log_failure
 from pgonce.core.handler_session import RESET, RESET_SETTINGS, UNLOCK, HandlerSession
-from pgonce.errors import PgonceError, TransactionBroken, summary, translate
+from pgonce.errors import LeaseLost, PgonceError, TransactionBroken, summary, translate
 from pgonce.webhooks import calls, calls_queue
 from pgonce.webhooks.calls import Event, Ignored, Postponed
 from pgonce.webhooks.calls_queue import claim_of
-from pgonce.webhooks.claimed import Batch, Work, put_back_on_error, take
+from pgonce.webhooks.claimed import Batch, Work, put_back_on_error, take, take_all
 from pgonce.webhooks.conflicts import CONFLICTS, Conflicts
 from pgonce.webhooks.glob import any_of
 from pgonce.webhooks.handler_connection import (
@@ -57,6 +57,7 @@ _BEGIN = f"begin; {settings('pgonce worker', LIMIT)}"
 _UNSYNCED = "set local synchronous_commit to off"
 _SYNCED = "select pg_catalog.current_setting('synchronous_commit')"
 _NOT_COMPLETED = "the handler returned without event.complete(session) in its transaction"
+_NOT_OURS = "the event was taken over, or has failed, before the handler completed it"
 
 
 @dataclass
@@ -128,7 +129,7 @@ class Executor:
         except psycopg.Error as error:
             raise translate(error) from error
         finally:
-            call_back_all(self._pool, chain.committed, is_durable=chain.is_durable)
+            call_back_all(self._pool, self._schema, chain.committed, is_durable=chain.is_durable)
 
     def _run_chain(self, chain: _Chain, conn: Connection[Any], session: HandlerSession, work: deque[Work]) -> None:
         until = time.monotonic() + CHAIN
@@ -287,18 +288,13 @@ class Executor:
 
     def _give_back(self, work: deque[Work], batches: deque[Batch]) -> bool:
         """Release the events that have not begun; returns False, for ``meanwhile``."""
-        events = []
-        with suppress(IndexError):
-            while True:
-                events.append(work.popleft()[0])
-        with suppress(IndexError):
-            while True:
-                events += batches.popleft()[1]
-        if events:
+        left = [event for event, _ in take_all(work)]
+        left += [event for _, events in take_all(batches) for event in events]
+        if left:
             try:
-                call_unsynced(self._pool, calls_queue.release_webhooks(events), self._schema)
+                call_unsynced(self._pool, calls_queue.release_webhooks(left), self._schema)
             except (PgonceError, psycopg.Error) as error:
-                log.warning("%s events come back when their leases run out: %s", len(events), summary(error))
+                log.warning("%s events come back when their leases run out: %s", len(left), summary(error))
         return False
 
     # Many events, one transaction -----------------------------------------------------------------------------------
@@ -314,7 +310,8 @@ class Executor:
             if len(events) == 1:
                 self.failed(events[0], error)
 
-        marked: list[Event] = []
+        committed: list[Event] = []
+        is_durable = True
         used: Connection[Any] | None = None
         try:
             with handler_connection(self._pool) as (conn, session):
@@ -327,18 +324,19 @@ class Executor:
                     if marked:
                         call_batch_handler(conn, marked, handler)
                 check_open(conn)
-                _, failure = send_if_same(conn, transaction, f"commit; {RESET}")
-                if failure is not None:
+                results, failure = send_if_same(conn, transaction, f"{_SYNCED}; commit; {RESET}")
+                if failure is None:
+                    session.restore()
+                elif len(results) < 2:  # otherwise the COMMIT has succeeded
                     raise failure
-                session.restore()
+                committed, is_durable = marked, results[0].get_value(0, 0) != b"off"
         except BaseException as error:
             if asked_to_stop(error):
                 raise
-            check_lost(used, error)
-            self._end_attempt_of_all(handler, events, error)
-        else:
-            for event in marked:
-                call_back(event)
+            if not committed:
+                check_lost(used, error)
+                self._end_attempt_of_all(handler, events, error)
+        call_back_all(self._pool, self._schema, committed, is_durable=is_durable)
 
     def _opening_of_all(self, events: Sequence[Event]) -> str:
         ids = ",".join(str(claim_of(event).id) for event in events)
@@ -377,8 +375,10 @@ class Executor:
                 time_limit(None, handler.timeout, expired),
             ):
                 call_own_handler(self._pool, event, handler, self._schema)
-            if call(self._pool, calls_queue.is_webhook_held(event), self._schema):
-                raise TransactionBroken(_NOT_COMPLETED)
+            statuses = call(self._pool, calls_queue.statuses_of_claims([event]), self._schema)
+            status = statuses.get(claim_of(event).id)
+            if status != "succeeded":  # the handler may have caught what event.complete raised
+                raise TransactionBroken(_NOT_COMPLETED) if status == "processing" else LeaseLost(_NOT_OURS)
         except BaseException as error:
             if asked_to_stop(error):
                 raise

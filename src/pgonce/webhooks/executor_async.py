@@ -22,11 +22,11 @@ from pgonce.core.concurrency_async import asked_to_stop, in_thread, meanwhile, t
 from pgonce.core.execute_async import Pool, call, call_unsynced, execute, last_value, run, send, settings
 from pgonce.core.failures import ErrorHook, log_failure
 from pgonce.core.handler_session import RESET, RESET_SETTINGS, UNLOCK, HandlerSession
-from pgonce.errors import PgonceError, TransactionBroken, summary, translate
+from pgonce.errors import LeaseLost, PgonceError, TransactionBroken, summary, translate
 from pgonce.webhooks import calls, calls_queue
 from pgonce.webhooks.calls import Event, Ignored, Postponed
 from pgonce.webhooks.calls_queue import claim_of
-from pgonce.webhooks.claimed import Batch, Work, put_back_on_error, take
+from pgonce.webhooks.claimed import Batch, Work, put_back_on_error, take, take_all
 from pgonce.webhooks.conflicts import CONFLICTS, Conflicts
 from pgonce.webhooks.glob import any_of
 from pgonce.webhooks.handler_connection_async import (
@@ -56,6 +56,7 @@ _BEGIN = f"begin; {settings('pgonce worker', LIMIT)}"
 _UNSYNCED = "set local synchronous_commit to off"
 _SYNCED = "select pg_catalog.current_setting('synchronous_commit')"
 _NOT_COMPLETED = "the handler returned without event.complete(session) in its transaction"
+_NOT_OURS = "the event was taken over, or has failed, before the handler completed it"
 
 
 @dataclass
@@ -127,7 +128,7 @@ class AsyncExecutor:
         except psycopg.Error as error:
             raise translate(error) from error
         finally:
-            await call_back_all(self._pool, chain.committed, is_durable=chain.is_durable)
+            await call_back_all(self._pool, self._schema, chain.committed, is_durable=chain.is_durable)
 
     async def _run_chain(
         self, chain: _Chain, conn: AsyncConnection[Any], session: HandlerSession, work: deque[Work]
@@ -290,18 +291,13 @@ class AsyncExecutor:
 
     async def _give_back(self, work: deque[Work], batches: deque[Batch]) -> bool:
         """Release the events that have not begun; returns False, for ``meanwhile``."""
-        events = []
-        with suppress(IndexError):
-            while True:
-                events.append(work.popleft()[0])
-        with suppress(IndexError):
-            while True:
-                events += batches.popleft()[1]
-        if events:
+        left = [event for event, _ in take_all(work)]
+        left += [event for _, events in take_all(batches) for event in events]
+        if left:
             try:
-                await call_unsynced(self._pool, calls_queue.release_webhooks(events), self._schema)
+                await call_unsynced(self._pool, calls_queue.release_webhooks(left), self._schema)
             except (PgonceError, psycopg.Error) as error:
-                log.warning("%s events come back when their leases run out: %s", len(events), summary(error))
+                log.warning("%s events come back when their leases run out: %s", len(left), summary(error))
         return False
 
     # Many events, one transaction -----------------------------------------------------------------------------------
@@ -317,7 +313,8 @@ class AsyncExecutor:
             if len(events) == 1:
                 await self.failed(events[0], error)
 
-        marked: list[Event] = []
+        committed: list[Event] = []
+        is_durable = True
         used: AsyncConnection[Any] | None = None
         try:
             async with handler_connection(self._pool) as (conn, session):
@@ -330,18 +327,19 @@ class AsyncExecutor:
                     if marked:
                         await call_batch_handler(conn, marked, handler)
                 check_open(conn)
-                _, failure = await send_if_same(conn, transaction, f"commit; {RESET}")
-                if failure is not None:
+                results, failure = await send_if_same(conn, transaction, f"{_SYNCED}; commit; {RESET}")
+                if failure is None:
+                    session.restore()
+                elif len(results) < 2:  # otherwise the COMMIT has succeeded
                     raise failure
-                session.restore()
+                committed, is_durable = marked, results[0].get_value(0, 0) != b"off"
         except BaseException as error:
             if asked_to_stop(error):
                 raise
-            check_lost(used, error)
-            await self._end_attempt_of_all(handler, events, error)
-        else:
-            for event in marked:
-                await call_back(event)
+            if not committed:
+                check_lost(used, error)
+                await self._end_attempt_of_all(handler, events, error)
+        await call_back_all(self._pool, self._schema, committed, is_durable=is_durable)
 
     def _opening_of_all(self, events: Sequence[Event]) -> str:
         ids = ",".join(str(claim_of(event).id) for event in events)
@@ -380,8 +378,10 @@ class AsyncExecutor:
                 time_limit(None, handler.timeout, expired),
             ):
                 await call_own_handler(self._pool, event, handler, self._schema)
-            if await call(self._pool, calls_queue.is_webhook_held(event), self._schema):
-                raise TransactionBroken(_NOT_COMPLETED)
+            statuses = await call(self._pool, calls_queue.statuses_of_claims([event]), self._schema)
+            status = statuses.get(claim_of(event).id)
+            if status != "succeeded":  # the handler may have caught what event.complete raised
+                raise TransactionBroken(_NOT_COMPLETED) if status == "processing" else LeaseLost(_NOT_OURS)
         except BaseException as error:
             if asked_to_stop(error):
                 raise

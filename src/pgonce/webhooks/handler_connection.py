@@ -16,11 +16,12 @@ from psycopg.pq.abc import PGresult
 
 from pgonce.core.concurrency import asked_to_stop, finish, isolated, sleep
 from pgonce.core.connection_reset import close_if_busy
-from pgonce.core.execute import Pool, connection, run, send
+from pgonce.core.execute import Pool, connection, execute, run, send
 from pgonce.core.handler_session import RESET, HandlerSession
 from pgonce.core.lent_connection import was_lost
 from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken, summary, translate
 from pgonce.webhooks.calls import Event
+from pgonce.webhooks.calls_queue import claim_of, statuses_of_claims
 
 _ENDED = "a handler ended the transaction: leave COMMIT and ROLLBACK to pgonce"
 _CLOSED = "the connection was closed while the handler ran, by the handler or by the server"
@@ -117,20 +118,22 @@ def call_back(event: Event) -> None:
             log.exception("after_commit of event %s failed", event.id)
 
 
-def call_back_all(pool: Pool, events: Sequence[Event], *, is_durable: bool) -> None:
+def call_back_all(pool: Pool, schema: str, committed: Sequence[Event], *, is_durable: bool) -> None:
     """``call_back`` for events that were committed one after the other, after the last commit is on disk.
 
-    ``is_durable``: the last commit has waited for the disk; otherwise ``pool`` is used to write to it.
+    ``is_durable``: the last commit has waited for the disk; otherwise ``pool`` is used to write to it. The server may
+    have crashed in between. An event whose commit it has forgotten is handled again, and is not called back now.
     """
-    if not any(event.after_commit_calls for event in events):
-        return
-    if not is_durable:
+    events = [event for event in committed if event.after_commit_calls]
+    if events and not is_durable:
         try:
             with connection(pool) as conn:
                 run(conn, _FLUSH)
+                statuses = execute(conn, statuses_of_claims(events), schema)
         except (PgonceError, psycopg.Error) as error:
             log.warning("after_commit of %s events was not called: %s", len(events), summary(error))
             return
+        events = [event for event in events if statuses.get(claim_of(event).id) == "succeeded"]
     for event in events:
         call_back(event)
 

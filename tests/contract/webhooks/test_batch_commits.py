@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 from psycopg import AsyncConnection, Connection
 
 import pgonce
+from pgonce.webhooks import executor, executor_async
 from pgonce.webhooks.calls import Ignored
 from tests.contract.webhooks.test_worker import Effects, Queue, app, effects, put, status, work
 
@@ -102,3 +104,35 @@ def test_its_events_are_dead_letters_with_the_reason(
     assert {row[:2] for row in found} == {("failed", True)}
     assert all(("second half" if then is _fail else "ended the transaction") in row[2] for row in found)
     assert len(seen) == count
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_batch_whose_connection_cannot_be_reset_after_its_commit_has_succeeded(
+    app: pgonce.App,
+    database: str,
+    conn: Connection[Any],
+    put: Queue,
+    effects: Effects,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    monkeypatch.setattr(executor if kind == "sync" else executor_async, "RESET", "select 1/0")
+    called: list[str] = []
+
+    def handle(events: list[pgonce.Event]) -> tuple[str, list[list[str]]]:
+        for event in events:
+            event.after_commit(partial(called.append, event.id))
+        return INSERT, [[event.id for event in events]]
+
+    @app.webhook_batch("pay") if kind == "sync" else lambda function: function
+    def pay(events: list[pgonce.Event], tx: Connection[Any]) -> None:
+        tx.execute(*handle(events))
+
+    @app.webhook_batch("pay") if kind == "async" else lambda function: function
+    async def pay_async(events: list[pgonce.Event], tx: AsyncConnection[Any]) -> None:
+        await tx.execute(*handle(events))
+
+    put("pay", "evt_0", "evt_1", "evt_2")
+    work(app, database, conn, concurrency=1)
+    assert conn.execute("select distinct status, attempts from webhook_events").fetchall() == [("succeeded", 1)]
+    assert sorted(effects()) == sorted(called) == ["evt_0", "evt_1", "evt_2"]

@@ -119,3 +119,31 @@ def test_an_async_handler_that_blocks_its_event_loop_keeps_its_event(
             go.set()
         wait_until(lambda: settled(conn), "the handler to end")
     assert (calls, effects()) == (["evt_1"], ["evt_1"])
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_handler_that_catches_the_loss_of_its_event_is_not_called_back(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects, kind: str
+) -> None:
+    called, errors = list[str](), list[BaseException]()
+    app.on_error = lambda error, _event: errors.append(error)
+
+    def handle(event: pgonce.Event) -> None:
+        event.after_commit(lambda: called.append(event.id))
+        conn.execute("update webhook_events set status = 'ignored', lease = gen_random_uuid()")  # another worker's
+        with psycopg.connect(database) as own, pytest.raises(pgonce.LeaseLost):
+            event.complete(own)
+
+    @app.webhook("pay", transaction="own") if kind == "async" else lambda function: function
+    async def pay_async(event: pgonce.Event) -> None:
+        handle(event)
+
+    @app.webhook("pay", transaction="own") if kind == "sync" else lambda function: function
+    def pay(event: pgonce.Event) -> None:
+        handle(event)
+
+    put("pay", "evt_1")
+    with Worker(app, database, poll=0.05):
+        wait_until(lambda: errors, "the loss to be reported")
+    assert [type(error) for error in errors] == [pgonce.LeaseLost]
+    assert (called, status(conn, "evt_1")["status"]) == ([], "ignored")

@@ -389,3 +389,39 @@ def test_the_callbacks_of_a_committed_event_run_when_the_next_one_loses_the_conn
         other.rollback()
         wait_until(lambda: settled(conn), "the worker to handle everything")
     assert sorted(effects()) == sorted(called) == ["evt_0", "evt_1"]
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_an_event_whose_asynchronous_commit_was_forgotten_is_called_back_once(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects, kind: str
+) -> None:
+    """A crash of the server, as the worker sees it: the mark and the effect of evt_0 are gone, and the connection."""
+    called: list[str] = []
+
+    def handle(event: pgonce.Event) -> None:
+        event.after_commit(partial(called.append, event.id))
+        if event.id == "evt_1" and event.attempts == 1:
+            conn.execute("delete from effects where event = 'evt_0'")
+            conn.execute(
+                "update webhook_events set status = 'processing', next_attempt_at = received_at,"
+                " lease_expires_at = now() where stripe_event_id = 'evt_0'"
+            )
+            its = "from pg_stat_activity where application_name = 'pgonce worker'"
+            assert conn.execute(f"select pg_terminate_backend(pid, 10000) {its}".encode()).fetchall() == [(True,)]
+
+    @app.webhook("pay") if kind == "sync" else lambda function: function
+    def pay(event: pgonce.Event, tx: Connection[Any]) -> None:
+        handle(event)
+        write(tx, event)
+
+    @app.webhook("pay") if kind == "async" else lambda function: function
+    async def pay_async(event: pgonce.Event, tx: AsyncConnection[Any]) -> None:
+        handle(event)
+        await tx.execute("insert into effects (event) values (%s)", [event.id])
+
+    put("pay", "evt_0", "evt_1")
+    with Worker(app, database, concurrency=1, poll=0.05):
+        wait_until(lambda: effects() == ["evt_0"], "evt_0 to be handled again")
+        conn.execute("update webhook_events set lease_expires_at = now() where status = 'processing'")
+        wait_until(lambda: settled(conn), "the worker to handle everything")
+    assert sorted(effects()) == sorted(called) == ["evt_0", "evt_1"]

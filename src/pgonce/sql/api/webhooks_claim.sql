@@ -362,11 +362,12 @@ comment on function pgonce_renew_webhook(uuid, uuid, interval) is
   'pgonce: keeps a claim for p_lease_for from now on. It writes no row of webhook_events, so it does not collide with the '
   'transaction that completes the event. false = the event has an outcome, or is no longer yours.';
 
-create or replace function pgonce_is_webhook_held(p_id uuid, p_lease uuid) returns boolean
-language sql stable set search_path from current as $$
-  select exists (select from webhook_events where id = p_id and lease = p_lease and status = 'processing')
+create or replace function pgonce_webhook_statuses(p_ids uuid[], p_leases uuid[]) returns table (id uuid, status text)
+language sql stable set search_path from current set enable_seqscan = off as $$
+  select e.id, e.status from webhook_events e join unnest(p_ids, p_leases) as mine (id, lease) on e.id = mine.id and e.lease = mine.lease
 $$;
-comment on function pgonce_is_webhook_held(uuid, uuid) is 'pgonce: whether the claim with this lease has not ended yet.';
+comment on function pgonce_webhook_statuses(uuid[], uuid[]) is
+  'pgonce: the status of each event whose last claim is the one with this lease.';
 
 -- A snapshot event and its thin twin report the same fact under two ids. The one received later is ignored. The earlier one
 -- is ignored, too, if the later one has been handled already: it was claimed before the receipt of the earlier one was
