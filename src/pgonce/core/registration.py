@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
+import threading
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -105,6 +106,16 @@ def check_count(given: Any, name: str, least: int = 0, most: int = MOST) -> None
         raise InvalidArgument(f"{name} must be a whole number of at least {least}, not {given!r}")
     if given > most:
         raise InvalidArgument(f"{name} must be at most {most:,}, not {given:,}")
+
+
+def check_seconds(given: Any, name: str) -> None:
+    """Refuse anything but a number of seconds that is more than zero and that a thread can wait.
+
+    Raises:
+        InvalidArgument: the message calls it ``name``.
+    """
+    if not isinstance(given, int | float) or isinstance(given, bool) or not 0 < given <= threading.TIMEOUT_MAX:
+        raise InvalidArgument(f"{name} must be a number of seconds of more than 0, not {given!r}")
 
 
 def check_choice(given: Any, name: str, choices: Sequence[str]) -> None:

@@ -117,7 +117,8 @@ class Event:
             return None
         related = self.payload.get("related_object")
         kind = self.object.get("object") or (related.get("type") if isinstance(related, dict) else None)
-        mode = {True: "live", False: "test"}.get(self.payload.get("livemode"), "")  # type: ignore[arg-type]
+        livemode = self.payload.get("livemode")
+        mode = ("live" if livemode else "test") if isinstance(livemode, bool) else ""
         return "/".join([self.account or "", mode, kind if isinstance(kind, str) else "", object_id])
 
     @property

@@ -10,11 +10,11 @@ from __future__ import annotations
 import base64
 import hmac
 import re
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pgonce.core.registration import check_seconds
 from pgonce.errors import InvalidArgument, InvalidPayload, SignatureError
 from pgonce.webhooks import stripe
 from pgonce.webhooks.stripe import Body
@@ -61,6 +61,7 @@ def standard_webhooks(secrets: str | Iterable[str], *, name: str = "standard", t
         InvalidArgument: a secret is not one, or the name has other characters than a-z, 0-9, ``_`` and ``-``.
     """
     keys = [_decoded(secret) for secret in _listed(secrets)]
+    check_seconds(tolerance, "the tolerance")
 
     def check(body: bytes, headers: Mapping[str, str]) -> None:
         event_id, timestamp, given = (_either(headers, part) for part in ("id", "timestamp", "signature"))
@@ -69,9 +70,7 @@ def standard_webhooks(secrets: str | Iterable[str], *, name: str = "standard", t
         signed = f"{event_id}.{timestamp}.".encode() + body
         expected = [hmac.digest(key, signed, "sha256") for key in keys]
         _fits(expected, [_base64(each[3:]) for each in given.split()[:16] if each.startswith("v1,")])
-        age = time.time() - int(timestamp)
-        if abs(age) > tolerance:
-            raise SignatureError(f"the signature is {abs(age):.0f} s {'old' if age > 0 else 'ahead'}", "time")
+        stripe.check_age(timestamp, tolerance)
 
     return _provider(name, check, lambda event, headers: (_either(headers, "id"), event.get("type")))
 

@@ -47,11 +47,21 @@ def _decode_and_load(body: bytes) -> Any:
     return json.loads(body.decode(), parse_constant=_refuse, parse_int=_integer, parse_float=_finite)
 
 
+_ZEROS = bytes(ord("0") if chr(byte).isascii() and chr(byte).isdigit() else ord(" ") for byte in range(256))
+
+
+def _load_with_orjson(body: bytes) -> Any:
+    # orjson makes a float of an integer over 64 bits. A translated search is faster than a regular expression.
+    if b"0" * 19 in body.translate(_ZEROS):
+        return _decode_and_load(body)
+    return orjson.loads(body)
+
+
 _fast_loads: Callable[[bytes], Any] = _decode_and_load
 with suppress(ImportError):  # the extra "serve" installs it: 10 us instead of 30 us for an event of 3.4 kB
-    from orjson import loads
+    import orjson
 
-    _fast_loads = loads
+    _fast_loads = _load_with_orjson
 
 TOLERANCE = 300
 """Seconds that a signature's timestamp may differ from now, in both directions (Stripe's default)."""
@@ -159,7 +169,7 @@ def verify(
     fits = [hmac.compare_digest(each, given) for each in expected for given in signatures]
     if not any(fits):
         raise SignatureError(NO_FIT, "signature")
-    _check_age(timestamp, tolerance, now)
+    check_age(timestamp, tolerance, now)
 
 
 def check_body(body: object) -> None:
@@ -179,12 +189,13 @@ def check_header(header: str | None, *, tolerance: float = TOLERANCE, now: float
     Raises:
         SignatureError: no header, an unreadable one, or a timestamp out of tolerance.
     """
-    _check_age(read_header(header)[0], tolerance, now)
+    check_age(read_header(header)[0], tolerance, now)
 
 
-def _check_age(timestamp: str, tolerance: float, now: float | None) -> None:
+def check_age(timestamp: str, tolerance: float, now: float | None = None) -> None:
+    """Raise SignatureError unless a timestamp of digits is at most ``tolerance`` seconds before or after ``now``."""
     age = (time.time() if now is None else now) - int(timestamp)
-    if abs(age) > tolerance:
+    if not abs(age) <= tolerance:  # so that with NaN nothing is accepted
         when = "old" if age > 0 else "ahead"
         raise SignatureError(
             f"the signature is {abs(age):.0f} s {when}, over the tolerance of {tolerance:g} s: "
@@ -247,6 +258,7 @@ def read(body: bytes) -> Body:
     Raises:
         InvalidPayload: it is not JSON, not an object, or its ``id`` or ``type`` is missing, empty or not a string.
     """
+    body = bytes(body)  # of a memoryview, which cannot be decoded
     payload, is_odd = _parse(body)
     return _body(body, payload, is_odd, payload.get("id"), payload.get("type"))
 

@@ -244,9 +244,8 @@ def _parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "json":
         monkeypatch.setattr(stripe, "_fast_loads", stripe._decode_and_load)
     else:
-        monkeypatch.setattr(
-            stripe, "_fast_loads", pytest.importorskip("orjson", reason="orjson is not installed").loads
-        )
+        pytest.importorskip("orjson", reason="orjson is not installed")
+        monkeypatch.setattr(stripe, "_fast_loads", stripe._load_with_orjson)
 
 
 usable = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=255)
@@ -271,6 +270,27 @@ def test_any_object_with_id_and_type_is_read_as_it_was_written(
     read = stripe.read(body)
     assert (read.id, read.type, read.text.encode(), read.raw) == (event_id, event_type, body, None)
     assert read.payload == payload
+
+
+@pytest.mark.usefixtures("_parser")
+@pytest.mark.parametrize("number", [2**63, 2**64 - 1, 2**64, 10**30, -(2**63) - 1, 10**400 + 1])
+def test_an_integer_of_any_size_keeps_its_digits(number: int) -> None:
+    body = b'{"id":"evt_1","type":"a.b","x":%d}' % number
+    read = stripe.read(body)
+    assert (read.payload["x"], read.raw) == (number, None)
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_a_body_may_be_any_kind_of_bytes(kind: type[Any]) -> None:
+    body = b'{"id":"evt_1","type":"a.b"}'
+    header = stripe.sign(body, "whsec_test")
+    stripe.verify(kind(body), header, "whsec_test")
+    assert stripe.read(kind(body)) == stripe.read(body)
+
+
+def test_a_tolerance_that_is_no_number_accepts_nothing() -> None:
+    with pytest.raises(SignatureError):
+        stripe.verify(b"{}", stripe.sign(b"{}", "whsec_test"), "whsec_test", tolerance=float("nan"))
 
 
 SCRAPS = [
