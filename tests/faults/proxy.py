@@ -114,9 +114,13 @@ class Proxy:
                 with suppress(OSError):
                     each.shutdown(socket.SHUT_RDWR)
 
+    def refuse(self) -> None:
+        """Refuse new connections."""
+        self._down = True
+
     def down(self) -> None:
         """``cut``, and refuse new connections: the database cannot be reached."""
-        self._down = True
+        self.refuse()
         self.cut()
 
     def up(self) -> None:

@@ -19,6 +19,7 @@ from pgonce.errors import InvalidArgument
 from pgonce.jobs.scheduler import Scheduler
 from pgonce.testing import Clock, deliver, drain, event, handled, run, signed
 from pgonce.webhooks import stripe
+from pgonce.webhooks.providers import standard_webhooks
 from pgonce.webhooks.worker import Worker
 from tests.pure.mistakes import check_refusal
 
@@ -40,6 +41,21 @@ MISTAKES: list[tuple[str, Callable[[], object], str]] = [
     ("Scheduler(app, pool)", lambda: Scheduler(app, SYNC_POOL), "the database URL is a ConnectionPool: pass postgresql://..."),  # type: ignore[arg-type]
     ("Worker(concurrency=0)", lambda: Worker(app, "", concurrency=0), "concurrency of Worker must be a whole number of at least 1, not 0"),
     ("Scheduler(concurrency='4')", lambda: Scheduler(app, "", concurrency="4"), "concurrency of Scheduler must be a whole number "),  # type: ignore[arg-type]
+    ("Worker(poll=0)", lambda: Worker(app, "", poll=0), "poll of Worker must be a number of seconds of more than 0, not 0"),
+    ("Worker(poll=nan)", lambda: Worker(app, "", poll=float("nan")), "poll of Worker must be a number of seconds "),
+    ("Worker(poll=inf)", lambda: Worker(app, "", poll=float("inf")), "poll of Worker must be a number of seconds "),
+    ('Worker(adopt="no")', lambda: Worker(app, "", adopt="no"), "adopt of Worker must be True or False, not 'no'"),  # type: ignore[arg-type]
+    ('receiver(live_only="false")', lambda: pgonce.receiver(app, secrets="whsec_a", live_only="false"), "live_only of receiver must be True or "),  # type: ignore[arg-type]
+    ('receiver(worker="no")', lambda: pgonce.receiver(app, secrets="whsec_a", worker="no"), "worker of receiver must be True or False"),  # type: ignore[arg-type]
+    ("receiver(concurrency=0)", lambda: pgonce.receiver(app, secrets="whsec_a", concurrency=0), "concurrency of receiver must be a whole"),
+    ("receiver(path=None)", lambda: pgonce.receiver(app, secrets="whsec_a", path=None), 'the path must be text, not None: write "/webhooks/stripe"'),  # type: ignore[arg-type]
+    ('receiver(max_body="1MB")', lambda: pgonce.receiver(app, secrets="whsec_a", max_body="1MB"), "max_body of receiver must be a whole number"),  # type: ignore[arg-type]
+    ("Endpoint(max_body=-1)", lambda: pgonce.Endpoint(app, secrets="whsec_a", max_body=-1), "max_body of Endpoint must be a whole number"),
+    ('Endpoint(queue="false")', lambda: pgonce.Endpoint(app, secrets="whsec_a", queue="false"), "queue of Endpoint must be True or False"),  # type: ignore[arg-type]
+    ("Endpoint(schema=None)", lambda: pgonce.Endpoint(app, secrets="whsec_a", schema=None), "schema must be the name of a schema"),  # type: ignore[arg-type]
+    ("Webhooks(tolerance=nan)", lambda: pgonce.Webhooks(SYNC_POOL, tolerance=float("nan")), "the tolerance must be a number of seconds of more than 0, not nan"),
+    ('Webhooks(tolerance="300")', lambda: pgonce.Webhooks(SYNC_POOL, tolerance="300"), "the tolerance must be a number of seconds "),  # type: ignore[arg-type]
+    ("standard_webhooks(tolerance=nan)", lambda: standard_webhooks("whsec_aGVsbG8=", tolerance=float("nan")), "the tolerance must be"),
     ("schema=None", lambda: pgonce.Jobs(SYNC_POOL, schema=None),  # type: ignore[arg-type]
      'schema must be the name of a schema, not None: leave it out for "public"'),
     ("App(name=None)", lambda: pgonce.App(name=None), 'the app\'s name must be text, not None: write name="shop"'),  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ from pgonce.core.event_loop import EventLoop
 from pgonce.core.execute_async import call
 from pgonce.core.lifespan import follow_lifespan
 from pgonce.core.processes import BEAT_EVERY, Registration, beat_process, end_process
-from pgonce.core.registration import check_app
+from pgonce.core.registration import check_app, check_count, check_flag, check_schema, check_text
 from pgonce.core.service import Service
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, PgonceError, summary
 from pgonce.webhooks import stripe
@@ -89,11 +89,17 @@ class Receiver:
         worker: bool = True,
         concurrency: int = 4,
     ) -> None:
+        check_text(path, "the path", f'"{PATH}"')
         if not re.fullmatch(r"/[^?#%\s]*", path):  # the server decodes the path of a request
             raise InvalidArgument(f"the path {path!r} must begin with a slash and have no ? # % or space, as {PATH}")
         if path.rstrip("/") in {LIVE, READY}:
             raise InvalidArgument(f"the path {path!r} is that of a health check: choose another one, as {PATH}")
         check_app(app, WebhookRegistry, "receiver")
+        check_schema(schema)
+        check_count(max_body, "max_body of receiver", 1)
+        check_count(concurrency, "concurrency of receiver", 1)
+        check_flag(live_only, "live_only of receiver")
+        check_flag(worker, "worker of receiver")
         self._app = app
         self._verify = verify
         self._secrets = secrets if callable(secrets) or verify else stripe.signing_secrets(secrets)
@@ -207,6 +213,8 @@ class Receiver:
         if self._starting_late is not None:
             self._starting_late.cancel()
             self._starting_late = None
+        if self._starting is not None:  # what it starts must be stopped, too
+            await asyncio.wait([self._starting])
         worker, pool = self._worker, self._pool
         self._worker = self._writer = self._pool = None
         if self._watched is not None:

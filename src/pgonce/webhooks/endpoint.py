@@ -12,7 +12,7 @@ from psycopg_pool import ConnectionPool
 
 from pgonce.core import database
 from pgonce.core.execute import call, connection, execute
-from pgonce.core.registration import check_app
+from pgonce.core.registration import check_app, check_count, check_flag, check_schema
 from pgonce.core.telemetry import is_traced
 from pgonce.errors import InvalidArgument, PayloadTooLarge, PgonceError
 from pgonce.webhooks import calls, stripe
@@ -65,6 +65,9 @@ class Endpoint:
         max_body: int = MAX_BODY,
     ) -> None:
         check_app(app, WebhookRegistry, "Endpoint")
+        check_schema(schema)
+        check_count(max_body, "max_body of Endpoint", 1)
+        check_flag(queue, "queue of Endpoint")
         self._app = app
         self._verify = verify
         self._secrets = secrets if callable(secrets) or verify else stripe.signing_secrets(secrets)

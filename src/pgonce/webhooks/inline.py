@@ -19,7 +19,7 @@ from pgonce.core.connection_reset import lent, resetting
 from pgonce.core.execute import Pool, call, call_unsynced, connection, execute, transaction
 from pgonce.core.forked_child import ends_forked_child
 from pgonce.core.interval import interval
-from pgonce.core.registration import check_pool, check_schema
+from pgonce.core.registration import check_pool, check_schema, check_seconds
 from pgonce.core.telemetry import working
 from pgonce.errors import DatabaseUnavailable, EventBusy, LeaseLost, PgonceError, TransactionBroken
 from pgonce.webhooks import calls, stripe
@@ -66,6 +66,7 @@ class Webhooks:
         check_schema(schema)
         self._pool = pool
         self._schema = schema
+        check_seconds(tolerance, "the tolerance")
         self._tolerance = tolerance
         self._lease = interval(lease, "the lease")
 

@@ -17,16 +17,17 @@ from functools import partial
 from typing import Any, Self
 
 import psycopg
-from psycopg_pool import ConnectionPool
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from pgonce.core import database, event_loop
 from pgonce.core.concurrency_async import asked_to_stop
 from pgonce.core.event_loop import EventLoop
 from pgonce.core.execute import call
 from pgonce.core.processes import Registration
-from pgonce.core.registration import check_app, check_count, check_schema
+from pgonce.core.registration import check_app, check_count, check_flag, check_schema, check_seconds
 from pgonce.core.service import Service
-from pgonce.errors import PgonceError, summary
+from pgonce.errors import DatabaseUnavailable, InvalidArgument, PgonceError, summary
 from pgonce.webhooks import calls_queue
 from pgonce.webhooks.calls import Event
 from pgonce.webhooks.claimer import Claimer
@@ -77,6 +78,8 @@ class Worker(Service):
         check_schema(schema)
         check_count(concurrency, "concurrency of Worker", 1)
         check_count(max_attempts, "max_attempts of Worker", 1)
+        check_flag(adopt, "adopt of Worker")
+        check_seconds(poll, "poll of Worker")
         self._app = app
         self._url = url
         self._schema = schema
@@ -103,7 +106,10 @@ class Worker(Service):
 
         Raises:
             DatabaseUnavailable, SchemaError: raised here, not in a thread.
+            InvalidArgument: it has been started before; a stopped worker does not start again.
         """
+        if self._threads:
+            raise InvalidArgument("this worker has been started before: make another one")
         # not in __init__: `FastAPI(lifespan=lifespan(Worker(app, url)))` stands above the decorators
         patterns = [handler.pattern for handler in self._app.handlers]
         self._async_types = self._app.types(asynchronous=True)
@@ -268,8 +274,7 @@ class Worker(Service):
                 loop.call_soon_threadsafe(rests.end_all)
 
         self._work_async = wake
-        pool = await database.open_async_pool(self._url, self._concurrency + 2)
-        async with pool, rests.polling(self._pause), asyncio.TaskGroup() as group:
+        async with await self._open_async_pool() as pool, rests.polling(self._pause), asyncio.TaskGroup() as group:
             claimer = AsyncClaimer(
                 pool,
                 types,
@@ -289,6 +294,16 @@ class Worker(Service):
                 )
                 self._consumers.append(consumer)
                 group.create_task(self._consume_async(consumer, rests, rests_first=number > 0))
+
+    async def _open_async_pool(self) -> AsyncConnectionPool[AsyncConnection[Any]]:
+        while True:
+            try:
+                return await database.open_async_pool(self._url, self._concurrency + 2)
+            except DatabaseUnavailable as error:  # since the start has used it
+                if self._stop.is_set():
+                    raise
+                log.warning("%s", summary(error))
+                await asyncio.sleep(self._pause())
 
     async def _consume_async(self, consumer: AsyncConsumer, rests: Rests, *, rests_first: bool) -> None:
         if rests_first:  # if all looked at once, each would get a connection

@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg import Connection
+from psycopg import AsyncConnection, Connection
 
 import pgonce
 from pgonce.core import database as databases
@@ -21,6 +21,7 @@ from pgonce.webhooks import calls_queue as queue
 from pgonce.webhooks import stripe
 from pgonce.webhooks.worker import Worker
 from tests.conftest import wait_until
+from tests.faults.proxy import proxy
 
 Queue = Callable[..., None]
 Effects = Callable[[], list[str]]
@@ -631,3 +632,27 @@ def test_a_deadlock_between_two_batches_costs_no_attempt_and_no_backoff(
     assert sorted(effects()) == ["evt_1", "evt_2"]
     assert [status(conn, each)["attempts"] for each in ("evt_1", "evt_2")] == [1, 1]
     assert conn.execute("select paid from accounts").fetchall() == [(2,), (2,)]
+
+
+def test_async_handlers_run_although_the_database_was_away_when_their_pool_was_opened(
+    app: pgonce.App, database: str, put: Queue, effects: Effects
+) -> None:
+    @app.webhook("pay")
+    async def pay(event: pgonce.Event, tx: AsyncConnection[Any]) -> None:
+        await tx.execute("insert into effects (event) values (%s)", [event.id])
+
+    put("pay", "evt_1")
+    with proxy(database) as network:
+        network.watch(b"pgonce_take_back_webhooks", network.refuse)  # the last call of the start
+        with Worker(app, network.url, poll=0.05):
+            wait_until(lambda: network.refused, "the pool to be refused")
+            network.up()
+            wait_until(lambda: effects() == ["evt_1"], "the event to be handled")
+
+
+def test_a_worker_that_has_been_stopped_does_not_seem_to_start_again(app: pgonce.App, database: str) -> None:
+    worker = Worker(app, database)
+    with worker:
+        pass
+    with pytest.raises(pgonce.InvalidArgument, match="started before: make another one"):
+        worker.start()
