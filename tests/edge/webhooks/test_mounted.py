@@ -18,6 +18,7 @@ from pgonce.errors import InvalidArgument
 from pgonce.webhooks import stripe
 from tests.conftest import wait_until
 from tests.edge.serving import Served, serve_asgi
+from tests.faults.proxy import Hold, proxy
 
 pytest.importorskip("fastapi", reason="fastapi is not installed: make test does")
 
@@ -310,3 +311,21 @@ def test_a_refusal_that_waits_for_the_database_ends_with_the_receiver(monkeypatc
 
     asyncio.run(refuse_and_stop())
     assert answers[0]["status"] == 400
+
+
+def test_a_receiver_that_is_stopped_while_it_starts_leaves_no_worker(database: str) -> None:
+    app = pgonce.App()
+    app.webhook("pay")(lambda event, tx: None)  # noqa: ARG005
+
+    async def start_and_stop(receiver: Any, held: Hold) -> None:
+        starting = asyncio.create_task(receiver.start())
+        await asyncio.to_thread(held.wait)
+        stopping = asyncio.create_task(receiver.stop())
+        await asyncio.sleep(0)
+        held.release()
+        await asyncio.gather(starting, stopping)
+
+    with proxy(database) as network:
+        receiver = pgonce.receiver(app, secrets=[SECRET], url=network.url)
+        asyncio.run(start_and_stop(receiver, network.hold(b"pgonce_register_process")))
+    assert list(app.workers) == []
