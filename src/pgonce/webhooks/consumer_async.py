@@ -6,8 +6,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+import psycopg
+
 from pgonce.core.concurrency_async import asked_to_stop
 from pgonce.core.execute_async import Pool, call
+from pgonce.errors import PgonceError
 from pgonce.webhooks import calls, calls_queue
 from pgonce.webhooks.calls import Event
 from pgonce.webhooks.calls_queue import claim_of
@@ -15,6 +18,7 @@ from pgonce.webhooks.claimed import Work
 from pgonce.webhooks.claimer_async import AsyncClaimer
 from pgonce.webhooks.executor_async import CHAIN, AsyncExecutor
 from pgonce.webhooks.registry import Handler, WebhookRegistry
+from pgonce.webhooks.responses import is_database_fault
 
 MOST = 100
 """Events in a batch, at most. At 100 an fsync costs each of them a hundredth; more gains nothing."""
@@ -114,10 +118,16 @@ class AsyncConsumer:
                 raise
             await self._executor.failed(event, error)
             return None
-        if handlers and await self._is_twin(event):
-            return None
-        if key is not None:  # recorded by a client that did not know that events of this type have an order
-            await call(self._pool, calls_queue.order_webhook(event, key), self._schema)
+        try:
+            if handlers and await self._is_twin(event):
+                return None
+            if key is not None:  # recorded by a client that did not know that events of this type have an order
+                await call(self._pool, calls_queue.order_webhook(event, key), self._schema)
+                return None
+        except (PgonceError, psycopg.Error) as error:  # a trigger refuses it: the others of the batch go on
+            if is_database_fault(error):
+                raise
+            await self._executor.failed(event, error)
             return None
         return handlers
 

@@ -54,6 +54,23 @@ def test_the_history_has_both_errors_and_the_others_are_handled(
         assert status(conn, name)["attempts"] == 1
 
 
+@pytest.mark.parametrize("kind", ["ordered", "ordered plain"])
+def test_an_order_key_that_is_refused_is_a_failure_of_its_event_alone(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects, kind: str
+) -> None:
+    if kind == "ordered":
+        register(app, database, kind)
+    else:
+        app.webhook("pay", ordered=True)(lambda event, tx: write(tx, event))
+    for name in ("evt_0", *OTHERS):  # as a client without the app: no keys
+        put("pay", name, ordered=False, data={"object": {"id": name}})
+    conn.execute((FUNCTION.format("new.order_key is not null", "raise 'kept as it is';") + BEFORE).encode())
+    work(app, database, conn, concurrency=1)
+    assert sorted(effects()) == OTHERS
+    found = status(conn, "evt_0")
+    assert (found["status"], "kept as it is" in found["error_message"]) == ("failed", True)
+
+
 @pytest.mark.parametrize("decision", ["ignore", "retry"])
 @pytest.mark.parametrize("refuses", REFUSES)
 def test_a_decision_that_is_refused_is_a_failure(
