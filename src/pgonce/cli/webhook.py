@@ -155,7 +155,7 @@ def erase(customer_id: str, account: str | None, yes: bool, url: str, schema: st
             erased, kept = call(pool, wanted, schema)
     click.echo(f"{erased} events {'erased' if yes else 'would be erased: pass --yes'}")
     if kept:
-        click.echo(f"{kept} are not handled yet and keep their payloads: erase them later", err=True)
+        click.echo(f"{kept} are not handled yet, or locked, and keep their payloads: erase them later", err=True)
 
 
 def _who() -> str:

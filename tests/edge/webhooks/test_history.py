@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import psycopg
 from psycopg import Connection
 
 import pgonce
@@ -85,9 +86,14 @@ def test_erasing_a_customer_removes_what_its_ended_events_hold_and_keeps_their_i
         "2 events would be erased: pass --yes\n",
     )
     assert "secret" in str(status(conn, "evt_done")["payload"])
+    with psycopg.connect(database) as other:
+        other.execute("select from webhook_events where stripe_event_id = 'evt_done' for update")
+        code, out, err = command(database, "webhook", "erase", "--customer", "cus_1", "--yes")
+    assert (code, out) == (0, "1 events erased\n")
+    assert err.startswith("2 are not handled yet, or locked")
     code, out, err = command(database, "webhook", "erase", "--customer", "cus_1", "--yes")
-    assert (code, out) == (0, "2 events erased\n")
-    assert err.startswith("1 are not handled yet")
+    assert (code, out) == (0, "1 events erased\n")
+    assert err.startswith("1 are not handled yet, or locked")
     for event_id in ("evt_done", "evt_dead"):
         row = status(conn, event_id)
         assert row["payload"] == {"id": event_id, "type": "pay", "object": "event", "erased": True}

@@ -125,8 +125,10 @@ begin
   select count(*) filter (where status in ('succeeded', 'ignored') or next_attempt_at is null and status = 'failed'), count(*)
   into erased, kept
   from webhook_events where customer_id = p_customer_id and (p_account is null or account = p_account);
-  kept := kept - erased;
-  if p_dry_run then return; end if;
+  if p_dry_run then
+    kept := kept - erased;
+    return;
+  end if;
   with ended as (
     select e.id from webhook_events e
     where e.customer_id = p_customer_id and (p_account is null or e.account = p_account)
@@ -141,9 +143,9 @@ begin
     update pgonce_webhook_attempts a set error = null from gone where a.event_id = gone.id),
   kept_trace as (
     insert into pgonce_webhook_attempts (event_id, what, attempt, worker) select g.id, 'erased', g.attempts, p_who from gone g)
-  select count(*) into erased from gone;
+  select count(*), kept - count(*) into erased, kept from gone;
 end $$;
 comment on function pgonce_erase_webhooks(text, text, text, boolean) is
   'pgonce: removes payload, raw bytes and tracebacks of a customer''s events that have ended. id, type, status and times stay, '
-  'so that a redelivery is still recognized. kept: the number of events that are not handled yet; they keep their payload. '
+  'so that a redelivery is still recognized. kept: the number of events that are not handled yet, or are locked; they keep their payload. '
   'p_dry_run: only count.';
