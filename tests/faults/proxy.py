@@ -72,6 +72,8 @@ class Proxy:
         self._left: int | None = None
         self._call: Callable[[], object] = bool
         self._down = False
+        self._cut_at: int | None = None
+        self._cut_answer = self.has_cut = False
         self.refused = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         port = self._listener.getsockname()[1]
@@ -96,6 +98,14 @@ class Proxy:
         """Call ``call`` once, before forwarding the message that completes ``size`` further bytes from the clients."""
         with self._lock:
             self._left, self._call = size, call
+
+    def cut_at(self, number: int, *, answer: bool) -> None:
+        """Cut every connection at the clients' message with this number from now on, or at its ``answer``.
+
+        ``has_cut`` says whether that has happened.
+        """
+        with self._lock:
+            self._cut_at, self._cut_answer, self.has_cut = number, answer, False
 
     def cut(self) -> None:
         """Cut every connection, as a broken network does; held messages are lost."""
@@ -183,7 +193,7 @@ class Proxy:
 
     def _forth(self, client: socket.socket, upstream: socket.socket, answers: list[Hold]) -> None:
         while sent := client.recv(65536):
-            hold = self._match(sent)
+            hold = self._match(sent) or self._cut_here()
             if hold and hold.answer:
                 answers.append(hold)
             elif hold:
@@ -212,6 +222,16 @@ class Proxy:
                         self._matched.append(hold)
                     return hold
         return None
+
+    def _cut_here(self) -> Watch | None:
+        with self._lock:
+            if self._cut_at is None:
+                return None
+            self._cut_at -= 1
+            if self._cut_at >= 0:
+                return None
+            self._cut_at, self.has_cut = None, True
+        return Watch(b"", self._cut_answer, call=self.cut)
 
     def _spend(self, size: int) -> None:
         with self._lock:
