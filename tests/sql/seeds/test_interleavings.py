@@ -119,3 +119,60 @@ def test_counters_of_updates_at_once_add_up(conn: Connection, session: Open) -> 
     together([session() for _ in range(8)], update)
     counters = conn.execute("select rows_inserted, rows_skipped, batch from seed_checkpoints").fetchall()
     assert counters == [(8 * 5 * 3, 8 * 5 * 2, 8 * 5)]
+
+
+def partitions(conn: Connection) -> None:
+    conn.execute("select pgonce_begin_partitions('s', '{a,b}')")
+
+
+def complete(conn: Connection, part: str) -> None:
+    conn.execute("select pgonce_complete_partition('s', %s)", [part])
+
+
+def status(conn: Connection) -> str:
+    return str(value(conn, "select status from get_checkpoint('s')"))
+
+
+def test_a_second_start_of_a_partition_does_not_undo_the_end_of_the_last_one(conn: Connection, session: Open) -> None:
+    partitions(conn)
+    complete(conn, "a")
+    other, last, again = session(autocommit=False), session(), session()
+    other.execute("select from seed_checkpoints for update")  # another partition's batch
+    with (
+        waiting(conn, last, lambda: complete(last, "b")) as ended,
+        waiting(conn, again, lambda: partitions(again)) as begun,
+    ):
+        other.commit()
+    assert (ended.exception(), begun.exception()) == (None, None)
+    assert status(conn) == "complete"
+
+
+@pytest.mark.parametrize("level", ["read committed", "repeatable read"])
+def test_of_two_partitions_that_end_at_once_one_completes_the_seed(conn: Connection, session: Open, level: str) -> None:
+    partitions(conn)
+    one, two = session(autocommit=False), session(autocommit=False)
+    for other in (one, two):
+        other.execute(f"set transaction isolation level {level}".encode())
+        other.execute("select 1")  # its snapshot is from before the other's end
+    complete(one, "a")
+    with waiting(conn, two, lambda: complete(two, "b")) as ended:
+        one.commit()
+    if level == "repeatable read":
+        assert isinstance(ended.exception(), errors.SerializationFailure)
+        two.rollback()
+        complete(two, "b")  # a runner repeats it
+    two.commit()
+    assert status(conn) == "complete"
+
+
+def test_a_reject_of_a_partition_is_resolved_beside_its_runner(conn: Connection, session: Open) -> None:
+    partitions(conn)
+    conn.execute("""select pgonce_reject_seed_rows('s', '[{"row_number": 1, "error": "no"}]', 'a')""")
+    runner, retry = session(autocommit=False), session()
+    run = value(conn, "select start_job_run('seed_runner', p_key => 's/a')")
+    runner.execute("select from pgonce_seed_partitions where partition = 'a' for update")  # as the batch begins
+    with waiting(conn, retry, lambda: value(retry, "select pgonce_resolve_reject(id) from pgonce_seed_rejects")) as is_:
+        runner.execute("select pgonce_advance_partition('s', 'a', %s, 0, '1', 5)", [run])
+        runner.commit()
+    assert is_.result() is True
+    assert inserted(conn) == 5

@@ -52,6 +52,9 @@ begin
   insert into seed_checkpoints (seed_name) values (p_seed_name) on conflict (seed_name) do nothing;
   insert into pgonce_seed_partitions (seed_name, partition) select p_seed_name, p from unnest(p_partitions) p order by p
   on conflict do nothing;
+  -- Locked before the parts are looked at. The update would wait for the end of the last part, too, but then look at the parts
+  -- as they were before: the seed would be in progress for ever, with all parts complete.
+  perform from seed_checkpoints where seed_name = p_seed_name for update;
   update seed_checkpoints s
   set status = 'in_progress', error_message = null, completed_at = null, last_updated_at = clock_timestamp()
   where s.seed_name = p_seed_name and exists (
@@ -158,13 +161,14 @@ comment on function pgonce_restart_partition(text, text, uuid) is
 create or replace function pgonce_complete_partition(p_seed_name text, p_partition text) returns setof pgonce_seed_partitions
 language plpgsql set search_path from current as $$
 begin
-  -- because of the lock, the second of two parts that end at the same time sees that it is the last one
-  perform from seed_checkpoints where seed_name = p_seed_name for update;
   update pgonce_seed_partitions
   set status = 'complete', error_message = null, completed_at = coalesce(completed_at, clock_timestamp()),
       last_updated_at = clock_timestamp()
   where seed_name = p_seed_name and partition = p_partition;
   perform pgonce_check_partition(p_seed_name, p_partition, found);
+  -- Of two parts that end at the same time, the second waits here, and then sees that it is the last one. An update, and not
+  -- only a lock: under REPEATABLE READ it would not see the other's end, and now it gets 40001 and is repeated.
+  update seed_checkpoints set last_updated_at = clock_timestamp() where seed_name = p_seed_name;
   if not exists (select from pgonce_seed_partitions where seed_name = p_seed_name and status <> 'complete') then
     perform complete_seed(p_seed_name);
   end if;
