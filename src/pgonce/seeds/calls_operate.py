@@ -84,11 +84,10 @@ def reset_seed(seed_name: str) -> Call[bool]:
     return Call("pgonce_reset_seed", {"p_seed_name": seed_name}, value)
 
 
-def set_seed_proof(seed_name: str, proof: Mapping[str, Any]) -> Call[Checkpoint | None]:
-    """Keep a comparison of table and source with the checkpoint."""
-    return Call(
-        "pgonce_set_seed_proof", {"p_seed_name": seed_name, "p_verified": Jsonb(proof)}, row_or_none(Checkpoint)
-    )
+def set_seed_proof(at: Checkpoint, proof: Mapping[str, Any]) -> Call[Checkpoint | None]:
+    """Keep a comparison of table and source with the checkpoint; None: it is not ``at`` any more."""
+    args = {"p_seed_name": at.seed_name, "p_verified": Jsonb(proof), "p_last_updated_at": at.last_updated_at}
+    return Call("pgonce_set_seed_proof", args, row_or_none(Checkpoint))
 
 
 def set_seed_total(seed_name: str, rows_total: int | None) -> Call[None]:

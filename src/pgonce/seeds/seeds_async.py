@@ -318,7 +318,7 @@ class AsyncSeeds:
             TableChanged: the seed was imported into another table.
         """
         found, sources = _sources(seed, source, options)
-        await self._loader(found)
+        _, at = await self._loader(found)
         rejected = dict[str | None, dict[int, RejectedRow]]()
         last = 0
         while page := await self.rejects(found.name, last):
@@ -327,17 +327,21 @@ class AsyncSeeds:
                 kept = RejectedRow(reject.row, reject.line)
                 rejected.setdefault(reject.partition or None, {})[reject.row_number] = kept
         result = await verify.compare(self._pool, sources, found, rejected)
-        await call(self._pool, calls_operate.set_seed_proof(found.name, result), self._schema)
+        if at and at.rows_seen and not result["rows"]:
+            result |= {"ok": False, "error": f"the source has no row now, and the import has read {at.rows_seen:,}"}
+        if at and await call(self._pool, calls_operate.set_seed_proof(at, result), self._schema) is None:
+            result |= {"ok": False, "error": "the import went on meanwhile: run --verify again when it has ended"}
         return result
 
-    async def _loader(self, seed: Seed) -> TableLoader:
-        """Raises TableChanged if the seed was imported into another table."""
+    async def _loader(self, seed: Seed) -> tuple[TableLoader, Checkpoint | None]:
+        """And the checkpoint. Raises TableChanged if the seed was imported into another table."""
         async with connection(self._pool) as conn:
             loader = TableLoader(seed, await check_table(conn, seed))
-        for at in [await self.checkpoint(seed.name), *await self.partitions(seed.name)]:
-            if at is not None:
-                loader.check_table_of(at)
-        return loader
+        at = await self.checkpoint(seed.name)
+        for each in [at, *await self.partitions(seed.name)]:
+            if each is not None:
+                loader.check_table_of(each)
+        return loader, at
 
     async def retry_rejects(self, seed: Seed | str, **options: Unpack[SeedOptions]) -> tuple[int, int] | None:
         """Try the rejected rows again, after the table, or what it refers to, was changed; (accepted, refused).
@@ -351,7 +355,7 @@ class AsyncSeeds:
         found = _seed(seed, None, options)
         if found.on_conflict == "update":
             found = replace(found, on_conflict="skip")
-        loader, name = await self._loader(found), found.name
+        (loader, _), name = await self._loader(found), found.name
         await self.release_dead(name, name)
         async with self._jobs.run(RUNNER, key=name, scope={"seed_name": name, "retries": "rejects"}) as run:
             if run is None:

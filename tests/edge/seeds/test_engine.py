@@ -230,6 +230,37 @@ def test_a_proof_holds_for_what_was_imported_and_fails_for_what_was_changed_late
     assert not seeds.verify("s", source, **OPTIONS)["ok"]
 
 
+def test_a_proof_is_not_kept_with_a_checkpoint_that_has_moved_meanwhile(seeds: Seeds, table: str, conn: Conn) -> None:
+    source = numbers(20)
+    seeds.run("s", source, **OPTIONS, batch_size=10, stop=lambda: True)
+
+    def read(_: object) -> Iterator[tuple[Any, int]]:
+        yield from list(source(None))[:10]
+        run(seeds, source)
+
+    proof = seeds.verify("s", read, **OPTIONS)
+    assert (proof["ok"], proof["equal"]) == (False, 10)
+    assert "the import went on meanwhile" in proof["error"]
+    assert seeds.checkpoint("s").verified is None  # type: ignore[union-attr]
+
+
+def test_a_proof_ends_with_a_row_that_was_accepted_later(seeds: Seeds, table: str, conn: Conn) -> None:
+    source = numbers(5, n3="bad")
+    run(seeds, source, max_rejects=1)
+    assert seeds.verify("s", source, **OPTIONS)["ok"]
+    conn.execute("alter table things drop constraint things_note_check")
+    assert seeds.retry_rejects("s", **OPTIONS) == (1, 0)
+    assert seeds.checkpoint("s").verified is None  # type: ignore[union-attr]
+
+
+def test_a_source_that_has_no_rows_any_more_proves_nothing(seeds: Seeds, table: str) -> None:
+    rows = iter([((n, "x", f"t{n}"), n) for n in range(5)])  # they come only once
+    run(seeds, lambda _: rows)
+    proof = seeds.verify("s", lambda _: rows, **OPTIONS)
+    assert (proof["ok"], proof["error"]) == (False, "the source has no row now, and the import has read 5")
+    assert seeds.checkpoint("s").verified == proof  # type: ignore[union-attr]
+
+
 def test_a_rehearsal_counts_as_the_run_would_and_writes_nothing(seeds: Seeds, table: str, conn: Conn) -> None:
     conn.execute("insert into things values (2, 'x', 't2')")
     source = numbers(30, n12="bad")

@@ -58,18 +58,20 @@ declare
 begin
   delete from pgonce_seed_rejects where id = p_id returning * into r;
   if not found then return false; end if;
-  update seed_checkpoints
-  set rows_rejected = rows_rejected - 1, rows_inserted = pgonce_add_count(rows_inserted, p_rows_inserted),
-      rows_skipped = pgonce_add_count(rows_skipped, p_rows_skipped), rows_updated = rows_updated + p_rows_updated,
-      total_rejected = total_rejected - 1, total_inserted = total_inserted + p_rows_inserted,
-      total_skipped = total_skipped + p_rows_skipped, total_updated = total_updated + p_rows_updated, last_updated_at = clock_timestamp()
-  where seed_name = r.seed_name;
+  -- the part before the seed, as in pgonce_advance_partition
   update pgonce_seed_partitions
   set rows_rejected = rows_rejected - 1, rows_inserted = pgonce_add_count(rows_inserted, p_rows_inserted),
       rows_skipped = pgonce_add_count(rows_skipped, p_rows_skipped), rows_updated = rows_updated + p_rows_updated,
       total_rejected = total_rejected - 1, total_inserted = total_inserted + p_rows_inserted,
       total_skipped = total_skipped + p_rows_skipped, total_updated = total_updated + p_rows_updated, last_updated_at = clock_timestamp()
   where seed_name = r.seed_name and partition = r.partition;
+  update seed_checkpoints
+  set rows_rejected = rows_rejected - 1, rows_inserted = pgonce_add_count(rows_inserted, p_rows_inserted),
+      rows_skipped = pgonce_add_count(rows_skipped, p_rows_skipped), rows_updated = rows_updated + p_rows_updated,
+      total_rejected = total_rejected - 1, total_inserted = total_inserted + p_rows_inserted,
+      total_skipped = total_skipped + p_rows_skipped, total_updated = total_updated + p_rows_updated, verified = null,
+      last_updated_at = clock_timestamp()
+  where seed_name = r.seed_name;
   return true;
 end $$;
 comment on function pgonce_resolve_reject(bigint, integer, integer, integer) is
@@ -132,12 +134,14 @@ comment on function pgonce_reset_seed(text) is
   'pgonce: deletes the seed''s checkpoint, partitions and rejects, so that it begins at the start. Its rows in the table stay. '
   'false = it has never run. PT409 = a runner is importing it.';
 
-create or replace function pgonce_set_seed_proof(p_seed_name text, p_verified jsonb) returns setof seed_checkpoints
+create or replace function pgonce_set_seed_proof(p_seed_name text, p_verified jsonb, p_last_updated_at timestamptz)
+returns setof seed_checkpoints
 language sql set search_path from current as $$
-  update seed_checkpoints set verified = p_verified where seed_name = p_seed_name returning *
+  update seed_checkpoints set verified = p_verified where seed_name = p_seed_name and last_updated_at = p_last_updated_at returning *
 $$;
-comment on function pgonce_set_seed_proof(text, jsonb) is
-  'pgonce: stores the result of a comparison of table and source with the checkpoint.';
+comment on function pgonce_set_seed_proof(text, jsonb, timestamptz) is
+  'pgonce: stores the result of a comparison of table and source with the checkpoint, if it was last updated at '
+  'p_last_updated_at. No row = it has changed since the comparison began: compare again.';
 
 create or replace function pgonce_release_runner(p_run_id uuid) returns boolean
 language plpgsql set search_path from current as $$
