@@ -18,6 +18,7 @@ from pgonce.cli.output import Length
 from pgonce.cli.progress import Import, unknown
 from pgonce.cli.signals import stopping_after_batch
 from pgonce.core import database
+from pgonce.errors import PgonceError
 from pgonce.seeds.calls_operate import Rehearsed
 from pgonce.seeds.seed import OnConflict, Seed
 from pgonce.seeds.seeds import WINDOW, SeedResult, Seeds
@@ -123,9 +124,10 @@ class _Parts:
             if at and at.paused_at:
                 return SeedResult("paused", at)
             before = 0 if at is None or self.restart else at.rows_seen
-            if self.restart:
-                seeds.reset(self.name)
-            begun = seeds.begin_partitions(self.name, list(seed.parts()))
+            if self.restart and at and not seeds.restart_partitions(seed):
+                return SeedResult("overlap", at)
+            listed = list(seed.parts())
+            begun = seeds.begin_partitions(self.name, listed)
             left = [part.partition for part in begun if part.partition and part.status != "complete"]
             show = partitions.watcher(seeds, self.name, on_progress)
             where = (self.reference, self.url, self.schema, self.name, left)
@@ -134,11 +136,17 @@ class _Parts:
             elif left:
                 partitions.run_here(*where, min(self.workers, len(left)), options, show, stop)
             at = seeds.checkpoint(self.name)
-            failed = [part for part in seeds.partitions(self.name) if part.status == "failed"]
+            open_ = [part for part in seeds.partitions(self.name) if part.status != "complete"]
         new_rows = at.rows_seen - before if at else 0
         if at and at.status == "complete":
             return SeedResult("complete", at, new_rows)
-        if failed and not stop():
-            why = f"partition {failed[0].partition}: {failed[0].error_message}"
-            return SeedResult("unfinished", at, new_rows, unfinished=why)
+        if not stop():
+            if gone := [part.partition for part in open_ if part.partition not in listed]:
+                raise PgonceError(
+                    f"the seed {self.name} has a partition {gone[0]} that is not complete, and lists it no longer: "
+                    "list it again, or pass --restart"
+                )
+            if failed := [part for part in open_ if part.status == "failed"]:
+                why = f"partition {failed[0].partition}: {failed[0].error_message}"
+                return SeedResult("unfinished", at, new_rows, unfinished=why)
         return SeedResult("paused" if at and at.paused_at else "stopped", at, new_rows)

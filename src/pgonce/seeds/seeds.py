@@ -14,7 +14,7 @@ from psycopg_pool import ConnectionPool
 
 from pgonce.core import process
 from pgonce.core.concurrency import sleep
-from pgonce.core.execute import Pool, call, connection
+from pgonce.core.execute import Pool, call, connection, execute
 from pgonce.core.registration import check_options, check_pool, check_schema
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, LeaseLost, NotFound
 from pgonce.jobs.guard import Jobs
@@ -263,6 +263,27 @@ class Seeds:
     def begin_partitions(self, name: str, partitions: Sequence[str]) -> list[Checkpoint]:
         """Make checkpoints for the parts that are new; where all of them stand."""
         return call(self._pool, calls_operate.begin_partitions(name, partitions), self._schema)
+
+    def restart_partitions(self, seed: Seed) -> bool:
+        """Forget where the partitions stand, and begin the counters anew; rows and sums of all time stay.
+
+        False: a runner is at work on the seed.
+
+        Raises:
+            InvalidArgument: there is no key by which rows that are there could be skipped, and there are rows.
+        """
+        with connection(self._pool) as conn:
+            loader = TableLoader(seed, check_table(conn, seed))
+        self.release_dead(seed.name)
+        if self.alive(seed.name):
+            return False
+        with self._jobs.run(RUNNER, key=seed.name, scope={"process": process.identity()}) as run:
+            if run is None:
+                return False
+            with run.unfenced() as tx:  # restart_seed is the fence
+                loader.check_restart(tx)
+                execute(tx, calls.restart_seed(seed.name, None, run.id), self._schema)
+        return True
 
     def alive(self, name: str) -> set[str]:
         """The keys of runners that are alive: the seed's name, or name/partition."""

@@ -13,7 +13,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from pgonce.core import process
 from pgonce.core.concurrency_async import sleep
-from pgonce.core.execute_async import Pool, call, connection
+from pgonce.core.execute_async import Pool, call, connection, execute
 from pgonce.core.registration import check_options, check_pool, check_schema
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, LeaseLost, NotFound
 from pgonce.jobs.guard_async import AsyncJobs
@@ -263,6 +263,27 @@ class AsyncSeeds:
     async def begin_partitions(self, name: str, partitions: Sequence[str]) -> list[Checkpoint]:
         """Make checkpoints for the parts that are new; where all of them stand."""
         return await call(self._pool, calls_operate.begin_partitions(name, partitions), self._schema)
+
+    async def restart_partitions(self, seed: Seed) -> bool:
+        """Forget where the partitions stand, and begin the counters anew; rows and sums of all time stay.
+
+        False: a runner is at work on the seed.
+
+        Raises:
+            InvalidArgument: there is no key by which rows that are there could be skipped, and there are rows.
+        """
+        async with connection(self._pool) as conn:
+            loader = TableLoader(seed, await check_table(conn, seed))
+        await self.release_dead(seed.name)
+        if await self.alive(seed.name):
+            return False
+        async with self._jobs.run(RUNNER, key=seed.name, scope={"process": process.identity()}) as run:
+            if run is None:
+                return False
+            async with run.unfenced() as tx:  # restart_seed is the fence
+                await loader.check_restart(tx)
+                await execute(tx, calls.restart_seed(seed.name, None, run.id), self._schema)
+        return True
 
     async def alive(self, name: str) -> set[str]:
         """The keys of runners that are alive: the seed's name, or name/partition."""

@@ -59,6 +59,13 @@ def parts(cursor: int | None, partition: dict[str, int]) -> Iterator[tuple[Any, 
         yield (n, "x", f"t{n}"), n
 
 
+@app.seed("append", into="things", columns=COLUMNS, partitions=["a"])
+def append(cursor: int | None, partition: str) -> Iterator[tuple[Any, int]]:
+    """It has no key."""
+    if cursor is None:
+        yield (0, "x", partition), 1
+
+
 def _exit() -> None:
     code = os.environ.get("EXIT", "0")
     sys.exit(None if code == "none" else int(code) if code.isdigit() else code)

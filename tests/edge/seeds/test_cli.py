@@ -125,6 +125,16 @@ def test_partitions_are_rehearsed_and_verified_as_one(cli: Cli, conn: Conn) -> N
     assert f"NOT verified   {4 * PART:,} keys" in cli("run", "parts", "--verify", code=1)
 
 
+def test_a_restart_of_partitions_doubles_no_row_and_one_that_is_not_listed_is_named(cli: Cli, conn: Conn) -> None:
+    conn.execute("insert into things values (0, 'x', 'a')")
+    conn.execute("select pgonce_begin_partitions('append', '{a,b}'), pgonce_complete_partition('append', 'a')")
+    told = cli("run", "append", "--restart", code=1)
+    assert "append has no key, so a restart would insert every row again: empty table things first" in told
+    told = cli("run", "append", code=1)
+    assert "append has a partition b that is not complete, and lists it no longer" in told
+    assert count(conn) == 1
+
+
 def test_workers_without_partitions_are_a_usage_error(cli: Cli) -> None:
     assert "has no partitions" in cli("run", "whole", "--workers", "2", code=2)
 

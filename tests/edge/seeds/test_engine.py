@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -16,6 +17,7 @@ from psycopg_pool import ConnectionPool
 from pgonce.core import process
 from pgonce.errors import InvalidArgument, LeaseLost, PgonceError, RowRejected, SourceChanged
 from pgonce.seeds.calls import Checkpoint
+from pgonce.seeds.seed import Seed
 from pgonce.seeds.seeds import Progress, Seeds
 from pgonce.seeds.table_loader import TableLoader
 
@@ -482,6 +484,24 @@ def test_a_pause_of_the_seed_holds_every_partition(seeds: Seeds, table: str, con
 def test_a_partition_that_was_not_begun_is_refused(seeds: Seeds, table: str) -> None:
     with pytest.raises(PgonceError):
         run(seeds, part(0, 3), partition="a")
+
+
+def test_partitions_begin_anew_and_the_sums_of_all_time_go_on(seeds: Seeds, table: str, conn: Conn) -> None:
+    parts = {"a": part(0, 9)}
+    seed = Seed("s", lambda cursor, partition: parts[partition](cursor), **OPTIONS, partitions=list(parts))
+    seeds.begin_partitions("s", ["a", "gone"])
+    busy = list[bool]()
+    run(seeds, part(0, 9), partition="a", on_progress=lambda _: busy.append(seeds.restart_partitions(seed)))
+    assert set(busy) == {False}, "a runner is at work"
+    assert counts(seeds.checkpoint("s")) == (9, 0, 0, 0)
+    assert seeds.restart_partitions(seed)
+    assert (seeds.partitions("s"), counts(seeds.checkpoint("s"))) == ([], (0, 0, 0, 0))
+    assert seeds.run_partition(seed, "a").outcome == "complete"
+    at = seeds.checkpoint("s")
+    assert at is not None
+    assert (counts(at), at.total_inserted, at.status) == ((0, 0, 9, 0), 9, "complete")
+    with pytest.raises(InvalidArgument, match="has no key, so a restart would insert every row again"):
+        seeds.restart_partitions(replace(seed, key=()))
 
 
 def test_a_rehearsal_of_partitions_counts_what_is_left_of_all_and_a_key_of_two_once(

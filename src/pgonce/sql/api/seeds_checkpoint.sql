@@ -184,6 +184,13 @@ create or replace function pgonce_restart_seed(p_seed_name text, p_run_id uuid) 
 language plpgsql set search_path from current as $$
 begin
   perform pgonce_check_seed_arguments(p_seed_name, 0, 0);
+  delete from pgonce_seed_partitions where seed_name = p_seed_name;
+  if found then
+    if exists (select from pgonce_get_runners(p_seed_name) where alive and run_id <> p_run_id) then
+      raise sqlstate 'PT409' using message = format('another runner is at work on a partition of the import %s', p_seed_name);
+    end if;
+    delete from pgonce_seed_batches where seed_name = p_seed_name;
+  end if;
   delete from pgonce_seed_rejects where seed_name = p_seed_name;
   return query
     insert into seed_checkpoints as s (seed_name) values (p_seed_name)
@@ -198,8 +205,9 @@ begin
   end if;
 end $$;
 comment on function pgonce_restart_seed(text, uuid) is
-  'pgonce: resets the import to its start, for the process of run p_run_id. Cursor, counters and rejects are reset; the total_ '
-  'columns are kept, and so are the rows in the table. Returns the row. PT409 = the run was taken over: roll back.';
+  'pgonce: resets the import to its start, for the process of run p_run_id. Cursor, counters and rejects are reset, and '
+  'partitions are deleted; the total_ columns are kept, and so are the rows in the table. Returns the row. PT409 = the run was '
+  'taken over, or a partition has a runner: roll back.';
 
 create or replace function complete_seed(p_seed_name text) returns setof seed_checkpoints
 language plpgsql set search_path from current as $$
