@@ -291,6 +291,15 @@ class File(Rows):
         return "same" if len(self.rows) == stored["rows"] else "grown"
 
 
+def test_a_cursor_that_update_checkpoint_has_moved_is_no_change_of_the_source(
+    seeds: Seeds, table: str, conn: Conn
+) -> None:
+    options: dict[str, Any] = {**OPTIONS, "batch_size": 3, "fingerprint": lambda cursor: {"up to": cursor}}
+    seeds.run("s", numbers(9), **options, stop=lambda: True)
+    conn.execute("select update_checkpoint('s', '0')")
+    assert counts(run(seeds, numbers(9), **options)) == (9, 0, 2, 0)
+
+
 def test_a_changed_source_stops_with_a_choice_and_a_grown_one_goes_on(seeds: Seeds, table: str, conn: Conn) -> None:
     source = File(*numbers(10).rows)
     run(seeds, source)

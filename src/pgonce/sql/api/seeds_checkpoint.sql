@@ -113,6 +113,7 @@ begin
         total_skipped   = s.total_skipped + excluded.rows_skipped,
         batch           = s.batch + 1,
         verified        = null,
+        fingerprint     = null,
         target          = null,
         progress        = null,
         started_at      = case when s.status = 'complete' then clock_timestamp() else s.started_at end,
