@@ -138,7 +138,9 @@ class BatchBuilder:
         """Add one row. If it begins a new batch, returns the finished one before it."""
         done = None
         if type(cursor) not in _SCALARS:
-            cursor = self._cursor if cursor == self._cursor else frozen_cursor(cursor)
+            cursor = frozen_cursor(cursor)  # before it is compared: an array's == is no bool
+            if cursor == self._cursor:
+                cursor = self._cursor
         if len(self._cursors) >= self._size:
             if cursor != self._cursor:
                 done = self.finish()
@@ -206,7 +208,7 @@ def frozen_cursor(cursor: Cursor) -> Cursor:
         raise InvalidArgument(NO_CURSOR)
     try:
         return json.loads(json.dumps(cursor, allow_nan=False))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InvalidArgument(f"the checkpoint is not JSON: {error}") from None
 
 

@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 from pgonce.core.call import Call, clean, row_or_none
 from pgonce.errors import InvalidArgument
-from pgonce.seeds.source import NO_CURSOR, Cursor, SeedRow
+from pgonce.seeds.source import Cursor, SeedRow
 
 __all__ = ["Checkpoint", "Counts", "Cursor", "Reject", "SeedRow"]
 
@@ -105,22 +105,20 @@ class Reject:
     rejected_at: datetime
 
 
-def cursor_json(cursor: Cursor) -> Jsonb:
-    """``cursor`` as a jsonb argument.
+def jsonb(value: Any, what: str) -> Jsonb:
+    """``value``, a checkpoint or a fingerprint, as a jsonb argument.
 
     Raises:
-        InvalidArgument: it is None, or not JSON, or jsonb cannot hold it.
+        InvalidArgument: it is not JSON, or jsonb cannot hold it.
     """
-    if cursor is None:
-        raise InvalidArgument(NO_CURSOR)
     try:
-        text = json.dumps(cursor, allow_nan=False, ensure_ascii=False)
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
         text.encode()
-    except (TypeError, ValueError) as error:
-        raise InvalidArgument(f"the checkpoint is not JSON: {error}") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidArgument(f"the {what} is not JSON: {error}") from None
     if r"\u0000" in text.replace(r"\\", ""):  # not of an escaped backslash before the text u0000
-        raise InvalidArgument("the checkpoint has the character NUL, which jsonb cannot hold: use another cursor")
-    return Jsonb(cursor)
+        raise InvalidArgument(f"the {what} has the character NUL, which jsonb cannot hold: leave it out")
+    return Jsonb(value)
 
 
 def _of(
@@ -157,12 +155,12 @@ def advance_seed(
         "pgonce_advance_partition",
         p_run_id=run_id,
         p_batch=batch,
-        p_last_checkpoint=cursor_json(last_checkpoint),
+        p_last_checkpoint=jsonb(last_checkpoint, "checkpoint"),
         p_rows_inserted=counts.inserted,
         p_rows_skipped=counts.skipped,
         p_rows_updated=counts.updated,
         p_rows_rejected=counts.rejected,
-        p_fingerprint=None if fingerprint is None else Jsonb(fingerprint),
+        p_fingerprint=None if fingerprint is None else jsonb(fingerprint, "fingerprint"),
         p_target=Jsonb(target),
         p_progress=progress,
     )

@@ -110,7 +110,7 @@ def check_source(
     if own and seed.fingerprint is None:
         changed = own.same(at.fingerprint) == "changed"
     else:
-        changed = as_json(take(at.cursor)) != at.fingerprint
+        changed = as_json(calls.jsonb(take(at.cursor), "fingerprint").obj) != at.fingerprint
     if changed:
         raise SourceChanged(
             f"the source of {seed.name} has changed since row {at.rows_seen:,}: begin at the start "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from pgonce.errors import InvalidArgument
 from pgonce.seeds.batch import Batch, BatchBuilder, BatchSizer, build_batches
-from pgonce.seeds.calls import cursor_json
+from pgonce.seeds.calls import jsonb
 from pgonce.seeds.copy_format import TEXT
 from pgonce.seeds.copy_text import RowFormatter
 from tests.pure.seeds.columns import columns
@@ -59,6 +60,22 @@ def test_a_size_that_changes_from_batch_to_batch_cuts_no_chapter_apart(verses: l
     assert sum(map(len, per_batch)) == len(verses)
 
 
+class Vector(list[int]):
+    """An array, of which == gives no bool."""
+
+    __hash__ = None  # type: ignore[assignment] # as that of an array
+
+    def __eq__(self, _: object) -> bool:
+        raise ValueError("ambiguous")
+
+
+def test_cursors_are_compared_as_json() -> None:
+    found = cut([((n, 0), Vector([n // 2])) for n in range(6)], BatchSizer(1))
+    assert [batch.rows for batch in found] == [2, 2, 2]
+    with pytest.raises(InvalidArgument, match="the checkpoint is not JSON"):
+        cut([((1, 1), functools.reduce(lambda inner, _: [inner], range(5000), list[Any]()))], BatchSizer(1))
+
+
 def test_nothing_in_nothing_out() -> None:
     assert cut([], BatchSizer(1)) == []
 
@@ -72,6 +89,6 @@ def test_nothing_in_nothing_out() -> None:
 )  # fmt: skip
 def test_a_cursor_that_jsonb_cannot_hold_is_refused_with_the_reason(cursor: Any, reason: str) -> None:
     with pytest.raises(InvalidArgument, match=f"the checkpoint {reason}"):
-        cursor_json(cursor)
+        jsonb(cursor, "checkpoint")
     for text in ("\\u0000", "\\\\u0000", "\U0001f600"):
-        assert cursor_json(text).obj == text
+        assert jsonb(text, "checkpoint").obj == text
