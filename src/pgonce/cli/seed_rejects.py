@@ -49,7 +49,9 @@ def rejects(name: str, csv_: bool, json_: bool, url: str, schema: str) -> None:
             print_json({"groups": groups, "rejects": list(_all(seeds, name))})
             return
         order = {(each.reason, each.column_name): place for place, each in enumerate(groups)}
-        found = sorted(seeds.rejects(name, limit=10_000), key=lambda each: (order[_group(each)], each.id))
+        found = sorted(
+            seeds.rejects(name, limit=10_000), key=lambda each: (order.get(_group(each), len(order)), each.id)
+        )
     print_table(HEADINGS, map(_line, found[:SHOWN]), "no row was rejected", "reason")
     total = sum(group.rows for group in groups)
     if total > SHOWN:

@@ -16,11 +16,19 @@ from psycopg.adapt import AdaptersMap
 from pgonce.core.concurrency import Result, sleep
 from pgonce.core.execute import Pool, call, connection, execute
 from pgonce.core.telemetry import working
-from pgonce.errors import InvalidArgument, LeaseLost, PgonceError, SourceChanged, SourceUnfinished, is_transient
+from pgonce.errors import (
+    InvalidArgument,
+    LeaseLost,
+    PgonceError,
+    RowRejected,
+    SourceChanged,
+    SourceUnfinished,
+    is_transient,
+)
 from pgonce.jobs.run import Run
 from pgonce.seeds import calls, calls_operate, rejects
 from pgonce.seeds.batch import SMALLEST, Batch, BatchBuilder, BatchSizer, join_blocks
-from pgonce.seeds.calls import Checkpoint, Cursor, SeedRow
+from pgonce.seeds.calls import Checkpoint, Counts, Cursor, SeedRow
 from pgonce.seeds.copy_text import RowFormatter
 from pgonce.seeds.run_options import Progress, RunOptions
 from pgonce.seeds.seed import Fingerprint, Seed
@@ -163,21 +171,43 @@ class Import:
     def run(self) -> tuple[Outcome, Checkpoint | None]:
         """Import until the end, a pause, or a stop."""
         cursor = retry_transient(self._pool, self._begin)
-        accept = self._options.accept_change
-        fingerprint = check_source(self._seed, self._source, self._checkpoint, accept_change=accept)
         if self._checkpoint and self._checkpoint.paused_at:
             return self._stopped("paused", self._checkpoint)
+        accept = self._options.accept_change
+        fingerprint = check_source(self._seed, self._source, self._checkpoint, accept_change=accept)
         try:
             if stopped := self._batches(cursor, fingerprint):
                 return stopped
         except SourceUnfinished as error:
             return self._unfinished(str(error))
+        if accept and not self.rows and cursor is not None:
+            retry_transient(self._pool, lambda: self._accept(cursor, fingerprint))
         done = retry_transient(self._pool, self._complete)
-        with suppress(psycopg.errors.InsufficientPrivilege):
-            with connection(self._pool) as conn, conn.transaction():
-                is_set = self._seed.set_sequences
-                self.sequences = sequences_behind(conn, self._loader.facts, is_set=is_set)
+        self.sequences = retry_transient(self._pool, self._sequences)
         return "complete", done
+
+    def _accept(self, cursor: Cursor, fingerprint: Fingerprint | None) -> None:
+        """Keep source and table as they are now, where no batch does it: else the next run would refuse them again."""
+        at, facts = self._checkpoint, self._loader.facts
+        columns = (at.target if at and at.target else {}).get("columns", ())
+        target = facts.target(name for name in columns if name in facts.columns)
+        step = calls.advance_seed(
+            self._seed.name, self._options.partition, self._run.id, at.batch if at else 0, cursor, Counts(),
+            fingerprint(cursor) if fingerprint else None, {**target, "keys": None}, self._share(cursor),
+        )  # fmt: skip
+        with self._run.unfenced() as tx:  # advance_seed is the fence
+            execute(tx, step, self._schema)
+
+    def _sequences(self) -> dict[str, int]:
+        is_set = self._seed.set_sequences
+        with connection(self._pool) as conn:
+            try:
+                with conn.transaction():
+                    return sequences_behind(conn, self._loader.facts, is_set=is_set)
+            except psycopg.Error as error:  # the rows are in; only what was asked for may fail
+                if is_set or is_transient(error):
+                    raise
+                return {}
 
     def _batches(
         self, cursor: Cursor | None, fingerprint: Fingerprint | None
@@ -318,6 +348,11 @@ class Import:
                 if refused:
                     stored = calls_operate.reject_seed_rows(name, refused, partition)
                     rejected = execute(tx, stored, self._schema)
+                    if rejected > self._seed.max_rejects:
+                        raise RowRejected(
+                            f"all partitions of {name} together have more than {self._seed.max_rejects} rows that "
+                            f"do not fit into {self._seed.into}"
+                        )
             self._rejected, self._last = rejected, (target, self._loader.files)
         except _Moved:
             self._last = None

@@ -137,7 +137,10 @@ def _write_orphans(
 
 
 def retry(run: Run, loader: TableLoader, reject: Reject, schema: str) -> bool:
-    """Write a rejected row after all and delete the reject, in one transaction; False: it still does not fit."""
+    """Write a rejected row after all and delete the reject, in one transaction; False: it still does not fit.
+
+    If another client has resolved the reject meanwhile, the row is not written a second time.
+    """
     if reject.row is None:  # it has no text: no retry helps
         return False
     formatter = RowFormatter(loader.facts.find(list(reject.row), loader.seed.into))
@@ -148,12 +151,19 @@ def retry(run: Run, loader: TableLoader, reject: Reject, schema: str) -> bool:
         with run.transaction() as tx:
             loader.begin(tx)
             counts = loader.write(tx, batch, batch.parts, 1)
-            execute(tx, calls_operate.resolve_reject(reject.id, counts), schema)
+            if not execute(tx, calls_operate.resolve_reject(reject.id, counts), schema):
+                raise _Resolved
+    except _Resolved:
+        pass
     except psycopg.Error as error:
         if not is_row_fault(error):
             raise
         return False
     return True
+
+
+class _Resolved(Exception):
+    """Another client has written the row, or has begun the partition anew."""
 
 
 class _Rejects:

@@ -136,7 +136,10 @@ async def _write_orphans(
 
 
 async def retry(run: AsyncRun, loader: TableLoader, reject: Reject, schema: str) -> bool:
-    """Write a rejected row after all and delete the reject, in one transaction; False: it still does not fit."""
+    """Write a rejected row after all and delete the reject, in one transaction; False: it still does not fit.
+
+    If another client has resolved the reject meanwhile, the row is not written a second time.
+    """
     if reject.row is None:  # it has no text: no retry helps
         return False
     formatter = RowFormatter(loader.facts.find(list(reject.row), loader.seed.into))
@@ -147,12 +150,19 @@ async def retry(run: AsyncRun, loader: TableLoader, reject: Reject, schema: str)
         async with run.transaction() as tx:
             await loader.begin(tx)
             counts = await loader.write(tx, batch, batch.parts, 1)
-            await execute(tx, calls_operate.resolve_reject(reject.id, counts), schema)
+            if not await execute(tx, calls_operate.resolve_reject(reject.id, counts), schema):
+                raise _Resolved
+    except _Resolved:
+        pass
     except psycopg.Error as error:
         if not is_row_fault(error):
             raise
         return False
     return True
+
+
+class _Resolved(Exception):
+    """Another client has written the row, or has begun the partition anew."""
 
 
 class _Rejects:

@@ -128,6 +128,10 @@ class Seeds:
         found = _seed(seed, source, options)
         if not callable(found.function):
             raise InvalidArgument(f'seed {found.name} has no source: pass app.get_seed("{found.name}")')
+        if source is None and found.partitions is not None:
+            if partition is None:
+                raise InvalidArgument(f"seed {found.name} has partitions: import each of seed.parts() by run_partition")
+            found = replace(found, function=found.source(_part(found, partition)))
         run_options = RunOptions(restart, accept_change, partition, max_rows_per_second, on_progress, stop)
         name, key = found.name, found.name if partition is None else f"{found.name}/{partition}"
         with connection(self._pool) as conn:
@@ -194,16 +198,13 @@ class Seeds:
         Raises:
             NotFound: the seed has no such partition.
         """
-        parts = seed.parts()
-        if partition not in parts:
-            raise NotFound(f"the seed {seed.name} has no partition {partition!r} here: is the app the same everywhere?")
-        self.begin_partitions(seed.name, list(parts))
+        source = seed.source(_part(seed, partition))
+        self.begin_partitions(seed.name, list(seed.parts()))
         while not stop():
             at = self.checkpoint(seed.name, partition)
             if at and at.status == "complete":
                 return SeedResult("complete", at)
             if f"{seed.name}/{partition}" not in self.alive(seed.name):
-                source = seed.source(parts[partition])
                 result = self.run(seed, source, partition=partition, stop=stop, **options)
                 if result.outcome != "overlap":
                     return result
@@ -402,6 +403,14 @@ def _seed(seed: Seed | str, source: Any, options: SeedOptions) -> Seed:
         raise InvalidArgument(f'pass a Seed or its name, not {type(seed).__name__}: app.get_seed("psalms")')
     check_seed_options(seed, options)
     return Seed(seed, source, **options)
+
+
+def _part(seed: Seed, partition: str) -> Any:
+    """The partition of this name."""
+    parts = seed.parts()
+    if partition not in parts:
+        raise NotFound(f"the seed {seed.name} has no partition {partition!r} here: is the app the same everywhere?")
+    return parts[partition]
 
 
 def _sources(seed: Seed | str, source: Any, options: SeedOptions) -> tuple[Seed, dict[str | None, Source]]:

@@ -226,14 +226,16 @@ class TableLoader:
         if not at.target:
             return
         name, before = self.facts.table.as_string(), at.target
-        keys = before["keys"] if not self.facts.has_triggers and not self.facts.has_policies else []
+        keys = before["keys"]  # None: the table was accepted as it was
+        if keys and (self.facts.has_triggers or self.facts.has_policies):
+            keys = []
         if self.facts.is_other(before):
             lost = f"the checkpoint belongs to table {before['table']}, not to {name}"
         elif column := self.facts.other_column(before):
             lost = f"column {column} of {name} is not the one that the rows of the last batch have: was it made anew?"
         elif keys and not self._has_keys(conn, keys):
             lost = f"table {name} has not the rows of the last batch: was it emptied, or created anew?"
-        elif not keys and at.total_inserted and not self.facts.has_policies and self._is_empty(conn):
+        elif keys == [] and at.total_inserted and not self.facts.has_policies and self._is_empty(conn):
             lost = f"table {name} is empty, and {at.rows_inserted:,} rows were inserted"
         else:
             return

@@ -15,7 +15,7 @@ from psycopg import sql
 from psycopg_pool import ConnectionPool
 
 from pgonce.core import process
-from pgonce.errors import InvalidArgument, LeaseLost, PgonceError, RowRejected, SourceChanged
+from pgonce.errors import InvalidArgument, LeaseLost, NotFound, PgonceError, RowRejected, SourceChanged
 from pgonce.seeds.calls import Checkpoint
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.seeds import Progress, Seeds
@@ -327,6 +327,38 @@ def test_a_generator_may_bring_a_fingerprint_of_its_own(seeds: Seeds, table: str
         run(seeds, numbers(9), fingerprint=edition)
 
 
+@pytest.mark.parametrize("change", ["truncate things", "alter table things drop note, add note text", "source", "name"])
+def test_a_change_that_was_accepted_is_not_refused_again_though_nothing_was_new(
+    seeds: Seeds, table: str, conn: Conn, change: str
+) -> None:
+    conn.execute("create table others (like things including all)")
+    source = File(*numbers(3).rows)
+    run(seeds, source)
+    into = "others" if change == "name" else "things"
+    if change == "source":
+        source.rows[0] = (9, "x", "t9")
+    elif change != "name":
+        conn.execute(change.encode())
+    with pytest.raises(SourceChanged):
+        run(seeds, source, into=into)
+    for accept in (True, False):
+        assert counts(run(seeds, source, into=into, accept_change=accept)) == (3, 0, 0, 0)
+    assert not seeds.verify("s", source, **{**OPTIONS, "into": into})["ok"]
+    source.rows.append((3, "x", "t3"))
+    assert counts(run(seeds, source, into=into)) == (4, 0, 0, 0)
+
+
+@pytest.mark.parametrize(("value", "why"), [
+    (object(), "is not JSON: "), (float("nan"), "is not JSON: "), ("a\0b", "has the character NUL"),
+])  # fmt: skip
+def test_a_fingerprint_that_is_not_json_is_refused_in_one_line(seeds: Seeds, table: str, value: Any, why: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"the fingerprint {why}"):
+        run(seeds, numbers(7), fingerprint=lambda _: {"mark": value})
+    run(seeds, numbers(7), fingerprint=lambda _: {"mark": 1})
+    with pytest.raises(InvalidArgument, match=f"the fingerprint {why}"):
+        run(seeds, numbers(7), fingerprint=lambda _: {"mark": value})
+
+
 # Pause, throttle, reset ----------------------------------------------------------------------------------------------
 
 
@@ -477,6 +509,49 @@ def test_a_partition_that_is_run_twice_at_once_commits_once(seeds: Seeds, table:
     run(seeds, part(0, 9), partition="a", batch_size=9, on_progress=again)
     assert outcomes == ["overlap", "complete"]
     assert counts(seeds.checkpoint("s")) == (12, 0, 0, 0)
+
+
+def test_a_paused_seed_is_not_compared_with_its_source(seeds: Seeds, table: str) -> None:
+    source = File(*numbers(9).rows)
+    seeds.run("s", source, **OPTIONS, batch_size=3, stop=lambda: True)
+    source.rows[0] = (99, "x", "t99")
+    seeds.pause("s")
+    assert seeds.run("s", source, **OPTIONS).outcome == "paused"
+    assert seeds.checkpoint("s").status == "in_progress"  # type: ignore[union-attr]
+
+
+def test_the_rejects_of_all_partitions_are_limited_together(seeds: Seeds, table: str) -> None:
+    seeds.begin_partitions("s", ["a", "b"])
+    a, b = numbers(5, n3="bad"), Rows(*((n, "x", f"t{n}") for n in range(5, 15)), (15, "bad", "t15"))
+
+    def run_a(_: Progress) -> None:
+        if seeds.partitions("s")[0].status != "complete":
+            run(seeds, a, partition="a", max_rejects=1)
+
+    with pytest.raises(RowRejected, match="all partitions of s together have more than 1 rows that do not fit"):
+        run(seeds, b, partition="b", max_rejects=1, on_progress=run_a)
+    assert [each.partition for each in seeds.rejects("s")] == ["a"]
+
+
+def test_a_seed_with_partitions_is_imported_part_by_part(seeds: Seeds, table: str) -> None:
+    parts = {"a": part(0, 9)}
+    seed = Seed("s", lambda cursor, partition: parts[partition](cursor), **OPTIONS, partitions=list(parts))
+    seeds.begin_partitions("s", ["a"])
+    with pytest.raises(InvalidArgument, match="seed s has partitions: import each of"):
+        seeds.run(seed)
+    with pytest.raises(NotFound, match="the seed s has no partition 'b' here"):
+        seeds.run(seed, partition="b")
+    assert seeds.run(seed, partition="a").outcome == "complete"
+
+
+def test_a_reject_that_another_client_resolves_is_not_written_twice(seeds: Seeds, table: str, conn: Conn) -> None:
+    run(seeds, numbers(5, n3="bad"), key=(), max_rejects=1)
+    conn.execute("alter table things drop constraint things_note_check")
+    body = "begin delete from pgonce_seed_rejects; return new; end"
+    conn.execute(f"create function resolve() returns trigger language plpgsql as '{body}'".encode())
+    conn.execute("create trigger resolve before insert on things for each row execute function resolve()")
+    assert seeds.retry_rejects("s", **{**OPTIONS, "key": ()}) == (1, 0)
+    assert ids(conn) == [0, 1, 2, 4]
 
 
 def test_a_pause_of_the_seed_holds_every_partition(seeds: Seeds, table: str, conn: Conn) -> None:
