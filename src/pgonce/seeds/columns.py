@@ -11,18 +11,23 @@ from psycopg import sql
 from pgonce.errors import InvalidArgument, SchemaError
 
 Kind: TypeAlias = Literal[
-    "array", "boolean", "bytea", "composite", "integer", "interval", "json", "number", "text", "uuid",
-    "zoneless", "other",
+    "array", "boolean", "bytea", "composite", "integer", "interval", "json", "notation", "number", "text",
+    "uuid", "zoneless", "other",
 ]  # fmt: skip
 KINDS: dict[str, Kind] = {
     "json": "json", "jsonb": "json", "bytea": "bytea", "uuid": "uuid", "interval": "interval", "bool": "boolean",
     "int2": "integer", "int4": "integer", "int8": "integer", "oid": "integer", "numeric": "number", "float4": "number",
     "float8": "number", "timestamp": "zoneless", "date": "zoneless", "time": "zoneless",
+    **dict.fromkeys(
+        ("timestamptz", "timetz", "inet", "cidr", "macaddr", "macaddr8", "bit", "varbit"), "notation"
+    ),
 }  # fmt: skip
 """By the name in pg_type; other types are arrays, composites or texts by their category, or "other".
 
 ``zoneless`` types, and ranges of them, accept a time with an offset and drop the offset silently.
 """
+NO_NUMBERS: frozenset[Kind] = frozenset({"notation", "uuid", "zoneless"})
+"""Kinds whose types read the digits of a number as something else: 20260102 as a day, 10 as a network, 101 as bits."""
 ONE_TEXT = frozenset({
     "bool", "int2", "int4", "int8", "oid", "uuid", "date", "time", "timestamp", "timestamptz", "text", "varchar",
     "bpchar", "name", "bytea",

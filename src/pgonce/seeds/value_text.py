@@ -24,7 +24,7 @@ from psycopg.types.json import Json, Jsonb
 from psycopg.types.multirange import Multirange
 from psycopg.types.range import Range
 
-from pgonce.seeds.columns import Column
+from pgonce.seeds.columns import NO_NUMBERS, Column
 
 _MIXED_IN: Any = (str, int)
 _TEXTS = (str, bytes, bytearray, memoryview)
@@ -62,6 +62,9 @@ class JsonNumber:
         return hash(self.digits)
 
 
+_NUMBERS = (int, float, Decimal, JsonNumber)
+
+
 class _Pristine:
     """psycopg's adapters as the library ships them, whatever an application has registered globally."""
 
@@ -94,10 +97,12 @@ class ValueWriter:
 
         Raises:
             NoForm: it has no faithful form there.
-            psycopg.Error, TypeError, ValueError, RecursionError: it cannot be written.
+            Exception: it cannot be written.
         """
         if value is None or _is_no_time(value):
             return None
+        if column.kind in NO_NUMBERS and isinstance(value, _NUMBERS) and not isinstance(value, bool):
+            raise NoForm(value, column, "a number has no form there: pass a text")
         if isinstance(value, Json | Jsonb):
             return _json(value.obj, column)
         if column.kind == "json" and (self._json_strings or not isinstance(value, _TEXTS)):
@@ -255,8 +260,14 @@ def _timedelta(value: Any, _: Column) -> str:
     return f"P{value.days}DT{value.seconds}.{value.microseconds:06}S"
 
 
-def _enum(value: Any, _: Column) -> str:
-    return str(value.value if isinstance(value, _MIXED_IN) else value.name)
+def _enum(value: Any, column: Column) -> str:
+    return str(value.value) if isinstance(value, _MIXED_IN) else _name(value, column)
+
+
+def _name(value: Enum, column: Column) -> str:
+    if value.name is None:  # of a Flag without flags
+        raise NoForm(value, column, "it has no name")
+    return value.name
 
 
 def _container(value: Any, column: Column) -> str:
@@ -306,7 +317,7 @@ def _json_scalar(value: Any, column: Column) -> str:
     if isinstance(value, uuid.UUID):
         return json.dumps(str(value))
     if isinstance(value, Enum):
-        return json.dumps(value.name)
+        return json.dumps(_name(value, column))
     if isinstance(value, Json | Jsonb):
         return _json(value.obj, column)
     raise NoForm(value, column, "JSON has no such value")

@@ -42,6 +42,10 @@ class Mood(enum.Enum):
     glad = 1
 
 
+class Permission(enum.Flag):
+    read = 1
+
+
 class Level(enum.IntEnum):
     high = 3
 
@@ -53,6 +57,7 @@ class Words(str):
 
 
 NAMES = {
+    "Permission": Permission,
     "Decimal": Decimal, "UUID": UUID, "Jsonb": Jsonb, "Mood": Mood, "Level": Level, "date": dt.date, "time": dt.time,
     "datetime": dt.datetime, "timedelta": dt.timedelta, "UTC": dt.UTC, "timezone": dt.timezone, "Range": Range,
     "nan": float("nan"), "inf": float("inf"), "Words": Words, "OrderedDict": OrderedDict, "JsonNumber": JsonNumber,
@@ -259,6 +264,14 @@ class Unprintable:
     def __repr__(self) -> str:
         raise RuntimeError("no text at all")
 
+    def __getattr__(self, name: str) -> Any:
+        raise KeyError(name)
+
+
+class Unspellable(Decimal):
+    def __str__(self) -> str:
+        raise AttributeError("no text")
+
 
 class NoTime(dt.datetime):
     """As pandas' NaT."""
@@ -370,7 +383,17 @@ def test_nanoseconds_are_cut(module: tuple[Seeds, Conn], kind: str, text: str) -
     assert stored(module, [value] if kind.endswith("[]") else value, kind) == (text, [])
 
 
-UNWRITABLE = [10**4400, Numpys(5, "M"), {1, 2}, range(3), complex(1), Unprintable(), float("nan"), (i for i in "x")]
+UNWRITABLE = [
+    10**4400,
+    Numpys(5, "M"),
+    {1, 2},
+    range(3),
+    complex(1),
+    Unprintable(),
+    Unspellable(1),
+    float("nan"),
+    (i for i in "x"),
+]
 
 
 @pytest.mark.parametrize("value", UNWRITABLE, ids=lambda value: type(value).__name__)

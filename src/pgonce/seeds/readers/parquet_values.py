@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from pgonce.errors import InvalidArgument, first_line
-from pgonce.seeds.columns import Column
+from pgonce.seeds.columns import NO_NUMBERS, Column
 from pgonce.seeds.copy_format import SPECIAL
 
 _KEYS = (str, int, float, Decimal, dt.date, dt.time, uuid.UUID)
@@ -68,14 +68,14 @@ def is_typed(kind: Any, column: Column) -> bool:
         return True
     if types.is_floating(kind):  # the text of a float32 is that of another float64: 0.1, and not 0.10000000149011612
         return column.type != "real" and not (types.is_float64(kind) and column.type == "double precision")
-    if types.is_decimal(kind):
-        return column.kind == "integer"
+    if types.is_decimal(kind) or types.is_integer(kind):
+        return column.kind in NO_NUMBERS or (column.kind == "integer" and types.is_decimal(kind))
     if types.is_timestamp(kind) and kind.tz not in {None, "UTC"}:  # blocks have it in UTC, which is another timetz
         return column.type != "timestamp with time zone"
     if types.is_date32(kind) or types.is_time(kind) or types.is_timestamp(kind):
         return column.kind in {"json", "text", "bytea"}
     text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
-    return not (text or types.is_integer(kind) or types.is_boolean(kind) or types.is_null(kind))
+    return not (text or types.is_boolean(kind) or types.is_null(kind))
 
 
 def values_of(column: Any) -> list[Any]:
