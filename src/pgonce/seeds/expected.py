@@ -87,8 +87,11 @@ class RowReader:
                 place for place, (kind, column) in enumerate(zip(shape, self._columns, strict=True))
                 if kind not in _AS_THEY_ARE or column.kind in {"json", "array", "composite"}
             ]  # fmt: skip
-        for place in changes:
-            values[place] = self._expected(values[place], self._columns[place])
+        try:
+            for place in changes:
+                values[place] = self._expected(values[place], self._columns[place])
+        except Exception as error:  # of the value's own class, too
+            raise ValueError("a value has no form in its column") from error
         self._collected.append(tuple(values))
         return self.finish() if len(self._collected) >= ROWS else None
 

@@ -144,8 +144,10 @@ def compare(pool: Pool, sources: Sources, seed: Seed, rejected: Mapping[str | No
                 else:
                     count = sql.SQL("select count(*) from {}").format(facts.rows)
                     result["extra"] = (fetch(conn, count))[0][0]
-            except (psycopg.errors.DataError, psycopg.errors.IntegrityError, ValueError) as error:
+            except (psycopg.Error, ValueError) as error:
                 # the source has a row now that is no reject and that the column cannot hold
+                if isinstance(error, psycopg.Error) and not rejects.is_row_fault(error):
+                    raise
                 result["error"] = f"{type(error).__name__} at or after row {reader.rows if reader else 0:,}"
             except SourceUnfinished as error:
                 result["error"] = str(error)
@@ -178,7 +180,12 @@ def _copy(conn: Connection[Any], table: sql.Identifier, reader: RowReader, sourc
                 postgres.register_default_adapters(cursor.adapters)
                 copy = opened.enter_context(cursor.copy(_COPY))
             for row in rows:
-                copy.write_row(row)
+                try:
+                    copy.write_row(row)
+                except Exception as error:
+                    if isinstance(error, psycopg.OperationalError) or getattr(error, "sqlstate", None):
+                        raise
+                    raise ValueError("a value cannot be written") from error  # its class has no dumper, or a broken one
 
 
 def _compared(conn: Connection[Any], seed: Seed, facts: TableFacts, columns: tuple[str, ...]) -> dict[str, Any]:

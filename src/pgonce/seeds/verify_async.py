@@ -143,8 +143,10 @@ async def compare(pool: Pool, sources: Sources, seed: Seed, rejected: Mapping[st
                 else:
                     count = sql.SQL("select count(*) from {}").format(facts.rows)
                     result["extra"] = (await fetch(conn, count))[0][0]
-            except (psycopg.errors.DataError, psycopg.errors.IntegrityError, ValueError) as error:
+            except (psycopg.Error, ValueError) as error:
                 # the source has a row now that is no reject and that the column cannot hold
+                if isinstance(error, psycopg.Error) and not rejects.is_row_fault(error):
+                    raise
                 result["error"] = f"{type(error).__name__} at or after row {reader.rows if reader else 0:,}"
             except SourceUnfinished as error:
                 result["error"] = str(error)
@@ -177,7 +179,12 @@ async def _copy(conn: AsyncConnection[Any], table: sql.Identifier, reader: RowRe
                 postgres.register_default_adapters(cursor.adapters)
                 copy = await opened.enter_async_context(cursor.copy(_COPY))
             for row in rows:
-                await copy.write_row(row)
+                try:
+                    await copy.write_row(row)
+                except Exception as error:
+                    if isinstance(error, psycopg.OperationalError) or getattr(error, "sqlstate", None):
+                        raise
+                    raise ValueError("a value cannot be written") from error  # its class has no dumper, or a broken one
 
 
 async def _compared(

@@ -285,3 +285,29 @@ def test_a_table_of_as_many_columns_as_there_can_be_is_compared(seeds: Seeds, co
     assert seeds.verify(what)["ok"]
     conn.execute("update wide set v999 = 'y' where id = 2")
     assert seeds.verify(what)["different"] == 1
+
+
+class Broken:
+    """A value that no function can look at."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise KeyError(name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [("text", Broken()), ("text", object()), ("int", "x"), ("regclass", "nothing"), ("text", Decimal), ("jsonb", {1})],
+    ids=lambda each: type(each).__name__,
+)
+def test_a_row_that_the_column_cannot_hold_now_is_said_and_not_raised(
+    conn: Conn, seeds: Seeds, kind: str, value: Any
+) -> None:
+    conn.execute(f"create table one (id int primary key, v {kind})".encode())
+    values = [None]
+    seed = Seed("s", lambda _: iter([({"id": 1, "v": values[-1]}, 1)]), into="one", key=("id",))
+    assert seeds.run(seed).outcome == "complete"
+    assert seeds.verify(seed)["ok"]
+    values.append(value)
+    proof = seeds.verify(seed)
+    assert not proof["ok"]
+    assert proof["error"].endswith("at or after row 1")
