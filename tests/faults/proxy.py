@@ -17,7 +17,8 @@ from urllib.parse import quote
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-READY = re.compile(rb"Z\0\0\0\x05.\Z", re.DOTALL)  # ReadyForQuery, the last message of every answer
+READY = re.compile(rb"(Z\0\0\0\x05.|G\0\0..[\0\1]\0.(\0[\0\1])*)\Z", re.DOTALL)
+"""ReadyForQuery, the last message of every answer, or CopyInResponse, after which the client sends."""
 
 
 @dataclass
