@@ -106,7 +106,7 @@ def test_a_row_that_could_not_be_written_is_told_from_the_one_in_its_place(seeds
     [
         ("f.csv", ["id,note", "1,a", '2,"b"b', "3,c"], "2,cc"), ("f.csv", ["id,note", "1,a", "2,b,x", "3,c"], "2,b"),
         ("f.csv", ["id,note", "1,a", "2,\udcff", "3,c"], "2,b"), ("f.csv", ["id,note", "1,a", '2,b"', '3,"c"'], "2,d"),
-        ("f.csv", ["id,note", "1,a", "2,b\rc", "3,c"], "2,b"),
+        ("f.csv", ["id,note", "1,a", "2,b\rc", "3,c"], "2,b"), ("f.csv", ["id,note", "1,a", "2,b\r\r", "3,c"], "2,b"),
         ("f.jsonl", ['{"id":1,"note":"a"}', '{"id":2,"note":"b"', '{"id":3,"note":"c"}'], '{"id":2,"note":"b"}'),
         ("f.jsonl", ['{"id":1,"note":"a"}', '{"id":"x","note":"b"}', '{"id":3,"note":"c"}'], '{"id":2,"note":"b"}'),
     ],

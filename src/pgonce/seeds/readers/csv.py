@@ -297,7 +297,7 @@ class CsvFile(TextFile):
                     continue
                 if skip_header:
                     skip_header = False
-                elif dialect.quote and dialect.quote in raw and not _is_well_formed(raw, row, dialect):
+                elif not _is_well_formed(raw, row, dialect):
                     yield BadRow("it is not CSV", raw)
                 elif grammar.nulls.isdisjoint(row):
                     yield list(row)
@@ -319,18 +319,20 @@ class CsvFile(TextFile):
 
 
 def _is_well_formed(raw: str, row: Sequence[str], dialect: Dialect) -> bool:
-    """Whether ``raw`` is ``row`` written as CSV, each value in quotes or without any."""
-    place, quote = 0, str(dialect.quote)
+    """Whether ``raw`` is ``row`` written as CSV, each value in quotes or without any, with one line end at its end."""
+    quote, line = dialect.quote, raw.removesuffix("\n").removesuffix("\r")
+    if not quote or quote not in line:
+        return "\r" not in line
+    place = 0
     for value in row:
         quoted = quote + value.replace(quote, quote * 2) + quote
-        written = quoted if raw.startswith(quoted, place) else value
-        if not raw.startswith(written, place) or (written is value and quote in value):
+        is_quoted = line.startswith(quoted, place)
+        if not is_quoted and (not line.startswith(value, place) or quote in value or "\r" in value):
             return False
-        place += len(written)
-        if raw[place : place + 1] not in {dialect.delimiter, "\r", "\n", ""}:
+        place += len(quoted if is_quoted else value) + 1
+        if line[place - 1 : place] not in {dialect.delimiter, ""}:
             return False
-        place += 1
-    return not raw[place - 1 :].strip("\r\n")
+    return place == len(line) + 1
 
 
 class _Lines:
