@@ -98,7 +98,7 @@ class Part(Seed):
     """The same for a partition; the seed has a second partition."""
 
     key = "/a"
-    table = "pgonce_seed_partitions"
+    table = "(select * from pgonce_seed_partitions where partition = 'a') p"
 
     def make(self) -> None:
         self.call("select from pgonce_begin_partitions(%s, '{a}')", self.name)
