@@ -200,7 +200,8 @@ def _foreign(value: Any) -> Any:
 
 def _text(value: Any) -> Any:
     if isinstance(value, float):
-        return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}.get(str(value), str(value))
+        text = float.__repr__(value)
+        return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}.get(text, text)
     if isinstance(value, dt.date | dt.time):
         return str(value)
     return _as_it_is(value)

@@ -122,10 +122,12 @@ def _may_be(value: Any, text: str | None) -> bool:
 
 
 def _is_number(value: float | Decimal, text: str) -> bool:
+    if isinstance(value, Decimal) and value.is_snan():  # it cannot even be compared
+        return text in {"NaN", "sNaN"}
     try:
         number = Decimal(text)
         # no text of an int: Python refuses to make one of more than 4,300 digits
-        if number == (Decimal(value) if isinstance(value, int) else Decimal(str(value))):
+        if number == Decimal(float.__repr__(value) if isinstance(value, float) else value):
             return True
         if number.is_nan() or not isinstance(value, float):
             return number.is_nan() and value != value  # noqa: PLR0124

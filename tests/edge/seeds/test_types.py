@@ -312,6 +312,13 @@ class Numpys:
         return dt.timedelta(microseconds=self.number) if self.unit == "us" else self.number
 
 
+class Rough(float):
+    """A float with a text of its own."""
+
+    def __repr__(self) -> str:
+        return "about 1"
+
+
 Pair = namedtuple("Pair", "a b")  # noqa: PYI024
 
 
@@ -333,6 +340,7 @@ Pair = namedtuple("Pair", "a b")  # noqa: PYI024
         ({"ä": "é😀"}, "text", '{"ä": "é😀"}'), ({"a": "\0number:5"}, "json", '{"a": "\\u0000number:5"}'),
         ([NoTime(1, 1, 1)], "jsonb", "[null]"), ([NoTime(1, 1, 1)], "date[]", "{NULL}"),
         (Numpys(7008), "interval", "00:00:00.000007"), ([Numpys(7008)], "interval[]", "{00:00:00.000007}"),
+        (Rough(1.5), "text", "1.5"), (Rough(1.5), "float8", "1.5"),
         (10**400, "numeric", str(10**400)), (dt.date.max, "date", "9999-12-31"), (dt.date.min, "date", "0001-01-01"),
     ],
 )  # fmt: skip

@@ -45,9 +45,16 @@ OTHER: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("value", [1e300, 1e22, -1e19])
-def test_a_float_that_is_too_large_for_a_column_of_integers_is_the_rejected_one(
-    seeds: Seeds, conn: Conn, value: float
+class Rough(float):
+    """A float with a text of its own."""
+
+    def __repr__(self) -> str:
+        return "about 1"
+
+
+@pytest.mark.parametrize("value", [1e300, 1e22, -1e19, Rough(1.5), Decimal("sNaN")])
+def test_a_number_that_does_not_fit_into_a_column_of_integers_is_the_rejected_one(
+    seeds: Seeds, conn: Conn, value: Any
 ) -> None:
     conn.execute("create table things (id int primary key, whole bigint)")
     what = Seed(
