@@ -31,8 +31,7 @@ from pgonce.seeds.readers.several import Files
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.seeds import Seeds
 from pgonce.seeds.source import check_columns
-from pgonce.seeds.table import check_table
-from pgonce.seeds.table_loader import TableLoader
+from pgonce.seeds.table_loader import open_loader
 
 Source: TypeAlias = FileSource | Files | Query
 FORMATS = ["csv", "tsv", "jsonl", "parquet", "copy"]
@@ -310,8 +309,8 @@ def _refuse_table(conn: Connection[Any], table: str, key: Sequence[str], columns
 
 def _preview(conn: Connection[Any], seed: Seed, source: Any) -> None:
     """Print the first rows as the table would store them, column by column, with the types of source and column."""
-    loader = TableLoader(seed, check_table(conn, seed))
-    batch = next(iter(batches(loader, source, None, BatchSizer(PREVIEW), conn.adapters)), None)
+    loader = open_loader(conn, seed)
+    batch = next(iter(batches(loader, source, None, BatchSizer(PREVIEW))), None)
     if batch is None or not batch.parts:
         return
     names = sql.SQL(", ").join(map(sql.Identifier, batch.columns))

@@ -10,7 +10,6 @@ from datetime import datetime
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import psycopg
-from psycopg.adapt import AdaptersMap
 
 from pgonce.core.concurrency_async import Result, sleep
 from pgonce.core.execute_async import Pool, call, connection, execute
@@ -72,7 +71,7 @@ async def retry_transient(pool: Pool, action: Callable[[], Result[T]]) -> T:
     raise AssertionError("RETRIES ends with None")
 
 
-def _formatter(loader: TableLoader, source: Source, adapters: AdaptersMap) -> Callable[[SeedRow], RowFormatter]:
+def _formatter(loader: TableLoader, source: Source) -> Callable[[SeedRow], RowFormatter]:
     """Makes the formatter of a stream from its first row."""
     seed, facts = loader.seed, loader.facts
     json_strings = bool(getattr(source, "json_strings", False))
@@ -83,15 +82,14 @@ def _formatter(loader: TableLoader, source: Source, adapters: AdaptersMap) -> Ca
         columns = list(first) if isinstance(first, Mapping) else list(seed.named_columns or ())
         if not columns:
             raise InvalidArgument(f"rows for {seed.into} are sequences, so the seed must name their columns=")
-        return RowFormatter(facts.find(columns, seed.into, seed.key), json_strings=json_strings, adapters=adapters)
+        found = facts.find(columns, seed.into, seed.key)
+        return RowFormatter(found, json_strings=json_strings, adapters=loader.adapters)
 
     return make
 
 
-def batches(
-    loader: TableLoader, source: Source, cursor: Cursor | None, sizer: BatchSizer, adapters: AdaptersMap
-) -> Stream[Batch]:
-    """What ``source`` has after ``cursor``, ready for COPY; ``adapters`` are for classes of the application."""
+def batches(loader: TableLoader, source: Source, cursor: Cursor | None, sizer: BatchSizer) -> Stream[Batch]:
+    """What ``source`` has after ``cursor``, ready for COPY."""
     check_columns(source, loader.facts.columns, loader.seed.into, loader.seed.columns)
     offered: object = source
     if isinstance(offered, BlockSource):
@@ -99,7 +97,7 @@ def batches(
         needs_rows = getattr(source, "needs_rows", None)
         if needs_rows is None or not needs_rows(loader.facts.columns):
             return join_blocks(offered, cursor, sizer)
-    return batches_of(source(cursor), BatchBuilder(sizer, _formatter(loader, source, adapters)))
+    return batches_of(source(cursor), BatchBuilder(sizer, _formatter(loader, source)))
 
 
 def check_source(
@@ -138,15 +136,7 @@ def _restart_advice(seed: Seed) -> str:
 class Import:
     """One resume of a seed, or of one of its partitions."""
 
-    def __init__(
-        self,
-        run: AsyncRun,
-        loader: TableLoader,
-        pool: Pool,
-        schema: str,
-        options: RunOptions,
-        adapters: AdaptersMap,
-    ) -> None:
+    def __init__(self, run: AsyncRun, loader: TableLoader, pool: Pool, schema: str, options: RunOptions) -> None:
         self._run = run
         self._seed = loader.seed
         self._source: Source = self._seed.function
@@ -154,7 +144,6 @@ class Import:
         self._pool = pool
         self._schema = schema
         self._options = options
-        self._adapters = adapters
         self._sizer = BatchSizer(self._seed.batch_size, options.max_rows_per_second)
         self._checkpoint: Checkpoint | None = None
         self._seen = self._rejected = 0
@@ -217,7 +206,7 @@ class Import:
         # A source with few rows per batch is read in step with the commits: threads would gain nothing, and a source
         # that reads the database would see its own rows later than it may expect.
         in_step = self._sizer.size < SMALLEST
-        stream = batches(self._loader, self._source, cursor, self._sizer, self._adapters)
+        stream = batches(self._loader, self._source, cursor, self._sizer)
         async with prefetched(stream) as (taken, want):
             async for batch in taken:
                 if not in_step:

@@ -27,8 +27,7 @@ from pgonce.seeds.rejected_row import RejectedRow
 from pgonce.seeds.rejects import retry
 from pgonce.seeds.run_options import Progress, RunOptions
 from pgonce.seeds.seed import Seed, SeedOptions, check_seed_options
-from pgonce.seeds.table import check_table
-from pgonce.seeds.table_loader import TableLoader
+from pgonce.seeds.table_loader import TableLoader, open_loader
 
 __all__ = ["RUNNER", "WINDOW", "Seeds", "Progress", "SeedResult", "Source"]
 
@@ -135,7 +134,7 @@ class Seeds:
         run_options = RunOptions(restart, accept_change, partition, max_rows_per_second, on_progress, stop)
         name, key = found.name, found.name if partition is None else f"{found.name}/{partition}"
         with connection(self._pool) as conn:
-            loader = TableLoader(found, check_table(conn, found))
+            loader = open_loader(conn, found)
         self.release_dead(name, key)
         importing: Import | None = None
         resumed = rows = 0
@@ -147,7 +146,7 @@ class Seeds:
                 with self._jobs.run(RUNNER, key=key, scope=scope, window=window) as run:
                     if run is None:
                         return SeedResult("overlap", at)
-                    importing = Import(run, loader, self._pool, self._schema, run_options, conn.adapters)
+                    importing = Import(run, loader, self._pool, self._schema, run_options)
                     outcome, checkpoint = self._import(importing, run)
                     return SeedResult(
                         outcome, checkpoint, rows + importing.rows, importing.sequences, found.set_sequences, resumed,
@@ -274,7 +273,7 @@ class Seeds:
             InvalidArgument: there is no key by which rows that are there could be skipped, and there are rows.
         """
         with connection(self._pool) as conn:
-            loader = TableLoader(seed, check_table(conn, seed))
+            loader = open_loader(conn, seed)
         self.release_dead(seed.name)
         if self.alive(seed.name):
             return False
@@ -358,7 +357,7 @@ class Seeds:
     def _loader(self, seed: Seed) -> tuple[TableLoader, Checkpoint | None]:
         """And the checkpoint. Raises TableChanged if the seed was imported into another table."""
         with connection(self._pool) as conn:
-            loader = TableLoader(seed, check_table(conn, seed))
+            loader = open_loader(conn, seed)
         at = self.checkpoint(seed.name)
         for each in [at, *self.partitions(seed.name)]:
             if each is not None:

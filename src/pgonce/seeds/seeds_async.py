@@ -27,8 +27,7 @@ from pgonce.seeds.rejected_row import RejectedRow
 from pgonce.seeds.rejects_async import retry
 from pgonce.seeds.run_options import Progress, RunOptions
 from pgonce.seeds.seed import Seed, SeedOptions, check_seed_options
-from pgonce.seeds.table_async import check_table
-from pgonce.seeds.table_loader_async import TableLoader
+from pgonce.seeds.table_loader_async import TableLoader, open_loader
 
 __all__ = ["RUNNER", "WINDOW", "AsyncSeeds", "Progress", "SeedResult", "Source"]
 
@@ -135,7 +134,7 @@ class AsyncSeeds:
         run_options = RunOptions(restart, accept_change, partition, max_rows_per_second, on_progress, stop)
         name, key = found.name, found.name if partition is None else f"{found.name}/{partition}"
         async with connection(self._pool) as conn:
-            loader = TableLoader(found, await check_table(conn, found))
+            loader = await open_loader(conn, found)
         await self.release_dead(name, key)
         importing: Import | None = None
         resumed = rows = 0
@@ -147,7 +146,7 @@ class AsyncSeeds:
                 async with self._jobs.run(RUNNER, key=key, scope=scope, window=window) as run:
                     if run is None:
                         return SeedResult("overlap", at)
-                    importing = Import(run, loader, self._pool, self._schema, run_options, conn.adapters)
+                    importing = Import(run, loader, self._pool, self._schema, run_options)
                     outcome, checkpoint = await self._import(importing, run)
                     return SeedResult(
                         outcome, checkpoint, rows + importing.rows, importing.sequences, found.set_sequences, resumed,
@@ -274,7 +273,7 @@ class AsyncSeeds:
             InvalidArgument: there is no key by which rows that are there could be skipped, and there are rows.
         """
         async with connection(self._pool) as conn:
-            loader = TableLoader(seed, await check_table(conn, seed))
+            loader = await open_loader(conn, seed)
         await self.release_dead(seed.name)
         if await self.alive(seed.name):
             return False
@@ -358,7 +357,7 @@ class AsyncSeeds:
     async def _loader(self, seed: Seed) -> tuple[TableLoader, Checkpoint | None]:
         """And the checkpoint. Raises TableChanged if the seed was imported into another table."""
         async with connection(self._pool) as conn:
-            loader = TableLoader(seed, await check_table(conn, seed))
+            loader = await open_loader(conn, seed)
         at = await self.checkpoint(seed.name)
         for each in [at, *await self.partitions(seed.name)]:
             if each is not None:

@@ -26,7 +26,7 @@ from pgonce.seeds.seed import Seed
 from pgonce.seeds.source import check_columns
 from pgonce.seeds.stream import batches_of, prefetched
 from pgonce.seeds.table import check_table
-from pgonce.seeds.table_loader import TableLoader
+from pgonce.seeds.table_loader import open_loader
 
 Sources: TypeAlias = Mapping[str | None, Source]
 _RESULT = ("keys", "found", "equal", "extra", "examples")
@@ -78,7 +78,7 @@ def rehearse(
         SourceChanged: as a run would raise it at such a checkpoint; TableChanged, too.
     """
     with connection(pool) as conn:
-        loader = TableLoader(seed, check_table(conn, seed))
+        loader = open_loader(conn, seed)
         sizer, total, last = BatchSizer(), Counts(), time.monotonic()
         unfinished: str | None = None
         with conn.transaction(force_rollback=True):
@@ -92,7 +92,7 @@ def rehearse(
                     loader.check_target(conn, at)
                 check_source(seed, source, at, accept_change=accept_change)
                 try:
-                    with prefetched(batches(loader, source, cursor, sizer, conn.adapters)) as (taken, want):
+                    with prefetched(batches(loader, source, cursor, sizer)) as (taken, want):
                         for batch in taken:
                             batch.on_first_bytes_sent = want
                             room = seed.max_rejects - total.rejected

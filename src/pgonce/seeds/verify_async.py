@@ -25,7 +25,7 @@ from pgonce.seeds.seed import Seed
 from pgonce.seeds.source import check_columns
 from pgonce.seeds.stream_async import batches_of, prefetched
 from pgonce.seeds.table_async import check_table
-from pgonce.seeds.table_loader_async import TableLoader
+from pgonce.seeds.table_loader_async import open_loader
 
 Sources: TypeAlias = Mapping[str | None, Source]
 _RESULT = ("keys", "found", "equal", "extra", "examples")
@@ -77,7 +77,7 @@ async def rehearse(
         SourceChanged: as a run would raise it at such a checkpoint; TableChanged, too.
     """
     async with connection(pool) as conn:
-        loader = TableLoader(seed, await check_table(conn, seed))
+        loader = await open_loader(conn, seed)
         sizer, total, last = BatchSizer(), Counts(), time.monotonic()
         unfinished: str | None = None
         async with conn.transaction(force_rollback=True):
@@ -91,7 +91,7 @@ async def rehearse(
                     await loader.check_target(conn, at)
                 check_source(seed, source, at, accept_change=accept_change)
                 try:
-                    async with prefetched(batches(loader, source, cursor, sizer, conn.adapters)) as (taken, want):
+                    async with prefetched(batches(loader, source, cursor, sizer)) as (taken, want):
                         async for batch in taken:
                             batch.on_first_bytes_sent = want
                             room = seed.max_rejects - total.rejected
