@@ -12,7 +12,7 @@ from psycopg import errors
 
 from pgonce.core import database, environment, schema_check
 from pgonce.core.call import Call
-from pgonce.core.execute import execute, fetch
+from pgonce.core.execute import execute, fetch, no_transaction_timeout
 from pgonce.errors import READ_ONLY, PgonceError, first_line
 from pgonce.webhooks.stripe import signing_secrets
 
@@ -124,6 +124,6 @@ def _rows(url: str, schema: str) -> list[Finding]:
         return [Finding(*row) for row in rows]
 
     with database.connect(url) as conn, conn.transaction():
-        conn.execute("set local statement_timeout = '30s'")
+        conn.execute(f"set local statement_timeout = '30s'{no_transaction_timeout(conn)}".encode())
         args = {"p_client_clock": datetime.now(UTC), "p_pooled": database.is_pooled(conn)}
         return execute(conn, Call("pgonce_examine", args, read), schema)

@@ -65,6 +65,16 @@ def test_a_time_limit_that_seemed_long_enough_ends_no_own_statement(conn: Connec
     assert not execute.is_usual(conn)
 
 
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_the_limit_of_a_transaction_ends_no_own_one(conn: Connection[Any], *, autocommit: bool) -> None:
+    if conn.info.server_version < 170000:
+        pytest.skip("PostgreSQL has transaction_timeout from 17 on")
+    conn.execute(SLOW)
+    conn.execute("set transaction_timeout to '100ms'")
+    conn.autocommit = autocommit
+    assert execute.execute(conn, Call("slow", {"p_seconds": 0.3}, value), "public") == ""
+
+
 def test_a_cancelled_statement_is_not_repeated(conn: Connection[Any], session: Callable[..., Connection[Any]]) -> None:
     conn.execute(SLOW)
     other = session()

@@ -32,10 +32,13 @@ from generate_series(1, 120000) n;
 # The locks that each command which creates something holds on the two tables at its end.
 WATCH = """
 create table watched (tag text, made text, mode text);
+alter table watched add time_limit text default current_setting('statement_timeout');
 create function watch() returns event_trigger language plpgsql as $$ begin
-  insert into watched select tg_tag, c.object_identity, l.mode from pg_locks l, pg_event_trigger_ddl_commands() c
+  insert into watched (tag, made, mode)
+  select tg_tag, c.object_identity, l.mode from pg_locks l, pg_event_trigger_ddl_commands() c
   where pid = pg_backend_pid() and locktype = 'relation'
     and relation in ('webhook_events'::regclass, 'cron_job_runs'::regclass);
+  insert into watched (tag, made) select tg_tag, object_identity from pg_event_trigger_ddl_commands();
 end $$;
 create event trigger watch on ddl_command_end
   when tag in ('CREATE INDEX', 'ALTER TABLE', 'CREATE TRIGGER') execute function watch();
@@ -80,6 +83,7 @@ def test_no_index_of_a_large_table_is_built_under_a_lock_that_blocks_writers(
     empty_database: str, large: Connection
 ) -> None:
     large.execute(WATCH.encode())
+    large.execute(f'alter database "{large.info.dbname}" set statement_timeout = "1min"'.encode())
     before = large.execute(FILES).fetchone()
     schema.migrate(empty_database)
     assert large.execute(FILES).fetchone() == before, "the table was not rewritten"
@@ -92,6 +96,8 @@ def test_no_index_of_a_large_table_is_built_under_a_lock_that_blocks_writers(
     names = {index for table, index, *_ in indexes if table in {"webhook_events", "cron_job_runs"}}
     assert len(names) > 10
     assert blocking & names == set()
+    limits = large.execute("select distinct time_limit from watched").fetchall()
+    assert limits == [("0",)], "the build of a large index is not ended by a time limit"
 
 
 def test_the_columns_that_are_added_read_no_row_of_the_table(empty_database: str, large: Connection) -> None:

@@ -27,6 +27,8 @@ from uuid import UUID
 import psycopg
 from psycopg import errors, sql
 
+from pgonce.core.database import is_pooled
+from pgonce.core.execute import no_transaction_timeout
 from pgonce.core.schema_sql import LOCK, SPECIFIED, api, settings_for, statements
 from pgonce.errors import SchemaError
 
@@ -71,7 +73,7 @@ def find_large(conn: Connection, schema: str) -> dict[str, str]:
 def _transaction(conn: Connection, schema: str) -> Iterator[None]:
     with conn.transaction():
         conn.execute("set local client_min_messages = error")
-        conn.execute("set local statement_timeout = 0")
+        conn.execute(f"set local statement_timeout = 0{no_transaction_timeout(conn)}".encode())
         conn.execute(f"select {LOCK}".encode())  # before the limit below: another migrate may take its time
         conn.execute("select set_config('lock_timeout', %s, true)", [_LOCK_TIMEOUT])
         for name, value in settings_for(schema).items():
@@ -109,6 +111,9 @@ def prepare(conn: Connection, schema: str, tables: list[str], check: Callable[[s
 
     ``check`` runs install_check.sql, and raises SchemaError where the tables cannot be adopted.
     """
+
+    if not is_pooled(conn):  # an index is built outside of a transaction. A pooler would pass the setting on to others
+        conn.execute(f"set statement_timeout = 0{no_transaction_timeout(conn, 'session')}".encode())
 
     def begin() -> None:
         check(api("install_check"))

@@ -82,13 +82,17 @@ def _is_default(name: str) -> str:
 
 def _is_limit(name: str, least: str) -> str:
     """Whether the time limit is off, or at least ``least``."""
-    limit = f"pg_catalog.current_setting('{name}')::pg_catalog.interval"
+    limit = f"coalesce(pg_catalog.current_setting('{name}', true), '0')::pg_catalog.interval"
     return f"({limit} = '0' or {limit} >= '{least}')"
 
 
-_IS_USUAL = "select " + " and ".join(
-    [*map(_is_default, _SHIPPED), *(_is_limit(name, "10s") for name in ("statement_timeout", "lock_timeout"))]
-)
+def no_transaction_timeout(conn: Connection[Any], scope: str = "local") -> str:
+    """What lifts this limit from a transaction of pgonce's own, where the server has it; to be added to a statement."""
+    return f"; set {scope} transaction_timeout to 0" if conn.info.server_version >= 170000 else ""
+
+
+_LIMITS = ("statement_timeout", "lock_timeout", "transaction_timeout")
+_IS_USUAL = "select " + " and ".join([*map(_is_default, _SHIPPED), *(_is_limit(name, "10s") for name in _LIMITS)])
 # Asked after an error that the setting may have caused. Before that, a time limit of 30 s is no reason to begin each
 # statement with a transaction of our own, which takes three round trips instead of one.
 _WAS_ENOUGH = {
@@ -156,7 +160,7 @@ def execute(
             if conn.autocommit:
                 with own_transaction(conn):
                     return _execute(conn, call, statement)
-            run(conn, _BEGIN)  # whoever has the connection commits
+            run(conn, _BEGIN + no_transaction_timeout(conn))  # whoever has the connection commits
         if _is_utf8(conn):
             return _execute(conn, call, statement)
         encoding = (conn.pgconn.parameter_status(b"client_encoding") or b"").decode()
@@ -189,7 +193,7 @@ def fetch(conn: Connection[Any], statement: str | Composed, arguments: Params | 
 @contextmanager
 def own_transaction(conn: Connection[Any]) -> Iterator[None]:
     """A transaction for own statements only: READ COMMITTED, with own settings."""
-    run(conn, _BEGIN)
+    run(conn, _BEGIN + no_transaction_timeout(conn))
     try:
         yield
     except BaseException:

@@ -10,6 +10,7 @@ from psycopg import errors, sql
 
 from pgonce.core import database
 from pgonce.core.adopt import is_adopting
+from pgonce.core.execute import no_transaction_timeout
 from pgonce.core.migrate import applied, refuse, run_script
 from pgonce.core.schema_sql import SPECIFIED, api, migrations, script
 from pgonce.errors import PgonceError, SchemaError
@@ -137,7 +138,7 @@ def check(url: str, schema: str = "public") -> list[str]:
             return [f"pgonce is not installed in schema {schema}: run `pgonce migrate`"]
         with conn.transaction(force_rollback=True):
             conn.execute("set local client_min_messages = error")
-            conn.execute("set local statement_timeout = 0")
+            conn.execute(f"set local statement_timeout = 0{no_transaction_timeout(conn)}".encode())
             try:
                 run_script(conn, script(scratch))
             except errors.InsufficientPrivilege as error:

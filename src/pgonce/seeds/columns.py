@@ -86,7 +86,7 @@ class TableFacts:
     order: Sequence[str] = ()
     """The key in the order of an index whose ranges hold its rows; empty: there is none."""
     settings: Sequence[str] = ()
-    """Statements that a transaction begins with, in which values are written or compared as texts."""
+    """Statements that a transaction begins with, in which values are written or compared."""
     key_index: int | None = None
     """The unique index that keeps the rows of the key apart; None: there is no key."""
     refers_to_itself: bool = False

@@ -59,11 +59,15 @@ select c.oid, n.nspname::text as schema, c.relname::text as name, c.relpersisten
               where a.attnum is null)
           limit 1)
         order by k.n) as key_order,
-  -- settings of the role or the database under which different values have one text, or NULL in an array is a word
+  -- settings of the role or the database under which different values have one text, NULL in an array is a word, or a
+  -- batch or a comparison is ended that takes its time
   array_remove(array[
     case when current_setting('extra_float_digits')::int < 1 then 'set local extra_float_digits = 1' end,
     case when not current_setting('array_nulls')::boolean then 'set local array_nulls = on' end,
-    case when current_setting('datestyle') not like 'ISO%%' then 'set local datestyle = ISO' end], null) as settings
+    case when current_setting('datestyle') not like 'ISO%%' then 'set local datestyle = ISO' end,
+    case when current_setting('statement_timeout') <> '0' then 'set local statement_timeout = 0' end,
+    case when current_setting('transaction_timeout', true) <> '0' then 'set local transaction_timeout = 0' end
+  ], null) as settings
 from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = %(table)s
 """
 _OTHER_KINDS = {"S": "a sequence", "c": "a composite type", "i": "an index", "I": "an index"}

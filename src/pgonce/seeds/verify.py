@@ -32,6 +32,7 @@ Sources: TypeAlias = Mapping[str | None, Source]
 _RESULT = ("keys", "found", "equal", "extra", "examples")
 _EXPECTED = sql.SQL("pg_temp.pgonce_expected")
 _COPY = sql.SQL("copy {} from stdin with (encoding 'UTF8')").format(_EXPECTED)
+_PATIENT = "set local idle_in_transaction_session_timeout = 0"  # the source is read in the transaction
 _EXACT: frozenset[Kind] = frozenset({"boolean", "integer", "uuid"})
 # Every name is an alias or a number of ours: a table called "source" or a column called "n" cannot be taken for one.
 # The order of the temporary table's ctid is that of the source: nothing was deleted from it.
@@ -82,6 +83,7 @@ def rehearse(
         sizer, total, last = BatchSizer(), Counts(), time.monotonic()
         unfinished: str | None = None
         with conn.transaction(force_rollback=True):
+            run(conn, _PATIENT)
             loader.begin(conn)
             if again:
                 loader.check_restart(conn)
@@ -129,7 +131,7 @@ def compare(pool: Pool, sources: Sources, seed: Seed, rejected: Mapping[str | No
     with connection(pool) as conn:
         facts = check_table(conn, seed)
         with conn.transaction(force_rollback=True):
-            run(conn, "; ".join(["set local client_encoding = 'UTF8'", *facts.settings]))
+            run(conn, "; ".join(["set local client_encoding = 'UTF8'", _PATIENT, *facts.settings]))
             for source in sources.values():
                 check_columns(source, facts.columns, seed.into, seed.columns)
             reader: RowReader | None = None

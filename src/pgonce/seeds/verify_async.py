@@ -31,6 +31,7 @@ Sources: TypeAlias = Mapping[str | None, Source]
 _RESULT = ("keys", "found", "equal", "extra", "examples")
 _EXPECTED = sql.SQL("pg_temp.pgonce_expected")
 _COPY = sql.SQL("copy {} from stdin with (encoding 'UTF8')").format(_EXPECTED)
+_PATIENT = "set local idle_in_transaction_session_timeout = 0"  # the source is read in the transaction
 _EXACT: frozenset[Kind] = frozenset({"boolean", "integer", "uuid"})
 # Every name is an alias or a number of ours: a table called "source" or a column called "n" cannot be taken for one.
 # The order of the temporary table's ctid is that of the source: nothing was deleted from it.
@@ -81,6 +82,7 @@ async def rehearse(
         sizer, total, last = BatchSizer(), Counts(), time.monotonic()
         unfinished: str | None = None
         async with conn.transaction(force_rollback=True):
+            await run(conn, _PATIENT)
             await loader.begin(conn)
             if again:
                 await loader.check_restart(conn)
@@ -128,7 +130,7 @@ async def compare(pool: Pool, sources: Sources, seed: Seed, rejected: Mapping[st
     async with connection(pool) as conn:
         facts = await check_table(conn, seed)
         async with conn.transaction(force_rollback=True):
-            await run(conn, "; ".join(["set local client_encoding = 'UTF8'", *facts.settings]))
+            await run(conn, "; ".join(["set local client_encoding = 'UTF8'", _PATIENT, *facts.settings]))
             for source in sources.values():
                 check_columns(source, facts.columns, seed.into, seed.columns)
             reader: RowReader | None = None

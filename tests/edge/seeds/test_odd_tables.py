@@ -198,6 +198,28 @@ def test_a_change_that_keeps_the_key_does_not_end_an_import(seeds: Seeds, conn: 
     assert seeds.verify(what)["ok"]
 
 
+def test_no_time_limit_of_the_database_ends_a_batch_a_dry_run_or_a_comparison(database: str, conn: Conn) -> None:
+    conn.execute("create function slow(p_text text) returns bool language sql as 'select pg_sleep(0.5) is not null'")
+    conn.execute("create domain slow as text check (slow(value)); create table things (id int primary key, note slow)")
+    limits = ["statement_timeout", "idle_in_transaction_session_timeout"]
+    if conn.info.server_version >= 170000:
+        limits.append("transaction_timeout")
+    for limit in limits:
+        conn.execute(f'alter database "{conn.info.dbname}" set {limit} = "400ms"'.encode())
+    pauses = iter([0.5])
+
+    def source(cursor: Any) -> Any:
+        yield (1, None), 1
+        conn.execute("select pg_sleep(%s)", [next(pauses, 0)])
+        yield (2, "x"), 2
+
+    with pools.open_pool(database, 4) as pool:
+        seeds, what = Seeds(pool), Seed("s", source, "things", ("id",), columns=("id", "note"), batch_size=1)
+        assert seeds.rehearse(what).inserted == 2
+        assert seeds.run(what).outcome == "complete"
+        assert seeds.verify(what)["ok"]
+
+
 @pytest.mark.parametrize("key", [("id",), ()])
 @pytest.mark.parametrize(
     "change",
