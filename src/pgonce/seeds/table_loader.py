@@ -64,6 +64,7 @@ class TableLoader:
         self.adapters = adapters
         """Of the pool's connections: they may know classes of the application."""
         self._key_index = facts.key_index
+        self._settings = facts.settings  # facts that are read again, in a transaction that has them, lack them
         self._keys_found = False
         self._ranges = bool(facts.order)
         self._staging: Literal["none", "empty", "full"] = "none"
@@ -73,7 +74,7 @@ class TableLoader:
     def begin(self, conn: Connection[Any]) -> None:
         """Call at the start of each transaction."""
         self._staging = "none"
-        settings = list(self.facts.settings)
+        settings = list(self._settings)
         if conn.info.encoding != "utf-8":  # of a user's pool, or PGCLIENTENCODING: cursors and rejects are Unicode
             settings.append("set local client_encoding = 'UTF8'")
         if self.facts.has_deferred:  # else COMMIT reports a bad row, without naming it

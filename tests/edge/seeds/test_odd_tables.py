@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,7 @@ def test_a_trigger_of_a_partition_that_changes_keys_does_not_make_it_another_tab
     assert seeds.run(what).outcome == "complete"
 
 
-def altered(conn: Conn, change: str, **options: Any) -> Seed:
+def altered(conn: Conn, change: str, note: Callable[[int], Any] = str, **options: Any) -> Seed:
     """Eight rows with four keys, and a change of the table before the third batch of two is made."""
     changes = iter([change])
 
@@ -160,7 +161,7 @@ def altered(conn: Conn, change: str, **options: Any) -> Seed:
         for n in range(0 if cursor is None else cursor + 1, 8):
             if n == 4 and (statement := next(changes, "")):
                 conn.execute(statement.encode())
-            yield (n % 4, str(n)), n
+            yield (n % 4, note(n)), n
 
     given = {"into": "things", "key": ("id",), "columns": ("id", "note"), "batch_size": 2, **options}
     return Seed("s", source, **given)
@@ -196,6 +197,16 @@ def test_a_change_that_keeps_the_key_does_not_end_an_import(seeds: Seeds, conn: 
     assert seeds.run(what).outcome == "complete"
     assert counts(seeds) == (4, 0, 4, 0)
     assert seeds.verify(what)["ok"]
+
+
+def test_settings_of_the_import_hold_after_a_column_has_got_another_type(database: str, conn: Conn) -> None:
+    conn.execute("create table things (id int primary key, note text[])")
+    conn.execute(f'alter database "{conn.info.dbname}" set array_nulls = off'.encode())
+    changed = "alter table things alter id type bigint"
+    with pools.open_pool(database, 4) as pool:
+        Seeds(pool).run(altered(conn, changed, lambda n: [str(n), None], on_conflict="update"))
+    found = conn.execute("select array_agg(note::text order by id) from things").fetchone()
+    assert found == (["{4,NULL}", "{5,NULL}", "{6,NULL}", "{7,NULL}"],)
 
 
 def test_no_time_limit_of_the_database_ends_a_batch_a_dry_run_or_a_comparison(database: str, conn: Conn) -> None:
