@@ -102,9 +102,12 @@ def _run(pool: Pool, schema: str, wanted: Filter, why: str | None, limit: int) -
     click.echo(f"{queued} of {events} queued again")
     if wanted.ids:
         for event_id in left:
-            click.echo(f"{event_id}: is being handled at this moment, was meanwhile, or cannot be written", err=True)
+            click.echo(
+                f"{event_id}: is being handled at this moment, was meanwhile, was erased, or cannot be written",
+                err=True,
+            )
     elif left:
-        reasons = "were retried, replayed or handled by somebody else meanwhile, or cannot be written"
+        reasons = "were retried, replayed or handled by somebody else meanwhile, were erased, or cannot be written"
         click.echo(f"{len(left)} {reasons}: pgonce webhook show says more", err=True)
 
 

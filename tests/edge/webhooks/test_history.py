@@ -101,9 +101,12 @@ def test_erasing_a_customer_removes_what_its_ended_events_hold_and_keeps_their_i
         assert row["customer_id"] is None
     assert "secret" not in str(conn.execute(HISTORY).fetchall())
     assert "secret" in str(status(conn, "evt_other")["payload"])
-    put("pay", "evt_done", **about("cus_1"))  # a redelivery is known, and is not handled again
+    put("pay", "evt_done", "evt_dead", **about("cus_1"))  # a redelivery is known, and is not handled again
+    assert command(database, "webhook", "replay", "evt_done", "evt_dead")[1] == "0 of 2 queued again\n"
+    assert conn.execute("select pgonce_replay_webhook('evt_done')").fetchone() == (False,)
     work(app, database, conn, max_attempts=1)
     assert sorted(effects()) == ["evt_done", "evt_other", "evt_waiting"]
+    assert (status(conn, "evt_dead")["status"], status(conn, "evt_dead")["ignored_reason"]) == ("ignored", "erased")
 
 
 def test_of_a_database_error_the_message_is_shown_and_not_its_context(

@@ -40,6 +40,7 @@ begin
   free as (  -- a locked event is being handled
     select e.id, e.attempts from webhook_events e join seen s on s.event = e.stripe_event_id
     where e.status = s.status and e.status <> 'processing' and e.lease is not distinct from s.lease
+      and not exists (select from pgonce_webhook_attempts a where a.event_id = e.id and a.what = 'erased')
     order by e.id for update of e skip locked)
   select coalesce(array_agg(f.id), '{}'), coalesce(array_agg(f.attempts), '{}') into v_ids, v_attempts from free f;
   return query
@@ -51,8 +52,8 @@ begin
 end $$;
 comment on function pgonce_replay_webhooks(text[], text[], uuid[], text, text, bigint) is
   'pgonce: queues ended events again, with all attempts available again. Only events that still have the status and the lease '
-  'that were seen are queued. Events that were handled, retried or replayed in the meantime, locked ones, and those that a '
-  'trigger or constraint of yours refuses, are left as they are. Returns the ids of the queued events. p_who, p_why and '
+  'that were seen are queued. Events that were handled, retried or replayed in the meantime, locked ones, those that a trigger '
+  'or constraint of yours refuses, and those whose payload was erased, are left as they are. Returns the ids of the queued events. p_who, p_why and '
   'p_replay_id are kept in pgonce_webhook_attempts.';
 
 create or replace function pgonce_replay_webhook(p_stripe_event_id text, p_who text default null, p_why text default null)
@@ -90,7 +91,7 @@ begin
   return found;
 end $$;
 comment on function pgonce_replay_webhook(text, text, text) is
-  'pgonce: queues an event again, whatever its outcome, with all attempts available again. false = it is being handled now. PT503 = a '
+  'pgonce: queues an event again, whatever its outcome, with all attempts available again. false = it is being handled now, or its payload was erased. PT503 = a '
   'trigger or constraint of yours refuses to have it written.';
 
 create or replace function pgonce_failed_webhooks(
@@ -137,7 +138,11 @@ begin
   gone as (
     update webhook_events e
     set payload = jsonb_build_object('id', e.stripe_event_id, 'type', e.event_type, 'object', 'event', 'erased', true),
-        raw = null, error_message = case when e.status = 'failed' then 'erased' end, order_key = null
+        raw = null, error_message = null, order_key = null,
+        -- a redelivery would retry a dead letter, and a new handler take an ignored event back: both without the payload
+        status = case e.status when 'failed' then 'ignored' else e.status end,
+        ignored_reason = case when e.status <> 'succeeded' then 'erased' end,
+        processed_at = coalesce(e.processed_at, clock_timestamp())
     from ended where e.id = ended.id returning e.id, e.attempts),
   traces as (
     update pgonce_webhook_attempts a set error = null from gone where a.event_id = gone.id),
@@ -146,6 +151,7 @@ begin
   select count(*), kept - count(*) into erased, kept from gone;
 end $$;
 comment on function pgonce_erase_webhooks(text, text, text, boolean) is
-  'pgonce: removes payload, raw bytes and tracebacks of a customer''s events that have ended. id, type, status and times stay, '
-  'so that a redelivery is still recognized. kept: the number of events that are not handled yet, or are locked; they keep their payload. '
+  'pgonce: removes payload, raw bytes, tracebacks and reasons of a customer''s events that have ended. id, type, status and times '
+  'stay, so that a redelivery is still recognized. They are never handled again: a dead letter becomes ignored, and no replay takes '
+  'one. kept: the number of events that are not handled yet, or are locked; they keep their payload. '
   'p_dry_run: only count.';
