@@ -59,21 +59,54 @@ comment on function pgonce_delete_unreferenced(text, uuid[]) is
   'pgonce: deletes rows, except those that a foreign key of another table refers to (23503 if these are all), or that a trigger of '
   'yours keeps (its error if these are all). Returns how many.';
 
+-- As many rows as one batch has may be kept by a foreign key. Read as the oldest of all, they would be the batch of every call, and
+-- hide the younger rows. Where only such rows are left, or this role may not read the other table, they are the batch: the DELETE
+-- then says which key it is.
+create or replace function pgonce_find_old_rows(p_table text, p_before timestamptz, p_limit integer, p_last uuid[] default '{}')
+returns uuid[]
+language plpgsql set search_path from current as $$
+declare
+  v_at text := case p_table when 'webhook_events' then 'received_at' when 'cron_job_runs' then 'started_at' end;
+  v_has_ended text := case p_table when 'webhook_events' then $c$
+    case when queued then status in ('succeeded', 'ignored') or status = 'failed' and next_attempt_at is null
+         else status <> 'processing' or lease_expires_at <= clock_timestamp() end $c$
+    else $c$ status <> 'running' $c$ end;
+  v_unreferenced text;
+  v_ids uuid[];
+begin
+  if v_at is null then
+    raise sqlstate '22023' using message = 'the table must be webhook_events or cron_job_runs';
+  end if;
+  select coalesce(string_agg(format(' and not exists (select from %s r where %s)', c.conrelid::regclass, (
+    select string_agg(format('r.%I = e.%I', own.attname, other.attname), ' and ')
+    from unnest(c.conkey, c.confkey) as k (own, other)
+    join pg_attribute own on own.attrelid = c.conrelid and own.attnum = k.own
+    join pg_attribute other on other.attrelid = c.confrelid and other.attnum = k.other)), ''), '')
+  into v_unreferenced
+  from pg_constraint c join pg_class t on t.oid = c.conrelid
+  where c.contype = 'f' and c.confrelid = p_table::regclass and c.confdeltype in ('a', 'r') and c.conparentid = 0
+    and has_schema_privilege(t.relnamespace, 'usage') and has_table_privilege(t.oid, 'select');
+  for v_try in 1 .. 2 loop
+    execute format('select array(select e.id from %I e where e.%I < $1 and e.id <> all ($3) and %s%s order by e.%2$I limit $2'
+                   ' for update of e skip locked)', p_table, v_at, v_has_ended, v_unreferenced)
+    into v_ids using p_before, p_limit, p_last;
+    exit when v_ids <> '{}' or v_unreferenced = '';
+    v_unreferenced := '';
+  end loop;
+  return v_ids;
+end $$;
+comment on function pgonce_find_old_rows(text, timestamptz, integer, uuid[]) is
+  'pgonce: locks the oldest events or runs that may be deleted, but for those in p_last, and returns their ids. Rows that a foreign key '
+  'keeps from being deleted come only when no others are left.';
+
 create or replace function purge_webhook_events(p_older_than interval default '90 days', p_limit integer default 10000) returns integer
 language plpgsql set search_path from current as $$
 declare
-  v_before timestamptz;  -- a variable: a volatile function cannot limit the index scan
   v_old uuid[];
   v_deleted integer;
 begin
   perform pgonce_check_retention_arguments(p_older_than, p_limit);
-  v_before := clock_timestamp() - p_older_than;
-  v_old := array(
-    select id from webhook_events
-    where received_at < v_before
-      and case when queued then status in ('succeeded', 'ignored') or status = 'failed' and next_attempt_at is null
-               else status <> 'processing' or lease_expires_at <= clock_timestamp() end
-    order by received_at limit p_limit for update skip locked);
+  v_old := pgonce_find_old_rows('webhook_events', clock_timestamp() - p_older_than, p_limit);
   v_deleted := pgonce_delete_unreferenced('webhook_events', v_old);
   delete from pgonce_webhook_attempts a
   where a.event_id = any (v_old) and not exists (select from webhook_events e where e.id = a.event_id);
@@ -86,11 +119,9 @@ comment on function purge_webhook_events(interval, integer) is
 create or replace function purge_job_runs(p_older_than interval default '180 days', p_limit integer default 10000) returns integer
 language plpgsql set search_path from current as $$
 declare
-  v_before timestamptz;
   v_last uuid[];
 begin
   perform pgonce_check_retention_arguments(p_older_than, p_limit);
-  v_before := clock_timestamp() - p_older_than;
   -- The last run of each job is found in idx_cron_runs_job_name, in one step per job. The condition "there is no later run"
   -- would be a join of every run with every later one: 1.7 s for 50,000 runs, and the time grows with the square.
   with recursive last (job_name, id) as (
@@ -100,10 +131,8 @@ begin
       select r.job_name, r.id from cron_job_runs r where r.job_name > last.job_name and r.status <> 'skipped'
       order by r.job_name, r.started_at desc limit 1) as next)
   select array_agg(id) into v_last from last;
-  return pgonce_delete_unreferenced('cron_job_runs', array(
-    select id from cron_job_runs
-    where started_at < v_before and status <> 'running' and id <> all (coalesce(v_last, '{}'))
-    order by started_at limit p_limit for update skip locked));
+  return pgonce_delete_unreferenced('cron_job_runs', pgonce_find_old_rows(
+    'cron_job_runs', clock_timestamp() - p_older_than, p_limit, coalesce(v_last, '{}')));
 end $$;
 comment on function purge_job_runs(interval, integer) is
   'pgonce: deletes at most p_limit runs older than p_older_than, oldest first. A running run and the last run of a job are '
