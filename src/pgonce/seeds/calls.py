@@ -20,7 +20,7 @@ __all__ = ["Checkpoint", "Counts", "Cursor", "Reject", "SeedRow"]
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A row of seed_checkpoints, or of seed_partitions."""
+    """A row of seed_checkpoints, or of pgonce_seed_partitions."""
 
     id: UUID
     seed_name: str

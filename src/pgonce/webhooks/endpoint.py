@@ -83,7 +83,9 @@ class Endpoint:
         return f"<pgonce.webhooks.endpoint for {len(self._app.handlers)} handlers>"
 
     def handle(self, body: bytes, headers: Headers) -> Response:
-        """Verify, record and handle one delivery; never raises.
+        """Verify, record and handle one delivery; raises no ``Exception``.
+
+        SystemExit and its like, from a handler, are raised after the event is marked as failed.
 
         Args:
             body: the request body exactly as received.

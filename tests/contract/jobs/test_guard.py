@@ -20,7 +20,7 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from pgonce import AsyncJobs, AsyncRun, Jobs
 from pgonce import Run as SyncRun
 from pgonce.core.database import open_async_pool
-from pgonce.errors import DatabaseUnavailable, InvalidArgument, LeaseLost, PgonceError, TransactionBroken
+from pgonce.errors import DatabaseUnavailable, InvalidArgument, LeaseLost, PgonceError, SchemaError, TransactionBroken
 from tests.conftest import wait_until
 from tests.contract.callers import Async, Caller, Run, Sync, spawn
 from tests.contract.conftest import BINDINGS, CALLERS
@@ -279,6 +279,9 @@ def test_a_transaction_that_is_ended_inside_is_an_error(
     with pytest.raises(TransactionBroken, match="RESET ALL"), started(caller, name) as run, run.transaction() as tx:
         tx.execute("insert into effects values (%s)", [name])
         tx.execute("reset all")  # takes away, too, what marks the transaction
+    with pytest.raises(SchemaError, match="permission denied"), started(caller, name) as run, run.transaction() as tx:
+        tx.execute("insert into effects values (%s)", [name])
+        tx.execute("set local role pg_monitor")  # which may not call the last statement of the transaction
     with pytest.raises(psycopg.ProgrammingError), started(caller, name) as run, run.transaction() as tx:
         tx.commit()
     assert effects(db, name) == 2
