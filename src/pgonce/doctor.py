@@ -13,7 +13,7 @@ from psycopg import errors
 from pgonce.core import database, environment, schema_check
 from pgonce.core.call import Call
 from pgonce.core.execute import execute, fetch, no_transaction_timeout
-from pgonce.errors import READ_ONLY, PgonceError, first_line
+from pgonce.errors import READ_ONLY, PgonceError, database_error, first_line
 from pgonce.webhooks.stripe import signing_secrets
 
 State = Literal["ok", "warning", "failure"]
@@ -52,7 +52,12 @@ def examine(url: str, schema: str = "public") -> list[Finding]:
         found += _schema(url, schema)
         return found + _rows(url, schema)
     except (PgonceError, psycopg.Error) as error:
-        return [*found, Finding("schema", "failure", first_line(error), "pgonce migrate")]
+        caused = database_error(error)
+        lacks_rights = caused is not None and caused.sqlstate == "42501"
+        action = (
+            "make this role a member of service_role that inherits its rights" if lacks_rights else "pgonce migrate"
+        )
+        return [*found, Finding("schema", "failure", first_line(error), action)]
 
 
 def _database(url: str) -> list[Finding]:

@@ -300,11 +300,17 @@ def test_the_line_about_disk_has_the_growth_of_a_day(database: str, conn: Connec
 
 def test_a_role_that_may_not_create_a_schema_still_gets_the_rest(database: str, conn: Connection) -> None:
     role = f"reader_{uuid4().hex[:8]}"
-    conn.execute(f"create role {role} login in role service_role".encode())
+    conn.execute(f"create role {role} login noinherit in role service_role".encode())
     try:
+        denied = doctor.examine(make_conninfo(database, user=role))[-1]
+        conn.execute(f"drop role {role}; create role {role} login in role service_role".encode())
         states = {each.area: each.state for each in doctor.examine(make_conninfo(database, user=role))}
     finally:
         conn.execute(f"drop role {role}".encode())
+    assert (denied.state, denied.action) == (
+        "failure",
+        "make this role a member of service_role that inherits its rights",
+    )
     assert states["schema"] == "warning"
     assert states["retention"] == "ok"
 

@@ -53,6 +53,7 @@ def test_a_role_without_rights_on_the_schema_itself_migrates_without_a_warning(u
     ("change", "says"),
     [
         ("revoke create on schema public from {}", "permission denied for schema public"),
+        ("create table pgonce_migrations (version integer)", "denied for table pgonce_migrations: run it as the role"),
         ("create table webhook_events (a integer)", "webhook_events"),
         ("create function start_job_run() returns integer language sql as 'select 1'", "start_job_run"),
     ],

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -57,7 +58,7 @@ def migrate(
     """
     warnings: list[str] = []
     done: set[int] = set()
-    with database.connect(url) as conn:
+    with database.connect(url) as conn, needs_rights(conn, schema):
         conn.add_notice_handler(lambda said: _collect(said, warnings))
         refuse(conn, schema)
         large = adopt.find_large(conn, schema)
@@ -74,13 +75,7 @@ def migrate(
             conn.execute("set local client_min_messages = warning")
             warnings.clear()
             before = applied(conn, schema)
-            try:
-                run_script(conn, script(schema))
-            except psycopg.errors.InsufficientPrivilege as error:
-                raise SchemaError(
-                    f"{error.diag.message_primary}: run it as the role that owns schema {schema} and what pgonce "
-                    f"has in it, or give role {conn.info.user} these rights"
-                ) from error
+            run_script(conn, script(schema))
             done = applied(conn, schema) - before
             if done:
                 _write_audit(conn, schema, before, before | done)
@@ -90,6 +85,18 @@ def migrate(
     for warning in warnings:
         warn(warning)
     return [name for version, name, _ in migrations() if version in done]
+
+
+@contextmanager
+def needs_rights(conn: psycopg.Connection[Any], schema: str) -> Iterator[None]:
+    """Say in SchemaError who may do it, where the role may not."""
+    try:
+        yield
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise SchemaError(
+            f"{error.diag.message_primary}: run it as the role that owns schema {schema} and what pgonce has in it, or "
+            f"give role {conn.info.user} these rights"
+        ) from error
 
 
 def _write_audit(conn: psycopg.Connection[Any], schema: str, before: set[int], after: set[int]) -> None:

@@ -11,7 +11,7 @@ from psycopg import errors, sql
 from pgonce.core import database
 from pgonce.core.adopt import is_adopting
 from pgonce.core.execute import no_transaction_timeout
-from pgonce.core.migrate import applied, refuse, run_script
+from pgonce.core.migrate import applied, needs_rights, refuse, run_script
 from pgonce.core.schema_sql import SPECIFIED, api, migrations, script
 from pgonce.errors import PgonceError, SchemaError
 
@@ -131,7 +131,7 @@ def check(url: str, schema: str = "public") -> list[str]:
         psycopg.Error: what the database refused otherwise.
     """
     scratch = f"pgonce_check_{uuid4().hex}"
-    with database.connect(url) as conn:
+    with database.connect(url) as conn, needs_rights(conn, schema):
         refuse(conn, schema)
         versions = applied(conn, schema)
         if not versions:
