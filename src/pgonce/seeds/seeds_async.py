@@ -107,7 +107,7 @@ class AsyncSeeds:
                 known at once.
             restart: begin at the start; what is there already is skipped, and the counters begin anew.
             accept_change: resume at the checkpoint although the source's fingerprint has changed.
-            partition: import this part of the seed only, with a checkpoint of its own; ``begin_partitions`` first.
+            partition: import ``source`` as this part, with a checkpoint of its own; ``begin_partitions`` first.
             on_progress: called after every batch.
             stop: called after every batch; when it returns True the run ends there, and the next one resumes.
             options: the fields of `Seed`, where ``seed`` is a name.
@@ -127,10 +127,11 @@ class AsyncSeeds:
         found = _seed(seed, source, options)
         if not callable(found.function):
             raise InvalidArgument(f'seed {found.name} has no source: pass app.get_seed("{found.name}")')
-        if source is None and found.partitions is not None:
-            if partition is None:
+        if found.partitions is not None:
+            if partition is None:  # it would be complete without them
                 raise InvalidArgument(f"seed {found.name} has partitions: import each of seed.parts() by run_partition")
-            found = replace(found, function=found.source(_part(found, partition)))
+            if source is None:
+                found = replace(found, function=found.source(_part(found, partition)))
         run_options = RunOptions(restart, accept_change, partition, max_rows_per_second, on_progress, stop)
         name, key = found.name, found.name if partition is None else f"{found.name}/{partition}"
         async with connection(self._pool) as conn:

@@ -103,6 +103,14 @@ def test_a_dry_run_refuses_what_a_run_refuses(seeds: Seeds, conn: Conn, tmp_path
         seeds.rehearse("p", read(file), into="plain", restart=True)
 
 
+@pytest.mark.usefixtures("things")
+def test_a_seed_with_partitions_is_not_complete_without_them(seeds: Seeds) -> None:
+    seed = Seed("s", lambda _, partition="two": iter([partition][:0]), "things", ("id",), partitions=["one", "two"])
+    with pytest.raises(InvalidArgument, match="import each of seed.parts\\(\\) by run_partition"):
+        seeds.run(seed)
+    assert seeds.checkpoint("s") is None
+
+
 @pytest.mark.parametrize("parts", [["1", 1], ["true", True], ['{"a": 1}', {"a": 1}]])
 def test_two_partitions_of_one_name_are_refused(parts: Any) -> None:
     with pytest.raises(InvalidArgument, match="have one name"):
