@@ -397,17 +397,21 @@ def test_an_event_whose_asynchronous_commit_was_forgotten_is_called_back_once(
 ) -> None:
     """A crash of the server, as the worker sees it: the mark and the effect of evt_0 are gone, and the connection."""
     called: list[str] = []
+    crashed = threading.Event()
 
     def handle(event: pgonce.Event) -> None:
         event.after_commit(partial(called.append, event.id))
         if event.id == "evt_1" and event.attempts == 1:
-            conn.execute("delete from effects where event = 'evt_0'")
-            conn.execute(
-                "update webhook_events set status = 'processing', next_attempt_at = received_at,"
-                " lease_expires_at = now() where stripe_event_id = 'evt_0'"
-            )
-            its = "from pg_stat_activity where application_name = 'pgonce worker'"
-            assert conn.execute(f"select pg_terminate_backend(pid, 10000) {its}".encode()).fetchall() == [(True,)]
+            with psycopg.connect(database, autocommit=True) as other:
+                other.execute("delete from effects where event = 'evt_0'")
+                other.execute(
+                    "update webhook_events set status = 'processing', next_attempt_at = received_at,"
+                    " lease_expires_at = now() where stripe_event_id = 'evt_0'"
+                )
+                its = "from pg_stat_activity where application_name = 'pgonce worker'"
+                ended = other.execute(f"select pg_terminate_backend(pid, 10000) {its}".encode()).fetchall()
+            assert ended == [(True,)]
+            crashed.set()
 
     @app.webhook("pay") if kind == "sync" else lambda function: function
     def pay(event: pgonce.Event, tx: Connection[Any]) -> None:
@@ -421,6 +425,7 @@ def test_an_event_whose_asynchronous_commit_was_forgotten_is_called_back_once(
 
     put("pay", "evt_0", "evt_1")
     with Worker(app, database, concurrency=1, poll=0.05):
+        assert crashed.wait(30)
         wait_until(lambda: effects() == ["evt_0"], "evt_0 to be handled again")
         conn.execute("update webhook_events set lease_expires_at = now() where status = 'processing'")
         wait_until(lambda: settled(conn), "the worker to handle everything")
