@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -16,6 +16,7 @@ from pgonce.core.execute_async import Pool, call_unsynced
 from pgonce.errors import PgonceError, summary
 from pgonce.webhooks import calls_queue as protocol
 from pgonce.webhooks.calls import Event
+from pgonce.webhooks.claimed import take_all
 from pgonce.webhooks.registry import ClaimedTypes
 from pgonce.webhooks.responses import is_database_fault
 
@@ -61,6 +62,8 @@ class AsyncClaimer:
         self.backlog = False
         """Whether the last claim found as many events as it asked for: then more are probably due."""
         self._lock = Lock()
+        self.rooms: list[Callable[[], int]] = []
+        """How many events each consumer would begin soon."""
         self._waiting: dict[object, int] = {}
         """How many events each consumer wants that claims, or waits for the lock."""
         self._claimed_last = False
@@ -79,6 +82,10 @@ class AsyncClaimer:
     def put_back(self, events: Iterable[Event]) -> None:
         """These are next. They are still claimed, and have not begun."""
         self._handed.extendleft(reversed(list(events)))
+
+    def take_overdue(self) -> list[Event]:
+        """What was handed over, if no consumer would begin it soon: another process may."""
+        return [] if any(room() for room in self.rooms) else take_all(self._handed)
 
     def _take(self, size: int) -> list[Event]:
         """The next batch of what was handed over; empty if the table has not been read for a while."""
@@ -116,7 +123,7 @@ class AsyncClaimer:
         since = None if full else self._since
         self._asked = time.monotonic()
         self._claimed_last = True
-        events = await self._claim_from_table(limit, self._types.included, self._types.excluded, since)
+        events = await self._claim_from_table(limit, self._types.all, self._types.own, since)
         self.backlog = len(events) == limit
         if full:
             self._looked = time.monotonic()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -51,16 +52,19 @@ class Consumer:
     ) -> None:
         self._pool, self._app, self._claimer = pool, app, claimer
         self._schema = schema
-        self._executor = Executor(pool, schema, max_attempts, renew, app.on_error)
+        self._executor = Executor(pool, schema, max_attempts, renew, claimer.take_overdue, app.on_error)
+        claimer.rooms.append(self.room)
         self.size = 10
         """Events in the next batch, at most."""
         self.full = False
         """Whether the last batch was this large: then more events are probably due than this consumer can handle."""
         self._batches_first = self._own_first = False
+        self._until = math.inf
 
-    @property
     def room(self) -> int:
-        """How many events this consumer would begin within about a second."""
+        """How many events this consumer would begin within about a second; none while its batch takes long."""
+        if time.monotonic() > self._until:
+            return 0
         return self.size * (AHEAD if self.size == MOST else 1)
 
     def run_once(self) -> int:
@@ -80,7 +84,11 @@ class Consumer:
         self.full = len(events) == self.size
         started = time.monotonic()
         if events:
-            self._handle(events)
+            self._until = started + CHAIN * 0.9  # before the executor asks for what is overdue
+            try:
+                self._handle(events)
+            finally:
+                self._until = math.inf
         self._adapt(len(events), time.monotonic() - started)
         return len(events)
 
@@ -117,7 +125,7 @@ class Consumer:
         except BaseException as error:  # a wrong registration, or the user's key function
             if asked_to_stop(error):
                 raise
-            self._executor.failed(event, error)
+            self._executor.record(event, error)
             return None
         try:
             if handlers and self._is_twin(event):
@@ -128,7 +136,7 @@ class Consumer:
         except (PgonceError, psycopg.Error) as error:  # a trigger refuses it: the others of the batch go on
             if is_database_fault(error):
                 raise
-            self._executor.failed(event, error)
+            self._executor.record(event, error)
             return None
         return handlers
 

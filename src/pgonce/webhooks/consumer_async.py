@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -50,16 +51,19 @@ class AsyncConsumer:
     ) -> None:
         self._pool, self._app, self._claimer = pool, app, claimer
         self._schema = schema
-        self._executor = AsyncExecutor(pool, schema, max_attempts, renew, app.on_error)
+        self._executor = AsyncExecutor(pool, schema, max_attempts, renew, claimer.take_overdue, app.on_error)
+        claimer.rooms.append(self.room)
         self.size = 10
         """Events in the next batch, at most."""
         self.full = False
         """Whether the last batch was this large: then more events are probably due than this consumer can handle."""
         self._batches_first = self._own_first = False
+        self._until = math.inf
 
-    @property
     def room(self) -> int:
-        """How many events this consumer would begin within about a second."""
+        """How many events this consumer would begin within about a second; none while its batch takes long."""
+        if time.monotonic() > self._until:
+            return 0
         return self.size * (AHEAD if self.size == MOST else 1)
 
     async def run_once(self) -> int:
@@ -79,7 +83,11 @@ class AsyncConsumer:
         self.full = len(events) == self.size
         started = time.monotonic()
         if events:
-            await self._handle(events)
+            self._until = started + CHAIN * 0.9  # before the executor asks for what is overdue
+            try:
+                await self._handle(events)
+            finally:
+                self._until = math.inf
         self._adapt(len(events), time.monotonic() - started)
         return len(events)
 
@@ -116,7 +124,7 @@ class AsyncConsumer:
         except BaseException as error:  # a wrong registration, or the user's key function
             if asked_to_stop(error):
                 raise
-            await self._executor.failed(event, error)
+            await self._executor.record(event, error)
             return None
         try:
             if handlers and await self._is_twin(event):
@@ -127,7 +135,7 @@ class AsyncConsumer:
         except (PgonceError, psycopg.Error) as error:  # a trigger refuses it: the others of the batch go on
             if is_database_fault(error):
                 raise
-            await self._executor.failed(event, error)
+            await self._executor.record(event, error)
             return None
         return handlers
 

@@ -78,10 +78,11 @@ class Executor:
         schema: str,
         max_attempts: int,
         renew: Callable[[Event], bool],
+        overdue: Callable[[], list[Event]],
         on_error: ErrorHook | None = None,
     ) -> None:
         self._pool = pool
-        self._renew = renew
+        self._renew, self._overdue = renew, overdue
         self._schema = schema
         self._qualifier = sql.Identifier(schema).as_string()
         self._max_attempts = max_attempts
@@ -184,7 +185,7 @@ class Executor:
             if attempt == MARKS or not isinstance(error, CONFLICTS):
                 if error.sqlstate != "PT503" and status_of(translate(error)) == 503:
                     raise error
-                self.failed(event, error)
+                self.record(event, error)
                 break
         return ""
 
@@ -225,7 +226,7 @@ class Executor:
         limit = min((handler.timeout for handler in handlers if handler.timeout), default=None)
 
         def expired(error: BaseException) -> None:
-            self.failed(event, error)
+            self.record(event, error)
             self._expired = error
 
         try:
@@ -250,9 +251,9 @@ class Executor:
         if conn.closed:
             check_lost(conn, error)
             if error is not self._expired:
-                self.failed(event, error)
+                self.record(event, error)
             return
-        if not self._record(event, error, began, conn):  # the handler may have committed the mark
+        if not self.record(event, error, began, conn):  # the handler may have committed the mark
             execute(conn, calls_queue.fail_committed_webhook(event, _trace(error)), self._schema)
         if isinstance(error, CONFLICTS):
             step_aside()
@@ -269,11 +270,7 @@ class Executor:
         took = None if began is None else timedelta(seconds=time.monotonic() - began)
         return calls.fail_webhook(claim, _trace(error), self._max_attempts, took=took)
 
-    def failed(self, event: Event, error: BaseException) -> None:
-        """Record that handling the event has ended with this error."""
-        self._record(event, error)
-
-    def _record(
+    def record(
         self, event: Event, error: BaseException, began: float | None = None, conn: Connection[Any] | None = None
     ) -> bool | int:
         """Record why an attempt has ended. If the database refuses the handler's decision, the attempt has failed."""
@@ -287,15 +284,15 @@ class Executor:
         return recorded
 
     def _give_back(self, work: deque[Work], batches: deque[Batch]) -> bool:
-        """Release the events that have not begun; returns False, for ``meanwhile``."""
-        left = [event for event, _ in take_all(work)]
+        """Release the events that have not begun, and those handed over; True, for ``meanwhile``: more may come."""
+        left = [*self._overdue(), *(event for event, _ in take_all(work))]
         left += [event for _, events in take_all(batches) for event in events]
         if left:
             try:
                 call_unsynced(self._pool, calls_queue.release_webhooks(left), self._schema)
             except (PgonceError, psycopg.Error) as error:
                 log.warning("%s events come back when their leases run out: %s", len(left), summary(error))
-        return False
+        return True
 
     # Many events, one transaction -----------------------------------------------------------------------------------
 
@@ -308,7 +305,7 @@ class Executor:
 
         def expired(error: BaseException) -> None:
             if len(events) == 1:
-                self.failed(events[0], error)
+                self.record(events[0], error)
 
         committed: list[Event] = []
         is_durable = True
@@ -359,7 +356,7 @@ class Executor:
                     self.handle_together(handler, [event.fresh()])
                 else:  # the handler has committed the marks
                     log_failure(f"event {event.id}", error, ids_of(event), event, self._on_error)
-        elif not self._record(events[0], error):
+        elif not self.record(events[0], error):
             call(self._pool, calls_queue.fail_committed_webhook(events[0], _trace(error)), self._schema)
 
     # The handler's own transaction ----------------------------------------------------------------------------------
@@ -367,7 +364,7 @@ class Executor:
         """Run a handler that opens a transaction of its own, in which it calls event.complete(session)."""
 
         def expired(error: BaseException) -> None:
-            self.failed(event, error)
+            self.record(event, error)
 
         try:
             with (
@@ -382,7 +379,7 @@ class Executor:
         except BaseException as error:
             if asked_to_stop(error):
                 raise
-            self.failed(event, error)
+            self.record(event, error)
             if isinstance(error, CONFLICTS):
                 step_aside()
         else:

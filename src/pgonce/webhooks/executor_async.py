@@ -77,10 +77,11 @@ class AsyncExecutor:
         schema: str,
         max_attempts: int,
         renew: Callable[[Event], bool],
+        overdue: Callable[[], list[Event]],
         on_error: ErrorHook | None = None,
     ) -> None:
         self._pool = pool
-        self._renew = renew
+        self._renew, self._overdue = renew, overdue
         self._schema = schema
         self._qualifier = sql.Identifier(schema).as_string()
         self._max_attempts = max_attempts
@@ -185,7 +186,7 @@ class AsyncExecutor:
             if attempt == MARKS or not isinstance(error, CONFLICTS):
                 if error.sqlstate != "PT503" and status_of(translate(error)) == 503:
                     raise error
-                await self.failed(event, error)
+                await self.record(event, error)
                 break
         return ""
 
@@ -228,7 +229,7 @@ class AsyncExecutor:
         limit = min((handler.timeout for handler in handlers if handler.timeout), default=None)
 
         async def expired(error: BaseException) -> None:
-            await self.failed(event, error)
+            await self.record(event, error)
             self._expired = error
 
         try:
@@ -253,9 +254,9 @@ class AsyncExecutor:
         if conn.closed:
             check_lost(conn, error)
             if error is not self._expired:
-                await self.failed(event, error)
+                await self.record(event, error)
             return
-        if not await self._record(event, error, began, conn):  # the handler may have committed the mark
+        if not await self.record(event, error, began, conn):  # the handler may have committed the mark
             await execute(conn, calls_queue.fail_committed_webhook(event, _trace(error)), self._schema)
         if isinstance(error, CONFLICTS):
             await step_aside()
@@ -272,11 +273,7 @@ class AsyncExecutor:
         took = None if began is None else timedelta(seconds=time.monotonic() - began)
         return calls.fail_webhook(claim, _trace(error), self._max_attempts, took=took)
 
-    async def failed(self, event: Event, error: BaseException) -> None:
-        """Record that handling the event has ended with this error."""
-        await self._record(event, error)
-
-    async def _record(
+    async def record(
         self, event: Event, error: BaseException, began: float | None = None, conn: AsyncConnection[Any] | None = None
     ) -> bool | int:
         """Record why an attempt has ended. If the database refuses the handler's decision, the attempt has failed."""
@@ -290,15 +287,15 @@ class AsyncExecutor:
         return recorded
 
     async def _give_back(self, work: deque[Work], batches: deque[Batch]) -> bool:
-        """Release the events that have not begun; returns False, for ``meanwhile``."""
-        left = [event for event, _ in take_all(work)]
+        """Release the events that have not begun, and those handed over; True, for ``meanwhile``: more may come."""
+        left = [*self._overdue(), *(event for event, _ in take_all(work))]
         left += [event for _, events in take_all(batches) for event in events]
         if left:
             try:
                 await call_unsynced(self._pool, calls_queue.release_webhooks(left), self._schema)
             except (PgonceError, psycopg.Error) as error:
                 log.warning("%s events come back when their leases run out: %s", len(left), summary(error))
-        return False
+        return True
 
     # Many events, one transaction -----------------------------------------------------------------------------------
 
@@ -311,7 +308,7 @@ class AsyncExecutor:
 
         async def expired(error: BaseException) -> None:
             if len(events) == 1:
-                await self.failed(events[0], error)
+                await self.record(events[0], error)
 
         committed: list[Event] = []
         is_durable = True
@@ -362,7 +359,7 @@ class AsyncExecutor:
                     await self.handle_together(handler, [event.fresh()])
                 else:  # the handler has committed the marks
                     log_failure(f"event {event.id}", error, ids_of(event), event, self._on_error)
-        elif not await self._record(events[0], error):
+        elif not await self.record(events[0], error):
             await call(self._pool, calls_queue.fail_committed_webhook(events[0], _trace(error)), self._schema)
 
     # The handler's own transaction ----------------------------------------------------------------------------------
@@ -370,7 +367,7 @@ class AsyncExecutor:
         """Run a handler that opens a transaction of its own, in which it calls event.complete(session)."""
 
         async def expired(error: BaseException) -> None:
-            await self.failed(event, error)
+            await self.record(event, error)
 
         try:
             async with (
@@ -385,7 +382,7 @@ class AsyncExecutor:
         except BaseException as error:
             if asked_to_stop(error):
                 raise
-            await self.failed(event, error)
+            await self.record(event, error)
             if isinstance(error, CONFLICTS):
                 await step_aside()
         else:

@@ -49,10 +49,9 @@ class Handler:
 class ClaimedTypes:
     """The event types that one kind of consumers claims, as regular expressions."""
 
-    included: str
-    excluded: str | None = None
+    all: str
     own: str | None = None
-    """Types whose handlers have transactions of their own."""
+    """Those of them whose handlers have transactions of their own."""
 
 
 @dataclass
@@ -194,13 +193,8 @@ class WebhookRegistry:
 
     def claimed_types(self, *, asynchronous: bool) -> ClaimedTypes | None:
         """What consumers claim whose handlers are coroutine functions, or are not; None if there is nothing."""
-        own = self.types(asynchronous=asynchronous, own=True)
-        if asynchronous:
-            included = self.types(asynchronous=True)
-            return ClaimedTypes(included, own, own) if included else None
-        included = self.types()
-        others = "|".join(filter(None, [self.types(asynchronous=True), own])) or None
-        return ClaimedTypes(included, others, own) if included else None
+        included = self.types(asynchronous=asynchronous)
+        return ClaimedTypes(included, self.types(asynchronous=asynchronous, own=True)) if included else None
 
     def handle(self, event: Event, tx: Any) -> None:
         """Run every synchronous handler of the event on one transaction; for a delivery handled where it arrives."""

@@ -96,7 +96,6 @@ class Worker(Service):
         self._async_types: str | None = None
         self._types: str | None = None
         self._claimers: list[Claimer | AsyncClaimer] = []
-        self._consumers: list[Consumer | AsyncConsumer] = []
         self._handed: deque[Event] = deque()
         self._handed_async: deque[Event] = deque()
         self._shared_pool = pool
@@ -175,7 +174,7 @@ class Worker(Service):
         if self._app.types(own=True):  # such events are claimed one at a time, so none waits here under a lease
             return 0
         waiting = len(self._handed) + len(self._handed_async)
-        return sum(consumer.room for consumer in self._consumers) - waiting
+        return sum(room() for claimer in self._claimers for room in claimer.rooms) - waiting
 
     def hand_over(self, claimed: Sequence[Event]) -> None:
         """Handle these events, which this process has recorded and claimed. If it ends before, another process does."""
@@ -234,7 +233,6 @@ class Worker(Service):
             schema=self._schema,
             max_attempts=self._max_attempts,
         )
-        self._consumers.append(consumer)
         number = threading.get_ident()
         if rests_first:  # if all looked at once, each would get a connection
             self._wakeups.rest(number, self._pause())
@@ -292,7 +290,6 @@ class Worker(Service):
                     schema=self._schema,
                     max_attempts=self._max_attempts,
                 )
-                self._consumers.append(consumer)
                 group.create_task(self._consume_async(consumer, rests, rests_first=number > 0))
 
     async def _open_async_pool(self) -> AsyncConnectionPool[AsyncConnection[Any]]:

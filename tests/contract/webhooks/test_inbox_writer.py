@@ -134,3 +134,36 @@ async def _record(url: str, bodies: list[stripe.Body]) -> None:
     async with await databases.open_async_pool(url, 4) as pool:
         writer = InboxWriter(pool)
         await asyncio.gather(*(writer.record(each, None) for each in bodies))
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("later", [False, True], ids=["at once", "later"])
+def test_what_was_handed_over_does_not_wait_behind_a_slow_handler(
+    database: str, conn: Connection[Any], kind: str, later: bool
+) -> None:
+    app, begun, go = pgonce.App(), threading.Event(), threading.Event()
+
+    @app.webhook("pay") if kind == "sync" else lambda function: function
+    def pay(event: pgonce.Event, tx: Any) -> None:
+        if event.id == "evt_0":
+            begun.set()
+            go.wait(60)
+
+    @app.webhook("pay") if kind == "async" else lambda function: function
+    async def pay_async(event: pgonce.Event, tx: Any) -> None:
+        if event.id == "evt_0":
+            begun.set()
+            await asyncio.to_thread(go.wait, 60)
+
+    with Worker(app, database, concurrency=1) as slow, Worker(app, database, concurrency=1, poll=0.05):
+        try:
+            wait_until(slow.room, "the first worker", 5)
+            record_beside(database, slow, [body(0)])
+            assert begun.wait(30)
+            if later:
+                wait_until(lambda: slow.room() == 0, "the worker to notice that it is busy", 5)
+            record_beside(database, slow, [body(nr) for nr in range(1, 8)])
+            handled = "select count(*) = 7 from webhook_events where status = 'succeeded' and attempts = 1"
+            wait_until(lambda: conn.execute(handled.encode()).fetchone() == (True,), "the other worker", 20)
+        finally:
+            go.set()
