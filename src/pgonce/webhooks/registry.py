@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -228,6 +229,14 @@ def _check_pattern(pattern: Any, decorator: str) -> None:
         raise InvalidArgument(
             f'{pattern!r} is no event type: {decorator} takes a glob, such as "customer.subscription.*"'
         )
+    # In others PostgreSQL sees no regular expression: each claim of the worker would fail, also for the other handlers.
+    is_reversed = any(first > last for first, last in _RANGE.findall(pattern))
+    if is_reversed or any(sign in _SET.sub("", pattern) for sign in "[]"):
+        raise InvalidArgument(f"{pattern!r} has brackets that are no set of characters: write [abc] or [!a-z]")
+
+
+_SET = re.compile(r"\[!?(?:[\w.]-[\w.]|[\w.])+\]", re.ASCII)
+_RANGE = re.compile(r"([\w.])-([\w.])(?=[^\[]*\])", re.ASCII)
 
 
 def _storable(key: str) -> str:
