@@ -14,13 +14,14 @@ from psycopg import pq, sql
 from pgonce.app import App
 from pgonce.core.callables import ensure_result, is_async
 from pgonce.core.registration import check_choice, check_function, check_name
-from pgonce.errors import InvalidArgument, LeaseLost
+from pgonce.errors import InvalidArgument, LeaseLost, TransactionBroken
 from pgonce.integrations.django.conf import setting
 from pgonce.jobs.run import Run
 from pgonce.webhooks.calls import Event
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_ENDED = "its atomic() block was ended: leave COMMIT and ROLLBACK to Django"
 _LIBPQ = {each.keyword.decode() for each in pq.Conninfo.get_defaults()}
 """The options of DATABASES that can stand in a URL. Others are Django's or psycopg's, such as prepare_threshold."""
 
@@ -91,12 +92,32 @@ class DjangoApp(App):
 def _in_atomic(function: Callable[[Event], Any], using: str | None) -> Callable[[Event], None]:
     @wraps(function)
     def handle(event: Event) -> None:
-        alias = using or setting("DATABASE")
-        with transaction.atomic(using=alias, durable=True):
+        with _atomic(using) as (alias, status):
             ensure_result(function(event))
+            if status() == "aborted":  # otherwise the mark would be committed without the effect
+                raise TransactionBroken(f"the handler of {event.type}: {_ENDED}")
             event.complete(connections[alias])
 
     return handle
+
+
+@contextmanager
+def _atomic(using: str | None) -> Iterator[tuple[str, Callable[[], str]]]:
+    """``transaction.atomic()`` on a database.
+
+    Yields the database's alias, and a function that returns what became of the transaction: "in progress", "committed"
+    or "aborted". Django does not see a COMMIT or ROLLBACK that was sent as SQL, and goes on in another transaction.
+    """
+    alias = using or setting("DATABASE")
+    with transaction.atomic(using=alias, durable=True):
+
+        def value(statement: str, *arguments: str) -> str:
+            with connections[alias].cursor() as cursor:
+                cursor.execute(statement, arguments)
+                return str(cursor.fetchone()[0])
+
+        number = value("select cast(pg_catalog.pg_current_xact_id() as pg_catalog.text)")
+        yield alias, lambda: value("select pg_catalog.pg_xact_status(cast(%s as pg_catalog.xid8))", number)
 
 
 def _closing_connections(function: F) -> F:
@@ -124,10 +145,12 @@ def fenced(run: Run, using: str | None = None) -> Iterator[None]:
 
     Raises:
         LeaseLost: the run has ended or was taken over. Nothing was written.
+        TransactionBroken: the body said COMMIT or ROLLBACK itself; a COMMIT of its own was not fenced.
     """
-    alias = using or setting("DATABASE")
-    with transaction.atomic(using=alias, durable=True):
+    with _atomic(using) as (alias, status):
         yield
+        if status() != "in progress":
+            raise TransactionBroken(f"job {run.name}: {_ENDED}")
         schema = run.schema.replace("%", "%%")  # % begins a placeholder
         fence = sql.SQL("select 1 where {}(%s)").format(sql.Identifier(schema, "pgonce_fence_job_run"))
         with connections[alias].cursor() as cursor:

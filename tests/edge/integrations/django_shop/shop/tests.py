@@ -11,7 +11,7 @@ from django.core.management import call_command
 from django.db import IntegrityError, connection
 from django.test import TestCase, TransactionTestCase
 
-from pgonce.errors import InvalidArgument, LeaseLost
+from pgonce.errors import InvalidArgument, LeaseLost, TransactionBroken
 from pgonce.integrations.django import app, database_url, fenced
 from pgonce.integrations.django.models import JobRun, WebhookEvent
 from pgonce.testing import clean, deliver, drain, event, handled, run
@@ -88,6 +88,18 @@ class WithAWorker(TransactionTestCase):
         with pytest.raises(IntegrityError):
             drain(app, url=database_url())
         assert WebhookEvent.objects.get().status == "failed"
+
+    def test_an_event_whose_effect_its_handler_rolls_back_is_not_marked(self) -> None:
+        deliver(self.client, event("invoice.paid", number="rolled back"))
+        with pytest.raises(TransactionBroken, match="leave COMMIT and ROLLBACK to Django"):
+            drain(app, url=database_url())
+        assert (Payment.objects.count(), WebhookEvent.objects.get().status) == (0, "failed")
+
+    def test_a_job_that_ends_its_fenced_transaction_fails(self) -> None:
+        done: Any = run(app, "daily_payment", at="2026-11-29T06:00", url=database_url())
+        for end in ("commit", "rollback"):
+            with pytest.raises(TransactionBroken), fenced(done), connection.cursor() as cursor:
+                cursor.execute(end)
 
     def test_a_job_writes_through_the_orm_while_its_run_is_its_own(self) -> None:
         done = run(app, "daily_payment", at="2026-11-29T06:00", url=database_url())
