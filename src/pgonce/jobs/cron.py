@@ -120,19 +120,28 @@ class Cron(Schedule):
         # after clocks that were set back by half an hour (Lord Howe) or at a quarter to (Chatham).
         zone, last = ZoneInfo(self.timezone), after.astimezone(UTC)
         begin = last.astimezone(zone).replace(tzinfo=None, fold=0)
-        first, second = _moments(begin, zone)
         repeats = any(field.startswith("*") for field in self.fields.split()[:2])
         again: deque[datetime] = deque()
-        # in a repeated hour, times before ``after`` on the clock may come after it
-        for time in CronSim(self.fields, begin - (second - first)):
+        first, repeated = _moments(begin, zone)
+        unread = repeats and first == last < repeated
+        for time in CronSim(self.fields, begin):
             first, second = _moments(time, zone)
             if second < first:  # a time that is skipped
                 if repeats:
                     continue
                 first = _end_of_gap(time, zone)
+            elif unread and first > repeated:
+                # In a repeated hour, times before ``after`` on the clock come again. They are read after the first of
+                # the two hours: reading them at once took twenty times as long, and few callers get that far.
+                earlier = takewhile(lambda time: time <= begin, CronSim(self.fields, begin - (repeated - last)))
+                moments = [_moments(time, zone) for time in earlier]
+                again.extendleft(reversed([later for sooner, later in moments if later > sooner]))
+                unread = False
             while again and again[0] < first:
                 yield again.popleft()
-            if repeats and second > max(first, last):
+            if repeats and first <= last:  # ``after`` is in the second of the two hours
+                first = second
+            elif repeats and second > first:
                 again.append(second)
             if first > last:
                 last = first

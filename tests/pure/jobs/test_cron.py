@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 import pgonce
 from pgonce.core.interval import interval
 from pgonce.errors import InvalidArgument
+from pgonce.jobs import cron
 from pgonce.jobs.calls_schedule import upcoming
 from pgonce.jobs.cron import CatchUp, Cron, Every, Plan, read_schedule
 from pgonce.jobs.tick_queue import TickQueue
 
+moments = cron._moments
 NEW_YORK, LONDON = "America/New_York", "Europe/London"
 
 
@@ -99,6 +101,19 @@ def test_around_a_change_of_the_clocks_ticks_come_as_in_a_walk_through_the_minut
             expected.append(now)
     cron = Cron(f"{minute} {hour} * * *", zone)
     assert cron.between(begin - timedelta(minutes=1), begin + timedelta(minutes=599)) == expected
+
+
+def test_the_next_tick_in_a_repeated_hour_takes_no_longer_than_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule, read = Cron("* * * * *", NEW_YORK), []
+
+    def counted(time: datetime, zone: ZoneInfo) -> tuple[datetime, datetime]:
+        read.append(time)
+        return moments(time, zone)
+
+    monkeypatch.setattr(cron, "_moments", counted)
+    for after in ("2026-11-01 05:55", "2026-11-01 06:55", "2026-06-01 05:55"):
+        assert schedule.after(utc(after)) == utc(after) + timedelta(minutes=1)
+    assert len(read) == 6, "two for each: of the time itself, and of the next one"
 
 
 @given(
