@@ -184,9 +184,9 @@ def test_an_endpoint_names_an_async_function_for_its_secrets(database: str, capl
     assert "the function for the webhook secrets is async" in caplog.text
 
 
-@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+@pytest.mark.parametrize(("driver", "count"), [("asyncpg", 1000), ("psycopg", 200)])
 def test_async_handlers_share_an_engine_and_a_client_with_the_routes_under_load(
-    database: str, conn: Connection[Any], driver: str
+    database: str, conn: Connection[Any], driver: str, count: int
 ) -> None:
     sqlalchemy = pytest.importorskip("sqlalchemy.ext.asyncio", reason="SQLAlchemy is not installed: make test does")
     pytest.importorskip(driver)
@@ -225,11 +225,11 @@ def test_async_handlers_share_an_engine_and_a_client_with_the_routes_under_load(
             return int((await connection.execute(text("select count(*) from effects"))).scalar_one())
 
     with served(api) as client:
-        codes = asyncio.run(_load(str(client.base_url), 1000))
+        codes = asyncio.run(_load(str(client.base_url), count))
         assert codes == {200}
         open_ = "select count(*) from webhook_events where status <> 'succeeded'"
         wait_until(lambda: conn.execute(open_.encode()).fetchone() == (0,), "all are handled", 120)
-        assert client.get("/effects").json() == 1000
+        assert client.get("/effects").json() == count
     again = "select id, attempts, error_message from webhook_events where attempts > 1"
     assert conn.execute(again).fetchall() == []
 
