@@ -33,7 +33,7 @@ def environment(**more: str) -> dict[str, str]:
         name: value for name, value in os.environ.items() if not name.startswith(("PGONCE_", "DATABASE_", "DJANGO_"))
     }
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return kept | {"PATH": path, "PYTHONDONTWRITEBYTECODE": "1", **more}
+    return kept | {"PATH": path, **more}
 
 
 def shell(folder: Path, command: str, **more: str) -> tuple[int, str]:

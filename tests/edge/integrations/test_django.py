@@ -26,7 +26,7 @@ def environment(url: str, **more: str) -> dict[str, str]:
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(("PGONCE_", "DJANGO_", "DATABASE_"))
     }
-    return kept | {"SHOP_DATABASE_URL": url, "PYTHONWARNINGS": "error", "PYTHONDONTWRITEBYTECODE": "1", **more}
+    return kept | {"SHOP_DATABASE_URL": url, "PYTHONWARNINGS": "error", **more}
 
 
 def manage(url: str, *arguments: str, **more: str) -> tuple[int, str]:
