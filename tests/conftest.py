@@ -180,11 +180,12 @@ def session(database: str) -> Iterator[Callable[..., psycopg.Connection[Any]]]:
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
     """Poll ``condition`` until it holds and return its value; fail the test with ``what`` after ``seconds``."""
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while not (value := condition()):
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > seconds:
             pytest.fail(f"waited {seconds} s in vain: {what}")
-        threading.Event().wait(0.005)
+        threading.Event().wait(max(0.005, min(waited / 20, 0.05)))  # a condition may be a query, which others pay for
     return value
 
 
