@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import json
 import os
 import pty
 import re
-import signal
-import socket
 import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,8 +13,9 @@ from pathlib import Path
 from uuid import uuid4
 
 from tests.conftest import wait_until
+from tests.forked import PGONCE, Forked
 
-COMMAND = [str(Path(sys.executable).with_name("pgonce"))]
+COMMAND = [str(PGONCE)]
 SECRET = "whsec_command"
 SECONDS = 120
 """How long a command may take."""
@@ -39,48 +34,21 @@ def environment(url: str, **more: str) -> dict[str, str]:
 
 def pgonce(url: str, *arguments: str, cwd: Path | None = None, **more: str) -> tuple[int, str, str]:
     """The exit code, standard output and standard error."""
-    if not any(name.startswith("PYTHON") for name in more):
-        return run(arguments, environment(url, **more), cwd or Path.cwd())
-    done = subprocess.run(
-        [*COMMAND, *arguments],
-        env=environment(url, **more),
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    return done.returncode, done.stdout, done.stderr
+    return run(arguments, environment(url, **more), cwd or Path.cwd())
 
 
 def run(arguments: Sequence[str], environment: Mapping[str, str], cwd: Path) -> tuple[int, str, str]:
-    """Run ``pgonce`` in a process that ``command_server.py`` forks. It reads no variable that is for Python itself."""
-    with tempfile.TemporaryDirectory() as folder, socket.create_connection(_server(), SECONDS) as server:
-        output = [str(Path(folder, name)) for name in ("stdout", "stderr")]
-        request = {"arguments": arguments, "environment": {**environment}, "folder": str(cwd), "output": output}
-        server.sendall(json.dumps(request).encode() + b"\n")
-        with server.makefile("rb") as answers:
-            process = int(answers.readline())
-            try:
-                code = int(answers.readline())
-            except TimeoutError:
-                os.kill(process, signal.SIGKILL)
-                raise
-        out, err = (Path(name).read_text("utf-8") for name in output)
-        return code, out, err
-
-
-@functools.cache
-def _server() -> tuple[str, int]:
-    """The address of a running ``command_server.py``, which ends with this process."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        program = [sys.executable, str(Path(__file__).with_name("command_server.py")), str(listener.fileno())]
-        _started.append(subprocess.Popen(program, pass_fds=[listener.fileno()], env=environment("")))
-        host, port = listener.getsockname()
-        return host, port
-
-
-_started: list[subprocess.Popen[bytes]] = []
+    """Run ``pgonce`` to its end."""
+    with Forked(
+        [*COMMAND, *arguments], env=environment, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        try:
+            out, err = process.communicate(timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    return process.returncode, out, err
 
 
 def on_a_terminal(columns: int, url: str, *arguments: str) -> list[str]:
@@ -102,7 +70,7 @@ def on_a_terminal(columns: int, url: str, *arguments: str) -> list[str]:
 class Running:
     """A long-lived command."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[str]
     log: Path
 
     def printed(self, text: str) -> bool:
@@ -135,7 +103,7 @@ def running(url: str, *arguments: str, cwd: Path, **more: str) -> Iterator[Runni
     """Start the command; end it by its process id."""
     log = cwd / f"{uuid4().hex}.log"
     with log.open("wb") as output:
-        process = subprocess.Popen([*COMMAND, *arguments], env=environment(url, **more), cwd=cwd, stderr=output)
+        process = Forked([*COMMAND, *arguments], env=environment(url, **more), cwd=cwd, stderr=output)
     try:
         yield Running(process, log)
     finally:

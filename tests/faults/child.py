@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.conftest import wait_until
+from tests.forked import Forked
 
 ROOT = Path(__file__).resolve().parents[2]
 PGONCE = (sys.executable, "-c", "from pgonce.cli import main; main(prog_name='pgonce')")
@@ -25,8 +26,8 @@ class Child:
     def __init__(self, command: Sequence[str], env: dict[str, str], cwd: Path) -> None:
         self.lines: list[str] = []
         kept = {key: value for key, value in os.environ.items() if key not in SETTINGS}
-        self.process = subprocess.Popen(
-            command, cwd=cwd, env={**kept, "PYTHONUNBUFFERED": "1", **env}, text=True, bufsize=1,
+        self.process = Forked(
+            command, cwd=cwd, env={**kept, "PYTHONUNBUFFERED": "1", **env}, bufsize=1,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -41,7 +42,7 @@ class Child:
         """Everything that it has printed so far."""
         return "".join(self.lines)
 
-    def until(self, pattern: str, seconds: float = 30) -> re.Match[str]:
+    def until(self, pattern: str, seconds: float = 60) -> re.Match[str]:
         """Wait until it has printed this."""
 
         def look() -> re.Match[str] | None:

@@ -35,10 +35,10 @@ from tests.conftest import wait_until
 from tests.edge.command import pgonce
 from tests.edge.serving import serving
 from tests.faults.proxy import proxy
+from tests.forked import PGONCE, Forked
 from tests.sql import transitions
 
 Connection = psycopg.Connection[Any]
-PGONCE = Path(sys.executable).with_name("pgonce")
 SECRET = "xoxb-very-secret"
 # of a module that apprise imports
 apprise = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
@@ -437,7 +437,7 @@ def test_a_worker_tells_and_pings_and_no_output_of_it_holds_a_url(
     runs(conn, "j", "f")
     command: list[str | Path] = [PGONCE, "worker", "--app", "only_jobs", "--database-url", database]
     command += ["--ping", channel.url.replace("hook", "ping"), "--alert", channel.url]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as worker:
+    with Forked(command, cwd=tmp_path, stderr=subprocess.PIPE) as worker:
         try:
             wait_until(channel.told, "the alert")
         finally:
@@ -460,7 +460,7 @@ def test_a_ping_that_fails_in_an_unforeseen_way_stops_no_alert(
     command += ["--ping", f"http://ping.example/{SECRET}", "--alert", channel.url]
     # Python's resolver refuses this name of a proxy with a UnicodeError, from 3.13 on with a UnicodeEncodeError
     env = os.environ | {"http_proxy": "http://proxy..example:1", "no_proxy": "127.0.0.1"}
-    with subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True) as worker:
+    with Forked(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE) as worker:
         try:
             wait_until(channel.told, "the alert")
         finally:

@@ -22,6 +22,7 @@ from pgonce.core import database
 from tests.conftest import wait_until
 from tests.edge.command import environment
 from tests.edge.console.conftest import USERS, Open, problems, served
+from tests.forked import Forked
 
 Connection = psycopg.Connection[Any]
 
@@ -56,8 +57,8 @@ with database.open_pool(database.find()) as pool:
 
 @contextmanager
 def process(script: str, url: str) -> Iterator[subprocess.Popen[str]]:
-    started = subprocess.Popen(
-        [sys.executable, "-c", script], env=environment(url), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    started = Forked(
+        [sys.executable, "-c", script], env=environment(url), stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     try:
         yield started

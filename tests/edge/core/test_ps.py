@@ -6,16 +6,15 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
 from tests.conftest import wait_until
+from tests.forked import PGONCE, Forked
 
 Connection = psycopg.Connection[Any]
-PGONCE = Path(sys.executable).with_name("pgonce")
 APP = """
 import pgonce
 app = pgonce.App()
@@ -29,7 +28,7 @@ def letters(run):
 def start(tmp_path: Path, database: str, release: str) -> subprocess.Popen[str]:
     command: list[str | Path] = [PGONCE, "worker", "--app", "shop", "--database-url", database]
     environment = {**os.environ, "PGONCE_RELEASE": release}
-    return subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL, text=True)
+    return Forked(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
 
 
 def ps(database: str, *options: str) -> str:

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,9 @@ from psycopg import sql
 from tests.conftest import wait_until
 from tests.edge import command
 from tests.edge.command import on_a_terminal
+from tests.forked import PGONCE, Forked
 
 Connection = psycopg.Connection[Any]
-PGONCE = Path(sys.executable).with_name("pgonce")
 Start = Callable[..., "subprocess.Popen[str]"]
 Run = Callable[..., tuple[int, str, str]]
 APP = """
@@ -100,7 +99,7 @@ def start(database: str, tmp_path: Path) -> Start:
 
     def popen(*arguments: str) -> subprocess.Popen[str]:
         words = [str(PGONCE), *_job(database, arguments)]
-        return subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return Forked(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     return popen
 

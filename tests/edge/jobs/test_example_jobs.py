@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ import psycopg
 import pytest
 
 from tests.faults.proxy import proxy
+from tests.forked import PGONCE, Forked
 
 Connection = psycopg.Connection[Any]
 ROOT = Path(__file__).parents[3]
-PGONCE = Path(sys.executable).with_name("pgonce")
 Start = Callable[..., "subprocess.Popen[str]"]
 ALL = {
     "portrait_regen", "stripe_sync", "birthday_letters", "weekly_letters", "year_in_review", "esv_cache_expiry",
@@ -46,9 +45,7 @@ def start(database: str) -> Iterator[Start]:
     def popen(name: str, *options: str, url: str = database) -> subprocess.Popen[str]:
         command: list[str | Path] = [PGONCE, "job", "run", name, *options, "--app", "examples.bible_study.app"]
         env = os.environ | {"PGONCE_DATABASE_URL": url}
-        opened.append(
-            subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        )
+        opened.append(Forked(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
         return opened[-1]
 
     yield popen

@@ -21,9 +21,9 @@ import pytest
 
 from pgonce.cli.process_group import STATUS_UNKNOWN, Group
 from tests.conftest import wait_until
+from tests.forked import PGONCE, Forked
 
 Connection = psycopg.Connection[Any]
-PGONCE = Path(sys.executable).with_name("pgonce")
 Exec = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -47,9 +47,7 @@ def start(database: str) -> Iterator[Exec]:
             "-c",
             script,
         ]
-        opened.append(
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        )
+        opened.append(Forked(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
         return opened[-1]
 
     yield popen

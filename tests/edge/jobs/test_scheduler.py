@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -20,9 +19,9 @@ from pgonce.jobs.cron import Cron
 from tests.conftest import wait_until
 from tests.edge.jobs.conftest import Simulation, nothing, ticks, utc
 from tests.faults.proxy import proxy
+from tests.forked import PGONCE, Forked
 
 Connection = psycopg.Connection[Any]
-PGONCE = Path(sys.executable).with_name("pgonce")
 
 
 def two_days_ago(time: str) -> str:
@@ -596,7 +595,7 @@ def test_a_worker_without_handlers_sweeps_and_ends_on_sigterm(database: str, con
     (tmp_path / "only_jobs.py").write_text("import pgonce\napp = pgonce.App()\n")
     conn.execute("select start_job_run('dead', p_window => '1 ms')")
     command: list[str | Path] = [PGONCE, "worker", "--app", "only_jobs", "--database-url", database]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as worker:
+    with Forked(command, cwd=tmp_path, stderr=subprocess.PIPE) as worker:
         try:
             assert worker.stderr is not None
             swept = "1 runs had shown no sign of life for their window: closed as failed\n"

@@ -9,7 +9,6 @@ import ctypes
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,9 @@ import psycopg
 import pytest
 
 from tests.conftest import wait_until
+from tests.forked import PGONCE, Forked
 
 Connection = psycopg.Connection[Any]
-PGONCE = Path(sys.executable).with_name("pgonce")
 APP = """
 import asyncio, threading, time
 import pgonce
@@ -87,7 +86,7 @@ def worker(database: str, tmp_path: Path) -> Iterator[Callable[..., subprocess.P
             *(["--port", "0"] if name == "serve" else []),
         ]  # fmt: skip
         env = {**os.environ, "PGONCE_WEBHOOK_SECRET": "whsec_test"}
-        started.append(subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True))
+        started.append(Forked(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE))
         return started[-1]
 
     # a shell ignores SIGINT for background jobs, and nohup ignores SIGHUP; processes that the tests start would inherit

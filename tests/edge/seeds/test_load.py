@@ -20,6 +20,7 @@ import pytest
 from tests.conftest import wait_until
 from tests.edge import command
 from tests.edge.command import counted
+from tests.forked import PGONCE, Forked
 
 Conn = psycopg.Connection[Any]
 ROWS = 120_000
@@ -33,10 +34,8 @@ class Command:
         self.folder = folder
 
     def start(self, *arguments: object) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [Path(sys.executable).with_name("pgonce"), "seed", "load", *map(str, arguments)],
-            cwd=self.folder, env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+        words = [PGONCE, "seed", "load", *arguments]
+        return Forked(words, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def __call__(self, *arguments: object) -> tuple[int, str]:
         code, out, err = command.run(["seed", "load", *map(str, arguments)], self.environment, self.folder)

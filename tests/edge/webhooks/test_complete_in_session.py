@@ -18,6 +18,7 @@ from pgonce.core.execute import call
 from pgonce.webhooks import calls as webhooks
 from pgonce.webhooks import stripe
 from tests.conftest import wait_until
+from tests.forked import Forked
 
 PRELUDE = """
 import asyncio, sys, threading, time
@@ -225,7 +226,7 @@ def worker(program: str, database: str) -> Iterator[Any]:
 
     def start(mode: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", program, database, mode]
-        running.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        running.append(Forked(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
         return running[-1]
 
     yield start
@@ -261,7 +262,7 @@ def test_completing_outside_of_a_transaction_is_an_error_and_marks_nothing(
 ) -> None:
     pytest.importorskip(library.split(maxsplit=1)[0], reason=f"{library} is not installed: make test does")
     program = PRELUDE + OUTSIDE[library] + WORK
-    worker = subprocess.Popen([sys.executable, "-c", program, database, "work"], stdin=subprocess.PIPE, text=True)
+    worker = Forked([sys.executable, "-c", program, database, "work"], stdin=subprocess.PIPE)
     try:
         wait_until(lambda: conn.execute("select from webhook_events where status <> 'processing'").rowcount, "the end")
     finally:

@@ -32,6 +32,7 @@ from pgonce.core import database, embedded
 from pgonce.core import migrate as schema
 from tests.conftest import wait_until, with_database
 from tests.faults.proxy import proxy
+from tests.forked import Forked
 
 Connection = psycopg.Connection[Any]
 ROOT = Path(__file__).parents[3]
@@ -80,7 +81,7 @@ def number(conn: Connection, query: str) -> int:
 
 def start(url: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", WORKER, url, WINDOW]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    return Forked(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
 
 
 def one_round(url: str) -> str:

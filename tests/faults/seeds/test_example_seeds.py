@@ -17,6 +17,7 @@ import pytest
 from psycopg import sql
 
 from examples.bible_study.app import app
+from tests.forked import Forked
 
 ROOT = Path(__file__).parents[3]
 SWORD = Path(os.environ.get("SWORD_PATH") or "/usr/share/sword") / "modules"
@@ -118,10 +119,9 @@ def test_an_import_that_is_killed_goes_on_and_has_every_row_once(
 
 
 def start(database: str, name: str, size: int) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    return Forked(
         [sys.executable, "-c", CHILD, database, name, str(size)],
         cwd=ROOT,
-        text=True,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
