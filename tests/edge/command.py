@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -17,7 +18,7 @@ from tests.forked import PGONCE, Forked
 
 COMMAND = [str(PGONCE)]
 SECRET = "whsec_command"
-SECONDS = 120
+SECONDS = 300
 """How long a command may take."""
 
 
@@ -49,6 +50,21 @@ def run(arguments: Sequence[str], environment: Mapping[str, str], cwd: Path) -> 
             process.kill()
             raise
     return process.returncode, out, err
+
+
+def shell(line: str, environment: Mapping[str, str], cwd: Path) -> tuple[int, str]:
+    """The exit code of a command line and what it prints. Bash runs it if it is more than ``pgonce`` with its words."""
+    plain = re.fullmatch(r"pgonce( [^|<>;&$`*?~\\#(){}!\n]*)?", line)
+    command = [*COMMAND, *shlex.split(line)[1:]] if plain else ["bash", "-c", f"exec 2>&1; {line}"]
+    with Forked(
+        command, env=environment, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        try:
+            out = process.communicate(timeout=SECONDS)[0]
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    return process.returncode, out
 
 
 def on_a_terminal(columns: int, url: str, *arguments: str) -> list[str]:

@@ -28,6 +28,7 @@ from sybil.parsers.markdown import CodeBlockParser, SkipParser
 from pgonce.alerts.alerts import Alerts
 from pgonce.core import embedded
 from tests.conftest import wait_until
+from tests.edge.command import shell
 from tests.sql import transitions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,23 +87,16 @@ class Console:
             server.wait(30)
 
 
-def _run(command: str) -> tuple[int, str]:
-    done = subprocess.run(
-        ["bash", "-c", f"exec 2>&1; {command}"], stdout=subprocess.PIPE, text=True, timeout=60, check=False
-    )
-    return done.returncode, done.stdout
-
-
 def _fits(printed: str, expected: str) -> bool:
     return re.fullmatch(".*".join(map(re.escape, expected.split("..."))), printed, re.DOTALL) is not None
 
 
 def _prints(command: str, expected: str) -> bool:
-    return _fits(_run(command)[1], expected)
+    return _fits(shell(command, os.environ, Path.cwd())[1], expected)
 
 
 def _check(command: str, expected: str) -> None:
-    code, printed = _run(command)
+    code, printed = shell(command, os.environ, Path.cwd())
     assert _fits(printed, expected), f"$ {command}\nprinted:\n{printed}not:\n{expected}"
     assert expected or code == 0, f"$ {command}\nended with {code}"
 

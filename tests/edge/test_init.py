@@ -21,6 +21,7 @@ from click.testing import CliRunner
 from pgonce.cli import configuration, init
 from pgonce.testing import deliver, event
 from tests.conftest import wait_until
+from tests.edge import command
 from tests.edge.command import COMMAND
 
 Connection = psycopg.Connection[Any]
@@ -36,12 +37,8 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"PATH": path, **more}
 
 
-def shell(folder: Path, command: str, **more: str) -> tuple[int, str]:
-    done = subprocess.run(
-        command, shell=True, cwd=folder, env=environment(**more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, timeout=60, check=False,
-    )  # fmt: skip
-    return done.returncode, done.stdout
+def shell(folder: Path, line: str, **more: str) -> tuple[int, str]:
+    return command.shell(line, environment(**more), folder)
 
 
 @contextmanager
