@@ -21,6 +21,7 @@ import pytest
 
 from pgonce.cli.process_group import STATUS_UNKNOWN, Group
 from tests.conftest import wait_until
+from tests.edge.command import pgonce
 from tests.forked import PGONCE, Forked
 
 Connection = psycopg.Connection[Any]
@@ -223,26 +224,23 @@ def test_a_command_under_nohup_outlives_its_terminal(database: str) -> None:
 
 
 def test_a_command_that_is_not_there_is_127(database: str, conn: Connection) -> None:
-    command: list[str | Path] = [PGONCE, "exec", "job", "--database-url", database, "--", "no-such-command"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (127, "pgonce: no-such-command: not found\n")
+    assert pgonce(database, "exec", "job", "--", "no-such-command") == (
+        127, "", "pgonce: no-such-command: not found\n",
+    )  # fmt: skip
     assert last_run(conn)[1:] == ("failed", "no-such-command: not found")
 
 
 def test_a_line_for_a_shell_is_told_apart_from_a_program(database: str) -> None:
-    command: list[str | Path] = [PGONCE, "exec", "job", "--database-url", database, "--", "echo a && echo b"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
     said = "pgonce: echo a && echo b: not found; a line for a shell is run by: sh -c '...'\n"
-    assert (done.returncode, done.stderr) == (127, said)
+    assert pgonce(database, "exec", "job", "--", "echo a && echo b") == (127, "", said)
 
 
 @pytest.mark.parametrize("where", ["by path", "on PATH"])
 def test_a_file_that_is_not_executable_is_126(database: str, conn: Connection, tmp_path: Path, where: str) -> None:
     (tmp_path / "show.sh").write_text("echo never\n")
     command = str(tmp_path / "show.sh") if where == "by path" else "show.sh"
-    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "DATABASE_URL": database}
-    done = subprocess.run([PGONCE, "exec", "job", command], env=env, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (126, "", f"pgonce: {command}: permission denied\n")
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    assert pgonce(database, "exec", "job", command, PATH=path) == (126, "", f"pgonce: {command}: permission denied\n")
     assert last_run(conn)[1:] == ("failed", f"{command}: permission denied")
 
 
@@ -253,9 +251,8 @@ def test_a_script_whose_interpreter_is_not_there_is_127(
     script = tmp_path / "script"
     script.write_bytes(first + b"\necho hi\n")
     script.chmod(0o755)
-    env = {**os.environ, "DATABASE_URL": database}
-    done = subprocess.run([PGONCE, "exec", "job", script], env=env, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (127, f"pgonce: {script}: its interpreter was not found\n")
+    said = f"pgonce: {script}: its interpreter was not found\n"
+    assert pgonce(database, "exec", "job", str(script)) == (127, "", said)
     assert last_run(conn)[1] == "failed"
 
 
@@ -263,15 +260,11 @@ def test_a_script_without_a_first_line_runs_as_under_sh(database: str, conn: Con
     script = tmp_path / "show.sh"
     script.write_text('echo "$0" "$@"; exit 4\n')
     script.chmod(0o755)
-    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "DATABASE_URL": database}
+    path = f"{tmp_path}:{os.environ['PATH']}"
     for command in ("show.sh", str(script)):
-        done = subprocess.run(
-            [PGONCE, "exec", "job", command, "a b"], env=env, capture_output=True, text=True, check=False
-        )
-        assert (done.returncode, done.stdout, done.stderr) == (4, f"{script} a b\n", "")
+        assert pgonce(database, "exec", "job", command, "a b", PATH=path) == (4, f"{script} a b\n", "")
     script.write_bytes(b"\x7fELF\0\0\0")
-    done = subprocess.run([PGONCE, "exec", "job", script], env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 126
+    assert pgonce(database, "exec", "job", str(script))[0] == 126
     assert last_run(conn)[1] == "failed"
 
 
@@ -291,9 +284,7 @@ def test_everything_after_the_command_belongs_to_the_command(
     script.write_text('#!/bin/sh\necho "$@"\n')
     script.chmod(0o755)
     given = [str(script) if each == "SHOW" else each for each in arguments]
-    env = {**os.environ, "DATABASE_URL": database}
-    done = subprocess.run([PGONCE, "exec", *given], env=env, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, passed + "\n", "")
+    assert pgonce(database, "exec", *given) == (0, passed + "\n", "")
 
 
 def test_a_second_one_exits_with_75_and_leaves_a_row_and_another_key_runs_beside_it(
