@@ -106,7 +106,7 @@ def test_a_dry_run_refuses_what_a_run_refuses(seeds: Seeds, conn: Conn, tmp_path
 @pytest.mark.usefixtures("things")
 def test_a_seed_with_partitions_is_not_complete_without_them(seeds: Seeds) -> None:
     seed = Seed("s", lambda _, partition="two": iter([partition][:0]), "things", ("id",), partitions=["one", "two"])
-    with pytest.raises(InvalidArgument, match="import each of seed.parts\\(\\) by run_partition"):
+    with pytest.raises(InvalidArgument, match=r"import each of seed.parts\(\) by run_partition"):
         seeds.run(seed)
     assert seeds.checkpoint("s") is None
 

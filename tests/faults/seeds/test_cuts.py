@@ -24,7 +24,7 @@ from tests.faults.seeds.test_kills import forget_the_dead
 
 Db = psycopg.Connection[Any]
 STRIDE = int(os.environ.get("PGONCE_TEST_STRIDE", "51"))
-"""Of so many messages and answers one is cut, from a random one on; 1 cuts at each. Odd, so that both have their turn."""
+"""Of so many messages and answers one is cut, from a random one on; 1 cuts at each. Odd: both have their turn."""
 
 
 def rows(cursor: int | None, partition: str = "") -> Iterator[tuple[Any, int]]:
