@@ -211,16 +211,16 @@ def test_static_files_are_kept_by_their_digest(alone: Any) -> None:
 def test_make_console_shows_a_shop_at_work(tmp_path: Path) -> None:
     log = tmp_path / "log"
     environment = {"PATH": "/usr/bin:/bin", "PGONCE_DATA_DIR": str(tmp_path / "data")}
-    command = [sys.executable, "-m", "tools.console", "--port", "8479", "--for", "90"]
+    command = [sys.executable, "-m", "tools.console", "--port", "8479", "--for", "900"]
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
     try:
-        wait_until(lambda: "the console" in log.read_text() or process.poll() is not None, "it is up", 60)
+        wait_until(lambda: "the console" in log.read_text() or process.poll() is not None, "it is up", 300)
         assert "http://127.0.0.1:8479/console/" in log.read_text(), log.read_text()
         found = httpx.get("http://127.0.0.1:8479/console/now.json", timeout=30).json()
         assert found["facts"]["dead"] > 0
         page = "http://127.0.0.1:8479/console/"
-        wait_until(lambda: "catalog_prices" in httpx.get(page, timeout=30).text, "the import is under way", 60)
+        wait_until(lambda: "catalog_prices" in httpx.get(page, timeout=30).text, "the import is under way", 300)
     finally:
         process.terminate()
         process.wait(30)
