@@ -55,6 +55,6 @@ if command -v uv >/dev/null; then
 fi
 with_pip || {
     say "could not install the dependencies (see above): is the package index reachable, and does it have packages" \
-        "for $("$venv/bin/python" --version)? If not, name another Python: make PYTHON=python3.14"
+        "for $("$venv/bin/python" --version 2>/dev/null || echo it)? If not, name another Python: make PYTHON=python3.14"
     exit 1
 }
