@@ -24,6 +24,7 @@ from pgonce.core.execute import OwnCursor, fetch, run
 from pgonce.errors import InvalidArgument, SchemaError
 from pgonce.seeds.batch import BatchSizer
 from pgonce.seeds.importer import batches
+from pgonce.seeds.open_loader import open_loader
 from pgonce.seeds.readers import FileSource, read, read_files
 from pgonce.seeds.readers.file import text_of
 from pgonce.seeds.readers.query import Query
@@ -31,7 +32,6 @@ from pgonce.seeds.readers.several import Files
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.seeds import Seeds
 from pgonce.seeds.source import check_columns
-from pgonce.seeds.table_loader import open_loader
 
 Source: TypeAlias = FileSource | Files | Query
 FORMATS = ["csv", "tsv", "jsonl", "parquet", "copy"]

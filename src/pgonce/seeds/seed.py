@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, TypedDict
 
 from psycopg import sql
@@ -19,7 +19,7 @@ from pgonce.core.registration import (
     check_options,
     check_text,
 )
-from pgonce.errors import InvalidArgument
+from pgonce.errors import InvalidArgument, NotFound
 
 OnConflict: TypeAlias = Literal["skip", "update", "fail"]
 Fingerprint: TypeAlias = Callable[[Any], Mapping[str, Any] | None]
@@ -190,3 +190,32 @@ def _check_partitions(given: Any, of: str) -> None:
         json.dumps(list(given))
     except (TypeError, ValueError) as error:
         raise InvalidArgument(f"partitions {of} must be JSON values, such as text: {error}") from None
+
+
+def seed_of(seed: Seed | str, source: Any, options: SeedOptions) -> Seed:
+    """The seed that a method of Seeds was called with: itself, or its name and its fields."""
+    if isinstance(seed, Seed):
+        check_options(options, SeedOptions.__annotations__, f"seed {seed.name}")
+        return replace(seed, **({"function": source} if source else {}), **options)
+    if not isinstance(seed, str):
+        raise InvalidArgument(f'pass a Seed or its name, not {type(seed).__name__}: app.get_seed("psalms")')
+    check_seed_options(seed, options)
+    return Seed(seed, source, **options)
+
+
+def part_of(seed: Seed, partition: str) -> Any:
+    """The partition of this name."""
+    parts = seed.parts()
+    if partition not in parts:
+        raise NotFound(f"the seed {seed.name} has no partition {partition!r} here: is the app the same everywhere?")
+    return parts[partition]
+
+
+def sources_of(
+    seed: Seed | str, source: Any, options: SeedOptions
+) -> tuple[Seed, dict[str | None, Callable[..., Any]]]:
+    """The same, and its sources by partition."""
+    found = seed_of(seed, source, options)
+    if isinstance(source, Mapping):
+        return found, dict(source)
+    return found, found.sources()

@@ -15,19 +15,20 @@ from psycopg_pool import ConnectionPool
 from pgonce.core import process
 from pgonce.core.concurrency import sleep
 from pgonce.core.execute import Pool, call, connection, execute
-from pgonce.core.registration import check_options, check_pool, check_schema
-from pgonce.errors import DatabaseUnavailable, InvalidArgument, LeaseLost, NotFound
+from pgonce.core.registration import check_pool, check_schema
+from pgonce.errors import DatabaseUnavailable, InvalidArgument, LeaseLost
 from pgonce.jobs.guard import Jobs
 from pgonce.jobs.run import Run
 from pgonce.seeds import calls, calls_operate, verify
 from pgonce.seeds.calls import Checkpoint, Reject
 from pgonce.seeds.calls_operate import BatchTime, Rehearsed, RejectGroup, Resume
 from pgonce.seeds.importer import Import, Outcome, Source, WentBack
+from pgonce.seeds.open_loader import open_loader
 from pgonce.seeds.rejected_row import RejectedRow
 from pgonce.seeds.rejects import retry
 from pgonce.seeds.run_options import Progress, RunOptions
-from pgonce.seeds.seed import Seed, SeedOptions, check_seed_options
-from pgonce.seeds.table_loader import TableLoader, open_loader
+from pgonce.seeds.seed import Seed, SeedOptions, part_of, seed_of, sources_of
+from pgonce.seeds.table_loader import TableLoader
 
 __all__ = ["RUNNER", "WINDOW", "Seeds", "Progress", "SeedResult", "Source"]
 
@@ -124,14 +125,14 @@ class Seeds:
             LeaseLost: another runner took over; its batch and ours did not mix.
             Exception: the source's own, or the database's; the seed is ``failed`` and resumes at its checkpoint.
         """
-        found = _seed(seed, source, options)
+        found = seed_of(seed, source, options)
         if not callable(found.function):
             raise InvalidArgument(f'seed {found.name} has no source: pass app.get_seed("{found.name}")')
         if found.partitions is not None:
             if partition is None:  # it would be complete without them
                 raise InvalidArgument(f"seed {found.name} has partitions: import each of seed.parts() by run_partition")
             if source is None:
-                found = replace(found, function=found.source(_part(found, partition)))
+                found = replace(found, function=found.source(part_of(found, partition)))
         run_options = RunOptions(restart, accept_change, partition, max_rows_per_second, on_progress, stop)
         name, key = found.name, found.name if partition is None else f"{found.name}/{partition}"
         with connection(self._pool) as conn:
@@ -198,7 +199,7 @@ class Seeds:
         Raises:
             NotFound: the seed has no such partition.
         """
-        source = seed.source(_part(seed, partition))
+        source = seed.source(part_of(seed, partition))
         self.begin_partitions(seed.name, list(seed.parts()))
         while not stop():
             at = self.checkpoint(seed.name, partition)
@@ -312,7 +313,7 @@ class Seeds:
 
         ``source``: of a seed with partitions a mapping, with the source of each; those that are complete are left out.
         """
-        found, sources = _sources(seed, source, options)
+        found, sources = sources_of(seed, source, options)
         left = list[tuple[Source, Checkpoint | None]]()
         again = restart and self.checkpoint(found.name) is not None
         for part, each in sources.items():
@@ -339,7 +340,7 @@ class Seeds:
         Raises:
             TableChanged: the seed was imported into another table.
         """
-        found, sources = _sources(seed, source, options)
+        found, sources = sources_of(seed, source, options)
         _, at = self._loader(found)
         rejected = dict[str | None, dict[int, RejectedRow]]()
         last = 0
@@ -374,7 +375,7 @@ class Seeds:
         Raises:
             TableChanged: the rows were rejected for another table.
         """
-        found = _seed(seed, None, options)
+        found = seed_of(seed, None, options)
         if found.on_conflict == "update":
             found = replace(found, on_conflict="skip")
         (loader, _), name = self._loader(found), found.name
@@ -393,28 +394,3 @@ class Seeds:
             run.processed(accepted)
             run.skipped(refused)
             return accepted, refused
-
-
-def _seed(seed: Seed | str, source: Any, options: SeedOptions) -> Seed:
-    if isinstance(seed, Seed):
-        check_options(options, SeedOptions.__annotations__, f"seed {seed.name}")
-        return replace(seed, **({"function": source} if source else {}), **options)
-    if not isinstance(seed, str):
-        raise InvalidArgument(f'pass a Seed or its name, not {type(seed).__name__}: app.get_seed("psalms")')
-    check_seed_options(seed, options)
-    return Seed(seed, source, **options)
-
-
-def _part(seed: Seed, partition: str) -> Any:
-    """The partition of this name."""
-    parts = seed.parts()
-    if partition not in parts:
-        raise NotFound(f"the seed {seed.name} has no partition {partition!r} here: is the app the same everywhere?")
-    return parts[partition]
-
-
-def _sources(seed: Seed | str, source: Any, options: SeedOptions) -> tuple[Seed, dict[str | None, Source]]:
-    found = _seed(seed, source, options)
-    if isinstance(source, Mapping):
-        return found, dict(source)
-    return found, found.sources()

@@ -12,12 +12,12 @@ from psycopg import AsyncConnection, sql
 from psycopg.adapt import AdaptersMap
 
 from pgonce.core.execute_async import OwnCursor, fetch, run
-from pgonce.errors import InvalidArgument, PgonceError, TableChanged, translate
+from pgonce.errors import InvalidArgument, PgonceError, TableChanged
 from pgonce.seeds.batch import Batch
 from pgonce.seeds.calls import Checkpoint, Counts
 from pgonce.seeds.columns import Kind, TableFacts
 from pgonce.seeds.seed import Seed
-from pgonce.seeds.table_async import IDENTITY, check_table, find_facts, find_key_index
+from pgonce.seeds.table_async import IDENTITY, find_facts, find_key_index
 
 Last: TypeAlias = tuple[Mapping[str, Any], Collection[int | None]]
 """By what the rows of a batch are found again: its ``target``, and the numbers of the table's files."""
@@ -36,19 +36,6 @@ _EXACT: frozenset[Kind] = frozenset({"boolean", "integer", "uuid", "zoneless"})
 """Kinds of columns in which equal values have one text; 1.0 and 1.00 are equal, and texts under some collations."""
 
 
-async def open_loader(conn: AsyncConnection[Any], seed: Seed) -> TableLoader:
-    """The loader of the seed's table.
-
-    Raises:
-        SchemaError: as of `check_table`.
-        DatabaseUnavailable: the connection was lost.
-    """
-    try:
-        return TableLoader(seed, await check_table(conn, seed), conn.adapters)
-    except psycopg.Error as error:
-        raise translate(error) from error
-
-
 class TableLoader:
     """Writes batches into one table.
 
@@ -60,8 +47,7 @@ class TableLoader:
     def __init__(self, seed: Seed, facts: TableFacts, adapters: AdaptersMap) -> None:
         self.seed = seed
         self.facts = facts
-        self.adapters = adapters
-        """Of the pool's connections: they may know classes of the application."""
+        self.adapters = adapters  # of the pool's connections: they may know classes of the application
         self._key_index = facts.key_index
         self._settings = facts.settings  # facts that are read again, in a transaction that has them, lack them
         self._keys_found = False
@@ -242,9 +228,8 @@ class TableLoader:
         if not at.target:
             return
         name, before = self.facts.table.as_string(), at.target
-        keys = before["keys"]  # None: the table was accepted as it was
-        if keys and (self.facts.has_triggers or self.facts.has_policies):
-            keys = []
+        # None: the table was accepted as it was
+        keys = [] if before["keys"] and (self.facts.has_triggers or self.facts.has_policies) else before["keys"]
         if self.facts.is_other(before):
             lost = f"the checkpoint belongs to table {before['table']}, not to {name}"
         elif column := self.facts.other_column(before):

@@ -22,11 +22,11 @@ from pgonce.seeds.calls_operate import Rehearsed, RejectGroup
 from pgonce.seeds.columns import Column, Kind, TableFacts
 from pgonce.seeds.expected import Rejected, RowReader
 from pgonce.seeds.importer import Source, batches, check_source
+from pgonce.seeds.open_loader import open_loader
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.source import check_columns
 from pgonce.seeds.stream import batches_of, prefetched
 from pgonce.seeds.table import check_table
-from pgonce.seeds.table_loader import open_loader
 
 Sources: TypeAlias = Mapping[str | None, Source]
 _RESULT = ("keys", "found", "equal", "extra", "examples")
