@@ -53,8 +53,7 @@ class TableLoader:
         self._keys_found = False
         self._ranges = bool(facts.order)
         self._staging: Literal["none", "empty", "full"] = "none"
-        self.files = set[int | None]()
-        """The numbers of the table's files, as ``check_batch`` has found them."""
+        self.files = set[int | None]()  # the numbers of the table's files, as ``check_batch`` has found them
 
     async def begin(self, conn: AsyncConnection[Any]) -> None:
         """Call at the start of each transaction."""
