@@ -16,7 +16,7 @@ HEAD = """\
 <!-- Generated from `pgonce --help` by tools/command_reference.py: edit src/pgonce/cli, then `make generate`. -->
 # The commands
 
-Exit codes: 0 done, 1 failed, 2 wrong use, 75 skipped because another run is at work or the job is
+Exit codes: 0 done, 1 failed, 2 unreadable command line, 75 skipped because another run is at work or the job is
 paused. `--json` prints what a program reads.
 
 ## Completion

@@ -158,7 +158,7 @@ def main() -> None:
       pgonce job run NAME --app shop:app   run a job, unless it is running
       pgonce seed run NAME --app shop:app  run or resume an import
 
-    Exit codes: 0 done, 1 failed, 2 usage, 75 skipped because of overlap, 124 timed out.
+    Exit codes: 0 done, 1 failed, 2 unreadable command line, 75 skipped because of overlap, 124 timed out.
     """  # noqa: D301 -- click's escape: the paragraph after it is not wrapped
 
 

@@ -52,7 +52,10 @@ def hooked(function: Callable[[BaseException, str], object]) -> Iterator[None]:
 
 
 def log_errors(action: Callable[..., T], *arguments: Any) -> T | None:
-    """What ``action`` returns; None if it raises. The exception is logged: the thread that calls this goes on."""
+    """What ``action`` returns; None if it raises. The exception is logged: the thread that calls this goes on.
+
+    ``action`` is pgonce's own, and no handler or job. So the text is logged, too.
+    """
     try:
         return action(*arguments)
     except (PgonceError, psycopg.Error) as error:
