@@ -51,7 +51,7 @@ def as_json(value: Any) -> Any:
 
 
 class WentBack(Exception):
-    """The database is in an older state than it had confirmed, as after a failover to an asynchronous standby."""
+    """The database is in an older state than it had confirmed: after a crash, or a failover that lost commits."""
 
 
 class _Moved(Exception):
@@ -328,7 +328,9 @@ class Import:
                 step = calls.advance_seed(
                     name, partition, self._run.id, number, batch.cursor, counts, batch.fingerprint, target, share
                 )
-                advanced = execute(tx, step, self._schema)
+                # Not synced: a crash of the server may forget the last batches, each with its checkpoint, and the
+                # import resumes before them. The commit that completes the seed waits until all are on disk.
+                advanced = execute(tx, step, self._schema, synced=False)
                 if advanced is None:
                     raise _Moved
                 if not (is_continued or self._options.accept_change):
@@ -374,6 +376,8 @@ class Import:
         with self._run.transaction() as tx:
             execute(tx, calls_operate.note_seed_end(self._run.id, "complete", self._seen), self._schema)
             done = execute(tx, calls.complete_seed(name, self._options.partition), self._schema)
+            if done and self._checkpoint and done.batch < self._checkpoint.batch:
+                raise WentBack
             if done and done.rows_seen != self._seen:
                 raise PgonceError(
                     f"{name}: {self._seen:,} rows were seen and {done.rows_seen:,} are counted: another client "

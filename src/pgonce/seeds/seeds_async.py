@@ -36,7 +36,7 @@ logger = logging.getLogger("pgonce.seeds")
 
 RUNNER = "seed_runner"
 """The job that every import is a run of, with the seed's name as its key: one runner per seed."""
-_WENT_BACK = "seed %s: the database has lost batches that it had confirmed (a failover?): resuming after row %d"
+_WENT_BACK = "seed %s: the database has lost batches that it had confirmed (a crash, a failover): resuming after row %d"
 WINDOW = timedelta(minutes=2)
 """How long an import may go without a heartbeat. It is short, so that a killed import can be resumed soon."""
 
@@ -54,7 +54,7 @@ class SeedResult:
     were_set: bool = False
     """Whether ``set_sequences`` has set them to it."""
     resumed: int = 0
-    """How often the database went back to an older state (a failover), and the run resumed from there."""
+    """How often the database went back to an older state (a crash or a failover), and the run resumed from there."""
     unfinished: str | None = None
     """Why the source ended before its end, and what to do: of the outcome ``unfinished``."""
 
@@ -109,7 +109,7 @@ class AsyncSeeds:
             restart: begin at the start; what is there already is skipped, and the counters begin anew.
             accept_change: resume at the checkpoint although the source's fingerprint has changed.
             partition: import ``source`` as this part, with a checkpoint of its own; ``begin_partitions`` first.
-            on_progress: called after every batch.
+            on_progress: called after every batch; a crash of the server may still forget the last batches.
             stop: called after every batch; when it returns True the run ends there, and the next one resumes.
             options: the fields of `Seed`, where ``seed`` is a name.
 

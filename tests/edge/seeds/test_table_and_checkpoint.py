@@ -315,8 +315,9 @@ def test_a_pool_of_another_encoding_writes_unicode_all_the_same(database: str, c
 
 @pytest.mark.parametrize("restart", [False, True])
 @pytest.mark.parametrize("lost", ["batches", "everything"])
+@pytest.mark.parametrize("after", [20, 40], ids=["in the middle", "after the last batch"])
 def test_an_import_resumes_by_itself_when_the_database_went_back(
-    seeds: Seeds, conn: Conn, caplog: pytest.LogCaptureFixture, lost: str, restart: bool
+    seeds: Seeds, conn: Conn, caplog: pytest.LogCaptureFixture, lost: str, restart: bool, after: int
 ) -> None:
     """Go back to an earlier state, as a failover to an asynchronous standby does.
 
@@ -330,7 +331,7 @@ def test_an_import_resumes_by_itself_when_the_database_went_back(
         nonlocal shots
         if at.rows == 10:
             kept[:] = conn.execute("select to_jsonb(s) from seed_checkpoints s").fetchall()
-        if at.rows == 20 and not shots:
+        if at.rows == after and not shots:
             shots = 1
             with conn.transaction():
                 conn.execute("delete from seed_checkpoints")
@@ -352,6 +353,21 @@ def test_an_import_resumes_by_itself_when_the_database_went_back(
     assert isinstance(done.checkpoint, Checkpoint)
     assert (done.checkpoint.rows_seen, done.checkpoint.status) == (40, "complete")
     assert f"resuming after row {10 if lost == 'batches' else 0}" in caplog.text
+
+
+def test_only_the_last_commit_of_an_import_waits_for_the_disk(seeds: Seeds, conn: Conn) -> None:
+    conn.execute("create table commits (status text, synced text)")
+    conn.execute(
+        "create function note() returns trigger language plpgsql as $$ begin"
+        " insert into commits values (new.status, current_setting('synchronous_commit')); return null; end $$"
+    )
+    conn.execute(
+        "create constraint trigger note after insert or update on seed_checkpoints"
+        " deferrable initially deferred for each row execute function note()"
+    )
+    run(seeds, seed(20))
+    found = conn.execute("select distinct status, synced from commits").fetchall()
+    assert sorted(found) == [("complete", "on"), ("in_progress", "off")]
 
 
 # Rejects -------------------------------------------------------------------------------------------------------------
