@@ -40,7 +40,7 @@ def purge_audit(older_than: timedelta, limit: int) -> Call[int]:
 
 
 def expiring_dead_letters(older_than: timedelta) -> Call[list[WebhookLine]]:
-    """The dead letters that a purge with this age would delete."""
+    """What a purge with this age would delete although it was not handled."""
     args = {"p_older_than": older_than}
     return Call("pgonce_expiring_dead_letters", args, rows_as(WebhookLine))
 

@@ -336,6 +336,18 @@ def test_cleanup_lists_dead_letters_and_deletes_what_is_old_and_ended(database: 
     assert listed(database) == {"evt_wait", "evt_failed"}
 
 
+def test_cleanup_lists_an_event_whose_client_died_as_a_dead_letter(database: str, conn: Connection[Any]) -> None:
+    conn.execute("select insert_webhook_if_new('evt_died', 'invoice.paid', '{}')")
+    conn.execute("select insert_webhook_if_new('evt_held', 'invoice.paid', '{}')")
+    conn.execute("update webhook_events set received_at = now() - interval '91 days'")
+    conn.execute("update webhook_events set lease_expires_at = now() where stripe_event_id = 'evt_died'")
+    code, out, _ = pgonce(database, "cleanup")
+    letter, total = out.splitlines()
+    assert letter.startswith("dead letter: evt_died invoice.paid, received ")
+    assert letter.endswith("1 attempts: its client died, and it was not delivered again")
+    assert (code, total) == (0, "deleted 1 events, 0 job runs and 0 audit entries")
+
+
 def test_cleanup_keeps_events_for_31_days_unless_it_is_overridden(database: str, inbox: Connection[Any]) -> None:
     inbox.execute("update webhook_events set received_at = now() - interval '20 days'")
     code, _, err = pgonce(database, "cleanup", "--webhooks-older-than", "10 days")

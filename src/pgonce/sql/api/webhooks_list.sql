@@ -64,6 +64,13 @@ returns table (stripe_event_id text, event_type text, status text, attempts inte
                livemode boolean, received_at timestamptz, processed_at timestamptz, next_attempt_at timestamptz, reason text)
 language sql stable set search_path from current as $$
   select * from pgonce_list_webhooks(p_dead => true, p_limit => null) as l where l.received_at < clock_timestamp() - p_older_than
+  union all
+  select e.stripe_event_id, e.event_type, e.status, e.attempts, e.object_id, e.account, e.livemode, e.received_at, e.processed_at,
+         e.next_attempt_at, 'its client died, and it was not delivered again'
+  from webhook_events e
+  where e.status = 'processing' and not e.queued and e.lease_expires_at <= clock_timestamp()
+    and e.received_at < clock_timestamp() - p_older_than
 $$;
 comment on function pgonce_expiring_dead_letters(interval) is
-  'pgonce: the dead letters that purge_webhook_events with this age would delete. Report them before they are deleted.';
+  'pgonce: what purge_webhook_events with this age would delete although it was not handled: dead letters, and events whose '
+  'client died and that were not delivered again. Report them before they are deleted.';
