@@ -224,7 +224,7 @@ class _Output(threading.Thread):
         self._command_ended = threading.Event()
 
     def run(self) -> None:
-        """Read to the end, or what is there when the command has ended: what it leaves running may keep it open."""
+        """Read until the end, or until the command has ended: what it leaves running may keep the pipe open."""
         is_last = False
         while not is_last:
             is_last = self._command_ended.is_set()

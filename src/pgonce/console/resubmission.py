@@ -35,7 +35,7 @@ def show(
     request: Request, address: str, typed: Sequence[tuple[str, str]], page: str, status: int = 200, *, login: bool,
     name: str = "", wrong: str = "",
 ) -> Response:  # fmt: skip
-    """That page, also after the login: then one button sends the form."""
+    """The page of ``refuse``; after a login it has one button, which sends the form."""
     answer: Response = request.app.state.templates.render(
         request, "login/again.html", status, address=target(address), typed=typed, carried=json.dumps(typed),
         target=page, login=login, name=name, wrong=wrong, nobody=status == 401,

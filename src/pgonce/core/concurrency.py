@@ -156,7 +156,7 @@ in_thread = meanwhile
 
 
 def wait_until_free(_lock: object) -> None:
-    """Nothing: what a thread has left, nobody closes."""
+    """Do nothing: no other code closes what a thread leaves behind."""
 
 
 def finish(result: object) -> None:

@@ -122,7 +122,7 @@ def check_choice(given: Any, name: str, choices: Sequence[str]) -> None:
     """Refuse anything but one of ``choices``.
 
     Raises:
-        InvalidArgument: the message calls it ``name``, and lists them.
+        InvalidArgument: the message calls it ``name``, and lists the choices.
     """
     if not isinstance(given, str) or given not in choices:
         *first, last = (f'"{choice}"' for choice in choices)

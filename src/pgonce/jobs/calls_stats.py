@@ -93,9 +93,9 @@ class JobLine:
     started_at: datetime | None
     duration_ms: int | None
     usual_from_ms: int | None
-    """The 10 % point of its last successful runs; None of fewer than five."""
+    """One in ten of the last successful runs was shorter; None if there are fewer than five."""
     usual_to_ms: int | None
-    """The 90 % point."""
+    """One in ten was longer."""
     next_tick: datetime | None
     attempt: int | None
     next_retry_at: datetime | None

@@ -150,7 +150,7 @@ class ScheduleStore:
                 self.since[name] = max(tick, self.since[name])
 
     def mark_done(self, name: Name, tick: datetime) -> None:
-        """The tick has a row, whoever wrote it."""
+        """Note that the tick has a row, whoever wrote it."""
         with self._lock:
             if name in self.since:
                 self.since[name] = max(tick, self.since[name])

@@ -40,7 +40,7 @@ class TickQueue:
         return self._heap[0][0] if self._heap else None
 
     def due(self, now: datetime) -> Iterator[tuple[Name, datetime]]:
-        """The jobs with a tick that is due by ``now``, each once, with its first such tick. None is given twice."""
+        """Each job that has a tick due by ``now``, with the first such tick, which is not yielded again."""
         while self._heap and self._heap[0][0] <= now:
             _, name, tick = heapq.heappop(self._heap)
             yield name, tick

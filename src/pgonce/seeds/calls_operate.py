@@ -85,7 +85,7 @@ def reset_seed(seed_name: str) -> Call[bool]:
 
 
 def set_seed_proof(at: Checkpoint, proof: Mapping[str, Any]) -> Call[Checkpoint | None]:
-    """Keep a comparison of table and source with the checkpoint; None: it is not ``at`` any more."""
+    """Store the result of a comparison with the checkpoint; None if that has changed since ``at`` was read."""
     args = {"p_seed_name": at.seed_name, "p_verified": Jsonb(proof), "p_last_updated_at": at.last_updated_at}
     return Call("pgonce_set_seed_proof", args, row_or_none(Checkpoint))
 

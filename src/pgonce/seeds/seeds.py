@@ -357,7 +357,7 @@ class Seeds:
         return result
 
     def _loader(self, seed: Seed) -> tuple[TableLoader, Checkpoint | None]:
-        """And the checkpoint. Raises TableChanged if the seed was imported into another table."""
+        """The loader and the checkpoint. Raises TableChanged if the seed was imported into another table."""
         with connection(self._pool) as conn:
             loader = open_loader(conn, seed)
         at = self.checkpoint(seed.name)

@@ -357,7 +357,7 @@ class AsyncSeeds:
         return result
 
     async def _loader(self, seed: Seed) -> tuple[TableLoader, Checkpoint | None]:
-        """And the checkpoint. Raises TableChanged if the seed was imported into another table."""
+        """The loader and the checkpoint. Raises TableChanged if the seed was imported into another table."""
         async with connection(self._pool) as conn:
             loader = await open_loader(conn, seed)
         at = await self.checkpoint(seed.name)

@@ -9,8 +9,8 @@ from psycopg import AsyncConnection, sql
 from pgonce.core.execute_async import fetch
 from pgonce.seeds.columns import TableFacts
 
-# The greatest value of the column, or the least one if the sequence descends, and the last number of the sequence that
-# is not after it: two servers may share the numbers by an increment of 2.
+# Two numbers. The first is the greatest value of the column, or the least one if the sequence descends. The second is
+# the last number of the sequence up to it: they differ where two servers share the numbers by an increment of 2.
 _BEHIND = """
 select m.most::bigint, greatest(q.seqmin, least(q.seqmax,
     s.last_value + div(m.most - s.last_value, q.seqincrement) * q.seqincrement))::bigint

@@ -166,7 +166,7 @@ def compare(pool: Pool, sources: Sources, seed: Seed, rejected: Mapping[str | No
 
 
 def _copy(conn: Connection[Any], table: sql.Identifier, reader: RowReader, source: Source) -> None:
-    """The rows of one source into the temporary table."""
+    """Copy the rows of one source into the temporary table."""
     reread = getattr(source, "reread", None)
     stream = ((row, None) for row in reread()) if reread else source(None)
     with prefetched(batches_of(stream, reader)) as (taken, want), ExitStack() as opened:

@@ -165,7 +165,7 @@ async def compare(pool: Pool, sources: Sources, seed: Seed, rejected: Mapping[st
 
 
 async def _copy(conn: AsyncConnection[Any], table: sql.Identifier, reader: RowReader, source: Source) -> None:
-    """The rows of one source into the temporary table."""
+    """Copy the rows of one source into the temporary table."""
     reread = getattr(source, "reread", None)
     stream = ((row, None) for row in reread()) if reread else source(None)
     async with prefetched(batches_of(stream, reader)) as (taken, want), AsyncExitStack() as opened:

@@ -81,7 +81,7 @@ def future_ticks(lane: Lane, app: App | None, begin: datetime, end: datetime) ->
 
 
 def view(lane: Lane, marks: Sequence[Mark], ticks: Sequence[datetime], clock: Clock) -> LaneView:
-    """The lane with what its line in the table says."""
+    """The lane, with the texts of its line in the table."""
     counts: dict[str, int] = {}
     for mark in marks:
         counts[mark.kind] = counts.get(mark.kind, 0) + mark.runs

@@ -102,7 +102,7 @@ async def run(request: Request) -> Response:
 
 
 async def confirm(request: Request) -> Response:
-    """The page before a run is asked to stop, or is ended."""
+    """The page that asks for a confirmation before a run is stopped or ended."""
     sent = query(request)
     found = await _read(request, fields.read_uuid(sent.get("id"), "a run"))
     return await respond.respond(request, "runs/confirm.html", found, action=request.url.path.rpartition("/")[2])

@@ -36,7 +36,7 @@ def read_files(paths: Sequence[str | Path], name: str, **options: Any) -> Files:
         options: as of ``read``.
 
     Raises:
-        InvalidArgument: there is no file, or of several kinds; or as of ``read``.
+        InvalidArgument: there is no file, or the files are of several kinds; or as ``read`` raises it.
     """
     found = [read(path, **options) for path in paths]
     return (Files if any(isinstance(each, JsonLinesFile) for each in found) else BlockFiles)(found, name)

@@ -151,7 +151,9 @@ class CsvFile(TextFile):
     def _pieces(
         self, cursor: Cursor | None, convert: Callable[[bytes], T | None]
     ) -> Iterator[tuple[_Piece, T | None, int]]:
-        """(records, what ``convert`` makes of them, rows before them); None for one record that is bad.
+        """Pieces of the file: its records, what ``convert`` makes of them, and how many rows come before.
+
+        A bad record is a piece of its own, with None in place of what ``convert`` makes.
 
         Raises:
             InvalidArgument: a quote is never closed.

@@ -46,7 +46,7 @@ def open_file(path: Path) -> tuple[Descriptor, bool]:
 
 
 def is_a_folder(path: Path) -> str:
-    """What to say of it. Its files are never looked for: Spark's folders, say, hold more than the data."""
+    """The message for a folder. Its files are not looked for: a folder that Spark wrote holds more than the data."""
     return f"{path} is a folder: load its files by a pattern, such as '{path}/*.csv'"
 
 

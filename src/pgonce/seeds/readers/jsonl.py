@@ -148,7 +148,7 @@ class JsonLinesFile(TextFile):
         return self._named or ()
 
     def lacking(self, keys: Iterable[str]) -> set[str] | None:
-        """Those of ``keys`` that no line has; None: there is no line."""
+        """The ``keys`` that no line has; None if there is no line."""
         was_open = self._file is not None
         found = self._lacking(self._opened(), keys)
         if not was_open:

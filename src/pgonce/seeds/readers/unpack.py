@@ -164,7 +164,8 @@ class _Streams(io.RawIOBase):
 class _Recoded(io.RawIOBase):
     """Text in another encoding as UTF-8. ``read`` gives at least one byte, or none at the end.
 
-    What is no character of it, also half a one at the end, is a byte that no UTF-8 has: its line is a bad row.
+    Bytes that are no character, also half a character at the end, become a byte that never occurs in UTF-8. So their
+    line is a bad row.
     """
 
     def __init__(self, stream: BinaryIO, encoding: str) -> None:
