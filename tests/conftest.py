@@ -22,6 +22,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 from psycopg import sql
 
 from pgonce.core import embedded
@@ -44,6 +45,10 @@ if sys.version_info < (3, 11, 9):  # Debian 12 has 3.11.2
         return _parse(*args, **options)
 
     ast.parse = _parse_again
+
+# A busy machine pauses for longer than hypothesis allows an example, and the generation of examples, to take.
+settings.register_profile("no limit of time", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no limit of time")
 
 
 @pytest.hookimpl(trylast=True)

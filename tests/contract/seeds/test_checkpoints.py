@@ -196,7 +196,7 @@ def test_an_import_that_fails_before_its_first_batch_begins_at_the_start(
     assert counts(db, name) == ("complete", 3, 0)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=8), st.lists(st.integers(1, 12), max_size=5), st.integers(1, 4))
 def test_however_it_is_cut_the_rows_and_the_counters_are_exact(
     module_database: str, db: Db, chapters: list[int], cuts: list[int], size: int

@@ -459,7 +459,7 @@ TOKENS = [
 ]  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(TOKENS), max_size=8).map("".join))
 def test_whatever_is_read_is_also_taken_in(db: Db, text: str) -> None:
     raw = b'{"id":"evt_%d","type":"t","x":"%s"}' % (hash(text) & 2**60 - 1, text.encode())
