@@ -67,9 +67,11 @@ def commands() -> Iterator[tuple[str, str]]:
                 yield str(path.relative_to(ROOT)), " ".join(command.split())
 
 
-@pytest.mark.parametrize(("path", "command"), sorted(set(commands())))
-def test_a_command_that_is_named_exists_with_its_options(path: str, command: str) -> None:
-    assert wrong(command) is None
+# One test: a parameter for each command would have every process of the suite parse all files.
+def test_a_command_that_is_named_exists_with_its_options() -> None:
+    named = set(commands())
+    assert len(named) > 200
+    assert {(path, command, wrong(command)) for path, command in named if wrong(command)} == set()
 
 
 @pytest.mark.parametrize(
