@@ -6,8 +6,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib.util import find_spec
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -60,19 +61,27 @@ needs_commentaries = module("comments/zcom/mhcc", "sword-comm-mhcc sword-comm-sc
 needs_catechism = installed("westminster_cli", "pip install westminster-standards-cli")
 
 
+@cache
+def all_of(source: Callable[[], Iterator[Any]]) -> list[Any]:
+    """The rows of a source, which take seconds of CPU time to read."""
+    return list(source())
+
+
 @pytest.mark.parametrize(("source", "total"), SOURCES)
 def test_a_source_has_the_rows_that_the_progress_bar_is_told(source: Callable[..., Iterator[Any]], total: int) -> None:
-    assert sum(1 for _ in source()) == total
+    assert len(all_of(source)) == total
 
 
 @pytest.mark.parametrize(("source", "total"), SOURCES)
 def test_a_resume_behind_any_row_yields_exactly_the_remainder(source: Callable[..., Iterator[Any]], total: int) -> None:
-    rows = list(source())
+    rows = all_of(source)
     last = {repr(row.cursor): index for index, row in enumerate(rows)}
     assert total - len(last) == (1 if source is lexicon.words else 0)  # H2200 twice
+    # the remainder from a third on crosses each border between two files; of the others the next 50 rows are read
     for index in {0, 1, 9, total // 7, total // 3, total // 2, total - 100, total - 2, total - 1}:
         done = last[repr(rows[index].cursor)]
-        assert list(source(rows[done].cursor)) == rows[done + 1 :], rows[done].cursor
+        most = None if index in {total // 3, total - 100, total - 2, total - 1} else 50
+        assert list(islice(source(rows[done].cursor), most)) == rows[done + 1 :][:most], rows[done].cursor
 
 
 @pytest.mark.parametrize(("source", "total"), SOURCES)
@@ -86,7 +95,7 @@ def test_a_cursor_of_something_else_is_refused_at_the_call(
 
 @needs_strongs
 def test_strong_s_numbers_come_in_numeric_order_and_h2200_comes_twice() -> None:
-    numbers = [word.strongs_number for word in lexicon.words()]
+    numbers = [word.strongs_number for word in all_of(lexicon.words)]
     assert numbers[:3] + numbers[9:11] == ["H1", "H2", "H3", "H10", "H11"]
     places = [("HG".index(number[0]), int(number[1:])) for number in numbers]
     assert [earlier for earlier, later in pairwise(places) if earlier >= later] == [(0, 2200)]
@@ -107,7 +116,7 @@ def test_an_entry_is_taken_apart_into_word_sound_and_meaning() -> None:
         "From H1961; (the) self Existent or eternal; {Jehovah} Jewish national name of God: - {Jehovah} the Lord."
         " Compare {H3050} H3069.",  # the braces are the source's
     )  # fmt: skip
-    assert all(word.lemma and word.transliteration and word.definition for word in lexicon.words())
+    assert all(word.lemma and word.transliteration and word.definition for word in all_of(lexicon.words))
 
 
 @needs_strongs
@@ -119,7 +128,7 @@ def test_a_number_that_there_is_not_is_refused() -> None:
 
 @needs_treasury
 def test_the_treasury_has_the_preface_and_150_psalms_and_psalm_119_is_one_row_of_1_4_million_characters() -> None:
-    found = list(treasury.texts())
+    found = all_of(treasury.texts)
     assert [text.psalm for text in found] == list(range(151))
     assert max(found, key=lambda text: text.characters).psalm == 119
     assert found[119].characters == len(found[119].body) == 1_432_340
@@ -128,7 +137,7 @@ def test_the_treasury_has_the_preface_and_150_psalms_and_psalm_119_is_one_row_of
 
 @needs_commentaries
 def test_matthew_henry_has_4059_texts_and_scofield_3214() -> None:
-    sources = [note.source for note in commentary.notes()]
+    sources = [note.source for note in all_of(commentary.notes)]
     assert (sources.count("mhcc"), sources.count("scofield")) == (4_059, 3_214)
     assert sources == sorted(sources)
 
@@ -137,7 +146,7 @@ def test_matthew_henry_has_4059_texts_and_scofield_3214() -> None:
 def test_a_text_on_several_verses_stands_at_the_verses_that_it_names() -> None:
     # the text itself names the verses, so it shows that the numbering is right from Genesis to Revelation
     named = []
-    for note in commentary.notes():
+    for note in all_of(commentary.notes):
         first, _, _ = note.body.partition("\n")
         if note.source == "mhcc" and first.startswith("Verses ") and note.verse:
             verses = first.removeprefix("Verses ").split("-")
@@ -174,7 +183,7 @@ def test_the_numbering_is_that_of_the_king_james_version() -> None:
 
 @needs_catechism
 def test_the_standards_have_171_sections_196_and_107_questions() -> None:
-    documents = [article.document for article in catechism.articles()]
+    documents = [article.document for article in all_of(catechism.articles)]
     assert {name: documents.count(name) for name in catechism.DOCUMENTS} == {"WCF": 171, "WLC": 196, "WSC": 107}
     assert next(catechism.articles({"last_document": "WLC", "last_ref": "196"})).heading == (
         "What is the chief end of man?"
