@@ -21,12 +21,12 @@ EVENTS = """
 insert into webhook_events (stripe_event_id, event_type, status, payload)
 select 'evt_' || n, 'x', 'succeeded', jsonb_build_object('livemode', n % 2 = 0, 'api_version', 'v', 'data',
   jsonb_build_object('object', jsonb_build_object('id', 'in_' || n), 'filler', repeat('x', 1000)))
-from generate_series(1, 8000) n;
+from generate_series(1, {events}) n;
 """
 RUNS = """
 insert into cron_job_runs (job_name, status, started_at)
 select 'j' || n % 50, case when n % 1000 = 0 then 'running' else 'succeeded' end, now() - n * interval '1 minute'
-from generate_series(1, 120000) n;
+from generate_series(1, {runs}) n;
 """
 
 # The locks that each command which creates something holds on the two tables at its end.
@@ -54,9 +54,10 @@ def empty(empty_database: str) -> Any:
 
 
 @pytest.fixture
-def large(empty: Connection) -> Connection:
-    """A session on a database with large tables made from the specification by hand."""
-    empty.execute((SPECIFICATION + EVENTS + RUNS).encode())
+def large(empty: Connection, monkeypatch: pytest.MonkeyPatch) -> Connection:
+    """A session on a database with large tables made from the specification by hand: of 1 MB, and not of 8."""
+    monkeypatch.setattr(adopt, "LARGE", adopt.LARGE // 16)
+    empty.execute((SPECIFICATION + EVENTS.format(events=2500) + RUNS.format(runs=12_000)).encode())
     assert set(adopt.find_large(empty, "public")) == {"webhook_events", "cron_job_runs"}
     return empty
 
@@ -137,7 +138,7 @@ def test_an_adoption_that_is_interrupted_leaves_a_table_that_works_and_goes_on_a
     large.execute("drop function interrupt")
     assert schema.migrate(empty_database) == [name for _, name, _ in schema.migrations()]
     assert catalog.read(large) == catalog.read(conn)
-    assert value(large, "select count(*) from webhook_events where object_id is not null") == 8000
+    assert value(large, "select count(*) from webhook_events where object_id is not null") == 2500
 
 
 def test_a_check_says_that_an_adoption_has_not_ended(database: str, conn: Connection) -> None:
@@ -190,9 +191,11 @@ def test_a_migrate_that_waits_for_a_lock_lets_other_writers_pass(empty_database:
     assert value(empty, "select count(*) from webhook_events") == 2
 
 
-def test_the_printed_script_warns_of_a_large_table(empty_database: str, large: Connection) -> None:
+def test_the_printed_script_warns_of_a_large_table(empty_database: str, empty: Connection) -> None:
+    empty.execute((SPECIFICATION + EVENTS.format(events=8000) + RUNS.format(runs=120_000)).encode())
+    assert set(adopt.find_large(empty, "public")) == {"webhook_events", "cron_job_runs"}
     said: list[str] = []
-    large.add_notice_handler(lambda notice: said.append(str(notice.message_primary)))
-    large.execute(schema.script().encode())
+    empty.add_notice_handler(lambda notice: said.append(str(notice.message_primary)))
+    empty.execute(schema.script().encode())
     assert sum("is large, and its writers wait" in line for line in said) == 2
     assert check(empty_database) == []
