@@ -14,6 +14,7 @@ import lzma
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,6 +30,7 @@ ROWS = 20_000
 KINDS = ["x.csv", "x.csv.gz", "x.jsonl", "x.parquet"]
 
 
+@cache
 def content(name: str, first: int = 0, rows: int = ROWS, word: str = "word") -> bytes:
     """A file of several blocks.
 

@@ -58,7 +58,7 @@ def in_blocks(source: Any, cursor: Any = None) -> list[list[str | None]]:
     return found
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(
     table=st.integers(1, 4).flatmap(lambda width: st.lists(st.lists(text, min_size=width, max_size=width), max_size=8)),
     delimiter=st.sampled_from(",;\t|"),
@@ -126,7 +126,7 @@ json_any = st.recursive(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(
     table=st.sets(text.filter(bool), min_size=1, max_size=3).flatmap(
         lambda keys: st.lists(st.fixed_dictionaries(dict.fromkeys(sorted(keys), json_any)), min_size=1, max_size=6)
@@ -229,7 +229,7 @@ signs = st.lists(
 )
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(signs, st.sampled_from(",\t"), st.sampled_from([1, 5, csv_module.BLOCK]))
 def test_every_record_is_read_or_is_bad_wherever_quotes_stand(parts: list[str], delimiter: str, block: int) -> None:
     data = "".join(parts).replace(",", delimiter) + "\n"
