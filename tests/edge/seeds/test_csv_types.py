@@ -94,13 +94,15 @@ def compare(conn: Conn, seeds: Seeds, file: Path) -> None:
     for kind, texts in TEXTS.items():
         if kind == "xml" and not has_xml(conn):
             continue
+        try:
+            for table in ("wanted", "things"):
+                conn.execute(f"drop table if exists {table}".encode())
+                conn.execute(f"create table {table} (id int primary key, v {kind})".encode())
+        except psycopg.errors.UndefinedObject:  # an extension that this server does not have
+            continue
         for text in texts:
-            try:
-                for table in ("wanted", "things"):
-                    conn.execute(f"drop table if exists {table}".encode())
-                    conn.execute(f"create table {table} (id int primary key, v {kind})".encode())
-            except psycopg.errors.UndefinedObject:  # an extension that this server does not have
-                continue
+            conn.execute("delete from wanted")
+            conn.execute("delete from things")
             quoted = text.replace('"', '""')
             file.write_text(f'id,v\n1,"{quoted}"\n2,\n')
             wanted = copied(conn, file)
