@@ -42,7 +42,10 @@ def examined(url: str) -> tuple[int, list[Finding]]:
 
 
 def found(url: str, area: str, schema: str = "public") -> list[Finding]:
-    return [each for each in doctor.examine(url, schema) if each.area == area]
+    with pytest.MonkeyPatch.context() as patch:
+        if area != "schema":  # to compare it takes half a second of CPU time
+            patch.setattr(doctor, "_schema", lambda *_: [])
+        return [each for each in doctor.examine(url, schema) if each.area == area]
 
 
 def test_a_healthy_installation_has_a_good_word_for_each_area_and_exit_code_0(database: str, conn: Connection) -> None:
@@ -164,22 +167,19 @@ def test_what_the_newest_release_no_longer_handles_or_runs_is_named(
     assert said == ([] if lost is None else [f"the newest release no longer has {lost}"])
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
+def test_what_is_right_is_not_found(database: str, conn: Connection) -> None:
+    for statement in (
         "insert into webhook_events (stripe_event_id, event_type, status) values ('evt_1', 'a.b', 'failed')",
         (
             "insert into webhook_events (stripe_event_id, event_type, queued, next_attempt_at, lease)"
-            " values ('evt_1', 'a.b', true, now() + interval '1 hour', null)"
+            " values ('evt_2', 'a.b', true, now() + interval '1 hour', null)"
         ),
         "select start_job_run('j')",
         "insert into seed_checkpoints (seed_name, last_updated_at, paused_at) values ('s', '2020-01-01', now())",
-        "insert into cron_job_runs (job_name, status, started_at) values ('j', 'succeeded', '2020-01-01')",
+        "insert into cron_job_runs (job_name, status, started_at) values ('old', 'succeeded', '2020-01-01')",
         "select pgonce_count_refused_deliveries('{header}', '{200}')",
-    ],
-)
-def test_what_is_right_is_not_found(database: str, conn: Connection, statement: str) -> None:
-    conn.execute(statement.encode())
+    ):
+        conn.execute(statement.encode())
     assert [each for each in doctor.examine(database) if each.state != "ok" and each.area != "alerts"] == []
 
 
