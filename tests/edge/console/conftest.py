@@ -70,25 +70,34 @@ def chromium() -> Iterator[Browser]:
         yield browser
 
 
+@pytest.fixture(scope="module")
+def logins() -> dict[Any, Any]:
+    """The cookies of each login: a page of the login and two more take 2 s of CPU time."""
+    return {}
+
+
 @pytest.fixture
-def open_page(chromium: Browser, console: str) -> Iterator[Open]:
+def open_page(chromium: Browser, console: str, logins: dict[Any, Any]) -> Iterator[Open]:
     """Opens a page of the console, logged in as ``name``; what the page or its policy reports fails the test."""
     contexts: list[BrowserContext] = []
     reported: list[str] = []
 
     def open_page(path: str = "/", name: str | None = "ops", base: str = "", **options: Any) -> Page:
         options = {"viewport": {"width": 1440, "height": 900}, "timezone_id": "Europe/Berlin", **options}
-        contexts.append(chromium.new_context(**options))
+        scripts = options.get("java_script_enabled", True)
+        login = (base or console, name, options["timezone_id"], scripts)
+        contexts.append(chromium.new_context(storage_state=logins.get(login), **options))
         page = contexts[-1].new_page()
         page.set_default_timeout(20_000)
         page.on("console", lambda said: reported.append(said.text) if said.type in {"error", "warning"} else None)
         page.on("pageerror", lambda error: reported.append(str(error)))
         page.goto((base or console) + path)
-        if name is not None:
+        if name is not None and page.locator(".who").count() == 0:  # the first time, or a test has ended all sessions
             log_in(page, name)
-            if options.get("java_script_enabled", True):
+            if scripts:
                 # The first page sets the viewer's zone and loads itself again, which would abort the test's next goto.
                 page.wait_for_selector(f"#zone:text-is('{options['timezone_id']}')", state="attached")
+            logins[login] = contexts[-1].storage_state()
         return page
 
     yield open_page
@@ -106,9 +115,16 @@ def log_in(page: Page, name: str) -> None:
     page.wait_for_selector(".who")
 
 
-def problems(page: Page) -> list[str]:
-    """What axe finds on the page that is serious or critical: the rule, and the first element."""
-    found = Axe().run(page).response["violations"]
+def problems(page: Page, scheme: str = "light") -> list[str]:
+    """What axe finds on the page that is serious or critical: the rule, and the first element.
+
+    Both colour schemes have the same elements, so of the dark one only the rules about colours are asked.
+    """
+    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
+    options: dict[str, Any] = {"resultTypes": ["violations"]}
+    if scheme == "dark":
+        options["runOnly"] = ["color-contrast", "link-in-text-block"]
+    found = Axe().run(page, options=options).response["violations"]
     return [
         f"{each['id']}: {each['nodes'][0]['html'][:200]}" for each in found if each["impact"] in {"serious", "critical"}
     ]

@@ -62,9 +62,8 @@ def test_each_page_is_accessible_and_fits_a_telephone(open_page: Open) -> None:
     for path in PAGES:
         page.goto(base + path)
         for scheme, width in (("light", 1440), ("dark", 1440), ("light", 360)):
-            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
             page.set_viewport_size({"width": width, "height": 800})
-            if problem := problems(page):
+            if problem := problems(page, scheme):
                 found[path, scheme, width] = problem
             assert page.evaluate("document.documentElement.scrollWidth") <= width, (path, width)
     assert found == {}
