@@ -7,6 +7,7 @@ that run them. Node modules are installed once, at the versions of the lock, int
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
@@ -36,8 +37,11 @@ def node_modules() -> Path:
 
 @pytest.fixture(scope="session")
 def programs(node_modules: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The examples and scenarios, type-checked and compiled."""
-    return node.compiled(node_modules, tmp_path_factory.mktemp("typescript"))
+    """The examples and scenarios, type-checked and compiled by the first process of the suite that asks."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # that of all processes
+    return node.compiled(node_modules, folder / "typescript")
 
 
 @pytest.fixture
