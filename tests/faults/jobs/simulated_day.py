@@ -13,7 +13,6 @@ import argparse
 import logging
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -31,6 +30,7 @@ import pgonce
 from pgonce.jobs import scheduler as scheduling
 from pgonce.jobs.cron import Cron
 from tests.faults.replicas import replicas
+from tests.forked import Forked
 
 PATIENCE = 600
 """Seconds to wait for the end of a process. It takes a few, and more than 60 on a machine with much else to do."""
@@ -110,7 +110,7 @@ class Day:
     began: float = field(default_factory=time.time)
     since: datetime = START
     """When all hosts were up."""
-    hosts: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    hosts: list[Forked] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -124,10 +124,10 @@ class Day:
     def note(self, text: str) -> None:
         self.notes.append(f"{self.clock.now():%H:%M} {text}")
 
-    def start_host(self, release: int) -> subprocess.Popen[bytes]:
+    def start_host(self, release: int) -> Forked:
         times = [str(self.began), str(self.speed), str(self.hours * 3600 * STEP)]
         command = [sys.executable, "-m", __spec__.name, "--host", str(release), *times]
-        return subprocess.Popen(command, env={**os.environ, "DATABASE_URL": self.url, "PGONCE_RELEASE": str(release)})
+        return Forked(command, env={**os.environ, "DATABASE_URL": self.url, "PGONCE_RELEASE": str(release)})
 
     def deploy(self, release: int) -> None:
         """Replace the processes one after the other; the new one starts before the old one stops."""
@@ -139,7 +139,7 @@ class Day:
             old.wait(PATIENCE)
         self.note(f"release {release} is everywhere")
 
-    def wait_for(self, process: subprocess.Popen[bytes]) -> None:
+    def wait_for(self, process: Forked) -> None:
         """Wait until a host has registered itself, and the schedules are registered: ticks from then on have a row."""
         up = "select from pgonce_processes where pid = %s and exists (select from pgonce_job_schedules)"
         with psycopg.connect(self.url, autocommit=True) as conn:
