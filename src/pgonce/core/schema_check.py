@@ -138,6 +138,7 @@ def check(url: str, schema: str = "public") -> list[str]:
             return [f"pgonce is not installed in schema {schema}: run `pgonce migrate`"]
         with conn.transaction(force_rollback=True):
             conn.execute("set local client_min_messages = error")
+            conn.execute("set local check_function_bodies = off")  # a sixth of the time; they are only compared
             conn.execute(f"set local statement_timeout = 0{no_transaction_timeout(conn)}".encode())
             try:
                 run_script(conn, script(scratch))
