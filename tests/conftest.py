@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import ast
 import functools
+import gc
 import os
 import shutil
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,17 @@ if sys.version_info < (3, 11, 9):  # Debian 12 has 3.11.2
 # A busy machine pauses for longer than hypothesis allows an example, and the generation of examples, to take.
 settings.register_profile("no limit of time", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("no limit of time")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """A collection of garbage looks at all objects, and the collection of tests makes a million of them that stay."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(trylast=True)
