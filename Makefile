@@ -16,7 +16,7 @@ DEV   = $(VENV)/.installed-dev
 BENCH = $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo console test check fix generate docs bench dist lock clean
+.PHONY: help demo console test check lint fix generate docs bench dist lock clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -28,15 +28,20 @@ demo: $(RUN) ## demonstrate the three guarantees while processes are killed (KEE
 console: $(RUN) ## the console over a shop at work, in an embedded database (PORT=8000)
 	@$(BIN)/python -m tools.console $(if $(PORT),--port $(PORT))
 
-test: check ## run the checks, then the whole suite (WORKERS=2, PYTEST_ARGS=...)
-	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+test: lint ## run the checks and the whole suite (WORKERS=2, PYTEST_ARGS=...)
+	@# the types beside the tests, because mypy uses one core for a minute; what it says comes at the end
+	@said=$$(mktemp); $(BIN)/mypy $(CODE) >"$$said" 2>&1 & types=$$!; \
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(PYTEST_ARGS); result=$$?; \
+	wait $$types || result=1; cat "$$said"; rm "$$said"; exit $$result
 
-check: $(DEV) ## check lint, format, types, and that generated files are up to date
+check: lint ## check lint, format, types, and that generated files are up to date
+	@$(BIN)/mypy $(CODE)
+
+lint: $(DEV)
 	@$(BIN)/python tools/unasync.py --check  # first: a stale file makes the others fail with errors that do not name it
 	@$(BIN)/python -m tools.references --check
 	@$(BIN)/ruff check --quiet $(CODE)
 	@$(BIN)/ruff format --quiet --check $(CODE) || { echo "not formatted: make fix" >&2; exit 1; }
-	@$(BIN)/mypy $(CODE)
 
 fix: $(DEV) ## repair what ruff can repair
 	@$(BIN)/ruff check --quiet --fix $(CODE)
