@@ -111,6 +111,8 @@ def send(url: str, event_id: str) -> str:
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
     with ExitStack() as stack:
+        # a shell ignores it for background jobs, and the demo would inherit that
+        stack.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler))
 
         def start(*options: str) -> Demo:
             started = Demo(tmp_path, *options)

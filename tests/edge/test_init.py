@@ -104,7 +104,7 @@ def test_what_init_writes_handles_an_event_after_the_commands_that_it_prints(
                 except httpx.TransportError:
                     return False
 
-            wait_until(answers, f"the server:\n{log.read_text('utf-8')}", 40)
+            wait_until(answers, f"the server:\n{log.read_text('utf-8')}")
             made = event("checkout.session.completed", id="cs_1")
             assert deliver(client, made, secret="whsec_test").status_code == 200, log.read_text("utf-8")
             code, said = shell(tmp_path, f"{sending} --to http://127.0.0.1:{port}/webhooks/stripe")
@@ -116,11 +116,11 @@ def test_what_init_writes_handles_an_event_after_the_commands_that_it_prints(
             except psycopg.errors.UndefinedTable:  # Django's handler creates it
                 return []
 
-        wait_until(lambda: len(purchases()) == 2, "the events to be handled", 40)
+        wait_until(lambda: len(purchases()) == 2, "the events to be handled")
         assert ("cs_1",) in purchases()
         if "daily_totals" in (tmp_path / "shop.py").read_text("utf-8"):
             scheduled = "select count(*) from pgonce_job_schedules where job_name = 'daily_totals'"
-            wait_until(lambda: conn.execute(scheduled).fetchone() == (1,), "the job to be scheduled", 40)
+            wait_until(lambda: conn.execute(scheduled).fetchone() == (1,), "the job to be scheduled")
 
 
 @pytest.mark.parametrize(

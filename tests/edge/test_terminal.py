@@ -127,12 +127,12 @@ def test_watch_draws_again_until_ctrl_c_and_outlives_an_error(database: str, con
                 assert watching.poll() is None
                 return text in (tmp_path / "screen").read_text("utf-8")
 
-            wait_until(lambda: printed("no such events"), "the first drawing", 40)
+            wait_until(lambda: printed("no such events"), "the first drawing")
             conn.execute("alter table webhook_events rename to elsewhere")
-            wait_until(lambda: printed("pgonce: "), "a drawing that fails", 40)
+            wait_until(lambda: printed("pgonce: "), "a drawing that fails")
             conn.execute("alter table elsewhere rename to webhook_events")
             conn.execute("insert into webhook_events (stripe_event_id, event_type) values ('evt_new', 'a.b')")
-            wait_until(lambda: printed("evt_new"), "the new event", 40)
+            wait_until(lambda: printed("evt_new"), "the new event")
         finally:
             watching.send_signal(signal.SIGINT)
         assert watching.wait(20) == 0
