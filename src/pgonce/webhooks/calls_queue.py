@@ -117,9 +117,17 @@ def order_webhook(event: Event, order_key: str) -> Call[bool]:
     return Call("pgonce_order_webhook", {**_key(event), "p_order_key": order_key}, value)
 
 
-def coalesce_webhooks(event: Event, types: str) -> Call[int]:
-    """Ignore other waiting events of the same object whose type matches ``types`` (a regular expression)."""
-    args = {"p_id": claim_of(event).id, "p_order_key": event.order_key, "p_types": types}
+def coalesce_webhooks(event: Event, types: str, other_types: str | None) -> Call[int]:
+    """Ignore other waiting events of the same object whose type matches ``types``, and not ``other_types``.
+
+    Both are regular expressions.
+    """
+    args = {
+        "p_id": claim_of(event).id,
+        "p_order_key": event.order_key,
+        "p_types": types,
+        "p_other_types": other_types,
+    }
     return Call("pgonce_coalesce_webhooks", args, value)
 
 

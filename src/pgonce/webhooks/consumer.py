@@ -52,7 +52,7 @@ class Consumer:
     ) -> None:
         self._pool, self._app, self._claimer = pool, app, claimer
         self._schema = schema
-        self._executor = Executor(pool, schema, max_attempts, renew, claimer.take_overdue, app.on_error)
+        self._executor = Executor(pool, schema, max_attempts, renew, claimer.take_overdue, app)
         claimer.rooms.append(self.room)
         self.size = 10
         """Events in the next batch, at most."""

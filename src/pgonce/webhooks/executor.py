@@ -21,7 +21,7 @@ from psycopg.pq.abc import PGresult
 from pgonce.core.call import Call
 from pgonce.core.concurrency import asked_to_stop, in_thread, meanwhile, time_limit
 from pgonce.core.execute import Pool, call, call_unsynced, execute, last_value, run, send, settings
-from pgonce.core.failures import ErrorHook, log_failure
+from pgonce.core.failures import log_failure
 from pgonce.core.handler_session import RESET, RESET_SETTINGS, UNLOCK, HandlerSession
 from pgonce.errors import LeaseLost, PgonceError, TransactionBroken, summary, translate
 from pgonce.webhooks import calls, calls_queue
@@ -29,7 +29,6 @@ from pgonce.webhooks.calls import Event, Ignored, Postponed
 from pgonce.webhooks.calls_queue import claim_of
 from pgonce.webhooks.claimed import Batch, Work, put_back_on_error, take, take_all
 from pgonce.webhooks.conflicts import CONFLICTS, Conflicts
-from pgonce.webhooks.glob import any_of
 from pgonce.webhooks.handler_connection import (
     call_back,
     call_back_all,
@@ -41,7 +40,7 @@ from pgonce.webhooks.handler_connection import (
     step_aside,
 )
 from pgonce.webhooks.handling import call_batch_handler, call_handlers, call_own_handler, ids_of
-from pgonce.webhooks.registry import Handler
+from pgonce.webhooks.registry import Handler, WebhookRegistry
 from pgonce.webhooks.responses import is_database_fault, status_of
 
 LIMIT = timedelta(minutes=5)
@@ -79,14 +78,14 @@ class Executor:
         max_attempts: int,
         renew: Callable[[Event], bool],
         overdue: Callable[[], list[Event]],
-        on_error: ErrorHook | None = None,
+        app: WebhookRegistry,
     ) -> None:
         self._pool = pool
         self._renew, self._overdue = renew, overdue
         self._schema = schema
         self._qualifier = sql.Identifier(schema).as_string()
         self._max_attempts = max_attempts
-        self._on_error = on_error
+        self._app = app
         self._conflicts = Conflicts()
         self._expired: BaseException | None = None  # recorded by the timer; a handler may raise a TimeoutError, too
 
@@ -230,9 +229,8 @@ class Executor:
             self._expired = error
 
         try:
-            if event.order_key is not None and any(handler.order == "coalesce" for handler in handlers):
-                types = any_of([handler.pattern for handler in handlers])
-                execute(conn, calls_queue.coalesce_webhooks(event, types), self._schema)
+            if event.order_key is not None and (types := self._app.coalesced_types(event.type)):
+                execute(conn, calls_queue.coalesce_webhooks(event, *types), self._schema)
             with time_limit(conn, limit, expired):
                 call_handlers(conn, event, handlers, self._schema)
             check_open(conn)
@@ -266,7 +264,7 @@ class Executor:
             return calls_queue.postpone_webhook(claim, error.delay)
         if self._conflicts.are_retried(error, [event]):
             return calls_queue.release_webhooks([event])
-        log_failure(f"event {event.id}", error, ids_of(event), event, self._on_error)
+        log_failure(f"event {event.id}", error, ids_of(event), event, self._app.on_error)
         took = None if began is None else timedelta(seconds=time.monotonic() - began)
         return calls.fail_webhook(claim, _trace(error), self._max_attempts, took=took)
 
@@ -355,7 +353,7 @@ class Executor:
                 if not call(self._pool, calls_queue.fail_committed_webhook(event, _trace(error)), self._schema):
                     self.handle_together(handler, [event.fresh()])
                 else:  # the handler has committed the marks
-                    log_failure(f"event {event.id}", error, ids_of(event), event, self._on_error)
+                    log_failure(f"event {event.id}", error, ids_of(event), event, self._app.on_error)
         elif not self.record(events[0], error):
             call(self._pool, calls_queue.fail_committed_webhook(events[0], _trace(error)), self._schema)
 

@@ -20,7 +20,7 @@ from psycopg.pq.abc import PGresult
 from pgonce.core.call import Call
 from pgonce.core.concurrency_async import asked_to_stop, in_thread, meanwhile, time_limit
 from pgonce.core.execute_async import Pool, call, call_unsynced, execute, last_value, run, send, settings
-from pgonce.core.failures import ErrorHook, log_failure
+from pgonce.core.failures import log_failure
 from pgonce.core.handler_session import RESET, RESET_SETTINGS, UNLOCK, HandlerSession
 from pgonce.errors import LeaseLost, PgonceError, TransactionBroken, summary, translate
 from pgonce.webhooks import calls, calls_queue
@@ -28,7 +28,6 @@ from pgonce.webhooks.calls import Event, Ignored, Postponed
 from pgonce.webhooks.calls_queue import claim_of
 from pgonce.webhooks.claimed import Batch, Work, put_back_on_error, take, take_all
 from pgonce.webhooks.conflicts import CONFLICTS, Conflicts
-from pgonce.webhooks.glob import any_of
 from pgonce.webhooks.handler_connection_async import (
     call_back,
     call_back_all,
@@ -40,7 +39,7 @@ from pgonce.webhooks.handler_connection_async import (
     step_aside,
 )
 from pgonce.webhooks.handling_async import call_batch_handler, call_handlers, call_own_handler, ids_of
-from pgonce.webhooks.registry import Handler
+from pgonce.webhooks.registry import Handler, WebhookRegistry
 from pgonce.webhooks.responses import is_database_fault, status_of
 
 LIMIT = timedelta(minutes=5)
@@ -78,14 +77,14 @@ class AsyncExecutor:
         max_attempts: int,
         renew: Callable[[Event], bool],
         overdue: Callable[[], list[Event]],
-        on_error: ErrorHook | None = None,
+        app: WebhookRegistry,
     ) -> None:
         self._pool = pool
         self._renew, self._overdue = renew, overdue
         self._schema = schema
         self._qualifier = sql.Identifier(schema).as_string()
         self._max_attempts = max_attempts
-        self._on_error = on_error
+        self._app = app
         self._conflicts = Conflicts()
         self._expired: BaseException | None = None  # recorded by the timer; a handler may raise a TimeoutError, too
 
@@ -233,9 +232,8 @@ class AsyncExecutor:
             self._expired = error
 
         try:
-            if event.order_key is not None and any(handler.order == "coalesce" for handler in handlers):
-                types = any_of([handler.pattern for handler in handlers])
-                await execute(conn, calls_queue.coalesce_webhooks(event, types), self._schema)
+            if event.order_key is not None and (types := self._app.coalesced_types(event.type)):
+                await execute(conn, calls_queue.coalesce_webhooks(event, *types), self._schema)
             async with time_limit(conn, limit, expired):
                 await call_handlers(conn, event, handlers, self._schema)
             check_open(conn)
@@ -269,7 +267,7 @@ class AsyncExecutor:
             return calls_queue.postpone_webhook(claim, error.delay)
         if self._conflicts.are_retried(error, [event]):
             return calls_queue.release_webhooks([event])
-        log_failure(f"event {event.id}", error, ids_of(event), event, self._on_error)
+        log_failure(f"event {event.id}", error, ids_of(event), event, self._app.on_error)
         took = None if began is None else timedelta(seconds=time.monotonic() - began)
         return calls.fail_webhook(claim, _trace(error), self._max_attempts, took=took)
 
@@ -358,7 +356,7 @@ class AsyncExecutor:
                 if not await call(self._pool, calls_queue.fail_committed_webhook(event, _trace(error)), self._schema):
                     await self.handle_together(handler, [event.fresh()])
                 else:  # the handler has committed the marks
-                    log_failure(f"event {event.id}", error, ids_of(event), event, self._on_error)
+                    log_failure(f"event {event.id}", error, ids_of(event), event, self._app.on_error)
         elif not await self.record(events[0], error):
             await call(self._pool, calls_queue.fail_committed_webhook(events[0], _trace(error)), self._schema)
 

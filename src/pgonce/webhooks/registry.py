@@ -65,6 +65,9 @@ class WebhookRegistry:
     workers: WeakSet[Any] = field(default_factory=WeakSet, init=False, repr=False, compare=False)
     """Workers of this process that have started with these handlers and have not stopped."""
     _matching: dict[tuple[str, int], list[Handler]] = field(default_factory=dict, repr=False, compare=False)
+    _coalesced: dict[tuple[str, int], tuple[str, str | None] | None] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def webhook(
         self,
@@ -84,7 +87,7 @@ class WebhookRegistry:
             ordered: a worker handles events of one object one at a time, in the order they were received; one that
                 fails holds back its successors for up to an hour.
             coalesce: of several waiting events of one object the function is called for one, to fetch the present
-                state; the others are ignored. Also one at a time.
+                state; the others are ignored, unless another function wants them. Also one at a time.
             key: identifies the object, as a text; the default is account, mode, type and id of ``data.object``.
             timeout: after this long the attempt has failed. A synchronous function cannot be interrupted: its
                 connection is closed.
@@ -169,6 +172,21 @@ class WebhookRegistry:
         found = [handler for handler in self.handlers if handler.matches(event_type)]
         self._matching[asked] = found
         return found
+
+    def coalesced_types(self, event_type: str) -> tuple[str, str | None] | None:
+        """Which events of an object need not be handled after one of this type; None: each must be.
+
+        Returns:
+            Two regular expressions, or None in place of the second one. Events whose types match the first may be left
+            out, unless they match the second: other handlers want those.
+        """
+        asked = event_type, len(self.handlers)
+        if asked not in self._coalesced:
+            called = [handler for handler in self.matching(event_type) if handler.order == "coalesce"]
+            others = [handler.pattern for handler in self.handlers if handler not in called]
+            found = any_of([handler.pattern for handler in called]), any_of(others) if others else None
+            self._coalesced[asked] = found if called else None
+        return self._coalesced[asked]
 
     def order_key(self, event: Event) -> str | None:
         """Events with equal keys are handled one at a time; None if the event's handlers want no order."""

@@ -484,6 +484,20 @@ def test_waiting_events_of_one_object_are_coalesced_into_one_call(
     assert effects() == ["evt_0", "evt_later"]
 
 
+@pytest.mark.parametrize("order", ["any", "ordered", "coalesce"])
+def test_an_event_that_another_function_wants_is_not_coalesced(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects, order: str
+) -> None:
+    app.webhook("sub.*", coalesce=True)(lambda _event, _tx: None)
+    register = app.webhook("sub.deleted", ordered=order == "ordered", coalesce=order == "coalesce")
+    register(lambda event, tx: write(tx, event))
+    for nr, kind in enumerate(("sub.updated", "sub.deleted", "sub.updated", "sub.deleted")):
+        put(kind, f"evt_{nr}", data={"object": {"id": "x"}})
+    work(app, database, conn)
+    assert effects() == (["evt_1"] if order == "coalesce" else ["evt_1", "evt_3"])
+    assert status(conn, "evt_2")["ignored_reason"] == "coalesced into evt_0"
+
+
 def test_objects_with_one_id_but_another_account_mode_or_type_are_not_coalesced(
     app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects
 ) -> None:

@@ -296,7 +296,8 @@ comment on function pgonce_order_webhook(uuid, uuid, text) is
   'pgonce: releases a claimed event with the key of its object. Used when the receiver did not set the key although the '
   'handlers of the event need the order.';
 
-create or replace function pgonce_coalesce_webhooks(p_id uuid, p_order_key text, p_types text) returns integer
+create or replace function pgonce_coalesce_webhooks(p_id uuid, p_order_key text, p_types text, p_other_types text default null)
+returns integer
 language plpgsql set search_path from current as $$
 declare
   v_ignored uuid[];
@@ -304,16 +305,16 @@ begin
   v_ignored := pgonce_change_webhooks(array(
     select o.id from webhook_events o
     where o.order_key = p_order_key and o.next_attempt_at is not null and o.id <> p_id and o.event_type ~ p_types
-      and (o.status = 'failed' or o.lease is null)
+      and (p_other_types is null or o.event_type !~ p_other_types) and (o.status = 'failed' or o.lease is null)
     for update skip locked), 'ignore', format('coalesced into %s', (select stripe_event_id from webhook_events where id = p_id)), false);
   if v_ignored <> '{}' then  -- the mark of p_id has pulled the next event forward, which may be one of these
     perform pgonce_pull_next_webhook(p_order_key);
   end if;
   return cardinality(v_ignored);
 end $$;
-comment on function pgonce_coalesce_webhooks(uuid, text, text) is
+comment on function pgonce_coalesce_webhooks(uuid, text, text, text) is
   'pgonce: ends the other waiting events of this object as ignored, because the handler of this event will fetch the current '
-  'state.';
+  'state. p_types, p_other_types: regular expressions that their type must and must not match.';
 
 create or replace function pgonce_adopt_webhooks(p_limit integer default 1000) returns integer
 language plpgsql set search_path from current as $$
