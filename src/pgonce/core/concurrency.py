@@ -28,6 +28,8 @@ CANCELS = False
 """Whether `repeating` cancels the body; a thread cannot be cancelled."""
 LEAVE = 5.0
 """Seconds that the end of a run waits for a heartbeat that hangs."""
+CANCEL = 5.0
+"""Seconds for the server to accept that a statement is cancelled."""
 
 
 class _Alarm:
@@ -199,7 +201,8 @@ def time_limit(
     """After ``seconds``, cut the connection and call ``expired``. When the body ends, raise TimeoutError.
 
     A thread cannot be interrupted. But its transaction can be ended from outside: the server sees the connection
-    close, rolls back and frees the rows, and nothing that the body still does is written.
+    close, rolls back and frees the rows, and nothing that the body still does is written. While a statement runs the
+    server does not look at the connection, so the statement is cancelled first.
     """
     return _NO_LIMIT if seconds is None else _time_limit(conn, seconds, expired)
 
@@ -218,6 +221,8 @@ def _time_limit(
         over.set()
         with suppress(OSError, psycopg.Error):  # the server has closed it, or is closing it
             if conn is not None and not conn.closed:
+                with suppress(psycopg.Error):
+                    conn.cancel_safe(timeout=CANCEL)
                 with socket.socket(fileno=os.dup(conn.fileno())) as wire:
                     wire.shutdown(socket.SHUT_RDWR)
         log_errors(expired, error)

@@ -346,18 +346,18 @@ def test_a_cancellation_that_nobody_asked_for_is_the_handlers_failure(
     assert "CancelledError" in status(conn, "evt_2")["error_message"]
 
 
-@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("kind", ["sync", "sync in a statement", "async"])
 def test_a_handler_over_its_time_fails_and_its_neighbours_are_given_back(
     app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects, kind: str
 ) -> None:
     release = threading.Event()
-    if kind == "sync":
+    if kind != "async":
 
         @app.webhook("pay", timeout="200 ms")
         def pay(event: pgonce.Event, tx: Connection[Any]) -> None:
             write(tx, event)
             if event.id == "evt_slow":
-                release.wait(20)
+                tx.execute("select pg_sleep(100)") if kind != "sync" else release.wait(20)
                 write(tx, event)
     else:
 

@@ -37,6 +37,9 @@ def test_the_longest_length_of_time_is_a_limit() -> None:
 class _ClosedMeanwhile:
     closed = False
 
+    def cancel_safe(self, **_: object) -> None:
+        raise psycopg.OperationalError("the connection is closed")
+
     def fileno(self) -> int:
         raise psycopg.OperationalError("the connection is closed")
 
