@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 import pytest
@@ -178,3 +179,19 @@ def test_a_claim_that_is_not_committed_stops_neither_its_own_types_nor_others(co
     assert claim(other, 1, "x") == ["evt_3"]
     turns = "select count(distinct (classid, objid)) from pg_locks where locktype = 'advisory' and granted"
     assert value(conn, turns) == 2, "other types have their own turn"
+
+
+def test_the_end_of_an_attempt_does_not_wait_for_ever_for_a_locked_row(conn: Connection, session: Open) -> None:
+    """As after PREPARE TRANSACTION in a handler: nobody may commit or roll it back for hours."""
+    verbs = ["fail_webhook(%s, %s, 'a')", "ignore_webhook(%s, %s, 'a')", "pgonce_postpone_webhook(%s, %s, '1 s')"]
+    for name in ("1", "2", "3", "4"):
+        deliver(conn, name)
+    ends = [(session(), verb, lease(conn, name)) for name, verb in zip("123", verbs, strict=True)]
+    mine = lease(conn, "4")
+    assert value(conn, "select complete_webhook(%s, %s)", *mine) is True
+    ends.append((session(), "pgonce_fail_committed_webhook(%s, %s, 'a')", mine))
+    holder = session(autocommit=False)
+    holder.execute("select from webhook_events for update")
+    with ThreadPoolExecutor(4) as pool:
+        tried = [pool.submit(value, each, f"select {verb}", *mine) for each, verb, mine in ends]
+        assert [type(each.exception(60)) for each in tried] == [errors.LockNotAvailable] * 4

@@ -212,7 +212,7 @@ comment on function pgonce_release_webhooks(uuid[], uuid[]) is
   'pgonce: releases claimed events whose handler has not run; no attempt is counted. Returns the number released.';
 
 create or replace function pgonce_postpone_webhook(p_id uuid, p_lease uuid, p_delay interval) returns boolean
-language plpgsql set search_path from current as $$
+language plpgsql set search_path from current set lock_timeout = '2s' as $$
 begin
   if p_delay < interval '0' or p_delay > interval '31 days' then
     raise sqlstate '22023' using message = 'the delay must be from zero to 31 days';

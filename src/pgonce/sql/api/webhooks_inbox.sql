@@ -181,6 +181,9 @@ comment on function pgonce_queue_webhooks(text[], text[], text[], bytea[], text[
   'with equal keys are handled one at a time, in the order of arrival. p_lease_for: new events without a key are claimed for '
   'the caller at once, for that long, and returned with id and lease. This is for a receiver with a worker in its process.';
 
+-- The end of an attempt waits at most 2 s for a lock: the worker's thread must not wait for a transaction that a handler has
+-- prepared and nobody commits. The attempt then has no outcome, and its lease runs out.
+--
 -- The next three functions look the row up by its id. They write "processing" as "not in" the other states. With "=", a plan
 -- made while the queue was empty uses idx_webhook_events_status. In a burst of 100,000 events every call then reads that
 -- whole index (11 ms instead of 0.1 ms), until the next ANALYZE.
@@ -212,7 +215,7 @@ create or replace function fail_webhook(
   p_id uuid, p_lease uuid, p_error_message text, p_max_attempts integer default 12, p_worker text default null,
   p_took interval default null)
 returns boolean
-language plpgsql set search_path from current as $$
+language plpgsql set search_path from current set lock_timeout = '2s' as $$
 declare
   v webhook_events;
   v_refusal text := 'a trigger leaves it as it is';
@@ -253,7 +256,7 @@ comment on function fail_webhook(uuid, uuid, text, integer, text, interval) is
   'written; then pgonce_webhook_attempts has both errors.';
 
 create or replace function ignore_webhook(p_id uuid, p_lease uuid, p_reason text) returns boolean
-language plpgsql set search_path from current as $$
+language plpgsql set search_path from current set lock_timeout = '2s' as $$
 declare
   v_order_key text;
 begin
