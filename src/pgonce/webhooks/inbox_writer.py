@@ -184,12 +184,12 @@ def _statement_of_one(function: str, schema: str, lock_timeout: str) -> bytes:
     return _after_lock_timeout(call.as_bytes(), lock_timeout)
 
 
-def with_lock_timeout(call: Call[Any], schema: str, lock_timeout: str) -> bytes:
+def with_lock_timeout(call: Call[Any], schema: str, lock_timeout: str, *, synced: bool = True) -> bytes:
     """The statement of ``call`` with a lock_timeout for its own transaction, in one round trip.
 
     The setting is the outer side of a left join, which a nested loop evaluates before the function on its inner side.
     """
-    return _after_lock_timeout(call.statement(schema), lock_timeout)
+    return _after_lock_timeout(call.statement(schema, synced=synced), lock_timeout)
 
 
 def _after_lock_timeout(statement: bytes, lock_timeout: str) -> bytes:

@@ -16,7 +16,7 @@ from psycopg_pool import ConnectionPool
 from pgonce.core.callables import ensure_result
 from pgonce.core.concurrency import Result, shielded
 from pgonce.core.connection_reset import lent, resetting
-from pgonce.core.execute import Pool, call, call_unsynced, connection, execute, transaction
+from pgonce.core.execute import Pool, call, connection, execute, transaction
 from pgonce.core.forked_child import ends_forked_child
 from pgonce.core.interval import interval
 from pgonce.core.registration import check_pool, check_schema, check_seconds
@@ -29,6 +29,7 @@ from pgonce.webhooks.conflicts import CONFLICTS
 from pgonce.webhooks.executor import MARKS
 from pgonce.webhooks.handler_connection import call_back
 from pgonce.webhooks.handling import ids_of
+from pgonce.webhooks.inbox_writer import ALONE, with_lock_timeout
 
 Handler: TypeAlias = Callable[[Event, Connection[Any]], Result[object]]
 Outcome: TypeAlias = Literal["succeeded", "ignored", "done", "queued"]
@@ -94,9 +95,7 @@ class Webhooks:
 
     def handle(self, body: stripe.Body, handler: Handler) -> Outcome:
         """``receive`` for an event that is already verified and read; the same results and errors."""
-        # This commit need not wait for the disk: no delivery was answered with 200 yet, and the commit of the effect
-        # includes it.
-        claim = call_unsynced(self._pool, calls.claim_webhook(body, self._lease), self._schema)
+        claim = self._claim(body)
         if claim.outcome == "busy":
             raise EventBusy(f"event {body.id} is being handled by another client: answer with an error, Stripe retries")
         if claim.outcome != "claimed":
@@ -128,6 +127,20 @@ class Webhooks:
         if outcome == "succeeded":
             call_back(event)
         return outcome
+
+    def _claim(self, body: stripe.Body) -> Claim:
+        # This commit need not wait for the disk: no delivery was answered with 200 yet, and the commit of the effect
+        # includes it.
+        claim = calls.claim_webhook(body, self._lease)
+        statement = with_lock_timeout(claim, self._schema, ALONE, synced=False)
+        try:
+            with connection(self._pool) as conn:
+                return execute(conn, claim, self._schema, statement=statement)
+        except psycopg.errors.LockNotAvailable as error:
+            raise EventBusy(
+                f"event {body.id} is in another client's open transaction, or the table is locked: "
+                "answer with an error, Stripe retries"
+            ) from error
 
     def _attempt(self, claim: Claim, event: Event, handler: Handler) -> Outcome:
         """Mark, handle, and commit both. Under a strict isolation level the mark may have to be repeated.

@@ -28,11 +28,11 @@ from pgonce.errors import (
     SignatureError,
     TransactionBroken,
 )
-from pgonce.webhooks import stripe
+from pgonce.webhooks import inline, inline_async, stripe
 from pgonce.webhooks.calls import Event
 from tests.conftest import wait_until
 from tests.contract.callers import SECRET, Async, Caller, PlainSql, Sync, Tx, spawn
-from tests.contract.conftest import CALLERS
+from tests.contract.conftest import BINDINGS, CALLERS
 from tests.faults.proxy import Proxy
 
 Db = psycopg.Connection[Any]
@@ -280,6 +280,23 @@ def test_an_event_in_a_live_lease_is_busy(caller: Caller, db: Db, name: str) -> 
     with pytest.raises(EventBusy):
         caller.deliver(body(name), effect)
     assert (effects(db, name), row(db, name)) == (0, before)
+
+
+@pytest.mark.parametrize("kind", BINDINGS)
+def test_an_event_that_an_open_transaction_has_claimed_is_busy_within_seconds(
+    module_database: str, open_caller: Open, db: Db, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise each duplicate would take a thread and a connection for as long as that transaction is open."""
+    for module in (inline, inline_async):
+        monkeypatch.setattr(module, "ALONE", "100ms")
+    caller = open_caller(kind, module_database)
+    with psycopg.connect(module_database) as other:
+        other.execute("select claim_webhook(%s, 'invoice.paid', %s)", [name, body(name).decode()])
+        with pytest.raises(EventBusy):
+            spawn(caller.deliver, body(name), effect).result(20)
+        other.rollback()
+    assert redeliver(caller, name) == "succeeded"
+    assert effects(db, name) == 1
 
 
 def test_an_event_whose_lease_has_run_out_is_taken_over(caller: Caller, db: Db, name: str) -> None:
