@@ -17,11 +17,13 @@ from psycopg.pq.abc import PGresult
 from pgonce.core.concurrency import asked_to_stop, finish, isolated, sleep
 from pgonce.core.connection_reset import close_if_busy
 from pgonce.core.execute import Pool, connection, execute, run, send
+from pgonce.core.failures import log_failure
 from pgonce.core.handler_session import RESET, HandlerSession
 from pgonce.core.lent_connection import was_lost
 from pgonce.errors import DatabaseUnavailable, PgonceError, TransactionBroken, summary, translate
 from pgonce.webhooks.calls import Event
 from pgonce.webhooks.calls_queue import claim_of, statuses_of_claims
+from pgonce.webhooks.handling import ids_of
 
 _ENDED = "a handler ended the transaction: leave COMMIT and ROLLBACK to pgonce"
 _CLOSED = "the connection was closed while the handler ran, by the handler or by the server"
@@ -104,7 +106,7 @@ def send_if_same(conn: Connection[Any], transaction: str, statements: str) -> tu
 
 
 def call_back(event: Event) -> None:
-    """Run the functions that ``after_commit`` has collected; their errors are logged, and the event stays handled."""
+    """Run the functions that ``after_commit`` has collected; their errors are reported, and the event stays handled."""
     for function, context in event.after_commit_calls:
 
         def call_it(function: Callable[[], Any] = function) -> None:
@@ -115,7 +117,7 @@ def call_back(event: Event) -> None:
         except BaseException as error:  # also sys.exit() and event.ignore(): it must not end the thread
             if asked_to_stop(error):
                 raise
-            log.exception("after_commit of event %s failed", event.id)
+            log_failure(f"after_commit of event {event.id}", error, ids_of(event))
 
 
 def call_back_all(pool: Pool, schema: str, committed: Sequence[Event], *, is_durable: bool) -> None:

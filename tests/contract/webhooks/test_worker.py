@@ -379,7 +379,12 @@ def test_a_handler_over_its_time_fails_and_its_neighbours_are_given_back(
 
 
 def test_after_commit_is_called_once_the_effect_is_visible(
-    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects
+    app: pgonce.App,
+    database: str,
+    conn: Connection[Any],
+    put: Queue,
+    effects: Effects,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     seen: list[list[str]] = []
 
@@ -387,7 +392,7 @@ def test_after_commit_is_called_once_the_effect_is_visible(
     def pay(event: pgonce.Event, tx: Connection[Any]) -> None:
         write(tx, event)
         event.after_commit(lambda: seen.append(effects()))
-        event.after_commit(lambda: 1 / 0)
+        event.after_commit(lambda: event.payload["a payload"])
         if event.id == "evt_2":
             raise ValueError
 
@@ -395,6 +400,8 @@ def test_after_commit_is_called_once_the_effect_is_visible(
     work(app, database, conn)
     wait_until(lambda: seen, "after_commit")
     assert seen == [["evt_1"]]
+    assert any(line.startswith("after_commit of event evt_1 failed: KeyError") for line in caplog.messages)
+    assert "a payload" not in caplog.text
 
 
 def test_a_batch_handler_gets_lists_and_a_bad_event_stops_only_itself(
