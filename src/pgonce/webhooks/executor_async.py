@@ -227,14 +227,10 @@ class AsyncExecutor:
         """Run the handlers of one event in its transaction; returns what one of them raised."""
         limit = min((handler.timeout for handler in handlers if handler.timeout), default=None)
 
-        async def expired(error: BaseException) -> None:
-            await self.record(event, error)
-            self._expired = error
-
         try:
             if event.order_key is not None and (types := self._app.coalesced_types(event.type)):
                 await execute(conn, calls_queue.coalesce_webhooks(event, *types), self._schema)
-            async with time_limit(conn, limit, expired):
+            async with time_limit(conn, limit, partial(self._expire, [event])):
                 await call_handlers(conn, event, handlers, self._schema)
             check_open(conn)
         except BaseException as error:
@@ -284,6 +280,12 @@ class AsyncExecutor:
             recorded = await write(self._outcome(event, refusal, began), self._schema)
         return recorded
 
+    async def _expire(self, events: Sequence[Event], error: BaseException) -> None:
+        """Record at once that an event's time is over. Of a list each event is handled again by itself."""
+        if len(events) == 1:
+            await self.record(events[0], error)
+            self._expired = error
+
     async def _give_back(self, work: deque[Work], batches: deque[Batch]) -> bool:
         """Release the events that have not begun, and those handed over; True, for ``meanwhile``: more may come."""
         left = [*self._overdue(), *(event for event, _ in take_all(work))]
@@ -303,11 +305,6 @@ class AsyncExecutor:
         Raises:
             DatabaseUnavailable: the events have no outcome; they are claimed again when their leases run out.
         """
-
-        async def expired(error: BaseException) -> None:
-            if len(events) == 1:
-                await self.record(events[0], error)
-
         committed: list[Event] = []
         is_durable = True
         used: AsyncConnection[Any] | None = None
@@ -318,7 +315,7 @@ class AsyncExecutor:
                 mine = set(ids.split(","))
                 marked = [event for event in events if str(claim_of(event).id) in mine]
                 used = conn
-                async with time_limit(conn, handler.timeout, expired):
+                async with time_limit(conn, handler.timeout, partial(self._expire, events)):
                     if marked:
                         await call_batch_handler(conn, marked, handler)
                 check_open(conn)
@@ -357,34 +354,42 @@ class AsyncExecutor:
                     await self.handle_together(handler, [event.fresh()])
                 else:  # the handler has committed the marks
                     log_failure(f"event {event.id}", error, ids_of(event), event, self._app.on_error)
-        elif not await self.record(events[0], error):
+        elif error is not self._expired and not await self.record(events[0], error):
             await call(self._pool, calls_queue.fail_committed_webhook(events[0], _trace(error)), self._schema)
 
     # The handler's own transaction ----------------------------------------------------------------------------------
     async def handle_in_own_transaction(self, event: Event, handler: Handler) -> None:
         """Run a handler that opens a transaction of its own, in which it calls event.complete(session)."""
-
-        async def expired(error: BaseException) -> None:
-            await self.record(event, error)
-
+        error: BaseException | None = None
         try:
             async with (
                 in_thread(partial(self._renew, event), calls_queue.RENEW),
-                time_limit(None, handler.timeout, expired),
+                time_limit(None, handler.timeout, partial(self._expire, [event])),
             ):
                 await call_own_handler(self._pool, event, handler, self._schema)
-            statuses = await call(self._pool, calls_queue.statuses_of_claims([event]), self._schema)
-            status = statuses.get(claim_of(event).id)
-            if status != "succeeded":  # the handler may have caught what event.complete raised
-                raise TransactionBroken(_NOT_COMPLETED) if status == "processing" else LeaseLost(_NOT_OURS)
-        except BaseException as error:
-            if asked_to_stop(error):
+        except BaseException as raised:
+            if asked_to_stop(raised):
                 raise
+            error = raised
+        statuses: dict[Any, str] = {}
+        try:
+            statuses = await call(self._pool, calls_queue.statuses_of_claims([event]), self._schema)
+        except (PgonceError, psycopg.Error):
+            if error is None:
+                raise
+        status = statuses.get(claim_of(event).id)
+        if status == "succeeded":  # also if its library's hooks, which run after the commit, have raised
+            if error is not None and error is not self._expired:
+                what = f"the handler of event {event.id}, after its commit,"
+                log_failure(what, error, ids_of(event), event, self._app.on_error)
+            await call_back(event)
+        elif error is None:  # the handler may have caught what event.complete raised
+            broken = TransactionBroken(_NOT_COMPLETED) if status == "processing" else LeaseLost(_NOT_OURS)
+            await self.record(event, broken)
+        elif error is not self._expired:
             await self.record(event, error)
             if isinstance(error, CONFLICTS):
                 await step_aside()
-        else:
-            await call_back(event)
 
 
 def _text(results: Sequence[PGresult]) -> str:

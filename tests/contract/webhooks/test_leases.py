@@ -147,3 +147,52 @@ def test_a_handler_that_catches_the_loss_of_its_event_is_not_called_back(
         wait_until(lambda: errors, "the loss to be reported")
     assert [type(error) for error in errors] == [pgonce.LeaseLost]
     assert (called, status(conn, "evt_1")["status"]) == ([], "ignored")
+
+
+@pytest.mark.parametrize("end", [lambda _: 1 / 0, lambda event: event.ignore("late")], ids=["error", "ignore"])
+def test_what_a_handler_raises_after_its_commit_does_not_say_that_the_event_failed(
+    app: pgonce.App,
+    database: str,
+    conn: Connection[Any],
+    put: Queue,
+    effects: Effects,
+    caplog: pytest.LogCaptureFixture,
+    end: Any,
+) -> None:
+    """As a hook of SQLAlchemy's after_commit or of Django's on_commit does."""
+    called = list[str]()
+
+    @app.webhook("pay", transaction="own")
+    def pay(event: pgonce.Event) -> None:
+        event.after_commit(lambda: called.append(event.id))
+        with psycopg.connect(database) as own:
+            own.execute("insert into effects (event) values (%s)", [event.id])
+            event.complete(own)
+        end(event)
+
+    put("pay", "evt_1")
+    with Worker(app, database, poll=0.05):
+        wait_until(lambda: called, "the callback")
+    assert (effects(), status(conn, "evt_1")["status"]) == (["evt_1"], "succeeded")
+    [line] = caplog.messages
+    assert line.startswith("the handler of event evt_1, after its commit, failed: ")
+
+
+@pytest.mark.parametrize("kind", ["own", "batch", "plain"])
+def test_an_event_whose_time_is_over_is_reported_once(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects, kind: str
+) -> None:
+    errors = list[BaseException]()
+    app.on_error = lambda error, _event: errors.append(error)
+
+    def late(*_: object) -> None:
+        threading.Event().wait(0.2)
+
+    if kind == "batch":
+        app.webhook_batch("pay", timeout="20 ms")(late)
+    else:
+        app.webhook("pay", timeout="20 ms", transaction="own" if kind == "own" else "shared")(late)
+    put("pay", "evt_1")
+    with Worker(app, database, poll=0.05):
+        wait_until(lambda: status(conn, "evt_1")["status"] == "failed", "the failure")
+    assert [type(error) for error in errors] == [TimeoutError]
