@@ -16,6 +16,8 @@ event. So a short lease is enough, and events of a killed worker are soon claime
 RENEW = 10.0
 """Seconds between two renewals of a lease. Two in a row may fail."""
 MAX_ATTEMPTS = 12
+TWIN_EVERY = timedelta(seconds=1)
+"""Time between two looks at a twin that is being handled."""
 UNHANDLED_EVERY = timedelta(seconds=2)
 """Time between two searches, by all workers together, for events that no process has a handler for."""
 
@@ -159,6 +161,6 @@ def twin_type(event_type: str) -> str:
     return event_type.removeprefix("v1.") if event_type.startswith("v1.") else f"v1.{event_type}"
 
 
-def twin_of_webhook(event: Event) -> Call[str | None]:
-    """The event that is handled instead of this one; None: handle it."""
-    return Call("pgonce_twin_of_webhook", {"p_id": claim_of(event).id}, value)
+def twin_of_webhook(event: Event) -> Call[tuple[str | None, bool]]:
+    """The event that is handled instead of this one, and whether it may yet fail; None: handle this one."""
+    return Call("pgonce_twin_of_webhook", {"p_id": claim_of(event).id}, lambda rows: (rows[0][0], rows[0][1]))

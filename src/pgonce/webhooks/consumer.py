@@ -141,12 +141,13 @@ class Consumer:
         return handlers
 
     def _is_twin(self, event: Event) -> bool:
-        """Ignore an event whose twin, thin or snapshot, is handled by this app instead."""
+        """Ignore an event whose twin, thin or snapshot, is handled by this app instead, or let it wait for that."""
         if not self._app.matching(calls_queue.twin_type(event.type)):
             return False
-        twin = call(self._pool, calls_queue.twin_of_webhook(event), self._schema)
-        ignore = calls.ignore_webhook(claim_of(event), f"twin of {twin}")
-        return twin is not None and call(self._pool, ignore, self._schema)
+        twin, must_wait = call(self._pool, calls_queue.twin_of_webhook(event), self._schema)
+        ignored = calls.ignore_webhook(claim_of(event), f"twin of {twin}")
+        end = calls_queue.postpone_webhook(claim_of(event), calls_queue.TWIN_EVERY) if must_wait else ignored
+        return twin is not None and call(self._pool, end, self._schema)
 
     def _adapt(self, done: int, seconds: float) -> None:
         """Double the size after a full batch, if twice as many events would be done within `CHAIN` seconds, too.

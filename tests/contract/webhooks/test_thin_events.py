@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from psycopg import Connection
 
 import pgonce
 from pgonce.core import database as databases
-from pgonce.core.execute import call
+from pgonce.core.execute import call, execute
 from pgonce.webhooks import calls as webhooks
 from pgonce.webhooks import stripe
 from pgonce.webhooks.worker import Worker
@@ -117,3 +118,40 @@ def test_an_earlier_event_is_ignored_when_its_later_twin_was_handled_already(
     conn.execute("update webhook_events set received_at = received_at + interval '1 hour'")
     assert work(THIN)["evt_t"] == "twin of evt_s"
     assert effects(conn) == ["evt_s"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("batch", [False, True], ids=["one by one", "in batches"])
+def test_a_twin_whose_receipt_is_committed_while_the_other_is_handled_waits_for_it(
+    app: pgonce.App, database: str, conn: Connection[Any], session: Callable[..., Any], fails: bool, batch: bool
+) -> None:
+    """Two receivers: the snapshot's INSERT began first, and the thin event is claimed before it is committed."""
+    began, go = threading.Event(), threading.Event()
+
+    def slow(event: pgonce.Event, tx: Connection[Any]) -> None:
+        handle(event, tx)
+        began.set()
+        go.wait(30)
+        if fails:
+            raise ValueError
+
+    def slow_all(events: list[pgonce.Event], tx: Connection[Any]) -> None:
+        slow(events[0], tx)
+
+    for pattern, one, all_ in (("customer.created", handle, handle_all), ("v1.customer.created", slow, slow_all)):
+        (app.webhook_batch(pattern)(all_) if batch else app.webhook(pattern)(one))
+    receivers = [session(autocommit=False), session(autocommit=False)]
+    for receiver, event in zip(receivers, (SNAPSHOT, THIN), strict=True):
+        execute(receiver, webhooks.queue_webhooks([stripe.read(json.dumps(event).encode())]), "public")
+    receivers[1].commit()
+    looked = (
+        "select next_attempt_at > received_at or status <> 'processing' from webhook_events where event_type !~ 'v1'"
+    )
+    with Worker(app, database, poll=0.05):
+        wait_until(began.is_set, "the thin event is being handled")
+        receivers[0].commit()
+        wait_until(lambda: conn.execute(looked.encode()).fetchone() == (True,), "a worker looks at the snapshot")
+        go.set()
+        waiting = "select not exists (select from webhook_events where status = 'processing')"
+        wait_until(lambda: conn.execute(waiting.encode()).fetchone() == (True,), "both have ended")
+    assert effects(conn) == (["evt_s"] if fails else ["evt_t"])

@@ -370,20 +370,26 @@ $$;
 comment on function pgonce_webhook_statuses(uuid[], uuid[]) is
   'pgonce: the status of each event whose last claim is the one with this lease.';
 
--- A snapshot event and its thin twin report the same fact under two ids. The one received later is ignored. The earlier one
--- is ignored, too, if the later one has been handled already: it was claimed before the receipt of the earlier one was
--- committed. Both are never ignored: an ignored event does not keep its twin from being handled.
-create or replace function pgonce_twin_of_webhook(p_id uuid) returns text
+-- A snapshot event and its thin twin report the same fact under two ids. The one received later is ignored. The receipt of the
+-- earlier one may be committed after the later one was claimed. Then the earlier one waits while the later one is claimed, also
+-- after its lease has run out: its process may still go on. It is ignored when the later one has succeeded. Otherwise it is
+-- handled, and the later one finds it at its next claim. Both are never ignored: an ignored event does not keep its twin from
+-- being handled.
+create or replace function pgonce_twin_of_webhook(p_id uuid, out twin text, out must_wait boolean)
 language sql stable set search_path from current as $$
-  select twin.stripe_event_id
+  select t.stripe_event_id, t.status <> 'succeeded' and (t.received_at, t.id) > (e.received_at, e.id)
   from webhook_events e join lateral (
     select * from webhook_events t where t.stripe_event_id = e.snapshot_event
     union all
-    select * from webhook_events t where t.snapshot_event = e.stripe_event_id) as twin
-    on (twin.received_at, twin.id) < (e.received_at, e.id) and twin.status <> 'ignored' or twin.status = 'succeeded'
-  where e.id = p_id and twin.id <> e.id
-  limit 1
+    select * from webhook_events t where t.snapshot_event = e.stripe_event_id) as t
+    on (t.received_at, t.id) < (e.received_at, e.id) and t.status <> 'ignored' or t.status = 'succeeded'
+    -- a direct client's is claimed again only by the next delivery
+    or t.status = 'processing' and t.lease is not null
+       and (t.queued or t.lease_expires_at > clock_timestamp() or pgonce_is_lease_renewed(t.id, t.lease))
+  where e.id = p_id and t.id <> e.id
+  order by 2 limit 1
 $$;
 comment on function pgonce_twin_of_webhook(uuid) is
   'pgonce: the id of the event that reports the same fact as this one and is, or will be, handled instead. A thin event has '
-  'the id of its snapshot twin in snapshot_event. null = handle this one.';
+  'the id of its snapshot twin in snapshot_event. null = handle this one. must_wait: the other one is claimed and may yet fail; '
+  'ask again later.';
