@@ -4,8 +4,8 @@ Deliveries get lost: an endpoint that was down for three days, or disabled; a 20
 that was behind. Stripe's Events API lists what happened in the last 30 days
 (docs.stripe.com/webhooks/process-undelivered-events), so the inbox can be compared with it: the platform's own events,
 and those of every connected account that the inbox has seen, which Stripe lists only when asked for that account.
-The watermark of each is the start of its last complete comparison, less an overlap: an event may show up in the list a
-little late.
+The watermark of each is the time of the newest event in its last complete comparison. The next one begins an overlap
+before it: an event may show up in the list a little late.
 """
 
 from __future__ import annotations
@@ -36,8 +36,6 @@ from pgonce.webhooks.registry import WebhookRegistry
 NAME = "stripe_sync"
 CHECK = "stripe"
 """The row in ``pgonce_checks`` that says when the inbox was last compared, and what was found."""
-DAYS = 30
-"""Stripe lists no older events."""
 OVERLAP = timedelta(hours=1)
 """How long before its watermark a comparison begins."""
 OVERLAP_AFTER_FAILOVER = timedelta(days=3)
@@ -205,13 +203,13 @@ class _Comparison:
     def compare(self, account: str | None, since: int | None) -> None:
         """Compare the events of one account, or the platform's own, and move its watermark."""
         name = f"{NAME}/{account}" if account else NAME
-        # not this machine's clock, which may be days ahead: what happens until then would not be compared
         with connection(self._pool) as conn:
             started = int(fetch(conn, "select pg_catalog.clock_timestamp()")[0][0].timestamp())
         start = self._start(name) if since is None else since
+        newest = 0
         ids: list[str] = []
         bodies: dict[str, tuple[int, bytes]] = {}  # an event that happens meanwhile moves the others to the next page
-        for page in pages(self._get, max(start, started - DAYS * 86400 + 60), account):
+        for page in pages(self._get, start, account):
             if self._run is not None and self._run.lost:
                 raise PgonceError(f"the run {self._run.id} was taken over: its successor compares anew")
             # Stripe names the account in a delivery, and not always in the list that it was asked for
@@ -225,6 +223,7 @@ class _Comparison:
                 bodies[event_id] = wanted[event_id]["created"], json.dumps(wanted[event_id]).encode()
             ids += wanted
             self.seen += len(page)
+            newest = max(newest, *(event["created"] for event in page), 0)
             if self._run is not None:
                 self._run.processed(len(missing))
                 self._run.skipped(len(page) - len(missing))
@@ -232,8 +231,10 @@ class _Comparison:
         still_missing = self._count_missing(ids)
         self.recovered += len(bodies) - still_missing
         self.missing += still_missing
-        if still_missing == 0:
-            position = datetime.fromtimestamp(started, UTC)
+        if still_missing == 0 and newest:
+            # The database's clock may be ahead of Stripe's, and so may the time of an event. What happens until then
+            # would not be compared, so the earlier of the two counts.
+            position = datetime.fromtimestamp(min(newest, started), UTC)
             call(self._pool, receive.set_watermark(name, position), self._schema)
 
     def _start(self, name: str) -> int:

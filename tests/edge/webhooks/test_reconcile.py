@@ -6,6 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
@@ -49,11 +50,13 @@ class Stripe(ThreadingHTTPServer):
         ]  # fmt: skip
         return [event["id"] for event in self.events[start:]]
 
-    def list_events(self, query: dict[str, list[str]], account: str | None) -> tuple[int, dict[str, Any]]:
+    def list_events(
+        self, query: dict[str, list[str]], account: str | None, now: float | None = None
+    ) -> tuple[int, dict[str, Any]]:
         if account == "acct_gone":
             return 403, {"error": {"type": "invalid_request_error", "message": "No access to that account"}}
         limit = int(query.get("limit", ["10"])[0])
-        since = max(int(query.get("created[gte]", ["0"])[0]), time.time() - 30 * DAY)
+        since = max(int(query.get("created[gte]", ["0"])[0]), (now or time.time()) - 30 * DAY)
         found = sorted(
             (e for e in self.events if e["created"] >= since and e["of"] == account),
             key=lambda e: e["created"],
@@ -143,10 +146,11 @@ def test_a_second_comparison_recovers_nothing(reconcile: Any, stripe: Stripe, co
 
 def test_the_watermark_moves_on_and_keeps_an_overlap(reconcile: Any, stripe: Stripe, conn: Connection[Any]) -> None:
     stripe.happen(50, days_ago=2)
-    assert reconcile()[1] == "50 seen, 50 recovered, 0 missing\n"
+    stripe.happen(1)
+    assert reconcile()[1] == "51 seen, 51 recovered, 0 missing\n"
     stripe.happen(5, days_ago=0.02)  # half an hour ago: late in the list
-    assert reconcile()[1] == "5 seen, 5 recovered, 0 missing\n"
-    assert reconcile("--since", "3 days")[1] == "55 seen, 0 recovered, 0 missing\n"
+    assert reconcile()[1] == "6 seen, 5 recovered, 0 missing\n"
+    assert reconcile("--since", "3 days")[1] == "56 seen, 0 recovered, 0 missing\n"
 
 
 def test_events_older_than_30_days_are_not_asked_for(reconcile: Any, stripe: Stripe, conn: Connection[Any]) -> None:
@@ -220,8 +224,10 @@ def test_an_account_that_cannot_be_listed_is_named_and_its_watermark_stays(
     for account in ("acct_A", "acct_gone"):
         payload = json.dumps({"account": account})
         conn.execute("select pgonce_queue_webhooks(%s, '{x}', %s)", [[f"evt_of_{account}"], [payload]])
+    for listed in (None, "acct_A"):
+        stripe.happen(1, account=listed)
     code, out, err = reconcile()
-    assert (code, out) == (1, "0 seen, 0 recovered, 0 missing (the platform and 1 connected accounts)\n")
+    assert (code, out) == (1, "2 seen, 2 recovered, 0 missing (the platform and 1 connected accounts)\n")
     assert err == "not compared: acct_gone: Stripe refused to list events: No access to that account\n"
     names = conn.execute("select name from pgonce_watermarks order by name").fetchall()
     assert names == [("stripe_sync",), ("stripe_sync/acct_A",)]
@@ -237,11 +243,12 @@ def test_the_watermark_is_not_an_import(reconcile: Any, stripe: Stripe, conn: Co
 
 def test_after_a_failover_the_overlap_is_wider(reconcile: Any, stripe: Stripe, conn: Connection[Any]) -> None:
     stripe.happen(50, days_ago=2)
-    assert reconcile()[1] == "50 seen, 50 recovered, 0 missing\n"
+    stripe.happen(1)
+    assert reconcile()[1] == "51 seen, 51 recovered, 0 missing\n"
     conn.execute("delete from webhook_events")  # as an asynchronous standby may have lost them
-    assert reconcile()[1] == "0 seen, 0 recovered, 0 missing\n"
+    assert reconcile()[1] == "1 seen, 1 recovered, 0 missing\n"
     conn.execute("update pgonce_watermarks set timeline = '00000000'")
-    assert reconcile()[1] == "50 seen, 50 recovered, 0 missing\n"
+    assert reconcile()[1] == "51 seen, 50 recovered, 0 missing\n"
 
 
 def test_an_event_that_cannot_be_recorded_is_missing_and_stops_no_other(
@@ -286,21 +293,25 @@ def test_an_event_on_two_pages_is_recovered_once(reconcile: Any, stripe: Stripe,
     assert sorted(inbox(conn)) == ["evt_1", "evt_2"]
 
 
-def test_the_watermark_follows_the_databases_clock_and_not_this_machines(
-    database: str, conn: Connection[Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("ahead", ["this machine", "the database", "an event"])
+def test_no_clock_that_is_ahead_keeps_events_from_being_compared(
+    database: str, monkeypatch: pytest.MonkeyPatch, ahead: str
 ) -> None:
-    real = time.time
-    monkeypatch.setattr(time, "time", lambda: real() + 40 * DAY)
-    asked: list[str] = []
+    stripe, now = Stripe(), time.time()
+    if ahead == "this machine":
+        monkeypatch.setattr(time, "time", lambda: now + 40 * DAY)
+    elif ahead == "the database":
+        clock = [(datetime.fromtimestamp(now + 40 * DAY, UTC),)]
+        monkeypatch.setattr(stripe_sync, "fetch", lambda _conn, _statement: clock)
 
     def get(path: str, account: str | None = None) -> dict[str, Any]:
-        asked.append(path)
-        return {"data": [EVENT]}
+        return stripe.list_events(parse_qs(urlsplit(path).query), account, now)[1]
 
     app = App()
     app.webhook("customer.*")(lambda _event, _tx: None)
-    with databases.open_pool(database, 1) as pool:
-        found = stripe_sync.reconcile(app, pool, get)
-    assert (found.seen, found.recovered) == (1, 1)
-    late = conn.execute("select position > now() + interval '1 minute' from pgonce_watermarks").fetchall()
-    assert late == [(False,)]
+    with serving(stripe), databases.open_pool(database, 1) as pool:
+        for created in (now - 600 + (ahead == "an event") * 40 * DAY, now - 300):
+            stripe.happen(1)
+            stripe.events[-1]["created"] = int(created)
+            found = stripe_sync.reconcile(app, pool, get)
+            assert (found.recovered, found.missing) == (1, 0)
