@@ -123,7 +123,7 @@ def pages(get: Get, since: int, account: str | None = None) -> Iterator[list[dic
         PgonceError: of ``get``; or it is not a list of events, or says that there is more and does not give it. What
             was listed then is not all.
     """
-    after = None
+    after, passed = None, set[str]()
     while True:
         query: dict[str, object] = {"limit": PAGE, "created[gte]": since}
         page: Any = get("/v1/events?" + urlencode(query | ({"starting_after": after} if after else {})), account)
@@ -134,9 +134,10 @@ def pages(get: Get, since: int, account: str | None = None) -> Iterator[list[dic
             yield [event for event in events if event["created"] >= since]
         if not page.get("has_more"):
             return
-        if not events or events[-1]["id"] == after:
+        if not events or events[-1]["id"] in passed:
             raise PgonceError("Stripe's list of events ended early: it says that there is more, and does not give it")
         after = events[-1]["id"]
+        passed.add(after)
 
 
 _NO_LIST = "Stripe's answer is not a list of events: does a proxy answer in its place?"

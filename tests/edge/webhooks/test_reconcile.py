@@ -263,9 +263,11 @@ def test_an_event_that_cannot_be_recorded_is_missing_and_stops_no_other(
 
 EVENT = {"id": "evt_1", "object": "event", "type": "customer.updated", "created": int(time.time()) - 60, "data": {}}
 FIRST = json.dumps({"has_more": True, "data": [EVENT]}).encode()
+SECOND = json.dumps({"has_more": True, "data": [{**EVENT, "id": "evt_2"}]}).encode()
 ODD_PAGES = {
     "more, and nothing": ([FIRST, b'{"has_more": true, "data": []}'], "ended early"),
     "more, and the same again": ([FIRST, FIRST], "ended early"),
+    "more, and two pages in turns": ([FIRST, SECOND] * 5, "ended early"),
     "no list": ([FIRST, b'{"has_more": false}'], "not a list of events"),
     "a list of something else": ([b'{"data": [{"id": "evt_2", "type": "x"}]}'], "not a list of events"),
     "a list": ([b"[]"], "not a list of events"),
