@@ -33,8 +33,12 @@ _SWALLOWED = (
     "wrap what may fail in `with tx.transaction()`, and limit the query instead of leaving its stream"
 )
 _NOT_THE_SAME = "22012"
-# Only a commit that has written something waits for the disk. So this writes a record that nobody reads.
-_FLUSH = "begin; select pg_catalog.pg_logical_emit_message(true, 'pgonce', ''); commit"
+# Only a commit that has written something waits for the disk. So this writes a record that nobody reads. It does so
+# also if the role or the database has synchronous_commit = off.
+_FLUSH = (
+    "begin; set local synchronous_commit to local;"
+    " select pg_catalog.pg_logical_emit_message(true, 'pgonce', ''); commit"
+)
 
 log = logging.getLogger("pgonce")
 
