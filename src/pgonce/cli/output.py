@@ -85,12 +85,21 @@ def when(moment: datetime | None) -> str:
 
 def print_json(value: Any) -> None:
     """Print ``value`` as JSON; dataclasses become objects, times are in ISO 8601."""
-    click.echo(json.dumps(value, default=_as_json, ensure_ascii=False, indent=2))
+    click.echo(json_text(value, default=_as_json, indent=2))
 
 
 def in_line(value: Any) -> str:
     """``value`` as JSON in one line."""
-    return json.dumps(value, ensure_ascii=False, default=str)
+    return json_text(value, default=str)
+
+
+def json_text(value: Any, **options: Any) -> str:
+    """``value`` as JSON, readable, and with escapes for the characters that a terminal would interpret."""
+    text = json.dumps(value, ensure_ascii=False, **options)
+    return _NOT_ASCII.sub(lambda sign: sign[0] if sign[0].isprintable() else json.dumps(sign[0])[1:-1], text)
+
+
+_NOT_ASCII = re.compile(r"[^\n -~]")
 
 
 def _as_json(value: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 from rich.cells import cell_len, set_cell_size
 
-from pgonce.cli.output import print_diagnosis, print_line, printable, terminal
+from pgonce.cli.output import json_text, print_diagnosis, print_line, printable, terminal
 from pgonce.cli.times import took
 from pgonce.console.traceback import read_traceback
 from pgonce.core.diagnosis import Diagnosis
@@ -43,9 +43,9 @@ def print_event(event: dict[str, Any], diagnosis: Iterable[Diagnosis], *, whole:
             print_line(f"  {printable(line)}", 2)
     print_diagnosis(diagnosis)
     if whole:
-        click.echo(f"\npayload\n{json.dumps(payload, indent=2, ensure_ascii=False)}")
+        click.echo(f"\npayload\n{json_text(payload, indent=2)}")
         if traceback:
-            click.echo(f"\nlast error\n{traceback}")
+            click.echo("\n".join(["\nlast error", *map(printable, traceback.split("\n"))]))
     else:
         click.echo()
         print_line(f"payload and traceback: pgonce webhook show {printable(event['stripe_event_id'])} --all")
