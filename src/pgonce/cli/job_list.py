@@ -58,7 +58,7 @@ def find_run(pool: Pool, digits: str, schema: str) -> UUID:
 @click.option("--job", "name", metavar="NAME", help="Runs of this job.")
 @click.option("--status", type=click.Choice(STATES), help="Runs with this status.")
 @click.option("--since", type=Moment(), help="Runs that started since: '2 hours', 2026-11-23.")
-@click.option("--limit", type=click.IntRange(min=1), help="So many runs. [default: 50]")
+@click.option("--limit", type=click.IntRange(1, 2**31 - 1), help="So many runs. [default: 50]")
 @as_json
 @watchable
 @with_database

@@ -13,7 +13,7 @@ from pgonce.cli.options import as_json, with_database
 from pgonce.cli.output import Moment, print_json, print_table, when
 from pgonce.cli.times import ago, took
 from pgonce.cli.watch import watchable
-from pgonce.cli.webhook_replay import match
+from pgonce.cli.webhook_replay import check_glob, match
 from pgonce.cli.webhook_show import print_event
 from pgonce.core import database
 from pgonce.core.execute import call
@@ -41,12 +41,14 @@ STATES = ["processing", "succeeded", "failed", "dead", "ignored"]
 
 @click.command("ls")
 @click.option("--status", type=click.Choice(STATES), help="dead: failed, with no attempt left.")
-@click.option("--type", "type_", metavar="TYPE", help="An event type, or a glob such as 'customer.*'.")
+@click.option(
+    "--type", "type_", metavar="TYPE", callback=check_glob, help="An event type, or a glob such as 'customer.*'."
+)
 @click.option("--object", "object_id", metavar="ID", help="Events of this object, such as sub_1OxABC.")
 @click.option("--customer", "customer_id", metavar="ID", help="Events of this customer, such as cus_TQ4mZk.")
 @click.option("--account", metavar="ID", help="Events of this connected account, such as acct_1OxABC.")
 @click.option("--since", type=Moment(), help="Received since: '2 hours', 2026-11-23.")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(min=1))
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 2**31 - 1))
 @as_json
 @watchable
 @with_database

@@ -25,10 +25,20 @@ MOST = 1_000_000
 STEP = 1000
 
 
+def check_glob(_ctx: click.Context, param: click.Parameter, given: str | None) -> str | None:
+    """Refuse what is neither a type nor a glob of types."""
+    try:
+        re.compile(any_of([given or ""]))
+    except re.error:
+        wanted = f"{given} has brackets that are no set of characters: write [abc] or [!a-z]"
+        raise click.BadParameter(wanted, param=param) from None
+    return given
+
+
 @click.command()
 @click.argument("event_ids", nargs=-1, metavar="[ID]...")
 @click.option("--failed", is_flag=True, help="All failed events, including dead ones.")
-@click.option("--type", "type_", metavar="TYPE", help="With --failed: only this type, or glob.")
+@click.option("--type", "type_", metavar="TYPE", callback=check_glob, help="With --failed: only this type, or glob.")
 @click.option("--since", type=Moment(), help="With --failed: only events received since then.")
 @click.option("--limit", type=click.IntRange(1, MOST), help="With --failed: at most this many. Default: all.")
 @click.option("--because", "why", metavar="TEXT", help="The reason; stored with each event, and in the audit.")

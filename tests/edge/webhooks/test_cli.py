@@ -103,6 +103,14 @@ def test_show_prints_state_life_and_reason_and_with_all_the_payload_and_tracebac
         assert part in whole
     found = json.loads(pgonce(database, "webhook", "show", "evt_failed", "--json")[1])
     assert found["payload"]["data"]["object"] == {"id": "cus_1"}
+    inbox.execute(
+        "update webhook_events set error_message = error_message || E'\\u009b31m\\u202e',"
+        " payload = payload || jsonb_build_object('odd', E'\\u009b31m\\u202e') where stripe_event_id = 'evt_failed'"
+    )
+    for option in ("--all", "--json"):  # what a terminal would interpret
+        odd = pgonce(database, "webhook", "show", "evt_failed", option)[1]
+        assert '"odd": "\\u009b31m\\u202e"' in odd
+        assert odd.replace("\n", "").isprintable()
 
 
 @pytest.mark.parametrize("value", ['{"a":' * 5000 + "1" + "}" * 5000, "[" * 5000 + "]" * 5000], ids=["object", "list"])
@@ -203,10 +211,20 @@ def test_replay_wants_either_events_or_failed(database: str, arguments: list[str
     assert "name the events, or pass --failed" in err
 
 
-@pytest.mark.parametrize("status", ["nonsense"])
-def test_a_state_that_there_is_not_is_a_usage_error(database: str, status: str) -> None:
-    assert pgonce(database, "webhook", "ls", "--status", status)[0] == 2
-    assert pgonce(database, "webhook", "ls", "--since", "yesterdayish")[0] == 2
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ls", "--status", "nonsense"],
+        ["ls", "--since", "yesterdayish"],
+        ["ls", "--limit", "2147483648"],
+        ["ls", "--type", "invoice.[z-a]"],
+        ["replay", "--failed", "--type", "invoice.[z-a]"],
+    ],
+    ids=" ".join,
+)
+def test_what_an_option_cannot_be_is_a_usage_error(database: str, arguments: list[str]) -> None:
+    code, out, err = pgonce(database, "webhook", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
 
 
 def test_send_posts_signed_events_that_a_real_receiver_handles_once(
