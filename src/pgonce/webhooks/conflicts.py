@@ -15,6 +15,16 @@ MOST = 100
 """Conflicts of an event before its attempt has failed. A function of the application's may raise 40001 each time: such
 a handler was called 16 times a second, without end, and nothing was recorded."""
 _KNOWN = 10_000
+_STATES = {kind.sqlstate for kind in CONFLICTS}
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Whether the error is a conflict: of psycopg, psycopg2 or asyncpg, also as SQLAlchemy or Django raises it."""
+    if type(error).__module__ == "django.db.utils":
+        found: object = error.__cause__
+    else:
+        found = getattr(error, "orig", error)
+    return (getattr(found, "sqlstate", None) or getattr(found, "pgcode", None)) in _STATES
 
 
 class Conflicts:
@@ -29,7 +39,7 @@ class Conflicts:
         Otherwise each is handled alone, and one that is alone has failed. A list is given up earlier, because the
         others must not wait for the one that conflicts.
         """
-        if not isinstance(error, CONFLICTS):
+        if not is_conflict(error):
             return False
         if len(self._times) >= _KNOWN:
             self._times.clear()

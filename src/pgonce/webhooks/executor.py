@@ -28,7 +28,7 @@ from pgonce.webhooks import calls, calls_queue
 from pgonce.webhooks.calls import Event, Ignored, Postponed
 from pgonce.webhooks.calls_queue import claim_of
 from pgonce.webhooks.claimed import Batch, Work, put_back_on_error, take, take_all
-from pgonce.webhooks.conflicts import CONFLICTS, Conflicts
+from pgonce.webhooks.conflicts import Conflicts, is_conflict
 from pgonce.webhooks.handler_connection import (
     call_back,
     call_back_all,
@@ -181,7 +181,7 @@ class Executor:
             if error is None:
                 return _text(results)
             roll_back(conn, session)
-            if attempt == MARKS or not isinstance(error, CONFLICTS):
+            if attempt == MARKS or not is_conflict(error):
                 if error.sqlstate != "PT503" and status_of(translate(error)) == 503:
                     raise error
                 self.record(event, error)
@@ -249,7 +249,7 @@ class Executor:
             return
         if not self.record(event, error, began, conn):  # the handler may have committed the mark
             execute(conn, calls_queue.fail_committed_webhook(event, _trace(error)), self._schema)
-        if isinstance(error, CONFLICTS):
+        if is_conflict(error):
             step_aside()
 
     def _outcome(self, event: Event, error: BaseException, began: float | None = None) -> Call[Any]:
@@ -341,7 +341,7 @@ class Executor:
         )
 
     def _end_attempt_of_all(self, handler: Handler, events: Sequence[Event], error: BaseException) -> None:
-        if isinstance(error, CONFLICTS):
+        if is_conflict(error):
             step_aside()
         if len(events) > 1 and self._conflicts.are_retried(error, events):
             call_unsynced(self._pool, calls_queue.release_webhooks(events), self._schema)
@@ -385,7 +385,7 @@ class Executor:
             self.record(event, broken)
         elif error is not self._expired:
             self.record(event, error)
-            if isinstance(error, CONFLICTS):
+            if is_conflict(error):
                 step_aside()
 
 

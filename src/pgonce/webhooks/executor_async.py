@@ -27,7 +27,7 @@ from pgonce.webhooks import calls, calls_queue
 from pgonce.webhooks.calls import Event, Ignored, Postponed
 from pgonce.webhooks.calls_queue import claim_of
 from pgonce.webhooks.claimed import Batch, Work, put_back_on_error, take, take_all
-from pgonce.webhooks.conflicts import CONFLICTS, Conflicts
+from pgonce.webhooks.conflicts import Conflicts, is_conflict
 from pgonce.webhooks.handler_connection_async import (
     call_back,
     call_back_all,
@@ -182,7 +182,7 @@ class AsyncExecutor:
             if error is None:
                 return _text(results)
             await roll_back(conn, session)
-            if attempt == MARKS or not isinstance(error, CONFLICTS):
+            if attempt == MARKS or not is_conflict(error):
                 if error.sqlstate != "PT503" and status_of(translate(error)) == 503:
                     raise error
                 await self.record(event, error)
@@ -252,7 +252,7 @@ class AsyncExecutor:
             return
         if not await self.record(event, error, began, conn):  # the handler may have committed the mark
             await execute(conn, calls_queue.fail_committed_webhook(event, _trace(error)), self._schema)
-        if isinstance(error, CONFLICTS):
+        if is_conflict(error):
             await step_aside()
 
     def _outcome(self, event: Event, error: BaseException, began: float | None = None) -> Call[Any]:
@@ -344,7 +344,7 @@ class AsyncExecutor:
         )
 
     async def _end_attempt_of_all(self, handler: Handler, events: Sequence[Event], error: BaseException) -> None:
-        if isinstance(error, CONFLICTS):
+        if is_conflict(error):
             await step_aside()
         if len(events) > 1 and self._conflicts.are_retried(error, events):
             await call_unsynced(self._pool, calls_queue.release_webhooks(events), self._schema)
@@ -388,7 +388,7 @@ class AsyncExecutor:
             await self.record(event, broken)
         elif error is not self._expired:
             await self.record(event, error)
-            if isinstance(error, CONFLICTS):
+            if is_conflict(error):
                 await step_aside()
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import asyncpg  # type: ignore[import-untyped] # it has no type hints
+import psycopg
 import pytest
+from django.db.utils import OperationalError as DjangoError
 from psycopg import Connection
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import Session
 
 import pgonce
 from pgonce.webhooks import conflicts
@@ -48,3 +54,51 @@ def test_a_conflict_at_each_call_is_a_failure_in_the_end(
     assert "the version has changed" in failed["error_message"]
     assert calls.count("evt_0") == 10
     assert status(conn, "evt_1")["attempts"] == 1
+
+
+def by_sqlalchemy(app: pgonce.App, database: str, statement: Callable[[], str]) -> None:
+    engine = create_engine(database.replace("postgresql://", "postgresql+psycopg://"))
+
+    @app.webhook("pay", transaction="own")
+    def pay(event: pgonce.Event) -> None:
+        with Session(engine) as session, session.begin():
+            session.execute(text(statement()))
+            event.complete(session)
+
+
+def by_asyncpg(app: pgonce.App, database: str, statement: Callable[[], str]) -> None:
+    @app.webhook("pay", transaction="own")
+    async def pay(event: pgonce.Event) -> None:
+        conn = await asyncpg.connect(database)
+        try:
+            async with conn.transaction():
+                await conn.execute(statement())
+                await event.complete(conn)  # type: ignore[misc] # a coroutine, for an async session
+        finally:
+            await conn.close()
+
+
+def by_django(app: pgonce.App, database: str, statement: Callable[[], str]) -> None:
+    @app.webhook("pay", transaction="own")
+    def pay(event: pgonce.Event) -> None:
+        with psycopg.connect(database) as conn:
+            try:
+                conn.execute(statement().encode())
+            except psycopg.Error as error:  # as its DatabaseErrorWrapper does, which needs a project's settings
+                raise DjangoError("the version has changed") from error
+            event.complete(conn)
+
+
+@pytest.mark.parametrize("by", [by_sqlalchemy, by_asyncpg, by_django])
+def test_a_conflict_that_another_library_raises_is_no_failure(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, by: Callable[..., None]
+) -> None:
+    failures: list[BaseException] = []
+    app.on_error = lambda error, _event: failures.append(error)
+    statements = [CONFLICT.format("40001"), CONFLICT.format("40P01"), "select 1"]
+    by(app, database, lambda: statements.pop(0))
+    put("pay", "evt_1")
+    with Worker(app, database, poll=0.05, concurrency=1):
+        wait_until(lambda: status(conn, "evt_1")["status"] != "processing", "the event to end")
+    found = status(conn, "evt_1")
+    assert (found["status"], found["attempts"], failures) == ("succeeded", 1, [])
