@@ -24,7 +24,8 @@ KINDS: dict[str, Kind] = {
 }  # fmt: skip
 """By the name in pg_type; other types are arrays, composites or texts by their category, or "other".
 
-``zoneless`` types, and ranges of them, accept a time with an offset and drop the offset silently.
+``zoneless`` types, and ranges of them, accept a time with an offset and drop the offset silently. Other ranges are
+``notation`` if their bounds must not be numbers.
 """
 NO_NUMBERS: frozenset[Kind] = frozenset({"notation", "uuid", "zoneless"})
 """Kinds whose types read the digits of a number as something else: 20260102 as a day, 10 as a network, 101 as bits."""

@@ -11,7 +11,7 @@ from psycopg import Connection, sql
 
 from pgonce.core.execute import OwnCursor, fetch, run
 from pgonce.errors import SchemaError
-from pgonce.seeds.columns import KINDS, ONE_TEXT, Column, TableFacts
+from pgonce.seeds.columns import KINDS, NO_NUMBERS, ONE_TEXT, Column, TableFacts
 from pgonce.seeds.seed import Seed
 
 # A key that ON CONFLICT can use and that identifies a row: unique, not partial, not on expressions, not deferrable,
@@ -245,8 +245,8 @@ def _column(
         kind, fields = "composite", tuple(_columns(base["relation"], types, attributes))
     elif base["category"] == "S":
         kind = "text"
-    elif KINDS.get(base["subtype"]) == "zoneless":
-        kind = "zoneless"
+    elif (bound := KINDS.get(base["subtype"], "other")) in NO_NUMBERS:  # a range
+        kind = "zoneless" if bound == "zoneless" else "notation"
     has_one_text = base["name"] in ONE_TEXT or base["form"] == "e"
     return Column(
         name, type_, kind, element, fields, base["delimiter"], written_by_server, has_one_text, base["equals"] or "="

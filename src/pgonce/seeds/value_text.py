@@ -101,8 +101,7 @@ class ValueWriter:
         """
         if value is None or _is_no_time(value):
             return None
-        if column.kind in NO_NUMBERS and isinstance(value, _NUMBERS) and not isinstance(value, bool):
-            raise NoForm(value, column, "a number has no form there: pass a text")
+        _refuse_number(value, value, column)
         if isinstance(value, Json | Jsonb):
             return _json(value.obj, column)
         if column.kind == "json" and (self._json_strings or not isinstance(value, _TEXTS)):
@@ -144,8 +143,9 @@ class ValueWriter:
     def _by_psycopg(self, value: Any, column: Column) -> str | None:
         for each in value if isinstance(value, Multirange) else [value]:
             if isinstance(each, Range):
-                _refuse_offset(each.lower, value, column)
-                _refuse_offset(each.upper, value, column)
+                for bound in (each.lower, each.upper):
+                    _refuse_number(bound, value, column)
+                    _refuse_offset(bound, value, column)
         try:
             dumper = self._known.get_dumper(value, PyFormat.TEXT)
         except psycopg.ProgrammingError:
@@ -246,6 +246,11 @@ def _time(value: Any, column: Column) -> str:
     _refuse_offset(value, value, column)
     # not str(), to which pandas adds nanoseconds, and the server would round them
     return dt.datetime.isoformat(value, " ") if isinstance(value, dt.datetime) else str(value)
+
+
+def _refuse_number(number: Any, value: Any, column: Column) -> None:
+    if column.kind in NO_NUMBERS and isinstance(number, _NUMBERS) and not isinstance(number, bool):
+        raise NoForm(value, column, "a number has no form there: pass a text")
 
 
 def _refuse_offset(time: Any, value: Any, column: Column) -> None:
