@@ -254,6 +254,8 @@ def _refuse_number(number: Any, value: Any, column: Column) -> None:
 
 
 def _refuse_offset(time: Any, value: Any, column: Column) -> None:
+    if isinstance(time, dt.time) and time.tzinfo is not None and time.utcoffset() is None:
+        raise NoForm(value, column, "the offset of its zone depends on the date: use a fixed offset, or a datetime")
     if column.kind == "zoneless" and isinstance(time, dt.datetime | dt.time) and time.utcoffset():
         raise NoForm(
             value, column, "its offset from UTC would be lost: use a type with time zone, or convert it to UTC"
@@ -318,6 +320,7 @@ def _json_scalar(value: Any, column: Column) -> str:
     if isinstance(value, dt.datetime):
         return json.dumps(dt.datetime.isoformat(value))
     if isinstance(value, dt.date | dt.time):
+        _refuse_offset(value, value, column)
         return json.dumps(value.isoformat())
     if isinstance(value, uuid.UUID):
         return json.dumps(str(value))

@@ -17,6 +17,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
@@ -60,6 +61,7 @@ NAMES = {
     "Permission": Permission,
     "Decimal": Decimal, "UUID": UUID, "Jsonb": Jsonb, "Mood": Mood, "Level": Level, "date": dt.date, "time": dt.time,
     "datetime": dt.datetime, "timedelta": dt.timedelta, "UTC": dt.UTC, "timezone": dt.timezone, "Range": Range,
+    "ZoneInfo": ZoneInfo,
     "nan": float("nan"), "inf": float("inf"), "Words": Words, "OrderedDict": OrderedDict, "JsonNumber": JsonNumber,
 }  # fmt: skip
 
