@@ -15,10 +15,11 @@ from pgonce.seeds.columns import KINDS, NO_NUMBERS, ONE_TEXT, Column, TableFacts
 from pgonce.seeds.seed import Seed
 
 # A key that ON CONFLICT can use and that identifies a row: unique, not partial, not on expressions, not deferrable,
-# over exactly these columns, none of them nullable (two NULLs never conflict: rows would double).
+# not of ranges that may not overlap, over exactly these columns, none of them nullable (two NULLs never conflict: rows
+# would double).
 _KEY_INDEX = """(
     select i.indexrelid from pg_catalog.pg_index i
-    where i.indrelid = %(table)s and i.indisunique and i.indimmediate and i.indisvalid
+    where i.indrelid = %(table)s and i.indisunique and i.indimmediate and i.indisvalid and not i.indisexclusion
       and i.indpred is null and i.indexprs is null
       and (select array_agg(a.attname::text order by a.attname) from pg_catalog.pg_attribute a
            where a.attrelid = i.indrelid and a.attnum = any (i.indkey[0:i.indnkeyatts - 1]) and a.attnotnull)

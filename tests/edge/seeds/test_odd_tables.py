@@ -416,6 +416,14 @@ def test_the_advice_about_an_unlogged_partition_names_it_and_helps(seeds: Seeds,
     assert seeds.run(what).outcome == "complete"
 
 
+def test_a_key_whose_ranges_may_not_overlap_is_refused(seeds: Seeds, conn: Conn) -> None:
+    if conn.info.server_version < 180000:
+        pytest.skip("no WITHOUT OVERLAPS")
+    conn.execute("create table things (id int4range, note int4range, primary key (id, note without overlaps))")
+    with pytest.raises(SchemaError, match=r"no plain unique index over \(id, note\)"):
+        seeds.run(seed(("[1,2)", "[1,5)"), key=("id", "note")))
+
+
 def test_a_composite_type_is_refused_as_one(seeds: Seeds, conn: Conn) -> None:
     conn.execute("create type things as (id int)")
     with pytest.raises(SchemaError, match="things is a composite type: import into a table"):
