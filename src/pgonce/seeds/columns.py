@@ -146,6 +146,9 @@ class TableFacts:
             SchemaError: the table has no such column, or it is generated and takes no values.
             InvalidArgument: a column of ``key`` is not among them: its default would make every row a new one.
         """
+        for name in key:
+            if name in self.columns and self.columns[name].written_by_server == "generated":
+                raise SchemaError(f"column {name} of table {table} is generated: name a key of columns that rows have")
         for name in names:
             if name not in self.columns:
                 raise SchemaError(f"table {table} has no column {name}: it has {', '.join(self.columns)}")

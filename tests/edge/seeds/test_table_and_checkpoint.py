@@ -190,6 +190,10 @@ def test_a_generated_column_among_the_rows_is_refused_before_the_first_row(seeds
     conn.execute("alter table things drop note, add note text generated always as ('n' || id) stored")
     with pytest.raises(SchemaError, match="column note of table things is generated: leave it out"):
         seeds.run(seed())
+    conn.execute("alter table things alter note set not null, add unique (note)")
+    for columns in (("id",), ("id", "note")):
+        with pytest.raises(SchemaError, match="note of table things is generated: name a key of columns that rows"):
+            seeds.run("other", lambda _: [((1, "n1"), 1)], into="things", key=("note",), columns=columns)
 
 
 def test_rows_of_inheriting_tables_are_not_taken_for_rows_of_the_table(seeds: Seeds, conn: Conn) -> None:
