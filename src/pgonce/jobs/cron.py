@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import zlib
 from abc import ABC, abstractmethod
 from collections import deque
@@ -31,6 +32,8 @@ ALIASES = {
     "@annually": "0 0 1 1 *",
 }
 _EVERY = "@every "
+_ONE = re.compile(r"\b0*(\w+)-0*\1/0*[1-9]\d*\b", re.IGNORECASE)
+"""A step within one value, such as 5-5/2: CronSim reads it as 5/2, which goes on to the end of the field."""
 _OF_THE_MACHINE = {"localtime", "posixrules"}
 _RANGES = {"minute": (0, 59), "hour": (0, 23), "day of month": (1, 31), "month": (1, 12), "weekday": (0, 6)}
 
@@ -112,7 +115,7 @@ class Cron(Schedule):
     @property
     def fields(self) -> str:
         """The five fields."""
-        return ALIASES.get(self.expression, self.expression)
+        return _ONE.sub(r"\1", ALIASES.get(self.expression, self.expression))
 
     def ticks(self, after: datetime) -> Iterator[datetime]:
         """All ticks later than ``after``, in UTC, in order, none twice."""
