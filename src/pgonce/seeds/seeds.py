@@ -320,7 +320,8 @@ class Seeds:
             at = None if restart else self.checkpoint(found.name, part)
             if part is None or at is None or at.status != "complete":
                 left.append((each, at))
-        return verify.rehearse(self._pool, left, found, again=again, accept_change=accept_change)
+        rejected = 0 if restart else call(self._pool, calls_operate.count_rejects(found.name), self._schema)
+        return verify.rehearse(self._pool, left, found, again=again, accept_change=accept_change, rejected=rejected)
 
     def verify(
         self, seed: Seed | str, source: Source | Mapping[str, Source] | None = None, **options: Unpack[SeedOptions]

@@ -273,6 +273,11 @@ def test_a_rehearsal_counts_as_the_run_would_and_writes_nothing(seeds: Seeds, ta
     assert did == (would.inserted, would.updated, would.skipped, would.rejected) == (27, 0, 2, 1)
     with pytest.raises(RowRejected):
         seeds.rehearse("t", source, **OPTIONS)
+    source.rows.append((31, "bad", "t31"))  # the limit counts over all resumes, and so do the numbers of the rows
+    with pytest.raises(RowRejected, match="row 31,"):
+        seeds.rehearse("s", source, **OPTIONS, max_rejects=1)
+    assert [each.first_row for each in seeds.rehearse("s", source, **OPTIONS, max_rejects=2).reasons] == [31]
+    assert seeds.rehearse("s", source, **OPTIONS, max_rejects=2, restart=True).rejected == 2
 
 
 # Changed sources -----------------------------------------------------------------------------------------------------
