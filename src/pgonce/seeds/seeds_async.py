@@ -198,7 +198,10 @@ class AsyncSeeds:
 
         Raises:
             NotFound: the seed has no such partition.
+            InvalidArgument: ``restart``, which each of the calls would do: ``restart_partitions`` comes before them.
         """
+        if options.get("restart"):
+            raise InvalidArgument("a partition may be run twice: call restart_partitions(seed) once, before its tasks")
         source = seed.source(part_of(seed, partition))
         await self.begin_partitions(seed.name, list(seed.parts()))
         while not stop():
@@ -320,10 +323,8 @@ class AsyncSeeds:
             at = None if restart else await self.checkpoint(found.name, part)
             if part is None or at is None or at.status != "complete":
                 left.append((each, at))
-        rejected = 0 if restart else await call(self._pool, calls_operate.count_rejects(found.name), self._schema)
-        return await verify.rehearse(
-            self._pool, left, found, again=again, accept_change=accept_change, rejected=rejected
-        )
+        kept = 0 if restart else await call(self._pool, calls_operate.count_rejects(found.name), self._schema)
+        return await verify.rehearse(self._pool, left, found, again=again, accept_change=accept_change, kept=kept)
 
     async def verify(
         self, seed: Seed | str, source: Source | Mapping[str, Source] | None = None, **options: Unpack[SeedOptions]

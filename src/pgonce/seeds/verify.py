@@ -67,14 +67,14 @@ select keys, found, found as equal, (select count(*) from {table}) - found as ex
 
 def rehearse(
     pool: Pool, sources: Iterable[tuple[Source, Checkpoint | None]], seed: Seed, *, again: bool, accept_change: bool,
-    rejected: int,
+    kept: int,
 ) -> Rehearsed:  # fmt: skip
     """Import everything after the checkpoints in one transaction, constraints and all, and roll it back.
 
     All partitions in the one: a key that two of them have is there already for the second, as it would be.
 
     ``sources``: the source of each part, and its checkpoint; ``again``: it has run and begins at the start;
-    ``rejected``: the rejects that it has already.
+    ``kept``: the rejects that it has.
 
     Raises:
         RowRejected: more than the seed's ``max_rejects`` rows were refused.
@@ -99,7 +99,7 @@ def rehearse(
                     with prefetched(batches(loader, source, cursor, sizer)) as (taken, want):
                         for batch in taken:
                             batch.on_first_bytes_sent = want
-                            room = max(0, seed.max_rejects - rejected - total.rejected)
+                            room = max(0, seed.max_rejects - kept - total.rejected)
                             counts, bad = rejects.write(conn, loader, batch, seen=total.seen - before, room=room)
                             refused += ({**each, "row": None, "line": None} for each in bad)
                             total += counts

@@ -585,6 +585,8 @@ def test_partitions_begin_anew_and_the_sums_of_all_time_go_on(seeds: Seeds, tabl
     assert counts(seeds.checkpoint("s")) == (9, 0, 0, 0)
     assert seeds.restart_partitions(seed)
     assert (seeds.partitions("s"), counts(seeds.checkpoint("s"))) == ([], (0, 0, 0, 0))
+    with pytest.raises(InvalidArgument, match=r"call restart_partitions\(seed\) once"):
+        seeds.run_partition(seed, "a", restart=True)
     assert seeds.run_partition(seed, "a").outcome == "complete"
     at = seeds.checkpoint("s")
     assert at is not None
