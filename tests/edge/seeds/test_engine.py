@@ -416,6 +416,9 @@ def test_a_reset_forgets_everything_but_the_rows_and_is_refused_while_a_runner_i
 
     run(seeds, numbers(10, n3="bad"), max_rejects=1, on_progress=reset)
     assert refused
+    alive = list[set[str]]()
+    run(seeds, numbers(1), "s/other", on_progress=lambda _: alive.extend([seeds.alive("s"), seeds.alive("s/other")]))
+    assert alive == [set(), {"s/other"}], "a seed whose name has a slash is no part of another one"
     assert seeds.reset("s") is True
     assert (seeds.checkpoint("s"), seeds.rejects("s"), len(ids(conn))) == (None, [], 9)
     assert seeds.reset("s") is False

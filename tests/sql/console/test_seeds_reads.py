@@ -42,6 +42,15 @@ def test_an_import_has_its_live_run_and_its_batches_in_order(conn: Connection) -
     assert row[2] == sorted(row[2])
     conn.execute("update cron_job_runs set heartbeat_at = now() - interval '1 hour'")
     assert conn.execute("select process from pgonce_console_seeds(p_name => 's')").fetchone() == (None,)
+    conn.execute("update seed_checkpoints set status = 'failed'")
+    stuck = "select seed_name from pgonce_console_stuck_imports()"
+    for name, is_stuck in (("s/other", True), ("s", False)):  # a seed whose name has a slash is no part of another one
+        start = "select start_job_run('seed_runner', jsonb_build_object('seed_name', %s::text), p_key => 's/other')"
+        conn.execute("delete from cron_job_runs")
+        conn.execute(start, [name])
+        assert (conn.execute(stuck).fetchall() == [("s",)]) is is_stuck
+        found = conn.execute("select run_id is null from pgonce_console_seeds(p_name => 's')").fetchone()
+        assert found == (is_stuck,)
 
 
 def test_the_starts_of_an_import_are_those_of_its_partitions_too(conn: Connection) -> None:

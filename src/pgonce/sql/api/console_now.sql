@@ -19,13 +19,14 @@ language plpgsql stable set search_path from current as $$
 begin
   return query
   with live as materialized (
-    select r.key, r.started_at from cron_job_runs r
+    select r.key, r.scope, r.started_at from cron_job_runs r
     where r.status = 'running' and r.job_name = 'seed_runner'
       and (r.heartbeat_at + r.run_window > clock_timestamp() or pgonce_has_heartbeat(r.id, r.run_window))),
   open as materialized (
     select s.seed_name, s.status, s.last_updated_at, s.paused_at, s.error_message, (
       select min(l.started_at) from live l
-      where l.key = s.seed_name or left(l.key, length(s.seed_name) + 1) = s.seed_name || '/') as since
+      where (l.key = s.seed_name or left(l.key, length(s.seed_name) + 1) = s.seed_name || '/')
+        and coalesce(l.scope ->> 'seed_name', s.seed_name) = s.seed_name) as since
     from seed_checkpoints s where s.status <> 'complete' and (p_seed_name is null or s.seed_name = p_seed_name))
   select o.seed_name, o.status, o.last_updated_at, pgonce_error_line(o.error_message) from (
     select n.* from open n

@@ -12,7 +12,7 @@ begin
   return query
   -- once for all imports: the few live runs, not pgonce_get_runners for each import
   with live as materialized (
-    select r.id, r.key, r.started_at, r.process from cron_job_runs r
+    select r.id, r.key, r.scope, r.started_at, r.process from cron_job_runs r
     where r.status = 'running' and r.job_name = 'seed_runner'
       and (r.heartbeat_at + r.run_window > clock_timestamp() or pgonce_has_heartbeat(r.id, r.run_window)))
   select s.seed_name, s.status, s.rows_seen, s.rows_total, s.rows_inserted, s.rows_updated, s.rows_skipped, s.rows_rejected, s.batch,
@@ -25,7 +25,8 @@ begin
         order by c.last_updated_at desc, c.seed_name desc limit p_limit) s
   left join lateral (
     select r.id, r.started_at, r.process from live r
-    where r.key = s.seed_name or left(r.key, length(s.seed_name) + 1) = s.seed_name || '/' order by r.started_at limit 1) w on true
+    where (r.key = s.seed_name or left(r.key, length(s.seed_name) + 1) = s.seed_name || '/')
+      and coalesce(r.scope ->> 'seed_name', s.seed_name) = s.seed_name order by r.started_at limit 1) w on true
   left join lateral (
     select array_agg(n.rows order by n.committed_at) as rows, array_agg(n.committed_at order by n.committed_at) as times
     from (select a.rows, a.committed_at from pgonce_seed_batches a where a.seed_name = s.seed_name order by a.committed_at desc limit 60) n) b on true

@@ -83,6 +83,7 @@ language sql stable set search_path from current as $$
   select id, key, scope, heartbeat_at + run_window > clock_timestamp() or pgonce_has_heartbeat(id, run_window) from cron_job_runs
   where job_name = 'seed_runner' and status = 'running'
     and (key = p_seed_name or left(key, length(p_seed_name) + 1) = p_seed_name || '/')
+    and coalesce(scope ->> 'seed_name', p_seed_name) = p_seed_name  -- not that of another seed whose name has a slash
 $$;
 comment on function pgonce_get_runners(text) is 'pgonce: the runs that import the seed or one of its partitions.';
 
