@@ -27,6 +27,7 @@ from pgonce.seeds.importer import batches
 from pgonce.seeds.open_loader import open_loader
 from pgonce.seeds.readers import FileSource, read, read_files
 from pgonce.seeds.readers.file import text_of
+from pgonce.seeds.readers.names import items, name_of, written
 from pgonce.seeds.readers.query import Query
 from pgonce.seeds.readers.several import Files
 from pgonce.seeds.seed import Seed
@@ -41,13 +42,13 @@ PREVIEW = 3
 
 
 class Names(click.ParamType):  # type: ignore[type-arg] # generic only in newer releases of click
-    """Names with commas between them."""
+    """Names with commas between them; one with a comma or with blanks at its ends is in double quotes."""
 
     name = "a,b,…"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         """The names as a tuple."""
-        names = tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else tuple(value)
+        names = tuple(map(name_of, items(value))) if isinstance(value, str) else tuple(value)
         if not all(names):
             self.fail(f"{value!r} has an empty name", param, ctx)
         return names
@@ -70,10 +71,11 @@ class Renames(click.ParamType):  # type: ignore[type-arg]
         """The table's column for each name in the file."""
         if isinstance(value, dict):
             return value
-        pairs = [pair.rpartition("=") for pair in value.split(",")]
-        if not all(old.strip() and new.strip() for old, _, new in pairs):
-            self.fail(f"{value!r} is not NAME=COLUMN,NAME=COLUMN", param, ctx)
-        return {old.strip(): new.strip() for old, _, new in pairs}
+        pairs = [tuple(map(name_of, pair.rpartition("="))) for pair in items(value)]
+        if not all(old and new for old, _, new in pairs):
+            quoted = "a name with a comma is in quotes: '\"A, B\"=COLUMN'"
+            self.fail(f"{value!r} is not NAME=COLUMN,NAME=COLUMN ({quoted})", param, ctx)
+        return {old: new for old, _, new in pairs}
 
 
 @click.command()
@@ -265,15 +267,16 @@ def _check(conn: Connection[Any], table: str, key: Sequence[str], source: Source
         key = [renames.get(name, name) for name in key]
     check_columns(source, known, table)
     if lacking := [name for name in key if name not in columns]:
-        there = ", ".join(columns)
+        there = ", ".join(written([column]) for column in columns)
         other = next((sign for sign in ";|\t" if len(columns) == 1 and sign in columns[0]), None)
         if other is not None:
             there += f": pass --delimiter {'tab' if other == chr(9) else repr(other)}"
         raise InvalidArgument(f"{source.name} has no column {lacking[0]}: it has {there}")
     if unknown := [column for column in columns if column not in known]:
+        name = written(unknown[:1])
         raise SchemaError(
-            f"table {table} has no column {unknown[0]}, which {source.name} has; the table has {', '.join(known)}: "
-            f"--map '{unknown[0]}=COLUMN' says which one it is"
+            f"table {table} has no column {name}, which {source.name} has; the table has {', '.join(known)}: "
+            f"--map {shlex.quote(f'{name}=COLUMN')} says which one it is"
         )
     return key
 

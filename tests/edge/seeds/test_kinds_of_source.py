@@ -377,12 +377,12 @@ class TestCommand:
         conn.execute('create table people (id int primary key, name text, "Born" date)')
 
     def test_names_are_matched_without_case_and_renamed(self, database: str, conn: Conn, tmp_path: Path) -> None:
-        (tmp_path / "f.csv").write_text('ID,"Full Name",born\n1,Ann,1970-01-01\n')
+        (tmp_path / "f.csv").write_text('ID,"Name, full",born\n1,Ann,1970-01-01\n')
         arguments = ["seed", "load", "f.csv", "--into", "people", "--key", "id"]
         code, _, said = command(database, *arguments, cwd=tmp_path)
         assert code == 1
-        assert "--map 'Full Name=COLUMN' says which one it is" in said
-        code, out, _ = command(database, *arguments, "--map", "Full Name=name", cwd=tmp_path)
+        assert """--map '"Name, full"=COLUMN' says which one it is""" in said
+        code, out, _ = command(database, *arguments, "--map", '"Name, full"=name', cwd=tmp_path)
         assert code == 0
         assert counted(1) in out
         assert conn.execute("select id, name from people").fetchall() == [(1, "Ann")]

@@ -25,6 +25,7 @@ from pgonce.seeds.readers import jsonl as jsonl_module
 from pgonce.seeds.readers import read
 from pgonce.seeds.readers.csv import CsvFile
 from pgonce.seeds.readers.csv_text import Dialect, as_text, cut, record_end, values
+from pgonce.seeds.readers.names import items, name_of, written
 from pgonce.seeds.source import BadRow, BlockSource, Fingerprinted
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
@@ -361,6 +362,7 @@ def test_null_is_spelled_as_one_says(options: Any, expected: list[str | None]) -
     ("data", "said"),
     [
         (b'{"a":1}\n{"b":1}\n', r"line 2 has a key that the first line lacks \(b\): .* --columns a,b"),
+        (b'{"a":1}\n{"b c,d":1}\n', r"""line 2 has a key that the first line lacks .* --columns 'a,"b c,d"'"""),
         (b"", "is empty"),
         (b"[1]\n", "line 1: it is a list, not a JSON object: make one object per line of it: jq"),
         (b'[{"a":1},\n{"a":2}]\n', "line 1: not JSON: .*: make one object per line of it: jq"),
@@ -664,3 +666,14 @@ class TestParquet:
             list(read(tmp_path / "y.parquet")(None))
         with pytest.raises(InvalidArgument, match=r"is not a place in x\.parquet"):
             list(read(path)({"offset": 4, "row": 1}))
+
+
+@given(st.lists(st.text("a=,\"' ", min_size=1), min_size=1, max_size=3))
+def test_names_of_any_letters_are_read_as_they_are_written(names: list[str]) -> None:
+    assert [name_of(item) for item in items(written(names))] == names
+    pairs = [f"{written([name])}=column" for name in names]
+    assert [name_of(item.rpartition("=")[0]) for item in items(",".join(pairs))] == names
+
+
+def test_blanks_around_names_are_no_part_of_them_and_quotes_inside_are() -> None:
+    assert [name_of(item) for item in items(' a , "b, c" ,d"e,,"f" g,')] == ["a", "b, c", 'd"e', "", '"f" g', ""]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
@@ -11,6 +12,7 @@ from typing import Any, NoReturn, Self
 
 from pgonce.errors import InvalidArgument
 from pgonce.seeds.readers.file import OpenFile, at
+from pgonce.seeds.readers.names import written
 from pgonce.seeds.readers.text_file import LONGEST, TextFile
 from pgonce.seeds.source import BadRow, Cursor, Verdict
 from pgonce.seeds.value_text import JsonNumber
@@ -172,7 +174,7 @@ class JsonLinesFile(TextFile):
             new = [key for key in found if key not in keys]
             raise InvalidArgument(
                 f"{self.name}, line {number:,} has a key that the first line lacks ({', '.join(new)}): name the "
-                f"keys to import, and run the command again with: --columns {','.join([*keys, *new])}"
+                f"keys to import, and run the command again with: --columns {shlex.quote(written([*keys, *new]))}"
             )
 
     def _object(self, line: bytes, number: int) -> dict[str, Any] | BadRow:
