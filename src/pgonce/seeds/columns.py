@@ -19,7 +19,8 @@ KINDS: dict[str, Kind] = {
     "int2": "integer", "int4": "integer", "int8": "integer", "oid": "integer", "numeric": "number", "float4": "number",
     "float8": "number", "timestamp": "zoneless", "date": "zoneless", "time": "zoneless",
     **dict.fromkeys(
-        ("timestamptz", "timetz", "inet", "cidr", "macaddr", "macaddr8", "bit", "varbit"), "notation"
+        ("timestamptz", "timetz", "inet", "cidr", "macaddr", "macaddr8", "bit", "varbit", "money with a comma"),
+        "notation",
     ),
 }  # fmt: skip
 """By the name in pg_type; other types are arrays, composites or texts by their category, or "other".

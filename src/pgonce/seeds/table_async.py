@@ -84,7 +84,11 @@ with recursive used(oid) as (
       where t.typtype = 'c' and a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped
   ) next(oid) where next.oid <> 0
 )
-select t.oid, t.typname::text as name, t.typtype::text as form, t.typcategory::text as category,
+select t.oid, t.typtype::text as form,
+  -- where 0.50 is written 0,50, the point separates thousands: 1.50 is read as 150
+  case when t.oid = 'money'::regtype and 0.5::numeric::money::text ~ '0[^.]5' then 'money with a comma'
+    else t.typname::text end as name,
+  t.typcategory::text as category,
   t.typdelim::text as delimiter, t.typbasetype as base, t.typelem as element, t.typrelid as relation,
   (select s.typname::text from pg_range r join pg_type s on s.oid = r.rngsubtype
    where t.oid in (r.rngtypid, r.rngmultitypid)) as subtype,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from decimal import Decimal
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -52,9 +55,34 @@ def test_of_equal_keys_with_other_texts_one_row_is_there_as_a_whole(
     check_equal_keys(seeds, conn, kind, (one, other), on_conflict, size)
 
 
-def test_of_keys_that_a_collation_or_citext_calls_equal_one_row_is_there_as_a_whole() -> None:
-    """On Debian's PostgreSQL: the suite's has no ICU."""
-    with debian_server() as url, pools.open_pool(url, 4) as pool, psycopg.connect(url, autocommit=True) as conn:
+@pytest.fixture(scope="module")
+def debian() -> Iterator[str]:
+    """Debian's PostgreSQL, since the suite's has no ICU, with the locale of Germany."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        Path(folder).chmod(0o755)
+        german = Path(folder, "de_DE.UTF-8")
+        subprocess.run(["localedef", "-i", "de_DE", "-f", "UTF-8", german], check=False)
+        patch.setenv("LOCPATH", folder)
+        with debian_server() as url, psycopg.connect(url, autocommit=True) as conn:
+            if german.exists():
+                conn.execute("alter database postgres set lc_monetary = 'de_DE.UTF-8'")
+            yield url
+
+
+def test_a_number_is_not_read_as_a_hundred_times_as_much_money(debian: str) -> None:
+    with pools.open_pool(debian, 4) as pool, psycopg.connect(debian, autocommit=True) as conn:
+        [[point]] = conn.execute("select 0.5::numeric::money::text").fetchall()
+        if "," not in point:
+            pytest.skip("there is no locale of Germany: apt-get install locales")
+        conn.execute("create table things (id int primary key, note money)")
+        what = seed((1, "1,50"), (2, Decimal("1.50")), (3, 1.5), max_rejects=2)
+        assert Seeds(pool).run(what).outcome == "complete"
+        assert conn.execute("select note::numeric from things").fetchall() == [(Decimal("1.50"),)]
+        conn.execute("drop table things; truncate seed_checkpoints")
+
+
+def test_of_keys_that_a_collation_or_citext_calls_equal_one_row_is_there_as_a_whole(debian: str) -> None:
+    with pools.open_pool(debian, 4) as pool, psycopg.connect(debian, autocommit=True) as conn:
         conn.execute(FOLDING)
         conn.execute("create schema apart; create extension citext schema apart")  # as in Supabase
         kinds = ("text collate folding", "apart.citext")
