@@ -15,6 +15,7 @@ from pgonce.seeds.copy_format import SPECIAL
 
 _KEYS = (str, int, float, Decimal, dt.date, dt.time, uuid.UUID)
 """Of a map: those that str() writes as JSON's names, also in a column of jsonb."""
+_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000}
 
 
 class Unreadable:
@@ -83,15 +84,26 @@ def values_of(column: Any) -> list[Any]:
     types = pyarrow("types")
     if not types.is_nested(column.type):
         try:
-            found = column.to_pylist()
+            found = [_value(each) for each in column] if _leaves_the_day(column) else column.to_pylist()
         except (ValueError, OverflowError, ArithmeticError):
             found = [_value(each) for each in column]
         return [_interval(each) if hasattr(each, "months") else each for each in found]
     return [_value(each) for each in column]
 
 
+def _leaves_the_day(times: Any) -> bool:
+    """Whether one of the times is before 00:00 or after 23:59:59: pyarrow would give it as that of another day."""
+    if not pyarrow("types").is_time(times.type):
+        return False
+    arrow, kind = pyarrow("lib"), times.type
+    found = pyarrow("compute").min_max(times.cast(arrow.int32() if kind.bit_width == 32 else arrow.int64())).as_py()
+    return found["min"] is not None and not 0 <= found["min"] <= found["max"] < _DAY[kind.unit]
+
+
 def _value(scalar: Any) -> Any:
     try:
+        if pyarrow("types").is_time(scalar.type) and scalar.is_valid and not 0 <= scalar.value < _DAY[scalar.type.unit]:
+            raise ValueError("it is beyond 23:59:59")
         found = scalar.as_py()
         return _with_dicts(found, scalar.type) if found is not None else None
     except (ValueError, OverflowError, ArithmeticError) as error:
