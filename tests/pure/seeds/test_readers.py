@@ -661,6 +661,10 @@ class TestParquet:
         parquet.write_table(arrow.table([arrow.array([1])] * 2, names=["a", "a"]), tmp_path / "twice.parquet")
         with pytest.raises(InvalidArgument, match=r"two columns of twice\.parquet have the same name: a"):
             list(read(tmp_path / "twice.parquet")(None))
+        parquet.write_table(arrow.table([arrow.array([1])] * 2, names=["a", ""]), tmp_path / "nameless.parquet")
+        with pytest.raises(InvalidArgument, match=r"a column of nameless\.parquet has no name: .*--columns"):
+            list(read(tmp_path / "nameless.parquet")(None))
+        assert [row for row, _ in read(tmp_path / "nameless.parquet", columns=["a"])(None)] == [(1,)]
         (tmp_path / "y.parquet").write_bytes(b"a,b\n")
         with pytest.raises(InvalidArgument, match=r"y\.parquet cannot be read as Parquet"):
             list(read(tmp_path / "y.parquet")(None))

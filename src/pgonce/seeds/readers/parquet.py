@@ -185,6 +185,8 @@ class ParquetFile(FileReader):
         wanted = [*(self._named or ()), *self._rename]
         if missing := [name for name in wanted if name not in there]:
             raise InvalidArgument(f"{self.name} has no column {missing[0]}: it has {', '.join(there)}")
+        if not (self._named or all(there)):
+            raise InvalidArgument(f"a column of {self.name} has no name: name those to import (--columns)")
         return self._named or tuple(there)
 
     def _batches(self, cursor: Cursor | None) -> Iterator[tuple[Any, int, int, int]]:
