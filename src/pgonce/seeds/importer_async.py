@@ -283,6 +283,11 @@ class Import:
     async def _current(self) -> Checkpoint | None:
         return await call(self._pool, calls.get_checkpoint(self._seed.name, self._options.partition), self._schema)
 
+    async def _number(self) -> int:
+        """How many batches have been committed."""
+        at = await self._current()
+        return at.batch if at else 0
+
     async def _commit(self, batch: Batch) -> Checkpoint:
         with working("write batch", "internal", {"import": self._seed.name}, {"pgonce.rows": batch.rows}):
             self._checkpoint = at = await retry_transient(self._pool, lambda: self._written(batch))
@@ -345,7 +350,10 @@ class Import:
                             f"do not fit into {self._seed.into}"
                         )
             self._rejected, self._last = rejected, (target, self._loader.files)
-        except _Moved:
+        except (_Moved, RowRejected) as error:
+            # The rows of an attempt whose answer was lost may be there: then they do not fit a second time.
+            if isinstance(error, RowRejected) and await self._number() <= number:
+                raise
             self._last = None
             advanced = await self._committed(batch, number)
             self._rejected += advanced.rows_rejected - (before.rows_rejected if before else 0)

@@ -16,7 +16,7 @@ from psycopg_pool import ConnectionPool
 
 from pgonce import AsyncSeeds, Seeds
 from pgonce.core.database import open_async_pool
-from pgonce.errors import DatabaseUnavailable, InvalidArgument, LeaseLost, PgonceError, SchemaError
+from pgonce.errors import DatabaseUnavailable, InvalidArgument, LeaseLost, PgonceError, RowRejected, SchemaError
 from tests.conftest import wait_until
 from tests.contract.callers import Caller, PlainSql, Sync, spawn
 from tests.contract.conftest import BINDINGS, CALLERS
@@ -364,13 +364,29 @@ def test_a_connection_that_dies_during_commit_neither_loses_nor_doubles_a_row(
     assert checkpoint(db, name)["batch"] == 6
 
 
-@pytest.mark.parametrize("kind", BINDINGS)
+@pytest.mark.parametrize("options", [{"key": ("id",), "on_conflict": "fail"}, {"key": ()}], ids=["fail", "no key"])
+def test_rows_that_a_lost_answer_was_about_are_not_called_duplicates(
+    network: Proxy, open_caller: Open, db: Db, table: str, name: str, options: dict[str, Any]
+) -> None:
+    caller, held = open_caller("sync", network.url), list[Any]()
+    source = holding(network, numbers(*range(9), 3), 4, held, answer=True)
+    importing = spawn(lambda: caller.seed(name, source, into=table, **options))
+    wait_until(lambda: held, "the source has got there")[0].wait()
+    network.cut()
+    with pytest.raises(RowRejected, match="row 10, "):
+        importing.result(30)
+    assert found(db, table) == [*range(8)], "up to the batch with the one row that is there twice"
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [*((kind, {}) for kind in BINDINGS), ("sync", {"on_conflict": "fail"})], ids=str
+)
 def test_a_delayed_commit_and_its_repetition_do_not_both_land(
-    network: Proxy, open_caller: Open, db: Db, table: str, name: str, kind: str
+    network: Proxy, open_caller: Open, db: Db, table: str, name: str, kind: str, options: dict[str, Any]
 ) -> None:
     caller, held = open_caller(kind, network.url), list[Any]()
     source = holding(network, numbers(*range(9)), 4, held, answer=False)
-    importing = spawn(lambda: caller.seed(name, source, into=table, key=("id",)))
+    importing = spawn(lambda: caller.seed(name, source, into=table, key=("id",), **options))
     commit = wait_until(lambda: held, "the source has got there")[0]
     commit.wait()
     network.cut_clients()  # the COMMIT is still under way to the server
