@@ -43,6 +43,8 @@ Outcome: TypeAlias = Literal["complete", "unfinished", "stopped", "paused", "ove
 
 RETRIES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, *[5.0] * 16, None)
 """Seconds between the attempts at a batch while the database is unavailable: a failover takes about a minute."""
+LOOK = 0.2
+"""Seconds between two calls of ``stop`` while the next batch has to wait."""
 
 
 def as_json(value: Any) -> Any:
@@ -216,14 +218,14 @@ class Import:
                 at = self._commit(batch)
                 now = time.monotonic()
                 self._sizer.record(batch.rows, now - last)
-                last = now
                 if at.paused_at:
                     return self._stopped("paused", at)
-                if self._options.stop():
+                until = now + self._sizer.pause(self.rows, now - self._started)
+                while not (is_stopped := self._options.stop()) and (left := until - time.monotonic()) > 0:
+                    sleep(min(left, LOOK))
+                if is_stopped:
                     return self._stopped("stopped", at)
-                if pause := self._sizer.pause(self.rows, now - self._started):
-                    sleep(pause)
-                    last = time.monotonic()
+                last = time.monotonic()
         return None
 
     def _stopped(self, outcome: Outcome, at: Checkpoint) -> tuple[Outcome, Checkpoint]:

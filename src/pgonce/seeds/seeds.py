@@ -110,7 +110,7 @@ class Seeds:
             accept_change: resume at the checkpoint although the source's fingerprint has changed.
             partition: import ``source`` as this part, with a checkpoint of its own; ``begin_partitions`` first.
             on_progress: called after every batch; a crash of the server may still forget the last batches.
-            stop: called after every batch; when it returns True the run ends there, and the next one resumes.
+            stop: called after every batch, and while one has to wait; if it returns True the run ends, and can resume.
             options: the fields of `Seed`, where ``seed`` is a name.
 
         Returns:

@@ -402,6 +402,10 @@ def test_a_limit_of_rows_per_second_bounds_the_batches(seeds: Seeds, table: str)
     sizes.clear()
     run(seeds, numbers(3), "t", batch_size=30, max_rows_per_second=1, on_progress=lambda at: sizes.append(at.rows))
     assert sizes == [1, 2, 3]
+    stops = iter([False, True])
+    one_unit = [((n, "x", f"u{n}"), 1) for n in range(100, 130)]
+    result = seeds.run("u", lambda _: one_unit, **OPTIONS, max_rows_per_second=1, stop=lambda: next(stops))
+    assert result.outcome == "stopped", "in the half minute that follows these rows"
 
 
 def test_a_reset_forgets_everything_but_the_rows_and_is_refused_while_a_runner_is_at_work(
