@@ -37,7 +37,11 @@ from pgonce.seeds.seeds import Progress as Step
 @click.option("--batch-size", type=click.IntRange(min=1), help="Rows per transaction, at least. [default: the seed's]")
 @click.option("--window", type=Length(), help="Without a heartbeat for this long a runner is dead. [default: 2 min]")
 @click.option("--max-rejects", type=click.IntRange(min=0), help="Bad rows that may be left out. [default: the seed's]")
-@click.option("--max-rows-per-second", type=click.FloatRange(min=1), help="Write at most this many rows per second.")
+@click.option(
+    "--max-rows-per-second",
+    type=click.FloatRange(min=1),
+    help="Write at most this many rows per second; on a cluster, of each partition.",
+)
 @click.option("--accept-change", is_flag=True, help="Resume even though the source has changed since the checkpoint.")
 @click.option("--set-sequences", is_flag=True, help="At the end set the table's sequences to the greatest value.")
 @click.option("--allow-unlogged", is_flag=True, help="Write to a table that a crash of the server empties.")
@@ -134,7 +138,10 @@ class _Parts:
             if self.cluster:
                 partitions.run_on_cluster(self.cluster, *where, options, show, stop)
             elif left:
-                partitions.run_here(*where, min(self.workers, len(left)), options, show, stop)
+                workers = min(self.workers, len(left))
+                if rate := options["max_rows_per_second"]:
+                    options = {**options, "max_rows_per_second": rate / workers}
+                partitions.run_here(*where, workers, options, show, stop)
             at = seeds.checkpoint(self.name)
             open_ = [part for part in seeds.partitions(self.name) if part.status != "complete"]
         new_rows = at.rows_seen - before if at else 0

@@ -12,10 +12,11 @@ import psycopg
 import pytest
 
 from pgonce.cli import partitions
+from pgonce.cli.seed import _Parts
 from pgonce.errors import PgonceError
 from tests.edge import command
 from tests.edge.command import counted
-from tests.edge.seeds.seed_app import PART
+from tests.edge.seeds.seed_app import PART, app
 from tests.faults.seeds.dask_kills import cluster
 
 NO_DASK = "Dask missing: pip install 'pgonce[cluster]'"
@@ -123,6 +124,15 @@ def test_partitions_are_rehearsed_and_verified_as_one(cli: Cli, conn: Conn) -> N
     assert f"verified   {4 * PART:,} keys" in cli("run", "parts", "--workers", "2", "--verify")
     conn.execute("delete from things where id = 1")
     assert f"NOT verified   {4 * PART:,} keys" in cli("run", "parts", "--verify", code=1)
+
+
+def test_workers_share_the_rows_per_second(database: str, conn: Conn, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = list[Any]()
+    monkeypatch.setattr(partitions, "run_here", lambda *arguments: given.extend(arguments[5:7]))
+    import_ = _Parts("app", database, "public", "parts", None, 3, restart=False)
+    for rate in (30.0, None):
+        import_.run(app.get_seed("parts"), {"max_rows_per_second": rate}, lambda _: None, lambda: True)
+    assert given == [3, {"max_rows_per_second": 10.0}, 3, {"max_rows_per_second": None}]
 
 
 def test_a_restart_of_partitions_doubles_no_row_and_one_that_is_not_listed_is_named(cli: Cli, conn: Conn) -> None:
