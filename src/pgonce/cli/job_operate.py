@@ -22,6 +22,7 @@ from pgonce.jobs import calls_console_operate as operate
 from pgonce.jobs import calls_operate
 from pgonce.jobs.calls import NOW
 from pgonce.jobs.calls_operate import Answer
+from pgonce.jobs.calls_stats import list_job_runs
 from pgonce.jobs.cron import CatchUp, Cron, Every, Schedule, read_plan
 
 
@@ -63,7 +64,12 @@ def pause(name: str, reason: str, until: str | None, url: str, schema: str) -> N
     with database.open_pool(url, 1) as pool:
         end_of_pause = None if until is None else _later(until, pool)
         call(pool, operate.pause_job(session(pool, schema), name, reason, end_of_pause), schema)
+        scheduled = {each.job_name for each in call(pool, calls_operate.list_job_schedules(), schema)}
+        runs = call(pool, list_job_runs(name=name, limit=1), schema)
+        is_known = runs or name in scheduled or name in _running_jobs(pool, schema)
     print_line(f"{name}: paused{f' until {when(end_of_pause)} UTC' if end_of_pause else ''}")
+    if not is_known:
+        print_line(f"{name} has never run, and no worker or schedule has it: see pgonce job ls for its name", err=True)
 
 
 def _later(text: str, pool: Pool) -> datetime:

@@ -386,8 +386,11 @@ def test_a_run_that_hangs_is_found_with_its_process_and_ended_with_a_reason(
 
 
 def test_a_paused_job_is_skipped_by_whoever_starts_it_until_it_is_resumed(run: Run, conn: Connection) -> None:
-    assert run("pause", "counts", "--reason", "why", "--until", "2 hours")[1].startswith("counts: paused until ")
+    _, out, said = run("pause", "counts", "--reason", "why", "--until", "2 hours")
+    assert out.startswith("counts: paused until ")
+    assert said.startswith("counts has never run, and no worker or schedule has it: see pgonce job ls")
     assert run("run", "counts")[0] == 75
+    assert run("pause", "counts", "--reason", "why") == (0, "counts: paused\n", "")
     assert run("resume", "counts") == (0, "counts: resumed\n", "")
     assert run("resume", "counts") == (1, "", "pgonce: job counts is not paused\n")
     assert run("run", "counts")[0] == 0
