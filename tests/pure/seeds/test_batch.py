@@ -73,7 +73,7 @@ def test_cursors_are_compared_as_json() -> None:
     found = cut([((n, 0), Vector([n // 2])) for n in range(6)], BatchSizer(1))
     assert [batch.rows for batch in found] == [2, 2, 2]
     with pytest.raises(InvalidArgument, match="the checkpoint is not JSON"):
-        cut([((1, 1), functools.reduce(lambda inner, _: [inner], range(5000), list[Any]()))], BatchSizer(1))
+        cut([((1, 1), functools.reduce(lambda inner, _: [inner], range(200_000), list[Any]()))], BatchSizer(1))
 
 
 def test_nothing_in_nothing_out() -> None:
