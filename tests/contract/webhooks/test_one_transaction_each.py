@@ -15,6 +15,7 @@ from psycopg.rows import dict_row
 from psycopg.types.string import TextLoader
 
 import pgonce
+from pgonce.webhooks.handler_connection import _FLUSH
 from pgonce.webhooks.worker import Worker
 from tests.conftest import wait_until
 from tests.contract.webhooks.test_worker import Effects, Queue, app, effects, put, settled, status, work, write
@@ -266,6 +267,17 @@ def test_all_commits_of_a_chain_but_the_last_are_asynchronous_unless_each_is_to_
     work(app, database, conn, concurrency=1)
     assert [row[0] for row in conn.execute("select synchronous from commits order by nr").fetchall()] == commits
     assert len(effects()) == 3
+
+
+@pytest.mark.parametrize(
+    ("usual", "then"), [("off", "local"), ("on", "on"), ("remote_apply", "remote_apply")], ids=lambda name: name
+)
+def test_what_comes_before_a_callback_waits_for_standbys_as_before(
+    conn: Connection[Any], usual: str, then: str
+) -> None:
+    conn.execute(f"set synchronous_commit = {usual}".encode())
+    conn.execute(_FLUSH.removesuffix("; commit").encode())
+    assert conn.execute("show synchronous_commit").fetchone() == (then,)
 
 
 @pytest.mark.parametrize("last", ["failed", "commits asynchronously", "as all commits, by a setting of the database"])
