@@ -17,7 +17,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 Row = dict[str, Any] | None
-REFUSALS = {"false", "none", "PT404", "PT409", "23505"}
+REFUSALS = {"false", "none", "PT404", "PT409", "22023", "23505"}
 
 
 class Cell(NamedTuple):

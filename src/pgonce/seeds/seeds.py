@@ -104,8 +104,7 @@ class Seeds:
             seed: the seed, or its name.
             source: the source, where ``seed`` is a name; see `Seed`.
             max_rows_per_second: the most rows to write per second.
-            window: without a heartbeat for this long a runner counts as dead; on its own machine a killed one is
-                known at once.
+            window: without a heartbeat for this long a runner is dead; one killed on this machine is known at once.
             restart: begin at the start; what is there already is skipped, and the counters begin anew.
             accept_change: resume at the checkpoint although the source's fingerprint has changed.
             partition: import ``source`` as this part, with a checkpoint of its own; ``begin_partitions`` first.
@@ -114,9 +113,8 @@ class Seeds:
             options: the fields of `Seed`, where ``seed`` is a name.
 
         Returns:
-            ``complete``; ``unfinished`` when the source ended before its end, with half a line for example: what is
-            whole is in, and the next run resumes there; ``stopped``; ``paused`` when ``pause`` was called; or
-            ``overlap`` when another runner is at work on this seed.
+            ``complete``; ``unfinished`` when the source ended too early, with half a line for example: what is whole
+            is in, and the next run resumes there; ``stopped``; ``paused``; or ``overlap``: another runner has the seed.
 
         Raises:
             SchemaError: no such table, or the key is not unique.
@@ -318,12 +316,14 @@ class Seeds:
         """
         found, sources = sources_of(seed, source, options)
         left = list[tuple[Source, Checkpoint | None]]()
-        again = restart and self.checkpoint(found.name) is not None
+        whole = self.checkpoint(found.name)
+        verify.check_form(None if restart else whole, in_parts=None not in sources)
         for part, each in sources.items():
             at = None if restart else self.checkpoint(found.name, part)
             if part is None or at is None or at.status != "complete":
                 left.append((each, at))
         kept = 0 if restart else call(self._pool, calls_operate.count_rejects(found.name), self._schema)
+        again = restart and whole is not None
         return verify.rehearse(self._pool, left, found, again=again, accept_change=accept_change, kept=kept)
 
     def verify(

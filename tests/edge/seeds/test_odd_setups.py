@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,27 @@ def test_a_dry_run_refuses_what_a_run_refuses(seeds: Seeds, conn: Conn, tmp_path
     seeds.run("p", read(file), into="plain")
     with pytest.raises(InvalidArgument, match="has no key"):
         seeds.rehearse("p", read(file), into="plain", restart=True)
+
+
+@pytest.mark.parametrize("is_first_whole", [True, False])
+def test_rows_do_not_come_once_more_when_partitions_are_added_or_taken_away(
+    seeds: Seeds, conn: Conn, is_first_whole: bool
+) -> None:
+    conn.execute("create table lines (n int, part text)")
+    whole = Seed("s", lambda _, partition="a": [((n, partition), n) for n in range(3)], "lines", columns=("n", "part"))
+    parted = replace(whole, partitions=["a"])
+    ways: list[tuple[Seed, Any]] = [
+        (whole, lambda: seeds.run(whole)), (parted, lambda: seeds.run_partition(parted, "a")),
+    ]  # fmt: skip
+    (_, first), (other, second) = ways if is_first_whole else reversed(ways)
+    assert first().outcome == "complete"
+    for refused in (second, lambda: seeds.rehearse(other)):
+        with pytest.raises(InvalidArgument, match="once more: --restart begins at the start"):
+            refused()
+    assert conn.execute("select count(*) from lines").fetchone() == (3,)
+    conn.execute("truncate lines")
+    assert seeds.restart_partitions(whole)
+    assert second().outcome == "complete"
 
 
 @pytest.mark.usefixtures("things")

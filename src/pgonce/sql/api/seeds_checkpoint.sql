@@ -16,6 +16,7 @@
 -- failed      | pgonce_advance_seed | in_progress | the resume made progress
 -- repeated    | pgonce_advance_seed | none        | this batch was committed already: no row, nothing changes
 -- lost        | pgonce_advance_seed | PT409       | the runner was replaced: roll back
+-- in_parts    | pgonce_advance_seed | 22023       | the parts have brought its rows: it would bring them once more
 -- absent      | pgonce_restart_seed | in_progress | the row is created, so that a resume finds this start
 -- in_progress | pgonce_restart_seed | in_progress | cursor, counters and rejects are reset
 -- complete    | pgonce_restart_seed | in_progress | cursor, counters and rejects are reset
@@ -168,6 +169,10 @@ begin
     returning *;
   if not found then
     return;
+  end if;
+  if exists (select from pgonce_seed_partitions where seed_name = p_seed_name) then
+    raise sqlstate '22023' using message = format(
+      'the seed %s has run in partitions, and without them it would bring its rows once more: --restart begins at the start', p_seed_name);
   end if;
   perform pgonce_note_batch(p_seed_name, '', p_batch, v_rows);
   if not beat_job_run(p_run_id) then  -- the fence is the last statement

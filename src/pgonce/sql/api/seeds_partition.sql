@@ -8,6 +8,7 @@
 -- in_progress | pgonce_begin_partitions   | in_progress | its checkpoint stays
 -- complete    | pgonce_begin_partitions   | complete    | it is done
 -- failed      | pgonce_begin_partitions   | failed      | it resumes at its next batch
+-- whole       | pgonce_begin_partitions   | 22023       | the seed has run without parts: they would bring its rows once more
 -- absent      | pgonce_advance_partition  | PT404       | the part does not exist
 -- in_progress | pgonce_advance_partition  | in_progress | the expected batch
 -- complete    | pgonce_advance_partition  | in_progress | the part starts again, and so does the seed
@@ -55,6 +56,10 @@ begin
   -- Locked before the parts are looked at. The update would wait for the end of the last part, too, but then look at the parts
   -- as they were before: the seed would be in progress for ever, with all parts complete.
   perform from seed_checkpoints where seed_name = p_seed_name for update;
+  if exists (select from seed_checkpoints where seed_name = p_seed_name and last_checkpoint <> '{}') then
+    raise sqlstate '22023' using message = format(
+      'the seed %s has run without partitions, and with them it would bring its rows once more: --restart begins at the start', p_seed_name);
+  end if;
   update seed_checkpoints s
   set status = 'in_progress', error_message = null, completed_at = null, last_updated_at = clock_timestamp()
   where s.seed_name = p_seed_name and exists (
