@@ -55,7 +55,7 @@ log = logging.getLogger("pgonce")
 _BEGIN = f"begin; {settings('pgonce worker', LIMIT)}"
 _UNSYNCED = "set local synchronous_commit to off"
 _SYNCED = "select pg_catalog.current_setting('synchronous_commit')"
-_NOT_COMPLETED = "the handler returned without event.complete(session) in its transaction"
+_NOT_COMPLETED = "the handler returned without committing a transaction in which it called event.complete"
 _NOT_OURS = "the event was taken over, or has failed, before the handler completed it"
 
 

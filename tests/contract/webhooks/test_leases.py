@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -196,3 +197,29 @@ def test_an_event_whose_time_is_over_is_reported_once(
     with Worker(app, database, poll=0.05):
         wait_until(lambda: status(conn, "evt_1")["status"] == "failed", "the failure")
     assert [type(error) for error in errors] == [TimeoutError]
+
+
+def test_a_handler_that_does_not_commit_fails_and_stops_no_other_event(
+    app: pgonce.App,
+    database: str,
+    conn: Connection[Any],
+    put: Queue,
+    effects: Effects,
+    session: Callable[..., Connection[Any]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As with a scoped_session of SQLAlchemy: its transaction stays open, and holds the lock of the event's row."""
+    kept = session(autocommit=False)
+
+    @app.webhook("pay", transaction="own")
+    def pay(event: pgonce.Event) -> None:
+        event.complete(kept)
+
+    app.webhook("other")(lambda event, tx: tx.execute("insert into effects (event) values (%s)", [event.id]))
+    put("pay", "evt_1")
+    with Worker(app, database, poll=0.05, concurrency=1):
+        wait_until(lambda: "without committing" in caplog.text, "the failure")
+        put("other", "evt_2")
+        wait_until(lambda: effects() == ["evt_2"], "the other event")
+    kept.rollback()
+    assert status(conn, "evt_1")["status"] == "processing"
