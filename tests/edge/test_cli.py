@@ -429,7 +429,7 @@ def test_a_mistake_of_our_own_is_shown_as_a_whole(here: Pgonce, monkeypatch: pyt
 
 def test_an_output_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     shell = ["sh", "-c", '"$@" > /dev/full', "sh", *PGONCE, "sql"]
-    done = subprocess.run(shell, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(shell, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stderr) == (1, "pgonce: the output cannot be written: No space left on device\n")
 
 

@@ -88,7 +88,7 @@ def test_python_has_its_own_time_zone_database() -> None:
     done = subprocess.run(
         [sys.executable, "-c", program],
         env=dict(os.environ) | {"PYTHONTZPATH": ""},
-        text=True, capture_output=True, timeout=60, check=False,
+        text=True, capture_output=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.stdout == "America/New_York\n", done.stderr
 
@@ -153,7 +153,7 @@ def test_a_live_process_of_another_user_is_not_gone_under_hidepid(tmp_path: Path
         arguments = [str(live.pid), str(process._started(live.pid))]
         script = 'mount -t proc -o hidepid=2 proc /proc && exec "$@"'
         command = ["unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-c", program, *arguments]
-        done = subprocess.run(command, text=True, capture_output=True, timeout=60, check=False)
+        done = subprocess.run(command, text=True, capture_output=True, timeout=300, check=False)
         if "cannot change root filesystem propagation" in done.stderr:
             pytest.skip("/ is not a mount point here, as in a chroot")
         if "permission denied" in done.stderr.lower() or "not permitted" in done.stderr.lower():

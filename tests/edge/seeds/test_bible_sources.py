@@ -225,7 +225,7 @@ def test_a_source_that_is_not_installed_is_one_line_that_says_what_to_install(ca
     )
     done = subprocess.run(
         [sys.executable, "-S", "-P", "-c", code],  # -S: no installed packages
-        capture_output=True, text=True, check=True, timeout=60, env={"SWORD_PATH": "/nowhere"},
+        capture_output=True, text=True, check=True, timeout=300, env={"SWORD_PATH": "/nowhere"},
     )  # fmt: skip
     [line] = done.stdout.splitlines()
     assert install in line
