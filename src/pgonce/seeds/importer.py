@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sized
 from contextlib import suppress
@@ -20,7 +19,6 @@ from pgonce.errors import (
     LeaseLost,
     PgonceError,
     RowRejected,
-    SourceChanged,
     SourceUnfinished,
     is_transient,
 )
@@ -30,9 +28,10 @@ from pgonce.seeds.batch import SMALLEST, Batch, BatchBuilder, BatchSizer, join_b
 from pgonce.seeds.calls import Checkpoint, Counts, Cursor, SeedRow
 from pgonce.seeds.copy_text import RowFormatter
 from pgonce.seeds.run_options import Progress, RunOptions
-from pgonce.seeds.seed import Fingerprint, Seed
+from pgonce.seeds.same_source import as_json, check_source
+from pgonce.seeds.seed import Fingerprint
 from pgonce.seeds.sequences import sequences_behind
-from pgonce.seeds.source import NO_CURSOR, BlockSource, Fingerprinted, check_columns
+from pgonce.seeds.source import NO_CURSOR, BlockSource, check_columns
 from pgonce.seeds.stream import Stream, batches_of, prefetched
 from pgonce.seeds.table_loader import Last, TableLoader
 
@@ -45,11 +44,6 @@ RETRIES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, *[5.0] * 16, None)
 """Seconds between the attempts at a batch while the database is unavailable: a failover takes about a minute."""
 LOOK = 0.2
 """Seconds between two calls of ``stop`` while the next batch has to wait."""
-
-
-def as_json(value: Any) -> Any:
-    """``value`` as it comes back from the database: a tuple as a list."""
-    return json.loads(json.dumps(value))
 
 
 class WentBack(Exception):
@@ -100,39 +94,6 @@ def batches(loader: TableLoader, source: Source, cursor: Cursor | None, sizer: B
         if needs_rows is None or not needs_rows(loader.facts.columns):
             return join_blocks(offered, cursor, sizer)
     return batches_of(source(cursor), BatchBuilder(sizer, _formatter(loader, source)))
-
-
-def check_source(
-    seed: Seed, source: Source, at: Checkpoint | None, *, accept_change: bool = False
-) -> Fingerprint | None:
-    """The function that takes fingerprints, when the source is what it was at the checkpoint.
-
-    Raises:
-        SourceChanged: it is another one; the message names the ways to go on.
-    """
-    offered: object = source
-    own = offered if isinstance(offered, Fingerprinted) else None
-    take = seed.fingerprint or (own.fingerprint if own else None)
-    if take is None or at is None or at.fingerprint is None or accept_change:
-        return take
-    if own and seed.fingerprint is None:
-        changed = own.same(at.fingerprint) == "changed"
-    else:
-        changed = as_json(calls.jsonb(take(at.cursor), "fingerprint").obj) != at.fingerprint
-    if changed:
-        raise SourceChanged(
-            f"the source of {seed.name} has changed since row {at.rows_seen:,}: begin at the start "
-            f"({_restart_advice(seed)}), resume at the checkpoint (--accept-change), or use another --name"
-        )
-    return take
-
-
-def _restart_advice(seed: Seed) -> str:
-    if not seed.key:
-        return f"empty {seed.into} first, then --restart"
-    if seed.on_conflict == "skip":
-        return "--restart --on-conflict update; without the second rows that are there stay as they are"
-    return "--restart"
 
 
 class Import:

@@ -20,8 +20,9 @@ from pgonce.seeds.calls import Checkpoint, Counts
 from pgonce.seeds.calls_operate import Rehearsed, RejectGroup
 from pgonce.seeds.columns import Column, Kind, TableFacts
 from pgonce.seeds.expected import Rejected, RowReader
-from pgonce.seeds.importer_async import Source, batches, check_source
+from pgonce.seeds.importer_async import Source, batches
 from pgonce.seeds.open_loader_async import open_loader
+from pgonce.seeds.same_source import check_source
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.source import check_columns
 from pgonce.seeds.stream_async import batches_of, prefetched
