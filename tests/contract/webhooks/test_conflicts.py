@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from django.db.utils import OperationalError as DjangoError
 from psycopg import Connection
-from sqlalchemy import create_engine, text
+from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.orm import Session
 
 import pgonce
@@ -57,7 +57,8 @@ def test_a_conflict_at_each_call_is_a_failure_in_the_end(
 
 
 def by_sqlalchemy(app: pgonce.App, database: str, statement: Callable[[], str]) -> None:
-    engine = create_engine(database.replace("postgresql://", "postgresql+psycopg://"))
+    url = database.replace("postgresql://", "postgresql+psycopg://")
+    engine = create_engine(url, poolclass=NullPool)  # nothing is left open
 
     @app.webhook("pay", transaction="own")
     def pay(event: pgonce.Event) -> None:
