@@ -195,3 +195,31 @@ def test_the_end_of_an_attempt_does_not_wait_for_ever_for_a_locked_row(conn: Con
     with ThreadPoolExecutor(4) as pool:
         tried = [pool.submit(value, each, f"select {verb}", *mine) for each, verb, mine in ends]
         assert [type(each.exception(60)) for each in tried] == [errors.LockNotAvailable] * 4
+
+
+def test_a_replay_leaves_out_what_was_erased_after_it_began(conn: Connection, session: Open) -> None:
+    """A policy makes the replay wait between its snapshot and its row lock."""
+    conn.execute(
+        "insert into webhook_events (stripe_event_id, event_type, status, payload)"
+        """ values ('evt', 'x', 'succeeded', '{"data": {"object": {"customer": "cus_1"}}}')"""
+    )
+    _, seen = lease(conn)
+    conn.execute("alter table webhook_events enable row level security")
+    conn.execute(
+        "create policy waits on webhook_events as restrictive for select to service_role"
+        " using (pg_advisory_xact_lock_shared(7)::text = '')"
+    )
+    conn.execute("select pg_advisory_lock(7)")
+    replayer = session()
+    replayer.execute("set role service_role")  # no policy binds a superuser
+    replay = f"select pgonce_replay_webhooks(array['evt'], array['succeeded'], array['{seen}'::uuid])"
+    try:
+        with waiting(conn, replayer, lambda: value(replayer, replay)) as replayed:
+            assert value(conn, "select erased from pgonce_erase_webhooks('cus_1')") == 1
+            conn.execute("select pg_advisory_unlock(7)")
+        assert replayed.result() is None
+        assert value(conn, "select status from webhook_events") == "succeeded"
+    finally:
+        conn.execute("select pg_advisory_unlock_all()")
+        conn.execute("drop policy waits on webhook_events")
+        conn.execute("alter table webhook_events disable row level security")

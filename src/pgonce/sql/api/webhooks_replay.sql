@@ -40,9 +40,12 @@ begin
   free as (  -- a locked event is being handled
     select e.id, e.attempts from webhook_events e join seen s on s.event = e.stripe_event_id
     where e.status = s.status and e.status <> 'processing' and e.lease is not distinct from s.lease
-      and not exists (select from pgonce_webhook_attempts a where a.event_id = e.id and a.what = 'erased')
     order by e.id for update of e skip locked)
   select coalesce(array_agg(f.id), '{}'), coalesce(array_agg(f.attempts), '{}') into v_ids, v_attempts from free f;
+  -- In a statement of its own: the one above would not see what was erased after its beginning and before its row lock.
+  select coalesce(array_agg(f.id), '{}'), coalesce(array_agg(f.attempts), '{}') into v_ids, v_attempts
+  from unnest(v_ids, v_attempts) as f (id, attempts)
+  where not exists (select from pgonce_webhook_attempts a where a.event_id = f.id and a.what = 'erased');
   return query
     with queued as (select unnest(pgonce_change_webhooks(v_ids, 'queue')) as id),
     kept as (
