@@ -151,8 +151,9 @@ GROWN = [
 ]
 
 
+@pytest.mark.parametrize(("few", "is_analyzed"), [(40, False), (40, True), (8, True)])
 def test_a_plan_that_was_made_while_the_table_was_empty_is_good_for_a_full_one(
-    conn: Connection, session: Callable[[], Connection]
+    conn: Connection, session: Callable[[], Connection], few: int, is_analyzed: bool
 ) -> None:
     insert = (
         "insert into webhook_events"
@@ -162,8 +163,7 @@ def test_a_plan_that_was_made_while_the_table_was_empty_is_good_for_a_full_one(
     )
     mine = "select array_agg(id)::text, array_agg(lease)::text from pgonce_claim_webhooks(3)"
     sessions = {call: session() for call in GROWN}  # each with plans of its own
-    # statistics of 40 rows would be another case, and end all plans
-    conn.execute("alter table webhook_events set (autovacuum_enabled = off)")
+    conn.execute("alter table webhook_events set (autovacuum_enabled = off)")  # it would end all plans
 
     def called(call: str) -> set[str]:
         one = sessions[call]
@@ -171,7 +171,9 @@ def test_a_plan_that_was_made_while_the_table_was_empty_is_good_for_a_full_one(
             [(ids, leases)] = one.execute(mine.encode()).fetchall()
             return scans(one, call.replace("IDS", f"('{ids}'::uuid[])").replace("LEASES", f"('{leases}'::uuid[])"))[0]
 
-    conn.execute(insert.encode(), [1, 40])
+    conn.execute(insert.encode(), [1, few])
+    if is_analyzed:  # then the planner knows that the table is small
+        conn.execute("analyze webhook_events")
     for call in GROWN:
         for _ in range(8):  # from the sixth call on PL/pgSQL may keep its plan
             called(call)
@@ -179,6 +181,48 @@ def test_a_plan_that_was_made_while_the_table_was_empty_is_good_for_a_full_one(
     conn.execute(insert.encode(), [100, ROWS])
     # pgonce_processes has a row for each process
     assert {call: read for call in GROWN if (read := called(call) - {"pgonce_processes"})} == {}
+
+
+GROWN_RUNS = [
+    "start_job_run('a')",
+    "start_job_run('busy')",
+    "start_job_run('a', p_scheduled_for => '2026-01-01')",
+    "beat_job_run(RUN)",
+    "pgonce_report_job_run(RUN)",
+    "pgonce_fence_job_run(RUN, 0)",
+    "complete_job_run(RUN)",
+    "fail_job_run(RUN, 'why')",
+    "pgonce_interrupt_job_run(RUN, 'why')",
+    "pgonce_explain_job_run_end(RUN)",
+    "pgonce_note_lost_job_run(RUN)",
+    "pgonce_abandon_job_runs()",
+]
+
+
+@pytest.mark.parametrize("few", [8, 40])
+def test_a_plan_that_was_made_for_few_runs_is_good_for_many(
+    conn: Connection, session: Callable[[], Connection], few: int
+) -> None:
+    insert = (
+        "insert into cron_job_runs (job_name, status, completed_at)"
+        " select 'job_' || n, 'succeeded', now() from generate_series(%s::int, %s) n"
+    )
+    sessions = {call: session() for call in GROWN_RUNS}
+    conn.execute("alter table cron_job_runs set (autovacuum_enabled = off)")
+    run = value(conn, "select format('%L', start_job_run('busy', p_window => '1 hour'))")
+    conn.execute(insert.encode(), [1, few])
+    conn.execute("analyze cron_job_runs")
+
+    def called(call: str) -> set[str]:
+        one = sessions[call]
+        with one.transaction(force_rollback=True):
+            return scans(one, call.replace("RUN", run))[0]
+
+    for call in GROWN_RUNS:
+        for _ in range(8):
+            called(call)
+    conn.execute(insert.encode(), [100, ROWS])
+    assert {call: read for call in GROWN_RUNS if "cron_job_runs" in (read := called(call))} == {}
 
 
 def test_many_runs_are_found_one_by_one_with_plans_that_were_made_while_the_table_was_empty(

@@ -13,7 +13,7 @@
 create or replace function pgonce_fence_job_run(
   p_run_id uuid, p_transactions integer default 0, p_rows_processed integer default null, p_rows_skipped integer default null,
   p_progress_done bigint default null, p_progress_total bigint default null) returns boolean
-language plpgsql set search_path from current as $$
+language plpgsql set search_path from current set enable_seqscan = off as $$
 declare
   v_number integer;
 begin
@@ -39,7 +39,7 @@ comment on function pgonce_fence_job_run(uuid, integer, integer, integer, bigint
   'many transactions of the run have been confirmed to you; PT409 = the database has fewer, because a failover has lost some.';
 
 create or replace function pgonce_keep_heartbeats_apart(p_run_id uuid) returns boolean
-language plpgsql set search_path from current as $$
+language plpgsql set search_path from current set enable_seqscan = off as $$
 begin
   -- This waits for a heartbeat that is being written to the run's row. The next heartbeat finds the row below and updates
   -- that one. So a transaction that begins after this function has returned sees the last heartbeat that is ever written to

@@ -141,12 +141,13 @@ language sql stable parallel safe set search_path from current as $$
 $$;
 comment on function pgonce_pause_text(timestamptz, text) is 'pgonce: a pause for people, as the reason of what it keeps from running.';
 
+-- enable_seqscan = off, here and below: see complete_webhook in webhooks_inbox.sql.
 create or replace function start_job_run(
   p_job_name text, p_scope jsonb default '{}', p_window interval default '15 minutes',
   p_key text default '', p_scheduled_for timestamptz default null, p_retries integer default 0,
   p_backoff interval default '1 minute', p_process text default null)
 returns uuid
-language plpgsql set search_path from current as $$
+language plpgsql set search_path from current set enable_seqscan = off as $$
 declare
   v_id uuid;
   v_holder uuid;
@@ -253,7 +254,7 @@ comment on function start_job_run(text, jsonb, interval, text, timestamptz, inte
 -- By its id a run is one lookup.
 
 create or replace function beat_job_run(p_run_id uuid) returns boolean
-language plpgsql set search_path from current as $$
+language plpgsql set search_path from current set enable_seqscan = off as $$
 begin
   update cron_job_runs set heartbeat_at = clock_timestamp() where id = p_run_id and status || '' = 'running';
   if found then return true; end if;
@@ -267,7 +268,7 @@ comment on function beat_job_run(uuid) is
   'on false, so that a process that lost its run commits nothing.';
 
 create or replace function pgonce_explain_job_run_end(p_run_id uuid) returns text
-language plpgsql stable set search_path from current as $$
+language plpgsql stable set search_path from current set enable_seqscan = off as $$
 declare
   r cron_job_runs;
   v_successor uuid;
@@ -288,7 +289,7 @@ comment on function pgonce_explain_job_run_end(uuid) is
   'running.';
 
 create or replace function pgonce_note_lost_job_run(p_run_id uuid) returns text
-language plpgsql set search_path from current as $$
+language plpgsql set search_path from current set enable_seqscan = off as $$
 begin
   update cron_job_runs set worked_until = clock_timestamp() where id = p_run_id and status || '' = 'failed';
   return pgonce_explain_job_run_end(p_run_id);
@@ -333,7 +334,7 @@ comment on function pgonce_check_job_run_transactions(uuid, integer) is
 create or replace function complete_job_run(
   p_run_id uuid, p_rows_processed integer default 0, p_rows_skipped integer default 0, p_transactions integer default 0)
 returns boolean
-language plpgsql set search_path from current as $$
+language plpgsql set search_path from current set enable_seqscan = off as $$
 declare
   v_now timestamptz := clock_timestamp();
 begin
@@ -355,7 +356,7 @@ comment on function complete_job_run(uuid, integer, integer, integer) is
   'the caller: a failover has lost some, and the run has not succeeded.';
 
 create or replace function fail_job_run(p_run_id uuid, p_error_message text) returns boolean
-language plpgsql set search_path from current as $$
+language plpgsql set search_path from current set enable_seqscan = off as $$
 declare
   v_now timestamptz := clock_timestamp();
   v_retries integer;

@@ -44,7 +44,7 @@
 create or replace function pgonce_report_job_run(
   p_run_id uuid, p_rows_processed integer default 0, p_rows_skipped integer default 0,
   p_progress_done bigint default null, p_progress_total bigint default null, p_transactions integer default 0) returns text
-language plpgsql set search_path from current as $$
+language plpgsql set search_path from current set enable_seqscan = off as $$
 declare
   v_stop timestamptz;
 begin
@@ -94,7 +94,7 @@ comment on function pgonce_stop_job_run(uuid) is
   'false = it has ended.';
 
 create or replace function pgonce_interrupt_job_run(p_run_id uuid, p_error_message text) returns boolean
-language plpgsql set search_path from current as $$
+language plpgsql set search_path from current set enable_seqscan = off as $$
 declare
   v_now timestamptz := clock_timestamp();
   v_retries integer := (select retries from cron_job_runs where id = p_run_id);
@@ -123,7 +123,7 @@ comment on function pgonce_is_interruption(text) is
   'pgonce: whether a failed run with this message did not fail by itself: a worker closed it with pgonce_interrupt_job_run.';
 
 create or replace function pgonce_abandon_job_runs() returns integer
-language plpgsql set search_path from current as $$
+language plpgsql set search_path from current set enable_seqscan = off as $$
 declare
   r record;
   v_closed integer := 0;

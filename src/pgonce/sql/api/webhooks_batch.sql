@@ -22,7 +22,7 @@
 -- failed    | pgonce_fail_committed_webhook   | none      | it has an outcome
 
 create or replace function pgonce_mark_webhook(p_id uuid, p_lease uuid) returns text
-language plpgsql set search_path from current as $$
+language plpgsql set search_path from current set enable_seqscan = off as $$
 declare
   v_order_key text;
   v_has_failed boolean;
@@ -82,7 +82,7 @@ comment on function pgonce_complete_webhooks(uuid[], uuid[]) is
   'pgonce: complete_webhook for a list of events that share a transaction. Returns the ids that are still yours: handle only those.';
 
 create or replace function pgonce_fail_committed_webhook(p_id uuid, p_lease uuid, p_error_message text) returns boolean
-language sql set search_path from current set lock_timeout = '2s' as $$
+language sql set search_path from current set enable_seqscan = off set lock_timeout = '2s' as $$
   with failed as (
     update webhook_events set status = 'failed', processed_at = clock_timestamp(), error_message = p_error_message
     where id = p_id and lease = p_lease and status = 'succeeded' returning id, attempts),

@@ -177,7 +177,7 @@ comment on function pgonce_webhook_must_wait(uuid, text, timestamptz) is
   'pgonce: how long an ordered event must wait for another one of its object; null = not at all.';
 
 create or replace function pgonce_pull_next_webhook(p_order_key text) returns void
-language plpgsql set search_path from current as $$
+language plpgsql set search_path from current set enable_seqscan = off as $$
 declare
   v_next record;
   v_checks boolean;
@@ -212,7 +212,7 @@ comment on function pgonce_release_webhooks(uuid[], uuid[]) is
   'pgonce: releases claimed events whose handler has not run; no attempt is counted. Returns the number released.';
 
 create or replace function pgonce_postpone_webhook(p_id uuid, p_lease uuid, p_delay interval) returns boolean
-language plpgsql set search_path from current set lock_timeout = '2s' as $$
+language plpgsql set search_path from current set enable_seqscan = off set lock_timeout = '2s' as $$
 begin
   if p_delay < interval '0' or p_delay > interval '31 days' then
     raise sqlstate '22023' using message = 'the delay must be from zero to 31 days';
@@ -286,7 +286,7 @@ comment on function pgonce_ignore_unhandled_webhooks(integer, interval) is
   'many. With p_every it does nothing if a call with p_every has done this within that time.';
 
 create or replace function pgonce_order_webhook(p_id uuid, p_lease uuid, p_order_key text) returns boolean
-language sql set search_path from current as $$
+language sql set search_path from current set enable_seqscan = off as $$
   with ordered as (
     update webhook_events set order_key = p_order_key, lease = null, lease_expires_at = null, attempts = attempts - 1
     where id = p_id and lease = p_lease and status not in ('succeeded', 'failed', 'ignored') and order_key is null returning id)
@@ -298,7 +298,7 @@ comment on function pgonce_order_webhook(uuid, uuid, text) is
 
 create or replace function pgonce_coalesce_webhooks(p_id uuid, p_order_key text, p_types text, p_other_types text default null)
 returns integer
-language plpgsql set search_path from current as $$
+language plpgsql set search_path from current set enable_seqscan = off as $$
 declare
   v_ignored uuid[];
 begin
@@ -376,7 +376,7 @@ comment on function pgonce_webhook_statuses(uuid[], uuid[]) is
 -- handled, and the later one finds it at its next claim. Both are never ignored: an ignored event does not keep its twin from
 -- being handled.
 create or replace function pgonce_twin_of_webhook(p_id uuid, out twin text, out must_wait boolean)
-language sql stable set search_path from current as $$
+language sql stable set search_path from current set enable_seqscan = off as $$
   select t.stripe_event_id, t.status <> 'succeeded' and (t.received_at, t.id) > (e.received_at, e.id)
   from webhook_events e join lateral (
     select * from webhook_events t where t.stripe_event_id = e.snapshot_event

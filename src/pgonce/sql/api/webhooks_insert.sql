@@ -77,7 +77,7 @@ create or replace function claim_webhook(
   p_stripe_event_id text, p_event_type text, p_body text,
   p_raw bytea default null, p_lease_for interval default '5 minutes')
 returns table (outcome text, id uuid, lease uuid, attempts integer)
-language plpgsql set search_path from current as $$
+language plpgsql set search_path from current set enable_seqscan = off as $$
 declare
   v record;
 begin
@@ -92,7 +92,7 @@ comment on function claim_webhook(text, text, text, bytea, interval) is
 
 create or replace function insert_webhook_if_new(p_stripe_event_id text, p_event_type text, p_payload jsonb)
 returns table (id uuid)
-language plpgsql set search_path from current as $$
+language plpgsql set search_path from current set enable_seqscan = off as $$
 declare
   v record;
 begin
@@ -111,7 +111,7 @@ comment on function insert_webhook_if_new(text, text, jsonb) is
 
 create or replace function receive_webhook(p_body text, p_stripe_event_id text default null, p_event_type text default null)
 returns table (id uuid)
-language plpgsql set search_path from current as $$
+language plpgsql set search_path from current set enable_seqscan = off as $$
 declare
   v record;
   v_payload jsonb;

@@ -61,7 +61,7 @@ comment on function pgonce_replay_webhooks(text[], text[], uuid[], text, text, b
 
 create or replace function pgonce_replay_webhook(p_stripe_event_id text, p_who text default null, p_why text default null)
 returns boolean
-language plpgsql set search_path from current as $$
+language plpgsql set search_path from current set enable_seqscan = off as $$
 declare
   v webhook_events;
   v_began timestamptz := clock_timestamp();
