@@ -162,7 +162,8 @@ def claim(conn: Connection, limit: int, types: str | None = None) -> list[str]:
 
 
 def test_a_claim_waits_for_the_one_before_it_and_locks_none_of_its_events(conn: Connection, session: Open) -> None:
-    queue(conn, "evt_1", "evt_2", "evt_3")
+    for event in ("evt_1", "evt_2", "evt_3"):
+        queue(conn, event)
     first, second, marking = session(autocommit=False), session(autocommit=False), session(options=IMPATIENT)
     assert claim(first, 2) == ["evt_1", "evt_2"]
     with waiting(conn, second, lambda: claim(second, 2)) as claimed:
