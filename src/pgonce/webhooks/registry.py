@@ -177,8 +177,8 @@ class WebhookRegistry:
         """Which events of an object need not be handled after one of this type; None: each must be.
 
         Returns:
-            Two regular expressions, or None in place of the second one. Events whose types match the first may be left
-            out, unless they match the second: other handlers want those.
+            Two regular expressions; the second one may be None. Events whose type matches the first may be left out,
+            except those that match the second, which other handlers want.
         """
         asked = event_type, len(self.handlers)
         if asked not in self._coalesced:
