@@ -183,6 +183,7 @@ def test_what_the_server_ended_because_its_client_slept_is_tried_again(
             pytest.skip("PostgreSQL has it from 17 on")
         conn.execute(f"set local {setting} = '20ms'".encode())
         assert select.select([conn.fileno()], [], [], 20)[0], "the server must have ended the connection"
-        with pytest.raises(error) as caught:
+        # OperationalError: on a busy machine libpq reads the reason with the answer to SET, and drops it
+        with pytest.raises((error, psycopg.OperationalError)) as caught:
             conn.execute("select 1")
     assert is_transient(caught.value)

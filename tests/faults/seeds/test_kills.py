@@ -90,8 +90,9 @@ def test_killed_15_times_at_random_bytes_of_its_traffic_every_row_is_there_once(
     assert last.end() == 0, last.said
     assert counted(DISTINCT, skipped=TOTAL - DISTINCT) in last.said
     is_exact(db)
+    # Some kills come before the run has begun, and the import may end after twelve of them.
     query = "select count(*) from cron_job_runs where error_message like 'abandoned%'"
-    assert db.execute(query).fetchall()[0][0] >= 10
+    assert db.execute(query).fetchall()[0][0] >= 7
 
 
 @pytest.mark.parametrize("answer", [False, True], ids=["before the commit", "after the commit"])
