@@ -118,7 +118,9 @@ def _schema(url: str, schema: str) -> list[Finding]:
     for line in lines[:SHOWN]:
         what, _, close = line.partition("; to close this: ")
         state: State = "warning" if "may create objects" in what else "failure"
-        found.append(Finding("schema", state, what, close or "pgonce migrate"))
+        found.append(
+            Finding("schema", state, what, close or ("pgonce sql" if "`pgonce sql`" in what else "pgonce migrate"))
+        )
     if len(lines) > SHOWN:
         found.append(Finding("schema", "failure", f"{len(lines) - SHOWN} more", "pgonce migrate --check"))
     return found or [Finding("schema", "ok", f"{schema} is current, unaltered, and closed to other roles")]

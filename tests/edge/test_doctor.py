@@ -232,6 +232,14 @@ def test_a_database_without_pgonce_is_a_failure_that_names_migrate(empty_databas
     assert all(each.state == "failure" for each in more)
 
 
+def test_a_table_that_was_changed_names_what_prints_it_as_it_was(database: str, conn: Connection) -> None:
+    conn.execute("alter table webhook_events alter lease drop default")
+    conn.execute("alter table cron_job_runs set unlogged")
+    assert {each.action for each in doctor.examine(database) if each.area == "schema"} == {
+        "pgonce sql", "alter table public.cron_job_runs set logged",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(("given", "state"), [("whsec_x", "ok"), ("sk_live_x", "failure"), ("", "failure")])
 def test_secrets_that_can_sign_nothing_are_a_failure_and_are_not_shown(
     database: str, monkeypatch: pytest.MonkeyPatch, given: str, state: str

@@ -88,7 +88,7 @@ OTHERS = {
     "alter table webhook_events alter lease drop default": "column webhook_events.lease is not as",
     "alter table webhook_events drop constraint webhook_events_status_check": "constraint webhook_events CHECK",
     "alter table cron_job_runs drop column progress_total": "column cron_job_runs.progress_total is missing",
-    "alter table seed_checkpoints set unlogged": "table seed_checkpoints is not as",
+    "alter table seed_checkpoints set unlogged": "table public.seed_checkpoints is unlogged, so that a crash",
     "drop table pgonce_job_retries": "table pgonce_job_retries is missing",
     "grant select on webhook_events to anon": "role anon may SELECT table public.webhook_events; to close this:",
     "grant execute on function get_checkpoint(text) to public": "role PUBLIC may EXECUTE function public.",
@@ -162,6 +162,15 @@ def test_migrate_warns_of_a_role_that_could_undo_the_grants_and_its_statement_cl
     conn.execute(closing(line))
     assert schema.migrate(database, warn=warnings.append) == []
     assert warnings == [line]
+    assert check(database) == []
+
+
+def test_migrate_warns_of_an_unlogged_table_and_its_statement_closes_it(database: str, conn: Connection) -> None:
+    conn.execute("alter table webhook_events set unlogged")
+    warnings: list[str] = []
+    schema.migrate(database, warn=warnings.append)
+    assert check(database) == warnings
+    conn.execute(closing(warnings[0]))
     assert check(database) == []
 
 

@@ -28,7 +28,7 @@ with here as (
   routines as (
     select p.*, format('%%s(%%s)', p.proname, pg_get_function_identity_arguments(p.oid)) as signature
     from pg_proc p join here on here.oid = p.pronamespace where obj_description(p.oid, 'pg_proc') like 'pgonce: %%')
-select 'table', relname::text, concat_ws(' ', relkind, relpersistence) from relations where relkind = 'r'
+select 'table', relname::text, relkind::text from relations where relkind = 'r'
 union all
 select 'view', relname, concat_ws(' ', pg_get_viewdef(oid), reloptions) from relations where relkind = 'v'
 union all

@@ -1,4 +1,4 @@
--- Reports what would undo the grants, at every migrate. `pgonce migrate --check` calls the same function.
+-- Reports what would undo the grants, and tables that a crash empties, at every migrate. `pgonce migrate --check` calls the same function.
 
 create or replace function pgonce_schema_warnings(p_schema text default current_schema()) returns setof text
 language sql stable set search_path = pg_catalog as $$  -- so that every name is printed with its schema
@@ -32,6 +32,9 @@ language sql stable set search_path = pg_catalog as $$  -- so that every name is
   where o.kind = 'table' and c.relforcerowsecurity and not r.rolsuper and not r.rolbypassrls
     and not exists (select from pg_roles s where s.rolname = 'service_role' and pg_has_role(r.oid, s.oid, 'usage'))
   union all
+  select format('%1$s %2$s is unlogged, so that a crash of the server empties it; to close this: alter %1$s %2$s set logged', o.kind, o.name)
+  from objects o join pg_class c on c.oid = to_regclass(o.name) where o.kind = 'table' and c.relpersistence = 'u'
+  union all
   select format('role %s may %s %s %s; to close this: revoke all on %s %s from %1$s',
                 case a.grantee when 0 then 'PUBLIC' else a.grantee::regrole::text end,
                 string_agg(distinct a.privilege_type, ', '), o.kind, o.name, replace(o.kind, 'view', 'table'), o.name)
@@ -43,4 +46,4 @@ language sql stable set search_path = pg_catalog as $$  -- so that every name is
   group by a.grantee, o.kind, o.name
 $$;
 comment on function pgonce_schema_warnings(text) is
-  'pgonce: what lets other roles change or reach an installation. Each line has the statement that fixes it.';
+  'pgonce: what lets other roles change or reach an installation, or a crash empty it. Each line has the statement that fixes it.';
