@@ -118,8 +118,8 @@ class Alerts(Service):
             thread = threading.Thread(
                 target=self._logging_errors, args=[work], name=f"pgonce alerts {name}", daemon=True
             )
-            self._threads[name] = thread
             thread.start()
+            self._threads[name] = thread  # not before: `stop` cannot join what the system refused to start
 
     @staticmethod
     def _logging_errors(work: Callable[[], None]) -> None:

@@ -470,6 +470,22 @@ def test_a_ping_that_fails_in_an_unforeseen_way_stops_no_alert(
     assert SECRET not in printed
 
 
+def test_a_thread_that_the_system_refuses_does_not_keep_the_alerts_from_ending(
+    database: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith("pgonce alerts "):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    alerts = Alerts(database, ["http://127.0.0.1:1/"]).start()
+    wait_until(lambda: "unexpected error in the alerts" in caplog.text, "the refusal")
+    assert alerts.stop(30)
+
+
 def test_no_ping_goes_out_when_the_database_cannot_be_asked(
     conn: Connection, channel: Channel, look: Callable[..., None]
 ) -> None:
