@@ -125,6 +125,8 @@ def test_a_run_is_found_by_its_id_and_not_among_the_dead_entries_of_those_that_h
 GROWN = [
     "pgonce_queue_webhooks(array['evt_25000', format('evt_%s', clock_timestamp())], '{x,x}', array['{}', '{}'])",
     "claim_webhook('evt_25000', 'x', '{}')",
+    "insert_webhook_if_new('evt_25000', 'x', '{}')",
+    'receive_webhook(\'{"id": "evt_25000", "type": "x"}\')',
     "pgonce_claim_webhooks()",
     "pgonce_complete_webhooks(IDS, LEASES)",
     "pgonce_mark_webhook(IDS[1], LEASES[1])",
@@ -196,6 +198,7 @@ GROWN_RUNS = [
     "pgonce_explain_job_run_end(RUN)",
     "pgonce_note_lost_job_run(RUN)",
     "pgonce_abandon_job_runs()",
+    "pgonce_keep_heartbeats_apart(RUN)",
 ]
 
 

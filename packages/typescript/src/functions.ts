@@ -69,7 +69,7 @@ export interface Functions {
     Args: { p_id: string; p_lease: string };
     Returns: boolean;
   };
-  /** Ends the attempt as failed. A queued event is tried again with backoff until p_max_attempts; after that it is a dead letter. Any other event is retried by Stripe's next delivery. p_worker and p_took are kept in pgonce_webhook_attempts. false = the event is no longer yours, or a trigger or constraint of yours refuses to have it written; then pgonce_webhook_attempts has both errors. */
+  /** Ends the attempt as failed. A queued event is tried again with backoff until p_max_attempts; after that it is a dead letter. Any other event is retried by Stripe's next delivery. p_worker and p_took are kept in pgonce_webhook_attempts. false = the event is no longer yours, or a trigger or constraint of yours refuses to have it written; then pgonce_webhook_attempts has both errors. 55P03 = another transaction has held the event for 2 s. */
   fail_webhook: {
     Args: { p_id: string; p_lease: string; p_error_message: string; p_max_attempts?: number; p_worker?: string | null; p_took?: string | null };
     Returns: boolean;

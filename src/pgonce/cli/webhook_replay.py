@@ -14,11 +14,11 @@ from pgonce.cli.options import with_database
 from pgonce.cli.output import Moment
 from pgonce.core import database
 from pgonce.core.execute import Pool, call
-from pgonce.errors import NotFound
+from pgonce.errors import InvalidArgument, NotFound
 from pgonce.webhooks import calls_list as lists
 from pgonce.webhooks import calls_replays as replays
 from pgonce.webhooks.calls_console import UNSUCCESSFUL, Filter, list_types
-from pgonce.webhooks.glob import any_of
+from pgonce.webhooks.glob import any_of, check_sets
 
 MOST = 1_000_000
 """Events in one replay, at most."""
@@ -28,10 +28,9 @@ STEP = 1000
 def check_glob(_ctx: click.Context, param: click.Parameter, given: str | None) -> str | None:
     """Refuse what is neither a type nor a glob of types."""
     try:
-        re.compile(any_of([given or ""]))
-    except re.error:
-        wanted = f"{given} has brackets that are no set of characters: write [abc] or [!a-z]"
-        raise click.BadParameter(wanted, param=param) from None
+        check_sets(given or "")
+    except InvalidArgument as error:
+        raise click.BadParameter(str(error), param=param) from None
     return given
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pgonce.errors import SourceChanged
+from pgonce.errors import InvalidArgument, SourceChanged
 from pgonce.seeds import calls
 from pgonce.seeds.calls import Checkpoint
 from pgonce.seeds.seed import Fingerprint, Seed
@@ -15,6 +15,20 @@ from pgonce.seeds.source import Fingerprinted
 def as_json(value: Any) -> Any:
     """``value`` as it comes back from the database: a tuple as a list."""
     return json.loads(json.dumps(value))
+
+
+def check_form(whole: Checkpoint | None, *, in_parts: bool) -> None:
+    """Refuse what a run would refuse: a seed with partitions that has run without, or the reverse.
+
+    Raises:
+        InvalidArgument: it would bring the same rows once more.
+    """
+    if whole and whole.rows_seen and (whole.cursor is None) != in_parts:
+        how, other = ("without partitions", "with") if in_parts else ("in partitions", "without")
+        raise InvalidArgument(
+            f"the seed {whole.seed_name} has run {how}, and {other} them it would bring its rows once more: --restart "
+            "begins at the start"
+        )
 
 
 def check_source(

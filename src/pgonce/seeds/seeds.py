@@ -19,7 +19,7 @@ from pgonce.core.registration import check_pool, check_schema
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, LeaseLost
 from pgonce.jobs.guard import Jobs
 from pgonce.jobs.run import Run
-from pgonce.seeds import calls, calls_operate, verify
+from pgonce.seeds import calls, calls_operate, same_source, verify
 from pgonce.seeds.calls import Checkpoint, Reject
 from pgonce.seeds.calls_operate import BatchTime, Rehearsed, RejectGroup, Resume
 from pgonce.seeds.importer import Import, Outcome, Source, WentBack
@@ -317,7 +317,7 @@ class Seeds:
         found, sources = sources_of(seed, source, options)
         left = list[tuple[Source, Checkpoint | None]]()
         whole = self.checkpoint(found.name)
-        verify.check_form(None if restart else whole, in_parts=None not in sources)
+        same_source.check_form(None if restart else whole, in_parts=None not in sources)
         for part, each in sources.items():
             at = None if restart else self.checkpoint(found.name, part)
             if part is None or at is None or at.status != "complete":

@@ -18,7 +18,7 @@ from pgonce.core.registration import check_pool, check_schema
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, LeaseLost
 from pgonce.jobs.guard_async import AsyncJobs
 from pgonce.jobs.run_async import AsyncRun
-from pgonce.seeds import calls, calls_operate
+from pgonce.seeds import calls, calls_operate, same_source
 from pgonce.seeds import verify_async as verify
 from pgonce.seeds.calls import Checkpoint, Reject
 from pgonce.seeds.calls_operate import BatchTime, Rehearsed, RejectGroup, Resume
@@ -317,7 +317,7 @@ class AsyncSeeds:
         found, sources = sources_of(seed, source, options)
         left = list[tuple[Source, Checkpoint | None]]()
         whole = await self.checkpoint(found.name)
-        verify.check_form(None if restart else whole, in_parts=None not in sources)
+        same_source.check_form(None if restart else whole, in_parts=None not in sources)
         for part, each in sources.items():
             at = None if restart else await self.checkpoint(found.name, part)
             if part is None or at is None or at.status != "complete":

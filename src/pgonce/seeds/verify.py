@@ -14,7 +14,7 @@ import psycopg
 from psycopg import Connection, Copy, postgres, sql
 
 from pgonce.core.execute import Pool, connection, fetch, run
-from pgonce.errors import InvalidArgument, SourceUnfinished
+from pgonce.errors import SourceUnfinished
 from pgonce.seeds import rejects
 from pgonce.seeds.batch import BatchSizer
 from pgonce.seeds.calls import Checkpoint, Counts
@@ -64,20 +64,6 @@ with pgonce_wanted as (select {expected_row} as pgonce_row, count(*) as pgonce_c
   )
 select keys, found, found as equal, (select count(*) from {table}) - found as extra, null as examples from pgonce_sums
 """
-
-
-def check_form(whole: Checkpoint | None, *, in_parts: bool) -> None:
-    """Refuse what a run would refuse: a seed with partitions that has run without, or the reverse.
-
-    Raises:
-        InvalidArgument: it would bring the same rows once more.
-    """
-    if whole and whole.rows_seen and (whole.cursor is None) != in_parts:
-        how, other = ("without partitions", "with") if in_parts else ("in partitions", "without")
-        raise InvalidArgument(
-            f"the seed {whole.seed_name} has run {how}, and {other} them it would bring its rows once more: --restart "
-            "begins at the start"
-        )
 
 
 def rehearse(

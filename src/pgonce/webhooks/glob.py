@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from pgonce.errors import InvalidArgument
+
 _GLOB = re.compile(r"\*|\?|\[[^\]]+\]|[^*?\[]+|\[")
 
 
@@ -44,3 +46,18 @@ def overlap(first: str, second: str) -> bool:
 
 
 _SIGN = re.compile(r"\[[^\]]+\]|.", re.DOTALL)
+
+
+def check_sets(glob: str) -> None:
+    """Refuse brackets in which PostgreSQL sees no regular expression: each statement with the glob would fail.
+
+    Raises:
+        InvalidArgument: a set is empty, open or reversed, or has signs that no event type has.
+    """
+    is_reversed = any(first > last for first, last in _RANGE.findall(glob))
+    if is_reversed or any(sign in _SET.sub("", glob) for sign in "[]"):
+        raise InvalidArgument(f"{glob!r} has brackets that are no set of characters: write [abc] or [!a-z]")
+
+
+_SET = re.compile(r"\[!?(?:[\w.]-[\w.]|[\w.])+\]", re.ASCII)
+_RANGE = re.compile(r"([\w.])-([\w.])(?=[^\[]*\])", re.ASCII)

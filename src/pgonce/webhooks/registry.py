@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,7 +17,7 @@ from pgonce.core.interval import interval
 from pgonce.core.registration import called, check_choice, check_flag, check_function, check_name, warn_if_late
 from pgonce.errors import InvalidArgument
 from pgonce.webhooks.calls import Event
-from pgonce.webhooks.glob import any_of, overlap
+from pgonce.webhooks.glob import any_of, check_sets, overlap
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -247,14 +246,7 @@ def _check_pattern(pattern: Any, decorator: str) -> None:
         raise InvalidArgument(
             f'{pattern!r} is no event type: {decorator} takes a glob, such as "customer.subscription.*"'
         )
-    # In others PostgreSQL sees no regular expression: each claim of the worker would fail, also for the other handlers.
-    is_reversed = any(first > last for first, last in _RANGE.findall(pattern))
-    if is_reversed or any(sign in _SET.sub("", pattern) for sign in "[]"):
-        raise InvalidArgument(f"{pattern!r} has brackets that are no set of characters: write [abc] or [!a-z]")
-
-
-_SET = re.compile(r"\[!?(?:[\w.]-[\w.]|[\w.])+\]", re.ASCII)
-_RANGE = re.compile(r"([\w.])-([\w.])(?=[^\[]*\])", re.ASCII)
+    check_sets(pattern)
 
 
 def _storable(key: str) -> str:

@@ -75,10 +75,11 @@ def test_killed_15_times_at_random_bytes_of_its_traffic_every_row_is_there_once(
     seed = random.randrange(10**6)
     print(f"random seed: {seed}")  # noqa: T201 -- pytest shows it when the test fails
     chance = random.Random(seed)
-    # the whole import sends 400 kB or more; a kill repeats at most one batch, which has about 10 kB
+    # The whole import sends 400 kB or more, so that it outlives 15 kills. A kill repeats at most one batch, which has
+    # about 10 kB. One in the first bytes comes before the run has begun.
     for _ in range(KILLS):
         child = start(*PGONCE, "seed", "run", "numbers", database=network.url)
-        network.after(chance.randrange(500, 50_000), child.process.kill)
+        network.after(chance.randrange(500, 25_000), child.process.kill)
         child.end()
         network.cut()
         wait_until(lambda: sessions(db) == 0, "the server has noticed")
@@ -90,9 +91,8 @@ def test_killed_15_times_at_random_bytes_of_its_traffic_every_row_is_there_once(
     assert last.end() == 0, last.said
     assert counted(DISTINCT, skipped=TOTAL - DISTINCT) in last.said
     is_exact(db)
-    # Some kills come before the run has begun, and the import may end after twelve of them.
     query = "select count(*) from cron_job_runs where error_message like 'abandoned%'"
-    assert db.execute(query).fetchall()[0][0] >= 7
+    assert db.execute(query).fetchall()[0][0] >= 10
 
 
 @pytest.mark.parametrize("answer", [False, True], ids=["before the commit", "after the commit"])

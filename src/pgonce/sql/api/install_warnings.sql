@@ -1,4 +1,5 @@
--- Reports what would undo the grants, and tables that a crash empties, at every migrate. `pgonce migrate --check` calls the same function.
+-- Reports what would undo the grants, and tables that a crash empties, at every migrate. `pgonce migrate --check` calls the
+-- same function.
 
 create or replace function pgonce_schema_warnings(p_schema text default current_schema()) returns setof text
 language sql stable set search_path = pg_catalog as $$  -- so that every name is printed with its schema

@@ -256,7 +256,7 @@ comment on function fail_webhook(uuid, uuid, text, integer, text, interval) is
   'pgonce: ends the attempt as failed. A queued event is tried again with backoff until p_max_attempts; after that it is a '
   'dead letter. Any other event is retried by Stripe''s next delivery. p_worker and p_took are kept in '
   'pgonce_webhook_attempts. false = the event is no longer yours, or a trigger or constraint of yours refuses to have it '
-  'written; then pgonce_webhook_attempts has both errors.';
+  'written; then pgonce_webhook_attempts has both errors. 55P03 = another transaction has held the event for 2 s.';
 
 create or replace function ignore_webhook(p_id uuid, p_lease uuid, p_reason text) returns boolean
 language plpgsql set search_path from current set enable_seqscan = off set lock_timeout = '2s' as $$
