@@ -115,10 +115,31 @@ def test_the_overlaps_with_totals_are_those_of_the_rows(runs: Connection) -> Non
     count(runs)
     looked_at = "select count(overlapping), count(nullif(overlapping, '{}')) from pgonce_job_days"
     [(all_days, with_overlaps)] = runs.execute(looked_at).fetchall()
-    assert all_days == 56
+    assert all_days == 62
     assert 10 < with_overlaps < 50
     assert {period: overlaps(period) for period in PERIODS} == expected
     assert {fenced for *_, fenced in expected["45 days 7 hours"]} == {True, False}
+
+
+def test_a_process_that_notices_days_later_that_its_run_was_closed_is_an_overlap(counted: Connection) -> None:
+    """Between the end of its run and that moment the next runs had started, and their days had been counted."""
+    count(counted)
+    [(run_id,)] = counted.execute(
+        "update cron_job_runs set completed_at = started_at + interval '1 s' where id = (select id from cron_job_runs"
+        " where status = 'failed' and started_at < now() - interval '5 days' order by started_at desc limit 1)"
+        " returning id"
+    ).fetchall()
+    assert counted.execute("select * from pgonce_find_job_overlaps('30 days')").fetchall() == []
+    counted.execute("select pgonce_note_lost_job_run(%s)", [run_id])
+    in_counted_days = (
+        "select * from pgonce_find_job_overlaps('30 days')"
+        " where started_at < date_trunc('day', now() - interval '1 hour', 'UTC')"
+    )
+    found = counted.execute(in_counted_days.encode()).fetchall()
+    counted.execute("delete from pgonce_job_days")
+    assert set(found) == set(counted.execute(in_counted_days.encode()).fetchall())
+    assert len(found) > 10
+    assert {fenced for *_, fenced in found} == {True}
 
 
 def test_each_total_ends_at_a_midnight_of_utc_in_any_time_zone(runs: Connection) -> None:

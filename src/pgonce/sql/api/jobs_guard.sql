@@ -291,7 +291,13 @@ comment on function pgonce_explain_job_run_end(uuid) is
 create or replace function pgonce_note_lost_job_run(p_run_id uuid) returns text
 language plpgsql set search_path from current set enable_seqscan = off as $$
 begin
-  update cron_job_runs set worked_until = clock_timestamp() where id = p_run_id and status || '' = 'failed';
+  -- pgonce_count_job_day holds this lock while it looks for the overlaps of a day: it sees worked_until, or its day is seen here.
+  perform pg_advisory_xact_lock_shared(hashtextextended('pgonce job totals ' || current_schema(), 0));
+  with lost as (
+    update cron_job_runs set worked_until = clock_timestamp() where id = p_run_id and status || '' = 'failed'
+    returning job_name, started_at)
+  update pgonce_job_days d set overlapping = d.overlapping || l.job_name
+  from lost l where d.until > l.started_at and l.job_name <> all (d.overlapping);
   return pgonce_explain_job_run_end(p_run_id);
 end $$;
 comment on function pgonce_note_lost_job_run(uuid) is

@@ -143,8 +143,8 @@ end $$;
 comment on function pgonce_find_job_overlaps(interval) is
   'pgonce: runs of the last p_period that started while another run of their job and key was running. fenced = the other run had '
   'been closed before, but its process had not noticed it yet: what that process wrote through the run was refused. There must be '
-  'none with fenced = false. other_ended_at is null while the other run is running. From 20,000 runs in 62 days on, of the runs that are '
-  'older than eight days only those are noticed whose overlap was seen a week later.';
+  'none with fenced = false. other_ended_at is null while the other run is running. Runs that have ended are read if they started up '
+  'to 24 hours before the period. From 20,000 runs in 62 days on, a run that has ended is compared with those of the next seven days.';
 
 create or replace view pgonce_job_overlaps as select * from pgonce_find_job_overlaps();
 comment on view pgonce_job_overlaps is 'pgonce_find_job_overlaps of the last seven days.';

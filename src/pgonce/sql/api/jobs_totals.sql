@@ -67,10 +67,10 @@ begin
       select u.ms, sum(u.runs)::integer as runs from (
         select * from unnest(t.durations, t.counts) as before (ms, runs) union all select *, 1 from unnest(c.durations)) u (ms, runs)
       group by u.ms) s) d;
-  -- A week later: a client that came back late may have written an end of its run meanwhile.
+  -- A run that is still running overlaps whatever starts after it, so that its end, when it comes, adds no overlap to this day.
   update pgonce_job_days d set overlapping = array(
-    select distinct o.job_name from pgonce_find_job_overlaps_between(d.until - interval '24 hours', d.until, null, '168 hours') o)
-  where d.until = v_until - interval '168 hours';
+    select distinct o.job_name from pgonce_find_job_overlaps_between(v_last, v_until, null, '168 hours') o)
+  where d.until = v_until;
   delete from pgonce_job_days d where d.until < v_first;
   if v_until >= v_today then
     -- A job without a run between the first and the last midnight has equal totals, which is as good as none.

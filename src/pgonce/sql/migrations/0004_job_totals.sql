@@ -5,7 +5,7 @@ create table if not exists pgonce_job_days (
   until     timestamptz primary key,
   -- the runs that had begun before, and had not ended when they would have been counted: they count in a later total
   open_runs uuid[]      not null default '{}',
-  -- the jobs with runs in the 24 hours before that started while another run was at work; null: not looked at yet
+  -- the jobs that may have runs in the 24 hours before that started while another run was at work; null: not looked at
   overlapping text[]
 );
 -- The runs of a job up to that midnight; a job without a row has none. Only differences of two midnights mean something.
