@@ -101,6 +101,19 @@ NEXT = {  # what create-next-app writes, as far as the compiler checks by it
 }  # fmt: skip
 
 
+CLIENTS = """
+import { createClient } from '@supabase/supabase-js';
+import { pgonce } from 'pgonce';
+type Nothing = { [_ in never]: never };
+type Schema = { Tables: Nothing; Views: Nothing; Functions: Nothing; Enums: Nothing; CompositeTypes: Nothing };
+type Database = { public: Schema; pgonce: Schema };
+pgonce(createClient<Database>('http://localhost', 'key'));
+pgonce(createClient('http://localhost', 'key', { db: { schema: 'pgonce' } }));
+pgonce(createClient<Database, 'pgonce'>('http://localhost', 'key', { db: { schema: 'pgonce' } }));
+"""
+"""Clients with generated types, and for a schema of pgonce's own."""
+
+
 def test_the_examples_and_the_readme_s_import_pass_next_js_s_compiler_with_what_the_readme_says(
     programs: Path, tmp_path: Path
 ) -> None:
@@ -109,6 +122,7 @@ def test_the_examples_and_the_readme_s_import_pass_next_js_s_compiler_with_what_
     for path in (*node.EXAMPLES.glob("*.ts"), node.NEXT_ROUTE):
         (tmp_path / path.name).write_text(path.read_text("utf-8").replace("catch (e)", "catch (e: any)"))
     (tmp_path / "readme.ts").write_text(re.findall(r"```typescript\n(.*?)```", readme, re.DOTALL)[0])
+    (tmp_path / "clients.ts").write_text(CLIENTS)
     (tmp_path / "tsconfig.json").write_text(json.dumps({"compilerOptions": NEXT, "include": ["*.ts"]}))
     node_modules = programs.parent / "node_modules"
     (tmp_path / "node_modules").symlink_to(node_modules)

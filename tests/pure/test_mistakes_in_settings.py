@@ -90,7 +90,7 @@ MISTAKES: list[tuple[str, Callable[[], object], str]] = [
     ("psql ...", lambda: database.check("psql postgresql://me:secret@h/d"), "is a command of psql: give the URL in it"),
     ("POSTGRESQL://", lambda: database.check("POSTGRESQL://me:secret@h/d"), "begins with POSTGRESQL://: write postgresql://"),
     ("a driver of SQLAlchemy", lambda: database.check("postgresql+asyncpg://me:secret@h/d"), "drop +asyncpg, write postgresql://"),
-    ("a parameter of Prisma", lambda: database.check("postgresql://me:secret@h/d?pgbouncer=true"), "knows no parameter pgbouncer: take it out"),
+    ("a parameter of Prisma", lambda: database.check("postgresql://me:secret@h/d?pgbouncer=true"), "knows no parameter pgbouncer: take it out, or set PGONCE_DATABASE_URL"),
     ("a % in the password", lambda: database.check("postgresql://me:secret%zz@h/d"), "has a % that encodes nothing: "),
     ("a space in the password", lambda: database.check("postgresql://me:se cret@h/d"), "has a space in it: write it as %20, or take it out"),
     ("a port in words", lambda: database.check("postgresql://me:secret@h:port/d"), "the database URL's port is not a number; "),

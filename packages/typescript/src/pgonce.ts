@@ -23,7 +23,8 @@ function reason(error: unknown): string {
   return 'message' in error ? String(error.message) : JSON.stringify(error);
 }
 
-export function pgonce(client: SupabaseClient) {
+// any: the types of the user's database, and the schema that the client is for
+export function pgonce(client: SupabaseClient<any, any, any>) {
   // supabase-js returns { data, error } and never throws. Here an error is thrown (its `code` is the SQLSTATE: PT409, 22023,
   // ...), because a route that ignores it would answer 200, and Stripe would never send the event again.
   async function rpc(name: string, args: { [key: string]: unknown } = {}) {

@@ -195,7 +195,9 @@ def _misread(said: str) -> str:
         return ""
     if "extra key/value separator" in said:
         return f" has a second = in the parameter {parameter[1]}: write it as %3D"
-    return f": PostgreSQL knows no parameter {parameter[1]}: take it out"
+    return (  # Prisma needs some, as pgbouncer=true, in the DATABASE_URL that it shares
+        f": PostgreSQL knows no parameter {parameter[1]}: take it out, or set PGONCE_DATABASE_URL without it"
+    )
 
 
 _opened: WeakSet[object] = WeakSet()
