@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import wait_until
 from tests.edge.command import counted
-from tests.faults.child import PGONCE, Start
+from tests.faults.child import PGONCE, Child, Start
 from tests.faults.proxy import Proxy
 from tests.faults.webhooks.shop import DISTINCT, TOTAL, number
 
@@ -75,13 +75,17 @@ def test_killed_15_times_at_random_bytes_of_its_traffic_every_row_is_there_once(
     seed = random.randrange(10**6)
     print(f"random seed: {seed}")  # noqa: T201 -- pytest shows it when the test fails
     chance = random.Random(seed)
-    # The whole import sends 400 kB or more, so that it outlives 15 kills. A kill repeats at most one batch, which has
-    # about 10 kB. One in the first bytes comes before the run has begun.
+    # A run begins after about 10 kB, and its first batch is committed after 30 kB. Nothing is forwarded after the kill,
+    # so that 15 of them do not reach the end of the import.
     for _ in range(KILLS):
         child = start(*PGONCE, "seed", "run", "numbers", database=network.url)
-        network.after(chance.randrange(500, 25_000), child.process.kill)
+
+        def kill(child: Child = child) -> None:
+            child.process.kill()
+            network.cut()
+
+        network.after(chance.randrange(8_000, 45_000), kill)
         child.end()
-        network.cut()
         wait_until(lambda: sessions(db) == 0, "the server has noticed")
         is_consistent(db)
         forget_the_dead(db)
