@@ -190,6 +190,11 @@ def shielded(done: T) -> T:
     return done
 
 
+def or_undone(done: T, _undo: Callable[[T, BaseException], object]) -> T:
+    """Return ``done``: only asynchronous code has cancellations."""
+    return done
+
+
 def sleep(seconds: float) -> None:
     """Wait for ``seconds``."""
     time.sleep(seconds)

@@ -24,7 +24,7 @@ Lock = asyncio.Lock
 CANCELS = True
 """Whether `repeating` cancels the body; a thread cannot be cancelled."""
 LEAVE = 5.0
-"""Seconds that the end of a run waits for a heartbeat that hangs."""
+"""Seconds that the end of a run waits for a heartbeat that hangs, and a cancelled task for a statement of its own."""
 
 
 @asynccontextmanager
@@ -191,6 +191,20 @@ async def shielded(work: Coroutine[Any, Any, T]) -> T:
         with suppress(asyncio.CancelledError):
             await asyncio.shield(task)
     return task.result()
+
+
+async def or_undone(work: Coroutine[Any, Any, T], undo: Callable[[T, BaseException], Awaitable[object]]) -> T:
+    """The result of ``work``. If this task is cancelled meanwhile, ``undo`` gets the result, if it comes within 5 s."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError as error:
+        await shielded(asyncio.wait({task}, timeout=LEAVE))
+        if not task.done():
+            task.cancel()
+        elif not task.cancelled() and task.exception() is None:
+            await undo(task.result(), error)
+        raise
 
 
 async def sleep(seconds: float) -> None:

@@ -14,7 +14,7 @@ from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
 from pgonce.core.callables import ensure_result
-from pgonce.core.concurrency import Result, shielded
+from pgonce.core.concurrency import Result, or_undone, shielded
 from pgonce.core.connection_reset import lent, resetting
 from pgonce.core.execute import Pool, call, connection, execute, transaction
 from pgonce.core.forked_child import ends_forked_child
@@ -95,7 +95,8 @@ class Webhooks:
 
     def handle(self, body: stripe.Body, handler: Handler) -> Outcome:
         """``receive`` for an event that is already verified and read; the same results and errors."""
-        claim = self._claim(body)
+        # a request that was cancelled at this statement left the event claimed: deliveries got 409 for five minutes
+        claim = or_undone(self._claim(body), self._fail)
         if claim.outcome == "busy":
             raise EventBusy(f"event {body.id} is being handled by another client: answer with an error, Stripe retries")
         if claim.outcome != "claimed":
@@ -114,7 +115,7 @@ class Webhooks:
         try:
             outcome = self._attempt(claim, event, watched)
         except Postponed as decision:
-            call(self._pool, postpone_webhook(claim, decision.delay), self._schema)
+            shielded(call(self._pool, postpone_webhook(claim, decision.delay), self._schema))
             raise EventBusy(
                 f"the handler of event {body.id} asks for a retry: answer with an error, Stripe retries"
             ) from None
@@ -188,6 +189,8 @@ class Webhooks:
             return "succeeded"
 
     def _fail(self, claim: Claim, error: BaseException) -> None:
+        if claim.outcome != "claimed":
+            return
         reason = "".join(traceback.format_exception(error))
         with suppress(PgonceError, psycopg.Error):  # the handler's error is more important; the lease expires by itself
             shielded(call(self._pool, calls.fail_webhook(claim, reason), self._schema))

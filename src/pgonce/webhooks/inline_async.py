@@ -13,7 +13,7 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from pgonce.core.callables import ensure_awaitable
-from pgonce.core.concurrency_async import Result, shielded
+from pgonce.core.concurrency_async import Result, or_undone, shielded
 from pgonce.core.connection_reset_async import lent, resetting
 from pgonce.core.execute_async import Pool, call, connection, execute, transaction
 from pgonce.core.forked_child import ends_forked_child
@@ -94,7 +94,8 @@ class AsyncWebhooks:
 
     async def handle(self, body: stripe.Body, handler: Handler) -> Outcome:
         """``receive`` for an event that is already verified and read; the same results and errors."""
-        claim = await self._claim(body)
+        # a request that was cancelled at this statement left the event claimed: deliveries got 409 for five minutes
+        claim = await or_undone(self._claim(body), self._fail)
         if claim.outcome == "busy":
             raise EventBusy(f"event {body.id} is being handled by another client: answer with an error, Stripe retries")
         if claim.outcome != "claimed":
@@ -113,7 +114,7 @@ class AsyncWebhooks:
         try:
             outcome = await self._attempt(claim, event, watched)
         except Postponed as decision:
-            await call(self._pool, postpone_webhook(claim, decision.delay), self._schema)
+            await shielded(call(self._pool, postpone_webhook(claim, decision.delay), self._schema))
             raise EventBusy(
                 f"the handler of event {body.id} asks for a retry: answer with an error, Stripe retries"
             ) from None
@@ -187,6 +188,8 @@ class AsyncWebhooks:
             return "succeeded"
 
     async def _fail(self, claim: Claim, error: BaseException) -> None:
+        if claim.outcome != "claimed":
+            return
         reason = "".join(traceback.format_exception(error))
         with suppress(PgonceError, psycopg.Error):  # the handler's error is more important; the lease expires by itself
             await shielded(call(self._pool, calls.fail_webhook(claim, reason), self._schema))

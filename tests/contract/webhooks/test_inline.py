@@ -227,6 +227,31 @@ def test_a_cancelled_async_delivery_fails_the_attempt_at_once(module_database: s
     assert (effects(db, name), row(db, name)["status"], row(db, name)["attempts"]) == (0, "failed", 3)
 
 
+def test_a_delivery_that_is_cancelled_after_its_claim_was_committed_fails_at_once(
+    module_database: str, db: Db, name: str
+) -> None:
+    """The claim waits for a lock. It is committed between the cancellation and the next round of the event loop."""
+    waiting = "select exists (select from pg_locks where not granted and relation = 'webhook_events'::regclass)"
+
+    async def handler(event: Event, tx: Any) -> None:
+        await tx.execute("insert into effects (name) values (%s)", [event.id])
+
+    async def main() -> None:
+        async with await open_async_pool(module_database, 2) as pool:
+            with db.transaction():
+                db.execute("lock table webhook_events")
+                task = asyncio.create_task(AsyncWebhooks(pool).handle(stripe.read(body(name)), handler))
+                while db.execute(waiting).fetchone() == (False,):  # noqa: ASYNC110 -- the database sets no Event
+                    await asyncio.sleep(0.01)
+                task.cancel()
+            wait_until(lambda: row(db, name) is not None, "the claim is committed")
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(main())
+    assert (effects(db, name), row(db, name)["status"]) == (0, "failed")
+
+
 def test_a_handler_that_swallows_a_database_error_does_not_succeed(caller: Caller, db: Db, name: str) -> None:
     def careless(event: Event, tx: Tx) -> None:
         effect(event, tx)
