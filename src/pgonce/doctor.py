@@ -13,7 +13,7 @@ from psycopg import errors
 from pgonce.core import database, environment, schema_check
 from pgonce.core.call import Call
 from pgonce.core.execute import execute, fetch, no_transaction_timeout
-from pgonce.errors import READ_ONLY, PgonceError, database_error, first_line
+from pgonce.errors import READ_ONLY, PgonceError, database_error, first_line, schema_option
 from pgonce.webhooks.stripe import signing_secrets
 
 State = Literal["ok", "warning", "failure"]
@@ -55,7 +55,9 @@ def examine(url: str, schema: str = "public") -> list[Finding]:
         caused = database_error(error)
         lacks_rights = caused is not None and caused.sqlstate == "42501"
         action = (
-            "make this role a member of service_role that inherits its rights" if lacks_rights else "pgonce migrate"
+            "make this role a member of service_role that inherits its rights"
+            if lacks_rights
+            else f"pgonce migrate{schema_option(schema)}"
         )
         return [*found, Finding("schema", "failure", first_line(error), action)]
 
@@ -115,14 +117,14 @@ def _schema(url: str, schema: str) -> list[Finding]:
     except errors.ReadOnlySqlTransaction:
         return [Finding("schema", "warning", f"not compared, because {READ_ONLY}", "examine the primary")]
     found = []
+    option = schema_option(schema)
     for line in lines[:SHOWN]:
         what, _, close = line.partition("; to close this: ")
         state: State = "warning" if "may create objects" in what else "failure"
-        found.append(
-            Finding("schema", state, what, close or ("pgonce sql" if "`pgonce sql`" in what else "pgonce migrate"))
-        )
+        command = "pgonce sql" if "`pgonce sql`" in what else "pgonce migrate"
+        found.append(Finding("schema", state, what, close or command + option))
     if len(lines) > SHOWN:
-        found.append(Finding("schema", "failure", f"{len(lines) - SHOWN} more", "pgonce migrate --check"))
+        found.append(Finding("schema", "failure", f"{len(lines) - SHOWN} more", f"pgonce migrate --check{option}"))
     return found or [Finding("schema", "ok", f"{schema} is current, unaltered, and closed to other roles")]
 
 

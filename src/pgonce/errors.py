@@ -158,8 +158,13 @@ def _not_migrated(state: str, reason: str, context: str | None) -> str:
     if named is None or state not in {"42883", "3F000"}:
         return f"{reason}: run `pgonce migrate` on this database"
     schema = named[1].strip('"')
-    option = "" if schema == "public" else f" --schema {shlex.quote(schema)}"
-    return f"schema {schema} lacks pgonce's functions, or has those of another version: run `pgonce migrate{option}`"
+    migrate = f"pgonce migrate{schema_option(schema)}"
+    return f"schema {schema} lacks pgonce's functions, or has those of another version: run `{migrate}`"
+
+
+def schema_option(schema: str) -> str:
+    """What names the schema in a command of pgonce's; nothing for the one that it uses by itself."""
+    return "" if schema == "public" else f" --schema {shlex.quote(schema)}"
 
 
 _RAISED = {"PT403": Forbidden, "PT404": NotFound, "PT409": LeaseLost, "PT503": SchemaError}

@@ -9,7 +9,7 @@ from uuid import UUID
 import click
 
 from pgonce.cli.options import as_json, with_database
-from pgonce.cli.output import Length, Moment, print_json, print_table, when
+from pgonce.cli.output import Length, Moment, print_json, print_table, suggested, when
 from pgonce.cli.times import ago, coming, span, took
 from pgonce.cli.watch import watchable
 from pgonce.core import database
@@ -116,7 +116,7 @@ def _print_jobs(lines: list[stats.JobLine]) -> None:
     )  # fmt: skip
     failed = next((job for job in lines if job.status == "failed" and job.run_id), None)
     if failed:
-        click.echo(f"look: pgonce job show {str(failed.run_id)[:8]}")
+        click.echo(f"look: {suggested('job show', str(failed.run_id)[:8])}")
 
 
 def _state(job: stats.JobLine) -> str:

@@ -12,11 +12,12 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+from click.core import ParameterSource
 from rich.cells import cell_len
 
-from pgonce.core.diagnosis import Diagnosis
+from pgonce.core.diagnosis import Diagnosis, command_line
 from pgonce.core.interval import interval
-from pgonce.errors import InvalidArgument
+from pgonce.errors import InvalidArgument, schema_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -191,6 +192,14 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], empty
 def _padded(text: str, width: int, *, right: bool) -> str:
     space = " " * (width - cell_len(text))
     return space + text if right else text + space
+
+
+def suggested(command: str, value: str, options: str = "") -> str:
+    """``command_line``, with the schema if the present command names it."""
+    context = click.get_current_context(silent=True)
+    if context and context.get_parameter_source("schema") is ParameterSource.COMMANDLINE:
+        options += schema_option(context.params["schema"])
+    return command_line(command, printable(value), options)
 
 
 def print_diagnosis(found: Iterable[Diagnosis]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from pgonce.cli.app_loader import load
 from pgonce.cli.errors import report
+from pgonce.cli.output import suggested
 from pgonce.cli.signals import handled
 from pgonce.core import database
 from pgonce.errors import PgonceError
@@ -124,8 +125,8 @@ def run_here(
         )
 
 
-def _again(name: str, reference: str) -> str:
-    return f"pgonce seed run {shlex.quote(name)} --app {shlex.quote(reference)}"
+def _again(name: str, reference: str, options: str = "") -> str:
+    return suggested("seed run", name, f" --app {shlex.quote(reference)}{options}")
 
 
 def run_on_cluster(
@@ -168,14 +169,14 @@ def run_on_cluster(
                 client.cancel(futures)
                 raise PgonceError(
                     f"the cluster has had no worker for {WORKERLESS:.0f} s: start some; all partitions resume where "
-                    f"they are: {_again(name, reference)} --cluster {address}"
+                    f"they are: {_again(name, reference, f' --cluster {address}')}"
                 )
         try:
             client.gather(futures)
         except KilledWorker:
             raise PgonceError(
                 "workers of the cluster died again and again with the same partition (killed, or out of memory: see "
-                f"their logs); all partitions resume where they are: {_again(name, reference)} --cluster {address}"
+                f"their logs); all partitions resume where they are: {_again(name, reference, f' --cluster {address}')}"
             ) from None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import sys
 import time
 from collections import Counter
@@ -15,7 +14,7 @@ from typing import Any
 import click
 
 from pgonce.cli.options import OVERLAP
-from pgonce.cli.output import terminal
+from pgonce.cli.output import suggested, terminal
 from pgonce.cli.times import took
 from pgonce.seeds.calls import Checkpoint, Counts
 from pgonce.seeds.calls_operate import Rehearsed, RejectGroup
@@ -30,6 +29,11 @@ REASONS = 4
 """Different reasons for rejects that are printed, the most frequent first."""
 
 
+def same_command(options: str = "") -> str:
+    """What resumes an import whose whole command is not known."""
+    return f"the same command{options}"
+
+
 def unknown(_: Any) -> float | None:
     """The progress of a source that does not know it."""
     return None
@@ -42,14 +46,14 @@ class Import:
     Args:
         name: the seed's name.
         title: source and table: ``people.csv → people``.
-        again: the command that resumes it.
+        again: the command that resumes it, with further options.
         total: how many rows there are in all, where that is known.
         share: the share of the source before a cursor, where that is known.
     """
 
     name: str
     title: str
-    again: str
+    again: Callable[..., str]
     total: int | None = None
     share: Callable[[Any], float | None] = unknown
 
@@ -135,15 +139,15 @@ class Import:
         for line in sequence_lines(result.sequences, were_set=were_set):
             click.echo(line, err=not done)
         if result.outcome == "paused":
-            click.echo(f"next       pgonce seed resume {shlex.quote(self.name)}   then {self.again}", err=True)
+            click.echo(f"next       {suggested('seed resume', self.name)}   then {self.again()}", err=True)
             sys.exit(OVERLAP)
         if not done:
             if not result.unfinished:
-                click.echo(f"next       {self.again}   goes on after the last batch", err=True)
+                click.echo(f"next       {self.again()}   goes on after the last batch", err=True)
             sys.exit(128 + stopped[0] if stopped else 1)
         if at and at.rows_rejected:
-            show = f"pgonce seed rejects {shlex.quote(self.name)}"
-            click.echo(f"next       {show}   then fix the source and run {self.again} with --restart")
+            show = suggested("seed rejects", self.name)
+            click.echo(f"next       {show}   then fix the source and run {self.again()} with --restart")
 
     def report_dry_run(self, counts: Rehearsed) -> None:
         """Print what an import would do; exits with 1 when its source ends before its end."""
@@ -168,9 +172,10 @@ class Import:
         if proof.get("examples"):
             click.echo(f"for example the keys {proof['examples']}", err=True)
         if has_key:
-            click.echo(f"next       {self.again} --restart --on-conflict update   writes what the source has", err=True)
+            options = " --restart --on-conflict update"
+            click.echo(f"next       {self.again(options)}   writes what the source has", err=True)
         else:
-            click.echo(f"next       empty the table, then {self.again} --restart", err=True)
+            click.echo(f"next       empty the table, then {self.again(' --restart')}", err=True)
         sys.exit(1)
 
 

@@ -14,7 +14,7 @@ import click
 from pgonce.app import App
 from pgonce.cli import partitions
 from pgonce.cli.options import APP, with_app, with_database
-from pgonce.cli.output import Length
+from pgonce.cli.output import Length, suggested
 from pgonce.cli.progress import Import, unknown
 from pgonce.cli.signals import stopping_after_batch
 from pgonce.core import database
@@ -68,9 +68,12 @@ def run(
     """
     found = app.get_seed(name)
     share = getattr(found.function, "progress", unknown)
-    again = f"pgonce seed run {shlex.quote(name)}"
-    if ctx.get_parameter_source("app") == click.core.ParameterSource.COMMANDLINE:
-        again += f" --app {shlex.quote(ctx.meta[APP])}"
+    named = ctx.get_parameter_source("app") == click.core.ParameterSource.COMMANDLINE
+    app_option = f" --app {shlex.quote(ctx.meta[APP])}" if named else ""
+
+    def again(options: str = "") -> str:
+        return suggested("seed run", name, app_option + options)
+
     shown = Import(name, f"{name} → {found.into}", again, found.total, share)
     fields: dict[str, Any] = {
         "on_conflict": on_conflict or found.on_conflict,

@@ -17,7 +17,7 @@ from psycopg import Connection, sql
 
 from pgonce.cli.options import with_database
 from pgonce.cli.output import print_table
-from pgonce.cli.progress import Import, unknown
+from pgonce.cli.progress import Import, same_command, unknown
 from pgonce.cli.signals import stopping_after_batch
 from pgonce.core import database
 from pgonce.core.execute import OwnCursor, fetch, run
@@ -159,7 +159,7 @@ def load(
     source, label = _source(files, query, key, reading, named=name is not None)
     label = text_of(label)
     name = name or f"{table}:{label}"
-    shown = Import(name, f"{label} → {table}", "the same command", source.total, getattr(source, "progress", unknown))
+    shown = Import(name, f"{label} → {table}", same_command, source.total, getattr(source, "progress", unknown))
     options: dict[str, Any] = {"into": table, "key": key, "on_conflict": on_conflict, "max_rejects": max_rejects}
     options["allow_unlogged"] = allow_unlogged
     with database.open_pool(url) as pool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from datetime import UTC, datetime
 
@@ -11,7 +10,7 @@ import click
 from pgonce.app import App
 from pgonce.cli.actor import session
 from pgonce.cli.options import OVERLAP, as_json, with_app, with_database
-from pgonce.cli.output import in_line, print_diagnosis, print_json, print_line, print_table
+from pgonce.cli.output import in_line, print_diagnosis, print_json, print_line, print_table, suggested
 from pgonce.cli.times import ago
 from pgonce.cli.times import took as took_
 from pgonce.cli.watch import watchable
@@ -112,7 +111,7 @@ def pause(name: str, url: str, schema: str) -> None:
     """Request the runner of the seed NAME to stop after its batch. The seed does not run until it is resumed."""
     with database.open_pool(url, 1) as pool:
         call(pool, operate.pause_seed(session(pool, schema), name), schema)
-    print_line(f"{name}: paused; continue with: pgonce seed resume {shlex.quote(name)}")
+    print_line(f"{name}: paused; continue with: {suggested('seed resume', name)}")
 
 
 @click.command()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
 
 from pgonce.cli.options import as_json, with_database
-from pgonce.cli.output import print_json, print_table
+from pgonce.cli.output import print_json, print_table, suggested
 from pgonce.core import database
 from pgonce.errors import NotFound
 from pgonce.seeds.calls import Reject
@@ -57,7 +56,7 @@ def rejects(name: str, csv_: bool, json_: bool, url: str, schema: str) -> None:
     if total > SHOWN:
         click.echo(f"{total - SHOWN:,} more")
     if total:
-        click.echo(f"values: pgonce seed rejects {shlex.quote(name)} --csv")
+        click.echo(f"values: {suggested('seed rejects', name, ' --csv')}")
 
 
 def _group(reject: Reject) -> tuple[str, str | None]:

@@ -10,7 +10,7 @@ import click
 
 from pgonce.cli.actor import audited
 from pgonce.cli.options import as_json, with_database
-from pgonce.cli.output import Moment, print_json, print_table, when
+from pgonce.cli.output import Moment, print_json, print_table, suggested, when
 from pgonce.cli.times import ago, took
 from pgonce.cli.watch import watchable
 from pgonce.cli.webhook_replay import check_glob, match
@@ -84,7 +84,7 @@ def list_(
         "reason",
     )  # fmt: skip
     if failed := next((e for e in lines if e.status == "failed"), None):
-        click.echo(f"look: pgonce webhook show {failed.stripe_event_id}")
+        click.echo(f"look: {suggested('webhook show', failed.stripe_event_id)}")
         click.echo("again: pgonce webhook replay --failed --dry-run")
 
 
@@ -182,7 +182,11 @@ def refused(since: datetime | None, json_: bool, url: str, schema: str) -> None:
         print_json(found)
         return
     rows = [
-        (each.reason, f"{each.deliveries:,}", when(each.first_minute), when(each.last_minute), REASONS[each.reason])
+        (each.reason, f"{each.deliveries:,}", when(each.first_minute), when(each.last_minute), _meaning(each.reason))
         for each in found
     ]
     print_table(["reason", "deliveries", "first (UTC)", "last (UTC)", "what it means"], rows, "none", "what it means")
+
+
+def _meaning(reason: str) -> str:
+    return REASONS.get(reason, "counted by another release of pgonce")

@@ -12,7 +12,7 @@ from typing import Any
 import click
 from rich.cells import cell_len, set_cell_size
 
-from pgonce.cli.output import json_text, print_diagnosis, print_line, printable, terminal
+from pgonce.cli.output import json_text, print_diagnosis, print_line, printable, suggested, terminal
 from pgonce.cli.times import took
 from pgonce.console.traceback import read_traceback
 from pgonce.core.diagnosis import Diagnosis
@@ -48,7 +48,7 @@ def print_event(event: dict[str, Any], diagnosis: Iterable[Diagnosis], *, whole:
             click.echo("\n".join(["\nlast error", *map(printable, traceback.split("\n"))]))
     else:
         click.echo()
-        print_line(f"payload and traceback: pgonce webhook show {printable(event['stripe_event_id'])} --all")
+        print_line(f"payload and traceback: {suggested('webhook show', event['stripe_event_id'], ' --all')}")
 
 
 def _state(event: dict[str, Any], now: datetime) -> str:

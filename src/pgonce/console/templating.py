@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from starlette.responses import Response
 
 from pgonce.console.addresses import url as address
 from pgonce.console.text import block, breakable, visible
+from pgonce.core.diagnosis import command_line
 
 ZONE_COOKIE = "pgonce_zone"
 MOST = 10_000
@@ -257,7 +257,7 @@ class Templates:
         self._environment.filters |= {
             "number": number, "count": count, "size": size, "short": short, "duration": duration,
             "length_text": length_text,
-            "visible": visible, "block": block, "breakable": breakable, "exact": exact, "word": shlex.quote,
+            "visible": visible, "block": block, "breakable": breakable, "exact": exact,
             "unquoted": unquoted,
         }  # fmt: skip
         self._environment.globals |= {
@@ -268,6 +268,7 @@ class Templates:
             "share": share,
             "version": version("pgonce"),
             "moment": datetime.fromisoformat,
+            "command_line": command_line,
         }
         self.statics = {each.name: each.read_bytes() for each in files("pgonce.console").joinpath("static").iterdir()}
         self._versions = {name: sha256(body).hexdigest()[:10] for name, body in self.statics.items()}

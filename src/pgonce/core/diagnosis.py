@@ -5,6 +5,7 @@ The functions in ``sql/api/webhooks_diagnose.sql``, ``jobs_diagnose.sql`` and ``
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 
@@ -21,3 +22,12 @@ class Diagnosis:
     action: str
     command: str | None
     """What does it; it may be pasted into a shell."""
+
+
+def command_line(command: str, value: str, options: str = "") -> str:
+    """``pgonce COMMAND VALUE OPTIONS``, as it may be pasted into a shell; pgonce_command makes the same in SQL.
+
+    A value that begins with a dash follows "--", after which there are no options.
+    """
+    word = shlex.quote(value)
+    return f"pgonce {command}{options} -- {word}" if value.startswith("-") else f"pgonce {command} {word}{options}"

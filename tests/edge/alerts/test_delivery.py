@@ -231,9 +231,11 @@ def test_each_kind_is_told_to_each_channel_once_by_two_loops_at_once(
 @pytest.mark.long
 def test_every_command_that_an_alert_names_runs(database: str, conn: Connection) -> None:
     everything_at_once(conn)
-    runs(conn, "it's a job; echo", "f" * 9, first="55 minutes")
-    conn.execute("select fail_seed('of ' || n, 'x') from generate_series(1, 9) n")
-    conn.execute("insert into webhook_events (stripe_event_id, event_type, status) values ('e v', 'it''s', 'failed')")
+    runs(conn, "-it's a job; echo", "f" * 9, first="55 minutes")
+    conn.execute("select fail_seed('-of ' || n, 'x') from generate_series(1, 9) n")
+    conn.execute(
+        "insert into webhook_events (stripe_event_id, event_type, status) values ('-e v', '--it''s', 'failed')"
+    )
     conn.execute("select pgonce_count_refused_deliveries('{signature}', '{200}')")
     found = conn.execute("select kind, message, detail from pgonce_find_alerts(now() - interval '1 day', '{}')")
     kinds = set()
@@ -255,11 +257,11 @@ def test_the_documentation_lists_every_kind_of_alert() -> None:
 def test_a_command_names_the_schema_where_it_is_not_public(empty_database: str) -> None:
     migrate(empty_database, "ops team")
     with psycopg.connect(empty_database, autocommit=True) as conn:
-        conn.execute("""select "ops team".fail_seed('broken', 'disk full')""")
+        conn.execute("""select "ops team".fail_seed('-broken', 'disk full')""")
         row = conn.execute("""select detail from "ops team".pgonce_find_alerts(now(), '{}')""").fetchone()
     assert row is not None
     command = shlex.split(row[0]["command"])
-    assert command[-2:] == ["--schema", "ops team"]
+    assert command[3:] == ["--schema", "ops team", "--", "-broken"]
     assert pgonce(empty_database, *command[1:])[0] == 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -166,6 +167,16 @@ def test_show_names_the_line_of_the_application_and_joins_equal_failures(databas
         "delivered, recorded", "attempt 1 failed", "attempts 2 to 4", "attempt 5 failed",
     ]  # fmt: skip
     assert "web-1:7" in out
+
+
+def test_the_commands_that_ls_and_show_name_run_whatever_the_id_is(database: str, conn: Connection[Any]) -> None:
+    conn.execute("insert into webhook_events (stripe_event_id, event_type, status) values ('--e v', 'a.b', 'failed')")
+    printed = pgonce(database, "webhook", "ls")[1]
+    for _ in range(2):
+        [words] = re.findall("pgonce webhook show (.*)", printed)
+        code, printed, _ = pgonce(database, "webhook", "show", *shlex.split(words))
+        assert code == 0
+    assert "\npayload\n" in printed
 
 
 @pytest.mark.parametrize("command", ["show", "replay"])

@@ -144,9 +144,13 @@ def test_a_failure_shows_its_own_line_and_place_and_no_quoted_value(shared: Conn
     assert "4111" not in diagnose(shared, make("failed", error_message=quoted))[1]
 
 
-def test_a_name_is_one_word_of_the_shell_command(shared: Connection, make: MakeRun) -> None:
-    command = diagnose(shared, make("failed", error_message="x", job="send; rm -rf 'x'"))[3]
-    assert command == """pgonce job request 'send; rm -rf '"'"'x'"'"''"""
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("send; rm -rf 'x'", """'send; rm -rf '"'"'x'"'"''"""), ("--help", "-- '--help'")],
+)
+def test_a_name_is_one_argument_of_the_shell_command(shared: Connection, make: MakeRun, name: str, words: str) -> None:
+    command = diagnose(shared, make("failed", error_message="x", job=name))[3]
+    assert command == f"pgonce job request {words}"
 
 
 def test_a_tick_that_nothing_started_is_diagnosed_by_its_job(shared: Connection) -> None:

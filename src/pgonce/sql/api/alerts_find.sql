@@ -11,6 +11,18 @@ language sql immutable parallel safe set search_path from current as $$
 $$;
 comment on function pgonce_shell_word(text) is 'pgonce: the text as one word of a shell command: quoted where it has to be.';
 
+create or replace function pgonce_command(p_command text, p_value text default null) returns text
+language sql stable parallel safe set search_path from current as $$
+  -- an argument that begins with a dash is no option after "--", and neither is what follows it
+  select case when p_value like '-%' and p_command !~ ('--[a-z]+ ' || c.place) then
+                replace(p_command, ' ' || c.place, '') || c.schema || ' -- ' || pgonce_shell_word(p_value)
+              else replace(p_command, coalesce(c.place, ''), coalesce(pgonce_shell_word(p_value), '')) || c.schema end
+  from (select substring(p_command from '\m(?:ID|NAME|RUN|TYPE)\M') as place,
+               case when current_schema() = 'public' then '' else ' --schema ' || pgonce_shell_word(current_schema()) end as schema) c
+$$;
+comment on function pgonce_command(text, text) is
+  'pgonce: a command of pgonce for this schema, as it may be pasted into a shell. p_value stands for ID, NAME, RUN or TYPE in it.';
+
 create or replace function pgonce_duration_text(p_duration interval) returns text
 language sql immutable parallel safe set search_path from current as $$
   select case when s.n < 10 then trim_scale(round(s.n, 1)) || ' s' when s.n < 60 then round(s.n) || ' s'
@@ -41,7 +53,6 @@ declare
   -- Whole hours: with a part of an hour, the count would differ between two calls. Not date_trunc: its hours are those of the
   -- session's time zone, which may begin at half past.
   v_from timestamptz := date_bin('1 hour', p_since, v_epoch);
-  v_schema text := case when current_schema() = 'public' then '' else ' --schema ' || pgonce_shell_word(current_schema()) end;
 begin
   return query
   with recent as (
@@ -169,17 +180,17 @@ begin
                        when 'skipped_in_a_row' then 'runs of job %s blocked the starts after them'
                        else 'ticks of job %s did not run' end as many,
            j.has_reason, j.error_message, jsonb_build_object('subject', n.subject, 'run_id', j.id) as example,
-           case when j.id is null or j.kind = 'recovered' then 'pgonce job ls --job ' || pgonce_shell_word(j.job_name)
-                else 'pgonce job show ' || j.id end as command,
-           'pgonce job ls --job ' || pgonce_shell_word(j.job_name)
-             || case when j.kind in ('run_failed', 'failed_in_a_row') then ' --status failed' else '' end as command_for_many,
+           case when j.id is null or j.kind = 'recovered' then pgonce_command('pgonce job ls --job NAME', j.job_name)
+                else pgonce_command('pgonce job show RUN', j.id::text) end as command,
+           pgonce_command('pgonce job ls --job NAME'
+             || case when j.kind in ('run_failed', 'failed_in_a_row') then ' --status failed' else '' end, j.job_name) as command_for_many,
            jsonb_build_object('job_name', j.job_name, 'key', j.key, 'run_id', j.id, 'scheduled_for', j.scheduled_for) as detail,
            jsonb_build_object('job_name', j.job_name) as detail_of_many
     from job_events j cross join lateral (select j.job_name || coalesce('/' || nullif(j.key, ''), '') as subject) n
     union all
     select i.kind, 'imports', i.seed_name, i.happened_at, i.seed_name || '/' || extract(epoch from i.last_updated_at),
            format('import %s %s', i.seed_name, i.says), i.many, i.kind = 'import_failed', i.error_message,
-           jsonb_build_object('subject', i.seed_name), 'pgonce seed show ' || pgonce_shell_word(i.seed_name), 'pgonce seed ls',
+           jsonb_build_object('subject', i.seed_name), pgonce_command('pgonce seed show NAME', i.seed_name), pgonce_command('pgonce seed ls'),
            jsonb_build_object('seed_name', i.seed_name), '{}'
     from (
       select 'import_failed' as kind, s.seed_name, s.last_updated_at as happened_at, 'failed' as says, '%s failed' as many,
@@ -198,8 +209,8 @@ begin
     select w.kind, w.event_type, w.event_type, w.happened_at, w.stripe_event_id,
            format('event %s of type %s %s', w.stripe_event_id, w.event_type, k.says), 'events of type %s ' || k.says_of_many, true,
            w.error_message, jsonb_build_object('stripe_event_id', w.stripe_event_id),
-           'pgonce webhook show ' || pgonce_shell_word(w.stripe_event_id),
-           format('pgonce webhook ls --status %s --type %s', k.status, pgonce_shell_word(w.event_type)),
+           pgonce_command('pgonce webhook show ID', w.stripe_event_id),
+           pgonce_command(format('pgonce webhook ls --status %s --type TYPE', k.status), w.event_type),
            jsonb_build_object('stripe_event_id', w.stripe_event_id, 'event_type', w.event_type, 'events', 1),
            jsonb_build_object('event_type', w.event_type)
     from (
@@ -227,18 +238,18 @@ begin
     select n.series, jsonb_agg(n.example || jsonb_build_object('reason', pgonce_error_line(n.error_message)) order by n.place) as examples
     from counted n where n.events > n.alone and n.place <= 3 group by n.series)
   select c.kind, c.subject, c.kind || '/' || c.once, 
-         format('%s%s. Next: `%s%s`', c.says, case when c.has_reason then ': ' || pgonce_alert_reason(c.error_message) else '' end,
-                c.command, v_schema),
-         c.detail || jsonb_build_object('command', c.command || v_schema), c.happened_at, c.series, 0
+         format('%s%s. Next: `%s`', c.says, case when c.has_reason then ': ' || pgonce_alert_reason(c.error_message) else '' end,
+                c.command),
+         c.detail || jsonb_build_object('command', c.command), c.happened_at, c.series, 0
   from counted c where c.events <= c.alone
   union all
   select c.kind, c.parent, format('%s/%s', c.series, length(c.events::text)),
-         format('%s %s since %s; the newest: %s%s. Next: `%s%s`',
+         format('%s %s since %s; the newest: %s%s. Next: `%s`',
                 ltrim(to_char(c.events, '999,999,999')), format(c.many, c.parent), to_char(c.hour at time zone 'UTC', v_utc),
                 case when c.subject = c.parent then c.example ->> 'stripe_event_id' else c.subject end,
-                case when c.has_reason then ': ' || pgonce_alert_reason(c.error_message) else '' end, c.command_for_many, v_schema),
+                case when c.has_reason then ': ' || pgonce_alert_reason(c.error_message) else '' end, c.command_for_many),
          c.detail_of_many || jsonb_build_object(
-           'events', c.events, 'since', c.hour, 'command', c.command_for_many || v_schema, 'examples', x.examples),
+           'events', c.events, 'since', c.hour, 'command', c.command_for_many, 'examples', x.examples),
          c.happened_at, c.series, length(c.events::text)
   from counted c join examples x on x.series = c.series where c.events > c.alone and c.place = 1
   order by 6;

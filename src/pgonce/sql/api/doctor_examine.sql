@@ -81,8 +81,8 @@ begin
     return query select 'webhooks', 'failure',
       format('%s%s events have been due for over 5 minutes, the first since %s', v_count, case when v_count = 10000 then ' or more' end,
              to_char(v_at at time zone 'UTC', v_utc)),
-      case when exists (select from pgonce_live_processes p where p.does = 'events') then 'pgonce ps'
-           else 'pgonce worker --app MODULE:APP' end;
+      case when exists (select from pgonce_live_processes p where p.does = 'events') then pgonce_command('pgonce ps')
+           else pgonce_command('pgonce worker --app MODULE:APP') end;
   end if;
   select count(*), count(distinct (d.event_type, d.line)), min(d.stripe_event_id) into v_count, v_causes, v_id
   from (select e.stripe_event_id, e.event_type, pgonce_error_line(e.error_message) as line from webhook_events e
@@ -91,7 +91,7 @@ begin
     return query select 'webhooks', 'warning',
       format('%s%s of %s', case v_count when 1 then '1 dead letter' else v_count || ' dead letters' end,
              case when v_count = 1000 then ' or more' end, case v_causes when 1 then 'one cause' else v_causes || ' causes' end),
-      'pgonce webhook ls --status dead';
+      pgonce_command('pgonce webhook ls --status dead');
   end if;
   if not v_late and v_count = 0 then
     return query select 'webhooks', 'ok', 'no event is late, and there are no dead letters', null::text;
@@ -103,14 +103,14 @@ begin
     case when v_count > 0 then format('%s in 24 hours, mostly for "%s"',
                                       case v_count when 1 then '1 delivery' else v_count || ' deliveries' end, v_text)
          else 'no delivery was refused in 24 hours' end,
-    case when v_count > 0 then 'pgonce webhook refused' end;
+    case when v_count > 0 then pgonce_command('pgonce webhook refused') end;
 
   select count(*), min(r.id::text) into v_count, v_id from cron_job_runs r
   where r.status = 'running' and r.heartbeat_at + r.run_window < v_now and not pgonce_has_heartbeat(r.id, r.run_window);
   if v_count > 0 then
     return query select 'jobs', 'warning',
       case v_count when 1 then '1 run has sent no heartbeat for its window' else v_count || ' runs have sent no heartbeat for their window' end
-        || ', and the next start takes over', 'pgonce job show ' || v_id;
+        || ', and the next start takes over', pgonce_command('pgonce job show RUN', v_id);
   end if;
   select count(*), min(m.job_name) into v_used, v_text from (
     select n.job_name from pgonce_job_missed n where n.missed_at > v_now - interval '7 days' limit 1000) m;
@@ -119,7 +119,7 @@ begin
   if v_used > 0 then
     return query select 'jobs', 'failure',
       format('%s did not run within 7 days, among them of job %s', case v_used when 1 then '1 tick' else v_used || ' ticks' end, v_text),
-      'pgonce job ls --job ' || pgonce_shell_word(v_text);
+      pgonce_command('pgonce job ls --job NAME', v_text);
   end if;
   -- Of the newest 100,000 runs, those that began before an earlier one of their job and key had ended.
   select count(*), min(o.job_name) into v_at_once, v_text from (
@@ -133,7 +133,7 @@ begin
     return query select 'jobs', 'failure',
       format('%s overlapped an earlier one within 7 days, among them of job %s: some client wrote cron_job_runs by hand',
              case v_at_once when 1 then '1 run' else v_at_once || ' runs' end, v_text),
-      'pgonce job ls --job ' || pgonce_shell_word(v_text);
+      pgonce_command('pgonce job ls --job NAME', v_text);
   elsif v_count = 0 and v_used = 0 then
     return query select 'jobs', 'ok', case when v_jobs = 0 then 'none is scheduled or expected'
       else format('%s of %s ran when they should', v_jobs, v_jobs) end || '; no run is stale', null::text;
@@ -145,7 +145,7 @@ begin
   return query select 'imports', case when v_count = 0 then 'ok' else 'warning' end,
     case v_count when 0 then 'none has failed or stalled' when 1 then 'import ' || v_text || ' has failed or stalled'
                  else format('%s have failed or stalled, among them %s', v_count, v_text) end,
-    case when v_count > 0 then 'pgonce seed show ' || pgonce_shell_word(v_text) end;
+    case when v_count > 0 then pgonce_command('pgonce seed show NAME', v_text) end;
 
   select count(distinct (l.host, l.pid)) into v_count from pgonce_live_processes l;  -- a process may have several services
   select count(*), min(l.app) into v_used, v_text from pgonce_list_processes() l where l.live and l.outdated;
@@ -160,9 +160,9 @@ begin
   if v_used > 0 or v_drift is not null then
     return query select 'processes', 'warning', concat_ws('; ',
       case when v_used > 0 then format('%s of another release than the newest start of %s', case v_used when 1 then '1 process is' else v_used || ' processes are' end, v_text) end,
-      case when v_drift is not null then 'the newest release no longer has ' || left(v_drift, 200) end), 'pgonce ps';
+      case when v_drift is not null then 'the newest release no longer has ' || left(v_drift, 200) end), pgonce_command('pgonce ps');
   elsif exists (select from pgonce_job_schedules) and not exists (select from pgonce_live_processes p where p.does = 'jobs') then
-    return query select 'processes', 'failure', 'jobs are scheduled, and no worker runs them', 'pgonce worker --app MODULE:APP';
+    return query select 'processes', 'failure', 'jobs are scheduled, and no worker runs them', pgonce_command('pgonce worker --app MODULE:APP');
   else
     return query select 'processes', 'ok',
       case v_count when 0 then 'none runs' when 1 then '1 process runs' else v_count || ' processes run' end, null::text;
@@ -179,9 +179,9 @@ begin
              to_char(v_at at time zone 'UTC', v_utc), coalesce(v_text, 'no worker has tried')),
       'check the channel''s URL, and that a worker with it runs';
   elsif not exists (select from pgonce_alert_channels) then
-    return query select 'alerts', 'warning', 'nobody is alerted when something fails', 'pgonce worker --app MODULE:APP --alert URL';
+    return query select 'alerts', 'warning', 'nobody is alerted when something fails', pgonce_command('pgonce worker --app MODULE:APP --alert URL');
   elsif not exists (select from pgonce_alert_channels c where c.looked_at > v_now - interval '10 minutes') then
-    return query select 'alerts', 'failure', 'no worker has looked for 10 minutes', 'pgonce worker --app MODULE:APP --alert URL';
+    return query select 'alerts', 'failure', 'no worker has looked for 10 minutes', pgonce_command('pgonce worker --app MODULE:APP --alert URL');
   else
     return query select 'alerts', 'ok', 'all are delivered', null::text;
   end if;
@@ -194,7 +194,7 @@ begin
   return query select 'retention', case when v_at is null then 'ok' else 'warning' end,
     case when v_at is null then 'nothing is overdue for deletion'
          else 'rows of ' || to_char(v_at at time zone 'UTC', 'YYYY-MM-DD') || ' are overdue for deletion; schedule weekly_cleanup, and now' end,
-    case when v_at is not null then 'pgonce cleanup' end;
+    case when v_at is not null then pgonce_command('pgonce cleanup') end;
 
   -- An estimate: the size of a row by the statistics, times the rows of the last week. At most 100,000 are counted.
   select count(*), min(n.received_at) into v_count, v_at from (

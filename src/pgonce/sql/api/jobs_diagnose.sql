@@ -92,7 +92,6 @@ language plpgsql stable set search_path from current set jit = off set plan_cach
 declare
   r cron_job_runs;
   v_now timestamptz := clock_timestamp();
-  v_name text;
   v_beat timestamptz;
   v_silent interval;
   v_usual_ms integer;
@@ -101,13 +100,11 @@ declare
   v_due timestamptz;
   v_kind text;
   v_evidence text;
-  v_schema text := case when current_schema() = 'public' then '' else ' --schema ' || pgonce_shell_word(current_schema()) end;
 begin
   select * into r from cron_job_runs where id = p_run_id;
   if not found then
     raise sqlstate 'PT404' using message = format('there is no job run %s', p_run_id);
   end if;
-  v_name := pgonce_shell_word(r.job_name);
   if r.status = 'running' then
     v_beat := greatest(r.heartbeat_at, (select h.heartbeat_at from pgonce_job_heartbeats h where h.run_id = r.id));
     v_silent := v_now - v_beat;
@@ -171,8 +168,7 @@ begin
   end if;
   return query
     select c.kind, c.needs_person, c.cause, v_evidence, c.action,
-           -- a command has one of the two
-           replace(replace(c.command, 'RUN', left(coalesce(r.blocked_by, r.id)::text, 8)), 'NAME', v_name) || v_schema
+           pgonce_command(c.command, case when c.command like '%RUN%' then left(coalesce(r.blocked_by, r.id)::text, 8) else r.job_name end)
     from pgonce_job_causes() c where c.kind = v_kind;
 end $$;
 comment on function pgonce_diagnose_run(uuid) is
@@ -184,7 +180,7 @@ returns table (kind text, needs_person boolean, cause text, evidence text, actio
 language plpgsql stable set search_path from current set jit = off as $$
 begin
   return query
-    select c.kind, c.needs_person, c.cause, format('%s: %s.', pgonce_utc_text(m.scheduled_for), m.reason), c.action, c.command
+    select c.kind, c.needs_person, c.cause, format('%s: %s.', pgonce_utc_text(m.scheduled_for), m.reason), c.action, pgonce_command(c.command)
     from pgonce_job_missed m cross join pgonce_job_causes() c
     where m.job_name = p_job_name and c.kind = 'missed' order by m.scheduled_for desc limit 5;
 end $$;

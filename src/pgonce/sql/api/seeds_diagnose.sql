@@ -82,10 +82,8 @@ language plpgsql stable set search_path from current as $$
 declare
   s seed_checkpoints;
   v_now timestamptz := clock_timestamp();
-  v_name text := pgonce_shell_word(p_seed_name);
   -- `pgonce seed load` names its imports TABLE:FILE; how it was called is not known here
   v_is_file boolean := position(':' in p_seed_name) > 0;
-  v_schema text := case when current_schema() = 'public' then '' else ' --schema ' || pgonce_shell_word(current_schema()) end;
   v_run uuid;
   v_alive boolean;
   v_process text;
@@ -142,7 +140,7 @@ begin
   return query
     select c.kind, c.needs_person, c.cause, v_evidence, c.action,
            case when not (v_is_file and c.command like '% --app %') then
-             replace(replace(c.command, 'RUN', coalesce(left(v_run::text, 8), '')), 'NAME', v_name) || v_schema end
+             pgonce_command(c.command, case when c.command like '%RUN%' then left(v_run::text, 8) else p_seed_name end) end
     from pgonce_seed_causes() c where c.kind = v_kind;
 end $$;
 comment on function pgonce_diagnose_seed(text) is

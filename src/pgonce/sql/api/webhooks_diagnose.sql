@@ -11,7 +11,7 @@ begin
      'Wait. If the process has died, the next delivery or a worker takes the event over.', 'pgonce ps'),
     ('orphaned', false, '`processing`, `lease_expires_at` past, not `queued`',
      'The client that handled it itself has died, and Stripe has not delivered it again yet.',
-     'Wait for Stripe''s next delivery, or let a worker handle it now.', 'pgonce webhook replay %s'),
+     'Wait for Stripe''s next delivery, or let a worker handle it now.', 'pgonce webhook replay ID'),
     ('died', false, '`processing`, `queued`, `lease_expires_at` past',
      'The worker that handled it has died, and another one is running.',
      'Wait: the other worker claims it.', 'pgonce ps'),
@@ -29,26 +29,26 @@ begin
      'Wait. If it should be handled, register a handler.', 'pgonce ps'),
     ('behind', false, '`processing`, no lease, an earlier event has the same `order_key`',
      'It waits for an earlier event of the same object.',
-     'See why the earlier one has not ended.', 'pgonce webhook show %s'),
+     'See why the earlier one has not ended.', 'pgonce webhook show ID'),
     ('postponed', false, '`processing`, no lease, `next_attempt_at` ahead',
      'It waits for the time that its handler asked for, or until its object is free.',
-     'Wait, or have it handled now.', 'pgonce webhook replay %s'),
+     'Wait, or have it handled now.', 'pgonce webhook replay ID'),
     ('retrying', false, '`failed`, `next_attempt_at` ahead',
      'Its last attempt failed, and a worker will try it again by itself.',
-     'Read the error. If it stays, fix the handler; a release that fixes it needs no replay.', 'pgonce webhook replay %s'),
+     'Read the error. If it stays, fix the handler; a release that fixes it needs no replay.', 'pgonce webhook replay ID'),
     ('dead', true, '`failed`, `queued`, no `next_attempt_at`',
      'A dead letter: its attempts are used up, and nobody tries it again by itself.',
-     'Fix the handler and release it. Then replay the event.', 'pgonce webhook replay %s'),
+     'Fix the handler and release it. Then replay the event.', 'pgonce webhook replay ID'),
     ('redelivered', false, '`failed`, not `queued`, received within three days',
      'The client that handled it itself has failed. Stripe''s next delivery is the retry.',
-     'Fix the handler. Then wait for Stripe, or let a worker handle it now.', 'pgonce webhook replay %s'),
+     'Fix the handler. Then wait for Stripe, or let a worker handle it now.', 'pgonce webhook replay ID'),
     ('abandoned', true, '`failed`, not `queued`, received earlier',
      'The client that handled it itself has failed, and Stripe has stopped delivering it.',
-     'Fix the handler. Then replay the event; a worker handles it.', 'pgonce webhook replay %s'),
+     'Fix the handler. Then replay the event; a worker handles it.', 'pgonce webhook replay ID'),
     ('no_handler', true, '`ignored`, `ignored_reason` "no handler for …"',
      'No process had a handler for its type.',
      'Register one: a worker that starts with it takes back the events of the last day. Replay older ones.',
-     'pgonce webhook replay %s'),
+     'pgonce webhook replay ID'),
     ('absent', true, 'no row',
      'It never came, or it was refused with a 4xx.',
      'Stripe''s dashboard shows the answer that it got. Check the secret, and what was refused here.',
@@ -56,7 +56,7 @@ begin
 end $$;
 comment on function pgonce_webhook_causes() is
   'pgonce: everything that can be the matter with an event: what its row says, what it is, what to do and which command does '
-  'it. %s is an event. needs_person: nothing happens by itself.';
+  'it. needs_person: nothing happens by itself.';
 
 create or replace function pgonce_has_live_handler(p_event_type text) returns boolean
 language sql stable set search_path from current as $$
@@ -77,7 +77,6 @@ language plpgsql stable set search_path from current set plan_cache_mode = force
 declare
   v_now timestamptz := clock_timestamp();
   v_utc constant text := 'YYYY-MM-DD HH24:MI:SS "UTC"';
-  v_schema text := case when current_schema() = 'public' then '' else ' --schema ' || pgonce_shell_word(current_schema()) end;
   v_open xid[];
   v record;
   v_kind text;
@@ -170,7 +169,7 @@ begin
     end if;
     return query
       select v.event, c.kind, c.needs_person, c.cause, v_evidence, c.action,
-             format(c.command, pgonce_shell_word(coalesce(v_earlier_id, v.event))) || v_schema
+             pgonce_command(c.command, coalesce(v_earlier_id, v.event))
       from pgonce_webhook_causes() c where c.kind = v_kind;
   end loop;
 end $$;

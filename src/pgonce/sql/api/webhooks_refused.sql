@@ -47,11 +47,11 @@ language plpgsql stable set search_path from current as $$
 declare
   v_last timestamptz;
   v_gap interval;
-  v_schema text := case when current_schema() = 'public' then '' else ' --schema ' || pgonce_shell_word(current_schema()) end;
+  v_command text := pgonce_command('pgonce webhook refused');
 begin
   return query
     select 'deliveries_refused', r.reason, format('deliveries_refused/%s/%s', r.reason, extract(epoch from r.hour)::bigint),
-           format('%s deliveries were refused since %s UTC: %s. Next: `pgonce webhook refused%s`', r.deliveries,
+           format('%s deliveries were refused since %s UTC: %s. Next: `%s`', r.deliveries,
                   to_char(r.hour at time zone 'UTC', 'YYYY-MM-DD HH24:MI'),
                   case r.reason when 'signature' then 'the signature does not fit; is the endpoint''s secret the current one'
                                 when 'time' then 'the signature is too old or in the future; is this machine''s clock right'
@@ -59,9 +59,9 @@ begin
                                 when 'size' then 'the body is over the limit'
                                 when 'path' then 'they were sent to another path; is the endpoint''s URL right'
                                 when 'database' then 'the database refuses to store them; the receiver''s log says why'
-                                else 'the body took too long' end, v_schema),
+                                else 'the body took too long' end, v_command),
            jsonb_build_object('reason', r.reason, 'deliveries', r.deliveries, 'since', r.hour,
-                              'command', 'pgonce webhook refused' || v_schema),
+                              'command', v_command),
            r.last, format('deliveries_refused/%s/%s', r.reason, extract(epoch from r.hour)::bigint), 0
     from (select d.reason, date_bin('1 hour', d.minute, '2000-01-01 00:00:00Z') as hour, sum(d.deliveries) as deliveries,
                  max(d.minute) as last
@@ -81,9 +81,9 @@ begin
   return query
     select 'deliveries_silent', 'webhooks', 'deliveries_silent/' || extract(epoch from v_last)::bigint,
            format('no delivery since %s UTC; in the four weeks before there was never a gap longer than %s. Is the endpoint '
-                  'enabled at Stripe? Next: `pgonce webhook refused%s`',
-                  to_char(v_last at time zone 'UTC', 'YYYY-MM-DD HH24:MI'), pgonce_duration_text(v_gap), v_schema),
-           jsonb_build_object('last', v_last, 'longest_gap', v_gap, 'command', 'pgonce webhook refused' || v_schema),
+                  'enabled at Stripe? Next: `%s`',
+                  to_char(v_last at time zone 'UTC', 'YYYY-MM-DD HH24:MI'), pgonce_duration_text(v_gap), v_command),
+           jsonb_build_object('last', v_last, 'longest_gap', v_gap, 'command', v_command),
            clock_timestamp(), 'deliveries_silent/' || extract(epoch from v_last)::bigint, 0;
 end $$;
 comment on function pgonce_find_delivery_alerts(timestamptz) is
