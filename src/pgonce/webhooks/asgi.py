@@ -8,7 +8,6 @@ the path itself, Starlette redirects to the path with a slash after it, and Stri
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import re
 import time
@@ -38,6 +37,7 @@ from pgonce.webhooks.refusals import EVERY, RefusalCounter, refusal_reason, writ
 from pgonce.webhooks.registry import WebhookRegistry
 from pgonce.webhooks.request_body import BodyReader, Receive, RequestBody
 from pgonce.webhooks.responses import MAX_BODY, Response, answer, failure
+from pgonce.webhooks.secret_lookup import SecretLookup
 from pgonce.webhooks.worker import Worker
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -59,7 +59,7 @@ class Receiver:
     Args:
         app: the handlers.
         secrets: the endpoint's secrets (``whsec_...``), several while one is being rolled; or a function, plain or
-            async, that returns them and is called for every delivery.
+            async, that returns them and is called for every delivery. One that takes over 5 s costs a 503.
         verify: another sender, in place of Stripe and ``secrets``: ``providers.github(secret)`` and the like.
         url: the database; the default is what ``database.find`` finds.
         schema: where ``pgonce migrate`` put the tables.
@@ -102,7 +102,8 @@ class Receiver:
         check_flag(worker, "worker of receiver")
         self._app = app
         self._verify = verify
-        self._secrets = secrets if callable(secrets) or verify else stripe.signing_secrets(secrets)
+        self._lookup = SecretLookup(secrets) if callable(secrets) else None
+        self._secrets = () if verify or callable(secrets) else stripe.signing_secrets(secrets)
         self._url = url
         self._schema = schema
         self._path = path.rstrip("/")
@@ -298,7 +299,7 @@ class Receiver:
         else:
             stripe.check_header(header)
             body = await self._bodies.read(request)
-            stripe.verify(body, header, await self._current_secrets())
+            stripe.verify(body, header, await self._lookup.find() if self._lookup else self._secrets)
             event = stripe.read(body)
         if self._live_only and event.payload.get("livemode") is False:
             self._count_refusal("test")
@@ -308,15 +309,6 @@ class Receiver:
         async with receiving(self._pool, event, self._schema):
             outcome = await self._writer.record(event, order_key(self._app, event))
         return answer(200, event=event.id, outcome=outcome)
-
-    async def _current_secrets(self) -> tuple[str, ...]:
-        secrets: Any = self._secrets
-        if callable(secrets):
-            # A plain function may read a file or call a service. In a thread it does not delay other deliveries.
-            secrets = await (secrets() if inspect.iscoroutinefunction(secrets) else asyncio.to_thread(secrets))
-            if inspect.isawaitable(secrets):  # of a lambda around an async function, or an object with async __call__
-                secrets = await secrets
-        return stripe.signing_secrets(secrets)
 
     async def _check_ready(self) -> Response:
         """Check the database: at most once a second, one check at a time, because anybody may send this request."""

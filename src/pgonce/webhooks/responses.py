@@ -27,9 +27,7 @@ from pgonce.errors import (
 MAX_BODY = 1_000_000
 """Bytes. Real events over 52 kB have been seen; nothing that Stripe documents comes near a megabyte."""
 
-UNAVAILABLE = (
-    "the database could not record this delivery: Stripe delivers it again, and the log of this service says why"
-)
+UNAVAILABLE = "this delivery could not be recorded: Stripe delivers it again, and the log of this service says why"
 
 LOG_EVERY = 1.0
 """Seconds between two log lines about requests refused for the same reason, because anybody can send a million."""
@@ -41,6 +39,10 @@ _logged: dict[tuple[str, str], float] = {}
 
 class SlowRequest(PgonceError):
     """The body was not received within its time limit."""
+
+
+class NoSecrets(PgonceError):
+    """The application's function has not returned the secrets in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ def status_of(error: BaseException) -> int:
         return 400
     if isinstance(error, EventBusy):
         return 409
-    if isinstance(error, DatabaseUnavailable | SchemaError) or is_database_fault(error):
+    if isinstance(error, DatabaseUnavailable | SchemaError | NoSecrets) or is_database_fault(error):
         return 503
     return 500
 

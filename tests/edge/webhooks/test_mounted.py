@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
@@ -15,7 +16,7 @@ from psycopg import Connection
 
 import pgonce
 from pgonce.errors import InvalidArgument
-from pgonce.webhooks import stripe
+from pgonce.webhooks import secret_lookup, stripe
 from tests.conftest import wait_until
 from tests.edge.serving import Served, serve_asgi
 from tests.faults.proxy import Hold, proxy
@@ -172,6 +173,32 @@ def test_a_secret_may_come_from_a_function_that_is_asked_for_each_delivery(datab
     endpoint = pgonce.Endpoint(pgonce.App(), secrets=lambda: valid, url=database, queue=True)
     body = b'{"id": "evt_2", "type": "pay"}'
     assert endpoint.handle(body, {"Stripe-Signature": stripe.sign(body, SECRET)}).status == 200
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_function_for_the_secrets_that_hangs_costs_a_503_and_no_thread_for_each_delivery(
+    database: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, is_async: bool
+) -> None:
+    monkeypatch.setattr(secret_lookup, "SECONDS", 0.1)
+    monkeypatch.setattr(secret_lookup, "AT_ONCE", 1)
+    hangs, called = threading.Event(), list[int]()
+
+    def plain() -> str:
+        called.append(1)
+        assert hangs.wait(60)
+        return SECRET
+
+    async def asynchronous() -> str:
+        return SECRET if hangs.is_set() else await asyncio.sleep(3600, SECRET)
+
+    secrets = asynchronous if is_async else plain
+    receiver = pgonce.receiver(pgonce.App(), secrets=secrets, url=database, worker=False)
+    with served(receiver) as client:
+        assert [post(client, "/webhooks/stripe") for _ in range(3)] == [503] * 3
+        assert "the function for the webhook secrets did not return within 0.1 s" in caplog.text
+        assert is_async or len(called) == 1, "one hangs, and the others wait for its end"
+        hangs.set()
+        wait_until(lambda: post(client, "/webhooks/stripe") == 200, "it is received")
 
 
 def test_an_endpoint_names_an_async_function_for_its_secrets(database: str, caplog: pytest.LogCaptureFixture) -> None:
