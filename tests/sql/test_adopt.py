@@ -153,6 +153,25 @@ def test_a_check_says_that_an_adoption_has_not_ended(database: str, conn: Connec
     assert value(conn, "select obj_description('webhook_events'::regclass, 'pg_class')") == "pgonce: theirs"
 
 
+def test_what_fills_in_waits_for_a_locked_row_and_holds_no_other_row_meanwhile(conn: Connection, session: Any) -> None:
+    conn.execute("comment on table webhook_events is 'pgonce: being adopted'")
+    for event in ("evt_1", "evt_2"):
+        payload = '{"data": {"object": {"id": "in_1"}}}'
+        conn.execute("select insert_webhook_if_new(%s, 'x', %s)", [event, payload])
+    conn.execute("update webhook_events set object_id = null")
+    handler = session(autocommit=False)
+    handler.execute("select from webhook_events where stripe_event_id = 'evt_2' for update")
+    waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '%with older%'"
+    with background(lambda: adopt.finish(session(), "public", ["webhook_events"]), handler.rollback) as filling:
+        wait_until(lambda: value(conn, waiting) == 1, "it wants the row")
+        conn.execute("set lock_timeout = '20s'")
+        conn.execute("update webhook_events set attempts = 2 where stripe_event_id = 'evt_1'")
+        assert not filling.done()
+        handler.rollback()
+    filling.result()
+    assert value(conn, "select count(object_id) from webhook_events") == 2
+
+
 def test_an_index_that_was_left_half_built_is_built_anew(empty_database: str, large: Connection) -> None:
     # CREATE INDEX CONCURRENTLY that fails leaves an invalid index under its name
     large.execute("drop index idx_cron_runs_started")

@@ -167,7 +167,7 @@ def finish(conn: Connection, schema: str, tables: list[str]) -> None:
     for table in tables:
         name = sql.Identifier(schema, table)
         if table == "webhook_events":
-            _fill_in(conn, name)
+            _fill_in(conn, schema, name)
         theirs = _comment_on(conn, name).removeprefix(ADOPTING).removeprefix("; ")
         mark = f"pgonce: {theirs or 'see docs/sql.md'}"
         conn.execute(sql.SQL("comment on table {} is {}").format(name, sql.Literal(mark)))
@@ -179,7 +179,7 @@ def _comment_on(conn: Connection, table: sql.Identifier) -> str:
     return str(comment)
 
 
-def _fill_in(conn: Connection, name: sql.Identifier) -> None:
+def _fill_in(conn: Connection, schema: str, name: sql.Identifier) -> None:
     batch = sql.SQL("""
       with older as (select id from {0} where id > %s order by id limit %s),
         filled as (update {0} e set payload = e.payload from older o
@@ -188,6 +188,10 @@ def _fill_in(conn: Connection, name: sql.Identifier) -> None:
       select max(id::text) from older
     """).format(name)
     last: UUID | str | None = UUID(int=0)
+
+    def fill() -> None:
+        nonlocal last
+        [[last]] = conn.execute(batch, [last, _BATCH]).fetchall()
+
     while last is not None:
-        row = conn.execute(batch, [last, _BATCH]).fetchone()
-        last = row[0] if row else None
+        with_short_locks(conn, schema, fill)  # a handler may hold one of the rows, and the others wait meanwhile

@@ -15,14 +15,17 @@ from psycopg import AsyncConnection, Connection
 from psycopg.types.json import Jsonb
 
 import pgonce
+from pgonce.cli.actor import audited
 from pgonce.core import database as databases
 from pgonce.core.call import Call, value
 from pgonce.core.execute import call
 from pgonce.webhooks import stripe
+from pgonce.webhooks.calls_replays import erase_webhooks
 from pgonce.webhooks.claimer import Claimer
 from pgonce.webhooks.claimer_async import AsyncClaimer
 from pgonce.webhooks.consumer import Consumer
 from pgonce.webhooks.consumer_async import AsyncConsumer
+from tests.conftest import wait_until
 from tests.contract.webhooks.handler_kinds import KINDS, register
 from tests.contract.webhooks.test_worker import Effects, Queue, app, effects, put, write
 from tests.faults.proxy import Proxy, proxy
@@ -219,3 +222,45 @@ def until_done(conn: Connection[Any], attempt: Attempt, ids: list[str], way: str
         if way not in QUEUED:
             conn.execute(LATER.encode())
     pytest.fail(f"{way}: {ids} are {found}")
+
+
+ERASED = """select count(*) filter (where payload ? 'erased'),
+  (select count(*) from pgonce_webhook_attempts where what = 'erased'),
+  (select coalesce(sum(2), 0) from pgonce_audit where action = 'erase') from webhook_events"""
+
+
+def test_wherever_the_connection_is_cut_an_erasure_is_whole_or_nothing_and_may_be_repeated(
+    database: str, conn: Connection[Any]
+) -> None:
+    event = """insert into webhook_events (stripe_event_id, event_type, status, payload)
+    values (%s, 'pay', 'failed', '{"data": {"object": {"customer": "cus_1"}}}')"""
+    wanted = erase_webhooks("cus_1", None, "me", dry_run=False)
+
+    def erase(pool: Any) -> None:  # as the command does
+        audited(pool, "public", wanted, "erase", "customer", "cus_1", str)
+
+    def erased() -> tuple[Any, ...]:
+        [found] = conn.execute(ERASED.encode()).fetchall()
+        return found
+
+    def is_erased_by_hand() -> bool:  # the server may not have noticed yet that the other connection was cut
+        erase(direct)
+        return erased()[:2] == (2, 2)
+
+    with (
+        proxy(database) as network,
+        databases.open_pool(network.url, 1) as pool,
+        databases.open_pool(database, 1) as direct,
+    ):
+        for number in count():
+            for answer in (False, True):
+                conn.execute("truncate webhook_events, pgonce_webhook_attempts, pgonce_audit")
+                conn.cursor().executemany(event.encode(), [["evt_1"], ["evt_2"]])
+                network.cut_at(number, answer=answer)
+                with suppress(Exception):
+                    erase(pool)
+                assert erased() in {(0, 0, 0), (2, 2, 2)}
+                wait_until(is_erased_by_hand, "the repetition erases")
+            if not network.has_cut:
+                assert number >= 3
+                return
