@@ -18,8 +18,8 @@ from pgonce.alerts import calls
 from pgonce.alerts.delivery import Send, failure_reason, ping_sender, sender
 from pgonce.core import database
 from pgonce.core.execute import call
+from pgonce.core.failures import log_errors
 from pgonce.core.service import Service
-from pgonce.errors import PgonceError, first_line
 
 EVERY = 15.0
 """Seconds between two searches for alerts."""
@@ -75,7 +75,11 @@ class Alerts(Service):
             DatabaseUnavailable: here, rather than later in the thread.
         """
         self._pool = self._shared_pool or database.open_pool(self._url, 2)  # two: a long look must not delay a delivery
-        self._looking.start()
+        try:
+            self._looking.start()
+        except BaseException:  # the system has refused the thread
+            self._close_pool()
+            raise
         return self
 
     def stop(self, timeout: float | None = None) -> bool:
@@ -94,13 +98,17 @@ class Alerts(Service):
         for thread in threads:
             thread.join(None if until is None else max(until - time.monotonic(), 0))
         ended = not any(thread.is_alive() for thread in threads)
-        if ended and self._shared_pool is None:
-            self._pool.close()
+        if ended:
+            self._close_pool()
         return ended
+
+    def _close_pool(self) -> None:
+        if self._shared_pool is None:
+            self._pool.close()
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            self._logging_errors(self._look)
+            log_errors(self._look)
             self._stop.wait(self._every * random.uniform(0.5, 1.0))  # noqa: S311 -- not all at the same time
 
     def _look(self) -> None:
@@ -115,20 +123,9 @@ class Alerts(Service):
     def _start_thread(self, name: str, work: Callable[[], None]) -> None:
         """Run ``work`` in a thread of its own, so that it delays nothing else, unless its last thread still runs."""
         if name not in self._threads or not self._threads[name].is_alive():
-            thread = threading.Thread(
-                target=self._logging_errors, args=[work], name=f"pgonce alerts {name}", daemon=True
-            )
+            thread = threading.Thread(target=log_errors, args=[work], name=f"pgonce alerts {name}", daemon=True)
             thread.start()
             self._threads[name] = thread  # not before: `stop` cannot join what the system refused to start
-
-    @staticmethod
-    def _logging_errors(work: Callable[[], None]) -> None:
-        try:
-            work()
-        except (PgonceError, psycopg.Error) as error:
-            log.warning("%s", first_line(error))
-        except Exception as error:  # noqa: BLE001 -- without its text, which may quote a URL
-            log.warning("unexpected error in the alerts, which go on: %s", type(error).__name__)
 
     def _deliver_all(self, channel: str, send: Send) -> None:
         # The first failure ends the round, because every further attempt at this channel could take another timeout.

@@ -19,6 +19,7 @@ from typing import TypeAlias
 from urllib.parse import quote, unquote, urlsplit
 
 from pgonce.alerts.calls import Alert
+from pgonce.core.opener import opener
 from pgonce.errors import InvalidArgument, PgonceError
 
 TIMEOUT = 10
@@ -103,18 +104,6 @@ def _request(url: str, name: str, alert: Alert | None = None) -> urllib.request.
         request.data = json.dumps(alert.as_json()).encode()
         request.add_header("Content-Type", "application/json")
     return request
-
-
-# Without a handler for redirects: a redirected POST arrives as a GET without its body, and would count as delivered.
-opener = urllib.request.OpenerDirector()
-for _handler in (
-    urllib.request.ProxyHandler,
-    urllib.request.HTTPHandler,
-    urllib.request.HTTPSHandler,
-    urllib.request.HTTPErrorProcessor,
-    urllib.request.HTTPDefaultErrorHandler,
-):
-    opener.add_handler(_handler())
 
 
 def _open(request: urllib.request.Request) -> None:

@@ -15,7 +15,7 @@ from urllib.request import Request
 
 import click
 
-from pgonce.alerts.delivery import opener
+from pgonce.core.opener import opener
 from pgonce.errors import InvalidArgument, InvalidPayload, PgonceError
 from pgonce.testing.events import event as sample
 from pgonce.webhooks import stripe

@@ -144,8 +144,12 @@ class Scheduler(Service):
             self._threads.stop()
             self._close_pools()  # left to the garbage collector they would complain about their threads
             raise
-        for thread in self._own:
-            thread.start()
+        try:
+            for thread in self._own:
+                thread.start()
+        except BaseException:  # the first one is at work
+            self.stop()
+            raise
         self._app.schedulers.add(self)
         return self
 
@@ -170,7 +174,7 @@ class Scheduler(Service):
         until = None if timeout is None else time.monotonic() + timeout
         self._threads.stop()
         self._executor.request_stop(STOPPED)
-        threads = [*self._own, *self._threads.threads]
+        threads = [thread for thread in [*self._own, *self._threads.threads] if thread.ident]  # that were started
         for thread in threads:
             thread.join(None if until is None else max(until - time.monotonic(), 0))
         ended = not any(thread.is_alive() for thread in threads)

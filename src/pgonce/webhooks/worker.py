@@ -106,6 +106,7 @@ class Worker(Service):
         Raises:
             DatabaseUnavailable, SchemaError: raised here, not in a thread.
             InvalidArgument: it has been started before; a stopped worker does not start again.
+            RuntimeError: the system refused a thread.
         """
         if self._threads:
             raise InvalidArgument("this worker has been started before: make another one")
@@ -144,10 +145,14 @@ class Worker(Service):
             self._async_consumers = Context().run(loop.submit, self._run_consumers_async(async_types))
             self._async_consumers.add_done_callback(_log_failure)
         targets: list[Callable[[], None]] = [*self._consumers_of_threads(), partial(self._upkeep.run, self._stop)]
-        for number, target in enumerate(targets):
-            thread = threading.Thread(target=target, name=f"pgonce worker {number}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        try:
+            for number, target in enumerate(targets):
+                thread = threading.Thread(target=target, name=f"pgonce worker {number}", daemon=True)
+                thread.start()
+                self._threads.append(thread)
+        except BaseException:  # the system has refused one
+            self.stop()
+            raise
         self._app.workers.add(self)
         return self
 

@@ -484,7 +484,7 @@ def test_a_thread_that_the_system_refuses_does_not_keep_the_alerts_from_ending(
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     alerts = Alerts(database, ["http://127.0.0.1:1/"]).start()
-    wait_until(lambda: "unexpected error in the alerts" in caplog.text, "the refusal")
+    wait_until(lambda: "unexpected error in a thread of pgonce" in caplog.text, "the refusal")
     assert alerts.stop(30)
 
 

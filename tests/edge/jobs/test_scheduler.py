@@ -15,7 +15,11 @@ import psycopg
 import pytest
 
 import pgonce
+from pgonce.alerts.alerts import Alerts
+from pgonce.core.service import Service
 from pgonce.jobs.cron import Cron
+from pgonce.jobs.scheduler import Scheduler
+from pgonce.webhooks.worker import Worker
 from tests.conftest import wait_until
 from tests.edge.jobs.conftest import Simulation, nothing, ticks, utc
 from tests.faults.proxy import proxy
@@ -488,6 +492,27 @@ def test_a_tick_is_run_though_no_thread_can_be_started_in_its_time(
         simulation.run_until("2026-01-01 00:01:10")
     simulation.run_until("2026-01-01 00:02:10")
     assert [status for _, status, _ in ticks(conn)] == ["succeeded"] * 2
+
+
+@pytest.mark.parametrize("service", [Scheduler, Worker, Alerts])
+def test_a_service_of_which_a_thread_is_refused_leaves_none_at_work(
+    database: str, monkeypatch: pytest.MonkeyPatch, service: Callable[..., Service]
+) -> None:
+    start, refused = threading.Thread.start, {"pgonce upkeep", "pgonce worker 1", "pgonce alerts"}
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name in refused:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    app = pgonce.App()
+    app.webhook("a")(lambda _, tx: tx)
+    before = {*threading.enumerate()}
+    with monkeypatch.context() as refusing:
+        refusing.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            (service(database) if service is Alerts else service(app, database)).start()
+    assert [thread.name for thread in {*threading.enumerate()} - before if thread.name != "pgonce alarm"] == []
 
 
 def test_a_psql_that_holds_the_schedules_stops_no_tick_and_no_worker_that_starts(
