@@ -58,7 +58,7 @@ from relations r join pg_policy p on p.polrelid = r.oid
 union all
 select case p.prokind when 'p' then 'procedure' else 'function' end, p.signature,
        concat_ws(' ', pg_get_function_arguments(p.oid), pg_get_function_result(p.oid), l.lanname, p.provolatile,
-                 p.prosecdef, p.proisstrict, p.proparallel, p.prosrc,
+                 p.prosecdef, p.proisstrict, p.proparallel, p.prosrc || coalesce(pg_get_function_sqlbody(p.oid), ''),
                  (select string_agg(replace(c, here.quoted, 'here'), ' ' order by c)
                   from unnest(p.proconfig) c))
 from routines p join pg_language l on l.oid = p.prolang cross join here

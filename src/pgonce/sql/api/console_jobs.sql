@@ -65,7 +65,7 @@ begin
   select c.name, c.key, s.cron, s.timezone, s.grace, array_remove(s.next_tick || s.upcoming, null), s.slots,
          p.paused_at, p.paused_until, p.reason, r.id, r.status, r.started_at,
          coalesce(r.duration_ms, case when r.started_at is not null then  -- least() ignores nulls
-           least(greatest(extract(epoch from clock_timestamp() - r.started_at) * 1000, 0), 2147483647)::integer end), r.process,
+           pgonce_elapsed_ms(r.started_at, clock_timestamp()) end), r.process,
          coalesce(r.status = 'running' and r.stop_requested_at is not null, false),
          (select d.due_at from pgonce_job_retries d where d.run_id = r.id)
   from chosen c
@@ -228,7 +228,7 @@ language plpgsql stable set search_path from current set jit = off set plan_cach
 begin
   return query
   select r.id, r.job_name, r.key, r.status, r.started_at, r.completed_at,
-         coalesce(r.duration_ms, least(greatest(extract(epoch from clock_timestamp() - r.started_at) * 1000, 0), 2147483647)::integer),
+         coalesce(r.duration_ms, pgonce_elapsed_ms(r.started_at, clock_timestamp())),
          r.rows_processed, r.rows_skipped, r.progress_done, r.progress_total, r.process, r.attempt,
          coalesce(r.scheduled_for, r.for_tick), r.status = 'running' and r.stop_requested_at is not null, r.blocked_by,
          (select b.started_at from cron_job_runs b where b.id = r.blocked_by),
@@ -290,7 +290,7 @@ returns table (id uuid, job_name text, key text, status text, scope jsonb, rows_
 language sql stable set search_path from current set jit = off as $$
   select r.id, r.job_name, r.key, r.status, r.scope, r.rows_processed, r.rows_skipped, left(r.error_message, 16384),
          pgonce_error_line(r.error_message), pgonce_error_place(r.error_message), r.started_at, r.completed_at,
-         coalesce(r.duration_ms, least(greatest(extract(epoch from clock_timestamp() - r.started_at) * 1000, 0), 2147483647)::integer),
+         coalesce(r.duration_ms, pgonce_elapsed_ms(r.started_at, clock_timestamp())),
          r.run_window, b.beat, case when r.status = 'running' then b.beat + r.run_window end, coalesce(r.scheduled_for, r.for_tick),
          r.attempt, r.retries, r.retry_of, (select d.due_at from pgonce_job_retries d where d.run_id = r.id), r.blocked_by, r.process,
          w.release, w.app, r.progress_done, r.progress_total, r.progress_at, r.transactions, r.stop_requested_at,

@@ -210,7 +210,7 @@ language sql stable set search_path from current set jit = off as $$
     order by 3, 4 desc nulls last, 1, 2 limit p_limit)
   select c.job_name, c.key, r.id, r.status, r.started_at,
          coalesce(r.duration_ms, case when r.started_at is not null then
-           least(greatest(extract(epoch from clock_timestamp() - r.started_at) * 1000, 0), 2147483647)::integer end),
+           pgonce_elapsed_ms(r.started_at, clock_timestamp()) end),
          u.ms[1], u.ms[2],
          (select coalesce(min(t) filter (where t > clock_timestamp()), max(t)) from unnest(s.next_tick || s.upcoming) t),
          r.attempt, (select d.due_at from pgonce_job_retries d where d.run_id = r.id),

@@ -94,7 +94,7 @@ begin
     update cron_job_runs r
     set status = 'succeeded', completed_at = v_now, error_message = null,
         rows_processed = coalesce(g.rows_processed, r.rows_processed), rows_skipped = coalesce(g.rows_skipped, r.rows_skipped),
-        duration_ms = least(greatest(extract(epoch from v_now - r.started_at) * 1000, 0), 2147483647)
+        duration_ms = pgonce_elapsed_ms(r.started_at, v_now)
     from unnest(p_run_ids, p_rows_processed, p_rows_skipped, p_transactions) as g (id, rows_processed, rows_skipped, transactions)
     where r.id = g.id and r.status || '' = 'running' and r.transactions >= coalesce(g.transactions, 0)
     returning r.id

@@ -64,7 +64,7 @@ declare
 begin
   update cron_job_runs
   set status = 'failed', completed_at = clock_timestamp(),
-      duration_ms = least(greatest(extract(epoch from clock_timestamp() - started_at) * 1000, 0), 2147483647),
+      duration_ms = pgonce_elapsed_ms(started_at, clock_timestamp()),
       error_message = format('abandoned: last sign of life %s, %s', heartbeat_at, p_because)
   where id = p_run_id
   returning retries into v_retries;
@@ -350,7 +350,7 @@ begin
   update cron_job_runs
   set status = 'succeeded', completed_at = v_now, error_message = null,
       rows_processed = coalesce(p_rows_processed, rows_processed), rows_skipped = coalesce(p_rows_skipped, rows_skipped),
-      duration_ms = least(greatest(extract(epoch from v_now - started_at) * 1000, 0), 2147483647)
+      duration_ms = pgonce_elapsed_ms(started_at, v_now)
   where id = p_run_id and status || '' = 'running' and transactions >= p_transactions;
   if found then return true; end if;
   perform pgonce_check_job_run_transactions(p_run_id, p_transactions);
@@ -369,7 +369,7 @@ declare
 begin
   update cron_job_runs
   set status = 'failed', completed_at = v_now, error_message = p_error_message,
-      duration_ms = least(greatest(extract(epoch from v_now - started_at) * 1000, 0), 2147483647)
+      duration_ms = pgonce_elapsed_ms(started_at, v_now)
   where id = p_run_id and status || '' = 'running'
   returning retries into v_retries;
   if not found then return pgonce_has_job_run_ended(p_run_id, 'failed', p_error_message); end if;

@@ -21,7 +21,7 @@ declare
 begin
   update cron_job_runs
   set status = 'failed', completed_at = v_now, error_message = 'ended by hand: ' || coalesce(nullif(p_reason, ''), 'no reason given'),
-      duration_ms = least(greatest(extract(epoch from v_now - started_at) * 1000, 0), 2147483647)
+      duration_ms = pgonce_elapsed_ms(started_at, v_now)
   where id = p_run_id and status || '' = 'running';
   if not found then
     if not exists (select from cron_job_runs where id = p_run_id) then

@@ -30,7 +30,7 @@ language sql stable set search_path from current set jit = off as $$
     union select m.job_name, m.key from missed m)
   select k.job_name, k.key, r.id, r.status, r.started_at,
          coalesce(r.duration_ms, case when r.started_at is not null then  -- least() ignores nulls
-           least(greatest(extract(epoch from clock_timestamp() - r.started_at) * 1000, 0), 2147483647)::integer end),
+           pgonce_elapsed_ms(r.started_at, clock_timestamp()) end),
          u.ms[1], u.ms[2],
          (select coalesce(min(t) filter (where t > clock_timestamp()), max(t)) from unnest(s.next_tick || s.upcoming) t),
          r.attempt, (select d.due_at from pgonce_job_retries d where d.run_id = r.id),

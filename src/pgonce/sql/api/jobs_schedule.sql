@@ -103,7 +103,7 @@ begin
   update cron_job_runs
   set status = 'failed', completed_at = v_now, error_message = p_error_message, retries = greatest(retries, attempt),
       backoff = coalesce(backoff, interval '1 minute'),
-      duration_ms = least(greatest(extract(epoch from v_now - started_at) * 1000, 0), 2147483647)
+      duration_ms = pgonce_elapsed_ms(started_at, v_now)
   where id = p_run_id and status || '' = 'running';
   if not found then return pgonce_has_job_run_ended(p_run_id, 'failed', p_error_message); end if;
   insert into pgonce_job_retries (run_id, job_name, due_at, counted, retries)

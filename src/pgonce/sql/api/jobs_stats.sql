@@ -17,7 +17,7 @@ returns table (id uuid, job_name text, key text, status text, scope jsonb, attem
                progress_done bigint, progress_total bigint, stopping boolean, next_retry_at timestamptz, reason text)
 language sql stable set search_path from current set jit = off as $$
   select r.id, r.job_name, r.key, r.status, r.scope, r.attempt, r.scheduled_for, r.started_at, r.heartbeat_at,
-         coalesce(r.duration_ms, least(greatest(extract(epoch from clock_timestamp() - r.started_at) * 1000, 0), 2147483647)::integer),
+         coalesce(r.duration_ms, pgonce_elapsed_ms(r.started_at, clock_timestamp())),
          r.rows_processed, r.rows_skipped, r.progress_done, r.progress_total,
          r.status = 'running' and r.stop_requested_at is not null,
          (select d.due_at from pgonce_job_retries d where d.run_id = r.id),

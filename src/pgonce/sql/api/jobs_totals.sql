@@ -5,6 +5,13 @@
 -- id in open_runs, and counted at a later midnight. Rows that change otherwise (a DELETE, TRUNCATE, an INSERT of an old run)
 -- delete the totals that have counted them, and these are made anew.
 
+-- Without a search_path of its own, so that the planner writes it into the statement: its body is parsed at its creation.
+create or replace function pgonce_elapsed_ms(p_since timestamptz, p_until timestamptz) returns integer
+language sql immutable parallel safe
+return least(greatest(extract(epoch from p_until - p_since) * 1000, 0), 2147483647)::integer;
+comment on function pgonce_elapsed_ms(timestamptz, timestamptz) is
+  'pgonce: the time between in milliseconds; 0 where the clock was set back, and at most what an integer holds.';
+
 create or replace function pgonce_round_duration(p_ms integer) returns integer
 language sql immutable parallel safe set search_path from current as $$
   -- 16 steps for each factor of two: half a step is 2.2 %
