@@ -177,6 +177,11 @@ def schedule(
 
     Workers that have the job use it within 30 s. It replaces a schedule with the same key in their code.
     """
+    given = [option for option, each in {"--cron": cron, "--every": every, "--remove": remove}.items() if each]
+    if name is None and given:
+        raise click.UsageError(f"{given[0]} needs the NAME of a job")
+    if name is not None and len(given) != 1:
+        raise click.UsageError("pass --cron or --every, or --remove")
     with database.open_pool(url, 1) as pool:
         if name is None:
             _list_schedules(pool, json_, schema)
@@ -188,8 +193,6 @@ def schedule(
                 raise NotFound(f"job {name} has no schedule{f' with the key {key}' if key else ''}")
             print_line(f"{name}: schedule deleted")
         else:
-            if (cron is None) == (every is None):
-                raise InvalidArgument("pass --cron or --every")
             chosen: Schedule = Every.read(every) if every is not None else Cron(cron or "", timezone)
             plan = read_plan(f"of job {name}", chosen, catch_up, "1 day", None, grace)
             tick = chosen.after(call(pool, NOW, "pg_catalog"))  # of a clock that is wrong, it would be a missed tick
@@ -242,7 +245,7 @@ def expect(
     Example: pgonce job expect nightly_backup --every '1 day' --grace '1 hour' --within '20 minutes'
     """
     if never == (every is not None or within is not None):
-        raise InvalidArgument("pass --every or --within, or --never")
+        raise click.UsageError("pass --every or --within, or --never")
     with database.open_pool(url, 1) as pool:
         if not never:
             call(pool, operate.expect_job(session(pool, schema), name, every, grace, key, within=within), schema)

@@ -155,7 +155,7 @@ def serve(
         logs.configure()
     secrets = _secrets()
     if with_console and f"{path}/".startswith(f"{CONSOLE}/"):
-        raise InvalidArgument(f"the path {path} is the console's: choose another one with --path")
+        raise click.UsageError(f"the path {path} is the console's: choose another one with --path")
     console = _console(app, url, schema, host) if with_console else None
     receiver = Receiver(
         app,

@@ -63,6 +63,8 @@ def replay(
     """
     if bool(event_ids) == failed:
         raise click.UsageError("name the events, or pass --failed")
+    if event_ids and (type_ or since or limit):
+        raise click.UsageError("--type, --since and --limit are for --failed")
     with database.open_pool(url, 1) as pool:
         if failed:
             if dry_run:

@@ -336,7 +336,8 @@ def test_ls_has_a_line_for_each_job_with_what_is_usual_what_comes_next_and_what_
     )
     assert run("expect", "dump", "--every", "1 day")[0] == 0
     assert run("expect", "dump", "--within", "20 minutes")[1] == "dump: expected in less than 20 min\n"
-    assert run("expect", "dump")[2] == "pgonce: pass --every or --within, or --never\n"
+    refusal = "pgonce: pass --every or --within, or --never: see pgonce job expect --help\n"
+    assert run("expect", "dump")[::2] == (2, refusal)
     assert run("pause", "broken", "--reason", "the partner is down", "--until", "2 hours")[0] == 0
     assert run("schedule", "new", "--cron", "0 3 1 1 *")[0] == 0
     code, out, _ = run("ls")
@@ -441,8 +442,6 @@ def test_a_line_break_or_an_escape_in_a_name_reaches_no_line_that_is_printed(run
     [
         (["--cron", "* * *"], "has not five fields"),
         (["--every", "0 s"], "must be longer than zero"),
-        ([], "pass --cron or --every"),
-        (["--cron", "@daily", "--every", "1 h"], "pass --cron or --every"),
         (["--remove"], "has no schedule"),
         (["--cron", "@daily", "--grace", "soon"], "is not a length of time"),
     ],
@@ -452,6 +451,14 @@ def test_a_schedule_that_cannot_be_read_is_refused_in_one_line(run: Run, options
     assert code == 1
     assert says in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words", ["counts", "counts --cron @daily --every 1h", "counts --cron @daily --remove", "--cron @daily"]
+)
+def test_options_of_a_schedule_that_exclude_each_other_are_a_usage_error(run: Run, words: str) -> None:
+    code, out, said = run("schedule", *words.split())
+    assert (code, out, said.count("\n")) == (2, "", 1)
 
 
 def test_on_a_narrow_terminal_the_statistics_stay_a_table(database: str, conn: Connection) -> None:

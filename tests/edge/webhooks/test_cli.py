@@ -230,6 +230,7 @@ def test_replay_wants_either_events_or_failed(database: str, arguments: list[str
         ["ls", "--limit", "2147483648"],
         ["ls", "--type", "invoice.[z-a]"],
         ["replay", "--failed", "--type", "invoice.[z-a]"],
+        ["replay", "evt_1", "--type", "invoice.paid"],
     ],
     ids=" ".join,
 )
