@@ -337,10 +337,11 @@ def _signature(scope: Scope) -> str:
 def _is_at(scope: Scope, path: str) -> bool:
     """Whether the request is for ``path`` below the prefix under which the app is mounted, or below a part of it.
 
-    Servers and frameworks differ in whether ``path`` still contains ``root_path``.
+    Servers and frameworks differ in whether ``path`` still contains ``root_path``. A proxy may send the whole address,
+    and a server pass it on.
     """
     prefix = scope.get("root_path", "").rstrip("/")
-    asked = scope["path"].rstrip("/")
+    asked = re.sub(r"^https?://[^/]*", "", scope["path"]).rstrip("/")
     return any(
         full.endswith(path) and f"{prefix}/".startswith(full.removesuffix(path) + "/")
         for full in (asked, prefix + asked)

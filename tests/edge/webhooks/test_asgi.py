@@ -224,6 +224,14 @@ def test_another_path_is_a_404(http: httpx.Client, name: str, path: str) -> None
     assert post(http, body(name), path=path).status_code == 404
 
 
+def test_a_proxy_may_send_the_whole_address(http: httpx.Client, db: Db, name: str) -> None:
+    raw = body(name)
+    headers = {"Stripe-Signature": stripe.sign(raw, SECRET)}
+    target = f"http://shop.example{PATH}?from=proxy".encode()
+    assert http.post(PATH, content=raw, headers=headers, extensions={"target": target}).status_code == 200
+    handled(db, name)
+
+
 # 413 ----------------------------------------------------------------------------------------------------------------
 
 LARGE = 20_000_000
