@@ -37,7 +37,10 @@ CAUSES: dict[str, tuple[dict[str, str], bool]] = {
     "dead": ({"status": "'failed'", "queued": "true"}, True),
     "redelivered": ({"status": "'failed'"}, True),
     "abandoned": ({"status": "'failed'", "received_at": "now() - interval '4 days'"}, True),
-    "no_handler": ({"status": "'ignored'", "queued": "true", "ignored_reason": "'no handler for a.b'"}, False),
+    "no_handler": (
+        {"status": "'ignored'", "queued": "true", "ignored_reason": "'no handler for a.b'", "lease": "null"},
+        False,
+    ),
     "absent": ({}, False),
 }
 
@@ -90,7 +93,12 @@ def test_the_cause_is_read_from_the_row_and_its_command_runs(conn: Connection, d
 
 @pytest.mark.parametrize(
     "columns",
-    [{"status": "'succeeded'"}, {"status": "'ignored'", "ignored_reason": "'test'"}, {"status": "'ignored'"}],
+    [
+        {"status": "'ignored'", "queued": "true", "ignored_reason": "'no handler wants it'"},
+        {"status": "'succeeded'"},
+        {"status": "'ignored'", "ignored_reason": "'test'"},
+        {"status": "'ignored'"},
+    ],
 )
 def test_a_final_event_has_no_diagnosis(conn: Connection, columns: dict[str, str]) -> None:
     put(conn, "evt_1", columns)

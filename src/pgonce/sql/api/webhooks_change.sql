@@ -70,7 +70,7 @@ begin
   elsif p_change = 'ignore' then
     with changed as (
       update webhook_events e
-      set status = 'ignored', processed_at = v_now, error_message = null, next_attempt_at = null,
+      set status = 'ignored', lease = null, lease_expires_at = null, processed_at = v_now, error_message = null, next_attempt_at = null,
           ignored_reason = coalesce(p_reason, format('no handler for %s', e.event_type))
       where e.id = any (p_ids) returning e.id)
     select array_agg(c.id) into v_changed from changed c;

@@ -335,6 +335,7 @@ begin
   return cardinality(pgonce_change_webhooks(array(
     select i.id from webhook_events i
     where i.status = 'ignored' and i.queued and i.ignored_reason like 'no handler%' and i.received_at > v_since
+      and i.lease is null  -- a handler that has ignored one may have said the same
       and i.event_type ~ p_types and not pgonce_is_webhook_left_out(i.id)
     order by i.received_at limit p_limit for update skip locked), 'queue'));
 end $$;

@@ -94,7 +94,8 @@ begin
   loop
     v_kind := null;
     v_earlier_id := null;
-    continue when v.status = 'succeeded' or v.status = 'ignored' and coalesce(v.ignored_reason, '') not like 'no handler%';
+    continue when v.status = 'succeeded'
+      or v.status = 'ignored' and (coalesce(v.ignored_reason, '') not like 'no handler%' or v.queued and v.lease is not null);
     if v_open is null then
       v_open := array(select l.transactionid from pg_locks l where l.locktype = 'transactionid' and l.mode = 'ExclusiveLock');
     end if;
