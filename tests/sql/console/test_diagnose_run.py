@@ -33,6 +33,11 @@ RUNS: dict[str, dict[str, Any]] = {
     "paused": {"status": "skipped", "error_message": "paused: the printer is broken"},
     "given_up": {"status": "skipped", "error_message": "no worker had it"},
 }
+SAID = [
+    {"error_message": f"{said}\nexit code 1"}
+    for said in ("timed out after 30 s", "abandoned: no lock", "ended by hand", "worker stopped")
+]
+"""What the command of `pgonce exec` may have said, in pgonce's words."""
 
 
 @pytest.fixture
@@ -74,10 +79,12 @@ def diagnose(conn: Connection, run: UUID) -> tuple[str, str, str, str | None]:
     return rows[0]
 
 
-@pytest.mark.parametrize("code", RUNS)
-def test_a_run_that_has_not_succeeded_has_its_cause_and_action(shared: Connection, make: MakeRun, code: str) -> None:
+@pytest.mark.parametrize(("code", "more"), [*((code, {}) for code in RUNS), *(("raised", said) for said in SAID)])
+def test_a_run_that_has_not_succeeded_has_its_cause_and_action(
+    shared: Connection, make: MakeRun, code: str, more: dict[str, str]
+) -> None:
     wanted = shared.execute("select cause, action from pgonce_job_causes() where kind = %s", [code]).fetchone()
-    cause, evidence, action, command = diagnose(shared, make(**RUNS[code]))
+    cause, evidence, action, command = diagnose(shared, make(**RUNS[code] | more))
     assert (cause, action) == wanted
     assert evidence
     assert (command is None) == (code == "at_work")

@@ -140,6 +140,7 @@ begin
     v_kind := case
       when pgonce_is_interruption(r.error_message) then 'interrupted'
       when v_due is not null then 'waits_for_retry'
+      when r.error_message ~ E'\n' then 'raised'  -- a traceback, or the last lines of a command; pgonce's own reasons have one
       when r.error_message like 'abandoned:%' then 'abandoned'
       when r.error_message like 'ended by hand%' or r.error_message = 'stopped on request' then 'ended'
       when r.error_message like 'timed out after %' then 'timed_out'

@@ -117,7 +117,8 @@ comment on function pgonce_interrupt_job_run(uuid, text) is
 
 create or replace function pgonce_is_interruption(p_error_message text) returns boolean
 language sql immutable parallel safe set search_path from current as $$
-  select p_error_message like 'worker stopped%' or p_error_message like 'the answer to its start was lost%'
+  -- no LIKE: a command's last words on stderr may begin alike
+  select p_error_message in ('worker stopped', 'the answer to its start was lost: nothing was run')
 $$;
 comment on function pgonce_is_interruption(text) is
   'pgonce: whether a failed run with this message did not fail by itself: a worker closed it with pgonce_interrupt_job_run.';
