@@ -2,9 +2,9 @@
 -- table at each migrate. This comes after the functions, because a trigger that is created blocks the writers until the migrate
 -- ends. It is not a function: whoever may call one that executes a definition may execute anything.
 --
--- The two of webhook_events only compute columns from other columns of the row. So they are always enabled, also for a role or a
--- session with session_replication_role = replica, and for the apply process of a logical replication, which has the same. Those
--- of cron_job_runs decide and count, which must happen once, on the publisher.
+-- Two of webhook_events only compute columns from other columns of the row. So they are always enabled, also for a role or a
+-- session with session_replication_role = replica, and for the apply process of a logical replication, which has the same. The
+-- others decide, count and delete, which must happen once, on the publisher.
 do $$
 declare
   r record;
@@ -26,6 +26,12 @@ begin
        'create trigger pgonce_before_failure before insert or update of error_message on webhook_events '
        'for each row when (new.status = ''failed''::text) execute function pgonce_webhook_events_before_failure()',
        $late$update webhook_events set error_message = error_message where status = 'failed' and failure is null$late$),
+      ('webhook_events', 'pgonce_after_delete', 'O',
+       'create trigger pgonce_after_delete after delete on webhook_events referencing old table as gone '
+       'for each statement execute function pgonce_webhook_events_deleted()', null),
+      ('webhook_events', 'pgonce_after_truncate', 'O',
+       'create trigger pgonce_after_truncate after truncate on webhook_events '
+       'for each statement execute function pgonce_webhook_events_deleted()', null),
       -- start_job_run has checked already, and its rows begin with a heartbeat: the trigger skips them. PostgreSQL parses this
       -- condition again for every INSERT, and a longer one takes longer. So the condition does not mention the status.
       ('cron_job_runs', 'pgonce_before_insert', 'O',

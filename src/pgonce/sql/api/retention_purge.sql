@@ -99,18 +99,27 @@ comment on function pgonce_find_old_rows(text, timestamptz, integer, uuid[]) is
   'pgonce: locks the oldest events or runs that may be deleted, but for those in p_last, and returns their ids. Rows that a foreign key '
   'keeps from being deleted come only when no others are left.';
 
+-- A trigger, because the application deletes events, too: a history holds the errors of handlers, which may quote a payload.
+create or replace function pgonce_webhook_events_deleted() returns trigger
+language plpgsql set search_path from current as $$
+begin
+  if tg_op = 'TRUNCATE' then
+    delete from pgonce_webhook_attempts;
+  else
+    delete from pgonce_webhook_attempts a using gone g where a.event_id = g.id;
+  end if;
+  return null;
+exception when insufficient_privilege then  -- a role that may delete events and nothing else: to refuse it would be worse
+  return null;
+end $$;
+comment on function pgonce_webhook_events_deleted() is
+  'pgonce: deletes the history of events together with them, unless the role that deletes them has no right to it.';
+
 create or replace function purge_webhook_events(p_older_than interval default '90 days', p_limit integer default 10000) returns integer
 language plpgsql set search_path from current as $$
-declare
-  v_old uuid[];
-  v_deleted integer;
 begin
   perform pgonce_check_retention_arguments(p_older_than, p_limit);
-  v_old := pgonce_find_old_rows('webhook_events', clock_timestamp() - p_older_than, p_limit);
-  v_deleted := pgonce_delete_unreferenced('webhook_events', v_old);
-  delete from pgonce_webhook_attempts a
-  where a.event_id = any (v_old) and not exists (select from webhook_events e where e.id = a.event_id);
-  return v_deleted;
+  return pgonce_delete_unreferenced('webhook_events', pgonce_find_old_rows('webhook_events', clock_timestamp() - p_older_than, p_limit));
 end $$;
 comment on function purge_webhook_events(interval, integer) is
   'pgonce: deletes at most p_limit events older than p_older_than, oldest first. Events that are held or still queued are '
