@@ -28,7 +28,7 @@ from pgonce.errors import DatabaseUnavailable, PgonceError
 from pgonce.jobs import calls
 from pgonce.jobs.calls_operate import EXPECT_GRACE, expect_job
 from pgonce.jobs.calls_stats import get_job_run, list_job_runs
-from pgonce.jobs.live_runs import find_unanswered, live, sending
+from pgonce.jobs.live_runs import find_unanswered, live, sending, unanswered
 from pgonce.jobs.pool_address import address
 from pgonce.jobs.registry import Job
 from pgonce.jobs.run_async import AsyncRun
@@ -54,11 +54,11 @@ class AsyncJobs:
     def __init__(self, pool: Pool, *, schema: str = "public") -> None:
         check_pool(pool, AsyncConnectionPool, "AsyncJobs")
         check_schema(schema)
-        address(pool)  # refused now, and not at the first heartbeat
+        conninfo, _ = address(pool)  # refused now, and not at the first heartbeat
         self._pool = pool
         self._schema = schema
         self._promises: set[tuple[Any, ...]] = set()
-        self._unanswered: dict[tuple[str, str], float] = {}
+        self._place = f"{conninfo} {schema}"
         self._call_batcher = AsyncCallBatcher(pool, schema, self._unclaimed)
 
     async def _unclaimed(self, started: Any) -> None:
@@ -177,14 +177,14 @@ class AsyncJobs:
         sent = time.monotonic()
         sending.append(which)
         try:
-            run_id = await self._start_unanswered(start) if which in self._unanswered else None
+            run_id = await self._start_unanswered(start) if (self._place, *which) in unanswered else None
             run_id = run_id or await self._call_batcher.value(by)
             if run_id is not None:
                 live.add(run_id)
             return run_id
         except DatabaseUnavailable as error:
             if not isinstance(error.__cause__, PoolTimeout | TimeoutError):  # it may have been sent
-                self._unanswered.setdefault(which, sent)
+                unanswered.setdefault((self._place, *which), sent)
             raise
         finally:
             sending.remove(which)
@@ -193,7 +193,7 @@ class AsyncJobs:
         """Close the run whose start was not answered, which would block the job for a window, and start it anew."""
         which = start.name, start.key
         running = await call(self._pool, list_job_runs(name=start.name, status="running", limit=1000), self._schema)
-        sent = self._unanswered.get(which)
+        sent = unanswered.get((self._place, *which))
         if sent is None or sending.count(which) > 1:  # a run in the list may be of the other start that is being sent
             return None
         anew = None
@@ -205,7 +205,7 @@ class AsyncJobs:
             await call(self._pool, closing, self._schema)
             if anew is None and row["scope"] == start.scope:  # what another scope asked for is not this run's retry
                 anew = await call(self._pool, calls.retry_job_run(run_id, start.slots), self._schema)
-        self._unanswered.pop(which, None)
+        unanswered.pop((self._place, *which), None)
         return anew
 
     def begin(

@@ -11,6 +11,8 @@ live: set[UUID] = set()
 """The runs in progress in this process, synchronous and asynchronous."""
 sending: list[tuple[str, str]] = []
 """Job and key of each start of this process that is being sent: its run may be in the table and not yet in ``live``."""
+unanswered: dict[tuple[str, str, str], float] = {}
+"""Database and schema, job and key of starts of this process whose answers were lost, and when each was sent."""
 
 
 def is_slot_key(run_key: str, key: str) -> bool:

@@ -80,13 +80,18 @@ def test_connections_that_a_proxy_has_cut_are_noticed_too(network: Any, db: Db, 
 
 
 @pytest.mark.parametrize("kind", CHECKED)
-@pytest.mark.parametrize("options", [{}, {"retries": 1}, {"slots": 1}], ids=str)
+@pytest.mark.parametrize(
+    ("options", "other_object"), [({}, False), ({}, True), ({"retries": 1}, True), ({"slots": 1}, False)], ids=str
+)
 def test_the_start_after_one_whose_answer_was_lost_is_a_run(
-    network: Any, db: Db, name: str, kind: str, options: dict[str, Any]
+    network: Any, db: Db, name: str, kind: str, options: dict[str, Any], other_object: bool
 ) -> None:
     """The run that nobody had been told of blocked the job for its window."""
     caller = CHECKED[kind](network.url)
     lose_a_start(network, caller, name, answer=True, **options)
+    if other_object:  # as in a route that makes one for each request
+        caller.close()
+        caller = CHECKED[kind](network.url)
     with caller.run(name, **options) as run:
         assert run is not None
         with caller.run(name, **options) as second:
