@@ -111,6 +111,8 @@ class Registration:
             "p_handlers": list(self.handlers),
             "p_jobs": list(self.jobs),
             "p_capacity": self.capacity,
+            # again after a day of silence: a process of an older release must not become the newest start
+            "p_started_at": self.started_at,
         }
         return Call("pgonce_register_process", args, value)
 

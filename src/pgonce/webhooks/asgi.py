@@ -195,7 +195,7 @@ class Receiver:
         """Write or refresh this process's row for ``pgonce ps``. Without it deliveries are received, too."""
         try:
             if not await call(pool, beat_process(self._registration.id, 0, []), self._schema):
-                await call(pool, self._registration.registering(), self._schema)
+                self._registration.started_at = await call(pool, self._registration.registering(), self._schema)
         except (PgonceError, psycopg.Error) as error:
             log.warning("this receiver is not in the list of processes now: %s", summary(error))
 

@@ -70,6 +70,21 @@ def test_what_a_new_release_retired_is_not_written_back_by_an_old_process_that_s
     assert ("kept", "succeeded", utc("2026-01-01 00:03")) in ticks(conn)
 
 
+def test_an_old_process_that_was_suspended_for_a_day_does_not_take_the_place_of_the_new_release(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation]
+) -> None:
+    simulation = simulate("2026-01-01 00:00:10")
+    old = start(simulation, release("kept", "removed"), database)
+    start(simulation, release("kept"), database)
+    conn.execute("delete from pgonce_processes where id = %s", [old._process.id])
+    old._process._next = 0.0
+    simulation.run_until("2026-01-01 00:02:40")
+    counts = "select (select count(*) from pgonce_live_processes), (select count(*) from pgonce_job_releases)"
+    assert conn.execute(counts).fetchall() == [(2, 2)]
+    assert scheduled(conn) == ["kept"]
+    assert {name for name, *_ in ticks(conn)} == {"kept"}
+
+
 def test_an_old_process_that_starts_again_in_the_middle_of_a_rollout_leaves_nothing_behind_at_its_stop(
     database: str, conn: Connection, simulate: Callable[[str], Simulation]
 ) -> None:

@@ -17,7 +17,8 @@
 
 create or replace function pgonce_register_process(
   p_id uuid, p_does text, p_host text, p_pid integer, p_version text, p_app text default '', p_release text default '',
-  p_digest text default '', p_handlers text[] default '{}', p_jobs text[] default '{}', p_capacity integer default null)
+  p_digest text default '', p_handlers text[] default '{}', p_jobs text[] default '{}', p_capacity integer default null,
+  p_started_at timestamptz default null)
 returns timestamptz
 language plpgsql set search_path from current as $$
 declare
@@ -26,12 +27,13 @@ begin
   -- skip locked: two processes that start at the same time both clean up, and neither waits
   delete from pgonce_processes where id in (
     select id from pgonce_processes where last_seen_at < clock_timestamp() - interval '1 day' and id <> p_id for update skip locked);
-  insert into pgonce_processes as p (id, does, host, pid, version, app, release, digest, handlers, jobs, capacity)
-  values (p_id, p_does, p_host, p_pid, p_version, p_app, p_release, p_digest, p_handlers, p_jobs, p_capacity)
+  insert into pgonce_processes as p (id, does, host, pid, version, app, release, digest, handlers, jobs, capacity, started_at)
+  values (p_id, p_does, p_host, p_pid, p_version, p_app, p_release, p_digest, p_handlers, p_jobs, p_capacity,
+          coalesce(p_started_at, clock_timestamp()))
   on conflict (id) do update
   set last_seen_at = clock_timestamp(), handlers = excluded.handlers, jobs = excluded.jobs, digest = excluded.digest
   returning started_at into v_started_at;
-  if p_does = 'jobs' then
+  if p_does = 'jobs' and p_started_at is null then
     insert into pgonce_job_releases (app, release, jobs)
     select p_app, n.release, p_jobs from (select coalesce(nullif(p_release, ''), left(p_digest, 7)) as release) n
     where n.release > '' and n.release is distinct from (
@@ -41,9 +43,9 @@ begin
   end if;
   return v_started_at;
 end $$;
-comment on function pgonce_register_process(uuid, text, text, integer, text, text, text, text, text[], text[], integer) is
+comment on function pgonce_register_process(uuid, text, text, integer, text, text, text, text, text[], text[], integer, timestamptz) is
   'pgonce: records that a service of a process has started, and returns the time of its start. p_does: events, receives, jobs '
-  'or alerts. Rows without a heartbeat for a day are deleted.';
+  'or alerts. Rows without a heartbeat for a day are deleted. p_started_at: when it started, for one that registers again.';
 
 create or replace function pgonce_beat_process(p_id uuid, p_busy integer default 0, p_busy_with text[] default '{}') returns boolean
 language plpgsql set search_path from current as $$
