@@ -77,6 +77,8 @@ def test_an_old_process_that_was_suspended_for_a_day_does_not_take_the_place_of_
     old = start(simulation, release("kept", "removed"), database)
     start(simulation, release("kept"), database)
     conn.execute("delete from pgonce_processes where id = %s", [old._process.id])
+    simulation.run_until("2026-01-01 00:01:10")
+    assert {name for name, *_ in ticks(conn)} == {"kept"}, "before it has registered again"
     old._process._next = 0.0
     simulation.run_until("2026-01-01 00:02:40")
     counts = "select (select count(*) from pgonce_live_processes), (select count(*) from pgonce_job_releases)"

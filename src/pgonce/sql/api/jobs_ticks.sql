@@ -34,7 +34,7 @@ begin
   -- Registrations and clean stops run one at a time: each must see what the others have written.
   perform pg_advisory_xact_lock(hashtextextended('pgonce job schedules', 0));
   select started_at, jobs into v_started_at, v_jobs from pgonce_processes where id = p_process_id;
-  if exists (select from pgonce_live_processes p
+  if not found or exists (select from pgonce_live_processes p
              where p.does = 'jobs' and p.app = p_app and p.id <> p_process_id and p.started_at > v_started_at and p.jobs && v_jobs) then
     return false;
   end if;
@@ -65,7 +65,7 @@ begin
 end $$;
 comment on function pgonce_register_job_schedules(uuid, text, text, jsonb) is
   'pgonce: registers the schedules of a process''s jobs, as an array of objects. false = a newer start of the app is live, and '
-  'its schedules hold. Schedules that the app had before and this process does not have are deleted.';
+  'its schedules hold; or the process has no row. Schedules that the app had before and this process does not have are deleted.';
 
 create or replace function pgonce_retired_job_schedules(p_process_id uuid, p_app text, p_schedules jsonb)
 returns table (job_name text, key text)
@@ -74,9 +74,10 @@ language sql stable set search_path from current set jit = off as $$
   left join pgonce_job_schedules s on s.job_name = g.job_name and s.key = g.key
   where (s.job_name is null or s.source = 'code' and (s.cron, s.timezone) <> (g.cron, g.timezone))
     and exists (
-      select from pgonce_processes me join pgonce_live_processes p
-        on p.does = 'jobs' and p.app = p_app and p.id <> me.id and p.started_at > me.started_at
-      where me.id = p_process_id and p.jobs && array(select n.job_name from jsonb_to_recordset(p_schedules) as n (job_name text)))
+      -- one without a row has been silent for a day: it is not the newest start
+      select from pgonce_live_processes p left join pgonce_processes me on me.id = p_process_id
+      where p.does = 'jobs' and p.app = p_app and p.id <> p_process_id and (me.id is null or p.started_at > me.started_at)
+        and p.jobs && array(select n.job_name from jsonb_to_recordset(p_schedules) as n (job_name text)))
 $$;
 comment on function pgonce_retired_job_schedules(uuid, text, jsonb) is
   'pgonce: which of a process''s schedules a newer start of its app has deleted or changed. The process does not fire them: under its '
