@@ -197,14 +197,15 @@ class AsyncJobs:
         if sent is None or sending.count(which) > 1:  # a run in the list may be of the other start that is being sent
             return None
         anew = None
-        for run_id in find_unanswered(running, start.key, (time.monotonic() - sent) * 1000):
-            row = await call(self._pool, get_job_run(run_id), self._schema)
+        for line in find_unanswered(running, start.key, (time.monotonic() - sent) * 1000):
+            row = await call(self._pool, get_job_run(line.id), self._schema)
             if row is None or row["process"] != this_process():
                 continue
-            closing = calls.interrupt_job_run(run_id, "the answer to its start was lost: nothing was run")
+            closing = calls.interrupt_job_run(line.id, "the answer to its start was lost: nothing was run")
             await call(self._pool, closing, self._schema)
-            if anew is None and row["scope"] == start.scope:  # what another scope asked for is not this run's retry
-                anew = await call(self._pool, calls.retry_job_run(run_id, start.slots), self._schema)
+            # what another scope or tick asked for is not this run's retry
+            if anew is None and (row["scope"], line.scheduled_for) == (start.scope, start.scheduled_for):
+                anew = await call(self._pool, calls.retry_job_run(line.id, start.slots), self._schema)
         unanswered.pop((self._place, *which), None)
         return anew
 

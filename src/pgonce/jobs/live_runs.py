@@ -21,14 +21,14 @@ def is_slot_key(run_key: str, key: str) -> bool:
     return run_key == key or (base == key and "#" in run_key and slot.isascii() and slot.isdigit())
 
 
-def find_unanswered(running: Sequence[RunLine], key: str, passed_ms: float) -> list[UUID]:
+def find_unanswered(running: Sequence[RunLine], key: str, passed_ms: float) -> list[RunLine]:
     """Of a job's running runs, those that may come from a start of this process whose answer was lost.
 
     They have started since it was sent, ``passed_ms`` ago, have had no heartbeat, and nobody here is at work on them.
     The caller must compare the process, too.
     """
     return [
-        each.id for each in running
+        each for each in running
         if is_slot_key(each.key, key) and each.heartbeat_at == each.started_at
         and (each.duration_ms or 0) <= passed_ms and each.id not in live
     ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -116,14 +117,23 @@ def test_a_run_that_is_at_work_in_this_process_is_not_taken_for_one_whose_answer
     assert db.execute(query, [name]).fetchall() == [("succeeded",), ("skipped",)]
 
 
-def test_a_start_with_another_scope_is_a_run_of_its_own_after_a_lost_one(network: Any, db: Db, name: str) -> None:
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("scope", ({"batch": 1}, {"batch": 2})),
+        ("scheduled_for", tuple(datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2))),
+    ],
+)
+def test_a_start_for_something_else_is_a_run_of_its_own_after_a_lost_one(
+    network: Any, db: Db, name: str, column: str, values: tuple[Any, Any]
+) -> None:
     caller = Sync(network.url)
-    lose_a_start(network, caller, name, answer=True, scope={"batch": 1})
-    with caller.run(name, scope={"batch": 2}) as run:
+    lose_a_start(network, caller, name, answer=True, **{column: values[0]})
+    with caller.run(name, **{column: values[1]}) as run:
         assert run is not None
     caller.close()
-    query = "select scope, status from cron_job_runs where job_name = %s order by started_at"
-    assert db.execute(query, [name]).fetchall() == [({"batch": 1}, "failed"), ({"batch": 2}, "succeeded")]
+    query = f"select {column}, status from cron_job_runs where job_name = %s order by started_at"
+    assert db.execute(query.encode(), [name]).fetchall() == [(values[0], "failed"), (values[1], "succeeded")]
 
 
 def test_a_run_whose_answer_is_still_on_its_way_is_not_taken_for_a_lost_one(
