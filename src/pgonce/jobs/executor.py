@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -21,13 +19,10 @@ from pgonce.core.database import call_with_timeouts
 from pgonce.core.execute import Pool
 from pgonce.core.failures import ErrorHook, is_success, log_failure
 from pgonce.core.forked_child import ends_forked_child
-from pgonce.core.processes import this_process
 from pgonce.errors import PgonceError, RunStopped, class_and_line
 from pgonce.jobs import calls
-from pgonce.jobs import calls_stats as stats
 from pgonce.jobs.guard import Jobs, Run
 from pgonce.jobs.guard_async import AsyncJobs, AsyncRun
-from pgonce.jobs.live_runs import is_slot_key
 from pgonce.jobs.registry import Job
 
 log = logging.getLogger("pgonce")
@@ -89,7 +84,6 @@ class Executor:
         self._on_error = on_error
         self._stop_reason: str | None = None
         self._running: set[Execution] = set()
-        self._unanswered: dict[tuple[str, str, datetime], float] = {}
 
     @property
     def running(self) -> list[str]:
@@ -105,9 +99,6 @@ class Executor:
         try:
             execution = self._start_async(job, options) if job.is_async else self._start_sync(job, options)
         except Exception as error:
-            if tick := options.get("scheduled_for"):
-                key = options.get("key")
-                self._unanswered[job.name, job.key if key is None else key, tick] = time.monotonic()
             raise PgonceError(f"job {job.name} could not be started: {class_and_line(error)}") from error
         if execution is not None:
             self._running.add(execution)
@@ -116,32 +107,12 @@ class Executor:
         return execution
 
     def close_unanswered(self) -> None:
-        """Close the runs of ticks whose start the database could not confirm: they are due again at once.
-
-        Such a run has no function. It would block its job for a whole window, and its tick would have a row. A run
-        without a tick is not closed: the application may have started it in this process, and be at work on it.
+        """Close the runs whose starts were not answered. Such a run would block its job for a whole window.
 
         Raises:
             PgonceError, psycopg.Error: to be called again later.
         """
-        for (name, key, tick), since in list(self._unanswered.items()):
-            own = {execution.run.id for execution in self._executions()}
-            passed = (time.monotonic() - since) * 1000
-            wanted = stats.list_job_runs(name=name, status="running", limit=1000)
-            for line in call_with_timeouts(self._closing, wanted, self._schema):
-                # it started before the failure, and has sent no heartbeat
-                is_older = line.heartbeat_at == line.started_at and (line.duration_ms or 0) >= passed
-                is_wanted = is_slot_key(line.key, key) and line.scheduled_for == tick
-                if not is_wanted or not is_older or line.id in own:
-                    continue
-                row = call_with_timeouts(self._closing, stats.get_job_run(line.id), self._schema)
-                if row is not None and row["process"] == this_process():
-                    closing = calls.interrupt_job_run(line.id, "the answer to its start was lost: nothing was run")
-                    call_with_timeouts(self._closing, closing, self._schema)
-                    log.warning(
-                        "job %s: the answer to the start of run %s was lost: it is started again", name, line.id
-                    )
-            del self._unanswered[name, key, tick]
+        Jobs(self._closing, schema=self._schema).close_unanswered()
 
     def finish(self, execution: Execution) -> None:
         """Call the job's function, and wait for the recorded end of the run."""

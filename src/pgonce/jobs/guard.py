@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -28,8 +29,8 @@ from pgonce.core.with_block import WithBlock
 from pgonce.errors import DatabaseUnavailable, PgonceError
 from pgonce.jobs import calls
 from pgonce.jobs.calls_operate import EXPECT_GRACE, expect_job
-from pgonce.jobs.calls_stats import get_job_run, list_job_runs
-from pgonce.jobs.live_runs import find_unanswered, live, sending, unanswered
+from pgonce.jobs.calls_stats import RunLine, get_job_run, list_job_runs
+from pgonce.jobs.live_runs import find_unanswered, is_slot_key, live, sending, unanswered
 from pgonce.jobs.pool_address import address
 from pgonce.jobs.registry import Job
 from pgonce.jobs.run import Run
@@ -38,6 +39,8 @@ from pgonce.jobs.run_end import record_end
 __all__ = ["Jobs", "Run"]
 
 T = TypeVar("T")
+
+log = logging.getLogger("pgonce")
 
 
 class Jobs:
@@ -188,23 +191,38 @@ class Jobs:
 
     def _start_unanswered(self, start: calls.Start) -> UUID | None:
         """Close the run whose start was not answered, which would block the job for a window, and start it anew."""
-        which = start.name, start.key
-        running = call(self._pool, list_job_runs(name=start.name, status="running", limit=1000), self._schema)
-        sent = unanswered.get((self._place, *which))
-        if sent is None or sending.count(which) > 1:  # a run in the list may be of the other start that is being sent
-            return None
-        anew = None
-        for line in find_unanswered(running, start.key, (time.monotonic() - sent) * 1000):
-            row = call(self._pool, get_job_run(line.id), self._schema)
-            if row is None or row["process"] != this_process():
-                continue
-            closing = calls.interrupt_job_run(line.id, "the answer to its start was lost: nothing was run")
-            call(self._pool, closing, self._schema)
+        for line in self._close_unanswered(start.name, start.key, sendings=1):
             # what another scope or tick asked for is not this run's retry
-            if anew is None and (row["scope"], line.scheduled_for) == (start.scope, start.scheduled_for):
-                anew = call(self._pool, calls.retry_job_run(line.id, start.slots), self._schema)
-        unanswered.pop((self._place, *which), None)
-        return anew
+            if (line.scope, line.scheduled_for) == (start.scope, start.scheduled_for):
+                return call(self._pool, calls.retry_job_run(line.id, start.slots), self._schema)
+        return None
+
+    def close_unanswered(self) -> None:
+        """Close the runs whose starts by this process were not answered: nothing was run, and they are due again.
+
+        Raises:
+            PgonceError, psycopg.Error: to be called again later.
+        """
+        for place, name, key in list(unanswered):
+            if place == self._place:
+                self._close_unanswered(name, key)
+
+    def _close_unanswered(self, name: str, key: str, sendings: int = 0) -> list[RunLine]:
+        closed: list[RunLine] = []
+        running = call(self._pool, list_job_runs(name=name, status="running", limit=1000), self._schema)
+        sent = unanswered.get((self._place, name, key))
+        # a run in the list may be of another start that is being sent
+        if sent is None or sum(each == name and is_slot_key(its_key, key) for each, its_key in sending) > sendings:
+            return closed
+        for line in find_unanswered(running, key, (time.monotonic() - sent) * 1000):
+            row = call(self._pool, get_job_run(line.id), self._schema)
+            if row is not None and row["process"] == this_process():
+                closing = calls.interrupt_job_run(line.id, "the answer to its start was lost: nothing was run")
+                call(self._pool, closing, self._schema)
+                log.warning("job %s: the answer to the start of run %s was lost: it is started again", name, line.id)
+                closed.append(line)
+        unanswered.pop((self._place, name, key), None)
+        return closed
 
     def begin(
         self,

@@ -406,11 +406,14 @@ def test_a_tick_that_cannot_be_started_is_tried_again_whatever_is_wrong(
     assert ticks(conn) == [("j", "succeeded", utc("2026-01-01 00:05"))]
 
 
-@pytest.mark.parametrize("slots", [None, 1])
-@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize(
+    ("asynchronous", "slots", "cron"),
+    [*((kind, slots, "5 0 * * *") for kind in (False, True) for slots in (None, 1)), (False, None, None)],
+)
 def test_a_run_whose_start_the_database_could_not_confirm_is_started_again(
-    database: str, conn: Connection, simulate: Callable[[str], Simulation], asynchronous: bool, slots: int | None
-) -> None:
+    database: str, conn: Connection, simulate: Callable[[str], Simulation], asynchronous: bool, slots: int | None,
+    cron: str | None,
+) -> None:  # fmt: skip
     """It blocked the job for its window, and the tick was taken for one that had been run.
 
     A run that the application has started in the same process is left alone.
@@ -420,7 +423,7 @@ def test_a_run_whose_start_the_database_could_not_confirm_is_started_again(
     async def nothing_async(run: pgonce.AsyncRun) -> None:
         pass
 
-    app.job("j", cron="5 0 * * *", slots=slots)(nothing_async if asynchronous else nothing)
+    app.job("j", cron=cron, slots=slots)(nothing_async if asynchronous else nothing)
     key = "#1" if slots else ""
     with (
         proxy(database) as network,
@@ -430,7 +433,9 @@ def test_a_run_whose_start_the_database_could_not_confirm_is_started_again(
         simulation = simulate("2026-01-01 00:04:50")
         simulation.start(app, network.url)
         simulation.rest()
-        started = network.hold(b"start_job_run", answer=True)
+        started = network.hold(b"start_job_run" if cron else b"start_requested_job_run", answer=True)
+        if cron is None:
+            conn.execute("select pgonce_request_job_run('j')")
 
         def cut() -> None:
             started.wait()
