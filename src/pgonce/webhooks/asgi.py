@@ -273,7 +273,7 @@ class Receiver:
         try:
             if _is_at(scope, self._path):
                 if scope["method"] != "POST":
-                    return answer(405, error="Stripe sends POST")
+                    return answer(405, error="deliveries are sent by POST")
                 return await self._receive(scope, request)
             if _is_at(scope, LIVE):
                 return answer(200, status="ok")
@@ -281,7 +281,7 @@ class Receiver:
                 return await self._check_ready()
             if _signature(scope):
                 self._count_refusal("path")
-            return answer(404, error=f"there is nothing here: Stripe's endpoint is POST {self._path}")
+            return answer(404, error=f"there is nothing here: deliveries are received at POST {self._path}")
         except Exception as error:  # noqa: BLE001 -- every failure becomes an answer
             if request.begun:
                 self._count_refusal(refusal_reason(error))
