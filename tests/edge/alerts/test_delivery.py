@@ -161,10 +161,11 @@ def everything_at_once(conn: Connection) -> set[tuple[str, str]]:
         " ('evt_1', 'invoice.paid', null), ('evt_2', 'invoice.paid', null),"
         " ('evt_3', 'charge.failed', now())) e (id, type, due)"
     )
-    conn.execute(  # a direct client's: Stripe's next delivery retries the first one, and no longer the second
+    conn.execute(  # a direct client's: the next delivery retries the first one, and no longer the others
         "insert into webhook_events (stripe_event_id, event_type, status, received_at, processed_at, error_message)"
         " values ('evt_4', 'plan.created', 'failed', now(), now(), 'no such plan'),"
         " ('evt_5', 'plan.deleted', 'failed', now() - interval '73 hours', now() - interval '30 hours', 'no such plan')"
+        ", ('github:6', 'github.push', 'failed', now(), now(), 'no such branch')"
     )
     conn.execute("select fail_seed('broken', 'disk full')")
     conn.execute(
@@ -180,6 +181,7 @@ def everything_at_once(conn: Connection) -> set[tuple[str, str]]:
         ("recovered", "mended"), ("run_failed", "keyed/a"), ("skipped_in_a_row", "blocked"), ("ran_long", "slow"),
         ("did_not_run", "late"), ("dead_webhook", "invoice.paid"), ("import_failed", "broken"),
         ("import_stalled", "stuck"), ("webhook_failed", "plan.created"), ("dead_webhook", "plan.deleted"),
+        ("dead_webhook", "github.push"),
     }  # fmt: skip
 
 
@@ -216,7 +218,7 @@ def test_each_kind_is_told_to_each_channel_once_by_two_loops_at_once(
         assert messages["run_failed silent"] == "job silent failed: no reason given. Next: `pgonce job show ID`"
         assert messages["import_failed broken"] == "import broken failed: disk full. Next: `pgonce seed show broken`"
         assert messages["webhook_failed plan.created"] == (
-            "event evt_4 of type plan.created failed, and Stripe's next delivery retries it: no such plan."
+            "event evt_4 of type plan.created failed, and the sender's next delivery retries it: no such plan."
             " Next: `pgonce webhook show evt_4`"
         )
         assert messages["dead_webhook plan.deleted"].startswith(

@@ -214,17 +214,18 @@ begin
            jsonb_build_object('stripe_event_id', w.stripe_event_id, 'event_type', w.event_type, 'events', 1),
            jsonb_build_object('event_type', w.event_type)
     from (
-      select case when e.queued or e.received_at <= v_now - interval '3 days' then 'dead_webhook' else 'webhook_failed' end as kind,
+      select case when e.queued or u.until <= v_now then 'dead_webhook' else 'webhook_failed' end as kind,
              e.event_type, e.stripe_event_id, e.error_message, t.at as happened_at
       from webhook_events e
-      -- Stripe redelivers an event for three days. Until then the next delivery retries an event that failed in a direct client.
+      -- Until then the next delivery retries an event that failed in a direct client.
+      cross join lateral (select pgonce_delivered_until(e.provider, e.received_at) as until) u
       cross join lateral (
-        select case when e.queued or e.received_at > v_now - interval '3 days' then coalesce(e.processed_at, e.received_at)
-                    else greatest(e.processed_at, e.received_at + interval '3 days') end as at) t
+        select case when e.queued or u.until > v_now then coalesce(e.processed_at, e.received_at)
+                    else greatest(e.processed_at, u.until) end as at) t
       where e.status = 'failed' and e.next_attempt_at is null and t.at >= v_from) w
     join (values ('dead_webhook', 'dead', 'is a dead letter: nothing retries it', 'are dead letters: nothing retries them'),
-                 ('webhook_failed', 'failed', 'failed, and Stripe''s next delivery retries it',
-                  'failed, and Stripe''s next deliveries retry them')) k (kind, status, says, says_of_many) on k.kind = w.kind),
+                 ('webhook_failed', 'failed', 'failed, and the sender''s next delivery retries it',
+                  'failed, and the sender''s next deliveries retry them')) k (kind, status, says, says_of_many) on k.kind = w.kind),
   hours as (
     select e.*, format('%s/%s/%s', e.kind, e.parent, extract(epoch from h.hour)::bigint) as series, h.hour,
            -- events of one type are combined from the second one on

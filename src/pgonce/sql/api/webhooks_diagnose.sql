@@ -10,8 +10,8 @@ begin
      'A process is handling it, or has died within its lease.',
      'Wait. If the process has died, the next delivery or a worker takes the event over.', 'pgonce ps'),
     ('orphaned', false, '`processing`, `lease_expires_at` past, not `queued`',
-     'The client that handled it itself has died, and Stripe has not delivered it again yet.',
-     'Wait for Stripe''s next delivery, or let a worker handle it now.', 'pgonce webhook replay ID'),
+     'The client that handled it itself has died, and it was not delivered again yet.',
+     'Wait for the next delivery, or let a worker handle it now.', 'pgonce webhook replay ID'),
     ('died', false, '`processing`, `queued`, `lease_expires_at` past',
      'The worker that handled it has died, and another one is running.',
      'Wait: the other worker claims it.', 'pgonce ps'),
@@ -39,11 +39,11 @@ begin
     ('dead', true, '`failed`, `queued`, no `next_attempt_at`',
      'A dead letter: its attempts are used up, and nobody tries it again by itself.',
      'Fix the handler and release it. Then replay the event.', 'pgonce webhook replay ID'),
-    ('redelivered', false, '`failed`, not `queued`, received within three days',
-     'The client that handled it itself has failed. Stripe''s next delivery is the retry.',
-     'Fix the handler. Then wait for Stripe, or let a worker handle it now.', 'pgonce webhook replay ID'),
+    ('redelivered', false, '`failed`, not `queued`, received within three days (from Shopify: four hours, from GitHub: none)',
+     'The client that handled it itself has failed. The sender''s next delivery is the retry.',
+     'Fix the handler. Then wait for the sender, or let a worker handle it now.', 'pgonce webhook replay ID'),
     ('abandoned', true, '`failed`, not `queued`, received earlier',
-     'The client that handled it itself has failed, and Stripe has stopped delivering it.',
+     'The client that handled it itself has failed, and the sender does not deliver it again.',
      'Fix the handler. Then replay the event; a worker handles it.', 'pgonce webhook replay ID'),
     ('no_handler', true, '`ignored`, `ignored_reason` "no handler for …"',
      'No process had a handler for its type.',
@@ -57,6 +57,13 @@ end $$;
 comment on function pgonce_webhook_causes() is
   'pgonce: everything that can be the matter with an event: what its row says, what it is, what to do and which command does '
   'it. needs_person: nothing happens by itself.';
+
+-- Without a search_path, as pgonce_elapsed_ms. Stripe's and Svix' days, Shopify's hours; GitHub does not deliver again by itself.
+create or replace function pgonce_delivered_until(p_provider text, p_received_at timestamptz) returns timestamptz
+language sql stable parallel safe
+return p_received_at + case p_provider when 'github' then interval '0' when 'shopify' then interval '4 hours' else interval '72 hours' end;
+comment on function pgonce_delivered_until(text, timestamptz) is
+  'pgonce: until when the sender of an event that was answered with an error delivers it again by itself.';
 
 create or replace function pgonce_has_live_handler(p_event_type text) returns boolean
 language sql stable set search_path from current as $$
@@ -88,7 +95,7 @@ begin
     select w.event, e.* from unnest(p_stripe_event_ids) with ordinality as w (event, nr)
     left join lateral (
       select o.id, o.event_type, o.status, o.queued, o.lease, o.lease_expires_at, o.next_attempt_at, o.attempts, o.order_key,
-             o.received_at, o.ignored_reason, o.error_message, o.xmax as changed_by
+             o.received_at, o.provider, o.ignored_reason, o.error_message, o.xmax as changed_by
       from webhook_events o where o.stripe_event_id = w.event) e on true
     order by w.nr
   loop
@@ -120,7 +127,7 @@ begin
       v_evidence := format('"%s". %s.', v.ignored_reason, case when pgonce_has_live_handler(v.event_type)
         then 'A process that is running has one now' else 'No process that is running has one now, either' end);
     elsif v.status = 'failed' and v.next_attempt_at is null then
-      v_kind := case when v.queued then 'dead' when v.received_at > v_now - interval '3 days' then 'redelivered' else 'abandoned' end;
+      v_kind := case when v.queued then 'dead' when pgonce_delivered_until(v.provider, v.received_at) > v_now then 'redelivered' else 'abandoned' end;
     elsif v.status = 'failed' and v.next_attempt_at > v_now then
       v_kind := 'retrying';
     else
