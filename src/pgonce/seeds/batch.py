@@ -12,7 +12,7 @@ from pgonce.seeds.copy_format import TEXT
 from pgonce.seeds.copy_text import RowFormatter, Unwritable
 from pgonce.seeds.prefetch import yield_to_sender
 from pgonce.seeds.rejected_row import shown_value
-from pgonce.seeds.source import NO_CURSOR, BadRow, BlockSource, CopyFormat, Cursor, SeedRow
+from pgonce.seeds.source import NO_CURSOR, BadRow, BlockSource, CopyFormat, Cursor, SeedRow, as_jsonb
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -139,10 +139,10 @@ class BatchBuilder:
         done = None
         if type(cursor) not in _SCALARS:
             cursor = frozen_cursor(cursor)  # before it is compared: an array's == is no bool
-            if cursor == self._cursor:
+            if cursor == self._cursor and repr(cursor) == repr(self._cursor):  # not {"a": 1} and {"a": True}
                 cursor = self._cursor
         if len(self._cursors) >= self._size:
-            if cursor != self._cursor:
+            if cursor is not self._cursor and as_jsonb(cursor) != as_jsonb(self._cursor):
                 done = self.finish()
             elif self._bytes >= UNIT_BYTES:
                 raise InvalidArgument(

@@ -28,10 +28,10 @@ from pgonce.seeds.batch import SMALLEST, Batch, BatchBuilder, BatchSizer, join_b
 from pgonce.seeds.calls import Checkpoint, Counts, Cursor, SeedRow
 from pgonce.seeds.copy_text import RowFormatter
 from pgonce.seeds.run_options import Progress, RunOptions
-from pgonce.seeds.same_source import as_json, check_source
+from pgonce.seeds.same_source import check_source
 from pgonce.seeds.seed import Fingerprint
 from pgonce.seeds.sequences import sequences_behind
-from pgonce.seeds.source import NO_CURSOR, BlockSource, check_columns
+from pgonce.seeds.source import NO_CURSOR, BlockSource, as_jsonb, check_columns
 from pgonce.seeds.stream import Stream, batches_of, prefetched
 from pgonce.seeds.table_loader import Last, TableLoader
 
@@ -336,7 +336,7 @@ class Import:
         found = self._current()
         if (found.batch if found else 0) < number:
             raise WentBack from None
-        if not found or found.batch != number + 1 or found.last_checkpoint != as_json(batch.cursor):
+        if not found or found.batch != number + 1 or as_jsonb(found.last_checkpoint) != as_jsonb(batch.cursor):
             raise LeaseLost(
                 f"the checkpoint of {self._seed.name} was moved by another client: this batch is rolled back"
             ) from None

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from pgonce.errors import InvalidArgument, SourceChanged
 from pgonce.seeds import calls
 from pgonce.seeds.calls import Checkpoint
 from pgonce.seeds.seed import Fingerprint, Seed
-from pgonce.seeds.source import Fingerprinted
-
-
-def as_json(value: Any) -> Any:
-    """``value`` as it comes back from the database: a tuple as a list."""
-    return json.loads(json.dumps(value))
+from pgonce.seeds.source import Fingerprinted, as_jsonb
 
 
 def check_form(whole: Checkpoint | None, *, in_parts: bool) -> None:
@@ -46,7 +38,7 @@ def check_source(
     if own and seed.fingerprint is None:
         changed = own.same(at.fingerprint) == "changed"
     else:
-        changed = as_json(calls.jsonb(take(at.cursor), "fingerprint").obj) != at.fingerprint
+        changed = as_jsonb(calls.jsonb(take(at.cursor), "fingerprint").obj) != as_jsonb(at.fingerprint)
     if changed:
         raise SourceChanged(
             f"the source of {seed.name} has changed since row {at.rows_seen:,}: begin at the start "

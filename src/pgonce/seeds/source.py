@@ -26,9 +26,11 @@ generator that reads the rows of such a source may let the error pass.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from pgonce.errors import InvalidArgument
@@ -39,6 +41,23 @@ Cursor: TypeAlias = Any
 """Any JSON value but null, usually an object such as {"last_book": "PSA", "last_chapter": 119}."""
 NO_CURSOR = "a row has no cursor: yield (row, cursor); the cursor says where to resume after this row"
 Verdict: TypeAlias = Literal["same", "grown", "changed"]
+
+
+def as_jsonb(value: Cursor) -> str:
+    """The text that equal values of jsonb share: 1e23 and its digits are one number, 1 and true are not equal.
+
+    Raises:
+        InvalidArgument: it is not JSON.
+    """
+    try:
+        return json.dumps(json.loads(json.dumps(value), parse_float=_number), sort_keys=True)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidArgument(f"the checkpoint is not JSON: {error}") from None
+
+
+def _number(text: str) -> float:
+    exact = Decimal(text)
+    return int(exact) if exact == exact.to_integral_value() else float(text)
 
 
 @dataclass(frozen=True, slots=True)

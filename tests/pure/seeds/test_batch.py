@@ -72,6 +72,9 @@ class Vector(list[int]):
 def test_cursors_are_compared_as_json() -> None:
     found = cut([((n, 0), Vector([n // 2])) for n in range(6)], BatchSizer(1))
     assert [batch.rows for batch in found] == [2, 2, 2]
+    pairs = [{"a": 1}, {"a": True}, {"a": [1]}, {"a": [True]}, 1, True, 0.5, 1e23, 10**23, "1"]
+    found = cut([((n, 0), cursor) for n, cursor in enumerate(pairs)], BatchSizer(1))
+    assert [(batch.rows, batch.cursor) for batch in found if batch.rows > 1] == [(2, 10**23)]
     with pytest.raises(InvalidArgument, match="the checkpoint is not JSON"):
         cut([((1, 1), functools.reduce(lambda inner, _: [inner], range(200_000), list[Any]()))], BatchSizer(1))
 
