@@ -14,6 +14,7 @@ import pytest
 from pgonce.core import database as pools
 from pgonce.errors import InvalidArgument
 from pgonce.seeds.readers import read
+from pgonce.seeds.readers.parquet_values import Unreadable, values_of
 from pgonce.seeds.seeds import Seeds
 
 arrow = pytest.importorskip("pyarrow", reason="pyarrow missing: pip install 'pgonce[parquet]'")
@@ -212,6 +213,27 @@ def test_a_moment_that_pyarrow_cannot_print_is_a_reject(
     conn.execute(f"create table f (n int primary key, v {column})".encode())
     assert load(database, tmp_path / "f.parquet", max_rejects=9)["ok"]
     assert conn.execute("select v from f").fetchall() == [(None,)]
+
+
+@pytest.mark.parametrize("unit", ["ms", "us"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda times: arrow.ListArray.from_arrays([0, 1, 2, 4], times),
+        lambda times: arrow.FixedSizeListArray.from_arrays(times.slice(0, 3), 1),
+        lambda times: arrow.StructArray.from_arrays([times.slice(0, 3)], ["at"]),
+        lambda times: arrow.MapArray.from_arrays([0, 1, 2, 4], arrow.array(["a", "b", "c", "d"]), times),
+        lambda times: arrow.MapArray.from_arrays([0, 1, 2, 3], times.slice(0, 3), arrow.array([1, 2, 3])),
+        lambda times: arrow.ListArray.from_arrays([0, 1, 2, 3], arrow.StructArray.from_arrays([times], ["at"])),
+    ],
+)
+def test_a_time_beyond_the_day_inside_of_a_value_is_a_reject(wrap: Any, unit: str) -> None:
+    day = 86_400 * (1000 if unit == "ms" else 1_000_000)
+    integers = arrow.array([0, day, day - 1, None], arrow.int32() if unit == "ms" else arrow.int64())
+    kind = arrow.time32(unit) if unit == "ms" else arrow.time64(unit)
+    wrapped = wrap(integers.cast(kind))
+    assert [isinstance(value, Unreadable) for value in values_of(wrapped)] == [False, True, False]
+    assert [isinstance(value, Unreadable) for value in values_of(wrapped.slice(2))] == [False]
 
 
 def test_a_moment_keeps_its_zone_in_a_column_that_has_one(database: str, conn: Conn, tmp_path: Path) -> None:

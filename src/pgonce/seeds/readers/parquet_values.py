@@ -81,43 +81,57 @@ def is_typed(kind: Any, column: Column) -> bool:
 
 def values_of(column: Any) -> list[Any]:
     """The column's values in Python, in place of each that has none its reason."""
-    types = pyarrow("types")
-    if not types.is_nested(column.type):
-        try:
-            found = [_value(each) for each in column] if _leaves_the_day(column) else column.to_pylist()
-        except (ValueError, OverflowError, ArithmeticError):
-            found = [_value(each) for each in column]
-        return [_interval(each) if hasattr(each, "months") else each for each in found]
+    if _leaves_the_day(column):
+        beyond = ValueError("it is beyond 23:59:59")
+        return [
+            _unreadable(each, beyond) if _leaves_the_day(column.slice(place, 1)) else _value(each)
+            for place, each in enumerate(column)
+        ]
+    if not pyarrow("types").is_nested(column.type):
+        with suppress(ValueError, OverflowError, ArithmeticError):
+            return [_interval(each) if hasattr(each, "months") else each for each in column.to_pylist()]
     return [_value(each) for each in column]
 
 
-def _leaves_the_day(times: Any) -> bool:
-    """Whether one of the times is before 00:00 or after 23:59:59: pyarrow would give it as that of another day."""
-    if not pyarrow("types").is_time(times.type):
+def _leaves_the_day(values: Any) -> bool:
+    """Whether a time, also in lists, is before 00:00 or after 23:59:59: pyarrow would give it as that of another day.
+
+    PostgreSQL has 24:00:00, and Python has not.
+    """
+    types, kind = pyarrow("types"), values.type
+    if types.is_struct(kind):
+        return any(map(_leaves_the_day, values.flatten()))
+    if types.is_map(kind):
+        first, after = values.offsets[0].as_py(), values.offsets[-1].as_py()
+        return any(_leaves_the_day(part.slice(first, after - first)) for part in (values.keys, values.items))
+    if types.is_nested(kind):
+        return _leaves_the_day(values.flatten())
+    if not types.is_time(kind):
         return False
-    arrow, kind = pyarrow("lib"), times.type
-    found = pyarrow("compute").min_max(times.cast(arrow.int32() if kind.bit_width == 32 else arrow.int64())).as_py()
+    arrow = pyarrow("lib")
+    found = pyarrow("compute").min_max(values.cast(arrow.int32() if kind.bit_width == 32 else arrow.int64())).as_py()
     return found["min"] is not None and not 0 <= found["min"] <= found["max"] < _DAY[kind.unit]
 
 
 def _value(scalar: Any) -> Any:
     try:
-        if pyarrow("types").is_time(scalar.type) and scalar.is_valid and not 0 <= scalar.value < _DAY[scalar.type.unit]:
-            raise ValueError("it is beyond 23:59:59")
         found = scalar.as_py()
         return _with_dicts(found, scalar.type) if found is not None else None
     except (ValueError, OverflowError, ArithmeticError) as error:
-        types, what = pyarrow("types"), f"a {scalar.type}"
-        if types.is_nested(scalar.type):
-            what = f"a value inside of {what}"
-        elif types.is_date(scalar.type) or types.is_timestamp(scalar.type):
+        types = pyarrow("types")
+        if types.is_date(scalar.type) or types.is_timestamp(scalar.type):
             if (moment := in_utc(scalar)) is not scalar:  # of a zone that is not known here, or of a year that is
                 return _value(moment)  # beyond Python's in that zone alone
             with suppress(ValueError):
                 text = str(scalar.cast(pyarrow("lib").string()))
                 if "out of range" not in text:
                     return text  # of a year that Python does not know, and PostgreSQL may
-        return Unreadable(f"{what} has no form: {first_line(error)}")
+        return _unreadable(scalar, error)
+
+
+def _unreadable(scalar: Any, error: Exception) -> Unreadable:
+    where = "a value inside of " if pyarrow("types").is_nested(scalar.type) else ""
+    return Unreadable(f"{where}a {scalar.type} has no form: {first_line(error)}")
 
 
 def in_utc(moments: Any) -> Any:
