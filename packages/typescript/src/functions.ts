@@ -54,7 +54,7 @@ export interface Functions {
     Args: { p_seed_name: string; p_last_checkpoint: Json; p_rows_inserted?: number; p_rows_skipped?: number };
     Returns: Checkpoint[];
   };
-  /** Marks the import as complete and returns its row. */
+  /** Marks the import as complete and returns its row. 22023 = one of its partitions is not complete. */
   complete_seed: {
     Args: { p_seed_name: string };
     Returns: Checkpoint[];

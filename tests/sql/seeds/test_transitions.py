@@ -25,6 +25,7 @@ VERBS = {
 # special cases of a state, which are listed only under the verbs that distinguish them
 SPECIAL = {
     *((state, "pgonce_advance_seed") for state in ("repeated", "lost", "in_parts")), ("lost", "pgonce_restart_seed"),
+    ("in_parts", "complete_seed"),
 }  # fmt: skip
 CELLS = transitions.read("seeds_checkpoint")
 ZERO: dict[str, Any] = {

@@ -26,6 +26,7 @@
 -- in_progress | complete_seed       | complete    | the import ends
 -- complete    | complete_seed       | complete    | repeated after a lost answer
 -- failed      | complete_seed       | complete    | the resume found nothing left to do
+-- in_parts    | complete_seed       | 22023       | a part of it is not complete
 -- absent      | fail_seed           | failed      | it failed before its first batch
 -- in_progress | fail_seed           | failed      | the checkpoint stays: the next run resumes there
 -- complete    | fail_seed           | complete    | a late failure does not undo a finished import
@@ -219,6 +220,10 @@ create or replace function complete_seed(p_seed_name text) returns setof seed_ch
 language plpgsql set search_path from current as $$
 begin
   perform pgonce_check_seed_arguments(p_seed_name, 0, 0);
+  if exists (select from pgonce_seed_partitions where seed_name = p_seed_name and status <> 'complete') then
+    raise sqlstate '22023' using message = format(
+      'the seed %s has partitions that are not complete: run them, or begin at the start without them (--restart)', p_seed_name);
+  end if;
   return query
     insert into seed_checkpoints as s (seed_name, status, completed_at)
     values (p_seed_name, 'complete', clock_timestamp())
@@ -227,7 +232,8 @@ begin
         completed_at = coalesce(s.completed_at, excluded.completed_at)
     returning s.*;
 end $$;
-comment on function complete_seed(text) is 'pgonce: marks the import as complete and returns its row.';
+comment on function complete_seed(text) is
+  'pgonce: marks the import as complete and returns its row. 22023 = one of its partitions is not complete.';
 
 create or replace function fail_seed(p_seed_name text, p_error_message text) returns setof seed_checkpoints
 language plpgsql set search_path from current as $$
