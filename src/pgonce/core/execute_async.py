@@ -6,8 +6,8 @@ timeouts of a connection, role or database. This module makes sure of that.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
@@ -28,7 +28,7 @@ from pgonce.core.call import Call
 from pgonce.core.idle_connections import has_unread_input
 from pgonce.core.lent_connection import close_for_good, was_lost
 from pgonce.core.pool import refuse_inherited
-from pgonce.errors import DatabaseUnavailable, TransactionBroken, translate
+from pgonce.errors import DatabaseUnavailable, TransactionBroken, first_line, translate
 
 T = TypeVar("T")
 Pool: TypeAlias = AsyncConnectionPool[AsyncConnection[Any]]
@@ -261,6 +261,25 @@ async def translated(context: AbstractAsyncContextManager[T]) -> AsyncIterator[T
 def connection(pool: Pool) -> AbstractAsyncContextManager[AsyncConnection[Any]]:
     """A connection of the pool that the server has not closed. Raises DatabaseUnavailable if there is none in time."""
     return translated(_borrowed(pool))
+
+
+@contextmanager
+def naming_loss(conn: AsyncConnection[Any]) -> Iterator[None]:
+    """Raise DatabaseUnavailable where own statements have lost ``conn``."""
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        if not conn.closed:  # an error of another database, which the source of an import reads
+            raise
+        raise DatabaseUnavailable(f"the connection to the database was lost: {first_line(error)}") from error
+
+
+@asynccontextmanager
+async def own_connection(pool: Pool) -> AsyncIterator[AsyncConnection[Any]]:
+    """``connection`` for own statements: DatabaseUnavailable also if it is lost in the body."""
+    async with connection(pool) as conn:
+        with naming_loss(conn):
+            yield conn
 
 
 async def _was_closed(conn: AsyncConnection[Any]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import psycopg
 
 from pgonce.core.concurrency_async import Result, sleep
-from pgonce.core.execute_async import Pool, call, connection, execute
+from pgonce.core.execute_async import Pool, call, execute, own_connection
 from pgonce.core.telemetry import working
 from pgonce.errors import (
     InvalidArgument,
@@ -152,7 +152,7 @@ class Import:
 
     async def _sequences(self) -> dict[str, int]:
         is_set = self._seed.set_sequences
-        async with connection(self._pool) as conn:
+        async with own_connection(self._pool) as conn:
             try:
                 async with conn.transaction():
                     return await sequences_behind(conn, self._loader.facts, is_set=is_set)
@@ -219,7 +219,7 @@ class Import:
                     self._checkpoint = at = await execute(tx, restart, self._schema)
                 self.restarted_at = at.started_at if at else None
             elif not self._options.accept_change:
-                async with connection(self._pool) as conn:
+                async with own_connection(self._pool) as conn:
                     await self._loader.check_target(conn, at)
         total = self._total()
         if total is not None:

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 from psycopg import Connection
 
-from pgonce.core.execute import execute
+from pgonce.core.execute import execute, naming_loss
 from pgonce.errors import RowRejected
 from pgonce.jobs.run import Run
 from pgonce.seeds import calls_operate
@@ -149,10 +149,12 @@ def retry(run: Run, loader: TableLoader, reject: Reject, schema: str) -> bool:
     batch = Batch(formatter.columns, parts=[bytes(data)], rows=1)
     try:
         with run.transaction() as tx:
-            loader.begin(tx)
-            counts = loader.write(tx, batch, batch.parts, 1)
-            if not execute(tx, calls_operate.resolve_reject(reject.id, counts), schema):
-                raise _Resolved
+            with naming_loss(tx):
+                loader.begin(tx)
+                counts = loader.write(tx, batch, batch.parts, 1)
+                loader.check_batch(tx, batch)
+                if not execute(tx, calls_operate.resolve_reject(reject.id, counts), schema):
+                    raise _Resolved
     except _Resolved:
         pass
     except psycopg.Error as error:

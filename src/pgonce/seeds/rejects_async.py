@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection
 
-from pgonce.core.execute_async import execute
+from pgonce.core.execute_async import execute, naming_loss
 from pgonce.errors import RowRejected
 from pgonce.jobs.run_async import AsyncRun
 from pgonce.seeds import calls_operate
@@ -148,10 +148,12 @@ async def retry(run: AsyncRun, loader: TableLoader, reject: Reject, schema: str)
     batch = Batch(formatter.columns, parts=[bytes(data)], rows=1)
     try:
         async with run.transaction() as tx:
-            await loader.begin(tx)
-            counts = await loader.write(tx, batch, batch.parts, 1)
-            if not await execute(tx, calls_operate.resolve_reject(reject.id, counts), schema):
-                raise _Resolved
+            with naming_loss(tx):
+                await loader.begin(tx)
+                counts = await loader.write(tx, batch, batch.parts, 1)
+                await loader.check_batch(tx, batch)
+                if not await execute(tx, calls_operate.resolve_reject(reject.id, counts), schema):
+                    raise _Resolved
     except _Resolved:
         pass
     except psycopg.Error as error:

@@ -8,13 +8,14 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any, Unpack
 
 from psycopg_pool import ConnectionPool
 
 from pgonce.core import process
 from pgonce.core.concurrency import sleep
-from pgonce.core.execute import Pool, call, connection, execute
+from pgonce.core.execute import Pool, call, execute, own_connection
 from pgonce.core.registration import check_pool, check_schema
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, LeaseLost
 from pgonce.jobs.guard import Jobs
@@ -22,7 +23,7 @@ from pgonce.jobs.run import Run
 from pgonce.seeds import calls, calls_operate, same_source, verify
 from pgonce.seeds.calls import Checkpoint, Reject
 from pgonce.seeds.calls_operate import BatchTime, Rehearsed, RejectGroup, Resume
-from pgonce.seeds.importer import Import, Outcome, Source, WentBack
+from pgonce.seeds.importer import Import, Outcome, Source, WentBack, retry_transient
 from pgonce.seeds.open_loader import open_loader
 from pgonce.seeds.rejected_row import RejectedRow
 from pgonce.seeds.rejects import retry
@@ -133,8 +134,7 @@ class Seeds:
                 found = replace(found, function=found.source(part_of(found, partition)))
         run_options = RunOptions(restart, accept_change, partition, max_rows_per_second, on_progress, stop)
         name, key = found.name, found.name if partition is None else f"{found.name}/{partition}"
-        with connection(self._pool) as conn:
-            loader = open_loader(conn, found)
+        loader = self._open(found)
         self.release_dead(name, key)
         importing: Import | None = None
         resumed = rows = 0
@@ -275,8 +275,7 @@ class Seeds:
         Raises:
             InvalidArgument: there is no key by which rows that are there could be skipped, and there are rows.
         """
-        with connection(self._pool) as conn:
-            loader = open_loader(conn, seed)
+        loader = self._open(seed)
         self.release_dead(seed.name)
         if self.alive(seed.name):
             return False
@@ -345,7 +344,9 @@ class Seeds:
             TableChanged: the seed was imported into another table.
         """
         found, sources = sources_of(seed, source, options)
-        _, at = self._loader(found)
+        loader, at = self._open(found), self.checkpoint(found.name)
+        for each in [at, *self.partitions(found.name)]:
+            loader.check_table_of(each)
         rejected = dict[str | None, dict[int, RejectedRow]]()
         last = 0
         while page := self.rejects(found.name, last):
@@ -360,15 +361,9 @@ class Seeds:
             result |= {"ok": False, "error": "the import went on meanwhile: run --verify again when it has ended"}
         return result
 
-    def _loader(self, seed: Seed) -> tuple[TableLoader, Checkpoint | None]:
-        """The loader and the checkpoint. Raises TableChanged if the seed was imported into another table."""
-        with connection(self._pool) as conn:
-            loader = open_loader(conn, seed)
-        at = self.checkpoint(seed.name)
-        for each in [at, *self.partitions(seed.name)]:
-            if each is not None:
-                loader.check_table_of(each)
-        return loader, at
+    def _open(self, seed: Seed) -> TableLoader:
+        with own_connection(self._pool) as conn:
+            return open_loader(conn, seed)
 
     def retry_rejects(self, seed: Seed | str, **options: Unpack[SeedOptions]) -> tuple[int, int] | None:
         """Try the rejected rows again, after the table, or what it refers to, was changed; (accepted, refused).
@@ -377,12 +372,16 @@ class Seeds:
         what is there is newer. None: another runner is at work on the seed.
 
         Raises:
-            TableChanged: the rows were rejected for another table.
+            TableChanged: the rows were rejected for another table, or it has lost those of the last batch.
         """
         found = seed_of(seed, None, options)
         if found.on_conflict == "update":
             found = replace(found, on_conflict="skip")
-        (loader, _), name = self._loader(found), found.name
+        loader, name = self._open(found), found.name
+        for at in [self.checkpoint(name), *self.partitions(name)]:
+            loader.check_table_of(at)
+            with own_connection(self._pool) as conn:
+                loader.check_target(conn, at)
         self.release_dead(name, name)
         with self._jobs.run(RUNNER, key=name, scope={"seed_name": name, "retries": "rejects"}) as run:
             if run is None:
@@ -391,7 +390,8 @@ class Seeds:
             while page := self.rejects(name, last):
                 for reject in page:
                     last = reject.id
-                    if retry(run, loader, reject, self._schema):
+                    again = partial(retry, run, loader, reject, self._schema)
+                    if retry_transient(self._pool, again):
                         accepted += 1
                     else:
                         refused += 1

@@ -7,13 +7,14 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any, Unpack
 
 from psycopg_pool import AsyncConnectionPool
 
 from pgonce.core import process
 from pgonce.core.concurrency_async import sleep
-from pgonce.core.execute_async import Pool, call, connection, execute
+from pgonce.core.execute_async import Pool, call, execute, own_connection
 from pgonce.core.registration import check_pool, check_schema
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, LeaseLost
 from pgonce.jobs.guard_async import AsyncJobs
@@ -22,7 +23,7 @@ from pgonce.seeds import calls, calls_operate, same_source
 from pgonce.seeds import verify_async as verify
 from pgonce.seeds.calls import Checkpoint, Reject
 from pgonce.seeds.calls_operate import BatchTime, Rehearsed, RejectGroup, Resume
-from pgonce.seeds.importer_async import Import, Outcome, Source, WentBack
+from pgonce.seeds.importer_async import Import, Outcome, Source, WentBack, retry_transient
 from pgonce.seeds.open_loader_async import open_loader
 from pgonce.seeds.rejected_row import RejectedRow
 from pgonce.seeds.rejects_async import retry
@@ -133,8 +134,7 @@ class AsyncSeeds:
                 found = replace(found, function=found.source(part_of(found, partition)))
         run_options = RunOptions(restart, accept_change, partition, max_rows_per_second, on_progress, stop)
         name, key = found.name, found.name if partition is None else f"{found.name}/{partition}"
-        async with connection(self._pool) as conn:
-            loader = await open_loader(conn, found)
+        loader = await self._open(found)
         await self.release_dead(name, key)
         importing: Import | None = None
         resumed = rows = 0
@@ -275,8 +275,7 @@ class AsyncSeeds:
         Raises:
             InvalidArgument: there is no key by which rows that are there could be skipped, and there are rows.
         """
-        async with connection(self._pool) as conn:
-            loader = await open_loader(conn, seed)
+        loader = await self._open(seed)
         await self.release_dead(seed.name)
         if await self.alive(seed.name):
             return False
@@ -345,7 +344,9 @@ class AsyncSeeds:
             TableChanged: the seed was imported into another table.
         """
         found, sources = sources_of(seed, source, options)
-        _, at = await self._loader(found)
+        loader, at = await self._open(found), await self.checkpoint(found.name)
+        for each in [at, *await self.partitions(found.name)]:
+            loader.check_table_of(each)
         rejected = dict[str | None, dict[int, RejectedRow]]()
         last = 0
         while page := await self.rejects(found.name, last):
@@ -360,15 +361,9 @@ class AsyncSeeds:
             result |= {"ok": False, "error": "the import went on meanwhile: run --verify again when it has ended"}
         return result
 
-    async def _loader(self, seed: Seed) -> tuple[TableLoader, Checkpoint | None]:
-        """The loader and the checkpoint. Raises TableChanged if the seed was imported into another table."""
-        async with connection(self._pool) as conn:
-            loader = await open_loader(conn, seed)
-        at = await self.checkpoint(seed.name)
-        for each in [at, *await self.partitions(seed.name)]:
-            if each is not None:
-                loader.check_table_of(each)
-        return loader, at
+    async def _open(self, seed: Seed) -> TableLoader:
+        async with own_connection(self._pool) as conn:
+            return await open_loader(conn, seed)
 
     async def retry_rejects(self, seed: Seed | str, **options: Unpack[SeedOptions]) -> tuple[int, int] | None:
         """Try the rejected rows again, after the table, or what it refers to, was changed; (accepted, refused).
@@ -377,12 +372,16 @@ class AsyncSeeds:
         what is there is newer. None: another runner is at work on the seed.
 
         Raises:
-            TableChanged: the rows were rejected for another table.
+            TableChanged: the rows were rejected for another table, or it has lost those of the last batch.
         """
         found = seed_of(seed, None, options)
         if found.on_conflict == "update":
             found = replace(found, on_conflict="skip")
-        (loader, _), name = await self._loader(found), found.name
+        loader, name = await self._open(found), found.name
+        for at in [await self.checkpoint(name), *await self.partitions(name)]:
+            loader.check_table_of(at)
+            async with own_connection(self._pool) as conn:
+                await loader.check_target(conn, at)
         await self.release_dead(name, name)
         async with self._jobs.run(RUNNER, key=name, scope={"seed_name": name, "retries": "rejects"}) as run:
             if run is None:
@@ -391,7 +390,8 @@ class AsyncSeeds:
             while page := await self.rejects(name, last):
                 for reject in page:
                     last = reject.id
-                    if await retry(run, loader, reject, self._schema):
+                    again = partial(retry, run, loader, reject, self._schema)
+                    if await retry_transient(self._pool, again):
                         accepted += 1
                     else:
                         refused += 1

@@ -218,13 +218,13 @@ class TableLoader:
             found["keys"].append([row[name] for name in self.seed.key])
         return found
 
-    async def check_target(self, conn: AsyncConnection[Any], at: Checkpoint) -> None:
+    async def check_target(self, conn: AsyncConnection[Any], at: Checkpoint | None) -> None:
         """Refuse to resume with another table, or with one that has lost the rows of the last batch.
 
         Raises:
             TableChanged: the message names the ways to go on.
         """
-        if not at.target:
+        if not at or not at.target:
             return
         name, before = self.facts.table.as_string(), at.target
         # None: the table was accepted as it was
@@ -243,17 +243,17 @@ class TableLoader:
 
     def _lost(self, what: str) -> str:
         return (
-            f"{self.seed.name}: {what}: begin at the start (--restart), resume at the checkpoint (--accept-change), or "
+            f"{self.seed.name}: {what}: run it from the start (--restart) or from the checkpoint (--accept-change), or "
             "use another --name"
         )
 
-    def check_table_of(self, at: Checkpoint) -> None:
+    def check_table_of(self, at: Checkpoint | None) -> None:
         """Refuse the checkpoint of an import into another table: its rejects and its proof are that table's.
 
         Raises:
             TableChanged: the message names the table.
         """
-        if at.target and self.facts.is_other(at.target):
+        if at and at.target and self.facts.is_other(at.target):
             ours = self.facts.table.as_string()
             raise TableChanged(f"{at.seed_name} was imported into table {at.target['table']}, and not into {ours}")
 

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import psycopg
 from psycopg import Connection, Copy, postgres, sql
 
-from pgonce.core.execute import Pool, connection, fetch, run
+from pgonce.core.execute import Pool, fetch, own_connection, run
 from pgonce.errors import SourceUnfinished
 from pgonce.seeds import rejects
 from pgonce.seeds.batch import BatchSizer
@@ -81,7 +81,7 @@ def rehearse(
         RowRejected: more than the seed's ``max_rejects`` rows were refused.
         SourceChanged: as a run would raise it at such a checkpoint; TableChanged, too.
     """
-    with connection(pool) as conn:
+    with own_connection(pool) as conn:
         loader = open_loader(conn, seed)
         sizer, total, last = BatchSizer(), Counts(), time.monotonic()
         unfinished: str | None = None
@@ -131,7 +131,7 @@ def compare(pool: Pool, sources: Sources, seed: Seed, rejected: Mapping[str | No
         rejected: by partition the rows that are rejects, by their numbers: exactly these are left out.
     """
     result: dict[str, Any] = {"rows": 0, "rejected": 0, "keys": 0, "found": 0, "equal": 0, "extra": 0, "examples": None}
-    with connection(pool) as conn:
+    with own_connection(pool) as conn:
         facts = check_table(conn, seed)
         with conn.transaction(force_rollback=True):
             run(conn, "; ".join(["set local client_encoding = 'UTF8'", _PATIENT, *facts.settings]))

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import psycopg
 from psycopg import AsyncConnection, AsyncCopy, postgres, sql
 
-from pgonce.core.execute_async import Pool, connection, fetch, run
+from pgonce.core.execute_async import Pool, fetch, own_connection, run
 from pgonce.errors import SourceUnfinished
 from pgonce.seeds import rejects_async as rejects
 from pgonce.seeds.batch import BatchSizer
@@ -80,7 +80,7 @@ async def rehearse(
         RowRejected: more than the seed's ``max_rejects`` rows were refused.
         SourceChanged: as a run would raise it at such a checkpoint; TableChanged, too.
     """
-    async with connection(pool) as conn:
+    async with own_connection(pool) as conn:
         loader = await open_loader(conn, seed)
         sizer, total, last = BatchSizer(), Counts(), time.monotonic()
         unfinished: str | None = None
@@ -130,7 +130,7 @@ async def compare(pool: Pool, sources: Sources, seed: Seed, rejected: Mapping[st
         rejected: by partition the rows that are rejects, by their numbers: exactly these are left out.
     """
     result: dict[str, Any] = {"rows": 0, "rejected": 0, "keys": 0, "found": 0, "equal": 0, "extra": 0, "examples": None}
-    async with connection(pool) as conn:
+    async with own_connection(pool) as conn:
         facts = await check_table(conn, seed)
         async with conn.transaction(force_rollback=True):
             await run(conn, "; ".join(["set local client_encoding = 'UTF8'", _PATIENT, *facts.settings]))

@@ -15,7 +15,16 @@ from psycopg import sql
 from psycopg_pool import ConnectionPool
 
 from pgonce.core import process
-from pgonce.errors import InvalidArgument, LeaseLost, NotFound, PgonceError, RowRejected, SourceChanged
+from pgonce.errors import (
+    DatabaseUnavailable,
+    InvalidArgument,
+    LeaseLost,
+    NotFound,
+    PgonceError,
+    RowRejected,
+    SourceChanged,
+)
+from pgonce.seeds import importer
 from pgonce.seeds.calls import Checkpoint
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.seeds import Progress, Seeds
@@ -553,6 +562,8 @@ def test_a_seed_with_partitions_is_imported_part_by_part(seeds: Seeds, table: st
         seeds.run(seed)
     with pytest.raises(NotFound, match="the seed s has no partition 'b' here"):
         seeds.run(seed, partition="b")
+    with pytest.raises(InvalidArgument, match="the seed s has partitions that are not complete"):
+        seeds.run("s", part(0, 0), **OPTIONS)
     assert seeds.run(seed, partition="a").outcome == "complete"
 
 
@@ -564,6 +575,27 @@ def test_a_reject_that_another_client_resolves_is_not_written_twice(seeds: Seeds
     conn.execute("create trigger resolve before insert on things for each row execute function resolve()")
     assert seeds.retry_rejects("s", **{**OPTIONS, "key": ()}) == (1, 0)
     assert ids(conn) == [0, 1, 2, 4]
+
+
+@pytest.mark.parametrize("action", ["verify", "rehearse", "retry_rejects"])
+def test_the_loss_of_the_connection_is_an_error_of_its_own(
+    seeds: Seeds, table: str, conn: Conn, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    run(seeds, numbers(5, n3="bad"), max_rejects=1)
+    conn.execute("alter table things drop constraint things_note_check")
+    body = "begin perform pg_terminate_backend(pg_backend_pid()); return new; end"
+    conn.execute(f"create function dies() returns trigger language plpgsql as '{body}'".encode())
+    conn.execute("create trigger dies before insert on things for each row execute function dies()")
+    monkeypatch.setattr(importer, "RETRIES", (0.0, None))
+
+    def source(_: Any) -> Iterator[tuple[Any, int]]:
+        if action == "verify":
+            conn.execute("select pg_terminate_backend(pid) from pg_stat_activity where state = 'idle in transaction'")
+        yield (9, "x", "t9"), 9
+
+    with pytest.raises(DatabaseUnavailable, match=r"^the connection to the database was lost: "):
+        getattr(seeds, action)(Seed("s", source, **OPTIONS))
+    assert (ids(conn), counts(seeds.checkpoint("s"))) == ([0, 1, 2, 4], (4, 0, 0, 1))
 
 
 def test_a_pause_of_the_seed_holds_every_partition(seeds: Seeds, table: str, conn: Conn) -> None:

@@ -74,8 +74,11 @@ def test_a_table_that_lost_the_rows_of_the_last_batch_stops_the_resume_with_a_ch
     for stop in (20, 30):  # also when the source has nothing new
         with pytest.raises(TableChanged, match=r"--restart.*--accept-change"):
             seeds.run(seed(stop))
+    with pytest.raises(TableChanged, match=r"--restart.*--accept-change"):
+        seeds.retry_rejects(seed())
     assert ids(conn) == left
     run(seeds, seed(30), accept_change=True)
+    assert seeds.retry_rejects(seed()) == (0, 0)
     assert ids(conn) == [*left, *range(20, 30)]
     conn.execute(lose.encode())
     run(seeds, seed(30), restart=True)
@@ -458,7 +461,7 @@ def test_a_table_that_is_emptied_during_the_import_stops_it_with_the_choice(
 ) -> None:
     conn.execute(f"drop table if exists things; {table}".encode())
     what = seed(20, key=key)
-    with pytest.raises(TableChanged, match=r"not the rows of the last batch: was it emptied\?: begin at the start"):
+    with pytest.raises(TableChanged, match=r"not the rows of the last batch: was it emptied\?: run it from the start"):
         seeds.run(what, on_progress=emptying(conn, statement))
     at = "select status, rows_inserted from seed_checkpoints"
     assert conn.execute(at).fetchall() == [("failed", 10)]
