@@ -234,6 +234,23 @@ def test_a_query_brings_every_value_and_resumes_after_its_last_key(database: str
         list(Query(database, "select * from nothing", ("id",))(None))
 
 
+def test_a_column_of_a_query_is_not_read_as_another_value(database: str, seeds: Seeds, conn: Conn) -> None:
+    conn.execute("create table new (n int primary key, v text)")
+    for value, kind in (
+        ("20260102", "date"), ("20260102.0", "timestamptz"), ("array[20260102]", "date[]"), ("101", "varbit"),
+        ("int4range(20260101, 20260102)", "daterange"), ("'x'::bytea", "text"), ("array['x'::bytea]", "text[]"),
+        ("gen_random_uuid()", "bytea"), ("timetz '01:00+02'", "time"), ("'x'::bytea", "jsonb"),
+    ):  # fmt: skip
+        conn.execute(f"alter table new drop v, add v {kind}".encode())
+        query = Query(database, f"select 1 as n, {value} as v", ("n",))
+        for action in (seeds.run, seeds.verify, seeds.rehearse):
+            with pytest.raises(InvalidArgument, match=r"^column v of .* is of type .*: convert it in the query$"):
+                action("q", query, into="new", key=("n",))
+    conn.execute("alter table new drop v, add v text")
+    assert load(seeds, Query(database, "select 1 as n, true as v", ("n",)), into="new", key=("n",)) == "complete"
+    assert conn.execute("select v from new").fetchall() == [("true",)]
+
+
 @pytest.mark.parametrize(
     "address", ["hush%zz@h/d", "hu sh@h/d", "h@hush@h/d", "p/hush@h/d", "p@h:1/d?hush@=1", "[YOUR-PASSWORD]hush@h/d"]
 )

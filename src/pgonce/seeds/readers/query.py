@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from hashlib import blake2b
-from typing import Any
+from typing import Any, get_args
 
 import psycopg
 from psycopg import Connection, sql
@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pgonce.core.database import check_url
 from pgonce.core.execute import fetch
 from pgonce.errors import InvalidArgument, SourceChanged, first_line
+from pgonce.seeds.columns import NO_NUMBERS, Column, Kind
 from pgonce.seeds.copy_format import TEXT
 from pgonce.seeds.source import Cursor, Verdict
 
@@ -25,11 +26,23 @@ _ONE_TEXT = frozenset({
     "timestamp with time zone",
 })  # fmt: skip
 """Types in which equal values have one text: an index on such a key gives the order alone."""
-_DIGITS = re.compile(r"\(\d+\)")
+_DIGITS = re.compile(r"\([\d,]+\)")
+_MISREAD: Mapping[str, Collection[Kind]] = {
+    **dict.fromkeys(
+        ("smallint", "integer", "bigint", "numeric", "real", "double precision", "oid", "money", "int4range",
+         "int8range", "numrange", "int4multirange", "int8multirange", "nummultirange"),
+        NO_NUMBERS,
+    ),
+    "bytea": frozenset(get_args(Kind)) - {"bytea"},
+    "uuid": {"bytea"},
+    "time with time zone": {"zoneless"},
+}  # fmt: skip
+"""By the type in the query: kinds of columns that take its text for another value, such as 20260102 for a day."""
 # texts that the other server reads as the same values, whatever is set there
 _SETTINGS = (
     "set local client_encoding = 'UTF8'; set local datestyle = 'ISO'; set local intervalstyle = 'iso_8601';"
-    " set local extra_float_digits = 3; set local bytea_output = 'hex'; set local timezone = 'UTC'"
+    " set local extra_float_digits = 3; set local bytea_output = 'hex'; set local timezone = 'UTC';"
+    " set local lc_monetary = 'C'"
 )
 
 
@@ -78,6 +91,20 @@ class Query:
     def copy_columns(self) -> Sequence[str]:
         """The same."""
         return self.columns
+
+    def check_columns(self, known: Collection[str] | Mapping[str, Column], table: str) -> None:
+        """Refuse a column whose text would be another value in the table's.
+
+        Raises:
+            InvalidArgument: with its name and type.
+        """
+        columns = known if isinstance(known, Mapping) else {}
+        for name, kind in self.types.items():
+            if name in columns and _is_misread(kind, columns[name]):
+                raise InvalidArgument(
+                    f"column {name} of {self.name} is of type {kind}, whose text is another value in {table}, where it "
+                    f"is of type {columns[name].type}: convert it in the query"
+                )
 
     def rename(self, names: Mapping[str, str]) -> None:
         """Give columns other names."""
@@ -155,7 +182,11 @@ class Query:
             casts = {name: self._types[name].replace("{", "{{").replace("}", "}}") for name in self._key}
             values = {name: sql.SQL("{}::" + cast).format(sql.Literal(cursor[name])) for name, cast in casts.items()}
             after = sql.SQL("where ({}) > ({})").format(key, self._in_order(values))
-        columns = sql.SQL(", ").join(map(sql.Identifier, self._types))
+        columns = sql.SQL(", ").join(
+            # true, and not t, also in a column of texts
+            sql.SQL("{}::text" if kind == "boolean" else "{}").format(sql.Identifier(name))
+            for name, kind in self._types.items()
+        )
         statement = sql.SQL("copy (select {} from ({}\n) pgonce_query {} order by {}) to stdout").format(
             columns, self._query, after, key
         )
@@ -188,6 +219,12 @@ class Query:
         except psycopg.Error as error:
             reason = first_line(error)
             raise InvalidArgument(f"{self.name} cannot be read: {reason}") from error
+
+
+def _is_misread(kind: str, column: Column) -> bool:
+    if kind.endswith("[]"):
+        return column.element is not None and _is_misread(kind.removesuffix("[]"), column.element)
+    return column.kind in _MISREAD.get(_DIGITS.sub("", kind), ())
 
 
 def _hash(*parts: str) -> str:
