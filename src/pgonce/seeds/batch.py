@@ -138,9 +138,7 @@ class BatchBuilder:
         """Add one row. If it begins a new batch, returns the finished one before it."""
         done = None
         if type(cursor) not in _SCALARS:
-            cursor = frozen_cursor(cursor)  # before it is compared: an array's == is no bool
-            if cursor == self._cursor and repr(cursor) == repr(self._cursor):  # not {"a": 1} and {"a": True}
-                cursor = self._cursor
+            cursor = frozen_cursor(cursor, self._cursor)
         if len(self._cursors) >= self._size:
             if cursor is not self._cursor and as_jsonb(cursor) != as_jsonb(self._cursor):
                 done = self.finish()
@@ -194,20 +192,23 @@ _SCALARS = frozenset({str, int, float, bool})
 _UNCHANGING = _SCALARS | {type(None)}
 
 
-def frozen_cursor(cursor: Cursor) -> Cursor:
-    """A copy that does not change if the source changes its object.
+def frozen_cursor(cursor: Cursor, before: Cursor = None) -> Cursor:
+    """A copy that does not change if the source changes its object; ``before`` itself where it is equal.
 
     Raises:
         InvalidArgument: it is None, {}, or not JSON.
     """
     if type(cursor) is dict and not cursor:
         raise InvalidArgument("a cursor must not be {}, which is that of an import that has not begun")
-    if type(cursor) is dict and _UNCHANGING.issuperset(map(type, (*cursor.values(), *cursor))):
-        return cursor.copy()
     if cursor is None:
         raise InvalidArgument(NO_CURSOR)
     try:
-        return json.loads(json.dumps(cursor, allow_nan=False))
+        if type(cursor) is dict and _UNCHANGING.issuperset(map(type, (*cursor.values(), *cursor))):
+            frozen = cursor.copy()
+        else:  # before it is compared: an array's == is no bool
+            frozen = json.loads(json.dumps(cursor, allow_nan=False))
+        # {"a": 1} and {"a": True} are equal in Python only
+        return before if frozen == before and repr(frozen) == repr(before) else frozen
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidArgument(f"the checkpoint is not JSON: {error}") from None
 

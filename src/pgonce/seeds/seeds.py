@@ -24,7 +24,7 @@ from pgonce.seeds import calls, calls_operate, same_source, verify
 from pgonce.seeds.calls import Checkpoint, Reject
 from pgonce.seeds.calls_operate import BatchTime, Rehearsed, RejectGroup, Resume
 from pgonce.seeds.importer import Import, Outcome, Source, WentBack, retry_transient
-from pgonce.seeds.open_loader import open_loader
+from pgonce.seeds.open_loader_async import open_loader
 from pgonce.seeds.rejected_row import RejectedRow
 from pgonce.seeds.rejects import retry
 from pgonce.seeds.run_options import Progress, RunOptions

@@ -22,7 +22,7 @@ from pgonce.seeds.calls_operate import Rehearsed, RejectGroup
 from pgonce.seeds.columns import Column, Kind, TableFacts
 from pgonce.seeds.expected import Rejected, RowReader
 from pgonce.seeds.importer import Source, batches
-from pgonce.seeds.open_loader import open_loader
+from pgonce.seeds.open_loader_async import open_loader
 from pgonce.seeds.same_source import check_source
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.source import check_columns

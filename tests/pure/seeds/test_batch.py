@@ -75,6 +75,8 @@ def test_cursors_are_compared_as_json() -> None:
     pairs = [{"a": 1}, {"a": True}, {"a": [1]}, {"a": [True]}, 1, True, 0.5, 1e23, 10**23, "1"]
     found = cut([((n, 0), cursor) for n, cursor in enumerate(pairs)], BatchSizer(1))
     assert [(batch.rows, batch.cursor) for batch in found if batch.rows > 1] == [(2, 10**23)]
+    with pytest.raises(InvalidArgument, match="the checkpoint is not JSON: Exceeds"):
+        cut([((n, 0), {"n": 10**5000}) for n in range(2)], BatchSizer(1))
     with pytest.raises(InvalidArgument, match="the checkpoint is not JSON"):
         cut([((1, 1), functools.reduce(lambda inner, _: [inner], range(200_000), list[Any]()))], BatchSizer(1))
 
