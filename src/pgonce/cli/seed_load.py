@@ -24,7 +24,6 @@ from pgonce.core.execute import OwnCursor, fetch, run
 from pgonce.errors import InvalidArgument, SchemaError
 from pgonce.seeds.batch import BatchSizer
 from pgonce.seeds.importer import batches
-from pgonce.seeds.open_loader import open_loader
 from pgonce.seeds.readers import FileSource, read, read_files
 from pgonce.seeds.readers.file import text_of
 from pgonce.seeds.readers.names import items, name_of, written
@@ -33,6 +32,8 @@ from pgonce.seeds.readers.several import Files
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.seeds import Seeds
 from pgonce.seeds.source import check_columns
+from pgonce.seeds.table import check_table
+from pgonce.seeds.table_loader import TableLoader
 
 Source: TypeAlias = FileSource | Files | Query
 FORMATS = ["csv", "tsv", "jsonl", "parquet", "copy"]
@@ -312,7 +313,7 @@ def _refuse_table(conn: Connection[Any], table: str, key: Sequence[str], columns
 
 def _preview(conn: Connection[Any], seed: Seed, source: Any) -> None:
     """Print the first rows as the table would store them, column by column, with the types of source and column."""
-    loader = open_loader(conn, seed)
+    loader = TableLoader(seed, check_table(conn, seed), conn.adapters)
     batch = next(iter(batches(loader, source, None, BatchSizer(PREVIEW))), None)
     if batch is None or not batch.parts:
         return

@@ -268,7 +268,7 @@ def naming_loss(conn: AsyncConnection[Any]) -> Iterator[None]:
     """Raise DatabaseUnavailable where own statements have lost ``conn``."""
     try:
         yield
-    except psycopg.OperationalError as error:
+    except psycopg.Error as error:
         if not conn.closed:  # an error of another database, which the source of an import reads
             raise
         raise DatabaseUnavailable(f"the connection to the database was lost: {first_line(error)}") from error

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sized
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import psycopg
 
@@ -27,7 +27,7 @@ from pgonce.seeds import calls, calls_operate, rejects
 from pgonce.seeds.batch import SMALLEST, Batch, BatchBuilder, BatchSizer, join_blocks
 from pgonce.seeds.calls import Checkpoint, Counts, Cursor, SeedRow
 from pgonce.seeds.copy_text import RowFormatter
-from pgonce.seeds.run_options import Progress, RunOptions
+from pgonce.seeds.run_options import Outcome, Progress, RunOptions
 from pgonce.seeds.same_source import check_source
 from pgonce.seeds.seed import Fingerprint
 from pgonce.seeds.sequences import sequences_behind
@@ -37,7 +37,6 @@ from pgonce.seeds.table_loader import Last, TableLoader
 
 T = TypeVar("T")
 Source: TypeAlias = Callable[[Cursor | None], Stream[tuple[SeedRow, Cursor]]]
-Outcome: TypeAlias = Literal["complete", "unfinished", "stopped", "paused", "overlap"]
 
 
 RETRIES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, *[5.0] * 16, None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pgonce.errors import InvalidArgument, SourceChanged
 from pgonce.seeds import calls
 from pgonce.seeds.calls import Checkpoint
@@ -9,13 +11,13 @@ from pgonce.seeds.seed import Fingerprint, Seed
 from pgonce.seeds.source import Fingerprinted, as_jsonb
 
 
-def check_form(whole: Checkpoint | None, *, in_parts: bool) -> None:
+def check_form(whole: Checkpoint | None, parts: Sequence[Checkpoint], *, in_parts: bool) -> None:
     """Refuse what a run would refuse: a seed with partitions that has run without, or the reverse.
 
     Raises:
         InvalidArgument: it would bring the same rows once more.
     """
-    if whole and whole.rows_seen and (whole.cursor is None) != in_parts:
+    if whole and (whole.cursor is not None if in_parts else parts):
         how, other = ("without partitions", "with") if in_parts else ("in partitions", "without")
         raise InvalidArgument(
             f"the seed {whole.seed_name} has run {how}, and {other} them it would bring its rows once more: --restart "

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any, Unpack
@@ -23,12 +23,13 @@ from pgonce.jobs.run import Run
 from pgonce.seeds import calls, calls_operate, same_source, verify
 from pgonce.seeds.calls import Checkpoint, Reject
 from pgonce.seeds.calls_operate import BatchTime, Rehearsed, RejectGroup, Resume
-from pgonce.seeds.importer import Import, Outcome, Source, WentBack, retry_transient
-from pgonce.seeds.open_loader_async import open_loader
+from pgonce.seeds.importer import Import, Source, WentBack, retry_transient
 from pgonce.seeds.rejected_row import RejectedRow
 from pgonce.seeds.rejects import retry
-from pgonce.seeds.run_options import Progress, RunOptions
+from pgonce.seeds.run_options import Outcome, Progress, RunOptions, SeedResult
 from pgonce.seeds.seed import Seed, SeedOptions, part_of, seed_of, sources_of
+from pgonce.seeds.sequences import sequences_behind
+from pgonce.seeds.table import check_table
 from pgonce.seeds.table_loader import TableLoader
 
 __all__ = ["RUNNER", "WINDOW", "Seeds", "Progress", "SeedResult", "Source"]
@@ -40,24 +41,6 @@ RUNNER = "seed_runner"
 _WENT_BACK = "seed %s: the database has lost batches that it had confirmed (a crash, a failover): resuming after row %d"
 WINDOW = timedelta(minutes=2)
 """How long an import may go without a heartbeat. It is short, so that a killed import can be resumed soon."""
-
-
-@dataclass(frozen=True, slots=True)
-class SeedResult:
-    """How a run of an import ended."""
-
-    outcome: Outcome
-    checkpoint: Checkpoint | None
-    new_rows: int = 0
-    """Rows that this run took from the source."""
-    sequences: Mapping[str, int] = field(default_factory=dict)
-    """Sequences whose next number is taken by a row, with the greatest value of their column."""
-    were_set: bool = False
-    """Whether ``set_sequences`` has set them to it."""
-    resumed: int = 0
-    """How often the database went back to an older state (a crash or a failover), and the run resumed from there."""
-    unfinished: str | None = None
-    """Why the source ended before its end, and what to do: of the outcome ``unfinished``."""
 
 
 class Seeds:
@@ -316,7 +299,8 @@ class Seeds:
         found, sources = sources_of(seed, source, options)
         left = list[tuple[Source, Checkpoint | None]]()
         whole = self.checkpoint(found.name)
-        same_source.check_form(None if restart else whole, in_parts=None not in sources)
+        if not restart:
+            same_source.check_form(whole, self.partitions(found.name), in_parts=None not in sources)
         for part, each in sources.items():
             at = None if restart else self.checkpoint(found.name, part)
             if part is None or at is None or at.status != "complete":
@@ -363,7 +347,7 @@ class Seeds:
 
     def _open(self, seed: Seed) -> TableLoader:
         with own_connection(self._pool) as conn:
-            return open_loader(conn, seed)
+            return TableLoader(seed, check_table(conn, seed), conn.adapters)
 
     def retry_rejects(self, seed: Seed | str, **options: Unpack[SeedOptions]) -> tuple[int, int] | None:
         """Try the rejected rows again, after the table, or what it refers to, was changed; (accepted, refused).
@@ -395,6 +379,9 @@ class Seeds:
                         accepted += 1
                     else:
                         refused += 1
+            if found.set_sequences:
+                with own_connection(self._pool) as conn, conn.transaction():
+                    sequences_behind(conn, loader.facts, is_set=True)
             run.processed(accepted)
             run.skipped(refused)
             return accepted, refused

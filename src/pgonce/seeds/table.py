@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, LiteralString
 
+import psycopg
 from psycopg import Connection, sql
 
 from pgonce.core.execute import OwnCursor, fetch, run
-from pgonce.errors import SchemaError
+from pgonce.errors import SchemaError, translate
 from pgonce.seeds.columns import KINDS, NO_NUMBERS, ONE_TEXT, Column, TableFacts
 from pgonce.seeds.seed import Seed
 
@@ -136,12 +137,16 @@ def check_table(conn: Connection[Any], seed: Seed) -> TableFacts:
     Raises:
         SchemaError: there is no such table; or no unique index over exactly the key's columns, all NOT NULL; or it is
             temporary or unlogged.
+        DatabaseUnavailable: the connection was lost.
     """
-    with conn.transaction():
-        [[oid]] = fetch(conn, _OID, [seed.table.as_string(conn)])
-        if oid is None:
-            raise SchemaError(f"there is no table {seed.into}: create it before the import")
-        return find_facts(conn, seed, oid)
+    try:
+        with conn.transaction():
+            [[oid]] = fetch(conn, _OID, [seed.table.as_string(conn)])
+            if oid is None:
+                raise SchemaError(f"there is no table {seed.into}: create it before the import")
+            return find_facts(conn, seed, oid)
+    except psycopg.Error as error:
+        raise translate(error) from error
 
 
 def find_facts(conn: Connection[Any], seed: Seed, oid: int) -> TableFacts:

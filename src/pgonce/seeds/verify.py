@@ -22,12 +22,12 @@ from pgonce.seeds.calls_operate import Rehearsed, RejectGroup
 from pgonce.seeds.columns import Column, Kind, TableFacts
 from pgonce.seeds.expected import Rejected, RowReader
 from pgonce.seeds.importer import Source, batches
-from pgonce.seeds.open_loader_async import open_loader
 from pgonce.seeds.same_source import check_source
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.source import check_columns
 from pgonce.seeds.stream import batches_of, prefetched
 from pgonce.seeds.table import check_table
+from pgonce.seeds.table_loader import TableLoader
 
 Sources: TypeAlias = Mapping[str | None, Source]
 _RESULT = ("keys", "found", "equal", "extra", "examples")
@@ -82,7 +82,7 @@ def rehearse(
         SourceChanged: as a run would raise it at such a checkpoint; TableChanged, too.
     """
     with own_connection(pool) as conn:
-        loader = open_loader(conn, seed)
+        loader = TableLoader(seed, check_table(conn, seed), conn.adapters)
         sizer, total, last = BatchSizer(), Counts(), time.monotonic()
         unfinished: str | None = None
         with conn.transaction(force_rollback=True):

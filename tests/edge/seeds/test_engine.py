@@ -564,6 +564,8 @@ def test_a_seed_with_partitions_is_imported_part_by_part(seeds: Seeds, table: st
         seeds.run(seed, partition="b")
     with pytest.raises(InvalidArgument, match="the seed s has partitions that are not complete"):
         seeds.run("s", part(0, 0), **OPTIONS)
+    with pytest.raises(InvalidArgument, match="the seed s has run in partitions, and without them"):
+        seeds.rehearse("s", part(0, 0), **OPTIONS)
     assert seeds.run(seed, partition="a").outcome == "complete"
 
 

@@ -295,6 +295,13 @@ def test_sequences_behind_explicit_ids_are_said_and_set_on_demand(seeds: Seeds, 
     conn.execute("insert into things (note) values ('the next')")
     assert ids(conn)[-1] == 20
     assert run(seeds, seed(20)).sequences == {}
+    conn.execute("alter table things add constraint good check (id <> 30)")
+    what = replace(seed(max_rejects=1, set_sequences=True), function=lambda _: [({"id": 30, "note": "x"}, 30)])
+    run(seeds, what)
+    conn.execute("alter table things drop constraint good")
+    assert seeds.retry_rejects(what) == (1, 0)
+    conn.execute("insert into things (note) values ('the next')")
+    assert ids(conn)[-2:] == [30, 31]
 
 
 # What the application has set ----------------------------------------------------------------------------------------
