@@ -14,7 +14,7 @@ import psycopg
 from psycopg import Connection
 
 from pgonce.core.execute import execute, naming_loss
-from pgonce.errors import RowRejected
+from pgonce.errors import RowRejected, is_transient
 from pgonce.jobs.run import Run
 from pgonce.seeds import calls_operate
 from pgonce.seeds.batch import Batch
@@ -22,8 +22,11 @@ from pgonce.seeds.calls import Counts, Reject
 from pgonce.seeds.copy_text import RowFormatter
 from pgonce.seeds.table_loader import TableLoader
 
-_ROW_FAULT = ("22", "23", "44", "54", "P0")
-"""Classes of SQLSTATE that one row causes: data, constraints, check option, size limits, RAISE in a trigger."""
+_ROW_FAULT = ("21", "22", "23", "38", "44", "54", "P0")
+"""Classes of SQLSTATE that one row causes: a trigger has made its key another row's, data, constraints, a function in
+another language, check option, size limits, PL/pgSQL."""
+_BY_POLICY, _BY_RAISE = "ExecWithCheckOptions", "exec_stmt_raise"
+"""Functions of the server in which an error with any SQLSTATE is caused by one row, too."""
 _INPUT_FAULT = ("42", "XX000")
 """The same, where COPY names the column whose value it was reading: regclass, ltree and hstore say it like this."""
 _COLUMN = re.compile(r"^COPY .*, column ([^:]+)", re.MULTILINE)
@@ -220,10 +223,12 @@ def _is_orphan(error: psycopg.Error) -> bool:
 
 def is_row_fault(error: psycopg.Error) -> bool:
     """Whether the same batch without one of its rows would be accepted."""
-    state = error.sqlstate or ""
-    return state.startswith(_ROW_FAULT) or (
-        state.startswith(_INPUT_FAULT) and bool(_COLUMN.search(error.diag.context or ""))
-    )
+    diag, state = error.diag, error.sqlstate or ""
+    if state.startswith(_ROW_FAULT) or diag.source_function == _BY_POLICY:
+        return True
+    if diag.source_function == _BY_RAISE:
+        return not is_transient(error)
+    return state.startswith(_INPUT_FAULT) and bool(_COLUMN.search(diag.context or ""))
 
 
 def _named(lines: Sequence[bytes], error: psycopg.Error) -> int | None:
@@ -266,9 +271,11 @@ def reason_of(error: psycopg.Error) -> str:
     if diag.severity != diag.severity_nonlocalized:
         return " ".join(filter(None, (type(error).__name__, diag.constraint_name)))
     message = (diag.message_primary or type(error).__name__).splitlines()[0]
-    if state.startswith("P0"):
+    if state.startswith(("P0", "38")) or diag.source_function == _BY_RAISE:
         return f"a trigger or function refuses it ({state}); --max-rejects keeps its message"
-    if state.startswith(_INPUT_FAULT):  # each type quotes the value in its own way
+    if (
+        state.startswith(_INPUT_FAULT) and diag.source_function != _BY_POLICY
+    ):  # each type quotes the value in its own way
         return f"the column's type cannot read the value ({state})"
     if state.startswith("22") and state != "22P04":  # 22P04 quotes names of columns, and class 23 names of constraints
         message = _VALUE.sub("…", re.sub(r': ".*', "", diag.message_primary or "", flags=re.DOTALL))

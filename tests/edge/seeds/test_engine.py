@@ -199,13 +199,16 @@ def test_a_table_with_policies_takes_rows_from_a_role_that_is_subject_to_them(
     conn.execute(f"create role {role} in role service_role".encode())
     try:
         conn.execute("alter table things enable row level security")
-        conn.execute(f"create policy all_of_it on things to {role} using (true) with check (true)".encode())
+        conn.execute(f"create policy all_of_it on things to {role} using (true) with check (id <> 20)".encode())
         conn.execute(f"grant select, insert, update on things to {role}".encode())
         kwargs = {"autocommit": True, "options": f"-c role={role}"}
         with ConnectionPool(database, kwargs=kwargs, min_size=1, max_size=3, open=True) as pool:
             seeds = Seeds(pool)
             assert counts(run(seeds, numbers(12, n3="bad"), max_rejects=1)) == (11, 0, 0, 1)
             again = counts(run(seeds, numbers(13, n3="bad"), "t", on_conflict=on_conflict, max_rejects=1))
+            policy = Rows((20, "x", "t20"), (21, "x", "t21"))
+            assert counts(run(seeds, policy, "u", on_conflict=on_conflict, max_rejects=1)) == (1, 0, 0, 1)
+            assert "row-level security policy" in str(seeds.rejects("u")[0].reason)
         assert again == (1, 0, 11, 1), "equal rows are not updated"
     finally:
         conn.execute(f"drop owned by {role}".encode())
