@@ -251,7 +251,8 @@ class Import:
         return at.batch if at else 0
 
     async def _commit(self, batch: Batch) -> Checkpoint:
-        with working("write batch", "internal", {"import": self._seed.name}, {"pgonce.rows": batch.rows}):
+        span = working("write batch", "internal", {"import": self._seed.name}, {"pgonce.rows": batch.rows})
+        with span, rejects.without_values(self._seed.into):
             self._checkpoint = at = await retry_transient(self._pool, lambda: self._written(batch))
         self._seen += batch.rows
         self.rows += batch.rows

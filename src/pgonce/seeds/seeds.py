@@ -20,12 +20,11 @@ from pgonce.core.registration import check_pool, check_schema
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, LeaseLost
 from pgonce.jobs.guard import Jobs
 from pgonce.jobs.run import Run
-from pgonce.seeds import calls, calls_operate, same_source, verify
+from pgonce.seeds import calls, calls_operate, rejects, same_source, verify
 from pgonce.seeds.calls import Checkpoint, Reject
 from pgonce.seeds.calls_operate import BatchTime, Rehearsed, RejectGroup, Resume
 from pgonce.seeds.importer import Import, Source, WentBack, retry_transient
 from pgonce.seeds.rejected_row import RejectedRow
-from pgonce.seeds.rejects import retry
 from pgonce.seeds.run_options import Outcome, Progress, RunOptions, SeedResult
 from pgonce.seeds.seed import Seed, SeedOptions, part_of, seed_of, sources_of
 from pgonce.seeds.sequences import sequences_behind
@@ -374,11 +373,10 @@ class Seeds:
             while page := self.rejects(name, last):
                 for reject in page:
                     last = reject.id
-                    again = partial(retry, run, loader, reject, self._schema)
-                    if retry_transient(self._pool, again):
-                        accepted += 1
-                    else:
-                        refused += 1
+                    again = partial(rejects.retry, run, loader, reject, self._schema)
+                    with rejects.without_values(found.into):
+                        done = retry_transient(self._pool, again)
+                    accepted, refused = accepted + done, refused + (not done)
             if found.set_sequences:
                 with own_connection(self._pool) as conn, conn.transaction():
                     sequences_behind(conn, loader.facts, is_set=True)

@@ -20,12 +20,12 @@ from pgonce.errors import DatabaseUnavailable, InvalidArgument, LeaseLost
 from pgonce.jobs.guard_async import AsyncJobs
 from pgonce.jobs.run_async import AsyncRun
 from pgonce.seeds import calls, calls_operate, same_source
+from pgonce.seeds import rejects_async as rejects
 from pgonce.seeds import verify_async as verify
 from pgonce.seeds.calls import Checkpoint, Reject
 from pgonce.seeds.calls_operate import BatchTime, Rehearsed, RejectGroup, Resume
 from pgonce.seeds.importer_async import Import, Source, WentBack, retry_transient
 from pgonce.seeds.rejected_row import RejectedRow
-from pgonce.seeds.rejects_async import retry
 from pgonce.seeds.run_options import Outcome, Progress, RunOptions, SeedResult
 from pgonce.seeds.seed import Seed, SeedOptions, part_of, seed_of, sources_of
 from pgonce.seeds.sequences_async import sequences_behind
@@ -374,11 +374,10 @@ class AsyncSeeds:
             while page := await self.rejects(name, last):
                 for reject in page:
                     last = reject.id
-                    again = partial(retry, run, loader, reject, self._schema)
-                    if await retry_transient(self._pool, again):
-                        accepted += 1
-                    else:
-                        refused += 1
+                    again = partial(rejects.retry, run, loader, reject, self._schema)
+                    with rejects.without_values(found.into):
+                        done = await retry_transient(self._pool, again)
+                    accepted, refused = accepted + done, refused + (not done)
             if found.set_sequences:
                 async with own_connection(self._pool) as conn, conn.transaction():
                     await sequences_behind(conn, loader.facts, is_set=True)

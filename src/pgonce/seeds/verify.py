@@ -101,7 +101,9 @@ def rehearse(
                         for batch in taken:
                             batch.on_first_bytes_sent = want
                             room = max(0, seed.max_rejects - kept - total.rejected)
-                            counts, bad = rejects.write(conn, loader, batch, seen=total.seen - before, room=room)
+                            seen = total.seen - before
+                            with rejects.without_values(seed.into):
+                                counts, bad = rejects.write(conn, loader, batch, seen=seen, room=room)
                             refused += ({**each, "row": None, "line": None} for each in bad)
                             total += counts
                             sizer.record(batch.rows, time.monotonic() - last)

@@ -598,7 +598,7 @@ def test_the_loss_of_the_connection_is_an_error_of_its_own(
             conn.execute("select pg_terminate_backend(pid) from pg_stat_activity where state = 'idle in transaction'")
         yield (9, "x", "t9"), 9
 
-    with pytest.raises(DatabaseUnavailable, match=r"^the connection to the database was lost: "):
+    with pytest.raises(DatabaseUnavailable, match=r"(was lost|written to things): terminating connection"):
         getattr(seeds, action)(Seed("s", source, **OPTIONS))
     assert (ids(conn), counts(seeds.checkpoint("s"))) == ([0, 1, 2, 4], (4, 0, 0, 1))
 

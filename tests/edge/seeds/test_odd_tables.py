@@ -15,7 +15,7 @@ import pytest
 from psycopg import sql
 
 from pgonce.core import database as pools
-from pgonce.errors import InvalidArgument, RowRejected, SchemaError, TableChanged
+from pgonce.errors import InvalidArgument, PgonceError, RowRejected, SchemaError, TableChanged
 from pgonce.seeds.readers import read
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.seeds import Seeds
@@ -380,12 +380,19 @@ def test_a_table_that_is_renamed_during_the_import_is_resumed_under_its_new_name
     assert seeds.verify(what, into="others")["ok"]
 
 
-def test_a_trigger_that_names_no_table_is_an_error_of_its_own(seeds: Seeds, conn: Conn) -> None:
+def test_the_error_of_a_trigger_is_told_without_the_row_that_the_server_quotes(seeds: Seeds, conn: Conn) -> None:
     conn.execute("create table things (id int primary key, note text)")
     conn.execute("create function broken() returns trigger language plpgsql as 'begin perform from nothing; end'")
     conn.execute("create trigger broken before insert on things for each row execute function broken()")
-    with pytest.raises(psycopg.errors.UndefinedTable):
-        seeds.run(seed((1, "a")))
+    what = seed((1, "secret"))
+    for action in (seeds.rehearse, seeds.run):
+        with pytest.raises(
+            PgonceError, match=r'^a batch cannot be written to things: relation "nothing" does not exist$'
+        ):
+            action(what)
+    told = "select error_message from seed_checkpoints union all select error_message from cron_job_runs"
+    assert len(found := conn.execute(told).fetchall()) == 2
+    assert "secret" not in str(found)
 
 
 @pytest.mark.parametrize(
