@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pgonce.core.database import check_url
 from pgonce.core.execute import fetch
-from pgonce.errors import InvalidArgument, SourceChanged, first_line
+from pgonce.errors import InvalidArgument, SourceChanged, summary
 from pgonce.seeds.columns import NO_NUMBERS, Column, Kind
 from pgonce.seeds.copy_format import TEXT
 from pgonce.seeds.source import Cursor, Verdict
@@ -217,7 +217,7 @@ class Query:
                 conn.execute(_SETTINGS)
                 yield conn
         except psycopg.Error as error:
-            reason = first_line(error)
+            reason = summary(error)
             raise InvalidArgument(f"{self.name} cannot be read: {reason}") from error
 
 
