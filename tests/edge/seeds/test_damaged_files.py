@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from pgonce.errors import InvalidArgument
-from pgonce.seeds.readers import read
+from pgonce.seeds.readers import read, read_files
 from pgonce.seeds.seeds import Seeds
 
 Conn = psycopg.Connection[Any]
@@ -77,6 +77,11 @@ def test_a_byte_order_mark_says_the_encoding(
     file.write_bytes(gzip.compress(data) if packing else data)
     assert seeds.run("s", read(file), into="things", key=("id",)).outcome == "complete"
     assert conn.execute("select note from things").fetchall() == [("ä",)]
+    at = seeds.checkpoint("s")
+    assert at
+    assert at.progress == (1.0 if encoding == "utf-8-sig" and not packing else None)
+    both = read_files([file, file], "both")
+    assert seeds.run("both", both, into="things", key=("id",), batch_size=1).outcome == "complete"
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "copy"])

@@ -36,26 +36,17 @@ class TextFile(FileReader):
         self._open_line: int | None = None
 
     @property
-    def is_packed(self) -> bool:
-        """Whether offsets are of other bytes than those on the disk."""
-        return not self._unpacker.is_plain
-
-    @property
-    def size(self) -> int | None:
-        """In bytes; None where offsets are of other bytes than those on the disk."""
-        return None if self.is_packed else self._opened().size
-
-    @property
     def size_read(self) -> int:
         """The file's size, when its last row was read. Its present size may be greater."""
-        reading = self._file.reading if self._file else None
-        return reading.position if reading and not self.is_packed else super().size_read
+        reading = file.reading if (file := self._file) and file.unpacker.is_plain else None
+        return reading.position if reading else super().size_read
 
     def progress(self, cursor: Cursor | None) -> float | None:
-        """Which share of the file lies before ``cursor``; None: unknown, because it is packed."""
-        if self.is_packed or not (size := self._opened().size):
+        """Which share of the file lies before ``cursor``; None: unknown, as its bytes are not those of its text."""
+        file = self._opened()
+        if not file.unpacker.is_plain or not file.size:
             return None
-        return min(1.0, offset_of(cursor, self.name)[0] / size)
+        return min(1.0, offset_of(cursor, self.name)[0] / file.size)
 
     def _opened_for_columns(self) -> OpenFile:
         """The file of the present import; another one after its end, for the next import of the same source."""
