@@ -10,6 +10,7 @@ import functools
 import gc
 import os
 import shutil
+import ssl
 import sys
 import tempfile
 import threading
@@ -46,6 +47,9 @@ if sys.version_info < (3, 11, 9):  # Debian 12 has 3.11.2
         return _parse(*args, **options)
 
     ast.parse = _parse_again
+
+# Each client of httpx reads the certificates that the machine trusts, which takes 40 ms, and tests speak plain HTTP.
+pytest.MonkeyPatch().setattr(ssl, "create_default_context", functools.cache(ssl.create_default_context))
 
 # A busy machine pauses for longer than hypothesis allows an example, and the generation of examples, to take.
 settings.register_profile("no limit of time", deadline=None, suppress_health_check=[HealthCheck.too_slow])
