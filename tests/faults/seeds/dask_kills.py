@@ -61,7 +61,9 @@ import dask
 from distributed import LocalCluster
 if __name__ == "__main__":
     # A worker that is dead 15 s after a death is dropped for good, though it came back and died again in between.
-    dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"})
+    # The workers are forks of a process that has imported Dask, because importing it takes 2 s of CPU time.
+    forks = {"distributed.worker.multiprocessing-method": "forkserver"}
+    dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour", **forks})
     options = dict(threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None)
     with LocalCluster(n_workers=int(sys.argv[1]), **options) as cluster:
         print(cluster.scheduler_address, flush=True)
