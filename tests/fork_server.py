@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import types
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -107,6 +108,9 @@ if __name__ == "__main__":
 
     for module in pkgutil.iter_modules(pgonce.cli.__path__, "pgonce.cli."):
         importlib.import_module(module.name)
+    for name in ("django.test", "django.db.backends.postgresql.base"):  # the largest of what tests' programs import
+        with suppress(ImportError):
+            importlib.import_module(name)
     gc.collect()
     gc.freeze()  # otherwise a collection in a forked process copies all pages
     run(serve(socket.socket(fileno=int(sys.argv[1]))))

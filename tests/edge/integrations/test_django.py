@@ -16,31 +16,39 @@ import pytest
 import pgonce
 from pgonce.testing import deliver, event
 from tests.conftest import wait_until
+from tests.forked import Forked
 
 Connection = psycopg.Connection[Any]
 PROJECT = Path(__file__).with_name("django_shop")
+# what `python -W error manage.py` does with modules of this folder, too; a program of this form is forked
+MANAGE = """
+import runpy, sys, warnings
+warnings.simplefilter("error")
+sys.path.append(sys.argv.pop(1))
+sys.argv[0] = "manage.py"
+runpy.run_path("manage.py", run_name="__main__")
+"""
 MIGRATIONS = Path(pgonce.__file__).parent / "integrations" / "django" / "migrations"
 
 
-def environment(url: str, **more: str) -> dict[str, str]:
+def start(url: str, *arguments: str, modules: Path = PROJECT, **more: str) -> Forked:
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(("PGONCE_", "DJANGO_", "DATABASE_"))
     }
-    return kept | {"SHOP_DATABASE_URL": url, "PYTHONWARNINGS": "error", **more}
-
-
-def manage(url: str, *arguments: str, **more: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "manage.py", *arguments],
+    return Forked(
+        [sys.executable, "-c", MANAGE, modules, *arguments],
         cwd=PROJECT,
-        env=environment(url, **more),
+        env={**kept, "SHOP_DATABASE_URL": url, **more},
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
-        timeout=120,
-        check=False,
     )
-    return done.returncode, done.stdout
+
+
+def manage(url: str, *arguments: str, **more: Any) -> tuple[int, str]:
+    with start(url, *arguments, **more) as process:
+        said = process.communicate(timeout=300)[0]
+    return process.returncode, said
 
 
 def test_a_project_s_own_tests_have_the_tables_and_pass(empty_database: str) -> None:
@@ -53,7 +61,7 @@ def test_the_short_name_installs_the_same_app(empty_database: str, tmp_path: Pat
     short = "INSTALLED_APPS[INSTALLED_APPS.index('pgonce.integrations.django')] = 'pgonce'"
     (tmp_path / "short.py").write_text(f"from site_config.settings import *\n{short}\n", "utf-8")
     named = "from django.apps import apps; print(apps.get_app_config('pgonce').name)"
-    more = {"DJANGO_SETTINGS_MODULE": "short", "PYTHONPATH": str(tmp_path)}
+    more = {"modules": tmp_path, "DJANGO_SETTINGS_MODULE": "short"}
     code, said = manage(empty_database, "shell", "--command", named, **more)
     assert (code, said.splitlines()[-1]) == (0, "pgonce.integrations.django"), said
 
@@ -64,7 +72,7 @@ def test_a_delivery_is_committed_before_its_200_also_outside_of_autocommit(datab
     )
     made = "from django.test import Client; from pgonce.testing import deliver, event;"
     sent = f"{made} print([deliver(Client(), event('invoice.paid')).status_code for _ in range(2)])"
-    more = {"DJANGO_SETTINGS_MODULE": "manual", "PYTHONPATH": str(tmp_path)}
+    more = {"modules": tmp_path, "DJANGO_SETTINGS_MODULE": "manual"}
     code, said = manage(database, "shell", "--command", sent, **more)
     assert (code, said.splitlines()[-1]) == (0, "[200, 200]"), said
     with psycopg.connect(database) as conn:
@@ -80,17 +88,12 @@ def test_migrate_installs_the_commands_find_it_and_the_worker_handles(empty_data
     app = pgonce.App()
     endpoint = pgonce.Endpoint(app, secrets="whsec_test", url=empty_database, schema=schema, queue=True)
     assert deliver(endpoint, event("invoice.paid", id="in_1")).status == 200
-    worker = subprocess.Popen(
-        [sys.executable, "manage.py", "pgonce", "worker", "--concurrency", "2"],
-        cwd=PROJECT,
-        env=environment(empty_database, SHOP_SCHEMA=schema),
-        stderr=subprocess.PIPE,
-    )
+    worker = start(empty_database, "pgonce", "worker", "--concurrency", "2", SHOP_SCHEMA=schema)
     try:
         with psycopg.connect(empty_database, autocommit=True) as conn:
 
             def payments() -> list[Any]:
-                assert worker.poll() is None, worker.stderr and worker.stderr.read()
+                assert worker.poll() is None, worker.stdout and worker.stdout.read()
                 return conn.execute("select invoice from shop_payment").fetchall()
 
             assert wait_until(payments, "the worker to handle it") == [("in_1",)]
@@ -99,7 +102,7 @@ def test_migrate_installs_the_commands_find_it_and_the_worker_handles(empty_data
             assert found == [("site_config", ["daily_payment"])]
     finally:
         worker.send_signal(signal.SIGTERM)
-        _, said_at_the_end = worker.communicate(timeout=30)
+        said_at_the_end = worker.communicate(timeout=60)[0]
     assert worker.returncode == 0, said_at_the_end
 
 
@@ -116,7 +119,7 @@ def test_another_database_than_postgresql_is_found_before_anything_is_written(
     empty_database: str, tmp_path: Path, settings: str, line: str, hint: str
 ) -> None:
     (tmp_path / "wrong.py").write_text(f"from site_config.settings import *\n{settings}\n", "utf-8")
-    more = {"DJANGO_SETTINGS_MODULE": "wrong", "PYTHONPATH": str(tmp_path)}
+    more = {"modules": tmp_path, "DJANGO_SETTINGS_MODULE": "wrong"}
     for command in (["check"], ["migrate"]):
         code, said = manage(empty_database, *command, **more)
         assert (code, "pgonce.E00" in said, line in said, hint in said) == (1, True, True, True), said
@@ -153,7 +156,7 @@ def test_a_mistake_in_a_project_is_found_when_it_is_checked(
         (tmp_path / package).mkdir()
         (tmp_path / package / "webhooks.py").write_text(text, "utf-8")
     (tmp_path / "wrong.py").write_text(f"from site_config.settings import *\n{settings}\n", "utf-8")
-    more = {"DJANGO_SETTINGS_MODULE": "wrong", "PYTHONPATH": str(tmp_path)}
+    more = {"modules": tmp_path, "DJANGO_SETTINGS_MODULE": "wrong"}
     code, said = manage(empty_database, "check", "--fail-level", "WARNING", **more)
     assert (code, line in said, "_secret" in said.replace("'whsec_secret'", "")) == (1, True, False), said
 
@@ -176,7 +179,7 @@ def test_a_second_database_with_options_of_django_is_found_by_the_commands_and_t
         "models = apps.get_app_config('pgonce').get_models()\n"
         "print({admin.site.get_model_admin(model).get_queryset(None).db for model in models})"
     )
-    more = {"DJANGO_SETTINGS_MODULE": "several", "PYTHONPATH": str(tmp_path)}
+    more = {"modules": tmp_path, "DJANGO_SETTINGS_MODULE": "several"}
     done, said = manage(empty_database, "shell", "--command", code, **more)
     assert (done, said.splitlines()[-2:]) == (0, ["a&b", "{'events'}"]), said
 
