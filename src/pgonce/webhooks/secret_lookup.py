@@ -43,13 +43,18 @@ class SecretLookup:
             async with asyncio.timeout(SECONDS):
                 await self._places.acquire()
             lookup = asyncio.create_task(self._call())
-            lookup.add_done_callback(lambda _: self._places.release())
+            lookup.add_done_callback(self._end)
             done, _ = await asyncio.wait([lookup], timeout=SECONDS)
             if not done:
                 raise TimeoutError
             return stripe.signing_secrets(lookup.result())
         except TimeoutError as error:
             raise NoSecrets(f"the function for the webhook secrets did not return within {SECONDS:g} s") from error
+
+    def _end(self, lookup: asyncio.Task[Any]) -> None:
+        self._places.release()
+        if not lookup.cancelled():
+            lookup.exception()  # read, or asyncio would log the text of an error that comes too late
 
     async def _call(self) -> Any:
         is_async = inspect.iscoroutinefunction(self._function)

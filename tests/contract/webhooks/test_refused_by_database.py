@@ -83,7 +83,7 @@ def test_what_the_database_refuses_is_a_503_and_the_log_says_why_without_a_value
     app.webhook("pay")(lambda _event, _tx: None)
     conn.execute(refusal.encode())
     answer = deliver(app, database, BODY)
-    assert (answer.status_code, "the database could not record" in answer.text) == (503, True)
+    assert (answer.status_code, "this delivery could not be recorded" in answer.text) == (503, True)
     assert said in caplog.text
     assert CARD not in caplog.text + answer.text
     assert conn.execute("select count(*) from webhook_events").fetchone() == (0,)
