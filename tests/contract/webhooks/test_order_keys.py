@@ -83,3 +83,17 @@ def test_an_event_that_waits_behind_coalesced_ones_of_its_object_is_due_at_once(
     with Worker(app, database, concurrency=1):
         wait_until(lambda: len(effects()) == 2, "the last one, before the 30 s of its postponement are over", 20)
     assert effects() == ["evt_1", "evt_4"]
+
+
+def test_an_event_that_waits_for_a_time_its_handler_asked_for_does_not_become_due_with_its_object(
+    app: pgonce.App, conn: Connection[Any], put: Queue
+) -> None:
+    app.webhook("pay", ordered=True)(lambda event, tx: write(tx, event))
+    for event in ("evt_1", "evt_2"):
+        put("pay", event, data={"object": {"id": "x"}})
+    for end in ("complete_webhook(id, lease)", "pgonce_postpone_webhook(id, lease, '6 hours')"):
+        assert conn.execute(f"select {end} from pgonce_claim_webhooks()".encode()).fetchall() == [(True,)]
+    conn.execute("select pgonce_replay_webhook('evt_1')")
+    assert conn.execute("select complete_webhook(id, lease) from pgonce_claim_webhooks()").fetchall() == [(True,)]
+    later = "select next_attempt_at > now() + interval '5 hours' from webhook_events where stripe_event_id = 'evt_2'"
+    assert conn.execute(later).fetchall() == [(True,)]

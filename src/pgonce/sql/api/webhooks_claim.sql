@@ -187,7 +187,8 @@ begin
   select n.id, n.next_attempt_at into v_next from webhook_events n
   where n.order_key = p_order_key and n.next_attempt_at is not null and n.status = 'processing' and n.lease is null
   order by n.received_at, n.id limit 1;
-  if v_next.next_attempt_at > clock_timestamp() then
+  -- what waits for its object has been postponed by at most 30 s; what waits longer, its handler has postponed
+  if v_next.next_attempt_at > clock_timestamp() and v_next.next_attempt_at <= clock_timestamp() + interval '30 seconds' then
     v_checks := pgonce_deferred_refusal() is null;
     begin
       update webhook_events e set next_attempt_at = clock_timestamp()
