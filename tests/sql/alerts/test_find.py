@@ -351,3 +351,12 @@ def test_what_is_expected_takes_the_place_of_what_is_usual(conn: Connection) -> 
             conn.execute("select pgonce_forget_job_expectation('j')")
         look(conn)
         assert [kind for kind, _ in told(conn)] == kinds
+
+
+def test_after_the_clock_was_set_back_what_fails_is_told(conn: Connection) -> None:
+    collect = "select pgonce_collect_alerts('{channel}', '15 seconds')"
+    assert value(conn, collect) == 0
+    conn.execute("update pgonce_alert_channels set looked_at = looked_at + interval '1 day'")
+    conn.execute("select fail_job_run(start_job_run('j'), 'boom')")
+    assert value(conn, collect) == 1
+    assert value(conn, "select bool_and(looked_at <= now()) from pgonce_alert_channels") is True

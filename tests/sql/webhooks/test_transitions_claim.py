@@ -143,3 +143,6 @@ def test_of_many_workers_one_looks_for_unhandled_events_in_a_while(shared: Conne
     assert value(shared, look) == 0
     shared.execute("update pgonce_upkeep set done_at = done_at - interval '2 hours'")
     assert value(shared, look) > 0
+    Queued(shared, "waiting")
+    shared.execute("update pgonce_upkeep set done_at = done_at + interval '1 day'")  # the clock was set back
+    assert value(shared, look) > 0

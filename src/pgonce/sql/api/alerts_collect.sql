@@ -13,9 +13,11 @@ begin
   insert into pgonce_alert_channels (channel) select distinct c from unnest(p_channels) c
   where not exists (select from pgonce_alert_channels a where a.channel = c) order by c on conflict do nothing;
   -- skip locked: the worker that has locked the row is collecting now.
-  select array_agg(c.channel), min(coalesce(c.looked_at - interval '1 hour', v_now - interval '1 day'))
+  select array_agg(c.channel), min(coalesce(least(c.looked_at, v_now) - interval '1 hour', v_now - interval '1 day'))
   into v_channels, v_since
-  from (select * from pgonce_alert_channels where channel = any (p_channels) and (looked_at is null or looked_at <= v_now - p_every)
+  from (select * from pgonce_alert_channels where channel = any (p_channels)
+          -- the clock may have been set back, as by a failover: a look in the future must not keep others from looking until then
+          and (looked_at is null or looked_at <= v_now - p_every or looked_at > v_now + interval '1 minute')
         order by channel for update skip locked) c;
   if v_channels is null then return 0; end if;
   select array_agg(distinct w.id) into v_watched from pgonce_alert_channels c, unnest(c.watched) as w (id)

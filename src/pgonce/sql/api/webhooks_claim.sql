@@ -261,9 +261,11 @@ declare
 begin
   -- It reads the events that wait. If each of 32 workers did so while 10,000 wait, that would take a quarter of the server.
   if p_every is not null then
-    if exists (select from pgonce_upkeep where what = 'unhandled webhooks' and done_at > v_now - p_every) then return 0; end if;
+    if exists (select from pgonce_upkeep where what = 'unhandled webhooks' and done_at > v_now - p_every
+                 and done_at < v_now + interval '1 minute') then return 0; end if;  -- later: the clock was set back
     insert into pgonce_upkeep as u (what, done_at) values ('unhandled webhooks', v_now)
-    on conflict (what) do update set done_at = excluded.done_at where u.done_at <= excluded.done_at - p_every;
+    on conflict (what) do update set done_at = excluded.done_at
+      where u.done_at <= excluded.done_at - p_every or u.done_at >= excluded.done_at + interval '1 minute';
     if not found then return 0; end if;
   end if;
   v_handled := pgonce_handled_types();
