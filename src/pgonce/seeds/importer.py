@@ -245,11 +245,6 @@ class Import:
     def _current(self) -> Checkpoint | None:
         return call(self._pool, calls.get_checkpoint(self._seed.name, self._options.partition), self._schema)
 
-    def _number(self) -> int:
-        """How many batches have been committed."""
-        at = self._current()
-        return at.batch if at else 0
-
     def _commit(self, batch: Batch) -> Checkpoint:
         span = working("write batch", "internal", {"import": self._seed.name}, {"pgonce.rows": batch.rows})
         with span, rejects.without_values(self._seed.into):
@@ -314,11 +309,12 @@ class Import:
                         )
             self._rejected, self._last = rejected, (target, self._loader.files)
         except (_Moved, RowRejected) as error:
+            found = self._current()
             # The rows of an attempt whose answer was lost may be there: then they do not fit a second time.
-            if isinstance(error, RowRejected) and self._number() <= number:
+            if isinstance(error, RowRejected) and (found.batch if found else 0) <= number:
                 raise
             self._last = None
-            advanced = self._committed(batch, number)
+            advanced = self._committed(found, batch, number)
             self._rejected += advanced.rows_rejected - (before.rows_rejected if before else 0)
         inserted = advanced.total_inserted - (before.total_inserted if before else 0)
         updated = advanced.total_updated - (before.total_updated if before else 0)
@@ -326,14 +322,13 @@ class Import:
         self._run.skipped(batch.rows - inserted - updated)
         return advanced
 
-    def _committed(self, batch: Batch, number: int) -> Checkpoint:
-        """The checkpoint after ``batch``, if an earlier attempt has committed it.
+    def _committed(self, found: Checkpoint | None, batch: Batch, number: int) -> Checkpoint:
+        """``found``, if it is the checkpoint after ``batch``: an earlier attempt has committed it.
 
         Raises:
             WentBack: the database has lost earlier batches.
             LeaseLost: another client has moved the checkpoint.
         """
-        found = self._current()
         if (found.batch if found else 0) < number:
             raise WentBack from None
         if not found or found.batch != number + 1 or as_jsonb(found.last_checkpoint) != as_jsonb(batch.cursor):

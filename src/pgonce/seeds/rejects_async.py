@@ -109,7 +109,8 @@ async def _write_in_pieces(conn: AsyncConnection[Any], loader: TableLoader, batc
             if not is_row_fault(error):
                 raise
             if stop - start == 1:
-                if loader.facts.refers_to_itself and _is_orphan(error) and len(orphans) < _ORPHANS:
+                is_orphan = isinstance(error, psycopg.errors.ForeignKeyViolation)
+                if loader.facts.refers_to_itself and is_orphan and len(orphans) < _ORPHANS:
                     orphans[start] = error
                 else:
                     found.add_line(numbers[start], part[0], error)
@@ -229,11 +230,6 @@ class _Rejects:
             "reason": why.reason.replace("\0", "\ufffd")[:500],
             "column_name": why.column,
         })  # fmt: skip
-
-
-def _is_orphan(error: psycopg.Error) -> bool:
-    """Whether the row that it refers to is not there."""
-    return error.sqlstate == psycopg.errors.ForeignKeyViolation.sqlstate
 
 
 def is_row_fault(error: psycopg.Error) -> bool:
