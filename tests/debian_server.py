@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,6 +15,7 @@ from urllib.parse import quote
 import pytest
 
 from pgonce.core import migrate as schema
+from tests import clusters
 
 BINARIES = Path("/usr/lib/postgresql/15/bin")
 
@@ -27,7 +29,7 @@ def debian_server(settings: str = "") -> Iterator[str]:
     """
     if not (BINARIES / "initdb").exists():
         pytest.skip("PostgreSQL 15 is not installed: apt-get install postgresql-15")
-    with tempfile.TemporaryDirectory(prefix="pgonce-15-") as folder:
+    with tempfile.TemporaryDirectory(prefix="pgonce-tests-", dir=clusters.in_memory()) as folder:
         options: dict[str, Any] = {}
         if os.geteuid() == 0:
             import pwd
@@ -40,7 +42,8 @@ def debian_server(settings: str = "") -> Iterator[str]:
             command = [str(BINARIES / program), "-D", f"{folder}/data", *arguments]
             subprocess.run(command, check=True, capture_output=True, cwd="/", **options)
 
-        run("initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
+        initdb = partial(run, "initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
+        clusters.make("debian", Path(folder, "data"), initdb)
         run("pg_ctl", "-w", "-l", f"{folder}/log", "start", "-o", f"-k {folder} -c listen_addresses='' {settings}")
         try:
             url = f"postgresql://postgres@/postgres?host={quote(folder)}"

@@ -18,6 +18,7 @@ import psycopg
 import pytest
 
 from pgonce.core import migrate as schema
+from tests import clusters
 from tests.conftest import wait_until
 
 HOST = "127.0.0.1"
@@ -55,7 +56,8 @@ class Replicas:
             "listen_addresses = '127.0.0.1'", "unix_socket_directories = ''", "wal_receiver_timeout = '5s'",
             "shared_buffers = '16MB'", "max_connections = 40", "wal_retrieve_retry_interval = '100ms'",
         ]  # fmt: skip
-        self._call("initdb", "-D", self._folder("primary"), "-U", "postgres", "-A", "trust", "--no-sync")
+        initdb = ("initdb", "-D", self._folder("primary"), "-U", "postgres", "-A", "trust", "--no-sync")
+        clusters.make("replicated", self._folder_path("primary"), lambda: self._call(*initdb))
         self._write("primary", settings)
         self._start("primary")
         schema.migrate(self.url_of("primary"))
@@ -130,7 +132,7 @@ class Replicas:
 @contextmanager
 def replicas(synchronous: bool) -> Iterator[Replicas]:
     """A primary and its standby, ended after the block."""
-    home = Path(tempfile.mkdtemp(prefix="pgonce-replicas-"))
+    home = Path(tempfile.mkdtemp(prefix="pgonce-tests-", dir=clusters.in_memory()))
     if (owner := _owner()) is not None:
         os.chown(home, owner, -1)
     opened: Replicas | None = None

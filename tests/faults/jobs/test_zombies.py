@@ -30,6 +30,7 @@ import pytest
 from pgonce import Jobs
 from pgonce.core import database, embedded
 from pgonce.core import migrate as schema
+from tests import clusters
 from tests.conftest import wait_until, with_database
 from tests.faults.proxy import proxy
 from tests.forked import Forked
@@ -235,7 +236,7 @@ def test_through_a_transaction_pooler_a_stopped_process_writes_nothing_either(po
 
 
 def test_a_crash_of_the_database_leaves_no_job_stuck_and_overlaps_none() -> None:
-    with tempfile.TemporaryDirectory(prefix="pgonce-crash-") as folder, embedded.start(Path(folder)) as server:
+    with tempfile.TemporaryDirectory(prefix="pgonce-crash-") as folder, clusters.start(Path(folder)) as server:
         schema.migrate(server.url)
         with psycopg.connect(server.url, autocommit=True) as conn:
             conn.execute(TABLE)

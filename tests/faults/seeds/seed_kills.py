@@ -30,6 +30,7 @@ import psycopg
 from pgonce.core import database, embedded
 from pgonce.core import migrate as schema
 from pgonce.seeds.seeds import Seeds
+from tests import clusters
 from tests.conftest import remove
 
 BODY = "x" * 60
@@ -187,7 +188,7 @@ def crashes(folder: Path, most: int, rows: int, seed: int) -> None:
     """Run imports whose database is killed ``most`` times in all."""
     chance, done, imports, starts = random.Random(seed), 0, 0, 0
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # its pool reports every connection that it lost
-    servers = [embedded.start(folder)]
+    servers = [clusters.start(folder)]
     url = servers[0].url
     try:
         schema.migrate(url)

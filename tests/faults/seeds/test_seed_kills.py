@@ -14,9 +14,9 @@ import psycopg
 import pytest
 
 from pgonce.core import database as pools
-from pgonce.core import embedded
 from pgonce.core import migrate as schema
 from pgonce.seeds.seeds import Seeds
+from tests import clusters
 from tests.faults.seeds import seed_kills
 
 ROOT = Path(__file__).parents[3]
@@ -42,7 +42,7 @@ def test_after_three_kills_of_the_database_at_random_moments_too() -> None:
 
 def test_an_import_goes_on_when_its_database_crashes_three_times(tmp_path_factory: pytest.TempPathFactory) -> None:
     rows, crashes = 6000, 3
-    servers = [embedded.start(tmp_path_factory.mktemp("crash"))]
+    servers = [clusters.start(tmp_path_factory.mktemp("crash"))]
     url = servers[0].url
 
     def crashing(generate: Callable[[Any], Iterator[tuple[Any, int]]]) -> Callable[[Any], Iterator[tuple[Any, int]]]:

@@ -34,9 +34,9 @@ from typing import Any
 import httpx
 import psycopg
 
-from pgonce.core import embedded
 from pgonce.core import migrate as schema
 from pgonce.webhooks import stripe
+from tests import clusters
 from tests.edge.command import SECRET, Running, running
 
 SHOP = """
@@ -144,7 +144,7 @@ class Chaos:
         with ExitStack() as stack:
             home = Path(tempfile.mkdtemp(prefix="pgonce-chaos-"))
             stack.callback(shutil.rmtree, home, ignore_errors=True)
-            server = stack.enter_context(embedded.start(home / "data"))
+            server = stack.enter_context(clusters.start(home / "data"))
             self.server, self.home = server, home
             schema.migrate(server.url)
             for name, content in APPS.items():
