@@ -68,7 +68,7 @@ def test_a_timedelta_stays_what_it_is(length: timedelta) -> None:
     assert interval(length) == length
 
 
-@given(st.text())
+@given(st.text(st.characters(exclude_categories=["Cs"])))  # without it each character is tried, which takes 3 s
 def test_no_text_at_all_makes_it_fail_in_another_way(text: str) -> None:
     with suppress(InvalidArgument):
         assert interval(text) > timedelta()

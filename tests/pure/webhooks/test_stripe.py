@@ -21,6 +21,8 @@ BODY = b'{"id":"evt_1","type":"a.b"}'
 SECRET = "whsec_test"
 NOW = 1_700_000_000
 DEEP = 70_000
+# as st.text(), which tries each character there is with the codec of UTF-8: it takes 3 s
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 
 
 def v1(body: bytes = BODY, secret: str = SECRET, at: int = NOW) -> str:
@@ -136,7 +138,7 @@ def test_a_request_without_the_header_is_told_so(header: str | None) -> None:
         verify(header)
 
 
-@given(st.text())
+@given(TEXTS)
 @example("t=1,t=2,v1=")
 def test_no_header_at_all_makes_it_fail_in_another_way(header: str) -> None:
     with pytest.raises(SignatureError):
@@ -255,13 +257,13 @@ values = st.recursive(
     | st.booleans()
     | st.integers(-(2**63), 2**64 - 1)
     | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
     max_leaves=10,
 )
 
 
-@given(usable, usable, st.dictionaries(st.text(), values, max_size=4), st.booleans())
+@given(usable, usable, st.dictionaries(TEXTS, values, max_size=4), st.booleans())
 def test_any_object_with_id_and_type_is_read_as_it_was_written(
     event_id: str, event_type: str, rest: dict[str, Any], ascii_only: bool
 ) -> None:
