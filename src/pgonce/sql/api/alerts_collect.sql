@@ -13,7 +13,7 @@ begin
   insert into pgonce_alert_channels (channel) select distinct c from unnest(p_channels) c
   where not exists (select from pgonce_alert_channels a where a.channel = c) order by c on conflict do nothing;
   -- skip locked: the worker that has locked the row is collecting now.
-  select array_agg(c.channel), min(coalesce(least(c.looked_at, v_now) - interval '1 hour', v_now - interval '1 day'))
+  select array_agg(c.channel), min(least(coalesce(c.looked_at - interval '1 hour', v_now - interval '1 day'), v_now - interval '1 hour'))
   into v_channels, v_since
   from (select * from pgonce_alert_channels where channel = any (p_channels)
           -- the clock may have been set back, as by a failover: a look in the future must not keep others from looking until then
