@@ -234,6 +234,11 @@ def test_a_query_brings_every_value_and_resumes_after_its_last_key(database: str
         list(Query(database, "select * from nothing", ("id",))(None))
 
 
+def test_a_time_limit_of_the_other_database_does_not_end_a_query(database: str, seeds: Seeds, conn: Conn) -> None:
+    slow = "select g as id, 'x' as name from generate_series(1, 100) g, lateral (select g + 0, pg_sleep(0.001)) s"
+    assert load(seeds, Query(f"{database}&options=-cstatement_timeout%3D50", slow, ("id",))) == "complete"
+
+
 def test_a_column_of_a_query_is_not_read_as_another_value(database: str, seeds: Seeds, conn: Conn) -> None:
     conn.execute("create table new (n int primary key, v text)")
     for value, kind in (

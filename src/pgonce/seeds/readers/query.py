@@ -14,7 +14,7 @@ from psycopg import Connection, sql
 from psycopg.conninfo import conninfo_to_dict
 
 from pgonce.core.database import check_url
-from pgonce.core.execute import fetch
+from pgonce.core.execute import fetch, no_transaction_timeout
 from pgonce.errors import InvalidArgument, SourceChanged, summary
 from pgonce.seeds.columns import NO_NUMBERS, Column, Kind
 from pgonce.seeds.copy_format import TEXT
@@ -38,11 +38,11 @@ _MISREAD: Mapping[str, Collection[Kind]] = {
     "time with time zone": {"zoneless"},
 }  # fmt: skip
 """By the type in the query: kinds of columns that take its text for another value, such as 20260102 for a day."""
-# texts that the other server reads as the same values, whatever is set there
+# texts that the other server reads as the same values, whatever is set there; and time to read all rows
 _SETTINGS = (
     "set local client_encoding = 'UTF8'; set local datestyle = 'ISO'; set local intervalstyle = 'iso_8601';"
     " set local extra_float_digits = 3; set local bytea_output = 'hex'; set local timezone = 'UTC';"
-    " set local lc_monetary = 'C'"
+    " set local lc_monetary = 'C'; set local statement_timeout = 0"
 )
 
 
@@ -214,7 +214,7 @@ class Query:
             with psycopg.connect(self._url) as conn:
                 conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
                 conn.read_only = True
-                conn.execute(_SETTINGS)
+                conn.execute((_SETTINGS + no_transaction_timeout(conn)).encode())
                 yield conn
         except psycopg.Error as error:
             reason = summary(error)
