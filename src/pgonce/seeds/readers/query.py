@@ -29,7 +29,7 @@ _ONE_TEXT = frozenset({
 _DIGITS = re.compile(r"\([\d,]+\)")
 _MISREAD: Mapping[str, Collection[Kind]] = {
     **dict.fromkeys(
-        ("smallint", "integer", "bigint", "numeric", "real", "double precision", "oid", "money", "int4range",
+        ("smallint", "integer", "bigint", "numeric", "real", "double precision", "oid", "int4range",
          "int8range", "numrange", "int4multirange", "int8multirange", "nummultirange"),
         NO_NUMBERS,
     ),
@@ -42,7 +42,7 @@ _MISREAD: Mapping[str, Collection[Kind]] = {
 _SETTINGS = (
     "set local client_encoding = 'UTF8'; set local datestyle = 'ISO'; set local intervalstyle = 'iso_8601';"
     " set local extra_float_digits = 3; set local bytea_output = 'hex'; set local timezone = 'UTC';"
-    " set local lc_monetary = 'C'; set local statement_timeout = 0"
+    " set local statement_timeout = 0"
 )
 
 
