@@ -523,9 +523,9 @@ def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tup
     ("path", "command"), [pytest.param(*each, id="pgonce " + " ".join(each[0])) for each in commands(main)]
 )
 def test_every_command_has_help_that_teaches(path: tuple[str, ...], command: click.Command) -> None:
-    shown = CliRunner().invoke(main, [*path, "--help"], prog_name="pgonce")
+    shown, short = (CliRunner().invoke(main, [*path, option], prog_name="pgonce") for option in ("--help", "-h"))
     assert (shown.exit_code, shown.stderr) == (0, "")
-    assert CliRunner().invoke(main, [*path, "-h"], prog_name="pgonce").stdout == shown.stdout
+    assert (short.exit_code, short.stderr, short.stdout) == (0, "", shown.stdout), short.exception
     assert shown.stdout.startswith(f"Usage: pgonce {' '.join(path)}".rstrip())
     assert command.help, "no sentence says what it is for"
     assert len(command.help.split()) >= 4
