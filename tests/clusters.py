@@ -30,6 +30,8 @@ def in_memory() -> str | None:
 def make(kind: str, cluster: Path, initdb: Callable[[], object]) -> None:
     """Let ``initdb`` make the cluster, or copy the one of this kind that it has made before."""
     first = Path(os.environ[FOLDER], kind)
+    first.parent.mkdir(exist_ok=True)  # another run removes what has not been used for an hour
+    os.utime(first.parent)
     with first.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not first.exists():
