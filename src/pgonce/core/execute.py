@@ -27,9 +27,9 @@ from psycopg_pool import ConnectionPool
 from pgonce.core.adapters import ADAPTERS
 from pgonce.core.call import Call
 from pgonce.core.idle_connections import has_unread_input
-from pgonce.core.lent_connection import close_for_good, was_lost
+from pgonce.core.lent_connection import close_for_good, naming_loss, was_lost
 from pgonce.core.pool import refuse_inherited
-from pgonce.errors import DatabaseUnavailable, TransactionBroken, first_line, translate
+from pgonce.errors import DatabaseUnavailable, TransactionBroken, translate
 
 T = TypeVar("T")
 Pool: TypeAlias = ConnectionPool[Connection[Any]]
@@ -260,17 +260,6 @@ def translated(context: AbstractContextManager[T]) -> Iterator[T]:
 def connection(pool: Pool) -> AbstractContextManager[Connection[Any]]:
     """A connection of the pool that the server has not closed. Raises DatabaseUnavailable if there is none in time."""
     return translated(_borrowed(pool))
-
-
-@contextmanager
-def naming_loss(conn: Connection[Any]) -> Iterator[None]:
-    """Raise DatabaseUnavailable where own statements have lost ``conn``."""
-    try:
-        yield
-    except psycopg.Error as error:
-        if not conn.closed:  # an error of another database, which the source of an import reads
-            raise
-        raise DatabaseUnavailable(f"the connection to the database was lost: {first_line(error)}") from error
 
 
 @contextmanager

@@ -6,8 +6,8 @@ timeouts of a connection, role or database. This module makes sure of that.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
@@ -26,9 +26,9 @@ from psycopg_pool import AsyncConnectionPool
 from pgonce.core.adapters import ADAPTERS
 from pgonce.core.call import Call
 from pgonce.core.idle_connections import has_unread_input
-from pgonce.core.lent_connection import close_for_good, was_lost
+from pgonce.core.lent_connection import close_for_good, naming_loss, was_lost
 from pgonce.core.pool import refuse_inherited
-from pgonce.errors import DatabaseUnavailable, TransactionBroken, first_line, translate
+from pgonce.errors import DatabaseUnavailable, TransactionBroken, translate
 
 T = TypeVar("T")
 Pool: TypeAlias = AsyncConnectionPool[AsyncConnection[Any]]
@@ -261,17 +261,6 @@ async def translated(context: AbstractAsyncContextManager[T]) -> AsyncIterator[T
 def connection(pool: Pool) -> AbstractAsyncContextManager[AsyncConnection[Any]]:
     """A connection of the pool that the server has not closed. Raises DatabaseUnavailable if there is none in time."""
     return translated(_borrowed(pool))
-
-
-@contextmanager
-def naming_loss(conn: AsyncConnection[Any]) -> Iterator[None]:
-    """Raise DatabaseUnavailable where own statements have lost ``conn``."""
-    try:
-        yield
-    except psycopg.Error as error:
-        if not conn.closed:  # an error of another database, which the source of an import reads
-            raise
-        raise DatabaseUnavailable(f"the connection to the database was lost: {first_line(error)}") from error
 
 
 @asynccontextmanager

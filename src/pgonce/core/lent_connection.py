@@ -3,11 +3,15 @@
 # ruff: noqa: SLF001 -- psycopg has no public way to have a second connection object on one session
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
 import psycopg
 from psycopg import pq
 from psycopg.adapt import AdaptersMap
+
+from pgonce.errors import DatabaseUnavailable, first_line
 
 C = TypeVar("C", bound="psycopg.Connection[Any] | psycopg.AsyncConnection[Any]")
 
@@ -51,6 +55,17 @@ def close_for_good(conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any])
 def was_lost(conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
     """Whether the connection has ended and nobody in this process has closed it."""
     return conn.closed and getattr(conn.pgconn, "pgconn_ptr", None) is not None
+
+
+@contextmanager
+def naming_loss(conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> Iterator[None]:
+    """Raise DatabaseUnavailable where own statements have lost ``conn``."""
+    try:
+        yield
+    except psycopg.Error as error:
+        if not conn.closed:  # an error of another database, which the source of an import reads
+            raise
+        raise DatabaseUnavailable(f"the connection to the database was lost: {first_line(error)}") from error
 
 
 def detach(lent: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:

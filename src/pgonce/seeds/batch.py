@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from pgonce.errors import InvalidArgument, SourceUnfinished
+import psycopg
+
+from pgonce.errors import DatabaseUnavailable, InvalidArgument, PgonceError, SourceUnfinished, summary
 from pgonce.seeds.copy_format import TEXT
 from pgonce.seeds.copy_text import RowFormatter, Unwritable
 from pgonce.seeds.prefetch import yield_to_sender
@@ -267,3 +270,18 @@ def build_batches(rows: Iterable[tuple[SeedRow | BadRow, Cursor]], builder: Buil
 def is_unpacking(error: Exception) -> bool:
     """Whether ``error`` was raised by ``for row, cursor in …`` itself: its traceback has no other frame."""
     return error.__traceback__ is not None and error.__traceback__.tb_next is None
+
+
+@contextmanager
+def without_values(table: str) -> Iterator[None]:
+    """Say what is wrong in one line: the context of a database error quotes the row that it was at.
+
+    Raises:
+        DatabaseUnavailable: the connection was lost.
+        PgonceError: any other error of the database.
+    """
+    try:
+        yield
+    except psycopg.Error as error:
+        kind = DatabaseUnavailable if (error.sqlstate or "08").startswith(("08", "57P0")) else PgonceError
+        raise kind(f"a batch cannot be written to {table}: {summary(error)}") from None

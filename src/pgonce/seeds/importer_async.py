@@ -24,7 +24,7 @@ from pgonce.errors import (
 from pgonce.jobs.run_async import AsyncRun
 from pgonce.seeds import calls, calls_operate
 from pgonce.seeds import rejects_async as rejects
-from pgonce.seeds.batch import SMALLEST, Batch, BatchBuilder, BatchSizer, join_blocks
+from pgonce.seeds.batch import SMALLEST, Batch, BatchBuilder, BatchSizer, join_blocks, without_values
 from pgonce.seeds.calls import Checkpoint, Counts, Cursor, SeedRow
 from pgonce.seeds.copy_text import RowFormatter
 from pgonce.seeds.run_options import Outcome, Progress, RunOptions
@@ -247,7 +247,7 @@ class Import:
 
     async def _commit(self, batch: Batch) -> Checkpoint:
         span = working("write batch", "internal", {"import": self._seed.name}, {"pgonce.rows": batch.rows})
-        with span, rejects.without_values(self._seed.into):
+        with span, without_values(self._seed.into):
             self._checkpoint = at = await retry_transient(self._pool, lambda: self._written(batch))
         self._seen += batch.rows
         self.rows += batch.rows

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -14,8 +13,9 @@ from typing import Any
 import psycopg
 from psycopg import Connection
 
-from pgonce.core.execute import execute, naming_loss
-from pgonce.errors import DatabaseUnavailable, PgonceError, RowRejected, is_transient, summary
+from pgonce.core.execute import execute
+from pgonce.core.lent_connection import naming_loss
+from pgonce.errors import RowRejected, is_transient
 from pgonce.jobs.run import Run
 from pgonce.seeds import calls_operate
 from pgonce.seeds.batch import Batch
@@ -40,21 +40,6 @@ _RESENT = 20
 
 Of 1,000 rows with 10 bad ones each is sent 5 times in 20 COPYs; halving takes more than 100.
 """
-
-
-@contextmanager
-def without_values(table: str) -> Iterator[None]:
-    """Say what is wrong in one line: the context of a database error quotes the row that it was at.
-
-    Raises:
-        DatabaseUnavailable: the connection was lost.
-        PgonceError: any other error of the database.
-    """
-    try:
-        yield
-    except psycopg.Error as error:
-        kind = DatabaseUnavailable if (error.sqlstate or "08").startswith(("08", "57P0")) else PgonceError
-        raise kind(f"a batch cannot be written to {table}: {summary(error)}") from None
 
 
 def write(

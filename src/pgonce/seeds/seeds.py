@@ -21,6 +21,7 @@ from pgonce.errors import DatabaseUnavailable, InvalidArgument, LeaseLost
 from pgonce.jobs.guard import Jobs
 from pgonce.jobs.run import Run
 from pgonce.seeds import calls, calls_operate, rejects, same_source, verify
+from pgonce.seeds.batch import without_values
 from pgonce.seeds.calls import Checkpoint, Reject
 from pgonce.seeds.calls_operate import BatchTime, Rehearsed, RejectGroup, Resume
 from pgonce.seeds.importer import Import, Source, WentBack, retry_transient
@@ -374,7 +375,7 @@ class Seeds:
                 for reject in page:
                     last = reject.id
                     again = partial(rejects.retry, run, loader, reject, self._schema)
-                    with rejects.without_values(found.into):
+                    with without_values(found.into):
                         done = retry_transient(self._pool, again)
                     accepted, refused = accepted + done, refused + (not done)
             if found.set_sequences:

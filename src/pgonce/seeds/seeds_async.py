@@ -22,6 +22,7 @@ from pgonce.jobs.run_async import AsyncRun
 from pgonce.seeds import calls, calls_operate, same_source
 from pgonce.seeds import rejects_async as rejects
 from pgonce.seeds import verify_async as verify
+from pgonce.seeds.batch import without_values
 from pgonce.seeds.calls import Checkpoint, Reject
 from pgonce.seeds.calls_operate import BatchTime, Rehearsed, RejectGroup, Resume
 from pgonce.seeds.importer_async import Import, Source, WentBack, retry_transient
@@ -375,7 +376,7 @@ class AsyncSeeds:
                 for reject in page:
                     last = reject.id
                     again = partial(rejects.retry, run, loader, reject, self._schema)
-                    with rejects.without_values(found.into):
+                    with without_values(found.into):
                         done = await retry_transient(self._pool, again)
                     accepted, refused = accepted + done, refused + (not done)
             if found.set_sequences:

@@ -16,7 +16,7 @@ from psycopg import Connection, Copy, postgres, sql
 from pgonce.core.execute import Pool, fetch, own_connection, run
 from pgonce.errors import SourceUnfinished
 from pgonce.seeds import rejects
-from pgonce.seeds.batch import BatchSizer
+from pgonce.seeds.batch import BatchSizer, without_values
 from pgonce.seeds.calls import Checkpoint, Counts
 from pgonce.seeds.calls_operate import Rehearsed, RejectGroup
 from pgonce.seeds.columns import Column, Kind, TableFacts
@@ -102,7 +102,7 @@ def rehearse(
                             batch.on_first_bytes_sent = want
                             room = max(0, seed.max_rejects - kept - total.rejected)
                             seen = total.seen - before
-                            with rejects.without_values(seed.into):
+                            with without_values(seed.into):
                                 counts, bad = rejects.write(conn, loader, batch, seen=seen, room=room)
                             refused += ({**each, "row": None, "line": None} for each in bad)
                             total += counts

@@ -15,7 +15,7 @@ from psycopg import AsyncConnection, AsyncCopy, postgres, sql
 from pgonce.core.execute_async import Pool, fetch, own_connection, run
 from pgonce.errors import SourceUnfinished
 from pgonce.seeds import rejects_async as rejects
-from pgonce.seeds.batch import BatchSizer
+from pgonce.seeds.batch import BatchSizer, without_values
 from pgonce.seeds.calls import Checkpoint, Counts
 from pgonce.seeds.calls_operate import Rehearsed, RejectGroup
 from pgonce.seeds.columns import Column, Kind, TableFacts
@@ -101,7 +101,7 @@ async def rehearse(
                             batch.on_first_bytes_sent = want
                             room = max(0, seed.max_rejects - kept - total.rejected)
                             seen = total.seen - before
-                            with rejects.without_values(seed.into):
+                            with without_values(seed.into):
                                 counts, bad = await rejects.write(conn, loader, batch, seen=seen, room=room)
                             refused += ({**each, "row": None, "line": None} for each in bad)
                             total += counts

@@ -121,10 +121,8 @@ def problems(page: Page, scheme: str = "light") -> list[str]:
     Both colour schemes have the same elements, so of the dark one only the rules about colours are asked.
     """
     page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
-    options: dict[str, Any] = {
-        "resultTypes": ["violations"],
-        "preload": False,
-    }  # no rule of ours reads the style sheets
+    # preload: no rule that is asked reads the style sheets
+    options: dict[str, Any] = {"resultTypes": ["violations"], "preload": False}
     if scheme == "dark":
         options["runOnly"] = ["color-contrast", "link-in-text-block"]
     if page.evaluate("typeof axe") == "undefined":
