@@ -17,7 +17,7 @@ language sql stable parallel safe set search_path from current as $$
   select case when p_value like '-%' and p_command !~ ('--[a-z]+ ' || c.place) then
                 replace(p_command, ' ' || c.place, '') || c.schema || ' -- ' || pgonce_shell_word(p_value)
               else replace(p_command, coalesce(c.place, ''), coalesce(pgonce_shell_word(p_value), '')) || c.schema end
-  from (select substring(p_command from '\m(?:ID|NAME|RUN|TYPE)\M') as place,
+  from (select substring(p_command from '\m(ID|NAME|RUN|TYPE)\M') as place,
                case when current_schema() = 'public' then '' else ' --schema ' || pgonce_shell_word(current_schema()) end as schema) c
 $$;
 comment on function pgonce_command(text, text) is
