@@ -479,7 +479,7 @@ def test_serve_without_a_secret_does_not_start(here: Pgonce, secret: str) -> Non
 @pytest.mark.parametrize("path", ["/console", "/console/stripe"])
 def test_serve_does_not_receive_at_a_path_of_its_console(here: Pgonce, path: str) -> None:
     done = here("serve", "--port", "0", "--console", "--path", path, PGONCE_WEBHOOK_SECRET="whsec_a")
-    refused(done, f"the path {path} is the console's: choose another one with --path")
+    refused(done, f"the path {path} is the console's: choose another one with --path", 2)
 
 
 def test_serve_with_an_api_key_for_a_secret_does_not_start(pgonce: Pgonce) -> None:
