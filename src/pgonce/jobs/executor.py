@@ -112,7 +112,7 @@ class Executor:
         Raises:
             PgonceError, psycopg.Error: to be called again later.
         """
-        Jobs(self._closing, schema=self._schema).close_unanswered()
+        Jobs(self._closing, schema=self._schema).close_unanswered(call_with_timeouts)
 
     def finish(self, execution: Execution) -> None:
         """Call the job's function, and wait for the recorded end of the run."""

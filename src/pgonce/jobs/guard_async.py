@@ -200,28 +200,33 @@ class AsyncJobs:
                 return await call(self._pool, calls.retry_job_run(line.id, start.slots), self._schema)
         return None
 
-    async def close_unanswered(self) -> None:
+    async def close_unanswered(self, send: Callable[..., Result[Any]] = call) -> None:
         """Close the runs whose starts by this process were not answered: nothing was run, and they are due again.
+
+        Args:
+            send: sends each call; a thread that must not wait for a row's lock passes `call_with_timeouts`.
 
         Raises:
             PgonceError, psycopg.Error: to be called again later.
         """
         for place, name, key in list(unanswered):
             if place == self._place:
-                await self._close_unanswered(name, key)
+                await self._close_unanswered(name, key, send=send)
 
-    async def _close_unanswered(self, name: str, key: str, sendings: int = 0) -> list[RunLine]:
+    async def _close_unanswered(
+        self, name: str, key: str, *, sendings: int = 0, send: Callable[..., Result[Any]] = call
+    ) -> list[RunLine]:
         closed: list[RunLine] = []
-        running = await call(self._pool, list_job_runs(name=name, status="running", limit=1000), self._schema)
+        running = await send(self._pool, list_job_runs(name=name, status="running", limit=1000), self._schema)
         sent = unanswered.get((self._place, name, key))
         # a run in the list may be of another start that is being sent
         if sent is None or sum(each == name and is_slot_key(its_key, key) for each, its_key in sending) > sendings:
             return closed
         for line in find_unanswered(running, key, (time.monotonic() - sent) * 1000):
-            row = await call(self._pool, get_job_run(line.id), self._schema)
+            row = await send(self._pool, get_job_run(line.id), self._schema)
             if row is not None and row["process"] == this_process():
                 closing = calls.interrupt_job_run(line.id, "the answer to its start was lost: nothing was run")
-                await call(self._pool, closing, self._schema)
+                await send(self._pool, closing, self._schema)
                 log.warning("job %s: the answer to the start of run %s was lost: it is started again", name, line.id)
                 closed.append(line)
         unanswered.pop((self._place, name, key), None)

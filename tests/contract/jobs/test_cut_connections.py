@@ -11,7 +11,9 @@ import psycopg
 import pytest
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
+from pgonce.core import database
 from pgonce.errors import DatabaseUnavailable
+from pgonce.jobs.executor import Executor
 from pgonce.jobs.live_runs import live, sending
 from tests.conftest import wait_until
 from tests.contract.callers import Async, Caller, Sync
@@ -101,6 +103,24 @@ def test_the_start_after_one_whose_answer_was_lost_is_a_run(
     query = "select status, error_message like '%%nothing was run' from cron_job_runs where job_name = %s"
     found = db.execute(f"{query} order by started_at".encode(), [name]).fetchall()
     assert found[:2] == [("failed", True), ("succeeded", None)]
+
+
+def test_a_worker_does_not_wait_for_the_lock_of_a_run_whose_start_was_not_answered(
+    network: Any, db: Db, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as a forgotten session held the row, its thread of upkeep would start no retry and move no schedule."""
+    monkeypatch.setattr(database, "LOCK_TIMEOUT", "100ms")
+    caller = Sync(network.url, size=3)
+    lose_a_start(network, caller, name, answer=True)
+    executor = Executor(caller.pool, network.url, "public", caller.pool)
+    running = "select status from cron_job_runs where job_name = %s"
+    with db.transaction():
+        assert db.execute(f"{running} for update".encode(), [name]).fetchall() == [("running",)]
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            executor.close_unanswered()
+    executor.close_unanswered()
+    assert db.execute(running, [name]).fetchall() == [("failed",)]
+    caller.close()
 
 
 def test_a_run_that_is_at_work_in_this_process_is_not_taken_for_one_whose_answer_was_lost(
