@@ -16,7 +16,7 @@ from psycopg_pool import AsyncConnectionPool
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from pgonce.core import database
-from pgonce.core.concurrency_async import shielded
+from pgonce.core.concurrency_async import LEAVE, shielded
 from pgonce.core.service import Service
 from pgonce.errors import InvalidArgument, PayloadTooLarge, PgonceError
 from pgonce.webhooks import stripe
@@ -179,7 +179,7 @@ class Inbox:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         except BaseException:  # the request was cancelled: its transaction would wait for the route
             handling.cancel()
-            await shielded(asyncio.wait({handling}))
+            await shielded(asyncio.wait({handling}, timeout=LEAVE))  # until the attempt has failed
             raise
         if not handed.done():
             try:

@@ -270,9 +270,8 @@ def reason_of(error: psycopg.Error) -> str:
     message = (diag.message_primary or type(error).__name__).splitlines()[0]
     if state.startswith(("P0", "38")) or diag.source_function == _BY_RAISE:
         return f"a trigger or function refuses it ({state}); --max-rejects keeps its message"
-    if (
-        state.startswith(_INPUT_FAULT) and diag.source_function != _BY_POLICY
-    ):  # each type quotes the value in its own way
+    # each type quotes the value in its own way
+    if state.startswith(_INPUT_FAULT) and diag.source_function != _BY_POLICY:
         return f"the column's type cannot read the value ({state})"
     if state.startswith("22") and state != "22P04":  # 22P04 quotes names of columns, and class 23 names of constraints
         message = _VALUE.sub("…", re.sub(r': ".*', "", diag.message_primary or "", flags=re.DOTALL))

@@ -232,6 +232,9 @@ def test_a_query_brings_every_value_and_resumes_after_its_last_key(database: str
         list(Query(database, "select * from old", ("id",))(None))
     with pytest.raises(InvalidArgument, match='cannot be read: relation "nothing" does not exist'):
         list(Query(database, "select * from nothing", ("id",))(None))
+    with pytest.raises(InvalidArgument, match="cannot be read") as refused:
+        list(Query(database, "select n as id, ('4242 ' || n)::int as card from old", ("id",))(None))
+    assert "4242" not in str(refused.value)
 
 
 def test_a_time_limit_of_the_other_database_does_not_end_a_query(database: str, seeds: Seeds, conn: Conn) -> None:

@@ -101,7 +101,7 @@ comment on function pgonce_find_old_rows(text, timestamptz, integer, uuid[]) is
 
 -- A trigger, because the application deletes events, too: a history holds the errors of handlers, which may quote a payload.
 create or replace function pgonce_webhook_events_deleted() returns trigger
-language plpgsql set search_path from current as $$
+language plpgsql set search_path from current set enable_seqscan = off as $$
 begin
   if tg_op = 'TRUNCATE' then
     delete from pgonce_webhook_attempts;
