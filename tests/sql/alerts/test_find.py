@@ -128,8 +128,8 @@ def test_a_look_reads_no_more_than_the_runs_that_it_is_about(conn: Connection) -
 def failing_keys(conn: Connection, job: str, keys: int, *, first: int = 1, error: str = "boom") -> None:
     """Make a run for each of these keys that has just failed, all within one hour."""
     conn.execute(
-        "insert into cron_job_runs (job_name, key, status, started_at, completed_at, error_message)"
-        " select %s, 'key ' || n, 'failed', at, at, %s from generate_series(%s::int, %s::int) n,"
+        "insert into cron_job_runs (job_name, key, status, started_at, completed_at, duration_ms, error_message)"
+        " select %s, 'key ' || n, 'failed', at, at, 0, %s from generate_series(%s::int, %s::int) n,"
         " lateral (select date_bin('1 hour', now(), '2000-01-01Z') + n * interval '1 ms' as at) t",
         [job, error, first, first + keys - 1],
     )
@@ -225,8 +225,8 @@ def test_a_flapping_job_makes_a_few_alerts_an_hour_and_not_one_for_each_run(conn
 
 def test_a_job_that_fails_every_minute_for_days_is_told_once_a_day(conn: Connection) -> None:
     conn.execute(
-        "insert into cron_job_runs (job_name, status, started_at, completed_at, error_message)"
-        " select 'minutely', 'failed', at, at, 'boom' from generate_series(1, 5000) n,"
+        "insert into cron_job_runs (job_name, status, started_at, completed_at, duration_ms, error_message)"
+        " select 'minutely', 'failed', at, at, 0, 'boom' from generate_series(1, 5000) n,"
         " lateral (select now() - n * interval '1 minute' as at) t"
     )
     conn.execute(
