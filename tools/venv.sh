@@ -45,7 +45,8 @@ with_pip() {
         "$python" -m venv --clear "$venv" || return 1
     fi
     say_installing pip
-    pip_install --require-hashes --requirement "$locked" || return 1
+    # the file names every package, so that pip has nothing to find out
+    pip_install --no-deps --require-hashes --requirement "$locked" || return 1
     [ -z "$editable" ] || pip_install --no-deps --no-build-isolation --editable .  # a folder has no hash: a step of its own
 }
 
