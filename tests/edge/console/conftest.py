@@ -118,7 +118,8 @@ def log_in(page: Page, name: str) -> None:
 def problems(page: Page, scheme: str = "light") -> list[str]:
     """What axe finds on the page that is serious or critical: the rule, and the first element.
 
-    Both colour schemes have the same elements, so of the dark one only the rules about colours are asked.
+    Both colour schemes have the same elements, so of the dark one only the rules about colours are asked. The 13th row
+    of a table, and those after it, are as the first ones: the colours of 60 rows took 9 s.
     """
     page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
     # preload: no rule that is asked reads the style sheets
@@ -128,7 +129,7 @@ def problems(page: Page, scheme: str = "light") -> list[str]:
     if page.evaluate("typeof axe") == "undefined":
         page.evaluate(Axe().axe_script)
     found: list[str] = page.evaluate(
-        """async options => (await axe.run(document, options)).violations
+        """async options => (await axe.run({exclude: ["tbody tr:nth-child(n + 13)"]}, options)).violations
         .filter(({impact}) => ["serious", "critical"].includes(impact))
         .map(({id, nodes}) => `${id}: ${nodes[0].html.slice(0, 200)}`)""",
         options,
