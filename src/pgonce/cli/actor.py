@@ -6,17 +6,18 @@ from collections.abc import Callable
 from typing import TypeVar
 from uuid import UUID
 
+from pgonce.cli.options import Database
 from pgonce.console.sessions import identify, write_audit
 from pgonce.core.call import Call
-from pgonce.core.execute import Pool, call, connection, execute, own_transaction
+from pgonce.core.execute import connection, execute, own_transaction
 from pgonce.core.processes import host, person
 
 T = TypeVar("T")
 
 
-def session(pool: Pool, schema: str) -> UUID:
+def session(db: Database) -> UUID:
     """The session of whoever types this command: an operator's, for the actions that the console has, too."""
-    return call(pool, identify("cli", person(), "operator", host()), schema)
+    return db.call(identify("cli", person(), "operator", host()))
 
 
 def entry(action: str, noun: str, name: str, after: str) -> Call[int]:
@@ -24,16 +25,14 @@ def entry(action: str, noun: str, name: str, after: str) -> Call[int]:
     return write_audit(action, noun, name, after=after, actor=person(), source="cli", address=host())
 
 
-def audited(
-    pool: Pool, schema: str, work: Call[T], action: str, noun: str, name: str, describe: Callable[[T], str | None]
-) -> T:
+def audited(db: Database, work: Call[T], action: str, noun: str, name: str, describe: Callable[[T], str | None]) -> T:
     """Run ``work`` and write the audit, in one transaction. For what the console does not do.
 
     ``describe`` says what is different now; None: nothing was done, and nothing is written to the audit.
     """
-    with connection(pool) as conn, own_transaction(conn):
-        result = execute(conn, work, schema)
+    with connection(db.pool) as conn, own_transaction(conn):
+        result = execute(conn, work, db.schema)
         after = describe(result)
         if after is not None:
-            execute(conn, entry(action, noun, name, after), schema)
+            execute(conn, entry(action, noun, name, after), db.schema)
         return result

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from functools import partial
 
 import click
 
 from pgonce import retention
 from pgonce.cli.actor import entry
-from pgonce.cli.options import with_database
+from pgonce.cli.options import Database, with_database
 from pgonce.cli.output import Length, when
-from pgonce.core import database
-from pgonce.core.execute import call
 
 
 @click.command()
@@ -26,9 +23,7 @@ from pgonce.core.execute import call
     "handled again.",
 )
 @with_database
-def cleanup(
-    webhooks: timedelta, runs: timedelta, audit: timedelta, override_31_days: bool, url: str, schema: str
-) -> None:
+def cleanup(webhooks: timedelta, runs: timedelta, audit: timedelta, override_31_days: bool, db: Database) -> None:
     """Delete old events, job runs and audit entries, in batches, so that no other client waits.
 
     Dead letters are listed first.
@@ -36,20 +31,18 @@ def cleanup(
     Events that are waiting or held, running runs and the last run of each job stay, however old they are.
     """
     retention.check_webhook_age(webhooks, override_31_days=override_31_days)
-    with database.open_pool(url, 1) as pool:
-        for letter in call(pool, retention.expiring_dead_letters(webhooks), schema):
-            click.echo(
-                f"dead letter: {letter.stripe_event_id} {letter.event_type}, received {when(letter.received_at)}, "
-                f"{letter.attempts} attempts: {letter.reason or 'no reason'}"
-            )
-        asked = (
-            f"deletes events older than {webhooks.days} days, runs older than {runs.days} days, "
-            f"and audit entries older than {audit.days} days"
+    for letter in db.call(retention.expiring_dead_letters(webhooks)):
+        click.echo(
+            f"dead letter: {letter.stripe_event_id} {letter.event_type}, received {when(letter.received_at)}, "
+            f"{letter.attempts} attempts: {letter.reason or 'no reason'}"
         )
-        call(pool, entry("cleanup", "schema", schema, asked), schema)
-        commit = partial(call, pool, schema=schema)
-        old_runs = sum(retention.batches(retention.purge_job_runs, runs, commit))
-        entries = sum(retention.batches(retention.purge_audit, audit, commit))
-        # the last of the three, because a foreign key may refuse it
-        events = sum(retention.batches(retention.purge_webhook_events, webhooks, commit))
+    asked = (
+        f"deletes events older than {webhooks.days} days, runs older than {runs.days} days, "
+        f"and audit entries older than {audit.days} days"
+    )
+    db.call(entry("cleanup", "schema", db.schema, asked))
+    old_runs = sum(retention.batches(retention.purge_job_runs, runs, db.call))
+    entries = sum(retention.batches(retention.purge_audit, audit, db.call))
+    # the last of the three, because a foreign key may refuse it
+    events = sum(retention.batches(retention.purge_webhook_events, webhooks, db.call))
     click.echo(f"deleted {events:,} events, {old_runs:,} job runs and {entries:,} audit entries")

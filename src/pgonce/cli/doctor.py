@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from pgonce import doctor as examination
-from pgonce.cli.options import as_json, with_database
+from pgonce.cli.options import Database, as_json, with_database
 from pgonce.cli.output import print_json, print_line
 from pgonce.cli.watch import watchable
 
@@ -26,12 +26,12 @@ EXIT_1 = "exit code 1"
 @as_json
 @watchable
 @with_database
-def doctor(json_: bool, url: str, schema: str) -> None:
+def doctor(json_: bool, db: Database) -> None:
     """Examine the database, the schema and what is in it; each finding says what to do. Nothing is written.
 
     Exits with 1 if there is a failure. Warnings alone exit with 0.
     """
-    found = examination.examine(url, schema)
+    found = examination.examine(db.url, db.schema)
     if json_:
         print_json(found)
     else:

@@ -17,12 +17,11 @@ import click
 
 from pgonce.cli import signals
 from pgonce.cli.errors import TIMEOUT
-from pgonce.cli.options import OVERLAP, with_database, with_scope
+from pgonce.cli.options import OVERLAP, Database, with_database, with_scope
 from pgonce.cli.output import Length, Moment, printable
 from pgonce.cli.process_group import STATUS_UNKNOWN, CannotExecute, Group, find_command, require_posix
 from pgonce.cli.skipped import why_skipped
 from pgonce.cli.times import took
-from pgonce.core import database
 from pgonce.jobs import calls
 from pgonce.jobs.guard import Jobs
 from pgonce.jobs.run import BEAT, Run
@@ -100,8 +99,7 @@ def exec_(
     scheduled_for: datetime | None,
     expect_every: timedelta | None,
     scope: dict[str, Any],
-    url: str,
-    schema: str,
+    db: Database,
 ) -> None:
     """Run COMMAND as a run of the job NAME. If a run is in progress, exit with 75.
 
@@ -115,14 +113,14 @@ def exec_(
     # A parent may have set SIGCHLD to be ignored ("trap '' CHLD"); the kernel then keeps no exit status.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     received: list[int] = []
-    with database.open_pool(url, 2) as pool, signals.handled(received.append, STOPS + PASSED_ON):
+    with signals.handled(received.append, STOPS + PASSED_ON):
         # not the timeout of a run: it would end the run before the command
         options: dict[str, Any] = {"key": key, "window": window, "expect_every": expect_every}
         try:
-            with Jobs(pool, schema=schema).run(name, scope=scope, scheduled_for=scheduled_for, **options) as run:
+            with Jobs(db.pool, schema=db.schema).run(name, scope=scope, scheduled_for=scheduled_for, **options) as run:
                 if run is None:
                     usual = "another run is at work or this tick has fired"
-                    _say(f"{name}: skipped, {why_skipped(pool, name, usual, schema)}")
+                    _say(f"{name}: skipped, {why_skipped(db, name, usual)}")
                     sys.exit(OVERLAP)
                 code = _run(run, command, received, grace.total_seconds(), timeout, _key(run, scheduled_for))
         except TimeoutError:

@@ -11,14 +11,13 @@ import click
 
 from pgonce.app import App
 from pgonce.cli.errors import TookTooLong
-from pgonce.cli.options import OVERLAP, with_app, with_database, with_scope
+from pgonce.cli.options import OVERLAP, Database, with_app, with_database, with_scope
 from pgonce.cli.output import print_line
 from pgonce.cli.signals import Interrupts
 from pgonce.cli.skipped import why_skipped
 from pgonce.cli.times import took
 from pgonce.core import database
 from pgonce.core.callables import ensure_awaitable, ensure_result
-from pgonce.core.execute import call
 from pgonce.core.forked_child import ends_forked_child
 from pgonce.errors import DatabaseUnavailable, LeaseLost, RunStopped, class_and_line
 from pgonce.jobs import calls
@@ -33,23 +32,21 @@ from pgonce.jobs.registry import Job
 @click.option("--key", help="Runs with different keys may run side by side. [default: the job's]")
 @with_app
 @with_database
-def run(name: str, scope: dict[str, Any], key: str | None, app: App, url: str, schema: str) -> None:
+def run(name: str, scope: dict[str, Any], key: str | None, app: App, db: Database) -> None:
     """Run the job NAME now. If it is running, exit with 75.
 
     A failure is retried as the job's registration says, here or by a worker, whichever comes first.
     SIGTERM, SIGHUP and Ctrl-C end the run as failed.
     """
     with Interrupts(name) as interrupts:
-        ended = _attempts(app.get_job(name), {"scope": scope, "key": key}, url, schema, interrupts)
+        ended = _attempts(app.get_job(name), {"scope": scope, "key": key}, db, interrupts)
     if ended is None:
-        with database.open_pool(url, 1) as pool:
-            why = why_skipped(pool, name, "another run is at work", schema)
-        print_line(f"{name}: skipped, {why}", err=True)
+        print_line(f"{name}: skipped, {why_skipped(db, name, 'another run is at work')}", err=True)
         sys.exit(OVERLAP)
     print_line(f"{name}: succeeded, {ended.rows_processed:,} processed, {ended.rows_skipped:,} skipped")
 
 
-def _attempts(job: Job, what: dict[str, Any], url: str, schema: str, interrupts: Interrupts) -> Any:
+def _attempts(job: Job, what: dict[str, Any], db: Database, interrupts: Interrupts) -> Any:
     left, pause = job.retries, job.backoff
     failed: Exception | None = None  # the error of the last run; None: no run has begun, so the next attempt is a start
     last: UUID | None = None  # the last run
@@ -57,10 +54,10 @@ def _attempts(job: Job, what: dict[str, Any], url: str, schema: str, interrupts:
         begun: list[UUID] = []  # the run, once the database has started it
         retry: calls.Retry | None = None
         try:
-            if failed is not None and (retry := _due(job, last, url, schema)) is None:
+            if failed is not None and (retry := _due(job, last, db)) is None:
                 left = 0  # a worker has been faster
                 raise failed
-            return _in_time(job, {**what, "retry": retry}, begun, url, schema, interrupts)
+            return _in_time(job, {**what, "retry": retry}, begun, db, interrupts)
         except RunStopped:
             raise
         except Exception as error:
@@ -72,20 +69,20 @@ def _attempts(job: Job, what: dict[str, Any], url: str, schema: str, interrupts:
             left, pause = left - 1, pause * 2
 
 
-def _in_time(job: Job, start: dict[str, Any], begun: list[UUID], url: str, schema: str, interrupts: Interrupts) -> Any:
+def _in_time(job: Job, start: dict[str, Any], begun: list[UUID], db: Database, interrupts: Interrupts) -> Any:
     began = time.monotonic()
     try:
         if job.is_async:
-            return interrupts.run(_perform_async(job, start, begun, url, schema))
-        return _perform(job, start, begun, url, schema)
+            return interrupts.run(_perform_async(job, start, begun, db))
+        return _perform(job, start, begun, db)
     except (TimeoutError, LeaseLost) as error:  # LeaseLost: a transaction has seen the end of the time before the timer
         if job.timeout is None or time.monotonic() - began < job.timeout.total_seconds():
             raise  # of something that the job has waited for, or of a takeover
         raise TookTooLong(f"the job {job.name} took longer than {took(job.timeout)}") from error
 
 
-def _perform(job: Job, start: dict[str, Any], begun: list[UUID], url: str, schema: str) -> Run | None:
-    with database.open_pool(url) as pool, Jobs(pool, schema=schema).begin(job, **start) as run:
+def _perform(job: Job, start: dict[str, Any], begun: list[UUID], db: Database) -> Run | None:
+    with database.open_pool(db.url) as pool, Jobs(pool, schema=db.schema).begin(job, **start) as run:
         if run is not None:
             begun.append(run.id)
             with ends_forked_child():
@@ -93,10 +90,10 @@ def _perform(job: Job, start: dict[str, Any], begun: list[UUID], url: str, schem
         return run
 
 
-async def _perform_async(job: Job, start: dict[str, Any], begun: list[UUID], url: str, schema: str) -> AsyncRun | None:
+async def _perform_async(job: Job, start: dict[str, Any], begun: list[UUID], db: Database) -> AsyncRun | None:
     async with (
-        await database.open_async_pool(url) as pool,
-        AsyncJobs(pool, schema=schema).begin(job, **start) as run,
+        await database.open_async_pool(db.url) as pool,
+        AsyncJobs(pool, schema=db.schema).begin(job, **start) as run,
     ):
         if run is not None:
             begun.append(run.id)
@@ -105,7 +102,5 @@ async def _perform_async(job: Job, start: dict[str, Any], begun: list[UUID], url
         return run
 
 
-def _due(job: Job, failed: UUID | None, url: str, schema: str) -> calls.Retry | None:
-    with database.open_pool(url, 1) as pool:
-        due = call(pool, calls.due_job_retries([job.name]), schema)
-    return next((each for each in due if each.run_id == failed), None)
+def _due(job: Job, failed: UUID | None, db: Database) -> calls.Retry | None:
+    return next((each for each in db.call(calls.due_job_retries([job.name])) if each.run_id == failed), None)

@@ -8,12 +8,10 @@ from uuid import UUID
 
 import click
 
-from pgonce.cli.options import as_json, with_database
+from pgonce.cli.options import Database, as_json, with_database
 from pgonce.cli.output import Length, Moment, print_json, print_table, suggested, when
 from pgonce.cli.times import ago, coming, span, took
 from pgonce.cli.watch import watchable
-from pgonce.core import database
-from pgonce.core.execute import Pool, call
 from pgonce.errors import NotFound
 from pgonce.jobs import calls_operate
 from pgonce.jobs import calls_stats as stats
@@ -40,13 +38,13 @@ class RunId(click.ParamType):  # type: ignore[type-arg] # generic only in newer 
         return digits
 
 
-def find_run(pool: Pool, digits: str, schema: str) -> UUID:
+def find_run(db: Database, digits: str) -> UUID:
     """The run whose id begins with these digits.
 
     Raises:
         NotFound: there is none, or there are several.
     """
-    found = call(pool, calls_operate.match_job_runs(digits), schema)
+    found = db.call(calls_operate.match_job_runs(digits))
     if len(found) == 1:
         return found[0]
     if not found:
@@ -63,19 +61,17 @@ def find_run(pool: Pool, digits: str, schema: str) -> UUID:
 @watchable
 @with_database
 def list_(
-    name: str | None, status: str | None, since: datetime | None, limit: int | None, json_: bool, url: str, schema: str
+    name: str | None, status: str | None, since: datetime | None, limit: int | None, json_: bool, db: Database
 ) -> None:
     """List the jobs, each with its last run; with an option or --json the runs, newest first. Times are in UTC.
 
     Example: pgonce job ls --job birthday_letters --status failed --since '2 days'
     """
     runs = json_ or name is not None or status is not None or since is not None or limit is not None
-    wanted = stats.list_job_runs(name=name, status=status, since=since, limit=limit or 50)
-    with database.open_pool(url, 1) as pool:
-        if not runs:
-            _print_jobs(call(pool, stats.list_jobs(), schema))
-            return
-        lines = call(pool, wanted, schema)
+    if not runs:
+        _print_jobs(db.call(stats.list_jobs()))
+        return
+    lines = db.call(stats.list_job_runs(name=name, status=status, since=since, limit=limit or 50))
     if json_:
         print_json(lines)
         return
@@ -158,13 +154,12 @@ def _note(job: stats.JobLine, now: datetime) -> str:
 )
 @as_json
 @with_database
-def stats_(name: str | None, since: timedelta, json_: bool, url: str, schema: str) -> None:
+def stats_(name: str | None, since: timedelta, json_: bool, db: Database) -> None:
     """Show the jobs' numbers of runs, success rates and durations, and the trend against the preceding period.
 
     Example: pgonce job stats birthday_letters --since '30 days'
     """
-    with database.open_pool(url, 1) as pool:
-        lines = call(pool, stats.job_timing(name, since), schema)
+    lines = db.call(stats.job_timing(name, since))
     if json_:
         print_json(lines)
         return

@@ -12,11 +12,11 @@ import click
 
 from pgonce.cli.actor import audited, session
 from pgonce.cli.job_list import RunId, find_run
-from pgonce.cli.options import OVERLAP, as_json, with_database, with_scope
+from pgonce.cli.options import OVERLAP, Database, as_json, with_database, with_scope
 from pgonce.cli.output import Length, Moment, in_line, print_json, print_line, print_table, when
 from pgonce.cli.times import exactly
-from pgonce.core import database, processes
-from pgonce.core.execute import Pool, call
+from pgonce.core import processes
+from pgonce.core.execute import call
 from pgonce.errors import InvalidArgument, NotFound
 from pgonce.jobs import calls_console_operate as operate
 from pgonce.jobs import calls_operate
@@ -29,12 +29,11 @@ from pgonce.jobs.cron import CatchUp, Cron, Every, Schedule, read_plan
 @click.command()
 @click.argument("run", type=RunId())
 @with_database
-def stop(run: str, url: str, schema: str) -> None:
+def stop(run: str, db: Database) -> None:
     """Request a RUN to stop. It notices at its next heartbeat; pending retries are cancelled."""
-    with database.open_pool(url, 1) as pool:
-        run_id = find_run(pool, run, schema)
-        if not call(pool, operate.stop_run(session(pool, schema), run_id), schema):
-            raise InvalidArgument(f"run {run_id} has ended")
+    run_id = find_run(db, run)
+    if not db.call(operate.stop_run(session(db), run_id)):
+        raise InvalidArgument(f"run {run_id} has ended")
     click.echo(f"{run_id}: asked to stop")
 
 
@@ -42,15 +41,14 @@ def stop(run: str, url: str, schema: str) -> None:
 @click.argument("run", type=RunId())
 @click.option("--reason", required=True, metavar="TEXT", help="Why; it becomes part of the run's error message.")
 @with_database
-def end(run: str, reason: str, url: str, schema: str) -> None:
+def end(run: str, reason: str, db: Database) -> None:
     """Close a RUN that hangs or whose process is gone, as failed and without retry; the next start is a new run.
 
     This is safe even if its process is alive: nothing that it still writes through the run is committed.
     """
-    with database.open_pool(url, 1) as pool:
-        run_id = find_run(pool, run, schema)
-        if not call(pool, operate.end_run(session(pool, schema), run_id, reason), schema):
-            raise InvalidArgument(f"run {run_id} has ended")
+    run_id = find_run(db, run)
+    if not db.call(operate.end_run(session(db), run_id, reason)):
+        raise InvalidArgument(f"run {run_id} has ended")
     click.echo(f"{run_id}: ended")
 
 
@@ -59,23 +57,21 @@ def end(run: str, reason: str, url: str, schema: str) -> None:
 @click.option("--reason", required=True, metavar="TEXT", help="Why; it is stored with each skipped start.")
 @click.option("--until", metavar="WHEN", help="When it ends by itself: '2 hours' (from now), 2026-11-23T06:00.")
 @with_database
-def pause(name: str, reason: str, until: str | None, url: str, schema: str) -> None:
+def pause(name: str, reason: str, until: str | None, db: Database) -> None:
     """Pause the job NAME: no run starts until it is resumed. Runs in progress continue."""
-    with database.open_pool(url, 1) as pool:
-        end_of_pause = None if until is None else _later(until, pool)
-        call(pool, operate.pause_job(session(pool, schema), name, reason, end_of_pause), schema)
-        scheduled = {each.job_name for each in call(pool, calls_operate.list_job_schedules(), schema)}
-        runs = call(pool, list_job_runs(name=name, limit=1), schema)
-        is_known = runs or name in scheduled or name in _running_jobs(pool, schema)
+    end_of_pause = None if until is None else _later(until, db)
+    db.call(operate.pause_job(session(db), name, reason, end_of_pause))
+    scheduled = {each.job_name for each in db.call(calls_operate.list_job_schedules())}
+    is_known = db.call(list_job_runs(name=name, limit=1)) or name in scheduled or name in _running_jobs(db)
     print_line(f"{name}: paused{f' until {when(end_of_pause)} UTC' if end_of_pause else ''}")
     if not is_known:
         print_line(f"{name} has never run, and no worker or schedule has it: see pgonce job ls for its name", err=True)
 
 
-def _later(text: str, pool: Pool) -> datetime:
+def _later(text: str, db: Database) -> datetime:
     """A time in the future: a length of time from now, or a date. Now is the database's: ours may be wrong."""
     try:
-        return call(pool, NOW, "pg_catalog") + Length().convert(text, None, None)
+        return call(db.pool, NOW, "pg_catalog") + Length().convert(text, None, None)
     except OverflowError:
         raise InvalidArgument(f"{text} from now is after the year 9999: leave --until out") from None
     except click.BadParameter:
@@ -86,11 +82,10 @@ def _later(text: str, pool: Pool) -> datetime:
 @click.command()
 @click.argument("name")
 @with_database
-def resume(name: str, url: str, schema: str) -> None:
+def resume(name: str, db: Database) -> None:
     """End the pause of the job NAME."""
-    with database.open_pool(url, 1) as pool:
-        if not call(pool, operate.resume_job(session(pool, schema), name), schema):
-            raise InvalidArgument(f"job {name} is not paused")
+    if not db.call(operate.resume_job(session(db), name)):
+        raise InvalidArgument(f"job {name} is not paused")
     print_line(f"{name}: resumed")
 
 
@@ -102,20 +97,18 @@ def resume(name: str, url: str, schema: str) -> None:
     "--wait", default=30, show_default=True, type=click.IntRange(min=0), metavar="SECONDS", help="For the answer."
 )
 @with_database
-def request(name: str, scope: dict[str, Any], key: str | None, wait: int, url: str, schema: str) -> None:
+def request(name: str, scope: dict[str, Any], key: str | None, wait: int, db: Database) -> None:
     """Request a run of the job NAME from any worker that has it. If it is running, exit with 75.
 
     A worker answers within about 15 s. The command does not wait for the end of the run. If no running worker has the
     job, it exits with 1; the request stays for an hour, for a worker that starts by then. Until a worker has answered,
     the same request again is the first one.
     """
-    with database.open_pool(url, 1) as pool:
-        wanted = operate.request_job_run(session(pool, schema), name, key, scope)
-        request_id = call(pool, wanted, schema)
-        answer = _answer(pool, request_id, 0, schema)
-        if not answer.answered and name not in (running := _running_jobs(pool, schema)):
-            raise NotFound(f"{name}: requested, but no running worker has this job: {_listed(running)}")
-        answer = answer if answer.answered else _answer(pool, request_id, wait, schema)
+    request_id = db.call(operate.request_job_run(session(db), name, key, scope))
+    answer = _answer(db, request_id, 0)
+    if not answer.answered and name not in (running := _running_jobs(db)):
+        raise NotFound(f"{name}: requested, but no running worker has this job: {_listed(running)}")
+    answer = answer if answer.answered else _answer(db, request_id, wait)
     if not answer.answered:
         print_line(f"{name}: requested; no worker has taken it up within {wait} s: see pgonce ps", err=True)
     elif answer.run_id is None:
@@ -125,9 +118,9 @@ def request(name: str, scope: dict[str, Any], key: str | None, wait: int, url: s
         print_line(f"{name}: run {answer.run_id} {answer.text}")
 
 
-def _running_jobs(pool: Pool, schema: str) -> list[str]:
+def _running_jobs(db: Database) -> list[str]:
     """The jobs of the processes that start jobs, and were seen in the last minute."""
-    lines = call(pool, processes.list_processes(), schema)
+    lines = db.call(processes.list_processes())
     return sorted({job for line in lines if line.live and "jobs" in line.does for job in line.jobs})
 
 
@@ -138,10 +131,10 @@ def _listed(names: list[str]) -> str:
     return f"those that run have {', '.join(names[:10])}{more}"
 
 
-def _answer(pool: Pool, request_id: UUID, wait: int, schema: str) -> Answer:
+def _answer(db: Database, request_id: UUID, wait: int) -> Answer:
     until = time.monotonic() + wait
     while True:
-        answer = call(pool, calls_operate.get_job_request(request_id), schema)
+        answer = db.call(calls_operate.get_job_request(request_id))
         if answer.answered or time.monotonic() >= until:
             return answer
         time.sleep(0.5)
@@ -170,8 +163,7 @@ def schedule(
     grace: str,
     remove: bool,
     json_: bool,
-    url: str,
-    schema: str,
+    db: Database,
 ) -> None:
     """Write a schedule of the job NAME; without NAME, list all schedules.
 
@@ -182,29 +174,26 @@ def schedule(
         raise click.UsageError(f"{given[0]} needs the NAME of a job")
     if name is not None and len(given) != 1:
         raise click.UsageError("pass --cron or --every, or --remove")
-    with database.open_pool(url, 1) as pool:
-        if name is None:
-            _list_schedules(pool, json_, schema)
-        elif remove:
-            forget = calls_operate.unschedule_job(name, key)
-            if not audited(
-                pool, schema, forget, "unschedule", "job", name, lambda done: "no schedule" if done else None
-            ):
-                raise NotFound(f"job {name} has no schedule{f' with the key {key}' if key else ''}")
-            print_line(f"{name}: schedule deleted")
-        else:
-            chosen: Schedule = Every.read(every) if every is not None else Cron(cron or "", timezone)
-            plan = read_plan(f"of job {name}", chosen, catch_up, "1 day", None, grace)
-            tick = chosen.after(call(pool, NOW, "pg_catalog"))  # of a clock that is wrong, it would be a missed tick
-            if tick is None:
-                raise InvalidArgument(f"{chosen.expression} has no tick in the next 50 years")
-            wanted = calls_operate.schedule_job(name, key, chosen, tick, plan.grace, catch_up, scope)
-            audited(pool, schema, wanted, "schedule", "job", name, lambda _: f"{chosen.expression} {chosen.timezone}")
-            print_line(f"{name}: next run {when(tick)} UTC")
+    if name is None:
+        _list_schedules(db, json_)
+    elif remove:
+        forget = calls_operate.unschedule_job(name, key)
+        if not audited(db, forget, "unschedule", "job", name, lambda done: "no schedule" if done else None):
+            raise NotFound(f"job {name} has no schedule{f' with the key {key}' if key else ''}")
+        print_line(f"{name}: schedule deleted")
+    else:
+        chosen: Schedule = Every.read(every) if every is not None else Cron(cron or "", timezone)
+        plan = read_plan(f"of job {name}", chosen, catch_up, "1 day", None, grace)
+        tick = chosen.after(call(db.pool, NOW, "pg_catalog"))  # of a clock that is wrong, it would be a missed tick
+        if tick is None:
+            raise InvalidArgument(f"{chosen.expression} has no tick in the next 50 years")
+        wanted = calls_operate.schedule_job(name, key, chosen, tick, plan.grace, catch_up, scope)
+        audited(db, wanted, "schedule", "job", name, lambda _: f"{chosen.expression} {chosen.timezone}")
+        print_line(f"{name}: next run {when(tick)} UTC")
 
 
-def _list_schedules(pool: Pool, json_: bool, schema: str) -> None:
-    lines = call(pool, calls_operate.list_job_schedules(), schema)
+def _list_schedules(db: Database, json_: bool) -> None:
+    lines = db.call(calls_operate.list_job_schedules())
     if json_:
         print_json(lines)
         return
@@ -237,8 +226,7 @@ def expect(
     key: str,
     within: timedelta | None,
     never: bool,
-    url: str,
-    schema: str,
+    db: Database,
 ) -> None:
     """Alert when the job NAME does not run as often or as quickly as it should, whoever starts it, such as cron.
 
@@ -246,13 +234,12 @@ def expect(
     """
     if never == (every is not None or within is not None):
         raise click.UsageError("pass --every or --within, or --never")
-    with database.open_pool(url, 1) as pool:
-        if not never:
-            call(pool, operate.expect_job(session(pool, schema), name, every, grace, key, within=within), schema)
-            said = [f"every {exactly(every)}, alerted {exactly(grace)} later"] if every else []
-            said += [f"in less than {exactly(within)}"] if within else []
-            print_line(f"{name}: expected {', '.join(said)}")
-        elif call(pool, operate.forget_job_expectation(session(pool, schema), name, key), schema):
-            print_line(f"{name}: no longer expected")
-        else:
-            raise NotFound(f"job {name} is not expected to run")
+    if not never:
+        db.call(operate.expect_job(session(db), name, every, grace, key, within=within))
+        said = [f"every {exactly(every)}, alerted {exactly(grace)} later"] if every else []
+        said += [f"in less than {exactly(within)}"] if within else []
+        print_line(f"{name}: expected {', '.join(said)}")
+    elif db.call(operate.forget_job_expectation(session(db), name, key)):
+        print_line(f"{name}: no longer expected")
+    else:
+        raise NotFound(f"job {name} is not expected to run")

@@ -9,11 +9,9 @@ from typing import Any
 import click
 
 from pgonce.cli.job_list import SIGNS, RunId, find_run, named
-from pgonce.cli.options import as_json, with_database
+from pgonce.cli.options import Database, as_json, with_database
 from pgonce.cli.output import in_line, print_diagnosis, print_fields, print_json, print_line, when
 from pgonce.cli.times import ago, took
-from pgonce.core import database
-from pgonce.core.execute import call
 from pgonce.errors import NotFound
 from pgonce.jobs import calls_stats as stats
 from pgonce.jobs.calls_diagnose import diagnose_run
@@ -23,17 +21,16 @@ from pgonce.jobs.calls_diagnose import diagnose_run
 @click.argument("run", type=RunId())
 @as_json
 @with_database
-def show(run: str, json_: bool, url: str, schema: str) -> None:
+def show(run: str, json_: bool, db: Database) -> None:
     """Everything about one RUN: scope, counts, progress, its process, what blocked it, traceback. Times are in UTC.
 
     RUN is its id, or the id's first four or more digits.
     """
-    with database.open_pool(url, 1) as pool:
-        run_id = find_run(pool, run, schema)
-        found = call(pool, stats.get_job_run(run_id), schema)
-        if found is None:
-            raise NotFound(f"there is no job run {run}")
-        diagnosis = call(pool, diagnose_run(run_id), schema)
+    run_id = find_run(db, run)
+    found = db.call(stats.get_job_run(run_id))
+    if found is None:
+        raise NotFound(f"there is no job run {run}")
+    diagnosis = db.call(diagnose_run(run_id))
     if json_:
         print_json({**found, "diagnosis": diagnosis})
         return

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from pgonce.cli.options import with_database, with_schema
+from pgonce.cli.options import Database, with_database, with_schema
 from pgonce.core import database, schema_check
 from pgonce.core import migrate as installation
 from pgonce.errors import InvalidArgument
@@ -21,30 +21,30 @@ _VERSION = "%Y%m%d%H%M%S"
 @click.option(
     "--check", is_flag=True, help="Change nothing; exit 1 if the schema is behind, altered, or open to other roles."
 )
-def migrate(url: str, schema: str, check: bool) -> None:
+def migrate(check: bool, db: Database) -> None:
     """Install or upgrade the tables and functions. Repeatable; two at once are safe."""
-    where = database.check(url)
+    where = database.check(db.url)
     if check:
-        _check(url, schema, where)
+        _check(db, where)
         return
     done = installation.migrate(
-        url,
-        schema,
+        db.url,
+        db.schema,
         warn=lambda line: click.echo(f"warning: {line}", err=True),
         announce=lambda line: click.echo(line, err=True),
     )
     what = f"applied {', '.join(done)}; " if done else "no new migration; "
-    click.echo(f"{where}, schema {schema}: {what}functions and grants are rebuilt")
+    click.echo(f"{where}, schema {db.schema}: {what}functions and grants are rebuilt")
 
 
-def _check(url: str, schema: str, where: str) -> None:
-    found = schema_check.check(url, schema)
+def _check(db: Database, where: str) -> None:
+    found = schema_check.check(db.url, db.schema)
     for line in found:
         click.echo(line)
     if found:
-        click.echo(f"pgonce: {where}, schema {schema}: {len(found)} found, each with what to do", err=True)
+        click.echo(f"pgonce: {where}, schema {db.schema}: {len(found)} found, each with what to do", err=True)
         sys.exit(1)
-    click.echo(f"{where}, schema {schema}: current, unaltered, closed to other roles")
+    click.echo(f"{where}, schema {db.schema}: current, unaltered, closed to other roles")
 
 
 @click.command()

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pgonce.core import database, environment
+from pgonce.core import database, environment, execute
+from pgonce.core.call import Call
 from pgonce.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from pgonce.app import App
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 OVERLAP = 75
 """The exit code of a run that was skipped: EX_TEMPFAIL of sysexits.h, "try again later"."""
@@ -44,16 +48,46 @@ with_schema = click.option(
 )
 
 
+@dataclass
+class Database:
+    """The database of a command, given, found or embedded, and the schema of pgonce's tables in it."""
+
+    url: str
+    schema: str
+
+    @cached_property
+    def pool(self) -> execute.Pool:
+        """At most two connections, the first of which is opened now; they are closed with the command."""
+        return database.open_pool(self.url, 2)
+
+    def call(self, wanted: Call[T]) -> T:
+        """Run a SQL function in a transaction of its own."""
+        return execute.call(self.pool, wanted, self.schema)
+
+    def close(self) -> None:
+        """Close the connections, if there are any."""
+        if "pool" in self.__dict__:
+            self.pool.close()
+
+
 def with_database(function: F) -> F:
-    """Add ``--database-url`` and ``--schema``; the function gets ``url`` (given, found or embedded) and ``schema``."""
-    function = with_schema(function)
-    return click.option(
+    """Add ``--database-url`` and ``--schema``; the function gets ``db``."""
+
+    @wraps(function)
+    def run(*arguments: Any, url: str, schema: str, **options: Any) -> Any:
+        db = Database(url, schema)
+        try:
+            return function(*arguments, db=db, **options)
+        finally:
+            db.close()
+
+    return click.option(  # type: ignore[return-value] # click calls it with the options
         "--database-url",
         "url",
         metavar="URL",
         callback=lambda ctx, _, given: None if ctx.resilient_parsing else find_url(given),
         help="The database. [default: PGONCE_DATABASE_URL, DATABASE_URL, or an embedded server]",
-    )(function)
+    )(with_schema(run))
 
 
 def find_url(given: str | None) -> str:

@@ -6,12 +6,11 @@ from datetime import timedelta
 
 import click
 
-from pgonce.cli.options import as_json, with_database
+from pgonce.cli.options import Database, as_json, with_database
 from pgonce.cli.output import print_json, print_line, print_table
 from pgonce.cli.times import took
 from pgonce.cli.watch import watchable
-from pgonce.core import database, processes
-from pgonce.core.execute import call
+from pgonce.core import processes
 
 KINDS = {"receives": "serve", "events": "worker", "jobs": "worker", "alerts": "alerts"}
 """The name of a process, by the first of these that it does."""
@@ -21,14 +20,13 @@ KINDS = {"receives": "serve", "events": "worker", "jobs": "worker", "alerts": "a
 @as_json
 @watchable
 @with_database
-def ps(json_: bool, url: str, schema: str) -> None:
+def ps(json_: bool, db: Database) -> None:
     """List the processes that run pgonce: where, which release, what they do, and when each was last seen.
 
     A process that has not been seen for a minute is marked "!"; its row goes after a day. One that was stopped cleanly
     is not listed.
     """
-    with database.open_pool(url, 1) as pool:
-        lines = call(pool, processes.list_processes(), schema)
+    lines = db.call(processes.list_processes())
     if json_:
         print_json(lines)
         return

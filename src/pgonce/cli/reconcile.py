@@ -10,7 +10,7 @@ import click
 
 from pgonce import stripe_sync as reconciliation
 from pgonce.app import App
-from pgonce.cli.options import OVERLAP, as_json, with_app, with_database
+from pgonce.cli.options import OVERLAP, Database, as_json, with_app, with_database
 from pgonce.cli.output import Moment, print_json
 from pgonce.core import database
 from pgonce.errors import InvalidArgument
@@ -23,7 +23,7 @@ from pgonce.jobs.guard import Jobs
 @as_json
 @with_app
 @with_database
-def reconcile(since: datetime | None, api_base: str | None, json_: bool, app: App, url: str, schema: str) -> None:
+def reconcile(since: datetime | None, api_base: str | None, json_: bool, app: App, db: Database) -> None:
     """Compare the inbox with Stripe's Events API, and queue what is missing. A run of the job stripe_sync.
 
     The events of the platform and of every connected account in the inbox are compared. Not compared
@@ -36,11 +36,11 @@ def reconcile(since: datetime | None, api_base: str | None, json_: bool, app: Ap
         raise InvalidArgument("no Stripe key: set STRIPE_API_KEY to one that may read events")
     get = reconciliation.client(key, api_base)
     start = int(since.timestamp()) if since else None
-    with database.open_pool(url) as pool, Jobs(pool, schema=schema).run(reconciliation.NAME) as run:
+    with database.open_pool(db.url) as pool, Jobs(pool, schema=db.schema).run(reconciliation.NAME) as run:
         if run is None:
             click.echo(f"{reconciliation.NAME}: skipped, another run is in progress", err=True)
             sys.exit(OVERLAP)
-        found = reconciliation.reconcile(app, pool, get, schema=schema, since=start, run=run)
+        found = reconciliation.reconcile(app, pool, get, schema=db.schema, since=start, run=run)
     if json_:
         print_json(found)
     else:

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import click
 
 from pgonce.app import App
-from pgonce.cli import partitions
-from pgonce.cli.options import APP, with_app, with_database
+from pgonce.cli.options import APP, Database, with_app, with_database
 from pgonce.cli.output import Length, suggested
+from pgonce.cli.partitions import Partitions, run_seeds
 from pgonce.cli.progress import Import, unknown
 from pgonce.cli.signals import stopping_after_batch
-from pgonce.core import database
-from pgonce.errors import PgonceError
-from pgonce.seeds.calls_operate import Rehearsed
-from pgonce.seeds.seed import OnConflict, Seed
-from pgonce.seeds.seeds import WINDOW, SeedResult, Seeds
-from pgonce.seeds.seeds import Progress as Step
+from pgonce.seeds.seed import OnConflict
+from pgonce.seeds.seeds import WINDOW, Seeds
 
 
 @click.command()
@@ -57,7 +52,7 @@ def run(
     window: timedelta | None,
     max_rejects: int | None, max_rows_per_second: float | None, accept_change: bool,
     set_sequences: bool, allow_unlogged: bool, dry_run: bool, verify: bool,
-    workers: int, cluster: str | None, app: App, url: str, schema: str,
+    workers: int, cluster: str | None, app: App, db: Database,
 ) -> None:  # fmt: skip
     """Run the seed NAME. It resumes at its last checkpoint.
 
@@ -90,73 +85,21 @@ def run(
         raise click.UsageError(f"the seed {name} has no partitions: --workers and --cluster need them")
     if dry_run:
         once = {"restart": restart, "accept_change": accept_change}
-        counts: Rehearsed = partitions.run_seeds(url, schema, found, "rehearse", **once)
-        shown.report_dry_run(counts)
+        shown.report_dry_run(run_seeds(db, found, "rehearse", **once))
         return
     began = time.monotonic()
     with stopping_after_batch() as stopped, shown.shown() as on_progress:
         if found.partitions is not None:
-            reference = ctx.meta[APP]
-            work = _Parts(reference, url, schema, name, cluster, workers, restart)
-            result = work.run(found, options | fields, on_progress, lambda: bool(stopped))
+            work = Partitions(ctx.meta[APP], db.url, db.schema, name, options | fields)
+            result = work.run(
+                found, workers=workers, cluster=cluster, restart=restart, on_progress=on_progress,
+                stop=lambda: bool(stopped),
+            )  # fmt: skip
         else:
             options |= {"restart": restart, "on_progress": on_progress, "stop": lambda: bool(stopped)}
-            result = partitions.run_seeds(url, schema, found, "run", **options)
+            result = run_seeds(db, found, "run", **options)
     seconds = time.monotonic() - began
-    with database.open_pool(url, 2) as pool:
-        rejects = Seeds(pool, schema=schema).reject_groups(name)
+    rejects = Seeds(db.pool, schema=db.schema).reject_groups(name)
     shown.report(result, seconds, rejects, stopped, were_set=found.set_sequences)
     if verify:
-        shown.report_proof(partitions.run_seeds(url, schema, found, "verify"), has_key=bool(found.key))
-
-
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """The import of a seed with partitions, by processes or by a cluster."""
-
-    reference: str
-    url: str
-    schema: str
-    name: str
-    cluster: str | None
-    workers: int
-    restart: bool
-
-    def run(
-        self, seed: Seed, options: dict[str, Any], on_progress: Callable[[Step], None], stop: Callable[[], bool]
-    ) -> SeedResult:
-        with database.open_pool(self.url, 2) as pool:
-            seeds = Seeds(pool, schema=self.schema)
-            at = seeds.checkpoint(self.name)
-            if at and at.paused_at:
-                return SeedResult("paused", at)
-            before = 0 if at is None or self.restart else at.rows_seen
-            if self.restart and at and not seeds.restart_partitions(seed):
-                return SeedResult("overlap", at)
-            listed = list(seed.parts())
-            begun = seeds.begin_partitions(self.name, listed)
-            left = [part.partition for part in begun if part.partition and part.status != "complete"]
-            show = partitions.watcher(seeds, self.name, on_progress)
-            where = (self.reference, self.url, self.schema, self.name, left)
-            if self.cluster:
-                partitions.run_on_cluster(self.cluster, *where, options, show, stop)
-            elif left:
-                workers = min(self.workers, len(left))
-                if rate := options["max_rows_per_second"]:
-                    options = {**options, "max_rows_per_second": rate / workers}
-                partitions.run_here(*where, workers, options, show, stop)
-            at = seeds.checkpoint(self.name)
-            open_ = [part for part in seeds.partitions(self.name) if part.status != "complete"]
-        new_rows = at.rows_seen - before if at else 0
-        if at and at.status == "complete":
-            return SeedResult("complete", at, new_rows)
-        if not stop():
-            if gone := [part.partition for part in open_ if part.partition not in listed]:
-                raise PgonceError(
-                    f"the seed {self.name} has a partition {gone[0]} that is not complete, and lists it no longer: "
-                    "list it again, or pass --restart"
-                )
-            if failed := [part for part in open_ if part.status == "failed"]:
-                why = f"partition {failed[0].partition}: {failed[0].error_message}"
-                return SeedResult("unfinished", at, new_rows, unfinished=why)
-        return SeedResult("paused" if at and at.paused_at else "stopped", at, new_rows)
+        shown.report_proof(run_seeds(db, found, "verify"), has_key=bool(found.key))

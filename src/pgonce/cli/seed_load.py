@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 import click
 from psycopg import Connection, sql
 
-from pgonce.cli.options import with_database
+from pgonce.cli.options import Database, with_database
 from pgonce.cli.output import print_table
 from pgonce.cli.progress import Import, same_command, unknown
 from pgonce.cli.signals import stopping_after_batch
@@ -131,8 +131,7 @@ def load(
     allow_unlogged: bool,
     dry_run: bool,
     verify: bool,
-    url: str,
-    schema: str,
+    db: Database,
     **reading: Any,
 ) -> None:
     """Import files into a table. An import that was interrupted resumes after its last batch.
@@ -163,8 +162,8 @@ def load(
     shown = Import(name, f"{label} → {table}", same_command, source.total, getattr(source, "progress", unknown))
     options: dict[str, Any] = {"into": table, "key": key, "on_conflict": on_conflict, "max_rejects": max_rejects}
     options["allow_unlogged"] = allow_unlogged
-    with database.open_pool(url) as pool:
-        seeds = Seeds(pool, schema=schema)
+    with database.open_pool(db.url) as pool:
+        seeds = Seeds(pool, schema=db.schema)
         with pool.connection() as conn:
             options["key"] = _check(conn, table, key, source)
             if dry_run:

@@ -9,13 +9,11 @@ import click
 
 from pgonce.app import App
 from pgonce.cli.actor import session
-from pgonce.cli.options import OVERLAP, as_json, with_app, with_database
+from pgonce.cli.options import OVERLAP, Database, as_json, with_app, with_database
 from pgonce.cli.output import in_line, print_diagnosis, print_json, print_line, print_table, suggested
 from pgonce.cli.times import ago
 from pgonce.cli.times import took as took_
 from pgonce.cli.watch import watchable
-from pgonce.core import database
-from pgonce.core.execute import call
 from pgonce.errors import NotFound
 from pgonce.seeds import calls_console_operate as operate
 from pgonce.seeds.calls import Checkpoint
@@ -55,10 +53,9 @@ def _resume_line(run: Resume) -> tuple[object, ...]:
 @as_json
 @watchable
 @with_database
-def list_(json_: bool, url: str, schema: str) -> None:
+def list_(json_: bool, db: Database) -> None:
     """List all imports that have ever run, with state and counts."""
-    with database.open_pool(url, 1) as pool:
-        found = Seeds(pool, schema=schema).all()
+    found = Seeds(db.pool, schema=db.schema).all()
     if json_:
         print_json(found)
     else:
@@ -69,16 +66,15 @@ def list_(json_: bool, url: str, schema: str) -> None:
 @click.argument("name")
 @as_json
 @with_database
-def show(name: str, json_: bool, url: str, schema: str) -> None:
+def show(name: str, json_: bool, db: Database) -> None:
     """Show the seed NAME: its state, partitions, first rejected rows, last error and last verification."""
-    with database.open_pool(url, 1) as pool:
-        seeds = Seeds(pool, schema=schema)
-        at = seeds.checkpoint(name)
-        if at is None:
-            raise _unknown(name)
-        parts, rejected = seeds.partitions(name), seeds.rejects(name, limit=20)
-        diagnosis = call(pool, diagnose_seed(name), schema)
-        resumes, batches = seeds.resumes(name), seeds.batch_times(name) if json_ else []
+    seeds = Seeds(db.pool, schema=db.schema)
+    at = seeds.checkpoint(name)
+    if at is None:
+        raise _unknown(name)
+    parts, rejected = seeds.partitions(name), seeds.rejects(name, limit=20)
+    diagnosis = db.call(diagnose_seed(name))
+    resumes, batches = seeds.resumes(name), seeds.batch_times(name) if json_ else []
     if json_:
         shown = {"seed": at, "partitions": parts, "rejects": rejected, "diagnosis": diagnosis}
         print_json({**shown, "resumes": resumes, "batches": batches})
@@ -107,32 +103,28 @@ def show(name: str, json_: bool, url: str, schema: str) -> None:
 @click.command()
 @click.argument("name")
 @with_database
-def pause(name: str, url: str, schema: str) -> None:
+def pause(name: str, db: Database) -> None:
     """Request the runner of the seed NAME to stop after its batch. The seed does not run until it is resumed."""
-    with database.open_pool(url, 1) as pool:
-        call(pool, operate.pause_seed(session(pool, schema), name), schema)
+    db.call(operate.pause_seed(session(db), name))
     print_line(f"{name}: paused; continue with: {suggested('seed resume', name)}")
 
 
 @click.command()
 @click.argument("name")
 @with_database
-def resume(name: str, url: str, schema: str) -> None:
+def resume(name: str, db: Database) -> None:
     """Undo a pause: the next run of the seed NAME resumes at its checkpoint."""
-    with database.open_pool(url, 1) as pool:
-        call(pool, operate.resume_seed(session(pool, schema), name), schema)
+    db.call(operate.resume_seed(session(db), name))
     print_line(f"{name}: may run again, by the command that has run it before")
 
 
 @click.command()
 @click.argument("name")
 @with_database
-def reset(name: str, url: str, schema: str) -> None:
+def reset(name: str, db: Database) -> None:
     """Delete the checkpoint, counters and rejected rows of the seed NAME. The rows in its table stay."""
-    with database.open_pool(url, 2) as pool:
-        Seeds(pool, schema=schema).release_dead(name)
-        known = call(pool, operate.reset_seed(session(pool, schema), name), schema)
-    if not known:
+    Seeds(db.pool, schema=db.schema).release_dead(name)
+    if not db.call(operate.reset_seed(session(db), name)):
         raise _unknown(name)
     print_line(f"{name}: the next run starts from the beginning")
 
@@ -141,15 +133,14 @@ def reset(name: str, url: str, schema: str) -> None:
 @click.argument("name")
 @with_app
 @with_database
-def retry_rejects(name: str, app: App, url: str, schema: str) -> None:
+def retry_rejects(name: str, app: App, db: Database) -> None:
     """Retry the rejected rows of the seed NAME, after the table, or a table that it refers to, was fixed.
 
     A row whose key is in the table by now is not written; it is counted as skipped.
     """
     found = app.get_seed(name)
-    with database.open_pool(url, 2) as pool:
-        call(pool, operate.retry_seed_rejects(session(pool, schema), name), schema)
-        done = Seeds(pool, schema=schema).retry_rejects(found)
+    db.call(operate.retry_seed_rejects(session(db), name))
+    done = Seeds(db.pool, schema=db.schema).retry_rejects(found)
     if done is None:
         print_line(f"{name}: skipped, another runner is at work on it", err=True)
         sys.exit(OVERLAP)

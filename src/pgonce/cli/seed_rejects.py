@@ -8,9 +8,8 @@ from typing import Any
 
 import click
 
-from pgonce.cli.options import as_json, with_database
+from pgonce.cli.options import Database, as_json, with_database
 from pgonce.cli.output import print_json, print_table, suggested
-from pgonce.core import database
 from pgonce.errors import NotFound
 from pgonce.seeds.calls import Reject
 from pgonce.seeds.seeds import Seeds
@@ -28,7 +27,7 @@ RECORD = "record"
 @click.option("--csv", "csv_", is_flag=True, help="Print all of them as CSV, with their values.")
 @as_json
 @with_database
-def rejects(name: str, csv_: bool, json_: bool, url: str, schema: str) -> None:
+def rejects(name: str, csv_: bool, json_: bool, db: Database) -> None:
     """List the rejected rows of the seed NAME by reason, column and row number, without their values.
 
     With --csv each is printed with its values, to be fixed:
@@ -36,21 +35,18 @@ def rejects(name: str, csv_: bool, json_: bool, url: str, schema: str) -> None:
     \b
     pgonce seed rejects people:people.csv --csv > rejects.csv
     """  # noqa: D301 -- click reads the backspace
-    with database.open_pool(url, 2) as pool:
-        seeds = Seeds(pool, schema=schema)
-        if seeds.checkpoint(name) is None:
-            raise NotFound(f"the seed {name!r} has never run here")
-        if csv_:
-            _print_csv(seeds, name)
-            return
-        groups = seeds.reject_groups(name)
-        if json_:
-            print_json({"groups": groups, "rejects": list(_all(seeds, name))})
-            return
-        order = {(each.reason, each.column_name): place for place, each in enumerate(groups)}
-        found = sorted(
-            seeds.rejects(name, limit=10_000), key=lambda each: (order.get(_group(each), len(order)), each.id)
-        )
+    seeds = Seeds(db.pool, schema=db.schema)
+    if seeds.checkpoint(name) is None:
+        raise NotFound(f"the seed {name!r} has never run here")
+    if csv_:
+        _print_csv(seeds, name)
+        return
+    groups = seeds.reject_groups(name)
+    if json_:
+        print_json({"groups": groups, "rejects": list(_all(seeds, name))})
+        return
+    order = {(each.reason, each.column_name): place for place, each in enumerate(groups)}
+    found = sorted(seeds.rejects(name, limit=10_000), key=lambda each: (order.get(_group(each), len(order)), each.id))
     print_table(HEADINGS, map(_line, found[:SHOWN]), "no row was rejected", "reason")
     total = sum(group.rows for group in groups)
     if total > SHOWN:

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from pgonce.cli.options import with_database
+from pgonce.cli.options import Database, with_database
 from pgonce.core import database
 from pgonce.core import uninstall as removal
 from pgonce.errors import InvalidArgument
@@ -16,24 +16,24 @@ from pgonce.errors import InvalidArgument
 @with_database
 @click.option("--with-data", is_flag=True, help="Also drop webhook_events, cron_job_runs and seed_checkpoints.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def uninstall(url: str, schema: str, with_data: bool, yes: bool) -> None:
+def uninstall(with_data: bool, yes: bool, db: Database) -> None:
     """Print what migrate has made, ask, and drop it.
 
     webhook_events, cron_job_runs and seed_checkpoints are kept with all their columns, unless --with-data. A later
     `pgonce migrate` adopts them again.
     """
-    where = database.check(url)
-    with database.connect(url) as conn:
-        planned = removal.statements(conn, schema, with_data)
+    where = f"{database.check(db.url)}, schema {db.schema}"
+    with database.connect(db.url) as conn:
+        planned = removal.statements(conn, db.schema, with_data)
         if not planned:
-            click.echo(f"{where}, schema {schema}: there is nothing of pgonce to drop")
+            click.echo(f"{where}: there is nothing of pgonce to drop")
             return
         for statement in planned:
             click.echo(f"{statement};")
         if not yes:
-            _ask(f"Run these {len(planned)} statements on {where}, schema {schema}?")
+            _ask(f"Run these {len(planned)} statements on {where}?")
         removal.run(conn, planned)
-    click.echo(f"{where}, schema {schema}: pgonce is uninstalled")
+    click.echo(f"{where}: pgonce is uninstalled")
 
 
 def _ask(question: str) -> None:

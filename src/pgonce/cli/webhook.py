@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import getpass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import click
 
 from pgonce.cli.actor import audited
-from pgonce.cli.options import as_json, with_database
+from pgonce.cli.options import Database, as_json, with_database
 from pgonce.cli.output import Moment, print_json, print_table, suggested, when
 from pgonce.cli.times import ago, took
 from pgonce.cli.watch import watchable
 from pgonce.cli.webhook_replay import check_glob, match
 from pgonce.cli.webhook_show import print_event
-from pgonce.core import database
-from pgonce.core.execute import call
 from pgonce.core.processes import host
 from pgonce.errors import NotFound
 from pgonce.webhooks import calls_list as lists
@@ -61,15 +58,18 @@ def list_(
     since: datetime | None,
     limit: int,
     json_: bool,
-    url: str,
-    schema: str,
+    db: Database,
 ) -> None:
     """List events, newest first.
 
     Example: pgonce webhook ls --status dead --since '2 days'
     """
-    more = {"object_id": object_id, "customer_id": customer_id, "account": account, "limit": limit}
-    lines = _list(url, schema, status, type_, since, **more)
+    is_pattern = type_ is not None and is_glob(type_)
+    lines = db.call(lists.list_webhooks(
+        status="failed" if status == "dead" else status, dead=status == "dead",
+        types=any_of([type_]) if type_ and is_pattern else None, event_type=None if is_pattern else type_,
+        object_id=object_id, customer_id=customer_id, account=account, since=since, limit=limit,
+    ))  # fmt: skip
     if json_:
         print_json(lines)
         return
@@ -99,38 +99,22 @@ def _state(event: lists.WebhookLine, now: datetime) -> str:
     return f"● in {took(wait)}" if wait > timedelta() else "● due"
 
 
-def _list(
-    url: str, schema: str, status: str | None, type_: str | None, since: datetime | None, **more: Any
-) -> list[lists.WebhookLine]:
-    wanted = lists.list_webhooks(
-        status="failed" if status == "dead" else status,
-        types=any_of([type_]) if type_ and is_glob(type_) else None,
-        event_type=None if type_ and is_glob(type_) else type_,
-        since=since,
-        dead=status == "dead",
-        **more,
-    )
-    with database.open_pool(url, 1) as pool:
-        return call(pool, wanted, schema)
-
-
 @click.command()
 @click.argument("event_id", metavar="ID")
 @click.option("--all", "whole", is_flag=True, help="Also print the payload and the whole traceback.")
 @as_json
 @with_database
-def show(event_id: str, whole: bool, json_: bool, url: str, schema: str) -> None:
+def show(event_id: str, whole: bool, json_: bool, db: Database) -> None:
     """Show one event: its state, its history, the place of its last error, and what to do.
 
     Example: pgonce webhook show evt_1OxABC --all
     """
-    with database.open_pool(url, 1) as pool:
-        found = call(pool, lists.get_webhook(event_id), schema)
-        if found is None:
-            found = call(pool, lists.get_webhook(match(pool, event_id, schema)), schema)
-        if found is None:
-            raise NotFound(f"there is no event {event_id}")
-        diagnosis = call(pool, diagnose_webhook(found["stripe_event_id"]), schema)
+    found = db.call(lists.get_webhook(event_id))
+    if found is None:
+        found = db.call(lists.get_webhook(match(db, event_id)))
+    if found is None:
+        raise NotFound(f"there is no event {event_id}")
+    diagnosis = db.call(diagnose_webhook(found["stripe_event_id"]))
     if json_:
         print_json({**found, "diagnosis": diagnosis})
         return
@@ -142,19 +126,18 @@ def show(event_id: str, whole: bool, json_: bool, url: str, schema: str) -> None
 @click.option("--account", metavar="ID", help="Only events of this connected account.")
 @click.option("--yes", is_flag=True, help="Erase. Without it, only print how many events.")
 @with_database
-def erase(customer_id: str, account: str | None, yes: bool, url: str, schema: str) -> None:
+def erase(customer_id: str, account: str | None, yes: bool, db: Database) -> None:
     """Erase the payloads and tracebacks of a customer's events; ids, types and times stay.
 
     Example: pgonce webhook erase --customer cus_TQ4mZk
     """
-    with database.open_pool(url, 1) as pool:
-        wanted = replays.erase_webhooks(customer_id, account, _who(), dry_run=not yes)
-        if yes:
-            erased, kept = audited(
-                pool, schema, wanted, "erase", "customer", customer_id, lambda found: f"{found[0]} payloads erased"
-            )
-        else:
-            erased, kept = call(pool, wanted, schema)
+    wanted = replays.erase_webhooks(customer_id, account, _who(), dry_run=not yes)
+    if yes:
+        erased, kept = audited(
+            db, wanted, "erase", "customer", customer_id, lambda found: f"{found[0]} payloads erased"
+        )
+    else:
+        erased, kept = db.call(wanted)
     click.echo(f"{erased} events {'erased' if yes else 'would be erased: pass --yes'}")
     if kept:
         click.echo(f"{kept} are not handled yet, or locked, and keep their payloads: erase them later", err=True)
@@ -171,13 +154,12 @@ def _who() -> str:
 @click.option("--since", type=Moment(), help="Refused since: '2 hours', 2026-11-23. [default: 1 day]")
 @as_json
 @with_database
-def refused(since: datetime | None, json_: bool, url: str, schema: str) -> None:
+def refused(since: datetime | None, json_: bool, db: Database) -> None:
     """Show how many deliveries were refused, and why. Receivers write the counts per minute, every 30 s.
 
     Example: pgonce webhook refused --since '2 hours'
     """
-    with database.open_pool(url, 1) as pool:
-        found = call(pool, list_refused_deliveries(since or datetime.now(UTC) - timedelta(days=1)), schema)
+    found = db.call(list_refused_deliveries(since or datetime.now(UTC) - timedelta(days=1)))
     if json_:
         print_json(found)
         return

@@ -10,10 +10,8 @@ from datetime import datetime
 import click
 
 from pgonce.cli.actor import session
-from pgonce.cli.options import with_database
+from pgonce.cli.options import Database, with_database
 from pgonce.cli.output import Moment
-from pgonce.core import database
-from pgonce.core.execute import Pool, call
 from pgonce.errors import InvalidArgument, NotFound
 from pgonce.webhooks import calls_list as lists
 from pgonce.webhooks import calls_replays as replays
@@ -51,8 +49,7 @@ def replay(
     limit: int | None,
     why: str | None,
     dry_run: bool,
-    url: str,
-    schema: str,
+    db: Database,
 ) -> None:
     """Queue events again, whatever their state; a worker handles them.
 
@@ -65,50 +62,49 @@ def replay(
         raise click.UsageError("name the events, or pass --failed")
     if event_ids and (type_ or since or limit):
         raise click.UsageError("--type, --since and --limit are for --failed")
-    with database.open_pool(url, 1) as pool:
-        if failed:
-            if dry_run:
-                seen = _print_failed(pool, schema, any_of([type_]) if type_ else None, since, limit)
-                click.echo(f"{seen} would be queued again")
-                return
-            wanted = _failed(pool, schema, type_, since)
-        else:
-            unknown = call(pool, lists.missing_webhooks(event_ids), schema)
-            named = [match(pool, each, schema) if each in unknown else each for each in event_ids]
-            if dry_run:
-                click.echo("\n".join([*named, f"{len(named)} would be queued again"]))
-                return
-            if missing := call(pool, lists.missing_webhooks(named), schema):
-                raise NotFound(f"there is no event {missing[0]}")
-            wanted = Filter(ids=named)
-        _run(pool, schema, wanted, why, limit or MOST)
+    if failed:
+        if dry_run:
+            seen = _print_failed(db, any_of([type_]) if type_ else None, since, limit)
+            click.echo(f"{seen} would be queued again")
+            return
+        wanted = _failed(db, type_, since)
+    else:
+        unknown = db.call(lists.missing_webhooks(event_ids))
+        named = [match(db, each) if each in unknown else each for each in event_ids]
+        if dry_run:
+            click.echo("\n".join([*named, f"{len(named)} would be queued again"]))
+            return
+        if missing := db.call(lists.missing_webhooks(named)):
+            raise NotFound(f"there is no event {missing[0]}")
+        wanted = Filter(ids=named)
+    _run(db, wanted, why, limit or MOST)
 
 
-def _failed(pool: Pool, schema: str, type_: str | None, since: datetime | None) -> Filter:
+def _failed(db: Database, type_: str | None, since: datetime | None) -> Filter:
     if type_ is None or "[" not in type_:
         return Filter(state=UNSUCCESSFUL, type=type_, since=since)
     # a set of characters: the console's globs have none
-    known = call(pool, list_types(), schema)
+    known = db.call(list_types())
     return Filter(state=UNSUCCESSFUL, types=[each for each in known if re.match(any_of([type_]), each)], since=since)
 
 
-def _run(pool: Pool, schema: str, wanted: Filter, why: str | None, limit: int) -> None:
-    who = session(pool, schema)
-    number = call(pool, replays.plan_replay_as(who, wanted, why, limit=limit, at_once=None), schema)
+def _run(db: Database, wanted: Filter, why: str | None, limit: int) -> None:
+    who = session(db)
+    number = db.call(replays.plan_replay_as(who, wanted, why, limit=limit, at_once=None))
     if number is None:
         click.echo("0 of 0 queued again")
         return
-    planned = call(pool, replays.get_replay(number), schema)
+    planned = db.call(replays.get_replay(number))
     events = planned.events if planned else 0
-    call(pool, replays.start_replay_as(who, number, events, why), schema)
+    db.call(replays.start_replay_as(who, number, events, why))
     pause = threading.Event()
-    while (found := call(pool, replays.get_replay(number), schema)) and found.counts.get("planned"):
+    while (found := db.call(replays.get_replay(number))) and found.counts.get("planned"):
         if found.status != "running":
             break  # somebody has stopped it
-        if not call(pool, replays.step_replays(number, STEP), schema):
+        if not db.call(replays.step_replays(number, STEP)):
             pause.wait(0.05)  # a worker takes this step
     counts = found.counts if found else {}
-    left = [each.stripe_event_id for each in _changed(pool, schema, number)] if counts.get("changed") else []
+    left = [each.stripe_event_id for each in _changed(db, number)] if counts.get("changed") else []
     queued = events - counts.get("planned", 0) - len(left)
     click.echo(f"{queued} of {events} queued again")
     if wanted.ids:
@@ -122,43 +118,43 @@ def _run(pool: Pool, schema: str, wanted: Filter, why: str | None, limit: int) -
         click.echo(f"{len(left)} {reasons}: pgonce webhook show says more", err=True)
 
 
-def _changed(pool: Pool, schema: str, number: int) -> Iterator[replays.ReplayItem]:
+def _changed(db: Database, number: int) -> Iterator[replays.ReplayItem]:
     after = 0
-    while page := call(pool, replays.list_replay_items(number, state="changed", after=after, limit=STEP), schema):
+    while page := db.call(replays.list_replay_items(number, state="changed", after=after, limit=STEP)):
         yield from page
         after = page[-1].position
 
 
-def match(pool: Pool, prefix: str, schema: str) -> str:
+def match(db: Database, prefix: str) -> str:
     """The one event whose id begins with ``prefix``, of at least eight characters, or ``prefix`` itself.
 
     Raises:
         NotFound: several ids begin with ``prefix``.
     """
     prefix = prefix.removesuffix("…")
-    found = call(pool, lists.match_webhooks(prefix), schema) if len(prefix) >= 8 else []
+    found = db.call(lists.match_webhooks(prefix)) if len(prefix) >= 8 else []
     if len(found) > 1:
         raise NotFound(f"several events begin with {prefix}: {', '.join(found)}")
     return found[0] if found else prefix
 
 
-def _print_failed(pool: Pool, schema: str, types: str | None, since: datetime | None, limit: int | None) -> int:
+def _print_failed(db: Database, types: str | None, since: datetime | None, limit: int | None) -> int:
     seen = 0
-    for page in _failed_pages(pool, schema, types, since, limit):
+    for page in _failed_pages(db, types, since, limit):
         seen += len(page)
         click.echo("\n".join(event.stripe_event_id for event in page))
     return seen
 
 
 def _failed_pages(
-    pool: Pool, schema: str, types: str | None, since: datetime | None, limit: int | None
+    db: Database, types: str | None, since: datetime | None, limit: int | None
 ) -> Iterator[Sequence[replays.Ended]]:
     """Failed events, from the newest to the oldest: each event is in one page only."""
     left, after = limit, None
     while left is None or left > 0:
         size = 1000 if left is None else min(left, 1000)
         wanted = replays.failed_webhooks(types=types, since=since, after=after, limit=size)
-        page = call(pool, wanted, schema)
+        page = db.call(wanted)
         if page:
             yield page
         if len(page) < size:

@@ -16,6 +16,7 @@ from psycopg.types.json import Jsonb
 
 import pgonce
 from pgonce.cli.actor import audited
+from pgonce.cli.options import Database
 from pgonce.core import database as databases
 from pgonce.core.call import Call, value
 from pgonce.core.execute import call
@@ -237,7 +238,9 @@ def test_wherever_the_connection_is_cut_an_erasure_is_whole_or_nothing_and_may_b
     wanted = erase_webhooks("cus_1", None, "me", dry_run=False)
 
     def erase(pool: Any) -> None:  # as the command does
-        audited(pool, "public", wanted, "erase", "customer", "cus_1", str)
+        db = Database(database, "public")
+        db.pool = pool
+        audited(db, wanted, "erase", "customer", "cus_1", str)
 
     def erased() -> tuple[Any, ...]:
         [found] = conn.execute(ERASED.encode()).fetchall()

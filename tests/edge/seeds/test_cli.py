@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from pgonce.cli import partitions
-from pgonce.cli.seed import _Parts
+from pgonce.cli.partitions import Partitions
 from pgonce.errors import PgonceError
 from tests.edge import command
 from tests.edge.command import counted
@@ -135,10 +135,11 @@ def test_partitions_are_rehearsed_and_verified_as_one(cli: Cli, conn: Conn) -> N
 
 def test_workers_share_the_rows_per_second(database: str, conn: Conn, monkeypatch: pytest.MonkeyPatch) -> None:
     given = list[Any]()
-    monkeypatch.setattr(partitions, "run_here", lambda *arguments: given.extend(arguments[5:7]))
-    import_ = _Parts("app", database, "public", "parts", None, 3, restart=False)
+    monkeypatch.setattr(Partitions, "run_here", lambda self, *given_: given.extend([given_[1], self.options]))
+    common: Any = {"workers": 3, "cluster": None, "restart": False, "on_progress": print, "stop": lambda: True}
     for rate in (30.0, None):
-        import_.run(app.get_seed("parts"), {"max_rows_per_second": rate}, lambda _: None, lambda: True)
+        import_ = Partitions("app", database, "public", "parts", {"max_rows_per_second": rate})
+        import_.run(app.get_seed("parts"), **common)
     assert given == [3, {"max_rows_per_second": 10.0}, 3, {"max_rows_per_second": None}]
 
 
@@ -185,6 +186,7 @@ def test_a_cluster_without_workers_is_said_instead_of_waited_for(cli: Cli, monke
     pytest.importorskip("distributed", reason=NO_DASK)
     monkeypatch.setattr(partitions, "WORKERLESS", 1.0)
     with cluster(0, cli.environment) as address:
-        where = (address, "tests.edge.seeds.seed_app:app", cli.environment["PGONCE_DATABASE_URL"], "public", "parts")
+        url = cli.environment["PGONCE_DATABASE_URL"]
+        import_ = Partitions("tests.edge.seeds.seed_app:app", url, "public", "parts", {})
         with pytest.raises(PgonceError, match=f"no worker for 1 s.* pgonce seed run parts .* --cluster {address}"):
-            partitions.run_on_cluster(*where, ["a", "b"], {}, lambda: None, lambda: False)
+            import_.run_on_cluster(address, ["a", "b"], lambda: None, lambda: False)
