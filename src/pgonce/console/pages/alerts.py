@@ -29,8 +29,6 @@ LENGTHS = {
 
 @dataclass(frozen=True, slots=True)
 class Alerts:
-    """What the page shows."""
-
     alerts: Sequence[AlertLine]
     channels: Channels
     older: datetime | None
@@ -38,7 +36,6 @@ class Alerts:
 
 
 async def alerts(request: Request) -> Response:
-    """The list."""
     before = fields.read_moment(respond.query(request).get("before"))
     async with reading(request) as read:
         found = await read(list_alerts(before, PAGE + 1))
@@ -107,7 +104,6 @@ async def confirm(request: Request) -> Response:
 
 
 async def mute(request: Request) -> Response:
-    """Mute it."""
     sent = await respond.form(request)
     alert, length = _id(sent), LENGTHS.get(sent.get("for"))
     if length is None:
@@ -117,7 +113,6 @@ async def mute(request: Request) -> Response:
 
 
 async def unmute(request: Request) -> Response:
-    """End the mute."""
     alert = _id(await respond.form(request))
     await act(request, unmute_alert(respond.who(request).session, alert), noun="alert")
     return respond.go(request, "/alerts")

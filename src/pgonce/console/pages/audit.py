@@ -51,15 +51,12 @@ PLACES = {
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What the page shows."""
-
     lines: Sequence[AuditLine]
     choices: AuditChoices
     more: bool
 
 
 async def audit(request: Request) -> Response:
-    """The list, or a page of it."""
     asked = respond.query(request)
     before, number = fields.read_moment(asked.get("before")), fields.read_number(asked, "before_id")
     async with reading(request) as read:

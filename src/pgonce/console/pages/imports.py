@@ -65,7 +65,6 @@ def state_of(seed: SeedLine, at: Pace) -> tuple[str, str]:
 
 
 def pace_of(seed: SeedLine, now: datetime) -> Pace:
-    """The pace of a line."""
     return pace(
         seed.batch_rows or (), seed.batch_times or (), running_since=seed.run_started_at, seen=seed.rows_seen,
         total=seed.rows_expected, now=now,
@@ -74,8 +73,6 @@ def pace_of(seed: SeedLine, now: datetime) -> Pace:
 
 @dataclass(frozen=True, slots=True)
 class Imports:
-    """What the list shows."""
-
     now: datetime
     lines: Sequence[ImportLine]
     find: str
@@ -84,8 +81,6 @@ class Imports:
 
 @dataclass(frozen=True, slots=True)
 class ImportPage:
-    """What the page of an import shows."""
-
     now: datetime
     seed: SeedLine
     checkpoint: Checkpoint
@@ -128,7 +123,6 @@ class ImportPage:
 
 
 async def imports(request: Request) -> Response:
-    """The list of imports."""
     sent = query(request)
     find = sent.get("find")[:200]
     before = fields.read_moment(sent.get("before"))
@@ -159,7 +153,6 @@ async def _read(request: Request, name: str) -> ImportPage:
 
 
 async def import_(request: Request) -> Response:
-    """The page of an import."""
     sent = query(request)
     found = await _read(request, fields.raw(sent, "name") or "")
     at = found.checkpoint
@@ -186,8 +179,6 @@ async def proof(request: Request) -> Response:
 
 @dataclass(frozen=True, slots=True)
 class Rejects:
-    """What the page of rejected rows shows."""
-
     name: str
     like: int
     reason: str | None
@@ -260,12 +251,10 @@ async def _operate(request: Request, action: Callable[[UUID, str, str], Call[Any
 
 
 async def pause(request: Request) -> Response:
-    """Ask an import to pause."""
     return await _operate(request, operate.pause_seed, "pause")
 
 
 async def resume(request: Request) -> Response:
-    """Withdraw a pause."""
     return await _operate(request, operate.resume_seed, "resume")
 
 

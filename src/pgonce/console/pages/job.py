@@ -32,8 +32,6 @@ STRIP = 100
 
 @dataclass(frozen=True, slots=True)
 class JobPage:
-    """What the page of a job shows."""
-
     now: datetime
     lanes: list[Lane]
     """One for each key."""
@@ -49,7 +47,6 @@ class JobPage:
 
     @property
     def name(self) -> str:
-        """The job's."""
         return self.lanes[0].job_name
 
     @property
@@ -100,7 +97,6 @@ async def _read_job(read: Read, name: str, key: str | None) -> JobPage:
 
 
 async def job(request: Request) -> Response:
-    """The page of a job."""
     sent = query(request)
     name, key = fields.raw(sent, "name") or "", fields.raw(sent, "key")
     async with reading(request) as read:
@@ -192,7 +188,6 @@ def _back(request: Request, sent: Form, said: str) -> Response:
 
 
 async def run_now(request: Request) -> Response:
-    """Request a run."""
     sent = await form(request)
     name, key = fields.raw(sent, "name") or "", fields.raw(sent, "key")
     call = operate.request_job_run(who(request).session, name, key, {}, fields.reason_of(sent))
@@ -201,7 +196,6 @@ async def run_now(request: Request) -> Response:
 
 
 async def pause(request: Request) -> Response:
-    """Pause a job."""
     sent = await form(request)
     name, until = fields.raw(sent, "name") or "", sent.get("until")
     end = None
@@ -216,7 +210,6 @@ async def pause(request: Request) -> Response:
 
 
 async def resume(request: Request) -> Response:
-    """Resume a job."""
     sent = await form(request)
     name = fields.raw(sent, "name") or ""
     done = await act(

@@ -31,8 +31,6 @@ NOW: Call[datetime] = Call("pgonce_console_clock", {}, value)
 
 @dataclass(frozen=True, slots=True)
 class LaneView:
-    """A lane as it is drawn."""
-
     lane: Lane
     marks: Sequence[Mark]
     ticks: Sequence[datetime]
@@ -48,8 +46,6 @@ class LaneView:
 
 @dataclass(frozen=True, slots=True)
 class Jobs:
-    """What the page of all jobs shows."""
-
     now: datetime
     begin: datetime
     end: datetime
@@ -110,7 +106,6 @@ def _state(lane: Lane, kinds: Collection[str]) -> tuple[str, str]:
 
 
 async def jobs(request: Request) -> Response:
-    """The page of all jobs."""
     sent = query(request)
     if sent.get("days") not in {"", "1", "7"}:
         raise InvalidArgument("days is 1 or 7")

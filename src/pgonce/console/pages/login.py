@@ -17,7 +17,6 @@ LONGEST_NAME = 200
 
 
 async def show(request: Request) -> Response:
-    """The form."""
     target = resubmission.target(respond.query(request).get("next"))
     if request.state.user is not None:
         return respond.go(request, target)
@@ -60,7 +59,6 @@ async def log_in(request: Request) -> Response:
 
 
 async def log_out(request: Request) -> Response:
-    """End the session."""
     console = request.app.state.console
     await call(await console.pool(), sessions.end_session(token_hash(request.state.token)), console.schema)
     request.state.new_cookie = new_token()
@@ -68,7 +66,6 @@ async def log_out(request: Request) -> Response:
 
 
 async def choose_zone(request: Request) -> Response:
-    """The form for the time zone."""
     target = resubmission.target(respond.query(request).get("next"))
     zones = sorted(await asyncio.to_thread(available_timezones))
     return await respond.respond(request, "login/zone.html", None, target=target, zones=zones)

@@ -28,8 +28,6 @@ HOURS_HOLD = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Now:
-    """What the page shows."""
-
     at: datetime
     sentences: Sequence[Sentence]
     hours: Sequence[Hour]
@@ -42,7 +40,6 @@ class Now:
 
 
 async def now(request: Request) -> Response:
-    """The page."""
     async with reading(request) as read:
         facts = await read(get_facts())
         by_hour = await _hours(request, read)

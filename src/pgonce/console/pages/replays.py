@@ -25,8 +25,6 @@ TYPED_FROM = 20
 
 @dataclass(frozen=True, slots=True)
 class ReplayPage:
-    """What the page of a replay shows."""
-
     replay: Replay
     items: Sequence[ReplayItem]
     more: int | None
@@ -42,7 +40,6 @@ def _number(text: str) -> int:
 
 
 async def replay(request: Request) -> Response:
-    """The page of one replay."""
     form = respond.query(request)
     number, state = _number(form.get("id")), form.get("state")
     after = int(form.get("after")) if form.get("after").isdecimal() and len(form.get("after")) < 9 else 0
@@ -101,7 +98,6 @@ async def plan(request: Request) -> Response:
 
 
 async def start(request: Request) -> Response:
-    """Start a replay."""
     form = await respond.form(request)
     number, typed = _number(form.get("id")), form.get("confirm").replace(",", "")
     confirm = int(typed) if typed.isascii() and typed.isdecimal() and len(typed) < 9 else None

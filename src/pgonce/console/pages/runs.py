@@ -30,8 +30,6 @@ from pgonce.jobs.calls_diagnose import diagnose_run
 
 @dataclass(frozen=True, slots=True)
 class RunPage:
-    """What the page of a run shows."""
-
     now: datetime
     run: RunDetail
     diagnoses: list[Diagnosis]
@@ -42,17 +40,14 @@ class RunPage:
 
     @property
     def stopped_by(self) -> AuditLine | None:
-        """Who asked it to stop."""
         return next((line for line in self.audit if line.action == "stop" and not line.refused), None)
 
     @property
     def ended_by(self) -> AuditLine | None:
-        """Who ended it."""
         return next((line for line in self.audit if line.action == "end" and not line.refused), None)
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended."""
         return self.run.status == "running"
 
     @property
@@ -82,7 +77,6 @@ async def _read(request: Request, run_id: UUID) -> RunPage:
 
 
 async def run(request: Request) -> Response:
-    """The page."""
     sent = query(request)
     found = await _read(request, fields.read_uuid(sent.get("id"), "a run"))
     clock = Clock(zone_of(request), found.now)
@@ -109,7 +103,6 @@ async def confirm(request: Request) -> Response:
 
 
 async def stop(request: Request) -> Response:
-    """Ask a run to stop."""
     sent = await form(request)
     run_id = fields.read_uuid(sent.get("id"), "a run")
     call = operate.stop_run(who(request).session, run_id, fields.reason_of(sent))
@@ -118,7 +111,6 @@ async def stop(request: Request) -> Response:
 
 
 async def end(request: Request) -> Response:
-    """Close a run as failed."""
     sent = await form(request)
     run_id = fields.read_uuid(sent.get("id"), "a run")
     call = operate.end_run(who(request).session, run_id, fields.reason_of(sent, required=True))

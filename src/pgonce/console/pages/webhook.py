@@ -51,8 +51,6 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """What the page shows."""
-
     event: EventDetails
     diagnosis: Sequence[Diagnosis]
     life: Sequence[Step]
@@ -70,14 +68,11 @@ class Webhook:
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """An event that is not there."""
-
     stripe_event_id: str
     diagnosis: Sequence[Diagnosis]
 
 
 async def webhook(request: Request) -> Response:
-    """The page of one event."""
     event_id = respond.query(request).get("id")
     patterns = _masks(request)
     async with reading(request) as read:
@@ -107,7 +102,6 @@ class Ignore:
 
 
 async def confirm_ignore(request: Request) -> Response:
-    """The page before an event is ignored."""
     event_id = respond.query(request).get("id")
     async with reading(request) as read:
         event = await read(calls.get_event(event_id))
@@ -118,7 +112,6 @@ async def confirm_ignore(request: Request) -> Response:
 
 
 async def ignore(request: Request) -> Response:
-    """End an event as ignored."""
     sent = await respond.form(request)
     event_id = fields.raw(sent, "id") or ""
     call = calls.ignore_webhook_as(respond.who(request).session, event_id, fields.reason_of(sent, required=True))

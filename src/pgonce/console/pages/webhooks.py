@@ -29,8 +29,6 @@ ROWS, FAULTS = 50, 12
 
 @dataclass(frozen=True, slots=True)
 class Webhooks:
-    """What the page shows."""
-
     filter: Mapping[str, Any]
     events: EventPage
     counts: Mapping[str, int | None]
@@ -81,7 +79,6 @@ def read_position(text: str) -> Position | None:
 
 
 def position_text(position: Position | None) -> str | None:
-    """``position`` for an address."""
     return f"{position[0].isoformat()}~{position[1]}" if position else None
 
 
@@ -94,7 +91,6 @@ def _just_after(position: Position) -> Position:
 
 
 async def webhooks(request: Request) -> Response:
-    """The page."""
     form = respond.query(request)
     if text := form.get("q"):
         return await _search(request, text)
