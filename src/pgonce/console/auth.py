@@ -114,16 +114,8 @@ def hash_password(password: str, log_n: int = LOG_N) -> str:
     if len(password.encode()) > LONGEST_PASSWORD:
         raise InvalidArgument(f"the password is longer than {LONGEST_PASSWORD:,} bytes")
     salt = secrets.token_bytes(16)
-    return ".".join(
-        [
-            "scrypt",
-            str(log_n),
-            str(BLOCK),
-            str(PARALLEL),
-            _text(salt),
-            _text(_derive(password, salt, log_n, BLOCK, PARALLEL)),
-        ]
-    )
+    key = _derive(password, salt, log_n, BLOCK, PARALLEL)
+    return f"scrypt.{log_n}.{BLOCK}.{PARALLEL}.{_text(salt)}.{_text(key)}"
 
 
 def is_password(password: str, user: User | None, others: Iterable[User] = ()) -> bool:

@@ -16,12 +16,12 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pgonce.console import respond, resubmission, security, sessions
+from pgonce.console.actions import run
 from pgonce.console.addresses import url
 from pgonce.console.auth import Identity, form_token, new_token, read_role, token_hash
 from pgonce.console.errors import failed
 from pgonce.console.templating import Templates
 from pgonce.core.call import clean
-from pgonce.core.execute_async import call
 from pgonce.core.processes import person
 from pgonce.errors import DatabaseUnavailable, PgonceError
 
@@ -157,9 +157,8 @@ class Gate:
         if session is None or time.monotonic() > until:
             if len(self._known) > 1000:
                 self._known.clear()
-            pool = await self._console.pool()
             try:
-                session = await call(pool, sessions.identify(source, name, role, address), self._console.schema)
+                session = await run(self._console, sessions.identify(source, name, role, address))
             except DatabaseUnavailable as error:
                 if not isinstance(error.__cause__, ReadOnlySqlTransaction):
                     raise
@@ -168,14 +167,13 @@ class Gate:
         return Identity(name, read_role(role), source, session)
 
     async def _logged_in(self, token: str) -> Identity | None:
-        pool, schema = await self._console.pool(), self._console.schema
-        found = await call(pool, sessions.use_session(token_hash(token)), schema)
+        found = await run(self._console, sessions.use_session(token_hash(token)))
         if found is None:
             return None
         user = self._console.users.get(found.name)
         if user is None or user.credential != found.credential:
             with suppress(PgonceError):
-                await call(pool, sessions.end_session(token_hash(token), "the password or role was changed"), schema)
+                await run(self._console, sessions.end_session(token_hash(token), "the password or role was changed"))
             return None
         return Identity(user.name, user.role, "password", found.id)
 

@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from pgonce.console import respond, resubmission, sessions
+from pgonce.console.actions import run
 from pgonce.console.auth import form_token, is_password, new_token, token_hash
 from pgonce.console.templating import ZONE_COOKIE, duration, plural, read_zone
-from pgonce.core.execute_async import call
 
 LONGEST_NAME = 200
 
@@ -31,8 +31,7 @@ async def log_in(request: Request) -> Response:
     if not 0 < len(name) <= LONGEST_NAME:  # each attempt leaves a row with the name, also in the audit
         wrong = f"Write a name of at most {LONGEST_NAME} signs, and a password."
         return _form(request, target, wrong=wrong, status=422)
-    pool = await console.pool()
-    attempt = await call(pool, sessions.begin_login(name, place.account_address), console.schema)
+    attempt = await run(console, sessions.begin_login(name, place.account_address))
     if not attempt.allowed:
         wait = duration(attempt.wait)
         return _form(request, target, name, f"Too many attempts. The next one is possible in {wait}.", 429)
@@ -44,13 +43,12 @@ async def log_in(request: Request) -> Response:
         refused = sessions.write_audit(
             "login", "session", "", after=said, actor=name, address=place.address, refused=True
         )
-        await call(pool, refused, console.schema)
+        await run(console, refused)
         left = plural(attempt.tries_left, "try is", "tries are")
         return _form(request, target, name, f"Name or password is wrong. {left} left, then 15 min of rest.", 401)
-    await call(pool, sessions.end_session(token_hash(request.state.token), "another login"), console.schema)
+    await run(console, sessions.end_session(token_hash(request.state.token), "another login"))
     token = new_token()  # another one than before the login: somebody may have planted that
-    opened = sessions.open_session(token_hash(token), user, place.address, place.account_address)
-    await call(pool, opened, console.schema)
+    await run(console, sessions.open_session(token_hash(token), user, place.address, place.account_address))
     request.state.new_cookie = token
     if sent.get("again"):
         request.state.form_token = form_token(token)
@@ -60,7 +58,7 @@ async def log_in(request: Request) -> Response:
 
 async def log_out(request: Request) -> Response:
     console = request.app.state.console
-    await call(await console.pool(), sessions.end_session(token_hash(request.state.token)), console.schema)
+    await run(console, sessions.end_session(token_hash(request.state.token)))
     request.state.new_cookie = new_token()
     return respond.go(request, "/login" if console.users else "/")
 
