@@ -15,37 +15,19 @@ from pgonce.errors import InvalidArgument
 SECRET = "whsec_test"  # noqa: S105 -- for this machine: Stripe's are random
 SEND = "pgonce webhook send --type checkout.session.completed"
 KINDS: dict[str, tuple[str, str | None, tuple[str, ...], tuple[str, ...]]] = {
-    "plain": (
-        "shop.py",
-        "shop:app",
-        ("pgonce migrate", "python shop.py", "pgonce seed run plans", "pgonce serve"),
-        (SEND,),
-    ),
+    "plain": ("shop.py", "shop:app", ("pgonce migrate", "python shop.py", "pgonce seed run plans", "pgonce serve"),
+              (SEND,)),
     "fastapi": ("shop.py", "shop:app", ("pgonce migrate", "python shop.py", "uvicorn shop:api"), (SEND,)),
-    "flask": (
-        "shop.py",
-        "shop:app",
-        ("pgonce migrate", "python shop.py", "flask --app shop run --port 8000"),
-        ("pgonce worker", SEND),
-    ),
-    "django": (
-        "shop.py",
-        None,
-        ("python shop.py migrate", "python shop.py runserver"),
-        ("python shop.py pgonce worker", f"python shop.py {SEND}"),
-    ),
-    "supabase": (
-        "supabase/functions/stripe-webhook/index.ts",
-        None,
-        (
-            "pgonce sql --supabase",
-            "supabase db push",
-            "supabase secrets set STRIPE_API_KEY=sk_... STRIPE_WEBHOOK_SECRET=whsec_...",
-            "supabase functions deploy stripe-webhook --no-verify-jwt",
-        ),
-        (),
-    ),
-}
+    "flask": ("shop.py", "shop:app", ("pgonce migrate", "python shop.py", "flask --app shop run --port 8000"),
+              ("pgonce worker", SEND)),
+    "django": ("shop.py", None, ("python shop.py migrate", "python shop.py runserver"),
+               ("python shop.py pgonce worker", f"python shop.py {SEND}")),
+    "supabase": ("supabase/functions/stripe-webhook/index.ts", None, (
+        "pgonce sql --supabase", "supabase db push",
+        "supabase secrets set STRIPE_API_KEY=sk_... STRIPE_WEBHOOK_SECRET=whsec_...",
+        "supabase functions deploy stripe-webhook --no-verify-jwt",
+    ), ()),
+}  # fmt: skip
 """For each kind: the file, the app in it, the next commands, and the commands for a second terminal, because the last
 command in the first one keeps running."""
 NEEDS = {"fastapi": ("fastapi", "uvicorn"), "flask": ("flask",), "django": ("django",)}
