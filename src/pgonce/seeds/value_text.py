@@ -187,26 +187,10 @@ def _quoted(text: str, quote: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', quote) + '"'
 
 
-def _string(value: Any, _: Column) -> str:
-    return str.__str__(value)
-
-
-def _str(value: Any, _: Column) -> str:
-    return str(value)
-
-
 def _uuid(value: Any, column: Column) -> str:
     if column.kind == "bytea":
         raise NoForm(value, column, "pass its bytes, or its text")
     return str(value)
-
-
-def _bool(value: Any, _: Column) -> str:
-    return "true" if value else "false"
-
-
-def _int(value: Any, _: Column) -> str:
-    return int.__repr__(value)
 
 
 def _float(value: Any, column: Column) -> str:
@@ -284,10 +268,13 @@ def _container(value: Any, column: Column) -> str:
 
 
 _BY_TYPE: dict[Any, Callable[[Any, Column], str]] = {
-    Enum: _enum, str: _string, bool: _bool, int: _int, float: _float, Decimal: _decimal,
-    (bytes, bytearray, memoryview): _bytes, (dt.datetime, dt.time): _time, dt.date: _str,
-    uuid.UUID: _uuid, JsonNumber: _json_number,
-    dt.timedelta: _timedelta, (dict, list, tuple): _container,
+    Enum: _enum,
+    str: lambda value, _: str.__str__(value),
+    bool: lambda value, _: "true" if value else "false",
+    int: lambda value, _: int.__repr__(value),
+    float: _float, Decimal: _decimal, (bytes, bytearray, memoryview): _bytes, (dt.datetime, dt.time): _time,
+    dt.date: lambda value, _: str(value),
+    uuid.UUID: _uuid, JsonNumber: _json_number, dt.timedelta: _timedelta, (dict, list, tuple): _container,
 }  # fmt: skip
 """In this order: bool is an int, datetime is a date, and an Enum may be a str or an int."""
 
