@@ -2,8 +2,6 @@
 
 import ast
 import re
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
@@ -243,16 +241,6 @@ def test_no_file_names_a_machine_s_path_or_a_package_registry() -> None:
             if (match := private.search(line))
         ]
     assert found == []
-
-
-def test_the_generated_files_are_fresh() -> None:
-    done = subprocess.run(
-        [sys.executable, ROOT / "tools" / "unasync.py", "--check"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_lock_holds_every_dependency_at_a_version_that_pyproject_allows() -> None:
