@@ -178,6 +178,18 @@ def conn(database: str) -> Iterator[psycopg.Connection[Any]]:
 
 
 @pytest.fixture
+def role(server: str, database: str) -> Iterator[str]:
+    """A new role that may log in and has no other rights. It is dropped with all that it owns in ``database``."""
+    name = f"role_{uuid4().hex[:8]}"
+    with psycopg.connect(server, autocommit=True) as admin:
+        admin.execute(f"create role {name} login".encode())
+        yield name
+        with psycopg.connect(database, autocommit=True) as conn:
+            conn.execute(f"drop owned by {name} cascade".encode())
+        admin.execute(f"drop role {name}".encode())
+
+
+@pytest.fixture
 def session(database: str) -> Iterator[Callable[..., psycopg.Connection[Any]]]:
     """Opens further sessions on ``database``; closed after the test."""
     opened: list[psycopg.Connection[Any]] = []

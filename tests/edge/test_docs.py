@@ -16,7 +16,6 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from uuid import uuid4
 
 import psycopg
 import pytest
@@ -185,22 +184,20 @@ def test_the_reference_has_every_function_of_the_database_with_its_comment(conn:
         assert described.search(reference), f"docs/sql.md does not say what {name} says: make generate"
 
 
-def test_the_readme_s_grant_lets_a_role_that_is_not_the_owner_at_the_functions(conn: psycopg.Connection) -> None:
+def test_the_readme_s_grant_lets_a_role_that_is_not_the_owner_at_the_functions(
+    conn: psycopg.Connection, role: str
+) -> None:
     [block] = [block for block in blocks(ROOT / "README.md", "sql") if "grant service_role" in block]
-    role, grant = f"shop_{uuid4().hex[:8]}", block.splitlines()[1]
+    grant = block.splitlines()[1]
     begin = b"select start_job_run('j') is not null"
-    conn.execute(f"create role {role}".encode())
-    try:
-        with conn.transaction(force_rollback=True):
-            conn.execute(f"set local role {role}".encode())
-            with pytest.raises(errors.InsufficientPrivilege), conn.transaction():
-                conn.execute(begin)
-            conn.execute("reset role")
-            conn.execute(grant.replace("to shop;", f"to {role};").encode())
-            conn.execute(f"set local role {role}".encode())
-            assert conn.execute(begin).fetchone() == (True,)
-    finally:
-        conn.execute(f"drop role {role}".encode())
+    with conn.transaction(force_rollback=True):
+        conn.execute(f"set local role {role}".encode())
+        with pytest.raises(errors.InsufficientPrivilege), conn.transaction():
+            conn.execute(begin)
+        conn.execute("reset role")
+        conn.execute(grant.replace("to shop;", f"to {role};").encode())
+        conn.execute(f"set local role {role}".encode())
+        assert conn.execute(begin).fetchone() == (True,)
 
 
 def test_the_retention_in_sql_deletes_what_is_old_however_many_rows(conn: psycopg.Connection) -> None:

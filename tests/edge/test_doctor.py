@@ -257,22 +257,17 @@ def test_a_clock_that_is_off_is_found(conn: Connection, seconds: int, state: str
     assert rows == ([] if state is None else [(state,)])
 
 
-def test_a_role_that_sees_no_row_is_told_so(database: str, conn: Connection) -> None:
-    role = f"blind_{uuid4().hex[:8]}"
-    conn.execute(f"create role {role} login".encode())
+def test_a_role_that_sees_no_row_is_told_so(database: str, conn: Connection, role: str) -> None:
     conn.execute(f"grant select on all tables in schema public to {role}".encode())
     conn.execute(f"grant execute on all functions in schema public to {role}".encode())
-    try:
-        url = make_conninfo(database, user=role)
-        assert found(url, "rls") == []
-        for table in ("webhook_events", "cron_job_runs", "seed_checkpoints"):
-            conn.execute(f"alter table {table} enable row level security".encode())
-        [one] = found(url, "rls")
-        assert (one.state, f"every row from role {role}" in one.finding) == ("failure", True)
-        conn.execute(f"grant service_role to {role}".encode())
-        assert found(url, "rls") == []
-    finally:
-        conn.execute(f"drop owned by {role}; drop role {role}".encode())
+    url = make_conninfo(database, user=role)
+    assert found(url, "rls") == []
+    for table in ("webhook_events", "cron_job_runs", "seed_checkpoints"):
+        conn.execute(f"alter table {table} enable row level security".encode())
+    [one] = found(url, "rls")
+    assert (one.state, f"every row from role {role}" in one.finding) == ("failure", True)
+    conn.execute(f"grant service_role to {role}".encode())
+    assert found(url, "rls") == []
 
 
 @pytest.mark.parametrize(
@@ -288,23 +283,19 @@ def test_a_role_that_sees_no_row_is_told_so(database: str, conn: Connection) -> 
     ],
 )
 def test_a_setting_that_breaks_the_role_is_named_with_the_command_that_ends_it(
-    database: str, conn: Connection, setting: str, area: str, scope: str
+    database: str, conn: Connection, role: str, setting: str, area: str, scope: str
 ) -> None:
-    role = f"odd_{uuid4().hex[:8]}"
-    conn.execute(f"create role {role} login in role service_role".encode())
+    conn.execute(f"grant service_role to {role}".encode())
     conn.execute("alter table webhook_events enable row level security")
-    try:
-        url = make_conninfo(database, user=role)
-        conn.execute(f"{scope.format(role=role, base=conn.info.dbname)} set {setting}".encode())
-        [one] = found(url, area)
-        assert one.state == "failure"
-        if area == "rls":
-            with pytest.raises(SchemaError, match="row_security is off"), open_pool(url) as pool:
-                call(pool, count_webhooks(["evt_1"]), "public")
-        conn.execute(str(one.action).encode())
-        assert found(url, area) == []
-    finally:
-        conn.execute(f"drop role {role}".encode())
+    url = make_conninfo(database, user=role)
+    conn.execute(f"{scope.format(role=role, base=conn.info.dbname)} set {setting}".encode())
+    [one] = found(url, area)
+    assert one.state == "failure"
+    if area == "rls":
+        with pytest.raises(SchemaError, match="row_security is off"), open_pool(url) as pool:
+            call(pool, count_webhooks(["evt_1"]), "public")
+    conn.execute(str(one.action).encode())
+    assert found(url, area) == []
 
 
 def test_a_setting_in_the_url_is_to_be_taken_out_of_it(database: str) -> None:

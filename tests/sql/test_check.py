@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -18,18 +17,6 @@ from tests.sql.race import value
 from tests.sql.test_schema import ODD_NAMES, SPECIFICATION
 
 Connection = psycopg.Connection[Any]
-
-
-@pytest.fixture
-def role(server: str, database: str) -> Iterator[str]:
-    """A new role without privileges; dropped with everything it owns in ``database``."""
-    name = f"role_{uuid4().hex[:8]}"
-    with psycopg.connect(server, autocommit=True) as admin:
-        admin.execute(sql.SQL("create role {} login").format(sql.Identifier(name)))
-        yield name
-        with psycopg.connect(database, autocommit=True) as conn:
-            conn.execute(sql.SQL("drop owned by {} cascade").format(sql.Identifier(name)))
-        admin.execute(sql.SQL("drop role {}").format(sql.Identifier(name)))
 
 
 def closing(line: str) -> bytes:

@@ -158,22 +158,16 @@ def test_an_older_signature_of_a_function_is_dropped(database: str, conn: Connec
     assert catalog.read(conn) == before
 
 
-def test_functions_of_other_names_and_schemas_stay_as_they_are(database: str, conn: Connection) -> None:
-    role = sql.Identifier(f"app_{uuid4().hex[:12]}")
-    conn.execute(sql.SQL("create role {}").format(role))
-    try:
-        conn.execute("create function my_pgonce() returns text language sql as $$ select 'theirs' $$")
-        conn.execute("comment on function my_pgonce is 'uses pgonce: not one of its functions'")
-        conn.execute("create schema theirs")
-        conn.execute("create function theirs.start_job_run(text) returns text language sql as $$ select 'theirs' $$")
-        conn.execute("comment on function theirs.start_job_run is 'pgonce: of another installation'")
-        conn.execute(sql.SQL("grant execute on function my_pgonce() to {}").format(role))
-        before = catalog.read(conn), catalog.read(conn, "theirs")
-        schema.migrate(database)
-        assert (catalog.read(conn), catalog.read(conn, "theirs")) == before
-    finally:
-        conn.execute(sql.SQL("drop owned by {}").format(role))
-        conn.execute(sql.SQL("drop role {}").format(role))
+def test_functions_of_other_names_and_schemas_stay_as_they_are(database: str, conn: Connection, role: str) -> None:
+    conn.execute("create function my_pgonce() returns text language sql as $$ select 'theirs' $$")
+    conn.execute("comment on function my_pgonce is 'uses pgonce: not one of its functions'")
+    conn.execute("create schema theirs")
+    conn.execute("create function theirs.start_job_run(text) returns text language sql as $$ select 'theirs' $$")
+    conn.execute("comment on function theirs.start_job_run is 'pgonce: of another installation'")
+    conn.execute(f"grant execute on function my_pgonce() to {role}".encode())
+    before = catalog.read(conn), catalog.read(conn, "theirs")
+    schema.migrate(database)
+    assert (catalog.read(conn), catalog.read(conn, "theirs")) == before
 
 
 def test_a_database_of_a_newer_release_is_refused_and_left_alone(database: str, conn: Connection) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 from typing import Any
-from uuid import uuid4
 
 import psycopg
 import pytest
@@ -104,18 +102,6 @@ comment on view pgonce_job_overlaps is 'pgonce: old';
 
 def make(conn: Connection, statements: str) -> None:
     conn.execute(statements.encode())
-
-
-@pytest.fixture
-def role(server: str, database: str) -> Iterator[str]:
-    """A new role without privileges."""
-    name = f"role_{uuid4().hex[:8]}"
-    with psycopg.connect(server, autocommit=True) as admin:
-        admin.execute(sql.SQL("create role {}").format(sql.Identifier(name)))
-        yield name
-        with psycopg.connect(database, autocommit=True) as conn:
-            conn.execute(sql.SQL("drop owned by {} cascade").format(sql.Identifier(name)))
-        admin.execute(sql.SQL("drop role {}").format(sql.Identifier(name)))
 
 
 TOGETHER = [
