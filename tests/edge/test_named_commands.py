@@ -18,15 +18,8 @@ PACKAGE = ROOT / "src" / "pgonce"
 COMMAND = re.compile(r"`+pgonce ([a-z][^`]*)`+")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 # options of other programs that our own texts name
-OTHERS = {
-    "--single-transaction",
-    "--file",
-    "--init",
-    "--system",
-    "--shell",
-    "--home-dir",
-    "--no-create-home",
-}  # useradd's
+OTHERS = {"--single-transaction", "--file"}  # psql's, pg_dump's
+OTHERS |= {"--system", "--shell", "--home-dir", "--no-create-home"}  # useradd's
 OTHERS |= {"--only", "--autogenerate"}  # bench's, Alembic's
 OTHERS |= {"--no-verify-jwt"}  # Supabase's
 
