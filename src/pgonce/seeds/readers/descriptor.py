@@ -8,8 +8,6 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import RawIOBase
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,7 +37,10 @@ def open_file(path: Path) -> tuple[Descriptor, bool]:
             raise InvalidArgument(is_a_folder(path))
         if stat.S_ISREG(kind) and str(path) != "-":
             return opened, False
-        with _spooled(opened.number) as copy:
+        with tempfile.TemporaryFile(prefix="pgonce-") as copy:  # it can be read twice, and from an offset on
+            while data := os.read(opened.number, 1 << 20):
+                copy.write(data)
+            copy.flush()
             return Descriptor(os.dup(copy.fileno())), True
     except OSError as error:
         raise InvalidArgument(f"cannot read {path}: {error.strerror or error}") from error
@@ -75,16 +76,6 @@ def stat_of(found: os.stat_result) -> list[int]:
 def is_settled(found: os.stat_result) -> bool:
     """Whether the last change is longer ago than a tick, so that the next one will show."""
     return time.time() - max(found.st_mtime, found.st_ctime) > TICK
-
-
-@contextmanager
-def _spooled(descriptor: int) -> Iterator[Any]:
-    """A temporary file with all bytes of a pipe: it can be read twice, and from an offset on."""
-    with tempfile.TemporaryFile(prefix="pgonce-") as copy:
-        while data := os.read(descriptor, 1 << 20):
-            copy.write(data)
-        copy.flush()
-        yield copy
 
 
 class Positioned(Protocol):
