@@ -40,16 +40,10 @@ class ReadOnly(admin.ModelAdmin):
         return super().get_queryset(request).using(setting("DATABASE"))
 
     def has_add_permission(self, *_: Any) -> bool:
-        """Rows are pgonce's to add."""
+        """Rows are pgonce's to add, change and delete: a deleted event would be handled again."""
         return False
 
-    def has_change_permission(self, *_: Any) -> bool:
-        """Rows are pgonce's to change."""
-        return False
-
-    def has_delete_permission(self, *_: Any) -> bool:
-        """Rows are pgonce's to delete: a deleted event would be handled again."""
-        return False
+    has_change_permission = has_delete_permission = has_add_permission
 
     def has_replay_permission(self, request: HttpRequest) -> bool:
         """Whether the user may replay events."""
