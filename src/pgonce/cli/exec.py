@@ -112,12 +112,13 @@ def exec_(
     require_posix()
     # A parent may have set SIGCHLD to be ignored ("trap '' CHLD"); the kernel then keeps no exit status.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    pool = db.pool  # before the handlers: a signal ends the wait for a connection
     received: list[int] = []
     with signals.handled(received.append, STOPS + PASSED_ON):
         # not the timeout of a run: it would end the run before the command
         options: dict[str, Any] = {"key": key, "window": window, "expect_every": expect_every}
         try:
-            with Jobs(db.pool, schema=db.schema).run(name, scope=scope, scheduled_for=scheduled_for, **options) as run:
+            with Jobs(pool, schema=db.schema).run(name, scope=scope, scheduled_for=scheduled_for, **options) as run:
                 if run is None:
                     usual = "another run is at work or this tick has fired"
                     _say(f"{name}: skipped, {why_skipped(db, name, usual)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ import pytest
 
 from pgonce.cli.process_group import STATUS_UNKNOWN, Group
 from tests.conftest import wait_until
-from tests.edge.command import pgonce
+from tests.edge.command import pgonce, running
 from tests.forked import PGONCE, Forked
 
 Connection = psycopg.Connection[Any]
@@ -56,6 +57,15 @@ def start(database: str) -> Iterator[Exec]:
     for each in opened:
         each.kill()
         each.communicate()
+
+
+def test_a_signal_ends_a_command_that_waits_for_its_database(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        url = f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/d"
+        with running(url, "exec", "job", "true", cwd=tmp_path) as command, silent.accept()[0]:
+            command.process.send_signal(signal.SIGTERM)
+            assert command.process.wait(20) == -signal.SIGTERM
 
 
 def last_run(conn: Connection) -> tuple[Any, ...]:
