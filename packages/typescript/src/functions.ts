@@ -14,9 +14,9 @@ export interface Checkpoint {
 }
 
 export interface Functions {
-  /** Starts a run of the job and returns its id, which is its token. null = overlap (a skipped row names the running run), or the job is paused (a skipped row has the reason), or the tick p_scheduled_for has fired already (nothing is written). p_window: a run without a heartbeat for this long counts as dead; it is stored with the run. p_key: runs with different keys may run at the same time. p_retries: how many times a failed run is retried, by a worker that has the job. p_backoff: the delay before the first retry; it doubles with every further one. p_process: host:pid of the process that runs it, so that a hanging run can be found. */
+  /** Starts a run of the job and returns its id, which is its token. null = overlap (a skipped row names the running run), or the job is paused (a skipped row has the reason), or the tick p_scheduled_for has fired already (nothing is written). p_window: a run without a heartbeat for this long counts as dead; it is stored with the run. p_key: runs with different keys may run at the same time. p_retries: how many times a failed run is retried, by a worker that has the job. p_backoff: the delay before the first retry; it doubles with every further one. p_process: host:pid of the process that runs it, so that a hanging run can be found. p_run_id: a new uuid of yours as the run's id. If the answer is lost, call again with the same arguments: you get the same run, as long as nobody else has ended it (then PT409). */
   start_job_run: {
-    Args: { p_job_name: string; p_scope?: Json; p_window?: string; p_key?: string; p_scheduled_for?: string | null; p_retries?: number; p_backoff?: string; p_process?: string | null };
+    Args: { p_job_name: string; p_scope?: Json; p_window?: string; p_key?: string; p_scheduled_for?: string | null; p_retries?: number; p_backoff?: string; p_process?: string | null; p_run_id?: string | null };
     Returns: string | null;
   };
   /** Sends a heartbeat. true = the run is still yours. As the last statement of a transaction it is the fence: roll back on false, so that a process that lost its run commits nothing. */

@@ -15,6 +15,8 @@ export interface StartOptions {
   key?: string;
   /** The scheduled time that this run is for. Only one run starts for it, on any machine. */
   scheduledFor?: Date;
+  /** A new uuid of yours as the run's id. If the answer is lost, the same call again returns the same run. */
+  runId?: string;
 }
 
 /** What was thrown, as text. supabase-js's `error`, which routes throw, is an object without a class: { message, code, ... }. */
@@ -97,6 +99,7 @@ export function pgonce(client: SupabaseClient<any, any, any>) {
         p_window: `${minutes} minutes`,
         p_key: options.key ?? '',
         p_scheduled_for: options.scheduledFor?.toISOString() ?? null,
+        p_run_id: options.runId,
       });
       if (runId) beat(runId, minutes);
       return runId;

@@ -78,8 +78,17 @@ class Retry:
     """The tick of the first attempt."""
 
 
-def start_job_run(start: Start) -> Call[UUID | None]:
-    """Start a run and return its id, which is its token. None on overlap, or if its tick has fired."""
+def is_slot_key(run_key: str, key: str) -> bool:
+    """Whether a run with ``run_key`` is one of its job's runs with ``key``, in any slot or without slots."""
+    base, _, slot = run_key.rpartition("#")
+    return run_key == key or (base == key and "#" in run_key and slot.isascii() and slot.isdigit())
+
+
+def start_job_run(start: Start, run_id: UUID) -> Call[UUID | None]:
+    """Start a run with this new id, which is its token, and return it. None on overlap, or if its tick has fired.
+
+    Sent again after a lost answer, it returns the same run.
+    """
     args = {
         "p_job_name": start.name,
         "p_scope": Jsonb(start.scope),
@@ -87,6 +96,7 @@ def start_job_run(start: Start) -> Call[UUID | None]:
         "p_key": start.key,
         "p_scheduled_for": start.scheduled_for,
         "p_process": this_process(),
+        "p_run_id": run_id,
     }
     if start.retries:
         args |= {"p_retries": start.retries, "p_backoff": start.backoff}
@@ -98,7 +108,7 @@ def start_job_run(start: Start) -> Call[UUID | None]:
     )
 
 
-def start_requested_job_run(request: UUID, start: Start) -> Call[UUID | None]:
+def start_requested_job_run(request: UUID, start: Start, run_id: UUID) -> Call[UUID | None]:
     """Start a requested run and close the request. None: another worker has started it, or it may not start now."""
     args = {
         "p_request_id": request,
@@ -108,6 +118,7 @@ def start_requested_job_run(request: UUID, start: Start) -> Call[UUID | None]:
         "p_backoff": start.backoff,
         "p_process": this_process(),
         "p_slots": start.slots,
+        "p_run_id": run_id,
     }
     return Call("pgonce_start_requested_job_run", args, value)
 
@@ -181,9 +192,9 @@ def due_job_retries(names: Sequence[str]) -> Call[list[Retry]]:
     return Call("pgonce_due_job_retries", {"p_job_names": list(names)}, rows_as(Retry))
 
 
-def retry_job_run(run_id: UUID, slots: int | None) -> Call[UUID | None]:
+def retry_job_run(run_id: UUID, slots: int | None, retry_id: UUID) -> Call[UUID | None]:
     """Start the next attempt of a failed run. None: it has nothing to retry, or its retry may not start now."""
-    args = {"p_run_id": run_id, "p_process": this_process(), "p_slots": slots}
+    args = {"p_run_id": run_id, "p_process": this_process(), "p_slots": slots, "p_retry_id": retry_id}
     return Call("pgonce_retry_job_run", args, value)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from pgonce.core.call import Call, row_or_none, rows_as
-from pgonce.jobs.live_runs import is_slot_key
+from pgonce.jobs.calls import is_slot_key
 
 Kind = Literal["succeeded", "failed", "running", "skipped", "paused", "missed", "late", "overlap"]
 

@@ -21,8 +21,10 @@ from pgonce.core.failures import ErrorHook, is_success, log_failure
 from pgonce.core.forked_child import ends_forked_child
 from pgonce.errors import PgonceError, RunStopped, class_and_line
 from pgonce.jobs import calls
-from pgonce.jobs.guard import Jobs, Run
+from pgonce.jobs.guard import Jobs, Run, close_lost_start
 from pgonce.jobs.guard_async import AsyncJobs, AsyncRun
+from pgonce.jobs.lost_starts import lost_starts
+from pgonce.jobs.pool_address import place_of
 from pgonce.jobs.registry import Job
 
 log = logging.getLogger("pgonce")
@@ -106,13 +108,15 @@ class Executor:
                 execution.request_stop(self._stop_reason)
         return execution
 
-    def close_unanswered(self) -> None:
+    def close_lost_starts(self) -> None:
         """Close the runs whose starts were not answered. Such a run would block its job for a whole window.
 
         Raises:
             PgonceError, psycopg.Error: to be called again later.
         """
-        Jobs(self._closing, schema=self._schema).close_unanswered(call_with_timeouts)
+        place = place_of(self._closing, self._schema)
+        for run_id in [each for each, lost in list(lost_starts.items()) if lost.place == place]:
+            close_lost_start(self._closing, self._schema, run_id, call_with_timeouts)
 
     def finish(self, execution: Execution) -> None:
         """Call the job's function, and wait for the recorded end of the run."""

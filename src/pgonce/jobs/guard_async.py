@@ -8,8 +8,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
@@ -21,25 +22,26 @@ from pgonce.core.concurrency_async import CANCELS, Result
 from pgonce.core.execute_async import Pool, call
 from pgonce.core.failures import is_success
 from pgonce.core.interval import interval
-from pgonce.core.processes import this_process
 from pgonce.core.registration import check_count, check_function, check_name, check_pool, check_schema
 from pgonce.core.telemetry import working
 from pgonce.core.with_block import AsyncWithBlock
-from pgonce.errors import DatabaseUnavailable, PgonceError
+from pgonce.errors import DatabaseUnavailable, NotFound, PgonceError
 from pgonce.jobs import calls
 from pgonce.jobs.calls_operate import EXPECT_GRACE, expect_job
-from pgonce.jobs.calls_stats import RunLine, get_job_run, list_job_runs
-from pgonce.jobs.live_runs import find_unanswered, is_slot_key, live, sending, unanswered
-from pgonce.jobs.pool_address import address
+from pgonce.jobs.lost_starts import KEPT, LostStart, lost_starts
+from pgonce.jobs.pool_address import place_of
 from pgonce.jobs.registry import Job
+from pgonce.jobs.repeated_call_async import call_repeatedly
 from pgonce.jobs.run_async import AsyncRun
-from pgonce.jobs.run_end_async import record_end
 
 __all__ = ["AsyncJobs", "AsyncRun"]
 
 T = TypeVar("T")
 
 log = logging.getLogger("pgonce")
+
+_PAUSES = (0.2, 1.0, 3.0)
+"""Seconds between attempts to start a run after the first answer was lost."""
 
 
 class AsyncJobs:
@@ -57,18 +59,17 @@ class AsyncJobs:
     def __init__(self, pool: Pool, *, schema: str = "public") -> None:
         check_pool(pool, AsyncConnectionPool, "AsyncJobs")
         check_schema(schema)
-        conninfo, _ = address(pool)  # refused now, and not at the first heartbeat
+        self._place = place_of(pool, schema)  # refused now, and not at the first heartbeat
         self._pool = pool
         self._schema = schema
         self._promises: set[tuple[Any, ...]] = set()
-        self._place = f"{conninfo} {schema}"
         self._call_batcher = AsyncCallBatcher(pool, schema, self._unclaimed)
 
     async def _unclaimed(self, started: Any) -> None:
         if isinstance(started, UUID):  # nobody holds it: it would block its successors for a whole window
             fail = calls.fail_job_run(started, "cancelled before it had begun")
             with suppress(PgonceError, psycopg.Error):
-                await record_end(self._pool, self._schema, fail, self._call_batcher)
+                await call_repeatedly(self._pool, self._schema, fail, self._call_batcher)
 
     def run(
         self,
@@ -120,7 +121,7 @@ class AsyncJobs:
         length, pause = interval(window, "the window"), interval(backoff, "the backoff")
         start = calls.Start(name, length, key, {} if scope is None else scope, scheduled_for, retries, pause, slots)
         limit = None if timeout is None else interval(timeout, "the timeout")
-        started = self._started(calls.start_job_run(start), start, limit)
+        started = self._started(partial(calls.start_job_run, start), start, limit)
         if expect_every is not None:
             every, grace = interval(expect_every, "expect_every"), interval(expect_grace, "expect_grace")
             started = self._expected(started, expect_job(name, every, grace, key))
@@ -143,11 +144,11 @@ class AsyncJobs:
     ) -> AbstractAsyncContextManager[AsyncRun | None]:
         """The next attempt of a failed run; None when somebody else has it, or it is not to be retried now."""
         start = calls.Start(failed.name, failed.window, failed.key, failed.scope, failed.scheduled_for, stored=True)
-        return self._started(calls.retry_job_run(failed.run_id, slots), start, timeout)
+        return self._started(partial(calls.retry_job_run, failed.run_id, slots), start, timeout)
 
     @asynccontextmanager
     async def _started(
-        self, by: Call[UUID | None], start: calls.Start, timeout: timedelta | None
+        self, by: Callable[[UUID], Call[UUID | None]], start: calls.Start, timeout: timedelta | None
     ) -> AsyncIterator[AsyncRun | None]:
         run_id = await self._begin(by, start)
         if run_id is None:
@@ -168,69 +169,36 @@ class AsyncJobs:
             # else than this run, and a run that is left open blocks its successors for a whole window.
             await run.fail(error)
             raise
-        finally:
-            live.discard(run_id)
 
-    async def _begin(self, by: Call[UUID | None], start: calls.Start) -> UUID | None:
-        """The id of the run that ``by`` starts; None on overlap.
-
-        If the answer to an earlier start was lost, that run may be in the table: this call finds it and takes it.
-        """
-        which = start.name, start.key
-        sent = time.monotonic()
-        sending.append(which)
-        try:
-            run_id = await self._start_unanswered(start) if (self._place, *which) in unanswered else None
-            run_id = run_id or await self._call_batcher.value(by)
-            if run_id is not None:
-                live.add(run_id)
-            return run_id
-        except DatabaseUnavailable as error:
-            if not isinstance(error.__cause__, PoolTimeout | TimeoutError):  # it may have been sent
-                unanswered.setdefault((self._place, *which), sent)
-            raise
-        finally:
-            sending.remove(which)
-
-    async def _start_unanswered(self, start: calls.Start) -> UUID | None:
-        """Close the run whose start was not answered, which would block the job for a window, and start it anew."""
-        for line in await self._close_unanswered(start.name, start.key, sendings=1):
+    async def _begin(self, by: Callable[[UUID], Call[UUID | None]], start: calls.Start) -> UUID | None:
+        """The id of the run that ``by`` starts; None on overlap."""
+        for run_id, lost in list(lost_starts.items()):
+            if (lost.place, lost.start.name, lost.start.key) != (self._place, start.name, start.key):
+                continue
+            closed = await close_lost_start(self._pool, self._schema, run_id)
             # what another scope or tick asked for is not this run's retry
-            if (line.scope, line.scheduled_for) == (start.scope, start.scheduled_for):
-                return await call(self._pool, calls.retry_job_run(line.id, start.slots), self._schema)
-        return None
+            if closed and (lost.start.scope, lost.start.scheduled_for) == (start.scope, start.scheduled_for):
+                again = await self._send(partial(calls.retry_job_run, run_id, start.slots), start)
+                if again is not None:
+                    return again
+        return await self._send(by, start)
 
-    async def close_unanswered(self, send: Callable[..., Result[Any]] = call) -> None:
-        """Close the runs whose starts by this process were not answered: nothing was run, and they are due again.
-
-        Args:
-            send: sends each call; a thread that must not wait for a row's lock passes `call_with_timeouts`.
-
-        Raises:
-            PgonceError, psycopg.Error: to be called again later.
-        """
-        for place, name, key in list(unanswered):
-            if place == self._place:
-                await self._close_unanswered(name, key, send=send)
-
-    async def _close_unanswered(
-        self, name: str, key: str, *, sendings: int = 0, send: Callable[..., Result[Any]] = call
-    ) -> list[RunLine]:
-        closed: list[RunLine] = []
-        running = await send(self._pool, list_job_runs(name=name, status="running", limit=1000), self._schema)
-        sent = unanswered.get((self._place, name, key))
-        # a run in the list may be of another start that is being sent
-        if sent is None or sum(each == name and is_slot_key(its_key, key) for each, its_key in sending) > sendings:
-            return closed
-        for line in find_unanswered(running, key, (time.monotonic() - sent) * 1000):
-            row = await send(self._pool, get_job_run(line.id), self._schema)
-            if row is not None and row["process"] == this_process():
-                closing = calls.interrupt_job_run(line.id, "the answer to its start was lost: nothing was run")
-                await send(self._pool, closing, self._schema)
-                log.warning("job %s: the answer to the start of run %s was lost: it is started again", name, line.id)
-                closed.append(line)
-        unanswered.pop((self._place, name, key), None)
-        return closed
+    async def _send(self, by: Callable[[UUID], Call[UUID | None]], start: calls.Start) -> UUID | None:
+        run_id = uuid4()
+        wanted = by(run_id)
+        try:
+            return await self._call_batcher.value(wanted)
+        except DatabaseUnavailable as error:
+            if isinstance(error.__cause__, PoolTimeout | TimeoutError):  # it was not sent
+                raise
+        # Its answer was lost. The same id again is the same run, whether it has been started or not.
+        found = None
+        try:
+            found = await call_repeatedly(self._pool, self._schema, wanted, self._call_batcher, _PAUSES)
+        finally:
+            if found is None:  # also where the server is still busy with the first one
+                lost_starts[run_id] = LostStart(self._place, start, time.monotonic())
+        return found
 
     def begin(
         self,
@@ -258,8 +226,10 @@ class AsyncJobs:
             job.name, job.window, job.key if key is None else key, scope or {}, scheduled_for, job.retries, job.backoff,
             job.slots,
         )  # fmt: skip
-        wanted = calls.start_job_run(start) if request is None else calls.start_requested_job_run(request, start)
-        return self._started(wanted, start, job.timeout)
+        by = partial(calls.start_job_run, start)
+        if request is not None:
+            by = partial(calls.start_requested_job_run, request, start)
+        return self._started(by, start, job.timeout)
 
     async def perform(self, job: Job, **options: Any) -> AsyncRun | None:
         """Run a registered job from start to end; ``options`` are those of ``begin``. None on overlap."""
@@ -297,6 +267,31 @@ class AsyncJobs:
             return guarded
 
         return decorate
+
+
+async def close_lost_start(pool: Pool, schema: str, run_id: UUID, send: Callable[..., Result[Any]] = call) -> bool:
+    """Close the run of a start whose answer was lost, if there is one: nothing was run, and it is due again.
+
+    Args:
+        pool, schema: of the start.
+        run_id: its key in `lost_starts`.
+        send: a thread that must not wait for a row's lock passes `call_with_timeouts`.
+
+    Raises:
+        PgonceError, psycopg.Error: to be called again later.
+    """
+    try:
+        closing = calls.interrupt_job_run(run_id, "the answer to its start was lost: nothing was run")
+        closed: bool = await send(pool, closing, schema)
+    except NotFound:  # the server may still be busy with it
+        lost = lost_starts.get(run_id)
+        if lost is not None and time.monotonic() < lost.sent + KEPT:
+            return False
+        closed = False
+    lost = lost_starts.pop(run_id, None)
+    if closed and lost is not None:
+        log.warning("job %s: the answer to the start of run %s was lost: it is started again", lost.start.name, run_id)
+    return closed
 
 
 def _trigger(start: calls.Start) -> dict[str, str]:

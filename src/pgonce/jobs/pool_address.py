@@ -24,6 +24,16 @@ def address(pool: ConnectionPool[Any] | AsyncConnectionPool[Any]) -> tuple[str, 
     return pool.conninfo, {**limits, **(pool.kwargs or {}), "autocommit": True}
 
 
+def place_of(pool: ConnectionPool[Any] | AsyncConnectionPool[Any], schema: str) -> str:
+    """What tells the runs of a pool and a schema from those of another database.
+
+    Raises:
+        InvalidArgument: as ``address``.
+    """
+    conninfo, _ = address(pool)
+    return f"{conninfo} {schema}"
+
+
 def heartbeat_address(pool: ConnectionPool[Any] | AsyncConnectionPool[Any]) -> tuple[str, dict[str, Any]]:
     """The same for the heartbeats' connection, which is synchronous: without the pool's settings for cursors."""
     conninfo, options = address(pool)

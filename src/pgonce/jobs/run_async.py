@@ -38,7 +38,7 @@ from pgonce.errors import (
 from pgonce.jobs import calls
 from pgonce.jobs.heartbeat import HeartbeatSender, warn_if_late
 from pgonce.jobs.pool_address import heartbeat_address
-from pgonce.jobs.run_end_async import PAUSES, record_end
+from pgonce.jobs.repeated_call_async import PAUSES, call_repeatedly
 
 log = logging.getLogger("pgonce")
 
@@ -368,7 +368,7 @@ class AsyncRun:
     async def _record_end(self, wanted: Call[bool], *, once: bool = False) -> bool:
         on_own_connection = self.timed_out or self._is_silent  # a job that hangs may hold the pool's
         pauses = () if once else PAUSES
-        return await record_end(
+        return await call_repeatedly(
             self._pool, self.schema, wanted, self._call_batcher, pauses, on_own_connection=on_own_connection
         )
 

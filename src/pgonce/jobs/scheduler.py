@@ -31,9 +31,9 @@ from pgonce.core.service import Service
 from pgonce.errors import DatabaseUnavailable, PgonceError
 from pgonce.jobs import calls, calls_operate, calls_schedule
 from pgonce.jobs import calls_stats as stats
+from pgonce.jobs.calls import is_slot_key
 from pgonce.jobs.clock import Clock, DatabaseClock
 from pgonce.jobs.executor import Executor
-from pgonce.jobs.live_runs import is_slot_key
 from pgonce.jobs.registry import Job, JobRegistry
 from pgonce.jobs.schedule_store import ScheduleStore
 from pgonce.jobs.thread_pool import DaemonThreadPool
@@ -248,7 +248,7 @@ class Scheduler(Service):
     def _upkeep(self) -> None:
         self._compare_clocks()  # the rest only if it succeeds: without a database each would wait for one
         for duty in (
-            self._beat, self._sweep, self._executor.close_unanswered, self._submit_due, self._start_retries,
+            self._beat, self._sweep, self._executor.close_lost_starts, self._submit_due, self._start_retries,
             self._start_requests, self._update_schedules, self._count_runs,
         ):  # fmt: skip
             if not self._stop.is_set():  # each may hang for a while

@@ -14,11 +14,16 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from pgonce.core import database
 from pgonce.errors import DatabaseUnavailable
 from pgonce.jobs.executor import Executor
-from pgonce.jobs.live_runs import live, sending
 from tests.conftest import wait_until
 from tests.contract.callers import Async, Caller, Sync
 
 Db = psycopg.Connection[Any]
+
+
+@pytest.fixture(autouse=True)
+def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("guard", "guard_async"):
+        monkeypatch.setattr(f"pgonce.jobs.{module}._PAUSES", (0.0, 0.1))
 
 
 def terminate_all(db: Db) -> None:
@@ -34,16 +39,19 @@ CHECKED: dict[str, Callable[[str], Caller]] = {
 }
 
 
-def lose_a_start(network: Any, caller: Caller, name: str, *, answer: bool, **options: Any) -> None:
-    """Cut the network when the start of a run passes it: its answer, or the start itself."""
+def lose_a_start(network: Any, caller: Any, name: str, *, answer: bool, **options: Any) -> None:
+    """Cut the network when the start of a run passes it: its answer, or the start itself. It comes back after that."""
+    caller.pool.timeout = 0.2
     with caller.run(f"{name} before"):
         pass
     lost = network.hold(b"start_job_run", answer=answer)
-    cutting = threading.Thread(target=lambda: (lost.wait(), network.cut()))
+    cutting = threading.Thread(target=lambda: (lost.wait(), network.down()))
     cutting.start()
     with pytest.raises(DatabaseUnavailable), caller.run(name, **options):
         pytest.fail("its start was not answered")
     cutting.join()
+    network.up()
+    caller.pool.timeout = 20
 
 
 @pytest.mark.parametrize("check", [False, True], ids=["no check", "check"])
@@ -83,8 +91,30 @@ def test_connections_that_a_proxy_has_cut_are_noticed_too(network: Any, db: Db, 
 
 
 @pytest.mark.parametrize("kind", CHECKED)
+@pytest.mark.parametrize("answer", [False, True], ids=["the start was lost", "its answer was lost"])
 @pytest.mark.parametrize(
-    ("options", "other_object"), [({}, False), ({}, True), ({"retries": 1}, True), ({"slots": 1}, False)], ids=str
+    "options", [{}, {"retries": 1}, {"slots": 1}, {"scheduled_for": datetime(2026, 1, 1, tzinfo=UTC)}], ids=str
+)
+def test_a_start_that_was_not_answered_is_sent_again_and_is_one_run(
+    network: Any, db: Db, name: str, kind: str, options: dict[str, Any], answer: bool
+) -> None:
+    caller = CHECKED[kind](network.url)
+    with caller.run(f"{name} before"):
+        pass
+    lost = network.hold(b"start_job_run", answer=answer)
+    cutting = threading.Thread(target=lambda: (lost.wait(), network.cut()))
+    cutting.start()
+    with caller.run(name, **options) as run:
+        assert run is not None
+        cutting.join()
+    caller.close()
+    query = "select id, status from cron_job_runs where job_name = %s"
+    assert db.execute(query, [name]).fetchall() == [(run.id, "succeeded")]
+
+
+@pytest.mark.parametrize("kind", CHECKED)
+@pytest.mark.parametrize(
+    ("options", "other_object"), [({}, False), ({"retries": 1}, True), ({"slots": 1}, False)], ids=str
 )
 def test_the_start_after_one_whose_answer_was_lost_is_a_run(
     network: Any, db: Db, name: str, kind: str, options: dict[str, Any], other_object: bool
@@ -117,8 +147,8 @@ def test_a_worker_does_not_wait_for_the_lock_of_a_run_whose_start_was_not_answer
     with db.transaction():
         assert db.execute(f"{running} for update".encode(), [name]).fetchall() == [("running",)]
         with pytest.raises(psycopg.errors.LockNotAvailable):
-            executor.close_unanswered()
-    executor.close_unanswered()
+            executor.close_lost_starts()
+    executor.close_lost_starts()
     assert db.execute(running, [name]).fetchall() == [("failed",)]
     caller.close()
 
@@ -154,21 +184,3 @@ def test_a_start_for_something_else_is_a_run_of_its_own_after_a_lost_one(
     caller.close()
     query = f"select {column}, status from cron_job_runs where job_name = %s order by started_at"
     assert db.execute(query.encode(), [name]).fetchall() == [(values[0], "failed"), (values[1], "succeeded")]
-
-
-def test_a_run_whose_answer_is_still_on_its_way_is_not_taken_for_a_lost_one(
-    network: Any, module_database: str, db: Db, name: str
-) -> None:
-    caller, own = Sync(network.url, size=3), Sync(module_database, size=3)
-    lose_a_start(network, caller, name, answer=False)
-    with own.run(name) as run:
-        assert run is not None
-        live.discard(run.id)  # as it is before the answer has arrived
-        sending.append((name, ""))
-        with caller.run(name) as second:
-            assert second is None
-        sending.remove((name, ""))
-    own.close()
-    caller.close()
-    query = "select status from cron_job_runs where job_name = %s order by started_at"
-    assert db.execute(query, [name]).fetchall() == [("succeeded",), ("skipped",)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -14,8 +15,11 @@ from tests.sql.race import IMPATIENT, Open, value
 Connection = psycopg.Connection[Any]
 Outcome = tuple[Any, Any]
 
-START = "start_job_run(%s, %s::jsonb, %s::interval, %s, %s::timestamptz)"
-STARTS = "pgonce_start_job_runs(%s::text[], %s::jsonb[], %s::interval[], %s::text[], %s::timestamptz[])"
+START = "start_job_run(%s, %s::jsonb, %s::interval, %s, %s::timestamptz, p_run_id => %s)"
+STARTS = (
+    "pgonce_start_job_runs(%s::text[], %s::jsonb[], %s::interval[], %s::text[], %s::timestamptz[],"
+    " p_run_ids => %s::uuid[])"
+)
 COMPLETE = "complete_job_run(%s, %s, %s)"
 COMPLETES = "pgonce_complete_job_runs(%s::uuid[], %s::integer[], %s::integer[])"
 
@@ -32,9 +36,10 @@ def populate(conn: Connection, choose: random.Random) -> list[Any]:
                 ids.append(
                     value(
                         conn,
-                        "insert into cron_job_runs (job_name, key, status, scheduled_for, run_window, heartbeat_at)"
-                        " values (%s, %s, %s, %s, '1 hour', clock_timestamp() - %s::interval) returning id",
-                        job, key, "running" if state == "stale" else state, tick, age,
+                        "insert into cron_job_runs (id, job_name, key, status, scheduled_for, run_window, heartbeat_at)"
+                        " values (%s, %s, %s, %s, %s, '1 hour', clock_timestamp() - %s::interval) returning id",
+                        UUID(int=choose.getrandbits(128)), job, key, "running" if state == "stale" else state, tick,
+                        age,
                     )
                 )  # fmt: skip
     return ids
@@ -67,6 +72,7 @@ def test_many_starts_are_as_many_single_ones(shared: Connection, seed: int) -> N
         choose = random.Random(seed)
         names = {id_: number for number, id_ in enumerate(populate(shared, choose))}
         rare = seed % 10 == 0
+        known = list(names) if seed % 5 == 0 else []
         batch = [
             (
                 choose.choice(["a", "a", "b", "b", "c", *([None, ""] if rare else [])]),
@@ -74,6 +80,7 @@ def test_many_starts_are_as_many_single_ones(shared: Connection, seed: int) -> N
                 choose.choice(["1 hour", "100 years", *(["0", "-1 s", "101 years", None] if rare else [])]),
                 choose.choice(["", "", "k", *([None] if rare else [])]),
                 choose.choice([None, None, "2026-01-01 00:00+00", "2026-01-02 00:00+00"]),
+                choose.choice([None, None, UUID(int=choose.getrandbits(128)), *known]),
             )
             for _ in range(choose.randint(1, 6))
         ]

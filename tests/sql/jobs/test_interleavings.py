@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from psycopg import errors
@@ -135,6 +135,27 @@ def test_a_start_runs_when_the_uncommitted_start_before_it_is_rolled_back(sessio
     with waiting(conn, second, lambda: start(second)) as run:
         first.rollback()
     assert run.result() is not None
+    assert statuses(conn) == {"running": 1}
+
+
+@pytest.mark.parametrize("tick", [None, TICK])
+@pytest.mark.parametrize("call", ["start_job_run(", "pgonce_start_job_run_in_slot(2, "])
+@pytest.mark.parametrize("scheduled", [False, True], ids=["", "a job with slots"])
+def test_a_start_that_is_sent_again_waits_for_the_first_one_and_is_the_same_run(
+    session: Open, conn: Connection, call: str, tick: str | None, scheduled: bool
+) -> None:
+    conn.execute("delete from pgonce_job_schedules")
+    if scheduled:
+        conn.execute(
+            "insert into pgonce_job_schedules (job_name, cron, timezone, next_tick, slots)"
+            " values ('j', '* * * * *', 'UTC', now(), 2)"
+        )
+    first, second, wanted = session(autocommit=False), session(), uuid4()
+    query = f"select {call}'j', p_scheduled_for => %s, p_run_id => %s)"
+    assert value(first, query, tick, wanted) == wanted
+    with waiting(conn, second, lambda: value(second, query, tick, wanted)) as again:
+        first.commit()
+    assert again.result() == wanted
     assert statuses(conn) == {"running": 1}
 
 

@@ -19,8 +19,8 @@ Connection = psycopg.Connection[Any]
 
 STATES = {"absent", "running", "stale", "succeeded", "failed", "skipped"}
 VERBS = {
-    "start_job_run", "pgonce_start_job_runs", "insert", "beat_job_run", "complete_job_run", "pgonce_complete_job_runs",
-    "fail_job_run", "pgonce_fence_job_run",
+    "start_job_run", "start_again", "pgonce_start_job_runs", "insert", "beat_job_run", "complete_job_run",
+    "pgonce_complete_job_runs", "fail_job_run", "pgonce_fence_job_run",
 }  # fmt: skip
 # special cases of a state, which are listed only under the verbs that distinguish them
 SPECIAL = {
@@ -63,6 +63,9 @@ class Run:
 
     def start_job_run(self) -> Any:
         return value(self.conn, "select start_job_run(%s, p_scheduled_for => %s)", self.job, self.tick)
+
+    def start_again(self) -> Any:
+        return self.id == value(self.conn, "select start_job_run(%s, p_run_id => %s)", self.job, self.id)
 
     def start_job_runs(self) -> Any:
         if rows(self.conn, "select from pgonce_job_pauses where job_name = %s", self.job):
@@ -116,7 +119,7 @@ def test_a_verb_moves_a_run_as_the_table_says(shared: Connection, cell: Cell) ->
     before = run.all()
     answer = attempt(getattr(run, cell.verb.removeprefix("pgonce_")))
     after = run.all()
-    if cell.to in {"false", "none", "PT404", "23505"}:
+    if cell.to in {"false", "none", "PT404", "PT409", "23505"}:
         assert answer == {"false": False, "none": None}.get(cell.to, cell.to)
         assert after == before
         return
@@ -136,16 +139,21 @@ def test_a_verb_moves_a_run_as_the_table_says(shared: Connection, cell: Cell) ->
             del before[run.id]
     else:
         assert answer is True
-        assert new == []
+        assert [row["id"] for row in new] == ([run.id] if cell.state == "absent" else [])
         assert after[run.id]["status"] == cell.to
-        if cell.state != cell.to or cell.verb in {
-            "beat_job_run",
-            "pgonce_fence_job_run",
-        }:  # what it says it does, and nothing more
+        # what it says it does, and nothing more
+        if before and (cell.state != cell.to or cell.verb in {"start_again", "beat_job_run", "pgonce_fence_job_run"}):
             moved = {name for name in after[run.id] if after[run.id][name] != before[run.id][name]}
             assert moved <= MOVED
             del before[run.id]
     assert {id_: after[id_] for id_ in before} == before
+
+
+def test_an_id_of_another_job_is_refused(shared: Connection) -> None:
+    run = Run(shared, "running")
+    before = run.all()
+    assert attempt(lambda: value(shared, "select start_job_run('another', p_run_id => %s)", run.id)) == "PT409"
+    assert run.all() == before
 
 
 def test_a_failed_run_cannot_be_failed_for_another_reason(shared: Connection) -> None:

@@ -127,6 +127,27 @@ def test_no_run_has_taken_less_than_nothing_after_the_clock_was_set_back(conn: C
     assert rows(conn, "select duration_ms from cron_job_runs where status <> 'running'") == [{"duration_ms": 0}]
 
 
+def test_a_retry_and_a_requested_run_that_are_sent_again_are_the_same_run(conn: Connection) -> None:
+    run, retry = put(conn, "due", "job"), uuid4()
+    for _ in range(2):
+        assert rows(conn, "select pgonce_retry_job_run(%s, p_retry_id => %s) as id", run, retry) == [{"id": retry}]
+    rows(conn, "select complete_job_run(%s)", retry)
+    for slots in (None, 2):
+        [request], wanted = rows(conn, "select pgonce_request_job_run('job') as id"), uuid4()
+        for _ in range(2):
+            start = "select pgonce_start_requested_job_run(%s, p_slots => %s, p_run_id => %s) as id"
+            assert rows(conn, start, request["id"], slots, wanted) == [{"id": wanted}]
+        rows(conn, "select complete_job_run(%s)", wanted)
+
+
+def test_a_start_in_a_slot_that_is_sent_again_is_the_same_run(conn: Connection) -> None:
+    wanted = uuid4()
+    for _ in range(2):
+        start = "select pgonce_start_job_run_in_slot(2, 'job', p_scheduled_for => '2026-01-01', p_run_id => %s) as id"
+        assert rows(conn, start, wanted) == [{"id": wanted}]
+    assert rows(conn, "select id, key from cron_job_runs") == [{"id": wanted, "key": "#1"}]
+
+
 def test_an_interrupted_run_starts_anew_without_a_retry_of_its_own_for_the_tick_that_it_had(conn: Connection) -> None:
     [first] = rows(
         conn, "select start_job_run('job', '{\"batch\": 3}', p_scheduled_for => '2026-01-01 06:00+00') as id"

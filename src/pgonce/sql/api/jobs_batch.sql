@@ -23,7 +23,7 @@
 -- Planned as in webhooks_batch.sql: one plan for all calls, which finds each run by its index.
 create or replace function pgonce_start_job_runs(
   p_job_names text[], p_scopes jsonb[], p_windows interval[], p_keys text[], p_scheduled_for timestamptz[],
-  p_processes text[] default null)
+  p_processes text[] default null, p_run_ids uuid[] default null)
 returns uuid[]
 language plpgsql set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
@@ -32,15 +32,17 @@ declare
   v_answered boolean[];
 begin
   if 1 <> any (array[array_lower(p_job_names, 1), array_lower(p_scopes, 1), array_lower(p_windows, 1), array_lower(p_keys, 1),
-                     array_lower(p_scheduled_for, 1), array_lower(p_processes, 1)]) then
+                     array_lower(p_scheduled_for, 1), array_lower(p_processes, 1), array_lower(p_run_ids, 1)]) then
     raise sqlstate '22023' using message = 'the arrays must begin at 1';
   end if;
   -- One INSERT writes the runs that begin and those that overlap. It leaves out a run if another session has written it
   -- since, or if the same run is twice in this call.
   with given as (
-    select gen_random_uuid() as id, clock_timestamp() as now, g.*, r.id as holder, r.started_at as since, r.expires
-    from unnest(p_job_names, p_scopes, p_windows, p_keys, p_scheduled_for, p_processes) with ordinality
-      as g (job_name, scope, run_window, key, scheduled_for, process, place)
+    -- a skipped row does not get the id: the caller may send its start again
+    select case when r.id is null and g.run_id is not null then g.run_id else gen_random_uuid() end as id, clock_timestamp() as now, g.*,
+           r.id as holder, r.started_at as since, r.expires
+    from unnest(p_job_names, p_scopes, p_windows, p_keys, p_scheduled_for, p_processes, p_run_ids) with ordinality
+      as g (job_name, scope, run_window, key, scheduled_for, process, run_id, place)
     -- with a limit: without it the planner might choose a join that reads all running runs
     left join lateral (
       select r.id, r.started_at, r.heartbeat_at + r.run_window as expires from cron_job_runs r
@@ -54,6 +56,7 @@ begin
            process
     from given
     where job_name > '' and run_window between '1 us' and '100 years' and key is not null and (holder is null or expires > now)
+      and not exists (select from cron_job_runs o where o.id = given.run_id)
       and not exists (select from pgonce_job_pauses p where p.job_name = given.job_name)
       and (scheduled_for is null or not exists (
         select from pgonce_job_schedules s where s.job_name = given.job_name and s.key = given.key and s.slots is not null))
@@ -65,12 +68,12 @@ begin
   for i in 1 .. coalesce(cardinality(v_ids), 0) loop
     if not v_answered[i] then
       v_ids[i] := start_job_run(p_job_names[i], p_scopes[i], p_windows[i], p_keys[i], p_scheduled_for[i],
-                                 p_process => p_processes[i]);
+                                 p_process => p_processes[i], p_run_id => p_run_ids[i]);
     end if;
   end loop;
   return coalesce(v_ids, '{}');
 end $$;
-comment on function pgonce_start_job_runs(text[], jsonb[], interval[], text[], timestamptz[], text[]) is
+comment on function pgonce_start_job_runs(text[], jsonb[], interval[], text[], timestamptz[], text[], uuid[]) is
   'pgonce: start_job_run for many runs without retries, in one statement. Returns their ids, and null where start_job_run '
   'returns null. The arrays have one element for each run. Sort them by job and key everywhere: two sessions with the same '
   'runs then wait for each other and do not deadlock.';

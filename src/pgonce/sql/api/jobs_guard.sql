@@ -16,6 +16,12 @@
 -- skipped   | start_job_run    | running   | no other run is running
 -- paused    | start_job_run    | skipped   | an operator paused the job: null, and a row with the reason
 -- ticked    | start_job_run    | none      | this tick has fired already, on any machine
+-- absent    | start_again      | running   | start_job_run with p_run_id: the id of the run is the caller's
+-- running   | start_again      | running   | the answer was lost: it is still the caller's
+-- stale     | start_again      | running   | late, but nobody took it over
+-- succeeded | start_again      | PT409     | it has ended: each start needs an id of its own
+-- failed    | start_again      | PT409     | it has ended, or was taken over
+-- skipped   | start_again      | PT409     | it never ran
 -- absent    | insert           | running   | a plain INSERT by a client that uses only the specification's tables
 -- running   | insert           | 23505     | the partial unique index allows only one running run
 -- stale     | insert           | running   | a crashed run must not block the job forever: the trigger closes it
@@ -145,11 +151,12 @@ comment on function pgonce_pause_text(timestamptz, text) is 'pgonce: a pause for
 create or replace function start_job_run(
   p_job_name text, p_scope jsonb default '{}', p_window interval default '15 minutes',
   p_key text default '', p_scheduled_for timestamptz default null, p_retries integer default 0,
-  p_backoff interval default '1 minute', p_process text default null)
+  p_backoff interval default '1 minute', p_process text default null, p_run_id uuid default null)
 returns uuid
 language plpgsql set search_path from current set enable_seqscan = off as $$
 declare
   v_id uuid;
+  v_name text;
   v_holder uuid;
   v_since timestamptz;
   v_expired boolean;
@@ -170,6 +177,13 @@ begin
     end;
   end if;
   for v_try in 1 .. 10 loop
+    if p_run_id is not null then
+      select job_name into v_name from cron_job_runs where id = p_run_id;
+      if found then
+        if v_name = p_job_name and beat_job_run(p_run_id) then return p_run_id; end if;
+        raise sqlstate 'PT409' using message = format('run %s has ended, or is of another job: each start needs an id of its own', p_run_id);
+      end if;
+    end if;
     if p_scheduled_for is not null then
       v_keys := pgonce_slot_keys(p_key, (
         select slots from pgonce_job_schedules where job_name = p_job_name and key = p_key));
@@ -177,11 +191,13 @@ begin
         perform pg_advisory_xact_lock(hashtextextended('pgonce slots ' || p_job_name || chr(10) || p_key, 0));
       end if;
       if exists (
-        select from cron_job_runs where job_name = p_job_name and key = any (v_keys) and scheduled_for = p_scheduled_for) then
+        select from cron_job_runs
+        where job_name = p_job_name and key = any (v_keys) and scheduled_for = p_scheduled_for and id is distinct from p_run_id) then
         return null;
       end if;
       select id, started_at into v_holder, v_since from cron_job_runs
       where cardinality(v_keys) > 1 and job_name = p_job_name and key = any (v_keys) and key <> p_key and status = 'running'
+        and id is distinct from p_run_id
         and (heartbeat_at + run_window > clock_timestamp() or pgonce_has_heartbeat(id, run_window))
       order by started_at limit 1;
     end if;
@@ -189,8 +205,8 @@ begin
     if v_holder is null then
       -- NOT EXISTS, because ON CONFLICT alone would wait for the running run's uncommitted update. The clock is read inside the
       -- statement: a time read before its snapshot could be earlier than the end of a run that the snapshot shows as ended.
-      insert into cron_job_runs (job_name, scope, key, run_window, scheduled_for, started_at, heartbeat_at, retries, backoff, process)
-      select p_job_name, coalesce(p_scope, '{}'), p_key, p_window, p_scheduled_for, clock.now, clock.now,
+      insert into cron_job_runs (id, job_name, scope, key, run_window, scheduled_for, started_at, heartbeat_at, retries, backoff, process)
+      select coalesce(p_run_id, gen_random_uuid()), p_job_name, coalesce(p_scope, '{}'), p_key, p_window, p_scheduled_for, clock.now, clock.now,
              nullif(p_retries, 0), case when p_retries > 0 then p_backoff end, p_process
       from (select clock_timestamp() as now) clock
       where not exists (select from cron_job_runs where job_name = p_job_name and key = p_key and status = 'running')
@@ -202,6 +218,10 @@ begin
       -- Which run is running? A new statement also sees what has been committed since the INSERT.
       select id, started_at, heartbeat_at + run_window <= clock_timestamp() into v_holder, v_since, v_expired
       from cron_job_runs where job_name = p_job_name and key = p_key and status = 'running';
+      if v_holder = p_run_id then  -- the caller's first request has committed since
+        v_holder := null;
+        continue;
+      end if;
       if found and v_expired then
         -- Concurrent takeovers wait for each other here. Each one that loses then sees the winner's committed row and names the
         -- right run. With the row lock alone, half of 200 losers named the dead run.
@@ -241,13 +261,14 @@ begin
   raise sqlstate '40001' using message = format('runs of job %s started and ended concurrently ten times', p_job_name),
     hint = 'retry';
 end $$;
-comment on function start_job_run(text, jsonb, interval, text, timestamptz, integer, interval, text) is
+comment on function start_job_run(text, jsonb, interval, text, timestamptz, integer, interval, text, uuid) is
   'pgonce: starts a run of the job and returns its id, which is its token. null = overlap (a skipped row names the running '
   'run), or the job is paused (a skipped row has the reason), or the tick p_scheduled_for has fired already (nothing is '
   'written). p_window: a run without a heartbeat for this long counts as dead; it is stored with the run. p_key: runs with '
   'different keys may run at the same time. p_retries: how many times a failed run is retried, by a worker that has the job. '
   'p_backoff: the delay before the first retry; it doubles with every further one. p_process: host:pid of the process that '
-  'runs it, so that a hanging run can be found.';
+  'runs it, so that a hanging run can be found. p_run_id: a new uuid of yours as the run''s id. If the answer is lost, call again with '
+  'the same arguments: you get the same run, as long as nobody else has ended it (then PT409).';
 
 -- In the functions below that take a run's id, "status || ''" keeps the planner from using the indexes of running runs. The
 -- planner takes them for the smallest. But every end leaves a dead entry in them, and under a long snapshot these accumulate.

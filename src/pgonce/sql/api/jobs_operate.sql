@@ -107,7 +107,7 @@ comment on function pgonce_open_job_requests(text[]) is
 -- The answer and the run commit together: a worker that dies in between leaves the request open for another one.
 create or replace function pgonce_start_requested_job_run(
   p_request_id uuid, p_key text default '', p_window interval default '15 minutes', p_retries integer default 0,
-  p_backoff interval default '1 minute', p_process text default null, p_slots integer default null)
+  p_backoff interval default '1 minute', p_process text default null, p_slots integer default null, p_run_id uuid default null)
 returns uuid
 language plpgsql set search_path from current as $$
 declare
@@ -115,12 +115,12 @@ declare
   v_run uuid;
 begin
   select * into q from pgonce_job_requests where id = p_request_id and answered_at is null for update skip locked;
-  if not found then return null; end if;
+  if not found then return (select run_id from pgonce_job_requests where id = p_request_id and run_id = p_run_id); end if;
   if p_slots is null then
-    v_run := start_job_run(q.job_name, q.scope, p_window, coalesce(q.key, p_key), null, p_retries, p_backoff, p_process);
+    v_run := start_job_run(q.job_name, q.scope, p_window, coalesce(q.key, p_key), null, p_retries, p_backoff, p_process, p_run_id);
   else
     v_run := pgonce_start_job_run_in_slot(
-      p_slots, q.job_name, q.scope, p_window, coalesce(q.key, p_key), null, p_retries, p_backoff, p_process);
+      p_slots, q.job_name, q.scope, p_window, coalesce(q.key, p_key), null, p_retries, p_backoff, p_process, p_run_id);
   end if;
   update pgonce_job_requests
   set answered_at = clock_timestamp(), run_id = v_run, answer = case
@@ -131,7 +131,7 @@ begin
   where id = p_request_id;
   return v_run;
 end $$;
-comment on function pgonce_start_requested_job_run(uuid, text, interval, integer, interval, text, integer) is
+comment on function pgonce_start_requested_job_run(uuid, text, interval, integer, interval, text, integer, uuid) is
   'pgonce: starts the run that a request asks for, and answers the request, in one transaction. Returns the run''s id. null = '
   'another worker has started it, or another run is running (the answer names it), or the job is paused.';
 
@@ -251,7 +251,8 @@ comment on function pgonce_choose_job_slot(integer, text, text) is
 -- would be skipped although another slot is free.
 create or replace function pgonce_start_job_run_in_slot(
   p_slots integer, p_job_name text, p_scope jsonb default '{}', p_window interval default '15 minutes', p_key text default '',
-  p_scheduled_for timestamptz default null, p_retries integer default 0, p_backoff interval default '1 minute', p_process text default null)
+  p_scheduled_for timestamptz default null, p_retries integer default 0, p_backoff interval default '1 minute',
+  p_process text default null, p_run_id uuid default null)
 returns uuid
 language plpgsql set search_path from current as $$
 declare
@@ -264,15 +265,16 @@ begin
   if p_scheduled_for is not null then
     -- Without a schedule nothing says how many slots another release has: then all that it may have are looked up.
     if exists (
-      select from cron_job_runs where job_name = p_job_name and scheduled_for = p_scheduled_for and key = any (pgonce_slot_keys(p_key, coalesce(
+      select from cron_job_runs where job_name = p_job_name and scheduled_for = p_scheduled_for and id is distinct from p_run_id
+        and key = any (pgonce_slot_keys(p_key, coalesce(
         (select greatest(s.slots, p_slots) from pgonce_job_schedules s where s.job_name = p_job_name and s.key = p_key), 1000)))) then
       return null;  -- it has fired in one of the slots
     end if;
     update pgonce_job_schedules set slots = p_slots where job_name = p_job_name and key = p_key and coalesce(slots, 0) < p_slots;
   end if;
   v_key := (pgonce_choose_job_slot(p_slots, p_job_name, p_key)).slot;
-  return start_job_run(p_job_name, p_scope, p_window, v_key, p_scheduled_for, p_retries, p_backoff, p_process);
+  return start_job_run(p_job_name, p_scope, p_window, v_key, p_scheduled_for, p_retries, p_backoff, p_process, p_run_id);
 end $$;
-comment on function pgonce_start_job_run_in_slot(integer, text, jsonb, interval, text, timestamptz, integer, interval, text) is
+comment on function pgonce_start_job_run_in_slot(integer, text, jsonb, interval, text, timestamptz, integer, interval, text, uuid) is
   'pgonce: start_job_run for a job of which p_slots runs may run at the same time. It uses a free key of key#1, key#2 and so '
   'on. null = all are taken, or the tick has fired.';

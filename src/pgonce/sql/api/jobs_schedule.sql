@@ -165,7 +165,8 @@ comment on function pgonce_due_job_retries(text[], integer) is
   'pgonce: the failed runs of these jobs whose retry is due, with the tick of the first attempt. pgonce_retry_job_run starts a '
   'retry.';
 
-create or replace function pgonce_retry_job_run(p_run_id uuid, p_process text default null, p_slots integer default null)
+create or replace function pgonce_retry_job_run(
+  p_run_id uuid, p_process text default null, p_slots integer default null, p_retry_id uuid default null)
 returns uuid
 language plpgsql set search_path from current as $$
 declare
@@ -180,7 +181,7 @@ declare
 begin
   -- skip locked: the session that holds the lock is starting this retry
   select counted, retries into v_counted, v_retries from pgonce_job_retries where run_id = p_run_id for update skip locked;
-  if not found then return null; end if;
+  if not found then return (select id from cron_job_runs where id = p_retry_id); end if;
   select * into r from cron_job_runs where id = p_run_id;
   if found and exists (select from pgonce_job_pauses where job_name = r.job_name and coalesce(paused_until, 'infinity') > clock_timestamp()) then
     update pgonce_job_retries set due_at = clock_timestamp() + interval '1 minute' where run_id = p_run_id;
@@ -206,8 +207,8 @@ begin
     where n.job_name = r.job_name and n.key = any (v_keys) and n.started_at > r.started_at and n.scheduled_for is not null
       and n.status <> 'skipped' and n.scope is not distinct from r.scope
       and not exists (select from pgonce_job_schedules s where s.job_name = r.job_name and s.key = v_base and s.catch_up = 'all')) then
-    insert into cron_job_runs (job_name, scope, key, run_window, started_at, retries, backoff, attempt, retry_of, for_tick, process)
-    select r.job_name, r.scope, v_key, r.run_window, clock_timestamp(), case when v_counted then r.retries else v_retries end,
+    insert into cron_job_runs (id, job_name, scope, key, run_window, started_at, retries, backoff, attempt, retry_of, for_tick, process)
+    select coalesce(p_retry_id, gen_random_uuid()), r.job_name, r.scope, v_key, r.run_window, clock_timestamp(), case when v_counted then r.retries else v_retries end,
            r.backoff, r.attempt + v_counted::integer, r.id, coalesce(r.scheduled_for, r.for_tick), p_process
     where v_key is not null
     on conflict do nothing
@@ -220,8 +221,8 @@ begin
   delete from pgonce_job_retries where run_id = p_run_id;
   return v_id;
 end $$;
-comment on function pgonce_retry_job_run(uuid, text, integer) is
+comment on function pgonce_retry_job_run(uuid, text, integer, uuid) is
   'pgonce: starts the next attempt of a failed run and returns its id. null = another worker has started it; or there is '
   'nothing to retry; or a newer tick of the job has done the work; or another run of the job is running or the job is paused, '
   'and the retry is postponed. p_process: host:pid of the process that runs it. p_slots: how many runs of the job may run at '
-  'the same time; the retry uses any of its slots.';
+  'the same time; the retry uses any of its slots. p_retry_id: the id of the retry; if the answer is lost, the same call has it again.';

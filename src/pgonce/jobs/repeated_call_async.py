@@ -1,8 +1,9 @@
-"""Writing the end of a run while the database is unavailable for a moment."""
+"""Writing the start or the end of a run while the database is unavailable for a moment."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
@@ -14,22 +15,24 @@ from pgonce.core.execute_async import Pool, call, execute
 from pgonce.errors import PgonceError, is_transient, translate
 from pgonce.jobs.pool_address import address
 
+T = TypeVar("T")
+
 PAUSES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Seconds between attempts to write the end: a restart or a failover is over by then."""
 
 
-async def record_end(
+async def call_repeatedly(
     pool: Pool,
     schema: str,
-    wanted: Call[bool],
+    wanted: Call[T],
     call_batcher: AsyncCallBatcher,
     pauses: Iterable[float] = PAUSES,
     *,
     on_own_connection: bool = False,
-) -> bool:
-    """What the database answers to ``wanted``, which ends a run; repeated while the database is unavailable.
+) -> T:
+    """What the database answers to ``wanted``, a start or an end of a run; repeated while the database is unavailable.
 
-    Repeating is safe: a repeated end has the answer of the first. The first time it is sent on a connection of the
+    Repeating is safe: a repeated call has the answer of the first. The first time it is sent on a connection of the
     pool, then on one of its own: after a restart the pool's are all dead, and a job that hangs may hold them.
 
     ``pauses``: seconds between the attempts. ``on_own_connection``: the first attempt has a connection of its own, too.
@@ -54,7 +57,7 @@ async def record_end(
         await sleep(pause)
 
 
-async def _execute_on_own(pool: Pool, schema: str, wanted: Call[bool]) -> bool:
+async def _execute_on_own(pool: Pool, schema: str, wanted: Call[T]) -> T:
     conninfo, options = address(pool)
     try:
         conn = await AsyncConnection.connect(conninfo, **options)
