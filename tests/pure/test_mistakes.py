@@ -228,7 +228,7 @@ MISTAKES: list[tuple[str, Callable[[], object], str]] = [
     ("retries=10**10", lambda: job("j", retries=10**10), "retries of job j must be at most 2,147,483,647, not 10,000,000,000"),
     ("slots=1001", lambda: job("j", slots=1001), "slots of job j must be at most 1,000, not 1,001"),
     ("window= of a thousand years", lambda: job("j", window="365000 days"), "the window of job j must be at most 36,000 days"),
-    ('backoff="2 years"', lambda: job("j", retries=1, backoff=timedelta(days=730)), "the backoff of job j must be at most 360 days"),
+    ('backoff="2 days"', lambda: job("j", retries=1, backoff="2 days"), "the backoff of job j must be at most a day"),
     ('expect_every="0.5 s"', lambda: job("j", expect_every="0.5 s"), "expect_every of job j must be at least 1 s"),
     ("expect_every=timedelta.max", lambda: job("j", expect_every=timedelta.max), "expect_every of job j must be at most 36,000 days"),
     ("expect_grace=timedelta.max", lambda: job("j", expect_every="1 day", expect_grace=timedelta.max),

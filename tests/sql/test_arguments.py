@@ -58,7 +58,7 @@ REFUSED = {
         start_job_run('j', p_retries => -1)
         start_job_run('j', p_retries => null)
         start_job_run('j', p_backoff => '0')
-        start_job_run('j', p_backoff => '2 years')
+        start_job_run('j', p_backoff => '25 hours')
         start_job_run('j', p_backoff => null)
         pgonce_start_job_runs('{j,""}', '{null,null}', '{1h,1h}', array['', ''], '{null,null}')
         pgonce_start_job_runs('{j}', '{null}', '{0}', array[''], '{null}')

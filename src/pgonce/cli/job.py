@@ -21,6 +21,7 @@ from pgonce.core.callables import ensure_awaitable, ensure_result
 from pgonce.core.forked_child import ends_forked_child
 from pgonce.errors import DatabaseUnavailable, LeaseLost, RunStopped, class_and_line
 from pgonce.jobs import calls
+from pgonce.jobs.arguments import LONGEST_BACKOFF
 from pgonce.jobs.guard import Jobs, Run
 from pgonce.jobs.guard_async import AsyncJobs, AsyncRun
 from pgonce.jobs.registry import Job
@@ -66,7 +67,7 @@ def _attempts(job: Job, what: dict[str, Any], db: Database, interrupts: Interrup
                 raise
             print_line(f"{job.name}: failed ({class_and_line(error)}), next attempt in {pause}", err=True)
             time.sleep(pause.total_seconds())
-            left, pause = left - 1, pause * 2
+            left, pause = left - 1, min(pause * 2, LONGEST_BACKOFF)
 
 
 def _in_time(job: Job, start: dict[str, Any], begun: list[UUID], db: Database, interrupts: Interrupts) -> Any:

@@ -19,7 +19,8 @@ LONGEST = 2500
 MOST_DIGITS = 4000
 """Of a whole number in a scope: Python writes no number of more than 4,300 digits as text."""
 YEAR = timedelta(days=360)
-"""How long a year is for PostgreSQL when it compares intervals: the longest backoff, and a hundredth of a window."""
+"""How long a year is for PostgreSQL when it compares intervals: a hundredth of the longest window."""
+LONGEST_BACKOFF = timedelta(days=1)
 _AS_TEXT = (UUID, datetime, date, time)
 
 
@@ -38,17 +39,17 @@ def read_names(name: Any, key: Any) -> tuple[str, str]:
     return texts
 
 
-def read_length(text: Any, name: str, *, least: timedelta | None = None, years: int = 100) -> timedelta:
+def read_length(text: Any, name: str, *, least: timedelta | None = None, most: timedelta = 100 * YEAR) -> timedelta:
     """``text`` as a length of time that the database accepts.
 
     Raises:
-        InvalidArgument: it cannot be read, or is shorter than ``least``, or longer than ``years``.
+        InvalidArgument: it cannot be read, or is shorter than ``least``, or longer than ``most``.
     """
     found = interval(text, name)
     if least is not None and found < least:
         raise InvalidArgument(f"{name} must be at least {least.total_seconds():g} s")
-    if found > years * YEAR:
-        raise InvalidArgument(f"{name} must be at most {years * YEAR.days:,} days")
+    if found > most:
+        raise InvalidArgument(f"{name} must be at most {'a day' if most.days == 1 else f'{most.days:,} days'}")
     return found
 
 

@@ -105,7 +105,7 @@ class Jobs:
                 least every 15 s.
             scheduled_for: the tick this run is for; it fires once over all machines.
             retries: how often a failure is retried, by a worker whose app has the job.
-            backoff: the time before the first retry; it doubles with each.
+            backoff: the time before the first retry, at most a day; it doubles with each, up to a day.
             timeout: after this long the run has failed; see ``run.stop_requested``.
             slots: at most this many runs of the job and key at once, 1 to 1000.
             expect_every: from this call on the job must start at least this often, whoever starts it; otherwise it is

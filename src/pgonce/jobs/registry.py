@@ -22,7 +22,7 @@ from pgonce.core.registration import (
 )
 from pgonce.errors import InvalidArgument
 from pgonce.jobs import calls
-from pgonce.jobs.arguments import read_length, read_names
+from pgonce.jobs.arguments import LONGEST_BACKOFF, read_length, read_names
 from pgonce.jobs.cron import CatchUp, Cron, Every, Plan, read_plan
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -103,7 +103,7 @@ class JobRegistry:
                 full hour.
             grace: a tick that has not started this long after its jitter counts as missed.
             retries: how often a failure is retried, each time by a new run.
-            backoff: the time before the first retry; it doubles with each retry, up to a day.
+            backoff: the time before the first retry, at most a day; it doubles with each retry, up to a day.
             timeout: after this long the run fails. An asynchronous job is cancelled; a synchronous one sees
                 ``run.stop_requested`` and its transactions are refused.
             slots: at most this many runs at the same time, 1 to 1000. Each has its own key: key#1, key#2 and so on.
@@ -138,7 +138,10 @@ class JobRegistry:
         if expect_every is not None:
             expected = read_length(expect_every, f"expect_every {of}", least=timedelta(seconds=1))
         patience = read_length(expect_grace, f"expect_grace {of}")
-        length, pause = read_length(window, f"the window {of}"), read_length(backoff, f"the backoff {of}", years=1)
+        length, pause = (
+            read_length(window, f"the window {of}"),
+            read_length(backoff, f"the backoff {of}", most=LONGEST_BACKOFF),
+        )
         limit = None if timeout is None else interval(timeout, f"the timeout {of}")
         if retries == 0 and backoff != "1 minute":
             raise InvalidArgument(f"backoff {of} does nothing without retries: add retries=3, or leave it out")

@@ -148,6 +148,16 @@ def test_a_start_in_a_slot_that_is_sent_again_is_the_same_run(conn: Connection) 
     assert rows(conn, "select id, key from cron_job_runs") == [{"id": wanted, "key": "#1"}]
 
 
+def test_the_longest_backoff_can_be_doubled_for_ever(conn: Connection) -> None:
+    [run] = rows(conn, "select start_job_run('job', p_retries => 1000, p_backoff => '1 day') as id")
+    conn.execute("update cron_job_runs set attempt = 999")
+    assert rows(conn, "select fail_job_run(%s, 'why') as ok", run["id"]) == [{"ok": True}]
+    days = (
+        "select round(extract(epoch from due_at - clock_timestamp()) / 86400)::integer as days from pgonce_job_retries"
+    )
+    assert rows(conn, days) == [{"days": 1}]
+
+
 def test_an_interrupted_run_starts_anew_without_a_retry_of_its_own_for_the_tick_that_it_had(conn: Connection) -> None:
     [first] = rows(
         conn, "select start_job_run('job', '{\"batch\": 3}', p_scheduled_for => '2026-01-01 06:00+00') as id"

@@ -166,14 +166,14 @@ declare
 begin
   -- One short expression, because it is set up again in every transaction. Only if it fails, the CASE finds the reason.
   if (p_job_name > '' and p_window between '1 us' and '100 years' and p_key is not null and p_retries >= 0
-      and p_backoff between '1 us' and '1 year') is not true then
+      and p_backoff between '1 us' and '1 day') is not true then
     raise sqlstate '22023' using message = case
       when coalesce(p_job_name, '') = '' then 'the job name must not be empty'
       -- the upper bound: if heartbeat + window is beyond the range of timestamps, every later start fails
       when coalesce(p_window, '0') <= '0' or p_window > '100 years' then 'the window must be longer than zero and at most 100 years'
       when p_key is null then 'the key must not be null: leave it out, or pass an empty string'
       when coalesce(p_retries, -1) < 0 then 'the number of retries must not be negative'
-      else 'the backoff must be longer than zero and at most a year'
+      else 'the backoff must be longer than zero and at most a day'
     end;
   end if;
   for v_try in 1 .. 10 loop
