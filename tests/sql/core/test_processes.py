@@ -70,6 +70,19 @@ def test_a_row_without_a_sign_of_life_for_a_day_is_deleted_at_the_next_start_and
     assert {row["id"] for row in rows(conn, "select id from pgonce_processes")} == {remembered, started}
 
 
+def test_after_the_clock_was_set_back_a_dead_process_is_dead_after_a_minute(conn: Connection) -> None:
+    """It counted as live until the clock had caught up."""
+    dead, live = uuid4(), uuid4()
+    for process in (dead, live):
+        register(conn, process)
+        silent_for(conn, process, "-1 hour")
+    listed = "select array_agg(live) as live from pgonce_list_processes()"
+    assert rows(conn, listed) == [{"live": [False]}]
+    rows(conn, "select pgonce_beat_process(%s)", live)
+    seen = "select last_seen_at <= clock_timestamp() as past from pgonce_processes"
+    assert rows(conn, seen) == [{"past": True}] * 2
+
+
 def test_the_services_that_are_counted_are_live_and_of_one_kind(conn: Connection) -> None:
     silent = uuid4()
     for process, does in ((uuid4(), "events"), (uuid4(), "events"), (silent, "events"), (uuid4(), "jobs")):

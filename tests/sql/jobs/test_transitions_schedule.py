@@ -158,6 +158,18 @@ def test_the_longest_backoff_can_be_doubled_for_ever(conn: Connection) -> None:
     assert rows(conn, days) == [{"days": 1}]
 
 
+def test_after_the_clock_was_set_back_a_dead_run_is_closed_when_its_window_is_over(conn: Connection) -> None:
+    """It blocked its job for a window after the clock had caught up."""
+    for job in ("job", "apart"):
+        [run] = rows(conn, "select start_job_run(%s, p_window => '1 hour') as id", job)
+        if job == "apart":
+            rows(conn, "select pgonce_keep_heartbeats_apart(%s)", run["id"])
+    conn.execute("update cron_job_runs set heartbeat_at = heartbeat_at + interval '1 day'")
+    assert rows(conn, "select pgonce_abandon_job_runs() as closed") == [{"closed": 0}]
+    ahead = "select job_name from cron_job_runs where heartbeat_at > clock_timestamp()"
+    assert rows(conn, ahead) == [{"job_name": "apart"}]
+
+
 def test_an_interrupted_run_starts_anew_without_a_retry_of_its_own_for_the_tick_that_it_had(conn: Connection) -> None:
     [first] = rows(
         conn, "select start_job_run('job', '{\"batch\": 3}', p_scheduled_for => '2026-01-01 06:00+00') as id"

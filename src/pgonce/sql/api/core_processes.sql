@@ -51,7 +51,11 @@ create or replace function pgonce_beat_process(p_id uuid, p_busy integer default
 language plpgsql set search_path from current as $$
 begin
   update pgonce_processes set last_seen_at = clock_timestamp(), busy = p_busy, busy_with = p_busy_with where id = p_id;
-  return found;
+  if not found then return false; end if;
+  -- After the clock was set back, a dead process would count as live until the clock has caught up.
+  update pgonce_processes set last_seen_at = clock_timestamp() where id in (
+    select id from pgonce_processes where last_seen_at > clock_timestamp() + interval '1 minute' for update skip locked);
+  return true;
 end $$;
 comment on function pgonce_beat_process(uuid, integer, text[]) is
   'pgonce: records a heartbeat of a registered service, with how much it is doing now and what. false = there is no such '
@@ -66,7 +70,8 @@ end $$;
 comment on function pgonce_end_process(uuid) is 'pgonce: records a clean stop of a registered service: its row is deleted.';
 
 create or replace view pgonce_live_processes as
-select * from pgonce_processes where last_seen_at > clock_timestamp() - interval '1 minute';
+select * from pgonce_processes
+where last_seen_at between clock_timestamp() - interval '1 minute' and clock_timestamp() + interval '1 minute';
 comment on view pgonce_live_processes is 'The services of processes that have sent a heartbeat within the last minute.';
 
 create or replace function pgonce_count_live_processes(p_does text) returns bigint
@@ -92,7 +97,7 @@ language sql stable set search_path from current set jit = off as $$
     select p.*, coalesce(p.release <> n.release or n.release = '' and p.digest <> k.digest, false) as outdated
     from pgonce_processes p left join newest n on n.app = p.app left join newest_of_kind k on k.app = p.app and k.does = p.does)
   select m.host, m.pid, array_agg(distinct m.does), max(m.version), max(m.app), max(coalesce(nullif(m.release, ''), left(m.digest, 7))),
-         bool_or(m.outdated), max(m.last_seen_at) > clock_timestamp() - interval '1 minute',
+         bool_or(m.outdated), max(m.last_seen_at) between clock_timestamp() - interval '1 minute' and clock_timestamp() + interval '1 minute',
          array(select distinct h from pgonce_processes o, unnest(o.handlers) h where o.host = m.host and o.pid = m.pid order by h),
          array(select distinct j from pgonce_processes o, unnest(o.jobs) j where o.host = m.host and o.pid = m.pid order by j),
          sum(m.busy)::integer, sum(m.capacity)::integer,

@@ -131,6 +131,12 @@ declare
   v_name text;
   v_key text;
 begin
+  -- After the clock was set back, the run of a dead process would seem to be alive until the clock has caught up. Not where the
+  -- run's own transactions must be the only ones to update its row, see pgonce_keep_heartbeats_apart.
+  update cron_job_runs set heartbeat_at = clock_timestamp() where id in (
+    select id from cron_job_runs where status = 'running' and heartbeat_at > clock_timestamp() + interval '1 minute'
+      and id not in (select run_id from pgonce_job_heartbeats)
+    for update skip locked);
   -- In a fixed order: two concurrent sweeps lock the same rows, and neither waits (skip locked) nor deadlocks.
   for r in
     select job_name, key from cron_job_runs
