@@ -9,8 +9,9 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
@@ -110,6 +111,8 @@ def exec_(
     Example: pgonce exec nightly_backup --window 30m pg_dump --file /backup/shop.sql shop
     """
     require_posix()
+    # one tick has one idempotency key, in whatever time zone it was given
+    scheduled_for = scheduled_for and scheduled_for.astimezone(UTC)
     # A parent may have set SIGCHLD to be ignored ("trap '' CHLD"); the kernel then keeps no exit status.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     pool = db.pool  # before the handlers: a signal ends the wait for a connection
@@ -138,6 +141,9 @@ def _key(run: Run, scheduled_for: datetime | None) -> str:
 def _run(
     run: Run, command: tuple[str, ...], received: list[int], patience: float, limit: timedelta | None, key: str
 ) -> int:
+    if stop := _find_stop(received):
+        run.fail(f"ended by {stop.name} before the command began")
+        return 128 + stop
     try:
         path = find_command(command[0])
     except CannotExecute as error:
@@ -188,7 +194,7 @@ def _watch(
     while not group.has_ended(LOOK) or not (group.is_empty(LOOK) if why else output.has_ended(LOOK)):
         group.report()
         to_send = [received.pop(0) for _ in received[:]]
-        if why is None and any(signal.Signals(each).name in STOPS for each in to_send):
+        if why is None and _find_stop(to_send):
             why = "a signal"
             kill_at = time.monotonic() + patience
         if why is None and (why := LATE if time.monotonic() > late_at else _stopped(run)):
@@ -202,6 +208,10 @@ def _watch(
             ours = False
             _say(f"{run.name}: it runs as another user and cannot be stopped from here: waiting for its end")
     return why
+
+
+def _find_stop(numbers: Iterable[int]) -> signal.Signals | None:
+    return next((each for each in map(signal.Signals, numbers) if each.name in STOPS), None)
 
 
 def _stopped(run: Run) -> str | None:

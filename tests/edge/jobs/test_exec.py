@@ -324,7 +324,7 @@ def test_a_tick_fires_once(start: Exec, conn: Connection) -> None:
 
 
 def test_a_command_finds_its_tick_in_its_environment_in_utc_and_a_key_for_what_it_sends(start: Exec) -> None:
-    child = start('echo "$PGONCE_SCHEDULED_FOR $PGONCE_IDEMPOTENCY_KEY"', "--scheduled-for", "2026-01-01T06:00")
+    child = start('echo "$PGONCE_SCHEDULED_FOR $PGONCE_IDEMPOTENCY_KEY"', "--scheduled-for", "2026-01-01T07:00+01:00")
     out, _ = child.communicate(timeout=30)
     assert out.split() == ["2026-01-01T06:00:00+00:00", "job::2026-01-01T06:00:00+00:00"]
     child = start('echo "${PGONCE_SCHEDULED_FOR-none}"', name="no tick")
@@ -383,6 +383,20 @@ def test_a_signal_is_passed_on_and_a_command_that_cleans_up_is_waited_for(
     _, status, message = last_run(conn)
     assert status == "failed"
     assert message.endswith("exit code 3")
+
+
+def test_a_command_whose_pgonce_is_told_to_end_while_it_starts_the_run_does_not_begin(
+    start: Exec, conn: Connection, session: Callable[..., Connection]
+) -> None:
+    holder = session(autocommit=False)
+    holder.execute("lock table cron_job_runs in exclusive mode")
+    child = start("echo begun")
+    waits = "select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+    wait_until(lambda: conn.execute(waits).rowcount, "the start waits")
+    child.send_signal(signal.SIGTERM)
+    holder.rollback()
+    assert (child.communicate(timeout=30)[0], child.returncode) == ("", 143)
+    assert last_run(conn)[1:] == ("failed", "ended by SIGTERM before the command began")
 
 
 def test_a_signal_of_the_command_s_own_is_passed_on_and_stops_nothing(start: Exec, conn: Connection) -> None:
