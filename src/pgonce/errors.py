@@ -66,7 +66,7 @@ class LeaseLost(PgonceError):
 
 
 class RunStopped(PgonceError):
-    """The run was stopped on request (``pgonce job stop``)."""
+    """The run was stopped on request (``pgonce job stop``), or because its process was told to end."""
 
 
 class EventBusy(PgonceError):

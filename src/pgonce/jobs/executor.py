@@ -128,7 +128,7 @@ class Executor:
         except BaseException as error:  # noqa: BLE001 -- whatever the job raises, KeyboardInterrupt too: it ends the run
             job, run = execution.job.name, execution.run
             if isinstance(error, _STOPPED) and run.stop_requested:
-                log.info("job %s: run %s was stopped: %s", job, run.id, class_and_line(error))
+                log.info("job %s: run %s was stopped", job, run.id)
             else:
                 log_failure(f"job {job}", error, {"job": job, "run_id": str(run.id)}, run, self._on_error)
         finally:

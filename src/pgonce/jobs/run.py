@@ -317,8 +317,9 @@ class Run:
             return
         was_stopped = CANCELS or self._stop_seen
         if was_stopped and self._stopping:
-            self.fail("stopped on request")
-            raise RunStopped(f"{self._title} was stopped on request")
+            why = self._interruption or "stopped on request"
+            self.fail(why)
+            raise RunStopped(f"{self._title}: {why}")
         if was_stopped and (self._is_silent or self._silence_seen) and not self._lost:
             silent = f"no heartbeat reached the database for {self.window}"
             self.fail(silent)
@@ -350,14 +351,13 @@ class Run:
         if self._lost:
             shielded(self._lost_because())
             return
-        cancelled = CANCELS and self._stopping
         if isinstance(reason, BaseException):
             # LeaseLost, too: a transaction may see the end of the time before the timer's thread has woken
             late = isinstance(reason, (TimeoutError, LeaseLost)) and self.timed_out
             reason = self._timed_out_because() if late else "".join(traceback.format_exception(reason))
         reason = self._unwritten or reason
         closing = calls.fail_job_run(self.id, reason)
-        if self._interruption and (self._stop_seen or cancelled):
+        if self._interruption and (self._stop_seen or CANCELS):
             closing = calls.interrupt_job_run(self.id, self._interruption)
         try:
             # silent: the database has been unavailable for a whole window, so the caller should not wait any longer

@@ -199,7 +199,7 @@ def test_stop_ends_a_run_within_a_heartbeat_and_ls_and_show_say_how_it_stands(
     assert run("stop", line["id"]) == (0, f"{line['id']}: asked to stop\n", "")
     code, _, err = result(running)
     assert code == 1
-    assert err.endswith(f"pgonce: run {line['id']} of job {name} was stopped on request\n")
+    assert err.endswith(f"pgonce: run {line['id']} of job {name}: stopped on request\n")
     shown = data(run("show", line["id"], "--json"))
     assert (shown["status"], shown["error_message"]) == ("failed", "stopped on request")
     assert "stopped on request" in run("show", line["id"])[1]

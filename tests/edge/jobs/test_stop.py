@@ -127,6 +127,8 @@ def test_a_signal_reaches_the_runs_at_once_and_leaves_them_failed_and_due_again(
     for each in sent.split():
         process.send_signal(getattr(signal, f"SIG{each}"))
     assert process.wait(60) == 0, "it did not wait for its time limit"
+    assert process.stderr is not None
+    assert "on request" not in process.stderr.read(), "nobody has asked a run to stop"
     names = ["ends_itself", "polls", "sleeps"]
     # a set: the start of a next tick may be under way when the signal arrives, and it ends in the same way
     assert set(runs(conn)) == {(name, "failed", "worker stopped") for name in names}
