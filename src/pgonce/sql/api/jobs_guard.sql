@@ -231,32 +231,23 @@ begin
         from cron_job_runs where job_name = p_job_name and key = p_key and status = 'running';
       end if;
     end if;
-    if v_holder is not null then
-      insert into cron_job_runs (job_name, status, scope, key, run_window, scheduled_for, started_at, heartbeat_at, completed_at,
-                                 duration_ms, blocked_by, error_message)
-      select p_job_name, 'skipped', coalesce(p_scope, '{}'), p_key, p_window, p_scheduled_for, clock.now, clock.now, clock.now,
-             0, v_holder, format('overlap: run %s has been running since %s', v_holder, v_since)
-      from (select clock_timestamp() as now) clock
-      on conflict do nothing;
-      return null;
-    end if;
-
-    -- After the running run: a refused start is frequent, and a pause is not.
-    select reason, paused_until into v_reason, v_until from pgonce_job_pauses where job_name = p_job_name;
-    if found then
+    if v_holder is null then  -- after the running run: a refused start is frequent, and a pause is not
+      select reason, paused_until into v_reason, v_until from pgonce_job_pauses where job_name = p_job_name;
       if v_until <= clock_timestamp() then
         delete from pgonce_job_pauses where job_name = p_job_name and paused_until <= clock_timestamp();
         continue;
       end if;
-      insert into cron_job_runs (job_name, status, scope, key, run_window, scheduled_for, started_at, heartbeat_at, completed_at,
-                                 duration_ms, error_message, process)
-      select p_job_name, 'skipped', coalesce(p_scope, '{}'), p_key, p_window, p_scheduled_for, clock.now, clock.now, clock.now,
-             0, pgonce_pause_text(v_until, v_reason), p_process
-      from (select clock_timestamp() as now) clock
-      on conflict do nothing;
-      return null;
+      continue when v_reason is null;  -- the run has just been closed, or another run has fired the tick: try again
     end if;
-    -- The run has just been closed, or another run has fired the tick: try again.
+    insert into cron_job_runs (job_name, status, scope, key, run_window, scheduled_for, started_at, heartbeat_at, completed_at,
+                               duration_ms, blocked_by, error_message, process)
+    select p_job_name, 'skipped', coalesce(p_scope, '{}'), p_key, p_window, p_scheduled_for, clock.now, clock.now, clock.now, 0, v_holder,
+           case when v_holder is null then pgonce_pause_text(v_until, v_reason)
+                else format('overlap: run %s has been running since %s', v_holder, v_since) end,
+           case when v_holder is null then p_process end
+    from (select clock_timestamp() as now) clock
+    on conflict do nothing;
+    return null;
   end loop;
   raise sqlstate '40001' using message = format('runs of job %s started and ended concurrently ten times', p_job_name),
     hint = 'retry';

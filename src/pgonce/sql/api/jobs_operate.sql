@@ -203,8 +203,7 @@ comment on function pgonce_expect_job(text, interval, interval, text, interval) 
 
 create or replace function pgonce_is_expected_key(p_key text, p_expected text) returns boolean
 language sql immutable parallel safe set search_path from current as $$
-  select p_expected = '' or p_key = p_expected
-         or starts_with(p_key, p_expected || '#') and substr(p_key, length(p_expected) + 2) ~ '^[0-9]{1,4}$'
+  select p_expected = '' or pgonce_is_slot_key(p_key, p_expected)
 $$;
 comment on function pgonce_is_expected_key(text, text) is
   'pgonce: whether what is expected of runs with the key p_expected (empty: of all) is expected of a run with the key p_key. A slot of '
