@@ -219,7 +219,7 @@ _NO_LIMIT = nullcontext()
 def _time_limit(
     conn: Connection[Any] | None, seconds: float, expired: Callable[[BaseException], None]
 ) -> Iterator[None]:
-    error = TimeoutError(f"the handler took longer than {seconds:g} s")
+    error = TimeoutError(f"the time limit of {seconds:g} s is over")
     over = threading.Event()
 
     def cut() -> None:
