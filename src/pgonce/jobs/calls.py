@@ -24,9 +24,9 @@ NOW: Call[datetime] = Call("clock_timestamp", {}, value)
 """The database's time; a function of the schema pg_catalog."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Start:
-    """The arguments with which a run is started."""
+    """The arguments with which a run is started; not to be changed."""
 
     name: str
     window: timedelta
@@ -48,21 +48,15 @@ class Start:
     def __post_init__(self) -> None:
         if self.stored:
             return
-        # a program may start many short runs, so only values that change are assigned again
-        found: dict[str, Any] = {}
-        names = read_names(self.name, self.key)
-        if type(self.name) is not str or type(self.key) is not str:
-            found["name"], found["key"] = names
+        self.name, self.key = read_names(self.name, self.key)
         if self.retries:
             check_count(self.retries, "retries")
         if self.slots is not None:
             check_count(self.slots, "slots", 1, MOST_SLOTS)
         if self.scope or type(self.scope) is not dict:
-            found["scope"] = read_scope(self.scope)
+            self.scope = read_scope(self.scope)
         if self.scheduled_for is not None:
             read_tick(self.scheduled_for)
-        for field_name, value_read in found.items():
-            object.__setattr__(self, field_name, value_read)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from pgonce.core.call import Call, column, row_as, rows_as, value
 from pgonce.jobs.arguments import read_scope
 from pgonce.jobs.calls_schedule import upcoming
 from pgonce.jobs.cron import CatchUp, Schedule
-from pgonce.jobs.registry import Job
 
 EXPECT_GRACE = timedelta(minutes=5)
 """How long after its expected interval a job is alerted as missed."""
@@ -115,8 +114,3 @@ def expect_job(name: str, every: timedelta, grace: timedelta, key: str = "") -> 
     """From now on the job must run at least that often, whoever starts it."""
     args = {"p_job_name": name, "p_every": every, "p_grace": grace, "p_key": key}
     return Call("pgonce_expect_job", args, value)
-
-
-def expect_registered_job(job: Job) -> Call[None]:
-    """What the registration of a job promises."""
-    return expect_job(job.name, job.expect_every or timedelta(), job.expect_grace, job.key)

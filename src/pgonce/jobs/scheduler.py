@@ -138,7 +138,8 @@ class Scheduler(Service):
                 self._store.write(self._pool)
                 for job in self._app.jobs.values():
                     if job.expect_every:
-                        call_with_timeouts(self._pool, calls_operate.expect_registered_job(job), self._schema)
+                        expected = calls_operate.expect_job(job.name, job.expect_every, job.expect_grace, job.key)
+                        call_with_timeouts(self._pool, expected, self._schema)
             self._threads.start()
         except BaseException:
             self._threads.stop()
