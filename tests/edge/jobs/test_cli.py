@@ -499,6 +499,7 @@ def test_stats_are_those_of_the_runs_and_the_trend_is_against_the_period_before(
     assert "+100.0 %" in run("stats")[1]
     assert conn.execute("select runs, p50_ms from pgonce_job_stats").fetchall() == [(125, 500)]
     assert run("stats", "j", "--since", "1 hour") == (0, "", "no runs in that time\n")
+    assert data(run("stats", "j", "--since", "900000000 days", "--json"))[0]["runs"] == 175
 
 
 def test_an_overlap_made_by_hand_is_in_the_view_and_none_else_is(conn: Connection) -> None:

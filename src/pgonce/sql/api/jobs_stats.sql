@@ -45,12 +45,13 @@ returns table (job_name text, runs bigint, succeeded bigint, failed bigint, skip
 language plpgsql stable set search_path from current set jit = off set work_mem = '64MB' as $$
 declare
   v_now timestamptz := clock_timestamp();
+  v_period interval := least(p_period, '2000 years');  -- the calendar of PostgreSQL begins 6,700 years ago
 begin
   return query
   with counted as (
-    select 1 as period, c.* from pgonce_count_job_runs(p_job_name, v_now - p_period) c
+    select 1 as period, c.* from pgonce_count_job_runs(p_job_name, v_now - v_period) c
     union all
-    select 2, c.* from pgonce_count_job_runs(p_job_name, v_now - 2 * p_period, v_now - p_period) c),
+    select 2, c.* from pgonce_count_job_runs(p_job_name, v_now - 2 * v_period, v_now - v_period) c),
   measured as (
     select c.*, coalesce(x.ms, d.ms) as ms from counted c
     cross join lateral (  -- all of them were read run by run
@@ -127,7 +128,7 @@ create or replace function pgonce_find_job_overlaps(p_period interval default '7
 returns table (job_name text, key text, run_id uuid, started_at timestamptz, other_ended_at timestamptz, fenced boolean)
 language plpgsql stable set search_path from current set jit = off as $$
 declare
-  v_since timestamptz := clock_timestamp() - p_period;
+  v_since timestamptz := clock_timestamp() - least(p_period, '2000 years');
   v_first timestamptz;
   v_last timestamptz;
 begin
