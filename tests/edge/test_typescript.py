@@ -245,7 +245,9 @@ def test_a_done_event_and_a_queued_one_give_no_row(postgrest: PostgREST, query: 
 
 
 def test_a_run_that_was_taken_over_can_neither_complete_nor_fail(postgrest: PostgREST, query: Query) -> None:
-    first = postgrest.run("startJobRun", "stats_cache", {"windowMinutes": 1, "scope": {"batch_number": 3}})
+    wanted = {"windowMinutes": 1, "scope": {"batch_number": 3}, "runId": str(uuid4())}
+    first = postgrest.run("startJobRun", "stats_cache", wanted)
+    assert first == wanted["runId"] == postgrest.run("startJobRun", "stats_cache", wanted), "as after a lost answer"
     assert postgrest.call("start_job_run", {"p_job_name": "stats_cache"}).json() is None
     query("update cron_job_runs set heartbeat_at = clock_timestamp() - run_window where status = 'running'")
     second = postgrest.run("startJobRun", "stats_cache", {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -90,7 +90,7 @@ class Executor:
     @property
     def running(self) -> list[str]:
         """The runs in progress, as text."""
-        return [f"{each.job.name} {str(each.run.id)[:8]}" for each in self._executions()]
+        return [f"{each.job.name} {str(each.run.id)[:8]}" for each in self._running.copy()]
 
     def start(self, job: Job, **options: Any) -> Execution | None:
         """Let the database decide whether a run starts; ``options`` are those of ``Jobs.begin``. None: it does not.
@@ -109,11 +109,7 @@ class Executor:
         return execution
 
     def close_lost_starts(self) -> None:
-        """Close the runs whose starts were not answered. Such a run would block its job for a whole window.
-
-        Raises:
-            PgonceError, psycopg.Error: to be called again later.
-        """
+        """Close the runs whose starts were not answered. Such a run would block its job for a whole window."""
         place = place_of(self._closing, self._schema)
         for run_id in [each for each, lost in list(lost_starts.items()) if lost.place == place]:
             close_lost_start(self._closing, self._schema, run_id, call_with_timeouts)
@@ -137,18 +133,15 @@ class Executor:
     def request_stop(self, reason: str) -> None:
         """Ask all runs to end now, also those that start from now on: asynchronous ones are cancelled."""
         self._stop_reason = reason
-        for execution in self._executions():
+        for execution in self._running.copy():
             execution.request_stop(reason)
 
     def close_runs(self, reason: str) -> None:
         """Close the runs that have not ended, as failed and due again; what they still write is refused."""
-        for execution in self._executions():
+        for execution in self._running.copy():
             with suppress(PgonceError, psycopg.Error):  # else another worker closes it after its window
                 call_with_timeouts(self._closing, calls.interrupt_job_run(execution.run.id, reason), self._schema)
                 log.warning("job %s: run %s did not end in time: closed", execution.job.name, execution.run.id)
-
-    def _executions(self) -> Iterable[Execution]:
-        return self._running.copy()
 
     def _start_sync(self, job: Job, options: dict[str, Any]) -> Execution | None:
         stack = ExitStack()

@@ -269,15 +269,9 @@ class Jobs:
 
 
 def close_lost_start(pool: Pool, schema: str, run_id: UUID, send: Callable[..., Result[Any]] = call) -> bool:
-    """Close the run of a start whose answer was lost, if there is one: nothing was run, and it is due again.
+    """Close the run of one of the `lost_starts`, if there is one: nothing was run, and it is due again.
 
-    Args:
-        pool, schema: of the start.
-        run_id: its key in `lost_starts`.
-        send: a thread that must not wait for a row's lock passes `call_with_timeouts`.
-
-    Raises:
-        PgonceError, psycopg.Error: to be called again later.
+    If it raises, it is to be called again. A thread that must not wait for a row's lock passes `call_with_timeouts`.
     """
     try:
         closing = calls.interrupt_job_run(run_id, "the answer to its start was lost: nothing was run")

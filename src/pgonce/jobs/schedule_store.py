@@ -54,11 +54,7 @@ class ScheduleStore:
         """Ticks later than this are to be run; a schedule that is new begins now."""
 
     def refresh(self, pool: Pool, now: datetime) -> bool:
-        """Read the schedules in the database. Returns whether something has changed.
-
-        Raises:
-            DatabaseUnavailable, SchemaError: as for every call.
-        """
+        """Read the schedules in the database. Returns whether something has changed."""
         with self._lock:
             done = dict(self._done)  # copied before the read, which cannot know what is done after it
         reading = calls_schedule.read_job_schedules(self._names)
@@ -127,9 +123,6 @@ class ScheduleStore:
 
         The database is asked at most once a second. The upkeep would notice it 15 s later: a job that was renamed would
         fire under both names, and one whose time was changed at both times.
-
-        Raises:
-            DatabaseUnavailable, SchemaError: as for every call.
         """
         if name not in self._code:
             return False
