@@ -96,7 +96,7 @@ class Executor:
         """Let the database decide whether a run starts; ``options`` are those of ``Jobs.begin``. None: it does not.
 
         Raises:
-            PgonceError: it could not decide. The run has no row then, so it must be started again.
+            PgonceError: it could not decide, or its answer was lost. It must be started again.
         """
         try:
             execution = self._start_async(job, options) if job.is_async else self._start_sync(job, options)

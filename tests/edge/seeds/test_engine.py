@@ -473,7 +473,8 @@ with database.open_pool({database!r}, 2) as pool:
     assert seeds.alive("s") == set()
     done = run(seeds, Rows(*((n, "x", str(n)) for n in range(100))))
     assert counts(done) == (100, 0, 0, 0)
-    killed = "select error_message, heartbeat_at::text, started_at <= heartbeat_at from cron_job_runs"
+    beat = "to_char(heartbeat_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS \"UTC\"')"
+    killed = f"select error_message, {beat}, started_at <= heartbeat_at from cron_job_runs"
     ((reason, beat, in_order),) = conn.execute(f"{killed} where status = 'failed'".encode()).fetchall()
     assert reason == f"abandoned: last sign of life {beat}, its process has ended"
     assert in_order

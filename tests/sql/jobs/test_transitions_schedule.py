@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from uuid import uuid4
 
@@ -168,6 +169,29 @@ def test_after_the_clock_was_set_back_a_dead_run_is_closed_when_its_window_is_ov
     assert rows(conn, "select pgonce_abandon_job_runs() as closed") == [{"closed": 0}]
     ahead = "select job_name from cron_job_runs where heartbeat_at > clock_timestamp()"
     assert rows(conn, ahead) == [{"job_name": "apart"}]
+
+
+def test_what_is_said_for_people_is_the_same_under_any_settings(conn: Connection) -> None:
+    """These texts stay in rows and alerts: "has been running since 01.12.2026 08:26:58 +1345" was one of them."""
+    conn.execute("set datestyle to 'German'; set intervalstyle to 'sql_standard'; set timezone to 'Pacific/Chatham'")
+    rows(conn, "select start_job_run('job', p_window => '26 hours')")
+    rows(conn, "select start_job_run('job')")
+    rows(conn, "select pgonce_start_job_runs('{job}', '{null}', '{1h}', array[''], '{null}')")
+    conn.execute("update cron_job_runs set heartbeat_at = heartbeat_at - interval '30 hours' where status = 'running'")
+    rows(conn, "select pgonce_abandon_job_runs()")
+    rows(conn, "select pgonce_expect_job('job', '1 day'), pgonce_expect_job('never', '36 hours')")
+    conn.execute("update cron_job_runs set started_at = started_at - interval '10 days'")
+    conn.execute("update pgonce_job_expectations set since = since - interval '10 days'")
+    said = rows(conn, "select error_message as said from cron_job_runs union all select reason from pgonce_job_missed")
+    time = r"20\d\d-\d\d-\d\d \d\d:\d\d"
+    for pattern in (
+        f"overlap: run .* has been running since {time} UTC",
+        f"abandoned: last sign of life {time}:\\d\\d UTC, window 26:00:00",
+        f"it should run every 1 day; its last run failed at {time} UTC, on an unnamed process",
+        "it should run every 36:00:00; it has never run",
+    ):
+        assert any(re.fullmatch(pattern, row["said"]) for row in said), (pattern, said)
+    assert len({row["said"] for row in said if row["said"].startswith("overlap")}) == 1
 
 
 def test_an_interrupted_run_starts_anew_without_a_retry_of_its_own_for_the_tick_that_it_had(conn: Connection) -> None:

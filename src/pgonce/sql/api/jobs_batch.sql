@@ -52,7 +52,7 @@ begin
                                duration_ms, blocked_by, error_message, process)
     select id, job_name, case when holder is null then 'running' else 'skipped' end, coalesce(scope, '{}'), key, run_window,
            scheduled_for, now, now, case when holder is not null then now end, case when holder is not null then 0 end, holder,
-           case when holder is not null then format('overlap: run %s has been running since %s', holder, since) end,
+           case when holder is not null then format('overlap: run %s has been running since %s', holder, pgonce_utc_text(since)) end,
            process
     from given
     where job_name > '' and run_window between '1 us' and '100 years' and key is not null and (holder is null or expires > now)

@@ -71,7 +71,8 @@ begin
   update cron_job_runs
   set status = 'failed', completed_at = clock_timestamp(),
       duration_ms = pgonce_elapsed_ms(started_at, clock_timestamp()),
-      error_message = format('abandoned: last sign of life %s, %s', heartbeat_at, p_because)
+      error_message = format('abandoned: last sign of life %s, %s',
+        to_char(heartbeat_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS "UTC"'), p_because)
   where id = p_run_id
   returning retries into v_retries;
   if v_retries > 0 then perform pgonce_plan_job_retry(p_run_id); end if;
@@ -80,6 +81,10 @@ begin
 end $$;
 comment on function pgonce_close_dead_run(uuid, text) is
   'pgonce: closes a run as failed ("abandoned: last sign of life …"). The caller has locked its row.';
+
+create or replace function pgonce_interval_text(p_length interval) returns text
+language sql stable parallel safe set search_path from current set intervalstyle to 'postgres' as $$ select p_length::text $$;
+comment on function pgonce_interval_text(interval) is 'pgonce: a length of time for people, the same in each session, such as 1 day 02:00:00.';
 
 create or replace function pgonce_has_heartbeat(p_run_id uuid, p_window interval) returns boolean
 language sql stable set search_path from current as $$
@@ -100,7 +105,7 @@ begin
   where job_name = p_job_name and key = p_key and status = 'running' and heartbeat_at + run_window <= clock_timestamp()
   for update skip locked;
   if not found or pgonce_has_heartbeat(v_id, v_window) then return false; end if;
-  perform pgonce_close_dead_run(v_id, format('window %s', v_window));
+  perform pgonce_close_dead_run(v_id, format('window %s', pgonce_interval_text(v_window)));
   return true;
 end $$;
 comment on function pgonce_abandon_job_run(text, text) is
@@ -135,10 +140,10 @@ comment on function pgonce_cron_job_runs_before_insert() is
   'pgonce: closes a crashed run, so that it does not block a plain INSERT of the next one forever. An old run that is written '
   'afterwards is counted, too.';
 
+-- Without a search_path of its own, see pgonce_elapsed_ms.
 create or replace function pgonce_utc_text(p_time timestamptz) returns text
-language sql stable parallel safe set search_path from current as $$
-  select to_char(p_time at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"')
-$$;
+language sql stable parallel safe
+return to_char(p_time at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"');
 comment on function pgonce_utc_text(timestamptz) is 'pgonce: a time for people, the same in each session, such as 2026-02-03 04:05 UTC.';
 
 create or replace function pgonce_pause_text(p_until timestamptz, p_reason text) returns text
@@ -243,7 +248,7 @@ begin
                                duration_ms, blocked_by, error_message, process)
     select p_job_name, 'skipped', coalesce(p_scope, '{}'), p_key, p_window, p_scheduled_for, clock.now, clock.now, clock.now, 0, v_holder,
            case when v_holder is null then pgonce_pause_text(v_until, v_reason)
-                else format('overlap: run %s has been running since %s', v_holder, v_since) end,
+                else format('overlap: run %s has been running since %s', v_holder, pgonce_utc_text(v_since)) end,
            case when v_holder is null then p_process end
     from (select clock_timestamp() as now) clock
     on conflict do nothing;

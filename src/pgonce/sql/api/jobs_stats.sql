@@ -225,12 +225,12 @@ union all
 -- Jobs that must run at an interval, no matter what starts them. One row for each interval that has passed, at most one a day.
 -- In UTC, because a day that is added to a time is 23 or 25 hours long in some time zones. A month is a calendar month.
 select e.job_name, e.key, due.at, due.at + e.grace,
-       format('it should run every %s; ', e.every)
+       format('it should run every %s; ', pgonce_interval_text(e.every))
          || case when last.started_at is null and not last.is_all then 'none of the job''s last 100,000 runs has this key'
                  when last.started_at is null then 'it has never run'
-                 when last.status = 'skipped' then format('its last start, on %s, was refused: %s', date_trunc('second', last.started_at), last.error_message)
+                 when last.status = 'skipped' then format('its last start, on %s, was refused: %s', pgonce_utc_text(last.started_at), last.error_message)
             else format('its last run %s %s, on %s', case when last.status = 'running' then 'has been running since' else last.status || ' at' end,
-                        date_trunc('second', coalesce(last.completed_at, last.started_at)), coalesce(last.process, 'an unnamed process'))
+                        pgonce_utc_text(coalesce(last.completed_at, last.started_at)), coalesce(last.process, 'an unnamed process'))
             end
 from pgonce_job_expectations e
 left join pgonce_last_expected_runs() last on last.job_name = e.job_name and last.key = e.key
