@@ -54,8 +54,9 @@ class Response:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Content-Type and Content-Length."""
-        return {"content-type": "application/json", "content-length": str(len(self.body))}
+        """Content-Type and Content-Length; with 405, which refuses a method, also the one that is accepted."""
+        allowed = {"allow": "POST"} if self.status == 405 else {}
+        return {"content-type": "application/json", "content-length": str(len(self.body)), **allowed}
 
 
 def answer(code: int, **content: Any) -> Response:

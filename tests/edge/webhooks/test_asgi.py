@@ -213,7 +213,7 @@ def test_what_is_no_event_is_a_400_that_says_why(http: httpx.Client, raw: bytes,
 def test_another_method_is_a_405(http: httpx.Client, name: str, method: str) -> None:
     raw = body(name)
     answer = http.request(method, PATH, content=raw, headers={"Stripe-Signature": stripe.sign(raw, SECRET)})
-    assert answer.status_code == 405
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
 
 
 @pytest.mark.usefixtures("_nothing_is_stored")
