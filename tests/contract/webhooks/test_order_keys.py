@@ -97,3 +97,5 @@ def test_an_event_that_waits_for_a_time_its_handler_asked_for_does_not_become_du
     assert conn.execute("select complete_webhook(id, lease) from pgonce_claim_webhooks()").fetchall() == [(True,)]
     later = "select next_attempt_at > now() + interval '5 hours' from webhook_events where stripe_event_id = 'evt_2'"
     assert conn.execute(later).fetchall() == [(True,)]
+    assert conn.execute("select pgonce_replay_webhook('evt_2')").fetchone() == (True,)  # `webhook show` names this
+    assert conn.execute("select stripe_event_id from pgonce_claim_webhooks()").fetchall() == [("evt_2",)]

@@ -5,7 +5,7 @@
 --
 -- transitions
 -- from      | verb                   | to        | because
--- waiting   | pgonce_replay_webhook  | waiting   | true: it will be handled anyway
+-- waiting   | pgonce_replay_webhook  | waiting   | true: it is due at once, also if its handler has asked for a later time
 -- held      | pgonce_replay_webhook  | held      | false: it is being handled
 -- heldq     | pgonce_replay_webhook  | heldq     | false: it is being handled
 -- renewed   | pgonce_replay_webhook  | renewed   | false: it is being handled
@@ -82,6 +82,11 @@ begin
     end if;
     return false;
   elsif v.queued and v.lease is null then
+    update webhook_events e set next_attempt_at = clock_timestamp()
+    where e.id = (
+      select o.id from webhook_events o
+      where o.id = v.id and o.status = 'processing' and o.lease is null and o.next_attempt_at > clock_timestamp()
+      for update skip locked);
     return true;
   end if;
   update webhook_events e
