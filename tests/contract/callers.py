@@ -23,7 +23,7 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from pgonce import AsyncJobs, AsyncSeeds, AsyncWebhooks, Jobs, Seeds, Webhooks
 from pgonce.errors import EventBusy, LeaseLost, translate
 from pgonce.webhooks import stripe
-from pgonce.webhooks.calls import Event, Ignored
+from pgonce.webhooks.calls import Event, Ignored, Unhandled
 
 T = TypeVar("T")
 SECRET = "whsec_test"
@@ -86,7 +86,8 @@ class PlainSql:
                         raise LeaseLost
                     handler(Event(event.id, event.type, event.payload, attempts), conn)
             except Ignored as decision:
-                if not one(conn, "select ignore_webhook(%s, %s, %s)", row, mine, str(decision))[0]:
+                end = "select ignore_webhook(%s, %s, %s, %s)"
+                if not one(conn, end, row, mine, str(decision), isinstance(decision, Unhandled))[0]:
                     raise LeaseLost from None
                 return "ignored"
             except LeaseLost:

@@ -74,9 +74,9 @@ export interface Functions {
     Args: { p_id: string; p_lease: string; p_error_message: string; p_max_attempts?: number; p_worker?: string | null; p_took?: string | null };
     Returns: boolean;
   };
-  /** Ends the event as ignored, with the reason. false = the event is no longer yours. */
+  /** Ends the event as ignored, with the reason. false = the event is no longer yours. p_unhandled: you have no handler for its type, and the reason begins with "no handler": a worker that has one, or will have one within a day, handles it. */
   ignore_webhook: {
-    Args: { p_id: string; p_lease: string; p_reason: string };
+    Args: { p_id: string; p_lease: string; p_reason: string; p_unhandled?: boolean };
     Returns: boolean;
   };
   /** Claims an event for the caller, from the body as received. outcome: claimed = yours: finish with complete_webhook, fail_webhook or ignore_webhook and this lease. done = it was handled before. queued = a worker will handle it. busy = another client holds it: let Stripe retry. p_raw: the bytes as received, if p_body is not exactly the same. */

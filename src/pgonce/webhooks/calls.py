@@ -35,6 +35,10 @@ class Ignored(BaseException):  # a decision, not an error: the handler's own `ex
     """Raised by ``event.ignore``: the event ends as ``ignored`` and the handler's writes are rolled back."""
 
 
+class Unhandled(Ignored):
+    """The app has no handler for the type. Another one on the same database may have one."""
+
+
 class Postponed(BaseException):
     """Raised by ``event.retry``: the event is handled again later and the handler's writes are rolled back."""
 
@@ -236,6 +240,7 @@ def fail_webhook(
     return Call("fail_webhook", args, value)
 
 
-def ignore_webhook(claim: Claim, reason: str) -> Call[bool]:
-    """End the event as ignored. False: the claim was lost."""
-    return Call("ignore_webhook", {"p_id": claim.id, "p_lease": claim.lease, "p_reason": clean(reason)}, value)
+def ignore_webhook(claim: Claim, reason: str, *, unhandled: bool = False) -> Call[bool]:
+    """End the event as ignored; ``unhandled``: a worker that has a handler takes it back. False: the claim was lost."""
+    args = {"p_id": claim.id, "p_lease": claim.lease, "p_reason": clean(reason), "p_unhandled": unhandled}
+    return Call("ignore_webhook", args, value)

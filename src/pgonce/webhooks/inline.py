@@ -23,7 +23,7 @@ from pgonce.core.registration import check_pool, check_schema, check_seconds
 from pgonce.core.telemetry import working
 from pgonce.errors import DatabaseUnavailable, EventBusy, LeaseLost, PgonceError, TransactionBroken
 from pgonce.webhooks import calls, stripe
-from pgonce.webhooks.calls import Claim, Event, Ignored, Postponed, deciding
+from pgonce.webhooks.calls import Claim, Event, Ignored, Postponed, Unhandled, deciding
 from pgonce.webhooks.calls_queue import postpone_webhook
 from pgonce.webhooks.conflicts import CONFLICTS
 from pgonce.webhooks.executor import MARKS
@@ -177,7 +177,9 @@ class Webhooks:
                             ensure_result(handler(event, tx))
             except Ignored as decision:
                 # the rollback to the savepoint has released the row: another client may have claimed it
-                if not execute(conn, calls.ignore_webhook(claim, str(decision)), self._schema):
+                unhandled = isinstance(decision, Unhandled)
+                ignored = calls.ignore_webhook(claim, str(decision), unhandled=unhandled)
+                if not execute(conn, ignored, self._schema):
                     raise LeaseLost(f"event {event.id} was taken over by another client: nothing was written") from None
                 return "ignored"
             except psycopg.Error as error:

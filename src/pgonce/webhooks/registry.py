@@ -16,7 +16,7 @@ from pgonce.core.failures import ErrorHook
 from pgonce.core.interval import interval
 from pgonce.core.registration import called, check_choice, check_flag, check_function, check_name, warn_if_late
 from pgonce.errors import InvalidArgument
-from pgonce.webhooks.calls import Event
+from pgonce.webhooks.calls import Event, Unhandled
 from pgonce.webhooks.glob import any_of, check_sets, overlap
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -227,7 +227,7 @@ class WebhookRegistry:
     def _shared(self, event: Event) -> list[Handler]:
         found = self.matching(event.type)
         if not found:
-            event.ignore(f"no handler for {event.type}")
+            raise Unhandled(f"no handler for {event.type}")
         if found[0].kind != "shared":
             raise InvalidArgument(f"the handler of {event.type} is a batch or owns its transaction: it needs a worker")
         return found

@@ -258,14 +258,14 @@ comment on function fail_webhook(uuid, uuid, text, integer, text, interval) is
   'pgonce_webhook_attempts. false = the event is no longer yours, or a trigger or constraint of yours refuses to have it '
   'written; then pgonce_webhook_attempts has both errors. 55P03 = another transaction has held the event for 2 s.';
 
-create or replace function ignore_webhook(p_id uuid, p_lease uuid, p_reason text) returns boolean
+create or replace function ignore_webhook(p_id uuid, p_lease uuid, p_reason text, p_unhandled boolean default false) returns boolean
 language plpgsql set search_path from current set enable_seqscan = off set lock_timeout = '2s' as $$
 declare
   v_order_key text;
 begin
   update webhook_events
   set status = 'ignored', processed_at = clock_timestamp(), error_message = null, ignored_reason = p_reason,
-      next_attempt_at = null, filler = null
+      next_attempt_at = null, filler = null, queued = queued or p_unhandled, lease = case when not p_unhandled then lease end
   where id = p_id and lease = p_lease and status not in ('succeeded', 'failed', 'ignored')
   returning order_key into v_order_key;
   if not found then
@@ -276,5 +276,6 @@ begin
   perform pgonce_pull_next_webhook(v_order_key);
   return true;
 end $$;
-comment on function ignore_webhook(uuid, uuid, text) is
-  'pgonce: ends the event as ignored, with the reason. false = the event is no longer yours.';
+comment on function ignore_webhook(uuid, uuid, text, boolean) is
+  'pgonce: ends the event as ignored, with the reason. false = the event is no longer yours. p_unhandled: you have no handler '
+  'for its type, and the reason begins with "no handler": a worker that has one, or will have one within a day, handles it.';
