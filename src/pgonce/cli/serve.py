@@ -164,8 +164,7 @@ def serve(
         app, secrets=secrets, url=db.url, schema=db.schema, path=path, max_body=max_body, live_only=live_only,
         worker=not no_worker, concurrency=services.concurrency,
     )  # fmt: skip
-    if any(handler.is_async for handler in app.handlers):
-        receiver.event_loop = event_loop.background()  # not the server's: a handler that blocks it delays no answer
+    receiver.event_loop = event_loop.background()  # not the server's: a handler that blocks it delays no answer
     pool = click.get_current_context().with_resource(database.open_pool(db.url, SERVICE_CONNECTIONS, patience=PATIENCE))
     call(pool, check_inbox(), db.schema)  # needs the table and the right to write to it
     why_no_jobs = "--no-worker" if no_worker else "--no-schedule" if services.no_schedule else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import itertools
 import math
@@ -18,6 +17,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 import psycopg
 from psycopg import Connection
 
+from pgonce.core import event_loop
 from pgonce.core.failures import log_errors
 
 T = TypeVar("T")
@@ -162,9 +162,9 @@ def wait_until_free(_lock: object) -> None:
 
 
 def finish(result: object) -> None:
-    """Run the result of a callback to its end if it is a coroutine."""
+    """If the result of a callback is a coroutine, run it to its end in the event loop of the async handlers."""
     if inspect.iscoroutine(result):
-        asyncio.run(result)
+        (event_loop.of_worker.get() or event_loop.background()).run(result)
 
 
 def isolated(work: Callable[[], T], context: Context | None = None) -> T:

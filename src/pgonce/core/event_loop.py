@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Coroutine
 from concurrent.futures import Future
+from contextvars import ContextVar
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -50,7 +51,14 @@ class EventLoop:
         return asyncio.run_coroutine_threadsafe(_contained(work), self.loop)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of ``work``; called in any thread but the loop's own."""
+        """The result of ``work``.
+
+        Raises:
+            RuntimeError: the caller is in the loop's own thread, and would wait for itself.
+        """
+        if threading.get_ident() == self._thread:
+            work.close()
+            raise RuntimeError("plain code in an event loop cannot wait for asynchronous work: call it in a thread")
         return self.submit(work).result()
 
     def watch(self) -> None:
@@ -109,6 +117,8 @@ def _blocking(frame: FrameType | None) -> str | None:
     return f"{name} ({Path(line.f_code.co_filename).name}:{line.f_lineno})"
 
 
+of_worker: ContextVar[EventLoop | None] = ContextVar("pgonce_event_loop", default=None)
+"""Set in a worker's threads: the loop of its async handlers."""
 _lock = threading.Lock()
 _background: EventLoop | None = None
 

@@ -238,6 +238,7 @@ class Worker(Service):
             schema=self._schema,
             max_attempts=self._max_attempts,
         )
+        event_loop.of_worker.set(self._loop)
         number = threading.get_ident()
         if rests_first:  # if all looked at once, each would get a connection
             self._wakeups.rest(number, self._pause())

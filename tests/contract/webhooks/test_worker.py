@@ -323,12 +323,22 @@ def test_async_handlers_and_sync_handlers_work_side_by_side(
     @app.webhook("async.*")
     async def handle(event: pgonce.Event, tx: psycopg.AsyncConnection[Any]) -> None:
         await tx.execute("insert into effects (event) values (%s)", [event.id])
+        loops.add(asyncio.get_running_loop())
 
-    app.webhook("sync.*")(lambda event, tx: write(tx, event))
+    @app.webhook("sync.*")
+    def handle_sync(event: pgonce.Event, tx: Connection[Any]) -> None:
+        write(tx, event)
+        event.after_commit(note)
+
+    async def note() -> None:
+        loops.add(asyncio.get_running_loop())
+
+    loops: set[asyncio.AbstractEventLoop] = set()
     put("async.a", *[f"evt_a{nr}" for nr in range(40)])
     put("sync.b", *[f"evt_b{nr}" for nr in range(40)])
     work(app, database, conn)
     assert sorted(effects()) == sorted([f"evt_a{nr}" for nr in range(40)] + [f"evt_b{nr}" for nr in range(40)])
+    assert len(loops) == 1, "also the asynchronous callback of a plain handler may use what the async ones share"
 
 
 def test_a_cancellation_that_nobody_asked_for_is_the_handlers_failure(
