@@ -20,7 +20,7 @@ from pgonce.core.forked_child import ends_forked_child
 from pgonce.core.interval import interval
 from pgonce.core.registration import check_pool, check_schema, check_seconds
 from pgonce.core.telemetry import working
-from pgonce.errors import DatabaseUnavailable, EventBusy, LeaseLost, PgonceError, TransactionBroken
+from pgonce.errors import EventBusy, LeaseLost, PgonceError, TransactionBroken
 from pgonce.webhooks import calls, stripe
 from pgonce.webhooks.calls import Claim, Event, Ignored, Postponed, Unhandled, deciding
 from pgonce.webhooks.calls_queue import postpone_webhook
@@ -119,10 +119,10 @@ class AsyncWebhooks:
                 f"the handler of event {body.id} asks for a retry: answer with an error, Stripe retries"
             ) from None
         except BaseException as error:
-            if isinstance(error, LeaseLost | DatabaseUnavailable) and error not in of_handler:
-                raise  # the claim or the connection is lost
-            # also CancelledError and KeyboardInterrupt: otherwise the next delivery would have to wait for the lease
-            await self._fail(claim, error)
+            # also CancelledError and KeyboardInterrupt, and if the connection is lost or a statement of pgonce's is
+            # cancelled: otherwise the next delivery would have to wait for the lease
+            if not isinstance(error, LeaseLost) or error in of_handler:
+                await self._fail(claim, error)
             raise
         if outcome == "succeeded":
             await call_back(event)

@@ -275,16 +275,33 @@ def test_an_error_that_comes_only_at_commit_fails_the_attempt(caller: Caller, db
     assert (effects(db, name), row(db, name)["status"]) == (0, "failed")
 
 
-def test_a_handler_whose_connection_dies_fails_and_the_next_delivery_succeeds(
-    caller: Caller, db: Db, name: str
+ENDING = """
+create table if not exists ending (id int);
+create or replace function end_session() returns trigger language plpgsql as $$ begin
+  perform pg_terminate_backend(pg_backend_pid()), pg_sleep(60);
+end $$;
+drop trigger if exists ends on ending;
+create constraint trigger ends after insert on ending deferrable initially deferred
+  for each row execute function end_session();
+"""
+
+
+@pytest.mark.parametrize("at", ["the handler", "the commit"])
+def test_an_attempt_whose_connection_dies_fails_and_the_next_delivery_succeeds(
+    caller: Caller, db: Db, name: str, at: str
 ) -> None:
+    db.execute(ENDING.encode())
+
     def killed(event: Event, tx: Tx) -> None:
         effect(event, tx)
+        if at == "the commit":
+            tx.execute("insert into ending values (1)")
+            return
         [pid] = flat(tx.execute("select pg_backend_pid() as pid").fetchall())
         db.execute("select pg_terminate_backend(%s, 10000)", [pid])
         tx.execute("select 1")
 
-    with pytest.raises(psycopg.OperationalError):
+    with pytest.raises((psycopg.OperationalError, DatabaseUnavailable)):
         caller.deliver(body(name), killed)
     assert (effects(db, name), row(db, name)["status"]) == (0, "failed")
     assert caller.deliver(body(name), effect) == "succeeded"
