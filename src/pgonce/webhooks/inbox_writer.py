@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import cache, partial
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection, sql
@@ -21,6 +21,9 @@ from pgonce.webhooks.calls_receive import check_inbox
 from pgonce.webhooks.registry import WebhookRegistry
 from pgonce.webhooks.stripe import Body
 
+if TYPE_CHECKING:
+    from pgonce.webhooks.worker import Worker
+
 T = TypeVar("T")
 Delivery: TypeAlias = tuple[Body, str | None]
 
@@ -33,19 +36,6 @@ TOGETHER = "500ms"
 """Shorter, because all deliveries of the INSERT wait for a lock that only one of them needs."""
 AGAIN = "100ms"
 """For each delivery of a failed INSERT: a hundred take 10 s at most, and Stripe waits for about 20 s."""
-
-
-class LocalWorker(Protocol):
-    """The methods of the worker in this process that the writer calls."""
-
-    def room(self) -> int:
-        """How many events it would begin soon."""
-
-    def hand_over(self, claimed: Sequence[Event]) -> None:
-        """Handle these."""
-
-    def wake(self) -> None:
-        """Look at the table."""
 
 
 def order_key(app: WebhookRegistry, body: Body) -> str | None:
@@ -72,7 +62,7 @@ class InboxWriter:
             that saves the claim, and reading the payload back.
     """
 
-    def __init__(self, pool: Pool, *, schema: str = "public", worker: LocalWorker | None = None) -> None:
+    def __init__(self, pool: Pool, *, schema: str = "public", worker: Worker | None = None) -> None:
         self._schema = schema
         self._worker = worker
         self._batcher = Batcher(partial(connection, pool), self._write, most=MOST)
