@@ -18,11 +18,12 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from pgonce.core import database
 from pgonce.core.concurrency_async import LEAVE, shielded
 from pgonce.core.service import Service
-from pgonce.errors import InvalidArgument, PayloadTooLarge, PgonceError
+from pgonce.errors import InvalidArgument, PgonceError
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls import Event, Ignored, Postponed
 from pgonce.webhooks.inline_async import AsyncWebhooks
 from pgonce.webhooks.refusals import EVERY, RefusalCounter, refusal_reason, write_counts
+from pgonce.webhooks.request_body import BodyReader, RequestBody
 from pgonce.webhooks.responses import MAX_BODY, failure
 
 Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Any]]
@@ -108,7 +109,7 @@ class Inbox:
     The transaction commits after the route has returned and before the answer is sent. A delivery of an event that is
     handled already is answered with 200, and the route is not called. If the route raises, nothing is written, and an
     ``HTTPException`` with a status below 300 is answered with 500. ``event.ignore`` and ``event.retry`` work. A body
-    of more than a megabyte is answered with 413.
+    of more than a megabyte is answered with 413, one that is not received within 10 s with 408.
 
     Args:
         secrets: the endpoint's (``whsec_...``); several while one is being rolled.
@@ -135,6 +136,7 @@ class Inbox:
         self._webhooks: AsyncWebhooks | None = None
         self._pool: AsyncConnectionPool[AsyncConnection[Any]] | None = None
         self._refusals = RefusalCounter()
+        self._bodies = BodyReader(MAX_BODY)
         # scope: the default ends the dependency, and with it the transaction, after the answer was sent
         self.delivery: Any = Depends(self._deliver, scope="function")
         """The dependency of a route's argument."""
@@ -163,7 +165,8 @@ class Inbox:
         signature = ",".join(request.headers.getlist("stripe-signature")) or None
         try:
             stripe.check_header(signature)  # before the body: anybody can send a large one
-            body = await _read(request)
+            body = await self._bodies.read(RequestBody(request.receive))
+            request._body = body  # noqa: SLF001 -- so that the route may read it, too
         except PgonceError as error:
             raise await self._refuse(error) from None
         handed: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
@@ -217,15 +220,3 @@ def _refuse_success(error: BaseException) -> None:
 def _answer_to(error: Exception) -> HTTPException:
     answer = failure(error)
     return HTTPException(answer.status, str(error) if answer.status < 500 else "see the log of this service")
-
-
-async def _read(request: Request) -> bytes:
-    """The body, unless it is too large; ``request.body()`` has no limit."""
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > MAX_BODY:
-            raise PayloadTooLarge(f"the body is over the limit of {MAX_BODY:,} bytes")
-    request._body = b"".join(chunks)  # noqa: SLF001 -- so that the route may read it, too
-    return request._body  # noqa: SLF001

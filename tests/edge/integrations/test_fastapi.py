@@ -16,6 +16,7 @@ from pgonce.integrations import fastapi as integration
 from pgonce.integrations.fastapi import Delivery, Inbox, lifespan
 from pgonce.jobs.scheduler import Scheduler
 from pgonce.testing import deliver, event, signed
+from pgonce.webhooks import request_body
 from pgonce.webhooks.worker import Worker
 from tests.conftest import wait_until
 
@@ -123,6 +124,18 @@ async def test_a_large_body_is_refused_and_one_without_a_good_header_is_not_read
     read = 0
     assert (await client.post("/webhooks/stripe", content=endless())).status_code == 400
     assert read <= 100_000
+
+
+async def test_a_body_that_does_not_end_does_not_hold_the_request(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stuck() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(request_body, "BODY_SECONDS", 0.05)
+    headers = signed(event("customer.created")).headers
+    assert (await client.post("/webhooks/stripe", content=stuck(), headers=headers)).status_code == 408
 
 
 async def test_refused_deliveries_are_counted(
