@@ -30,8 +30,8 @@ MOST_TICKS = 10_000
 
 
 class _Counted(Consumer):
-    def __init__(self, *arguments: Any, seen: set[str], **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, *arguments: Any, seen: set[str]) -> None:
+        super().__init__(*arguments)
         self._seen = seen
 
     def _handle(self, events: Sequence[Event]) -> None:
@@ -40,8 +40,8 @@ class _Counted(Consumer):
 
 
 class _AsyncCounted(AsyncConsumer):
-    def __init__(self, *arguments: Any, seen: set[str], **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, *arguments: Any, seen: set[str]) -> None:
+        super().__init__(*arguments)
         self._seen = seen
 
     async def _handle(self, events: Sequence[Event]) -> None:
@@ -71,17 +71,15 @@ def drain(app: WebhookRegistry, *, url: str | None = None, schema: str = "public
         def renew(event: Event) -> bool:
             return call(pool, renew_webhook(event), schema)
 
-        options: dict[str, Any] = {"renew": renew, "seen": seen, "schema": schema}
-
-        # each time by a new consumer, because that one looks at all that is due
+        # each time by a new claimer, because that one looks at all that is due
         def work(types: ClaimedTypes) -> int:
-            return _Counted(pool, app, Claimer(pool, types, schema=schema), **options).run_once()
+            return _Counted(app, Claimer(pool, types, schema=schema), renew, seen=seen).run_once()
 
         async def drain_async(types: ClaimedTypes) -> bool:
             worked = False
             async with await database.open_async_pool(found, 2) as async_pool:
                 while await _AsyncCounted(
-                    async_pool, app, AsyncClaimer(async_pool, types, schema=schema), **options
+                    app, AsyncClaimer(async_pool, types, schema=schema), renew, seen=seen
                 ).run_once():
                     worked = True
             return worked

@@ -43,22 +43,22 @@ class AsyncClaimer:
         types: which events. Those whose handlers have transactions of their own are claimed one at a time: an event
             that waits behind another would hold its claim without being handled.
         handed: what a receiver in the same process has claimed for the consumers.
-        schema, max_attempts: as of the worker.
+        schema, max_attempts: as of the worker; also for those consumers.
     """
 
     def __init__(
         self,
         pool: Pool,
         types: ClaimedTypes,
-        *,
         handed: deque[Event] | None = None,
+        *,
         schema: str = "public",
         max_attempts: int = protocol.MAX_ATTEMPTS,
     ) -> None:
-        self._pool, self._types = pool, types
+        self.pool, self._types = pool, types
         self._handed: deque[Event] = deque() if handed is None else handed
-        self._schema = schema
-        self._max_attempts = max_attempts
+        self.schema = schema
+        self.max_attempts = max_attempts
         self.backlog = False
         """Whether the last claim found as many events as it asked for: then more are probably due."""
         self._lock = Lock()
@@ -144,15 +144,15 @@ class AsyncClaimer:
             types=included,
             other_types=excluded,
             since=since,
-            max_attempts=self._max_attempts,
-            schema=self._schema,
+            max_attempts=self.max_attempts,
+            schema=self.schema,
         )
         if time.monotonic() >= self._singly_until:
             try:
-                return await call_unsynced(self._pool, wanted(), self._schema)
+                return await call_unsynced(self.pool, wanted(), self.schema)
             except (PgonceError, psycopg.Error) as error:
                 if is_database_fault(error):
                     raise
                 log.warning("a batch could not be claimed, so events are claimed one by one: %s", summary(error))
                 self._singly_until = time.monotonic() + SINGLY
-        return await call_unsynced(self._pool, wanted(singly=True), self._schema)
+        return await call_unsynced(self.pool, wanted(singly=True), self.schema)

@@ -7,11 +7,13 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import psycopg
 
+from pgonce.core.call import Call
 from pgonce.core.concurrency import asked_to_stop
-from pgonce.core.execute import Pool, call
+from pgonce.core.execute import call
 from pgonce.errors import PgonceError
 from pgonce.webhooks import calls, calls_queue
 from pgonce.webhooks.calls import Event
@@ -21,6 +23,8 @@ from pgonce.webhooks.claimer import Claimer
 from pgonce.webhooks.executor import CHAIN, Executor
 from pgonce.webhooks.registry import Handler, WebhookRegistry
 from pgonce.webhooks.responses import is_database_fault
+
+T = TypeVar("T")
 
 MOST = 100
 """Events in a batch, at most. At 100 an fsync costs each of them a hundredth; more gains nothing."""
@@ -32,27 +36,16 @@ class Consumer:
     """Claims and handles events, batch after batch.
 
     Args:
-        pool: needs one connection for each consumer, and one more for timeouts and releases.
         app: the handlers. Those of the claimed types must be of this kind, synchronous or asynchronous.
-        claimer: where this consumer and others get their events.
+        claimer: where this consumer and others get their events. Its pool needs one connection for each consumer, and
+            one more for timeouts and releases.
         renew: keeps the claim of an event whose handler has a transaction of its own; returns False when the claim has
             ended. Called in a thread: an async handler may block its event loop.
-        schema, max_attempts: as of the worker.
     """
 
-    def __init__(
-        self,
-        pool: Pool,
-        app: WebhookRegistry,
-        claimer: Claimer,
-        *,
-        renew: Callable[[Event], bool],
-        schema: str = "public",
-        max_attempts: int = calls_queue.MAX_ATTEMPTS,
-    ) -> None:
-        self._pool, self._app, self._claimer = pool, app, claimer
-        self._schema = schema
-        self._executor = Executor(pool, schema, max_attempts, renew, claimer.take_overdue, app)
+    def __init__(self, app: WebhookRegistry, claimer: Claimer, renew: Callable[[Event], bool]) -> None:
+        self._app, self._claimer = app, claimer
+        self._executor = Executor(app, claimer, renew)
         claimer.rooms.append(self.room)
         self.size = 10
         """Events in the next batch, at most."""
@@ -106,7 +99,7 @@ class Consumer:
             elif handlers is not None:
                 unhandled.append(event)
         if unhandled:  # handed over by the receiver; another app may have a handler
-            call(self._pool, calls_queue.release_webhooks(unhandled), self._schema)
+            self._call(calls_queue.release_webhooks(unhandled))
         self._batches_first = not self._batches_first
         waiting = deque(batches.items())
         try:
@@ -131,7 +124,7 @@ class Consumer:
             if handlers and self._is_twin(event):
                 return None
             if key is not None:  # recorded by a client that did not know that events of this type have an order
-                call(self._pool, calls_queue.order_webhook(event, key), self._schema)
+                self._call(calls_queue.order_webhook(event, key))
                 return None
         except (PgonceError, psycopg.Error) as error:  # a trigger refuses it: the others of the batch go on
             if is_database_fault(error):
@@ -144,10 +137,13 @@ class Consumer:
         """Ignore an event whose twin, thin or snapshot, is handled by this app instead, or let it wait for that."""
         if not self._app.matching(calls_queue.twin_type(event.type)):
             return False
-        twin, must_wait = call(self._pool, calls_queue.twin_of_webhook(event), self._schema)
+        twin, must_wait = self._call(calls_queue.twin_of_webhook(event))
         ignored = calls.ignore_webhook(claim_of(event), f"twin of {twin}")
         end = calls_queue.postpone_webhook(claim_of(event), calls_queue.TWIN_EVERY) if must_wait else ignored
-        return twin is not None and call(self._pool, end, self._schema)
+        return twin is not None and self._call(end)
+
+    def _call(self, wanted: Call[T]) -> T:
+        return call(self._claimer.pool, wanted, self._claimer.schema)
 
     def _adapt(self, done: int, seconds: float) -> None:
         """Double the size after a full batch, if twice as many events would be done within `CHAIN` seconds, too.

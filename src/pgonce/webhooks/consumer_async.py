@@ -6,11 +6,13 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import psycopg
 
+from pgonce.core.call import Call
 from pgonce.core.concurrency_async import asked_to_stop
-from pgonce.core.execute_async import Pool, call
+from pgonce.core.execute_async import call
 from pgonce.errors import PgonceError
 from pgonce.webhooks import calls, calls_queue
 from pgonce.webhooks.calls import Event
@@ -20,6 +22,8 @@ from pgonce.webhooks.claimer_async import AsyncClaimer
 from pgonce.webhooks.executor_async import CHAIN, AsyncExecutor
 from pgonce.webhooks.registry import Handler, WebhookRegistry
 from pgonce.webhooks.responses import is_database_fault
+
+T = TypeVar("T")
 
 MOST = 100
 """Events in a batch, at most. At 100 an fsync costs each of them a hundredth; more gains nothing."""
@@ -31,27 +35,16 @@ class AsyncConsumer:
     """Claims and handles events, batch after batch.
 
     Args:
-        pool: needs one connection for each consumer, and one more for timeouts and releases.
         app: the handlers. Those of the claimed types must be of this kind, synchronous or asynchronous.
-        claimer: where this consumer and others get their events.
+        claimer: where this consumer and others get their events. Its pool needs one connection for each consumer, and
+            one more for timeouts and releases.
         renew: keeps the claim of an event whose handler has a transaction of its own; returns False when the claim has
             ended. Called in a thread: an async handler may block its event loop.
-        schema, max_attempts: as of the worker.
     """
 
-    def __init__(
-        self,
-        pool: Pool,
-        app: WebhookRegistry,
-        claimer: AsyncClaimer,
-        *,
-        renew: Callable[[Event], bool],
-        schema: str = "public",
-        max_attempts: int = calls_queue.MAX_ATTEMPTS,
-    ) -> None:
-        self._pool, self._app, self._claimer = pool, app, claimer
-        self._schema = schema
-        self._executor = AsyncExecutor(pool, schema, max_attempts, renew, claimer.take_overdue, app)
+    def __init__(self, app: WebhookRegistry, claimer: AsyncClaimer, renew: Callable[[Event], bool]) -> None:
+        self._app, self._claimer = app, claimer
+        self._executor = AsyncExecutor(app, claimer, renew)
         claimer.rooms.append(self.room)
         self.size = 10
         """Events in the next batch, at most."""
@@ -105,7 +98,7 @@ class AsyncConsumer:
             elif handlers is not None:
                 unhandled.append(event)
         if unhandled:  # handed over by the receiver; another app may have a handler
-            await call(self._pool, calls_queue.release_webhooks(unhandled), self._schema)
+            await self._call(calls_queue.release_webhooks(unhandled))
         self._batches_first = not self._batches_first
         waiting = deque(batches.items())
         try:
@@ -130,7 +123,7 @@ class AsyncConsumer:
             if handlers and await self._is_twin(event):
                 return None
             if key is not None:  # recorded by a client that did not know that events of this type have an order
-                await call(self._pool, calls_queue.order_webhook(event, key), self._schema)
+                await self._call(calls_queue.order_webhook(event, key))
                 return None
         except (PgonceError, psycopg.Error) as error:  # a trigger refuses it: the others of the batch go on
             if is_database_fault(error):
@@ -143,10 +136,13 @@ class AsyncConsumer:
         """Ignore an event whose twin, thin or snapshot, is handled by this app instead, or let it wait for that."""
         if not self._app.matching(calls_queue.twin_type(event.type)):
             return False
-        twin, must_wait = await call(self._pool, calls_queue.twin_of_webhook(event), self._schema)
+        twin, must_wait = await self._call(calls_queue.twin_of_webhook(event))
         ignored = calls.ignore_webhook(claim_of(event), f"twin of {twin}")
         end = calls_queue.postpone_webhook(claim_of(event), calls_queue.TWIN_EVERY) if must_wait else ignored
-        return twin is not None and await call(self._pool, end, self._schema)
+        return twin is not None and await self._call(end)
+
+    async def _call(self, wanted: Call[T]) -> T:
+        return await call(self._claimer.pool, wanted, self._claimer.schema)
 
     def _adapt(self, done: int, seconds: float) -> None:
         """Double the size after a full batch, if twice as many events would be done within `CHAIN` seconds, too.

@@ -20,7 +20,7 @@ from psycopg.pq.abc import PGresult
 
 from pgonce.core.call import Call
 from pgonce.core.concurrency import asked_to_stop, in_thread, meanwhile, time_limit
-from pgonce.core.execute import Pool, call, call_unsynced, execute, last_value, run, send, settings
+from pgonce.core.execute import call, call_unsynced, execute, last_value, run, send, settings
 from pgonce.core.failures import log_failure
 from pgonce.core.handler_session import RESET, RESET_SETTINGS, UNLOCK, HandlerSession
 from pgonce.errors import LeaseLost, PgonceError, TransactionBroken, summary, translate
@@ -28,6 +28,7 @@ from pgonce.webhooks import calls, calls_queue
 from pgonce.webhooks.calls import Event, Ignored, Postponed
 from pgonce.webhooks.calls_queue import claim_of
 from pgonce.webhooks.claimed import Batch, Work, put_back_on_error, take, take_all
+from pgonce.webhooks.claimer import Claimer
 from pgonce.webhooks.conflicts import Conflicts, is_conflict
 from pgonce.webhooks.handler_connection import (
     call_back,
@@ -71,21 +72,10 @@ class _Chain:
 class Executor:
     """The three ways of handling claimed events; the arguments are those of the consumer."""
 
-    def __init__(
-        self,
-        pool: Pool,
-        schema: str,
-        max_attempts: int,
-        renew: Callable[[Event], bool],
-        overdue: Callable[[], list[Event]],
-        app: WebhookRegistry,
-    ) -> None:
-        self._pool = pool
-        self._renew, self._overdue = renew, overdue
-        self._schema = schema
-        self._qualifier = sql.Identifier(schema).as_string()
-        self._max_attempts = max_attempts
-        self._app = app
+    def __init__(self, app: WebhookRegistry, claimer: Claimer, renew: Callable[[Event], bool]) -> None:
+        self._app, self._claimer, self._renew = app, claimer, renew
+        self._pool, self._schema = claimer.pool, claimer.schema
+        self._qualifier = sql.Identifier(claimer.schema).as_string()
         self._conflicts = Conflicts()
         self._expired: BaseException | None = None  # recorded by the timer; a handler may raise a TimeoutError, too
 
@@ -262,7 +252,7 @@ class Executor:
             return calls_queue.release_webhooks([event])
         log_failure(f"event {event.id}", error, ids_of(event), event, self._app.on_error)
         took = None if began is None else timedelta(seconds=time.monotonic() - began)
-        return calls.fail_webhook(claim, _trace(error), self._max_attempts, took=took)
+        return calls.fail_webhook(claim, _trace(error), self._claimer.max_attempts, took=took)
 
     def record(
         self, event: Event, error: BaseException, began: float | None = None, conn: Connection[Any] | None = None
@@ -285,7 +275,7 @@ class Executor:
 
     def _give_back(self, work: deque[Work], batches: deque[Batch]) -> bool:
         """Release the events that have not begun, and those handed over; True, for ``meanwhile``: more may come."""
-        left = [*self._overdue(), *(event for event, _ in take_all(work))]
+        left = [*self._claimer.take_overdue(), *(event for event, _ in take_all(work))]
         left += [event for _, events in take_all(batches) for event in events]
         if left:
             try:

@@ -160,13 +160,7 @@ class Worker(Service):
         types = self._app.claimed_types(asynchronous=False)
         if types is None:
             return []
-        claimer = Claimer(
-            self._pool,
-            types,
-            handed=self._handed,
-            schema=self._schema,
-            max_attempts=self._max_attempts,
-        )
+        claimer = Claimer(self._pool, types, self._handed, schema=self._schema, max_attempts=self._max_attempts)
         self._claimers.append(claimer)
         return [partial(self._consume, claimer, rests_first=number > 0) for number in range(self._concurrency)]
 
@@ -230,14 +224,7 @@ class Worker(Service):
                 call(self._pool, calls_queue.release_webhooks(left), self._schema)
 
     def _consume(self, claimer: Claimer, *, rests_first: bool) -> None:
-        consumer = Consumer(
-            self._pool,
-            self._app,
-            claimer,
-            renew=self._renew,
-            schema=self._schema,
-            max_attempts=self._max_attempts,
-        )
+        consumer = Consumer(self._app, claimer, self._renew)
         event_loop.of_worker.set(self._loop)
         number = threading.get_ident()
         if rests_first:  # if all looked at once, each would get a connection
@@ -280,22 +267,11 @@ class Worker(Service):
         self._work_async = wake
         async with await self._open_async_pool() as pool, rests.polling(self._pause), asyncio.TaskGroup() as group:
             claimer = AsyncClaimer(
-                pool,
-                types,
-                handed=self._handed_async,
-                schema=self._schema,
-                max_attempts=self._max_attempts,
+                pool, types, self._handed_async, schema=self._schema, max_attempts=self._max_attempts
             )
             self._claimers.append(claimer)
             for number in range(self._concurrency):
-                consumer = AsyncConsumer(
-                    pool,
-                    self._app,
-                    claimer,
-                    renew=self._renew,
-                    schema=self._schema,
-                    max_attempts=self._max_attempts,
-                )
+                consumer = AsyncConsumer(self._app, claimer, self._renew)
                 group.create_task(self._consume_async(consumer, rests, rests_first=number > 0))
 
     async def _open_async_pool(self) -> AsyncConnectionPool[AsyncConnection[Any]]:

@@ -54,7 +54,7 @@ def consumer(app: pgonce.App, url: str) -> Iterator[Attempt]:
     types = app.claimed_types(asynchronous=False)
     assert types
     with databases.open_pool(url, 3) as pool:
-        one = Consumer(pool, app, Claimer(pool, types), renew=lambda _: True)
+        one = Consumer(app, Claimer(pool, types), lambda _: True)
 
         def handle(_: str) -> None:
             while one.run_once() or one.run_once():  # every other time those of transactions of their own come first
@@ -69,7 +69,7 @@ def consumer_async(app: pgonce.App, url: str) -> Iterator[Attempt]:
     assert types
     with asyncio.Runner() as runner:
         pool = runner.run(databases.open_async_pool(url, 3))
-        one = AsyncConsumer(pool, app, AsyncClaimer(pool, types), renew=lambda _: True)
+        one = AsyncConsumer(app, AsyncClaimer(pool, types), lambda _: True)
 
         async def handle() -> None:
             while await one.run_once() or await one.run_once():
