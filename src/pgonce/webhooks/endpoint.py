@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import psycopg
@@ -11,7 +12,7 @@ from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
 from pgonce.core import database
-from pgonce.core.execute import call, connection, execute
+from pgonce.core.execute import connection, execute
 from pgonce.core.registration import check_app, check_count, check_flag, check_schema
 from pgonce.core.telemetry import is_traced
 from pgonce.errors import InvalidArgument, PayloadTooLarge, PgonceError
@@ -127,7 +128,7 @@ class Endpoint:
 
     def _record(self, event: stripe.Body) -> str:
         queue = calls.queue_webhooks([event], [order_key(self._app, event)])
-        with connection(self._pool()) as conn:
+        with self._connection() as conn:
             statement = with_lock_timeout(queue, self._schema, ALONE)
             outcomes = execute(conn, queue, self._schema, statement=statement)
         return calls.accepted(outcomes[event.id], event.id)
@@ -136,9 +137,14 @@ class Endpoint:
         """From time to time write the counts, during a delivery: a serverless platform runs nothing between two."""
         if counts := self._refusals.take():
             try:
-                call(self._pool(), count_refused_deliveries(counts), self._schema)
+                with self._connection() as conn:
+                    execute(conn, count_refused_deliveries(counts), self._schema)
             except (PgonceError, psycopg.Error):
                 self._refusals.put_back(counts)
+
+    def _connection(self) -> AbstractContextManager[Connection[Any]]:
+        """A connection for what is recorded without a handler; what is written is committed at the end."""
+        return connection(self._pool())
 
     def _pool(self) -> ConnectionPool[Connection[Any]]:
         # opened at the first delivery, in the process that serves it, because a pool does not survive a fork

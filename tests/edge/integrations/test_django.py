@@ -71,12 +71,15 @@ def test_a_delivery_is_committed_before_its_200_also_outside_of_autocommit(datab
         "from site_config.settings import *\nDATABASES['default']['AUTOCOMMIT'] = False\n", "utf-8"
     )
     made = "from django.test import Client; from pgonce.testing import deliver, event;"
-    sent = f"{made} print([deliver(Client(), event('invoice.paid')).status_code for _ in range(2)])"
+    now = "from pgonce.webhooks.refusals import RefusalCounter; RefusalCounter.take.__defaults__ = (0,);"
+    with_secrets = "[{}, {}, {'secret': 'whsec_other'}]"
+    sent = f"{made} {now} print([deliver(Client(), event('invoice.paid'), **o).status_code for o in {with_secrets}])"
     more = {"modules": tmp_path, "DJANGO_SETTINGS_MODULE": "manual"}
     code, said = manage(database, "shell", "--command", sent, **more)
-    assert (code, said.splitlines()[-1]) == (0, "[200, 200]"), said
+    assert (code, said.splitlines()[-1]) == (0, "[200, 200, 400]"), said
     with psycopg.connect(database) as conn:
         assert conn.execute("select count(*) from webhook_events").fetchone() == (2,)
+        assert conn.execute("select reason, deliveries from pgonce_refused_deliveries").fetchall() == [("signature", 1)]
 
 
 @pytest.mark.parametrize("schema", ["public", "pgonce"])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
@@ -14,37 +15,24 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
-from pgonce.core.execute import execute
-from pgonce.errors import DatabaseUnavailable, PgonceError
+from pgonce.errors import DatabaseUnavailable
 from pgonce.integrations.django.conf import setting
 from pgonce.integrations.django.registry import app
-from pgonce.webhooks import calls, stripe
-from pgonce.webhooks.calls_receive import count_refused_deliveries
 from pgonce.webhooks.endpoint import Endpoint
-from pgonce.webhooks.inbox_writer import ALONE, order_key, with_lock_timeout
 
 
 class _Endpoint(Endpoint):
     """Records through Django's own connection: no pool beside it, and a test's transaction is rolled back as usual."""
 
-    def _record(self, event: stripe.Body) -> str:
-        queue = calls.queue_webhooks([event], [order_key(self._app, event)])
-        statement = with_lock_timeout(queue, self._schema, ALONE)
+    @contextmanager
+    def _connection(self) -> Iterator[psycopg.Connection[Any]]:
         try:
             connection = _connection()
         except DjangoError as error:
             raise DatabaseUnavailable(str(error)) from error
-        outcomes = execute(connection.connection, queue, self._schema, statement=statement)
+        yield connection.connection
         if not connection.in_atomic_block:  # with AUTOCOMMIT off nobody else would commit; otherwise no round trip
             connection.connection.commit()
-        return calls.accepted(outcomes[event.id], event.id)
-
-    def _write_refusals(self) -> None:
-        if counts := self._refusals.take():
-            try:
-                execute(_connection().connection, count_refused_deliveries(counts), self._schema)
-            except (PgonceError, psycopg.Error, DjangoError):
-                self._refusals.put_back(counts)
 
 
 def _connection() -> Any:
