@@ -87,6 +87,16 @@ def test_a_coroutine_that_calls_sys_exit_ends_neither_the_loop_nor_its_neighbour
     assert neighbour.result(20) == "done"
 
 
+def test_plain_code_in_the_loop_is_refused_to_wait_for_it() -> None:
+    loop = event_loop.background()
+
+    async def wait() -> None:
+        with pytest.raises(RuntimeError, match="call it in a thread"):
+            loop.run(asyncio.sleep(0))
+
+    loop.run(wait())
+
+
 def test_a_handler_that_blocks_the_loop_is_named_with_its_line(
     database: str, conn: Connection[Any], caplog: pytest.LogCaptureFixture
 ) -> None:

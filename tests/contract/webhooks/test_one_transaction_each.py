@@ -47,6 +47,13 @@ LEFT = {
 
 
 @pytest.fixture
+def long_chain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chain of three events may take longer than 0.2 s: a busy machine needs more."""
+    for module in ("executor", "executor_async"):
+        monkeypatch.setattr(f"pgonce.webhooks.{module}.CHAIN", 60)
+
+
+@pytest.fixture
 def database_with_tenant(database: str, conn: Connection[Any]) -> str:
     conn.execute("create schema tenant")
     return database
@@ -227,18 +234,11 @@ def callbacks_and_handlers(app: pgonce.App, seen: list[str], *, is_async: bool, 
             await tx.execute("insert into effects (event) values (%s)", [event.id])
 
 
+@pytest.mark.usefixtures("long_chain")
 @pytest.mark.parametrize("is_async", [False, True])
 def test_callbacks_wait_for_the_commit_of_the_chain_that_is_on_disk(
-    app: pgonce.App,
-    database: str,
-    conn: Connection[Any],
-    put: Queue,
-    effects: Effects,
-    is_async: bool,
-    monkeypatch: pytest.MonkeyPatch,
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects, is_async: bool
 ) -> None:
-    for module in ("executor", "executor_async"):
-        monkeypatch.setattr(f"pgonce.webhooks.{module}.CHAIN", 60)  # a busy machine needs more than 0.2 s
     seen: list[str] = []
     callbacks_and_handlers(app, seen, is_async=is_async)
     put("pay", "evt_1", "evt_2", "evt_3")
@@ -249,6 +249,7 @@ def test_callbacks_wait_for_the_commit_of_the_chain_that_is_on_disk(
     assert sorted(effects()) == ["evt_1", "evt_2", "evt_3"]
 
 
+@pytest.mark.usefixtures("long_chain")
 @pytest.mark.parametrize(("durable", "commits"), [("chain", ["off", "off", "on"]), ("each", ["on", "on", "on"])])
 def test_all_commits_of_a_chain_but_the_last_are_asynchronous_unless_each_is_to_be_durable(
     app: pgonce.App,
@@ -258,9 +259,7 @@ def test_all_commits_of_a_chain_but_the_last_are_asynchronous_unless_each_is_to_
     effects: Effects,
     durable: str,
     commits: list[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pgonce.webhooks.executor.CHAIN", 60)  # a busy machine needs more than 0.2 s
     conn.execute("create table commits (nr int generated always as identity, synchronous text)")
     conn.execute(
         "create function note() returns trigger language plpgsql as $$ begin"
@@ -288,6 +287,7 @@ def test_what_comes_before_a_callback_waits_for_standbys_as_before(
     assert conn.execute("show synchronous_commit").fetchone() == (then,)
 
 
+@pytest.mark.usefixtures("long_chain")
 @pytest.mark.parametrize("last", ["failed", "commits asynchronously", "as all commits, by a setting of the database"])
 def test_a_callback_after_a_chain_whose_last_commit_is_not_on_disk_finds_its_own_there(
     app: pgonce.App,
@@ -296,9 +296,7 @@ def test_a_callback_after_a_chain_whose_last_commit_is_not_on_disk_finds_its_own
     put: Queue,
     effects: Effects,
     last: str,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pgonce.webhooks.executor.CHAIN", 60)  # a busy machine needs more than 0.2 s
     committed: list[str] = []
     on_disk: list[bool] = []
 
@@ -390,18 +388,11 @@ def test_a_decision_to_ignore_is_not_caught_by_a_handlers_own_except_clause(
     assert status(conn, "evt_1")["ignored_reason"] == "not ours"
 
 
+@pytest.mark.usefixtures("long_chain")
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_the_callbacks_of_a_committed_event_run_when_the_next_one_loses_the_connection(
-    app: pgonce.App,
-    database: str,
-    conn: Connection[Any],
-    put: Queue,
-    effects: Effects,
-    kind: str,
-    monkeypatch: pytest.MonkeyPatch,
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects, kind: str
 ) -> None:
-    for module in ("executor", "executor_async"):
-        monkeypatch.setattr(f"pgonce.webhooks.{module}.CHAIN", 60)  # a busy machine needs more than 0.2 s
     called: list[str] = []
 
     def handle(event: pgonce.Event) -> None:
