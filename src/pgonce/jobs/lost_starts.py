@@ -13,7 +13,7 @@ KEPT = 60.0
 
 @dataclass(frozen=True, slots=True)
 class LostStart:
-    """A start that was sent twice, and not answered."""
+    """A start that was sent again and again, and not answered."""
 
     place: str
     """Database and schema."""
