@@ -71,12 +71,10 @@ begin
   select m.job_name, m.succeeded + m.failed + m.running, m.succeeded, m.failed, m.skipped, m.running,
          round(m.succeeded::numeric / nullif(m.succeeded + m.failed, 0), 4)::double precision, m.ms[1], m.ms[2], m.ms[3], m.ms[4], p.ms[1],
          round(m.ms[1]::numeric / nullif(p.ms[1], 0) - 1, 4)::double precision,
-         round(m.rows * 1000.0 / nullif(m.spent_ms, 0), 1)::double precision, n.started_at, l.completed_at,
+         round(m.rows * 1000.0 / nullif(m.spent_ms, 0), 1)::double precision, m.last_started, l.completed_at,
          pgonce_error_line(l.error_message)
   from measured m
   left join measured p on p.period = 2 and p.job_name = m.job_name
-  left join lateral (
-    select r.started_at from cron_job_runs r where r.job_name = any (array[m.job_name]) order by r.job_name, r.started_at desc limit 1) n on true
   left join lateral (
     select r.completed_at, r.error_message from cron_job_runs r
     where r.job_name = any (array[m.job_name]) and r.started_at = m.last_failed and r.status = 'failed' limit 1) l on true

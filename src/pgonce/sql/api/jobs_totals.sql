@@ -60,14 +60,15 @@ begin
            coalesce(sum(e.rows_processed) filter (where e.status = 'succeeded'), 0) as rows,
            coalesce(sum(e.duration_ms) filter (where e.status = 'succeeded'), 0) as spent_ms,
            count(e.duration_ms) filter (where e.status = 'succeeded') as measured,
-           max(e.started_at) filter (where e.status = 'failed') as last_failed,
+           max(e.started_at) as last_started, max(e.started_at) filter (where e.status = 'failed') as last_failed,
            array_agg(pgonce_round_duration(e.duration_ms)) filter (where e.status = 'succeeded' and e.duration_ms is not null) as durations
     from ended e group by e.job_name)
   insert into pgonce_job_totals
   select v_until, coalesce(c.job_name, t.job_name), coalesce(t.succeeded, 0) + coalesce(c.succeeded, 0),
          coalesce(t.failed, 0) + coalesce(c.failed, 0), coalesce(t.skipped, 0) + coalesce(c.skipped, 0),
          coalesce(t.rows, 0) + coalesce(c.rows, 0), coalesce(t.spent_ms, 0) + coalesce(c.spent_ms, 0),
-         coalesce(t.measured, 0) + coalesce(c.measured, 0), coalesce(d.durations, '{}'), coalesce(d.counts, '{}'), greatest(t.last_failed, c.last_failed)
+         coalesce(t.measured, 0) + coalesce(c.measured, 0), coalesce(d.durations, '{}'), coalesce(d.counts, '{}'),
+         greatest(t.last_started, c.last_started), greatest(t.last_failed, c.last_failed)
   from counted c full join (select * from pgonce_job_totals a where a.until = v_last) t on t.job_name = c.job_name
   cross join lateral (
     select array_agg(s.ms order by s.ms) as durations, array_agg(s.runs order by s.ms) as counts from (
@@ -127,7 +128,8 @@ comment on function pgonce_cron_job_runs_deleted() is
 -- by run. The durations are collected by hash: a sort of all runs by the name of their job took half of the time.
 create or replace function pgonce_count_job_runs(p_job_name text, p_from timestamptz, p_until timestamptz default 'infinity')
 returns table (job_name text, succeeded bigint, failed bigint, skipped bigint, running bigint, rows bigint, spent_ms bigint,
-               measured bigint, last_failed timestamptz, durations integer[], counts integer[], less_durations integer[], less_counts integer[])
+               measured bigint, last_started timestamptz, last_failed timestamptz,
+               durations integer[], counts integer[], less_durations integer[], less_counts integer[])
 language plpgsql stable set search_path from current set jit = off set plan_cache_mode = force_custom_plan set work_mem = '64MB' as $$
 declare
   v_first timestamptz := (select min(d.until) from pgonce_job_days d where d.until >= p_from);
@@ -161,6 +163,7 @@ begin
            sum(s.sign * s.rows_processed) filter (where s.status = 'succeeded') as rows,
            sum(s.sign * s.duration_ms) filter (where s.status = 'succeeded') as spent_ms,
            sum(s.sign) filter (where s.status = 'succeeded' and s.duration_ms is not null) as measured,
+           max(s.started_at) filter (where s.sign > 0) as last_started,
            max(s.started_at) filter (where s.status = 'failed' and s.sign > 0) as last_failed,
            array_agg(s.duration_ms) filter (where s.status = 'succeeded' and s.sign > 0) as durations,
            array_agg(s.duration_ms) filter (where s.status = 'succeeded' and s.sign < 0) as less_durations
@@ -169,6 +172,7 @@ begin
     select z.job_name, z.succeeded - coalesce(a.succeeded, 0) as succeeded, z.failed - coalesce(a.failed, 0) as failed,
            z.skipped - coalesce(a.skipped, 0) as skipped, z.rows - coalesce(a.rows, 0) as rows,
            z.spent_ms - coalesce(a.spent_ms, 0) as spent_ms, z.measured - coalesce(a.measured, 0) as measured,
+           case when z.last_started >= p_from then z.last_started end as last_started,
            case when z.last_failed >= p_from then z.last_failed end as last_failed,
            z.durations, z.counts, a.durations as less_durations, a.counts as less_counts
     from (select * from pgonce_job_totals t where t.until = v_last and (p_job_name is null or t.job_name = p_job_name)) z
@@ -178,7 +182,7 @@ begin
   select coalesce(o.job_name, s.job_name), coalesce(o.succeeded, 0) + coalesce(s.succeeded, 0), coalesce(o.failed, 0) + coalesce(s.failed, 0),
          coalesce(o.skipped, 0) + coalesce(s.skipped, 0), coalesce(o.running, 0), coalesce(o.rows, 0)::bigint + coalesce(s.rows, 0),
          coalesce(o.spent_ms, 0)::bigint + coalesce(s.spent_ms, 0), coalesce(o.measured, 0) + coalesce(s.measured, 0),
-         greatest(o.last_failed, s.last_failed),
+         greatest(o.last_started, s.last_started), greatest(o.last_failed, s.last_failed),
          s.durations || o.durations, s.counts, s.less_durations || o.less_durations, s.less_counts
   from ones o full join sums s on s.job_name = o.job_name;
 end $$;

@@ -20,6 +20,7 @@ create table if not exists pgonce_job_totals (
   measured    bigint      not null,   -- how many of them have a duration; a run that was written by hand may have none
   durations   integer[]   not null,   -- the durations, rounded by pgonce_round_duration
   counts      integer[]   not null,   -- how many runs have each of these durations
+  last_started timestamptz,           -- when the last of the runs had started
   last_failed timestamptz,            -- when the last one of those that failed had started
   primary key (until, job_name)
 );
