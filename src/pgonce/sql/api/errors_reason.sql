@@ -40,9 +40,10 @@ begin
   if v_line is null then
     v_text := regexp_replace(v_text, '\n\[SQL: .*$', '');
     -- The last line that is not indented and that PostgreSQL has not added to an error, such as a row, a position or a hint.
-    select l.line into v_line from regexp_split_to_table(v_text, '\n') with ordinality l (line, number)
-    where l.line ~ '^\S' and l.line !~ '^(?:[D]ETAIL|HINT|CONTEXT|QUERY|STATEMENT|LOCATION|LINE \d+) *:'
-    order by l.number desc limit 1;
+    -- offset 0: the lines are looked at from the last one on, and not all of them before they are sorted.
+    select l.line into v_line from (
+      select a.line from string_to_table(v_text, E'\n') with ordinality a (line, number) order by a.number desc offset 0) l
+    where l.line ~ '^\S' and l.line !~ '^(?:[D]ETAIL|HINT|CONTEXT|QUERY|STATEMENT|LOCATION|LINE \d+) *:' limit 1;
     v_line := concat_ws(' ', v_line, case when v_line is null then v_end else '(' || v_end || ')' end);
   end if;
   if v_line ~ '(?:[i]nvalid (?:[i]nput|value|byte|regular)|out of range|malformed)' then
