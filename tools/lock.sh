@@ -15,7 +15,8 @@ compile() {
     "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
         --no-emit-index-url --no-emit-find-links --output-file "requirements/$out" "$@"
 }
-compile lock.txt "$@" --all-extras pyproject.toml requirements/build.in requirements/dist.in requirements/docs.in
+compile lock.txt "$@" --all-extras pyproject.toml requirements/build.in requirements/dist.in \
+    requirements/docs.in requirements/uv.in
 # the parts of it that one purpose needs: pip cannot install a part of a file with hashes
 compile run.txt --constraint requirements/lock.txt --extra embedded --extra serve --extra console --extra examples \
     pyproject.toml requirements/build.in
@@ -24,3 +25,4 @@ compile dev.txt --constraint requirements/lock.txt --extra all --extra examples 
 compile package.txt --constraint requirements/lock.txt --extra all pyproject.toml
 compile dist.txt --constraint requirements/lock.txt requirements/dist.in
 compile docs.txt --constraint requirements/lock.txt requirements/docs.in
+compile uv.txt --constraint requirements/lock.txt requirements/uv.in
