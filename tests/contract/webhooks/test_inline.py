@@ -32,6 +32,7 @@ from pgonce.webhooks import inline, inline_async, stripe
 from pgonce.webhooks.calls import Event
 from tests.conftest import wait_until
 from tests.contract.callers import SECRET, Async, Caller, PlainSql, Sync, Tx, spawn
+from pgonce.webhooks.worker import Worker
 from tests.contract.conftest import BINDINGS, CALLERS
 from tests.faults.proxy import Proxy
 
@@ -474,13 +475,29 @@ def test_an_ignored_event_is_final_and_its_effect_rolled_back(caller: Caller, db
 def test_an_event_of_a_type_without_a_handler_is_ignored_and_says_so(caller: Caller, db: Db, name: str) -> None:
     app = App()
     app.webhook("invoice.*")(effect)
-    assert caller.deliver(body(name, "customer.created"), app.handle) == "ignored"
+    kind = f"customer.{name}"
+    assert caller.deliver(body(name, kind), app.handle) == "ignored"
     assert row(db, name)["status"] == "ignored"
-    assert "no handler for customer.created" in row(db, name)["ignored_reason"]
+    assert f"no handler for {kind}" in row(db, name)["ignored_reason"]
     assert caller.deliver(body(name + "x", "invoice.paid"), app.handle) == "succeeded"
     # the app of a worker on the same database may have a handler
-    assert db.execute("select pgonce_take_back_webhooks('^customer')").fetchone() == (1,)
-    assert caller.deliver(body(name, "customer.created"), app.handle) == "queued"
+    assert db.execute("select pgonce_take_back_webhooks(%s)", [kind]).fetchone() == (1,)
+    assert caller.deliver(body(name, kind), app.handle) == "queued"
+
+
+def test_what_another_app_has_no_handler_for_is_handled_where_there_is_one(
+    caller: Caller, db: Db, module_database: str, name: str
+) -> None:
+    app = App()
+    app.webhook("invoice.*")(effect)
+    assert caller.deliver(body(name, "customer.created"), app.handle) == "ignored"
+    assert caller.deliver(body(name, "customer.created"), effect) == "succeeded"
+    recorded = name + "x"
+    queue = "select outcome from pgonce_queue_webhooks(array[%s], '{customer.created}', array[%s])"
+    with Worker(app, module_database, poll=60):  # it has just looked, and ends the event as ignored later
+        db.execute(queue, [recorded, body(recorded, "customer.created").decode()])
+        assert caller.deliver(body(recorded, "customer.created"), effect) == "succeeded"
+    assert (effects(db, name), effects(db, recorded)) == (1, 1)
 
 
 # Payloads that jsonb cannot hold ------------------------------------------------------------------------------------

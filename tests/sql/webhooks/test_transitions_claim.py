@@ -35,7 +35,6 @@ DERIVED = {
     "dead": ("failedq", "next_attempt_at = null"),
     "exhausted": ("expiredq", "attempts = 12"),
     "ignored": ("ignored", "queued = true, ignored_reason = 'no handler for x'"),  # so says its handler
-    "unhandled": ("ignored", "queued = true, ignored_reason = 'no handler for x', lease = null"),
 }
 MAX_ATTEMPTS = 12
 
@@ -57,8 +56,6 @@ class Queued(Event):
         found = self.state()
         if row and found == "failedq":
             return "dead" if row["next_attempt_at"] is None else "failed"
-        if row and found == "ignored" and row["lease"] is None:
-            return "unhandled"
         if row and found == "expiredq":
             live = "select exists (select from pgonce_webhook_leases where event_id = %s and expires_at > now())"
             return "renewed" if value(self.conn, live, row["id"]) else found

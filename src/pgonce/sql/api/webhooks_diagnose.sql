@@ -144,8 +144,7 @@ begin
       if not pgonce_has_live_handler(v.event_type) then
         -- workers look for such events every two seconds
         v_kind := case when v.status = 'processing' and v.next_attempt_at > v_now - interval '1 minute'
-                         and coalesce(v.event_type !~ pgonce_handled_types(), true)
-                         and exists (select from pgonce_live_processes p where p.does = 'events') then 'unhandled' else 'no_worker' end;
+                         and pgonce_is_type_unhandled(v.event_type) then 'unhandled' else 'no_worker' end;
       elsif v_earlier_id is not null then
         v_kind := 'behind';
       elsif v.next_attempt_at > v_now then

@@ -5,7 +5,9 @@
 --   held       processing, a lease that has not expired (or the row is locked: a locked row counts as held)
 --   expired    processing, a lease that has expired
 --   failed     the handler raised; succeeded and ignored are final
--- "held", "expired" and "failed" are states of a direct client's row here. The same states of a queued row end in "q".
+--   unhandled  ignored because neither a process nor the route that got it has a handler for its type
+-- "held", "expired" and "failed" are states of a direct client's row here. The same states of a queued row end in "q". "stray"
+-- and "strayheld" are waiting and heldq of a type that no process has a handler for, while one is running.
 --
 -- transitions
 -- from      | verb                  | to        | because
@@ -19,6 +21,9 @@
 -- failedq   | insert_webhook_if_new | heldq     | a redelivery is the retry, also of a dead letter; a worker can take it over
 -- succeeded | insert_webhook_if_new | succeeded | no row: done
 -- ignored   | insert_webhook_if_new | ignored   | no row: done
+-- unhandled | insert_webhook_if_new | held      | the caller has a handler: it is no worker's any more
+-- stray     | insert_webhook_if_new | held      | workers would end it as ignored, and the caller has a handler
+-- strayheld | insert_webhook_if_new | PT409     | its holder gives it back, or dies: Stripe retries
 -- absent    | pgonce_queue_webhooks        | waiting   | first receipt: a worker may claim it at once
 -- absent    | queue_and_claim       | heldq     | first receipt with p_lease_for: claimed for the receiver's worker
 -- waiting   | pgonce_queue_webhooks        | waiting   | a duplicate changes nothing
@@ -30,6 +35,7 @@
 -- failedq   | pgonce_queue_webhooks        | waiting   | a redelivery is the retry at once, also of a dead letter
 -- succeeded | pgonce_queue_webhooks        | succeeded | done
 -- ignored   | pgonce_queue_webhooks        | ignored   | done
+-- unhandled | pgonce_queue_webhooks        | waiting   | a process may have a handler by now
 -- absent    | complete_webhook      | false     | nothing to complete
 -- waiting   | complete_webhook      | false     | nobody holds it, so no lease matches
 -- held      | complete_webhook      | succeeded | the lease matches: the status commits with the effect
@@ -40,6 +46,7 @@
 -- failedq   | complete_webhook      | false     | an attempt that has failed cannot succeed afterwards
 -- succeeded | complete_webhook      | succeeded | true: the same lease repeats a call whose answer was lost
 -- ignored   | complete_webhook      | false     | it was ignored
+-- unhandled | complete_webhook      | false     | it was ignored
 -- absent    | fail_webhook          | false     | nothing to fail
 -- waiting   | fail_webhook          | false     | nobody holds it
 -- held      | fail_webhook          | failed    | the lease matches
@@ -50,6 +57,7 @@
 -- failedq   | fail_webhook          | failedq   | true: the same lease repeats a call whose answer was lost
 -- succeeded | fail_webhook          | false     | its effect is committed
 -- ignored   | fail_webhook          | false     | it was ignored
+-- unhandled | fail_webhook          | false     | it was ignored
 -- absent    | ignore_webhook        | false     | nothing to ignore
 -- waiting   | ignore_webhook        | false     | nobody holds it
 -- held      | ignore_webhook        | ignored   | the lease matches
@@ -60,6 +68,7 @@
 -- failedq   | ignore_webhook        | false     | an attempt that has failed has ended
 -- succeeded | ignore_webhook        | false     | its effect is committed
 -- ignored   | ignore_webhook        | ignored   | true: the same lease repeats a call whose answer was lost
+-- unhandled | ignore_webhook        | false     | nobody holds it
 
 create or replace function pgonce_queue_webhooks(
   p_stripe_event_ids text[], p_event_types text[], p_bodies text[], p_raws bytea[] default null, p_order_keys text[] default null,
@@ -144,10 +153,12 @@ begin
   for r in select distinct b.id from unnest(p_stripe_event_ids) as b (id)
            where b.id <> all (coalesce(v_new, '{}')) loop
     select * into v from webhook_events e where e.stripe_event_id = r.id for update skip locked;
-    if found and v.status in ('processing', 'failed') and (v.status = 'failed' or not v.queued) then
-      -- failed, or a direct client's: from now on workers may claim it, at once if no lease is valid
+    if found and (v.status = 'failed' or v.status = 'processing' and not v.queued
+                  or v.status = 'ignored' and v.queued and v.lease is null and v.ignored_reason like 'no handler%') then
+      -- Failed, or a direct client's: from now on workers may claim it, at once if no lease is valid. Or it was ignored because no
+      -- process had a handler: by now one may have.
       update webhook_events e
-      set status = 'processing', queued = true, processed_at = null, deliveries = e.deliveries + 1,
+      set status = 'processing', queued = true, processed_at = null, ignored_reason = null, deliveries = e.deliveries + 1,
           lease            = case when v.lease_expires_at > clock_timestamp() and v.status = 'processing' then e.lease end,
           lease_expires_at = case when v.lease_expires_at > clock_timestamp() and v.status = 'processing' then e.lease_expires_at end,
           next_attempt_at  = clock_timestamp()

@@ -25,6 +25,7 @@ language plpgsql set search_path from current as $$
 #variable_conflict use_column
 declare
   v webhook_events;
+  v_is_unhandled boolean;
 begin
   perform pgonce_check_webhook_arguments(p_stripe_event_id, p_event_type, p_payload);
   if coalesce(p_lease_for, interval '0') <= interval '0' or p_lease_for > interval '100 years' then
@@ -45,26 +46,34 @@ begin
         return;
       end if;
       continue;  -- another client inserted it first: read again, in a new statement
-    elsif v.status = 'failed' or v.status = 'processing' and v.lease_expires_at <= clock_timestamp()
-          and not pgonce_is_lease_renewed(v.id, v.lease) then
+    elsif v.status <> 'succeeded' then
+      -- Another app's receiver may have recorded it, or a route of it ignored it. The workers have no handler for its type, and
+      -- whoever calls this has: it is the caller's alone from now on.
+      v_is_unhandled := v.queued and (v.status = 'ignored' or pgonce_is_type_unhandled(v.event_type));
       return query
         update webhook_events e
         set status = 'processing', lease = gen_random_uuid(), lease_expires_at = clock_timestamp() + p_lease_for,
-            attempts = e.attempts + 1, processed_at = null, deliveries = e.deliveries + 1,
-            next_attempt_at = case when e.queued then coalesce(e.next_attempt_at, clock_timestamp()) end
+            attempts = e.attempts + 1, processed_at = null, ignored_reason = null, deliveries = e.deliveries + 1,
+            queued = e.queued and not v_is_unhandled,
+            next_attempt_at = case when e.queued and not v_is_unhandled then coalesce(e.next_attempt_at, clock_timestamp()) end
         where e.id = (
           select c.id from webhook_events c
-          where c.id = v.id and (c.status = 'failed' or c.status = 'processing' and c.lease_expires_at <= clock_timestamp()
-                                and not pgonce_is_lease_renewed(c.id, c.lease))
+          where c.id = v.id and (c.status = 'failed'
+            or c.status = 'processing' and c.lease_expires_at <= clock_timestamp() and not pgonce_is_lease_renewed(c.id, c.lease)
+            or v_is_unhandled and c.queued and c.lease is null
+               and (c.status = 'processing' or c.status = 'ignored' and c.ignored_reason like 'no handler%'))
           for update skip locked)
         returning 'claimed', e.id, e.lease, e.attempts;
       if found then return; end if;
-      -- the row is locked, so somebody is handling it; or it was taken over, ended or purged in the meantime
+      -- it is held or ignored, or its row is locked; or it was taken over, ended or purged in the meantime
       select * into v from webhook_events e where e.stripe_event_id = p_stripe_event_id;
       continue when not found;
     end if;
     return query select
-      case when v.status in ('succeeded', 'ignored') then 'done' when v.queued then 'queued' else 'busy' end,
+      case when v.status = 'succeeded' then 'done'
+           when v.status = 'ignored' and (v.queued and v.lease is null and v.ignored_reason like 'no handler%') is not true
+             then 'done'
+           when v.queued and not v_is_unhandled then 'queued' else 'busy' end,
       v.id, null::uuid, v.attempts;
     return;
   end loop;
