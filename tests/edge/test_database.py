@@ -7,12 +7,14 @@ import select
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 from psycopg_pool import PoolTimeout
 
 from pgonce.core import database as databases
+from pgonce.core.execute import connection
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, is_transient
 from tests.conftest import wait_until, with_database
 from tests.faults.proxy import proxy
@@ -166,6 +168,24 @@ def test_a_pool_comes_back_when_the_database_does(database: str) -> None:
                 return False
 
         wait_until(works, "the pool has connected again", 60)
+
+
+def test_a_pool_of_closed_connections_is_waited_for_once(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    with proxy(database) as network, databases.open_pool(network.url, 1) as pool:
+        take = pool.getconn
+
+        def getconn(timeout: float) -> psycopg.Connection[Any]:
+            waits.append(timeout)
+            return take(timeout)
+
+        monkeypatch.setattr(pool, "getconn", getconn)
+        network.cut()
+        with connection(pool) as conn:
+            assert conn.execute("select 1").fetchone() == (1,)
+    assert len(waits) > 1
+    assert waits == sorted(waits, reverse=True)
+    assert waits[0] <= databases.TIMEOUT
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ timeouts of a connection, role or database. This module makes sure of that.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
@@ -282,9 +283,13 @@ def _was_closed(conn: Connection[Any]) -> bool:
 
 
 def get_connection(pool: Pool) -> Connection[Any]:
-    """A connection of the pool that the server has not closed; to be given back with ``putconn``."""
+    """A connection of the pool that the server has not closed; to be given back with ``putconn``.
+
+    It waits for the pool's timeout once, however many closed connections the pool has.
+    """
     refuse_inherited(pool)
-    while _was_closed(conn := pool.getconn()):
+    until = time.monotonic() + pool.timeout
+    while _was_closed(conn := pool.getconn(max(until - time.monotonic(), 0.001))):
         close_for_good(conn)
         pool.putconn(conn)  # which opens another in its place
     if conn.read_only:  # set by the application: the claim of an event would be written, and its mark refused

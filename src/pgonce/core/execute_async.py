@@ -6,6 +6,7 @@ timeouts of a connection, role or database. This module makes sure of that.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import timedelta
@@ -283,9 +284,13 @@ async def _was_closed(conn: AsyncConnection[Any]) -> bool:
 
 
 async def get_connection(pool: Pool) -> AsyncConnection[Any]:
-    """A connection of the pool that the server has not closed; to be given back with ``putconn``."""
+    """A connection of the pool that the server has not closed; to be given back with ``putconn``.
+
+    It waits for the pool's timeout once, however many closed connections the pool has.
+    """
     refuse_inherited(pool)
-    while await _was_closed(conn := await pool.getconn()):
+    until = time.monotonic() + pool.timeout
+    while await _was_closed(conn := await pool.getconn(max(until - time.monotonic(), 0.001))):
         close_for_good(conn)
         await pool.putconn(conn)  # which opens another in its place
     if conn.read_only:  # set by the application: the claim of an event would be written, and its mark refused

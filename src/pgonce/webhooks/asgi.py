@@ -50,6 +50,9 @@ LIVE, READY = "/healthz", "/readyz"
 READY_SECONDS = 1.0
 """Seconds for which an answer about readiness is reused."""
 STOP_SECONDS = 20.0
+RECORD_SECONDS = 12.0
+"""Seconds until a delivery is answered with 503. A pooler whose server is gone may keep a statement for two minutes.
+The outcome of one that was sent is awaited for 5 s more; Stripe waits for about 20 s."""
 """Seconds that ``stop`` waits for handlers. Kubernetes and systemd kill a process after 30 and 90 s."""
 
 
@@ -304,10 +307,11 @@ class Receiver:
         if self._live_only and event.payload.get("livemode") is False:
             self._count_refusal("test")
             return answer(200, event=event.id, outcome="refused: a test event at a live endpoint")
-        await self.start()
-        assert self._writer is not None  # noqa: S101 -- start has made it, or raised
-        async with receiving(self._pool, event, self._schema):
-            outcome = await self._writer.record(event, order_key(self._app, event))
+        async with _database_answers_within(RECORD_SECONDS):
+            await self.start()
+            assert self._writer is not None  # noqa: S101 -- start has made it, or raised
+            async with receiving(self._pool, event, self._schema):
+                outcome = await self._writer.record(event, order_key(self._app, event))
         return answer(200, event=event.id, outcome=outcome)
 
     async def _check_ready(self) -> Response:
@@ -319,17 +323,24 @@ class Receiver:
 
     async def _check_inbox(self) -> None:
         try:
-            async with asyncio.timeout(5):
+            async with _database_answers_within(5):
                 await self.start()
                 assert self._pool is not None  # noqa: S101 -- start has made it, or raised
                 await call(self._pool, check_inbox(), self._schema)
-        except TimeoutError:
-            raise DatabaseUnavailable("the database did not answer within 5 s") from None
         finally:
             self._checked = time.monotonic()
 
 
 def _signature(scope: Scope) -> str:
+@asynccontextmanager
+async def _database_answers_within(seconds: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise DatabaseUnavailable(f"the database did not answer within {seconds:g} s") from None
+
+
     """The Stripe-Signature header; several are joined by a comma. Empty if there is none."""
     return b",".join(value for name, value in scope["headers"] if name == b"stripe-signature").decode("latin-1")
 

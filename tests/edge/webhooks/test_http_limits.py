@@ -17,9 +17,11 @@ import pytest
 from psycopg import Connection
 
 import pgonce
+from pgonce.core import batcher
 from pgonce.webhooks import asgi, http_server, request_body, stripe
 from pgonce.webhooks.calls_receive import check_inbox
 from tests.conftest import wait_until
+from tests.faults.proxy import proxy
 
 SECRET = "whsec_test"
 PATH = "/webhooks/stripe"
@@ -343,6 +345,18 @@ def test_what_is_refused_is_counted_by_reason_and_never_stored(
     assert conn.execute("select count(*) from webhook_events").fetchone() == (0,)
     columns = conn.execute("select pgonce_refused_deliveries::text from pgonce_refused_deliveries").fetchall()
     assert all("4242" not in row[0] for row in columns)
+
+
+def test_a_database_that_does_not_answer_is_a_503_in_time(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asgi, "RECORD_SECONDS", 0.2)
+    monkeypatch.setattr(batcher, "CANCELLED_WAIT", 0.1)
+    with proxy(database) as network:
+        served = Served(network.url)
+        held = network.hold(b"pgonce_queue_webhooks")
+        assert served.deliver("evt_1") == 503
+        held.release()
+        wait_until(lambda: served.deliver("evt_1") == 200, "the database answers again")
+        served.stop()
 
 
 def test_a_locked_table_is_not_ready_and_the_process_is_alive(
