@@ -31,7 +31,6 @@ from pgonce.webhooks.claimed import Batch, Work, put_back_on_error, take, take_a
 from pgonce.webhooks.claimer import Claimer
 from pgonce.webhooks.conflicts import Conflicts, is_conflict
 from pgonce.webhooks.handler_connection import (
-    call_back,
     call_back_all,
     check_lost,
     check_open,
@@ -369,7 +368,8 @@ class Executor:
             if error is not None and error is not self._expired:
                 what = f"the handler of event {event.id}, after its commit,"
                 log_failure(what, error, ids_of(event), event, self._app.on_error)
-            call_back(event)
+            # the handler may have committed asynchronously
+            call_back_all(self._pool, self._schema, [event], is_durable=False)
         elif error is None:  # the handler may have caught what event.complete raised
             broken = TransactionBroken(_NOT_COMPLETED) if status == "processing" else LeaseLost(_NOT_OURS)
             self.record(event, broken)

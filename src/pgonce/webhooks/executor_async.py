@@ -30,7 +30,6 @@ from pgonce.webhooks.claimed import Batch, Work, put_back_on_error, take, take_a
 from pgonce.webhooks.claimer_async import AsyncClaimer
 from pgonce.webhooks.conflicts import Conflicts, is_conflict
 from pgonce.webhooks.handler_connection_async import (
-    call_back,
     call_back_all,
     check_lost,
     check_open,
@@ -372,7 +371,8 @@ class AsyncExecutor:
             if error is not None and error is not self._expired:
                 what = f"the handler of event {event.id}, after its commit,"
                 log_failure(what, error, ids_of(event), event, self._app.on_error)
-            await call_back(event)
+            # the handler may have committed asynchronously
+            await call_back_all(self._pool, self._schema, [event], is_durable=False)
         elif error is None:  # the handler may have caught what event.complete raised
             broken = TransactionBroken(_NOT_COMPLETED) if status == "processing" else LeaseLost(_NOT_OURS)
             await self.record(event, broken)

@@ -32,13 +32,14 @@ _SWALLOWED = (
     "wrap what may fail in `with tx.transaction()`, and limit the query instead of leaving its stream"
 )
 _NOT_THE_SAME = "22012"
-# Only a commit that has written something waits for the disk. So this writes a record that nobody reads. If the role or
-# the database has synchronous_commit = off, it waits all the same; any other setting may ask for standbys, too.
-_FLUSH = (
-    "begin; select pg_catalog.set_config('synchronous_commit', 'local', true)"
-    " where pg_catalog.texteq(pg_catalog.current_setting('synchronous_commit'), 'off');"
-    " select pg_catalog.pg_logical_emit_message(true, 'pgonce', ''); commit"
+# The commit waits for the disk although the role, the database or a handler has synchronous_commit = off; any other
+# setting may ask for standbys, too.
+SYNCED = (
+    "select pg_catalog.set_config('synchronous_commit', 'local', true)"
+    " where pg_catalog.texteq(pg_catalog.current_setting('synchronous_commit'), 'off')"
 )
+# Only a commit that has written something waits for the disk. So this writes a record that nobody reads.
+_FLUSH = f"begin; {SYNCED}; select pg_catalog.pg_logical_emit_message(true, 'pgonce', ''); commit"
 
 log = logging.getLogger("pgonce")
 

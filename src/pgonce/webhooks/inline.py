@@ -16,7 +16,7 @@ from psycopg_pool import ConnectionPool
 from pgonce.core.callables import ensure_result
 from pgonce.core.concurrency import Result, or_undone, shielded
 from pgonce.core.connection_reset import lent, resetting
-from pgonce.core.execute import Pool, call, connection, execute, transaction
+from pgonce.core.execute import Pool, call, connection, execute, run, transaction
 from pgonce.core.forked_child import ends_forked_child
 from pgonce.core.interval import interval
 from pgonce.core.registration import check_pool, check_schema, check_seconds
@@ -27,7 +27,7 @@ from pgonce.webhooks.calls import Claim, Event, Ignored, Postponed, Unhandled, d
 from pgonce.webhooks.calls_queue import postpone_webhook
 from pgonce.webhooks.conflicts import CONFLICTS
 from pgonce.webhooks.executor import MARKS
-from pgonce.webhooks.handler_connection import call_back
+from pgonce.webhooks.handler_connection import SYNCED, call_back
 from pgonce.webhooks.handling import ids_of
 from pgonce.webhooks.inbox_writer import ALONE, with_lock_timeout
 
@@ -194,5 +194,7 @@ class Webhooks:
         if claim.outcome != "claimed":
             return
         reason = "".join(traceback.format_exception(error))
+                    if event.after_commit_calls:
+                        run(conn, SYNCED)
         with suppress(PgonceError, psycopg.Error):  # the handler's error is more important; the lease expires by itself
             shielded(call(self._pool, calls.fail_webhook(claim, reason), self._schema))

@@ -15,7 +15,7 @@ from psycopg_pool import AsyncConnectionPool
 from pgonce.core.callables import ensure_awaitable
 from pgonce.core.concurrency_async import Result, or_undone, shielded
 from pgonce.core.connection_reset_async import lent, resetting
-from pgonce.core.execute_async import Pool, call, connection, execute, transaction
+from pgonce.core.execute_async import Pool, call, connection, execute, run, transaction
 from pgonce.core.forked_child import ends_forked_child
 from pgonce.core.interval import interval
 from pgonce.core.registration import check_pool, check_schema, check_seconds
@@ -26,7 +26,7 @@ from pgonce.webhooks.calls import Claim, Event, Ignored, Postponed, Unhandled, d
 from pgonce.webhooks.calls_queue import postpone_webhook
 from pgonce.webhooks.conflicts import CONFLICTS
 from pgonce.webhooks.executor_async import MARKS
-from pgonce.webhooks.handler_connection_async import call_back
+from pgonce.webhooks.handler_connection_async import SYNCED, call_back
 from pgonce.webhooks.handling_async import ids_of
 from pgonce.webhooks.inbox_writer import ALONE, with_lock_timeout
 
@@ -193,5 +193,7 @@ class AsyncWebhooks:
         if claim.outcome != "claimed":
             return
         reason = "".join(traceback.format_exception(error))
+                    if event.after_commit_calls:
+                        await run(conn, SYNCED)
         with suppress(PgonceError, psycopg.Error):  # the handler's error is more important; the lease expires by itself
             await shielded(call(self._pool, calls.fail_webhook(claim, reason), self._schema))

@@ -15,6 +15,8 @@ from psycopg.rows import dict_row
 from psycopg.types.string import TextLoader
 
 import pgonce
+from pgonce.core.database import open_pool
+from pgonce.webhooks import stripe
 from pgonce.webhooks.handler_connection import _FLUSH
 from pgonce.webhooks.worker import Worker
 from tests.conftest import wait_until
@@ -323,6 +325,39 @@ def test_a_callback_after_a_chain_whose_last_commit_is_not_on_disk_finds_its_own
         wait_until(lambda: on_disk, "the callback")
     assert on_disk == [True]
     assert effects() == ["evt_1"]
+
+
+@pytest.mark.parametrize("kind", ["handled at once", "with a transaction of its own"])
+def test_a_callback_comes_after_the_disk_although_commits_are_asynchronous(
+    app: pgonce.App, database: str, conn: Connection[Any], put: Queue, effects: Effects, kind: str
+) -> None:
+    conn.execute(f"alter database {conn.info.dbname} set synchronous_commit = off".encode())
+    written: list[Any] = []
+    on_disk: list[Any] = []
+
+    def look() -> None:
+        on_disk.extend(conn.execute("select pg_current_wal_flush_lsn() >= %s::pg_lsn", written).fetchone() or ())
+
+    def pay(event: pgonce.Event, tx: Connection[Any]) -> None:
+        write(tx, event)
+        written.extend(tx.execute("select pg_current_wal_insert_lsn()::text").fetchone() or ())
+        event.after_commit(look)
+
+    if kind == "handled at once":
+        with open_pool(database, 2) as pool:
+            assert pgonce.Webhooks(pool).handle(stripe.read(b'{"id": "evt_1", "type": "pay"}'), pay) == "succeeded"
+    else:
+
+        @app.webhook("pay", transaction="own")
+        def pay_alone(event: pgonce.Event) -> None:
+            with psycopg.connect(database) as tx:
+                pay(event, tx)
+                event.complete(tx)
+
+        put("pay", "evt_1")
+        with Worker(app, database, poll=30):
+            wait_until(lambda: on_disk, "the callback")
+    assert (on_disk, effects()) == ([True], ["evt_1"])
 
 
 def test_every_attempt_begins_with_a_fresh_event_and_no_callbacks(
