@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 import psycopg
 from fastapi import Depends, FastAPI, HTTPException, Request
 from psycopg import AsyncConnection
-from psycopg_pool import AsyncConnectionPool
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from pgonce.core import database
@@ -22,7 +21,6 @@ from pgonce.errors import InvalidArgument, PgonceError
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls import Event, Ignored, Postponed
 from pgonce.webhooks.inline_async import AsyncWebhooks
-from pgonce.webhooks.refusals import EVERY, RefusalCounter, refusal_reason, write_counts
 from pgonce.webhooks.request_body import BodyReader, RequestBody
 from pgonce.webhooks.responses import MAX_BODY, failure
 
@@ -134,8 +132,6 @@ class Inbox:
         self._secrets = stripe.signing_secrets(secrets)
         self._url, self._schema, self._size = url, schema, size
         self._webhooks: AsyncWebhooks | None = None
-        self._pool: AsyncConnectionPool[AsyncConnection[Any]] | None = None
-        self._refusals = RefusalCounter()
         self._bodies = BodyReader(MAX_BODY)
         # scope: the default ends the dependency, and with it the transaction, after the answer was sent
         self.delivery: Any = Depends(self._deliver, scope="function")
@@ -146,29 +142,24 @@ class Inbox:
         """Open the pool, and close it at the end."""
         url = await asyncio.to_thread(database.find, self._url)
         async with await database.open_async_pool(url, self._size) as pool:
-            self._pool, self._webhooks = pool, AsyncWebhooks(pool, secrets=self._secrets, schema=self._schema)
+            webhooks = self._webhooks = AsyncWebhooks(pool, secrets=self._secrets, schema=self._schema)
             try:
                 yield
             finally:
                 self._webhooks = None
-                await write_counts(self._refusals, pool, self._schema, 0)
-
-    async def _refuse(self, error: Exception) -> HTTPException:
-        self._refusals.count(refusal_reason(error))
-        if self._pool is not None:
-            await write_counts(self._refusals, self._pool, self._schema, EVERY)
-        return _answer_to(error)
+                await webhooks._write_refusals(0)  # noqa: SLF001
 
     async def _deliver(self, request: Request) -> AsyncIterator[Delivery]:
         if self._webhooks is None:
             raise InvalidArgument("the inbox has not started: pass FastAPI(lifespan=inbox.lifespan)")
         signature = ",".join(request.headers.getlist("stripe-signature")) or None
         try:
-            stripe.check_header(signature)  # before the body: anybody can send a large one
-            body = await self._bodies.read(RequestBody(request.receive))
+            async with self._webhooks._counting():  # noqa: SLF001
+                stripe.check_header(signature)  # before the body: anybody can send a large one
+                body = await self._bodies.read(RequestBody(request.receive))
             request._body = body  # noqa: SLF001 -- so that the route may read it, too
         except PgonceError as error:
-            raise await self._refuse(error) from None
+            raise _answer_to(error) from None
         handed: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -188,7 +179,7 @@ class Inbox:
             try:
                 raise HTTPException(200, {"outcome": await handling})
             except (PgonceError, psycopg.Error) as error:
-                raise await self._refuse(error) from None
+                raise _answer_to(error) from None
         raised: BaseException | None = None
         try:
             yield handed.result()

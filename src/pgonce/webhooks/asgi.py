@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, TypeAlias
 
 import psycopg
@@ -21,7 +22,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from pgonce.core import database
 from pgonce.core.event_loop import EventLoop
-from pgonce.core.execute_async import call
+from pgonce.core.execute_async import call, connection
 from pgonce.core.lifespan import follow_lifespan
 from pgonce.core.processes import BEAT_EVERY, Registration, beat_process, end_process
 from pgonce.core.registration import check_app, check_count, check_flag, check_schema, check_text
@@ -30,10 +31,10 @@ from pgonce.errors import DatabaseUnavailable, InvalidArgument, PgonceError, sum
 from pgonce.webhooks import stripe
 from pgonce.webhooks.calls_receive import check_inbox
 from pgonce.webhooks.event_types import doubts
-from pgonce.webhooks.handling_async import receiving
+from pgonce.webhooks.handling_async import receiving, write_counts
 from pgonce.webhooks.inbox_writer import InboxWriter, order_key
 from pgonce.webhooks.providers import Provider
-from pgonce.webhooks.refusals import EVERY, RefusalCounter, refusal_reason, write_counts
+from pgonce.webhooks.refusals import RefusalCounter, refusal_reason
 from pgonce.webhooks.registry import WebhookRegistry
 from pgonce.webhooks.request_body import BodyReader, Receive, RequestBody
 from pgonce.webhooks.responses import MAX_BODY, Response, answer, failure
@@ -177,7 +178,7 @@ class Receiver:
         while True:
             await self._beat(pool)
             await asyncio.sleep(BEAT_EVERY)
-            await write_counts(self._refusals, pool, self._schema, EVERY)
+            await write_counts(self._refusals, partial(connection, pool), self._schema)
 
     def _count_refusal(self, reason: str | None) -> None:
         self._refusals.count(reason)
@@ -231,7 +232,7 @@ class Receiver:
         if pool is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(2):
-                    await write_counts(self._refusals, pool, self._schema, 0)
+                    await write_counts(self._refusals, partial(connection, pool), self._schema, 0)
                     with suppress(PgonceError, psycopg.Error):
                         await call(pool, end_process(self._registration.id), self._schema)
             await pool.close()

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-import psycopg
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
@@ -15,11 +14,10 @@ from pgonce.core import database
 from pgonce.core.execute import connection, execute
 from pgonce.core.registration import check_app, check_count, check_flag, check_schema
 from pgonce.core.telemetry import is_traced
-from pgonce.errors import InvalidArgument, PayloadTooLarge, PgonceError
+from pgonce.errors import InvalidArgument, PayloadTooLarge
 from pgonce.webhooks import calls, stripe
 from pgonce.webhooks.calls import Event
-from pgonce.webhooks.calls_receive import count_refused_deliveries
-from pgonce.webhooks.handling import receiving
+from pgonce.webhooks.handling import receiving, write_counts
 from pgonce.webhooks.inbox_writer import ALONE, order_key, with_lock_timeout
 from pgonce.webhooks.inline import Webhooks
 from pgonce.webhooks.providers import Provider
@@ -121,9 +119,9 @@ class Endpoint:
         except Exception as error:  # noqa: BLE001 -- every failure becomes an answer
             if about is None:  # no handler was called
                 self._refusals.count(refusal_reason(error))
-            self._write_refusals()
             return failure(error, by=by, about=about, on_error=self._app.on_error)
-        self._write_refusals()
+        finally:  # a serverless platform runs nothing between two deliveries
+            write_counts(self._refusals, self._connection, self._schema)
         return answer(200, event=event.id, outcome=outcome)
 
     def _record(self, event: stripe.Body) -> str:
@@ -132,15 +130,6 @@ class Endpoint:
             statement = with_lock_timeout(queue, self._schema, ALONE)
             outcomes = execute(conn, queue, self._schema, statement=statement)
         return calls.accepted(outcomes[event.id], event.id)
-
-    def _write_refusals(self) -> None:
-        """From time to time write the counts, during a delivery: a serverless platform runs nothing between two."""
-        if counts := self._refusals.take():
-            try:
-                with self._connection() as conn:
-                    execute(conn, count_refused_deliveries(counts), self._schema)
-            except (PgonceError, psycopg.Error):
-                self._refusals.put_back(counts)
 
     def _connection(self) -> AbstractContextManager[Connection[Any]]:
         """A connection for what is recorded without a handler; what is written is committed at the end."""

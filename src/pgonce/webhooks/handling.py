@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -16,11 +17,14 @@ from pgonce.core.connection_reset import lent
 from pgonce.core.execute import Pool, call, execute
 from pgonce.core.forked_child import ends_forked_child
 from pgonce.core.telemetry import is_traced, working
-from pgonce.errors import PgonceError
+from pgonce.errors import PgonceError, summary
 from pgonce.webhooks.calls import Event, deciding
-from pgonce.webhooks.calls_receive import get_webhook_trace, store_webhook_trace
+from pgonce.webhooks.calls_receive import count_refused_deliveries, get_webhook_trace, store_webhook_trace
+from pgonce.webhooks.refusals import RefusalCounter
 from pgonce.webhooks.registry import Handler
 from pgonce.webhooks.stripe import Body
+
+log = logging.getLogger("pgonce")
 
 
 def ids_of(event: Event | Body) -> Mapping[str, str]:
@@ -79,6 +83,22 @@ def call_own_handler(pool: Pool, event: Event, handler: Handler, schema: str) ->
 
     with working(f"process {event.type}", "consumer", ids_of(event), _attributes(event), link=link), deciding():
         isolated(call_it)
+
+
+def write_counts(
+    counter: RefusalCounter,
+    connect: Callable[[], AbstractContextManager[Connection[Any]]],
+    schema: str,
+    every: float | None = None,
+) -> None:
+    """Write the counts, if the last time was ``every`` seconds ago. What cannot be written is kept until then."""
+    if counts := counter.take(every):
+        try:
+            with connect() as conn:
+                execute(conn, count_refused_deliveries(counts), schema)
+        except (PgonceError, psycopg.Error) as error:
+            counter.put_back(counts)
+            log.warning("the counts of refused deliveries could not be written: %s", summary(error))
 
 
 @contextmanager

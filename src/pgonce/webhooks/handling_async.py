@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -15,11 +16,14 @@ from pgonce.core.connection_reset_async import lent
 from pgonce.core.execute_async import Pool, call, execute
 from pgonce.core.forked_child import ends_forked_child
 from pgonce.core.telemetry import is_traced, working
-from pgonce.errors import PgonceError
+from pgonce.errors import PgonceError, summary
 from pgonce.webhooks.calls import Event, deciding
-from pgonce.webhooks.calls_receive import get_webhook_trace, store_webhook_trace
+from pgonce.webhooks.calls_receive import count_refused_deliveries, get_webhook_trace, store_webhook_trace
+from pgonce.webhooks.refusals import RefusalCounter
 from pgonce.webhooks.registry import Handler
 from pgonce.webhooks.stripe import Body
+
+log = logging.getLogger("pgonce")
 
 
 def ids_of(event: Event | Body) -> Mapping[str, str]:
@@ -78,6 +82,22 @@ async def call_own_handler(pool: Pool, event: Event, handler: Handler, schema: s
 
     with working(f"process {event.type}", "consumer", ids_of(event), _attributes(event), link=link), deciding():
         await isolated(call_it)
+
+
+async def write_counts(
+    counter: RefusalCounter,
+    connect: Callable[[], AbstractAsyncContextManager[AsyncConnection[Any]]],
+    schema: str,
+    every: float | None = None,
+) -> None:
+    """Write the counts, if the last time was ``every`` seconds ago. What cannot be written is kept until then."""
+    if counts := counter.take(every):
+        try:
+            async with connect() as conn:
+                await execute(conn, count_refused_deliveries(counts), schema)
+        except (PgonceError, psycopg.Error) as error:
+            counter.put_back(counts)
+            log.warning("the counts of refused deliveries could not be written: %s", summary(error))
 
 
 @asynccontextmanager

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import psycopg
@@ -28,8 +29,9 @@ from pgonce.webhooks.calls_queue import postpone_webhook
 from pgonce.webhooks.conflicts import CONFLICTS
 from pgonce.webhooks.executor import MARKS
 from pgonce.webhooks.handler_connection import SYNCED, call_back
-from pgonce.webhooks.handling import ids_of
+from pgonce.webhooks.handling import ids_of, write_counts
 from pgonce.webhooks.inbox_writer import ALONE, with_lock_timeout
+from pgonce.webhooks.refusals import RefusalCounter
 
 Handler: TypeAlias = Callable[[Event, Connection[Any]], Result[object]]
 Outcome: TypeAlias = Literal["succeeded", "ignored", "done", "queued"]
@@ -70,6 +72,7 @@ class Webhooks:
         check_seconds(tolerance, "the tolerance")
         self._tolerance = tolerance
         self._lease = interval(lease, "the lease")
+        self._refusals = RefusalCounter()
 
     def receive(self, body: bytes, signature: str | None, handler: Handler) -> Outcome:
         """Verify, record and handle one delivery; when this returns, answer 200.
@@ -90,13 +93,29 @@ class Webhooks:
             DatabaseUnavailable, SchemaError: answer 503: Stripe delivers again.
             Exception: the handler's own; the event is marked ``failed``, and the next delivery is its retry.
         """
-        stripe.verify(body, signature, self._secrets, tolerance=self._tolerance)
-        return self.handle(stripe.read(body), handler)
+        with self._counting():
+            stripe.verify(body, signature, self._secrets, tolerance=self._tolerance)
+            event = stripe.read(body)
+        return self.handle(event, handler)
+
+    @contextmanager
+    def _counting(self) -> Iterator[None]:
+        """Count the refusal of a delivery in the body, and from time to time write the counts."""
+        try:
+            with self._refusals:
+                yield
+        except Exception:
+            self._write_refusals()
+            raise
+
+    def _write_refusals(self, every: float | None = None) -> None:
+        write_counts(self._refusals, partial(connection, self._pool), self._schema, every)
 
     def handle(self, body: stripe.Body, handler: Handler) -> Outcome:
         """``receive`` for an event that is already verified and read; the same results and errors."""
         # a request that was cancelled at this statement left the event claimed: deliveries got 409 for five minutes
-        claim = or_undone(self._claim(body), self._fail)
+        with self._counting():
+            claim = or_undone(self._claim(body), self._fail)
         if claim.outcome == "busy":
             raise EventBusy(f"event {body.id} is being handled by another client: answer with an error, Stripe retries")
         if claim.outcome != "claimed":
@@ -175,6 +194,8 @@ class Webhooks:
                     with lent(conn) as tx:
                         with working(f"process {event.type}", "consumer", ids_of(event)), deciding():
                             ensure_result(handler(event, tx))
+                    if event.after_commit_calls:
+                        run(conn, SYNCED)
             except Ignored as decision:
                 # the rollback to the savepoint has released the row: another client may have claimed it
                 unhandled = isinstance(decision, Unhandled)
@@ -194,7 +215,5 @@ class Webhooks:
         if claim.outcome != "claimed":
             return
         reason = "".join(traceback.format_exception(error))
-                    if event.after_commit_calls:
-                        run(conn, SYNCED)
         with suppress(PgonceError, psycopg.Error):  # the handler's error is more important; the lease expires by itself
             shielded(call(self._pool, calls.fail_webhook(claim, reason), self._schema))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import psycopg
@@ -27,8 +28,9 @@ from pgonce.webhooks.calls_queue import postpone_webhook
 from pgonce.webhooks.conflicts import CONFLICTS
 from pgonce.webhooks.executor_async import MARKS
 from pgonce.webhooks.handler_connection_async import SYNCED, call_back
-from pgonce.webhooks.handling_async import ids_of
+from pgonce.webhooks.handling_async import ids_of, write_counts
 from pgonce.webhooks.inbox_writer import ALONE, with_lock_timeout
+from pgonce.webhooks.refusals import RefusalCounter
 
 Handler: TypeAlias = Callable[[Event, AsyncConnection[Any]], Result[object]]
 Outcome: TypeAlias = Literal["succeeded", "ignored", "done", "queued"]
@@ -69,6 +71,7 @@ class AsyncWebhooks:
         check_seconds(tolerance, "the tolerance")
         self._tolerance = tolerance
         self._lease = interval(lease, "the lease")
+        self._refusals = RefusalCounter()
 
     async def receive(self, body: bytes, signature: str | None, handler: Handler) -> Outcome:
         """Verify, record and handle one delivery; when this returns, answer 200.
@@ -89,13 +92,29 @@ class AsyncWebhooks:
             DatabaseUnavailable, SchemaError: answer 503: Stripe delivers again.
             Exception: the handler's own; the event is marked ``failed``, and the next delivery is its retry.
         """
-        stripe.verify(body, signature, self._secrets, tolerance=self._tolerance)
-        return await self.handle(stripe.read(body), handler)
+        async with self._counting():
+            stripe.verify(body, signature, self._secrets, tolerance=self._tolerance)
+            event = stripe.read(body)
+        return await self.handle(event, handler)
+
+    @asynccontextmanager
+    async def _counting(self) -> AsyncIterator[None]:
+        """Count the refusal of a delivery in the body, and from time to time write the counts."""
+        try:
+            with self._refusals:
+                yield
+        except Exception:
+            await self._write_refusals()
+            raise
+
+    async def _write_refusals(self, every: float | None = None) -> None:
+        await write_counts(self._refusals, partial(connection, self._pool), self._schema, every)
 
     async def handle(self, body: stripe.Body, handler: Handler) -> Outcome:
         """``receive`` for an event that is already verified and read; the same results and errors."""
         # a request that was cancelled at this statement left the event claimed: deliveries got 409 for five minutes
-        claim = await or_undone(self._claim(body), self._fail)
+        async with self._counting():
+            claim = await or_undone(self._claim(body), self._fail)
         if claim.outcome == "busy":
             raise EventBusy(f"event {body.id} is being handled by another client: answer with an error, Stripe retries")
         if claim.outcome != "claimed":
@@ -174,6 +193,8 @@ class AsyncWebhooks:
                     async with lent(conn) as tx:
                         with working(f"process {event.type}", "consumer", ids_of(event)), deciding():
                             await ensure_awaitable(handler(event, tx))
+                    if event.after_commit_calls:
+                        await run(conn, SYNCED)
             except Ignored as decision:
                 # the rollback to the savepoint has released the row: another client may have claimed it
                 unhandled = isinstance(decision, Unhandled)
@@ -193,7 +214,5 @@ class AsyncWebhooks:
         if claim.outcome != "claimed":
             return
         reason = "".join(traceback.format_exception(error))
-                    if event.after_commit_calls:
-                        await run(conn, SYNCED)
         with suppress(PgonceError, psycopg.Error):  # the handler's error is more important; the lease expires by itself
             await shielded(call(self._pool, calls.fail_webhook(claim, reason), self._schema))

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import Counter
 
-import psycopg
-
-from pgonce.core.execute_async import Pool, call
 from pgonce.errors import (
     DatabaseUnavailable,
     InvalidPayload,
     PayloadTooLarge,
-    PgonceError,
     SchemaError,
     SignatureError,
     database_error,
-    summary,
 )
-from pgonce.webhooks.calls_receive import count_refused_deliveries
 from pgonce.webhooks.responses import SlowRequest, is_database_fault
 
 EVERY = 30.0
 """Seconds between two writes of the counts, so that any number of refusals costs the database little."""
-
-log = logging.getLogger("pgonce")
 
 
 def refusal_reason(error: BaseException) -> str | None:
@@ -45,12 +36,21 @@ def refusal_reason(error: BaseException) -> str | None:
 
 
 class RefusalCounter:
-    """How often each reason has occurred since the counts were last taken. Any number of threads may use it."""
+    """How often each reason has occurred since the counts were last taken. Any number of threads may use it.
+
+    A ``with`` block counts the error with which it ends.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._taken = time.monotonic()
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is not None:
+            self.count(refusal_reason(error))
 
     def count(self, reason: str | None) -> None:
         """One more; None is not counted."""
@@ -58,10 +58,10 @@ class RefusalCounter:
             with self._lock:
                 self._counts[reason] += 1
 
-    def take(self, every: float = EVERY) -> dict[str, int]:
+    def take(self, every: float | None = None) -> dict[str, int]:
         """Take the counts, and begin at zero again. Empty if the last time was less than ``every`` seconds ago."""
         with self._lock:
-            if not self._counts or time.monotonic() - self._taken < every:
+            if not self._counts or time.monotonic() - self._taken < (EVERY if every is None else every):
                 return {}
             self._taken = time.monotonic()
             counts, self._counts = dict(self._counts), Counter()
@@ -71,13 +71,3 @@ class RefusalCounter:
         """These could not be written."""
         with self._lock:
             self._counts.update(counts)
-
-
-async def write_counts(counter: RefusalCounter, pool: Pool, schema: str, every: float) -> None:
-    """Write the counts, if the last time was ``every`` seconds ago. What cannot be written is kept until then."""
-    if counts := counter.take(every):
-        try:
-            await call(pool, count_refused_deliveries(counts), schema)
-        except (PgonceError, psycopg.Error) as error:
-            counter.put_back(counts)
-            log.warning("the counts of refused deliveries could not be written: %s", summary(error))

@@ -28,7 +28,7 @@ from pgonce.errors import (
     SignatureError,
     TransactionBroken,
 )
-from pgonce.webhooks import inline, inline_async, stripe
+from pgonce.webhooks import inline, inline_async, refusals, stripe
 from pgonce.webhooks.calls import Event
 from tests.conftest import wait_until
 from tests.contract.callers import SECRET, Async, Caller, PlainSql, Sync, Tx, spawn
@@ -576,7 +576,10 @@ def test_a_lease_that_is_none_is_refused(module_database: str, lease: str) -> No
         Webhooks(pool, lease=lease)
 
 
-def test_a_wrong_signature_is_refused_and_nothing_is_stored(module_database: str, db: Db, name: str) -> None:
+def test_a_wrong_signature_is_refused_and_counted_and_nothing_is_stored(
+    module_database: str, db: Db, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusals, "EVERY", 0)
     with Sync(module_database).pool as pool:
         webhooks = Webhooks(pool, secrets=["whsec_other", SECRET])
         for header in (None, "", "t=1,v1=0", stripe.sign(body(name), "whsec_wrong"), stripe.sign(b"{}", SECRET)):
@@ -601,6 +604,8 @@ def test_a_lost_answer_to_the_commit_is_unavailable_and_the_redelivery_finds_it_
 ) -> None:
     caller = open_caller(kind, network.url)
     answer = network.hold(b"COMMIT", answer=True)
+        counted = "select reason, deliveries from pgonce_list_refused_deliveries() order by 1"
+        assert db.execute(counted).fetchall() == [("header", 3), ("signature", 2)]
     delivery = spawn(caller.deliver, body(name), effect)
     answer.wait()
     network.cut()

@@ -71,7 +71,7 @@ def test_a_delivery_is_committed_before_its_200_also_outside_of_autocommit(datab
         "from site_config.settings import *\nDATABASES['default']['AUTOCOMMIT'] = False\n", "utf-8"
     )
     made = "from django.test import Client; from pgonce.testing import deliver, event;"
-    now = "from pgonce.webhooks.refusals import RefusalCounter; RefusalCounter.take.__defaults__ = (0,);"
+    now = "from pgonce.webhooks import refusals; refusals.EVERY = 0;"
     with_secrets = "[{}, {}, {'secret': 'whsec_other'}]"
     sent = f"{made} {now} print([deliver(Client(), event('invoice.paid'), **o).status_code for o in {with_secrets}])"
     more = {"modules": tmp_path, "DJANGO_SETTINGS_MODULE": "manual"}

@@ -12,11 +12,10 @@ from fastapi import FastAPI, HTTPException, Request
 
 import pgonce
 from pgonce.errors import InvalidArgument
-from pgonce.integrations import fastapi as integration
 from pgonce.integrations.fastapi import Delivery, Inbox, lifespan
 from pgonce.jobs.scheduler import Scheduler
 from pgonce.testing import deliver, event, signed
-from pgonce.webhooks import request_body
+from pgonce.webhooks import refusals, request_body
 from pgonce.webhooks.worker import Worker
 from tests.conftest import wait_until
 
@@ -141,7 +140,7 @@ async def test_a_body_that_does_not_end_does_not_hold_the_request(
 async def test_refused_deliveries_are_counted(
     client: httpx.AsyncClient, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(integration, "EVERY", 0)
+    monkeypatch.setattr(refusals, "EVERY", 0)
     made = event("customer.created", id="cus_1")
     for _ in range(3):
         assert (await deliver(client, made, secret="whsec_other")).status_code == 400

@@ -18,7 +18,7 @@ from psycopg import Connection
 
 import pgonce
 from pgonce.core import batcher
-from pgonce.webhooks import asgi, http_server, request_body, stripe
+from pgonce.webhooks import asgi, http_server, refusals, request_body, stripe
 from pgonce.webhooks.calls_receive import check_inbox
 from tests.conftest import wait_until
 from tests.faults.proxy import proxy
@@ -324,7 +324,7 @@ def test_accepted_connections_do_not_wait_for_acknowledgements() -> None:
 def test_what_is_refused_is_counted_by_reason_and_never_stored(
     serve: Callable[..., Served], conn: Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asgi, "EVERY", 0.1)
+    monkeypatch.setattr(refusals, "EVERY", 0.1)
     url = f"http://127.0.0.1:{serve().address[1]}{PATH}"
     body = b'{"id":"evt_1","type":"pay","card":"4242"}'
     for _ in range(5):

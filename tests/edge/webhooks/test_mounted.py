@@ -312,7 +312,7 @@ def test_refusals_are_counted_before_the_first_good_delivery_and_without_a_lifes
     database: str, conn: Connection[Any], monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
     monkeypatch.setattr("pgonce.webhooks.asgi.BEAT_EVERY", 0.05)
-    monkeypatch.setattr("pgonce.webhooks.asgi.EVERY", 0.0)
+    monkeypatch.setattr("pgonce.webhooks.refusals.EVERY", 0.0)
     receiver = pgonce.receiver(pgonce.App(), secrets=[SECRET], url=database, live_only=True, worker=False)
     body = b"{}" if reason == "body" else b'{"id": "evt_1", "type": "pay", "livemode": false}'
     signature = stripe.sign(body, "whsec_other" if reason == "signature" else SECRET)
