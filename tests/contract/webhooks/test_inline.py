@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from psycopg.conninfo import make_conninfo
 
 from pgonce import App, AsyncWebhooks, Webhooks
 from pgonce.core.database import open_async_pool
@@ -25,14 +26,15 @@ from pgonce.errors import (
     InvalidPayload,
     LeaseLost,
     PgonceError,
+    SchemaError,
     SignatureError,
     TransactionBroken,
 )
 from pgonce.webhooks import inline, inline_async, refusals, stripe
 from pgonce.webhooks.calls import Event
+from pgonce.webhooks.worker import Worker
 from tests.conftest import wait_until
 from tests.contract.callers import SECRET, Async, Caller, PlainSql, Sync, Tx, spawn
-from pgonce.webhooks.worker import Worker
 from tests.contract.conftest import BINDINGS, CALLERS
 from tests.faults.proxy import Proxy
 
@@ -349,6 +351,22 @@ def test_an_event_whose_lease_has_run_out_is_taken_over(caller: Caller, db: Db, 
     assert (effects(db, name), row(db, name)["attempts"]) == (1, 2)
 
 
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_delivery_during_which_the_right_to_update_is_away_is_handled_when_its_lease_is_over(
+    module_database: str, open_caller: Open, db: Db, name: str, kind: str
+) -> None:
+    caller = open_caller(kind, make_conninfo(module_database, options="-c role=service_role"))
+    db.execute("grant insert on effects to service_role; revoke update on webhook_events from service_role")
+    with pytest.raises(SchemaError):
+        caller.deliver(body(name), effect)
+    db.execute("grant update on webhook_events to service_role")
+    with pytest.raises(EventBusy):
+        caller.deliver(body(name), effect)
+    expire(db, name)
+    assert caller.deliver(body(name), effect) == "succeeded"
+    assert effects(db, name) == 1
+
+
 def test_an_event_that_a_worker_will_do_is_queued(caller: Caller, db: Db, name: str) -> None:
     queue = "select stripe_event_id, outcome from pgonce_queue_webhooks(%s, %s, %s)"
     assert db.execute(queue, [[name], ["invoice.paid"], [body(name).decode()]]).fetchall() == [(name, "queued")]
@@ -586,6 +604,8 @@ def test_a_wrong_signature_is_refused_and_counted_and_nothing_is_stored(
             with pytest.raises(SignatureError):
                 webhooks.receive(body(name), header, effect)
         assert row(db, name) is None
+        counted = "select reason, deliveries from pgonce_list_refused_deliveries() order by 1"
+        assert db.execute(counted).fetchall() == [("header", 3), ("signature", 2)]
         assert webhooks.receive(body(name), stripe.sign(body(name), SECRET), effect) == "succeeded"
 
 
@@ -604,8 +624,6 @@ def test_a_lost_answer_to_the_commit_is_unavailable_and_the_redelivery_finds_it_
 ) -> None:
     caller = open_caller(kind, network.url)
     answer = network.hold(b"COMMIT", answer=True)
-        counted = "select reason, deliveries from pgonce_list_refused_deliveries() order by 1"
-        assert db.execute(counted).fetchall() == [("header", 3), ("signature", 2)]
     delivery = spawn(caller.deliver, body(name), effect)
     answer.wait()
     network.cut()
