@@ -80,6 +80,9 @@ def test_erasing_a_customer_removes_what_its_ended_events_hold_and_keeps_their_i
     put("pay", "evt_done", "evt_dead", **about("cus_1"))
     put("pay", "evt_other", **about("cus_2"))
     work(app, database, conn, max_attempts=1)
+    # as of a client without tracebacks: the group of the failure, and the alert, have the text
+    conn.execute("update webhook_events set error_message = 'secret' where stripe_event_id = 'evt_dead'")
+    assert conn.execute("select pgonce_collect_alerts('{channel}')").fetchone() == (1,)
     put("pay", "evt_waiting", **about("cus_1"))
     assert command(database, "webhook", "erase", "--customer", "cus_1")[:2] == (
         0,
@@ -99,7 +102,8 @@ def test_erasing_a_customer_removes_what_its_ended_events_hold_and_keeps_their_i
         assert row["payload"] == {"id": event_id, "type": "pay", "object": "event", "erased": True}
         assert "secret" not in str(row)
         assert row["customer_id"] is None
-    assert "secret" not in str(conn.execute(HISTORY).fetchall())
+    for other_places in (HISTORY, "select * from pgonce_alerts"):
+        assert "secret" not in str(conn.execute(other_places).fetchall())
     assert "secret" in str(status(conn, "evt_other")["payload"])
     put("pay", "evt_done", "evt_dead", **about("cus_1"))  # a redelivery is known, and is not handled again
     assert command(database, "webhook", "replay", "evt_done", "evt_dead")[1] == "0 of 2 queued again\n"

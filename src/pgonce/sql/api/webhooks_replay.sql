@@ -145,13 +145,20 @@ begin
     order by e.id for update skip locked),
   gone as (
     update webhook_events e
-    set payload = jsonb_build_object('id', e.stripe_event_id, 'type', e.event_type, 'object', 'event', 'erased', true),
-        raw = null, error_message = null, order_key = null,
+    set payload = jsonb_strip_nulls(jsonb_build_object('id', e.stripe_event_id, 'type', e.event_type, 'object', 'event', 'erased', true,
+                                                       'snapshot_event', e.snapshot_event)),  -- by which its twin knows it
+        raw = null, error_message = null, failure = null, order_key = null,
         -- a redelivery would retry a dead letter, and a new handler take an ignored event back: both without the payload
         status = case e.status when 'failed' then 'ignored' else e.status end,
         ignored_reason = case when e.status <> 'succeeded' then 'erased' end,
         processed_at = coalesce(e.processed_at, clock_timestamp())
-    from ended where e.id = ended.id returning e.id, e.attempts),
+    from ended where e.id = ended.id returning e.id, e.stripe_event_id, e.attempts),
+  alerts as (  -- their text quotes the error of one event, or of the newest three
+    update pgonce_alerts a
+    set message = format('%s %s: the text was erased with the data of an event', a.kind, a.subject), detail = a.detail - 'examples'
+    from gone where a.kind in ('dead_webhook', 'webhook_failed')
+      and (a.detail ->> 'stripe_event_id' = gone.stripe_event_id
+           or a.detail -> 'examples' @> jsonb_build_array(jsonb_build_object('stripe_event_id', gone.stripe_event_id)))),
   traces as (
     update pgonce_webhook_attempts a set error = null from gone where a.event_id = gone.id),
   kept_trace as (
@@ -159,7 +166,7 @@ begin
   select count(*), kept - count(*) into erased, kept from gone;
 end $$;
 comment on function pgonce_erase_webhooks(text, text, text, boolean) is
-  'pgonce: removes payload, raw bytes, tracebacks and reasons of a customer''s events that have ended. id, type, status and times '
+  'pgonce: removes payload, raw bytes, tracebacks, reasons and the texts of alerts of a customer''s events that have ended. id, type, status and times '
   'stay, so that a redelivery is still recognized. They are never handled again: a dead letter becomes ignored, and no replay takes '
   'one. kept: the number of events that are not handled yet, or are locked; they keep their payload. '
   'p_dry_run: only count.';
