@@ -28,6 +28,22 @@ def test_each_row_has_its_searchable_columns(conn: psycopg.Connection[Any], role
     ]
 
 
+OF_CUSTOMERS = [
+    '{"data": {"object": {"id": "cus_1", "object": "customer"}}}',
+    '{"data": {"object": {"object": "invoice", "customer": {"id": "cus_1"}}}}',
+    '{"data": {"object": {"object": "invoice", "customer": null, "customer_account": "cus_1"}}}',
+    '{"data": {"object": {"object": "payment_method"}, "previous_attributes": {"customer": "cus_1"}}}',
+    '{"object": "v2.core.event", "related_object": {"id": "cus_1", "type": "customer"}}',
+]
+
+
+@pytest.mark.parametrize("payload", OF_CUSTOMERS)
+def test_the_customer_is_found_wherever_a_payload_names_it(conn: psycopg.Connection[Any], payload: str) -> None:
+    insert = "insert into webhook_events (stripe_event_id, event_type, payload) values ('evt_1', 'x', %s)"
+    conn.execute(insert, [payload])
+    assert conn.execute("select customer_id from webhook_events").fetchall() == [("cus_1",)]
+
+
 @pytest.mark.parametrize("state", ["disable", "enable", "enable replica"])
 def test_a_trigger_in_another_state_is_found_and_repaired(
     database: str, conn: psycopg.Connection[Any], state: str

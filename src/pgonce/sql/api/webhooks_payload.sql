@@ -80,10 +80,13 @@ declare
   v_object jsonb := new.payload #> '{data,object}';
 begin
   new.object_id := left(coalesce(v_object ->> 'id', new.payload #>> '{related_object,id}'), 255);
-  new.customer_id := left(case
+  new.customer_id := left(coalesce(case
     when v_object ->> 'object' = 'customer' then v_object ->> 'id'
     when jsonb_typeof(v_object -> 'customer') = 'object' then v_object #>> '{customer,id}'  -- expanded
-    else v_object ->> 'customer' end, 255);
+    else v_object ->> 'customer' end,
+    v_object ->> 'customer_account',  -- a customer that is an account
+    new.payload #>> '{data,previous_attributes,customer}',  -- of a payment method that was detached
+    case new.payload #>> '{related_object,type}' when 'customer' then new.payload #>> '{related_object,id}' end), 255);  -- thin
   new.account := left(coalesce(new.payload ->> 'account', new.payload ->> 'context'), 255);  -- context: of a thin event
   new.livemode := case jsonb_typeof(new.payload -> 'livemode') when 'boolean' then (new.payload -> 'livemode')::boolean end;
   new.snapshot_event := left(new.payload ->> 'snapshot_event', 255);
