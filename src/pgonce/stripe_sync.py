@@ -266,7 +266,7 @@ class _Comparison:
     def _queue_together(self, bodies: Sequence[bytes]) -> None:
         read = [stripe.read(body) for body in bodies]
         keys = [order_key(self._app, body) for body in read]
-        call(self._pool, calls.queue_webhooks(read, keys), self._schema)
+        call(self._pool, calls.queue_webhooks(read, keys, deliveries=0), self._schema)
 
     def _queue_alone(self, body: bytes) -> None:
         try:

@@ -82,7 +82,8 @@ def _life(event: dict[str, Any]) -> list[Moment]:
             life.append(Moment(datetime.fromtimestamp(created, UTC), "created at Stripe"))
     again = event["deliveries"] - 1
     times = "once" if again == 1 else f"{again} times"
-    received = f"delivered, recorded{f'; delivered {times} more' * (again > 0)}"
+    came = "delivered" if again >= 0 else "found in Stripe's list"
+    received = f"{came}, recorded{f'; delivered {times} more' * (again > 0)}"
     life.append(Moment(_known(event["received_at"]), received))
     life += _attempts(event["history"])
     if event["processed_at"] and event["status"] in {"succeeded", "ignored"}:

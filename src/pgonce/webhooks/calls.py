@@ -190,7 +190,9 @@ def _claim(rows: Sequence[Row]) -> Claim:
     return Claim(outcome, row_id, lease, attempts)
 
 
-def queue_webhooks(bodies: Sequence[Body], order_keys: Sequence[str | None] | None = None) -> Call[dict[str, str]]:
+def queue_webhooks(
+    bodies: Sequence[Body], order_keys: Sequence[str | None] | None = None, *, deliveries: int = 1
+) -> Call[dict[str, str]]:
     """Record a batch for the workers. Returns for each event id ``queued``, ``done``, ``busy`` or ``refused``."""
     args = {
         "p_stripe_event_ids": [body.id for body in bodies],
@@ -198,6 +200,7 @@ def queue_webhooks(bodies: Sequence[Body], order_keys: Sequence[str | None] | No
         "p_bodies": [body.text for body in bodies],
         "p_raws": [body.raw for body in bodies],
         "p_order_keys": list(order_keys) if order_keys else None,
+        "p_deliveries": deliveries,
     }
     return Call("pgonce_queue_webhooks", args, _outcomes)
 

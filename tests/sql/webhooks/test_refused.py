@@ -116,6 +116,15 @@ def test_silence_is_five_times_the_longest_gap_and_at_least_a_day(
     assert alerts(conn) == ([("deliveries_silent", "webhooks")] if silent else [])
 
 
+def test_what_a_comparison_finds_is_no_delivery(conn: Connection) -> None:
+    deliver(conn, 3, 2.9)
+    conn.execute("select pgonce_queue_webhooks('{evt_found}', '{x}', '{\"{}\"}', p_deliveries => 0)")
+    assert alerts(conn) == [("deliveries_silent", "webhooks")]
+    conn.execute("select pgonce_queue_webhooks('{evt_found}', '{x}', '{\"{}\"}')")
+    assert value(conn, "select deliveries from webhook_events where stripe_event_id = 'evt_found'") == 1
+    assert alerts(conn) == []
+
+
 def test_one_silence_is_one_alert(conn: Connection) -> None:
     deliver(conn, 3, 2.9)
     for _ in range(3):

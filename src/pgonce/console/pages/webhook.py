@@ -179,7 +179,8 @@ def life(event: EventDetails, history: Sequence[HistoryLine], diagnosis: Sequenc
     late = event.created and event.received_at - event.created
     note = f"{duration(late)} after its creation. " if late and late > timedelta(seconds=1) else ""
     note += "Queued for a worker." if event.queued else "Handled by the client that recorded it."
-    steps.append(Step("in", "", event.received_at, "Delivered, recorded", note, waits=bool(history)))
+    came = "Delivered, recorded" if event.deliveries else "Found in Stripe's list, recorded"
+    steps.append(Step("in", "", event.received_at, came, note, waits=bool(history)))
     if event.deliveries > 1:
         times = "once more" if event.deliveries == 2 else f"{event.deliveries - 1} times more"
         steps.append(

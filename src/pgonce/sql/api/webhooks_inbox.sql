@@ -72,7 +72,7 @@
 
 create or replace function pgonce_queue_webhooks(
   p_stripe_event_ids text[], p_event_types text[], p_bodies text[], p_raws bytea[] default null, p_order_keys text[] default null,
-  p_lease_for interval default null)
+  p_lease_for interval default null, p_deliveries integer default 1)
 returns table (stripe_event_id text, outcome text, id uuid, lease uuid)
 -- One plan for all calls. Planning each call took a third of a single INSERT's time.
 language plpgsql set search_path from current set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
@@ -103,12 +103,12 @@ begin
     with inserted as (
       insert into webhook_events as e
         (id, stripe_event_id, event_type, payload, raw, order_key, received_at, lease, lease_expires_at, attempts, queued,
-         next_attempt_at)
+         next_attempt_at, deliveries)
       select overlay(gen_random_uuid()::text placing v_prefix from 1 for 15)::uuid, b.id, b.type,
              -- A body that is not an event gets a null payload here. The INSERT then fails, and each body is checked alone below.
              case when b.type <> '' and length(b.id) <= 255 and left(ltrim(left(b.body, 99), E' \t\r\n'), 1) = '{' then b.body::jsonb end,
              b.raw, b.key, v_now + b.nr * interval '1 microsecond',  -- keeps the order of arrival within the batch
-             case when own then v_lease end, case when own then v_now + p_lease_for end, own::integer, true, v_now
+             case when own then v_lease end, case when own then v_now + p_lease_for end, own::integer, true, v_now, p_deliveries
       from unnest(p_stripe_event_ids, p_event_types, p_bodies, p_raws, p_order_keys)
              with ordinality as b (id, type, body, raw, key, nr)
            -- An event with an order key is not claimed here: a worker claims it, after it has checked the others of its object.
@@ -141,7 +141,7 @@ begin
       end;
     end loop;
     if v_ids = p_stripe_event_ids and v_bodies = p_bodies then raise; end if;  -- no single event caused the error
-    return query select * from pgonce_queue_webhooks(v_ids, v_types, v_bodies, v_raws, v_keys, p_lease_for);
+    return query select * from pgonce_queue_webhooks(v_ids, v_types, v_bodies, v_raws, v_keys, p_lease_for, p_deliveries);
     return;
   end;
   if not coalesce(v_new <@ p_stripe_event_ids, true) then  -- a trigger has changed the id: Stripe's next delivery would be new
@@ -185,12 +185,13 @@ begin
     end if;
   end loop;
 end $$;
-comment on function pgonce_queue_webhooks(text[], text[], text[], bytea[], text[], interval) is
+comment on function pgonce_queue_webhooks(text[], text[], text[], bytea[], text[], interval, integer) is
   'pgonce: records a batch of events for the workers. Returns one row for each distinct event. queued or done: answer 200. '
   'busy: a direct client is handling it; answer with an error, so that Stripe delivers it again. refused: it is not an event; '
   'answer 400. p_bodies: the bodies as received. p_raws: the bytes, if the text is not exactly the same. p_order_keys: events '
   'with equal keys are handled one at a time, in the order of arrival. p_lease_for: new events without a key are claimed for '
-  'the caller at once, for that long, and returned with id and lease. This is for a receiver with a worker in its process.';
+  'the caller at once, for that long, and returned with id and lease. This is for a receiver with a worker in its process. '
+  'p_deliveries: 0 for events that were not delivered, but found in the sender''s list.';
 
 -- The end of an attempt waits at most 2 s for a lock: the worker's thread must not wait for a transaction that a handler has
 -- prepared and nobody commits. The attempt then has no outcome, and its lease runs out.

@@ -70,12 +70,13 @@ begin
           group by 1, 2 having sum(d.deliveries) >= 3) r
     order by r.last, r.reason;
 
-  select e.received_at into v_last from webhook_events e order by e.received_at desc limit 1;
+  -- without what `pgonce reconcile` has found: it would hide that nothing is delivered any more
+  select e.received_at into v_last from webhook_events e where e.deliveries > 0 order by e.received_at desc limit 1;
   if v_last is null or v_last > clock_timestamp() - interval '1 day' then return; end if;
   -- Only during a silence. At most 100,000 entries of an index are read.
   select max(g.gap) into v_gap from (
     select e.received_at - lag(e.received_at) over (order by e.received_at) as gap
-    from (select b.received_at from webhook_events b where b.received_at >= v_last - interval '28 days'
+    from (select b.received_at from webhook_events b where b.deliveries > 0 and b.received_at >= v_last - interval '28 days'
           order by b.received_at desc limit 100000) e) g;
   if v_gap is null or clock_timestamp() - v_last < greatest(interval '1 day', 5 * v_gap) then return; end if;
   return query
