@@ -143,3 +143,16 @@ def test_of_many_workers_one_looks_for_unhandled_events_in_a_while(shared: Conne
     Queued(shared, "waiting")
     shared.execute("update pgonce_upkeep set done_at = done_at + interval '1 day'")  # the clock was set back
     assert value(shared, look) > 0
+
+
+@pytest.mark.parametrize("status", ["succeeded", "ignored"])
+def test_what_a_plain_update_has_ended_is_not_due_and_holds_back_no_other_of_its_object(
+    shared: Connection, status: str
+) -> None:
+    first, second = Queued(shared, "waiting"), Queued(shared, "waiting")
+    for event in (first, second):
+        event.set(f"order_key = '{first.event}'")
+    first.set(f"status = '{status}'")
+    due = "select count(*) from pgonce_due_webhooks(clock_timestamp(), 1000) where stripe_event_id = %s"
+    assert [value(shared, due, event.event) for event in (first, second)] == [0, 1]
+    assert second.claim_webhooks() == 1

@@ -11,8 +11,8 @@ declare
   v_now timestamptz := clock_timestamp();
 begin
   return query select 'pgonce_webhook_events', jsonb_build_object('state', s.state), s.n::double precision from (values
-    ('due', (select count(*) from (select from webhook_events e where e.next_attempt_at <= v_now limit c_most) c)),
-    ('scheduled', (select count(*) from (select from webhook_events e where e.next_attempt_at > v_now limit c_most) c)),
+    ('due', (select count(*) from (select from webhook_events e where e.next_attempt_at <= v_now and e.status not in ('succeeded', 'ignored') limit c_most) c)),
+    ('scheduled', (select count(*) from (select from webhook_events e where e.next_attempt_at > v_now and e.status not in ('succeeded', 'ignored') limit c_most) c)),
     ('dead', (select count(*) from (select from webhook_events e where e.status = 'failed' and e.next_attempt_at is null limit c_most) c))
   ) as s (state, n);
   return query select 'pgonce_webhook_oldest_due_seconds', '{}'::jsonb, coalesce(greatest(extract(epoch from v_now - (

@@ -165,6 +165,7 @@ begin
   elsif exists (
       select from webhook_events e
       where e.order_key = p_order_key and e.next_attempt_at is not null and e.id <> p_id
+        and e.status not in ('succeeded', 'ignored')  -- a direct client's UPDATE of the status leaves next_attempt_at as it is
         and ((e.received_at, e.id) < (p_received_at, p_id)
                and (e.status = 'processing' or e.received_at > clock_timestamp() - interval '1 hour')
              or e.status = 'processing' and e.lease is not null

@@ -137,7 +137,7 @@ begin
                else 'not finished' end)
         into v_earlier_id, v_earlier from webhook_events o
         where o.order_key = v.order_key and o.next_attempt_at is not null
-          and (o.received_at, o.id) < (v.received_at, v.id)
+          and (o.received_at, o.id) < (v.received_at, v.id) and o.status not in ('succeeded', 'ignored')
           and (o.status = 'processing' or o.received_at > v_now - interval '1 hour')
         order by o.received_at, o.id limit 1;
       end if;
@@ -205,7 +205,9 @@ begin
     select e.stripe_event_id, e.next_attempt_at, e.lease_expires_at,
            e.status = 'processing' and e.lease is not null
              and (e.lease_expires_at > v_now or pgonce_is_lease_renewed(e.id, e.lease))
-    from webhook_events e where e.next_attempt_at <= p_before order by e.next_attempt_at limit p_limit;
+    from webhook_events e
+    -- a direct client's UPDATE of the status leaves next_attempt_at as it is
+    where e.next_attempt_at <= p_before and e.status not in ('succeeded', 'ignored') order by e.next_attempt_at limit p_limit;
 end $$;
 comment on function pgonce_due_webhooks(timestamptz, integer) is
   'pgonce: the first p_limit events that were due before a time. held: a handler is at work on it, so it does not wait.';
