@@ -105,10 +105,13 @@ def test_bytes_that_are_not_the_text_are_kept_as_received(shared: Connection, ev
     assert stored(shared, event) == ({"a": "\ufffd"}, received)
 
 
+ENDLESS = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz", k=9000))
 REFUSED: dict[str, tuple[str | None, str | None, str | None]] = {
     "empty id": ("", "x", "{}"),
     "no id": (None, "x", "{}"),
-    "an id that no index takes": ("".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz", k=9000)), "x", "{}"),
+    "an id that no index takes": (ENDLESS, "x", "{}"),
+    "a type that no index takes": ("evt_m", ENDLESS, "{}"),
+    "a long type": ("evt_m", "x" * 256, "{}"),
     "empty type": ("evt_m", "", "{}"),
     "no type": ("evt_m", None, "{}"),
     "no body": ("evt_m", "x", None),
@@ -139,7 +142,6 @@ def test_a_batch_with_poison_keeps_the_order_of_arrival(shared: Connection, even
 
 
 def test_an_error_that_no_event_is_to_blame_for_is_an_error(shared: Connection, event: str) -> None:
-    endless = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz", k=9000))  # no index takes this key
     query = "select outcome from pgonce_queue_webhooks(array[%s], '{x}', '{\"{}\"}', p_order_keys => array[%s])"
     with pytest.raises(psycopg.errors.ProgramLimitExceeded):
-        shared.execute(query, [event, endless])
+        shared.execute(query, [event, ENDLESS])

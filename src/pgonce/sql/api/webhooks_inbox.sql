@@ -106,7 +106,7 @@ begin
          next_attempt_at, deliveries)
       select overlay(gen_random_uuid()::text placing v_prefix from 1 for 15)::uuid, b.id, b.type,
              -- A body that is not an event gets a null payload here. The INSERT then fails, and each body is checked alone below.
-             case when b.type <> '' and length(b.id) <= 255 and left(ltrim(left(b.body, 99), E' \t\r\n'), 1) = '{' then b.body::jsonb end,
+             case when b.type <> '' and greatest(length(b.id), length(b.type)) <= 255 and left(ltrim(left(b.body, 99), E' \t\r\n'), 1) = '{' then b.body::jsonb end,
              b.raw, b.key, v_now + b.nr * interval '1 microsecond',  -- keeps the order of arrival within the batch
              case when own then v_lease end, case when own then v_now + p_lease_for end, own::integer, true, v_now, p_deliveries
       from unnest(p_stripe_event_ids, p_event_types, p_bodies, p_raws, p_order_keys)

@@ -47,15 +47,14 @@ language plpgsql immutable set search_path from current as $$
 begin
   if coalesce(p_stripe_event_id, '') = '' or coalesce(p_event_type, '') = '' then
     raise sqlstate '22023' using message = 'the event id and the event type must not be empty';
-  elsif length(p_stripe_event_id) > 255 then  -- Stripe's limit; an index entry over 2,704 bytes fails with an unclear error
-    raise sqlstate '22023' using message = 'the event id must not be longer than 255 characters';
+  elsif length(p_stripe_event_id) > 255 or length(p_event_type) > 255 then  -- an index entry over 2,704 bytes fails with an unclear error
+    raise sqlstate '22023' using message = 'the event id and the event type must not be longer than 255 characters';
   elsif jsonb_typeof(p_payload) is distinct from 'object' then
     raise sqlstate '22023' using message = 'the payload must be a JSON object: the whole Stripe event';
   end if;
 end $$;
 comment on function pgonce_check_webhook_arguments(text, text, jsonb) is
-  'pgonce: raises 22023 for an event id that is empty or longer than 255 characters, an empty type, or a payload that is not '
-  'an object.';
+  'pgonce: raises 22023 for an event id or type that is empty or longer than 255 characters, or a payload that is not an object.';
 
 create or replace function pgonce_storable_webhook(
   p_stripe_event_id text, p_event_type text, p_body text, out payload jsonb, out raw bytea)
