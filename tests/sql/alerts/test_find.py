@@ -213,6 +213,16 @@ def test_of_every_kind_many_within_an_hour_are_one_alert(conn: Connection, what:
     assert messages(conn)[0][0].startswith("40 ")
 
 
+def test_a_handler_that_asks_for_the_next_delivery_has_not_failed_until_there_is_none(conn: Connection) -> None:
+    claim = "select pgonce_postpone_webhook(id, lease, '1 minute') from claim_webhook('evt_1', 'a.b', '{}')"
+    assert value(conn, claim) is True
+    look(conn)
+    assert told(conn) == []
+    conn.execute("update webhook_events set received_at = now() - interval '72 hours 1 minute'")
+    look(conn)
+    assert told(conn) == [("dead_webhook", "a.b")]
+
+
 def test_a_flapping_job_makes_a_few_alerts_an_hour_and_not_one_for_each_run(conn: Connection) -> None:
     conn.execute(
         "insert into cron_job_runs (job_name, status, started_at, completed_at)"

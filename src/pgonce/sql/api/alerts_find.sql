@@ -222,7 +222,8 @@ begin
       cross join lateral (
         select case when e.queued or u.until > v_now then coalesce(e.processed_at, e.received_at)
                     else greatest(e.processed_at, u.until) end as at) t
-      where e.status = 'failed' and e.next_attempt_at is null and t.at >= v_from) w
+      where e.status = 'failed' and e.next_attempt_at is null and t.at >= v_from
+        and (e.queued or e.lease is not null or u.until <= v_now)) w  -- no lease: its handler has asked for the next delivery
     join (values ('dead_webhook', 'dead', 'is a dead letter: nothing retries it', 'are dead letters: nothing retries them'),
                  ('webhook_failed', 'failed', 'failed, and the sender''s next delivery retries it',
                   'failed, and the sender''s next deliveries retry them')) k (kind, status, says, says_of_many) on k.kind = w.kind),
