@@ -226,6 +226,25 @@ def test_the_reason_of_a_failure_is_kept_whatever_was_thrown(postgrest: PostgRES
     run = postgrest.run("startJobRun", "stats_cache")
     assert postgrest.run("failJobRun", run, None) is True  # `e.message` of a thrown text
     assert query("select status, error_message from cron_job_runs") == [("failed", "null")]
+    run = postgrest.run("startJobRun", "letters")
+    assert postgrest.run("failJobRun", run, "a \0 and \ud83d, not \U0001f600") is True
+    kept = query("select error_message from cron_job_runs where id = %s", run)
+    assert kept == [("a \ufffd and \ufffd, not \U0001f600",)]
+
+
+def test_a_handler_ignores_an_event_for_good_or_leaves_it_to_whoever_has_a_handler(
+    postgrest: PostgREST, query: Query
+) -> None:
+    for reason, again, row in [
+        ("not paid", "done", ("ignored", "not paid")),
+        (None, "ignored", ("ignored", "no handler for checkout.session.completed")),
+    ]:
+        delivered = event()
+        assert postgrest.run("ignored", delivered, reason) == "ignored"
+        assert postgrest.run("ignored", delivered, reason) == again
+        found = "select status, ignored_reason from webhook_events where stripe_event_id = %s"
+        assert query(found, delivered["id"]) == [row]
+    assert query("select pgonce_take_back_webhooks('.')") == [(1,)]
 
 
 def test_of_twenty_calls_at_once_one_gets_the_event_and_the_others_a_409(postgrest: PostgREST, query: Query) -> None:

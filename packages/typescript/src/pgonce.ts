@@ -19,10 +19,21 @@ export interface StartOptions {
   runId?: string;
 }
 
-/** What was thrown, as text. supabase-js's `error`, which routes throw, is an object without a class: { message, code, ... }. */
+/** Throw it in the handler of `handleWebhook`: the event ends as ignored, with this reason. */
+export class Ignored extends Error {}
+
+/** Throw it where there is no handler for the event's type: a worker or another route that has one handles it. */
+export class Unhandled extends Ignored {}
+
+/**
+ * What was thrown, as text that PostgreSQL can hold: without NUL and halves of surrogate pairs. supabase-js's `error`, which
+ * routes throw, is an object without a class: { message, code, ... }.
+ */
 function reason(error: unknown): string {
-  if (error instanceof Error || typeof error !== 'object' || error === null) return String(error);
-  return 'message' in error ? String(error.message) : JSON.stringify(error);
+  let text: string;
+  if (error instanceof Error || typeof error !== 'object' || error === null) text = String(error);
+  else text = 'message' in error ? String(error.message) : JSON.stringify(error);
+  return text.replace(/[\0\p{Surrogate}]/gu, '\ufffd');
 }
 
 // any: the types of the user's database, and the schema that the client is for
@@ -65,21 +76,27 @@ export function pgonce(client: SupabaseClient<any, any, any>) {
     /**
      * Handles a verified event: claim, `handle`, mark. `body` is the body as received.
      *
-     * 'succeeded': handled now. 'done': it was handled before, or a worker will handle it; answer 200. 'busy': another
-     * request is handling it; answer with an error, so that Stripe delivers it again. If `handle` throws, the failure is
-     * recorded and the error is thrown again: the route answers 500, and Stripe's next delivery is the retry.
+     * 'succeeded', 'ignored': handled now, or `handle` threw `Ignored`. 'done': it was handled before, or a worker will
+     * handle it; answer 200. 'busy': another request is handling it; answer with an error, so that Stripe delivers it
+     * again. If `handle` throws anything else, the failure is recorded and the error is thrown again: the route answers
+     * 500, and Stripe's next delivery is the retry.
      *
      * Effect and mark are two requests, so the effect happens at least once. For exactly once, put both into a SQL function.
      */
     async handleWebhook(
       event: { id: string; type: string }, body: string, handle: () => Promise<unknown>,
-    ): Promise<'succeeded' | 'done' | 'busy'> {
+    ): Promise<'succeeded' | 'ignored' | 'done' | 'busy'> {
       const [claim] = await call('claim_webhook', { p_stripe_event_id: event.id, p_event_type: event.type, p_body: body });
       if (claim.outcome !== 'claimed') return claim.outcome === 'busy' ? 'busy' : 'done';
       const mine = { p_id: claim.id, p_lease: claim.lease };
       try {
         await handle();
       } catch (error) {
+        if (error instanceof Ignored) {
+          const unhandled = error instanceof Unhandled;
+          const why = unhandled ? `no handler for ${event.type}` : reason(error.message);
+          return (await call('ignore_webhook', { ...mine, p_reason: why, p_unhandled: unhandled })) ? 'ignored' : 'busy';
+        }
         // If this fails, too, the lease expires after five minutes, and the next delivery is handled all the same.
         await call('fail_webhook', { ...mine, p_error_message: reason(error) }).catch(() => {});
         throw error;
@@ -118,8 +135,8 @@ export function pgonce(client: SupabaseClient<any, any, any>) {
     /** false: the run was taken over, or has ended. */
     failJobRun(runId: string, message: string): Promise<boolean> {
       stopBeating(runId);
-      // String: `e.message` is undefined for a thrown text, and JSON would leave the argument out
-      return call('fail_job_run', { p_run_id: runId, p_error_message: String(message) });
+      // `e.message` is undefined for a thrown text, and JSON would leave the argument out
+      return call('fail_job_run', { p_run_id: runId, p_error_message: reason(message) });
     },
 
     /** The seed's checkpoint; null if it has never run. */

@@ -4,7 +4,7 @@ import { existsSync } from 'node:fs';
 import ws from 'ws';
 
 import { portraitRegen } from './job.ts';
-import { pgonce } from 'pgonce';
+import { Ignored, pgonce, Unhandled } from 'pgonce';
 import { seedWebKjv, type Chapter } from './seed.ts';
 import { webhookRoute } from './webhook.ts';
 
@@ -68,6 +68,13 @@ const scenarios: { [name: string]: (...args: any[]) => Promise<unknown> } = {
       const { error } = await client.rpc('start_job_run', { p_job_name: '' });
       if (error) throw error;
     }).catch(() => 'thrown');
+  },
+
+  /** A handler ignores the event: with a reason, or because there is no handler. */
+  async ignored(event: { id: string; type: string }, why: string | null) {
+    return helpers.handleWebhook(event, JSON.stringify(event), async () => {
+      throw why === null ? new Unhandled() : new Ignored(why);
+    });
   },
 
   async startJobRun(...args) { return helpers.startJobRun(...(args as [string])); },

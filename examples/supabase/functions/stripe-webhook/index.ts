@@ -1,7 +1,7 @@
 // A Supabase Edge Function (Deno). Deploy it with --no-verify-jwt: Stripe sends no token of Supabase, but a signature.
 // Needs the secrets STRIPE_API_KEY and STRIPE_WEBHOOK_SECRET; Supabase sets the other two.
 import { createClient } from 'npm:@supabase/supabase-js@2';
-import { pgonce } from 'npm:pgonce';
+import { pgonce, Unhandled } from 'npm:pgonce';
 import Stripe from 'npm:stripe';
 
 const stripe = new Stripe(Deno.env.get('STRIPE_API_KEY')!);
@@ -31,10 +31,9 @@ Deno.serve(async (request) => {
 
 /** What an event does to your tables. A failure between this and the mark repeats it: write what may be written twice. */
 async function handle(event: Stripe.Event): Promise<void> {
-  if (event.type === 'checkout.session.completed') {
-    await client
-      .from('access_grants')
-      .upsert({ stripe_event_id: event.id, customer: event.data.object.customer }, { onConflict: 'stripe_event_id' })
-      .throwOnError();
-  }
+  if (event.type !== 'checkout.session.completed') throw new Unhandled(); // ends as ignored; another app may handle it
+  await client
+    .from('access_grants')
+    .upsert({ stripe_event_id: event.id, customer: event.data.object.customer }, { onConflict: 'stripe_event_id' })
+    .throwOnError();
 }

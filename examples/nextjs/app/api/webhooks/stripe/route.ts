@@ -1,6 +1,6 @@
 // Next.js: POST /api/webhooks/stripe. Needs STRIPE_API_KEY, STRIPE_WEBHOOK_SECRET, SUPABASE_URL, SUPABASE_SERVICE_ROLE_KEY.
 import { createClient } from '@supabase/supabase-js';
-import { pgonce } from 'pgonce';
+import { pgonce, Unhandled } from 'pgonce';
 import Stripe from 'stripe';
 
 const stripe = new Stripe(process.env.STRIPE_API_KEY!);
@@ -29,10 +29,9 @@ export async function POST(request: Request): Promise<Response> {
 
 /** What an event does to your tables. A failure between this and the mark repeats it: write what may be written twice. */
 async function handle(event: Stripe.Event): Promise<void> {
-  if (event.type === 'checkout.session.completed') {
-    await client
-      .from('access_grants')
-      .upsert({ stripe_event_id: event.id, customer: event.data.object.customer }, { onConflict: 'stripe_event_id' })
-      .throwOnError();
-  }
+  if (event.type !== 'checkout.session.completed') throw new Unhandled(); // ends as ignored; another app may handle it
+  await client
+    .from('access_grants')
+    .upsert({ stripe_event_id: event.id, customer: event.data.object.customer }, { onConflict: 'stripe_event_id' })
+    .throwOnError();
 }
