@@ -342,6 +342,38 @@ def test_claim_effect_and_mark_in_one_function_are_exactly_once(postgrest: Postg
     assert postgrest.request("POST", "rpc/handle_checkout", "anon", {"p_body": body}).status_code == 401
 
 
+def test_the_recipe_for_node_makes_an_effect_once_in_a_transaction_of_its_own(
+    programs: Path, query: Query, database: str, tmp_path: Path
+) -> None:
+    recipes = (ROOT / "docs" / "recipes" / "webhooks.md").read_text("utf-8")
+    [recipe] = re.findall(r"```typescript\n(import pg .*?)```", recipes, re.DOTALL)
+    (tmp_path / "receive.mts").write_text(recipe)
+    options = {"compilerOptions": NEXT | {"noEmit": False}, "files": ["receive.mts"]}
+    (tmp_path / "tsconfig.json").write_text(json.dumps(options))
+    (tmp_path / "node_modules").symlink_to(programs.parent / "node_modules")
+    compiler = tmp_path / "node_modules" / "typescript" / "bin" / "tsc"
+    done = subprocess.run(["node", compiler, "-p", "."], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    (tmp_path / "deliver.mjs").write_text("""
+import { receive } from './receive.mjs';
+const event = { id: 'evt_1', type: 'invoice.paid', note: 'a \\0 b' };
+const answers = await Promise.allSettled([1, 2, 3].map(() => receive(event, JSON.stringify(event))));
+console.log(JSON.stringify(answers.map((answer) => answer.value ?? answer.reason.code).sort()));
+process.exit();
+""")
+
+    def deliver() -> Any:
+        environment = {**os.environ, "DATABASE_URL": database}
+        command = ["node", str(tmp_path / "deliver.mjs")]
+        return json.loads(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+
+    assert deliver() == ["42P01"] * 3
+    assert query("select count(*) from webhook_events") == [(0,)]
+    query("create table payments (stripe_event_id text)")
+    assert deliver() == ["claimed", "done", "done"]
+    assert query("select stripe_event_id from payments") == [("evt_1",)]
+
+
 WRONG: list[tuple[str, dict[str, Any], int, str]] = [
     ("insert_webhook_if_new", {"p_stripe_event_id": "", "p_event_type": "a", "p_payload": {}}, 400, "22023"),
     ("insert_webhook_if_new", {"p_stripe_event_id": "evt_1", "p_event_type": "a", "p_payload": [1]}, 400, "22023"),
