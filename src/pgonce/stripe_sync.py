@@ -40,6 +40,10 @@ OVERLAP = timedelta(hours=1)
 """How long before its watermark a comparison begins."""
 OVERLAP_AFTER_FAILOVER = timedelta(days=3)
 """The same if the server's timeline has changed since, because rows that were committed before may be lost."""
+MONTH = 29 * 86400
+"""Seconds in which an event is certainly still listed."""
+LISTED_AFTER = 300
+"""Seconds after which an event that was delivered is listed, too."""
 PAGE = 100
 """Events on a page; Stripe's maximum."""
 
@@ -140,6 +144,7 @@ def pages(get: Get, since: int, account: str | None = None) -> Iterator[list[dic
         passed.add(after)
 
 
+_NOT_OURS = "Stripe lists none of the last {} events delivered here: the key is of another account or mode"
 _NO_LIST = "Stripe's answer is not a list of events: does a proxy answer in its place?"
 
 
@@ -207,6 +212,11 @@ class _Comparison:
         with connection(self._pool) as conn:
             started = int(fetch(conn, "select pg_catalog.clock_timestamp()")[0][0].timestamp())
         start = self._start(name) if since is None else since
+        known: list[str] = []
+        if account is None:
+            own = lists.delivered_webhooks(max(start, started - MONTH), started - LISTED_AFTER)
+            known = call(self._pool, own, self._schema)
+        is_ours = not known
         newest = 0
         ids: list[str] = []
         bodies: dict[str, tuple[int, bytes]] = {}  # an event that happens meanwhile moves the others to the next page
@@ -223,11 +233,14 @@ class _Comparison:
             for event_id in missing:
                 bodies[event_id] = wanted[event_id]["created"], json.dumps(wanted[event_id]).encode()
             ids += wanted
+            is_ours = is_ours or any(event["id"] in known for event in page)
             self.seen += len(page)
             newest = max(newest, *(event["created"] for event in page), 0)
             if self._run is not None:
                 self._run.processed(len(missing))
                 self._run.skipped(len(page) - len(missing))
+        if not is_ours:  # otherwise nothing would be missing, or another account's events would be handled
+            raise PgonceError(_NOT_OURS.format(len(known)))
         self._queue([*bodies.values()])
         still_missing = self._count_missing(ids)
         self.recovered += len(bodies) - still_missing

@@ -70,6 +70,11 @@ def match_webhooks(prefix: str) -> Call[list[str]]:
     return Call("pgonce_match_webhooks", {"p_prefix": prefix}, column)
 
 
+def delivered_webhooks(first: int, last: int) -> Call[list[str]]:
+    """Some of the platform's own events that Stripe created between two times (unix seconds), and has delivered."""
+    return Call("pgonce_delivered_webhooks", {"p_from": first, "p_to": last}, column)
+
+
 def missing_webhooks(event_ids: Sequence[str]) -> Call[list[str]]:
     """Which of these events were never recorded."""
     return Call("pgonce_missing_webhooks", {"p_stripe_event_ids": list(event_ids)}, column)

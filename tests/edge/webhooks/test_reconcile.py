@@ -136,6 +136,24 @@ def test_what_was_missed_is_recovered_over_many_pages_in_the_order_it_happened(
     assert keys == (1,)  # only the one that was queued without
 
 
+def test_a_list_without_any_event_that_was_delivered_is_of_another_account(
+    reconcile: Any, stripe: Stripe, conn: Connection[Any]
+) -> None:
+    def deliver(event_id: str, livemode: bool) -> None:
+        event = {"id": event_id, "object": "event", "created": int(time.time()) - 600, "livemode": livemode}
+        conn.execute("select pgonce_queue_webhooks(array[%s], '{a}', array[%s])", [event_id, json.dumps(event)])
+
+    [listed] = stripe.happen(1)
+    deliver("evt_live", True)
+    deliver(listed, False)
+    code, out, err = reconcile()
+    assert (code, out) == (1, "")
+    assert "the key is of another account or mode" in err
+    assert sorted(inbox(conn)) == [listed, "evt_live"]
+    conn.execute("delete from webhook_events where livemode")
+    assert reconcile()[:2] == (0, "1 seen, 0 recovered, 0 missing\n")
+
+
 def test_a_second_comparison_recovers_nothing(reconcile: Any, stripe: Stripe, conn: Connection[Any]) -> None:
     stripe.happen(120)
     assert reconcile()[1] == "120 seen, 120 recovered, 0 missing\n"

@@ -59,6 +59,19 @@ language sql stable set search_path from current as $$
 $$;
 comment on function pgonce_missing_webhooks(text[]) is 'pgonce: which of these events were never recorded.';
 
+create or replace function pgonce_delivered_webhooks(p_from bigint, p_to bigint) returns setof text
+language sql stable set search_path from current as $$
+  with delivered as (
+    select e.stripe_event_id, coalesce(e.livemode, false) as live
+    from (select * from webhook_events w order by w.received_at desc limit 200) e
+    where e.provider = 'stripe' and e.account is null and e.deliveries > 0 and e.payload ->> 'object' = 'event'
+      and case jsonb_typeof(e.payload -> 'created') when 'number' then (e.payload ->> 'created')::numeric between p_from and p_to end)
+  select d.stripe_event_id from delivered d where d.live = (select bool_or(o.live) from delivered o)
+$$;
+comment on function pgonce_delivered_webhooks(bigint, bigint) is
+  'pgonce: of the 200 newest events those of the platform itself that were delivered, and that Stripe created between two times '
+  '(unix seconds). Only live ones, if there is any: a comparison with a list that has none of them is one with another account.';
+
 create or replace function pgonce_expiring_dead_letters(p_older_than interval default '90 days')
 returns table (stripe_event_id text, event_type text, status text, attempts integer, object_id text, account text,
                livemode boolean, received_at timestamptz, processed_at timestamptz, next_attempt_at timestamptz, reason text)
