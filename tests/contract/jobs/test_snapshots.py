@@ -106,9 +106,20 @@ def test_a_run_that_died_with_its_heartbeats_apart_is_taken_over(conn: Db) -> No
     conn.execute("update cron_job_runs set heartbeat_at = heartbeat_at - interval '2 hours'")
     assert conn.execute("select start_job_run('job')").fetchall() == [(None,)], "its heartbeats are elsewhere"
     assert conn.execute("select pgonce_abandon_job_runs()").fetchall() == [(0,)]
-    conn.execute("update pgonce_job_heartbeats set heartbeat_at = heartbeat_at - interval '2 hours'")
+    last = "to_char((select heartbeat_at from pgonce_job_heartbeats) at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS')"
+    shown = "run->>'heartbeat_at' = to_jsonb(h.heartbeat_at)#>>'{}', run->>'run_window'"
+    conn.execute("set intervalstyle to 'iso_8601'")
+    read = "from pgonce_job_heartbeats h, pgonce_get_job_run(h.run_id) run"
+    found = conn.execute(f"select {shown} {read}".encode())
+    assert found.fetchall() == [(True, "01:00:00")]
+    conn.execute("update pgonce_job_heartbeats set heartbeat_at = heartbeat_at - interval '110 minutes'")
+    [[when]] = conn.execute(f"select {last}".encode()).fetchall()
+    [[silence]] = conn.execute("select reason from pgonce_list_job_runs(p_status => 'running')").fetchall()
+    assert f"no sign of life since {when} UTC" in silence
     [[successor]] = conn.execute("select start_job_run('job')").fetchall()
     assert successor is not None
+    closed = "select error_message from cron_job_runs where status = 'failed'"
+    assert conn.execute(closed).fetchall() == [(f"abandoned: last sign of life {when} UTC, window 01:00:00",)]
     conn.execute("select pgonce_keep_heartbeats_apart(%s)", [successor])
     assert conn.execute("select run_id from pgonce_job_heartbeats").fetchall() == [(successor,)], (
         "the dead one's is gone"

@@ -7,6 +7,9 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.conftest import is_waiting_for_lock, wait_until
+from tests.contract.callers import spawn
+
 Connection = psycopg.Connection[Any]
 
 
@@ -41,3 +44,19 @@ def test_a_start_that_is_skipped_says_why(conn: Connection) -> None:
         "nightly: skipped, overlap:",
         "nightly: skipped, paused: maintenance",
     ]
+
+
+def test_a_command_that_takes_longer_than_its_window_is_at_work_to_whoever_asks(conn: Connection, session: Any) -> None:
+    """`pgonce job show` said that it had died."""
+    conn.execute("select pg_advisory_lock(7)")
+    other = session()
+    call = spawn(other.execute, "call run_job('nightly', 'select pg_advisory_lock(7)', '1 us')")
+    wait_until(lambda: is_waiting_for_lock(conn, other), "the command")
+    assert conn.execute("select pgonce_abandon_job_runs(), reason from pgonce_list_job_runs()").fetchall() == [
+        (0, None)
+    ]
+    said = "select d.kind, d.evidence like '%locked%' from cron_job_runs r, pgonce_diagnose_run(r.id) d"
+    assert conn.execute(said.encode()).fetchall() == [("at_work", True)]
+    conn.execute("select pg_advisory_unlock(7)")
+    call.result(60)
+    assert conn.execute("select status from cron_job_runs").fetchall() == [("succeeded",)]

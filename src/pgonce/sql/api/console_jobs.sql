@@ -298,8 +298,7 @@ language sql stable set search_path from current set jit = off as $$
          (select coalesce(min(t) filter (where t > clock_timestamp()), max(t)) from pgonce_job_schedules s, unnest(s.next_tick || s.upcoming) t
           where s.job_name = r.job_name and s.key = r.key)
   from cron_job_runs r
-  cross join lateral (
-    select greatest(r.heartbeat_at, (select h.heartbeat_at from pgonce_job_heartbeats h where h.run_id = r.id)) as beat) b
+  cross join lateral pgonce_last_heartbeat(r.id, r.heartbeat_at) as b (beat)
   cross join lateral pgonce_usual_job_duration(r.job_name, r.key) u
   left join lateral (
     select coalesce(nullif(p.release, ''), left(p.digest, 7)) as release, p.app from pgonce_processes p

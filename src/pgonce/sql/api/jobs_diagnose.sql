@@ -94,6 +94,7 @@ declare
   v_now timestamptz := clock_timestamp();
   v_beat timestamptz;
   v_silent interval;
+  v_locked boolean;
   v_usual_ms integer;
   v_within interval;
   v_blocked bigint;
@@ -106,16 +107,17 @@ begin
     raise sqlstate 'PT404' using message = format('there is no job run %s', p_run_id);
   end if;
   if r.status = 'running' then
-    v_beat := greatest(r.heartbeat_at, (select h.heartbeat_at from pgonce_job_heartbeats h where h.run_id = r.id));
-    v_silent := v_now - v_beat;
+    v_beat := pgonce_last_heartbeat(r.id, r.heartbeat_at);
+    v_silent := greatest(v_now - v_beat, '0');  -- the clock may have been set back
+    v_locked := v_silent > r.run_window / 2 and pgonce_is_job_run_locked(r.id);
     select u.to_ms into v_usual_ms from pgonce_usual_job_duration(r.job_name, r.key) u;
     select x.within into v_within from pgonce_job_expectations x
     where x.job_name = r.job_name and pgonce_is_expected_key(r.key, x.key) and x.within is not null order by x.key desc limit 1;
     select count(*) into v_blocked from (
       select from cron_job_runs b where b.job_name = r.job_name and b.started_at >= r.started_at and b.blocked_by = r.id limit 10000) b;
     v_kind := case
-      when v_silent >= r.run_window then 'dead'
-      when v_silent > r.run_window / 2 then 'silent'
+      when v_silent >= r.run_window and not v_locked then 'dead'
+      when v_silent > r.run_window / 2 and not v_locked then 'silent'
       when r.stop_requested_at is not null then 'stopping'
       -- twice the usual: a job that takes 9 to 11 minutes is not slow at 12
       when v_now - r.started_at > coalesce(v_within, 2 * v_usual_ms * interval '1 ms') then 'slow'
@@ -126,7 +128,8 @@ begin
       format('Its last heartbeat was %s ago.', pgonce_duration_text(v_silent)),
       case when v_kind = 'dead' then format('Its window, %s, was over %s ago.', pgonce_duration_text(r.run_window),
                                             pgonce_duration_text(v_silent - r.run_window))
-           when v_kind = 'silent' then format('It counts as dead in %s.', pgonce_duration_text(r.run_window - v_silent)) end,
+           when v_kind = 'silent' then format('It counts as dead in %s.', pgonce_duration_text(r.run_window - v_silent))
+           when v_locked then 'An open transaction has locked its row, which is as good as a heartbeat.' end,
       format('It has been running for %s%s.', pgonce_duration_text(v_now - r.started_at),
              coalesce(', usually at most ' || pgonce_duration_text(v_usual_ms * interval '1 ms'), '')),
       'It is expected to take less than ' || pgonce_duration_text(v_within) || '.',

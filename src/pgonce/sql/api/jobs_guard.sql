@@ -60,6 +60,13 @@ $$;
 comment on function pgonce_plan_job_retry(uuid) is
   'pgonce: plans the next attempt of a failed run, if it has one left and nobody asked it to stop.';
 
+create or replace function pgonce_last_heartbeat(p_run_id uuid, p_heartbeat_at timestamptz) returns timestamptz
+language sql stable set search_path from current as $$
+  select greatest(p_heartbeat_at, (select heartbeat_at from pgonce_job_heartbeats where run_id = p_run_id))
+$$;
+comment on function pgonce_last_heartbeat(uuid, timestamptz) is
+  'pgonce: the last heartbeat of a run with this heartbeat_at in its row: the run may keep its heartbeats in pgonce_job_heartbeats.';
+
 -- The caller has locked the row and knows that the run's process is dead. The function also ends the database session that
 -- this process left open: a client that is stopped in the middle of COPY keeps its locks, and no timeout of PostgreSQL ends a
 -- COPY. The run's transactions have its id in application_name, which pg_stat_activity shows at once.
@@ -72,7 +79,7 @@ begin
   set status = 'failed', completed_at = clock_timestamp(),
       duration_ms = pgonce_elapsed_ms(started_at, clock_timestamp()),
       error_message = format('abandoned: last sign of life %s, %s',
-        to_char(heartbeat_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS "UTC"'), p_because)
+        to_char(pgonce_last_heartbeat(id, heartbeat_at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS "UTC"'), p_because)
   where id = p_run_id
   returning retries into v_retries;
   if v_retries > 0 then perform pgonce_plan_job_retry(p_run_id); end if;
@@ -86,12 +93,24 @@ create or replace function pgonce_interval_text(p_length interval) returns text
 language sql stable parallel safe set search_path from current set intervalstyle to 'postgres' as $$ select p_length::text $$;
 comment on function pgonce_interval_text(interval) is 'pgonce: a length of time for people, the same in each session, such as 1 day 02:00:00.';
 
+-- xmax is the transaction that has locked or changed the row. It is in pg_locks until it ends.
+create or replace function pgonce_is_job_run_locked(p_run_id uuid) returns boolean
+language sql stable set search_path from current as $$
+  select exists (
+    select from cron_job_runs r join pg_catalog.pg_locks l on l.locktype = 'transactionid' and l.transactionid = r.xmax
+    where r.id = p_run_id and l.pid is distinct from pg_catalog.pg_backend_pid())
+$$;
+comment on function pgonce_is_job_run_locked(uuid) is
+  'pgonce: whether an open transaction of another session has locked the row of a run, as run_job does while its command runs.';
+
 create or replace function pgonce_has_heartbeat(p_run_id uuid, p_window interval) returns boolean
 language sql stable set search_path from current as $$
   select exists (select from pgonce_job_heartbeats where run_id = p_run_id and heartbeat_at + p_window > clock_timestamp())
+      or pgonce_is_job_run_locked(p_run_id)
 $$;
 comment on function pgonce_has_heartbeat(uuid, interval) is
-  'pgonce: whether a run that keeps its heartbeats in pgonce_job_heartbeats has sent one within its window.';
+  'pgonce: whether a run without a heartbeat in its row is alive: it has sent one to pgonce_job_heartbeats within its window, or its '
+  'row is locked.';
 
 -- Closes the expired running run of a job and key, unless its row is locked. A lock means that its process is alive: it is
 -- inside run.transaction(), or completing the run.

@@ -5,7 +5,7 @@ language sql stable set search_path from current as $$
   select case when p_status = 'running' and p_heartbeat_at + p_window <= clock_timestamp()
                    and not pgonce_has_heartbeat(p_run_id, p_window)
               then format('no sign of life since %s: its process is gone or cut off, and any worker or the next start closes the run',
-                          to_char(p_heartbeat_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS "UTC"')) end
+                          to_char(pgonce_last_heartbeat(p_run_id, p_heartbeat_at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS "UTC"')) end
 $$;
 comment on function pgonce_job_run_silence(uuid, text, timestamptz, interval) is
   'pgonce: what there is to say about a running run that has sent no heartbeat for its whole window; null for any other run.';
@@ -16,7 +16,8 @@ returns table (id uuid, job_name text, key text, status text, scope jsonb, attem
                started_at timestamptz, heartbeat_at timestamptz, duration_ms integer, rows_processed integer, rows_skipped integer,
                progress_done bigint, progress_total bigint, stopping boolean, next_retry_at timestamptz, reason text)
 language sql stable set search_path from current set jit = off as $$
-  select r.id, r.job_name, r.key, r.status, r.scope, r.attempt, r.scheduled_for, r.started_at, r.heartbeat_at,
+  select r.id, r.job_name, r.key, r.status, r.scope, r.attempt, r.scheduled_for, r.started_at,
+         case when r.status = 'running' then pgonce_last_heartbeat(r.id, r.heartbeat_at) else r.heartbeat_at end,
          coalesce(r.duration_ms, pgonce_elapsed_ms(r.started_at, clock_timestamp())),
          r.rows_processed, r.rows_skipped, r.progress_done, r.progress_total,
          r.status = 'running' and r.stop_requested_at is not null,
@@ -32,8 +33,9 @@ comment on function pgonce_list_job_runs(text, text, timestamptz, integer) is
   'pgonce: runs, newest first. reason is the error''s own line, or that a running run is silent. duration_ms of a running run is the time so far.';
 
 create or replace function pgonce_get_job_run(p_run_id uuid) returns jsonb
-language sql stable set search_path from current as $$
-  select to_jsonb(r) from cron_job_runs r where r.id = p_run_id
+language sql stable set search_path from current set intervalstyle to 'postgres' as $$
+  select to_jsonb(r) || jsonb_build_object('heartbeat_at', pgonce_last_heartbeat(r.id, r.heartbeat_at))
+  from cron_job_runs r where r.id = p_run_id
 $$;
 comment on function pgonce_get_job_run(uuid) is 'pgonce: one run with everything about it; null when there is none.';
 

@@ -97,9 +97,9 @@ begin
   if not found then
     raise sqlstate 'PT404' using message = format('the seed %L has never run here', p_seed_name);
   end if;
-  select w.run_id, w.alive, r.process, greatest(r.heartbeat_at, h.heartbeat_at) + r.run_window
+  select w.run_id, w.alive, r.process, pgonce_last_heartbeat(r.id, r.heartbeat_at) + r.run_window
     into v_run, v_alive, v_process, v_dead_after
-  from pgonce_get_runners(p_seed_name) w join cron_job_runs r on r.id = w.run_id left join pgonce_job_heartbeats h on h.run_id = w.run_id
+  from pgonce_get_runners(p_seed_name) w join cron_job_runs r on r.id = w.run_id
   order by w.alive desc, r.started_at limit 1;
   select b.last, b.usual into v_last, v_usual from pgonce_usual_seed_batch(p_seed_name) b;
   v_last := greatest(v_last, (select r.started_at from cron_job_runs r where r.id = v_run));
