@@ -161,14 +161,41 @@ def test_the_longest_backoff_can_be_doubled_for_ever(conn: Connection) -> None:
 
 def test_after_the_clock_was_set_back_a_dead_run_is_closed_when_its_window_is_over(conn: Connection) -> None:
     """It blocked its job for a window after the clock had caught up."""
-    for job in ("job", "apart"):
+
+    def move(hours: int) -> None:
+        for table in ("cron_job_runs", "pgonce_job_heartbeats"):
+            conn.execute(f"update {table} set heartbeat_at = heartbeat_at + %s * interval '1 h'".encode(), [hours])
+
+    starts = {
+        "swept": "select pgonce_abandon_job_runs()",
+        "started": "select start_job_run('started')",
+        "in a batch": "select pgonce_start_job_runs('{in a batch}', '{null}', '{1h}', array[''], '{null}')",
+    }
+    for job in (*starts, "apart"):
         [run] = rows(conn, "select start_job_run(%s, p_window => '1 hour') as id", job)
         if job == "apart":
             rows(conn, "select pgonce_keep_heartbeats_apart(%s)", run["id"])
+    running = "select job_name from cron_job_runs where status = 'running' order by started_at"
+    for query in starts.values():
+        move(24)
+        conn.execute(query.encode())
+        assert [row["job_name"] for row in rows(conn, running)] == [*starts, "apart"], "no window is over"
+        ahead = "select job_name from cron_job_runs where status = 'running' and heartbeat_at > clock_timestamp()"
+        assert rows(conn, ahead) == [{"job_name": "apart"}]
     conn.execute("update cron_job_runs set heartbeat_at = heartbeat_at + interval '1 day'")
-    assert rows(conn, "select pgonce_abandon_job_runs() as closed") == [{"closed": 0}]
-    ahead = "select job_name from cron_job_runs where heartbeat_at > clock_timestamp()"
-    assert rows(conn, ahead) == [{"job_name": "apart"}]
+    rows(conn, "select pgonce_correct_heartbeats()")
+    move(-2)
+    assert rows(conn, "select pgonce_abandon_job_runs() as closed") == [{"closed": 4}]
+
+
+def test_after_the_clock_was_set_back_a_retry_is_due_when_its_backoff_is_over(conn: Connection) -> None:
+    put(conn, "due", "job")  # with a backoff of a day
+    conn.execute("update cron_job_runs set completed_at = completed_at + interval '30 days'")
+    conn.execute("update pgonce_job_retries set due_at = due_at + interval '30 days'")
+    for _ in range(2):
+        rows(conn, "select pgonce_abandon_job_runs()")
+        late = "select due_at between clock_timestamp() and clock_timestamp() + interval '24.1 hours' as ok"
+        assert rows(conn, f"{late} from pgonce_job_retries") == [{"ok": True}]
 
 
 def test_what_is_said_for_people_is_the_same_under_any_settings(conn: Connection) -> None:

@@ -40,12 +40,14 @@ begin
   with given as (
     -- a skipped row does not get the id: the caller may send its start again
     select case when r.id is null and g.run_id is not null then g.run_id else gen_random_uuid() end as id, clock_timestamp() as now, g.*,
-           r.id as holder, r.started_at as since, r.expires
+           r.id as holder, r.started_at as since, r.is_alive
     from unnest(p_job_names, p_scopes, p_windows, p_keys, p_scheduled_for, p_processes, p_run_ids) with ordinality
       as g (job_name, scope, run_window, key, scheduled_for, process, run_id, place)
     -- with a limit: without it the planner might choose a join that reads all running runs
     left join lateral (
-      select r.id, r.started_at, r.heartbeat_at + r.run_window as expires from cron_job_runs r
+      select r.id, r.started_at,
+             r.heartbeat_at between clock_timestamp() - r.run_window and clock_timestamp() + interval '1 minute' as is_alive
+      from cron_job_runs r
       where r.job_name = g.job_name and r.key = g.key and r.status = 'running' limit 1) r on true
   ), written as (
     insert into cron_job_runs (id, job_name, status, scope, key, run_window, scheduled_for, started_at, heartbeat_at, completed_at,
@@ -55,7 +57,7 @@ begin
            case when holder is not null then format('overlap: run %s has been running since %s', holder, pgonce_utc_text(since)) end,
            process
     from given
-    where job_name > '' and run_window between '1 us' and '100 years' and key is not null and (holder is null or expires > now)
+    where job_name > '' and run_window between '1 us' and '100 years' and key is not null and (holder is null or is_alive)
       and not exists (select from cron_job_runs o where o.id = given.run_id)
       and not exists (select from pgonce_job_pauses p where p.job_name = given.job_name)
       and (scheduled_for is null or not exists (

@@ -112,6 +112,21 @@ comment on function pgonce_has_heartbeat(uuid, interval) is
   'pgonce: whether a run without a heartbeat in its row is alive: it has sent one to pgonce_job_heartbeats within its window, or its '
   'row is locked.';
 
+create or replace function pgonce_correct_heartbeats() returns void
+language plpgsql set search_path from current as $$
+begin
+  update pgonce_job_heartbeats set heartbeat_at = clock_timestamp() where run_id in (
+    select run_id from pgonce_job_heartbeats where heartbeat_at > clock_timestamp() + interval '1 minute' for update skip locked);
+  -- Not where only the run's own transactions may update its row, see pgonce_keep_heartbeats_apart.
+  update cron_job_runs set heartbeat_at = clock_timestamp() where id in (
+    select id from cron_job_runs where status = 'running' and heartbeat_at > clock_timestamp() + interval '1 minute'
+      and id not in (select run_id from pgonce_job_heartbeats)
+    for update skip locked);
+end $$;
+comment on function pgonce_correct_heartbeats() is
+  'pgonce: takes heartbeats that lie ahead, because the clock was set back, for heartbeats of now. Without that a dead run would '
+  'seem to be alive until the clock has caught up.';
+
 -- Closes the expired running run of a job and key, unless its row is locked. A lock means that its process is alive: it is
 -- inside run.transaction(), or completing the run.
 create or replace function pgonce_abandon_job_run(p_job_name text, p_key text) returns boolean
@@ -121,7 +136,10 @@ declare
   v_window interval;
 begin
   select id, run_window into v_id, v_window from cron_job_runs
-  where job_name = p_job_name and key = p_key and status = 'running' and heartbeat_at + run_window <= clock_timestamp()
+  where job_name = p_job_name and key = p_key and status = 'running' and (
+    heartbeat_at + run_window <= clock_timestamp()
+    -- nobody corrects such a heartbeat: those that count are in the other table
+    or heartbeat_at > clock_timestamp() + interval '1 minute' and id in (select run_id from pgonce_job_heartbeats))
   for update skip locked;
   if not found or pgonce_has_heartbeat(v_id, v_window) then return false; end if;
   perform pgonce_close_dead_run(v_id, format('window %s', pgonce_interval_text(v_window)));
@@ -240,7 +258,8 @@ begin
       if found then return v_id; end if;
 
       -- Which run is running? A new statement also sees what has been committed since the INSERT.
-      select id, started_at, heartbeat_at + run_window <= clock_timestamp() into v_holder, v_since, v_expired
+      select id, started_at, heartbeat_at not between clock_timestamp() - run_window and clock_timestamp() + interval '1 minute'
+        into v_holder, v_since, v_expired
       from cron_job_runs where job_name = p_job_name and key = p_key and status = 'running';
       if v_holder = p_run_id then  -- the caller's first request has committed since
         v_holder := null;
@@ -250,6 +269,7 @@ begin
         -- Concurrent takeovers wait for each other here. Each one that loses then sees the winner's committed row and names the
         -- right run. With the row lock alone, half of 200 losers named the dead run.
         perform pg_advisory_xact_lock(hashtextextended('pgonce ' || p_job_name || chr(10) || p_key, 0));
+        perform pgonce_correct_heartbeats();
         perform pgonce_abandon_job_run(p_job_name, p_key);
         select id, started_at into v_holder, v_since
         from cron_job_runs where job_name = p_job_name and key = p_key and status = 'running';

@@ -131,16 +131,18 @@ declare
   v_name text;
   v_key text;
 begin
-  -- After the clock was set back, the run of a dead process would seem to be alive until the clock has caught up. Not where the
-  -- run's own transactions must be the only ones to update its row, see pgonce_keep_heartbeats_apart.
-  update cron_job_runs set heartbeat_at = clock_timestamp() where id in (
-    select id from cron_job_runs where status = 'running' and heartbeat_at > clock_timestamp() + interval '1 minute'
-      and id not in (select run_id from pgonce_job_heartbeats)
-    for update skip locked);
+  perform pgonce_correct_heartbeats();
+  -- A retry, too, would wait until the clock has caught up.
+  update pgonce_job_retries
+  set due_at = clock_timestamp() + (due_at - (select f.completed_at from cron_job_runs f where f.id = run_id))
+  where run_id in (
+    select d.run_id from pgonce_job_retries d join cron_job_runs f on f.id = d.run_id
+    where f.completed_at > clock_timestamp() + interval '1 minute' and d.due_at >= f.completed_at for update of d skip locked);
   -- In a fixed order: two concurrent sweeps lock the same rows, and neither waits (skip locked) nor deadlocks.
   for r in
     select job_name, key from cron_job_runs
-    where status = 'running' and heartbeat_at + run_window <= clock_timestamp() order by job_name, key loop
+    where status = 'running' and (heartbeat_at + run_window <= clock_timestamp() or heartbeat_at > clock_timestamp() + interval '1 minute')
+    order by job_name, key loop
     begin
       if pgonce_abandon_job_run(r.job_name, r.key) then v_closed := v_closed + 1; end if;
     exception when others then  -- a trigger of the application refuses this run: it must not keep the others open
