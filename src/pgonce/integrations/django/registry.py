@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote, urlencode
+from weakref import WeakKeyDictionary
 
 from django.db import close_old_connections, connections, transaction
 from psycopg import pq, sql
@@ -147,16 +148,38 @@ def fenced(run: Run, using: str | None = None) -> Iterator[None]:
         LeaseLost: the run has ended or was taken over. Nothing was written.
         TransactionBroken: the body said COMMIT or ROLLBACK itself; a COMMIT of its own was not fenced.
     """
-    with _atomic(using) as (alias, status):
+    alias = using or setting("DATABASE")
+    if alias not in (prepared := _prepared.setdefault(run, set())):
+        _keep_heartbeats_apart(run, alias)
+        prepared.add(alias)
+    with _atomic(alias) as (_, status):
         yield
         if status() != "in progress":
             raise TransactionBroken(f"job {run.name}: {_ENDED}")
-        schema = run.schema.replace("%", "%%")  # % begins a placeholder
-        fence = sql.SQL("select 1 where {}(%s)").format(sql.Identifier(schema, "pgonce_fence_job_run"))
-        with connections[alias].cursor() as cursor:
-            cursor.execute(fence.as_string(), [str(run.id)])
-            if cursor.fetchone() is None:
-                raise LeaseLost(f"job {run.name}: run {run.id} has ended or was taken over: nothing was written")
+        if not _is_true(alias, "pgonce_fence_job_run", run):
+            raise LeaseLost(f"job {run.name}: run {run.id} has ended or was taken over: nothing was written")
+
+
+_prepared: WeakKeyDictionary[Run, set[str]] = WeakKeyDictionary()
+"""The databases, by alias, on which the heartbeats of a run do not collide with its fence."""
+
+
+def _keep_heartbeats_apart(run: Run, alias: str) -> None:
+    """Before a transaction that keeps one snapshot: see jobs_fence.sql."""
+    with transaction.atomic(using=alias, durable=True), connections[alias].cursor() as cursor:
+        cursor.execute("show transaction_isolation")
+        if cursor.fetchone()[0] not in {"read committed", "read uncommitted"}:
+            cursor.execute("set transaction isolation level read committed")
+            _is_true(alias, "pgonce_keep_heartbeats_apart", run)
+
+
+def _is_true(alias: str, function: str, run: Run) -> bool:
+    """Whether a SQL function of the run's id returns true."""
+    schema = run.schema.replace("%", "%%")  # % begins a placeholder
+    call = sql.SQL("select 1 where {}(%s)").format(sql.Identifier(schema, function))
+    with connections[alias].cursor() as cursor:
+        cursor.execute(call.as_string(), [str(run.id)])
+        return cursor.fetchone() is not None
 
 
 def _check_alias(alias: str) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.core.management import call_command
 from django.db import IntegrityError, connection
 from django.test import TestCase, TransactionTestCase
 
+from pgonce import Jobs
+from pgonce.core.database import open_pool
 from pgonce.errors import InvalidArgument, LeaseLost, TransactionBroken
 from pgonce.integrations.django import app, database_url, fenced
 from pgonce.integrations.django.models import JobRun, WebhookEvent
@@ -100,6 +103,22 @@ class WithAWorker(TransactionTestCase):
         for end in ("commit", "rollback"):
             with pytest.raises(TransactionBroken), fenced(done), connection.cursor() as cursor:
                 cursor.execute(end)
+
+    def test_a_fenced_transaction_that_keeps_one_snapshot_commits_after_heartbeats(self) -> None:
+        def beats() -> object:
+            with psycopg.connect(database_url()) as conn:
+                return conn.execute("select pgonce_report_job_run(id) from cron_job_runs").fetchall()
+
+        with connection.cursor() as cursor:
+            cursor.execute("set default_transaction_isolation to 'repeatable read'")
+        self.addCleanup(connection.close)
+        with open_pool(database_url(), 2) as pool, Jobs(pool).run("figures") as done:
+            assert done
+            for number in range(2):
+                with fenced(done):
+                    Payment.objects.create(invoice=f"figures {number}")
+                    assert beats() == [("running",)]
+        assert Payment.objects.count() == 2
 
     def test_a_job_writes_through_the_orm_while_its_run_is_its_own(self) -> None:
         done = run(app, "daily_payment", at="2026-11-29T06:00", url=database_url())
