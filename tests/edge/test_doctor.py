@@ -198,9 +198,9 @@ def test_what_is_right_is_not_found(database: str, conn: Connection) -> None:
 def test_a_process_with_several_services_is_counted_once(database: str, conn: Connection) -> None:
     for services, says in [(["receives", "events", "jobs"], "1 process runs"), (["alerts"], "2 processes run")]:
         conn.execute(
-            "insert into pgonce_processes (id, does, host, pid, version)"
-            " select gen_random_uuid(), unnest(%s::text[]), 'web', %s, '0'",
-            [services, len(services)],
+            "insert into pgonce_processes (id, process, does, host, pid, version)"
+            " select gen_random_uuid(), %s, unnest(%s::text[]), 'web', 1, '0'",
+            [uuid4(), services],
         )
         [one] = found(database, "processes")
         assert (one.state, one.finding) == ("ok", says)

@@ -113,6 +113,7 @@ class Registration:
             "p_capacity": self.capacity,
             # again after a day of silence: a process of an older release must not become the newest start
             "p_started_at": self.started_at,
+            "p_process": _own_id(os.getpid()),
         }
         return Call("pgonce_register_process", args, value)
 
@@ -131,6 +132,12 @@ def person() -> str:
 def host() -> str:
     """The name of this machine; in a container, of the container."""
     return clean(platform.node() or "unknown")
+
+
+@cache
+def _own_id(pid: int) -> UUID:  # noqa: ARG001 -- a forked child has another one
+    """What tells this process from all others: in containers, several may have one host name and pid."""
+    return uuid4()
 
 
 def this_process() -> str:

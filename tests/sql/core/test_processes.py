@@ -21,7 +21,8 @@ def test_every_state_stands_exactly_once_under_every_verb() -> None:
 
 
 def register(conn: Connection, process: UUID, does: str = "jobs", **arguments: Any) -> Any:
-    given = {"p_host": "web-1", "p_pid": 7, "p_version": "1", **arguments}
+    of_process = UUID(int=arguments.get("p_pid", 7))
+    given = {"p_host": "web-1", "p_pid": 7, "p_version": "1", "p_process": of_process, **arguments}
     named = "".join(f", {name} => %s" for name in given)
     query = f"select pgonce_register_process(%s, %s{named}) as said"
     return rows(conn, query, process, does, *given.values())[0]["said"]
@@ -95,11 +96,14 @@ def test_the_services_that_are_counted_are_live_and_of_one_kind(conn: Connection
 def test_the_services_of_a_process_are_one_line_and_other_processes_are_not_in_it(conn: Connection) -> None:
     register(conn, uuid4(), "events", p_handlers=["invoice.*"], p_capacity=4)
     register(conn, uuid4(), "jobs", p_jobs=["letters"], p_capacity=16)
+    register(conn, uuid4(), "jobs", p_jobs=["reports"], p_process=uuid4())  # in another container
     register(conn, uuid4(), "jobs", p_pid=8, p_jobs=["stats"])
     lines = rows(conn, "select host, pid, does, handlers, jobs, capacity, live from pgonce_list_processes()")
     assert lines == [
         {"host": "web-1", "pid": 7, "does": ["events", "jobs"], "handlers": ["invoice.*"], "jobs": ["letters"],
          "capacity": 20, "live": True},
+        {"host": "web-1", "pid": 7, "does": ["jobs"], "handlers": [], "jobs": ["reports"],
+         "capacity": None, "live": True},
         {"host": "web-1", "pid": 8, "does": ["jobs"], "handlers": [], "jobs": ["stats"],
          "capacity": None, "live": True},
     ]  # fmt: skip

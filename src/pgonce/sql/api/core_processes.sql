@@ -18,7 +18,7 @@
 create or replace function pgonce_register_process(
   p_id uuid, p_does text, p_host text, p_pid integer, p_version text, p_app text default '', p_release text default '',
   p_digest text default '', p_handlers text[] default '{}', p_jobs text[] default '{}', p_capacity integer default null,
-  p_started_at timestamptz default null)
+  p_started_at timestamptz default null, p_process uuid default null)
 returns timestamptz
 language plpgsql set search_path from current as $$
 declare
@@ -27,8 +27,8 @@ begin
   -- skip locked: two processes that start at the same time both clean up, and neither waits
   delete from pgonce_processes where id in (
     select id from pgonce_processes where last_seen_at < clock_timestamp() - interval '1 day' and id <> p_id for update skip locked);
-  insert into pgonce_processes as p (id, does, host, pid, version, app, release, digest, handlers, jobs, capacity, started_at)
-  values (p_id, p_does, p_host, p_pid, p_version, p_app, p_release, p_digest, p_handlers, p_jobs, p_capacity,
+  insert into pgonce_processes as p (id, process, does, host, pid, version, app, release, digest, handlers, jobs, capacity, started_at)
+  values (p_id, coalesce(p_process, p_id), p_does, p_host, p_pid, p_version, p_app, p_release, p_digest, p_handlers, p_jobs, p_capacity,
           coalesce(p_started_at, clock_timestamp()))
   on conflict (id) do update
   set last_seen_at = clock_timestamp(), handlers = excluded.handlers, jobs = excluded.jobs, digest = excluded.digest
@@ -43,9 +43,10 @@ begin
   end if;
   return v_started_at;
 end $$;
-comment on function pgonce_register_process(uuid, text, text, integer, text, text, text, text, text[], text[], integer, timestamptz) is
+comment on function pgonce_register_process(uuid, text, text, integer, text, text, text, text, text[], text[], integer, timestamptz, uuid) is
   'pgonce: records that a service of a process has started, and returns the time of its start. p_does: events, receives, jobs '
-  'or alerts. Rows without a heartbeat for a day are deleted. p_started_at: when it started, for one that registers again.';
+  'or alerts. Rows without a heartbeat for a day are deleted. p_started_at: when it started, for one that registers again. p_process: '
+  'the same for all services of a process, and for no other process; null = it has no other service.';
 
 create or replace function pgonce_beat_process(p_id uuid, p_busy integer default 0, p_busy_with text[] default '{}') returns boolean
 language plpgsql set search_path from current as $$
@@ -98,12 +99,12 @@ language sql stable set search_path from current set jit = off as $$
     from pgonce_processes p left join newest n on n.app = p.app left join newest_of_kind k on k.app = p.app and k.does = p.does)
   select m.host, m.pid, array_agg(distinct m.does), max(m.version), max(m.app), max(coalesce(nullif(m.release, ''), left(m.digest, 7))),
          bool_or(m.outdated), max(m.last_seen_at) between clock_timestamp() - interval '1 minute' and clock_timestamp() + interval '1 minute',
-         array(select distinct h from pgonce_processes o, unnest(o.handlers) h where o.host = m.host and o.pid = m.pid order by h),
-         array(select distinct j from pgonce_processes o, unnest(o.jobs) j where o.host = m.host and o.pid = m.pid order by j),
+         array(select distinct h from pgonce_processes o, unnest(o.handlers) h where o.process = m.process order by h),
+         array(select distinct j from pgonce_processes o, unnest(o.jobs) j where o.process = m.process order by j),
          sum(m.busy)::integer, sum(m.capacity)::integer,
-         array(select distinct b from pgonce_processes o, unnest(o.busy_with) b where o.host = m.host and o.pid = m.pid order by b),
+         array(select distinct b from pgonce_processes o, unnest(o.busy_with) b where o.process = m.process order by b),
          min(m.started_at), max(m.last_seen_at), greatest(clock_timestamp() - max(m.last_seen_at), '0')
-  from marked m group by m.host, m.pid order by min(m.started_at), m.host, m.pid
+  from marked m group by m.process, m.host, m.pid order by min(m.started_at), m.host, m.pid, m.process
 $$;
 comment on function pgonce_list_processes() is
   'pgonce: the processes of the last day, each with its services. outdated: its release differs from that of the newest start '

@@ -147,7 +147,7 @@ begin
                  else format('%s have failed or stalled, among them %s', v_count, v_text) end,
     case when v_count > 0 then pgonce_command('pgonce seed show NAME', v_text) end;
 
-  select count(distinct (l.host, l.pid)) into v_count from pgonce_live_processes l;  -- a process may have several services
+  select count(distinct l.process) into v_count from pgonce_live_processes l;  -- a process may have several services
   select count(*), min(l.app) into v_used, v_text from pgonce_list_processes() l where l.live and l.outdated;
   -- What a process of the last day handled or ran, and the newest process of its app does not. A glob also handles each of
   -- the types that it matches.
