@@ -9,7 +9,7 @@ from uuid import UUID
 import click
 
 from pgonce.cli.options import Database, as_json, with_database
-from pgonce.cli.output import Length, Moment, print_json, print_table, suggested, when
+from pgonce.cli.output import Length, Moment, print_json, print_line, print_table, suggested, when
 from pgonce.cli.times import ago, coming, span, took
 from pgonce.cli.watch import watchable
 from pgonce.errors import NotFound
@@ -75,6 +75,9 @@ def list_(
     if json_:
         print_json(lines)
         return
+    if name is not None and not (lines or db.call(stats.list_job_runs(name=name, limit=1))):
+        _print_job_without_runs(name, db)
+        return
     now = datetime.now(UTC)
     print_table(
         ["run", "job", "state", "started", "took", "rows", "progress", "reason"],
@@ -113,6 +116,16 @@ def _print_jobs(lines: list[stats.JobLine]) -> None:
     failed = next((job for job in lines if job.status == "failed" and job.run_id), None)
     if failed:
         click.echo(f"look: {suggested('job show', str(failed.run_id)[:8])}")
+
+
+def _print_job_without_runs(name: str, db: Database) -> None:
+    lines = [job for job in db.call(stats.list_jobs()) if job.job_name == name]
+    if not lines:
+        hint = "is not scheduled and not expected to run: see `pgonce job ls` for its name"
+    else:
+        _print_jobs(lines)
+        hint = "`pgonce ps` shows whether a worker has it; if another program starts it, such as cron, look there"
+    print_line(f"{name} has never run: {hint}", err=True)
 
 
 def _state(job: stats.JobLine) -> str:

@@ -256,6 +256,12 @@ def test_ls_filters_and_show_knows_no_other_run(run: Run, conn: Connection) -> N
     assert len(data(run("ls", "--job", "a", "--json"))) == 2
     assert len(data(run("ls", "--limit", "1", "--json"))) == 1
     assert run("ls", "--status", "running") == (0, "", "no such runs\n")
+    assert run("ls", "--job", "a", "--status", "running") == (0, "", "no such runs\n")
+    conn.execute("select pgonce_expect_job('c', '1 day')")  # an alert that it did not run names this command
+    code, out, said = run("ls", "--job", "c")
+    assert (code, out.splitlines()[1].split()[:3]) == (0, ["c", "○", "new"])
+    assert said.startswith("c has never run: `pgonce ps` shows whether a worker has it;")
+    assert run("ls", "--job", "d")[2].startswith("d has never run: is not scheduled and not expected to run")
     missing = "00000000-0000-0000-0000-000000000000"
     assert run("show", missing) == (1, "", f"pgonce: there is no job run {missing}\n")
     assert run("stop", missing) == (1, "", f"pgonce: there is no job run {missing}\n")
