@@ -223,6 +223,29 @@ def test_a_handler_that_asks_for_the_next_delivery_has_not_failed_until_there_is
     assert told(conn) == [("dead_webhook", "a.b")]
 
 
+def test_jobs_whose_names_and_keys_run_together_are_told_apart(conn: Connection) -> None:
+    """No alert at all was stored."""
+    jobs = "values ('import', 'eu/de'), ('import/eu', 'de')"
+    conn.execute(
+        "insert into pgonce_job_schedules (job_name, key, cron, timezone, next_tick)"
+        f" select *, '0 3 * * *', 'UTC', now() - interval '6 minutes' from ({jobs}) j".encode()
+    )
+    conn.execute(
+        "insert into cron_job_runs (job_name, key, status, started_at, completed_at)"
+        " select j.*, 'failed', at, at from generate_series(0, 60) n,"
+        f" lateral (select now() - n * interval '1 hour' as at) t, ({jobs}) j".encode()
+    )
+    conn.execute(
+        "select pgonce_expect_job('long', null, p_key => k, p_within => '1 s') from unnest('{eu,eu#1}'::text[]) k"
+    )
+    conn.execute("select start_job_run('long', p_key => 'eu#1')")  # both are expected of it
+    conn.execute("update cron_job_runs set started_at = started_at - interval '1 hour' where job_name = 'long'")
+    look(conn)
+    found = set(conn.execute("select kind, detail ->> 'job_name' from pgonce_alerts").fetchall())
+    assert found >= {(kind, job) for kind in ("did_not_run", "failed_in_a_row") for job in ("import", "import/eu")}
+    assert ("ran_long", "long") in found
+
+
 def test_a_flapping_job_makes_a_few_alerts_an_hour_and_not_one_for_each_run(conn: Connection) -> None:
     conn.execute(
         "insert into cron_job_runs (job_name, status, started_at, completed_at)"

@@ -29,8 +29,11 @@ begin
   -- An alert with a count replaces those of its series with a smaller count that no worker has claimed. It is not stored if
   -- there is one with a larger count. An alert that no worker has claimed is kept up to date.
   with found as materialized (
-    -- The hour is for transactions that took long to commit. After a long pause only the last week is searched.
-    select * from pgonce_find_alerts(greatest(v_since, v_now - interval '7 days'), v_watched || v_unfinished)),
+    -- The hour is for transactions that took long to commit. After a long pause only the last week is searched. Distinct, because
+    -- of two rows with one dedupe_key the INSERT below would make an error, and no alert of any job would be stored.
+    select distinct on (f.dedupe_key) f.*
+    from pgonce_find_alerts(greatest(v_since, v_now - interval '7 days'), v_watched || v_unfinished) f
+    order by f.dedupe_key, f.happened_at),
   replaced as (
     delete from pgonce_alerts a using found f, generate_series(1, f.digits - 1) d
     where a.channel = any (v_channels) and a.dedupe_key = f.series || '/' || d and a.delivered_at is null and a.attempts = 0),

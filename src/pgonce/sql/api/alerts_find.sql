@@ -107,9 +107,10 @@ begin
     select case when e.status = 'succeeded' then 'recovered'
                 when e.failures < v_in_a_row then 'run_failed' else 'failed_in_a_row' end as kind,
            e.job_name, e.key, e.id, e.scheduled_for, coalesce(e.completed_at, e.started_at) as happened_at,
-           -- Once a day, identified by the date: the beginning of a long streak is not read.
+           -- Once a day, identified by the date: the beginning of a long streak is not read. With the length of the name, because
+           -- names and keys may have slashes.
            case when e.failures > v_in_a_row
-                then concat_ws('/', e.job_name, e.key, to_char(e.started_at at time zone 'UTC', 'YYYY-MM-DD'))
+                then concat_ws('/', length(e.job_name), e.job_name, e.key, to_char(e.started_at at time zone 'UTC', 'YYYY-MM-DD'))
                 else e.id::text end as once,
            case when e.status = 'succeeded' then 'has succeeded again'
                 when e.failures < v_in_a_row then 'failed'
@@ -169,7 +170,7 @@ begin
         where r.job_name = b.job_name and r.started_at >= b.started_at and r.blocked_by = b.id limit v_in_a_row) skips)
     union all
     select 'did_not_run', m.job_name, m.key, null::uuid, m.scheduled_for, m.missed_at,
-           concat_ws('/', m.job_name, m.key, extract(epoch from m.scheduled_for)),
+           concat_ws('/', length(m.job_name), m.job_name, m.key, extract(epoch from m.scheduled_for)),
            format('did not run at %s', to_char(m.scheduled_for at time zone 'UTC', v_utc)), true, m.reason
     from pgonce_job_missed m where m.missed_at >= v_from),
   events as (
