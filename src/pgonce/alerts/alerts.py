@@ -20,6 +20,7 @@ from pgonce.core import database
 from pgonce.core.execute import call
 from pgonce.core.failures import log_errors
 from pgonce.core.service import Service
+from pgonce.jobs.calls import abandon_job_runs
 
 EVERY = 15.0
 """Seconds between two searches for alerts."""
@@ -119,6 +120,8 @@ class Alerts(Service):
             self._start_thread("ping", partial(self._send_ping, self._ping))
         for channel, send in self._channels.items():
             self._start_thread(channel, partial(self._deliver_all, channel, send))
+        # A scheduler does the same. Where none runs, a dead run would be told at the next start of its job.
+        log_errors(call, self._pool, abandon_job_runs(), self._schema)
 
     def _start_thread(self, name: str, work: Callable[[], None]) -> None:
         """Run ``work`` in a thread of its own, so that it delays nothing else, unless its last thread still runs."""

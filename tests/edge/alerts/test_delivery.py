@@ -279,6 +279,17 @@ def test_a_run_that_outlives_several_looks_is_told_when_it_fails(
     assert channel.kinds() == {("run_failed", "long"): 1}
 
 
+def test_a_run_whose_process_has_died_is_told_also_where_no_process_starts_jobs(
+    conn: Connection, channel: Channel, look: Callable[..., None]
+) -> None:
+    """As with `pgonce worker --no-schedule`, and jobs that cron starts."""
+    conn.execute("select start_job_run('nightly')")
+    conn.execute("update cron_job_runs set heartbeat_at = heartbeat_at - interval '16 minutes'")
+    for _ in range(2):
+        look(channel.url)
+    assert channel.kinds() == {("run_failed", "nightly"): 1}
+
+
 def test_a_streak_that_lasts_is_told_once_a_day(conn: Connection, channel: Channel, look: Callable[..., None]) -> None:
     runs(conn, "j", "sfff", first="27 hours")
     runs(conn, "j", "f", first="10 minutes")
