@@ -350,13 +350,15 @@ class AsyncRun:
         if self._lost:
             await shielded(self._lost_because())
             return
+        # LeaseLost, too: a transaction may see the end of the time before the timer's thread has woken
+        late = isinstance(reason, (TimeoutError, LeaseLost)) and self.timed_out
+        # an error, too, that a job raises without having looked: the stop may have reached its child process
+        was_stopped = CANCELS or self._stop_seen or (isinstance(reason, BaseException) and not late)
         if isinstance(reason, BaseException):
-            # LeaseLost, too: a transaction may see the end of the time before the timer's thread has woken
-            late = isinstance(reason, (TimeoutError, LeaseLost)) and self.timed_out
             reason = self._timed_out_because() if late else "".join(traceback.format_exception(reason))
         reason = self._unwritten or reason
         closing = calls.fail_job_run(self.id, reason)
-        if self._interruption and (self._stop_seen or CANCELS):
+        if self._interruption and was_stopped:
             closing = calls.interrupt_job_run(self.id, self._interruption)
         try:
             # silent: the database has been unavailable for a whole window, so the caller should not wait any longer

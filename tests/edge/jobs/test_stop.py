@@ -22,7 +22,7 @@ from tests.forked import PGONCE, Forked
 
 Connection = psycopg.Connection[Any]
 APP = """
-import asyncio, threading, time
+import asyncio, subprocess, threading, time
 import pgonce
 app = pgonce.App()
 
@@ -40,6 +40,10 @@ def ends_itself(run):
     while not run.stop_requested:
         time.sleep(0.01)
     raise ValueError("interrupted in the middle")
+
+@app.job("child", every="1 s", catch_up="last")
+def child(run):
+    subprocess.run(["sleep", "3600"], check=True)
 
 @app.job("deaf", every="1 s", catch_up="last")
 def deaf(run):
@@ -148,6 +152,23 @@ def test_a_run_that_does_not_end_in_time_is_closed_and_another_worker_starts_it_
     assert due(conn) == ["deaf", "stubborn"]
     worker("deaf", "stubborn", timeout="0.5")
     wait_until(lambda: len(runs(conn, "status = 'running'")) == 2, "both run again", 60)
+
+
+def test_a_run_whose_child_process_the_signal_has_ended_is_due_again(
+    worker: Callable[..., subprocess.Popen[str]], conn: Connection
+) -> None:
+    """systemd signals all processes of a unit, and a terminal all of the foreground."""
+    process = worker("child", timeout="1000")
+    children = wait_until(lambda: psutil.Process(process.pid).children(), "the child process", 60)
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr is not None
+    stderr = process.stderr
+    wait_until(lambda: "stopping" in stderr.readline(), "the signal", 60)
+    for each in children:
+        each.terminate()
+    assert process.wait(60) == 0
+    assert runs(conn) == [("child", "failed", "worker stopped")]
+    assert due(conn) == ["child"]
 
 
 def test_a_run_that_gets_to_its_end_in_time_has_succeeded(
