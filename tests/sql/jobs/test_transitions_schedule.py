@@ -315,6 +315,13 @@ def test_a_request_is_answered_in_the_transaction_that_starts_its_run_and_says_w
     assert said["answer"].endswith(" by web-1:7")
 
 
+def test_a_request_that_a_worker_had_no_thread_for_within_an_hour_is_not_carried_out(conn: Connection) -> None:
+    [request] = rows(conn, "select pgonce_request_job_run('job') as id")
+    conn.execute("update pgonce_job_requests set requested_at = requested_at - interval '61 minutes'")
+    assert rows(conn, "select pgonce_start_requested_job_run(%s) as id", request["id"]) == [{"id": None}]
+    assert rows(conn, "select answered from pgonce_get_job_request(%s)", request["id"]) == [{"answered": False}]
+
+
 def test_a_request_that_is_refused_names_the_run_of_its_own_key(conn: Connection) -> None:
     [run] = rows(conn, "select start_job_run('job', p_key => 'a') as id")
     conn.execute(  # by another session, at the same moment

@@ -114,7 +114,9 @@ declare
   q pgonce_job_requests;
   v_run uuid;
 begin
-  select * into q from pgonce_job_requests where id = p_request_id and answered_at is null for update skip locked;
+  -- it may have waited for a thread of a worker
+  select * into q from pgonce_job_requests
+  where id = p_request_id and answered_at is null and requested_at > clock_timestamp() - interval '1 hour' for update skip locked;
   if not found then return (select run_id from pgonce_job_requests where id = p_request_id and run_id = p_run_id); end if;
   if p_slots is null then
     v_run := start_job_run(q.job_name, q.scope, p_window, coalesce(q.key, p_key), null, p_retries, p_backoff, p_process, p_run_id);
