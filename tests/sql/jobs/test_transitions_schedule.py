@@ -268,7 +268,8 @@ def test_a_paused_job_starts_again_when_its_pause_is_over_or_is_ended(conn: Conn
     conn.execute("update pgonce_job_pauses set paused_until = clock_timestamp()")
     assert starts()
     assert rows(conn, "select * from pgonce_job_pauses") == [], "a pause that is over is deleted"
-    rows(conn, "select pgonce_pause_job('job', 'again')")
+    rows(conn, "select pgonce_pause_job('job', 'again', 'infinity')")
+    assert rows(conn, "select paused_until from pgonce_list_jobs()") == [{"paused_until": None}]
     assert not starts()
     assert rows(conn, "select pgonce_resume_job('job') as ended") == [{"ended": True}]
     assert starts()
