@@ -36,6 +36,7 @@ NAMES = {
     "AsyncCopy": "Copy",
     "AsyncCursor": "Cursor",
     "AsyncExitStack": "ExitStack",
+    "AsyncGuard": "Guard",
     "AsyncIterator": "Iterator",
     "AsyncJobs": "Jobs",
     "AsyncConsumer": "Consumer",

@@ -15,6 +15,7 @@ import pytest
 from psycopg import Connection
 
 import pgonce
+import pgonce.testing
 from pgonce.core import database as databases
 from pgonce.core.execute import call
 from pgonce.errors import InvalidArgument
@@ -152,8 +153,8 @@ def test_a_job_that_has_only_promised_has_failed(module_database: str, db: Conne
             jobs.job(name)(promise)
         with pytest.raises(InvalidArgument, match=PLAIN):
             jobs.job(name)(hidden(promise))()
-        with pytest.raises(InvalidArgument, match=PLAIN):
-            jobs.perform(app.get_job(name))
+    with pytest.raises(InvalidArgument, match=PLAIN):
+        pgonce.testing.run(app, name, url=module_database)
 
     async def main() -> None:
         async with await databases.open_async_pool(module_database, 1) as pool:

@@ -24,7 +24,9 @@ from pgonce.cli.process_group import STATUS_UNKNOWN, CannotExecute, Group, find_
 from pgonce.cli.skipped import why_skipped
 from pgonce.cli.times import took
 from pgonce.jobs import calls
-from pgonce.jobs.guard import Jobs
+from pgonce.jobs.calls_operate import EXPECT_GRACE, expect_job
+from pgonce.jobs.guard import Guard
+from pgonce.jobs.repeated_call import PAUSES
 from pgonce.jobs.run import BEAT, Run
 
 TAIL = 4000
@@ -119,9 +121,12 @@ def exec_(
     received: list[int] = []
     with signals.handled(received.append, STOPS + PASSED_ON):
         # not the timeout of a run: it would end the run before the command
-        options: dict[str, Any] = {"key": key, "window": window, "expect_every": expect_every}
+        start = calls.Start(name, window, key, scope, scheduled_for)
+        if expect_every:
+            db.call(expect_job(name, expect_every, EXPECT_GRACE, key))
         try:
-            with Jobs(pool, schema=db.schema).run(name, scope=scope, scheduled_for=scheduled_for, **options) as run:
+            # nothing in this process would close a run whose start was not answered: it would block the job
+            with Guard(pool, db.schema, PAUSES).start(start) as run:
                 if run is None:
                     usual = "another run is at work or this tick has fired"
                     _say(f"{name}: skipped, {why_skipped(db, name, usual)}")
@@ -235,14 +240,15 @@ class _Output(threading.Thread):
     def run(self) -> None:
         """Read until the end, or until the command has ended: what it leaves running may keep the pipe open."""
         is_last = False
-        while not is_last:
-            is_last = self._command_ended.is_set()
-            if select.select([self._source], [], [], 0 if is_last else LOOK)[0]:
-                chunk = os.read(self._source.fileno(), 65536)  # all that a pipe holds
-                is_last = is_last or not chunk
-                self.tail += chunk
-                del self.tail[:-TAIL]
-                _show(chunk)
+        with self._source:
+            while not is_last:
+                is_last = self._command_ended.is_set()
+                if select.select([self._source], [], [], 0 if is_last else LOOK)[0]:
+                    chunk = os.read(self._source.fileno(), 65536)  # all that a pipe holds
+                    is_last = is_last or not chunk
+                    self.tail += chunk
+                    del self.tail[:-TAIL]
+                    _show(chunk)
 
     def has_ended(self, seconds: float) -> bool:
         """After the command's end: whether all is passed on, or is so within ``seconds``."""

@@ -22,9 +22,10 @@ from pgonce.core.forked_child import ends_forked_child
 from pgonce.errors import DatabaseUnavailable, LeaseLost, RunStopped, class_and_line
 from pgonce.jobs import calls
 from pgonce.jobs.arguments import LONGEST_BACKOFF
-from pgonce.jobs.guard import Jobs, Run
-from pgonce.jobs.guard_async import AsyncJobs, AsyncRun
+from pgonce.jobs.guard import Guard, Run
+from pgonce.jobs.guard_async import AsyncGuard, AsyncRun
 from pgonce.jobs.registry import Job
+from pgonce.jobs.repeated_call import PAUSES
 
 
 @click.command()
@@ -83,7 +84,7 @@ def _in_time(job: Job, start: dict[str, Any], begun: list[UUID], db: Database, i
 
 
 def _perform(job: Job, start: dict[str, Any], begun: list[UUID], db: Database) -> Run | None:
-    with database.open_pool(db.url) as pool, Jobs(pool, schema=db.schema).begin(job, **start) as run:
+    with database.open_pool(db.url) as pool, Guard(pool, db.schema, PAUSES).begin(job, **start) as run:
         if run is not None:
             begun.append(run.id)
             with ends_forked_child():
@@ -94,7 +95,7 @@ def _perform(job: Job, start: dict[str, Any], begun: list[UUID], db: Database) -
 async def _perform_async(job: Job, start: dict[str, Any], begun: list[UUID], db: Database) -> AsyncRun | None:
     async with (
         await database.open_async_pool(db.url) as pool,
-        AsyncJobs(pool, schema=db.schema).begin(job, **start) as run,
+        AsyncGuard(pool, db.schema, PAUSES).begin(job, **start) as run,
     ):
         if run is not None:
             begun.append(run.id)

@@ -21,8 +21,8 @@ from pgonce.core.failures import ErrorHook, is_success, log_failure
 from pgonce.core.forked_child import ends_forked_child
 from pgonce.errors import PgonceError, RunStopped, class_and_line
 from pgonce.jobs import calls
-from pgonce.jobs.guard import Jobs, Run, close_lost_start
-from pgonce.jobs.guard_async import AsyncJobs, AsyncRun
+from pgonce.jobs.guard import Guard, Run, close_lost_start
+from pgonce.jobs.guard_async import AsyncGuard, AsyncRun
 from pgonce.jobs.lost_starts import lost_starts
 from pgonce.jobs.pool_address import place_of
 from pgonce.jobs.registry import Job
@@ -93,7 +93,7 @@ class Executor:
         return [f"{each.job.name} {str(each.run.id)[:8]}" for each in self._running.copy()]
 
     def start(self, job: Job, **options: Any) -> Execution | None:
-        """Let the database decide whether a run starts; ``options`` are those of ``Jobs.begin``. None: it does not.
+        """Let the database decide whether a run starts; ``options`` are those of ``Guard.begin``. None: it does not.
 
         Raises:
             PgonceError: it could not decide, or its answer was lost. It must be started again.
@@ -145,7 +145,7 @@ class Executor:
 
     def _start_sync(self, job: Job, options: dict[str, Any]) -> Execution | None:
         stack = ExitStack()
-        run = stack.enter_context(Jobs(self._pool, schema=self._schema).begin(job, **options))
+        run = stack.enter_context(Guard(self._pool, self._schema).begin(job, **options))
         if run is None:
             stack.close()
             return None
@@ -173,7 +173,7 @@ class Executor:
         # a run must begin and end in one task, because a lost run cancels that task
         try:
             async with await database.open_async_pool(self._url, 4) as pool:
-                async with AsyncJobs(pool, schema=self._schema).begin(job, **options) as run:
+                async with AsyncGuard(pool, self._schema).begin(job, **options) as run:
                     body = None if run is None else _AsyncBody(run)
                     started.set_result(body)
                     if body is not None:

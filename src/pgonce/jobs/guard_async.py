@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from functools import partial
@@ -40,8 +40,122 @@ T = TypeVar("T")
 
 log = logging.getLogger("pgonce")
 
-_PAUSES = (0.2, 1.0, 3.0)
-"""Seconds between attempts to start a run after the first answer was lost."""
+SHORT_PAUSES = (0.2, 1.0, 3.0)
+"""Seconds between attempts to start a run after the first answer was lost: the next start in this process closes it."""
+
+
+class AsyncGuard:
+    """Starts runs and follows them to their ends, for `AsyncJobs`, the scheduler and the commands.
+
+    Args:
+        pool: as of `AsyncJobs`.
+        schema: where ``pgonce migrate`` put the tables.
+        pauses: seconds between attempts to start a run after the first answer was lost.
+
+    Raises:
+        InvalidArgument: the pool's ``conninfo`` or ``kwargs`` is a function.
+    """
+
+    def __init__(self, pool: Pool, schema: str, pauses: Iterable[float] = SHORT_PAUSES) -> None:
+        self._place = place_of(pool, schema)  # refused now, and not at the first heartbeat
+        self._pool = pool
+        self._schema = schema
+        self._pauses = pauses
+        self._call_batcher = AsyncCallBatcher(pool, schema, self._unclaimed)
+
+    async def _unclaimed(self, started: Any) -> None:
+        if isinstance(started, UUID):  # nobody holds it: it would block its successors for a whole window
+            fail = calls.fail_job_run(started, "cancelled before it had begun")
+            with suppress(PgonceError, psycopg.Error):
+                await call_repeatedly(self._pool, self._schema, fail, self._call_batcher)
+
+    def begin(
+        self,
+        job: Job,
+        *,
+        scope: Mapping[str, Any] | None = None,
+        key: str | None = None,
+        scheduled_for: datetime | None = None,
+        retry: calls.Retry | None = None,
+        request: UUID | None = None,
+    ) -> AbstractAsyncContextManager[AsyncRun | None]:
+        """A run of a registered job, as its registration says; None on overlap. Raises as ``AsyncJobs.run``.
+
+        Args:
+            job: the job.
+            scope: what the run works on.
+            key: in place of the job's own.
+            scheduled_for: the tick this run is for.
+            retry: a failed run whose next attempt this is.
+            request: an operator's request that this run answers; its scope and key are the request's.
+        """
+        if retry is not None:
+            stored = calls.Start(retry.name, retry.window, retry.key, retry.scope, retry.scheduled_for, stored=True)
+            return self.start(stored, job.timeout, partial(calls.retry_job_run, retry.run_id, job.slots))
+        start = calls.Start(
+            job.name, job.window, job.key if key is None else key, scope or {}, scheduled_for, job.retries, job.backoff,
+            job.slots,
+        )  # fmt: skip
+        by = None if request is None else partial(calls.start_requested_job_run, request, start)
+        return self.start(start, job.timeout, by)
+
+    @asynccontextmanager
+    async def start(
+        self,
+        start: calls.Start,
+        timeout: timedelta | None = None,
+        by: Callable[[UUID], Call[UUID | None]] | None = None,
+    ) -> AsyncIterator[AsyncRun | None]:
+        """A run, from its start to its recorded end; None on overlap. ``by`` starts it; otherwise `start_job_run`."""
+        run_id = await self._begin(by or partial(calls.start_job_run, start), start)
+        if run_id is None:
+            yield None
+            return
+        run = AsyncRun(self._pool, self._schema, self._call_batcher, run_id, start, timeout)
+        ids = {"run_id": str(run_id), "job": run.name}
+        try:
+            with working(f"run {run.name}", "internal", ids, _trigger(start)):
+                async with run.beating():
+                    yield run
+            await run.end()
+        except SystemExit as error:  # its exit code says success to cron: so must the row
+            await (run.end() if is_success(error) else run.fail(error))
+            raise
+        except BaseException as error:
+            # The run is closed also after an error that says "lost" or "unavailable". Such an error may be of something
+            # else than this run, and a run that is left open blocks its successors for a whole window.
+            await run.fail(error)
+            raise
+
+    async def _begin(self, by: Callable[[UUID], Call[UUID | None]], start: calls.Start) -> UUID | None:
+        """The id of the run that ``by`` starts; None on overlap."""
+        for run_id, lost in list(lost_starts.items()):
+            if (lost.place, lost.start.name, lost.start.key) != (self._place, start.name, start.key):
+                continue
+            closed = await close_lost_start(self._pool, self._schema, run_id)
+            # what another scope or tick asked for is not this run's retry
+            if closed and (lost.start.scope, lost.start.scheduled_for) == (start.scope, start.scheduled_for):
+                again = await self._send(partial(calls.retry_job_run, run_id, start.slots), start)
+                if again is not None:
+                    return again
+        return await self._send(by, start)
+
+    async def _send(self, by: Callable[[UUID], Call[UUID | None]], start: calls.Start) -> UUID | None:
+        run_id = uuid4()
+        wanted = by(run_id)
+        try:
+            return await self._call_batcher.value(wanted)
+        except DatabaseUnavailable as error:
+            if isinstance(error.__cause__, PoolTimeout | TimeoutError):  # it was not sent
+                raise
+        # Its answer was lost. The same id again is the same run, whether it has been started or not.
+        found = None
+        try:
+            found = await call_repeatedly(self._pool, self._schema, wanted, self._call_batcher, self._pauses)
+        finally:
+            if found is None:  # also where the server is still busy with the first one
+                lost_starts[run_id] = LostStart(self._place, start, time.monotonic())
+        return found
 
 
 class AsyncJobs:
@@ -59,17 +173,10 @@ class AsyncJobs:
     def __init__(self, pool: Pool, *, schema: str = "public") -> None:
         check_pool(pool, AsyncConnectionPool, "AsyncJobs")
         check_schema(schema)
-        self._place = place_of(pool, schema)  # refused now, and not at the first heartbeat
+        self._guard = AsyncGuard(pool, schema)
         self._pool = pool
         self._schema = schema
         self._promises: set[tuple[Any, ...]] = set()
-        self._call_batcher = AsyncCallBatcher(pool, schema, self._unclaimed)
-
-    async def _unclaimed(self, started: Any) -> None:
-        if isinstance(started, UUID):  # nobody holds it: it would block its successors for a whole window
-            fail = calls.fail_job_run(started, "cancelled before it had begun")
-            with suppress(PgonceError, psycopg.Error):
-                await call_repeatedly(self._pool, self._schema, fail, self._call_batcher)
 
     def run(
         self,
@@ -121,7 +228,7 @@ class AsyncJobs:
         length, pause = interval(window, "the window"), interval(backoff, "the backoff")
         start = calls.Start(name, length, key, {} if scope is None else scope, scheduled_for, retries, pause, slots)
         limit = None if timeout is None else interval(timeout, "the timeout")
-        started = self._started(partial(calls.start_job_run, start), start, limit)
+        started = self._guard.start(start, limit)
         if expect_every is not None:
             every, grace = interval(expect_every, "expect_every"), interval(expect_grace, "expect_grace")
             started = self._expected(started, expect_job(name, every, grace, key))
@@ -138,105 +245,6 @@ class AsyncJobs:
             self._promises.add(promise)
         async with started as run:
             yield run
-
-    def retry(
-        self, failed: calls.Retry, *, timeout: timedelta | None = None, slots: int | None = None
-    ) -> AbstractAsyncContextManager[AsyncRun | None]:
-        """The next attempt of a failed run; None when somebody else has it, or it is not to be retried now."""
-        start = calls.Start(failed.name, failed.window, failed.key, failed.scope, failed.scheduled_for, stored=True)
-        return self._started(partial(calls.retry_job_run, failed.run_id, slots), start, timeout)
-
-    @asynccontextmanager
-    async def _started(
-        self, by: Callable[[UUID], Call[UUID | None]], start: calls.Start, timeout: timedelta | None
-    ) -> AsyncIterator[AsyncRun | None]:
-        run_id = await self._begin(by, start)
-        if run_id is None:
-            yield None
-            return
-        run = AsyncRun(self._pool, self._schema, self._call_batcher, run_id, start, timeout)
-        ids = {"run_id": str(run_id), "job": run.name}
-        try:
-            with working(f"run {run.name}", "internal", ids, _trigger(start)):
-                async with run.beating():
-                    yield run
-            await run.end()
-        except SystemExit as error:  # its exit code says success to cron: so must the row
-            await (run.end() if is_success(error) else run.fail(error))
-            raise
-        except BaseException as error:
-            # The run is closed also after an error that says "lost" or "unavailable". Such an error may be of something
-            # else than this run, and a run that is left open blocks its successors for a whole window.
-            await run.fail(error)
-            raise
-
-    async def _begin(self, by: Callable[[UUID], Call[UUID | None]], start: calls.Start) -> UUID | None:
-        """The id of the run that ``by`` starts; None on overlap."""
-        for run_id, lost in list(lost_starts.items()):
-            if (lost.place, lost.start.name, lost.start.key) != (self._place, start.name, start.key):
-                continue
-            closed = await close_lost_start(self._pool, self._schema, run_id)
-            # what another scope or tick asked for is not this run's retry
-            if closed and (lost.start.scope, lost.start.scheduled_for) == (start.scope, start.scheduled_for):
-                again = await self._send(partial(calls.retry_job_run, run_id, start.slots), start)
-                if again is not None:
-                    return again
-        return await self._send(by, start)
-
-    async def _send(self, by: Callable[[UUID], Call[UUID | None]], start: calls.Start) -> UUID | None:
-        run_id = uuid4()
-        wanted = by(run_id)
-        try:
-            return await self._call_batcher.value(wanted)
-        except DatabaseUnavailable as error:
-            if isinstance(error.__cause__, PoolTimeout | TimeoutError):  # it was not sent
-                raise
-        # Its answer was lost. The same id again is the same run, whether it has been started or not.
-        found = None
-        try:
-            found = await call_repeatedly(self._pool, self._schema, wanted, self._call_batcher, _PAUSES)
-        finally:
-            if found is None:  # also where the server is still busy with the first one
-                lost_starts[run_id] = LostStart(self._place, start, time.monotonic())
-        return found
-
-    def begin(
-        self,
-        job: Job,
-        *,
-        scope: Mapping[str, Any] | None = None,
-        key: str | None = None,
-        scheduled_for: datetime | None = None,
-        retry: calls.Retry | None = None,
-        request: UUID | None = None,
-    ) -> AbstractAsyncContextManager[AsyncRun | None]:
-        """A run of a registered job, as its registration says; None on overlap. Raises as ``run``.
-
-        Args:
-            job: the job.
-            scope: what the run works on.
-            key: in place of the job's own.
-            scheduled_for: the tick this run is for.
-            retry: a failed run whose next attempt this is.
-            request: an operator's request that this run answers; its scope and key are the request's.
-        """
-        if retry is not None:
-            return self.retry(retry, timeout=job.timeout, slots=job.slots)
-        start = calls.Start(
-            job.name, job.window, job.key if key is None else key, scope or {}, scheduled_for, job.retries, job.backoff,
-            job.slots,
-        )  # fmt: skip
-        by = partial(calls.start_job_run, start)
-        if request is not None:
-            by = partial(calls.start_requested_job_run, request, start)
-        return self._started(by, start, job.timeout)
-
-    async def perform(self, job: Job, **options: Any) -> AsyncRun | None:
-        """Run a registered job from start to end; ``options`` are those of ``begin``. None on overlap."""
-        async with self.begin(job, **options) as run:
-            if run is not None:
-                await ensure_awaitable(job.function(run))
-            return run
 
     def job(
         self,

@@ -8,12 +8,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pgonce.core import database, event_loop, failures
+from pgonce.core.callables import ensure_awaitable, ensure_result
 from pgonce.core.execute import call
 from pgonce.core.interval import interval
 from pgonce.core.registration import check_app
 from pgonce.errors import InvalidArgument
-from pgonce.jobs.guard import Jobs
-from pgonce.jobs.guard_async import AsyncJobs
+from pgonce.jobs.guard import Guard
+from pgonce.jobs.guard_async import AsyncGuard
 from pgonce.jobs.registry import Job, JobRegistry
 from pgonce.jobs.run import Run
 from pgonce.jobs.run_async import AsyncRun
@@ -142,13 +143,20 @@ def run(
     options: dict[str, Any] = {"scope": scope, "key": key, "scheduled_for": None if at is None else _moment(at)}
     if job.is_async:
         return event_loop.background().run(_run_async(job, found, schema, options))
-    with database.open_pool(found, 4) as pool:
-        return Jobs(pool, schema=schema).perform(job, **options)
+    with database.open_pool(found, 4) as pool, Guard(pool, schema).begin(job, **options) as begun:
+        if begun is not None:
+            ensure_result(job.function(begun))
+        return begun
 
 
 async def _run_async(job: Job, url: str, schema: str, options: dict[str, Any]) -> AsyncRun | None:
-    async with await database.open_async_pool(url, 4) as pool:
-        return await AsyncJobs(pool, schema=schema).perform(job, **options)
+    async with (
+        await database.open_async_pool(url, 4) as pool,
+        AsyncGuard(pool, schema).begin(job, **options) as begun,
+    ):
+        if begun is not None:
+            await ensure_awaitable(job.function(begun))
+        return begun
 
 
 def _moment(given: datetime | str) -> datetime:

@@ -11,19 +11,22 @@ import psycopg
 import pytest
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
+from pgonce.cli.exec import exec_
 from pgonce.core import database
 from pgonce.errors import DatabaseUnavailable
 from pgonce.jobs.executor import Executor
+from pgonce.jobs.guard import Guard
+from pgonce.jobs.guard_async import AsyncGuard
 from tests.conftest import wait_until
-from tests.contract.callers import Async, Caller, Sync
+from tests.contract.callers import Async, Caller, Sync, spawn
 
 Db = psycopg.Connection[Any]
 
 
 @pytest.fixture(autouse=True)
 def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("guard", "guard_async"):
-        monkeypatch.setattr(f"pgonce.jobs.{module}._PAUSES", (0.0, 0.1))
+    for guard in (Guard, AsyncGuard):
+        monkeypatch.setattr(guard.__init__, "__defaults__", ((0.0, 0.1),))
 
 
 def terminate_all(db: Db) -> None:
@@ -133,6 +136,28 @@ def test_the_start_after_one_whose_answer_was_lost_is_a_run(
     query = "select status, error_message like '%%nothing was run' from cron_job_runs where job_name = %s"
     found = db.execute(f"{query} order by started_at".encode(), [name]).fetchall()
     assert found[:2] == [("failed", True), ("succeeded", None)]
+
+
+def test_a_command_asks_longer_for_a_start_that_was_not_answered(
+    network: Any, db: Db, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process ends, so nothing would close the run, which blocked the job for its window."""
+    monkeypatch.setattr(Guard.__init__, "__defaults__", ((),))
+    monkeypatch.setattr(database, "TIMEOUT", 0.5)
+    lost = network.hold(b"start_job_run", answer=True)
+
+    def cut() -> None:
+        lost.wait()
+        network.down()
+        wait_until(lambda: network.refused >= 4, "several attempts")
+        network.up()
+
+    spawn(cut)
+    with pytest.raises(SystemExit) as ended:
+        exec_.main(["--database-url", network.url, name, "true"], standalone_mode=False)
+    assert ended.value.code == 0
+    found = db.execute("select status from cron_job_runs where job_name = %s", [name]).fetchall()
+    assert found == [("succeeded",)]
 
 
 def test_a_worker_does_not_wait_for_the_lock_of_a_run_whose_start_was_not_answered(

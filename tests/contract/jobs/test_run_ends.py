@@ -18,6 +18,7 @@ from pgonce.errors import DatabaseUnavailable, LeaseLost, RunStopped
 from pgonce.jobs import calls as protocol
 from pgonce.jobs import run as sync_run
 from pgonce.jobs import run_async as async_run
+from pgonce.jobs.guard import Guard
 from tests.conftest import wait_until
 from tests.contract.callers import Caller, spawn
 from tests.faults.proxy import Proxy
@@ -238,10 +239,12 @@ def test_a_retry_of_a_run_whose_scope_is_no_object_is_run(module_database: str, 
     db.execute(f"select fail_job_run(id, 'x') from {start} as id".encode(), [name])
     app = pgonce.App()
     seen: list[Any] = []
-    app.job(name)(lambda run: seen.append(run.scope))
+    app.job(name)(print)
     with databases.open_pool(module_database, 1) as pool:
         (retry,) = call(pool, protocol.due_job_retries([name]), "public")
-        pgonce.Jobs(pool).perform(app.get_job(name), retry=retry)
+        with Guard(pool, "public").begin(app.get_job(name), retry=retry) as run:
+            assert run
+            seen.append(run.scope)
     assert seen == [[1, 2]]
 
 

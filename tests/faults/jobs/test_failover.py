@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from pgonce import Jobs, Run
+from pgonce import App, Jobs, Run
 from pgonce.core.database import open_pool
 from pgonce.core.execute import call
 from pgonce.errors import DatabaseUnavailable, LeaseLost
 from pgonce.jobs import calls
+from pgonce.jobs.guard import Guard
 from tests.conftest import wait_until
 from tests.faults.replicas import Replicas, replicas
 
@@ -66,7 +67,9 @@ def test_a_job_whose_commits_an_asynchronous_standby_lacks_fails_and_its_retry_m
             found = rows(pair, "select status, rows_processed, transactions from cron_job_runs")
             assert found == [("failed", 4, 5)], "the counts are those of the last transaction that is there"
             [due] = call(pool, calls.due_job_retries(["job"]), "public")
-            with Jobs(pool).retry(due) as again:
+            app = App()
+            app.job("job")(print)
+            with Guard(pool, "public").begin(app.get_job("job"), retry=due) as again:
                 assert again
                 for number in range(9):
                     write(again, number)
