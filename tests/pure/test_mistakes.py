@@ -316,6 +316,10 @@ MISTAKES: list[tuple[str, Callable[[], object], str]] = [
     ("Seeds(async pool)", lambda: pgonce.Seeds(ASYNC_POOL), "use AsyncSeeds, or "),  # type: ignore[arg-type]
     ("AsyncWebhooks(sync pool)", lambda: pgonce.AsyncWebhooks(SYNC_POOL),  # type: ignore[arg-type]
      "AsyncWebhooks needs an AsyncConnectionPool, not a ConnectionPool: use Webhooks, or "),
+    ("AsyncJobs under trio", lambda: pgonce.AsyncJobs(ASYNC_POOL).run("j").__aenter__().send(None),
+     "need asyncio, and it does not run here: under trio, use the others in a thread"),
+    ("open_async_pool under trio", lambda: pgonce.database.open_async_pool("postgresql://h/d").send(None),
+     "need asyncio, and it does not run here"),
     ("AsyncJobs(sync pool)", lambda: pgonce.AsyncJobs(SYNC_POOL), "use Jobs, or "),  # type: ignore[arg-type]
     ("AsyncSeeds(sync pool)", lambda: pgonce.AsyncSeeds(SYNC_POOL), "use Seeds, or "),  # type: ignore[arg-type]
     ("a connection", lambda: pgonce.Jobs(psycopg.Connection.__new__(psycopg.Connection)),  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from psycopg import AsyncConnection
 
 from pgonce.core import concurrency as threads
 from pgonce.core.concurrency import alarm
+from pgonce.errors import InvalidArgument
 
 T = TypeVar("T")
 Result: TypeAlias = Awaitable[T]
@@ -177,8 +178,17 @@ def call_in_loop(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], 
 
 
 def running_loop() -> asyncio.AbstractEventLoop:
-    """The event loop of the caller."""
-    return asyncio.get_running_loop()
+    """The event loop of the caller.
+
+    Raises:
+        InvalidArgument: it is another library's.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise InvalidArgument(
+            "pgonce's asynchronous names need asyncio, and it does not run here: under trio, use the others in a thread"
+        ) from None
 
 
 async def shielded(work: Coroutine[Any, Any, T]) -> T:

@@ -18,6 +18,7 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 from pgonce.core import execute_async
 from pgonce.core.call import Call
 from pgonce.core.concurrency import time_limit
+from pgonce.core.concurrency_async import running_loop
 from pgonce.core.environment import DATABASE_URL_FROM
 from pgonce.core.execute import Pool, connection, execute, own_transaction, run
 from pgonce.core.pool import ForkablePool
@@ -236,6 +237,7 @@ async def open_async_pool(url: str, size: int = 10) -> AsyncConnectionPool[Async
     Raises:
         DatabaseUnavailable: the database cannot be reached.
     """
+    running_loop()
     await asyncio.to_thread(check, url)
     pool = AsyncConnectionPool[AsyncConnection[Any]](
         url, kwargs=_options(url), configure=_configure_async, min_size=1, max_size=size, open=False, timeout=TIMEOUT,

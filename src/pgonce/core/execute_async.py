@@ -26,6 +26,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from pgonce.core.adapters import ADAPTERS
 from pgonce.core.call import Call
+from pgonce.core.concurrency_async import running_loop
 from pgonce.core.idle_connections import has_unread_input
 from pgonce.core.lent_connection import close_for_good, naming_loss, was_lost
 from pgonce.core.pool import refuse_inherited
@@ -288,6 +289,7 @@ async def get_connection(pool: Pool) -> AsyncConnection[Any]:
 
     It waits for the pool's timeout once, however many closed connections the pool has.
     """
+    running_loop()
     refuse_inherited(pool)
     until = time.monotonic() + pool.timeout
     while await _was_closed(conn := await pool.getconn(max(until - time.monotonic(), 0.001))):

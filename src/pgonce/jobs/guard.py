@@ -19,7 +19,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 from pgonce.core.call import Call
 from pgonce.core.call_batcher import CallBatcher
 from pgonce.core.callables import ensure_result
-from pgonce.core.concurrency import CANCELS, Result
+from pgonce.core.concurrency import CANCELS, Result, running_loop
 from pgonce.core.execute import Pool, call
 from pgonce.core.failures import is_success
 from pgonce.core.interval import interval
@@ -130,6 +130,7 @@ class Guard:
 
     def _begin(self, by: Callable[[UUID], Call[UUID | None]], start: calls.Start) -> UUID | None:
         """The id of the run that ``by`` starts; None on overlap."""
+        running_loop()
         for run_id, lost in list(lost_starts.items()):
             if (lost.place, lost.start.name, lost.start.key) != (self._place, start.name, start.key):
                 continue

@@ -18,7 +18,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from pgonce.core.call import Call
 from pgonce.core.call_batcher_async import AsyncCallBatcher
 from pgonce.core.callables import ensure_awaitable
-from pgonce.core.concurrency_async import CANCELS, Result
+from pgonce.core.concurrency_async import CANCELS, Result, running_loop
 from pgonce.core.execute_async import Pool, call
 from pgonce.core.failures import is_success
 from pgonce.core.interval import interval
@@ -129,6 +129,7 @@ class AsyncGuard:
 
     async def _begin(self, by: Callable[[UUID], Call[UUID | None]], start: calls.Start) -> UUID | None:
         """The id of the run that ``by`` starts; None on overlap."""
+        running_loop()
         for run_id, lost in list(lost_starts.items()):
             if (lost.place, lost.start.name, lost.start.key) != (self._place, start.name, start.key):
                 continue
