@@ -272,6 +272,7 @@ class Jobs:
                 with self.run(name, key=key, window=window, **more) as run:
                     return None if run is None else ensure_result(function(run))
 
+            vars(guarded).pop("__wrapped__")  # frameworks would read its signature, and pass a run
             return guarded
 
         return decorate

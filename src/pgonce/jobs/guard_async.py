@@ -273,6 +273,7 @@ class AsyncJobs:
                 async with self.run(name, key=key, window=window, **more) as run:
                     return None if run is None else await ensure_awaitable(function(run))
 
+            vars(guarded).pop("__wrapped__")  # frameworks would read its signature, and pass a run
             return guarded
 
         return decorate

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -493,6 +494,7 @@ def test_a_decorated_function_runs_as_a_job(module_database: str, db: Db, name: 
 
         assert letters() == "done"
         assert (letters.__name__, letters.__doc__) == ("letters", "Write letters.")
+        assert not inspect.signature(letters).parameters, "FastAPI and Airflow pass what is in it"
     assert [(row["status"], row["rows_processed"]) for row in rows(db, name)] == [("succeeded", 2), ("skipped", 0)]
     assert rows(db, name)[0]["run_window"] == timedelta(minutes=7)
 
@@ -511,6 +513,7 @@ def test_a_decorated_coroutine_function_runs_as_a_job(module_database: str, db: 
 
             assert await letters() == "done"
             assert letters.__doc__ == "Write letters."
+            assert not inspect.signature(letters).parameters
 
     asyncio.run(main())
     assert [row["status"] for row in rows(db, name)] == ["succeeded", "skipped"]
