@@ -67,6 +67,7 @@ def _attempts(job: Job, what: dict[str, Any], db: Database, interrupts: Interrup
             if left == 0 or not (failed or isinstance(error, DatabaseUnavailable)):
                 raise
             print_line(f"{job.name}: failed ({class_and_line(error)}), next attempt in {pause}", err=True)
+            db.close()  # the pause may be a day
             time.sleep(pause.total_seconds())
             left, pause = left - 1, min(pause * 2, LONGEST_BACKOFF)
 

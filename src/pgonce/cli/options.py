@@ -65,9 +65,9 @@ class Database:
         return execute.call(self.pool, wanted, self.schema)
 
     def close(self) -> None:
-        """Close the connections, if there are any."""
+        """Close the connections, if there are any; the next use opens new ones."""
         if "pool" in self.__dict__:
-            self.pool.close()
+            self.__dict__.pop("pool").close()
 
 
 def with_database(function: F) -> F:

@@ -60,6 +60,10 @@ def shaky(run):
 async def hopeless(run):
     raise ValueError("never")
 
+@app.job("waits", retries=2, backoff="1 s")
+def waits(run):
+    raise ValueError("not yet")
+
 @app.job("hardy", retries=9, backoff="100 ms")
 def hardy(run):
     pass
@@ -163,6 +167,17 @@ def test_run_retries_as_the_job_says_and_the_exit_code_is_the_last_ones(run: Run
         ("shaky", 1, "failed"), ("shaky", 2, "failed"), ("shaky", 3, "succeeded"),
         ("hopeless", 1, "failed"), ("hopeless", 2, "failed"),
     ]  # fmt: skip
+
+
+def test_run_holds_no_connection_between_two_attempts(start: Start, conn: Connection) -> None:
+    running = start("run", "waits")
+    assert running.stderr is not None
+    for pause in ("1", "2"):
+        assert running.stderr.readline().endswith(f"next attempt in 0:00:0{pause}\n")
+    others = "select from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+    wait_until(lambda: conn.execute(others).rowcount == 0 and running.poll() is None, "its connections are closed")
+    running.terminate()
+    assert result(running)[0] == 128 + signal.SIGTERM
 
 
 @pytest.mark.parametrize("name", ["forks", "forks_async"])
