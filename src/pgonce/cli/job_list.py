@@ -121,7 +121,7 @@ def _print_jobs(lines: list[stats.JobLine]) -> None:
 def _print_job_without_runs(name: str, db: Database) -> None:
     lines = [job for job in db.call(stats.list_jobs()) if job.job_name == name]
     if not lines:
-        hint = "is not scheduled and not expected to run: see `pgonce job ls` for its name"
+        hint = "it is not scheduled or expected either, see `pgonce job ls` for its name"
     else:
         _print_jobs(lines)
         hint = "`pgonce ps` shows whether a worker has it; if another program starts it, such as cron, look there"

@@ -276,7 +276,7 @@ def test_ls_filters_and_show_knows_no_other_run(run: Run, conn: Connection) -> N
     code, out, said = run("ls", "--job", "c")
     assert (code, out.splitlines()[1].split()[:3]) == (0, ["c", "○", "new"])
     assert said.startswith("c has never run: `pgonce ps` shows whether a worker has it;")
-    assert run("ls", "--job", "d")[2].startswith("d has never run: is not scheduled and not expected to run")
+    assert run("ls", "--job", "d")[2].startswith("d has never run: it is not scheduled or expected either")
     missing = "00000000-0000-0000-0000-000000000000"
     assert run("show", missing) == (1, "", f"pgonce: there is no job run {missing}\n")
     assert run("stop", missing) == (1, "", f"pgonce: there is no job run {missing}\n")
