@@ -18,6 +18,7 @@ from pgonce.cli.skipped import why_skipped
 from pgonce.cli.times import took
 from pgonce.core import database
 from pgonce.core.callables import ensure_awaitable, ensure_result
+from pgonce.core.failures import is_success
 from pgonce.core.forked_child import ends_forked_child
 from pgonce.errors import DatabaseUnavailable, LeaseLost, RunStopped, class_and_line
 from pgonce.jobs import calls
@@ -41,7 +42,12 @@ def run(name: str, scope: dict[str, Any], key: str | None, app: App, db: Databas
     SIGTERM, SIGHUP and Ctrl-C end the run as failed.
     """
     with Interrupts(name) as interrupts:
-        ended = _attempts(app.get_job(name), {"scope": scope, "key": key}, db, interrupts)
+        try:
+            ended = _attempts(app.get_job(name), {"scope": scope, "key": key}, db, interrupts)
+        except SystemExit as error:
+            if isinstance(error.code, int) and error.code % 256 == 0 and not is_success(error):
+                sys.exit(1)  # of 256, which os.system returns for a command that failed with 1, the system would make 0
+            raise
     if ended is None:
         print_line(f"{name}: skipped, {why_skipped(db, name, 'another run is at work')}", err=True)
         sys.exit(OVERLAP)

@@ -60,6 +60,10 @@ def shaky(run):
 async def hopeless(run):
     raise ValueError("never")
 
+@app.job("exits")
+def exits(run):
+    sys.exit(os.system("exit 1"))
+
 @app.job("waits", retries=2, backoff="1 s")
 def waits(run):
     raise ValueError("not yet")
@@ -167,6 +171,11 @@ def test_run_retries_as_the_job_says_and_the_exit_code_is_the_last_ones(run: Run
         ("shaky", 1, "failed"), ("shaky", 2, "failed"), ("shaky", 3, "succeeded"),
         ("hopeless", 1, "failed"), ("hopeless", 2, "failed"),
     ]  # fmt: skip
+
+
+def test_a_run_that_has_failed_never_ends_the_command_with_0(run: Run, conn: Connection) -> None:
+    assert run("run", "exits") == (1, "", "")
+    assert conn.execute("select status from cron_job_runs").fetchall() == [("failed",)]
 
 
 def test_run_holds_no_connection_between_two_attempts(start: Start, conn: Connection) -> None:
