@@ -23,6 +23,7 @@ from pgonce.core import database
 from pgonce.core.execute import OwnCursor, fetch, run
 from pgonce.errors import InvalidArgument, SchemaError
 from pgonce.seeds.batch import BatchSizer
+from pgonce.seeds.copy_format import copy_lines
 from pgonce.seeds.importer import batches
 from pgonce.seeds.readers import FileSource, read, read_files
 from pgonce.seeds.readers.file import text_of
@@ -324,8 +325,8 @@ def _preview(conn: Connection[Any], seed: Seed, source: Any) -> None:
         run(conn, "set local client_encoding = 'UTF8'")
         like = sql.SQL("create temp table pgonce_preview on commit drop as select {} from {} limit 0")
         fetch(conn, like.format(names, seed.table))
-        copy_in = sql.SQL("copy pg_temp.pgonce_preview from stdin with (" + batch.format.options + ")")
-        for number, line in zip(numbers, batch.format.lines(b"".join(batch.parts))[:PREVIEW], strict=False):
+        copy_in = sql.SQL("copy pg_temp.pgonce_preview from stdin")
+        for number, line in zip(numbers, copy_lines(b"".join(batch.parts))[:PREVIEW], strict=False):
             try:
                 with conn.transaction(), OwnCursor(conn) as cursor, cursor.copy(copy_in) as copy:
                     copy.write(line)

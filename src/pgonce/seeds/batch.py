@@ -11,11 +11,10 @@ from typing import Any, Protocol, TypeVar
 import psycopg
 
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, PgonceError, SourceUnfinished, summary
-from pgonce.seeds.copy_format import TEXT
 from pgonce.seeds.copy_text import RowFormatter, Unwritable
 from pgonce.seeds.prefetch import yield_to_sender
 from pgonce.seeds.rejected_row import shown_value
-from pgonce.seeds.source import NO_CURSOR, BadRow, BlockSource, CopyFormat, Cursor, SeedRow, as_jsonb
+from pgonce.seeds.source import NO_CURSOR, BadRow, BlockSource, Cursor, SeedRow, as_jsonb
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -90,7 +89,6 @@ class Batch:
     """The cursor of each row; None if only that of the batch is known."""
     refused: list[Refused] = field(default_factory=list)
     """Rows that are not in ``parts``; their index counts all rows of the batch."""
-    format: CopyFormat = TEXT
     fingerprint: Mapping[str, Any] | None = None
     on_first_bytes_sent: Callable[[], None] = lambda: None
     """Called when the server has begun to process it, so that the next batch may be made meanwhile."""
@@ -220,7 +218,7 @@ def join_blocks(source: BlockSource, cursor: Cursor | None, sizer: BatchSizer) -
     """Batches of at least ``sizer.size`` rows, or of BYTES, from the ready blocks of ``source`` after ``cursor``."""
 
     def new_batch() -> Batch:
-        return Batch(source.copy_columns, format=source.copy_format)
+        return Batch(source.copy_columns)
 
     batch, size = new_batch(), 0
     unfinished: SourceUnfinished | None = None

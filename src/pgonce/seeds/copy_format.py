@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 SPECIAL = {"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"}  # the backslash first: the others bring new ones
 
@@ -30,19 +29,14 @@ def ends_in_escape(text: bytes) -> bool:
     return (len(text) - len(text.rstrip(b"\\"))) % 2 == 1
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
-    """COPY's text format: a line per row, because line ends inside of values are escaped."""
+def copy_lines(data: bytes) -> list[bytes]:
+    """``data`` row by row: line ends inside of values are escaped."""
+    return [line + b"\n" for line in data.removesuffix(b"\n").split(b"\n")] if data else []
 
-    options: str = "format text"
 
-    def lines(self, data: bytes) -> list[bytes]:
-        """``data`` row by row."""
-        return [line + b"\n" for line in data.removesuffix(b"\n").split(b"\n")] if data else []
-
-    def values(self, line: bytes) -> list[str | None]:
-        """The row's values, None for NULL."""
-        return [_plain(part) for part in split_unescaped(line.removesuffix(b"\n"), b"\t")]
+def copy_values(line: bytes) -> list[str | None]:
+    """The row's values, None for NULL."""
+    return [_plain(part) for part in split_unescaped(line.removesuffix(b"\n"), b"\t")]
 
 
 def _plain(part: bytes) -> str | None:
@@ -58,6 +52,3 @@ def _unescaped(found: re.Match[bytes]) -> bytes:
     if name[:1] in b"01234567":
         return bytes([int(name, 8) & 0xFF])  # as COPY has it: \777 is one byte
     return _ESCAPES.get(name, name)
-
-
-TEXT = Text()

@@ -18,7 +18,7 @@ from decimal import Decimal, InvalidOperation
 from enum import Enum
 from typing import Any, NamedTuple
 
-from pgonce.seeds.copy_format import TEXT
+from pgonce.seeds.copy_format import copy_values
 from pgonce.seeds.readers.parquet_values import Unreadable
 from pgonce.seeds.source import BadRow, SeedRow
 
@@ -72,7 +72,7 @@ def is_rejected(row: SeedRow | BadRow, columns: Sequence[str], rejected: Rejecte
 
 def _is_line(found: Mapping[str, Any], line: bytes, *, json_strings: bool) -> bool:
     if line.endswith(b"\n"):
-        texts = TEXT.values(line)
+        texts = copy_values(line)
         return len(texts) == len(found) and all(map(_may_be, found.values(), texts))
     text = line.decode("utf-8", "replace")
     try:

@@ -19,6 +19,7 @@ from pgonce.jobs.run_async import AsyncRun
 from pgonce.seeds import calls_operate
 from pgonce.seeds.batch import Batch
 from pgonce.seeds.calls import Counts, Reject
+from pgonce.seeds.copy_format import copy_lines, copy_values
 from pgonce.seeds.copy_text import RowFormatter
 from pgonce.seeds.table_loader_async import TableLoader
 
@@ -77,7 +78,7 @@ async def _write_in_pieces(conn: AsyncConnection[Any], loader: TableLoader, batc
 
     A piece with a bad line is cut at that line if COPY has named it, and otherwise in the middle.
     """
-    lines = batch.format.lines(b"".join(batch.parts))
+    lines = copy_lines(b"".join(batch.parts))
     refused = {bad.index for bad in batch.refused}
     numbers = [index for index in range(batch.rows) if index not in refused]
     counts, resent = Counts(), 0
@@ -100,7 +101,7 @@ async def _write_in_pieces(conn: AsyncConnection[Any], loader: TableLoader, batc
                 else:
                     found.add_line(numbers[start], part[0], error)
                 continue
-            named = _named(part, error) if resent < _RESENT * len(lines) else None
+            named = _named(error, stop - start) if resent < _RESENT * len(lines) else None
             resent += stop - start
             if named is None:
                 middle = (start + stop) // 2
@@ -190,7 +191,7 @@ class _Rejects:
         return sorted(self.rows, key=itemgetter("row_number"))
 
     def add_line(self, index: int, line: bytes, error: psycopg.Error) -> None:
-        values = self._batch.format.values(line)
+        values = copy_values(line)
         row = dict(zip(self._batch.columns, values, strict=False)) if len(values) == len(self._batch.columns) else None
         if row is not None and any("\0" in value or "\ufffd" in value for value in values if value):
             row = None  # not what jsonb can hold, or not UTF-8: the line is kept as it is
@@ -227,17 +228,10 @@ def is_row_fault(error: psycopg.Error) -> bool:
     return state.startswith(_INPUT_FAULT) and bool(_COLUMN.search(diag.context or ""))
 
 
-def _named(lines: Sequence[bytes], error: psycopg.Error) -> int | None:
-    """The line that COPY names, from 0; COPY counts line ends, those inside of quotes too."""
+def _named(error: psycopg.Error, lines: int) -> int | None:
+    """The line that COPY names, from 0."""
     match = _LINE.search(error.diag.context or "")
-    if not match:
-        return None
-    wanted, ends = int(match[1]), 0
-    for index, line in enumerate(lines):
-        ends += max(line.count(b"\n"), 1)
-        if ends >= wanted:
-            return index
-    return None
+    return int(match[1]) - 1 if match and 0 < int(match[1]) <= lines else None
 
 
 @dataclass(frozen=True, slots=True)

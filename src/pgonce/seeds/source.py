@@ -97,33 +97,15 @@ class Fingerprinted(Protocol):
         ...
 
 
-class CopyFormat(Protocol):
-    """How bytes of a COPY divide into rows; ``pgonce.seeds.copy_format`` has TEXT."""
-
-    @property
-    def options(self) -> str:
-        """The options of the COPY statement, as SQL: ``format csv, delimiter ';'``."""
-        ...
-
-    def lines(self, data: bytes) -> list[bytes]:
-        """``data`` row by row, each with its line end; called only where a batch has a bad row."""
-        ...
-
-    def values(self, line: bytes) -> list[str | None]:
-        """The values of one row as text, None for NULL: how a rejected row is stored."""
-        ...
-
-
 @runtime_checkable
 class BlockSource(Protocol):
-    """A source whose rows are nearly COPY's own format, so that no row becomes Python objects.
+    """A source whose rows are nearly COPY's text format, so that no row becomes Python objects.
 
     It must also be callable for rows, with the same cursors: a run may resume by rows where another ended by blocks.
     """
 
     copy_columns: Sequence[str]
     """The columns of the table that a line holds, in order."""
-    copy_format: CopyFormat
 
     def copy_blocks(self, cursor: Cursor | None, /) -> Iterator[tuple[Any, int, Cursor]]:
         """``(data, rows, cursor)``: whole rows, how many, and the cursor after the last of them; or one bad row.

@@ -16,6 +16,7 @@ from pgonce.errors import InvalidArgument, PgonceError, TableChanged
 from pgonce.seeds.batch import Batch
 from pgonce.seeds.calls import Checkpoint, Counts
 from pgonce.seeds.columns import Kind, TableFacts
+from pgonce.seeds.copy_format import copy_lines, copy_values
 from pgonce.seeds.seed import Seed
 from pgonce.seeds.table_async import IDENTITY, find_facts, find_key_index
 
@@ -206,7 +207,7 @@ class TableLoader:
         found: dict[str, Any] = {**self.facts.target(batch.columns), "keys": []}
         if not self.seed.key or self.facts.has_triggers or self.facts.has_policies or not batch.parts:
             return found
-        lines = batch.format.lines(batch.parts[-1])
+        lines = copy_lines(batch.parts[-1])
         if not lines:
             return found
         if bad or batch.refused:
@@ -214,7 +215,7 @@ class TableLoader:
             places = [place for place in range(batch.rows) if place not in refused][-len(lines) :]
             lines = [line for place, line in zip(places, lines, strict=True) if place not in bad]
         for line in lines[:: max(1, len(lines) - 1)]:
-            row = dict(zip(batch.columns, batch.format.values(line), strict=True))
+            row = dict(zip(batch.columns, copy_values(line), strict=True))
             found["keys"].append([row[name] for name in self.seed.key])
         return found
 
@@ -283,11 +284,7 @@ class TableLoader:
     async def _copy(
         self, conn: AsyncConnection[Any], target: sql.Identifier, batch: Batch, parts: Sequence[bytes]
     ) -> int:
-        statement = sql.SQL("copy {} ({}) from stdin with ({}, encoding 'UTF8')").format(
-            target,
-            _names(batch.columns),
-            sql.SQL(batch.format.options),  # a reader's own words, never a user's
-        )
+        statement = sql.SQL("copy {} ({}) from stdin with (encoding 'UTF8')").format(target, _names(batch.columns))
         async with OwnCursor(conn) as cursor:
             async with cursor.copy(statement) as copy:
                 for part in parts:

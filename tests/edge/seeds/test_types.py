@@ -27,7 +27,7 @@ from psycopg.types.multirange import Multirange
 from psycopg.types.range import Range
 
 from pgonce.core import database as pools
-from pgonce.seeds.copy_format import TEXT
+from pgonce.seeds.copy_format import copy_values
 from pgonce.seeds.readers import read
 from pgonce.seeds.rejected_row import RejectedRow, is_rejected
 from pgonce.seeds.seed import Seed
@@ -177,7 +177,7 @@ def test_the_text_of_a_parquet_column_is_read_as_the_value_that_it_is_in_python(
     [(block, _, _)] = file.copy_blocks(None)
     line = block.split(b"\n")[0] + b"\n"
     assert is_rejected({"id": 1, "v": python}, (), RejectedRow(None, line), json_strings=False)
-    text = TEXT.values(line)[1]
+    text = copy_values(line)[1]
     module[1].execute("drop table if exists facts")
     kinds = ("real", "float8", "numeric", "text", "jsonb", "timestamp", "timestamptz", "date", "time", "int", "bytea")
     columns = ", ".join(f"v{number} {kind}" for number, kind in enumerate(kinds))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pgonce.errors import InvalidArgument
 from pgonce.seeds.batch import Batch, BatchBuilder, BatchSizer, build_batches
 from pgonce.seeds.calls import jsonb
-from pgonce.seeds.copy_format import TEXT
+from pgonce.seeds.copy_format import copy_lines, copy_values
 from pgonce.seeds.copy_text import RowFormatter
 from tests.pure.seeds.columns import columns
 
@@ -27,8 +27,8 @@ def cut(rows: Iterable[tuple[Any, Any]], sizer: BatchSizer) -> list[Batch]:
 
 def read(batches: Iterable[Batch]) -> list[tuple[int, ...]]:
     """The rows that COPY would write."""
-    lines = [line for batch in batches for line in TEXT.lines(b"".join(batch.parts))]
-    return [tuple(int(value or "") for value in TEXT.values(line)) for line in lines]
+    lines = [line for batch in batches for line in copy_lines(b"".join(batch.parts))]
+    return [tuple(int(value or "") for value in copy_values(line)) for line in lines]
 
 
 @given(chapters, st.integers(1, 8), st.data())

@@ -34,9 +34,9 @@ from pgonce.seeds.batch import (
     join_blocks,
 )
 from pgonce.seeds.columns import Kind
-from pgonce.seeds.copy_format import TEXT
+from pgonce.seeds.copy_format import copy_lines, copy_values
 from pgonce.seeds.copy_text import RowFormatter, Unwritable, write_row_text
-from pgonce.seeds.source import BadRow, CopyFormat
+from pgonce.seeds.source import BadRow
 from pgonce.seeds.value_text import JsonNumber
 from tests.pure.seeds.columns import column, columns, lines
 
@@ -54,7 +54,7 @@ def formatter(*names: str) -> RowFormatter:
 def test_what_is_written_is_read_back_value_by_value(rows: list[tuple[Any, Any]]) -> None:
     data, refused = lines(formatter(), rows)
     assert refused == []
-    read = [tuple(TEXT.values(line)) for line in TEXT.lines(data)]
+    read = [tuple(copy_values(line)) for line in copy_lines(data)]
     assert read == [tuple(None if value is None else str(value) for value in row) for row in rows]
 
 
@@ -169,7 +169,7 @@ def test_batches_hold_every_row_once_in_order_and_end_only_where_the_cursor_chan
     cursors: list[Any], size: int
 ) -> None:
     batches = packed(cursors, size)
-    ids = [int(TEXT.values(line)[0] or "") for batch in batches for line in TEXT.lines(b"".join(batch.parts))]
+    ids = [int(copy_values(line)[0] or "") for batch in batches for line in copy_lines(b"".join(batch.parts))]
     assert ids == list(range(len(cursors)))
     done = 0
     for batch in batches:
@@ -234,7 +234,6 @@ def test_rows_that_share_one_cursor_for_ever_are_refused_before_they_fill_the_me
 def test_ready_blocks_are_joined_to_batches_and_never_cut() -> None:
     class Blocks:
         copy_columns: Sequence[str] = ("a",)
-        copy_format: CopyFormat = TEXT
 
         def copy_blocks(self, cursor: Any) -> Any:
             yield from ((b"1\n" * 4, 4, number) for number in range(cursor, 5))

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgonce.errors import InvalidArgument, SourceChanged
-from pgonce.seeds.copy_format import TEXT
+from pgonce.seeds.copy_format import copy_lines, copy_values
 from pgonce.seeds.readers import csv as csv_module
 from pgonce.seeds.readers import jsonl as jsonl_module
 from pgonce.seeds.readers import read
@@ -53,9 +53,9 @@ def in_blocks(source: Any, cursor: Any = None) -> list[list[str | None]]:
     """What COPY is sent, taken apart again."""
     found = []
     for data, rows, _ in source.copy_blocks(cursor):
-        lines = source.copy_format.lines(data)
+        lines = copy_lines(data)
         assert len(lines) == rows
-        found += [source.copy_format.values(line) for line in lines]
+        found += [copy_values(line) for line in lines]
     return found
 
 
@@ -255,7 +255,7 @@ def test_every_record_is_read_or_is_bad_wherever_quotes_stand(parts: list[str], 
         by_block: list[Any] = []
         try:
             for sent, rows, _ in source.copy_blocks(None):
-                lines = [None] if isinstance(sent, BadRow) else [TEXT.values(line) for line in TEXT.lines(sent)]
+                lines = [None] if isinstance(sent, BadRow) else [copy_values(line) for line in copy_lines(sent)]
                 assert len(lines) == rows
                 by_block.extend(lines)
         except InvalidArgument:
@@ -613,9 +613,7 @@ class TestParquet:
         assert isinstance(source, BlockSource)
         rows = list(source(None))
         blocks = [block for cursor in (None, rows[400][1]) for block in source.copy_blocks(cursor)]
-        lines = [
-            values for data, _, _ in blocks for values in map(source.copy_format.values, source.copy_format.lines(data))
-        ]
+        lines = [values for data, _, _ in blocks for values in map(copy_values, copy_lines(data))]
         expected = [[name, str(id_)] for (name, id_), _ in rows]
         assert lines == expected + expected[401:]
         assert {str(cursor) for _, _, cursor in blocks} <= {str(cursor) for _, cursor in rows}
@@ -632,7 +630,7 @@ class TestParquet:
             assert isinstance(source, BlockSource)
             [(data, rows, _)] = source.copy_blocks(None)
             assert rows == len(names)
-            assert [TEXT.values(line) for line in TEXT.lines(data)] == [[name] * len(columns) for name in names]
+            assert [copy_values(line) for line in copy_lines(data)] == [[name] * len(columns) for name in names]
 
     def test_only_the_row_group_of_the_cursor_and_those_behind_it_are_read(self, tmp_path: Path) -> None:
         pa = pytest.importorskip("pyarrow", reason="pyarrow missing: pip install 'pgonce[parquet]'")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pgonce.errors import InvalidArgument, SourceUnfinished
-from pgonce.seeds.copy_format import TEXT, ends_in_escape, split_unescaped
+from pgonce.seeds.copy_format import copy_values, ends_in_escape, split_unescaped
 from pgonce.seeds.readers.file import OpenFile, at
 from pgonce.seeds.readers.text_file import LONGEST, TextFile
 from pgonce.seeds.source import BadRow, Cursor
@@ -23,7 +23,6 @@ class CopyTextFile(TextFile):
     Without ``columns`` the first line is a header, as COPY writes it with HEADER. The arguments are those of ``read``.
     """
 
-    copy_format = TEXT
     _header: tuple[OpenFile, tuple[str, ...], int] | None = None
 
     @property
@@ -41,7 +40,7 @@ class CopyTextFile(TextFile):
         width = len(self.copy_columns)
         for lines, end, row in self._blocks(cursor):
             for number, (line, found, place) in enumerate(self._canonical(lines, end, row), row + 1):
-                values: Any = found if isinstance(found, BadRow) else TEXT.values(found)
+                values: Any = found if isinstance(found, BadRow) else copy_values(found)
                 if isinstance(values, list) and len(values) != width:
                     values = self._bad(line, number, f"{len(values)} values for {width} columns")
                 yield values, at(place, number, number)
@@ -134,7 +133,7 @@ class CopyTextFile(TextFile):
                 line, end, _ = begin[mark:].partition(b"\n")
                 if not end:
                     raise InvalidArgument(f"{self.name} has no header line: name the columns: --columns a,b")
-                names = TEXT.values(line.removesuffix(b"\r"))
+                names = copy_values(line.removesuffix(b"\r"))
                 self._header = file, tuple(name or "" for name in names), mark + len(line) + 1
         return self._header
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from pgonce.errors import InvalidArgument, SourceChanged
-from pgonce.seeds.copy_format import TEXT
 from pgonce.seeds.readers.csv_text import NEVER_CLOSED, Dialect, as_text, cut, record_end, records, values
 from pgonce.seeds.readers.file import OpenFile, Reading, at
 from pgonce.seeds.readers.text_file import LONGEST, TextFile
@@ -67,8 +66,6 @@ class CsvFile(TextFile):
         InvalidArgument: that delimiter, quote or encoding cannot be; while reading: a quote is never closed, or the
             file has no header line.
     """
-
-    copy_format = TEXT
 
     def __init__(
         self,

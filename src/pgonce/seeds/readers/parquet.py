@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from pgonce.errors import InvalidArgument, SourceChanged, first_line
 from pgonce.seeds.columns import Column
-from pgonce.seeds.copy_format import TEXT
 from pgonce.seeds.readers.descriptor import RawFile
 from pgonce.seeds.readers.file import OpenFile
 from pgonce.seeds.readers.file_reader import FileReader
@@ -49,8 +48,6 @@ class ParquetFile(FileReader):
         InvalidArgument: while reading: there is no pyarrow, or the file is not Parquet, or lacks a column.
         SourceChanged: a row group has fewer rows than the file's footer says, or the file was changed meanwhile.
     """
-
-    copy_format = TEXT
 
     def __init__(
         self, path: str | Path, *, columns: Sequence[str] | None = None, rename: Mapping[str, str] | None = None

@@ -17,7 +17,7 @@ from pgonce.core.database import check_url
 from pgonce.core.execute import fetch, no_transaction_timeout
 from pgonce.errors import InvalidArgument, SourceChanged, summary
 from pgonce.seeds.columns import NO_NUMBERS, Column, Kind
-from pgonce.seeds.copy_format import TEXT
+from pgonce.seeds.copy_format import copy_values
 from pgonce.seeds.source import Cursor, Verdict
 
 BLOCK = 64 * 1024
@@ -61,7 +61,6 @@ class Query:
         InvalidArgument: while reading: the database refuses the query, or it has no such key.
     """
 
-    copy_format = TEXT
     total = None
 
     def __init__(self, url: str, query: str, key: Sequence[str]) -> None:
@@ -133,7 +132,7 @@ class Query:
     def __call__(self, cursor: Cursor | None) -> Iterator[tuple[list[str | None], Cursor]]:
         """The rows after ``cursor`` as texts."""
         for line in self._lines(cursor):
-            values = TEXT.values(line)
+            values = copy_values(line)
             yield values, self._cursor(values)
 
     def copy_blocks(self, cursor: Cursor | None) -> Iterator[tuple[bytes, int, Cursor]]:
@@ -144,10 +143,10 @@ class Query:
             lines.append(line)
             size += len(line)
             if size >= BLOCK:
-                yield b"".join(lines), len(lines), self._cursor(TEXT.values(line))
+                yield b"".join(lines), len(lines), self._cursor(copy_values(line))
                 lines, size = [], 0
         if lines:
-            yield b"".join(lines), len(lines), self._cursor(TEXT.values(lines[-1]))
+            yield b"".join(lines), len(lines), self._cursor(copy_values(lines[-1]))
 
     def _cursor(self, values: Sequence[str | None]) -> Cursor:
         row = dict(zip(self._types, values, strict=True))

@@ -8,7 +8,6 @@ from stat import S_ISREG
 from typing import Any, TypeVar
 
 from pgonce.errors import InvalidArgument, SourceChanged
-from pgonce.seeds.copy_format import TEXT
 from pgonce.seeds.readers.copy_file import CopyTextFile
 from pgonce.seeds.readers.csv import CsvFile
 from pgonce.seeds.readers.descriptor import is_settled, stat_of
@@ -233,8 +232,6 @@ class Files:
 
 class BlockFiles(Files):
     """Files whose rows come in blocks for COPY."""
-
-    copy_format = TEXT
 
     @property
     def copy_columns(self) -> Sequence[str]:
