@@ -262,7 +262,7 @@ class Seeds:
         self.release_dead(seed.name)
         if self.alive(seed.name):
             return False
-        with self._jobs.run(RUNNER, key=seed.name, scope={"process": process.identity()}) as run:
+        with self._jobs.run(RUNNER, key=seed.name, scope={"process": process.identity()}, window=WINDOW) as run:
             if run is None:
                 return False
             with run.unfenced() as tx:  # restart_seed is the fence
@@ -367,7 +367,8 @@ class Seeds:
             with own_connection(self._pool) as conn:
                 loader.check_target(conn, at)
         self.release_dead(name, name)
-        with self._jobs.run(RUNNER, key=name, scope={"seed_name": name, "retries": "rejects"}) as run:
+        scope = {"seed_name": name, "process": process.identity(), "retries": "rejects"}
+        with self._jobs.run(RUNNER, key=name, scope=scope, window=WINDOW) as run:
             if run is None:
                 return None
             accepted = refused = last = 0

@@ -263,7 +263,7 @@ class AsyncSeeds:
         await self.release_dead(seed.name)
         if await self.alive(seed.name):
             return False
-        async with self._jobs.run(RUNNER, key=seed.name, scope={"process": process.identity()}) as run:
+        async with self._jobs.run(RUNNER, key=seed.name, scope={"process": process.identity()}, window=WINDOW) as run:
             if run is None:
                 return False
             async with run.unfenced() as tx:  # restart_seed is the fence
@@ -368,7 +368,8 @@ class AsyncSeeds:
             async with own_connection(self._pool) as conn:
                 await loader.check_target(conn, at)
         await self.release_dead(name, name)
-        async with self._jobs.run(RUNNER, key=name, scope={"seed_name": name, "retries": "rejects"}) as run:
+        scope = {"seed_name": name, "process": process.identity(), "retries": "rejects"}
+        async with self._jobs.run(RUNNER, key=name, scope=scope, window=WINDOW) as run:
             if run is None:
                 return None
             accepted = refused = last = 0
