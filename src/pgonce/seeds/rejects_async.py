@@ -106,9 +106,13 @@ async def _write_in_pieces(conn: AsyncConnection[Any], loader: TableLoader, batc
             if named is None:
                 middle = (start + stop) // 2
                 pieces += [(middle, stop), (start, middle)]
-            else:
+                continue
+            pieces.append((start + named + 1, stop))
+            if _COLUMN.search(error.diag.context or ""):
                 found.add_line(numbers[start + named], part[named], error)
-                pieces += [(start + named + 1, stop), (start, start + named)]
+            else:  # by itself: its key may be there, and of a row that is too big COPY names the last one it has read
+                pieces.append((start + named, start + named + 1))
+            pieces.append((start, start + named))
     counts += await _write_orphans(conn, loader, batch, lines, orphans)
     for place, reason in orphans.items():
         found.add_line(numbers[place], lines[place], reason)

@@ -150,7 +150,7 @@ def test_rows_that_no_text_can_hold_are_rejects_too(seeds: Seeds, table: str, co
     assert all(each.row is None and each.line for each in seeds.rejects("s"))
 
 
-def test_each_bad_row_of_a_hundred_costs_two_copies(
+def test_each_bad_row_of_a_hundred_costs_three_copies(
     seeds: Seeds, table: str, conn: Conn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written, calls = TableLoader.write, 0
@@ -163,7 +163,7 @@ def test_each_bad_row_of_a_hundred_costs_two_copies(
     monkeypatch.setattr(TableLoader, "write", write)
     source = numbers(1000, **{f"n{n}": "bad" for n in range(50, 1000, 100)})
     assert counts(run(seeds, source, batch_size=1000, max_rejects=10)) == (990, 0, 0, 10)
-    assert calls <= 22
+    assert calls <= 32
 
 
 def test_when_half_of_the_rows_are_bad_the_other_half_is_written(seeds: Seeds, table: str, conn: Conn) -> None:

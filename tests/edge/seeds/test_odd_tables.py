@@ -134,6 +134,44 @@ def test_float_keys_with_nan_and_zeros_are_each_there_once(seeds: Seeds, conn: C
     assert seeds.verify(what)["ok"]
 
 
+@pytest.mark.parametrize("size", [1, 2, 9])
+def test_what_becomes_of_a_row_does_not_depend_on_where_a_batch_ends(seeds: Seeds, conn: Conn, size: int) -> None:
+    conn.execute("create table things (id int primary key, note text check (note <> 'bad'))")
+    rows = [(1, "bad"), (2, "b"), (2, "bad"), (1, "a"), (2, "b"), (3, "bad")]
+    conn.execute("insert into things values (1, 'a')")
+    assert seeds.run(seed(*rows, batch_size=size, max_rejects=1)).outcome == "complete"
+    assert counts(seeds) == (1, 0, 4, 1)
+    rows = [(1, "a"), (1, "a"), (1, "b"), (1, "a"), (4, "x"), (4, "x"), (4, "bad"), (2, "c"), (2, "c")]
+    what = seed(*rows, batch_size=size, on_conflict="update", max_rejects=1)
+    assert seeds.run(what, restart=True).outcome == "complete"
+    assert counts(seeds) == (1, 3, 4, 1)
+    assert conn.execute("select * from things order by id").fetchall() == [(1, "a"), (2, "c"), (4, "x")]
+    assert seeds.verify(what)["ok"]
+
+
+def test_a_reject_whose_key_is_there_by_now_is_skipped_although_the_table_still_refuses_it(
+    seeds: Seeds, conn: Conn
+) -> None:
+    conn.execute("create table things (id int primary key, note text check (note <> 'bad'))")
+    what = seed((1, "bad"), max_rejects=1)
+    seeds.run(what)
+    conn.execute("insert into things values (1, 'by hand')")
+    assert seeds.retry_rejects(what) == (1, 0)
+    assert counts(seeds) == (0, 0, 1, 0)
+    told = conn.execute("select run_window = '2 minutes', scope ? 'process' from cron_job_runs where scope ? 'retries'")
+    assert told.fetchall() == [(True, True)], "one that is killed does not hold the import for longer than a runner"
+
+
+def test_a_row_that_is_too_big_for_a_page_is_the_one_that_is_a_reject(seeds: Seeds, conn: Conn) -> None:
+    names = [f"v{n}" for n in range(1100)]
+    conn.execute(f"create table things (id int primary key, {' bigint, '.join(names)} bigint)".encode())
+    rows = [(n, *[7 if n == 3 else None] * len(names)) for n in range(1, 41)]
+    what = seed(*rows, columns=("id", *names), max_rejects=1)
+    assert seeds.run(what).outcome == "complete"
+    assert [reject.row_number for reject in seeds.rejects("s")] == [3], "COPY names line 21"
+    assert counts(seeds) == (39, 0, 0, 1)
+
+
 TRIGGER = """
 create function turn() returns trigger language plpgsql as $$ begin {} end $$;
 create trigger turn before {} on things for each row execute function turn();
