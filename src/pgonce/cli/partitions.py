@@ -94,6 +94,8 @@ class Partitions:
             listed = list(seed.parts())
             begun = seeds.begin_partitions(self.name, listed)
             left = [part.partition for part in begun if part.partition and part.status != "complete"]
+            if not self.options.get("accept_change"):
+                seeds.check_complete(seed, begun)
             show = _watcher(seeds, self.name, on_progress)
             if cluster:
                 self.run_on_cluster(cluster, left, show, stop)

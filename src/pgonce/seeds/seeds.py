@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -188,6 +188,8 @@ class Seeds:
         while not stop():
             at = self.checkpoint(seed.name, partition)
             if at and at.status == "complete":
+                if not options.get("accept_change"):
+                    self.check_complete(seed, [at])
                 return SeedResult("complete", at)
             if f"{seed.name}/{partition}" not in self.alive(seed.name):
                 result = self.run(seed, source, partition=partition, stop=stop, **options)
@@ -195,6 +197,18 @@ class Seeds:
                     return result
             sleep(poll)
         return SeedResult("stopped", self.checkpoint(seed.name, partition))
+
+    def check_complete(self, seed: Seed, parts: Iterable[Checkpoint]) -> None:
+        """Refuse a table that cannot have the rows of complete parts, which no run looks at again.
+
+        Raises:
+            TableChanged: it is another table, or empty. An application may have deleted the rows of one part.
+        """
+        if done := [at for at in parts if at.status == "complete" and at.target]:
+            loader = self._open(seed)
+            with own_connection(self._pool) as conn:
+                for at in done:
+                    loader.check_target(conn, replace(at, target={**at.target, "keys": []}))
 
     def release_dead(self, name: str, key: str | None = None) -> None:
         """Close runs whose process was killed on this machine: no need to wait for a window to pass.
@@ -209,11 +223,7 @@ class Seeds:
                     sleep(0.1)
 
     def pause(self, name: str) -> None:
-        """Request the runner to stop after its batch; the seed does not run until ``resume``.
-
-        Raises:
-            NotFound: the seed has never run.
-        """
+        """Request the runner to stop after its batch; no run until ``resume``. NotFound when the seed has never run."""
         call(self._pool, calls_operate.pause_seed(name), self._schema)
 
     def resume(self, name: str) -> None:
@@ -221,11 +231,7 @@ class Seeds:
         call(self._pool, calls_operate.resume_seed(name), self._schema)
 
     def reset(self, name: str) -> bool:
-        """Forget checkpoint, partitions and rejects; its rows stay. False: it has never run.
-
-        Raises:
-            LeaseLost: a runner is at work on it.
-        """
+        """Forget checkpoint, partitions and rejects, not rows. False: it has never run. LeaseLost: a runner has it."""
         # a runner that was killed after its last batch: no successor would close its run
         self.release_dead(name)
         return call(self._pool, calls_operate.reset_seed(name), self._schema)
@@ -305,6 +311,8 @@ class Seeds:
             at = None if restart else self.checkpoint(found.name, part)
             if part is None or at is None or at.status != "complete":
                 left.append((each, at))
+            elif not accept_change:
+                self.check_complete(found, [at])
         kept = 0 if restart else call(self._pool, calls_operate.count_rejects(found.name), self._schema)
         again = restart and whole is not None
         return verify.rehearse(self._pool, left, found, again=again, accept_change=accept_change, kept=kept)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -189,6 +189,8 @@ class AsyncSeeds:
         while not stop():
             at = await self.checkpoint(seed.name, partition)
             if at and at.status == "complete":
+                if not options.get("accept_change"):
+                    await self.check_complete(seed, [at])
                 return SeedResult("complete", at)
             if f"{seed.name}/{partition}" not in await self.alive(seed.name):
                 result = await self.run(seed, source, partition=partition, stop=stop, **options)
@@ -196,6 +198,18 @@ class AsyncSeeds:
                     return result
             await sleep(poll)
         return SeedResult("stopped", await self.checkpoint(seed.name, partition))
+
+    async def check_complete(self, seed: Seed, parts: Iterable[Checkpoint]) -> None:
+        """Refuse a table that cannot have the rows of complete parts, which no run looks at again.
+
+        Raises:
+            TableChanged: it is another table, or empty. An application may have deleted the rows of one part.
+        """
+        if done := [at for at in parts if at.status == "complete" and at.target]:
+            loader = await self._open(seed)
+            async with own_connection(self._pool) as conn:
+                for at in done:
+                    await loader.check_target(conn, replace(at, target={**at.target, "keys": []}))
 
     async def release_dead(self, name: str, key: str | None = None) -> None:
         """Close runs whose process was killed on this machine: no need to wait for a window to pass.
@@ -210,11 +224,7 @@ class AsyncSeeds:
                     await sleep(0.1)
 
     async def pause(self, name: str) -> None:
-        """Request the runner to stop after its batch; the seed does not run until ``resume``.
-
-        Raises:
-            NotFound: the seed has never run.
-        """
+        """Request the runner to stop after its batch; no run until ``resume``. NotFound when the seed has never run."""
         await call(self._pool, calls_operate.pause_seed(name), self._schema)
 
     async def resume(self, name: str) -> None:
@@ -222,11 +232,7 @@ class AsyncSeeds:
         await call(self._pool, calls_operate.resume_seed(name), self._schema)
 
     async def reset(self, name: str) -> bool:
-        """Forget checkpoint, partitions and rejects; its rows stay. False: it has never run.
-
-        Raises:
-            LeaseLost: a runner is at work on it.
-        """
+        """Forget checkpoint, partitions and rejects, not rows. False: it has never run. LeaseLost: a runner has it."""
         # a runner that was killed after its last batch: no successor would close its run
         await self.release_dead(name)
         return await call(self._pool, calls_operate.reset_seed(name), self._schema)
@@ -306,6 +312,8 @@ class AsyncSeeds:
             at = None if restart else await self.checkpoint(found.name, part)
             if part is None or at is None or at.status != "complete":
                 left.append((each, at))
+            elif not accept_change:
+                await self.check_complete(found, [at])
         kept = 0 if restart else await call(self._pool, calls_operate.count_rejects(found.name), self._schema)
         again = restart and whole is not None
         return await verify.rehearse(self._pool, left, found, again=again, accept_change=accept_change, kept=kept)

@@ -131,6 +131,13 @@ def test_partitions_are_rehearsed_and_verified_as_one(cli: Cli, conn: Conn) -> N
     assert f"verified   {4 * PART:,} keys" in cli("run", "parts", "--workers", "2", "--verify")
     conn.execute("delete from things where id = 1")
     assert f"NOT verified   {4 * PART:,} keys" in cli("run", "parts", "--verify", code=1)
+    conn.execute("truncate things")
+    for options in ([], ["--workers", "2"], ["--dry-run"]):
+        told = cli("run", "parts", *options, code=1)
+        assert f"table public.things is empty, and {PART} rows were inserted: run it from the start" in told.replace(
+            '"', ""
+        )
+    assert f"= {4 * PART:,} inserted" in cli("run", "parts", "--restart")
 
 
 def test_workers_share_the_rows_per_second(database: str, conn: Conn, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from pgonce.errors import (
     PgonceError,
     RowRejected,
     SourceChanged,
+    TableChanged,
 )
 from pgonce.seeds import importer
 from pgonce.seeds.calls import Checkpoint
@@ -565,6 +566,18 @@ def test_a_seed_with_partitions_is_imported_part_by_part(seeds: Seeds, table: st
     with pytest.raises(InvalidArgument, match="the seed s has run in partitions, and without them"):
         seeds.rehearse("s", part(0, 0), **OPTIONS)
     assert seeds.run(seed, partition="a").outcome == "complete"
+
+
+def test_a_complete_partition_is_not_complete_in_an_empty_table(seeds: Seeds, table: str, conn: Conn) -> None:
+    parts = {"a": part(0, 9), "b": part(20, 29)}
+    seed = Seed("s", lambda cursor, partition: parts[partition](cursor), **OPTIONS, partitions=list(parts))
+    assert [seeds.run_partition(seed, each).new_rows for each in (*parts, *parts)] == [9, 9, 0, 0]
+    conn.execute("delete from things where id < 12")  # as an application may do it
+    assert seeds.run_partition(seed, "a").outcome == "complete"
+    conn.execute("truncate things")
+    for each in parts:
+        with pytest.raises(TableChanged, match='things" is empty, and 9 rows were inserted'):
+            seeds.run_partition(seed, each)
 
 
 def test_a_reject_that_another_client_resolves_is_not_written_twice(seeds: Seeds, table: str, conn: Conn) -> None:
