@@ -153,7 +153,8 @@ class RowReader:
 
 
 def _is_nat(value: Any) -> bool:
-    return isinstance(value, dt.datetime) and value != value  # noqa: PLR0124 -- pandas' NaT
+    """Whether it is pandas' NA or NaT."""
+    return type(value).__name__ == "NAType" or (isinstance(value, dt.datetime) and value != value)  # noqa: PLR0124
 
 
 def _without_nanoseconds(value: dt.datetime) -> dt.datetime:
@@ -249,9 +250,9 @@ def _json(value: Any) -> str:
     """json.dumps, with the numbers that it does not know put in afterwards."""
 
     def default(each: Any) -> Any:
+        if _is_nat(each):
+            return None
         if isinstance(each, dt.date | dt.time):
-            if _is_nat(each):
-                return None
             return (_without_nanoseconds(each) if isinstance(each, dt.datetime) else each).isoformat()
         if isinstance(each, uuid.UUID):
             return str(each)

@@ -99,7 +99,7 @@ class ValueWriter:
             NoForm: it has no faithful form there.
             Exception: it cannot be written.
         """
-        if value is None or _is_no_time(value):
+        if value is None or _is_missing(value):
             return None
         _refuse_number(value, value, column)
         if isinstance(value, Json | Jsonb):
@@ -157,9 +157,9 @@ class ValueWriter:
         return None if dumped is None else bytes(dumped).decode()
 
 
-def _is_no_time(value: Any) -> bool:
-    """Whether it is pandas' NaT: the one datetime that is not equal to itself, as NaN among the floats."""
-    return isinstance(value, dt.datetime) and value != value  # noqa: PLR0124
+def _is_missing(value: Any) -> bool:
+    """Whether it is pandas' NA, or NaT: the one datetime that is not equal to itself, as NaN among the floats."""
+    return type(value).__name__ == "NAType" or (isinstance(value, dt.datetime) and value != value)  # noqa: PLR0124
 
 
 def _in_python(value: Any, column: Column) -> Any:
@@ -195,6 +195,8 @@ def _uuid(value: Any, column: Column) -> str:
 
 def _float(value: Any, column: Column) -> str:
     if not math.isfinite(value):
+        if column.kind == "text" and math.isnan(value):
+            raise NoForm(value, column, "NaN is no text: yield None where a text is missing")
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if column.kind == "integer" and value.is_integer():
         return str(int(value))
@@ -228,8 +230,15 @@ def _bytes(value: Any, column: Column) -> str:
 
 def _time(value: Any, column: Column) -> str:
     _refuse_offset(value, value, column)
+    return _datetime(value, " ", column) if isinstance(value, dt.datetime) else str(value)
+
+
+def _datetime(value: dt.datetime, separator: str, column: Column) -> str:
     # not str(), to which pandas adds nanoseconds, and the server would round them
-    return dt.datetime.isoformat(value, " ") if isinstance(value, dt.datetime) else str(value)
+    text = dt.datetime.isoformat(value, separator)
+    if int(text[:4]) != value.year:  # pandas has years that Python has not, and shows Python another one
+        raise NoForm(value, column, "Python has no such year")
+    return text
 
 
 def _refuse_number(number: Any, value: Any, column: Column) -> None:
@@ -302,10 +311,10 @@ def _json(value: Any, column: Column) -> str:
 def _json_scalar(value: Any, column: Column) -> str:
     if isinstance(value, JsonNumber) or (isinstance(value, Decimal) and value.is_finite()):
         return str(value)
-    if _is_no_time(value):
+    if _is_missing(value):
         return "null"
     if isinstance(value, dt.datetime):
-        return json.dumps(dt.datetime.isoformat(value))
+        return json.dumps(_datetime(value, "T", column))
     if isinstance(value, dt.date | dt.time):
         _refuse_offset(value, value, column)
         return json.dumps(value.isoformat())

@@ -368,9 +368,27 @@ def test_an_offset_is_lost_in_no_range(module: tuple[Seeds, Conn], kind: str) ->
     assert not reasons
 
 
-@pytest.mark.parametrize("kind", ["timestamptz", "text", "jsonb"])
-def test_the_time_that_is_none_is_null(module: tuple[Seeds, Conn], kind: str) -> None:
-    assert stored(module, NoTime(1, 1, 1), kind) == (None, [])
+class NAType:
+    """As pandas' NA."""
+
+    def __bool__(self) -> bool:
+        raise TypeError("boolean value of NA is ambiguous")
+
+    def __eq__(self, _: object) -> Any:
+        return self
+
+    __ne__ = __eq__
+    __hash__ = object.__hash__
+
+
+@pytest.mark.parametrize("value", [NoTime(1, 1, 1), NAType()], ids=["NaT", "NA"])
+@pytest.mark.parametrize("kind", ["timestamptz", "text", "jsonb", "int", "text[]"])
+def test_what_pandas_has_for_none_is_null(module: tuple[Seeds, Conn], kind: str, value: Any) -> None:
+    if kind == "int" and isinstance(value, dt.datetime):
+        kind = "date"
+    assert stored(module, value, kind) == (None, [])
+    assert stored(module, [value], "text[]") == ("{NULL}", [])
+    assert stored(module, [value], "jsonb") == ("[null]", [])
 
 
 class Finer(dt.datetime):
@@ -393,7 +411,14 @@ def test_nanoseconds_are_cut(module: tuple[Seeds, Conn], kind: str, text: str) -
     assert stored(module, [value] if kind.endswith("[]") else value, kind) == (text, [])
 
 
+class Later(dt.datetime):
+    """As pandas' Timestamp of the year 20000."""
+
+    year = 20000
+
+
 UNWRITABLE = [
+    Later(1972, 1, 1),
     10**4400,
     Numpys(5, "M"),
     {1, 2},
@@ -413,3 +438,5 @@ def test_a_value_that_nobody_can_write_or_even_print_is_a_reject(
 ) -> None:
     found, reasons = stored(module, value, kind)
     assert (found, len(reasons)) == (None, 1)
+    if isinstance(value, Later):
+        assert "has no such year" in stored(module, value, "timestamp")[1][0]
