@@ -151,7 +151,13 @@ class Seed:
 
     def source(self, part: Any = None) -> Callable[[Any], Any]:
         """The function that takes only a cursor: the whole seed's, or that of one of its partitions."""
-        return self.function if self.partitions is None else functools.partial(self.function, partition=part)
+        if self.partitions is None:
+            return self.function
+        source = functools.partial(self.function, partition=part)
+        for name in ("columns", "json_strings"):  # what else a source offers does not know the part
+            if hasattr(self.function, name):
+                setattr(source, name, getattr(self.function, name))
+        return source
 
 
 def check_seed_options(name: str, options: Iterable[str]) -> None:

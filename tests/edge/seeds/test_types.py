@@ -368,6 +368,23 @@ def test_an_offset_is_lost_in_no_range(module: tuple[Seeds, Conn], kind: str) ->
     assert not reasons
 
 
+@pytest.mark.parametrize("partitions", [None, ["a"]])
+def test_the_strings_of_a_source_are_those_of_json_in_each_partition_too(
+    module: tuple[Seeds, Conn], partitions: list[str] | None
+) -> None:
+    def source(_: Any, partition: str = "") -> Iterator[tuple[Any, int]]:
+        yield (1, "123"), 1
+
+    source.json_strings, source.columns = True, ("id", "v")  # type: ignore[attr-defined]
+    seeds, conn = module
+    conn.execute("drop table if exists facts; create table facts (id int primary key, v jsonb)")
+    seeds.reset("types")
+    seed = Seed("types", source, into="facts", key=("id",), partitions=partitions)
+    assert (seeds.run_partition(seed, "a") if partitions else seeds.run(seed)).outcome == "complete"
+    assert conn.execute("select v::text from facts").fetchall() == [('"123"',)]
+    assert seeds.verify(seed)["ok"]
+
+
 class NAType:
     """As pandas' NA."""
 
