@@ -121,6 +121,14 @@ join pg_class s on s.oid = d.objid and s.relkind = 'S'
 join pg_namespace n on n.oid = s.relnamespace
 join pg_attribute a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
 where d.classid = 'pg_class'::regclass and d.refclassid = 'pg_class'::regclass and d.refobjid = %(table)s
+union -- a default from a sequence that the column does not own: of another table, for one that was made "like" it
+select a.attname::text, n.nspname::text, s.relname::text
+from pg_attrdef e
+join pg_depend d on d.classid = 'pg_attrdef'::regclass and d.objid = e.oid and d.refclassid = 'pg_class'::regclass
+join pg_class s on s.oid = d.refobjid and s.relkind = 'S'
+join pg_namespace n on n.oid = s.relnamespace
+join pg_attribute a on a.attrelid = e.adrelid and a.attnum = e.adnum
+where e.adrelid = %(table)s and pg_get_expr(e.adbin, e.adrelid) ~ '^nextval[(]''[^'']+''::regclass[)]$'
 """
 
 
