@@ -25,15 +25,21 @@ HEADINGS = ("seed", "state", "inserted", "updated", "skipped", "rejected", "last
 RUNS = ("run", "partition", "ended", "from row", "to row", "took", "process", "because")
 RESUMES = 5
 """Runs that ``show`` prints, the newest first; all with --json."""
-SIGNS = {"complete": "✔ complete", "failed": "✗ failed", "in_progress": "● in progress", "paused": "○ paused"}
+SIGNS = {
+    "complete": "✔ complete", "failed": "✗ failed", "in_progress": "● in progress", "paused": "○ paused",
+    "idle": "○ no runner",
+}  # fmt: skip
 
 
 def _unknown(name: str) -> NotFound:
     return NotFound(f"the seed {name!r} has never run here")
 
 
-def _line(at: Checkpoint) -> tuple[object, ...]:
+def _line(at: Checkpoint, alive: set[str]) -> tuple[object, ...]:
+    """``alive``: the keys of the runs that import the seed or a partition of it."""
     status = "paused" if at.paused_at else at.status
+    if status == "in_progress" and not (f"{at.seed_name}/{at.partition}" in alive if at.partition else alive):
+        status = "idle"
     others = (at.rows_updated, at.rows_skipped, at.rows_rejected)
     numbers = (f"{at.rows_inserted:,}", *(f"{count:,}" if count else "" for count in others))
     cursor = in_line(at.last_checkpoint)[:80] if at.last_checkpoint else ""
@@ -55,11 +61,13 @@ def _resume_line(run: Resume) -> tuple[object, ...]:
 @with_database
 def list_(json_: bool, db: Database) -> None:
     """List all imports that have ever run, with state and counts."""
-    found = Seeds(db.pool, schema=db.schema).all()
+    seeds = Seeds(db.pool, schema=db.schema)
+    found = seeds.all()
     if json_:
         print_json(found)
     else:
-        print_table(HEADINGS, map(_line, found), "no import has run yet", "at")
+        lines = (_line(at, seeds.alive(at.seed_name) if at.status == "in_progress" else set()) for at in found)
+        print_table(HEADINGS, lines, "no import has run yet", "at")
 
 
 @click.command()
@@ -79,7 +87,8 @@ def show(name: str, json_: bool, db: Database) -> None:
         shown = {"seed": at, "partitions": parts, "rejects": rejected, "diagnosis": diagnosis}
         print_json({**shown, "resumes": resumes, "batches": batches})
         return
-    print_table(HEADINGS, map(_line, [at, *parts]), "", "at")
+    alive = seeds.alive(name)
+    print_table(HEADINGS, (_line(each, alive) for each in [at, *parts]), "", "at")
     print_diagnosis(diagnosis)
     if at.verified:
         click.echo()

@@ -55,7 +55,7 @@ def test_run_show_verify_pause_resume_and_reset(cli: Cli, conn: Conn) -> None:
     shown = json.loads(cli("show", "whole", "--json"))
     assert (shown["seed"]["rows_seen"], shown["rejects"][0]["row_number"]) == (60, 8)
     conn.execute("""insert into seed_checkpoints (seed_name, last_checkpoint) values ('other', '{"id": 40}')""")
-    assert re.search(r'^other +● in progress +0 .*\{"id": 40\}', cli("ls"), re.MULTILINE)
+    assert re.search(r'^other +○ no runner +0 .*\{"id": 40\}', cli("ls"), re.MULTILINE)
     assert re.search(r'^verified: \{.*"ok": true', cli("show", "whole"), re.MULTILINE)
     assert "note_check" in cli("show", "whole")
     conn.execute("alter table things drop constraint things_note_check")
@@ -74,6 +74,8 @@ def test_a_name_that_has_never_run_is_neither_paused_nor_resumed(cli: Cli, conn:
         assert cli(verb, "typo", code=1) == "pgonce: the seed 'typo' has never run here\n"
     assert conn.execute("select count(*) from seed_checkpoints").fetchone() == (0,)
     conn.execute("select start_job_run('seed_runner', p_key => 'whole')")
+    conn.execute("insert into seed_checkpoints (seed_name) values ('whole')")
+    assert "● in progress" in cli("ls")
     assert "whole: paused" in cli("pause", "whole"), "its first batch has not ended yet"
     assert "whole: may run again" in cli("resume", "whole")
 
