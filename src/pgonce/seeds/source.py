@@ -142,7 +142,7 @@ def check_sequence(row: Any, columns: Sequence[str]) -> None:
     Raises:
         InvalidArgument: the message says what to yield.
     """
-    kind = type(row).__name__
+    kind, values = type(row).__name__, row
     is_refused = isinstance(row, str | bytes | AbstractSet) or not isinstance(row, Iterable)
     # pydantic's models yield pairs of name and value: in columns of text even those could be stored
     if is_refused or not isinstance(row, Sized | Iterator):
@@ -150,7 +150,14 @@ def check_sequence(row: Any, columns: Sequence[str]) -> None:
     own = getattr(row, "_fields", None)  # of a named tuple; sqlite3's and asyncpg's rows have keys()
     if own is None and callable(keys := getattr(row, "keys", None)):
         own = keys()
-    if own is not None and (names := list(own)) != list(columns) and set(names) == set(columns):
+    if own is None:
+        return
+    names = list(own)
+    if names and all(type(name) is type(each) and name == each for name, each in zip(names, values, strict=False)):
+        raise InvalidArgument(
+            f"{kind} iterates over its names, and not over values: yield its rows one by one, as dicts"
+        )
+    if names != list(columns) and set(names) == set(columns):
         raise InvalidArgument(
             f"the values of {kind} are in the order {', '.join(names)}, and the columns are {', '.join(columns)}: "
             "name them in one order, or yield dicts"

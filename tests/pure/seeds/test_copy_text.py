@@ -148,6 +148,24 @@ def test_values_that_have_the_names_of_the_columns_in_another_order_are_not_exch
     assert lines(formatter("b", "c"), [row]) == (b"2\t1\n", [])
 
 
+class Frame:
+    """As a DataFrame it yields its names."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __iter__(self) -> Iterator[str]:
+        return iter("ab")
+
+    def keys(self) -> Iterator[str]:
+        return iter(self)
+
+
+def test_a_table_of_rows_is_no_row_of_its_names() -> None:
+    with pytest.raises(InvalidArgument, match="Frame iterates over its names, and not over values: yield its rows"):
+        lines(formatter(), [Frame()])
+
+
 @pytest.mark.parametrize("row", [defaultdict(int, a=1, c=2), Counter(a=1, c=2), {"a": 1, 3: 2}])
 def test_a_mapping_that_invents_values_is_not_asked_for_what_it_lacks(row: Any) -> None:
     before = dict(row)
