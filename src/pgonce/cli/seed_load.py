@@ -26,6 +26,7 @@ from pgonce.seeds.batch import BatchSizer
 from pgonce.seeds.copy_format import copy_lines
 from pgonce.seeds.importer import batches
 from pgonce.seeds.readers import FileSource, read, read_files
+from pgonce.seeds.readers.csv import CsvFile
 from pgonce.seeds.readers.file import text_of
 from pgonce.seeds.readers.names import items, name_of, written
 from pgonce.seeds.readers.query import Query
@@ -94,7 +95,7 @@ class Renames(click.ParamType):  # type: ignore[type-arg]
 @click.option("--quote", default='"', help='Of a CSV file; none: quotes are text. [default: "]')
 @click.option("--null", "nulls", multiple=True, metavar="TEXT", help="How a CSV file writes NULL. [default: nothing]")
 @click.option("--force-null", is_flag=True, help='NULL may be quoted: "" is NULL, for files that quote all values.')
-@click.option("--encoding", help="Such as latin1. [default: UTF-8, or that of a byte order mark]")
+@click.option("--encoding", help="Such as cp1252, Excel's. [default: UTF-8, or that of a byte order mark]")
 @click.option("--complete", is_flag=True, help="The file is whole: take a last line without a line end.")
 @click.option("--query", help="FILE is a database's URL: import what this SELECT returns there.")
 @click.option(
@@ -146,7 +147,7 @@ def load(
     pgonce seed load people.csv --into people --key id --max-rejects 100 --verify
     pgonce seed load 'daily/*.csv.gz' --into visits --key id
     pgonce seed load export.csv --into people --key id --map 'ID=id,Name=full_name' --force-null
-    pgonce seed load old.csv --into people --key id --encoding latin1 --delimiter ';' --null NULL
+    pgonce seed load old.csv --into people --key id --encoding cp1252 --delimiter ';' --null NULL
     zcat big.csv.gz | pgonce seed load - --format csv --into people --key id
     pgonce seed load "$OLD_URL" --query 'select id, name from users' --into people --key id
 
@@ -253,10 +254,14 @@ def _check(conn: Connection[Any], table: str, key: Sequence[str], source: Source
         " where attrelid = to_regclass(%s) and attnum > 0 and not attisdropped",
         [identifier.as_string(conn)],
     )
-    columns = source.columns
+    columns, known = source.columns, list(there or ())
+    first = source.files[0] if isinstance(source, Files) else source
+    if isinstance(first, CsvFile) and len(columns) == 1 and columns[0] not in known:
+        for sign, name in {";": "';'", "|": "'|'", "\t": "tab"}.items():
+            if sign in columns[0]:
+                raise InvalidArgument(f"{source.name} has one column, {written(columns)}: pass --delimiter {name}")
     if there is None:
         _refuse_table(conn, table, key, columns)
-    known = list(there or ())
     renames = {}
     for column in columns:
         alike = [each for each in known if each.lower() == column.lower() and each not in columns]
@@ -268,11 +273,9 @@ def _check(conn: Connection[Any], table: str, key: Sequence[str], source: Source
         key = [renames.get(name, name) for name in key]
     check_columns(source, known, table)
     if lacking := [name for name in key if name not in columns]:
-        there = ", ".join(written([column]) for column in columns)
-        other = next((sign for sign in ";|\t" if len(columns) == 1 and sign in columns[0]), None)
-        if other is not None:
-            there += f": pass --delimiter {'tab' if other == chr(9) else repr(other)}"
-        raise InvalidArgument(f"{source.name} has no column {lacking[0]}: it has {there}")
+        named = ", ".join(written([column]) for column in columns)
+        named += " (a CSV file without a header line needs --columns)" * isinstance(first, CsvFile)
+        raise InvalidArgument(f"{source.name} has no column {lacking[0]}: it has {named}")
     if unknown := [column for column in columns if column not in known]:
         name = written(unknown[:1])
         raise SchemaError(

@@ -280,7 +280,7 @@ def test_a_missing_table_is_answered_with_a_statement_that_makes_it(load: Comman
         (b"id,nmae\n1,Ann\n", [], 1, "table people has no column nmae, which f.csv has; the table has id, name, born"),
         (b"id,name\n1,Ann\n", ["--key", "name"], 1, "no plain unique index over (name)"),
         (b"", [], 1, "f.csv is empty"),
-        (b"id;name\n1;Ann\n", [], 1, "f.csv has no column id: it has id;name"),
+        (b"id;name\n1;Ann\n", [], 1, "f.csv has one column, id;name: pass --delimiter"),
         (b'id,name\n1,"Ann\n', ["--complete"], 1, "a quote is never closed"),
         (b'id,name\n1,"Ann\n', [], 1, "line 2: the last line has no line end"),
         (b'id,name\n1,5" pipe\n2,3" nail\n', [], 1, "f.csv, line 2: a quote in the middle of a value"),

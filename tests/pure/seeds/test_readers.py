@@ -25,6 +25,7 @@ from pgonce.seeds.readers import jsonl as jsonl_module
 from pgonce.seeds.readers import read
 from pgonce.seeds.readers.csv import CsvFile
 from pgonce.seeds.readers.csv_text import Dialect, as_text, cut, record_end, values
+from pgonce.seeds.readers.file import OpenFile
 from pgonce.seeds.readers.names import items, name_of, written
 from pgonce.seeds.source import BadRow, BlockSource, Fingerprinted
 
@@ -275,12 +276,16 @@ def test_a_record_far_longer_than_a_block_is_read_whole() -> None:
     [
         (b"", "is empty: it does not even have a header line"),
         (b"\xef\xbb\xbf", "is empty"),
-        (b"K\xf6ln\n", "the header line of file.csv is not UTF-8: .*--encoding latin1"),
+        (b"K\xf6ln\n", "the header line of file.csv is not UTF-8: .*--encoding cp1252"),
         (b'a,b\n1,"2\n3,4\n', r"a quote is never closed: in the row at line 2 \(byte 4\)"),
         (b'a,"b\n', "a quote is never closed: in the header line"),
         (b'a,b"c\n', "the header line has a quote in the middle of a value"),
         (b"a,b\r1,2\r", "the header line has a CR without LF"),
         (b"a,,b\n", "a column has no name"),
+        (
+            "a,b\n1,2\n".encode("utf-16-le"),
+            "the header of file.csv: it has zero bytes: .*: --encoding utf-16-le",
+        ),
         (b"a,b,a\n", "two columns have the same name in the header of file.csv: a"),
     ],
 )
@@ -292,6 +297,50 @@ def test_a_file_that_is_no_such_csv_is_refused_with_its_place(data: bytes, said:
 
     with file(data) as path, pytest.raises(InvalidArgument, match=said):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "options", "said"),
+    [
+        ("f.csv", b'\xef\xbb\xbfID,"b"\r\n1,2\r\n', {"columns": ["id", "b"]}, "the first line of f.csv has the names"),
+        ("f.tsv", b"id\tb\n1\t2\n", {"columns": ["id", "b"], "format": "copy"}, "leave --columns out"),
+        ("f.csv", b"\xef\xbb\xbfa\n1\n", {"encoding": "latin1"}, "mark of utf-8, so it is not iso8859-1: leave --enc"),
+        ("f.jsonl.gz", gzip.compress('{"a": 1}\n'.encode("utf-16")), {"encoding": "ascii"}, "mark of utf-16, so it"),
+        ("f.csv.gz", b"id,name\n1,a\n", {}, r"Not a gzipped file \(b'id'\)"),
+    ],
+)
+def test_an_option_that_the_first_bytes_of_a_file_belie_is_refused(
+    tmp_path: Path, name: str, data: bytes, options: dict[str, Any], said: str
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InvalidArgument, match=said):
+        list(read(tmp_path / name, **options)(None))
+
+
+@pytest.mark.parametrize(
+    ("name", "begin", "said"),
+    [("f.csv", b"a,b\r1,2\r", "the header line has a CR"),
+     ("f.jsonl", b'[{"a": 1}, ', "over 256 MB long: make one object per line of it")],
+)  # fmt: skip
+def test_a_file_without_line_ends_is_not_read_into_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, begin: bytes, said: str
+) -> None:
+    for module in (csv_module, jsonl_module):
+        monkeypatch.setattr(module, "BLOCK", 4096)
+        monkeypatch.setattr(module, "LONGEST", 4096)
+    (tmp_path / name).write_bytes(begin + b'"x", ' * 100_000)
+    source = read(tmp_path / name)
+    taken = list[int]()
+    read_at = OpenFile.read_at
+
+    def counted(file: OpenFile, offset: int, size: int) -> bytes:
+        taken.append(size)
+        return read_at(file, offset, size)
+
+    monkeypatch.setattr(OpenFile, "read_at", counted)
+    with pytest.raises(InvalidArgument, match=said):
+        list(source.columns)
+    assert sum(taken) < 20_000
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ WAYS_OUT = {
     ".xlsx": "save the sheet as CSV (UTF-8) and load that",
     ".xls": "save the sheet as CSV (UTF-8) and load that",
     ".ods": "save the sheet as CSV (UTF-8) and load that",
-    ".json": "make one object per line of it: jq -c '.[]' x.json > x.jsonl",
+    ".json": "make one object per line of it: jq -c '.[]' x.json > x.jsonl; or it has one already: --format jsonl",
     ".sql": "it is for psql",
 }
 
@@ -67,7 +67,7 @@ def read(
         nulls: how a CSV file writes NULL, without quotes.
         force_null: NULL may be quoted, too: for files whose values are all quoted.
         rename: the table's column for a name in the file.
-        encoding: of the text, such as latin1; None: UTF-8, or UTF-16 or UTF-32 with a byte order mark.
+        encoding: of the text, such as cp1252; None: UTF-8, or UTF-16 or UTF-32 with a byte order mark.
         complete: the last line is whole, also without a line end.
         format: csv, tsv, jsonl, parquet, or copy (what COPY writes without options), where the name does not say it.
 

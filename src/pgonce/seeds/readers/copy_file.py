@@ -128,6 +128,7 @@ class CopyTextFile(TextFile):
                 begin = file.read_from(stream, 1 << 20)
             mark = len(BOM_UTF8) if begin.startswith(BOM_UTF8) else 0
             if self._named:
+                self._refuse_header(begin[mark:], "\t")
                 self._header = file, self._named, mark
             else:
                 line, end, _ = begin[mark:].partition(b"\n")

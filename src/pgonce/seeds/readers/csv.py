@@ -227,10 +227,11 @@ class CsvFile(TextFile):
     def _read_header(self, file: OpenFile) -> _Header:
         data = b""
         with file.bytes_from(0) as stream:
-            while more := file.read_from(stream, max(BLOCK, len(data))):
+            while len(data) <= LONGEST and (more := file.read_from(stream, max(BLOCK, len(data)))):
                 data += more
                 begin = self._begin_of_records(data)
                 if self._named:
+                    self._refuse_header(data[begin:], self._dialect.delimiter)
                     return _Header(file, self._named, data[:begin], data.count(b"\n", 0, begin))
                 if found := self._first_record(file, data, begin):
                     return found
@@ -362,4 +363,4 @@ def _without_errors(rows: Iterator[list[str]]) -> Iterator[list[str]]:
             return
 
 
-_ENCODING = "say which encoding it is in, such as --encoding latin1"
+_ENCODING = "say which encoding it is in, such as --encoding cp1252 (Excel's)"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, Self
 
 from pgonce.errors import InvalidArgument, SourceChanged
-from pgonce.seeds.readers.descriptor import RawFile, is_settled, open_file, read_at, stat_of, times_of
+from pgonce.seeds.readers.descriptor import is_settled, open_file, read_at, stat_of, times_of
 from pgonce.seeds.readers.prefix import Prefix
 from pgonce.seeds.readers.unpack import Unpacker, damaged
 from pgonce.seeds.source import Cursor, Verdict
@@ -90,7 +90,7 @@ class OpenFile:
 
     def bytes_from(self, offset: int) -> BinaryIO:
         """The unpacked bytes from ``offset`` on. Packed bytes before it are unpacked and thrown away."""
-        stream = self.unpacker.unpack(RawFile(self))
+        stream = self.unpacker.unpack(self)
         if self.unpacker.is_plain:
             stream.seek(offset)
             return stream

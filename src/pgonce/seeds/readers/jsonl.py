@@ -13,13 +13,14 @@ from typing import Any, NoReturn, Self
 from pgonce.errors import InvalidArgument
 from pgonce.seeds.readers.file import OpenFile, at
 from pgonce.seeds.readers.names import written
-from pgonce.seeds.readers.text_file import LONGEST, TextFile
+from pgonce.seeds.readers.text_file import LONGEST, ZEROS, TextFile
 from pgonce.seeds.source import BadRow, Cursor, Verdict
 from pgonce.seeds.value_text import JsonNumber
 
 BLOCK = 256 * 1024
 DIGITS = 4000
 """Digits of an integer from which on it stays text: Python refuses to make an int of more than 4,300."""
+_TOO_LONG = "the line is over 256 MB long: make one object per line of it: jq -c '.[]'"
 NO_SUCH_KEY = "leave it out of --columns, or correct its name"
 _BLANK = " \t\n\r\v\f\ufeff"
 """What an empty line may hold: no other space of Unicode."""
@@ -109,7 +110,7 @@ class JsonLinesFile(TextFile):
                         row += 1
                         yield line, offset, row, number, keys
                 if len(rest) > LONGEST:
-                    raise InvalidArgument(f"{self.name}, line {number + 1:,}: the line is over 256 MB long")
+                    raise InvalidArgument(f"{self.name}, line {number + 1:,}: {_TOO_LONG}")
         # an object that is closed is whole, with or without a line end
         if not _is_blank(rest) and (
             isinstance(self._object(rest, number + 1), dict) or self._take_open_line(rest, offset, number + 1)
@@ -191,7 +192,7 @@ class JsonLinesFile(TextFile):
         except RecursionError:
             reason = "not JSON that can be read: it is nested too deep"
         except ValueError as error:
-            reason = f"not JSON: {error}"
+            reason = ZEROS if b"\0" in line else f"not JSON: {error}"
         return BadRow(f"{self.name}, line {number:,}: {reason}", line.decode("utf-8", "replace").strip())
 
     @property
@@ -212,6 +213,8 @@ def _lines_of(file: OpenFile) -> Iterator[tuple[int, bytes]]:
                 number += 1
                 if not _is_blank(line):
                     yield number, line
+            if len(rest) > LONGEST:
+                raise InvalidArgument(f"{file.name}, line {number + 1:,}: {_TOO_LONG}")
     if not _is_blank(rest):
         yield number + 1, rest
 

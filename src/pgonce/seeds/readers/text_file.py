@@ -15,6 +15,8 @@ from pgonce.seeds.source import Cursor, Verdict
 LONGEST = 256 * 1024 * 1024
 """Bytes of one line or record. A quote that is never closed makes one record of the whole rest of the file."""
 
+ZEROS = "it has zero bytes: it is no text, or text in UTF-16 without a byte order mark: --encoding utf-16-le"
+
 
 class TextFile(FileReader):
     """A source that reads one file line by line or record by record."""
@@ -132,12 +134,21 @@ class TextFile(FileReader):
         """
         if lacking := [name for name in self._rename if name not in names]:
             raise InvalidArgument(f"{self.name} has no column {lacking[0]}: it has {', '.join(names)}")
+        if any("\0" in name for name in names):
+            raise InvalidArgument(f"{where}: {ZEROS}")
         if not all(names):
-            raise InvalidArgument(f"a column has no name in {where}")
+            raise InvalidArgument(f"a column has no name in {where}: give it one there")
         columns = tuple(self._rename.get(name, name) for name in names)
         if twice := {name for name in columns if columns.count(name) > 1}:
-            raise InvalidArgument(f"two columns have the same name in {where}: {', '.join(sorted(twice))}")
+            said = f"two columns have the same name in {where}: {', '.join(sorted(twice))}"
+            raise InvalidArgument(f"{said}: give each its own there")
         return columns
+
+    def _refuse_header(self, data: bytes, delimiter: str) -> None:
+        """Refuse columns that are named although the first line of ``data`` names them: it would be a row."""
+        line = data.lstrip(b"\r\n").partition(b"\n")[0].decode("utf-8", "replace").casefold()
+        if [name.strip(' \r"') for name in line.split(delimiter)] == [name.casefold() for name in self._named or ()]:
+            raise InvalidArgument(f"the first line of {self.name} has the names of the columns: leave --columns out")
 
 
 def _became_longer(name: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from pgonce.errors import InvalidArgument
+from pgonce.seeds.readers.descriptor import Positioned, RawFile
 
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 """Endings of packed files, after the ending that says what is in them."""
@@ -52,19 +53,22 @@ class Unpacker:
         """A new one with the same arguments, for another file: it finds that file's encoding."""
         return Unpacker(self._name, self._wanted, text=self._text)
 
-    def unpack(self, raw: io.RawIOBase) -> BinaryIO:
-        """The text of ``raw``, in UTF-8."""
-        stream = self._unpacked(raw)
-        if self._text and not self.packing:
-            self._refuse_packed(_begin_of(stream))
-            stream.seek(0)
-        if self._text and self.encoding is None and (found := _by_mark(_begin_of(stream))):
-            self.encoding = found
-        if self._text and self.encoding is None:
-            stream.seek(0)
+    def unpack(self, file: Positioned) -> BinaryIO:
+        """The text of ``file``, in UTF-8."""
+        stream = self._unpacked(RawFile(file))
+        if not self._text:
+            return stream
+        begin = _begin_of(stream)
+        if not self.packing:
+            self._refuse_packed(begin)
+        marked = _by_mark(begin)
+        if self.declared and marked and not self.declared.startswith(marked):
+            said = f"the text begins with the byte order mark of {marked}, so it is not {self.declared}"
+            raise InvalidArgument(f"{said}: leave --encoding out")
+        self.encoding = self.declared or marked
+        stream = self._unpacked(RawFile(file))  # not seek(0), which gzip ignores after an error
         if self.encoding in {None, "utf-8"}:
             return stream
-        stream.seek(0)
         return cast(BinaryIO, _Recoded(stream, str(self.encoding)))
 
     def _refuse_packed(self, begin: bytes) -> None:
@@ -109,16 +113,6 @@ class _Streams(io.RawIOBase):
 
     def readable(self) -> bool:
         return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        if offset or whence:
-            raise io.UnsupportedOperation("only to the start")
-        self._stream.seek(0)
-        self._decompressor = None
-        return 0
 
     def readinto(self, buffer: Any) -> int:
         """The next bytes, at least one, or 0 at the end.
@@ -201,7 +195,7 @@ def _known(encoding: str) -> str:
         return codecs.lookup(encoding).name
     except LookupError:
         raise InvalidArgument(
-            f"there is no encoding {encoding!r}: pass one that Python knows, such as latin1, cp1252 or utf-16"
+            f"there is no encoding {encoding!r}: pass one that Python knows, such as cp1252 or utf-16"
         ) from None
 
 
@@ -217,6 +211,8 @@ def _begin_of(stream: BinaryIO) -> bytes:
 
 def _by_mark(begin: bytes) -> str | None:
     """The encoding that a byte order mark tells; that of UTF-32 begins with that of UTF-16."""
+    if begin.startswith(codecs.BOM_UTF8):
+        return "utf-8"
     if begin in {codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE}:
         return "utf-32"
     return "utf-16" if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else None
