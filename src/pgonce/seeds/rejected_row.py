@@ -99,6 +99,8 @@ def _signs(text: str) -> str:
 
 def _may_be(value: Any, text: str | None) -> bool:
     """Whether ``text`` is what the writer makes of ``value``, in some type of column."""
+    if isinstance(value, dt.datetime) and value != value:  # noqa: PLR0124 -- pandas' NaT
+        value = None
     if value is None or text is None:
         return value is text or not isinstance(value, _SHOWN_ALIKE)
     if isinstance(value, Enum):
@@ -117,7 +119,7 @@ def _may_be(value: Any, text: str | None) -> bool:
     if isinstance(value, uuid.UUID):
         return text.strip('"').replace("-", "") == value.hex
     if isinstance(value, dt.date | dt.time):
-        return _digits(text) in {_digits(str(value)), _digits(_in_utc(value))}
+        return _digits(text) in {_digits(_micros(value)), _digits(_in_utc(value))}
     return True
 
 
@@ -141,8 +143,13 @@ def _in_utc(value: dt.date | dt.time) -> str:
     """A moment as blocks of a Parquet file have it, whatever its zone."""
     with suppress(OverflowError):
         if isinstance(value, dt.datetime) and value.tzinfo is not None:
-            return str(value.astimezone(dt.UTC))
-    return str(value)
+            return _micros(value.astimezone(dt.UTC))
+    return _micros(value)
+
+
+def _micros(value: dt.date | dt.time) -> str:
+    """Without the nanoseconds of pandas."""
+    return dt.datetime.isoformat(value) if isinstance(value, dt.datetime) else str(value)
 
 
 def _digits(text: str) -> str:

@@ -101,6 +101,8 @@ class ValueWriter:
         """
         if value is None or _is_missing(value):
             return None
+        if hasattr(value, "tolist") and not isinstance(value, memoryview):  # numpy's scalars and arrays, array.array
+            return self.text(_in_python(value, column), column)
         _refuse_number(value, value, column)
         if isinstance(value, Json | Jsonb):
             return _json(value.obj, column)
@@ -113,8 +115,6 @@ class ValueWriter:
         for kind, write in _BY_TYPE.items():
             if isinstance(value, kind):
                 return write(value, column)
-        if hasattr(value, "tolist"):  # numpy's scalars and arrays, array.array
-            return self.text(_in_python(value, column), column)
         return self._by_psycopg(value, column)
 
     def _array(self, values: Any, column: Column, element: Column, depth: int = 0) -> str:

@@ -398,7 +398,14 @@ class NAType:
     __hash__ = object.__hash__
 
 
-@pytest.mark.parametrize("value", [NoTime(1, 1, 1), NAType()], ids=["NaT", "NA"])
+class Masked:
+    """As numpy's NaT and its masked value."""
+
+    def tolist(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("value", [NoTime(1, 1, 1), NAType(), Masked()], ids=["NaT", "NA", "masked"])
 @pytest.mark.parametrize("kind", ["timestamptz", "text", "jsonb", "int", "text[]"])
 def test_what_pandas_has_for_none_is_null(module: tuple[Seeds, Conn], kind: str, value: Any) -> None:
     if kind == "int" and isinstance(value, dt.datetime):
@@ -406,6 +413,7 @@ def test_what_pandas_has_for_none_is_null(module: tuple[Seeds, Conn], kind: str,
     assert stored(module, value, kind) == (None, [])
     assert stored(module, [value], "text[]") == ("{NULL}", [])
     assert stored(module, [value], "jsonb") == ("[null]", [])
+    assert is_rejected({"id": "x", "v": value}, (), RejectedRow({"id": "x", "v": None}, None), json_strings=False)
 
 
 class Finer(dt.datetime):
@@ -426,6 +434,7 @@ class Finer(dt.datetime):
 def test_nanoseconds_are_cut(module: tuple[Seeds, Conn], kind: str, text: str) -> None:
     value = Finer(2026, 1, 2, microsecond=1)
     assert stored(module, [value] if kind.endswith("[]") else value, kind) == (text, [])
+    assert len(stored(module, value, "int")[1]) == 1, "and the row that is rejected is known again"
 
 
 class Later(dt.datetime):
