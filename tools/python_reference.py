@@ -1,13 +1,14 @@
 """Writes docs/python.md: the signature and docstring of every public name of ``pgonce``.
 
-Public is what ``pgonce.__all__`` names, and the public methods of its classes. A public name without a docstring is an
-error.
+Public is what ``pgonce.__all__`` names, and the methods of its classes, without those that only pgonce itself calls. A
+public name without a docstring is an error.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +25,26 @@ HEAD = """\
 Everything that `import pgonce` offers. A name that begins with `Async` has the methods of its synchronous twin, to be
 awaited.
 """
+
+
+MODULES = {
+    "database": "find open_pool open_async_pool",
+    "providers": "standard_webhooks github shopify",
+    "sources": "read read_files",
+}
+"""The functions of each module that are for users."""
+
+INTERNAL = {
+    "App": "matching coalesced_types order_key types claimed_types",
+    "Console": "is_open access check_host check_installed pool shell templates",
+    "Event": "fresh",
+    "Jobs": "retry begin perform",
+    "Receiver": "services",
+    "Run": "request_stop unfenced beating end fail",
+    "Seed": "table named_columns sources source",
+    "Seeds": "release_dead alive",
+}
+"""The methods and properties that only pgonce itself uses."""
 
 
 def documented(name: str, thing: Any) -> str:
@@ -94,13 +115,20 @@ def methods(thing: type) -> Iterator[tuple[str, Any]]:
 def section(name: str, thing: Any) -> str:
     """What the page says of one name."""
     if isinstance(thing, ModuleType):
-        public = list(getattr(thing, "__all__", []))
-        return f"\n## {name}\n\n{documented(name, thing)}\n" + "".join(
-            f"\n### {name}.{each}\n\n{_block(each, getattr(thing, each))}" for each in public
+        return f"\n## {name}\n\n{_text(documented(name, thing))}\n" + "".join(
+            f"\n### {name}.{each}\n\n{_block(each, getattr(thing, each))}" for each in MODULES[name].split()
         )
+    if inspect.isclass(thing) and thing.__name__ != name:
+        return f"\n## {name}\n\nAnother name of [{thing.__name__}](#{thing.__name__.lower()}).\n"
+    internal = INTERNAL.get(name, "").split()
     parts = [f"\n## {name}\n\n{_block(name, thing)}"]
     if inspect.isclass(thing) and not issubclass(thing, BaseException) and not name.startswith("Async"):
-        for each, member in methods(thing):
+        found = dict(methods(thing))
+        if unknown := set(internal) - set(found):
+            raise ValueError(f"pgonce.{name} has no {unknown}: correct INTERNAL")
+        for each, member in found.items():
+            if each in internal:
+                continue
             if isinstance(member, property):
                 parts.append(f"\n### {name}.{each}\n\n{_text(documented(f'{name}.{each}', member))}\n")
             else:
@@ -115,18 +143,26 @@ def _block(name: str, thing: Any, shown: str | None = None) -> str:
 
 
 def _text(docstring: str) -> str:
-    # The sections of a docstring become lists, its doubled backquotes single ones.
+    # Sections of a docstring become lists, doubled backquotes single ones, and what follows "::" a block of code.
+    text = re.sub(r"^::\n\n((?:    .*\n|\n)+)", _code, docstring.replace("``", "`"), flags=re.MULTILINE)
     lines = []
-    for line in docstring.replace("``", "`").splitlines():
-        if match := re.fullmatch(r"(Args|Raises|Returns|Yields|Attributes):", line):
-            lines.append(f"*{match[1]}*\n")
-        elif match := re.fullmatch(r"    (\w[\w, *.|]*): (.*)", line):
-            lines.append(f"- `{match[1]}`: {match[2]}")
-        elif line.startswith("        "):
-            lines.append(f"  {line.strip()}")
-        else:
+    is_list = is_code = False
+    for line in text.splitlines():
+        is_code ^= line.startswith("```")
+        if is_code:
             lines.append(line)
+        elif match := re.fullmatch(r"(Args|Raises|Returns|Yields|Attributes):", line):
+            is_list = match[1] not in ("Returns", "Yields")
+            lines.append(f"*{match[1]}*\n")
+        elif is_list and (match := re.fullmatch(r"    (\w[\w, *.|]*): (.*)", line)):
+            lines.append(f"- `{match[1]}`: {match[2]}")
+        else:
+            lines.append(f"  {line.strip()}" if is_list and line.startswith("        ") else line.strip())
     return "\n".join(lines)
+
+
+def _code(match: re.Match[str]) -> str:
+    return f"```text\n{textwrap.dedent(match[1]).rstrip()}\n```\n\n"
 
 
 def page() -> str:
