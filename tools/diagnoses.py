@@ -76,12 +76,12 @@ def table(noun: str) -> str:
 
 def waiting_for_a_person() -> str:
     """For docs/stuck.md: of all nouns what does not go on by itself, with the command first."""
-    lines = ["| what | the symptom | what it is | what to do |", "|---|---|---|---|"]
+    lines = ["| what | the symptom | what to do |", "|---|---|---|"]
     for noun, name in PEOPLE.items():
         for each in causes(noun):
             if each.needs_person:
                 command = f" `{each.command}`" if each.command else ""
-                cells = (f"[{name}]({noun}.md#my-{name}-is-stuck)", each.row_says, each.cause, each.action + command)
+                cells = (f"[{name}]({noun}.md#my-{name}-is-stuck)", each.row_says, each.action + command)
                 lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
