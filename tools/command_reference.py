@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,15 @@ HEAD = """\
 # The commands
 
 Exit codes: 0 done, 1 failed, 2 unreadable command line, 75 skipped because another run is at work or the job is
-paused. `--json` prints what a program reads.
+paused. These options are not repeated below:
+
+| option | of | what it does |
+|---|---|---|
+| `--database-url URL` | all that use a database | its URL; else PGONCE_DATABASE_URL, DATABASE_URL, an embedded server |
+| `--schema TEXT` | the same | the schema of pgonce's tables, `public` by default |
+| `--json` | commands that list or show | prints what a program reads |
+| `--watch` | some of these | draws it again every 2 s, until Ctrl-C |
+| `--help` | all | shows the text that is here |
 
 ## Completion
 
@@ -29,6 +38,10 @@ The shell completes commands and options after one line in its start file:
 | zsh, `~/.zshrc` | `eval "$(_PGONCE_COMPLETE=zsh_source pgonce)"` |
 | fish, `~/.config/fish/completions/pgonce.fish` | `_PGONCE_COMPLETE=fish_source pgonce \\| source` |
 """
+
+
+SHARED = re.compile(r"^  --(?:database-url|schema|json|watch|help) .*\n(?: {8,}.*\n)*", re.MULTILINE)
+"""The lines of a help text about an option that the head of the page describes."""
 
 
 def commands(command: click.Command, name: str, parent: click.Context | None = None) -> Iterator[tuple[str, str]]:
@@ -46,7 +59,8 @@ def page() -> str:
     """The text of docs/commands.md."""
     parts = [HEAD]
     for path, text in commands(pgonce, "pgonce"):
-        parts.append(f"\n## {path}\n\n```text\n{text}\n```\n")
+        own = SHARED.sub("", f"{text}\n").replace("Options:\n\n", "").removesuffix("Options:\n").rstrip()
+        parts.append(f"\n## {path}\n\n```text\n{own}\n```\n")
     return "".join(parts)
 
 

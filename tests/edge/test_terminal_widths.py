@@ -96,3 +96,11 @@ def test_a_server_s_first_lines_are_not_wider_than_the_terminal(
     assert len(lines) > 8
     assert max(map(cell_len, lines)) <= columns
     assert {line[:10].strip() for line in lines} >= {"receives", "handles", "warning", "jobs", "alerts", ""}
+
+
+@pytest.mark.parametrize("group", ["", "job", "seed", "webhook", "console"])
+def test_a_list_of_commands_says_a_whole_sentence_of_each_at_80_columns(group: str) -> None:
+    done = CliRunner().invoke(main, [*group.split(), "--help"], env={"COLUMNS": "80"})
+    listed = done.output.partition("Commands:\n")[2].splitlines()
+    assert listed
+    assert [line for line in listed if line.endswith("...")] == []

@@ -24,9 +24,9 @@ from pgonce.cli.output import Length, when
 )
 @with_database
 def cleanup(webhooks: timedelta, runs: timedelta, audit: timedelta, override_31_days: bool, db: Database) -> None:
-    """Delete old events, job runs and audit entries, in batches, so that no other client waits.
+    """Delete old events, job runs and audit entries.
 
-    Dead letters are listed first.
+    Dead letters are listed first. The rows are deleted in batches, so that no other client waits.
 
     Events that are waiting or held, running runs and the last run of each job stay, however old they are.
     """

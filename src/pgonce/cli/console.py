@@ -49,7 +49,9 @@ def console(
     url: str | None,
     schema: str,
 ) -> None:
-    """Serve the operator's console: is anything lost, late, stuck or slow, and what is to be done?
+    """Serve the operator's console.
+
+    It shows in a browser whether anything is lost, late, stuck or slow, and what is to be done.
 
     Users with passwords come from PGONCE_CONSOLE_USERS="ops:operator:HASH,support:reader:HASH"; `pgonce console hash`
     makes a hash. Without users, and without a proxy that names them, it listens on this machine only.
@@ -85,7 +87,9 @@ def console(
 
 @console.command("hash")
 def hash_() -> None:
-    """Read a password from standard input and print the hash of it, for PGONCE_CONSOLE_USERS.
+    """Read a password from standard input and print its hash.
+
+    The hash is for PGONCE_CONSOLE_USERS.
 
     Example: pgonce console hash < password.txt
     """

@@ -27,7 +27,9 @@ EXIT_1 = "exit code 1"
 @watchable
 @with_database
 def doctor(json_: bool, db: Database) -> None:
-    """Examine the database, the schema and what is in it; each finding says what to do. Nothing is written.
+    """Examine the database, the schema and what is in it.
+
+    Each finding says what to do. Nothing is written.
 
     Exits with 1 if there is a failure. Warnings alone exit with 0.
     """

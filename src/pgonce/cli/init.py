@@ -43,7 +43,9 @@ PGONCE_WEBHOOK_SECRET={SECRET}
 @click.command()
 @click.argument("kind", type=click.Choice(list(KINDS)), default="plain")
 def init(kind: str) -> None:
-    """Write a small application, with [tool.pgonce] in pyproject.toml and a .env. Nothing is overwritten.
+    """Write a small application and its settings.
+
+    The settings are [tool.pgonce] in pyproject.toml and a file .env. Nothing is overwritten.
 
     Example: pgonce init fastapi
     """

@@ -63,7 +63,9 @@ def find_run(db: Database, digits: str) -> UUID:
 def list_(
     name: str | None, status: str | None, since: datetime | None, limit: int | None, json_: bool, db: Database
 ) -> None:
-    """List the jobs, each with its last run; with an option or --json the runs, newest first. Times are in UTC.
+    """List the jobs, each with its last run.
+
+    With an option or --json it lists the runs, newest first. Times are in UTC.
 
     Example: pgonce job ls --job birthday_letters --status failed --since '2 days'
     """
@@ -168,7 +170,9 @@ def _note(job: stats.JobLine, now: datetime) -> str:
 @as_json
 @with_database
 def stats_(name: str | None, since: timedelta, json_: bool, db: Database) -> None:
-    """Show the jobs' numbers of runs, success rates and durations, and the trend against the preceding period.
+    """Show how often jobs ran and succeeded, and how long it took.
+
+    The trend is the change against the period before.
 
     Example: pgonce job stats birthday_letters --since '30 days'
     """

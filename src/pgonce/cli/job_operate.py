@@ -42,7 +42,9 @@ def stop(run: str, db: Database) -> None:
 @click.option("--reason", required=True, metavar="TEXT", help="Why; it becomes part of the run's error message.")
 @with_database
 def end(run: str, reason: str, db: Database) -> None:
-    """Close a RUN that hangs or whose process is gone, as failed and without retry; the next start is a new run.
+    """Close a RUN that hangs or whose process is gone.
+
+    It has failed, without retry; the next start is a new run.
 
     This is safe even if its process is alive: nothing that it still writes through the run is committed.
     """
@@ -165,7 +167,9 @@ def schedule(
     json_: bool,
     db: Database,
 ) -> None:
-    """Write a schedule of the job NAME; without NAME, list all schedules.
+    """Write a schedule of the job NAME, or list all.
+
+    Without NAME all schedules are listed.
 
     Workers that have the job use it within 30 s. It replaces a schedule with the same key in their code.
     """
@@ -228,7 +232,9 @@ def expect(
     never: bool,
     db: Database,
 ) -> None:
-    """Alert when the job NAME does not run as often or as quickly as it should, whoever starts it, such as cron.
+    """Alert when the job NAME runs too seldom or too long.
+
+    It does not matter who starts the job: cron, for example.
 
     Example: pgonce job expect nightly_backup --every '1 day' --grace '1 hour' --within '20 minutes'
     """

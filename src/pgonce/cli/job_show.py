@@ -22,7 +22,9 @@ from pgonce.jobs.calls_diagnose import diagnose_run
 @as_json
 @with_database
 def show(run: str, json_: bool, db: Database) -> None:
-    """Everything about one RUN: scope, counts, progress, its process, what blocked it, traceback. Times are in UTC.
+    """Show everything about one RUN.
+
+    That is its scope, counts, progress and process, what blocked it, and its traceback. Times are in UTC.
 
     RUN is its id, or the id's first four or more digits.
     """

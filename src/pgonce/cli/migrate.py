@@ -55,7 +55,10 @@ def _check(db: Database, where: str) -> None:
     help="Write it as the next file of ./supabase/migrations, unless the newest file of pgonce there is the same.",
 )
 def sql(schema: str, supabase: bool) -> None:
-    """Print what migrate does as one SQL script, for Supabase's or Alembic's migrations."""
+    """Print what migrate does as one SQL script.
+
+    It is for the migrations of Supabase or Alembic.
+    """
     script = installation.script(schema)
     if supabase:
         click.echo(_write_migration(Path("supabase"), script + "\n"))

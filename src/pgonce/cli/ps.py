@@ -21,7 +21,9 @@ KINDS = {"receives": "serve", "events": "worker", "jobs": "worker", "alerts": "a
 @watchable
 @with_database
 def ps(json_: bool, db: Database) -> None:
-    """List the processes that run pgonce: where, which release, what they do, and when each was last seen.
+    """List the processes that run pgonce.
+
+    A line says where a process runs, which release it is, what it does, and when it was last seen.
 
     A process that has not been seen for a minute is marked "!"; its row goes after a day. One that was stopped cleanly
     is not listed.

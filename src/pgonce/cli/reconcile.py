@@ -24,7 +24,9 @@ from pgonce.jobs.guard import Jobs
 @with_app
 @with_database
 def reconcile(since: datetime | None, api_base: str | None, json_: bool, app: App, db: Database) -> None:
-    """Compare the inbox with Stripe's Events API, and queue what is missing. A run of the job stripe_sync.
+    """Queue the events that Stripe has and the inbox lacks.
+
+    They are found by Stripe's Events API. The command is a run of the job stripe_sync.
 
     The events of the platform and of every connected account in the inbox are compared. Not compared
     are accounts that it has never seen, thin events, which Stripe does not list, and types without a handler.

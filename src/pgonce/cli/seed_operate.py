@@ -75,7 +75,10 @@ def list_(json_: bool, db: Database) -> None:
 @as_json
 @with_database
 def show(name: str, json_: bool, db: Database) -> None:
-    """Show the seed NAME: its state, partitions, first rejected rows, last error and last verification."""
+    """Show everything about the seed NAME.
+
+    That is its state, partitions, first rejected rows, last error and last verification.
+    """
     seeds = Seeds(db.pool, schema=db.schema)
     at = seeds.checkpoint(name)
     if at is None:
@@ -113,7 +116,10 @@ def show(name: str, json_: bool, db: Database) -> None:
 @click.argument("name")
 @with_database
 def pause(name: str, db: Database) -> None:
-    """Request the runner of the seed NAME to stop after its batch. The seed does not run until it is resumed."""
+    """Pause the seed NAME after its current batch.
+
+    It does not run until it is resumed.
+    """
     db.call(operate.pause_seed(session(db), name))
     print_line(f"{name}: paused; continue with: {suggested('seed resume', name)}")
 
@@ -122,7 +128,10 @@ def pause(name: str, db: Database) -> None:
 @click.argument("name")
 @with_database
 def resume(name: str, db: Database) -> None:
-    """Undo a pause: the next run of the seed NAME resumes at its checkpoint."""
+    """End the pause of the seed NAME.
+
+    Its next run resumes at its checkpoint.
+    """
     db.call(operate.resume_seed(session(db), name))
     print_line(f"{name}: may run again, by the command that has run it before")
 
@@ -131,7 +140,10 @@ def resume(name: str, db: Database) -> None:
 @click.argument("name")
 @with_database
 def reset(name: str, db: Database) -> None:
-    """Delete the checkpoint, counters and rejected rows of the seed NAME. The rows in its table stay."""
+    """Delete the checkpoint of the seed NAME.
+
+    Its counters and rejected rows are deleted, too. The rows in its table stay.
+    """
     Seeds(db.pool, schema=db.schema).release_dead(name)
     if not db.call(operate.reset_seed(session(db), name)):
         raise _unknown(name)
@@ -143,7 +155,9 @@ def reset(name: str, db: Database) -> None:
 @with_app
 @with_database
 def retry_rejects(name: str, app: App, db: Database) -> None:
-    """Retry the rejected rows of the seed NAME, after the table, or a table that it refers to, was fixed.
+    """Retry the rejected rows of the seed NAME.
+
+    This is for after the table, or a table that it refers to, was fixed.
 
     A row whose key is in the table by now is not written; it is counted as skipped.
     """

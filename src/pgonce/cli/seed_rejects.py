@@ -28,7 +28,9 @@ RECORD = "record"
 @as_json
 @with_database
 def rejects(name: str, csv_: bool, json_: bool, db: Database) -> None:
-    """List the rejected rows of the seed NAME by reason, column and row number, without their values.
+    """List the rejected rows of the seed NAME.
+
+    They are listed by reason, column and row number, without their values.
 
     With --csv each is printed with its values, to be fixed:
 

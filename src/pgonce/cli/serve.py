@@ -142,7 +142,9 @@ def serve(
     host: str, port: int, path: str, with_console: bool, no_worker: bool, live_only: bool, max_body: int,
     max_connections: int, services: Services, app: App, db: Database,
 ) -> None:  # fmt: skip
-    """Receive Stripe's webhooks at POST /webhooks/stripe and handle them, run the jobs at their times, send alerts.
+    """Receive Stripe's webhooks and handle them; run the jobs.
+
+    Deliveries are received at POST /webhooks/stripe. It also sends alerts.
 
     The endpoint's secret comes from PGONCE_WEBHOOK_SECRET; several, separated by commas, while one is being rolled.
 

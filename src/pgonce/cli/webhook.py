@@ -105,7 +105,9 @@ def _state(event: lists.WebhookLine, now: datetime) -> str:
 @as_json
 @with_database
 def show(event_id: str, whole: bool, json_: bool, db: Database) -> None:
-    """Show one event: its state, its history, the place of its last error, and what to do.
+    """Show everything about one event.
+
+    That is its state, its history, the place of its last error, and what to do.
 
     Example: pgonce webhook show evt_1OxABC --all
     """
@@ -127,7 +129,9 @@ def show(event_id: str, whole: bool, json_: bool, db: Database) -> None:
 @click.option("--yes", is_flag=True, help="Erase. Without it, only print how many events.")
 @with_database
 def erase(customer_id: str, account: str | None, yes: bool, db: Database) -> None:
-    """Erase the payloads and tracebacks of a customer's events; ids, types and times stay.
+    """Erase the payloads and tracebacks of a customer's events.
+
+    Ids, types and times stay.
 
     Example: pgonce webhook erase --customer cus_TQ4mZk
     """

@@ -70,7 +70,9 @@ def _file_argument(_: click.Context, param: click.Parameter, given: str | None) 
 @click.option("--to", "target", default="http://127.0.0.1:8000/webhooks/stripe", show_default=True, metavar="URL")
 @click.option("--keep-id", is_flag=True, help="Keep the id in FILE. If it was sent before, this is a duplicate.")
 def send(file: Path | None, type_: str | None, target: str, keep_id: bool) -> None:
-    """Sign an event with PGONCE_WEBHOOK_SECRET and post it to a local receiver, as Stripe would.
+    """Send an event to a local receiver, signed as Stripe would.
+
+    It is signed with PGONCE_WEBHOOK_SECRET.
 
     FILE holds an event, snapshot or thin, or an object such as a subscription, for which an event is made.
 
