@@ -189,8 +189,8 @@ def _watch(
 ) -> str | None:
     """Wait for the end of the command, or stop its whole session if necessary. Return why it was stopped, or None.
 
-    A stopped command counts as ended only when its children have ended: a successor must not run beside them. Another
-    one counts as ended only when what it said is passed on: it would itself wait for who reads our stderr.
+    A command that was stopped has ended when its children have ended, too: a successor must not run beside them. Any
+    other command has ended when its stderr is passed on as well, because it would itself wait for the reader of ours.
     """
     late_at = math.inf if limit is None else time.monotonic() + limit.total_seconds()
     kill_at = math.inf
@@ -226,9 +226,9 @@ def _stopped(run: Run) -> str | None:
 
 
 class _Output(threading.Thread):
-    """Passes on what the command says on stderr, and keeps the end of it in ``tail``.
+    """Passes on what the command writes to stderr, and keeps the end of it in ``tail``.
 
-    It reads on when our stderr cannot be written: if nobody reads its pipe, the command blocks.
+    It goes on reading if our stderr cannot be written: otherwise the pipe fills, and the command blocks.
     """
 
     def __init__(self, source: Any) -> None:
@@ -251,7 +251,7 @@ class _Output(threading.Thread):
                     _show(chunk)
 
     def has_ended(self, seconds: float) -> bool:
-        """After the command's end: whether all is passed on, or is so within ``seconds``."""
+        """Call it after the command's end. Whether everything is passed on within ``seconds``."""
         self._command_ended.set()
         self.join(seconds)
         return not self.is_alive()

@@ -1,4 +1,4 @@
-"""Middleware in front of every page: who sends the request, whether it is a form of ours, and the browser's cookie."""
+"""Middleware before every page: who sends the request, whether it is a form of ours, and the browser's cookie."""
 
 from __future__ import annotations
 
@@ -112,8 +112,8 @@ class Gate:
         if not self._console.users:
             return _plain(403, "Nobody is logged in, or this user may not see the console.\n")
         if request.headers.get("sec-fetch-site") == "cross-site" and cookie not in request.cookies:
-            # A link on another site: the browser withholds the cookie (SameSite=Strict). It sends it when it is asked
-            # again from here.
+            # After a link on another site the browser withholds the cookie (SameSite=Strict). A page of ours that leads
+            # to the same address makes it send the cookie.
             templates: Templates = request.app.state.templates
             return templates.render(request, "login/follow.html", target=_target(request))
         return RedirectResponse(url(request, "/login", next=_target(request)), 303)

@@ -1,4 +1,4 @@
-"""What guards each request: the headers of every answer, where a request comes from, and the token of a form."""
+"""Protects each request: the headers of every answer, where a request comes from, and the token of a form."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class Place:
 
     @property
     def account_address(self) -> str:
-        """By which attempts to log in are limited: of IPv6 the network, because one machine has many addresses."""
+        """What attempts to log in are counted by: the address; of IPv6 its network, because a machine has many."""
         try:
             parsed = ipaddress.ip_address(self.address)
         except ValueError:

@@ -102,7 +102,7 @@ def make_sentences(facts: Facts, seen: Seen, clock: Clock) -> list[Sentence]:
 
 
 def _blind(sentence: Sentence) -> Sentence:
-    """Nothing is well that cannot be seen."""
+    """The sentence for a role that cannot see the rows: not known, and not green."""
     evidence = "Row-level security hides rows from the console's role: connect as the owner of the tables."
     return replace(sentence, state="unknown", say="Not known: rows are hidden.", evidence=evidence)
 

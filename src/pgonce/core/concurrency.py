@@ -35,26 +35,25 @@ CANCEL = 5.0
 class _Alarm:
     """Calls functions at given times, in one thread for the whole process. Each function must return at once.
 
-    Most calls are cancelled long before. The thread wakes for the earliest call, checks those that are left, and
-    sleeps until the next one. In a heap, the calls of all runs of the last 15 s would stay and wake the thread.
+    Most calls are cancelled long before they are due. The thread wakes for the earliest call, and sleeps until the
+    next one that is left. A heap would keep the cancelled calls of the last 15 s, and each would wake the thread.
     """
 
     def __init__(self) -> None:
-        self._numbers = itertools.count()  # goes on in a child: it may yet cancel what its parent had set
+        self._numbers = itertools.count()  # continued in a forked child, which may cancel a call of its parent's
         self.forget()
 
     def forget(self) -> None:
         """Forget all calls.
 
-        A forked child must do that: it has no thread, and the lock may have been held at the fork.
+        Called in a forked child, which has no thread, and whose lock may have been held at the fork.
         """
         self._calling = threading.Condition(threading.Lock())
         self._calls: dict[int, tuple[float, Callable[[], None]]] = {}
         self._wakes_at = math.inf
         self._thread: threading.Thread | None = None
 
-    # A short run takes no lock, because eight threads contended for it three times per run. Whoever pops a call runs
-    # it.
+    # A short run takes no lock: eight threads waited for it three times per run. The thread that pops a call runs it.
 
     def set(self, seconds: float, call: Callable[[], None]) -> int:
         """Call after ``seconds``; the number is for ``cancel``."""
@@ -84,8 +83,8 @@ class _Alarm:
                     if due <= now and (found := self._calls.pop(number, None)):
                         self._call(number, found[1])
                 earliest = min((due for due, _ in self._calls.copy().values()), default=math.inf)
-                # The call that is due at `asked` may have been cancelled. Wake up then all the same: if the thread
-                # slept longer, every short run would have to wake it.
+                # The thread wakes at `asked` even if that call was cancelled: if it slept longer, every short run
+                # would have to wake it.
                 self._wakes_at = min(earliest, asked if asked > now else math.inf)
                 # a wait of more than threading.TIMEOUT_MAX is refused
                 self._calling.wait(min(self._wakes_at - now, 3600.0))

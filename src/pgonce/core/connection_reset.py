@@ -1,5 +1,5 @@
 # Generated from connection_reset_async.py by tools/unasync.py: edit that one, then `make generate`.
-"""Lends a connection to code of the user's, and resets one of a pool that such code has had."""
+"""Lends a connection to the user's code, and resets a pooled one that such code has used."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ LEFT_OPEN = "a COPY, a stream or a pipeline was left open on the connection: end
 
 @contextmanager
 def resetting(conn: Connection[Any], pool: Pool) -> Iterator[None]:
-    """Reset a connection after its transaction, so that whoever gets it next finds it as new.
+    """Reset a connection after its transaction, so that the next user of it finds it as new.
 
-    Only of a pool that pgonce has opened: one of the user's may have settings that no RESET brings back.
+    A pool that the user has opened is left alone: its connections may have settings that no RESET brings back.
     """
     if not is_own(pool):
         yield
@@ -72,7 +72,7 @@ def lent(conn: Connection[Any]) -> Iterator[Connection[Any]]:
 def close_if_busy(conn: Connection[Any]) -> bool:
     """Close the connection if a COPY, a stream or a pipeline is open on it; returns whether one was.
 
-    Such a thing may hold psycopg's lock, for which the next statement would wait without end.
+    It may hold psycopg's lock, and then the next statement would wait for ever.
     """
     if conn.closed:
         return False

@@ -1,4 +1,4 @@
-"""Lends a connection to code of the user's, and resets one of a pool that such code has had."""
+"""Lends a connection to the user's code, and resets a pooled one that such code has used."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ LEFT_OPEN = "a COPY, a stream or a pipeline was left open on the connection: end
 
 @asynccontextmanager
 async def resetting(conn: AsyncConnection[Any], pool: Pool) -> AsyncIterator[None]:
-    """Reset a connection after its transaction, so that whoever gets it next finds it as new.
+    """Reset a connection after its transaction, so that the next user of it finds it as new.
 
-    Only of a pool that pgonce has opened: one of the user's may have settings that no RESET brings back.
+    A pool that the user has opened is left alone: its connections may have settings that no RESET brings back.
     """
     if not is_own(pool):
         yield
@@ -71,7 +71,7 @@ async def lent(conn: AsyncConnection[Any]) -> AsyncIterator[AsyncConnection[Any]
 def close_if_busy(conn: AsyncConnection[Any]) -> bool:
     """Close the connection if a COPY, a stream or a pipeline is open on it; returns whether one was.
 
-    Such a thing may hold psycopg's lock, for which the next statement would wait without end.
+    It may hold psycopg's lock, and then the next statement would wait for ever.
     """
     if conn.closed:
         return False

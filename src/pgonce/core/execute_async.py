@@ -88,14 +88,14 @@ def _is_limit(name: str, least: str) -> str:
 
 
 def no_transaction_timeout(conn: AsyncConnection[Any], scope: str = "local") -> str:
-    """What lifts this limit from a transaction of pgonce's own, where the server has it; to be added to a statement."""
+    """SQL, to be added to a statement, that takes this limit from pgonce's own transaction if the server has it."""
     return f"; set {scope} transaction_timeout to 0" if conn.info.server_version >= 170000 else ""
 
 
 _LIMITS = ("statement_timeout", "lock_timeout", "transaction_timeout")
 _IS_USUAL = "select " + " and ".join([*map(_is_default, _SHIPPED), *(_is_limit(name, "10s") for name in _LIMITS)])
-# Asked after an error that the setting may have caused. Before that, a time limit of 30 s is no reason to begin each
-# statement with a transaction of our own, which takes three round trips instead of one.
+# Checked only after an error that the setting may have caused: a transaction of pgonce's own for each statement would
+# take three round trips instead of one.
 _WAS_ENOUGH = {
     "40001": f"select {_is_default('default_transaction_isolation')}",
     "55P03": f"select {_is_limit('lock_timeout', _PINNED['lock_timeout'])}",
