@@ -152,12 +152,11 @@ def report(run):
 """
 
 
-def test_pgonce_log_json_makes_every_line_json_with_the_ids_of_event_and_run(
-    database: str, conn: Connection, tmp_path: Path
-) -> None:
+def log_of_serve(database: str, tmp_path: Path, log_format: str) -> list[str]:
+    """The lines that a server writes about a good event, a bad one and a job."""
     (tmp_path / "shop.py").write_text(APP, "utf-8")
     arguments = ("serve", "--app", "shop", "--port", "0", "--no-alerts")
-    with running(database, *arguments, cwd=tmp_path, PGONCE_LOG="json") as server:
+    with running(database, *arguments, cwd=tmp_path, PGONCE_LOG=log_format) as server:
         address = f"http://127.0.0.1:{server.port}"
         with httpx.Client(base_url=address) as client:
             for number in ("good", "bad"):
@@ -167,7 +166,13 @@ def test_pgonce_log_json_makes_every_line_json_with_the_ids_of_event_and_run(
             wait_until(lambda text=text: server.printed(text), text)  # type: ignore[misc]
         server.process.send_signal(signal.SIGTERM)
         server.process.wait(30)
-        lines = [json.loads(line) for line in server.log.read_text("utf-8").splitlines()]
+        return server.log.read_text("utf-8").splitlines()
+
+
+def test_pgonce_log_json_makes_every_line_json_with_the_ids_of_event_and_run(
+    database: str, conn: Connection, tmp_path: Path
+) -> None:
+    lines = [json.loads(line) for line in log_of_serve(database, tmp_path, "json")]
     assert {"time", "level", "logger", "message"} <= set(lines[0])
     said = {line["message"]: line for line in lines}
     assert (said["taking in_good"]["event_id"], said["taking in_good"]["logger"]) == ("evt_good", "shop")
@@ -179,6 +184,14 @@ def test_pgonce_log_json_makes_every_line_json_with_the_ids_of_event_and_run(
     assert command(database, "worker", "--app", "shop", cwd=tmp_path, PGONCE_LOG="jsonn")[2].startswith(
         "pgonce: PGONCE_LOG is 'jsonn': set it to json or text"
     )
+
+
+def test_a_server_logs_text_as_a_worker_does_with_the_application_s_lines_and_no_empty_one(
+    database: str, conn: Connection, tmp_path: Path
+) -> None:
+    lines = log_of_serve(database, tmp_path, "text")
+    assert {"taking in_good", "counting", "event evt_bad failed: ValueError (paid, shop.py:11)"} <= set(lines)
+    assert [line for line in lines if not line.strip()] == []
 
 
 # OpenTelemetry

@@ -156,8 +156,7 @@ def serve(
         from pgonce.webhooks.asgi import Receiver
     except ImportError as error:
         raise PgonceError(f"{error.name} is not installed: pip install 'pgonce[serve]'") from error
-    if logs.is_json():
-        logs.configure()
+    logs.configure()
     secrets = _secrets()
     if with_console and f"{path}/".startswith(f"{CONSOLE}/"):
         raise click.UsageError(f"the path {path} is the console's: choose another one with --path")
