@@ -107,7 +107,8 @@ def _state(event: lists.WebhookLine, now: datetime) -> str:
 def show(event_id: str, whole: bool, json_: bool, db: Database) -> None:
     """Show everything about one event.
 
-    That is its state, its history, the place of its last error, and what to do.
+    That is its state, its history, the place of its last error, and what to do. ID is the event's id, or its first
+    eight or more characters.
 
     Example: pgonce webhook show evt_1OxABC --all
     """

@@ -74,8 +74,6 @@ def replay(
         if dry_run:
             click.echo("\n".join([*named, f"{len(named)} would be queued again"]))
             return
-        if missing := db.call(lists.missing_webhooks(named)):
-            raise NotFound(f"there is no event {missing[0]}")
         wanted = Filter(ids=named)
     _run(db, wanted, why, limit or MOST)
 
@@ -126,16 +124,20 @@ def _changed(db: Database, number: int) -> Iterator[replays.ReplayItem]:
 
 
 def match(db: Database, prefix: str) -> str:
-    """The one event whose id begins with ``prefix``, of at least eight characters, or ``prefix`` itself.
+    """The one event whose id begins with ``prefix``, of at least eight characters.
 
     Raises:
-        NotFound: several ids begin with ``prefix``.
+        NotFound: there is none, or there are several.
     """
     prefix = prefix.removesuffix("…")
-    found = db.call(lists.match_webhooks(prefix)) if len(prefix) >= 8 else []
+    if len(prefix) < 8:
+        raise NotFound(f"there is no event {prefix}: write its id, or at least the first eight characters")
+    found = db.call(lists.match_webhooks(prefix))
     if len(found) > 1:
         raise NotFound(f"several events begin with {prefix}: {', '.join(found)}")
-    return found[0] if found else prefix
+    if not found:
+        raise NotFound(f"there is no event {prefix}")
+    return found[0]
 
 
 def _print_failed(db: Database, types: str | None, since: datetime | None, limit: int | None) -> int:

@@ -179,11 +179,12 @@ def test_the_commands_that_ls_and_show_name_run_whatever_the_id_is(database: str
     assert "\npayload\n" in printed
 
 
-@pytest.mark.parametrize("command", ["show", "replay"])
+@pytest.mark.parametrize("command", ["show evt_nobody", "replay evt_nobody", "replay evt_nobody --dry-run", "show evt"])
 def test_an_unknown_event_is_one_line_and_exit_code_1(database: str, command: str) -> None:
-    code, out, err = pgonce(database, "webhook", command, "evt_nobody")
+    code, out, err = pgonce(database, "webhook", *command.split())
     assert (code, out) == (1, "")
-    assert err == "pgonce: there is no event evt_nobody\n"
+    short = ": write its id, or at least the first eight characters" if command == "show evt" else ""
+    assert err == f"pgonce: there is no event {command.split()[1]}{short}\n"
 
 
 def test_replay_queues_the_events_that_are_named(database: str, inbox: Connection[Any]) -> None:
