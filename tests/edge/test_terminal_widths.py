@@ -76,6 +76,13 @@ def test_no_command_prints_a_line_that_is_wider_than_the_terminal(database: str,
         assert wide == [], f"$ pgonce {command}   at {columns} columns"
 
 
+@pytest.mark.parametrize("rows", ["odd rows"], indirect=True)
+def test_with_no_color_a_terminal_gets_plain_text(database: str, rows: str) -> None:
+    environment = dict.fromkeys(SETTINGS) | {"DATABASE_URL": database, "FORCE_COLOR": "1", "NO_COLOR": "1"}
+    for command in ("webhook ls", "job ls", "ps", "doctor"):
+        assert "\x1b" not in CliRunner().invoke(main, command.split(), env=environment).output, command
+
+
 @pytest.mark.parametrize("columns", [80, 120])
 def test_a_server_s_first_lines_are_not_wider_than_the_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int

@@ -180,7 +180,7 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], empty
 
     whole = sum(widths.values()) + GAP * (len(widths) - 1)
     _narrow(widths, {*numbers, *times, "state"}, cut, whole - console.width)
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="" if os.environ.get("NO_COLOR") else "bold")
     for name, width in widths.items():
         justify: Literal["left", "right"] = "right" if name in numbers else "left"
         table.add_column(name, overflow="ellipsis", no_wrap=True, justify=justify, max_width=width, min_width=width)
