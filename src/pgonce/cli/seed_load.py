@@ -305,8 +305,12 @@ def _refuse_table(conn: Connection[Any], table: str, key: Sequence[str], columns
     if alike:
         names = [shlex.quote(full if len(wanted) > 1 else full.rpartition(".")[2]) for _, full in alike]
         raise SchemaError(f"there is no table {table}: did you mean --into {' or --into '.join(names)}?")
-    parts = [sql.SQL("{} text").format(sql.Identifier(column)) for column in columns]
-    if key:
+    # names of the file that differ from the key's only in case: the import takes the table's
+    spelt = {name.lower(): name for name in key}
+    names = [column if column in key else spelt.get(column.lower(), column) for column in columns]
+    names = names if len(set(names)) == len(names) else list(columns)
+    parts = [sql.SQL("{} text").format(sql.Identifier(name)) for name in names]
+    if key and set(key) <= set(names):
         parts.append(sql.SQL("primary key ({})").format(sql.SQL(", ").join(map(sql.Identifier, key))))
     create = sql.SQL("create table {} ({});").format(sql.Identifier(*wanted), sql.SQL(", ").join(parts))
     click.echo(f"pgonce: there is no table {table}: create it before the import, for instance with", err=True)

@@ -262,7 +262,7 @@ def test_a_resume_behind_2_gb_reads_nothing_of_them(load: Command, conn: Conn, p
 
 
 def test_a_missing_table_is_answered_with_a_statement_that_makes_it(load: Command, conn: Conn, tmp_path: Path) -> None:
-    (tmp_path / "f.csv").write_text('id,"Full ""Name""",select\n1,Ann,x\n')
+    (tmp_path / "f.csv").write_text('ID,"Full ""Name""",select\n1,Ann,x\n')
     arguments = ["f.csv", "--into", "public.new", "--key", "id,select"]
     code, said = load(*arguments)
     assert code == 1
@@ -271,6 +271,7 @@ def test_a_missing_table_is_answered_with_a_statement_that_makes_it(load: Comman
     conn.execute(hint)
     assert load(*arguments)[0] == 0
     assert conn.execute("select * from new").fetchall() == [("1", "Ann", "x")]
+    assert load("f.csv", "--into", "other", "--key", "no")[1].endswith('"select" text);\n')
 
 
 @pytest.mark.parametrize(
