@@ -121,7 +121,7 @@ def _schema(url: str, schema: str) -> list[Finding]:
     for line in lines[:SHOWN]:
         what, _, close = line.partition("; to close this: ")
         state: State = "warning" if "may create objects" in what else "failure"
-        command = "pgonce sql" if "`pgonce sql`" in what else "pgonce migrate"
+        command = "pgonce sql" if "`pgonce sql" in what else "pgonce migrate"
         found.append(Finding("schema", state, what, close or command + option))
     if len(lines) > SHOWN:
         found.append(Finding("schema", "failure", f"{len(lines) - SHOWN} more", f"pgonce migrate --check{option}"))

@@ -146,7 +146,7 @@ def test_a_check_says_that_an_adoption_has_not_ended(database: str, conn: Connec
     conn.execute("comment on table webhook_events is 'pgonce: being adopted; theirs'")
     conn.execute('select insert_webhook_if_new(\'evt_1\', \'x\', \'{"data": {"object": {"id": "in_1"}}}\')')
     conn.execute("update webhook_events set object_id = null")
-    assert check(database) == ["table webhook_events is not wholly adopted: run `pgonce migrate` again"]
+    assert check(database) == ["table webhook_events is not completely adopted: run `pgonce migrate` again"]
     schema.migrate(database)
     assert check(database) == []
     assert value(conn, "select object_id from webhook_events") == "in_1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 from uuid import uuid4
 
@@ -33,8 +34,13 @@ def test_a_fresh_installation_is_current_and_the_check_writes_nothing(database: 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_an_installation_in_any_schema_is_current(database: str, name: str) -> None:
+    run = f"run `pgonce migrate --schema {shlex.quote(name)}`"
+    assert check(database, name) == [f"pgonce is not installed in schema {name}: {run}"]
     schema.migrate(database, name)
     assert check(database, name) == []
+    with psycopg.connect(database, autocommit=True) as conn:
+        conn.execute(sql.SQL("drop function {}.ignore_webhook").format(sql.Identifier(name)))
+    assert {line.partition(" is missing: ")[2] for line in check(database, name)} == {run}
 
 
 def test_adopted_tables_are_current(empty_database: str) -> None:

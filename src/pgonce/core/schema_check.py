@@ -13,7 +13,7 @@ from pgonce.core.adopt import is_adopting
 from pgonce.core.execute import no_transaction_timeout
 from pgonce.core.migrate import applied, needs_rights, refuse, run_script
 from pgonce.core.schema_sql import SPECIFIED, api, migrations, script
-from pgonce.errors import PgonceError, SchemaError
+from pgonce.errors import PgonceError, SchemaError, schema_option
 
 # Everything that the script makes in the first schema of the search_path, as (kind, name, definition). The schema's
 # name is removed, so that two schemas can be compared. Of the rights only those of service_role are included: the other
@@ -131,11 +131,12 @@ def check(url: str, schema: str = "public") -> list[str]:
         psycopg.Error: what the database refused otherwise.
     """
     scratch = f"pgonce_check_{uuid4().hex}"
+    option = schema_option(schema)
     with database.connect(url) as conn, needs_rights(conn, schema):
         refuse(conn, schema)
         versions = applied(conn, schema)
         if not versions:
-            return [f"pgonce is not installed in schema {schema}: run `pgonce migrate`"]
+            return [f"pgonce is not installed in schema {schema}: run `pgonce migrate{option}`"]
         with conn.transaction(force_rollback=True):
             conn.execute("set local client_min_messages = error")
             conn.execute("set local check_function_bodies = off")  # a sixth of the time; they are only compared
@@ -152,22 +153,22 @@ def check(url: str, schema: str = "public") -> list[str]:
             name = str(conn.execute("select quote_ident(%s)", [schema]).fetchall()[0][0])
             wanted = {key: text.replace(f"{scratch}.", f"{name}.") for key, text in _definitions(conn, scratch).items()}
             found = [
-                f"migration {name} is not applied: run `pgonce migrate`"
+                f"migration {name} is not applied: run `pgonce migrate{option}`"
                 for version, name, _ in migrations()
                 if version not in versions
             ]
             found += [
-                f"table {table} is not wholly adopted: run `pgonce migrate` again"
+                f"table {table} is not completely adopted: run `pgonce migrate{option}` again"
                 for table in SPECIFIED
                 if is_adopting(conn, schema, table)
             ]
             found += _strangers(conn, schema)
-            found += _differences(wanted, _definitions(conn, schema))
+            found += _differences(wanted, _definitions(conn, schema), option)
             _use(conn, schema)
             names = {"installed": sql.Identifier(schema).as_string(), "wanted": scratch}
             found += [
                 f"{dependent} depends on {kind} {name}, which migrate has to drop: drop what depends on it, run "
-                "`pgonce migrate`, and create it again"
+                f"`pgonce migrate{option}`, and create it again"
                 for dependent, kind, name in conn.execute(_BLOCKED, names).fetchall()
             ]
             warnings = sql.SQL("select {}(%s)").format(sql.Identifier(scratch, "pgonce_schema_warnings"))
@@ -195,22 +196,22 @@ def _strangers(conn: psycopg.Connection[Any], schema: str) -> list[str]:
     return []
 
 
-def _differences(wanted: Definitions, found: Definitions) -> list[str]:
+def _differences(wanted: Definitions, found: Definitions, option: str) -> list[str]:
     lines = []
     for (kind, name), definition in sorted(wanted.items()):
         if (kind, name) not in found:
-            lines.append(f"{kind} {name} is missing: {_remedy(kind)}")
+            lines.append(f"{kind} {name} is missing: {_remedy(kind, option)}")
         elif found[kind, name] != definition:
-            lines.append(f"{kind} {name} is not as this release makes it: {_remedy(kind)}")
+            lines.append(f"{kind} {name} is not as this release makes it: {_remedy(kind, option)}")
     # functions of an earlier release, or with a comment of ours; additional columns and indexes are the user's
     gone = sorted(
         (kind, name) for kind, name in found if kind in {"function", "procedure"} and (kind, name) not in wanted
     )
-    return lines + [f"{kind} {name} is not of this release: {_remedy(kind)}" for kind, name in gone]
+    return lines + [f"{kind} {name} is not of this release: {_remedy(kind, option)}" for kind, name in gone]
 
 
-def _remedy(kind: str) -> str:
+def _remedy(kind: str, option: str) -> str:
     # a migration runs only once, so migrate would not make these again
     if kind in {"table", "column", "constraint", "index"}:
-        return "make it as `pgonce sql` has it"
-    return "run `pgonce migrate`"
+        return f"make it as `pgonce sql{option}` has it"
+    return f"run `pgonce migrate{option}`"
