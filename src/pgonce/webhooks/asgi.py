@@ -332,7 +332,6 @@ class Receiver:
             self._checked = time.monotonic()
 
 
-def _signature(scope: Scope) -> str:
 @asynccontextmanager
 async def _database_answers_within(seconds: float) -> AsyncIterator[None]:
     try:
@@ -342,6 +341,7 @@ async def _database_answers_within(seconds: float) -> AsyncIterator[None]:
         raise DatabaseUnavailable(f"the database did not answer within {seconds:g} s") from None
 
 
+def _signature(scope: Scope) -> str:
     """The Stripe-Signature header; several are joined by a comma. Empty if there is none."""
     return b",".join(value for name, value in scope["headers"] if name == b"stripe-signature").decode("latin-1")
 
