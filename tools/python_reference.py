@@ -38,11 +38,10 @@ INTERNAL = {
     "App": "matching coalesced_types order_key types claimed_types",
     "Console": "is_open access check_host check_installed pool shell templates",
     "Event": "fresh",
-    "Jobs": "retry begin perform",
     "Receiver": "services",
     "Run": "request_stop unfenced beating end fail",
     "Seed": "table named_columns sources source",
-    "Seeds": "release_dead alive",
+    "Seeds": "release_dead check_complete alive",
 }
 """The methods and properties that only pgonce itself uses."""
 
