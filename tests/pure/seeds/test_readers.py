@@ -305,7 +305,7 @@ def test_a_file_that_is_no_such_csv_is_refused_with_its_place(data: bytes, said:
         ("f.csv", b'\xef\xbb\xbfID,"b"\r\n1,2\r\n', {"columns": ["id", "b"]}, "the first line of f.csv has the names"),
         ("f.tsv", b"id\tb\n1\t2\n", {"columns": ["id", "b"], "format": "copy"}, "leave --columns out"),
         ("f.csv", b"\xef\xbb\xbfa\n1\n", {"encoding": "latin1"}, "mark of utf-8, so it is not iso8859-1: leave --enc"),
-        ("f.jsonl.gz", gzip.compress('{"a": 1}\n'.encode("utf-16")), {"encoding": "ascii"}, "mark of utf-16, so it"),
+        ("f.jsonl", '{"a": 1}\n'.encode("utf-16"), {"encoding": "ascii"}, "mark of utf-16, so it is not ascii"),
         ("f.csv.gz", b"id,name\n1,a\n", {}, r"Not a gzipped file \(b'id'\)"),
     ],
 )
