@@ -341,8 +341,7 @@ class AsyncRun:
         """End the run as failed, for a reason or with the traceback of an error; the counts are kept.
 
         Nothing is raised: the job's own error matters more, and a successor closes a run that is left open. A failure
-        that could not be written is written by the next call of this or ``end``, with its first reason. In a forked
-        child of the process that the run belongs to this does nothing.
+        that could not be written is written by the next call of this or ``end``, with its first reason.
         """
         if self._ended or self._is_inherited:
             return

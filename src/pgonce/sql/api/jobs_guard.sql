@@ -60,13 +60,6 @@ $$;
 comment on function pgonce_plan_job_retry(uuid) is
   'pgonce: plans the next attempt of a failed run, if it has one left and nobody asked it to stop.';
 
-create or replace function pgonce_last_heartbeat(p_run_id uuid, p_heartbeat_at timestamptz) returns timestamptz
-language sql stable set search_path from current as $$
-  select greatest(p_heartbeat_at, (select heartbeat_at from pgonce_job_heartbeats where run_id = p_run_id))
-$$;
-comment on function pgonce_last_heartbeat(uuid, timestamptz) is
-  'pgonce: the last heartbeat of a run with this heartbeat_at in its row: the run may keep its heartbeats in pgonce_job_heartbeats.';
-
 -- The caller has locked the row and knows that the run's process is dead. The function also ends the database session that
 -- this process left open: a client that is stopped in the middle of COPY keeps its locks, and no timeout of PostgreSQL ends a
 -- COPY. The run's transactions have its id in application_name, which pg_stat_activity shows at once.
@@ -92,40 +85,6 @@ comment on function pgonce_close_dead_run(uuid, text) is
 create or replace function pgonce_interval_text(p_length interval) returns text
 language sql stable parallel safe set search_path from current set intervalstyle to 'postgres' as $$ select p_length::text $$;
 comment on function pgonce_interval_text(interval) is 'pgonce: a length of time for people, the same in each session, such as 1 day 02:00:00.';
-
--- xmax is the transaction that has locked or changed the row. It is in pg_locks until it ends.
-create or replace function pgonce_is_job_run_locked(p_run_id uuid) returns boolean
-language sql stable set search_path from current as $$
-  select exists (
-    select from cron_job_runs r join pg_catalog.pg_locks l on l.locktype = 'transactionid' and l.transactionid = r.xmax
-    where r.id = p_run_id and l.pid is distinct from pg_catalog.pg_backend_pid())
-$$;
-comment on function pgonce_is_job_run_locked(uuid) is
-  'pgonce: whether an open transaction of another session has locked the row of a run, as run_job does while its command runs.';
-
-create or replace function pgonce_has_heartbeat(p_run_id uuid, p_window interval) returns boolean
-language sql stable set search_path from current as $$
-  select exists (select from pgonce_job_heartbeats where run_id = p_run_id and heartbeat_at + p_window > clock_timestamp())
-      or pgonce_is_job_run_locked(p_run_id)
-$$;
-comment on function pgonce_has_heartbeat(uuid, interval) is
-  'pgonce: whether a run without a heartbeat in its row is alive: it has sent one to pgonce_job_heartbeats within its window, or its '
-  'row is locked.';
-
-create or replace function pgonce_correct_heartbeats() returns void
-language plpgsql set search_path from current as $$
-begin
-  update pgonce_job_heartbeats set heartbeat_at = clock_timestamp() where run_id in (
-    select run_id from pgonce_job_heartbeats where heartbeat_at > clock_timestamp() + interval '1 minute' for update skip locked);
-  -- Not where only the run's own transactions may update its row, see pgonce_keep_heartbeats_apart.
-  update cron_job_runs set heartbeat_at = clock_timestamp() where id in (
-    select id from cron_job_runs where status = 'running' and heartbeat_at > clock_timestamp() + interval '1 minute'
-      and id not in (select run_id from pgonce_job_heartbeats)
-    for update skip locked);
-end $$;
-comment on function pgonce_correct_heartbeats() is
-  'pgonce: takes heartbeats that lie ahead, because the clock was set back, for heartbeats of now. Without that a dead run would '
-  'seem to be alive until the clock has caught up.';
 
 -- Closes the expired running run of a job and key, unless its row is locked. A lock means that its process is alive: it is
 -- inside run.transaction(), or completing the run.

@@ -382,8 +382,7 @@ create table if not exists pgonce_alert_channels (
 
 -- The services that run: one row for each service of a process.
 create table if not exists pgonce_processes (
-  id           uuid primary key,
-  process      uuid        not null default gen_random_uuid(), -- two containers may have the same host name and pid
+  id uuid primary key, process uuid not null default gen_random_uuid(), -- two containers may have the same host name and pid
   does         text        not null,              -- events, receives, jobs or alerts
   host         text        not null,
   pid          integer     not null,
