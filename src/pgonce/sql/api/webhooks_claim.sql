@@ -253,15 +253,6 @@ $$;
 comment on function pgonce_handled_types() is
   'pgonce: the types that a process seen within the last hour has a handler for, as a regular expression; null = none.';
 
-create or replace function pgonce_is_type_unhandled(p_event_type text) returns boolean
-language sql stable set search_path from current as $$
-  select exists (select from pgonce_live_processes p where p.does = 'events')
-     and coalesce(p_event_type !~ pgonce_handled_types(), true)
-$$;
-comment on function pgonce_is_type_unhandled(text) is
-  'pgonce: whether the workers that are running end events of this type as ignored: no process seen within the last hour has a '
-  'handler for it.';
-
 create or replace function pgonce_ignore_unhandled_webhooks(p_limit integer default 1000, p_every interval default null) returns integer
 language plpgsql set search_path from current set enable_seqscan = off as $$
 declare

@@ -74,6 +74,15 @@ $$;
 comment on function pgonce_has_live_handler(text) is
   'pgonce: whether a process that was seen within the last minute has a handler for this type of event.';
 
+create or replace function pgonce_is_type_unhandled(p_event_type text) returns boolean
+language sql stable set search_path from current as $$
+  select exists (select from pgonce_live_processes p where p.does = 'events')
+     and coalesce(p_event_type !~ pgonce_handled_types(), true)
+$$;
+comment on function pgonce_is_type_unhandled(text) is
+  'pgonce: whether the workers that are running end events of this type as ignored: no process seen within the last hour has a '
+  'handler for it.';
+
 -- Whether the row is locked is read from pg_locks: a row lock cannot be tried in a read-only transaction. The transaction
 -- that has changed or locked a row is its xmax, and holds a lock on its own id until it ends. This counts: a handler may run
 -- longer than the lease of its claim, because its transaction holds the row.
