@@ -50,10 +50,10 @@ PATH = "/webhooks/stripe"
 LIVE, READY = "/healthz", "/readyz"
 READY_SECONDS = 1.0
 """Seconds for which an answer about readiness is reused."""
-STOP_SECONDS = 20.0
 RECORD_SECONDS = 12.0
 """Seconds until a delivery is answered with 503. A pooler whose server is gone may keep a statement for two minutes.
 The outcome of one that was sent is awaited for 5 s more; Stripe waits for about 20 s."""
+STOP_SECONDS = 20.0
 """Seconds that ``stop`` waits for handlers. Kubernetes and systemd kill a process after 30 and 90 s."""
 
 
