@@ -87,7 +87,7 @@ def send(file: Path | None, type_: str | None, target: str, keep_id: bool) -> No
         what = "this is an object, not an event" if file else "there is nothing to send"
         raise click.UsageError(f"{what}: say with --type what happened, as --type invoice.paid")
     if not (keep_id and event.get("id")):
-        event["id"] = f"evt_{secrets.token_hex(12)}"
+        event["id"] = f"evt_pgonce_{secrets.token_hex(12)}"  # by which reconcile knows that Stripe cannot list it
     body = json.dumps(event).encode()
     headers = {"Stripe-Signature": stripe.sign(body, secret), "Content-Type": "application/json"}
     if not target.startswith(("http://", "https://")):

@@ -65,6 +65,7 @@ language sql stable set search_path from current as $$
     select e.stripe_event_id, coalesce(e.livemode, false) as live
     from (select * from webhook_events w order by w.received_at desc limit 200) e
     where e.provider = 'stripe' and e.account is null and e.deliveries > 0 and e.payload ->> 'object' = 'event'
+      and e.stripe_event_id not like 'evt\_pgonce\_%'  -- `pgonce webhook send` has sent it
       and case jsonb_typeof(e.payload -> 'created') when 'number' then (e.payload ->> 'created')::numeric between p_from and p_to end)
   select d.stripe_event_id from delivered d where d.live = (select bool_or(o.live) from delivered o)
 $$;
