@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 from pgonce.errors import InvalidArgument, SourceChanged
 from pgonce.seeds.readers.csv_text import NEVER_CLOSED, Dialect, as_text, cut, record_end, records, values
 from pgonce.seeds.readers.file import OpenFile, Reading, at
-from pgonce.seeds.readers.text_file import LONGEST, TextFile
+from pgonce.seeds.readers.text_file import LONGEST, ZEROS, TextFile
 from pgonce.seeds.source import BadRow, Cursor, SeedRow
 
 BLOCK = 64 * 1024
@@ -96,6 +96,8 @@ class CsvFile(TextFile):
 
     def _by_table(self, header: _Header) -> tuple[str, ...]:
         where = "the columns that were named" if self._named else f"the header of {self.name}"
+        if any("\0" in name for name in header.names):
+            raise InvalidArgument(f"{where}: {ZEROS}")
         return self._renamed(header.names, where)
 
     def __call__(self, cursor: Cursor | None) -> Iterator[tuple[Any, Cursor]]:

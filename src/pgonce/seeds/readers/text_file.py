@@ -134,8 +134,6 @@ class TextFile(FileReader):
         """
         if lacking := [name for name in self._rename if name not in names]:
             raise InvalidArgument(f"{self.name} has no column {lacking[0]}: it has {', '.join(names)}")
-        if any("\0" in name for name in names):
-            raise InvalidArgument(f"{where}: {ZEROS}")
         if not all(names):
             raise InvalidArgument(f"a column has no name in {where}: give it one there")
         columns = tuple(self._rename.get(name, name) for name in names)
