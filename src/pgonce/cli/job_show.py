@@ -12,6 +12,7 @@ from pgonce.cli.job_list import SIGNS, RunId, find_run, named
 from pgonce.cli.options import Database, as_json, with_database
 from pgonce.cli.output import in_line, print_diagnosis, print_fields, print_json, print_line, when
 from pgonce.cli.times import ago, took
+from pgonce.core.adapters import read_time
 from pgonce.errors import NotFound
 from pgonce.jobs import calls_stats as stats
 from pgonce.jobs.calls_diagnose import diagnose_run
@@ -85,7 +86,7 @@ def _progress(run: dict[str, Any], now: datetime) -> str:
 
 
 def _time(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)
+    return None if text is None else read_time(text)
 
 
 def _window(text: str) -> str:

@@ -15,6 +15,7 @@ from rich.cells import cell_len, set_cell_size
 from pgonce.cli.output import json_text, print_diagnosis, print_line, printable, suggested, terminal
 from pgonce.cli.times import took
 from pgonce.console.traceback import read_traceback
+from pgonce.core.adapters import read_time
 from pgonce.core.diagnosis import Diagnosis
 
 
@@ -144,7 +145,7 @@ def _place(traceback: str, error: str) -> list[str]:
 
 
 def _known(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)
+    return read_time(text).astimezone(UTC)
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -22,6 +22,7 @@ from starlette.responses import Response
 
 from pgonce.console.addresses import url as address
 from pgonce.console.text import block, breakable, visible
+from pgonce.core.adapters import read_time
 from pgonce.core.diagnosis import command_line
 
 ZONE_COOKIE = "pgonce_zone"
@@ -267,7 +268,7 @@ class Templates:
             "span": span,
             "share": share,
             "version": version("pgonce"),
-            "moment": datetime.fromisoformat,
+            "moment": read_time,
             "command_line": command_line,
         }
         self.statics = {each.name: each.read_bytes() for each in files("pgonce.console").joinpath("static").iterdir()}

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime
 from typing import Any
 
+from psycopg import DataError
+from psycopg.abc import Buffer
 from psycopg.adapt import AdaptersMap
 from psycopg.postgres import register_default_adapters, register_default_types
 from psycopg.types import TypesRegistry
 from psycopg.types.array import register_all_arrays
+from psycopg.types.datetime import TimestamptzBinaryLoader
 from psycopg.types.json import set_json_dumps, set_json_loads
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{\]}]')
@@ -41,12 +45,40 @@ def _with_deep_values_as_text(text: str) -> str:
     return "".join(parts) + text[end:]
 
 
+_EARLIEST, _LATEST = datetime(2, 1, 1, tzinfo=UTC), datetime(9998, 12, 31, tzinfo=UTC)
+"""A year from the ends of Python's calendar: a zone's offset or a day may be added."""
+
+
+class _TimeLoader(TimestamptzBinaryLoader):
+    """A time at the ends of Python's calendar or beyond them is read as the earliest or the latest one.
+
+    SQL accepts ``infinity`` and the year 20000 in every column of the tables. With an error, one such row would hide
+    all others of its list.
+    """
+
+    def load(self, data: Buffer) -> datetime:
+        try:
+            return min(max(super().load(data), _EARLIEST), _LATEST)
+        except DataError:
+            is_before_2000 = bytes(data[:1]) >= b"\x80"  # the sign of a count of microseconds
+            return _EARLIEST if is_before_2000 else _LATEST
+
+
+def read_time(text: str) -> datetime:
+    """A time in JSON that the database has written, such as ``2026-11-23T06:00:00+00:00``, within the same bounds."""
+    try:
+        return min(max(datetime.fromisoformat(text), _EARLIEST), _LATEST)
+    except ValueError:
+        return _EARLIEST if text.startswith("-") or text.endswith("BC") else _LATEST
+
+
 def _shipped() -> AdaptersMap:
     types = TypesRegistry()
     register_default_types(types)
     adapters = AdaptersMap(types=types)
     register_default_adapters(adapters)
     register_all_arrays(adapters)
+    adapters.register_loader("timestamptz", _TimeLoader)
     # set_json_loads without a context changes the default loader itself, which this map would share
     set_json_loads(_loads, adapters)
     set_json_dumps(json.dumps, adapters)
