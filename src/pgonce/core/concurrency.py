@@ -101,7 +101,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
     os.register_at_fork(after_in_child=alarm.forget)
 
 
-class repeating:  # noqa: N801 -- its twin is a function
+class repeating:  # noqa: N801 -- a function to its callers
     """Run ``action`` every ``seconds`` during the body, in a thread, until it returns False.
 
     The body cannot be cancelled: it reads ``run.lost``, and its transactions refuse to commit. The thread is started

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import wraps
 from types import TracebackType
@@ -30,8 +30,12 @@ class _Block:
     def __init__(self, wrapped: Any, call: str, name: str) -> None:
         self._wrapped = wrapped
         self._call = call
-        self._write = f"write `{self.keyword} {call} as {name}:`"
+        self._name = name
         self._is_entered = self._is_noticed = False
+
+    @property
+    def _write(self) -> str:
+        return f"write `{self.keyword} {self._call} as {self._name}:`"
 
     @classmethod
     def made_by(cls, call: str, name: str) -> Callable[[Callable[P, V]], Callable[P, V]]:
@@ -91,12 +95,12 @@ class AsyncWithBlock(_Block, AbstractAsyncContextManager[T], Generic[T]):
 
     keyword = "async with"
 
-    async def __aenter__(self) -> T:
-        entered: T = await self._enter_once().__aenter__()
+    def __aenter__(self) -> Awaitable[T]:
+        entered: Awaitable[T] = self._enter_once().__aenter__()
         return entered
 
-    async def __aexit__(
+    def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        left: bool | None = await self._leave().__aexit__(kind, error, trace)
+    ) -> Awaitable[bool | None]:
+        left: Awaitable[bool | None] = self._leave().__aexit__(kind, error, trace)
         return left

@@ -127,6 +127,8 @@ class Guard:
             # else than this run, and a run that is left open blocks its successors for a whole window.
             run.fail(error)
             raise
+        finally:
+            run.close()
 
     def _begin(self, by: Callable[[UUID], Call[UUID | None]], start: calls.Start) -> UUID | None:
         """The id of the run that ``by`` starts; None on overlap."""

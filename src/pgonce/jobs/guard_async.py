@@ -126,6 +126,8 @@ class AsyncGuard:
             # else than this run, and a run that is left open blocks its successors for a whole window.
             await run.fail(error)
             raise
+        finally:
+            run.close()
 
     async def _begin(self, by: Callable[[UUID], Call[UUID | None]], start: calls.Start) -> UUID | None:
         """The id of the run that ``by`` starts; None on overlap."""

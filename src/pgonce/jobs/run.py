@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -283,20 +283,19 @@ class Run:
         """Seconds from one heartbeat to the next."""
         return min(self.window.total_seconds() / 3, BEAT)
 
-    @contextmanager
-    def beating(self) -> Iterator[None]:
+    def beating(self) -> AbstractContextManager[None]:
         """Send a heartbeat every third of the window during the body, and end the run when its time is over."""
-        limit = None if self._timeout is None else self._timeout.total_seconds()
         beats = repeating(self._send_heartbeat, self._every, self.window.total_seconds() - self._every)
-        try:
-            if limit is None:
-                with beats:
-                    yield
-            else:
-                with beats, time_limit(None, limit, self.fail):
-                    yield
-        finally:
-            self._sender.close()
+        return beats if self._timeout is None else self._limited(beats, self._timeout.total_seconds())
+
+    @contextmanager
+    def _limited(self, beats: AbstractContextManager[None], limit: float) -> Iterator[None]:
+        with beats, time_limit(None, limit, self.fail):
+            yield
+
+    def close(self) -> None:
+        """Close the connection of the heartbeats, after the last one."""
+        self._sender.close()
 
     def end(self) -> None:
         """End the run as succeeded, with its counts; or as failed, when it was stopped.

@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -282,20 +282,19 @@ class AsyncRun:
         """Seconds from one heartbeat to the next."""
         return min(self.window.total_seconds() / 3, BEAT)
 
-    @asynccontextmanager
-    async def beating(self) -> AsyncIterator[None]:
+    def beating(self) -> AbstractAsyncContextManager[None]:
         """Send a heartbeat every third of the window during the body, and end the run when its time is over."""
-        limit = None if self._timeout is None else self._timeout.total_seconds()
         beats = repeating(self._send_heartbeat, self._every, self.window.total_seconds() - self._every)
-        try:
-            if limit is None:
-                async with beats:
-                    yield
-            else:
-                async with beats, time_limit(None, limit, self.fail):
-                    yield
-        finally:
-            self._sender.close()
+        return beats if self._timeout is None else self._limited(beats, self._timeout.total_seconds())
+
+    @asynccontextmanager
+    async def _limited(self, beats: AbstractAsyncContextManager[None], limit: float) -> AsyncIterator[None]:
+        async with beats, time_limit(None, limit, self.fail):
+            yield
+
+    def close(self) -> None:
+        """Close the connection of the heartbeats, after the last one."""
+        self._sender.close()
 
     async def end(self) -> None:
         """End the run as succeeded, with its counts; or as failed, when it was stopped.
