@@ -24,7 +24,7 @@ declare
 begin
   if coalesce(p_name, '') = '' then raise sqlstate '22023' using message = 'the name must not be empty'; end if;
   -- Concurrent attempts wait for each other: otherwise a hundred of them would all be counted as the first one.
-  perform pg_advisory_xact_lock(hashtextextended('pgonce console login', 0));
+  perform pg_advisory_xact_lock(hashtextextended('pgonce console login ' || current_schema(), 0));
   delete from pgonce_console_logins where attempted_at < clock_timestamp() - interval '1 day';
   select count(*) filter (where l.address = p_address), count(*) into v_both, v_name
   from pgonce_console_logins l where l.name = p_name and l.attempted_at > v_since;

@@ -11,7 +11,7 @@ declare
 begin
   perform pgonce_console_operator(p_session);
   -- The form of a double click or a reloaded page is sent twice, and asks for one run.
-  perform pg_advisory_xact_lock(hashtextextended('pgonce request ' || p_job_name, 0));
+  perform pg_advisory_xact_lock(hashtextextended('pgonce request ' || current_schema() || chr(10) || p_job_name, 0));
   select q.id into v_id from pgonce_job_requests q
   where q.job_name = p_job_name and q.key is not distinct from p_key and q.scope = coalesce(p_scope, '{}')
     and q.answered_at is null and q.requested_at > clock_timestamp() - interval '1 hour' limit 1;

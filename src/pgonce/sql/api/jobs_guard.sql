@@ -189,7 +189,7 @@ begin
       v_keys := pgonce_slot_keys(p_key, (
         select slots from pgonce_job_schedules where job_name = p_job_name and key = p_key));
       if cardinality(v_keys) > 1 then  -- the job has slots in another release, see pgonce_start_job_run_in_slot
-        perform pg_advisory_xact_lock(hashtextextended('pgonce slots ' || p_job_name || chr(10) || p_key, 0));
+        perform pg_advisory_xact_lock(hashtextextended('pgonce slots ' || current_schema() || chr(10) || p_job_name || chr(10) || p_key, 0));
       end if;
       if exists (
         select from cron_job_runs
@@ -227,7 +227,7 @@ begin
       if found and v_expired then
         -- Concurrent takeovers wait for each other here. Each one that loses then sees the winner's committed row and names the
         -- right run. With the row lock alone, half of 200 losers named the dead run.
-        perform pg_advisory_xact_lock(hashtextextended('pgonce ' || p_job_name || chr(10) || p_key, 0));
+        perform pg_advisory_xact_lock(hashtextextended('pgonce ' || current_schema() || chr(10) || p_job_name || chr(10) || p_key, 0));
         perform pgonce_correct_heartbeats();
         perform pgonce_abandon_job_run(p_job_name, p_key);
         select id, started_at into v_holder, v_since

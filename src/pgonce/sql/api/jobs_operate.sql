@@ -262,7 +262,7 @@ begin
   if (p_slots between 1 and 1000) is not true then
     raise sqlstate '22023' using message = 'the number of slots must be from 1 to 1000';
   end if;
-  perform pg_advisory_xact_lock(hashtextextended('pgonce slots ' || p_job_name || chr(10) || p_key, 0));
+  perform pg_advisory_xact_lock(hashtextextended('pgonce slots ' || current_schema() || chr(10) || p_job_name || chr(10) || p_key, 0));
   if p_scheduled_for is not null then
     -- Without a schedule nothing says how many slots another release has: then all that it may have are looked up.
     if exists (

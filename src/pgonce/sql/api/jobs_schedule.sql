@@ -204,7 +204,7 @@ begin
   -- slots, and the first attempt was in one, no other run of the job may be running.
   if p_slots is not null or v_slots is not null and v_base <> r.key then
     v_keys := r.key || pgonce_slot_keys(v_base, greatest(p_slots, v_slots));
-    perform pg_advisory_xact_lock(hashtextextended('pgonce slots ' || r.job_name || chr(10) || v_base, 0));
+    perform pg_advisory_xact_lock(hashtextextended('pgonce slots ' || current_schema() || chr(10) || r.job_name || chr(10) || v_base, 0));
     select case when c.is_free then case when p_slots is null then v_base else c.slot end end into v_key
     from pgonce_choose_job_slot(coalesce(p_slots, 1), r.job_name, v_base) c;
   end if;

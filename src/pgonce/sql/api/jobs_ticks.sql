@@ -32,7 +32,7 @@ declare
   v_started_at timestamptz;
 begin
   -- Registrations and clean stops run one at a time: each must see what the others have written.
-  perform pg_advisory_xact_lock(hashtextextended('pgonce job schedules', 0));
+  perform pg_advisory_xact_lock(hashtextextended('pgonce job schedules ' || current_schema(), 0));
   select started_at, jobs into v_started_at, v_jobs from pgonce_processes where id = p_process_id;
   if not found or exists (select from pgonce_live_processes p
              where p.does = 'jobs' and p.app = p_app and p.id <> p_process_id and p.started_at > v_started_at and p.jobs && v_jobs) then
@@ -89,7 +89,7 @@ declare
   v_own pgonce_processes;
   v_deleted integer := 0;
 begin
-  perform pg_advisory_xact_lock(hashtextextended('pgonce job schedules', 0));
+  perform pg_advisory_xact_lock(hashtextextended('pgonce job schedules ' || current_schema(), 0));
   delete from pgonce_processes where id = p_process_id returning * into v_own;
   if found and exists (select from pgonce_live_processes p where p.does = 'jobs' and p.app = v_own.app and p.jobs && v_own.jobs) then
     delete from pgonce_job_schedules s

@@ -160,7 +160,7 @@ language plpgsql set search_path from current as $$
 begin
   if p_order_key is null then
     return null;
-  elsif not pg_try_advisory_xact_lock(hashtextextended('pgonce order ' || p_order_key, 0)) then
+  elsif not pg_try_advisory_xact_lock(hashtextextended('pgonce order ' || current_schema() || chr(10) || p_order_key, 0)) then
     return interval '1 second';
   elsif exists (
       select from webhook_events e
@@ -184,7 +184,7 @@ declare
   v_checks boolean;
 begin
   if p_order_key is null then return; end if;
-  perform pg_advisory_xact_lock(hashtextextended('pgonce order ' || p_order_key, 0));
+  perform pg_advisory_xact_lock(hashtextextended('pgonce order ' || current_schema() || chr(10) || p_order_key, 0));
   select n.id, n.next_attempt_at into v_next from webhook_events n
   where n.order_key = p_order_key and n.next_attempt_at is not null and n.status = 'processing' and n.lease is null
   order by n.received_at, n.id limit 1;
