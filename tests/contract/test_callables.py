@@ -223,19 +223,50 @@ def test_a_cursor_is_a_result(database: str, conn: Connection[Any]) -> None:
         )
 
 
-def test_a_worker_runs_an_object_whose_call_is_asynchronous(database: str, conn: Connection[Any]) -> None:
+class Pay:
+    """Objects of this class have no hash, as those of a dataclass."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    async def __call__(self, event: pgonce.Event, tx: psycopg.AsyncConnection[Any]) -> None:
+        await tx.execute("insert into effects (event) values (%s)", [event.id])
+
+    @staticmethod
+    async def pay(event: pgonce.Event, tx: psycopg.AsyncConnection[Any]) -> None:
+        await Pay()(event, tx)
+
+
+class PayAll:
+    __hash__ = None  # type: ignore[assignment] # the same
+
+    async def __call__(self, events: list[pgonce.Event], tx: psycopg.AsyncConnection[Any]) -> None:
+        for event in events:
+            await Pay.pay(event, tx)
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        lambda app: app.webhook("pay")(Pay()),
+        lambda app: app.webhook("pay", coalesce=True)(Pay()),
+        lambda app: app.webhook("pay")(functools.partial(Pay())),
+        lambda app: app.webhook("pay")(vars(Pay)["pay"]),  # as the decorator above @staticmethod gets it
+        lambda app: app.webhook_batch("pay")(PayAll()),
+        lambda app: app.webhook_batch("pay")(functools.partial(PayAll())),
+    ],
+    ids=["object", "coalesce", "partial", "staticmethod", "batch", "partial batch"],
+)
+def test_a_worker_runs_an_object_whose_call_is_asynchronous(
+    database: str, conn: Connection[Any], register: Callable[[pgonce.App], object]
+) -> None:
     conn.execute("create table effects (event text)")
-
-    class Pay:
-        async def __call__(self, event: pgonce.Event, tx: psycopg.AsyncConnection[Any]) -> None:
-            await tx.execute("insert into effects (event) values (%s)", [event.id])
-
     app = pgonce.App()
-    app.webhook("pay")(Pay())
+    register(app)
     with databases.open_pool(database, 1) as pool:
         call(pool, webhooks.queue_webhooks([stripe.read(body("evt_1"))], [None]), "public")
     with Worker(app, database, poll=0.05):
-        wait_until(lambda: event(conn, "evt_1")[0] == "succeeded", "the event is handled")
+        wait_until(lambda: event(conn, "evt_1")[0] != "processing", "the event is handled")
+    assert event(conn, "evt_1") == ("succeeded", None)
     assert conn.execute("select event from effects").fetchall() == [("evt_1",)]
 
 

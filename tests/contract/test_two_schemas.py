@@ -16,8 +16,7 @@ ORDERED = (
     "select complete_webhook(id, lease) from pgonce_claim_webhooks()",
 )
 TAKEN_OVER = (
-    "insert into cron_job_runs (job_name, started_at, heartbeat_at)"
-    " values ('figures', now() - interval '1 day', now() - interval '1 day')",
+    "insert into cron_job_runs (job_name, heartbeat_at) values ('figures', now() - interval '1 day')",
     "select start_job_run('figures') is not null",
 )
 

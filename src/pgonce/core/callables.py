@@ -23,6 +23,8 @@ _LAZY = (map, filter, starmap, partial, FunctionType, MethodType, ContextDecorat
 
 def is_async(function: Any) -> bool:
     """Whether calling ``function``, or its ``__call__``, makes a coroutine."""
+    while isinstance(function, partial | staticmethod):  # inspect looks only for a function in them
+        function = function.func if isinstance(function, partial) else function.__func__
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 

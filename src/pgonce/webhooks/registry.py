@@ -22,7 +22,7 @@ from pgonce.webhooks.glob import any_of, check_sets, overlap
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # the function may be an object that has no hash
 class Handler:
     """A function for the events whose type matches ``pattern``."""
 
