@@ -259,9 +259,13 @@ def translated(context: AbstractContextManager[T]) -> Iterator[T]:
             raise translate(error) from error
 
 
-def connection(pool: Pool) -> AbstractContextManager[Connection[Any]]:
-    """A connection of the pool that the server has not closed. Raises DatabaseUnavailable if there is none in time."""
-    return translated(_borrowed(pool))
+def connection(pool: Pool, within: float | None = None) -> AbstractContextManager[Connection[Any]]:
+    """A connection of the pool that the server has not closed.
+
+    Raises:
+        DatabaseUnavailable: there is none within this many seconds; None: the pool's timeout.
+    """
+    return translated(_borrowed(pool, within))
 
 
 @contextmanager
@@ -283,14 +287,14 @@ def _was_closed(conn: Connection[Any]) -> bool:
     return False
 
 
-def get_connection(pool: Pool) -> Connection[Any]:
+def get_connection(pool: Pool, within: float | None = None) -> Connection[Any]:
     """A connection of the pool that the server has not closed; to be given back with ``putconn``.
 
-    It waits for the pool's timeout once, however many closed connections the pool has.
+    It waits for ``within`` seconds, or the pool's timeout, once, however many closed connections the pool has.
     """
     running_loop()
     refuse_inherited(pool)
-    until = time.monotonic() + pool.timeout
+    until = time.monotonic() + (pool.timeout if within is None else within)
     while _was_closed(conn := pool.getconn(max(until - time.monotonic(), 0.001))):
         close_for_good(conn)
         pool.putconn(conn)  # which opens another in its place
@@ -301,8 +305,8 @@ def get_connection(pool: Pool) -> Connection[Any]:
 
 
 @contextmanager
-def _borrowed(pool: Pool) -> Iterator[Connection[Any]]:
-    conn = get_connection(pool)
+def _borrowed(pool: Pool, within: float | None) -> Iterator[Connection[Any]]:
+    conn = get_connection(pool, within)
     try:
         with conn:  # commits or rolls back; the pool's connections stay open
             yield conn

@@ -260,9 +260,13 @@ async def translated(context: AbstractAsyncContextManager[T]) -> AsyncIterator[T
             raise translate(error) from error
 
 
-def connection(pool: Pool) -> AbstractAsyncContextManager[AsyncConnection[Any]]:
-    """A connection of the pool that the server has not closed. Raises DatabaseUnavailable if there is none in time."""
-    return translated(_borrowed(pool))
+def connection(pool: Pool, within: float | None = None) -> AbstractAsyncContextManager[AsyncConnection[Any]]:
+    """A connection of the pool that the server has not closed.
+
+    Raises:
+        DatabaseUnavailable: there is none within this many seconds; None: the pool's timeout.
+    """
+    return translated(_borrowed(pool, within))
 
 
 @asynccontextmanager
@@ -284,14 +288,14 @@ async def _was_closed(conn: AsyncConnection[Any]) -> bool:
     return False
 
 
-async def get_connection(pool: Pool) -> AsyncConnection[Any]:
+async def get_connection(pool: Pool, within: float | None = None) -> AsyncConnection[Any]:
     """A connection of the pool that the server has not closed; to be given back with ``putconn``.
 
-    It waits for the pool's timeout once, however many closed connections the pool has.
+    It waits for ``within`` seconds, or the pool's timeout, once, however many closed connections the pool has.
     """
     running_loop()
     refuse_inherited(pool)
-    until = time.monotonic() + pool.timeout
+    until = time.monotonic() + (pool.timeout if within is None else within)
     while await _was_closed(conn := await pool.getconn(max(until - time.monotonic(), 0.001))):
         close_for_good(conn)
         await pool.putconn(conn)  # which opens another in its place
@@ -302,8 +306,8 @@ async def get_connection(pool: Pool) -> AsyncConnection[Any]:
 
 
 @asynccontextmanager
-async def _borrowed(pool: Pool) -> AsyncIterator[AsyncConnection[Any]]:
-    conn = await get_connection(pool)
+async def _borrowed(pool: Pool, within: float | None) -> AsyncIterator[AsyncConnection[Any]]:
+    conn = await get_connection(pool, within)
     try:
         async with conn:  # commits or rolls back; the pool's connections stay open
             yield conn

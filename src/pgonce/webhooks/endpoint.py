@@ -23,7 +23,7 @@ from pgonce.webhooks.inline import Webhooks
 from pgonce.webhooks.providers import Provider
 from pgonce.webhooks.refusals import RefusalCounter, refusal_reason
 from pgonce.webhooks.registry import WebhookRegistry
-from pgonce.webhooks.responses import MAX_BODY, Response, answer, failure
+from pgonce.webhooks.responses import MAX_BODY, Response, answer, failure, is_database_fault
 
 
 class Headers(Protocol):
@@ -91,7 +91,7 @@ class Endpoint:
             headers: the request's headers, with names in upper or lower case. Django's ``request.headers`` and
                 ``request.META`` both work. A header's value may be a list, as in AWS's multiValueHeaders.
         """
-        by, about = "the endpoint", None
+        by, about, is_away = "the endpoint", None, False
 
         def handle(event: Event, tx: Any) -> None:
             nonlocal by, about
@@ -119,9 +119,11 @@ class Endpoint:
         except Exception as error:  # noqa: BLE001 -- every failure becomes an answer
             if about is None:  # no handler was called
                 self._refusals.count(refusal_reason(error))
+            is_away = is_database_fault(error)  # another wait for a connection would be in vain
             return failure(error, by=by, about=about, on_error=self._app.on_error)
         finally:  # a serverless platform runs nothing between two deliveries
-            write_counts(self._refusals, self._connection, self._schema)
+            if not is_away:
+                write_counts(self._refusals, self._connection, self._schema)
         return answer(200, event=event.id, outcome=outcome)
 
     def _record(self, event: stripe.Body) -> str:

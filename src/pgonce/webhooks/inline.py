@@ -32,9 +32,16 @@ from pgonce.webhooks.handler_connection import SYNCED, call_back
 from pgonce.webhooks.handling import ids_of, write_counts
 from pgonce.webhooks.inbox_writer import ALONE, with_lock_timeout
 from pgonce.webhooks.refusals import RefusalCounter
+from pgonce.webhooks.responses import is_database_fault
 
 Handler: TypeAlias = Callable[[Event, Connection[Any]], Result[object]]
 Outcome: TypeAlias = Literal["succeeded", "ignored", "done", "queued"]
+
+CLAIM = timedelta(minutes=1)
+"""How long a claim is valid at most. It bridges the time until the mark locks the row: a locked row counts as held."""
+END_SECONDS = 2.0
+"""Seconds that the end of a failed attempt waits for a connection, after the attempt may have waited for one already.
+Stripe waits for about 20 s for an answer."""
 
 
 class _Refused(Exception):
@@ -49,7 +56,8 @@ class Webhooks:
         secrets: the endpoint's secrets (``whsec_...``); several while one is being rolled.
         schema: where ``pgonce migrate`` put the tables.
         tolerance: seconds that a signature's timestamp may differ from now, in both directions.
-        lease: how long after a crash a redelivery takes the event over.
+        lease: how long the handler's transaction may be idle before the server ends it, and how long after a crash a
+            redelivery takes the event over, which is never later than after a minute.
 
     Raises:
         InvalidArgument: a secret is not set (None, blank), or is an API key.
@@ -104,8 +112,9 @@ class Webhooks:
         try:
             with self._refusals:
                 yield
-        except Exception:
-            self._write_refusals()
+        except Exception as error:
+            if not is_database_fault(error):  # otherwise it would wait for a connection once more
+                self._write_refusals()
             raise
 
     def _write_refusals(self, every: float | None = None) -> None:
@@ -151,7 +160,7 @@ class Webhooks:
     def _claim(self, body: stripe.Body) -> Claim:
         # This commit need not wait for the disk: no delivery was answered with 200 yet, and the commit of the effect
         # includes it.
-        claim = calls.claim_webhook(body, self._lease)
+        claim = calls.claim_webhook(body, min(self._lease, CLAIM))
         statement = with_lock_timeout(claim, self._schema, ALONE, synced=False)
         try:
             with connection(self._pool) as conn:
@@ -214,6 +223,10 @@ class Webhooks:
     def _fail(self, claim: Claim, error: BaseException) -> None:
         if claim.outcome != "claimed":
             return
-        reason = "".join(traceback.format_exception(error))
         with suppress(PgonceError, psycopg.Error):  # the handler's error is more important; the lease expires by itself
-            shielded(call(self._pool, calls.fail_webhook(claim, reason), self._schema))
+            shielded(self._record_failure(claim, error))
+
+    def _record_failure(self, claim: Claim, error: BaseException) -> bool:
+        reason = "".join(traceback.format_exception(error))
+        with connection(self._pool, END_SECONDS) as conn:
+            return execute(conn, calls.fail_webhook(claim, reason), self._schema)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent import futures
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import anyio
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg.conninfo import make_conninfo
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from pgonce import App, AsyncWebhooks, Webhooks
 from pgonce.core.database import open_async_pool
@@ -365,6 +367,62 @@ def test_a_delivery_during_which_the_right_to_update_is_away_is_handled_when_its
     expire(db, name)
     assert caller.deliver(body(name), effect) == "succeeded"
     assert effects(db, name) == 1
+
+
+@pytest.mark.parametrize("kind", BINDINGS)
+def test_a_claim_ends_within_a_minute_and_the_transaction_may_be_idle_for_longer(
+    module_database: str, open_caller: Open, db: Db, name: str, kind: str
+) -> None:
+    found: list[Any] = []
+
+    def handler(_event: Event, tx: Tx) -> None:
+        idle = "current_setting('idle_in_transaction_session_timeout')"
+        left = f"select lease_expires_at - received_at, {idle} from webhook_events where stripe_event_id = %s"
+        found.extend(db.execute(left.encode(), [name]).fetchone() or ())
+        found.extend(flat(tx.execute(f"select {idle}").fetchall()))
+
+    assert open_caller(kind, module_database).deliver(body(name), handler) == "succeeded"
+    assert timedelta(seconds=59) < found[0] <= timedelta(seconds=61)
+    assert found[2] == "5min"
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_delivery_waits_for_a_database_that_is_gone_after_its_claim_once(
+    network: Proxy, db: Db, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = inline if kind == "sync" else inline_async
+    monkeypatch.setattr(module, "END_SECONDS", 0.01)
+    waits: list[float | None] = []
+    about_to_begin = network.hold(b"pgonce.transaction")
+
+    class Pool(ConnectionPool[Any]):
+        def getconn(self, timeout: float | None = None) -> Any:
+            waits.append(timeout)
+            return super().getconn(timeout)
+
+    class AsyncPool(AsyncConnectionPool[Any]):
+        async def getconn(self, timeout: float | None = None) -> Any:
+            waits.append(timeout)
+            return await super().getconn(timeout)
+
+    def deliver() -> None:
+        options = {"autocommit": True}
+        with Pool(network.url, kwargs=options, min_size=1, max_size=1, open=True, timeout=30) as pool:
+            Webhooks(pool).handle(stripe.read(body(name)), effect)
+
+    async def deliver_async() -> None:
+        pool = AsyncPool(network.url, kwargs={"autocommit": True}, min_size=1, max_size=1, open=False, timeout=30)
+        async with pool:
+            await AsyncWebhooks(pool).handle(stripe.read(body(name)), lambda *_: pytest.fail("no handler was called"))
+
+    delivery = spawn(deliver if kind == "sync" else lambda: asyncio.run(deliver_async()))
+    about_to_begin.wait()
+    network.down()
+    with pytest.raises(DatabaseUnavailable):
+        delivery.result(60)
+    network.up()
+    assert row(db, name)["status"] == "processing"
+    assert [wait is not None and wait < 1 for wait in waits] == [False, False, True]
 
 
 def test_an_event_that_a_worker_will_do_is_queued(caller: Caller, db: Db, name: str) -> None:
