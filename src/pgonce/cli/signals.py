@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
@@ -17,6 +18,9 @@ from pgonce.cli.output import print_line
 T = TypeVar("T")
 STOPS = ("SIGINT", "SIGTERM", "SIGHUP")
 """The signals that ask a command to end."""
+REPEATED = 2.0
+"""Seconds in which a further signal is the same request. ``timeout`` sends SIGTERM to its command and then to the group
+of both; npm and process managers pass on a Ctrl-C that has reached the command already."""
 
 
 @contextmanager
@@ -45,21 +49,21 @@ def handled(handler: Callable[[int], object], names: tuple[str, ...] = STOPS) ->
 def first_handled(handler: Callable[[int], object]) -> Iterator[None]:
     """Call ``handler`` with the number of the first signal of the block.
 
-    A second SIGINT or SIGTERM has its usual effect. A second SIGHUP has none: a terminal that is closed sends two (the
-    kernel and the shell do), and systemd one after SIGTERM.
+    A SIGINT or SIGTERM that comes more than `REPEATED` seconds later has its usual effect. A second SIGHUP has none: a
+    terminal that is closed sends two (the kernel and the shell do), and systemd one after SIGTERM.
     """
-    asked: list[int] = []
+    began = 0.0
 
     def ask(number: int) -> None:
-        asked.append(number)
-        if len(asked) == 1:
+        nonlocal began
+        if not began:
+            began = time.monotonic()
             handler(number)
+        elif signal.Signals(number).name != "SIGHUP" and time.monotonic() - began > REPEATED:
+            restore()
+            signal.raise_signal(number)
 
-    def ask_once(number: int) -> None:
-        restore()
-        ask(number)
-
-    with handled(ask, ("SIGHUP",)), handled(ask_once, ("SIGINT", "SIGTERM")) as restore:
+    with handled(ask) as restore:
         yield
 
 
@@ -84,12 +88,13 @@ class Interrupts:
     """During the block a signal raises KeyboardInterrupt, so that a job's run ends as failed now, not a window later.
 
     The exit code is then 128 and the signal's number. In the event loop of ``run`` the first one cancels the work, as
-    asyncio does with Ctrl-C; a second one is raised.
+    asyncio does with Ctrl-C; a second one, more than `REPEATED` seconds later, is raised.
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._received: list[str] = []
+        self._heard_at = float("-inf")
         self._task: asyncio.Task[Any] | None = None
 
     def __enter__(self) -> Self:
@@ -118,6 +123,9 @@ class Interrupts:
             self._task = None
 
     def _interrupt(self, number: int) -> None:
+        if time.monotonic() - self._heard_at < REPEATED:  # it would interrupt the recording of the end
+            return
+        self._heard_at = time.monotonic()
         self._received.append(signal.Signals(number).name)
         why = f"stopped by {self._received[-1]}"
         if self._task is None or len(self._received) > 1:
