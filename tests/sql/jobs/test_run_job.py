@@ -60,3 +60,35 @@ def test_a_command_that_takes_longer_than_its_window_is_at_work_to_whoever_asks(
     conn.execute("select pg_advisory_unlock(7)")
     call.result(60)
     assert conn.execute("select status from cron_job_runs").fetchall() == [("succeeded",)]
+
+
+def test_a_command_that_hangs_is_ended_by_hand(conn: Connection, session: Any) -> None:
+    """`pgonce job end` and `stop` waited for the end of the command."""
+    conn.execute("select pg_advisory_lock(7)")
+    other, operator = session(), session()
+    call = spawn(other.execute, "call run_job('nightly', 'select pg_advisory_lock(7)')")
+    wait_until(lambda: is_waiting_for_lock(conn, other), "the command")
+    with pytest.raises(psycopg.Error) as refused:
+        operator.execute("select pgonce_stop_job_run(id) from cron_job_runs")
+    assert refused.value.sqlstate == "PT409"
+    hint = f"reads no request; the role postgres may end it: select pg_terminate_backend({other.info.backend_pid})"
+    assert hint in str(refused.value)
+    assert operator.execute("select pgonce_end_job_run(id, 'it hangs') from cron_job_runs").fetchall() == [(True,)]
+    with pytest.raises(psycopg.OperationalError):
+        call.result(60)
+    assert conn.execute("select status, error_message from cron_job_runs").fetchall() == [
+        ("failed", "ended by hand: it hangs")
+    ]
+
+
+def test_a_command_of_another_role_that_hangs_is_named(conn: Connection, session: Any) -> None:
+    conn.execute("select pg_advisory_lock(7)")
+    other, operator = session(), session()
+    call = spawn(other.execute, "call run_job('nightly', 'select pg_advisory_lock(7)')")
+    wait_until(lambda: is_waiting_for_lock(conn, other), "the command")
+    operator.execute("set role service_role")
+    with pytest.raises(psycopg.Error, match=f"role postgres may end it: .*{other.info.backend_pid}"):
+        operator.execute("select pgonce_end_job_run(id, 'it hangs') from cron_job_runs")
+    conn.execute("select pg_advisory_unlock(7)")
+    call.result(60)
+    assert conn.execute("select status from cron_job_runs").fetchall() == [("succeeded",)]

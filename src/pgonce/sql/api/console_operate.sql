@@ -65,7 +65,8 @@ declare
   r cron_job_runs;
 begin
   perform pgonce_console_operator(p_session);
-  select * into r from cron_job_runs where id = p_run_id for no key update;
+  perform pgonce_lock_job_run(p_run_id);
+  select * into r from cron_job_runs where id = p_run_id;
   if not pgonce_stop_job_run(p_run_id) then return false; end if;
   perform pgonce_audit_write('stop', 'run', p_run_id::text, p_before => r.status,
                              p_after => case r.status when 'running' then 'stop requested' else 'its retry was cancelled' end, p_reason => p_reason,

@@ -17,6 +17,25 @@ $$;
 comment on function pgonce_is_job_run_locked(uuid) is
   'pgonce: whether an open transaction of another session has locked the row of a run, as run_job does while its command runs.';
 
+-- run_job keeps the row locked while its command runs: whoever wants to stop or end that run would wait for the end of the command.
+create or replace function pgonce_lock_job_run(p_run_id uuid) returns void
+language plpgsql set search_path from current set lock_timeout = '3s' as $$
+declare
+  v_pid integer;
+  v_role text;
+begin
+  perform from cron_job_runs where id = p_run_id for no key update;
+exception when lock_not_available then
+  select a.pid, a.usename into v_pid, v_role
+  from cron_job_runs r join pg_catalog.pg_locks l on l.locktype = 'transactionid' and l.transactionid = r.xmax and l.granted
+  join pg_catalog.pg_stat_activity a on a.pid = l.pid where r.id = p_run_id limit 1;
+  raise sqlstate 'PT409' using message = format('run %s is at work inside the database, in an open transaction, and reads no request%s', p_run_id,
+    '; the role ' || v_role || ' may end it: select pg_terminate_backend(' || v_pid || ')');
+end $$;
+comment on function pgonce_lock_job_run(uuid) is
+  'pgonce: locks the row of a run. PT409 = another transaction has had it locked for 3 s, as run_job has while its command runs. The '
+  'message names its session.';
+
 create or replace function pgonce_has_heartbeat(p_run_id uuid, p_window interval) returns boolean
 language sql stable set search_path from current as $$
   select exists (select from pgonce_job_heartbeats where run_id = p_run_id and heartbeat_at + p_window > clock_timestamp())

@@ -17,8 +17,14 @@
 create or replace function pgonce_end_job_run(p_run_id uuid, p_reason text) returns boolean
 language plpgsql set search_path from current as $$
 declare
-  v_now timestamptz := clock_timestamp();
+  v_now timestamptz;
 begin
+  if pgonce_is_job_run_locked(p_run_id) then
+    perform pg_terminate_backend(pid) from pg_stat_activity
+    where application_name = 'pgonce ' || p_run_id and usename = current_user and pid <> pg_backend_pid();
+  end if;
+  perform pgonce_lock_job_run(p_run_id);
+  v_now := clock_timestamp();
   update cron_job_runs
   set status = 'failed', completed_at = v_now, error_message = 'ended by hand: ' || coalesce(nullif(p_reason, ''), 'no reason given'),
       duration_ms = pgonce_elapsed_ms(started_at, v_now)

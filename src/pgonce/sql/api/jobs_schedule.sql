@@ -79,6 +79,7 @@ comment on function pgonce_report_job_run(uuid, integer, integer, bigint, bigint
 create or replace function pgonce_stop_job_run(p_run_id uuid) returns boolean
 language plpgsql set search_path from current as $$
 begin
+  perform pgonce_lock_job_run(p_run_id);
   update cron_job_runs set stop_requested_at = coalesce(stop_requested_at, clock_timestamp())
   where id = p_run_id and status || '' = 'running';
   if found then return true; end if;
