@@ -365,6 +365,7 @@ def test_ls_has_a_line_for_each_job_with_what_is_usual_what_comes_next_and_what_
         " values ('dump', 'succeeded', now() - interval '3 days', now() - interval '3 days', 42000)"
     )
     assert run("expect", "dump", "--every", "1 day")[0] == 0
+    conn.execute("update pgonce_job_expectations set since = now() - interval '2 days'")
     assert run("expect", "dump", "--within", "20 minutes")[1] == "dump: expected in less than 20 min\n"
     refusal = "pgonce: pass --every or --within, or --never: see pgonce job expect --help\n"
     assert run("expect", "dump")[::2] == (2, refusal)

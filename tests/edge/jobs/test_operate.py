@@ -287,8 +287,38 @@ def test_the_end_of_a_pause_breaks_no_promise(conn: Connection) -> None:
     assert reason.endswith(", was refused: paused: the printer is broken")
 
 
+def test_an_earlier_run_breaks_no_promise_that_is_new_or_has_changed(conn: Connection) -> None:
+    """A deploy that made a daily job hourly raised an alert at once."""
+    conn.execute("select complete_job_run(start_job_run('j'))")
+    conn.execute("select pgonce_expect_job('j', '1 day', '5 minutes')")
+    older(conn, "20 hours")
+    conn.execute("select pgonce_expect_job('j', '1 hour', '5 minutes')")
+    assert missed(conn) == []
+    conn.execute("select pgonce_expect_job('j', null, p_within => '1 hour')")
+    conn.execute("select pgonce_expect_job('j', '1 hour', '1 minute')")
+    older(conn, "62 minutes")
+    assert len(missed(conn)) == 1, "neither the grace nor the time of a run is the promise"
+
+
+def test_the_end_of_a_pause_breaks_no_promise_if_nothing_has_tried_to_start_meanwhile(conn: Connection) -> None:
+    """A suspended CronJob of Kubernetes, for example."""
+    conn.execute("select pgonce_expect_job('j', '1 day', '5 minutes')")
+    for end in (
+        "select pgonce_resume_job('j')",
+        "update pgonce_job_pauses set paused_until = now() - interval '1 minute'",
+    ):
+        conn.execute("select pgonce_pause_job('j', 'the printer is broken')")
+        older(conn, "3 days")
+        conn.execute(end)
+        assert missed(conn) == []
+        conn.execute("delete from pgonce_job_pauses")
+        older(conn, "1 day 6 minutes")
+        assert len(missed(conn)) == 1
+
+
 def test_a_promise_of_months_is_of_calendar_months(conn: Connection) -> None:
     conn.execute("select pgonce_expect_job('j', '6 months', '5 minutes')")
+    conn.execute("update pgonce_job_expectations set since = '2000-01-01'")
     conn.execute("select complete_job_run(start_job_run('j'))")
     began = "update cron_job_runs set started_at = now() - make_interval(hours => %s * 24 + 1)"
     conn.execute(began.encode(), [180])  # six months of 30 days, and less than any six of the calendar

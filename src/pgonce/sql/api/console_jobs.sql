@@ -270,7 +270,7 @@ comment on function pgonce_console_job_requests(text) is 'pgonce: the last five 
 create or replace function pgonce_console_job_expectations(p_job_name text)
 returns table (key text, every interval, grace interval, kept_until timestamptz, last_started_at timestamptz, within interval)
 language sql stable set search_path from current set jit = off as $$
-  select e.key, e.every, e.grace, coalesce(l.started_at, e.since) + e.every, l.started_at, e.within
+  select e.key, e.every, e.grace, greatest(l.started_at, e.since) + e.every, l.started_at, e.within
   from pgonce_job_expectations e left join lateral (
     select r.started_at from (
       select h.* from cron_job_runs h where h.job_name = p_job_name order by h.job_name, h.started_at desc limit 500) r

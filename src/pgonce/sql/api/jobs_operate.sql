@@ -81,7 +81,9 @@ create or replace function pgonce_resume_job(p_job_name text) returns boolean
 language plpgsql set search_path from current as $$
 begin
   delete from pgonce_job_pauses where job_name = p_job_name;
-  return found;
+  if not found then return false; end if;
+  update pgonce_job_expectations set since = clock_timestamp() where job_name = p_job_name;
+  return true;
 end $$;
 comment on function pgonce_resume_job(text) is 'pgonce: ends the pause of a job. false = it was not paused.';
 
@@ -199,14 +201,16 @@ begin
   end if;
   insert into pgonce_job_expectations as e (job_name, key, every, grace, within) values (p_job_name, p_key, p_every, p_grace, p_within)
   on conflict (job_name, key) do update
-  set every = coalesce(excluded.every, e.every), grace = case when excluded.every is null then e.grace else excluded.grace end,
+  set since = case when excluded.every <> e.every or e.every is null then excluded.since else e.since end,
+      every = coalesce(excluded.every, e.every), grace = case when excluded.every is null then e.grace else excluded.grace end,
       within = coalesce(excluded.within, e.within)
   where (e.every, e.grace, e.within) is distinct from (
     coalesce(excluded.every, e.every), case when excluded.every is null then e.grace else excluded.grace end,
     coalesce(excluded.within, e.within));
 end $$;
 comment on function pgonce_expect_job(text, interval, interval, text, interval) is
-  'pgonce: from now on the job must run at least every p_every, and each run must take less than p_within, no matter what starts it. '
+  'pgonce: from now on the job must run at least every p_every, and each run must take less than p_within, no matter what starts it. The '
+  'first interval begins now, and again when p_every changes or a pause ends. '
   'Null leaves what was expected before. If it has not run p_grace later, it is in pgonce_job_missed. Of both an alert is sent.';
 
 create or replace function pgonce_is_expected_key(p_key text, p_expected text) returns boolean

@@ -222,7 +222,8 @@ select r.job_name, r.key, r.scheduled_for, r.started_at, r.error_message from cr
 where r.status = 'skipped' and r.blocked_by is null and r.scheduled_for is not null and r.started_at > now() - interval '1 day'
   and r.error_message not like 'paused%'
 union all
--- Jobs that must run at an interval, no matter what starts them. One row for each interval that has passed, at most one a day.
+-- Jobs that must run at an interval, no matter what starts them. The interval begins with the last run, but not before the promise
+-- or the end of a pause: a deploy that makes a daily job hourly must not raise an alert. One row for each interval that has passed, at most one a day.
 -- In UTC, because a day that is added to a time is 23 or 25 hours long in some time zones. A month is a calendar month.
 select e.job_name, e.key, due.at, due.at + e.grace,
        format('it should run every %s; ', pgonce_interval_text(e.every))
@@ -235,7 +236,9 @@ select e.job_name, e.key, due.at, due.at + e.grace,
 from pgonce_job_expectations e
 left join pgonce_last_expected_runs() last on last.job_name = e.job_name and last.key = e.key
 cross join lateral (select extract(epoch from e.every)::double precision * interval '1 s' as length) every
-cross join lateral (select (coalesce(last.started_at, e.since) at time zone 'utc' + e.every) at time zone 'utc' as first) f
+cross join lateral (
+  select (greatest(last.started_at, e.since, (select p.paused_until from pgonce_job_pauses p where p.job_name = e.job_name))
+          at time zone 'utc' + e.every) at time zone 'utc' as first) f
 cross join lateral (
   select f.first + floor(greatest(extract(epoch from clock_timestamp() - e.grace - f.first), 0)
                          / extract(epoch from greatest(every.length, interval '24 hours'))) * greatest(every.length, interval '24 hours') as at) due
