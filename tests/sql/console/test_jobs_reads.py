@@ -259,6 +259,21 @@ def test_a_run_has_its_last_heartbeat_wherever_it_is_kept(conn: Connection) -> N
     assert conn.execute("select stop_seen from pgonce_console_run(%s)", [apart]).fetchone() == (True,)
 
 
+def test_of_two_containers_with_one_host_name_and_pid_no_release_is_named_if_they_differ(conn: Connection) -> None:
+    """The containers of a machine that share its network have its host name, and each has a process 1."""
+    begun = run(conn, "job", DAY, process="h:1")
+    of = "select release, app from pgonce_console_run(%s)"
+    found = []
+    for started, seen, release in [(-9, 0, "1"), (-9, -8, "0"), (1, 2, "3"), (-5, 0, "1"), (-4, 0, "2")]:
+        conn.execute(
+            "insert into pgonce_processes (id, does, host, pid, version, app, release, started_at, last_seen_at)"
+            " values (gen_random_uuid(), 'jobs', 'h', 1, '1', 'shop', %s, %s, %s)",
+            [release, DAY + hours(started), DAY + hours(seen)],
+        )
+        found += conn.execute(of, [begun]).fetchall()
+    assert found == [("1", "shop")] * 4 + [(None, None)]
+
+
 def test_a_release_is_noted_when_its_first_process_starts(conn: Connection) -> None:
     register = (
         "select pgonce_register_process(gen_random_uuid(), 'jobs', 'h', 1, '1', p_app => 'shop', p_release => %s, "

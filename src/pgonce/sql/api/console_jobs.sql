@@ -301,8 +301,11 @@ language sql stable set search_path from current set jit = off as $$
   cross join lateral pgonce_last_heartbeat(r.id, r.heartbeat_at) as b (beat)
   cross join lateral pgonce_usual_job_duration(r.job_name, r.key) u
   left join lateral (
-    select coalesce(nullif(p.release, ''), left(p.digest, 7)) as release, p.app from pgonce_processes p
-    where p.host || ':' || p.pid = r.process and p.does = 'jobs' and p.started_at <= r.started_at order by p.started_at desc limit 1) w on true
+    -- several containers may have one host name and pid: then it is not known which of them it was
+    select min(n.release) as release, min(n.app) as app from (
+      select distinct coalesce(nullif(p.release, ''), left(p.digest, 7)) as release, p.app from pgonce_processes p
+      where p.host || ':' || p.pid = r.process and p.does = 'jobs' and p.started_at <= r.started_at
+        and p.last_seen_at > r.started_at - interval '1 minute') n having count(*) = 1) w on true
   where r.id = p_run_id
 $$;
 comment on function pgonce_console_run(uuid) is
