@@ -528,7 +528,7 @@ KINDS = {
     "run_failed", "failed_in_a_row", "recovered", "skipped_in_a_row", "did_not_run", "ran_long", "dead_webhook",
     "webhook_failed", "import_failed", "import_stalled", "deliveries_refused", "deliveries_silent",
 }  # fmt: skip
-STATES = {"absent", "due", "claimed", "waiting", "delivered"}
+STATES = {"absent", "due", "claimed", "waiting", "set_back", "delivered"}
 VERBS = {"pgonce_claim_alerts", "pgonce_alert_delivered", "pgonce_alert_failed"}
 CELLS = transitions.read("alerts_deliver")
 
@@ -548,8 +548,10 @@ def test_a_verb_moves_an_alert_as_the_table_says(conn: Connection, cell: transit
         conn.execute(past)
     if cell.state == "overtaken":
         conn.execute("select pgonce_claim_alerts('c')")
-    if cell.state == "waiting":
+    if cell.state in {"waiting", "set_back"}:
         conn.execute("select pgonce_alert_failed(%s, 1, 'why')", [alert])
+    if cell.state == "set_back":
+        conn.execute("update pgonce_alerts set next_attempt_at = next_attempt_at + interval '3 hours'")
     if cell.state == "delivered":
         conn.execute("select pgonce_alert_delivered(%s)", [alert])
         conn.execute(past)
@@ -572,7 +574,8 @@ def test_a_verb_moves_an_alert_as_the_table_says(conn: Connection, cell: transit
     [row] = after
     assert (row["delivered_at"] is not None) == (cell.to == "delivered")
     assert row["attempts"] == before[0]["attempts"] + (cell.verb == "pgonce_claim_alerts")
-    assert row["last_error"] == ("why" if cell.to == "waiting" else None)
+    failed = cell.to == "waiting" or (cell.state, cell.to) == ("set_back", "claimed")
+    assert row["last_error"] == ("why" if failed else None)
     assert row["later"] or cell.to == "delivered"
 
 

@@ -92,6 +92,25 @@ def test_a_mute_holds_the_alert_back_and_is_audited_and_undone(conn: Connection)
     assert done == [("mute", "delivered", "muted until"), ("unmute", "muted", "delivered")]
 
 
+def test_after_the_clock_was_set_back_a_mute_is_as_long_as_it_was_meant(conn: Connection) -> None:
+    operator = value(conn, "select pgonce_console_identify('host', 'eva', 'operator', '')")
+    alert = value(conn, ALERT, "deliveries_refused", "signature", "k", "{}")
+    conn.execute("select pgonce_console_mute_alert(%s, %s, '1 hour', 'mended')", [operator, alert])
+    conn.execute(
+        "update pgonce_alert_mutes set muted_at = muted_at + interval '3 hours',"
+        " muted_until = muted_until + interval '3 hours'"
+    )
+    conn.execute("update pgonce_alerts set next_attempt_at = next_attempt_at + interval '3 hours'")
+    collect = "select pgonce_collect_alerts('{c}')"
+    for _ in range(2):
+        conn.execute(collect)
+        assert conn.execute("select * from pgonce_claim_alerts('c')").fetchall() == []
+        ends = "select muted_until - clock_timestamp() between '59 minutes' and '1 hour' from pgonce_alert_mutes"
+        assert value(conn, ends) is True
+    conn.execute("update pgonce_alert_mutes set muted_until = clock_timestamp()")
+    assert len(conn.execute("select * from pgonce_claim_alerts('c')").fetchall()) == 1
+
+
 def test_a_reader_cannot_mute_and_leaves_no_trace(conn: Connection) -> None:
     reader = value(conn, "select pgonce_console_identify('host', 'eva', 'reader', '')")
     alert = value(conn, ALERT, "deliveries_refused", "signature", "k", "{}")

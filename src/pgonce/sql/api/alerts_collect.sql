@@ -22,6 +22,9 @@ begin
   if v_channels is null then return 0; end if;
   select array_agg(distinct w.id) into v_watched from pgonce_alert_channels c, unnest(c.watched) as w (id)
   where c.channel = any (v_channels);
+  -- After the clock was set back, a mute would last until the clock has caught up.
+  update pgonce_alert_mutes set muted_at = v_now, muted_until = muted_until - (muted_at - v_now)
+  where muted_at > v_now + interval '1 minute';
   -- This is read before pgonce_find_alerts is called: a run that ends between the two is found by this call, and again by the
   -- next. A run that waits for its retry may never get one, hours after it failed.
   select array_agg(id) into v_unfinished

@@ -4,6 +4,7 @@
 --   due        not delivered, and its time has come: it is new, its backoff is over, or the worker that claimed it has died
 --   claimed    a worker is delivering it; the claim holds for a minute
 --   waiting    the delivery failed; the backoff is not over
+--   set_back   its time is further ahead than any backoff: the clock was set back since
 --   overtaken  claimed again by another worker than the caller
 --
 -- transitions
@@ -12,19 +13,28 @@
 -- due       | pgonce_claim_alerts    | claimed   | one of any number of workers gets it
 -- claimed   | pgonce_claim_alerts    | none      | another worker is delivering it
 -- waiting   | pgonce_claim_alerts    | none      | its backoff is not over
+-- set_back  | pgonce_claim_alerts    | claimed   | it would wait until the clock has caught up
 -- delivered | pgonce_claim_alerts    | none      | it was delivered
 -- absent    | pgonce_alert_delivered | PT404     | there is no such alert
 -- due       | pgonce_alert_delivered | delivered | the report is late, but the channel has accepted it
 -- claimed   | pgonce_alert_delivered | delivered | the usual end
 -- waiting   | pgonce_alert_delivered | delivered | the report is late, but the channel has accepted it
+-- set_back  | pgonce_alert_delivered | delivered | the report is late, but the channel has accepted it
 -- delivered | pgonce_alert_delivered | delivered | true: repeated after a lost answer
 -- overtaken | pgonce_alert_delivered | delivered | the channel has accepted it, even if another worker is delivering it
 -- absent    | pgonce_alert_failed    | PT404     | there is no such alert
 -- due       | pgonce_alert_failed    | waiting   | the report is late, but no other worker has claimed it since
 -- claimed   | pgonce_alert_failed    | waiting   | the backoff begins
 -- waiting   | pgonce_alert_failed    | waiting   | repeated after a lost answer
+-- set_back  | pgonce_alert_failed    | waiting   | the backoff begins
 -- delivered | pgonce_alert_failed    | false     | another worker has delivered it
 -- overtaken | pgonce_alert_failed    | false     | another worker is delivering it
+
+create or replace function pgonce_alert_backoff(p_attempts integer) returns interval
+language sql immutable parallel safe set search_path from current as $$
+  select least(interval '30 seconds' * 2 ^ least(greatest(p_attempts, 1) - 1, 20), interval '1 hour')
+$$;
+comment on function pgonce_alert_backoff(integer) is 'pgonce: the time from the end of this attempt to the next one.';
 
 create or replace function pgonce_claim_alerts(p_channel text, p_limit integer default 1)
 returns table (id uuid, attempt integer, kind text, subject text, message text, detail jsonb, created_at timestamptz)
@@ -37,7 +47,11 @@ language sql set search_path from current as $$
     select d.id from pgonce_alerts d
     join (select n.subject, max(n.created_at) as newest from pgonce_alerts n
           where n.channel = p_channel and n.delivered_at is null group by n.subject) s on s.subject = d.subject
-    where d.channel = p_channel and d.delivered_at is null and d.next_attempt_at <= clock_timestamp()
+    where d.channel = p_channel and d.delivered_at is null
+      and (d.next_attempt_at <= clock_timestamp()
+        or d.next_attempt_at > clock_timestamp() + pgonce_alert_backoff(d.attempts) + interval '1 minute'
+          and not exists (select from pgonce_alert_mutes m
+                          where m.kind = d.kind and m.subject = d.subject and m.muted_until > clock_timestamp()))
       and not exists (
         select from pgonce_alerts o
         where d.kind = 'recovered' and o.channel = p_channel and o.subject = d.subject and o.delivered_at is null
@@ -65,7 +79,7 @@ language plpgsql set search_path from current as $$
 begin
   update pgonce_alerts
   set last_error = p_error,
-      next_attempt_at = clock_timestamp() + least(interval '30 seconds' * 2 ^ least(attempts - 1, 20), interval '1 hour')
+      next_attempt_at = clock_timestamp() + pgonce_alert_backoff(attempts)
   where id = p_id and attempts = p_attempt and delivered_at is null;
   if found then return true; end if;
   if not exists (select from pgonce_alerts where id = p_id) then
