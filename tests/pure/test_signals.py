@@ -29,13 +29,17 @@ def test_a_repeated_signal_ends_nothing_and_a_later_one_has_its_usual_effect(
 
 
 def test_a_repeated_signal_does_not_interrupt_the_recording_of_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SystemExit) as ended, signals.Interrupts("letters"):
-        try:
-            monkeypatch.setattr(signals, "REPEATED", 3600.0)
-            signal.raise_signal(signal.SIGINT)
-        finally:
-            signal.raise_signal(signal.SIGTERM)
-            monkeypatch.setattr(signals, "REPEATED", -1.0)
-            with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+    def work() -> None:
+        with signals.Interrupts("letters"):
+            try:
+                monkeypatch.setattr(signals, "REPEATED", 3600.0)
+                signal.raise_signal(signal.SIGINT)
+            finally:
                 signal.raise_signal(signal.SIGTERM)
+                monkeypatch.setattr(signals, "REPEATED", -1.0)
+                with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+                    signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as ended:
+        work()
     assert ended.value.code == 128 + signal.SIGTERM
