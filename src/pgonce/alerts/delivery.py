@@ -22,6 +22,8 @@ from pgonce.alerts.calls import Alert
 from pgonce.core.opener import opener
 from pgonce.errors import InvalidArgument, PgonceError
 
+CHATS = ("hooks.slack.com", "discord.com", "discordapp.com", "chat.googleapis.com", "webhook.office.com")
+"""Hosts whose webhooks refuse any JSON but their own, which apprise writes."""
 TIMEOUT = 10
 """Seconds that a channel may be silent. A claim holds for a minute."""
 
@@ -49,7 +51,9 @@ def sender(url: str, name: str) -> Send:
     """
     if url.startswith(("http://", "https://", "json+http://", "json+https://")):
         endpoint = url.removeprefix("json+")
-        _request(endpoint, name)  # raises now, rather than at the first alert
+        request = _request(endpoint, name)  # raises now, rather than at the first alert
+        if endpoint == url and f".{request.host.lower()}".endswith(tuple(f".{host}" for host in CHATS)):
+            return _apprise_sender(url, name)
         return lambda alert: _open(_request(endpoint, name, alert))
     return _apprise_sender(url, name)
 

@@ -18,6 +18,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ import psycopg
 import pytest
 
 from pgonce.alerts.alerts import Alerts
-from pgonce.alerts.calls import channel_name
+from pgonce.alerts.calls import Alert, channel_name
+from pgonce.alerts.delivery import sender
 from pgonce.core.database import open_pool
 from pgonce.core.migrate import migrate
 from pgonce.errors import InvalidArgument, PgonceError
@@ -379,6 +381,21 @@ def test_neither_a_slow_channel_nor_a_slow_ping_holds_up_another_channel_or_the_
     assert slow.kinds() == channel.kinds() == {("run_failed", job): 1 for job in "abc"}
 
 
+SLACK = "https://hooks.slack.com/services/T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ"
+
+
+@apprise
+def test_the_webhook_of_a_chat_is_sent_what_the_chat_reads(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As JSON of pgonce's, it was refused with 400 for 30 days."""
+    import apprise as library
+
+    sent: list[Any] = []
+    monkeypatch.setattr(library.plugins.N_MGR["slack"], "notify", lambda _, **what: sent.append(what) or True)
+    alert = Alert(uuid4(), 1, "run_failed", "j", "job j failed", {}, datetime.now(UTC))
+    sender(SLACK, "alert URL 1")(alert)
+    assert sent == [{"title": "pgonce: run_failed j", "body": f"job j failed\n{alert.id}"}]
+
+
 def test_a_user_and_password_in_the_url_go_into_a_header(
     conn: Connection, channel: Channel, look: Callable[..., None]
 ) -> None:
@@ -439,10 +456,16 @@ def test_a_ping_url_that_cannot_be_read_is_refused_without_being_quoted(database
     assert SECRET not in str(refused.value)
 
 
-def test_without_apprise_one_line_says_what_to_install(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "url", ["slack://a/b/c", SLACK, "https://acme.webhook.office.com/webhookb2/a@b/IncomingWebhook/c/d"]
+)
+def test_without_apprise_one_line_says_what_to_install(
+    database: str, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
     monkeypatch.setitem(sys.modules, "apprise", None)
     with pytest.raises(PgonceError, match=r"^alert URL 1 needs apprise, .* pip install 'pgonce\[alerts\]'$"):
-        Alerts(database, ["slack://a/b/c"])
+        Alerts(database, [url])
+    Alerts(database, ["json+" + SLACK, "https://discord.com.example/hook"])
 
 
 def test_a_worker_tells_and_pings_and_no_output_of_it_holds_a_url(
