@@ -42,6 +42,7 @@ class ScheduleStore:
         self._unreadable: dict[Name, str] = {}
         self._registered = False
         self._retired: set[Name] = set()
+        self._said: set[Name] = set()
         self._asked = float("-inf")
         self._asking = threading.Lock()
         self._has_started = False
@@ -134,6 +135,12 @@ class ScheduleStore:
                     self._retired = call_with_timeouts(pool, retired, self._schema)
                 finally:  # without a database each of these threads would wait for the one before it, ten seconds each
                     self._asked = time.monotonic()
+            if name in self._retired and name not in self._said:
+                self._said.add(name)
+                log.warning(
+                    "job %s: a newer start of the app %s has no such schedule, so that this process does not start it:"
+                    " see `pgonce ps`", name[0], self._process.app or "without a name",
+                )  # fmt: skip
             return name in self._retired
 
     def pass_over(self, name: Name, tick: datetime) -> None:

@@ -183,6 +183,18 @@ def test_a_tick_that_a_newer_start_has_moved_does_not_fire_at_its_old_time_eithe
     assert sorted(name for name, *_ in ticks(conn)) == ["j", "same", "same"]
 
 
+def test_a_process_whose_job_a_newer_start_does_not_have_says_once_that_it_does_not_start_it(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As of two services that both have `--app main:app` and a job of one name: nothing else is silent for ever."""
+    simulation = simulate("2026-01-01 00:00:10")
+    start(simulation, release("cleanup", "letters"), database)
+    start(simulation, release("cleanup", "orders"), database)
+    simulation.run_until("2026-01-01 00:05:10")
+    said = [each.getMessage() for each in caplog.records if "newer start of the app shop:app" in each.getMessage()]
+    assert [each.split(":")[0] for each in said] == ["job letters"]
+
+
 @pytest.mark.parametrize("name", ["reports:app", ""], ids=["another name", "no name"])
 def test_another_app_and_one_of_the_same_name_without_a_common_job_keep_their_schedules(
     database: str, conn: Connection, simulate: Callable[[str], Simulation], name: str
