@@ -194,6 +194,8 @@ def schedule(
         wanted = calls_operate.schedule_job(name, key, chosen, tick, plan.grace, catch_up, scope)
         audited(db, wanted, "schedule", "job", name, lambda _: f"{chosen.expression} {chosen.timezone}")
         print_line(f"{name}: next run {when(tick)} UTC")
+        if name not in (running := _running_jobs(db)):
+            print_line(f"{name}: no running worker has this job: {_listed(running)}", err=True)
 
 
 def _list_schedules(db: Database, json_: bool) -> None:

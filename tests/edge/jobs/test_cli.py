@@ -370,7 +370,8 @@ def test_ls_has_a_line_for_each_job_with_what_is_usual_what_comes_next_and_what_
     refusal = "pgonce: pass --every or --within, or --never: see pgonce job expect --help\n"
     assert run("expect", "dump")[::2] == (2, refusal)
     assert run("pause", "broken", "--reason", "the partner is down", "--until", "2 hours")[0] == 0
-    assert run("schedule", "new", "--cron", "0 3 1 1 *")[0] == 0
+    unknown = "new: no running worker has this job: no worker runs, see `pgonce ps`\n"
+    assert run("schedule", "new", "--cron", "0 3 1 1 *")[::2] == (0, unknown)
     code, out, _ = run("ls")
     assert code == 0
     assert "next (UTC)" in out.splitlines()[0], "a job may have another zone"
