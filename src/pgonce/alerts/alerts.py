@@ -19,7 +19,7 @@ from pgonce.alerts.delivery import Send, failure_reason, ping_sender, sender
 from pgonce.core import database
 from pgonce.core.execute import call
 from pgonce.core.failures import log_errors
-from pgonce.core.service import Service
+from pgonce.core.service import Service, join_all
 from pgonce.jobs.calls import abandon_job_runs
 
 EVERY = 15.0
@@ -94,11 +94,9 @@ class Alerts(Service):
         """
         self._stop.set()
         until = None if timeout is None else time.monotonic() + timeout
-        self._looking.join(timeout)
-        threads = [self._looking, *self._threads.values()]
-        for thread in threads:
-            thread.join(None if until is None else max(until - time.monotonic(), 0))
-        ended = not any(thread.is_alive() for thread in threads)
+        self._looking.join(timeout)  # before the others, which it starts
+        left = None if until is None else max(until - time.monotonic(), 0)
+        ended = join_all([self._looking, *self._threads.values()], left)
         if ended:
             self._close_pool()
         return ended

@@ -54,12 +54,21 @@ def stop_all(services: Sequence[Service], timeout: float | None = None) -> bool:
     for thread in threads:
         thread.start()
     # a service may still have to record in the database that it has stopped; CLOSING limits that time
-    until = None if timeout is None else time.monotonic() + timeout + CLOSING
-    for thread in threads:
-        thread.join(None if until is None else max(until - time.monotonic(), 0))
+    join_all(threads, None if timeout is None else timeout + CLOSING)
     if errors:
         raise errors[0]
     return len(ended) == len(services) and all(ended)
+
+
+def join_all(threads: Sequence[threading.Thread], timeout: float | None) -> bool:
+    """Wait for the ends of all threads, within one time limit. Return whether all have ended.
+
+    ``timeout``: seconds for all of them; None: wait for ever.
+    """
+    until = None if timeout is None else time.monotonic() + timeout
+    for thread in threads:
+        thread.join(None if until is None else max(until - time.monotonic(), 0))
+    return not any(thread.is_alive() for thread in threads)
 
 
 CLOSING = 3.0

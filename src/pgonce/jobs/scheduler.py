@@ -27,7 +27,7 @@ from pgonce.core.database import call_with_timeouts
 from pgonce.core.failures import log_errors
 from pgonce.core.processes import Registration
 from pgonce.core.registration import check_app, check_count, check_schema
-from pgonce.core.service import Service
+from pgonce.core.service import Service, join_all
 from pgonce.errors import DatabaseUnavailable, PgonceError
 from pgonce.jobs import calls, calls_operate, calls_schedule
 from pgonce.jobs import calls_stats as stats
@@ -172,13 +172,10 @@ class Scheduler(Service):
             PgonceError: all has ended, and the scheduler's own thread before it was asked to.
         """
         self._stop.set()
-        until = None if timeout is None else time.monotonic() + timeout
         self._threads.stop()
         self._executor.request_stop(STOPPED)
-        threads = [thread for thread in [*self._own, *self._threads.threads] if thread.ident]  # that were started
-        for thread in threads:
-            thread.join(None if until is None else max(until - time.monotonic(), 0))
-        ended = not any(thread.is_alive() for thread in threads)
+        started = [thread for thread in [*self._own, *self._threads.threads] if thread.ident]
+        ended = join_all(started, timeout)
         if not ended:
             self._executor.close_runs(STOPPED)
         with suppress(PgonceError, psycopg.Error):  # the database is away: the row goes after a day of silence

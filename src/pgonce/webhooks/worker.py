@@ -26,7 +26,7 @@ from pgonce.core.event_loop import EventLoop
 from pgonce.core.execute import call
 from pgonce.core.processes import Registration
 from pgonce.core.registration import check_app, check_count, check_flag, check_schema, check_seconds
-from pgonce.core.service import Service
+from pgonce.core.service import Service, join_all
 from pgonce.errors import DatabaseUnavailable, InvalidArgument, PgonceError, summary
 from pgonce.webhooks import calls_queue
 from pgonce.webhooks.calls import Event
@@ -200,12 +200,10 @@ class Worker(Service):
         self._wakeups.end()
         self.wake()
         until = None if timeout is None else time.monotonic() + timeout
-        for thread in self._threads:
-            thread.join(None if until is None else max(until - time.monotonic(), 0))
+        ended = join_all(self._threads, timeout)
         if self._async_consumers is not None:
             wait([self._async_consumers], None if until is None else max(until - time.monotonic(), 0))
-        ended = not any(thread.is_alive() for thread in self._threads)
-        ended = ended and (self._async_consumers is None or self._async_consumers.done())
+            ended = ended and self._async_consumers.done()
         if ended:
             self._app.workers.discard(self)
             self._give_back()
