@@ -136,7 +136,6 @@ GROWN = [
     "pgonce_postpone_webhook(IDS[1], LEASES[1], '1 minute')",
     "pgonce_renew_webhook(IDS[1], LEASES[1])",
     "pgonce_replay_webhooks(array['evt_1'], '{processing}', LEASES[1:1])",
-    "pgonce_failed_webhooks()",
     "pgonce_list_webhooks(p_object_id => 'in_1')",
     "pgonce_list_webhooks(p_customer_id => 'cus_1')",
     "pgonce_list_webhooks(p_status => 'ignored', p_event_type => 'rare')",

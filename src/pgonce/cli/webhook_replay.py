@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime
 
 import click
@@ -15,12 +15,14 @@ from pgonce.cli.output import Moment
 from pgonce.errors import InvalidArgument, NotFound
 from pgonce.webhooks import calls_list as lists
 from pgonce.webhooks import calls_replays as replays
-from pgonce.webhooks.calls_console import UNSUCCESSFUL, Filter, list_types
+from pgonce.webhooks.calls_console import UNSUCCESSFUL, Filter, Position, list_events, list_types
 from pgonce.webhooks.glob import any_of, check_sets
 
 MOST = 1_000_000
 """Events in one replay, at most."""
 STEP = 1000
+PAGE = 500
+"""Events that a dry run reads at once; pgonce_console_webhooks returns no more."""
 
 
 def check_glob(_ctx: click.Context, param: click.Parameter, given: str | None) -> str | None:
@@ -63,18 +65,14 @@ def replay(
     if event_ids and (type_ or since or limit):
         raise click.UsageError("--type, --since and --limit are for --failed")
     if failed:
-        if dry_run:
-            seen = _print_failed(db, any_of([type_]) if type_ else None, since, limit)
-            click.echo(f"{seen} would be queued again")
-            return
         wanted = _failed(db, type_, since)
     else:
         unknown = db.call(lists.missing_webhooks(event_ids))
-        named = [match(db, each) if each in unknown else each for each in event_ids]
-        if dry_run:
-            click.echo("\n".join([*named, f"{len(named)} would be queued again"]))
-            return
-        wanted = Filter(ids=named)
+        wanted = Filter(ids=[match(db, each) if each in unknown else each for each in event_ids])
+    if dry_run:
+        found = list(wanted.ids or _ids(db, wanted, limit or MOST))
+        click.echo("\n".join([*found, f"{len(found)} would be queued again"]))
+        return
     _run(db, wanted, why, limit or MOST)
 
 
@@ -140,26 +138,12 @@ def match(db: Database, prefix: str) -> str:
     return found[0]
 
 
-def _print_failed(db: Database, types: str | None, since: datetime | None, limit: int | None) -> int:
-    seen = 0
-    for page in _failed_pages(db, types, since, limit):
-        seen += len(page)
-        click.echo("\n".join(event.stripe_event_id for event in page))
-    return seen
-
-
-def _failed_pages(
-    db: Database, types: str | None, since: datetime | None, limit: int | None
-) -> Iterator[Sequence[replays.Ended]]:
-    """Failed events, from the newest to the oldest: each event is in one page only."""
-    left, after = limit, None
-    while left is None or left > 0:
-        size = 1000 if left is None else min(left, 1000)
-        wanted = replays.failed_webhooks(types=types, since=since, after=after, limit=size)
-        page = db.call(wanted)
-        if page:
-            yield page
-        if len(page) < size:
+def _ids(db: Database, wanted: Filter, limit: int) -> Iterator[str]:
+    """The ids of the newest ``limit`` events that match, newest first."""
+    after: Position | None = None
+    while limit > 0:
+        page = db.call(list_events(wanted, after, min(limit, PAGE)))
+        yield from (event.stripe_event_id for event in page.events)
+        if page.older is None:
             return
-        after = page[-1]
-        left = left and left - len(page)
+        after, limit = page.older, limit - len(page.events)

@@ -62,17 +62,6 @@ class ReplayItem:
     """How many events of its object stand before it in the replay."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """An event that has ended, and the attempt that it ended with."""
-
-    stripe_event_id: str
-    status: str
-    lease: UUID | None
-    received_at: datetime
-    id: UUID
-
-
 def plan_replay_as(
     session: UUID, wanted: Filter, why: str | None = None, *, limit: int = 10_000, at_once: int | None = AT_ONCE
 ) -> Call[int | None]:
@@ -132,17 +121,3 @@ def erase_webhooks(customer_id: str, account: str | None, who: str, *, dry_run: 
     """Remove what a customer's ended events hold: how many, and how many are kept because they are not handled yet."""
     args = {"p_customer_id": customer_id, "p_account": account, "p_who": who, "p_dry_run": dry_run}
     return Call("pgonce_erase_webhooks", args, lambda rows: (rows[0][0], rows[0][1]))
-
-
-def failed_webhooks(
-    *, types: str | None = None, since: datetime | None = None, after: Ended | None = None, limit: int = 1000
-) -> Call[list[Ended]]:
-    """Failed events, newest first; ``types`` is a regular expression, ``after`` the last one of the page before."""
-    args = {
-        "p_types": types,
-        "p_since": since,
-        "p_before": after and after.received_at,
-        "p_after_id": after and after.id,
-        "p_limit": limit,
-    }
-    return Call("pgonce_failed_webhooks", args, rows_as(Ended))

@@ -204,6 +204,7 @@ def test_a_dry_run_says_which_and_changes_nothing(database: str, inbox: Connecti
     [
         ([], "failed dead"),
         (["--type", "invoice.*"], "dead"),
+        (["--type", "[h-j]*"], "dead"),
         (["--since", "2100-01-01"], ""),
         (["--limit", "1"], "dead"),
     ],
@@ -212,8 +213,11 @@ def test_a_dry_run_says_which_and_changes_nothing(database: str, inbox: Connecti
 def test_replay_failed_queues_what_its_options_say(
     database: str, inbox: Connection[Any], options: list[str], queued: str
 ) -> None:
+    wanted = {f"evt_{name}" for name in queued.split()}
+    _, planned, _ = pgonce(database, "webhook", "replay", "--failed", *options, "--dry-run")
+    assert set(planned.splitlines()[:-1]) == wanted
     assert pgonce(database, "webhook", "replay", "--failed", *options)[0] == 0
-    assert listed(database, "--status", "processing") == {"evt_wait", *(f"evt_{name}" for name in queued.split())}
+    assert listed(database, "--status", "processing") == {"evt_wait", *wanted}
 
 
 @pytest.mark.parametrize("arguments", [[], ["evt_1", "--failed"]], ids=["neither", "both"])

@@ -102,24 +102,6 @@ comment on function pgonce_replay_webhook(text, text, text) is
   'pgonce: queues an event again, whatever its outcome, with all attempts available again. false = it is being handled now, or its payload was erased. PT503 = a '
   'trigger or constraint of yours refuses to have it written.';
 
-create or replace function pgonce_failed_webhooks(
-  p_types text default null, p_since timestamptz default null, p_before timestamptz default null,
-  p_after_id uuid default null, p_limit integer default 1000)
-returns table (stripe_event_id text, status text, lease uuid, received_at timestamptz, id uuid)
--- Few events have failed, so the index on the status is fast. A plan for all parameters would read the whole table.
-language plpgsql stable set search_path from current set plan_cache_mode = force_custom_plan as $$
-begin
-  return query
-    select e.stripe_event_id, e.status, e.lease, e.received_at, e.id from webhook_events e
-    where e.status = 'failed' and e.status in ('processing', 'failed')
-      and (p_types is null or e.event_type ~ p_types) and (p_since is null or e.received_at >= p_since)
-      and (p_before is null or (e.received_at, e.id) < (p_before, p_after_id))
-    order by e.received_at desc, e.id desc limit p_limit;
-end $$;
-comment on function pgonce_failed_webhooks(text, timestamptz, timestamptz, uuid, integer) is
-  'pgonce: failed events, dead letters included, newest first, with what pgonce_replay_webhooks compares. p_before and p_after_id: the '
-  'received_at and id of the last row of the page before.';
-
 create or replace function pgonce_erase_webhooks(
   p_customer_id text, p_account text default null, p_who text default null, p_dry_run boolean default false, out erased integer,
   out kept integer)
