@@ -33,6 +33,11 @@ def page(path: str, endpoint: Endpoint, *, json_path: str | None = None) -> list
     return [Route(path, reads), Route(json_path or f"{path}.json", reads)]
 
 
+def file(path: str, endpoint: Endpoint) -> list[Route]:
+    """The route of a file to save."""
+    return [Route(path, cancelled_with_client(endpoint))]
+
+
 def action(path: str, endpoint: Endpoint) -> list[Route]:
     """The route of an action: a POST, which ends with ``go``."""
     return [Route(path, endpoint, methods=["POST"])]

@@ -98,4 +98,4 @@ def place(line: AuditLine) -> tuple[str, dict[str, str]] | None:
     return (found[0], {found[1]: line.object}) if found and line.object else None
 
 
-routes = [*respond.page("/audit", audit), *respond.page("/audit.csv", as_csv)[:1]]
+routes = [*respond.page("/audit", audit), *respond.file("/audit.csv", as_csv)]

@@ -13,14 +13,13 @@ from uuid import UUID
 import psycopg
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from pgonce.console import fields, respond
 from pgonce.console.actions import act
 from pgonce.console.figures import seeds as figures
 from pgonce.console.figures.seeds import Sum
 from pgonce.console.pages.jobs import NOW
-from pgonce.console.reads import cancelled_with_client, reading
+from pgonce.console.reads import reading
 from pgonce.console.respond import form, go, query, who
 from pgonce.console.sessions import AuditLine, list_audit
 from pgonce.console.text import coded, shortened
@@ -290,7 +289,7 @@ routes = [
     *respond.page("/import", import_),
     *respond.page("/import/proof", proof),
     *respond.page("/import/rejects", rejects),
-    Route("/import/rejects.csv", cancelled_with_client(rejects_csv)),
+    *respond.file("/import/rejects.csv", rejects_csv),
     *respond.page("/import/retry", confirm),
     *respond.action("/import/pause", pause),
     *respond.action("/import/resume", resume),

@@ -117,7 +117,7 @@ async def stop(request: Request) -> Response:
 
 routes = [
     *respond.page("/webhooks/replay", replay),
-    *respond.page("/webhooks/replay/table", table)[:1],
+    *respond.file("/webhooks/replay/table", table),
     *respond.page("/webhooks/replays", replays),
     *respond.action("/webhooks/plan", plan),
     *respond.action("/webhooks/replay/start", start),

@@ -335,5 +335,5 @@ routes = [
     *respond.page("/webhook/payload", payload),
     *respond.page("/webhook/ignore", confirm_ignore),
     *respond.action("/webhook/ignore", ignore),
-    *respond.page("/webhook/raw", raw)[:1],
+    *respond.file("/webhook/raw", raw),
 ]
