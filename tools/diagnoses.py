@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from pgonce.cli.webhook import REASONS
+from pgonce.webhooks.refusals import REASONS
 
 ROOT = Path(__file__).resolve().parents[1]
 API = ROOT / "src" / "pgonce" / "sql" / "api"
@@ -121,4 +121,4 @@ def files() -> Iterator[tuple[Path, str]]:
     """The pages and their texts, for tools/references.py."""
     for noun in NOUNS:
         yield page(noun)
-    yield STUCK, replaced(STUCK, {"*_diagnose.sql": waiting_for_a_person(), "cli/webhook.py": refusals()})
+    yield STUCK, replaced(STUCK, {"*_diagnose.sql": waiting_for_a_person(), "webhooks/refusals.py": refusals()})

@@ -21,18 +21,8 @@ from pgonce.webhooks import calls_replays as replays
 from pgonce.webhooks.calls_diagnose import diagnose_webhook
 from pgonce.webhooks.calls_receive import list_refused_deliveries
 from pgonce.webhooks.glob import any_of, is_glob
+from pgonce.webhooks.refusals import REASONS
 
-REASONS = {
-    "header": "no Stripe-Signature header, or not one of Stripe's: not from Stripe",
-    "signature": "the signature does not fit: is the endpoint's secret the current one?",
-    "time": "the signature is too old or in the future: is the clock right?",
-    "body": "signed, but not an event",
-    "size": "the body is over the limit (--max-body)",
-    "slow": "the body was not received in time",
-    "test": "a test event at a live endpoint (--live-only)",
-    "path": "sent with a signature to another path: is the endpoint's URL at Stripe right?",
-    "database": "the database refuses to store it: the receiver's log says why",
-}
 STATES = ["processing", "succeeded", "failed", "dead", "ignored"]
 
 

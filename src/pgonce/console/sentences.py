@@ -11,23 +11,14 @@ from pgonce.console.templating import Clock, duration, plural, span
 from pgonce.core.facts import Facts, StuckImport
 from pgonce.core.processes import ProcessLine
 from pgonce.jobs.calls_stats import JobLine, MissedTick
+from pgonce.stripe_sync import NAME as COMPARISON
+from pgonce.webhooks.refusals import REASONS
 
 State = Literal["ok", "odd", "dead", "unknown"]
 MOST_JOBS = 20
 """Jobs on the first page; those that run come first, the oldest runs before the others."""
-COMPARISON = "stripe_sync"
-"""The name that the documentation gives to the job that compares with Stripe."""
 COMPARE_WITHIN = timedelta(hours=26)
 """A comparison with Stripe that is older does not count. One a day is enough."""
-REASONS = {
-    "signature": "the signature does not fit: is the endpoint's secret the current one",
-    "time": "the signature is too old: is this machine's clock right",
-    "body": "signed, but not an event",
-    "size": "the body is over the limit",
-    "slow": "the body took too long",
-    "path": "sent to another path: is the endpoint's URL at Stripe right",
-    "database": "the database refuses to store them",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +145,7 @@ def _lost(facts: Facts, jobs: Sequence[JobLine], clock: Clock) -> Sentence:
 def _refused(facts: Facts) -> str:
     if not facts.refused:
         return "Refused deliveries in 24 hours: 0."
-    why = REASONS.get(facts.refused_reason or "", facts.refused_reason or "")
+    why = REASONS.get(facts.refused_reason or "", facts.refused_reason or "").rstrip("?")
     return f"Refused deliveries in 24 hours: {facts.refused:,}, mostly because {why}."
 
 

@@ -14,7 +14,7 @@ class Refused:
     """Deliveries that were refused for one reason."""
 
     reason: str
-    """header, signature, time, body, size, slow or test."""
+    """One of ``refusals.REASONS``."""
     deliveries: int
     first_minute: datetime
     last_minute: datetime

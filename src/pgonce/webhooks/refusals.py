@@ -18,6 +18,18 @@ from pgonce.webhooks.responses import SlowRequest, is_database_fault
 
 EVERY = 30.0
 """Seconds between two writes of the counts, so that any number of refusals costs the database little."""
+REASONS = {
+    "header": "no Stripe-Signature header, or not one of Stripe's: not from Stripe",
+    "signature": "the signature does not fit: is the endpoint's secret the current one?",
+    "time": "the signature is too old or in the future: is the clock right?",
+    "body": "signed, but not an event",
+    "size": "the body is over the limit (--max-body)",
+    "slow": "the body was not received in time",
+    "test": "a test event at a live endpoint (--live-only)",
+    "path": "sent with a signature to another path: is the endpoint's URL at Stripe right?",
+    "database": "the database refuses to store it: the receiver's log says why",
+}
+"""The reasons by which refusals are counted, and what each means."""
 
 
 def refusal_reason(error: BaseException) -> str | None:
