@@ -86,7 +86,7 @@ uvicorn.run(app, host="127.0.0.1", port=int(PORT), log_level="warning", access_l
 """
 RUN_OURS = """
 from pgonce.webhooks import http_server
-server = http_server.Server(app, stop=lambda: None)
+server = http_server.Server(app)
 server.config.lifespan = {lifespan!r}
 server.run(sockets=[http_server.listen("127.0.0.1", int(PORT))])
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 
 import click
@@ -10,9 +9,10 @@ import click
 from pgonce.cli.app_loader import load
 from pgonce.cli.options import find_url, with_schema
 from pgonce.cli.signals import handled
-from pgonce.cli.startup import describe_database
+from pgonce.cli.startup import announce, describe_database
 from pgonce.console.app import Console
 from pgonce.console.auth import hash_password
+from pgonce.core import logs
 from pgonce.errors import InvalidArgument, PgonceError
 
 
@@ -59,29 +59,22 @@ def console(
     if ctx.invoked_subcommand is not None:
         return
     url = find_url(url)  # not as a callback of the option: `hash` needs no database
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logs.configure()
     served = Console(
         load(app) if app else None, url=url, schema=schema, proxies=proxies, user_header=user_header,
         operators=operators, prefix=prefix,
     )  # fmt: skip
     try:
-        import uvicorn
-
-        from pgonce.webhooks.http_server import address_of, bounded_protocol, listen
+        from pgonce.webhooks.http_server import Server, address_of, listen
     except ImportError as error:
         raise PgonceError(f"{error.name} is not installed: pip install 'pgonce[console]'") from error
     served.check_host(host)
     served.check_installed()
     listening = listen(host, port)
-    # proxy_headers: the console reads them itself, and only from the proxies that it knows
-    settings = uvicorn.Config(
-        served, http=bounded_protocol(), proxy_headers=False, server_header=False, access_log=False, ws="none",
-        log_level="warning",
-    )  # fmt: skip
-    server = uvicorn.Server(settings)
+    server = Server(served, log_level="warning")
     with handled(lambda number: server.handle_exit(number, None)):  # uvicorn raises a signal again after its end
-        click.echo(describe_database(url, schema), err=True)
-        click.echo(f"console   {address_of(listening, host)}{prefix}/   {served.access}", err=True)
+        announce(describe_database(url, schema))
+        announce(f"console   {address_of(listening, host)}{prefix}/   {served.access}")
         server.run(sockets=[listening])
 
 

@@ -58,9 +58,8 @@ def is_json() -> bool:
     return given == "json"
 
 
-def configure(level: int = logging.INFO) -> bool:
-    """Set up the logging of a command: lines on stderr, as JSON if PGONCE_LOG says so. Returns whether it does."""
+def configure() -> None:
+    """Set up the logging of a command: lines on stderr, as JSON if PGONCE_LOG says so."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if is_json() else TextFormatter("%(message)s"))
-    logging.basicConfig(level=level, handlers=[handler])
-    return is_json()
+    logging.basicConfig(level=logging.INFO, handlers=[handler])

@@ -130,13 +130,20 @@ class Server(uvicorn.Server):
     ``stop`` ends the other services of the process, once.
     """
 
-    def __init__(self, app: Any, *, max_connections: int = MAX_CONNECTIONS, stop: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        app: Any,
+        *,
+        max_connections: int = MAX_CONNECTIONS,
+        log_level: str = "info",
+        stop: Callable[[], object] = lambda: None,
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
                 http=bounded_protocol(max_connections),
                 ws="none",
-                log_level="info",
+                log_level=log_level,
                 access_log=False,
                 log_config=None if logs.is_json() else LOGGING_CONFIG,
                 server_header=False,
