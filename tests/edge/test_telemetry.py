@@ -181,9 +181,10 @@ def test_pgonce_log_json_makes_every_line_json_with_the_ids_of_event_and_run(
     assert (failed["event_id"], failed["level"], failed["error"]) == ("evt_bad", "error", "builtins.ValueError")
     assert failed["frames"][-1].endswith("in paid")
     assert "4242" not in json.dumps(lines)
-    assert command(database, "worker", "--app", "shop", cwd=tmp_path, PGONCE_LOG="jsonn")[2].startswith(
-        "pgonce: PGONCE_LOG is 'jsonn': set it to json or text"
-    )
+    for arguments in (["worker", "--app", "shop"], ["console", "--port", "0"]):
+        assert command(database, *arguments, cwd=tmp_path, PGONCE_LOG="jsonn")[2].startswith(
+            "pgonce: PGONCE_LOG is 'jsonn': set it to json or text"
+        )
 
 
 def test_a_server_logs_text_as_a_worker_does_with_the_application_s_lines_and_no_empty_one(
