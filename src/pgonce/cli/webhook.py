@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from datetime import UTC, datetime, timedelta
 
 import click
@@ -14,7 +13,7 @@ from pgonce.cli.times import ago, took
 from pgonce.cli.watch import watchable
 from pgonce.cli.webhook_replay import check_glob, match
 from pgonce.cli.webhook_show import print_event
-from pgonce.core.processes import host
+from pgonce.core.processes import person
 from pgonce.errors import NotFound
 from pgonce.webhooks import calls_list as lists
 from pgonce.webhooks import calls_replays as replays
@@ -126,7 +125,7 @@ def erase(customer_id: str, account: str | None, yes: bool, db: Database) -> Non
 
     Example: pgonce webhook erase --customer cus_TQ4mZk
     """
-    wanted = replays.erase_webhooks(customer_id, account, _who(), dry_run=not yes)
+    wanted = replays.erase_webhooks(customer_id, account, person(), dry_run=not yes)
     if yes:
         erased, kept = audited(
             db, wanted, "erase", "customer", customer_id, lambda found: f"{found[0]} payloads erased"
@@ -136,13 +135,6 @@ def erase(customer_id: str, account: str | None, yes: bool, db: Database) -> Non
     click.echo(f"{erased} events {'erased' if yes else 'would be erased: pass --yes'}")
     if kept:
         click.echo(f"{kept} are not handled yet, or locked, and keep their payloads: erase them later", err=True)
-
-
-def _who() -> str:
-    try:
-        return f"{getpass.getuser()}@{host()}"
-    except (OSError, KeyError):  # the uid has no user name
-        return host()
 
 
 @click.command()
