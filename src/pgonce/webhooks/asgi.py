@@ -353,10 +353,10 @@ def _is_at(scope: Scope, path: str) -> bool:
     and a server pass it on.
     """
     prefix = scope.get("root_path", "").rstrip("/")
-    asked = re.sub(r"^https?://[^/]*", "", scope["path"]).rstrip("/")
+    path_sent = re.sub(r"^https?://[^/]*", "", scope["path"]).rstrip("/")
     return any(
         full.endswith(path) and f"{prefix}/".startswith(full.removesuffix(path) + "/")
-        for full in (asked, prefix + asked)
+        for full in (path_sent, prefix + path_sent)
     )
 
 

@@ -9,11 +9,11 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, NoReturn, TypeAlias
 from uuid import UUID
 
-from pgonce.core.call import Call, Row, clean, value
+from pgonce.core.call import Call, Row, clean, row_as, value
 from pgonce.core.interval import interval
 from pgonce.core.processes import this_process
 from pgonce.errors import EventBusy, InvalidArgument, InvalidPayload
-from pgonce.webhooks import complete_in_session as own
+from pgonce.webhooks import complete_in_session
 from pgonce.webhooks.stripe import Body, parse
 
 Payload: TypeAlias = dict[str, Any]
@@ -149,7 +149,7 @@ class Event:
         """
         if self.claim is None:
             raise InvalidArgument('this event is marked by pgonce itself; event.complete is for transaction="own"')
-        return own.complete(session, self.claim.id, self.claim.lease, self.schema)
+        return complete_in_session.complete(session, self.claim.id, self.claim.lease, self.schema)
 
     def ignore(self, reason: str) -> NoReturn:
         """End the event as ``ignored`` with this reason; this handler's writes are rolled back.
@@ -182,12 +182,7 @@ def claim_webhook(body: Body, lease: timedelta | str = LEASE) -> Call[Claim]:
         "p_raw": body.raw,
         "p_lease_for": lease,
     }
-    return Call("claim_webhook", args, _claim)
-
-
-def _claim(rows: Sequence[Row]) -> Claim:
-    outcome, row_id, lease, attempts = rows[0]
-    return Claim(outcome, row_id, lease, attempts)
+    return Call("claim_webhook", args, row_as(Claim))
 
 
 def queue_webhooks(

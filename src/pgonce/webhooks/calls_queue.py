@@ -10,7 +10,7 @@ from pgonce.core.call import Call, Row, clean, value
 from pgonce.webhooks import calls, stripe
 from pgonce.webhooks.calls import Claim, Event
 
-LEASE = timedelta(seconds=30)
+WORKER_LEASE = timedelta(seconds=30)
 """The lease of a worker's claim. The event's transaction starts within milliseconds, and then its row lock protects the
 event. So a short lease is enough, and events of a killed worker are soon claimed by another one."""
 RENEW = 10.0
@@ -38,7 +38,7 @@ def claim_webhooks(
     """
     args = {
         "p_limit": limit,
-        "p_lease_for": LEASE,
+        "p_lease_for": WORKER_LEASE,
         "p_max_attempts": max_attempts,
         "p_types": types,
         "p_other_types": other_types,
@@ -71,7 +71,7 @@ def queue_and_claim(
             for body, claim in claims
         ]
 
-    return Call(queue.function, {**queue.args, "p_lease_for": LEASE}, read)
+    return Call(queue.function, {**queue.args, "p_lease_for": WORKER_LEASE}, read)
 
 
 def claim_of(event: Event) -> Claim:
@@ -139,8 +139,8 @@ def statuses_of_claims(events: Sequence[Event]) -> Call[dict[UUID, str]]:
 
 
 def renew_webhook(event: Event) -> Call[bool]:
-    """Extend the claim by another `LEASE`. False: the event has an outcome, or the claim was lost."""
-    return Call("pgonce_renew_webhook", {**_key(event), "p_lease_for": LEASE}, value)
+    """Extend the claim by another `WORKER_LEASE`. False: the event has an outcome, or the claim was lost."""
+    return Call("pgonce_renew_webhook", {**_key(event), "p_lease_for": WORKER_LEASE}, value)
 
 
 def adopt_webhooks() -> Call[int]:

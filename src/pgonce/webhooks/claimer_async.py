@@ -14,7 +14,7 @@ import psycopg
 from pgonce.core.concurrency_async import Lock
 from pgonce.core.execute_async import Pool, call_unsynced
 from pgonce.errors import PgonceError, summary
-from pgonce.webhooks import calls_queue as protocol
+from pgonce.webhooks import calls_queue
 from pgonce.webhooks.calls import Event
 from pgonce.webhooks.claimed import take_all
 from pgonce.webhooks.registry import ClaimedTypes
@@ -53,7 +53,7 @@ class AsyncClaimer:
         handed: deque[Event] | None = None,
         *,
         schema: str = "public",
-        max_attempts: int = protocol.MAX_ATTEMPTS,
+        max_attempts: int = calls_queue.MAX_ATTEMPTS,
     ) -> None:
         self.pool, self._types = pool, types
         self._handed: deque[Event] = deque() if handed is None else handed
@@ -68,7 +68,7 @@ class AsyncClaimer:
         """How many events each consumer wants that claims, or waits for the lock."""
         self._claimed_last = False
         self._since: datetime | None = None
-        self._looked = self._asked = 0.0
+        self._full_look_at = self._look_at = 0.0
         self._singly_until = 0.0
 
     async def claim(self, size: int) -> list[Event]:
@@ -89,7 +89,7 @@ class AsyncClaimer:
 
     def _take(self, size: int) -> list[Event]:
         """The next batch of what was handed over; empty if the table has not been read for a while."""
-        if time.monotonic() - self._asked > LOOK and not self._claimed_last:
+        if time.monotonic() - self._look_at > LOOK and not self._claimed_last:
             return []
         self._claimed_last = False
         events: list[Event] = []
@@ -119,17 +119,17 @@ class AsyncClaimer:
 
         The commit need not reach the disk. If it is lost, only the count of one attempt is lost.
         """
-        full = self._since is None or time.monotonic() - self._looked > FULL_LOOK
+        full = self._since is None or time.monotonic() - self._full_look_at > FULL_LOOK
         since = None if full else self._since
-        self._asked = time.monotonic()
+        self._look_at = time.monotonic()
         self._claimed_last = True
         events = await self._claim_from_table(limit, self._types.all, self._types.own, since)
         self.backlog = len(events) == limit
         if full:
-            self._looked = time.monotonic()
+            self._full_look_at = time.monotonic()
         if events:
             self._since = min(event.due for event in events if event.due) - MARGIN
-        elif not full and time.monotonic() - self._looked > LOOK:
+        elif not full and time.monotonic() - self._full_look_at > LOOK:
             self._since = None
             return await self._claim_due(limit)
         return events
@@ -139,7 +139,7 @@ class AsyncClaimer:
     ) -> list[Event]:
         """Claim a batch; one by one if a trigger or constraint of the application's refuses to have it claimed."""
         wanted = partial(
-            protocol.claim_webhooks,
+            calls_queue.claim_webhooks,
             limit,
             types=included,
             other_types=excluded,

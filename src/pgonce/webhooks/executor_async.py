@@ -45,7 +45,7 @@ from pgonce.webhooks.responses import is_database_fault, status_of
 LIMIT = timedelta(minutes=5)
 """After this long without a statement the server ends a worker's transaction: its process or host is gone."""
 CHAIN = 0.2
-"""Seconds after which a chain of transactions ends, and the events it has not begun are given back."""
+"""Seconds after which a chain of transactions ends, and the events it has not begun are released."""
 MARKS = 10
 """How often a mark is tried that a concurrent transaction refuses under the user's isolation level."""
 
@@ -92,7 +92,7 @@ class AsyncExecutor:
         Raises:
             DatabaseUnavailable: an event that began has no outcome; it is claimed again when its lease runs out.
         """
-        async with meanwhile(partial(self._give_back, work, batches), CHAIN):
+        async with meanwhile(partial(self._release, work, batches), CHAIN):
             if work and not batches_first:
                 await self._handle_each(work)
             with suppress(IndexError):
@@ -100,7 +100,7 @@ class AsyncExecutor:
                     await self.handle_together(*batches.popleft())
             if work and batches_first:
                 await self._handle_each(work)
-        await self._give_back(work, batches)  # a chain that ended because its time was over
+        await self._release(work, batches)  # a chain that ended because its time was over
 
     async def _handle_each(self, work: deque[Work]) -> None:
         """Handle events one after the other, each in a transaction of its own.
@@ -275,7 +275,7 @@ class AsyncExecutor:
             await self.record(events[0], error)
             self._expired = error
 
-    async def _give_back(self, work: deque[Work], batches: deque[Batch]) -> bool:
+    async def _release(self, work: deque[Work], batches: deque[Batch]) -> bool:
         """Release the events that have not begun, and those handed over; True, for ``meanwhile``: more may come."""
         left = [*self._claimer.take_overdue(), *(event for event, _ in take_all(work))]
         left += [event for _, events in take_all(batches) for event in events]

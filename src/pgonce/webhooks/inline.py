@@ -34,7 +34,7 @@ from pgonce.webhooks.inbox_writer import ALONE, with_lock_timeout
 from pgonce.webhooks.refusals import RefusalCounter
 from pgonce.webhooks.responses import is_database_fault
 
-Handler: TypeAlias = Callable[[Event, Connection[Any]], Result[object]]
+HandlerFunction: TypeAlias = Callable[[Event, Connection[Any]], Result[object]]
 Outcome: TypeAlias = Literal["succeeded", "ignored", "done", "queued"]
 
 CLAIM = timedelta(minutes=1)
@@ -82,7 +82,7 @@ class Webhooks:
         self._lease = interval(lease, "the lease")
         self._refusals = RefusalCounter()
 
-    def receive(self, body: bytes, signature: str | None, handler: Handler) -> Outcome:
+    def receive(self, body: bytes, signature: str | None, handler: HandlerFunction) -> Outcome:
         """Verify, record and handle one delivery; when this returns, answer 200.
 
         Args:
@@ -120,7 +120,7 @@ class Webhooks:
     def _write_refusals(self, every: float | None = None) -> None:
         write_counts(self._refusals, partial(connection, self._pool), self._schema, every)
 
-    def handle(self, body: stripe.Body, handler: Handler) -> Outcome:
+    def handle(self, body: stripe.Body, handler: HandlerFunction) -> Outcome:
         """``receive`` for an event that is already verified and read; the same results and errors."""
         # a request that was cancelled at this statement left the event claimed: deliveries got 409 for five minutes
         with self._counting():
@@ -171,7 +171,7 @@ class Webhooks:
                 "answer with an error, Stripe retries"
             ) from error
 
-    def _attempt(self, claim: Claim, event: Event, handler: Handler) -> Outcome:
+    def _attempt(self, claim: Claim, event: Event, handler: HandlerFunction) -> Outcome:
         """Mark, handle, and commit both. Under a strict isolation level the mark may have to be repeated.
 
         The mark comes first: its row lock says "live" for as long as the transaction is open, however long the
@@ -186,7 +186,7 @@ class Webhooks:
                     raise error.__cause__ or error from None
         raise AssertionError
 
-    def _try(self, claim: Claim, event: Event, handler: Handler) -> Outcome:
+    def _try(self, claim: Claim, event: Event, handler: HandlerFunction) -> Outcome:
         with (
             connection(self._pool) as conn,
             resetting(conn, self._pool),

@@ -33,7 +33,7 @@ from pgonce.webhooks.inbox_writer import ALONE, with_lock_timeout
 from pgonce.webhooks.refusals import RefusalCounter
 from pgonce.webhooks.responses import is_database_fault
 
-Handler: TypeAlias = Callable[[Event, AsyncConnection[Any]], Result[object]]
+HandlerFunction: TypeAlias = Callable[[Event, AsyncConnection[Any]], Result[object]]
 Outcome: TypeAlias = Literal["succeeded", "ignored", "done", "queued"]
 
 CLAIM = timedelta(minutes=1)
@@ -81,7 +81,7 @@ class AsyncWebhooks:
         self._lease = interval(lease, "the lease")
         self._refusals = RefusalCounter()
 
-    async def receive(self, body: bytes, signature: str | None, handler: Handler) -> Outcome:
+    async def receive(self, body: bytes, signature: str | None, handler: HandlerFunction) -> Outcome:
         """Verify, record and handle one delivery; when this returns, answer 200.
 
         Args:
@@ -119,7 +119,7 @@ class AsyncWebhooks:
     async def _write_refusals(self, every: float | None = None) -> None:
         await write_counts(self._refusals, partial(connection, self._pool), self._schema, every)
 
-    async def handle(self, body: stripe.Body, handler: Handler) -> Outcome:
+    async def handle(self, body: stripe.Body, handler: HandlerFunction) -> Outcome:
         """``receive`` for an event that is already verified and read; the same results and errors."""
         # a request that was cancelled at this statement left the event claimed: deliveries got 409 for five minutes
         async with self._counting():
@@ -170,7 +170,7 @@ class AsyncWebhooks:
                 "answer with an error, Stripe retries"
             ) from error
 
-    async def _attempt(self, claim: Claim, event: Event, handler: Handler) -> Outcome:
+    async def _attempt(self, claim: Claim, event: Event, handler: HandlerFunction) -> Outcome:
         """Mark, handle, and commit both. Under a strict isolation level the mark may have to be repeated.
 
         The mark comes first: its row lock says "live" for as long as the transaction is open, however long the
@@ -185,7 +185,7 @@ class AsyncWebhooks:
                     raise error.__cause__ or error from None
         raise AssertionError
 
-    async def _try(self, claim: Claim, event: Event, handler: Handler) -> Outcome:
+    async def _try(self, claim: Claim, event: Event, handler: HandlerFunction) -> Outcome:
         async with (
             connection(self._pool) as conn,
             resetting(conn, self._pool),

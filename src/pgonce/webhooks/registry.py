@@ -165,11 +165,11 @@ class WebhookRegistry:
 
     def matching(self, event_type: str) -> list[Handler]:
         """The handlers of this type, in order of registration; they share one transaction."""
-        asked = event_type, len(self.handlers)  # called three times for each event, of some 250 types
-        if (found := self._matching.get(asked)) is not None:
+        cached_as = event_type, len(self.handlers)  # called three times for each event, of some 250 types
+        if (found := self._matching.get(cached_as)) is not None:
             return found
         found = [handler for handler in self.handlers if handler.matches(event_type)]
-        self._matching[asked] = found
+        self._matching[cached_as] = found
         return found
 
     def coalesced_types(self, event_type: str) -> tuple[str, str | None] | None:
@@ -179,13 +179,13 @@ class WebhookRegistry:
             Two regular expressions; the second one may be None. Events whose type matches the first may be left out,
             except those that match the second, which other handlers want.
         """
-        asked = event_type, len(self.handlers)
-        if asked not in self._coalesced:
+        cached_as = event_type, len(self.handlers)
+        if cached_as not in self._coalesced:
             called = [handler for handler in self.matching(event_type) if handler.order == "coalesce"]
             others = [handler.pattern for handler in self.handlers if handler not in called]
             found = any_of([handler.pattern for handler in called]), any_of(others) if others else None
-            self._coalesced[asked] = found if called else None
-        return self._coalesced[asked]
+            self._coalesced[cached_as] = found if called else None
+        return self._coalesced[cached_as]
 
     def order_key(self, event: Event) -> str | None:
         """Events with equal keys are handled one at a time; None if the event's handlers want no order."""

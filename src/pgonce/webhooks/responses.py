@@ -83,13 +83,13 @@ def failure(
     if status == 500 and about is None and database_error(error) is not None:
         status = 503
     if status == 503:
-        said = UNAVAILABLE
+        text = UNAVAILABLE
     elif status == 500:
-        said = f"{by} raised {type(error).__name__}: the log of this service says more"
+        text = f"{by} raised {type(error).__name__}: the log of this service says more"
     else:
-        said = str(error)
+        text = str(error)
     _log(status, error, about, on_error)
-    return answer(status, error=said)
+    return answer(status, error=text)
 
 
 def status_of(error: BaseException) -> int:

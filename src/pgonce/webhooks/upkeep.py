@@ -68,7 +68,7 @@ class Upkeep:
             try:
                 if time.monotonic() >= upkeep_at:
                     upkeep_at = time.monotonic() + UPKEEP_EVERY * random.uniform(0.75, 1.25)  # noqa: S311
-                    self._keep_up()
+                    self._do_round()
                 if call(self._pool, step_replays(), self._schema):
                     replaying_until = time.monotonic() + LOOK_BACK_EVERY  # its events may take some time
                     self._wake()
@@ -82,7 +82,7 @@ class Upkeep:
             if stop.wait(max(pause, 0.01)):
                 return
 
-    def _keep_up(self) -> None:
+    def _do_round(self) -> None:
         self._registration.beat(self._pool, self._busy())
         if call(self._pool, calls_queue.ignore_unhandled_webhooks(), self._schema):
             log.info("events of types that no process handles were ignored: see `pgonce webhook ls --status ignored`")

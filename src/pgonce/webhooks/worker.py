@@ -206,7 +206,7 @@ class Worker(Service):
             ended = ended and self._async_consumers.done()
         if ended:
             self._app.workers.discard(self)
-            self._give_back()
+            self._release_handed()
             with suppress(PgonceError, psycopg.Error):
                 self._registration.end(self._pool)
             self._close_pool()
@@ -216,7 +216,7 @@ class Worker(Service):
         if self._shared_pool is None:
             self._pool.close()
 
-    def _give_back(self) -> None:
+    def _release_handed(self) -> None:
         if left := [*self._handed, *self._handed_async]:
             with suppress(PgonceError, psycopg.Error):  # otherwise they are due again when their leases expire
                 call(self._pool, calls_queue.release_webhooks(left), self._schema)

@@ -25,7 +25,7 @@ RUN_OUT = (
 
 @pytest.fixture(autouse=True)
 def _short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(vars(calls_queue), "LEASE", calls_queue.LEASE / 30)
+    monkeypatch.setitem(vars(calls_queue), "WORKER_LEASE", calls_queue.WORKER_LEASE / 30)
     monkeypatch.setitem(vars(calls_queue), "RENEW", 0.2)
 
 
