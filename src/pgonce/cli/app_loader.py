@@ -61,9 +61,9 @@ def _import(name: str) -> ModuleType:
     except (ImportError, SyntaxError) as error:
         raise InvalidArgument(f"{name} cannot be imported: {_reason(error)}") from error
     except SystemExit as error:
-        said = f" ({error.code})" if isinstance(error.code, str) else ""
+        text = f" ({error.code})" if isinstance(error.code, str) else ""
         raise InvalidArgument(
-            f"{name} ends the process when it is imported{said}: "
+            f"{name} ends the process when it is imported{text}: "
             'put what it does as a program under if __name__ == "__main__":'
         ) from error
 

@@ -36,11 +36,11 @@ def cleanup(webhooks: timedelta, runs: timedelta, audit: timedelta, override_31_
             f"dead letter: {letter.stripe_event_id} {letter.event_type}, received {when(letter.received_at)}, "
             f"{letter.attempts} attempts: {letter.reason or 'no reason'}"
         )
-    asked = (
+    planned = (
         f"deletes events older than {webhooks.days} days, runs older than {runs.days} days, "
         f"and audit entries older than {audit.days} days"
     )
-    db.call(entry("cleanup", "schema", db.schema, asked))
+    db.call(entry("cleanup", "schema", db.schema, planned))
     old_runs = sum(retention.batches(retention.purge_job_runs, runs, db.call))
     entries = sum(retention.batches(retention.purge_audit, audit, db.call))
     # the last of the three, because a foreign key may refuse it

@@ -58,6 +58,6 @@ def print_finding(area: str, finding: str, action: str | None) -> None:
 
 def _summary(states: list[examination.State]) -> str:
     counts = [(states.count("failure"), "failure"), (states.count("warning"), "warning")]
-    said = [f"{count} {name}{'' if count == 1 else 's'}" for count, name in counts if count]
-    summary = ", ".join(said) or "all is well"
+    parts = [f"{count} {name}{'' if count == 1 else 's'}" for count, name in counts if count]
+    summary = ", ".join(parts) or "all is well"
     return f"{summary:<{WIDTH - len(EXIT_1)}}{EXIT_1}" if counts[0][0] else summary

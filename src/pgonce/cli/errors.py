@@ -58,19 +58,19 @@ def _is_of_output(error: OSError) -> bool:
 
 
 def _traceback(error: Exception) -> str:
-    told = traceback.TracebackException.from_exception(error)
-    whole = "".join(told.format())
-    _reduce(told)
-    if all(frame.filename.startswith(_LIBRARIES) for frame in told.stack):
+    shown = traceback.TracebackException.from_exception(error)
+    whole = "".join(shown.format())
+    _reduce(shown)
+    if all(frame.filename.startswith(_LIBRARIES) for frame in shown.stack):
         return whole  # an error in pgonce, maybe in its call of a library: a bug report needs the whole traceback
-    return "".join(told.format())
+    return "".join(shown.format())
 
 
-def _reduce(told: traceback.TracebackException) -> None:
-    frames = list(told.stack)
+def _reduce(shown: traceback.TracebackException) -> None:
+    frames = list(shown.stack)
     # the frames before pgonce's belong to the program's start
     first = next((number for number, frame in enumerate(frames) if frame.filename.startswith(_HERE)), 0)
-    told.stack[:] = [frame for frame in frames[first:] if not frame.filename.startswith(_BETWEEN)]
-    for other in (told.__cause__, told.__context__, *(getattr(told, "exceptions", None) or ())):
+    shown.stack[:] = [frame for frame in frames[first:] if not frame.filename.startswith(_BETWEEN)]
+    for other in (shown.__cause__, shown.__context__, *(getattr(shown, "exceptions", None) or ())):
         if other is not None:
             _reduce(other)

@@ -144,7 +144,7 @@ def _key(run: Run, scheduled_for: datetime | None) -> str:
 
 
 def _run(
-    run: Run, command: tuple[str, ...], received: list[int], patience: float, limit: timedelta | None, key: str
+    run: Run, command: tuple[str, ...], received: list[int], grace: float, limit: timedelta | None, key: str
 ) -> int:
     if stop := _find_stop(received):
         run.fail(f"ended by {stop.name} before the command began")
@@ -156,7 +156,7 @@ def _run(
         run.fail(f"{command[0]}: {error}")
         return error.code
     # a successor may start one window after the last heartbeat, which is at most a third of a window old
-    alone = min(patience, run.window.total_seconds() / 2)
+    alone = min(grace, run.window.total_seconds() / 2)
     ids = {"PGONCE_RUN_ID": str(run.id), "PGONCE_IDEMPOTENCY_KEY": key}
     if run.scheduled_for:
         ids["PGONCE_SCHEDULED_FOR"] = run.scheduled_for.isoformat()
@@ -167,7 +167,7 @@ def _run(
     group = Group(path, command, os.environ | ids, alone, silence)
     output = _Output(group.leader.stderr)
     output.start()
-    why = _watch(run, group, output, received, patience, limit)
+    why = _watch(run, group, output, received, grace, limit)
     group.release()
     output.has_ended(1)
     if why == LATE:
@@ -176,16 +176,16 @@ def _run(
     status = group.leader.returncode
     code = 1 if status == STATUS_UNKNOWN else status if status >= 0 else 128 - status
     if code and not (why and run.stop_requested):
-        said = output.tail.decode(errors="replace").strip()
+        last_lines = output.tail.decode(errors="replace").strip()
         ended = f"ended by signal {-status}" if status < 0 else f"exit code {status}"
         if status == STATUS_UNKNOWN:
             ended = "it ended, and its exit status could not be read"
-        run.fail(f"{said}\n{ended}" if said else ended)
+        run.fail(f"{last_lines}\n{ended}" if last_lines else ended)
     return code
 
 
 def _watch(
-    run: Run, group: Group, output: _Output, received: list[int], patience: float, limit: timedelta | None
+    run: Run, group: Group, output: _Output, received: list[int], grace: float, limit: timedelta | None
 ) -> str | None:
     """Wait for the end of the command, or stop its whole session if necessary. Return why it was stopped, or None.
 
@@ -201,11 +201,11 @@ def _watch(
         to_send = [received.pop(0) for _ in received[:]]
         if why is None and _find_stop(to_send):
             why = "a signal"
-            kill_at = time.monotonic() + patience
+            kill_at = time.monotonic() + grace
         if why is None and (why := LATE if time.monotonic() > late_at else _stopped(run)):
             _say(f"{run.name}: {why}")
             to_send = [signal.SIGTERM]
-            kill_at = time.monotonic() + patience
+            kill_at = time.monotonic() + grace
         if time.monotonic() > kill_at:
             to_send.append(signal.SIGKILL)
         sent = [group.signal(each) for each in to_send]
@@ -257,11 +257,11 @@ class _Output(threading.Thread):
         return not self.is_alive()
 
 
-def _show(said: bytes) -> None:
+def _show(text: bytes) -> None:
     with suppress(OSError):  # a full disk or a closed pipe: the text is in the tail all the same
-        while sys.stderr and said:  # sys.stderr is None if it was closed from the start
+        while sys.stderr and text:  # sys.stderr is None if it was closed from the start
             try:
-                said = said[os.write(sys.stderr.fileno(), said) :]
+                text = text[os.write(sys.stderr.fileno(), text) :]
             except BlockingIOError:  # another process that has the same pipe or terminal has made it non-blocking
                 select.select([], [sys.stderr], [])
 

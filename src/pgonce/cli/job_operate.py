@@ -244,9 +244,9 @@ def expect(
         raise click.UsageError("pass --every or --within, or --never")
     if not never:
         db.call(operate.expect_job(session(db), name, every, grace, key, within=within))
-        said = [f"every {exactly(every)}, alerted {exactly(grace)} later"] if every else []
-        said += [f"in less than {exactly(within)}"] if within else []
-        print_line(f"{name}: expected {', '.join(said)}")
+        limits = [f"every {exactly(every)}, alerted {exactly(grace)} later"] if every else []
+        limits += [f"in less than {exactly(within)}"] if within else []
+        print_line(f"{name}: expected {', '.join(limits)}")
     elif db.call(operate.forget_job_expectation(session(db), name, key)):
         print_line(f"{name}: no longer expected")
     else:

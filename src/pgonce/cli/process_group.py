@@ -69,10 +69,10 @@ def guard():
         if not select.select([alive], [], [], silence)[0]:
             patience = min(grace, silence / 3)
             break
-        said = os.read(alive, 4096)
-        if b"." in said:
+        signs = os.read(alive, 4096)
+        if b"." in signs:
             return
-        if not said:
+        if not signs:
             break
     kill(signal.SIGTERM)
     over = time.monotonic() + patience

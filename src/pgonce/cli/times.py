@@ -29,8 +29,8 @@ def exactly(length: timedelta) -> str:
     """A length of time as it was given, not rounded: 1 min 59 s."""
     days, seconds = length.days, length.seconds
     parts = ((days, "d"), (seconds // 3600, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s"))
-    said = " ".join(f"{count} {unit}" for count, unit in parts if count)
-    return said if said and not length.microseconds else f"{said} {length.microseconds / 1000:g} ms".lstrip()
+    text = " ".join(f"{count} {unit}" for count, unit in parts if count)
+    return text if text and not length.microseconds else f"{text} {length.microseconds / 1000:g} ms".lstrip()
 
 
 def span(first: int, last: int) -> str:

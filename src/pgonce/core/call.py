@@ -77,8 +77,8 @@ def _numbered(schema: str, function: str, names: tuple[str, ...], null_unsynced:
 @cache
 def _batch_statement(schema: str, function: str, count: int, null_unsynced: bool, lock_timeout: str) -> bytes:
     # the setting stands before the call: PostgreSQL evaluates the values of a SELECT from left to right
-    statement = "select said{} from (select pg_catalog.set_config('lock_timeout', {}, true), {}({}) as said) calls"
-    nothing = "pg_catalog.cardinality(pg_catalog.array_remove(said, null)) = 0"
+    statement = "select answer{} from (select pg_catalog.set_config('lock_timeout', {}, true), {}({}) as answer) calls"
+    nothing = "pg_catalog.cardinality(pg_catalog.array_remove(answer, null)) = 0"
     unsynced = f", case when {nothing} then {_UNSYNCED} end"
     arguments = sql.SQL(", ").join(sql.SQL(f"${number}") for number in range(1, count + 1))
     return (
@@ -95,8 +95,8 @@ def _batch_statement(schema: str, function: str, count: int, null_unsynced: bool
 
 def _select(called: sql.Composed, synced: bool, null_unsynced: bool) -> bytes:
     if null_unsynced:  # not inside the function: there it would hold for the caller's whole transaction
-        maybe = f"case when said is null then {_UNSYNCED} end"
-        return sql.SQL("select said, " + maybe + " from {} as said").format(called).as_bytes()
+        maybe = f"case when answer is null then {_UNSYNCED} end"
+        return sql.SQL("select answer, " + maybe + " from {} as answer").format(called).as_bytes()
     if synced:
         return sql.SQL("select * from {}").format(called).as_bytes()
     return sql.SQL(f"select called.* from {_UNSYNCED}, {{}} as called").format(called).as_bytes()

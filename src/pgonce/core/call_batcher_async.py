@@ -67,8 +67,8 @@ class AsyncCallBatcher:
             outcome = await self._send_shared(texts, wanted)
             if outcome is not _SEND_ALONE:
                 return wanted.read([(outcome,)])
-        said: T = await self._single_calls.submit(wanted)
-        return said
+        answer: T = await self._single_calls.submit(wanted)
+        return answer
 
     async def _send_shared(self, texts: _Texts, wanted: Call[Any]) -> Any:
         batcher = self._batchers.get(wanted.function)

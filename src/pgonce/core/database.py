@@ -157,7 +157,7 @@ def _parts(url: str) -> tuple[str, str, str]:
     return host, path, early or parameters
 
 
-def _unreadable(url: str, said: str) -> str:
+def _unreadable(url: str, error: str) -> str:
     """Describe why libpq cannot read the URL. The text quotes only the wrong part, because others may be secret."""
     scheme, is_url, _ = url.partition("://")
     driver = re.fullmatch(r"(postgres(?:ql)?)(\+\w+)", scheme)
@@ -165,7 +165,7 @@ def _unreadable(url: str, said: str) -> str:
         return f"the database URL's scheme is SQLAlchemy's: drop {driver[2]}, write {driver[1]}://"
     if is_url and "@" in "".join(_parts(url)):
         return UNENCODED
-    if is_url and (misread := _misread(said)):
+    if is_url and (misread := _misread(error)):
         return f"the database URL{misread}"
     write = "write postgresql://user:password@host:5432/name"
     if url[:1] in {'"', "'"}:
@@ -185,16 +185,16 @@ def _unreadable(url: str, said: str) -> str:
     return f"the database URL cannot be read: {write}"
 
 
-def _misread(said: str) -> str:
+def _misread(error: str) -> str:
     """What libpq does not understand in something that is a URL; empty if it is something else."""
-    if "unexpected spaces" in said:
+    if "unexpected spaces" in error:
         return " has a space in it: write it as %20, or take it out"
-    if "percent-encoded" in said:
+    if "percent-encoded" in error:
         return f" has a % that encodes nothing: {ENCODE}"
-    parameter = re.search(r'URI query parameter: "(\w+)"$', said.strip())
+    parameter = re.search(r'URI query parameter: "(\w+)"$', error.strip())
     if parameter is None:
         return ""
-    if "extra key/value separator" in said:
+    if "extra key/value separator" in error:
         return f" has a second = in the parameter {parameter[1]}: write it as %3D"
     return (  # Prisma needs some, as pgbouncer=true, in the DATABASE_URL that it shares
         f": PostgreSQL knows no parameter {parameter[1]}: take it out, or set PGONCE_DATABASE_URL without it"

@@ -223,8 +223,8 @@ def _launch(pgdata: Path, bins: Path, owner: _Owner | None, users: int) -> str:
         return ""
     if sockets != ".":
         shutil.rmtree(sockets, ignore_errors=True)
-    said = log.read_bytes()[seen:].decode(errors="replace").splitlines() if log.exists() else []
-    return next((line for line in reversed(said) if "FATAL: " in line), failed)
+    lines = log.read_bytes()[seen:].decode(errors="replace").splitlines() if log.exists() else []
+    return next((line for line in reversed(lines) if "FATAL: " in line), failed)
 
 
 def _run(command: list[str | Path], pgdata: Path, owner: _Owner | None, stdout: int) -> str:
@@ -244,8 +244,8 @@ def _run(command: list[str | Path], pgdata: Path, owner: _Owner | None, stdout: 
         ) from error
     if not done.returncode:
         return ""
-    said = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"]
-    return next((line for line in said if "error: " in line or "FATAL: " in line), said[-1])
+    lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"]
+    return next((line for line in lines if "error: " in line or "FATAL: " in line), lines[-1])
 
 
 def _owner(pgdata: Path) -> _Owner | None:

@@ -71,14 +71,14 @@ class EventLoop:
 
     def _watch(self) -> None:
         while not self._closed.wait(BLOCKED):
-            turned = threading.Event()
+            reached = threading.Event()
             try:
-                self.loop.call_soon_threadsafe(turned.set)
+                self.loop.call_soon_threadsafe(reached.set)
             except RuntimeError:  # the loop is closed
                 return
-            if not turned.wait(BLOCKED):
+            if not reached.wait(BLOCKED):
                 self._warn(_blocking(sys._current_frames().get(self._thread)))  # noqa: SLF001 -- documented
-                while not (turned.wait(BLOCKED) or self._closed.is_set() or self.loop.is_closed()):
+                while not (reached.wait(BLOCKED) or self._closed.is_set() or self.loop.is_closed()):
                     pass
 
     def _warn(self, found: str | None) -> None:

@@ -65,15 +65,15 @@ def execute_value(conn: Connection[Any], wanted: Call[T], schema: str) -> T:
     texts = arguments_as_text(wanted)
     try:
         if texts is None or not is_usual(conn):
-            said = execute(conn, wanted, schema)
+            answer = execute(conn, wanted, schema)
             conn.commit()  # no round trip in autocommit
-            return said
+            return answer
         result = send_statement(conn, wanted.numbered(schema), texts)
     except psycopg.Error as error:
         if not conn.closed and is_fault_of_settings(conn, error):
-            said = execute(conn, wanted, schema)
+            answer = execute(conn, wanted, schema)
             conn.commit()
-            return said
+            return answer
         raise translate(error) from error
     return wanted.read([(read_value(result.ftype(0), result.get_value(0, 0)),)])
 

@@ -64,15 +64,15 @@ async def execute_value(conn: AsyncConnection[Any], wanted: Call[T], schema: str
     texts = arguments_as_text(wanted)
     try:
         if texts is None or not await is_usual(conn):
-            said = await execute(conn, wanted, schema)
+            answer = await execute(conn, wanted, schema)
             await conn.commit()  # no round trip in autocommit
-            return said
+            return answer
         result = await send_statement(conn, wanted.numbered(schema), texts)
     except psycopg.Error as error:
         if not conn.closed and await is_fault_of_settings(conn, error):
-            said = await execute(conn, wanted, schema)
+            answer = await execute(conn, wanted, schema)
             await conn.commit()
-            return said
+            return answer
         raise translate(error) from error
     return wanted.read([(read_value(result.ftype(0), result.get_value(0, 0)),)])
 

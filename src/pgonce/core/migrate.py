@@ -59,7 +59,7 @@ def migrate(
     warnings: list[str] = []
     done: set[int] = set()
     with database.connect(url) as conn, needs_rights(conn, schema):
-        conn.add_notice_handler(lambda said: _collect(said, warnings))
+        conn.add_notice_handler(lambda notice: _collect(notice, warnings))
         refuse(conn, schema)
         large = adopt.find_large(conn, schema)
         for table, size in large.items():
@@ -109,9 +109,9 @@ def _write_audit(conn: psycopg.Connection[Any], schema: str, before: set[int], a
     conn.execute(write, [schema, *versions, person(), host()])
 
 
-def _collect(said: psycopg.errors.Diagnostic, warnings: list[str]) -> None:
-    if said.severity_nonlocalized == "WARNING" and said.message_primary:
-        warnings.append(said.message_primary)
+def _collect(notice: psycopg.errors.Diagnostic, warnings: list[str]) -> None:
+    if notice.severity_nonlocalized == "WARNING" and notice.message_primary:
+        warnings.append(notice.message_primary)
 
 
 def refuse(conn: psycopg.Connection[Any], schema: str) -> None:

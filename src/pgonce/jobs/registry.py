@@ -137,7 +137,7 @@ class JobRegistry:
         expected = None
         if expect_every is not None:
             expected = read_length(expect_every, f"expect_every {of}", least=timedelta(seconds=1))
-        patience = read_length(expect_grace, f"expect_grace {of}")
+        late = read_length(expect_grace, f"expect_grace {of}")
         length, pause = (
             read_length(window, f"the window {of}"),
             read_length(backoff, f"the backoff {of}", most=LONGEST_BACKOFF),
@@ -156,7 +156,7 @@ class JobRegistry:
                 raise InvalidArgument(
                     f"there is a job {name!r} already, {called(self.jobs[name].function)}: give one another name"
                 )
-            self.jobs[name] = Job(name, function, key, length, plan, retries, pause, limit, slots, expected, patience)
+            self.jobs[name] = Job(name, function, key, length, plan, retries, pause, limit, slots, expected, late)
             warn_if_late(self.schedulers, f"job {name}", "scheduler")
             return function
 

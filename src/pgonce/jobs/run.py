@@ -45,7 +45,7 @@ log = logging.getLogger("pgonce")
 
 BEAT = 15.0
 """The most seconds between two heartbeats, and so until a stop or progress is noticed in a run with a wide window."""
-_ENDED = "a job ended run.transaction() inside, or said RESET ALL there: leave COMMIT and ROLLBACK to pgonce"
+_ENDED = "a job ended run.transaction() inside, or sent RESET ALL there: leave COMMIT and ROLLBACK to pgonce"
 
 
 class Run:
@@ -178,7 +178,7 @@ class Run:
             LeaseLost: the run was taken over, or its time is over, or this is a forked child of the process that the
                 run belongs to, or the database has lost transactions of the run that it had confirmed (a failover to
                 a standby that lagged); nothing of this transaction is written.
-            TransactionBroken: the body said COMMIT or ROLLBACK itself; a COMMIT of its own was not fenced.
+            TransactionBroken: the body sent COMMIT or ROLLBACK itself; a COMMIT of its own was not fenced.
         """
         with self.unfenced(resets=True) as conn:
             with lent(conn) as tx:
@@ -249,15 +249,15 @@ class Run:
         wanted = calls.report_job_run(self.id, *self._figures())
         started = time.monotonic()
         try:
-            said = self._sender.send(wanted, self._every)
+            answer = self._sender.send(wanted, self._every)
         except NotFound:  # a failover has lost its start, or somebody has deleted its row
             self._lost = True
         except (psycopg.Error, PgonceError) as error:
             # the next one is sent a third of a window later, and after a window without any the run counts as lost
             log.warning("%s: a heartbeat could not be sent: %s", self._title, first_line(error))
         else:
-            self._lost = self._lost or said == "lost"
-            self._stopping = self._stopping or said == "stopping"
+            self._lost = self._lost or answer == "lost"
+            self._stopping = self._stopping or answer == "stopping"
             warn_if_late(self._title, time.monotonic() - self._last_beat, self.window)
             self._last_beat = started
         # Reading `self.lost` records that the job has seen the stop: here a job in a thread has not.

@@ -42,9 +42,9 @@ class ScheduleStore:
         self._unreadable: dict[Name, str] = {}
         self._registered = False
         self._retired: set[Name] = set()
-        self._said: set[Name] = set()
-        self._asked = float("-inf")
-        self._asking = threading.Lock()
+        self._warned_of: set[Name] = set()
+        self._checked_at = float("-inf")
+        self._checking = threading.Lock()
         self._has_started = False
         self._together = hashlib.md5(repr(sorted(self._code)).encode(), usedforsecurity=False).hexdigest()
         self.plans: dict[Name, Plan] = dict(self._code)
@@ -127,16 +127,16 @@ class ScheduleStore:
         """
         if name not in self._code:
             return False
-        with self._asking:  # all jobs that are due at one moment wait for one answer
-            if time.monotonic() - self._asked > _SECOND:
+        with self._checking:  # all jobs that are due at one moment wait for one answer
+            if time.monotonic() - self._checked_at > _SECOND:
                 schedules = {each: plan.schedule for each, plan in self.plans.items() if each in self._code}
                 retired = calls_schedule.retired_job_schedules(self._process.id, self._process.app, schedules)
                 try:
                     self._retired = call_with_timeouts(pool, retired, self._schema)
                 finally:  # without a database each of these threads would wait for the one before it, ten seconds each
-                    self._asked = time.monotonic()
-            if name in self._retired and name not in self._said:
-                self._said.add(name)
+                    self._checked_at = time.monotonic()
+            if name in self._retired and name not in self._warned_of:
+                self._warned_of.add(name)
                 log.warning(
                     "job %s: a newer start of the app %s has no such schedule, so that this process does not start it:"
                     " see `pgonce ps`", name[0], self._process.app or "without a name",

@@ -89,7 +89,7 @@ class Scheduler(Service):
         self._died: BaseException | None = None
         self._lock = threading.Lock()
         self._new_schedules = threading.Event()
-        self._due: dict[Name, datetime] = {}
+        self._due: dict[Name, datetime] = {}  # when the queue reported it
         self._in_progress: set[Name] = set()
         self._wanted: set[UUID] = set()
         self._count_at = 0.0
@@ -221,7 +221,7 @@ class Scheduler(Service):
         log.warning("the database's clock was set back to %s", now)
         self._store.go_back(now)
         with self._lock:
-            self._due = {name: min(asked, now) for name, asked in self._due.items()}
+            self._due = {name: min(reported, now) for name, reported in self._due.items()}
         self._renew_queue(now)
 
     def _renew_queue(self, now: datetime) -> None:
@@ -313,13 +313,13 @@ class Scheduler(Service):
         ticks: list[datetime] = []
         try:
             while not (self._stop.is_set() or released):
-                asked = self._due[name]
+                reported = self._due[name]
                 plan = self._store.plans.get(name)
                 if plan is not None:
-                    ticks = self._due_ticks(name, ticks, plan.reach, asked)
+                    ticks = self._due_ticks(name, ticks, plan.reach, reported)
                 if plan is None or not ticks:
                     released = True
-                    self._release(name, asked)
+                    self._release(name, reported)
                 elif self._store.is_retired(self._run_pool, name):
                     self._store.pass_over(name, ticks.pop())
                     ticks.clear()
@@ -332,7 +332,7 @@ class Scheduler(Service):
                     self._store.mark_done(name, ticks.pop(0))
                     if plan.catch_up != "all":  # its next tick may come while this run is at work, and is skipped
                         released = True
-                        self._release(name, asked)
+                        self._release(name, reported)
                     if execution is not None:
                         self._executor.finish(execution)
         finally:
@@ -340,9 +340,9 @@ class Scheduler(Service):
                 with self._lock:
                     self._in_progress.discard(name)
 
-    def _due_ticks(self, name: Name, ticks: list[datetime], reach: timedelta, asked: datetime) -> list[datetime]:
-        # not before it was asked: a comparison of the clocks may have turned ours back by a little since
-        now = max(asked, self._clock.now())
+    def _due_ticks(self, name: Name, ticks: list[datetime], reach: timedelta, reported: datetime) -> list[datetime]:
+        # not before it was reported due: a comparison of the clocks may have turned ours back by a little since
+        now = max(reported, self._clock.now())
         if ticks and now - ticks[0] <= reach:
             return ticks
         ticks, given_up = self._queue.overdue(name, self._store.since[name], now)
@@ -352,10 +352,10 @@ class Scheduler(Service):
             self._store.mark_done(name, given_up)
         return ticks
 
-    def _release(self, name: Name, asked: datetime) -> None:
+    def _release(self, name: Name, reported: datetime) -> None:
         with self._lock:
             self._in_progress.discard(name)
-            if self._due[name] == asked:
+            if self._due[name] == reported:
                 del self._due[name]
                 return
         self._submit(name)

@@ -77,7 +77,7 @@ def strip(runs: Sequence[ConsoleRun], releases: Sequence[Release], clock: Clock)
         parts += [level("mid", y(band.half)), level("p95", y(band.p95))]
     places = [(index + 0.5) * 100 / max(len(ordered), 1) for index in range(len(ordered))]
     parts += _releases(ordered, places, releases)
-    told = 0
+    labelled = 0
     for place, run in zip(places, ordered, strict=True):
         unusual = band is not None and run.duration_ms > band.outside
         if run.status == "failed":
@@ -86,8 +86,8 @@ def strip(runs: Sequence[ConsoleRun], releases: Sequence[Release], clock: Clock)
             parts.append(use("m warn" if unusual else "m run", "dia" if unusual else "dot", place, y(run.duration_ms)))
         else:
             parts.append(use("m pt", "dot", place, y(run.duration_ms)))
-        if (unusual or run.status == "running") and told < 6:
-            told += 1
+        if (unusual or run.status == "running") and labelled < 6:
+            labelled += 1
             text = duration(run.duration_ms) + (", still running" if run.status == "running" else "")
             kind, beside = ("end", place - 1.1) if place > 70 else ("", place + 0.9)
             parts.append(label(text, beside, y(run.duration_ms) + (22 if y(run.duration_ms) < 60 else 4),

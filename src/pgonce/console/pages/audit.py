@@ -57,28 +57,28 @@ class Audit:
 
 
 async def audit(request: Request) -> Response:
-    asked = respond.query(request)
-    before, number = fields.read_moment(asked.get("before")), fields.read_number(asked, "before_id")
+    sent = respond.query(request)
+    before, number = fields.read_moment(sent.get("before")), fields.read_number(sent, "before_id")
     async with reading(request) as read:
-        lines = await read(_found(asked, PAGE + 1, (before, number) if before else None))
+        lines = await read(_found(sent, PAGE + 1, (before, number) if before else None))
         choices = await read(audit_choices())
     page = Audit(lines[:PAGE], choices, len(lines) > PAGE)
-    kept = {name: asked.get(name) or None for name in ("q", "who", "action")}
+    kept = {name: sent.get(name) or None for name in ("q", "who", "action")}
     return await respond.respond(request, "audit/list.html", page, said=said, place=place, kept=kept)
 
 
 async def as_csv(request: Request) -> Response:
     """The newest 10,000 lines of the filter as a file."""
-    asked = respond.query(request)
+    sent = respond.query(request)
     async with reading(request) as read:
-        lines = await read(_found(asked, MOST))
+        lines = await read(_found(sent, MOST))
     names = ("at", "actor", "source", "address", "action", "noun", "object", "before", "after", "reason", "refused")
     return respond.csv_file("audit", names, ([getattr(line, name) for name in names] for line in lines))
 
 
-def _found(asked: respond.Form, limit: int, before: tuple[datetime, int] | None = None) -> Call[list[AuditLine]]:
+def _found(sent: respond.Form, limit: int, before: tuple[datetime, int] | None = None) -> Call[list[AuditLine]]:
     names = {"object": "q", "actor": "who", "action": "action"}
-    chosen = {argument: asked.get(field) or None for argument, field in names.items()}
+    chosen = {argument: sent.get(field) or None for argument, field in names.items()}
     return list_audit(**chosen, before=before, limit=limit)
 
 
