@@ -29,7 +29,7 @@ APP = "pgonce.app"
 """The key in click's context that holds the value of --app, for commands that start processes with the same app."""
 
 
-VARIABLES = ("PGONCE_DATABASE_URL", "DATABASE_URL")
+URL_VARIABLES = ("PGONCE_DATABASE_URL", "DATABASE_URL")
 
 
 def _schema(_: click.Context, param: click.Parameter, given: str) -> str:
@@ -96,7 +96,7 @@ def find_url(given: str | None) -> str:
     Raises:
         InvalidArgument: the option or the variable is given but empty, as with ``--database-url "$X"`` and X not set.
     """
-    named = {"--database-url": given} if given is not None else {name: os.environ.get(name) for name in VARIABLES}
+    named = {"--database-url": given} if given is not None else {name: os.environ.get(name) for name in URL_VARIABLES}
     empty = [name for name, value in named.items() if value is not None and not value.strip()]
     known = any(value and value.strip() for value in named.values())
     if not known and (reason := os.environ.get(environment.DATABASE_URL_MISSING)):

@@ -20,7 +20,7 @@ from pgonce.core.diagnosis import Diagnosis
 
 
 @dataclass(frozen=True)
-class Moment:
+class Step:
     """A line of an event's life."""
 
     at: datetime
@@ -75,50 +75,50 @@ def _facts(event: dict[str, Any]) -> list[str]:
     return [*named, mode, f"{size / 1000:.1f} kB", f"{event['attempts']} attempt{'s' * (event['attempts'] != 1)}"]
 
 
-def _life(event: dict[str, Any]) -> list[Moment]:
+def _life(event: dict[str, Any]) -> list[Step]:
     """What happened to the event, in chronological order; equal failures one after the other are one line."""
     life = []
     if isinstance(created := event["payload"].get("created"), int):
         with suppress(OverflowError, ValueError, OSError):
-            life.append(Moment(datetime.fromtimestamp(created, UTC), "created at Stripe"))
+            life.append(Step(datetime.fromtimestamp(created, UTC), "created at Stripe"))
     again = event["deliveries"] - 1
     times = "once" if again == 1 else f"{again} times"
     came = "delivered" if again >= 0 else "found in Stripe's list"
     received = f"{came}, recorded{f'; delivered {times} more' * (again > 0)}"
-    life.append(Moment(_known(event["received_at"]), received))
+    life.append(Step(_known(event["received_at"]), received))
     life += _attempts(event["history"])
     if event["processed_at"] and event["status"] in {"succeeded", "ignored"}:
-        life.append(Moment(_known(event["processed_at"]), event["status"]))
+        life.append(Step(_known(event["processed_at"]), event["status"]))
     return life
 
 
-def _attempts(history: Sequence[dict[str, Any]]) -> list[Moment]:
+def _attempts(history: Sequence[dict[str, Any]]) -> list[Step]:
     found = [_attempt(each) for each in history]
-    kept: list[Moment] = []
+    kept: list[Step] = []
     for number, each in enumerate(found):
         before, after = found[number - 1 : number], found[number + 1 : number + 2]
         alike = [other.attempt and other.reason == each.reason for other in before + after]
         if each.attempt and len(alike) == 2 and all(alike):  # neither the first nor the last of equal ones
             if kept[-1].attempt is None and kept[-1].what.startswith("attempts"):
-                kept[-1] = Moment(each.at, f"{kept[-1].what.split(' to ')[0]} to {each.attempt}", "the same")
+                kept[-1] = Step(each.at, f"{kept[-1].what.split(' to ')[0]} to {each.attempt}", "the same")
             else:
-                kept.append(Moment(each.at, f"attempts {each.attempt} to {each.attempt}", "the same"))
+                kept.append(Step(each.at, f"attempts {each.attempt} to {each.attempt}", "the same"))
         else:
             kept.append(each)
     return kept
 
 
-def _attempt(row: dict[str, Any]) -> Moment:
+def _attempt(row: dict[str, Any]) -> Step:
     kind, attempt, ended = row["what"], row["attempt"], _known(row["ended_at"])
     names = {"failed": f"attempt {attempt} failed", "lost": f"attempt {attempt} was lost"}
     what = names.get(kind, kind)
     if began := _moment(row["began_at"]):
         what += f" after {took(ended - began)}"
     reason = printable(row["error_line"] or (row["error"] or "").rstrip().rpartition("\n")[2])
-    return Moment(ended, what, reason, printable(row["worker"] or ""), attempt if kind == "failed" else None)
+    return Step(ended, what, reason, printable(row["worker"] or ""), attempt if kind == "failed" else None)
 
 
-def _print_life(life: Sequence[Moment]) -> None:
+def _print_life(life: Sequence[Step]) -> None:
     wide = {name: max(cell_len(getattr(each, name)) for each in life) for name in ("what", "reason", "by")}
     if console := terminal():
         rest = console.width - len("  00:00:00  ") - wide["what"] - wide["by"] - 4

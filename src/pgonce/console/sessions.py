@@ -24,7 +24,7 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class LoginAttempt:
     """Whether an attempt to log in may be made."""
 
     allowed: bool
@@ -62,10 +62,10 @@ class AuditChoices:
     actions: Sequence[str]
 
 
-def begin_login(name: str, address: str) -> Call[Attempt]:
+def begin_login(name: str, address: str) -> Call[LoginAttempt]:
     """Count an attempt to log in, before the password is looked at."""
     args = {"p_name": clean(name, 200) or " ", "p_address": address}
-    return Call("pgonce_console_begin_login", args, row_as(Attempt))
+    return Call("pgonce_console_begin_login", args, row_as(LoginAttempt))
 
 
 def open_session(hashed: bytes, user: User, address: str, counted_address: str) -> Call[UUID]:

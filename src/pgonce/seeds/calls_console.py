@@ -73,7 +73,7 @@ class SeedRun:
 
 
 @dataclass(frozen=True, slots=True)
-class RejectGroup:
+class RejectReason:
     """The rejected rows with one reason."""
 
     reason: str
@@ -125,9 +125,9 @@ def console_seed_runs(name: str) -> Call[list[SeedRun]]:
     return Call("pgonce_console_seed_runs", {"p_seed_name": name}, rows_as(SeedRun))
 
 
-def console_seed_rejects(name: str) -> Call[list[RejectGroup]]:
+def console_seed_rejects(name: str) -> Call[list[RejectReason]]:
     """The rejected rows of an import by reason, the most frequent first."""
-    return Call("pgonce_console_seed_rejects", {"p_seed_name": name}, rows_as(RejectGroup))
+    return Call("pgonce_console_seed_rejects", {"p_seed_name": name}, rows_as(RejectReason))
 
 
 def console_seed_reject_rows(name: str, like: int, after: int = 0, limit: int = 50) -> Call[list[RejectRow]]:

@@ -10,7 +10,7 @@ from pgonce.core.call import Call, column, row_or_none, rows_as, value
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RefusedDeliveries:
     """Deliveries that were refused for one reason."""
 
     reason: str
@@ -41,10 +41,10 @@ def count_refused_deliveries(counts: Mapping[str, int]) -> Call[int]:
     return Call("pgonce_count_refused_deliveries", args, value)
 
 
-def list_refused_deliveries(since: datetime) -> Call[list[Refused]]:
+def list_refused_deliveries(since: datetime) -> Call[list[RefusedDeliveries]]:
     """How many deliveries were refused since then, by reason, the most frequent first."""
     args = {"p_since": since}
-    return Call("pgonce_list_refused_deliveries", args, rows_as(Refused))
+    return Call("pgonce_list_refused_deliveries", args, rows_as(RefusedDeliveries))
 
 
 def get_watermark(name: str) -> Call[Watermark | None]:

@@ -29,7 +29,7 @@ from pgonce.errors import Forbidden, InvalidArgument, NotFound, PgonceError, fir
 from pgonce.seeds import calls_console as calls
 from pgonce.seeds import calls_console_operate as operate
 from pgonce.seeds.calls import Checkpoint, Reject, get_checkpoint
-from pgonce.seeds.calls_console import RejectGroup, RejectRow, SeedLine, SeedRun
+from pgonce.seeds.calls_console import RejectReason, RejectRow, SeedLine, SeedRun
 from pgonce.seeds.calls_diagnose import diagnose_seed
 from pgonce.seeds.calls_operate import get_partitions, get_rejects
 from pgonce.seeds.pace import Pace, pace
@@ -87,7 +87,7 @@ class ImportPage:
     diagnoses: list[Diagnosis]
     runs: list[SeedRun]
     """The newest first."""
-    rejects: list[RejectGroup]
+    rejects: list[RejectReason]
     partitions: list[Checkpoint]
     audit: list[AuditLine]
 
