@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
@@ -18,16 +18,12 @@ from pgonce.app import App
 from pgonce.console.auth import User, UserOf, read_users
 from pgonce.console.hosts import is_loopback, networks
 from pgonce.core import database
-from pgonce.core.lifespan import follow_lifespan
+from pgonce.core.lifespan import Receive, Scope, Send, follow_lifespan
 from pgonce.errors import InvalidArgument, PgonceError
 
 if TYPE_CHECKING:
     from pgonce.console.shell import Shell
     from pgonce.console.templating import Templates
-
-Scope: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 CONNECTIONS = 4
 """Connections to the database. A page needs one for some milliseconds."""

@@ -1,18 +1,19 @@
-"""Answers the lifespan messages of an ASGI server."""
+"""The types of an ASGI app, and its answers to the server's lifespan messages."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, TypeAlias
 
 from pgonce.errors import PgonceError
 
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
 
 async def follow_lifespan(
-    receive: Callable[[], Awaitable[Any]],
-    send: Callable[[Any], Awaitable[None]],
-    start: Callable[[], Awaitable[Any]],
-    stop: Callable[[], Awaitable[Any]],
+    receive: Receive, send: Send, start: Callable[[], Awaitable[Any]], stop: Callable[[], Awaitable[Any]]
 ) -> None:
     """Call ``start`` before the first request and ``stop`` after the last one.
 

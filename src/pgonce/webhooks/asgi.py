@@ -11,10 +11,10 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection
@@ -23,7 +23,7 @@ from psycopg_pool import AsyncConnectionPool
 from pgonce.core import database
 from pgonce.core.event_loop import EventLoop
 from pgonce.core.execute_async import call, connection
-from pgonce.core.lifespan import follow_lifespan
+from pgonce.core.lifespan import Receive, Scope, Send, follow_lifespan
 from pgonce.core.processes import BEAT_EVERY, Registration, beat_process, end_process
 from pgonce.core.registration import check_app, check_count, check_flag, check_schema, check_text
 from pgonce.core.service import Service
@@ -36,13 +36,10 @@ from pgonce.webhooks.inbox_writer import InboxWriter, order_key
 from pgonce.webhooks.providers import Provider
 from pgonce.webhooks.refusals import RefusalCounter, refusal_reason
 from pgonce.webhooks.registry import WebhookRegistry
-from pgonce.webhooks.request_body import BodyReader, Receive, RequestBody
+from pgonce.webhooks.request_body import BodyReader, RequestBody
 from pgonce.webhooks.responses import MAX_BODY, Response, answer, failure
 from pgonce.webhooks.secret_lookup import SecretLookup
 from pgonce.webhooks.worker import Worker
-
-Scope: TypeAlias = MutableMapping[str, Any]
-Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 log = logging.getLogger("pgonce")
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
-from typing import Any, TypeAlias
 
+from pgonce.core.lifespan import Receive
 from pgonce.errors import DatabaseUnavailable, PayloadTooLarge
 from pgonce.webhooks.responses import MAX_BODY, SlowRequest
-
-Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 BODY_SECONDS = 10.0
 """Seconds that a client may take to send a body. Stripe sends it at once."""
