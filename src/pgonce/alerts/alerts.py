@@ -118,7 +118,7 @@ class Alerts(Service):
             self._start_thread("ping", partial(self._send_ping, self._ping))
         for channel, send in self._channels.items():
             self._start_thread(channel, partial(self._deliver_all, channel, send))
-        # A scheduler does the same. Where none runs, a dead run would be told at the next start of its job.
+        # A scheduler does the same. Where none runs, a dead run would be an alert only after the next start of its job.
         log_errors(call, self._pool, abandon_job_runs(), self._schema)
 
     def _start_thread(self, name: str, work: Callable[[], None]) -> None:

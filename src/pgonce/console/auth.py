@@ -155,7 +155,7 @@ def _parts(line: str) -> tuple[int, int, int, bytes, bytes] | None:
 
 
 NOBODY = (LOG_N, BLOCK, PARALLEL, bytes(16), bytes(32))
-"""Cost, salt and key of a hash that is no password's."""
+"""Cost, salt and key of a hash that no password has."""
 
 
 def new_token() -> str:

@@ -206,7 +206,7 @@ def frozen_cursor(cursor: Cursor, before: Cursor = None) -> Cursor:
     try:
         if type(cursor) is dict and _UNCHANGING.issuperset(map(type, (*cursor.values(), *cursor))):
             frozen = cursor.copy()
-        else:  # before it is compared: an array's == is no bool
+        else:  # before it is compared: an array's == is not a bool
             frozen = json.loads(json.dumps(cursor, allow_nan=False))
         # {"a": 1} and {"a": True} are equal in Python only
         return before if frozen == before and repr(frozen) == repr(before) else frozen

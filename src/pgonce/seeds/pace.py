@@ -44,7 +44,7 @@ def pace(
 
     ``rows`` and ``times`` are those of its last batches, the oldest first; ``running_since``: None if it does not run.
     """
-    # A batch's time is from the commit before it. What was committed before this run began is no part of its pace.
+    # A batch's time is from the commit before it. What was committed before this run began is not part of its pace.
     spans = [
         (count, (after - before).total_seconds())
         for before, after, count in zip(times, times[1:], rows[1:], strict=False)

@@ -151,7 +151,7 @@ async def compare(pool: Pool, sources: Sources, seed: Seed, rejected: Mapping[st
                     count = sql.SQL("select count(*) from {}").format(facts.rows)
                     result["extra"] = (await fetch(conn, count))[0][0]
             except (psycopg.Error, ValueError) as error:
-                # the source has a row now that is no reject and that the column cannot hold
+                # the source has a row now that is not a reject and that the column cannot hold
                 if isinstance(error, psycopg.Error) and not rejects.is_row_fault(error):
                     raise
                 result["error"] = f"{type(error).__name__} at or after row {reader.rows if reader else 0:,}"

@@ -56,7 +56,7 @@ def check_sets(glob: str) -> None:
     """
     is_reversed = any(first > last for first, last in _RANGE.findall(glob))
     if is_reversed or any(sign in _SET.sub("", glob) for sign in "[]"):
-        raise InvalidArgument(f"{glob!r} has brackets that are no set of characters: write [abc] or [!a-z]")
+        raise InvalidArgument(f"{glob!r} has brackets that are not a set of characters: write [abc] or [!a-z]")
 
 
 _SET = re.compile(r"\[!?(?:[\w.]-[\w.]|[\w.])+\]", re.ASCII)

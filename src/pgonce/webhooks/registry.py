@@ -234,17 +234,17 @@ class WebhookRegistry:
 
 
 def _check_pattern(pattern: Any, decorator: str) -> None:
-    """Refuse what is no event type and no glob: it would match nothing, and the handler would never be called.
+    """Refuse what is neither an event type nor a glob: it would match nothing, and the handler would never be called.
 
     Raises:
         InvalidArgument: it is not text, or is a list of types, a regular expression or a pattern of SQL's.
     """
     check_name(pattern, decorator, "an event type", "invoice.paid")
     if any(sign in pattern for sign in ",;|{}"):
-        raise InvalidArgument(f'{pattern!r} is no event type: write {decorator}("invoice.paid") once for each type')
+        raise InvalidArgument(f'{pattern!r} is not an event type: write {decorator}("invoice.paid") once for each type')
     if any(sign in pattern for sign in "^$\\()%"):
         raise InvalidArgument(
-            f'{pattern!r} is no event type: {decorator} takes a glob, such as "customer.subscription.*"'
+            f'{pattern!r} is not an event type: {decorator} takes a glob, such as "customer.subscription.*"'
         )
     check_sets(pattern)
 

@@ -37,7 +37,7 @@ class SecretLookup:
         Raises:
             NoSecrets: the function has not returned in time.
             Exception: what it raises.
-            InvalidArgument: what it returns are no signing secrets.
+            InvalidArgument: what it returns are not signing secrets.
         """
         try:
             async with asyncio.timeout(SECONDS):

@@ -110,7 +110,7 @@ class Query:
         self._names |= names
 
     def fingerprint(self, cursor: Cursor | None) -> Mapping[str, Any]:
-        """Which query it is, and in which database. A key of another query, or of another shard, is no place in it."""
+        """Which query of which database it is. A key of another query, or of another shard, is not a place in it."""
         del cursor
         names = (f"{old}={new}" for old, new in sorted(self._names.items()))
         return {"query": _hash(self._query.as_string(), *names), "database": self._database}

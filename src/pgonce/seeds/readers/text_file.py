@@ -15,7 +15,7 @@ from pgonce.seeds.source import Cursor, Verdict
 LONGEST = 256 * 1024 * 1024
 """Bytes of one line or record. A quote that is never closed makes one record of the whole rest of the file."""
 
-ZEROS = "it has zero bytes: it is no text, or text in UTF-16 without a byte order mark: --encoding utf-16-le"
+ZEROS = "it has zero bytes: it is not text, or is text in UTF-16 without a byte order mark: --encoding utf-16-le"
 
 
 class TextFile(FileReader):

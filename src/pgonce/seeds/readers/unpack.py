@@ -158,7 +158,7 @@ class _Streams(io.RawIOBase):
 class _Recoded(io.RawIOBase):
     """Text in another encoding as UTF-8. ``read`` gives at least one byte, or none at the end.
 
-    Bytes that are no character, also half a character at the end, become a byte that never occurs in UTF-8. So their
+    Bytes that are not a character, also half a character at the end, become a byte that never occurs in UTF-8. So their
     line is a bad row.
     """
 

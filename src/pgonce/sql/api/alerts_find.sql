@@ -13,7 +13,7 @@ comment on function pgonce_shell_word(text) is 'pgonce: the text as one word of 
 
 create or replace function pgonce_command(p_command text, p_value text default null) returns text
 language sql stable parallel safe set search_path from current as $$
-  -- an argument that begins with a dash is no option after "--", and neither is what follows it
+  -- an argument that begins with a dash is not an option after "--", and neither is what follows it
   select case when p_value like '-%' and p_command !~ ('--[a-z]+ ' || c.place) then
                 replace(p_command, ' ' || c.place, '') || c.schema || ' -- ' || pgonce_shell_word(p_value)
               else replace(p_command, coalesce(c.place, ''), coalesce(pgonce_shell_word(p_value), '')) || c.schema end

@@ -21,7 +21,7 @@
 -- failedq   | insert_webhook_if_new | heldq     | a redelivery is the retry, also of a dead letter; a worker can take it over
 -- succeeded | insert_webhook_if_new | succeeded | no row: done
 -- ignored   | insert_webhook_if_new | ignored   | no row: done
--- unhandled | insert_webhook_if_new | held      | the caller has a handler: it is no worker's any more
+-- unhandled | insert_webhook_if_new | held      | the caller has a handler: no worker gets it any more
 -- stray     | insert_webhook_if_new | held      | workers would end it as ignored, and the caller has a handler
 -- strayheld | insert_webhook_if_new | PT409     | its holder gives it back, or dies: Stripe retries
 -- absent    | pgonce_queue_webhooks        | waiting   | first receipt: a worker may claim it at once
