@@ -85,10 +85,10 @@ class JobRegistry:
         expect_every: timedelta | str | None = None,
         expect_grace: timedelta | str = "5 minutes",
     ) -> Callable[[F], F]:
-        """Register ``function(run)`` as job ``name``.
+        """Register ``function(run)`` as job ``name``. Lengths of time are text, such as "90 seconds", or a timedelta.
 
         Args:
-            name: the job's name.
+            name: the job's name, unique in the app.
             key: runs with different keys may run at the same time.
             window: without a heartbeat for this long a run counts as dead.
             cron: when a worker runs it: five fields, "0 6 * * *", or @hourly, @daily, @weekly, @monthly, @yearly. None:
@@ -112,7 +112,8 @@ class JobRegistry:
             expect_grace: how long after ``expect_every`` that alert is sent.
 
         Raises:
-            InvalidArgument: an argument cannot be read.
+            InvalidArgument: an argument cannot be read, or does nothing without another one; or, from the decorator,
+                there is a job of this name, or the function cannot be called with a run.
         """
         check_name(name, "@app.job", "the job's name", "stats_cache")
         of = f"of job {name}"
@@ -163,7 +164,11 @@ class JobRegistry:
         return register
 
     def get_job(self, name: str) -> Job:
-        """The job of this name. If it does not exist, NotFound lists the registered ones."""
+        """The job of this name.
+
+        Raises:
+            NotFound: there is none; the message lists those that are registered.
+        """
         return get_named(self.jobs, name, "job")
 
 

@@ -48,7 +48,12 @@ _ENDED = "a job ended run.transaction() inside, or sent RESET ALL there: leave C
 
 
 class AsyncRun:
-    """A run that is ours until it ends or is taken over. Made by ``jobs.run``."""
+    """A run that is ours until it ends or is taken over. Made by ``jobs.run``.
+
+    Attributes:
+        id, name, key, scope, window, scheduled_for: as it was started; a retry has the tick of the first attempt.
+        rows_processed, rows_skipped: the counts so far.
+    """
 
     def __init__(
         self,
@@ -65,7 +70,6 @@ class AsyncRun:
         self.key = start.key
         self.window = start.window
         self.scheduled_for = start.scheduled_for
-        """The tick this run is for, in UTC or the zone it was given in; a retry has the tick of the first attempt."""
         self.rows_processed = 0
         self.rows_skipped = 0
         self._counting = threading.Lock()
@@ -127,13 +131,13 @@ class AsyncRun:
         self._stopping = True
 
     def processed(self, rows: int = 1) -> None:
-        """Count ``rows`` as processed, in any thread; written when the run ends."""
+        """Count ``rows`` as processed, in any thread; written with each heartbeat and transaction, and at the end."""
         more = int(rows)  # numpy's, too: what the database refuses would end the heartbeats
         with self._counting:  # threads that read the same sum at once would lose counts
             self.rows_processed += more
 
     def skipped(self, rows: int = 1) -> None:
-        """Count ``rows`` as skipped, in any thread; written when the run ends."""
+        """Count ``rows`` as skipped, in any thread; written as those of ``processed``."""
         more = int(rows)
         with self._counting:
             self.rows_skipped += more

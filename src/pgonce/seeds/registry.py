@@ -26,6 +26,10 @@ class SeedRegistry:
         Args:
             name: the seed's name, unique in the app.
             options: ``into`` and ``key``, and the other fields of `pgonce.Seed`.
+
+        Raises:
+            InvalidArgument: an option is unknown or cannot be read; or, from the decorator, there is a seed of this
+                name, or the function cannot be called with a cursor.
         """
         check_name(name, "@app.seed", "the seed's name", "psalms")
         check_seed_options(name, options)
@@ -48,5 +52,9 @@ class SeedRegistry:
         return register
 
     def get_seed(self, name: str) -> Seed:
-        """The seed of this name; NotFound names those there are."""
+        """The seed of this name.
+
+        Raises:
+            NotFound: there is none; the message lists those that are registered.
+        """
         return get_named(self.seeds, name, "seed")

@@ -90,6 +90,9 @@ class Endpoint:
             body: the request body exactly as received.
             headers: the request's headers, with names in upper or lower case. Django's ``request.headers`` and
                 ``request.META`` both work. A header's value may be a list, as in AWS's multiValueHeaders.
+
+        Returns:
+            The answer to send: its ``status``, its ``body`` as bytes, and its ``headers`` as a dict.
         """
         by, about, is_away = "the endpoint", None, False
 

@@ -57,7 +57,7 @@ class Webhooks:
         schema: where ``pgonce migrate`` put the tables.
         tolerance: seconds that a signature's timestamp may differ from now, in both directions.
         lease: how long the handler's transaction may be idle before the server ends it, and how long after a crash a
-            redelivery takes the event over, which is never later than after a minute.
+            redelivery takes the event over, which is never later than after a minute: "5 minutes", or a timedelta.
 
     Raises:
         InvalidArgument: a secret is not set (None, blank), or is an API key.

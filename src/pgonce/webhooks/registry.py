@@ -88,12 +88,17 @@ class WebhookRegistry:
             coalesce: of several waiting events of one object the function is called for one, to fetch the present
                 state; the others are ignored, unless another function wants them. Also one at a time.
             key: identifies the object, as a text; the default is account, mode, type and id of ``data.object``.
-            timeout: after this long the attempt has failed. A synchronous function cannot be interrupted: its
-                connection is closed.
+            timeout: after this long, such as "30 seconds", the attempt has failed. A synchronous function cannot be
+                interrupted: its connection is closed.
             transaction: ``own`` calls ``function(event)`` without a transaction: it opens one of its own (SQLAlchemy,
                 Django, asyncpg) and calls ``event.complete(session)`` in it.
             durable: ``chain``: the commits of events that a worker handles right after each other wait for the disk
                 together. ``each``: every commit waits as ``synchronous_commit`` says.
+
+        Raises:
+            InvalidArgument: the pattern is neither a type nor a glob; an argument cannot be read, or does nothing
+                without another one; or, from the decorator, the function cannot be called with these arguments, or
+                cannot share an event with one that is registered.
         """
         _check_pattern(pattern, "@app.webhook")
         check_choice(transaction, f"transaction of {pattern}", ("shared", "own"))
@@ -127,7 +132,14 @@ class WebhookRegistry:
     def webhook_batch(self, pattern: str, *, timeout: timedelta | str | None = None) -> Callable[[F], F]:
         """Register ``function(events, tx)``: a list of events, whose effects it writes set-wise in one transaction.
 
-        When it fails, its events are handled one by one, so that a bad one does not stop the others.
+        When it fails, its events are handled one by one, so that a bad one does not stop the others. It needs a worker.
+
+        Args:
+            pattern: as of ``webhook``.
+            timeout: after this long, such as "30 seconds", the call has failed.
+
+        Raises:
+            InvalidArgument: as of ``webhook``.
         """
         _check_pattern(pattern, "@app.webhook_batch")
         limit = None if timeout is None else interval(timeout, f"the timeout for {pattern}").total_seconds()
@@ -215,12 +227,18 @@ class WebhookRegistry:
         return ClaimedTypes(included, self.types(asynchronous=asynchronous, own=True)) if included else None
 
     def handle(self, event: Event, tx: Any) -> None:
-        """Run every synchronous handler of the event on one transaction; for a delivery handled where it arrives."""
+        """Run every synchronous handler of the event on one transaction; for a delivery handled where it arrives.
+
+        Pass it to ``Webhooks.receive``. An event without a handler ends as ignored.
+
+        Raises:
+            InvalidArgument: a handler is asynchronous, takes a batch, or has a transaction of its own.
+        """
         for handler in self._shared(event):
             ensure_result(handler.function(event, tx))
 
     async def handle_async(self, event: Event, tx: Any) -> None:
-        """``handle`` for asynchronous handlers."""
+        """``handle`` for asynchronous handlers, to be passed to ``AsyncWebhooks.receive``."""
         for handler in self._shared(event):
             await ensure_awaitable(handler.function(event, tx))
 
