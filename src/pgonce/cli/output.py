@@ -196,10 +196,15 @@ def _padded(text: str, width: int, *, right: bool) -> str:
 
 def suggested(command: str, value: str, options: str = "") -> str:
     """``command_line``, with the schema if the present command names it."""
+    return command_line(command, printable(value), options + named_schema())
+
+
+def named_schema() -> str:
+    """`` --schema NAME`` if the present command names it, for a command that is printed; else an empty text."""
     context = click.get_current_context(silent=True)
     if context and context.get_parameter_source("schema") is ParameterSource.COMMANDLINE:
-        options += schema_option(context.params["schema"])
-    return command_line(command, printable(value), options)
+        return schema_option(context.params["schema"])
+    return ""
 
 
 def print_diagnosis(found: Iterable[Diagnosis]) -> None:

@@ -8,7 +8,7 @@ import click
 
 from pgonce.cli.actor import audited
 from pgonce.cli.options import Database, as_json, with_database
-from pgonce.cli.output import Moment, print_json, print_table, suggested, when
+from pgonce.cli.output import Moment, named_schema, print_json, print_table, suggested, when
 from pgonce.cli.times import ago, took
 from pgonce.cli.watch import watchable
 from pgonce.cli.webhook_replay import check_glob, match
@@ -74,7 +74,7 @@ def list_(
     )  # fmt: skip
     if failed := next((e for e in lines if e.status == "failed"), None):
         click.echo(f"look: {suggested('webhook show', failed.stripe_event_id)}")
-        click.echo("again: pgonce webhook replay --failed --dry-run")
+        click.echo(f"again: pgonce webhook replay --failed --dry-run{named_schema()}")
 
 
 SIGNS = {"succeeded": "✔ succeeded", "ignored": "○ ignored", "processing": "● processing", "dead": "✗ dead"}

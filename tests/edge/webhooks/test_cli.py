@@ -179,6 +179,15 @@ def test_the_commands_that_ls_and_show_name_run_whatever_the_id_is(database: str
     assert "\npayload\n" in printed
 
 
+def test_the_commands_that_ls_names_are_for_the_schema_that_it_lists(database: str, conn: Connection[Any]) -> None:
+    pgonce(database, "migrate", "--schema", "other")
+    conn.execute("insert into other.webhook_events (stripe_event_id, event_type, status) values ('evt_o', 'a.b', 'failed')")
+    printed = pgonce(database, "webhook", "ls", "--schema", "other")[1]
+    shown, again = (shlex.split(each) for each in re.findall(": pgonce (.*)", printed))
+    assert "evt_o" in pgonce(database, *shown)[1]
+    assert pgonce(database, *again)[1] == "evt_o\n1 would be queued again\n"
+
+
 @pytest.mark.parametrize("command", ["show evt_nobody", "replay evt_nobody", "replay evt_nobody --dry-run", "show evt"])
 def test_an_unknown_event_is_one_line_and_exit_code_1(database: str, command: str) -> None:
     code, out, err = pgonce(database, "webhook", *command.split())
