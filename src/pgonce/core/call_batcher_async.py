@@ -59,7 +59,7 @@ class AsyncCallBatcher:
         """The value of ``wanted``, committed.
 
         Raises:
-            PgonceError: what the protocol refused, translated from its SQLSTATE.
+            PgonceError: the SQL function refused the call; translated from its SQLSTATE.
             psycopg.Error: anything else.
         """
         texts = arguments_as_text(wanted) if wanted.many else None

@@ -147,7 +147,7 @@ def execute(
     connects to the primary.
 
     Raises:
-        PgonceError: what the protocol refused, translated from its SQLSTATE.
+        PgonceError: the SQL function refused the call; translated from its SQLSTATE.
         psycopg.Error: anything else.
     """
     statement = statement or call.statement(schema, synced=synced)

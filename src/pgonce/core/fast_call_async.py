@@ -58,7 +58,7 @@ async def execute_value(conn: AsyncConnection[Any], wanted: Call[T], schema: str
     an argument's type is not in the table, and where the session's settings are not the usual ones.
 
     Raises:
-        PgonceError: what the protocol refused, translated from its SQLSTATE.
+        PgonceError: the SQL function refused the call; translated from its SQLSTATE.
         psycopg.Error: anything else.
     """
     texts = arguments_as_text(wanted)

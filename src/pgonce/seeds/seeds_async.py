@@ -98,8 +98,9 @@ class AsyncSeeds:
             options: the fields of `Seed`, where ``seed`` is a name.
 
         Returns:
-            ``complete``; ``unfinished`` when the source ended too early, with half a line for example: what is whole
-            is in, and the next run resumes there; ``stopped``; ``paused``; or ``overlap``: another runner has the seed.
+            Its ``outcome`` is ``complete``; ``unfinished``: the source ended too early, with half a line for example,
+            what is whole is in, and the next run resumes there; ``stopped``; ``paused``; or ``overlap``: another runner
+            has the seed.
 
         Raises:
             SchemaError: no such table, or the key is not unique.
@@ -176,7 +177,7 @@ class AsyncSeeds:
             options: as for ``run``.
 
         Returns:
-            ``complete``, ``unfinished``, ``stopped`` or ``paused``.
+            Its ``outcome`` is ``complete``, ``unfinished``, ``stopped`` or ``paused``.
 
         Raises:
             NotFound: the seed has no such partition.

@@ -183,13 +183,13 @@ def check_body(body: object) -> None:
         raise InvalidArgument(f"the body must be the raw bytes, not {type(body).__name__}: pass {hint}")
 
 
-def check_header(header: str | None, *, tolerance: float = TOLERANCE, now: float | None = None) -> None:
+def check_header(header: str | None, *, now: float | None = None) -> None:
     """Check the header's form and its timestamp. It does not need the body, so it can run before the body is read.
 
     Raises:
         SignatureError: no header, an unreadable one, or a timestamp out of tolerance.
     """
-    check_age(read_header(header)[0], tolerance, now)
+    check_age(read_header(header)[0], TOLERANCE, now)
 
 
 def check_age(timestamp: str, tolerance: float, now: float | None = None) -> None:
