@@ -36,6 +36,8 @@ class Replay:
     started_at: datetime | None
     ended_at: datetime | None
     stopped_by: str | None
+    at_once: int | None
+    """How many may be queued and not handled yet; None: any number."""
     events: int
     counts: Mapping[str, int]
     """How many events are planned, queued, changed, succeeded, failed or ignored."""

@@ -133,6 +133,26 @@ def test_a_replay_of_what_has_succeeded_asks_for_its_number_without_javascript_t
     assert "Stop asked: not yet stopped" in page.inner_text("#state")
 
 
+@pytest.mark.parametrize(("at_once", "shown"), [(None, False), (7, True)])
+def test_a_replay_of_the_command_line_is_shown_and_downloaded_whole(
+    open_page: Open, console: str, conn: Connection, at_once: int | None, shown: bool
+) -> None:
+    conn.execute(
+        "insert into webhook_events (stripe_event_id, event_type, status, queued, payload)"
+        " select 'evt_many' || n, 'many', 'failed', true, '{}' from generate_series(1, 10050) n"
+    )
+    plan = "select pgonce_plan_replay('{\"type\": \"many\"}', 'ops', null, 1000000, %s)"
+    [number] = conn.execute(plan, [at_once]).fetchone() or [0]
+    conn.execute("select pgonce_start_replay(%s)", [number])
+    page = open_page(f"/webhooks/replay?id={number}")
+    assert ("At most 7 are queued at a time." in page.inner_text("#said")) is shown
+    assert ("At most" in page.inner_text("#said")) is shown
+    found = page.request.get(f"{console}/webhooks/replay/table?id={number}").text()
+    assert found.count("evt_many") == 10050
+    conn.execute("delete from pgonce_replays where id = %s", [number])
+    conn.execute("delete from webhook_events where event_type = 'many'")
+
+
 def test_a_reader_sees_no_action_and_is_refused_by_the_database(
     open_page: Open, conn: Connection, console: str
 ) -> None:

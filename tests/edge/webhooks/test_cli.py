@@ -181,7 +181,9 @@ def test_the_commands_that_ls_and_show_name_run_whatever_the_id_is(database: str
 
 def test_the_commands_that_ls_names_are_for_the_schema_that_it_lists(database: str, conn: Connection[Any]) -> None:
     pgonce(database, "migrate", "--schema", "other")
-    conn.execute("insert into other.webhook_events (stripe_event_id, event_type, status) values ('evt_o', 'a.b', 'failed')")
+    conn.execute(
+        "insert into other.webhook_events (stripe_event_id, event_type, status) values ('evt_o', 'a.b', 'failed')"
+    )
     printed = pgonce(database, "webhook", "ls", "--schema", "other")[1]
     shown, again = (shlex.split(each) for each in re.findall(": pgonce (.*)", printed))
     assert "evt_o" in pgonce(database, *shown)[1]

@@ -22,6 +22,7 @@ from pgonce.console.pages.jobs import NOW
 from pgonce.console.reads import reading
 from pgonce.console.respond import form, go, query, who
 from pgonce.console.sessions import AuditLine, list_audit
+from pgonce.console.templating import CSV_ROWS
 from pgonce.console.text import coded, shortened
 from pgonce.core.call import Call
 from pgonce.core.diagnosis import Diagnosis
@@ -36,7 +37,7 @@ from pgonce.seeds.pace import Pace, pace
 from pgonce.seeds.seeds_async import AsyncSeeds
 
 log = logging.getLogger("pgonce")
-MOST_PARTITIONS, MOST_CSV = 50, 100_000
+MOST_PARTITIONS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,12 +204,12 @@ async def rejects(request: Request) -> Response:
 
 
 async def rejects_csv(request: Request) -> Response:
-    """All rejected rows as CSV, with their values: for operators."""
+    """The rejected rows as CSV, with their values: for operators."""
     _operator(request)
     name = fields.raw(query(request), "name") or ""
     found: list[Reject] = []
     async with reading(request) as read:
-        while len(found) < MOST_CSV and (page := await read(get_rejects(name, found[-1].id if found else 0, 5000))):
+        while len(found) < CSV_ROWS and (page := await read(get_rejects(name, found[-1].id if found else 0, 5000))):
             found += page
     columns = list(dict.fromkeys(column for each in found for column in each.row or ()))
     headings = ["row_number", "partition", "sqlstate", "error", *columns, "line"]

@@ -13,7 +13,7 @@ from pgonce.console.actions import act
 from pgonce.console.figures.webhooks import REPLAYED, progress
 from pgonce.console.pages.webhooks import read_filter
 from pgonce.console.reads import reading
-from pgonce.console.templating import zone_of
+from pgonce.console.templating import CSV_ROWS, zone_of
 from pgonce.errors import InvalidArgument, NotFound
 from pgonce.webhooks import calls_replays as calls
 from pgonce.webhooks.calls_replays import Replay, ReplayItem
@@ -64,7 +64,13 @@ async def table(request: Request) -> Response:
     async with reading(request) as read:
         if await read(calls.get_replay(number)) is None:
             raise NotFound(f"there is no replay {number}")
-        items = await read(calls.list_replay_items(number, limit=10_000))
+        items: list[ReplayItem] = []
+        while len(items) < CSV_ROWS:
+            after = items[-1].position if items else 0
+            page = await read(calls.list_replay_items(number, after=after, limit=10_000))
+            if not page:
+                break
+            items += page
     headings = ["event", "type", "object", "was", "result", "now", "reason", "queued_at", "settled_at"]
     rows = (
         [

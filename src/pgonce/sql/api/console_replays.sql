@@ -2,12 +2,12 @@
 
 create or replace function pgonce_console_replays(p_id bigint default null, p_limit integer default 20)
 returns table (id bigint, status text, who text, why text, filter jsonb, plan jsonb, planned_at timestamptz, started_at timestamptz,
-               ended_at timestamptz, stopped_by text, events integer, counts jsonb)
+               ended_at timestamptz, stopped_by text, at_once integer, events integer, counts jsonb)
 language plpgsql stable set search_path from current set plan_cache_mode = force_custom_plan as $$
 #variable_conflict use_column
 begin
   return query
-    select r.id, r.status, r.who, r.why, r.filter, r.plan, r.planned_at, r.started_at, r.ended_at, r.stopped_by,
+    select r.id, r.status, r.who, r.why, r.filter, r.plan, r.planned_at, r.started_at, r.ended_at, r.stopped_by, r.at_once,
            coalesce((select sum(c.n) from jsonb_each_text(s.counts) as e (k, v) cross join lateral (select e.v::integer as n) c), 0)::integer,
            coalesce(s.counts, '{}')
     from (select * from pgonce_replays o
