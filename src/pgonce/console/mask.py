@@ -8,11 +8,18 @@ import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
+from pgonce.console.auth import Identity
+
 MASK = "•••••• (masked)"
 
 
-def mask_patterns() -> list[str]:
-    """The patterns in PGONCE_MASK, separated by commas: a key (email) or a glob of a path (*.name, data.*.phone)."""
+def mask_patterns(user: Identity) -> list[str]:
+    """What ``user`` does not see: the patterns in PGONCE_MASK, separated by commas; for an operator nothing.
+
+    A pattern is a key (email) or a glob of a path (*.name, data.*.phone).
+    """
+    if user.operator:
+        return []
     return [each.strip() for each in os.environ.get("PGONCE_MASK", "").split(",") if each.strip()]
 
 

@@ -63,7 +63,7 @@ class ShellCache:
         self._read_at = float("-inf")
         self._counts: Counts | None = None
         self._ahead = timedelta()
-        self._asking: asyncio.Task[Counts] | None = None
+        self._being_read: asyncio.Task[Counts] | None = None
 
     async def get(self, request: Request) -> Shell:
         """The frame's values.
@@ -73,13 +73,13 @@ class ShellCache:
         """
         counts = self._counts
         if counts is None or time.monotonic() - self._read_at > HOLDS:
-            if self._asking is None or self._asking.done():
-                self._asking = asyncio.create_task(self._ask(request))
-                self._asking.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may wait
-            counts = await asyncio.shield(self._asking)
+            if self._being_read is None or self._being_read.done():
+                self._being_read = asyncio.create_task(self._read(request))
+                self._being_read.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may wait
+            counts = await asyncio.shield(self._being_read)
         return Shell(counts, datetime.now(UTC) + self._ahead, self._ahead)
 
-    async def _ask(self, request: Request) -> Counts:
+    async def _read(self, request: Request) -> Counts:
         began = datetime.now(UTC)
         async with reading(request) as read:
             counts = await read(get_counts())

@@ -74,7 +74,7 @@ class Absent:
 
 async def webhook(request: Request) -> Response:
     event_id = respond.query(request).get("id")
-    patterns = _masks(request)
+    patterns = mask_patterns(respond.who(request))
     async with reading(request) as read:
         event = await read(calls.get_event(event_id))
         diagnosis = await read(diagnose_webhook(event_id))
@@ -137,10 +137,6 @@ async def _read(read: Read, event: EventDetails, diagnosis: Sequence[Diagnosis],
         event, diagnosis, life(event, history, diagnosis), history, trace, max(same - 1, 0), lane_marks(by_object),
         lane_marks(by_customer), _masked_changes(changes, patterns), part, hidden,
     )  # fmt: skip
-
-
-def _masks(request: Request) -> list[str]:
-    return [] if respond.who(request).operator else mask_patterns()
 
 
 async def _mask(part: PayloadPart, patterns: Sequence[str], length: int) -> tuple[PayloadPart, int]:
@@ -288,7 +284,7 @@ async def payload(request: Request) -> Response:
     """The payload in parts of 64 kB, and a search in it."""
     form = respond.query(request)
     start = int(form.get("from")) if form.get("from").isdecimal() and len(form.get("from")) < 10 else 0
-    text, patterns = form.get("find"), _masks(request)
+    text, patterns = form.get("find"), mask_patterns(respond.who(request))
     async with reading(request) as read:
         event = await read(calls.get_event(form.get("id")))
         if event is None:
@@ -316,7 +312,7 @@ def _cut(part: PayloadPart, start: int, text: str) -> PayloadPart:
 async def raw(request: Request) -> Response:
     """The bytes as received, or as jsonb writes them, to be saved; with masks for a reader."""
     event_id = respond.query(request).get("id")
-    patterns = _masks(request)
+    patterns = mask_patterns(respond.who(request))
     async with reading(request) as read:
         found = await read(calls.get_body(event_id))
     if found is None:
