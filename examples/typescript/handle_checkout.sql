@@ -8,7 +8,7 @@ declare
   claim record;
 begin
   select * into claim from claim_webhook(e ->> 'id', e ->> 'type', p_body);
-  if claim.outcome = 'busy' then  -- somebody else is at it, and may die: Stripe is to come again
+  if claim.outcome = 'busy' then  -- another client is handling it, and may die: Stripe must deliver it again
     raise sqlstate 'PT409' using message = 'this event is being handled by another client';
   elsif claim.outcome = 'claimed' then
     insert into access_grants (stripe_event_id, customer) values (e ->> 'id', e #>> '{data,object,customer}');
