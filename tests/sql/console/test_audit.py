@@ -111,6 +111,23 @@ def test_after_the_clock_was_set_back_a_mute_is_as_long_as_it_was_meant(conn: Co
     assert len(conn.execute("select * from pgonce_claim_alerts('c')").fetchall()) == 1
 
 
+def test_a_page_has_as_many_alerts_however_many_channels_there_are(conn: Connection) -> None:
+    conn.execute("insert into pgonce_alert_channels (channel) select 'page_' || n from generate_series(1, 6) n")
+    conn.execute(
+        "insert into pgonce_alerts (channel, kind, subject, dedupe_key, message)"
+        " select channel, 'job_failed', 'j' || n, 'j' || n, 'm' from generate_series(1, 12) n, pgonce_alert_channels"
+        " where channel like 'page%' order by n, channel"
+    )
+    page = "select subject, channels, created_at from pgonce_console_alerts(%s, 5)"
+    shown: list[tuple[str, int]] = []
+    before = None
+    while found := conn.execute(page, [before]).fetchall():
+        shown += [row[:2] for row in found]
+        before = found[-1][2]
+    assert shown == [(f"j{number}", 6) for number in range(12, 0, -1)]
+    conn.execute("delete from pgonce_alert_channels where channel like 'page%'")
+
+
 def test_a_reader_cannot_mute_and_leaves_no_trace(conn: Connection) -> None:
     reader = value(conn, "select pgonce_console_identify('host', 'eva', 'reader', '')")
     alert = value(conn, ALERT, "deliveries_refused", "signature", "k", "{}")

@@ -49,11 +49,13 @@ returns table (id uuid, kind text, subject text, message text, detail jsonb, cre
                delivered bigint, delivered_at timestamptz, attempts integer, next_attempt_at timestamptz, last_error text,
                muted_until timestamptz, muted_by text, mute_reason text)
 language plpgsql stable set search_path from current as $$
+declare
+  v_channels bigint := greatest((select count(*) from pgonce_alert_channels), 1);  -- each has a row of its own for a cause
 begin
   return query
     with newest as (
-      -- several channels have a row each
-      select a.* from pgonce_alerts a where p_before is null or a.created_at < p_before order by a.created_at desc limit least(p_limit, 1000) * 4),
+      select a.* from pgonce_alerts a where p_before is null or a.created_at < p_before
+      order by a.created_at desc limit least(p_limit, 1000) * v_channels),
     causes as (
       select distinct on (n.dedupe_key) n.id, n.dedupe_key, n.kind, n.subject, n.message, n.detail, n.created_at
       from newest n order by n.dedupe_key, n.created_at, n.id),
