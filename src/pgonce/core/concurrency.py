@@ -6,7 +6,6 @@ import inspect
 import itertools
 import math
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from psycopg import Connection
 
 from pgonce.core import event_loop
 from pgonce.core.failures import log_errors
+from pgonce.core.lent_connection import cut as cut_off
 
 T = TypeVar("T")
 Result: TypeAlias = Annotated[T, "returned as it is"]
@@ -223,12 +223,10 @@ def _time_limit(
 
     def cut() -> None:
         over.set()
-        with suppress(OSError, psycopg.Error):  # the server has closed it, or is closing it
-            if conn is not None and not conn.closed:
-                with suppress(psycopg.Error):
-                    conn.cancel_safe(timeout=CANCEL)
-                with socket.socket(fileno=os.dup(conn.fileno())) as wire:
-                    wire.shutdown(socket.SHUT_RDWR)
+        if conn is not None and not conn.closed:
+            with suppress(OSError, psycopg.Error):  # the server has closed it, or is closing it
+                conn.cancel_safe(timeout=CANCEL)
+            cut_off(conn)
         log_errors(expired, error)
 
     timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), cut)

@@ -28,7 +28,8 @@ T = TypeVar("T")
 
 # Behind a transaction pooler the next transaction may run on another server process, which does not have the prepared
 # statements of the one before. So statements are prepared only after `_is_direct` has found that there is no pooler.
-# TCP keepalives end a connection to an unreachable peer after 30 + 3 * 10 s; the kernel's default is two hours.
+# TCP keepalives end a connection to an unreachable peer after 30 + 3 * 10 s; the kernel's default is two hours. None
+# are sent while a statement is not acknowledged: tcp_user_timeout ends that wait, by default in a quarter of an hour.
 CONNECTION = {
     "autocommit": True,
     "prepare_threshold": None,
@@ -36,6 +37,7 @@ CONNECTION = {
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
     "application_name": "pgonce",
     "client_encoding": "UTF8",
 }

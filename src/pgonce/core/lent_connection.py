@@ -3,8 +3,10 @@
 # ruff: noqa: SLF001 -- psycopg has no public way to have a second connection object on one session
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, TypeVar
 
 import psycopg
@@ -55,6 +57,15 @@ def close_for_good(conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any])
 def was_lost(conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
     """Whether the connection has ended and nobody in this process has closed it."""
     return conn.closed and getattr(conn.pgconn, "pgconn_ptr", None) is not None
+
+
+def cut(conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+    """End the traffic on the connection. Whoever waits for an answer on it gets the error of a lost connection.
+
+    It may be called in any thread.
+    """
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(conn.fileno())) as wire:
+        wire.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from pgonce.core.concurrency_async import Result, or_undone, shielded
 from pgonce.core.connection_reset_async import lent, resetting
 from pgonce.core.execute_async import Pool, call, connection, execute, run, transaction
 from pgonce.core.forked_child import ends_forked_child
+from pgonce.core.hanging import answered_within
 from pgonce.core.interval import interval
 from pgonce.core.registration import check_pool, check_schema, check_seconds
 from pgonce.core.telemetry import working
@@ -29,7 +30,7 @@ from pgonce.webhooks.conflicts import CONFLICTS
 from pgonce.webhooks.executor_async import MARKS
 from pgonce.webhooks.handler_connection_async import SYNCED, call_back
 from pgonce.webhooks.handling_async import ids_of, write_counts
-from pgonce.webhooks.inbox_writer import ALONE, with_lock_timeout
+from pgonce.webhooks.inbox_writer import ALONE, HANGS, with_lock_timeout
 from pgonce.webhooks.refusals import RefusalCounter
 from pgonce.webhooks.responses import is_database_fault
 
@@ -39,8 +40,8 @@ Outcome: TypeAlias = Literal["succeeded", "ignored", "done", "queued"]
 CLAIM = timedelta(minutes=1)
 """How long a claim is valid at most. It bridges the time until the mark locks the row: a locked row counts as held."""
 END_SECONDS = 2.0
-"""Seconds that the end of a failed attempt waits for a connection, after the attempt may have waited for one already.
-Stripe waits for about 20 s for an answer."""
+"""Seconds that the end of a failed attempt waits for a connection, and about as long for the answer: the attempt may
+have waited already, and Stripe waits for about 20 s."""
 
 
 class _Refused(Exception):
@@ -163,7 +164,8 @@ class AsyncWebhooks:
         statement = with_lock_timeout(claim, self._schema, ALONE, synced=False)
         try:
             async with connection(self._pool) as conn:
-                return await execute(conn, claim, self._schema, statement=statement)
+                with answered_within(HANGS, conn):
+                    return await execute(conn, claim, self._schema, statement=statement)
         except psycopg.errors.LockNotAvailable as error:
             raise EventBusy(
                 f"event {body.id} is in another client's open transaction, or the table is locked: "
@@ -186,11 +188,19 @@ class AsyncWebhooks:
         raise AssertionError
 
     async def _try(self, claim: Claim, event: Event, handler: HandlerFunction) -> Outcome:
-        async with (
-            connection(self._pool) as conn,
-            resetting(conn, self._pool),
-            transaction(conn, f"pgonce {claim.id}", self._lease),
-        ):
+        async with connection(self._pool) as conn, resetting(conn, self._pool):
+            with answered_within(HANGS, conn) as was_answered:
+                return await self._in_transaction(conn, claim, event, handler, was_answered)
+
+    async def _in_transaction(
+        self,
+        conn: AsyncConnection[Any],
+        claim: Claim,
+        event: Event,
+        handler: HandlerFunction,
+        was_answered: Callable[[], None],
+    ) -> Outcome:
+        async with transaction(conn, f"pgonce {claim.id}", self._lease):
             try:
                 async with conn.transaction("pgonce_handler"):
                     try:
@@ -199,6 +209,7 @@ class AsyncWebhooks:
                         raise _Refused from error
                     if not marked:
                         raise LeaseLost(f"event {event.id} was taken over by another client: nothing was written")
+                    was_answered()
                     async with lent(conn) as tx:
                         with working(f"process {event.type}", "consumer", ids_of(event)), deciding():
                             await ensure_awaitable(handler(event, tx))
@@ -228,4 +239,5 @@ class AsyncWebhooks:
     async def _record_failure(self, claim: Claim, error: BaseException) -> bool:
         reason = "".join(traceback.format_exception(error))
         async with connection(self._pool, END_SECONDS) as conn:
-            return await execute(conn, calls.fail_webhook(claim, reason), self._schema)
+            with answered_within(END_SECONDS + 1, conn):  # the function waits 2 s for a lock
+                return await execute(conn, calls.fail_webhook(claim, reason), self._schema)

@@ -425,6 +425,21 @@ def test_a_delivery_waits_for_a_database_that_is_gone_after_its_claim_once(
     assert [wait is not None and wait < 1 for wait in waits] == [False, False, True]
 
 
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("statement", [b"claim_webhook", b"pgonce.transaction", b"complete_webhook"])
+def test_a_delivery_ends_although_the_server_does_not_answer(
+    network: Proxy, open_caller: Open, db: Db, name: str, kind: str, statement: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inline if kind == "sync" else inline_async, "HANGS", 0.2)
+    caller = open_caller(kind, network.url)
+    network.hold(statement)
+    with pytest.raises(DatabaseUnavailable):
+        spawn(caller.deliver, body(name), effect).result(60)
+    network.cut()  # what is held is lost
+    wait_until(lambda: redeliver(caller, name) in {"succeeded", "done"}, "the redelivery")
+    assert effects(db, name) == 1
+
+
 def test_an_event_that_a_worker_will_do_is_queued(caller: Caller, db: Db, name: str) -> None:
     queue = "select stripe_event_id, outcome from pgonce_queue_webhooks(%s, %s, %s)"
     assert db.execute(queue, [[name], ["invoice.paid"], [body(name).decode()]]).fetchall() == [(name, "queued")]

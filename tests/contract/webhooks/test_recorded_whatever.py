@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -18,6 +20,7 @@ from pgonce.webhooks import inbox_writer, stripe
 from pgonce.webhooks.inbox_writer import InboxWriter, order_key
 from pgonce.webhooks.worker import Worker
 from tests.conftest import wait_until
+from tests.faults.proxy import proxy
 from tests.faults.webhooks import odd_headers
 from tests.faults.webhooks.odd_bodies import odd_bodies
 
@@ -204,6 +207,40 @@ def test_a_read_only_server_is_a_database_that_is_away_and_its_connection_is_lef
 
     asyncio.run(main())
     assert recorded(conn) == {"evt_1", "evt_2"}
+
+
+def test_a_server_that_answers_no_more_keeps_no_later_delivery_waiting(
+    database: str, conn: Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox_writer, "HANGS", 0.5)
+    with proxy(database) as network:
+
+        async def main() -> None:
+            async with await databases.open_async_pool(network.url, 4) as pool:
+                writer = InboxWriter(pool)
+                hanging = []
+                for nr in range(2):  # as many as are in flight at once; none of them is ever released
+                    held = network.hold(b"pgonce_queue_webhooks")
+                    hanging.append(asyncio.create_task(writer.record(body(nr), None)))
+                    await asyncio.to_thread(held.wait)
+                done, _ = await asyncio.wait(hanging, timeout=60)
+                assert [type(each.exception()) for each in done] == [DatabaseUnavailable] * 2
+                assert await writer.record(body(2), None) == "queued"
+
+        asyncio.run(main())
+    assert recorded(conn) == {"evt_2"}
+
+
+def test_a_statement_that_no_host_acknowledges_is_given_up_after_a_minute(database: str) -> None:
+    if not hasattr(socket, "TCP_USER_TIMEOUT"):
+        pytest.skip("this system has no TCP_USER_TIMEOUT")
+    with (
+        proxy(database) as network,
+        databases.open_pool(network.url, 1) as pool,
+        pool.connection() as conn,
+        socket.socket(fileno=os.dup(conn.fileno())) as wire,
+    ):
+        assert wire.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
 
 
 def test_a_pool_connects_only_to_a_server_that_can_write_unless_told_otherwise(
