@@ -110,7 +110,7 @@ def _lost(facts: Facts, jobs: Sequence[JobLine], clock: Clock) -> Sentence:
     if facts.refused >= 3 or facts.silent:
         state, say = "dead", f"{plural(facts.refused, 'delivery was', 'deliveries were')} refused in 24 hours."
         if facts.silent:
-            say = "Stripe has stopped delivering."
+            say = "Deliveries have stopped."
             said.append(facts.silent.partition(" Next:")[0])
     elif missing:
         state, say = "dead", f"{plural(missing, 'event is', 'events are')} missing here."

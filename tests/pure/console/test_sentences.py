@@ -89,7 +89,7 @@ def test_a_worker_that_only_handles_events_has_not_looked_at_the_ticks() -> None
         ({"compared": {**COMPARED, "not_compared": {"acct_1": "no"}}}, "unknown", "Not known of 1 connected account."),
         ({"refused": 212, "refused_reason": "signature"}, "dead", "212 deliveries were refused in 24 hours."),
         ({"refused": 1, "refused_reason": "time"}, "odd", "Nothing is lost."),
-        ({"silent": "no delivery since … Next: `x`"}, "dead", "Stripe has stopped delivering."),
+        ({"silent": "no delivery since … Next: `x`"}, "dead", "Deliveries have stopped."),
     ],
 )  # fmt: skip
 def test_lost(changed: dict[str, Any], state: str, says: str) -> None:

@@ -113,13 +113,47 @@ def test_silence_is_five_times_the_longest_gap_and_at_least_a_day(
     conn: Connection, days_ago: list[float], silent: bool
 ) -> None:
     deliver(conn, *days_ago)
-    assert alerts(conn) == ([("deliveries_silent", "webhooks")] if silent else [])
+    assert alerts(conn) == ([("deliveries_silent", "stripe")] if silent else [])
+
+
+def test_each_sender_is_silent_by_itself_whatever_the_others_send(conn: Connection) -> None:
+    deliver(conn, *(number / 10 for number in range(50)))
+    columns = "stripe_event_id, event_type, received_at"
+    other = f"insert into webhook_events ({columns}) values (%s, %s, now() - %s * interval '1 day')"
+    for days in (3, 2.9):
+        conn.execute(other.encode(), [f"github:{days}", "github.push", days])
+    for days in (20, 15, 10):  # five days are usual there
+        conn.execute(other.encode(), [f"shopify:{days}", f"shopify.orders.{days}", days])
+    conn.execute(other.encode(), ["clerk:1", "clerk.user.created", 9])  # one delivery: no gap is usual
+    assert alerts(conn) == [("deliveries_silent", "github")]
+    conn.execute("select pgonce_collect_alerts('{channel}')")
+    is_open = "select pgonce_alert_is_open(kind, subject, detail, created_at) from pgonce_alerts"
+    assert "no delivery from github since" in value(conn, "select message from pgonce_alerts")
+    deliver(conn, -0.001)
+    assert value(conn, is_open) is True
+    conn.execute(other.encode(), ["github:new", "github.issues.opened", 0])
+    assert value(conn, is_open) is False
+    assert alerts(conn) == []
+
+
+@pytest.mark.parametrize(("weekend", "silent"), [(1, True), (3, False)])
+def test_a_busy_sender_is_silent_after_five_of_its_longest_gaps_too(
+    conn: Connection, weekend: int, silent: bool
+) -> None:
+    conn.execute(
+        "insert into webhook_events (stripe_event_id, event_type, status, received_at)"
+        " select 'evt_' || n, 'type_' || n %% 3, 'succeeded',"
+        " now() - interval '12 days' - n * interval '1 minute' - n / 11000 * %s * interval '1 day'"
+        " from generate_series(1, 20001) n",
+        [weekend],
+    )
+    assert alerts(conn) == ([("deliveries_silent", "stripe")] if silent else [])
 
 
 def test_what_a_comparison_finds_is_no_delivery(conn: Connection) -> None:
     deliver(conn, 3, 2.9)
     conn.execute("select pgonce_queue_webhooks('{evt_found}', '{x}', '{\"{}\"}', p_deliveries => 0)")
-    assert alerts(conn) == [("deliveries_silent", "webhooks")]
+    assert alerts(conn) == [("deliveries_silent", "stripe")]
     conn.execute("select pgonce_queue_webhooks('{evt_found}', '{x}', '{\"{}\"}')")
     assert value(conn, "select deliveries from webhook_events where stripe_event_id = 'evt_found'") == 1
     assert alerts(conn) == []

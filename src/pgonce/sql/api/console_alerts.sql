@@ -36,7 +36,8 @@ begin
     when p_kind = 'deliveries_refused' then
       return p_created_at > clock_timestamp() - interval '1 hour';
     when p_kind = 'deliveries_silent' then
-      return not exists (select from webhook_events e where e.received_at > p_created_at);
+      return exists (select from pgonce_find_delivery_alerts('infinity') a
+                     where a.kind = p_kind and a.subject = p_subject and (a.detail ->> 'last')::timestamptz = (p_detail ->> 'last')::timestamptz);
     else
       return false;  -- recovered: it reports the end of a failure
   end case;
