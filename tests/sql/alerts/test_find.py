@@ -393,3 +393,25 @@ def test_after_the_clock_was_set_back_what_fails_is_told(conn: Connection) -> No
     conn.execute("select fail_job_run(start_job_run('j'), 'boom')")
     assert value(conn, collect) == 1
     assert value(conn, "select bool_and(looked_at <= now()) from pgonce_alert_channels") is True
+
+
+@pytest.mark.parametrize("expected_key", ["", "k"])
+def test_a_run_that_some_client_gave_an_infinite_time_keeps_no_alert_back(conn: Connection, expected_key: str) -> None:
+    """As the end of a run that is at work, for example: then nothing was told of any job any more."""
+    conn.execute("select fail_job_run(start_job_run('broken'), 'boom')")
+    conn.execute("select pgonce_expect_job('odd', '1 hour', '1 minute', %s, '1 minute')", [expected_key])
+    conn.execute("update pgonce_job_expectations set since = now() - interval '2 hours'")
+    blocked = "'00000000-0000-0000-0000-000000000000'"
+    for status in ("running", "succeeded", "failed", "skipped"):
+        for began, ended in (("now()", "'infinity'"), ("'infinity'", "now()"), ("now()", "'-infinity'")):
+            conn.execute(
+                "insert into cron_job_runs (id, job_name, key, status, started_at, completed_at, blocked_by)"
+                f" values (case when '{status}' = 'running' and {ended} = '-infinity' then {blocked}::uuid"
+                f" else gen_random_uuid() end, 'odd', %s, '{status}', {began}, {ended},"
+                f" case when '{status}' = 'skipped' then {blocked}::uuid end)".encode(),
+                ["k" if status != "running" else f"{began} {ended}"],
+            )
+    ids = conn.execute("select array_agg(id) from cron_job_runs").fetchone() or ()
+    found = conn.execute("select kind, subject from pgonce_find_alerts(now() - interval '1 day', %s)", ids).fetchall()
+    assert ("run_failed", "broken") in found
+    conn.execute("select pgonce_collect_alerts('{c}')")

@@ -54,10 +54,12 @@ declare
   -- session's time zone, which may begin at half past.
   v_from timestamptz := date_bin('1 hour', p_since, v_epoch);
 begin
+  -- isfinite: SQL accepts "infinity" for the end of a run that is at work. It has no hour and no length, and the error would keep
+  -- all other alerts from being stored.
   return query
   with recent as (
     select r.job_name, count(*) as runs from cron_job_runs r
-    where r.started_at >= v_from and r.status <> 'skipped' group by r.job_name
+    where r.started_at >= v_from and r.status <> 'skipped' and isfinite(r.started_at) group by r.job_name
     union all
     select r.job_name, 0 from cron_job_runs r where r.id = any (p_watched) and r.started_at < v_from),
   -- A failed import is found as an import, below, and not as a run of its runner. Streaks are searched in a job's new runs
@@ -68,18 +70,19 @@ begin
     select h.* from (
       select c.job_name, sum(c.runs)::bigint as runs from recent c where c.job_name <> 'seed_runner' group by c.job_name) j
     cross join lateral (
-      select r.id, r.job_name, r.key, r.status, r.started_at, r.completed_at, r.duration_ms, r.scheduled_for, r.error_message,
-             r.attempt, r.retries, r.retry_of, r.stop_requested_at
-      from cron_job_runs r where r.job_name = any (array[j.job_name]) and r.status <> 'skipped'
+      select r.id, r.job_name, r.key, r.status, r.started_at, case when isfinite(r.completed_at) then r.completed_at end as completed_at,
+             r.duration_ms, r.scheduled_for, r.error_message, r.attempt, r.retries, r.retry_of, r.stop_requested_at
+      from cron_job_runs r where r.job_name = any (array[j.job_name]) and r.status <> 'skipped' and isfinite(r.started_at)
       order by r.job_name, r.started_at desc limit j.runs + 25) h),
   -- A watched run may be missing from these, because other keys have had many runs since.
   history as (
     select n.* from newest n
     union all
-    select r.id, r.job_name, r.key, r.status, r.started_at, r.completed_at, r.duration_ms, r.scheduled_for, r.error_message,
+    select r.id, r.job_name, r.key, r.status, r.started_at, case when isfinite(r.completed_at) then r.completed_at end as completed_at,
+             r.duration_ms, r.scheduled_for, r.error_message,
            r.attempt, r.retries, r.retry_of, r.stop_requested_at
     from cron_job_runs r
-    where r.id = any (p_watched) and r.job_name <> 'seed_runner'
+    where r.id = any (p_watched) and r.job_name <> 'seed_runner' and isfinite(r.started_at)
       and not exists (select from newest n where n.id = r.id)),
   -- A failure that was or will be retried does not count yet, unless no worker retries it within 15 minutes. A run that was
   -- stopped on request does not count at all. A newer tick replaces a retry: then there is neither a retry nor a next attempt. If it
@@ -161,9 +164,9 @@ begin
            format('was skipped %s times in a row: run %s has blocked it since %s',
                   v_in_a_row, b.id, to_char(b.started_at at time zone 'UTC', v_utc)), false, null
     from (select r.blocked_by, max(r.started_at) as at from cron_job_runs r
-          where r.started_at >= v_from and r.status = 'skipped' and r.blocked_by is not null and r.job_name <> 'seed_runner'
+          where r.started_at >= v_from and isfinite(r.started_at) and r.status = 'skipped' and r.blocked_by is not null and r.job_name <> 'seed_runner'
           group by r.blocked_by) s
-    join cron_job_runs b on b.id = s.blocked_by
+    join cron_job_runs b on b.id = s.blocked_by and isfinite(b.started_at)
     where v_in_a_row = (
       select count(*) from (
         select from cron_job_runs r

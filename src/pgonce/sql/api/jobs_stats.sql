@@ -159,7 +159,8 @@ language sql stable set search_path from current set jit = off as $$
   from pgonce_job_expectations e
   left join lateral (
     select r.status, r.started_at, r.completed_at, r.process, r.error_message from cron_job_runs r
-    where r.job_name = any (array[e.job_name]) and (r.status <> 'skipped' or r.blocked_by is null and r.error_message like 'paused%')
+    where r.job_name = any (array[e.job_name]) and isfinite(r.started_at)
+      and (r.status <> 'skipped' or r.blocked_by is null and r.error_message like 'paused%')
     order by r.job_name, r.started_at desc limit 1) l on true
   where e.key = ''
   union all
@@ -177,7 +178,7 @@ language sql stable set search_path from current set jit = off as $$
   runs as (
     select b.job_name, b.is_all, n.key, n.started_at from bounds b cross join lateral (
       select r.key, max(r.started_at) as started_at from cron_job_runs r
-      where r.job_name = any (array[b.job_name]) and r.started_at >= b.since
+      where r.job_name = any (array[b.job_name]) and r.started_at >= b.since and isfinite(r.started_at)
         and (r.status <> 'skipped' or r.blocked_by is null and r.error_message like 'paused%')
       group by r.key) n),
   keys as (
