@@ -128,6 +128,14 @@ def test_no_run_has_taken_less_than_nothing_after_the_clock_was_set_back(conn: C
     assert rows(conn, "select duration_ms from cron_job_runs where status <> 'running'") == [{"duration_ms": 0}]
 
 
+@pytest.mark.parametrize("began", ["infinity", "-infinity"])
+def test_a_run_with_an_infinite_start_can_be_ended(conn: Connection, began: str) -> None:
+    for end in ("complete_job_run(id)", "fail_job_run(id, 'x')", "pgonce_end_job_run(id, 'x')"):
+        rows(conn, "select start_job_run('job')")
+        conn.execute("update cron_job_runs set started_at = %s", [began])
+        assert rows(conn, f"select {end} as said from cron_job_runs where status = 'running'") == [{"said": True}]
+
+
 def test_a_retry_and_a_requested_run_that_are_sent_again_are_the_same_run(conn: Connection) -> None:
     run, retry = put(conn, "due", "job"), uuid4()
     for _ in range(2):

@@ -8,7 +8,7 @@
 -- Without a search_path of its own, so that the planner writes it into the statement: its body is parsed at its creation.
 create or replace function pgonce_elapsed_ms(p_since timestamptz, p_until timestamptz) returns integer
 language sql immutable parallel safe
-return least(greatest(extract(epoch from p_until - p_since) * 1000, 0), 2147483647)::integer;
+return least(greatest((extract(epoch from p_until) - extract(epoch from p_since)) * 1000, 0), 2147483647)::integer;  -- not "-": infinity
 comment on function pgonce_elapsed_ms(timestamptz, timestamptz) is
   'pgonce: the time between in milliseconds; 0 where the clock was set back, and at most what an integer holds.';
 
