@@ -71,7 +71,7 @@ def test_a_command_that_hangs_is_ended_by_hand(conn: Connection, session: Any) -
     with pytest.raises(psycopg.Error) as refused:
         operator.execute("select pgonce_stop_job_run(id) from cron_job_runs")
     assert refused.value.sqlstate == "PT409"
-    hint = f"reads no request; the role postgres may end it: select pg_terminate_backend({other.info.backend_pid})"
+    hint = f"role postgres may end it, by `pgonce job end` or by select pg_terminate_backend({other.info.backend_pid})"
     assert hint in str(refused.value)
     assert operator.execute("select pgonce_end_job_run(id, 'it hangs') from cron_job_runs").fetchall() == [(True,)]
     with pytest.raises(psycopg.OperationalError):
@@ -87,7 +87,7 @@ def test_a_command_of_another_role_that_hangs_is_named(conn: Connection, session
     call = spawn(other.execute, "call run_job('nightly', 'select pg_advisory_lock(7)')")
     wait_until(lambda: is_waiting_for_lock(conn, other), "the command")
     operator.execute("set role service_role")
-    with pytest.raises(psycopg.Error, match=f"role postgres may end it: .*{other.info.backend_pid}"):
+    with pytest.raises(psycopg.Error, match=f"role postgres may end it, .*{other.info.backend_pid}"):
         operator.execute("select pgonce_end_job_run(id, 'it hangs') from cron_job_runs")
     conn.execute("select pg_advisory_unlock(7)")
     call.result(60)
