@@ -330,6 +330,18 @@ def test_a_reader_sees_the_pages_and_the_database_refuses_what_he_posts(browser:
     assert conn.execute(said).fetchall() == [("support", "127.0.0.1", "alert", "not done; support is a reader")]
 
 
+def test_an_alert_can_be_muted_however_many_there_are_after_it(browser: Client, conn: Any) -> None:
+    conn.execute(
+        "insert into pgonce_alerts (channel, kind, subject, dedupe_key, message, created_at)"
+        " select 'c', 'deliveries_refused', 's' || n, 's' || n, 'refused', now() - (1001 - n) * interval '1 ms'"
+        " from generate_series(1, 1001) n"
+    )
+    log_in(browser)
+    [(first,)] = conn.execute("select id from pgonce_alerts where subject = 's1'")
+    assert browser.get(f"/alerts/mute?id={first}").status_code == 200
+    assert browser.get("/alerts/mute?id=00000000-0000-4000-8000-000000000000").status_code == 404
+
+
 def test_every_answer_has_the_headers_that_a_page_needs(browser: Client) -> None:
     log_in(browser)
     answers = [browser.get(path) for path in ("/", "/now.json", "/nothing", "/login", "/audit.csv")]

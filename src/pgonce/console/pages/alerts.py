@@ -122,11 +122,14 @@ async def find(read: Read, alert: UUID) -> AlertLine:
     """The line of an alert.
 
     Raises:
-        NotFound: it is not among the newest 1,000.
+        NotFound: there is none.
     """
-    for line in await read(list_alerts(limit=1000)):
-        if line.id == alert:
-            return line
+    before = None
+    while lines := await read(list_alerts(before, 1000)):
+        for line in lines:
+            if line.id == alert:
+                return line
+        before = lines[-1].created_at
     raise NotFound(f"there is no alert {alert}")
 
 
