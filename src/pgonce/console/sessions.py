@@ -141,6 +141,15 @@ def list_audit(
     return Call("pgonce_console_audit", args, rows_as(AuditLine))
 
 
+def find_pause(lines: list[AuditLine], noun: str, since: datetime | None) -> AuditLine | None:
+    """Who paused what is paused ``since``, among the lines of its name; None: it is not, or it was paused in SQL.
+
+    ``noun``: job or import, because a job may have the name of an import.
+    """
+    made = (line for line in lines if line.noun == noun and line.action == "pause" and not line.refused)
+    return next((line for line in made if since and line.at >= since), None)
+
+
 def audit_choices() -> Call[AuditChoices]:
     """The people and actions to choose from."""
     return Call("pgonce_console_audit_choices", {}, row_as(AuditChoices))

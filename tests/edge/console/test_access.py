@@ -342,6 +342,26 @@ def test_an_alert_can_be_muted_however_many_there_are_after_it(browser: Client, 
     assert browser.get("/alerts/mute?id=00000000-0000-4000-8000-000000000000").status_code == 404
 
 
+def test_a_page_says_who_paused_it_and_not_who_paused_its_namesake_or_was_refused(browser: Client, conn: Any) -> None:
+    def who(page: str) -> str | None:
+        paused_by = browser.get(f"/{page}.json?name=people").json()["paused_by"]
+        return paused_by and paused_by["actor"]
+
+    conn.execute("select start_job_run('people')")
+    conn.execute("insert into seed_checkpoints (seed_name, status) values ('people', 'in_progress')")
+    log_in(browser)
+    for person, pause in (("tom", "pause_job(%s, 'people', 'x')"), ("eva", "pause_seed(%s, 'people', 'x')")):
+        [session] = conn.execute("select pgonce_console_identify('cli', %s, 'operator', '')", [person]).fetchone()
+        conn.execute(f"select pgonce_console_{pause}".encode(), [session])
+    for noun in ("job", "import"):
+        refused = "select pgonce_audit_write('pause', %s, 'people', p_actor => 'support', p_refused => true)"
+        conn.execute(refused, [noun])
+    assert (who("job"), who("import")) == ("tom", "eva")
+    conn.execute("select pgonce_resume_job('people'), pgonce_resume_seed('people')")
+    conn.execute("select pgonce_pause_job('people', 'x'), pgonce_pause_seed('people')")
+    assert (who("job"), who("import")) == (None, None), "paused in SQL: the audit has the pause before"
+
+
 def test_every_answer_has_the_headers_that_a_page_needs(browser: Client) -> None:
     log_in(browser)
     answers = [browser.get(path) for path in ("/", "/now.json", "/nothing", "/login", "/audit.csv")]

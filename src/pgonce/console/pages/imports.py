@@ -21,7 +21,7 @@ from pgonce.console.figures.seeds import Sum
 from pgonce.console.pages.jobs import NOW
 from pgonce.console.reads import reading
 from pgonce.console.respond import form, go, query, who
-from pgonce.console.sessions import AuditLine, list_audit
+from pgonce.console.sessions import AuditLine, find_pause, list_audit
 from pgonce.console.templating import CSV_ROWS
 from pgonce.console.text import coded, shortened
 from pgonce.core.call import Call
@@ -90,7 +90,8 @@ class ImportPage:
     """The newest first."""
     rejects: list[RejectReason]
     partitions: list[Checkpoint]
-    audit: list[AuditLine]
+    paused_by: AuditLine | None
+    """Who asked for the pause that holds."""
 
     @property
     def sum(self) -> Sum:
@@ -102,13 +103,6 @@ class ImportPage:
     def state(self) -> tuple[str, str]:
         """The name of its state, and the word for it."""
         return state_of(self.seed, self.pace)
-
-    @property
-    def paused_by(self) -> AuditLine | None:
-        """Who asked for the pause that holds."""
-        if self.seed.paused_at is None:
-            return None
-        return next((line for line in self.audit if line.action == "pause" and not line.refused), None)
 
     @property
     def resumes(self) -> list[int]:
@@ -148,7 +142,7 @@ async def _read(request: Request, name: str) -> ImportPage:
             await read(calls.console_seed_runs(name)),
             await read(calls.console_seed_rejects(name)),
             (await read(get_partitions(name)))[:MOST_PARTITIONS],
-            await read(list_audit(object=name, limit=20)),
+            find_pause(await read(list_audit(object=name, action="pause")), "import", seed.paused_at),
         )  # fmt: skip
 
 

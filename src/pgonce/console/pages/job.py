@@ -15,7 +15,7 @@ from pgonce.console.figures import runs as figures
 from pgonce.console.pages.jobs import NOW, future_ticks
 from pgonce.console.reads import Read, reading
 from pgonce.console.respond import Form, form, go, query, who
-from pgonce.console.sessions import AuditLine, list_audit
+from pgonce.console.sessions import AuditLine, find_pause, list_audit
 from pgonce.console.templating import Clock, zone_of
 from pgonce.console.text import coded
 from pgonce.core.diagnosis import Diagnosis
@@ -84,15 +84,14 @@ async def _read_job(read: Read, name: str, key: str | None) -> JobPage:
     durations = await read(calls.console_job_runs(name, key=key, ran=True, limit=STRIP))
     recent = await read(calls.console_job_runs(name, key=key, limit=12))
     oldest = min((run.started_at for run in durations), default=now)
-    paused = next((lane for lane in lanes if lane.paused_at is not None), None)
-    audit = await read(list_audit(object=name, action="pause", limit=1)) if paused else []
+    paused_at = next((lane.paused_at for lane in lanes if lane.paused_at is not None), None)
     return JobPage(
         now, lanes, key, durations, recent,
         await read(calls.job_releases(name, oldest)),
         await read(calls.job_expectations(name)),
         await read(calls.job_requests(name)),
         await read(diagnose_job(name)),
-        audit[0] if audit else None,
+        find_pause(await read(list_audit(object=name, action="pause")), "job", paused_at),
     )  # fmt: skip
 
 
