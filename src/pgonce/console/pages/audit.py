@@ -26,6 +26,8 @@ DONE = {
     ("request", "job"): "Run asked of",
     ("pause", "job"): "Schedule paused of",
     ("resume", "job"): "Schedule resumed of",
+    ("schedule", "job"): "Schedule changed of",
+    ("unschedule", "job"): "Schedule deleted of",
     ("expect", "job"): "Runs expected of",
     ("forget", "job"): "Runs no longer expected of",
     ("pause", "import"): "Pause asked for import",
