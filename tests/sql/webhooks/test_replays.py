@@ -166,6 +166,19 @@ def test_no_more_than_asked_for_are_queued_and_not_handled(conn: Connection) -> 
     ]  # fmt: skip
 
 
+def test_ten_replays_that_wait_for_a_handler_do_not_hold_up_the_next_one(conn: Connection) -> None:
+    put(conn, 10, prefix="waits")
+    for number in range(1, 11):
+        conn.execute("select pgonce_start_replay(%s)", [plan(conn, {"ids": [f"waits_{number}"]})])
+    put(conn, 2)
+    replay = plan(conn, p_at_once=1)
+    conn.execute("select pgonce_start_replay(%s)", [replay])
+    conn.execute("update webhook_events set status = 'succeeded' where stripe_event_id = 'evt_1'")
+    for _ in range(100):  # a worker calls it again and again
+        conn.execute("select pgonce_step_replays()")
+    assert items(conn, replay) == {"evt_1": "succeeded", "evt_2": "queued"}
+
+
 def test_a_stopped_replay_queues_nothing_more(conn: Connection) -> None:
     put(conn, 3)
     replay = plan(conn, p_at_once=1)

@@ -137,7 +137,8 @@ declare
   v_named record;
 begin
   for r in
-    select * from pgonce_replays o where o.status in ('running', 'stopping') and (p_id is null or o.id = p_id) order by o.id limit 10
+    -- in any order: the oldest ten may all be waiting for a handler that nobody runs
+    select * from pgonce_replays o where o.status in ('running', 'stopping') and (p_id is null or o.id = p_id) order by random() limit 10
     for update skip locked
   loop
     -- The outcomes of those that are queued, 2,000 at a step and then the next ones.
