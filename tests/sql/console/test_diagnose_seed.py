@@ -84,6 +84,16 @@ def test_a_complete_import_without_rejects_has_no_diagnosis(shared: Connection) 
     assert diagnose(shared, make(shared, {"status": "complete", "verified": '{"ok": true}'}, "none")) == []
 
 
+def test_an_import_is_not_told_by_the_partition_of_another_that_has_its_name(shared: Connection) -> None:
+    name = make(shared, *SEEDS["raised"], f"people/{uuid4().hex}")
+    shared.execute(
+        "insert into cron_job_runs (job_name, key, status, scope) values ('seed_runner', %s, 'failed', %s)",
+        [name, '{"seed_name": "people", "outcome": "unfinished"}'],
+    )
+    wanted = shared.execute("select cause from pgonce_seed_causes() where kind = 'raised'").fetchone()
+    assert diagnose(shared, name)[0][:1] == wanted
+
+
 def test_an_unknown_import_is_an_error(shared: Connection) -> None:
     with pytest.raises(psycopg.Error, match="has never run here") as refused:
         diagnose(shared, "nobody")

@@ -54,11 +54,11 @@ def test_an_import_has_its_live_run_and_its_batches_in_order(conn: Connection) -
 
 
 def test_the_starts_of_an_import_are_those_of_its_partitions_too(conn: Connection) -> None:
-    keys = ("s", "s/part", "s2", "other")
-    for key in keys:
+    keys = (("s", "s"), ("s/part", "s"), ("s/other", "s/other"), ("s2", "s2"), ("other", "other"))
+    for key, name in keys:
         conn.execute(
             "insert into cron_job_runs (job_name, key, status, scope) values ('seed_runner', %s, 'failed', %s)",
-            [key, Jsonb({"from_row": 40, "outcome": "paused"})],
+            [key, Jsonb({"seed_name": name, "from_row": 40, "outcome": "paused"})],
         )
     found = conn.execute("select key, from_row, outcome from pgonce_console_seed_runs('s') order by key").fetchall()
     assert found == [("s", 40, "paused"), ("s/part", 40, "paused")]

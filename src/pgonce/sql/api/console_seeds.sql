@@ -46,6 +46,7 @@ language sql stable set search_path from current as $$
          pgonce_error_line(r.error_message)
   from (select * from cron_job_runs h where h.job_name = 'seed_runner' order by h.job_name, h.started_at desc limit 5000) r
   where (r.key = p_seed_name or left(r.key, length(p_seed_name) + 1) = p_seed_name || '/') and r.status <> 'skipped'
+    and coalesce(r.scope ->> 'seed_name', p_seed_name) = p_seed_name  -- not that of another seed whose name has a slash
   order by r.started_at desc, r.id desc limit p_limit
 $$;
 comment on function pgonce_console_seed_runs(text, integer) is

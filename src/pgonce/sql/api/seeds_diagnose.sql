@@ -116,7 +116,8 @@ begin
       when s.error_message ~ '\mRowRejected: ' then 'bad_row'
       when (select r.scope ->> 'outcome' from (
               select * from cron_job_runs h where h.job_name = 'seed_runner' order by h.job_name, h.started_at desc limit 5000) r
-            where r.key = p_seed_name and r.status <> 'skipped' order by r.started_at desc limit 1) = 'unfinished' then 'unfinished'
+            where r.key = p_seed_name and coalesce(r.scope ->> 'seed_name', p_seed_name) = p_seed_name and r.status <> 'skipped'
+            order by r.started_at desc limit 1) = 'unfinished' then 'unfinished'
       else 'raised' end
     when s.verified ->> 'ok' = 'false' then 'differs'
     when s.rows_rejected > 0 then 'has_rejects'
