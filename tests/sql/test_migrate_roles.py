@@ -69,6 +69,13 @@ def test_a_role_that_may_not_migrate_is_told_so_in_one_line(
     assert catalog.read(empty) == before
 
 
+def test_a_role_that_may_create_in_a_schema_and_not_use_it_is_told_so(url: str, empty: Connection, role: str) -> None:
+    # such a schema is left out of the search_path, and the next one in it is that of temporary tables
+    empty.execute(sql.SQL("create schema theirs; grant create on schema theirs to {}").format(sql.Identifier(role)))
+    with pytest.raises(SchemaError, match="permission denied for schema theirs: run it as the role that owns"):
+        schema.migrate(url, "theirs")
+
+
 @pytest.mark.parametrize("kind", ["function get_checkpoint", "view pgonce_job_stats", "table webhook_events"])
 def test_what_another_role_owns_stops_an_upgrade_with_the_way_out(
     url: str, empty: Connection, role: str, kind: str

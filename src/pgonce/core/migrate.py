@@ -92,7 +92,7 @@ def needs_rights(conn: psycopg.Connection[Any], schema: str) -> Iterator[None]:
     """Say in SchemaError who may do it, where the role may not."""
     try:
         yield
-    except psycopg.errors.InsufficientPrivilege as error:
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.InvalidSchemaName) as error:  # without usage of it
         raise SchemaError(
             f"{error.diag.message_primary}: run it as the role that owns schema {schema} and what pgonce has in it, or "
             f"give role {conn.info.user} these rights"

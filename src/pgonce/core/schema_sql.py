@@ -62,6 +62,9 @@ if not exists (select from pg_namespace where nspname = {schema}) then
   create schema {identifier};
 end if;
 {settings}
+if current_schema() is distinct from {schema} then  -- without the right to use it, it is not searched
+  raise insufficient_privilege using message = format('permission denied for schema %s', {schema});
+end if;
 {steps}
 for v_warning in select pgonce_schema_warnings() loop
   raise warning '%', v_warning;
@@ -191,10 +194,14 @@ def script(schema: str = "public") -> str:
     """Everything that ``migrate`` does as one SQL statement, to paste into Supabase's or Alembic's migrations.
 
     Raises:
-        InvalidArgument: ``schema`` is empty, holds a NUL, or is one of PostgreSQL's.
+        InvalidArgument: no schema can be called so, or ``schema`` is one of PostgreSQL's.
     """
     if not schema or "\0" in schema:
         raise InvalidArgument("the schema name must not be empty")
+    if len(schema.encode()) > 63:  # PostgreSQL would cut it, and then not find the schema under the whole name
+        raise InvalidArgument(f"the schema name {schema[:20]}... is longer than the 63 bytes that PostgreSQL keeps")
+    if schema == "$user":  # in a search_path it is the schema of the current role, also in quotation marks
+        raise InvalidArgument("schema $user is not one schema but each role's own: name another one")
     if schema == "information_schema" or schema.startswith("pg_"):
         raise InvalidArgument(f"schema {schema} is PostgreSQL's own: name another one")
     identifier = sql.Identifier(schema).as_string()
