@@ -75,7 +75,11 @@ def test_migrating_again_waits_for_no_writer(database: str, conn: Connection) ->
         assert schema.migrate(impatient) == []
 
 
-def test_a_migrate_that_waited_does_not_claim_the_work_of_the_other(empty_database: str, empty: Connection) -> None:
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
+def test_a_migrate_that_waited_does_not_claim_the_work_of_the_other(
+    empty_database: str, empty: Connection, isolation: str
+) -> None:
+    empty.execute(f"alter database {empty.info.dbname} set default_transaction_isolation = '{isolation}'".encode())
     with psycopg.connect(empty_database) as first:
         first.execute(schema.script().encode())
         with background(lambda: schema.migrate(empty_database), first.close) as second:

@@ -75,7 +75,10 @@ def connect(url: str) -> Connection[Any]:
     Raises:
         psycopg.OperationalError: there is none.
     """
-    return psycopg.connect(url, **_options(url))
+    conn = psycopg.connect(url, **_options(url))
+    # of two migrates the second has to see what the first has done, whatever default_transaction_isolation says
+    conn.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+    return conn
 
 
 def check(url: str) -> str:
