@@ -60,7 +60,7 @@ MAKE = {
     "procedure": "create procedure {0}(point) language sql as 'select 1'",
 }
 OBSTACLES = {kind: ["webhook_events", "pgonce_alerts"] for kind in MAKE} | {
-    "table": ["pgonce_alerts", "pgonce_job_stats", "pgonce_migrations", "idx_cron_runs_status"],
+    "table": ["pgonce_alerts", "pgonce_job_stats", "pgonce_shape", "pgonce_migrations", "idx_cron_runs_status"],
     "materialized view": ["webhook_events", "pgonce_alerts", "pgonce_job_stats", "pgonce_migrations"],
     "index": ["webhook_events", "pgonce_alerts", "pgonce_webhook_events_due"],
     "function": ["start_job_run", "run_job"],
@@ -144,7 +144,7 @@ def test_an_application_with_tables_of_its_own_is_left_untouched(empty_database:
 def test_everything_in_the_schema_is_known_by_name_and_comment(conn: Connection) -> None:
     ours = schema_sql.objects()
     found = catalog.read(conn)
-    made = {row[1] for row in found["indexes"] if not row[1].endswith(("_pkey", "_key", "_once"))}
+    made = {row[1] for row in found["indexes"] if not row[1].endswith(("_pkey", "_key"))}
     assert made == set(ours["index"])
     assert {row[0] for row in found["routines"]} == set(ours["function"])
     assert {row[1] for row in found["triggers"]} == set(ours["trigger"])
@@ -232,6 +232,24 @@ DIFFERENCES = {
             " add check (status in ('running', 'done'))"
         ),
     ): (f"alter table public.cron_job_runs {STATUS}, add PRIMARY KEY (id)",),
+    (
+        "alter table webhook_events drop constraint webhook_events_pkey, add unique (id), add primary key (event_type)",
+        'alter table webhook_events alter event_type type text collate "C"',
+        "alter table cron_job_runs drop constraint cron_job_runs_pkey, add primary key (id) deferrable",
+        "alter table cron_job_runs add constraint numbered unique (id, started_at) deferrable initially deferred",
+        "alter table cron_job_runs alter rows_skipped drop default, alter rows_skipped set not null",
+        "alter table cron_job_runs alter rows_skipped add generated always as identity",
+    ): (
+        (
+            "alter table public.cron_job_runs add PRIMARY KEY (id), add UNIQUE (id, started_at),"
+            " alter column rows_skipped drop identity, alter column rows_skipped drop not null,"
+            " alter column rows_skipped set default 0, drop constraint cron_job_runs_pkey, drop constraint numbered"
+        ),
+        (
+            "alter table public.webhook_events add PRIMARY KEY (id), alter column event_type type text,"
+            " drop constraint webhook_events_pkey"
+        ),
+    ),
 }
 
 
@@ -247,6 +265,34 @@ def test_tables_that_differ_in_little_are_adopted_after_the_statements_that_the_
         assert f'run "{statement}"; or ' in str(caught.value)
         empty.execute(statement.encode())
     schema.migrate(empty_database)
+    assert value(empty, "select start_job_run('j')")
+    assert value(empty, "select id from insert_webhook_if_new('evt_1', 'x', '{}')")
+
+
+def test_a_typed_table_is_adopted_after_the_statement_that_the_message_gives(
+    empty_database: str, empty: Connection
+) -> None:
+    empty.execute(SPECIFICATION.encode())
+    columns = value(
+        empty,
+        "select string_agg(format('%I %s', attname, format_type(atttypid, atttypmod)), ', ' order by attnum)"
+        " from pg_attribute where attrelid = 'seed_checkpoints'::regclass and attnum > 0",
+    )
+    empty.execute(f"create type seed_record as ({columns}); alter table seed_checkpoints of seed_record".encode())
+    with pytest.raises(SchemaError, match=r'run "alter table public\.seed_checkpoints not of"; or '):
+        schema.migrate(empty_database)
+    empty.execute("alter table public.seed_checkpoints not of")
+    schema.migrate(empty_database)
+
+
+@pytest.mark.parametrize("comment", ["pgonce: what Stripe sends", "pgonce: being adopted"])
+def test_a_comment_that_begins_as_ours_makes_no_table_ours(
+    empty_database: str, empty: Connection, comment: str
+) -> None:
+    empty.execute(SPECIFICATION.encode())
+    empty.execute("alter table webhook_events alter payload drop default, alter payload type json")
+    empty.execute(f"comment on table webhook_events is '{comment}'".encode())
+    assert "(column payload is json, not jsonb)" in refused(empty_database, empty)
 
 
 def test_an_index_of_the_specification_in_another_form_is_named_with_the_statement(

@@ -68,6 +68,8 @@ begin
         select from pg_index x join tables t on t.oid = x.indrelid
         where x.indexrelid = r.oid and (t.is_ours or r.relname not like 'pgonce\_%'))
       else r.relkind = 'v' and r.is_ours end
+    union  -- a table of pgonce's for a moment, see below
+    select 'table pgonce_shape' from relations r where r.relname = 'pgonce_shape'
     union
     select format('type %s', t.typname)
     from ours o join pg_type t on t.typname = o.name and t.typnamespace = quote_ident(v_schema)::regnamespace
@@ -93,12 +95,14 @@ begin
   end if;
 
   for v_table in
-    select c.oid, c.relname as name, c.relpersistence, c.relispartition or c.relhassubclass
+    select c.oid, c.relname as name, c.relpersistence, c.reloftype, c.relispartition or c.relhassubclass
              or exists (select from pg_inherits i where i.inhrelid = c.oid) as inherits,
+           coalesce(obj_description(c.oid, 'pg_class'), '') like 'pgonce: %' as is_ours,
            s.value ->> 'columns' as columns, s.value -> 'indexes' as indexes, s.value -> 'added' as added
     from jsonb_each(current_setting('pgonce.specification')::jsonb) s
     join pg_class c on c.relname = s.key and c.relnamespace = quote_ident(v_schema)::regnamespace
-    where coalesce(obj_description(c.oid, 'pg_class'), '') not like 'pgonce: %' order by c.relname loop
+    -- Without an installation the comment of pgonce's may be from before `pgonce uninstall`, or half of an adoption.
+    where v_is_installed is not true or coalesce(obj_description(c.oid, 'pg_class'), '') not like 'pgonce: %' order by c.relname loop
 
     execute format('create table pgonce_shape %s', v_table.columns);
     for v_index in select key as name, value, row_number() over () as n from jsonb_each_text(v_table.indexes) loop
@@ -107,13 +111,13 @@ begin
 
     with columns as (
       select a.attrelid, a.attname as name, format_type(a.atttypid, a.atttypmod) as type, a.attnotnull, a.attgenerated, a.attidentity,
-             pg_get_expr(d.adbin, d.adrelid) as expression
+             a.attcollation, pg_get_expr(d.adbin, d.adrelid) as expression
       from pg_attribute a left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
       where a.attrelid in ('pgonce_shape'::regclass, v_table.oid) and a.attnum > 0 and not a.attisdropped),
     pairs as (
       select coalesce(s.name, t.name) as name, s.name is not null as specified, t.name is not null as present,
              s.type as wanted, t.type, s.attnotnull as wanted_not_null, t.attnotnull, s.expression as wanted_default, t.expression,
-             t.attgenerated, t.attidentity
+             t.attgenerated, t.attidentity, t.attcollation <> s.attcollation as collated
       from (select * from columns where attrelid = 'pgonce_shape'::regclass) s
       full join (select * from columns where attrelid = v_table.oid) t on s.name = t.name),
     wrong as (
@@ -124,7 +128,8 @@ begin
                   else format('column %s is %s, not %s', name, type, wanted) end as what
       from pairs
       where case when specified then not present or type <> wanted or attgenerated <> ''
-                 else v_table.added ? name or (attnotnull and expression is null and attidentity = '' and attgenerated = '') end
+                 when v_table.added ? name then not v_table.is_ours
+                 else (attnotnull and expression is null and attidentity = '' and attgenerated = '') end
       union all
       select format('has a rule %s', rulename) from pg_rewrite where ev_class = v_table.oid
       union all
@@ -136,13 +141,25 @@ begin
       select format('alter column %I ', name) || coalesce('set default ' || wanted_default, 'drop default')
       from pairs where specified and wanted_default is distinct from expression and (name <> 'id' or expression is null)
       union all
+      select format('alter column %I drop identity', name) from pairs where specified and attidentity <> ''
+      union all  -- joined with a text of pgonce's, a column of another collation is an error
+      select format('alter column %I type %s', name, wanted) from pairs where specified and collated
+      union all
+      select 'not of' where v_table.reloftype <> 0
+      union all  -- a table has one primary key
+      select format('drop constraint %I', conname) from pg_constraint
+      where conrelid = v_table.oid and (contype = 'p' and pg_get_constraintdef(oid) <> 'PRIMARY KEY (id)' or contype in ('u', 'x') and condeferrable)
+      union all  -- INSERT ... ON CONFLICT is an error if a key is deferrable
+      select 'add ' || regexp_replace(pg_get_constraintdef(oid), ' DEFERRABLE.*', '') from pg_constraint
+      where conrelid = v_table.oid and contype in ('u', 'x') and condeferrable
+      union all
       select 'add ' || pg_get_constraintdef(k.oid) from pg_constraint k
       where k.conrelid = 'pgonce_shape'::regclass and k.contype in ('p', 'u', 'c') and not exists (
         select from pg_constraint t where t.conrelid = v_table.oid and t.contype = k.contype
           and pg_get_constraintdef(t.oid) = pg_get_constraintdef(k.oid))
       union all
       select 'set logged' where v_table.relpersistence <> 'p')
-    select (select string_agg(what, '; ' order by what) from wrong), (select string_agg(action, ', ' order by action) from altered)
+    select (select string_agg(what, '; ' order by what) from wrong), (select string_agg(distinct action, ', ' order by action) from altered)
     into v_wrong, v_alter;
     if v_wrong is not null then
       raise sqlstate 'PGO01' using message = format('table %s in schema %s is not the one of the specification (%s): rename it, or %s',
@@ -157,14 +174,14 @@ begin
     join pg_class c on c.relname = s.name and c.relnamespace = quote_ident(v_schema)::regnamespace
     join pg_index x on x.indexrelid = c.oid
     join pg_index w on w.indexrelid = format('pgonce_shape_%s', s.n)::regclass
-    where x.indrelid <> v_table.oid or not x.indisvalid or x.indisunique <> w.indisunique
-      or substring(pg_get_indexdef(x.indexrelid) from ' USING .*') <> substring(pg_get_indexdef(w.indexrelid) from ' USING .*');
+    where not v_table.is_ours and (x.indrelid <> v_table.oid or not x.indisvalid or x.indisunique <> w.indisunique
+      or substring(pg_get_indexdef(x.indexrelid) from ' USING .*') <> substring(pg_get_indexdef(w.indexrelid) from ' USING .*'));
     if v_alter is not null then
       raise sqlstate 'PGO01' using message = format('an index of table %s in schema %s differs from the specification: to have it made '
         'anew, run "drop index %s"; or %s', v_table.name, v_schema, v_alter, v_elsewhere);
     end if;
     drop table pgonce_shape;
-    if pg_relation_size(v_table.oid) > 8388608 then
+    if not v_table.is_ours and pg_relation_size(v_table.oid) > 8388608 then
       raise warning 'table % in schema % is large, and its writers wait until this transaction ends: "pgonce migrate" adopts it without',
         v_table.name, v_schema;
     end if;

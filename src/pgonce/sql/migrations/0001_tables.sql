@@ -53,8 +53,8 @@ alter table webhook_events
 alter table webhook_events
   alter column lease set default gen_random_uuid(),
   alter column lease_expires_at set default clock_timestamp() + interval '5 minutes',
-  drop constraint if exists webhook_events_attempts_check,
-  add constraint webhook_events_attempts_check check (attempts >= 0) not valid;
+  drop constraint if exists pgonce_webhook_events_attempts,
+  add constraint pgonce_webhook_events_attempts check (attempts >= 0) not valid;
 
 -- The payload is stored outside the row (TOAST), so that a claim and a mark write a new version of 250 bytes only. PostgreSQL
 -- looks for values to store there only if the row is longer than 2,000 bytes. Without the filler a payload of 1 kB would stay
@@ -367,7 +367,7 @@ create table if not exists pgonce_alerts (
   attempts        integer not null default 0,
   next_attempt_at timestamptz not null default clock_timestamp(),
   last_error      text,
-  constraint pgonce_alerts_once unique (channel, dedupe_key)
+  unique (channel, dedupe_key)
 );
 create index if not exists pgonce_alerts_due on pgonce_alerts (channel, next_attempt_at) where delivered_at is null;
 create index if not exists pgonce_alerts_created on pgonce_alerts (created_at);
