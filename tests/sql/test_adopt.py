@@ -33,6 +33,7 @@ from generate_series(1, {runs}) n;
 WATCH = """
 create table watched (tag text, made text, mode text);
 alter table watched add time_limit text default current_setting('statement_timeout');
+alter table watched add lock_limit text default current_setting('lock_timeout');
 create function watch() returns event_trigger language plpgsql as $$ begin
   insert into watched (tag, made, mode)
   select tg_tag, c.object_identity, l.mode from pg_locks l, pg_event_trigger_ddl_commands() c
@@ -84,7 +85,8 @@ def test_no_index_of_a_large_table_is_built_under_a_lock_that_blocks_writers(
     empty_database: str, large: Connection
 ) -> None:
     large.execute(WATCH.encode())
-    large.execute(f'alter database "{large.info.dbname}" set statement_timeout = "1min"'.encode())
+    for limit in ("statement_timeout", "lock_timeout"):
+        large.execute(f'alter database "{large.info.dbname}" set {limit} = "1min"'.encode())
     before = large.execute(FILES).fetchone()
     schema.migrate(empty_database)
     assert large.execute(FILES).fetchone() == before, "the table was not rewritten"
@@ -99,6 +101,8 @@ def test_no_index_of_a_large_table_is_built_under_a_lock_that_blocks_writers(
     assert blocking & names == set()
     limits = large.execute("select distinct time_limit from watched").fetchall()
     assert limits == [("0",)], "the build of a large index is not ended by a time limit"
+    waits = large.execute("select made, lock_limit from watched where tag = 'CREATE INDEX'").fetchall()
+    assert {limit for made, limit in waits if made.rpartition(".")[2] in names} == {"0"}, "nor is its wait for writers"
 
 
 def test_the_columns_that_are_added_read_no_row_of_the_table(empty_database: str, large: Connection) -> None:
@@ -218,3 +222,58 @@ def test_the_printed_script_warns_of_a_large_table(empty_database: str, empty: C
     empty.execute(schema.script().encode())
     assert sum("is large, and its writers wait" in line for line in said) == 2
     assert check(empty_database) == []
+
+
+GUARD = """
+alter table webhook_events add changed_at timestamptz not null default '2025-01-01';
+alter table seed_checkpoints add changed_at timestamptz not null default '2025-01-01';
+create function touch() returns trigger language plpgsql as $$ begin new.changed_at := now(); return new; end $$;
+create function refuse() returns trigger language plpgsql as $$ begin raise 'an event is never changed'; end $$;
+create trigger touch before update on webhook_events for each row execute function touch();
+create trigger touch before update on seed_checkpoints for each row execute function touch();
+create trigger refuse before update of payload on webhook_events for each row execute function refuse();
+alter table webhook_events enable always trigger refuse;
+create trigger unused before update on webhook_events for each row execute function refuse();
+alter table webhook_events disable trigger unused;
+"""
+ENABLED = """
+select array_agg(concat(tgrelid::regclass, tgname, tgenabled) order by tgrelid, tgname) from pg_trigger
+where tgname in ('touch', 'refuse', 'unused')
+"""
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_no_trigger_of_the_users_takes_the_filling_in_for_a_change(
+    empty_database: str, empty: Connection, monkeypatch: pytest.MonkeyPatch, size: str
+) -> None:
+    # one that keeps the time of the last change, one that refuses changes: another may send a request for each event
+    if size == "large":
+        monkeypatch.setattr(adopt, "LARGE", 0)
+    empty.execute((SPECIFICATION + EVENTS.format(events=20)).encode())
+    empty.execute("update webhook_events set status = 'failed', error_message = 'x' where stripe_event_id = 'evt_1'")
+    empty.execute("insert into seed_checkpoints (seed_name, rows_inserted, rows_skipped) values ('s', 3, 4)")
+    empty.execute(GUARD.encode())
+    before = value(empty, ENABLED)
+    schema.migrate(empty_database)
+    assert value(empty, ENABLED) == before
+    changed = "select count(*) from {} where changed_at > '2025-01-01'"
+    assert [value(empty, changed.format(table)) for table in ("webhook_events", "seed_checkpoints")] == [0, 0]
+    assert value(empty, "select count(object_id) from webhook_events") == 20
+    assert value(empty, "select count(failure) from webhook_events") == 1
+    assert value(empty, "select array[rows_seen, total_inserted, total_skipped] from seed_checkpoints") == [7, 3, 4]
+    assert check(empty_database) == []
+
+
+def test_a_deferred_trigger_of_the_users_does_not_stop_the_closing_of_crashed_runs(
+    empty_database: str, empty: Connection
+) -> None:
+    empty.execute(SPECIFICATION.encode())
+    empty.execute("create table audit (status text); insert into cron_job_runs (job_name) values ('a'), ('a')")
+    empty.execute(
+        "create function audit() returns trigger language plpgsql as"
+        " $$ begin insert into audit values (new.status); return null; end $$;"
+        " create constraint trigger audit after update on cron_job_runs deferrable initially deferred"
+        " for each row execute function audit()"
+    )
+    schema.migrate(empty_database)
+    assert empty.execute("select status from audit").fetchall() == [("failed",)]

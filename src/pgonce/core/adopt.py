@@ -114,7 +114,8 @@ def prepare(conn: Connection, schema: str, tables: list[str], check: Callable[[s
     """
 
     if not is_pooled(conn):  # an index is built outside of a transaction. A pooler would pass the setting on to others
-        conn.execute(f"set statement_timeout = 0{no_transaction_timeout(conn, 'session')}".encode())
+        limits = "set statement_timeout = 0; set lock_timeout = 0"  # it waits for the transactions of all writers
+        conn.execute(f"{limits}{no_transaction_timeout(conn, 'session')}".encode())
 
     def begin() -> None:
         check(api("install_check"))
@@ -180,6 +181,14 @@ def _comment_on(conn: Connection, table: sql.Identifier) -> str:
     return str(comment)
 
 
+_THEIRS = """
+select tgname, case tgenabled when 'A' then 'enable always' else 'enable' end from pg_trigger
+where tgrelid = %s::regclass and not tgisinternal and tgname not like 'pgonce\\_%%'
+  and tgenabled in ('O', 'A') and tgtype & 16 <> 0
+"""
+"""The user's triggers that an UPDATE fires: no row of theirs changes. install_triggers.sql does the same."""
+
+
 def _fill_in(conn: Connection, schema: str, name: sql.Identifier) -> None:
     batch = sql.SQL("""
       with older as (select id from {0} where id > %s order by id limit %s),
@@ -192,7 +201,14 @@ def _fill_in(conn: Connection, schema: str, name: sql.Identifier) -> None:
 
     def fill() -> None:
         nonlocal last
-        [[last]] = conn.execute(batch, [last, _BATCH]).fetchall()
+        theirs = conn.execute(_THEIRS, [name.as_string()]).fetchall()
+        for trigger, _ in theirs:
+            conn.execute(sql.SQL("alter table {} disable trigger {}").format(name, sql.Identifier(trigger)))
+        [[reached]] = conn.execute(batch, [last, _BATCH]).fetchall()
+        for trigger, enable in theirs:
+            again = sql.SQL("alter table {} {} trigger {}")
+            conn.execute(again.format(name, sql.SQL(enable), sql.Identifier(trigger)))
+        last = reached
 
     while last is not None:
         with_short_locks(conn, schema, fill)  # a handler may hold one of the rows, and the others wait meanwhile

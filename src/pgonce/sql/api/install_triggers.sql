@@ -8,7 +8,10 @@
 do $$
 declare
   r record;
+  t record;
   v_is_current boolean;
+  v_late jsonb := '[]';
+  v_enable text[];
 begin
   for r in
     select * from (values
@@ -44,7 +47,7 @@ begin
        'create trigger pgonce_after_truncate after truncate on cron_job_runs '
        'for each statement execute function pgonce_cron_job_runs_deleted()', null)) t (on_table, name, enabled, definition, late) loop
     v_is_current := (
-      select tgenabled = r.enabled::"char" and lower(pg_get_triggerdef(oid, true)) = r.definition
+      select tgenabled = r.enabled::"char" and lower(pg_get_triggerdef(oid, true) collate "C") = r.definition
       from pg_trigger where tgrelid = r.on_table::regclass and tgname = r.name);
     continue when v_is_current;
     execute format('drop trigger if exists %I on %I', r.name, r.on_table);
@@ -53,7 +56,30 @@ begin
       execute format('alter table %I enable always trigger %I', r.on_table, r.name);
     end if;
     if v_is_current is null and r.late is not null then
-      execute r.late;
+      v_late := v_late || jsonb_build_object('on_table', r.on_table, 'statement', r.late);
     end if;
+  end loop;
+  -- While seed_checkpoints is being adopted: the sums of all time begin with what the table has counted.
+  if coalesce(obj_description('seed_checkpoints'::regclass, 'pg_class'), '') !~ '^pgonce: (?!being adopted)' then
+    v_late := v_late || jsonb_build_object('on_table', 'seed_checkpoints', 'statement',
+      'update seed_checkpoints set rows_seen = rows_inserted::bigint + rows_skipped, total_inserted = rows_inserted,'
+      ' total_skipped = rows_skipped where rows_seen = 0 and rows_inserted::bigint + rows_skipped <> 0');
+  end if;
+  -- These statements fill in columns of pgonce's. A trigger of the user's would take them for changes of the rows: it would
+  -- write a line of an audit, set a time of the last change, send a request, or refuse the change. core/adopt.py does the same.
+  for r in select * from jsonb_to_recordset(v_late) l (on_table text, statement text) loop
+    v_enable := '{}';
+    for t in
+      select tgname, tgenabled from pg_trigger
+      where tgrelid = r.on_table::regclass and not tgisinternal and tgname not like 'pgonce\_%'
+        and tgenabled in ('O', 'A') and tgtype & 16 <> 0 loop  -- 16: on UPDATE
+      execute format('alter table %I disable trigger %I', r.on_table, t.tgname);
+      v_enable := v_enable || format('alter table %I enable %s trigger %I', r.on_table,
+                                     case t.tgenabled when 'A' then 'always' else '' end, t.tgname);
+    end loop;
+    execute r.statement;
+    for t in select unnest(v_enable) as enable loop
+      execute t.enable;
+    end loop;
   end loop;
 end $$;

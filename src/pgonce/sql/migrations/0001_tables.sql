@@ -190,6 +190,7 @@ set status = 'failed', completed_at = clock_timestamp(), error_message = 'abando
 where status = 'running' and exists (
   select from cron_job_runs n where n.job_name = r.job_name and n.key = r.key and n.status = 'running'
     and (n.started_at, n.id) > (r.started_at, r.id));
+set constraints all immediate;  -- no index can be created while a deferred trigger of the user's waits for the commit
 -- No client can write two running rows of one job and key.
 create unique index if not exists pgonce_cron_job_runs_one_running on cron_job_runs (job_name, key)
   where status = 'running';
@@ -313,9 +314,6 @@ alter table seed_checkpoints
   add column if not exists total_skipped  bigint not null default 0,
   add column if not exists total_rejected bigint not null default 0,
   add column if not exists progress       double precision;
-update seed_checkpoints
-set rows_seen = rows_inserted::bigint + rows_skipped, total_inserted = rows_inserted, total_skipped = rows_skipped
-where rows_seen = 0;
 
 -- A row that the table refused. row has its columns as text, if jsonb can hold them; else line has it in COPY's format. error
 -- is the server's message, which may quote values; reason is the same without values, and column_name the column it names.
