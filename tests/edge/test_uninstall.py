@@ -9,6 +9,7 @@ import pytest
 
 from pgonce.core import migrate as schema
 from pgonce.core.schema_check import check
+from pgonce.errors import SchemaError
 from tests.edge.command import pgonce
 from tests.sql import catalog
 from tests.sql.race import value
@@ -103,3 +104,29 @@ def test_the_printed_statements_do_the_same_in_psql(database: str, conn: Connect
     conn.execute(out.encode())
     assert catalog.read(conn)["relations"] == set()
     assert catalog.read(conn)["routines"] == set()
+
+
+def test_uninstall_by_a_role_that_does_not_own_it_says_who_may(database: str, conn: Connection, role: str) -> None:
+    before = catalog.read(conn)
+    code, _, said = pgonce(database.replace("//postgres@", f"//{role}@"), "uninstall", "--yes")
+    assert code == 1
+    assert "must be owner of" in said
+    assert f"run it as the role that owns schema public and what pgonce has in it, or give role {role} these" in said
+    assert said.count("\n") == 1
+    assert catalog.read(conn) == before
+
+
+def test_a_key_that_the_user_has_added_to_a_table_that_is_kept_stays(database: str, conn: Connection) -> None:
+    conn.execute("alter table webhook_events add constraint pgonce_own unique (received_at, id)")
+    assert pgonce(database, "uninstall", "--yes")[0] == 0
+    assert value(conn, "select count(*) from pg_constraint where conname = 'pgonce_own'") == 1
+
+
+def test_a_table_that_was_altered_after_an_uninstall_stops_migrate(database: str, conn: Connection) -> None:
+    assert pgonce(database, "uninstall", "--yes")[0] == 0
+    conn.execute("alter table cron_job_runs alter status drop default")
+    with pytest.raises(SchemaError, match="alter column status set default 'running'::text"):
+        schema.migrate(database)
+    conn.execute("alter table cron_job_runs alter status set default 'running'")
+    schema.migrate(database)
+    assert check(database) == []

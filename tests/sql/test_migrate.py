@@ -139,10 +139,10 @@ def test_runs_that_crashed_before_the_adoption_do_not_stop_it(empty_database: st
 
 def test_functions_that_this_release_no_longer_has_are_dropped(database: str, conn: Connection) -> None:
     before = catalog.read(conn)
-    conn.execute("create function long_gone(integer) returns integer language sql as 'select 1'")
-    conn.execute("comment on function long_gone is 'pgonce: old'")
-    conn.execute("create procedure gone_too() language sql as 'select 1'")
-    conn.execute("comment on procedure gone_too is 'pgonce: old'")
+    conn.execute("create function pgonce_long_gone(integer) returns integer language sql as 'select 1'")
+    conn.execute("comment on function pgonce_long_gone is 'pgonce: old'")
+    conn.execute("create procedure pgonce_gone_too() language sql as 'select 1'")
+    conn.execute("comment on procedure pgonce_gone_too is 'pgonce: old'")
     assert catalog.read(conn) != before
     schema.migrate(database)
     assert catalog.read(conn) == before

@@ -10,7 +10,7 @@ import pytest
 from psycopg import sql
 
 from pgonce.core import migrate as schema
-from pgonce.core import schema_sql
+from pgonce.core import schema_sql, uninstall
 from pgonce.core.schema_check import check
 from pgonce.errors import SchemaError
 from tests.sql import catalog
@@ -326,3 +326,24 @@ def test_a_table_with_more_than_the_specification_asks_for_is_adopted(empty_data
     assert value(empty, "select start_job_run('j')")
     assert value(empty, "select seed_name from update_checkpoint('s', '{}')") == "s"
     assert check(empty_database) == []
+
+
+THEIRS = """
+create function handle_checkout() returns integer language sql as 'select 1';
+comment on function handle_checkout is 'pgonce: handles it exactly once';
+create view revenue as select 1 as cents; comment on view revenue is 'pgonce: for the dashboard';
+create table effects (a integer); comment on table effects is 'pgonce: written by our handlers';
+create function audit() returns trigger language plpgsql as 'begin return null; end';
+comment on function audit is 'pgonce: audits it';
+create trigger audit after insert on webhook_events for each row execute function audit();
+"""
+
+
+def test_what_the_user_calls_ours_in_a_comment_is_left_alone(database: str, conn: Connection) -> None:
+    conn.execute(THEIRS.encode())
+    before = catalog.read(conn)
+    schema.migrate(database)
+    assert catalog.read(conn) == before
+    assert check(database) == []
+    for planned in uninstall.statements(conn, "public", with_data=True):
+        assert not re.search(r"effects|revenue|handle_checkout|trigger audit|public\.audit\b", planned), planned

@@ -9,6 +9,7 @@ import click
 from pgonce.cli.options import Database, with_database
 from pgonce.core import database
 from pgonce.core import uninstall as removal
+from pgonce.core.migrate import needs_rights
 from pgonce.errors import InvalidArgument
 
 
@@ -32,7 +33,8 @@ def uninstall(with_data: bool, yes: bool, db: Database) -> None:
             click.echo(f"{statement};")
         if not yes:
             _ask(f"Run these {len(planned)} statements on {where}?")
-        removal.run(conn, planned)
+        with needs_rights(conn, db.schema):
+            removal.run(conn, planned)
     click.echo(f"{where}: pgonce is uninstalled")
 
 

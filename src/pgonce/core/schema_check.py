@@ -12,7 +12,7 @@ from pgonce.core import database
 from pgonce.core.adopt import is_adopting
 from pgonce.core.execute import no_transaction_timeout
 from pgonce.core.migrate import applied, needs_rights, refuse, run_script
-from pgonce.core.schema_sql import SPECIFIED, api, migrations, script
+from pgonce.core.schema_sql import SPECIFIED, api, migrations, objects, script
 from pgonce.errors import PgonceError, SchemaError, schema_option
 
 # Everything that the script makes in the first schema of the search_path, as (kind, name, definition). The schema's
@@ -20,14 +20,19 @@ from pgonce.errors import PgonceError, SchemaError, schema_option
 # roles have none, or there is a warning.
 _DEFINITIONS: LiteralString = """
 with here as (
-    select oid, nspname, format('"%%s"', replace(nspname, '"', '""')) as quoted  -- as psycopg quotes it in the script
+    select oid, array[  -- as psycopg quotes the name in the script, and as pg_dump does
+             format('search_path="%%s", pg_temp', replace(nspname, '"', '""')),
+             format('search_path=%%I, pg_temp', nspname)] as paths
     from pg_namespace where nspname = current_schema()),
   relations as (
     select c.* from pg_class c join here on here.oid = c.relnamespace
-    where c.relkind in ('r', 'v') and obj_description(c.oid, 'pg_class') like 'pgonce: %%'),
+    where c.relkind in ('r', 'v') and obj_description(c.oid, 'pg_class') like 'pgonce: %%'
+      and (c.relname like 'pgonce\\_%%' or c.relname = any (%(specified)s))),
   routines as (
     select p.*, format('%%s(%%s)', p.proname, pg_get_function_identity_arguments(p.oid)) as signature
-    from pg_proc p join here on here.oid = p.pronamespace where obj_description(p.oid, 'pg_proc') like 'pgonce: %%')
+    from pg_proc p join here on here.oid = p.pronamespace
+    where obj_description(p.oid, 'pg_proc') like 'pgonce: %%'
+      and (p.proname like 'pgonce\\_%%' or p.proname = any (%(functions)s)))
 select 'table', relname::text, relkind::text from relations where relkind = 'r'
 union all
 select 'view', relname, concat_ws(' ', pg_get_viewdef(oid), reloptions) from relations where relkind = 'v'
@@ -59,7 +64,7 @@ union all
 select case p.prokind when 'p' then 'procedure' else 'function' end, p.signature,
        concat_ws(' ', pg_get_function_arguments(p.oid), pg_get_function_result(p.oid), l.lanname, p.provolatile,
                  p.prosecdef, p.proisstrict, p.proparallel, p.prosrc || coalesce(pg_get_function_sqlbody(p.oid), ''),
-                 (select string_agg(replace(c, here.quoted, 'here'), ' ' order by c)
+                 (select string_agg(case when c = any (here.paths) then 'search_path=here' else c end, ' ' order by c)
                   from unnest(p.proconfig) c))
 from routines p join pg_language l on l.oid = p.prolang cross join here
 union all
@@ -67,6 +72,8 @@ select 'grant to service_role', format('%%s on %%s', a.privilege_type, o.name), 
 from (select relname::text as name, relacl as acl from relations union all select signature, proacl from routines) o,
      aclexplode(o.acl) a
 where a.grantee in (select oid from pg_roles where rolname = 'service_role')
+  -- what migrate grants: default privileges may give more to a new schema
+  and a.privilege_type in ('SELECT', 'INSERT', 'UPDATE', 'DELETE', 'EXECUTE')
 """
 
 # The objects of the user's that keep migrate from dropping one of our functions or views. It has to drop what this
@@ -80,15 +87,17 @@ with recursive ours as (
            p.pronargdefaults as optional
     from pg_proc p cross join lateral (select p.pronamespace::regnamespace || '.') s (prefix)
     where obj_description(p.oid, 'pg_proc') like 'pgonce: %%'
+      and (p.proname like 'pgonce\\_%%' or p.proname = any (%(functions)s))
     union all
     select c.oid, c.reltype, c.relnamespace, 'view', c.relname,
            array(select format('%%s %%s', attname, format_type(atttypid, atttypmod)) from pg_attribute
                  where attrelid = c.oid and attnum > 0 order by attnum), 0
-    from pg_class c where c.relkind = 'v' and obj_description(c.oid, 'pg_class') like 'pgonce: %%'
+    from pg_class c
+    where c.relkind = 'v' and c.relname like 'pgonce\\_%%' and obj_description(c.oid, 'pg_class') like 'pgonce: %%'
     union all
     select t.oid, null, c.relnamespace, 'trigger', t.tgname, null, 0
     from pg_trigger t join pg_class c on c.oid = t.tgrelid
-    where not t.tgisinternal and obj_description(c.oid, 'pg_class') like 'pgonce: %%'),
+    where not t.tgisinternal and t.tgname like 'pgonce\\_%%' and obj_description(c.oid, 'pg_class') like 'pgonce: %%'),
   dependents as (
     select o.oid as on_oid, case when w.oid is null then d.classid else 'pg_class'::regclass end as class,
            coalesce(w.ev_class, d.objid) as oid, d.objsubid
@@ -165,7 +174,7 @@ def check(url: str, schema: str = "public") -> list[str]:
             found += _strangers(conn, schema)
             found += _differences(wanted, _definitions(conn, schema), option)
             _use(conn, schema)
-            names = {"installed": sql.Identifier(schema).as_string(), "wanted": scratch}
+            names = {**_names(), "installed": sql.Identifier(schema).as_string(), "wanted": scratch}
             found += [
                 f"{dependent} depends on {kind} {name}, which migrate has to drop: drop what depends on it, run "
                 f"`pgonce migrate{option}`, and create it again"
@@ -180,9 +189,14 @@ def _use(conn: psycopg.Connection[Any], schema: str) -> None:
     conn.execute("select set_config('search_path', %s, true)", [path])
 
 
+def _names() -> dict[str, Any]:
+    """The names by which pgonce's objects are known, besides the prefix and the comment."""
+    return {"specified": list(SPECIFIED), "functions": objects()["function"]}
+
+
 def _definitions(conn: psycopg.Connection[Any], schema: str) -> Definitions:
     _use(conn, schema)
-    return {(kind, name): definition for kind, name, definition in conn.execute(_DEFINITIONS, []).fetchall()}
+    return {(kind, name): definition for kind, name, definition in conn.execute(_DEFINITIONS, _names()).fetchall()}
 
 
 def _strangers(conn: psycopg.Connection[Any], schema: str) -> list[str]:

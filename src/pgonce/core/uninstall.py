@@ -1,4 +1,4 @@
-"""What ``pgonce uninstall`` drops: everything that migrate has made, found by its comment, table or name."""
+"""What ``pgonce uninstall`` drops: everything that migrate has made, found by its comment and name, or by its table."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, LiteralString
 
 import psycopg
 
-from pgonce.core.schema_sql import LOCK, SPECIFIED
+from pgonce.core.schema_sql import LOCK, SPECIFIED, objects
 from pgonce.errors import SchemaError
 
 # The order is such that nothing depends on what is dropped before it. The specification's tables keep the columns that
@@ -17,7 +17,8 @@ with here as (select oid from pg_namespace where nspname = %(schema)s),
   relations as (
     select c.oid, c.oid::regclass as name, c.relkind, c.relname = any (%(kept)s) as kept
     from pg_class c join here on here.oid = c.relnamespace
-    where c.relkind in ('r', 'v') and obj_description(c.oid, 'pg_class') like 'pgonce: %%')
+    where c.relkind in ('r', 'v') and obj_description(c.oid, 'pg_class') like 'pgonce: %%'
+      and (c.relname like 'pgonce\\_%%' or c.relname = any (%(specified)s)))
 select statement from (
   select 1, oid, format('drop view %%s', name) from relations where relkind = 'v'
   union all
@@ -29,10 +30,12 @@ select statement from (
   union all
   select 4, i.oid, format('drop index %%s', i.oid::regclass)
   from relations r join pg_index x on x.indrelid = r.oid join pg_class i on i.oid = x.indexrelid
-  where r.kept and i.relname like 'pgonce\\_%%'
+  where r.kept and i.relname like 'pgonce\\_%%' and not exists (select from pg_constraint k where k.conindid = i.oid)
   union all
   select 5, p.oid, format('drop routine %%s', p.oid::regprocedure)
-  from pg_proc p join here on here.oid = p.pronamespace where obj_description(p.oid, 'pg_proc') like 'pgonce: %%'
+  from pg_proc p join here on here.oid = p.pronamespace
+  where obj_description(p.oid, 'pg_proc') like 'pgonce: %%'
+    and (p.proname like 'pgonce\\_%%' or p.proname = any (%(functions)s))
   union all
   select 6, oid, format('drop table %%s', name) from relations where relkind = 'r' and not kept
 ) s(step, oid, statement) order by step, oid desc
@@ -47,7 +50,8 @@ def statements(conn: psycopg.Connection[Any], schema: str, with_data: bool) -> l
     kept = [] if with_data else list(SPECIFIED)
     with conn.transaction():
         conn.execute("set local search_path = pg_catalog")  # so that every name is printed with its schema
-        rows = conn.execute(_STATEMENTS, {"schema": schema, "kept": kept}).fetchall()
+        names = {"specified": list(SPECIFIED), "functions": objects()["function"]}
+        rows = conn.execute(_STATEMENTS, {"schema": schema, "kept": kept, **names}).fetchall()
     return [str(row[0]) for row in rows]
 
 

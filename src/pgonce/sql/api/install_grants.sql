@@ -1,6 +1,6 @@
 -- Enforces "service-role only". In Supabase the default privileges let anon read a new table in public, and everywhere PUBLIC
 -- may execute a new function. This runs at every migrate, so that roles created later get the right privileges, too.
--- Functions are recognized by their comment, tables and views by their names, and from then on by their comment.
+-- Functions are recognized by name and comment, tables and views by their names, and from then on by their comment, too.
 
 do $$
 declare
@@ -63,7 +63,8 @@ begin
 
   for r in
     select p.oid::regprocedure as signature from pg_proc p
-    where p.pronamespace = quote_ident(current_schema())::regnamespace and obj_description(p.oid, 'pg_proc') like 'pgonce: %' loop
+    where p.pronamespace = quote_ident(current_schema())::regnamespace and v_objects -> 'function' ? p.proname
+      and obj_description(p.oid, 'pg_proc') like 'pgonce: %' loop
     execute format('revoke all on routine %s from %s', r.signature, v_shut);
     if v_served is not null then
       execute format('grant execute on routine %s to service_role', r.signature);

@@ -21,14 +21,14 @@ begin
       union all
       select m.class, m.oid, c.reltype, 'view', c.relname, v_replaced[1] = 'view' or not coalesce(v_objects -> 'view' ? c.relname, false)
       from marked m join pg_class c on c.oid = m.oid
-      where m.class = 'pg_class'::regclass and c.relnamespace = v_here and c.relkind = 'v'
+      where m.class = 'pg_class'::regclass and c.relnamespace = v_here and c.relkind = 'v' and c.relname like 'pgonce\_%'
       union all
       select 'pg_trigger'::regclass, t.oid, null, 'trigger', t.tgname, not coalesce(v_objects -> 'trigger' ? t.tgname, false)
       from marked m
       join pg_class c on m.class = 'pg_class'::regclass and c.oid = m.oid
       join pg_trigger t on t.tgrelid = c.oid
       join marked f on f.class = 'pg_proc'::regclass and f.oid = t.tgfoid
-      where c.relnamespace = v_here and not t.tgisinternal),
+      where c.relnamespace = v_here and not t.tgisinternal and t.tgname like 'pgonce\_%'),
     gone (class, oid, type, depth) as (
       select class, oid, type, 0 from ours
       where is_old and (v_replaced = '{}' or name = v_replaced[2] and (kind = 'view') = (v_replaced[1] = 'view'))
