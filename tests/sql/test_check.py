@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 from typing import Any
 from uuid import uuid4
 
@@ -10,9 +11,12 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from pgonce.core import embedded
 from pgonce.core import migrate as schema
 from pgonce.core.schema_check import check
 from pgonce.errors import PgonceError, SchemaError
+from tests.conftest import with_database
+from tests.debian_server import debian_server
 from tests.sql import catalog
 from tests.sql.race import value
 from tests.sql.test_schema import ODD_NAMES, SPECIFICATION
@@ -85,6 +89,10 @@ OTHERS = {
     "drop table pgonce_job_retries": "table pgonce_job_retries is missing",
     "grant select on webhook_events to anon": "role anon may SELECT table public.webhook_events; to close this:",
     "grant execute on function get_checkpoint(text) to public": "role PUBLIC may EXECUTE function public.",
+    "grant select (payload, raw) on webhook_events to authenticated":
+        "role authenticated may SELECT (payload), SELECT (raw) table public.webhook_events; to close this: revoke all ",
+    "grant usage on sequence pgonce_audit_id_seq to anon":
+        "role anon may USAGE sequence public.pgonce_audit_id_seq; to close this: revoke all on sequence public.",
     "grant create on schema public to public": "role PUBLIC may create objects in schema public",
     "grant create on schema public to anon": "role anon may create objects in schema public",
     "create function complete_seed(point) returns int language sql as 'select 1'": "function complete_seed(point) in",
@@ -141,6 +149,12 @@ def test_a_role_that_may_not_create_schemas_is_told_what_the_check_needs(databas
         "grant create on schema public to {}",
         "grant all on webhook_events to {}",
         "alter table webhook_events owner to {}",
+        "grant select on webhook_events to {0}; grant {0} to anon",
+        # migrate cannot revoke what somebody else has granted
+        (
+            "grant execute on function get_checkpoint to {0} with grant option; set role {0};"
+            " grant execute on function get_checkpoint to anon; reset role"
+        ),
     ],
 )
 def test_migrate_warns_of_a_role_that_could_undo_the_grants_and_its_statement_closes_it(
@@ -247,3 +261,62 @@ def test_a_view_shows_nobody_more_than_its_tables_do(database: str, conn: Connec
             other.execute(sql.SQL("set role {}").format(sql.Identifier(role)))
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 other.execute(sql.SQL("select * from {}").format(sql.Identifier(view)))
+
+
+def test_a_line_takes_no_more_than_the_right_that_it_names(database: str, conn: Connection, role: str) -> None:
+    name = sql.Identifier(role)
+    conn.execute(sql.SQL("grant select, trigger on cron_job_runs to {}").format(name))
+    for line in check(database):
+        conn.execute(closing(line))
+    held = "select has_table_privilege(%s, 'cron_job_runs', p) from unnest(array['select', 'trigger']) p"
+    assert conn.execute(held, [role]).fetchall() == [(True,), (False,)]
+
+
+def test_members_of_the_owner_are_trusted_as_the_owner_is(empty_database: str, server: str) -> None:
+    # as "alter role deploy set role app" has it, where several people deploy
+    owner, member = (f"{each}_{uuid4().hex[:8]}" for each in ("owner", "deploy"))
+    with psycopg.connect(empty_database, autocommit=True) as conn:
+        conn.execute(f"create role {owner}; create role {member} login in role {owner}".encode())
+        try:
+            conn.execute(f"create schema app authorization {owner}; grant create on schema app to {member}".encode())
+            conn.execute(f"alter role {member} set role to {owner}".encode())
+            warnings: list[str] = []
+            schema.migrate(empty_database.replace("//postgres@", f"//{member}@"), "app", warn=warnings.append)
+            assert warnings == check(empty_database, "app") == []
+        finally:
+            conn.execute(f"drop owned by {owner}, {member} cascade; drop role {owner}, {member}".encode())
+
+
+def test_default_privileges_for_new_tables_are_no_difference(database: str, conn: Connection) -> None:
+    conn.execute("alter default privileges grant all on tables to service_role")
+    conn.execute("alter default privileges grant all on functions to service_role")
+    try:
+        assert check(database) == []
+    finally:
+        conn.execute("alter default privileges revoke all on tables from service_role")
+        conn.execute("alter default privileges revoke all on functions from service_role")
+
+
+@pytest.mark.parametrize("name", ["public", "Mixed Case", "pg"])
+def test_a_restore_of_a_dump_is_no_difference(database: str, empty_database: str, name: str) -> None:
+    schema.migrate(database, name)
+    tools = embedded.bin_dir()
+    dump = subprocess.run([tools / "pg_dump", database], capture_output=True, check=True).stdout
+    restore = [tools / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", empty_database]
+    subprocess.run(restore, input=dump, capture_output=True, check=True)
+    assert check(empty_database, name) == []
+
+
+def test_a_migrate_in_a_turkish_database_makes_no_trigger_again() -> None:
+    # there lower('INSERT') is another word
+    with debian_server() as url, psycopg.connect(url, autocommit=True) as admin:
+        admin.execute("create database tr locale_provider icu icu_locale 'tr-TR' template template0")
+        there = with_database(url, "tr")
+        schema.migrate(there)
+        with psycopg.connect(there, autocommit=True) as conn:
+            assert value(conn, "select lower('I')") == "ı"
+            triggers = "select array_agg(oid order by oid) from pg_trigger where tgname like 'pgonce%'"
+            before = value(conn, triggers)
+            schema.migrate(there)
+            assert value(conn, triggers) == before
+        assert check(there) == []
