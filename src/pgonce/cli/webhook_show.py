@@ -78,7 +78,8 @@ def _facts(event: dict[str, Any]) -> list[str]:
 def _life(event: dict[str, Any]) -> list[Step]:
     """What happened to the event, in chronological order; equal failures one after the other are one line."""
     life = []
-    if isinstance(created := event["payload"].get("created"), int):
+    payload = event["payload"]  # any JSON, where a client of the specification wrote it
+    if isinstance(payload, dict) and isinstance(created := payload.get("created"), int):
         with suppress(OverflowError, ValueError, OSError):
             life.append(Step(datetime.fromtimestamp(created, UTC), "created at Stripe"))
     again = event["deliveries"] - 1

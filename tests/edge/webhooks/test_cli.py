@@ -149,6 +149,14 @@ KeyError: 'discounts'
 """
 
 
+@pytest.mark.parametrize("payload", ["[]", "null", '"text"', "1"])
+def test_show_prints_an_event_whose_payload_is_no_object(database: str, conn: Connection[Any], payload: str) -> None:
+    conn.execute("insert into webhook_events (stripe_event_id, event_type, payload) values ('e', 'x', %s)", [payload])
+    code, out, said = pgonce(database, "webhook", "show", "e")
+    assert (code, said) == (0, "")
+    assert "delivered, recorded" in out
+
+
 def test_show_names_the_line_of_the_application_and_joins_equal_failures(database: str, inbox: Connection[Any]) -> None:
     inbox.execute("delete from pgonce_webhook_attempts")
     inbox.execute(
