@@ -223,6 +223,9 @@ def test_a_route_refuses_what_is_not_signed_and_handles_what_is_once(route: http
 def test_the_reason_of_a_failure_is_kept_whatever_was_thrown(postgrest: PostgREST, query: Query) -> None:
     assert postgrest.run("refused", event()) == "thrown"
     assert query("select status, error_message from webhook_events") == [("failed", "the job name must not be empty")]
+    query("delete from webhook_events")
+    assert postgrest.run("unprintable", event()) == "thrown"
+    assert query("select status, error_message from webhook_events") == [("failed", "what was thrown has no text")]
     run = postgrest.run("startJobRun", "stats_cache")
     assert postgrest.run("failJobRun", run, None) is True  # `e.message` of a thrown text
     assert query("select status, error_message from cron_job_runs") == [("failed", "null")]

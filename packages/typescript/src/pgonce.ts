@@ -30,10 +30,14 @@ export class Unhandled extends Ignored {}
  * routes throw, is an object without a class: { message, code, ... }.
  */
 function reason(error: unknown): string {
-  let text: string;
-  if (error instanceof Error || typeof error !== 'object' || error === null) text = String(error);
-  else text = 'message' in error ? String(error.message) : JSON.stringify(error);
-  return text.replace(/[\0\p{Surrogate}]/gu, '\ufffd');
+  let text: unknown;
+  try {
+    if (error instanceof Error || typeof error !== 'object' || error === null) text = String(error);
+    else text = 'message' in error ? String(error.message) : JSON.stringify(error);
+  } catch {
+    text = 'what was thrown has no text'; // it refers to itself, or holds a bigint
+  }
+  return String(text).replace(/[\0\p{Surrogate}]/gu, '\ufffd');
 }
 
 // any: the types of the user's database, and the schema that the client is for

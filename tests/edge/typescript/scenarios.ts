@@ -70,6 +70,14 @@ const scenarios: { [name: string]: (...args: any[]) => Promise<unknown> } = {
     }).catch(() => 'thrown');
   },
 
+  /** A handler throws an object of which neither JSON nor a text can be made. */
+  async unprintable(event: { id: string; type: string }) {
+    const thrown: { of?: unknown; amount: bigint } = { amount: 5n };
+    thrown.of = thrown;
+    return helpers.handleWebhook(event, JSON.stringify(event), async () => { throw thrown; })
+      .catch((error) => (error === thrown ? 'thrown' : 'another error'));
+  },
+
   /** A handler ignores the event: with a reason, or because there is no handler. */
   async ignored(event: { id: string; type: string }, why: string | null) {
     return helpers.handleWebhook(event, JSON.stringify(event), async () => {
