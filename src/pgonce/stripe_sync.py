@@ -144,7 +144,10 @@ def pages(get: Get, since: int, account: str | None = None) -> Iterator[list[dic
         passed.add(after)
 
 
-_NOT_OURS = "Stripe lists none of the last {} events delivered here: the key is of another account or mode"
+_NOT_OURS = (
+    "Stripe lists none of the last {} events delivered here: the key is of another account or mode, "
+    "or they were signed by hand (then compare from after their time: --since)"
+)
 _NO_LIST = "Stripe's answer is not a list of events: does a proxy answer in its place?"
 
 

@@ -150,6 +150,8 @@ def test_a_list_without_any_event_that_was_delivered_is_of_another_account(
     assert (code, out) == (1, "")
     assert "the key is of another account or mode" in err
     assert sorted(inbox(conn)) == [listed, "evt_live"]
+    assert "signed by hand (then compare from after their time: --since)" in err
+    assert reconcile("--since", "2 minutes")[:2] == (0, "1 seen, 0 recovered, 0 missing\n")
     conn.execute("delete from webhook_events")
     deliver("evt_pgonce_sent", True)  # `pgonce webhook send` gives such ids
     assert reconcile()[:2] == (0, "1 seen, 1 recovered, 0 missing\n")
