@@ -339,6 +339,7 @@ def test_a_promise_made_by_exec_is_kept_in_the_table_and_told_when_it_is_broken(
     missed = "select reason from pgonce_job_missed"
     assert conn.execute(missed).fetchall() == []
     conn.execute("update cron_job_runs set started_at = now() - interval '25 hours', completed_at = now()")
+    conn.execute("update pgonce_job_expectations set since = now() - interval '25 hours'")
     [(reason,)] = conn.execute(missed).fetchall()
     assert reason.startswith("it should run every 1 day; its last run succeeded at ")
 
