@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import takewhile
@@ -13,6 +13,7 @@ from psycopg.types.json import Jsonb
 
 from pgonce.core.call import Call, rows_as, value
 from pgonce.jobs.cron import CatchUp, Schedule
+from pgonce.jobs.registry import Job
 
 AHEAD = timedelta(minutes=5)
 """How far ahead the ticks of a schedule are stored, at least one after the next. If every worker dies, the ticks that
@@ -75,9 +76,21 @@ def upcoming(schedule: Schedule, after: datetime) -> list[datetime]:
     return [first, *takewhile(lambda tick: tick <= after + AHEAD, ticks)][:_MOST]
 
 
-def register_job_schedules(process: UUID, app: str, together: str, ticks: Sequence[NextTick]) -> Call[bool]:
-    """Register the schedules of a process. False: a newer start of the app is live, and decides."""
-    args = {"p_process_id": process, "p_app": app, "p_registered_with": together, "p_schedules": _plain(ticks)}
+def register_job_schedules(
+    process: UUID, app: str, together: str, ticks: Sequence[NextTick], jobs: Iterable[Job]
+) -> Call[bool]:
+    """Register the schedules of a process, and how often its jobs must run.
+
+    False: a newer start of the app is live, and decides.
+    """
+    expected = [
+        {"job_name": job.name, "key": job.key, "every": _seconds(job.expect_every), "grace": _seconds(job.expect_grace)}
+        for job in jobs if job.expect_every
+    ]  # fmt: skip
+    args = {
+        "p_process_id": process, "p_app": app, "p_registered_with": together, "p_schedules": _plain(ticks),
+        "p_expectations": Jsonb(expected),
+    }  # fmt: skip
     return Call("pgonce_register_job_schedules", args, value)
 
 
@@ -112,6 +125,10 @@ def skip_job_tick(name: str, key: str, tick: datetime, reason: str) -> Call[bool
     """Record that a tick will not run. False: it has fired."""
     args = {"p_job_name": name, "p_key": key, "p_scheduled_for": tick, "p_reason": reason}
     return Call("pgonce_skip_job_tick", args, value)
+
+
+def _seconds(length: timedelta) -> str:
+    return f"{length.total_seconds():f} s"
 
 
 def _plain(ticks: Sequence[NextTick]) -> Jsonb:

@@ -31,6 +31,7 @@ class ScheduleStore:
     """The schedules of an app's jobs: those in its code, and those in the database that replace or supplement them."""
 
     def __init__(self, jobs: Mapping[str, Job], process: Registration) -> None:
+        self._jobs = list(jobs.values())
         self._names = list(jobs)
         self._code = {(job.name, job.key): job.plan for job in jobs.values() if job.plan}
         self._slots = {(job.name, job.key): job.slots for job in jobs.values()}
@@ -167,12 +168,16 @@ class ScheduleStore:
     def write(self, pool: Pool) -> None:
         """Write what has changed: first all schedules, as the newest start of the app, and later only the next ticks.
 
+        With the schedules goes how often the jobs must run.
+
         Raises:
             DatabaseUnavailable, SchemaError, psycopg.Error: nothing was written; the next call tries again.
         """
         if not self._registered and self._names:
             ticks = [tick for name, plan in self._code.items() if (tick := self._next(name, plan))]
-            register = calls_schedule.register_job_schedules(self._process.id, self._process.app, self._together, ticks)
+            register = calls_schedule.register_job_schedules(
+                self._process.id, self._process.app, self._together, ticks, self._jobs
+            )
             self._registered = call_with_timeouts(pool, register, self._schema)
         self._has_started = True
         with self._lock:

@@ -136,10 +136,6 @@ class Scheduler(Service):
             )
             with suppress(psycopg.errors.LockNotAvailable):  # somebody's psql holds it: the upkeep tries again
                 self._store.write(self._pool)
-                for job in self._app.jobs.values():
-                    if job.expect_every:
-                        expected = calls_operate.expect_job(job.name, job.expect_every, job.expect_grace, job.key)
-                        call_with_timeouts(self._pool, expected, self._schema)
             self._threads.start()
         except BaseException:
             self._threads.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,6 +11,7 @@ import psycopg
 import pytest
 
 import pgonce
+from pgonce.core.interval import interval
 from pgonce.jobs.scheduler import Scheduler
 from tests.edge.jobs.conftest import Simulation, nothing, ticks, utc
 
@@ -181,6 +183,48 @@ def test_a_tick_that_a_newer_start_has_moved_does_not_fire_at_its_old_time_eithe
     assert ticks(conn) == [("same", "succeeded", utc("2026-01-01 00:01"))]
     simulation.run_until("2026-01-01 00:02:02")
     assert sorted(name for name, *_ in ticks(conn)) == ["j", "same", "same"]
+
+
+def expecting(*jobs: str, kept: str = "1 day") -> pgonce.App:
+    app = release("kept")
+    for job in jobs:
+        app.job(job, expect_every="1 hour", expect_grace="1 minute")(nothing)
+    app.jobs["kept"] = replace(app.jobs["kept"], expect_every=interval(kept))
+    return app
+
+
+def test_what_a_new_release_expects_no_more_raises_no_alert_for_ever(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation]
+) -> None:
+    expected = "select job_name, key, every, within from pgonce_job_expectations order by 1, 2"
+    hour, day = timedelta(hours=1), timedelta(days=1)
+    simulation = simulate("2026-01-01 00:00:10")
+    start(simulation, expecting("removed", "limited", "by_hand"), database)
+    conn.execute("select pgonce_expect_job('limited', null, p_within => '5 minutes')")
+    conn.execute("select pgonce_expect_job('by_hand', '2 hours')")
+    conn.execute("select pgonce_expect_job('cron', '1 hour')")
+    start(simulation, release("another", name="other:app"), database)
+    start(simulation, release("stranger"), database)
+    assert len(conn.execute(expected).fetchall()) == 5, "another app of the name has no job in common"
+    start(simulation, expecting(kept="2 days"), database)
+    assert conn.execute(expected).fetchall() == [
+        ("by_hand", "", 2 * hour, None),
+        ("cron", "", hour, None),
+        ("kept", "", 2 * day, None),
+        ("limited", "", None, timedelta(minutes=5)),
+    ]
+
+
+def test_what_is_expected_is_written_later_if_somebody_s_psql_holds_the_schedules(
+    database: str, conn: Connection, simulate: Callable[[str], Simulation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgonce.core.database.LOCK_TIMEOUT", "10ms")
+    simulation = simulate("2026-01-01 00:00:10")
+    with conn.transaction():
+        conn.execute("lock table pgonce_job_schedules in share mode")
+        simulation.start(expecting(), database)
+    simulation.run_until("2026-01-01 00:01:00")
+    assert conn.execute("select job_name from pgonce_job_expectations").fetchall() == [("kept",)]
 
 
 def test_a_process_whose_job_a_newer_start_does_not_have_says_once_that_it_does_not_start_it(

@@ -203,7 +203,7 @@ begin
   on conflict (job_name, key) do update
   set since = case when excluded.every <> e.every or e.every is null then excluded.since else e.since end,
       every = coalesce(excluded.every, e.every), grace = case when excluded.every is null then e.grace else excluded.grace end,
-      within = coalesce(excluded.within, e.within)
+      within = coalesce(excluded.within, e.within), app = case when excluded.every is null then e.app end
   where (e.every, e.grace, e.within) is distinct from (
     coalesce(excluded.every, e.every), case when excluded.every is null then e.grace else excluded.grace end,
     coalesce(excluded.within, e.within));

@@ -24,7 +24,8 @@ $$;
 comment on function pgonce_is_slot_key(text, text) is
   'pgonce: whether a run with the key p_run_key is one of the job''s runs with the key p_key, in any slot of any release, or without slots.';
 
-create or replace function pgonce_register_job_schedules(p_process_id uuid, p_app text, p_registered_with text, p_schedules jsonb)
+create or replace function pgonce_register_job_schedules(
+  p_process_id uuid, p_app text, p_registered_with text, p_schedules jsonb, p_expectations jsonb default '[]')
 returns boolean
 language plpgsql set search_path from current as $$
 declare
@@ -38,6 +39,23 @@ begin
              where p.does = 'jobs' and p.app = p_app and p.id <> p_process_id and p.started_at > v_started_at and p.jobs && v_jobs) then
     return false;
   end if;
+  -- What the app has expected of its jobs is deleted in the same way as its schedules, see below. An operator's limit of time stays.
+  with given_up as (
+    select e.job_name, e.key, e.within from pgonce_job_expectations e
+    where e.app = p_app
+      and e.registered_with in (select k.registered_with from pgonce_job_schedules k where k.job_name = any (v_jobs) union all
+                                select k.registered_with from pgonce_job_expectations k where k.job_name = any (v_jobs))
+      and (e.job_name, e.key) not in (select g.job_name, g.key from jsonb_to_recordset(p_expectations) as g (job_name text, key text))),
+  limited as (
+    update pgonce_job_expectations e set every = null, app = null from given_up g
+    where (e.job_name, e.key) = (g.job_name, g.key) and g.within is not null)
+  delete from pgonce_job_expectations e using given_up g where (e.job_name, e.key) = (g.job_name, g.key) and g.within is null;
+  perform pgonce_expect_job(g.job_name, g.every, g.grace, g.key)
+  from (select * from jsonb_to_recordset(p_expectations) as g (job_name text, key text, every interval, grace interval)
+        order by g.job_name, g.key) g;
+  update pgonce_job_expectations e set app = p_app, registered_with = p_registered_with
+  from jsonb_to_recordset(p_expectations) as g (job_name text, key text)
+  where (e.job_name, e.key) = (g.job_name, g.key) and (e.app, e.registered_with) is distinct from (p_app, p_registered_with);
   -- Not all other schedules are deleted. Another app on this database that is down for a day would lose the ticks that it has
   -- to catch up, and its rows in pgonce_job_missed. A schedule is this app's if it was registered together with one of these,
   -- by an app of this name.
@@ -63,9 +81,9 @@ begin
   where s.source = 'code';
   return true;
 end $$;
-comment on function pgonce_register_job_schedules(uuid, text, text, jsonb) is
-  'pgonce: registers the schedules of a process''s jobs, as an array of objects. false = a newer start of the app is live, and '
-  'its schedules hold; or the process has no row. Schedules that the app had before and this process does not have are deleted.';
+comment on function pgonce_register_job_schedules(uuid, text, text, jsonb, jsonb) is
+  'pgonce: registers the schedules of a process''s jobs and how often they must run, as arrays of objects. false = a newer start of the app is live, and '
+  'its schedules hold; or the process has no row. What the app had before and this process does not have is deleted.';
 
 create or replace function pgonce_retired_job_schedules(p_process_id uuid, p_app text, p_schedules jsonb)
 returns table (job_name text, key text)

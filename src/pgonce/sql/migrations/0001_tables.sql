@@ -237,8 +237,8 @@ create table if not exists pgonce_job_schedules (
 
 -- How often a job must run and how long a run may take, no matter what starts it: cron, Kubernetes, Celery, pg_cron.
 create table if not exists pgonce_job_expectations (
-  job_name text        not null,
-  key      text        not null default '',
+  job_name text        not null, key text not null default '',
+  app      text, registered_with text,  -- as in pgonce_job_schedules; null: an operator or a guard wrote it
   every    interval    check (every > '0'), within interval check (within > '0'),
   grace    interval    not null default '5 minutes' check (grace >= '0'),
   since    timestamptz not null default clock_timestamp(),
