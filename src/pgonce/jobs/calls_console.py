@@ -207,12 +207,23 @@ def job_lanes(
     *,
     find: str | None = None,
     name: str | None = None,
+    key: str | None = None,
     after: tuple[str, str] | None = None,
     limit: int = 30,
 ) -> Call[list[Lane]]:
-    """The jobs and keys in order, after a name and key; with ``find`` those whose names contain it."""
+    """The jobs and keys in order, after a name and key; with ``find`` those whose names contain it.
+
+    ``key``: with ``name``, the key that must not be left out, if it has run.
+    """
     after_name, after_key = after or (None, None)
-    args = {"p_find": find, "p_name": name, "p_after_name": after_name, "p_after_key": after_key, "p_limit": limit}
+    args = {
+        "p_find": find,
+        "p_name": name,
+        "p_after_name": after_name,
+        "p_after_key": after_key,
+        "p_limit": limit,
+        "p_key": key,
+    }
     return Call("pgonce_console_job_lanes", args, rows_as(Lane))
 
 

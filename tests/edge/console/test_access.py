@@ -362,6 +362,17 @@ def test_a_page_says_who_paused_it_and_not_who_paused_its_namesake_or_was_refuse
     assert (who("job"), who("import")) == (None, None), "paused in SQL: the audit has the pause before"
 
 
+def test_the_job_of_any_run_is_found_by_its_key(browser: Client, conn: Any) -> None:
+    conn.execute(
+        "insert into cron_job_runs (job_name, key, status, started_at, completed_at)"
+        " select 'invoices', 'tenant ' || n, 'succeeded', now() - n * interval '1 min', now()"
+        " from generate_series(1, 250) n"
+    )
+    log_in(browser)
+    for number, status in ((250, 200), (251, 404)):
+        assert browser.get(f"/job?name=invoices&key=tenant+{number}").status_code == status
+
+
 def test_every_answer_has_the_headers_that_a_page_needs(browser: Client) -> None:
     log_in(browser)
     answers = [browser.get(path) for path in ("/", "/now.json", "/nothing", "/login", "/audit.csv")]

@@ -71,6 +71,16 @@ def test_lanes_go_on_after_the_last_key_of_the_page_before(conn: Connection) -> 
     assert conn.execute(lanes, first[-1]).fetchall() == [("job", "z"), ("later", "")]
 
 
+def test_a_key_that_is_named_is_a_lane_however_many_others_have_run_since(conn: Connection) -> None:
+    run(conn, "job", DAY, hours(1), key="tenant 999")
+    for number in range(120):
+        run(conn, "job", DAY + timedelta(minutes=number + 1), hours(1), key=f"tenant {number:03}")
+    named = "select key from pgonce_console_job_lanes(p_name => 'job', p_key => %s, p_limit => 100)"
+    keys = [row[0] for row in conn.execute(named, ["tenant 999"])]
+    assert keys == [*(f"tenant {number:03}" for number in range(20, 119)), "tenant 999"]
+    assert conn.execute(named, ["nobody"]).fetchall() == conn.execute(named, [None]).fetchall()
+
+
 def test_a_lane_has_its_last_run_that_was_not_skipped_and_no_duration_without_one(conn: Connection) -> None:
     last = run(conn, "job", DAY, hours(1), status="failed")
     run(conn, "job", DAY + hours(2), hours(0), status="skipped")

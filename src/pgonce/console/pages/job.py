@@ -76,7 +76,7 @@ class JobPage:
 
 async def _read_job(read: Read, name: str, key: str | None) -> JobPage:
     now = await read(NOW)
-    lanes = await read(calls.job_lanes(name=name, limit=100))
+    lanes = await read(calls.job_lanes(name=name, key=key, limit=100))
     if not lanes:
         raise NotFound(f"no job {name} has run, and none is scheduled")
     if key is not None and key not in {lane.key for lane in lanes}:

@@ -37,7 +37,7 @@ comment on function pgonce_console_job_names(text, text, integer) is
 
 create or replace function pgonce_console_job_lanes(
   p_find text default null, p_name text default null, p_after_name text default null, p_after_key text default null,
-  p_limit integer default 30)
+  p_limit integer default 30, p_key text default null)
 returns table (job_name text, key text, cron text, timezone text, grace interval, next_ticks timestamptz[], slots integer,
                paused_at timestamptz, paused_until timestamptz, paused_because text, run_id uuid, status text, started_at timestamptz,
                duration_ms integer, process text, stopping boolean, next_retry_at timestamptz)
@@ -51,8 +51,11 @@ begin
   with recent as (
     select n.name, r.* from unnest(v_names) n (name) cross join lateral (
       select distinct on (h.key) h.* from (
-        select l.key, l.id, l.status, l.started_at, l.duration_ms, l.process, l.stop_requested_at from cron_job_runs l
-        where l.job_name = n.name order by l.job_name, l.started_at desc limit 100) h
+        select l.key, l.id, l.status, l.started_at, l.duration_ms, l.process, l.stop_requested_at,
+               row_number() over (order by l.started_at desc) as place
+        from (select * from cron_job_runs o where o.job_name = n.name order by o.job_name, o.started_at desc
+              limit case when p_key is null then 100 else 5000 end) l) h
+      where h.place <= 100 or h.key = p_key
       order by h.key, h.status = 'skipped', h.started_at desc) r),
   keys as (
     select r.name, r.key from recent r
@@ -61,7 +64,8 @@ begin
     union select q.job_name, '' from pgonce_job_pauses q where q.job_name = any (v_names)),
   chosen as (
     select k.name, k.key from keys k
-    where p_after_name is null or (k.name, k.key) > (p_after_name, p_after_key) order by k.name, k.key limit p_limit)
+    where p_after_name is null or (k.name, k.key) > (p_after_name, p_after_key)
+    order by k.key = p_key desc nulls last, k.name, k.key limit p_limit)
   select c.name, c.key, s.cron, s.timezone, s.grace, array_remove(s.next_tick || s.upcoming, null), s.slots,
          p.paused_at, p.paused_until, p.reason, r.id, r.status, r.started_at,
          coalesce(r.duration_ms, case when r.started_at is not null then  -- least() ignores nulls
@@ -74,10 +78,10 @@ begin
   left join recent r on r.name = c.name and r.key = c.key and r.status <> 'skipped'
   order by c.name, c.key;
 end $$;
-comment on function pgonce_console_job_lanes(text, text, text, text, integer) is
+comment on function pgonce_console_job_lanes(text, text, text, text, integer, text) is
   'pgonce: a line for each job and key, in order, after (p_after_name, p_after_key): its schedule, its pause and its last run that was not '
   'skipped. p_find: only jobs whose names contain this text. p_name: only this job. Keys without a run among the last 100 of their job '
-  'are left out.';
+  'are left out, except p_key: it is among the lines if one of the last 5,000 has it.';
 
 -- A day has 86,400 seconds and a figure some 500 places, so runs that begin at the same place are one mark. All figures of a page
 -- together have p_marks: a lane with more than its share gets fewer places.
