@@ -86,6 +86,16 @@ def test_a_pool_has_the_settings_that_the_protocol_wants(database: str) -> None:
     asyncio.run(main())
 
 
+def test_limits_of_the_network_in_the_url_are_those_of_the_connection(database: str) -> None:
+    limits = {"connect_timeout": "3", "keepalives_idle": "7", "tcp_user_timeout": "5000"}
+    with proxy(database) as network:
+        url = network.url + "".join(f"&{name}={limit}" for name, limit in limits.items())
+        with databases.open_pool(url, 1) as pool, pool.connection() as conn:
+            found = conn.info.get_parameters()
+    assert {name: found[name] for name in limits} == limits
+    assert found["keepalives_count"] == "3"
+
+
 def test_a_pool_that_serves_one_at_a_time_stays_at_one_connection(database: str) -> None:
     with databases.open_pool(database, 3) as pool:
         for _ in range(5):

@@ -42,6 +42,8 @@ CONNECTION = {
     "client_encoding": "UTF8",
 }
 
+_LIMITS_OF_NETWORK = {name for name in CONNECTION if name.endswith("_timeout") or name.startswith("keepalives")}
+
 TIMEOUT = 10
 """Seconds to wait for a free connection. Stripe waits about 10 to 20 s for an answer.
 
@@ -275,12 +277,14 @@ def _translate_pool_timeout() -> Iterator[None]:
 
 
 def _options(url: str) -> dict[str, Any]:
-    """The settings of a connection. Unless the URL says otherwise, the server must accept writes.
+    """The settings of a connection. Unless the URL says otherwise, the server must accept writes, and the limits of the
+    network are those above.
 
     After a switchover the demoted primary still accepts connections, and every write there fails. With several hosts in
     the URL libpq then tries the next one. ``target_session_attrs=any`` in the URL allows reading from a standby.
     """
-    options = dict(CONNECTION)
+    given = conninfo_to_dict(url)
+    options = {name: each for name, each in CONNECTION.items() if name not in given or name not in _LIMITS_OF_NETWORK}
     if "target_session_attrs" not in url and "PGTARGETSESSIONATTRS" not in os.environ:
         options["target_session_attrs"] = "read-write"
     return options
