@@ -10,9 +10,10 @@ import pytest
 from pgonce.core import migrate as schema
 from pgonce.core.schema_check import check
 from pgonce.errors import SchemaError
+from tests.conftest import wait_until
 from tests.edge.command import pgonce
 from tests.sql import catalog
-from tests.sql.race import value
+from tests.sql.race import background, value
 from tests.sql.test_schema import SPECIFICATION
 
 Connection = psycopg.Connection[Any]
@@ -130,3 +131,18 @@ def test_a_table_that_was_altered_after_an_uninstall_stops_migrate(database: str
     conn.execute("alter table cron_job_runs alter status set default 'running'")
     schema.migrate(database)
     assert check(database) == []
+
+
+def test_an_uninstall_that_waits_for_a_lock_lets_other_writers_pass(database: str, conn: Connection) -> None:
+    insert = "insert into webhook_events (stripe_event_id, event_type) values (%s, 'x')"
+    waiting = "select count(*) from pg_locks where not granted and relation = 'webhook_events'::regclass"
+    with psycopg.connect(database) as writer:
+        writer.execute(insert, ["evt_open"])
+        with background(lambda: pgonce(database, "uninstall", "--yes"), writer.close) as uninstalling:
+            wait_until(lambda: value(conn, waiting) == 1, "uninstall requests its lock")
+            conn.execute("set lock_timeout = '20s'")
+            conn.execute(insert, ["evt_passes"])  # the open transaction has not ended
+            assert not uninstalling.done()
+            writer.commit()
+    assert uninstalling.result()[0] == 0
+    assert value(conn, "select count(*) from webhook_events") == 2

@@ -34,7 +34,7 @@ def uninstall(with_data: bool, yes: bool, db: Database) -> None:
         if not yes:
             _ask(f"Run these {len(planned)} statements on {where}?")
         with needs_rights(conn, db.schema):
-            removal.run(conn, planned)
+            removal.run(conn, db.schema, planned)
     click.echo(f"{where}: pgonce is uninstalled")
 
 

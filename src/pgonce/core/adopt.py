@@ -30,7 +30,7 @@ from psycopg import errors, sql
 from pgonce.core.database import is_pooled
 from pgonce.core.execute import no_transaction_timeout
 from pgonce.core.schema_sql import LOCK, SPECIFIED, api, settings_for, statements
-from pgonce.errors import SchemaError, schema_option
+from pgonce.errors import SchemaError
 
 LARGE = 8 * 1024 * 1024
 """Bytes of a table's rows.
@@ -100,8 +100,7 @@ def with_short_locks(conn: Connection, schema: str, action: Callable[[], object]
             if time.monotonic() > deadline:
                 raise SchemaError(
                     f"a table of schema {schema} was locked by other sessions for {_GIVE_UP_AFTER:g} s: end the "
-                    "transactions that pg_stat_activity shows as the oldest, and run "
-                    f"`pgonce migrate{schema_option(schema)}` again"
+                    "transactions that pg_stat_activity shows as the oldest, and run it again"
                 ) from error
         time.sleep(pause)
         pause = min(pause * 2, 5.0)

@@ -6,7 +6,8 @@ from typing import Any, LiteralString
 
 import psycopg
 
-from pgonce.core.schema_sql import LOCK, SPECIFIED, objects
+from pgonce.core.adopt import with_short_locks
+from pgonce.core.schema_sql import SPECIFIED, objects
 from pgonce.errors import SchemaError
 
 # The order is such that nothing depends on what is dropped before it. The specification's tables keep the columns that
@@ -55,18 +56,21 @@ def statements(conn: psycopg.Connection[Any], schema: str, with_data: bool) -> l
     return [str(row[0]) for row in rows]
 
 
-def run(conn: psycopg.Connection[Any], planned: list[str]) -> None:
-    """Execute ``planned`` in one transaction.
+def run(conn: psycopg.Connection[Any], schema: str, planned: list[str]) -> None:
+    """Execute ``planned`` in one transaction. Other clients wait for it no longer than 0.2 s, as for a migrate.
 
     Raises:
-        SchemaError: an object of the user depends on what would be dropped; nothing was dropped.
+        SchemaError: an object of the user depends on what would be dropped, or a table was locked for five minutes;
+            nothing was dropped.
     """
+
+    def drop() -> None:
+        for statement in planned:
+            conn.execute(statement.encode())
+        conn.execute("notify pgrst, 'reload schema'")
+
     try:
-        with conn.transaction():
-            conn.execute(f"select {LOCK}".encode())
-            for statement in planned:
-                conn.execute(statement.encode())
-            conn.execute("notify pgrst, 'reload schema'")
+        with_short_locks(conn, schema, drop)
     except psycopg.errors.DependentObjectsStillExist as error:
         dependent = (error.diag.message_detail or "").split("\n")[0]
         raise SchemaError(
