@@ -129,6 +129,16 @@ def test_what_the_user_adds_is_no_difference(database: str, conn: Connection) ->
     assert check(database) == []
 
 
+def test_a_table_that_lacks_what_a_function_needs_is_named_by_the_check_that_migrate_names(
+    database: str, conn: Connection
+) -> None:
+    conn.execute("alter table webhook_events drop column deliveries")
+    with pytest.raises(SchemaError, match=r"^column .*deliveries does not exist: .* --check says what it lacks$"):
+        schema.migrate(database)
+    missing = "column webhook_events.deliveries is missing: make it as `pgonce sql` has it"
+    assert missing in check(database)
+
+
 def test_a_newer_release_is_refused(database: str, conn: Connection) -> None:
     conn.execute("insert into pgonce_migrations (version, name) values (9999, 'from_the_future')")
     with pytest.raises(SchemaError, match="newer"):
@@ -301,8 +311,8 @@ def test_default_privileges_for_new_tables_are_no_difference(database: str, conn
 def test_a_restore_of_a_dump_is_no_difference(database: str, empty_database: str, name: str) -> None:
     schema.migrate(database, name)
     tools = embedded.bin_dir()
-    dump = subprocess.run([tools / "pg_dump", database], capture_output=True, check=True).stdout
-    restore = [tools / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", empty_database]
+    dump = subprocess.run([str(tools / "pg_dump"), database], capture_output=True, check=True).stdout
+    restore = [str(tools / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", empty_database]
     subprocess.run(restore, input=dump, capture_output=True, check=True)
     assert check(empty_database, name) == []
 

@@ -26,6 +26,11 @@ where n.nspname = %s and c.relkind = 'r' and obj_description(c.oid, 'pg_class') 
   and not exists (select from pg_roles where rolname = 'service_role' and pg_has_role(oid, 'usage'))
 order by 1 limit 1
 """
+_ALTERED = (
+    psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction,
+    psycopg.errors.DatatypeMismatch,
+)  # fmt: skip
+"""The errors of a definition that does not fit the tables: a migration runs once, so migrate does not mend these."""
 _NOT_OURS = "PGO01"
 """The SQLSTATE that install_check.sql raises if an object with a name of pgonce's was not made by pgonce."""
 
@@ -80,7 +85,12 @@ def migrate(
             if done:
                 _write_audit(conn, schema, before, before | done)
 
-        adopt.with_short_locks(conn, schema, install)
+        try:
+            adopt.with_short_locks(conn, schema, install)
+        except _ALTERED as error:
+            raise SchemaError(
+                f"{error.diag.message_primary}: if a table of pgonce's was altered, --check says what it lacks"
+            ) from error
         adopt.finish(conn, schema, list(large))
     for warning in warnings:
         warn(warning)
