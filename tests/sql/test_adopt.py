@@ -277,3 +277,14 @@ def test_a_deferred_trigger_of_the_users_does_not_stop_the_closing_of_crashed_ru
     )
     schema.migrate(empty_database)
     assert empty.execute("select status from audit").fetchall() == [("failed",)]
+
+
+def test_a_large_table_is_adopted_in_a_schema_of_any_name(
+    empty_database: str, empty: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adopt, "LARGE", 0)
+    empty.execute('create schema "5 %s, \'"; set search_path to "5 %s, \'"')
+    empty.execute((SPECIFICATION + EVENTS.format(events=5)).encode())
+    schema.migrate(empty_database, "5 %s, '")
+    assert value(empty, "select count(object_id) from webhook_events") == 5
+    assert check(empty_database, "5 %s, '") == []

@@ -195,7 +195,7 @@ def _fill_in(conn: Connection, schema: str, name: sql.Identifier) -> None:
           where e.id = o.id and e.payload <> '{{}}'
             and e.object_id is null and e.account is null and e.livemode is null)
       select max(id::text) from older
-    """).format(name)
+    """).format(sql.SQL(name.as_string().replace("%", "%%")))  # % begins a placeholder
     last: UUID | str | None = UUID(int=0)
 
     def fill() -> None:
