@@ -25,7 +25,7 @@ comment on function pgonce_is_slot_key(text, text) is
   'pgonce: whether a run with the key p_run_key is one of the job''s runs with the key p_key, in any slot of any release, or without slots.';
 
 create or replace function pgonce_register_job_schedules(
-  p_process_id uuid, p_app text, p_registered_with text, p_schedules jsonb, p_expectations jsonb default '[]')
+  p_process_id uuid, p_app text, p_registered_with text, p_schedules jsonb, p_expectations jsonb default null)
 returns boolean
 language plpgsql set search_path from current as $$
 declare
@@ -42,7 +42,7 @@ begin
   -- What the app has expected of its jobs is deleted in the same way as its schedules, see below. An operator's limit of time stays.
   with given_up as (
     select e.job_name, e.key, e.within from pgonce_job_expectations e
-    where e.app = p_app
+    where p_expectations is not null and e.app = p_app
       and e.registered_with in (select k.registered_with from pgonce_job_schedules k where k.job_name = any (v_jobs) union all
                                 select k.registered_with from pgonce_job_expectations k where k.job_name = any (v_jobs))
       and (e.job_name, e.key) not in (select g.job_name, g.key from jsonb_to_recordset(p_expectations) as g (job_name text, key text))),
@@ -82,8 +82,9 @@ begin
   return true;
 end $$;
 comment on function pgonce_register_job_schedules(uuid, text, text, jsonb, jsonb) is
-  'pgonce: registers the schedules of a process''s jobs and how often they must run, as arrays of objects. false = a newer start of the app is live, and '
-  'its schedules hold; or the process has no row. What the app had before and this process does not have is deleted.';
+  'pgonce: registers the schedules of a process''s jobs and how often they must run, as arrays of objects (p_expectations: null = what '
+  'is expected stays). false = a newer start of the app is live, and its schedules hold; or the process has no row. What the app had '
+  'before and this process does not have is deleted.';
 
 create or replace function pgonce_retired_job_schedules(p_process_id uuid, p_app text, p_schedules jsonb)
 returns table (job_name text, key text)
