@@ -14,13 +14,11 @@ from typing import Any, Self, TypeVar
 import click
 
 from pgonce.cli.output import print_line
+from pgonce.core.service import REPEATED
 
 T = TypeVar("T")
 STOPS = ("SIGINT", "SIGTERM", "SIGHUP")
 """The signals that ask a command to end."""
-REPEATED = 2.0
-"""Seconds in which a further signal is the same request. ``timeout`` sends SIGTERM to its command and then to the group
-of both; npm and process managers pass on a Ctrl-C that has reached the command already."""
 
 
 @contextmanager

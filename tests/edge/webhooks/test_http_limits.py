@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import select
+import signal
 import socket
 import threading
 import time
@@ -374,3 +375,14 @@ def test_a_locked_table_is_not_ready_and_the_process_is_alive(
     others = "from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
     conn.execute(f"select pg_terminate_backend(pid) {others}".encode())
     assert httpx.get(f"{url}/readyz", timeout=20).status_code == 503
+
+
+def test_a_ctrl_c_that_is_passed_on_once_more_cuts_off_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = http_server.Server(None, stop=lambda: None)
+    monkeypatch.setattr(http_server, "REPEATED", 3600.0)
+    for _ in range(2):
+        server.handle_exit(signal.SIGINT, None)
+    assert (server.should_exit, server.force_exit) == (True, False)
+    monkeypatch.setattr(http_server, "REPEATED", -1.0)
+    server.handle_exit(signal.SIGINT, None)
+    assert server.force_exit
