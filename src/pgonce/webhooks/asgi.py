@@ -22,7 +22,8 @@ from psycopg_pool import AsyncConnectionPool
 
 from pgonce.core import database
 from pgonce.core.event_loop import EventLoop
-from pgonce.core.execute_async import call, connection
+from pgonce.core.execute_async import call, connection, execute
+from pgonce.core.hanging import answered_within
 from pgonce.core.lifespan import Receive, Scope, Send, follow_lifespan
 from pgonce.core.processes import BEAT_EVERY, Registration, beat_process, end_process
 from pgonce.core.registration import check_app, check_count, check_flag, check_schema, check_text
@@ -47,6 +48,8 @@ PATH = "/webhooks/stripe"
 LIVE, READY = "/healthz", "/readyz"
 READY_SECONDS = 1.0
 """Seconds for which an answer about readiness is reused."""
+READY_WITHIN = 5.0
+"""Seconds for the database's answer. Until it has come or is given up, all probes wait for it."""
 RECORD_SECONDS = 12.0
 """Seconds until a delivery is answered with 503. A pooler whose server is gone may keep a statement for two minutes.
 The outcome of one that was sent is awaited for 5 s more; Stripe waits for about 20 s."""
@@ -321,10 +324,12 @@ class Receiver:
 
     async def _check_inbox(self) -> None:
         try:
-            async with _database_answers_within(5):
+            async with _database_answers_within(READY_WITHIN):
                 await self.start()
                 assert self._pool is not None  # noqa: S101 -- start has made it, or raised
-                await call(self._pool, check_inbox(), self._schema)
+                async with connection(self._pool) as conn:
+                    with answered_within(READY_WITHIN, conn):
+                        await execute(conn, check_inbox(), self._schema)
         finally:
             self._checked = time.monotonic()
 

@@ -12,13 +12,14 @@ from psycopg_pool import ConnectionPool
 
 from pgonce.core import database
 from pgonce.core.execute import connection, execute
+from pgonce.core.hanging import answered_within
 from pgonce.core.registration import check_app, check_count, check_flag, check_schema
 from pgonce.core.telemetry import is_traced
 from pgonce.errors import InvalidArgument, PayloadTooLarge
 from pgonce.webhooks import calls, stripe
 from pgonce.webhooks.calls import Event
 from pgonce.webhooks.handling import receiving, write_counts
-from pgonce.webhooks.inbox_writer import ALONE, order_key, with_lock_timeout
+from pgonce.webhooks.inbox_writer import ALONE, HANGS, order_key, with_lock_timeout
 from pgonce.webhooks.inline import Webhooks
 from pgonce.webhooks.providers import Provider
 from pgonce.webhooks.refusals import RefusalCounter, refusal_reason
@@ -133,7 +134,8 @@ class Endpoint:
         queue = calls.queue_webhooks([event], [order_key(self._app, event)])
         with self._connection() as conn:
             statement = with_lock_timeout(queue, self._schema, ALONE)
-            outcomes = execute(conn, queue, self._schema, statement=statement)
+            with answered_within(HANGS, conn):
+                outcomes = execute(conn, queue, self._schema, statement=statement)
         return calls.accepted(outcomes[event.id], event.id)
 
     def _connection(self) -> AbstractContextManager[Connection[Any]]:

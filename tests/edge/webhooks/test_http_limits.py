@@ -19,7 +19,7 @@ from psycopg import Connection
 
 import pgonce
 from pgonce.core import batcher
-from pgonce.webhooks import asgi, http_server, refusals, request_body, stripe
+from pgonce.webhooks import asgi, endpoint, http_server, refusals, request_body, stripe
 from pgonce.webhooks.calls_receive import check_inbox
 from tests.conftest import wait_until
 from tests.faults.proxy import proxy
@@ -358,6 +358,33 @@ def test_a_database_that_does_not_answer_is_a_503_in_time(database: str, monkeyp
         held.release()
         wait_until(lambda: served.deliver("evt_1") == 200, "the database answers again")
         served.stop()
+
+
+def test_readiness_does_not_wait_for_an_answer_that_never_comes(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asgi, "READY_WITHIN", 0.5)
+    monkeypatch.setattr(asgi, "READY_SECONDS", 0.0)
+    with proxy(database) as network:
+        served = Served(network.url)
+        network.hold(b"pgonce_check_inbox")  # it is never released
+        address = f"http://127.0.0.1:{served.address[1]}/readyz"
+        assert httpx.get(address, timeout=30).status_code == 503
+        wait_until(lambda: httpx.get(address, timeout=30).status_code == 200, "the next connection answers")
+        served.stop()
+
+
+def test_an_endpoint_that_records_ends_although_the_server_does_not_answer(
+    database: str, conn: Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "HANGS", 0.2)
+    body = b'{"id": "evt_1", "type": "pay"}'
+    signed = {"Stripe-Signature": stripe.sign(body, SECRET)}
+    with proxy(database) as network:
+        records = pgonce.Endpoint(pgonce.App(), secrets=[SECRET], url=network.url, queue=True)
+        network.hold(b"pgonce_queue_webhooks")  # it is never released
+        assert records.handle(body, signed).status == 503
+        assert records.handle(body, signed).status == 200
+        assert records._opened is not None
+        records._opened.close()
 
 
 def test_a_locked_table_is_not_ready_and_the_process_is_alive(
