@@ -312,7 +312,7 @@ def test_a_restore_of_a_dump_is_no_difference(database: str, empty_database: str
     schema.migrate(database, name)
     tools = embedded.bin_dir()
     dump = subprocess.run([str(tools / "pg_dump"), database], capture_output=True, check=True).stdout
-    restore = [str(tools / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", empty_database]
+    restore = [str(tools / "psql"), "-X", "-q", empty_database]
     subprocess.run(restore, input=dump, capture_output=True, check=True)
     assert check(empty_database, name) == []
 
