@@ -39,7 +39,7 @@ INTERNAL = {
     "Console": "is_open access check_host check_installed pool shell templates",
     "Event": "fresh",
     "Receiver": "services",
-    "Run": "request_stop unfenced beating close end fail",
+    "Run": "request_stop unfenced beating within_timeout close end fail",
     "Seed": "table named_columns sources source",
     "Seeds": "release_dead check_complete alive",
 }

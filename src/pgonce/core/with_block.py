@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import wraps
 from types import TracebackType
@@ -95,12 +95,12 @@ class AsyncWithBlock(_Block, AbstractAsyncContextManager[T], Generic[T]):
 
     keyword = "async with"
 
-    def __aenter__(self) -> Awaitable[T]:
-        entered: Awaitable[T] = self._enter_once().__aenter__()
+    def __aenter__(self) -> Coroutine[Any, Any, T]:
+        entered: Coroutine[Any, Any, T] = self._enter_once().__aenter__()
         return entered
 
     def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> Awaitable[bool | None]:
-        left: Awaitable[bool | None] = self._leave().__aexit__(kind, error, trace)
+    ) -> Coroutine[Any, Any, bool | None]:
+        left: Coroutine[Any, Any, bool | None] = self._leave().__aexit__(kind, error, trace)
         return left

@@ -116,7 +116,7 @@ class Guard:
         ids = {"run_id": str(run_id), "job": run.name}
         try:
             with working(f"run {run.name}", "internal", ids, _trigger(start)):
-                with run.beating():
+                with run.beating(), run.within_timeout():
                     yield run
             run.end()
         except SystemExit as error:  # its exit code says success to cron: so must the row

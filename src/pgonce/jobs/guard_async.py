@@ -115,7 +115,7 @@ class AsyncGuard:
         ids = {"run_id": str(run_id), "job": run.name}
         try:
             with working(f"run {run.name}", "internal", ids, _trigger(start)):
-                async with run.beating():
+                async with run.beating(), run.within_timeout():
                     yield run
             await run.end()
         except SystemExit as error:  # its exit code says success to cron: so must the row

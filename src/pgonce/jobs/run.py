@@ -79,9 +79,8 @@ class Run:
         self.schema = schema
         self._timeout = timeout
         self._progress: tuple[int | None, int | None] = (None, None)
-        self._lost = self._stopping = False
+        self._lost = self._stopping = self._stop_seen = self._silence_seen = False
         self._interruption: str | None = None
-        self._stop_seen = self._silence_seen = False
         self._ended = self._beats_apart = False
         self._unwritten: str | None = None
         self._last_beat = self._began = time.monotonic()
@@ -288,14 +287,12 @@ class Run:
         return min(self.window.total_seconds() / 3, BEAT)
 
     def beating(self) -> AbstractContextManager[None]:
-        """Send a heartbeat every third of the window during the body, and end the run when its time is over."""
-        beats = repeating(self._send_heartbeat, self._every, self.window.total_seconds() - self._every)
-        return beats if self._timeout is None else self._limited(beats, self._timeout.total_seconds())
+        """Send a heartbeat every third of the window during the body."""
+        return repeating(self._send_heartbeat, self._every, self.window.total_seconds() - self._every)
 
-    @contextmanager
-    def _limited(self, beats: AbstractContextManager[None], limit: float) -> Iterator[None]:
-        with beats, time_limit(None, limit, self.fail):
-            yield
+    def within_timeout(self) -> AbstractContextManager[object]:
+        """End the run when its time is over."""
+        return time_limit(None, None if self._timeout is None else self._timeout.total_seconds(), self.fail)
 
     def close(self) -> None:
         """Close the connection of the heartbeats, after the last one."""

@@ -390,7 +390,12 @@ def test_the_webhook_of_a_chat_is_sent_what_the_chat_reads(database: str, monkey
     import apprise as library
 
     sent: list[Any] = []
-    monkeypatch.setattr(library.plugins.N_MGR["slack"], "notify", lambda _, **what: sent.append(what) or True)
+
+    def notify(_: object, **what: Any) -> bool:
+        sent.append(what)
+        return True
+
+    monkeypatch.setattr(library.plugins.N_MGR["slack"], "notify", notify)
     alert = Alert(uuid4(), 1, "run_failed", "j", "job j failed", {}, datetime.now(UTC))
     sender(SLACK, "alert URL 1")(alert)
     assert sent == [{"title": "pgonce: run_failed j", "body": f"job j failed\n{alert.id}"}]
