@@ -11,8 +11,10 @@ from functools import partial
 
 import psycopg
 
+from pgonce.core.call import Call
 from pgonce.core.concurrency_async import Lock
-from pgonce.core.execute_async import Pool, call_unsynced
+from pgonce.core.execute_async import Pool, connection, execute
+from pgonce.core.hanging import answered_within
 from pgonce.errors import PgonceError, summary
 from pgonce.webhooks import calls_queue
 from pgonce.webhooks.calls import Event
@@ -26,6 +28,9 @@ FULL_LOOK = 5.0
 """Seconds between two claims without the low-water mark, for retries and for what was committed late."""
 MARGIN = timedelta(seconds=2)
 """How far behind the newest due time a late commit may be and still be found at once."""
+HANGS = 75.0
+"""Seconds after which a claim without an answer is given up, because all consumers wait for it. A trigger of the
+application's may make it slow."""
 SINGLY = 60.0
 """Seconds for which events are claimed one by one, after the database has refused to claim a batch."""
 
@@ -149,10 +154,15 @@ class AsyncClaimer:
         )
         if time.monotonic() >= self._singly_until:
             try:
-                return await call_unsynced(self.pool, wanted(), self.schema)
+                return await self._call(wanted())
             except (PgonceError, psycopg.Error) as error:
                 if is_database_fault(error):
                     raise
                 log.warning("a batch could not be claimed, so events are claimed one by one: %s", summary(error))
                 self._singly_until = time.monotonic() + SINGLY
-        return await call_unsynced(self.pool, wanted(singly=True), self.schema)
+        return await self._call(wanted(singly=True))
+
+    async def _call(self, claim: Call[list[Event]]) -> list[Event]:
+        async with connection(self.pool) as conn:
+            with answered_within(HANGS, conn):
+                return await execute(conn, claim, self.schema, synced=False)

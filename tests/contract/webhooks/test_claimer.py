@@ -6,16 +6,36 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
 from psycopg import Connection
 
+import pgonce
 from pgonce.core import database as databases
 from pgonce.core.execute import call
-from pgonce.webhooks import stripe
+from pgonce.webhooks import claimer, stripe
 from pgonce.webhooks.calls import queue_webhooks
 from pgonce.webhooks.calls_queue import claim_of
 from pgonce.webhooks.claimer import Claimer
 from pgonce.webhooks.registry import ClaimedTypes
+from pgonce.webhooks.worker import Worker
 from tests.conftest import wait_until
+from tests.faults.proxy import proxy
+
+
+def test_a_claim_without_an_answer_stops_no_consumer_for_ever(
+    database: str, conn: Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claimer, "HANGS", 0.5)
+    app = pgonce.App()
+    app.webhook("a.b")(lambda _event, _tx: None)
+    body = stripe.read(b'{"id": "evt_1", "type": "a.b", "object": "event"}')
+    with proxy(database) as network:
+        network.hold(b"pgonce_claim_webhooks")  # it is never released
+        with databases.open_pool(database, 1) as pool, Worker(app, network.url, poll=0.05):
+            call(pool, queue_webhooks([body], [None]), "public")
+            succeeded = "select from webhook_events where status = 'succeeded'"
+            wait_until(lambda: conn.execute(succeeded).rowcount == 1, "the event is handled")
+            network.cut()
 
 
 def test_a_claim_takes_events_for_all_consumers_that_wait_meanwhile(
@@ -26,9 +46,9 @@ def test_a_claim_takes_events_for_all_consumers_that_wait_meanwhile(
         call(pool, queue_webhooks(bodies, [None] * 8), "public")
         other = session(autocommit=False)
         other.execute("select pgonce_wait_for_other_claims('a.b')")
-        claimer = Claimer(pool, ClaimedTypes("a.b"))
-        claims = [threads.submit(claimer.claim, 2) for _ in range(4)]
-        wait_until(lambda: len(claimer._waiting) == 4, "each consumer to ask for events")
+        of_all = Claimer(pool, ClaimedTypes("a.b"))
+        claims = [threads.submit(of_all.claim, 2) for _ in range(4)]
+        wait_until(lambda: len(of_all._waiting) == 4, "each consumer to ask for events")
         other.commit()
         batches = [claim.result() for claim in claims]
     assert sorted(event.id for batch in batches for event in batch) == [body.id for body in bodies]
