@@ -157,7 +157,7 @@ def test_a_tick_that_nobody_runs_is_in_job_missed_after_its_grace_though_every_s
     first = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(days=1, minutes=20)
     app = pgonce.App()
     app.job("daily", cron=f"{first:%M %H} * * *", grace="10 minutes")(nothing)
-    app.job("far", cron=f"{first:%M %H} 1 {first.month % 12 + 1} *")(nothing)
+    app.job("far", cron=f"{first:%M %H} 1 {(first.month + 1) % 12 + 1} *")(nothing)
     missed = "select job_name, scheduled_for, missed_at from pgonce_job_missed"
     simulation = simulate((first - timedelta(seconds=20)).replace(tzinfo=None).isoformat())
     simulation.start(app, database)
