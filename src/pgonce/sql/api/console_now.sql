@@ -132,12 +132,12 @@ begin
   select percentile_disc(0.95) within group (order by s.took) into handled_p95 from (
     select e.processed_at - e.received_at as took from (
       select w.status, w.processed_at, w.received_at from webhook_events w order by w.received_at desc limit 1000) e
-    where e.status = 'succeeded') s;
+    where e.status = 'succeeded' and isfinite(e.processed_at) and isfinite(e.received_at)) s;
   select percentile_disc(0.95) within group (order by s.took) into handled_p95_before from (
     select e.processed_at - e.received_at as took from (
       select w.status, w.processed_at, w.received_at from webhook_events w where w.received_at < v_now - interval '7 days'
       order by w.received_at desc limit 1000) e
-    where e.status = 'succeeded') s;
+    where e.status = 'succeeded' and isfinite(e.processed_at) and isfinite(e.received_at)) s;
   has_schedules := exists (select from pgonce_job_schedules);
   has_queued := exists (
     select from (select e.queued from webhook_events e where e.received_at > v_now - interval '7 days' order by e.received_at desc limit 10000) q
