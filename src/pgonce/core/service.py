@@ -73,6 +73,6 @@ def join_all(threads: Sequence[threading.Thread], timeout: float | None) -> bool
 
 CLOSING = 3.0
 """Seconds after the time limit in which services may record their end. With 25 s the sum is below Kubernetes' 30 s."""
-REPEATED = 2.0
+REPEATED = 0.5
 """Seconds in which a further signal is the same request. ``timeout`` sends SIGTERM to its command and then to the group
 of both; npm and process managers pass on a Ctrl-C that has reached the command already."""

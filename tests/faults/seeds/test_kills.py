@@ -8,12 +8,14 @@ from __future__ import annotations
 import random
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from pgonce.core.service import REPEATED
 from tests.conftest import wait_until
 from tests.edge.command import counted
 from tests.faults.child import PGONCE, Child, Start
@@ -148,6 +150,7 @@ def test_a_second_signal_ends_it_at_once_and_nothing_is_lost(
     child.until("at the gate")
     child.signal(number_)
     child.until("stopping after this batch")
+    threading.Event().wait(REPEATED)  # until then it would be the same request, passed on
     child.signal(number_)
     assert child.end() == code
     assert "Traceback" not in child.said
