@@ -273,8 +273,8 @@ def worker(adopt: bool, services: Services, app: App, db: Database) -> None:
 
     SIGTERM, SIGHUP and Ctrl-C ask the runs of jobs to end (run.stop_requested; an asynchronous job is cancelled) and
     finish the events that have begun. Runs that have not ended after --shutdown-timeout are closed as failed and start
-    anew on another worker. The exit code is then 0. Another signal, half a second later or more, ends the
-    process at once.
+    anew on another worker. The exit code is then 0. Another signal, half a second later or more, ends the process at
+    once.
     """
     logs.configure()
     stopping = threading.Event()

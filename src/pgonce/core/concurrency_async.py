@@ -29,7 +29,7 @@ LEAVE = 5.0
 """Seconds that the end of a run waits for a heartbeat that hangs, and a cancelled task for a statement of its own."""
 
 
-class repeating:  # noqa: N801 -- a function to its callers; as a generator it cost 4 us more for each run
+class repeating:  # noqa: N801 -- a function to its callers; a generator costs each short run more
     """Run ``action`` every ``seconds`` during the body, in a thread, even if the body blocks the event loop.
 
     If it returns False, or does not return within ``patience`` seconds, the body is cancelled once. The action is

@@ -368,11 +368,9 @@ class Run:
             self._unwritten = reason
 
     def _record_end(self, wanted: Call[bool], *, once: bool = False) -> bool:
-        on_own_connection = self.timed_out or self._is_silent  # a job that hangs may hold the pool's
+        own = self.timed_out or self._is_silent  # a job that hangs may hold the pool's connections
         pauses = () if once else PAUSES
-        return call_repeatedly(
-            self._pool, self.schema, wanted, self._call_batcher, pauses, on_own_connection=on_own_connection
-        )
+        return call_repeatedly(self._pool, self.schema, wanted, self._call_batcher, pauses, on_own_connection=own)
 
     def _figures(self) -> tuple[int, int, int, int | None, int | None]:
         return self._confirmed, self.rows_processed, self.rows_skipped, *self._progress

@@ -79,8 +79,7 @@ begin
     select n.* from newest n
     union all
     select r.id, r.job_name, r.key, r.status, r.started_at, case when isfinite(r.completed_at) then r.completed_at end as completed_at,
-             r.duration_ms, r.scheduled_for, r.error_message,
-           r.attempt, r.retries, r.retry_of, r.stop_requested_at
+           r.duration_ms, r.scheduled_for, r.error_message, r.attempt, r.retries, r.retry_of, r.stop_requested_at
     from cron_job_runs r
     where r.id = any (p_watched) and r.job_name <> 'seed_runner' and isfinite(r.started_at)
       and not exists (select from newest n where n.id = r.id)),

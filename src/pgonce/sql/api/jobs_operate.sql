@@ -70,7 +70,7 @@ begin
   perform pgonce_check_job_name(p_job_name, '');
   if p_until <= clock_timestamp() then raise sqlstate '22023' using message = 'the end of a pause must be in the future'; end if;
   insert into pgonce_job_pauses as p (job_name, reason, paused_until)
-  values (p_job_name, coalesce(nullif(p_reason, ''), 'no reason given'), nullif(p_until, 'infinity'))  -- Python has no such moment
+  values (p_job_name, coalesce(nullif(p_reason, ''), 'no reason given'), nullif(p_until, 'infinity'))  -- null: without an end
   on conflict (job_name) do update set reason = excluded.reason, paused_until = excluded.paused_until;
 end $$;
 comment on function pgonce_pause_job(text, text, timestamptz) is
