@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 from uuid import uuid4
 
 import pytest
@@ -63,6 +63,19 @@ def pgonce_server(pgonce_setup: Callable[[str], object]) -> Iterator[str]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def _with_database(url: str, name: str) -> str:
+    """The URL of another database of the server that ``url`` names, as a URL or as ``key=value`` pairs."""
+    from psycopg.conninfo import conninfo_to_dict
+
+    if "://" in url:
+        parts = urlsplit(url)  # urlunsplit leaves the slashes out where there is no host: postgresql:///shop
+        start, options = f"{parts.scheme}://{parts.netloc}", parse_qsl(parts.query, keep_blank_values=True)
+    else:
+        start, options = "postgresql://", [(key, str(value)) for key, value in conninfo_to_dict(url).items()]
+    kept = [(key, value) for key, value in options if key != "dbname"]  # in a query it would overrule the path
+    return f"{start}/{name}" + ("?" if kept else "") + urlencode(kept, quote_via=quote)
+
+
 class _database_on:  # noqa: N801 -- used as a function
     """A new database, dropped at the end."""
 
@@ -78,9 +91,16 @@ class _database_on:  # noqa: N801 -- used as a function
             conn.execute(sql.SQL(statement).format(sql.Identifier(self._name)))
 
     def __enter__(self) -> str:
+        import psycopg
+
         self._execute("create database {}")
-        parts = urlsplit(self._url)  # urlunsplit leaves the slashes out where there is no host: postgresql:///shop
-        return f"{parts.scheme}://{parts.netloc}/{self._name}{'?' if parts.query else ''}{parts.query}"
+        url = _with_database(self._url, self._name)
+        with psycopg.connect(url) as conn:
+            found = conn.execute("select current_database()").fetchone()
+        if found != (self._name,):  # a pooler may answer any name with one database; every table of ours is emptied
+            self.__exit__()
+            raise pytest.UsageError("PGONCE_TEST_DATABASE_URL leads to one database, whatever the name: name a server")
+        return url
 
     def __exit__(self, *_: object) -> None:
         self._execute("drop database {} with (force)")

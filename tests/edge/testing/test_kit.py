@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from urllib.parse import urlencode
 import httpx
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 import pgonce
 from pgonce.errors import InvalidArgument
@@ -224,22 +225,35 @@ def test_without_the_fixture():
 """
 
 
-def without_authority(url: str) -> str:
-    """The same server as postgresql:///postgres?host=…, the form for a socket."""
+def as_socket(url: str) -> str:
+    """The server as postgresql:///postgres?host=…, the form for a socket."""
     info = conninfo_to_dict(url)
     name = info.pop("dbname")
     return f"postgresql:///{name}?{urlencode({key: str(value) for key, value in info.items()})}"
 
 
-def test_the_plugin_gives_each_test_an_empty_database(tmp_path: Path, server: str) -> None:
+def as_query(url: str) -> str:
+    """The database's name in the query, where it overrules any other."""
+    return f"postgresql://?{urlencode({key: str(value) for key, value in conninfo_to_dict(url).items()})}"
+
+
+def as_pairs(url: str) -> str:
+    return make_conninfo(url)
+
+
+@pytest.mark.parametrize("form", [as_socket, as_query, as_pairs])
+def test_the_plugin_gives_each_test_an_empty_database(
+    form: Callable[[str], str], tmp_path: Path, database: str, conn: Connection
+) -> None:
     # with the embedded server: docs/testing.md
+    conn.execute("create table mine as select 1 as found")
     (tmp_path / "test_shop.py").write_text(PROJECT, "utf-8")
     (tmp_path / "pytest.ini").write_text("[pytest]\npgonce_keep = plans\nfilterwarnings = error\n", "utf-8")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PGONCE_", "PYTEST_"))}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
         cwd=tmp_path,
-        env=kept | {"PGONCE_TEST_DATABASE_URL": without_authority(server)},
+        env=kept | {"PGONCE_TEST_DATABASE_URL": form(database)},
         capture_output=True,
         text=True,
         timeout=120,
@@ -247,3 +261,4 @@ def test_the_plugin_gives_each_test_an_empty_database(tmp_path: Path, server: st
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "10 passed" in done.stdout
+    assert conn.execute("select found from mine").fetchall() == [(1,)]  # the database that was named is left alone
