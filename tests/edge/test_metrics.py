@@ -81,6 +81,8 @@ def test_every_metric_is_there_with_its_labels_and_its_value(busy: str) -> None:
     with databases.open_pool(busy, 1) as pool:
         found = parsed(generate_latest(registry(pool)).decode())
     assert {name for name, _ in found} == set(METRICS)
+    # Prometheus gives each sample its own labels of these names: ours would become exported_job, unknown to every rule.
+    assert not {"job", "instance"} & {label for each in METRICS.values() for label in each.labels}
     for name, labels in found:
         assert tuple(label for label, _ in labels) == tuple(sorted(METRICS[name].labels)), name
     expected = {
@@ -92,9 +94,9 @@ def test_every_metric_is_there_with_its_labels_and_its_value(busy: str) -> None:
         ("pgonce_webhook_attempts_failed_5m", ()): 1,
         ("pgonce_webhook_refused_1h", (("reason", "signature"),)): 3,
         ("pgonce_webhook_refused_1h", (("reason", "time"),)): 0,
-        ("pgonce_job_last_failed", (("job", "report"),)): 1,
-        ("pgonce_job_running", (("job", "hanging"),)): 1,
-        ("pgonce_job_missed_7d", (("job", "nightly"),)): 1,
+        ("pgonce_job_last_failed", (("job_name", "report"),)): 1,
+        ("pgonce_job_running", (("job_name", "hanging"),)): 1,
+        ("pgonce_job_missed", (("job_name", "nightly"),)): 1,
         ("pgonce_import_rows", (("import", "psalms"), ("outcome", "inserted"))): 150,
         ("pgonce_import_failed", (("import", "psalms"),)): 1,
         ("pgonce_processes", (("does", "events"),)): 1,
@@ -102,7 +104,7 @@ def test_every_metric_is_there_with_its_labels_and_its_value(busy: str) -> None:
         ("pgonce_alerts_undelivered", ()): 1,
     }
     assert {key: found.get(key) for key in expected} == expected
-    assert found["pgonce_job_last_success_timestamp_seconds", (("job", "report"),)] > 1e9
+    assert found["pgonce_job_last_success_timestamp_seconds", (("job_name", "report"),)] > 1e9
 
 
 def test_labels_are_bounded_however_many_names_there_are(database: str, conn: Connection) -> None:

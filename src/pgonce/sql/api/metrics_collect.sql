@@ -59,24 +59,23 @@ begin
           where c.job_name = n.name order by c.started_at desc limit 20) l
         where l.status = 'succeeded' limit 1) r
       where n.name is not null)
-    select m.metric, jsonb_build_object('job', r.name), m.value
+    select m.metric, jsonb_build_object('job_name', r.name), m.value
     from newest r cross join lateral (values
       ('pgonce_job_last_started_timestamp_seconds', extract(epoch from r.started_at)::double precision),
       ('pgonce_job_last_failed', (r.status = 'failed')::integer::double precision),
       ('pgonce_job_last_duration_seconds', r.duration_ms / 1000.0::double precision)) as m (metric, value)
     where m.value is not null
     union all
-    select 'pgonce_job_last_success_timestamp_seconds', jsonb_build_object('job', r.name), extract(epoch from r.completed_at)::double precision
+    select 'pgonce_job_last_success_timestamp_seconds', jsonb_build_object('job_name', r.name), extract(epoch from r.completed_at)::double precision
     from succeeded r where r.completed_at is not null;
   return query
-    select 'pgonce_job_running', jsonb_build_object('job', r.job_name), count(*)::double precision
+    select 'pgonce_job_running', jsonb_build_object('job_name', r.job_name), count(*)::double precision
     from (select c.job_name from cron_job_runs c where c.status = 'running' limit c_most) r group by r.job_name order by 3 desc limit c_names;
   return query
-    select 'pgonce_job_missed_7d', jsonb_build_object('job', m.job_name), count(*)::double precision
-    from (select n.job_name from pgonce_job_missed n where n.missed_at > v_now - interval '7 days' limit c_most) m
-    group by m.job_name order by 3 desc limit c_names;
+    select 'pgonce_job_missed', jsonb_build_object('job_name', m.job_name), count(*)::double precision
+    from (select n.job_name from pgonce_job_missed n limit c_most) m group by m.job_name order by 3 desc limit c_names;
   return query
-    select 'pgonce_job_next_tick_timestamp_seconds', jsonb_build_object('job', s.job_name), extract(epoch from min(s.next_tick))::double precision
+    select 'pgonce_job_next_tick_timestamp_seconds', jsonb_build_object('job_name', s.job_name), extract(epoch from min(s.next_tick))::double precision
     from pgonce_job_schedules s group by s.job_name order by s.job_name limit c_names;
 
   return query
