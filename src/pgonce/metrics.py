@@ -46,7 +46,9 @@ METRICS = {
     "pgonce_webhook_attempts_failed_5m": Described((), "Attempts that failed within 5 minutes; up to 10,000."),
     "pgonce_webhook_refused_1h": Described(("reason",), "Deliveries refused within an hour."),
     "pgonce_job_last_started_timestamp_seconds": Described(("job_name",), "When the newest run started."),
-    "pgonce_job_last_success_timestamp_seconds": Described(("job_name",), "When the newest of the last 20 runs succeeded."),
+    "pgonce_job_last_success_timestamp_seconds": Described(
+        ("job_name",), "When the newest of the last 20 runs succeeded."
+    ),
     "pgonce_job_last_failed": Described(("job_name",), "1 if the newest run has failed."),
     "pgonce_job_last_duration_seconds": Described(("job_name",), "How long the newest run took; none while it runs."),
     "pgonce_job_running": Described(("job_name",), "Runs at work."),

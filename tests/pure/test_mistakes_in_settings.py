@@ -61,7 +61,7 @@ MISTAKES: list[tuple[str, Callable[[], object], str]] = [
     ("App(name=None)", lambda: pgonce.App(name=None), 'the app\'s name must be text, not None: write name="shop"'),  # type: ignore[arg-type]
     ("on_error=lambda: ...", lambda: pgonce.App(on_error=lambda: None),  # type: ignore[arg-type, misc]
      "on_error, <lambda>, takes (), but is called with (error, failed): "),
-    ("secrets={...}", lambda: pgonce.Webhooks(SYNC_POOL, secrets={"live": "whsec_a"}), "the webhook secret is dict, not text: "),  # type: ignore[arg-type]
+    ("secrets={...}", lambda: pgonce.Webhooks(SYNC_POOL, secrets={"live": "whsec_a"}), "the webhook secret is dict, not text: "),
     ("all headers as the signature", lambda: stripe.verify(b"{}", {"stripe-signature": "t=1"}, "whsec_a"),  # type: ignore[arg-type]
      'the value of the Stripe-Signature header, not dict: pass request.headers["Stripe-Signature"]'),
     ('secrets=os.environ.get("NOT_SET")', lambda: pgonce.Endpoint(app, secrets=None),  # type: ignore[arg-type]

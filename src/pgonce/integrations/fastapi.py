@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -23,6 +23,7 @@ from pgonce.webhooks.calls import Event, Ignored, Postponed
 from pgonce.webhooks.inline_async import AsyncWebhooks
 from pgonce.webhooks.request_body import BodyReader, RequestBody
 from pgonce.webhooks.responses import MAX_BODY, failure
+from pgonce.webhooks.secret_lookup import SecretLookup
 
 Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Any]]
 
@@ -110,7 +111,8 @@ class Inbox:
     of more than a megabyte is answered with 413, one that is not received within 10 s with 408.
 
     Args:
-        secrets: the endpoint's (``whsec_...``); several while one is being rolled.
+        secrets: the endpoint's (``whsec_...``), several while one is being rolled; or a function, plain or async, that
+            returns them and is called for every delivery. If it has not returned within 5 s, the answer is 503.
         url: the database; the default is what ``database.find`` finds.
         schema: where ``pgonce migrate`` put the tables.
         size: connections, at most: so many deliveries are handled at once.
@@ -122,14 +124,15 @@ class Inbox:
     def __init__(
         self,
         *,
-        secrets: str | list[str] | tuple[str, ...],
+        secrets: stripe.Secrets | Callable[[], Awaitable[Any]],
         url: str | None = None,
         schema: str = "public",
         size: int = 10,
     ) -> None:
         if "scope" not in inspect.signature(Depends).parameters:
             raise InvalidArgument(_ANSWERED_BEFORE_COMMIT)
-        self._secrets = stripe.signing_secrets(secrets)
+        self._lookup = SecretLookup(secrets) if callable(secrets) else None
+        self._secrets = () if callable(secrets) else stripe.signing_secrets(secrets)
         self._url, self._schema, self._size = url, schema, size
         self._webhooks: AsyncWebhooks | None = None
         self._bodies = BodyReader(MAX_BODY)
@@ -142,7 +145,7 @@ class Inbox:
         """Open the pool, and close it at the end."""
         url = await asyncio.to_thread(database.find, self._url)
         async with await database.open_async_pool(url, self._size) as pool:
-            webhooks = self._webhooks = AsyncWebhooks(pool, secrets=self._secrets, schema=self._schema)
+            webhooks = self._webhooks = AsyncWebhooks(pool, schema=self._schema)
             try:
                 yield
             finally:
@@ -152,22 +155,15 @@ class Inbox:
     async def _deliver(self, request: Request) -> AsyncIterator[Delivery]:
         if self._webhooks is None:
             raise InvalidArgument("the inbox has not started: pass FastAPI(lifespan=inbox.lifespan)")
-        signature = ",".join(request.headers.getlist("stripe-signature")) or None
-        try:
-            async with self._webhooks._counting():  # noqa: SLF001
-                stripe.check_header(signature)  # before the body: anybody can send a large one
-                body = await self._bodies.read(RequestBody(request.receive))
-            request._body = body  # noqa: SLF001 -- so that the route may read it, too
-        except PgonceError as error:
-            raise _answer_to(error) from None
+        event = await self._read(request, self._webhooks)
         handed: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        async def handle(event: Event, tx: AsyncConnection[Any]) -> None:
-            handed.set_result(Delivery(event, tx))
+        async def handle(taken: Event, tx: AsyncConnection[Any]) -> None:
+            handed.set_result(Delivery(taken, tx))
             await ended
 
-        handling = asyncio.create_task(self._webhooks.receive(body, signature, handle))
+        handling = asyncio.create_task(self._webhooks.handle(event, handle))
         waiting: set[asyncio.Future[Any]] = {handling, handed}
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -200,6 +196,20 @@ class Inbox:
             raise _answer_to(error) from None
         if raised is not None:
             raise HTTPException(200, {"outcome": outcome})
+
+    async def _read(self, request: Request, webhooks: AsyncWebhooks) -> stripe.Body:
+        """The verified event of a request."""
+        signature = ",".join(request.headers.getlist("stripe-signature")) or None
+        try:
+            async with webhooks._counting():  # noqa: SLF001
+                stripe.check_header(signature)  # before the body: anybody can send a large one
+                body = await self._bodies.read(RequestBody(request.receive))
+                stripe.verify(body, signature, await self._lookup.find() if self._lookup else self._secrets)
+                event = stripe.read(body)
+        except PgonceError as error:
+            raise _answer_to(error) from None
+        request._body = body  # noqa: SLF001 -- so that the route may read it, too
+        return event
 
 
 def _refuse_success(error: BaseException) -> None:

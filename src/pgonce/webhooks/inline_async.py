@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
@@ -53,7 +53,8 @@ class AsyncWebhooks:
 
     Args:
         pool: a psycopg pool. In autocommit it saves a round trip; any setting is correct.
-        secrets: the endpoint's secrets (``whsec_...``); several while one is being rolled.
+        secrets: the endpoint's secrets (``whsec_...``), several while one is being rolled; or a plain function that
+            returns them and is called for every delivery.
         schema: where ``pgonce migrate`` put the tables.
         tolerance: seconds that a signature's timestamp may differ from now, in both directions.
         lease: how long the handler's transaction may be idle before the server ends it, and how long after a crash a
@@ -67,12 +68,13 @@ class AsyncWebhooks:
         self,
         pool: Pool,
         *,
-        secrets: Sequence[str] = (),
+        secrets: stripe.Secrets = (),
         schema: str = "public",
         tolerance: float = stripe.TOLERANCE,
         lease: timedelta | str = calls.LEASE,
     ) -> None:
-        self._secrets = stripe.signing_secrets(secrets) if secrets else ()  # none: for `handle` alone
+        # none: for `handle` alone
+        self._secrets = stripe.signing_secrets(secrets) if secrets and not callable(secrets) else secrets
         check_pool(pool, AsyncConnectionPool, "AsyncWebhooks")
         check_schema(schema)
         self._pool = pool

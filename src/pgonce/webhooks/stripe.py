@@ -101,7 +101,7 @@ def signing_secrets(secrets: str | Iterable[str]) -> tuple[str, ...]:
         raise InvalidArgument(_UNSIGNED)
     if inspect.iscoroutine(given):
         given.close()  # otherwise Python warns that it was never awaited
-        raise InvalidArgument("the function for the webhook secrets is async: only pgonce.receiver awaits it")
+        raise InvalidArgument("the function for the webhook secrets is async: only pgonce.receiver and Inbox await it")
     if isinstance(given, bytes | Mapping) or not isinstance(given, Iterable):
         raise InvalidArgument(f'the webhook secret is {type(given).__name__}, not text: pass secrets="whsec_..."')
     found = (secrets,) if isinstance(secrets, str) else tuple(secrets)

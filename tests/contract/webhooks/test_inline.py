@@ -667,6 +667,31 @@ def test_what_is_no_event_is_refused_and_nothing_is_stored(caller: Caller, db: D
     assert db.execute("select count(*) from webhook_events").fetchall() == before
 
 
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_function_returns_the_secrets_for_each_delivery(module_database: str, name: str, kind: str) -> None:
+    secrets = ["whsec_old"]
+
+    async def nothing(_event: Event, _tx: Any) -> None:
+        pass
+
+    async def receive_async(header: str) -> str:
+        async with await open_async_pool(module_database, 2) as pool:
+            return await AsyncWebhooks(pool, secrets=lambda: secrets[0]).receive(body(name), header, nothing)
+
+    def receive(secret: str) -> str:
+        header = stripe.sign(body(name), secret)
+        if kind == "async":
+            return asyncio.run(receive_async(header))
+        with Sync(module_database).pool as pool:
+            return Webhooks(pool, secrets=lambda: secrets[0]).receive(body(name), header, effect)
+
+    assert receive("whsec_old") == "succeeded"
+    secrets[0] = "whsec_new"
+    assert receive("whsec_new") == "done"
+    with pytest.raises(SignatureError):
+        receive("whsec_old")
+
+
 @pytest.mark.parametrize("lease", ["0 s", "soon"])
 def test_a_lease_that_is_none_is_refused(module_database: str, lease: str) -> None:
     with Sync(module_database).pool as pool, pytest.raises(InvalidArgument, match="the lease"):

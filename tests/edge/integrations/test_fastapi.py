@@ -63,6 +63,35 @@ def status(conn: Connection) -> str | None:
     return row and row[0]
 
 
+@pytest.mark.parametrize("kind", ["plain", "async"])
+async def test_a_function_returns_the_secrets_for_each_delivery(kind: str, database: str, conn: Connection) -> None:
+    secrets = {"now": "whsec_old"}
+
+    def from_the_environment() -> str:
+        return secrets["now"]
+
+    async def from_the_vault() -> str:
+        return secrets["now"]
+
+    function: Callable[[], Any] = from_the_environment if kind == "plain" else from_the_vault
+    inbox = Inbox(secrets=function, url=database)
+    api = FastAPI(lifespan=inbox.lifespan)
+
+    @api.post("/webhooks/stripe")
+    async def stripe_webhook(delivery: Annotated[Delivery, inbox.delivery]) -> None:
+        pass
+
+    async with (
+        inbox.lifespan(api),
+        httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://here") as client,
+    ):
+        assert (await deliver(client, event("customer.created"), secret="whsec_old")).status_code == 200
+        secrets["now"] = "whsec_new"
+        assert (await deliver(client, event("customer.created"), secret="whsec_new")).status_code == 200
+        assert (await deliver(client, event("customer.created"), secret="whsec_old")).status_code == 400
+    assert conn.execute("select count(*) from webhook_events").fetchone() == (2,)
+
+
 async def test_a_delivery_is_committed_when_the_answer_arrives_and_a_duplicate_does_not_reach_the_route(
     client: httpx.AsyncClient, conn: Connection
 ) -> None:
