@@ -9,9 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
+from psycopg import sql
 
 import pgonce
 from pgonce.testing import deliver, event
@@ -185,6 +187,29 @@ def test_a_second_database_with_options_of_django_is_found_by_the_commands_and_t
     more = {"modules": tmp_path, "DJANGO_SETTINGS_MODULE": "several"}
     done, said = manage(empty_database, "shell", "--command", code, **more)
     assert (done, said.splitlines()[-2:]) == (0, ["a&b", "{'events'}"]), said
+
+
+def test_the_role_that_django_assumes_is_that_of_pgonce_s_connections(empty_database: str, tmp_path: Path) -> None:
+    role = f"owner of {uuid4().hex[:8]}"
+    (tmp_path / "assumed.py").write_text(
+        "from site_config.settings import *\n"
+        f"DATABASES['default']['OPTIONS'] = {{'assume_role': {role!r}, 'options': '-c statement_timeout=9s'}}\n",
+        "utf-8",
+    )
+    code = (
+        "import psycopg\nfrom pgonce.integrations.django import database_url\n"
+        "with psycopg.connect(database_url()) as conn:\n"
+        "    conn.execute('reset role')\n"
+        "    print(conn.execute('select current_user, current_setting($$statement_timeout$$)').fetchone())"
+    )
+    more = {"modules": tmp_path, "DJANGO_SETTINGS_MODULE": "assumed"}
+    with psycopg.connect(empty_database, autocommit=True) as conn:
+        conn.execute(sql.SQL("create role {}").format(sql.Identifier(role)))
+        try:
+            done, said = manage(empty_database, "shell", "--command", code, **more)
+        finally:
+            conn.execute(sql.SQL("drop role {}").format(sql.Identifier(role)))
+    assert (done, said.splitlines()[-1]) == (0, f"('{role}', '9s')"), said
 
 
 def test_there_is_a_migration_for_this_release() -> None:

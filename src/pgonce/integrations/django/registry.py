@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -209,6 +210,9 @@ def database_url(using: str | None = None) -> str:
     for name, key in (("host", "HOST"), ("port", "PORT"), ("user", "USER"), ("password", "PASSWORD")):
         if given[key]:
             options[name] = str(given[key])
+    if role := given["OPTIONS"].get("assume_role"):  # Django sends SET ROLE; this is the same, and RESET ROLE keeps it
+        named = re.sub(r"([\\\s])", r"\\\1", str(role))
+        options["options"] = f"{options.get('options', '')} -c role={named}".strip()
     name = given["NAME"] or ""
     return f"postgresql:///{quote(str(name), safe='')}?{urlencode(options, quote_via=quote, safe='')}"
 
