@@ -77,8 +77,13 @@ def _apprise_sender(url: str, name: str) -> Send:
     if service is None:
         raise InvalidArgument(f"apprise does not accept {name}: see its page on that service for the form")
 
+    channel = apprise.Apprise()
+    channel.add(service)
+
     def send(alert: Alert) -> None:
-        if not service.notify(body=f"{alert.message}\n{alert.id}", title=f"pgonce: {alert.kind} {alert.subject}"):
+        title, body = f"pgonce: {alert.kind} {alert.subject}", f"{alert.message}\n{alert.id}"
+        # As text: otherwise a channel that reads HTML would hide the "<module>" of a failure's place, or refuse it.
+        if not channel.notify(title=title, body=body, body_format="text"):
             raise Undelivered("apprise could not deliver it")
 
     return send

@@ -5,6 +5,7 @@ Each channel gets each alert once, even if another is broken.
 
 from __future__ import annotations
 
+import html
 import json
 import logging
 import os
@@ -392,13 +393,32 @@ def test_the_webhook_of_a_chat_is_sent_what_the_chat_reads(database: str, monkey
     sent: list[Any] = []
 
     def notify(_: object, **what: Any) -> bool:
-        sent.append(what)
+        sent.append((what["title"], what["body"]))
         return True
 
     monkeypatch.setattr(library.plugins.N_MGR["slack"], "notify", notify)
     alert = Alert(uuid4(), 1, "run_failed", "j", "job j failed", {}, datetime.now(UTC))
     sender(SLACK, "alert URL 1")(alert)
-    assert sent == [{"title": "pgonce: run_failed j", "body": f"job j failed\n{alert.id}"}]
+    assert sent == [("pgonce: run_failed j", f"job j failed\n{alert.id}")]
+
+
+@apprise
+@pytest.mark.parametrize("url", ["tgram://123456789:abcdefg_hijklmnop/12315544/", "mailtos://me:pass@example.com"])
+def test_a_channel_that_reads_html_shows_the_text_as_it_is(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    import apprise as library
+
+    sent: list[tuple[str, str]] = []
+
+    def send(_: object, body: str, body_format: str, **_rest: Any) -> bool:
+        sent.append((body, body_format))
+        return True
+
+    monkeypatch.setattr(library.plugins.N_MGR[url.partition(":")[0]], "send", send)
+    message = "KeyError at shop.py:8 in <module>, over 2 & under 4"
+    sender(url, "alert URL 1")(Alert(uuid4(), 1, "run_failed", "j", message, {}, datetime.now(UTC)))
+    [(body, body_format)] = sent
+    assert message in (html.unescape(body) if body_format == "html" else body), (body, body_format)
+    assert body_format == "text" or "in <module>" not in body
 
 
 def test_a_user_and_password_in_the_url_go_into_a_header(
