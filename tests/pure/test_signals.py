@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from pgonce.cli import signals
+from pgonce.core import service
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
@@ -17,11 +18,11 @@ def test_a_repeated_signal_ends_nothing_and_a_later_one_has_its_usual_effect(
     usual = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with signals.first_handled(received.append):
-            monkeypatch.setattr(signals, "REPEATED", 3600.0)
+            monkeypatch.setattr(service, "REPEATED", 3600.0)
             for each in ("SIGINT", name):
                 signal.raise_signal(getattr(signal, each))
             assert received == [signal.SIGINT]
-            monkeypatch.setattr(signals, "REPEATED", -1.0)
+            monkeypatch.setattr(service, "REPEATED", -1.0)
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(getattr(signal, name))
     finally:
@@ -32,11 +33,11 @@ def test_a_repeated_signal_does_not_interrupt_the_recording_of_the_end(monkeypat
     def work() -> None:
         with signals.Interrupts("letters"):
             try:
-                monkeypatch.setattr(signals, "REPEATED", 3600.0)
+                monkeypatch.setattr(service, "REPEATED", 3600.0)
                 signal.raise_signal(signal.SIGINT)
             finally:
                 signal.raise_signal(signal.SIGTERM)
-                monkeypatch.setattr(signals, "REPEATED", -1.0)
+                monkeypatch.setattr(service, "REPEATED", -1.0)
                 with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
                     signal.raise_signal(signal.SIGTERM)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
@@ -14,7 +13,7 @@ from typing import Any, Self, TypeVar
 import click
 
 from pgonce.cli.output import print_line
-from pgonce.core.service import REPEATED
+from pgonce.core.service import StopRequests
 
 T = TypeVar("T")
 STOPS = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -47,19 +46,22 @@ def handled(handler: Callable[[int], object], names: tuple[str, ...] = STOPS) ->
 def first_handled(handler: Callable[[int], object]) -> Iterator[None]:
     """Call ``handler`` with the number of the first signal of the block.
 
-    A SIGINT or SIGTERM that comes more than `REPEATED` seconds later has its usual effect. A second SIGHUP has none: a
-    terminal that is closed sends two (the kernel and the shell do), and systemd one after SIGTERM.
+    A SIGINT or SIGTERM that is a request of its own (see `StopRequests`) has its usual effect then. A second SIGHUP has
+    none: a terminal that is closed sends two (the kernel and the shell do), and systemd one after SIGTERM.
     """
-    began = 0.0
+    requests = StopRequests()
+    asked = False
 
     def ask(number: int) -> None:
-        nonlocal began
-        if not began:
-            began = time.monotonic()
-            handler(number)
-        elif signal.Signals(number).name != "SIGHUP" and time.monotonic() - began > REPEATED:
+        nonlocal asked
+        if (asked and signal.Signals(number).name == "SIGHUP") or not requests.is_new():
+            return
+        if asked:
             restore()
             signal.raise_signal(number)
+        else:
+            asked = True
+            handler(number)
 
     with handled(ask) as restore:
         yield
@@ -86,13 +88,13 @@ class Interrupts:
     """During the block a signal raises KeyboardInterrupt, so that a job's run ends as failed now, not a window later.
 
     The exit code is then 128 and the signal's number. In the event loop of ``run`` the first one cancels the work, as
-    asyncio does with Ctrl-C; a second one, more than `REPEATED` seconds later, is raised.
+    asyncio does with Ctrl-C; a second one is raised, if it is not the same request (see `StopRequests`).
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._received: list[str] = []
-        self._heard_at = float("-inf")
+        self._requests = StopRequests()
         self._task: asyncio.Task[Any] | None = None
 
     def __enter__(self) -> Self:
@@ -121,9 +123,8 @@ class Interrupts:
             self._task = None
 
     def _interrupt(self, number: int) -> None:
-        if time.monotonic() - self._heard_at < REPEATED:  # it would interrupt the recording of the end
+        if not self._requests.is_new():  # it would interrupt the recording of the end
             return
-        self._heard_at = time.monotonic()
         self._received.append(signal.Signals(number).name)
         why = f"stopped by {self._received[-1]}"
         if self._task is None or len(self._received) > 1:

@@ -76,3 +76,18 @@ CLOSING = 3.0
 REPEATED = 0.5
 """Seconds in which a further signal is the same request. ``timeout`` sends SIGTERM to its command and then to the group
 of both; npm and process managers pass on a Ctrl-C that has reached the command already."""
+
+
+class StopRequests:
+    """Tells a request to stop from the same one, passed on: both are signals."""
+
+    def __init__(self) -> None:
+        self._last = float("-inf")
+
+    def is_new(self) -> bool:
+        """Whether a signal that comes now is a request of its own."""
+        now = time.monotonic()
+        if now - self._last <= REPEATED:
+            return False
+        self._last = now
+        return True

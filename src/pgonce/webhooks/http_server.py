@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import math
 import socket
 import struct
-import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -21,7 +19,7 @@ from uvicorn.config import LOGGING_CONFIG
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from pgonce.core import logs
-from pgonce.core.service import REPEATED
+from pgonce.core.service import StopRequests
 from pgonce.errors import PgonceError
 
 HEAD_SECONDS = 15.0
@@ -158,13 +156,11 @@ class Server(uvicorn.Server):
             )
         )
         self._stop_services = stop
-        self._asked_at = -math.inf
+        self._requests = StopRequests()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """At a second Ctrl-C uvicorn cuts its answers off. Within `REPEATED` seconds it is the same one, passed on."""
-        now = time.monotonic()
-        if now - self._asked_at > REPEATED:
-            self._asked_at = now
+        """At a second Ctrl-C uvicorn cuts its answers off. One that is passed on is the same (see `StopRequests`)."""
+        if self._requests.is_new():
             super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

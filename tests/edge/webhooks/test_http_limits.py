@@ -18,7 +18,7 @@ import pytest
 from psycopg import Connection
 
 import pgonce
-from pgonce.core import batcher
+from pgonce.core import batcher, service
 from pgonce.webhooks import asgi, endpoint, http_server, refusals, request_body, stripe
 from pgonce.webhooks.calls_receive import check_inbox
 from tests.conftest import wait_until
@@ -406,10 +406,10 @@ def test_a_locked_table_is_not_ready_and_the_process_is_alive(
 
 def test_a_ctrl_c_that_is_passed_on_once_more_cuts_off_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     server = http_server.Server(None, stop=lambda: None)
-    monkeypatch.setattr(http_server, "REPEATED", 3600.0)
+    monkeypatch.setattr(service, "REPEATED", 3600.0)
     for _ in range(2):
         server.handle_exit(signal.SIGINT, None)
     assert (server.should_exit, server.force_exit) == (True, False)
-    monkeypatch.setattr(http_server, "REPEATED", -1.0)
+    monkeypatch.setattr(service, "REPEATED", -1.0)
     server.handle_exit(signal.SIGINT, None)
     assert server.force_exit
