@@ -11,6 +11,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from tests import casts
+
 STYLES = [
     ("serializable", "SQL, DMY", "iso_8601"),
     ("repeatable read", "German, DMY", "sql_standard"),
@@ -66,6 +68,7 @@ def hostile(database: str, request: pytest.FixtureRequest) -> str:
         for world in ("auto", "plain", "looped"):
             conn.execute(f"create table {world}_rows (id int primary key, note text)".encode())
         conn.execute(SHADOW)
+        conn.execute(casts.IMPLICIT)
         isolation, datestyle, intervalstyle = request.param
         changed = {
             **SETTINGS,

@@ -104,7 +104,7 @@ select t.oid, t.typtype::text as form,
 from used join pg_type t using (oid)
 """
 # A plain list of a table's columns, compared by the client, takes 0.05 ms; a join with names took 0.3 ms a batch.
-IDENTITY: LiteralString = "a.attname::text || ' ' || a.attnum || ' ' || a.atttypid || ' ' || a.atttypmod"
+IDENTITY: LiteralString = "concat_ws(' ', a.attname, a.attnum, a.atttypid, a.atttypmod)"
 _ATTRIBUTES = f"""
 select a.attrelid as relation, a.attname::text as name, a.atttypid as oid,
   format_type(a.atttypid, a.atttypmod) as type, a.attnum as number, {IDENTITY} as identity,

@@ -39,7 +39,7 @@ begin
     order by f.dedupe_key, f.happened_at),
   replaced as (
     delete from pgonce_alerts a using found f, generate_series(1, f.digits - 1) d
-    where a.channel = any (v_channels) and a.dedupe_key = f.series || '/' || d and a.delivered_at is null and a.attempts = 0),
+    where a.channel = any (v_channels) and a.dedupe_key = f.series || '/' || d::text and a.delivered_at is null and a.attempts = 0),
   stored as (
     insert into pgonce_alerts as a (channel, kind, subject, dedupe_key, message, detail, next_attempt_at)
     select c, f.kind, f.subject, f.dedupe_key, f.message, f.detail,
@@ -48,7 +48,7 @@ begin
                      where m.kind = f.kind and m.subject = f.subject and m.muted_until > v_now), clock_timestamp())
     from found f cross join unnest(v_channels) c
     where not exists (select from pgonce_alerts a, generate_series(f.digits + 1, 9) d
-                      where a.channel = c and a.dedupe_key = f.series || '/' || d)
+                      where a.channel = c and a.dedupe_key = f.series || '/' || d::text)
     order by f.happened_at, f.dedupe_key, c
     on conflict (channel, dedupe_key) do update set message = excluded.message, detail = excluded.detail
       where a.delivered_at is null and a.attempts = 0 and a.message is distinct from excluded.message

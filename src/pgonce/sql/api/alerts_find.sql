@@ -25,11 +25,11 @@ comment on function pgonce_command(text, text) is
 
 create or replace function pgonce_duration_text(p_duration interval) returns text
 language sql immutable parallel safe set search_path from current as $$
-  select case when s.n < 10 then trim_scale(round(s.n, 1)) || ' s' when s.n < 60 then round(s.n) || ' s'
-              when s.n < 600 then trim_scale(round(s.n / 60, 1)) || ' min'
-              when s.n < 3600 then floor(s.n / 60) || ' min'
-              when s.n < 86400 then floor(s.n / 3600) || ' h ' || floor(s.n / 60)::int % 60 || ' min'
-              else floor(s.n / 86400) || ' d ' || floor(s.n / 3600)::int % 24 || ' h' end
+  select case when s.n < 10 then trim_scale(round(s.n, 1))::text || ' s' when s.n < 60 then round(s.n)::text || ' s'
+              when s.n < 600 then trim_scale(round(s.n / 60, 1))::text || ' min'
+              when s.n < 3600 then floor(s.n / 60)::text || ' min'
+              when s.n < 86400 then floor(s.n / 3600)::text || ' h ' || (floor(s.n / 60)::int % 60)::text || ' min'
+              else floor(s.n / 86400)::text || ' d ' || (floor(s.n / 3600)::int % 24)::text || ' h' end
   from (select extract(epoch from p_duration)::numeric as n) s
 $$;
 comment on function pgonce_duration_text(interval) is 'pgonce: a length of time for people, such as 42 s, 4.9 min or 3 h 10 min.';
@@ -191,7 +191,7 @@ begin
            jsonb_build_object('job_name', j.job_name) as detail_of_many
     from job_events j cross join lateral (select j.job_name || coalesce('/' || nullif(j.key, ''), '') as subject) n
     union all
-    select i.kind, 'imports', i.seed_name, i.happened_at, i.seed_name || '/' || extract(epoch from i.last_updated_at),
+    select i.kind, 'imports', i.seed_name, i.happened_at, i.seed_name || '/' || extract(epoch from i.last_updated_at)::text,
            format('import %s %s', i.seed_name, i.says), i.many, i.kind = 'import_failed', i.error_message,
            jsonb_build_object('subject', i.seed_name), pgonce_command('pgonce seed show NAME', i.seed_name), pgonce_command('pgonce seed ls'),
            jsonb_build_object('seed_name', i.seed_name), '{}'

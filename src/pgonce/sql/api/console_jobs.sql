@@ -308,7 +308,7 @@ language sql stable set search_path from current set jit = off as $$
     -- several containers may have one host name and pid: then it is not known which of them it was
     select min(n.release) as release, min(n.app) as app from (
       select distinct coalesce(nullif(p.release, ''), left(p.digest, 7)) as release, p.app from pgonce_processes p
-      where p.host || ':' || p.pid = r.process and p.does = 'jobs' and p.started_at <= r.started_at
+      where p.host || ':' || p.pid::text = r.process and p.does = 'jobs' and p.started_at <= r.started_at
         and p.last_seen_at > r.started_at - interval '1 minute') n having count(*) = 1) w on true
   where r.id = p_run_id
 $$;

@@ -94,7 +94,7 @@ comment on function pgonce_console_end_run(uuid, uuid, text) is
 create or replace function pgonce_expectation_text(p_job_name text, p_key text) returns text
 language sql stable set search_path from current as $$
   select coalesce((
-    select concat_ws('; ', format('every %s, %s later', e.every, e.grace), 'in less than ' || e.within) from pgonce_job_expectations e
+    select concat_ws('; ', format('every %s, %s later', e.every, e.grace), 'in less than ' || e.within::text) from pgonce_job_expectations e
     where e.job_name = p_job_name and e.key = p_key), 'not expected')
 $$;
 comment on function pgonce_expectation_text(text, text) is 'pgonce: what is expected of a job, for the audit.';
@@ -192,7 +192,7 @@ declare
 begin
   perform pgonce_console_operator(p_session);
   if v_rejects > 0 then
-    perform pgonce_audit_write('retry', 'import', p_seed_name, p_before => v_rejects || ' rejected rows', p_after => 'a retry was begun',
+    perform pgonce_audit_write('retry', 'import', p_seed_name, p_before => v_rejects::text || ' rejected rows', p_after => 'a retry was begun',
                                p_reason => p_reason, p_session => p_session);
   end if;
   return v_rejects;

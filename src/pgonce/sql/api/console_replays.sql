@@ -77,8 +77,8 @@ begin
   if not pgonce_start_replay(p_id, p_reason) then return false; end if;
   perform pgonce_audit_write(
     'replay', 'webhook',
-    case v_events when 1 then (select i.stripe_event_id from pgonce_replay_items i where i.replay_id = p_id) else 'replay ' || p_id end,
-    p_before => (select string_agg(s.n || ' ' || s.seen_status, ', ' order by s.n desc) from (
+    case v_events when 1 then (select i.stripe_event_id from pgonce_replay_items i where i.replay_id = p_id) else 'replay ' || p_id::text end,
+    p_before => (select string_agg(s.n::text || ' ' || s.seen_status, ', ' order by s.n desc) from (
       select i.seen_status, count(*) as n from pgonce_replay_items i where i.replay_id = p_id group by 1) s),
     p_after => 'queued', p_reason => coalesce(nullif(p_reason, ''), r.why), p_session => p_session,
     p_detail => jsonb_build_object('replay', p_id, 'filter', r.filter));
@@ -95,7 +95,7 @@ declare
   v_before text := (select r.status from pgonce_replays r where r.id = p_id);
 begin
   if not pgonce_stop_replay(p_id, v_who) then return false; end if;
-  perform pgonce_audit_write('stop', 'webhook', 'replay ' || p_id, p_before => v_before, p_after => 'stopped', p_reason => p_reason,
+  perform pgonce_audit_write('stop', 'webhook', 'replay ' || p_id::text, p_before => v_before, p_after => 'stopped', p_reason => p_reason,
                              p_session => p_session, p_detail => jsonb_build_object('replay', p_id));
   return true;
 end $$;

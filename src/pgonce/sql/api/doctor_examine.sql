@@ -89,8 +89,8 @@ begin
         where e.status = 'failed' and e.queued and e.next_attempt_at is null limit 1000) d;
   if v_count > 0 then
     return query select 'webhooks', 'warning',
-      format('%s%s of %s', case v_count when 1 then '1 dead letter' else v_count || ' dead letters' end,
-             case when v_count = 1000 then ' or more' end, case v_causes when 1 then 'one cause' else v_causes || ' causes' end),
+      format('%s%s of %s', case v_count when 1 then '1 dead letter' else v_count::text || ' dead letters' end,
+             case when v_count = 1000 then ' or more' end, case v_causes when 1 then 'one cause' else v_causes::text || ' causes' end),
       pgonce_command('pgonce webhook ls --status dead');
   end if;
   if not v_late and v_count = 0 then
@@ -101,7 +101,7 @@ begin
   from pgonce_list_refused_deliveries(v_now - interval '1 day') d where d.reason not in ('header', 'test');
   return query select 'refused', case when v_count >= 3 then 'failure' when v_count > 0 then 'warning' else 'ok' end,
     case when v_count > 0 then format('%s in 24 hours, mostly for "%s"',
-                                      case v_count when 1 then '1 delivery' else v_count || ' deliveries' end, v_text)
+                                      case v_count when 1 then '1 delivery' else v_count::text || ' deliveries' end, v_text)
          else 'no delivery was refused in 24 hours' end,
     case when v_count > 0 then pgonce_command('pgonce webhook refused') end;
 
@@ -109,7 +109,7 @@ begin
   where r.status = 'running' and r.heartbeat_at + r.run_window < v_now and not pgonce_has_heartbeat(r.id, r.run_window);
   if v_count > 0 then
     return query select 'jobs', 'warning',
-      case v_count when 1 then '1 run has sent no heartbeat for its window' else v_count || ' runs have sent no heartbeat for their window' end
+      case v_count when 1 then '1 run has sent no heartbeat for its window' else v_count::text || ' runs have sent no heartbeat for their window' end
         || ', and the next start takes over', pgonce_command('pgonce job show RUN', v_id);
   end if;
   select count(*), min(m.job_name) into v_used, v_text from (
@@ -118,7 +118,7 @@ begin
     select s.job_name, s.key from pgonce_job_schedules s union select e.job_name, e.key from pgonce_job_expectations e) j;
   if v_used > 0 then
     return query select 'jobs', 'failure',
-      format('%s did not run within 7 days, among them of job %s', case v_used when 1 then '1 tick' else v_used || ' ticks' end, v_text),
+      format('%s did not run within 7 days, among them of job %s', case v_used when 1 then '1 tick' else v_used::text || ' ticks' end, v_text),
       pgonce_command('pgonce job ls --job NAME', v_text);
   end if;
   -- Of the newest 100,000 runs, those that began before an earlier one of their job and key had ended.
@@ -132,7 +132,7 @@ begin
   if v_at_once > 0 then
     return query select 'jobs', 'failure',
       format('%s overlapped an earlier one within 7 days, among them of job %s: some client wrote cron_job_runs by hand',
-             case v_at_once when 1 then '1 run' else v_at_once || ' runs' end, v_text),
+             case v_at_once when 1 then '1 run' else v_at_once::text || ' runs' end, v_text),
       pgonce_command('pgonce job ls --job NAME', v_text);
   elsif v_count = 0 and v_used = 0 then
     return query select 'jobs', 'ok', case when v_jobs = 0 then 'none is scheduled or expected'
@@ -159,13 +159,13 @@ begin
     and not exists (select from unnest(n.handlers) h (pattern) where g.does = 'events' and g.name ~ pgonce_glob_expression(h.pattern));
   if v_used > 0 or v_drift is not null then
     return query select 'processes', 'warning', concat_ws('; ',
-      case when v_used > 0 then format('%s of another release than the newest start of %s', case v_used when 1 then '1 process is' else v_used || ' processes are' end, v_text) end,
+      case when v_used > 0 then format('%s of another release than the newest start of %s', case v_used when 1 then '1 process is' else v_used::text || ' processes are' end, v_text) end,
       case when v_drift is not null then 'the newest release no longer has ' || left(v_drift, 200) end), pgonce_command('pgonce ps');
   elsif exists (select from pgonce_job_schedules) and not exists (select from pgonce_live_processes p where p.does = 'jobs') then
     return query select 'processes', 'failure', 'jobs are scheduled, and no worker runs them', pgonce_command('pgonce worker --app MODULE:APP');
   else
     return query select 'processes', 'ok',
-      case v_count when 0 then 'none runs' when 1 then '1 process runs' else v_count || ' processes run' end, null::text;
+      case v_count when 0 then 'none runs' when 1 then '1 process runs' else v_count::text || ' processes run' end, null::text;
   end if;
 
   select min(a.created_at), count(*), (array_agg(a.last_error order by a.created_at))[1] into v_at, v_count, v_text
@@ -175,7 +175,7 @@ begin
         order by b.created_at limit 1000) a;
   if v_count > 0 then
     return query select 'alerts', 'failure',
-      format('%s not delivered, the first from %s: %s', case v_count when 1 then '1 is' else v_count || ' are' end,
+      format('%s not delivered, the first from %s: %s', case v_count when 1 then '1 is' else v_count::text || ' are' end,
              to_char(v_at at time zone 'UTC', v_utc), coalesce(v_text, 'no worker has tried')),
       'check the channel''s URL, and that a worker with it runs';
   elsif not exists (select from pgonce_alert_channels) then

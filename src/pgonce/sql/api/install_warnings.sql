@@ -41,7 +41,7 @@ language sql stable set search_path = pg_catalog as $$  -- so that every name is
     select g.*, case g.grantee when 0 then 'PUBLIC' else g.grantee::regrole::text end as role,
            -- what somebody else than the owner has granted can only be revoked together with the right to grant it
            case when g.grantor <> g.owner then 'grant option for ' else '' end as with_option,
-           case when g.grantor <> g.owner then g.grantor::regrole || ' cascade'
+           case when g.grantor <> g.owner then g.grantor::regrole::text || ' cascade'
                 when g.grantee = 0 then 'PUBLIC' else g.grantee::regrole::text end as revoked_from
     from grants g)
   select format('role %1$s may create objects in schema %2$s, and a function of its making could run with the rights of pgonce''s '

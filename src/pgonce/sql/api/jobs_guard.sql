@@ -77,7 +77,7 @@ begin
   returning retries into v_retries;
   if v_retries > 0 then perform pgonce_plan_job_retry(p_run_id); end if;
   perform pg_terminate_backend(pid) from pg_stat_activity
-  where application_name = 'pgonce ' || p_run_id and usename = current_user and pid <> pg_backend_pid();
+  where application_name = 'pgonce ' || p_run_id::text and usename = current_user and pid <> pg_backend_pid();
 end $$;
 comment on function pgonce_close_dead_run(uuid, text) is
   'pgonce: closes a run as failed ("abandoned: last sign of life …"). The caller has locked its row.';
@@ -295,7 +295,7 @@ begin
     select id into v_successor from cron_job_runs
     where job_name = r.job_name and key = r.key and started_at >= r.started_at and id <> r.id and status <> 'skipped'
     order by started_at limit 1;
-    return coalesce('was taken over by run ' || v_successor, 'was closed as dead') || substr(r.error_message, 10);
+    return coalesce('was taken over by run ' || v_successor::text, 'was closed as dead') || substr(r.error_message, 10);
   end if;
   return format('was ended as %s', r.status) || coalesce(': ' || pgonce_error_line(r.error_message), '');
 end $$;

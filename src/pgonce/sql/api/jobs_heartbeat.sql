@@ -30,7 +30,7 @@ exception when lock_not_available then
   from cron_job_runs r join pg_catalog.pg_locks l on l.locktype = 'transactionid' and l.transactionid = r.xmax and l.granted
   join pg_catalog.pg_stat_activity a on a.pid = l.pid where r.id = p_run_id limit 1;
   raise sqlstate 'PT409' using message = format('run %s is at work inside the database, in an open transaction, and reads no request%s', p_run_id,
-    '; the role ' || v_role || ' may end it, by `pgonce job end` or by select pg_terminate_backend(' || v_pid || ')');
+    '; the role ' || v_role || ' may end it, by `pgonce job end` or by select pg_terminate_backend(' || v_pid::text || ')');
 end $$;
 comment on function pgonce_lock_job_run(uuid) is
   'pgonce: locks the row of a run. PT409 = another transaction has had it locked for 3 s, as run_job has while its command runs. The '

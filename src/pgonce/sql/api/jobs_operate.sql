@@ -21,7 +21,7 @@ declare
 begin
   if pgonce_is_job_run_locked(p_run_id) then
     perform pg_terminate_backend(pid) from pg_stat_activity
-    where application_name = 'pgonce ' || p_run_id and usename = current_user and pid <> pg_backend_pid();
+    where application_name = 'pgonce ' || p_run_id::text and usename = current_user and pid <> pg_backend_pid();
   end if;
   perform pgonce_lock_job_run(p_run_id);
   v_now := clock_timestamp();
@@ -37,7 +37,7 @@ begin
   end if;
   -- An open transaction of the run would keep its locks. It may be a COPY, which no timeout ends.
   perform pg_terminate_backend(pid) from pg_stat_activity
-  where application_name = 'pgonce ' || p_run_id and usename = current_user and pid <> pg_backend_pid();
+  where application_name = 'pgonce ' || p_run_id::text and usename = current_user and pid <> pg_backend_pid();
   return true;
 end $$;
 comment on function pgonce_end_job_run(uuid, text) is

@@ -22,7 +22,7 @@ begin
     return;
   end if;
   begin
-    perform set_config('application_name', 'pgonce ' || v_run, true);  -- by which pgonce_end_job_run finds this session
+    perform set_config('application_name', 'pgonce ' || v_run::text, true);  -- by which pgonce_end_job_run finds this session
     if not THIS.beat_job_run(v_run) then
       raise sqlstate 'PT409' using message = format('run %s of job %s was taken over', v_run, p_job_name);
     end if;

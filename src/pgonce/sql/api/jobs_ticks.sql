@@ -11,7 +11,7 @@
 
 create or replace function pgonce_slot_keys(p_key text, p_slots integer) returns text[]
 language sql immutable set search_path from current as $$
-  select array(select p_key union all select p_key || '#' || n from generate_series(1, p_slots) n)
+  select array(select p_key union all select p_key || '#' || n::text from generate_series(1, p_slots) n)
 $$;
 comment on function pgonce_slot_keys(text, integer) is
   'pgonce: the keys of the runs of a job with this key: the key itself, and with slots (not null) key#1, key#2 and so on. While a '

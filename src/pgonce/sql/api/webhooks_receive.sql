@@ -4,7 +4,7 @@
 create or replace function pgonce_check_inbox(p_lock_timeout interval default '1 second') returns boolean
 language plpgsql set search_path from current as $$
 declare
-  v_event text := 'pgonce_check_inbox ' || gen_random_uuid();
+  v_event text := 'pgonce_check_inbox ' || gen_random_uuid()::text;
   v_stored text;
 begin
   if coalesce(p_lock_timeout, interval '0') < interval '1 millisecond' or p_lock_timeout > interval '1 minute' then
