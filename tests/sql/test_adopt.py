@@ -165,7 +165,7 @@ def test_what_fills_in_waits_for_a_locked_row_and_holds_no_other_row_meanwhile(c
     conn.execute("update webhook_events set object_id = null")
     handler = session(autocommit=False)
     handler.execute("select from webhook_events where stripe_event_id = 'evt_2' for update")
-    waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '%with older%'"
+    waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '%pgonce.fill%'"
     with background(lambda: adopt.finish(session(), "public", ["webhook_events"]), handler.rollback) as filling:
         wait_until(lambda: value(conn, waiting) == 1, "it wants the row")
         conn.execute("set lock_timeout = '20s'")
@@ -174,6 +174,18 @@ def test_what_fills_in_waits_for_a_locked_row_and_holds_no_other_row_meanwhile(c
         handler.rollback()
     filling.result()
     assert value(conn, "select count(object_id) from webhook_events") == 2
+
+
+def test_no_transaction_fills_in_more_failures_than_a_batch_has(
+    empty_database: str, empty: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adopt, "LARGE", 0)
+    monkeypatch.setattr(adopt, "_BATCH", 1)
+    empty.execute((SPECIFICATION + EVENTS.format(events=3)).encode())
+    empty.execute("update webhook_events set status = 'failed', error_message = 'no', payload = '{}'")
+    schema.migrate(empty_database)
+    assert value(empty, "select count(distinct xmin::text) filter (where failure = 'no') from webhook_events") == 3
+    assert check(empty_database) == []
 
 
 def test_an_index_that_was_left_half_built_is_built_anew(empty_database: str, large: Connection) -> None:

@@ -16,6 +16,7 @@ migrate goes on where this one stopped.
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -168,7 +169,7 @@ def finish(conn: Connection, schema: str, tables: list[str]) -> None:
     for table in tables:
         name = sql.Identifier(schema, table)
         if table == "webhook_events":
-            _fill_in(conn, schema, name)
+            _fill_in(conn, schema)
         theirs = _comment_on(conn, name).removeprefix(ADOPTING).removeprefix("; ")
         mark = f"pgonce: {theirs or 'see docs/sql.md'}"
         conn.execute(sql.SQL("comment on table {} is {}").format(name, sql.Literal(mark)))
@@ -180,33 +181,25 @@ def _comment_on(conn: Connection, table: sql.Identifier) -> str:
     return str(comment)
 
 
-_THEIRS = """
-select tgname, case tgenabled when 'A' then 'enable always' else 'enable' end from pg_trigger
-where tgrelid = %s::regclass and not tgisinternal and tgname not like 'pgonce\\_%%'
-  and tgenabled in ('O', 'A') and tgtype & 16 <> 0
+_OLDER = "select max(id::text) from (select id from webhook_events where id > %s order by id limit %s) s"
+_FILL = """
+update webhook_events set payload = payload, error_message = error_message where id > {} and id <= {}
+  and (object_id is null and account is null and livemode is null and payload <> '{{}}'
+       or status = 'failed' and failure is null)
 """
-"""The user's triggers that an UPDATE fires: no row of theirs changes. install_triggers.sql does the same."""
+"""For the rows of a batch, what install_triggers.sql does at once for a smaller table."""
 
 
-def _fill_in(conn: Connection, schema: str, name: sql.Identifier) -> None:
-    batch = sql.SQL("""
-      with older as (select id from {0} where id > %s order by id limit %s),
-        filled as (update {0} e set payload = e.payload from older o
-          where e.id = o.id and e.payload <> '{{}}'
-            and e.object_id is null and e.account is null and e.livemode is null)
-      select max(id::text) from older
-    """).format(sql.SQL(name.as_string().replace("%", "%%")))  # % begins a placeholder
+def _fill_in(conn: Connection, schema: str) -> None:
     last: UUID | str | None = UUID(int=0)
 
     def fill() -> None:
         nonlocal last
-        theirs = conn.execute(_THEIRS, [name.as_string()]).fetchall()
-        for trigger, _ in theirs:
-            conn.execute(sql.SQL("alter table {} disable trigger {}").format(name, sql.Identifier(trigger)))
-        [[reached]] = conn.execute(batch, [last, _BATCH]).fetchall()
-        for trigger, enable in theirs:
-            again = sql.SQL("alter table {} {} trigger {}")
-            conn.execute(again.format(name, sql.SQL(enable), sql.Identifier(trigger)))
+        [[reached]] = conn.execute(_OLDER, [last, _BATCH]).fetchall()
+        update = sql.SQL(_FILL).format(sql.Literal(str(last)), sql.Literal(reached)).as_string()
+        statements = json.dumps([{"on_table": "webhook_events", "statement": update}])
+        conn.execute("select set_config('pgonce.fill', %s, true)", [statements])
+        conn.execute(api("install_fill").encode())
         last = reached
 
     while last is not None:

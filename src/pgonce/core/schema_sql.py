@@ -39,7 +39,8 @@ API = (
 )  # fmt: skip
 """The files of ``sql/api`` that create functions and views, in the order in which they need each other.
 
-install_check.sql and install_stale.sql come before them, install_triggers.sql and install_grants.sql after them."""
+install_check.sql and install_stale.sql come before them; install_triggers.sql, install_fill.sql and install_grants.sql
+after them."""
 
 SPECIFIED = ("webhook_events", "cron_job_runs", "seed_checkpoints")
 """The tables that a team may have made by hand from the specification: migrate adopts them."""
@@ -220,7 +221,8 @@ def script(schema: str = "public") -> str:
     for version, name, body in migrations():
         steps.append(_MIGRATION.format(version=version, body=_quoted(body, "sql"), name=literal(name)))
     create = _CREATE.format(steps=",\n".join(_quoted(step, "sql") for step in definitions()))
-    steps += [whole("install_stale"), create, whole("install_triggers"), whole("install_grants")]
+    steps += [whole("install_stale"), create]
+    steps += map(whole, ("install_triggers", "install_fill", "install_grants"))
     values = {
         "name": " ".join(schema.split()),  # a line break would end the comment
         "lock": LOCK,

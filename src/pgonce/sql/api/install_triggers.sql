@@ -8,10 +8,8 @@
 do $$
 declare
   r record;
-  t record;
   v_is_current boolean;
   v_late jsonb := '[]';
-  v_enable text[];
 begin
   for r in
     select * from (values
@@ -20,11 +18,8 @@ begin
       ('webhook_events', 'pgonce_before_write', 'A',
        'create trigger pgonce_before_write before insert or update of payload on webhook_events '
        'for each row execute function pgonce_webhook_events_before_write()',
-       -- An update of all rows of a big table would block its writers for long. While such a table is being adopted,
-       -- core/adopt.py does this afterwards, in batches.
        $late$update webhook_events set payload = payload
-       where object_id is null and account is null and livemode is null and payload <> '{}'
-         and coalesce(obj_description('webhook_events'::regclass, 'pg_class'), '') not like 'pgonce: being adopted%'$late$),
+       where object_id is null and account is null and livemode is null and payload <> '{}'$late$),
       ('webhook_events', 'pgonce_before_failure', 'A',
        'create trigger pgonce_before_failure before insert or update of error_message on webhook_events '
        'for each row when (new.status = ''failed''::text) execute function pgonce_webhook_events_before_failure()',
@@ -55,7 +50,10 @@ begin
     if r.enabled = 'A' then
       execute format('alter table %I enable always trigger %I', r.on_table, r.name);
     end if;
-    if v_is_current is null and r.late is not null then
+    -- An update of all rows of a big table would block its writers for long. While such a table is being adopted,
+    -- core/adopt.py does this afterwards, in batches.
+    if v_is_current is null and r.late is not null
+       and coalesce(obj_description(r.on_table::regclass, 'pg_class'), '') not like 'pgonce: being adopted%' then
       v_late := v_late || jsonb_build_object('on_table', r.on_table, 'statement', r.late);
     end if;
   end loop;
@@ -65,21 +63,5 @@ begin
       'update seed_checkpoints set rows_seen = rows_inserted::bigint + rows_skipped, total_inserted = rows_inserted,'
       ' total_skipped = rows_skipped where rows_seen = 0 and rows_inserted::bigint + rows_skipped <> 0');
   end if;
-  -- These statements fill in columns of pgonce's. A trigger of the user's would take them for changes of the rows: it would
-  -- write a line of an audit, set a time of the last change, send a request, or refuse the change. core/adopt.py does the same.
-  for r in select * from jsonb_to_recordset(v_late) l (on_table text, statement text) loop
-    v_enable := '{}';
-    for t in
-      select tgname, tgenabled from pg_trigger
-      where tgrelid = r.on_table::regclass and not tgisinternal and tgname not like 'pgonce\_%'
-        and tgenabled in ('O', 'A') and tgtype & 16 <> 0 loop  -- 16: on UPDATE
-      execute format('alter table %I disable trigger %I', r.on_table, t.tgname);
-      v_enable := v_enable || format('alter table %I enable %s trigger %I', r.on_table,
-                                     case t.tgenabled when 'A' then 'always' else '' end, t.tgname);
-    end loop;
-    execute r.statement;
-    for t in select unnest(v_enable) as enable loop
-      execute t.enable;
-    end loop;
-  end loop;
+  perform set_config('pgonce.fill', v_late::text, true);  -- for install_fill.sql
 end $$;
