@@ -47,7 +47,9 @@ def fill(conn: Connection, time: str) -> list[str]:
     return changed
 
 
-@pytest.mark.parametrize("time", ["infinity", "9999-12-31 23:59:59", "20000-01-01"])
+@pytest.mark.parametrize(
+    "time", ["infinity", "9999-12-31 23:59:59", "20000-01-01", "-infinity", "0001-01-01", "4000-01-01 BC"]
+)
 def test_no_command_or_page_fails_because_of_an_odd_time(database: str, conn: Connection, time: str) -> None:
     assert {"webhook_events.received_at", "cron_job_runs.started_at", "seed_checkpoints.started_at"} <= {
         *fill(conn, time)

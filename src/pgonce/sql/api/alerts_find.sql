@@ -150,9 +150,9 @@ begin
     union all
     select 'ran_long', h.job_name, h.key, h.id, h.scheduled_for, h.started_at + x.within, h.id::text,
            format('takes longer than expected: %s, and not less than %s',
-                  pgonce_duration_text(coalesce(h.completed_at, v_now) - h.started_at), pgonce_duration_text(x.within)), false, null
+                  pgonce_duration_text(pgonce_elapsed(h.started_at, coalesce(h.completed_at, v_now))), pgonce_duration_text(x.within)), false, null
     from pgonce_job_expectations x join history h on h.job_name = x.job_name and pgonce_is_expected_key(h.key, x.key)
-    where (h.status = 'running' or h.completed_at >= v_from) and coalesce(h.completed_at, v_now) - h.started_at >= x.within
+    where (h.status = 'running' or h.completed_at >= v_from) and pgonce_elapsed(h.started_at, coalesce(h.completed_at, v_now)) >= x.within
       -- what is expected of the key counts, and not what is expected of the job
       and not (x.key = '' and exists (select from pgonce_job_expectations y
                                       where y.job_name = h.job_name and y.key <> '' and y.within is not null

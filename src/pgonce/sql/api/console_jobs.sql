@@ -212,7 +212,7 @@ begin
     from pgonce_job_missed m cross join pgonce_job_causes() c where c.kind = 'missed'
     union all
     select o.started_at, o.job_name, o.key, 'overlap', o.id,
-           format('It began while another run was at work, and the two overlapped for %s.', pgonce_duration_text(o.busy_until - o.started_at)),
+           format('It began while another run was at work, and the two overlapped for %s.', pgonce_duration_text(pgonce_elapsed(o.started_at, o.busy_until))),
            'The earlier run could commit nothing through `run.transaction()`. Let its function read `run.stop_requested`.', null::text
     from ran o where o.started_at < o.busy_until) t
   order by 1 desc limit p_limit;

@@ -36,7 +36,7 @@ begin
   union all
   select o.seed_name, 'stalled', greatest(b.last, o.since), null
   from open o cross join lateral pgonce_usual_seed_batch(o.seed_name) b
-  where o.since is not null and o.paused_at is null and clock_timestamp() - greatest(b.last, o.since) > greatest(10 * b.usual, '30 s')
+  where o.since is not null and o.paused_at is null and pgonce_elapsed(greatest(b.last, o.since), clock_timestamp()) > greatest(10 * b.usual, '30 s')
   order by 3 desc;
 end $$;
 comment on function pgonce_console_stuck_imports(text) is
@@ -130,11 +130,11 @@ begin
   from (select e.queued, e.lease_expires_at from webhook_events e where e.status = 'processing' limit 20001) x;
 
   select percentile_disc(0.95) within group (order by s.took) into handled_p95 from (
-    select e.processed_at - e.received_at as took from (
+    select pgonce_elapsed(e.received_at, e.processed_at) as took from (
       select w.status, w.processed_at, w.received_at from webhook_events w order by w.received_at desc limit 1000) e
     where e.status = 'succeeded' and isfinite(e.processed_at) and isfinite(e.received_at)) s;
   select percentile_disc(0.95) within group (order by s.took) into handled_p95_before from (
-    select e.processed_at - e.received_at as took from (
+    select pgonce_elapsed(e.received_at, e.processed_at) as took from (
       select w.status, w.processed_at, w.received_at from webhook_events w where w.received_at < v_now - interval '7 days'
       order by w.received_at desc limit 1000) e
     where e.status = 'succeeded' and isfinite(e.processed_at) and isfinite(e.received_at)) s;

@@ -94,6 +94,7 @@ declare
   v_now timestamptz := clock_timestamp();
   v_beat timestamptz;
   v_silent interval;
+  v_running interval;
   v_locked boolean;
   v_usual_ms integer;
   v_within interval;
@@ -108,7 +109,8 @@ begin
   end if;
   if r.status = 'running' then
     v_beat := pgonce_last_heartbeat(r.id, r.heartbeat_at);
-    v_silent := greatest(v_now - v_beat, '0');  -- the clock may have been set back
+    v_silent := pgonce_elapsed(v_beat, v_now);
+    v_running := pgonce_elapsed(r.started_at, v_now);
     v_locked := v_silent > r.run_window / 2 and pgonce_is_job_run_locked(r.id);
     select u.to_ms into v_usual_ms from pgonce_usual_job_duration(r.job_name, r.key) u;
     select x.within into v_within from pgonce_job_expectations x
@@ -120,9 +122,9 @@ begin
       when v_silent > r.run_window / 2 and not v_locked then 'silent'
       when r.stop_requested_at is not null then 'stopping'
       -- twice the usual: a job that takes 9 to 11 minutes is not slow at 12
-      when v_now - r.started_at > coalesce(v_within, 2 * v_usual_ms * interval '1 ms') then 'slow'
-      when v_now - r.progress_at > r.run_window / 2
-        and coalesce(v_now - r.started_at > v_usual_ms * interval '1 ms', true) then 'slow'
+      when v_running > coalesce(v_within, 2 * v_usual_ms * interval '1 ms') then 'slow'
+      when pgonce_elapsed(r.progress_at, v_now) > r.run_window / 2
+        and coalesce(v_running > v_usual_ms * interval '1 ms', true) then 'slow'
       else 'at_work' end;
     v_evidence := concat_ws(' ',
       format('Its last heartbeat was %s ago.', pgonce_duration_text(v_silent)),
@@ -130,12 +132,12 @@ begin
                                             pgonce_duration_text(v_silent - r.run_window))
            when v_kind = 'silent' then format('It counts as dead in %s.', pgonce_duration_text(r.run_window - v_silent))
            when v_locked then 'An open transaction has locked its row, which is as good as a heartbeat.' end,
-      format('It has been running for %s%s.', pgonce_duration_text(v_now - r.started_at),
+      format('It has been running for %s%s.', pgonce_duration_text(v_running),
              coalesce(', usually at most ' || pgonce_duration_text(v_usual_ms * interval '1 ms'), '')),
       'It is expected to take less than ' || pgonce_duration_text(v_within) || '.',
-      'It was asked to stop ' || pgonce_duration_text(v_now - r.stop_requested_at) || ' ago'
+      'It was asked to stop ' || pgonce_duration_text(pgonce_elapsed(r.stop_requested_at, v_now)) || ' ago'
         || case when v_beat > r.stop_requested_at then ', and has sent a heartbeat since.' else ', and has not sent a heartbeat since.' end,
-      'Its last progress was ' || pgonce_duration_text(v_now - r.progress_at) || ' ago.',
+      'Its last progress was ' || pgonce_duration_text(pgonce_elapsed(r.progress_at, v_now)) || ' ago.',
       case when v_blocked > 0 then format('%s skipped because of it.', case v_blocked when 1 then '1 start was' else v_blocked::text || ' starts were' end) end,
       'Its process is ' || r.process || '.');
   elsif r.status = 'failed' then
@@ -150,8 +152,8 @@ begin
       else 'raised' end;
     v_evidence := concat_ws(' ',
       coalesce(pgonce_error_line(r.error_message), 'No reason was given') || coalesce(', at ' || pgonce_error_place(r.error_message), '') || '.',
-      case when v_due > v_now then format('The retry starts in %s.', pgonce_duration_text(v_due - v_now))
-           when v_due is not null then format('The retry has been due for %s; %s.', pgonce_duration_text(v_now - v_due),
+      case when v_due > v_now then format('The retry starts in %s.', pgonce_duration_text(pgonce_elapsed(v_now, v_due)))
+           when v_due is not null then format('The retry has been due for %s; %s.', pgonce_duration_text(pgonce_elapsed(v_due, v_now)),
              case when exists (select from pgonce_live_processes p where r.job_name = any (p.jobs)) then 'a worker has this job'
                   else 'no worker has this job' end) end,
       'Its process was ' || r.process || '.');
@@ -161,7 +163,7 @@ begin
     if v_kind = 'blocked' then
       v_evidence := coalesce((
         select format('Run %s has %s.', left(b.id::text, 8), case when b.status = 'running'
-          then 'been running for ' || pgonce_duration_text(v_now - b.started_at) || coalesce(' on ' || b.process, '')
+          then 'been running for ' || pgonce_duration_text(pgonce_elapsed(b.started_at, v_now)) || coalesce(' on ' || b.process, '')
           else format('ended since, as %s', b.status) end)
         from cron_job_runs b where b.id = r.blocked_by), format('Run %s has been deleted since.', left(r.blocked_by::text, 8)));
     elsif v_kind = 'paused' and not exists (select from pgonce_job_pauses p where p.job_name = r.job_name) then

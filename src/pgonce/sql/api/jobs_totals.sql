@@ -12,6 +12,13 @@ return least(greatest((extract(epoch from p_until) - extract(epoch from p_since)
 comment on function pgonce_elapsed_ms(timestamptz, timestamptz) is
   'pgonce: the time between in milliseconds; 0 where the clock was set back, and at most what an integer holds.';
 
+create or replace function pgonce_elapsed(p_since timestamptz, p_until timestamptz) returns interval
+language sql immutable parallel safe
+return case when p_since is not null and p_until is not null then  -- least() ignores nulls
+  least(greatest(extract(epoch from p_until) - extract(epoch from p_since), 0), 315576000000) * interval '1 s' end;  -- not "-": infinity
+comment on function pgonce_elapsed(timestamptz, timestamptz) is
+  'pgonce: the time between; 0 where the clock was set back, and at most 10,000 years, also where one of the times is infinite.';
+
 create or replace function pgonce_round_duration(p_ms integer) returns integer
 language sql immutable parallel safe set search_path from current as $$
   -- 16 steps for each factor of two: half a step is 2.2 %

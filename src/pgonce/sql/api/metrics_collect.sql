@@ -15,8 +15,8 @@ begin
     ('scheduled', (select count(*) from (select from webhook_events e where e.next_attempt_at > v_now and e.status not in ('succeeded', 'ignored') limit c_most) c)),
     ('dead', (select count(*) from (select from webhook_events e where e.status = 'failed' and e.next_attempt_at is null limit c_most) c))
   ) as s (state, n);
-  return query select 'pgonce_webhook_oldest_due_seconds', '{}'::jsonb, coalesce(greatest(extract(epoch from v_now - (
-    select min(d.due_at) from pgonce_due_webhooks(v_now, c_most) d where not d.held)), 0), 0)::double precision;
+  return query select 'pgonce_webhook_oldest_due_seconds', '{}'::jsonb, coalesce(extract(epoch from pgonce_elapsed((
+    select min(d.due_at) from pgonce_due_webhooks(v_now, c_most) d where not d.held), v_now)), 0)::double precision;
   return query select 'pgonce_webhook_last_received_timestamp_seconds', '{}'::jsonb, extract(epoch from e.received_at)::double precision
     from webhook_events e order by e.received_at desc limit 1;
   return query

@@ -106,7 +106,7 @@ begin
   v_kind := case
     when v_alive and s.paused_at is not null then 'pausing'
     when s.paused_at is not null then 'paused'
-    when v_alive and v_now - v_last > greatest(10 * v_usual, '30 s') then 'stalled'
+    when v_alive and pgonce_elapsed(v_last, v_now) > greatest(10 * v_usual, '30 s') then 'stalled'
     when v_alive then 'at_work'
     when v_run is not null then 'dead'
     when s.status = 'in_progress' then 'left'
@@ -125,13 +125,13 @@ begin
   if v_kind is null then return; end if;
   v_evidence := concat_ws(' ',
     case when v_kind in ('at_work', 'stalled', 'pausing') then
-      'Its last batch was ' || pgonce_duration_text(v_now - v_last) || ' ago'
+      'Its last batch was ' || pgonce_duration_text(pgonce_elapsed(v_last, v_now)) || ' ago'
         || coalesce(', usually one is committed every ' || pgonce_duration_text(v_usual), '') || '.' end,
-    case when s.paused_at is not null then format('It was asked to pause %s ago.', pgonce_duration_text(v_now - s.paused_at)) end,
+    case when s.paused_at is not null then format('It was asked to pause %s ago.', pgonce_duration_text(pgonce_elapsed(s.paused_at, v_now))) end,
     case when v_kind = 'dead' then format('Run %s has sent no heartbeat for its window, which ended %s ago.', left(v_run::text, 8),
-                                          pgonce_duration_text(v_now - v_dead_after)) end,
+                                          pgonce_duration_text(pgonce_elapsed(v_dead_after, v_now))) end,
     case when v_kind in ('left', 'paused') then
-      format('Its last batch was %s ago, at row %s, and no runner is at work.', pgonce_duration_text(v_now - s.last_updated_at), s.rows_seen) end,
+      format('Its last batch was %s ago, at row %s, and no runner is at work.', pgonce_duration_text(pgonce_elapsed(s.last_updated_at, v_now)), s.rows_seen) end,
     case when s.status = 'failed' and v_run is null then
       coalesce(pgonce_error_line(s.error_message), 'No reason was given') || coalesce(', at ' || pgonce_error_place(s.error_message), '') || '.' end,
     case v_kind when 'differs' then format('Of %s keys %s are missing and %s are different.', s.verified ->> 'keys', s.verified ->> 'missing',
@@ -151,7 +151,7 @@ comment on function pgonce_diagnose_seed(text) is
 create or replace function pgonce_usual_seed_batch(p_seed_name text, out last timestamptz, out usual interval)
 language sql stable set search_path from current as $$
   select max(b.committed_at), percentile_cont(0.5) within group (order by b.took)
-  from (select n.committed_at, n.committed_at - lag(n.committed_at) over (partition by n.partition order by n.batch) as took
+  from (select n.committed_at, pgonce_elapsed(lag(n.committed_at) over (partition by n.partition order by n.batch), n.committed_at) as took
         from pgonce_seed_batches n where n.seed_name = p_seed_name) b
 $$;
 comment on function pgonce_usual_seed_batch(text) is

@@ -223,7 +223,7 @@ create or replace function pgonce_get_seed_batches(p_seed_name text, p_partition
 returns table (partition text, batch bigint, rows bigint, committed_at timestamptz, took interval)
 language sql stable set search_path from current as $$
   select b.partition, b.batch, b.rows, b.committed_at,
-    b.committed_at - lag(b.committed_at) over (partition by b.partition order by b.batch)
+    pgonce_elapsed(lag(b.committed_at) over (partition by b.partition order by b.batch), b.committed_at)
   from pgonce_seed_batches b
   where b.seed_name = p_seed_name and (p_partition is null or b.partition = p_partition)
   order by b.committed_at, b.partition

@@ -92,17 +92,17 @@ begin
     group by l.provider having max(l.received_at) <= clock_timestamp() - interval '1 day' order by l.provider
   loop
     select max(g.gap), count(*) into v_gap, v_count from (
-      select e.received_at - lag(e.received_at) over (order by e.received_at) as gap
+      select pgonce_elapsed(lag(e.received_at) over (order by e.received_at), e.received_at) as gap
       from (select w.received_at from webhook_events w
             where w.event_type = any (s.types) and w.received_at >= s.last - interval '28 days' and w.deliveries > 0 limit 20001) e) g;
     if v_count > 20000 then
       select max(g.gap) into v_gap from (
-        select e.received_at - lag(e.received_at) over (order by e.received_at) as gap
+        select pgonce_elapsed(lag(e.received_at) over (order by e.received_at), e.received_at) as gap
         from (select w.received_at, w.provider, w.deliveries from webhook_events w
               where w.received_at between s.last - interval '28 days' and s.last order by w.received_at desc limit 100000) e
         where e.provider = s.provider and e.deliveries > 0) g;
     end if;
-    continue when v_gap is null or clock_timestamp() - s.last < 5 * v_gap;
+    continue when v_gap is null or pgonce_elapsed(s.last, clock_timestamp()) < 5 * v_gap;
     kind := 'deliveries_silent';
     subject := s.provider;
     dedupe_key := format('deliveries_silent/%s/%s', s.provider, extract(epoch from s.last)::bigint);
