@@ -86,7 +86,7 @@ class AsyncCallBatcher:
     async def _send(self, conn: AsyncConnection[Any], calls: Sequence[tuple[_Texts, Call[Any]]]) -> list[Any]:
         if not await is_usual(conn):
             return [_SEND_ALONE] * len(calls)
-        order = sorted(range(len(calls)), key=lambda number: [text or "" for text in calls[number][0]])
+        order = sorted(range(len(calls)), key=lambda number: "\0".join(filter(None, calls[number][0])))
         arrays = [_array(texts) for texts in zip(*(calls[number][0] for number in order), strict=True)]
         try:
             result = await send_statement(conn, calls[0][1].batch_statement(self._schema), arrays)
@@ -107,5 +107,5 @@ class AsyncCallBatcher:
 
 def _array(texts: Sequence[str | None]) -> str:
     """An array as PostgreSQL reads it."""
-    escaped = (text and text.replace("\\", "\\\\").replace('"', '\\"') for text in texts)
-    return "{" + ",".join("NULL" if text is None else f'"{text}"' for text in escaped) + "}"
+    quoted = ["NULL" if text is None else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in texts]
+    return "{" + ",".join(quoted) + "}"
