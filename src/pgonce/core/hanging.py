@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -12,18 +12,33 @@ import psycopg
 from pgonce.core.concurrency import alarm
 from pgonce.core.lent_connection import cut
 
+HANGS = 12.0
+"""Seconds after which statements for a delivery without an answer are given up; Stripe waits for about 20 s. Without
+this limit the two INSERTs in flight kept all others waiting until TCP gave up, a quarter of an hour after the
+database's host had vanished."""
+
 
 @contextmanager
 def answered_within(
     seconds: float, conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
-) -> Iterator[Callable[[], None]]:
+) -> Iterator[Callable[[], AbstractContextManager[None]]]:
     """Cut the connection if the block takes longer: its statements then fail as those of a lost one.
 
-    Yields a function that lifts the limit for the rest of the block. A cancellation is not enough: psycopg would wait
-    for the server to confirm it.
+    Yields a function for a block inside in which there is no limit, because it is the user's; after it the time begins
+    anew. A cancellation is not enough: psycopg would wait for the server to confirm it.
     """
     number = alarm.set(seconds, partial(cut, conn))
+
+    @contextmanager
+    def unlimited() -> Iterator[None]:
+        nonlocal number
+        alarm.cancel(number)
+        try:
+            yield
+        finally:
+            number = alarm.set(seconds, partial(cut, conn))
+
     try:
-        yield partial(alarm.cancel, number)
+        yield unlimited
     finally:
         alarm.cancel(number)

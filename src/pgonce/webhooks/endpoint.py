@@ -12,14 +12,14 @@ from psycopg_pool import ConnectionPool
 
 from pgonce.core import database
 from pgonce.core.execute import connection, execute
-from pgonce.core.hanging import answered_within
+from pgonce.core.hanging import HANGS, answered_within
 from pgonce.core.registration import check_app, check_count, check_flag, check_schema
 from pgonce.core.telemetry import is_traced
 from pgonce.errors import InvalidArgument, PayloadTooLarge
 from pgonce.webhooks import calls, stripe
 from pgonce.webhooks.calls import Event
 from pgonce.webhooks.handling import receiving, write_counts
-from pgonce.webhooks.inbox_writer import ALONE, HANGS, order_key, with_lock_timeout
+from pgonce.webhooks.inbox_writer import ALONE, order_key, with_lock_timeout
 from pgonce.webhooks.inline import Webhooks
 from pgonce.webhooks.providers import Provider
 from pgonce.webhooks.refusals import RefusalCounter, refusal_reason

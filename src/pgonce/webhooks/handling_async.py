@@ -15,6 +15,7 @@ from pgonce.core.concurrency_async import isolated
 from pgonce.core.connection_reset_async import lent
 from pgonce.core.execute_async import Pool, call, execute
 from pgonce.core.forked_child import ends_forked_child
+from pgonce.core.hanging import HANGS, answered_within
 from pgonce.core.telemetry import is_traced, working
 from pgonce.errors import PgonceError, summary
 from pgonce.webhooks.calls import Event, deciding
@@ -94,7 +95,8 @@ async def write_counts(
     if counts := counter.take(every):
         try:
             async with connect() as conn:
-                await execute(conn, count_refused_deliveries(counts), schema)
+                with answered_within(HANGS, conn):
+                    await execute(conn, count_refused_deliveries(counts), schema)
         except (PgonceError, psycopg.Error) as error:
             counter.put_back(counts)
             log.warning("the counts of refused deliveries could not be written: %s", summary(error))

@@ -14,7 +14,7 @@ from pgonce.core.batcher import Batcher
 from pgonce.core.call import Call
 from pgonce.core.execute_async import Pool, connection, execute, is_fault_of_settings, is_usual
 from pgonce.core.fast_call_async import read_value, send_statement
-from pgonce.core.hanging import answered_within
+from pgonce.core.hanging import HANGS, answered_within
 from pgonce.errors import DatabaseUnavailable, EventBusy, translate
 from pgonce.webhooks import calls, calls_queue
 from pgonce.webhooks.calls import Event, accepted
@@ -35,9 +35,6 @@ MOST = 100
 ALONE = "3s"
 TOGETHER = "500ms"
 """Shorter, because all deliveries of the INSERT wait for a lock that only one of them needs."""
-HANGS = 12.0
-"""Seconds after which statements without an answer are given up. Without this limit the two INSERTs in flight kept all
-others waiting until TCP gave up, a quarter of an hour after the database's host had vanished."""
 AGAIN = "100ms"
 """For each delivery of a failed INSERT: a hundred take 10 s at most, and Stripe waits for about 20 s."""
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
-from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import psycopg
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
+from pgonce.core.call import Call
 from pgonce.core.callables import ensure_result
 from pgonce.core.concurrency import Result, or_undone, shielded
 from pgonce.core.connection_reset import lent, resetting
-from pgonce.core.execute import Pool, call, connection, execute, run, transaction
+from pgonce.core.execute import Pool, connection, execute, run, transaction, translated
 from pgonce.core.forked_child import ends_forked_child
-from pgonce.core.hanging import answered_within
+from pgonce.core.hanging import HANGS, answered_within
 from pgonce.core.interval import interval
 from pgonce.core.registration import check_pool, check_schema, check_seconds
 from pgonce.core.telemetry import working
@@ -31,7 +31,7 @@ from pgonce.webhooks.conflicts import CONFLICTS
 from pgonce.webhooks.executor import MARKS
 from pgonce.webhooks.handler_connection import SYNCED, call_back
 from pgonce.webhooks.handling import ids_of, write_counts
-from pgonce.webhooks.inbox_writer import ALONE, HANGS, with_lock_timeout
+from pgonce.webhooks.inbox_writer import ALONE, with_lock_timeout
 from pgonce.webhooks.refusals import RefusalCounter
 from pgonce.webhooks.responses import is_database_fault
 
@@ -121,7 +121,11 @@ class Webhooks:
             raise
 
     def _write_refusals(self, every: float | None = None) -> None:
-        write_counts(self._refusals, partial(connection, self._pool), self._schema, every)
+        write_counts(self._refusals, self._connection, self._schema, every)
+
+    def _connection(self) -> AbstractContextManager[Connection[Any]]:
+        """A connection, for which no delivery waits longer than Stripe does, whatever the timeout of the pool is."""
+        return connection(self._pool, min(self._pool.timeout, HANGS))
 
     def handle(self, body: stripe.Body, handler: HandlerFunction) -> Outcome:
         """``receive`` for an event that is already verified and read; the same results and errors."""
@@ -146,7 +150,7 @@ class Webhooks:
         try:
             outcome = self._attempt(claim, event, watched)
         except Postponed as decision:
-            shielded(call(self._pool, postpone_webhook(claim, decision.delay), self._schema))
+            shielded(self._record(postpone_webhook(claim, decision.delay)))
             raise EventBusy(
                 f"the handler of event {body.id} asks for a retry: answer with an error, Stripe retries"
             ) from None
@@ -166,7 +170,7 @@ class Webhooks:
         claim = calls.claim_webhook(body, min(self._lease, CLAIM))
         statement = with_lock_timeout(claim, self._schema, ALONE, synced=False)
         try:
-            with connection(self._pool) as conn:
+            with self._connection() as conn:
                 with answered_within(HANGS, conn):
                     return execute(conn, claim, self._schema, statement=statement)
         except psycopg.errors.LockNotAvailable as error:
@@ -191,9 +195,10 @@ class Webhooks:
         raise AssertionError
 
     def _try(self, claim: Claim, event: Event, handler: HandlerFunction) -> Outcome:
-        with connection(self._pool) as conn, resetting(conn, self._pool):
-            with answered_within(HANGS, conn) as was_answered:
-                return self._in_transaction(conn, claim, event, handler, was_answered)
+        with self._connection() as conn:
+            with answered_within(HANGS, conn) as unlimited:
+                with resetting(conn, self._pool):
+                    return self._in_transaction(conn, claim, event, handler, unlimited)
 
     def _in_transaction(
         self,
@@ -201,21 +206,21 @@ class Webhooks:
         claim: Claim,
         event: Event,
         handler: HandlerFunction,
-        was_answered: Callable[[], None],
+        unlimited: Callable[[], AbstractContextManager[None]],
     ) -> Outcome:
         with transaction(conn, f"pgonce {claim.id}", self._lease):
             try:
-                with conn.transaction("pgonce_handler"):
+                with translated(conn.transaction("pgonce_handler")):
                     try:
                         marked = execute(conn, calls.complete_webhook(claim), self._schema)
                     except CONFLICTS as error:
                         raise _Refused from error
                     if not marked:
                         raise LeaseLost(f"event {event.id} was taken over by another client: nothing was written")
-                    was_answered()
-                    with lent(conn) as tx:
-                        with working(f"process {event.type}", "consumer", ids_of(event)), deciding():
-                            ensure_result(handler(event, tx))
+                    with unlimited():
+                        with lent(conn) as tx:
+                            with working(f"process {event.type}", "consumer", ids_of(event)), deciding():
+                                ensure_result(handler(event, tx))
                     if event.after_commit_calls:
                         run(conn, SYNCED)
             except Ignored as decision:
@@ -237,10 +242,10 @@ class Webhooks:
         if claim.outcome != "claimed":
             return
         with suppress(PgonceError, psycopg.Error):  # the handler's error is more important; the lease expires by itself
-            shielded(self._record_failure(claim, error))
+            reason = "".join(traceback.format_exception(error))
+            shielded(self._record(calls.fail_webhook(claim, reason)))
 
-    def _record_failure(self, claim: Claim, error: BaseException) -> bool:
-        reason = "".join(traceback.format_exception(error))
+    def _record(self, end: Call[bool]) -> bool:
         with connection(self._pool, END_SECONDS) as conn:
-            with answered_within(END_SECONDS + 1, conn):  # the function waits 2 s for a lock
-                return execute(conn, calls.fail_webhook(claim, reason), self._schema)
+            with answered_within(END_SECONDS + 1, conn):  # the functions wait 2 s for a lock
+                return execute(conn, end, self._schema)

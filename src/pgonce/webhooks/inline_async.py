@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, suppress
 from datetime import timedelta
-from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import psycopg
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
+from pgonce.core.call import Call
 from pgonce.core.callables import ensure_awaitable
 from pgonce.core.concurrency_async import Result, or_undone, shielded
 from pgonce.core.connection_reset_async import lent, resetting
-from pgonce.core.execute_async import Pool, call, connection, execute, run, transaction
+from pgonce.core.execute_async import Pool, connection, execute, run, transaction, translated
 from pgonce.core.forked_child import ends_forked_child
-from pgonce.core.hanging import answered_within
+from pgonce.core.hanging import HANGS, answered_within
 from pgonce.core.interval import interval
 from pgonce.core.registration import check_pool, check_schema, check_seconds
 from pgonce.core.telemetry import working
@@ -30,7 +30,7 @@ from pgonce.webhooks.conflicts import CONFLICTS
 from pgonce.webhooks.executor_async import MARKS
 from pgonce.webhooks.handler_connection_async import SYNCED, call_back
 from pgonce.webhooks.handling_async import ids_of, write_counts
-from pgonce.webhooks.inbox_writer import ALONE, HANGS, with_lock_timeout
+from pgonce.webhooks.inbox_writer import ALONE, with_lock_timeout
 from pgonce.webhooks.refusals import RefusalCounter
 from pgonce.webhooks.responses import is_database_fault
 
@@ -120,7 +120,11 @@ class AsyncWebhooks:
             raise
 
     async def _write_refusals(self, every: float | None = None) -> None:
-        await write_counts(self._refusals, partial(connection, self._pool), self._schema, every)
+        await write_counts(self._refusals, self._connection, self._schema, every)
+
+    def _connection(self) -> AbstractAsyncContextManager[AsyncConnection[Any]]:
+        """A connection, for which no delivery waits longer than Stripe does, whatever the timeout of the pool is."""
+        return connection(self._pool, min(self._pool.timeout, HANGS))
 
     async def handle(self, body: stripe.Body, handler: HandlerFunction) -> Outcome:
         """``receive`` for an event that is already verified and read; the same results and errors."""
@@ -145,7 +149,7 @@ class AsyncWebhooks:
         try:
             outcome = await self._attempt(claim, event, watched)
         except Postponed as decision:
-            await shielded(call(self._pool, postpone_webhook(claim, decision.delay), self._schema))
+            await shielded(self._record(postpone_webhook(claim, decision.delay)))
             raise EventBusy(
                 f"the handler of event {body.id} asks for a retry: answer with an error, Stripe retries"
             ) from None
@@ -165,7 +169,7 @@ class AsyncWebhooks:
         claim = calls.claim_webhook(body, min(self._lease, CLAIM))
         statement = with_lock_timeout(claim, self._schema, ALONE, synced=False)
         try:
-            async with connection(self._pool) as conn:
+            async with self._connection() as conn:
                 with answered_within(HANGS, conn):
                     return await execute(conn, claim, self._schema, statement=statement)
         except psycopg.errors.LockNotAvailable as error:
@@ -190,9 +194,10 @@ class AsyncWebhooks:
         raise AssertionError
 
     async def _try(self, claim: Claim, event: Event, handler: HandlerFunction) -> Outcome:
-        async with connection(self._pool) as conn, resetting(conn, self._pool):
-            with answered_within(HANGS, conn) as was_answered:
-                return await self._in_transaction(conn, claim, event, handler, was_answered)
+        async with self._connection() as conn:
+            with answered_within(HANGS, conn) as unlimited:
+                async with resetting(conn, self._pool):
+                    return await self._in_transaction(conn, claim, event, handler, unlimited)
 
     async def _in_transaction(
         self,
@@ -200,21 +205,21 @@ class AsyncWebhooks:
         claim: Claim,
         event: Event,
         handler: HandlerFunction,
-        was_answered: Callable[[], None],
+        unlimited: Callable[[], AbstractContextManager[None]],
     ) -> Outcome:
         async with transaction(conn, f"pgonce {claim.id}", self._lease):
             try:
-                async with conn.transaction("pgonce_handler"):
+                async with translated(conn.transaction("pgonce_handler")):
                     try:
                         marked = await execute(conn, calls.complete_webhook(claim), self._schema)
                     except CONFLICTS as error:
                         raise _Refused from error
                     if not marked:
                         raise LeaseLost(f"event {event.id} was taken over by another client: nothing was written")
-                    was_answered()
-                    async with lent(conn) as tx:
-                        with working(f"process {event.type}", "consumer", ids_of(event)), deciding():
-                            await ensure_awaitable(handler(event, tx))
+                    with unlimited():
+                        async with lent(conn) as tx:
+                            with working(f"process {event.type}", "consumer", ids_of(event)), deciding():
+                                await ensure_awaitable(handler(event, tx))
                     if event.after_commit_calls:
                         await run(conn, SYNCED)
             except Ignored as decision:
@@ -236,10 +241,10 @@ class AsyncWebhooks:
         if claim.outcome != "claimed":
             return
         with suppress(PgonceError, psycopg.Error):  # the handler's error is more important; the lease expires by itself
-            await shielded(self._record_failure(claim, error))
+            reason = "".join(traceback.format_exception(error))
+            await shielded(self._record(calls.fail_webhook(claim, reason)))
 
-    async def _record_failure(self, claim: Claim, error: BaseException) -> bool:
-        reason = "".join(traceback.format_exception(error))
+    async def _record(self, end: Call[bool]) -> bool:
         async with connection(self._pool, END_SECONDS) as conn:
-            with answered_within(END_SECONDS + 1, conn):  # the function waits 2 s for a lock
-                return await execute(conn, calls.fail_webhook(claim, reason), self._schema)
+            with answered_within(END_SECONDS + 1, conn):  # the functions wait 2 s for a lock
+                return await execute(conn, end, self._schema)

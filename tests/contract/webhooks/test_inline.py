@@ -426,7 +426,9 @@ def test_a_delivery_waits_for_a_database_that_is_gone_after_its_claim_once(
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-@pytest.mark.parametrize("statement", [b"claim_webhook", b"pgonce.transaction", b"complete_webhook"])
+@pytest.mark.parametrize(
+    "statement", [b"claim_webhook", b"pgonce.transaction", b"complete_webhook", b"RELEASE", b"COMMIT"]
+)
 def test_a_delivery_ends_although_the_server_does_not_answer(
     network: Proxy, open_caller: Open, db: Db, name: str, kind: str, statement: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -436,8 +438,41 @@ def test_a_delivery_ends_although_the_server_does_not_answer(
     with pytest.raises(DatabaseUnavailable):
         spawn(caller.deliver, body(name), effect).result(60)
     network.cut()  # what is held is lost
+    if (claimed := row(db, name)) and claimed["status"] == "processing":  # it was locked, so no failure is recorded
+        wait_until(lambda: not db.execute(OPEN, [f"pgonce {claimed['id']}"]).fetchone(), "its session has ended")
+        expire(db, name)
     wait_until(lambda: redeliver(caller, name) in {"succeeded", "done"}, "the redelivery")
     assert effects(db, name) == 1
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_decision_to_retry_ends_although_the_server_does_not_answer(
+    network: Proxy, open_caller: Open, db: Db, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inline if kind == "sync" else inline_async, "END_SECONDS", 0.2)
+    network.hold(b"pgonce_postpone_webhook")
+    with pytest.raises(DatabaseUnavailable):
+        open_caller(kind, network.url).deliver(body(name), lambda event, _tx: event.retry(in_="1 second"))
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_no_delivery_waits_longer_for_a_connection_than_stripe_for_an_answer(
+    database: str, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inline if kind == "sync" else inline_async, "HANGS", 0.2)
+    event = stripe.read(body(name))
+    size: dict[str, Any] = {"min_size": 1, "max_size": 1, "timeout": 3600}
+
+    def deliver() -> None:
+        with ConnectionPool(database, open=True, **size) as pool, pool.connection():
+            Webhooks(pool).handle(event, effect)
+
+    async def deliver_async() -> None:
+        async with AsyncConnectionPool(database, open=False, **size) as pool, pool.connection():
+            await AsyncWebhooks(pool).handle(event, lambda *_: pytest.fail("no handler was called"))
+
+    with pytest.raises(DatabaseUnavailable):
+        deliver() if kind == "sync" else asyncio.run(deliver_async())
 
 
 def test_an_event_that_a_worker_will_do_is_queued(caller: Caller, db: Db, name: str) -> None:
