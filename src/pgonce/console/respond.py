@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl
 
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from pgonce.console.addresses import url
@@ -25,6 +25,8 @@ from pgonce.errors import InvalidArgument
 LONGEST_FORM = 262_144
 """Bytes of a form."""
 MOST_FIELDS = 2000
+CSV_PAGE = 5000
+"""Rows of a CSV file that are read at once, in a transaction of their own."""
 
 
 def page(path: str, endpoint: Endpoint, *, json_path: str | None = None) -> list[Route]:
@@ -79,14 +81,35 @@ def _as_json(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else str(value)
 
 
-def csv_file(name: str, headings: Sequence[str], rows: Iterable[Iterable[object]]) -> Response:
-    """A CSV file to save. A cell that a spreadsheet would execute as a formula begins with an apostrophe."""
-    text = io.StringIO()
-    lines = csv.writer(text)
-    lines.writerow(headings)
-    lines.writerows([_cell(value) for value in row] for row in rows)
+Rows = Iterable[Sequence[object]]
+
+
+async def csv_file(request: Request, name: str, headings: Sequence[str], pages: AsyncIterator[Rows]) -> Response:
+    """A CSV file to save, with all rows of ``pages``. A cell that a spreadsheet would execute gets an apostrophe.
+
+    The first page is read before the answer begins, so that its error is a page. An error after that breaks the answer
+    off: a browser says that the download has failed, instead of keeping a file that lacks rows.
+    """
+    try:
+        first = await anext(pages)  # with a default it is a SystemError in Python 3.11 where nothing comes
+    except StopAsyncIteration:
+        first = ()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield _lines([headings, *first])
+        async for rows in pages:
+            if await request.is_disconnected():
+                return
+            yield _lines(rows)
+
     headers = {"content-disposition": f'attachment; filename="{name}.csv"'}
-    return Response(text.getvalue().encode("utf-8", "replace"), headers=headers, media_type="text/csv")
+    return StreamingResponse(body(), headers=headers, media_type="text/csv")
+
+
+def _lines(rows: Rows) -> bytes:
+    text = io.StringIO()
+    csv.writer(text).writerows([_cell(value) for value in row] for row in rows)
+    return text.getvalue().encode("utf-8", "replace")
 
 
 def _cell(value: object) -> str:

@@ -28,8 +28,6 @@ from pgonce.core.diagnosis import command_line
 ZONE_COOKIE = "pgonce_zone"
 MOST = 10_000
 """Counts beyond it are not exact: "10,000+"."""
-CSV_ROWS = 100_000
-"""Rows of a CSV file, at most: they are in memory before the first is sent."""
 
 STATES: Mapping[str, tuple[str, str, str]] = {
     # state: shape, colour, word
@@ -68,11 +66,6 @@ def share(part: float, whole: float) -> str:
 def plural(value: int, one: str, many: str = "") -> str:
     """ "1 event", "17 events", "10,000+ events"."""
     return f"{count(value)} {one if value == 1 else many or one + 's'}"
-
-
-def csv_of(rows: int) -> str:
-    """The text of a link to a CSV file with ``rows`` rows, of which it has the first `CSV_ROWS`."""
-    return "Download as CSV" if rows <= CSV_ROWS else f"Download the first {CSV_ROWS:,} as CSV"
 
 
 def size(value: int | None) -> str:
@@ -277,7 +270,6 @@ class Templates:
             "version": version("pgonce"),
             "moment": read_time,
             "command_line": command_line,
-            "csv_of": csv_of,
         }
         self.statics = {each.name: each.read_bytes() for each in files("pgonce.console").joinpath("static").iterdir()}
         self._versions = {name: sha256(body).hexdigest()[:10] for name, body in self.statics.items()}

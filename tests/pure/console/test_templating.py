@@ -72,11 +72,6 @@ def test_a_size_has_two_digits() -> None:
     assert [size(n) for n in (324, 2100, 64_000, 5_000_000)] == ["324 B", "2.1 kB", "64 kB", "5 MB"]
 
 
-def test_a_link_to_a_file_says_when_the_file_has_only_the_first_rows() -> None:
-    assert templating.csv_of(100_000) == "Download as CSV"
-    assert templating.csv_of(100_001) == "Download the first 100,000 as CSV"
-
-
 def test_what_others_have_written_is_escaped() -> None:
     hostile = '<script>"&\u202e'
     assert "<script>" not in templating.state(hostile)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -15,8 +15,6 @@ from pgonce.console.sessions import AuditChoices, AuditLine, audit_choices, list
 from pgonce.core.call import Call
 
 PAGE = 50
-MOST = 10_000
-"""Lines in the file, at most."""
 
 DONE = {
     ("login", "session"): "Logged in",
@@ -70,12 +68,20 @@ async def audit(request: Request) -> Response:
 
 
 async def as_csv(request: Request) -> Response:
-    """The newest 10,000 lines of the filter as a file."""
-    sent = respond.query(request)
-    async with reading(request) as read:
-        lines = await read(_found(sent, MOST))
+    """All lines of the filter as a file."""
     names = ("at", "actor", "source", "address", "action", "noun", "object", "before", "after", "reason", "refused")
-    return respond.csv_file("audit", names, ([getattr(line, name) for name in names] for line in lines))
+
+    async def pages() -> AsyncIterator[respond.Rows]:
+        sent, last = respond.query(request), None
+        while True:
+            async with reading(request) as read:
+                lines = await read(_found(sent, respond.CSV_PAGE, last))
+            if not lines:
+                return
+            last = lines[-1].at, lines[-1].id
+            yield [[getattr(line, name) for name in names] for line in lines]
+
+    return await respond.csv_file(request, "audit", names, pages())
 
 
 def _found(sent: respond.Form, limit: int, before: tuple[datetime, int] | None = None) -> Call[list[AuditLine]]:

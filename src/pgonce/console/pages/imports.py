@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -22,7 +22,6 @@ from pgonce.console.pages.jobs import NOW
 from pgonce.console.reads import reading
 from pgonce.console.respond import form, go, query, who
 from pgonce.console.sessions import AuditLine, find_pause, list_audit
-from pgonce.console.templating import CSV_ROWS
 from pgonce.console.text import coded, shortened
 from pgonce.core.call import Call
 from pgonce.core.diagnosis import Diagnosis
@@ -200,14 +199,30 @@ async def rejects(request: Request) -> Response:
 async def rejects_csv(request: Request) -> Response:
     """The rejected rows as CSV, with their values: for operators."""
     _operator(request)
-    name = fields.raw(query(request), "name") or ""
-    found: list[Reject] = []
-    async with reading(request) as read:
-        while len(found) < CSV_ROWS and (page := await read(get_rejects(name, found[-1].id if found else 0, 5000))):
-            found += page
-    columns = list(dict.fromkeys(column for each in found for column in each.row or ()))
+    name, last = fields.raw(query(request), "name") or "", 0
+    columns: dict[str, None] = {}
+    # The rows are read twice, because the names of the columns come first, and from all rows.
+    async for found in _all_rejects(request, name):
+        columns |= dict.fromkeys(column for each in found for column in each.row or ())
+        last = found[-1].id
+
+    async def pages() -> AsyncIterator[respond.Rows]:
+        async for found in _all_rejects(request, name):
+            yield [_cells(each, [*columns]) for each in found if each.id <= last]  # a later row may have other columns
+
     headings = ["row_number", "partition", "sqlstate", "error", *columns, "line"]
-    return respond.csv_file("rejected-rows", headings, (_cells(each, columns) for each in found))
+    return await respond.csv_file(request, "rejected-rows", headings, pages())
+
+
+async def _all_rejects(request: Request, name: str) -> AsyncIterator[list[Reject]]:
+    last = 0
+    while True:
+        async with reading(request) as read:
+            found = await read(get_rejects(name, last, respond.CSV_PAGE))
+        if not found:
+            return
+        last = found[-1].id
+        yield found
 
 
 def _cells(reject: Reject, columns: Sequence[str]) -> list[object]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -13,7 +13,7 @@ from pgonce.console.actions import act
 from pgonce.console.figures.webhooks import REPLAYED, progress
 from pgonce.console.pages.webhooks import read_filter
 from pgonce.console.reads import reading
-from pgonce.console.templating import CSV_ROWS, zone_of
+from pgonce.console.templating import zone_of
 from pgonce.errors import InvalidArgument, NotFound
 from pgonce.webhooks import calls_replays as calls
 from pgonce.webhooks.calls_replays import Replay, ReplayItem
@@ -64,22 +64,26 @@ async def table(request: Request) -> Response:
     async with reading(request) as read:
         if await read(calls.get_replay(number)) is None:
             raise NotFound(f"there is no replay {number}")
-        items: list[ReplayItem] = []
-        while len(items) < CSV_ROWS:
-            after = items[-1].position if items else 0
-            page = await read(calls.list_replay_items(number, after=after, limit=10_000))
-            if not page:
-                break
-            items += page
     headings = ["event", "type", "object", "was", "result", "now", "reason", "queued_at", "settled_at"]
-    rows = (
-        [
-            each.stripe_event_id, each.event_type, each.object_id, each.seen_state, each.state, each.now, each.reason,
-            each.queued_at, each.settled_at,
-        ]
-        for each in items
+
+    async def pages() -> AsyncIterator[respond.Rows]:
+        after = 0
+        while True:
+            async with reading(request) as read:
+                items = await read(calls.list_replay_items(number, after=after, limit=respond.CSV_PAGE))
+            if not items:
+                return
+            after = items[-1].position
+            yield [_cells(each) for each in items]
+
+    return await respond.csv_file(request, f"replay-{number}", headings, pages())
+
+
+def _cells(item: ReplayItem) -> Sequence[object]:
+    return (
+        item.stripe_event_id, item.event_type, item.object_id, item.seen_state, item.state, item.now, item.reason,
+        item.queued_at, item.settled_at,
     )  # fmt: skip
-    return respond.csv_file(f"replay-{number}", headings, rows)
 
 
 async def replays(request: Request) -> Response:
