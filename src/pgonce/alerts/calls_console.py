@@ -55,8 +55,8 @@ def get_channels() -> Call[Channels]:
     return Call("pgonce_console_channels", {}, row_as(Channels))
 
 
-def mute_alert(session: UUID, alert: UUID, length: timedelta, reason: str) -> Call[datetime]:
-    """Do not deliver alerts of this kind and subject for so long; the time of its end."""
+def mute_alert(session: UUID, alert: UUID, length: timedelta, reason: str) -> Call[bool]:
+    """Do not deliver alerts of this kind and subject for so long. False: this has replaced another mute."""
     args = {"p_session": session, "p_id": alert, "p_for": length, "p_reason": clean(reason, 1000)}
     return Call("pgonce_console_mute_alert", args, value)
 

@@ -62,10 +62,12 @@ def end(run: str, reason: str, db: Database) -> None:
 def pause(name: str, reason: str, until: str | None, db: Database) -> None:
     """Pause the job NAME: no run starts until it is resumed. Runs in progress continue."""
     end_of_pause = None if until is None else _later(until, db)
-    db.call(operate.pause_job(session(db), name, reason, end_of_pause))
+    replaced = db.call(operate.pause_job(session(db), name, reason, end_of_pause))
     scheduled = {each.job_name for each in db.call(calls_operate.list_job_schedules())}
     is_known = db.call(list_job_runs(name=name, limit=1)) or name in scheduled or name in _running_jobs(db)
     print_line(f"{name}: paused{f' until {when(end_of_pause)} UTC' if end_of_pause else ''}")
+    if replaced:
+        print_line(f"before, it was {replaced}", err=True)
     if not is_known:
         print_line(f"{name} has never run, and no worker or schedule has it: see pgonce job ls for its name", err=True)
 

@@ -35,8 +35,8 @@ def request_job_run(
     return Call("pgonce_console_request_job_run", args, value)
 
 
-def pause_job(session: UUID, name: str, reason: str, until: datetime | None) -> Call[None]:
-    """Start no run of this job until then; None: until it is resumed."""
+def pause_job(session: UUID, name: str, reason: str, until: datetime | None) -> Call[str | None]:
+    """Start no run of this job until then; None: until it is resumed. Returns the pause that this one has replaced."""
     args = {"p_session": session, "p_job_name": name, "p_reason": _reason(reason), "p_until": until}
     return Call("pgonce_console_pause_job", args, value)
 

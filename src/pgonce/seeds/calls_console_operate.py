@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -13,8 +12,8 @@ def _args(session: UUID, name: str, reason: str) -> dict[str, Any]:
     return {"p_session": session, "p_seed_name": name, "p_reason": clean(reason, 1000)}
 
 
-def pause_seed(session: UUID, name: str, reason: str = "") -> Call[datetime]:
-    """Request the runner to stop after its batch; when that was requested first."""
+def pause_seed(session: UUID, name: str, reason: str = "") -> Call[bool]:
+    """Request the runner to stop after its batch. False: that was requested already."""
     return Call("pgonce_console_pause_seed", _args(session, name, reason), value)
 
 

@@ -78,7 +78,9 @@ def test_a_mute_holds_the_alert_back_and_is_audited_and_undone(conn: Connection)
     operator = value(conn, "select pgonce_console_identify('host', 'eva', 'operator', '')")
     alert = value(conn, ALERT, "deliveries_refused", "signature", "k", "{}")
     mute = "select pgonce_console_mute_alert(%s, %s, %s, 'mended')"
-    until = value(conn, mute, operator, alert, "1 hour")
+    assert value(conn, mute, operator, alert, "1 hour") is True
+    assert value(conn, mute, operator, alert, "2 hours") is False
+    until = value(conn, "select muted_until from pgonce_alert_mutes")
     assert conn.execute("select * from pgonce_claim_alerts('c')").fetchall() == []
     line = conn.execute("select muted_until, muted_by, mute_reason, open from pgonce_console_alerts()").fetchone()
     assert line == (until, "eva", "mended", True)
@@ -88,8 +90,10 @@ def test_a_mute_holds_the_alert_back_and_is_audited_and_undone(conn: Connection)
     assert value(conn, "select pgonce_console_unmute_alert(%s, %s)", operator, alert) is True
     assert value(conn, "select pgonce_console_unmute_alert(%s, %s)", operator, alert) is False
     assert len(conn.execute("select * from pgonce_claim_alerts('c')").fetchall()) == 1
-    done = conn.execute("select action, before, left(after, 11) from pgonce_audit order by id").fetchall()
-    assert done == [("mute", "delivered", "muted until"), ("unmute", "muted", "delivered")]
+    done = conn.execute("select action, left(before, 11), left(after, 11) from pgonce_audit order by id").fetchall()
+    assert done == [
+        ("mute", "delivered", "muted until"), ("mute", "muted until", "muted until"), ("unmute", "muted", "delivered"),
+    ]  # fmt: skip
 
 
 def test_after_the_clock_was_set_back_a_mute_is_as_long_as_it_was_meant(conn: Connection) -> None:

@@ -88,7 +88,8 @@ def test_what_changed_nothing_leaves_no_line(conn: Connection, action: str) -> N
 
 def test_the_audit_has_what_was_before(conn: Connection) -> None:
     who = session(conn, "operator")
-    conn.execute("select pgonce_console_pause_job(%s, 'paused', 'again', '2040-01-01 00:00Z')", [who])
+    pause = "select pgonce_console_pause_job(%s, 'paused', 'again', '2040-01-01 00:00Z')"
+    assert conn.execute(pause, [who]).fetchone() == ("paused: x",)
     row = conn.execute("select before, after from pgonce_audit").fetchone()
     assert row
     assert row[0] == "paused: x"

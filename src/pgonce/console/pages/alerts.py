@@ -108,14 +108,14 @@ async def mute(request: Request) -> Response:
     alert, length = _id(sent), LENGTHS.get(sent.get("for"))
     if length is None:
         raise InvalidArgument(f"an alert can be muted for {', '.join(LENGTHS)}")
-    await act(request, mute_alert(respond.who(request).session, alert, length, sent.get("why")), noun="alert")
-    return respond.go(request, "/alerts")
+    done = await act(request, mute_alert(respond.who(request).session, alert, length, sent.get("why")), noun="alert")
+    return respond.go(request, "/alerts", said=None if done else "muted-again")
 
 
 async def unmute(request: Request) -> Response:
     alert = _id(await respond.form(request))
-    await act(request, unmute_alert(respond.who(request).session, alert), noun="alert")
-    return respond.go(request, "/alerts")
+    done = await act(request, unmute_alert(respond.who(request).session, alert), noun="alert")
+    return respond.go(request, "/alerts", said=None if done else "not-muted")
 
 
 async def find(read: Read, alert: UUID) -> AlertLine:

@@ -255,8 +255,8 @@ async def confirm(request: Request) -> Response:
 async def _operate(request: Request, action: Callable[[UUID, str, str], Call[Any]], said: str) -> Response:
     sent = await form(request)
     name = fields.raw(sent, "name") or ""
-    await act(request, action(who(request).session, name, fields.reason_of(sent)), noun="import", object=name)
-    return go(request, "/import", name=name, said=said)
+    done = await act(request, action(who(request).session, name, fields.reason_of(sent)), noun="import", object=name)
+    return go(request, "/import", name=name, said=said if done else f"not-{said}")
 
 
 async def pause(request: Request) -> Response:

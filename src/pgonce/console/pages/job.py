@@ -204,8 +204,8 @@ async def pause(request: Request) -> Response:
     elif until:
         end = fields.read_moment(until)
     call = operate.pause_job(who(request).session, name, fields.reason_of(sent, required=True), end)
-    await act(request, call, noun="job", object=name)
-    return _back(request, sent, "paused")
+    replaced = await act(request, call, noun="job", object=name)
+    return _back(request, sent, "paused-again" if replaced else "paused")
 
 
 async def resume(request: Request) -> Response:
@@ -223,7 +223,8 @@ async def expect(request: Request) -> Response:
     name, key, session = fields.raw(sent, "name") or "", fields.raw(sent, "key") or "", who(request).session
     if sent.get("never"):
         forget = operate.forget_job_expectation(session, name, key, fields.reason_of(sent))
-        await act(request, forget, noun="job", object=name)
+        if not await act(request, forget, noun="job", object=name):
+            return _back(request, sent, "not-expected")
     else:
         every, within = (interval(sent.get(each), each) if sent.get(each) else None for each in ("every", "within"))
         grace = interval(sent.get("grace", "5 minutes"), "grace")

@@ -80,7 +80,7 @@ comment on function pgonce_console_alerts(timestamptz, integer) is
   'pgonce: the alerts, newest first, one row for each cause with its channels together. open: the cause is still there. p_before: '
   'created_at of the last row of the page before.';
 
-create or replace function pgonce_console_mute_alert(p_session uuid, p_id uuid, p_for interval, p_reason text) returns timestamptz
+create or replace function pgonce_console_mute_alert(p_session uuid, p_id uuid, p_for interval, p_reason text) returns boolean
 language plpgsql set search_path from current as $$
 declare
   v_actor text := pgonce_console_operator(p_session);
@@ -103,14 +103,14 @@ begin
       muted_by = excluded.muted_by, reason = excluded.reason;
   update pgonce_alerts set next_attempt_at = v_until where kind = a.kind and subject = a.subject and delivered_at is null;
   perform pgonce_audit_write(
-    'mute', 'alert', a.kind || ' ' || a.subject, case when v_before is null then 'delivered' else 'muted' end,
+    'mute', 'alert', a.kind || ' ' || a.subject, case when v_before is null then 'delivered' else 'muted until ' || pgonce_utc_text(v_before) end,
     'muted until ' || pgonce_utc_text(v_until), p_reason, p_session,
     p_detail => jsonb_build_object('until', v_until));
-  return v_until;
+  return v_before is null;
 end $$;
 comment on function pgonce_console_mute_alert(uuid, uuid, interval, text) is
-  'pgonce: mutes the alerts that have the kind and the subject of this one. Returns when the mute ends. If the cause of an alert is '
-  'still there then, it is delivered.';
+  'pgonce: mutes the alerts that have the kind and the subject of this one. false = they were muted, and this mute has replaced '
+  'that one. If the cause of an alert is still there at the end of the mute, it is delivered.';
 
 create or replace function pgonce_console_unmute_alert(p_session uuid, p_id uuid, p_reason text default null) returns boolean
 language plpgsql set search_path from current as $$

@@ -26,7 +26,7 @@ comment on function pgonce_console_request_job_run(uuid, text, text, jsonb, text
   'answered yet, it is that request''s.';
 
 create or replace function pgonce_console_pause_job(p_session uuid, p_job_name text, p_reason text, p_until timestamptz default null)
-returns void
+returns text
 language plpgsql set search_path from current as $$
 declare
   v_before text;
@@ -39,9 +39,10 @@ begin
   perform pgonce_audit_write('pause', 'job', p_job_name, p_before => coalesce(v_before, 'not paused'),
                              p_after => 'paused' || coalesce(' until ' || pgonce_utc_text(p_until), ''),
                              p_reason => p_reason, p_session => p_session);
+  return v_before;
 end $$;
 comment on function pgonce_console_pause_job(uuid, text, text, timestamptz) is
-  'pgonce: pgonce_pause_job for an operator. p_until: null = until the job is resumed.';
+  'pgonce: pgonce_pause_job for an operator. p_until: null = until the job is resumed. Returns the pause that this one has replaced.';
 
 create or replace function pgonce_console_resume_job(p_session uuid, p_job_name text, p_reason text default null) returns boolean
 language plpgsql set search_path from current as $$
@@ -135,23 +136,21 @@ end $$;
 comment on function pgonce_console_forget_job_expectation(uuid, text, text, text) is
   'pgonce: pgonce_forget_job_expectation for an operator. false = the job was not expected to run.';
 
-create or replace function pgonce_console_pause_seed(p_session uuid, p_seed_name text, p_reason text default null) returns timestamptz
+create or replace function pgonce_console_pause_seed(p_session uuid, p_seed_name text, p_reason text default null) returns boolean
 language plpgsql set search_path from current as $$
 declare
   v_before timestamptz;
-  v_paused_at timestamptz;
 begin
   perform pgonce_console_operator(p_session);
   select s.paused_at into v_before from seed_checkpoints s where s.seed_name = p_seed_name for no key update;
-  select s.paused_at into v_paused_at from pgonce_pause_seed(p_seed_name) s;
-  if v_before is null then
-    perform pgonce_audit_write('pause', 'import', p_seed_name, p_before => 'not paused', p_after => 'pause requested', p_reason => p_reason,
-                               p_session => p_session);
-  end if;
-  return v_paused_at;
+  perform pgonce_pause_seed(p_seed_name);
+  if v_before is not null then return false; end if;
+  perform pgonce_audit_write('pause', 'import', p_seed_name, p_before => 'not paused', p_after => 'pause requested', p_reason => p_reason,
+                             p_session => p_session);
+  return true;
 end $$;
 comment on function pgonce_console_pause_seed(uuid, text, text) is
-  'pgonce: pgonce_pause_seed for an operator. Returns when the pause was requested first. PT404 = it has never run.';
+  'pgonce: pgonce_pause_seed for an operator. false = it was paused already. PT404 = it has never run.';
 
 create or replace function pgonce_console_resume_seed(p_session uuid, p_seed_name text, p_reason text default null) returns boolean
 language plpgsql set search_path from current as $$
