@@ -131,7 +131,7 @@ def _print_job_without_runs(name: str, db: Database) -> None:
 
 
 def _state(job: stats.JobLine) -> str:
-    if job.paused is not None:
+    if job.paused is not None and job.status != "running":
         return "○ paused"
     if job.missed is not None:
         return "! missed"

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pgonce
 from pgonce.console.figures.jobs import MOST_TICKS
-from pgonce.console.pages.jobs import future_ticks, view
+from pgonce.console.pages.jobs import future_ticks, next_tick, view
 from pgonce.console.templating import Clock
 from pgonce.jobs.calls_console import Lane
 
@@ -45,6 +45,15 @@ def test_a_paused_job_starts_after_its_pause_and_not_at_all_without_an_end() -> 
     paused = replace(LANE, paused_at=NOW, paused_until=NOW + timedelta(hours=9, minutes=30))
     assert future_ticks(paused, app(), NOW, END) == [NOW + timedelta(hours=n) for n in (10, 11)]
     assert future_ticks(replace(LANE, paused_at=NOW), app(), NOW, END) == []
+
+
+def test_the_next_start_is_one_that_no_pause_prevents() -> None:
+    assert next_tick(LANE, app(), NOW) == NOW + timedelta(hours=1)
+    assert next_tick(LANE, None, NOW) == NOW + timedelta(minutes=90)
+    for_long = replace(LANE, paused_at=NOW, paused_until=NOW + timedelta(days=9))
+    assert next_tick(for_long, app(), NOW) == NOW + timedelta(days=9, hours=1)
+    assert next_tick(for_long, None, NOW) is None  # nobody has written that far
+    assert next_tick(replace(LANE, paused_at=NOW), app(), NOW) is None
 
 
 def test_they_are_bounded() -> None:

@@ -344,3 +344,26 @@ def test_the_first_page_says_of_each_job_what_job_ls_says(conn: Connection) -> N
     assert {row[0]: row[-1] is not None for row in shown if not row[1]} == {
         "silent": True, "alive": False, "well": False, "bad": True, "paused": False,
     }  # fmt: skip
+
+
+def test_the_next_tick_of_a_paused_job_is_after_its_pause(conn: Connection) -> None:
+    now, hour = datetime.now(UTC), timedelta(hours=1)
+    pauses = {"for ever": None, "a while": now + 1.5 * hour, "long": now + 9 * hour, "lately": now - hour}
+    for name in ("runs", *pauses):
+        run(conn, name, now - hour, timedelta(minutes=1))
+        conn.execute(
+            "insert into pgonce_job_schedules (job_name, cron, timezone, next_tick, upcoming)"
+            " values (%s, '0 * * * *', 'UTC', %s, %s)",
+            [name, now + hour, [now + 2 * hour, now + 3 * hour]],
+        )
+    for name, until in pauses.items():
+        conn.execute(
+            "insert into pgonce_job_pauses (job_name, reason, paused_until) values (%s, 'x', %s)", [name, until]
+        )
+    expected = {"runs": now + hour, "for ever": None, "a while": now + 2 * hour, "long": None, "lately": now + hour}
+    for reads in (
+        "select job_name, next_tick from pgonce_list_jobs()",
+        "select job_name, next_tick from pgonce_console_urgent_jobs(100)",
+        "select d.job_name, d.next_tick from cron_job_runs r cross join lateral pgonce_console_run(r.id) d",
+    ):
+        assert dict(conn.execute(reads.encode()).fetchall()) == expected, reads

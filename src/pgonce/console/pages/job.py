@@ -12,7 +12,7 @@ from starlette.responses import Response
 from pgonce.console import fields, respond
 from pgonce.console.actions import act
 from pgonce.console.figures import runs as figures
-from pgonce.console.pages.jobs import NOW, future_ticks
+from pgonce.console.pages.jobs import NOW, next_tick
 from pgonce.console.reads import Read, reading
 from pgonce.console.respond import Form, form, go, query, who
 from pgonce.console.sessions import AuditLine, find_pause, list_audit
@@ -104,7 +104,7 @@ async def job(request: Request) -> Response:
     usual = figures.usual(found.durations)
     ticks = [
         tick for lane in found.lanes if key is None or lane.key == key
-        for tick in future_ticks(lane, request.app.state.console.app, found.now, found.now + timedelta(days=366))[:1]
+        if (tick := next_tick(lane, request.app.state.console.app, found.now))
     ]  # fmt: skip
     return await respond.respond(
         request, "jobs/job.html", found, strip=figures.strip(found.durations, found.releases, clock),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import islice
+from itertools import islice, takewhile
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -38,6 +38,8 @@ class LaneView:
     state: str
     word: str
     note: str
+    coming: datetime | None
+    """The next start; None: there is no schedule, or it is paused until nobody knows when."""
 
     def count(self, *kinds: str) -> int:
         """How many runs or ticks of these kinds there are."""
@@ -60,23 +62,33 @@ class Jobs:
 
 
 def future_ticks(lane: Lane, app: App | None, begin: datetime, end: datetime) -> list[datetime]:
-    """The starts to come after ``begin`` and before ``end``; one more than a figure shows stands for any number.
+    """The starts to come after ``begin`` and before ``end``; one more than a figure shows stands for any number."""
+    return list(islice(takewhile(lambda tick: tick < end, _ticks(lane, app, begin)), figures.MOST_TICKS + 1))
+
+
+def next_tick(lane: Lane, app: App | None, now: datetime) -> datetime | None:
+    """The next start; None: there is no schedule, or nobody knows when it goes on after a pause."""
+    return next(_ticks(lane, app, now), None)
+
+
+def _ticks(lane: Lane, app: App | None, begin: datetime) -> Iterator[datetime]:
+    """The starts to come after ``begin`` that no pause prevents.
 
     By the registered schedule, if the console has the app and the database has the same expression. Else those that a
     scheduler has written: an expression in a table is never expanded here, because anybody may have written it.
     """
     job = app.jobs.get(lane.job_name) if app else None
-    if lane.cron is None:
-        return []
-    if lane.paused_at is not None:
-        begin = max(begin, lane.paused_until or end)
+    if lane.cron is None or (lane.paused_at is not None and lane.paused_until is None):
+        return iter(())
+    begin = max(begin, lane.paused_until or begin)
     if job and job.plan and job.key == lane.key and job.plan.schedule.expression == lane.cron:
-        ticks = islice(job.plan.schedule.ticks(begin), figures.MOST_TICKS + 1)
-        return [tick for tick in ticks if tick < end]
-    return sorted({tick for tick in lane.next_ticks or () if begin < tick < end})
+        return job.plan.schedule.ticks(begin)
+    return iter(sorted({tick for tick in lane.next_ticks or () if begin < tick}))
 
 
-def view(lane: Lane, marks: Sequence[Mark], ticks: Sequence[datetime], clock: Clock) -> LaneView:
+def view(
+    lane: Lane, marks: Sequence[Mark], ticks: Sequence[datetime], clock: Clock, coming: datetime | None = None
+) -> LaneView:
     """The lane, with the texts of its line in the table."""
     counts: dict[str, int] = {}
     for mark in marks:
@@ -90,7 +102,7 @@ def view(lane: Lane, marks: Sequence[Mark], ticks: Sequence[datetime], clock: Cl
         notes.append(f"retried {clock.coming(lane.next_retry_at)}")
     if len(ticks) > figures.MOST_TICKS:
         notes.append(f"over {figures.MOST_TICKS} starts to come, the first {figures.MOST_TICKS} are drawn")
-    return LaneView(lane, marks, ticks, *_state(lane, counts.keys()), ", ".join(notes))
+    return LaneView(lane, marks, ticks, *_state(lane, counts.keys()), ", ".join(notes), coming)
 
 
 def _state(lane: Lane, kinds: Collection[str]) -> tuple[str, str]:
@@ -136,6 +148,7 @@ async def jobs(request: Request) -> Response:
             by_lane.get((lane.job_name, lane.key), []),
             future_ticks(lane, console.app, max(now, begin), end),
             clock,
+            next_tick(lane, console.app, now),
         )
         for lane in lanes
     ]

@@ -299,8 +299,7 @@ language sql stable set search_path from current set jit = off as $$
          r.attempt, r.retries, r.retry_of, (select d.due_at from pgonce_job_retries d where d.run_id = r.id), r.blocked_by, r.process,
          w.release, w.app, r.progress_done, r.progress_total, r.progress_at, r.transactions, r.stop_requested_at,
          b.beat > r.stop_requested_at, u.from_ms, u.to_ms,
-         (select coalesce(min(t) filter (where t > clock_timestamp()), max(t)) from pgonce_job_schedules s, unnest(s.next_tick || s.upcoming) t
-          where s.job_name = r.job_name and s.key = r.key)
+         pgonce_coming_tick(r.job_name, r.key)
   from cron_job_runs r
   cross join lateral pgonce_last_heartbeat(r.id, r.heartbeat_at) as b (beat)
   cross join lateral pgonce_usual_job_duration(r.job_name, r.key) u

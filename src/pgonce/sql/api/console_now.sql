@@ -212,7 +212,7 @@ language sql stable set search_path from current set jit = off as $$
          coalesce(r.duration_ms, case when r.started_at is not null then
            pgonce_elapsed_ms(r.started_at, clock_timestamp()) end),
          u.ms[1], u.ms[2],
-         (select coalesce(min(t) filter (where t > clock_timestamp()), max(t)) from unnest(s.next_tick || s.upcoming) t),
+         pgonce_coming_tick(c.job_name, c.key),
          r.attempt, (select d.due_at from pgonce_job_retries d where d.run_id = r.id),
          coalesce(r.status = 'running' and r.stop_requested_at is not null, false),
          r.progress_done, r.progress_total, r.progress_at, r.process,
@@ -230,7 +230,6 @@ language sql stable set search_path from current set jit = off as $$
     select percentile_disc(array[0.1, 0.9]) within group (order by h.duration_ms) as ms, count(*) as runs
     from (select * from cron_job_runs n where n.job_name = any (array[c.job_name]) order by n.job_name, n.started_at desc limit 50) h
     where h.key = c.key and h.status = 'succeeded' having count(*) >= 5) u on true
-  left join pgonce_job_schedules s on s.job_name = c.job_name and s.key = c.key
   left join pgonce_job_pauses p on p.job_name = c.job_name and coalesce(p.paused_until, 'infinity') > clock_timestamp()
   order by c.rank, c.at desc nulls last, c.job_name, c.key
 $$;

@@ -1,5 +1,17 @@
 -- One row for each job and key: its last run, its usual duration, its next tick, and what is wrong.
 
+create or replace function pgonce_coming_tick(p_job_name text, p_key text) returns timestamptz
+language sql stable set search_path from current as $$
+  -- a paused job does not start before the end of its pause, and how it goes on after the written ticks is not known here
+  select case when p.job_name is null then coalesce(min(t) filter (where t > clock_timestamp()), max(t))
+              else min(t) filter (where t > p.paused_until) end
+  from pgonce_job_schedules s cross join unnest(s.next_tick || s.upcoming) t
+  left join pgonce_job_pauses p on p.job_name = s.job_name and coalesce(p.paused_until, 'infinity') > clock_timestamp()
+  where s.job_name = p_job_name and s.key = p_key group by p.job_name
+$$;
+comment on function pgonce_coming_tick(text, text) is
+  'pgonce: the next tick of a job that may start a run; null: it has no schedule, or it is paused until nobody knows when.';
+
 create or replace function pgonce_list_jobs()
 returns table (job_name text, key text, run_id uuid, status text, started_at timestamptz, duration_ms integer, usual_from_ms integer,
                usual_to_ms integer, next_tick timestamptz, attempt integer, next_retry_at timestamptz, stopping boolean,
@@ -32,7 +44,7 @@ language sql stable set search_path from current set jit = off as $$
          coalesce(r.duration_ms, case when r.started_at is not null then  -- least() ignores nulls
            pgonce_elapsed_ms(r.started_at, clock_timestamp()) end),
          u.ms[1], u.ms[2],
-         (select coalesce(min(t) filter (where t > clock_timestamp()), max(t)) from unnest(s.next_tick || s.upcoming) t),
+         pgonce_coming_tick(k.job_name, k.key),
          r.attempt, (select d.due_at from pgonce_job_retries d where d.run_id = r.id),
          coalesce(r.status = 'running' and r.stop_requested_at is not null, false),
          r.progress_done, r.progress_total, r.progress_at, r.process,
@@ -44,7 +56,6 @@ language sql stable set search_path from current set jit = off as $$
   from keys k
   left join recent r on r.job_name = k.job_name and r.key = k.key and r.age = 1
   left join usual u on u.job_name = k.job_name and u.key = k.key
-  left join pgonce_job_schedules s on s.job_name = k.job_name and s.key = k.key
   left join missed m on m.job_name = k.job_name and m.key = k.key
   left join pgonce_job_pauses p on p.job_name = k.job_name and coalesce(p.paused_until, 'infinity') > clock_timestamp()
   order by r.started_at desc nulls last, k.job_name, k.key
