@@ -119,7 +119,7 @@ def test_a_run_that_died_with_its_heartbeats_apart_is_taken_over(conn: Db) -> No
     [[successor]] = conn.execute("select start_job_run('job')").fetchall()
     assert successor is not None
     closed = "select error_message from cron_job_runs where status = 'failed'"
-    assert conn.execute(closed).fetchall() == [(f"abandoned: last sign of life {when} UTC, window 01:00:00",)]
+    assert conn.execute(closed).fetchall() == [(f"abandoned: last sign of life {when} UTC, window 1 hour",)]
     conn.execute("select pgonce_keep_heartbeats_apart(%s)", [successor])
     assert conn.execute("select run_id from pgonce_job_heartbeats").fetchall() == [(successor,)], (
         "the dead one's is gone"

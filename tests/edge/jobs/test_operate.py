@@ -265,7 +265,7 @@ def test_a_job_that_never_ran_is_missed_and_one_that_goes_on_not_running_is_said
     older(conn, "1 hour 5 minutes")
     assert missed(conn) == []
     older(conn, "6 minutes")
-    assert [reason for _, _, reason in missed(conn)] == ["it should run every 01:00:00; it has never run"]
+    assert [reason for _, _, reason in missed(conn)] == ["it should run every 1 hour; it has never run"]
     when = "select scheduled_for - (select since from pgonce_job_expectations) from pgonce_job_missed"
     assert conn.execute(when.encode()).fetchall() == [(timedelta(hours=1),)]
     older(conn, "23 hours")

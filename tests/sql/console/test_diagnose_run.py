@@ -25,7 +25,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "dead": {"status": "running", "beat_ago": "16 minutes"},
     "waits_for_retry": {"status": "failed", "error_message": TRACEBACK, "retry": True},
     "interrupted": {"status": "failed", "error_message": "worker stopped", "retry": True},
-    "abandoned": {"status": "failed", "error_message": "abandoned: last sign of life 2026-11-29, window 00:15:00"},
+    "abandoned": {"status": "failed", "error_message": "abandoned: last sign of life 2026-11-29, window 15 minutes"},
     "ended": {"status": "failed", "error_message": "ended by hand: it hangs"},
     "timed_out": {"status": "failed", "error_message": "timed out after 1:00:00"},
     "raised": {"status": "failed", "error_message": TRACEBACK},

@@ -66,6 +66,13 @@ def diagnose(conn: Connection, name: str) -> list[tuple[str, str, str, str | Non
     return conn.execute("select cause, evidence, action, command from pgonce_diagnose_seed(%s)", [name]).fetchall()
 
 
+def test_large_numbers_are_written_for_people(shared: Connection) -> None:
+    with shared.transaction(force_rollback=True):
+        columns = {"status": "complete", "rejected": 1_204_300}
+        [(_, said, *_)] = diagnose(shared, make(shared, columns, "none"))
+    assert said == "1,204,300 of 10 rows were rejected."
+
+
 @pytest.mark.parametrize("code", SEEDS)
 def test_an_import_has_its_cause_and_action(shared: Connection, code: str) -> None:
     wanted = shared.execute("select cause, action from pgonce_seed_causes() where kind = %s", [code]).fetchone()

@@ -112,8 +112,8 @@ def test_an_expectation_that_is_not_given_stays_as_it_was(conn: Connection) -> N
     assert found == [(timedelta(days=2), timedelta(minutes=5), timedelta(hours=1))]
     last = conn.execute("select before, after from pgonce_audit order by id desc limit 1").fetchone()
     assert last == (
-        "every 2 days, 00:05:00 later; in less than 00:20:00",
-        "every 2 days, 00:05:00 later; in less than 01:00:00",
+        "every 2 days, 5 minutes later; in less than 20 minutes",
+        "every 2 days, 5 minutes later; in less than 1 hour",
     )
     assert conn.execute("select count(*) from pgonce_job_missed").fetchone() == (0,)
 

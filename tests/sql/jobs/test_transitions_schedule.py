@@ -221,9 +221,9 @@ def test_what_is_said_for_people_is_the_same_under_any_settings(conn: Connection
     time = r"20\d\d-\d\d-\d\d \d\d:\d\d"
     for pattern in (
         f"overlap: run .* has been running since {time} UTC",
-        f"abandoned: last sign of life {time}:\\d\\d UTC, window 26:00:00",
+        f"abandoned: last sign of life {time}:\\d\\d UTC, window 26 hours",
         f"it should run every 1 day; its last run failed at {time} UTC, on an unnamed process",
-        "it should run every 36:00:00; it has never run",
+        "it should run every 36 hours; it has never run",
     ):
         assert any(re.fullmatch(pattern, row["said"]) for row in said), (pattern, said)
     assert len({row["said"] for row in said if row["said"].startswith("overlap")}) == 1

@@ -34,6 +34,12 @@ language sql immutable parallel safe set search_path from current as $$
 $$;
 comment on function pgonce_duration_text(interval) is 'pgonce: a length of time for people, such as 42 s, 4.9 min or 3 h 10 min.';
 
+create or replace function pgonce_number_text(p_number bigint) returns text
+language sql immutable parallel safe set search_path from current as $$
+  select ltrim(to_char(p_number, '9,999,999,999,999,999,990'))
+$$;
+comment on function pgonce_number_text(bigint) is 'pgonce: a number for people, such as 310,000.';
+
 create or replace function pgonce_alert_reason(p_error text) returns text
 language sql immutable parallel safe set search_path from current as $$
   select coalesce(pgonce_error_line(p_error), 'no reason given') || coalesce(' (' || pgonce_error_place(p_error) || ')', '')
@@ -250,7 +256,7 @@ begin
   union all
   select c.kind, c.parent, format('%s/%s', c.series, length(c.events::text)),
          format('%s %s since %s; the newest: %s%s. Next: `%s`',
-                ltrim(to_char(c.events, '999,999,999')), format(c.many, c.parent), to_char(c.hour at time zone 'UTC', v_utc),
+                pgonce_number_text(c.events), format(c.many, c.parent), to_char(c.hour at time zone 'UTC', v_utc),
                 case when c.subject = c.parent then c.example ->> 'stripe_event_id' else c.subject end,
                 case when c.has_reason then ': ' || pgonce_alert_reason(c.error_message) else '' end, c.command_for_many),
          c.detail_of_many || jsonb_build_object(

@@ -95,7 +95,8 @@ comment on function pgonce_console_end_run(uuid, uuid, text) is
 create or replace function pgonce_expectation_text(p_job_name text, p_key text) returns text
 language sql stable set search_path from current as $$
   select coalesce((
-    select concat_ws('; ', format('every %s, %s later', e.every, e.grace), 'in less than ' || e.within::text) from pgonce_job_expectations e
+    select concat_ws('; ', format('every %s, %s later', pgonce_interval_text(e.every), pgonce_interval_text(e.grace)),
+                     'in less than ' || pgonce_interval_text(e.within)) from pgonce_job_expectations e
     where e.job_name = p_job_name and e.key = p_key), 'not expected')
 $$;
 comment on function pgonce_expectation_text(text, text) is 'pgonce: what is expected of a job, for the audit.';

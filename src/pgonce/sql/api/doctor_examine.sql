@@ -79,7 +79,7 @@ begin
   v_late := v_count > 0;
   if v_late then
     return query select 'webhooks', 'failure',
-      format('%s%s events have been due for over 5 minutes, the first since %s', v_count, case when v_count = 10000 then ' or more' end,
+      format('%s%s events have been due for over 5 minutes, the first since %s', pgonce_number_text(v_count), case when v_count = 10000 then ' or more' end,
              to_char(v_at at time zone 'UTC', v_utc)),
       case when exists (select from pgonce_live_processes p where p.does = 'events') then pgonce_command('pgonce ps')
            else pgonce_command('pgonce worker --app MODULE:APP') end;
@@ -89,7 +89,7 @@ begin
         where e.status = 'failed' and e.queued and e.next_attempt_at is null limit 1000) d;
   if v_count > 0 then
     return query select 'webhooks', 'warning',
-      format('%s%s of %s', case v_count when 1 then '1 dead letter' else v_count::text || ' dead letters' end,
+      format('%s%s of %s', case v_count when 1 then '1 dead letter' else pgonce_number_text(v_count) || ' dead letters' end,
              case when v_count = 1000 then ' or more' end, case v_causes when 1 then 'one cause' else v_causes::text || ' causes' end),
       pgonce_command('pgonce webhook ls --status dead');
   end if;
@@ -101,7 +101,7 @@ begin
   from pgonce_list_refused_deliveries(v_now - interval '1 day') d where d.reason not in ('header', 'test');
   return query select 'refused', case when v_count >= 3 then 'failure' when v_count > 0 then 'warning' else 'ok' end,
     case when v_count > 0 then format('%s in 24 hours, mostly for "%s"',
-                                      case v_count when 1 then '1 delivery' else v_count::text || ' deliveries' end, v_text)
+                                      case v_count when 1 then '1 delivery' else pgonce_number_text(v_count) || ' deliveries' end, v_text)
          else 'no delivery was refused in 24 hours' end,
     case when v_count > 0 then pgonce_command('pgonce webhook refused') end;
 
@@ -109,7 +109,7 @@ begin
   where r.status = 'running' and r.heartbeat_at + r.run_window < v_now and not pgonce_has_heartbeat(r.id, r.run_window);
   if v_count > 0 then
     return query select 'jobs', 'warning',
-      case v_count when 1 then '1 run has sent no heartbeat for its window' else v_count::text || ' runs have sent no heartbeat for their window' end
+      case v_count when 1 then '1 run has sent no heartbeat for its window' else pgonce_number_text(v_count) || ' runs have sent no heartbeat for their window' end
         || ', and the next start takes over', pgonce_command('pgonce job show RUN', v_id);
   end if;
   select count(*), min(m.job_name) into v_used, v_text from (
@@ -118,7 +118,7 @@ begin
     select s.job_name, s.key from pgonce_job_schedules s union select e.job_name, e.key from pgonce_job_expectations e) j;
   if v_used > 0 then
     return query select 'jobs', 'failure',
-      format('%s did not run within 7 days, among them of job %s', case v_used when 1 then '1 tick' else v_used::text || ' ticks' end, v_text),
+      format('%s did not run within 7 days, among them of job %s', case v_used when 1 then '1 tick' else pgonce_number_text(v_used) || ' ticks' end, v_text),
       pgonce_command('pgonce job ls --job NAME', v_text);
   end if;
   -- Of the newest 100,000 runs, those that began before an earlier one of their job and key had ended.
@@ -132,7 +132,7 @@ begin
   if v_at_once > 0 then
     return query select 'jobs', 'failure',
       format('%s overlapped an earlier one within 7 days, among them of job %s: some client wrote cron_job_runs by hand',
-             case v_at_once when 1 then '1 run' else v_at_once::text || ' runs' end, v_text),
+             case v_at_once when 1 then '1 run' else pgonce_number_text(v_at_once) || ' runs' end, v_text),
       pgonce_command('pgonce job ls --job NAME', v_text);
   elsif v_count = 0 and v_used = 0 then
     return query select 'jobs', 'ok', case when v_jobs = 0 then 'none is scheduled or expected'
@@ -212,7 +212,7 @@ begin
     and (c.relname in ('webhook_events', 'cron_job_runs', 'seed_checkpoints') or c.relname like 'pgonce\_%');
   return query select 'disk', case when v_count is null then 'ok' else 'warning' end,
     'the tables take ' || v_text || case when v_count is null then '' else format(
-      '; %s has %s dead rows, more than live ones: look for an old transaction in pg_stat_activity, then', v_id, v_count) end,
+      '; %s has %s dead rows, more than live ones: look for an old transaction in pg_stat_activity, then', v_id, pgonce_number_text(v_count)) end,
     case when v_count is not null then format('vacuum %I.%I', current_schema(), v_id) end;
 end $$;
 comment on function pgonce_examine(timestamptz, boolean) is

@@ -138,7 +138,7 @@ begin
       'It was asked to stop ' || pgonce_duration_text(pgonce_elapsed(r.stop_requested_at, v_now)) || ' ago'
         || case when v_beat > r.stop_requested_at then ', and has sent a heartbeat since.' else ', and has not sent a heartbeat since.' end,
       'Its last progress was ' || pgonce_duration_text(pgonce_elapsed(r.progress_at, v_now)) || ' ago.',
-      case when v_blocked > 0 then format('%s skipped because of it.', case v_blocked when 1 then '1 start was' else v_blocked::text || ' starts were' end) end,
+      case when v_blocked > 0 then format('%s skipped because of it.', case v_blocked when 1 then '1 start was' else pgonce_number_text(v_blocked) || ' starts were' end) end,
       'Its process is ' || r.process || '.');
   elsif r.status = 'failed' then
     select d.due_at into v_due from pgonce_job_retries d where d.run_id = r.id;

@@ -83,8 +83,11 @@ comment on function pgonce_close_dead_run(uuid, text) is
   'pgonce: closes a run as failed ("abandoned: last sign of life …"). The caller has locked its row.';
 
 create or replace function pgonce_interval_text(p_length interval) returns text
-language sql stable parallel safe set search_path from current set intervalstyle to 'postgres' as $$ select p_length::text $$;
-comment on function pgonce_interval_text(interval) is 'pgonce: a length of time for people, the same in each session, such as 1 day 02:00:00.';
+language sql stable parallel safe set search_path from current set intervalstyle to 'postgres_verbose' as $$
+  select replace(replace(ltrim(p_length::text, '@ '), ' min', ' minute'), ' sec', ' second')
+$$;
+comment on function pgonce_interval_text(interval) is
+  'pgonce: a length of time for people, exact and the same in each session, such as 1 day 2 hours.';
 
 -- Closes the expired running run of a job and key, unless its row is locked. A lock means that its process is alive: it is
 -- inside run.transaction(), or completing the run.

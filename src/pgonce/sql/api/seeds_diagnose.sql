@@ -131,12 +131,12 @@ begin
     case when v_kind = 'dead' then format('Run %s has sent no heartbeat for its window, which ended %s ago.', left(v_run::text, 8),
                                           pgonce_duration_text(pgonce_elapsed(v_dead_after, v_now))) end,
     case when v_kind in ('left', 'paused') then
-      format('Its last batch was %s ago, at row %s, and no runner is at work.', pgonce_duration_text(pgonce_elapsed(s.last_updated_at, v_now)), s.rows_seen) end,
+      format('Its last batch was %s ago, at row %s, and no runner is at work.', pgonce_duration_text(pgonce_elapsed(s.last_updated_at, v_now)), pgonce_number_text(s.rows_seen)) end,
     case when s.status = 'failed' and v_run is null then
       coalesce(pgonce_error_line(s.error_message), 'No reason was given') || coalesce(', at ' || pgonce_error_place(s.error_message), '') || '.' end,
-    case v_kind when 'differs' then format('Of %s keys %s are missing and %s are different.', s.verified ->> 'keys', s.verified ->> 'missing',
-                                           s.verified ->> 'different')
-                when 'has_rejects' then format('%s of %s rows were rejected.', s.rows_rejected, s.rows_seen) end,
+    case v_kind when 'differs' then format('Of %s keys %s are missing and %s are different.', pgonce_number_text((s.verified ->> 'keys')::bigint),
+             pgonce_number_text((s.verified ->> 'missing')::bigint), pgonce_number_text((s.verified ->> 'different')::bigint))
+                when 'has_rejects' then format('%s of %s rows were rejected.', pgonce_number_text(s.rows_rejected), pgonce_number_text(s.rows_seen)) end,
     case when v_alive or v_kind = 'dead' then 'Its process is ' || v_process || '.' end);
   return query
     select c.kind, c.needs_person, c.cause, v_evidence, c.action,
