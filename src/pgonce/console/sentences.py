@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from pgonce.console.templating import Clock, duration, plural, span
+from pgonce.console.text import brief
 from pgonce.core.facts import Facts, StuckImport
 from pgonce.core.processes import ProcessLine
 from pgonce.jobs.calls_stats import JobLine, MissedTick
@@ -201,7 +202,7 @@ def _stuck(facts: Facts, look: Look, imports: Sequence[StuckImport], clock: Cloc
     if facts.dead:
         what.append(plural(facts.dead, "event") if facts.dead <= 1000 else "1,000+ events")
         causes = plural(facts.dead_causes, "cause")
-        cause = f"{facts.dead_of_cause or 0:,} × {facts.dead_type}: {facts.dead_line}."
+        cause = f"{facts.dead_of_cause or 0:,} × {facts.dead_type}: {brief(facts.dead_line or '')}."
         said.append(
             f"The events have {causes}: {cause}"
             if facts.dead_causes == 1

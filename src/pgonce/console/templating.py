@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pgonce.console.addresses import url as address
-from pgonce.console.text import block, breakable, visible
+from pgonce.console.text import block, breakable, brief, visible
 from pgonce.core.adapters import read_time
 from pgonce.core.diagnosis import command_line
 
@@ -258,7 +258,7 @@ class Templates:
         self._environment.filters |= {
             "number": number, "count": count, "size": size, "short": short, "duration": duration,
             "length_text": length_text,
-            "visible": visible, "block": block, "breakable": breakable, "exact": exact,
+            "visible": visible, "block": block, "breakable": breakable, "brief": brief, "exact": exact,
             "unquoted": unquoted,
         }  # fmt: skip
         self._environment.globals |= {

@@ -6,6 +6,8 @@ import re
 
 from markupsafe import Markup, escape
 
+BRIEF = 160
+"""Characters of an error or a reason in a list."""
 _CODE = re.compile(r"`([^`]+)`")
 # Control characters but newline and tab; what turns the direction; what has no width.
 _HIDDEN = re.compile(
@@ -35,6 +37,11 @@ def coded(text: str) -> Markup:
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if index % 2 else escape(part) for index, part in enumerate(parts)
     )
+
+
+def brief(text: str) -> str:
+    """``text`` for a list, whose rows stay a few lines high: the page of the row has all of it."""
+    return text if len(text) <= BRIEF else f"{text[:BRIEF].rstrip()} …"
 
 
 def shortened(text: str, most: int) -> str:
