@@ -111,6 +111,59 @@ def test_imports_are_one_row_each_with_numbers_to_the_right(database: str, conn:
     }, "numbers end in the same column"
 
 
+def test_jobs_at_work_come_first_and_no_length_of_time_is_cut(database: str, conn: Connection) -> None:
+    conn.execute(
+        "insert into cron_job_runs (job_name, status, started_at, completed_at, duration_ms, error_message)"
+        " select 'the_export_of_the_ledger', 'succeeded', now() - n * interval '1 hour', now(), n * 600000, null"
+        " from generate_series(1, 6) n union all select 'broken', 'failed', now() - interval '2 hours', now() - interval '2 hours', 5, 'x'"
+    )
+    conn.execute("select start_job_run('at work')")
+    conn.execute("update cron_job_runs set started_at = now() - interval '3 hours' where job_name = 'at work'")
+    conn.execute(
+        "insert into pgonce_job_pauses (job_name, reason) values ('at work', 'the disk is full ' || repeat('x', 90))"
+    )
+    _, *rows = on_a_terminal(80, database, "job", "ls")
+    assert [row.split()[0][:8] for row in rows[:3]] == ["at", "broken", "the_expo"]
+    assert "● running" in rows[0]  # paused is what comes after it
+    assert "the disk" in rows[0]
+    assert "10 min to 1 h" in rows[2]
+    _, *rows = on_a_terminal(120, database, "job", "stats")
+    by_name = {row.split()[0].rstrip("…"): row for row in rows}
+    assert "2 h ago  x" in by_name["broken"]
+
+
+def test_many_rejected_rows_are_one_line_for_each_reason(database: str, conn: Connection) -> None:
+    conn.execute("insert into seed_checkpoints (seed_name, status, rows_rejected) values ('people', 'complete', 60)")
+    reject = (
+        "insert into pgonce_seed_rejects (seed_name, row_number, error, reason, column_name)"
+        " select 'people', n, 'x', 'reason ' || n %% 2, 'price' from generate_series(1, %s) n"
+    )
+    conn.execute(reject, [50])
+    head, *rows = on_a_terminal(80, database, "seed", "rejects", "people")
+    assert (head.split(), len(rows)) == (["reason", "column", "row"], 51)
+    conn.execute(reject, [1201])
+    assert [line.rstrip() for line in on_a_terminal(80, database, "seed", "rejects", "people")] == [
+        "reason    column  rows  first row",
+        "reason 1  price    626          1",
+        "reason 0  price    625          2",
+        "values: pgonce seed rejects people --csv",
+    ]
+    *rows, more = on_a_terminal(80, database, "seed", "show", "people")
+    assert rows[-1].split()[0] == "20"
+    assert more == "more: pgonce seed rejects people"
+
+
+def test_a_silent_process_was_at_work(database: str, conn: Connection) -> None:
+    conn.execute(
+        "insert into pgonce_processes (id, does, host, pid, version, busy, busy_with, last_seen_at) values"
+        " (gen_random_uuid(), 'events', 'web', 1, '1', 1, '{evt_1}', now()),"
+        " (gen_random_uuid(), 'events', 'web', 2, '1', 1, '{evt_2}', now() - interval '5 minutes')"
+    )
+    said = on_a_terminal(80, database, "ps")
+    assert "web 1  at work on evt_1" in said
+    assert "web 2  was at work on evt_2" in said
+
+
 def test_colour_is_for_terminals_alone(database: str, inbox: Connection) -> None:
     assert "\x1b" not in pgonce(database, "webhook", "ls")[1]
     assert "\x1b" not in pgonce(database, "doctor")[1]

@@ -59,7 +59,7 @@ def rows(request: pytest.FixtureRequest, conn: Connection) -> str:
 
 def is_a_command(line: str) -> bool:
     """A command stands alone in its line, and is not broken: it is to be copied."""
-    return re.match(r"( +|look: |again: |values: )pgonce ", line) is not None
+    return re.match(r"( +|look: |again: |values: |more: )pgonce ", line) is not None
 
 
 @pytest.mark.parametrize("columns", [80, 120])

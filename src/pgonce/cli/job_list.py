@@ -9,7 +9,7 @@ from uuid import UUID
 import click
 
 from pgonce.cli.options import Database, as_json, with_database
-from pgonce.cli.output import Length, Moment, print_json, print_line, print_table, suggested, when
+from pgonce.cli.output import Length, Moment, print_json, print_line, print_table, suggested
 from pgonce.cli.times import ago, coming, span, took
 from pgonce.cli.watch import watchable
 from pgonce.errors import NotFound
@@ -103,7 +103,9 @@ def _sign(state: str, status: str) -> str:
 
 
 def _print_jobs(lines: list[stats.JobLine]) -> None:
+    """Those at work first, then those that did not run or failed."""
     now = datetime.now(UTC)
+    lines = sorted(lines, key=lambda job: (job.status != "running", job.missed is None, job.status != "failed"))
     print_table(
         ["job", "state", "started", "took", "usual", "next (UTC)", "note"],
         [
@@ -180,16 +182,18 @@ def stats_(name: str | None, since: timedelta, json_: bool, db: Database) -> Non
     if json_:
         print_json(lines)
         return
+    now = datetime.now(UTC)
     print_table(
-        ["job", "runs", "skipped", "success", "p50", "p95", "p99", "max", "trend", "rows/s", "last failure (UTC)"],
+        ["job", "runs", "skipped", "success", "p50", "p95", "p99", "max", "trend", "rows/s", "last failure"],
         [
             (t.job_name, t.runs, t.skipped or "", _percent(t.success_rate), took(t.p50_ms), took(t.p95_ms),
-             took(t.p99_ms), took(t.max_ms), _percent(t.trend, "+"), t.rows_per_second,
-             f"{when(t.last_failed_at)} {t.last_failure or ''}".strip())
+             took(t.p99_ms), took(t.max_ms), _percent(t.trend, "+"),
+             "" if t.rows_per_second is None else f"{t.rows_per_second:,.1f}",
+             "" if t.last_failed_at is None else f"{ago(t.last_failed_at, now)}  {t.last_failure or ''}".rstrip())
             for t in lines
         ],
         "no runs in that time",
-        "last failure (UTC)",
+        "last failure",
     )  # fmt: skip
 
 

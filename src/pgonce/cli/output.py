@@ -217,7 +217,8 @@ def print_diagnosis(found: Iterable[Diagnosis]) -> None:
             click.echo(f"{'':18}{each.command}")
 
 
-TIME = re.compile(r"|–|.* ago|tomorrow|\d\d:\d\d|\d{4}-\d\d-\d\d.*")
+TIME = re.compile(r"|–|.* ago|tomorrow|\d\d:\d\d|\d{4}-\d\d-\d\d.*|[\d.]+( (s|min|h|d))?( (to )?[\d.]+ (s|min|h|d))*")
+"""A time or a length of time, which says nothing, or something else, if it is cut."""
 GAP = 2
 """Spaces between two columns."""
 STYLES = {"✔": "green", "✗": "red", "!": "yellow", "●": "cyan"}

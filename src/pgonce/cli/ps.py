@@ -43,7 +43,7 @@ def ps(json_: bool, db: Database) -> None:
     )
     for line in lines:
         for work in line.busy_with:
-            print_line(f"{line.host} {line.pid}  at work on {work}")
+            print_line(f"{line.host} {line.pid}  {'at' if line.live else 'was at'} work on {work}")
     if any(line.outdated and line.live for line in lines):
         print_line("! another release than the newest start of this app")
     if not all(line.live for line in lines):

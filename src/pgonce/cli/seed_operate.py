@@ -23,6 +23,8 @@ from pgonce.seeds.seeds import Seeds
 
 HEADINGS = ("seed", "state", "inserted", "updated", "skipped", "rejected", "last batch", "at")
 RUNS = ("run", "partition", "ended", "from row", "to row", "took", "process", "because")
+REJECTS = 20
+"""Rejected rows that ``show`` prints, the first."""
 RESUMES = 5
 """Runs that ``show`` prints, the newest first; all with --json."""
 SIGNS = {
@@ -83,11 +85,11 @@ def show(name: str, json_: bool, db: Database) -> None:
     at = seeds.checkpoint(name)
     if at is None:
         raise _unknown(name)
-    parts, rejected = seeds.partitions(name), seeds.rejects(name, limit=20)
+    parts, rejected = seeds.partitions(name), seeds.rejects(name, limit=REJECTS + 1)
     diagnosis = db.call(diagnose_seed(name))
     resumes, batches = seeds.resumes(name), seeds.batch_times(name) if json_ else []
     if json_:
-        shown = {"seed": at, "partitions": parts, "rejects": rejected, "diagnosis": diagnosis}
+        shown = {"seed": at, "partitions": parts, "rejects": rejected[:REJECTS], "diagnosis": diagnosis}
         print_json({**shown, "resumes": resumes, "batches": batches})
         return
     alive = seeds.alive(name)
@@ -107,9 +109,11 @@ def show(name: str, json_: bool, db: Database) -> None:
         click.echo("")
         lines = (
             (each.row_number, each.partition, in_line(each.cursor), each.error.split(" Failing row")[0])
-            for each in rejected
+            for each in rejected[:REJECTS]
         )
         print_table(("row", "partition", "cursor", "rejected because"), lines, "", "rejected because")
+        if len(rejected) > REJECTS:
+            click.echo(f"more: {suggested('seed rejects', name)}")
 
 
 @click.command()

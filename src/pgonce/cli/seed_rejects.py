@@ -15,8 +15,9 @@ from pgonce.seeds.calls import Reject
 from pgonce.seeds.seeds import Seeds
 
 SHOWN = 50
-"""Rejects in the table; all with --csv."""
+"""Lines in the table, at most; with --csv all rejects."""
 HEADINGS = ("reason", "column", "row", "partition", "cursor")
+GROUPED = ("reason", "column", "rows", "first row", "partition")
 FIELDS = ("row_number", "partition", "column_name", "reason", "sqlstate", "error", "cursor")
 RECORD = "record"
 """The column of the CSV that has a record that could not be cut into values."""
@@ -30,7 +31,7 @@ RECORD = "record"
 def rejects(name: str, csv_: bool, json_: bool, db: Database) -> None:
     """List the rejected rows of the seed NAME.
 
-    They are listed by reason, column and row number, without their values.
+    They are listed by reason, column and row number, without their values. Of more than 50 each reason is one line.
 
     With --csv each is printed with its values, to be fixed:
 
@@ -47,12 +48,16 @@ def rejects(name: str, csv_: bool, json_: bool, db: Database) -> None:
     if json_:
         print_json({"groups": groups, "rejects": list(_all(seeds, name))})
         return
-    order = {(each.reason, each.column_name): place for place, each in enumerate(groups)}
-    found = sorted(seeds.rejects(name, limit=10_000), key=lambda each: (order.get(_group(each), len(order)), each.id))
-    print_table(HEADINGS, map(_line, found[:SHOWN]), "no row was rejected", "reason")
     total = sum(group.rows for group in groups)
     if total > SHOWN:
-        click.echo(f"{total - SHOWN:,} more")
+        lines = [(g.reason, g.column_name, f"{g.rows:,}", f"{g.first_row:,}", g.first_partition) for g in groups]
+        print_table(GROUPED, lines[:SHOWN], "", "reason")
+        if len(groups) > SHOWN:
+            click.echo(f"{len(groups) - SHOWN:,} more reasons")
+    else:
+        order = {(each.reason, each.column_name): place for place, each in enumerate(groups)}
+        found = sorted(seeds.rejects(name), key=lambda each: (order.get(_group(each), len(order)), each.id))
+        print_table(HEADINGS, map(_line, found), "no row was rejected", "reason")
     if total:
         click.echo(f"values: {suggested('seed rejects', name, ' --csv')}")
 
@@ -62,7 +67,7 @@ def _group(reject: Reject) -> tuple[str, str | None]:
 
 
 def _line(reject: Reject) -> tuple[object, ...]:
-    cursor = json.dumps(reject.cursor, ensure_ascii=False)
+    cursor = "" if reject.cursor is None else json.dumps(reject.cursor, ensure_ascii=False)
     return (reject.reason or reject.error, reject.column_name, f"{reject.row_number:,}", reject.partition, cursor)
 
 
