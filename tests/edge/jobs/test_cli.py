@@ -423,7 +423,9 @@ def test_a_paused_job_is_skipped_by_whoever_starts_it_until_it_is_resumed(run: R
     assert out.startswith("counts: paused until ")
     assert said.startswith("counts has never run, and no worker or schedule has it: see pgonce job ls")
     assert run("run", "counts")[0] == 75
-    assert run("pause", "counts", "--reason", "why") == (0, "counts: paused\n", "")
+    code, out, said = run("pause", "counts", "--reason", "a disk")
+    assert (code, out) == (0, "counts: paused\n")
+    assert re.fullmatch("before, it was paused until .* UTC: why\n", said)
     assert run("resume", "counts") == (0, "counts: resumed\n", "")
     assert run("resume", "counts") == (1, "", "pgonce: job counts is not paused\n")
     assert run("run", "counts")[0] == 0
