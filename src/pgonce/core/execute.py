@@ -314,16 +314,10 @@ def _borrowed(pool: Pool, within: float | None) -> Iterator[Connection[Any]]:
         pool.putconn(conn)
 
 
-def call(pool: Pool, call: Call[T], schema: str) -> T:
-    """Run ``call`` on a connection of the pool, in a transaction of its own."""
+def call(pool: Pool, call: Call[T], schema: str, *, synced: bool = True) -> T:
+    """Run ``call`` on a connection of the pool, in a transaction of its own; ``synced`` as of ``execute``."""
     with connection(pool) as conn:
-        return execute(conn, call, schema)
-
-
-def call_unsynced(pool: Pool, call: Call[T], schema: str) -> T:
-    """``call``, whose commit does not wait for the disk."""
-    with connection(pool) as conn:
-        return execute(conn, call, schema, synced=False)
+        return execute(conn, call, schema, synced=synced)
 
 
 @contextmanager

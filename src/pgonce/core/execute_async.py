@@ -315,16 +315,10 @@ async def _borrowed(pool: Pool, within: float | None) -> AsyncIterator[AsyncConn
         await pool.putconn(conn)
 
 
-async def call(pool: Pool, call: Call[T], schema: str) -> T:
-    """Run ``call`` on a connection of the pool, in a transaction of its own."""
+async def call(pool: Pool, call: Call[T], schema: str, *, synced: bool = True) -> T:
+    """Run ``call`` on a connection of the pool, in a transaction of its own; ``synced`` as of ``execute``."""
     async with connection(pool) as conn:
-        return await execute(conn, call, schema)
-
-
-async def call_unsynced(pool: Pool, call: Call[T], schema: str) -> T:
-    """``call``, whose commit does not wait for the disk."""
-    async with connection(pool) as conn:
-        return await execute(conn, call, schema, synced=False)
+        return await execute(conn, call, schema, synced=synced)
 
 
 @asynccontextmanager

@@ -20,7 +20,7 @@ from psycopg.pq.abc import PGresult
 
 from pgonce.core.call import Call
 from pgonce.core.concurrency import asked_to_stop, in_thread, meanwhile, time_limit
-from pgonce.core.execute import call, call_unsynced, execute, last_value, run, send, settings
+from pgonce.core.execute import call, execute, last_value, run, send, settings
 from pgonce.core.failures import log_failure
 from pgonce.core.handler_session import RESET, RESET_SETTINGS, UNLOCK, HandlerSession
 from pgonce.errors import LeaseLost, PgonceError, TransactionBroken, summary, translate
@@ -212,7 +212,6 @@ class Executor:
     def _call_handlers(self, conn: Connection[Any], event: Event, handlers: Sequence[Handler]) -> BaseException | None:
         """Run the handlers of one event in its transaction; returns what one of them raised."""
         limit = min((handler.timeout for handler in handlers if handler.timeout), default=None)
-
         try:
             if event.order_key is not None and (types := self._app.coalesced_types(event.type)):
                 execute(conn, calls_queue.coalesce_webhooks(event, *types), self._schema)
@@ -278,7 +277,7 @@ class Executor:
         left += [event for _, events in take_all(batches) for event in events]
         if left:
             try:
-                call_unsynced(self._pool, calls_queue.release_webhooks(left), self._schema)
+                call(self._pool, calls_queue.release_webhooks(left), self._schema, synced=False)
             except (PgonceError, psycopg.Error) as error:
                 log.warning("%s events come back when their leases run out: %s", len(left), summary(error))
         return True
@@ -333,7 +332,7 @@ class Executor:
         if is_conflict(error):
             step_aside()
         if len(events) > 1 and self._conflicts.are_retried(error, events):
-            call_unsynced(self._pool, calls_queue.release_webhooks(events), self._schema)
+            call(self._pool, calls_queue.release_webhooks(events), self._schema, synced=False)
         elif len(events) > 1:
             for event in events:
                 if not call(self._pool, calls_queue.fail_committed_webhook(event, _trace(error)), self._schema):

@@ -19,7 +19,7 @@ from psycopg.pq.abc import PGresult
 
 from pgonce.core.call import Call
 from pgonce.core.concurrency_async import asked_to_stop, in_thread, meanwhile, time_limit
-from pgonce.core.execute_async import call, call_unsynced, execute, last_value, run, send, settings
+from pgonce.core.execute_async import call, execute, last_value, run, send, settings
 from pgonce.core.failures import log_failure
 from pgonce.core.handler_session import RESET, RESET_SETTINGS, UNLOCK, HandlerSession
 from pgonce.errors import LeaseLost, PgonceError, TransactionBroken, summary, translate
@@ -215,7 +215,6 @@ class AsyncExecutor:
     ) -> BaseException | None:
         """Run the handlers of one event in its transaction; returns what one of them raised."""
         limit = min((handler.timeout for handler in handlers if handler.timeout), default=None)
-
         try:
             if event.order_key is not None and (types := self._app.coalesced_types(event.type)):
                 await execute(conn, calls_queue.coalesce_webhooks(event, *types), self._schema)
@@ -281,7 +280,7 @@ class AsyncExecutor:
         left += [event for _, events in take_all(batches) for event in events]
         if left:
             try:
-                await call_unsynced(self._pool, calls_queue.release_webhooks(left), self._schema)
+                await call(self._pool, calls_queue.release_webhooks(left), self._schema, synced=False)
             except (PgonceError, psycopg.Error) as error:
                 log.warning("%s events come back when their leases run out: %s", len(left), summary(error))
         return True
@@ -336,7 +335,7 @@ class AsyncExecutor:
         if is_conflict(error):
             await step_aside()
         if len(events) > 1 and self._conflicts.are_retried(error, events):
-            await call_unsynced(self._pool, calls_queue.release_webhooks(events), self._schema)
+            await call(self._pool, calls_queue.release_webhooks(events), self._schema, synced=False)
         elif len(events) > 1:
             for event in events:
                 if not await call(self._pool, calls_queue.fail_committed_webhook(event, _trace(error)), self._schema):
